@@ -1,0 +1,47 @@
+# `make demo` and `make test` install all they need in .venv; nothing else is asked of the machine.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Two workers on two cores: each keeps to one thread.
+THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.PHONY: help demo test test-all check format lint types docs clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+install: $(STAMP)  ## create .venv with the tested versions
+
+demo: $(STAMP)  ## train, prune, cut, measure and report on the digits (under two minutes)
+	$(BIN)/secateur study run demo
+
+test: $(STAMP)  ## the default tests, doctests included
+	$(THREADS) $(BIN)/python -m pytest -n 2
+
+test-all: $(STAMP)  ## the default tests and the long ones
+	$(THREADS) $(BIN)/python -m pytest -n 2 -m "slow or not slow"
+
+check: format lint types test docs  ## all that a change must pass
+
+format: $(STAMP)  ## formatting, checked (ruff format . mends it)
+	$(BIN)/ruff format --check .
+
+lint: $(STAMP)  ## ruff's rules
+	$(BIN)/ruff check .
+
+types: $(STAMP)  ## mypy, strict
+	$(BIN)/mypy
+
+docs: $(STAMP)  ## the documents' examples and links, and that nothing public is undocumented
+	$(THREADS) $(BIN)/python -m pytest tests/test_docs.py
+
+clean:  ## remove what the targets made
+	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,175 @@
+"""The few value types that every room shares, and the errors.
+
+Words used everywhere: ``sparsity`` is the fraction removed, in [0, 1]; ``density`` is ``1 - sparsity``;
+a mask's ``True`` means *keep*; a high score means *keep*; MACs are multiply-accumulates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, Literal, Protocol
+
+from torch import Tensor, nn
+
+__all__ = [
+    "Batches",
+    "Criterion",
+    "CutError",
+    "DataError",
+    "FileError",
+    "InputError",
+    "Keep",
+    "Loss",
+    "Member",
+    "Role",
+    "Scores",
+    "SecateurError",
+    "Site",
+    "Sites",
+    "TraceError",
+    "UnknownNameError",
+    "VerificationError",
+    "unknown_name",
+]
+
+
+class SecateurError(Exception):
+    """The base of every error that secateur raises on purpose; the message names the thing and the remedy."""
+
+
+class InputError(SecateurError, ValueError):
+    """An argument is out of range, of the wrong shape, empty, or holds values that are not finite."""
+
+
+class UnknownNameError(SecateurError, LookupError):
+    """A name (of a model, data set, criterion, study, site, …) that is not known."""
+
+
+class DataError(SecateurError):
+    """A data set is missing, incomplete, or not what its checksum says."""
+
+
+class TraceError(SecateurError):
+    """The model cannot be traced into a graph."""
+
+
+class CutError(SecateurError):
+    """A cut cannot be made; the model that was passed in is untouched."""
+
+
+class VerificationError(CutError):
+    """The cut model did not compute what the masked one does, so it was not returned."""
+
+
+class FileError(SecateurError):
+    """A file is missing, truncated, tampered with, or not one of ours."""
+
+
+def unknown_name(what: str, name: object, known: Iterable[str]) -> UnknownNameError:
+    """Return the error for an unknown `name`, with the nearest known one and the whole list.
+
+    >>> print(unknown_name("criterion", "l22", ["l1", "l2"]))
+    unknown criterion 'l22'; did you mean 'l2'? Known: l1, l2
+    """
+    from difflib import get_close_matches
+
+    names = sorted(known)
+    near = get_close_matches(str(name), names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return UnknownNameError(f"unknown {what} {str(name)!r}{hint} Known: {', '.join(names) or 'none'}")
+
+
+Role = Literal["out", "in", "scale"]
+"""What a parameter's dimension is to a site: it produces the units, consumes them, or scales and shifts them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """The part that one parameter has in a site.
+
+    Attributes:
+        parameter: the parameter's (or buffer's) name in the model.
+        dim: the dimension along which the units lie; None when every entry is a unit of its own.
+        index: positions along `dim`, one row for each unit, int64 ``(units, positions)``; None with `dim`.
+        role: whether this dimension produces the units, consumes them, or scales them.
+    """
+
+    parameter: str
+    dim: int | None = None
+    index: Tensor | None = None
+    role: Role = "out"
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """A set of units that can be removed one by one: the filters of a layer, or the entries of a weight.
+
+    Attributes:
+        name: the name a person would use: the producing layer (``conv1``), or the parameter (``fc1.weight``).
+        kind: ``"channel"`` for units that can be cut out, ``"weight"`` for single entries.
+        shape: the shape of this site's scores and masks: ``(units,)``, or the parameter's own shape.
+        members: what is tied together: every parameter dimension that shrinks when a unit goes.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    members: tuple[Member, ...]
+
+    @property
+    def size(self) -> int:
+        """How many units the site has."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Sites(Mapping[str, Site]):
+    """The sites of a model, by name and in the order of the forward pass.
+
+    Attributes:
+        table: the sites.
+        frozen: what cannot be pruned, with the reason.
+        structure: what `secateur.cut` needs to know about the model; None for unstructured sites.
+    """
+
+    table: Mapping[str, Site]
+    frozen: Mapping[str, str] = field(default_factory=dict)
+    structure: Any = None
+
+    def __getitem__(self, name: str) -> Site:
+        try:
+            return self.table[name]
+        except KeyError:
+            raise unknown_name("site", name, self.table) from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.table
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.table)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+
+Scores = Mapping[str, Tensor]
+"""One tensor of scores a site, of the site's shape; high means keep."""
+
+Keep = Mapping[str, Tensor]
+"""One bool tensor a site, of the site's shape; True means keep."""
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""A loss of (outputs, targets) that returns a scalar, the mean over the batch."""
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+"""Batches of (inputs, targets) that can be iterated more than once."""
+
+
+class Criterion(Protocol):
+    """What scores: a frozen dataclass that is called with ``(model, sites)`` and changes nothing."""
+
+    def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+        """Return one score tensor a site, of the site's shape; high means keep."""
+        ...

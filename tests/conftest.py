@@ -1,0 +1,22 @@
+"""What every test shares: fixed seeds and one thread."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("secateur", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("secateur")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """Start every test from the same global random state, so that order does not matter."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002  (libraries that read the global state)
+    torch.manual_seed(0)

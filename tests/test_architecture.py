@@ -1,0 +1,89 @@
+"""The rooms of the house: a module imports only from rooms above its own, and never in a circle."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import secateur
+
+ROOT = Path(secateur.__file__).parent
+
+# The order of docs/architecture.md. Rooms on one line may not import each other.
+ORDER = [
+    {"types"},
+    {"structure"},
+    {"criteria"},
+    {"select"},
+    {"schedules"},
+    {"search"},
+    {"compress"},
+    {"data", "models"},
+    {"train"},
+    {"measure"},
+    {"export"},
+    {"prune"},
+    {"lab"},
+    {"studies"},
+    {"testing"},
+    {"cli"},
+]
+LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
+MODULES = sorted(ROOT.rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> set[str]:
+    """The secateur modules that `path` imports, inside functions too."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import; write the full name"
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    known = {module_name(m) for m in MODULES}
+    return {name for name in names if name in known}
+
+
+def room(name: str) -> str | None:
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 else None
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_upwards(path: Path) -> None:
+    here = room(module_name(path))
+    if here is None or here in {"__init__", "__main__"}:
+        return  # the public face gathers every room
+    assert here in LEVEL, f"{path.name}: room {here!r} is not in the order; add it there and to docs/architecture.md"
+    for name in imports(path):
+        there = room(name)
+        assert there is not None, f"{path}: imports the public face; import from the room itself"
+        assert there == here or LEVEL[there] < LEVEL[here], f"{path}: {here} may not import {there}"
+
+
+def test_no_circle_between_modules() -> None:
+    graph = {module_name(p): imports(p) - {module_name(p)} for p in MODULES}
+    graph.pop("secateur", None)
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, "circle of imports: " + " -> ".join([*path[path.index(name) :], name])
+        if name in done:
+            return
+        for other in sorted(graph.get(name, ())):
+            # A package gathers its own modules; they do not import it back.
+            if not name.startswith(other + "."):
+                visit(other, (*path, name))
+        done.add(name)
+
+    for name in sorted(graph):
+        visit(name, ())
