@@ -24,6 +24,7 @@ ORDER = [
     {"train"},
     {"measure"},
     {"export"},
+    {"saving"},
     {"prune"},
     {"lab"},
     {"studies"},

@@ -1,1 +1,11 @@
-"""TODO room."""
+"""What in a model is tied to what, and cutting it.
+
+`trace` makes a graph of ATen ops, `rules` tie the axes of its tensors (`axes`), `infer` finds the sites, `cut` slices
+and mends (`mend`), and `verify` compares the result with the masked model.
+"""
+
+from secateur.structure.cut import cut
+from secateur.structure.infer import Structure
+from secateur.structure.sites import channels, mask, weights
+
+__all__ = ["Structure", "channels", "cut", "mask", "weights"]

@@ -1,0 +1,54 @@
+"""Magnitude: what is small is needed least."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from secateur.criteria.units import unit_rows
+from secateur.types import InputError, Site, Sites
+
+__all__ = ["Magnitude"]
+
+
+@dataclass(frozen=True)
+class Magnitude:
+    """Scores a weight by its absolute value, and a channel by the p-norm of the weights that produce it.
+
+    The norm of a channel is taken over its incoming weights, biases left out (Li et al., 2017; with p = 2 the neuron
+    pruning of Fathollahi, 2022). Where several layers produce the same channel, as around a residual connection, it is
+    the norm over all of them together.
+
+    Attributes:
+        p: the order of the norm, ≥ 1; infinity for the greatest absolute weight.
+
+    >>> from secateur.structure import channels, weights
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
+    >>> model[0].weight.data = torch.tensor([[3.0, 4.0], [0.0, -1.0]])
+    >>> Magnitude(p=2)(model, channels(model, torch.zeros(1, 2)))
+    {'0': tensor([5., 1.])}
+    >>> Magnitude()(model, weights(model, ignore=["2.*"]))
+    {'0.weight': tensor([[3., 4.],
+            [0., 1.]])}
+    """
+
+    p: float = 2
+
+    def __post_init__(self) -> None:
+        if not self.p >= 1:
+            raise InputError(f"Magnitude: p must be at least 1 (1, 2 or inf are usual); got {self.p}")
+
+    def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+        """Return the scores, high = keep; each has its site's shape."""
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        with torch.no_grad():
+            return {name: self._score(parameters, site) for name, site in sites.items()}
+
+    def _score(self, parameters: dict[str, nn.Parameter], site: Site) -> Tensor:
+        if site.kind == "weight":
+            return parameters[site.name].detach().abs()
+        rows = torch.cat(unit_rows(parameters, site), dim=1)
+        norm: Tensor = torch.linalg.vector_norm(rows, ord=self.p, dim=1)
+        return norm

@@ -1,0 +1,36 @@
+"""Random: the control that every criterion must beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from secateur.types import Sites
+
+__all__ = ["Random"]
+
+
+@dataclass(frozen=True)
+class Random:
+    """Scores every unit with an independent uniform number in [0, 1) from its own seeded generator.
+
+    The control of every honest comparison (Blalock et al., 2020).
+
+    Attributes:
+        seed: same seed, same scores; the global random state is neither used nor changed.
+
+    >>> from secateur.structure import weights
+    >>> model = nn.Linear(3, 1)
+    >>> a, b = Random(seed=1)(model, weights(model)), Random(seed=1)(model, weights(model))
+    >>> torch.equal(a["weight"], b["weight"])
+    True
+    """
+
+    seed: int = 0
+
+    def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+        """Return the scores, high = keep; each has its site's shape."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return {name: torch.rand(site.shape, generator=generator) for name, site in sites.items()}

@@ -1,0 +1,151 @@
+"""Scores → keep masks: the only place in the project where the best are picked.
+
+The tie rule: of equal scores the one at the earlier position is removed first, positions counted in the order of the
+sites and then row-major within a site. So the same scores always give the same masks, and the exact number asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from secateur.types import InputError, Scores, unknown_name
+
+__all__ = ["Scope", "removed_fraction", "select"]
+
+Scope = Literal["global", "layer"]
+
+
+def select(
+    scores: Scores,
+    sparsity: float | Mapping[str, float] | None = None,
+    *,
+    scope: Scope = "global",
+    threshold: float | None = None,
+    minimum: int = 1,
+) -> dict[str, Tensor]:
+    """Return one keep mask a site, True = keep, that removes the lowest scores.
+
+    Args:
+        scores: one tensor a site; high means keep.
+        sparsity: the fraction of units to remove, in [0, 1]: of all units pooled (`scope` "global") or of each site
+            ("layer"); with "layer" also a mapping of site name to fraction, sites not named staying whole. The number
+            removed is the fraction times the number of units, rounded to the nearest (halves to even).
+        scope: pool the scores of all sites, or take each site by itself.
+        threshold: instead of `sparsity`, remove every unit whose score is below this value.
+        minimum: how many units every site keeps at least, its best; so no layer is emptied. With "global" the next
+            lowest scores of other sites go instead, so that the number removed stays exact. 0 allows empty sites.
+
+    Raises:
+        InputError: a fraction outside [0, 1], neither or both of `sparsity` and `threshold`, scores that are empty or
+            NaN, or more to remove than `minimum` allows.
+
+    >>> scores = {"conv1": torch.tensor([1.0, 4.0, 2.0]), "fc": torch.tensor([3.0, 0.5, 5.0])}
+    >>> {k: v.tolist() for k, v in select(scores, 0.5).items()}
+    {'conv1': [False, True, False], 'fc': [True, False, True]}
+    >>> {k: v.tolist() for k, v in select(scores, {"fc": 1 / 3}, scope="layer").items()}
+    {'conv1': [True, True, True], 'fc': [True, False, True]}
+    >>> {k: v.tolist() for k, v in select(scores, threshold=2.5).items()}
+    {'conv1': [False, True, False], 'fc': [True, False, True]}
+    """
+    _check_scores(scores)
+    if (sparsity is None) == (threshold is None):
+        raise InputError("select: give either sparsity (a fraction) or threshold (a score), and not both")
+    if minimum < 0:
+        raise InputError(f"select: minimum must be 0 or more; got {minimum}")
+    if threshold is not None:
+        keep = {name: score >= threshold for name, score in scores.items()}
+        return {name: _with_best(kept, scores[name], minimum) for name, kept in keep.items()}
+    assert sparsity is not None
+    if scope == "global":
+        if isinstance(sparsity, Mapping):
+            raise InputError('select: a fraction for each site goes with scope="layer"')
+        return _select_global(scores, _fraction(sparsity, "sparsity"), minimum)
+    if scope != "layer":
+        raise unknown_name("scope", scope, ("global", "layer"))
+    return _select_by_layer(scores, sparsity, minimum)
+
+
+def removed_fraction(keep: Mapping[str, Tensor]) -> float:
+    """Return the fraction of all units that the masks remove.
+
+    >>> removed_fraction({"a": torch.tensor([True, False]), "b": torch.tensor([True, True])})
+    0.25
+    """
+    total = sum(k.numel() for k in keep.values())
+    return sum(int((~k).sum()) for k in keep.values()) / total if total else 0.0
+
+
+def _check_scores(scores: Scores) -> None:
+    if not scores:
+        raise InputError("select: there are no sites to choose from; see sites.frozen for why nothing can be pruned")
+    for name, score in scores.items():
+        if score.numel() == 0:
+            raise InputError(f"select: the scores of {name!r} are empty")
+        if bool(torch.isnan(score).any()):
+            bad = int(torch.isnan(score).sum())
+            raise InputError(f"select: {bad} scores of {name!r} are NaN; repair the criterion or its data")
+
+
+def _fraction(value: float, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise InputError(f"select: {what} is the fraction removed and must lie in [0, 1]; got {value!r}")
+    return float(value)
+
+
+def _select_by_layer(scores: Scores, sparsity: float | Mapping[str, float], minimum: int) -> dict[str, Tensor]:
+    if isinstance(sparsity, Mapping):
+        for name in sparsity:
+            if name not in scores:
+                raise unknown_name("site", name, scores)
+        fractions = {name: _fraction(sparsity.get(name, 0.0), f"sparsity[{name!r}]") for name in scores}
+    else:
+        fractions = dict.fromkeys(scores, _fraction(sparsity, "sparsity"))
+    keep = {}
+    for name, score in scores.items():
+        count = min(round(fractions[name] * score.numel()), max(score.numel() - minimum, 0))
+        keep[name] = ~_lowest(score.flatten(), count).reshape(score.shape)
+    return keep
+
+
+def _select_global(scores: Scores, sparsity: float, minimum: int) -> dict[str, Tensor]:
+    flat = torch.cat([s.detach().flatten().double().cpu() for s in scores.values()])
+    held = torch.cat([_best(s, minimum).flatten().cpu() for s in scores.values()])
+    count = round(sparsity * flat.numel())
+    if count > int((~held).sum()):
+        raise InputError(
+            f"select: sparsity {sparsity} would remove {count} of {flat.numel()} units, but every one of the "
+            f"{len(scores)} sites keeps at least {minimum}; ask for {int((~held).sum()) / flat.numel():.4f} or less, "
+            "or set minimum=0"
+        )
+    removable = (~held).nonzero().flatten()
+    removed = torch.zeros_like(held)
+    removed[removable[_lowest(flat[removable], count)]] = True
+    parts = torch.split(~removed, [s.numel() for s in scores.values()])
+    return {
+        name: part.reshape(score.shape).to(score.device)
+        for (name, score), part in zip(scores.items(), parts, strict=True)
+    }
+
+
+def _lowest(flat: Tensor, count: int) -> Tensor:
+    """True at the `count` lowest entries; of equals the earlier ones."""
+    chosen = torch.zeros(flat.numel(), dtype=torch.bool, device=flat.device)
+    chosen[torch.argsort(flat, stable=True)[:count]] = True
+    return chosen
+
+
+def _best(score: Tensor, count: int) -> Tensor:
+    """True at the `count` highest entries; of equals the later ones, as the earlier ones are removed first."""
+    return _lowest_but(score.flatten(), count).reshape(score.shape)
+
+
+def _lowest_but(flat: Tensor, count: int) -> Tensor:
+    return ~_lowest(flat, max(flat.numel() - count, 0))
+
+
+def _with_best(kept: Tensor, score: Tensor, minimum: int) -> Tensor:
+    return kept if int(kept.sum()) >= minimum else kept | _best(score, minimum)

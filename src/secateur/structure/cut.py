@@ -1,0 +1,179 @@
+"""Cut units out of a model: slice what they own, mend what remembers sizes, verify, and only then return."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.structure.axes import Atom, keep_vector
+from secateur.structure.infer import Structure
+from secateur.structure.mend import Edits, edits
+from secateur.structure.sites import check_keep
+from secateur.structure.verify import reference_outputs, verify
+from secateur.types import CutError, InputError, Keep, Sites
+
+__all__ = ["CutModel", "Plan", "apply_plan", "cut", "cut_with_plan", "make_plan"]
+
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What a cut does, as plain data.
+
+    Attributes:
+        rows: for each tensor that shrinks, the indices to keep along each dimension that shrinks.
+        attributes: the module attributes that change, with their new values.
+    """
+
+    rows: Mapping[str, Mapping[int, Tensor]] = field(default_factory=dict)
+    attributes: Edits = field(default_factory=dict)
+
+
+def cut(model: nn.Module, sites: Sites, keep: Keep, *, tolerance: float = TOLERANCE) -> nn.Module:
+    """Return a smaller copy of `model` without the units that `keep` marks False, verified against the masked model.
+
+    The copy is an ordinary module of the same class with the same ``state_dict`` keys; modes, dtypes, devices,
+    ``requires_grad`` and shared parameters are as they were. Before it is returned, its outputs on the example inputs
+    are compared with those of the masked model.
+
+    Args:
+        model: the model that `sites` were found in; it is left as it is.
+        sites: from `channels`.
+        keep: one bool tensor a site, of the site's shape, True = keep; sites without one stay whole.
+        tolerance: the greatest relative difference between the cut and the masked model's outputs.
+
+    Raises:
+        CutError: a site would lose every unit, or the smaller model cannot run; nothing is returned.
+        VerificationError: the cut model computes something else than the masked one; nothing is returned.
+
+    >>> from secateur.structure.sites import channels
+    >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> sites = channels(model, torch.ones(1, 4))
+    >>> cut(model, sites, {"0": torch.tensor([True, False, True])})
+    Sequential(
+      (0): Linear(in_features=4, out_features=2, bias=True)
+      (1): ReLU()
+      (2): Linear(in_features=2, out_features=2, bias=True)
+    )
+    """
+    return cut_with_plan(model, sites, keep, tolerance=tolerance).model
+
+
+@dataclass(frozen=True, eq=False)
+class CutModel:
+    """A cut model with the plan that made it and the relative difference found when it was verified."""
+
+    model: nn.Module
+    plan: Plan
+    difference: float
+
+
+def cut_with_plan(model: nn.Module, sites: Sites, keep: Keep, *, tolerance: float = TOLERANCE) -> CutModel:
+    """Return what `cut` does, with the plan and the difference found."""
+    structure = _structure(model, sites)
+    checked = check_keep(sites, keep)
+    for name, kept in checked.items():
+        if not bool(kept.any()):
+            raise CutError(f"cut: every unit of {name!r} would go and nothing would pass it; keep at least one")
+    plan = make_plan(model, structure, checked)
+    small = apply_plan(model, plan)
+    try:
+        found = verify(reference_outputs(model, sites, checked), small, structure, tolerance)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise CutError(
+            f"cut: the smaller model cannot run ({_blame(small, structure)}: {str(error).splitlines()[0]}). "
+            "A size is written into its code that no attribute holds; leave the site out with ignore=."
+        ) from error
+    return CutModel(small, plan, found)
+
+
+def _structure(model: nn.Module, sites: Sites) -> Structure:
+    structure = sites.structure
+    if not isinstance(structure, Structure):
+        raise InputError("cut: these sites are single weights, which leave the shapes as they are; use channels(...)")
+    tensors = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+    for name, value in structure.tensors.items():
+        found = tensors.get(name)
+        if name in structure.graph.program.state_dict and (found is None or tuple(found.shape) != value.shape):
+            raise InputError(
+                f"cut: the sites belong to another model ({name!r} has shape "
+                f"{None if found is None else tuple(found.shape)}, expected {value.shape}); "
+                "call channels(...) on this one"
+            )
+    return structure
+
+
+def make_plan(model: nn.Module, structure: Structure, keep: Keep) -> Plan:
+    """Return what must be sliced and mended so that the units that `keep` marks False are gone."""
+    gone = {structure.units[name]: kept for name, kept in keep.items() if not bool(kept.all())}
+    rows: dict[str, dict[int, Tensor]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, value in structure.tensors.items():
+        kept = {dim: keep_vector(axis, gone) for dim, axis in enumerate(value.axes) if _touched(axis, gone)}
+        if kept:
+            rows[name] = {dim: k.nonzero().flatten() for dim, k in kept.items()}
+            shapes[name] = tuple(int(kept[d].sum()) if d in kept else s for d, s in enumerate(value.shape))
+    return Plan(rows, edits(model, structure, gone, shapes))
+
+
+def _touched(axis: Any, gone: Mapping[Atom, Tensor]) -> bool:
+    return not bool(keep_vector(axis, gone).all())
+
+
+def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
+    """Return a copy of `model` with the plan's tensors sliced and attributes set."""
+    # A tensor that shrinks is put into the memo, so that the copy takes the small one and never copies the large one.
+    memo: dict[int, Any] = {}
+    for name, rows in plan.rows.items():
+        old = _find_tensor(model, name)
+        memo[id(old)] = _sliced(old, rows)
+    result = copy.deepcopy(model, memo)
+    for path, attributes in plan.attributes.items():
+        module = result.get_submodule(path)
+        for attribute, value in attributes.items():
+            kind = type(getattr(module, attribute))
+            setattr(module, attribute, kind(value) if isinstance(value, list) else value)
+    return result
+
+
+def _find_tensor(model: nn.Module, name: str) -> Tensor:
+    path, _, attribute = name.rpartition(".")
+    found = getattr(model.get_submodule(path), attribute)
+    assert isinstance(found, Tensor)
+    return found
+
+
+def _sliced(tensor: Tensor, rows: Mapping[int, Tensor]) -> Tensor:
+    data = tensor.detach()
+    for dim, index in rows.items():
+        data = data.index_select(dim, index.to(data.device))
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(data, requires_grad=tensor.requires_grad)
+    return data.requires_grad_(tensor.requires_grad)
+
+
+def _blame(model: nn.Module, structure: Structure) -> str:
+    """The innermost module whose forward fails, for the error message."""
+    entered: list[str] = []
+    handles = []
+    for path, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(lambda _m, _a, path=path: entered.append(path or "the model")))
+        handles.append(module.register_forward_hook(lambda _m, _a, _o: entered.pop()))
+    try:
+        with torch.no_grad():
+            model(*structure.graph.args, **structure.graph.kwargs)
+    except Exception:  # noqa: BLE001  (the error itself is the caller's; here only its place is wanted)
+        return f"in {entered[-1]}" if entered else "in the model"
+    finally:
+        for handle in handles:
+            handle.remove()
+    return "in the model"

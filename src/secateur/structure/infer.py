@@ -1,0 +1,227 @@
+"""Run the rules over a traced graph: the axes of every tensor, and from them the sites that can be cut."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx import Node
+
+from secateur.structure.axes import Atom, Axis, atoms, fixed, freeze, is_fixed, positions
+from secateur.structure.rules import RULES, Call, Ties, Value, fixed_value, freeze_all, op_name
+from secateur.structure.trace import Graph, where
+from secateur.types import Member, Role, Site
+
+__all__ = ["Structure", "infer"]
+
+INLINED = {"wrap_with_set_grad_enabled", "wrap_with_autocast", "wrap_with_inference_mode"}
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """What in a model is tied to what.
+
+    Attributes:
+        graph: the traced graph.
+        tensors: the axes of every parameter, buffer and constant, by name.
+        values: what the rules found for every node.
+        ties: the roles of weights, and the nodes that see fewer channels after a cut.
+        sites: the sites, in the order of the forward pass.
+        units: the atom behind each site.
+        frozen: what cannot be cut, with the reason.
+    """
+
+    graph: Graph
+    tensors: Mapping[str, Value]
+    values: Mapping[Node, Any]
+    ties: Ties
+    sites: Mapping[str, Site]
+    units: Mapping[str, Atom]
+    frozen: Mapping[str, str]
+
+
+def infer(graph: Graph) -> Structure:
+    """Return the structure of a traced model."""
+    solver = _Solver(graph)
+    solver.run(graph.program.graph_module, {})
+    order = _first_use(graph)
+    tensors = {name: solver.tensors[name] for name in sorted(solver.tensors, key=lambda n: order.get(n, len(order)))}
+    sites, units = _find_sites(graph, tensors, solver.ties)
+    frozen = dict(_find_frozen(tensors, solver.ties))
+    return Structure(graph, tensors, solver.values, solver.ties, sites, units, frozen)
+
+
+class _Solver:
+    """Walks a graph once, forwards, and gives every tensor its axes."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.ties = Ties()
+        self.values: dict[Node, Any] = {}
+        self.tensors: dict[str, Value] = {}
+        self._shared: dict[int, Value] = {}
+
+    def run(self, module: fx.GraphModule, given: dict[Node, Any]) -> Any:
+        """Visit every node of `module`; `given` holds the values of the placeholders of an inlined graph."""
+        for node in module.graph.nodes:
+            if node.op == "output":
+                result = fx.map_arg(node.args[0], self.values.get)
+                if not given:
+                    for value in _leaves(result):
+                        for axis in value.axes:
+                            freeze(axis, "the model's output")
+                return result
+            self.values[node] = given[node] if node in given else self._value(module, node)
+        return None
+
+    def _value(self, module: fx.GraphModule, node: Node) -> Any:
+        if node.op == "placeholder":
+            return self._placeholder(node)
+        if node.op == "get_attr":
+            attribute = _attribute(module, str(node.target))
+            return fixed_value(attribute.shape, "a constant") if isinstance(attribute, Tensor) else attribute
+        if node.target is operator.getitem:
+            made, index = self.values[node.args[0]], node.args[1]  # type: ignore[index]
+            return made[index] if isinstance(made, (list, tuple)) and isinstance(index, int) else made
+        return self._call(module, node)
+
+    def _placeholder(self, node: Node) -> Value | None:
+        made = node.meta.get("val")
+        if not isinstance(made, Tensor):
+            return None
+        name = self.graph.tensors.get(node)
+        if name is None:
+            return fixed_value(made.shape, "the model's input")
+        program = self.graph.program
+        tensor = program.state_dict.get(name, program.constants.get(name))
+        if id(tensor) not in self._shared:  # a tensor under two names is one tensor
+            self._shared[id(tensor)] = _tensor_value(name, made, isinstance(tensor, torch.nn.Parameter))
+        self.tensors[name] = self._shared[id(tensor)]
+        return self.tensors[name]
+
+    def _call(self, module: fx.GraphModule, node: Node) -> Any:
+        name = op_name(node)
+        arguments = _bind(node, self.values)
+        if name in INLINED:
+            inner = next(a for a in arguments.values() if isinstance(a, fx.GraphModule))
+            operands = list(arguments.values())[list(arguments.values()).index(inner) + 1 :]
+            holders = [n for n in inner.graph.nodes if n.op == "placeholder"]
+            return (
+                self.run(inner, dict(zip(holders, operands, strict=True))) if holders else self.run(inner, {node: None})
+            )
+        call = Call(node, arguments, self.ties)
+        rule = RULES.get(name)
+        if (rule is not None and call.values()) or name in {"zeros", "ones", "full", "empty", "rand", "randn"}:
+            assert rule is not None
+            return rule(call)
+        made = node.meta.get("val")
+        if not isinstance(made, (Tensor, list, tuple)):
+            return None
+        return freeze_all(call, f"no rule for {name}" if call.values() else "made in the forward pass")
+
+
+def _tensor_value(name: str, made: Tensor, parameter: bool) -> Value:
+    axes = tuple(Atom(int(s)) if s > 1 else fixed(1, "size 1") for s in made.shape)
+    return Value(axes, parameter, tuple((name, d) for d in range(len(axes))))
+
+
+def _bind(node: Node, values: Mapping[Node, Any]) -> dict[str, Any]:
+    """The arguments of a call by the names of its schema, defaults included, with nodes replaced by their values."""
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values.get(n))
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return {**{str(i): a for i, a in enumerate(args)}, **kwargs}
+    names = [a.name for a in schema.arguments]
+    defaults = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
+    return {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
+
+
+def _attribute(module: fx.GraphModule, target: str) -> Any:
+    for part in target.split("."):
+        module = getattr(module, part)
+    return module
+
+
+def _leaves(result: Any) -> Iterator[Value]:
+    if isinstance(result, Value):
+        yield result
+    elif isinstance(result, (list, tuple)):
+        for inner in result:
+            yield from _leaves(inner)
+    elif isinstance(result, dict):
+        yield from _leaves(list(result.values()))
+
+
+def _first_use(graph: Graph) -> dict[str, int]:
+    order: dict[str, int] = {}
+    for at, node in enumerate(graph.nodes):
+        for used in node.all_input_nodes:
+            if used in graph.tensors:
+                order.setdefault(graph.tensors[used], at)
+    return order
+
+
+def _role(ties: Ties, name: str, dim: int, ndim: int) -> Role:
+    roles = ties.roles.get((name, dim), set())
+    if roles:
+        return "out" if "out" in roles else "in"
+    produces = any("out" in ties.roles.get((name, d), set()) for d in range(ndim))
+    return "in" if produces and ndim > 1 else "scale"
+
+
+def _find_sites(graph: Graph, tensors: Mapping[str, Value], ties: Ties) -> tuple[dict[str, Site], dict[str, Atom]]:
+    """One site for every free atom that a parameter has, named after the first layer that produces its units."""
+    members: dict[Atom, list[Member]] = {}
+    for name, value in tensors.items():
+        if not isinstance(graph.program.state_dict.get(name), torch.nn.Parameter):
+            continue
+        for dim, axis in enumerate(value.axes):
+            for atom in dict.fromkeys(atoms(axis)):
+                if not atom.frozen:
+                    role = _role(ties, name, dim, len(value.axes))
+                    members.setdefault(atom, []).append(Member(name, dim, positions(axis, atom), role))
+    sites: dict[str, Site] = {}
+    units: dict[str, Atom] = {}
+    for atom, found in members.items():
+        name = _unused(_site_name(found), sites)
+        sites[name] = Site(name, "channel", (atom.size,), tuple(found))
+        units[name] = atom
+    return sites, units
+
+
+def _site_name(members: list[Member]) -> str:
+    first = next((m for m in members if m.role == "out"), members[0])
+    module, _, parameter = first.parameter.rpartition(".")
+    return module or parameter
+
+
+def _unused(name: str, taken: Mapping[str, Site]) -> str:
+    number, found = 2, name
+    while found in taken:
+        found, number = f"{name}:{number}", number + 1
+    return found
+
+
+def _find_frozen(tensors: Mapping[str, Value], ties: Ties) -> Iterator[tuple[str, str]]:
+    """Layers whose units cannot be cut, with the reason."""
+    for name, value in tensors.items():
+        for dim, axis in enumerate(value.axes):
+            if "out" in ties.roles.get((name, dim), set()) and is_fixed(axis) and axis.size > 1:
+                reason = next(a.frozen for a in atoms(axis) if a.frozen)
+                yield name.rpartition(".")[0] or name, str(reason)
+                break
+
+
+def describe(structure: Structure, node: Node) -> str:
+    """Return the op of a node with the axes of its result, for people."""
+    value = structure.values.get(node)
+    return f"{where(node)}: {value.axes if isinstance(value, Value) else value}"
+
+
+def axes_of(structure: Structure, name: str) -> tuple[Axis, ...]:
+    """Return the axes of the parameter or buffer `name`."""
+    return structure.tensors[name].axes

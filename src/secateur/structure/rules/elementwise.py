@@ -1,0 +1,159 @@
+"""Rules of the ops that work entry by entry: operands of equal size share their axes; a broadcast takes no part."""
+
+from __future__ import annotations
+
+from secateur.structure.axes import Atom, Axis, fixed, is_fixed
+from secateur.structure.rules.registry import Call, Value, op_name, rule
+from secateur.structure.rules.shapes import halve
+
+# f(0) = 0: what is zero in the masked model stays zero.
+KEEP_ZERO = (
+    "relu relu6 leaky_relu elu selu celu gelu silu mish hardswish hardtanh tanh softsign hardshrink softshrink "
+    "tanhshrink rrelu threshold sin tan asin atan sinh asinh atanh erf sqrt square abs neg sign round floor ceil trunc "
+    "frac expm1 log1p dropout feature_dropout alpha_dropout native_dropout clone contiguous detach detach_copy alias "
+    "to _to_copy type_as float half int long bool lift_fresh_copy lift_fresh positive nan_to_num deg2rad conj "
+    "resolve_conj resolve_neg real quantize_per_tensor fake_quantize_per_tensor_affine"
+)
+# f(0) ≠ 0, or f depends on what the rule does not read.
+LOSE_ZERO = (
+    "sigmoid hardsigmoid softplus log_sigmoid logsigmoid exp exp2 log log2 log10 cos cosh acos rsqrt reciprocal erfc "
+    "erfinv logical_not bitwise_not isnan isinf isfinite digamma lgamma bernoulli logit sinc special_expm1"
+)
+ADD = "add sub rsub maximum minimum fmax fmin logaddexp hypot logical_or bitwise_or bitwise_xor copysign atan2"
+MULTIPLY = "mul logical_and bitwise_and"
+DIVIDE = "div true_divide floor_divide remainder fmod pow float_power xlogy"
+COMPARE = "eq ne lt le gt ge isclose heaviside"
+
+
+def pointwise(call: Call, values: list[Value], zero: bool) -> Value:
+    """Unify the axes of `values` as broadcasting lines them up from the right."""
+    shape = call.shape
+    axes: list[Axis] = []
+    sources: list[tuple[str, int] | None] = []
+    for dim, size in enumerate(shape):
+        back = len(shape) - dim
+        found = [(v, len(v.axes) - back) for v in values if len(v.axes) >= back]
+        found = [(v, d) for v, d in found if v.axes[d].size == size]
+        for value, d in found[1:]:
+            call.unify(found[0][0].axes[found[0][1]], value.axes[d])
+        axes.append(found[0][0].axes[found[0][1]] if found else fixed(size))
+        sources.append(next((v.source[d] for v, d in found if d < len(v.source) and v.source[d]), None))
+    return Value(tuple(axes), zero, tuple(sources))
+
+
+def covers(value: Value, shape: tuple[int, ...], others: list[Value]) -> bool:
+    """Whether `value` has every axis of the result that may be cut, rather than being broadcast over one."""
+    for other in others:
+        for back, axis in enumerate(reversed(other.axes), start=1):
+            mine = value.axes[-back].size if back <= len(value.axes) else 1
+            if mine != axis.size and axis.size == shape[-back] and not is_fixed(axis):
+                return False
+    return True
+
+
+@rule(*KEEP_ZERO.split())
+def keeps_zero(call: Call) -> Value | list[Value]:
+    values = call.values()
+    bounds = [call[k] for k in ("min_val", "threshold", "value") if isinstance(call[k], (int, float))]
+    moved = any(b > 0 for b in bounds)  # hardtanh(x, 1, 6) and threshold(x, 1, 6) move zero
+    result = pointwise(call, values, values[0].zero and not moved)
+    return [result, result] if isinstance(call.node.meta.get("val"), tuple) else result
+
+
+@rule(*LOSE_ZERO.split(), *COMPARE.split())
+def loses_zero(call: Call) -> Value:
+    return pointwise(call, call.values(), zero=False)
+
+
+@rule("clamp", "clip", "clamp_min", "clamp_max")
+def clamp(call: Call) -> Value:
+    low, high = call["min"], call["max"]
+    inside = (low is None or (isinstance(low, (int, float)) and low <= 0)) and (
+        high is None or (isinstance(high, (int, float)) and high >= 0)
+    )
+    return pointwise(call, call.values(), inside and call["self"].zero)
+
+
+@rule(*ADD.split())
+def add(call: Call) -> Value:
+    values = call.values()
+    scalar = any(isinstance(call[k], (int, float)) and call[k] != 0 for k in ("self", "other"))
+    zero = not scalar and all(v.zero and covers(v, call.shape, values) for v in values)
+    return pointwise(call, values, zero)
+
+
+@rule(*MULTIPLY.split())
+def multiply(call: Call) -> Value:
+    values = call.values()
+    return pointwise(call, values, any(v.zero and covers(v, call.shape, values) for v in values))
+
+
+@rule(*DIVIDE.split())
+def divide(call: Call) -> Value:
+    values = call.values()
+    first = call["self"]
+    exponent = call["exponent"]
+    zero = isinstance(first, Value) and first.zero and covers(first, call.shape, values)
+    return pointwise(call, values, zero and not (isinstance(exponent, (int, float)) and exponent <= 0))
+
+
+@rule("addcmul", "addcdiv")
+def add_product(call: Call) -> Value:
+    values = call.values()
+    zero = all(v.zero and covers(v, call.shape, values) for v in values[:2])
+    return pointwise(call, values, zero)
+
+
+@rule("lerp")
+def lerp(call: Call) -> Value:
+    values = call.values()
+    return pointwise(call, values, all(v.zero and covers(v, call.shape, values) for v in values[:2]))
+
+
+@rule("where", "masked_fill")
+def choose(call: Call) -> Value:
+    values = call.values()
+    filled = call["value"] if call["value"] is not None else call["other"]
+    chosen = [v for v in (call["self"], filled) if isinstance(v, Value)]
+    literal = any(isinstance(v, (int, float)) and v != 0 for v in (call["self"], filled))
+    zero = not literal and all(v.zero and covers(v, call.shape, values) for v in chosen)
+    return pointwise(call, values, zero)
+
+
+@rule("prelu")
+def prelu(call: Call) -> Value:
+    x, weight = call["self"], call["weight"]
+    if weight.axes and weight.axes[0].size > 1:
+        call.unify(x.axes[1], weight.axes[0])
+    return Value(x.axes, x.zero)
+
+
+@rule("glu")
+def glu(call: Call) -> Value:
+    first, second = halve(call, call["self"], call["dim"])
+    zero = first.zero or second.zero
+    return pointwise(call, [first, second], zero)
+
+
+@rule("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like")
+def made_like(call: Call) -> Value:
+    return Value(call["self"].axes, zero=op_name(call.node) == "zeros_like")
+
+
+@rule("zeros", "ones", "full", "empty", "rand", "randn", "new_zeros", "new_ones", "new_full")
+def made(call: Call) -> Value:
+    """A tensor made in the forward pass takes the size that it is used with, as far as an attribute holds it."""
+    axes = tuple(Atom(s) if s > 1 else fixed(1) for s in call.shape)
+    return Value(axes, zero=op_name(call.node) in {"zeros", "new_zeros"})
+
+
+@rule("fill", "zero")
+def fill(call: Call) -> Value:
+    x: Value = call["self"]
+    return Value(x.axes, zero=op_name(call.node) == "zero" or call["value"] == 0)
+
+
+@rule("copy")
+def copy(call: Call) -> Value:
+    target, source = call["self"], call["src"]
+    return pointwise(call, [target, source], target.zero and source.zero)

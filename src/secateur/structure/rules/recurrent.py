@@ -1,0 +1,69 @@
+"""Rules of the recurrent layers: gates × hidden units, tied over layers and directions as the module holds one size."""
+
+from __future__ import annotations
+
+from secateur.structure.axes import Axis, factor, fixed, freeze, product, total
+from secateur.structure.rules.contractions import contract
+from secateur.structure.rules.registry import Call, Value, freeze_all, op_name, rule
+
+GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+
+
+@rule(*GATES)
+def recurrent(call: Call) -> list[Value]:
+    """(input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first) → output and states."""
+    if call["batch_sizes"] is not None:
+        made = freeze_all(call, "packed sequences")
+        return made if isinstance(made, list) else [made]
+    x: Value = call["input"]
+    gates = GATES[op_name(call.node)]
+    states = call["hx"] if isinstance(call["hx"], (list, tuple)) else [call["hx"]]
+    params: list[Value] = list(call["params"])
+    directions = 2 if call["bidirectional"] else 1
+    biases = 2 if call["has_biases"] else 0
+    projected = len(params) != call["num_layers"] * directions * (2 + biases)
+    step = 2 + biases + int(projected)
+    inner, outer = _sizes(call, params, gates, projected, biases)
+    layer_in: Axis = x.axes[-1]
+    for layer in range(call["num_layers"]):
+        for direction in range(directions):
+            at = (layer * directions + direction) * step
+            _tie(call, x, params[at : at + step], gates, layer_in, inner, outer, projected)
+        layer_in = total(*([outer] * directions))
+    for state, axis in zip(states, (outer, inner), strict=False):
+        call.unify(state.axes[-1], axis)
+    freeze(product(*x.axes[:-1]), "time and batch axes")
+    zero = all(s.zero for s in states)
+    made = [Value((*x.axes[:-1], layer_in), zero)]
+    made += [Value((*s.axes[:-1], axis), zero) for s, axis in zip(states, (outer, inner), strict=False)]
+    return made
+
+
+def _sizes(call: Call, params: list[Value], gates: int, projected: bool, biases: int) -> tuple[Axis, Axis]:
+    """The axis of the hidden units, and that of what is passed on (the projection, where there is one)."""
+    halves = factor(params[0].axes[0], params[0].axes[0].size // gates)
+    assert halves is not None, "an atom can always be factored by its gates"
+    freeze(halves[0], "gates")
+    return halves[1], params[2 + biases].axes[0] if projected else halves[1]
+
+
+def _tie(
+    call: Call, x: Value, params: list[Value], gates: int, layer_in: Axis, inner: Axis, outer: Axis, projected: bool
+) -> None:
+    w_ih, w_hh, *rest = params
+    call.unify(w_ih.axes[0], product(fixed(gates, "gates"), inner))
+    contract(call, x, w_ih, layer_in, w_ih.axes[1])
+    call.unify(w_hh.axes[0], w_ih.axes[0])
+    call.unify(w_hh.axes[1], outer)
+    call.role(w_ih, 0, "out")
+    call.role(w_ih, 1, "in")
+    call.role(w_hh, 0, "out")
+    call.role(w_hh, 1, "in")
+    if projected:
+        *rest, w_hr = rest
+        call.unify(w_hr.axes[0], outer)
+        call.unify(w_hr.axes[1], inner)
+        call.role(w_hr, 0, "out")
+        call.role(w_hr, 1, "in")
+    for bias in rest:
+        call.unify(bias.axes[0], w_ih.axes[0])

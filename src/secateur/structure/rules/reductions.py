@@ -1,0 +1,191 @@
+"""Rules of the ops that reduce, pool or normalise.
+
+A sum over a cut axis is exact where the removed entries are zero. A mean, a variance, a maximum or a softmax sees
+fewer entries afterwards: such a node is a *statistic*, and verification compares with the statistic of the kept units.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from secateur.structure.axes import Axis, factor, fixed, freeze, is_fixed, product
+from secateur.structure.rules.registry import Call, Value, freeze_all, op_name, rule
+from secateur.structure.rules.shapes import output_shapes
+
+
+def _dims(value: Any, ndim: int) -> list[int]:
+    if value is None or value == []:
+        return list(range(ndim))
+    return [d % ndim for d in (value if isinstance(value, (list, tuple)) else [value])] if ndim else []
+
+
+def _reduced(call: Call, x: Value, dims: list[int]) -> tuple[Axis, ...]:
+    kept = bool(call["keepdim"])
+    return tuple(fixed(1) if d in dims else a for d, a in enumerate(x.axes) if kept or d not in dims)
+
+
+@rule("sum", "nansum", "norm", "linalg_vector_norm", "frobenius_norm", "count_nonzero")
+def reduce_sum(call: Call) -> Value:
+    x: Value = call["self"]
+    dims = _dims(call["dim"], len(x.axes))
+    if not x.zero:
+        call.freeze(*(x.axes[d] for d in dims), because="summed with values that masking does not make zero")
+    return Value(_reduced(call, x, dims), x.zero)
+
+
+@rule("mean", "var", "std", "amax", "amin", "logsumexp", "var_mean", "std_mean", "max", "min", "median", "mode")
+def reduce_statistic(call: Call) -> Value | list[Value]:
+    x: Value = call["self"]
+    if call["other"] is not None:  # max(a, b) entry by entry
+        from secateur.structure.rules.elementwise import pointwise
+
+        return pointwise(call, [x, call["other"]], x.zero and call["other"].zero)
+    dims = _dims(call["dim"], len(x.axes))
+    call.statistic(*(x.axes[d] for d in dims))
+    if op_name(call.node) in {"max", "min", "median", "mode"}:
+        call.freeze(*(x.axes[d] for d in dims), because="indices of an extreme")
+    value = Value(_reduced(call, x, dims), x.zero and op_name(call.node) != "logsumexp")
+    return [value, value] if isinstance(call.node.meta.get("val"), (tuple, list)) else value
+
+
+@rule(
+    "argmax",
+    "argmin",
+    "topk",
+    "sort",
+    "argsort",
+    "cumsum",
+    "cumprod",
+    "prod",
+    "any",
+    "all",
+    "logcumsumexp",
+    "kthvalue",
+    "cummax",
+)
+def along(call: Call) -> Value | list[Value]:
+    """What depends on the order or the number of entries freezes the axis it runs along."""
+    x: Value = call["self"]
+    dims = (
+        _dims(call["dim"], len(x.axes))
+        if call["dim"] is not None or op_name(call.node) not in {"topk", "sort", "argsort"}
+        else [len(x.axes) - 1]
+    )
+    call.freeze(*(x.axes[d] for d in dims), because="depends on every entry")
+    made = []
+    for shape in output_shapes(call):
+        if len(shape) == len(x.axes):
+            axes = tuple(
+                fixed(s, "reduced") if d in dims else a for d, (s, a) in enumerate(zip(shape, x.axes, strict=True))
+            )
+        else:
+            axes = tuple(a for d, a in enumerate(x.axes) if d not in dims)
+        made.append(Value(axes, zero=False))
+    return made if isinstance(call.node.meta.get("val"), (tuple, list)) else made[0]
+
+
+@rule("softmax", "log_softmax", "_softmax", "_log_softmax", "softmin")
+def softmax(call: Call) -> Value:
+    x: Value = call["self"]
+    call.statistic(x.axes[call["dim"] % len(x.axes)])
+    return Value(x.axes, zero=False)
+
+
+@rule("normalize")
+def normalize(call: Call) -> Value:
+    return Value(call["self"].axes, call["self"].zero)
+
+
+@rule("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm", "cudnn_batch_norm", "instance_norm")
+def batch_norm(call: Call) -> Value:
+    x: Value = call["input"]
+    weight, bias = call["weight"], call["bias"]
+    channels = x.axes[1] if len(x.axes) > 1 else x.axes[0]
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        if call[name] is not None:
+            call.unify(channels, call[name].axes[0])
+    by_batch = op_name(call.node) == "instance_norm" or bool(call["training"])
+    if by_batch:
+        call.statistic(*x.axes[2:], *([] if op_name(call.node) == "instance_norm" else x.axes[:1]))
+    others_fixed = all(is_fixed(a) for d, a in enumerate(x.axes) if d != 1)
+    zero = (weight is not None and bias is not None and weight.zero and bias.zero) or (
+        by_batch and x.zero and bias is None
+    )
+    return Value(x.axes, zero and others_fixed)
+
+
+@rule("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm")
+def layer_norm(call: Call) -> Value | list[Value]:
+    x: Value = call["input"]
+    count = len(call["normalized_shape"])
+    weight, bias = call["weight"], call["bias"]
+    for parameter in (weight, bias):
+        if parameter is not None:
+            for mine, other in zip(x.axes[-count:], parameter.axes, strict=True):
+                call.unify(mine, other)
+    call.statistic(*x.axes[-count:])
+    centred = "rms" not in op_name(call.node)
+    earlier_fixed = all(map(is_fixed, x.axes[:-count]))
+    scaled = weight is not None and weight.zero and (bias is None or bias.zero)
+    zero = bool((scaled and (earlier_fixed or (x.zero and bias is None))) or (x.zero and not centred and bias is None))
+    value = Value(x.axes, zero)
+    return [value, *_rest(call)] if isinstance(call.node.meta.get("val"), (tuple, list)) else value
+
+
+def _rest(call: Call) -> list[Value]:
+    return [Value(tuple(fixed(s) for s in shape), False) for shape in output_shapes(call)[1:]]
+
+
+@rule("group_norm")
+def group_norm(call: Call) -> Value | list[Value]:
+    x: Value = call["input"]
+    weight, bias = call["weight"], call["bias"]
+    for parameter in (weight, bias):
+        if parameter is not None:
+            call.unify(x.axes[1], parameter.axes[0])
+    parts = factor(x.axes[1], x.axes[1].size // call["num_groups"])
+    if parts is None:
+        return freeze_all(call, "groups that the channels cannot be divided by")
+    call.ties.groups[call.node] = parts[0]
+    call.statistic(parts[1])
+    return Value(x.axes, weight is not None and bias is not None and weight.zero and bias.zero)
+
+
+POOLS = [
+    f"{kind}{k}d"
+    for kind in ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "lp_pool", "fractional_max_pool")
+    for k in (1, 2, 3)
+]
+UPSAMPLE = [
+    f"upsample_{kind}"
+    for kind in ("nearest1d", "nearest2d", "nearest3d", "linear1d", "bilinear2d", "bicubic2d", "trilinear3d")
+] + ["_upsample_nearest_exact2d", "_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa", "upsample_bilinear2d_aa"]
+
+
+@rule(
+    *POOLS,
+    *(f"{p}_with_indices" for p in POOLS if "max" in p),
+    *UPSAMPLE,
+    "_adaptive_avg_pool2d",
+    "_adaptive_avg_pool3d",
+)
+def pool(call: Call) -> Value | list[Value]:
+    """Channels pass; what is pooled over is frozen."""
+    x: Value = call.values()[0]
+    count = next(k for k in (1, 2, 3) if f"{k}d" in op_name(call.node))
+    call.freeze(*x.axes[-count:], because="pooled over")
+    made = [
+        Value((*x.axes[:-count], *(fixed(s, "spatial axis") for s in shape[-count:])), x.zero)
+        for shape in output_shapes(call)
+    ]
+    return made if isinstance(call.node.meta.get("val"), (tuple, list)) else made[0]
+
+
+@rule("grid_sampler", "grid_sampler_2d", "affine_grid_generator")
+def grid_sample(call: Call) -> Value | list[Value]:
+    x = call["input"]
+    if not isinstance(x, Value):
+        return freeze_all(call, "sampling grid")
+    freeze(product(*call["grid"].axes), "sampling grid")
+    call.freeze(*x.axes[2:], because="sampled over")
+    return Value((*x.axes[:2], *(fixed(s, "spatial axis") for s in call.shape[2:])), x.zero)

@@ -1,0 +1,424 @@
+"""Rules of the ops that move, split, join and reshape: they make products and sums of axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+from torch import Tensor
+
+from secateur.structure.axes import Atom, Axis, factor, fixed, freeze, is_fixed, product, resolve, split, total
+from secateur.structure.rules.registry import Call, Value, freeze_all, rule, shape_of
+
+
+def sources(value: Value) -> tuple[tuple[str, int] | None, ...]:
+    return value.source or (None,) * len(value.axes)
+
+
+@rule(
+    "view",
+    "reshape",
+    "flatten",
+    "unflatten",
+    "_unsafe_view",
+    "view_as",
+    "reshape_as",
+    "view_copy",
+    "_reshape_alias",
+    "ravel",
+)
+def reshape(call: Call) -> Value:
+    x: Value = call["self"]
+    return Value(reshaped(call, x.axes, call.shape), x.zero)
+
+
+def reshaped(call: Call, axes: Sequence[Axis], shape: Sequence[int]) -> tuple[Axis, ...]:
+    """Regroup `axes` into `shape`: the shortest runs of equal size on both sides are regrouped on their own."""
+    result: list[Axis] = []
+    rest = [a for a in axes if a.size != 1]
+    sizes = list(shape)
+    while sizes:
+        size = sizes.pop(0)
+        if size == 1:
+            result.append(fixed(1))
+            continue
+        run, wanted = [rest.pop(0)], [size]
+        while (have := prod(a.size for a in run)) != (want := prod(wanted)):
+            if have < want:
+                run.append(rest.pop(0))
+            else:
+                wanted.append(sizes.pop(0))
+        result.extend(_regroup(call, run, wanted))
+    return tuple(result)
+
+
+def _regroup(call: Call, run: list[Axis], sizes: list[int]) -> list[Axis]:
+    """Write the product of `run` as factors of `sizes`, refining it from the right."""
+    left: Axis = product(*run)
+    found: list[Axis] = []
+    for size in reversed(sizes[1:]):
+        halves = factor(left, size)
+        if halves is None:
+            call.freeze(*run, because=f"sizes that do not divide ({[a.size for a in run]} → {sizes})")
+            return [fixed(s, f"reshaped at {call.reason}") for s in sizes]
+        left, right = halves
+        found.append(right)
+    return [left, *reversed(found)]
+
+
+@rule("squeeze", "unsqueeze")
+def squeeze(call: Call) -> Value:
+    x: Value = call["self"]
+    kept = iter([(a, s) for a, s in zip(x.axes, sources(x), strict=True) if a.size != 1])
+    pairs = [next(kept) if size != 1 else (fixed(1), None) for size in call.shape]
+    return Value(tuple(a for a, _ in pairs), x.zero, tuple(s for _, s in pairs))
+
+
+@rule(
+    "permute", "transpose", "t", "swapaxes", "swapdims", "movedim", "moveaxis", "numpy_T", "mT", "adjoint", "matrix_H"
+)
+def permute(call: Call) -> Value:
+    x: Value = call["self"]
+    order = _order(call, len(x.axes))
+    source = sources(x)
+    return Value(tuple(x.axes[d] for d in order), x.zero, tuple(source[d] for d in order))
+
+
+def _order(call: Call, ndim: int) -> list[int]:
+    order = list(range(ndim))
+    if call["dims"] is not None:
+        return [d % ndim for d in call["dims"]]
+    if call["source"] is not None:
+        moved = _as_list(call["source"]), _as_list(call["destination"])
+        pairs = sorted(zip([d % ndim for d in moved[1]], [s % ndim for s in moved[0]], strict=True))
+        rest = [d for d in order if d not in {s for _, s in pairs}]
+        for destination, source in pairs:
+            rest.insert(destination, source)
+        return rest
+    ends = ("dim0", "dim1") if call["dim0"] is not None else ("axis0", "axis1")
+    if call[ends[0]] is not None:
+        i, j = call[ends[0]] % ndim, call[ends[1]] % ndim
+    elif "numpy_T" in str(call.node.target):
+        return order[::-1]
+    else:  # t, mT
+        i, j = (ndim - 2) % max(ndim, 1), ndim - 1
+    if ndim > 1:
+        order[i], order[j] = order[j], order[i]
+    return order
+
+
+def _as_list(value: Any) -> list[int]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+@rule("expand", "expand_as", "broadcast_to")
+def expand(call: Call) -> Value:
+    """A size-1 axis that is repeated takes the size of what it meets later, as far as an attribute holds it."""
+    x: Value = call["self"]
+    extra = len(call.shape) - len(x.axes)
+    axes: list[Axis] = []
+    for dim, size in enumerate(call.shape):
+        old = x.axes[dim - extra] if dim >= extra else None
+        axes.append(old if old is not None and old.size == size else (Atom(size) if size > 1 else fixed(1)))
+    return Value(tuple(axes), x.zero and not any(_grew(x, call.shape, extra)))
+
+
+def _grew(x: Value, shape: Sequence[int], extra: int) -> list[bool]:
+    return [d < extra or x.axes[d - extra].size != s for d, s in enumerate(shape) if s > 1]
+
+
+@rule("repeat", "tile")
+def repeat(call: Call) -> Value:
+    x: Value = call["self"]
+    extra = len(call.shape) - len(x.axes)
+    axes: list[Axis] = []
+    for dim, size in enumerate(call.shape):
+        old = x.axes[dim - extra] if dim >= extra else fixed(1)
+        times = size // old.size if old.size else 0
+        axes.append(old if times == 1 else product(fixed(times, f"repeated at {call.reason}"), old))
+    return Value(tuple(axes), x.zero)
+
+
+@rule("repeat_interleave")
+def repeat_interleave(call: Call) -> Value | list[Value]:
+    x: Value = call["self"]
+    if not isinstance(call["repeats"], int) or call["dim"] is None:
+        return freeze_all(call, "repeated by the data")
+    dim = call["dim"] % len(x.axes)
+    axes = list(x.axes)
+    axes[dim] = product(axes[dim], fixed(call["repeats"], f"repeated at {call.reason}"))
+    return Value(tuple(axes), x.zero)
+
+
+@rule("cat", "concat", "concatenate")
+def cat(call: Call) -> Value:
+    values: list[Value] = [v for v in call["tensors"] if v.shape != (0,)]
+    dim = (call["dim"] or 0) % len(values[0].axes)
+    axes = list(values[0].axes)
+    for value in values[1:]:
+        for d, axis in enumerate(value.axes):
+            if d != dim:
+                call.unify(axes[d], axis)
+    axes[dim] = total(*(v.axes[dim] for v in values))
+    return Value(tuple(axes), all(v.zero for v in values))
+
+
+@rule("stack", "vstack", "hstack")
+def stack(call: Call) -> Value | list[Value]:
+    values: list[Value] = list(call["tensors"])
+    if (call.node.target is not None and "vstack" in str(call.node.target)) or "hstack" in str(call.node.target):
+        return freeze_all(call, "stacked")
+    dim = (call["dim"] or 0) % (len(values[0].axes) + 1)
+    axes = list(values[0].axes)
+    for value in values[1:]:
+        for mine, other in zip(axes, value.axes, strict=True):
+            call.unify(mine, other)
+    axes.insert(dim, fixed(len(values), "stacked"))
+    return Value(tuple(axes), all(v.zero for v in values))
+
+
+def cut_up(call: Call, axis: Axis, sizes: Sequence[int]) -> list[Axis]:
+    """Write `axis` as consecutive parts of `sizes`."""
+    parts: list[Axis] = []
+    rest = resolve(axis)
+    for size in sizes[:-1]:
+        halves = split(rest, size)
+        if halves is None:
+            call.freeze(axis, because="split at a place that does not refine it")
+            return [fixed(s, f"split at {call.reason}") for s in sizes]
+        parts.append(halves[0])
+        rest = halves[1]
+    return [*parts, rest]
+
+
+@rule("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk", "split_copy")
+def split_up(call: Call) -> list[Value]:
+    x: Value = call["self"]
+    dim = (call["dim"] or 0) % len(x.axes)
+    sizes = [int(t.shape[dim]) for t in call.node.meta["val"]]
+    return [_with(x, dim, part) for part in cut_up(call, x.axes[dim], sizes)]
+
+
+def halve(call: Call, x: Value, dim: int | None) -> list[Value]:
+    """Split `x` into two equal parts along `dim`, the last by default."""
+    at = (-1 if dim is None else dim) % len(x.axes)
+    size = x.axes[at].size // 2
+    return [_with(x, at, part) for part in cut_up(call, x.axes[at], [size, size])]
+
+
+def _with(x: Value, dim: int, axis: Axis) -> Value:
+    return Value((*x.axes[:dim], axis, *x.axes[dim + 1 :]), x.zero)
+
+
+@rule("unbind")
+def unbind(call: Call) -> list[Value]:
+    x: Value = call["self"]
+    dim = (call["dim"] or 0) % len(x.axes)
+    call.freeze(x.axes[dim], because="taken apart")
+    source = sources(x)
+    one = Value(x.axes[:dim] + x.axes[dim + 1 :], x.zero, source[:dim] + source[dim + 1 :])
+    return [one] * x.axes[dim].size
+
+
+@rule("select", "select_copy")
+def select(call: Call) -> Value:
+    x: Value = call["self"]
+    dim = call["dim"] % len(x.axes)
+    call.freeze(x.axes[dim], because="one entry is picked")
+    source = sources(x)
+    return Value(x.axes[:dim] + x.axes[dim + 1 :], x.zero, source[:dim] + source[dim + 1 :])
+
+
+@rule("slice", "narrow", "slice_copy")
+def slice_(call: Call) -> Value:
+    x: Value = call["self"]
+    dim = (call["dim"] or 0) % len(x.axes)
+    size, step = x.axes[dim].size, call["step"] or 1
+    start = min(max(_index(call["start"], size), 0), size)
+    stop = start + call["length"] if call["length"] is not None else min(_index(call["end"], size, size), size)
+    if (start, stop, step) == (0, size, 1):
+        return x
+    if step > 1:
+        return _with(x, dim, _strided(call, x.axes[dim], start, step, call.shape[dim]))
+    parts = cut_up(call, x.axes[dim], [start, stop - start, size - stop])
+    return _with(x, dim, parts[1])
+
+
+def _index(value: Any, size: int, default: int = 0) -> int:
+    if not isinstance(value, int):
+        return default
+    return max(value + size, 0) if value < 0 else value
+
+
+def _strided(call: Call, axis: Axis, start: int, step: int, length: int) -> Axis:
+    """Every step-th unit: the axis is a product whose last factor is the step."""
+    halves = factor(axis, step) if axis.size % step == 0 and start < step and length == axis.size // step else None
+    if halves is None:
+        call.freeze(axis, because="sliced with a step")
+        return fixed(length, f"sliced with a step at {call.reason}")
+    freeze(halves[1], "interleaved")
+    return halves[0]
+
+
+@rule("index_select")
+def index_select(call: Call) -> Value:
+    x: Value = call["self"]
+    dim = call["dim"] % len(x.axes)
+    call.freeze(x.axes[dim], because="chosen by an index")
+    return _with(x, dim, call["index"].axes[0] if call["index"].axes else fixed(1))
+
+
+@rule("index")
+def index(call: Call) -> Value:
+    """Indexed axes are frozen; the axes of the indices stand where they do in the result."""
+    x: Value = call["self"]
+    indices: list[Value | None] = list(call["indices"])
+    used = [d for d, i in enumerate(indices) if i is not None]
+    for d in used:
+        call.freeze(x.axes[d], because="chosen by an index")
+    made = max((len(i.axes) for i in indices if i is not None), default=0)
+    middle = tuple(fixed(s, "indices") for s in _broadcast([i for i in indices if i is not None], made))
+    rest = [d for d in range(len(x.axes)) if d not in used]
+    together = used == list(range(used[0], used[0] + len(used)))
+    before = [d for d in rest if together and d < used[0]]
+    after = [d for d in rest if d not in before]
+    axes = tuple(x.axes[d] for d in before) + middle + tuple(x.axes[d] for d in after)
+    if tuple(a.size for a in axes) != call.shape:
+        frozen = freeze_all(call, "indexed")
+        assert isinstance(frozen, Value)
+        return frozen
+    return Value(axes, x.zero)
+
+
+def _broadcast(indices: list[Value], ndim: int) -> list[int]:
+    shape = [1] * ndim
+    for value in indices:
+        for back, axis in enumerate(reversed(value.axes), start=1):
+            shape[-back] = max(shape[-back], axis.size)
+    return shape
+
+
+@rule("gather", "take_along_dim")
+def gather(call: Call) -> Value:
+    x, index_value = call["self"], call["index"] or call["indices"]
+    dim = (call["dim"] or 0) % len(x.axes)
+    call.freeze(x.axes[dim], index_value.axes[dim], because="gathered by an index")
+    for d, (a, b) in enumerate(zip(x.axes, index_value.axes, strict=True)):
+        if d != dim:
+            (call.unify if a.size == b.size else call.freeze)(a, b)
+    return Value(index_value.axes, x.zero)
+
+
+@rule("roll", "flip")
+def move_along(call: Call) -> Value:
+    x: Value = call["self"]
+    dims = call["dims"] or range(len(x.axes))
+    for dim in dims:
+        if not is_fixed(x.axes[dim]):
+            call.freeze(x.axes[dim], because="moved along")
+    return x
+
+
+@rule("tril", "triu")
+def triangle(call: Call) -> Value:
+    x: Value = call["self"]
+    call.freeze(*x.axes[-2:], because="triangle")
+    return x
+
+
+@rule("diagonal", "diag_embed", "diag")
+def diagonal(call: Call) -> Value | list[Value]:
+    return freeze_all(call, "diagonal")
+
+
+@rule("pad", "constant_pad_nd")
+def pad(call: Call) -> Value:
+    x: Value = call["self"]
+    widths = list(call["pad"])
+    axes = list(x.axes)
+    for i in range(0, len(widths), 2):
+        before, after = widths[i], widths[i + 1]
+        dim = len(axes) - 1 - i // 2
+        if before == after == 0:
+            continue
+        if is_fixed(axes[dim]) or min(before, after) < 0 or call["mode"] not in (None, "constant"):
+            call.freeze(axes[dim], because="padded")
+            axes[dim] = fixed(call.shape[dim], "padded")
+        else:
+            axes[dim] = total(fixed(before, "padding"), axes[dim], fixed(after, "padding"))
+    return Value(tuple(axes), x.zero)
+
+
+@rule(
+    "reflection_pad1d",
+    "reflection_pad2d",
+    "reflection_pad3d",
+    "replication_pad1d",
+    "replication_pad2d",
+    "replication_pad3d",
+)
+def reflect(call: Call) -> Value:
+    x: Value = call["self"]
+    count = len(call["padding"]) // 2
+    call.freeze(*x.axes[-count:], because="padded")
+    return Value(x.axes[:-count] + tuple(fixed(s, "padded") for s in call.shape[-count:]), x.zero)
+
+
+@rule("pixel_shuffle")
+def pixel_shuffle(call: Call) -> Value:
+    x: Value = call["self"]
+    square = call["upscale_factor"] ** 2
+    (channels,) = _regroup(call, [x.axes[-3]], [x.axes[-3].size // square, square])[:1]
+    return Value((*x.axes[:-3], channels, *(fixed(s, "spatial axis") for s in call.shape[-2:])), x.zero)
+
+
+@rule("pixel_unshuffle")
+def pixel_unshuffle(call: Call) -> Value:
+    x: Value = call["self"]
+    channels = product(x.axes[-3], fixed(call["downscale_factor"] ** 2, "pixels"))
+    return Value((*x.axes[:-3], channels, *(fixed(s, "spatial axis") for s in call.shape[-2:])), x.zero)
+
+
+@rule("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(call: Call) -> Value:
+    x: Value = call["self"]
+    size = x.axes[1].size
+    groups, inner = _regroup(call, [x.axes[1]], [call["groups"], size // call["groups"]])
+    call.ties.groups[call.node] = groups
+    return _with(x, 1, product(inner, groups))
+
+
+@rule("im2col")
+def unfold(call: Call) -> Value:
+    x: Value = call["self"]
+    kernel = prod(call["kernel_size"])
+    freeze(product(*x.axes[-2:]), "spatial axis")
+    channels = product(x.axes[-3], fixed(kernel, "kernel size"))
+    return Value((*x.axes[:-3], channels, fixed(call.shape[-1], "spatial axis")), x.zero)
+
+
+@rule("col2im")
+def fold(call: Call) -> Value:
+    x: Value = call["self"]
+    kernel = prod(call["kernel_size"])
+    (channels,) = _regroup(call, [x.axes[-2]], [x.axes[-2].size // kernel, kernel])[:1]
+    return Value((*x.axes[:-2], channels, *(fixed(s, "spatial axis") for s in call.shape[-2:])), x.zero)
+
+
+@rule("unfold")
+def windows(call: Call) -> Value:
+    x: Value = call["self"]
+    dim = call["dimension"] % len(x.axes)
+    call.freeze(x.axes[dim], because="windows along")
+    axes = list(x.axes)
+    axes[dim] = fixed(call.shape[dim], "windows")
+    return Value((*axes, fixed(call["size"], "windows")), x.zero)
+
+
+def output_shapes(call: Call) -> list[tuple[int, ...]]:
+    """The shapes of all outputs."""
+    made = call.node.meta.get("val")
+    if isinstance(made, (list, tuple)):
+        return [tuple(m.shape) if isinstance(m, Tensor) else () for m in made]
+    return [shape_of(call.node)]

@@ -1,0 +1,144 @@
+"""The sites of a model: units that can be cut out, or single weights; and what masking them means."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from secateur.structure.infer import infer
+from secateur.structure.trace import ExampleInputs, check_finite, trace
+from secateur.types import InputError, Keep, Member, Site, Sites, unknown_name
+
+__all__ = ["channels", "check_keep", "mask", "masked_tensors", "weights"]
+
+
+def channels(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[str] = ()) -> Sites:
+    """Return the sites of `model` whose units can be cut out for real: neurons, filters, channels.
+
+    The model is traced on `example_inputs` (a tensor, a tuple of positional or a mapping of keyword arguments) and
+    what is tied together becomes one site, named after the first layer that produces it. What cannot be cut is in
+    ``sites.frozen`` with the reason.
+
+    Args:
+        model: any module that `torch.export` takes; it is left as it is.
+        example_inputs: what the model is called with.
+        ignore: sites to leave whole, by name or pattern (``"fc*"``); a name that matches nothing is an error.
+
+    Raises:
+        InputError: the inputs do not fit the model, or the model holds NaN.
+        TraceError: the forward pass cannot be traced.
+
+    >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> sites = channels(model, torch.zeros(1, 4))
+    >>> {name: site.shape for name, site in sites.items()}, dict(sites.frozen)
+    ({'0': (3,)}, {'2': "the model's output"})
+    """
+    check_finite(model, "channels")
+    structure = infer(trace(model, example_inputs))
+    chosen, ignored = _without(structure.sites, ignore, known=[*structure.sites, *structure.frozen])
+    frozen = {**structure.frozen, **dict.fromkeys(ignored, "ignored, as asked")}
+    return Sites(chosen, frozen, structure)
+
+
+def weights(model: nn.Module, ignore: Iterable[str] = ()) -> Sites:
+    """Return one site for every weight of `model` with two dimensions or more; each entry is a unit of its own.
+
+    Biases and the scales of norms are not pruned: they are few, and each is worth much.
+
+    Args:
+        model: any module; it is left as it is.
+        ignore: parameters to leave whole, by name or pattern (``"fc*.weight"``).
+
+    >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> {name: site.shape for name, site in weights(model).items()}
+    {'0.weight': (3, 4), '2.weight': (2, 3)}
+    """
+    check_finite(model, "weights")
+    table = {
+        name: Site(name, "weight", tuple(p.shape), (Member(name),))
+        for name, p in model.named_parameters()
+        if p.ndim >= 2 and p.is_floating_point()
+    }
+    if not table:
+        raise InputError(f"{type(model).__name__} has no weights of two dimensions or more to prune")
+    chosen, ignored = _without(table, ignore, known=table)
+    return Sites(chosen, dict.fromkeys(ignored, "ignored, as asked"))
+
+
+def _without(
+    table: Mapping[str, Site], ignore: Iterable[str], known: Iterable[str]
+) -> tuple[dict[str, Site], list[str]]:
+    patterns = [ignore] if isinstance(ignore, str) else list(ignore)
+    known = list(known)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in known):
+            raise unknown_name("site to ignore", pattern, known)
+    ignored = [name for name in table if any(fnmatchcase(name, p) for p in patterns)]
+    return {name: site for name, site in table.items() if name not in ignored}, ignored
+
+
+def check_keep(sites: Sites, keep: Keep) -> dict[str, Tensor]:
+    """Return `keep` after checking that every mask is a bool tensor of its site's shape."""
+    checked = {}
+    for name, kept in keep.items():
+        site = sites[name]
+        if not isinstance(kept, Tensor) or kept.dtype is not torch.bool:
+            raise InputError(
+                f"keep[{name!r}] must be a bool tensor, True = keep; got {getattr(kept, 'dtype', type(kept))}"
+            )
+        if tuple(kept.shape) != site.shape:
+            raise InputError(f"keep[{name!r}] has shape {tuple(kept.shape)}; the site has {site.shape}")
+        checked[name] = kept.detach().cpu()
+    return checked
+
+
+def masked_tensors(model: nn.Module, sites: Sites, keep: Keep) -> dict[str, Tensor]:
+    """Return the parameters that `keep` changes, with zeros where units are removed; the model is left as it is."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    changed: dict[str, Tensor] = {}
+    for name, kept in check_keep(sites, keep).items():
+        if bool(kept.all()):
+            continue
+        for member in sites[name].members:
+            old = changed.get(member.parameter, parameters[member.parameter])
+            changed[member.parameter] = _zeroed(old.detach(), member, kept)
+    return changed
+
+
+def _zeroed(tensor: Tensor, member: Member, kept: Tensor) -> Tensor:
+    kept = kept.to(tensor.device)
+    if member.dim is None:
+        return torch.where(kept, tensor, torch.zeros_like(tensor))
+    assert member.index is not None
+    gone = member.index.to(tensor.device)[~kept].flatten()
+    return tensor.index_fill(member.dim, gone, 0)
+
+
+def mask(model: nn.Module, sites: Sites, keep: Keep) -> nn.Module:
+    """Return a copy of `model` with zeros where `keep` is False; shapes stay as they are.
+
+    For a channel all that is tied to it becomes zero: the weights and bias that produce it, the scale and shift of
+    norms, and the weights that consume it.
+
+    Args:
+        model: the model that `sites` were found in; it is left as it is.
+        sites: from `channels` or `weights`.
+        keep: one bool tensor a site, of the site's shape, True = keep; sites without one stay whole.
+
+    >>> model = nn.Linear(2, 2, bias=False)
+    >>> model.weight.data = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    >>> masked = mask(model, weights(model), {"weight": torch.tensor([[True, False], [True, True]])})
+    >>> masked.weight.tolist(), model.weight.tolist()
+    ([[1.0, 0.0], [3.0, 4.0]], [[1.0, 2.0], [3.0, 4.0]])
+    """
+    changed = masked_tensors(model, sites, keep)
+    result = copy.deepcopy(model)
+    parameters = dict(result.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
+        for name, tensor in changed.items():
+            parameters[name].copy_(tensor)
+    return result

@@ -1,0 +1,169 @@
+"""Trace a model into a graph of ATen ops whose tensors have the names that they have in the model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import Node
+from torch.utils import _pytree as pytree
+
+from secateur.types import InputError, TraceError
+
+__all__ = ["Graph", "check_finite", "evaluation_mode", "split_inputs", "trace", "where"]
+
+ExampleInputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A traced model.
+
+    Attributes:
+        program: the exported program; its graph is read, never changed.
+        tensors: the graph's placeholders that stand for parameters and buffers, with their names in the model.
+        inputs: the placeholders that stand for what the user passes in.
+        args, kwargs: the example inputs that the trace was made with.
+    """
+
+    program: ExportedProgram
+    tensors: Mapping[Node, str]
+    inputs: tuple[Node, ...]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    @property
+    def nodes(self) -> Iterator[Node]:
+        """The nodes, in the order in which they run."""
+        return iter(self.program.graph.nodes)
+
+
+def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return example inputs as positional and keyword arguments.
+
+    >>> split_inputs(torch.zeros(1)), split_inputs({"x": torch.zeros(1)})
+    (((tensor([0.]),), {}), ((), {'x': tensor([0.])}))
+    """
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
+    if isinstance(example_inputs, Mapping):
+        kwargs = {str(k): v for k, v in example_inputs.items()}
+    elif isinstance(example_inputs, (tuple, list)):
+        args = tuple(example_inputs)
+    else:
+        args = (example_inputs,)
+    tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    if not tensors:
+        raise InputError(
+            "example_inputs holds no tensor; pass a batch that the model takes, such as torch.zeros(1, 3, 224, 224)"
+        )
+    if any(x.numel() == 0 for x in tensors):
+        raise InputError(
+            f"example_inputs holds an empty tensor (shapes {[tuple(x.shape) for x in tensors]}); "
+            "pass at least one sample"
+        )
+    return args, kwargs
+
+
+def check_finite(model: nn.Module, doing: str) -> None:
+    """Raise `InputError` when a parameter or a buffer of `model` holds NaN or infinite values."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise InputError(
+                f"{doing}: {name!r} holds {bad} values that are NaN or infinite; "
+                "load a good checkpoint, or repair the tensor, first"
+            )
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put every module in eval mode for the block and give each its own mode back afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def trace(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
+    """Return the graph of `model` in eval mode on `example_inputs`; the model and the random state stay as they are.
+
+    Raises:
+        InputError: the inputs do not fit the model.
+        TraceError: the forward pass depends on the values of its tensors, or uses what cannot be exported.
+    """
+    args, kwargs = split_inputs(example_inputs)
+    with evaluation_mode(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            model(*args, **kwargs)
+        except Exception as error:
+            raise InputError(
+                f"the model's forward pass failed on the example inputs {_shapes(args, kwargs)}: "
+                f"{_first_line(error)}. Pass inputs that the model takes."
+            ) from error
+        program = _export(model, args, kwargs)
+    names = program.graph_signature.inputs_to_parameters | program.graph_signature.inputs_to_buffers
+    names |= program.graph_signature.inputs_to_lifted_tensor_constants
+    user = set(program.graph_signature.user_inputs)
+    holders = [n for n in program.graph.nodes if n.op == "placeholder"]
+    return Graph(
+        program=program,
+        tensors={n: names[n.name] for n in holders if n.name in names},
+        inputs=tuple(n for n in holders if n.name in user),
+        args=args,
+        kwargs=kwargs,
+    )
+
+
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's notices to its own developers
+        try:
+            return torch.export.export(model, args, kwargs, strict=False)
+        except Exception as error:
+            raise TraceError(
+                f"{type(model).__name__} cannot be traced: {_first_line(error)}. Usual causes: control flow that "
+                "depends on the values of tensors (use torch.where or torch.cond), .item(), numpy in the forward "
+                "pass, or a custom autograd function. torch.export.export(model, inputs, strict=False) shows the "
+                "whole trace."
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _shapes(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    leaves = pytree.tree_leaves((args, dict(kwargs)))
+    return ", ".join(str(tuple(x.shape)) if isinstance(x, Tensor) else repr(x) for x in leaves)
+
+
+def where(node: Node) -> str:
+    """Return a person's words for where `node` is: the op, the module, and the line of the model's code."""
+    stack = node.meta.get("nn_module_stack") or {}
+    module = next((path for path, _ in reversed(list(stack.values())) if path), "")
+    op = getattr(node.target, "_schema", None)
+    name = op.name.replace("::", ".") if op is not None else str(node.target)
+    line = _model_line(str(node.meta.get("stack_trace") or ""))
+    return name + (f" in {module}" if module else "") + (f" ({line})" if line else "")
+
+
+def _model_line(stack_trace: str) -> str:
+    """The innermost line of code that is not torch's own."""
+    found = ""
+    for line in stack_trace.splitlines():
+        head = line.strip()
+        if head.startswith('File "') and "/torch/nn/" not in head and "/torch/_" not in head:
+            path, number = head.split('"')[1], head.split("line ")[1].split(",")[0]
+            found = f"{path.rsplit('/', 1)[-1]}:{number}"
+    return found
