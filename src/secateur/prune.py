@@ -44,7 +44,7 @@ class PruneReport:
         criterion, scope, sparsity: the recipe.
         units_removed, units: how many of how many units went.
         parameters, nonzero, macs, bytes: before and after; MACs for the example inputs, bytes of a safetensors file.
-        latency: median seconds of a forward pass before and after, measured interleaved at one thread; None if not asked.
+        latency: median seconds of a forward pass before and after, interleaved, at one thread; None if not asked.
         difference: the greatest relative difference between the cut and the masked model's outputs; None for weights.
         sites: the units of every site.
         frozen: what could not be pruned, with the reason.
@@ -181,4 +181,4 @@ def prune(
 
 def _latency(model: nn.Module, small: nn.Module, example_inputs: ExampleInputs) -> tuple[float, float]:
     found = measure.compare_latency({"before": model, "after": small}, example_inputs)
-    return found["before"].median, found["after"].median
+    return found.latencies["before"].median, found.latencies["after"].median
