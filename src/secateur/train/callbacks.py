@@ -99,7 +99,7 @@ class HoldZeros(Callback):
     >>> model = nn.Linear(2, 1, bias=False)
     >>> hold = HoldZeros({"weight": torch.tensor([[True, False]])})
     >>> _ = fit(model, (torch.ones(4, 2), torch.ones(4, 1)), epochs=1, loss="mse", callbacks=[hold])
-    >>> float(model.weight[0, 1])
+    >>> model.weight[0, 1].item()
     0.0
     """
 

@@ -41,10 +41,11 @@ def fit(
 ) -> History:
     """Train the model in place and return the history of its epochs.
 
-    If anything goes wrong, an interruption included, the model is left as it was before; with a `checkpoint`,
-    the same call takes the training up after its last whole epoch, and ends with the same weights and history,
-    to the bit, as if nothing had happened. The whole model is put in training mode while it trains; afterwards
-    each module is in the mode that it was in. The global random numbers are left as they were.
+    If anything goes wrong, an interruption included, the model is left as it was before; with a
+    `checkpoint`, the same call takes the training up after its last whole epoch, and ends with the same
+    weights and history, to the bit, as if nothing had happened. The whole model is put in training mode
+    while it trains; afterwards each module is in the mode that it was in. The global random numbers are left
+    as they were.
 
     Args:
         model: trained on the device that it is on.
@@ -131,7 +132,7 @@ class Sources:
                 )
 
     def try_out(self, model: nn.Module) -> None:
-        """Run the model on two samples of each source: what does not fit is said before anything is trained."""
+        """Run the model on two samples of each source, to say what does not fit before training."""
         for what, data in (("training data", self.train), ("validation data", self.validation)):
             if data is None:
                 continue
