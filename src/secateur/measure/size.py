@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.measure.inputs import Inputs, caller, evaluating
-from secateur.train.state import tensors
+from secateur.train.state import check_made, tensors
 from secateur.types import InputError
 
 __all__ = ["ParameterCount", "file_bytes", "macs", "parameters", "peak_memory"]
@@ -51,7 +51,7 @@ def parameters(model: nn.Module) -> ParameterCount:
     >>> parameters(layer)
     ParameterCount(total=8, nonzero=5)
     """
-    _check_made(model)
+    check_made(model)
     found = list(model.parameters())
     return ParameterCount(
         total=sum(parameter.numel() for parameter in found),
@@ -73,7 +73,7 @@ def file_bytes(model: nn.Module) -> int:
     """
     from safetensors.torch import save_file
 
-    _check_made(model)
+    check_made(model)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         save_file(_distinct_tensors(model), path)
@@ -92,12 +92,6 @@ def _distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
         place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
         distinct.setdefault(place if tensor.numel() else name, (name, tensor))
     return {name: tensor.detach().clone().contiguous() for name, tensor in distinct.values()}
-
-
-def _check_made(model: nn.Module) -> None:
-    for name, parameter in model.named_parameters():
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise InputError(f"parameter {name} has no shape yet; run the model once on an input first")
 
 
 def macs(model: nn.Module, example_inputs: Inputs) -> int:
@@ -165,8 +159,9 @@ def peak_memory(model: nn.Module, example_inputs: Inputs) -> int:
     """Return the most bytes of activations that live at one time in a forward pass, in evaluation mode.
 
     Every tensor that an operation makes is counted from when it is made until it is freed, by the memory
-    behind it: views and in-place results add nothing. The model's own tensors and the inputs are not counted,
-    nor is what a kernel takes and gives back within one operation. The number is the same every time.
+    behind it: views and in-place results add nothing. Not counted are the model's own tensors, the inputs,
+    sparse tensors, and what a kernel takes and gives back within one operation. The number is the same every
+    time.
 
     Raises:
         InputError: the example inputs are not a tensor, a tuple or a dict.
@@ -193,20 +188,23 @@ class LiveBytes(TorchDispatchMode):
     def __init__(self, given: list[Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
-        self._given = [leaf for leaf in given if isinstance(leaf, Tensor)]
-        self._known = {self._memory(tensor)._cdata for tensor in self._given}
+        # Held, so that no new tensor can take the place of one of them.
+        self._given = [memory for memory in map(self._memory, given) if memory is not None]
+        self._known = {memory._cdata for memory in self._given}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation and count what it made."""
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self._count(self._memory(leaf))
+            memory = self._memory(leaf)
+            if memory is not None:
+                self._count(memory)
         return result
 
     @staticmethod
-    def _memory(tensor: Tensor) -> torch.UntypedStorage:
-        return tensor.untyped_storage()
+    def _memory(leaf: Any) -> torch.UntypedStorage | None:
+        dense = isinstance(leaf, Tensor) and leaf.layout == torch.strided
+        return leaf.untyped_storage() if dense else None
 
     def _count(self, memory: torch.UntypedStorage) -> None:
         key, size = memory._cdata, memory.nbytes()

@@ -18,7 +18,7 @@ from secateur.train.checkpoint import WriteCheckpoint, identify, resume
 from secateur.train.data import Data, check_data, count_batches, in_memory, iterate
 from secateur.train.history import EpochRecord, History
 from secateur.train.options import TrainOptions, loss_function
-from secateur.train.state import check_finite, device_of, modes_kept, restore, seeded, snapshot
+from secateur.train.state import check_finite, check_made, device_of, modes_kept, restore, seeded, snapshot
 from secateur.train.tally import Tally, are_classes, check_labels, check_outputs, tally_pass
 from secateur.types import FileError, InputError, Loss, unknown_name
 
@@ -74,6 +74,7 @@ def fit(
     options = _options(options, changes)
     data = Sources(train, validation, options)
     data.check()
+    check_made(model)
     check_finite(model, "training", "repair them before training")
     before = snapshot(model)
     with modes_kept(model), seeded(device_of(model), options.seed):

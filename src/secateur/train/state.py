@@ -13,6 +13,7 @@ from secateur.types import InputError
 
 __all__ = [
     "check_finite",
+    "check_made",
     "device_of",
     "digest",
     "modes_kept",
@@ -43,6 +44,13 @@ def restore(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Copy the tensors of `state` into the model."""
     for name, tensor in tensors(model).items():
         tensor.copy_(state[name])
+
+
+def check_made(model: nn.Module) -> None:
+    """Refuse a model with lazy parameters that have no shape yet."""
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise InputError(f"parameter {name} has no shape yet; run the model once on an input first")
 
 
 def check_finite(model: nn.Module, when: str, remedy: str) -> None:
