@@ -65,15 +65,15 @@ def evaluate(
     return Evaluation(
         loss=tally.loss,
         accuracy=nan if accuracy is None else accuracy,
-        class_accuracy=_class_accuracy(tally.hits, tally.seen),
+        class_accuracy=_class_accuracy(tally.answers),
         count=tally.count,
     )
 
 
-def _class_accuracy(hits: Tensor | None, seen: Tensor | None) -> tuple[float, ...]:
-    if hits is None or seen is None:
+def _class_accuracy(answers: Tensor | None) -> tuple[float, ...]:
+    if answers is None:
         return ()
-    return tuple(hit / of if of else nan for hit, of in zip(hits.tolist(), seen.tolist(), strict=True))
+    return tuple(right / (wrong + right) if wrong + right else nan for wrong, right in answers.T.tolist())
 
 
 def predict(model: nn.Module, batches: Data | Tensor, *, batch_size: int = 256) -> Tensor:

@@ -26,6 +26,7 @@ class Run:
 
     Attributes:
         model: the model that is trained, in place.
+        device: the device that the model is on.
         options: what was chosen.
         optimizer, schedule: made from the options.
         order: the generator of the samples' order.
@@ -36,6 +37,7 @@ class Run:
     """
 
     model: nn.Module
+    device: torch.device
     options: TrainOptions
     optimizer: Optimizer
     schedule: Schedule
@@ -134,8 +136,8 @@ class HoldZeros(Callback):
             parameter.detach().masked_fill_(gone, 0)
 
     def _removed(self, model: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
-        known = dict(model.named_parameters(remove_duplicate=False))
-        return [(known[name], ~mask.to(known[name].device)) for name, mask in self.keep.items()]
+        pairs = [(model.get_parameter(name), mask) for name, mask in self.keep.items()]
+        return [(parameter, ~mask.to(parameter.device)) for parameter, mask in pairs]
 
 
 class KeepBest(Callback):

@@ -22,7 +22,7 @@ from secateur.train.callbacks import Callback, Run
 from secateur.train.data import Data, in_memory
 from secateur.train.history import EpochRecord
 from secateur.train.options import TrainOptions
-from secateur.train.state import device_of, digest, restore, rng_state, set_rng_state, tensors
+from secateur.train.state import digest, restore, rng_state, set_rng_state, tensors
 from secateur.types import FileError, InputError
 
 __all__ = ["WriteCheckpoint", "identify", "resume", "write_whole"]
@@ -133,7 +133,7 @@ def _state(run: Run) -> dict[str, Any]:
         "optimizer": run.optimizer.state_dict(),
         "schedule": run.schedule.scheduler.state_dict(),
         "order": run.order.get_state(),
-        "random": rng_state(device_of(run.model)),
+        "random": rng_state(run.device),
         "history": run.history.to_dicts(),
         "step": run.step,
         "best": run.best,
@@ -159,9 +159,9 @@ def resume(run: Run, path: Path, identity: Mapping[str, Any]) -> None:
     run.records = [EpochRecord(**epoch) for epoch in state["history"]]
     run.step, run.stop = state["step"], state["stop"]
     if state["best"] is not None:
-        run.best = {name: tensor.to(device_of(run.model)) for name, tensor in state["best"].items()}
+        run.best = {name: tensor.to(run.device) for name, tensor in state["best"].items()}
     # Last, so that nothing above can draw from it.
-    set_rng_state(device_of(run.model), state["random"])
+    set_rng_state(run.device, state["random"])
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -207,7 +207,7 @@ def _new_run(model: nn.Module, data: Sources) -> Run:
     steps = count_batches(data.train, data.options.batch_size)
     schedule = data.options.make_schedule(optimizer, steps)
     order = Generator().manual_seed(data.options.seed)
-    return Run(model, data.options, optimizer, schedule, order)
+    return Run(model, device_of(model), data.options, optimizer, schedule, order)
 
 
 def _built_in(data: Sources, progress: bool) -> list[Callback]:
@@ -250,11 +250,9 @@ def _started(callbacks: list[Callback], run: Run) -> Iterator[None]:
 
 def _epoch(run: Run, data: Sources, callbacks: list[Callback]) -> None:
     """Train one epoch, validate, and record it."""
-    started, number, tally, lr = perf_counter(), len(run.records) + 1, Tally(), run.lr
-    run.model.train()
-    for inputs, targets in iterate(data.train, run.options.batch_size, "training data", run.order):
-        lr = run.lr
-        _step(run, inputs, targets, data.loss, tally, callbacks)
+    number = len(run.records) + 1
+    started = perf_counter()
+    tally, lr = _steps(run, data, callbacks)
     check_finite(run.model, f"training, after epoch {number}", CALMER)
     rated = _validate(run, data)
     run.records.append(
@@ -273,14 +271,24 @@ def _epoch(run: Run, data: Sources, callbacks: list[Callback]) -> None:
         callback.on_epoch(run)
 
 
+def _steps(run: Run, data: Sources, callbacks: list[Callback]) -> tuple[Tally, float]:
+    """Take an epoch's steps; return what they counted, and the learning rate of the last."""
+    tally, lr = Tally(), run.lr
+    # Labels in memory were looked at once and for all.
+    loss, checked = data.loss, in_memory(data.train) is not None
+    run.model.train()
+    for inputs, targets in iterate(data.train, run.options.batch_size, "training data", run.order):
+        lr = run.lr
+        outputs, targets = run.model(inputs.to(run.device)), targets.to(run.device)
+        if not checked and are_classes(outputs, targets):
+            check_labels(targets, outputs.shape[1], "training data")
+        _step(run, outputs, targets, loss, tally, callbacks)
+    return tally, lr
+
+
 def _step(
-    run: Run, inputs: Tensor, targets: Tensor, loss: Loss, tally: Tally, callbacks: list[Callback]
+    run: Run, outputs: Tensor, targets: Tensor, loss: Loss, tally: Tally, callbacks: list[Callback]
 ) -> None:
-    device = device_of(run.model)
-    targets = targets.to(device)
-    outputs = run.model(inputs.to(device))
-    if are_classes(outputs, targets):
-        check_labels(targets, outputs.shape[1], "training data")
     value = loss(outputs, targets)
     mean = float(value.detach())
     if not isfinite(mean):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,26 +22,24 @@ class Tally:
     Attributes:
         count: samples so far.
         loss_sum: sum of the samples' losses.
-        hits, seen: samples answered rightly, and samples, of each class, int64 ``(classes,)``; None where the
-            targets are not classes.
+        answers: samples of each class that were answered wrongly, and rightly, int64 ``(2, classes)``; None
+            where the targets are not classes.
     """
 
     count: int = 0
     loss_sum: float = 0.0
-    hits: Tensor | None = field(default=None)
-    seen: Tensor | None = field(default=None)
+    answers: Tensor | None = None
 
     def add(self, outputs: Tensor, targets: Tensor, loss: float) -> None:
         """Count a batch with its mean loss."""
         self.count += len(targets)
         self.loss_sum += loss * len(targets)
         if are_classes(outputs, targets):
-            labels, right = targets.cpu(), (outputs.detach().argmax(1) == targets).cpu()
             classes = outputs.shape[1]
-            if self.hits is None or self.seen is None:
-                self.hits, self.seen = torch.zeros(2, classes, dtype=torch.int64)
-            self.seen += labels.bincount(minlength=classes)
-            self.hits += labels[right].bincount(minlength=classes)
+            right = outputs.detach().argmax(1) == targets
+            # One count for both halves: this runs in every step of a training.
+            answers = (targets + classes * right).cpu().bincount(minlength=2 * classes).view(2, classes)
+            self.answers = answers if self.answers is None else self.answers + answers
 
     @property
     def loss(self) -> float:
@@ -51,7 +49,7 @@ class Tally:
     @property
     def accuracy(self) -> float | None:
         """Fraction of samples answered rightly; None where the targets are not classes."""
-        return None if self.hits is None else int(self.hits.sum()) / self.count
+        return None if self.answers is None else int(self.answers[1].sum()) / self.count
 
 
 def are_classes(outputs: Tensor, targets: Tensor) -> bool:
