@@ -166,6 +166,15 @@ def test_modes_and_gradients_afterwards() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_the_whole_model_is_in_training_mode_while_it_trains_and_not_while_it_is_rated() -> None:
+    model = net(dropout=0.5)
+    model.eval()
+    fit(model, blobs(8), blobs(8), epochs=2, batch_size=4, restore_best=False)
+    # Batch normalisation counts the batches it trained on: two in each epoch, none in validation.
+    assert model[1].num_batches_tracked == 4
+    assert not model[3].training
+
+
 def test_frozen_parameters_stay() -> None:
     model = net()
     model[0].weight.requires_grad_(False)

@@ -134,6 +134,16 @@ def test_every_optimizer_and_schedule_resumes_to_the_bit(tmp_path: Path, options
     assert same(model, plain)
 
 
+def test_what_a_kill_left_half_written_is_ignored_and_cleared_away(tmp_path: Path) -> None:
+    path, model, plain = tmp_path / "run", net(), net()
+    with pytest.raises(Stop):
+        train(model, path, Crash(10))
+    (tmp_path / ".run.unfinished").write_bytes(path.read_bytes()[:100])
+    assert train(model, path) == train(plain, None)
+    assert same(model, plain)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+
+
 def test_a_finished_training_is_read_back(tmp_path: Path) -> None:
     path = tmp_path / "run"
     first, second, epochs = net(), net(), Epochs()
