@@ -1,4 +1,4 @@
-"""The sizes that a graph has among its ops' arguments (of a view, a split, a slice, …), and what a cut makes of them."""
+"""The sizes among the arguments of a graph's ops (of a view, a split, a slice, …), and what a cut makes of them."""
 
 from __future__ import annotations
 

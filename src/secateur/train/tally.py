@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.state import device_of, modes_kept
 from secateur.train.data import Data, iterate
-from secateur.train.state import device_of, modes_kept
 from secateur.types import InputError, Loss
 
 __all__ = ["Tally", "check_labels", "check_outputs", "tally_pass"]
