@@ -25,7 +25,8 @@ def folder(root: str | Path, split: str, size: int) -> Source:
 
     When ``root/train`` holds class folders, the splits are the folders ``train``, ``val`` (or ``validation``)
     and ``test`` (``val`` where there is no ``test``). Otherwise all of `root` is train. Classes are the
-    folders' names, sorted, always those of train; within a class the files are sorted; then the classes take turns, so
+    folders' names, sorted, always those of train; within a class the files are sorted; then the classes take
+    turns, so
     that the first n images hold every class. Hidden files, and files whose suffix is not an image's, are
     passed over.
 
