@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -94,14 +95,15 @@ def _read_all(paths: list[Path], size: int, index: Tensor) -> Tensor:
 
 
 def _room(count: int, size: int) -> Tensor:
-    try:
-        return torch.empty(count, 3, size, size)
-    except RuntimeError as error:
-        gigabytes = count * 3 * size * size * 4 / 1e9
+    needed = count * 3 * size * size * 4
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    # Asked first: Linux grants more than it has, and ends the process when it is used.
+    if needed > memory:
         raise InputError(
-            f"load('folder'): {count} images of {size}×{size} need {gigabytes:.1f} GB; "
-            "pass limit= how many to load, or a smaller size="
-        ) from error
+            f"load('folder'): {count} images of {size}×{size} need {needed / 1e9:.1f} GB, and this machine "
+            f"has {memory / 1e9:.1f}; pass limit= how many to load, or a smaller size="
+        )
+    return torch.empty(count, 3, size, size)
 
 
 def read_image(path: str | Path, size: int) -> Tensor:
