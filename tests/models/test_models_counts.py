@@ -132,15 +132,12 @@ def test_fathollahi_has_no_biases_and_2384000_weights_that_may_be_pruned() -> No
 def test_options_change_what_they_say(name: str, options: dict[str, object], parameters: int) -> None:
     model = meta(name, **options)
     assert count(model) == parameters
+    usual = 1000 if name.startswith(("vgg", "resnet")) else 10
     shape = models.input_shape(name, **options)
     assert model(torch.empty(2, *shape, device="meta")).shape == (
         2,
-        options.get("classes", HAND and _classes(name)),
+        options.get("classes", usual),
     )
-
-
-def _classes(name: str) -> int:
-    return 1000 if name.startswith(("vgg", "resnet")) else 10
 
 
 @pytest.mark.parametrize("name", ["ann-128", "mlp-3", "cnn-4", "lenet-300-100", "conv-2", "conv-4", "conv-6"])
