@@ -37,12 +37,16 @@ class Summary:
         return f"{self.mean:.4g} [{self.low:.4g}, {self.high:.4g}] (n = {self.n})"
 
 
+_NOTHING = Summary(math.nan, math.nan, math.nan, math.nan, 0)
+
+
 def summarise(values: Iterable[float], confidence: float = 0.95) -> Summary:
     """Return the mean of independent values and the confidence interval of that mean.
 
     The interval is mean ± t · std / √n with Student's t at n − 1 degrees of freedom (Student, 1908): right
     when the values are independent and roughly normal, as results over seeds tend to be. It says where the
-    mean lies, not where the next seed will fall. With one value there is no spread to judge by: std and bounds are nan.
+    mean lies, not where the next seed will fall. With one value there is no spread to judge by, so std and
+    bounds are nan.
 
     Args:
         values: the values, one a seed. A nan among them (a diverged run) makes the result nan.

@@ -230,8 +230,8 @@ class Store:
 
     def _damaged(self, error: Exception) -> FileError:
         return FileError(
-            f"the store's database {self.database} is damaged: {error}; put a copy in its place, or move it away "
-            "with its -wal and -shm files (the cells will be run again)"
+            f"the store's database {self.database} is damaged: {error}; put a copy in its place, or move it "
+            "away with its -wal and -shm files (the cells will be run again)"
         )
 
     def _select(self, query: str, values: tuple[str, ...] = ()) -> list[dict[str, Any]]:
