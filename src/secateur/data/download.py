@@ -78,9 +78,7 @@ def _retrieve(mirror: str, download: Download, folder: Path) -> None:
     bar = _Progress(download.name)
     try:
         downloader = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 16)
-        pooch.retrieve(
-            mirror, download.checksum, fname=download.name, path=str(folder), downloader=downloader
-        )
+        pooch.retrieve(mirror, download.checksum, fname=download.name, path=str(folder), downloader=downloader)
     finally:
         bar.close()
 

@@ -36,9 +36,7 @@ def folder(root: str | Path, split: str, size: int) -> Source:
     """
     base = Path(root).expanduser()
     if not base.is_dir():
-        raise DataError(
-            f"load('folder'): there is no folder {base}; pass root= the folder that holds the classes"
-        )
+        raise DataError(f"load('folder'): there is no folder {base}; pass root= the folder that holds the classes")
     home = base / "train" if _holds_folders(base / "train") else base
     classes = tuple(path.name for path in _folders(home))
     if not classes:
@@ -64,9 +62,7 @@ def _split_folder(base: Path, home: Path, split: str) -> Path:
         if _holds_folders(base / name):
             return base / name
     remedy = "pass validation= a fraction of train" if split == "validation" else "add it beside train/"
-    raise DataError(
-        f"load('folder', {split!r}): {base} has no folder {_FOLDERS[split][0]}/ with classes; {remedy}"
-    )
+    raise DataError(f"load('folder', {split!r}): {base} has no folder {_FOLDERS[split][0]}/ with classes; {remedy}")
 
 
 def _listing(home: Path, classes: tuple[str, ...]) -> tuple[list[Path], Tensor]:

@@ -54,9 +54,7 @@ def learning_curves(
         "Loss": ("train_loss", "validation_loss"),
         "Accuracy": ("train_accuracy", "validation_accuracy"),
     }
-    _check(
-        history, [epoch, *(column for pair in pairs.values() for column in pair), *([best] if best else [])]
-    )
+    _check(history, [epoch, *(column for pair in pairs.values() for column in pair), *([best] if best else [])])
     chosen = history.groupby(epoch)[best].mean().idxmin() if best else None
     with drawing():
         figure, panels = _canvas(3.3, len(pairs))
@@ -282,16 +280,12 @@ def _curve(axes: Axes, history: DataFrame, epoch: str, column: str, name: str, c
 
 def _mark_epoch(axes: Axes, epoch: float | None) -> None:
     if epoch is not None:
-        axes.axvline(
-            epoch, color=MUTED, linestyle=":", linewidth=1.4, label=f"best epoch on average ({epoch:g})"
-        )
+        axes.axvline(epoch, color=MUTED, linestyle=":", linewidth=1.4, label=f"best epoch on average ({epoch:g})")
 
 
 def _band(axes: Axes, table: DataFrame, value: str, method: str, style: Style) -> None:
     x = 100 * table["sparsity"]
-    axes.fill_between(
-        x, table[f"{value}.low"], table[f"{value}.high"], color=style.colour, alpha=0.18, linewidth=0
-    )
+    axes.fill_between(x, table[f"{value}.low"], table[f"{value}.high"], color=style.colour, alpha=0.18, linewidth=0)
     axes.plot(x, table[value], color=style.colour, marker=style.marker, linestyle=style.line, label=method)
 
 

@@ -25,9 +25,7 @@ def html(report: Report, drawings: Mapping[str, str]) -> str:
     True
     """
     jinja2 = require("jinja2")
-    maker = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
+    maker = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     safe = require("markupsafe").Markup
     pictures = (block for block in report.blocks() if isinstance(block, Picture))
     drawn = {one.name: safe(inline_svg(drawings[one.name], one.name, one.alt)) for one in pictures}

@@ -83,9 +83,7 @@ class Column:
         if isinstance(value, bool):
             return "yes" if value else "no"
         if _is_number(value):
-            return format(value, self.format or ("d" if isinstance(value, Integral) else ".4g")).replace(
-                "-", "−"
-            )
+            return format(value, self.format or ("d" if isinstance(value, Integral) else ".4g")).replace("-", "−")
         return str(value)
 
 
@@ -121,9 +119,7 @@ class Table:
                 )
 
     @classmethod
-    def of(
-        cls, frame: DataFrame, name: str, caption: str, columns: Sequence[Column], basis: str = ""
-    ) -> Table:
+    def of(cls, frame: DataFrame, name: str, caption: str, columns: Sequence[Column], basis: str = "") -> Table:
         """Return the table of a data frame's `columns`, found by their keys.
 
         Raises:
@@ -143,11 +139,7 @@ class Table:
         """Say whether a value is the one to highlight (equal ones all are)."""
         want = self.columns[column].best
         values = [line[column] for line in self.rows if _is_number(line[column])]
-        return (
-            want is not None
-            and bool(values)
-            and self.rows[row][column] == (max if want == "max" else min)(values)
-        )
+        return want is not None and bool(values) and self.rows[row][column] == (max if want == "max" else min)(values)
 
     def to_csv(self) -> str:
         """Return the raw values, comma-separated, under the columns' headings."""
