@@ -137,9 +137,7 @@ def test_options_out_of_range_get_one_clear_error(options: dict[str, Any], messa
 
 
 def test_unknown_names_say_what_is_known() -> None:
-    with pytest.raises(
-        UnknownNameError, match=r"unknown data set 'mnits'; did you mean 'mnist'\? Known: cifar-10"
-    ):
+    with pytest.raises(UnknownNameError, match=r"unknown data set 'mnits'; did you mean 'mnist'\? Known: cifar-10"):
         data.load("mnits")
     with pytest.raises(UnknownNameError, match="unknown data set"):
         data.info(["digits"])  # type: ignore[arg-type]

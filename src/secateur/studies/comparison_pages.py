@@ -61,6 +61,7 @@ def pages(results: Results, title: str, published: Published, command: str, sour
     basis = f"{len(trained)} seed{'s' if len(trained) != 1 else ''}, test set of {results.options['data']}"
     sections = [_training(results, trained, published, basis)] if len(trained) else []
     if len(pruned):
+        sections.insert(0, Section("At a glance", [_overview(pruned, trained, basis)]))
         sections += [
             _damage(pruned, trained, published, basis),
             _faster(pruned, trained, basis),
@@ -166,6 +167,36 @@ def _cards(pruned: DataFrame, trained: DataFrame) -> list[Card]:
             )
         )
     return cards
+
+
+def _overview(pruned: DataFrame, trained: DataFrame, basis: str) -> Table:
+    """One row for the unpruned networks, and one for each method at half and at nine tenths removed."""
+    columns = [
+        Column("network"),
+        Column("accuracy", format=".4f"),
+        Column("loss", format=".4f"),
+        Column("parameters", format=",.0f"),
+        Column("non-zero", format=",.0f"),
+        Column("kilobytes", format=",.0f"),
+        Column("speedup, batch 256", format=".2f"),
+    ]
+    base = [_mean(trained, "accuracy"), _mean(trained, "loss"), _mean(trained, "parameters"), _mean(trained, "nonzero")]
+    rows: list[list[Any]] = [["unpruned", *base, _mean(trained, "bytes") / 1000, 1.0]]
+    for method in _methods(pruned):
+        for sparsity in (0.5, 0.8):
+            runs = _of(pruned, method, sparsity)
+            if len(runs):
+                rows.append(_overview_row(method, sparsity, runs))
+    caption = "Unpruned, weight-pruned (zeros in the same shapes) and neuron-cut networks; means, no retraining."
+    return Table("overview", caption, columns, rows, basis)
+
+
+def _overview_row(method: str, sparsity: float, runs: DataFrame) -> list[Any]:
+    really = METHODS[method][0] == "channels" and "cut_parameters" in runs and runs["cut_parameters"].notna().any()
+    label = f"{method} {'cut' if really else 'pruned'} {100 * sparsity:.4g} %"
+    prefix, speed = ("cut_", "speedup_cut_256") if really else ("", "speedup_masked_256")
+    sizes = [_mean(runs, f"{prefix}{key}") for key in ("parameters", "nonzero", "bytes")]
+    return [label, _mean(runs, "accuracy"), _mean(runs, "loss"), *sizes[:2], sizes[2] / 1000, _mean(runs, speed)]
 
 
 def _training(results: Results, trained: DataFrame, published: Published, basis: str) -> Section:
