@@ -134,7 +134,7 @@ def train(
     beside OUT until training is done.
     """
     options = _options(set_)
-    held = {"root": data_dir, "validation": validation, "seed": seed}
+    held: dict[str, Any] = {"root": data_dir, "validation": validation, "seed": seed}
     network = models.build(model, seed=seed, **options)
     checkpoint = out.with_name(out.name + ".checkpoint")
     history = fit(
@@ -362,7 +362,7 @@ def _show(report: Report) -> None:
     if overview is not None:
         shown = RichTable(title=overview.caption, title_justify="left", box=None, header_style="bold")
         for at, column in enumerate(overview.columns):
-            shown.add_column(column.heading, justify="right" if overview.is_number(at) else "left")
+            shown.add_column(column.heading, justify="right" if overview.is_number(at) else "left", no_wrap=at == 0)
         for row in overview.rows:
             shown.add_row(*(c.text(v) for c, v in zip(overview.columns, row, strict=True)))
         console.print(shown)

@@ -13,7 +13,7 @@ from secateur.criteria import Magnitude, Random
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.study import Cell, Context, Outcome
 from secateur.measure import compare_latency, evaluate, file_bytes, macs, parameters, predict
-from secateur.select import select
+from secateur.select import Scope, select
 from secateur.structure import channels, cut, mask, weights
 from secateur.structure.verify import difference
 from secateur.train import fit
@@ -48,6 +48,7 @@ def options(**changes: Json) -> dict[str, Json]:
         "data_dir": None,
         "model": "fathollahi-5",
         "model_options": {},
+        "minimum": 0,
     }
     return {**defaults, **changes}
 
@@ -61,7 +62,7 @@ def cells(study: str, settled: Mapping[str, Json]) -> list[Cell]:
         made.append(trained)
         for method in settled["methods"]:
             for sparsity in settled["sparsities"]:
-                chosen = {"seed": seed, "method": method, "sparsity": sparsity}
+                chosen = {"seed": seed, "method": method, "sparsity": sparsity, "minimum": settled["minimum"]}
                 made.append(Cell(Recipe(study, "prune", chosen, needs=(trained.id,)), prune_cell))
     return made
 
@@ -117,8 +118,8 @@ def _choose(context: Context, model: nn.Module, example: Tensor) -> tuple[Sites,
     unit, criterion, scope = METHODS[context["method"]]
     sites = channels(model, example) if unit == "channels" else weights(model)
     scorer = Random(context["seed"]) if criterion == "random" else Magnitude(p=2)
-    # minimum=0: the text's dictionary pools all neurons and knows no layers, so a layer may lose its last one.
-    keep = select(scorer(model, sites), context["sparsity"], scope="layer" if scope == "layer" else "global", minimum=0)
+    within: Scope = "layer" if scope == "layer" else "global"
+    keep = select(scorer(model, sites), context["sparsity"], scope=within, minimum=context["minimum"])
     return sites, keep
 
 
@@ -169,8 +170,9 @@ def _speed(compared: Mapping[str, nn.Module], example: Tensor) -> dict[str, Json
 def _removed(model: nn.Module, metrics: Mapping[str, Any]) -> float:
     """The fraction of parameters that went: those cut away, or those that became zero."""
     before = parameters(model)
-    after = metrics["cut_parameters"] if "cut_parameters" in metrics else metrics["nonzero"]
-    return 1 - after / (before.total if "cut_parameters" in metrics else before.nonzero)
+    if "cut_parameters" in metrics:
+        return 1 - int(metrics["cut_parameters"]) / before.total
+    return 1 - int(metrics["nonzero"]) / before.nonzero
 
 
 def fractions(values: Sequence[float]) -> list[str]:

@@ -205,7 +205,7 @@ def _training(results: Results, trained: DataFrame, published: Published, basis:
         Column("best epoch", key="best_epoch"),
         Column("accuracy", format=".4f"),
         Column("loss", format=".4f"),
-        Column("parameters", format=",d"),
+        Column("parameters", format=",.0f"),
     ]
     table = Table.of(
         trained, "baselines", "The trained networks, unpruned, at the epoch of lowest validation loss.", columns, basis
@@ -233,6 +233,7 @@ def _training(results: Results, trained: DataFrame, published: Published, basis:
 def _damage(pruned: DataFrame, trained: DataFrame, published: Published, basis: str) -> Section:
     look = styles(list(METHODS))
     base = {name: _mean(trained, name) for name in ("accuracy", "loss")}
+    hollow = "; hollow markers are the published figures" if published.points else ""
     shown = pruned[["method", "sparsity", "seed", "accuracy", "loss"]]
     blocks: list[Block] = [
         Picture(
@@ -240,7 +241,7 @@ def _damage(pruned: DataFrame, trained: DataFrame, published: Published, basis: 
             figures.accuracy_by_sparsity(
                 shown, published=published.frame(0, "accuracy"), baseline=base["accuracy"], look=look
             ),
-            "Test accuracy by the part removed, no retraining; hollow markers are the published figures.",
+            f"Test accuracy by the part removed, no retraining{hollow}.",
             "Weight pruning keeps its accuracy far longer than neuron pruning as sparsity grows.",
             f"{basis}; mean and 95 % interval of the mean",
             shown,
@@ -250,7 +251,7 @@ def _damage(pruned: DataFrame, trained: DataFrame, published: Published, basis: 
             figures.loss_by_sparsity(
                 shown, published=published.frame(1, "loss"), baseline=base["loss"], look=look, logarithmic=True
             ),
-            "Test loss by the part removed, no retraining; hollow markers are the published figures.",
+            f"Test loss by the part removed, no retraining{hollow}.",
             "Loss grows with sparsity, sooner for neurons than for weights.",
             f"{basis}; mean and 95 % interval of the mean",
             shown,

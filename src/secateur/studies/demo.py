@@ -28,6 +28,7 @@ STUDY = Study(
         epochs=30,
         batch_size=32,
         validation=300,
+        minimum=1,
         sparsities=[0.2, 0.5, 0.8, 0.9, 0.95],
         methods=["weight", "weight random", "neuron", "neuron per layer", "neuron random"],
     ),
