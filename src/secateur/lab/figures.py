@@ -1,6 +1,6 @@
 """The figures of a study, each drawn from a table and nothing else.
 
-Every function takes plain numbers and returns a matplotlib figure that belongs to no window and no global state.
+Every function takes plain numbers and returns a matplotlib figure, which belongs to no window.
 Colours follow the method: make one table with `secateur.lab.style.styles` and pass it to every figure.
 """
 
@@ -32,7 +32,7 @@ def learning_curves(
     pairs: Mapping[str, tuple[str, str]] | None = None,
     best: str = "validation_loss",
 ) -> Figure:
-    """Draw training and validation curves over epochs: the mean over runs, and the range from least to greatest.
+    """Draw training and validation curves over epochs: the mean over runs, and their whole range.
 
     Args:
         history: one row an epoch of a run, as from `Store.histories`.
@@ -65,7 +65,7 @@ def learning_curves(
                 _curve(axes, history, epoch, column, name, colour)
             _mark_epoch(axes, chosen)
             _finish(axes, "Epoch", title, percent="accuracy" in title.lower(), title=title)
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.xaxis.set_major_locator(require("matplotlib.ticker").MaxNLocator(8, integer=True))
         _legend(figure, panels[0])
     return figure
 
@@ -111,7 +111,7 @@ def loss_by_sparsity(
     label: str = "Test loss",
     logarithmic: bool = False,
 ) -> Figure:
-    """Draw loss over sparsity, as `accuracy_by_sparsity` does; `logarithmic` for losses that differ tenfold."""
+    """Draw loss over sparsity, as `accuracy_by_sparsity` does; `logarithmic` for a wide range."""
     return _sweep(frame, value, published, baseline, look, label, percent=False, logarithmic=logarithmic)
 
 
@@ -194,7 +194,8 @@ def class_bars(
     """
     if not len(classes) == len(before) == len(after) or not len(classes):
         raise InputError(
-            f"one value a class is needed, got {len(classes)} classes, {len(before)} before, {len(after)} after"
+            f"one value a class is needed, got {len(classes)} classes, {len(before)} before and "
+            f"{len(after)} after"
         )
     places = range(len(classes))
     with drawing():
