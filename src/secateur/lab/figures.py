@@ -1,6 +1,6 @@
 """The figures of a study, each drawn from a table and nothing else.
 
-Every function takes plain numbers and returns a matplotlib figure that belongs to no window and no global state.
+Every function takes plain numbers and returns a matplotlib figure, which belongs to no window.
 Colours follow the method: make one table with `secateur.lab.style.styles` and pass it to every figure.
 """
 
@@ -32,7 +32,7 @@ def learning_curves(
     pairs: Mapping[str, tuple[str, str]] | None = None,
     best: str = "validation_loss",
 ) -> Figure:
-    """Draw training and validation curves over epochs: the mean over runs, and the range from least to greatest.
+    """Draw training and validation curves over epochs: the mean over runs, and their whole range.
 
     Args:
         history: one row an epoch of a run, as from `Store.histories`.
@@ -54,7 +54,9 @@ def learning_curves(
         "Loss": ("train_loss", "validation_loss"),
         "Accuracy": ("train_accuracy", "validation_accuracy"),
     }
-    _check(history, [epoch, *(column for pair in pairs.values() for column in pair), *([best] if best else [])])
+    _check(
+        history, [epoch, *(column for pair in pairs.values() for column in pair), *([best] if best else [])]
+    )
     chosen = history.groupby(epoch)[best].mean().idxmin() if best else None
     with drawing():
         figure, panels = _canvas(3.3, len(pairs))
@@ -63,7 +65,7 @@ def learning_curves(
                 _curve(axes, history, epoch, column, name, colour)
             _mark_epoch(axes, chosen)
             _finish(axes, "Epoch", title, percent="accuracy" in title.lower(), title=title)
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.xaxis.set_major_locator(require("matplotlib.ticker").MaxNLocator(8, integer=True))
         _legend(figure, panels[0])
     return figure
 
@@ -109,7 +111,7 @@ def loss_by_sparsity(
     label: str = "Test loss",
     logarithmic: bool = False,
 ) -> Figure:
-    """Draw loss over sparsity, as `accuracy_by_sparsity` does; `logarithmic` for losses that differ tenfold."""
+    """Draw loss over sparsity, as `accuracy_by_sparsity` does; `logarithmic` for a wide range."""
     return _sweep(frame, value, published, baseline, look, label, percent=False, logarithmic=logarithmic)
 
 
@@ -192,7 +194,8 @@ def class_bars(
     """
     if not len(classes) == len(before) == len(after) or not len(classes):
         raise InputError(
-            f"one value a class is needed, got {len(classes)} classes, {len(before)} before, {len(after)} after"
+            f"one value a class is needed, got {len(classes)} classes, {len(before)} before and "
+            f"{len(after)} after"
         )
     places = range(len(classes))
     with drawing():
@@ -280,12 +283,16 @@ def _curve(axes: Axes, history: DataFrame, epoch: str, column: str, name: str, c
 
 def _mark_epoch(axes: Axes, epoch: float | None) -> None:
     if epoch is not None:
-        axes.axvline(epoch, color=MUTED, linestyle=":", linewidth=1.4, label=f"best epoch on average ({epoch:g})")
+        axes.axvline(
+            epoch, color=MUTED, linestyle=":", linewidth=1.4, label=f"best epoch on average ({epoch:g})"
+        )
 
 
 def _band(axes: Axes, table: DataFrame, value: str, method: str, style: Style) -> None:
     x = 100 * table["sparsity"]
-    axes.fill_between(x, table[f"{value}.low"], table[f"{value}.high"], color=style.colour, alpha=0.18, linewidth=0)
+    axes.fill_between(
+        x, table[f"{value}.low"], table[f"{value}.high"], color=style.colour, alpha=0.18, linewidth=0
+    )
     axes.plot(x, table[value], color=style.colour, marker=style.marker, linestyle=style.line, label=method)
 
 

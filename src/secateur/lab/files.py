@@ -42,7 +42,9 @@ def replacing(path: Path) -> Iterator[Path]:
         part.replace(path)
         _flush(path.parent)
     except OSError as error:
-        raise FileError(f"cannot write {path}: {error}; check the folder's permissions and free space") from error
+        raise FileError(
+            f"cannot write {path}: {error}; check the folder's permissions and free space"
+        ) from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -82,7 +84,9 @@ def require(module: str) -> Any:
         return import_module(module)
     except ImportError as error:
         name = module.partition(".")[0]
-        raise SecateurError(f"this needs {name}, which is not installed: pip install 'secateur[lab]'") from error
+        raise SecateurError(
+            f"this needs {name}, which is not installed: pip install 'secateur[lab]'"
+        ) from error
 
 
 def _part(path: Path) -> Path:
@@ -90,7 +94,9 @@ def _part(path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_MARK, dir=path.parent)
     except OSError as error:
-        raise FileError(f"cannot write {path}: {error}; check the folder's permissions and free space") from error
+        raise FileError(
+            f"cannot write {path}: {error}; check the folder's permissions and free space"
+        ) from error
     # mkstemp makes a private file; the finished one should be as readable as any other that the user makes.
     os.fchmod(handle, 0o666 & ~_umask())
     os.close(handle)

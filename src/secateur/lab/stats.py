@@ -71,7 +71,9 @@ def summarise(values: Iterable[float], confidence: float = 0.95) -> Summary:
     return Summary(mean, std, mean - half, mean + half, n)
 
 
-def describe(frame: DataFrame, by: Sequence[str], values: Sequence[str], confidence: float = 0.95) -> DataFrame:
+def describe(
+    frame: DataFrame, by: Sequence[str], values: Sequence[str], confidence: float = 0.95
+) -> DataFrame:
     """Return one row a group with, for each value, its mean, spread and interval.
 
     Args:
@@ -112,6 +114,8 @@ def _described(group: DataFrame, values: Sequence[str], confidence: float) -> di
     row: dict[str, float] = {}
     for name in values:
         numbers = group[name].dropna().tolist()
-        one = summarise(numbers, confidence) if numbers else Summary(math.nan, math.nan, math.nan, math.nan, 0)
+        one = (
+            summarise(numbers, confidence) if numbers else Summary(math.nan, math.nan, math.nan, math.nan, 0)
+        )
         row |= dict(zip(_columns([name]), (one.mean, one.std, one.low, one.high, one.n), strict=True))
     return row

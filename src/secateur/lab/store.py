@@ -31,7 +31,9 @@ __all__ = ["Store"]
 _APPLICATION = 0x53454341  # "SECA": SQLite's own field for whose file it is
 _VERSION = 1
 # SQLite's errors that say nothing about what is in the file.
-_OUTSIDE = tuple(f"SQLITE_{name}" for name in ("BUSY", "LOCKED", "FULL", "READONLY", "CANTOPEN", "IOERR", "PERM"))
+_OUTSIDE = tuple(
+    f"SQLITE_{name}" for name in ("BUSY", "LOCKED", "FULL", "READONLY", "CANTOPEN", "IOERR", "PERM")
+)
 _SCHEMA = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS records (
@@ -78,7 +80,9 @@ class Store:
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(self.path))
         if not self.create and not self.database.exists():
-            raise FileError(f"there is no store at {self.path}; run the study first, or give the right directory")
+            raise FileError(
+                f"there is no store at {self.path}; run the study first, or give the right directory"
+            )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -108,7 +112,9 @@ class Store:
             rows["artefact"] = _save(paths.artefact_file(self.path, record.id), tensors)
         columns, marks = ", ".join(rows), ", ".join("?" * len(rows))
         with self._connection() as connection:
-            connection.execute(f"INSERT OR REPLACE INTO records ({columns}) VALUES ({marks})", tuple(rows.values()))
+            connection.execute(
+                f"INSERT OR REPLACE INTO records ({columns}) VALUES ({marks})", tuple(rows.values())
+            )
             connection.execute("DELETE FROM failures WHERE id = ?", (record.id,))
         return self._decoded(rows)
 
@@ -198,7 +204,9 @@ class Store:
         if owner != _APPLICATION and not fresh:
             raise FileError(f"{self.database} is not a secateur store; give another directory")
         if version > _VERSION:
-            raise FileError(f"{self.database} was written by a newer secateur; upgrade with pip install -U secateur")
+            raise FileError(
+                f"{self.database} was written by a newer secateur; upgrade with pip install -U secateur"
+            )
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
@@ -238,7 +246,9 @@ class Store:
 
     def _decoded(self, row: Mapping[str, Any]) -> Record:
         try:
-            metrics, history, environment = (json.loads(row[name]) for name in ("metrics", "history", "environment"))
+            metrics, history, environment = (
+                json.loads(row[name]) for name in ("metrics", "history", "environment")
+            )
         except (ValueError, TypeError) as error:
             raise self._damaged(error) from error
         rest = {name: row[name] for name in ("artefact", "wall_seconds", "cpu_seconds", "created")}
@@ -290,7 +300,9 @@ def _load(path: Path, checksum: str, identity: str) -> dict[str, Tensor]:
     except OSError as error:
         raise FileError(f"cannot read the artefact {path}: {error}; {remedy}") from error
     if hashlib.sha256(data).hexdigest() != checksum:
-        raise FileError(f"the artefact {path} is damaged: its checksum is not the one that was recorded; {remedy}")
+        raise FileError(
+            f"the artefact {path} is damaged: its checksum is not the one that was recorded; {remedy}"
+        )
     return load(data)
 
 

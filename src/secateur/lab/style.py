@@ -125,8 +125,8 @@ def png(figure: Figure, dpi: int = 200) -> bytes:
 def inline_svg(text: str, name: str, alt: str) -> str:
     """Return an SVG to stand inside a page.
 
-    Its ids are made the page's own with `name`, `alt` is what a screen reader says, and the house colours become
-    CSS variables (``--plot-0072b2``), so that a dark page can lighten them.
+    Its ids are made the page's own with `name`, `alt` is what a screen reader says, and the house colours
+    become CSS variables (``--plot-0072b2``), so that a dark page can lighten them.
     """
     start = text.index("<svg")
     head, body = text[start:].split(">", 1)
