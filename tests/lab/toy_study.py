@@ -1,4 +1,4 @@
-"""A small study with made-up numbers, of the shape of a real one: train some networks, prune them two ways."""
+"""A small study with made-up numbers, of the shape of a real one: train some nets, prune them two ways."""
 
 from __future__ import annotations
 
