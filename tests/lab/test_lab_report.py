@@ -155,7 +155,7 @@ def test_markdown_form(written: Path) -> None:
 
 def test_a_partial_report_says_so(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    with pytest.raises(InputError, match="no finished cell in .*; run it first"):
+    with pytest.raises(InputError, match=r"no finished cell in .*; run it first"):
         build_report(STUDY, store, SMALL)
     run_study(STUDY, store, SMALL | {"seeds": 1}, progress=False)
     report = build_report(STUDY, store, SMALL)
@@ -212,7 +212,7 @@ def test_bad_blocks() -> None:
         Table("a", "", [], [])
     with pytest.raises(InputError, match=r"has 1 columns, but the row \[1, 2\] has 2"):
         Table("a", "", [Column("x")], [[1, 2]])
-    with pytest.raises(InputError, match="column 'x': .*give a format such as"):
+    with pytest.raises(InputError, match=r"column 'x': .*give a format such as"):
         Column("x", format="nonsense")
     with pytest.raises(InputError, match="best is 'most'"):
         Column("x", best="most")  # type: ignore[arg-type]

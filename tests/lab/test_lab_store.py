@@ -219,7 +219,7 @@ def test_a_damaged_artefact(store: Store, damage: str) -> None:
 def test_an_artefact_that_cannot_be_written_leaves_no_record(store: Store) -> None:
     shutil.rmtree(paths.artefacts_dir(store.path), ignore_errors=True)
     paths.artefacts_dir(store.path).touch()  # a file in the folder's place
-    with pytest.raises(FileError, match="cannot (write|remove)"):
+    with pytest.raises(FileError, match=r"cannot (write|remove)"):
         store.put(Record(TRAIN, {}), {"w": torch.ones(1)})
     assert store.ids() == set()
 
