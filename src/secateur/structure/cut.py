@@ -16,8 +16,8 @@ from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.graph import graph_form
 from secateur.structure.infer import Structure
 from secateur.structure.mend import Edits, edits, proposals
-from secateur.structure.sites import check_keep
-from secateur.structure.verify import reference_outputs, verify
+from secateur.structure.sites import check_keep, check_same_model
+from secateur.structure.verify import check_sizes, reference_outputs, verify
 from secateur.types import CutError, InputError, Keep, Sites, VerificationError, unknown_name
 
 __all__ = ["CutModel", "Plan", "apply_plan", "cut", "cut_with_plan", "make_plan"]
@@ -89,6 +89,7 @@ def cut_with_plan(
     """Return what `cut` does, with the plan and the difference found."""
     if form not in FORMS:
         raise unknown_name("form", form, FORMS)
+    _check_tolerance(tolerance)
     structure = _structure(model, sites)
     checked = check_keep(sites, keep)
     for name, kept in checked.items():
@@ -130,10 +131,11 @@ def _module_form(
         set_attributes(small, attributes)
         try:
             found = verify(reference, small, structure, tolerance)
+            check_sizes(small, structure, gone)
             return CutModel(small, Plan(plan.rows, attributes), found)
         except VerificationError as error:
             failure = failure or error
-        except (RuntimeError, TypeError, ValueError, IndexError, AssertionError, KeyError, AttributeError) as error:
+        except Exception as error:  # noqa: BLE001  (the user's forward may raise anything on sizes it was not made for)
             failure = failure or CutError(_cannot_run(small, structure, error))
         set_attributes(small, _originals(model, attributes))
     assert failure is not None
@@ -162,19 +164,13 @@ def _structure(model: nn.Module, sites: Sites) -> Structure:
     structure = sites.structure
     if not isinstance(structure, Structure):
         raise InputError("cut: these sites are single weights, which leave the shapes as they are; use channels(...)")
-    tensors = {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
-    for name, value in structure.tensors.items():
-        found = tensors.get(name)
-        if name in structure.graph.program.state_dict and (found is None or tuple(found.shape) != value.shape):
-            raise InputError(
-                f"cut: the sites belong to another model ({name!r} has shape "
-                f"{None if found is None else tuple(found.shape)}, expected {value.shape}); "
-                "call channels(...) on this one"
-            )
+    check_same_model(model, sites)
     return structure
+
+
+def _check_tolerance(tolerance: float) -> None:
+    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 <= tolerance < float("inf"):
+        raise InputError(f"cut: tolerance must be a relative difference, 0 or more; got {tolerance!r}")
 
 
 def make_plan(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor]) -> Plan:

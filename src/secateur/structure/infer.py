@@ -183,7 +183,7 @@ def _find_sites(graph: Graph, tensors: Mapping[str, Value], ties: Ties) -> tuple
             for atom in dict.fromkeys(atoms(axis)):
                 if not atom.frozen:
                     role = _role(ties, name, dim, len(value.axes))
-                    members.setdefault(atom, []).append(Member(name, dim, positions(axis, atom), role))
+                    members.setdefault(atom, []).append(Member(name, value.shape, dim, positions(axis, atom), role))
     sites: dict[str, Site] = {}
     units: dict[str, Atom] = {}
     for atom, found in members.items():

@@ -10,8 +10,7 @@ from typing import Any
 
 from secateur.structure.axes import Axis, factor, fixed, freeze, is_fixed, product
 from secateur.structure.rules.elementwise import pointwise
-from secateur.structure.rules.registry import Call, Value, freeze_all, op_name, rule
-from secateur.structure.rules.shapes import output_shapes
+from secateur.structure.rules.registry import Call, Value, freeze_all, op_name, output_shapes, rule
 
 
 def _dims(value: Any, ndim: int) -> list[int]:
@@ -80,7 +79,7 @@ def along(call: Call) -> Value | list[Value]:
     )
     call.freeze(*(x.axes[d] for d in dims), because="depends on every entry")
     made = []
-    for shape in output_shapes(call):
+    for shape in output_shapes(call.node):
         if len(shape) == len(x.axes):
             axes = tuple(
                 fixed(s, "reduced") if d in dims else a for d, (s, a) in enumerate(zip(shape, x.axes, strict=True))
@@ -140,7 +139,7 @@ def layer_norm(call: Call) -> Value | list[Value]:
 
 
 def _rest(call: Call) -> list[Value]:
-    return [Value(tuple(fixed(s) for s in shape), False) for shape in output_shapes(call)[1:]]
+    return [Value(tuple(fixed(s) for s in shape), False) for shape in output_shapes(call.node)[1:]]
 
 
 @rule("group_norm")
@@ -183,7 +182,7 @@ def pool(call: Call) -> Value | list[Value]:
     call.freeze(*x.axes[-count:], because="pooled over")
     made = [
         Value((*x.axes[:-count], *(fixed(s, "spatial axis") for s in shape[-count:])), x.zero)
-        for shape in output_shapes(call)
+        for shape in output_shapes(call.node)
     ]
     return made if isinstance(call.node.meta.get("val"), (tuple, list)) else made[0]
 

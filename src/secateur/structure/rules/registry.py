@@ -12,7 +12,7 @@ from torch.fx import Node
 from secateur.structure.axes import Axis, fixed, freeze, is_fixed, unify
 from secateur.structure.trace import where
 
-__all__ = ["RULES", "Call", "Ties", "Value", "freeze_all", "op_name", "rule", "shape_of"]
+__all__ = ["RULES", "Call", "Ties", "Value", "freeze_all", "op_name", "output_shapes", "rule", "shape_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +134,14 @@ def shape_of(node: Node) -> tuple[int, ...]:
     if isinstance(value, (list, tuple)):
         value = value[0] if value else None
     return tuple(int(s) for s in value.shape) if isinstance(value, Tensor) else ()
+
+
+def output_shapes(node: Node) -> list[tuple[int, ...]]:
+    """Return the shapes of all outputs of a node; () for what is no tensor."""
+    made = node.meta.get("val")
+    if isinstance(made, (list, tuple)):
+        return [tuple(m.shape) if isinstance(m, Tensor) else () for m in made]
+    return [shape_of(node)]
 
 
 def freeze_all(call: Call, because: str) -> Value | list[Value]:
