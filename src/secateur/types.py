@@ -119,12 +119,14 @@ class Site:
         kind: ``"channel"`` for units that can be cut out, ``"weight"`` for single entries.
         shape: the shape of this site's scores and masks: ``(units,)``, or the parameter's own shape.
         members: what is tied together: every parameter dimension that shrinks when a unit goes.
+        unit: what a unit is, in the field's words: filter, neuron, head, head dimension, embedding, group, …
     """
 
     name: str
     kind: str
     shape: tuple[int, ...]
     members: tuple[Member, ...]
+    unit: str = "channel"
 
     @property
     def size(self) -> int:

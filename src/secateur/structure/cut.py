@@ -10,12 +10,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from secateur.structure.attention import free_attention
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.graph import graph_form
 from secateur.structure.infer import Structure
 from secateur.structure.mend import Edits, edits, proposals
+from secateur.structure.optimizer import carry_over, check_optimizer
 from secateur.structure.sites import check_keep, check_same_model
 from secateur.structure.verify import check_sizes, reference_outputs, verify
 from secateur.types import CutError, InputError, Keep, Sites, VerificationError, unknown_name
@@ -41,7 +43,15 @@ class Plan:
     attributes: Edits = field(default_factory=dict)
 
 
-def cut(model: nn.Module, sites: Sites, keep: Keep, *, form: Form = "auto", tolerance: float = TOLERANCE) -> nn.Module:
+def cut(
+    model: nn.Module,
+    sites: Sites,
+    keep: Keep,
+    *,
+    form: Form = "auto",
+    optimizer: Optimizer | None = None,
+    tolerance: float = TOLERANCE,
+) -> nn.Module:
     """Return a smaller copy of `model` without the units that `keep` marks False, verified against the masked model.
 
     The copy is an ordinary module of the same class with the same ``state_dict`` keys; modes, dtypes, devices,
@@ -55,6 +65,8 @@ def cut(model: nn.Module, sites: Sites, keep: Keep, *, form: Form = "auto", tole
         form: ``"module"`` returns a module of the model's own class. Where its code holds a size as a literal that no
             attribute holds, that cannot run; ``"graph"`` returns the traced graph as a `torch.fx.GraphModule` instead
             (for inference, with the example inputs' batch size), and ``"auto"`` does so where the module cannot run.
+        optimizer: the optimizer that trains `model`; it is changed in place to train the small model on, its moments
+            cut with the parameters. It stays as it is when the cut fails.
         tolerance: the greatest relative difference between the cut and the masked model's outputs.
 
     Raises:
@@ -71,7 +83,12 @@ def cut(model: nn.Module, sites: Sites, keep: Keep, *, form: Form = "auto", tole
       (2): Linear(in_features=2, out_features=2, bias=True)
     )
     """
-    return cut_with_plan(model, sites, keep, form=form, tolerance=tolerance).model
+    if optimizer is not None:
+        check_optimizer(optimizer, model)
+    made = cut_with_plan(model, sites, keep, form=form, tolerance=tolerance)
+    if optimizer is not None:
+        carry_over(optimizer, model, made.model, made.plan.rows)
+    return made.model
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,11 +43,13 @@ class Ties:
         roles: for a parameter's dimension, whether ops used it to produce ("out") or to consume ("in") units.
         statistics: nodes that take statistics over axes that may be cut, so that they see fewer channels afterwards.
         groups: nodes with a number of groups, and the axis whose size that number is.
+        units: what the units of an axis are called, where an op tells; the first one said of an atom counts.
     """
 
     roles: dict[tuple[str, int], set[str]] = field(default_factory=dict)
     statistics: dict[Node, tuple[Axis, ...]] = field(default_factory=dict)
     groups: dict[Node, Axis] = field(default_factory=dict)
+    units: list[tuple[Axis, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +99,11 @@ class Call:
         source = value.source[dim] if dim < len(value.source) else None
         if source:
             self.ties.roles.setdefault(source, set()).add(role)
+
+    def unit(self, axis: Axis, name: str) -> None:
+        """Note what the units of `axis` are called."""
+        if not is_fixed(axis):
+            self.ties.units.append((axis, name))
 
     def statistic(self, *axes: Axis) -> None:
         """Note that this op takes statistics over `axes`."""
