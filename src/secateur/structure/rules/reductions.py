@@ -90,7 +90,7 @@ def along(call: Call) -> Value | list[Value]:
     return made if isinstance(call.node.meta.get("val"), (tuple, list)) else made[0]
 
 
-@rule("softmax", "log_softmax", "_softmax", "_log_softmax", "softmin")
+@rule("softmax", "log_softmax", "_softmax", "_log_softmax")
 def softmax(call: Call) -> Value:
     x: Value = call["self"]
     call.statistic(x.axes[call["dim"] % len(x.axes)])
