@@ -73,6 +73,7 @@ def cut(
         CutError: a site would lose every unit, or the smaller model cannot run; nothing is returned.
         VerificationError: the cut model computes something else than the masked one; nothing is returned.
 
+    >>> import torch
     >>> from secateur.structure.sites import channels
     >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> sites = channels(model, torch.ones(1, 4))
