@@ -87,8 +87,8 @@ class KeptStatistics(TorchFunctionMode):
     A channel counts as removed where the norm's own scale is zero there; without a scale, where all values are zero.
 
     Args:
-        averages: also let means and variances leave out slices that are zero throughout, for norms that are written
-            out in the model's code.
+        averages: also let means, variances, maxima and softmax leave out slices that are zero throughout, for norms
+            and gates that are written out in the model's code.
     """
 
     def __init__(self, averages: bool = False) -> None:
@@ -104,6 +104,8 @@ class KeptStatistics(TorchFunctionMode):
             return norm(*args, **kwargs)
         if self.averages and func in AVERAGES:
             return _average(func, args, kwargs)
+        if self.averages and func in COMPARED:
+            return _compared(func, args, kwargs)
         return func(*args, **kwargs)
 
 
@@ -185,6 +187,20 @@ def _average(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
     return tuple(results) if len(results) > 1 else results[0]
 
 
+def _compared(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Softmax and maximum with minus infinity where a slice is zero throughout."""
+    x = args[0] if args else kwargs["input"]
+    given = kwargs.get("dim", args[1] if len(args) > 1 else None)
+    if not x.is_floating_point() or not isinstance(given, (int, tuple, list)):
+        return func(*args, **kwargs)
+    lowered = x
+    for dim in [given] if isinstance(given, int) else given:
+        kept = _kept(x, [dim]) > 0
+        lowered = lowered.masked_fill(~kept, -torch.inf) if bool(kept.any()) else lowered
+    kwargs.pop("input", None)
+    return func(lowered, *args[1:], **kwargs)
+
+
 def _squeezed(x: Tensor, dims: Sequence[int]) -> Tensor:
     return x.squeeze(tuple(dims))
 
@@ -204,3 +220,4 @@ AVERAGES: dict[Any, str] = {
     Tensor.std: "std",
     torch.var_mean: "var_mean",
 }
+COMPARED: set[Any] = {F.softmax, torch.softmax, Tensor.softmax, torch.amax, Tensor.amax}
