@@ -28,10 +28,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
+import torch
+
 import coverage_models
 import coverage_table
 import coverage_worker
-import torch
 from coverage_models import Case
 
 Row = dict[str, Any]

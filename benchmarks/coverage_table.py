@@ -37,6 +37,7 @@ def table(rows: list[Row], markdown: bool = False) -> str:
     parts = [_counts(rows, "suite", markdown), _times(rows)]
     parts += [_counts([r for r in rows if r["suite"] == "torchvision"], "family", markdown)]
     parts += [_failures(rows, side, markdown) for side in ("ours", "peer")]
+    parts += [_graphs(rows, markdown)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -83,3 +84,13 @@ def _failures(rows: list[Row], side: str, markdown: bool) -> str:
     mark = "- " if markdown else "  "
     lines = [f"{mark}{r['suite']}/{r['model']}: {reason(r)[:240]}" for r in failed]
     return "\n".join([f"{'Ours' if side == 'ours' else 'Peer'}, not passed ({len(failed)}):", *lines])
+
+
+def _graphs(rows: list[Row], markdown: bool) -> str:
+    """The models that came back as a graph, with what kept their own class from holding the cut."""
+    graphs = [r for r in rows if r.get("form") == "graph"]
+    if not graphs:
+        return ""
+    mark = "- " if markdown else "  "
+    lines = [f"{mark}{r['suite']}/{r['model']}: {r.get('why_graph', '')[:240]}" for r in graphs]
+    return "\n".join([f"Returned as a graph ({len(graphs)}):", *lines])

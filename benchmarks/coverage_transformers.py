@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from coverage_models import import_torchvision
 from torch import Tensor, nn
+
+from coverage_models import import_torchvision
 
 __all__ = ["MODELS"]
 

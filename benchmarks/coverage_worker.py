@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from coverage_models import Case
 from torch import nn
 
+from coverage_models import Case
 from secateur.testing import masked
 from secateur.testing.zoo_parts import randomise
 
@@ -26,9 +26,10 @@ Row = dict[str, Any]
 
 
 def run_case(case: Case, side: str, report: Callable[[Row], None]) -> None:
-    """Run `case` through ``"ours"`` or ``"peer"``; `report` is given the row after every stage, so that a kill loses little.
+    """Run `case` through ``"ours"`` or ``"peer"``; `report` is given the row after every stage.
 
-    A row that is done has ``stage`` "done"; otherwise ``stage`` is where it stopped and ``error`` says why.
+    So a child that is killed leaves word of where it was. A row that is done has ``stage`` "done"; otherwise
+    ``stage`` is where it stopped and ``error`` says why.
     """
     row: Row = {"suite": case.suite, "family": case.family, "model": case.name, "side": side, "passed": False}
     warnings.simplefilter("ignore")
@@ -91,12 +92,24 @@ def _ours(case: Case, row: Row, report: Callable[[Row], None]) -> None:
     timer.stage("cut")
     made = cut_with_plan(model, sites, keep)
     row.update(form="graph" if isinstance(made.model, torch.fx.GraphModule) else "module", difference=made.difference)
+    if row["form"] == "graph":
+        timer.stage("why")
+        row["why_graph"] = _why_graph(lambda: cut_with_plan(model, sites, keep, form="module"))
     timer.stage("check")
     found = masked.run(made.model, inputs)
     full = masked.zeroed(model, sites, keep)
     modes = (None, masked.KeptStatistics(), masked.KeptStatistics(averages=True))
     _judge(row, made.model, outputs, found, full, inputs, modes)
     timer.stage("done")
+
+
+def _why_graph(cut_as_module: Callable[[], object]) -> str:
+    """What keeps the model's own class from holding the cut."""
+    try:
+        cut_as_module()
+    except Exception as error:  # noqa: BLE001  (whatever it is, it is the answer)
+        return _first_line(error)
+    return "nothing"
 
 
 def _judge(row: Row, small: nn.Module, outputs: Any, found: Any, full: nn.Module, inputs: Any, modes: Any) -> None:
@@ -185,4 +198,3 @@ def _padded(model: nn.Module, small: nn.Module, origin: nn.Module) -> nn.Module:
         flat[where] = values[name].detach().flatten()
         parameter.data = flat.reshape(parameter.shape)
     return full
-

@@ -9,8 +9,9 @@ import sys
 import warnings
 from pathlib import Path
 
-import coverage_models
 import torch
+
+import coverage_models
 
 LIST = Path(__file__).with_name("timm_models.txt")
 

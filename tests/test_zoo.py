@@ -74,7 +74,9 @@ LEAST_UNITS = {
 }
 
 
-def apart(model: nn.Module, small: nn.Module, sites: Sites, keep: dict[str, Tensor], inputs: tuple[Tensor, ...]) -> float:
+def apart(
+    model: nn.Module, small: nn.Module, sites: Sites, keep: dict[str, Tensor], inputs: tuple[Tensor, ...]
+) -> float:
     """How far the cut model is from the masked one, whose statistics may be taken over what is kept."""
     full, found = masked.zeroed(model, sites, keep), masked.run(small, inputs)
     modes = (None, masked.KeptStatistics(), masked.KeptStatistics(averages=True))

@@ -13,13 +13,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from secateur.testing import zoo_convolutions, zoo_sequences
+from secateur.testing import zoo_branches, zoo_convolutions, zoo_sequences
 from secateur.testing.zoo_parts import Toy, randomise
 from secateur.types import unknown_name
 
 __all__ = ["REFUSED", "ZOO", "Toy", "build", "randomise"]
 
-ZOO: dict[str, Toy] = {**zoo_convolutions.TOYS, **zoo_sequences.TOYS}
+ZOO: dict[str, Toy] = {**zoo_branches.TOYS, **zoo_convolutions.TOYS, **zoo_sequences.TOYS}
 """Models that must be cut right, by name."""
 
 REFUSED: dict[str, Toy] = dict(zoo_sequences.REFUSED)

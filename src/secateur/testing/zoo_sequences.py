@@ -348,7 +348,7 @@ class CustomAutograd(nn.Module):
         self.a, self.b = nn.Linear(8, 12), nn.Linear(12, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden: Tensor = Doubled.apply(self.a(x))
+        hidden: Tensor = Doubled.apply(self.a(x))  # type: ignore[no-untyped-call]
         y: Tensor = self.b(hidden)
         return y
 
