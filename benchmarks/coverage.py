@@ -46,7 +46,7 @@ def main() -> None:
     suites = [options.only] if options.only else list(coverage_models.SUITES)
     if not options.table:
         work = [w for suite in suites for w in _work(suite, options, done)]
-        _warm_up()
+        _warm_up(options.peer)
         _run(work, options)
     rows = [row for row in _read(options.results).values() if row["suite"] in suites]
     print(coverage_table.table(rows, markdown=options.markdown))
@@ -94,9 +94,10 @@ def _work(suite: str, options: argparse.Namespace, done: dict[tuple[str, str, st
                 yield case, side
 
 
-def _warm_up() -> None:
+def _warm_up(peer: bool) -> None:
     """Import what every child would import, so that forking gives it to them for nothing."""
-    import torch_pruning  # noqa: F401
+    if peer:
+        import torch_pruning  # noqa: F401
 
     from secateur.structure import channels
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def import_torchvision() -> Any:
     try:
         torch.ops.torchvision.nms  # noqa: B018  (reading it is the question)
     except (AttributeError, RuntimeError):
-        library = torch.library.Library("torchvision", "DEF")
+        library: Any = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
         for op in ("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",):
             library.define(op)
             library.define("q" + op)
@@ -68,7 +69,11 @@ def _zoo() -> Iterator[Case]:
     from secateur.testing import zoo
 
     for name, toy in zoo.ZOO.items():
-        yield Case("zoo", "zoo", name, lambda toy=toy: (toy.make(), toy.inputs()))
+        yield Case("zoo", "zoo", name, partial(_of_zoo, toy))
+
+
+def _of_zoo(toy: Any) -> Made:
+    return toy.make(), toy.inputs()
 
 
 # Images of 128 pixels are enough for the models that take any size, and save most of the time.
@@ -81,7 +86,7 @@ def _torchvision() -> Iterator[Case]:
         size = TORCHVISION_SIZES.get(name, 224 if name.startswith("vit") else 128)
         module = inspect.getmodule(models.get_model_builder(name))
         family = (module.__name__ if module else name).rpartition(".")[2]
-        yield Case("torchvision", family, name, lambda name=name, size=size: _of_torchvision(name, size))
+        yield Case("torchvision", family, name, partial(_of_torchvision, name, size))
 
 
 def _of_torchvision(name: str, size: int) -> Made:
@@ -93,7 +98,7 @@ def _of_torchvision(name: str, size: int) -> Made:
 def _timm() -> Iterator[Case]:
     for line in TIMM_LIST.read_text(encoding="utf-8").splitlines():
         module, name = line.split()
-        yield Case("timm", module, name, lambda name=name: _of_timm(name))
+        yield Case("timm", module, name, partial(_of_timm, name))
 
 
 def _of_timm(name: str) -> Made:
