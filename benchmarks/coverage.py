@@ -107,7 +107,8 @@ def _warm_up(peer: bool) -> None:
 def _run(work: list[tuple[Case, str]], options: argparse.Namespace) -> None:
     options.results.parent.mkdir(parents=True, exist_ok=True)
     with options.results.open("a", encoding="utf-8") as file, ThreadPoolExecutor(options.jobs) as pool:
-        for number, row in enumerate(pool.map(lambda w: _in_child(*w, options), work), start=1):
+        rows = pool.map(lambda w: _in_child(w[0], w[1], options), work)
+        for number, row in enumerate(rows, start=1):
             file.write(json.dumps(row) + "\n")
             file.flush()
             print(f"[{number}/{len(work)}] {coverage_table.line(row)}", flush=True)
