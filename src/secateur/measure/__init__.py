@@ -1,0 +1,21 @@
+"""Measuring: how large a model is, how fast, and how good."""
+
+from secateur.measure.quality import Evaluation, evaluate, predict
+from secateur.measure.size import ParameterCount, file_bytes, macs, parameters, peak_memory
+from secateur.measure.speed import Latency, LatencyComparison, Spread, compare_latency, latency
+
+__all__ = [
+    "Evaluation",
+    "Latency",
+    "LatencyComparison",
+    "ParameterCount",
+    "Spread",
+    "compare_latency",
+    "evaluate",
+    "file_bytes",
+    "latency",
+    "macs",
+    "parameters",
+    "peak_memory",
+    "predict",
+]

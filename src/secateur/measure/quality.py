@@ -1,0 +1,110 @@
+"""How good a model is: its loss, its accuracy, and the accuracy on each class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import nan
+
+import torch
+from torch import Tensor, nn
+
+from secateur.measure.inputs import evaluating
+from secateur.train.data import Data, check_data, iterate
+from secateur.train.options import loss_function
+from secateur.train.state import device_of
+from secateur.train.tally import check_outputs, tally_pass
+from secateur.types import InputError, Loss
+
+__all__ = ["Evaluation", "evaluate", "predict"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model does on labelled data.
+
+    Attributes:
+        loss: mean over the samples.
+        accuracy: fraction of samples answered rightly; nan where the targets are not classes.
+        class_accuracy: the same for each class's samples; nan for a class without any; empty without classes.
+        count: samples.
+    """
+
+    loss: float
+    accuracy: float
+    class_accuracy: tuple[float, ...]
+    count: int
+
+
+def evaluate(
+    model: nn.Module, batches: Data, loss: str | Loss = "cross_entropy", *, batch_size: int = 256
+) -> Evaluation:
+    """Run the model over labelled data, in evaluation mode without gradients, and rate it.
+
+    Accuracy is counted where outputs are ``(N, classes)`` and targets are whole numbers ``(N,)``: the answer
+    is the largest output, the first of equals. The counts are exact.
+
+    Args:
+        model: on any device; its modes are left as they were.
+        batches: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
+        loss: ``cross_entropy``, ``mse``, or a callable of (outputs, targets) that returns the batch's mean.
+        batch_size: samples a pass, where the data are in memory.
+
+    Raises:
+        InputError: no samples, values that are not finite, outputs that hold NaN, labels out of range.
+        UnknownNameError: a loss of no known name.
+
+    >>> inputs, labels = torch.eye(3), torch.tensor([0, 1, 1])
+    >>> result = evaluate(nn.Identity(), (inputs, labels))
+    >>> round(result.accuracy, 3), result.class_accuracy, result.count
+    (0.667, (1.0, 0.5, nan), 3)
+    """
+    _check_batch_size(batch_size)
+    check_data(batches, "evaluate")
+    tally = tally_pass(model, batches, loss_function(loss), batch_size, "evaluate")
+    accuracy = tally.accuracy
+    return Evaluation(
+        loss=tally.loss,
+        accuracy=nan if accuracy is None else accuracy,
+        class_accuracy=_class_accuracy(tally.answers),
+        count=tally.count,
+    )
+
+
+def _class_accuracy(answers: Tensor | None) -> tuple[float, ...]:
+    if answers is None:
+        return ()
+    return tuple(right / (wrong + right) if wrong + right else nan for wrong, right in answers.T.tolist())
+
+
+def predict(model: nn.Module, batches: Data | Tensor, *, batch_size: int = 256) -> Tensor:
+    """Return the model's outputs on all samples, in their order, in evaluation mode without gradients.
+
+    Args:
+        model: on any device; its modes are left as they were.
+        batches: what `evaluate` takes, or a tensor of inputs alone.
+        batch_size: samples a pass, where the data are in memory.
+
+    Returns:
+        The outputs ``(N, …)``, on the model's device.
+
+    Raises:
+        InputError: no samples, values that are not finite, outputs that hold NaN.
+
+    >>> predict(nn.Flatten(), torch.zeros(5, 2, 3), batch_size=2).shape
+    torch.Size([5, 6])
+    """
+    _check_batch_size(batch_size)
+    data: Data = (batches, torch.zeros(len(batches))) if isinstance(batches, Tensor) else batches
+    check_data(data, "predict")
+    device, outputs = device_of(model), []
+    with evaluating(model):
+        for number, (inputs, _) in enumerate(iterate(data, batch_size, "predict"), 1):
+            rows = model(inputs.to(device))
+            check_outputs(rows, torch.zeros(len(inputs)), f"predict, batch {number}")
+            outputs.append(rows)
+    return torch.cat(outputs)
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise InputError(f"batch_size={batch_size!r} must be a whole number, 1 or more")

@@ -1,0 +1,220 @@
+"""How large a model is: parameters, bytes of its file, multiply-accumulates, and memory of a forward pass."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from secateur.measure.inputs import Inputs, caller, evaluating
+from secateur.train.state import check_made, tensors
+from secateur.types import InputError
+
+__all__ = ["ParameterCount", "file_bytes", "macs", "parameters", "peak_memory"]
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """How many parameters a model has, and how many of them are not zero."""
+
+    total: int
+    nonzero: int
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction that is zero; 0 for a model without parameters."""
+        return 1 - self.nonzero / self.total if self.total else 0.0
+
+
+def parameters(model: nn.Module) -> ParameterCount:
+    """Count the parameters of a model; a parameter that several modules share counts once.
+
+    Buffers (running means, masks) are not parameters. NaN is not zero.
+
+    Raises:
+        InputError: a lazy parameter that has no shape yet.
+
+    >>> layer = nn.Linear(3, 2)
+    >>> with torch.no_grad():
+    ...     _ = layer.weight[0].zero_(), layer.weight[1].fill_(1), layer.bias.fill_(1)
+    >>> parameters(layer)
+    ParameterCount(total=8, nonzero=5)
+    """
+    check_made(model)
+    found = list(model.parameters())
+    return ParameterCount(
+        total=sum(parameter.numel() for parameter in found),
+        nonzero=sum(int(torch.count_nonzero(parameter)) for parameter in found),
+    )
+
+
+def file_bytes(model: nn.Module) -> int:
+    """Return the bytes of the model's safetensors file, by really writing one to a temporary folder.
+
+    The file holds what ``state_dict`` does, parameters and buffers, dense; tensors that are shared are
+    written once; the header with names and shapes counts too.
+
+    Raises:
+        InputError: a lazy parameter that has no shape yet, or an entry of the state that is not a tensor.
+
+    >>> file_bytes(nn.Linear(100, 10)) - 4 * (100 * 10 + 10)  # what is left is the header
+    136
+    """
+    from safetensors.torch import save_file
+
+    check_made(model)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        save_file(_distinct_tensors(model), path)
+        return path.stat().st_size
+
+
+def _distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of the state, those that are the same memory once, each in memory of its own."""
+    distinct: dict[object, tuple[str, Tensor]] = {}
+    for name, tensor in model.state_dict().items():
+        if not isinstance(tensor, Tensor):
+            raise InputError(
+                f"file_bytes: {name} of the model's state is a {type(tensor).__name__}; "
+                "a safetensors file holds tensors only: keep it in a buffer"
+            )
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        distinct.setdefault(place if tensor.numel() else name, (name, tensor))
+    return {name: tensor.detach().clone().contiguous() for name, tensor in distinct.values()}
+
+
+def macs(model: nn.Module, example_inputs: Inputs) -> int:
+    """Count the multiply-accumulates of one forward pass over the example inputs, in evaluation mode.
+
+    Counted are matrix products, convolutions, recurrent layers and attention, with torch's own counter
+    (``torch.utils.flop_counter``, halved) over the plain operations: fused kernels, whose work that counter
+    does not see, are switched off while it counts. Not counted are the additions of biases, normalisation,
+    activations, pooling, embeddings, and products written elementwise (``nn.Bilinear`` is one). Zeros in the
+    weights count like any other value. All samples of the example inputs count: give a batch of one for the
+    MACs of a sample.
+
+    Raises:
+        InputError: the example inputs are not a tensor, a tuple or a dict.
+
+    >>> macs(nn.Conv2d(3, 8, kernel_size=3, padding=1), torch.zeros(1, 3, 5, 5)) == 8 * 5 * 5 * 3 * 3 * 3
+    True
+    """
+    call = caller(model, example_inputs)
+    counter = FlopCounterMode(display=False, custom_mapping=VECTOR_PRODUCTS)
+    with evaluating(model), _plain_operations(), counter:
+        call()
+    return int(counter.get_total_flops()) // 2
+
+
+def _matrix_vector(matrix: Any, vector: Any, *_: Any, **__: Any) -> int:
+    return int(2 * matrix[0] * matrix[1])
+
+
+def _added_matrix_vector(bias: Any, matrix: Any, vector: Any, *_: Any, **__: Any) -> int:
+    return int(2 * matrix[0] * matrix[1])
+
+
+def _dot(left: Any, right: Any, *_: Any, **__: Any) -> int:
+    return int(2 * left[0])
+
+
+# torch's counter knows products of matrices only; an input without a batch dimension makes these.
+VECTOR_PRODUCTS: dict[Any, Any] = {
+    torch.ops.aten.mv: _matrix_vector,
+    torch.ops.aten.addmv: _added_matrix_vector,
+    torch.ops.aten.dot: _dot,
+}
+
+
+@contextmanager
+def _plain_operations() -> Iterator[None]:
+    """Switch off the fused kernels of attention and recurrent layers, and put their switches back."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    libraries: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
+    enabled = [library.enabled for library in libraries]
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        for library in libraries:
+            library.enabled = False
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for library, was in zip(libraries, enabled, strict=True):
+            library.enabled = was
+
+
+def peak_memory(model: nn.Module, example_inputs: Inputs) -> int:
+    """Return the most bytes of activations that live at one time in a forward pass, in evaluation mode.
+
+    Every tensor that an operation makes is counted from when it is made until it is freed, by the memory
+    behind it: views and in-place results add nothing. Not counted are the model's own tensors, the inputs,
+    sparse tensors, and what a kernel takes and gives back within one operation. The number is the same every
+    time.
+
+    Raises:
+        InputError: the example inputs are not a tensor, a tuple or a dict.
+
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> peak_memory(model, torch.zeros(3, 4))  # the ReLU's input and output, 3 × 8 floats each
+    192
+    """
+    call = caller(model, example_inputs)
+    counter = LiveBytes([*tensors(model).values(), *tree_leaves(example_inputs)])
+    with evaluating(model), counter:
+        call()
+    return counter.peak
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the tensors that operations make and that are still alive.
+
+    Attributes:
+        live: bytes now.
+        peak: the most bytes so far.
+    """
+
+    def __init__(self, given: list[Any]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = self.peak = 0
+        # Held, so that no new tensor can take the place of one of them.
+        self._given = [memory for memory in map(self._memory, given) if memory is not None]
+        self._known = {memory._cdata for memory in self._given}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation and count what it made."""
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            memory = self._memory(leaf)
+            if memory is not None:
+                self._count(memory)
+        return result
+
+    @staticmethod
+    def _memory(leaf: Any) -> torch.UntypedStorage | None:
+        dense = isinstance(leaf, Tensor) and leaf.layout == torch.strided
+        return leaf.untyped_storage() if dense else None
+
+    def _count(self, memory: torch.UntypedStorage) -> None:
+        key, size = memory._cdata, memory.nbytes()
+        if key in self._known:
+            return
+        self._known.add(key)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(memory, self._free, key, size)
+
+    def _free(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size

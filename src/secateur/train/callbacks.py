@@ -1,0 +1,205 @@
+"""What can be added to the training loop: small callbacks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.optim.optimizer import Optimizer
+
+from secateur.train.history import EpochRecord, History
+from secateur.train.options import Schedule, TrainOptions
+from secateur.train.state import digest, snapshot
+from secateur.types import InputError, Keep, unknown_name
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+__all__ = ["Callback", "HoldZeros", "KeepBest", "Run", "ShowProgress", "StopEarly"]
+
+
+@dataclass
+class Run:
+    """A training that is under way, as callbacks see it.
+
+    Attributes:
+        model: the model that is trained, in place.
+        device: the device that the model is on.
+        options: what was chosen.
+        optimizer, schedule: made from the options.
+        order: the generator of the samples' order.
+        records: the epochs that are done.
+        step: the steps that are done, over all epochs.
+        best: the model's tensors after the epoch of the lowest validation loss, where they are kept.
+        stop: set it to end the training after this epoch.
+    """
+
+    model: nn.Module
+    device: torch.device
+    options: TrainOptions
+    optimizer: Optimizer
+    schedule: Schedule
+    order: Generator
+    records: list[EpochRecord] = field(default_factory=list)
+    step: int = 0
+    best: dict[str, Tensor] | None = None
+    stop: bool = False
+
+    @property
+    def history(self) -> History:
+        """The epochs that are done."""
+        return History(tuple(self.records))
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the optimiser's first group of parameters."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+
+class Callback:
+    """Something to do in a training; override what is needed.
+
+    A resumed training calls only what is still to come, so keep no state of your own: read it from `run`.
+    """
+
+    def identity(self) -> str:
+        """Return a text that differs where the training does; a checkpoint of another is refused."""
+        return ""
+
+    def on_start(self, run: Run) -> None:
+        """Called before the first epoch, and again when a training is resumed."""
+
+    def on_gradients(self, run: Run) -> None:
+        """Called in every step when the gradients are there, before they are clipped."""
+
+    def on_step(self, run: Run) -> None:
+        """Called after every step."""
+
+    def on_epoch(self, run: Run) -> None:
+        """Called after every epoch; its record is ``run.records[-1]``."""
+
+    def on_end(self, run: Run) -> None:
+        """Called at the end, after an error too."""
+
+
+@dataclass(frozen=True, eq=False)
+class HoldZeros(Callback):
+    """Keeps pruned weights at zero while the rest is trained.
+
+    Gradients are masked before they are clipped and used, so that a removed weight weighs on nothing.
+
+    Attributes:
+        keep: one bool tensor a parameter, by the parameter's name and of its shape; True means keep.
+
+    Raises:
+        InputError: a mask is not bool, or not of its parameter's shape.
+        UnknownNameError: the model has no parameter of that name.
+
+    >>> from secateur.train import fit
+    >>> model = nn.Linear(2, 1, bias=False)
+    >>> hold = HoldZeros({"weight": torch.tensor([[True, False]])})
+    >>> _ = fit(model, (torch.ones(4, 2), torch.ones(4, 1)), epochs=1, loss="mse", callbacks=[hold])
+    >>> model.weight[0, 1].item()
+    0.0
+    """
+
+    keep: Keep
+
+    def identity(self) -> str:
+        """Return a hash of the masks."""
+        return f"HoldZeros {digest(sorted(self.keep.items()))}"
+
+    def on_start(self, run: Run) -> None:
+        """Check the masks and set the removed weights to zero."""
+        known = dict(run.model.named_parameters(remove_duplicate=False))
+        for name, mask in self.keep.items():
+            if name not in known:
+                raise unknown_name("parameter", name, known)
+            if mask.dtype != torch.bool or mask.shape != known[name].shape:
+                raise InputError(
+                    f"HoldZeros: the mask of {name} is {mask.dtype} of shape {tuple(mask.shape)}; "
+                    f"it must be torch.bool of shape {tuple(known[name].shape)}"
+                )
+        self.on_step(run)
+
+    def on_gradients(self, run: Run) -> None:
+        """Set the gradients of the removed weights to zero."""
+        for parameter, gone in self._removed(run.model):
+            if parameter.grad is not None:
+                parameter.grad.masked_fill_(gone, 0)
+
+    def on_step(self, run: Run) -> None:
+        """Set the removed weights to zero."""
+        for parameter, gone in self._removed(run.model):
+            parameter.detach().masked_fill_(gone, 0)
+
+    def _removed(self, model: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
+        pairs = [(model.get_parameter(name), mask) for name, mask in self.keep.items()]
+        return [(parameter, ~mask.to(parameter.device)) for parameter, mask in pairs]
+
+
+class KeepBest(Callback):
+    """Keeps the model's tensors of the epoch with the lowest validation loss."""
+
+    def on_epoch(self, run: Run) -> None:
+        """Keep this epoch's tensors if it is the best so far."""
+        if run.history.best_epoch == run.records[-1].epoch:
+            run.best = snapshot(run.model)
+
+
+@dataclass(frozen=True)
+class StopEarly(Callback):
+    """Stops after `patience` epochs without a lower validation loss."""
+
+    patience: int
+
+    def on_epoch(self, run: Run) -> None:
+        """Stop if the best epoch is long ago."""
+        best = run.history.best_epoch
+        if best is not None and run.records[-1].epoch - best >= self.patience:
+            run.stop = True
+
+
+class ShowProgress(Callback):
+    """Shows a progress bar on the standard error stream, with the last epoch's figures."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    def on_start(self, run: Run) -> None:
+        """Open the bar."""
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self._bar = Progress(console=Console(stderr=True))
+        self._task = self._bar.add_task("training", total=run.options.epochs, completed=len(run.records))
+        self._bar.start()
+
+    def on_epoch(self, run: Run) -> None:
+        """Move the bar on."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, advance=1, description=summary(run.records[-1]))
+
+    def on_end(self, run: Run) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def summary(record: EpochRecord) -> str:
+    """Return an epoch's figures in one line.
+
+    >>> summary(EpochRecord(3, 0.25, 0.9, 0.5, 0.875, 0.1, seconds=1.0))
+    'epoch 3: loss 0.2500, accuracy 90.00 %, validation loss 0.5000, validation accuracy 87.50 %'
+    """
+    parts = [f"loss {record.train_loss:.4f}"]
+    if record.train_accuracy is not None:
+        parts.append(f"accuracy {record.train_accuracy:.2%}")
+    if record.validation_loss is not None:
+        parts.append(f"validation loss {record.validation_loss:.4f}")
+    if record.validation_accuracy is not None:
+        parts.append(f"validation accuracy {record.validation_accuracy:.2%}")
+    return f"epoch {record.epoch}: " + ", ".join(parts).replace("%", " %")

@@ -1,0 +1,198 @@
+"""Checkpoints of a training: one safetensors file, written whole or not at all, that resumes to the bit.
+
+The file holds every tensor of the model, of the optimiser, of the best weights, and the states of the random
+numbers; all else (the optimiser's and schedule's scalars, the history) is JSON in the file's header, with a
+hash over both. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from secateur.train.callbacks import Callback, Run
+from secateur.train.data import Data, in_memory
+from secateur.train.history import EpochRecord
+from secateur.train.options import TrainOptions
+from secateur.train.state import digest, restore, rng_state, set_rng_state, tensors
+from secateur.types import FileError, InputError
+
+__all__ = ["WriteCheckpoint", "identify", "resume", "write_whole"]
+
+FORMAT = "secateur-training-1"
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, whatever stops the program.
+
+    Raises:
+        FileError: the file cannot be written.
+    """
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        try:
+            with open(unfinished, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        raise FileError(
+            f"cannot write {path}: {error.strerror or error}; choose a place with room"
+        ) from error
+
+
+def pack(value: Any, found: dict[str, Tensor], name: str) -> Any:
+    """Return `value` as JSON has it; its tensors go to `found` and leave their names behind.
+
+    >>> pack({0: (1, None)}, {}, "state")
+    {'dict': [[0, {'tuple': [1, None]}]]}
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Tensor):
+        found[name] = value.detach().cpu().clone().contiguous()
+        return {"tensor": name}
+    if isinstance(value, Mapping):
+        kind = "counter" if isinstance(value, Counter) else "dict"
+        return {kind: [[pack(k, found, name), pack(v, found, f"{name}.{k}")] for k, v in value.items()]}
+    if isinstance(value, list | tuple):
+        items = [pack(item, found, f"{name}.{index}") for index, item in enumerate(value)]
+        return {"tuple": items} if isinstance(value, tuple) else items
+    raise InputError(
+        f"checkpoint: {name} is a {type(value).__name__}, which no checkpoint can hold; "
+        "use an optimiser and a schedule whose state is tensors and numbers, or train without a checkpoint"
+    )
+
+
+def unpack(value: Any, found: Mapping[str, Tensor]) -> Any:
+    """Return what was packed."""
+    if isinstance(value, list):
+        return [unpack(item, found) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, inner),) = value.items()
+    if kind == "tensor":
+        return found[inner]
+    if kind == "tuple":
+        return tuple(unpack(item, found) for item in inner)
+    items = {unpack(k, found): unpack(v, found) for k, v in inner}
+    return Counter(items) if kind == "counter" else items
+
+
+def identify(
+    model: nn.Module, options: TrainOptions, callbacks: tuple[Callback, ...], data: Mapping[str, Data | None]
+) -> dict[str, Any]:
+    """Return what a checkpoint must share with the training that resumes from it.
+
+    Data in memory are known by their contents; batches that someone else makes are not looked at.
+    """
+    # Addresses in a printed module differ from run to run.
+    structure = re.sub(r" at 0x[0-9a-f]+", "", repr(model))
+    pairs = {what: in_memory(source) if source is not None else None for what, source in data.items()}
+    return {
+        "options": options.to_dict(),
+        "model": digest([], structure),
+        "starting weights": digest(tensors(model).items()),
+        "callbacks": sorted(filter(None, (callback.identity() for callback in callbacks))),
+        **{what: pair and digest(zip("xy", pair, strict=True)) for what, pair in pairs.items()},
+    }
+
+
+@dataclass(frozen=True)
+class WriteCheckpoint(Callback):
+    """Writes a checkpoint after every epoch."""
+
+    path: Path
+    identity_of_run: Mapping[str, Any]
+
+    def on_epoch(self, run: Run) -> None:
+        """Write the checkpoint."""
+        # Only here is safetensors needed, and importing it is not free.
+        from safetensors.torch import save
+
+        found: dict[str, Tensor] = {}
+        record = json.dumps({"identity": self.identity_of_run, "state": pack(_state(run), found, "state")})
+        seal = digest(sorted(found.items()), record)
+        write_whole(self.path, save(found, {"format": FORMAT, "record": record, "seal": seal}))
+
+
+def _state(run: Run) -> dict[str, Any]:
+    return {
+        "model": tensors(run.model),
+        "optimizer": run.optimizer.state_dict(),
+        "schedule": run.schedule.scheduler.state_dict(),
+        "order": run.order.get_state(),
+        "random": rng_state(run.device),
+        "history": run.history.to_dicts(),
+        "step": run.step,
+        "best": run.best,
+        "stop": run.stop,
+    }
+
+
+def resume(run: Run, path: Path, identity: Mapping[str, Any]) -> None:
+    """Bring the run to where the checkpoint left it; do nothing if there is no such file.
+
+    Raises:
+        FileError: the file is not a checkpoint, is damaged, or belongs to another training.
+    """
+    if not path.exists():
+        return
+    record, found = _read(path)
+    _check_identity(path, record["identity"], identity)
+    state = unpack(record["state"], found)
+    restore(run.model, state["model"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.schedule.scheduler.load_state_dict(state["schedule"])
+    run.order.set_state(state["order"])
+    run.records = [EpochRecord(**epoch) for epoch in state["history"]]
+    run.step, run.stop = state["step"], state["stop"]
+    if state["best"] is not None:
+        run.best = {name: tensor.to(run.device) for name, tensor in state["best"].items()}
+    # Last, so that nothing above can draw from it.
+    set_rng_state(run.device, state["random"])
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    except (OSError, SafetensorError) as error:
+        raise FileError(f"checkpoint {path} cannot be read: {error}; delete it to start over") from error
+    if header.get("format") != FORMAT:
+        raise FileError(f"{path} is not a checkpoint of a training; give another path for the checkpoint")
+    if header.get("seal") != digest(sorted(found.items()), header.get("record", "")):
+        raise FileError(
+            f"checkpoint {path} is damaged: its contents do not match its hash; delete it to start over"
+        )
+    record: dict[str, Any] = json.loads(header["record"])
+    return record, found
+
+
+def _check_identity(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    ours = json.loads(json.dumps(ours))
+    other = [name for name in ours if theirs.get(name) != ours[name]]
+    if "options" in other:
+        other.remove("options")
+        options, was = ours["options"], theirs.get("options") or {}
+        changed = [n for n in options if was.get(n) != options[n]]
+        other += [f"option {n} (was {was.get(n)!r}, now {options[n]!r})" for n in changed]
+    if other:
+        raise FileError(
+            f"checkpoint {path} belongs to another training; these differ: {', '.join(other)}; "
+            "give another path for the checkpoint, or delete it to start over"
+        )

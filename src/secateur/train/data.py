@@ -1,0 +1,129 @@
+"""Training and evaluation data: in memory (shuffled here), or batches that someone else makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sized
+from typing import Any, Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from secateur.types import Batches, InputError
+
+__all__ = ["Data", "Labelled", "check_data", "count_batches", "in_memory", "iterate"]
+
+
+class Labelled(Protocol):
+    """Data in memory, such as `secateur.data.Split`: images ``(N, …)`` and labels ``(N,)``."""
+
+    @property
+    def images(self) -> Tensor:
+        """The inputs."""
+        ...
+
+    @property
+    def labels(self) -> Tensor:
+        """The targets."""
+        ...
+
+
+Data = Labelled | tuple[Tensor, Tensor] | Batches
+"""A `Split`, a pair (inputs, targets) of tensors, or batches of such pairs that can be iterated again."""
+
+
+def in_memory(data: Data) -> tuple[Tensor, Tensor] | None:
+    """Return the inputs and targets of data that are in memory; None for batches."""
+    images, labels = getattr(data, "images", None), getattr(data, "labels", None)
+    if isinstance(images, Tensor) and isinstance(labels, Tensor):
+        return images, labels
+    pair: Any = data
+    if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor) for part in pair):
+        return pair[0], pair[1]
+    return None
+
+
+def check_data(data: Data, what: str) -> None:
+    """Refuse data that are empty, of unequal lengths, not finite, or gone after one pass.
+
+    Batches are looked at one by one as they come (see `iterate`).
+    """
+    pair = in_memory(data)
+    if pair is not None:
+        _check_pair(*pair, what)
+    elif isinstance(data, Tensor) or not hasattr(data, "__iter__"):
+        raise InputError(
+            f"{what}: got a {type(data).__name__}; "
+            "give a Split, a pair (inputs, targets), or batches of such pairs"
+        )
+    elif isinstance(data, Iterator):
+        raise InputError(f"{what}: got an iterator, which is empty after one pass; give a list of batches")
+    elif isinstance(data, Sized) and len(data) == 0:
+        raise InputError(f"{what}: there are no batches; give at least one")
+
+
+def _check_pair(inputs: Tensor, targets: Tensor, what: str) -> None:
+    if inputs.ndim == 0 or targets.ndim == 0 or len(inputs) != len(targets):
+        raise InputError(
+            f"{what}: inputs of shape {tuple(inputs.shape)} and targets of shape {tuple(targets.shape)} "
+            "do not have one target for each input"
+        )
+    if len(inputs) == 0:
+        raise InputError(f"{what}: there are no samples; give at least one")
+    for name, tensor in (("inputs", inputs), ("targets", targets)):
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"{what}: the {name} hold NaN or infinite values; drop or repair those samples")
+
+
+def spans(count: int, size: int) -> list[tuple[int, int]]:
+    """Return the first and last-plus-one position of each batch.
+
+    A last batch of one sample joins the batch before it: batch normalisation cannot train on one sample.
+
+    >>> spans(7, 3), spans(8, 3)
+    ([(0, 3), (3, 7)], [(0, 3), (3, 6), (6, 8)])
+    """
+    starts = list(range(0, count, size))
+    if len(starts) > 1 and size > 1 and count - starts[-1] == 1:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], count], strict=True))
+
+
+def count_batches(data: Data, size: int) -> int:
+    """Return how many batches one pass has."""
+    pair = in_memory(data)
+    if pair is not None:
+        return len(spans(len(pair[0]), size))
+    return len(data) if isinstance(data, Sized) else sum(1 for _ in iterate(data, size, "batches"))
+
+
+def iterate(
+    data: Data, size: int, what: str, order: Generator | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the batches of one pass: shuffled by `order` if it is given and the data are in memory.
+
+    Raises:
+        InputError: there is no batch, or one is not a pair, is empty, or holds values that are not finite.
+    """
+    pair = in_memory(data)
+    if pair is None:
+        yield from _checked(data, what)  # type: ignore[arg-type]
+        return
+    inputs, targets = pair
+    positions = None if order is None else torch.randperm(len(inputs), generator=order).to(inputs.device)
+    for start, stop in spans(len(inputs), size):
+        chosen = slice(start, stop) if positions is None else positions[start:stop]
+        yield inputs[chosen], targets[chosen]
+
+
+def _checked(batches: Batches, what: str) -> Iterator[tuple[Tensor, Tensor]]:
+    number = 0
+    for number, batch in enumerate(batches, 1):
+        if in_memory(batch) is None:
+            raise InputError(
+                f"{what}: batch {number} is a {type(batch).__name__}, not a pair (inputs, targets)"
+            )
+        inputs, targets = batch
+        _check_pair(inputs, targets, f"{what}, batch {number}")
+        yield inputs, targets
+    if number == 0:
+        raise InputError(f"{what}: there are no batches; give at least one")

@@ -1,0 +1,285 @@
+"""What can be chosen about a training: the optimiser, the learning rate, the loss, and when to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    CosineAnnealingLR,
+    ExponentialLR,
+    LRScheduler,
+    MultiStepLR,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    StepLR,
+)
+from torch.optim.optimizer import Optimizer
+
+from secateur.types import InputError, Loss, unknown_name
+
+__all__ = ["LOSSES", "OPTIMIZERS", "SCHEDULES", "Schedule", "TrainOptions", "loss_function"]
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+ScheduleFactory = Callable[[Optimizer], LRScheduler]
+
+OPTIMIZERS: dict[str, tuple[Callable[..., Optimizer], tuple[str, ...]]] = {
+    "sgd": (torch.optim.SGD, ("momentum", "nesterov")),
+    "adam": (torch.optim.Adam, ()),
+    "adamw": (torch.optim.AdamW, ()),
+    "rmsprop": (torch.optim.RMSprop, ("momentum",)),
+}
+"""The optimisers that have a name, with the options that each takes beside `lr` and `weight_decay`."""
+
+SCHEDULES: dict[str, tuple[str, ...]] = {
+    "constant": (),
+    "cosine": (),
+    "step": ("step_size", "gamma"),
+    "multistep": ("milestones", "gamma"),
+    "exponential": ("gamma",),
+    "onecycle": (),
+}
+"""The learning-rate schedules that have a name, with the options that each takes."""
+
+
+def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean of the squared differences; class labels stand for their one-hot vectors.
+
+    >>> mean_squared_error(torch.tensor([[1.0, 0.0]]), torch.tensor([1]))
+    tensor(1.)
+    """
+    if not targets.is_floating_point() and outputs.ndim == targets.ndim + 1:
+        targets = F.one_hot(targets, outputs.shape[-1]).to(outputs.dtype)
+    if targets.shape != outputs.shape:
+        raise InputError(
+            f"mse: outputs of shape {tuple(outputs.shape)} against targets of shape {tuple(targets.shape)}; "
+            "give targets of the outputs' shape, or class labels of shape (N,)"
+        )
+    return F.mse_loss(outputs, targets.to(outputs.dtype))
+
+
+LOSSES: dict[str, Loss] = {"cross_entropy": F.cross_entropy, "mse": mean_squared_error}
+"""The losses that have a name."""
+
+
+def loss_function(loss: str | Loss) -> Loss:
+    """Return the loss of this name, or the callable itself.
+
+    >>> loss_function("mse")(torch.tensor([1.0, 3.0]), torch.tensor([0.0, 0.0]))
+    tensor(5.)
+    """
+    if callable(loss):
+        return loss
+    if loss not in LOSSES:
+        raise unknown_name("loss", loss, LOSSES)
+    return LOSSES[loss]
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How to train: a plain value that can be compared, copied with changes, and kept beside the result.
+
+    Attributes:
+        epochs: how often the training data are gone through; 0 trains nothing.
+        batch_size: samples a step; without meaning where the training data come in batches already.
+        optimizer: ``sgd``, ``adam``, ``adamw``, ``rmsprop``, or a callable that makes one of the parameters.
+        lr: learning rate.
+        momentum, nesterov: of ``sgd`` (and momentum of ``rmsprop``).
+        weight_decay: of the named optimisers; decoupled in ``adamw``, added to the gradient in the others.
+        schedule: ``constant``; ``cosine`` to zero over all epochs; ``step`` (every `step_size` epochs, by
+            default a third of them); ``multistep`` (at the epochs `milestones`, by default a half and three
+            quarters); ``exponential`` (every epoch); ``onecycle`` (every step, peak at `lr`, Smith & Topin,
+            2019); or a callable that makes torch's scheduler from the optimiser, stepped once an epoch.
+        step_size, milestones, gamma: of the schedules; `gamma` is 0.1 by default, 0.95 for ``exponential``.
+        loss: ``cross_entropy``, ``mse`` (class labels stand for one-hot vectors), or a callable
+            of (outputs, targets) that returns the mean over the batch.
+        clip_norm: the largest norm that the gradient of all parameters together may have; None does not clip.
+        patience: stop after this many epochs without a lower validation loss; None never stops early.
+        restore_best: end with the weights of the lowest validation loss; None means: where there are
+            validation data.
+        seed: of the order of the samples and of what is random in the model (dropout).
+
+    Raises:
+        InputError: a value is out of range, or does not belong to the chosen optimiser or schedule.
+        UnknownNameError: the optimiser, schedule or loss has no such name.
+
+    >>> TrainOptions(optimizer="sgd", lr=0.1, momentum=0.9).momentum
+    0.9
+    >>> TrainOptions(momentum=0.9)
+    Traceback (most recent call last):
+    secateur.types.InputError: training option momentum=0.9 does not belong to optimizer 'adam'; leave it out
+    """
+
+    epochs: int = 10
+    batch_size: int = 128
+    optimizer: str | OptimizerFactory = "adam"
+    lr: float = 1e-3
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    schedule: str | ScheduleFactory = "constant"
+    step_size: int | None = None
+    milestones: Sequence[int] | None = None
+    gamma: float | None = None
+    loss: str | Loss = "cross_entropy"
+    clip_norm: float | None = None
+    patience: int | None = None
+    restore_best: bool | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.milestones is not None:
+            object.__setattr__(self, "milestones", tuple(self.milestones))
+        self._check_names()
+        self._check_ranges()
+        self._check_belonging()
+
+    def _check_names(self) -> None:
+        for what, value, known in (
+            ("optimizer", self.optimizer, OPTIMIZERS),
+            ("learning-rate schedule", self.schedule, SCHEDULES),
+            ("loss", self.loss, LOSSES),
+        ):
+            if not callable(value) and value not in known:
+                raise unknown_name(what, value, known)
+
+    def _check_ranges(self) -> None:
+        whole = _is_whole
+        _require("epochs", self.epochs, whole(self.epochs, 0), "a whole number, 0 or more")
+        _require("batch_size", self.batch_size, whole(self.batch_size, 1), "a whole number, 1 or more")
+        _require("lr", self.lr, _is_number(self.lr) and self.lr > 0, "a finite number above 0")
+        _require("momentum", self.momentum, _is_number(self.momentum) and 0 <= self.momentum < 1, "in [0, 1)")
+        _require(
+            "weight_decay",
+            self.weight_decay,
+            _is_number(self.weight_decay) and self.weight_decay >= 0,
+            "a finite number, 0 or more",
+        )
+        _require("seed", self.seed, whole(self.seed, 0) and self.seed < 2**63, "a whole number in [0, 2**63)")
+        for name in ("gamma", "clip_norm"):
+            value = getattr(self, name)
+            _require(
+                name, value, value is None or (_is_number(value) and value > 0), "a finite number above 0"
+            )
+        for name in ("step_size", "patience"):
+            value = getattr(self, name)
+            _require(name, value, value is None or whole(value, 1), "a whole number, 1 or more")
+        at = self.milestones
+        rising = at is None or (all(whole(m, 1) for m in at) and list(at) == sorted(set(at)))
+        _require("milestones", at, rising, "rising whole numbers of epochs, 1 or more")
+
+    def _check_belonging(self) -> None:
+        """Refuse what would be ignored in silence."""
+        default = {field.name: field.default for field in fields(self)}
+        for choice, takes, all_of_them in (
+            ("optimizer", self._optimizer_takes(), ("lr", "weight_decay", "momentum", "nesterov")),
+            ("schedule", self._schedule_takes(), ("step_size", "milestones", "gamma")),
+        ):
+            for name in all_of_them:
+                value = getattr(self, name)
+                if name not in takes and value != default[name]:
+                    raise InputError(
+                        f"training option {name}={value!r} does not belong to {choice} "
+                        f"{describe(getattr(self, choice))!r}; leave it out"
+                    )
+        if self.nesterov and not self.momentum:
+            raise InputError("training option nesterov=True needs a momentum above 0, such as momentum=0.9")
+
+    def _optimizer_takes(self) -> tuple[str, ...]:
+        if isinstance(self.optimizer, str):
+            return ("lr", "weight_decay", *OPTIMIZERS[self.optimizer][1])
+        return ()
+
+    def _schedule_takes(self) -> tuple[str, ...]:
+        return SCHEDULES[self.schedule] if isinstance(self.schedule, str) else ()
+
+    def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+        """Return the optimiser of these parameters."""
+        if callable(self.optimizer):
+            return self.optimizer(parameters)
+        make, _ = OPTIMIZERS[self.optimizer]
+        return make(parameters, **{name: getattr(self, name) for name in self._optimizer_takes()})
+
+    def make_schedule(self, optimizer: Optimizer, steps_per_epoch: int) -> Schedule:
+        """Return the schedule of this optimiser's learning rate."""
+        if callable(self.schedule):
+            return Schedule(self.schedule(optimizer))
+        if self.schedule == "onecycle":
+            # Momentum stays what the options say it is.
+            peaks = [float(group["lr"]) for group in optimizer.param_groups]
+            steps = max(1, self.epochs * steps_per_epoch)
+            one = OneCycleLR(optimizer, max_lr=peaks, total_steps=steps, cycle_momentum=False)
+            return Schedule(one, every_step=True)
+        return Schedule(self._epoch_schedule(self.schedule, optimizer))
+
+    def _epoch_schedule(self, name: str, optimizer: Optimizer) -> LRScheduler:
+        gamma = 0.1 if self.gamma is None else self.gamma
+        if name == "cosine":
+            return CosineAnnealingLR(optimizer, T_max=max(1, self.epochs))
+        if name == "step":
+            return StepLR(optimizer, self.step_size or max(1, self.epochs // 3), gamma)
+        if name == "multistep":
+            default = sorted({max(1, self.epochs // 2), max(1, self.epochs * 3 // 4)})
+            return MultiStepLR(optimizer, list(self.milestones or default), gamma)
+        if name == "exponential":
+            return ExponentialLR(optimizer, 0.95 if self.gamma is None else self.gamma)
+        return ConstantLR(optimizer, factor=1.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options as plain values; callables by their names."""
+        return {field.name: describe(getattr(self, field.name)) for field in fields(self)}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One of torch's schedulers, and when it is stepped: after every step, or after every epoch."""
+
+    scheduler: LRScheduler
+    every_step: bool = False
+
+    def after_step(self) -> None:
+        """Tell the scheduler that a step is done."""
+        if self.every_step:
+            self.scheduler.step()
+
+    def after_epoch(self, loss: float) -> None:
+        """Tell the scheduler that an epoch is done; `loss` is what a plateau is seen by."""
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(loss)
+        elif not self.every_step:
+            self.scheduler.step()
+
+
+def describe(value: Any) -> Any:
+    """Return a plain value that stands for an option; a callable by its name and bound arguments."""
+    if isinstance(value, tuple):
+        return [describe(item) for item in value]
+    if not callable(value):
+        return value
+    inner = getattr(value, "func", None)
+    if inner is not None:
+        bound = ", ".join(
+            [*map(repr, value.args), *(f"{k}={v!r}" for k, v in sorted(value.keywords.items()))]
+        )
+        return f"{describe(inner)}({bound})"
+    owner = value if hasattr(value, "__qualname__") else type(value)
+    return f"{owner.__module__}.{owner.__qualname__}"
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+
+
+def _require(name: str, value: object, right: bool, what: str) -> None:
+    if not right:
+        raise InputError(f"training option {name}={value!r} must be {what}")
