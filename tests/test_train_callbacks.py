@@ -65,9 +65,7 @@ def test_bad_masks() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown parameter '0\.weigth'; did you mean '0\.weight'"):
         fit(net(), DATA, epochs=1, callbacks=[HoldZeros({"0.weigth": KEEP["0.weight"]})])
     for bad in (torch.ones(3, 2), torch.ones(2, 3, dtype=torch.bool)):
-        with pytest.raises(
-            InputError, match=r"the mask of 0\.weight .* must be torch\.bool of shape \(3, 2\)"
-        ):
+        with pytest.raises(InputError, match=r"the mask of 0\.weight .* must be torch\.bool of shape \(3, 2\)"):
             fit(net(), DATA, epochs=1, callbacks=[HoldZeros({"0.weight": bad})])
 
 

@@ -280,7 +280,7 @@ def test_weights_that_are_not_finite() -> None:
     model = net()
     with torch.no_grad():
         model[4].weight[0, 0] = float("inf")
-    with pytest.raises(InputError, match=r"4\.weight of the model holds NaN or infinite values"):
+    with pytest.raises(InputError, match=r"4\.weight of the model holds 1 NaN or infinite values"):
         fit(model, blobs(8), epochs=1)
 
 
@@ -317,7 +317,7 @@ def test_a_loss_that_diverges_is_named_and_the_model_is_as_before() -> None:
 
 def test_weights_that_overflow_in_the_last_step_are_named() -> None:
     model, plain = line(1.0), line(1.0)
-    with pytest.raises(InputError, match="after epoch 1: weight of the model holds NaN or infinite"):
+    with pytest.raises(InputError, match="after epoch 1: weight of the model holds 1 NaN or infinite"):
         fit(model, (torch.ones(2, 1), torch.zeros(2, 1)), epochs=1, optimizer="sgd", lr=3e38, loss="mse")
     assert same(model, plain)
 

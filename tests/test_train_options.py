@@ -139,9 +139,7 @@ def test_unknown_names(options: dict[str, Any], message: str) -> None:
 
 
 def test_options_as_plain_values() -> None:
-    options = TrainOptions(
-        optimizer=partial(torch.optim.SGD, lr=0.1), schedule="multistep", milestones=[1, 2]
-    )
+    options = TrainOptions(optimizer=partial(torch.optim.SGD, lr=0.1), schedule="multistep", milestones=[1, 2])
     plain = options.to_dict()
     assert plain["optimizer"] == "torch.optim.sgd.SGD(lr=0.1)"
     assert plain["milestones"] == [1, 2]

@@ -46,9 +46,7 @@ def train(model: nn.Module, path: Path | None, *callbacks: Callback, **changes: 
         "schedule": "multistep",
         "seed": 3,
     }
-    return fit(
-        model, blobs(60, 0), blobs(30, 1), checkpoint=path, callbacks=callbacks, **{**options, **changes}
-    )
+    return fit(model, blobs(60, 0), blobs(30, 1), checkpoint=path, callbacks=callbacks, **{**options, **changes})
 
 
 def same(first: nn.Module, second: nn.Module) -> bool:

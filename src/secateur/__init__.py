@@ -1,1 +1,68 @@
-"""secateur: find what a trained network does not need, cut it out for real, and show what it cost."""
+"""secateur: find what a trained network does not need, cut it out for real, and show what it cost.
+
+>>> import torch
+>>> from torch import nn
+>>> import secateur as sc
+>>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+>>> small = sc.prune(model, torch.zeros(1, 8), criterion="l2", sparsity=0.5).model
+>>> small[0].out_features
+8
+"""
+
+from secateur import data, measure, models
+from secateur.criteria import CRITERIA, Magnitude, Random
+from secateur.prune import Result, prune
+from secateur.saving import load, read_report
+from secateur.select import select
+from secateur.structure import Structure, channels, cut, mask, weights
+from secateur.train import History, TrainOptions, fit
+from secateur.types import (
+    CutError,
+    DataError,
+    FileError,
+    InputError,
+    Keep,
+    Scores,
+    SecateurError,
+    Site,
+    Sites,
+    TraceError,
+    UnknownNameError,
+    VerificationError,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CRITERIA",
+    "CutError",
+    "DataError",
+    "FileError",
+    "History",
+    "InputError",
+    "Keep",
+    "Magnitude",
+    "Random",
+    "Result",
+    "Scores",
+    "SecateurError",
+    "Site",
+    "Sites",
+    "Structure",
+    "TraceError",
+    "TrainOptions",
+    "UnknownNameError",
+    "VerificationError",
+    "channels",
+    "cut",
+    "data",
+    "fit",
+    "load",
+    "mask",
+    "measure",
+    "models",
+    "prune",
+    "read_report",
+    "select",
+    "weights",
+]

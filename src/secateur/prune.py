@@ -1,4 +1,4 @@
-"""The whole line in one call: trace, score, select, cut, verify, measure."""
+"""The whole line in one call: trace, score, select, cut, verify,"""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-import secateur.criteria as criteria
-import secateur.measure as measure
-from secateur import saving
+from secateur.criteria import by_name
+from secateur.measure import compare_latency, file_bytes, macs, parameters
+from secateur.saving import save as save_folder
 from secateur.select import Scope, select
 from secateur.structure import channels, mask, weights
 from secateur.structure.cut import Plan, cut_with_plan
-from secateur.structure.trace import ExampleInputs
-from secateur.types import Criterion, Keep, Sites, unknown_name
+from secateur.types import Criterion, ExampleInputs, Keep, Sites, unknown_name
 
 __all__ = ["PruneReport", "Result", "SiteReport", "prune"]
 
@@ -44,7 +43,7 @@ class PruneReport:
         criterion, scope, sparsity: the recipe.
         units_removed, units: how many of how many units went.
         parameters, nonzero, macs, bytes: before and after; MACs for the example inputs, bytes of a safetensors file.
-        latency: median seconds of a forward pass before and after, measured interleaved at one thread; None if not asked.
+        latency: median seconds of a forward pass before and after, interleaved, at one thread; None if not asked.
         difference: the greatest relative difference between the cut and the masked model's outputs; None for weights.
         sites: the units of every site.
         frozen: what could not be pruned, with the reason.
@@ -112,7 +111,7 @@ class Result:
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the model to `folder` as safetensors and JSON; `secateur.load` reads it in another process."""
-        return saving.save(folder, self.model, self.plan, self.report.to_dict())
+        return save_folder(folder, self.model, self.plan, self.report.to_dict())
 
 
 def prune(
@@ -150,7 +149,7 @@ def prune(
     """
     if unit not in ("channels", "weights"):
         raise unknown_name("unit", unit, ("channels", "weights"))
-    scorer = criteria.by_name(criterion) if isinstance(criterion, str) else criterion
+    scorer = by_name(criterion) if isinstance(criterion, str) else criterion
     sites = channels(model, example_inputs, ignore) if unit == "channels" else weights(model, ignore)
     keep = select(scorer(model, sites), sparsity, scope=scope, minimum=minimum)
     if unit == "channels":
@@ -158,7 +157,7 @@ def prune(
         small, plan, difference = made.model, made.plan, made.difference
     else:
         small, plan, difference = mask(model, sites, keep), Plan(), None
-    counts = measure.parameters(model), measure.parameters(small)
+    counts = parameters(model), parameters(small)
     report = PruneReport(
         unit=unit,
         criterion=criterion if isinstance(criterion, str) else repr(criterion),
@@ -168,8 +167,8 @@ def prune(
         units=sum(k.numel() for k in keep.values()),
         parameters=(counts[0].total, counts[1].total),
         nonzero=(counts[0].nonzero, counts[1].nonzero),
-        macs=(measure.macs(model, example_inputs), measure.macs(small, example_inputs)),
-        bytes=(measure.file_bytes(model), measure.file_bytes(small)),
+        macs=(macs(model, example_inputs), macs(small, example_inputs)),
+        bytes=(file_bytes(model), file_bytes(small)),
         latency=_latency(model, small, example_inputs) if latency else None,
         difference=difference,
         sites=tuple(SiteReport(n, k.numel(), int(k.sum())) for n, k in keep.items()),
@@ -180,5 +179,5 @@ def prune(
 
 
 def _latency(model: nn.Module, small: nn.Module, example_inputs: ExampleInputs) -> tuple[float, float]:
-    found = measure.compare_latency({"before": model, "after": small}, example_inputs)
-    return found["before"].median, found["after"].median
+    found = compare_latency({"before": model, "after": small}, example_inputs)
+    return found.latencies["before"].median, found.latencies["after"].median

@@ -18,6 +18,7 @@ __all__ = [
     "Criterion",
     "CutError",
     "DataError",
+    "ExampleInputs",
     "FileError",
     "InputError",
     "Keep",
@@ -162,6 +163,9 @@ Keep = Mapping[str, Tensor]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """A loss of (outputs, targets) that returns a scalar, the mean over the batch."""
+
+ExampleInputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
+"""What a model is called with: a tensor, a tuple of positional inputs, or a mapping of keyword inputs."""
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 """Batches of (inputs, targets) that can be iterated more than once."""

@@ -2,45 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from secateur.train.state import modes_kept
-from secateur.types import InputError
+from secateur.state import split_inputs
+from secateur.types import ExampleInputs, InputError
 
-__all__ = ["Inputs", "batch_size_of", "caller", "evaluating", "with_batch_size"]
-
-Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
-"""A tensor, a tuple of positional inputs, or a mapping of keyword inputs."""
+__all__ = ["batch_size_of", "caller", "with_batch_size"]
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model in evaluation mode, without gradients, and leave it as it was."""
-    with modes_kept(model), torch.no_grad():
-        model.eval()
-        yield
-
-
-def caller(model: nn.Module, example_inputs: Inputs) -> Callable[[], Any]:
+def caller(model: nn.Module, example_inputs: ExampleInputs) -> Callable[[], Any]:
     """Return a function that calls the model with the example inputs."""
-    if isinstance(example_inputs, Tensor):
-        return lambda: model(example_inputs)
-    if isinstance(example_inputs, Mapping):
-        return lambda: model(**example_inputs)
-    if isinstance(example_inputs, tuple):
-        return lambda: model(*example_inputs)
-    raise InputError(
-        f"example_inputs is a {type(example_inputs).__name__}; "
-        "give a tensor, a tuple of positional inputs, or a dict of keyword inputs"
-    )
+    args, kwargs = split_inputs(example_inputs)
+    return lambda: model(*args, **kwargs)
 
 
-def batch_size_of(example_inputs: Inputs) -> int:
+def batch_size_of(example_inputs: ExampleInputs) -> int:
     """Return the length of the first dimension of the first tensor.
 
     >>> batch_size_of((torch.zeros(4, 2),))
@@ -52,7 +32,7 @@ def batch_size_of(example_inputs: Inputs) -> int:
     raise InputError("example_inputs hold no tensor with a batch dimension")
 
 
-def with_batch_size(example_inputs: Inputs, batch_size: int | None) -> Inputs:
+def with_batch_size(example_inputs: ExampleInputs, batch_size: int | None) -> ExampleInputs:
     """Return the inputs with their samples repeated, or dropped, until there are `batch_size` of them.
 
     >>> with_batch_size(torch.tensor([1, 2, 3]), 5)
@@ -78,7 +58,7 @@ def with_batch_size(example_inputs: Inputs, batch_size: int | None) -> Inputs:
     return resized
 
 
-def _parts(example_inputs: Inputs) -> list[Any]:
+def _parts(example_inputs: ExampleInputs) -> list[Any]:
     if isinstance(example_inputs, Mapping):
         return list(example_inputs.values())
     return list(example_inputs) if isinstance(example_inputs, tuple) else [example_inputs]

@@ -8,10 +8,9 @@ from math import nan
 import torch
 from torch import Tensor, nn
 
-from secateur.measure.inputs import evaluating
+from secateur.state import device_of, evaluating
 from secateur.train.data import Data, check_data, iterate
 from secateur.train.options import loss_function
-from secateur.train.state import device_of
 from secateur.train.tally import check_outputs, tally_pass
 from secateur.types import InputError, Loss
 

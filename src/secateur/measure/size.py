@@ -17,9 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from secateur.measure.inputs import Inputs, caller, evaluating
-from secateur.train.state import check_made, tensors
-from secateur.types import InputError
+from secateur.measure.inputs import caller
+from secateur.state import check_made, evaluating, tensors
+from secateur.types import ExampleInputs, InputError
 
 __all__ = ["ParameterCount", "file_bytes", "macs", "parameters", "peak_memory"]
 
@@ -94,7 +94,7 @@ def _distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone().contiguous() for name, tensor in distinct.values()}
 
 
-def macs(model: nn.Module, example_inputs: Inputs) -> int:
+def macs(model: nn.Module, example_inputs: ExampleInputs) -> int:
     """Count the multiply-accumulates of one forward pass over the example inputs, in evaluation mode.
 
     Counted are matrix products, convolutions, recurrent layers and attention, with torch's own counter
@@ -155,7 +155,7 @@ def _plain_operations() -> Iterator[None]:
             library.enabled = was
 
 
-def peak_memory(model: nn.Module, example_inputs: Inputs) -> int:
+def peak_memory(model: nn.Module, example_inputs: ExampleInputs) -> int:
     """Return the most bytes of activations that live at one time in a forward pass, in evaluation mode.
 
     Every tensor that an operation makes is counted from when it is made until it is freed, by the memory

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.measure.inputs import Inputs, batch_size_of, caller, evaluating, with_batch_size
-from secateur.train.state import device_of
-from secateur.types import InputError
+from secateur.measure.inputs import batch_size_of, caller, with_batch_size
+from secateur.state import device_of, evaluating
+from secateur.types import ExampleInputs, InputError
 
 __all__ = ["Latency", "LatencyComparison", "Spread", "compare_latency", "latency"]
 
@@ -66,7 +66,7 @@ class LatencyComparison:
 
 def latency(
     model: nn.Module,
-    example_inputs: Inputs,
+    example_inputs: ExampleInputs,
     *,
     batch_size: int | None = None,
     threads: int = 1,
@@ -106,7 +106,7 @@ def latency(
 
 def compare_latency(
     models: Mapping[str, nn.Module],
-    example_inputs: Inputs,
+    example_inputs: ExampleInputs,
     *,
     batch_size: int | None = None,
     threads: int = 1,
@@ -160,7 +160,7 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _timed(model: nn.Module, inputs: Inputs) -> Callable[[], float]:
+def _timed(model: nn.Module, inputs: ExampleInputs) -> Callable[[], float]:
     call, device = caller(model, inputs), device_of(model)
 
     def once() -> float:

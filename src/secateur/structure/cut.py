@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import copy
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from secateur.structure.axes import Atom, keep_vector
+from secateur.structure.graph import graph_form
 from secateur.structure.infer import Structure
-from secateur.structure.mend import Edits, edits
+from secateur.structure.mend import Edits, edits, proposals
 from secateur.structure.sites import check_keep
 from secateur.structure.verify import reference_outputs, verify
-from secateur.types import CutError, InputError, Keep, Sites
+from secateur.types import CutError, InputError, Keep, Sites, VerificationError, unknown_name
 
 __all__ = ["CutModel", "Plan", "apply_plan", "cut", "cut_with_plan", "make_plan"]
 
 TOLERANCE = 1e-4
+
+Form = Literal["auto", "module", "graph"]
+FORMS = ("auto", "module", "graph")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +40,7 @@ class Plan:
     attributes: Edits = field(default_factory=dict)
 
 
-def cut(model: nn.Module, sites: Sites, keep: Keep, *, tolerance: float = TOLERANCE) -> nn.Module:
+def cut(model: nn.Module, sites: Sites, keep: Keep, *, form: Form = "auto", tolerance: float = TOLERANCE) -> nn.Module:
     """Return a smaller copy of `model` without the units that `keep` marks False, verified against the masked model.
 
     The copy is an ordinary module of the same class with the same ``state_dict`` keys; modes, dtypes, devices,
@@ -46,6 +51,9 @@ def cut(model: nn.Module, sites: Sites, keep: Keep, *, tolerance: float = TOLERA
         model: the model that `sites` were found in; it is left as it is.
         sites: from `channels`.
         keep: one bool tensor a site, of the site's shape, True = keep; sites without one stay whole.
+        form: ``"module"`` returns a module of the model's own class. Where its code holds a size as a literal that no
+            attribute holds, that cannot run; ``"graph"`` returns the traced graph as a `torch.fx.GraphModule` instead
+            (for inference, with the example inputs' batch size), and ``"auto"`` does so where the module cannot run.
         tolerance: the greatest relative difference between the cut and the masked model's outputs.
 
     Raises:
@@ -62,7 +70,7 @@ def cut(model: nn.Module, sites: Sites, keep: Keep, *, tolerance: float = TOLERA
       (2): Linear(in_features=2, out_features=2, bias=True)
     )
     """
-    return cut_with_plan(model, sites, keep, tolerance=tolerance).model
+    return cut_with_plan(model, sites, keep, form=form, tolerance=tolerance).model
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,23 +82,79 @@ class CutModel:
     difference: float
 
 
-def cut_with_plan(model: nn.Module, sites: Sites, keep: Keep, *, tolerance: float = TOLERANCE) -> CutModel:
+def cut_with_plan(
+    model: nn.Module, sites: Sites, keep: Keep, *, form: Form = "auto", tolerance: float = TOLERANCE
+) -> CutModel:
     """Return what `cut` does, with the plan and the difference found."""
+    if form not in FORMS:
+        raise unknown_name("form", form, FORMS)
     structure = _structure(model, sites)
     checked = check_keep(sites, keep)
     for name, kept in checked.items():
         if not bool(kept.any()):
             raise CutError(f"cut: every unit of {name!r} would go and nothing would pass it; keep at least one")
-    plan = make_plan(model, structure, checked)
+    gone = {structure.units[name]: kept for name, kept in checked.items() if not bool(kept.all())}
+    plan = make_plan(model, structure, gone)
+    reference = reference_outputs(model, sites, checked)
     small = apply_plan(model, plan)
+    error: Exception | None = None
+    if form != "graph":
+        try:
+            return _module_form(model, small, plan, structure, gone, reference, tolerance)
+        except CutError as refused:
+            if form == "module":
+                raise
+            error = refused
+    graph = graph_form(small, structure, gone)
     try:
-        found = verify(reference_outputs(model, sites, checked), small, structure, tolerance)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise CutError(
-            f"cut: the smaller model cannot run ({_blame(small, structure)}: {str(error).splitlines()[0]}). "
-            "A size is written into its code that no attribute holds; leave the site out with ignore=."
-        ) from error
-    return CutModel(small, plan, found)
+        return CutModel(graph, plan, verify(reference, graph, structure, tolerance))
+    except VerificationError:
+        raise
+    except Exception as broken:  # noqa: BLE001  (what a rewritten graph raises depends on its ops)
+        raise CutError(f"cut: neither the module nor its graph can be made smaller: {broken}") from (error or broken)
+
+
+def _module_form(
+    model: nn.Module,
+    small: nn.Module,
+    plan: Plan,
+    structure: Structure,
+    gone: Mapping[Atom, Tensor],
+    reference: Any,
+    tolerance: float,
+) -> CutModel:
+    """Try the proposed attribute edits in turn on `small`; the first that runs and verifies is it."""
+    failure: CutError | None = None
+    for attributes in proposals(model, structure, gone, plan.attributes):
+        set_attributes(small, attributes)
+        try:
+            found = verify(reference, small, structure, tolerance)
+            return CutModel(small, Plan(plan.rows, attributes), found)
+        except VerificationError as error:
+            failure = failure or error
+        except (RuntimeError, TypeError, ValueError, IndexError, AssertionError, KeyError, AttributeError) as error:
+            failure = failure or CutError(_cannot_run(small, structure, error))
+        set_attributes(small, _originals(model, attributes))
+    assert failure is not None
+    raise failure
+
+
+def _originals(model: nn.Module, attributes: Edits) -> Edits:
+    return {p: {a: getattr(model.get_submodule(p), a) for a in names} for p, names in attributes.items()}
+
+
+def _cannot_run(small: nn.Module, structure: Structure, error: Exception) -> str:
+    first = next(iter(str(error).splitlines()), type(error).__name__)
+    return (
+        f"cut: the smaller model cannot run ({_blame(small, structure)}{_line(error)}: {first}). A size is written "
+        'into its code that no attribute holds; allow form="graph", or leave the site out with ignore=.'
+    )
+
+
+def _line(error: Exception) -> str:
+    """The line of the model's own code that failed."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename]
+    return f", {frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno}" if frames else ""
 
 
 def _structure(model: nn.Module, sites: Sites) -> Structure:
@@ -112,9 +176,8 @@ def _structure(model: nn.Module, sites: Sites) -> Structure:
     return structure
 
 
-def make_plan(model: nn.Module, structure: Structure, keep: Keep) -> Plan:
-    """Return what must be sliced and mended so that the units that `keep` marks False are gone."""
-    gone = {structure.units[name]: kept for name, kept in keep.items() if not bool(kept.all())}
+def make_plan(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor]) -> Plan:
+    """Return what must be sliced and mended so that the units that the keep vectors of `gone` mark False are gone."""
     rows: dict[str, dict[int, Tensor]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for name, value in structure.tensors.items():
@@ -137,12 +200,17 @@ def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
         old = _find_tensor(model, name)
         memo[id(old)] = _sliced(old, rows)
     result = copy.deepcopy(model, memo)
-    for path, attributes in plan.attributes.items():
-        module = result.get_submodule(path)
-        for attribute, value in attributes.items():
+    set_attributes(result, plan.attributes)
+    return result
+
+
+def set_attributes(model: nn.Module, attributes: Edits) -> None:
+    """Set the attributes of `model`; a list takes the type (tuple, list) that the attribute has."""
+    for path, values in attributes.items():
+        module = model.get_submodule(path)
+        for attribute, value in values.items():
             kind = type(getattr(module, attribute))
             setattr(module, attribute, kind(value) if isinstance(value, list) else value)
-    return result
 
 
 def _find_tensor(model: nn.Module, name: str) -> Tensor:

@@ -16,7 +16,7 @@ from secateur.structure.rules import RULES, Call, Ties, Value, fixed_value, free
 from secateur.structure.trace import Graph, where
 from secateur.types import Member, Role, Site
 
-__all__ = ["Structure", "infer"]
+__all__ = ["Structure", "bind", "infer"]
 
 INLINED = {"wrap_with_set_grad_enabled", "wrap_with_autocast", "wrap_with_inference_mode"}
 
@@ -105,7 +105,7 @@ class _Solver:
 
     def _call(self, module: fx.GraphModule, node: Node) -> Any:
         name = op_name(node)
-        arguments = _bind(node, self.values)
+        arguments = bind(node, self.values)
         if name in INLINED:
             inner = next(a for a in arguments.values() if isinstance(a, fx.GraphModule))
             operands = list(arguments.values())[list(arguments.values()).index(inner) + 1 :]
@@ -129,7 +129,7 @@ def _tensor_value(name: str, made: Tensor, parameter: bool) -> Value:
     return Value(axes, parameter, tuple((name, d) for d in range(len(axes))))
 
 
-def _bind(node: Node, values: Mapping[Node, Any]) -> dict[str, Any]:
+def bind(node: Node, values: Mapping[Node, Any]) -> dict[str, Any]:
     """The arguments of a call by the names of its schema, defaults included, with nodes replaced by their values."""
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values.get(n))
     schema = getattr(node.target, "_schema", None)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.infer import Structure
+from secateur.structure.literals import size_changes
 
-__all__ = ["Edits", "edits"]
+__all__ = ["Edits", "edits", "proposals"]
 
 Edits = dict[str, dict[str, int | list[int]]]
 """New values of attributes: module path → attribute → value."""
@@ -77,20 +80,17 @@ MENDERS: list[tuple[type[nn.Module], Mender]] = [
 ]
 
 
-def edits(model: nn.Module, structure: Structure, keep: Mapping[Atom, Tensor], shapes: Mapping[str, Shape]) -> Edits:
-    """Return the attributes that must change for the tensors' new `shapes` (by full name), with their new values."""
+def edits(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], shapes: Mapping[str, Shape]) -> Edits:
+    """Return the attributes of torch's own layers that follow from the new `shapes` of their tensors (by full name)."""
     found: Edits = {}
-    for path, attribute, value in _group_counts(model, structure, keep):
+    for path, attribute, value in _group_counts(model, structure, gone):
         found.setdefault(path, {})[attribute] = value
     for path, module in model.named_modules():
         mender = next((m for kind, m in MENDERS if isinstance(module, kind)), None)
-        own = {
-            n: shapes[f"{path}.{n}" if path else n]
-            for n in _own_tensors(module)
-            if (f"{path}.{n}" if path else n) in shapes
-        }
-        if mender is None or not own:
+        names = {n: f"{path}.{n}" if path else n for n in _own_tensors(module)}
+        if mender is None or not any(full in shapes for full in names.values()):
             continue
+        own = {n: shapes.get(full) or tuple(getattr(module, n).shape) for n, full in names.items()}
         new = mender(module, own)
         groups = found.get(path, {}).get("groups")
         if isinstance(groups, int) and isinstance(module, nn.modules.conv._ConvNd):
@@ -122,4 +122,91 @@ def _group_counts(model: nn.Module, structure: Structure, keep: Mapping[Atom, Te
             continue
         names = [a for a in ("groups", "num_groups") if getattr(modules[path], a, None) == axis.size]
         found.extend((path, name, int(kept.sum())) for name in names)
+    return found
+
+
+@dataclass(frozen=True)
+class Guess:
+    """An attribute that holds a size which changes where its module's forward uses it."""
+
+    path: str
+    attribute: str
+    value: int | list[int]
+    kind: str
+
+
+# Names of attributes that hold sizes of other things than channels: tried last.
+UNLIKELY = re.compile(
+    r"window|kernel|stride|padding|dilation|depth|patch|img|image|size|grid|resolution|length|num_classes|num_layers"
+    r"|shift|seq|max_|pool|_h$|_w$|rank|bits"
+)
+
+
+def proposals(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], known: Edits) -> Iterator[Edits]:
+    """Yield sets of attribute edits to try, the likeliest first; `known` ones are in every set.
+
+    An attribute is proposed when it equals a size that changes in its module's own part of the graph, or in a part
+    that it calls. Which of them are meant is decided by trying: a wrong set fails to run or to verify.
+    """
+    guesses = [g for g in _guesses(model, structure, gone) if g.attribute not in known.get(g.path, {})]
+    kinds = list(dict.fromkeys((g.kind, g.attribute) for g in guesses))
+    unlikely = {k for k in kinds if UNLIKELY.search(k[1])}
+    choices = [set(kinds) - unlikely, set(kinds), set()]
+    choices += [set(kinds) - unlikely - {k} for k in kinds if k not in unlikely]
+    choices += [(set(kinds) - unlikely) | {k} for k in unlikely]
+    tried: list[set[tuple[str, str]]] = []
+    for chosen in choices[:24]:
+        if chosen not in tried:
+            tried.append(chosen)
+            yield _merged(known, [g for g in guesses if (g.kind, g.attribute) in chosen])
+
+
+def _merged(known: Edits, guesses: list[Guess]) -> Edits:
+    merged = {path: dict(attributes) for path, attributes in known.items()}
+    for guess in guesses:
+        merged.setdefault(guess.path, {})[guess.attribute] = guess.value
+    return merged
+
+
+def _guesses(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor]) -> list[Guess]:
+    modules = dict(model.named_modules())
+    wanted: dict[str, dict[int, set[int]]] = {}
+    for node in structure.values:
+        pairs = size_changes(structure, node, gone)
+        stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()] if pairs else []
+        for old, new in pairs:
+            for path in reversed(stack):
+                wanted.setdefault(path, {}).setdefault(old, set()).add(new)
+                if path in modules and _sizes_equal_to(modules[path], old):
+                    break
+    found: list[Guess] = []
+    for path, sizes in wanted.items():
+        # A size that would have to become two different ones is no single attribute.
+        settled = {old: next(iter(new)) for old, new in sizes.items() if len(new) == 1}
+        if path in modules:
+            found += _module_guesses(path, modules[path], settled)
+    return found
+
+
+def _sizes_equal_to(module: nn.Module, size: int) -> list[str]:
+    return [name for name, value in vars(module).items() if not name.startswith("_") and _holds(value, size)]
+
+
+def _holds(value: object, size: int) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(_holds(v, size) for v in value)
+    return isinstance(value, int) and not isinstance(value, bool) and value == size
+
+
+def _module_guesses(path: str, module: nn.Module, settled: Mapping[int, int]) -> list[Guess]:
+    found = []
+    for name in dict.fromkeys(n for old in settled for n in _sizes_equal_to(module, old)):
+        value = getattr(module, name)
+        if isinstance(value, int):
+            new: int | list[int] = settled[value]
+        elif all(isinstance(v, int) for v in value):
+            new = [settled.get(v, v) for v in value]
+        else:
+            continue
+        found.append(Guess(path, name, new, type(module).__qualname__))
     return found

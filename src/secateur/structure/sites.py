@@ -9,11 +9,14 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
+from secateur.state import check_finite, check_module
 from secateur.structure.infer import infer
-from secateur.structure.trace import ExampleInputs, check_finite, trace
-from secateur.types import InputError, Keep, Member, Site, Sites, unknown_name
+from secateur.structure.trace import trace
+from secateur.types import ExampleInputs, InputError, Keep, Member, Site, Sites, unknown_name
 
 __all__ = ["channels", "check_keep", "mask", "masked_tensors", "weights"]
+
+REPAIR = "load a good checkpoint, or repair the tensor, first"
 
 
 def channels(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[str] = ()) -> Sites:
@@ -37,7 +40,8 @@ def channels(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[s
     >>> {name: site.shape for name, site in sites.items()}, dict(sites.frozen)
     ({'0': (3,)}, {'2': "the model's output"})
     """
-    check_finite(model, "channels")
+    check_module(model, "channels")
+    check_finite(model, "channels", REPAIR)
     structure = infer(trace(model, example_inputs))
     chosen, ignored = _without(structure.sites, ignore, known=[*structure.sites, *structure.frozen])
     frozen = {**structure.frozen, **dict.fromkeys(ignored, "ignored, as asked")}
@@ -57,7 +61,8 @@ def weights(model: nn.Module, ignore: Iterable[str] = ()) -> Sites:
     >>> {name: site.shape for name, site in weights(model).items()}
     {'0.weight': (3, 4), '2.weight': (2, 3)}
     """
-    check_finite(model, "weights")
+    check_module(model, "weights")
+    check_finite(model, "weights", REPAIR)
     table = {
         name: Site(name, "weight", tuple(p.shape), (Member(name),))
         for name, p in model.named_parameters()

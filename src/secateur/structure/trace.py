@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +13,10 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
-from secateur.types import InputError, TraceError
+from secateur.state import check_made, check_module, evaluating, split_inputs
+from secateur.types import ExampleInputs, InputError, TraceError
 
-__all__ = ["Graph", "check_finite", "evaluation_mode", "split_inputs", "trace", "where"]
-
-ExampleInputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+__all__ = ["Graph", "trace", "where"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,56 +42,6 @@ class Graph:
         return iter(self.program.graph.nodes)
 
 
-def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return example inputs as positional and keyword arguments.
-
-    >>> split_inputs(torch.zeros(1)), split_inputs({"x": torch.zeros(1)})
-    (((tensor([0.]),), {}), ((), {'x': tensor([0.])}))
-    """
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = {}
-    if isinstance(example_inputs, Mapping):
-        kwargs = {str(k): v for k, v in example_inputs.items()}
-    elif isinstance(example_inputs, (tuple, list)):
-        args = tuple(example_inputs)
-    else:
-        args = (example_inputs,)
-    tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-    if not tensors:
-        raise InputError(
-            "example_inputs holds no tensor; pass a batch that the model takes, such as torch.zeros(1, 3, 224, 224)"
-        )
-    if any(x.numel() == 0 for x in tensors):
-        raise InputError(
-            f"example_inputs holds an empty tensor (shapes {[tuple(x.shape) for x in tensors]}); "
-            "pass at least one sample"
-        )
-    return args, kwargs
-
-
-def check_finite(model: nn.Module, doing: str) -> None:
-    """Raise `InputError` when a parameter or a buffer of `model` holds NaN or infinite values."""
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            bad = int((~torch.isfinite(tensor)).sum())
-            raise InputError(
-                f"{doing}: {name!r} holds {bad} values that are NaN or infinite; "
-                "load a good checkpoint, or repair the tensor, first"
-            )
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put every module in eval mode for the block and give each its own mode back afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
 def trace(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
     """Return the graph of `model` in eval mode on `example_inputs`; the model and the random state stay as they are.
 
@@ -101,8 +49,10 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
         InputError: the inputs do not fit the model.
         TraceError: the forward pass depends on the values of its tensors, or uses what cannot be exported.
     """
+    check_module(model, "trace")
+    check_made(model)
     args, kwargs = split_inputs(example_inputs)
-    with evaluation_mode(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with evaluating(model), torch.random.fork_rng(devices=[]):
         try:
             model(*args, **kwargs)
         except Exception as error:

@@ -11,11 +11,11 @@ from torch.func import functional_call
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
+from secateur.state import evaluating
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.infer import Structure
 from secateur.structure.rules import Value, op_name
 from secateur.structure.sites import masked_tensors
-from secateur.structure.trace import evaluation_mode
 from secateur.types import Keep, Sites, VerificationError
 
 __all__ = ["difference", "reference_outputs", "verify"]
@@ -28,7 +28,7 @@ def verify(reference: Any, cut: nn.Module, structure: Structure, tolerance: floa
         VerificationError: the difference is above `tolerance`, or the shapes of the outputs differ.
     """
     graph = structure.graph
-    with evaluation_mode(cut), torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with evaluating(cut), torch.random.fork_rng(devices=[]):
         outputs = cut(*graph.args, **graph.kwargs)
     found = difference(reference, outputs)
     if not found <= tolerance:
@@ -76,7 +76,7 @@ def reference_outputs(model: nn.Module, sites: Sites, keep: Keep) -> Any:
     graph = structure.graph
     gone = {structure.units[n]: k for n, k in keep.items() if not bool(k.all())}
     seeing_fewer = _affected(structure, gone)
-    with evaluation_mode(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with evaluating(model), torch.random.fork_rng(devices=[]):
         if not seeing_fewer:
             return functional_call(model, changed, graph.args, dict(graph.kwargs))
         return _run_with_statistics(model, structure, changed, gone, seeing_fewer)

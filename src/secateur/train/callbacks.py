@@ -9,9 +9,9 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim.optimizer import Optimizer
 
+from secateur.state import digest, snapshot
 from secateur.train.history import EpochRecord, History
 from secateur.train.options import Schedule, TrainOptions
-from secateur.train.state import digest, snapshot
 from secateur.types import InputError, Keep, unknown_name
 
 if TYPE_CHECKING:

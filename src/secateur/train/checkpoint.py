@@ -18,11 +18,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from secateur.state import digest, restore, rng_state, set_rng_state, tensors
 from secateur.train.callbacks import Callback, Run
 from secateur.train.data import Data, in_memory
 from secateur.train.history import EpochRecord
 from secateur.train.options import TrainOptions
-from secateur.train.state import digest, restore, rng_state, set_rng_state, tensors
 from secateur.types import FileError, InputError
 
 __all__ = ["WriteCheckpoint", "identify", "resume", "write_whole"]
@@ -47,9 +47,7 @@ def write_whole(path: Path, content: bytes) -> None:
         finally:
             unfinished.unlink(missing_ok=True)
     except OSError as error:
-        raise FileError(
-            f"cannot write {path}: {error.strerror or error}; choose a place with room"
-        ) from error
+        raise FileError(f"cannot write {path}: {error.strerror or error}; choose a place with room") from error
 
 
 def pack(value: Any, found: dict[str, Tensor], name: str) -> Any:
@@ -176,9 +174,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if header.get("format") != FORMAT:
         raise FileError(f"{path} is not a checkpoint of a training; give another path for the checkpoint")
     if header.get("seal") != digest(sorted(found.items()), header.get("record", "")):
-        raise FileError(
-            f"checkpoint {path} is damaged: its contents do not match its hash; delete it to start over"
-        )
+        raise FileError(f"checkpoint {path} is damaged: its contents do not match its hash; delete it to start over")
     record: dict[str, Any] = json.loads(header["record"])
     return record, found
 

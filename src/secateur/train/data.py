@@ -52,8 +52,7 @@ def check_data(data: Data, what: str) -> None:
         _check_pair(*pair, what)
     elif isinstance(data, Tensor) or not hasattr(data, "__iter__"):
         raise InputError(
-            f"{what}: got a {type(data).__name__}; "
-            "give a Split, a pair (inputs, targets), or batches of such pairs"
+            f"{what}: got a {type(data).__name__}; give a Split, a pair (inputs, targets), or batches of such pairs"
         )
     elif isinstance(data, Iterator):
         raise InputError(f"{what}: got an iterator, which is empty after one pass; give a list of batches")
@@ -96,9 +95,7 @@ def count_batches(data: Data, size: int) -> int:
     return len(data) if isinstance(data, Sized) else sum(1 for _ in iterate(data, size, "batches"))
 
 
-def iterate(
-    data: Data, size: int, what: str, order: Generator | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
+def iterate(data: Data, size: int, what: str, order: Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the batches of one pass: shuffled by `order` if it is given and the data are in memory.
 
     Raises:
@@ -119,9 +116,7 @@ def _checked(batches: Batches, what: str) -> Iterator[tuple[Tensor, Tensor]]:
     number = 0
     for number, batch in enumerate(batches, 1):
         if in_memory(batch) is None:
-            raise InputError(
-                f"{what}: batch {number} is a {type(batch).__name__}, not a pair (inputs, targets)"
-            )
+            raise InputError(f"{what}: batch {number} is a {type(batch).__name__}, not a pair (inputs, targets)")
         inputs, targets = batch
         _check_pair(inputs, targets, f"{what}, batch {number}")
         yield inputs, targets

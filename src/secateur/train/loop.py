@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from secateur.state import check_finite, check_made, device_of, modes_kept, restore, seeded, snapshot
 from secateur.train.callbacks import Callback, KeepBest, Run, ShowProgress, StopEarly
 from secateur.train.checkpoint import WriteCheckpoint, identify, resume
 from secateur.train.data import Data, check_data, count_batches, in_memory, iterate
 from secateur.train.history import EpochRecord, History
 from secateur.train.options import TrainOptions, loss_function
-from secateur.train.state import check_finite, check_made, device_of, modes_kept, restore, seeded, snapshot
 from secateur.train.tally import Tally, are_classes, check_labels, check_outputs, tally_pass
 from secateur.types import FileError, InputError, Loss, unknown_name
 
@@ -128,9 +128,7 @@ class Sources:
             ("restore_best", self.options.restore_best),
         ):
             if wanted:
-                raise InputError(
-                    f"training option {name}={wanted!r} needs validation data; give them, or leave it out"
-                )
+                raise InputError(f"training option {name}={wanted!r} needs validation data; give them, or leave it out")
 
     def try_out(self, model: nn.Module) -> None:
         """Run the model on two samples of each source, to say what does not fit before training."""
@@ -155,9 +153,7 @@ def _try_model(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss, wh
         raise InputError(f"{what}: the model does not take {shapes}: {error}") from error
     targets = targets.to(device)
     check_outputs(outputs, targets, what)
-    shapes = (
-        f"outputs of shape {tuple(outputs.shape)} and {targets.dtype} targets of shape {tuple(targets.shape)}"
-    )
+    shapes = f"outputs of shape {tuple(outputs.shape)} and {targets.dtype} targets of shape {tuple(targets.shape)}"
     try:
         value = loss(outputs, targets)
     except InputError:
@@ -165,9 +161,7 @@ def _try_model(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss, wh
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise InputError(f"{what}: the loss does not take {shapes}: {error}") from error
     if not isinstance(value, Tensor) or value.ndim:
-        raise InputError(
-            f"{what}: the loss must return a scalar tensor for {shapes}; take the mean over the batch"
-        )
+        raise InputError(f"{what}: the loss must return a scalar tensor for {shapes}; take the mean over the batch")
     result: Tensor = outputs
     return result
 
@@ -200,9 +194,7 @@ def _train(
 def _new_run(model: nn.Module, data: Sources) -> Run:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
-        raise InputError(
-            "training: the model has no parameter that requires a gradient; there is nothing to train"
-        )
+        raise InputError("training: the model has no parameter that requires a gradient; there is nothing to train")
     optimizer = data.options.make_optimizer(parameters)
     steps = count_batches(data.train, data.options.batch_size)
     schedule = data.options.make_schedule(optimizer, steps)
@@ -228,9 +220,7 @@ def _checkpoint_path(checkpoint: str | Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FileError(
-            f"checkpoint {path}: its folder cannot be made: {error}; choose another place"
-        ) from error
+        raise FileError(f"checkpoint {path}: its folder cannot be made: {error}; choose another place") from error
     return path
 
 
@@ -286,9 +276,7 @@ def _steps(run: Run, data: Sources, callbacks: list[Callback]) -> tuple[Tally, f
     return tally, lr
 
 
-def _step(
-    run: Run, outputs: Tensor, targets: Tensor, loss: Loss, tally: Tally, callbacks: list[Callback]
-) -> None:
+def _step(run: Run, outputs: Tensor, targets: Tensor, loss: Loss, tally: Tally, callbacks: list[Callback]) -> None:
     value = loss(outputs, targets)
     mean = float(value.detach())
     if not isfinite(mean):

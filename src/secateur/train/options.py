@@ -164,9 +164,7 @@ class TrainOptions:
         _require("seed", self.seed, whole(self.seed, 0) and self.seed < 2**63, "a whole number in [0, 2**63)")
         for name in ("gamma", "clip_norm"):
             value = getattr(self, name)
-            _require(
-                name, value, value is None or (_is_number(value) and value > 0), "a finite number above 0"
-            )
+            _require(name, value, value is None or (_is_number(value) and value > 0), "a finite number above 0")
         for name in ("step_size", "patience"):
             value = getattr(self, name)
             _require(name, value, value is None or whole(value, 1), "a whole number, 1 or more")
@@ -264,9 +262,7 @@ def describe(value: Any) -> Any:
         return value
     inner = getattr(value, "func", None)
     if inner is not None:
-        bound = ", ".join(
-            [*map(repr, value.args), *(f"{k}={v!r}" for k, v in sorted(value.keywords.items()))]
-        )
+        bound = ", ".join([*map(repr, value.args), *(f"{k}={v!r}" for k, v in sorted(value.keywords.items()))])
         return f"{describe(inner)}({bound})"
     owner = value if hasattr(value, "__qualname__") else type(value)
     return f"{owner.__module__}.{owner.__qualname__}"

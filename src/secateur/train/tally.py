@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.state import device_of, modes_kept
 from secateur.train.data import Data, iterate
-from secateur.train.state import device_of, modes_kept
 from secateur.types import InputError, Loss
 
 __all__ = ["Tally", "check_labels", "check_outputs", "tally_pass"]
@@ -61,13 +61,11 @@ def check_outputs(outputs: Any, targets: Tensor, what: str) -> None:
     """Refuse outputs that are not one tensor with a row for each target, or that hold NaN."""
     if not isinstance(outputs, Tensor):
         raise InputError(
-            f"{what}: the model returned a {type(outputs).__name__}, not one tensor; "
-            "wrap it in a module that does"
+            f"{what}: the model returned a {type(outputs).__name__}, not one tensor; wrap it in a module that does"
         )
     if outputs.ndim == 0 or len(outputs) != len(targets):
         raise InputError(
-            f"{what}: outputs of shape {tuple(outputs.shape)} do not have one row "
-            f"for each of {len(targets)} targets"
+            f"{what}: outputs of shape {tuple(outputs.shape)} do not have one row for each of {len(targets)} targets"
         )
     if outputs.isnan().any():
         raise InputError(f"{what}: the model's outputs hold NaN; look for NaN in its weights")

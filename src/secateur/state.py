@@ -1,27 +1,32 @@
-"""The state of a model and of the random numbers: taking it, putting it back, and hashing it."""
+"""What every room does with a model: calling it, its modes, its tensors, and the random numbers' state."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from secateur.types import InputError
+from secateur.types import ExampleInputs, InputError
 
 __all__ = [
     "check_finite",
     "check_made",
+    "check_module",
     "device_of",
     "digest",
+    "evaluating",
     "modes_kept",
     "restore",
     "rng_state",
     "seeded",
     "set_rng_state",
     "snapshot",
+    "split_inputs",
     "tensors",
 ]
 
@@ -53,11 +58,52 @@ def check_made(model: nn.Module) -> None:
             raise InputError(f"parameter {name} has no shape yet; run the model once on an input first")
 
 
+def check_module(model: object, doing: str) -> None:
+    """Refuse what is no module."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{doing}: the model is a {type(model).__name__}; pass an nn.Module")
+
+
 def check_finite(model: nn.Module, when: str, remedy: str) -> None:
     """Raise an InputError that names the first tensor of the model that holds NaN or infinite values."""
     for name, tensor in tensors(model).items():
         if not torch.isfinite(tensor).all():
-            raise InputError(f"{when}: {name} of the model holds NaN or infinite values; {remedy}")
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise InputError(f"{when}: {name} of the model holds {bad} NaN or infinite values; {remedy}")
+
+
+def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return example inputs as positional and keyword arguments.
+
+    Raises:
+        InputError: they are no tensor, tuple or mapping, hold no tensor, or hold an empty one.
+
+    >>> split_inputs(torch.zeros(1)), split_inputs({"x": torch.zeros(1)})
+    (((tensor([0.]),), {}), ((), {'x': tensor([0.])}))
+    """
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
+    if isinstance(example_inputs, Mapping):
+        kwargs = {str(name): value for name, value in example_inputs.items()}
+    elif isinstance(example_inputs, tuple):
+        args = example_inputs
+    elif isinstance(example_inputs, Tensor):
+        args = (example_inputs,)
+    else:
+        raise InputError(
+            f"example_inputs is a {type(example_inputs).__name__}; "
+            "give a tensor, a tuple of positional inputs, or a dict of keyword inputs"
+        )
+    found = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    if not found:
+        raise InputError(
+            "example_inputs hold no tensor; pass a batch that the model takes, such as torch.zeros(1, 3, 224, 224)"
+        )
+    if any(x.numel() == 0 for x in found):
+        raise InputError(
+            f"example_inputs hold an empty tensor (shapes {[tuple(x.shape) for x in found]}); give at least one sample"
+        )
+    return args, kwargs
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -74,6 +120,14 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put the model in evaluation mode, without gradients, and leave it as it was."""
+    with modes_kept(model), torch.no_grad():
+        model.eval()
+        yield
 
 
 @contextmanager
