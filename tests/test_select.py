@@ -149,9 +149,9 @@ def test_a_bad_fraction_in_a_mapping_is_named(fraction: object) -> None:
 
 
 def test_both_or_neither_of_sparsity_and_threshold_is_refused() -> None:
-    with pytest.raises(InputError, match="either sparsity .* or threshold"):
+    with pytest.raises(InputError, match=r"either sparsity .* or threshold"):
         select(TWO)
-    with pytest.raises(InputError, match="either sparsity .* or threshold"):
+    with pytest.raises(InputError, match=r"either sparsity .* or threshold"):
         select(TWO, 0.5, threshold=1)
 
 

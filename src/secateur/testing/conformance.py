@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -136,11 +136,12 @@ class CriterionConformance:
         toy = TOYS["mlp"]
         batches = toy.batches()
         criterion, again = self.make(batches, cross_entropy), self.make(batches, cross_entropy)
-        assert dataclasses.is_dataclass(criterion)
-        assert type(criterion).__dataclass_params__.frozen  # type: ignore[attr-defined]
+        kind: Any = type(criterion)
+        assert dataclasses.is_dataclass(kind)
+        assert kind.__dataclass_params__.frozen
         assert criterion == again
-        assert repr(criterion).startswith(type(criterion).__name__)
-        field = next(iter(dataclasses.fields(criterion)), None)
+        assert repr(criterion).startswith(kind.__name__)
+        field = next(iter(dataclasses.fields(kind)), None)
         if field is not None:
             with pytest.raises(dataclasses.FrozenInstanceError):
                 setattr(criterion, field.name, None)

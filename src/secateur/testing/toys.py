@@ -22,7 +22,8 @@ def hand_mlp() -> nn.Sequential:
     >>> hand_mlp()(torch.tensor([[1.0, 2.0]])).tolist()
     [[3.0, 13.0]]
     """
-    model = _seeded(lambda: nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)))
+    with torch.random.fork_rng(devices=[]):
+        model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
     values = {
         "0.weight": [[1.0, 2.0], [-1.0, 1.0], [3.0, -1.0]],
         "0.bias": [0.0, 1.0, 0.0],
@@ -204,8 +205,13 @@ def _hooks(module: nn.Module) -> dict[str, list[int]]:
 
 
 def _plain_attributes(module: nn.Module) -> dict[str, object]:
-    kinds = (int, float, str, tuple, list)
-    return {name: value for name, value in vars(module).items() if isinstance(value, kinds)}
+    return {name: value for name, value in vars(module).items() if _is_plain(value)}
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(_is_plain(v) for v in value)
+    return isinstance(value, (int, float, str))
 
 
 def same_state(before: Snapshot, after: Snapshot) -> bool:
