@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-
 from secateur.structure import channels, cut, mask, weights
 from secateur.structure.cut import Plan, cut_with_plan
 from secateur.structure.rules import RULES, Call, Value
 from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
 from secateur.types import CutError, InputError, Keep, Sites, UnknownNameError, VerificationError
-
 
 # `secateur.structure` has a function of this name, which hides the module from a plain import.
 cutting = importlib.import_module("secateur.structure.cut")
@@ -404,7 +401,7 @@ def test_a_wrong_plan_is_caught_and_the_model_left_alone(monkeypatch: pytest.Mon
 
 
 @pytest.fixture
-def _wrong_cat(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _wrong_cat(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rule book in which a concatenation is read backwards."""
     right = RULES["cat"]
 
@@ -413,7 +410,6 @@ def _wrong_cat(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return right(call)
 
     monkeypatch.setitem(RULES, "cat", wrong)
-    yield
 
 
 @pytest.mark.usefixtures("_wrong_cat")

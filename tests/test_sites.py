@@ -231,7 +231,10 @@ def test_masking_overlapping_sites_of_one_weight() -> None:
     """conv1 of the residual toy loses out-channels by its own site and in-channels by the stem's."""
     toy = TOYS["residual"]
     model = toy.build()
-    keep = {"stem": torch.tensor([True, True, False, True]), "conv1": torch.tensor([False, True, True, True, True, True])}
+    keep = {
+        "stem": torch.tensor([True, True, False, True]),
+        "conv1": torch.tensor([False, True, True, True, True, True]),
+    }
     weight = mask(model, channels(model, toy.inputs()), keep).get_parameter("conv1.weight")
     expected = model.get_parameter("conv1.weight").detach().clone()
     expected[0] = 0

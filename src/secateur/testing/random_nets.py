@@ -177,11 +177,8 @@ def _other(h: list[Tensor], b: int, same_width: bool) -> Tensor | None:
     """An earlier value of the same shape, or of the same but for the channels."""
     x = h[-1]
     dim = _last(x)
-    found = [
-        y
-        for y in h[:-1]
-        if y.ndim == x.ndim and all(same_width is False and d == dim or y.shape[d] == s for d, s in enumerate(x.shape))
-    ]
+    free = () if same_width else (dim,)
+    found = [y for y in h[:-1] if y.ndim == x.ndim and all(d in free or y.shape[d] == s for d, s in enumerate(x.shape))]
     return found[b % len(found)] if found else None
 
 
@@ -218,7 +215,7 @@ def _slice(layer: nn.Module | None, h: list[Tensor], a: int, b: int) -> Tensor:
     if b % 3 == 0:  # an end that follows the width
         return x.narrow(dim, 1, width - 1)
     if b % 3 == 1:
-        return x.split([2, width - 2], dim)[a % 2]
+        return torch.split(x, [2, width - 2], dim)[a % 2]
     return torch.cat([x.narrow(dim, 0, 2), torch.tanh(x.narrow(dim, 2, width - 2))], dim)
 
 
@@ -238,11 +235,16 @@ def _reduce_channels(layer: nn.Module | None, h: list[Tensor], a: int, b: int) -
     return x + statistics[a % len(statistics)]
 
 
+def _unflat(x: Tensor, dim: int, sizes: tuple[int, ...]) -> Tensor:
+    made: Tensor = torch.unflatten(x, dim, sizes)
+    return made
+
+
 def _shuffle(layer: nn.Module | None, h: list[Tensor], a: int, b: int) -> Tensor:
     x = h[-1]
     dim = _last(x)
     groups = 2 if b % 2 else x.shape[dim] // 2
-    y = x.unflatten(dim, (groups, -1)) if a % 2 else x.unflatten(dim, (-1, x.shape[dim] // groups))
+    y = _unflat(x, dim, (groups, -1)) if a % 2 else _unflat(x, dim, (-1, x.shape[dim] // groups))
     return y.transpose(dim, dim + 1).flatten(dim, dim + 1)
 
 
@@ -263,7 +265,7 @@ def _to_vector(layer: nn.Module | None, h: list[Tensor], a: int, b: int) -> Tens
 def _to_sequence(layer: nn.Module | None, h: list[Tensor], a: int, b: int) -> Tensor:
     x = h[-1]
     if x.ndim == 2:
-        return x.unflatten(1, (2, -1)) if a % 2 else x.unflatten(1, (-1, 2))
+        return _unflat(x, 1, (2, -1)) if a % 2 else _unflat(x, 1, (-1, 2))
     return x.flatten(2).transpose(1, 2) if a % 2 else x.flatten(2)
 
 
@@ -284,7 +286,7 @@ def _heads(layer: nn.Module | None, h: list[Tensor], a: int, b: int) -> Tensor:
     """Attention with heads over the result of a fused projection."""
     assert isinstance(layer, nn.Linear)
     heads = 1 + b % 2
-    qkv = layer(h[-1]).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    qkv = _unflat(layer(h[-1]), -1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
     q, k, v = qkv[0], qkv[1], qkv[2]
     made = F.scaled_dot_product_attention(q, k, v, scale=0.5 if a % 2 else None)
     return made.transpose(1, 2).flatten(2)
@@ -328,7 +330,6 @@ def _make_standardised(x: Tensor, a: int, b: int) -> nn.Module:
     return nn.Conv2d(width, _width(b), 3, padding=1) if x.ndim == 4 else nn.Linear(width, _width(b))
 
 
-
 RULES: tuple[Rule, ...] = (
     Rule("conv", _picture, lambda x, a, b: nn.Conv2d(x.shape[1], _width(a), 3, padding=1, bias=b % 2 == 0), _call),
     Rule("linear", _linear, lambda x, a, b: nn.Linear(x.shape[-1], _width(a), bias=b % 2 == 0), _call),
@@ -341,11 +342,11 @@ RULES: tuple[Rule, ...] = (
     Rule("slice", lambda h, a, b: h[-1].shape[_last(h[-1])] > 3, None, _slice),
     Rule("pool", lambda h, a, b: _picture(h, a, b) and h[-1].shape[-1] > 1, lambda x, a, b: nn.MaxPool2d(2), _call),
     Rule("gate", _picture, lambda x, a, b: nn.Conv2d(x.shape[1], x.shape[1], 1), _gate),
-    Rule("norm", lambda h, a, b: _linear(h, a, b) or _even(h, a, b) and h[-1].shape[-1] > 1, _make_norm, _call),
+    Rule("norm", lambda h, a, b: _linear(h, a, b) or (_even(h, a, b) and h[-1].shape[-1] > 1), _make_norm, _call),
     Rule("channels", _always, None, _reduce_channels),
     Rule("shuffle", _even, None, _shuffle),
     Rule("to_vector", lambda h, a, b: not _vector(h, a, b), None, _to_vector),
-    Rule("to_sequence", lambda h, a, b: _picture(h, a, b) or _vector(h, a, b) and _even(h, a, b), None, _to_sequence),
+    Rule("to_sequence", lambda h, a, b: _picture(h, a, b) or (_vector(h, a, b) and _even(h, a, b)), None, _to_sequence),
     Rule("products", _sequence, None, _products),
     Rule("heads", _sequence, lambda x, a, b: nn.Linear(x.shape[-1], 12), _heads),
     Rule("tied_transpose", _linear, lambda x, a, b: nn.Linear(x.shape[-1], _width(a)), _tied_transpose),
