@@ -66,8 +66,7 @@ def lonely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def fashion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     bodies = tiny_idx()
     files = tuple(
-        described(name, "train" if name.startswith("train") else "test", body)
-        for name, body in bodies.items()
+        described(name, "train" if name.startswith("train") else "test", body) for name, body in bodies.items()
     )
     known = dataclasses.replace(
         REGISTRY["fashion-mnist"], shape=(1, 4, 4), files=files, system=(str(tmp_path / "system"),)
@@ -82,9 +81,7 @@ def cifar(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     files = tuple(
         described(name, "test" if name.startswith("test") else "train", body) for name, body in bodies.items()
     )
-    monkeypatch.setitem(
-        REGISTRY, "cifar-10", dataclasses.replace(REGISTRY["cifar-10"], shape=(3, 2, 2), files=files)
-    )
+    monkeypatch.setitem(REGISTRY, "cifar-10", dataclasses.replace(REGISTRY["cifar-10"], shape=(3, 2, 2), files=files))
     return bodies
 
 
@@ -109,9 +106,7 @@ def archive(path: Path, bodies: dict[str, bytes]) -> None:
 
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("below", ["", "raw", "fashion-mnist", "FashionMNIST/raw"])
-def test_idx_files_in_the_usual_layouts(
-    tmp_path: Path, fashion: dict[str, bytes], below: str, packed: bool
-) -> None:
+def test_idx_files_in_the_usual_layouts(tmp_path: Path, fashion: dict[str, bytes], below: str, packed: bool) -> None:
     write(tmp_path / "data" / below, fashion, packed)
     train = data.load("fashion-mnist", root=tmp_path / "data", normalise=False, download=False)
     assert train.images.shape == (3, 1, 4, 4)
@@ -329,12 +324,8 @@ def test_a_false_download_is_refused_and_not_kept(
 
 def test_no_server_is_one_clear_error(fashion: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere = (Download(f"{NAMES[0]}.gz", "md5:0", ("http://127.0.0.1:9/file.gz",), NAMES),)
-    monkeypatch.setitem(
-        REGISTRY, "fashion-mnist", dataclasses.replace(data.info("fashion-mnist"), downloads=nowhere)
-    )
-    with pytest.raises(
-        DataError, match=r"(?s)could not be downloaded .*127\.0\.0\.1.*Put them into a folder"
-    ):
+    monkeypatch.setitem(REGISTRY, "fashion-mnist", dataclasses.replace(data.info("fashion-mnist"), downloads=nowhere))
+    with pytest.raises(DataError, match=r"(?s)could not be downloaded .*127\.0\.0\.1.*Put them into a folder"):
         data.load("fashion-mnist")
 
 
@@ -344,12 +335,8 @@ def test_the_archive_is_downloaded_and_read(
     url, folder = server
     archive(folder / "cifar-10-binary.tar.gz", cifar)
     code = hashlib.sha256((folder / "cifar-10-binary.tar.gz").read_bytes()).hexdigest()
-    download = Download(
-        "cifar-10-binary.tar.gz", f"sha256:{code}", (f"{url}/cifar-10-binary.tar.gz",), tuple(cifar)
-    )
-    monkeypatch.setitem(
-        REGISTRY, "cifar-10", dataclasses.replace(data.info("cifar-10"), downloads=(download,))
-    )
+    download = Download("cifar-10-binary.tar.gz", f"sha256:{code}", (f"{url}/cifar-10-binary.tar.gz",), tuple(cifar))
+    monkeypatch.setitem(REGISTRY, "cifar-10", dataclasses.replace(data.info("cifar-10"), downloads=(download,)))
     assert data.load("cifar-10", "test").labels.tolist() == [5, 5]
 
 

@@ -13,9 +13,7 @@ from secateur.data.folder import read_image
 from secateur.types import DataError, InputError
 
 
-def paint(
-    path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (10, 8), mode: str = "RGB"
-) -> None:
+def paint(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (10, 8), mode: str = "RGB") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, colour).convert(mode).save(path)
 
@@ -64,9 +62,7 @@ def test_split_folders(tmp_path: Path) -> None:
             paint(tmp_path / split / "cat" / f"{number}.jpg", (9, 9, 9))
             if split != "test":
                 paint(tmp_path / split / "dog" / f"{number}.jpg", (9, 9, 9))
-    loaded = {
-        split: data.load("folder", split, root=tmp_path, size=4) for split in ("train", "validation", "test")
-    }
+    loaded = {split: data.load("folder", split, root=tmp_path, size=4) for split in ("train", "validation", "test")}
     assert {split: len(part) for split, part in loaded.items()} == {"train": 6, "validation": 4, "test": 1}
     assert all(part.classes == ("cat", "dog") for part in loaded.values())
 

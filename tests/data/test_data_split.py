@@ -11,9 +11,7 @@ from secateur.types import InputError
 
 @pytest.fixture
 def split() -> Split:
-    return Split(
-        torch.arange(20.0).reshape(5, 1, 2, 2), torch.tensor([0, 1, 0, 1, 0]), ("a", "b"), "toy", "train"
-    )
+    return Split(torch.arange(20.0).reshape(5, 1, 2, 2), torch.tensor([0, 1, 0, 1, 0]), ("a", "b"), "toy", "train")
 
 
 def test_unpacks_into_images_and_labels(split: Split) -> None:

@@ -156,8 +156,7 @@ def test_every_scheme_is_tested() -> None:
 
 
 SMALL: dict[str, dict[str, object]] = {
-    name: ({"width": 0.0625, "input_size": 32} if name.startswith(("vgg", "resnet")) else {})
-    for name in models.names()
+    name: ({"width": 0.0625, "input_size": 32} if name.startswith(("vgg", "resnet")) else {}) for name in models.names()
 }
 
 

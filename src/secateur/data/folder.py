@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.data.optional import require
 from secateur.data.source import Source, in_turn
+from secateur.files import require
 from secateur.types import DataError, InputError
 
 __all__ = ["SUFFIXES", "folder", "read_image"]
@@ -36,9 +36,7 @@ def folder(root: str | Path, split: str, size: int) -> Source:
     """
     base = Path(root).expanduser()
     if not base.is_dir():
-        raise DataError(
-            f"load('folder'): there is no folder {base}; pass root= the folder that holds the classes"
-        )
+        raise DataError(f"load('folder'): there is no folder {base}; pass root= the folder that holds the classes")
     home = base / "train" if _holds_folders(base / "train") else base
     classes = tuple(path.name for path in _folders(home))
     if not classes:
@@ -64,9 +62,7 @@ def _split_folder(base: Path, home: Path, split: str) -> Path:
         if _holds_folders(base / name):
             return base / name
     remedy = "pass validation= a fraction of train" if split == "validation" else "add it beside train/"
-    raise DataError(
-        f"load('folder', {split!r}): {base} has no folder {_FOLDERS[split][0]}/ with classes; {remedy}"
-    )
+    raise DataError(f"load('folder', {split!r}): {base} has no folder {_FOLDERS[split][0]}/ with classes; {remedy}")
 
 
 def _listing(home: Path, classes: tuple[str, ...]) -> tuple[list[Path], Tensor]:
@@ -115,7 +111,7 @@ def read_image(path: str | Path, size: int) -> Tensor:
     Raises:
         DataError: the file is not an image, or is broken or truncated.
     """
-    pillow = require("PIL.Image", "load('folder')")
+    pillow = require("PIL.Image", "data")
     try:
         with pillow.open(path) as opened:
             image = _prepare(opened.convert("RGB"), size, pillow)

@@ -36,9 +36,7 @@ def parse_idx(content: bytes, name: str = "content") -> npt.NDArray[np.uint8]:
     import numpy as np
 
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] != _UNSIGNED_BYTE or content[3] == 0:
-        raise DataError(
-            f"{name}: not an idx file of unsigned bytes (it begins with {content[:4].hex() or 'nothing'})"
-        )
+        raise DataError(f"{name}: not an idx file of unsigned bytes (it begins with {content[:4].hex() or 'nothing'})")
     start = 4 + 4 * content[3]
     if len(content) < start:
         raise DataError(f"{name}: truncated in its header, at byte {len(content)} of {start}; fetch it again")

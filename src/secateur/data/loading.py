@@ -87,9 +87,7 @@ def _check(split: str, seed: int | None, limit: int | None, size: int | None) ->
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
-        raise InputError(
-            f"load: seed is {seed!r}; give a whole number of at least 0, or None for the last images"
-        )
+        raise InputError(f"load: seed is {seed!r}; give a whole number of at least 0, or None for the last images")
     for option, value in (("limit", limit), ("size", size)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise InputError(f"load: {option} is {value!r}; give a whole number of at least 1, or None")
@@ -111,20 +109,14 @@ def _held_out(count: int, split: str, validation: float, whole: bool) -> int:
     """Return how many images of train are held out, checked."""
     if split == "test" or whole:
         return 0
-    wrong = (
-        isinstance(validation, bool)
-        or not isinstance(validation, (int, float))
-        or not 0 <= validation < count
-    )
+    wrong = isinstance(validation, bool) or not isinstance(validation, (int, float)) or not 0 <= validation < count
     if wrong or (isinstance(validation, float) and validation >= 1):
         raise InputError(
             f"load: validation is {validation!r}; give a count from 0 to {count - 1}, or a fraction below 1"
         )
     held = round(validation * count) if isinstance(validation, float) else validation
     if held == 0 and split == "validation":
-        raise InputError(
-            "load: the validation split is empty; pass validation= a count or a fraction, such as 0.1"
-        )
+        raise InputError("load: the validation split is empty; pass validation= a count or a fraction, such as 0.1")
     if held == count:
         raise InputError(f"load: validation={validation} leaves nothing of the {count} images to train on")
     return held

@@ -39,9 +39,7 @@ def of_bytes(images: Tensor, labels: Tensor, classes: tuple[str, ...], white: in
     if len(images) != len(labels):
         raise DataError(f"the data hold {len(images)} images but {len(labels)} labels; fetch them again")
     if len(labels) and int(labels.max()) >= len(classes):
-        raise DataError(
-            f"a label is {int(labels.max())}, but there are {len(classes)} classes; fetch the data again"
-        )
+        raise DataError(f"a label is {int(labels.max())}, but there are {len(classes)} classes; fetch the data again")
     return Source(labels.to(torch.int64), classes, lambda index: images[index].float().div_(white))
 
 

@@ -92,9 +92,7 @@ class Split:
             raise InputError(f"subset: give a list of whole numbers, got {index.dtype} {tuple(index.shape)}")
         wrong = index[(index < 0) | (index >= len(self))]
         if wrong.numel():
-            raise InputError(
-                f"subset: index {int(wrong[0])} is out of range; {self.name} has {len(self)} images"
-            )
+            raise InputError(f"subset: index {int(wrong[0])} is out of range; {self.name} has {len(self)} images")
         return index.to(torch.int64)
 
 

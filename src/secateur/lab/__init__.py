@@ -1,9 +1,10 @@
-"""The lab: studies (a grid of recipes), the store that keeps their results, and the report that shows them."""
+"""The lab: studies (grids of recipes), the store that keeps their results, the report that shows them."""
 
+from secateur.lab.blocks import Card, Column, Picture, Section, Table
 from secateur.lab.build import build_report, write_report
 from secateur.lab.recipe import Recipe
 from secateur.lab.records import Failure, Record
-from secateur.lab.report import Card, Column, Picture, Report, Section, Table
+from secateur.lab.report import Report
 from secateur.lab.run import RunSummary, run_study
 from secateur.lab.stats import Summary, describe, summarise
 from secateur.lab.store import Store

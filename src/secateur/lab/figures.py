@@ -1,6 +1,6 @@
 """The figures of a study, each drawn from a table and nothing else.
 
-Every function takes plain numbers and returns a matplotlib figure that belongs to no window and no global state.
+Every function takes plain numbers and returns a matplotlib figure, which belongs to no window.
 Colours follow the method: make one table with `secateur.lab.style.styles` and pass it to every figure.
 """
 
@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from secateur.lab.files import require
+from secateur.files import require
 from secateur.lab.stats import describe
 from secateur.lab.style import INK, MUTED, PALETTE, PAPER, Style, drawing, styles
 from secateur.types import InputError, unknown_name
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["accuracy_by_sparsity", "class_bars", "learning_curves", "loss_by_sparsity", "trade_off"]
 
+_HOLLOW: Mapping[str, Any] = {"markersize": 8.5, "markerfacecolor": "none", "markeredgewidth": 1.4}
 _WIDTH = 7.2  # inches; at 700 pixels a page shows 10 points as 13 pixels
 
 
@@ -32,7 +33,7 @@ def learning_curves(
     pairs: Mapping[str, tuple[str, str]] | None = None,
     best: str = "validation_loss",
 ) -> Figure:
-    """Draw training and validation curves over epochs: the mean over runs, and the range from least to greatest.
+    """Draw training and validation curves over epochs: the mean over runs, and their whole range.
 
     Args:
         history: one row an epoch of a run, as from `Store.histories`.
@@ -54,18 +55,17 @@ def learning_curves(
         "Loss": ("train_loss", "validation_loss"),
         "Accuracy": ("train_accuracy", "validation_accuracy"),
     }
-    _check(
-        history, [epoch, *(column for pair in pairs.values() for column in pair), *([best] if best else [])]
-    )
+    columns = [column for pair in pairs.values() for column in pair]
+    _check(history, [epoch, *columns, *([best] if best else [])])
     chosen = history.groupby(epoch)[best].mean().idxmin() if best else None
     with drawing():
         figure, panels = _canvas(3.3, len(pairs))
-        for axes, (title, columns) in zip(panels, pairs.items(), strict=True):
-            for column, name, colour in zip(columns, ("training", "validation"), PALETTE, strict=False):
+        for axes, (title, pair) in zip(panels, pairs.items(), strict=True):
+            for column, name, colour in zip(pair, ("training", "validation"), PALETTE, strict=False):
                 _curve(axes, history, epoch, column, name, colour)
             _mark_epoch(axes, chosen)
             _finish(axes, "Epoch", title, percent="accuracy" in title.lower(), title=title)
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.xaxis.set_major_locator(require("matplotlib.ticker", "lab").MaxNLocator(8, integer=True))
         _legend(figure, panels[0])
     return figure
 
@@ -111,7 +111,7 @@ def loss_by_sparsity(
     label: str = "Test loss",
     logarithmic: bool = False,
 ) -> Figure:
-    """Draw loss over sparsity, as `accuracy_by_sparsity` does; `logarithmic` for losses that differ tenfold."""
+    """Draw loss over sparsity, as `accuracy_by_sparsity` does; `logarithmic` for a wide range."""
     return _sweep(frame, value, published, baseline, look, label, percent=False, logarithmic=logarithmic)
 
 
@@ -150,8 +150,8 @@ def trade_off(
         figure, (axes,) = _canvas(4.2)
         if logarithmic:
             axes.set_xscale("log")
-        for method, group in table.groupby("method", sort=False):
-            style = look[method]
+        for method in dict.fromkeys(frame["method"]):
+            group, style = table[table["method"] == method], look[method]
             axes.plot(
                 group[cost],
                 group[value],
@@ -194,7 +194,7 @@ def class_bars(
     """
     if not len(classes) == len(before) == len(after) or not len(classes):
         raise InputError(
-            f"one value a class is needed, got {len(classes)} classes, {len(before)} before, {len(after)} after"
+            f"one value a class is needed, got {len(classes)} classes, {len(before)} before and {len(after)} after"
         )
     places = range(len(classes))
     with drawing():
@@ -204,7 +204,7 @@ def class_bars(
         for place, old, new in zip(places, before, after, strict=True):
             _change(axes, place, old, new)
         _finish(axes, label, "", percent=False)
-        axes.xaxis.set_major_formatter(require("matplotlib.ticker").PercentFormatter(1.0, symbol=" %"))
+        axes.xaxis.set_major_formatter(require("matplotlib.ticker", "lab").PercentFormatter(1.0, symbol=" %"))
         axes.set_yticks(list(places), list(classes))
         axes.set_ylim(len(classes) - 0.4, -0.6)
         axes.set_xlim(0, 1.1)
@@ -244,7 +244,7 @@ def _sweep(
 
 
 def _canvas(height: float, panels: int = 1) -> tuple[Figure, list[Axes]]:
-    made = require("matplotlib.figure").Figure(figsize=(_WIDTH, height), layout="constrained")
+    made = require("matplotlib.figure", "lab").Figure(figsize=(_WIDTH, height), layout="constrained")
     made.get_layout_engine().set(w_pad=0.06, h_pad=0.06, wspace=0.06)
     return made, list(made.subplots(1, panels, squeeze=False)[0])
 
@@ -256,7 +256,7 @@ def _finish(axes: Axes, x: str, y: str, *, percent: bool, title: str = "") -> No
     else:
         axes.set_ylabel(y)
     axes.tick_params(length=3)
-    ticker = require("matplotlib.ticker")
+    ticker = require("matplotlib.ticker", "lab")
     if percent:
         axes.yaxis.set_major_formatter(ticker.PercentFormatter(1.0, symbol=" %"))
     for axis, scale in ((axes.xaxis, axes.get_xscale()), (axes.yaxis, axes.get_yscale())):
@@ -268,8 +268,13 @@ def _finish(axes: Axes, x: str, y: str, *, percent: bool, title: str = "") -> No
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
-    handles, names = axes.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper left", ncols=min(4, len(names)), handlelength=2.2)
+    table = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    # What is compared first, then what it is compared with, in rows: matplotlib fills column by column.
+    names = sorted(table, key=lambda name: (name == "published", name == "unpruned"))
+    columns = min(5, len(names))
+    names = [name for column in range(columns) for name in names[column::columns]]
+    handles = [table[name] for name in names]
+    figure.legend(handles, names, loc="outside upper left", ncols=columns, handlelength=2.2)
 
 
 def _curve(axes: Axes, history: DataFrame, epoch: str, column: str, name: str, colour: str) -> None:
@@ -282,16 +287,12 @@ def _curve(axes: Axes, history: DataFrame, epoch: str, column: str, name: str, c
 
 def _mark_epoch(axes: Axes, epoch: float | None) -> None:
     if epoch is not None:
-        axes.axvline(
-            epoch, color=MUTED, linestyle=":", linewidth=1.4, label=f"best epoch on average ({epoch:g})"
-        )
+        axes.axvline(epoch, color=MUTED, linestyle=":", linewidth=1.4, label=f"best epoch on average ({epoch:g})")
 
 
 def _band(axes: Axes, table: DataFrame, value: str, method: str, style: Style) -> None:
     x = 100 * table["sparsity"]
-    axes.fill_between(
-        x, table[f"{value}.low"], table[f"{value}.high"], color=style.colour, alpha=0.18, linewidth=0
-    )
+    axes.fill_between(x, table[f"{value}.low"], table[f"{value}.high"], color=style.colour, alpha=0.18, linewidth=0)
     axes.plot(x, table[value], color=style.colour, marker=style.marker, linestyle=style.line, label=method)
 
 
@@ -307,11 +308,10 @@ def _published(axes: Axes, table: DataFrame, value: str, look: Mapping[str, Styl
             color=style.colour,
             marker=style.marker,
             linestyle="none",
-            markersize=8.5,
-            markerfacecolor="none",
-            markeredgewidth=1.4,
-            label=f"{method}, published",
+            **_HOLLOW,
         )
+    # One entry for all: the colours and shapes are the methods' own.
+    axes.plot([], [], color=MUTED, marker="o", linestyle="none", label="published", **_HOLLOW)
 
 
 def _limits(axes: Axes, columns: Sequence[Any], logarithmic: bool) -> None:
@@ -332,18 +332,20 @@ def _limits(axes: Axes, columns: Sequence[Any], logarithmic: bool) -> None:
 
 def _annotate(axes: Axes, table: DataFrame, cost: str, value: str) -> None:
     """Write the sparsity at each point that has room for it."""
+    axes.margins(0.08)
+    axes.autoscale_view()  # or the transforms below still are those of empty axes
     taken: list[tuple[float, float]] = []
     for x, y, sparsity in zip(table[cost], table[value], table["sparsity"], strict=True):
         place = axes.transAxes.inverted().transform(axes.transData.transform((x, y)))
-        if all(abs(place[0] - a) > 0.055 or abs(place[1] - b) > 0.05 for a, b in taken):
+        if all(abs(place[0] - a) > 0.075 or abs(place[1] - b) > 0.055 for a, b in taken):
             axes.annotate(
                 f"{100 * sparsity:g} %",
                 (x, y),
-                (0, -7),
+                (6, -3),
                 textcoords="offset points",
                 fontsize=8.5,
                 color=MUTED,
-                ha="center",
+                ha="left",
                 va="top",
             )
             taken.append((float(place[0]), float(place[1])))

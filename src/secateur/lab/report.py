@@ -2,203 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
+from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
+from secateur.files import require, write_bytes, write_text
 from secateur.lab import paths
-from secateur.lab.files import write_bytes, write_text
-from secateur.types import InputError, unknown_name
+from secateur.lab.blocks import Block, Card, Picture, Section, Table
+from secateur.lab.style import inline_svg, png, svg
+from secateur.types import InputError
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from pandas import DataFrame
-
-__all__ = ["Block", "Card", "Column", "Picture", "Report", "Section", "Table"]
-
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
-
-
-@dataclass(frozen=True)
-class Card:
-    """One main number at the head of the report: what it is, the number as text, and a note under it."""
-
-    label: str
-    value: str
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a table.
-
-    Attributes:
-        title: the heading.
-        unit: the unit, shown beside the heading.
-        format: a Python format for the numbers, such as ``".4f"`` or ``".1%"``.
-        published: the figures are the publication's, not ours; shown apart.
-        best: highlight the greatest (``"max"``) or the least (``"min"``) number.
-        key: the column of a data frame that `Table.of` takes; the title when empty.
-
-    Raises:
-        InputError: the format fits no number.
-    """
-
-    title: str
-    unit: str = ""
-    format: str = ""
-    published: bool = False
-    best: Literal["max", "min"] | None = None
-    key: str = ""
-
-    def __post_init__(self) -> None:
-        try:
-            format(0.5, self.format)
-            if self.best not in (None, "max", "min"):
-                raise ValueError(f"best is {self.best!r}")
-        except ValueError as error:
-            raise InputError(
-                f"column {self.title!r}: {error}; give a format such as '.3f' or '.1%', and best 'max' or 'min'"
-            ) from error
-
-    @property
-    def heading(self) -> str:
-        """The title with its unit, and whose figures these are."""
-        words = f"{self.title} ({self.unit})" if self.unit else self.title
-        return f"{words}, published" if self.published else words
-
-    def text(self, value: object) -> str:
-        """Return a value as the table shows it; a missing one is a dash.
-
-        >>> Column("loss", format=".3f").text(0.12345), Column("loss").text(float("nan"))
-        ('0.123', '–')
-        """
-        if value is None or value != value:
-            return "–"
-        if isinstance(value, bool):
-            return "yes" if value else "no"
-        if _is_number(value):
-            return format(value, self.format or ("d" if isinstance(value, Integral) else ".4g")).replace(
-                "-", "−"
-            )
-        return str(value)
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table: columns, rows of raw values, and a caption.
-
-    Attributes:
-        name: the name of its file, in small letters, digits, ``-`` and ``_``.
-        caption: what it shows.
-        columns: the columns; the first one names the rows.
-        rows: the values, one a column; None and nan are missing.
-        basis: what it was computed from, such as ``"5 seeds, test set"``.
-
-    Raises:
-        InputError: a bad name, no columns, or a row of another length.
-    """
-
-    name: str
-    caption: str
-    columns: Sequence[Column]
-    rows: Sequence[Sequence[Any]]
-    basis: str = ""
-
-    def __post_init__(self) -> None:
-        _check_name("table", self.name)
-        if not self.columns:
-            raise InputError(f"table {self.name!r} has no columns")
-        for row in self.rows:
-            if len(row) != len(self.columns):
-                raise InputError(
-                    f"table {self.name!r}: row {list(row)!r} has {len(row)} values for {len(self.columns)} columns"
-                )
-
-    @classmethod
-    def of(
-        cls, frame: DataFrame, name: str, caption: str, columns: Sequence[Column], basis: str = ""
-    ) -> Table:
-        """Return the table of a data frame's `columns`, found by their keys.
-
-        Raises:
-            UnknownNameError: the frame has no such column.
-        """
-        keys = [column.key or column.title for column in columns]
-        for key in keys:
-            if key not in frame.columns:
-                raise unknown_name("column of the data frame", key, map(str, frame.columns))
-        return cls(name, caption, columns, [list(row) for row in frame[keys].itertuples(index=False)], basis)
-
-    def is_number(self, column: int) -> bool:
-        """Say whether a column holds numbers, which stand on the right."""
-        return any(_is_number(row[column]) for row in self.rows)
-
-    def is_best(self, row: int, column: int) -> bool:
-        """Say whether a value is the one to highlight (equal ones all are)."""
-        want = self.columns[column].best
-        values = [line[column] for line in self.rows if _is_number(line[column])]
-        return (
-            want is not None
-            and bool(values)
-            and self.rows[row][column] == (max if want == "max" else min)(values)
-        )
-
-    def to_csv(self) -> str:
-        """Return the raw values, comma-separated, under the columns' headings."""
-        return _csv([column.heading for column in self.columns], self.rows)
-
-
-@dataclass(frozen=True, eq=False)
-class Picture:
-    """A figure with its words and its numbers.
-
-    Attributes:
-        name: the name of its files, in small letters, digits, ``-`` and ``_``.
-        figure: the drawing (`secateur.lab.figures`).
-        caption: what it shows.
-        alt: what a reader who cannot see it should know.
-        basis: what it was computed from, such as ``"mean of 5 seeds, test set"``.
-        data: the numbers behind it.
-
-    Raises:
-        InputError: a bad name, or no `alt`.
-    """
-
-    name: str
-    figure: Figure
-    caption: str
-    alt: str
-    basis: str = ""
-    data: DataFrame | None = None
-
-    def __post_init__(self) -> None:
-        _check_name("figure", self.name)
-        if not self.alt.strip():
-            raise InputError(f"figure {self.name!r} has no alt text; say in a sentence what it shows")
-
-    def to_csv(self) -> str | None:
-        """Return the numbers behind the figure, comma-separated."""
-        if self.data is None:
-            return None
-        return _csv(map(str, self.data.columns), self.data.itertuples(index=False))
-
-
-Block = str | Table | Picture
-"""What a section holds: a paragraph of plain text, a table, or a figure."""
-
-
-@dataclass(frozen=True, eq=False)
-class Section:
-    """A heading and what stands under it."""
-
-    title: str
-    blocks: Sequence[Block]
+__all__ = ["Report", "html", "markdown"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,7 +63,8 @@ class Report:
         """Write the page, its text form, and the files of its figures and tables.
 
         ``report.html`` is one file that needs no other and no network. Beside it: ``report.md``,
-        ``figures/<name>.svg`` and ``.png``, ``tables/<name>.csv``. Each file is replaced as a whole, the page last.
+        ``figures/<name>.svg`` and ``.png``, ``tables/<name>.csv``. Each file is replaced as a whole, the page
+        last.
 
         Returns:
             The page's path.
@@ -254,9 +72,6 @@ class Report:
         Raises:
             FileError: the directory cannot be written.
         """
-        from secateur.lab.page import html, markdown
-        from secateur.lab.style import png, svg
-
         folder = Path(directory)
         drawings = {block.name: svg(block.figure) for block in self.blocks() if isinstance(block, Picture)}
         page, plain = html(self, drawings), markdown(self)
@@ -272,18 +87,115 @@ class Report:
         return paths.html_file(folder)
 
 
-def _check_name(what: str, name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise InputError(f"{what} name {name!r} cannot name a file; use small letters, digits, '-' and '_'")
+def html(report: Report, drawings: Mapping[str, str]) -> str:
+    """Return the page: style and figures inside, no script, nothing fetched.
+
+    Args:
+        report: what to show.
+        drawings: each figure's SVG, by name.
+
+    >>> "<h1>a &lt; b</h1>" in html(Report("a < b"), {})
+    True
+    """
+    jinja2 = require("jinja2", "lab")
+    maker = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    safe = require("markupsafe", "lab").Markup
+    pictures = (block for block in report.blocks() if isinstance(block, Picture))
+    drawn = {one.name: safe(inline_svg(drawings[one.name], one.name, one.alt)) for one in pictures}
+    page = maker.from_string(_template("report.html.j2")).render(
+        report=report,
+        style=safe(_template("report.css")),
+        drawn=drawn,
+        anchors=_anchors([section.title for section in report.sections]),
+        kind=_kind,
+        numbers=_numbers(report),
+    )
+    return str(page) + "\n"
 
 
-def _is_number(value: object) -> bool:
-    return not isinstance(value, bool) and hasattr(value, "__float__") and value == value
+def markdown(report: Report) -> str:
+    """Return the report in Markdown, its figures linked as files beside it.
+
+    >>> print(markdown(Report("Toy", ("It *works*.",))))
+    # Toy
+    <BLANKLINE>
+    It \\*works\\*.
+    <BLANKLINE>
+    """
+    return "\n\n".join(_paragraphs(report)) + "\n"
 
 
-def _csv(heading: Iterable[str], rows: Iterable[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(list(heading))
-    writer.writerows(["" if value is None or value != value else value for value in row] for row in rows)
-    return text.getvalue()
+def _template(name: str) -> str:
+    return files("secateur.lab").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _kind(block: Block) -> str:
+    return {str: "paragraph", Table: "table", Picture: "picture"}[type(block)]
+
+
+def _numbers(report: Report) -> dict[str, int]:
+    """Number figures and tables, each kind from 1, by name."""
+    numbers: dict[str, int] = {}
+    for kind in (Table, Picture):
+        blocks = [block for block in report.blocks() if isinstance(block, kind)]
+        numbers |= {block.name: position for position, block in enumerate(blocks, 1)}
+    return numbers
+
+
+def _anchors(titles: Sequence[str]) -> list[str]:
+    """Return one anchor a title; a number leads, so that equal titles differ."""
+    words = [re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") for title in titles]
+    return [f"s{position}-{word}" for position, word in enumerate(words, 1)]
+
+
+def _paragraphs(report: Report) -> Iterator[str]:
+    yield f"# {_escape(report.title)}"
+    if report.source:
+        yield f"After {_escape(report.source)}"
+    yield from map(_escape, report.summary)
+    if report.cards:
+        yield "\n".join(f"- {_card(card.label, card.value, card.note)}" for card in report.cards)
+    numbers = _numbers(report)
+    for section in report.sections:
+        yield f"## {_escape(section.title)}"
+        for block in section.blocks:
+            yield _block(block, numbers)
+    if report.command:
+        yield "## How to reproduce"
+        yield "\n".join(f"    {line}" for line in report.command.splitlines())
+    if report.environment:
+        yield "## Environment"
+        yield "\n".join(f"- {_escape(key)}: {_escape(value)}" for key, value in report.environment.items())
+
+
+def _card(label: str, value: str, note: str) -> str:
+    return f"{_escape(label)}: **{_escape(value)}**" + (f" ({_escape(note)})" if note else "")
+
+
+def _block(block: Block, numbers: Mapping[str, int]) -> str:
+    if isinstance(block, str):
+        return _escape(block)
+    kind = "Table" if isinstance(block, Table) else "Figure"
+    basis = f" ({_escape(block.basis)})" if block.basis else ""
+    caption = f"**{kind} {numbers[block.name]}.** {_escape(block.caption)}{basis}"
+    if isinstance(block, Picture):
+        return f"![{_escape(block.alt)}](figures/{block.name}.svg)\n\n{caption}"
+    return f"{caption}\n\n{_pipes(block)}"
+
+
+def _pipes(table: Table) -> str:
+    lines = [[_escape(column.heading) for column in table.columns]]
+    lines.append(["---:" if table.is_number(place) else "---" for place in range(len(table.columns))])
+    for place, row in enumerate(table.rows):
+        lines.append([_cell(table, place, column, value) for column, value in enumerate(row)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(table: Table, row: int, column: int, value: Any) -> str:
+    text = _escape(table.columns[column].text(value))
+    return f"**{text}**" if table.is_best(row, column) else text
+
+
+def _escape(text: str) -> str:
+    """Keep text from being read as Markdown or HTML; line ends become spaces."""
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", re.sub(r"[ \t\r\n]+", " ", text))

@@ -1,7 +1,7 @@
 """What a study is: an ordered list of cells, and the pages that are made of their results.
 
-A study is written as two functions: `cells` says what to compute, `pages` says what to show. Neither knows how,
-where, or in how many sittings the cells are run.
+A study is written as two functions: `cells` says what to compute, `pages` says what to show. Neither knows
+how, where, or in how many sittings the cells are run.
 """
 
 from __future__ import annotations

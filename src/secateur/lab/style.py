@@ -11,7 +11,7 @@ from html import escape
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from secateur.lab.files import require
+from secateur.files import require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -99,7 +99,7 @@ def styles(names: Iterable[str]) -> dict[str, Style]:
 @contextmanager
 def drawing() -> Iterator[None]:
     """Draw in the house style; matplotlib's own settings come back afterwards."""
-    matplotlib = require("matplotlib")
+    matplotlib = require("matplotlib", "lab")
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_SETTINGS)
@@ -125,8 +125,8 @@ def png(figure: Figure, dpi: int = 200) -> bytes:
 def inline_svg(text: str, name: str, alt: str) -> str:
     """Return an SVG to stand inside a page.
 
-    Its ids are made the page's own with `name`, `alt` is what a screen reader says, and the house colours become
-    CSS variables (``--plot-0072b2``), so that a dark page can lighten them.
+    Its ids are made the page's own with `name`, `alt` is what a screen reader says, and the house colours
+    become CSS variables (``--plot-0072b2``), so that a dark page can lighten them.
     """
     start = text.index("<svg")
     head, body = text[start:].split(">", 1)

@@ -37,9 +37,7 @@ def _pairs(in_channels: int, channels: Sequence[int]) -> dict[str, nn.Module]:
 def _left(model: str, input_size: int, pools: int) -> int:
     """Return the pixels of a side that are left after `pools` max pools of 2."""
     if input_size < 2**pools:
-        raise InputError(
-            f"{model}: input_size is {input_size}, too small for {pools} pools; give at least {2**pools}"
-        )
+        raise InputError(f"{model}: input_size is {input_size}, too small for {pools} pools; give at least {2**pools}")
     return int(input_size // 2**pools)
 
 

@@ -50,9 +50,7 @@ def pad_same(size: int, kernel: int, stride: int) -> nn.ZeroPad2d:
     return nn.ZeroPad2d(same_padding(size, kernel, stride) * 2)
 
 
-def deconv_same(
-    in_channels: int, out_channels: int, kernel: int, stride: int, size: int
-) -> dict[str, nn.Module]:
+def deconv_same(in_channels: int, out_channels: int, kernel: int, stride: int, size: int) -> dict[str, nn.Module]:
     """Return TensorFlow's transposed convolution with SAME padding, from `size` to ``size · stride``.
 
     It is the gradient of a SAME convolution, so what that one's padding added is cropped here.
@@ -77,8 +75,6 @@ def pad_to(target: int, size: int) -> nn.ZeroPad2d:
     (2, 2, 2, 2)
     """
     if size > target:
-        raise InputError(
-            f"input_size is {size}, but this network reads {target}×{target}; give at most {target}"
-        )
+        raise InputError(f"input_size is {size}, but this network reads {target}×{target}; give at most {target}")
     before = (target - size) // 2
     return nn.ZeroPad2d((before, target - size - before) * 2)

@@ -13,9 +13,7 @@ from secateur.models.layers import pad_to, stack
 __all__ = ["ann_128", "calli_sum", "fathollahi_5", "janjic_mlp", "lenet_300_100", "mlp_3"]
 
 
-def _mlp(
-    sizes: Sequence[int], names: Sequence[str], *, bias: bool = True, dropout: float = 0.0
-) -> nn.Sequential:
+def _mlp(sizes: Sequence[int], names: Sequence[str], *, bias: bool = True, dropout: float = 0.0) -> nn.Sequential:
     """Return linear layers of these sizes with a ReLU, and perhaps dropout, after all but the last."""
     layers: dict[str, nn.Module] = {"flatten": nn.Flatten()}
     for position, ((n_in, n_out), name) in enumerate(zip(pairwise(sizes), names, strict=True), 1):
@@ -86,9 +84,7 @@ def fathollahi_5(
     return initialise(_mlp(sizes, names, bias=False, dropout=dropout), "xavier-uniform")
 
 
-def lenet_300_100(
-    *, classes: int = 10, in_channels: int = 1, input_size: int = 28, dropout: float = 0.0
-) -> nn.Module:
+def lenet_300_100(*, classes: int = 10, in_channels: int = 1, input_size: int = 28, dropout: float = 0.0) -> nn.Module:
     """LeNet-300-100: 784-300-100-10 with ReLU (LeCun et al., 1998; Frankle and Carbin, 2019, used by wijnja).
 
     Layers ``fc1``, ``fc2``, ``fc3``; 266,610 parameters. Begun as Frankle and Carbin do: Glorot normal.
@@ -113,9 +109,7 @@ def calli_sum(*, inputs: int = 2, hidden: int = 1000) -> nn.Module:
     return initialise(_mlp((inputs, hidden, 1), ("hidden", "output")), "truncated-normal")
 
 
-def janjic_mlp(
-    *, classes: int = 10, in_channels: int = 1, input_size: int = 28, hidden: int = 2048
-) -> nn.Module:
+def janjic_mlp(*, classes: int = 10, in_channels: int = 1, input_size: int = 28, hidden: int = 2048) -> nn.Module:
     """1024-2048-10 with tanh (janjic, S. Janjić, 2018, section 5.1.1).
 
     Reads 32×32 pixels; smaller images are padded with zeros on all sides. Layers ``fc1`` and ``fc2``;

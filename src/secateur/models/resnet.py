@@ -123,16 +123,12 @@ class ResNet(nn.Module):
         return scores
 
 
-def _stage(
-    block: type[BasicBlock | Bottleneck], n_in: int, planes: int, depth: int, stride: int
-) -> nn.Sequential:
+def _stage(block: type[BasicBlock | Bottleneck], n_in: int, planes: int, depth: int, stride: int) -> nn.Sequential:
     rest = [block(planes * block.expansion, planes, 1) for _ in range(depth - 1)]
     return nn.Sequential(block(n_in, planes, stride), *rest)
 
 
-def resnet_18(
-    *, classes: int = 1000, in_channels: int = 3, input_size: int = 224, width: float = 1.0
-) -> nn.Module:
+def resnet_18(*, classes: int = 1000, in_channels: int = 3, input_size: int = 224, width: float = 1.0) -> nn.Module:
     """ResNet-18 (K. He, X. Zhang, S. Ren and J. Sun, 2015, Deep residual learning for image recognition).
 
     With the defaults torchvision's ``resnet18`` state dict loads; 11,689,512 parameters. For images of at
@@ -148,9 +144,7 @@ def resnet_18(
     )
 
 
-def resnet_34(
-    *, classes: int = 1000, in_channels: int = 3, input_size: int = 224, width: float = 1.0
-) -> nn.Module:
+def resnet_34(*, classes: int = 1000, in_channels: int = 3, input_size: int = 224, width: float = 1.0) -> nn.Module:
     """ResNet-34 (He et al., 2015; the 34-layer column of table 1.1 of calli).
 
     21,797,672 parameters; otherwise as `resnet_18`.
@@ -163,9 +157,7 @@ def resnet_34(
     )
 
 
-def resnet_50(
-    *, classes: int = 1000, in_channels: int = 3, input_size: int = 224, width: float = 1.0
-) -> nn.Module:
+def resnet_50(*, classes: int = 1000, in_channels: int = 3, input_size: int = 224, width: float = 1.0) -> nn.Module:
     """ResNet-50 (He et al., 2015; the 50-layer column of table 1.1 of calli).
 
     25,557,032 parameters; otherwise as `resnet_18`.
@@ -178,9 +170,7 @@ def resnet_50(
     )
 
 
-def resnet_101(
-    *, classes: int = 1000, in_channels: int = 3, input_size: int = 224, width: float = 1.0
-) -> nn.Module:
+def resnet_101(*, classes: int = 1000, in_channels: int = 3, input_size: int = 224, width: float = 1.0) -> nn.Module:
     """ResNet-101 (He et al., 2015; pruned by janjic, 2018, section 5.2.2).
 
     44,549,160 parameters; otherwise as `resnet_18`.
@@ -198,9 +188,7 @@ def resnet_101(
     )
 
 
-def resnet_152(
-    *, classes: int = 1000, in_channels: int = 3, input_size: int = 224, width: float = 1.0
-) -> nn.Module:
+def resnet_152(*, classes: int = 1000, in_channels: int = 3, input_size: int = 224, width: float = 1.0) -> nn.Module:
     """ResNet-152 (He et al., 2015; named by janjic, 2018, section 2.3.2).
 
     60,192,808 parameters; otherwise as `resnet_18`.
