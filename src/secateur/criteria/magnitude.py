@@ -38,7 +38,7 @@ class Magnitude:
 
     def __post_init__(self) -> None:
         if isinstance(self.p, bool) or not isinstance(self.p, (int, float)) or not self.p >= 1:
-            raise InputError(f"Magnitude: p must be a number, at least 1 (1, 2 or inf are usual); got {self.p!r}")
+            raise InputError(f"Magnitude: p must be at least 1 (1, 2 or inf are usual); got {self.p!r}")
 
     def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep; each has its site's shape."""

@@ -19,6 +19,9 @@ from secateur.types import ExampleInputs, InputError, TraceError
 __all__ = ["Graph", "trace", "where"]
 
 
+SMALL = 4096
+
+
 @dataclass(frozen=True, eq=False)
 class Graph:
     """A traced model.
@@ -48,8 +51,9 @@ class Graph:
         if not any(x.numel() > 1 and bool((x == x.flatten()[0]).all()) for x in leaves):
             return [own]
         generator = torch.Generator().manual_seed(0)
-        noise = pytree.tree_map_only(Tensor, lambda x: _noise(x, generator), own)
-        return [own, noise]
+        # One small sample can miss every unit behind a ReLU; small ones cost little.
+        draws = 8 if sum(x.numel() for x in leaves) < SMALL else 1
+        return [own, *(pytree.tree_map_only(Tensor, lambda x: _noise(x, generator), own) for _ in range(draws))]
 
     @property
     def nodes(self) -> Iterator[Node]:
