@@ -14,7 +14,7 @@ from secateur.criteria import CRITERIA, Magnitude, Random
 from secateur.prune import Result, prune
 from secateur.saving import load, read_report
 from secateur.select import select
-from secateur.structure import Structure, channels, cut, mask, weights
+from secateur.structure import Structure, blocks, channels, cut, mask, weights
 from secateur.train import History, TrainOptions, fit
 from secateur.types import (
     CutError,
@@ -53,6 +53,7 @@ __all__ = [
     "TrainOptions",
     "UnknownNameError",
     "VerificationError",
+    "blocks",
     "channels",
     "cut",
     "data",

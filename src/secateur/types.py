@@ -101,6 +101,7 @@ class Member:
         dim: the dimension along which the units lie; None when every entry is a unit of its own.
         index: positions along `dim`, one row for each unit, int64 ``(units, positions)``; None with `dim`.
         role: whether this dimension produces the units, consumes them, or scales them.
+        unit: the number of the unit that owns the whole parameter; None where units share it.
     """
 
     parameter: str
@@ -108,6 +109,7 @@ class Member:
     dim: int | None = None
     index: Tensor | None = None
     role: Role = "out"
+    unit: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +118,7 @@ class Site:
 
     Attributes:
         name: the name a person would use: the producing layer (``conv1``), or the parameter (``fc1.weight``).
-        kind: ``"channel"`` for units that can be cut out, ``"weight"`` for single entries.
+        kind: ``"channel"`` for units that can be cut out, ``"block"`` for whole blocks, ``"weight"`` for single entries.
         shape: the shape of this site's scores and masks: ``(units,)``, or the parameter's own shape.
         members: what is tied together: every parameter dimension that shrinks when a unit goes.
         unit: what a unit is, in the field's words: filter, neuron, head, head dimension, embedding, group, …
@@ -134,7 +136,7 @@ class Site:
         return prod(self.shape)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Sites(Mapping[str, Site]):
     """The sites of a model, by name and in the order of the forward pass.
 
@@ -156,6 +158,10 @@ class Sites(Mapping[str, Site]):
 
     def __contains__(self, name: object) -> bool:
         return name in self.table
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}: {site.size}" for name, site in self.table.items())
+        return f"Sites({{{shown}}}; {len(self.frozen)} layers left whole)"
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.table)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from secateur.structure.sites import check_same_model
 from secateur.types import Role, Site, Sites
@@ -24,6 +26,8 @@ def unit_rows(tensors: Mapping[str, Tensor], site: Site, role: Role = "out") -> 
     Biases and the scales of norms (one dimension) are left out where the site has weights of more dimensions.
     A site that nothing has this role in gives the rows of all its members.
     """
+    if site.kind == "block":
+        return [_block_rows(tensors, site)]
     chosen = [m for m in site.members if m.role == role] or list(site.members)
     chosen = [m for m in chosen if tensors[m.parameter].ndim > 1] or chosen
     rows = []
@@ -35,3 +39,12 @@ def unit_rows(tensors: Mapping[str, Tensor], site: Site, role: Role = "out") -> 
         picked = tensor.movedim(member.dim, 0)[index]
         rows.append(picked.reshape(index.shape[0], -1))
     return rows
+
+
+def _block_rows(tensors: Mapping[str, Tensor], site: Site) -> Tensor:
+    """All entries of each block as a row, shorter ones filled with zeros."""
+    rows = [
+        torch.cat([tensors[m.parameter].detach().flatten() for m in site.members if m.unit == number])
+        for number in range(site.size)
+    ]
+    return pad_sequence(rows, batch_first=True)

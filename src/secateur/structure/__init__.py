@@ -5,7 +5,9 @@ and mends (`mend`), and `verify` compares the result with the masked model.
 """
 
 from secateur.structure.cut import cut
+from secateur.structure.depth import blocks
 from secateur.structure.infer import Structure
+from secateur.structure.show import to_dict, to_svg, to_text
 from secateur.structure.sites import channels, mask, weights
 
-__all__ = ["Structure", "channels", "cut", "mask", "weights"]
+__all__ = ["Structure", "blocks", "channels", "cut", "mask", "to_dict", "to_svg", "to_text", "weights"]

@@ -8,18 +8,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.optim import Optimizer
 
 from secateur.state import evaluating
 from secateur.structure.attention import free_attention
 from secateur.structure.axes import Atom, keep_vector
+from secateur.structure.depth import BlockStructure, without_blocks
 from secateur.structure.graph import graph_form
 from secateur.structure.infer import Structure
 from secateur.structure.mend import Edits, edits, proposals
 from secateur.structure.optimizer import carry_over, check_optimizer
-from secateur.structure.sites import check_keep, check_same_model
-from secateur.structure.verify import check_sizes, reference_outputs, verify
+from secateur.structure.sites import check_keep, check_same_model, masked_tensors
+from secateur.structure.verify import check_sizes, difference, reference_outputs, verify
 from secateur.types import CutError, InputError, Keep, Sites, VerificationError, unknown_name
 
 __all__ = ["CutModel", "Plan", "apply_plan", "cut", "cut_with_plan", "make_plan"]
@@ -108,8 +111,11 @@ def cut_with_plan(
     if form not in FORMS:
         raise unknown_name("form", form, FORMS)
     _check_tolerance(tolerance)
-    structure = _structure(model, sites)
+    check_same_model(model, sites)
     checked = check_keep(sites, keep)
+    if isinstance(sites.structure, BlockStructure):
+        return _cut_blocks(model, sites, sites.structure, checked, tolerance)
+    structure = _structure(sites)
     for name, kept in checked.items():
         if not bool(kept.any()):
             raise CutError(f"cut: every unit of {name!r} would go and nothing would pass it; keep at least one")
@@ -178,8 +184,19 @@ def _line(error: Exception) -> str:
     return f", {frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno}" if frames else ""
 
 
-def _structure(model: nn.Module, sites: Sites) -> Structure:
-    check_same_model(model, sites)
+def _cut_blocks(model: nn.Module, sites: Sites, structure: BlockStructure, keep: Keep, tolerance: float) -> CutModel:
+    """Skip blocks, and compare with the model whose skipped blocks have only zeros."""
+    small = without_blocks(model, structure, keep)
+    changed = masked_tensors(model, sites, keep)
+    args, kwargs = structure.args, dict(structure.kwargs)
+    with evaluating(model), evaluating(small), torch.random.fork_rng(devices=[]):
+        found = difference(functional_call(model, changed, args, kwargs, tie_weights=False), small(*args, **kwargs))
+    if not found <= tolerance:
+        raise VerificationError(f"the model without its blocks differs from the masked one by {found:.2e} (relative)")
+    return CutModel(small, Plan(), found)
+
+
+def _structure(sites: Sites) -> Structure:
     structure = sites.structure
     if not isinstance(structure, Structure):
         raise InputError("cut: these sites are single weights, which leave the shapes as they are; use channels(...)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ def infer(graph: Graph) -> Structure:
     solver = _Solver(graph)
     solver.run(graph.program.graph_module, {})
     order = _first_use(graph)
-    tensors = {name: solver.tensors[name] for name in sorted(solver.tensors, key=lambda n: order.get(n, len(order)))}
+    tensors = {name: solver.tensors[name] for name in sorted(solver.tensors, key=lambda n: order.get(n, inf))}
     sites, units = _find_sites(graph, tensors, solver.ties)
     frozen = dict(_find_frozen(tensors, solver.ties))
     return Structure(graph, tensors, solver.values, solver.ties, sites, units, frozen)

@@ -145,6 +145,8 @@ def check_same_model(model: nn.Module, sites: Sites) -> None:
 
 def _zeroed(tensor: Tensor, member: Member, kept: Tensor) -> Tensor:
     kept = kept.to(tensor.device)
+    if member.unit is not None:
+        return tensor if bool(kept[member.unit]) else torch.zeros_like(tensor)
     if member.dim is None:
         return torch.where(kept, tensor, torch.zeros_like(tensor))
     assert member.index is not None

@@ -1,0 +1,93 @@
+"""Whole blocks as units."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import secateur as sc
+from secateur.structure.depth import Skip
+from secateur.types import InputError
+
+
+class Block(nn.Module):
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.fc = nn.Linear(2, 2, bias=False)
+        self.act = nn.ReLU()
+        self.fc.weight.data = scale * torch.eye(2)
+
+    def forward(self, x: Tensor, factor: float = 1.0) -> Tensor:
+        return x + factor * self.act(self.fc(x))
+
+
+class Deep(nn.Module):
+    """Three residual blocks in a list, called with an argument more, and a plain block that is none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Block(1.0), Block(3.0), Block(2.0)])
+        self.tail = nn.Sequential(nn.Sequential(nn.Linear(2, 2)), nn.Linear(2, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x, 2.0)
+        return self.tail(x)
+
+
+X = torch.tensor([[1.0, 2.0], [-1.0, 0.5]])
+
+
+def test_blocks_are_found_by_trying() -> None:
+    sites = sc.blocks(Deep(), X)
+    assert {name: (site.size, site.kind) for name, site in sites.items()} == {"blocks": (3, "block")}
+    assert sites.frozen == {"tail.0": "is no residual block"}
+
+
+def test_magnitude_ranks_blocks_by_all_their_weights() -> None:
+    model = Deep()
+    scores = sc.Magnitude(p=1)(model, sc.blocks(model, X))
+    assert scores["blocks"].tolist() == [2.0, 6.0, 4.0]
+
+
+def test_a_block_is_skipped_and_the_others_keep_their_names() -> None:
+    model = Deep()
+    sites = sc.blocks(model, X)
+    keep = {"blocks": torch.tensor([True, False, True])}
+    small = sc.cut(model, sites, keep)
+    masked = sc.mask(model, sites, keep)
+    assert isinstance(small.get_submodule("blocks.1"), Skip)
+    assert torch.equal(small(X), masked(X))
+    assert set(model.state_dict()) - set(small.state_dict()) == {"blocks.1.fc.weight"}
+    assert isinstance(model.get_submodule("blocks.1"), Block)
+
+
+def test_every_block_may_go() -> None:
+    model = Deep()
+    small = sc.cut(model, sc.blocks(model, X), {"blocks": torch.zeros(3, dtype=torch.bool)})
+    assert torch.equal(small(X), model.tail(X))
+
+
+def test_a_resnet_loses_its_blocks() -> None:
+    model = sc.models.build("resnet-18", width=0.125, input_size=32, seed=0)
+    images = torch.randn(2, 3, 32, 32)
+    sites = sc.blocks(model, images)
+    assert {name: site.size for name, site in sites.items()} == {"layer1": 2, "layer2": 1, "layer3": 1, "layer4": 1}
+    keep = sc.select(sc.Magnitude()(model, sites), 0.4, minimum=0)
+    small = sc.cut(model, sites, keep)
+    assert sc.measure.parameters(small).total < sc.measure.parameters(model).total
+
+
+def test_transformer_layers_are_blocks() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, norm_first=True, batch_first=True)
+    model = nn.Sequential(nn.TransformerEncoder(layer, 3, enable_nested_tensor=False), nn.Linear(8, 2)).eval()
+    sites = sc.blocks(model, torch.randn(2, 5, 8))
+    assert sites["0.layers"].size == 3
+    small = sc.cut(model, sites, {"0.layers": torch.tensor([True, True, False])})
+    assert len(small.state_dict()) < len(model.state_dict())
+
+
+def test_inputs_that_do_not_fit() -> None:
+    with pytest.raises(InputError, match="forward pass failed"):
+        sc.blocks(Deep(), torch.ones(1, 3))
