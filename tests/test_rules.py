@@ -60,7 +60,7 @@ def check(model: Between, units: int) -> None:
     with torch.no_grad():
         expected: Any = mask(model, sites, keep)(x)
         if sites.structure.ties.statistics:
-            expected = reference_outputs(model, channels(model, x), keep)
+            expected = reference_outputs(model, channels(model, x), keep)[0]  # the first probe is `x` itself
         assert difference(expected, small(x)) < 1e-9
 
 
@@ -95,9 +95,9 @@ VECTORS: list[tuple[str, Function, int]] = [
     ("glu", lambda h: F.glu(h, -1), 4),
     ("cat_self", lambda h: torch.cat([h, h], -1), 8),
     ("cat_constant", lambda h: torch.cat([h, torch.ones(h.shape[0], 2, dtype=h.dtype)], -1), 8),
-    ("chunk", lambda h: h.chunk(2, -1)[1], 8),
+    ("chunk", lambda h: h.chunk(2, -1)[1], 4),
     ("chunk_add", lambda h: sum(h.chunk(2, -1)), 4),  # type: ignore[arg-type, return-value]
-    ("split", lambda h: h.split(4, -1)[0], 8),
+    ("split", lambda h: h.split(4, -1)[0], 4),
     ("narrow", lambda h: h.narrow(1, 2, h.shape[1] - 2), 8),
     ("stack", lambda h: torch.stack([h, torch.cos(h)], 1).flatten(1), 8),
     ("stack_last", lambda h: torch.stack([h, torch.cos(h)], -1).flatten(1), 8),
@@ -112,8 +112,8 @@ VECTORS: list[tuple[str, Function, int]] = [
     ("sum", lambda h: h.sum(1, keepdim=True), 8),
     ("mean", lambda h: h.mean(1, keepdim=True) + h, 8),
     ("var", lambda h: h / (1 + h.var(1, keepdim=True, unbiased=False)), 8),
-    ("amax", lambda h: h - h.amax(1, keepdim=True), 8),
-    ("logsumexp", lambda h: h - h.logsumexp(1, keepdim=True), 8),
+    ("amax", lambda h: h - h.amax(1, keepdim=True), 0),
+    ("logsumexp", lambda h: h - h.logsumexp(1, keepdim=True), 0),
     ("norm", lambda h: h / (1 + h.norm(dim=1, keepdim=True)), 8),
     ("normalize", lambda h: F.normalize(h, dim=1), 8),
     ("softmax", lambda h: torch.softmax(h, 1), 8),
