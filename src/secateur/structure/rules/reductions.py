@@ -164,7 +164,6 @@ UPSAMPLE = [
 
 @rule(
     *POOLS,
-    *(f"{p}_with_indices" for p in POOLS if "max" in p),
     *UPSAMPLE,
     "_adaptive_avg_pool2d",
     "_adaptive_avg_pool3d",
