@@ -94,7 +94,7 @@ def test_random_scores_are_its_own_generator_s() -> None:
 
 @pytest.mark.parametrize("p", [0, 0.5, -1, float("nan")])
 def test_orders_below_one_are_refused(p: float) -> None:
-    with pytest.raises(InputError, match="p must be at least 1"):
+    with pytest.raises(InputError, match=r"p must be .*at least 1"):
         Magnitude(p=p)
 
 

@@ -431,6 +431,27 @@ def test_a_wrong_rule_is_caught() -> None:
         cut(model, sites, {"a": bits(1, 0, 1)})
 
 
+def test_an_axis_that_is_its_own_transpose() -> None:
+    """The rows of the concatenation are alike, so a 2 × 2 axis meets its own transpose: left whole, or cut right."""
+
+    class Transposed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.out = nn.Linear(6, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.fc(x)
+            s = h.reshape(-1, 2, 2).transpose(1, 2).flatten(1)
+            made: Tensor = self.out(torch.cat([h, s], 1).reshape(-1, 2, 4))
+            return made
+
+    model = Transposed()
+    x = torch.randn(3, 6)
+    sites = channels(model, x)
+    keep = {name: torch.arange(site.size) > 0 for name, site in sites.items()}
+    torch.testing.assert_close(outputs(cut(model, sites, keep), x), outputs(mask(model, sites, keep), x))
+
+
 def test_tolerance_is_the_greatest_difference_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     model = hand_mlp()
     sites = channels(model, torch.randn(4, 2))

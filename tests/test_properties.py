@@ -42,7 +42,7 @@ def expected(net: RandomNet, sites: Sites, keep: Keep, x: Tensor) -> Tensor:
     """What the cut model must compute on `x`, which is not what it was verified on."""
     if sites.structure.ties.statistics:  # statistics over fewer channels: ask the library's own reference
         fresh = channels(net, x)
-        outputs = reference_outputs(net, fresh, keep)
+        outputs = reference_outputs(net, fresh, keep)[0]  # the first probe is `x` itself
         assert isinstance(outputs, Tensor)
         return outputs
     return plainly_masked(net, sites, keep, x)

@@ -129,7 +129,7 @@ def test_reasons_for_what_is_frozen_name_the_op() -> None:
         ((), ["conv1", "stem"]),
         (["conv1"], ["stem"]),
         ("conv1", ["stem"]),
-        (["conv*"], []),  # a convolution of the block is tied to the stem
+        (["conv*"], []),  # conv2 is part of the stem's site
         (["*"], []),
         (["st?m", "conv1"], []),
         (["fc"], ["conv1", "stem"]),  # frozen already; naming it is no mistake
