@@ -17,6 +17,7 @@ from secateur.types import InputError, Scores, unknown_name
 __all__ = ["Scope", "removed_fraction", "select"]
 
 Scope = Literal["global", "layer"]
+SCOPES = ("global", "layer")
 
 
 def select(
@@ -54,9 +55,13 @@ def select(
     _check_scores(scores)
     if (sparsity is None) == (threshold is None):
         raise InputError("select: give either sparsity (a fraction) or threshold (a score), and not both")
-    if minimum < 0:
-        raise InputError(f"select: minimum must be 0 or more; got {minimum}")
+    if isinstance(minimum, bool) or not isinstance(minimum, int) or minimum < 0:
+        raise InputError(f"select: minimum must be a whole number, 0 or more; got {minimum!r}")
+    if scope not in SCOPES:
+        raise unknown_name("scope", scope, SCOPES)
     if threshold is not None:
+        if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or threshold != threshold:
+            raise InputError(f"select: threshold must be a number; got {threshold!r}")
         keep = {name: score >= threshold for name, score in scores.items()}
         return {name: _with_best(kept, scores[name], minimum) for name, kept in keep.items()}
     assert sparsity is not None
@@ -64,8 +69,6 @@ def select(
         if isinstance(sparsity, Mapping):
             raise InputError('select: a fraction for each site goes with scope="layer"')
         return _select_global(scores, _fraction(sparsity, "sparsity"), minimum)
-    if scope != "layer":
-        raise unknown_name("scope", scope, ("global", "layer"))
     return _select_by_layer(scores, sparsity, minimum)
 
 
@@ -83,6 +86,8 @@ def _check_scores(scores: Scores) -> None:
     if not scores:
         raise InputError("select: there are no sites to choose from; see sites.frozen for why nothing can be pruned")
     for name, score in scores.items():
+        if not isinstance(score, Tensor):
+            raise InputError(f"select: the scores of {name!r} are a {type(score).__name__}; give a tensor")
         if score.numel() == 0:
             raise InputError(f"select: the scores of {name!r} are empty")
         if bool(torch.isnan(score).any()):

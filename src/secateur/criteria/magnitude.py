@@ -37,8 +37,8 @@ class Magnitude:
     p: float = 2
 
     def __post_init__(self) -> None:
-        if not self.p >= 1:
-            raise InputError(f"Magnitude: p must be at least 1 (1, 2 or inf are usual); got {self.p}")
+        if isinstance(self.p, bool) or not isinstance(self.p, (int, float)) or not self.p >= 1:
+            raise InputError(f"Magnitude: p must be a number, at least 1 (1, 2 or inf are usual); got {self.p!r}")
 
     def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep; each has its site's shape."""

@@ -81,9 +81,8 @@ class Column:
         if isinstance(value, bool):
             return "yes" if value else "no"
         if _is_number(value):
-            return format(value, self.format or ("d" if isinstance(value, Integral) else ".4g")).replace(
-                "-", "−"
-            )
+            chosen = self.format or ("d" if isinstance(value, Integral) else ".4g")
+            return format(value, chosen).replace("-", "−").replace("%", "\N{NO-BREAK SPACE}%")
         return str(value)
 
 

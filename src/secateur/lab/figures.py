@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["accuracy_by_sparsity", "class_bars", "learning_curves", "loss_by_sparsity", "trade_off"]
 
+_HOLLOW: Mapping[str, Any] = {"markersize": 8.5, "markerfacecolor": "none", "markeredgewidth": 1.4}
 _WIDTH = 7.2  # inches; at 700 pixels a page shows 10 points as 13 pixels
 
 
@@ -54,14 +55,13 @@ def learning_curves(
         "Loss": ("train_loss", "validation_loss"),
         "Accuracy": ("train_accuracy", "validation_accuracy"),
     }
-    _check(
-        history, [epoch, *(column for pair in pairs.values() for column in pair), *([best] if best else [])]
-    )
+    columns = [column for pair in pairs.values() for column in pair]
+    _check(history, [epoch, *columns, *([best] if best else [])])
     chosen = history.groupby(epoch)[best].mean().idxmin() if best else None
     with drawing():
         figure, panels = _canvas(3.3, len(pairs))
-        for axes, (title, columns) in zip(panels, pairs.items(), strict=True):
-            for column, name, colour in zip(columns, ("training", "validation"), PALETTE, strict=False):
+        for axes, (title, pair) in zip(panels, pairs.items(), strict=True):
+            for column, name, colour in zip(pair, ("training", "validation"), PALETTE, strict=False):
                 _curve(axes, history, epoch, column, name, colour)
             _mark_epoch(axes, chosen)
             _finish(axes, "Epoch", title, percent="accuracy" in title.lower(), title=title)
@@ -150,8 +150,8 @@ def trade_off(
         figure, (axes,) = _canvas(4.2)
         if logarithmic:
             axes.set_xscale("log")
-        for method, group in table.groupby("method", sort=False):
-            style = look[method]
+        for method in dict.fromkeys(frame["method"]):
+            group, style = table[table["method"] == method], look[method]
             axes.plot(
                 group[cost],
                 group[value],
@@ -269,8 +269,13 @@ def _finish(axes: Axes, x: str, y: str, *, percent: bool, title: str = "") -> No
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
-    handles, names = axes.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper left", ncols=min(4, len(names)), handlelength=2.2)
+    table = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    # What is compared first, then what it is compared with, in rows: matplotlib fills column by column.
+    names = sorted(table, key=lambda name: (name == "published", name == "unpruned"))
+    columns = min(5, len(names))
+    names = [name for column in range(columns) for name in names[column::columns]]
+    handles = [table[name] for name in names]
+    figure.legend(handles, names, loc="outside upper left", ncols=columns, handlelength=2.2)
 
 
 def _curve(axes: Axes, history: DataFrame, epoch: str, column: str, name: str, colour: str) -> None:
@@ -308,11 +313,10 @@ def _published(axes: Axes, table: DataFrame, value: str, look: Mapping[str, Styl
             color=style.colour,
             marker=style.marker,
             linestyle="none",
-            markersize=8.5,
-            markerfacecolor="none",
-            markeredgewidth=1.4,
-            label=f"{method}, published",
+            **_HOLLOW,
         )
+    # One entry for all: the colours and shapes are the methods' own.
+    axes.plot([], [], color=MUTED, marker="o", linestyle="none", label="published", **_HOLLOW)
 
 
 def _limits(axes: Axes, columns: Sequence[Any], logarithmic: bool) -> None:
@@ -333,18 +337,20 @@ def _limits(axes: Axes, columns: Sequence[Any], logarithmic: bool) -> None:
 
 def _annotate(axes: Axes, table: DataFrame, cost: str, value: str) -> None:
     """Write the sparsity at each point that has room for it."""
+    axes.margins(0.08)
+    axes.autoscale_view()  # or the transforms below still are those of empty axes
     taken: list[tuple[float, float]] = []
     for x, y, sparsity in zip(table[cost], table[value], table["sparsity"], strict=True):
         place = axes.transAxes.inverted().transform(axes.transData.transform((x, y)))
-        if all(abs(place[0] - a) > 0.055 or abs(place[1] - b) > 0.05 for a, b in taken):
+        if all(abs(place[0] - a) > 0.075 or abs(place[1] - b) > 0.055 for a, b in taken):
             axes.annotate(
                 f"{100 * sparsity:g} %",
                 (x, y),
-                (0, -7),
+                (6, -3),
                 textcoords="offset points",
                 fontsize=8.5,
                 color=MUTED,
-                ha="center",
+                ha="left",
                 va="top",
             )
             taken.append((float(place[0]), float(place[1])))

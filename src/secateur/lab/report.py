@@ -164,7 +164,7 @@ def _paragraphs(report: Report) -> Iterator[str]:
             yield _block(block, numbers)
     if report.command:
         yield "## How to reproduce"
-        yield f"    {report.command}"
+        yield "\n".join(f"    {line}" for line in report.command.splitlines())
     if report.environment:
         yield "## Environment"
         yield "\n".join(f"- {_escape(key)}: {_escape(value)}" for key, value in report.environment.items())
@@ -200,4 +200,4 @@ def _cell(table: Table, row: int, column: int, value: Any) -> str:
 
 def _escape(text: str) -> str:
     """Keep text from being read as Markdown or HTML; line ends become spaces."""
-    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", re.sub(r"[ \t\r\n]+", " ", text))

@@ -13,7 +13,7 @@ from secateur.lab.environment import environment
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.records import Failure, Record
 from secateur.lab.store import Store
-from secateur.lab.study import Cell, Context, Study
+from secateur.lab.study import Cell, Context, Outcome, Study
 from secateur.types import InputError
 
 if TYPE_CHECKING:
@@ -152,6 +152,8 @@ def _compute(
     try:
         with _own_randomness(cell.recipe):
             outcome = cell.run(Context(cell.recipe, store, options))
+        if not isinstance(outcome, Outcome):
+            raise InputError(f"a cell must return an Outcome, got {type(outcome).__name__}")
     except Exception as error:  # noqa: BLE001  (whatever a cell raises, the other cells go on)
         return _failure(cell, error)
     times = (time.perf_counter() - wall, time.process_time() - cpu)

@@ -149,7 +149,11 @@ class Store:
         """Forget one record and its artefact, so that the next run computes the cell again."""
         with self._connection() as connection:
             connection.execute("DELETE FROM records WHERE id = ?", (identity,))
-        paths.artefact_file(self.path, identity).unlink(missing_ok=True)
+        path = paths.artefact_file(self.path, identity)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise FileError(f"cannot remove the artefact {path}: {error}; remove it by hand") from error
 
     def artefact(self, identity: str) -> dict[str, Tensor]:
         """Return the tensors that a cell kept, on the CPU.

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from secateur.structure.attention import free_attention
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.graph import graph_form
 from secateur.structure.infer import Structure
@@ -208,6 +209,8 @@ def set_attributes(model: nn.Module, attributes: Edits) -> None:
     """Set the attributes of `model`; a list takes the type (tuple, list) that the attribute has."""
     for path, values in attributes.items():
         module = model.get_submodule(path)
+        if isinstance(module, nn.MultiheadAttention):
+            free_attention(module)
         for attribute, value in values.items():
             kind = type(getattr(module, attribute))
             setattr(module, attribute, kind(value) if isinstance(value, list) else value)

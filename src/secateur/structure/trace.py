@@ -37,9 +37,29 @@ class Graph:
     kwargs: Mapping[str, Any]
 
     @property
+    def probes(self) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+        """The inputs to verify on: the example inputs, and noise of their shapes where they are constant.
+
+        A batch of zeros is enough to trace a model, but many models answer zeros with zeros whatever their weights.
+        """
+        own = (self.args, dict(self.kwargs))
+        leaves = [x for x in pytree.tree_leaves(own) if isinstance(x, Tensor) and x.is_floating_point()]
+        if not any(x.numel() > 1 and bool((x == x.flatten()[0]).all()) for x in leaves):
+            return [own]
+        generator = torch.Generator().manual_seed(0)
+        noise = pytree.tree_map_only(Tensor, lambda x: _noise(x, generator), own)
+        return [own, noise]
+
+    @property
     def nodes(self) -> Iterator[Node]:
         """The nodes, in the order in which they run."""
         return iter(self.program.graph.nodes)
+
+
+def _noise(x: Tensor, generator: torch.Generator) -> Tensor:
+    if not x.is_floating_point():
+        return x
+    return torch.randn(x.shape, generator=generator).to(x)
 
 
 def trace(model: nn.Module, example_inputs: ExampleInputs) -> Graph:

@@ -27,9 +27,8 @@ def verify(reference: Any, cut: nn.Module, structure: Structure, tolerance: floa
     Raises:
         VerificationError: the difference is above `tolerance`, or the shapes of the outputs differ.
     """
-    graph = structure.graph
     with evaluating(cut), torch.random.fork_rng(devices=[]):
-        outputs = cut(*graph.args, **graph.kwargs)
+        outputs = [cut(*args, **kwargs) for args, kwargs in structure.graph.probes]
     found = difference(reference, outputs)
     if not found <= tolerance:
         raise VerificationError(
@@ -69,8 +68,8 @@ def _plain(outputs: Any) -> Any:
     return [_plain(v) for v in outputs] if isinstance(outputs, (list, tuple)) else outputs
 
 
-def reference_outputs(model: nn.Module, sites: Sites, keep: Keep) -> Any:
-    """Return what the masked model computes on the example inputs, statistics taken over the kept units."""
+def reference_outputs(model: nn.Module, sites: Sites, keep: Keep) -> list[Any]:
+    """Return what the masked model computes on each probe, statistics taken over the kept units."""
     structure: Structure = sites.structure
     changed = masked_tensors(model, sites, keep)
     graph = structure.graph
@@ -78,7 +77,7 @@ def reference_outputs(model: nn.Module, sites: Sites, keep: Keep) -> Any:
     seeing_fewer = _affected(structure, gone)
     with evaluating(model), torch.random.fork_rng(devices=[]):
         if not seeing_fewer:
-            return functional_call(model, changed, graph.args, dict(graph.kwargs))
+            return [functional_call(model, changed, args, kwargs) for args, kwargs in graph.probes]
         return _run_with_statistics(model, structure, changed, gone, seeing_fewer)
 
 
@@ -93,7 +92,7 @@ def _affected(structure: Structure, gone: Mapping[Atom, Tensor]) -> set[Node]:
 
 def _run_with_statistics(
     model: nn.Module, structure: Structure, changed: Mapping[str, Tensor], gone: Mapping[Atom, Tensor], nodes: set[Node]
-) -> Any:
+) -> list[Any]:
     graph = structure.graph
     program = graph.program
     tensors = {
@@ -101,11 +100,14 @@ def _run_with_statistics(
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers()),
     }
-    leaves = iter(pytree.tree_leaves((graph.args, dict(graph.kwargs))))
     holders = [n for n in program.graph.nodes if n.op == "placeholder"]
-    flat = [changed.get(name, tensors[name]) if (name := graph.tensors.get(n)) else next(leaves) for n in holders]
-    outputs = _MaskedStatistics(program.graph_module, structure, gone, nodes).run(*flat)
-    return pytree.tree_unflatten(list(outputs), program.call_spec.out_spec)
+    results = []
+    for probe in graph.probes:
+        leaves = iter(pytree.tree_leaves(probe))
+        flat = [changed.get(name, tensors[name]) if (name := graph.tensors.get(n)) else next(leaves) for n in holders]
+        outputs = _MaskedStatistics(program.graph_module, structure, gone, nodes).run(*flat)
+        results.append(pytree.tree_unflatten(list(outputs), program.call_spec.out_spec))
+    return results
 
 
 class _MaskedStatistics(fx.Interpreter):

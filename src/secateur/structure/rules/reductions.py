@@ -1,7 +1,7 @@
 """Rules of the ops that reduce, pool or normalise.
 
-A sum over a cut axis is exact where the removed entries are zero. A mean, a variance, a maximum or a softmax sees
-fewer entries afterwards: such a node is a *statistic*, and verification compares with the statistic of the kept units.
+A sum over a cut axis is exact where the removed entries are zero. A mean, a variance or a softmax sees fewer entries
+afterwards: such a node is a *statistic*, and verification compares with the statistic of the kept units.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from secateur.structure.axes import Axis, factor, fixed, freeze, is_fixed, product
+from secateur.structure.rules.elementwise import pointwise
 from secateur.structure.rules.registry import Call, Value, freeze_all, op_name, rule
 from secateur.structure.rules.shapes import output_shapes
 
@@ -33,17 +34,23 @@ def reduce_sum(call: Call) -> Value:
     return Value(_reduced(call, x, dims), x.zero)
 
 
-@rule("mean", "var", "std", "amax", "amin", "logsumexp", "var_mean", "std_mean", "max", "min", "median", "mode")
+@rule("mean", "var", "std", "var_mean", "std_mean")
 def reduce_statistic(call: Call) -> Value | list[Value]:
     x: Value = call["self"]
-    if call["other"] is not None:  # max(a, b) entry by entry
-        from secateur.structure.rules.elementwise import pointwise
-
-        return pointwise(call, [x, call["other"]], x.zero and call["other"].zero)
     dims = _dims(call["dim"], len(x.axes))
     call.statistic(*(x.axes[d] for d in dims))
-    if op_name(call.node) in {"max", "min", "median", "mode"}:
-        call.freeze(*(x.axes[d] for d in dims), because="indices of an extreme")
+    value = Value(_reduced(call, x, dims), x.zero)
+    return [value, value] if isinstance(call.node.meta.get("val"), (tuple, list)) else value
+
+
+@rule("amax", "amin", "logsumexp", "max", "min", "median", "mode")
+def reduce_extreme(call: Call) -> Value | list[Value]:
+    """An extreme over removed units would compare with their zeros in the masked model: the axis is frozen."""
+    x: Value = call["self"]
+    if call["other"] is not None:  # max(a, b) entry by entry
+        return pointwise(call, [x, call["other"]], x.zero and call["other"].zero)
+    dims = _dims(call["dim"], len(x.axes))
+    call.freeze(*(x.axes[d] for d in dims), because="an extreme of all entries")
     value = Value(_reduced(call, x, dims), x.zero and op_name(call.node) != "logsumexp")
     return [value, value] if isinstance(call.node.meta.get("val"), (tuple, list)) else value
 
