@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from secateur.state import evaluating
 from secateur.structure.attention import free_attention
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.graph import graph_form
@@ -73,6 +73,7 @@ def cut(
         CutError: a site would lose every unit, or the smaller model cannot run; nothing is returned.
         VerificationError: the cut model computes something else than the masked one; nothing is returned.
 
+    >>> import torch
     >>> from secateur.structure.sites import channels
     >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> sites = channels(model, torch.ones(1, 4))
@@ -178,10 +179,10 @@ def _line(error: Exception) -> str:
 
 
 def _structure(model: nn.Module, sites: Sites) -> Structure:
+    check_same_model(model, sites)
     structure = sites.structure
     if not isinstance(structure, Structure):
         raise InputError("cut: these sites are single weights, which leave the shapes as they are; use channels(...)")
-    check_same_model(model, sites)
     return structure
 
 
@@ -245,15 +246,20 @@ def _sliced(tensor: Tensor, rows: Mapping[int, Tensor]) -> Tensor:
     return data.requires_grad_(tensor.requires_grad)
 
 
+def _forget(entered: list[str]) -> None:
+    # Nothing is returned: what a forward hook returns takes the place of the module's output.
+    entered.pop()
+
+
 def _blame(model: nn.Module, structure: Structure) -> str:
     """The innermost module whose forward fails, for the error message."""
     entered: list[str] = []
     handles = []
     for path, module in model.named_modules():
         handles.append(module.register_forward_pre_hook(lambda _m, _a, path=path: entered.append(path or "the model")))
-        handles.append(module.register_forward_hook(lambda _m, _a, _o: entered.pop()))
+        handles.append(module.register_forward_hook(lambda _m, _a, _o: _forget(entered)))
     try:
-        with torch.no_grad():
+        with evaluating(model):
             model(*structure.graph.args, **structure.graph.kwargs)
     except Exception:  # noqa: BLE001  (the error itself is the caller's; here only its place is wanted)
         return f"in {entered[-1]}" if entered else "in the model"

@@ -95,7 +95,8 @@ class _Solver:
             return None
         name = self.graph.tensors.get(node)
         if name is None:
-            return fixed_value(made.shape, "the model's input")
+            is_input = node in self.graph.inputs
+            return fixed_value(made.shape, "the model's input" if is_input else "a constant made in the forward pass")
         program = self.graph.program
         tensor = program.state_dict.get(name, program.constants.get(name))
         if id(tensor) not in self._shared:  # a tensor under two names is one tensor
@@ -192,9 +193,10 @@ def _role(ties: Ties, name: str, dim: int, ndim: int) -> Role:
 
 def _find_sites(graph: Graph, tensors: Mapping[str, Value], ties: Ties) -> tuple[dict[str, Site], dict[str, Atom]]:
     """One site for every free atom that a parameter has, named after the first layer that produces its units."""
+    unused = {name for holder, name in graph.tensors.items() if not holder.users}
     members: dict[Atom, list[Member]] = {}
     for name, value in tensors.items():
-        if not isinstance(graph.program.state_dict.get(name), torch.nn.Parameter):
+        if name in unused or not isinstance(graph.program.state_dict.get(name), torch.nn.Parameter):
             continue
         for dim, axis in enumerate(value.axes):
             for atom in dict.fromkeys(atoms(axis)):

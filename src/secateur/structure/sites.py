@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from secateur.state import check_finite, check_module, tensors
+from secateur.state import check_finite, check_made, check_module, tensors
 from secateur.structure.infer import infer
 from secateur.structure.trace import trace
 from secateur.types import ExampleInputs, InputError, Keep, Member, Site, Sites, unknown_name
@@ -41,6 +41,7 @@ def channels(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[s
     ({'0': (3,)}, {'2': "the model's output"})
     """
     check_module(model, "channels")
+    check_made(model)
     check_finite(model, "channels", REPAIR)
     structure = infer(trace(model, example_inputs))
     chosen, ignored = _without(structure.sites, ignore, known=[*structure.sites, *structure.frozen])
@@ -62,6 +63,7 @@ def weights(model: nn.Module, ignore: Iterable[str] = ()) -> Sites:
     {'0.weight': (3, 4), '2.weight': (2, 3)}
     """
     check_module(model, "weights")
+    check_made(model)
     check_finite(model, "weights", REPAIR)
     table = {
         name: Site(name, "weight", tuple(p.shape), (Member(name, tuple(p.shape)),))
@@ -74,10 +76,11 @@ def weights(model: nn.Module, ignore: Iterable[str] = ()) -> Sites:
     return Sites(chosen, dict.fromkeys(ignored, "ignored, as asked"))
 
 
-def _without(
-    table: Mapping[str, Site], ignore: Iterable[str], known: Iterable[str]
-) -> tuple[dict[str, Site], list[str]]:
-    patterns = [ignore] if isinstance(ignore, str) else list(ignore)
+def _without(table: Mapping[str, Site], ignore: object, known: Iterable[str]) -> tuple[dict[str, Site], list[str]]:
+    given = [ignore] if isinstance(ignore, str) or not isinstance(ignore, Iterable) else list(ignore)
+    patterns = [p for p in given if isinstance(p, str)]
+    if len(patterns) != len(given):
+        raise InputError(f"ignore must be names or patterns of sites; got {ignore!r}")
     called = {name: {name, *_layers(site)} for name, site in table.items()}
     names = sorted({*known, *(n for found in called.values() for n in found)})
     for pattern in patterns:
@@ -126,6 +129,9 @@ def masked_tensors(model: nn.Module, sites: Sites, keep: Keep) -> dict[str, Tens
 
 def check_same_model(model: nn.Module, sites: Sites) -> None:
     """Refuse a model that `sites` were not found in: a parameter is missing, or has another shape."""
+    check_module(model, "sites")
+    if not isinstance(sites, Sites):
+        raise InputError(f"sites must come from channels(...) or weights(...); got a {type(sites).__name__}")
     found = tensors(model)
     for site in sites.values():
         for member in site.members:

@@ -151,10 +151,12 @@ def _run_with_statistics(
         **dict(model.named_buffers()),
     }
     holders = [n for n in program.graph.nodes if n.op == "placeholder"]
+    names = {n.name: name for n, name in graph.tensors.items()}
+    names |= program.graph_signature.inputs_to_lifted_tensor_constants
     results = []
     for probe in graph.probes:
         leaves = iter(pytree.tree_leaves(probe))
-        flat = [changed.get(name, tensors[name]) if (name := graph.tensors.get(n)) else next(leaves) for n in holders]
+        flat = [changed.get(name, tensors[name]) if (name := names.get(n.name)) else next(leaves) for n in holders]
         outputs = _MaskedStatistics(program.graph_module, structure, gone, nodes).run(*flat)
         results.append(pytree.tree_unflatten(list(outputs), program.call_spec.out_spec))
     return results
