@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from secateur.criteria import Magnitude, Random
 from secateur.prune import prune
-from secateur.saving import read_report
 from secateur.structure import channels, cut, weights
 from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
 from secateur.types import InputError, UnknownNameError
@@ -136,11 +133,6 @@ def test_the_report_names_a_few_layers_a_reason() -> None:
     model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(8)))
     text = str(prune(model, X, ignore=["[0-5]"], latency=False).report)
     assert "left whole: 7 (the model's output); 0, 1, 2, 3 and 2 more (ignored, as asked)" in text
-
-
-def test_sparsities_from_numpy_can_be_saved(tmp_path: Path) -> None:
-    result = run(sparsity=np.float32(0.5))
-    assert read_report(result.save(tmp_path / "small"))["sparsity"] == 0.5
 
 
 def test_latency_is_measured_when_asked() -> None:

@@ -206,7 +206,7 @@ def prune(
         unit=unit,
         criterion=criterion if isinstance(criterion, str) else repr(criterion),
         scope=scope,
-        sparsity=_plain(sparsity),
+        sparsity=dict(sparsity) if isinstance(sparsity, Mapping) else sparsity,
         units_removed=sum(int((~k).sum()) for k in keep.values()),
         units=sum(k.numel() for k in keep.values()),
         parameters=(counts[0].total, counts[1].total),
@@ -232,13 +232,6 @@ def _scorer(criterion: object) -> Criterion:
             "such as Magnitude(p=2)"
         )
     return criterion
-
-
-def _plain(sparsity: float | Mapping[str, float]) -> float | dict[str, float]:
-    """A sparsity as JSON can hold it, where it came from numpy."""
-    if isinstance(sparsity, Mapping):
-        return {name: float(fraction) for name, fraction in sparsity.items()}
-    return float(sparsity)
 
 
 def _is_graph(model: nn.Module, small: nn.Module) -> bool:
