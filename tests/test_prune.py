@@ -119,8 +119,20 @@ def test_the_report_reads_as_text() -> None:
         ["MACs", "12", "→", "8", "(33.3%", "removed)"],
     ]
     assert "verified" in text
+    assert text.splitlines()[-1] == "left whole: 2 (the model's output)"
     assert "latency" not in text
     assert "speedup" in str(run(latency=True).report)
+
+
+def test_the_report_says_that_zeros_give_no_speed() -> None:
+    assert "neither smaller nor faster" in str(run(unit="weights").report)
+    assert "neither smaller nor faster" not in str(run().report)
+
+
+def test_the_report_names_a_few_layers_a_reason() -> None:
+    model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(8)))
+    text = str(prune(model, X, ignore=["[0-5]"], latency=False).report)
+    assert "left whole: 7 (the model's output); 0, 1, 2, 3 and 2 more (ignored, as asked)" in text
 
 
 def test_latency_is_measured_when_asked() -> None:

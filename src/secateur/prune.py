@@ -1,4 +1,4 @@
-"""The whole line in one call: trace, score, select, cut, verify,"""
+"""The whole line in one call: trace, score, select, cut, verify, measure."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.fx import GraphModule
 
 from secateur.criteria import by_name
 from secateur.measure import compare_latency, file_bytes, macs, parameters
@@ -18,11 +19,14 @@ from secateur.saving import save as save_folder
 from secateur.select import Scope, select
 from secateur.structure import channels, mask, weights
 from secateur.structure.cut import Form, Plan, cut_with_plan
-from secateur.types import Criterion, ExampleInputs, Keep, Sites, unknown_name
+from secateur.types import Criterion, ExampleInputs, InputError, Keep, Sites, unknown_name
 
 __all__ = ["PruneReport", "Result", "SiteReport", "prune"]
 
 Unit = Literal["channels", "weights"]
+
+SHOWN = 4
+"""How many layers the report's text names for one reason."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class PruneReport:
         parameters, nonzero, macs, bytes: before and after; MACs for the example inputs, bytes of a safetensors file.
         latency: median seconds of a forward pass before and after, interleaved, at one thread; None if not asked.
         difference: the greatest relative difference between the cut and the masked model's outputs; None for weights.
+        form: ``"module"`` (of the model's own class), or ``"graph"`` (a `torch.fx.GraphModule`: see `cut`).
         sites: the units of every site.
         frozen: what could not be pruned, with the reason.
         versions: what it was done with.
@@ -62,6 +67,7 @@ class PruneReport:
     bytes: tuple[int, int]
     latency: tuple[float, float] | None
     difference: float | None
+    form: str = "module"
     sites: tuple[SiteReport, ...] = ()
     frozen: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -84,12 +90,40 @@ class PruneReport:
             rows.append(f"{'latency':<11}{before:>14.3f} → {after:>14.3f} ms  (speedup {before / after:.2f}×)")
         if self.difference is not None:
             rows.append(f"verified: cut and masked model differ by {self.difference:.1e} (relative)")
-        return "\n".join(rows)
+        return "\n".join([*rows, *self._notes()])
+
+    def _notes(self) -> list[str]:
+        """What a reader of the numbers should know."""
+        notes = []
+        if self.form == "graph":
+            notes.append("form: a graph (torch.fx.GraphModule), for inference with the example inputs' batch size")
+        if self.unit == "weights":
+            notes.append("zeros are not cut out: the shapes stay, so the model is neither smaller nor faster")
+        if self.frozen:
+            notes.append(f"left whole: {_left_whole(self.frozen)}")
+        return notes
 
 
 def _change(what: str, before: int, after: int) -> str:
     share = f"{1 - after / before:.1%} removed" if before else "none"
     return f"{what:<11}{before:>14,} → {after:>14,}     ({share})"
+
+
+def _left_whole(frozen: Mapping[str, str]) -> str:
+    """The layers that stayed whole, by reason.
+
+    >>> _left_whole({"a": "ignored, as asked", "fc": "the model's output", "b": "ignored, as asked"})
+    "a, b (ignored, as asked); fc (the model's output)"
+    """
+    groups: dict[str, list[str]] = {}
+    for name, reason in frozen.items():
+        groups.setdefault(reason, []).append(name)
+    return "; ".join(f"{_some(names)} ({reason})" for reason, names in groups.items())
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,8 +144,14 @@ class Result:
     plan: Plan
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the model to `folder` as safetensors and JSON; `secateur.load` reads it in another process."""
-        return save_folder(folder, self.model, self.plan, self.report.to_dict())
+        """Write the model to `folder` as safetensors and JSON; `secateur.load` reads it in another process.
+
+        Raises:
+            FileError: the folder holds other files or cannot be written; or the model is in graph form and its
+                example inputs hold something else than tensors and plain values.
+        """
+        graph = (self.sites, self.keep) if self.report.form == "graph" else None
+        return save_folder(folder, self.model, self.plan, self.report.to_dict(), graph)
 
 
 def prune(
@@ -153,7 +193,7 @@ def prune(
     """
     if unit not in ("channels", "weights"):
         raise unknown_name("unit", unit, ("channels", "weights"))
-    scorer = by_name(criterion) if isinstance(criterion, str) else criterion
+    scorer = _scorer(criterion)
     sites = channels(model, example_inputs, ignore) if unit == "channels" else weights(model, ignore)
     keep = select(scorer(model, sites), sparsity, scope=scope, minimum=minimum, round_to=round_to)
     if unit == "channels":
@@ -166,7 +206,7 @@ def prune(
         unit=unit,
         criterion=criterion if isinstance(criterion, str) else repr(criterion),
         scope=scope,
-        sparsity=sparsity,
+        sparsity=dict(sparsity) if isinstance(sparsity, Mapping) else sparsity,
         units_removed=sum(int((~k).sum()) for k in keep.values()),
         units=sum(k.numel() for k in keep.values()),
         parameters=(counts[0].total, counts[1].total),
@@ -175,11 +215,29 @@ def prune(
         bytes=(file_bytes(model), file_bytes(small)),
         latency=_latency(model, small, example_inputs) if latency else None,
         difference=difference,
+        form="graph" if unit == "channels" and _is_graph(model, small) else "module",
         sites=tuple(SiteReport(n, k.numel(), int(k.sum())) for n, k in keep.items()),
         frozen=dict(sites.frozen),
         versions={"python": platform.python_version(), "torch": torch.__version__},
     )
     return Result(small, report, sites, keep, plan)
+
+
+def _scorer(criterion: object) -> Criterion:
+    if isinstance(criterion, str):
+        return by_name(criterion)
+    if isinstance(criterion, type) or not callable(criterion):
+        raise InputError(
+            f"prune: criterion is {criterion!r}; give the name of one, such as 'l2', or one that is made, "
+            "such as Magnitude(p=2)"
+        )
+    return criterion
+
+
+def _is_graph(model: nn.Module, small: nn.Module) -> bool:
+    # A model that was a graph module before is cut as the module that it is: a copy runs the same code.
+    copied = isinstance(model, GraphModule) and isinstance(small, GraphModule) and small.code == model.code
+    return isinstance(small, GraphModule) and not copied
 
 
 def _latency(model: nn.Module, small: nn.Module, example_inputs: ExampleInputs) -> tuple[float, float]:

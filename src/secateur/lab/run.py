@@ -60,7 +60,7 @@ class RunSummary:
             "left": self.left,
         }
         words = [f"{len(cells)} {name}" for name, cells in counts.items() if cells]
-        return f"{', '.join(words)} in {_clock(self.seconds)}{' (interrupted)' if self.interrupted else ''}"
+        return f"{'interrupted: ' if self.interrupted else ''}{', '.join(words)} in {_clock(self.seconds)}"
 
 
 @dataclass
@@ -195,28 +195,49 @@ class _Show:
         self.progress.update(
             self.task,
             completed=tally.settled(),
-            counts=f"{len(left)} left, {len(tally.failed)} failed",
             remaining=_remaining(left, tally.seconds),
-            cell=str(cell.recipe),
+            cell=f"{_failed(tally)}{_short(cell.recipe)}",
         )
+
+
+def _failed(tally: _Tally) -> str:
+    return f"{len(tally.failed)} failed  " if tally.failed else ""
+
+
+def _short(recipe: Recipe) -> str:
+    """Return what tells a cell from its neighbours, in as few words as can be.
+
+    >>> _short(Recipe("demo", "prune", {"seed": 2, "method": "neuron", "sparsity": 0.5, "minimum": 1}, needs=("a",)))
+    'prune neuron 50 % (seed 2)'
+    >>> _short(Recipe("demo", "train", {"seed": 0, "epochs": 30}))
+    'train (seed 0)'
+    """
+    given = recipe.parameters
+    words = [recipe.kind, *([str(given["method"])] if "method" in given else [])]
+    sparsity = given.get("sparsity")
+    if isinstance(sparsity, (int, float)):
+        words.append(f"{100 * sparsity:.4g} %")
+    return " ".join([*words, *([f"(seed {given['seed']})"] if "seed" in given else [])])
 
 
 @contextmanager
 def _bar(study: Study, cells: list[Cell], visible: bool) -> Iterator[_Show]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.table import Column
 
+    # Five short columns at 80; the last takes what is left of the line and is cut at its end.
+    rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
     columns = (
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=16),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[counts]}"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[remaining]}"),
-        TextColumn("{task.fields[cell]}", markup=False, style="dim"),
+        TextColumn("{task.fields[remaining]}", table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[cell]}", markup=False, style="dim", table_column=rest),
     )
-    with Progress(*columns, console=Console(stderr=True, quiet=not visible), disable=not visible) as progress:
-        task = progress.add_task(study.name, total=len(cells), counts="", remaining="", cell="")
+    console = Console(stderr=True, quiet=not visible)
+    with Progress(*columns, console=console, disable=not visible, expand=True) as progress:
+        task = progress.add_task(study.name, total=len(cells), remaining="", cell="")
         yield _Show(progress, task, cells)
 
 

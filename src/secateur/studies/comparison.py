@@ -16,45 +16,23 @@ from secateur.measure import compare_latency, evaluate, file_bytes, macs, parame
 from secateur.select import Scope, select
 from secateur.structure import channels, cut, mask, weights
 from secateur.structure.verify import difference
+from secateur.studies.comparison_options import METHODS, check, options
 from secateur.train import fit
 from secateur.types import CutError, Keep, Sites
 
 __all__ = ["METHODS", "cells", "options"]
 
-METHODS: dict[str, tuple[str, str, str]] = {
-    "weight": ("weights", "magnitude", "global"),
-    "weight per layer": ("weights", "magnitude", "layer"),
-    "weight random": ("weights", "random", "global"),
-    "neuron": ("channels", "magnitude", "global"),
-    "neuron per layer": ("channels", "magnitude", "layer"),
-    "neuron random": ("channels", "random", "global"),
-}
-"""Method → what is pruned, by which criterion, within which scope."""
-
 BATCHES = (1, 256)
 """The batch sizes at which latency is measured."""
 
 
-def options(**changes: Json) -> dict[str, Json]:
-    """Return the options of a comparison with their defaults, changed as given."""
-    defaults: dict[str, Json] = {
-        "seeds": 3,
-        "epochs": 10,
-        "batch_size": 128,
-        "validation": 6000,
-        "sparsities": [0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99],
-        "methods": list(METHODS),
-        "data": "fashion-mnist",
-        "data_dir": None,
-        "model": "fathollahi-5",
-        "model_options": {},
-        "minimum": 0,
-    }
-    return {**defaults, **changes}
-
-
 def cells(study: str, settled: Mapping[str, Json]) -> list[Cell]:
-    """Return one training cell a seed, and one pruning cell for each method and sparsity on each trained network."""
+    """Return one training cell a seed, and one pruning cell for each method and sparsity on each trained network.
+
+    Raises:
+        InputError, UnknownNameError: an option is not what a comparison takes; nothing has run then.
+    """
+    check(study, settled)
     made: list[Cell] = []
     for seed in range(settled["seeds"]):
         what = {key: settled[key] for key in ("data", "model", "model_options", "epochs", "batch_size", "validation")}

@@ -172,16 +172,23 @@ class ShowProgress(Callback):
     def on_start(self, run: Run) -> None:
         """Open the bar."""
         from rich.console import Console
-        from rich.progress import Progress
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.table import Column
 
-        self._bar = Progress(console=Console(stderr=True))
-        self._task = self._bar.add_task("training", total=run.options.epochs, completed=len(run.records))
+        # The figures come first and are never cut; what is left of the line is the bar's.
+        columns = (
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=None, table_column=Column(ratio=1)),
+            TimeRemainingColumn(compact=True),
+        )
+        self._bar = Progress(*columns, console=Console(stderr=True), expand=True)
+        self._task = self._bar.add_task(_describe(run), total=run.options.epochs, completed=len(run.records))
         self._bar.start()
 
     def on_epoch(self, run: Run) -> None:
         """Move the bar on."""
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, advance=1, description=summary(run.records[-1]))
+            self._bar.update(self._task, advance=1, description=_describe(run))
 
     def on_end(self, run: Run) -> None:
         """Close the bar."""
@@ -189,17 +196,25 @@ class ShowProgress(Callback):
             self._bar.stop()
 
 
-def summary(record: EpochRecord) -> str:
-    """Return an epoch's figures in one line.
+def _describe(run: Run) -> str:
+    return summary(run.records[-1], run.options.epochs) if run.records else f"epoch 0/{run.options.epochs}"
 
-    >>> summary(EpochRecord(3, 0.25, 0.9, 0.5, 0.875, 0.1, seconds=1.0))
-    'epoch 3: loss 0.2500, accuracy 90.00 %, validation loss 0.5000, validation accuracy 87.50 %'
+
+def summary(record: EpochRecord, epochs: int) -> str:
+    """Return an epoch's figures in half a line.
+
+    Accuracy is that on the validation data where there are any, else that on the training data.
+
+    >>> summary(EpochRecord(3, 0.25, 0.9, 0.5, 0.875, 0.1, seconds=1.0), 10)
+    'epoch 3/10  loss 0.250  val 0.500  val acc 87.5 %'
+    >>> summary(EpochRecord(3, 0.25, 0.9, None, None, 0.1, seconds=1.0), 10)
+    'epoch 3/10  loss 0.250  acc 90.0 %'
     """
-    parts = [f"loss {record.train_loss:.4f}"]
-    if record.train_accuracy is not None:
-        parts.append(f"accuracy {record.train_accuracy:.2%}")
+    parts = [f"epoch {record.epoch}/{epochs}", f"loss {record.train_loss:.3f}"]
     if record.validation_loss is not None:
-        parts.append(f"validation loss {record.validation_loss:.4f}")
+        parts.append(f"val {record.validation_loss:.3f}")
     if record.validation_accuracy is not None:
-        parts.append(f"validation accuracy {record.validation_accuracy:.2%}")
-    return f"epoch {record.epoch}: " + ", ".join(parts).replace("%", " %")
+        parts.append(f"val acc {100 * record.validation_accuracy:.1f} %")
+    elif record.train_accuracy is not None:
+        parts.append(f"acc {100 * record.train_accuracy:.1f} %")
+    return "  ".join(parts)

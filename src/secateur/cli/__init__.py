@@ -1,0 +1,41 @@
+"""The command line: parses, calls the library, prints. Every command here is one library call that a script can make."""
+
+from __future__ import annotations
+
+import sys
+
+# The modules of commands add theirs to the app as they are imported, in the order in which `--help` lists them.
+from secateur.cli import models, studies
+from secateur.cli.app import app
+
+__all__ = ["app", "main", "models", "studies"]
+
+
+def main() -> None:
+    """Run the command line; one clear line for every error that is ours, and no traceback."""
+    try:
+        from secateur.types import FileError, SecateurError
+    except KeyboardInterrupt:
+        _end("interrupted", 130)
+    try:
+        app(prog_name="secateur")
+    except SystemExit as end:
+        if _was_interrupted(end):
+            _end("interrupted", 130)
+        raise
+    except SecateurError as error:
+        _end(str(error), 1)
+    except KeyboardInterrupt:
+        _end("interrupted", 130)
+    except OSError as error:
+        _end(str(FileError(error)), 1)
+
+
+def _was_interrupted(end: SystemExit) -> bool:
+    """Whether it was Ctrl-C that ended the command, which typer turns into an exit without a word."""
+    return isinstance(end.__context__, BaseException) and isinstance(end.__context__.__cause__, KeyboardInterrupt)
+
+
+def _end(words: str, code: int) -> None:
+    print(f"secateur: {words}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,102 @@
+"""The app that the commands belong to, the options that several of them share, and how results are printed.
+
+Nothing here or in the modules of commands imports torch before a command runs, so that help and mistakes are quick.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["DataDir", "Json", "app", "options_of", "print_record", "studies_app"]
+
+# \b keeps click from wrapping the lines of a paragraph.
+app = typer.Typer(
+    name="secateur",
+    help="Find what a trained network does not need, cut it out for real, and show what the cut cost and gained.",
+    epilog="""\b
+Examples:
+  secateur train lenet-300-100 --data digits --out lenet.safetensors
+  secateur prune lenet-300-100 --data digits --weights lenet.safetensors --out small
+  secateur evaluate lenet-300-100 --data digits --pruned small
+  secateur study run demo
+
+Exit codes: 0 done, 1 something failed (one line on standard error says what and what to do), 2 wrong usage, 130 interrupted.""",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+studies_app = typer.Typer(
+    help="Run a published experiment again, from training to report.", no_args_is_help=True, rich_markup_mode=None
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output, for machines.")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        help="The folder with the data files; otherwise $SECATEUR_DATA, the system's package, the cache, a download.",
+    ),
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        # By name: a room imports other rooms, not the public face, and that is where the version stands.
+        print(f"secateur {import_module('secateur').__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Find what a trained network does not need, cut it out for real, and show what the cut cost and gained."""
+
+
+def options_of(pairs: list[str] | None) -> dict[str, Any]:
+    """Return KEY=VALUE pairs as a mapping; values are JSON where they can be, else text.
+
+    >>> options_of(["input_size=8", "data=digits", "sparsities=[0.5]"])
+    {'input_size': 8, 'data': 'digits', 'sparsities': [0.5]}
+    """
+    from secateur.types import InputError
+
+    found: dict[str, Any] = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise InputError(f"--set {pair!r}: write KEY=VALUE, such as input_size=8")
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return found
+
+
+def print_record(record: dict[str, Any], as_json: bool) -> None:
+    """Print a record as one JSON object, or as lines of name and value."""
+    if as_json:
+        print(json.dumps(record))
+        return
+    for name, value in record.items():
+        print(f"{name:<22}{_words(value)}")
+
+
+def _words(value: Any) -> str:
+    """A value as people read it.
+
+    >>> _words(1234567), _words([0.5, 0.25]), _words(True)
+    ('1,234,567', '0.5 0.25', 'True')
+    """
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        return " ".join(_words(v) for v in value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

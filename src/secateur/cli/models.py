@@ -1,0 +1,305 @@
+"""The commands that train, prune and measure one model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from secateur.cli.app import DataDir, Json, app, options_of, print_record
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["evaluate_", "list_", "prune_", "train"]
+
+ModelName = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A model by name (see `secateur list`), or package.module:factory.")
+]
+DataName = Annotated[
+    str, typer.Option("--data", metavar="NAME", help="A data set by name (see `secateur list`); it fits a named model.")
+]
+Shape = Annotated[
+    str | None,
+    typer.Option(
+        "--input-shape",
+        metavar="SIZES",
+        help="The shape of the example input, such as 1,3,224,224; known for named models and from --data.",
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="An option of the model, as JSON (input_size=8); may be repeated."),
+]
+Seed = Annotated[int, typer.Option(help="Decides initial weights, batches and random scores.")]
+
+
+@app.command("list")
+def list_(as_json: Json = False) -> None:
+    """List all that has a name: models, data, criteria, studies."""
+    from secateur import data, models
+    from secateur.criteria import CRITERIA
+    from secateur.studies import STUDIES
+
+    known = {
+        "models": models.names(),
+        "data": data.names(),
+        "criteria": sorted(CRITERIA),
+        "studies": sorted(STUDIES),
+    }
+    if as_json:
+        print(json.dumps(known))
+    else:
+        for what, names in known.items():
+            print(f"{what + ':':<10}{', '.join(names)}")
+
+
+@app.command(
+    epilog="""\b
+Example:
+  secateur train lenet-300-100 --data digits --epochs 20 --out lenet.safetensors"""
+)
+def train(
+    model: ModelName,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the weights (safetensors).")],
+    data_name: DataName = "digits",
+    epochs: Annotated[int, typer.Option(help="Passes over the training data.")] = 10,
+    batch_size: Annotated[int, typer.Option(help="Samples a step.")] = 128,
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
+    optimizer: Annotated[str, typer.Option(metavar="NAME", help="sgd, adam, adamw or rmsprop.")] = "adam",
+    validation: Annotated[
+        float, typer.Option(help="Fraction of the training data held out; the best epoch is chosen on it.")
+    ] = 0.1,
+    patience: Annotated[
+        int | None, typer.Option(metavar="EPOCHS", help="Stop after so many epochs without a better validation loss.")
+    ] = None,
+    seed: Seed = 0,
+    data_dir: DataDir = None,
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Train a model and write the weights of its best epoch.
+
+    A run that is stopped (Ctrl-C, kill) goes on where it was when the same command is given again: a checkpoint lies
+    beside OUT until training is done.
+    """
+    from secateur import data, models
+    from secateur.measure import evaluate
+    from secateur.saving import save_weights
+    from secateur.train import fit
+
+    held: dict[str, Any] = {"root": data_dir, "validation": validation, "seed": seed}
+    network = models.build(model, seed=seed, **_fitted(model, data_name, options_of(set_)))
+    checkpoint = out.with_name(out.name + ".checkpoint")
+    try:
+        history = fit(
+            network,
+            data.load(data_name, "train", **held),
+            data.load(data_name, "validation", **held) if validation else None,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            optimizer=optimizer,
+            patience=patience,
+            seed=seed,
+            checkpoint=checkpoint,
+            progress=not as_json,
+        )
+    except KeyboardInterrupt:
+        typer.echo("secateur: interrupted; the same command goes on from the last finished epoch", err=True)
+        raise typer.Exit(130) from None
+    save_weights(out, network)
+    checkpoint.unlink(missing_ok=True)
+    rated = evaluate(network, data.load(data_name, "test", root=data_dir))
+    record = {
+        "weights": str(out),
+        "best_epoch": history.best_epoch,
+        "test_accuracy": rated.accuracy,
+        "test_loss": rated.loss,
+    }
+    print_record({**record, "history": history.to_dicts()} if as_json else record, as_json)
+
+
+@app.command(
+    "prune",
+    epilog="""\b
+Examples:
+  secateur prune lenet-300-100 --data digits --weights lenet.safetensors --out small
+  secateur prune torchvision.models:resnet18 --input-shape 1,3,224,224 --out small""",
+)
+def prune_(
+    model: ModelName,
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="The folder to write the pruned model to.")],
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The trained weights (safetensors); without them the model is random."),
+    ] = None,
+    criterion: Annotated[str, typer.Option(metavar="NAME", help="What to score by (see `secateur list`).")] = "l2",
+    sparsity: Annotated[float, typer.Option(help="The fraction of units to remove, 0 to 1.")] = 0.5,
+    unit: Annotated[
+        str, typer.Option(metavar="UNIT", help="channels (neurons and filters are cut out) or weights (set to zero).")
+    ] = "channels",
+    scope: Annotated[
+        str, typer.Option(metavar="SCOPE", help="global (all units ranked together) or layer (within each).")
+    ] = "global",
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SITE", help="A site to leave whole, by name or pattern; may be repeated."),
+    ] = None,
+    input_shape: Shape = None,
+    data_name: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="NAME",
+            help="Rate the model on this data set's test split before and after; it fits a named model.",
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Prune a model, verify and measure the result.
+
+    It is written to a folder that `evaluate --pruned` and `secateur.load` read.
+    """
+    from secateur import data
+    from secateur.measure import evaluate
+    from secateur.prune import prune
+
+    options = _fitted(model, data_name, options_of(set_))
+    network = _network(model, weights, options)
+    test = data.load(data_name, "test", root=data_dir) if data_name else None
+    example = _example(model, input_shape, options, None if test is None else test.images)
+    result = prune(network, example, criterion, sparsity, unit=unit, scope=scope, ignore=ignore or ())  # type: ignore[arg-type]
+    result.save(out)
+    rated = () if test is None else (evaluate(network, test).accuracy, evaluate(result.model, test).accuracy)
+    if as_json:
+        record = {"folder": str(out), **result.report.to_dict()}
+        print(json.dumps({**record, "accuracy": rated} if rated else record))
+        return
+    print(result.report)
+    if rated:
+        print(f"{'accuracy':<11}{rated[0]:>14.4f} → {rated[1]:>14.4f}     (test set of {data_name})")
+    print(f"written to {out}")
+
+
+@app.command(
+    "evaluate",
+    epilog="""\b
+Examples:
+  secateur evaluate lenet-300-100 --data digits --weights lenet.safetensors
+  secateur evaluate lenet-300-100 --data digits --pruned small --json""",
+)
+def evaluate_(
+    model: ModelName,
+    weights: Annotated[Path | None, typer.Option(metavar="FILE", help="Trained weights (safetensors).")] = None,
+    pruned: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="A folder that `secateur prune` wrote; MODEL is the model before pruning."),
+    ] = None,
+    input_shape: Shape = None,
+    data_name: DataName = "digits",
+    data_dir: DataDir = None,
+    batch_size: Annotated[int, typer.Option(help="The batch size at which latency is measured.")] = 1,
+    threads: Annotated[int, typer.Option(help="The number of threads at which latency is measured.")] = 1,
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a model: accuracy, size, MACs and latency.
+
+    Loss, accuracy and per-class accuracy are those on the test data; latency is the median with its quartiles.
+    """
+    from secateur import data
+    from secateur.measure import evaluate, file_bytes, latency, macs, parameters
+    from secateur.saving import load
+    from secateur.types import InputError
+
+    if weights and pruned:
+        raise InputError("give --weights or --pruned, not both: a pruned folder holds its own weights")
+    options = _fitted(model, data_name, options_of(set_))
+    before = _network(model, weights, options)
+    network = load(pruned, before) if pruned else before
+    test = data.load(data_name, "test", root=data_dir)
+    example = _example(model, input_shape, options, test.images)
+    rated = evaluate(network, test)
+    count = parameters(network)
+    time = latency(network, example, batch_size=batch_size, threads=threads)
+    record: dict[str, Any] = {
+        "loss": rated.loss,
+        "accuracy": rated.accuracy,
+        "class_accuracy": list(rated.class_accuracy),
+        "parameters": count.total,
+        "nonzero": count.nonzero,
+        "bytes": file_bytes(network),
+        "macs": macs(network, example),
+        "latency_ms": 1000 * time.median,
+        "latency_quartiles_ms": [1000 * time.low, 1000 * time.high],
+    }
+    if pruned:
+        record |= _against(before, network, example, batch_size, threads, pruned)
+    print_record(record, as_json)
+
+
+def _against(
+    before: nn.Module, after: nn.Module, example: Tensor, batch_size: int, threads: int, folder: Path
+) -> dict[str, Any]:
+    """How much faster a pruned model is than the one it was made of, and what it was pruned by."""
+    from secateur.measure import compare_latency
+    from secateur.saving import read_report
+
+    both = compare_latency({"before": before, "after": after}, example, batch_size=batch_size, threads=threads)
+    return {"speedup": both.speedups["after"].median, "pruned_by": read_report(folder)["criterion"]}
+
+
+def _fitted(name: str, data_name: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a named model with what the data decide: channels, pixels and classes, unless they are given."""
+    from inspect import signature
+
+    from secateur import data
+    from secateur.models.registry import REGISTRY
+
+    if data_name is None or name not in REGISTRY:
+        return options
+    info = data.info(data_name)
+    decided = {"in_channels": info.shape[0], "input_size": info.shape[1], "classes": len(info.classes)}
+    takes = signature(REGISTRY[name]).parameters
+    return {key: value for key, value in decided.items() if value and key in takes} | options
+
+
+def _network(name: str, weights: Path | None, options: dict[str, Any]) -> nn.Module:
+    from secateur import models
+    from secateur.saving import load_weights
+    from secateur.types import FileError
+
+    network = models.build(name, seed=0, **options)
+    if weights:
+        try:
+            load_weights(weights, network)
+        except FileError as error:
+            if "does not fit" not in str(error):
+                raise
+            raise FileError(f"{error}: the same --data and --set as in training") from error
+    return network
+
+
+def _example(name: str, shape: str | None, options: dict[str, Any], images: Tensor | None) -> Tensor:
+    """One input of the model: of the shape asked for, or of the data, or of what a named model takes."""
+    import torch
+
+    from secateur import models
+    from secateur.types import InputError
+
+    generator = torch.Generator().manual_seed(0)
+    if shape:
+        try:
+            return torch.randn([int(s) for s in shape.split(",")], generator=generator)
+        except (ValueError, RuntimeError):
+            raise InputError(f"--input-shape {shape!r}: write sizes with commas, such as 1,3,224,224") from None
+    if images is not None:
+        return torch.randn(1, *images.shape[1:], generator=generator)
+    if ":" in name:
+        raise InputError(f"what {name} takes is not known; pass --input-shape, such as 1,3,224,224, or --data")
+    return torch.randn(1, *models.input_shape(name, **options), generator=generator)

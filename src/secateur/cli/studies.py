@@ -1,0 +1,162 @@
+"""The commands that run studies and write their reports."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from secateur.cli.app import DataDir, Json, app, options_of, studies_app
+
+if TYPE_CHECKING:
+    from secateur.lab.report import Report
+    from secateur.lab.store import Store
+
+__all__ = ["report_", "study_list", "study_run"]
+
+app.add_typer(studies_app, name="study")
+
+
+@studies_app.command("list")
+def study_list(as_json: Json = False) -> None:
+    """List the studies with what each compares."""
+    from secateur.studies import STUDIES
+
+    if as_json:
+        print(
+            json.dumps(
+                [
+                    {"name": s.name, "title": s.title, "source": str(s.source or ""), "summary": s.summary}
+                    for s in STUDIES.values()
+                ]
+            )
+        )
+        return
+    for study in STUDIES.values():
+        print(f"{study.name}\n    {study.summary}" + (f"\n    After {study.source}." if study.source else ""))
+
+
+@studies_app.command(
+    "run",
+    epilog="""\b
+Examples:
+  secateur study run demo
+  secateur study run fathollahi --seeds 3 --data-dir ~/data --set epochs=5""",
+)
+def study_run(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The study, by name (see `secateur study list`).")],
+    seeds: Annotated[
+        int | None, typer.Option(metavar="COUNT", help="How many networks to train, with seeds 0, 1, …")
+    ] = None,
+    data_dir: DataDir = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Another option of the study, as JSON (epochs=5); may be repeated."
+        ),
+    ] = None,
+    store: Annotated[Path | None, typer.Option(help="Where results are kept; runs/NAME by default.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar and no table.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a study and write its report.
+
+    What is finished is never computed twice, so a run that was stopped goes on when the same command is given again.
+    """
+    from secateur.lab import paths
+    from secateur.lab.run import run_study
+    from secateur.lab.store import Store
+    from secateur.studies import by_name
+
+    study = by_name(name)
+    options = _study_options(study.defaults, seeds, data_dir, set_)
+    study.plan(options)  # a mistake in the options should leave no empty store behind
+    place = Store(store or paths.store_dir(name))
+    summary = run_study(study, place, options, progress=not quiet and not as_json)
+    if summary.interrupted:
+        _say(f"{summary}; the same command goes on from here")
+    else:
+        _write_report(name, place, options, quiet, as_json, str(summary))
+    raise typer.Exit(summary.exit_code)
+
+
+@app.command(
+    "report",
+    epilog="""\b
+Example:
+  secateur report demo""",
+)
+def report_(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The study whose results to show, by name.")],
+    seeds: Annotated[int | None, typer.Option(metavar="COUNT", help="As in `study run`.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As in `study run`.")] = None,
+    store: Annotated[Path | None, typer.Option(help="Where the results are; runs/NAME by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a study's report again, computing nothing.
+
+    Give it the --seeds and --set that the study was run with.
+    """
+    from secateur.lab import paths
+    from secateur.lab.store import Store
+    from secateur.studies import by_name
+
+    study = by_name(name)
+    place = Store(store or paths.store_dir(name), create=False)
+    _write_report(name, place, _study_options(study.defaults, seeds, None, set_), False, as_json, "")
+
+
+def _study_options(defaults: Any, seeds: int | None, data_dir: Path | None, set_: list[str] | None) -> dict[str, Any]:
+    from secateur.types import InputError
+
+    options = options_of(set_)
+    if seeds is not None:
+        if seeds < 1:
+            raise InputError(f"--seeds {seeds}: give 1 or more")
+        options["seeds"] = seeds
+    if data_dir is not None and "data_dir" in defaults:
+        options["data_dir"] = str(data_dir)
+    return options
+
+
+def _write_report(name: str, store: Store, options: dict[str, Any], quiet: bool, as_json: bool, done: str) -> None:
+    from secateur.lab import paths
+    from secateur.lab.build import build_report
+    from secateur.studies import by_name
+
+    report = build_report(by_name(name), store, options)
+    page = report.write(paths.report_dir(store.path))
+    if as_json:
+        print(json.dumps({"report": str(page), "summary": list(report.summary), "run": done}))
+        return
+    if not quiet:
+        _show(report)
+        if done:
+            _say(done)
+    print(f"report: {page.resolve()}")
+
+
+def _say(words: str) -> None:
+    """One line on standard error, however narrow the screen is."""
+    typer.echo(words, err=True)
+
+
+def _show(report: Report) -> None:
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    from secateur.lab.blocks import Table
+
+    console = Console()
+    for paragraph in report.summary:
+        console.print(paragraph, markup=False, highlight=False)
+    overview = next((b for b in report.blocks() if isinstance(b, Table) and b.name == "overview"), None)
+    if overview is not None:
+        shown = RichTable(title=overview.caption, title_justify="left", box=None, header_style="bold")
+        for at, column in enumerate(overview.columns):
+            shown.add_column(column.heading, justify="right" if overview.is_number(at) else "left", no_wrap=at == 0)
+        for row in overview.rows:
+            shown.add_row(*(c.text(v) for c, v in zip(overview.columns, row, strict=True)))
+        console.print(shown)

@@ -1,0 +1,125 @@
+"""The manifest of a saved model: what it holds, and that nothing else gets in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_tensors
+from torch import Tensor
+
+from secateur.types import FileError
+
+__all__ = ["FILES", "MANIFEST", "MODEL", "PLAN", "Manifest", "dump_manifest", "read_manifest", "read_tensors"]
+
+FORMAT = 1
+MODEL, PLAN, MANIFEST = "model.safetensors", "plan.safetensors", "secateur.json"
+FILES = (MODEL, PLAN, MANIFEST)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a manifest says.
+
+    Attributes:
+        form: ``"module"`` or ``"graph"``.
+        sha256: the checksum of each of the other two files.
+        attributes: the attributes to set, by module path.
+        shared: the names of tensors that are another one, with that one's name.
+        report: the report of the pruning.
+        inputs: what a graph was traced on; None for a module.
+    """
+
+    form: str
+    sha256: Mapping[str, str]
+    attributes: Mapping[str, Mapping[str, int | list[int]]]
+    shared: Mapping[str, str]
+    report: Mapping[str, Any]
+    inputs: Mapping[str, Any] | None
+
+
+def dump_manifest(manifest: Manifest) -> bytes:
+    """Return a manifest as JSON that holds its own checksum.
+
+    Raises:
+        TypeError, ValueError: the report holds what JSON cannot.
+    """
+    body = {"format": FORMAT, **asdict(manifest)}
+    return json.dumps({**body, "checksum": _checksum(body)}, indent=1).encode()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Return the manifest of a folder.
+
+    Raises:
+        FileError: it is missing, damaged, of another format, or not of the form that `dump_manifest` writes.
+    """
+    path = folder / MANIFEST
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+        found = body.pop("checksum") == _checksum(body)
+    except FileNotFoundError:
+        raise FileError(f"{path}: not found; pass a folder that Result.save wrote") from None
+    # json raises RecursionError on brackets that are nested thousands deep.
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise FileError(f"{path}: is not a manifest of a pruned model ({error}); save the model again") from error
+    if not found:
+        raise FileError(f"{path}: was changed after it was written (its checksum differs); save the model again")
+    if body.get("format") != FORMAT:
+        raise FileError(f"{path}: has format {body.get('format')!r}; this version reads {FORMAT}; save the model again")
+    for part, right in PARTS.items():
+        if part not in body or not right(body[part]):
+            raise FileError(
+                f"{path}: is not a manifest of a pruned model ({part!r} is not right); save the model again"
+            )
+    return Manifest(**{part: body[part] for part in PARTS})
+
+
+def _checksum(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _mapping_of(right: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(right(v) for v in value.values())
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _sizes(value: object) -> bool:
+    return _size(value) or (isinstance(value, list) and bool(value) and all(_size(v) for v in value))
+
+
+# What each part must be, whoever wrote it.
+PARTS: Mapping[str, Callable[[Any], bool]] = {
+    "form": lambda value: value in ("module", "graph"),
+    "sha256": lambda value: _mapping_of(_text)(value) and set(value) == {MODEL, PLAN},
+    "attributes": _mapping_of(_mapping_of(_sizes)),
+    "shared": _mapping_of(_text),
+    "report": lambda value: isinstance(value, dict),
+    "inputs": lambda value: value is None or isinstance(value, dict),
+}
+
+
+def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file after checking that it is the one that was written."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror}); save the model again") from error
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise FileError(f"{path}: truncated or changed after it was written (SHA-256 differs); save the model again")
+    try:
+        return parse_tensors(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise FileError(f"{path}: is not a safetensors file ({error}); save the model again") from error
