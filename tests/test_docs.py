@@ -9,12 +9,12 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
-from test_architecture import ORDER
 
 import secateur
 from secateur import cli, data, models
@@ -22,6 +22,7 @@ from secateur.criteria import CRITERIA
 from secateur.measure import parameters
 from secateur.studies import STUDIES
 from secateur.types import SecateurError
+from test_architecture import ORDER
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -73,7 +74,7 @@ def test_python_blocks_print_what_the_page_shows(page: Path, elsewhere: Path) ->
     module = type(sys)("secateur_docs_example")
     sys.modules[module.__name__] = module  # dataclasses look their module up
     try:
-        for (kind, code), (after, shown) in zip(found, found[1:], strict=False):
+        for (kind, code), (after, shown) in pairwise(found):
             if kind != "python":
                 continue
             printed = io.StringIO()
@@ -220,7 +221,7 @@ def test_every_study_and_its_source_is_documented() -> None:
 
 def test_every_data_set_is_documented_with_its_counts() -> None:
     page = text_of("docs/data-and-models.md")
-    rows = {name: rest for name, rest in re.findall(r"^\| `([\w-]+)` \| (.*)$", page, re.M)}
+    rows = dict(re.findall(r"^\| `([\w-]+)` \| (.*)$", page, re.M))
     for name in data.names():
         counts = data.info(name).counts
         wanted = f"{counts['train']:,} + {counts['test']:,}" if counts else "yours"
