@@ -16,6 +16,7 @@ from secateur import data, models
 from secateur.criteria import CRITERIA
 from secateur.lab import paths
 from secateur.lab.blocks import Table
+from secateur.lab.build import build_report
 from secateur.lab.report import Report
 from secateur.lab.run import run_study
 from secateur.lab.store import Store
@@ -342,7 +343,7 @@ def _study_options(defaults: Any, seeds: int | None, data_dir: Path | None, set_
 
 def _write_report(name: str, store: Store, options: dict[str, Any], quiet: bool, as_json: bool, done: str) -> None:
     study = study_by_name(name)
-    report = study.pages(study.results(store, options))
+    report = build_report(study, store, options)
     page = report.write(paths.report_dir(store.path))
     if as_json:
         print(json.dumps({"report": str(page), "summary": list(report.summary), "run": done}))

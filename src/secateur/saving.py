@@ -25,8 +25,8 @@ from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as dump_tensors
 from torch import Tensor, nn
 
+from secateur.files import write_bytes
 from secateur.structure.cut import Plan, apply_plan
-from secateur.train.checkpoint import write_whole as write_bytes
 from secateur.types import FileError
 
 __all__ = ["load", "load_weights", "read_report", "save", "save_weights"]

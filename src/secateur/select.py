@@ -27,6 +27,7 @@ def select(
     scope: Scope = "global",
     threshold: float | None = None,
     minimum: int = 1,
+    round_to: int = 1,
 ) -> dict[str, Tensor]:
     """Return one keep mask a site, True = keep, that removes the lowest scores.
 
@@ -39,6 +40,8 @@ def select(
         threshold: instead of `sparsity`, remove every unit whose score is below this value.
         minimum: how many units every site keeps at least, its best; so no layer is emptied. With "global" the next
             lowest scores of other sites go instead, so that the number removed stays exact. 0 allows empty sites.
+        round_to: keep a multiple of this many units in every site, the nearest one (halves up), at least one multiple
+            where the site has so many; hardware likes multiples of 8. The number removed is then near, not exact.
 
     Raises:
         InputError: a fraction outside [0, 1], neither or both of `sparsity` and `threshold`, scores that are empty or
@@ -59,6 +62,15 @@ def select(
         raise InputError(f"select: minimum must be a whole number, 0 or more; got {minimum!r}")
     if scope not in SCOPES:
         raise unknown_name("scope", scope, SCOPES)
+    if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
+        raise InputError(f"select: round_to must be a whole number, 1 or more; got {round_to!r}")
+    keep = _select(scores, sparsity, scope, threshold, minimum)
+    return {name: _rounded(kept, scores[name], round_to) for name, kept in keep.items()} if round_to > 1 else keep
+
+
+def _select(
+    scores: Scores, sparsity: float | Mapping[str, float] | None, scope: Scope, threshold: float | None, minimum: int
+) -> dict[str, Tensor]:
     if threshold is not None:
         if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or threshold != threshold:
             raise InputError(f"select: threshold must be a number; got {threshold!r}")
@@ -134,6 +146,12 @@ def _select_global(scores: Scores, sparsity: float, minimum: int) -> dict[str, T
         name: part.reshape(score.shape).to(score.device)
         for (name, score), part in zip(scores.items(), parts, strict=True)
     }
+
+
+def _rounded(kept: Tensor, score: Tensor, multiple: int) -> Tensor:
+    """The best units of a site, as many as the multiple nearest to those kept."""
+    count = (int(kept.sum()) + multiple // 2) // multiple * multiple
+    return _best(score, min(max(count, multiple), score.numel()) if bool(kept.any()) else 0)
 
 
 def _lowest(flat: Tensor, count: int) -> Tensor:

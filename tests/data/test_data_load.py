@@ -12,7 +12,7 @@ import torch
 from secateur import data
 from secateur.data import bundled
 from secateur.data.source import in_turn, of_bytes
-from secateur.types import DataError, InputError, UnknownNameError
+from secateur.types import DataError, InputError, MissingLibraryError, UnknownNameError
 
 
 @pytest.mark.parametrize(("name", "shape"), [("digits", (1, 8, 8)), ("mnist-5k", (1, 28, 28))])
@@ -161,9 +161,9 @@ def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
     def import_module(name: str) -> Any:
         return without(name)
 
-    monkeypatch.setattr("secateur.data.optional.import_module", import_module)
+    monkeypatch.setattr("secateur.files.import_module", import_module)
     bundled._digits.cache_clear()
-    with pytest.raises(DataError, match=r"load\('digits'\) needs sklearn.*pip install 'secateur\[data\]'"):
+    with pytest.raises(MissingLibraryError, match=r"needs sklearn.*pip install 'secateur\[data\]'"):
         data.load("digits")
 
 

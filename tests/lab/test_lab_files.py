@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from secateur.files import replacing, require, sweep, write_text
 from secateur.lab import paths
 from secateur.lab.environment import environment, merged
-from secateur.lab.files import replacing, require, sweep, write_text
 from secateur.types import FileError, SecateurError
 
 
@@ -51,7 +51,7 @@ def test_sweep_takes_old_parts_only(tmp_path: Path) -> None:
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(SecateurError, match=r"needs pandas.*pip install 'secateur\[lab\]'"):
-        require("pandas")
+        require("pandas", "lab")
 
 
 def test_runs_live_where_the_variable_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -34,9 +34,7 @@ def test_id_is_the_hash_of_a_written_out_text() -> None:
 
 def test_defaults_and_none_take_no_part() -> None:
     plain = Recipe("s", "train", {"seed": 0})
-    assert (
-        Recipe("s", "train", {"seed": 0, "epochs": 10, "note": None}, defaults={"epochs": 10}).id == plain.id
-    )
+    assert Recipe("s", "train", {"seed": 0, "epochs": 10, "note": None}, defaults={"epochs": 10}).id == plain.id
     assert Recipe("s", "train", {"seed": 0, "epochs": 11}, defaults={"epochs": 10}).id != plain.id
 
 
@@ -113,9 +111,7 @@ def test_bad_recipes_are_refused(arguments: tuple[object, ...], words: str) -> N
         Recipe(*arguments)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    "data", [{}, {"study": 3}, {"study": "", "kind": "k", "parameters": {}, "needs": []}]
-)
+@pytest.mark.parametrize("data", [{}, {"study": 3}, {"study": "", "kind": "k", "parameters": {}, "needs": []}])
 def test_reading_what_is_not_a_recipe(data: dict[str, object]) -> None:
     with pytest.raises(FileError, match="not a recipe"):
         Recipe.from_dict(data)

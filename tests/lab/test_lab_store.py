@@ -210,9 +210,7 @@ def test_a_damaged_artefact(store: Store, damage: str) -> None:
         path.write_bytes(data[:-5])
     else:
         path.unlink()
-    with pytest.raises(
-        FileError, match=rf"artefact .*{TRAIN.id}\.safetensors.*Store\.delete\('{TRAIN.id}'\)"
-    ):
+    with pytest.raises(FileError, match=rf"artefact .*{TRAIN.id}\.safetensors.*Store\.delete\('{TRAIN.id}'\)"):
         store.artefact(TRAIN.id)
 
 

@@ -103,9 +103,7 @@ def pages(results: Results) -> Report:
     trained, pruned = frame[frame["kind"] == "train"], frame[frame["kind"] == "prune"]
     base, look, n = summarise(trained["accuracy"]), styles(METHODS), len(trained)
     basis = f"mean and 95 % interval of {n} seeds, test set of 10,000 images"
-    half = describe(pruned[pruned["sparsity"] == 0.5], ["method"], ["accuracy"]).set_index("method")[
-        "accuracy"
-    ]
+    half = describe(pruned[pruned["sparsity"] == 0.5], ["method"], ["accuracy"]).set_index("method")["accuracy"]
     return Report(
         "Pruning weights or neurons of a five-layer network on Fashion-MNIST",
         (
@@ -185,9 +183,7 @@ def _gains(pruned: pd.DataFrame, base: Any, look: Any) -> list[Picture]:
     return [
         Picture(
             f"trade-off-{cost}",
-            trade_off(
-                timed, cost=cost, label=label, baseline=(at, base.mean), look=look, logarithmic=cost == "mb"
-            ),
+            trade_off(timed, cost=cost, label=label, baseline=(at, base.mean), look=look, logarithmic=cost == "mb"),
             f"Accuracy against {label.split(' (')[0].lower()}; each point is one sparsity.",
             "Neurons buy speed with accuracy; weights keep accuracy and gain no speed.",
             "mean of the seeds; median of 50 runs, batch 1, one thread",
@@ -204,9 +200,7 @@ def _classes(pruned: pd.DataFrame) -> Picture:
     lowest, highest = min(pruned["sparsity"]), sorted(set(pruned["sparsity"]))[1]
     return Picture(
         "classes",
-        class_bars(
-            CLASSES, of(lowest), of(highest), names=(f"{lowest:.0%} removed", f"{highest:.0%} removed")
-        ),
+        class_bars(CLASSES, of(lowest), of(highest), names=(f"{lowest:.0%} removed", f"{highest:.0%} removed")),
         "Accuracy of each class, and its change in percentage points, when more neurons are removed.",
         "All classes lose about the same.",
         "mean of the seeds, test set",

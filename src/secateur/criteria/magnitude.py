@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from secateur.criteria.units import unit_rows
+from secateur.criteria.units import parameters_of, unit_rows
 from secateur.types import InputError, Site, Sites
 
 __all__ = ["Magnitude"]
@@ -42,7 +42,7 @@ class Magnitude:
 
     def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep; each has its site's shape."""
-        parameters = dict(model.named_parameters(remove_duplicate=False))
+        parameters = parameters_of(model, sites)
         with torch.no_grad():
             return {name: self._score(parameters, site) for name, site in sites.items()}
 

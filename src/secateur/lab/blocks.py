@@ -60,8 +60,7 @@ class Column:
                 raise ValueError(f"best is {self.best!r}")
         except ValueError as error:
             raise InputError(
-                f"column {self.title!r}: {error}; give a format such as '.3f' or '.1%', and "
-                "best 'max' or 'min'"
+                f"column {self.title!r}: {error}; give a format such as '.3f' or '.1%', and best 'max' or 'min'"
             ) from error
 
     @property
@@ -114,14 +113,11 @@ class Table:
         for row in self.rows:
             if len(row) != len(self.columns):
                 raise InputError(
-                    f"table {self.name!r} has {len(self.columns)} columns, but the row {list(row)!r} "
-                    f"has {len(row)}"
+                    f"table {self.name!r} has {len(self.columns)} columns, but the row {list(row)!r} has {len(row)}"
                 )
 
     @classmethod
-    def of(
-        cls, frame: DataFrame, name: str, caption: str, columns: Sequence[Column], basis: str = ""
-    ) -> Table:
+    def of(cls, frame: DataFrame, name: str, caption: str, columns: Sequence[Column], basis: str = "") -> Table:
         """Return the table of a data frame's `columns`, found by their keys.
 
         Raises:

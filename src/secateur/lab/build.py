@@ -18,9 +18,7 @@ from secateur.types import InputError
 __all__ = ["build_report", "write_report"]
 
 
-def build_report(
-    study: Study, store: Store, options: Mapping[str, Json] | None = None, *, command: str = ""
-) -> Report:
+def build_report(study: Study, store: Store, options: Mapping[str, Json] | None = None, *, command: str = "") -> Report:
     """Return the study's report on what the store holds, unfinished cells left out.
 
     The source, the command and the environment are filled in where the study's pages leave them empty; cells
@@ -41,9 +39,7 @@ def build_report(
         raise InputError(f"study {study.name!r} has no finished cell in {store.path}; run it first")
     report = study.pages(study.results(store, options))
     missing = len(cells) - len(records)
-    notice = (
-        [f"This report is not complete: {missing} of {len(cells)} cells are not finished."] if missing else []
-    )
+    notice = [f"This report is not complete: {missing} of {len(cells)} cells are not finished."] if missing else []
     return replace(
         report,
         summary=(*notice, *(report.summary or (study.summary,))),

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from secateur.lab.files import require
+from secateur.files import require
 from secateur.lab.stats import describe
 from secateur.lab.style import INK, MUTED, PALETTE, PAPER, Style, drawing, styles
 from secateur.types import InputError, unknown_name
@@ -65,7 +65,7 @@ def learning_curves(
                 _curve(axes, history, epoch, column, name, colour)
             _mark_epoch(axes, chosen)
             _finish(axes, "Epoch", title, percent="accuracy" in title.lower(), title=title)
-            axes.xaxis.set_major_locator(require("matplotlib.ticker").MaxNLocator(8, integer=True))
+            axes.xaxis.set_major_locator(require("matplotlib.ticker", "lab").MaxNLocator(8, integer=True))
         _legend(figure, panels[0])
     return figure
 
@@ -194,8 +194,7 @@ def class_bars(
     """
     if not len(classes) == len(before) == len(after) or not len(classes):
         raise InputError(
-            f"one value a class is needed, got {len(classes)} classes, {len(before)} before and "
-            f"{len(after)} after"
+            f"one value a class is needed, got {len(classes)} classes, {len(before)} before and {len(after)} after"
         )
     places = range(len(classes))
     with drawing():
@@ -205,7 +204,7 @@ def class_bars(
         for place, old, new in zip(places, before, after, strict=True):
             _change(axes, place, old, new)
         _finish(axes, label, "", percent=False)
-        axes.xaxis.set_major_formatter(require("matplotlib.ticker").PercentFormatter(1.0, symbol=" %"))
+        axes.xaxis.set_major_formatter(require("matplotlib.ticker", "lab").PercentFormatter(1.0, symbol=" %"))
         axes.set_yticks(list(places), list(classes))
         axes.set_ylim(len(classes) - 0.4, -0.6)
         axes.set_xlim(0, 1.1)
@@ -245,7 +244,7 @@ def _sweep(
 
 
 def _canvas(height: float, panels: int = 1) -> tuple[Figure, list[Axes]]:
-    made = require("matplotlib.figure").Figure(figsize=(_WIDTH, height), layout="constrained")
+    made = require("matplotlib.figure", "lab").Figure(figsize=(_WIDTH, height), layout="constrained")
     made.get_layout_engine().set(w_pad=0.06, h_pad=0.06, wspace=0.06)
     return made, list(made.subplots(1, panels, squeeze=False)[0])
 
@@ -257,7 +256,7 @@ def _finish(axes: Axes, x: str, y: str, *, percent: bool, title: str = "") -> No
     else:
         axes.set_ylabel(y)
     axes.tick_params(length=3)
-    ticker = require("matplotlib.ticker")
+    ticker = require("matplotlib.ticker", "lab")
     if percent:
         axes.yaxis.set_major_formatter(ticker.PercentFormatter(1.0, symbol=" %"))
     for axis, scale in ((axes.xaxis, axes.get_xscale()), (axes.yaxis, axes.get_yscale())):
@@ -288,16 +287,12 @@ def _curve(axes: Axes, history: DataFrame, epoch: str, column: str, name: str, c
 
 def _mark_epoch(axes: Axes, epoch: float | None) -> None:
     if epoch is not None:
-        axes.axvline(
-            epoch, color=MUTED, linestyle=":", linewidth=1.4, label=f"best epoch on average ({epoch:g})"
-        )
+        axes.axvline(epoch, color=MUTED, linestyle=":", linewidth=1.4, label=f"best epoch on average ({epoch:g})")
 
 
 def _band(axes: Axes, table: DataFrame, value: str, method: str, style: Style) -> None:
     x = 100 * table["sparsity"]
-    axes.fill_between(
-        x, table[f"{value}.low"], table[f"{value}.high"], color=style.colour, alpha=0.18, linewidth=0
-    )
+    axes.fill_between(x, table[f"{value}.low"], table[f"{value}.high"], color=style.colour, alpha=0.18, linewidth=0)
     axes.plot(x, table[value], color=style.colour, marker=style.marker, linestyle=style.line, label=method)
 
 

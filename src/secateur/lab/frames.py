@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from secateur.lab.files import require
+from secateur.files import require
 from secateur.lab.recipe import Json
 from secateur.lab.records import Record
 
@@ -26,7 +26,7 @@ def frame(records: Sequence[Record]) -> DataFrame:
         row = {"id": record.id, "study": record.recipe.study, "kind": record.recipe.kind}
         row |= _parameters(record, hidden) | metrics
         rows.append(row | {name: getattr(record, name) for name in _TRAILING})
-    frame = require("pandas").DataFrame(rows)
+    frame = require("pandas", "lab").DataFrame(rows)
     middle = [name for name in frame.columns if name not in {*_LEADING, *_TRAILING}]
     # Without records there are no rows to take the columns from.
     return frame.reindex(columns=[*_LEADING, *middle, *_TRAILING])
@@ -39,7 +39,7 @@ def histories(records: Sequence[Record]) -> DataFrame:
         values = _parameters(record, epochs | {*_LEADING})
         names = {"id": record.id, "study": record.recipe.study, "kind": record.recipe.kind}
         rows += [{**names, **values, **step} for step in record.history]
-    return require("pandas").DataFrame(rows)
+    return require("pandas", "lab").DataFrame(rows)
 
 
 def _names(records: Sequence[Record]) -> tuple[set[str], set[str]]:

@@ -112,9 +112,7 @@ class Recipe:
                 data.get("defaults", {}),
             )
         except (KeyError, TypeError, AttributeError, InputError) as error:
-            raise FileError(
-                f"not a recipe: {error!r}; it was written by something else, or damaged"
-            ) from error
+            raise FileError(f"not a recipe: {error!r}; it was written by something else, or damaged") from error
 
     def __str__(self) -> str:
         options = " ".join(f"{name}={value}" for name, value in self.parameters.items() if value is not None)
@@ -175,8 +173,6 @@ def _number(name: str, value: int | float) -> int | float:
     if isinstance(value, int):
         return value
     if not math.isfinite(value):
-        raise InputError(
-            f"the recipe's parameter {name!r} is {value}; give a finite number, or None for 'not given'"
-        )
+        raise InputError(f"the recipe's parameter {name!r} is {value}; give a finite number, or None for 'not given'")
     # 1.0 and 1 are one number, so one spelling; past 2**53 a float no longer names one integer.
     return int(value) if value.is_integer() and abs(value) < 2**53 else float(value)

@@ -9,9 +9,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from secateur.files import require, write_bytes, write_text
 from secateur.lab import paths
 from secateur.lab.blocks import Block, Card, Picture, Section, Table
-from secateur.lab.files import require, write_bytes, write_text
 from secateur.lab.style import inline_svg, png, svg
 from secateur.types import InputError
 
@@ -97,11 +97,9 @@ def html(report: Report, drawings: Mapping[str, str]) -> str:
     >>> "<h1>a &lt; b</h1>" in html(Report("a < b"), {})
     True
     """
-    jinja2 = require("jinja2")
-    maker = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    safe = require("markupsafe").Markup
+    jinja2 = require("jinja2", "lab")
+    maker = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    safe = require("markupsafe", "lab").Markup
     pictures = (block for block in report.blocks() if isinstance(block, Picture))
     drawn = {one.name: safe(inline_svg(drawings[one.name], one.name, one.alt)) for one in pictures}
     page = maker.from_string(_template("report.html.j2")).render(

@@ -145,9 +145,7 @@ def _settle(
             tally.seconds.setdefault(cell.recipe.kind, []).append(result.wall_seconds)
 
 
-def _compute(
-    cell: Cell, store: Store, options: Mapping[str, Json], known: Mapping[str, Json]
-) -> Record | Failure:
+def _compute(cell: Cell, store: Store, options: Mapping[str, Json], known: Mapping[str, Json]) -> Record | Failure:
     wall, cpu = time.perf_counter(), time.process_time()
     try:
         with _own_randomness(cell.recipe):
@@ -158,9 +156,7 @@ def _compute(
         return _failure(cell, error)
     times = (time.perf_counter() - wall, time.process_time() - cpu)
     try:
-        return store.put(
-            Record(cell.recipe, outcome.metrics, outcome.history, known, *times), outcome.artefact
-        )
+        return store.put(Record(cell.recipe, outcome.metrics, outcome.history, known, *times), outcome.artefact)
     except InputError as error:
         # The cell gave what cannot be kept; a store that cannot be written ends the run.
         return _failure(cell, error)

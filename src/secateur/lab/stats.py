@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from secateur.lab.files import require
+from secateur.files import require
 from secateur.types import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -67,13 +67,11 @@ def summarise(values: Iterable[float], confidence: float = 0.95) -> Summary:
     if n == 1:
         return Summary(mean, math.nan, math.nan, math.nan, 1)
     std = math.sqrt(sum((number - mean) ** 2 for number in numbers) / (n - 1))
-    half = float(require("scipy.stats").t.ppf((1 + confidence) / 2, n - 1)) * std / math.sqrt(n)
+    half = float(require("scipy.stats", "lab").t.ppf((1 + confidence) / 2, n - 1)) * std / math.sqrt(n)
     return Summary(mean, std, mean - half, mean + half, n)
 
 
-def describe(
-    frame: DataFrame, by: Sequence[str], values: Sequence[str], confidence: float = 0.95
-) -> DataFrame:
+def describe(frame: DataFrame, by: Sequence[str], values: Sequence[str], confidence: float = 0.95) -> DataFrame:
     """Return one row a group with, for each value, its mean, spread and interval.
 
     Args:
@@ -103,7 +101,7 @@ def describe(
         dict(zip(by, key, strict=True)) | _described(group, values, confidence)
         for key, group in frame.groupby(list(by), sort=True, dropna=False)
     ]
-    return require("pandas").DataFrame(rows, columns=[*by, *_columns(values)])
+    return require("pandas", "lab").DataFrame(rows, columns=[*by, *_columns(values)])
 
 
 def _columns(values: Sequence[str]) -> list[str]:
@@ -114,8 +112,6 @@ def _described(group: DataFrame, values: Sequence[str], confidence: float) -> di
     row: dict[str, float] = {}
     for name in values:
         numbers = group[name].dropna().tolist()
-        one = (
-            summarise(numbers, confidence) if numbers else Summary(math.nan, math.nan, math.nan, math.nan, 0)
-        )
+        one = summarise(numbers, confidence) if numbers else Summary(math.nan, math.nan, math.nan, math.nan, 0)
         row |= dict(zip(_columns([name]), (one.mean, one.std, one.low, one.high, one.n), strict=True))
     return row

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from secateur.files import replacing, sweep
 from secateur.lab import frames, paths
-from secateur.lab.files import replacing, sweep
 from secateur.lab.recipe import Recipe
 from secateur.lab.records import Failure, Record, now
 from secateur.types import FileError, InputError, unknown_name
@@ -31,9 +31,7 @@ __all__ = ["Store"]
 _APPLICATION = 0x53454341  # "SECA": SQLite's own field for whose file it is
 _VERSION = 1
 # SQLite's errors that say nothing about what is in the file.
-_OUTSIDE = tuple(
-    f"SQLITE_{name}" for name in ("BUSY", "LOCKED", "FULL", "READONLY", "CANTOPEN", "IOERR", "PERM")
-)
+_OUTSIDE = tuple(f"SQLITE_{name}" for name in ("BUSY", "LOCKED", "FULL", "READONLY", "CANTOPEN", "IOERR", "PERM"))
 _SCHEMA = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS records (
@@ -80,9 +78,7 @@ class Store:
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(self.path))
         if not self.create and not self.database.exists():
-            raise FileError(
-                f"there is no store at {self.path}; run the study first, or give the right directory"
-            )
+            raise FileError(f"there is no store at {self.path}; run the study first, or give the right directory")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -112,9 +108,7 @@ class Store:
             rows["artefact"] = _save(paths.artefact_file(self.path, record.id), tensors)
         columns, marks = ", ".join(rows), ", ".join("?" * len(rows))
         with self._connection() as connection:
-            connection.execute(
-                f"INSERT OR REPLACE INTO records ({columns}) VALUES ({marks})", tuple(rows.values())
-            )
+            connection.execute(f"INSERT OR REPLACE INTO records ({columns}) VALUES ({marks})", tuple(rows.values()))
             connection.execute("DELETE FROM failures WHERE id = ?", (record.id,))
         return self._decoded(rows)
 
@@ -208,9 +202,7 @@ class Store:
         if owner != _APPLICATION and not fresh:
             raise FileError(f"{self.database} is not a secateur store; give another directory")
         if version > _VERSION:
-            raise FileError(
-                f"{self.database} was written by a newer secateur; upgrade with pip install -U secateur"
-            )
+            raise FileError(f"{self.database} was written by a newer secateur; upgrade with pip install -U secateur")
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
@@ -250,9 +242,7 @@ class Store:
 
     def _decoded(self, row: Mapping[str, Any]) -> Record:
         try:
-            metrics, history, environment = (
-                json.loads(row[name]) for name in ("metrics", "history", "environment")
-            )
+            metrics, history, environment = (json.loads(row[name]) for name in ("metrics", "history", "environment"))
         except (ValueError, TypeError) as error:
             raise self._damaged(error) from error
         rest = {name: row[name] for name in ("artefact", "wall_seconds", "cpu_seconds", "created")}
@@ -304,9 +294,7 @@ def _load(path: Path, checksum: str, identity: str) -> dict[str, Tensor]:
     except OSError as error:
         raise FileError(f"cannot read the artefact {path}: {error}; {remedy}") from error
     if hashlib.sha256(data).hexdigest() != checksum:
-        raise FileError(
-            f"the artefact {path} is damaged: its checksum is not the one that was recorded; {remedy}"
-        )
+        raise FileError(f"the artefact {path} is damaged: its checksum is not the one that was recorded; {remedy}")
     return load(data)
 
 

@@ -11,7 +11,7 @@ from html import escape
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from secateur.lab.files import require
+from secateur.files import require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -99,7 +99,7 @@ def styles(names: Iterable[str]) -> dict[str, Style]:
 @contextmanager
 def drawing() -> Iterator[None]:
     """Draw in the house style; matplotlib's own settings come back afterwards."""
-    matplotlib = require("matplotlib")
+    matplotlib = require("matplotlib", "lab")
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_SETTINGS)

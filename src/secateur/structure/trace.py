@@ -25,7 +25,8 @@ class Graph:
 
     Attributes:
         program: the exported program; its graph is read, never changed.
-        tensors: the graph's placeholders that stand for parameters and buffers, with their names in the model.
+        tensors: the graph's placeholders that stand for parameters, buffers and other tensors that the model holds,
+            with their names.
         inputs: the placeholders that stand for what the user passes in.
         args, kwargs: the example inputs that the trace was made with.
     """
@@ -82,7 +83,8 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
             ) from error
         program = _export(model, args, kwargs)
     names = program.graph_signature.inputs_to_parameters | program.graph_signature.inputs_to_buffers
-    names |= program.graph_signature.inputs_to_lifted_tensor_constants
+    constants = program.graph_signature.inputs_to_lifted_tensor_constants
+    names |= {holder: name for holder, name in constants.items() if _is_attribute(model, name)}
     user = set(program.graph_signature.user_inputs)
     holders = [n for n in program.graph.nodes if n.op == "placeholder"]
     return Graph(
@@ -92,6 +94,15 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
         args=args,
         kwargs=kwargs,
     )
+
+
+def _is_attribute(model: nn.Module, name: str) -> bool:
+    """Whether a constant of the graph is a tensor that the model holds, rather than one made in its forward pass."""
+    path, _, attribute = name.rpartition(".")
+    try:
+        return isinstance(getattr(model.get_submodule(path), attribute), Tensor)
+    except AttributeError:
+        return False
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:

@@ -76,20 +76,7 @@ def pages(results: Results, title: str, published: Published, command: str, sour
         sections=sections,
         source=source,
         command=command,
-        environment=_environment(results),
     )
-
-
-def _environment(results: Results) -> dict[str, str]:
-    records = [results.store.get(i) for i in results.frame["id"]]
-    found: dict[str, list[str]] = {}
-    for record in records:
-        for name, value in record.environment.items():
-            text = str(value)
-            if text not in found.setdefault(name, []):
-                found[name].append(text)
-    seeds = sorted({int(r.recipe.seed) for r in records if r.recipe.seed is not None})
-    return {**{k: ", ".join(v) for k, v in found.items()}, "seeds": ", ".join(map(str, seeds))}
 
 
 def _of(frame: DataFrame, method: str, sparsity: float | None = None) -> DataFrame:

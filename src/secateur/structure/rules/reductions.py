@@ -10,8 +10,7 @@ from typing import Any
 
 from secateur.structure.axes import Axis, factor, fixed, freeze, is_fixed, product
 from secateur.structure.rules.elementwise import pointwise
-from secateur.structure.rules.registry import Call, Value, freeze_all, op_name, rule
-from secateur.structure.rules.shapes import output_shapes
+from secateur.structure.rules.registry import Call, Value, freeze_all, op_name, output_shapes, rule
 
 
 def _dims(value: Any, ndim: int) -> list[int]:
@@ -80,7 +79,7 @@ def along(call: Call) -> Value | list[Value]:
     )
     call.freeze(*(x.axes[d] for d in dims), because="depends on every entry")
     made = []
-    for shape in output_shapes(call):
+    for shape in output_shapes(call.node):
         if len(shape) == len(x.axes):
             axes = tuple(
                 fixed(s, "reduced") if d in dims else a for d, (s, a) in enumerate(zip(shape, x.axes, strict=True))
@@ -91,16 +90,11 @@ def along(call: Call) -> Value | list[Value]:
     return made if isinstance(call.node.meta.get("val"), (tuple, list)) else made[0]
 
 
-@rule("softmax", "log_softmax", "_softmax", "_log_softmax", "softmin")
+@rule("softmax", "log_softmax", "_softmax", "_log_softmax")
 def softmax(call: Call) -> Value:
     x: Value = call["self"]
     call.statistic(x.axes[call["dim"] % len(x.axes)])
     return Value(x.axes, zero=False)
-
-
-@rule("normalize")
-def normalize(call: Call) -> Value:
-    return Value(call["self"].axes, call["self"].zero)
 
 
 @rule("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm", "cudnn_batch_norm", "instance_norm")
@@ -140,7 +134,7 @@ def layer_norm(call: Call) -> Value | list[Value]:
 
 
 def _rest(call: Call) -> list[Value]:
-    return [Value(tuple(fixed(s) for s in shape), False) for shape in output_shapes(call)[1:]]
+    return [Value(tuple(fixed(s) for s in shape), False) for shape in output_shapes(call.node)[1:]]
 
 
 @rule("group_norm")
@@ -159,19 +153,17 @@ def group_norm(call: Call) -> Value | list[Value]:
 
 
 POOLS = [
-    f"{kind}{k}d"
-    for kind in ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "lp_pool", "fractional_max_pool")
-    for k in (1, 2, 3)
+    f"{kind}{k}d" for kind in ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool") for k in (1, 2, 3)
 ]
+POOLS += ["fractional_max_pool2d", "fractional_max_pool3d", *(f"max_pool{k}d_with_indices" for k in (1, 2, 3))]
 UPSAMPLE = [
     f"upsample_{kind}"
     for kind in ("nearest1d", "nearest2d", "nearest3d", "linear1d", "bilinear2d", "bicubic2d", "trilinear3d")
-] + ["_upsample_nearest_exact2d", "_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa", "upsample_bilinear2d_aa"]
+] + ["_upsample_nearest_exact2d", "_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa"]
 
 
 @rule(
     *POOLS,
-    *(f"{p}_with_indices" for p in POOLS if "max" in p),
     *UPSAMPLE,
     "_adaptive_avg_pool2d",
     "_adaptive_avg_pool3d",
@@ -183,7 +175,7 @@ def pool(call: Call) -> Value | list[Value]:
     call.freeze(*x.axes[-count:], because="pooled over")
     made = [
         Value((*x.axes[:-count], *(fixed(s, "spatial axis") for s in shape[-count:])), x.zero)
-        for shape in output_shapes(call)
+        for shape in output_shapes(call.node)
     ]
     return made if isinstance(call.node.meta.get("val"), (tuple, list)) else made[0]
 

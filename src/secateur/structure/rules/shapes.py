@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
-from torch import Tensor
-
 from secateur.structure.axes import Atom, Axis, factor, fixed, freeze, is_fixed, product, resolve, split, total
-from secateur.structure.rules.registry import Call, Value, freeze_all, rule, shape_of
+from secateur.structure.rules.registry import Call, Value, freeze_all, rule
 
 
 def sources(value: Value) -> tuple[tuple[str, int] | None, ...]:
@@ -422,11 +420,3 @@ def windows(call: Call) -> Value:
     axes = list(x.axes)
     axes[dim] = fixed(call.shape[dim], "windows")
     return Value((*axes, fixed(call["size"], "windows")), x.zero)
-
-
-def output_shapes(call: Call) -> list[tuple[int, ...]]:
-    """The shapes of all outputs."""
-    made = call.node.meta.get("val")
-    if isinstance(made, (list, tuple)):
-        return [tuple(m.shape) if isinstance(m, Tensor) else () for m in made]
-    return [shape_of(call.node)]

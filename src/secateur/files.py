@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and the lab's optional libraries."""
+"""Files that are either whole or not there, and libraries that only some features need."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from secateur.types import FileError, SecateurError
+from secateur.types import FileError, MissingLibraryError
 
 __all__ = ["replacing", "require", "sweep", "write_bytes", "write_text"]
 
@@ -42,9 +42,7 @@ def replacing(path: Path) -> Iterator[Path]:
         part.replace(path)
         _flush(path.parent)
     except OSError as error:
-        raise FileError(
-            f"cannot write {path}: {error}; check the folder's permissions and free space"
-        ) from error
+        raise FileError(f"cannot write {path}: {error}; check the folder's permissions and free space") from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -71,21 +69,21 @@ def sweep(folder: Path, older_than: float = 86400.0) -> None:
                 part.unlink()
 
 
-def require(module: str) -> Any:
-    """Import a library of the ``lab`` extra.
+def require(module: str, extra: str) -> Any:
+    """Import a library of one of the extras.
 
     Raises:
-        SecateurError: it is not installed.
+        MissingLibraryError: it is not installed.
 
-    >>> require("math").sqrt(4.0)
+    >>> require("math", "lab").sqrt(4.0)
     2.0
     """
     try:
         return import_module(module)
     except ImportError as error:
         name = module.partition(".")[0]
-        raise SecateurError(
-            f"this needs {name}, which is not installed: pip install 'secateur[lab]'"
+        raise MissingLibraryError(
+            f"this needs {name}, which cannot be imported ({error}): pip install 'secateur[{extra}]'"
         ) from error
 
 
@@ -94,9 +92,7 @@ def _part(path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_MARK, dir=path.parent)
     except OSError as error:
-        raise FileError(
-            f"cannot write {path}: {error}; check the folder's permissions and free space"
-        ) from error
+        raise FileError(f"cannot write {path}: {error}; check the folder's permissions and free space") from error
     # mkstemp makes a private file; the finished one should be as readable as any other that the user makes.
     os.fchmod(handle, 0o666 & ~_umask())
     os.close(handle)

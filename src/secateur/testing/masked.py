@@ -1,0 +1,223 @@
+"""An independent check of a cut: what the masked model computes, worked out without the library's own reference.
+
+It shares nothing with `secateur.structure.verify` but the sites: parameters are zeroed here, by hand, and the
+model's own forward pass runs, with torch's normalisations and averages replaced by ones that leave removed channels
+out. So a mistake in the one is not repeated in the other.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from secateur.types import Keep, Sites
+
+__all__ = ["KeptStatistics", "relative_difference", "run", "zeroed"]
+
+
+def zeroed(model: nn.Module, sites: Sites, keep: Keep) -> nn.Module:
+    """Return a copy of `model` with zeros wherever a parameter belongs to a removed unit.
+
+    >>> from secateur.structure import channels
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    >>> masked = zeroed(model, channels(model, torch.ones(1, 2)), {"0": torch.tensor([True, False])})
+    >>> (masked[0].weight[1] == 0).all().item(), (masked[1].weight[:, 1] == 0).all().item()
+    (True, True)
+    """
+    result = copy.deepcopy(model)
+    parameters = dict(result.named_parameters(remove_duplicate=False))
+    for name, kept in keep.items():
+        for member in sites[name].members:
+            assert member.dim is not None
+            assert member.index is not None
+            along = parameters[member.parameter].data.movedim(member.dim, 0)
+            along[member.index[~kept].flatten()] = 0
+    return result
+
+
+def run(model: nn.Module, inputs: Any, mode: TorchFunctionMode | None = None) -> Any:
+    """Return what `model` computes in eval mode on a tuple of positional or a mapping of keyword inputs."""
+    model.eval()
+    args, kwargs = ((), dict(inputs)) if isinstance(inputs, Mapping) else (tuple(inputs), {})
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if mode is None:
+            return model(*args, **kwargs)
+        with mode:
+            return model(*args, **kwargs)
+
+
+def relative_difference(expected: Any, found: Any) -> float:
+    """Return the greatest relative L2 distance between matching output tensors; infinite where shapes differ.
+
+    >>> relative_difference({"y": torch.tensor([3.0, 4.0])}, {"y": torch.tensor([3.0, 3.0])})
+    0.2
+    """
+    a, b = _leaves(expected), _leaves(found)
+    if not a or [t.shape for t in a] != [t.shape for t in b]:
+        return float("inf")
+    worst = 0.0
+    for x, y in zip(a, b, strict=True):
+        norm = float(x.double().norm())
+        distance = float((x.double() - y.double()).norm())
+        # NaN anywhere must not look like agreement.
+        worst = max(worst, distance / max(norm, 1e-30)) if distance == distance else float("inf")
+    return worst
+
+
+def _leaves(outputs: Any) -> list[Tensor]:
+    if isinstance(outputs, Mapping):
+        outputs = list(outputs.values())
+    if isinstance(outputs, (list, tuple)):
+        return [leaf for item in outputs for leaf in _leaves(item)]
+    found = [x for x in pytree.tree_leaves(outputs) if isinstance(x, Tensor)]
+    return [x for x in found if x.dtype is not torch.bool]
+
+
+class KeptStatistics(TorchFunctionMode):
+    """Takes the statistics of normalisations over the channels that are kept.
+
+    A channel counts as removed where the norm's own scale is zero there; without a scale, where all values are zero.
+
+    Args:
+        averages: also let means, variances, maxima and softmax leave out slices that are zero throughout, for norms
+            and gates that are written out in the model's code.
+    """
+
+    def __init__(self, averages: bool = False) -> None:
+        super().__init__()
+        self.averages = averages
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        norm = NORMS.get(func)
+        if norm is not None:
+            return norm(*args, **kwargs)
+        if self.averages and func in AVERAGES:
+            return _average(func, args, kwargs)
+        if self.averages and func in COMPARED:
+            return _compared(func, args, kwargs)
+        return func(*args, **kwargs)
+
+
+def _kept(x: Tensor, dims: Sequence[int]) -> Tensor:
+    """1 where any value of a slice along `dims` is not zero, of a shape that broadcasts over `x`."""
+    others = tuple(d for d in range(x.ndim) if d not in {d % x.ndim for d in dims})
+    return (x != 0).to(x.dtype).amax(dim=others, keepdim=True) if others else (x != 0).to(x.dtype)
+
+
+def _masked_mean(x: Tensor, kept: Tensor, dims: Sequence[int]) -> Tensor:
+    weight = kept.expand_as(x)
+    return (x * weight).sum(dim=tuple(dims), keepdim=True) / weight.sum(dim=tuple(dims), keepdim=True).clamp(min=1)
+
+
+def _layer_norm(
+    input: Tensor,  # noqa: A002  (torch's own name, which may come as a keyword)
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    dims = list(range(-len(normalized_shape), 0))
+    kept = (weight != 0).to(input.dtype) if weight is not None else _kept(input, dims)
+    centred = input - _masked_mean(input, kept, dims)
+    result = centred * torch.rsqrt(_masked_mean(centred**2, kept, dims) + eps) * kept
+    result = result if weight is None else result * weight
+    return result if bias is None else result + bias
+
+
+def _rms_norm(
+    input: Tensor,  # noqa: A002
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+) -> Tensor:
+    dims = list(range(-len(normalized_shape), 0))
+    kept = (weight != 0).to(input.dtype) if weight is not None else _kept(input, dims)
+    floor = torch.finfo(input.dtype).eps if eps is None else eps
+    result = input * torch.rsqrt(_masked_mean(input**2, kept, dims) + floor)
+    return result if weight is None else result * weight
+
+
+def _group_norm(
+    input: Tensor,  # noqa: A002
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    tail = [1] * (input.ndim - 2)
+    kept = (weight != 0).to(input.dtype).view(1, -1, *tail) if weight is not None else _kept(input, [1])
+    grouped = input.reshape(input.shape[0], num_groups, -1)
+    mask = kept.expand_as(input).reshape(grouped.shape)
+    centred = grouped - _masked_mean(grouped, mask, [-1])
+    result = (centred * torch.rsqrt(_masked_mean(centred**2, mask, [-1]) + eps) * mask).reshape(input.shape)
+    result = result if weight is None else result * weight.view(1, -1, *tail)
+    return result if bias is None else result + bias.view(1, -1, *tail)
+
+
+def _average(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    x = args[0] if args else kwargs["input"]
+    given = kwargs.get("dim", args[1] if len(args) > 1 else None)
+    keepdim = kwargs.get("keepdim", args[2] if len(args) > 2 and AVERAGES[func] == "mean" else False)
+    if given is None or isinstance(given, bool):
+        return func(*args, **kwargs)
+    dims = [given] if isinstance(given, int) else list(given)
+    kept = torch.ones((), dtype=x.dtype)
+    for dim in dims:
+        kept = kept * _kept(x, [dim])
+    mean = _masked_mean(x, kept, dims)
+    if AVERAGES[func] == "mean":
+        return mean if keepdim else _squeezed(mean, dims)
+    count = kept.expand_as(x).sum(dim=tuple(dims), keepdim=True)
+    biased = kwargs.get("unbiased") is False or kwargs.get("correction", 1) == 0
+    variance = _masked_mean((x - mean) ** 2, kept, dims) * (1 if biased else count / (count - 1).clamp(min=1))
+    spread = variance.sqrt() if AVERAGES[func] == "std" else variance
+    results = [spread, mean] if AVERAGES[func] == "var_mean" else [spread]
+    results = results if keepdim else [_squeezed(r, dims) for r in results]
+    return tuple(results) if len(results) > 1 else results[0]
+
+
+def _compared(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Softmax and maximum with minus infinity where a slice is zero throughout."""
+    x = args[0] if args else kwargs["input"]
+    given = kwargs.get("dim", args[1] if len(args) > 1 else None)
+    if not x.is_floating_point() or not isinstance(given, (int, tuple, list)):
+        return func(*args, **kwargs)
+    lowered = x
+    for dim in [given] if isinstance(given, int) else given:
+        kept = _kept(x, [dim]) > 0
+        lowered = lowered.masked_fill(~kept, -torch.inf) if bool(kept.any()) else lowered
+    kwargs.pop("input", None)
+    return func(lowered, *args[1:], **kwargs)
+
+
+def _squeezed(x: Tensor, dims: Sequence[int]) -> Tensor:
+    return x.squeeze(tuple(dims))
+
+
+NORMS: dict[Any, Callable[..., Tensor]] = {
+    F.layer_norm: _layer_norm,
+    torch.layer_norm: _layer_norm,
+    F.rms_norm: _rms_norm,
+    F.group_norm: _group_norm,
+}
+AVERAGES: dict[Any, str] = {
+    torch.mean: "mean",
+    Tensor.mean: "mean",
+    torch.var: "var",
+    Tensor.var: "var",
+    torch.std: "std",
+    Tensor.std: "std",
+    torch.var_mean: "var_mean",
+}
+COMPARED: set[Any] = {F.softmax, torch.softmax, Tensor.softmax, torch.amax, Tensor.amax}

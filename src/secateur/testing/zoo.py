@@ -1,0 +1,50 @@
+"""The zoo: toy models, each a few lines, that are hard to cut for one reason each; for tests, not for use.
+
+`ZOO` holds models that must be cut right, `REFUSED` models that must be refused with a clear error. `build` makes one
+with seeded weights, and with norms, gates and tables moved off their initial zeros and ones, so that a wrong cut shows.
+
+>>> model, inputs = build("unet")
+>>> model(*inputs).shape
+torch.Size([2, 3, 16, 16])
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from secateur.testing import zoo_branches, zoo_convolutions, zoo_sequences
+from secateur.testing.zoo_parts import Toy, randomise
+from secateur.types import unknown_name
+
+__all__ = ["REFUSED", "ZOO", "Toy", "build", "randomise"]
+
+ZOO: dict[str, Toy] = {**zoo_branches.TOYS, **zoo_convolutions.TOYS, **zoo_sequences.TOYS}
+"""Models that must be cut right, by name."""
+
+REFUSED: dict[str, Toy] = dict(zoo_sequences.REFUSED)
+"""Models that must be refused with a clear error, by name."""
+
+
+def build(name: str, seed: int = 0) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """Return the toy model `name` in eval mode with its example inputs; the global random state stays as it is.
+
+    Args:
+        name: a key of `ZOO` or `REFUSED`.
+        seed: same seed, same weights and inputs.
+
+    Raises:
+        UnknownNameError: there is no such toy.
+
+    >>> build("lstm")[0].fc.out_features
+    3
+    """
+    toys = {**ZOO, **REFUSED}
+    if name not in toys:
+        raise unknown_name("toy model", name, toys)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = toys[name].make()
+        inputs = toys[name].inputs()
+    randomise(model, seed)
+    return model.eval(), inputs
