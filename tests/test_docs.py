@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import inspect
 import io
 import re
@@ -246,6 +247,17 @@ def test_the_rooms_are_those_of_the_architecture_test() -> None:
     table = section("docs/architecture.md", "The rooms")
     rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", table, re.M)
     assert [set(re.findall(r"`(\w+)`", row)) for row in rows] == ORDER
+
+
+def test_the_results_in_the_readme_are_those_of_the_study() -> None:
+    """docs/results/fathollahi.csv is the report's tables/overview.csv."""
+    with (ROOT / "docs" / "results" / "fathollahi.csv").open(encoding="utf-8", newline="") as file:
+        known = {row["network"].replace("\N{NO-BREAK SPACE}", " "): row for row in csv.DictReader(file)}
+    formats = {"accuracy": ".4f", "loss": ".4f", "parameters": ",.0f", "kilobytes": ",.0f", "speedup, batch 256": ".2f"}
+    shown = re.findall(r"^\| ([\w %]+?) \| (\d.*) \|$", section("README.md", "What it finds"), re.M)
+    assert len(shown) >= 4
+    for name, cells in shown:
+        assert cells.split(" | ") == [format(float(known[name][key]), how) for key, how in formats.items()], name
 
 
 PUBLIC = sorted(secateur.__all__)
