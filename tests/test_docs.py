@@ -1,0 +1,294 @@
+"""The documents are true: their code runs and prints what they show, their commands exist, and nothing is missing."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import inspect
+import io
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+import secateur
+from secateur import cli, data, models
+from secateur.criteria import CRITERIA
+from secateur.measure import parameters
+from secateur.studies import STUDIES
+from secateur.types import SecateurError
+from test_architecture import ORDER
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+NUMBER = re.compile(r"\d[\d.,]*(e[+-]?\d+)?")
+COMMANDS: Any = typer.main.get_command(cli.app)
+# What a line measures differs from machine to machine; its form does not.
+MEASURED = ("latency", "verified")
+CHEAP = ("list", "train", "prune", "evaluate", "study list")
+
+pytestmark = pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="the documents are not beside the tests")
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def text_of(*names: str) -> str:
+    return "\n".join((ROOT / name).read_text(encoding="utf-8") for name in names)
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """The fenced blocks of a page: language and content."""
+    return [(m[1], m[2]) for m in FENCE.finditer(page.read_text(encoding="utf-8"))]
+
+
+def form(line: str) -> str:
+    """A line with its numbers and spaces made alike."""
+    return " ".join(NUMBER.sub("#", line).split())
+
+
+def comparable(text: str) -> list[str]:
+    return [form(line) if line.startswith(MEASURED) else line.rstrip() for line in text.strip().splitlines()]
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to run in, so that what an example writes goes away."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if any(kind == "python" for kind, _ in blocks(p))], ids=name_of)
+def test_python_blocks_print_what_the_page_shows(page: Path, elsewhere: Path) -> None:
+    """The blocks of a page are one script; a `text` block after one is what it prints."""
+    found = [*blocks(page), ("", "")]
+    module = type(sys)("secateur_docs_example")
+    sys.modules[module.__name__] = module  # dataclasses look their module up
+    try:
+        for (kind, code), (after, shown) in pairwise(found):
+            if kind != "python":
+                continue
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                exec(compile(code, name_of(page), "exec"), module.__dict__)
+            if after == "text":
+                assert comparable(printed.getvalue()) == comparable(shown)
+            else:
+                assert not printed.getvalue(), f"{name_of(page)} does not show what this prints: {code}"
+    finally:
+        del sys.modules[module.__name__]
+
+
+def console(page: Path) -> list[tuple[list[str], str]]:
+    """The `$ secateur …` lines of a page with the output that the page shows for each."""
+    found: list[tuple[list[str], str]] = []
+    for kind, content in blocks(page):
+        if kind == "console":
+            for part in re.split(r"^\$ ", content, flags=re.MULTILINE)[1:]:
+                line, _, output = part.partition("\n")
+                found.append((shlex.split(line), output))
+    return found
+
+
+def inline(page: Path) -> list[list[str]]:
+    """Whole commands in the running text, such as `secateur study run demo`."""
+    plain = FENCE.sub("", page.read_text(encoding="utf-8"))
+    spans = re.findall(r"(?<!`)`(secateur [^`\n]+)`", plain)
+    return [shlex.split(span) for span in spans]
+
+
+def find_command(words: list[str]) -> tuple[Any, list[str]]:
+    """The command that the words after `secateur` name, and the words that are left."""
+    command, rest = COMMANDS, words
+    while hasattr(command, "commands"):
+        assert rest, f"`secateur {' '.join(words)}` names no command"
+        assert rest[0] in command.commands, f"there is no command `secateur {' '.join(words)}`"
+        command, rest = command.commands[rest[0]], rest[1:]
+    return command, rest
+
+
+def options_of(command: Any) -> set[str]:
+    return {o for p in command.params for o in p.opts if o.startswith("--")} - {"--help"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_that_are_shown_exist(page: Path) -> None:
+    for words in [line for line, _ in console(page)] + inline(page):
+        assert words[0] == "secateur"
+        command, rest = find_command(words[1:])
+        used = {word.partition("=")[0] for word in rest if word.startswith("--")}
+        assert used <= options_of(command), f"{name_of(page)}: {' '.join(words)}"
+
+
+def is_cheap(words: list[str]) -> bool:
+    return " ".join(words[1:]).startswith(CHEAP)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if any(is_cheap(w) for w, _ in console(p))], ids=name_of)
+def test_cheap_commands_do_what_is_shown(
+    page: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, shown in console(page):
+        if not is_cheap(words):
+            assert not shown, "output that no test checks"
+            continue
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        printed, problem = capsys.readouterr()
+        assert end.value.code == 0, f"{' '.join(words)}: {problem}"
+        if shown:
+            assert [form(line) for line in printed.splitlines()] == [form(line) for line in shown.splitlines()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
+        if target.startswith(("https://", "http://", "mailto:")):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path) if path else page
+        assert file.exists(), f"{name_of(page)} links to {target}"
+        assert not anchor or anchor in anchors(file), f"{name_of(page)} links to {target}"
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub writes them."""
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+def test_anchors_are_those_of_the_headings(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# One `two`: three\n```sh\n# no heading\n```\n", encoding="utf-8")
+    assert anchors(page) == {"one-two-three"}
+
+
+def walk(command: Any, name: str = "secateur") -> Iterator[tuple[str, Any]]:
+    for word, inner in getattr(command, "commands", {}).items():
+        yield from walk(inner, f"{name} {word}")
+    if not hasattr(command, "commands"):
+        yield name, command
+
+
+def section(page: str, heading: str) -> str:
+    """What stands under the heading that begins so."""
+    found = re.search(rf"^(#+) `?{re.escape(heading)}\b.*?$(.*?)(?=^#{{1,2}} |\Z)", text_of(page), re.M | re.S)
+    assert found, f"{page} has no section {heading!r}"
+    return found[2]
+
+
+@pytest.mark.parametrize(("name", "command"), list(walk(COMMANDS)), ids=lambda v: v if isinstance(v, str) else "")
+def test_every_command_and_option_is_documented(name: str, command: Any) -> None:
+    rows = set(re.findall(r"^\| `(--[\w-]+)` \|", section("docs/cli.md", name), re.M))
+    assert rows == options_of(command)
+
+
+def test_the_documented_defaults_are_the_real_ones() -> None:
+    for name, command in walk(COMMANDS):
+        rows = dict(re.findall(r"^\| `(--[\w-]+)` \| .*; `?([\w.]+)`? \|$", section("docs/cli.md", name), re.M))
+        for parameter in command.params:
+            shown = rows.get(parameter.opts[0])
+            if shown is not None and parameter.default not in (None, []):
+                assert str(parameter.default) == shown, f"{name} {parameter.opts[0]}"
+
+
+def test_every_criterion_is_documented() -> None:
+    rows = re.findall(r"^\| `([\w-]+)` \|", text_of("docs/criteria.md"), re.M)
+    assert sorted(rows) == sorted(CRITERIA)
+
+
+def test_every_study_and_its_source_is_documented() -> None:
+    for study in STUDIES.values():
+        words = " ".join(section("docs/studies.md", study.name).split())
+        if study.source is not None:
+            assert study.source.author in words
+            assert str(study.source.year) in words
+            assert study.source.title in words
+            assert f"| {study.source.key} |" in text_of("docs/studies.md")
+        for option in study.defaults:
+            assert f"`{option}`" in text_of("docs/studies.md"), f"{study.name} {option}"
+
+
+def test_every_data_set_is_documented_with_its_counts() -> None:
+    page = text_of("docs/data-and-models.md")
+    rows = dict(re.findall(r"^\| `([\w-]+)` \| (.*)$", page, re.M))
+    for name in data.names():
+        counts = data.info(name).counts
+        wanted = f"{counts['train']:,} + {counts['test']:,}" if counts else "yours"
+        assert rows[name].startswith(f"{wanted} |"), name
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_every_model_is_documented_with_its_parameters(name: str) -> None:
+    import torch
+
+    with torch.device("meta"):
+        try:
+            count = sum(p.numel() for p in models.build(name).parameters())
+        except (RuntimeError, NotImplementedError):
+            count = 0
+    count = count or parameters(models.build(name)).total
+    shape = "×".join(map(str, models.input_shape(name)))
+    assert re.search(rf"^\| `{name}` \| .* \| {shape} \| {count:,} \|$", text_of("docs/data-and-models.md"), re.M)
+
+
+def test_the_rooms_are_those_of_the_architecture_test() -> None:
+    table = section("docs/architecture.md", "The rooms")
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", table, re.M)
+    assert [set(re.findall(r"`(\w+)`", row)) for row in rows] == ORDER
+
+
+def test_the_results_in_the_readme_are_those_of_the_study() -> None:
+    """docs/results/fathollahi.csv is the report's tables/overview.csv."""
+    with (ROOT / "docs" / "results" / "fathollahi.csv").open(encoding="utf-8", newline="") as file:
+        known = {row["network"].replace("\N{NO-BREAK SPACE}", " "): row for row in csv.DictReader(file)}
+    formats = {"accuracy": ".4f", "loss": ".4f", "parameters": ",.0f", "kilobytes": ",.0f", "speedup, batch 256": ".2f"}
+    shown = re.findall(r"^\| ([\w %]+?) \| (\d.*) \|$", section("README.md", "What it finds"), re.M)
+    assert len(shown) >= 4
+    for name, cells in shown:
+        assert cells.split(" | ") == [format(float(known[name][key]), how) for key, how in formats.items()], name
+
+
+PUBLIC = sorted(secateur.__all__)
+
+
+def kind_of(name: str) -> str:
+    """What a public name owes its reader: an example (functions, criteria, options), or a sentence (all else)."""
+    thing = getattr(secateur, name)
+    if inspect.ismodule(thing):
+        return "module"
+    if inspect.isclass(thing) and issubclass(thing, SecateurError):
+        return "error"
+    if inspect.isfunction(thing) or (inspect.isclass(thing) and name in {"Magnitude", "Random", "TrainOptions"}):
+        return "example"
+    return "value"
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_is_explained(name: str) -> None:
+    """Functions, criteria and options have an example, theirs or a page's; errors and value types a sentence."""
+    thing = getattr(secateur, name)
+    doc = inspect.getdoc(thing) or ""
+    assert doc, f"secateur.{name} has no docstring"
+    if kind_of(name) == "example":
+        shown = any(f"sc.{name}(" in code for page in PAGES for kind, code in blocks(page) if kind == "python")
+        assert ">>>" in doc or shown, f"no example of secateur.{name} in its docstring or in the documents"
+    elif inspect.isclass(thing) or inspect.ismodule(thing):
+        assert doc.partition("\n")[0].endswith((".", ",")), f"secateur.{name}: {doc.partition(chr(10))[0]!r}"
+
+
+@pytest.mark.parametrize("name", [n for n in PUBLIC if kind_of(n) == "error"])
+def test_every_error_is_in_the_guide(name: str) -> None:
+    if name != "SecateurError":
+        assert f"| `{name}` |" in text_of("docs/guide.md")
