@@ -21,6 +21,7 @@ __all__ = [
     "digest",
     "evaluating",
     "modes_kept",
+    "own_tensors",
     "restore",
     "rng_state",
     "seeded",
@@ -29,6 +30,14 @@ __all__ = [
     "split_inputs",
     "tensors",
 ]
+
+
+def own_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return every parameter and buffer of the model by every name it has: the tensors themselves."""
+    return {
+        **dict(model.named_buffers(remove_duplicate=False)),
+        **dict(model.named_parameters(remove_duplicate=False)),
+    }
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -71,6 +80,9 @@ def check_finite(model: nn.Module, when: str, remedy: str) -> None:
     """
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     for name, tensor in tensors(model).items():
+        # A sum is finite unless a term is not, or it overflows; only then is each entry looked at.
+        if not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum())):
+            continue
         wrong = ~torch.isfinite(tensor) if name in parameters else torch.isnan(tensor)
         if bool(wrong.any()):
             bad = int(wrong.sum())

@@ -18,10 +18,11 @@ from secateur.structure.attention import free_attention
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.depth import BlockStructure, without_blocks
 from secateur.structure.graph import graph_form
-from secateur.structure.infer import Structure
+from secateur.structure.infer import Structure, infer
 from secateur.structure.mend import Edits, edits, proposals
 from secateur.structure.optimizer import carry_over, check_optimizer
 from secateur.structure.sites import check_keep, check_same_model, masked_tensors
+from secateur.structure.trace import trace
 from secateur.structure.verify import check_sizes, difference, reference_outputs, verify
 from secateur.types import CutError, InputError, Keep, Sites, VerificationError, unknown_name
 
@@ -131,13 +132,21 @@ def cut_with_plan(
             if form == "module":
                 raise
             error = refused
-    graph = graph_form(small, structure, gone)
     try:
+        structure, gone = _with_program(model, structure, checked)
+        graph = graph_form(small, structure, gone)
         return CutModel(graph, plan, verify(reference, graph, structure, tolerance))
     except VerificationError:
         raise
     except Exception as broken:  # noqa: BLE001  (what a rewritten graph raises depends on its ops)
         raise CutError(f"cut: neither the module nor its graph can be made smaller: {broken}") from (error or broken)
+
+
+def _with_program(model: nn.Module, structure: Structure, keep: Keep) -> tuple[Structure, dict[Atom, Tensor]]:
+    """The structure of an exported program, which a graph can be made of; a recorded one is found anew."""
+    if structure.graph.program is None:
+        structure = infer(trace(model, structure.graph.args or dict(structure.graph.kwargs), quick=False))
+    return structure, {structure.units[name]: kept for name, kept in keep.items() if not bool(kept.all())}
 
 
 def _module_form(

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 
@@ -25,12 +26,14 @@ def graph_form(small: nn.Module, structure: Structure, gone: Mapping[Atom, Tenso
     The state dict has the same keys as the module's. A graph is what eval mode computes, for the batch size of the
     example inputs.
     """
-    root = _holder(small, structure.graph)
+    program = structure.graph.program
+    assert program is not None, "a recorded graph is exported before it is rewritten"
+    root = _holder(small, structure.graph, program)
     inner = {id(g): _rewritten(structure, g, gone) for g in _graphs(structure)}
-    for name, module in structure.graph.program.graph_module.named_children():
+    for name, module in program.graph_module.named_children():
         if isinstance(module, GraphModule):
             root.add_module(name, GraphModule(module, inner[id(module.graph)]))
-    graph = _top_graph(structure, inner[id(structure.graph.program.graph)])
+    graph = _top_graph(structure, program, inner[id(program.graph)])
     made = GraphModule(root, graph, class_name=f"Cut{type(small).__name__}")
     made.eval()
     return made
@@ -40,7 +43,7 @@ def _graphs(structure: Structure) -> list[fx.Graph]:
     return list({id(node.graph): node.graph for node in structure.values}.values())
 
 
-def _holder(small: nn.Module, graph: Graph) -> nn.Module:
+def _holder(small: nn.Module, graph: Graph, program: ExportedProgram) -> nn.Module:
     """A tree of bare modules with the parameters and buffers where they were."""
     root = nn.Module()
     state = {
@@ -55,20 +58,20 @@ def _holder(small: nn.Module, graph: Graph) -> nn.Module:
             module.register_parameter(attribute, tensor)
         else:
             module.register_buffer(attribute, tensor, persistent=name in kept)
-    constants = graph.program.graph_signature.inputs_to_lifted_tensor_constants
+    constants = program.graph_signature.inputs_to_lifted_tensor_constants
     for name in dict.fromkeys([*graph.tensors.values(), *constants.values()]):
         if name not in state:
             path, _, attribute = name.rpartition(".")
-            _submodule(root, path).register_buffer(attribute, _constant(small, graph, name), persistent=False)
+            _submodule(root, path).register_buffer(attribute, _constant(small, program, name), persistent=False)
     return root
 
 
-def _constant(small: nn.Module, graph: Graph, name: str) -> Tensor:
+def _constant(small: nn.Module, program: ExportedProgram, name: str) -> Tensor:
     path, _, attribute = name.rpartition(".")
     try:
         found = getattr(small.get_submodule(path), attribute)
     except AttributeError:
-        found = graph.program.constants[name]
+        found = program.constants[name]
     assert isinstance(found, Tensor)
     return found
 
@@ -112,11 +115,11 @@ def _change(node: Node, changes: Mapping[str, Any]) -> None:
     node.args = tuple(args)
 
 
-def _top_graph(structure: Structure, graph: fx.Graph) -> fx.Graph:
+def _top_graph(structure: Structure, program: ExportedProgram, graph: fx.Graph) -> fx.Graph:
     """Read parameters from the module instead of from the inputs, and take the inputs as the model did."""
     traced = structure.graph
     names = {holder.name: name for holder, name in traced.tensors.items()}
-    names |= traced.program.graph_signature.inputs_to_lifted_tensor_constants
+    names |= program.graph_signature.inputs_to_lifted_tensor_constants
     inputs = []
     for node in list(graph.nodes):
         if node.op != "placeholder":
@@ -129,7 +132,7 @@ def _top_graph(structure: Structure, graph: fx.Graph) -> fx.Graph:
             read = graph.create_node("get_attr", name, name=f"{node.name}_")
         node.replace_all_uses_with(read)
         graph.erase_node(node)
-    spec = traced.program.call_spec
+    spec = program.call_spec
     info = _PyTreeInfo([f"arg{i}" for i in range(len(traced.args))] + list(traced.kwargs), spec.in_spec, spec.out_spec)
     graph.set_codegen(_PyTreeCodeGen(info))
     return graph

@@ -48,7 +48,7 @@ class Structure:
 def infer(graph: Graph) -> Structure:
     """Return the structure of a traced model."""
     solver = _Solver(graph)
-    solver.run(graph.program.graph_module, {})
+    solver.run(graph.graph, {})
     order = _first_use(graph)
     tensors = {name: solver.tensors[name] for name in sorted(solver.tensors, key=lambda n: order.get(n, inf))}
     sites, units = _find_sites(graph, tensors, solver.ties)
@@ -66,9 +66,9 @@ class _Solver:
         self.tensors: dict[str, Value] = {}
         self._shared: dict[int, Value] = {}
 
-    def run(self, module: fx.GraphModule, given: dict[Node, Any]) -> Any:
-        """Visit every node of `module`; `given` holds the values of the placeholders of an inlined graph."""
-        for node in module.graph.nodes:
+    def run(self, graph: fx.Graph, given: dict[Node, Any]) -> Any:
+        """Visit every node of `graph`; `given` holds the values of the placeholders of an inlined graph."""
+        for node in graph.nodes:
             if node.op == "output":
                 result = fx.map_arg(node.args[0], self.values.get)
                 if not given:
@@ -76,19 +76,19 @@ class _Solver:
                         for axis in value.axes:
                             freeze(axis, "the model's output")
                 return result
-            self.values[node] = given[node] if node in given else self._value(module, node)
+            self.values[node] = given[node] if node in given else self._value(node)
         return None
 
-    def _value(self, module: fx.GraphModule, node: Node) -> Any:
+    def _value(self, node: Node) -> Any:
         if node.op == "placeholder":
             return self._placeholder(node)
         if node.op == "get_attr":
-            attribute = _attribute(module, str(node.target))
+            attribute = _attribute(node.graph.owning_module, str(node.target))
             return fixed_value(attribute.shape, "a constant") if isinstance(attribute, Tensor) else attribute
         if node.target is operator.getitem:
             made, index = self.values[node.args[0]], node.args[1]  # type: ignore[index]
             return made[index] if isinstance(made, (list, tuple)) and isinstance(index, int) else made
-        return self._call(module, node)
+        return self._call(node)
 
     def _placeholder(self, node: Node) -> Value | None:
         made = node.meta.get("val")
@@ -98,8 +98,7 @@ class _Solver:
         if name is None:
             is_input = node in self.graph.inputs
             return fixed_value(made.shape, "the model's input" if is_input else "a constant made in the forward pass")
-        program = self.graph.program
-        tensor = program.state_dict.get(name, program.constants.get(name))
+        tensor = self.graph.state.get(name)
         if id(tensor) not in self._shared:  # a tensor under two names is one tensor
             self._shared[id(tensor)] = _tensor_value(name, made, isinstance(tensor, torch.nn.Parameter))
         self.tensors[name] = self._shared[id(tensor)]
@@ -114,7 +113,7 @@ class _Solver:
                 self.values[target] = replace(old, zero=old.zero and made.zero)
             target = target.args[0] if target.op == "call_function" and target.args else None
 
-    def _call(self, module: fx.GraphModule, node: Node) -> Any:
+    def _call(self, node: Node) -> Any:
         name = op_name(node)
         arguments = bind(node, self.values)
         if name in INLINED:
@@ -159,7 +158,7 @@ def bind(node: Node, values: Mapping[Node, Any]) -> dict[str, Any]:
     return {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
 
 
-def _attribute(module: fx.GraphModule, target: str) -> Any:
+def _attribute(module: Any, target: str) -> Any:
     for part in target.split("."):
         module = getattr(module, part)
     return module
@@ -197,7 +196,7 @@ def _find_sites(graph: Graph, tensors: Mapping[str, Value], ties: Ties) -> tuple
     unused = {name for holder, name in graph.tensors.items() if not holder.users}
     members: dict[Atom, list[Member]] = {}
     for name, value in tensors.items():
-        if name in unused or not isinstance(graph.program.state_dict.get(name), torch.nn.Parameter):
+        if name in unused or not isinstance(graph.state.get(name), torch.nn.Parameter):
             continue
         for dim, axis in enumerate(value.axes):
             for atom in dict.fromkeys(atoms(axis)):

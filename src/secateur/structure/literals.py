@@ -124,6 +124,7 @@ SIZES: dict[str, Callable[[_Sizes], dict[str, Any]]] = {
     "native_channel_shuffle": _groups("groups"),
     "layer_norm": _normalized,
     "rms_norm": _normalized,
+    "convolution": _groups("groups"),
     **{f"conv{t}{k}d": _groups("groups") for t in ("", "_transpose") for k in (1, 2, 3)},
 }
 """For each op with sizes among its arguments, how to work out the new ones."""

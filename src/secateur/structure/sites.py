@@ -44,6 +44,8 @@ def channels(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[s
     check_made(model)
     check_finite(model, "channels", REPAIR)
     structure = infer(trace(model, example_inputs))
+    if structure.graph.program is None and structure.ties.statistics:
+        structure = infer(trace(model, example_inputs, quick=False))  # statistics are verified on an exported program
     chosen, ignored = _without(structure.sites, ignore, known=[*structure.sites, *structure.frozen])
     frozen = {**structure.frozen, **dict.fromkeys(ignored, "ignored, as asked")}
     return Sites(chosen, frozen, structure)

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
-from secateur.state import check_made, check_module, evaluating, split_inputs
+from secateur.state import check_made, check_module, evaluating, own_tensors, split_inputs
+from secateur.structure.record import record
 from secateur.types import ExampleInputs, InputError, TraceError
 
 __all__ = ["Graph", "trace", "where"]
@@ -27,18 +28,22 @@ class Graph:
     """A traced model.
 
     Attributes:
-        program: the exported program; its graph is read, never changed.
-        tensors: the graph's placeholders that stand for parameters, buffers and other tensors that the model holds,
-            with their names.
+        graph: the ops in the order in which they run; read, never changed.
+        tensors: the placeholders that stand for parameters, buffers and other tensors that the model holds, with their
+            names.
+        state: those tensors, by name.
         inputs: the placeholders that stand for what the user passes in.
         args, kwargs: the example inputs that the trace was made with.
+        program: the exported program that the graph is of; None where it was recorded.
     """
 
-    program: ExportedProgram
+    graph: fx.Graph
     tensors: Mapping[Node, str]
+    state: Mapping[str, Tensor]
     inputs: tuple[Node, ...]
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+    program: ExportedProgram | None = None
 
     @property
     def probes(self) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
@@ -58,7 +63,7 @@ class Graph:
     @property
     def nodes(self) -> Iterator[Node]:
         """The nodes, in the order in which they run."""
-        return iter(self.program.graph.nodes)
+        return iter(self.graph.nodes)
 
 
 def _noise(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -67,8 +72,13 @@ def _noise(x: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(x.shape, generator=generator).to(x)
 
 
-def trace(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
+def trace(model: nn.Module, example_inputs: ExampleInputs, *, quick: bool = True) -> Graph:
     """Return the graph of `model` in eval mode on `example_inputs`; the model and the random state stay as they are.
+
+    Args:
+        model: any module that `torch.export` takes.
+        example_inputs: what the model is called with.
+        quick: record a plain network from its forward pass, and export only what is not plain; False always exports.
 
     Raises:
         InputError: the inputs do not fit the model.
@@ -78,6 +88,8 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
     check_made(model)
     args, kwargs = split_inputs(example_inputs)
     with evaluating(model), torch.random.fork_rng(devices=[]):
+        if quick and (found := _recorded(model, args, kwargs)) is not None:
+            return found
         try:
             model(*args, **kwargs)
         except Exception as error:
@@ -85,18 +97,34 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
                 f"the model's forward pass failed on the example inputs {_shapes(args, kwargs)}: "
                 f"{_first_line(error)}. Pass inputs that the model takes."
             ) from error
+    with evaluating(model), torch.random.fork_rng(devices=[]):  # anew, so that tables kept by the first pass are gone
         program = _export(model, args, kwargs)
+    return _exported(model, program, args, kwargs)
+
+
+def _recorded(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph | None:
+    """The graph of a plain network; None where it is not plain, or fails."""
+    try:
+        made = record(model, args, kwargs)
+    except Exception:  # noqa: BLE001  (what is wrong with the model is found and said by the export)
+        return None
+    return Graph(made.graph, made.tensors, own_tensors(model), tuple(made.inputs), args, kwargs)
+
+
+def _exported(model: nn.Module, program: ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
     names = program.graph_signature.inputs_to_parameters | program.graph_signature.inputs_to_buffers
     constants = program.graph_signature.inputs_to_lifted_tensor_constants
     names |= {holder: name for holder, name in constants.items() if _is_attribute(model, name)}
     user = set(program.graph_signature.user_inputs)
     holders = [n for n in program.graph.nodes if n.op == "placeholder"]
     return Graph(
-        program=program,
+        graph=program.graph,
         tensors={n: names[n.name] for n in holders if n.name in names},
+        state={**{k: v for k, v in program.constants.items() if isinstance(v, Tensor)}, **program.state_dict},
         inputs=tuple(n for n in holders if n.name in user),
         args=args,
         kwargs=kwargs,
+        program=program,
     )
 
 

@@ -145,6 +145,7 @@ def _run_with_statistics(
 ) -> list[Any]:
     graph = structure.graph
     program = graph.program
+    assert program is not None, "a recorded graph takes no statistics over what is cut"
     tensors = {
         **program.constants,
         **dict(model.named_parameters(remove_duplicate=False)),

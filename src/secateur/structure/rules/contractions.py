@@ -102,6 +102,7 @@ def add_matmul(call: Call) -> Value:
     a = call["mat1"] or call["batch1"]
     made = matrix_product(call, a, call["mat2"] or call["batch2"])
     bias: Value = call["self"]
+    call.role(bias, len(bias.axes) - 1, "out")
     zero = made.zero and bias.zero and covers(bias, call.shape, [made])
     return pointwise(call, [made, bias], zero)
 
@@ -136,6 +137,8 @@ def _matmul_roles(call: Call, a: Value, b: Value, dim_b: int) -> None:
     call.role(a, len(a.axes) - 1, "in")
     if len(b.axes) > 1:
         call.role(b, len(b.axes) - 1, "out")
+        if any(b.source):
+            call.unit(b.axes[-1], "neuron")
     if len(a.axes) > 1:
         call.role(a, len(a.axes) - 2, "out")
 

@@ -98,7 +98,7 @@ def softmax(call: Call) -> Value:
 
 
 @rule("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm", "cudnn_batch_norm", "instance_norm")
-def batch_norm(call: Call) -> Value:
+def batch_norm(call: Call) -> Value | list[Value]:
     x: Value = call["input"]
     weight, bias = call["weight"], call["bias"]
     channels = x.axes[1] if len(x.axes) > 1 else x.axes[0]
@@ -112,7 +112,8 @@ def batch_norm(call: Call) -> Value:
     zero = (weight is not None and bias is not None and weight.zero and bias.zero) or (
         by_batch and x.zero and bias is None
     )
-    return Value(x.axes, zero and others_fixed)
+    value = Value(x.axes, zero and others_fixed)
+    return [value, *_rest(call)] if isinstance(call.node.meta.get("val"), (tuple, list)) else value
 
 
 @rule("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm")

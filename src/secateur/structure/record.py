@@ -1,0 +1,160 @@
+"""Record the graph of a plain network from one forward pass: what `trace` finds by export, in a tenth of the time.
+
+Only ops of a short list are taken, none of which reads a tensor's values into Python, so the record holds for every
+input. Anything else, and any tensor that comes from nowhere, makes `record` give up, and the model is exported.
+"""
+
+from __future__ import annotations
+
+import operator
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx import Node
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from secateur.state import own_tensors
+
+__all__ = ["GaveUp", "Record", "record"]
+
+# Ops that keep to their operands' shapes and values, and make nothing up.
+PLAIN = {
+    *("convolution", "addmm", "mm", "t", "native_batch_norm", "_native_batch_norm_legit_no_training", "empty"),
+    *("relu", "hardtanh", "hardswish", "hardsigmoid", "silu", "sigmoid", "tanh", "gelu", "elu", "leaky_relu", "mish"),
+    *("softplus", "prelu", "add", "sub", "mul", "div", "cat", "mean", "clone", "detach", "alias"),
+    *("view", "_unsafe_view", "reshape", "permute", "transpose", "squeeze", "unsqueeze", "constant_pad_nd"),
+    *("max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d", "upsample_nearest2d", "upsample_bilinear2d"),
+    "pixel_shuffle",
+}
+
+
+class GaveUp(Exception):
+    """The model is not plain enough to be recorded."""
+
+
+class Record:
+    """A recorded graph: the nodes, and the placeholders of the model's tensors and of its inputs."""
+
+    def __init__(self) -> None:
+        self.graph = fx.Graph()
+        self.tensors: dict[Node, str] = {}
+        self.inputs: list[Node] = []
+
+
+def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Record:
+    """Run `model`, in eval mode and without gradients as it is given here, and return the graph of what it did.
+
+    Raises:
+        GaveUp: the model does more than plain ops on its own tensors.
+    """
+    made = Record()
+    recorder = _Recorder(made)
+    for name, tensor in own_tensors(model).items():
+        recorder.hold(tensor, name)
+    for number, leaf in enumerate(pytree.tree_leaves((args, dict(kwargs)))):
+        if isinstance(leaf, Tensor):
+            made.inputs.append(recorder.placeholder(leaf, f"input_{number}"))
+    with _module_paths(model) as recorder.stack, recorder:
+        outputs = model(*args, **kwargs)
+    leaves = [recorder.node_of(leaf) for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
+    if not leaves:
+        raise GaveUp("no output")
+    made.graph.output(tuple(leaves))
+    return made
+
+
+class _Recorder(TorchDispatchMode):
+    """Writes a node for every op; knows a tensor by its storage, strides and offset, as views of one are others."""
+
+    def __init__(self, made: Record) -> None:
+        super().__init__()
+        self.made = made
+        self.stack: list[tuple[str, str]] = []
+        self.nodes: dict[int, Node] = {}
+        self.alive: list[Tensor] = []  # a tensor's id is its own only while it lives
+
+    def hold(self, tensor: Tensor, name: str) -> None:
+        self.made.tensors[self.placeholder(tensor, name.replace(".", "_"))] = name
+
+    def placeholder(self, tensor: Tensor, name: str) -> Node:
+        node = self.made.graph.placeholder(name)
+        self._know(tensor, node)
+        node.meta["val"] = _shell(tensor)
+        return node
+
+    def _know(self, tensor: Tensor, node: Node) -> None:
+        self.nodes[id(tensor)] = node
+        self.alive.append(tensor)
+
+    def node_of(self, tensor: Tensor) -> Node:
+        """Return the node that made a tensor."""
+        if id(tensor) not in self.nodes:
+            raise GaveUp("a tensor from nowhere")
+        return self.nodes[id(tensor)]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name.removeprefix("aten::").rstrip("_")
+        if name not in PLAIN and func._schema.name.removeprefix("aten::") not in PLAIN:
+            raise GaveUp(f"aten.{name}")
+        out = func(*args, **(kwargs or {}))
+        known = pytree.tree_map_only(Tensor, self.node_of, (tuple(args), dict(kwargs or {})))
+        node = self.made.graph.create_node("call_function", func, *known)
+        node.meta["nn_module_stack"] = {path: (path, kind) for path, kind in self.stack}
+        node.meta["stack_trace"] = _line()
+        node.meta["val"] = pytree.tree_map_only(Tensor, _shell, out)
+        self._know_all(out, node)
+        return out
+
+    def _know_all(self, out: Any, node: Node) -> None:
+        if isinstance(out, Tensor):
+            self._know(out, node)
+            return
+        for number, part in enumerate(out):
+            if isinstance(part, Tensor):
+                item = self.made.graph.create_node("call_function", operator.getitem, (node, number))
+                item.meta["val"] = _shell(part)
+                self._know(part, item)
+
+
+def _shell(tensor: Tensor) -> Tensor:
+    """The shape and type of a tensor, without its numbers."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+
+
+def _line() -> str:
+    """The innermost line of code that is neither torch's nor ours, as a stack trace has it."""
+    frame: Any = sys._getframe(2)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if "/torch/" not in file and file != __file__:
+            return f'File "{file}", line {frame.f_lineno}, in {frame.f_code.co_name}'
+        frame = frame.f_back
+    return ""
+
+
+@contextmanager
+def _module_paths(model: nn.Module) -> Iterator[list[tuple[str, str]]]:
+    """Keep the path of the module that is running, for messages and for mending."""
+    names = {module: path for path, module in model.named_modules()}
+    stack: list[tuple[str, str]] = []
+
+    def enter(module: nn.Module, _args: Any) -> None:
+        if module in names:
+            stack.append((names[module], type(module).__qualname__))
+
+    def leave(module: nn.Module, _args: Any, _out: Any) -> None:
+        if module in names:
+            stack.pop()
+
+    handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
+    try:
+        yield stack
+    finally:
+        for handle in handles:
+            handle.remove()
