@@ -161,7 +161,9 @@ def test_floats_are_not_kept_and_come_back_as_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [object(), {1: 2}, float("nan"), torch.float32, torch.Size([2]), torch.eye(2).to_sparse()], ids=repr
+    "value",
+    [object(), {1: 2}, float("nan"), torch.float32, torch.Size([2]), torch.eye(2).to_sparse()],
+    ids=lambda value: type(value).__name__,
 )
 def test_inputs_that_json_cannot_hold_are_refused(value: Any) -> None:
     with pytest.raises(FileError, match=r"torch\.export\.save"):

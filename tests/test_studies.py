@@ -83,12 +83,12 @@ def test_where_the_data_are_is_no_part_of_a_recipe() -> None:
 PINNED = {
     "fathollahi": {
         0: "d3429e69555344c9",
-        1: "bd4d7f5141d6c629",
-        7: "795c417c00df4903",
+        1: "02d099e0356589a4",
+        7: "ab6867b660cf85c5",
         73: "167c96241fffb933",
-        218: "6fdebf0a74f318e4",
+        218: "d21209b0eb7a4aec",
     },
-    "demo": {0: "edffb004b24e5c94", 1: "9a5f75eeef1bedd8", 26: "5b60da04d433de0c"},
+    "demo": {0: "edffb004b24e5c94", 1: "6fac83e5c0168cb1", 26: "5b60da04d433de0c"},
 }
 
 

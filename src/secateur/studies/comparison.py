@@ -40,7 +40,8 @@ def cells(study: str, settled: Mapping[str, Json]) -> list[Cell]:
         made.append(trained)
         for method in settled["methods"]:
             for sparsity in settled["sparsities"]:
-                chosen = {"seed": seed, "method": method, "sparsity": sparsity, "minimum": settled["minimum"]}
+                chosen = {"seed": seed, "method": method, "sparsity": sparsity}
+                chosen |= {key: settled[key] for key in ("minimum", "output")}
                 made.append(Cell(Recipe(study, "prune", chosen, needs=(trained.id,)), prune_cell))
     return made
 
@@ -94,7 +95,11 @@ def prune_cell(context: Context) -> Outcome:
 
 def _choose(context: Context, model: nn.Module, example: Tensor) -> tuple[Sites, Keep]:
     unit, criterion, scope = METHODS[context["method"]]
-    sites = channels(model, example) if unit == "channels" else weights(model)
+    sites = channels(model, example)
+    if unit == "weights":
+        # Neurons of the output layer are always left whole; "whole" leaves its weights so, too.
+        last = [f"{name}.weight" for name in sites.frozen] if context["output"] == "whole" else []
+        sites = weights(model, ignore=last)
     scorer = Random(context["seed"]) if criterion == "random" else Magnitude(p=2)
     within: Scope = "layer" if scope == "layer" else "global"
     keep = select(scorer(model, sites), context["sparsity"], scope=within, minimum=context["minimum"])

@@ -36,6 +36,7 @@ def options(**changes: Json) -> dict[str, Json]:
         "model": "fathollahi-5",
         "model_options": {},
         "minimum": 0,
+        "output": "whole",
     }
     return {**defaults, **changes}
 
@@ -71,6 +72,7 @@ RIGHT: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model": (_text, "the name of a model"),
     "model_options": (lambda value: isinstance(value, Mapping), 'a mapping, such as {"input_size":8}'),
     "minimum": (_count(0), "how many units each layer keeps at least, 0 or more"),
+    "output": (lambda value: value in ("whole", "pruned"), '"whole" or "pruned": what happens to the output layer'),
 }
 """What each option must be, with the words that ask for it."""
 

@@ -181,6 +181,9 @@ def _overview(pruned: DataFrame, trained: DataFrame, basis: str) -> Table:
 def _overview_row(method: str, sparsity: float, runs: DataFrame) -> list[Any]:
     really = METHODS[method][0] == "channels" and "cut_parameters" in runs and runs["cut_parameters"].notna().any()
     label = f"{method} {'cut' if really else 'pruned'} {100 * sparsity:.4g} %"
+    if really:
+        cut, runs = runs["cut_parameters"].notna(), runs[runs["cut_parameters"].notna()]
+        label += "" if cut.all() else f" ({cut.sum()} of {len(cut)} networks)"
     prefix, speed = ("cut_", "speedup_cut_256") if really else ("", "speedup_masked_256")
     sizes = [_mean(runs, f"{prefix}{key}") for key in ("parameters", "nonzero", "bytes")]
     return [label, _mean(runs, "accuracy"), _mean(runs, "loss"), *sizes[:2], sizes[2] / 1000, _mean(runs, speed)]
@@ -423,7 +426,7 @@ def _method_notes(results: Results) -> list[str]:
         f"Each network ({o['model']}) is trained for {o['epochs']} epochs of Adam (learning rate 0.001, batch {o['batch_size']}); the last "
         f"{o['validation']} training images are the validation set, and the weights of the epoch with the lowest "
         "validation loss are kept. Pruning follows without retraining. Test images are used for reporting only: no choice was made on them.",
-        "Weight pruning pools the entries of every weight matrix. Neuron pruning ranks the hidden neurons by the L2 norm "
+        "Weight pruning pools the entries of the hidden layers' weight matrices. Neuron pruning ranks the hidden neurons by the L2 norm "
         "of their incoming weights; the output layer is kept. Random pruning is the control: the same numbers, chosen blindly.",
         "A masked network has zeros where something was removed and keeps its shapes, so it is neither smaller nor faster. "
         "A cut network is a smaller one; before it is measured, its outputs on all test images are compared with the masked network's.",
