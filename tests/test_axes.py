@@ -109,6 +109,13 @@ def test_positions_of_a_unit_in_a_flattened_axis() -> None:
     assert positions(flat, Atom(2)) is None
 
 
+def test_an_atom_that_stands_twice_owns_rows_and_columns() -> None:
+    side = Atom(2)
+    found = positions(product(side, side), side)
+    assert found is not None
+    assert [sorted(set(places)) for places in found.tolist()] == [[0, 1, 2], [1, 2, 3]]
+
+
 # A random axis is a nested list of sizes: a leaf is an atom, a tuple is a product or a sum.
 trees = st.recursive(
     st.integers(1, 4),

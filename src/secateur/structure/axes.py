@@ -327,31 +327,38 @@ def keep_vector(axis: Axis, keep: Mapping[Atom, Tensor]) -> Tensor:
 
 
 def positions(axis: Axis, atom: Atom) -> Tensor | None:
-    """Return where each unit of `atom` lies in `axis`: int64 ``(atom.size, places)``; None where it does not."""
-    units = _unit_numbers(axis, atom)
-    if units is None:
-        return None
+    """Return where each unit of `atom` lies in `axis`: int64 ``(atom.size, places)``; None where it does not.
+
+    Where the atom stands twice in a product (an outer product flattened), a place that a unit owns both ways is named
+    twice.
+    """
+    found = [_places(units, atom.size) for units in _unit_numbers(axis, atom)]
+    return torch.cat(found, dim=1) if found else None
+
+
+def _places(units: Tensor, size: int) -> Tensor:
     order = torch.argsort(units, stable=True)
-    order = order[int((units < 0).sum()) :]
-    return order.reshape(atom.size, -1)
+    return order[int((units < 0).sum()) :].reshape(size, -1)
 
 
-def _unit_numbers(axis: Axis, atom: Atom) -> Tensor | None:
-    """The number of the unit of `atom` that owns each position of `axis`, -1 where none does."""
+def _unit_numbers(axis: Axis, atom: Atom) -> list[Tensor]:
+    """For each way in which `atom` makes up `axis`: the unit that owns each position, -1 where none does."""
     axis = resolve(axis)
     if isinstance(axis, Atom):
-        return torch.arange(atom.size) if axis is atom else None
+        return [torch.arange(atom.size)] if axis is atom else []
     inner: Sequence[Axis] = axis.factors if isinstance(axis, Prod) else axis.parts
     found = [_unit_numbers(a, atom) for a in inner]
-    if all(f is None for f in found):
-        return None
     if isinstance(axis, Sum):
-        return torch.cat([_absent(a) if f is None else f for a, f in zip(inner, found, strict=True)])
-    at = next(i for i, f in enumerate(found) if f is not None)
-    mine = found[at]
-    assert mine is not None
-    outer, after = prod(a.size for a in inner[:at]), prod(a.size for a in inner[at + 1 :])
-    return mine.repeat_interleave(after).repeat(outer)
+        ways = max(len(f) for f in found)
+        return [
+            torch.cat([f[way] if way < len(f) else _absent(a) for a, f in zip(inner, found, strict=True)])
+            for way in range(ways)
+        ]
+    numbers = []
+    for at, ways_here in enumerate(found):
+        outer, after = prod(a.size for a in inner[:at]), prod(a.size for a in inner[at + 1 :])
+        numbers += [mine.repeat_interleave(after).repeat(outer) for mine in ways_here]
+    return numbers
 
 
 def _absent(axis: Axis) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx import Node
 
-from secateur.structure.axes import Atom, Axis, Prod, atoms, fixed, freeze, is_fixed, positions, resolve
+from secateur.structure.axes import Atom, Axis, atoms, fixed, freeze, is_fixed, positions
 from secateur.structure.rules import RULES, Call, Ties, Value, fixed_value, freeze_all, op_name
 from secateur.structure.trace import Graph, where
 from secateur.types import Member, Role, Site
@@ -194,9 +194,6 @@ def _role(ties: Ties, name: str, dim: int, ndim: int) -> Role:
 
 def _find_sites(graph: Graph, tensors: Mapping[str, Value], ties: Ties) -> tuple[dict[str, Site], dict[str, Atom]]:
     """One site for every free atom that a parameter has, named after the first layer that produces its units."""
-    for value in tensors.values():
-        for axis in value.axes:
-            _freeze_repeated(axis)
     unused = {name for holder, name in graph.tensors.items() if not holder.users}
     members: dict[Atom, list[Member]] = {}
     for name, value in tensors.items():
@@ -216,23 +213,6 @@ def _find_sites(graph: Graph, tensors: Mapping[str, Value], ties: Ties) -> tuple
         sites[name] = Site(name, "channel", (atom.size,), tuple(found), unit)
         units[name] = atom
     return sites, units
-
-
-def _freeze_repeated(axis: Axis) -> None:
-    """Freeze an atom that stands twice in one product, as where an axis meets its own transpose.
-
-    Removing its unit i removes row i and column i, which is no longer a set of positions for each unit.
-    """
-    axis = resolve(axis)
-    if isinstance(axis, Atom):
-        return
-    inner = axis.factors if isinstance(axis, Prod) else axis.parts
-    if isinstance(axis, Prod):
-        held = [set(atoms(factor)) for factor in inner]
-        for atom in {a for at, some in enumerate(held) for a in some for other in held[at + 1 :] if a in other}:
-            freeze(atom, "tied to its own transpose")
-    for part in inner:
-        _freeze_repeated(part)
 
 
 # What a part of a layer's units adds to the layer's name.
