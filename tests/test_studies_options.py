@@ -21,6 +21,7 @@ BAD: dict[str, list[Any]] = {
     "data_dir": [3],
     "model": [3, None],
     "model_options": [3, [1], None],
+    "output": ["yes", None],
     "minimum": [-1, "1", 0.5],
 }
 
