@@ -14,21 +14,20 @@ __all__ = ["app", "main", "models", "studies"]
 def main() -> None:
     """Run the command line; one clear line for every error that is ours, and no traceback."""
     try:
-        from secateur.types import FileError, SecateurError
-    except KeyboardInterrupt:
-        _end("interrupted", 130)
-    try:
         app(prog_name="secateur")
     except SystemExit as end:
         if _was_interrupted(end):
             _end("interrupted", 130)
         raise
-    except SecateurError as error:
-        _end(str(error), 1)
     except KeyboardInterrupt:
         _end("interrupted", 130)
-    except OSError as error:
-        _end(str(FileError(error)), 1)
+    except Exception as error:
+        # Only now, since the errors' module imports torch.
+        from secateur.types import SecateurError
+
+        if not isinstance(error, (SecateurError, OSError)):
+            raise
+        _end(str(error), 1)
 
 
 def _was_interrupted(end: SystemExit) -> bool:
