@@ -67,7 +67,7 @@ def test_products_refine_each_other() -> None:
 
 def test_what_does_not_fit_is_frozen_with_the_reason() -> None:
     a, b = product(Atom(2), Atom(3)), product(Atom(3), Atom(2))
-    unify(a, b, "view in conv1")
+    unify(a, b, lambda: "view in conv1")
     assert is_fixed(a)
     assert is_fixed(b)
     assert {x.frozen for x in atoms(a)} == {"view in conv1"}

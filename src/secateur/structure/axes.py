@@ -15,7 +15,7 @@ product, everywhere at once. What cannot be refined is frozen, with the reason; 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -152,20 +152,24 @@ def freeze(axis: Axis, reason: str) -> None:
         atom.frozen = atom.frozen or reason
 
 
-def unify(a: Axis, b: Axis, reason: str = "shapes that do not refine each other") -> None:
+def _clash() -> str:
+    return "shapes that do not refine each other"
+
+
+def unify(a: Axis, b: Axis, reason: Callable[[], str] = _clash) -> None:
     """Make two axes of equal size the same one, refining both; what does not fit is frozen with `reason`."""
     a, b = resolve(a), resolve(b)
     if a is b:
         return
     if a.size != b.size:
-        raise ValueError(f"axes of sizes {a.size} and {b.size} cannot be the same ({reason})")
+        raise ValueError(f"axes of sizes {a.size} and {b.size} cannot be the same ({reason()})")
     if isinstance(a, Atom):
         _bind(a, b)
     elif isinstance(b, Atom):
         _bind(b, a)
     elif not _unify_compound(a, b, reason):
-        freeze(a, reason)
-        freeze(b, reason)
+        freeze(a, reason())
+        freeze(b, reason())
 
 
 def _bind(atom: Atom, axis: Axis) -> None:
@@ -176,7 +180,7 @@ def _bind(atom: Atom, axis: Axis) -> None:
     atom.link = axis
 
 
-def _unify_compound(a: Prod | Sum, b: Prod | Sum, reason: str) -> bool:
+def _unify_compound(a: Prod | Sum, b: Prod | Sum, reason: Callable[[], str]) -> bool:
     if isinstance(a, Prod) and isinstance(b, Prod):
         # The finer of the two last factors divides the coarser one, or neither can be refined to fit the other.
         fine, coarse = (a, b) if a.factors[-1].size <= b.factors[-1].size else (b, a)
@@ -188,7 +192,7 @@ def _unify_compound(a: Prod | Sum, b: Prod | Sum, reason: str) -> bool:
     return _peel_factor(prod_, sum_, reason) or _peel_part(prod_, sum_, reason)
 
 
-def _peel_factor(a: Prod, b: Axis, reason: str) -> bool:
+def _peel_factor(a: Prod, b: Axis, reason: Callable[[], str]) -> bool:
     """Unify the last factor of `a` with the matching factor of `b`, and then what is left of both."""
     last = a.factors[-1]
     halves = factor(b, last.size)
@@ -199,7 +203,7 @@ def _peel_factor(a: Prod, b: Axis, reason: str) -> bool:
     return True
 
 
-def _peel_part(a: Axis, b: Axis, reason: str) -> bool:
+def _peel_part(a: Axis, b: Axis, reason: Callable[[], str]) -> bool:
     """Unify the first part of one with the first part of the other, and then what is left of both."""
     size = min(_first_part(a).size, _first_part(b).size)
     halves_a = split(a, size)

@@ -23,7 +23,7 @@ from secateur.structure.mend import Edits, edits, proposals
 from secateur.structure.optimizer import carry_over, check_optimizer
 from secateur.structure.sites import check_keep, check_same_model, masked_tensors
 from secateur.structure.trace import trace
-from secateur.structure.verify import check_sizes, difference, reference_outputs, verify
+from secateur.structure.verify import difference, reference_outputs, verify
 from secateur.types import CutError, InputError, Keep, Sites, VerificationError, unknown_name
 
 __all__ = ["CutModel", "Plan", "apply_plan", "cut", "cut_with_plan", "make_plan"]
@@ -135,7 +135,7 @@ def cut_with_plan(
     try:
         structure, gone = _with_program(model, structure, checked)
         graph = graph_form(small, structure, gone)
-        return CutModel(graph, plan, verify(reference, graph, structure, tolerance))
+        return CutModel(graph, plan, verify(reference, graph, structure, gone, tolerance))
     except VerificationError:
         raise
     except Exception as broken:  # noqa: BLE001  (what a rewritten graph raises depends on its ops)
@@ -163,8 +163,7 @@ def _module_form(
     for attributes in proposals(model, structure, gone, plan.attributes):
         set_attributes(small, attributes)
         try:
-            found = verify(reference, small, structure, tolerance)
-            check_sizes(small, structure, gone)
+            found = verify(reference, small, structure, gone, tolerance)
             return CutModel(small, Plan(plan.rows, attributes), found)
         except VerificationError as error:
             failure = failure or error

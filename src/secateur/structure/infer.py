@@ -120,9 +120,7 @@ class _Solver:
             inner = next(a for a in arguments.values() if isinstance(a, fx.GraphModule))
             operands = list(arguments.values())[list(arguments.values()).index(inner) + 1 :]
             holders = [n for n in inner.graph.nodes if n.op == "placeholder"]
-            return (
-                self.run(inner, dict(zip(holders, operands, strict=True))) if holders else self.run(inner, {node: None})
-            )
+            return self.run(inner.graph, dict(zip(holders, operands, strict=True)) or {node: None})
         call = Call(node, arguments, self.ties)
         rule = RULES.get(name)
         if (rule is not None and call.values()) or name in {"zeros", "ones", "full", "empty", "rand", "randn"}:

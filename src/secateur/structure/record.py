@@ -39,12 +39,13 @@ class GaveUp(Exception):
 
 
 class Record:
-    """A recorded graph: the nodes, and the placeholders of the model's tensors and of its inputs."""
+    """A recorded graph: the nodes, the placeholders of the model's tensors and of its inputs, and what came out."""
 
     def __init__(self) -> None:
         self.graph = fx.Graph()
         self.tensors: dict[Node, str] = {}
         self.inputs: list[Node] = []
+        self.outputs: Any = None
 
 
 def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Record:
@@ -62,6 +63,7 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
             made.inputs.append(recorder.placeholder(leaf, f"input_{number}"))
     with _module_paths(model) as recorder.stack, recorder:
         outputs = model(*args, **kwargs)
+    made.outputs = outputs
     leaves = [recorder.node_of(leaf) for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
     if not leaves:
         raise GaveUp("no output")
@@ -69,11 +71,11 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     return made
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes a node for every op; knows a tensor by its storage, strides and offset, as views of one are others."""
 
     def __init__(self, made: Record) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.made = made
         self.stack: list[tuple[str, str]] = []
         self.nodes: dict[int, Node] = {}
@@ -103,13 +105,18 @@ class _Recorder(TorchDispatchMode):
         if name not in PLAIN and func._schema.name.removeprefix("aten::") not in PLAIN:
             raise GaveUp(f"aten.{name}")
         out = func(*args, **(kwargs or {}))
-        known = pytree.tree_map_only(Tensor, self.node_of, (tuple(args), dict(kwargs or {})))
+        known = tuple(self._known(a) for a in args), {k: self._known(v) for k, v in (kwargs or {}).items()}
         node = self.made.graph.create_node("call_function", func, *known)
         node.meta["nn_module_stack"] = {path: (path, kind) for path, kind in self.stack}
         node.meta["stack_trace"] = _line()
-        node.meta["val"] = pytree.tree_map_only(Tensor, _shell, out)
+        node.meta["val"] = _shell(out) if isinstance(out, Tensor) else tuple(map(_shell, out))
         self._know_all(out, node)
         return out
+
+    def _known(self, argument: Any) -> Any:
+        if isinstance(argument, Tensor):
+            return self.node_of(argument)
+        return [self._known(a) for a in argument] if isinstance(argument, (list, tuple)) else argument
 
     def _know_all(self, out: Any, node: Node) -> None:
         if isinstance(out, Tensor):

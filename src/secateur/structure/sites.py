@@ -125,7 +125,9 @@ def masked_tensors(model: nn.Module, sites: Sites, keep: Keep) -> dict[str, Tens
         # By identity: a parameter that stands under two names is masked under both.
         for member in sites[name].members:
             key = id(parameters[member.parameter])
-            masked[key] = _zeroed(masked.get(key, parameters[member.parameter]).detach(), member, kept)
+            if key not in masked:
+                masked[key] = parameters[member.parameter].detach().clone()
+            _zero(masked[key], member, kept)
     return {name: masked[id(parameter)] for name, parameter in parameters.items() if id(parameter) in masked}
 
 
@@ -145,15 +147,17 @@ def check_same_model(model: nn.Module, sites: Sites) -> None:
                 )
 
 
-def _zeroed(tensor: Tensor, member: Member, kept: Tensor) -> Tensor:
+def _zero(tensor: Tensor, member: Member, kept: Tensor) -> None:
+    """Write zeros where units are removed."""
     kept = kept.to(tensor.device)
     if member.unit is not None:
-        return tensor if bool(kept[member.unit]) else torch.zeros_like(tensor)
-    if member.dim is None:
-        return torch.where(kept, tensor, torch.zeros_like(tensor))
-    assert member.index is not None
-    gone = member.index.to(tensor.device)[~kept].flatten()
-    return tensor.index_fill(member.dim, gone, 0)
+        if not bool(kept[member.unit]):
+            tensor.zero_()
+    elif member.dim is None:
+        tensor.masked_fill_(~kept, 0)
+    else:
+        assert member.index is not None
+        tensor.index_fill_(member.dim, member.index.to(tensor.device)[~kept].flatten(), 0)
 
 
 def mask(model: nn.Module, sites: Sites, keep: Keep) -> nn.Module:

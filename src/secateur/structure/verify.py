@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from secateur.state import evaluating
@@ -16,30 +16,45 @@ from secateur.structure.attention import RectangularAttention
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.infer import Structure
 from secateur.structure.literals import new_sizes
+from secateur.structure.record import Record, record
 from secateur.structure.rules import Value, op_name
 from secateur.structure.rules.registry import output_shapes
 from secateur.structure.sites import masked_tensors
-from secateur.structure.trace import trace, where
+from secateur.structure.trace import Graph, trace, where
 from secateur.types import Keep, Sites, VerificationError
 
 __all__ = ["check_sizes", "difference", "reference_outputs", "verify"]
 
 
-def verify(reference: Any, cut: nn.Module, structure: Structure, tolerance: float) -> float:
-    """Return the relative difference between the cut model's outputs and `reference`.
+def verify(
+    reference: list[Any], cut: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], tolerance: float
+) -> float:
+    """Return the relative difference between the cut model's outputs and `reference`, shapes inside checked as well.
 
     Raises:
-        VerificationError: the difference is above `tolerance`, or the shapes of the outputs differ.
+        VerificationError: the difference is above `tolerance`, or a shape is not what the axes foretell.
     """
+    graph = structure.graph
     with evaluating(cut), torch.random.fork_rng(devices=[]):
-        outputs = [cut(*args, **kwargs) for args, kwargs in structure.graph.probes]
+        again = _recorded_again(cut, graph)
+        first = [cut(*graph.args, **graph.kwargs)] if again is None else [again.outputs]
+        outputs = first + [cut(*args, **kwargs) for args, kwargs in graph.probes[1:]]
     found = difference(reference, outputs)
     if not found <= tolerance:
         raise VerificationError(
             f"the cut model differs from the masked one by {found:.2e} (relative; allowed {tolerance:.0e}), so it was "
             "not returned. Leave out sites (ignore=...) until it passes to find the one, and please report the model."
         )
+    if again is not None:
+        _compare_sizes(structure, gone, list(again.graph.nodes), cut)
+    elif not isinstance(cut, GraphModule):
+        check_sizes(cut, structure, gone)
     return found
+
+
+def _recorded_again(cut: nn.Module, graph: Graph) -> Record | None:
+    """What the cut model does, recorded as the original was; None where that one was exported."""
+    return record(cut, graph.args, graph.kwargs) if graph.program is None else None
 
 
 def check_sizes(cut: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor]) -> None:
@@ -55,18 +70,23 @@ def check_sizes(cut: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor
     if not any(new_sizes(structure, node, gone) for node in structure.values if _takes_literals(node)):
         return
     graph = structure.graph
-    again = trace(cut, graph.args or dict(graph.kwargs))
+    again = trace(cut, graph.args or dict(graph.kwargs), quick=False)
+    _compare_sizes(structure, gone, list(again.nodes), cut)
+
+
+def _compare_sizes(structure: Structure, gone: Mapping[Atom, Tensor], nodes: list[Node], cut: nn.Module) -> None:
     # A freed attention module computes the same by other operations, and takes no literals.
     freed = {path for path, module in cut.named_modules() if isinstance(module, RectangularAttention)}
-    ours, theirs = ([n for n in g.nodes if n.op == "call_function" and not _inside(n, freed)] for g in (graph, again))
+    both = (list(structure.graph.nodes), nodes)
+    ours, theirs = ([n for n in side if n.op == "call_function" and not _inside(n, freed)] for side in both)
     if [op_name(n) for n in ours] != [op_name(n) for n in theirs]:
         raise VerificationError("the cut model runs other operations than the original, so it was not returned")
     for mine, other in zip(ours, theirs, strict=True):
         expected = _expected_shapes(structure, mine, gone)
         if expected is not None and expected != output_shapes(other):
             raise VerificationError(
-                f"the cut model has shapes {output_shapes(other)} instead of {expected} at {where(other)}, so it was not "
-                "returned: its code holds a size as a literal"
+                f"the cut model has shapes {output_shapes(other)} instead of {expected} at {where(other)}, so it was "
+                "not returned: its code holds a size as a literal"
             )
 
 

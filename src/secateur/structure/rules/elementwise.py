@@ -143,7 +143,7 @@ def made_like(call: Call) -> Value:
 @rule("zeros", "ones", "full", "empty", "rand", "randn", "new_zeros", "new_ones", "new_full")
 def made(call: Call) -> Value:
     """A tensor made in the forward pass takes the size that it is used with, as far as an attribute holds it."""
-    axes = tuple(Atom(s) if s > 1 else fixed(1) for s in call.shape)
+    axes = tuple(Atom(s) if s > 1 else fixed(s) for s in call.shape)
     return Value(axes, zero=op_name(call.node) in {"zeros", "new_zeros"})
 
 

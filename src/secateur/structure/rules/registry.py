@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -63,7 +64,7 @@ class Call:
     def __getitem__(self, name: str) -> Any:
         return self.arguments.get(name)
 
-    @property
+    @cached_property
     def reason(self) -> str:
         """Where this op is, for people."""
         return where(self.node)
@@ -87,12 +88,13 @@ class Call:
         if a.size != b.size:
             self.freeze(a, b)
         else:
-            unify(a, b, f"shapes that do not refine each other at {self.reason}")
+            unify(a, b, lambda: f"shapes that do not refine each other at {self.reason}")
 
     def freeze(self, *axes: Axis, because: str = "") -> None:
         """Freeze axes with this op as the reason."""
         for axis in axes:
-            freeze(axis, f"{because or 'tied to a size that cannot change'} at {self.reason}")
+            if not is_fixed(axis):
+                freeze(axis, f"{because or 'tied to a size that cannot change'} at {self.reason}")
 
     def role(self, value: Value, dim: int, role: str) -> None:
         """Note that dimension `dim` of a weight is used to produce ("out") or to consume ("in") units."""
