@@ -14,7 +14,7 @@ ROOT = Path(secateur.__file__).parent
 # The order of docs/architecture.md. Rooms on one line may not import each other.
 ORDER = [
     {"types"},
-    {"state"},
+    {"files", "state"},
     {"structure"},
     {"criteria"},
     {"select"},
@@ -41,6 +41,9 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+KNOWN = {module_name(m) for m in MODULES}
+
+
 def imports(path: Path) -> set[str]:
     """The secateur modules that `path` imports, inside functions too."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -50,9 +53,10 @@ def imports(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             assert node.level == 0, f"{path}: relative import; write the full name"
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    known = {module_name(m) for m in MODULES}
-    return {name for name in names if name in known}
+            whole = {f"{node.module}.{alias.name}" for alias in node.names}
+            # `from secateur import data` takes the room, not the public face.
+            names |= whole if whole <= KNOWN else whole | {node.module}
+    return names & KNOWN
 
 
 def room(name: str) -> str | None:

@@ -18,8 +18,9 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from secateur.files import write_bytes
 from secateur.train import Callback, History, HoldZeros, Run, fit
-from secateur.train.checkpoint import pack, unpack, write_whole
+from secateur.train.checkpoint import pack, unpack
 from secateur.types import FileError, InputError
 
 EPOCHS = 6
@@ -136,7 +137,9 @@ def test_what_a_kill_left_half_written_is_ignored_and_cleared_away(tmp_path: Pat
     path, model, plain = tmp_path / "run", net(), net()
     with pytest.raises(Stop):
         train(model, path, Crash(10))
-    (tmp_path / ".run.unfinished").write_bytes(path.read_bytes()[:100])
+    half = tmp_path / ".run.abc.part"
+    half.write_bytes(path.read_bytes()[:100])
+    os.utime(half, (0, 0))  # old: no process is writing it any more
     assert train(model, path) == train(plain, None)
     assert same(model, plain)
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
@@ -222,8 +225,8 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(FileError, match=r"cannot write .*run: No space left on device"):
-        write_whole(path, b"new")
+    with pytest.raises(FileError, match=r"cannot write .*run: .*No space left on device"):
+        write_bytes(path, b"new")
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
 

@@ -33,7 +33,7 @@ LEAST_UNITS = {
     "linear_view_deconv": 8 + 6,
     "pixel_shuffle": 8 + 6,
     "pixel_unshuffle": 6 + 10,
-    "channel_shuffle": 4 + 4 + 8 + 8,
+    "channel_shuffle": 4 + 8 + 8,  # a chunk ties its parts
     "weight_standardised": 12 + 10,
     "scaled_weight": 8,
     "group_norm": 4 + 12,

@@ -17,7 +17,7 @@ from secateur.measure import compare_latency, file_bytes, macs, parameters
 from secateur.saving import save as save_folder
 from secateur.select import Scope, select
 from secateur.structure import channels, mask, weights
-from secateur.structure.cut import Plan, cut_with_plan
+from secateur.structure.cut import Form, Plan, cut_with_plan
 from secateur.types import Criterion, ExampleInputs, Keep, Sites, unknown_name
 
 __all__ = ["PruneReport", "Result", "SiteReport", "prune"]
@@ -124,6 +124,8 @@ def prune(
     scope: Scope = "global",
     ignore: Iterable[str] = (),
     minimum: int = 1,
+    round_to: int = 1,
+    form: Form = "auto",
     latency: bool = True,
 ) -> Result:
     """Return a pruned copy of `model`, verified and measured; the model itself is left as it is.
@@ -137,6 +139,8 @@ def prune(
         scope: rank all units together (``"global"``) or within each site (``"layer"``).
         ignore: sites to leave whole, by name or pattern.
         minimum: how many units every site keeps at least.
+        round_to: keep a multiple of this many units in every site.
+        form: what is returned for channels: see `cut`.
         latency: whether to time the model before and after.
 
     Raises:
@@ -151,9 +155,9 @@ def prune(
         raise unknown_name("unit", unit, ("channels", "weights"))
     scorer = by_name(criterion) if isinstance(criterion, str) else criterion
     sites = channels(model, example_inputs, ignore) if unit == "channels" else weights(model, ignore)
-    keep = select(scorer(model, sites), sparsity, scope=scope, minimum=minimum)
+    keep = select(scorer(model, sites), sparsity, scope=scope, minimum=minimum, round_to=round_to)
     if unit == "channels":
-        made = cut_with_plan(model, sites, keep)
+        made = cut_with_plan(model, sites, keep, form=form)
         small, plan, difference = made.model, made.plan, made.difference
     else:
         small, plan, difference = mask(model, sites, keep), Plan(), None

@@ -17,6 +17,7 @@ from secateur.types import InputError, Scores, unknown_name
 __all__ = ["Scope", "removed_fraction", "select"]
 
 Scope = Literal["global", "layer"]
+SCOPES = ("global", "layer")
 
 
 def select(
@@ -26,6 +27,7 @@ def select(
     scope: Scope = "global",
     threshold: float | None = None,
     minimum: int = 1,
+    round_to: int = 1,
 ) -> dict[str, Tensor]:
     """Return one keep mask a site, True = keep, that removes the lowest scores.
 
@@ -38,6 +40,8 @@ def select(
         threshold: instead of `sparsity`, remove every unit whose score is below this value.
         minimum: how many units every site keeps at least, its best; so no layer is emptied. With "global" the next
             lowest scores of other sites go instead, so that the number removed stays exact. 0 allows empty sites.
+        round_to: keep a multiple of this many units in every site, the nearest one (halves up), at least one multiple
+            where the site has so many; hardware likes multiples of 8. The number removed is then near, not exact.
 
     Raises:
         InputError: a fraction outside [0, 1], neither or both of `sparsity` and `threshold`, scores that are empty or
@@ -54,9 +58,22 @@ def select(
     _check_scores(scores)
     if (sparsity is None) == (threshold is None):
         raise InputError("select: give either sparsity (a fraction) or threshold (a score), and not both")
-    if minimum < 0:
-        raise InputError(f"select: minimum must be 0 or more; got {minimum}")
+    if isinstance(minimum, bool) or not isinstance(minimum, int) or minimum < 0:
+        raise InputError(f"select: minimum must be a whole number, 0 or more; got {minimum!r}")
+    if scope not in SCOPES:
+        raise unknown_name("scope", scope, SCOPES)
+    if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
+        raise InputError(f"select: round_to must be a whole number, 1 or more; got {round_to!r}")
+    keep = _select(scores, sparsity, scope, threshold, minimum)
+    return {name: _rounded(kept, scores[name], round_to) for name, kept in keep.items()} if round_to > 1 else keep
+
+
+def _select(
+    scores: Scores, sparsity: float | Mapping[str, float] | None, scope: Scope, threshold: float | None, minimum: int
+) -> dict[str, Tensor]:
     if threshold is not None:
+        if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or threshold != threshold:
+            raise InputError(f"select: threshold must be a number; got {threshold!r}")
         keep = {name: score >= threshold for name, score in scores.items()}
         return {name: _with_best(kept, scores[name], minimum) for name, kept in keep.items()}
     assert sparsity is not None
@@ -64,8 +81,6 @@ def select(
         if isinstance(sparsity, Mapping):
             raise InputError('select: a fraction for each site goes with scope="layer"')
         return _select_global(scores, _fraction(sparsity, "sparsity"), minimum)
-    if scope != "layer":
-        raise unknown_name("scope", scope, ("global", "layer"))
     return _select_by_layer(scores, sparsity, minimum)
 
 
@@ -83,6 +98,8 @@ def _check_scores(scores: Scores) -> None:
     if not scores:
         raise InputError("select: there are no sites to choose from; see sites.frozen for why nothing can be pruned")
     for name, score in scores.items():
+        if not isinstance(score, Tensor):
+            raise InputError(f"select: the scores of {name!r} are a {type(score).__name__}; give a tensor")
         if score.numel() == 0:
             raise InputError(f"select: the scores of {name!r} are empty")
         if bool(torch.isnan(score).any()):
@@ -129,6 +146,12 @@ def _select_global(scores: Scores, sparsity: float, minimum: int) -> dict[str, T
         name: part.reshape(score.shape).to(score.device)
         for (name, score), part in zip(scores.items(), parts, strict=True)
     }
+
+
+def _rounded(kept: Tensor, score: Tensor, multiple: int) -> Tensor:
+    """The best units of a site, as many as the multiple nearest to those kept."""
+    count = (int(kept.sum()) + multiple // 2) // multiple * multiple
+    return _best(score, min(max(count, multiple), score.numel()) if bool(kept.any()) else 0)
 
 
 def _lowest(flat: Tensor, count: int) -> Tensor:

@@ -65,10 +65,15 @@ def check_module(model: object, doing: str) -> None:
 
 
 def check_finite(model: nn.Module, when: str, remedy: str) -> None:
-    """Raise an InputError that names the first tensor of the model that holds NaN or infinite values."""
+    """Raise an InputError that names the first tensor of the model that holds NaN or infinite values.
+
+    Buffers may hold infinities, as attention masks and limits do.
+    """
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     for name, tensor in tensors(model).items():
-        if not torch.isfinite(tensor).all():
-            bad = int((~torch.isfinite(tensor)).sum())
+        wrong = ~torch.isfinite(tensor) if name in parameters else torch.isnan(tensor)
+        if bool(wrong.any()):
+            bad = int(wrong.sum())
             raise InputError(f"{when}: {name} of the model holds {bad} NaN or infinite values; {remedy}")
 
 
@@ -103,6 +108,8 @@ def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[s
         raise InputError(
             f"example_inputs hold an empty tensor (shapes {[tuple(x.shape) for x in found]}); give at least one sample"
         )
+    if any(bool(torch.isnan(x).any()) for x in found):
+        raise InputError("example_inputs hold NaN, which verifies nothing; give a real sample, or noise")
     return args, kwargs
 
 
@@ -124,10 +131,18 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model in evaluation mode, without gradients, and leave it as it was."""
+    """Put the model in evaluation mode, without gradients, and leave it as it was.
+
+    Modules that keep tables for evaluation drop them when they are put in training mode, so that is done on the way in
+    and on the way out: a table made from other weights, or while tracing, must not be used.
+    """
     with modes_kept(model), torch.no_grad():
+        model.train()
         model.eval()
-        yield
+        try:
+            yield
+        finally:
+            model.train()
 
 
 @contextmanager

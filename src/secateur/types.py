@@ -24,6 +24,7 @@ __all__ = [
     "Keep",
     "Loss",
     "Member",
+    "MissingLibraryError",
     "Role",
     "Scores",
     "SecateurError",
@@ -64,6 +65,10 @@ class VerificationError(CutError):
     """The cut model did not compute what the masked one does, so it was not returned."""
 
 
+class MissingLibraryError(SecateurError, ImportError):
+    """A library that only this feature needs is not installed; the message names the extra that brings it."""
+
+
 class FileError(SecateurError):
     """A file is missing, truncated, tampered with, or not one of ours."""
 
@@ -91,13 +96,15 @@ class Member:
     """The part that one parameter has in a site.
 
     Attributes:
-        parameter: the parameter's (or buffer's) name in the model.
+        parameter: the parameter's name in the model.
+        shape: the parameter's shape.
         dim: the dimension along which the units lie; None when every entry is a unit of its own.
         index: positions along `dim`, one row for each unit, int64 ``(units, positions)``; None with `dim`.
         role: whether this dimension produces the units, consumes them, or scales them.
     """
 
     parameter: str
+    shape: tuple[int, ...]
     dim: int | None = None
     index: Tensor | None = None
     role: Role = "out"
@@ -112,12 +119,14 @@ class Site:
         kind: ``"channel"`` for units that can be cut out, ``"weight"`` for single entries.
         shape: the shape of this site's scores and masks: ``(units,)``, or the parameter's own shape.
         members: what is tied together: every parameter dimension that shrinks when a unit goes.
+        unit: what a unit is, in the field's words: filter, neuron, head, head dimension, embedding, group, …
     """
 
     name: str
     kind: str
     shape: tuple[int, ...]
     members: tuple[Member, ...]
+    unit: str = "channel"
 
     @property
     def size(self) -> int:

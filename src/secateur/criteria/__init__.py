@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from math import inf
 
 from secateur.criteria.magnitude import Magnitude
 from secateur.criteria.random import Random
-from secateur.types import Criterion, unknown_name
+from secateur.types import Criterion, InputError, unknown_name
 
 __all__ = ["CRITERIA", "Magnitude", "Random", "by_name"]
 
@@ -30,4 +31,10 @@ def by_name(name: str, **options: object) -> Criterion:
     """
     if name not in CRITERIA:
         raise unknown_name("criterion", name, CRITERIA)
-    return CRITERIA[name](**options)
+    try:
+        return CRITERIA[name](**options)
+    except TypeError as error:
+        known = ", ".join(field.name for field in fields(type(CRITERIA[name]())))  # type: ignore[arg-type]
+        raise InputError(
+            f"criterion {name!r} cannot be made with {options}: {error}; its options are {known}"
+        ) from error

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from secateur.criteria.units import unit_rows
+from secateur.criteria.units import parameters_of, unit_rows
 from secateur.types import InputError, Site, Sites
 
 __all__ = ["Magnitude"]
@@ -37,12 +37,12 @@ class Magnitude:
     p: float = 2
 
     def __post_init__(self) -> None:
-        if not self.p >= 1:
-            raise InputError(f"Magnitude: p must be at least 1 (1, 2 or inf are usual); got {self.p}")
+        if isinstance(self.p, bool) or not isinstance(self.p, (int, float)) or not self.p >= 1:
+            raise InputError(f"Magnitude: p must be at least 1 (1, 2 or inf are usual); got {self.p!r}")
 
     def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep; each has its site's shape."""
-        parameters = dict(model.named_parameters(remove_duplicate=False))
+        parameters = parameters_of(model, sites)
         with torch.no_grad():
             return {name: self._score(parameters, site) for name, site in sites.items()}
 

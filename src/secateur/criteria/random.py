@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from secateur.structure.sites import check_same_model
 from secateur.types import Sites
 
 __all__ = ["Random"]
@@ -32,5 +33,6 @@ class Random:
 
     def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep; each has its site's shape."""
+        check_same_model(model, sites)
         generator = torch.Generator().manual_seed(self.seed)
         return {name: torch.rand(site.shape, generator=generator) for name, site in sites.items()}

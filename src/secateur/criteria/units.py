@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from secateur.types import Role, Site
+from secateur.structure.sites import check_same_model
+from secateur.types import Role, Site, Sites
 
-__all__ = ["unit_rows"]
+__all__ = ["parameters_of", "unit_rows"]
+
+
+def parameters_of(model: nn.Module, sites: Sites) -> dict[str, nn.Parameter]:
+    """Return the model's parameters by every name, after checking that the sites were found in this model."""
+    check_same_model(model, sites)
+    return dict(model.named_parameters(remove_duplicate=False))
 
 
 def unit_rows(tensors: Mapping[str, Tensor], site: Site, role: Role = "out") -> list[Tensor]:

@@ -1,1 +1,13 @@
-"""TODO room."""
+"""The data sets of the published experiments, by name, and any folder of images.
+
+>>> from secateur import data
+>>> images, labels = data.load("digits", "test")
+>>> images.shape, data.info("digits").classes[int(labels[0])]
+(torch.Size([297, 1, 8, 8]), '1')
+"""
+
+from secateur.data.loading import load
+from secateur.data.registry import Download, File, Info, info, names
+from secateur.data.split import BatchView, Split
+
+__all__ = ["BatchView", "Download", "File", "Info", "Split", "info", "load", "names"]

@@ -1,1 +1,37 @@
-"""TODO room."""
+"""The lab: studies (grids of recipes), the store that keeps their results, the report that shows them."""
+
+from secateur.lab.blocks import Card, Column, Picture, Section, Table
+from secateur.lab.build import build_report, write_report
+from secateur.lab.recipe import Recipe
+from secateur.lab.records import Failure, Record
+from secateur.lab.report import Report
+from secateur.lab.run import RunSummary, run_study
+from secateur.lab.stats import Summary, describe, summarise
+from secateur.lab.store import Store
+from secateur.lab.study import Cell, Context, Outcome, Results, Source, Study
+
+__all__ = [
+    "Card",
+    "Cell",
+    "Column",
+    "Context",
+    "Failure",
+    "Outcome",
+    "Picture",
+    "Recipe",
+    "Record",
+    "Report",
+    "Results",
+    "RunSummary",
+    "Section",
+    "Source",
+    "Store",
+    "Study",
+    "Summary",
+    "Table",
+    "build_report",
+    "describe",
+    "run_study",
+    "summarise",
+    "write_report",
+]

@@ -8,15 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from secateur.state import evaluating
+from secateur.structure.attention import free_attention
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.graph import graph_form
 from secateur.structure.infer import Structure
 from secateur.structure.mend import Edits, edits, proposals
-from secateur.structure.sites import check_keep
-from secateur.structure.verify import reference_outputs, verify
+from secateur.structure.optimizer import carry_over, check_optimizer
+from secateur.structure.sites import check_keep, check_same_model
+from secateur.structure.verify import check_sizes, reference_outputs, verify
 from secateur.types import CutError, InputError, Keep, Sites, VerificationError, unknown_name
 
 __all__ = ["CutModel", "Plan", "apply_plan", "cut", "cut_with_plan", "make_plan"]
@@ -40,7 +43,15 @@ class Plan:
     attributes: Edits = field(default_factory=dict)
 
 
-def cut(model: nn.Module, sites: Sites, keep: Keep, *, form: Form = "auto", tolerance: float = TOLERANCE) -> nn.Module:
+def cut(
+    model: nn.Module,
+    sites: Sites,
+    keep: Keep,
+    *,
+    form: Form = "auto",
+    optimizer: Optimizer | None = None,
+    tolerance: float = TOLERANCE,
+) -> nn.Module:
     """Return a smaller copy of `model` without the units that `keep` marks False, verified against the masked model.
 
     The copy is an ordinary module of the same class with the same ``state_dict`` keys; modes, dtypes, devices,
@@ -54,12 +65,15 @@ def cut(model: nn.Module, sites: Sites, keep: Keep, *, form: Form = "auto", tole
         form: ``"module"`` returns a module of the model's own class. Where its code holds a size as a literal that no
             attribute holds, that cannot run; ``"graph"`` returns the traced graph as a `torch.fx.GraphModule` instead
             (for inference, with the example inputs' batch size), and ``"auto"`` does so where the module cannot run.
+        optimizer: the optimizer that trains `model`; it is changed in place to train the small model on, its moments
+            cut with the parameters. It stays as it is when the cut fails.
         tolerance: the greatest relative difference between the cut and the masked model's outputs.
 
     Raises:
         CutError: a site would lose every unit, or the smaller model cannot run; nothing is returned.
         VerificationError: the cut model computes something else than the masked one; nothing is returned.
 
+    >>> import torch
     >>> from secateur.structure.sites import channels
     >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> sites = channels(model, torch.ones(1, 4))
@@ -70,7 +84,12 @@ def cut(model: nn.Module, sites: Sites, keep: Keep, *, form: Form = "auto", tole
       (2): Linear(in_features=2, out_features=2, bias=True)
     )
     """
-    return cut_with_plan(model, sites, keep, form=form, tolerance=tolerance).model
+    if optimizer is not None:
+        check_optimizer(optimizer, model)
+    made = cut_with_plan(model, sites, keep, form=form, tolerance=tolerance)
+    if optimizer is not None:
+        carry_over(optimizer, model, made.model, made.plan.rows)
+    return made.model
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +107,7 @@ def cut_with_plan(
     """Return what `cut` does, with the plan and the difference found."""
     if form not in FORMS:
         raise unknown_name("form", form, FORMS)
+    _check_tolerance(tolerance)
     structure = _structure(model, sites)
     checked = check_keep(sites, keep)
     for name, kept in checked.items():
@@ -129,10 +149,11 @@ def _module_form(
         set_attributes(small, attributes)
         try:
             found = verify(reference, small, structure, tolerance)
+            check_sizes(small, structure, gone)
             return CutModel(small, Plan(plan.rows, attributes), found)
         except VerificationError as error:
             failure = failure or error
-        except (RuntimeError, TypeError, ValueError, IndexError, AssertionError, KeyError, AttributeError) as error:
+        except Exception as error:  # noqa: BLE001  (the user's forward may raise anything on sizes it was not made for)
             failure = failure or CutError(_cannot_run(small, structure, error))
         set_attributes(small, _originals(model, attributes))
     assert failure is not None
@@ -158,22 +179,16 @@ def _line(error: Exception) -> str:
 
 
 def _structure(model: nn.Module, sites: Sites) -> Structure:
+    check_same_model(model, sites)
     structure = sites.structure
     if not isinstance(structure, Structure):
         raise InputError("cut: these sites are single weights, which leave the shapes as they are; use channels(...)")
-    tensors = {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
-    for name, value in structure.tensors.items():
-        found = tensors.get(name)
-        if name in structure.graph.program.state_dict and (found is None or tuple(found.shape) != value.shape):
-            raise InputError(
-                f"cut: the sites belong to another model ({name!r} has shape "
-                f"{None if found is None else tuple(found.shape)}, expected {value.shape}); "
-                "call channels(...) on this one"
-            )
     return structure
+
+
+def _check_tolerance(tolerance: float) -> None:
+    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 <= tolerance < float("inf"):
+        raise InputError(f"cut: tolerance must be a relative difference, 0 or more; got {tolerance!r}")
 
 
 def make_plan(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor]) -> Plan:
@@ -208,6 +223,8 @@ def set_attributes(model: nn.Module, attributes: Edits) -> None:
     """Set the attributes of `model`; a list takes the type (tuple, list) that the attribute has."""
     for path, values in attributes.items():
         module = model.get_submodule(path)
+        if isinstance(module, nn.MultiheadAttention):
+            free_attention(module)
         for attribute, value in values.items():
             kind = type(getattr(module, attribute))
             setattr(module, attribute, kind(value) if isinstance(value, list) else value)
@@ -229,15 +246,20 @@ def _sliced(tensor: Tensor, rows: Mapping[int, Tensor]) -> Tensor:
     return data.requires_grad_(tensor.requires_grad)
 
 
+def _forget(entered: list[str]) -> None:
+    # Nothing is returned: what a forward hook returns takes the place of the module's output.
+    entered.pop()
+
+
 def _blame(model: nn.Module, structure: Structure) -> str:
     """The innermost module whose forward fails, for the error message."""
     entered: list[str] = []
     handles = []
     for path, module in model.named_modules():
         handles.append(module.register_forward_pre_hook(lambda _m, _a, path=path: entered.append(path or "the model")))
-        handles.append(module.register_forward_hook(lambda _m, _a, _o: entered.pop()))
+        handles.append(module.register_forward_hook(lambda _m, _a, _o: _forget(entered)))
     try:
-        with torch.no_grad():
+        with evaluating(model):
             model(*structure.graph.args, **structure.graph.kwargs)
     except Exception:  # noqa: BLE001  (the error itself is the caller's; here only its place is wanted)
         return f"in {entered[-1]}" if entered else "in the model"

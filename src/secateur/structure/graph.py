@@ -55,7 +55,8 @@ def _holder(small: nn.Module, graph: Graph) -> nn.Module:
             module.register_parameter(attribute, tensor)
         else:
             module.register_buffer(attribute, tensor, persistent=name in kept)
-    for name in graph.tensors.values():
+    constants = graph.program.graph_signature.inputs_to_lifted_tensor_constants
+    for name in dict.fromkeys([*graph.tensors.values(), *constants.values()]):
         if name not in state:
             path, _, attribute = name.rpartition(".")
             _submodule(root, path).register_buffer(attribute, _constant(small, graph, name), persistent=False)
@@ -115,6 +116,7 @@ def _top_graph(structure: Structure, graph: fx.Graph) -> fx.Graph:
     """Read parameters from the module instead of from the inputs, and take the inputs as the model did."""
     traced = structure.graph
     names = {holder.name: name for holder, name in traced.tensors.items()}
+    names |= traced.program.graph_signature.inputs_to_lifted_tensor_constants
     inputs = []
     for node in list(graph.nodes):
         if node.op != "placeholder":

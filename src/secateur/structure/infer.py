@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -95,13 +95,23 @@ class _Solver:
             return None
         name = self.graph.tensors.get(node)
         if name is None:
-            return fixed_value(made.shape, "the model's input")
+            is_input = node in self.graph.inputs
+            return fixed_value(made.shape, "the model's input" if is_input else "a constant made in the forward pass")
         program = self.graph.program
         tensor = program.state_dict.get(name, program.constants.get(name))
         if id(tensor) not in self._shared:  # a tensor under two names is one tensor
             self._shared[id(tensor)] = _tensor_value(name, made, isinstance(tensor, torch.nn.Parameter))
         self.tensors[name] = self._shared[id(tensor)]
         return self.tensors[name]
+
+    def _overwrite(self, node: Node, made: Value) -> None:
+        """What an in-place op writes into a view is written into everything that it is a view of."""
+        target = node.args[0] if node.args else None
+        while isinstance(target, Node):
+            old = self.values.get(target)
+            if isinstance(old, Value):
+                self.values[target] = replace(old, zero=old.zero and made.zero)
+            target = target.args[0] if target.op == "call_function" and target.args else None
 
     def _call(self, module: fx.GraphModule, node: Node) -> Any:
         name = op_name(node)
@@ -117,11 +127,19 @@ class _Solver:
         rule = RULES.get(name)
         if (rule is not None and call.values()) or name in {"zeros", "ones", "full", "empty", "rand", "randn"}:
             assert rule is not None
-            return rule(call)
+            made_value = rule(call)
+            if _writes(node) and isinstance(made_value, Value):
+                self._overwrite(node, made_value)
+            return made_value
         made = node.meta.get("val")
         if not isinstance(made, (Tensor, list, tuple)):
             return None
         return freeze_all(call, f"no rule for {name}" if call.values() else "made in the forward pass")
+
+
+def _writes(node: Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable
 
 
 def _tensor_value(name: str, made: Tensor, parameter: bool) -> Value:
@@ -175,22 +193,41 @@ def _role(ties: Ties, name: str, dim: int, ndim: int) -> Role:
 
 def _find_sites(graph: Graph, tensors: Mapping[str, Value], ties: Ties) -> tuple[dict[str, Site], dict[str, Atom]]:
     """One site for every free atom that a parameter has, named after the first layer that produces its units."""
+    unused = {name for holder, name in graph.tensors.items() if not holder.users}
     members: dict[Atom, list[Member]] = {}
     for name, value in tensors.items():
-        if not isinstance(graph.program.state_dict.get(name), torch.nn.Parameter):
+        if name in unused or not isinstance(graph.program.state_dict.get(name), torch.nn.Parameter):
             continue
         for dim, axis in enumerate(value.axes):
             for atom in dict.fromkeys(atoms(axis)):
                 if not atom.frozen:
                     role = _role(ties, name, dim, len(value.axes))
-                    members.setdefault(atom, []).append(Member(name, dim, positions(axis, atom), role))
+                    members.setdefault(atom, []).append(Member(name, value.shape, dim, positions(axis, atom), role))
+    called = _unit_names(ties)
     sites: dict[str, Site] = {}
     units: dict[str, Atom] = {}
     for atom, found in members.items():
-        name = _unused(_site_name(found), sites)
-        sites[name] = Site(name, "channel", (atom.size,), tuple(found))
+        unit = called.get(atom, "channel")
+        name = _unused(_site_name(found) + SUFFIX.get(unit, ""), sites)
+        sites[name] = Site(name, "channel", (atom.size,), tuple(found), unit)
         units[name] = atom
     return sites, units
+
+
+# What a part of a layer's units adds to the layer's name.
+SUFFIX = {"head": ".heads", "head dimension": ".head_dim", "group": ".groups"}
+
+
+def _unit_names(ties: Ties) -> dict[Atom, str]:
+    """What each atom's units are: the most particular word said of it."""
+    order = ("head", "head dimension", "group", "embedding", "filter", "neuron")
+    found: dict[Atom, str] = {}
+    for axis, name in ties.units:
+        for atom in dict.fromkeys(atoms(axis)):
+            old = found.get(atom)
+            if old is None or order.index(name) < order.index(old):
+                found[atom] = name
+    return found
 
 
 def _site_name(members: list[Member]) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.infer import Structure
 from secateur.structure.literals import size_changes
+from secateur.structure.rules import op_name
 
 __all__ = ["Edits", "edits", "proposals"]
 
@@ -86,6 +87,9 @@ def edits(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], s
     for path, attribute, value in _group_counts(model, structure, gone):
         found.setdefault(path, {})[attribute] = value
     for path, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            found.setdefault(path, {}).update(_attention(path, module, structure, gone, shapes))
+            continue
         mender = next((m for kind, m in MENDERS if isinstance(module, kind)), None)
         names = {n: f"{path}.{n}" if path else n for n in _own_tensors(module)}
         if mender is None or not any(full in shapes for full in names.values()):
@@ -99,7 +103,41 @@ def edits(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], s
         changed = {k: v for k, v in new.items() if _differs(getattr(module, k, None), v)}
         if changed:
             found.setdefault(path, {}).update(changed)
-    return found
+    return {path: attributes for path, attributes in found.items() if attributes}
+
+
+def _attention(
+    path: str,
+    module: nn.MultiheadAttention,
+    structure: Structure,
+    gone: Mapping[Atom, Tensor],
+    shapes: Mapping[str, Shape],
+) -> dict[str, int | list[int]]:
+    """The sizes of an attention module: heads from the product of queries and keys, widths from the weights."""
+    names = [f"{path}.{n}" if path else n for n in ("in_proj_weight", "q_proj_weight", "out_proj.weight")]
+    if not any(name in shapes for name in names):
+        return {}
+    first, width = next(shapes.get(n) or structure.tensors[n].shape for n in names[:2] if n in structure.tensors)
+    inner = first // 3 if module.in_proj_weight is not None else first
+    heads = _heads(path, module, structure, gone)
+    new: dict[str, int | list[int]] = {"num_heads": heads, "head_dim": inner // heads, "embed_dim": width}
+    own = {n: f"{path}.{n}_proj_weight" if path else f"{n}_proj_weight" for n in "kv"}
+    for attribute, name in (("kdim", own["k"]), ("vdim", own["v"])):
+        value = structure.tensors.get(name)
+        new[attribute] = (shapes.get(name) or value.shape)[1] if value is not None else width
+    return {k: v for k, v in new.items() if getattr(module, k) != v} or {"num_heads": heads}
+
+
+PRODUCTS = {"scaled_dot_product_attention", "bmm", "baddbmm", "matmul"}
+
+
+def _heads(path: str, module: nn.MultiheadAttention, structure: Structure, gone: Mapping[Atom, Tensor]) -> int:
+    for node, value in structure.values.items():
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        if stack and stack[-1][0] == path and op_name(node) in PRODUCTS:
+            axis = value.axes[1] if len(value.axes) == 4 else value.axes[0]
+            return int(module.num_heads) * int(keep_vector(axis, gone).sum()) // int(axis.size)
+    return int(module.num_heads)
 
 
 def _own_tensors(module: nn.Module) -> list[str]:

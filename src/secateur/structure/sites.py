@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from secateur.state import check_finite, check_module
+from secateur.state import check_finite, check_made, check_module, tensors
 from secateur.structure.infer import infer
 from secateur.structure.trace import trace
 from secateur.types import ExampleInputs, InputError, Keep, Member, Site, Sites, unknown_name
@@ -41,6 +41,7 @@ def channels(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[s
     ({'0': (3,)}, {'2': "the model's output"})
     """
     check_module(model, "channels")
+    check_made(model)
     check_finite(model, "channels", REPAIR)
     structure = infer(trace(model, example_inputs))
     chosen, ignored = _without(structure.sites, ignore, known=[*structure.sites, *structure.frozen])
@@ -62,9 +63,10 @@ def weights(model: nn.Module, ignore: Iterable[str] = ()) -> Sites:
     {'0.weight': (3, 4), '2.weight': (2, 3)}
     """
     check_module(model, "weights")
+    check_made(model)
     check_finite(model, "weights", REPAIR)
     table = {
-        name: Site(name, "weight", tuple(p.shape), (Member(name),))
+        name: Site(name, "weight", tuple(p.shape), (Member(name, tuple(p.shape)),))
         for name, p in model.named_parameters()
         if p.ndim >= 2 and p.is_floating_point()
     }
@@ -74,20 +76,29 @@ def weights(model: nn.Module, ignore: Iterable[str] = ()) -> Sites:
     return Sites(chosen, dict.fromkeys(ignored, "ignored, as asked"))
 
 
-def _without(
-    table: Mapping[str, Site], ignore: Iterable[str], known: Iterable[str]
-) -> tuple[dict[str, Site], list[str]]:
-    patterns = [ignore] if isinstance(ignore, str) else list(ignore)
-    known = list(known)
+def _without(table: Mapping[str, Site], ignore: object, known: Iterable[str]) -> tuple[dict[str, Site], list[str]]:
+    given = [ignore] if isinstance(ignore, str) or not isinstance(ignore, Iterable) else list(ignore)
+    patterns = [p for p in given if isinstance(p, str)]
+    if len(patterns) != len(given):
+        raise InputError(f"ignore must be names or patterns of sites; got {ignore!r}")
+    called = {name: {name, *_layers(site)} for name, site in table.items()}
+    names = sorted({*known, *(n for found in called.values() for n in found)})
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in known):
-            raise unknown_name("site to ignore", pattern, known)
-    ignored = [name for name in table if any(fnmatchcase(name, p) for p in patterns)]
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise unknown_name("site to ignore", pattern, names)
+    ignored = [name for name, found in called.items() if any(fnmatchcase(n, p) for n in found for p in patterns)]
     return {name: site for name, site in table.items() if name not in ignored}, ignored
+
+
+def _layers(site: Site) -> set[str]:
+    """The layers that produce a site's units: any of them names it."""
+    return {m.parameter.rpartition(".")[0] for m in site.members if m.role == "out" and m.dim is not None}
 
 
 def check_keep(sites: Sites, keep: Keep) -> dict[str, Tensor]:
     """Return `keep` after checking that every mask is a bool tensor of its site's shape."""
+    if not isinstance(keep, Mapping):
+        raise InputError(f"keep must be a mapping of site name to bool tensor; got a {type(keep).__name__}")
     checked = {}
     for name, kept in keep.items():
         site = sites[name]
@@ -103,15 +114,33 @@ def check_keep(sites: Sites, keep: Keep) -> dict[str, Tensor]:
 
 def masked_tensors(model: nn.Module, sites: Sites, keep: Keep) -> dict[str, Tensor]:
     """Return the parameters that `keep` changes, with zeros where units are removed; the model is left as it is."""
+    check_same_model(model, sites)
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    changed: dict[str, Tensor] = {}
+    masked: dict[int, Tensor] = {}
     for name, kept in check_keep(sites, keep).items():
         if bool(kept.all()):
             continue
+        # By identity: a parameter that stands under two names is masked under both.
         for member in sites[name].members:
-            old = changed.get(member.parameter, parameters[member.parameter])
-            changed[member.parameter] = _zeroed(old.detach(), member, kept)
-    return changed
+            key = id(parameters[member.parameter])
+            masked[key] = _zeroed(masked.get(key, parameters[member.parameter]).detach(), member, kept)
+    return {name: masked[id(parameter)] for name, parameter in parameters.items() if id(parameter) in masked}
+
+
+def check_same_model(model: nn.Module, sites: Sites) -> None:
+    """Refuse a model that `sites` were not found in: a parameter is missing, or has another shape."""
+    check_module(model, "sites")
+    if not isinstance(sites, Sites):
+        raise InputError(f"sites must come from channels(...) or weights(...); got a {type(sites).__name__}")
+    found = tensors(model)
+    for site in sites.values():
+        for member in site.members:
+            shape = None if member.parameter not in found else tuple(found[member.parameter].shape)
+            if shape != member.shape:
+                raise InputError(
+                    f"the sites belong to another model ({member.parameter!r} has shape {shape}, expected "
+                    f"{member.shape}); find the sites of this one first"
+                )
 
 
 def _zeroed(tensor: Tensor, member: Member, kept: Tensor) -> Tensor:

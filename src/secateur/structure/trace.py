@@ -19,13 +19,17 @@ from secateur.types import ExampleInputs, InputError, TraceError
 __all__ = ["Graph", "trace", "where"]
 
 
+SMALL = 4096
+
+
 @dataclass(frozen=True, eq=False)
 class Graph:
     """A traced model.
 
     Attributes:
         program: the exported program; its graph is read, never changed.
-        tensors: the graph's placeholders that stand for parameters and buffers, with their names in the model.
+        tensors: the graph's placeholders that stand for parameters, buffers and other tensors that the model holds,
+            with their names.
         inputs: the placeholders that stand for what the user passes in.
         args, kwargs: the example inputs that the trace was made with.
     """
@@ -37,9 +41,30 @@ class Graph:
     kwargs: Mapping[str, Any]
 
     @property
+    def probes(self) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+        """The inputs to verify on: the example inputs, and noise of their shapes where they are constant.
+
+        A batch of zeros is enough to trace a model, but many models answer zeros with zeros whatever their weights.
+        """
+        own = (self.args, dict(self.kwargs))
+        leaves = [x for x in pytree.tree_leaves(own) if isinstance(x, Tensor) and x.is_floating_point()]
+        if not any(x.numel() > 1 and bool((x == x.flatten()[0]).all()) for x in leaves):
+            return [own]
+        generator = torch.Generator().manual_seed(0)
+        # One small sample can miss every unit behind a ReLU; small ones cost little.
+        draws = 8 if sum(x.numel() for x in leaves) < SMALL else 1
+        return [own, *(pytree.tree_map_only(Tensor, lambda x: _noise(x, generator), own) for _ in range(draws))]
+
+    @property
     def nodes(self) -> Iterator[Node]:
         """The nodes, in the order in which they run."""
         return iter(self.program.graph.nodes)
+
+
+def _noise(x: Tensor, generator: torch.Generator) -> Tensor:
+    if not x.is_floating_point():
+        return x
+    return torch.randn(x.shape, generator=generator).to(x)
 
 
 def trace(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
@@ -62,7 +87,8 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
             ) from error
         program = _export(model, args, kwargs)
     names = program.graph_signature.inputs_to_parameters | program.graph_signature.inputs_to_buffers
-    names |= program.graph_signature.inputs_to_lifted_tensor_constants
+    constants = program.graph_signature.inputs_to_lifted_tensor_constants
+    names |= {holder: name for holder, name in constants.items() if _is_attribute(model, name)}
     user = set(program.graph_signature.user_inputs)
     holders = [n for n in program.graph.nodes if n.op == "placeholder"]
     return Graph(
@@ -72,6 +98,15 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
         args=args,
         kwargs=kwargs,
     )
+
+
+def _is_attribute(model: nn.Module, name: str) -> bool:
+    """Whether a constant of the graph is a tensor that the model holds, rather than one made in its forward pass."""
+    path, _, attribute = name.rpartition(".")
+    try:
+        return isinstance(getattr(model.get_submodule(path), attribute), Tensor)
+    except AttributeError:
+        return False
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:

@@ -12,13 +12,17 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from secateur.state import evaluating
+from secateur.structure.attention import RectangularAttention
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.infer import Structure
+from secateur.structure.literals import new_sizes
 from secateur.structure.rules import Value, op_name
+from secateur.structure.rules.registry import output_shapes
 from secateur.structure.sites import masked_tensors
+from secateur.structure.trace import trace, where
 from secateur.types import Keep, Sites, VerificationError
 
-__all__ = ["difference", "reference_outputs", "verify"]
+__all__ = ["check_sizes", "difference", "reference_outputs", "verify"]
 
 
 def verify(reference: Any, cut: nn.Module, structure: Structure, tolerance: float) -> float:
@@ -27,9 +31,8 @@ def verify(reference: Any, cut: nn.Module, structure: Structure, tolerance: floa
     Raises:
         VerificationError: the difference is above `tolerance`, or the shapes of the outputs differ.
     """
-    graph = structure.graph
     with evaluating(cut), torch.random.fork_rng(devices=[]):
-        outputs = cut(*graph.args, **graph.kwargs)
+        outputs = [cut(*args, **kwargs) for args, kwargs in structure.graph.probes]
     found = difference(reference, outputs)
     if not found <= tolerance:
         raise VerificationError(
@@ -37,6 +40,52 @@ def verify(reference: Any, cut: nn.Module, structure: Structure, tolerance: floa
             "not returned. Leave out sites (ignore=...) until it passes to find the one, and please report the model."
         )
     return found
+
+
+def check_sizes(cut: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor]) -> None:
+    """Trace the cut module again and require every tensor in it to have the shape that the axes foretell.
+
+    Code that holds a size as a literal may run on other sizes and mean something else: ``h[:, :2]`` takes two units
+    whatever they are. Where the difference in the outputs is small, only the shapes inside give it away. A model
+    without any such literal is not traced again.
+
+    Raises:
+        VerificationError: a tensor has another shape, or the cut module runs other operations.
+    """
+    if not any(new_sizes(structure, node, gone) for node in structure.values if _takes_literals(node)):
+        return
+    graph = structure.graph
+    again = trace(cut, graph.args or dict(graph.kwargs))
+    # A freed attention module computes the same by other operations, and takes no literals.
+    freed = {path for path, module in cut.named_modules() if isinstance(module, RectangularAttention)}
+    ours, theirs = ([n for n in g.nodes if n.op == "call_function" and not _inside(n, freed)] for g in (graph, again))
+    if [op_name(n) for n in ours] != [op_name(n) for n in theirs]:
+        raise VerificationError("the cut model runs other operations than the original, so it was not returned")
+    for mine, other in zip(ours, theirs, strict=True):
+        expected = _expected_shapes(structure, mine, gone)
+        if expected is not None and expected != output_shapes(other):
+            raise VerificationError(
+                f"the cut model has shapes {output_shapes(other)} instead of {expected} at {where(other)}, so it was not "
+                "returned: its code holds a size as a literal"
+            )
+
+
+def _inside(node: Node, paths: set[str]) -> bool:
+    return any(path in paths for path, _ in (node.meta.get("nn_module_stack") or {}).values())
+
+
+def _takes_literals(node: Node) -> bool:
+    """Whether an op's sizes come from the code that calls it, rather than from a layer that is known and mended."""
+    return node.op == "call_function" and not op_name(node).startswith(("conv", "layer_norm", "group_norm", "rms_norm"))
+
+
+def _expected_shapes(structure: Structure, node: Node, gone: Mapping[Atom, Tensor]) -> list[tuple[int, ...]] | None:
+    made = structure.values.get(node)
+    values = made if isinstance(made, list) else [made]
+    known = [v for v in values if isinstance(v, Value)]
+    if len(known) != len(values):
+        return None
+    return [tuple(int(keep_vector(a, gone).sum()) for a in v.axes) for v in known]
 
 
 def difference(reference: Any, outputs: Any) -> float:
@@ -69,8 +118,8 @@ def _plain(outputs: Any) -> Any:
     return [_plain(v) for v in outputs] if isinstance(outputs, (list, tuple)) else outputs
 
 
-def reference_outputs(model: nn.Module, sites: Sites, keep: Keep) -> Any:
-    """Return what the masked model computes on the example inputs, statistics taken over the kept units."""
+def reference_outputs(model: nn.Module, sites: Sites, keep: Keep) -> list[Any]:
+    """Return what the masked model computes on each probe, statistics taken over the kept units."""
     structure: Structure = sites.structure
     changed = masked_tensors(model, sites, keep)
     graph = structure.graph
@@ -78,7 +127,7 @@ def reference_outputs(model: nn.Module, sites: Sites, keep: Keep) -> Any:
     seeing_fewer = _affected(structure, gone)
     with evaluating(model), torch.random.fork_rng(devices=[]):
         if not seeing_fewer:
-            return functional_call(model, changed, graph.args, dict(graph.kwargs))
+            return [functional_call(model, changed, args, kwargs, tie_weights=False) for args, kwargs in graph.probes]
         return _run_with_statistics(model, structure, changed, gone, seeing_fewer)
 
 
@@ -93,7 +142,7 @@ def _affected(structure: Structure, gone: Mapping[Atom, Tensor]) -> set[Node]:
 
 def _run_with_statistics(
     model: nn.Module, structure: Structure, changed: Mapping[str, Tensor], gone: Mapping[Atom, Tensor], nodes: set[Node]
-) -> Any:
+) -> list[Any]:
     graph = structure.graph
     program = graph.program
     tensors = {
@@ -101,11 +150,16 @@ def _run_with_statistics(
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers()),
     }
-    leaves = iter(pytree.tree_leaves((graph.args, dict(graph.kwargs))))
     holders = [n for n in program.graph.nodes if n.op == "placeholder"]
-    flat = [changed.get(name, tensors[name]) if (name := graph.tensors.get(n)) else next(leaves) for n in holders]
-    outputs = _MaskedStatistics(program.graph_module, structure, gone, nodes).run(*flat)
-    return pytree.tree_unflatten(list(outputs), program.call_spec.out_spec)
+    names = {n.name: name for n, name in graph.tensors.items()}
+    names |= program.graph_signature.inputs_to_lifted_tensor_constants
+    results = []
+    for probe in graph.probes:
+        leaves = iter(pytree.tree_leaves(probe))
+        flat = [changed.get(name, tensors[name]) if (name := names.get(n.name)) else next(leaves) for n in holders]
+        outputs = _MaskedStatistics(program.graph_module, structure, gone, nodes).run(*flat)
+        results.append(pytree.tree_unflatten(list(outputs), program.call_spec.out_spec))
+    return results
 
 
 class _MaskedStatistics(fx.Interpreter):

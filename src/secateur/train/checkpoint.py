@@ -8,7 +8,6 @@ hash over both. Nothing is pickled.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from secateur.files import sweep, write_bytes
 from secateur.state import digest, restore, rng_state, set_rng_state, tensors
 from secateur.train.callbacks import Callback, Run
 from secateur.train.data import Data, in_memory
@@ -25,29 +25,9 @@ from secateur.train.history import EpochRecord
 from secateur.train.options import TrainOptions
 from secateur.types import FileError, InputError
 
-__all__ = ["WriteCheckpoint", "identify", "resume", "write_whole"]
+__all__ = ["WriteCheckpoint", "identify", "resume"]
 
 FORMAT = "secateur-training-1"
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, whatever stops the program.
-
-    Raises:
-        FileError: the file cannot be written.
-    """
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        try:
-            with open(unfinished, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    except OSError as error:
-        raise FileError(f"cannot write {path}: {error.strerror or error}; choose a place with room") from error
 
 
 def pack(value: Any, found: dict[str, Tensor], name: str) -> Any:
@@ -122,7 +102,7 @@ class WriteCheckpoint(Callback):
         found: dict[str, Tensor] = {}
         record = json.dumps({"identity": self.identity_of_run, "state": pack(_state(run), found, "state")})
         seal = digest(sorted(found.items()), record)
-        write_whole(self.path, save(found, {"format": FORMAT, "record": record, "seal": seal}))
+        write_bytes(self.path, save(found, {"format": FORMAT, "record": record, "seal": seal}))
 
 
 def _state(run: Run) -> dict[str, Any]:
@@ -145,6 +125,7 @@ def resume(run: Run, path: Path, identity: Mapping[str, Any]) -> None:
     Raises:
         FileError: the file is not a checkpoint, is damaged, or belongs to another training.
     """
+    sweep(path.parent)
     if not path.exists():
         return
     record, found = _read(path)

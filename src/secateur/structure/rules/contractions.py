@@ -21,6 +21,7 @@ def linear(call: Call) -> Value:
     if len(weight.axes) == 1:
         return Value(x.axes[:-1], x.zero)
     call.role(weight, 0, "out")
+    call.unit(weight.axes[0], "neuron")
     if bias is not None:
         call.unify(bias.axes[0], weight.axes[0])
         call.role(bias, 0, "out")
@@ -54,6 +55,7 @@ def convolution(call: Call) -> Value:
         return frozen
     call.role(weight, in_dim, "in")
     call.role(weight, out_dim, "out")
+    call.unit(out, "filter")
     if bias is not None:
         call.unify(bias.axes[0], out)
         call.role(bias, 0, "out")
@@ -77,6 +79,8 @@ def _conv_axes(
     if x_parts is None or whole is None:
         return None
     call.ties.groups[call.node] = x_parts[0]
+    if channels.size != groups:
+        call.unit(x_parts[0], "group")
     call.unify(x_parts[0], whole[0])
     if transposed:
         contract(call, x, weight, x_parts[1], whole[1])
@@ -110,6 +114,8 @@ def matrix_product(call: Call, a: Value, b: Value) -> Value:
     contract(call, a, b, a.axes[-1], b.axes[dim_b])
     _matmul_roles(call, a, b, dim_b)
     batch = _batch_axes(call, a.axes[:-2], b.axes[:-2])
+    if not any(a.source) and not any(b.source):  # two activations: attention written out
+        _attention_units(call, batch, a.axes[-1])
     zero = (
         (row is None or is_fixed(row) or a.zero)
         and (column is None or is_fixed(column) or b.zero)
@@ -117,6 +123,12 @@ def matrix_product(call: Call, a: Value, b: Value) -> Value:
     )
     ends = tuple(axis for axis in (row, column) if axis is not None)
     return Value((*batch, *ends), zero)
+
+
+def _attention_units(call: Call, batch: tuple[Axis, ...], summed: Axis) -> None:
+    for axis in batch:
+        call.unit(axis, "head")
+    call.unit(summed, "head dimension")
 
 
 def _matmul_roles(call: Call, a: Value, b: Value, dim_b: int) -> None:
@@ -194,6 +206,7 @@ def embedding(call: Call) -> Value:
     weight, indices = call["weight"], call["indices"]
     call.freeze(weight.axes[0], because="rows are chosen by the data")
     call.role(weight, 1, "out")
+    call.unit(weight.axes[1], "embedding")
     return Value((*indices.axes, weight.axes[1]), weight.zero)
 
 
@@ -210,6 +223,8 @@ def attention(call: Call) -> Value:
     if call["scale"] is None:
         call.freeze(query.axes[-1], because="the head dimension sets the scale of the attention")
     call.unify(key.axes[-2], value.axes[-2])
+    _attention_units(call, query.axes[:-2], query.axes[-1])
+    call.unit(value.axes[-1], "head dimension")
     freeze(key.axes[-2], "attended over")
     freeze(query.axes[-2], "attended from")
     batch = list(_batch_axes(call, query.axes[:-2], value.axes[:-2]))

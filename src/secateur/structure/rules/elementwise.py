@@ -8,15 +8,15 @@ from secateur.structure.rules.shapes import halve
 
 # f(0) = 0: what is zero in the masked model stays zero.
 KEEP_ZERO = (
-    "relu relu6 leaky_relu elu selu celu gelu silu mish hardswish hardtanh tanh softsign hardshrink softshrink "
-    "tanhshrink rrelu threshold sin tan asin atan sinh asinh atanh erf sqrt square abs neg sign round floor ceil trunc "
+    "relu relu6 leaky_relu elu selu celu gelu silu mish hardswish hardtanh tanh hardshrink softshrink "
+    "rrelu threshold sin tan asin atan sinh asinh atanh erf sqrt square abs neg sign round floor ceil trunc "
     "frac expm1 log1p dropout feature_dropout alpha_dropout native_dropout clone contiguous detach detach_copy alias "
-    "to _to_copy type_as float half int long bool lift_fresh_copy lift_fresh positive nan_to_num deg2rad conj "
+    "to _to_copy type_as lift_fresh_copy lift_fresh positive nan_to_num deg2rad conj "
     "resolve_conj resolve_neg real quantize_per_tensor fake_quantize_per_tensor_affine"
 )
 # f(0) ≠ 0, or f depends on what the rule does not read.
 LOSE_ZERO = (
-    "sigmoid hardsigmoid softplus log_sigmoid logsigmoid exp exp2 log log2 log10 cos cosh acos rsqrt reciprocal erfc "
+    "sigmoid hardsigmoid softplus log_sigmoid exp exp2 log log2 log10 cos cosh acos rsqrt reciprocal erfc "
     "erfinv logical_not bitwise_not isnan isinf isfinite digamma lgamma bernoulli logit sinc special_expm1"
 )
 ADD = "add sub rsub maximum minimum fmax fmin logaddexp hypot logical_or bitwise_or bitwise_xor copysign atan2"

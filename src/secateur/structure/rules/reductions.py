@@ -1,7 +1,7 @@
 """Rules of the ops that reduce, pool or normalise.
 
-A sum over a cut axis is exact where the removed entries are zero. A mean, a variance, a maximum or a softmax sees
-fewer entries afterwards: such a node is a *statistic*, and verification compares with the statistic of the kept units.
+A sum over a cut axis is exact where the removed entries are zero. A mean, a variance or a softmax sees fewer entries
+afterwards: such a node is a *statistic*, and verification compares with the statistic of the kept units.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from secateur.structure.axes import Axis, factor, fixed, freeze, is_fixed, product
-from secateur.structure.rules.registry import Call, Value, freeze_all, op_name, rule
-from secateur.structure.rules.shapes import output_shapes
+from secateur.structure.rules.elementwise import pointwise
+from secateur.structure.rules.registry import Call, Value, freeze_all, op_name, output_shapes, rule
 
 
 def _dims(value: Any, ndim: int) -> list[int]:
@@ -33,17 +33,23 @@ def reduce_sum(call: Call) -> Value:
     return Value(_reduced(call, x, dims), x.zero)
 
 
-@rule("mean", "var", "std", "amax", "amin", "logsumexp", "var_mean", "std_mean", "max", "min", "median", "mode")
+@rule("mean", "var", "std", "var_mean", "std_mean")
 def reduce_statistic(call: Call) -> Value | list[Value]:
     x: Value = call["self"]
-    if call["other"] is not None:  # max(a, b) entry by entry
-        from secateur.structure.rules.elementwise import pointwise
-
-        return pointwise(call, [x, call["other"]], x.zero and call["other"].zero)
     dims = _dims(call["dim"], len(x.axes))
     call.statistic(*(x.axes[d] for d in dims))
-    if op_name(call.node) in {"max", "min", "median", "mode"}:
-        call.freeze(*(x.axes[d] for d in dims), because="indices of an extreme")
+    value = Value(_reduced(call, x, dims), x.zero)
+    return [value, value] if isinstance(call.node.meta.get("val"), (tuple, list)) else value
+
+
+@rule("amax", "amin", "logsumexp", "max", "min", "median", "mode")
+def reduce_extreme(call: Call) -> Value | list[Value]:
+    """An extreme over removed units would compare with their zeros in the masked model: the axis is frozen."""
+    x: Value = call["self"]
+    if call["other"] is not None:  # max(a, b) entry by entry
+        return pointwise(call, [x, call["other"]], x.zero and call["other"].zero)
+    dims = _dims(call["dim"], len(x.axes))
+    call.freeze(*(x.axes[d] for d in dims), because="an extreme of all entries")
     value = Value(_reduced(call, x, dims), x.zero and op_name(call.node) != "logsumexp")
     return [value, value] if isinstance(call.node.meta.get("val"), (tuple, list)) else value
 
@@ -73,7 +79,7 @@ def along(call: Call) -> Value | list[Value]:
     )
     call.freeze(*(x.axes[d] for d in dims), because="depends on every entry")
     made = []
-    for shape in output_shapes(call):
+    for shape in output_shapes(call.node):
         if len(shape) == len(x.axes):
             axes = tuple(
                 fixed(s, "reduced") if d in dims else a for d, (s, a) in enumerate(zip(shape, x.axes, strict=True))
@@ -84,16 +90,11 @@ def along(call: Call) -> Value | list[Value]:
     return made if isinstance(call.node.meta.get("val"), (tuple, list)) else made[0]
 
 
-@rule("softmax", "log_softmax", "_softmax", "_log_softmax", "softmin")
+@rule("softmax", "log_softmax", "_softmax", "_log_softmax")
 def softmax(call: Call) -> Value:
     x: Value = call["self"]
     call.statistic(x.axes[call["dim"] % len(x.axes)])
     return Value(x.axes, zero=False)
-
-
-@rule("normalize")
-def normalize(call: Call) -> Value:
-    return Value(call["self"].axes, call["self"].zero)
 
 
 @rule("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm", "cudnn_batch_norm", "instance_norm")
@@ -133,7 +134,7 @@ def layer_norm(call: Call) -> Value | list[Value]:
 
 
 def _rest(call: Call) -> list[Value]:
-    return [Value(tuple(fixed(s) for s in shape), False) for shape in output_shapes(call)[1:]]
+    return [Value(tuple(fixed(s) for s in shape), False) for shape in output_shapes(call.node)[1:]]
 
 
 @rule("group_norm")
@@ -152,19 +153,17 @@ def group_norm(call: Call) -> Value | list[Value]:
 
 
 POOLS = [
-    f"{kind}{k}d"
-    for kind in ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "lp_pool", "fractional_max_pool")
-    for k in (1, 2, 3)
+    f"{kind}{k}d" for kind in ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool") for k in (1, 2, 3)
 ]
+POOLS += ["fractional_max_pool2d", "fractional_max_pool3d", *(f"max_pool{k}d_with_indices" for k in (1, 2, 3))]
 UPSAMPLE = [
     f"upsample_{kind}"
     for kind in ("nearest1d", "nearest2d", "nearest3d", "linear1d", "bilinear2d", "bicubic2d", "trilinear3d")
-] + ["_upsample_nearest_exact2d", "_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa", "upsample_bilinear2d_aa"]
+] + ["_upsample_nearest_exact2d", "_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa"]
 
 
 @rule(
     *POOLS,
-    *(f"{p}_with_indices" for p in POOLS if "max" in p),
     *UPSAMPLE,
     "_adaptive_avg_pool2d",
     "_adaptive_avg_pool3d",
@@ -176,7 +175,7 @@ def pool(call: Call) -> Value | list[Value]:
     call.freeze(*x.axes[-count:], because="pooled over")
     made = [
         Value((*x.axes[:-count], *(fixed(s, "spatial axis") for s in shape[-count:])), x.zero)
-        for shape in output_shapes(call)
+        for shape in output_shapes(call.node)
     ]
     return made if isinstance(call.node.meta.get("val"), (tuple, list)) else made[0]
 

@@ -12,7 +12,7 @@ from torch.fx import Node
 from secateur.structure.axes import Axis, fixed, freeze, is_fixed, unify
 from secateur.structure.trace import where
 
-__all__ = ["RULES", "Call", "Ties", "Value", "freeze_all", "op_name", "rule", "shape_of"]
+__all__ = ["RULES", "Call", "Ties", "Value", "freeze_all", "op_name", "output_shapes", "rule", "shape_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,11 +43,13 @@ class Ties:
         roles: for a parameter's dimension, whether ops used it to produce ("out") or to consume ("in") units.
         statistics: nodes that take statistics over axes that may be cut, so that they see fewer channels afterwards.
         groups: nodes with a number of groups, and the axis whose size that number is.
+        units: what the units of an axis are called, where an op tells; the first one said of an atom counts.
     """
 
     roles: dict[tuple[str, int], set[str]] = field(default_factory=dict)
     statistics: dict[Node, tuple[Axis, ...]] = field(default_factory=dict)
     groups: dict[Node, Axis] = field(default_factory=dict)
+    units: list[tuple[Axis, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +100,11 @@ class Call:
         if source:
             self.ties.roles.setdefault(source, set()).add(role)
 
+    def unit(self, axis: Axis, name: str) -> None:
+        """Note what the units of `axis` are called."""
+        if not is_fixed(axis):
+            self.ties.units.append((axis, name))
+
     def statistic(self, *axes: Axis) -> None:
         """Note that this op takes statistics over `axes`."""
         if any(not is_fixed(a) for a in axes):
@@ -134,6 +141,14 @@ def shape_of(node: Node) -> tuple[int, ...]:
     if isinstance(value, (list, tuple)):
         value = value[0] if value else None
     return tuple(int(s) for s in value.shape) if isinstance(value, Tensor) else ()
+
+
+def output_shapes(node: Node) -> list[tuple[int, ...]]:
+    """Return the shapes of all outputs of a node; () for what is no tensor."""
+    made = node.meta.get("val")
+    if isinstance(made, (list, tuple)):
+        return [tuple(m.shape) if isinstance(m, Tensor) else () for m in made]
+    return [shape_of(node)]
 
 
 def freeze_all(call: Call, because: str) -> Value | list[Value]:

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
-from torch import Tensor
-
 from secateur.structure.axes import Atom, Axis, factor, fixed, freeze, is_fixed, product, resolve, split, total
-from secateur.structure.rules.registry import Call, Value, freeze_all, rule, shape_of
+from secateur.structure.rules.registry import Call, Value, freeze_all, rule
 
 
 def sources(value: Value) -> tuple[tuple[str, int] | None, ...]:
@@ -197,7 +195,13 @@ def split_up(call: Call) -> list[Value]:
     x: Value = call["self"]
     dim = (call["dim"] or 0) % len(x.axes)
     sizes = [int(t.shape[dim]) for t in call.node.meta["val"]]
-    return [_with(x, dim, part) for part in cut_up(call, x.axes[dim], sizes)]
+    parts = cut_up(call, x.axes[dim], sizes)
+    if "chunk" in str(call.node.target) or isinstance(call["split_size"], int):
+        # The code asks for equal parts, so they must stay equal.
+        for part in parts[1:]:
+            if part.size == parts[0].size:
+                call.unify(parts[0], part)
+    return [_with(x, dim, part) for part in parts]
 
 
 def halve(call: Call, x: Value, dim: int | None) -> list[Value]:
@@ -369,7 +373,8 @@ def reflect(call: Call) -> Value:
 def pixel_shuffle(call: Call) -> Value:
     x: Value = call["self"]
     square = call["upscale_factor"] ** 2
-    (channels,) = _regroup(call, [x.axes[-3]], [x.axes[-3].size // square, square])[:1]
+    channels, pixels = _regroup(call, [x.axes[-3]], [x.axes[-3].size // square, square])
+    freeze(pixels, "pixels of a shuffle")
     return Value((*x.axes[:-3], channels, *(fixed(s, "spatial axis") for s in call.shape[-2:])), x.zero)
 
 
@@ -402,7 +407,8 @@ def unfold(call: Call) -> Value:
 def fold(call: Call) -> Value:
     x: Value = call["self"]
     kernel = prod(call["kernel_size"])
-    (channels,) = _regroup(call, [x.axes[-2]], [x.axes[-2].size // kernel, kernel])[:1]
+    channels, taps = _regroup(call, [x.axes[-2]], [x.axes[-2].size // kernel, kernel])
+    freeze(taps, "kernel size")
     return Value((*x.axes[:-2], channels, *(fixed(s, "spatial axis") for s in call.shape[-2:])), x.zero)
 
 
@@ -414,11 +420,3 @@ def windows(call: Call) -> Value:
     axes = list(x.axes)
     axes[dim] = fixed(call.shape[dim], "windows")
     return Value((*axes, fixed(call["size"], "windows")), x.zero)
-
-
-def output_shapes(call: Call) -> list[tuple[int, ...]]:
-    """The shapes of all outputs."""
-    made = call.node.meta.get("val")
-    if isinstance(made, (list, tuple)):
-        return [tuple(m.shape) if isinstance(m, Tensor) else () for m in made]
-    return [shape_of(call.node)]

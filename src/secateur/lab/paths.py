@@ -1,0 +1,85 @@
+"""Where the lab's files live: the one module that knows their names.
+
+A store is one directory (``runs/<study>`` unless told otherwise)::
+
+    runs/fathollahi/
+      records.sqlite               one row a finished cell
+      artefacts/<id>.safetensors   the tensors that a cell kept
+      report/report.html, report.md, figures/*.svg|png, tables/*.csv
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = [
+    "RUNS_VARIABLE",
+    "artefact_file",
+    "artefacts_dir",
+    "database_file",
+    "figure_file",
+    "html_file",
+    "markdown_file",
+    "report_dir",
+    "runs_dir",
+    "store_dir",
+    "table_file",
+]
+
+RUNS_VARIABLE = "SECATEUR_RUNS"
+"""The environment variable that moves the runs elsewhere."""
+
+
+def runs_dir() -> Path:
+    """Return the directory that holds the stores: ``$SECATEUR_RUNS``, or ``runs`` where one stands."""
+    return Path(os.environ.get(RUNS_VARIABLE) or "runs")
+
+
+def store_dir(study: str) -> Path:
+    """Return the default store of a study.
+
+    >>> store_dir("fathollahi").name
+    'fathollahi'
+    """
+    return runs_dir() / study
+
+
+def database_file(store: Path) -> Path:
+    """Return the database of a store."""
+    return store / "records.sqlite"
+
+
+def artefacts_dir(store: Path) -> Path:
+    """Return the directory of a store's artefacts."""
+    return store / "artefacts"
+
+
+def artefact_file(store: Path, identity: str) -> Path:
+    """Return the artefact of one cell."""
+    return artefacts_dir(store) / f"{identity}.safetensors"
+
+
+def report_dir(store: Path) -> Path:
+    """Return the default directory of a store's report."""
+    return store / "report"
+
+
+def html_file(report: Path) -> Path:
+    """Return the page of a report."""
+    return report / "report.html"
+
+
+def markdown_file(report: Path) -> Path:
+    """Return the plain-text form of a report."""
+    return report / "report.md"
+
+
+def figure_file(report: Path, name: str, suffix: str) -> Path:
+    """Return a report's figure; `suffix` is ``svg`` or ``png``."""
+    return report / "figures" / f"{name}.{suffix}"
+
+
+def table_file(report: Path, name: str) -> Path:
+    """Return a report's table, or the numbers behind a figure, as comma-separated values."""
+    return report / "tables" / f"{name}.csv"

@@ -1,0 +1,189 @@
+"""What a study is: an ordered list of cells, and the pages that are made of their results.
+
+A study is written as two functions: `cells` says what to compute, `pages` says what to show. Neither knows
+how, where, or in how many sittings the cells are run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from secateur.lab.recipe import Json, Recipe, canonical
+from secateur.lab.records import Record
+from secateur.lab.report import Report
+from secateur.lab.store import Store
+from secateur.types import InputError, unknown_name
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = ["Cell", "Context", "Outcome", "Results", "Source", "Study"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a study's experiment was published.
+
+    >>> print(Source("fathollahi", "M. Fathollahi", 2022, "Comparing performance of two pruning"))
+    M. Fathollahi, 2022, Comparing performance of two pruning
+    """
+
+    key: str
+    author: str
+    year: int
+    title: str
+
+    def __str__(self) -> str:
+        return f"{self.author}, {self.year}, {self.title}"
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a cell gives back.
+
+    Attributes:
+        metrics: results by name: plain numbers, strings, or lists of numbers (one a class).
+        history: one mapping an epoch (or step), oldest first, as `History.to_dicts` gives.
+        artefact: tensors to keep for the cells that need this one, such as a state dict.
+    """
+
+    metrics: Mapping[str, Json]
+    history: Sequence[Mapping[str, Json]] = ()
+    artefact: Mapping[str, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a running cell may look at: its recipe, and what the cells that it needs have left.
+
+    Attributes:
+        recipe: the recipe that is being computed; `context["sparsity"]` is one of its parameters.
+        store: the store that the run writes to.
+        options: the study's options, such as where the data are; what changes a result belongs in the recipe.
+    """
+
+    recipe: Recipe
+    store: Store
+    options: Mapping[str, Json] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Json:
+        if name not in self.recipe.parameters:
+            raise unknown_name("parameter", name, self.recipe.parameters)
+        return self.recipe.parameters[name]
+
+    def record(self, position: int = 0) -> Record:
+        """Return the record of the needed cell at `position` in `recipe.needs`."""
+        return self.store.get(self._need(position))
+
+    def artefact(self, position: int = 0) -> dict[str, Tensor]:
+        """Return the tensors of the needed cell at `position` in `recipe.needs`."""
+        return self.store.artefact(self._need(position))
+
+    def _need(self, position: int) -> str:
+        needs = self.recipe.needs
+        if not 0 <= position < len(needs):
+            raise InputError(f"cell {self.recipe} needs {len(needs)} cells, so there is none at {position}")
+        return needs[position]
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One thing to compute: a recipe, and the function that computes it.
+
+    `run` should be a module's function, so that another process can call it; all that it depends on stands in
+    the recipe. Torch's global random state is seeded from the recipe's id before each cell.
+    """
+
+    recipe: Recipe
+    run: Callable[[Context], Outcome]
+
+    @property
+    def id(self) -> str:
+        """The recipe's id."""
+        return self.recipe.id
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The ids of the cells that must be finished before this one."""
+        return self.recipe.needs
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """What `pages` is made from.
+
+    Attributes:
+        frame: one row a finished cell, in the study's order (`Store.frame`).
+        histories: one row an epoch of a finished cell (`Store.histories`).
+        options: the study's options.
+        store: for the artefacts.
+    """
+
+    frame: DataFrame
+    histories: DataFrame
+    options: Mapping[str, Json]
+    store: Store
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """A published experiment, or one of one's own: its grid and its pages.
+
+    Attributes:
+        name: the short name, which is also its directory's.
+        title: the report's title.
+        source: where it was published.
+        summary: one or two sentences on what is compared with what.
+        cells: from the options to the cells, in an order in which a cell comes after those that it needs.
+        pages: from the results to the report; it must bear with cells that are not there yet.
+        defaults: the options and their default values.
+    """
+
+    name: str
+    title: str
+    source: Source | None
+    summary: str
+    cells: Callable[[Mapping[str, Json]], Sequence[Cell]]
+    pages: Callable[[Results], Report]
+    defaults: Mapping[str, Json] = field(default_factory=dict)
+
+    def settle(self, options: Mapping[str, Json] | None = None) -> dict[str, Json]:
+        """Return the defaults with `options` in their place.
+
+        Raises:
+            UnknownNameError: the study has no such option.
+        """
+        for name in options or {}:
+            if name not in self.defaults:
+                raise unknown_name(f"option of study {self.name!r}", name, self.defaults)
+        return {**self.defaults, **(options or {})}
+
+    def plan(self, options: Mapping[str, Json] | None = None) -> list[Cell]:
+        """Return the cells, checked: no two alike, and none before what it needs.
+
+        Raises:
+            InputError: the list is empty, repeats a cell, or has one before what it needs.
+        """
+        cells = list(self.cells(self.settle(options)))
+        if not cells:
+            raise InputError(f"study {self.name!r} has no cells with options {canonical(options or {})}")
+        seen: set[str] = set()
+        for cell in cells:
+            if cell.id in seen:
+                raise InputError(f"study {self.name!r} lists the cell {cell.recipe} twice; drop one")
+            for need in cell.needs:
+                if need not in seen:
+                    raise InputError(
+                        f"study {self.name!r}: cell {cell.recipe} needs {need}, which no earlier cell makes"
+                    )
+            seen.add(cell.id)
+        return cells
+
+    def results(self, store: Store, options: Mapping[str, Json] | None = None) -> Results:
+        """Return what the store holds of the cells that these options ask for."""
+        ids = [cell.id for cell in self.plan(options)]
+        return Results(store.frame(ids), store.histories(ids), self.settle(options), store)

@@ -1,0 +1,201 @@
+"""The networks that are known by name, one line each, and building any model by name or by import path."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.models import cnn, mlp, resnet, vgg
+from secateur.models.initialise import SCHEMES, initialise
+from secateur.types import InputError, UnknownNameError, unknown_name
+
+__all__ = ["REGISTRY", "build", "describe", "input_shape", "names"]
+
+Factory = Callable[..., nn.Module]
+
+REGISTRY: dict[str, Factory] = {
+    "ann-128": mlp.ann_128,
+    "mlp-3": mlp.mlp_3,
+    "cnn-4": cnn.cnn_4,
+    "fathollahi-5": mlp.fathollahi_5,
+    "lenet-300-100": mlp.lenet_300_100,
+    "conv-2": cnn.conv_2,
+    "conv-4": cnn.conv_4,
+    "conv-6": cnn.conv_6,
+    "calli-sum": mlp.calli_sum,
+    "calli-autoencoder": cnn.calli_autoencoder,
+    "calli-mnist": cnn.calli_mnist,
+    "calli-cifar": cnn.calli_cifar,
+    "janjic-mlp": mlp.janjic_mlp,
+    "janjic-cnn": cnn.janjic_cnn,
+    "vgg-16": vgg.vgg_16,
+    "resnet-18": resnet.resnet_18,
+    "resnet-34": resnet.resnet_34,
+    "resnet-50": resnet.resnet_50,
+    "resnet-101": resnet.resnet_101,
+    "resnet-152": resnet.resnet_152,
+}
+
+
+def names() -> list[str]:
+    """Return the names of the networks that `build` takes.
+
+    >>> names()[:3]
+    ['ann-128', 'mlp-3', 'cnn-4']
+    """
+    return list(REGISTRY)
+
+
+def describe(name: str) -> str:
+    """Return one line about a network: what it is, and the text that it comes from.
+
+    >>> describe("ann-128")
+    'One hidden layer: 784-128-10 with ReLU (charpentier, L. Charpentier, 2020, section 3.1).'
+    """
+    return (inspect.getdoc(_named(name)) or "").partition("\n")[0]
+
+
+def input_shape(name: str, **options: Any) -> tuple[int, ...]:
+    """Return the shape of one input of a network: ``(C, H, W)``, or ``(inputs,)`` where it takes no images.
+
+    Args:
+        name: one of `names()`.
+        options: the options that `build` would be given.
+
+    Raises:
+        UnknownNameError: there is no such network or option.
+        InputError: an option is out of range, or `name` is an import path.
+
+    >>> input_shape("conv-2"), input_shape("ann-128", input_size=8), input_shape("calli-sum")
+    ((3, 32, 32), (1, 8, 8), (2,))
+    """
+    if ":" in name:
+        raise InputError(f"input_shape: the inputs of {name!r} are not known; pass example inputs")
+    factory = _named(name)
+    options = {key: value for key, value in options.items() if key not in ("seed", "init")}
+    _check_options(name, factory, options)
+    parameters = inspect.signature(factory).parameters
+    chosen = {key: parameter.default for key, parameter in parameters.items()} | options
+    if "inputs" in chosen:
+        return (chosen["inputs"],)
+    return chosen["in_channels"], chosen["input_size"], chosen["input_size"]
+
+
+def build(name: str, *, seed: int | None = None, init: str | None = None, **options: Any) -> nn.Module:
+    """Return a network, by name or by import path.
+
+    Args:
+        name: one of `names()`, or ``"package.module:factory"``, called with `options`, that returns a module.
+        seed: makes the weights the same each time and leaves the global random state as it was; None draws
+            them from the global random state, as torch does.
+        init: how weights begin, in place of the network's own way: one of ``xavier-normal``,
+            ``xavier-uniform``, ``kaiming-normal``, ``kaiming-uniform``, ``truncated-normal``; biases
+            begin at zero.
+        options: the network's own; most take ``classes``, ``in_channels`` and ``input_size``, larger ones
+            ``width``, ``batch_norm`` and ``dropout``.
+
+    Raises:
+        UnknownNameError: there is no such network, option, module, attribute or initialisation.
+        InputError: an option is out of range, or what the import path names does not give a module.
+
+    >>> build("ann-128", classes=3, seed=0).output
+    Linear(in_features=128, out_features=3, bias=True)
+    >>> build("torch.nn:Linear", in_features=2, out_features=3)
+    Linear(in_features=2, out_features=3, bias=True)
+    """
+    if init is not None and init not in SCHEMES:
+        raise unknown_name("initialisation", init, SCHEMES)
+    factory = _imported(name) if ":" in str(name) else _named(name)
+    _check_options(name, factory, options)
+    if seed is None:
+        return _made(name, factory, init, options)
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InputError(f"build({name!r}): seed is {seed!r}; give a whole number of at least 0, or None")
+    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
+        torch.manual_seed(seed)
+        return _made(name, factory, init, options)
+
+
+def _made(name: str, factory: Factory, init: str | None, options: Mapping[str, Any]) -> nn.Module:
+    model: object = factory(**options)
+    if not isinstance(model, nn.Module):
+        raise InputError(f"build({name!r}): gave a {type(model).__name__}; it must return a torch.nn.Module")
+    return model if init is None else initialise(model, init)
+
+
+def _named(name: str) -> Factory:
+    try:
+        return REGISTRY[name]
+    except (KeyError, TypeError):
+        raise unknown_name("model", name, REGISTRY) from None
+
+
+def _imported(path: str) -> Factory:
+    module_name, _, attribute = path.partition(":")
+    try:
+        found: Any = import_module(module_name)
+    except (ImportError, ValueError, TypeError) as error:
+        raise UnknownNameError(
+            f"build({path!r}): cannot import {module_name!r} ({error}); write 'package.module:factory', "
+            "with the package installed or its folder on PYTHONPATH"
+        ) from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise unknown_name(f"attribute of {module_name}", attribute, _public(found))
+        found = getattr(found, part)
+    if not callable(found):
+        raise InputError(f"build({path!r}): is a {type(found).__name__}; name a function or class to call")
+    factory: Factory = found
+    return factory
+
+
+def _public(thing: object) -> list[str]:
+    return [name for name in dir(thing) if not name.startswith("_")]
+
+
+def _check_options(name: str, factory: Factory, options: Mapping[str, Any]) -> None:
+    """Raise one clear error for an option that the factory does not take, or that is out of range."""
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:
+        return  # a builtin that does not say what it takes
+    kinds = {parameter.kind for parameter in signature.parameters.values()}
+    unknown = [key for key in options if key not in signature.parameters]
+    if unknown and inspect.Parameter.VAR_KEYWORD not in kinds:
+        raise unknown_name(f"option of {name}", unknown[0], signature.parameters)
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        raise InputError(f"build({name!r}): {error}; pass it as an option") from None
+    if ":" in name:
+        return  # what another package's options mean is its own affair
+    for key, value in options.items():
+        known = signature.parameters.get(key)
+        wish = _wish(key, value, isinstance(known.default, tuple) if known else False)
+        if wish:
+            raise InputError(f"build({name!r}): {key} is {value!r}; give {wish}")
+
+
+def _wish(option: str, value: Any, several: bool) -> str:
+    """Return what the option should be, or nothing when it is right."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if option == "width":
+        return "" if number and 0 < value < math.inf else "a number above 0"
+    if option == "dropout":
+        return "" if number and 0 <= value < 1 else "a probability from 0 to below 1"
+    if option == "batch_norm":
+        return "" if isinstance(value, bool) else "True or False"
+    if several:
+        right = isinstance(value, (list, tuple)) and value and all(map(_count, value))
+        return "" if right else "a tuple of whole numbers of at least 1"
+    return "" if _count(value) else "a whole number of at least 1"
+
+
+def _count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -1,0 +1,184 @@
+"""Weight pruning against neuron pruning on one network: the cells that the studies of this kind share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from torch import Tensor, nn
+
+from secateur import data, models
+from secateur.criteria import Magnitude, Random
+from secateur.lab.recipe import Json, Recipe
+from secateur.lab.study import Cell, Context, Outcome
+from secateur.measure import compare_latency, evaluate, file_bytes, macs, parameters, predict
+from secateur.select import Scope, select
+from secateur.structure import channels, cut, mask, weights
+from secateur.structure.verify import difference
+from secateur.train import fit
+from secateur.types import CutError, Keep, Sites
+
+__all__ = ["METHODS", "cells", "options"]
+
+METHODS: dict[str, tuple[str, str, str]] = {
+    "weight": ("weights", "magnitude", "global"),
+    "weight per layer": ("weights", "magnitude", "layer"),
+    "weight random": ("weights", "random", "global"),
+    "neuron": ("channels", "magnitude", "global"),
+    "neuron per layer": ("channels", "magnitude", "layer"),
+    "neuron random": ("channels", "random", "global"),
+}
+"""Method → what is pruned, by which criterion, within which scope."""
+
+BATCHES = (1, 256)
+"""The batch sizes at which latency is measured."""
+
+
+def options(**changes: Json) -> dict[str, Json]:
+    """Return the options of a comparison with their defaults, changed as given."""
+    defaults: dict[str, Json] = {
+        "seeds": 3,
+        "epochs": 10,
+        "batch_size": 128,
+        "validation": 6000,
+        "sparsities": [0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99],
+        "methods": list(METHODS),
+        "data": "fashion-mnist",
+        "data_dir": None,
+        "model": "fathollahi-5",
+        "model_options": {},
+        "minimum": 0,
+    }
+    return {**defaults, **changes}
+
+
+def cells(study: str, settled: Mapping[str, Json]) -> list[Cell]:
+    """Return one training cell a seed, and one pruning cell for each method and sparsity on each trained network."""
+    made: list[Cell] = []
+    for seed in range(settled["seeds"]):
+        what = {key: settled[key] for key in ("data", "model", "model_options", "epochs", "batch_size", "validation")}
+        trained = Cell(Recipe(study, "train", {"seed": seed, **what}), train_cell)
+        made.append(trained)
+        for method in settled["methods"]:
+            for sparsity in settled["sparsities"]:
+                chosen = {"seed": seed, "method": method, "sparsity": sparsity, "minimum": settled["minimum"]}
+                made.append(Cell(Recipe(study, "prune", chosen, needs=(trained.id,)), prune_cell))
+    return made
+
+
+@lru_cache(maxsize=4)
+def _load(name: str, split: str, root: str | None, validation: int) -> data.Split:
+    # seed=None: the last images of train are the validation set, as Keras's validation_split takes them.
+    return data.load(name, split, root=root, validation=validation if split != "test" else 0, seed=None)
+
+
+def _split(context: Context, recipe: Mapping[str, Json], split: str) -> data.Split:
+    return _load(recipe["data"], split, context.options.get("data_dir"), recipe["validation"])
+
+
+def train_cell(context: Context) -> Outcome:
+    """Train one network; keep the weights of the epoch with the lowest validation loss."""
+    recipe = context.recipe.parameters
+    model = models.build(recipe["model"], seed=recipe["seed"], **recipe["model_options"])
+    history = fit(
+        model,
+        _split(context, recipe, "train"),
+        _split(context, recipe, "validation"),
+        epochs=recipe["epochs"],
+        batch_size=recipe["batch_size"],
+        seed=recipe["seed"],
+    )
+    metrics = {**_quality(model, _split(context, recipe, "test")), **_size(model, _example(context, recipe))}
+    return Outcome({**metrics, "best_epoch": history.best_epoch}, history.to_dicts(), model.state_dict())
+
+
+def prune_cell(context: Context) -> Outcome:
+    """Prune a trained network without retraining; neuron pruning is also cut for real, verified and timed."""
+    trained = context.record().recipe.parameters
+    model = models.build(trained["model"], seed=0, **trained["model_options"])
+    model.load_state_dict(context.artefact())
+    test, example = _split(context, trained, "test"), _example(context, trained)
+    sites, keep = _choose(context, model, example)
+    masked = mask(model, sites, keep)
+    metrics: dict[str, Json] = {
+        **_quality(masked, test),
+        **_size(masked, example),
+        "units_removed": sum(int((~k).sum()) for k in keep.values()) / sum(k.numel() for k in keep.values()),
+        "kept": {name: int(k.sum()) for name, k in keep.items()},
+    }
+    if sites.structure is None:
+        metrics |= _speed({"unpruned": model, "masked": masked}, example)
+    elif all(bool(k.any()) for k in keep.values()):
+        metrics |= _really_cut(model, masked, sites, keep, test, example)
+    return Outcome({**metrics, "parameters_removed": _removed(model, metrics)})
+
+
+def _choose(context: Context, model: nn.Module, example: Tensor) -> tuple[Sites, Keep]:
+    unit, criterion, scope = METHODS[context["method"]]
+    sites = channels(model, example) if unit == "channels" else weights(model)
+    scorer = Random(context["seed"]) if criterion == "random" else Magnitude(p=2)
+    within: Scope = "layer" if scope == "layer" else "global"
+    keep = select(scorer(model, sites), context["sparsity"], scope=within, minimum=context["minimum"])
+    return sites, keep
+
+
+def _really_cut(
+    model: nn.Module, masked: nn.Module, sites: Sites, keep: Keep, test: data.Split, example: Tensor
+) -> dict[str, Json]:
+    """Cut, compare with the masked network on all test images, and measure what was gained."""
+    try:
+        small = cut(model, sites, keep, form="module")
+    except CutError as error:
+        return {"cut_error": str(error)}
+    found = difference(predict(masked, test), predict(small, test))
+    speed = _speed({"unpruned": model, "masked": masked, "cut": small}, example)
+    return {**speed, **{f"cut_{k}": v for k, v in _size(small, example).items()}, "cut_difference": found}
+
+
+def _example(context: Context, recipe: Mapping[str, Json]) -> Tensor:
+    return _split(context, recipe, "test").images[:1]
+
+
+def _quality(model: nn.Module, test: data.Split) -> dict[str, Json]:
+    rated = evaluate(model, test, batch_size=1000)
+    return {"loss": rated.loss, "accuracy": rated.accuracy, "class_accuracy": list(rated.class_accuracy)}
+
+
+def _size(model: nn.Module, example: Tensor) -> dict[str, Json]:
+    count = parameters(model)
+    return {
+        "parameters": count.total,
+        "nonzero": count.nonzero,
+        "bytes": file_bytes(model),
+        "macs": macs(model, example),
+    }
+
+
+def _speed(compared: Mapping[str, nn.Module], example: Tensor) -> dict[str, Json]:
+    """Median milliseconds of a batch, all models in turns in one run at one thread, and the speedups."""
+    result: dict[str, Json] = {}
+    for size in BATCHES:
+        found = compare_latency(dict(compared), example, batch_size=size, repeats=15)
+        for name, latency in found.latencies.items():
+            result[f"ms_{name}_{size}"] = 1000 * latency.median
+            if name != "unpruned":
+                result[f"speedup_{name}_{size}"] = found.speedups[name].median
+    return result
+
+
+def _removed(model: nn.Module, metrics: Mapping[str, Any]) -> float:
+    """The fraction of parameters that went: those cut away, or those that became zero."""
+    before = parameters(model)
+    if "cut_parameters" in metrics:
+        return 1 - int(metrics["cut_parameters"]) / before.total
+    return 1 - int(metrics["nonzero"]) / before.nonzero
+
+
+def fractions(values: Sequence[float]) -> list[str]:
+    """Return sparsities as people write them.
+
+    >>> fractions([0.05, 0.5])
+    ['5 %', '50 %']
+    """
+    return [f"{100 * v:.4g} %" for v in values]

@@ -1,0 +1,172 @@
+"""The whole line in one call: its numbers by hand, and its report."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from secateur.criteria import Magnitude, Random
+from secateur.prune import prune
+from secateur.structure import channels, cut, weights
+from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
+from secateur.types import InputError, UnknownNameError
+
+X = torch.tensor([[1.0, 2.0]])
+
+
+def run(**options: Any) -> Any:
+    return prune(hand_mlp(), X, **{"latency": False, **options})
+
+
+def test_channels_by_hand() -> None:
+    """The L1 norms of the hidden units are 3, 2 and 4: the middle one goes."""
+    result = run(criterion="l1", sparsity=1 / 3)
+    assert result.keep["0"].tolist() == [True, False, True]
+    assert result.model(X).tolist() == [[5, 13]]
+    report = result.report
+    assert (report.unit, report.criterion, report.scope, report.sparsity) == ("channels", "l1", "global", 1 / 3)
+    assert (report.units_removed, report.units) == (1, 3)
+    # 2·3 + 3 + 3·2 + 2 = 17 numbers, of which two weights and three biases are zero; then 2·2 + 2 + 2·2 + 2 = 12.
+    assert report.parameters == (17, 12)
+    assert report.nonzero == (12, 8)
+    # One multiply-accumulate a weight and sample: 6 + 6, then 4 + 4.
+    assert report.macs == (12, 8)
+    assert report.bytes[0] - report.bytes[1] > 0
+    assert report.latency is None
+    assert report.difference is not None
+    assert report.difference < 1e-6
+    assert [(s.name, s.units, s.kept) for s in report.sites] == [("0", 3, 2)]
+    assert dict(report.frozen) == {"2": "the model's output"}
+
+
+def test_weights_by_hand() -> None:
+    """Of twelve weights four are the lowest: the two zeros, and the first two ones in the order of the sites."""
+    result = run(criterion="l1", sparsity=4 / 12, unit="weights")
+    assert result.keep["0.weight"].int().tolist() == [[0, 1], [0, 1], [1, 1]]
+    assert result.keep["2.weight"].int().tolist() == [[1, 1, 0], [1, 0, 1]]
+    assert result.model[0].weight.tolist() == [[0, 2], [0, 1], [3, -1]]
+    assert result.report.parameters == (17, 17)
+    assert result.report.nonzero == (12, 10)
+    assert result.report.macs == (12, 12)
+    assert result.report.difference is None
+    assert (result.report.units_removed, result.report.units) == (4, 12)
+    assert not result.plan.rows
+
+
+def test_it_is_the_line_of_its_parts() -> None:
+    toy = TOYS["residual"]
+    model = toy.build()
+    result = prune(model, toy.inputs(), Magnitude(p=1), 0.4, latency=False)
+    sites = channels(model, toy.inputs())
+    by_hand = cut(model, sites, result.keep)
+    assert all(torch.equal(a, b) for a, b in zip(result.model.parameters(), by_hand.parameters(), strict=True))
+    assert result.report.criterion == "Magnitude(p=1)"
+    assert list(result.sites) == list(sites)
+
+
+@pytest.mark.parametrize("unit", ["channels", "weights"])
+@pytest.mark.parametrize("name", list(TOYS))
+def test_the_model_is_left_as_it_is(name: str, unit: Any) -> None:
+    toy = TOYS[name]
+    model = toy.build().train()
+    before = snapshot(model)
+    prune(model, toy.inputs(), "random", 0.3, unit=unit)
+    assert same_state(before, snapshot(model))
+
+
+def test_sparsity_zero_removes_nothing() -> None:
+    result = run(sparsity=0)
+    assert result.report.parameters == (17, 17)
+    assert result.report.units_removed == 0
+    assert result.report.difference == 0
+
+
+def test_a_mapping_of_sparsities() -> None:
+    toy = TOYS["cnn"]
+    result = prune(toy.build(), toy.inputs(), "l2", {"4": 0.4}, scope="layer", latency=False)
+    assert [(s.name, s.kept) for s in result.report.sites] == [("0", 4), ("4", 3)]
+    assert result.report.to_dict()["sparsity"] == {"4": 0.4}
+
+
+def test_ignore_and_minimum() -> None:
+    toy = TOYS["cnn"]
+    result = prune(toy.build(), toy.inputs(), "l2", 0.4, ignore=["4"], minimum=2, latency=False)
+    assert [s.name for s in result.report.sites] == ["0"]
+    assert result.report.frozen["4"] == "ignored, as asked"
+    with pytest.raises(InputError, match="keeps at least 3"):
+        prune(toy.build(), toy.inputs(), "l2", 0.9, minimum=3, latency=False)
+
+
+def test_the_report_is_plain_json_and_comes_back() -> None:
+    for options in ({}, {"unit": "weights"}, {"scope": "layer", "sparsity": {"0": 1 / 3}}, {"latency": True}):
+        report = run(**options).report
+        data = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+        assert data["parameters"] == list(report.parameters)
+        assert data["sites"][0]["name"] == report.sites[0].name
+        assert {"python", "torch"} <= set(data["versions"])
+
+
+def test_the_report_reads_as_text() -> None:
+    text = str(run(criterion="l1", sparsity=1 / 3).report)
+    assert text.splitlines()[0] == "1 of 3 units removed (33.3%): channels by l1, global"
+    assert [line.split() for line in text.splitlines()[1:4]] == [
+        ["parameters", "17", "→", "12", "(29.4%", "removed)"],
+        ["non-zero", "12", "→", "8", "(33.3%", "removed)"],
+        ["MACs", "12", "→", "8", "(33.3%", "removed)"],
+    ]
+    assert "verified" in text
+    assert "latency" not in text
+    assert "speedup" in str(run(latency=True).report)
+
+
+def test_latency_is_measured_when_asked() -> None:
+    before, after = run(latency=True).report.latency
+    assert 0 < before < 1
+    assert 0 < after < 1
+
+
+def test_the_same_seed_gives_the_same_model() -> None:
+    first, again, other = (run(criterion=Random(seed=s), unit="weights").keep for s in (1, 1, 2))
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert any(not torch.equal(first[k], other[k]) for k in first)
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(UnknownNameError, match="unknown unit 'channel'; did you mean 'channels'"):
+        run(unit="channel")
+    with pytest.raises(UnknownNameError, match="unknown criterion 'l3'"):
+        run(criterion="l3")
+    with pytest.raises(UnknownNameError, match="unknown scope 'local'"):
+        run(scope="local")
+    with pytest.raises(UnknownNameError, match="'9'"):
+        run(ignore=["9"])
+
+
+def test_a_criterion_that_is_none_is_refused() -> None:
+    for criterion in (None, 3, Magnitude):
+        with pytest.raises(InputError, match="criterion"):
+            run(criterion=criterion)
+
+
+@pytest.mark.parametrize("sparsity", [-0.1, 1.5, float("nan"), "0.5", True, None])
+def test_sparsities_out_of_range_are_refused(sparsity: Any) -> None:
+    with pytest.raises(InputError, match="sparsity"):
+        run(sparsity=sparsity)
+
+
+def test_a_model_without_sites_is_refused_with_the_reasons() -> None:
+    with pytest.raises(InputError, match=r"no sites.*frozen"):
+        prune(nn.Linear(2, 2), X, latency=False)
+
+
+def test_a_shared_weight_counts_once() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    model[2].weight = model[0].weight
+    result = prune(model, X, unit="weights", latency=False)
+    assert result.report.units == 4
+    assert result.report.parameters == (8, 8)
+    assert list(result.sites) == list(weights(model))

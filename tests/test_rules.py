@@ -1,0 +1,240 @@
+"""The rule book, op by op: what stays cuttable, what is frozen, and that the cut is right either way.
+
+Every case stands between two layers, ``out(f(a(x)))``. ``units`` is how many units the sites of layer ``a`` have, the
+free parts of its output axis; 0 where the op freezes them. Then all but the first unit of each site go, and the small
+model must compute what the masked one does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from secateur.structure import channels, cut, mask
+from secateur.structure.rules import RULES
+from secateur.structure.verify import difference, reference_outputs
+from secateur.types import Sites
+
+Function = Callable[[Tensor], Tensor]
+
+
+class Between(nn.Module):
+    """``out(f(a(x)))``, for vectors (a linear layer of 8) or pictures (a convolution of 8 channels)."""
+
+    def __init__(self, function: Function, pictures: bool) -> None:
+        super().__init__()
+        self.a: nn.Module = nn.Conv2d(2, 8, 3, padding=1) if pictures else nn.Linear(3, 8)
+        self.function = function
+        shape = self.middle(self.example()).shape
+        self.out: nn.Module = nn.Conv2d(shape[1], 2, 1) if len(shape) == 4 else nn.Linear(shape[-1], 2)
+        self.double().eval()
+
+    def example(self, seed: int = 0) -> Tensor:
+        shape = (3, 2, 4, 4) if isinstance(self.a, nn.Conv2d) else (3, 3)
+        made = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        return made.to(next(self.a.parameters()).dtype)
+
+    def middle(self, x: Tensor) -> Tensor:
+        return self.function(self.a(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.out(self.middle(x))
+        return made
+
+
+def units_of_a(sites: Sites) -> int:
+    return sum(site.size for site in sites.values() if any(m.parameter == "a.weight" for m in site.members))
+
+
+def check(model: Between, units: int) -> None:
+    sites = channels(model, model.example())
+    assert units_of_a(sites) == units, dict(sites.frozen)
+    keep = {name: torch.arange(site.size) == 0 for name, site in sites.items()}
+    small = cut(model, sites, keep)
+    x = model.example(seed=1)
+    with torch.no_grad():
+        expected: Any = mask(model, sites, keep)(x)
+        if sites.structure.ties.statistics:
+            expected = reference_outputs(model, channels(model, x), keep)
+        assert difference(expected, small(x)) < 1e-9
+
+
+VECTORS: list[tuple[str, Function, int]] = [
+    ("relu", torch.relu, 8),
+    ("relu_", lambda h: h.clone().relu_(), 8),
+    ("gelu", F.gelu, 8),
+    ("sigmoid", torch.sigmoid, 8),
+    ("softplus", F.softplus, 8),
+    ("cos", torch.cos, 8),
+    ("exp", torch.exp, 8),
+    ("abs_sqrt", lambda h: h.abs().sqrt(), 8),
+    ("rsqrt", lambda h: (h.square() + 1).rsqrt(), 8),
+    ("hardtanh_moving_zero", lambda h: F.hardtanh(h, 0.5, 6.0), 8),
+    ("threshold_moving_zero", lambda h: F.threshold(h, 0.1, 3.0), 8),
+    ("clamp", lambda h: h.clamp(0.5, 2), 8),
+    ("clamp_below_zero", lambda h: h.clamp(max=-0.5), 8),
+    ("add_one", lambda h: h + 1, 8),
+    ("one_minus", lambda h: 1 - h, 8),
+    ("one_over", lambda h: 1 / (1 + h.square()), 8),
+    ("power_zero", lambda h: h.square() ** 0, 8),
+    ("power_scalar_base", lambda h: 2.0**h, 8),
+    ("scale", lambda h: 3 * h / 2, 8),
+    ("self_product", lambda h: h * torch.sigmoid(h), 8),
+    ("maximum", lambda h: torch.maximum(h, torch.full_like(h, 0.3)), 8),
+    ("where", lambda h: torch.where(h > 0, h, torch.ones_like(h)), 8),
+    ("masked_fill", lambda h: h.masked_fill(h < 0, 2.0), 8),
+    ("zeros_like", lambda h: torch.zeros_like(h) + h, 8),
+    ("ones_like", lambda h: torch.ones_like(h) * h, 8),
+    ("addcmul", lambda h: torch.addcmul(h, h, torch.sigmoid(h)), 8),
+    ("lerp", lambda h: torch.lerp(h, torch.cos(h), 0.3), 8),
+    ("glu", lambda h: F.glu(h, -1), 4),
+    ("cat_self", lambda h: torch.cat([h, h], -1), 8),
+    ("cat_constant", lambda h: torch.cat([h, torch.ones(h.shape[0], 2, dtype=h.dtype)], -1), 8),
+    ("chunk", lambda h: h.chunk(2, -1)[1], 4),
+    ("chunk_add", lambda h: sum(h.chunk(2, -1)), 4),  # type: ignore[arg-type, return-value]
+    ("split", lambda h: h.split(4, -1)[0], 4),
+    ("narrow", lambda h: h.narrow(1, 2, h.shape[1] - 2), 8),
+    ("stack", lambda h: torch.stack([h, torch.cos(h)], 1).flatten(1), 8),
+    ("stack_last", lambda h: torch.stack([h, torch.cos(h)], -1).flatten(1), 8),
+    ("reshape", lambda h: h.reshape(h.shape[0], 2, -1).transpose(1, 2).reshape(h.shape[0], -1), 6),
+    ("unsqueeze", lambda h: h.unsqueeze(1).unsqueeze(-1).squeeze(-1).squeeze(1), 8),
+    ("permute_back", lambda h: h.t().contiguous().t(), 8),
+    ("repeat", lambda h: h.repeat(1, 3), 8),
+    ("repeat_interleave", lambda h: h.repeat_interleave(2, 1), 8),
+    ("expand", lambda h: h.unsqueeze(1).expand(-1, 5, -1).mean(1), 8),
+    ("pad", lambda h: F.pad(h, (1, 2)), 8),
+    ("pad_value", lambda h: F.pad(h, (1, 2), value=3.0), 8),
+    ("sum", lambda h: h.sum(1, keepdim=True), 8),
+    ("mean", lambda h: h.mean(1, keepdim=True) + h, 8),
+    ("var", lambda h: h / (1 + h.var(1, keepdim=True, unbiased=False)), 8),
+    ("amax", lambda h: h - h.amax(1, keepdim=True), 0),
+    ("logsumexp", lambda h: h - h.logsumexp(1, keepdim=True), 0),
+    ("norm", lambda h: h / (1 + h.norm(dim=1, keepdim=True)), 8),
+    ("normalize", lambda h: F.normalize(h, dim=1), 8),
+    ("softmax", lambda h: torch.softmax(h, 1), 8),
+    ("log_softmax", lambda h: torch.log_softmax(h, 1), 8),
+    ("layer_norm", lambda h: F.layer_norm(h, h.shape[1:]), 8),
+    ("rms_norm", lambda h: F.rms_norm(h, h.shape[1:]), 8),
+    ("sum_of_cos", lambda h: torch.cos(h).sum(1, keepdim=True), 0),
+    ("outer", lambda h: (h.unsqueeze(2) * h.unsqueeze(1)).flatten(1), 8),
+    ("gram", lambda h: (h.unsqueeze(2) @ h.unsqueeze(1) @ h.unsqueeze(2)).flatten(1), 8),
+    ("einsum", lambda h: torch.einsum("nc,nd->ncd", h, torch.tanh(h)).sum(2), 8),
+    ("einsum_of_cos", lambda h: torch.einsum("nc,nc->n", torch.cos(h), torch.cos(h))[:, None], 0),
+    ("sort", lambda h: h.sort(1).values, 0),
+    ("topk", lambda h: h.topk(2, 1).values, 0),
+    ("cumsum", lambda h: h.cumsum(1), 0),
+    ("prod", lambda h: h.prod(1, keepdim=True), 0),
+    ("flip", lambda h: h.flip(1), 0),
+    ("roll", lambda h: h.roll(1, 1), 0),
+    ("pick", lambda h: h[:, 3:4] + h[:, [2]], 0),
+    ("index_select", lambda h: h.index_select(1, torch.tensor([0, 2, 1])), 0),
+    ("argmax", lambda h: h.argmax(1, keepdim=True).to(h.dtype), 0),
+    ("no_rule", lambda h: torch.cdist(h, h), 0),
+]
+
+PICTURES: list[tuple[str, Function, int]] = [
+    ("flatten", lambda h: h.flatten(1), 8),
+    ("view", lambda h: h.view(h.shape[0], -1), 8),
+    ("mean_of_pixels", lambda h: h.mean((2, 3)), 8),
+    ("max_of_pixels", lambda h: h.amax((2, 3)), 8),
+    ("max_pool", lambda h: F.max_pool2d(torch.relu(h), 2), 8),
+    ("avg_pool", lambda h: F.avg_pool2d(torch.sigmoid(h), 2), 8),
+    ("adaptive_pool", lambda h: F.adaptive_avg_pool2d(h, 1), 8),
+    ("interpolate", lambda h: F.interpolate(h, scale_factor=2.0, mode="bilinear"), 8),
+    ("pad_pixels", lambda h: F.pad(h, (1, 1, 1, 1)), 8),
+    ("reflect_pixels", lambda h: F.pad(h, (1, 1, 1, 1), mode="reflect"), 8),
+    ("flip_pixels", lambda h: h.flip(3), 8),
+    ("shift_pixels", lambda h: h.roll(1, 2), 8),
+    ("mean_of_channels", lambda h: h * torch.sigmoid(h.mean(1, keepdim=True)), 8),
+    ("channel_shuffle", lambda h: F.channel_shuffle(h, 2), 6),
+    ("pixel_shuffle", lambda h: F.pixel_shuffle(h, 2), 2),
+    ("pixel_unshuffle", lambda h: F.pixel_unshuffle(h, 2), 8),
+    ("unfold", lambda h: F.unfold(h, 2).transpose(1, 2), 8),
+    ("local_response_norm", lambda h: F.local_response_norm(h, 3), 0),
+    ("instance_norm", lambda h: F.instance_norm(h), 8),
+    ("dropout2d", lambda h: F.dropout2d(h, 0.5, training=False), 8),
+    ("softmax_of_pixels", lambda h: torch.softmax(h.flatten(2), 2), 0),
+    ("sequence", lambda h: h.flatten(2).transpose(1, 2), 8),
+]
+
+
+@pytest.mark.parametrize(("function", "units"), [pytest.param(f, u, id=name) for name, f, u in VECTORS])
+def test_vectors(function: Function, units: int) -> None:
+    check(Between(function, pictures=False), units)
+
+
+@pytest.mark.parametrize(("function", "units"), [pytest.param(f, u, id=name) for name, f, u in PICTURES])
+def test_pictures(function: Function, units: int) -> None:
+    check(Between(function, pictures=True), units)
+
+
+LAYERS: list[tuple[str, Callable[[], nn.Module], int]] = [
+    ("batch_norm", lambda: nn.BatchNorm2d(8), 8),
+    ("batch_norm_plain", lambda: nn.BatchNorm2d(8, affine=False), 8),
+    ("instance_norm", lambda: nn.InstanceNorm2d(8, affine=True), 8),
+    ("instance_norm_tracked", lambda: nn.InstanceNorm2d(8, affine=True, track_running_stats=True), 8),
+    ("group_norm", lambda: nn.GroupNorm(2, 8), 6),
+    ("prelu", lambda: nn.PReLU(8), 8),
+    ("prelu_single", lambda: nn.PReLU(), 8),
+    ("conv", lambda: nn.Conv2d(8, 6, 3), 8),
+    ("strided", lambda: nn.Conv2d(8, 6, 3, stride=2, dilation=1, padding="valid"), 8),
+    ("circular", lambda: nn.Conv2d(8, 6, 3, padding=1, padding_mode="circular"), 8),
+    ("grouped", lambda: nn.Conv2d(8, 4, 1, groups=2), 6),
+    ("depthwise", lambda: nn.Conv2d(8, 8, 3, groups=8), 8),
+    ("depthwise_twofold", lambda: nn.Conv2d(8, 16, 3, groups=8), 8),
+    ("transposed", lambda: nn.ConvTranspose2d(8, 6, 2, stride=2), 8),
+    ("transposed_grouped", lambda: nn.ConvTranspose2d(8, 4, 2, groups=2), 6),
+]
+
+
+@pytest.mark.parametrize(("layer", "units"), [pytest.param(f, u, id=name) for name, f, u in LAYERS])
+def test_layers(layer: Callable[[], nn.Module], units: int) -> None:
+    made = layer().double().eval()
+    holder = Between(lambda h: made(h.to(torch.float64)), pictures=True)
+    for parameter in made.parameters():
+        nn.init.normal_(parameter, 0.5)
+    holder.layer = made
+    check(holder, units)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2}, {"bidirectional": True}, {"bias": False}])
+def test_recurrent_layers(kind: type[nn.RNNBase], options: dict[str, Any]) -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = kind(3, 4, batch_first=True, **options)
+            self.out = nn.Linear(8 if options.get("bidirectional") else 4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            made: Tensor = self.out(self.rnn(x)[0][:, -1])
+            return made
+
+    model = Recurrent().double()
+    x, y = (torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(s)).double() for s in (0, 1))
+    sites = channels(model, x)
+    assert [site.shape for site in sites.values()] == [(4,)]
+    keep = {name: torch.tensor([True, False, True, False]) for name in sites}
+    small: Any = cut(model, sites, keep)
+    assert small.rnn.hidden_size == 2
+    with torch.no_grad():
+        assert difference(mask(model, sites, keep)(y), small(y)) < 1e-9
+
+
+def test_rules_are_named_after_ops_that_exist() -> None:
+    """A misspelt name would never be found, and its op would be frozen for want of a rule."""
+    strange = [n for n in RULES if not hasattr(torch.ops.aten, n) and not hasattr(torch.ops.aten, f"{n}_")]
+    assert not strange
+
+
+def test_an_op_without_a_rule_is_named_with_its_place() -> None:
+    model = Between(lambda h: torch.cdist(h, h), pictures=False)
+    reason = channels(model, model.example()).frozen["a"]
+    assert "no rule for" in reason
+    assert "cdist" in reason
+    assert "test_rules.py" in reason

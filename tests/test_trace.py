@@ -1,0 +1,128 @@
+"""Tracing: names, inputs, places, and what a trace may not change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from secateur.structure.trace import trace, where
+from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
+from secateur.types import InputError
+
+
+def ops(model: nn.Module, inputs: Any) -> list[str]:
+    return [str(n.target) for n in trace(model, inputs).nodes if n.op == "call_function"]
+
+
+def test_the_graph_of_an_mlp() -> None:
+    graph = trace(hand_mlp(), torch.ones(1, 2))
+    assert list(graph.tensors.values()) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    assert len(graph.inputs) == 1
+    assert ops(hand_mlp(), torch.ones(1, 2)) == ["aten.linear.default", "aten.relu.default", "aten.linear.default"]
+    assert torch.equal(graph.args[0], torch.ones(1, 2))
+    assert dict(graph.kwargs) == {}
+
+
+def test_buffers_and_constants_have_their_names() -> None:
+    class Tables(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(2, 2)
+            self.register_buffer("kept", torch.ones(2))
+            self.register_buffer("passing", torch.ones(2), persistent=False)
+            self.plain = torch.ones(2)
+            self.kept: Tensor
+            self.passing: Tensor
+
+        def forward(self, x: Tensor) -> Tensor:
+            made: Tensor = self.fc(x) * self.kept * self.passing + self.plain
+            return made
+
+    found = set(trace(Tables(), torch.ones(1, 2)).tensors.values())
+    assert {"fc.weight", "fc.bias", "kept", "passing"} <= found
+
+
+def test_keyword_and_nested_inputs() -> None:
+    class Nested(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(2, 2)
+
+        def forward(self, pair: tuple[Tensor, Tensor], *, scale: Tensor, flag: bool = True) -> Tensor:
+            made: Tensor = self.fc(pair[0] + pair[1]) * scale
+            return made if flag else -made
+
+    x = torch.ones(1, 2)
+    with pytest.raises(InputError, match=r"forward pass failed.*scale"):
+        trace(Nested(), ((x, x),))
+    graph = trace(Nested(), {"pair": (x, x), "scale": x, "flag": False})
+    assert set(graph.kwargs) == {"pair", "scale", "flag"}
+
+
+def test_a_trace_is_of_eval_mode_and_leaves_the_modes() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5), nn.BatchNorm1d(2)).train()
+    model[2].eval()
+    before = snapshot(model)
+    graph = trace(model, torch.ones(1, 2))  # one sample: in training mode a batch norm would refuse it
+    assert not any("native_dropout" in str(n.target) for n in graph.nodes)
+    assert same_state(before, snapshot(model))
+
+
+@pytest.mark.parametrize("name", list(TOYS))
+def test_a_trace_changes_nothing(name: str) -> None:
+    toy = TOYS[name]
+    model = toy.build().train()
+    x = toy.inputs()
+    kept = x.clone()
+    model(x).sum().backward()  # there are gradients, and batch norms have counted once
+    before = snapshot(model)
+    trace(model, x)
+    assert same_state(before, snapshot(model))
+    assert torch.equal(x, kept)
+
+
+def test_the_trace_computes_what_the_model_does() -> None:
+    for name, toy in TOYS.items():
+        model = toy.build()
+        graph = trace(model, toy.inputs())
+        with torch.no_grad():
+            torch.testing.assert_close(graph.program.module()(toy.inputs()), model(toy.inputs()), msg=name)
+
+
+def test_places_are_told_in_a_person_s_words() -> None:
+    class Inner(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            made: Tensor = self.fc(x).sort(-1).values
+            return made
+
+    graph = trace(nn.Sequential(Inner()), torch.ones(1, 2))
+    place = next(where(n) for n in graph.nodes if "sort" in str(n.target))
+    assert place.startswith("aten.sort in 0 (test_trace.py:")
+
+
+def test_a_model_under_no_grad_or_with_frozen_parameters_is_traced() -> None:
+    model = hand_mlp().requires_grad_(False)
+    with torch.no_grad():
+        assert len(ops(model, torch.ones(1, 2))) == 3
+    with torch.inference_mode():
+        assert len(ops(hand_mlp(), torch.ones(1, 2))) == 3
+
+
+def test_a_compiled_and_a_scripted_model_are_traced_or_refused_plainly() -> None:
+    from secateur.types import SecateurError
+
+    with pytest.warns(DeprecationWarning, match="script"):
+        scripted = torch.jit.script(hand_mlp())
+    try:
+        graph = trace(scripted, torch.ones(1, 2))
+    except SecateurError as error:
+        assert "traced" in str(error)  # noqa: PT017
+    else:
+        assert "0.weight" in graph.tensors.values()
