@@ -61,7 +61,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2, help="models at a time, one thread each")
     parser.add_argument("--seconds", type=int, default=60, help="CPU seconds for each model and tool")
     parser.add_argument("--gigabytes", type=float, default=14, help="address space for each model and tool")
-    parser.add_argument("--again", choices=("failed", "all"), help="run these again although they have a row")
+    parser.add_argument("--again", choices=("failed", "graph", "all"), help="run these again although they have a row")
     parser.add_argument("--results", type=Path, default=Path("coverage.jsonl"), help="where the rows go")
     parser.add_argument("--table", action="store_true", help="only print the table of the rows that are there")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
@@ -89,9 +89,14 @@ def _work(suite: str, options: argparse.Namespace, done: dict[tuple[str, str, st
     for case in coverage_models.cases(suite):
         for side in sides:
             row = done.get((case.suite, case.name, side))
-            again = options.again == "all" or (options.again == "failed" and row is not None and not row["passed"])
-            if fnmatchcase(case.name, options.match) and (row is None or again):
+            if fnmatchcase(case.name, options.match) and (row is None or _wanted_again(row, options.again)):
                 yield case, side
+
+
+def _wanted_again(row: Row, again: str | None) -> bool:
+    """Whether a model that has a row runs once more; "graph" are those that failed or came back as a graph."""
+    failed, graph = not row["passed"], row.get("form") == "graph"
+    return again == "all" or (again in {"failed", "graph"} and failed) or (again == "graph" and graph)
 
 
 def _warm_up(peer: bool) -> None:

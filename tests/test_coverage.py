@@ -95,6 +95,7 @@ def test_what_has_a_row_is_skipped(tmp_path: Path) -> None:
 
     assert left(None) == set(zoo.ZOO) - {"unet", "lstm"}
     assert left("failed") == set(zoo.ZOO) - {"unet"}
+    assert left("graph") == set(zoo.ZOO) - {"unet"}
     assert left("all") == set(zoo.ZOO)
     assert left("all", match="unet") == {"unet"}
 

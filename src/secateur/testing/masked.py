@@ -44,6 +44,7 @@ def zeroed(model: nn.Module, sites: Sites, keep: Keep) -> nn.Module:
 
 def run(model: nn.Module, inputs: Any, mode: TorchFunctionMode | None = None) -> Any:
     """Return what `model` computes in eval mode on a tuple of positional or a mapping of keyword inputs."""
+    model.train()  # some modules keep tables made from parameters in eval mode, and drop them here
     model.eval()
     args, kwargs = ((), dict(inputs)) if isinstance(inputs, Mapping) else (tuple(inputs), {})
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
