@@ -8,17 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from secateur.structure.infer import infer
 from secateur.structure.trace import trace, where
 from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
 from secateur.types import InputError
 
 
 def ops(model: nn.Module, inputs: Any) -> list[str]:
-    return [str(n.target) for n in trace(model, inputs).nodes if n.op == "call_function"]
+    return [str(n.target) for n in trace(model, inputs, quick=False).nodes if n.op == "call_function"]
 
 
 def test_the_graph_of_an_mlp() -> None:
-    graph = trace(hand_mlp(), torch.ones(1, 2))
+    graph = trace(hand_mlp(), torch.ones(1, 2), quick=False)
     assert list(graph.tensors.values()) == ["0.weight", "0.bias", "2.weight", "2.bias"]
     assert len(graph.inputs) == 1
     assert ops(hand_mlp(), torch.ones(1, 2)) == ["aten.linear.default", "aten.relu.default", "aten.linear.default"]
@@ -87,9 +88,29 @@ def test_a_trace_changes_nothing(name: str) -> None:
 def test_the_trace_computes_what_the_model_does() -> None:
     for name, toy in TOYS.items():
         model = toy.build()
-        graph = trace(model, toy.inputs())
+        graph = trace(model, toy.inputs(), quick=False)
+        assert graph.program is not None
         with torch.no_grad():
             torch.testing.assert_close(graph.program.module()(toy.inputs()), model(toy.inputs()), msg=name)
+
+
+def test_a_plain_model_is_recorded_and_ties_as_its_export_does() -> None:
+    for name in ("mlp", "cnn", "residual", "grouped"):
+        model, x = TOYS[name].build(), TOYS[name].inputs()
+        quick, full = trace(model, x), trace(model, x, quick=False)
+        assert quick.program is None, name
+        found, expected = (
+            {
+                (site.unit, site.shape, frozenset((m.parameter, m.dim, m.role, str(m.index)) for m in site.members))
+                for site in infer(graph).sites.values()
+            }
+            for graph in (quick, full)
+        )
+        assert found == expected, name
+
+
+def test_what_is_not_plain_is_exported() -> None:
+    assert trace(TOYS["attention"].build(), TOYS["attention"].inputs()).program is not None
 
 
 def test_places_are_told_in_a_person_s_words() -> None:

@@ -223,7 +223,7 @@ def test_callbacks_are_called_in_order_and_can_stop() -> None:
 def test_progress_is_shown_on_the_standard_error_stream(capsys: pytest.CaptureFixture[str]) -> None:
     fit(net(), blobs(8), blobs(8), epochs=2, progress=True)
     shown = capsys.readouterr()
-    assert "epoch 2: loss" in shown.err
+    assert "epoch 2/2  loss" in shown.err
     assert shown.out == ""
 
 
