@@ -13,7 +13,7 @@ from secateur.cli.app import DataDir, Json, app, options_of, print_record
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["evaluate_", "list_", "prune_", "train"]
+__all__ = ["evaluate_", "inspect_", "list_", "prune_", "train"]
 
 ModelName = Annotated[
     str, typer.Argument(metavar="MODEL", help="A model by name (see `secateur list`), or package.module:factory.")
@@ -148,6 +148,15 @@ def prune_(
         list[str] | None,
         typer.Option(metavar="SITE", help="A site to leave whole, by name or pattern; may be repeated."),
     ] = None,
+    round_to: Annotated[int, typer.Option(help="Keep a multiple of this many units in every site.")] = 1,
+    form: Annotated[
+        str,
+        typer.Option(
+            metavar="FORM",
+            help="module (of the model's own class), graph (a torch.fx.GraphModule), or auto (a graph only where the "
+            "model's code holds sizes as literals).",
+        ),
+    ] = "auto",
     input_shape: Shape = None,
     data_name: Annotated[
         str | None,
@@ -173,7 +182,8 @@ def prune_(
     network = _network(model, weights, options)
     test = data.load(data_name, "test", root=data_dir) if data_name else None
     example = _example(model, input_shape, options, None if test is None else test.images)
-    result = prune(network, example, criterion, sparsity, unit=unit, scope=scope, ignore=ignore or ())  # type: ignore[arg-type]
+    chosen: dict[str, Any] = {"unit": unit, "scope": scope, "round_to": round_to, "form": form}
+    result = prune(network, example, criterion, sparsity, ignore=ignore or (), **chosen)
     result.save(out)
     rated = () if test is None else (evaluate(network, test).accuracy, evaluate(result.model, test).accuracy)
     if as_json:
@@ -184,6 +194,37 @@ def prune_(
     if rated:
         print(f"{'accuracy':<11}{rated[0]:>14.4f} → {rated[1]:>14.4f}     (test set of {data_name})")
     print(f"written to {out}")
+
+
+@app.command(
+    "inspect",
+    epilog="""\b
+Examples:
+  secateur inspect lenet-300-100
+  secateur inspect resnet-18 --set input_size=32 --svg resnet.svg""",
+)
+def inspect_(
+    model: ModelName,
+    blocks: Annotated[bool, typer.Option("--blocks", help="Show whole blocks that can be left out instead.")] = False,
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a picture of what is tied to what.")] = None,
+    input_shape: Shape = None,
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Show what can be cut out of a model, what is tied to it, and what is left whole and why."""
+    from secateur import structure
+    from secateur.files import write_text
+    from secateur.types import InputError
+
+    if blocks and svg:
+        raise InputError("--svg draws channels; leave out --blocks")
+    options = options_of(set_)
+    network = _network(model, None, options)
+    example = _example(model, input_shape, options, None)
+    sites = structure.blocks(network, example) if blocks else structure.channels(network, example)
+    if svg:
+        write_text(svg, structure.to_svg(sites))
+    print(json.dumps(structure.to_dict(sites)) if as_json else structure.to_text(sites))
 
 
 @app.command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -149,7 +150,8 @@ def _show(report: Report) -> None:
 
     from secateur.lab.blocks import Table
 
-    console = Console()
+    # Where the output is no screen, the table has the room that it needs.
+    console = Console(width=None if sys.stdout.isatty() else 110)
     for paragraph in report.summary:
         console.print(paragraph, markup=False, highlight=False)
     overview = next((b for b in report.blocks() if isinstance(b, Table) and b.name == "overview"), None)

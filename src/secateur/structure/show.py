@@ -49,7 +49,11 @@ def to_text(sites: Sites) -> str:
 
 def _heading(sites: Sites) -> str:
     units = sum(site.size for site in sites.values())
-    return f"{len(sites)} sites with {units:,} units; {len(sites.frozen)} layers left whole"
+    return f"{_count(len(sites), 'site')} with {_count(units, 'unit')}; {_count(len(sites.frozen), 'layer')} left whole"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _tied(site: Site, most: int = 4) -> str:

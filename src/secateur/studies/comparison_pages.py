@@ -165,7 +165,7 @@ def _overview(pruned: DataFrame, trained: DataFrame, basis: str) -> Table:
         Column("parameters", format=",.0f"),
         Column("non-zero", format=",.0f"),
         Column("kilobytes", format=",.0f"),
-        Column("speedup, batch 256", format=".2f"),
+        Column("speedup", format=".2f"),
     ]
     base = [_mean(trained, "accuracy"), _mean(trained, "loss"), _mean(trained, "parameters"), _mean(trained, "nonzero")]
     rows: list[list[Any]] = [["unpruned", *base, _mean(trained, "bytes") / 1000, 1.0]]
@@ -174,7 +174,7 @@ def _overview(pruned: DataFrame, trained: DataFrame, basis: str) -> Table:
             runs = _of(pruned, method, sparsity)
             if len(runs):
                 rows.append(_overview_row(method, sparsity, runs))
-    caption = "Unpruned, weight-pruned (zeros in the same shapes) and neuron-cut networks; means, no retraining."
+    caption = "Unpruned, weight-pruned (zeros in the same shapes) and neuron-cut networks; means, no retraining. Speedup at batch 256."
     return Table("overview", caption, columns, rows, basis)
 
 
