@@ -271,7 +271,8 @@ def _legend(figure: Figure, axes: Axes) -> None:
     table = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     # What is compared first, then what it is compared with, in rows: matplotlib fills column by column.
     names = sorted(table, key=lambda name: (name == "published", name == "unpruned"))
-    columns = min(5, len(names))
+    # As many columns as fit the width: about 96 characters, with seven for each handle.
+    columns = max(1, min(5, len(names), 96 // (7 + max(map(len, names), default=0))))
     names = [name for column in range(columns) for name in names[column::columns]]
     handles = [table[name] for name in names]
     figure.legend(handles, names, loc="outside upper left", ncols=columns, handlelength=2.2)
