@@ -1,4 +1,4 @@
-"""Record the graph of a plain network from one forward pass: what `trace` finds by export, in a tenth of the time.
+"""Record the graph of a plain network from a forward pass: what `trace` finds by export, in a tenth of the time.
 
 Only ops of a short list are taken, none of which reads a tensor's values into Python, so the record holds for every
 input. Anything else, and any tensor that comes from nowhere, makes `record` give up, and the model is exported.
@@ -39,13 +39,12 @@ class GaveUp(Exception):
 
 
 class Record:
-    """A recorded graph: the nodes, the placeholders of the model's tensors and of its inputs, and what came out."""
+    """A recorded graph: the nodes, and the placeholders of the model's tensors and of its inputs."""
 
     def __init__(self) -> None:
         self.graph = fx.Graph()
         self.tensors: dict[Node, str] = {}
         self.inputs: list[Node] = []
-        self.outputs: Any = None
 
 
 def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Record:
@@ -63,7 +62,6 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
             made.inputs.append(recorder.placeholder(leaf, f"input_{number}"))
     with _module_paths(model) as recorder.stack, recorder:
         outputs = model(*args, **kwargs)
-    made.outputs = outputs
     leaves = [recorder.node_of(leaf) for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
     if not leaves:
         raise GaveUp("no output")

@@ -16,11 +16,10 @@ from secateur.structure.attention import RectangularAttention
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.infer import Structure
 from secateur.structure.literals import new_sizes
-from secateur.structure.record import Record, record
 from secateur.structure.rules import Value, op_name
-from secateur.structure.rules.registry import output_shapes
+from secateur.structure.rules.registry import output_shapes, shape_of
 from secateur.structure.sites import masked_tensors
-from secateur.structure.trace import Graph, trace, where
+from secateur.structure.trace import trace, where
 from secateur.types import Keep, Sites, VerificationError
 
 __all__ = ["check_sizes", "difference", "reference_outputs", "verify"]
@@ -36,25 +35,16 @@ def verify(
     """
     graph = structure.graph
     with evaluating(cut), torch.random.fork_rng(devices=[]):
-        again = _recorded_again(cut, graph)
-        first = [cut(*graph.args, **graph.kwargs)] if again is None else [again.outputs]
-        outputs = first + [cut(*args, **kwargs) for args, kwargs in graph.probes[1:]]
+        outputs = [cut(*args, **kwargs) for args, kwargs in graph.probes]
     found = difference(reference, outputs)
     if not found <= tolerance:
         raise VerificationError(
             f"the cut model differs from the masked one by {found:.2e} (relative; allowed {tolerance:.0e}), so it was "
             "not returned. Leave out sites (ignore=...) until it passes to find the one, and please report the model."
         )
-    if again is not None:
-        _compare_sizes(structure, gone, list(again.graph.nodes), cut)
-    elif not isinstance(cut, GraphModule):
+    if not isinstance(cut, GraphModule):
         check_sizes(cut, structure, gone)
     return found
-
-
-def _recorded_again(cut: nn.Module, graph: Graph) -> Record | None:
-    """What the cut model does, recorded as the original was; None where that one was exported."""
-    return record(cut, graph.args, graph.kwargs) if graph.program is None else None
 
 
 def check_sizes(cut: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor]) -> None:
@@ -70,7 +60,7 @@ def check_sizes(cut: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor
     if not any(new_sizes(structure, node, gone) for node in structure.values if _takes_literals(node)):
         return
     graph = structure.graph
-    again = trace(cut, graph.args or dict(graph.kwargs), quick=False)
+    again = trace(cut, graph.args or dict(graph.kwargs), quick=graph.program is None)
     _compare_sizes(structure, gone, list(again.nodes), cut)
 
 
@@ -105,7 +95,18 @@ def _inside(node: Node, paths: set[str]) -> bool:
 
 def _takes_literals(node: Node) -> bool:
     """Whether an op's sizes come from the code that calls it, rather than from a layer that is known and mended."""
-    return node.op == "call_function" and not op_name(node).startswith(("conv", "layer_norm", "group_norm", "rms_norm"))
+    if node.op != "call_function" or op_name(node).startswith(("conv", "layer_norm", "group_norm", "rms_norm")):
+        return False
+    return not _flattens(node)
+
+
+def _flattens(node: Node) -> bool:
+    """Whether an op only joins the last axes into one: with other sizes it fails, or the outputs' shape gives it away."""
+    source = node.args[0] if node.args else None
+    if op_name(node) not in {"view", "reshape", "_unsafe_view", "flatten"} or not isinstance(source, Node):
+        return False
+    before, after = shape_of(source), shape_of(node)
+    return len(after) <= len(before) and after[:-1] == before[: len(after) - 1]
 
 
 def _expected_shapes(structure: Structure, node: Node, gone: Mapping[Atom, Tensor]) -> list[tuple[int, ...]] | None:

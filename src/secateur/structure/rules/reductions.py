@@ -113,7 +113,11 @@ def batch_norm(call: Call) -> Value | list[Value]:
         by_batch and x.zero and bias is None
     )
     value = Value(x.axes, zero and others_fixed)
-    return [value, *_rest(call)] if isinstance(call.node.meta.get("val"), (tuple, list)) else value
+    if not isinstance(call.node.meta.get("val"), (tuple, list)):
+        return value
+    # The statistics come out beside it: one number a channel, or nothing in evaluation.
+    shapes = output_shapes(call.node)[1:]
+    return [value, *(Value((channels if s == (channels.size,) else fixed(s[0]),), zero=False) for s in shapes)]
 
 
 @rule("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm")
