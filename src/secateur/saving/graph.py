@@ -13,8 +13,8 @@ from torch.utils import _pytree as pytree
 from secateur.saving.inputs import describe, restore
 from secateur.state import device_of, evaluating
 from secateur.structure.cut import apply_plan, make_plan
-from secateur.structure.graph import graph_form
-from secateur.structure.infer import Structure, infer
+from secateur.structure.graph import graph_form, graph_structure
+from secateur.structure.infer import Structure
 from secateur.structure.trace import trace
 from secateur.structure.verify import difference
 from secateur.types import FileError, Keep, Sites
@@ -22,6 +22,8 @@ from secateur.types import FileError, Keep, Sites
 __all__ = ["check_answers", "keep_graph", "rebuild"]
 
 TOLERANCE = 1e-3
+# The key whose presence says that the graph takes any batch size.
+ANY_BATCH = "any-batch"
 
 
 def keep_graph(model: GraphModule, sites: Sites, keep: Keep) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -35,6 +37,8 @@ def keep_graph(model: GraphModule, sites: Sites, keep: Keep) -> tuple[dict[str, 
     described = describe(dict(traced.kwargs) or tuple(traced.args), tensors)
     answers = _answers(model, restore(described, tensors, device_of(model)))
     tensors |= {f"output|{i}": answer for i, answer in enumerate(answers)}
+    if model.meta.get("any_batch"):
+        tensors[ANY_BATCH] = torch.ones(1, dtype=torch.bool)
     tensors |= {f"keep|{name}": kept.detach().cpu().contiguous() for name, kept in keep.items()}
     return described, tensors
 
@@ -59,7 +63,8 @@ def rebuild(model: nn.Module, described: Mapping[str, Any], tensors: Mapping[str
         FileError: the masks do not fit the model.
         InputError, TraceError, KeyError, TypeError, ValueError, RuntimeError: the description does not.
     """
-    structure = infer(trace(model, restore(described, tensors, device_of(model))))
+    found = trace(model, restore(described, tensors, device_of(model)))
+    structure = graph_structure(model, found, any_batch=ANY_BATCH in tensors)
     keep = {key.partition("|")[2]: kept for key, kept in tensors.items() if key.startswith("keep|")}
     for name, kept in keep.items():
         _check_mask(structure, name, kept)

@@ -17,12 +17,11 @@ from secateur.state import evaluating
 from secateur.structure.attention import free_attention
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.depth import BlockStructure, without_blocks
-from secateur.structure.graph import graph_form
-from secateur.structure.infer import Structure, infer
+from secateur.structure.graph import graph_form, graph_structure
+from secateur.structure.infer import Structure
 from secateur.structure.mend import Edits, edits, proposals
 from secateur.structure.optimizer import carry_over, check_optimizer
 from secateur.structure.sites import check_keep, check_same_model, masked_tensors
-from secateur.structure.trace import trace
 from secateur.structure.verify import difference, reference_outputs, verify
 from secateur.types import CutError, InputError, Keep, Sites, VerificationError, unknown_name
 
@@ -68,7 +67,7 @@ def cut(
         keep: one bool tensor a site, of the site's shape, True = keep; sites without one stay whole.
         form: ``"module"`` returns a module of the model's own class. Where its code holds a size as a literal that no
             attribute holds, that cannot run; ``"graph"`` returns the traced graph as a `torch.fx.GraphModule` instead
-            (for inference, with the example inputs' batch size), and ``"auto"`` does so where the module cannot run.
+            (for inference; any batch size where that verifies), and ``"auto"`` does so where the module cannot run.
         optimizer: the optimizer that trains `model`; it is changed in place to train the small model on, its moments
             cut with the parameters. It stays as it is when the cut fails.
         tolerance: the greatest relative difference between the cut and the masked model's outputs.
@@ -132,21 +131,36 @@ def cut_with_plan(
             if form == "module":
                 raise
             error = refused
-    try:
-        structure, gone = _with_program(model, structure, checked)
-        graph = graph_form(small, structure, gone)
-        return CutModel(graph, plan, verify(reference, graph, structure, gone, tolerance))
-    except VerificationError:
-        raise
-    except Exception as broken:  # noqa: BLE001  (what a rewritten graph raises depends on its ops)
-        raise CutError(f"cut: neither the module nor its graph can be made smaller: {broken}") from (error or broken)
+    return _graph_form(model, CutModel(small, plan, 0.0), structure, checked, reference, tolerance, error)
 
 
-def _with_program(model: nn.Module, structure: Structure, keep: Keep) -> tuple[Structure, dict[Atom, Tensor]]:
-    """The structure of an exported program, which a graph can be made of; a recorded one is found anew."""
-    if structure.graph.program is None:
-        structure = infer(trace(model, structure.graph.args or dict(structure.graph.kwargs), quick=False))
-    return structure, {structure.units[name]: kept for name, kept in keep.items() if not bool(kept.all())}
+def _graph_form(
+    model: nn.Module,
+    made: CutModel,
+    structure: Structure,
+    keep: Keep,
+    reference: list[Any],
+    tolerance: float,
+    error: Exception | None,
+) -> CutModel:
+    """The cut graph, for any batch size where that verifies, else for the example inputs' own."""
+    for any_batch in (True, False):
+        try:
+            traced = graph_structure(model, structure.graph, any_batch)
+            gone = {traced.units[name]: kept for name, kept in keep.items() if not bool(kept.all())}
+            graph = graph_form(made.model, traced, gone)
+            graph.meta["any_batch"] = any_batch
+            # Verified on the example inputs themselves, not on those of the second trace.
+            found = verify(reference, graph, structure, gone, tolerance)
+            return CutModel(graph, made.plan, found)
+        except VerificationError:
+            if not any_batch:
+                raise
+        except Exception as broken:  # noqa: BLE001  (what a rewritten graph raises depends on its ops)
+            if not any_batch:
+                message = f"cut: neither the module nor its graph can be made smaller: {broken}"
+                raise CutError(message) from (error or broken)
+    raise AssertionError("the second attempt returns or raises")
 
 
 def _module_form(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,21 +11,23 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
+from torch.utils import _pytree as pytree
 
-from secateur.structure.axes import Atom
-from secateur.structure.infer import Structure
+from secateur.structure.axes import Atom, atoms, resolve
+from secateur.structure.infer import Structure, infer
 from secateur.structure.literals import new_sizes
-from secateur.structure.rules import op_name
-from secateur.structure.trace import Graph
+from secateur.structure.rules import Value, op_name
+from secateur.structure.trace import Graph, trace
 
-__all__ = ["graph_form"]
+__all__ = ["graph_form", "graph_structure"]
 
 
 def graph_form(small: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor]) -> GraphModule:
     """Return the traced graph with the tensors of `small` (the cut module) and with every size as it is after the cut.
 
-    The state dict has the same keys as the module's. A graph is what eval mode computes, for the batch size of the
-    example inputs.
+    The state dict has the same keys as the module's. A graph is what eval mode computes. Where the structure was traced
+    on two samples or more (`graph_structure`), sizes that contain the batch are computed from the inputs, so that it
+    takes any batch size.
     """
     program = structure.graph.program
     assert program is not None, "a recorded graph is exported before it is rewritten"
@@ -84,17 +87,68 @@ def _submodule(root: nn.Module, path: str) -> nn.Module:
     return root
 
 
+def graph_structure(model: nn.Module, graph: Graph, any_batch: bool) -> Structure:
+    """Return the structure of the model's exported program, whose graph can be rewritten.
+
+    Args:
+        model: the model.
+        graph: an earlier trace, for its inputs.
+        any_batch: trace on each sample twice where there is one only, so that the batch can be told from a size of 1.
+
+    Raises:
+        InputError, TraceError: the model does not take these inputs.
+    """
+    args, kwargs = graph.args, dict(graph.kwargs)
+    if any_batch:
+        args, kwargs = pytree.tree_map_only(Tensor, _twice, (args, kwargs))
+    return infer(trace(model, args or kwargs, quick=False))
+
+
+def _twice(x: Tensor) -> Tensor:
+    return torch.cat([x, x]) if x.dim() and len(x) == 1 else x
+
+
+def _batch(structure: Structure) -> tuple[Node, Atom] | None:
+    """An input that has the batch axis, and that axis; None where there is no batch, or one sample only."""
+    for node in structure.graph.inputs:
+        value = structure.values.get(node)
+        if isinstance(value, Value) and value.axes and value.axes[0].size > 1:
+            axis = resolve(value.axes[0])
+            return (node, axis) if isinstance(axis, Atom) else None
+    return None
+
+
 def _rewritten(structure: Structure, old: fx.Graph, gone: Mapping[Atom, Tensor]) -> fx.Graph:
     """A copy of a graph in which every argument that is a size has its new value."""
     new = fx.Graph()
     copies: dict[Node, Node] = {}
+    batch = _batch(structure)
     for node in old.nodes:
         copy = new.node_copy(node, lambda n: copies[n])
         copies[node] = copy
         changes = new_sizes(structure, node, gone) if node.op == "call_function" else {}
         if changes:
             _change(copy, changes)
+        if batch is not None and batch[0] in copies:
+            _follow_batch(structure, node, copy, copies[batch[0]], batch[1])
     return new
+
+
+def _follow_batch(structure: Structure, node: Node, copy: Node, source: Node, batch: Atom) -> None:
+    """Compute from the input's batch every size of a view that contains it."""
+    made = structure.values.get(node)
+    name = {"view": "size", "reshape": "shape", "_unsafe_view": "size", "expand": "size"}.get(op_name(node))
+    if name is None or not isinstance(made, Value):
+        return
+    at = [a.name for a in node.target._schema.arguments].index(name)  # type: ignore[union-attr]
+    sizes = list(copy.args[at]) if at < len(copy.args) else []  # type: ignore[arg-type]
+    with copy.graph.inserting_before(copy):
+        for dim, (size, axis) in enumerate(zip(sizes, made.axes, strict=False)):
+            if isinstance(size, int) and size > 0 and list(atoms(axis)).count(batch) == 1:
+                now = copy.graph.call_function(torch.ops.aten.sym_size.int, (source, 0))
+                sizes[dim] = copy.graph.call_function(operator.mul, (now, size // batch.size))
+    if sizes:
+        copy.args = (*copy.args[:at], sizes, *copy.args[at + 1 :])
 
 
 def _change(node: Node, changes: Mapping[str, Any]) -> None:
