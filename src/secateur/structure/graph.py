@@ -101,7 +101,7 @@ def graph_structure(model: nn.Module, graph: Graph, any_batch: bool) -> Structur
     args, kwargs = graph.args, dict(graph.kwargs)
     if any_batch:
         args, kwargs = pytree.tree_map_only(Tensor, _twice, (args, kwargs))
-    return infer(trace(model, args or kwargs, quick=False))
+    return infer(trace(model, args or kwargs, quick=False, known_to_run=not any_batch))
 
 
 def _twice(x: Tensor) -> Tensor:

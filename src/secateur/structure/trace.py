@@ -72,13 +72,14 @@ def _noise(x: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(x.shape, generator=generator).to(x)
 
 
-def trace(model: nn.Module, example_inputs: ExampleInputs, *, quick: bool = True) -> Graph:
+def trace(model: nn.Module, example_inputs: ExampleInputs, *, quick: bool = True, known_to_run: bool = False) -> Graph:
     """Return the graph of `model` in eval mode on `example_inputs`; the model and the random state stay as they are.
 
     Args:
         model: any module that `torch.export` takes.
         example_inputs: what the model is called with.
         quick: record a plain network from its forward pass, and export only what is not plain; False always exports.
+        known_to_run: the model has run on these inputs before, so that it need not be tried first.
 
     Raises:
         InputError: the inputs do not fit the model.
@@ -90,14 +91,10 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, quick: bool = True
     with evaluating(model), torch.random.fork_rng(devices=[]):
         if quick and (found := _recorded(model, args, kwargs)) is not None:
             return found
-        try:
-            model(*args, **kwargs)
-        except Exception as error:
-            raise InputError(
-                f"the model's forward pass failed on the example inputs {_shapes(args, kwargs)}: "
-                f"{_first_line(error)}. Pass inputs that the model takes."
-            ) from error
-    with evaluating(model), torch.random.fork_rng(devices=[]):  # anew, so that tables kept by the first pass are gone
+        if not known_to_run:
+            # The exporter works on shapes alone, and lets pass what would fail on numbers, such as a wrong type.
+            _check_runs(model, args, kwargs)
+    with evaluating(model), torch.random.fork_rng(devices=[]):  # anew: what the passes before kept in tables is dropped
         program = _export(model, args, kwargs)
     return _exported(model, program, args, kwargs)
 
@@ -149,6 +146,17 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
                 "pass, or a custom autograd function. torch.export.export(model, inputs, strict=False) shows the "
                 "whole trace."
             ) from error
+
+
+def _check_runs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse inputs that the model does not take."""
+    try:
+        model(*args, **kwargs)
+    except Exception as error:
+        raise InputError(
+            f"the model's forward pass failed on the example inputs {_shapes(args, kwargs)}: "
+            f"{_first_line(error)}. Pass inputs that the model takes."
+        ) from error
 
 
 def _first_line(error: Exception) -> str:
