@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.structure.infer import infer
+from secateur.structure.record import GaveUp, record
 from secateur.structure.trace import trace, where
 from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
 from secateur.types import InputError
@@ -147,3 +148,28 @@ def test_a_compiled_and_a_scripted_model_are_traced_or_refused_plainly() -> None
         assert "traced" in str(error)  # noqa: PT017
     else:
         assert "0.weight" in graph.tensors.values()
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda h: h.mean(0).tolist()[0],
+        lambda h: float(h.detach().numpy()[0, 0]),
+        lambda h: h.mean().item(),
+        lambda h: 2.0 if h.mean() else 1.0,
+        lambda h: 1.0 if h.data_ptr() else 2.0,
+    ],
+    ids=["tolist", "numpy", "item", "bool", "data_ptr"],
+)
+def test_numbers_that_are_read_are_never_recorded(read: Any) -> None:
+    class Reads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            made: Tensor = self.fc(x) * read(x)
+            return made
+
+    with pytest.raises(GaveUp), torch.no_grad():
+        record(Reads(), (torch.randn(2, 4),), {})

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx import Node
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -31,6 +32,12 @@ PLAIN = {
     *("view", "_unsafe_view", "reshape", "permute", "transpose", "squeeze", "unsqueeze", "constant_pad_nd"),
     *("max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d", "upsample_nearest2d", "upsample_bilinear2d"),
     "pixel_shuffle",
+}
+
+
+READS = {
+    *("numpy", "tolist", "item", "data_ptr", "untyped_storage", "storage", "__array__", "__dlpack__", "__bool__"),
+    *("__float__", "__int__", "__index__", "__complex__", "__iter__", "__contains__", "__len__"),
 }
 
 
@@ -60,13 +67,22 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     for number, leaf in enumerate(pytree.tree_leaves((args, dict(kwargs)))):
         if isinstance(leaf, Tensor):
             made.inputs.append(recorder.placeholder(leaf, f"input_{number}"))
-    with _module_paths(model) as recorder.stack, recorder:
+    with _module_paths(model) as recorder.stack, recorder, _NoReading():
         outputs = model(*args, **kwargs)
     leaves = [recorder.node_of(leaf) for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
     if not leaves:
         raise GaveUp("no output")
     made.graph.output(tuple(leaves))
     return made
+
+
+class _NoReading(TorchFunctionMode):
+    """Gives up where numbers leave the tensors, as what is done with them afterwards cannot be seen."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in READS:
+            raise GaveUp(func.__name__)
+        return func(*args, **(kwargs or {}))
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
