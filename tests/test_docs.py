@@ -254,10 +254,17 @@ def test_the_results_in_the_readme_are_those_of_the_study() -> None:
     with (ROOT / "docs" / "results" / "fathollahi.csv").open(encoding="utf-8", newline="") as file:
         known = {row["network"].replace("\N{NO-BREAK SPACE}", " "): row for row in csv.DictReader(file)}
     formats = {"accuracy": ".4f", "loss": ".4f", "parameters": ",.0f", "kilobytes": ",.0f", "speedup": ".2f"}
-    shown = re.findall(r"^\| ([\w %]+?) \| (\d.*) \|$", section("README.md", "What it finds"), re.M)
+    finds = section("README.md", "What it finds").partition("\n### ")[0]
+    shown = re.findall(r"^\| ([\w %]+?) \| (\d.*) \|$", finds, re.M)
     assert len(shown) >= 4
     for name, cells in shown:
         assert cells.split(" | ") == [format(float(known[name][key]), how) for key, how in formats.items()], name
+
+
+def test_the_coverage_in_the_readme_is_that_of_the_benchmark() -> None:
+    found = dict(re.findall(r"^\| (\w+) \| (\d+ \| \d+ \| \d+) \|", text_of("docs/results/coverage.md"), re.M))
+    shown = re.findall(r"^\| [^|]+ \| (\d+ \| \d+ \| \d+) \|$", text_of("README.md"), re.M)
+    assert shown == [found[suite] for suite in ("torchvision", "timm", "transformers", "zoo")]
 
 
 PUBLIC = sorted(secateur.__all__)
