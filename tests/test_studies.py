@@ -13,7 +13,7 @@ from secateur import data
 from secateur.lab import Report, Results, RunSummary, Store, Table, run_study, write_report
 from secateur.lab.study import Cell
 from secateur.studies import STUDIES, by_name
-from secateur.studies.comparison import METHODS, cells, fractions
+from secateur.studies.comparison import METHODS, cells
 from secateur.types import DataError, UnknownNameError
 
 SPARSITIES = [0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99]
@@ -101,10 +101,6 @@ def test_recipes_keep_their_ids(name: str) -> None:
 
 def test_no_two_studies_share_a_cell() -> None:
     assert not set(ids(by_name("demo").plan())) & set(ids(by_name("fathollahi").plan()))
-
-
-def test_sparsities_are_written_as_people_write_them() -> None:
-    assert fractions([0.05, 0.5, 0.99]) == ["5 %", "50 %", "99 %"]
 
 
 # The demo on a tiny grid, computed once

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, fx
 from torch.fx import Node
 
-from secateur.structure.axes import Atom, Axis, atoms, fixed, freeze, is_fixed, positions
+from secateur.structure.axes import Atom, atoms, fixed, freeze, is_fixed, positions
 from secateur.structure.rules import RULES, Call, Ties, Value, fixed_value, freeze_all, op_name
-from secateur.structure.trace import Graph, where
+from secateur.structure.trace import Graph
 from secateur.types import Member, Role, Site
 
 __all__ = ["Structure", "bind", "infer"]
@@ -249,14 +249,3 @@ def _find_frozen(tensors: Mapping[str, Value], ties: Ties) -> Iterator[tuple[str
                 reason = next(a.frozen for a in atoms(axis) if a.frozen)
                 yield name.rpartition(".")[0] or name, str(reason)
                 break
-
-
-def describe(structure: Structure, node: Node) -> str:
-    """Return the op of a node with the axes of its result, for people."""
-    value = structure.values.get(node)
-    return f"{where(node)}: {value.axes if isinstance(value, Value) else value}"
-
-
-def axes_of(structure: Structure, name: str) -> tuple[Axis, ...]:
-    """Return the axes of the parameter or buffer `name`."""
-    return structure.tensors[name].axes

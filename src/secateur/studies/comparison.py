@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -156,12 +156,3 @@ def _removed(model: nn.Module, metrics: Mapping[str, Any]) -> float:
     if "cut_parameters" in metrics:
         return 1 - int(metrics["cut_parameters"]) / before.total
     return 1 - int(metrics["nonzero"]) / before.nonzero
-
-
-def fractions(values: Sequence[float]) -> list[str]:
-    """Return sparsities as people write them.
-
-    >>> fractions([0.05, 0.5])
-    ['5 %', '50 %']
-    """
-    return [f"{100 * v:.4g} %" for v in values]

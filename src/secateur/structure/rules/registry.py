@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -167,8 +167,3 @@ def freeze_all(call: Call, because: str) -> Value | list[Value]:
 def fixed_value(shape: Iterable[int], reason: str) -> Value:
     """Return a value of frozen axes."""
     return Value(tuple(fixed(int(s), reason) for s in shape))
-
-
-def like(value: Value, **changes: Any) -> Value:
-    """Return `value` with some fields changed."""
-    return replace(value, **changes)
