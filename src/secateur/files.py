@@ -13,7 +13,7 @@ from typing import Any
 
 from secateur.types import FileError, MissingLibraryError
 
-__all__ = ["replacing", "require", "sweep", "write_bytes", "write_text"]
+__all__ = ["flush", "replacing", "require", "sweep", "write_bytes", "write_text"]
 
 _MARK = ".part"
 
@@ -38,9 +38,9 @@ def replacing(path: Path) -> Iterator[Path]:
     part = _part(path)
     try:
         yield part
-        _flush(part)
+        flush(part)
         part.replace(path)
-        _flush(path.parent)
+        flush(path.parent)
     except OSError as error:
         raise FileError(f"cannot write {path}: {error}; check the folder's permissions and free space") from error
     finally:
@@ -106,7 +106,8 @@ def _umask() -> int:
     return mask
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Put what is written of a file, or the names in a folder, on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from secateur.files import flush
 from secateur.saving.manifest import FILES, MANIFEST, read_manifest
 from secateur.types import FileError
 
@@ -77,12 +78,12 @@ def _write(target: Path, files: Mapping[str, bytes]) -> None:
                 os.fsync(file.fileno())
         # mkdtemp makes a private folder; the finished one should be as readable as any other.
         staging.chmod(0o755)
-        _flush(staging)
+        flush(staging)
         _swap(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     with suppress(OSError):  # the folder is there already; the disk may know of it a moment later
-        _flush(target.parent)
+        flush(target.parent)
 
 
 def _swap(staging: Path, target: Path) -> None:
@@ -98,11 +99,3 @@ def _swap(staging: Path, target: Path) -> None:
         old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _flush(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -235,15 +235,12 @@ def make_plan(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor
     rows: dict[str, dict[int, Tensor]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for name, value in structure.tensors.items():
-        kept = {dim: keep_vector(axis, gone) for dim, axis in enumerate(value.axes) if _touched(axis, gone)}
+        every = {dim: keep_vector(axis, gone) for dim, axis in enumerate(value.axes)}
+        kept = {dim: k for dim, k in every.items() if not bool(k.all())}
         if kept:
             rows[name] = {dim: k.nonzero().flatten() for dim, k in kept.items()}
             shapes[name] = tuple(int(kept[d].sum()) if d in kept else s for d, s in enumerate(value.shape))
     return Plan(rows, edits(model, structure, gone, shapes))
-
-
-def _touched(axis: Any, gone: Mapping[Atom, Tensor]) -> bool:
-    return not bool(keep_vector(axis, gone).all())
 
 
 def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from secateur.state import check_finite, check_made, check_module, evaluating, split_inputs
+from secateur.structure.sites import REPAIR
 from secateur.types import ExampleInputs, InputError, Keep, Member, Site, Sites
 
 __all__ = ["BlockStructure", "Skip", "blocks", "without_blocks"]
@@ -80,7 +81,7 @@ def blocks(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[str
     """
     check_module(model, "blocks")
     check_made(model)
-    check_finite(model, "blocks", "load a good checkpoint, or repair the tensor, first")
+    check_finite(model, "blocks", REPAIR)
     args, kwargs = split_inputs(example_inputs)
     ignored = set(ignore)
     paths: dict[str, list[str]] = {}

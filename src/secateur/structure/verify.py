@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
-from secateur.state import evaluating
+from secateur.state import evaluating, own_tensors
 from secateur.structure.attention import RectangularAttention
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.infer import Structure
@@ -178,8 +178,7 @@ def _run_with_statistics(
     assert program is not None, "a recorded graph takes no statistics over what is cut"
     tensors = {
         **program.constants,
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers()),
+        **own_tensors(model),
     }
     holders = [n for n in program.graph.nodes if n.op == "placeholder"]
     names = {n.name: name for n, name in graph.tensors.items()}
