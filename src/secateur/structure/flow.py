@@ -1,0 +1,234 @@
+"""Where the units of a site flow: the edges at which layers read them, and runs of the traced graph with taps on those.
+
+Every way from a unit to the model's output crosses exactly one *read*: an edge into an op that takes the units up, so
+that its result no longer has them (a linear layer, a convolution, a mean over channels). So zeroing a unit at its reads
+removes it, a gate at its reads has the unit's whole gradient, and what passes there are the unit's activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.fx import Node
+from torch.utils import _pytree as pytree
+
+from secateur.state import own_tensors, split_inputs
+from secateur.structure.axes import Atom, atoms, positions, resolve
+from secateur.structure.infer import Structure, infer
+from secateur.structure.rules import Value
+from secateur.structure.sites import check_same_model
+from secateur.structure.trace import Graph, trace
+from secateur.types import ExampleInputs, InputError, Sites
+
+__all__ = ["Flow", "Read", "Tap", "reads"]
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """An edge of the traced graph at which the units of a site are taken up.
+
+    Attributes:
+        site: the site's name.
+        node: the op that takes them up.
+        source: the tensor that holds their activations there.
+        dim: the dimension of `source` along which the units lie.
+        index: positions along `dim`, one row for each unit, int64 ``(units, positions)``.
+    """
+
+    site: str
+    node: Node
+    source: Node
+    dim: int
+    index: Tensor
+
+    def rows(self, activations: Tensor) -> Tensor:
+        """Return what passes here by unit: ``(units, samples, values)``, samples along dimension 0 of `activations`.
+
+        Where the units lie along dimension 0 themselves, all is one sample.
+        """
+        index = self.index.to(activations.device)
+        picked = activations.movedim(self.dim, 0)[index]
+        if self.dim == 0:
+            return picked.reshape(len(index), 1, -1)
+        return picked.transpose(1, 2).reshape(len(index), len(activations), -1)
+
+    def spread(self, gates: Tensor) -> Tensor:
+        """Return one gate a unit, ``(units,)`` or ``(samples, units)``, in a shape that multiplies `source`'s tensor."""
+        size = int(self.source.meta["val"].shape[self.dim])
+        index = self.index.to(gates.device)
+        wide = gates.new_ones(*gates.shape[:-1], size)
+        flat = gates.unsqueeze(-1).expand(*gates.shape, index.shape[1]).flatten(-2)
+        wide = wide.index_copy(-1, index.flatten(), flat)
+        after = self.source.meta["val"].ndim - self.dim - 1
+        between = self.dim - (gates.ndim - 1)
+        return wide.reshape(*wide.shape[:-1], *([1] * between), size, *([1] * after))
+
+
+Tap = Callable[[Read, Tensor], Tensor]
+"""Called with what passes a read; what it returns goes on in its place."""
+
+
+def reads(structure: Structure) -> dict[str, tuple[Read, ...]]:
+    """Return the reads of every site, in the order in which they happen.
+
+    >>> import torch
+    >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> found = reads(infer(trace(model, torch.zeros(1, 4))))
+    >>> [(read.source.name, read.dim, read.index.tolist()) for read in found["0"]]
+    [('relu_default', 1, [[0], [1], [2]])]
+    """
+    names = {atom: name for name, atom in structure.units.items()}
+    found: dict[str, list[Read]] = {name: [] for name in structure.sites}
+    for node in structure.graph.nodes:
+        if node.op != "call_function":
+            continue
+        left = _atoms(structure.values.get(node))
+        for atom, source, dim in _operands(structure, node):
+            name = names.get(atom)
+            # Where two operands meet in the same units, as in a dot product, one edge is enough.
+            if name is None or atom in left or any(r.node is node for r in found[name]):
+                continue
+            index = positions(structure.values[source].axes[dim], atom)
+            assert index is not None
+            found[name].append(Read(name, node, source, dim, index))
+    return {name: tuple(edges) for name, edges in found.items()}
+
+
+def _operands(structure: Structure, node: Node) -> Iterator[tuple[Atom, Node, int]]:
+    """The units among the activations that an op is given."""
+    for source in node.all_input_nodes:
+        value = structure.values.get(source)
+        if isinstance(value, Value) and not _is_weight(structure, source):
+            for dim, axis in enumerate(value.axes):
+                for atom in dict.fromkeys(atoms(axis)):
+                    yield atom, source, dim
+
+
+def _is_weight(structure: Structure, node: Node) -> bool:
+    """Whether a tensor is one of the model's own, or made of them alone, as a transposed weight is."""
+    if node.op in {"placeholder", "get_attr"}:
+        return node not in structure.graph.inputs
+    return all(_is_weight(structure, source) for source in node.all_input_nodes)
+
+
+def _atoms(value: Any) -> set[Atom]:
+    if isinstance(value, Value):
+        return {atom for axis in value.axes for atom in atoms(resolve(axis))}
+    if isinstance(value, (list, tuple)):
+        return {atom for part in value for atom in _atoms(part)}
+    return set()
+
+
+@dataclass(eq=False)
+class Flow:
+    """Runs a model op by op, with taps where the units of its sites are read.
+
+    It follows the model: the graph is traced once for each shape of inputs that it meets, and the model's tensors are
+    taken as they are at each run. What it computes is what the model computes in eval mode.
+
+    Args:
+        model: the model; it is left as it is.
+        sites: from `channels` on this model.
+
+    Raises:
+        InputError: the sites are those of single weights, or of another model.
+
+    >>> import torch
+    >>> from secateur.structure import channels
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
+    >>> x = torch.ones(4, 2)
+    >>> flow = Flow(model, channels(model, x[:1]))
+    >>> torch.equal(flow(x), model(x))
+    True
+    >>> bool((flow(x, lambda read, h: h * read.spread(torch.zeros(2))) == model[2].bias).all())
+    True
+    """
+
+    model: nn.Module
+    sites: Sites
+    _known: dict[Any, tuple[Structure, dict[str, tuple[Read, ...]]]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        check_same_model(self.model, self.sites)
+        if self.sites.structure is None:
+            raise InputError("activations are those of channels; find the sites with channels(model, example_inputs)")
+
+    def __call__(self, inputs: ExampleInputs, tap: Tap | None = None) -> Any:
+        """Return the model's outputs on `inputs`; each read's tensor goes through `tap` on its way."""
+        structure, found = self.at(inputs)
+        edges: dict[Node, list[Read]] = {}
+        for name in self.sites if tap is not None else ():
+            for read in found[name]:
+                edges.setdefault(read.node, []).append(read)
+        return _outputs(structure.graph, _Tapped(structure.graph, edges, tap).run(*self._flat(structure.graph, inputs)))
+
+    def reads(self, inputs: ExampleInputs) -> dict[str, tuple[Read, ...]]:
+        """Return the reads of the sites in the graph for inputs of this shape."""
+        found = self.at(inputs)[1]
+        return {name: found[name] for name in self.sites}
+
+    def at(self, inputs: ExampleInputs) -> tuple[Structure, dict[str, tuple[Read, ...]]]:
+        """Return the structure, and the reads of all its sites, for inputs of this shape."""
+        args, kwargs = split_inputs(inputs)
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        key = (str(spec), tuple((tuple(x.shape), x.dtype) if isinstance(x, Tensor) else x for x in leaves))
+        if key not in self._known:
+            structure = infer(_traced(self.model, inputs))
+            missing = [name for name in self.sites if name not in structure.units]
+            if missing:
+                raise InputError(
+                    f"on inputs of this shape the model has no site {missing[0]!r}; find the sites on such inputs"
+                )
+            self._known[key] = (structure, reads(structure))
+        return self._known[key]
+
+    def _flat(self, graph: Graph, inputs: ExampleInputs) -> list[Any]:
+        """What the graph's placeholders stand for, in their order."""
+        own = {**graph.state, **own_tensors(self.model)}
+        leaves = iter(x for x in pytree.tree_leaves(split_inputs(inputs)) if graph.program or isinstance(x, Tensor))
+        holders = [node for node in graph.nodes if node.op == "placeholder"]
+        names = _names(graph)
+        return [own[names[n]] if n in names else next(leaves) for n in holders]
+
+
+def _traced(model: nn.Module, inputs: ExampleInputs) -> Graph:
+    graph = trace(model, inputs)
+    several = graph.program is None and len(next(n for n in graph.nodes if n.op == "output").args[0]) > 1  # type: ignore[arg-type]
+    return trace(model, inputs, quick=False) if several else graph
+
+
+def _names(graph: Graph) -> dict[Node, str]:
+    names = dict(graph.tensors)
+    if graph.program is not None:
+        lifted = graph.program.graph_signature.inputs_to_lifted_tensor_constants
+        names |= {n: lifted[n.name] for n in graph.nodes if n.op == "placeholder" and n.name in lifted}
+    return names
+
+
+def _outputs(graph: Graph, made: Any) -> Any:
+    if graph.program is None:
+        return made[0]
+    return pytree.tree_unflatten(list(made), graph.program.call_spec.out_spec)
+
+
+class _Tapped(fx.Interpreter):
+    """Runs a graph; what passes the edges given goes through the tap."""
+
+    def __init__(self, graph: Graph, edges: Mapping[Node, list[Read]], tap: Tap | None) -> None:
+        root = graph.program.graph_module if graph.program is not None else nn.Module()
+        super().__init__(root, graph=graph.graph)
+        self.edges, self.tap = edges, tap
+
+    def run_node(self, n: Node) -> Any:
+        """Run one op."""
+        if n not in self.edges:
+            return super().run_node(n)
+        assert self.tap is not None
+        taken: dict[Any, Any] = {}
+        for read in self.edges[n]:
+            taken[read.source] = self.tap(read, taken.get(read.source, self.env[read.source]))
+        args, kwargs = fx.map_arg((n.args, n.kwargs), lambda a: taken.get(a, self.env[a]))
+        return n.target(*args, **kwargs)  # type: ignore[operator]
