@@ -18,7 +18,8 @@ from torch.utils import _pytree as pytree
 from secateur.state import own_tensors, split_inputs
 from secateur.structure.axes import Atom, atoms, positions, resolve
 from secateur.structure.infer import Structure, infer
-from secateur.structure.rules import Value
+from secateur.structure.rules import Value, op_name
+from secateur.structure.rules.recurrent import GATES
 from secateur.structure.sites import check_same_model
 from secateur.structure.trace import Graph, trace
 from secateur.types import ExampleInputs, InputError, Sites
@@ -85,7 +86,7 @@ def reads(structure: Structure) -> dict[str, tuple[Read, ...]]:
     for node in structure.graph.nodes:
         if node.op != "call_function":
             continue
-        left = _atoms(structure.values.get(node))
+        left = _atoms(structure.values.get(node)) - _made_anew(structure, node)
         for atom, source, dim in _operands(structure, node):
             name = names.get(atom)
             # Where two operands meet in the same units, as in a dot product, one edge is enough.
@@ -105,6 +106,17 @@ def _operands(structure: Structure, node: Node) -> Iterator[tuple[Atom, Node, in
             for dim, axis in enumerate(value.axes):
                 for atom in dict.fromkeys(atoms(axis)):
                     yield atom, source, dim
+
+
+def _made_anew(structure: Structure, node: Node) -> set[Atom]:
+    """Units that a layer both reads and produces, as one between two tensors that are added up: its weight has them twice."""
+    anew: set[Atom] = set()
+    for source in node.all_input_nodes:
+        value = structure.values.get(source)
+        if isinstance(value, Value) and _is_weight(structure, source):
+            dims = [set(atoms(axis)) for axis in value.axes]
+            anew |= {atom for found in dims for atom in found if sum(atom in other for other in dims) > 1}
+    return anew
 
 
 def _is_weight(structure: Structure, node: Node) -> bool:
@@ -164,6 +176,27 @@ class Flow:
             for read in found[name]:
                 edges.setdefault(read.node, []).append(read)
         return _outputs(structure.graph, _Tapped(structure.graph, edges, tap).run(*self._flat(structure.graph, inputs)))
+
+    @property
+    def partial(self) -> dict[str, str]:
+        """The sites whose units do more than their reads show, with the reason.
+
+        Shutting all reads of a unit removes it, except where a norm takes statistics over the units before they are
+        read, and where a recurrent layer reads its own units inside its loop.
+        """
+        structure: Structure = self.sites.structure
+        found: dict[str, str] = {}
+        names = {atom: name for name, atom in structure.units.items() if name in self.sites}
+        for axes in structure.ties.statistics.values():
+            for atom in _atoms(Value(axes)):
+                found.setdefault(names.get(atom, ""), "a norm takes statistics over the units")
+        for node in structure.graph.nodes:
+            if node.op == "call_function" and op_name(node) in GATES:
+                only_read = {atom for atom, _, _ in _operands(structure, node)} - _atoms(structure.values[node])
+                for source in node.all_input_nodes:
+                    for atom in _atoms(structure.values.get(source)) - only_read:
+                        found.setdefault(names.get(atom, ""), "a recurrent layer reads its own units")
+        return {name: reason for name, reason in found.items() if name}
 
     def reads(self, inputs: ExampleInputs) -> dict[str, tuple[Read, ...]]:
         """Return the reads of the sites in the graph for inputs of this shape."""
