@@ -149,9 +149,9 @@ def test_a_bad_fraction_in_a_mapping_is_named(fraction: object) -> None:
 
 
 def test_both_or_neither_of_sparsity_and_threshold_is_refused() -> None:
-    with pytest.raises(InputError, match=r"either sparsity .* or threshold"):
+    with pytest.raises(InputError, match=r"give one of sparsity .* threshold"):
         select(TWO)
-    with pytest.raises(InputError, match=r"either sparsity .* or threshold"):
+    with pytest.raises(InputError, match=r"give one of sparsity .* threshold"):
         select(TWO, 0.5, threshold=1)
 
 
@@ -288,3 +288,58 @@ def test_select_agrees_with_the_plain_loop(values: dict[str, list[float]], spars
 def test_sites_without_a_score_are_not_in_the_masks(values: dict[str, list[float]], sparsity: float) -> None:
     assume(possible(values, sparsity))
     assert list(select(make(values), sparsity)) == list(values)
+
+
+def test_a_share_of_the_total_goes_lowest_first() -> None:
+    scores = {"a": torch.tensor([1.0, 5.0, 2.0, 2.0])}  # sorted 1, 2, 2, 5; grown 1, 3, 5, 10
+    assert select(scores, cumulative=0.0)["a"].tolist() == [True, True, True, True]
+    assert select(scores, cumulative=0.1)["a"].tolist() == [False, True, True, True]
+    assert select(scores, cumulative=0.3)["a"].tolist() == [False, True, False, True]
+    assert select(scores, cumulative=0.49)["a"].tolist() == [False, True, False, True]
+    assert select(scores, cumulative=1.0)["a"].tolist() == [False, True, False, False]
+    assert select(scores, cumulative=1.0, minimum=0)["a"].tolist() == [False, False, False, False]
+    with pytest.raises(InputError, match=r"cumulative.*'a'.*-1"):
+        select({"a": torch.tensor([-1.0, 1.0])}, cumulative=0.1)
+    with pytest.raises(InputError, match="cumulative"):
+        select(scores, cumulative=1.5)
+
+
+def test_each_row_loses_its_own_lowest() -> None:
+    scores = {"w": torch.tensor([[1.0, 2.0, 3.0, 4.0], [40.0, 30.0, 20.0, 10.0]])}
+    kept = select(scores, 0.5, scope="row")["w"]
+    assert kept.tolist() == [[False, False, True, True], [True, True, False, False]]
+    with pytest.raises(InputError, match="row"):
+        select({"c": torch.tensor([1.0, 2.0])}, 0.5, scope="row")
+
+
+def test_two_of_four_along_the_inputs() -> None:
+    kept = select({"w": torch.tensor([[4.0, 1.0, 3.0, 2.0, 0.0, 0.0, 0.0, 0.0, 7.0, 8.0, 9.0]])}, pattern="2:4")["w"]
+    # Of equals the earlier go; of a last group of three, ceil(3 · 2/4) = 2 stay.
+    assert kept.int().tolist() == [[1, 0, 1, 0, 0, 0, 1, 1, 0, 1, 1]]
+    convolution = torch.arange(8.0).reshape(1, 4, 1, 2)
+    assert select({"w": convolution}, pattern="1:4")["w"].flatten(2).squeeze(0).int().tolist() == [
+        [0, 0],
+        [0, 0],
+        [0, 0],
+        [1, 1],
+    ]
+
+
+@pytest.mark.parametrize("pattern", ["4:2", "0:4", "2", "a:b", "2:4:8", 24])
+def test_a_pattern_that_is_none_is_refused(pattern: str) -> None:
+    with pytest.raises(InputError, match="pattern"):
+        select({"w": torch.ones(2, 4)}, pattern=pattern)
+
+
+def test_blocks_go_as_wholes() -> None:
+    scores = {"w": torch.tensor([[9.0, 1.0, 1.0, 3.0, 2.0], [1.0, 1.0, 1.0, 3.0, 8.0], [0.0, 9.0, 1.0, 1.0, 0.0]])}
+    # Means of the 2 × 2 blocks: 3, 2, 5 / 4.5, 1, 0.
+    kept = select(scores, 0.5, block=(2, 2))["w"]
+    assert kept.int().tolist() == [[1, 1, 0, 0, 1], [1, 1, 0, 0, 1], [1, 1, 0, 0, 0]]
+    with pytest.raises(InputError, match="block"):
+        select(scores, 0.5, block=(0, 2))
+
+
+def test_only_one_way_at_a_time() -> None:
+    with pytest.raises(InputError, match="sparsity and pattern"):
+        select({"w": torch.ones(2, 4)}, 0.5, pattern="2:4")

@@ -10,7 +10,7 @@
 """
 
 from secateur import data, measure, models
-from secateur.criteria import CRITERIA, Magnitude, Random
+from secateur.criteria import CRITERIA, Energy, Magnitude, Random
 from secateur.prune import Result, prune
 from secateur.saving import load, read_report
 from secateur.select import select
@@ -37,6 +37,7 @@ __all__ = [
     "CRITERIA",
     "CutError",
     "DataError",
+    "Energy",
     "FileError",
     "History",
     "InputError",

@@ -53,12 +53,13 @@ class PruneReport:
         sites: the units of every site.
         frozen: what could not be pruned, with the reason.
         versions: what it was done with.
+        rule: how units were chosen where it was not by sparsity: cumulative, pattern, block.
     """
 
     unit: str
     criterion: str
     scope: str
-    sparsity: float | Mapping[str, float]
+    sparsity: float | Mapping[str, float] | None
     units_removed: int
     units: int
     parameters: tuple[int, int]
@@ -71,6 +72,7 @@ class PruneReport:
     sites: tuple[SiteReport, ...] = ()
     frozen: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    rule: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data that JSON can hold."""
@@ -158,10 +160,13 @@ def prune(
     model: nn.Module,
     example_inputs: ExampleInputs,
     criterion: str | Criterion = "l2",
-    sparsity: float | Mapping[str, float] = 0.5,
+    sparsity: float | Mapping[str, float] | None = None,
     *,
     unit: Unit = "channels",
     scope: Scope = "global",
+    cumulative: float | None = None,
+    pattern: str | None = None,
+    block: tuple[int, int] | None = None,
     ignore: Iterable[str] = (),
     minimum: int = 1,
     round_to: int = 1,
@@ -175,8 +180,12 @@ def prune(
         example_inputs: what the model is called with: a tensor, a tuple of positional or a mapping of keyword inputs.
         criterion: a criterion, or the name of one that needs no data (``"l1"``, ``"l2"``, ``"random"``, …).
         sparsity: the fraction of units to remove, in [0, 1]; with scope "layer" also a mapping of site to fraction.
+            Half of the units where neither this nor another rule is given, unless the criterion has a threshold of its
+            own, as `Energy` does.
         unit: ``"channels"`` are cut out and make the model smaller; ``"weights"`` are set to zero.
-        scope: rank all units together (``"global"``) or within each site (``"layer"``).
+        scope: rank all units together (``"global"``), within each site (``"layer"``), or single weights within each row
+            of a weight (``"row"``).
+        cumulative, pattern, block: other rules of choosing; see `select`.
         ignore: sites to leave whole, by name or pattern.
         minimum: how many units every site keeps at least.
         round_to: keep a multiple of this many units in every site.
@@ -195,7 +204,11 @@ def prune(
         raise unknown_name("unit", unit, ("channels", "weights"))
     scorer = _scorer(criterion)
     sites = channels(model, example_inputs, ignore) if unit == "channels" else weights(model, ignore)
-    keep = select(scorer(model, sites), sparsity, scope=scope, minimum=minimum, round_to=round_to)
+    if sparsity is None and cumulative is None and pattern is None:
+        cumulative = getattr(scorer, "threshold", None)
+        sparsity = 0.5 if cumulative is None else None
+    rule: dict[str, Any] = {"cumulative": cumulative, "pattern": pattern, "block": block}
+    keep = select(scorer(model, sites), sparsity, scope=scope, minimum=minimum, round_to=round_to, **rule)
     if unit == "channels":
         made = cut_with_plan(model, sites, keep, form=form)
         small, plan, difference = made.model, made.plan, made.difference
@@ -207,6 +220,7 @@ def prune(
         criterion=criterion if isinstance(criterion, str) else repr(criterion),
         scope=scope,
         sparsity=dict(sparsity) if isinstance(sparsity, Mapping) else sparsity,
+        rule={name: value for name, value in rule.items() if value is not None},
         units_removed=sum(int((~k).sum()) for k in keep.values()),
         units=sum(k.numel() for k in keep.values()),
         parameters=(counts[0].total, counts[1].total),

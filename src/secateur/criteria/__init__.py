@@ -7,13 +7,15 @@ from dataclasses import fields
 from functools import partial
 from math import inf
 
+from secateur.criteria.energy import Energy
 from secateur.criteria.magnitude import Magnitude
 from secateur.criteria.random import Random
 from secateur.types import Criterion, InputError, unknown_name
 
-__all__ = ["CRITERIA", "Magnitude", "Random", "by_name"]
+__all__ = ["CRITERIA", "Energy", "Magnitude", "Random", "by_name"]
 
 CRITERIA: dict[str, Callable[..., Criterion]] = {
+    "energy": Energy,
     "l1": partial(Magnitude, p=1),
     "l2": partial(Magnitude, p=2),
     "linf": partial(Magnitude, p=inf),

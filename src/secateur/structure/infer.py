@@ -17,7 +17,7 @@ from secateur.structure.rules import RULES, Call, Ties, Value, fixed_value, free
 from secateur.structure.trace import Graph
 from secateur.types import Member, Role, Site
 
-__all__ = ["Structure", "bind", "infer"]
+__all__ = ["Structure", "attribute", "bind", "infer"]
 
 INLINED = {"wrap_with_set_grad_enabled", "wrap_with_autocast", "wrap_with_inference_mode"}
 
@@ -83,8 +83,8 @@ class _Solver:
         if node.op == "placeholder":
             return self._placeholder(node)
         if node.op == "get_attr":
-            attribute = _attribute(node.graph.owning_module, str(node.target))
-            return fixed_value(attribute.shape, "a constant") if isinstance(attribute, Tensor) else attribute
+            found = attribute(node.graph.owning_module, str(node.target))
+            return fixed_value(found.shape, "a constant") if isinstance(found, Tensor) else found
         if node.target is operator.getitem:
             made, index = self.values[node.args[0]], node.args[1]  # type: ignore[index]
             return made[index] if isinstance(made, (list, tuple)) and isinstance(index, int) else made
@@ -156,7 +156,8 @@ def bind(node: Node, values: Mapping[Node, Any]) -> dict[str, Any]:
     return {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
 
 
-def _attribute(module: Any, target: str) -> Any:
+def attribute(module: Any, target: str) -> Any:
+    """Return what stands at a dotted path under a module."""
     for part in target.split("."):
         module = getattr(module, part)
     return module

@@ -1,4 +1,4 @@
-"""Scores → keep masks: the only place in the project where the best are picked.
+"""Which scores are kept.
 
 The tie rule: of equal scores the one at the earlier position is removed first, positions counted in the order of the
 sites and then row-major within a site. So the same scores always give the same masks, and the exact number asked for.
@@ -12,12 +12,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from secateur.select.patterns import Block, by_block, n_of_m
 from secateur.types import InputError, Scores, unknown_name
 
 __all__ = ["Scope", "removed_fraction", "select"]
 
-Scope = Literal["global", "layer"]
-SCOPES = ("global", "layer")
+Scope = Literal["global", "layer", "row"]
+"""What competes: all units, those of one site, or the weights that lead to one output."""
+
+SCOPES = ("global", "layer", "row")
 
 
 def select(
@@ -26,6 +29,9 @@ def select(
     *,
     scope: Scope = "global",
     threshold: float | None = None,
+    cumulative: float | None = None,
+    pattern: str | None = None,
+    block: Block | None = None,
     minimum: int = 1,
     round_to: int = 1,
 ) -> dict[str, Tensor]:
@@ -36,16 +42,24 @@ def select(
         sparsity: the fraction of units to remove, in [0, 1]: of all units pooled (`scope` "global") or of each site
             ("layer"); with "layer" also a mapping of site name to fraction, sites not named staying whole. The number
             removed is the fraction times the number of units, rounded to the nearest (halves to even).
-        scope: pool the scores of all sites, or take each site by itself.
+        scope: pool the scores of all sites, take each site by itself, or, for single weights, each row of a weight by
+            itself (``"row"``: the weights that lead to one output, as Sun et al., 2024, compare them).
         threshold: instead of `sparsity`, remove every unit whose score is below this value.
+        cumulative: instead of `sparsity`, remove in each site the lowest scores that together come to this share of
+            the site's total, in [0, 1]; the scores must not be negative (Janjić, 2018, prunes filters by their share
+            of energy so).
+        pattern: instead of `sparsity`, keep N of every M single weights that follow each other along the inputs, such
+            as ``"2:4"``.
+        block: keep or remove single weights by blocks of so many rows and columns, each as a whole and by its mean
+            score; the weight is seen as a matrix with one row an output. The fractions are then those of blocks.
         minimum: how many units every site keeps at least, its best; so no layer is emptied. With "global" the next
             lowest scores of other sites go instead, so that the number removed stays exact. 0 allows empty sites.
         round_to: keep a multiple of this many units in every site, the nearest one (halves up), at least one multiple
             where the site has so many; hardware likes multiples of 8. The number removed is then near, not exact.
 
     Raises:
-        InputError: a fraction outside [0, 1], neither or both of `sparsity` and `threshold`, scores that are empty or
-            NaN, or more to remove than `minimum` allows.
+        InputError: a fraction outside [0, 1], none or several of `sparsity`, `threshold`, `cumulative` and `pattern`,
+            scores that are empty or NaN, or more to remove than `minimum` allows.
 
     >>> scores = {"conv1": torch.tensor([1.0, 4.0, 2.0]), "fc": torch.tensor([3.0, 0.5, 5.0])}
     >>> {k: v.tolist() for k, v in select(scores, 0.5).items()}
@@ -54,34 +68,76 @@ def select(
     {'conv1': [True, True, True], 'fc': [True, False, True]}
     >>> {k: v.tolist() for k, v in select(scores, threshold=2.5).items()}
     {'conv1': [False, True, False], 'fc': [True, False, True]}
+    >>> {k: v.tolist() for k, v in select(scores, cumulative=0.2).items()}
+    {'conv1': [False, True, True], 'fc': [True, False, True]}
     """
     _check_scores(scores)
-    if (sparsity is None) == (threshold is None):
-        raise InputError("select: give either sparsity (a fraction) or threshold (a score), and not both")
+    ways = {"sparsity": sparsity, "threshold": threshold, "cumulative": cumulative, "pattern": pattern}
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) != 1:
+        raise InputError(
+            f"select: give one of sparsity (a fraction), threshold (a score), cumulative (a share of the scores) or "
+            f"pattern (N:M); got {' and '.join(given) or 'none'}"
+        )
     if isinstance(minimum, bool) or not isinstance(minimum, int) or minimum < 0:
         raise InputError(f"select: minimum must be a whole number, 0 or more; got {minimum!r}")
     if scope not in SCOPES:
         raise unknown_name("scope", scope, SCOPES)
     if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
         raise InputError(f"select: round_to must be a whole number, 1 or more; got {round_to!r}")
-    keep = _select(scores, sparsity, scope, threshold, minimum)
+    if pattern is not None:
+        return n_of_m(scores, pattern)
+
+    def choose(scores: Scores) -> dict[str, Tensor]:
+        if threshold is not None:
+            return _above(scores, threshold, minimum)
+        if cumulative is not None:
+            return _by_share(scores, _fraction(cumulative, "cumulative"), minimum)
+        assert sparsity is not None
+        return _fewest(scores, sparsity, scope, minimum)
+
+    keep = choose(scores) if block is None else by_block(scores, block, choose)
     return {name: _rounded(kept, scores[name], round_to) for name, kept in keep.items()} if round_to > 1 else keep
 
 
-def _select(
-    scores: Scores, sparsity: float | Mapping[str, float] | None, scope: Scope, threshold: float | None, minimum: int
-) -> dict[str, Tensor]:
-    if threshold is not None:
-        if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or threshold != threshold:
-            raise InputError(f"select: threshold must be a number; got {threshold!r}")
-        keep = {name: score >= threshold for name, score in scores.items()}
-        return {name: _with_best(kept, scores[name], minimum) for name, kept in keep.items()}
-    assert sparsity is not None
+def _fewest(scores: Scores, sparsity: float | Mapping[str, float], scope: Scope, minimum: int) -> dict[str, Tensor]:
+    if scope == "layer":
+        return _select_by_layer(scores, sparsity, minimum)
+    if isinstance(sparsity, Mapping):
+        raise InputError('select: a fraction for each site goes with scope="layer"')
     if scope == "global":
-        if isinstance(sparsity, Mapping):
-            raise InputError('select: a fraction for each site goes with scope="layer"')
         return _select_global(scores, _fraction(sparsity, "sparsity"), minimum)
-    return _select_by_layer(scores, sparsity, minimum)
+    return {name: _by_row(score, _fraction(sparsity, "sparsity"), minimum, name) for name, score in scores.items()}
+
+
+def _by_row(score: Tensor, sparsity: float, minimum: int, name: str) -> Tensor:
+    if score.ndim < 2:
+        raise InputError(
+            f'select: scope="row" is for single weights, and {name!r} has channels to choose from; use weights(model)'
+        )
+    rows = score.flatten(1)
+    count = min(round(sparsity * rows.shape[1]), max(rows.shape[1] - minimum, 0))
+    places = torch.argsort(torch.argsort(rows, dim=1, stable=True), dim=1)
+    return (places >= count).reshape(score.shape)
+
+
+def _above(scores: Scores, threshold: float, minimum: int) -> dict[str, Tensor]:
+    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or threshold != threshold:
+        raise InputError(f"select: threshold must be a number; got {threshold!r}")
+    return {name: _with_best(score >= threshold, score, minimum) for name, score in scores.items()}
+
+
+def _by_share(scores: Scores, share: float, minimum: int) -> dict[str, Tensor]:
+    keep = {}
+    for name, score in scores.items():
+        if bool((score < 0).any()):
+            raise InputError(f"select: cumulative needs scores of 0 or more; {name!r} has {float(score.min()):.3g}")
+        order = torch.argsort(score.flatten(), stable=True)
+        grown = score.flatten()[order].double().cumsum(0)
+        kept = torch.zeros_like(order, dtype=torch.bool)
+        kept[order] = grown > share * grown[-1]
+        keep[name] = _with_best(kept.reshape(score.shape), score, minimum)
+    return keep
 
 
 def removed_fraction(keep: Mapping[str, Tensor]) -> float:
