@@ -10,7 +10,7 @@
 """
 
 from secateur import data, measure, models
-from secateur.criteria import CRITERIA, Energy, Magnitude, Random
+from secateur.criteria import CRITERIA, Correlation, Energy, GeometricMedian, Lamp, Magnitude, NormScale, Random
 from secateur.prune import Result, prune
 from secateur.saving import load, read_report
 from secateur.select import select
@@ -35,14 +35,18 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CRITERIA",
+    "Correlation",
     "CutError",
     "DataError",
     "Energy",
     "FileError",
+    "GeometricMedian",
     "History",
     "InputError",
     "Keep",
+    "Lamp",
     "Magnitude",
+    "NormScale",
     "Random",
     "Result",
     "Scores",

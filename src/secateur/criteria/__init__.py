@@ -8,16 +8,33 @@ from functools import partial
 from math import inf
 
 from secateur.criteria.energy import Energy
+from secateur.criteria.layerwise import Lamp
 from secateur.criteria.magnitude import Magnitude
 from secateur.criteria.random import Random
+from secateur.criteria.redundancy import Correlation, GeometricMedian
+from secateur.criteria.scale import NormScale
 from secateur.types import Criterion, InputError, unknown_name
 
-__all__ = ["CRITERIA", "Energy", "Magnitude", "Random", "by_name"]
+__all__ = [
+    "CRITERIA",
+    "Correlation",
+    "Energy",
+    "GeometricMedian",
+    "Lamp",
+    "Magnitude",
+    "NormScale",
+    "Random",
+    "by_name",
+]
 
 CRITERIA: dict[str, Callable[..., Criterion]] = {
+    "bn-scale": NormScale,
+    "correlation": Correlation,
     "energy": Energy,
+    "fpgm": GeometricMedian,
     "l1": partial(Magnitude, p=1),
     "l2": partial(Magnitude, p=2),
+    "lamp": Lamp,
     "linf": partial(Magnitude, p=inf),
     "magnitude": Magnitude,
     "random": Random,
@@ -29,7 +46,7 @@ def by_name(name: str, **options: object) -> Criterion:
     """Return the criterion called `name`.
 
     >>> by_name("l1")
-    Magnitude(p=1)
+    Magnitude(p=1, side='incoming', reduce='joint')
     """
     if name not in CRITERIA:
         raise unknown_name("criterion", name, CRITERIA)

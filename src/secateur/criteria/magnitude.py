@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
-from secateur.criteria.units import parameters_of, unit_rows
-from secateur.types import InputError, Site, Sites
+from secateur.criteria.units import Reduce, Side, check_reduce, parameters_of, reduced, side_rows
+from secateur.types import InputError, Site, Sites, unknown_name
 
 __all__ = ["Magnitude"]
 
@@ -23,6 +24,8 @@ class Magnitude:
 
     Attributes:
         p: the order of the norm, ≥ 1; infinity for the greatest absolute weight.
+        side: the weights of a channel to look at: ``"incoming"``, ``"outgoing"``, or ``"all"`` that goes with it.
+        reduce: how several weights of a tied group become one score; ``"joint"`` takes one norm over all of them.
 
     >>> from secateur.structure import channels, weights
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
@@ -35,10 +38,15 @@ class Magnitude:
     """
 
     p: float = 2
+    side: Side = "incoming"
+    reduce: Reduce = "joint"
 
     def __post_init__(self) -> None:
         if isinstance(self.p, bool) or not isinstance(self.p, (int, float)) or not self.p >= 1:
             raise InputError(f"Magnitude: p must be at least 1 (1, 2 or inf are usual); got {self.p!r}")
+        if self.side not in get_args(Side):
+            raise unknown_name("side of a channel for Magnitude", self.side, get_args(Side))
+        check_reduce(self, self.reduce)
 
     def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep; each has its site's shape."""
@@ -49,6 +57,8 @@ class Magnitude:
     def _score(self, parameters: dict[str, nn.Parameter], site: Site) -> Tensor:
         if site.kind == "weight":
             return parameters[site.name].detach().abs()
-        rows = torch.cat(unit_rows(parameters, site), dim=1)
+        return reduced(side_rows(parameters, site, self.side), self._norm, self.reduce)
+
+    def _norm(self, rows: Tensor) -> Tensor:
         norm: Tensor = torch.linalg.vector_norm(rows, ord=self.p, dim=1)
         return norm

@@ -1,23 +1,79 @@
-"""What belongs to a unit: the one place where a tied group becomes rows of numbers, one row a unit."""
+"""What belongs to a unit: the one place where a tied group becomes rows of numbers, and those one score a unit."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from secateur.structure.sites import check_same_model
-from secateur.types import Role, Site, Sites
+from secateur.types import InputError, Member, Role, Site, Sites, unknown_name
 
-__all__ = ["parameters_of", "unit_rows"]
+__all__ = ["Reduce", "Side", "check_channels", "check_reduce", "parameters_of", "reduced", "side_rows", "unit_rows"]
+
+Reduce = Literal["joint", "mean", "sum", "max", "first"]
+"""How the weights of a tied group become one score: all together, or each scored by itself and then reduced."""
+
+Side = Literal["incoming", "outgoing", "all"]
+"""Which weights of a channel are looked at: those that produce it, those that read it, or every parameter."""
 
 
 def parameters_of(model: nn.Module, sites: Sites) -> dict[str, nn.Parameter]:
     """Return the model's parameters by every name, after checking that the sites were found in this model."""
     check_same_model(model, sites)
     return dict(model.named_parameters(remove_duplicate=False))
+
+
+def check_channels(criterion: object, sites: Sites) -> None:
+    """Refuse the sites of single weights, which a criterion that compares whole channels cannot score."""
+    single = next((name for name, site in sites.items() if site.kind == "weight"), None)
+    if single is not None:
+        raise InputError(
+            f"{type(criterion).__name__} compares whole channels, and {single!r} has single weights; "
+            "find the sites with channels(model, example_inputs)"
+        )
+
+
+def check_reduce(criterion: object, reduce: str) -> None:
+    """Refuse an unknown way of reducing."""
+    if reduce not in get_args(Reduce):
+        raise unknown_name(f"way of reducing a tied group for {type(criterion).__name__}", reduce, get_args(Reduce))
+
+
+def reduced(rows: list[Tensor], score: Callable[[Tensor], Tensor], reduce: Reduce) -> Tensor:
+    """Return one score a unit from the rows of each weight in a tied group.
+
+    Args:
+        rows: one tensor a weight, ``(units, entries)``.
+        score: from rows to one number a unit.
+        reduce: ``"joint"`` scores all entries together; the others score each weight and reduce the scores.
+
+    >>> rows = [torch.tensor([[3.0], [1.0]]), torch.tensor([[4.0], [1.0]])]
+    >>> reduced(rows, lambda r: r.square().sum(1).sqrt(), "joint")[0].item()
+    5.0
+    >>> [reduced(rows, lambda r: r.sum(1), way)[0].item() for way in ("mean", "sum", "max", "first")]
+    [3.5, 7.0, 4.0, 3.0]
+    """
+    if reduce == "joint":
+        return score(torch.cat(rows, dim=1))
+    scores = torch.stack([score(one) for one in rows])
+    ways: dict[str, Callable[[], Tensor]] = {
+        "mean": lambda: scores.mean(0),
+        "sum": lambda: scores.sum(0),
+        "max": lambda: scores.amax(0),
+        "first": lambda: scores[0],
+    }
+    return ways[reduce]()
+
+
+def side_rows(tensors: Mapping[str, Tensor], site: Site, side: Side = "incoming") -> list[Tensor]:
+    """Return the rows of a site's weights on one side, or of all its parameters."""
+    if site.kind == "block" or side != "all":
+        return unit_rows(tensors, site, "in" if side == "outgoing" else "out")
+    return _rows(tensors, list(site.members))
 
 
 def unit_rows(tensors: Mapping[str, Tensor], site: Site, role: Role = "out") -> list[Tensor]:
@@ -30,8 +86,12 @@ def unit_rows(tensors: Mapping[str, Tensor], site: Site, role: Role = "out") -> 
         return [_block_rows(tensors, site)]
     chosen = [m for m in site.members if m.role == role] or list(site.members)
     chosen = [m for m in chosen if tensors[m.parameter].ndim > 1] or chosen
+    return _rows(tensors, chosen)
+
+
+def _rows(tensors: Mapping[str, Tensor], members: list[Member]) -> list[Tensor]:
     rows = []
-    for member in chosen:
+    for member in members:
         assert member.dim is not None
         assert member.index is not None
         tensor = tensors[member.parameter].detach()
