@@ -238,6 +238,19 @@ def test_weight_pruning_keeps_the_shapes(run: Run, weights: Path) -> None:
     assert rated["nonzero"] <= 50_610 - 25_100
 
 
+def test_other_rules_than_a_fraction(run: Run, weights: Path) -> None:
+    words = ("prune", *DIGITS, "--weights", weights, "--out", "small", "--json")
+    by_share = run(*words, "--criterion", "energy", "--cumulative", "0.1").record
+    assert by_share["rule"] == {"cumulative": 0.1}
+    assert by_share["sparsity"] is None
+    by_pattern = run(*words, "--unit", "weights", "--pattern", "2:4").record
+    # Inputs of 64, 300 and 100 come in fours.
+    assert by_pattern["units_removed"] * 2 == by_pattern["units"]
+    done = run(*words, "--sparsity", "0.5", "--pattern", "2:4")
+    assert done.code == 1
+    assert "sparsity and pattern" in done.err
+
+
 OWN_MODEL = """
 from torch import nn
 

@@ -137,12 +137,20 @@ def prune_(
         typer.Option(metavar="FILE", help="The trained weights (safetensors); without them the model is random."),
     ] = None,
     criterion: Annotated[str, typer.Option(metavar="NAME", help="What to score by (see `secateur list`).")] = "l2",
-    sparsity: Annotated[float, typer.Option(help="The fraction of units to remove, 0 to 1.")] = 0.5,
+    sparsity: Annotated[
+        float | None, typer.Option(help="The fraction of units to remove, 0 to 1; 0.5 where no rule is given.")
+    ] = None,
+    cumulative: Annotated[
+        float | None, typer.Option(help="Instead: in each site the lowest scores with this share of its total.")
+    ] = None,
+    pattern: Annotated[
+        str | None, typer.Option(metavar="N:M", help="Instead: keep N of every M single weights, such as 2:4.")
+    ] = None,
     unit: Annotated[
         str, typer.Option(metavar="UNIT", help="channels (neurons and filters are cut out) or weights (set to zero).")
     ] = "channels",
     scope: Annotated[
-        str, typer.Option(metavar="SCOPE", help="global (all units ranked together) or layer (within each).")
+        str, typer.Option(metavar="SCOPE", help="global (all units ranked together), layer (within each), or row (weights, within each output's).")
     ] = "global",
     ignore: Annotated[
         list[str] | None,
@@ -182,7 +190,8 @@ def prune_(
     network = _network(model, weights, options)
     test = data.load(data_name, "test", root=data_dir) if data_name else None
     example = _example(model, input_shape, options, None if test is None else test.images)
-    chosen: dict[str, Any] = {"unit": unit, "scope": scope, "round_to": round_to, "form": form}
+    chosen: dict[str, Any] = {"unit": unit, "scope": scope, "cumulative": cumulative, "pattern": pattern}
+    chosen |= {"round_to": round_to, "form": form}
     result = prune(network, example, criterion, sparsity, ignore=ignore or (), **chosen)
     result.save(out)
     rated = () if test is None else (evaluate(network, test).accuracy, evaluate(result.model, test).accuracy)
