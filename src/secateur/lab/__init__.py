@@ -10,6 +10,7 @@ from secateur.lab.stats import Summary, area, bootstrap, compare, describe, pare
 from secateur.lab.store import Store
 from secateur.lab.study import Cell, Context, Outcome, Results, Source, Study
 from secateur.lab.tables import comparison_table
+from secateur.lab.trackers import Tracker
 
 __all__ = [
     "Card",
@@ -30,6 +31,7 @@ __all__ = [
     "Study",
     "Summary",
     "Table",
+    "Tracker",
     "area",
     "bootstrap",
     "build_report",
