@@ -192,6 +192,16 @@ def test_mlflow_artefacts(tmp_path: Path) -> None:
     assert experiment.tags["option.seeds"] == "2"
 
 
+def test_mlflow_draws_one_histogram_a_weight(tmp_path: Path) -> None:
+    from secateur.lab.trackers.mlflow import _histograms
+
+    (axes,) = _histograms({"a": torch.tensor([0.0, 0.0, 1.0]), "b": torch.full((4,), 2.0)}).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["b", "a"]
+    a = axes.patches[1].get_data()
+    # Two zeros and a one, above the line of "a" (1): the higher bar is 0.85, the other half of it.
+    assert (a.values[0], a.values[-1], a.values[30], a.baseline) == (1.85, 1.425, 1, 1)
+
+
 def test_mlflow_leaves_what_is_written(tmp_path: Path) -> None:
     filled(MLflow(tmp_path))
     before = runs(MLflow(tmp_path))

@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor
 
 from secateur.files import require
@@ -39,9 +40,10 @@ class MLflow:
 
     Each cell is a run, found again by its tag ``secateur.id``: the recipe's parameters, the metrics, the history
     as metrics ``history/…`` with their epochs, the words among the metrics and the environment as tags, and as
-    artefacts ``recipe.json`` and ``weights.png``, the histograms of the tensors that it kept. The report is
-    the artefact of a run named ``report``. A finished run is left as it is when its cell comes again; one that
-    was not finished, or whose cell was computed anew, is deleted (MLflow keeps it in its bin) and written anew.
+    artefacts ``recipe.json`` and ``weights.png``, the histograms of the weights that it kept (tensors of two and
+    more dimensions). The report is the artefact of a run named ``report``. A finished run is left as it is when
+    its cell comes again; one that was not finished, or whose cell was computed anew, is deleted (MLflow keeps it
+    in its bin) and written anew.
 
     Args:
         location: a directory, made when missing; or an address that MLflow knows (with ``://``).
@@ -150,7 +152,8 @@ class MLflow:
         for start in range(0, len(metrics), _BATCH):
             self._client.log_batch(run, metrics=metrics[start : start + _BATCH])
         self._client.log_dict(run, record.recipe.to_dict(), "recipe.json")
-        kept = weights(tensors)
+        # A weight; biases and the numbers of normalisations have ranges of their own.
+        kept = {name: values for name, values in weights(tensors).items() if tensors and tensors[name].ndim > 1}
         if kept:
             self._client.log_figure(run, _histograms(kept), "weights.png")
 
@@ -202,15 +205,15 @@ def _settings() -> Iterator[None]:
                 del os.environ[name]
 
 
-def _histograms(kept: Mapping[str, Tensor]) -> Figure:
-    """Draw one small histogram a tensor."""
-    columns = min(4, len(kept))
-    rows = -(-len(kept) // columns)
+def _histograms(kept: dict[str, Tensor]) -> Figure:
+    """Draw one histogram a tensor, each as high as the others, all over one axis: the first on top."""
     with drawing():
-        figure: Figure = require("matplotlib.figure", "lab").Figure((2.6 * columns, 1.9 * rows), layout="constrained")
-        for place, (name, values) in enumerate(kept.items(), 1):
-            axes = figure.add_subplot(rows, columns, place)
-            axes.hist(values.numpy(), bins=50, color=PALETTE[0])
-            axes.set_title(name, fontsize=8)
-            axes.tick_params(labelsize=7)
+        # One pair of axes a tensor would take a tenth of a second each, and a large model has hundreds.
+        figure: Figure = require("matplotlib.figure", "lab").Figure((7.2, 0.8 + 0.4 * len(kept)), layout="constrained")
+        axes = figure.add_subplot()
+        for place, values in enumerate(reversed(kept.values())):
+            counts, edges = np.histogram(values.numpy(), bins=60)
+            axes.stairs(place + 0.85 * counts / counts.max(), edges, baseline=place, fill=True, color=PALETTE[0])
+        axes.set_yticks(range(len(kept)), [*reversed(kept)])
+        axes.set_xlabel("Value")
     return figure
