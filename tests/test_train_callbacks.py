@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from secateur.train import Callback, HoldZeros, Run, fit
+from secateur.train import Callback, HoldZeros, LogEpochs, Run, fit
 from secateur.types import InputError, UnknownNameError
 
 KEEP = {"0.weight": torch.tensor([[True, False], [False, True], [True, True]])}
@@ -72,3 +73,32 @@ def test_bad_masks() -> None:
 def test_masks_tell_trainings_apart() -> None:
     assert HoldZeros(KEEP).identity() == HoldZeros(dict(KEEP)).identity()
     assert HoldZeros(KEEP).identity() != HoldZeros({"0.weight": ~KEEP["0.weight"]}).identity()
+
+
+def test_every_epoch_is_logged_with_its_number() -> None:
+    seen: list[tuple[str, float, int]] = []
+    log = LogEpochs(lambda name, value, epoch: seen.append((name, value, epoch)))
+    history = fit(net(), DATA, epochs=3, callbacks=[log])
+    assert [(value, epoch) for name, value, epoch in seen if name == "train_loss"] == [
+        (record.train_loss, record.epoch) for record in history
+    ]
+    # Without validation data there is nothing to say of it.
+    assert {name for name, _, _ in seen} == {"train_loss", "train_accuracy", "lr", "seconds"}
+
+
+def test_logging_changes_no_number() -> None:
+    log = LogEpochs(lambda name, value, epoch: None)
+    assert fit(net(), DATA, epochs=2, callbacks=[log]) == fit(net(), DATA, epochs=2)
+
+
+def test_epochs_go_to_tensorboard(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(tmp_path) as writer:
+        history = fit(net(), DATA, DATA, epochs=2, callbacks=[LogEpochs(writer.add_scalar)])
+    found = EventAccumulator(str(tmp_path))
+    found.Reload()
+    events = found.Scalars("validation_loss")
+    assert [event.step for event in events] == [1, 2]
+    assert [event.value for event in events] == pytest.approx([record.validation_loss for record in history])

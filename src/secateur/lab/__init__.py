@@ -6,9 +6,11 @@ from secateur.lab.recipe import Recipe
 from secateur.lab.records import Failure, Record
 from secateur.lab.report import Report
 from secateur.lab.run import RunSummary, run_study
-from secateur.lab.stats import Summary, describe, summarise
+from secateur.lab.stats import Summary, area, bootstrap, compare, describe, pareto, summarise
 from secateur.lab.store import Store
 from secateur.lab.study import Cell, Context, Outcome, Results, Source, Study
+from secateur.lab.tables import comparison_table
+from secateur.lab.trackers import Tracker
 
 __all__ = [
     "Card",
@@ -29,8 +31,14 @@ __all__ = [
     "Study",
     "Summary",
     "Table",
+    "Tracker",
+    "area",
+    "bootstrap",
     "build_report",
+    "compare",
+    "comparison_table",
     "describe",
+    "pareto",
     "run_study",
     "summarise",
     "write_report",

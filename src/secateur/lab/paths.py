@@ -6,6 +6,7 @@ A store is one directory (``runs/<study>`` unless told otherwise)::
       records.sqlite               one row a finished cell
       artefacts/<id>.safetensors   the tensors that a cell kept
       report/report.html, report.md, figures/*.svg|png, tables/*.csv
+      tensorboard/, mlflow/        what a tracker writes, if one is asked for
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ __all__ = [
     "runs_dir",
     "store_dir",
     "table_file",
+    "tracker_dir",
 ]
 
 RUNS_VARIABLE = "SECATEUR_RUNS"
@@ -83,3 +85,8 @@ def figure_file(report: Path, name: str, suffix: str) -> Path:
 def table_file(report: Path, name: str) -> Path:
     """Return a report's table, or the numbers behind a figure, as comma-separated values."""
     return report / "tables" / f"{name}.csv"
+
+
+def tracker_dir(store: Path, name: str) -> Path:
+    """Return the default directory of a tracker, such as ``tensorboard``."""
+    return store / name

@@ -1,6 +1,6 @@
 """Training: one readable loop, extended by small callbacks, and resumed to the bit from its checkpoint."""
 
-from secateur.train.callbacks import Callback, HoldZeros, Run
+from secateur.train.callbacks import Callback, HoldZeros, LogEpochs, Run
 from secateur.train.data import Data
 from secateur.train.history import EpochRecord, History
 from secateur.train.loop import fit
@@ -12,6 +12,7 @@ __all__ = [
     "EpochRecord",
     "History",
     "HoldZeros",
+    "LogEpochs",
     "Run",
     "TrainOptions",
     "fit",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +18,7 @@ from secateur.types import InputError, Keep, unknown_name
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-__all__ = ["Callback", "HoldZeros", "KeepBest", "Run", "ShowProgress", "StopEarly"]
+__all__ = ["Callback", "HoldZeros", "KeepBest", "LogEpochs", "Run", "ShowProgress", "StopEarly"]
 
 
 @dataclass
@@ -160,6 +161,33 @@ class StopEarly(Callback):
         best = run.history.best_epoch
         if best is not None and run.records[-1].epoch - best >= self.patience:
             run.stop = True
+
+
+@dataclass(frozen=True, eq=False)
+class LogEpochs(Callback):
+    """Tells something else the figures of every epoch, such as TensorBoard or MLflow.
+
+    Attributes:
+        log: called with name, value and epoch (from 1): ``SummaryWriter(…).add_scalar``, ``mlflow.log_metric``,
+            or a function of one's own. What an epoch does not have (no validation data) is left out.
+
+    >>> from secateur.train import fit
+    >>> seen = []
+    >>> _ = fit(nn.Linear(2, 1), (torch.ones(4, 2), torch.ones(4, 1)), epochs=2, loss="mse",
+    ...         callbacks=[LogEpochs(lambda name, value, epoch: seen.append((name, epoch)))])
+    >>> seen[:3]
+    [('train_loss', 1), ('lr', 1), ('seconds', 1)]
+    """
+
+    log: Callable[[str, float, int], object]
+
+    def on_epoch(self, run: Run) -> None:
+        """Tell the figures of the epoch that is done."""
+        figures = asdict(run.records[-1])
+        epoch = figures.pop("epoch")
+        for name, value in figures.items():
+            if value is not None:
+                self.log(name, value, epoch)
 
 
 class ShowProgress(Callback):
