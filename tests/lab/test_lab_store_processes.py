@@ -175,16 +175,21 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
+def fill(store: Store, tensors: dict[str, torch.Tensor] | None) -> None:
+    for seed in range(2000):
+        store.put(Record(cell(seed), {"text": "x" * 2000}), tensors)
+
+
 @pytest.mark.parametrize("tensors", [None, {"w": torch.ones(2000)}], ids=["record", "artefact"])
 def test_a_full_disk_is_one_error_and_then_it_goes_on(
     small_disk: Path, tensors: dict[str, torch.Tensor] | None
 ) -> None:
     ballast = small_disk / "ballast"
     ballast.write_bytes(b"x" * 500_000)
-    store, done = Store(small_disk / "store"), 0
+    store = Store(small_disk / "store")
     with pytest.raises(FileError, match=r"cannot (use|write) .*"):
-        for done in range(2000):
-            store.put(Record(cell(done), {"text": "x" * 2000}), tensors)
+        fill(store, tensors)
+    done = len(store.ids())
     assert 0 < done < 2000
     assert store.ids() == {cell(seed).id for seed in range(done)}  # reading goes on
     artefacts = paths.artefacts_dir(store.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sqlite3
 import time
@@ -136,12 +137,13 @@ def select(
     text, values = _clauses(where, sort, limit)
     if columns is None:
         return frames.frame(_rows(connection, text, values))
-    texts, paths = zip(*(_expression(name, "->") for name in columns), strict=True) if columns else (("id",), ([],))
-    found = connection.execute(
-        f"SELECT {', '.join(texts)} FROM records {text}", [v for p in paths for v in p] + values
-    ).fetchall()
+    if not columns:
+        raise InputError("columns is empty; name one or more, or give None for all")
+    texts, paths = zip(*(_expression(name, "->") for name in columns), strict=True)
+    marks = [value for path in paths for value in path] + values
+    found = connection.execute(f"SELECT {', '.join(texts)} FROM records {text}", marks)
     plain = [name in frames.FIXED for name in columns]
-    rows = [[v if p or v is None else json.loads(v) for p, v in zip(plain, r, strict=True)] for r in map(tuple, found)]
+    rows = [[v if p else _read(v) for p, v in zip(plain, row, strict=True)] for row in found]
     return require("pandas", "lab").DataFrame(rows, columns=list(columns))
 
 
@@ -171,6 +173,11 @@ def _rows(connection: sqlite3.Connection, text: str, values: Sequence[Json]) -> 
     columns += ", json_extract(recipe, '$.parameters') AS parameters"
     found = map(dict, connection.execute(f"SELECT {columns} FROM records {text}", values))
     return [r | {name: json.loads(r[name]) for name in ("parameters", "metrics")} for r in found]
+
+
+def _read(text: str | None) -> Json:
+    # What JSON cannot say, nan, is null there (`queryable`).
+    return math.nan if text == "null" else None if text is None else json.loads(text)
 
 
 def _value(text: str) -> Json:
