@@ -99,11 +99,11 @@ def _telling(frame: DataFrame) -> list[str]:
     from secateur.lab.runs import varying
 
     first = [n for n in ("store", "id", "study", "kind", "seed", "method", "sparsity", "data", "model") if n in frame]
-    usual = [n for n in ("accuracy", "loss") if n in frame]
+    usual = [n for n in ("accuracy", "loss", "parameters_removed") if n in frame]
     differing = varying(frame)
     kept = [n for n in first if n in ("id", "kind") or n in differing]
     more = [n for n in differing if n not in {*first, *usual, "created", "wall_seconds", "cpu_seconds"}]
-    return [*kept, *usual, *more[: max(0, 8 - len(kept) - len(usual))], "wall_seconds", "created"]
+    return [*kept, *usual, *more[: max(0, 7 - len(kept) - len(usual))], "wall_seconds", "created"]
 
 
 @runs_app.command(
@@ -151,7 +151,7 @@ def _print_facts(title: str, content: Any) -> None:
     from secateur.cli.app import print_record
 
     if not isinstance(content, dict):
-        shown = f"{len(content)} rows; --json shows them" if title == "history" and content else content
+        shown = f"{len(content)}; --json shows them" if isinstance(content, list) and content else content
         print_record({title: shown if shown not in (None, []) else "–"}, False)
         return
     print(f"\n{title}")
@@ -193,15 +193,25 @@ def runs_compare(
         raise InputError("compare takes two or more ids, or --by NAME for groups; give one of both")
     if by:
         table, spread = runs.groups(stores, by, _split(metrics) or (), study=study, kind=kind, where=where)
-        _print(table, as_json, as_csv)
+        _print(table if as_json or as_csv else _narrow(table), as_json, as_csv)
         over = ", ".join(f"{name} ({count})" for name, count in spread.items())
-        typer.echo(f"means over {over}" if over else "one cell in each group", err=True)
+        typer.echo(f"means (± standard deviation) over {over}" if over else "one cell in each group", err=True)
         return
     found = [runs.find(stores, one) for one in cells or ()]
     for one in found:
         if one.record is None:
             raise InputError(f"cell {one.id} failed and has no results; `secateur runs show {one.id}` shows why")
     _print(runs.compare([one.record for one in found if one.record is not None]), as_json, as_csv)
+
+
+def _narrow(table: DataFrame) -> DataFrame:
+    """Means and standard deviations in one column each, for a screen."""
+    shown = table[[name for name in table.columns if "." not in str(name)]].copy()
+    for name in [str(n) for n in shown.columns if f"{n}.std" in table.columns]:
+        pairs = zip(table[name], table[f"{name}.std"], strict=True)
+        shown[name] = [f"{mean:.4g}" + (f" ± {std:.2g}" if std == std else "") for mean, std in pairs]
+        shown["n"] = table[f"{name}.n"].astype(int)
+    return shown
 
 
 @runs_app.command(

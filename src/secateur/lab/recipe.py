@@ -163,7 +163,6 @@ class Recipe:
         >>> Recipe.from_toml(file) == Recipe("toy", "train", {"seed": 0, "layers": [8, 4]})
         True
         """
-        _refuse_inner_none(self.parameters)
         write_text(Path(path), toml.dumps({key: value for key, value in self.to_dict().items() if value}))
 
     def __str__(self) -> str:
@@ -207,15 +206,6 @@ def _ids(needs: Sequence[str]) -> tuple[str, ...]:
         if not isinstance(one, str) or not one:
             raise InputError(f"a recipe's needs must be ids, got {one!r}; give the needed recipe's id")
     return tuple(needs)
-
-
-def _refuse_inner_none(values: Json, name: str = "") -> None:
-    """A None among the parameters is "not given" and may be left out; one inside a value is part of the id."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            _refuse_inner_none(value, f"{name}{key}.")
-        if value is None and name:
-            raise InputError(f"the recipe's parameter '{name}{key}' is None, which TOML cannot say; leave it out")
 
 
 def _key(name: object) -> str:

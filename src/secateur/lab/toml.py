@@ -45,10 +45,10 @@ def place(path: Path, text: str, key: str) -> str:
 def dumps(values: Mapping[str, Any]) -> str:
     """Return plain values as TOML: one line a value, mappings of mappings as tables at the end.
 
-    TOML has no null: a None in a mapping is left out.
+    TOML has no null: a None in `values`, or in a table of it, is left out.
 
     Raises:
-        InputError: a list holds a None, or the value is not plain JSON.
+        InputError: a None deeper inside, or a value that is not plain JSON.
 
     >>> print(dumps({"name": "a", "layers": [1, 2.5], "deep": {"x y": True}}), end="")
     name = "a"
@@ -66,7 +66,12 @@ def dumps(values: Mapping[str, Any]) -> str:
 
 
 def _key(name: str) -> str:
-    return name if _BARE.fullmatch(name) else json.dumps(name, ensure_ascii=False)
+    return name if _BARE.fullmatch(name) else _text(name)
+
+
+def _text(text: str) -> str:
+    # JSON's escapes are TOML's, but for delete, which JSON leaves as it is.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _value(name: str, value: Any) -> str:
@@ -75,10 +80,9 @@ def _value(name: str, value: Any) -> str:
     if isinstance(value, (int, float)):
         return repr(value)
     if isinstance(value, str):
-        # JSON's escapes are TOML's, but for delete, which JSON leaves as it is.
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        return _text(value)
     if isinstance(value, Mapping):
-        inner = [f"{_key(k)} = {_value(f'{name}.{k}', v)}" for k, v in value.items() if v is not None]
+        inner = [f"{_key(k)} = {_value(f'{name}.{k}', v)}" for k, v in value.items()]
         return f"{{{', '.join(inner)}}}"
     if isinstance(value, Sequence):
         return f"[{', '.join(_value(name, part) for part in value)}]"

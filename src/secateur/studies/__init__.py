@@ -20,7 +20,7 @@ def by_name(name: str) -> Study:
     2022
     """
     if name.endswith(".toml"):
-        return custom.from_toml(name)
+        return custom.from_toml(name, taken=STUDIES)
     if name not in STUDIES:
         raise unknown_name("study", name, STUDIES)
     return STUDIES[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,11 +24,15 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _WORDS = ("name", "title", "summary")
 
 
-def from_toml(path: str | Path) -> Study:
+def from_toml(path: str | Path, taken: Container[str] = ()) -> Study:
     """Return the comparison that a TOML file describes: data sets × networks × seeds × methods × sparsities.
 
     The keys are ``name`` (of the study and its store), ``title``, ``summary``, and the options of a comparison,
     each checked by itself. ``data`` and ``model`` may be lists; the report then has a part for each pair.
+
+    Args:
+        path: the file.
+        taken: names that the study may not have.
 
     Raises:
         FileError: the file cannot be read, or is not TOML; the error says at which line.
@@ -47,6 +51,9 @@ def from_toml(path: str | Path) -> Study:
         _check_key(toml.place(file, text, key), key, value)
     if "name" not in values:
         raise InputError(f'{file}: give the study a name, such as name = "mine"')
+    if values["name"] in taken:
+        where = toml.place(file, text, "name")
+        raise InputError(f"{where}: name is {values['name']!r}, which is a study of secateur; give another")
     defaults = OPTIONS.changed(**{key: value for key, value in values.items() if key not in _WORDS})
     try:
         check(values["name"], defaults)
