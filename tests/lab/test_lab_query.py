@@ -73,6 +73,7 @@ def test_study_kind_sort_limit_and_columns(store: Store) -> None:
     assert found(store, kind="prune", study="toy", sort="accuracy", limit=1) == [("neuron", 0.8)]
     assert store.query(columns=["seed", "id"], kind="train").columns.tolist() == ["seed", "id"]
     assert store.query(limit=0).shape[0] == 0
+    assert found(store, sort="-sparsity", limit=2) == [("weight", 0.8), ("neuron", 0.8)]  # equal ones: oldest first
     # What has no sparsity comes last, either way.
     assert store.query(sort="-sparsity")["kind"].tolist()[-1] == "train"
     assert store.query(sort="sparsity")["kind"].tolist()[-1] == "train"

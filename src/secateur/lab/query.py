@@ -158,7 +158,7 @@ def _clauses(where: Sequence[Condition], sort: str | None, limit: int | None) ->
     order, path = _expression(name)
     # The records without a value come last, whichever way; a fixed column is never without, and may have an index.
     missing = "" if name in frames.FIXED else f"{order} IS NULL, "
-    text += f" ORDER BY {missing}{order}{falling}, rowid{falling}"
+    text += f" ORDER BY {missing}{order}{falling}, rowid{falling if name == 'created' else ''}"
     values += [*path, *path] if missing else path
     if limit is not None:
         if limit < 0:

@@ -90,7 +90,7 @@ def listed(
             frame.insert(0, "store", store.path.name)
         if len(frame) or len(stores) == 1:
             found.append(frame)
-    if unknown and not found:
+    if unknown and len(unknown) == len(stores):
         raise unknown[0]
     both = _joined(pandas, found, sort, limit) if found else pandas.DataFrame(columns=columns or ["id"])
     return both if columns is None else both[[*(["store"] if "store" in both else []), *columns]]
