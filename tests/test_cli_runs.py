@@ -131,7 +131,7 @@ def test_compare_groups_means_by_hand(run: Run) -> None:
 
 
 def test_failures(run: Run) -> None:
-    code, out, _ = run("failures")
+    code, out, err = run("failures")
     assert code == 0
     assert "prune seed=0 method=neuron sparsity=0.99" in out
     assert "ValueError: nothing left" in out
@@ -225,7 +225,7 @@ def test_sql_asks_all_stores(run: Run) -> None:
     ids=lambda v: " ".join(v) if isinstance(v, tuple) else "",
 )
 def test_mistakes_are_one_clear_line(run: Run, words: tuple[str, ...], wanted: str) -> None:
-    code, out, _ = run(*words)
+    code, out, err = run(*words)
     assert (code, out) == (1, "")
     assert err.startswith("secateur: ")
     assert wanted in err

@@ -31,20 +31,25 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_grid_of_two_networks_has_one_report(file: Path, tmp_path: Path) -> None:
-    file.write_text(GRID.replace("seeds = 2", "seeds = 1"))
-    study = by_name(str(file))
-    plan = study.plan()
-    assert (study.name, study.title) == ("mine", "Two networks on digits")
+EXAMPLE = Path(__file__).parent.parent / "docs" / "example-study.toml"
+
+
+@pytest.mark.skipif(not EXAMPLE.is_file(), reason="the documents are not beside the tests")
+def test_the_example_in_the_documents_runs(tmp_path: Path) -> None:
+    study = by_name(str(EXAMPLE))
+    assert len(study.plan()) == 2 * 2 * (1 + 4 * 3)
+    tiny = {"seeds": 1, "epochs": 1, "methods": ["weight", "neuron"], "sparsities": [0.5]}
+    plan = study.plan(tiny)
     assert len(plan) == 2 * (1 + 2)
-    assert {(c.recipe.parameters["model"], c.recipe.parameters["data"]) for c in plan} == {
-        ("lenet-300-100", "digits"),
-        ("ann-128", "digits"),
-    }
+    models = {cell.recipe.parameters["model"] for cell in plan}
+    assert models == {"lenet-300-100", "ann-128"}
+    # The same cells, whether the networks are compared or studied by themselves.
+    assert {cell.id for cell in study.plan({**tiny, "model": "ann-128"})} < {cell.id for cell in plan}
+
     store = Store(tmp_path / "store")
-    assert run_study(study, store, progress=False).exit_code == 0
-    report = build_report(study, store)
-    assert (report.title, report.command) == ("Two networks on digits", f"secateur study run {file}")
+    assert run_study(study, store, tiny, progress=False).exit_code == 0
+    report = build_report(study, store, tiny)
+    assert (report.title, report.command) == ("Two networks on digits", f"secateur study run {EXAMPLE}")
     titles = [section.title for section in report.sections]
     assert "lenet-300-100 on digits: At a glance" in titles
     assert "ann-128 on digits: At a glance" in titles
@@ -52,9 +57,6 @@ def test_a_grid_of_two_networks_has_one_report(file: Path, tmp_path: Path) -> No
     assert isinstance(wide, Table)
     assert wide.rows[0][2] == store.query(where={"model": "ann-128"}, kind="train")["accuracy"].item()
     assert store.query(where={"model": "ann-128", "method": "neuron"}).shape[0] == 1
-    # The same cells, whether the networks are compared or studied by themselves.
-    alone = {cell.id for cell in study.plan({"model": "ann-128"})}
-    assert alone < {cell.id for cell in plan}
 
 
 def test_what_the_data_decide_is_added_where_it_is_no_default(file: Path) -> None:
