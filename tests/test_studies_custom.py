@@ -96,7 +96,11 @@ def change(line: str, by: str) -> str:
             InputError,
             r"mine\.toml, line 6: seeds is 0; give a whole number of at least 1",
         ),
-        (change("[0.5]", "0.5"), InputError, r"line 10: sparsities is 0\.5; give a list, such as \[0\.2,0\.5\]"),
+        (
+            change("[0.5]", "0.5"),
+            InputError,
+            r"line 10: sparsities is 0\.5; give a list of numbers from 0 to 1, such as \[0\.2,0\.5\]",
+        ),
         (change("[0.5]", "[1.5]"), InputError, r"line 10: sparsities is \[1\.5\]; give .* from 0 to 1"),
         (
             change('"neuron"', '"neurn"'),

@@ -54,11 +54,11 @@ def test_bad_values_are_named(kind: Kind, value: Any) -> None:
         (Option("x", "number", 1, ""), "a number"),
         (
             Option("x", "number", 1, "", 0, 1, many="list"),
-            "a list, such as [0.2,0.5], of which each is a number from 0 to 1",
+            "a list of numbers from 0 to 1, such as [0.2,0.5]",
         ),
         (Option("x", "text", "a", "", allowed=("a", "b")), "one of a, b"),
         (Option("x", "text", None, "", optional=True), "a text, or null"),
-        (Option("x", "text", "a", "", many="either"), 'a text, or a list, such as ["a","b"], of which each is a text'),
+        (Option("x", "text", "a", "", many="either"), 'a text, or a list of texts, such as ["a","b"]'),
     ],
 )
 def test_the_wish_is_in_words(option: Option, wish: str) -> None:

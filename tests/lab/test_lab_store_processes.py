@@ -53,14 +53,14 @@ def ended(processes: list[BaseProcess]) -> list[int | None]:
 
 @pytest.mark.parametrize("writers", [2, 4])
 def test_processes_write_and_read_one_store_that_they_make_together(tmp_path: Path, writers: int) -> None:
-    for round_ in range(3):
+    for round_ in range(2):
         path, barrier = tmp_path / f"store{round_}", FORK.Barrier(writers)
-        processes = [FORK.Process(target=write, args=(path, who, 40, barrier)) for who in range(writers)]
+        processes = [FORK.Process(target=write, args=(path, who, 25, barrier)) for who in range(writers)]
         assert ended(processes) == [0] * writers
         store = Store(path)
         store.check()
-        assert store.ids() == {cell(seed, who).id for seed in range(40) for who in range(writers)}
-        assert store.artefact(cell(35, writers - 1).id)["w"][0].item() == 35.0
+        assert store.ids() == {cell(seed, who).id for seed in range(25) for who in range(writers)}
+        assert store.artefact(cell(20, writers - 1).id)["w"][0].item() == 20.0
         assert len(store.failures()) == writers
 
 
@@ -138,7 +138,10 @@ def test_killed_at_twenty_moments_it_loses_nothing_that_was_kept(tmp_path: Path)
         process.start()
         there.close()
         assert here.recv_bytes() == b"ready"
-        time.sleep(chance.uniform(0, 0.05))
+        # By what it told, not by the clock, so that a busy machine has its twenty moments as well.
+        for _ in range(chance.randrange(6)):
+            kept.add(here.recv_bytes().decode())
+        time.sleep(chance.uniform(0, 0.004))
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
         process.join(60)

@@ -346,8 +346,9 @@ Example:
   secateur runs sql "select name, avg(value) from metrics group by name" --store demo""",
 )
 def runs_sql(
-    text: Annotated[
-        str, typer.Argument(metavar="QUERY", help="One SELECT over cells, parameters, metrics, class_metrics, …")
+    query: Annotated[
+        str,
+        typer.Argument(metavar="QUERY", help="The query: one SELECT over cells, parameters, metrics, class_metrics, …"),
     ],
     store: Stores = None,
     as_json: Json = False,
@@ -356,7 +357,7 @@ def runs_sql(
     """Ask the stores in SQL; nothing can be changed this way."""
     from secateur.lab import runs
 
-    _print(runs.sql(runs.open_stores(store or ()), text), as_json, as_csv)
+    _print(runs.sql(runs.open_stores(store or ()), query), as_json, as_csv)
 
 
 def _print(frame: DataFrame, as_json: bool, as_csv: bool) -> None:

@@ -14,6 +14,14 @@ __all__ = ["Option", "Options"]
 
 Kind = Literal["count", "number", "part", "text", "flag", "mapping"]
 
+_WORDS: Mapping[Kind, tuple[str, str]] = {
+    "count": ("a whole number", "whole numbers"),
+    "number": ("a number", "numbers"),
+    "part": ("how many, 1 or more, or a fraction above 0 and below 1", "counts or fractions"),
+    "text": ("a text", "texts"),
+    "flag": ("true or false", "true and false"),
+    "mapping": ('a mapping, such as {"a":1}', "mappings"),
+}
 _EXAMPLES = {"count": "[1,2]", "number": "[0.2,0.5]", "part": "[0.1]", "text": '["a","b"]', "flag": "[true]"}
 
 
@@ -66,15 +74,12 @@ class Option:
     @property
     def wish(self) -> str:
         """What to give, in words."""
-        one = {
-            "count": "a whole number", "number": "a number", "text": "a text", "flag": "true or false",
-            "part": "how many, 1 or more, or a fraction above 0 and below 1", "mapping": 'a mapping, such as {"a":1}',
-        }[self.kind]  # fmt: skip
+        one, several = _WORDS[self.kind]
         if self.kind in ("count", "number"):
-            one += self._range()
+            one, several = one + self._range(), several + self._range()
         if self.allowed:
-            one = f"one of {', '.join(self.allowed)}"
-        listed = f"a list, such as {_EXAMPLES.get(self.kind)}, of which each is {one}"
+            one, several = f"one of {', '.join(self.allowed)}", f"names from {', '.join(self.allowed)}"
+        listed = f"a list of {several}, such as {_EXAMPLES.get(self.kind)}"
         words = {"no": one, "list": listed, "either": f"{one}, or {listed}"}[self.many]
         return f"{words}, or null" if self.optional else words
 
