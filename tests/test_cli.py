@@ -516,7 +516,7 @@ def test_the_runs_can_be_elsewhere(run: Run, tmp_path: Path, monkeypatch: pytest
 
 BAD_OPTIONS = {
     "no such option": (("epoch=1",), "unknown option"),
-    "sparsities is no list": (("sparsities=3",), "sparsities is 3; give a list of fractions"),
+    "sparsities is no list": (("sparsities=3",), "sparsities is 3; give a list of numbers from 0 to 1"),
     "seeds is no number": (("seeds=many",), "seeds is 'many'"),
     "seeds below 1": (("seeds=-1",), "seeds is -1"),
     "no such method": (('methods=["weigth"]',), "'weigth'; did you mean 'weight'?"),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from secateur.studies import STUDIES
-from secateur.studies.comparison_options import RIGHT, check, options
+from secateur.studies.comparison_options import OPTIONS, check, options
 from secateur.types import InputError, UnknownNameError
 
 BAD: dict[str, list[Any]] = {
@@ -17,11 +17,11 @@ BAD: dict[str, list[Any]] = {
     "validation": [0, 0.0, 1.0, -5, "x", True],
     "sparsities": [3, [], [1.1], [-0.1], ["0.5"], "0.5", [None], [float("nan")], {"a": 1}],
     "methods": [[], "neuron", [3], None],
-    "data": [3, None],
+    "data": [3, None, []],
     "data_dir": [3],
-    "model": [3, None],
+    "model": [3, None, [3]],
     "model_options": [3, [1], None],
-    "output": ["yes", None],
+    "output": [3, None],
     "minimum": [-1, "1", 0.5],
 }
 
@@ -34,7 +34,15 @@ def test_a_bad_value_is_refused_by_name(name: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("methods", ["foo"]), ("data", "foo"), ("model", "foo"), ("model_options", {"foo": 1})]
+    ("name", "value"),
+    [
+        ("methods", ["foo"]),
+        ("data", "foo"),
+        ("data", ["foo"]),
+        ("model", "foo"),
+        ("model_options", {"foo": 1}),
+        ("output", "foo"),
+    ],
 )
 def test_an_unknown_name_is_refused(name: str, value: Any) -> None:
     with pytest.raises(UnknownNameError, match="'foo'"):
@@ -42,7 +50,7 @@ def test_an_unknown_name_is_refused(name: str, value: Any) -> None:
 
 
 def test_every_option_is_checked_and_every_default_is_right() -> None:
-    assert set(RIGHT) == set(options()) == set(BAD)
+    assert set(OPTIONS) == set(options()) == set(BAD)
     for study in STUDIES.values():
         check(study.name, study.settle(None))
 

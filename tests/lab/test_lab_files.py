@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import platform
+import re
 import stat
 import sys
 from pathlib import Path
@@ -68,6 +71,18 @@ def test_environment_outside_a_project(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert facts["threads"] == 1
     monkeypatch.setenv("PATH", "")
     assert environment()["commit"] is None  # no git at all
+
+
+def test_environment_tells_the_machine_but_names_nobody() -> None:
+    facts = environment(executor="processes", worker="worker 2")
+    assert (facts["executor"], facts["worker"]) == ("processes", "worker 2")
+    assert re.fullmatch(r"[0-9a-f]{8}", str(facts["machine"]))
+    assert facts["machine"] == environment()["machine"]
+    assert re.fullmatch(r"\d+\.\d GiB", str(facts["memory"]))
+    text = json.dumps({**facts, "commit": None, "cpu": None})
+    for name in (platform.node(), Path.home().name, str(Path.home())):
+        assert name not in text
+    assert not {"executor", "worker"} & set(environment())
 
 
 def test_merged_keeps_what_differs() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from secateur.lab import Failure, Recipe, Record, Store, paths
+from secateur.lab import Failure, Recipe, Record, Store, database, paths
 from secateur.types import FileError, InputError, UnknownNameError
 
 TRAIN = Recipe("toy", "train", {"seed": 0})
@@ -148,6 +148,7 @@ def test_somebody_elses_database(tmp_path: Path) -> None:
 
 
 def test_a_newer_store(store: Store) -> None:
+    store.close()
     connection = sqlite3.connect(store.database)
     connection.execute("PRAGMA user_version = 99")
     connection.close()
@@ -156,9 +157,9 @@ def test_a_newer_store(store: Store) -> None:
 
 
 def test_a_locked_store_is_not_called_damaged(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    connect = sqlite3.connect
-    monkeypatch.setattr(sqlite3, "connect", lambda file, timeout: connect(file, timeout=0.05))
-    holder = connect(store.database)
+    monkeypatch.setattr(database, "_PATIENCE", 0.05)
+    store.close()
+    holder = sqlite3.connect(store.database)
     holder.execute("BEGIN EXCLUSIVE")
     with pytest.raises(FileError, match=r"database is locked; .*no other program holds") as caught:
         store.put(Record(TRAIN, {}))
@@ -170,6 +171,7 @@ def test_a_locked_store_is_not_called_damaged(store: Store, monkeypatch: pytest.
 def test_a_damaged_database(store: Store, damage: str) -> None:
     for seed in range(24):
         store.put(Record(Recipe("toy", "train", {"seed": seed}), {"text": "x" * 300}))
+    store.close()
     if damage == "json":
         connection = sqlite3.connect(store.database)
         with connection:
@@ -185,6 +187,7 @@ def test_a_damaged_database(store: Store, damage: str) -> None:
 def test_damage_anywhere_is_one_clear_error_or_none(store: Store, tmp_path: Path) -> None:
     for seed in range(20):
         store.put(Record(Recipe("toy", "train", {"seed": seed}), {"text": "x" * 500}))
+    store.close()
     data, chance, found = store.database.read_bytes(), random.Random(1), 0
     for round_ in range(60):
         copy = tmp_path / f"copy{round_}"

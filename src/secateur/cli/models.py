@@ -306,17 +306,12 @@ def _against(
 
 def _fitted(name: str, data_name: str | None, options: dict[str, Any]) -> dict[str, Any]:
     """The options of a named model with what the data decide: channels, pixels and classes, unless they are given."""
-    from inspect import signature
+    from secateur import data, models
 
-    from secateur import data
-    from secateur.models.registry import REGISTRY
-
-    if data_name is None or name not in REGISTRY:
+    if data_name is None:
         return options
     info = data.info(data_name)
-    decided = {"in_channels": info.shape[0], "input_size": info.shape[1], "classes": len(info.classes)}
-    takes = signature(REGISTRY[name]).parameters
-    return {key: value for key, value in decided.items() if value and key in takes} | options
+    return {**models.fitting(name, info.shape, len(info.classes)), **options}
 
 
 def _network(name: str, weights: Path | None, options: dict[str, Any]) -> nn.Module:

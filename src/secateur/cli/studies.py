@@ -44,10 +44,13 @@ def study_list(as_json: Json = False) -> None:
     epilog="""\b
 Examples:
   secateur study run demo
+  secateur study run mine.toml
   secateur study run fathollahi --seeds 3 --data-dir ~/data --set epochs=5""",
 )
 def study_run(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The study, by name (see `secateur study list`).")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The study, by name (see `secateur study list`), or a TOML file.")
+    ],
     seeds: Annotated[
         int | None, typer.Option(metavar="COUNT", help="How many networks to train, with seeds 0, 1, …")
     ] = None,
@@ -74,7 +77,7 @@ def study_run(
     study = by_name(name)
     options = _study_options(study.defaults, seeds, data_dir, set_)
     study.plan(options)  # a mistake in the options should leave no empty store behind
-    place = Store(store or paths.store_dir(name))
+    place = Store(store or paths.store_dir(study.name))
     summary = run_study(study, place, options, progress=not quiet and not as_json)
     if summary.interrupted:
         _say(f"{summary}; the same command goes on from here")
@@ -90,7 +93,9 @@ Example:
   secateur report demo""",
 )
 def report_(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The study whose results to show, by name.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The study whose results to show, by name, or a TOML file.")
+    ],
     seeds: Annotated[int | None, typer.Option(metavar="COUNT", help="As in `study run`.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As in `study run`.")] = None,
     store: Annotated[Path | None, typer.Option(help="Where the results are; runs/NAME by default.")] = None,
@@ -105,7 +110,7 @@ def report_(
     from secateur.studies import by_name
 
     study = by_name(name)
-    place = Store(store or paths.store_dir(name), create=False)
+    place = Store(store or paths.store_dir(study.name), create=False)
     _write_report(name, place, _study_options(study.defaults, seeds, None, set_), False, as_json, "")
 
 

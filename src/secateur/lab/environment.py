@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -12,17 +13,23 @@ from pathlib import Path
 __all__ = ["environment", "merged"]
 
 
-def environment() -> dict[str, str | int | None]:
+def environment(*, executor: str | None = None, worker: str | None = None) -> dict[str, str | int | None]:
     """Return what can change a number or a time: versions, machine, threads, and the project's commit.
 
     The commit is that of the working directory's git project, with ``-dirty`` when files differ from it; None
-    where there is no git or no project. Nothing names the user or the host.
+    where there is no git or no project. ``machine`` is a digest that tells one machine from another and stays the
+    same, so that times are compared with times of the same machine. Nothing names the user or the host.
 
-    >>> environment()["threads"] > 0
-    True
+    Args:
+        executor: what runs the cells, such as ``serial`` or ``processes``; left out when None.
+        worker: which of its workers, such as ``worker 2``; left out when None.
+
+    >>> environment(executor="serial")["executor"], environment()["threads"] > 0
+    ('serial', True)
     """
     import torch
 
+    places = {"executor": executor, "worker": worker}
     return {
         "secateur": _version("secateur"),
         "torch": torch.__version__,
@@ -31,8 +38,11 @@ def environment() -> dict[str, str | int | None]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": _cpu(),
         "cores": os.cpu_count(),
+        "memory": _memory(),
+        "machine": _machine(),
         "threads": torch.get_num_threads(),
         "commit": _commit(),
+        **{name: value for name, value in places.items() if value is not None},
     }
 
 
@@ -64,6 +74,25 @@ def _cpu() -> str | None:
         return platform.processor() or None
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or None
+
+
+def _memory() -> str | None:
+    try:
+        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+    return f"{size / 2**30:.1f} GiB"
+
+
+def _machine() -> str:
+    """Return eight hex digits for this machine, from which neither its name nor its id can be told."""
+    try:
+        identity = Path("/etc/machine-id").read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        identity = ""
+    # Copies of one system image may share an id; their hardware may still tell them apart.
+    facts = ("secateur", identity, platform.machine(), _cpu(), os.cpu_count(), _memory())
+    return hashlib.sha256(repr(facts).encode("utf-8")).hexdigest()[:8]
 
 
 def _commit() -> str | None:

@@ -7,15 +7,20 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
-from secateur.types import FileError, InputError
+from secateur.files import write_text
+from secateur.lab import toml
+from secateur.types import FileError, InputError, unknown_name
 
 __all__ = ["Json", "Recipe", "canonical"]
 
 Json = Any
 """What JSON can say: None, bool, int, float, str, and lists and mappings of them."""
 
+_KEYS = ("study", "kind", "needs", "parameters", "defaults")
 _LENGTH = 16
 """Hex digits of an id: 64 bits, so a clash among a million cells has odds of one in thirty million."""
 
@@ -58,7 +63,7 @@ class Recipe:
         # Normal forms, and copies: a caller's later change must not change what the recipe is.
         object.__setattr__(self, "parameters", _normal_mapping(self.parameters))
         object.__setattr__(self, "defaults", _normal_mapping(self.defaults))
-        object.__setattr__(self, "needs", tuple(self.needs))
+        object.__setattr__(self, "needs", _ids(self.needs))
 
     @property
     def given(self) -> dict[str, Json]:
@@ -114,6 +119,52 @@ class Recipe:
         except (KeyError, TypeError, AttributeError, InputError) as error:
             raise FileError(f"not a recipe: {error!r}; it was written by something else, or damaged") from error
 
+    @classmethod
+    def from_toml(cls, path: str | PathLike[str]) -> Recipe:
+        """Return the recipe that a TOML file holds: ``study``, ``kind``, ``needs``, ``[parameters]``, ``[defaults]``.
+
+        Raises:
+            FileError: the file cannot be read, or is not TOML.
+            UnknownNameError: a key that recipes do not have; the error names its line.
+            InputError: ``study`` or ``kind`` is missing, or a value is not a recipe's.
+        """
+        file = Path(path)
+        data, text = toml.read(file)
+        for key in data:
+            if key not in _KEYS:
+                raise unknown_name(f"key of a recipe in {toml.place(file, text, key)}:", key, _KEYS)
+        for key in ("study", "kind"):
+            if key not in data:
+                raise InputError(
+                    f'{file}: a recipe needs {key}, such as {key} = "{"mine" if key == "study" else "train"}"'
+                )
+        try:
+            return cls(**data)
+        except InputError as error:
+            raise InputError(f"{file}: {error}") from error
+
+    def to_toml(self, path: str | PathLike[str]) -> None:
+        """Write the recipe to a TOML file, which `Recipe.from_toml` reads back with the same id.
+
+        Raises:
+            InputError: a None inside a value, which TOML cannot say.
+            FileError: the file cannot be written.
+
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "recipe.toml"
+        >>> Recipe("toy", "train", {"seed": 0, "layers": [8, 4]}).to_toml(file)
+        >>> print(file.read_text(), end="")
+        study = "toy"
+        kind = "train"
+        <BLANKLINE>
+        [parameters]
+        seed = 0
+        layers = [8, 4]
+        >>> Recipe.from_toml(file) == Recipe("toy", "train", {"seed": 0, "layers": [8, 4]})
+        True
+        """
+        write_text(Path(path), toml.dumps({key: value for key, value in self.to_dict().items() if value}))
+
     def __str__(self) -> str:
         options = " ".join(f"{name}={value}" for name, value in self.parameters.items() if value is not None)
         return f"{self.kind} {options}".strip()
@@ -146,6 +197,15 @@ def _normal_mapping(values: Mapping[str, Json]) -> dict[str, Json]:
     if not isinstance(values, Mapping):
         raise InputError(f"a recipe's parameters must be a mapping of names to values, got {values!r}")
     return {_key(name): _normal(name, value) for name, value in values.items()}
+
+
+def _ids(needs: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(needs, str) or not isinstance(needs, Sequence):
+        raise InputError(f"a recipe's needs must be a list of ids, got {needs!r}")
+    for one in needs:
+        if not isinstance(one, str) or not one:
+            raise InputError(f"a recipe's needs must be ids, got {one!r}; give the needed recipe's id")
+    return tuple(needs)
 
 
 def _key(name: object) -> str:

@@ -52,8 +52,9 @@ class Record:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a cell could not be finished: its recipe, the error in one line, and the traceback."""
+    """Why a cell could not be finished: its recipe, the error in one line, the traceback, and when (ISO 8601, UTC)."""
 
     recipe: Recipe
     error: str
     traceback: str
+    created: str = field(default_factory=now)

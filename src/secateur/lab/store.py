@@ -8,54 +8,40 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from secateur.files import replacing, sweep
-from secateur.lab import frames, paths
-from secateur.lab.recipe import Recipe
-from secateur.lab.records import Failure, Record, now
-from secateur.types import FileError, InputError, unknown_name
+from secateur.files import sweep, write_bytes
+from secateur.lab import database, frames, paths, query
+from secateur.lab.recipe import Json, Recipe
+from secateur.lab.records import Failure, Record
+from secateur.lab.schema import queryable
+from secateur.types import FileError, InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 __all__ = ["Store"]
 
-_APPLICATION = 0x53454341  # "SECA": SQLite's own field for whose file it is
-_VERSION = 1
-# SQLite's errors that say nothing about what is in the file.
-_OUTSIDE = tuple(f"SQLITE_{name}" for name in ("BUSY", "LOCKED", "FULL", "READONLY", "CANTOPEN", "IOERR", "PERM"))
-_SCHEMA = f"""
-BEGIN IMMEDIATE;
-CREATE TABLE IF NOT EXISTS records (
-    id TEXT PRIMARY KEY, study TEXT NOT NULL, kind TEXT NOT NULL, seed INTEGER,
-    recipe TEXT NOT NULL, metrics TEXT NOT NULL, history TEXT NOT NULL, environment TEXT NOT NULL,
-    artefact TEXT, wall_seconds REAL NOT NULL, cpu_seconds REAL NOT NULL, created TEXT NOT NULL
-);
-CREATE TABLE IF NOT EXISTS failures (
-    id TEXT PRIMARY KEY, study TEXT NOT NULL, recipe TEXT NOT NULL,
-    error TEXT NOT NULL, traceback TEXT NOT NULL, created TEXT NOT NULL
-);
-PRAGMA application_id = {_APPLICATION};
-PRAGMA user_version = {_VERSION};
-COMMIT;
-"""
+_LARGEST = 2**63 - 1
+"""The largest whole number of an SQL column."""
+_RECORDS = "SELECT records.*, history FROM records LEFT JOIN histories USING (id)"
 
 
 @dataclass(frozen=True)
 class Store:
     """A directory of results, each under its recipe's id.
 
-    A store is only its path: every call opens the database and closes it, so that a store can be handed to
-    another process. Several processes may use one at the same time (on a local disk: SQLite's write-ahead log
-    does not work on network file systems).
+    A store is only its path, so that it can be handed to another process; the connection to its database is
+    the process's own, opened at the first call. Several processes may use one at the same time (on a local
+    disk: SQLite's write-ahead log does not work on network file systems). What `put` and `fail` have kept
+    survives kill -9 and a power cut. A copy of the directory needs the ``-wal`` file beside the database.
 
     Args:
         path: the directory.
@@ -83,8 +69,7 @@ class Store:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise FileError(f"cannot make the store's directory {self.path}: {error}") from error
-        self._prepare()
-        sweep(paths.artefacts_dir(self.path))
+        database.ensure(self.database)
 
     @property
     def database(self) -> Path:
@@ -99,18 +84,24 @@ class Store:
 
         Raises:
             InputError: a metric or the history is not JSON.
-            FileError: the disk refuses.
+            FileError: the disk refuses; nothing of the record is kept then.
         """
-        rows = _encoded(record)
-        if tensors is not None:
+        row, history = _encoded(record)
+        if tensors is None:
+            self._insert(row, history)
+        else:
+            file = paths.artefact_file(self.path, record.id)
             # Without its record an artefact is nothing, so the old pair goes before the new file comes.
-            self.delete(record.id)
-            rows["artefact"] = _save(paths.artefact_file(self.path, record.id), tensors)
-        columns, marks = ", ".join(rows), ", ".join("?" * len(rows))
-        with self._connection() as connection:
-            connection.execute(f"INSERT OR REPLACE INTO records ({columns}) VALUES ({marks})", tuple(rows.values()))
-            connection.execute("DELETE FROM failures WHERE id = ?", (record.id,))
-        return self._decoded(rows)
+            if file.exists() or self.has(record.id):
+                self.delete(record.id)
+            row["artefact"] = _save(file, tensors)
+            try:
+                self._insert(row, history)
+            except BaseException:
+                with suppress(OSError):
+                    file.unlink()
+                raise
+        return self._decoded({**row, "history": history})
 
     def get(self, identity: str) -> Record:
         """Return one record.
@@ -118,36 +109,55 @@ class Store:
         Raises:
             UnknownNameError: there is none of that id.
         """
-        rows = self._select("SELECT * FROM records WHERE id = ?", (identity,))
+        rows = self._select(f"{_RECORDS} WHERE records.id = ?", identity)
         if not rows:
-            raise unknown_name("record", identity, self.ids())
+            raise UnknownNameError(
+                f"unknown record {str(identity)!r} in {self.path}; `secateur runs list --store {self.path}` lists them"
+            )
         return self._decoded(rows[0])
 
     def has(self, identity: str) -> bool:
         """Say whether the cell of that id is finished."""
-        return bool(self._select("SELECT 1 FROM records WHERE id = ?", (identity,)))
+        return bool(self._select("SELECT 1 FROM records WHERE id = ?", identity))
 
     def ids(self) -> set[str]:
         """Return the ids of all finished cells."""
         return {row["id"] for row in self._select("SELECT id FROM records")}
 
+    def matching(self, start: str) -> list[str]:
+        """Return the ids, of finished cells and of failed ones, that begin so, in order."""
+        pattern = "".join(f"[{letter}]" if letter in "*?[" else letter for letter in start) + "*"
+        both = "SELECT id FROM records WHERE id GLOB ? UNION SELECT id FROM failures WHERE id GLOB ? ORDER BY id"
+        return [row["id"] for row in self._select(both, pattern, pattern)]
+
     def records(self, ids: Iterable[str] | None = None) -> list[Record]:
         """Return the records, oldest first; those of `ids` alone, in the order of `ids`, when given."""
-        rows = self._select("SELECT * FROM records ORDER BY created, rowid")
         if ids is None:
-            return [self._decoded(row) for row in rows]
+            return [self._decoded(row) for row in self._select(f"{_RECORDS} ORDER BY created, records.rowid")]
+        wanted = list(ids)
+        rows = self._select(f"{_RECORDS} WHERE id IN (SELECT value FROM json_each(?))", json.dumps(wanted))
         table = {row["id"]: row for row in rows}
-        return [self._decoded(table[identity]) for identity in ids if identity in table]
+        return [self._decoded(table[identity]) for identity in wanted if identity in table]
 
-    def delete(self, identity: str) -> None:
-        """Forget one record and its artefact, so that the next run computes the cell again."""
-        with self._connection() as connection:
-            connection.execute("DELETE FROM records WHERE id = ?", (identity,))
-        path = paths.artefact_file(self.path, identity)
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise FileError(f"cannot remove the artefact {path}: {error}; remove it by hand") from error
+    def delete(self, *identities: str) -> None:
+        """Forget records, their artefacts and failures, so that the next run computes the cells again."""
+        with database.connected(self.database, write=True) as connection:
+            for table in ("records", "histories", "failures"):
+                connection.executemany(f"DELETE FROM {table} WHERE id = ?", [(identity,) for identity in identities])
+        for path in (paths.artefact_file(self.path, identity) for identity in identities):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise FileError(f"cannot remove the artefact {path}: {error}; remove it by hand") from error
+
+    def dependents(self, ids: Iterable[str]) -> list[str]:
+        """Return the finished cells that build upon those of `ids`, directly or not, without these themselves."""
+        query_ = """WITH RECURSIVE
+            needs (id, need) AS (SELECT records.id, one.value FROM records, json_each(recipe, '$.needs') AS one),
+            found (id) AS (SELECT value FROM json_each(?1)
+                           UNION SELECT needs.id FROM needs JOIN found ON needs.need = found.id)
+            SELECT id FROM found WHERE id NOT IN (SELECT value FROM json_each(?1)) ORDER BY id"""
+        return [row["id"] for row in self._select(query_, json.dumps(list(ids)))]
 
     def artefact(self, identity: str) -> dict[str, Tensor]:
         """Return the tensors that a cell kept, on the CPU.
@@ -164,14 +174,70 @@ class Store:
     def fail(self, failure: Failure) -> None:
         """Keep why a cell failed; a later success forgets it."""
         recipe = failure.recipe
-        row = (recipe.id, recipe.study, json.dumps(recipe.to_dict()), failure.error, failure.traceback, now())
-        with self._connection() as connection:
+        row = (recipe.id, recipe.study, json.dumps(recipe.to_dict()), failure.error, failure.traceback, failure.created)
+        with database.connected(self.database, write=True) as connection:
             connection.execute("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def failures(self) -> list[Failure]:
         """Return the cells that failed and have not succeeded since, oldest first."""
         rows = self._select("SELECT * FROM failures ORDER BY created, rowid")
-        return [Failure(self._recipe(row["recipe"]), row["error"], row["traceback"]) for row in rows]
+        return [Failure(self._recipe(row["recipe"]), row["error"], row["traceback"], row["created"]) for row in rows]
+
+    def query(
+        self,
+        *,
+        study: str | None = None,
+        kind: str | None = None,
+        where: query.Where = None,
+        columns: Sequence[str] | None = None,
+        sort: str | None = None,
+        limit: int | None = None,
+    ) -> DataFrame:
+        """Return the records that fulfil conditions as a pandas table, as `frame` does for all.
+
+        Args:
+            study, kind: those of this study and kind of cell alone.
+            where: conditions on parameters, metrics and fixed columns: texts such as ``"accuracy>0.8"``, or a
+                mapping of names to a value, a list of values (any), or a pair (least, most; None is open). A record
+                without the value does not fulfil them. A name that a parameter and a metric share means the metric;
+                ``parameter.NAME`` and ``metric.NAME`` tell them apart.
+            columns: these alone, in this order; much faster for many records.
+            sort: the column to sort by, with ``-`` before it from great to small; oldest first when None.
+            limit: at most so many.
+
+        Raises:
+            UnknownNameError: no record has a parameter or a metric of that name.
+            InputError: a condition that makes no sense.
+
+        >>> import tempfile
+        >>> store = Store(Path(tempfile.mkdtemp()))
+        >>> for sparsity, accuracy in ((0.2, 0.9), (0.5, 0.8), (0.8, 0.3)):
+        ...     _ = store.put(Record(Recipe("toy", "prune", {"sparsity": sparsity}), {"accuracy": accuracy}))
+        >>> store.query(where={"accuracy": (0.5, None)}, columns=["sparsity"], sort="-accuracy")["sparsity"].tolist()
+        [0.2, 0.5]
+        """
+        fixed = [query.Condition(name, "=", v) for name, v in (("study", study), ("kind", kind)) if v is not None]
+        with database.connected(self.database) as connection:
+            return query.select(connection, [*fixed, *query.conditions(where)], columns, sort, limit)
+
+    def sql(self, text: str, parameters: Sequence[Json] = (), *, seconds: float = 60.0) -> DataFrame:
+        """Return the answer to one SELECT as a pandas table; nothing can be changed this way.
+
+        There are ``cells`` (id, study, kind, seed, parameters, needs, metrics and environment as JSON, artefact,
+        wall_seconds, cpu_seconds, created), ``parameters`` and ``metrics`` (id, name, value), ``class_metrics``
+        (id, name, class, value), ``failures`` and ``histories``; each begins with a column ``store``.
+
+        Raises:
+            InputError: the query is wrong, would change something, or takes more than `seconds`.
+
+        >>> import tempfile
+        >>> store = Store(Path(tempfile.mkdtemp()))
+        >>> _ = store.put(Record(Recipe("toy", "train", {"seed": 0}), {"class_accuracy": [0.5, 0.25]}))
+        >>> store.sql("select class, value from class_metrics order by value").values.tolist()
+        [[1.0, 0.25], [0.0, 0.5]]
+        """
+        database.ensure(self.database)
+        return query.sql({self.path.name: self.database}, text, parameters, seconds=seconds)
 
     def frame(self, ids: Iterable[str] | None = None) -> DataFrame:
         """Return the records as a pandas table: one row a cell, one column a parameter and a metric.
@@ -180,114 +246,104 @@ class Store:
         ``cpu_seconds``, ``created``. A name that two of these groups share is written ``parameter.name`` or
         ``metric.name`` where it would hide the other. What a cell does not have is missing (nan or None).
         """
-        return frames.frame(self.records(ids))
+        return frames.frame([frames.row(record) for record in self.records(ids)])
 
     def histories(self, ids: Iterable[str] | None = None) -> DataFrame:
         """Return the histories as one long pandas table: the parameters beside every epoch's values."""
         return frames.histories(self.records(ids))
 
-    def _prepare(self) -> None:
-        with self._connection() as connection:
-            self._check_owner(connection)
-            if connection.execute("PRAGMA quick_check(1)").fetchone()["quick_check"] != "ok":
-                raise sqlite3.DatabaseError("the file fails SQLite's own check")
-            if _pragma(connection, "user_version") < _VERSION:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.executescript(_SCHEMA)
+    def sweep(self, older_than: float = 86400.0) -> list[Path]:
+        """Remove what killed writers left: temporary files, and artefacts without a record; return these artefacts.
 
-    def _check_owner(self, connection: sqlite3.Connection) -> None:
-        owner, version = _pragma(connection, "application_id"), _pragma(connection, "user_version")
-        # A file without tables is new, or was being made when its process was killed.
-        fresh = connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None
-        if owner != _APPLICATION and not fresh:
-            raise FileError(f"{self.database} is not a secateur store; give another directory")
-        if version > _VERSION:
-            raise FileError(f"{self.database} was written by a newer secateur; upgrade with pip install -U secateur")
+        Only files older than `older_than` seconds go, since younger ones may belong to a cell that is being kept.
+        """
+        folder, known, removed = paths.artefacts_dir(self.path), self.ids(), []
+        sweep(folder, older_than)
+        for file in sorted(folder.glob(paths.artefact_file(self.path, "*").name)):
+            with suppress(OSError):
+                if file.stem not in known and time.time() - file.stat().st_mtime > older_than:
+                    file.unlink()
+                    removed.append(file)
+        return removed
 
-    @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
-        try:
-            with closing(sqlite3.connect(self.database, timeout=60.0)) as connection:
-                connection.row_factory = sqlite3.Row
-                connection.execute("PRAGMA synchronous = FULL")
-                with connection:
-                    yield connection
-        except sqlite3.DatabaseError as error:
-            raise self._unusable(error) from error
+    def check(self) -> None:
+        """Read the whole database and every artefact.
 
-    def _unusable(self, error: sqlite3.DatabaseError) -> FileError:
-        name = getattr(error, "sqlite_errorname", "")
-        if not name.startswith(_OUTSIDE):
-            return self._damaged(error)
-        return FileError(
-            f"cannot use the store's database {self.database}: {error}; see that the disk has room, that the "
-            "folder and the file may be written, and that no other program holds them"
-        )
+        Raises:
+            FileError: something is damaged or missing; the error names it.
+        """
+        found = self._select("PRAGMA quick_check(1)")[0]["quick_check"]
+        if found != "ok":
+            raise database.damaged(self.database, FileError(found))
+        for record in self.records():
+            if record.artefact is not None:
+                _read(paths.artefact_file(self.path, record.id), record.artefact, record.id)
 
-    def _damaged(self, error: Exception) -> FileError:
-        return FileError(
-            f"the store's database {self.database} is damaged: {error}; put a copy in its place, or move it "
-            "away with its -wal and -shm files (the cells will be run again)"
-        )
+    def close(self) -> None:
+        """Close this process's connection to the database; the next call opens it again."""
+        database.close(self.database)
 
-    def _select(self, query: str, values: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-        with self._connection() as connection:
-            return [dict(row) for row in connection.execute(query, values)]
+    def _insert(self, row: Mapping[str, Any], history: str) -> None:
+        columns, marks = ", ".join(row), ", ".join("?" * len(row))
+        with database.connected(self.database, write=True) as connection:
+            connection.execute(f"INSERT OR REPLACE INTO records ({columns}) VALUES ({marks})", tuple(row.values()))
+            connection.execute("INSERT OR REPLACE INTO histories VALUES (?, ?)", (row["id"], history))
+            connection.execute("DELETE FROM failures WHERE id = ?", (row["id"],))
+
+    def _select(self, text: str, *values: Json) -> list[dict[str, Any]]:
+        with database.connected(self.database) as connection:
+            return [dict(row) for row in connection.execute(text, values)]
 
     def _recipe(self, text: str) -> Recipe:
         try:
             return Recipe.from_dict(json.loads(text))
         except (ValueError, FileError) as error:
-            raise self._damaged(error) from error
+            raise database.damaged(self.database, error) from error
 
     def _decoded(self, row: Mapping[str, Any]) -> Record:
+        texts = (row["exact"] or row["metrics"], row["history"] or "[]", row["environment"])
         try:
-            metrics, history, environment = (json.loads(row[name]) for name in ("metrics", "history", "environment"))
+            metrics, history, environment = map(json.loads, texts)
         except (ValueError, TypeError) as error:
-            raise self._damaged(error) from error
+            raise database.damaged(self.database, error) from error
         rest = {name: row[name] for name in ("artefact", "wall_seconds", "cpu_seconds", "created")}
         return Record(self._recipe(row["recipe"]), metrics, history, environment, **rest)
 
 
-def _pragma(connection: sqlite3.Connection, name: str) -> int:
-    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
-
-
-def _encoded(record: Record) -> dict[str, Any]:
+def _encoded(record: Record) -> tuple[dict[str, Any], str]:
+    """The row of a record, and its history."""
     recipe = record.recipe
     try:
-        texts = {
-            "recipe": json.dumps(recipe.to_dict()),
-            "metrics": json.dumps(dict(record.metrics)),
-            "history": json.dumps([dict(row) for row in record.history]),
-            "environment": json.dumps(dict(record.environment)),
-        }
+        metrics, exact = queryable(json.dumps(dict(record.metrics)))
+        history = json.dumps([dict(row) for row in record.history])
+        environment = json.dumps(dict(record.environment))
     except (TypeError, ValueError) as error:
         raise InputError(
             f"the results of cell {recipe} cannot be kept: {error}; give plain numbers (.item() or .tolist())"
         ) from error
-    names = {"id": recipe.id, "study": recipe.study, "kind": recipe.kind, "seed": recipe.seed}
-    times = {
-        "wall_seconds": record.wall_seconds,
-        "cpu_seconds": record.cpu_seconds,
-        "created": record.created,
-    }
-    return {**names, **texts, "artefact": record.artefact, **times}
+    seed = recipe.seed if recipe.seed is not None and abs(recipe.seed) <= _LARGEST else None
+    names = {"id": recipe.id, "study": recipe.study, "kind": recipe.kind, "seed": seed, "created": record.created}
+    times = {"wall_seconds": record.wall_seconds, "cpu_seconds": record.cpu_seconds, "artefact": record.artefact}
+    texts = {"recipe": json.dumps(recipe.to_dict()), "metrics": metrics, "environment": environment, "exact": exact}
+    return {**names, **times, **texts}, history
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     # Each its own dense memory: the format refuses tensors that share theirs, as tied weights do.
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    with replacing(path) as part:
-        save_file(plain, part)
-        return _checksum(part)
+    data = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
+    write_bytes(path, data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def _load(path: Path, checksum: str, identity: str) -> dict[str, Tensor]:
     from safetensors.torch import load
 
+    return load(_read(path, checksum, identity))
+
+
+def _read(path: Path, checksum: str, identity: str) -> bytes:
     remedy = f"forget the cell with Store.delete({identity!r}) and run the study again"
     try:
         data = path.read_bytes()
@@ -295,9 +351,4 @@ def _load(path: Path, checksum: str, identity: str) -> dict[str, Tensor]:
         raise FileError(f"cannot read the artefact {path}: {error}; {remedy}") from error
     if hashlib.sha256(data).hexdigest() != checksum:
         raise FileError(f"the artefact {path} is damaged: its checksum is not the one that was recorded; {remedy}")
-    return load(data)
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return data

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from secateur.lab.options import Options
 from secateur.lab.recipe import Json, Recipe, canonical
 from secateur.lab.records import Record
 from secateur.lab.report import Report
@@ -140,7 +141,7 @@ class Study:
         summary: one or two sentences on what is compared with what.
         cells: from the options to the cells, in an order in which a cell comes after those that it needs.
         pages: from the results to the report; it must bear with cells that are not there yet.
-        defaults: the options and their default values.
+        defaults: the options and their default values; as `Options` they are checked.
     """
 
     name: str
@@ -155,11 +156,14 @@ class Study:
         """Return the defaults with `options` in their place.
 
         Raises:
-            UnknownNameError: the study has no such option.
+            UnknownNameError: the study has no such option, or a value is an unknown name.
+            InputError: a value is of the wrong kind or out of range (where `defaults` are `Options`).
         """
         for name in options or {}:
             if name not in self.defaults:
                 raise unknown_name(f"option of study {self.name!r}", name, self.defaults)
+        if isinstance(self.defaults, Options):
+            self.defaults.check(f"study {self.name!r}", options or {})
         return {**self.defaults, **(options or {})}
 
     def plan(self, options: Mapping[str, Json] | None = None) -> list[Cell]:

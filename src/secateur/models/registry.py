@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -15,7 +15,7 @@ from secateur.models import cnn, mlp, resnet, vgg
 from secateur.models.initialise import SCHEMES, initialise
 from secateur.types import InputError, UnknownNameError, unknown_name
 
-__all__ = ["REGISTRY", "build", "describe", "input_shape", "names"]
+__all__ = ["REGISTRY", "build", "describe", "fitting", "input_shape", "names"]
 
 Factory = Callable[..., nn.Module]
 
@@ -85,6 +85,24 @@ def input_shape(name: str, **options: Any) -> tuple[int, ...]:
     if "inputs" in chosen:
         return (chosen["inputs"],)
     return chosen["in_channels"], chosen["input_size"], chosen["input_size"]
+
+
+def fitting(name: str, shape: Sequence[int], classes: int) -> dict[str, int]:
+    """Return the options that make a network fit data, those that its defaults already fulfil left out.
+
+    Args:
+        name: one of `names()`; of an import path nothing is known, so there are none.
+        shape: ``(C, H, W)`` of the images; zeros where it is not known.
+        classes: how many there are; 0 where it is not known.
+
+    >>> fitting("lenet-300-100", (1, 8, 8), 10)
+    {'input_size': 8}
+    """
+    if name not in REGISTRY:
+        return {}
+    takes = inspect.signature(REGISTRY[name]).parameters
+    decided = {"in_channels": shape[0], "input_size": shape[1], "classes": classes}
+    return {key: value for key, value in decided.items() if value and key in takes and takes[key].default != value}
 
 
 def build(name: str, *, seed: int | None = None, init: str | None = None, **options: Any) -> nn.Module:

@@ -1,7 +1,7 @@
 """The studies: one file for each published experiment, and the demonstration."""
 
 from secateur.lab.study import Study
-from secateur.studies import demo, fathollahi
+from secateur.studies import custom, demo, fathollahi
 from secateur.types import unknown_name
 
 __all__ = ["STUDIES", "by_name"]
@@ -10,11 +10,17 @@ STUDIES: dict[str, Study] = {study.name: study for study in (demo.STUDY, fatholl
 
 
 def by_name(name: str) -> Study:
-    """Return the study called `name`.
+    """Return the study called `name`, or the one that a TOML file describes (`secateur.studies.custom`).
+
+    Raises:
+        UnknownNameError: there is no such study.
+        FileError, InputError: the file cannot be read, or says what makes no sense.
 
     >>> by_name("fathollahi").source.year
     2022
     """
+    if name.endswith(".toml"):
+        return custom.from_toml(name, taken=STUDIES)
     if name not in STUDIES:
         raise unknown_name("study", name, STUDIES)
     return STUDIES[name]

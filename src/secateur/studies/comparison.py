@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from secateur.measure import compare_latency, evaluate, file_bytes, macs, parame
 from secateur.select import Scope, select
 from secateur.structure import channels, cut, mask, weights
 from secateur.structure.verify import difference
-from secateur.studies.comparison_options import METHODS, check, options
+from secateur.studies.comparison_options import METHODS, check, fitted, grid, options
 from secateur.train import fit
 from secateur.types import CutError, Keep, Sites
 
@@ -33,17 +34,21 @@ def cells(study: str, settled: Mapping[str, Json]) -> list[Cell]:
         InputError, UnknownNameError: an option is not what a comparison takes; nothing has run then.
     """
     check(study, settled)
-    made: list[Cell] = []
+    return [cell for name, model in grid(settled) for cell in _of_network(study, settled, name, model)]
+
+
+def _of_network(study: str, settled: Mapping[str, Json], name: str, model: str) -> Iterator[Cell]:
+    what = {"data": name, "model": model, "model_options": fitted(name, model, settled["model_options"])}
+    what |= {key: settled[key] for key in ("epochs", "batch_size", "validation")}
+    kept = {key: settled[key] for key in ("minimum", "output")}
+    # The trained network that a pruning needs decides these; here they are for looking it up.
+    known = {"data": name, "model": model}
     for seed in range(settled["seeds"]):
-        what = {key: settled[key] for key in ("data", "model", "model_options", "epochs", "batch_size", "validation")}
         trained = Cell(Recipe(study, "train", {"seed": seed, **what}), train_cell)
-        made.append(trained)
-        for method in settled["methods"]:
-            for sparsity in settled["sparsities"]:
-                chosen = {"seed": seed, "method": method, "sparsity": sparsity}
-                chosen |= {key: settled[key] for key in ("minimum", "output")}
-                made.append(Cell(Recipe(study, "prune", chosen, needs=(trained.id,)), prune_cell))
-    return made
+        yield trained
+        for method, sparsity in product(settled["methods"], settled["sparsities"]):
+            chosen = {"seed": seed, "method": method, "sparsity": sparsity, **kept, **known}
+            yield Cell(Recipe(study, "prune", chosen, (trained.id,), known), prune_cell)
 
 
 @lru_cache(maxsize=4)

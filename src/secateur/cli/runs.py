@@ -1,0 +1,399 @@
+"""The commands that look into the stores: list, show, compare, failures, remove, export, sql."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from secateur.cli.app import Json, app
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from secateur.lab.runs import Found
+    from secateur.lab.store import Store
+
+__all__ = ["runs_compare", "runs_export", "runs_failures", "runs_list", "runs_remove", "runs_show", "runs_sql"]
+
+runs_app = typer.Typer(
+    help="Look into the stores: list, filter, compare, export and remove results.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(runs_app, name="runs")
+
+Stores = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--store", metavar="STORE", help="A store's directory, or a study; all under runs by default; may be repeated."
+    ),
+]
+StudyName = Annotated[str | None, typer.Option("--study", metavar="NAME", help="Only cells of this study.")]
+Kind = Annotated[str | None, typer.Option("--kind", metavar="KIND", help="Only cells of this kind, such as prune.")]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--where",
+        metavar="CONDITION",
+        help="NAME=VALUE, also with != < <= > >=, such as 'accuracy>0.8'; may be repeated.",
+    ),
+]
+Csv = Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")]
+
+
+def _split(names: str | None) -> list[str] | None:
+    return [name.strip() for name in names.split(",") if name.strip()] if names is not None else None
+
+
+@runs_app.command(
+    "list",
+    epilog="""\b
+Examples:
+  secateur runs list
+  secateur runs list --study fathollahi --where sparsity=0.5 --where 'accuracy>0.8' --sort=-accuracy
+  secateur runs list --kind prune --columns id,method,accuracy --limit 0 --csv""",
+)
+def runs_list(
+    store: Stores = None,
+    study: StudyName = None,
+    kind: Kind = None,
+    where: Where = None,
+    columns: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="The columns to show, with commas; else those that tell most.")
+    ] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Sort by a column; --sort=-NAME from great to small; newest first."),
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Show so many cells at most; 0 for all.")] = 50,
+    as_json: Json = False,
+    as_csv: Csv = False,
+) -> None:
+    """List finished cells with their parameters and results."""
+    from secateur.lab import runs
+
+    found = runs.listed(
+        runs.open_stores(store or ()),
+        study=study,
+        kind=kind,
+        where=where,
+        columns=_split(columns),
+        sort=sort or "-created",
+        limit=limit or None,
+    )
+    if as_json or as_csv:
+        _print_plain(found, as_json)
+        return
+    _print_table(found if columns else found[_telling(found)])
+    if limit and len(found) == limit:
+        typer.echo(f"the first {limit}; --limit 0 shows all", err=True)
+
+
+def _telling(frame: DataFrame) -> list[str]:
+    """The columns for a screen: what the cells are, the usual results, and what differs, as far as there is room."""
+    from secateur.lab.runs import varying
+
+    first = [n for n in ("store", "id", "study", "kind", "seed", "method", "sparsity", "data", "model") if n in frame]
+    usual = [n for n in ("accuracy", "loss", "parameters_removed") if n in frame]
+    differing = varying(frame)
+    kept = [n for n in first if n in ("id", "kind") or n in differing]
+    more = [n for n in differing if n not in {*first, *usual, "created", "wall_seconds", "cpu_seconds"}]
+    return [*kept, *usual, *more[: max(0, 7 - len(kept) - len(usual))], "wall_seconds", "created"]
+
+
+@runs_app.command(
+    "show",
+    epilog="""\b
+Example:
+  secateur runs show d3429e69""",
+)
+def runs_show(
+    cell: Annotated[str, typer.Argument(metavar="ID", help="A cell's id, or its first letters.")],
+    store: Stores = None,
+    as_json: Json = False,
+) -> None:
+    """Show all about one cell: recipe, results, environment, and the traceback if it failed."""
+    from secateur.lab import runs
+
+    found = runs.find(runs.open_stores(store or ()), cell)
+    facts = _facts(found)
+    if as_json:
+        from secateur.lab.schema import queryable
+
+        print(queryable(json.dumps(facts))[0])
+        return
+    for title, content in facts.items():
+        _print_facts(title, content)
+
+
+def _facts(found: Found) -> dict[str, Any]:
+    one = found.record or found.failure
+    assert one is not None
+    facts: dict[str, Any] = {"id": found.id, "store": str(found.store.path), "recipe": one.recipe.to_dict()}
+    if found.record is not None:
+        record = found.record
+        facts |= {"metrics": dict(record.metrics), "history": list(record.history)}
+        facts |= {"wall_seconds": record.wall_seconds, "cpu_seconds": record.cpu_seconds, "created": record.created}
+        facts |= {"artefact": record.artefact, "environment": dict(record.environment)}
+        facts["needed_by"] = found.store.dependents([found.id])
+    if found.failure is not None:
+        failure = found.failure
+        facts["failure"] = {"error": failure.error, "created": failure.created, "traceback": failure.traceback}
+    return facts
+
+
+def _print_facts(title: str, content: Any) -> None:
+    from secateur.cli.app import print_record
+
+    if not isinstance(content, dict):
+        shown = f"{len(content)}; --json shows them" if isinstance(content, list) and content else content
+        print_record({title: shown if shown not in (None, []) else "–"}, False)
+        return
+    print(f"\n{title}")
+    for name, value in content.items():
+        if name == "traceback":
+            print(value)
+        elif not (title == "recipe" and name == "defaults"):
+            print_record({f"  {name}": json.dumps(value) if isinstance(value, dict) else value}, False)
+
+
+@runs_app.command(
+    "compare",
+    epilog="""\b
+Examples:
+  secateur runs compare d3429e69 02d099e0
+  secateur runs compare --by method --by sparsity --study fathollahi --where 'sparsity<0.6'""",
+)
+def runs_compare(
+    cells: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID...]", help="Two or more cells, by their ids' first letters.")
+    ] = None,
+    by: Annotated[
+        list[str] | None, typer.Option("--by", metavar="NAME", help="Compare groups of cells instead; may be repeated.")
+    ] = None,
+    metrics: Annotated[str | None, typer.Option(metavar="NAMES", help="The metrics to average, with commas.")] = None,
+    store: Stores = None,
+    study: StudyName = None,
+    kind: Kind = None,
+    where: Where = None,
+    as_json: Json = False,
+    as_csv: Csv = False,
+) -> None:
+    """Show what differs between cells, or the means of groups of them, side by side."""
+    from secateur.lab import runs
+    from secateur.types import InputError
+
+    stores = runs.open_stores(store or ())
+    if bool(cells) == bool(by):
+        raise InputError("compare takes two or more ids, or --by NAME for groups; give one of both")
+    if by:
+        table, spread = runs.groups(stores, by, _split(metrics) or (), study=study, kind=kind, where=where)
+        _print(table if as_json or as_csv else _narrow(table), as_json, as_csv)
+        over = ", ".join(f"{name} ({count})" for name, count in spread.items())
+        typer.echo(f"means (± standard deviation) over {over}" if over else "one cell in each group", err=True)
+        return
+    found = [runs.find(stores, one) for one in cells or ()]
+    for one in found:
+        if one.record is None:
+            raise InputError(f"cell {one.id} failed and has no results; `secateur runs show {one.id}` shows why")
+    _print(runs.compare([one.record for one in found if one.record is not None]), as_json, as_csv)
+
+
+def _narrow(table: DataFrame) -> DataFrame:
+    """Means and standard deviations in one column each, for a screen."""
+    shown = table[[name for name in table.columns if "." not in str(name)]].copy()
+    for name in [str(n) for n in shown.columns if f"{n}.std" in table.columns]:
+        pairs = zip(table[name], table[f"{name}.std"], strict=True)
+        shown[name] = [f"{mean:.4g}" + (f" ± {std:.2g}" if std == std else "") for mean, std in pairs]
+        shown["n"] = table[f"{name}.n"].astype(int)
+    return shown
+
+
+@runs_app.command(
+    "failures",
+    epilog="""\b
+Example:
+  secateur runs failures --study demo""",
+)
+def runs_failures(store: Stores = None, study: StudyName = None, as_json: Json = False) -> None:
+    """List the cells that failed and have not succeeded since, each with its error."""
+    from secateur.lab import runs
+
+    rows = [
+        {"store": one.path.name, "id": f.recipe.id, "cell": str(f.recipe), "error": f.error, "created": f.created}
+        for one in runs.open_stores(store or ())
+        for f in one.failures()
+        if study in (None, f.recipe.study)
+    ]
+    if as_json:
+        print(json.dumps({"failures": rows}))
+        return
+    for row in rows:
+        print(f"{row['id']}  {row['created']}  {row['cell']}  ({row['store']})\n    {row['error']}")
+    words = "; `secateur runs show ID` shows a traceback" if rows else ""
+    typer.echo(f"{len(rows)} failed{words}", err=True)
+
+
+@runs_app.command(
+    "remove",
+    epilog="""\b
+Examples:
+  secateur runs remove 02d099e0
+  secateur runs remove --store demo --where 'sparsity>0.9' --yes""",
+)
+def runs_remove(
+    cells: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID...]", help="Cells, by their ids' first letters.")
+    ] = None,
+    store: Stores = None,
+    study: StudyName = None,
+    kind: Kind = None,
+    where: Where = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove cells with their tensors, so that the next run computes them again.
+
+    Give ids, or conditions. What builds upon them stays, and is named.
+    """
+    from secateur.lab import runs
+    from secateur.types import InputError
+
+    stores = runs.open_stores(store or ())
+    if bool(cells) == bool(where or study or kind):
+        raise InputError("remove takes ids, or conditions (--where, --study, --kind); give one of both")
+    chosen = _chosen(stores, cells, {"study": study, "kind": kind, "where": where})
+    count = sum(map(len, chosen.values()))
+    if not count:
+        typer.echo("no cell fits; nothing removed", err=True)
+        return
+    for place, ids in chosen.items():
+        _announce(place, ids)
+    if not yes and not sys.stdin.isatty():
+        raise InputError(f"{count} cells would be removed; say --yes where nobody can be asked")
+    if not yes and not typer.confirm(f"Remove {count} cell{'s' if count > 1 else ''}?", err=True):
+        raise typer.Exit(1)
+    for place, ids in chosen.items():
+        place.delete(*ids)
+    typer.echo(f"{count} removed", err=True)
+
+
+def _chosen(stores: list[Store], cells: list[str] | None, asked: dict[str, Any]) -> dict[Store, list[str]]:
+    """The ids to remove, by store."""
+    from secateur.lab import runs
+    from secateur.types import UnknownNameError
+
+    chosen: dict[Store, list[str]] = {}
+    for one in (runs.find(stores, cell) for cell in cells or ()):
+        chosen.setdefault(one.store, []).append(one.id)
+    if not cells:
+        runs.listed(stores, **asked, columns=["id"], limit=0)  # a name that no store knows is a mistake
+        for store in stores:
+            with suppress(UnknownNameError):
+                found = store.query(**asked, columns=["id"])["id"].tolist()
+                chosen |= {store: found} if found else {}
+    return chosen
+
+
+def _announce(store: Store, ids: list[str]) -> None:
+    depending = store.dependents(ids)
+    typer.echo(f"{store.path}: {len(ids)} to remove: {_few(ids)}", err=True)
+    if depending:
+        typer.echo(f"    {len(depending)} finished cells build upon them and stay: {_few(depending)}", err=True)
+
+
+def _few(ids: list[str]) -> str:
+    return ", ".join(ids[:5]) + (" …" if len(ids) > 5 else "")
+
+
+@runs_app.command(
+    "export",
+    epilog="""\b
+Example:
+  secateur runs export --store fathollahi --csv fathollahi.csv""",
+)
+def runs_export(
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write comma-separated values.")] = None,
+    parquet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write Parquet (needs pyarrow).")] = None,
+    json_: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write a JSON list of one object a cell.")
+    ] = None,
+    store: Stores = None,
+    study: StudyName = None,
+    kind: Kind = None,
+    where: Where = None,
+) -> None:
+    """Write cells to a file: one row a cell, one column a parameter and a metric."""
+    from secateur.lab import runs
+    from secateur.types import InputError
+
+    files = [file for file in (csv, parquet, json_) if file is not None]
+    if not files:
+        raise InputError("export writes to files; give --csv FILE, --json FILE or --parquet FILE")
+    found = runs.listed(runs.open_stores(store or ()), study=study, kind=kind, where=where)
+    runs.export(found, csv=csv, parquet=parquet, json=json_)
+    typer.echo(f"{len(found)} cells written to {', '.join(map(str, files))}", err=True)
+
+
+@runs_app.command(
+    "sql",
+    epilog="""\b
+Example:
+  secateur runs sql "select name, avg(value) from metrics group by name" --store demo""",
+)
+def runs_sql(
+    query: Annotated[
+        str,
+        typer.Argument(metavar="QUERY", help="The query: one SELECT over cells, parameters, metrics, class_metrics, …"),
+    ],
+    store: Stores = None,
+    as_json: Json = False,
+    as_csv: Csv = False,
+) -> None:
+    """Ask the stores in SQL; nothing can be changed this way."""
+    from secateur.lab import runs
+
+    _print(runs.sql(runs.open_stores(store or ()), query), as_json, as_csv)
+
+
+def _print(frame: DataFrame, as_json: bool, as_csv: bool) -> None:
+    if as_json or as_csv:
+        _print_plain(frame, as_json)
+    else:
+        _print_table(frame)
+
+
+def _print_plain(frame: DataFrame, as_json: bool) -> None:
+    from secateur.lab.runs import to_json
+
+    if as_json:
+        print(f'{{"rows": {to_json(frame)}}}')
+    else:
+        print(frame.to_csv(index=False), end="")
+
+
+def _print_table(frame: DataFrame) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for place, name in enumerate(frame.columns):
+        number = frame.dtypes.iloc[place].kind in "iuf"
+        table.add_column(str(name), justify="right" if number else "left", no_wrap=name == "id", overflow="fold")
+    for row in frame.itertuples(index=False):
+        table.add_row(*(_cell(value) for value in row))
+    console.print(table, markup=False, highlight=False)
+
+
+def _cell(value: Any) -> str:
+    """A value in a table; what is missing is a dash."""
+    from rich.markup import escape
+
+    if value is None or value != value:
+        return "–"
+    return escape(f"{value:.5g}" if isinstance(value, float) else str(value))
