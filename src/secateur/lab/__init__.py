@@ -8,7 +8,7 @@ from secateur.lab.report import Report
 from secateur.lab.run import RunSummary, run_study
 from secateur.lab.stats import Summary, describe, summarise
 from secateur.lab.store import Store
-from secateur.lab.study import Cell, Context, Outcome, Results, Source, Study
+from secateur.lab.study import Cell, Context, Outcome, Resources, Results, Source, Study
 
 __all__ = [
     "Card",
@@ -21,6 +21,7 @@ __all__ = [
     "Recipe",
     "Record",
     "Report",
+    "Resources",
     "Results",
     "RunSummary",
     "Section",
