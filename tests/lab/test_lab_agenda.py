@@ -114,7 +114,7 @@ def test_a_lock_dies_with_its_process(tmp_path: Path) -> None:
 
 def test_a_lock_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "locks").touch()
-    with pytest.raises(FileError, match="cannot lock a cell with .*locks"):
+    with pytest.raises(FileError, match=r"cannot lock a cell with .*locks"):
         Locks(tmp_path).take("a" * 16)
 
 
