@@ -104,8 +104,8 @@ if __name__ == "__main__":
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from secateur.lab.executors import Processes
 
+    options = {"log": log, "sleep": float(sleep)}
     chosen: Any = Processes(int(jobs), retries=20) if executor == "processes" else executor
-    count = None if executor == "processes" else int(jobs)
-    summary = run_study(SIXTY, Store(Path(place)), {"log": log, "sleep": float(sleep)}, executor=chosen, jobs=count)
+    summary = run_study(SIXTY, Store(Path(place)), options, executor=chosen)
     print(summary, flush=True)
     sys.exit(summary.exit_code)

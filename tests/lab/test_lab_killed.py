@@ -130,7 +130,7 @@ def test_the_driver_is_killed(
         sitting = Sitting(memory_path, executor)
         # Some while it starts, most while it works.
         sitting.wait_for(0 if blow % 4 == 3 else chance.randint(1, 3))
-        time.sleep(chance.uniform(0, 2.0 if blow % 4 == 3 else 0.1))
+        time.sleep(chance.uniform(0, 1.0 if blow % 4 == 3 else 0.1))
         assert sitting.process.poll() is None, sitting.said.read_text()
         sitting.process.kill()
         sitting.process.wait()
