@@ -138,7 +138,7 @@ def test_what_goes_wrong_on_ray_fails_its_cell_alone(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_no_cluster_is_one_clear_error(tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    with pytest.raises(InputError, match="cannot use Ray at 'auto': ConnectionError.*ray start --head"):
+    with pytest.raises(InputError, match=r"cannot use Ray at .*ray start --head"):
         run_study(SIXTY, Store(tmp_path / "store"), executor="ray:auto", progress=False)
 
 
