@@ -47,8 +47,8 @@ class Listener:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
+def store(memory_path: Path) -> Store:
+    return Store(memory_path / "store")
 
 
 def results(store: Store) -> dict[str, tuple[Any, ...]]:
@@ -60,8 +60,8 @@ def results(store: Store) -> dict[str, tuple[Any, ...]]:
 # The same numbers
 
 
-def test_the_numbers_do_not_depend_on_the_executor(tmp_path: Path) -> None:
-    stores = {name: Store(tmp_path / name) for name in ("serial", "processes")}
+def test_the_numbers_do_not_depend_on_the_executor(memory_path: Path) -> None:
+    stores = {name: Store(memory_path / name) for name in ("serial", "processes")}
     for name, place in stores.items():
         summary = run_study(SIXTY, place, FEW, executor=name, progress=False)
         assert (len(summary.done), summary.exit_code) == (8, 0)

@@ -23,7 +23,9 @@ __all__ = ["Processes", "can_be_sent", "cores"]
 
 _TAIL = 64_000
 _STILLBORN = 5
-"""After so many workers that died before they were ready, the fault is not in a cell."""
+"""After so many workers in a row that left before they were ready, it is no accident."""
+_STRUCK = 100
+"""Likewise of workers that something killed: whoever did it may stop."""
 
 
 def cores() -> int:
@@ -183,10 +185,11 @@ class Processes:
         self._workers.remove(one)
         one.process.join()
         one.hear()
-        why, cell, printed = _cause(one.process.exitcode), one.cell, one.tail.decode(errors="replace")
+        code, cell, printed = one.process.exitcode, one.cell, one.tail.decode(errors="replace")
+        why = _cause(code)
         one.close()
         if cell is None or not one.ready:
-            self._count_stillborn(one.ready, why, printed)
+            self._count_stillborn(one.ready, why, printed, code)
             self._queue.extendleft([cell] if cell else [])
             return
         self._deaths[cell.id] += 1
@@ -196,9 +199,9 @@ class Processes:
         times = "once" if self._deaths[cell.id] == 1 else f"{self._deaths[cell.id]} times"
         self._events.append(Failed(cell.id, one.name, f"the worker process died {times}: {why}", "", printed))
 
-    def _count_stillborn(self, began: bool, why: str, printed: str) -> None:
+    def _count_stillborn(self, began: bool, why: str, printed: str, code: int | None) -> None:
         self._stillborn += not began
-        if self._stillborn >= _STILLBORN:
+        if self._stillborn >= (_STRUCK if code is not None and code < 0 else _STILLBORN):
             last = printed.strip().splitlines()[-1:] or [why]
             raise InputError(
                 f"the worker processes do not start: {last[0]}; a script that runs a study in processes needs "
