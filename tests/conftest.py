@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 
 import numpy as np
@@ -12,6 +13,8 @@ from hypothesis import settings
 settings.register_profile("secateur", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("secateur")
 torch.set_num_threads(1)
+# Studies run in this process unless a test says otherwise: it may have replaced a function that cells call.
+os.environ["SECATEUR_JOBS"] = "1"
 
 
 @pytest.fixture(autouse=True)

@@ -42,6 +42,12 @@ class Done:
         assert self.code == 0, self.err
         return json.loads(self.out)
 
+    @property
+    def records(self) -> list[Any]:
+        """What it printed with ``--json``, one object a line."""
+        assert self.code == 0, self.err
+        return [json.loads(line) for line in self.out.splitlines()]
+
 
 Run = Callable[..., Done]
 
@@ -316,6 +322,10 @@ REFUSED = {
     "data folder": (("evaluate", "lenet-300-100", "--data", "mnist", "--data-dir", "none"), "there is no folder none"),
     "threads": (("evaluate", *DIGITS, "--threads", "0"), "threads=0"),
     "seeds": (("study", "run", "demo", "--seeds", "0"), "--seeds 0: give 1 or more"),
+    "jobs": (("study", "run", "demo", "--jobs", "0"), "--jobs 0: give 1 or more"),
+    "threads of a study": (("study", "run", "demo", "--threads", "-1"), "--threads -1: give 1 or more"),
+    "where": (("study", "run", "demo", "--on", "procesess"), "unknown executor 'procesess'; did you mean 'processes'?"),
+    "where and how many": (("study", "run", "demo", "--on", "serial", "--jobs", "2"), "does 1 cell at a time, not 2"),
     "study's value": (("study", "run", "demo", "--set", "epochs"), "--set 'epochs': write KEY=VALUE"),
     "no store": (("report", "demo", "--store", "none"), "there is no store at none"),
 }
@@ -464,9 +474,11 @@ def finished(store: Path) -> dict[str, str]:
         connection.close()
 
 
+@pytest.mark.parametrize("jobs", ["1", "2"])
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill -9"])
-def test_a_study_goes_on_and_repeats_nothing(run: Run, tmp_path: Path, how: signal.Signals) -> None:
-    words = ("study", "run", *TINY_STUDY[:-1], "sparsities=[0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9]", *TINY_METHODS)
+def test_a_study_goes_on_and_repeats_nothing(run: Run, tmp_path: Path, how: signal.Signals, jobs: str) -> None:
+    grid = (*TINY_STUDY[:-1], "sparsities=[0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9]", *TINY_METHODS)
+    words = ("study", "run", *grid, "--jobs", jobs)
     store = tmp_path / "store"
     stopped = stop(start(tmp_path, *words, "--store", "store"), lambda: len(finished(store)) >= 3, how)
     assert stopped.code == (130 if how == signal.SIGINT else -signal.SIGKILL)
@@ -477,7 +489,10 @@ def test_a_study_goes_on_and_repeats_nothing(run: Run, tmp_path: Path, how: sign
     before = finished(store)
     assert 3 <= len(before) < 19, "it was stopped in the middle"
 
-    rest = run(*words, "--store", "store", "--json").record
+    *events, rest = run(*words, "--store", "store", "--json").records
+    assert {event["event"] for event in events} == {"begin", "started", "done", "summary"}
+    assert sum(event["event"] == "done" for event in events) == 19 - len(before)
+    assert rest["event"] == "report"
     assert rest["run"].startswith(f"{19 - len(before)} done, {len(before)} found")
     after = finished(store)
     assert len(after) == 1 + 2 * 9

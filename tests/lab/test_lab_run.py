@@ -68,8 +68,21 @@ def test_a_failing_cell_stops_only_those_that_need_it(store: Store) -> None:
     assert (len(bad.failed), len(bad.skipped), len(bad.done), bad.exit_code) == (2, 8, 0, 1)
     assert bad.failed[0].error == "RuntimeError: made to fail at seed 0"
     assert "toy_study.py" in store.failures()[0].traceback
-    good = run_study(STUDY, store, SMALL, progress=False)
+    logs = [store.path / "logs" / f"{failure.recipe.id}.log" for failure in bad.failed]
+    assert "made to fail\nat seed 0" in logs[0].read_text()
+
+    again = run_study(STUDY, store, SMALL, progress=False)
+    assert (len(again.failed_before), len(again.skipped), len(again.done), again.exit_code) == (2, 8, 0, 1)
+    assert str(again).startswith("2 failed before, 8 skipped in ")
+    good = run_study(STUDY, store, SMALL, retry_failed=True, progress=False)
     assert (len(good.done), good.exit_code, store.failures()) == (10, 0, [])
+    assert not any(log.exists() for log in logs)
+
+
+def test_failing_again_is_told_again(store: Store) -> None:
+    run_study(STUDY, store, SMALL | {"fail": ["prune"]}, progress=False)
+    again = run_study(STUDY, store, SMALL | {"fail": ["prune"]}, retry_failed=True, progress=False)
+    assert (len(again.found), len(again.failed), len(again.failed_before)) == (2, 8, 0)
 
 
 def test_the_rest_goes_on_after_a_failure(store: Store) -> None:
@@ -120,7 +133,7 @@ from pathlib import Path
 from toy_study import STUDY
 from secateur.lab import Store, run_study
 options = {"seeds": 2, "sparsities": [0.5, 0.9], "sleep": 0.1, "log": sys.argv[2]}
-run_study(STUDY, Store(Path(sys.argv[1])), options)
+run_study(STUDY, Store(Path(sys.argv[1])), options, executor="serial")
 """
 
 
@@ -164,7 +177,8 @@ def test_randomness_is_the_cells_own(store: Store, tmp_path: Path) -> None:
 def test_progress_tells_of_failures_in_one_line(store: Store, capfd: pytest.CaptureFixture[str]) -> None:
     run_study(STUDY, store, SMALL | {"fail": ["train"]})
     err = capfd.readouterr().err
-    assert "failed: train seed=0: RuntimeError: made to fail at seed 0\n" in err
+    identity = STUDY.plan(SMALL)[0].id
+    assert f"failed: train seed=0: RuntimeError: made to fail at seed 0 (secateur runs show {identity})\n" in err
     assert "2 failed" in err
     assert "10/10" in err
 

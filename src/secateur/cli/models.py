@@ -150,7 +150,11 @@ def prune_(
         str, typer.Option(metavar="UNIT", help="channels (neurons and filters are cut out) or weights (set to zero).")
     ] = "channels",
     scope: Annotated[
-        str, typer.Option(metavar="SCOPE", help="global (all units ranked together), layer (within each), or row (weights, within each output's).")
+        str,
+        typer.Option(
+            metavar="SCOPE",
+            help="global (all units ranked together), layer (within each), or row (weights, within each output's).",
+        ),
     ] = "global",
     ignore: Annotated[
         list[str] | None,

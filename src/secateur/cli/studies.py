@@ -45,7 +45,9 @@ def study_list(as_json: Json = False) -> None:
 Examples:
   secateur study run demo
   secateur study run mine.toml
-  secateur study run fathollahi --seeds 3 --data-dir ~/data --set epochs=5""",
+  secateur study run fathollahi --seeds 3 --data-dir ~/data --set epochs=5
+  secateur study run fathollahi --jobs 8
+  secateur study run fathollahi --on ray://head-node:10001""",
 )
 def study_run(
     name: Annotated[
@@ -62,28 +64,81 @@ def study_run(
         ),
     ] = None,
     store: Annotated[Path | None, typer.Option(help="Where results are kept; runs/NAME by default.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar and no table.")] = False,
-    as_json: Json = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option(metavar="COUNT", help="How many cells at a time; $SECATEUR_JOBS, or one a core. 1: no processes."),
+    ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on", metavar="WHERE", help="serial, processes, ray ($RAY_ADDRESS or this machine) or ray://HOST:PORT."
+        ),
+    ] = None,
+    threads: Annotated[int, typer.Option(metavar="COUNT", help="How many threads torch takes for a cell.")] = 1,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try again the cells that failed in an earlier run.")
+    ] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Show results in tensorboard or mlflow as well; may be repeated."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no table.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object a line for everything that happens, for machines.")
+    ] = False,
 ) -> None:
     """Run a study and write its report.
 
     What is finished is never computed twice, so a run that was stopped goes on when the same command is given again.
+    The same command on the same store in another terminal shares the work.
     """
     from secateur.lab import paths
+    from secateur.lab.progress import JsonLines
     from secateur.lab.run import run_study
     from secateur.lab.store import Store
+    from secateur.lab.trackers import by_name as tracker
+    from secateur.lab.trackers import check
     from secateur.studies import by_name
 
     study = by_name(name)
     options = _study_options(study.defaults, seeds, data_dir, set_)
+    check(track or ())
     study.plan(options)  # a mistake in the options should leave no empty store behind
+    _check_where(on, jobs, threads)
     place = Store(store or paths.store_dir(study.name))
-    summary = run_study(study, place, options, progress=not quiet and not as_json)
+    summary = run_study(
+        study,
+        place,
+        options,
+        executor=on,
+        jobs=jobs,
+        threads=threads,
+        retry_failed=retry_failed,
+        progress=JsonLines() if as_json else not quiet,
+        trackers=[tracker(name, paths.tracker_dir(place.path, name)) for name in track or ()],
+    )
     if summary.interrupted:
         _say(f"{summary}; the same command goes on from here")
-    else:
+    elif summary.done or summary.found:
         _write_report(name, place, options, quiet, as_json, str(summary))
+    else:
+        _say(str(summary))
+    failed = len(summary.failed) + len(summary.failed_before)
+    if failed:
+        _say(f"{failed} failed; rerun them with --retry-failed")
     raise typer.Exit(summary.exit_code)
+
+
+def _check_where(on: str | None, jobs: int | None, threads: int) -> None:
+    """Refuse a mistake before there is a store."""
+    from secateur.lab.executors import by_name
+    from secateur.types import InputError
+
+    for option, value in (("--jobs", jobs), ("--threads", threads)):
+        if value is not None and value < 1:
+            raise InputError(f"{option} {value}: give 1 or more")
+    if on is not None:
+        by_name(on, jobs)
 
 
 @app.command(
@@ -135,7 +190,8 @@ def _write_report(name: str, store: Store, options: dict[str, Any], quiet: bool,
     report = build_report(by_name(name), store, options)
     page = report.write(paths.report_dir(store.path))
     if as_json:
-        print(json.dumps({"report": str(page), "summary": list(report.summary), "run": done}))
+        event = {"event": "report"} if done else {}
+        print(json.dumps({**event, "report": str(page), "summary": list(report.summary), "run": done}))
         return
     if not quiet:
         _show(report)

@@ -8,7 +8,7 @@ from secateur.lab.report import Report
 from secateur.lab.run import RunSummary, run_study
 from secateur.lab.stats import Summary, area, bootstrap, compare, describe, pareto, summarise
 from secateur.lab.store import Store
-from secateur.lab.study import Cell, Context, Outcome, Results, Source, Study
+from secateur.lab.study import Cell, Context, Outcome, Resources, Results, Source, Study
 from secateur.lab.tables import comparison_table
 from secateur.lab.trackers import Tracker
 
@@ -23,6 +23,7 @@ __all__ = [
     "Recipe",
     "Record",
     "Report",
+    "Resources",
     "Results",
     "RunSummary",
     "Section",

@@ -5,6 +5,8 @@ A store is one directory (``runs/<study>`` unless told otherwise)::
     runs/fathollahi/
       records.sqlite               one row a finished cell
       artefacts/<id>.safetensors   the tensors that a cell kept
+      logs/<id>.log                the traceback and the output of a cell that failed
+      locks/<id>.lock              held by the process that has a cell computed
       report/report.html, report.md, figures/*.svg|png, tables/*.csv
       tensorboard/, mlflow/        what a tracker writes, if one is asked for
 """
@@ -21,6 +23,8 @@ __all__ = [
     "database_file",
     "figure_file",
     "html_file",
+    "lock_file",
+    "log_file",
     "markdown_file",
     "report_dir",
     "runs_dir",
@@ -60,6 +64,16 @@ def artefacts_dir(store: Path) -> Path:
 def artefact_file(store: Path, identity: str) -> Path:
     """Return the artefact of one cell."""
     return artefacts_dir(store) / f"{identity}.safetensors"
+
+
+def log_file(store: Path, identity: str) -> Path:
+    """Return the log of a cell that failed."""
+    return store / "logs" / f"{identity}.log"
+
+
+def lock_file(store: Path, identity: str) -> Path:
+    """Return the file that is locked while a cell is being computed."""
+    return store / "locks" / f"{identity}.lock"
 
 
 def report_dir(store: Path) -> Path:

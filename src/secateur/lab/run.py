@@ -3,260 +3,252 @@
 from __future__ import annotations
 
 import time
-import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from typing import Any
 
-from secateur.lab.environment import environment
+from secateur.files import write_text
+from secateur.lab import paths
+from secateur.lab.agenda import Agenda
+from secateur.lab.build import build_report
+from secateur.lab.executors import Executor, by_name, suited
+from secateur.lab.executors.base import Done, Event, Failed, Setting, Started, in_one_line
+from secateur.lab.interrupts import Interrupts
+from secateur.lab.locks import Locks
+from secateur.lab.progress import Notice, Watcher, watcher
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.records import Failure, Record
 from secateur.lab.store import Store
-from secateur.lab.study import Cell, Context, Outcome, Study
+from secateur.lab.study import Cell, Study
+from secateur.lab.tally import RunSummary, Tally
+from secateur.lab.trackers import Tracker
+from secateur.lab.tracking import Trackers
 from secateur.types import InputError
-
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
 
 __all__ = ["RunSummary", "run_study"]
 
-
-@dataclass(frozen=True)
-class RunSummary:
-    """How a run went.
-
-    Attributes:
-        done: the cells that this run finished.
-        found: the cells that were finished before.
-        failed: the cells that raised, with their tracebacks (kept in the store as well).
-        skipped: the cells that were not tried, since one that they need is not finished.
-        left: the cells that were not reached, since the run was interrupted.
-        interrupted: whether it was (Ctrl-C).
-        seconds: time on the clock.
-    """
-
-    done: tuple[Recipe, ...] = ()
-    found: tuple[Recipe, ...] = ()
-    failed: tuple[Failure, ...] = ()
-    skipped: tuple[Recipe, ...] = ()
-    left: tuple[Recipe, ...] = ()
-    interrupted: bool = False
-    seconds: float = 0.0
-
-    @property
-    def exit_code(self) -> int:
-        """0 when every cell is finished, 130 after Ctrl-C, else 1."""
-        if self.interrupted:
-            return 130
-        return 1 if self.failed or self.skipped else 0
-
-    def __str__(self) -> str:
-        counts = {
-            "done": self.done,
-            "found": self.found,
-            "failed": self.failed,
-            "skipped": self.skipped,
-            "left": self.left,
-        }
-        words = [f"{len(cells)} {name}" for name, cells in counts.items() if cells]
-        return f"{'interrupted: ' if self.interrupted else ''}{', '.join(words)} in {_clock(self.seconds)}"
-
-
-@dataclass
-class _Tally:
-    """The running counts; cells by what became of them."""
-
-    done: list[Recipe] = field(default_factory=list)
-    found: list[Recipe] = field(default_factory=list)
-    failed: list[Failure] = field(default_factory=list)
-    skipped: list[Recipe] = field(default_factory=list)
-    seconds: dict[str, list[float]] = field(default_factory=dict)
-
-    def settled(self) -> int:
-        return len(self.done) + len(self.found) + len(self.failed) + len(self.skipped)
-
-    def summary(self, cells: list[Cell], interrupted: bool, seconds: float) -> RunSummary:
-        left = tuple(cell.recipe for cell in cells[self.settled() :])
-        lists = (tuple(self.done), tuple(self.found), tuple(self.failed), tuple(self.skipped))
-        return RunSummary(*lists, left, interrupted, seconds)
+_POLL = 0.2
+"""Seconds between two looks at the cells that another run computes."""
 
 
 def run_study(
-    study: Study, store: Store, options: Mapping[str, Json] | None = None, *, progress: bool = True
+    study: Study,
+    store: Store,
+    options: Mapping[str, Json] | None = None,
+    *,
+    executor: str | Executor | None = None,
+    jobs: int | None = None,
+    threads: int = 1,
+    retry_failed: bool = False,
+    progress: bool | Watcher = True,
+    trackers: Sequence[Tracker] = (),
 ) -> RunSummary:
-    """Compute the cells of a study that the store does not hold yet, in order.
+    """Compute the cells of a study that the store does not hold yet.
 
     Whatever ends a run (Ctrl-C, kill -9, a power cut), the next one goes on where it stopped and repeats no
-    finished cell. A cell that raises is reported in one line and its traceback is kept in the store
-    (`Store.failures`); the cells that need it are skipped, the rest goes on, and the next run tries it again.
-    Every cell starts from a random state that its recipe alone decides, and the caller's is left as it was.
+    finished cell. Two runs on one store share the work. A cell that raises is reported in one line; its traceback
+    is kept in the store (`Store.failures`) and, with what it printed, in ``logs/<id>.log``. The cells that need it
+    are skipped, the rest goes on. Every cell starts from a random state that its recipe alone decides, and the
+    caller's is left as it was; the numbers are the same whatever the executor.
 
     Args:
         study: what to compute.
-        store: where the results are kept.
+        store: where the results are kept; only this process writes to it.
         options: options of the study; see `Study.defaults`.
-        progress: show a bar on standard error.
+        executor: where to compute: an executor or a name (`secateur.lab.executors.by_name`). None takes worker
+            processes when there are enough cells to gain, else this process.
+        jobs: how many cells at a time; one a core when None.
+        threads: how many threads torch takes for a cell.
+        retry_failed: try again the cells that failed in an earlier run.
+        progress: show on standard error how it goes; or a watcher of one's own.
+        trackers: told of every cell that is stored and of the report; one that raises is dropped.
 
     Returns:
         What was done, found, failed, skipped and left; `RunSummary.exit_code` for a command line.
 
     Raises:
-        UnknownNameError: an unknown option.
-        InputError: the study's list of cells is not in order.
+        UnknownNameError: an unknown option or executor.
+        InputError: the study's list of cells is not in order, or a number is out of range.
         FileError: the store cannot be written; what was finished before stays.
     """
-    cells, settled = study.plan(options), study.settle(options)
-    finished = store.ids()
-    tally, start, interrupted = _Tally(), time.perf_counter(), False
-    known = environment()
-    with _bar(study, cells, progress) as show:
-        try:
-            for cell in cells:
-                show(cell, tally)
-                _settle(cell, store, settled, finished, tally, known)
-                show(cell, tally)
-        except KeyboardInterrupt:
-            interrupted = True
-    return tally.summary(cells, interrupted, time.perf_counter() - start)
+    if threads < 1:
+        raise InputError(f"threads is {threads}; give 1 or more")
+    if jobs is not None and jobs < 1:
+        raise InputError(f"jobs is {jobs}; give 1 or more")
+    driver = _Driver(study, store, study.settle(options), study.plan(options), retry_failed)
+    chosen = driver.choose(executor, jobs)
+    with watcher(progress) as watch:
+        told = Trackers(trackers, lambda words: watch(Notice("warning", study.name, driver.tally, words=words)))
+        return driver.run(chosen, threads, watch, told)
 
 
-def _settle(
-    cell: Cell,
-    store: Store,
-    options: Mapping[str, Json],
-    finished: set[str],
-    tally: _Tally,
-    known: Mapping[str, Json],
-) -> None:
-    """Find, skip or run one cell, and count it."""
-    if cell.id in finished:
-        tally.found.append(cell.recipe)
-    elif not finished.issuperset(cell.needs):
-        tally.skipped.append(cell.recipe)
-    else:
-        result = _compute(cell, store, options, known)
-        if isinstance(result, Failure):
-            store.fail(result)
-            tally.failed.append(result)
+class _Driver:
+    """Walks through a study's cells: hands them to the executor, and stores what comes back."""
+
+    def __init__(
+        self, study: Study, store: Store, options: Mapping[str, Json], cells: Sequence[Cell], retry_failed: bool
+    ) -> None:
+        self.tally = Tally(cells, best_of=study.best)
+        self._study, self._store, self._options = study, store, options
+        store.sweep()
+        self._known = {failure.recipe.id: failure for failure in store.failures()}
+        self._locks = Locks(store.path)
+        self._in_flight: dict[str, Cell] = {}
+        self._elsewhere: dict[str, Cell] = {}
+        self._looked = 0.0
+        self._todo, self._agenda = self._sort(cells, {} if retry_failed else self._known)
+
+    def choose(self, executor: str | Executor | None, jobs: int | None) -> Executor:
+        if executor is None:
+            return suited(self._todo, jobs)
+        if isinstance(executor, str):
+            return by_name(executor, jobs)
+        if jobs is not None:
+            raise InputError(f"jobs is {jobs}, but the executor is given; give the number to the executor itself")
+        return executor
+
+    def run(self, executor: Executor, threads: int, watch: Watcher, trackers: Trackers) -> RunSummary:
+        self._executor, self._watch, self._trackers = executor, watch, trackers
+        interrupted = False
+        self._tell("begin")
+        trackers.tell("start", self._study.name, self._options)
+        with ExitStack() as stack:
+            interrupts = stack.enter_context(Interrupts())
+            stack.callback(self._locks.give_back_all)
+            stack.callback(executor.stop)
+            try:
+                self._compute(Setting(self._store, self._options, threads), interrupts)
+            except KeyboardInterrupt:
+                interrupted = True
+                self._hear(executor.collect())
+        self._track_report(interrupted)
+        summary = self.tally.summary(interrupted)
+        self._tell("end", summary=summary)
+        return summary
+
+    def _sort(self, cells: Sequence[Cell], failed: Mapping[str, Failure]) -> tuple[list[Cell], Agenda]:
+        """Count what is finished or has failed before, and return the rest."""
+        finished = self._store.ids()
+        rest: list[Cell] = []
+        for cell in cells:
+            if cell.id in finished:
+                self.tally.find(cell.recipe)
+            elif cell.id in failed:
+                self.tally.fail(failed[cell.id], before=True)
+            else:
+                rest.append(cell)
+        agenda = Agenda(rest, finished)
+        for failure in self.tally.failed_before:
+            for cell in agenda.drop(failure.recipe.id):
+                self.tally.skip(cell.recipe)
+        if self.tally.best_of is not None:
+            for record in self._store.records(recipe.id for recipe in self.tally.found):
+                self.tally.rate(record)
+        return rest, agenda
+
+    def _compute(self, setting: Setting, interrupts: Interrupts) -> None:
+        if self._todo:
+            self._executor.start(setting)
+            self.tally.workers = getattr(self._executor, "jobs", None) or self._executor.window
+        while self._hand_over():
+            with interrupts.heard():
+                self._executor.wait(_POLL if self._elsewhere else None)
+            self._hear(self._executor.collect())
+
+    def _hand_over(self) -> bool:
+        """Give the executor as many cells as it wants; False when there is nothing left to wait for."""
+        self._look_elsewhere()
+        while len(self._in_flight) < self._executor.window and (cell := self._agenda.next()):
+            if self._locks.take(cell.id):
+                self._submit(cell, set())
+            else:
+                self._elsewhere[cell.id] = cell
+        return bool(self._in_flight or self._elsewhere)
+
+    def _look_elsewhere(self) -> None:
+        """See what has become of the cells that another run was computing."""
+        if not self._elsewhere or time.monotonic() - self._looked < _POLL:
+            return
+        self._looked = time.monotonic()
+        free = [cell for cell in self._elsewhere.values() if self._locks.take(cell.id)]
+        failed = {failure.recipe.id: failure for failure in self._store.failures()} if free else {}
+        for cell in free:
+            del self._elsewhere[cell.id]
+            self._submit(cell, failed)
+
+    def _submit(self, cell: Cell, failed: Mapping[str, Failure] | set[str]) -> None:
+        """Hand over a cell that is locked, unless it was settled while another run had the lock."""
+        if self._store.has(cell.id):
+            self.tally.find(cell.recipe)
+            self._settled(cell)
+        elif isinstance(failed, Mapping) and cell.id in failed:
+            self._give_up(failed[cell.id], cell)
         else:
-            finished.add(cell.id)
-            tally.done.append(cell.recipe)
-            tally.seconds.setdefault(cell.recipe.kind, []).append(result.wall_seconds)
+            self._in_flight[cell.id] = cell
+            self._executor.submit(cell)
+
+    def _hear(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if isinstance(event, Started):
+                recipe = self._in_flight[event.id].recipe
+                self.tally.start(recipe, event.worker)
+                self._tell("started", recipe, worker=event.worker)
+            elif isinstance(event, Done):
+                self._keep(event, self._in_flight[event.id])
+            else:
+                self._fail(event, self._in_flight[event.id])
+
+    def _keep(self, event: Done, cell: Cell) -> None:
+        known = {**event.environment, "executor": self._executor.name}
+        outcome, times = event.outcome, (event.wall_seconds, event.cpu_seconds)
+        made = Record(cell.recipe, outcome.metrics, outcome.history, known, *times)
+        try:
+            record = self._store.put(made, outcome.artefact)
+        except InputError as error:
+            # The cell gave what cannot be kept; a store that cannot be written ends the run.
+            self._fail(Failed(cell.id, event.worker, in_one_line(error)), cell)
+            return
+        del self._in_flight[cell.id]
+        self.tally.finish(record)
+        self._settled(cell)
+        self._tell("done", cell.recipe, worker=event.worker, record=record)
+        self._trackers.tell("cell", record, outcome.artefact)
+
+    def _fail(self, event: Failed, cell: Cell) -> None:
+        failure = Failure(cell.recipe, event.error, event.traceback or event.error)
+        self._store.fail(failure)
+        write_text(paths.log_file(self._store.path, cell.id), _log(failure, event))
+        del self._in_flight[cell.id]
+        self._give_up(failure, cell, event.worker)
+
+    def _give_up(self, failure: Failure, cell: Cell, worker: str = "") -> None:
+        self.tally.fail(failure)
+        self._locks.give_back(cell.id)
+        self._tell("failed", cell.recipe, worker=worker, words=failure.error)
+        for other in self._agenda.drop(cell.id):
+            self.tally.skip(other.recipe)
+            self._tell("skipped", other.recipe, words=f"it needs {cell.id}, which failed")
+
+    def _settled(self, cell: Cell) -> None:
+        """A cell is in the store: let go of it, and let those that need it start."""
+        if cell.id in self._known:
+            with suppress(OSError):
+                paths.log_file(self._store.path, cell.id).unlink(missing_ok=True)
+        self._locks.give_back(cell.id)
+        self._agenda.finish(cell.id)
+
+    def _track_report(self, interrupted: bool) -> None:
+        if self._trackers and not interrupted:
+            try:
+                self._trackers.tell("report", build_report(self._study, self._store, self._options))
+            except Exception as error:  # noqa: BLE001  (a report that cannot be made is told, and stops nothing)
+                self._tell("warning", words=f"the trackers get no report: {in_one_line(error)}")
+        self._trackers.tell("close")
+
+    def _tell(self, what: Any, recipe: Recipe | None = None, **facts: Any) -> None:
+        self._watch(Notice(what, self._study.name, self.tally, recipe, **facts))
 
 
-def _compute(cell: Cell, store: Store, options: Mapping[str, Json], known: Mapping[str, Json]) -> Record | Failure:
-    wall, cpu = time.perf_counter(), time.process_time()
-    try:
-        with _own_randomness(cell.recipe):
-            outcome = cell.run(Context(cell.recipe, store, options))
-        if not isinstance(outcome, Outcome):
-            raise InputError(f"a cell must return an Outcome, got {type(outcome).__name__}")
-    except Exception as error:  # noqa: BLE001  (whatever a cell raises, the other cells go on)
-        return _failure(cell, error)
-    times = (time.perf_counter() - wall, time.process_time() - cpu)
-    try:
-        return store.put(Record(cell.recipe, outcome.metrics, outcome.history, known, *times), outcome.artefact)
-    except InputError as error:
-        # The cell gave what cannot be kept; a store that cannot be written ends the run.
-        return _failure(cell, error)
-
-
-def _failure(cell: Cell, error: Exception) -> Failure:
-    words = " ".join(str(error).split())
-    line = f"{type(error).__name__}: {words[:200]}" if words else type(error).__name__
-    return Failure(cell.recipe, line, traceback.format_exc())
-
-
-@contextmanager
-def _own_randomness(recipe: Recipe) -> Iterator[None]:
-    import torch
-
-    # So that a cell gives the same numbers first or last, in one sitting or after a resume.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(recipe.id[:15], 16))
-        yield
-
-
-class _Show:
-    """Draws the bar; a hidden one draws nothing."""
-
-    def __init__(self, progress: Progress, task: TaskID, cells: list[Cell]) -> None:
-        self.progress, self.task, self.cells = progress, task, cells
-        self.reported = 0
-
-    def __call__(self, cell: Cell, tally: _Tally) -> None:
-        for failure in tally.failed[self.reported :]:
-            self.progress.console.print(
-                f"failed: {failure.recipe}: {failure.error}", markup=False, highlight=False, soft_wrap=True
-            )
-        self.reported = len(tally.failed)
-        left = self.cells[tally.settled() :]
-        self.progress.update(
-            self.task,
-            completed=tally.settled(),
-            remaining=_remaining(left, tally.seconds),
-            cell=f"{_failed(tally)}{_short(cell.recipe)}",
-        )
-
-
-def _failed(tally: _Tally) -> str:
-    return f"{len(tally.failed)} failed  " if tally.failed else ""
-
-
-def _short(recipe: Recipe) -> str:
-    """Return what tells a cell from its neighbours, in as few words as can be.
-
-    >>> _short(Recipe("demo", "prune", {"seed": 2, "method": "neuron", "sparsity": 0.5, "minimum": 1}, needs=("a",)))
-    'prune neuron 50 % (seed 2)'
-    >>> _short(Recipe("demo", "train", {"seed": 0, "epochs": 30}))
-    'train (seed 0)'
-    """
-    given = recipe.parameters
-    words = [recipe.kind, *([str(given["method"])] if "method" in given else [])]
-    sparsity = given.get("sparsity")
-    if isinstance(sparsity, (int, float)):
-        words.append(f"{100 * sparsity:.4g} %")
-    return " ".join([*words, *([f"(seed {given['seed']})"] if "seed" in given else [])])
-
-
-@contextmanager
-def _bar(study: Study, cells: list[Cell], visible: bool) -> Iterator[_Show]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.table import Column
-
-    # Five short columns at 80; the last takes what is left of the line and is cut at its end.
-    rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=16),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[remaining]}", table_column=Column(no_wrap=True)),
-        TextColumn("{task.fields[cell]}", markup=False, style="dim", table_column=rest),
-    )
-    console = Console(stderr=True, quiet=not visible)
-    with Progress(*columns, console=console, disable=not visible, expand=True) as progress:
-        task = progress.add_task(study.name, total=len(cells), remaining="", cell="")
-        yield _Show(progress, task, cells)
-
-
-def _remaining(left: list[Cell], seconds: Mapping[str, list[float]]) -> str:
-    """Estimate what is left from the mean time of each kind of cell, since kinds differ by far."""
-    times = [second for kind in seconds.values() for second in kind]
-    if not left or not times:
-        return ""
-    overall = sum(times) / len(times)
-    means = {kind: sum(values) / len(values) for kind, values in seconds.items()}
-    return f"ETA {_clock(sum(means.get(cell.recipe.kind, overall) for cell in left))}"
-
-
-def _clock(seconds: float) -> str:
-    """Return a time as hours, minutes and seconds.
-
-    >>> _clock(3725.4)
-    '1:02:05'
-    """
-    minutes, second = divmod(round(seconds), 60)
-    hour, minute = divmod(minutes, 60)
-    return f"{hour}:{minute:02}:{second:02}"
+def _log(failure: Failure, event: Failed) -> str:
+    parts = [f"{failure.recipe}\n{failure.error}\n", failure.traceback]
+    return "\n".join([*parts, f"What it printed:\n\n{event.output}"] if event.output else parts)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from torch import Tensor
 
@@ -22,7 +22,7 @@ from secateur.types import InputError, unknown_name
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Cell", "Context", "Outcome", "Results", "Source", "Study"]
+__all__ = ["Cell", "Context", "Needed", "Outcome", "Resources", "Results", "Source", "Study"]
 
 
 @dataclass(frozen=True)
@@ -57,18 +57,30 @@ class Outcome:
     artefact: Mapping[str, Tensor] | None = None
 
 
+class Needed(Protocol):
+    """Where a running cell finds what the cells that it needs have left: a `Store`, or what was sent along."""
+
+    def get(self, identity: str, /) -> Record:
+        """Return the record of a finished cell."""
+        ...
+
+    def artefact(self, identity: str, /) -> dict[str, Tensor]:
+        """Return the tensors that a finished cell kept."""
+        ...
+
+
 @dataclass(frozen=True)
 class Context:
     """What a running cell may look at: its recipe, and what the cells that it needs have left.
 
     Attributes:
         recipe: the recipe that is being computed; `context["sparsity"]` is one of its parameters.
-        store: the store that the run writes to.
+        needed: where the results of the cells that it needs are; far from the store, nothing else is there.
         options: the study's options, such as where the data are; what changes a result belongs in the recipe.
     """
 
     recipe: Recipe
-    store: Store
+    needed: Needed
     options: Mapping[str, Json] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Json:
@@ -78,11 +90,11 @@ class Context:
 
     def record(self, position: int = 0) -> Record:
         """Return the record of the needed cell at `position` in `recipe.needs`."""
-        return self.store.get(self._need(position))
+        return self.needed.get(self._need(position))
 
     def artefact(self, position: int = 0) -> dict[str, Tensor]:
         """Return the tensors of the needed cell at `position` in `recipe.needs`."""
-        return self.store.artefact(self._need(position))
+        return self.needed.artefact(self._need(position))
 
     def _need(self, position: int) -> str:
         needs = self.recipe.needs
@@ -91,9 +103,36 @@ class Context:
         return needs[position]
 
 
+@dataclass(frozen=True)
+class Resources:
+    """What a cell needs of a machine, for executors that choose one (Ray).
+
+    Attributes:
+        cpus: processor cores.
+        gpus: graphics processors; a part of one lets several cells share it.
+        memory: bytes.
+
+    Raises:
+        InputError: a negative number.
+    """
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+    memory: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value >= 0:
+                raise InputError(f"a cell cannot need {value} {name}; give 0 or more")
+
+    def __str__(self) -> str:
+        words = [f"{self.cpus:g} CPUs", *([f"{self.gpus:g} GPUs"] if self.gpus else [])]
+        return ", ".join([*words, *([f"{self.memory / 1e9:g} GB of memory"] if self.memory else [])])
+
+
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One thing to compute: a recipe, and the function that computes it.
+    """One thing to compute: a recipe, the function that computes it, and what it needs of a machine.
 
     `run` should be a module's function, so that another process can call it; all that it depends on stands in
     the recipe. Torch's global random state is seeded from the recipe's id before each cell.
@@ -101,6 +140,7 @@ class Cell:
 
     recipe: Recipe
     run: Callable[[Context], Outcome]
+    resources: Resources = Resources()
 
     @property
     def id(self) -> str:
@@ -142,6 +182,7 @@ class Study:
         cells: from the options to the cells, in an order in which a cell comes after those that it needs.
         pages: from the results to the report; it must bear with cells that are not there yet.
         defaults: the options and their default values; as `Options` they are checked.
+        best: the metric whose best value the progress shows, with ``"max"`` or ``"min"``; none when None.
     """
 
     name: str
@@ -151,6 +192,7 @@ class Study:
     cells: Callable[[Mapping[str, Json]], Sequence[Cell]]
     pages: Callable[[Results], Report]
     defaults: Mapping[str, Json] = field(default_factory=dict)
+    best: tuple[str, Literal["max", "min"]] | None = None
 
     def settle(self, options: Mapping[str, Json] | None = None) -> dict[str, Json]:
         """Return the defaults with `options` in their place.

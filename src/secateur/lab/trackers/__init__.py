@@ -5,7 +5,7 @@ The store is what holds results; a tracker only shows them, and none is used unl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from secateur.lab.records import Record
 from secateur.lab.report import Report
 from secateur.types import unknown_name
 
-__all__ = ["TRACKERS", "Tracker", "by_name"]
+__all__ = ["TRACKERS", "Tracker", "by_name", "check"]
 
 TRACKERS = ("mlflow", "tensorboard")
 """The names that `by_name` knows."""
@@ -45,6 +45,13 @@ class Tracker(Protocol):
         ...
 
 
+def check(names: Iterable[str]) -> None:
+    """Refuse names of trackers that there are not."""
+    for name in names:
+        if name not in TRACKERS:
+            raise unknown_name("tracker", name, TRACKERS)
+
+
 def by_name(name: str, directory: Path | str) -> Tracker:
     """Return a tracker that writes into `directory`.
 
@@ -62,12 +69,11 @@ def by_name(name: str, directory: Path | str) -> Tracker:
     Traceback (most recent call last):
     secateur.types.UnknownNameError: unknown tracker 'tensorbord'; did you mean 'tensorboard'? Known: mlflow, tensorboard
     """
+    check([name])
     if name == "tensorboard":
         from secateur.lab.trackers.tensorboard import TensorBoard
 
         return TensorBoard(directory)
-    if name == "mlflow":
-        from secateur.lab.trackers.mlflow import MLflow
+    from secateur.lab.trackers.mlflow import MLflow
 
-        return MLflow(directory)
-    raise unknown_name("tracker", name, TRACKERS)
+    return MLflow(directory)
