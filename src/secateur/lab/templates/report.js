@@ -60,12 +60,17 @@
     make("b", point.s.join(", "), tip);
     const list = make("dl", "", tip);
     for (const [name, value] of point.rows) { make("dt", name, list); make("dd", value, list); }
-    const place = new DOMPoint(point.x + (point.w ?? 0) / 2, point.y).matrixTransform(view.svg.getScreenCTM());
-    const size = tip.getBoundingClientRect();
-    const left = Math.min(Math.max(8, place.x + 14), root.clientWidth - size.width - 8);
-    const top = place.y - size.height - 12;
-    tip.style.transform = `translate(${Math.max(8, left)}px, ${top < 8 ? place.y + 16 : top}px)`;
+    place(view);
     tip.style.visibility = "visible";
+  }
+
+  function place(view) {
+    const point = view.at, matrix = view.svg.getScreenCTM();
+    const at = new DOMPoint(point.x + (point.w ?? 0) / 2, point.y).matrixTransform(matrix);
+    const size = tip.getBoundingClientRect();
+    const left = Math.min(Math.max(8, at.x + 14), root.clientWidth - size.width - 8);
+    const top = at.y - size.height - 12;
+    tip.style.transform = `translate(${Math.max(8, left)}px, ${top < 8 ? at.y + 16 : top}px)`;
   }
 
   function leave(view) {
@@ -110,7 +115,6 @@
     const next = now < 0 ? (step > 0 ? 0 : points.length - 1) : (now + step + points.length) % points.length;
     show(view, points[next]);
     view.ring.scrollIntoView({ block: "nearest", inline: "nearest" });
-    show(view, points[next]);
   }
 
   // A legend's entries switch their series in all figures.
@@ -217,6 +221,7 @@
   if (views.length) {
     hint.textContent = "Point at a figure, or use the arrow keys in it, for its values. A name in a legend hides its series in all figures.";
   }
-  addEventListener("scroll", () => { for (const view of views) if (view.ring) leave(view); }, { passive: true });
+  // Captured, as a wide figure scrolls by itself and its events do not rise.
+  addEventListener("scroll", () => { for (const view of views) if (view.at) place(view); }, { passive: true, capture: true });
   root.dataset.script = "ready";
 })();
