@@ -155,7 +155,7 @@ def test_weight_pruning_removes_exactly_what_was_asked(results: Results) -> None
 
 
 def test_neurons_are_really_cut(results: Results) -> None:
-    found = [row for method in TINY["methods"][1:] for row in rows(results, method=method)]  # type: ignore[index]
+    found = [row for method in TINY["methods"][1:] for row in rows(results, kind="prune", method=method)]  # type: ignore[index]
     assert len(found) == 2 * 3 * 3
     for row in found:
         first, second = row["kept"]["fc1"], row["kept"]["fc2"]
@@ -170,7 +170,7 @@ def test_neurons_are_really_cut(results: Results) -> None:
 
 
 def test_pruning_in_each_layer_takes_the_same_part_of_each(results: Results) -> None:
-    for row in rows(results, method="neuron per layer", sparsity=0.5):
+    for row in rows(results, kind="prune", method="neuron per layer", sparsity=0.5):
         assert row["kept"] == {"fc1": 150, "fc2": 50}
 
 
@@ -179,7 +179,7 @@ def test_what_is_known_of_pruning_is_seen(results: Results) -> None:
     for seed in (0, 1):
         base = rows(results, kind="train", seed=seed)[0]["accuracy"]
         at = {
-            (m, s): rows(results, method=m, seed=seed, sparsity=s)[0]["accuracy"]
+            (m, s): rows(results, kind="prune", method=m, seed=seed, sparsity=s)[0]["accuracy"]
             for m in ("weight", "neuron per layer", "neuron random")
             for s in (0.2, 0.5, 0.8)
         }
@@ -191,7 +191,7 @@ def test_what_is_known_of_pruning_is_seen(results: Results) -> None:
 
 def test_a_second_run_computes_nothing(demo: tuple[RunSummary, Store]) -> None:
     again = run_study(by_name("demo"), demo[1], TINY, progress=False)
-    assert (len(again.done), len(again.found)) == (0, 26)
+    assert (len(again.done), len(again.found)) == (0, 30)
 
 
 def test_the_same_recipe_gives_the_same_numbers(demo: tuple[RunSummary, Store], tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ class Origins:
         return Basis(words, self._query(rows), tuple(rows["id"]))
 
     def _query(self, rows: DataFrame) -> str:
-        left = self.store
+        left = self.store.reset_index(drop=True)
         words = ["secateur", "runs", "list"]
         for name in ("study", "kind"):
             values = set(rows[name])
@@ -67,7 +67,7 @@ class Origins:
             if key in rows and key in left and not left[key].isin(set(rows[key])).all():
                 for condition, fits in _conditions(rows[key], left[key]):
                     words += ["--where", condition]
-                    left = left[fits.loc[left.index]]
+                    left = left[fits[left.index]]
         query = shlex.join(words)
         # What no condition could leave out: other options of the same study, in the same store.
         extra = len(set(left["id"]) - set(rows["id"]))

@@ -41,7 +41,7 @@ def _cut_words(pruned: DataFrame) -> str:
     words = f"{len(really)} neuron-pruned networks were really cut; on all test images they differ from the masked ones by at most {worst:.1e} (relative)."
     if len(half):
         words += (
-            f" With half of the neurons cut, {mean(half, 'parameters_removed'):.0%} of the parameters are gone and a "
+            f" With half of the neurons cut, {100 * mean(half, 'parameters_removed'):.0f} % of the parameters are gone and a "
             f"batch of 256 takes 1/{mean(half, 'speedup_cut_256'):.1f} of the time; the masked network is no faster "
             f"({mean(half, 'speedup_masked_256'):.2f}×)."
         )

@@ -108,7 +108,7 @@ def bars_with_intervals(
             chosen = table if name is None else table[table[key] == name]
             shift = (position - (len(names) - 1) / 2) * 0.8 / len(names)
             for row in chosen.to_dict("records"):
-                _bar(axes, rows.index(row[category]) + shift, 0.72 / len(names), row, value, row[key], look, share)
+                _bar(axes, rows.index(row[category]) + shift, 0.72 / len(names), row, value, (row[key], look[row[key]]), share)
         finish(axes, label or value, "")
         if share:
             axes.xaxis.set_major_formatter(percents())
@@ -135,13 +135,12 @@ def _bar(
     height: float,
     row: Mapping[str, float],
     value: str,
-    name: object,
-    look: Mapping[str, Style],
+    named: tuple[object, Style],
     share: bool,
 ) -> None:
-    mean, high, series = row[value], row[f"{value}.high"], str(name)
+    mean, high, series = row[value], row[f"{value}.high"], str(named[0])
     label = series if series not in axes.get_legend_handles_labels()[1] else None
-    bar = axes.barh([place], [mean], height, color=look[series].colour, label=label)
+    bar = axes.barh([place], [mean], height, color=named[1].colour, label=label)
     tie(series, *bar.patches)
     if high == high:
         _line, caps, bars = axes.errorbar([mean], [place], xerr=[high - mean], fmt="none", ecolor=MUTED, capsize=3)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-__all__ = ["canvas", "check", "finish", "interval", "legend", "looks", "percents"]
+__all__ = ["canvas", "check", "finish", "interval", "legend", "looks", "percents", "plain"]
 
 _WIDTH = 7.2  # inches; at 700 pixels a page shows 10 points as 13 pixels
 
@@ -42,13 +42,25 @@ def finish(axes: Axes, x: str, y: str, *, percent: bool = False, title: str = ""
         if scale == "log":
             # Plain numbers at 1, 2, 5: the default spells powers in TeX, and often labels one tick alone.
             axis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
-            axis.set_major_formatter(ticker.FuncFormatter(lambda number, _: f"{number:g}"))
+            axis.set_major_formatter(ticker.FuncFormatter(lambda number, _: plain(number)))
             axis.set_minor_formatter(ticker.NullFormatter())
 
 
 def percents() -> Any:
     """Return the formatter that writes fractions as per cent."""
     return require("matplotlib.ticker", "lab").PercentFormatter(1.0, symbol=" %")
+
+
+def plain(number: float) -> str:
+    """Return a number of an axis in few letters, without an exponent.
+
+    >>> plain(0.05), plain(2000), plain(50_000), plain(2_000_000)
+    ('0.05', '2000', '50 k', '2 M')
+    """
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= max(size, 1e4):
+            return f"{number / size:g} {letter}"
+    return f"{number:g}"
 
 
 def legend(figure: Figure, axes: Axes) -> None:
