@@ -147,6 +147,11 @@ def test_hostile_names_stay_words(browser: Browser, tmp_path: Path) -> None:
     assert browser.ask("document.title") == HOSTILE
     assert browser.ask("document.querySelectorAll('script').length") == 2
     assert browser.ask("document.querySelectorAll('img').length") == 0
+    seen = 'document.querySelector(".query").checkVisibility()'
+    assert not browser.ask(seen), "folded"
+    browser.media("print")
+    assert browser.ask(seen), "paper cannot be unfolded"
+    browser.media("")
     browser.ask('document.querySelector(".plot").focus()')
     browser.press("ArrowRight")
     assert HOSTILE in browser.ask('document.getElementById("tip").textContent')

@@ -42,7 +42,7 @@ def pages(results: Results, title: str, published: Published | None = None) -> R
     sections.append(Section("How it was done", [*notes(results), *published.notes]))
     return Report(
         title,
-        summary=summary(pruned, trained) if len(pruned) else ["Nothing has been computed yet."],
+        summary=summary(pruned, trained, dense) if len(pruned) else ["Nothing has been computed yet."],
         cards=cards(pruned, trained) if len(pruned) else [],
         sections=sections,
     )

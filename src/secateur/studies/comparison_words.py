@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["cards", "method_caption", "notes", "summary"]
 
 
-def summary(pruned: DataFrame, trained: DataFrame) -> list[str]:
+def summary(pruned: DataFrame, trained: DataFrame, dense: DataFrame) -> list[str]:
     base = mean(trained, "accuracy")
     words = [f"Unpruned, the networks reach a mean test accuracy of {base:.4f} (loss {mean(trained, 'loss'):.4f})."]
     for method in ("weight", "neuron"):
@@ -29,7 +29,23 @@ def summary(pruned: DataFrame, trained: DataFrame) -> list[str]:
             words.append(
                 f"Removing {method}s by magnitude, globally and without retraining, costs at most one point {most}."
             )
-    return [" ".join(words), _cut_words(pruned)]
+    return [" ".join(words), _cut_words(pruned), *_dense_words(pruned, dense)]
+
+
+def _dense_words(pruned: DataFrame, dense: DataFrame) -> list[str]:
+    if not len(dense) or "accuracy" not in dense:
+        return []
+    own = dense[dense["accuracy"].notna()]
+    parts = [
+        f"{mean(group, 'accuracy'):.4f} at the widths of {method} with {100 * sparsity:.4g} % removed "
+        f"(cut and not retrained: {mean(pick(pruned, method=method, sparsity=sparsity), 'accuracy'):.4f})"
+        for (method, sparsity), group in own.groupby(["method", "sparsity"], sort=False)
+    ]
+    return (
+        [f"Small networks that were trained from scratch, as long as the large ones, reach {'; '.join(parts)}."]
+        if parts
+        else []
+    )
 
 
 def _cut_words(pruned: DataFrame) -> str:

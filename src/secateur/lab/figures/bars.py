@@ -108,7 +108,15 @@ def bars_with_intervals(
             chosen = table if name is None else table[table[key] == name]
             shift = (position - (len(names) - 1) / 2) * 0.8 / len(names)
             for row in chosen.to_dict("records"):
-                _bar(axes, rows.index(row[category]) + shift, 0.72 / len(names), row, value, (row[key], look[row[key]]), share)
+                _bar(
+                    axes,
+                    rows.index(row[category]) + shift,
+                    0.72 / len(names),
+                    row,
+                    value,
+                    (row[key], look[row[key]]),
+                    share,
+                )
         finish(axes, label or value, "")
         if share:
             axes.xaxis.set_major_formatter(percents())

@@ -75,8 +75,10 @@ def heatmap(
             rasterized=numbers.size > _VECTORS,
         )
         _cells(axes, table, numbers, mesh, show)
-        axes.set_xticks(*_ticks(table.columns, columns), rotation=40 if _long(table.columns) else 0)
-        if _long(table.columns):
+        places, titles = _ticks(table.columns, columns)
+        axes.set_xticks(places, titles)
+        if sum(map(len, titles)) > 60:
+            axes.tick_params(axis="x", rotation=40)
             for text in axes.get_xticklabels():
                 text.set_horizontalalignment("right")
                 text.set_rotation_mode("anchor")
@@ -164,18 +166,16 @@ def _cells(axes: Axes, table: DataFrame, numbers: Any, mesh: Any, show: Callable
 
 
 def _ticks(names: Any, count: int) -> tuple[list[float], list[str]]:
-    every = max(1, -(-count // 40))
+    every = max(1, -(-count // 20))
     return [place + 0.5 for place in range(0, count, every)], [str(name) for name in list(names)[::every]]
-
-
-def _long(names: Any) -> bool:
-    return sum(len(str(name)) for name in names) > 60
 
 
 def _contours(axes: Axes, height: Callable[..., Any], levels: int | Sequence[float]) -> None:
     axes.autoscale_view()
     across, along = (np.linspace(*limits, 80) for limits in (axes.get_xlim(), axes.get_ylim()))
     grid = np.meshgrid(across, along)
-    lines = axes.contour(*grid, height(*grid), levels=levels, colors=MUTED, linewidths=0.8, alpha=0.8, zorder=1)
+    lines = axes.contour(
+        *grid, height(*grid), levels=levels, colors=MUTED, linewidths=0.8, linestyles="solid", alpha=0.8, zorder=1
+    )
     axes.clabel(lines, fontsize=8, fmt=lambda value: f"{value:g}".replace("-", "−"))
     axes.grid(visible=False)
