@@ -95,6 +95,13 @@ def test_ranges_and_what_no_condition_can_tell() -> None:
     assert Origins(twice).of(few, "").query.endswith(f"  # and {len(few)} more")
 
 
+def test_rows_that_were_chosen_by_what_they_have() -> None:
+    store = frame().assign(cut=[None] * 3 + [5.0, 5.0, None] * 6)
+    rows = store[store["cut"].notna()]
+    query = Origins(store).of(rows, "", having="cut").query
+    assert query.endswith("--kind prune --where 'seed<=1' --where 'cut>0'")
+
+
 def test_the_basis_is_on_the_page_with_its_cells() -> None:
     basis = Basis("2 seeds, test set", "secateur runs list --study toy", ("abc", "def")).also("mean")
     report = Report("R", sections=[Section("S", [sweep_table(_runs(), "t", "caption", basis, theirs=None)])])

@@ -44,18 +44,19 @@ class Origins:
         plain = {name: None for one in records for name, value in one.recipe.parameters.items() if _is_plain(value)}
         return cls(results.store.frame(), list({"method": None, "sparsity": None} | plain))
 
-    def of(self, rows: DataFrame, split: str) -> Basis:
+    def of(self, rows: DataFrame, split: str, *, having: str = "") -> Basis:
         """Return the basis of a block that was made of `rows`.
 
         Args:
             rows: rows of the store.
             split: the data that the numbers were measured on, such as ``"test set of digits"``.
+            having: a metric above zero that all of `rows` have, and by which they were chosen.
         """
         seeds = rows["seed"].nunique() if "seed" in rows else 0
         words = f"{seeds} seed{'s' if seeds != 1 else ''}, {split}" if seeds else split
-        return Basis(words, self._query(rows), tuple(rows["id"]))
+        return Basis(words, self._query(rows, having), tuple(rows["id"]))
 
-    def _query(self, rows: DataFrame) -> str:
+    def _query(self, rows: DataFrame, having: str) -> str:
         left = self.store.reset_index(drop=True)
         words = ["secateur", "runs", "list"]
         for name in ("study", "kind"):
@@ -68,6 +69,9 @@ class Origins:
                 for condition, fits in _conditions(rows[key], left[key]):
                     words += ["--where", condition]
                     left = left[fits[left.index]]
+        if having:
+            words += ["--where", f"{having}>0"]
+            left = left[left[having] > 0]
         query = shlex.join(words)
         # What no condition could leave out: other options of the same study, in the same store.
         extra = len(set(left["id"]) - set(rows["id"]))

@@ -29,7 +29,8 @@ def pages(results: Results, title: str, published: Published | None = None) -> R
     origins, test = Origins.among(results), f"test set of {results.options['data']}"
     sections = []
     if len(trained):
-        sections.append(training(trained, results.histories, origins.of(trained, test), published=published))
+        histories = results.store.histories(trained["id"])
+        sections.append(training(trained, histories, origins.of(trained, test), published=published))
     if len(pruned):
         basis = origins.of(pruned, test)
         sections.insert(0, Section("At a glance", [_overview(pruned, trained, basis)]))
@@ -142,7 +143,7 @@ def _gain(pruned: DataFrame, trained: DataFrame, dense: DataFrame, origins: Orig
         "macs": ("Multiply-accumulates for one image", mean(trained, "macs"), "macs"),
     }
     caption = "Points say which part of the neurons was cut."
-    basis, base = origins.of(really, test), mean(trained, "accuracy")
+    basis, base = origins.of(really, test, having="cut_parameters"), mean(trained, "accuracy")
     blocks += trade_offs(cost, axes, base, basis, look=styles(METHODS), caption=caption)
     return Section("What cutting gains", blocks)
 
