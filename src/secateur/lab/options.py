@@ -37,7 +37,7 @@ class Option:
         help: what it means, in a few words.
         least, most: the bounds of a number; a count is 0 or more unless `least` says otherwise.
         allowed: the texts that are allowed; any when empty.
-        many: ``no`` (one value), ``list`` (a list with at least one) or ``either``.
+        many: ``no`` (one value), ``list`` (a list with at least one), ``any`` (a list, also an empty one) or ``either``.
         optional: whether it may be None.
 
     >>> Option("seeds", "count", 3, "how many networks to train", least=1).check("study 'demo'", 0)
@@ -52,7 +52,7 @@ class Option:
     least: float | None = None
     most: float | None = None
     allowed: Sequence[str] = ()
-    many: Literal["no", "list", "either"] = "no"
+    many: Literal["no", "list", "any", "either"] = "no"
     optional: bool = False
 
     def check(self, where: str, value: Json) -> None:
@@ -63,7 +63,9 @@ class Option:
             UnknownNameError: it is not one of the allowed texts.
         """
         listed = isinstance(value, (list, tuple))
-        right = self.many != "no" and bool(value) if listed else self.many != "list"
+        right = self.many not in ("list", "any")
+        if listed:
+            right = self.many != "no" and (bool(value) or self.many == "any")
         each = list(value) if listed else [value]
         if not (self.optional and value is None) and not (right and all(map(self._fits, each))):
             raise InputError(f"{where}: {self.name} is {value!r}; give {self.wish} ({self.help})")
@@ -80,7 +82,7 @@ class Option:
         if self.allowed:
             one, several = f"one of {', '.join(self.allowed)}", f"names from {', '.join(self.allowed)}"
         listed = f"a list of {several}, such as {_EXAMPLES.get(self.kind)}"
-        words = {"no": one, "list": listed, "either": f"{one}, or {listed}"}[self.many]
+        words = {"no": one, "list": listed, "any": f"{listed} or []", "either": f"{one}, or {listed}"}[self.many]
         return f"{words}, or null" if self.optional else words
 
     def _range(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from torch import Tensor
@@ -183,6 +184,7 @@ class Study:
         pages: from the results to the report; it must bear with cells that are not there yet.
         defaults: the options and their default values; as `Options` they are checked.
         best: the metric whose best value the progress shows, with ``"max"`` or ``"min"``; none when None.
+        file: the TOML file that describes it, which the command line calls it by; None for a study with a name there.
     """
 
     name: str
@@ -193,6 +195,7 @@ class Study:
     pages: Callable[[Results], Report]
     defaults: Mapping[str, Json] = field(default_factory=dict)
     best: tuple[str, Literal["max", "min"]] | None = None
+    file: Path | None = None
 
     def settle(self, options: Mapping[str, Json] | None = None) -> dict[str, Json]:
         """Return the defaults with `options` in their place.

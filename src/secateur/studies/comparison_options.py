@@ -37,6 +37,7 @@ OPTIONS = Options(
         Option("model", "text", "fathollahi-5", "networks, by name or import path", many="either"),
         Option("model_options", "mapping", {}, "options of the networks; what the data decide is added"),
         Option("minimum", "count", 0, "units that each layer keeps at least"),
+        Option("dense", "number", [], "where to train a small network from scratch", 0, 1, many="any"),
         Option("output", "text", "whole", "what happens to the output layer", allowed=("whole", "pruned")),
     )
 )

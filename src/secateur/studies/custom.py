@@ -15,7 +15,7 @@ from secateur.lab.report import Report
 from secateur.lab.study import Results, Study
 from secateur.studies.comparison import cells
 from secateur.studies.comparison_options import OPTIONS, check, grid
-from secateur.studies.comparison_pages import Published, pages
+from secateur.studies.comparison_pages import pages
 from secateur.types import InputError, SecateurError, unknown_name
 
 __all__ = ["from_toml"]
@@ -80,24 +80,24 @@ def _check_key(where: str, key: str, value: Json) -> None:
 def _study(file: Path, values: Mapping[str, Json], defaults: Options) -> Study:
     name = values["name"]
     title = values.get("title", f"A comparison of prunings: {name}")
-    command = f"secateur study run {file}"
     return Study(
         name=name,
         title=title,
         source=None,
         summary=values.get("summary", "Weights removed and neurons cut; costs and gains measured."),
         cells=lambda settled: cells(name, settled),
-        pages=lambda results: _pages(results, name, title, command),
+        pages=lambda results: _pages(results, name, title),
         defaults=defaults,
+        file=file,
     )
 
 
-def _pages(results: Results, name: str, title: str, command: str) -> Report:
+def _pages(results: Results, name: str, title: str) -> Report:
     pairs = grid(results.options)
     if len(pairs) == 1:
-        return pages(_part(results, name, *pairs[0]), title, Published(), command, "")
+        return pages(_part(results, name, *pairs[0]), title)
     parts = {pair: _part(results, name, *pair) for pair in pairs}
-    reports = {pair: pages(r, title, Published(), command, "") for pair, r in parts.items() if len(r.frame)}
+    reports = {pair: pages(r, title) for pair, r in parts.items() if len(r.frame)}
     return Report(
         title,
         summary=[
@@ -107,7 +107,6 @@ def _pages(results: Results, name: str, title: str, command: str) -> Report:
             replace(card, label=f"{m} on {d}: {card.label}") for (d, m), one in reports.items() for card in one.cards
         ],
         sections=[_renamed(s, *pair) for pair, one in reports.items() for s in one.sections],
-        command=command,
     )
 
 
