@@ -168,14 +168,20 @@ class Flow:
         if self.sites.structure is None:
             raise InputError("activations are those of channels; find the sites with channels(model, example_inputs)")
 
-    def __call__(self, inputs: ExampleInputs, tap: Tap | None = None) -> Any:
-        """Return the model's outputs on `inputs`; each read's tensor goes through `tap` on its way."""
+    def __call__(
+        self, inputs: ExampleInputs, tap: Tap | None = None, tensors: Mapping[str, Tensor] | None = None
+    ) -> Any:
+        """Return the model's outputs on `inputs`; each read's tensor goes through `tap` on its way.
+
+        Parameters and buffers named in `tensors` are taken from there instead of from the model.
+        """
         structure, found = self.at(inputs)
         edges: dict[Node, list[Read]] = {}
         for name in self.sites if tap is not None else ():
             for read in found[name]:
                 edges.setdefault(read.node, []).append(read)
-        return _outputs(structure.graph, _Tapped(structure.graph, edges, tap).run(*self._flat(structure.graph, inputs)))
+        flat = self._flat(structure.graph, inputs, tensors or {})
+        return _outputs(structure.graph, _Tapped(structure.graph, edges, tap).run(*flat))
 
     @property
     def partial(self) -> dict[str, str]:
@@ -218,9 +224,9 @@ class Flow:
             self._known[key] = (structure, reads(structure))
         return self._known[key]
 
-    def _flat(self, graph: Graph, inputs: ExampleInputs) -> list[Any]:
+    def _flat(self, graph: Graph, inputs: ExampleInputs, tensors: Mapping[str, Tensor]) -> list[Any]:
         """What the graph's placeholders stand for, in their order."""
-        own = {**graph.state, **own_tensors(self.model)}
+        own = {**graph.state, **own_tensors(self.model), **tensors}
         leaves = iter(x for x in pytree.tree_leaves(split_inputs(inputs)) if graph.program or isinstance(x, Tensor))
         holders = [node for node in graph.nodes if node.op == "placeholder"]
         names = _names(graph)
