@@ -7,7 +7,7 @@ removes it, a gate at its reads has the unit's whole gradient, and what passes t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -175,13 +175,32 @@ class Flow:
 
         Parameters and buffers named in `tensors` are taken from there instead of from the model.
         """
+        return self._run(inputs, tap, tensors or {}, {})
+
+    def _run(self, inputs: ExampleInputs, tap: Tap | None, own: Mapping[str, Tensor], known: Mapping[Node, Any]) -> Any:
         structure, found = self.at(inputs)
         edges: dict[Node, list[Read]] = {}
         for name in self.sites if tap is not None else ():
             for read in found[name]:
                 edges.setdefault(read.node, []).append(read)
-        flat = self._flat(structure.graph, inputs, tensors or {})
-        return _outputs(structure.graph, _Tapped(structure.graph, edges, tap).run(*flat))
+        run = _Tapped(structure.graph, edges, tap)
+        return _outputs(structure.graph, run.run(*self._flat(structure.graph, inputs, own), initial_env=dict(known)))
+
+    def values(self, inputs: ExampleInputs, skip: Set[Node]) -> dict[Node, Any]:
+        """Run all ops but those of `skip`, and return what these and the output take up (else None), for `resume`."""
+        graph = self.at(inputs)[0].graph
+        run = fx.Interpreter(_root(graph), garbage_collect_values=False, graph=graph.graph)
+        run.run(*self._flat(graph, inputs, {}), initial_env=dict.fromkeys(skip))
+        taken = {
+            source for node in graph.nodes if node in skip or node.op == "output" for source in node.all_input_nodes
+        }
+        done = (node for node in graph.nodes if node not in skip and node.op != "output")
+        return {node: run.env[node] if node in taken else None for node in done}
+
+    def resume(self, inputs: ExampleInputs, known: Mapping[Node, Any], tap: Tap | None = None) -> Any:
+        """Return the model's outputs; ops that `known` has a value for do not run again."""
+        # Placeholders are filled one after the other at each run, so all of them or none would have to be known.
+        return self._run(inputs, tap, {}, {node: x for node, x in known.items() if node.op != "placeholder"})
 
     @property
     def partial(self) -> dict[str, str]:
@@ -253,12 +272,15 @@ def _outputs(graph: Graph, made: Any) -> Any:
     return pytree.tree_unflatten(list(made), graph.program.call_spec.out_spec)
 
 
+def _root(graph: Graph) -> nn.Module:
+    return graph.program.graph_module if graph.program is not None else nn.Module()
+
+
 class _Tapped(fx.Interpreter):
     """Runs a graph; what passes the edges given goes through the tap."""
 
     def __init__(self, graph: Graph, edges: Mapping[Node, list[Read]], tap: Tap | None) -> None:
-        root = graph.program.graph_module if graph.program is not None else nn.Module()
-        super().__init__(root, graph=graph.graph)
+        super().__init__(_root(graph), graph=graph.graph)
         self.edges, self.tap = edges, tap
 
     def run_node(self, n: Node) -> Any:
