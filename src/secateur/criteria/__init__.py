@@ -7,13 +7,27 @@ from dataclasses import fields
 from functools import partial
 from math import inf
 
+from secateur.criteria.loss_change import Base, LossChange, LossChanges
 from secateur.criteria.magnitude import Magnitude
 from secateur.criteria.random import Random
+from secateur.criteria.removal import Evaluations, evaluate_keeps
 from secateur.criteria.second_order import SecondOrder
 from secateur.criteria.taylor import Taylor
 from secateur.types import Criterion, InputError, unknown_name
 
-__all__ = ["CRITERIA", "Magnitude", "Random", "SecondOrder", "Taylor", "by_name"]
+__all__ = [
+    "CRITERIA",
+    "Base",
+    "Evaluations",
+    "LossChange",
+    "LossChanges",
+    "Magnitude",
+    "Random",
+    "SecondOrder",
+    "Taylor",
+    "by_name",
+    "evaluate_keeps",
+]
 
 CRITERIA: dict[str, Callable[..., Criterion]] = {
     "l1": partial(Magnitude, p=1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from math import nan
 from operator import getitem
 from typing import Any
 
@@ -14,13 +15,14 @@ from torch.fx import Node
 from torch.nn.functional import cross_entropy, one_hot
 from torch.utils import _pytree as pytree
 
-from secateur.criteria.batches import check_labels, checked
+from secateur.criteria.loss_change.samples import SampleLoss
+from secateur.labelled import Data, are_classes, check_data, check_outputs, iterate
 from secateur.state import device_of, evaluating
 from secateur.structure.flow import Flow, Read
 from secateur.structure.infer import Structure
 from secateur.structure.rules import op_name
 from secateur.structure.sites import check_keep, check_same_model, masked_tensors
-from secateur.types import Batches, InputError, Keep, Loss, Sites
+from secateur.types import InputError, Keep, Loss, Sites
 
 __all__ = ["Evaluations", "Removals", "evaluate_keeps"]
 
@@ -55,10 +57,11 @@ def evaluate_keeps(
     model: nn.Module,
     sites: Sites,
     keeps: Sequence[Keep],
-    batches: Batches,
+    batches: Data,
     loss: Loss = cross_entropy,
     *,
     max_memory: int | None = None,
+    batch_size: int = 500,
 ) -> Evaluations:
     """Return the loss and accuracy of `model` under each of `keeps`, as those of ``mask(model, sites, keep)``.
 
@@ -69,9 +72,10 @@ def evaluate_keeps(
         model: the model; it is left as it is, and runs in eval mode.
         sites: from `channels` (or `weights`, where each mask is a whole forward pass).
         keeps: the masks: one bool tensor a site, True = keep; sites without one stay whole.
-        batches: (inputs, targets), targets int64 classes ``(samples,)`` or whatever `loss` takes.
-        loss: a mean over the samples of a batch.
+        batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
+        loss: of (outputs, targets); the mean of its samples' losses.
         max_memory: bytes of activations to keep.
+        batch_size: samples a pass, where the data are in memory.
 
     Raises:
         InputError: there are no masks or no samples, or a mask does not fit its site.
@@ -86,7 +90,7 @@ def evaluate_keeps(
     >>> found.accuracy.tolist(), found.class_accuracy.tolist()
     ([1.0, 0.5], [[1.0, 1.0], [1.0, 0.0]])
     """
-    return Removals(model, sites, batches, loss, max_memory)(keeps)
+    return Removals(model, sites, batches, loss, max_memory, batch_size)(keeps)
 
 
 @dataclass(eq=False)
@@ -105,14 +109,16 @@ class Removals:
 
     model: nn.Module
     sites: Sites
-    batches: Batches
+    batches: Data
     loss: Loss = cross_entropy
     max_memory: int | None = None
+    batch_size: int = 500
     _flow: Flow | None = field(default=None, init=False, repr=False)
     _kept: dict[frozenset[str], list[_Part]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_same_model(self.model, self.sites)
+        check_data(self.batches, DOING)
         if isinstance(self.sites.structure, Structure):
             self._flow = Flow(self.model, self.sites)
 
@@ -135,8 +141,9 @@ class Removals:
             return
         found: list[_Part] | None = []
         room = MEMORY if self.max_memory is None else self.max_memory
-        for inputs, targets in checked(self.batches, DOING, device_of(self.model)):
-            part = self._part(names, inputs, targets)
+        device = device_of(self.model)
+        for inputs, targets in iterate(self.batches, self.batch_size, DOING):
+            part = self._part(names, inputs.to(device), targets.to(device))
             room -= part.bytes
             # All or nothing: batches that are drawn anew come in another order, and none may be counted twice.
             if found is not None and room >= 0:
@@ -182,7 +189,7 @@ class _Whole(_Part):
         for number, keep in enumerate(masks):
             changed = masked_tensors(self.model, self.sites, keep)
             outputs = functional_call(self.model, changed, (self.inputs,), tie_weights=False)
-            yield number, check_labels(outputs, self.targets, DOING).unsqueeze(0)
+            yield number, _checked(outputs, self.targets).unsqueeze(0)
 
 
 class _Suffix(_Part):
@@ -208,7 +215,7 @@ class _Suffix(_Part):
             yield from self.last.outputs(masks)
             return
         for number, keep in enumerate(masks):
-            yield number, check_labels(self._run(keep), self.targets, DOING).unsqueeze(0)
+            yield number, _checked(self._run(keep), self.targets).unsqueeze(0)
 
     def _run(self, keep: Keep) -> Any:
         def tap(read: Read, passing: Tensor) -> Tensor:
@@ -298,39 +305,49 @@ def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
+def _checked(outputs: Any, targets: Tensor) -> Tensor:
+    check_outputs(outputs, targets, DOING)
+    made: Tensor = outputs
+    return made
+
+
 class _Tally:
     """Sums over batches, for each mask."""
 
     def __init__(self, masks: int, loss: Loss) -> None:
-        self.loss = loss
+        self.each = SampleLoss(loss)
         self.sums = torch.zeros(masks, dtype=torch.float64)
-        self.right: Tensor | None = None
+        self.right = torch.zeros(masks, 0, dtype=torch.int64)
         self.seen: Tensor | None = None
         self.count = 0
 
     def add(self, first: int, outputs: Tensor, targets: Tensor) -> None:
         """Count the outputs of some masks, ``(masks, samples, …)``, on a batch."""
         block = slice(first, first + len(outputs))
-        losses = [self.loss(each, targets) for each in outputs]
-        self.sums[block] += torch.stack(losses).double().cpu() * len(targets)
-        if outputs.ndim == 3 and targets.ndim == 1 and not targets.is_floating_point():
-            classes = outputs.shape[2]
-            if self.right is None or self.seen is None:
-                self.right = torch.zeros(len(self.sums), classes, dtype=torch.int64)
-                self.seen = torch.zeros(classes, dtype=torch.int64)
-            hits = one_hot(targets, classes).to(outputs.dtype)
-            found = (outputs.argmax(2) == targets).to(outputs.dtype) @ hits
-            self.right[block] += found.long().cpu()
-            if first == 0:
-                self.seen += targets.bincount(minlength=classes).cpu()
+        losses = self.each.of_units(outputs, targets)
+        self.sums[block] += losses.sum(1, dtype=torch.float64).cpu()
         if first == 0:
+            self.each.check(losses[0], outputs[0], targets)
             self.count += len(targets)
+        if are_classes(outputs[0], targets):
+            self._count_right(block, outputs, targets)
+
+    def _count_right(self, block: slice, outputs: Tensor, targets: Tensor) -> None:
+        classes = outputs.shape[2]
+        if self.seen is None:
+            self.seen = torch.zeros(classes, dtype=torch.int64)
+            self.right = torch.zeros(len(self.sums), classes, dtype=torch.int64)
+        # Exact: a float32 counts to 16,777,216.
+        hits = (outputs.argmax(2) == targets).float() @ one_hot(targets, classes).float()
+        self.right[block] += hits.long().cpu()
+        if block.start == 0:
+            self.seen += targets.bincount(minlength=classes).cpu()
 
     def result(self) -> Evaluations:
         """What was counted."""
         losses = self.sums / self.count
-        if self.right is None or self.seen is None:
-            nothing = torch.full_like(losses, float("nan"))
+        if self.seen is None:
+            nothing = torch.full_like(losses, nan)
             return Evaluations(losses, nothing, nothing.new_empty(len(losses), 0), self.count)
         accuracy = self.right.sum(1).double() / self.count
         return Evaluations(losses, accuracy, self.right.double() / self.seen, self.count)
