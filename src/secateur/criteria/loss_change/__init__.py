@@ -1,0 +1,1 @@
+"""The change of the loss when a unit alone is removed."""
