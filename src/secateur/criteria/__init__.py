@@ -7,11 +7,12 @@ from dataclasses import fields
 from functools import partial
 from math import inf
 
+from secateur.criteria.loss_change import Base, LossChange, LossChanges
 from secateur.criteria.magnitude import Magnitude
 from secateur.criteria.random import Random
 from secateur.types import Criterion, InputError, unknown_name
 
-__all__ = ["CRITERIA", "Magnitude", "Random", "by_name"]
+__all__ = ["CRITERIA", "Base", "LossChange", "LossChanges", "Magnitude", "Random", "by_name"]
 
 CRITERIA: dict[str, Callable[..., Criterion]] = {
     "l1": partial(Magnitude, p=1),
