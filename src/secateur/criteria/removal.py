@@ -24,7 +24,7 @@ from secateur.structure.rules import op_name
 from secateur.structure.sites import check_keep, check_same_model, masked_tensors
 from secateur.types import InputError, Keep, Loss, Sites
 
-__all__ = ["Evaluations", "Removals", "evaluate_keeps"]
+__all__ = ["Evaluations", "LastRead", "Removals", "evaluate_keeps"]
 
 MEMORY = 2**30
 """Bytes of activations that are kept between calls unless it is said otherwise."""
@@ -134,6 +134,21 @@ class Removals:
                     tally.add(first, outputs, part.targets)
         return tally.result()
 
+    def last_layer(self) -> LastRead | None:
+        """Return what the last layer reads of all samples; None where other layers read the sites, or memory is short.
+
+        Each unit must be one of the layer's inputs.
+        """
+        names = frozenset(self.sites)
+        with torch.no_grad(), evaluating(self.model), torch.random.fork_rng(devices=[]):
+            for part in self._parts(names):
+                if not isinstance(part, _Suffix) or part.last is None or not part.last.single:
+                    return None
+        parts = self._kept.get(names)
+        if parts is None or any(part.targets.ndim != 1 or part.targets.is_floating_point() for part in parts):
+            return None
+        return LastRead.of([(part.last, part.targets) for part in parts if isinstance(part, _Suffix) and part.last])
+
     def _parts(self, names: frozenset[str]) -> Iterator[_Part]:
         """The batches, run as far as no mask of the sites `names` changes anything."""
         if names in self._kept:
@@ -159,6 +174,33 @@ class Removals:
         if self._flow is None or names & set(self._flow.partial):
             return _Whole(self.model, self.sites, inputs, targets)
         return _Suffix(targets, self._flow, inputs, names)
+
+
+@dataclass(frozen=True, eq=False)
+class LastRead:
+    """What a last linear layer reads of all samples.
+
+    Attributes:
+        x: its inputs, ``(samples, inputs)``.
+        weight, bias: ``(classes, inputs)`` and ``(classes,)``.
+        targets: ``(samples,)``.
+        columns: for each site, which of the inputs are its units.
+    """
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    targets: Tensor
+    columns: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, parts: Sequence[tuple[_LastLayer, Tensor]]) -> LastRead:
+        """Put batches together."""
+        first = parts[0][0]
+        columns = {read.site: read.index[:, 0] for read in first.edges}
+        x, targets = torch.cat([last.x for last, _ in parts]), torch.cat([targets for _, targets in parts])
+        bias = None if first.bias is None else first.bias.detach()
+        return cls(x.detach(), first.weight.detach(), bias, targets, columns)
 
 
 def _less(keep: Keep) -> dict[str, Tensor]:
@@ -239,6 +281,11 @@ class _LastLayer:
     x: Tensor
     weight: Tensor
     bias: Tensor | None
+
+    @property
+    def single(self) -> bool:
+        """Whether each unit is one input."""
+        return all(read.index.shape[1] == 1 for read in self.edges)
 
     @classmethod
     def of(cls, structure: Structure, edges: Sequence[Read], values: Mapping[Node, Any]) -> _LastLayer | None:
