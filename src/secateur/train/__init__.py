@@ -5,6 +5,7 @@ from secateur.train.callbacks import Callback, HoldZeros, Run
 from secateur.train.history import EpochRecord, History
 from secateur.train.loop import fit
 from secateur.train.options import TrainOptions, loss_function
+from secateur.train.reinitialise import Reinitialise
 
 __all__ = [
     "Callback",
@@ -12,6 +13,7 @@ __all__ = [
     "EpochRecord",
     "History",
     "HoldZeros",
+    "Reinitialise",
     "Run",
     "TrainOptions",
     "fit",
