@@ -49,7 +49,7 @@ class _Places:
         dim, index = self.read.dim, self.read.index.to(values.device)
         if self.samples is None:
             rows = _over(values, (dim,))[index].sum(1)
-            return (rows / count).expand(count, -1)
+            return (rows / count).repeat(count, 1)
         along, places = self.samples[0], self.samples[1].to(values.device)
         if along == dim:
             return _crossed(_over(values, (dim,)), places, index)
@@ -138,7 +138,7 @@ class Gated:
         found: dict[str, Tensor] = {}
         for (places, point), grad in zip(self._points, grads, strict=True):
             products = point.detach() * grad if grad is not None else torch.zeros_like(point)
-            made = places.sums(products, self.count).neg()
+            made = places.sums(products, self.count).neg_()
             name = places.read.site
             found[name] = found[name] + made if name in found else made
         return found
