@@ -14,18 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from secateur.criteria.batches import check_labels, checked
+from secateur.labelled import Data, check_data, check_outputs, iterate
 from secateur.state import check_finite, device_of, own_tensors
 from secateur.structure.axes import Atom, atoms, positions
 from secateur.structure.flow import Flow, Read, Tap
 from secateur.structure.infer import Structure
 from secateur.structure.rules import Value, op_name
 from secateur.structure.rules.recurrent import GATES
-from secateur.types import Batches, InputError, Loss, Member, Sites
+from secateur.structure.sites import REPAIR
+from secateur.types import InputError, Loss, Member, Sites
 
-__all__ = ["Gated", "by_unit", "estimate", "gradient"]
-
-REPAIR = "load a good checkpoint, or repair the tensor, first"
+__all__ = ["Gated", "by_unit", "check_options", "estimate", "gradient"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,11 +181,20 @@ def gradient(outputs: Tensor, targets: Tensor, loss: Loss) -> Tensor:
     return found * len(outputs)
 
 
+def check_options(doing: str, batches: Data, loss: Loss, batch_size: int) -> None:
+    """Refuse data, a loss or a batch size that no estimate can work with."""
+    check_data(batches, doing)
+    if not callable(loss):
+        raise InputError(f"{doing}: loss is {loss!r}; give a function of (outputs, targets)")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise InputError(f"{doing}: batch_size={batch_size!r} must be a whole number, 1 or more")
+
+
 PerBatch = Callable[[Gated], Mapping[str, Tensor]]
 
 
 def estimate(
-    model: nn.Module, sites: Sites, batches: Batches, loss: Loss, doing: str, per_batch: PerBatch
+    model: nn.Module, sites: Sites, batches: Data, batch_size: int, loss: Loss, doing: str, per_batch: PerBatch
 ) -> dict[str, Tensor]:
     """Return the mean over all samples of what `per_batch` sums over the samples of a batch, ``(units,)`` a site.
 
@@ -198,14 +206,14 @@ def estimate(
     check_finite(model, doing, REPAIR)
     totals = {name: torch.zeros(site.shape, dtype=torch.float64) for name, site in sites.items()}
     count, dtype, run = 0, torch.float32, _Runner(Flow(model, sites), loss)
-    for number, (inputs, targets) in enumerate(checked(batches, doing, device_of(model)), 1):
+    device = device_of(model)
+    for number, (inputs, targets) in enumerate(iterate(batches, batch_size, doing), 1):
         with torch.enable_grad():
-            batch = run(inputs, targets, f"{doing}, batch {number}")
+            batch = run(inputs.to(device), targets.to(device), f"{doing}, batch {number}")
             found = per_batch(batch)
         for name, sums in found.items():
             totals[name] += sums.detach().double().cpu()
         count, dtype = count + batch.count, torch.promote_types(dtype, batch.outputs.dtype)
-    device = device_of(model)
     return {name: (total / count).to(device, dtype) for name, total in totals.items()}
 
 
@@ -243,11 +251,11 @@ class _Runner:
 
         def again(tap: Tap) -> Tensor:
             outside: Tap = lambda read, x: x if read.site in inside.get(read.node, ()) else tap(read, x)  # noqa: E731
-            return check_labels(self.flow(inputs, outside, tensors), targets, doing)
+            outputs: Tensor = self.flow(inputs, outside, tensors)
+            return outputs
 
         outputs = again(point)
-        if not bool(torch.isfinite(outputs.detach()).all()):
-            raise InputError(f"{doing}: the model's outputs hold NaN or infinite values; look for them in its inputs")
+        check_outputs(outputs, targets, doing)
         found = [(name, member, tensors[member.parameter]) for member, name in loops]
         return Gated(outputs.detach(), targets, self.loss, again, outputs, points, found)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -12,9 +12,10 @@ from torch.func import hessian, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
-from secateur.criteria.gates import Gated, estimate, gradient
+from secateur.criteria.gates import Gated, check_options, estimate, gradient
+from secateur.labelled import Data
 from secateur.structure.flow import Read
-from secateur.types import Batches, InputError, Loss, Sites, unknown_name
+from secateur.types import InputError, Loss, Sites, unknown_name
 
 __all__ = ["SecondOrder"]
 
@@ -38,10 +39,11 @@ class SecondOrder:
     What a recurrent layer does inside its loop counts to first order only.
 
     Attributes:
-        batches: pairs (inputs, targets), that can be iterated again and again.
+        batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
         loss: of (outputs, targets), the mean over a batch. ``"fisher"`` takes outputs as logits of classes.
         curvature: one of the above.
         seed: of the labels drawn by ``"fisher"``.
+        batch_size: samples a pass, where the data are in memory.
 
     Raises:
         InputError: unfit batches, NaN in the model or its outputs, or sites of single weights.
@@ -56,19 +58,23 @@ class SecondOrder:
     {'0': tensor([-24.,  11.])}
     """
 
-    batches: Batches
+    batches: Data = field(repr=False)
     loss: Loss = cross_entropy
     curvature: Literal["squared", "fisher", "gauss-newton", "hessian"] = "squared"
     seed: int = 0
+    batch_size: int = 500
 
     def __post_init__(self) -> None:
+        check_options("SecondOrder", self.batches, self.loss, self.batch_size)
         if self.curvature not in CURVATURES:
             raise unknown_name("curvature", self.curvature, CURVATURES)
 
     def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep; each has its site's shape."""
         generator = torch.Generator().manual_seed(self.seed)
-        return estimate(model, sites, self.batches, self.loss, "SecondOrder", lambda b: self._sums(b, generator))
+        return estimate(
+            model, sites, self.batches, self.batch_size, self.loss, "SecondOrder", lambda b: self._sums(b, generator)
+        )
 
     def _sums(self, batch: Gated, generator: torch.Generator) -> dict[str, Tensor]:
         along = gradient(batch.outputs, batch.targets, batch.loss)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from secateur.files import require
+from secateur.labelled import Data
 from secateur.measure.quality import evaluate
 from secateur.select import select
 from secateur.structure import mask
-from secateur.train.data import Data
 from secateur.types import InputError, Loss, Scores, Sites, unknown_name
 
 if TYPE_CHECKING:
