@@ -14,6 +14,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ def build(name: str) -> nn.Sequential:
     if name == "cnn":
         return sc.models.build("janjic-cnn")  # type: ignore[return-value]
     sizes = (784, 1000, 1000, 500, 200, 10) if name == "mlp" else (784, 128, 10)
-    layers = [m for a, b in zip(sizes, sizes[1:], strict=False) for m in (nn.Linear(a, b), nn.ReLU())]
+    layers = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(nn.Flatten(), *layers[:-1])
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import hessian, vmap
+from torch.func import jacrev, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
@@ -125,7 +125,11 @@ def _roots(batch: Gated) -> Iterator[tuple[Tensor, Tensor]]:
 def _eigenvectors(batch: Gated) -> Iterator[tuple[Tensor, Tensor]]:
     """The same for any loss, by eigenvalues."""
     outputs, targets = batch.outputs, batch.targets
-    curved = vmap(hessian(lambda z, y: batch.loss(z.unsqueeze(0), y.unsqueeze(0))))(outputs, targets)
+
+    def of_one(z: Tensor, y: Tensor) -> Tensor:
+        return batch.loss(z.unsqueeze(0), y.unsqueeze(0))
+
+    curved = vmap(jacrev(jacrev(of_one)))(outputs, targets)
     size = outputs[0].numel()
     values, vectors = torch.linalg.eigh(curved.detach().reshape(len(outputs), size, size))
     for at in range(size):

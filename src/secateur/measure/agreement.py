@@ -151,7 +151,8 @@ def _ranks(values: Tensor) -> Tensor:
     """The ranks of `values`, equal ones sharing the mean of theirs."""
     _, group, counts = torch.unique(values, return_inverse=True, return_counts=True)
     last = counts.cumsum(0).double()
-    return (last - (counts - 1) / 2)[group]
+    ranks: Tensor = (last - (counts - 1) / 2)[group]
+    return ranks
 
 
 def _spearman(a: Tensor, b: Tensor) -> float:
