@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import Node
 
 from secateur.labelled import Data, check_data, check_outputs, iterate
@@ -22,9 +23,9 @@ from secateur.structure.infer import Structure
 from secateur.structure.rules import Value, op_name
 from secateur.structure.rules.recurrent import GATES
 from secateur.structure.sites import REPAIR
-from secateur.types import InputError, Loss, Member, Sites
+from secateur.types import InputError, Loss, Member
 
-__all__ = ["Gated", "by_unit", "check_options", "estimate", "gradient"]
+__all__ = ["Gated", "by_unit", "check_options", "estimate", "gradient", "writes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,16 +107,21 @@ class Gated:
         outputs: what the model returned, without gradient.
         targets: the batch's targets.
         loss: the loss of (outputs, targets), a mean over the batch.
+        inputs: its inputs.
         again: runs the batch once more, with a tap of one's own at the reads.
+        seen: what the nodes made that were asked for, without gradient.
     """
 
+    inputs: Tensor
     outputs: Tensor
     targets: Tensor
     loss: Loss
     again: Callable[[Tap], Tensor] = field(repr=False)
+    seen: dict[Node, Any] = field(repr=False)
     _root: Tensor = field(repr=False)
     _points: list[tuple[_Places, Tensor]] = field(repr=False)
     _loops: list[tuple[str, Member, Tensor]] = field(repr=False)
+    _made: dict[Node, Any] = field(repr=False)
 
     @property
     def count(self) -> int:
@@ -132,15 +138,31 @@ class Gated:
         Returns:
             One tensor a site, ``(samples, units)``.
         """
+        found: dict[str, Tensor] = {}
+        for read, made in self.by_read(along, last):
+            found[read.site] = found[read.site] + made if read.site in found else made
+        return found
+
+    def by_read(self, along: Tensor, last: bool = True) -> Iterator[tuple[Read, Tensor]]:
+        """Yield each read with its part of `changes`."""
         points = [point for _, point in self._points]
         grads = torch.autograd.grad(self._root, points, along, retain_graph=not last, allow_unused=True)
-        found: dict[str, Tensor] = {}
         for (places, point), grad in zip(self._points, grads, strict=True):
             products = point.detach() * grad if grad is not None else torch.zeros_like(point)
-            made = places.sums(products, self.count).neg_()
-            name = places.read.site
-            found[name] = found[name] + made if name in found else made
-        return found
+            yield places.read, places.sums(products, self.count).neg_()
+
+    def slopes(self, along: Tensor, nodes: list[Node]) -> tuple[Tensor | None, ...]:
+        """Return the gradients of ``outputs · along`` at nodes that are `seen`; call it before the last `changes`."""
+        made = [self._made[node] for node in nodes]
+        grads: list[Tensor | None] = [None] * len(made)
+        on = [at for at, tensor in enumerate(made) if tensor.requires_grad]
+        if on:
+            found = torch.autograd.grad(
+                self._root, [made[at] for at in on], along, retain_graph=True, allow_unused=True
+            )
+            for at, grad in zip(on, found, strict=True):
+                grads[at] = grad
+        return tuple(grads)
 
     def loops(self, along: Tensor) -> dict[str, Tensor]:
         """Return, for sites that a recurrent layer reads inside its loop, the change through the loop: ``(units,)``.
@@ -172,7 +194,7 @@ def by_unit(values: Tensor, member: Member) -> Tensor:
 def gradient(outputs: Tensor, targets: Tensor, loss: Loss) -> Tensor:
     """Return the gradient of each sample's own loss at its outputs; `loss` is a mean over the samples.
 
-    >>> gradient(torch.zeros(2, 2), torch.tensor([0, 1]), nn.functional.cross_entropy).tolist()
+    >>> gradient(torch.zeros(2, 2), torch.tensor([0, 1]), torch.nn.functional.cross_entropy).tolist()
     [[-0.5, 0.5], [0.5, -0.5]]
     """
     with torch.enable_grad():
@@ -194,19 +216,25 @@ PerBatch = Callable[[Gated], Mapping[str, Tensor]]
 
 
 def estimate(
-    model: nn.Module, sites: Sites, batches: Data, batch_size: int, loss: Loss, doing: str, per_batch: PerBatch
+    flow: Flow,
+    batches: Data,
+    batch_size: int,
+    loss: Loss,
+    doing: str,
+    per_batch: PerBatch,
+    watch: Callable[[Tensor], set[Node]] | None = None,
 ) -> dict[str, Tensor]:
     """Return the mean over all samples of what `per_batch` sums over the samples of a batch, ``(units,)`` a site.
 
-    Sums are kept in float64. The model is left as it is.
+    Sums are kept in float64. The model is left as it is. `watch` says, for inputs, which nodes `Gated.seen` is to hold.
 
     Raises:
         InputError: unfit batches, NaN in the model, or outputs or losses that are not finite.
     """
-    check_finite(model, doing, REPAIR)
-    totals = {name: torch.zeros(site.shape, dtype=torch.float64) for name, site in sites.items()}
-    count, dtype, run = 0, torch.float32, _Runner(Flow(model, sites), loss)
-    device = device_of(model)
+    check_finite(flow.model, doing, REPAIR)
+    totals = {name: torch.zeros(site.shape, dtype=torch.float64) for name, site in flow.sites.items()}
+    count, dtype, run = 0, torch.float32, _Runner(flow, loss, watch or (lambda inputs: set()))
+    device = device_of(flow.model)
     for number, (inputs, targets) in enumerate(iterate(batches, batch_size, doing), 1):
         with torch.enable_grad():
             batch = run(inputs.to(device), targets.to(device), f"{doing}, batch {number}")
@@ -223,6 +251,7 @@ class _Runner:
 
     flow: Flow
     loss: Loss
+    watch: Callable[[Tensor], set[Node]]
     places: dict[Read, _Places] = field(default_factory=dict)
 
     def __call__(self, inputs: Tensor, targets: Tensor, doing: str) -> Gated:
@@ -241,7 +270,8 @@ class _Runner:
             tensors[member.parameter] = tensors[member.parameter].detach().requires_grad_()
         points: list[tuple[_Places, Tensor]] = []
         # What is changed in place after it was read would no longer be what was read.
-        kept = any(_writes(node) for node in structure.graph.nodes)
+        kept = any(writes(node) for node in structure.graph.nodes)
+        watched, made, seen = self.watch(inputs), {}, {}
 
         def point(read: Read, passing: Tensor) -> Tensor:
             made = passing.clone() if kept else passing.view_as(passing)
@@ -249,15 +279,22 @@ class _Runner:
             points.append((self._places(structure, read, len(inputs)), made))
             return made
 
-        def again(tap: Tap) -> Tensor:
+        def see(node: Node, value: Any) -> Any:
+            if node in watched:
+                made[node] = value
+                seen[node] = _apart(value) if kept else value
+            return value
+
+        def again(tap: Tap, see: Callable[[Node, Any], Any] | None = None) -> Tensor:
             outside: Tap = lambda read, x: x if read.site in inside.get(read.node, ()) else tap(read, x)  # noqa: E731
-            outputs: Tensor = self.flow(inputs, outside, tensors)
+            outputs: Tensor = self.flow(inputs, outside, tensors, see)
             return outputs
 
-        outputs = again(point)
+        outputs = again(point, see if watched else None)
         check_outputs(outputs, targets, doing)
         found = [(name, member, tensors[member.parameter]) for member, name in loops]
-        return Gated(outputs.detach(), targets, self.loss, again, outputs, points, found)
+        seen = {node: value.detach() if isinstance(value, Tensor) else value for node, value in seen.items()}
+        return Gated(inputs, outputs.detach(), targets, self.loss, again, seen, outputs, points, found, made)
 
     def _places(self, structure: Structure, read: Read, count: int) -> _Places:
         if read not in self.places:
@@ -278,6 +315,11 @@ def _read_inside(structure: Structure, node: Node, members: tuple[Member, ...]) 
     return (member for member in members if member.role == "in" and member.parameter in weights)
 
 
-def _writes(node: Node) -> bool:
+def _apart(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def writes(node: Node) -> bool:
+    """Whether an op changes a tensor in place."""
     schema = getattr(node.target, "_schema", None)
     return schema is not None and bool(schema.is_mutable)

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from secateur.criteria.gates import Gated, check_options, estimate, gradient
 from secateur.labelled import Data
-from secateur.structure.flow import Read
+from secateur.structure.flow import Flow, Read
 from secateur.types import InputError, Loss, Sites, unknown_name
 
 __all__ = ["SecondOrder"]
@@ -54,8 +54,8 @@ class SecondOrder:
     >>> model[0].weight.data, model[1].weight.data = torch.tensor([[2.0], [1.0]]), torch.tensor([[3.0, -1.0]])
     >>> batches = [(torch.ones(1, 1), torch.zeros(1, 1))]           # the output is 2·3 − 1 = 5
     >>> criterion = SecondOrder(batches, nn.functional.mse_loss, "gauss-newton")
-    >>> criterion(model, channels(model, torch.ones(1, 1)))         # (5 − 6)² − 5² and (5 + 1)² − 5²
-    {'0': tensor([-24.,  11.])}
+    >>> criterion(model, channels(model, torch.ones(1, 1)))["0"].round()        # (5 − 6)² − 5² and (5 + 1)² − 5²
+    tensor([-24.,  11.])
     """
 
     batches: Data = field(repr=False)
@@ -72,8 +72,9 @@ class SecondOrder:
     def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep; each has its site's shape."""
         generator = torch.Generator().manual_seed(self.seed)
+        flow = Flow(model, sites)
         return estimate(
-            model, sites, self.batches, self.batch_size, self.loss, "SecondOrder", lambda b: self._sums(b, generator)
+            flow, self.batches, self.batch_size, self.loss, "SecondOrder", lambda b: self._sums(b, generator)
         )
 
     def _sums(self, batch: Gated, generator: torch.Generator) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from secateur.criteria.gates import Gated, by_unit, check_options, estimate, gra
 from secateur.criteria.units import parameters_of
 from secateur.labelled import Data, check_outputs, iterate
 from secateur.state import check_finite, device_of, evaluating
+from secateur.structure.flow import Flow
 from secateur.structure.sites import REPAIR
 from secateur.types import Loss, Site, Sites, unknown_name
 
@@ -74,7 +75,7 @@ class Taylor:
         """Return the scores, high = keep; each has its site's shape."""
         if self.on == "weights" or any(site.kind != "channel" for site in sites.values()):
             return self._on_weights(model, sites)
-        return estimate(model, sites, self.batches, self.batch_size, self.loss, "Taylor", self._sums)
+        return estimate(Flow(model, sites), self.batches, self.batch_size, self.loss, "Taylor", self._sums)
 
     def _sums(self, batch: Gated) -> dict[str, Tensor]:
         along = gradient(batch.outputs, batch.targets, batch.loss)

@@ -169,11 +169,16 @@ class Flow:
             raise InputError("activations are those of channels; find the sites with channels(model, example_inputs)")
 
     def __call__(
-        self, inputs: ExampleInputs, tap: Tap | None = None, tensors: Mapping[str, Tensor] | None = None
+        self,
+        inputs: ExampleInputs,
+        tap: Tap | None = None,
+        tensors: Mapping[str, Tensor] | None = None,
+        see: Callable[[Node, Any], Any] | None = None,
     ) -> Any:
         """Return the model's outputs on `inputs`; each read's tensor goes through `tap` on its way.
 
-        Parameters and buffers named in `tensors` are taken from there instead of from the model.
+        Parameters and buffers named in `tensors` are taken from there instead of from the model. `see` is called with
+        every node and what it made; what it returns goes on in its place.
         """
         structure, found = self.at(inputs)
         edges: dict[Node, list[Read]] = {}
@@ -181,7 +186,7 @@ class Flow:
             for read in found[name]:
                 edges.setdefault(read.node, []).append(read)
         flat = self._flat(structure.graph, inputs, tensors or {})
-        return _outputs(structure.graph, _Tapped(structure.graph, edges, tap).run(*flat))
+        return _outputs(structure.graph, _Tapped(structure.graph, edges, tap, see).run(*flat))
 
     @property
     def partial(self) -> dict[str, str]:
@@ -256,13 +261,23 @@ def _outputs(graph: Graph, made: Any) -> Any:
 class _Tapped(fx.Interpreter):
     """Runs a graph; what passes the edges given goes through the tap."""
 
-    def __init__(self, graph: Graph, edges: Mapping[Node, list[Read]], tap: Tap | None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        edges: Mapping[Node, list[Read]],
+        tap: Tap | None,
+        see: Callable[[Node, Any], Any] | None = None,
+    ) -> None:
         root = graph.program.graph_module if graph.program is not None else nn.Module()
         super().__init__(root, graph=graph.graph)
-        self.edges, self.tap = edges, tap
+        self.edges, self.tap, self.see = edges, tap, see
 
     def run_node(self, n: Node) -> Any:
-        """Run one op."""
+        """Run one op, and show what it made."""
+        made = self._run(n)
+        return made if self.see is None else self.see(n, made)
+
+    def _run(self, n: Node) -> Any:
         if n not in self.edges:
             return super().run_node(n)
         assert self.tap is not None
