@@ -55,7 +55,7 @@ class ClassAccuracy:
 
     def __post_init__(self) -> None:
         check_options("ClassAccuracy", self.batches, self.loss, self.batch_size)
-        given = [self.classes] if isinstance(self.classes, int) else list(self.classes)
+        given = list(self.classes) if isinstance(self.classes, Sequence) else []
         if not given or any(isinstance(c, bool) or not isinstance(c, int) or c < 0 for c in given):
             raise InputError(f"ClassAccuracy: classes={self.classes!r} must be numbers of classes, such as [3, 5]")
 
@@ -73,8 +73,7 @@ class ClassAccuracy:
         }
 
     def _measured(self, model: nn.Module, sites: Sites, chosen: bool) -> LossChanges:
-        wanted = (self.classes,) if isinstance(self.classes, int) else tuple(self.classes)
-        samples = _Samples(self.batches, wanted, chosen, self.batch_size)
+        samples = _Samples(self.batches, tuple(self.classes), chosen, self.batch_size)
         return LossChange(samples, self.loss, batch_size=self.batch_size)(model, sites)
 
 
