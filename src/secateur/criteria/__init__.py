@@ -7,8 +7,10 @@ from dataclasses import fields
 from functools import partial
 from math import inf
 
+from secateur.criteria.class_accuracy import ClassAccuracy
 from secateur.criteria.loss_change import Base, LossChange, LossChanges
 from secateur.criteria.magnitude import Magnitude
+from secateur.criteria.next_layer import NextLayer
 from secateur.criteria.random import Random
 from secateur.criteria.removal import Evaluations, evaluate_keeps
 from secateur.criteria.second_order import SecondOrder
@@ -18,10 +20,12 @@ from secateur.types import Criterion, InputError, unknown_name
 __all__ = [
     "CRITERIA",
     "Base",
+    "ClassAccuracy",
     "Evaluations",
     "LossChange",
     "LossChanges",
     "Magnitude",
+    "NextLayer",
     "Random",
     "SecondOrder",
     "Taylor",

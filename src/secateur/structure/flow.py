@@ -169,25 +169,32 @@ class Flow:
             raise InputError("activations are those of channels; find the sites with channels(model, example_inputs)")
 
     def __call__(
-        self, inputs: ExampleInputs, tap: Tap | None = None, tensors: Mapping[str, Tensor] | None = None
+        self,
+        inputs: ExampleInputs,
+        tap: Tap | None = None,
+        tensors: Mapping[str, Tensor] | None = None,
+        see: Callable[[Node, Any], Any] | None = None,
+        known: Mapping[Node, Any] | None = None,
     ) -> Any:
         """Return the model's outputs on `inputs`; each read's tensor goes through `tap` on its way.
 
-        Parameters and buffers named in `tensors` are taken from there instead of from the model.
+        Parameters and buffers named in `tensors` are taken from there instead of from the model. `see` is called with
+        every node and what it made; what it returns goes on in its place. Ops that `known` (from `values`) has do not run
+        again.
         """
-        return self._run(inputs, tap, tensors or {}, {})
-
-    def _run(self, inputs: ExampleInputs, tap: Tap | None, own: Mapping[str, Tensor], known: Mapping[Node, Any]) -> Any:
         structure, found = self.at(inputs)
         edges: dict[Node, list[Read]] = {}
         for name in self.sites if tap is not None else ():
             for read in found[name]:
                 edges.setdefault(read.node, []).append(read)
-        run = _Tapped(structure.graph, edges, tap)
-        return _outputs(structure.graph, run.run(*self._flat(structure.graph, inputs, own), initial_env=dict(known)))
+        flat = self._flat(structure.graph, inputs, tensors or {})
+        run = _Tapped(structure.graph, edges, tap, see)
+        # Placeholders are filled one after the other at each run, so all of them or none would have to be known.
+        begun = {node: value for node, value in (known or {}).items() if node.op != "placeholder"}
+        return _outputs(structure.graph, run.run(*flat, initial_env=begun))
 
     def values(self, inputs: ExampleInputs, skip: Set[Node]) -> dict[Node, Any]:
-        """Run all ops but those of `skip`, and return what these and the output take up (else None), for `resume`."""
+        """Run all ops but those of `skip`, and return what these and the output take up (else None), to go on from."""
         graph = self.at(inputs)[0].graph
         run = fx.Interpreter(_root(graph), garbage_collect_values=False, graph=graph.graph)
         run.run(*self._flat(graph, inputs, {}), initial_env=dict.fromkeys(skip))
@@ -196,11 +203,6 @@ class Flow:
         }
         done = (node for node in graph.nodes if node not in skip and node.op != "output")
         return {node: run.env[node] if node in taken else None for node in done}
-
-    def resume(self, inputs: ExampleInputs, known: Mapping[Node, Any], tap: Tap | None = None) -> Any:
-        """Return the model's outputs; ops that `known` has a value for do not run again."""
-        # Placeholders are filled one after the other at each run, so all of them or none would have to be known.
-        return self._run(inputs, tap, {}, {node: x for node, x in known.items() if node.op != "placeholder"})
 
     @property
     def partial(self) -> dict[str, str]:
@@ -279,12 +281,22 @@ def _root(graph: Graph) -> nn.Module:
 class _Tapped(fx.Interpreter):
     """Runs a graph; what passes the edges given goes through the tap."""
 
-    def __init__(self, graph: Graph, edges: Mapping[Node, list[Read]], tap: Tap | None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        edges: Mapping[Node, list[Read]],
+        tap: Tap | None,
+        see: Callable[[Node, Any], Any] | None = None,
+    ) -> None:
         super().__init__(_root(graph), graph=graph.graph)
-        self.edges, self.tap = edges, tap
+        self.edges, self.tap, self.see = edges, tap, see
 
     def run_node(self, n: Node) -> Any:
-        """Run one op."""
+        """Run one op, and show what it made."""
+        made = self._run(n)
+        return made if self.see is None else self.see(n, made)
+
+    def _run(self, n: Node) -> Any:
         if n not in self.edges:
             return super().run_node(n)
         assert self.tap is not None
