@@ -218,6 +218,12 @@ class Flow:
             self._known[key] = (structure, reads(structure))
         return self._known[key]
 
+    def given(self, inputs: ExampleInputs) -> dict[Node, Any]:
+        """Return what the placeholders of the graph for inputs of this shape stand for."""
+        graph = self.at(inputs)[0].graph
+        holders = [node for node in graph.nodes if node.op == "placeholder"]
+        return dict(zip(holders, self._flat(graph, inputs), strict=True))
+
     def _flat(self, graph: Graph, inputs: ExampleInputs) -> list[Any]:
         """What the graph's placeholders stand for, in their order."""
         own = {**graph.state, **own_tensors(self.model)}

@@ -5,22 +5,54 @@ from __future__ import annotations
 import copy
 import warnings
 from dataclasses import dataclass, field
+from typing import Protocol
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from secateur.criteria.loss_change.graph import GraphEngine
+from secateur.criteria.loss_change.memory import Budget
 from secateur.criteria.loss_change.plain import PlainLoop
+from secateur.criteria.loss_change.program import Unfit
 from secateur.criteria.loss_change.result import LossChanges
 from secateur.criteria.loss_change.tally import Tally
 from secateur.labelled import Data, check_data, iterate
 from secateur.state import check_finite, device_of
+from secateur.structure.infer import Structure
 from secateur.structure.sites import REPAIR, check_same_model
-from secateur.types import InputError, Loss, Sites
+from secateur.types import InputError, Loss, Sites, TraceError
 
 __all__ = ["LossChange"]
 
 MANY = 10_000
+
+
+class Engine(Protocol):
+    """What measures the units of its sites on one batch after the other."""
+
+    def measure(self, inputs: Tensor, targets: Tensor, tally: Tally) -> None:
+        """Add the changes of every unit on a batch."""
+        ...
+
+
+class OrPlain:
+    """An engine, and the plain loop for the batches that it does not take, with a warning."""
+
+    def __init__(self, engine: Engine, plain: PlainLoop) -> None:
+        self.engine, self.plain, self.warned = engine, plain, False
+
+    def measure(self, inputs: Tensor, targets: Tensor, tally: Tally) -> None:
+        """Add the changes of every unit on a batch."""
+        try:
+            self.engine.measure(inputs, targets, tally)
+        except (Unfit, TraceError) as error:
+            if not self.warned:
+                warnings.warn(
+                    f"LossChange runs the whole model once for each unit and each batch, which is slow: {error}",
+                    stacklevel=4,
+                )
+            self.warned = True
+            self.plain.measure(inputs, targets, tally)
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,6 +70,7 @@ class LossChange:
         progress: draw a bar on standard error.
         batch_size: samples a pass, where the data are in memory.
 
+    >>> import torch
     >>> from secateur.structure import channels
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
     >>> with torch.no_grad():
@@ -76,17 +109,22 @@ class LossChange:
         tally = Tally(self.loss, sites)
         # In float32 whatever the model is; and of one's own, as the plain loop writes into it.
         own = copy.deepcopy(model).float()
-        engine, device = PlainLoop(own, sites), device_of(own)
+        engine, device = self._engine(own, sites), device_of(own)
         for inputs, targets in iterate(self.batches, self.batch_size, "LossChange"):
             engine.measure(_single(inputs).to(device), _single(targets).to(device), tally)
         return tally.result()
+
+    def _engine(self, model: nn.Module, sites: Sites) -> Engine:
+        if not isinstance(sites.structure, Structure):
+            return PlainLoop(model, sites)
+        return OrPlain(GraphEngine(model, sites, Budget.of(device_of(model), self.max_memory)), PlainLoop(model, sites))
 
     def __repr__(self) -> str:
         name = getattr(self.loss, "__name__", None) or repr(self.loss)
         return f"LossChange(loss={name})"
 
 
-def _single(x: torch.Tensor) -> torch.Tensor:
+def _single(x: Tensor) -> Tensor:
     return x.float() if x.is_floating_point() else x
 
 
