@@ -38,7 +38,7 @@ class Downdate:
     def __call__(self, old: Tensor, values: Values, units: Tensor) -> Tensor:
         """Return the results without each of the units, ``(units, *old.shape)``."""
         x, weight = (values[node] for node in self.needs)
-        return self.make(old, x, weight, self.index.to(x.device)[units])
+        return self.make(old, x, weight, self.index[units].to(x.device))
 
 
 def downdate(step: Step, source: Node, read: Read) -> Downdate | None:

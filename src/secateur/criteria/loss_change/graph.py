@@ -80,11 +80,9 @@ class GraphEngine:
         outputs = values[plan.output]
         tally.start(outputs, targets)
         for name, suffix in plan.suffixes.items():
-            size = self.sites[name].size
-            block = self.budget.units(suffix.unit_bytes, size)
-            for units in torch.split(torch.arange(size, device=outputs.device), block):
+            for units in torch.split(tally.chosen[name], self.budget.units(suffix.unit_bytes)):
                 made = suffix.outputs(values, units) if suffix.touched else outputs.expand(len(units), *outputs.shape)
-                tally.add_outputs(name, units.cpu(), made)
+                tally.add_outputs(name, units, made)
                 self.advance(len(units) * share)
 
     def _values(self, plan: Plan, inputs: Tensor) -> dict[Node, Any]:

@@ -55,13 +55,13 @@ class Budget:
         """
         return max(1, min(count, int(self.total / 2 / max(kept, unit, 1))))
 
-    def units(self, each: float, count: int) -> int:
-        """Return how many of `count` units of so many bytes to take at one time.
+    def units(self, each: float) -> int:
+        """Return how many units of so many bytes to take at one time.
 
-        >>> Budget(total=1000, block=500).units(each=100, count=60)
+        >>> Budget(total=1000, block=500).units(each=100)
         5
         """
-        return max(1, min(count, int(self.block / max(each, 1))))
+        return max(1, int(self.block / max(each, 1)))
 
 
 def free_memory(device: torch.device) -> int:

@@ -32,7 +32,7 @@ class PlainLoop:
         with evaluating(self.model):
             tally.start(self.model(inputs), targets)
         for name, site in self.sites.items():
-            for unit in range(site.size):
+            for unit in tally.chosen[name].tolist():
                 # Anew for each: a table that a module keeps for evaluation was made from other weights.
                 with evaluating(self.model), removed(self.model, site, unit):
                     outputs = self.model(inputs)

@@ -59,7 +59,8 @@ def program(graph: Graph) -> tuple[list[Step], Node]:
     Raises:
         Unfit: there are several outputs, or an op writes into a tensor that is read on through another view.
     """
-    writer, made = _Writer(), []
+    writer = _Writer()
+    made: list[Step] = []
     for node in graph.nodes:
         if node.op == "output":
             outputs = [writer.now(n) for n in node.all_input_nodes]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Node
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from secateur.criteria.loss_change.downdate import Downdate, downdate
 from secateur.criteria.loss_change.program import Line, Step, bytes_of
@@ -64,8 +65,8 @@ class Suffix:
     def outputs(self, values: Values, units: Tensor) -> Tensor:
         """Return the outputs ``(units, samples, …)`` without each of the units, from the values of the whole model."""
         changed = [made(values[node], values, units) for node, made in self.downdates.items()]
-        gates = [_gate(index, units, _size(s, d)) for s, d, index in self.shut.values()]
-        gates += [_gate(index, units, _size(n, d)) for n, dims in self.sources.items() for d, index in dims]
+        gates = [_gate(index[units], _size(s, d)) for s, d, index in self.shut.values()]
+        gates += [_gate(index[units], _size(n, d)) for n, dims in self.sources.items() for d, index in dims]
         base = {node: values[node] for node in self.boundary}
 
         def one(changed: list[Tensor], gates: list[Tensor]) -> Tensor:
@@ -73,7 +74,8 @@ class Suffix:
 
         if self.vmapped and len(units) > 1:
             try:
-                with warnings.catch_warnings():
+                # Of the kinds of attention, only the plain one takes a further axis.
+                with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
                     warnings.simplefilter("ignore")  # that an op has no rule of its own, and is run in a loop
                     return torch.vmap(one)(changed, gates)
             except Exception:  # noqa: BLE001  (whatever vmap does not take; a fault of the op itself comes again below)
@@ -134,12 +136,11 @@ def _size(node: Node, dim: int) -> int:
     return int(node.meta["val"].shape[dim])
 
 
-def _gate(index: Tensor, units: Tensor, size: int) -> Tensor:
-    """Which positions stay, ``(units, size)``."""
-    rows = index.to(units.device)[units]
-    return torch.ones(len(units), size, dtype=torch.bool, device=units.device).scatter_(1, rows, False)
+def _gate(rows: Tensor, size: int) -> Tensor:
+    """Which positions stay when those of each row go, ``(units, size)``."""
+    return torch.ones(len(rows), size, dtype=torch.bool).scatter_(1, rows.cpu(), False)
 
 
 def _shut(x: Tensor, dim: int, gate: Tensor) -> Tensor:
     """Zero what the gate shuts along a dimension; not by a product, as an infinite entry would make it NaN."""
-    return torch.where(gate.view(-1, *[1] * (x.ndim - dim - 1)), x, 0.0)
+    return torch.where(gate.to(x.device).view(-1, *[1] * (x.ndim - dim - 1)), x, 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import nan
 
@@ -40,10 +41,12 @@ class Tally:
     Args:
         loss: of (outputs, targets); the mean of its samples' losses.
         sites: whose units are measured.
+        units: which units of each site, int64; all where it is None.
     """
 
     loss: Loss
     sites: Sites
+    units: Mapping[str, Tensor] | None = None
     count: int = 0
     total: float = 0.0
     answers: Tensor | None = None  # (2, classes): samples of each class, and those of them that were answered rightly
@@ -51,6 +54,7 @@ class Tally:
 
     def __post_init__(self) -> None:
         self.each = SampleLoss(self.loss)
+        self.chosen = {name: torch.arange(site.size) for name, site in self.sites.items()} | dict(self.units or {})
         for name, site in self.sites.items():
             change, square = torch.zeros(2, site.size, dtype=torch.float64)
             self.sums[name] = Sums(change, square, torch.zeros(site.size, dtype=torch.int64))
@@ -110,7 +114,7 @@ class Tally:
         return counts.index_add_(1, self.targets.long(), right.float()).long().cpu()
 
     def result(self) -> LossChanges:
-        """Return the changes of the mean loss, once every unit was measured on every sample.
+        """Return the changes of the mean loss, once every chosen unit was measured on every sample.
 
         Raises:
             InputError: there were no samples.
@@ -118,7 +122,7 @@ class Tally:
         if not self.count:
             raise InputError("LossChange: there are no samples; give at least one batch")
         for name, sums in self.sums.items():
-            assert bool((sums.count == self.count).all()), f"units of {name} were left out"
+            assert bool((sums.count[self.chosen[name]] == self.count).all()), f"units of {name} were left out"
         return _result(self)
 
 
@@ -143,7 +147,7 @@ def _result(tally: Tally) -> LossChanges:
             right.sum(1).double() / count if answers is not None else torch.full_like(mean, nan)
         ).reshape(shape)
         made.class_accuracy[name] = (right / asked.double()).reshape(*shape, len(asked))
-        made.exact[name] = torch.ones(shape, dtype=torch.bool)
+        made.exact[name] = (sums.count == count).reshape(shape)
     return made
 
 
