@@ -182,7 +182,8 @@ class Flow:
         """The sites whose units do more than their reads show, with the reason.
 
         Shutting all reads of a unit removes it, except where a norm takes statistics over the units before they are
-        read, and where a recurrent layer reads its own units inside its loop.
+        read, where a weight is made from others by a sum over its units, as a standardised one is, and where a
+        recurrent layer reads its own units inside its loop.
         """
         structure: Structure = self.sites.structure
         found: dict[str, str] = {}
@@ -191,6 +192,10 @@ class Flow:
             for atom in _atoms(Value(axes)):
                 found.setdefault(names.get(atom, ""), "a norm takes statistics over the units")
         for node in structure.graph.nodes:
+            if node.op == "call_function" and node.all_input_nodes and _is_weight(structure, node):
+                for source in node.all_input_nodes:
+                    for atom in _atoms(structure.values.get(source)) - _atoms(structure.values.get(node)):
+                        found.setdefault(names.get(atom, ""), "a weight is made by a sum over the units")
             if node.op == "call_function" and op_name(node) in GATES:
                 only_read = {atom for atom, _, _ in _operands(structure, node)} - _atoms(structure.values[node])
                 for source in node.all_input_nodes:

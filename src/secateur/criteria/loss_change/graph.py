@@ -80,7 +80,8 @@ class GraphEngine:
         outputs = values[plan.output]
         tally.start(outputs, targets)
         for name, suffix in plan.suffixes.items():
-            for units in torch.split(tally.chosen[name], self.budget.units(suffix.unit_bytes)):
+            chosen = tally.chosen[name]
+            for units in torch.split(chosen, self.budget.units(suffix.unit_bytes)) if len(chosen) else ():
                 made = suffix.outputs(values, units) if suffix.touched else outputs.expand(len(units), *outputs.shape)
                 tally.add_outputs(name, units, made)
                 self.advance(len(units) * share)

@@ -62,7 +62,7 @@ def _zero(parameter: Tensor, member: Member, unit: int) -> None:
     if member.unit is not None:
         parameter.zero_()
     elif member.dim is None:
-        parameter.view(-1)[unit] = 0
+        parameter[torch.unravel_index(torch.tensor(unit), parameter.shape)] = 0
     else:
         assert member.index is not None
         parameter.index_fill_(member.dim, member.index[unit].to(parameter.device), 0)
