@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import io
+import re
 import warnings
-from math import inf, isnan, nan, sqrt
+from math import ceil, inf, isnan, nan, sqrt
 
 import pytest
+import rich.console
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,8 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils import _pytree as pytree
 
-from secateur.criteria import LossChange, LossChanges
-from secateur.criteria.loss_change.criterion import OrPlain
+from secateur.criteria import LossChange, LossChanges, SecondOrder
 from secateur.criteria.loss_change.graph import GraphEngine
 from secateur.criteria.loss_change.memory import Budget
 from secateur.criteria.loss_change.plain import PlainLoop
@@ -448,6 +450,57 @@ def test_a_tally_that_misses_units_is_told_apart() -> None:
     assert tally.result().exact["0"].tolist() == [False, False, True]
 
 
+def test_a_screen_measures_the_lowest_estimates_and_marks_the_others() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 10), nn.ReLU(), nn.Linear(10, 3))
+    x, y = torch.randn(60, 6), torch.arange(60) % 3
+    sites = channels(model, x[:1])
+    exact, screened = (LossChange((x, y), screen=screen)(model, sites) for screen in (None, 0.1))
+    estimated = SecondOrder((x, y))(model, sites)
+    measured = torch.cat(list(screened.exact.values()))
+    assert int(measured.sum()) == 6  # 3 of 30 are looked for
+    order = torch.cat(list(estimated.values())).argsort()
+    assert sorted(order[:6].tolist()) == measured.nonzero().flatten().tolist()
+    for name in sites:
+        known = screened.exact[name]
+        torch.testing.assert_close(screened[name], torch.where(known, exact[name], estimated[name]), rtol=0, atol=1e-7)
+        for of in ("error", "accuracy", "class_accuracy"):
+            assert torch.equal(
+                getattr(screened, of)[name].isnan().flatten(1 if of == "class_accuracy" else 0).any(-1).reshape(-1)
+                if of == "class_accuracy"
+                else getattr(screened, of)[name].isnan(),
+                ~known,
+            )
+        labels = screened.label()[name]
+        assert [label == "unmeasured" for label in labels] == (~known).tolist()
+    assert len(screened.frame()) == 30
+
+
+def test_a_screen_measures_what_estimates_leave_out() -> None:
+    toy = TOYS["attention"]
+    sites = channels(toy.build(), toy.inputs())
+    found = LossChange(toy.batches(), screen=0.01)(toy.build(), sites)
+    assert found.exact["embed"].all()  # a layer norm takes statistics over its units
+    assert not found.exact["v"].any() if "v" in sites else True
+
+
+def test_a_screen_takes_single_weights() -> None:
+    toy = TOYS["cnn"]
+    found = LossChange(toy.batches(), screen=0.1)(toy.build(), weights(toy.build()))
+    assert sum(int(x.sum()) for x in found.exact.values()) == 2 * ceil(0.1 * sum(x.numel() for x in found.values()))
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_the_bar_reaches_its_end(plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    console, written = rich.console.Console, io.StringIO()
+    monkeypatch.setattr(rich.console, "Console", lambda **_: console(file=written, force_terminal=True, width=80))
+    toy = TOYS["cnn"]
+    model = toy.build()
+    sites = weights(model, ignore=["7.*"]) if plain else channels(model, toy.inputs())
+    LossChange(toy.batches(), progress=True)(model, sites)
+    assert re.search(r"loss changes .*100%", written.getvalue())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -456,6 +509,8 @@ def test_a_tally_that_misses_units_is_told_apart() -> None:
         ({"batches": ONE, "loss": "mse"}, "loss is 'mse'; give a function"),
         ({"batches": ONE, "max_memory": 0}, "max_memory=0"),
         ({"batches": ONE, "batch_size": 1.5}, "batch_size=1.5"),
+        ({"batches": ONE, "screen": 1}, "screen=1 must be a fraction"),
+        ({"batches": ONE, "screen": True}, "screen=True must be a fraction"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, object], message: str) -> None:
@@ -489,7 +544,6 @@ def test_no_warning_where_all_goes_well() -> None:
     with warnings.catch_warnings(record=True) as seen:
         LossChange(TOYS["residual"].batches())(model, sites)
     assert not seen
-    assert isinstance(LossChange(TOYS["residual"].batches())._engine(model, sites), OrPlain)
 
 
 def test_memory_is_what_is_free(tmp_path: object) -> None:

@@ -70,6 +70,8 @@ class GraphEngine:
         size = self._samples(inputs)
         parts = list(zip(torch.split(inputs, size), torch.split(targets, size), strict=True))
         with evaluating(self.model):
+            for x, _ in parts:
+                self._plan(x)  # so that a part that cannot be traced is known before any is added
             self._check(inputs, parts[0][0])
             for x, y in parts:
                 self._part(x, y, tally, len(x) / len(inputs))

@@ -24,7 +24,7 @@ class PlainLoop:
         advance: called with the number of units that are done.
     """
 
-    def __init__(self, model: nn.Module, sites: Sites, advance: Callable[[int], None] = lambda units: None) -> None:
+    def __init__(self, model: nn.Module, sites: Sites, advance: Callable[[float], None] = lambda units: None) -> None:
         self.model, self.sites, self.advance = model, sites, advance
 
     def measure(self, inputs: Tensor, targets: Tensor, tally: Tally) -> None:

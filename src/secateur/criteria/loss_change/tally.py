@@ -127,28 +127,38 @@ class Tally:
 
 
 def _result(tally: Tally) -> LossChanges:
-    count, answers = tally.count, tally.answers
-    asked = torch.zeros(0) if answers is None else answers[0]
-    base = Base(
-        loss=tally.total / count,
-        accuracy=nan if answers is None else int(answers[1].sum()) / count,
-        class_accuracy=asked.double() if answers is None else answers[1] / answers[0].double(),
-        count=count,
-        class_count=asked.long(),
-    )
-    made = LossChanges(base)
+    made = LossChanges(_base(tally))
     for name, sums in tally.sums.items():
         shape = tally.sites[name].shape
-        mean = sums.change / count
+        mean = sums.change / tally.count
         made[name] = mean.float().reshape(shape)
-        made.error[name] = _error(mean, sums.square, count).float().reshape(shape)
-        right = torch.full((len(mean), 0), nan) if sums.right is None or answers is None else sums.right - answers[1]
-        made.accuracy[name] = (
-            right.sum(1).double() / count if answers is not None else torch.full_like(mean, nan)
-        ).reshape(shape)
-        made.class_accuracy[name] = (right / asked.double()).reshape(*shape, len(asked))
-        made.exact[name] = (sums.count == count).reshape(shape)
+        made.error[name] = _error(mean, sums.square, tally.count).float().reshape(shape)
+        whole, by_class = _accuracies(tally, sums)
+        made.accuracy[name] = whole.reshape(shape)
+        made.class_accuracy[name] = by_class.reshape(*shape, by_class.shape[1])
+        made.exact[name] = (sums.count == tally.count).reshape(shape)
     return made
+
+
+def _base(tally: Tally) -> Base:
+    asked, right = torch.zeros(2, 0, dtype=torch.int64) if tally.answers is None else tally.answers
+    return Base(
+        loss=tally.total / tally.count,
+        accuracy=nan if tally.answers is None else int(right.sum()) / tally.count,
+        class_accuracy=right.double() / asked.double(),
+        count=tally.count,
+        class_count=asked,
+    )
+
+
+def _accuracies(tally: Tally, sums: Sums) -> tuple[Tensor, Tensor]:
+    """The changes of the accuracy ``(units,)``, and on each class ``(units, classes)``."""
+    units = len(sums.change)
+    if tally.answers is None:
+        return torch.full((units,), nan, dtype=torch.float64), torch.zeros(units, 0, dtype=torch.float64)
+    asked, right = tally.answers
+    change = (torch.zeros(1, len(right)).expand(units, -1) if sums.right is None else sums.right - right).double()
+    return change.sum(1) / tally.count, change / asked.double()
 
 
 def _error(mean: Tensor, square: Tensor, count: int) -> Tensor:
