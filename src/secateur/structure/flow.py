@@ -126,6 +126,20 @@ def _is_weight(structure: Structure, node: Node) -> bool:
     return all(_is_weight(structure, source) for source in node.all_input_nodes)
 
 
+def _summed_in_weights(structure: Structure) -> set[Atom]:
+    """Units that are taken up where weights are made from others, before any activation is read."""
+    weights: set[Node] = set()
+    found: set[Atom] = set()
+    for node in structure.graph.nodes:
+        if node.op in {"placeholder", "get_attr"}:
+            weights |= {node} - set(structure.graph.inputs)
+        elif node.op == "call_function" and set(node.all_input_nodes) <= weights:
+            weights.add(node)
+            operands = set().union(*(_atoms(structure.values.get(source)) for source in node.all_input_nodes))
+            found |= operands - _atoms(structure.values.get(node))
+    return found
+
+
 def _atoms(value: Any) -> set[Atom]:
     if isinstance(value, Value):
         return {atom for axis in value.axes for atom in atoms(resolve(axis))}
@@ -209,7 +223,8 @@ class Flow:
         """The sites whose units do more than their reads show, with the reason.
 
         Shutting all reads of a unit removes it, except where a norm takes statistics over the units before they are
-        read, and where a recurrent layer reads its own units inside its loop.
+        read, where a weight is made from others by a sum over its units, as a standardised one is, and where a
+        recurrent layer reads its own units inside its loop.
         """
         structure: Structure = self.sites.structure
         found: dict[str, str] = {}
@@ -217,6 +232,8 @@ class Flow:
         for axes in structure.ties.statistics.values():
             for atom in _atoms(Value(axes)):
                 found.setdefault(names.get(atom, ""), "a norm takes statistics over the units")
+        for atom in _summed_in_weights(structure):
+            found.setdefault(names.get(atom, ""), "a weight is made by a sum over the units")
         for node in structure.graph.nodes:
             if node.op == "call_function" and op_name(node) in GATES:
                 only_read = {atom for atom, _, _ in _operands(structure, node)} - _atoms(structure.values[node])
@@ -244,6 +261,12 @@ class Flow:
                 )
             self._known[key] = (structure, reads(structure))
         return self._known[key]
+
+    def given(self, inputs: ExampleInputs) -> dict[Node, Any]:
+        """Return what the placeholders of the graph for inputs of this shape stand for."""
+        graph = self.at(inputs)[0].graph
+        holders = [node for node in graph.nodes if node.op == "placeholder"]
+        return dict(zip(holders, self._flat(graph, inputs, {}), strict=True))
 
     def _flat(self, graph: Graph, inputs: ExampleInputs, tensors: Mapping[str, Tensor]) -> list[Any]:
         """What the graph's placeholders stand for, in their order."""
