@@ -7,24 +7,39 @@ from dataclasses import fields
 from functools import partial
 from math import inf
 
+from secateur.criteria.class_accuracy import ClassAccuracy
 from secateur.criteria.energy import Energy
 from secateur.criteria.layerwise import Lamp
+from secateur.criteria.loss_change import Base, LossChange, LossChanges
 from secateur.criteria.magnitude import Magnitude
+from secateur.criteria.next_layer import NextLayer
 from secateur.criteria.random import Random
 from secateur.criteria.redundancy import Correlation, GeometricMedian
+from secateur.criteria.removal import Evaluations, evaluate_keeps
 from secateur.criteria.scale import NormScale
+from secateur.criteria.second_order import SecondOrder
+from secateur.criteria.taylor import Taylor
 from secateur.types import Criterion, InputError, unknown_name
 
 __all__ = [
     "CRITERIA",
+    "Base",
+    "ClassAccuracy",
     "Correlation",
     "Energy",
+    "Evaluations",
     "GeometricMedian",
     "Lamp",
+    "LossChange",
+    "LossChanges",
     "Magnitude",
+    "NextLayer",
     "NormScale",
     "Random",
+    "SecondOrder",
+    "Taylor",
     "by_name",
+    "evaluate_keeps",
 ]
 
 CRITERIA: dict[str, Callable[..., Criterion]] = {
