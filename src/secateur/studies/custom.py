@@ -14,8 +14,9 @@ from secateur.lab.recipe import Json
 from secateur.lab.report import Report
 from secateur.lab.study import Results, Study
 from secateur.studies.comparison import cells
-from secateur.studies.comparison_options import OPTIONS, check, grid
+from secateur.studies.comparison_options import OPTIONS, check
 from secateur.studies.comparison_pages import pages
+from secateur.studies.networks import grid
 from secateur.types import InputError, SecateurError, unknown_name
 
 __all__ = ["from_toml"]
