@@ -15,88 +15,18 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from secateur.criteria.places import Places, over, samples_of
 from secateur.labelled import Data, check_data, check_outputs, iterate
 from secateur.state import check_finite, device_of, own_tensors
-from secateur.structure.axes import Atom, atoms, positions
+from secateur.structure.axes import Atom, atoms
 from secateur.structure.flow import Flow, Read, Tap
 from secateur.structure.infer import Structure
-from secateur.structure.rules import Value, op_name
+from secateur.structure.rules import op_name
 from secateur.structure.rules.recurrent import GATES
 from secateur.structure.sites import REPAIR
 from secateur.types import InputError, Loss, Member
 
 __all__ = ["Gated", "by_unit", "check_options", "estimate", "gradient", "writes"]
-
-
-@dataclass(frozen=True, eq=False)
-class _Places:
-    """Which sample and which unit the positions of a read's tensor belong to.
-
-    Attributes:
-        read: the read.
-        samples: the dimension along which the samples lie, and their positions ``(samples, places)``; None where no
-            dimension has them.
-    """
-
-    read: Read
-    samples: tuple[int, Tensor] | None
-
-    def sums(self, values: Tensor, count: int) -> Tensor:
-        """Return the sums of `values` by sample and unit, ``(samples, units)``.
-
-        What belongs to no sample in particular is divided among all evenly.
-        """
-        dim, index = self.read.dim, self.read.index.to(values.device)
-        if self.samples is None:
-            rows = _over(values, (dim,))[index].sum(1)
-            return (rows / count).repeat(count, 1)
-        along, places = self.samples[0], self.samples[1].to(values.device)
-        if along == dim:
-            return _crossed(_over(values, (dim,)), places, index)
-        table = _over(values, (along, dim))
-        table = table if places.shape[1] == 1 else table[places].sum(1)
-        return table if _is_whole(self.read) else table[:, index].sum(2)
-
-
-def _is_whole(read: Read) -> bool:
-    """Whether the units are all there is along their dimension, in their order."""
-    size = int(read.source.meta["val"].shape[read.dim])
-    return read.index.shape[1] == 1 and torch.equal(read.index[:, 0], torch.arange(size))
-
-
-def _over(values: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Sum over all dimensions but `dims`, which come first and in this order."""
-    moved = values.movedim(dims, tuple(range(len(dims))))
-    return moved.sum(tuple(range(len(dims), moved.ndim))) if moved.ndim > len(dims) else moved
-
-
-def _crossed(flat: Tensor, samples: Tensor, units: Tensor) -> Tensor:
-    """Sums by sample and unit where both lie along one dimension."""
-    sample = _owners(samples, len(flat))
-    unit = _owners(units, len(flat))
-    there = (sample >= 0) & (unit >= 0)
-    made = flat.new_zeros(len(samples), len(units))
-    return made.index_put_((sample[there], unit[there]), flat[there], accumulate=True)
-
-
-def _owners(index: Tensor, size: int) -> Tensor:
-    """For each position the row of `index` that names it, -1 where none does."""
-    rows = torch.arange(len(index), device=index.device).unsqueeze(1).expand_as(index)
-    return index.new_full((size,), -1).index_put_((index.flatten(),), rows.flatten())
-
-
-def _samples(structure: Structure, read: Read, count: int) -> tuple[int, Tensor] | None:
-    """Where the samples lie in a read's tensor: the first axis of an input, wherever it went."""
-    axes = structure.values[read.source].axes
-    for holder in structure.graph.inputs:
-        value = structure.values.get(holder)
-        batch = next(atoms(value.axes[0]), None) if isinstance(value, Value) and value.axes else None
-        for dim, axis in enumerate(axes) if batch is not None and batch.size == count else ():
-            found = positions(axis, batch)  # type: ignore[arg-type]
-            if found is not None:
-                return dim, found
-    shape = read.source.meta["val"].shape
-    return (0, torch.arange(count).unsqueeze(1)) if shape[0] == count and read.dim else None
 
 
 @dataclass(eq=False)
@@ -119,7 +49,7 @@ class Gated:
     again: Callable[[Tap], Tensor] = field(repr=False)
     seen: dict[Node, Any] = field(repr=False)
     _root: Tensor = field(repr=False)
-    _points: list[tuple[_Places, Tensor]] = field(repr=False)
+    _points: list[tuple[Places, Tensor]] = field(repr=False)
     _loops: list[tuple[str, Member, Tensor]] = field(repr=False)
     _made: dict[Node, Any] = field(repr=False)
 
@@ -188,7 +118,7 @@ def by_unit(values: Tensor, member: Member) -> Tensor:
     """Return the sums of a parameter-shaped tensor over what belongs to each unit of a member: ``(units,)``."""
     assert member.dim is not None
     assert member.index is not None
-    return _over(values, (member.dim,))[member.index.to(values.device)].sum(1)
+    return over(values, (member.dim,))[member.index.to(values.device)].sum(1)
 
 
 def gradient(outputs: Tensor, targets: Tensor, loss: Loss) -> Tensor:
@@ -245,6 +175,42 @@ def estimate(
     return {name: (total / count).to(device, dtype) for name, total in totals.items()}
 
 
+See = Callable[[Node, Any], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """What is known of a graph before it runs.
+
+    Attributes:
+        inside: for each recurrent layer the sites whose units it reads inside its loop.
+        loops: those sites, with the weights that read them there.
+        writes: whether an op changes a tensor in place; what was read before would no longer be what was read.
+        places: where the samples and units lie in each read.
+    """
+
+    inside: Mapping[Node, set[str]]
+    loops: tuple[tuple[str, Member], ...]
+    writes: bool
+    places: Mapping[Read, Places]
+
+
+def _plan(flow: Flow, inputs: Tensor) -> _Plan:
+    structure, _ = flow.at(inputs)
+    names = {atom: name for name, atom in structure.units.items() if name in flow.sites}
+    inside = {node: {names[a] for a in own if a in names} for node, own in _recurrent(structure)}
+    loops = tuple(
+        (name, member)
+        for node, own in inside.items()
+        for name in sorted(own)
+        for member in _read_inside(structure, node, flow.sites[name].members)
+    )
+    changes = any(writes(node) for node in structure.graph.nodes)
+    reads = [read for several in flow.reads(inputs).values() for read in several]
+    places = {read: Places(read, samples_of(structure, read, len(inputs))) for read in reads}
+    return _Plan(inside, loops, changes, places)
+
+
 @dataclass(eq=False)
 class _Runner:
     """Runs batches through a model with a point for gradients at every read."""
@@ -252,54 +218,60 @@ class _Runner:
     flow: Flow
     loss: Loss
     watch: Callable[[Tensor], set[Node]]
-    places: dict[Read, _Places] = field(default_factory=dict)
+    plans: dict[tuple[object, ...], _Plan] = field(default_factory=dict)
 
     def __call__(self, inputs: Tensor, targets: Tensor, doing: str) -> Gated:
         """Run one batch, in a context with gradients."""
-        structure, _ = self.flow.at(inputs)
-        names = {atom: name for name, atom in structure.units.items() if name in self.flow.sites}
-        inside = {node: {names[a] for a in own if a in names} for node, own in _recurrent(structure)}
-        tensors = {name: tensor.detach() for name, tensor in own_tensors(self.flow.model).items()}
-        loops = [
-            (member, name)
-            for node, own in inside.items()
-            for name in own
-            for member in _read_inside(structure, node, self.flow.sites[name].members)
-        ]
-        for member, _ in loops:
-            tensors[member.parameter] = tensors[member.parameter].detach().requires_grad_()
-        points: list[tuple[_Places, Tensor]] = []
-        # What is changed in place after it was read would no longer be what was read.
-        kept = any(writes(node) for node in structure.graph.nodes)
-        watched, made, seen = self.watch(inputs), {}, {}
+        key = (*inputs.shape, inputs.dtype)
+        if key not in self.plans:
+            self.plans[key] = _plan(self.flow, inputs)
+        plan, tensors = self.plans[key], self._tensors(self.plans[key])
+        points: list[tuple[Places, Tensor]] = []
+        made: dict[Node, Any] = {}
+        seen: dict[Node, Any] = {}
 
-        def point(read: Read, passing: Tensor) -> Tensor:
-            made = passing.clone() if kept else passing.view_as(passing)
-            made = made if made.requires_grad else made.detach().requires_grad_()
-            points.append((self._places(structure, read, len(inputs)), made))
-            return made
-
-        def see(node: Node, value: Any) -> Any:
-            if node in watched:
-                made[node] = value
-                seen[node] = _apart(value) if kept else value
-            return value
-
-        def again(tap: Tap, see: Callable[[Node, Any], Any] | None = None) -> Tensor:
-            outside: Tap = lambda read, x: x if read.site in inside.get(read.node, ()) else tap(read, x)  # noqa: E731
+        def again(tap: Tap, see: See | None = None) -> Tensor:
+            outside: Tap = lambda read, x: x if read.site in plan.inside.get(read.node, ()) else tap(read, x)  # noqa: E731
             outputs: Tensor = self.flow(inputs, outside, tensors, see)
             return outputs
 
-        outputs = again(point, see if watched else None)
+        watched = self.watch(inputs)
+        outputs = again(_point(plan, points), _see(plan, watched, made, seen) if watched else None)
         check_outputs(outputs, targets, doing)
-        found = [(name, member, tensors[member.parameter]) for member, name in loops]
-        seen = {node: value.detach() if isinstance(value, Tensor) else value for node, value in seen.items()}
-        return Gated(inputs, outputs.detach(), targets, self.loss, again, seen, outputs, points, found, made)
+        loops = [(name, member, tensors[member.parameter]) for name, member in plan.loops]
+        return Gated(inputs, outputs.detach(), targets, self.loss, again, seen, outputs, points, loops, made)
 
-    def _places(self, structure: Structure, read: Read, count: int) -> _Places:
-        if read not in self.places:
-            self.places[read] = _Places(read, _samples(structure, read, count))
-        return self.places[read]
+    def _tensors(self, plan: _Plan) -> dict[str, Tensor]:
+        """The model's tensors, those with a gradient that stand for reads inside a loop."""
+        tensors = {name: tensor.detach() for name, tensor in own_tensors(self.flow.model).items()}
+        for _, member in plan.loops:
+            tensors[member.parameter].requires_grad_()
+        return tensors
+
+
+def _point(plan: _Plan, points: list[tuple[Places, Tensor]]) -> Tap:
+    """A tap that notes what passes, as a tensor of its own that can be asked for its gradient."""
+
+    def tap(read: Read, passing: Tensor) -> Tensor:
+        point = passing.clone() if plan.writes else passing.view_as(passing)
+        point = point if point.requires_grad else point.detach().requires_grad_()
+        points.append((plan.places[read], point))
+        return point
+
+    return tap
+
+
+def _see(plan: _Plan, watched: set[Node], made: dict[Node, Any], seen: dict[Node, Any]) -> See:
+    """Notes what the watched nodes make: the tensors themselves, and their numbers."""
+
+    def see(node: Node, value: Any) -> Any:
+        if node in watched:
+            made[node] = value
+            numbers = value.detach() if isinstance(value, Tensor) else value
+            seen[node] = numbers.clone() if plan.writes and isinstance(value, Tensor) else numbers
+        return value
+
+    return see
 
 
 def _recurrent(structure: Structure) -> Iterator[tuple[Node, set[Atom]]]:
@@ -313,10 +285,6 @@ def _read_inside(structure: Structure, node: Node, members: tuple[Member, ...]) 
     """The weights of a recurrent layer that read units inside it."""
     weights = {structure.graph.tensors.get(source) for source in node.all_input_nodes}
     return (member for member in members if member.role == "in" and member.parameter in weights)
-
-
-def _apart(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value
 
 
 def writes(node: Node) -> bool:

@@ -42,8 +42,8 @@ class NextLayer:
     the next layer gives the model's outputs the loss itself is taken, and the score is exact. Units that something else
     reads (a product, a mean over channels, a grouped convolution) are scored as by `Taylor`.
 
-    It costs about a forward pass of the next layer's activation for each unit: more than `SecondOrder`, less than
-    measuring where many layers follow.
+    It costs about a forward pass of the next layer's activation for each unit: more than `SecondOrder`, which ranked
+    better wherever both were tried (benchmarks/estimates.py), except for the last hidden layer.
 
     Attributes:
         batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 from secateur.criteria.gates import Gated, check_options, estimate, gradient
-from secateur.labelled import Data
+from secateur.labelled import Data, are_classes
 from secateur.structure.flow import Flow, Read
 from secateur.types import InputError, Loss, Sites, unknown_name
 
@@ -102,7 +102,7 @@ def _half_squared(first: Tensor, curved: Tensor) -> Tensor:
 
 def _drawn(batch: Gated, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """The gradient of each sample's loss for a label drawn from the model's own outputs."""
-    if batch.outputs.ndim != 2 or batch.targets.is_floating_point():
+    if not are_classes(batch.outputs, batch.targets):
         raise InputError(
             "SecondOrder: curvature='fisher' draws class labels, and needs outputs (samples, classes) and whole-number "
             f"targets; got {tuple(batch.outputs.shape)} and {batch.targets.dtype}. Take 'gauss-newton' or 'squared'."
@@ -114,7 +114,7 @@ def _drawn(batch: Gated, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 def _roots(batch: Gated) -> Iterator[tuple[Tensor, Tensor]]:
     """Vectors whose outer products add up to the Hessian of each sample's loss at its outputs, with their signs."""
-    if batch.loss is cross_entropy:
+    if batch.loss is cross_entropy and are_classes(batch.outputs, batch.targets):
         chances = batch.outputs.softmax(1)
         eye = torch.eye(chances.shape[1], dtype=chances.dtype, device=chances.device)
         for label in range(chances.shape[1]):
