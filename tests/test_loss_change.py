@@ -58,9 +58,7 @@ def brute(model: nn.Module, sites: Sites, x: Tensor, y: Tensor) -> dict[str, Ten
 def measured(model: nn.Module, sites: Sites, x: Tensor, y: Tensor, budget: Budget = ROOMY) -> LossChanges:
     """The changes by the engine for traced models alone, in the model's own precision: where it gives up the test fails."""
     tally = Tally(cross_entropy, sites)
-    GraphEngine(copy.deepcopy(model).float(), sites, budget).measure(
-        x.float() if x.is_floating_point() else x, y, tally
-    )
+    GraphEngine(model, sites, budget).measure(x, y, tally)
     return tally.result()
 
 
