@@ -1,0 +1,238 @@
+"""Measures every unit of a chain of layers: the samples go through it once, and then only what a unit changes is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, cross_entropy
+
+from secateur.criteria.loss_change.chain.gemm import product
+from secateur.criteria.loss_change.chain.images import Downdate
+from secateur.criteria.loss_change.chain.last import sample_changes
+from secateur.criteria.loss_change.chain.parse import Layer, Op, parse
+from secateur.criteria.loss_change.chain.rows import Rows, Sparse
+from secateur.criteria.loss_change.tally import Tally
+from secateur.state import evaluating
+from secateur.types import Loss, Sites
+
+__all__ = ["ChainEngine", "chain_engine"]
+
+MEMORY = 1 << 28  # bytes
+WORK = 1 << 22  # multiply–accumulates that make a call of a kernel worth its overhead
+CACHED = 1 << 18  # floats of a block of rows that stay in the cache
+
+
+def chain_engine(
+    model: nn.Module,
+    sites: Sites,
+    loss: Loss,
+    max_memory: int | None = None,
+    advance: Callable[[int], None] = lambda units: None,
+) -> ChainEngine | None:
+    """Return the engine for a model that is a chain of layers under the cross-entropy; None for any other.
+
+    >>> from secateur.structure import channels
+    >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> chain_engine(model, channels(model, torch.zeros(1, 2)), cross_entropy) is None
+    False
+    >>> model = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.Linear(3, 2))
+    >>> chain_engine(model, channels(model, torch.zeros(1, 2)), cross_entropy) is None
+    True
+    """
+    found = parse(model, sites) if loss is cross_entropy else None
+    return None if found is None else ChainEngine(*found, sites, max_memory or MEMORY, advance)
+
+
+@dataclass(eq=False)
+class Block:
+    """What the whole model does on a block of samples, sorted by class.
+
+    Attributes:
+        reads: what each layer reads.
+        gives: what each layer gives, before what follows it.
+        targets: the classes; `losses` and `right`: of each sample.
+    """
+
+    reads: list[Tensor]
+    gives: list[Tensor]
+    targets: Tensor
+
+    def __post_init__(self) -> None:
+        logits = self.gives[-1]
+        self.losses = cross_entropy(logits, self.targets, reduction="none")
+        self.right = logits.argmax(1) == self.targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+class ChainEngine:
+    """Measures the units of a chain.
+
+    Args:
+        before: what precedes the first layer.
+        layers: of the chain.
+        sites: whose units are measured; all are those of layers.
+        max_memory: bytes that it may take.
+        advance: called with the number of units that are done.
+    """
+
+    def __init__(
+        self, before: Sequence[Op], layers: Sequence[Layer], sites: Sites, max_memory: int, advance: Callable[[int], None]
+    ) -> None:
+        self.before, self.layers, self.sites = before, layers, sites
+        self.max_memory, self.advance = max_memory, advance
+        self.head = next(i for i, layer in enumerate(layers) if layer.linear)  # the first linear layer
+        self.sparse = Sparse(layers[self.head :])
+        self.start: dict[str, int] = {}
+        total = 0
+        for name, site in sites.items():
+            self.start[name], total = total, total + site.size
+        self.change, self.square = torch.zeros(2, total, dtype=torch.float64, device=layers[-1].weight.device)
+        self.hits = torch.zeros(total, len(layers[-1].weight), dtype=torch.float64, device=layers[-1].weight.device)
+
+    def measure(self, inputs: Tensor, targets: Tensor, tally: Tally) -> None:
+        """Add the changes of every unit on a batch."""
+        order = targets.argsort(stable=True)
+        with torch.no_grad():
+            for some in order.split(self._samples(inputs)):
+                self._measure(self._forward(inputs[some], targets[some]), tally)
+        self.advance(len(self.change))
+
+    def _samples(self, inputs: Tensor) -> int:
+        """How many samples a block has."""
+        one = self._forward(inputs[:1], torch.zeros(1, dtype=torch.int64, device=inputs.device))
+        each = sum(x.numel() for x in (*one.reads, *one.gives))
+        return max(1, self.max_memory // (16 * each))
+
+    def _forward(self, x: Tensor, targets: Tensor) -> Block:
+        reads, gives = [], []
+        for op in self.before:
+            x = op(x)
+        for number, layer in enumerate(self.layers):
+            reads.append(x)
+            x = product(x, layer.weight, layer.bias) if layer.linear else conv2d(x, layer.weight, layer.bias, **layer.options)
+            gives.append(x)
+            x = layer.after(x) if number < len(self.layers) - 1 else x
+        return Block(reads, gives, targets)
+
+    def _measure(self, block: Block, tally: Tally) -> None:
+        tally.start(block.gives[-1], block.targets)
+        for sums in (self.change, self.square, self.hits):
+            sums.zero_()
+        for number, layer in enumerate(self.layers[:-1]):
+            if layer.site in self.sites and not layer.linear:
+                self._images(block, number)
+        if any(layer.site in self.sites for layer in self.layers[self.head : -2]):
+            self._neurons(block)
+        whole = torch.zeros(self.hits.shape[1], device=block.targets.device)
+        whole.index_add_(0, block.targets, block.right.float())
+        if self.layers[-2].linear and self.layers[-2].site in self.sites:
+            self._last(block)
+        for name, site in self.sites.items():
+            of = slice(self.start[name], self.start[name] + site.size)
+            right = (self.hits[of] + whole).round().long()
+            tally.add_sums(name, slice(None), self.change[of], self.square[of], right, len(block))
+
+    def _last(self, block: Block) -> None:
+        """The neurons that the last layer reads: a closed form."""
+        name = self.layers[-2].site
+        assert name is not None
+        counts = torch.bincount(block.targets, minlength=self.hits.shape[1])
+        delta, right = sample_changes(block.reads[-1], block.gives[-1], self.layers[-1].weight, counts)
+        of = slice(self.start[name], self.start[name] + delta.shape[1])
+        gained = right.float() - block.right.float()[:, None]
+        for part in delta.split(256):  # short sums lose nothing in float32
+            self.change[of] += part.sum(0)
+            self.square[of] += part.square().sum(0)
+        self.hits[of] += torch.stack([part.sum(0) for part in gained.split(counts.tolist())], 1)
+
+    def _neurons(self, block: Block) -> None:
+        """The neurons that linear layers read, but for the last: only samples on which they are on."""
+        size = self._group(block)
+        kept: list[Rows] = []
+        waiting = 0
+        for start in range(0, len(block), size):
+            found = self._through_neurons(block, slice(start, start + size))
+            kept.append(found)
+            waiting += len(found.sample)
+            if waiting * len(self.layers[-1].weight) > CACHED:
+                self._add(block, kept)
+                kept, waiting = [], 0
+        self._add(block, kept)
+
+    def _group(self, block: Block) -> int:
+        """How many samples go together: few, so that zeros are shared, but enough to keep the kernels busy."""
+        some = slice(0, None, max(1, len(block) // 64))
+        work = rows = 0.0
+        for number in range(self.head + 1, len(self.layers) - 1):
+            rows += float((block.reads[number][some] != 0).float().sum(1).mean())
+            work += rows * self.layers[number].weight.shape[0] * self.layers[number + 1].weight.shape[0]
+        wide = max(len(layer.weight) for layer in self.layers[self.head :])
+        return max(1, min(int(WORK / max(work, 1)), int(CACHED / max(rows * wide, 1))))
+
+    def _through_neurons(self, block: Block, some: slice) -> Rows:
+        """Rows of logits of a few samples without each neuron that is on."""
+        values: Tensor | None = None
+        samples: list[Tensor] = []
+        units: list[Tensor] = []
+        for number in range(self.head + 1, len(self.layers)):
+            name = self.layers[number - 1].site
+            parts = [] if values is None else [values]
+            if name in self.sites and number < len(self.layers) - 1:
+                read, gives = block.reads[number][some], block.gives[number][some]
+                sample, unit = read.nonzero().unbind(1)
+                parts.append(self.sparse.enter(number - self.head, gives, read, sample, unit))
+                samples.append(sample + some.start)
+                units.append(unit + self.start[name])
+            if number < len(self.layers) - 1 and parts:
+                values = self.sparse.forward(number - self.head, parts)
+        assert values is not None
+        return Rows(values, torch.cat(samples), torch.cat(units))
+
+    def _images(self, block: Block, number: int) -> None:
+        """The filters of a convolution: what the next layer gives without each, and from there on densely."""
+        name = self.layers[number].site
+        assert name is not None
+        down = Downdate(self.layers[number + 1], block.reads[number + 1], block.gives[number + 1], self.sites[name].size)
+        for rows in down.rows(self._chunk(block, number + 1)):
+            moved = Rows(rows.values, rows.sample, rows.unit + self.start[name])
+            for logits in self._suffix(number + 1, moved):
+                self._add(block, [logits])
+
+    def _chunk(self, block: Block, number: int) -> int:
+        """How many rows go together through the layers from `number` on."""
+        widest = max(x[0].numel() for x in (*block.gives[number:], *block.reads[number:]))
+        return max(1, min(8 * CACHED, self.max_memory // 16) // widest)
+
+    def _suffix(self, number: int, rows: Rows) -> Iterator[Rows]:
+        values = rows.values
+        while number < len(self.layers) - 1:
+            if number >= self.head:
+                values = self.sparse.forward(number - self.head, [values])
+            else:
+                following = self.layers[number + 1]
+                x = self.layers[number].after(values)
+                if following.linear:
+                    values = product(x, following.weight, following.bias)
+                else:
+                    values = conv2d(x, following.weight, following.bias, **following.options)
+            number += 1
+        yield Rows(values, rows.sample, rows.unit)
+
+    def _add(self, block: Block, kept: Sequence[Rows]) -> None:
+        """Add rows of logits to the sums."""
+        if not kept:
+            return
+        sample, unit = (torch.cat([getattr(rows, key) for rows in kept]) for key in ("sample", "unit"))
+        logits = torch.cat([rows.values for rows in kept]).T.contiguous()
+        target = block.targets[sample]
+        own = logits.gather(0, target[None])[0]
+        delta = (logits.logsumexp(0) - own - block.losses[sample]).double()
+        self.change.index_add_(0, unit, delta)
+        self.square.index_add_(0, unit, delta.square())
+        gained = (logits.argmax(0) == target).double() - block.right[sample].double()
+        self.hits.view(-1).index_add_(0, unit * self.hits.shape[1] + target, gained)
