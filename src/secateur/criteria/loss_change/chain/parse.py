@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
+from torch.nn.functional import conv2d
 
+from secateur.criteria.loss_change.chain.gemm import product
 from secateur.state import tensors
 from secateur.structure.axes import Atom, resolve
 from secateur.structure.infer import Structure
@@ -29,6 +31,8 @@ POOLS = {
 }
 VIEWS = {"view", "reshape", "flatten", "_unsafe_view", "squeeze"}
 NORMS = {"batch_norm", "native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"}
+RISING = {"relu", "tanh", "sigmoid", "hardtanh", "relu6"}
+MAXIMA = {"max_pool2d", "max_pool2d_with_indices"}
 NOTHING = {"clone", "detach", "alias", "dropout"}
 
 
@@ -65,6 +69,13 @@ class Layer:
     options: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     site: str | None = None
     post: list[Op] = field(default_factory=list)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return what the layer gives, before what follows it."""
+        if self.linear:
+            return product(x, self.weight, self.bias)
+        stride, padding, dilation = (self.options[key] for key in ("stride", "padding", "dilation"))
+        return conv2d(x, self.weight, self.bias, stride, padding, dilation)
 
     @property
     def linear(self) -> bool:
@@ -130,7 +141,7 @@ class _Reader:
 
     def _take(self, node: Node, source: Node) -> bool:
         if node.target is operator.getitem:
-            return node.args[1] == 0
+            return bool(node.args[1] == 0)
         name, given = op_name(node), _arguments(node)
         if name in {"linear", "addmm", "mm"}:
             return self._linear(name, given, source)
@@ -153,7 +164,9 @@ class _Reader:
         if name not in POINTWISE | POOLS:
             return False
         if name not in NOTHING:
-            ops.append(Op(name, options))
+            # The maximum of what never falls is that of the maximum, of which there are fewer.
+            at = len(ops) - 1 if name in MAXIMA and ops and ops[-1].name in RISING else len(ops)
+            ops.insert(at, Op(name, options))
         return True
 
     def _linear(self, name: str, given: dict[str, Any], source: Node) -> bool:
@@ -199,7 +212,8 @@ class _Reader:
             return False
         layer = self.layers[-1]
         mean, variance, scale, shift = (None if node is None else self.state[known[node]] for node in held)
-        assert mean is not None and variance is not None
+        assert mean is not None
+        assert variance is not None
         factor = (variance.double() + given["eps"]).rsqrt() * (1.0 if scale is None else scale.double())
         layer.weight = (layer.weight.double() * factor.view(-1, *[1] * (layer.weight.ndim - 1))).float()
         moved = (layer.bias.double() - mean) * factor + (0.0 if shift is None else shift.double())

@@ -14,6 +14,7 @@ from secateur.criteria.loss_change.chain.parse import Layer
 __all__ = ["Rows", "Sparse"]
 
 WORTH = 0.8  # gathering columns costs a part of what multiplying by them does
+STEP = 64  # sizes are whole numbers of this, because oneDNN makes a kernel for each size that it meets
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,17 +64,30 @@ class Sparse:
         if not parts:
             return following.bias.new_empty(0, len(following.bias))
         highest = torch.stack([part.amax(0) for part in parts]).amax(0)
-        on = (highest > 0).nonzero()[:, 0]
-        if len(on) > WORTH * len(highest):
+        on = _whole(int((highest > 0).sum()), STEP)
+        if on > WORTH * len(highest):
             return product(_joined([part.relu_() for part in parts]), following.weight, following.bias)
-        if not len(on):
-            return following.bias.expand(sum(map(len, parts)), -1)
-        columns = parts[0].new_empty(sum(map(len, parts)), len(on))
+        rows = sum(map(len, parts))
+        if not on:
+            return following.bias.repeat(rows, 1)
+        chosen = highest.topk(on).indices
+        columns = self._columns(parts, chosen)
+        return product(columns, self.by_input[number + 1].index_select(0, chosen).T, following.bias)[:rows]
+
+    def _columns(self, parts: Sequence[Tensor], on: Tensor) -> Tensor:
+        """These columns of all parts, below each other, and zeros up to a whole number of steps."""
+        rows = sum(map(len, parts))
+        columns = parts[0].new_empty(_whole(rows, STEP), len(on))
         start = 0
         for part in parts:
             torch.index_select(part, 1, on, out=columns[start : start + len(part)])
             start += len(part)
-        return product(columns.relu_(), self.by_input[number + 1].index_select(0, on).T, following.bias)
+        columns[rows:] = 0
+        return columns.relu_()
+
+
+def _whole(count: int, step: int) -> int:
+    return -(-count // step) * step
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
