@@ -7,12 +7,28 @@ from dataclasses import fields
 from functools import partial
 from math import inf
 
+from secateur.criteria.class_accuracy import ClassAccuracy
 from secateur.criteria.loss_change import Base, LossChange, LossChanges
 from secateur.criteria.magnitude import Magnitude
+from secateur.criteria.next_layer import NextLayer
 from secateur.criteria.random import Random
+from secateur.criteria.second_order import SecondOrder
+from secateur.criteria.taylor import Taylor
 from secateur.types import Criterion, InputError, unknown_name
 
-__all__ = ["CRITERIA", "Base", "LossChange", "LossChanges", "Magnitude", "Random", "by_name"]
+__all__ = [
+    "CRITERIA",
+    "Base",
+    "ClassAccuracy",
+    "LossChange",
+    "LossChanges",
+    "Magnitude",
+    "NextLayer",
+    "Random",
+    "SecondOrder",
+    "Taylor",
+    "by_name",
+]
 
 CRITERIA: dict[str, Callable[..., Criterion]] = {
     "l1": partial(Magnitude, p=1),

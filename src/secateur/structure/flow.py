@@ -126,6 +126,20 @@ def _is_weight(structure: Structure, node: Node) -> bool:
     return all(_is_weight(structure, source) for source in node.all_input_nodes)
 
 
+def _summed_in_weights(structure: Structure) -> set[Atom]:
+    """Units that are taken up where weights are made from others, before any activation is read."""
+    weights: set[Node] = set()
+    found: set[Atom] = set()
+    for node in structure.graph.nodes:
+        if node.op in {"placeholder", "get_attr"}:
+            weights |= {node} - set(structure.graph.inputs)
+        elif node.op == "call_function" and set(node.all_input_nodes) <= weights:
+            weights.add(node)
+            operands = set().union(*(_atoms(structure.values.get(source)) for source in node.all_input_nodes))
+            found |= operands - _atoms(structure.values.get(node))
+    return found
+
+
 def _atoms(value: Any) -> set[Atom]:
     if isinstance(value, Value):
         return {atom for axis in value.axes for atom in atoms(resolve(axis))}
@@ -168,21 +182,33 @@ class Flow:
         if self.sites.structure is None:
             raise InputError("activations are those of channels; find the sites with channels(model, example_inputs)")
 
-    def __call__(self, inputs: ExampleInputs, tap: Tap | None = None) -> Any:
-        """Return the model's outputs on `inputs`; each read's tensor goes through `tap` on its way."""
+    def __call__(
+        self,
+        inputs: ExampleInputs,
+        tap: Tap | None = None,
+        tensors: Mapping[str, Tensor] | None = None,
+        see: Callable[[Node, Any], Any] | None = None,
+    ) -> Any:
+        """Return the model's outputs on `inputs`; each read's tensor goes through `tap` on its way.
+
+        Parameters and buffers named in `tensors` are taken from there instead of from the model. `see` is called with
+        every node and what it made; what it returns goes on in its place.
+        """
         structure, found = self.at(inputs)
         edges: dict[Node, list[Read]] = {}
         for name in self.sites if tap is not None else ():
             for read in found[name]:
                 edges.setdefault(read.node, []).append(read)
-        return _outputs(structure.graph, _Tapped(structure.graph, edges, tap).run(*self._flat(structure.graph, inputs)))
+        flat = self._flat(structure.graph, inputs, tensors or {})
+        return _outputs(structure.graph, _Tapped(structure.graph, edges, tap, see).run(*flat))
 
     @property
     def partial(self) -> dict[str, str]:
         """The sites whose units do more than their reads show, with the reason.
 
         Shutting all reads of a unit removes it, except where a norm takes statistics over the units before they are
-        read, and where a recurrent layer reads its own units inside its loop.
+        read, where a weight is made from others by a sum over its units, as a standardised one is, and where a
+        recurrent layer reads its own units inside its loop.
         """
         structure: Structure = self.sites.structure
         found: dict[str, str] = {}
@@ -190,6 +216,8 @@ class Flow:
         for axes in structure.ties.statistics.values():
             for atom in _atoms(Value(axes)):
                 found.setdefault(names.get(atom, ""), "a norm takes statistics over the units")
+        for atom in _summed_in_weights(structure):
+            found.setdefault(names.get(atom, ""), "a weight is made by a sum over the units")
         for node in structure.graph.nodes:
             if node.op == "call_function" and op_name(node) in GATES:
                 only_read = {atom for atom, _, _ in _operands(structure, node)} - _atoms(structure.values[node])
@@ -218,9 +246,15 @@ class Flow:
             self._known[key] = (structure, reads(structure))
         return self._known[key]
 
-    def _flat(self, graph: Graph, inputs: ExampleInputs) -> list[Any]:
+    def given(self, inputs: ExampleInputs) -> dict[Node, Any]:
+        """Return what the placeholders of the graph for inputs of this shape stand for."""
+        graph = self.at(inputs)[0].graph
+        holders = [node for node in graph.nodes if node.op == "placeholder"]
+        return dict(zip(holders, self._flat(graph, inputs, {}), strict=True))
+
+    def _flat(self, graph: Graph, inputs: ExampleInputs, tensors: Mapping[str, Tensor]) -> list[Any]:
         """What the graph's placeholders stand for, in their order."""
-        own = {**graph.state, **own_tensors(self.model)}
+        own = {**graph.state, **own_tensors(self.model), **tensors}
         leaves = iter(x for x in pytree.tree_leaves(split_inputs(inputs)) if graph.program or isinstance(x, Tensor))
         holders = [node for node in graph.nodes if node.op == "placeholder"]
         names = _names(graph)
@@ -250,13 +284,23 @@ def _outputs(graph: Graph, made: Any) -> Any:
 class _Tapped(fx.Interpreter):
     """Runs a graph; what passes the edges given goes through the tap."""
 
-    def __init__(self, graph: Graph, edges: Mapping[Node, list[Read]], tap: Tap | None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        edges: Mapping[Node, list[Read]],
+        tap: Tap | None,
+        see: Callable[[Node, Any], Any] | None = None,
+    ) -> None:
         root = graph.program.graph_module if graph.program is not None else nn.Module()
         super().__init__(root, graph=graph.graph)
-        self.edges, self.tap = edges, tap
+        self.edges, self.tap, self.see = edges, tap, see
 
     def run_node(self, n: Node) -> Any:
-        """Run one op."""
+        """Run one op, and show what it made."""
+        made = self._run(n)
+        return made if self.see is None else self.see(n, made)
+
+    def _run(self, n: Node) -> Any:
         if n not in self.edges:
             return super().run_node(n)
         assert self.tap is not None
