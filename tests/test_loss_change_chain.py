@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def mlp(*hidden: int, act: type[nn.Module] = nn.ReLU, bias: bool = True, norm: b
     """A chain of linear layers on 6 numbers."""
     sizes = (6, *hidden)
     layers: list[nn.Module] = []
-    for n_in, n_out in zip(sizes, sizes[1:], strict=False):
+    for n_in, n_out in itertools.pairwise(sizes):
         layers += [nn.Linear(n_in, n_out, bias=bias), *([nn.BatchNorm1d(n_out)] if norm else []), act(), nn.Dropout()]
     return lively(nn.Sequential(*layers, nn.Linear(sizes[-1], CLASSES, bias=bias)))
 

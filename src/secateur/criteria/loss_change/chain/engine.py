@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,15 +10,18 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from secateur.criteria.loss_change.chain.images import Downdate
-from secateur.criteria.loss_change.chain.last import column_sums, sample_changes
+from secateur.criteria.loss_change.chain.last import EQUAL, column_sums, sample_changes
 from secateur.criteria.loss_change.chain.parse import Layer, Op, parse
 from secateur.criteria.loss_change.chain.rows import Rows, Sparse
+from secateur.criteria.loss_change.program import Unfit
 from secateur.criteria.loss_change.tally import Tally
+from secateur.state import evaluating
 from secateur.types import Loss, Sites
 
 __all__ = ["ChainEngine", "chain_engine"]
 
 MEMORY = 1 << 28  # bytes
+FEW, TOLERANCE = 8, 1e-4  # samples on which the chain is compared with the model, and how close it must be
 WORK = 1 << 22  # multiply–accumulates that make a call of a kernel worth its overhead
 CACHED = 1 << 18  # floats of a block of rows that stay in the cache
 
@@ -41,7 +44,7 @@ def chain_engine(
     True
     """
     found = parse(model, sites) if loss is cross_entropy else None
-    return None if found is None else ChainEngine(*found, sites, max_memory or MEMORY, advance)
+    return None if found is None else ChainEngine(model, *found, sites, max_memory or MEMORY, advance)
 
 
 @dataclass(eq=False)
@@ -69,6 +72,7 @@ class ChainEngine:
     """Measures the units of a chain.
 
     Args:
+        model: the model, to compare the chain with.
         before: what precedes the first layer.
         layers: of the chain.
         sites: whose units are measured; all are those of layers.
@@ -78,13 +82,15 @@ class ChainEngine:
 
     def __init__(
         self,
+        model: nn.Module,
         before: Sequence[Op],
         layers: Sequence[Layer],
         sites: Sites,
-        max_memory: int,
-        advance: Callable[[int], None],
+        max_memory: int = MEMORY,
+        advance: Callable[[int], None] = lambda units: None,
     ) -> None:
-        self.before, self.layers, self.sites = before, layers, sites
+        self.model, self.before, self.layers, self.sites = model, before, layers, sites
+        self.checked: set[torch.Size] = set()
         self.max_memory, self.advance = max_memory, advance
         self.head = next(i for i, layer in enumerate(layers) if layer.linear)  # the first linear layer
         self.sparse = Sparse(layers[self.head :])
@@ -93,17 +99,42 @@ class ChainEngine:
         for name, site in sites.items():
             self.start[name], total = total, total + site.size
         self.change, self.square = torch.zeros(2, total, dtype=torch.float64, device=layers[-1].weight.device)
+        self.asked = torch.ones(total, dtype=torch.bool, device=layers[-1].weight.device)
         self.hits = torch.zeros(total, len(layers[-1].weight), dtype=torch.float64, device=layers[-1].weight.device)
 
     def measure(self, inputs: Tensor, targets: Tensor, tally: Tally) -> None:
-        """Add the changes of every unit on a batch."""
+        """Add the changes of the units that the tally asks for on a batch.
+
+        Raises:
+            Unfit: the model computes something else than the chain.
+        """
+        self._check(inputs)
+        self.asked.zero_()
+        for name, start in self.start.items():
+            self.asked[tally.chosen[name].to(self.asked.device) + start] = True
         size = self._samples(inputs)
         with torch.no_grad():
             for x, y in zip(torch.split(inputs, size), torch.split(targets, size), strict=True):
                 reads, gives = self._forward(x)
                 tally.start(gives[-1], y)
                 self._measure(Block(reads, gives, y, tally.losses, gives[-1].argmax(1) == y), tally)
-        self.advance(len(self.change))
+        self.advance(int(self.asked.sum()))
+
+    def _check(self, inputs: Tensor) -> None:
+        """Compare the chain with the model itself on a few samples, once for each shape of them."""
+        if inputs.shape[1:] in self.checked:
+            return
+        some = inputs[:FEW]
+        with evaluating(self.model):
+            expected = self.model(some)
+            try:
+                made = self._forward(some)[1][-1]
+            except RuntimeError as error:
+                raise Unfit(f"the layers do not take inputs of shape {tuple(inputs.shape)}") from error
+        close = isinstance(expected, Tensor) and made.shape == expected.shape
+        if not close or not bool((made - expected).abs().max() <= TOLERANCE * expected.abs().max().clamp(min=1e-6)):
+            raise Unfit("the model computes something else than its layers in a row")
+        self.checked.add(inputs.shape[1:])
 
     def _samples(self, inputs: Tensor) -> int:
         """How many samples a block has."""
@@ -127,17 +158,24 @@ class ChainEngine:
         for sums in (self.change, self.square, self.hits):
             sums.zero_()
         for number, layer in enumerate(self.layers[:-1]):
-            if layer.site in self.sites and not layer.linear:
+            if self._any(layer) and not layer.linear:
                 self._images(block, number)
-        if any(layer.site in self.sites for layer in self.layers[self.head : -2]):
+        if any(self._any(layer) for layer in self.layers[self.head : -2]):
             self._neurons(block)
         whole = torch.bincount(block.targets[block.right], minlength=self.hits.shape[1])
-        if self.layers[-2].linear and self.layers[-2].site in self.sites:
+        if self.layers[-2].linear and self._any(self.layers[-2]):
             self._last(block)
-        for name, site in self.sites.items():
-            of = slice(self.start[name], self.start[name] + site.size)
-            right = (self.hits[of] + whole).round().long()
-            tally.add_sums(name, slice(None), self.change[of], self.square[of], right, len(block))
+        for name, units in tally.chosen.items():
+            of = units.to(whole.device) + self.start[name]
+            tally.add_sums(name, units, self.change[of], self.square[of], self.hits[of].long() + whole, len(block))
+
+    def _any(self, layer: Layer) -> bool:
+        """Whether any of the units that a layer gives is asked for."""
+        return layer.site in self.start and bool(self._asked(layer.site).any())
+
+    def _asked(self, name: str) -> Tensor:
+        """Which units of a site are asked for."""
+        return self.asked[self.start[name] : self.start[name] + self.sites[name].size]
 
     def _last(self, block: Block) -> None:
         """The neurons that the last layer reads: a closed form."""
@@ -147,8 +185,12 @@ class ChainEngine:
         counts = torch.bincount(block.targets, minlength=self.hits.shape[1])
         logits = block.gives[-1]
         log_p = logits - (block.losses + logits.gather(1, block.targets[:, None])[:, 0])[:, None]
-        delta, right = sample_changes(block.reads[-1][order], log_p[order], self.layers[-1].weight, counts)
-        of = slice(self.start[name], self.start[name] + delta.shape[1])
+        read, weight = block.reads[-1][order], self.layers[-1].weight
+        of = self._asked(name).nonzero()[:, 0]
+        if len(of) < read.shape[1]:
+            read, weight = read.index_select(1, of), weight.index_select(1, of)
+        of += self.start[name]
+        delta, right = sample_changes(read, log_p[order], weight, counts)
         self.change[of], self.square[of], hits = column_sums(delta, right, counts)
         self.hits[of] = (hits - torch.bincount(block.targets[block.right], minlength=len(hits))[:, None]).T.double()
 
@@ -185,10 +227,10 @@ class ChainEngine:
             name = self.layers[number - 1].site
             parts = [] if values is None else [values]
             if name in self.sites and number < len(self.layers) - 1:
-                read, gives = block.reads[number][some], block.gives[number][some]
-                sample, unit = read.nonzero().unbind(1)
-                parts.append(self.sparse.enter(number - self.head, gives, read, sample, unit))
                 assert name is not None
+                read, gives = block.reads[number][some], block.gives[number][some]
+                sample, unit = ((read != 0) & self._asked(name)).nonzero().unbind(1)
+                parts.append(self.sparse.enter(number - self.head, gives, read, sample, unit))
                 samples.append(sample + some.start)
                 units.append(unit + self.start[name])
             if number < len(self.layers) - 1 and parts:
@@ -203,25 +245,23 @@ class ChainEngine:
         down = Downdate(
             self.layers[number + 1], block.reads[number + 1], block.gives[number + 1], self.sites[name].size
         )
-        for rows in down.rows(self._chunk(block, number + 1)):
-            moved = Rows(rows.values, rows.sample, rows.unit + self.start[name])
-            for logits in self._suffix(number + 1, moved):
-                self._add(block, [logits])
+        for rows in down.rows(self._asked(name).nonzero()[:, 0].tolist(), self._chunk(block, number + 1)):
+            self._add(block, [Rows(self._suffix(number + 1, rows.values), rows.sample, rows.unit + self.start[name])])
 
     def _chunk(self, block: Block, number: int) -> int:
         """How many rows go together through the layers from `number` on."""
         widest = max(x[0].numel() for x in (*block.gives[number:], *block.reads[number:]))
         return max(1, min(8 * CACHED, self.max_memory // 16) // widest)
 
-    def _suffix(self, number: int, rows: Rows) -> Iterator[Rows]:
-        values = rows.values
+    def _suffix(self, number: int, values: Tensor) -> Tensor:
+        """Run what follows layer `number`, from what it gives to the logits."""
         while number < len(self.layers) - 1:
             if number >= self.head:
                 values = self.sparse.forward(number - self.head, [values])
             else:
                 values = self.layers[number + 1](self.layers[number].after(values))
             number += 1
-        yield Rows(values, rows.sample, rows.unit)
+        return values
 
     def _add(self, block: Block, kept: Sequence[Rows]) -> None:
         """Add rows of logits to the sums."""
@@ -241,10 +281,12 @@ class ChainEngine:
 def _first_is(logits: Tensor, own: Tensor, target: Tensor) -> Tensor:
     """Whether the target's logit is the highest, and the first such; as argmax says, which takes a hundred times longer.
 
-    `logits` are ``(classes, rows)``.
+    `logits` are ``(classes, rows)``. What differs by rounding alone is equal, as it is where it is computed otherwise.
     """
-    right = own >= logits.amax(0)
-    equal = (logits == own).sum(0) > 1
-    if bool(equal.any()):
-        right[equal] = logits[:, equal].argmax(0) == target[equal]
+    highest = logits.amax(0)
+    near = logits >= highest - EQUAL * (1 + highest.abs())
+    right = own >= highest
+    several = near.sum(0) > 1
+    if bool(several.any()):
+        right[several] = near[:, several].to(torch.uint8).argmax(0) == target[several]
     return right

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -33,12 +33,12 @@ class Downdate:
         # Channels last: a row of the product is what lies together.
         self.gives = gives if layer.linear else gives.permute(0, 2, 3, 1).contiguous()
 
-    def rows(self, size: int) -> Iterator[Rows]:
-        """Yield rows of outputs, about `size` at a time; samples on which a unit is zero are left out."""
-        for unit in range(self.units):
+    def rows(self, chosen: Sequence[int], size: int) -> Iterator[Rows]:
+        """Yield the rows of some units, at most `size` at a time; samples on which a unit is zero are left out."""
+        for unit in chosen:
             maps = self.read[:, unit]
             on = maps.flatten(1).any(1).nonzero()[:, 0]
-            for some in torch.split(on, size):
+            for some in torch.split(on, size) if len(on) else ():
                 yield Rows(self._without(unit, maps[some], some), some, torch.full_like(some, unit))
 
     def _without(self, unit: int, maps: Tensor, some: Tensor) -> Tensor:

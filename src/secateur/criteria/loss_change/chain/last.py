@@ -17,6 +17,7 @@ from secateur.types import InputError
 __all__ = ["LastChanges", "LastLayer"]
 
 CACHED = 1 << 19  # floats of work space that stay in the cache
+EQUAL = 2e-6  # logits that differ by less are equal but for rounding
 SPARE = 8  # columns are dropped when one in so many is of a unit that is gone
 STEEP = 30.0  # exponents up to this size lose nothing in float32
 
@@ -188,19 +189,20 @@ def _changes_of_class(
     if float(h.abs().max() * away.abs().max()) < STEEP:
         p = log_p.exp()
         terms.exp_().mul_(p.T[others, :, None])
-        _beaten(terms, p[:, target, None], target, right)
+        _beaten(terms, p[:, target, None] * (1 - EQUAL), p[:, target, None] * (1 + EQUAL), target, right)
         torch.sum(terms, 0, out=delta).add_(p[:, target, None]).log_()
         return
     terms += log_p.T[others, :, None]
-    _beaten(terms, own, target, right)
+    slack = EQUAL * (1 + terms.abs().amax())
+    _beaten(terms, own - slack, own + slack, target, right)
     torch.logsumexp(torch.cat([terms, own.expand(1, *h.shape)]), 0, out=delta)
 
 
-def _beaten(others: Tensor, own: Tensor, target: int, right: Tensor) -> None:
-    """Say where the target is predicted; of equal logits the first class is."""
-    torch.gt(own, others[:target].amax(0), out=right) if target else right.fill_(True)
+def _beaten(others: Tensor, less: Tensor, more: Tensor, target: int, right: Tensor) -> None:
+    """Say where the target is predicted: of equal logits the first class is. `less` and `more` are about the target's."""
+    torch.gt(less, others[:target].amax(0), out=right) if target else right.fill_(True)
     if target < len(others):
-        right &= own >= others[target:].amax(0)
+        right &= more >= others[target:].amax(0)
 
 
 def column_sums(delta: Tensor, right: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
