@@ -20,7 +20,7 @@ from secateur.types import Loss, Sites
 
 __all__ = ["ChainEngine", "chain_engine"]
 
-MEMORY = 1 << 28  # bytes
+MEMORY = 1 << 28  # bytes; more is not faster
 FEW, TOLERANCE = 8, 1e-4  # samples on which the chain is compared with the model, and how close it must be
 WORK = 1 << 22  # multiply–accumulates that make a call of a kernel worth its overhead
 CACHED = 1 << 18  # floats of a block of rows that stay in the cache
@@ -44,7 +44,7 @@ def chain_engine(
     True
     """
     found = parse(model, sites) if loss is cross_entropy else None
-    return None if found is None else ChainEngine(model, *found, sites, max_memory or MEMORY, advance)
+    return None if found is None else ChainEngine(model, *found, sites, min(max_memory or MEMORY, MEMORY), advance)
 
 
 @dataclass(eq=False)
