@@ -11,6 +11,7 @@ from typing import Protocol
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from secateur.criteria.loss_change.chain.engine import ChainEngine, chain_engine
 from secateur.criteria.loss_change.graph import GraphEngine
 from secateur.criteria.loss_change.memory import Budget
 from secateur.criteria.loss_change.plain import PlainLoop
@@ -56,6 +57,20 @@ class OrPlain:
                 )
             self.warned = True
             self.plain.measure(inputs, targets, tally)
+
+
+class OrGraph:
+    """The engine of chains, and another for the batches that are none for it."""
+
+    def __init__(self, chain: ChainEngine, other: Engine) -> None:
+        self.chain, self.other = chain, other
+
+    def measure(self, inputs: Tensor, targets: Tensor, tally: Tally) -> None:
+        """Add the changes of every unit on a batch."""
+        try:
+            self.chain.measure(inputs, targets, tally)
+        except Unfit:
+            self.other.measure(inputs, targets, tally)
 
 
 @dataclass(frozen=True, repr=False)
@@ -141,7 +156,9 @@ class LossChange:
         if not isinstance(sites.structure, Structure):
             return plain
         budget = Budget.of(device_of(model), self.max_memory)
-        return OrPlain(GraphEngine(model, sites, budget, advance), plain)
+        general = OrPlain(GraphEngine(model, sites, budget, advance), plain)
+        chain = chain_engine(model, sites, self.loss, self.max_memory, advance)
+        return general if chain is None else OrGraph(chain, general)
 
     def __repr__(self) -> str:
         name = getattr(self.loss, "__name__", None) or repr(self.loss)
