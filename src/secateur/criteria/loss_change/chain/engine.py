@@ -31,7 +31,7 @@ def chain_engine(
     sites: Sites,
     loss: Loss,
     max_memory: int | None = None,
-    advance: Callable[[int], None] = lambda units: None,
+    advance: Callable[[float], None] = lambda units: None,
 ) -> ChainEngine | None:
     """Return the engine for a model that is a chain of layers under the cross-entropy; None for any other.
 
@@ -87,11 +87,11 @@ class ChainEngine:
         layers: Sequence[Layer],
         sites: Sites,
         max_memory: int = MEMORY,
-        advance: Callable[[int], None] = lambda units: None,
+        advance: Callable[[float], None] = lambda units: None,
     ) -> None:
         self.model, self.before, self.layers, self.sites = model, before, layers, sites
         self.checked: set[torch.Size] = set()
-        self.max_memory, self.advance = max_memory, advance
+        self.max_memory, self.advance, self.share = max_memory, advance, 1.0
         self.head = next(i for i, layer in enumerate(layers) if layer.linear)  # the first linear layer
         self.sparse = Sparse(layers[self.head :])
         self.start: dict[str, int] = {}
@@ -112,13 +112,12 @@ class ChainEngine:
         self.asked.zero_()
         for name, start in self.start.items():
             self.asked[tally.chosen[name].to(self.asked.device) + start] = True
-        size = self._samples(inputs)
+        size, self.share = self._samples(inputs), 1 / len(inputs)
         with torch.no_grad():
             for x, y in zip(torch.split(inputs, size), torch.split(targets, size), strict=True):
                 reads, gives = self._forward(x)
                 tally.start(gives[-1], y)
                 self._measure(Block(reads, gives, y, tally.losses, gives[-1].argmax(1) == y), tally)
-        self.advance(int(self.asked.sum()))
 
     def _check(self, inputs: Tensor) -> None:
         """Compare the chain with the model itself on a few samples, once for each shape of them."""
@@ -190,6 +189,7 @@ class ChainEngine:
         if len(of) < read.shape[1]:
             read, weight = read.index_select(1, of), weight.index_select(1, of)
         of += self.start[name]
+        self.advance(self.share * len(of) * len(block))
         delta, right = sample_changes(read, log_p[order], weight, counts)
         self.change[of], self.square[of], hits = column_sums(delta, right, counts)
         self.hits[of] = (hits - torch.bincount(block.targets[block.right], minlength=len(hits))[:, None]).T.double()
@@ -197,12 +197,14 @@ class ChainEngine:
     def _neurons(self, block: Block) -> None:
         """The neurons that linear layers read, but for the last: only samples on which they are on."""
         size = self._group(block)
+        units = sum(int(self._asked(x.site).sum()) for x in self.layers[self.head : -2] if x.site in self.start)
         kept: list[Rows] = []
         waiting = 0
         for start in range(0, len(block), size):
             found = self._through_neurons(block, slice(start, start + size))
             kept.append(found)
             waiting += len(found.sample)
+            self.advance(self.share * units * min(size, len(block) - start))
             if waiting * len(self.layers[-1].weight) > CACHED:
                 self._add(block, kept)
                 kept, waiting = [], 0
@@ -245,8 +247,12 @@ class ChainEngine:
         down = Downdate(
             self.layers[number + 1], block.reads[number + 1], block.gives[number + 1], self.sites[name].size
         )
-        for rows in down.rows(self._asked(name).nonzero()[:, 0].tolist(), self._chunk(block, number + 1)):
-            self._add(block, [Rows(self._suffix(number + 1, rows.values), rows.sample, rows.unit + self.start[name])])
+        size = self._chunk(block, number + 1)
+        for unit in self._asked(name).nonzero()[:, 0].tolist():
+            for values, sample in down.rows(unit, size):
+                removed = torch.full_like(sample, unit + self.start[name])
+                self._add(block, [Rows(self._suffix(number + 1, values), sample, removed)])
+            self.advance(self.share * len(block))
 
     def _chunk(self, block: Block, number: int) -> int:
         """How many rows go together through the layers from `number` on."""
