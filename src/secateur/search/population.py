@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from secateur.search.folded import Wide, wide
 from secateur.search.rows import RowBank
@@ -84,6 +85,8 @@ class Population:
             self.batches = tuple(self._batches(inputs, labels, batch_size))
         own = dict(space.model.named_parameters(remove_duplicate=False))
         self._own = {n: own[n].detach() for b in self.batches for n in b.suffix.changing.values()}
+        first = {id(p): name for name, p in space.model.named_parameters()}
+        self._first = {name: first[id(own[name])] for name in self._own}
         self._bank = self._make_bank()
 
     def right(self, genes: Genes, offsets: Offsets | None = None) -> Counts:
@@ -108,6 +111,43 @@ class Population:
                 part = slice(first, first + each)
                 found.append(self._chunk(genes[part], None if offsets is None else offsets[part]))
         return np.concatenate(found)
+
+    def count(self, batches: NDArray[np.int64]) -> int:
+        """Return how many samples these batches have."""
+        return sum(len(self.batches[n].labels) for n in batches)
+
+    def gradient(
+        self, genes: NDArray[np.bool_], offsets: NDArray[np.float64] | None, batches: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Return the gradient of the mean cross-entropy by the genes, taken as factors of their weights, and the offsets.
+
+        Args:
+            genes: ``(units,)`` bool; single weights alone.
+            offsets: ``(biases,)``, or None.
+            batches: the numbers of the batches to take it on.
+
+        Returns:
+            ``(units + biases,)``.
+
+        Raises:
+            InputError: the space has channels.
+        """
+        channel = next((site.name for site in self.space.sites.values() if site.kind != "weight"), None)
+        if channel is not None:
+            raise InputError(f"search: gradients are taken of single weights, and {channel!r} has channels")
+        keep = {n: k.to(self._own[n]).requires_grad_() for n, k in self.space.keep(genes).items()}
+        shift = {n: x.to(self._own[n]).requires_grad_() for n, x in self.space.offset(offsets).items()}
+        free = [*keep.values(), *shift.values()]
+        total = [torch.zeros_like(x) for x in free]
+        for n in batches:
+            with torch.enable_grad():
+                new = {k: self._own[k] * g for k, g in keep.items()} | {k: self._own[k] + x for k, x in shift.items()}
+                changed = {name: new.get(self._first[name], own) for name, own in self._own.items()}
+                batch = self.batches[n]
+                loss = cross_entropy(batch.suffix.end(batch.values, changed), batch.labels, reduction="sum")
+                for sum_, part in zip(total, torch.autograd.grad(loss, free), strict=True):
+                    sum_ += part
+        return torch.cat([x.flatten() for x in total]).double().cpu().numpy() / self.count(batches)
 
     def _batches(self, inputs: Tensor, labels: Tensor, batch_size: int) -> Iterator[Batch]:
         made: dict[int, tuple[Suffix, Wide | None]] = {}
