@@ -5,6 +5,8 @@ from secateur.search.fitness import Fitness, FitnessLike, Rating, Screened, Surr
 from secateur.search.front import Nsga2, front
 from secateur.search.genetic import Genetic
 from secateur.search.local import Annealing, HillClimbing, OneShotMagnitude, RandomSearch
+from secateur.search.protocol import Judged, judge
+from secateur.search.replace import Moments, Replacement, corrections, least_squares, patches, replacements
 from secateur.search.result import Generation, SearchResult, lineage
 from secateur.search.run import Search
 from secateur.search.space import Space, only
@@ -19,17 +21,25 @@ __all__ = [
     "Generation",
     "Genetic",
     "HillClimbing",
+    "Judged",
+    "Moments",
     "Nsga2",
     "OneShotMagnitude",
     "RandomSearch",
     "Rating",
+    "Replacement",
     "Screened",
     "Search",
     "SearchResult",
     "Space",
     "Supermask",
     "Surrogate",
+    "corrections",
     "front",
+    "judge",
+    "least_squares",
     "lineage",
     "only",
+    "patches",
+    "replacements",
 ]

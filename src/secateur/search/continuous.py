@@ -78,9 +78,7 @@ class CmaEs(Search):
         inverse = (vectors / root) @ vectors.T
         return self._adapted(arrays, drawn[best], width, inverse, generation=len(run.history))
 
-    def _adapted(
-        self, arrays: Arrays, chosen: Floats, width: Floats, inverse: Floats, generation: int
-    ) -> Arrays:
+    def _adapted(self, arrays: Arrays, chosen: Floats, width: Floats, inverse: Floats, generation: int) -> Arrays:
         """The update of mean, step size and covariance of Hansen (2016), with his constants."""
         n, mu = len(width), len(chosen)
         weights = np.log(mu + 0.5) - np.log(np.arange(1, mu + 1))

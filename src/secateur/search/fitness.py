@@ -229,7 +229,9 @@ class Screened:
         guess = self.cheap(genes, offsets)
         best = np.argsort(-guess.fitness, kind="stable")[: max(1, round(self.share * len(genes)))]
         sure = self.full(genes[best], None if offsets is None else offsets[best])
-        found = Rating(guess.fitness.copy(), guess.accuracy.copy(), guess.compression.copy(), np.zeros_like(guess.exact))
+        found = Rating(
+            guess.fitness.copy(), guess.accuracy.copy(), guess.compression.copy(), np.zeros_like(guess.exact)
+        )
         found.fitness[best], found.accuracy[best], found.exact[best] = sure.fitness, sure.accuracy, True
         return found
 

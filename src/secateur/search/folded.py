@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -71,7 +71,7 @@ class Wide:
             weights: ``(classes, candidates, inputs)``, masked.
             bias: ``(candidates, classes)`` or ``(1, classes)``.
         """
-        made = torch.mm(weights.flatten(0, 1), values[self.source].mT).unflatten(0, weights.shape[:2])
+        made = torch.mm(weights.flatten(0, 1), values[self.source].mT).view(*weights.shape[:2], -1)
         return made if bias is None else made.add_(bias.mT.unsqueeze(-1))
 
     def outputs(self, values: Values, weights: Tensor, bias: Tensor | None) -> Tensor:
@@ -83,11 +83,12 @@ class Wide:
             bias: ``(candidates, outputs)`` or ``(1, outputs)``.
         """
         source, count = values[self.source], len(weights)
-        made = self._layer(source, weights.flatten(0, 1)).unflatten(1, (count, -1))
+        made = self._layer(source, weights.flatten(0, 1))
+        made = made.view(len(made), count, -1, *made.shape[2:])
         if bias is not None:
             made.add_(bias.reshape(1, *bias.shape, *([1] * (made.ndim - 3))))
         logits = self.finish(values, made.flatten(0, 1), self.layer, self.rest)
-        return logits.unflatten(0, (len(source), count)).permute(2, 1, 0)
+        return logits.view(len(source), count, -1).permute(2, 1, 0)
 
     def finish(self, values: Values, made: Tensor, after: Node, ops: tuple[Node, ...]) -> Tensor:
         """Run `ops` on what `after` makes, candidates within samples along the first dimension; return the last result."""
@@ -95,8 +96,8 @@ class Wide:
         for node in ops:
             args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: known[n])
             if op_name(node) in VIEWS:
-                args = (args[0], [len(made), *args[1][1:]])
-            known[node] = made = node.target(*args, **kwargs)  # type: ignore[operator]
+                args = (args[0], [len(made), *cast("list[int]", args[1])[1:]])
+            known[node] = made = node.target(*cast("tuple[Any, ...]", args), **kwargs)  # type: ignore[operator]
         return made
 
     def _layer(self, source: Tensor, weights: Tensor) -> Tensor:
@@ -156,7 +157,7 @@ def _plain_layer(layer: Node) -> bool:
     if layer.kwargs:
         return False
     if op_name(layer) == "convolution":
-        return layer.args[6] is False and layer.args[8] == 1
+        return layer.args[6] is False and bool(layer.args[8] == 1)
     return True
 
 

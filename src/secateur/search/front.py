@@ -53,7 +53,12 @@ class Nsga2(Search):
         genes = place >= counts
         rating = run.rate(genes)
         run.record(rating)
-        return {"genes": genes, "fitness": rating.fitness, "accuracy": rating.accuracy, "compression": rating.compression}
+        return {
+            "genes": genes,
+            "fitness": rating.fitness,
+            "accuracy": rating.accuracy,
+            "compression": rating.compression,
+        }
 
     def step(self, run: Run, arrays: Arrays) -> Arrays:
         """Make as many children as there are parents, and keep the better half of all."""
@@ -70,7 +75,10 @@ class Nsga2(Search):
         run.record(rating)
         both = {name: np.concatenate([arrays[name], getattr(rating, name)]) for name in KEPT}
         best = ranked(both["accuracy"], both["compression"])[: len(genes)]
-        return {"genes": np.concatenate([genes, ~put_back])[best], **{name: value[best] for name, value in both.items()}}
+        return {
+            "genes": np.concatenate([genes, ~put_back])[best],
+            **{name: value[best] for name, value in both.items()},
+        }
 
 
 KEPT = ("fitness", "accuracy", "compression")

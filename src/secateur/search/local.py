@@ -144,7 +144,9 @@ class Annealing(Search):
         check_whole(self, chains=self.chains)
         check_fraction(self, reach=self.reach)
         if not 0 < self.cold <= self.hot < np.inf:
-            raise InputError(f"Annealing: temperatures must satisfy 0 < cold <= hot; got cold={self.cold}, hot={self.hot}")
+            raise InputError(
+                f"Annealing: temperatures must satisfy 0 < cold <= hot; got cold={self.cold}, hot={self.hot}"
+            )
 
     def begin(self, run: Run) -> Arrays:
         """Start all chains from the unpruned model."""
@@ -168,7 +170,7 @@ def neighbour(genes: Genes, reach: float, rng: np.random.Generator) -> Genes:
     """Return masks that differ from these in a few genes each, ``(masks, genes)``.
 
     >>> start = np.ones((2, 100), dtype=np.bool_)
-    >>> (neighbour(start, 0.1, np.random.default_rng(0)) != start).sum(1).max() <= 10
+    >>> int((neighbour(start, 0.1, np.random.default_rng(0)) != start).sum(1).max()) <= 10
     True
     """
     found = genes.copy()

@@ -5,6 +5,8 @@ Chromosomes are rows of bool, ``(individuals, genes)``, True = keep. All chance 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -58,7 +60,7 @@ def two_point_crossover(genes: Genes, partners: Numbers, rate: float, rng: np.ra
     [[0, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 1]]
     """
     count, length = genes.shape
-    crossed = rng.random(count) < rate
+    crossed: Bools = np.less(rng.random(count), rate)
     cuts = rng.integers(0, (length + 1, length), size=(count, 2))
     cuts[:, 1] += cuts[:, 1] >= cuts[:, 0]  # two different ones
     cuts.sort(axis=1)
@@ -88,9 +90,7 @@ def prune_lowest(
     return _pruned(genes, probability, strength, rng, lambda one, count: order[one[order]][:count])
 
 
-def prune_random(
-    genes: Genes, probability: float, strength: float, rng: np.random.Generator
-) -> tuple[Genes, Bools]:
+def prune_random(genes: Genes, probability: float, strength: float, rng: np.random.Generator) -> tuple[Genes, Bools]:
     """Return the individuals with genes removed at random, and who was changed; the arguments as of `prune_lowest`.
 
     >>> genes = np.ones((2, 10), dtype=np.bool_)
@@ -105,8 +105,14 @@ def prune_random(
     return _pruned(genes, probability, strength, rng, choose)
 
 
-def _pruned(genes, probability, strength, rng, choose):  # type: ignore[no-untyped-def]
-    changed = (rng.random(len(genes)) < probability) & genes.any(1)
+def _pruned(
+    genes: Genes,
+    probability: float,
+    strength: float,
+    rng: np.random.Generator,
+    choose: Callable[[Genes, int], Numbers],
+) -> tuple[Genes, Bools]:
+    changed: Bools = (rng.random(size=len(genes)) < probability) & genes.any(axis=1)
     found = genes.copy()
     for n in np.flatnonzero(changed):
         left = int(np.count_nonzero(found[n]))
@@ -120,4 +126,5 @@ def replace_if_better(fitness: Floats, children: Floats) -> Bools:
     >>> replace_if_better(np.array([1.0, 1.0]), np.array([1.0, 2.0])).tolist()
     [False, True]
     """
-    return children > fitness
+    found: Bools = children > fitness
+    return found

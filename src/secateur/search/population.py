@@ -151,7 +151,7 @@ class Population:
 
     def _batches(self, inputs: Tensor, labels: Tensor, batch_size: int) -> Iterator[Batch]:
         made: dict[int, tuple[Suffix, Wide | None]] = {}
-        for x, y in zip(inputs.split(batch_size), labels.split(batch_size), strict=True):
+        for x, y in zip(torch.split(inputs, batch_size), torch.split(labels, batch_size), strict=True):
             x, y = x.to(self.device), y.to(self.device)
             if len(x) not in made:
                 check_outputs(self.space.model(x), y)
@@ -193,7 +193,10 @@ class Population:
         if all(batch.wide is not None for batch in self.batches):
             return self._wide(genes, offsets, changed)
         each = [changed(n) for n in range(len(genes))]
-        return np.stack([_stacked(batch, each) for batch in self.batches]).sum(0)
+        total = np.zeros(len(genes), dtype=np.int64)
+        for batch in self.batches:
+            total += _stacked(batch, each)
+        return total
 
     def _wide(self, genes: Genes, offsets: Offsets | None, changed: Changed) -> Counts:
         weight, masks = self._masks(genes)
@@ -219,7 +222,10 @@ class Population:
             genes.reshape(masks.shape),
             weight,
             lambda made, rows: first.finish(
-                values, made if bias is None or shifted is not None else made.add_(bias[0, rows, None]), first.layer, head
+                values,
+                made if bias is None or shifted is not None else made.add_(bias[0, rows, None]),
+                first.layer,
+                head,
             ),
         )
         total = np.zeros(len(genes), dtype=np.int64)
@@ -228,13 +234,14 @@ class Population:
             if shifted is not None:
                 made = made + shifted[n]
             logits = first.finish(values, made, head[-1] if head else first.layer, first.rest[len(head) :])
-            for batch, part in zip(self.batches, logits.split([len(b.labels) for b in self.batches]), strict=True):
-                total[n] += _count(part.mT.unsqueeze(1), batch, lambda _, n=n: changed(n))[0]
+            parts = torch.split(logits, [len(b.labels) for b in self.batches])
+            for batch, part in zip(self.batches, parts, strict=True):
+                total[n] += _count(part.mT.unsqueeze(1), batch, changed, first=n)[0]
         return total
 
     def _masks(self, genes: Genes) -> tuple[Tensor, Tensor]:
         name, site = next(iter(self.space.sites.items()))
-        return self._own[name], torch.from_numpy(genes).to(self.device).unflatten(1, site.shape)
+        return self._own[name], torch.from_numpy(genes).to(self.device).view(-1, *site.shape)
 
     def _bias(self, fast: Wide, values: Values, offsets: Offsets | None) -> Tensor | None:
         """The biases of the searched layer, ``(candidates or 1, outputs)``."""
@@ -256,8 +263,8 @@ def _stacked(batch: Batch, changed: Sequence[Mapping[str, Tensor]]) -> Counts:
     return np.array([batch.right(one) for one in changed], dtype=np.int64)
 
 
-def _count(logits: Tensor, batch: Batch, changed: Changed) -> Counts:
-    """Count right answers in logits ``(classes, candidates, samples)``, which are overwritten.
+def _count(logits: Tensor, batch: Batch, changed: Changed, first: int = 0) -> Counts:
+    """Count right answers in logits ``(classes, candidates, samples)``; the candidates are those from `first` on.
 
     A candidate with a sample whose true class and best other class are too close to tell is run as the plain model.
     """
@@ -265,10 +272,12 @@ def _count(logits: Tensor, batch: Batch, changed: Changed) -> Counts:
     true = logits.gather(0, index)[0]
     others = logits.scatter(0, index, -torch.inf).amax(0)
     margin = true - others
-    close = margin.abs() <= CLOSE * torch.finfo(logits.dtype).eps * max(float(true.abs().max()), float(others.abs().max()))
+    close = margin.abs() <= CLOSE * torch.finfo(logits.dtype).eps * max(
+        float(true.abs().max()), float(others.abs().max())
+    )
     counts = (margin > 0).sum(1).cpu().numpy()
     for n in close.any(1).nonzero().flatten().tolist():
-        counts[n] = batch.right(changed(n))
+        counts[n] = batch.right(changed(first + n))
     return counts
 
 
@@ -276,7 +285,9 @@ def _check(inputs: Tensor, labels: Tensor, batch_size: int, memory: int) -> None
     if not isinstance(inputs, Tensor) or not isinstance(labels, Tensor) or len(inputs) != len(labels):
         raise InputError("search: give the data as inputs (samples, …) and labels (samples,), both tensors")
     if len(labels) == 0 or labels.ndim != 1 or labels.is_floating_point():
-        raise InputError(f"search: labels are {labels.dtype} of shape {tuple(labels.shape)}; give whole numbers (samples,)")
+        raise InputError(
+            f"search: labels are {labels.dtype} of shape {tuple(labels.shape)}; give whole numbers (samples,)"
+        )
     for name, value in (("batch_size", batch_size), ("memory", memory)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"search: {name}={value!r} must be a whole number, 1 or more")
@@ -286,7 +297,11 @@ def check_outputs(outputs: object, labels: Tensor) -> None:
     """Refuse outputs that are not logits, and labels that they have no class for."""
     if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2 or len(outputs) != len(labels):
         shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise InputError(f"search counts right answers of a classifier, and the model returned {shape}; it must return "
-                         f"logits ({len(labels)}, classes)")
+        raise InputError(
+            f"search counts right answers of a classifier, and the model returned {shape}; it must return "
+            f"logits ({len(labels)}, classes)"
+        )
     if int(labels.min()) < 0 or int(labels.max()) >= outputs.shape[1]:
-        raise InputError(f"search: labels must be in 0 … {outputs.shape[1] - 1}; got {int(labels.min())} … {int(labels.max())}")
+        raise InputError(
+            f"search: labels must be in 0 … {outputs.shape[1] - 1}; got {int(labels.min())} … {int(labels.max())}"
+        )

@@ -35,7 +35,9 @@ class RowBank:
         self._turn = 0
         words = -(-inputs.shape[1] // 64)
         generator = np.random.default_rng(0)
-        self._factors = generator.integers(1, 2**63, size=(outputs, words), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+        self._factors = generator.integers(1, 2**63, size=(outputs, words), dtype=np.uint64) * np.uint64(2) + np.uint64(
+            1
+        )
         self._starts = generator.integers(1, 2**63, size=outputs, dtype=np.uint64)
 
     @staticmethod

@@ -104,7 +104,13 @@ class Search(ABC):
     """
 
     def __call__(
-        self, fitness: FitnessLike, space: Space, budget: float = 1050, seed: int = 0, *, state: str | Path | None = None
+        self,
+        fitness: FitnessLike,
+        space: Space,
+        budget: float = 1050,
+        seed: int = 0,
+        *,
+        state: str | Path | None = None,
     ) -> SearchResult:
         """Search, and return the best candidate met; the unpruned model is a candidate, so it is never worse.
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -68,20 +68,24 @@ class Space:
 
     model: nn.Module
     sites: Sites
-    biases: tuple[str, ...] = field(default=())
+    biases: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         check_same_model(self.model, self.sites)
         check_finite(self.model, "search", REPAIR)
         if not self.sites:
-            raise InputError("search: there are no sites to choose from; see sites.frozen for why nothing can be pruned")
+            raise InputError(
+                "search: there are no sites to choose from; see sites.frozen for why nothing can be pruned"
+            )
         named = dict(self.model.named_parameters())
         given = [self.biases] if isinstance(self.biases, str) else list(self.biases)
         for name in given:
             if name not in named:
                 raise unknown_name("bias to search", name, named)
             if any(m.parameter == name for site in self.sites.values() for m in site.members):
-                raise InputError(f"search: {name!r} belongs to a searched site; search its units or its values, not both")
+                raise InputError(
+                    f"search: {name!r} belongs to a searched site; search its units or its values, not both"
+                )
         object.__setattr__(self, "biases", tuple(given))
 
     @property
@@ -127,7 +131,9 @@ class Space:
         parts = []
         for name, site in self.sites.items():
             if values[name].numel() != site.size:
-                raise InputError(f"search: the scores of {name!r} have {values[name].numel()} entries for {site.size} units")
+                raise InputError(
+                    f"search: the scores of {name!r} have {values[name].numel()} entries for {site.size} units"
+                )
             parts.append(values[name].detach().flatten().cpu().float().numpy())
         found = np.concatenate(parts)
         if np.isnan(found).any():
@@ -136,7 +142,7 @@ class Space:
 
     def keep(self, genes: Genes) -> dict[str, Tensor]:
         """Return the keep masks of one chromosome ``(units,)``."""
-        parts = torch.from_numpy(np.ascontiguousarray(genes)).split([site.size for site in self.sites.values()])
+        parts = torch.from_numpy(np.ascontiguousarray(genes)).split_with_sizes([site.size for site in self.sites.values()])
         return {
             name: part.reshape(site.shape).clone() for (name, site), part in zip(self.sites.items(), parts, strict=True)
         }
@@ -151,10 +157,8 @@ class Space:
         """Return what one candidate adds to each searched bias; nothing where no biases are searched."""
         if offsets is None or not self.biases:
             return {}
-        parts = torch.from_numpy(offsets).split([int(np.prod(shape)) for shape in self.bias_shapes.values()])
-        return {
-            name: part.reshape(shape) for (name, shape), part in zip(self.bias_shapes.items(), parts, strict=True)
-        }
+        parts = torch.from_numpy(offsets).split_with_sizes([int(np.prod(shape)) for shape in self.bias_shapes.values()])
+        return {name: part.reshape(shape) for (name, shape), part in zip(self.bias_shapes.items(), parts, strict=True)}
 
     def tensors(self, genes: Genes, offsets: Offsets | None = None) -> dict[str, Tensor]:
         """Return the parameters that one candidate changes, as they are in the masked model."""

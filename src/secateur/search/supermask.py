@@ -45,7 +45,7 @@ class Supermask(Search):
     4
     """
 
-    pressure: float = 1.0
+    pressure: float = 3.0
     rate: float = 0.1
     bias_rate: float = 0.03
     batches: int = 4
@@ -61,16 +61,24 @@ class Supermask(Search):
         """Start with every number at 1."""
         exact(run.fitness)
         start = np.concatenate([np.ones(run.space.size), np.zeros(run.space.bias_size)])
-        return {"point": start, "mean": start.copy(), "m": np.zeros_like(start), "v": np.zeros_like(start), "t": np.zeros(1)}
+        return {
+            "point": start,
+            "mean": start.copy(),
+            "m": np.zeros_like(start),
+            "v": np.zeros_like(start),
+            "t": np.zeros(1),
+        }
 
     def step(self, run: Run, arrays: Arrays) -> Arrays:
         """Follow some gradients, and rate the mask."""
         size, full = run.space.size, exact(run.fitness)
         for _ in range(self.gradients):
             chosen = run.rng.permutation(len(full.population.batches))[: self.batches]
-            run.spent += GRADIENT_COST * full.population.count(chosen) / full.samples
-            if run.over:
-                return {**arrays, "done": np.ones(1)}
+            cost = GRADIENT_COST * full.population.count(chosen) / full.samples
+            if run.spent + cost + run.fitness.cost > run.budget:
+                arrays = {**arrays, "done": np.ones(1)}
+                break
+            run.spent += cost
             arrays = self._followed(arrays, self._slope(full, arrays["point"], size, chosen), size)
         points = np.stack([arrays["point"], arrays["mean"]])
         run.record(run.rate(points[:, :size] > 0, points[:, size:] if run.space.biases else None))
@@ -89,7 +97,7 @@ class Supermask(Search):
         v = DECAY2 * arrays["v"] + (1 - DECAY2) * slope**2
         rate = np.where(np.arange(len(slope)) < size, self.rate, self.bias_rate)
         point = arrays["point"] - rate * (m / (1 - DECAY**t)) / (np.sqrt(v / (1 - DECAY2**t)) + TINY)
-        return {"point": point, "mean": DECAY * arrays["mean"] + (1 - DECAY) * point, "m": m, "v": v, "t": t}
+        return {**arrays, "point": point, "mean": DECAY * arrays["mean"] + (1 - DECAY) * point, "m": m, "v": v, "t": t}
 
 
 def exact(fitness: FitnessLike) -> Fitness:
