@@ -224,10 +224,10 @@ def test_one_shot_magnitude_finds_the_number_to_remove() -> None:
 
 def test_a_gradient_search_reaches_what_the_labels_ask_for() -> None:
     torch.manual_seed(0)
-    inputs = torch.randn(300, 30)
-    model = nn.Linear(30, 3)
+    inputs = torch.randn(400, 200)
+    model = nn.Linear(200, 3)
     good = model.weight.detach().clone()
-    good[torch.rand(3, 30) < 0.5] = 0  # labels of a pruned model, which a search can find
+    good[torch.rand(3, 200) < 0.5] = 0  # labels of a pruned model, which a search can find
     space = Space(model, weights(model), ["bias"])
     fitness = Fitness(space, (inputs, (inputs @ good.mT + model.bias).argmax(1)))
     found = {s: s(fitness, space, 600).fitness for s in (Supermask(pressure=0.3), OneShotMagnitude(), RandomSearch())}

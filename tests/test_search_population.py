@@ -215,8 +215,8 @@ def test_what_does_not_fit_is_refused() -> None:
         Fitness(space, (x, y))(np.ones((1, 3), dtype=np.bool_))
     with pytest.raises(InputError, match="offsets have shape"):
         Fitness(space, (x, y))(np.ones((1, 12), dtype=np.bool_), np.zeros((1, 2)))
+    flat = nn.Sequential(nn.Linear(2, 1))
     with pytest.raises(InputError, match="must return logits"):
-        flat = nn.Sequential(nn.Linear(2, 1))
         Fitness(Space(flat, weights(flat)), (x, y))
     with pytest.raises(UnknownNameError, match=r"did you mean '2.bias'"):
         Space(model, weights(model), ["2.bia"])
