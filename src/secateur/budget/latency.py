@@ -42,13 +42,13 @@ def closest_in_time(
 def _fraction(wanted: Any, now: float) -> float:
     if isinstance(wanted, float) and 0 < wanted <= 1:
         return wanted
-    found = re.fullmatch(r"([\d.]+(?:e-?\d+)?) ?(s|ms|us|µs)", wanted.strip()) if isinstance(wanted, str) else None
-    if found is None or not 0 < float(found[1]) * UNITS[found[2]]:
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?(s|ms|us|µs)", wanted.strip()) if isinstance(wanted, str) else None
+    seconds = float(found[1]) * UNITS[found[2]] if found is not None else 0.0
+    if not seconds:
         raise InputError(
             f"budget: latency={wanted!r} must be a fraction of the unpruned model's in (0, 1], such as 0.5, or a time, "
             "such as '2.5 ms'"
         )
-    seconds = float(found[1]) * UNITS[found[2]]
     if seconds > now:
         raise InputError(f"budget: the unpruned model takes {1000 * now:.3g} ms, less than the {wanted} asked for")
     return seconds / now

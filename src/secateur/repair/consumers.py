@@ -211,17 +211,32 @@ def _consumer(structure: Structure, read: Read, gone: Mapping[Atom, Tensor]) -> 
     if kind not in PRODUCTS or given.get("transposed") or (given.get("alpha", 1), given.get("beta", 1)) != (1, 1):
         return None
     source, weight, bias = (given.get(name) for name in PRODUCTS[kind])
-    turned = weight is not None and op_name(weight) in {"t", "transpose"}
-    holder = weight.args[0] if turned else weight
+    turned = isinstance(weight, Node) and weight.op == "call_function" and op_name(weight) in {"t", "transpose"}
+    holder: Any = weight.args[0] if isinstance(weight, Node) and turned else weight
     names, state = structure.graph.tensors, structure.graph.state
     if holder not in names or read.source is not source or (bias is not None and bias not in names):
         return None
-    uses = [len(other.users) for other, name in names.items() if state.get(name) is state.get(names[holder])]
+    if any(_uses(structure, names[own]) > 1 for own in (holder, bias) if own is not None):
+        return None
     space = state[names[holder]].ndim - 2
-    if sum(uses) > 1 or (space and read.dim != 1):
+    if space < 0 or (space and read.dim != 1) or (bias is not None and state[names[bias]].ndim != 1):
         return None
     kept = keep_vector(structure.values[source].axes[read.dim], gone)
-    return _Consumer(read.node, names[holder], names.get(bias), given, kept, kind in {"addmm", "mm"} and not turned)
+    return _Consumer(
+        read.node,
+        names[holder],
+        names[bias] if bias is not None else None,
+        given,
+        kept,
+        kind in {"addmm", "mm"} and not turned,
+    )
+
+
+def _uses(structure: Structure, name: str) -> int:
+    """How many ops take a tensor, under all its names."""
+    state = structure.graph.state
+    same = (holder for holder, other in structure.graph.tensors.items() if state.get(other) is state[name])
+    return sum(len(holder.users) for holder in same)
 
 
 def _weight(consumer: _Consumer, model: nn.Module) -> Tensor:

@@ -46,7 +46,8 @@ def input_rows(x: Tensor, weight: Tensor, given: Mapping[str, Any]) -> Iterator[
 def output_rows(y: Tensor, weight: Tensor, groups: int) -> Tensor:
     """Return a layer's outputs as ``(rows, groups, outputs in a group)``, the rows as in `input_rows`."""
     last = y if weight.ndim == 2 else y.movedim(1, -1)
-    return last.reshape(-1, groups, weight.shape[0] // groups)
+    rows: Tensor = last.reshape(-1, groups, weight.shape[0] // groups)
+    return rows
 
 
 def _windows(x: Tensor, dim: int, size: int, stride: int, dilation: int) -> Tensor:
@@ -54,7 +55,8 @@ def _windows(x: Tensor, dim: int, size: int, stride: int, dilation: int) -> Tens
     places = (x.shape[dim] - dilation * (size - 1) - 1) // stride + 1
     index = torch.arange(places)[:, None] * stride + torch.arange(size) * dilation
     picked = x.index_select(dim, index.flatten().to(x.device))
-    return picked.unflatten(dim, (places, size)).movedim(dim + 1, -1)
+    windows: Tensor = picked.unflatten(dim, (places, size)).movedim(dim + 1, -1)  # type: ignore[no-untyped-call]
+    return windows
 
 
 def _each(value: Any, dims: int) -> list[int]:
@@ -102,7 +104,9 @@ class Normal:
         count = len(self.gram) - self.intercept
         scale = self.gram.diagonal()[:count].mean() if count else self.gram.new_zeros(())
         if not ridge or not float(scale):
-            return torch.linalg.pinv(self.gram, hermitian=True, rtol=1e-12) @ self.cross
+            least: Tensor = torch.linalg.pinv(self.gram, hermitian=True, rtol=1e-12) @ self.cross
+            return least
         dear = torch.full_like(self.gram.diagonal(), float(ridge * scale))
         dear[count:] = 0  # the bias may change as it likes
-        return torch.linalg.solve(self.gram + torch.diag(dear), self.cross)
+        change: Tensor = torch.linalg.solve(self.gram + torch.diag(dear), self.cross)
+        return change

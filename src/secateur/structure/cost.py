@@ -93,7 +93,9 @@ def _macs(structure: Structure, node: Node, left: _Left) -> int:
 
 
 def _product(left: _Left, given: Mapping[str, Any], made: Value) -> int:
-    first = next(given[name] for name in ("mat1", "batch1", "mat", "input", "self") if isinstance(given.get(name), Value))
+    first = next(
+        given[name] for name in ("mat1", "batch1", "mat", "input", "self") if isinstance(given.get(name), Value)
+    )
     return left.numel(made) * left.size(first.axes[-1])
 
 
