@@ -25,7 +25,7 @@ from secateur.saving import load_weights, save_weights
 
 DIGITS = ("lenet-300-100", "--set", "input_size=8")
 TINY_STUDY = ("demo", "--seeds", "1", "--set", "epochs=1", "--set", "sparsities=[0.5]")
-TINY_METHODS = ("--set", 'methods=["weight","neuron"]')
+TINY_METHODS = ("--set", 'methods=["weight","neuron"]', "--set", "dense=[]")
 
 
 @dataclass(frozen=True)

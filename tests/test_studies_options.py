@@ -22,6 +22,7 @@ BAD: dict[str, list[Any]] = {
     "model": [3, None],
     "model_options": [3, [1], None],
     "output": ["yes", None],
+    "dense": [0.5, [2], ["a"], None],
     "minimum": [-1, "1", 0.5],
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import re
 import struct
@@ -82,12 +83,13 @@ def test_every_file_is_there(written: Path) -> None:
 
 def test_the_page_needs_nothing_else(page: Page) -> None:
     names = {name for name, _ in page.tags}
-    assert names.isdisjoint({"script", "link", "img", "iframe", "object"})
+    assert names.isdisjoint({"link", "img", "iframe", "object"})
+    assert [script.get("src") for script in page.all("script")] == [None, None], "its data, and its own script"
     for _, attrs in page.tags:
         for key, value in attrs.items():
             assert not key.startswith("on")
             if key in {"href", "src", "xlink:href"}:
-                assert re.match(r"#|figures/|tables/", value or ""), value
+                assert re.match(r"#|figures/|data:(image/svg\+xml|text/csv);", value or ""), value
 
 
 def test_every_link_leads_somewhere(page: Page, written: Path) -> None:
@@ -95,8 +97,24 @@ def test_every_link_leads_somewhere(page: Page, written: Path) -> None:
     assert len(ids) == len(set(ids))
     links = [attrs[key] or "" for _, attrs in page.tags for key in ("href", "xlink:href") if key in attrs]
     assert len(links) > 20
-    for link in links:
+    for link in (link for link in links if not link.startswith("data:")):
         assert link[1:] in ids if link.startswith("#") else (written / link).is_file(), link
+
+
+def test_the_page_can_be_saved_in_parts(page: Page, written: Path) -> None:
+    """What a link holds is the file of that name."""
+    saved = {
+        attrs["download"]: attrs["href"] for attrs in page.all("a") if (attrs.get("href") or "").startswith("data:")
+    }
+    assert len(saved) == 6 + 3
+    for name, link in saved.items():
+        folder = "figures" if str(name).endswith(".svg") else "tables"
+        assert base64.b64decode(str(link).partition("base64,")[2]) == (written / folder / str(name)).read_bytes()
+
+
+def test_the_page_may_do_nothing_but_run_its_own_script(page: Page) -> None:
+    (policy,) = [a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 
 def test_tables_and_figures_can_be_read_aloud(page: Page) -> None:
@@ -160,7 +178,8 @@ def test_a_partial_report_says_so(tmp_path: Path) -> None:
     run_study(STUDY, store, SMALL | {"seeds": 1}, progress=False)
     report = build_report(STUDY, store, SMALL)
     assert report.summary[0] == "This report is not complete: 7 of 14 cells are not finished."
-    assert report.command == "secateur study run toy"
+    # What was run, in a comment; then the command.
+    assert report.command.splitlines()[-1] == "secateur study run toy --seeds 2 --set 'sparsities=[0.2,0.5,0.9]'"
 
 
 def test_all_text_is_escaped() -> None:
@@ -168,7 +187,7 @@ def test_all_text_is_escaped() -> None:
     section = Section(NASTY, [NASTY, table, nasty_picture()])
     report = Report(NASTY, [NASTY], [Card(NASTY, NASTY, NASTY)], [section], NASTY, NASTY, {NASTY: NASTY})
     text = html(report, {"bars": svg(nasty_picture().figure)})
-    assert not Page(text).all("script")
+    assert [script.get("type") for script in Page(text).all("script")] == ["application/json", None]
     assert Page(text).text.count(NASTY) >= 15
     assert "<script" not in markdown(report).replace(r"\<script", "").replace(f"    {NASTY}", "")
 

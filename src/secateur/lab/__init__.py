@@ -1,6 +1,6 @@
 """The lab: studies (grids of recipes), the store that keeps their results, the report that shows them."""
 
-from secateur.lab.blocks import Card, Column, Picture, Section, Table
+from secateur.lab.blocks import Basis, Card, Column, Picture, Section, Table
 from secateur.lab.build import build_report, write_report
 from secateur.lab.recipe import Recipe
 from secateur.lab.records import Failure, Record
@@ -13,6 +13,7 @@ from secateur.lab.tables import comparison_table
 from secateur.lab.trackers import Tracker
 
 __all__ = [
+    "Basis",
     "Card",
     "Cell",
     "Column",

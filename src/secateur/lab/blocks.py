@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,9 +16,34 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-__all__ = ["Block", "Card", "Column", "Picture", "Section", "Table"]
+__all__ = ["Basis", "Block", "Card", "Column", "Picture", "Section", "Table"]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What a table or figure was computed from.
+
+    Attributes:
+        words: seeds and split, such as ``"3 seeds, test set of digits"``.
+        query: the command that lists the same rows of the store.
+        cells: the ids of the cells.
+
+    >>> print(Basis("3 seeds, test set").also("mean"))
+    3 seeds, test set; mean
+    """
+
+    words: str
+    query: str = ""
+    cells: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.words
+
+    def also(self, words: str) -> Basis:
+        """Return the same basis with words added."""
+        return replace(self, words=f"{self.words}; {words}")
 
 
 @dataclass(frozen=True)
@@ -94,7 +119,7 @@ class Table:
         caption: what it shows.
         columns: the columns; the first one names the rows.
         rows: the values, one a column; None and nan are missing.
-        basis: what it was computed from, such as ``"5 seeds, test set"``.
+        basis: what it was computed from, such as ``"5 seeds, test set"``, or a `Basis` with its cells.
 
     Raises:
         InputError: a bad name, no columns, or a row of another length.
@@ -104,7 +129,7 @@ class Table:
     caption: str
     columns: Sequence[Column]
     rows: Sequence[Sequence[Any]]
-    basis: str = ""
+    basis: str | Basis = ""
 
     def __post_init__(self) -> None:
         _check_name("table", self.name)
@@ -117,7 +142,7 @@ class Table:
                 )
 
     @classmethod
-    def of(cls, frame: DataFrame, name: str, caption: str, columns: Sequence[Column], basis: str = "") -> Table:
+    def of(cls, frame: DataFrame, name: str, caption: str, columns: Sequence[Column], basis: str | Basis = "") -> Table:
         """Return the table of a data frame's `columns`, found by their keys.
 
         Raises:
@@ -132,6 +157,11 @@ class Table:
     def is_number(self, column: int) -> bool:
         """Say whether a column holds numbers, which stand on the right."""
         return any(_is_number(row[column]) for row in self.rows)
+
+    def sort_key(self, row: int, column: int) -> str:
+        """Return a number in full, for the page to sort by; empty where the words themselves are sorted."""
+        value = self.rows[row][column]
+        return repr(float(value)) if _is_number(value) else ""
 
     def is_best(self, row: int, column: int) -> bool:
         """Say whether a value is the one to highlight (equal ones all are)."""
@@ -155,7 +185,7 @@ class Picture:
         figure: the drawing (`secateur.lab.figures`).
         caption: what it shows.
         alt: what a reader who cannot see it should know.
-        basis: what it was computed from, such as ``"mean of 5 seeds, test set"``.
+        basis: what it was computed from, such as ``"mean of 5 seeds, test set"``, or a `Basis` with its cells.
         data: the numbers behind it.
 
     Raises:
@@ -166,7 +196,7 @@ class Picture:
     figure: Figure
     caption: str
     alt: str
-    basis: str = ""
+    basis: str | Basis = ""
     data: DataFrame | None = None
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from secateur.lab import paths
+from secateur.lab.basis import reproduce
 from secateur.lab.environment import merged
 from secateur.lab.recipe import Json
 from secateur.lab.records import Record
@@ -28,7 +29,7 @@ def build_report(study: Study, store: Store, options: Mapping[str, Json] | None 
         study: whose pages to build.
         store: where its results are.
         options: the options that it was run with.
-        command: the exact command line; `secateur study run <name>` when empty.
+        command: the command that makes these results again; when empty, `secateur study run` with the options.
 
     Raises:
         InputError: no cell of the study is finished.
@@ -38,14 +39,15 @@ def build_report(study: Study, store: Store, options: Mapping[str, Json] | None 
     if not records:
         raise InputError(f"study {study.name!r} has no finished cell in {store.path}; run it first")
     report = study.pages(study.results(store, options))
+    environment = report.environment or _environment(records)
     missing = len(cells) - len(records)
     notice = [f"This report is not complete: {missing} of {len(cells)} cells are not finished."] if missing else []
     return replace(
         report,
         summary=(*notice, *(report.summary or (study.summary,))),
         source=report.source or (str(study.source) if study.source else ""),
-        command=report.command or command or f"secateur study run {study.name}",
-        environment=report.environment or _environment(records),
+        command=report.command or command or reproduce(study, options, environment),
+        environment=environment,
     )
 
 

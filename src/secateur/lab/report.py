@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +13,8 @@ from typing import Any
 
 from secateur.files import require, write_bytes, write_text
 from secateur.lab import paths
-from secateur.lab.blocks import Block, Card, Picture, Section, Table
+from secateur.lab.blocks import Basis, Block, Card, Picture, Section, Table
+from secateur.lab.marks import layout
 from secateur.lab.style import inline_svg, png, svg
 from secateur.types import InputError
 
@@ -63,7 +66,8 @@ class Report:
         """Write the page, its text form, and the files of its figures and tables.
 
         ``report.html`` is one file that needs no other and no network. Beside it: ``report.md``,
-        ``figures/<name>.svg`` and ``.png``, ``tables/<name>.csv``. Each file is replaced as a whole, the page
+        ``figures/<name>.svg`` and ``.png``, ``tables/<name>.csv``. The page holds the SVG and CSV files as well, to
+        be saved from it. Each file is replaced as a whole, the page
         last.
 
         Returns:
@@ -88,7 +92,7 @@ class Report:
 
 
 def html(report: Report, drawings: Mapping[str, str]) -> str:
-    """Return the page: style and figures inside, no script, nothing fetched.
+    """Return the page: style, figures and a small script inside, nothing fetched; it reads well without the script.
 
     Args:
         report: what to show.
@@ -100,15 +104,18 @@ def html(report: Report, drawings: Mapping[str, str]) -> str:
     jinja2 = require("jinja2", "lab")
     maker = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     safe = require("markupsafe", "lab").Markup
-    pictures = (block for block in report.blocks() if isinstance(block, Picture))
-    drawn = {one.name: safe(inline_svg(drawings[one.name], one.name, one.alt)) for one in pictures}
+    pictures = [block for block in report.blocks() if isinstance(block, Picture)]
     page = maker.from_string(_template("report.html.j2")).render(
         report=report,
         style=safe(_template("report.css")),
-        drawn=drawn,
+        script=safe(_template("report.js")),
+        marks=safe(_json({one.name: layout(one.figure) for one in pictures})),
+        drawn={one.name: safe(inline_svg(drawings[one.name], one.name, one.alt)) for one in pictures},
         anchors=_anchors([section.title for section in report.sections]),
         kind=_kind,
         numbers=_numbers(report),
+        uri=lambda text, kind: safe(_uri(text, kind)),
+        drawings=drawings,
     )
     return str(page) + "\n"
 
@@ -127,6 +134,16 @@ def markdown(report: Report) -> str:
 
 def _template(name: str) -> str:
     return files("secateur.lab").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _json(value: object) -> str:
+    """JSON that may stand in a script element: no name in it can end the element, or open a comment."""
+    text = json.dumps(value, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _uri(text: str, kind: str) -> str:
+    return f"data:{kind};charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"
 
 
 def _kind(block: Block) -> str:
@@ -176,8 +193,10 @@ def _block(block: Block, numbers: Mapping[str, int]) -> str:
     if isinstance(block, str):
         return _escape(block)
     kind = "Table" if isinstance(block, Table) else "Figure"
-    basis = f" ({_escape(block.basis)})" if block.basis else ""
+    basis = f" ({_escape(str(block.basis))})" if block.basis else ""
     caption = f"**{kind} {numbers[block.name]}.** {_escape(block.caption)}{basis}"
+    if isinstance(block.basis, Basis) and block.basis.query:
+        caption += f"\n\n    {block.basis.query}"
     if isinstance(block, Picture):
         return f"![{_escape(block.alt)}](figures/{block.name}.svg)\n\n{caption}"
     return f"{caption}\n\n{_pipes(block)}"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from secateur import data, models
@@ -13,6 +14,7 @@ from secateur.criteria import Magnitude, Random
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.study import Cell, Context, Outcome
 from secateur.measure import compare_latency, evaluate, file_bytes, macs, parameters, predict
+from secateur.models.initialise import initialise
 from secateur.select import Scope, select
 from secateur.structure import channels, cut, mask, weights
 from secateur.structure.verify import difference
@@ -25,15 +27,24 @@ __all__ = ["METHODS", "cells", "options"]
 BATCHES = (1, 256)
 """The batch sizes at which latency is measured."""
 
+OWN_SEED = 1000
+"""Added to the seed of a network that is trained from scratch, so that it does not begin with the large one's weights."""
+
+INIT = "xavier-uniform"
+"""How it begins, where the options of the model name no scheme: scaled to the small layers, not to the large ones."""
+
 
 def cells(study: str, settled: Mapping[str, Json]) -> list[Cell]:
     """Return one training cell a seed, and one pruning cell for each method and sparsity on each trained network.
+
+    After them stand the controls: where `dense` asks for it, one network from scratch for each cut one.
 
     Raises:
         InputError, UnknownNameError: an option is not what a comparison takes; nothing has run then.
     """
     check(study, settled)
     made: list[Cell] = []
+    controls: list[Cell] = []
     for seed in range(settled["seeds"]):
         what = {key: settled[key] for key in ("data", "model", "model_options", "epochs", "batch_size", "validation")}
         trained = Cell(Recipe(study, "train", {"seed": seed, **what}), train_cell)
@@ -43,7 +54,12 @@ def cells(study: str, settled: Mapping[str, Json]) -> list[Cell]:
                 chosen = {"seed": seed, "method": method, "sparsity": sparsity}
                 chosen |= {key: settled[key] for key in ("minimum", "output")}
                 made.append(Cell(Recipe(study, "prune", chosen, needs=(trained.id,)), prune_cell))
-    return made
+                if sparsity in settled["dense"] and METHODS[method][:2] == ("channels", "magnitude"):
+                    own = {"seed": seed, "method": method, "sparsity": sparsity, "network": OWN_SEED + seed}
+                    needs = (trained.id, made[-1].id)
+                    controls.append(Cell(Recipe(study, "dense", {**own, "init": INIT}, needs=needs), dense_cell))
+    # Last, so that the order of what there was before stays as it was.
+    return made + controls
 
 
 @lru_cache(maxsize=4)
@@ -60,13 +76,35 @@ def train_cell(context: Context) -> Outcome:
     """Train one network; keep the weights of the epoch with the lowest validation loss."""
     recipe = context.recipe.parameters
     model = models.build(recipe["model"], seed=recipe["seed"], **recipe["model_options"])
+    return _fitted(context, recipe, model, recipe["seed"])
+
+
+def dense_cell(context: Context) -> Outcome:
+    """Train a network of a cut network's widths from scratch, as long as the large one was (Liu et al., 2019)."""
+    trained, kept = context.record(0).recipe.parameters, context.record(1).metrics["kept"]
+    empty = [name for name, count in kept.items() if not count]
+    if empty:
+        return Outcome({"dense_error": f"no unit is left of {', '.join(empty)}, so there is no network of this shape"})
+    chosen = {"init": context["init"], **trained["model_options"]}
+    full = models.build(trained["model"], seed=context["network"], **chosen)
+    sites = channels(full, _example(context, trained))
+    keep = {name: torch.arange(site.size) < kept[name] for name, site in sites.items()}
+    model = cut(full, sites, keep, form="module")
+    # The weights that the cut left are scaled to the wide layers.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(context["network"])
+        initialise(model, chosen["init"])
+    return _fitted(context, trained, model, context["network"])
+
+
+def _fitted(context: Context, recipe: Mapping[str, Json], model: nn.Module, seed: int) -> Outcome:
     history = fit(
         model,
         _split(context, recipe, "train"),
         _split(context, recipe, "validation"),
         epochs=recipe["epochs"],
         batch_size=recipe["batch_size"],
-        seed=recipe["seed"],
+        seed=seed,
     )
     metrics = {**_quality(model, _split(context, recipe, "test")), **_size(model, _example(context, recipe))}
     return Outcome({**metrics, "best_epoch": history.best_epoch}, history.to_dicts(), model.state_dict())

@@ -37,6 +37,7 @@ def options(**changes: Json) -> dict[str, Json]:
         "model_options": {},
         "minimum": 0,
         "output": "whole",
+        "dense": [],
     }
     return {**defaults, **changes}
 
@@ -72,6 +73,10 @@ RIGHT: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model": (_text, "the name of a model"),
     "model_options": (lambda value: isinstance(value, Mapping), 'a mapping, such as {"input_size":8}'),
     "minimum": (_count(0), "how many units each layer keeps at least, 0 or more"),
+    "dense": (
+        lambda value: isinstance(value, (list, tuple)) and all(map(_fraction, value)),
+        "a list of sparsities, such as [0.5], or [] for none: where to train a small network from scratch",
+    ),
     "output": (lambda value: value in ("whole", "pruned"), '"whole" or "pruned": what happens to the output layer'),
 }
 """What each option must be, with the words that ask for it."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from secateur.lab.report import Report
 from secateur.lab.study import Results, Study
 from secateur.studies.comparison import cells, options
-from secateur.studies.comparison_pages import Published, pages
+from secateur.studies.comparison_pages import pages
 
 __all__ = ["STUDY"]
 
 
 def _pages(results: Results) -> Report:
-    return pages(results, "Pruning a small network on digits", Published(), "make demo", "")
+    return pages(results, "Pruning a small network on digits")
 
 
 STUDY = Study(
@@ -31,5 +31,6 @@ STUDY = Study(
         minimum=1,
         sparsities=[0.2, 0.5, 0.8, 0.9, 0.95],
         methods=["weight", "weight random", "neuron", "neuron per layer", "neuron random"],
+        dense=[0.5],
     ),
 )

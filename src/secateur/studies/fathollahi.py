@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from secateur.lab.published import Published
 from secateur.lab.report import Report
 from secateur.lab.study import Results, Source, Study
 from secateur.studies.comparison import cells, options
-from secateur.studies.comparison_pages import Published, pages
+from secateur.studies.comparison_pages import pages
 
 __all__ = ["STUDY"]
 
@@ -48,9 +49,7 @@ PUBLISHED = Published(
 
 
 def _pages(results: Results) -> Report:
-    title = "Weight pruning and neuron pruning on Fashion-MNIST"
-    command = f"secateur study run fathollahi --seeds {results.options['seeds']}"
-    return pages(results, title, PUBLISHED, command, str(SOURCE))
+    return pages(results, "Weight pruning and neuron pruning on Fashion-MNIST", PUBLISHED)
 
 
 STUDY = Study(
@@ -61,5 +60,5 @@ STUDY = Study(
     cells=lambda settled: cells("fathollahi", settled),
     pages=_pages,
     # The text pools all neurons in one dictionary that knows no layers, so a layer may lose its last one.
-    defaults=options(minimum=0),
+    defaults=options(minimum=0, dense=[0.5]),
 )

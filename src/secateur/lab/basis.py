@@ -1,0 +1,127 @@
+"""What a table or figure was computed from, and the command that lists the same rows again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from secateur.lab.blocks import Basis
+from secateur.lab.recipe import Json
+from secateur.lab.study import Results, Study
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = ["Origins", "reproduce"]
+
+
+@dataclass(frozen=True, eq=False)
+class Origins:
+    """Tells what rows of a store a block was made of.
+
+    Attributes:
+        store: all rows of the store, of which the blocks show some.
+        keys: the columns by which blocks choose their rows.
+
+    >>> import pandas
+    >>> rows = {"id": list("abc"), "study": "toy", "kind": "prune", "method": ["l1", "l1", "l2"], "seed": [0, 1, 0]}
+    >>> frame = pandas.DataFrame(rows)
+    >>> basis = Origins(frame).of(frame[frame["method"] == "l1"], "test set")
+    >>> print(basis, "|", basis.query)
+    2 seeds, test set | secateur runs list --study toy --kind prune --where method=l1
+    """
+
+    store: DataFrame
+    keys: Sequence[str] = ("method", "sparsity", "seed")
+
+    @classmethod
+    def among(cls, results: Results) -> Origins:
+        """Return what tells the rows of `results` from all others in its store: the recipes' parameters."""
+        records = results.store.records(results.frame["id"])
+        plain = {name: None for one in records for name, value in one.recipe.parameters.items() if _is_plain(value)}
+        return cls(results.store.frame(), list({"method": None, "sparsity": None} | plain))
+
+    def of(self, rows: DataFrame, split: str) -> Basis:
+        """Return the basis of a block that was made of `rows`.
+
+        Args:
+            rows: rows of the store.
+            split: the data that the numbers were measured on, such as ``"test set of digits"``.
+        """
+        seeds = rows["seed"].nunique() if "seed" in rows else 0
+        words = f"{seeds} seed{'s' if seeds != 1 else ''}, {split}" if seeds else split
+        return Basis(words, self._query(rows), tuple(rows["id"]))
+
+    def _query(self, rows: DataFrame) -> str:
+        left = self.store.reset_index(drop=True)
+        words = ["secateur", "runs", "list"]
+        for name in ("study", "kind"):
+            values = set(rows[name])
+            if len(values) == 1:
+                words += [f"--{name}", *values]
+                left = left[left[name].isin(values)]
+        for key in self.keys:
+            if key in rows and key in left and not left[key].isin(set(rows[key])).all():
+                for condition, fits in _conditions(rows[key], left[key]):
+                    words += ["--where", condition]
+                    left = left[fits[left.index]]
+        query = shlex.join(words)
+        # What no condition could leave out: other options of the same study, in the same store.
+        extra = len(set(left["id"]) - set(rows["id"]))
+        return query + (f"  # and {extra} more" if extra else "")
+
+
+def _is_plain(value: Json) -> bool:
+    return isinstance(value, (str, int, float)) and not isinstance(value, bool)
+
+
+def _conditions(chosen: Any, among: Any) -> list[tuple[str, Any]]:
+    values = sorted(set(chosen.dropna()))
+    if not values:
+        return []
+    if len(values) == 1:
+        return [(f"{among.name}={values[0]}", among == values[0])]
+    if isinstance(values[0], str):
+        return []
+    tests = [(f"{among.name}>={values[0]}", among >= values[0]), (f"{among.name}<={values[-1]}", among <= values[-1])]
+    return [(words, fits) for words, fits in tests if not fits.all()]
+
+
+def reproduce(study: Study, options: Mapping[str, Json] | None, environment: Mapping[str, str]) -> str:
+    """Return the command that runs a study again with these options, and with what it was run.
+
+    The lines can be pasted into a shell: what it was run with stands in a comment.
+
+    >>> study = Study("toy", "Toy", None, "", lambda _: [], lambda _: None, {"seeds": 3, "data": "digits"})
+    >>> print(reproduce(study, {"data": "a b"}, {"secateur": "0.1.0", "commit": "62464d6461a9"}))
+    # secateur 0.1.0, commit 62464d6461a9
+    secateur study run toy --seeds 3 --set 'data=a b'
+    """
+    settled = study.settle(options)
+    words = ["secateur", "study", "run", study.name]
+    for name, value in settled.items():
+        if name == "seeds" and isinstance(value, int):
+            words += ["--seeds", str(value)]
+        elif value != study.defaults[name]:
+            words += ["--data-dir", str(value)] if name == "data_dir" else ["--set", f"{name}={_value(value)}"]
+    known = [
+        f"{name} {environment[key]}"
+        for name, key in (("secateur", "secateur"), ("commit", "commit"))
+        if environment.get(key)
+    ]
+    return (f"# {', '.join(known)}\n" if known else "") + shlex.join(words)
+
+
+def _value(value: Json) -> str:
+    """An option as ``--set`` reads it back: plain text where that is no JSON, else JSON."""
+    text = json.dumps(value, separators=(",", ":"))
+    if not isinstance(value, str):
+        return text
+    try:
+        json.loads(value)
+    except ValueError:
+        return value
+    return text

@@ -1,0 +1,153 @@
+"""The report in a browser: what its script does, and that it does no harm."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from chromium import COMMAND, Browser
+from toy_study import STUDY
+
+from secateur.lab import Basis, Column, Picture, Report, Section, Store, Table, run_study, write_report
+from secateur.lab.figures import class_bars
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(COMMAND is None, reason="chromium is not on this machine")]
+HOSTILE = '</script><script>document.title="owned"</script><!--<img src=x onerror=alert(1)>'
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with Browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = Store(tmp_path_factory.mktemp("toy"))
+    few = {"seeds": 2, "sparsities": [0.2, 0.5, 0.9]}
+    run_study(STUDY, store, few, progress=False)
+    return write_report(STUDY, store, few)
+
+
+@pytest.fixture
+def page(browser: Browser, toy: Path) -> Browser:
+    browser.complaints.clear()
+    browser.open(toy)
+    return browser
+
+
+def middle(page: Browser, element: str) -> tuple[float, float]:
+    """Scroll an element into view, and return its middle."""
+    script = f"""(() => {{ const it = {element}; it.scrollIntoView({{block: "center", behavior: "instant"}});
+        const box = it.getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2]; }})()"""
+    x, y = page.ask(script)
+    return x, y
+
+
+def test_the_script_runs_without_a_complaint(page: Browser) -> None:
+    assert page.ask("document.documentElement.dataset.script") == "ready"
+    assert page.ask("performance.getEntriesByType('resource').length") == 0, "nothing is fetched"
+    assert page.complaints == []
+
+
+def test_the_values_stand_at_the_pointer(page: Browser) -> None:
+    figure = 'document.querySelector("#figure-accuracy svg")'
+    middle(page, figure)
+    point = page.ask('JSON.parse(document.getElementById("marks").textContent).accuracy.points.find(p => p.x > 200)')
+    x, y = page.ask(
+        f"""(() => {{ const at = new DOMPoint({point["x"]}, {point["y"]}).matrixTransform({figure}.getScreenCTM());
+        return [at.x, at.y]; }})()"""
+    )
+    page.move(x + 2, y)
+    assert page.ask('getComputedStyle(document.getElementById("tip")).visibility') == "visible"
+    assert page.ask('document.querySelector("#tip b").textContent') == ", ".join(point["s"])
+    shown = page.ask('[...document.querySelectorAll("#tip dd")].map(e => e.textContent)')
+    assert shown == [value for _, value in point["rows"]]
+    page.move(5, 5)
+    assert page.ask('getComputedStyle(document.getElementById("tip")).visibility') == "hidden"
+
+
+def test_the_arrow_keys_step_through_the_values(page: Browser) -> None:
+    page.ask('document.querySelector("#figure-accuracy .plot").focus()')
+    seen = []
+    for key in ("ArrowRight", "ArrowRight", "ArrowLeft"):
+        page.press(key)
+        seen.append(page.ask('document.getElementById("tip").textContent'))
+    assert seen[0] == seen[2] != seen[1]
+    page.press("Escape")
+    assert page.ask('getComputedStyle(document.getElementById("tip")).visibility') == "hidden"
+
+
+def off(page: Browser) -> list[str]:
+    return sorted(page.ask('[...document.querySelectorAll(".off")].map(e => e.closest("figure").id)'))
+
+
+def test_a_legend_entry_hides_its_series_in_all_figures(page: Browser) -> None:
+    entry = "document.querySelector('#figure-accuracy .switch[aria-label=\"show neuron\"]')"
+    page.click(*middle(page, entry))
+    assert {"figure-accuracy", "figure-loss", "figure-trade-off-ms", "figure-trade-off-mb"} == set(off(page))
+    assert page.ask(f'{entry}.getAttribute("aria-pressed")') == "false"
+    assert page.ask("document.querySelector('.off').getBoundingClientRect().width") == 0
+    page.media("print")
+    assert page.ask("document.querySelector('.off').getBoundingClientRect().width") > 0, "paper shows everything"
+    assert page.ask("document.querySelector('.controls').getBoundingClientRect().width") == 0
+    page.media("")
+    page.ask(f"{entry}.focus()")
+    page.press("Enter")
+    assert off(page) == []
+    assert page.pdf() > 10_000
+
+
+def test_tables_are_sorted_by_any_column(page: Browser) -> None:
+    column = 'document.querySelectorAll("#table-pruning thead button")[2]'
+    read = '[...document.querySelectorAll("#table-pruning tbody tr")].map(r => Number(r.cells[2].dataset.key))'
+    before = page.ask(read)
+    page.click(*middle(page, column))
+    assert page.ask(read) == sorted(before)
+    page.click(*middle(page, column))
+    assert page.ask(read) == sorted(before, reverse=True)
+    assert page.ask(f'{column}.parentElement.getAttribute("aria-sort")') == "descending"
+    page.ask(f"{column}.focus()")
+    page.press("Enter")
+    assert page.ask(read) == before
+
+
+def test_light_or_dark_is_chosen_and_kept(page: Browser, toy: Path) -> None:
+    colour = "getComputedStyle(document.body).backgroundColor"
+    light = page.ask(colour)
+    choose = 'const s = document.getElementById("theme"); s.value = "{}"; s.dispatchEvent(new Event("change"));'
+    page.ask(f"(() => {{ {choose.format('dark')} }})()")
+    dark = page.ask(colour)
+    assert dark != light
+    page.open(toy)
+    assert page.ask(colour) == dark
+    page.ask(f"(() => {{ {choose.format('auto')} }})()")
+    assert page.ask(colour) == light
+
+
+def test_files_are_saved_from_the_page_itself(page: Browser, toy: Path) -> None:
+    for kind, file in (("SVG", "figures/accuracy.svg"), ("CSV", "tables/accuracy.csv")):
+        link = f'[...document.querySelectorAll("#figure-accuracy .files a")].find(a => a.textContent === "{kind}")'
+        text = page.ask(
+            f'new TextDecoder().decode(Uint8Array.from(atob({link}.href.split(",")[1]), c => c.charCodeAt(0)))'
+        )
+        assert text == (toy.parent / file).read_text(encoding="utf-8")
+
+
+def test_hostile_names_stay_words(browser: Browser, tmp_path: Path) -> None:
+    browser.complaints.clear()
+    basis = Basis(HOSTILE, HOSTILE, (HOSTILE,))
+    names = (HOSTILE, f"{HOSTILE} after")
+    picture = Picture("bars", class_bars([HOSTILE], [0.5], [0.4], names=names), HOSTILE, HOSTILE, basis)
+    table = Table("t", HOSTILE, [Column(HOSTILE), Column("x")], [[HOSTILE, 1.0], ["a", 2.0]], basis)
+    browser.open(Report(HOSTILE, sections=[Section(HOSTILE, [picture, table])]).write(tmp_path))
+    assert browser.ask("document.documentElement.dataset.script") == "ready"
+    assert browser.ask("document.title") == HOSTILE
+    assert browser.ask("document.querySelectorAll('script').length") == 2
+    assert browser.ask("document.querySelectorAll('img').length") == 0
+    browser.ask('document.querySelector(".plot").focus()')
+    browser.press("ArrowRight")
+    assert HOSTILE in browser.ask('document.getElementById("tip").textContent')
+    assert json.dumps(browser.complaints) == "[]"
