@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from secateur.labelled import spans
 from secateur.train import Callback, History, Run, TrainOptions, fit
-from secateur.train.data import spans
 from secateur.types import InputError
 
 

@@ -9,22 +9,33 @@ from math import inf
 
 from secateur.criteria.energy import Energy
 from secateur.criteria.layerwise import Lamp
+from secateur.criteria.loss_change import Base, LossChange, LossChanges
 from secateur.criteria.magnitude import Magnitude
 from secateur.criteria.random import Random
 from secateur.criteria.redundancy import Correlation, GeometricMedian
+from secateur.criteria.removal import Evaluations, evaluate_keeps
 from secateur.criteria.scale import NormScale
+from secateur.criteria.second_order import SecondOrder
+from secateur.criteria.taylor import Taylor
 from secateur.types import Criterion, InputError, unknown_name
 
 __all__ = [
     "CRITERIA",
+    "Base",
     "Correlation",
     "Energy",
+    "Evaluations",
     "GeometricMedian",
     "Lamp",
+    "LossChange",
+    "LossChanges",
     "Magnitude",
     "NormScale",
     "Random",
+    "SecondOrder",
+    "Taylor",
     "by_name",
+    "evaluate_keeps",
 ]
 
 CRITERIA: dict[str, Callable[..., Criterion]] = {

@@ -8,10 +8,10 @@ from math import nan
 import torch
 from torch import Tensor, nn
 
+from secateur.labelled import Data, check_data, check_outputs, iterate
 from secateur.state import device_of, evaluating
-from secateur.train.data import Data, check_data, iterate
 from secateur.train.options import loss_function
-from secateur.train.tally import check_outputs, tally_pass
+from secateur.train.tally import tally_pass
 from secateur.types import InputError, Loss
 
 __all__ = ["Evaluation", "evaluate", "predict"]

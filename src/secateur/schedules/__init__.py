@@ -1,1 +1,12 @@
-"""TODO room."""
+"""When to cut: schedules that walk from a model to a smaller one, with a log of every step."""
+
+from __future__ import annotations
+
+from secateur.schedules.exhaustive import Exhaustive
+from secateur.schedules.greedy import Greedy
+from secateur.schedules.iterative import Iterative
+from secateur.schedules.precomputed import Precomputed
+from secateur.schedules.shrink import RandomShrink
+from secateur.schedules.walk import Pruned, Schedule, Step
+
+__all__ = ["Exhaustive", "Greedy", "Iterative", "Precomputed", "Pruned", "RandomShrink", "Schedule", "Step"]

@@ -7,7 +7,7 @@ removes it, a gate at its reads has the unit's whole gradient, and what passes t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -262,14 +262,39 @@ class Flow:
         if self.sites.structure is None:
             raise InputError("activations are those of channels; find the sites with channels(model, example_inputs)")
 
-    def __call__(self, inputs: ExampleInputs, tap: Tap | None = None) -> Any:
-        """Return the model's outputs on `inputs`; each read's tensor goes through `tap` on its way."""
+    def __call__(
+        self, inputs: ExampleInputs, tap: Tap | None = None, tensors: Mapping[str, Tensor] | None = None
+    ) -> Any:
+        """Return the model's outputs on `inputs`; each read's tensor goes through `tap` on its way.
+
+        Parameters and buffers named in `tensors` are taken from there instead of from the model.
+        """
+        return self._run(inputs, tap, tensors or {}, {})
+
+    def _run(self, inputs: ExampleInputs, tap: Tap | None, own: Mapping[str, Tensor], known: Mapping[Node, Any]) -> Any:
         structure, found = self.at(inputs)
         edges: dict[Node, list[Read]] = {}
         for name in self.sites if tap is not None else ():
             for read in found[name]:
                 edges.setdefault(read.node, []).append(read)
-        return _outputs(structure.graph, _Tapped(structure.graph, edges, tap).run(*self._flat(structure.graph, inputs)))
+        run = _Tapped(structure.graph, edges, tap)
+        return _outputs(structure.graph, run.run(*self._flat(structure.graph, inputs, own), initial_env=dict(known)))
+
+    def values(self, inputs: ExampleInputs, skip: Set[Node]) -> dict[Node, Any]:
+        """Run all ops but those of `skip`, and return what these and the output take up (else None), for `resume`."""
+        graph = self.at(inputs)[0].graph
+        run = fx.Interpreter(_root(graph), garbage_collect_values=False, graph=graph.graph)
+        run.run(*self._flat(graph, inputs, {}), initial_env=dict.fromkeys(skip))
+        taken = {
+            source for node in graph.nodes if node in skip or node.op == "output" for source in node.all_input_nodes
+        }
+        done = (node for node in graph.nodes if node not in skip and node.op != "output")
+        return {node: run.env[node] if node in taken else None for node in done}
+
+    def resume(self, inputs: ExampleInputs, known: Mapping[Node, Any], tap: Tap | None = None) -> Any:
+        """Return the model's outputs; ops that `known` has a value for do not run again."""
+        # Placeholders are filled one after the other at each run, so all of them or none would have to be known.
+        return self._run(inputs, tap, {}, {node: x for node, x in known.items() if node.op != "placeholder"})
 
     @property
     def partial(self) -> dict[str, str]:
@@ -315,6 +340,7 @@ class Flow:
             self._known[key] = (structure, reads(structure))
         return self._known[key]
 
+<<<<<<< HEAD
     def makers(self) -> dict[str, tuple[Maker, ...]]:
         """Return the convolutions and linear layers that produce the units of each site, in their order."""
         structure: Structure = self.sites.structure
@@ -329,6 +355,11 @@ class Flow:
     def _flat(self, graph: Graph, inputs: ExampleInputs) -> list[Any]:
         """What the graph's placeholders stand for, in their order."""
         own = self._own(graph)
+=======
+    def _flat(self, graph: Graph, inputs: ExampleInputs, tensors: Mapping[str, Tensor]) -> list[Any]:
+        """What the graph's placeholders stand for, in their order."""
+        own = {**graph.state, **own_tensors(self.model), **tensors}
+>>>>>>> part-c3
         leaves = iter(x for x in pytree.tree_leaves(split_inputs(inputs)) if graph.program or isinstance(x, Tensor))
         return [own[n] if n in own else next(leaves) for n in graph.nodes if n.op == "placeholder"]
 

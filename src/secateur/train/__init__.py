@@ -1,7 +1,7 @@
 """Training: one readable loop, extended by small callbacks, and resumed to the bit from its checkpoint."""
 
+from secateur.labelled import Data
 from secateur.train.callbacks import Callback, HoldZeros, LogEpochs, Run
-from secateur.train.data import Data
 from secateur.train.history import EpochRecord, History
 from secateur.train.loop import fit
 from secateur.train.options import TrainOptions, loss_function

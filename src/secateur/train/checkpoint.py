@@ -18,9 +18,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from secateur.files import sweep, write_bytes
+from secateur.labelled import Data, in_memory
 from secateur.state import digest, restore, rng_state, set_rng_state, tensors
 from secateur.train.callbacks import Callback, Run
-from secateur.train.data import Data, in_memory
 from secateur.train.history import EpochRecord
 from secateur.train.options import TrainOptions
 from secateur.types import FileError, InputError

@@ -13,13 +13,22 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from secateur.labelled import (
+    Data,
+    are_classes,
+    check_data,
+    check_labels,
+    check_outputs,
+    count_batches,
+    in_memory,
+    iterate,
+)
 from secateur.state import check_finite, check_made, device_of, modes_kept, restore, seeded, snapshot
 from secateur.train.callbacks import Callback, KeepBest, Run, ShowProgress, StopEarly
 from secateur.train.checkpoint import WriteCheckpoint, identify, resume
-from secateur.train.data import Data, check_data, count_batches, in_memory, iterate
 from secateur.train.history import EpochRecord, History
 from secateur.train.options import TrainOptions, loss_function
-from secateur.train.tally import Tally, are_classes, check_labels, check_outputs, tally_pass
+from secateur.train.tally import Tally, tally_pass
 from secateur.types import FileError, InputError, Loss, unknown_name
 
 __all__ = ["fit"]

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from secateur.labelled import Data, are_classes, check_outputs, iterate
 from secateur.state import device_of, modes_kept
-from secateur.train.data import Data, iterate
-from secateur.types import InputError, Loss
+from secateur.types import Loss
 
-__all__ = ["Tally", "check_labels", "check_outputs", "tally_pass"]
+__all__ = ["Tally", "tally_pass"]
 
 
 @dataclass
@@ -50,37 +49,6 @@ class Tally:
     def accuracy(self) -> float | None:
         """Fraction of samples answered rightly; None where the targets are not classes."""
         return None if self.answers is None else int(self.answers[1].sum()) / self.count
-
-
-def are_classes(outputs: Tensor, targets: Tensor) -> bool:
-    """Return whether the targets are class labels ``(N,)`` for outputs ``(N, classes)``."""
-    return outputs.ndim == 2 and targets.ndim == 1 and not targets.is_floating_point()
-
-
-def check_outputs(outputs: Any, targets: Tensor, what: str) -> None:
-    """Refuse outputs that are not one tensor with a row for each target, or that hold NaN."""
-    if not isinstance(outputs, Tensor):
-        raise InputError(
-            f"{what}: the model returned a {type(outputs).__name__}, not one tensor; wrap it in a module that does"
-        )
-    if outputs.ndim == 0 or len(outputs) != len(targets):
-        raise InputError(
-            f"{what}: outputs of shape {tuple(outputs.shape)} do not have one row for each of {len(targets)} targets"
-        )
-    if outputs.isnan().any():
-        raise InputError(f"{what}: the model's outputs hold NaN; look for NaN in its weights")
-    if are_classes(outputs, targets):
-        check_labels(targets, outputs.shape[1], what)
-
-
-def check_labels(labels: Tensor, classes: int, what: str) -> None:
-    """Refuse labels that are not in 0 … classes − 1."""
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= classes:
-        raise InputError(
-            f"{what}: label {low if low < 0 else high} is out of range for a model of {classes} outputs; "
-            f"labels must be in 0 … {classes - 1}"
-        )
 
 
 def tally_pass(model: nn.Module, data: Data, loss: Loss, batch_size: int, what: str) -> Tally:

@@ -1,4 +1,4 @@
-"""Training and evaluation data: in memory (shuffled here), or batches that someone else makes."""
+"""Labelled data, in memory (shuffled here) or in batches that someone else makes, and what outputs must be beside them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from torch import Generator, Tensor
 
 from secateur.types import Batches, InputError
 
-__all__ = ["Data", "Labelled", "check_data", "count_batches", "in_memory", "iterate"]
+__all__ = [
+    "Data",
+    "Labelled",
+    "are_classes",
+    "check_data",
+    "check_labels",
+    "check_outputs",
+    "count_batches",
+    "in_memory",
+    "iterate",
+]
 
 
 class Labelled(Protocol):
@@ -122,3 +132,34 @@ def _checked(batches: Batches, what: str) -> Iterator[tuple[Tensor, Tensor]]:
         yield inputs, targets
     if number == 0:
         raise InputError(f"{what}: there are no batches; give at least one")
+
+
+def are_classes(outputs: Tensor, targets: Tensor) -> bool:
+    """Return whether the targets are class labels ``(N,)`` for outputs ``(N, classes)``."""
+    return outputs.ndim == 2 and targets.ndim == 1 and not targets.is_floating_point()
+
+
+def check_outputs(outputs: Any, targets: Tensor, what: str) -> None:
+    """Refuse outputs that are not one tensor with a row for each target, or that hold NaN."""
+    if not isinstance(outputs, Tensor):
+        raise InputError(
+            f"{what}: the model returned a {type(outputs).__name__}, not one tensor; wrap it in a module that does"
+        )
+    if outputs.ndim == 0 or len(outputs) != len(targets):
+        raise InputError(
+            f"{what}: outputs of shape {tuple(outputs.shape)} do not have one row for each of {len(targets)} targets"
+        )
+    if outputs.isnan().any():
+        raise InputError(f"{what}: the model's outputs hold NaN; look for NaN in its weights")
+    if are_classes(outputs, targets):
+        check_labels(targets, outputs.shape[1], what)
+
+
+def check_labels(labels: Tensor, classes: int, what: str) -> None:
+    """Refuse labels that are not in 0 … classes − 1."""
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise InputError(
+            f"{what}: label {low if low < 0 else high} is out of range for a model of {classes} outputs; "
+            f"labels must be in 0 … {classes - 1}"
+        )

@@ -1,0 +1,1 @@
+"""Exact loss changes of chains of layers, with the work shared between units."""

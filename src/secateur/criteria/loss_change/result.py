@@ -1,0 +1,116 @@
+"""What `LossChange` finds: the change of the loss with each unit removed, how sure it is, and what to call the unit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from secateur.criteria.loss_change.labels import LABELS, Correction, label_numbers
+from secateur.files import require
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = ["Base", "LossChanges"]
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """What the whole model does on the data that the changes were measured on.
+
+    Attributes:
+        loss: mean over the samples.
+        accuracy: fraction of samples answered rightly; nan where the targets are not classes.
+        class_accuracy: the same for each class's samples, float64 ``(classes,)``; nan for a class without any.
+        count: samples.
+        class_count: samples of each class, int64 ``(classes,)``.
+    """
+
+    loss: float
+    accuracy: float
+    class_accuracy: Tensor
+    count: int
+    class_count: Tensor
+
+
+class LossChanges(dict[str, Tensor]):
+    """The change of the mean loss when each unit alone is removed: scores by site, high = keep.
+
+    Attributes:
+        base: what the whole model does on the same data.
+        error: the standard error of each change, of the site's shape; infinite with one sample.
+        accuracy: the change of the accuracy, of the site's shape, float64; nan where the targets are not classes.
+        class_accuracy: the same for each class's samples, ``(*shape, classes)``; nan for a class without any.
+        exact: whether the change was measured, bool of the site's shape; False where it is an estimate.
+    """
+
+    def __init__(self, base: Base, changes: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__(changes or {})
+        self.base = base
+        self.error: dict[str, Tensor] = {}
+        self.accuracy: dict[str, Tensor] = {}
+        self.class_accuracy: dict[str, Tensor] = {}
+        self.exact: dict[str, Tensor] = {}
+
+    def label(
+        self, alpha: float = 0.05, tolerance: float = 0.0, correction: Correction | None = "holm"
+    ) -> dict[str, list[str]]:
+        """Return ``"important"``, ``"zero"`` or ``"worse"`` for each unit (Charpentier, 2020).
+
+        A unit is *important* when its change is above `tolerance` beyond chance, *worse* when it is below
+        ``-tolerance`` beyond chance (the model is better without it), and *zero* otherwise: there is no evidence that
+        its removal changes the loss by more than the tolerance. Beyond chance means that the interval change ± z · error
+        lies wholly beyond the tolerance, z the normal quantile of ``1 - alpha / 2``, after the correction.
+
+        Args:
+            alpha: the probability of error that is allowed, in (0, 1).
+            tolerance: the change of the loss that does not matter, ≥ 0; 0 asks for any change.
+            correction: for asking about many units at once, over all units of all sites: ``"holm"`` and
+                ``"bonferroni"`` hold the probability of a single wrong label at `alpha`, ``"fdr"`` (Benjamini and
+                Hochberg, 1995) the expected share of wrong ones among the important and the worse; None corrects nothing.
+
+        Returns:
+            For each site its units' labels, in order; those of single weights as the weight's entries lie in memory.
+
+        Raises:
+            InputError: `alpha` or `tolerance` is out of range.
+            UnknownNameError: a correction of no known name.
+
+        >>> base = Base(1.0, 0.5, torch.zeros(2), 100, torch.tensor([50, 50]))
+        >>> changes = LossChanges(base, {"fc": torch.tensor([0.5, 0.01, -0.5])})
+        >>> changes.error["fc"] = torch.tensor([0.1, 0.1, 0.1])
+        >>> changes.label()
+        {'fc': ['important', 'zero', 'worse']}
+        """
+        change = torch.cat([x.flatten().double() for x in self.values()]) if self else torch.zeros(0)
+        error = torch.cat([self.error[name].flatten().double() for name in self]) if self else torch.zeros(0)
+        numbers = iter(label_numbers(change, error, alpha, tolerance, correction).tolist())
+        return {name: [LABELS[next(numbers)] for _ in range(x.numel())] for name, x in self.items()}
+
+    def frame(self) -> DataFrame:
+        """Return a pandas table with a row for each unit: site, unit, loss change, error, accuracies, label, exact.
+
+        The columns ``class 0``, ``class 1``, … are the changes of the accuracy on each class. ``unit`` counts along
+        the site; that of a single weight is its place in the flattened weight.
+        """
+        labels, rows = self.label(), []
+        for name, change in self.items():
+            columns = [change, self.error[name], self.accuracy[name], self.exact[name]]
+            classes = self.class_accuracy[name].reshape(change.numel(), -1).tolist()
+            for unit, (loss, error, accuracy, exact) in enumerate(
+                zip(*(c.flatten().tolist() for c in columns), strict=True)
+            ):
+                row = {"site": name, "unit": unit, "loss": loss, "error": error, "accuracy": accuracy}
+                row |= {f"class {k}": value for k, value in enumerate(classes[unit])}
+                rows.append(row | {"label": labels[name][unit], "exact": exact})
+        return require("pandas", "lab").DataFrame(rows)
+
+    def __repr__(self) -> str:
+        units = sum(x.numel() for x in self.values())
+        return (
+            f"LossChanges({units} units of {len(self)} sites, loss {self.base.loss:.4g} on {self.base.count} samples)"
+        )

@@ -1,0 +1,154 @@
+"""Second order: the loss change with its curvature along each unit's gate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import hessian, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import cross_entropy
+
+from secateur.criteria.gates import Gated, estimate, gradient
+from secateur.structure.flow import Read
+from secateur.types import Batches, InputError, Loss, Sites, unknown_name
+
+__all__ = ["SecondOrder"]
+
+CURVATURES = ("squared", "fisher", "gauss-newton", "hessian")
+
+
+@dataclass(frozen=True)
+class SecondOrder:
+    """Scores a channel by the second-order estimate of how the mean loss changes when it alone is removed.
+
+    With s the first-order change of a sample's loss (see `Taylor`) the estimate is the mean of s + ½ c, where the
+    curvature c along the unit's gate is, by choice,
+
+    - ``"squared"``: s² itself, the empirical Fisher (as in Theis et al., 2018). One backward pass in all.
+    - ``"fisher"``: the square of s for labels drawn from the model's own outputs. One backward pass more.
+    - ``"gauss-newton"``: exact for the outputs' loss and linear in the network, which for a network of ReLUs is the
+      Hessian. One backward pass more for each class.
+    - ``"hessian"``: exact. One backward pass more for each unit, which costs more than measuring (`LossChange`); to
+      compare with.
+
+    What a recurrent layer does inside its loop counts to first order only.
+
+    Attributes:
+        batches: pairs (inputs, targets), that can be iterated again and again.
+        loss: of (outputs, targets), the mean over a batch. ``"fisher"`` takes outputs as logits of classes.
+        curvature: one of the above.
+        seed: of the labels drawn by ``"fisher"``.
+
+    Raises:
+        InputError: unfit batches, NaN in the model or its outputs, or sites of single weights.
+        UnknownNameError: another curvature.
+
+    >>> from secateur.structure import channels
+    >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
+    >>> model[0].weight.data, model[1].weight.data = torch.tensor([[2.0], [1.0]]), torch.tensor([[3.0, -1.0]])
+    >>> batches = [(torch.ones(1, 1), torch.zeros(1, 1))]           # the output is 2·3 − 1 = 5
+    >>> criterion = SecondOrder(batches, nn.functional.mse_loss, "gauss-newton")
+    >>> criterion(model, channels(model, torch.ones(1, 1)))         # (5 − 6)² − 5² and (5 + 1)² − 5²
+    {'0': tensor([-24.,  11.])}
+    """
+
+    batches: Batches
+    loss: Loss = cross_entropy
+    curvature: Literal["squared", "fisher", "gauss-newton", "hessian"] = "squared"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.curvature not in CURVATURES:
+            raise unknown_name("curvature", self.curvature, CURVATURES)
+
+    def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+        """Return the scores, high = keep; each has its site's shape."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return estimate(model, sites, self.batches, self.loss, "SecondOrder", lambda b: self._sums(b, generator))
+
+    def _sums(self, batch: Gated, generator: torch.Generator) -> dict[str, Tensor]:
+        along = gradient(batch.outputs, batch.targets, batch.loss)
+        loops = batch.loops(along)
+        found = self._curved(batch, along, generator)
+        return found | {name: found.get(name, 0) + loop for name, loop in loops.items()}
+
+    def _curved(self, batch: Gated, along: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        if self.curvature == "hessian":
+            return _with_hessian(batch)
+        if self.curvature == "squared":
+            return {name: _half_squared(s, s) for name, s in batch.changes(along).items()}
+        found = {name: s.sum(0) for name, s in batch.changes(along, last=False).items()}
+        for direction, sign in [_drawn(batch, generator)] if self.curvature == "fisher" else _roots(batch):
+            for name, s in batch.changes(direction, last=False).items():
+                found[name] = found[name] + (s.square() * sign).sum(0) / 2
+        return found
+
+
+def _half_squared(first: Tensor, curved: Tensor) -> Tensor:
+    """The sums over samples of first + ½ curved²."""
+    return torch.addcmul(first, curved, curved, value=0.5).sum(0)
+
+
+def _drawn(batch: Gated, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The gradient of each sample's loss for a label drawn from the model's own outputs."""
+    if batch.outputs.ndim != 2 or batch.targets.is_floating_point():
+        raise InputError(
+            "SecondOrder: curvature='fisher' draws class labels, and needs outputs (samples, classes) and whole-number "
+            f"targets; got {tuple(batch.outputs.shape)} and {batch.targets.dtype}. Take 'gauss-newton' or 'squared'."
+        )
+    chances = batch.outputs.detach().float().softmax(1).cpu()
+    labels = torch.multinomial(chances, 1, generator=generator).squeeze(1).to(batch.targets.device)
+    return gradient(batch.outputs, labels, batch.loss), batch.outputs.new_ones(())
+
+
+def _roots(batch: Gated) -> Iterator[tuple[Tensor, Tensor]]:
+    """Vectors whose outer products add up to the Hessian of each sample's loss at its outputs, with their signs."""
+    if batch.loss is cross_entropy:
+        chances = batch.outputs.softmax(1)
+        eye = torch.eye(chances.shape[1], dtype=chances.dtype, device=chances.device)
+        for label in range(chances.shape[1]):
+            yield chances[:, label : label + 1].sqrt() * (eye[label] - chances), chances.new_ones(())
+        return
+    yield from _eigenvectors(batch)
+
+
+def _eigenvectors(batch: Gated) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same for any loss, by eigenvalues."""
+    outputs, targets = batch.outputs, batch.targets
+    curved = vmap(hessian(lambda z, y: batch.loss(z.unsqueeze(0), y.unsqueeze(0))))(outputs, targets)
+    size = outputs[0].numel()
+    values, vectors = torch.linalg.eigh(curved.detach().reshape(len(outputs), size, size))
+    for at in range(size):
+        root = values[:, at].abs().sqrt().unsqueeze(1) * vectors[:, :, at]
+        yield root.reshape(outputs.shape), values[:, at].sign().unsqueeze(1)
+
+
+def _with_hessian(batch: Gated) -> dict[str, Tensor]:
+    """The sums over samples of the first-order change + ½ the second derivative along each gate."""
+    gates: dict[str, Tensor] = {}
+
+    def tap(read: Read, passing: Tensor) -> Tensor:
+        if read.site not in gates:
+            gates[read.site] = passing.new_ones(len(read.index), requires_grad=True)
+        return passing * read.spread(gates[read.site])
+
+    # The fused attention kernels cannot be differentiated twice.
+    with sdpa_kernel(SDPBackend.MATH):
+        total = batch.loss(batch.again(tap), batch.targets) * batch.count
+    slopes = torch.autograd.grad(total, list(gates.values()), create_graph=True)
+    found = {}
+    for (name, gate), slope in zip(gates.items(), slopes, strict=True):
+        bends = [_derivative(slope[unit], gate)[unit] for unit in range(len(gate))]
+        found[name] = torch.stack(bends) / 2 - slope.detach()
+    return found
+
+
+def _derivative(value: Tensor, of: Tensor) -> Tensor:
+    if not value.requires_grad:
+        return torch.zeros_like(of)
+    (found,) = torch.autograd.grad(value, of, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(of) if found is None else found

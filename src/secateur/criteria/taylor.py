@@ -1,0 +1,125 @@
+"""Taylor: what the loss would change by, to first order, from gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
+
+from secateur.criteria.batches import check_labels, checked
+from secateur.criteria.gates import REPAIR, Gated, by_unit, estimate, gradient
+from secateur.criteria.units import parameters_of
+from secateur.state import check_finite, device_of, evaluating
+from secateur.types import Batches, Loss, Site, Sites, unknown_name
+
+__all__ = ["Taylor"]
+
+SIGNS = ("signed", "absolute", "squared")
+GATED = ("activations", "weights")
+
+
+@dataclass(frozen=True)
+class Taylor:
+    """Scores a unit by the first-order estimate of how the mean loss changes when it alone is removed.
+
+    For a channel the estimate is minus activation times gradient, summed over all that passes where layers read it, and
+    averaged over samples; for a single weight minus the weight times its gradient. Signed, it estimates what `LossChange`
+    measures, and is what pruning wants. The absolute value (Molchanov et al., 2017) and the square (Molchanov et al.,
+    2019), taken sample by sample for activations, are what most tools ship; they count a unit that hurts as one that
+    helps.
+
+    A unit's `reads` show all of it but two things. Where a norm takes statistics over the units, that those change is
+    left out. Where a recurrent layer reads its own units, its recurrent weights stand in for the reads in its loop.
+
+    Attributes:
+        batches: pairs (inputs, targets), that can be iterated again and again.
+        loss: of (outputs, targets), the mean over a batch.
+        sign: ``"signed"``, ``"absolute"`` or ``"squared"``.
+        on: for channels, ``"activations"``, or ``"weights"``: weight times gradient, summed over the weights and biases
+            that produce the unit, and over all data before sign and square. Single weights and blocks, which have no
+            activations of their own, are always scored by their weights.
+
+    Raises:
+        InputError: unfit batches, or NaN in the model or its outputs.
+        UnknownNameError: another `sign` or `on`.
+
+    >>> from secateur.structure import channels
+    >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
+    >>> model[0].weight.data, model[1].weight.data = torch.tensor([[2.0], [1.0]]), torch.tensor([[3.0, -1.0]])
+    >>> batches = [(torch.ones(1, 1), torch.zeros(1, 1))]           # the output is 2·3 − 1 = 5
+    >>> Taylor(batches, lambda y, t: y.sum())(model, channels(model, torch.ones(1, 1)))
+    {'0': tensor([-6.,  1.])}
+    """
+
+    batches: Batches
+    loss: Loss = cross_entropy
+    sign: Literal["signed", "absolute", "squared"] = "signed"
+    on: Literal["activations", "weights"] = "activations"
+
+    def __post_init__(self) -> None:
+        if self.sign not in SIGNS:
+            raise unknown_name("sign", self.sign, SIGNS)
+        if self.on not in GATED:
+            raise unknown_name("place of the gates (on)", self.on, GATED)
+
+    def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+        """Return the scores, high = keep; each has its site's shape."""
+        if self.on == "weights" or any(site.kind != "channel" for site in sites.values()):
+            return self._on_weights(model, sites)
+        return estimate(model, sites, self.batches, self.loss, "Taylor", self._sums)
+
+    def _sums(self, batch: Gated) -> dict[str, Tensor]:
+        along = gradient(batch.outputs, batch.targets, batch.loss)
+        loops = batch.loops(along)
+        found = {name: self._signed(rows).sum(0) for name, rows in batch.changes(along).items()}
+        # What a loop does is known only for the batch as a whole.
+        return found | {name: found.get(name, 0) + self._signed(loop) for name, loop in loops.items()}
+
+    def _signed(self, changes: Tensor) -> Tensor:
+        if self.sign == "signed":
+            return changes
+        return changes.abs() if self.sign == "absolute" else changes.square()
+
+    def _on_weights(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+        slopes = _slopes(model, sites, self.batches, self.loss)
+        parameters = parameters_of(model, sites)
+        changes = {name: -slope * parameters[name].detach() for name, slope in slopes.items()}
+        return {name: self._signed(_of_site(changes, site)) for name, site in sites.items()}
+
+
+def _slopes(model: nn.Module, sites: Sites, batches: Batches, loss: Loss) -> dict[str, Tensor]:
+    """The gradient of the mean loss for each parameter of the sites."""
+    check_finite(model, "Taylor", REPAIR)
+    needed = {member.parameter for site in sites.values() for member in site.members}
+    leaves = {n: p.detach().requires_grad_() for n, p in parameters_of(model, sites).items() if n in needed}
+    totals = {name: torch.zeros_like(leaf, dtype=torch.float64) for name, leaf in leaves.items()}
+    count = 0
+    with evaluating(model), torch.enable_grad():
+        for number, (inputs, targets) in enumerate(checked(batches, "Taylor", device_of(model)), 1):
+            outputs = functional_call(model, leaves, (inputs,))
+            mean = loss(check_labels(outputs, targets, f"Taylor, batch {number}"), targets)
+            grads = torch.autograd.grad(mean, list(leaves.values()), allow_unused=True)
+            for name, grad in zip(leaves, grads, strict=True):
+                if grad is not None:
+                    totals[name].add_(grad, alpha=len(inputs))
+            count += len(inputs)
+    return {name: (total / count).to(leaves[name].dtype) for name, total in totals.items()}
+
+
+def _of_site(changes: dict[str, Tensor], site: Site) -> Tensor:
+    """The sums over the weights that produce each unit; all members' where none does."""
+    if site.kind == "weight":
+        return changes[site.name]
+    if site.kind == "block":
+        return torch.stack(
+            [
+                sum((changes[m.parameter].sum() for m in site.members if m.unit == u), torch.zeros(()))
+                for u in range(site.size)
+            ]
+        )
+    chosen = [m for m in site.members if m.role == "out"] or list(site.members)
+    return torch.stack([by_unit(changes[m.parameter], m) for m in chosen]).sum(0)

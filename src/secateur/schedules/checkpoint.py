@@ -1,0 +1,110 @@
+"""Where a pruning was: one safetensors file, its steps as JSON in the header, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.files import sweep, write_bytes
+from secateur.state import digest, tensors
+from secateur.types import FileError, Sites
+
+__all__ = ["Checkpoint", "identify"]
+
+FORMAT = "secateur-pruning-1"
+SAME = 1e-5
+"""The greatest relative difference between two measurements of one loss."""
+
+
+def identify(schedule: Any, model: nn.Module, sites: Sites) -> dict[str, Any]:
+    """Return what a checkpoint must share with the pruning that goes on from it; data are known by the loss on them."""
+    options = {field.name: _told(getattr(schedule, field.name)) for field in fields(schedule) if field.repr}
+    return {
+        "schedule": type(schedule).__name__,
+        "options": options,
+        "model": digest(tensors(model).items()),
+        "sites": {name: list(site.shape) for name, site in sites.items()},
+    }
+
+
+def _told(value: Any) -> Any:
+    """A plain value that stands for an option."""
+    if isinstance(value, Mapping) and all(isinstance(x, Tensor) for x in value.values()):
+        return digest(sorted(value.items()))
+    if isinstance(value, Callable) and not is_dataclass(value):  # type: ignore[arg-type]
+        return getattr(value, "__qualname__", type(value).__name__)
+    return repr(value)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The file of a pruning.
+
+    Attributes:
+        path: where it is.
+        identity: of the pruning.
+    """
+
+    path: Path
+    identity: Mapping[str, Any]
+
+    def write(self, state: Mapping[str, Any], found: Mapping[str, Tensor]) -> None:
+        """Write where the pruning is."""
+        # Only here is safetensors needed, and importing it is not free.
+        from safetensors.torch import save
+
+        # A safetensors file without a tensor is none.
+        held = {"": torch.zeros(1), **{name: x.detach().cpu().clone().contiguous() for name, x in found.items()}}
+        record = json.dumps({"identity": self.identity, "state": state})
+        seal = digest(sorted(held.items()), record)
+        write_bytes(self.path, save(held, {"format": FORMAT, "record": record, "seal": seal}))
+
+    def read(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+        """Return what was written; None if there is no such file.
+
+        Raises:
+            FileError: it is no checkpoint of a pruning, is damaged, or belongs to another one.
+        """
+        if self.path.is_dir():
+            raise FileError(f"checkpoint {self.path} is a folder; give the path of a file in it")
+        sweep(self.path.parent)
+        if not self.path.exists():
+            return None
+        header, found = self._open()
+        if header.get("format") != FORMAT:
+            raise FileError(f"{self.path} is not a checkpoint of a pruning; give another path for the checkpoint")
+        if header.get("seal") != digest(sorted(found.items()), header.get("record", "")):
+            raise FileError(f"checkpoint {self.path} is damaged: it does not match its hash; delete it to start over")
+        record = json.loads(header["record"])
+        ours = json.loads(json.dumps(self.identity))
+        other = [name for name in ours if record["identity"].get(name) != ours[name]]
+        if other:
+            raise self._of_another(", ".join(other))
+        found.pop("")
+        return record["state"], found
+
+    def check_base(self, was: float, now: float) -> None:
+        """Refuse data on which the original model has another loss than when the checkpoint was written."""
+        if not (abs(was - now) <= SAME * max(abs(was), abs(now)) or (was != was and now != now)):
+            raise self._of_another(f"the data (the original model's loss was {was:.6g}, and is {now:.6g})")
+
+    def _of_another(self, what: str) -> FileError:
+        return FileError(
+            f"checkpoint {self.path} belongs to another pruning; these differ: {what}; "
+            "give another path for the checkpoint, or delete it to start over"
+        )
+
+    def _open(self) -> tuple[dict[str, str], dict[str, Tensor]]:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.path, "pt") as file:
+                return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise FileError(f"checkpoint {self.path} cannot be read: {error}; delete it to start over") from error

@@ -1,0 +1,102 @@
+"""Remove the unit that the model is best without, measure all anew, and so on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import inf
+from typing import Literal
+
+from torch.nn.functional import cross_entropy
+
+from secateur.criteria.loss_change import LossChanges
+from secateur.labelled import Data, check_data
+from secateur.schedules.losses import check_changes, losses_of
+from secateur.schedules.options import check_fraction, check_number
+from secateur.schedules.walk import Pruned, Schedule, Unit, Walk
+from secateur.types import InputError, Loss
+
+__all__ = ["Exhaustive"]
+
+
+@dataclass(frozen=True)
+class Exhaustive(Schedule):
+    """Removes the unit whose removal lowers the loss most, measures all others exactly anew, and so on (Charpentier, 2020).
+
+    Of equals the first goes. Each step costs the loss change of every unit that is left; where the sites are read only
+    by the last layer, as in a network of one hidden layer, what a removal leaves untouched is not computed again.
+
+    Attributes:
+        batches: labelled samples, as `LossChange` takes them.
+        loss: of (outputs, targets); the mean of its samples' losses.
+        until: ``"no improvement"`` ends where no single removal lowers the loss; a sparsity goes on to that fraction of
+            all units, through removals that cost something.
+        tolerance: an improvement counts when it is above this.
+        minimum: how many units every site keeps at least.
+        max_memory: bytes that the measuring may take.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from secateur.structure import channels
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    >>> with torch.no_grad():
+    ...     for parameter, value in zip(model.parameters(), (torch.eye(2), 0.0, 2 * torch.eye(2), 0.0)):
+    ...         _ = parameter.copy_(torch.as_tensor(value))
+    >>> inputs, labels = torch.eye(2), torch.tensor([0, 0])
+    >>> pruned = Exhaustive((inputs, labels))(model, channels(model, inputs))
+    >>> pruned.removed, round(pruned.loss_before, 4), round(pruned.loss, 4)
+    ([('0', 1)], 1.1269, 0.41)
+    >>> pruned.model[0].out_features
+    1
+    """
+
+    batches: Data = field(repr=False)
+    loss: Loss = cross_entropy
+    until: Literal["no improvement"] | float = "no improvement"
+    tolerance: float = 0.0
+    minimum: int = 1
+    max_memory: int | None = None
+
+    def __post_init__(self) -> None:
+        check_data(self.batches, "Exhaustive")
+        check_number("Exhaustive", "tolerance", self.tolerance)
+        if isinstance(self.until, str):
+            if self.until != "no improvement":
+                raise InputError(f"Exhaustive: until={self.until!r}; give 'no improvement', or a sparsity in [0, 1]")
+        else:
+            check_fraction("Exhaustive", "until", self.until)
+
+    def _prune(self, walk: Walk) -> Pruned:
+        goal = None if isinstance(self.until, str) else walk.goal(self.until)
+        losses = losses_of(walk, self.batches, self.loss, self.max_memory)
+        while goal is None or walk.gone < goal:
+            found = losses.changes()
+            check_changes(found, walk, "Exhaustive")
+            if not walk.steps:
+                walk.begin(found.base.loss, found.base.accuracy)
+            best, change = lowest(found, walk)
+            walk.evaluations += sum(walk.left.values())
+            if best is None or (goal is None and not change < -self.tolerance):
+                break
+            name, number = best
+            walk.remove(
+                [best],
+                loss=found.base.loss + change,
+                accuracy=found.base.accuracy + float(found.accuracy[name].view(-1)[number]),
+                labels=[found.label()[name][number]],
+                before=found.base.loss,
+            )
+            losses.remove(best)
+        return walk.finish()
+
+
+def lowest(found: LossChanges, walk: Walk) -> tuple[Unit | None, float]:
+    """The removable unit of the lowest change, the first of equals, and its change."""
+    best: Unit | None = None
+    least = inf
+    for name, change in found.items():
+        if walk.left[name] > walk.minimum:
+            free = change.flatten().double().cpu().masked_fill(~walk.keep[name].flatten(), inf)
+            number = int(free.argmin())
+            if free[number] < least:
+                best, least = (name, number), float(free[number])
+    return best, least

@@ -1,0 +1,187 @@
+"""Score, cut, train, and again: one shot, step by step, or along the cubic of gradual pruning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import nan
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from secateur.criteria.removal import evaluate_keeps
+from secateur.labelled import Data, check_data
+from secateur.schedules.options import check_fraction, check_whole
+from secateur.schedules.walk import Pruned, Schedule, Walk
+from secateur.select import SCOPES, Scope, select
+from secateur.state import restore, snapshot
+from secateur.structure.cut import cut
+from secateur.structure.depth import BlockStructure
+from secateur.structure.infer import Structure
+from secateur.structure.sites import channels, mask
+from secateur.types import Criterion, InputError, Keep, Loss, Scores, Sites, unknown_name
+
+__all__ = ["Curve", "Iterative", "Train", "fraction_at"]
+
+Train = Callable[[nn.Module, Keep], object]
+"""Trains the model in place; for single weights the masks are given too, by parameter (`HoldZeros` takes them)."""
+
+Curve = Literal["linear", "cubic", "geometric"]
+CURVES = ("linear", "cubic", "geometric")
+
+
+def fraction_at(curve: Curve, sparsity: float, step: int, steps: int) -> float:
+    """Return the fraction that is removed after `step` of `steps`.
+
+    ``"linear"``: equal parts of the original; ``"cubic"``: much at first and ever less, s(1 − (1 − t/T)³) (Zhu and
+    Gupta, 2017); ``"geometric"``: the same fraction of what is left each time (Han et al., 2015).
+
+    >>> [fraction_at("cubic", 0.8, t, 2) for t in (1, 2)], [fraction_at("geometric", 0.75, t, 2) for t in (1, 2)]
+    ([0.7, 0.8], [0.5, 0.75])
+    """
+    done = step / steps
+    if step == steps:
+        return sparsity
+    if curve == "cubic":
+        return sparsity * (1 - (1 - done) ** 3)
+    if curve == "geometric":
+        return float(1 - (1 - sparsity) ** done)
+    return sparsity * done
+
+
+@dataclass(frozen=True)
+class Iterative(Schedule):
+    """Scores, removes the lowest, trains what is left, and so on up to a sparsity; in one step it is one-shot pruning.
+
+    Channels are cut at every step, so the training is that of the smaller model; single weights are set to zero, and
+    again after the training. Without training in between, steps differ from one shot only by the new scores.
+
+    Attributes:
+        criterion: what scores; at each step it is asked about the model as it is then.
+        sparsity: the fraction of all units that is removed in the end.
+        steps: in how many steps.
+        curve: how much goes when; see `fraction_at`.
+        scope: rank all units together (``"global"``) or within each site (``"layer"``).
+        train: called with (model, masks) after each step; it trains the model in place. It may be killed: a checkpoint
+            goes on with the step that was under way.
+        batches: labelled samples to log the loss on, after training; None logs none.
+        loss: of (outputs, targets); the mean of its samples' losses.
+        minimum: how many units every site keeps at least.
+
+    >>> from secateur.criteria import Magnitude
+    >>> model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> pruned = Iterative(Magnitude(), 0.5, steps=2, curve="cubic")(model, channels(model, torch.zeros(1, 2)))
+    >>> [len(step.units) for step in pruned.steps], pruned.model[0].out_features
+    ([4], 4)
+    """
+
+    criterion: Criterion
+    sparsity: float
+    steps: int = 1
+    curve: Curve = "linear"
+    scope: Scope = "global"
+    train: Train | None = None
+    batches: Data | None = field(default=None, repr=False)
+    loss: Loss = cross_entropy
+    minimum: int = 1
+
+    def __post_init__(self) -> None:
+        check_fraction("Iterative", "sparsity", self.sparsity)
+        check_whole("Iterative", "steps", self.steps, 1)
+        for what, value, known in (("curve", self.curve, CURVES), ("scope", self.scope, SCOPES)):
+            if value not in known:
+                raise unknown_name(what, value, known)
+        if self.batches is not None:
+            check_data(self.batches, "Iterative")
+
+    def _prune(self, walk: Walk) -> Pruned:
+        if isinstance(walk.sites.structure, BlockStructure):
+            raise InputError("Iterative: sites of blocks cannot be found again in a model without some of them")
+        if self.scope == "global":
+            walk.goal(self.sparsity)
+        now = _Now.of(walk)
+        walk.begin(*self._rate(walk.model))
+        for step in range(walk.memory.get("step", 0) + 1, self.steps + 1):
+            keep = self._choose(walk, now, fraction_at(self.curve, self.sparsity, step, self.steps))
+            gone = now.remove(keep)
+            if self.train is not None:
+                self.train(now.model, dict(keep) if now.masked else {})
+                now.hold(keep)
+            walk.memory["step"] = step
+            walk.tensors = snapshot(now.model) if self.train is not None else {}
+            if gone or self.train is not None:
+                walk.remove(gone, *self._rate(now.model))
+        return walk.finish(now.model if self.train is not None else None)
+
+    def _rate(self, model: nn.Module) -> tuple[float, float]:
+        if self.batches is None:
+            return nan, nan
+        found = evaluate_keeps(model, Sites({}), [{}], self.batches, self.loss)
+        return float(found.losses[0]), float(found.accuracy[0])
+
+    def _choose(self, walk: Walk, now: _Now, fraction: float) -> dict[str, Tensor]:
+        """Masks over the sites as they are now."""
+        scores: Scores = self.criterion(now.model, now.sites)
+        if now.masked:
+            # What is gone stays gone: nothing is lower.
+            lowest = {n: x.double().masked_fill(~walk.keep[n].to(x.device), -torch.inf) for n, x in scores.items()}
+            return select(lowest, fraction, scope=self.scope, minimum=self.minimum)
+        if self.scope == "global":
+            left = sum(walk.left.values())
+            more = round(fraction * (left + walk.gone)) - walk.gone
+            return select(scores, max(more, 0) / left, minimum=self.minimum)
+        parts = {n: round(fraction * site.size) - (site.size - walk.left[n]) for n, site in walk.sites.items()}
+        shares = {n: max(more, 0) / walk.left[n] for n, more in parts.items()}
+        return select(scores, shares, scope="layer", minimum=self.minimum)
+
+
+class _Now:
+    """The model as it is now, its sites, and which of the original units they hold."""
+
+    def __init__(self, model: nn.Module, sites: Sites, held: dict[str, Tensor], masked: bool) -> None:
+        self.model, self.sites, self.held, self.masked = model, sites, held, masked
+
+    @classmethod
+    def of(cls, walk: Walk) -> _Now:
+        """Return where the walk is."""
+        masked = not isinstance(walk.sites.structure, Structure)
+        held = {name: kept.flatten().nonzero().flatten() for name, kept in walk.keep.items()}
+        begun = (mask if masked else cut)(walk.model, walk.sites, walk.keep)
+        if walk.tensors:
+            restore(begun, walk.tensors)
+        return cls(begun, walk.sites if masked else _again(begun, walk.sites), held, masked)
+
+    def remove(self, keep: Keep) -> list[tuple[str, int]]:
+        """Remove units, and return them as those of the original."""
+        gone = []
+        for name, kept in keep.items():
+            flat, held = kept.flatten().cpu(), self.held[name]
+            if self.masked:
+                gone += [(name, int(unit)) for unit in held if not flat[unit]]
+                self.held[name] = held[flat[held]]
+            else:
+                gone += [(name, int(unit)) for unit in held[~flat]]
+                self.held[name] = held[flat]
+        if self.masked:
+            self.model = mask(self.model, self.sites, keep)
+        elif gone:
+            self.model = cut(self.model, self.sites, keep)
+            self.sites = _again(self.model, self.sites)
+        return gone
+
+    def hold(self, keep: Keep) -> None:
+        """Set to zero what a training may have brought back."""
+        if self.masked:
+            restore(self.model, snapshot(mask(self.model, self.sites, keep)))
+
+
+def _again(small: nn.Module, sites: Sites) -> Sites:
+    """The same sites in the smaller model."""
+    graph = sites.structure.graph
+    found = channels(small, dict(graph.kwargs) if graph.kwargs else graph.args)
+    missing = [name for name in sites if name not in found]
+    if missing:
+        raise InputError(f"Iterative: the cut model has no site {missing[0]!r} any more; prune in one step")
+    return Sites({name: found[name] for name in sites}, found.frozen, found.structure)

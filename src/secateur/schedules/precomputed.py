@@ -1,0 +1,117 @@
+"""Rank the units once, and remove them by that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch.nn.functional import cross_entropy
+
+from secateur.criteria.loss_change import LossChanges
+from secateur.criteria.loss_change.labels import LABELS
+from secateur.criteria.removal import Evaluations, Removals
+from secateur.labelled import Data, check_data
+from secateur.schedules.losses import check_changes
+from secateur.schedules.options import check_fraction
+from secateur.schedules.walk import Pruned, Schedule, Unit, Walk
+from secateur.types import InputError, Loss, unknown_name
+
+__all__ = ["Precomputed"]
+
+BLOCK = 64
+"""How many removals are followed at a time; a checkpoint that goes on from within computes at most so many again."""
+
+
+@dataclass(frozen=True)
+class Precomputed(Schedule):
+    """Removes units worst first, by loss changes that were measured once on the whole model (Charpentier, 2020).
+
+    What a unit is worth alone says little of what many are worth together: two units that do the same are each *zero*,
+    and both go. So this removes more than the model can spare, which following the loss shows.
+
+    Attributes:
+        importance: what `LossChange` found on the same model and sites.
+        remove: which labels go (see `LossChanges.label`); or a sparsity: the lowest changes go, whatever their labels.
+        batches: labelled samples to follow the loss on, one removal a step; None removes all in one step.
+        loss: of (outputs, targets); the mean of its samples' losses.
+        minimum: how many units every site keeps at least; the worst go first, and what would leave fewer stays.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from secateur.criteria import LossChange
+    >>> from secateur.structure import channels
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    >>> with torch.no_grad():
+    ...     for parameter, value in zip(model.parameters(), (torch.eye(2), 0.0, 2 * torch.eye(2), 0.0)):
+    ...         _ = parameter.copy_(torch.as_tensor(value))
+    >>> data = torch.eye(2), torch.tensor([0, 0])
+    >>> sites = channels(model, data[0])
+    >>> Precomputed(LossChange(data)(model, sites), remove=0.5, batches=data)(model, sites).steps[0].units
+    (('0', 1),)
+    """
+
+    importance: LossChanges
+    remove: tuple[str, ...] | float = ("worse", "zero")
+    batches: Data | None = field(default=None, repr=False)
+    loss: Loss = cross_entropy
+    minimum: int = 1
+
+    def __post_init__(self) -> None:
+        given: object = self.importance
+        if not isinstance(given, LossChanges):
+            kind = type(given).__name__
+            raise InputError(
+                f"Precomputed: importance is a {kind}; give what LossChange(batches)(model, sites) returns"
+            )
+        if isinstance(self.remove, (tuple, list)):
+            for label in self.remove:
+                if label not in LABELS:
+                    raise unknown_name("label", label, LABELS)
+        else:
+            check_fraction("Precomputed", "remove", self.remove)
+        if self.batches is not None:
+            check_data(self.batches, "Precomputed")
+
+    def _prune(self, walk: Walk) -> Pruned:
+        check_changes(self.importance, walk, "Precomputed")
+        labels = {(site, n): label for site, found in self.importance.label().items() for n, label in enumerate(found)}
+        queue = self._queue(walk, labels)
+        if self.batches is None:
+            if queue and not walk.steps:
+                base = self.importance.base
+                walk.base = (base.loss, base.accuracy)
+                nothing = float("nan")
+                walk.remove(queue, nothing, nothing, [labels[unit] for unit in queue])
+            return walk.finish()
+        removals = Removals(walk.model, walk.sites, self.batches, self.loss)
+        whole = removals([{}])
+        walk.begin(float(whole.losses[0]), float(whole.accuracy[0]))
+        while left := queue[len(walk.steps) :]:
+            _follow(walk, removals, left[:BLOCK], labels)
+        return walk.finish()
+
+    def _queue(self, walk: Walk, labels: dict[Unit, str]) -> list[Unit]:
+        """What goes, in order; the first of equals first."""
+        change = {(s, n): x for s, found in self.importance.items() for n, x in enumerate(found.flatten().tolist())}
+        ranked = sorted(walk.units, key=change.__getitem__)
+        chosen = set(ranked)
+        goal = len(ranked)
+        if isinstance(self.remove, (tuple, list)):
+            chosen = {unit for unit in ranked if labels[unit] in self.remove}
+        else:
+            goal = walk.goal(self.remove)
+        room = {name: site.size - walk.minimum for name, site in walk.sites.items()}
+        queue: list[Unit] = []
+        for unit in ranked:
+            if unit in chosen and room[unit[0]] > 0 and len(queue) < goal:
+                room[unit[0]] -= 1
+                queue.append(unit)
+        return queue
+
+
+def _follow(walk: Walk, removals: Removals, units: list[Unit], labels: dict[Unit, str]) -> None:
+    """Remove units one after the other; the losses on the way are found together."""
+    masks = [walk.without(units[: count + 1]) for count in range(len(units))]
+    found: Evaluations = removals([keep for keep in masks if keep is not None])
+    for unit, loss, accuracy in zip(units, found.losses.tolist(), found.accuracy.tolist(), strict=True):
+        walk.evaluations += 1
+        walk.remove([unit], loss, accuracy, [labels[unit]])

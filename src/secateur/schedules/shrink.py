@@ -1,0 +1,75 @@
+"""Remove some units at random, and put them back if the model is worse for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch.nn.functional import cross_entropy
+
+from secateur.criteria.removal import Removals
+from secateur.labelled import Data, check_data
+from secateur.schedules.options import check_whole
+from secateur.schedules.walk import Pruned, Schedule, Walk
+from secateur.types import InputError, Loss
+
+__all__ = ["RandomShrink"]
+
+
+@dataclass(frozen=True)
+class RandomShrink(Schedule):
+    """Removes `n` random units at a time, and restores them where the loss rises (Charpentier, 2020, Algorithm 2).
+
+    The printed algorithm lost its middle; the reading is: draw n of the units that were not tried yet, remove them, keep
+    the removal if the loss does not rise, else restore; units are tried once; stop when fewer than n are left. Drawing
+    so is going through a random order of all units in blocks of n.
+
+    Attributes:
+        n: how many units are removed at a time.
+        batches: labelled samples, those of the training: a `Split`, a pair (inputs, targets), or batches of such pairs.
+        loss: of (outputs, targets); the mean of its samples' losses.
+        seed: of the order.
+        minimum: how many units every site keeps at least; a draw that would leave fewer is restored unmeasured.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from secateur.structure import channels
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    >>> with torch.no_grad():
+    ...     for parameter, value in zip(model.parameters(), (torch.eye(2), 0.0, 2 * torch.eye(2), 0.0)):
+    ...         _ = parameter.copy_(torch.as_tensor(value))
+    >>> inputs, labels = torch.eye(2), torch.tensor([0, 0])
+    >>> RandomShrink(1, (inputs, labels))(model, channels(model, inputs)).removed
+    [('0', 1)]
+    """
+
+    n: int
+    batches: Data = field(repr=False)
+    loss: Loss = cross_entropy
+    seed: int = 0
+    minimum: int = 1
+
+    def __post_init__(self) -> None:
+        check_whole("RandomShrink", "n", self.n, 1)
+        check_whole("RandomShrink", "seed", self.seed, 0)
+        check_data(self.batches, "RandomShrink")
+
+    def _prune(self, walk: Walk) -> Pruned:
+        units = walk.units
+        if self.n > len(units):
+            raise InputError(f"RandomShrink: n={self.n} units are to go at a time, and there are {len(units)} in all")
+        removals = Removals(walk.model, walk.sites, self.batches, self.loss)
+        whole = removals([{}])
+        walk.begin(float(whole.losses[0]), float(whole.accuracy[0]))
+        order = [units[at] for at in np.random.default_rng(self.seed).permutation(len(units))]
+        for tried in range(walk.memory.get("tried", 0), len(order) - self.n + 1, self.n):
+            drawn = order[tried : tried + self.n]
+            keep = walk.without(drawn)
+            if keep is None:
+                continue
+            found = removals([keep])
+            walk.evaluations += 1
+            if float(found.losses[0]) <= walk.loss:
+                walk.memory["tried"] = tried + self.n
+                walk.remove(drawn, float(found.losses[0]), float(found.accuracy[0]))
+        return walk.finish()

@@ -1,0 +1,298 @@
+"""A pruning under way: what is kept, the steps so far, and the file that it goes on from; and what comes out of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from math import nan
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.files import require
+from secateur.schedules.checkpoint import Checkpoint, identify
+from secateur.structure.cut import Plan, cut_with_plan
+from secateur.structure.depth import BlockStructure
+from secateur.structure.infer import Structure
+from secateur.structure.sites import check_same_model, mask
+from secateur.types import InputError, Keep, Sites
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = ["Pruned", "Schedule", "Step", "Unit", "Walk", "is_whole"]
+
+Unit = tuple[str, int]
+"""A site's name, and the number of one of its units (of a single weight: its place in the flattened weight)."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One removal. Two steps are equal when all but their `seconds` are.
+
+    Attributes:
+        units: what was removed: sites with numbers of units.
+        loss_before, loss: the mean loss before and after, of the data that the schedule was given; nan without any.
+        accuracy: after the removal; nan where it is not known.
+        labels: what each unit was taken for: ``"worse"``, ``"zero"`` or ``"important"``; empty where nobody asked.
+        evaluations: how many losses over all of the data it took to find, those of the removals that were not made
+            included.
+        seconds: wall-clock time since the step before.
+    """
+
+    units: tuple[Unit, ...]
+    loss_before: float
+    loss: float
+    accuracy: float
+    labels: tuple[str, ...]
+    evaluations: int
+    seconds: float = field(compare=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Pruned:
+    """A model pruned by a schedule, with the log of how.
+
+    Attributes:
+        model: the smaller model, verified (of single weights: the masked one).
+        keep: the masks over the original model's sites.
+        steps: the removals, in order.
+        loss_before, accuracy_before: of the original model on the schedule's data; nan without any.
+        evaluations: how many losses over all of the data the pruning took.
+        plan: what the cut did to the original, as plain data.
+        difference: the greatest relative difference between the cut and the masked model's outputs; None for weights.
+    """
+
+    model: nn.Module
+    keep: Keep
+    steps: tuple[Step, ...]
+    loss_before: float
+    accuracy_before: float
+    evaluations: int
+    plan: Plan
+    difference: float | None
+
+    @property
+    def loss(self) -> float:
+        """The loss after the last step."""
+        return self.steps[-1].loss if self.steps else self.loss_before
+
+    @property
+    def accuracy(self) -> float:
+        """The accuracy after the last step."""
+        return self.steps[-1].accuracy if self.steps else self.accuracy_before
+
+    @property
+    def removed(self) -> list[Unit]:
+        """All removed units, in the order of their removal."""
+        return [unit for step in self.steps for unit in step.units]
+
+    def frame(self) -> DataFrame:
+        """Return a pandas table with a row for each removed unit; units of one step share its number and figures."""
+        rows = []
+        for number, step in enumerate(self.steps, 1):
+            figures = {key: value for key, value in asdict(step).items() if key not in {"units", "labels"}}
+            for at, (site, unit) in enumerate(step.units):
+                label = step.labels[at] if step.labels else None
+                rows.append({"step": number, "site": site, "unit": unit, "label": label, **figures})
+        return require("pandas", "lab").DataFrame(rows)
+
+    def __repr__(self) -> str:
+        return f"Pruned({len(self.removed)} units removed in {len(self.steps)} steps, loss {self.loss:.4g})"
+
+
+OnStep = Callable[[Step], object]
+
+
+class Schedule(ABC):
+    """When to cut: called with ``(model, sites)``, it returns a `Pruned`; the model is left as it is."""
+
+    minimum: int
+
+    def __call__(
+        self,
+        model: nn.Module,
+        sites: Sites,
+        *,
+        on_step: OnStep | None = None,
+        checkpoint: str | Path | None = None,
+    ) -> Pruned:
+        """Prune, cut and verify.
+
+        Args:
+            model: the model that `sites` were found in; it is left as it is.
+            sites: from `channels`, `blocks` or `weights`.
+            on_step: called with each `Step` when it is done.
+            checkpoint: a file, written after every step; the same call goes on from there, to the same end. Delete it
+                to start over.
+
+        Raises:
+            InputError: the sites are of another model, or an option does not fit them.
+            FileError: the checkpoint is damaged, belongs to another pruning, or cannot be written.
+            CutError, VerificationError: see `cut`.
+        """
+        check_same_model(model, sites)
+        if not sites:
+            raise InputError("there are no sites to prune; see sites.frozen for why")
+        walk = Walk(model, sites, self.minimum, on_step)
+        if checkpoint is not None:
+            walk.checkpoint = Checkpoint(Path(checkpoint), identify(self, model, sites))
+            walk.restore()
+        return self._prune(walk)
+
+    @abstractmethod
+    def _prune(self, walk: Walk) -> Pruned:
+        """Remove units from where `walk` is until the end."""
+
+
+class Walk:
+    """A pruning under way.
+
+    Attributes:
+        keep: the masks so far.
+        steps: the removals so far.
+        memory: plain values that a schedule needs to go on, kept in the checkpoint.
+        tensors: the same for tensors.
+        base: the loss and accuracy of the original model.
+        evaluations: losses over all of the data so far.
+    """
+
+    def __init__(self, model: nn.Module, sites: Sites, minimum: int, on_step: OnStep | None) -> None:
+        if not is_whole(minimum, 0):
+            raise InputError(f"minimum={minimum!r} must be a whole number, 0 or more: the units that every site keeps")
+        if minimum == 0 and isinstance(sites.structure, Structure):
+            raise InputError("minimum=0 would empty a site, and nothing would pass it; channels need 1 or more")
+        self.model, self.sites, self.minimum, self.on_step = model, sites, minimum, on_step
+        self.keep = {name: torch.ones(site.shape, dtype=torch.bool) for name, site in sites.items()}
+        self.left = {name: site.size for name, site in sites.items()}
+        self.steps: list[Step] = []
+        self.memory: dict[str, Any] = {}
+        self.tensors: dict[str, Tensor] = {}
+        self.base: tuple[float, float] = (nan, nan)
+        self.evaluations = 0
+        self.checkpoint: Checkpoint | None = None
+        self._since = perf_counter()
+
+    @property
+    def units(self) -> list[Unit]:
+        """All units of all sites, removed ones too, in order."""
+        return [(name, unit) for name, site in self.sites.items() for unit in range(site.size)]
+
+    @property
+    def gone(self) -> int:
+        """How many units are removed."""
+        return sum(site.size - self.left[name] for name, site in self.sites.items())
+
+    @property
+    def loss(self) -> float:
+        """The loss now."""
+        return self.steps[-1].loss if self.steps else self.base[0]
+
+    def removable(self, unit: Unit) -> bool:
+        """Whether the unit is there and its site may lose it."""
+        name, number = unit
+        return self.left[name] > self.minimum and bool(self.keep[name].view(-1)[number])
+
+    def without(self, units: Iterable[Unit]) -> dict[str, Tensor] | None:
+        """The masks without these units too; None where a site would keep fewer than the minimum."""
+        keep = dict(self.keep)
+        for name, number in units:
+            if keep[name] is self.keep[name]:
+                keep[name] = keep[name].clone()
+            keep[name].view(-1)[number] = False
+        enough = all(int(kept.sum()) >= min(self.minimum, kept.numel()) for kept in keep.values())
+        return keep if enough else None
+
+    def goal(self, sparsity: float) -> int:
+        """How many units a fraction of all is."""
+        total = sum(site.size for site in self.sites.values())
+        most = sum(max(site.size - self.minimum, 0) for site in self.sites.values())
+        count = round(sparsity * total)
+        if count > most:
+            raise InputError(
+                f"sparsity {sparsity} would remove {count} of {total} units, but every one of the {len(self.sites)} "
+                f"sites keeps at least {self.minimum}; ask for {most / total:.4f} or less"
+            )
+        return count
+
+    def begin(self, loss: float, accuracy: float) -> None:
+        """Note what the original model does."""
+        if self.steps and self.checkpoint is not None:
+            self.checkpoint.check_base(self.base[0], loss)
+            return
+        self.base = (loss, accuracy)
+        self.evaluations += 1
+
+    def remove(
+        self,
+        units: Sequence[Unit],
+        loss: float,
+        accuracy: float,
+        labels: Sequence[str] = (),
+        before: float | None = None,
+    ) -> None:
+        """Note a removal, and write it down."""
+        keep = self.without(units)
+        assert keep is not None, "a site would be left with too few units"
+        self.keep = keep
+        for name, _ in units:
+            self.left[name] -= 1
+        now, taken = perf_counter(), sum(step.evaluations for step in self.steps)
+        before = self.loss if before is None else before
+        evaluations, seconds = self.evaluations - taken, now - self._since
+        self._since = now
+        self.steps.append(Step(tuple(units), before, loss, accuracy, tuple(labels), evaluations, seconds))
+        if self.checkpoint is not None:
+            self.checkpoint.write(self._state(), self.tensors)
+        if self.on_step is not None:
+            self.on_step(self.steps[-1])
+
+    def _state(self) -> dict[str, Any]:
+        steps = [asdict(step) for step in self.steps]
+        return {"steps": steps, "memory": self.memory, "base": self.base, "evaluations": self.evaluations}
+
+    def restore(self) -> None:
+        """Go to where the checkpoint left off; do nothing if there is no such file."""
+        assert self.checkpoint is not None
+        found = self.checkpoint.read()
+        if found is None:
+            return
+        state, self.tensors = found
+        for step in state["steps"]:
+            units = tuple((name, number) for name, number in step.pop("units"))
+            self.steps.append(Step(units=units, labels=tuple(step.pop("labels")), **step))
+            keep = self.without(units)
+            assert keep is not None
+            self.keep = keep
+            for name, _ in units:
+                self.left[name] -= 1
+        self.memory, self.evaluations = state["memory"], state["evaluations"]
+        loss, accuracy = state["base"]
+        self.base = (loss, accuracy)
+
+    def finish(self, trained: nn.Module | None = None) -> Pruned:
+        """Cut and verify; `trained` is the model that was cut and trained on the way, where there is one."""
+        if isinstance(self.sites.structure, (Structure, BlockStructure)):
+            made = cut_with_plan(self.model, self.sites, self.keep)
+            model, plan, difference = made.model, made.plan, made.difference
+        else:
+            model, plan, difference = mask(self.model, self.sites, self.keep), Plan(), None
+        return Pruned(
+            model=model if trained is None else trained,
+            keep=self.keep,
+            steps=tuple(self.steps),
+            loss_before=self.base[0],
+            accuracy_before=self.base[1],
+            evaluations=self.evaluations,
+            plan=plan,
+            difference=difference,
+        )
+
+
+def is_whole(value: object, least: int) -> bool:
+    """Whether a value is a whole number of at least this."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
