@@ -340,26 +340,20 @@ class Flow:
             self._known[key] = (structure, reads(structure))
         return self._known[key]
 
-<<<<<<< HEAD
     def makers(self) -> dict[str, tuple[Maker, ...]]:
         """Return the convolutions and linear layers that produce the units of each site, in their order."""
         structure: Structure = self.sites.structure
         found = _makers(structure, _Known(structure.graph, self._own(structure.graph)))
         return {name: found[name] for name in self.sites}
 
-    def _own(self, graph: Graph) -> dict[Node, Tensor]:
-        """The model's tensors, by the placeholders that stand for them."""
-        own = {**graph.state, **own_tensors(self.model)}
+    def _own(self, graph: Graph, tensors: Mapping[str, Tensor] | None = None) -> dict[Node, Tensor]:
+        """The model's tensors, or those in their place, by the placeholders that stand for them."""
+        own = {**graph.state, **own_tensors(self.model), **(tensors or {})}
         return {node: own[name] for node, name in _names(graph).items()}
 
-    def _flat(self, graph: Graph, inputs: ExampleInputs) -> list[Any]:
-        """What the graph's placeholders stand for, in their order."""
-        own = self._own(graph)
-=======
     def _flat(self, graph: Graph, inputs: ExampleInputs, tensors: Mapping[str, Tensor]) -> list[Any]:
         """What the graph's placeholders stand for, in their order."""
-        own = {**graph.state, **own_tensors(self.model), **tensors}
->>>>>>> part-c3
+        own = self._own(graph, tensors)
         leaves = iter(x for x in pytree.tree_leaves(split_inputs(inputs)) if graph.program or isinstance(x, Tensor))
         return [own[n] if n in own else next(leaves) for n in graph.nodes if n.op == "placeholder"]
 
