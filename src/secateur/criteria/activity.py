@@ -1,0 +1,187 @@
+"""Activity: what channels answer on data (Hu et al., 2016; Molchanov et al., 2017; Lin et al., 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from secateur.criteria.batches import checked
+from secateur.criteria.gates import REPAIR
+from secateur.criteria.units import Reduce, check_reduce, reduced
+from secateur.state import check_finite, device_of
+from secateur.structure.flow import Flow, Read
+from secateur.structure.layers import MOVES
+from secateur.structure.rules import op_name
+from secateur.types import Batches, InputError, Sites
+
+__all__ = ["ActivationRank", "ActiveFraction", "MeanActivation"]
+
+
+@dataclass(frozen=True)
+class ActiveFraction:
+    """Scores a channel by the fraction of its activations that are not zero: 1 − APoZ (Hu et al., 2016).
+
+    Activations are taken where layers read them, so after a ReLU where there is one; without one nearly none is zero,
+    and `threshold` or another criterion says more.
+
+    Attributes:
+        batches: pairs (inputs, targets); the targets are not used.
+        threshold: absolute values up to this count as zero.
+        reduce: how several reads of a channel become one score; ``"joint"`` pools their activations.
+
+    >>> from secateur.structure import channels
+    >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1))
+    >>> model[0].weight.data = torch.tensor([[1.0], [-1.0]])
+    >>> batches = [(torch.tensor([[1.0], [2.0], [3.0], [-1.0]]), torch.zeros(4))]
+    >>> ActiveFraction(batches)(model, channels(model, torch.zeros(1, 1)))
+    {'0': tensor([0.7500, 0.2500])}
+    """
+
+    batches: Batches = field(repr=False)
+    threshold: float = 0.0
+    reduce: Reduce = "joint"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.threshold, bool) or not self.threshold >= 0:
+            raise InputError(f"ActiveFraction: threshold must be 0 or more; got {self.threshold!r}")
+        check_reduce(self, self.reduce)
+
+    def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+        """Return the scores, in [0, 1]; high = keep."""
+        return _means(model, sites, self.batches, self.reduce, "ActiveFraction", self._active)
+
+    def _active(self, read: Read, rows: Tensor) -> Tensor:
+        return (rows.abs() > self.threshold).double()
+
+
+@dataclass(frozen=True)
+class MeanActivation:
+    """Scores a channel by the mean of its absolute activations (Molchanov et al., 2017, name the mean as a criterion).
+
+    Activations are taken where layers read them.
+
+    Attributes:
+        batches: pairs (inputs, targets); the targets are not used.
+        absolute: whether values below zero count by their size; False takes the plain mean.
+        reduce: how several reads of a channel become one score; ``"joint"`` pools their activations.
+
+    >>> from secateur.structure import channels
+    >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1))
+    >>> model[0].weight.data = torch.tensor([[1.0], [-2.0]])
+    >>> batches = [(torch.tensor([[1.0], [-3.0]]), torch.zeros(2))]
+    >>> MeanActivation(batches)(model, channels(model, torch.zeros(1, 1)))
+    {'0': tensor([2., 4.])}
+    """
+
+    batches: Batches = field(repr=False)
+    absolute: bool = True
+    reduce: Reduce = "joint"
+
+    def __post_init__(self) -> None:
+        check_reduce(self, self.reduce)
+
+    def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+        """Return the scores, high = keep."""
+        return _means(model, sites, self.batches, self.reduce, "MeanActivation", self._size)
+
+    def _size(self, read: Read, rows: Tensor) -> Tensor:
+        return rows.abs().double() if self.absolute else rows.double()
+
+
+@dataclass(frozen=True)
+class ActivationRank:
+    """Scores a channel by the mean rank of its feature maps (HRank: Lin et al., 2020).
+
+    A map is what one sample gives in one channel, height × width (a volume's last two dimensions taken as one), where
+    layers read it; behind a `flatten` it is as it was before. A channel that has no map, as a neuron, is taken as a map
+    of one row: its rank is 1 where it answers at all.
+
+    Attributes:
+        batches: pairs (inputs, targets); the targets are not used.
+        reduce: how several reads of a channel become one score; ``"joint"`` pools their maps.
+
+    >>> from secateur.structure import channels
+    >>> model = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(8, 1))
+    >>> model[0].weight.data = torch.tensor([1.0, -1.0]).reshape(2, 1, 1, 1)
+    >>> batches = [(torch.tensor([[[[1.0, 0.0], [0.0, 1.0]]]]), torch.zeros(1))]     # the identity, and zero
+    >>> ActivationRank(batches)(model, channels(model, torch.zeros(1, 1, 2, 2)))
+    {'0': tensor([2., 0.])}
+    """
+
+    batches: Batches = field(repr=False)
+    reduce: Reduce = "joint"
+
+    def __post_init__(self) -> None:
+        check_reduce(self, self.reduce)
+
+    def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+        """Return the scores, 0 or more; high = keep."""
+        return _means(model, sites, self.batches, self.reduce, "ActivationRank", _ranks)
+
+
+def _ranks(read: Read, rows: Tensor) -> Tensor:
+    maps = rows.reshape(*rows.shape[:2], *_map_shape(read, rows.shape[2]))
+    ranks: Tensor = torch.linalg.matrix_rank(maps)
+    return ranks.unsqueeze(2).double()
+
+
+def _map_shape(read: Read, values: int) -> tuple[int, int]:
+    """Height and width of what one sample has in one channel, as it was before it was flattened."""
+    node = read.source
+    shape = list(node.meta["val"].shape)
+    spatial = [size for dim, size in enumerate(shape) if dim not in (0, read.dim)]
+    while len(spatial) < 2 or prod(spatial) != values:
+        if op_name(node) not in (*MOVES, "dropout") or len(node.all_input_nodes) != 1:
+            return 1, values
+        node = node.all_input_nodes[0]
+        spatial = list(node.meta["val"].shape[2:])
+    return spatial[0], values // spatial[0]
+
+
+Measure = Callable[[Read, Tensor], Tensor]
+"""From what passes a read, ``(units, samples, values)``, to what is averaged over all but the units."""
+
+
+def _means(
+    model: nn.Module, sites: Sites, batches: Batches, reduce: Reduce, doing: str, measure: Measure
+) -> dict[str, Tensor]:
+    """The mean of what is measured at each read, and over the reads."""
+    other = next((name for name, site in sites.items() if site.kind != "channel"), None)
+    if other is not None:
+        raise InputError(
+            f"{doing} scores channels, which {other!r} does not have; take channels(model, example_inputs)"
+        )
+    check_finite(model, doing, REPAIR)
+    flow = Flow(model, sites)
+    sums: dict[tuple[str, int], Tensor] = {}
+    counts: dict[tuple[str, int], int] = {}
+    for inputs, _ in checked(batches, doing, device_of(model)):
+        numbers = {read: (name, at) for name, found in flow.reads(inputs).items() for at, read in enumerate(found)}
+
+        def see(read: Read, passing: Tensor, numbers: dict[Read, tuple[str, int]] = numbers) -> None:
+            made = measure(read, read.rows(passing)).flatten(1)
+            key = numbers[read]
+            sums[key] = sums.get(key, 0) + made.sum(1)
+            counts[key] = counts.get(key, 0) + made.shape[1]
+
+        with torch.no_grad():
+            flow.watch(inputs, numbers, see)
+    return {name: _pooled(sums, counts, name, reduce, doing) for name in sites}
+
+
+def _pooled(
+    sums: dict[tuple[str, int], Tensor], counts: dict[tuple[str, int], int], name: str, reduce: Reduce, doing: str
+) -> Tensor:
+    keys = [key for key in sums if key[0] == name]
+    if not keys:
+        raise InputError(
+            f"{doing}: no layer reads the units of site {name!r}; leave it out: "
+            f"channels(model, inputs, ignore=[{name!r}])"
+        )
+    if reduce == "joint":
+        return (torch.stack([sums[key] for key in keys]).sum(0) / sum(counts[key] for key in keys)).float()
+    return reduced([(sums[key] / counts[key]).unsqueeze(1) for key in keys], lambda rows: rows[:, 0], reduce).float()

@@ -1,0 +1,118 @@
+"""The empirical Fisher matrix of single weights, in blocks (Singh and Alistarh, 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from secateur.criteria.derivatives import sample_gradients
+from secateur.criteria.gates import gradient
+from secateur.criteria.units import parameters_of
+from secateur.types import Batches, InputError, Loss, Sites
+
+__all__ = ["check_blocks", "fisher_blocks", "repaired", "saliencies"]
+
+TOGETHER = 32  # samples whose gradients are multiplied at once
+LEAST = 1e-12
+
+
+def check_blocks(doing: str, block: int, damping: float) -> None:
+    """Refuse a block without weights, and a damping that is not above 0."""
+    if isinstance(block, bool) or not isinstance(block, int) or block < 1:
+        raise InputError(f"{doing}: block must be a whole number of weights, at least 1; got {block!r}")
+    if isinstance(damping, bool) or not damping > 0:
+        raise InputError(f"{doing}: damping must be above 0, as the matrix could not be inverted; got {damping!r}")
+
+
+def fisher_blocks(
+    model: nn.Module, sites: Sites, batches: Batches, loss: Loss, block: int, damping: float, doing: str
+) -> dict[str, Tensor]:
+    """Return the blocks of the empirical Fisher matrix along each flattened weight, damped.
+
+    Args:
+        model, sites, batches, loss, doing: as everywhere; the sites are those of single weights.
+        block: how many weights a block has, at most; the last is filled up with zeros.
+        damping: what is added to the diagonal, as a share of its mean over the weight.
+
+    Returns:
+        One tensor a site, float64, ``(blocks, size, size)``.
+
+    Raises:
+        InputError: unfit batches, or sites that are not of single weights.
+    """
+    other = next((name for name, site in sites.items() if site.kind != "weight"), None)
+    if other is not None:
+        raise InputError(
+            f"{doing} compares single weights, and {other!r} has channels; take the sites of weights(model)"
+        )
+    sizes = {name: min(block, site.size) for name, site in sites.items()}
+    totals = {name: torch.zeros(()) for name in sites}
+    held: dict[str, list[Tensor]] = {name: [] for name in sites}
+    count = 0
+
+    def pool() -> None:
+        for name, rows in held.items():
+            if rows:
+                stacked = torch.stack(rows, dim=1)
+                totals[name] = totals[name] + stacked.mT @ stacked
+                rows.clear()
+
+    for _, found in sample_gradients(
+        model, sites, batches, doing, lambda y, t: [(gradient(y, t, loss), y.new_ones(()))]
+    ):
+        for slopes, _ in found:
+            for name in sites:
+                held[name].append(in_blocks(slopes[name].double(), sizes[name]))
+        count += 1
+        if count % TOGETHER == 0:
+            pool()
+    pool()
+    return {name: _damped(total / count, damping) for name, total in totals.items()}
+
+
+def _damped(fisher: Tensor, damping: float) -> Tensor:
+    diagonal = fisher.diagonal(dim1=1, dim2=2)
+    diagonal += max(damping * float(diagonal.mean()), LEAST)
+    return fisher
+
+
+def in_blocks(values: Tensor, size: int) -> Tensor:
+    """Return a flattened tensor as rows of `size`, the last filled up with zeros."""
+    flat = values.flatten()
+    return pad(flat, (0, -len(flat) % size)).reshape(-1, size)
+
+
+def _out_of_blocks(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return rows.flatten()[: torch.Size(shape).numel()].reshape(shape)
+
+
+def saliencies(model: nn.Module, sites: Sites, fisher: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return w² / 2 [F⁻¹]ᵢᵢ for each weight of the sites."""
+    parameters = parameters_of(model, sites)
+    found = {}
+    for name, site in sites.items():
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(fisher[name])).diagonal(dim1=1, dim2=2)
+        squares = in_blocks(parameters[name].detach().double().square(), fisher[name].shape[-1])
+        found[name] = _out_of_blocks(squares / (2 * inverse), site.shape).float()
+    return found
+
+
+def repaired(weight: Tensor, fisher: Tensor, keep: Tensor) -> Tensor:
+    """Return the weight with zeros where `keep` is False, the others moved to make up for it as well as they can.
+
+    With Q what is removed and K what stays, in each block: w_K + F_KK⁻¹ F_KQ w_Q.
+
+    >>> fisher = torch.tensor([[[2.0, 1.0], [1.0, 2.0]]], dtype=torch.float64)
+    >>> repaired(torch.tensor([[1.0, 4.0]]), fisher, torch.tensor([[False, True]]))   # 4 + ½ · 1 · 1
+    tensor([[0.0000, 4.5000]])
+    """
+    size = fisher.shape[-1]
+    stays = in_blocks(keep.double(), size)
+    rows = in_blocks(weight.detach().double(), size)
+    gone = rows * (1 - stays)
+    inner = fisher * stays.unsqueeze(1) * stays.unsqueeze(2) + torch.diag_embed(1 - stays)
+    moved = torch.linalg.solve(inner, stays * (fisher @ gone.unsqueeze(2)).squeeze(2))
+    return _out_of_blocks(stays * (rows + moved), tuple(weight.shape)).to(weight.dtype)
