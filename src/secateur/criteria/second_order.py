@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad, jacrev, vmap
+from torch.func import hessian, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
@@ -16,7 +16,7 @@ from secateur.criteria.gates import Gated, estimate, gradient
 from secateur.structure.flow import Read
 from secateur.types import Batches, InputError, Loss, Sites, unknown_name
 
-__all__ = ["SecondOrder", "drawn", "roots"]
+__all__ = ["SecondOrder"]
 
 CURVATURES = ("squared", "fisher", "gauss-newton", "hessian")
 
@@ -82,9 +82,7 @@ class SecondOrder:
         if self.curvature == "squared":
             return {name: _half_squared(s, s) for name, s in batch.changes(along).items()}
         found = {name: s.sum(0) for name, s in batch.changes(along, last=False).items()}
-        answers = (batch.outputs, batch.targets, batch.loss)
-        drawing = self.curvature == "fisher"
-        for direction, sign in [drawn(*answers, generator, "SecondOrder")] if drawing else roots(*answers):
+        for direction, sign in [_drawn(batch, generator)] if self.curvature == "fisher" else _roots(batch):
             for name, s in batch.changes(direction, last=False).items():
                 found[name] = found[name] + (s.square() * sign).sum(0) / 2
         return found
@@ -95,38 +93,33 @@ def _half_squared(first: Tensor, curved: Tensor) -> Tensor:
     return torch.addcmul(first, curved, curved, value=0.5).sum(0)
 
 
-def drawn(
-    outputs: Tensor, targets: Tensor, loss: Loss, generator: torch.Generator, doing: str
-) -> tuple[Tensor, Tensor]:
-    """Return the gradient of each sample's loss at its outputs for a label drawn from them, and its sign, 1.
-
-    Raises:
-        InputError: the outputs are no logits of classes, or the targets no labels.
-    """
-    if outputs.ndim != 2 or targets.is_floating_point():
+def _drawn(batch: Gated, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The gradient of each sample's loss for a label drawn from the model's own outputs."""
+    if batch.outputs.ndim != 2 or batch.targets.is_floating_point():
         raise InputError(
-            f"{doing}: curvature='fisher' draws class labels, and needs outputs (samples, classes) and whole-number "
-            f"targets; got {tuple(outputs.shape)} and {targets.dtype}. Take another curvature."
+            "SecondOrder: curvature='fisher' draws class labels, and needs outputs (samples, classes) and whole-number "
+            f"targets; got {tuple(batch.outputs.shape)} and {batch.targets.dtype}. Take 'gauss-newton' or 'squared'."
         )
-    chances = outputs.detach().float().softmax(1).cpu()
-    labels = torch.multinomial(chances, 1, generator=generator).squeeze(1).to(targets.device)
-    return gradient(outputs, labels, loss), outputs.new_ones(())
+    chances = batch.outputs.detach().float().softmax(1).cpu()
+    labels = torch.multinomial(chances, 1, generator=generator).squeeze(1).to(batch.targets.device)
+    return gradient(batch.outputs, labels, batch.loss), batch.outputs.new_ones(())
 
 
-def roots(outputs: Tensor, targets: Tensor, loss: Loss) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield vectors whose outer products add up to the Hessian of each sample's loss at its outputs, with their signs."""
-    if loss is cross_entropy and outputs.ndim == 2 and not targets.is_floating_point():
-        chances = outputs.softmax(1)
+def _roots(batch: Gated) -> Iterator[tuple[Tensor, Tensor]]:
+    """Vectors whose outer products add up to the Hessian of each sample's loss at its outputs, with their signs."""
+    if batch.loss is cross_entropy:
+        chances = batch.outputs.softmax(1)
         eye = torch.eye(chances.shape[1], dtype=chances.dtype, device=chances.device)
         for label in range(chances.shape[1]):
             yield chances[:, label : label + 1].sqrt() * (eye[label] - chances), chances.new_ones(())
         return
-    yield from _eigenvectors(outputs, targets, loss)
+    yield from _eigenvectors(batch)
 
 
-def _eigenvectors(outputs: Tensor, targets: Tensor, loss: Loss) -> Iterator[tuple[Tensor, Tensor]]:
+def _eigenvectors(batch: Gated) -> Iterator[tuple[Tensor, Tensor]]:
     """The same for any loss, by eigenvalues."""
-    curved = vmap(jacrev(grad(lambda z, y: loss(z.unsqueeze(0), y.unsqueeze(0)))))(outputs, targets)
+    outputs, targets = batch.outputs, batch.targets
+    curved = vmap(hessian(lambda z, y: batch.loss(z.unsqueeze(0), y.unsqueeze(0))))(outputs, targets)
     size = outputs[0].numel()
     values, vectors = torch.linalg.eigh(curved.detach().reshape(len(outputs), size, size))
     for at in range(size):

@@ -7,9 +7,9 @@ removes it, a gate at its reads has the unit's whole gradient, and what passes t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.fx import Node
@@ -97,22 +97,6 @@ class Maker:
         answer = signal @ (self.weight.mT if name == "linear" else self.weight)
         return answer if offset is None else answer + offset
 
-
-class Edge(Protocol):
-    """An edge of the traced graph, into an op."""
-
-    @property
-    def node(self) -> Node:
-        """The op."""
-        ...
-
-    @property
-    def source(self) -> Node:
-        """The tensor that it takes up."""
-        ...
-
-
-E = TypeVar("E", bound=Edge)
 
 Tap = Callable[[Read, Tensor], Tensor]
 """Called with what passes a read; what it returns goes on in its place."""
@@ -275,7 +259,7 @@ class Flow:
 
     def __post_init__(self) -> None:
         check_same_model(self.model, self.sites)
-        if self.sites and self.sites.structure is None:
+        if self.sites.structure is None:
             raise InputError("activations are those of channels; find the sites with channels(model, example_inputs)")
 
     def __call__(
@@ -289,32 +273,12 @@ class Flow:
 
     def _run(self, inputs: ExampleInputs, tap: Tap | None, own: Mapping[str, Tensor], known: Mapping[Node, Any]) -> Any:
         structure, found = self.at(inputs)
-        edges = [read for name in self.sites for read in found[name]] if tap is not None else []
-        return self._tapped(structure.graph, inputs, edges, tap, own, known)
-
-    def watch(self, inputs: ExampleInputs, edges: Iterable[E], see: Callable[[E, Tensor], object]) -> Any:
-        """Return the model's outputs; `see` is called with what passes each edge of the graph for inputs of this shape."""
-
-        def look(edge: E, passing: Tensor) -> Tensor:
-            see(edge, passing)
-            return passing
-
-        return self._tapped(self.at(inputs)[0].graph, inputs, edges, look, {}, {})
-
-    def _tapped(
-        self,
-        graph: Graph,
-        inputs: ExampleInputs,
-        edges: Iterable[E],
-        tap: Callable[[E, Tensor], Tensor] | None,
-        own: Mapping[str, Tensor],
-        known: Mapping[Node, Any],
-    ) -> Any:
-        by_node: dict[Node, list[E]] = {}
-        for edge in edges:
-            by_node.setdefault(edge.node, []).append(edge)
-        run = _Tapped(graph, by_node, tap)
-        return _outputs(graph, run.run(*self._flat(graph, inputs, own), initial_env=dict(known)))
+        edges: dict[Node, list[Read]] = {}
+        for name in self.sites if tap is not None else ():
+            for read in found[name]:
+                edges.setdefault(read.node, []).append(read)
+        run = _Tapped(structure.graph, edges, tap)
+        return _outputs(structure.graph, run.run(*self._flat(structure.graph, inputs, own), initial_env=dict(known)))
 
     def values(self, inputs: ExampleInputs, skip: Set[Node]) -> dict[Node, Any]:
         """Run all ops but those of `skip`, and return what these and the output take up (else None), for `resume`."""
@@ -418,10 +382,10 @@ def _root(graph: Graph) -> nn.Module:
     return graph.program.graph_module if graph.program is not None else nn.Module()
 
 
-class _Tapped(fx.Interpreter, Generic[E]):
+class _Tapped(fx.Interpreter):
     """Runs a graph; what passes the edges given goes through the tap."""
 
-    def __init__(self, graph: Graph, edges: Mapping[Node, list[E]], tap: Callable[[E, Tensor], Tensor] | None) -> None:
+    def __init__(self, graph: Graph, edges: Mapping[Node, list[Read]], tap: Tap | None) -> None:
         super().__init__(_root(graph), graph=graph.graph)
         self.edges, self.tap = edges, tap
 
