@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from secateur.structure import channels, mask, weights
@@ -51,6 +51,24 @@ def test_what_the_reads_do_not_show_is_told() -> None:
     assert "norm" in Flow(model, channels(model, inputs)).partial["a"]
     model, inputs = build("lstm")
     assert Flow(model, channels(model, inputs)).partial == {"layer": "a recurrent layer reads its own units"}
+
+
+class Standardised(nn.Module):
+    """A layer whose weight is divided by its size, units that are gone left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.b.weight / (self.b.weight.square().sum(1, keepdim=True) + 1)
+        out: Tensor = self.c(torch.nn.functional.linear(self.a(x), weight))
+        return out
+
+
+def test_a_weight_that_is_made_by_a_sum_over_units_is_told() -> None:
+    model = Standardised()
+    assert Flow(model, channels(model, torch.randn(2, 3))).partial == {"a": "a weight is made by a sum over the units"}
 
 
 def test_activations_by_unit_are_those_worked_by_hand() -> None:

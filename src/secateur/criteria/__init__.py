@@ -8,6 +8,7 @@ from functools import partial
 from math import inf
 
 from secateur.criteria.activity import ActivationRank, ActiveFraction, MeanActivation
+from secateur.criteria.class_accuracy import ClassAccuracy
 from secateur.criteria.curvature import HessianTrace, OptimalBrainDamage, OptimalBrainSurgeon
 from secateur.criteria.energy import Energy
 from secateur.criteria.foresight import GraSP, Snip, SynFlow
@@ -15,6 +16,7 @@ from secateur.criteria.layerwise import Lamp
 from secateur.criteria.loss_change import Base, LossChange, LossChanges
 from secateur.criteria.magnitude import Magnitude
 from secateur.criteria.movement import Movement
+from secateur.criteria.next_layer import NextLayer
 from secateur.criteria.random import Random
 from secateur.criteria.reconstruction import Reconstruction, Wanda
 from secateur.criteria.redundancy import Correlation, GeometricMedian
@@ -29,6 +31,7 @@ __all__ = [
     "ActivationRank",
     "ActiveFraction",
     "Base",
+    "ClassAccuracy",
     "Correlation",
     "Energy",
     "Evaluations",
@@ -41,6 +44,7 @@ __all__ = [
     "Magnitude",
     "MeanActivation",
     "Movement",
+    "NextLayer",
     "NormScale",
     "OptimalBrainDamage",
     "OptimalBrainSurgeon",

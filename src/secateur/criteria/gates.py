@@ -9,94 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import Node
 
-from secateur.criteria.batches import check_labels, checked
+from secateur.criteria.places import Places, over, samples_of
+from secateur.labelled import Data, check_data, check_outputs, iterate
 from secateur.state import check_finite, device_of, own_tensors
-from secateur.structure.axes import Atom, atoms, positions
+from secateur.structure.axes import Atom, atoms
 from secateur.structure.flow import Flow, Read, Tap
 from secateur.structure.infer import Structure
-from secateur.structure.rules import Value, op_name
+from secateur.structure.rules import op_name
 from secateur.structure.rules.recurrent import GATES
-from secateur.types import Batches, InputError, Loss, Member, Sites
+from secateur.structure.sites import REPAIR
+from secateur.types import InputError, Loss, Member
 
-__all__ = ["Gated", "by_unit", "estimate", "gradient"]
-
-REPAIR = "load a good checkpoint, or repair the tensor, first"
-
-
-@dataclass(frozen=True, eq=False)
-class _Places:
-    """Which sample and which unit the positions of a read's tensor belong to.
-
-    Attributes:
-        read: the read.
-        samples: the dimension along which the samples lie, and their positions ``(samples, places)``; None where no
-            dimension has them.
-    """
-
-    read: Read
-    samples: tuple[int, Tensor] | None
-
-    def sums(self, values: Tensor, count: int) -> Tensor:
-        """Return the sums of `values` by sample and unit, ``(samples, units)``.
-
-        What belongs to no sample in particular is divided among all evenly.
-        """
-        dim, index = self.read.dim, self.read.index.to(values.device)
-        if self.samples is None:
-            rows = _over(values, (dim,))[index].sum(1)
-            return (rows / count).expand(count, -1)
-        along, places = self.samples[0], self.samples[1].to(values.device)
-        if along == dim:
-            return _crossed(_over(values, (dim,)), places, index)
-        table = _over(values, (along, dim))
-        table = table if places.shape[1] == 1 else table[places].sum(1)
-        return table if _is_whole(self.read) else table[:, index].sum(2)
-
-
-def _is_whole(read: Read) -> bool:
-    """Whether the units are all there is along their dimension, in their order."""
-    size = int(read.source.meta["val"].shape[read.dim])
-    return read.index.shape[1] == 1 and torch.equal(read.index[:, 0], torch.arange(size))
-
-
-def _over(values: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Sum over all dimensions but `dims`, which come first and in this order."""
-    moved = values.movedim(dims, tuple(range(len(dims))))
-    return moved.sum(tuple(range(len(dims), moved.ndim))) if moved.ndim > len(dims) else moved
-
-
-def _crossed(flat: Tensor, samples: Tensor, units: Tensor) -> Tensor:
-    """Sums by sample and unit where both lie along one dimension."""
-    sample = _owners(samples, len(flat))
-    unit = _owners(units, len(flat))
-    there = (sample >= 0) & (unit >= 0)
-    made = flat.new_zeros(len(samples), len(units))
-    return made.index_put_((sample[there], unit[there]), flat[there], accumulate=True)
-
-
-def _owners(index: Tensor, size: int) -> Tensor:
-    """For each position the row of `index` that names it, -1 where none does."""
-    rows = torch.arange(len(index), device=index.device).unsqueeze(1).expand_as(index)
-    return index.new_full((size,), -1).index_put_((index.flatten(),), rows.flatten())
-
-
-def _samples(structure: Structure, read: Read, count: int) -> tuple[int, Tensor] | None:
-    """Where the samples lie in a read's tensor: the first axis of an input, wherever it went."""
-    axes = structure.values[read.source].axes
-    for holder in structure.graph.inputs:
-        value = structure.values.get(holder)
-        batch = next(atoms(value.axes[0]), None) if isinstance(value, Value) and value.axes else None
-        for dim, axis in enumerate(axes) if batch is not None and batch.size == count else ():
-            found = positions(axis, batch)  # type: ignore[arg-type]
-            if found is not None:
-                return dim, found
-    shape = read.source.meta["val"].shape
-    return (0, torch.arange(count).unsqueeze(1)) if shape[0] == count and read.dim else None
+__all__ = ["Gated", "by_unit", "check_options", "estimate", "gradient", "writes"]
 
 
 @dataclass(eq=False)
@@ -107,16 +37,21 @@ class Gated:
         outputs: what the model returned, without gradient.
         targets: the batch's targets.
         loss: the loss of (outputs, targets), a mean over the batch.
+        inputs: its inputs.
         again: runs the batch once more, with a tap of one's own at the reads.
+        seen: what the nodes made that were asked for, without gradient.
     """
 
+    inputs: Tensor
     outputs: Tensor
     targets: Tensor
     loss: Loss
     again: Callable[[Tap], Tensor] = field(repr=False)
+    seen: dict[Node, Any] = field(repr=False)
     _root: Tensor = field(repr=False)
-    _points: list[tuple[_Places, Tensor]] = field(repr=False)
+    _points: list[tuple[Places, Tensor]] = field(repr=False)
     _loops: list[tuple[str, Member, Tensor]] = field(repr=False)
+    _made: dict[Node, Any] = field(repr=False)
 
     @property
     def count(self) -> int:
@@ -133,15 +68,31 @@ class Gated:
         Returns:
             One tensor a site, ``(samples, units)``.
         """
+        found: dict[str, Tensor] = {}
+        for read, made in self.by_read(along, last):
+            found[read.site] = found[read.site] + made if read.site in found else made
+        return found
+
+    def by_read(self, along: Tensor, last: bool = True) -> Iterator[tuple[Read, Tensor]]:
+        """Yield each read with its part of `changes`."""
         points = [point for _, point in self._points]
         grads = torch.autograd.grad(self._root, points, along, retain_graph=not last, allow_unused=True)
-        found: dict[str, Tensor] = {}
         for (places, point), grad in zip(self._points, grads, strict=True):
             products = point.detach() * grad if grad is not None else torch.zeros_like(point)
-            made = places.sums(products, self.count).neg()
-            name = places.read.site
-            found[name] = found[name] + made if name in found else made
-        return found
+            yield places.read, places.sums(products, self.count).neg_()
+
+    def slopes(self, along: Tensor, nodes: list[Node]) -> tuple[Tensor | None, ...]:
+        """Return the gradients of ``outputs · along`` at nodes that are `seen`; call it before the last `changes`."""
+        made = [self._made[node] for node in nodes]
+        grads: list[Tensor | None] = [None] * len(made)
+        on = [at for at, tensor in enumerate(made) if tensor.requires_grad]
+        if on:
+            found = torch.autograd.grad(
+                self._root, [made[at] for at in on], along, retain_graph=True, allow_unused=True
+            )
+            for at, grad in zip(on, found, strict=True):
+                grads[at] = grad
+        return tuple(grads)
 
     def loops(self, along: Tensor) -> dict[str, Tensor]:
         """Return, for sites that a recurrent layer reads inside its loop, the change through the loop: ``(units,)``.
@@ -167,13 +118,13 @@ def by_unit(values: Tensor, member: Member) -> Tensor:
     """Return the sums of a parameter-shaped tensor over what belongs to each unit of a member: ``(units,)``."""
     assert member.dim is not None
     assert member.index is not None
-    return _over(values, (member.dim,))[member.index.to(values.device)].sum(1)
+    return over(values, (member.dim,))[member.index.to(values.device)].sum(1)
 
 
 def gradient(outputs: Tensor, targets: Tensor, loss: Loss) -> Tensor:
     """Return the gradient of each sample's own loss at its outputs; `loss` is a mean over the samples.
 
-    >>> gradient(torch.zeros(2, 2), torch.tensor([0, 1]), nn.functional.cross_entropy).tolist()
+    >>> gradient(torch.zeros(2, 2), torch.tensor([0, 1]), torch.nn.functional.cross_entropy).tolist()
     [[-0.5, 0.5], [0.5, -0.5]]
     """
     with torch.enable_grad():
@@ -182,31 +133,82 @@ def gradient(outputs: Tensor, targets: Tensor, loss: Loss) -> Tensor:
     return found * len(outputs)
 
 
+def check_options(doing: str, batches: Data, loss: Loss, batch_size: int) -> None:
+    """Refuse data, a loss or a batch size that no estimate can work with."""
+    check_data(batches, doing)
+    if not callable(loss):
+        raise InputError(f"{doing}: loss is {loss!r}; give a function of (outputs, targets)")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise InputError(f"{doing}: batch_size={batch_size!r} must be a whole number, 1 or more")
+
+
 PerBatch = Callable[[Gated], Mapping[str, Tensor]]
 
 
 def estimate(
-    model: nn.Module, sites: Sites, batches: Batches, loss: Loss, doing: str, per_batch: PerBatch
+    flow: Flow,
+    batches: Data,
+    batch_size: int,
+    loss: Loss,
+    doing: str,
+    per_batch: PerBatch,
+    watch: Callable[[Tensor], set[Node]] | None = None,
 ) -> dict[str, Tensor]:
     """Return the mean over all samples of what `per_batch` sums over the samples of a batch, ``(units,)`` a site.
 
-    Sums are kept in float64. The model is left as it is.
+    Sums are kept in float64. The model is left as it is. `watch` says, for inputs, which nodes `Gated.seen` is to hold.
 
     Raises:
         InputError: unfit batches, NaN in the model, or outputs or losses that are not finite.
     """
-    check_finite(model, doing, REPAIR)
-    totals = {name: torch.zeros(site.shape, dtype=torch.float64) for name, site in sites.items()}
-    count, dtype, run = 0, torch.float32, _Runner(Flow(model, sites), loss)
-    for number, (inputs, targets) in enumerate(checked(batches, doing, device_of(model)), 1):
+    check_finite(flow.model, doing, REPAIR)
+    totals = {name: torch.zeros(site.shape, dtype=torch.float64) for name, site in flow.sites.items()}
+    count, dtype, run = 0, torch.float32, _Runner(flow, loss, watch or (lambda inputs: set()))
+    device = device_of(flow.model)
+    for number, (inputs, targets) in enumerate(iterate(batches, batch_size, doing), 1):
         with torch.enable_grad():
-            batch = run(inputs, targets, f"{doing}, batch {number}")
+            batch = run(inputs.to(device), targets.to(device), f"{doing}, batch {number}")
             found = per_batch(batch)
         for name, sums in found.items():
             totals[name] += sums.detach().double().cpu()
         count, dtype = count + batch.count, torch.promote_types(dtype, batch.outputs.dtype)
-    device = device_of(model)
     return {name: (total / count).to(device, dtype) for name, total in totals.items()}
+
+
+See = Callable[[Node, Any], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """What is known of a graph before it runs.
+
+    Attributes:
+        inside: for each recurrent layer the sites whose units it reads inside its loop.
+        loops: those sites, with the weights that read them there.
+        writes: whether an op changes a tensor in place; what was read before would no longer be what was read.
+        places: where the samples and units lie in each read.
+    """
+
+    inside: Mapping[Node, set[str]]
+    loops: tuple[tuple[str, Member], ...]
+    writes: bool
+    places: Mapping[Read, Places]
+
+
+def _plan(flow: Flow, inputs: Tensor) -> _Plan:
+    structure, _ = flow.at(inputs)
+    names = {atom: name for name, atom in structure.units.items() if name in flow.sites}
+    inside = {node: {names[a] for a in own if a in names} for node, own in _recurrent(structure)}
+    loops = tuple(
+        (name, member)
+        for node, own in inside.items()
+        for name in sorted(own)
+        for member in _read_inside(structure, node, flow.sites[name].members)
+    )
+    changes = any(writes(node) for node in structure.graph.nodes)
+    reads = [read for several in flow.reads(inputs).values() for read in several]
+    places = {read: Places(read, samples_of(structure, read, len(inputs))) for read in reads}
+    return _Plan(inside, loops, changes, places)
 
 
 @dataclass(eq=False)
@@ -215,46 +217,61 @@ class _Runner:
 
     flow: Flow
     loss: Loss
-    places: dict[Read, _Places] = field(default_factory=dict)
+    watch: Callable[[Tensor], set[Node]]
+    plans: dict[tuple[object, ...], _Plan] = field(default_factory=dict)
 
     def __call__(self, inputs: Tensor, targets: Tensor, doing: str) -> Gated:
         """Run one batch, in a context with gradients."""
-        structure, _ = self.flow.at(inputs)
-        names = {atom: name for name, atom in structure.units.items() if name in self.flow.sites}
-        inside = {node: {names[a] for a in own if a in names} for node, own in _recurrent(structure)}
+        key = (*inputs.shape, inputs.dtype)
+        if key not in self.plans:
+            self.plans[key] = _plan(self.flow, inputs)
+        plan, tensors = self.plans[key], self._tensors(self.plans[key])
+        points: list[tuple[Places, Tensor]] = []
+        made: dict[Node, Any] = {}
+        seen: dict[Node, Any] = {}
+
+        def again(tap: Tap, see: See | None = None) -> Tensor:
+            outside: Tap = lambda read, x: x if read.site in plan.inside.get(read.node, ()) else tap(read, x)  # noqa: E731
+            outputs: Tensor = self.flow(inputs, outside, tensors, see)
+            return outputs
+
+        watched = self.watch(inputs)
+        outputs = again(_point(plan, points), _see(plan, watched, made, seen) if watched else None)
+        check_outputs(outputs, targets, doing)
+        loops = [(name, member, tensors[member.parameter]) for name, member in plan.loops]
+        return Gated(inputs, outputs.detach(), targets, self.loss, again, seen, outputs, points, loops, made)
+
+    def _tensors(self, plan: _Plan) -> dict[str, Tensor]:
+        """The model's tensors, those with a gradient that stand for reads inside a loop."""
         tensors = {name: tensor.detach() for name, tensor in own_tensors(self.flow.model).items()}
-        loops = [
-            (member, name)
-            for node, own in inside.items()
-            for name in own
-            for member in _read_inside(structure, node, self.flow.sites[name].members)
-        ]
-        for member, _ in loops:
-            tensors[member.parameter] = tensors[member.parameter].detach().requires_grad_()
-        points: list[tuple[_Places, Tensor]] = []
-        # What is changed in place after it was read would no longer be what was read.
-        kept = any(_writes(node) for node in structure.graph.nodes)
+        for _, member in plan.loops:
+            tensors[member.parameter].requires_grad_()
+        return tensors
 
-        def point(read: Read, passing: Tensor) -> Tensor:
-            made = passing.clone() if kept else passing.view_as(passing)
-            made = made if made.requires_grad else made.detach().requires_grad_()
-            points.append((self._places(structure, read, len(inputs)), made))
-            return made
 
-        def again(tap: Tap) -> Tensor:
-            outside: Tap = lambda read, x: x if read.site in inside.get(read.node, ()) else tap(read, x)  # noqa: E731
-            return check_labels(self.flow(inputs, outside, tensors), targets, doing)
+def _point(plan: _Plan, points: list[tuple[Places, Tensor]]) -> Tap:
+    """A tap that notes what passes, as a tensor of its own that can be asked for its gradient."""
 
-        outputs = again(point)
-        if not bool(torch.isfinite(outputs.detach()).all()):
-            raise InputError(f"{doing}: the model's outputs hold NaN or infinite values; look for them in its inputs")
-        found = [(name, member, tensors[member.parameter]) for member, name in loops]
-        return Gated(outputs.detach(), targets, self.loss, again, outputs, points, found)
+    def tap(read: Read, passing: Tensor) -> Tensor:
+        point = passing.clone() if plan.writes else passing.view_as(passing)
+        point = point if point.requires_grad else point.detach().requires_grad_()
+        points.append((plan.places[read], point))
+        return point
 
-    def _places(self, structure: Structure, read: Read, count: int) -> _Places:
-        if read not in self.places:
-            self.places[read] = _Places(read, _samples(structure, read, count))
-        return self.places[read]
+    return tap
+
+
+def _see(plan: _Plan, watched: set[Node], made: dict[Node, Any], seen: dict[Node, Any]) -> See:
+    """Notes what the watched nodes make: the tensors themselves, and their numbers."""
+
+    def see(node: Node, value: Any) -> Any:
+        if node in watched:
+            made[node] = value
+            numbers = value.detach() if isinstance(value, Tensor) else value
+            seen[node] = numbers.clone() if plan.writes and isinstance(value, Tensor) else numbers
+        return value
+
+    return see
 
 
 def _recurrent(structure: Structure) -> Iterator[tuple[Node, set[Atom]]]:
@@ -270,6 +287,7 @@ def _read_inside(structure: Structure, node: Node, members: tuple[Member, ...]) 
     return (member for member in members if member.role == "in" and member.parameter in weights)
 
 
-def _writes(node: Node) -> bool:
+def writes(node: Node) -> bool:
+    """Whether an op changes a tensor in place."""
     schema = getattr(node.target, "_schema", None)
     return schema is not None and bool(schema.is_mutable)

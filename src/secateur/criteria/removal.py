@@ -269,8 +269,8 @@ class _Suffix(_Part):
             return self.flow(self.inputs.clone(), tap)
         if self.writes:
             known = pytree.tree_map_only(Tensor, torch.clone, self.known)
-            return self.flow.resume(self.inputs.clone(), known, tap)
-        return self.flow.resume(self.inputs, self.known, tap)
+            return self.flow(self.inputs.clone(), tap, known=known)
+        return self.flow(self.inputs, tap, known=self.known)
 
 
 @dataclass(frozen=True, eq=False)

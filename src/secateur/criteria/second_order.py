@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import hessian, vmap
+from torch.func import jacrev, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
-from secateur.criteria.gates import Gated, estimate, gradient
-from secateur.structure.flow import Read
-from secateur.types import Batches, InputError, Loss, Sites, unknown_name
+from secateur.criteria.gates import Gated, check_options, estimate, gradient
+from secateur.labelled import Data, are_classes
+from secateur.structure.flow import Flow, Read
+from secateur.types import InputError, Loss, Sites, unknown_name
 
 __all__ = ["SecondOrder"]
 
@@ -38,10 +39,11 @@ class SecondOrder:
     What a recurrent layer does inside its loop counts to first order only.
 
     Attributes:
-        batches: pairs (inputs, targets), that can be iterated again and again.
+        batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
         loss: of (outputs, targets), the mean over a batch. ``"fisher"`` takes outputs as logits of classes.
         curvature: one of the above.
         seed: of the labels drawn by ``"fisher"``.
+        batch_size: samples a pass, where the data are in memory.
 
     Raises:
         InputError: unfit batches, NaN in the model or its outputs, or sites of single weights.
@@ -52,23 +54,28 @@ class SecondOrder:
     >>> model[0].weight.data, model[1].weight.data = torch.tensor([[2.0], [1.0]]), torch.tensor([[3.0, -1.0]])
     >>> batches = [(torch.ones(1, 1), torch.zeros(1, 1))]           # the output is 2·3 − 1 = 5
     >>> criterion = SecondOrder(batches, nn.functional.mse_loss, "gauss-newton")
-    >>> criterion(model, channels(model, torch.ones(1, 1)))         # (5 − 6)² − 5² and (5 + 1)² − 5²
-    {'0': tensor([-24.,  11.])}
+    >>> criterion(model, channels(model, torch.ones(1, 1)))["0"].round()        # (5 − 6)² − 5² and (5 + 1)² − 5²
+    tensor([-24.,  11.])
     """
 
-    batches: Batches
+    batches: Data = field(repr=False)
     loss: Loss = cross_entropy
     curvature: Literal["squared", "fisher", "gauss-newton", "hessian"] = "squared"
     seed: int = 0
+    batch_size: int = 500
 
     def __post_init__(self) -> None:
+        check_options("SecondOrder", self.batches, self.loss, self.batch_size)
         if self.curvature not in CURVATURES:
             raise unknown_name("curvature", self.curvature, CURVATURES)
 
     def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep; each has its site's shape."""
         generator = torch.Generator().manual_seed(self.seed)
-        return estimate(model, sites, self.batches, self.loss, "SecondOrder", lambda b: self._sums(b, generator))
+        flow = Flow(model, sites)
+        return estimate(
+            flow, self.batches, self.batch_size, self.loss, "SecondOrder", lambda b: self._sums(b, generator)
+        )
 
     def _sums(self, batch: Gated, generator: torch.Generator) -> dict[str, Tensor]:
         along = gradient(batch.outputs, batch.targets, batch.loss)
@@ -95,7 +102,7 @@ def _half_squared(first: Tensor, curved: Tensor) -> Tensor:
 
 def _drawn(batch: Gated, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """The gradient of each sample's loss for a label drawn from the model's own outputs."""
-    if batch.outputs.ndim != 2 or batch.targets.is_floating_point():
+    if not are_classes(batch.outputs, batch.targets):
         raise InputError(
             "SecondOrder: curvature='fisher' draws class labels, and needs outputs (samples, classes) and whole-number "
             f"targets; got {tuple(batch.outputs.shape)} and {batch.targets.dtype}. Take 'gauss-newton' or 'squared'."
@@ -107,7 +114,7 @@ def _drawn(batch: Gated, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 def _roots(batch: Gated) -> Iterator[tuple[Tensor, Tensor]]:
     """Vectors whose outer products add up to the Hessian of each sample's loss at its outputs, with their signs."""
-    if batch.loss is cross_entropy:
+    if batch.loss is cross_entropy and are_classes(batch.outputs, batch.targets):
         chances = batch.outputs.softmax(1)
         eye = torch.eye(chances.shape[1], dtype=chances.dtype, device=chances.device)
         for label in range(chances.shape[1]):
@@ -119,7 +126,11 @@ def _roots(batch: Gated) -> Iterator[tuple[Tensor, Tensor]]:
 def _eigenvectors(batch: Gated) -> Iterator[tuple[Tensor, Tensor]]:
     """The same for any loss, by eigenvalues."""
     outputs, targets = batch.outputs, batch.targets
-    curved = vmap(hessian(lambda z, y: batch.loss(z.unsqueeze(0), y.unsqueeze(0))))(outputs, targets)
+
+    def of_one(z: Tensor, y: Tensor) -> Tensor:
+        return batch.loss(z.unsqueeze(0), y.unsqueeze(0))
+
+    curved = vmap(jacrev(jacrev(of_one)))(outputs, targets)
     size = outputs[0].numel()
     values, vectors = torch.linalg.eigh(curved.detach().reshape(len(outputs), size, size))
     for at in range(size):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from secateur.criteria.batches import check_labels, checked
-from secateur.criteria.gates import REPAIR, Gated, by_unit, estimate, gradient
+from secateur.criteria.gates import Gated, by_unit, check_options, estimate, gradient
 from secateur.criteria.units import parameters_of
+from secateur.labelled import Data, check_outputs, iterate
 from secateur.state import check_finite, device_of, evaluating
-from secateur.types import Batches, Loss, Site, Sites, unknown_name
+from secateur.structure.flow import Flow
+from secateur.structure.sites import REPAIR
+from secateur.types import Loss, Site, Sites, unknown_name
 
 __all__ = ["Taylor"]
 
@@ -36,12 +38,13 @@ class Taylor:
     left out. Where a recurrent layer reads its own units, its recurrent weights stand in for the reads in its loop.
 
     Attributes:
-        batches: pairs (inputs, targets), that can be iterated again and again.
+        batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
         loss: of (outputs, targets), the mean over a batch.
         sign: ``"signed"``, ``"absolute"`` or ``"squared"``.
         on: for channels, ``"activations"``, or ``"weights"``: weight times gradient, summed over the weights and biases
             that produce the unit, and over all data before sign and square. Single weights and blocks, which have no
             activations of their own, are always scored by their weights.
+        batch_size: samples a pass, where the data are in memory.
 
     Raises:
         InputError: unfit batches, or NaN in the model or its outputs.
@@ -55,12 +58,14 @@ class Taylor:
     {'0': tensor([-6.,  1.])}
     """
 
-    batches: Batches
+    batches: Data = field(repr=False)
     loss: Loss = cross_entropy
     sign: Literal["signed", "absolute", "squared"] = "signed"
     on: Literal["activations", "weights"] = "activations"
+    batch_size: int = 500
 
     def __post_init__(self) -> None:
+        check_options("Taylor", self.batches, self.loss, self.batch_size)
         if self.sign not in SIGNS:
             raise unknown_name("sign", self.sign, SIGNS)
         if self.on not in GATED:
@@ -70,7 +75,7 @@ class Taylor:
         """Return the scores, high = keep; each has its site's shape."""
         if self.on == "weights" or any(site.kind != "channel" for site in sites.values()):
             return self._on_weights(model, sites)
-        return estimate(model, sites, self.batches, self.loss, "Taylor", self._sums)
+        return estimate(Flow(model, sites), self.batches, self.batch_size, self.loss, "Taylor", self._sums)
 
     def _sums(self, batch: Gated) -> dict[str, Tensor]:
         along = gradient(batch.outputs, batch.targets, batch.loss)
@@ -85,29 +90,29 @@ class Taylor:
         return changes.abs() if self.sign == "absolute" else changes.square()
 
     def _on_weights(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
-        slopes = _slopes(model, sites, self.batches, self.loss)
+        slopes = self._slopes(model, sites)
         parameters = parameters_of(model, sites)
         changes = {name: -slope * parameters[name].detach() for name, slope in slopes.items()}
         return {name: self._signed(_of_site(changes, site)) for name, site in sites.items()}
 
-
-def _slopes(model: nn.Module, sites: Sites, batches: Batches, loss: Loss) -> dict[str, Tensor]:
-    """The gradient of the mean loss for each parameter of the sites."""
-    check_finite(model, "Taylor", REPAIR)
-    needed = {member.parameter for site in sites.values() for member in site.members}
-    leaves = {n: p.detach().requires_grad_() for n, p in parameters_of(model, sites).items() if n in needed}
-    totals = {name: torch.zeros_like(leaf, dtype=torch.float64) for name, leaf in leaves.items()}
-    count = 0
-    with evaluating(model), torch.enable_grad():
-        for number, (inputs, targets) in enumerate(checked(batches, "Taylor", device_of(model)), 1):
-            outputs = functional_call(model, leaves, (inputs,))
-            mean = loss(check_labels(outputs, targets, f"Taylor, batch {number}"), targets)
-            grads = torch.autograd.grad(mean, list(leaves.values()), allow_unused=True)
-            for name, grad in zip(leaves, grads, strict=True):
-                if grad is not None:
-                    totals[name].add_(grad, alpha=len(inputs))
-            count += len(inputs)
-    return {name: (total / count).to(leaves[name].dtype) for name, total in totals.items()}
+    def _slopes(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+        """The gradient of the mean loss for each parameter of the sites."""
+        check_finite(model, "Taylor", REPAIR)
+        needed = {member.parameter for site in sites.values() for member in site.members}
+        leaves = {n: p.detach().requires_grad_() for n, p in parameters_of(model, sites).items() if n in needed}
+        totals = {name: torch.zeros_like(leaf, dtype=torch.float64) for name, leaf in leaves.items()}
+        count, device = 0, device_of(model)
+        with evaluating(model), torch.enable_grad():
+            for number, (inputs, targets) in enumerate(iterate(self.batches, self.batch_size, "Taylor"), 1):
+                outputs = functional_call(model, leaves, (inputs.to(device),))
+                check_outputs(outputs, targets, f"Taylor, batch {number}")
+                mean = self.loss(outputs, targets.to(device))
+                grads = torch.autograd.grad(mean, list(leaves.values()), allow_unused=True)
+                for name, grad in zip(leaves, grads, strict=True):
+                    if grad is not None:
+                        totals[name].add_(grad, alpha=len(inputs))
+                count += len(inputs)
+        return {name: (total / count).to(leaves[name].dtype) for name, total in totals.items()}
 
 
 def _of_site(changes: dict[str, Tensor], site: Site) -> Tensor:

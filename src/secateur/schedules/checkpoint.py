@@ -89,10 +89,10 @@ class Checkpoint:
         found.pop("")
         return record["state"], found
 
-    def check_base(self, was: float, now: float) -> None:
-        """Refuse data on which the original model has another loss than when the checkpoint was written."""
+    def check_data(self, was: float, now: float) -> None:
+        """Refuse data on which a model has another loss than when the checkpoint was written."""
         if not (abs(was - now) <= SAME * max(abs(was), abs(now)) or (was != was and now != now)):
-            raise self._of_another(f"the data (the original model's loss was {was:.6g}, and is {now:.6g})")
+            raise self._of_another(f"the data (a loss on them was {was:.6g}, and is {now:.6g})")
 
     def _of_another(self, what: str) -> FileError:
         return FileError(

@@ -30,7 +30,7 @@ class Exhaustive(Schedule):
         loss: of (outputs, targets); the mean of its samples' losses.
         until: ``"no improvement"`` ends where no single removal lowers the loss; a sparsity goes on to that fraction of
             all units, through removals that cost something.
-        tolerance: an improvement counts when it is above this.
+        tolerance: an improvement counts when it is above this (and above what rounding does, 1e-7 of the loss).
         minimum: how many units every site keeps at least.
         max_memory: bytes that the measuring may take.
 
@@ -73,18 +73,14 @@ class Exhaustive(Schedule):
             check_changes(found, walk, "Exhaustive")
             if not walk.steps:
                 walk.begin(found.base.loss, found.base.accuracy)
+            walk.check(walk.loss, found.base.loss)
             best, change = lowest(found, walk)
             walk.evaluations += sum(walk.left.values())
-            if best is None or (goal is None and not change < -self.tolerance):
+            if best is None or (goal is None and not walk.better(found.base.loss + change, self.tolerance)):
                 break
             name, number = best
-            walk.remove(
-                [best],
-                loss=found.base.loss + change,
-                accuracy=found.base.accuracy + float(found.accuracy[name].view(-1)[number]),
-                labels=[found.label()[name][number]],
-                before=found.base.loss,
-            )
+            accuracy = found.base.accuracy + float(found.accuracy[name].flatten()[number])
+            walk.remove([best], found.base.loss + change, accuracy, [found.label()[name][number]], found.base.loss)
             losses.remove(best)
         return walk.finish()
 

@@ -32,7 +32,8 @@ class Greedy(Schedule):
     Attributes:
         batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
         loss: of (outputs, targets); the mean of its samples' losses.
-        tolerance: the change of the loss that does not matter; each removal may cost so much, so many may add up.
+        tolerance: the change of the loss that does not matter; each removal may cost so much, so many may add up
+            (what rounding does, 1e-7 of the loss, never matters).
         skip_rounds: how many of the next rounds leave an important unit out; None leaves it out for good.
         skip_above: a unit whose removal changes the loss by more than this is important; None: more than `tolerance`.
         order: units as they are ``"given"``, in a ``"random"`` order anew for each round, or by what is ``"estimated"``
@@ -92,17 +93,16 @@ class Greedy(Schedule):
             keep = walk.without([unit]) if skips.due(unit) else None
             if keep is None:
                 continue
-            found, before = removals([keep]), walk.loss
+            found = removals([keep])
             walk.evaluations += 1
-            after = float(found.losses[0])
-            if after - before <= self.tolerance:
+            loss = float(found.losses[0])
+            if not walk.worse(loss, self.tolerance):
                 skips.begin_round()
-                label = "worse" if after < before - self.tolerance else "zero"
-                walk.remove([unit], after, float(found.accuracy[0]), [label])
+                label = "worse" if walk.better(loss, self.tolerance) else "zero"
+                walk.remove([unit], loss, float(found.accuracy[0]), [label])
                 skips.needed.clear()
                 return
-            important = after - before > (self.tolerance if self.skip_above is None else self.skip_above)
-            skips.note(unit, important)
+            skips.note(unit, important=self.skip_above is None or walk.worse(loss, self.skip_above))
         skips.begin_round()
 
     def _ordered(self, queue: list[Unit], number: int) -> list[Unit]:

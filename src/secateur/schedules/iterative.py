@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import nan
 from typing import Literal
@@ -38,8 +38,8 @@ def fraction_at(curve: Curve, sparsity: float, step: int, steps: int) -> float:
     ``"linear"``: equal parts of the original; ``"cubic"``: much at first and ever less, s(1 − (1 − t/T)³) (Zhu and
     Gupta, 2017); ``"geometric"``: the same fraction of what is left each time (Han et al., 2015).
 
-    >>> [fraction_at("cubic", 0.8, t, 2) for t in (1, 2)], [fraction_at("geometric", 0.75, t, 2) for t in (1, 2)]
-    ([0.7, 0.8], [0.5, 0.75])
+    >>> [fraction_at("cubic", 0.5, t, 2) for t in (1, 2)], [fraction_at("geometric", 0.75, t, 2) for t in (1, 2)]
+    ([0.4375, 0.5], [0.5, 0.75])
     """
     done = step / steps
     if step == steps:
@@ -55,7 +55,7 @@ def fraction_at(curve: Curve, sparsity: float, step: int, steps: int) -> float:
 class Iterative(Schedule):
     """Scores, removes the lowest, trains what is left, and so on up to a sparsity; in one step it is one-shot pruning.
 
-    Channels are cut at every step, so the training is that of the smaller model; single weights are set to zero, and
+    Channels are cut before each training, so that it is that of the smaller model; single weights are set to zero, and
     again after the training. Without training in between, steps differ from one shot only by the new scores.
 
     Attributes:
@@ -101,7 +101,8 @@ class Iterative(Schedule):
             raise InputError("Iterative: sites of blocks cannot be found again in a model without some of them")
         if self.scope == "global":
             walk.goal(self.sparsity)
-        now = _Now.of(walk)
+        # Only a training has to be that of the smaller model, whose ties may be others than the original's.
+        now = _Now.of(walk, masked=self.train is None or not isinstance(walk.sites.structure, Structure))
         walk.begin(*self._rate(walk.model))
         for step in range(walk.memory.get("step", 0) + 1, self.steps + 1):
             keep = self._choose(walk, now, fraction_at(self.curve, self.sparsity, step, self.steps))
@@ -123,16 +124,18 @@ class Iterative(Schedule):
 
     def _choose(self, walk: Walk, now: _Now, fraction: float) -> dict[str, Tensor]:
         """Masks over the sites as they are now."""
+        if not now.sites:
+            return {}
         scores: Scores = self.criterion(now.model, now.sites)
         if now.masked:
             # What is gone stays gone: nothing is lower.
             lowest = {n: x.double().masked_fill(~walk.keep[n].to(x.device), -torch.inf) for n, x in scores.items()}
             return select(lowest, fraction, scope=self.scope, minimum=self.minimum)
         if self.scope == "global":
-            left = sum(walk.left.values())
-            more = round(fraction * (left + walk.gone)) - walk.gone
+            more = round(fraction * (sum(walk.left.values()) + walk.gone)) - walk.gone
+            left = sum(site.size for site in now.sites.values())
             return select(scores, max(more, 0) / left, minimum=self.minimum)
-        parts = {n: round(fraction * site.size) - (site.size - walk.left[n]) for n, site in walk.sites.items()}
+        parts = {n: round(fraction * walk.sites[n].size) - (walk.sites[n].size - walk.left[n]) for n in now.sites}
         shares = {n: max(more, 0) / walk.left[n] for n, more in parts.items()}
         return select(scores, shares, scope="layer", minimum=self.minimum)
 
@@ -144,14 +147,13 @@ class _Now:
         self.model, self.sites, self.held, self.masked = model, sites, held, masked
 
     @classmethod
-    def of(cls, walk: Walk) -> _Now:
+    def of(cls, walk: Walk, masked: bool) -> _Now:
         """Return where the walk is."""
-        masked = not isinstance(walk.sites.structure, Structure)
         held = {name: kept.flatten().nonzero().flatten() for name, kept in walk.keep.items()}
         begun = (mask if masked else cut)(walk.model, walk.sites, walk.keep)
         if walk.tensors:
             restore(begun, walk.tensors)
-        return cls(begun, walk.sites if masked else _again(begun, walk.sites), held, masked)
+        return cls(begun, walk.sites if masked else _again(begun, walk.sites, held), held, masked)
 
     def remove(self, keep: Keep) -> list[tuple[str, int]]:
         """Remove units, and return them as those of the original."""
@@ -168,7 +170,7 @@ class _Now:
             self.model = mask(self.model, self.sites, keep)
         elif gone:
             self.model = cut(self.model, self.sites, keep)
-            self.sites = _again(self.model, self.sites)
+            self.sites = _again(self.model, self.sites, self.held)
         return gone
 
     def hold(self, keep: Keep) -> None:
@@ -177,11 +179,15 @@ class _Now:
             restore(self.model, snapshot(mask(self.model, self.sites, keep)))
 
 
-def _again(small: nn.Module, sites: Sites) -> Sites:
-    """The same sites in the smaller model."""
+def _again(small: nn.Module, sites: Sites, held: Mapping[str, Tensor]) -> Sites:
+    """The same sites in the smaller model; those of which one unit is left may be sites no more."""
     graph = sites.structure.graph
     found = channels(small, dict(graph.kwargs) if graph.kwargs else graph.args)
-    missing = [name for name in sites if name not in found]
-    if missing:
-        raise InputError(f"Iterative: the cut model has no site {missing[0]!r} any more; prune in one step")
-    return Sites({name: found[name] for name in sites}, found.frozen, found.structure)
+    for name in sites:
+        size = found[name].size if name in found else 1
+        if size != len(held[name]):
+            raise InputError(
+                f"Iterative: {name!r} has {len(held[name])} units left, but in the cut model {size}, as its ties "
+                "changed; leave it out with ignore=, or prune in one step"
+            )
+    return Sites({name: found[name] for name in sites if name in found}, found.frozen, found.structure)

@@ -69,7 +69,7 @@ class RandomShrink(Schedule):
                 continue
             found = removals([keep])
             walk.evaluations += 1
-            if float(found.losses[0]) <= walk.loss:
+            if not walk.worse(float(found.losses[0])):
                 walk.memory["tried"] = tried + self.n
                 walk.remove(drawn, float(found.losses[0]), float(found.accuracy[0]))
         return walk.finish()

@@ -108,6 +108,10 @@ class Pruned:
 OnStep = Callable[[Step], object]
 
 
+ROUNDING = 1e-7
+"""Relative differences of a mean loss up to this are taken for rounding: that of float32."""
+
+
 class Schedule(ABC):
     """When to cut: called with ``(model, sites)``, it returns a `Pruned`; the model is left as it is."""
 
@@ -221,11 +225,24 @@ class Walk:
 
     def begin(self, loss: float, accuracy: float) -> None:
         """Note what the original model does."""
-        if self.steps and self.checkpoint is not None:
-            self.checkpoint.check_base(self.base[0], loss)
+        if self.steps:
+            self.check(self.base[0], loss)
             return
         self.base = (loss, accuracy)
         self.evaluations += 1
+
+    def check(self, was: float, now: float) -> None:
+        """Refuse data on which what a checkpoint was written of has another loss now."""
+        if self.checkpoint is not None:
+            self.checkpoint.check_data(was, now)
+
+    def worse(self, loss: float, tolerance: float = 0.0) -> bool:
+        """Whether a loss is above the one now by more than `tolerance` and what rounding does."""
+        return not loss - self.loss <= tolerance + ROUNDING * abs(self.loss)
+
+    def better(self, loss: float, tolerance: float = 0.0) -> bool:
+        """Whether a loss is below the one now by more than `tolerance` and what rounding does."""
+        return loss - self.loss < -tolerance - ROUNDING * abs(self.loss)
 
     def remove(
         self,

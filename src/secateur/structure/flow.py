@@ -220,6 +220,20 @@ def _weights(structure: Structure) -> set[Node]:
     return found
 
 
+def _summed_in_weights(structure: Structure) -> set[Atom]:
+    """Units that are taken up where weights are made from others, before any activation is read."""
+    weights: set[Node] = set()
+    found: set[Atom] = set()
+    for node in structure.graph.nodes:
+        if node.op in {"placeholder", "get_attr"}:
+            weights |= {node} - set(structure.graph.inputs)
+        elif node.op == "call_function" and set(node.all_input_nodes) <= weights:
+            weights.add(node)
+            operands = set().union(*(_atoms(structure.values.get(source)) for source in node.all_input_nodes))
+            found |= operands - _atoms(structure.values.get(node))
+    return found
+
+
 def _atoms(value: Any) -> set[Atom]:
     if isinstance(value, Value):
         return {atom for axis in value.axes for atom in atoms(resolve(axis))}
@@ -259,29 +273,36 @@ class Flow:
 
     def __post_init__(self) -> None:
         check_same_model(self.model, self.sites)
-        if self.sites.structure is None:
+        if self.sites and self.sites.structure is None:
             raise InputError("activations are those of channels; find the sites with channels(model, example_inputs)")
 
     def __call__(
-        self, inputs: ExampleInputs, tap: Tap | None = None, tensors: Mapping[str, Tensor] | None = None
+        self,
+        inputs: ExampleInputs,
+        tap: Tap | None = None,
+        tensors: Mapping[str, Tensor] | None = None,
+        see: Callable[[Node, Any], Any] | None = None,
+        known: Mapping[Node, Any] | None = None,
     ) -> Any:
         """Return the model's outputs on `inputs`; each read's tensor goes through `tap` on its way.
 
-        Parameters and buffers named in `tensors` are taken from there instead of from the model.
+        Parameters and buffers named in `tensors` are taken from there instead of from the model. `see` is called with
+        every node and what it made; what it returns goes on in its place. Ops that `known` (from `values`) has do not run
+        again.
         """
-        return self._run(inputs, tap, tensors or {}, {})
-
-    def _run(self, inputs: ExampleInputs, tap: Tap | None, own: Mapping[str, Tensor], known: Mapping[Node, Any]) -> Any:
         structure, found = self.at(inputs)
         edges: dict[Node, list[Read]] = {}
         for name in self.sites if tap is not None else ():
             for read in found[name]:
                 edges.setdefault(read.node, []).append(read)
-        run = _Tapped(structure.graph, edges, tap)
-        return _outputs(structure.graph, run.run(*self._flat(structure.graph, inputs, own), initial_env=dict(known)))
+        flat = self._flat(structure.graph, inputs, tensors or {})
+        run = _Tapped(structure.graph, edges, tap, see)
+        # Placeholders are filled one after the other at each run, so all of them or none would have to be known.
+        begun = {node: value for node, value in (known or {}).items() if node.op != "placeholder"}
+        return _outputs(structure.graph, run.run(*flat, initial_env=begun))
 
     def values(self, inputs: ExampleInputs, skip: Set[Node]) -> dict[Node, Any]:
-        """Run all ops but those of `skip`, and return what these and the output take up (else None), for `resume`."""
+        """Run all ops but those of `skip`, and return what these and the output take up (else None), to go on from."""
         graph = self.at(inputs)[0].graph
         run = fx.Interpreter(_root(graph), garbage_collect_values=False, graph=graph.graph)
         run.run(*self._flat(graph, inputs, {}), initial_env=dict.fromkeys(skip))
@@ -291,17 +312,13 @@ class Flow:
         done = (node for node in graph.nodes if node not in skip and node.op != "output")
         return {node: run.env[node] if node in taken else None for node in done}
 
-    def resume(self, inputs: ExampleInputs, known: Mapping[Node, Any], tap: Tap | None = None) -> Any:
-        """Return the model's outputs; ops that `known` has a value for do not run again."""
-        # Placeholders are filled one after the other at each run, so all of them or none would have to be known.
-        return self._run(inputs, tap, {}, {node: x for node, x in known.items() if node.op != "placeholder"})
-
     @property
     def partial(self) -> dict[str, str]:
         """The sites whose units do more than their reads show, with the reason.
 
         Shutting all reads of a unit removes it, except where a norm takes statistics over the units before they are
-        read, and where a recurrent layer reads its own units inside its loop.
+        read, where a weight is made from others by a sum over its units, as a standardised one is, and where a
+        recurrent layer reads its own units inside its loop.
         """
         structure: Structure = self.sites.structure
         found: dict[str, str] = {}
@@ -310,6 +327,8 @@ class Flow:
             for atom in _atoms(Value(axes)):
                 found.setdefault(names.get(atom, ""), "a norm takes statistics over the units")
         weights = _weights(structure)
+        for atom in _summed_in_weights(structure):
+            found.setdefault(names.get(atom, ""), "a weight is made by a sum over the units")
         for node in structure.graph.nodes:
             if node.op == "call_function" and op_name(node) in GATES:
                 only_read = {atom for atom, _, _ in _operands(structure, node, weights)} - _atoms(
@@ -351,6 +370,12 @@ class Flow:
         own = {**graph.state, **own_tensors(self.model), **(tensors or {})}
         return {node: own[name] for node, name in _names(graph).items()}
 
+    def given(self, inputs: ExampleInputs) -> dict[Node, Any]:
+        """Return what the placeholders of the graph for inputs of this shape stand for."""
+        graph = self.at(inputs)[0].graph
+        holders = [node for node in graph.nodes if node.op == "placeholder"]
+        return dict(zip(holders, self._flat(graph, inputs, {}), strict=True))
+
     def _flat(self, graph: Graph, inputs: ExampleInputs, tensors: Mapping[str, Tensor]) -> list[Any]:
         """What the graph's placeholders stand for, in their order."""
         own = self._own(graph, tensors)
@@ -385,12 +410,22 @@ def _root(graph: Graph) -> nn.Module:
 class _Tapped(fx.Interpreter):
     """Runs a graph; what passes the edges given goes through the tap."""
 
-    def __init__(self, graph: Graph, edges: Mapping[Node, list[Read]], tap: Tap | None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        edges: Mapping[Node, list[Read]],
+        tap: Tap | None,
+        see: Callable[[Node, Any], Any] | None = None,
+    ) -> None:
         super().__init__(_root(graph), graph=graph.graph)
-        self.edges, self.tap = edges, tap
+        self.edges, self.tap, self.see = edges, tap, see
 
     def run_node(self, n: Node) -> Any:
-        """Run one op."""
+        """Run one op, and show what it made."""
+        made = self._run(n)
+        return made if self.see is None else self.see(n, made)
+
+    def _run(self, n: Node) -> Any:
         if n not in self.edges:
             return super().run_node(n)
         assert self.tap is not None

@@ -5,6 +5,7 @@ from secateur.train.callbacks import Callback, HoldZeros, LogEpochs, Run
 from secateur.train.history import EpochRecord, History
 from secateur.train.loop import fit
 from secateur.train.options import TrainOptions, loss_function
+from secateur.train.reinitialise import Reinitialise
 
 __all__ = [
     "Callback",
@@ -13,6 +14,7 @@ __all__ = [
     "History",
     "HoldZeros",
     "LogEpochs",
+    "Reinitialise",
     "Run",
     "TrainOptions",
     "fit",

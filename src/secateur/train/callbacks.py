@@ -72,6 +72,9 @@ class Callback:
     def on_start(self, run: Run) -> None:
         """Called before the first epoch, and again when a training is resumed."""
 
+    def on_begin(self, run: Run) -> None:
+        """Called before every epoch; ``run.records`` are those that are done. Here the model may be changed."""
+
     def on_gradients(self, run: Run) -> None:
         """Called in every step when the gradients are there, before they are clipped."""
 

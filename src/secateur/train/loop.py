@@ -251,6 +251,8 @@ def _epoch(run: Run, data: Sources, callbacks: list[Callback]) -> None:
     """Train one epoch, validate, and record it."""
     number = len(run.records) + 1
     started = perf_counter()
+    for callback in callbacks:
+        callback.on_begin(run)
     tally, lr = _steps(run, data, callbacks)
     check_finite(run.model, f"training, after epoch {number}", CALMER)
     rated = _validate(run, data)

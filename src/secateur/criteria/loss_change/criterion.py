@@ -4,23 +4,58 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from secateur.criteria.loss_change.graph import GraphEngine
+from secateur.criteria.loss_change.memory import Budget
 from secateur.criteria.loss_change.plain import PlainLoop
+from secateur.criteria.loss_change.program import Unfit
+from secateur.criteria.loss_change.progress import bar
 from secateur.criteria.loss_change.result import LossChanges
+from secateur.criteria.loss_change.screen import estimates, lowest, with_estimates
 from secateur.criteria.loss_change.tally import Tally
-from secateur.labelled import Data, check_data, iterate
+from secateur.labelled import Data, check_data, count_batches, iterate
 from secateur.state import check_finite, device_of
+from secateur.structure.infer import Structure
 from secateur.structure.sites import REPAIR, check_same_model
-from secateur.types import InputError, Loss, Sites
+from secateur.types import InputError, Loss, Sites, TraceError
 
 __all__ = ["LossChange"]
 
 MANY = 10_000
+
+
+class Engine(Protocol):
+    """What measures the units of its sites on one batch after the other."""
+
+    def measure(self, inputs: Tensor, targets: Tensor, tally: Tally) -> None:
+        """Add the changes of every unit on a batch."""
+        ...
+
+
+class OrPlain:
+    """An engine, and the plain loop for the batches that it does not take, with a warning."""
+
+    def __init__(self, engine: Engine, plain: PlainLoop) -> None:
+        self.engine, self.plain, self.warned = engine, plain, False
+
+    def measure(self, inputs: Tensor, targets: Tensor, tally: Tally) -> None:
+        """Add the changes of every unit on a batch."""
+        try:
+            self.engine.measure(inputs, targets, tally)
+        except (Unfit, TraceError) as error:
+            if not self.warned:
+                warnings.warn(
+                    f"LossChange runs the whole model once for each unit and each batch, which is slow: {error}",
+                    stacklevel=4,
+                )
+            self.warned = True
+            self.plain.measure(inputs, targets, tally)
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,8 +71,12 @@ class LossChange:
         loss: of (outputs, targets); the mean of its samples' losses.
         max_memory: bytes that the measuring may take beside the model and a batch of data; found by itself.
         progress: draw a bar on standard error.
+        screen: look for this fraction of all units, the lowest, in (0, 1): estimate all (`SecondOrder`; single weights
+            and blocks by `Taylor`), and measure twice as many as are looked for, the lowest estimates. The others keep
+            their estimates, and ``exact`` is False there. None measures all.
         batch_size: samples a pass, where the data are in memory.
 
+    >>> import torch
     >>> from secateur.structure import channels
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
     >>> with torch.no_grad():
@@ -57,6 +96,7 @@ class LossChange:
     loss: Loss = cross_entropy
     max_memory: int | None = None
     progress: bool = False
+    screen: float | None = None
     batch_size: int = 500
 
     def __post_init__(self) -> None:
@@ -67,34 +107,64 @@ class LossChange:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise InputError(f"LossChange: {name}={value!r} must be a whole number, 1 or more")
+        given = self.screen
+        if given is not None and (isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 < given < 1):
+            raise InputError(
+                f"LossChange: screen={given!r} must be a fraction of the units, between 0 and 1; 0.1 is usual"
+            )
 
     def __call__(self, model: nn.Module, sites: Sites) -> LossChanges:
         """Return the changes, high = keep; each has its site's shape."""
         check_same_model(model, sites)
         check_finite(model, "LossChange", REPAIR)
-        _warn_of_many(sites)
-        tally = Tally(self.loss, sites)
         # In float32 whatever the model is; and of one's own, as the plain loop writes into it.
         own = copy.deepcopy(model).float()
-        engine, device = PlainLoop(own, sites), device_of(own)
-        for inputs, targets in iterate(self.batches, self.batch_size, "LossChange"):
-            engine.measure(_single(inputs).to(device), _single(targets).to(device), tally)
+        if self.screen is None:
+            return self._measured(own, sites, None)
+        scores = estimates(own, sites, _Single(self.batches, self.batch_size), self.loss, self.batch_size)
+        return with_estimates(self._measured(own, sites, lowest(scores, self.screen)), scores)
+
+    def _measured(self, model: nn.Module, sites: Sites, units: dict[str, Tensor] | None) -> LossChanges:
+        tally, device = Tally(self.loss, sites, units), device_of(model)
+        count = sum(map(len, tally.chosen.values()))
+        _warn_of_many(sites, count)
+        with bar(
+            count * count_batches(self.batches, self.batch_size) if self.progress else 0, self.progress
+        ) as advance:
+            engine = self._engine(model, sites, advance)
+            for inputs, targets in _Single(self.batches, self.batch_size):
+                engine.measure(inputs.to(device), targets.to(device), tally)
         return tally.result()
+
+    def _engine(self, model: nn.Module, sites: Sites, advance: Callable[[float], None]) -> Engine:
+        plain = PlainLoop(model, sites, advance)
+        if not isinstance(sites.structure, Structure):
+            return plain
+        budget = Budget.of(device_of(model), self.max_memory)
+        return OrPlain(GraphEngine(model, sites, budget, advance), plain)
 
     def __repr__(self) -> str:
         name = getattr(self.loss, "__name__", None) or repr(self.loss)
-        return f"LossChange(loss={name})"
+        return f"LossChange(loss={name}{'' if self.screen is None else f', screen={self.screen}'})"
 
 
-def _single(x: torch.Tensor) -> torch.Tensor:
-    return x.float() if x.is_floating_point() else x
+@dataclass(frozen=True)
+class _Single:
+    """Batches in float32, that can be iterated again and again."""
+
+    data: Data
+    batch_size: int
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for pair in iterate(self.data, self.batch_size, "LossChange"):
+            inputs, targets = (x.float() if x.is_floating_point() else x for x in pair)
+            yield inputs, targets
 
 
-def _warn_of_many(sites: Sites) -> None:
-    units = sum(site.size for site in sites.values() if site.kind == "weight")
-    if units > MANY:
+def _warn_of_many(sites: Sites, units: int) -> None:
+    if units > MANY and any(site.kind == "weight" for site in sites.values()):
         warnings.warn(
             f"LossChange runs the whole model once for each of {units:,} single weights and each batch; Taylor "
-            "estimates them in one backward pass, and channels are measured much faster",
-            stacklevel=3,
+            "estimates them in one backward pass (screen=... measures only the lowest), and channels are measured faster",
+            stacklevel=4,
         )

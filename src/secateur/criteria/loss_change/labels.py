@@ -14,7 +14,7 @@ __all__ = ["CORRECTIONS", "LABELS", "Correction", "adjusted", "label_numbers"]
 
 Correction = Literal["holm", "bonferroni", "fdr"]
 CORRECTIONS = ("holm", "bonferroni", "fdr")
-LABELS = ("zero", "important", "worse")
+LABELS = ("zero", "important", "worse", "unmeasured")
 
 
 def label_numbers(

@@ -24,7 +24,7 @@ class PlainLoop:
         advance: called with the number of units that are done.
     """
 
-    def __init__(self, model: nn.Module, sites: Sites, advance: Callable[[int], None] = lambda units: None) -> None:
+    def __init__(self, model: nn.Module, sites: Sites, advance: Callable[[float], None] = lambda units: None) -> None:
         self.model, self.sites, self.advance = model, sites, advance
 
     def measure(self, inputs: Tensor, targets: Tensor, tally: Tally) -> None:
@@ -32,7 +32,7 @@ class PlainLoop:
         with evaluating(self.model):
             tally.start(self.model(inputs), targets)
         for name, site in self.sites.items():
-            for unit in range(site.size):
+            for unit in tally.chosen[name].tolist():
                 # Anew for each: a table that a module keeps for evaluation was made from other weights.
                 with evaluating(self.model), removed(self.model, site, unit):
                     outputs = self.model(inputs)
@@ -62,7 +62,7 @@ def _zero(parameter: Tensor, member: Member, unit: int) -> None:
     if member.unit is not None:
         parameter.zero_()
     elif member.dim is None:
-        parameter.view(-1)[unit] = 0
+        parameter[torch.unravel_index(torch.tensor(unit), parameter.shape)] = 0
     else:
         assert member.index is not None
         parameter.index_fill_(member.dim, member.index[unit].to(parameter.device), 0)

@@ -42,7 +42,8 @@ class LossChanges(dict[str, Tensor]):
 
     Attributes:
         base: what the whole model does on the same data.
-        error: the standard error of each change, of the site's shape; infinite with one sample.
+        error: the standard error of each change, of the site's shape; infinite with one sample. This, the accuracies
+            and the classes' are nan for what was not measured.
         accuracy: the change of the accuracy, of the site's shape, float64; nan where the targets are not classes.
         class_accuracy: the same for each class's samples, ``(*shape, classes)``; nan for a class without any.
         exact: whether the change was measured, bool of the site's shape; False where it is an estimate.
@@ -54,16 +55,17 @@ class LossChanges(dict[str, Tensor]):
         self.error: dict[str, Tensor] = {}
         self.accuracy: dict[str, Tensor] = {}
         self.class_accuracy: dict[str, Tensor] = {}
-        self.exact: dict[str, Tensor] = {}
+        self.exact = {name: torch.ones(x.shape, dtype=torch.bool) for name, x in self.items()}
 
     def label(
         self, alpha: float = 0.05, tolerance: float = 0.0, correction: Correction | None = "holm"
     ) -> dict[str, list[str]]:
-        """Return ``"important"``, ``"zero"`` or ``"worse"`` for each unit (Charpentier, 2020).
+        """Return ``"important"``, ``"zero"``, ``"worse"`` or ``"unmeasured"`` for each unit (Charpentier, 2020).
 
         A unit is *important* when its change is above `tolerance` beyond chance, *worse* when it is below
         ``-tolerance`` beyond chance (the model is better without it), and *zero* otherwise: there is no evidence that
-        its removal changes the loss by more than the tolerance. Beyond chance means that the interval change ± z · error
+        its removal changes the loss by more than the tolerance. Units that were estimated alone are *unmeasured*, and
+        do not count among the many. Beyond chance means that the interval change ± z · error
         lies wholly beyond the tolerance, z the normal quantile of ``1 - alpha / 2``, after the correction.
 
         Args:
@@ -86,10 +88,19 @@ class LossChanges(dict[str, Tensor]):
         >>> changes.label()
         {'fc': ['important', 'zero', 'worse']}
         """
-        change = torch.cat([x.flatten().double() for x in self.values()]) if self else torch.zeros(0)
-        error = torch.cat([self.error[name].flatten().double() for name in self]) if self else torch.zeros(0)
-        numbers = iter(label_numbers(change, error, alpha, tolerance, correction).tolist())
-        return {name: [LABELS[next(numbers)] for _ in range(x.numel())] for name, x in self.items()}
+        labels = [[LABELS[-1]] * x.numel() for x in self.values()]
+        known = [
+            (i, unit) for i, name in enumerate(self) for unit in self.exact[name].flatten().nonzero().flatten().tolist()
+        ]
+        change, error = (self._measured(part) for part in (self, self.error))
+        numbers = label_numbers(change, error, alpha, tolerance, correction).tolist()
+        for (i, unit), number in zip(known, numbers, strict=True):
+            labels[i][unit] = LABELS[number]
+        return dict(zip(self, labels, strict=True))
+
+    def _measured(self, values: Mapping[str, Tensor]) -> Tensor:
+        """The values of all units that were measured, in order."""
+        return torch.cat([torch.zeros(0), *(values[name][self.exact[name]].flatten() for name in self)]).double()
 
     def frame(self) -> DataFrame:
         """Return a pandas table with a row for each unit: site, unit, loss change, error, accuracies, label, exact.

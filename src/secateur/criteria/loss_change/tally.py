@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import nan
 
@@ -40,10 +41,12 @@ class Tally:
     Args:
         loss: of (outputs, targets); the mean of its samples' losses.
         sites: whose units are measured.
+        units: which units of each site, int64; all where it is None.
     """
 
     loss: Loss
     sites: Sites
+    units: Mapping[str, Tensor] | None = None
     count: int = 0
     total: float = 0.0
     answers: Tensor | None = None  # (2, classes): samples of each class, and those of them that were answered rightly
@@ -51,6 +54,7 @@ class Tally:
 
     def __post_init__(self) -> None:
         self.each = SampleLoss(self.loss)
+        self.chosen = {name: torch.arange(site.size) for name, site in self.sites.items()} | dict(self.units or {})
         for name, site in self.sites.items():
             change, square = torch.zeros(2, site.size, dtype=torch.float64)
             self.sums[name] = Sums(change, square, torch.zeros(site.size, dtype=torch.int64))
@@ -110,7 +114,7 @@ class Tally:
         return counts.index_add_(1, self.targets.long(), right.float()).long().cpu()
 
     def result(self) -> LossChanges:
-        """Return the changes of the mean loss, once every unit was measured on every sample.
+        """Return the changes of the mean loss, once every chosen unit was measured on every sample.
 
         Raises:
             InputError: there were no samples.
@@ -118,33 +122,43 @@ class Tally:
         if not self.count:
             raise InputError("LossChange: there are no samples; give at least one batch")
         for name, sums in self.sums.items():
-            assert bool((sums.count == self.count).all()), f"units of {name} were left out"
+            assert bool((sums.count[self.chosen[name]] == self.count).all()), f"units of {name} were left out"
         return _result(self)
 
 
 def _result(tally: Tally) -> LossChanges:
-    count, answers = tally.count, tally.answers
-    asked = torch.zeros(0) if answers is None else answers[0]
-    base = Base(
-        loss=tally.total / count,
-        accuracy=nan if answers is None else int(answers[1].sum()) / count,
-        class_accuracy=asked.double() if answers is None else answers[1] / answers[0].double(),
-        count=count,
-        class_count=asked.long(),
-    )
-    made = LossChanges(base)
+    made = LossChanges(_base(tally))
     for name, sums in tally.sums.items():
         shape = tally.sites[name].shape
-        mean = sums.change / count
+        mean = sums.change / tally.count
         made[name] = mean.float().reshape(shape)
-        made.error[name] = _error(mean, sums.square, count).float().reshape(shape)
-        right = torch.full((len(mean), 0), nan) if sums.right is None or answers is None else sums.right - answers[1]
-        made.accuracy[name] = (
-            right.sum(1).double() / count if answers is not None else torch.full_like(mean, nan)
-        ).reshape(shape)
-        made.class_accuracy[name] = (right / asked.double()).reshape(*shape, len(asked))
-        made.exact[name] = torch.ones(shape, dtype=torch.bool)
+        made.error[name] = _error(mean, sums.square, tally.count).float().reshape(shape)
+        whole, by_class = _accuracies(tally, sums)
+        made.accuracy[name] = whole.reshape(shape)
+        made.class_accuracy[name] = by_class.reshape(*shape, by_class.shape[1])
+        made.exact[name] = (sums.count == tally.count).reshape(shape)
     return made
+
+
+def _base(tally: Tally) -> Base:
+    asked, right = torch.zeros(2, 0, dtype=torch.int64) if tally.answers is None else tally.answers
+    return Base(
+        loss=tally.total / tally.count,
+        accuracy=nan if tally.answers is None else int(right.sum()) / tally.count,
+        class_accuracy=right.double() / asked.double(),
+        count=tally.count,
+        class_count=asked,
+    )
+
+
+def _accuracies(tally: Tally, sums: Sums) -> tuple[Tensor, Tensor]:
+    """The changes of the accuracy ``(units,)``, and on each class ``(units, classes)``."""
+    units = len(sums.change)
+    if tally.answers is None:
+        return torch.full((units,), nan, dtype=torch.float64), torch.zeros(units, 0, dtype=torch.float64)
+    asked, right = tally.answers
+    change = (torch.zeros(1, len(right)).expand(units, -1) if sums.right is None else sums.right - right).double()
+    return change.sum(1) / tally.count, change / asked.double()
 
 
 def _error(mean: Tensor, square: Tensor, count: int) -> Tensor:

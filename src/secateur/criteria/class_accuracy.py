@@ -1,0 +1,126 @@
+"""Class accuracy: what chosen classes need, or what only they need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from secateur.criteria.gates import check_options
+from secateur.criteria.loss_change import LossChange, LossChanges
+from secateur.labelled import Data, iterate
+from secateur.types import InputError, Loss, Sites
+
+__all__ = ["ClassAccuracy"]
+
+
+@dataclass(frozen=True)
+class ClassAccuracy:
+    """Scores every unit by what its removal takes from the accuracy on chosen classes; equals are told apart by loss.
+
+    Both are measured by `LossChange`, on the samples of those classes alone. So what is removed is what the chosen classes
+    do not need (Charpentier, 2020, asks it of each class). With `forget` it is the other way round: a unit's score is what
+    the other classes lose with it less what the chosen ones lose, and units that serve the chosen classes go first.
+
+    Attributes:
+        batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
+        classes: the chosen classes, as numbers.
+        forget: remove what serves the chosen classes, instead of keeping it.
+        loss: of (outputs, targets), the mean over a batch; decides between units of equal accuracy only.
+        batch_size: samples a pass.
+
+    Raises:
+        InputError: no classes, or none but these with `forget`; no samples of a class; unfit batches.
+
+    >>> from secateur.structure import channels
+    >>> model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 2, bias=False))
+    >>> for parameter in model.parameters():
+    ...     parameter.data = torch.eye(2)                           # each class has a unit of its own
+    >>> data = torch.eye(2), torch.tensor([0, 1])
+    >>> sites = channels(model, data[0])
+    >>> [round(score, 2) for score in ClassAccuracy(data, classes=[1])(model, sites)["0"].tolist()]
+    [0.0, 1.14]
+    >>> [round(score, 2) for score in ClassAccuracy(data, classes=[1], forget=True)(model, sites)["0"].tolist()]
+    [0.14, -1.14]
+    """
+
+    batches: Data = field(repr=False)
+    classes: Sequence[int]
+    forget: bool = False
+    loss: Loss = cross_entropy
+    batch_size: int = 500
+
+    def __post_init__(self) -> None:
+        check_options("ClassAccuracy", self.batches, self.loss, self.batch_size)
+        given = list(self.classes) if isinstance(self.classes, Sequence) else []
+        if not given or any(isinstance(c, bool) or not isinstance(c, int) or c < 0 for c in given):
+            raise InputError(f"ClassAccuracy: classes={self.classes!r} must be numbers of classes, such as [3, 5]")
+
+    def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+        """Return the scores, high = keep, float64; each has its site's shape."""
+        chosen = self._measured(model, sites, chosen=True)
+        if not self.forget:
+            gap = 1 / chosen.base.count
+            return {name: -chosen.accuracy[name] + _tie(chosen[name], gap) for name in sites}
+        others = self._measured(model, sites, chosen=False)
+        gap = 1 / chosen.base.count / others.base.count
+        return {
+            name: chosen.accuracy[name] - others.accuracy[name] + _tie(others[name] - chosen[name], gap)
+            for name in sites
+        }
+
+    def _measured(self, model: nn.Module, sites: Sites, chosen: bool) -> LossChanges:
+        samples = _Samples(self.batches, tuple(self.classes), chosen, self.batch_size)
+        return LossChange(samples, self.loss, batch_size=self.batch_size)(model, sites)
+
+
+def _tie(loss: Tensor, gap: float) -> Tensor:
+    """The loss change, squeezed into less than half the least difference between two accuracies."""
+    change = loss.double()
+    return change / (1 + change.abs()) * gap / 2
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """The samples of some classes, or of all others, in batches of one size that can be iterated again."""
+
+    data: Data
+    classes: tuple[int, ...]
+    chosen: bool
+    size: int
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        waiting: list[tuple[Tensor, Tensor]] = []
+        found = dict.fromkeys(self.classes, False) if self.chosen else {-1: False}
+        for inputs, targets in iterate(self.data, self.size, "ClassAccuracy"):
+            picked = self._picked(targets)
+            for label in found:
+                found[label] = found[label] or bool((targets == label).any() if self.chosen else picked.any())
+            waiting.append((inputs[picked], targets[picked]))
+            if sum(len(y) for _, y in waiting) >= self.size:
+                inputs, targets = _joined(waiting)
+                yield inputs[: self.size], targets[: self.size]
+                waiting = [(inputs[self.size :], targets[self.size :])]
+        missing = [label for label, there in found.items() if not there]
+        if missing:
+            which = f"of class {missing[0]}" if self.chosen else f"of classes other than {list(self.classes)}"
+            raise InputError(f"ClassAccuracy: there is no sample {which} among the batches; give data that have some")
+        inputs, targets = _joined(waiting)
+        if len(targets):
+            yield inputs, targets
+
+    def _picked(self, targets: Tensor) -> Tensor:
+        if targets.ndim != 1 or targets.is_floating_point():
+            raise InputError(
+                f"ClassAccuracy: targets of shape {tuple(targets.shape)} and type {targets.dtype} are not classes; "
+                "give whole numbers, one a sample"
+            )
+        wanted = torch.isin(targets, torch.tensor(self.classes, device=targets.device))
+        return wanted if self.chosen else ~wanted
+
+
+def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
