@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import prod
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from secateur.criteria.batches import checked
-from secateur.criteria.gates import REPAIR
+from secateur.criteria.batches import check_batches, moved
 from secateur.criteria.units import Reduce, check_reduce, reduced
+from secateur.labelled import Data
 from secateur.state import check_finite, device_of
-from secateur.structure.flow import Flow, Read
+from secateur.structure.flow import Flow, Read, Tap
 from secateur.structure.layers import MOVES
 from secateur.structure.rules import op_name
-from secateur.types import Batches, InputError, Sites
+from secateur.structure.sites import REPAIR
+from secateur.types import InputError, Sites
 
 __all__ = ["ActivationRank", "ActiveFraction", "MeanActivation"]
 
@@ -29,9 +31,11 @@ class ActiveFraction:
     and `threshold` or another criterion says more.
 
     Attributes:
-        batches: pairs (inputs, targets); the targets are not used.
+        batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs; the targets
+            are not used.
         threshold: absolute values up to this count as zero.
         reduce: how several reads of a channel become one score; ``"joint"`` pools their activations.
+        batch_size: samples a pass, where the data are in memory.
 
     >>> from secateur.structure import channels
     >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1))
@@ -41,18 +45,20 @@ class ActiveFraction:
     {'0': tensor([0.7500, 0.2500])}
     """
 
-    batches: Batches = field(repr=False)
+    batches: Data = field(repr=False)
     threshold: float = 0.0
     reduce: Reduce = "joint"
+    batch_size: int = 500
 
     def __post_init__(self) -> None:
+        check_batches("ActiveFraction", self.batches, self.batch_size)
         if isinstance(self.threshold, bool) or not self.threshold >= 0:
             raise InputError(f"ActiveFraction: threshold must be 0 or more; got {self.threshold!r}")
         check_reduce(self, self.reduce)
 
     def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, in [0, 1]; high = keep."""
-        return _means(model, sites, self.batches, self.reduce, "ActiveFraction", self._active)
+        return _means(self, model, sites, self._active)
 
     def _active(self, read: Read, rows: Tensor) -> Tensor:
         return (rows.abs() > self.threshold).double()
@@ -65,9 +71,11 @@ class MeanActivation:
     Activations are taken where layers read them.
 
     Attributes:
-        batches: pairs (inputs, targets); the targets are not used.
+        batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs; the targets
+            are not used.
         absolute: whether values below zero count by their size; False takes the plain mean.
         reduce: how several reads of a channel become one score; ``"joint"`` pools their activations.
+        batch_size: samples a pass, where the data are in memory.
 
     >>> from secateur.structure import channels
     >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1))
@@ -77,16 +85,18 @@ class MeanActivation:
     {'0': tensor([2., 4.])}
     """
 
-    batches: Batches = field(repr=False)
+    batches: Data = field(repr=False)
     absolute: bool = True
     reduce: Reduce = "joint"
+    batch_size: int = 500
 
     def __post_init__(self) -> None:
+        check_batches("MeanActivation", self.batches, self.batch_size)
         check_reduce(self, self.reduce)
 
     def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep."""
-        return _means(model, sites, self.batches, self.reduce, "MeanActivation", self._size)
+        return _means(self, model, sites, self._size)
 
     def _size(self, read: Read, rows: Tensor) -> Tensor:
         return rows.abs().double() if self.absolute else rows.double()
@@ -101,8 +111,10 @@ class ActivationRank:
     of one row: its rank is 1 where it answers at all.
 
     Attributes:
-        batches: pairs (inputs, targets); the targets are not used.
+        batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs; the targets
+            are not used.
         reduce: how several reads of a channel become one score; ``"joint"`` pools their maps.
+        batch_size: samples a pass, where the data are in memory.
 
     >>> from secateur.structure import channels
     >>> model = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(8, 1))
@@ -112,15 +124,17 @@ class ActivationRank:
     {'0': tensor([2., 0.])}
     """
 
-    batches: Batches = field(repr=False)
+    batches: Data = field(repr=False)
     reduce: Reduce = "joint"
+    batch_size: int = 500
 
     def __post_init__(self) -> None:
+        check_batches("ActivationRank", self.batches, self.batch_size)
         check_reduce(self, self.reduce)
 
     def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, 0 or more; high = keep."""
-        return _means(model, sites, self.batches, self.reduce, "ActivationRank", _ranks)
+        return _means(self, model, sites, _ranks)
 
 
 def _ranks(read: Read, rows: Tensor) -> Tensor:
@@ -146,42 +160,72 @@ Measure = Callable[[Read, Tensor], Tensor]
 """From what passes a read, ``(units, samples, values)``, to what is averaged over all but the units."""
 
 
-def _means(
-    model: nn.Module, sites: Sites, batches: Batches, reduce: Reduce, doing: str, measure: Measure
-) -> dict[str, Tensor]:
+def _means(of: _Activity, model: nn.Module, sites: Sites, measure: Measure) -> dict[str, Tensor]:
     """The mean of what is measured at each read, and over the reads."""
+    doing = type(of).__name__
     other = next((name for name, site in sites.items() if site.kind != "channel"), None)
     if other is not None:
         raise InputError(
             f"{doing} scores channels, which {other!r} does not have; take channels(model, example_inputs)"
         )
     check_finite(model, doing, REPAIR)
-    flow = Flow(model, sites)
-    sums: dict[tuple[str, int], Tensor] = {}
-    counts: dict[tuple[str, int], int] = {}
-    for inputs, _ in checked(batches, doing, device_of(model)):
-        numbers = {read: (name, at) for name, found in flow.reads(inputs).items() for at, read in enumerate(found)}
-
-        def see(read: Read, passing: Tensor, numbers: dict[Read, tuple[str, int]] = numbers) -> None:
-            made = measure(read, read.rows(passing)).flatten(1)
-            key = numbers[read]
-            sums[key] = sums.get(key, 0) + made.sum(1)
-            counts[key] = counts.get(key, 0) + made.shape[1]
-
+    flow, tally = Flow(model, sites), _Tally(measure)
+    for inputs, _ in moved(of.batches, of.batch_size, doing, device_of(model)):
         with torch.no_grad():
-            flow.watch(inputs, numbers, see)
-    return {name: _pooled(sums, counts, name, reduce, doing) for name in sites}
+            flow(inputs, tally.tap(flow.reads(inputs)))
+    return {name: tally.score(name, of.reduce, doing) for name in sites}
 
 
-def _pooled(
-    sums: dict[tuple[str, int], Tensor], counts: dict[tuple[str, int], int], name: str, reduce: Reduce, doing: str
-) -> Tensor:
-    keys = [key for key in sums if key[0] == name]
-    if not keys:
-        raise InputError(
-            f"{doing}: no layer reads the units of site {name!r}; leave it out: "
-            f"channels(model, inputs, ignore=[{name!r}])"
-        )
-    if reduce == "joint":
-        return (torch.stack([sums[key] for key in keys]).sum(0) / sum(counts[key] for key in keys)).float()
-    return reduced([(sums[key] / counts[key]).unsqueeze(1) for key in keys], lambda rows: rows[:, 0], reduce).float()
+class _Activity(Protocol):
+    """What the criteria of this family have in common."""
+
+    @property
+    def batches(self) -> Data:
+        """Labelled samples."""
+        ...
+
+    @property
+    def reduce(self) -> Reduce:
+        """How several reads become one score."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Samples a pass."""
+        ...
+
+
+class _Tally:
+    """Sums and counts of what is measured, by site and read."""
+
+    def __init__(self, measure: Measure) -> None:
+        self.measure = measure
+        self.sums: dict[str, dict[int, Tensor]] = {}
+        self.counts: dict[str, dict[int, int]] = {}
+
+    def tap(self, reads: Mapping[str, tuple[Read, ...]]) -> Tap:
+        """Return a tap that adds up what passes."""
+        numbers = {read: number for found in reads.values() for number, read in enumerate(found)}
+
+        def tap(read: Read, passing: Tensor) -> Tensor:
+            made = self.measure(read, read.rows(passing)).flatten(1)
+            sums, counts = self.sums.setdefault(read.site, {}), self.counts.setdefault(read.site, {})
+            number = numbers[read]
+            sums[number] = sums.get(number, 0) + made.sum(1)
+            counts[number] = counts.get(number, 0) + made.shape[1]
+            return passing
+
+        return tap
+
+    def score(self, name: str, reduce: Reduce, doing: str) -> Tensor:
+        """Return a site's means."""
+        if name not in self.sums:
+            raise InputError(
+                f"{doing}: no layer reads the units of site {name!r}; leave it out: "
+                f"channels(model, inputs, ignore=[{name!r}])"
+            )
+        sums, counts = list(self.sums[name].values()), list(self.counts[name].values())
+        if reduce == "joint":
+            return (torch.stack(sums).sum(0) / sum(counts)).float()
+        means = [(one / count).unsqueeze(1) for one, count in zip(sums, counts, strict=True)]
+        return reduced(means, lambda rows: rows[:, 0], reduce).float()

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from secateur.criteria.derivatives import Curvature, check_curvature, check_probes, diagonal, hutchinson
+from secateur.criteria.derivatives import Curvature, Objective, check_curvature, check_probes
 from secateur.criteria.fisher_blocks import check_blocks, fisher_blocks, saliencies
+from secateur.criteria.gates import check_options
 from secateur.criteria.units import Reduce, Side, check_reduce, check_side, parameters_of, side_rows, unit_sums
-from secateur.types import Batches, Loss, Site, Sites
+from secateur.labelled import Data
+from secateur.types import Loss, Site, Sites
 
 __all__ = ["HessianTrace", "OptimalBrainDamage", "OptimalBrainSurgeon"]
 
@@ -33,39 +35,42 @@ class OptimalBrainDamage:
     A channel's score is the sum over the weights that produce it.
 
     Attributes:
-        batches: pairs (inputs, targets), that can be iterated again and again.
+        batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
         loss: of (outputs, targets), the mean over a batch.
         curvature: one of the above.
         probes: how many random vectors for each batch, with ``"hutchinson"``.
         seed: of what is drawn.
         side: the weights of a channel that count.
         reduce: how several weights of a tied group become one score; ``"joint"`` adds all up.
+        batch_size: samples a pass, where the data are in memory.
 
     >>> from secateur.structure import weights
     >>> model = nn.Linear(2, 1, bias=False)
     >>> model.weight.data = torch.tensor([[1.0, 2.0]])
     >>> batches = [(torch.tensor([[3.0, 1.0]]), torch.zeros(1, 1))]     # (3 w1 + w2)²: second derivatives 18 and 2
     >>> OptimalBrainDamage(batches, nn.functional.mse_loss)(model, weights(model))
-    {'weight': tensor([[9., 4.]])}
+    {'weight': tensor([[9.0..., 4.0...]])}
     """
 
-    batches: Batches = field(repr=False)
+    batches: Data = field(repr=False)
     loss: Loss = cross_entropy
     curvature: Curvature = "gauss-newton"
     probes: int = 1
     seed: int = 0
     side: Side = "incoming"
     reduce: Reduce = "joint"
+    batch_size: int = 500
 
     def __post_init__(self) -> None:
+        check_options("OptimalBrainDamage", self.batches, self.loss, self.batch_size)
         check_curvature(self, self.curvature, self.probes)
         check_side(self, self.side)
         check_reduce(self, self.reduce)
 
     def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep; each has its site's shape."""
-        options = (self.curvature, self.probes, self.seed)
-        curved = diagonal(model, sites, self.batches, self.loss, "OptimalBrainDamage", *options)
+        objective = Objective(model, sites, self.batches, self.batch_size, self.loss, "OptimalBrainDamage")
+        curved = objective.diagonal(self.curvature, self.probes, self.seed)
         parameters = parameters_of(model, sites)
         costs = {name: h * parameters[name].detach().double().square() / 2 for name, h in curved.items()}
         return unit_sums(costs, sites, self.side, self.reduce)
@@ -81,35 +86,39 @@ class HessianTrace:
     ``"hutchinson"``.
 
     Attributes:
-        batches: pairs (inputs, targets), that can be iterated again and again.
+        batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
         loss: of (outputs, targets), the mean over a batch.
         probes: how many random vectors for each batch.
         seed: of the random signs.
         weighted: whether to multiply by half the squared norm of the weights.
         side: the weights of a channel that count.
+        batch_size: samples a pass, where the data are in memory.
 
     >>> from secateur.structure import channels
     >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
     >>> model[0].weight.data, model[1].weight.data = torch.tensor([[2.0], [1.0]]), torch.tensor([[3.0, -1.0]])
-    >>> batches = [(torch.ones(1, 1), torch.zeros(1, 1))]       # of (3 a − b)² second derivatives 18 and 2, mixed −6
+    >>> batches = [(torch.ones(1, 1), torch.zeros(1, 1))]       # (3 a − b)² has second derivatives 18 and 2, so 18 · 2² / 2
     >>> HessianTrace(batches, nn.functional.mse_loss, probes=500)(model, channels(model, torch.ones(1, 1)))
-    {'0': tensor([36...,  1...])}
+    {'0': tensor([3...,  1...])}
     """
 
-    batches: Batches = field(repr=False)
+    batches: Data = field(repr=False)
     loss: Loss = cross_entropy
     probes: int = 8
     seed: int = 0
     weighted: bool = True
     side: Side = "incoming"
+    batch_size: int = 500
 
     def __post_init__(self) -> None:
+        check_options("HessianTrace", self.batches, self.loss, self.batch_size)
         check_probes(self, self.probes)
         check_side(self, self.side)
 
     def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep; each has its site's shape."""
-        curved = hutchinson(model, sites, self.batches, self.loss, "HessianTrace", self.probes, self.seed)
+        objective = Objective(model, sites, self.batches, self.batch_size, self.loss, "HessianTrace")
+        curved = objective.hutchinson(self.probes, self.seed)
         parameters = {name: p.detach() for name, p in parameters_of(model, sites).items()}
         return {name: self._score(curved, parameters, site).float() for name, site in sites.items()}
 
@@ -140,10 +149,11 @@ class OptimalBrainSurgeon:
     8 bytes · `block` a weight.
 
     Attributes:
-        batches: pairs (inputs, targets), that can be iterated again and again.
+        batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
         loss: of (outputs, targets), the mean over a batch.
         block: how many weights that follow each other make up for each other.
         damping: added to the diagonal, as a share of its mean.
+        batch_size: samples a pass, where the data are in memory.
 
     Raises:
         InputError: unfit batches, sites of channels, or an option out of range.
@@ -156,15 +166,17 @@ class OptimalBrainSurgeon:
     {'weight': tensor([[ 1., 16.]])}
     """
 
-    batches: Batches = field(repr=False)
+    batches: Data = field(repr=False)
     loss: Loss = cross_entropy
     block: int = 64
     damping: float = 1e-3
+    batch_size: int = 500
 
     def __post_init__(self) -> None:
+        check_options("OptimalBrainSurgeon", self.batches, self.loss, self.batch_size)
         check_blocks("OptimalBrainSurgeon", self.block, self.damping)
 
     def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, 0 or more; high = keep."""
-        options = (self.block, self.damping, "OptimalBrainSurgeon")
-        return saliencies(model, sites, fisher_blocks(model, sites, self.batches, self.loss, *options))
+        objective = Objective(model, sites, self.batches, self.batch_size, self.loss, "OptimalBrainSurgeon")
+        return saliencies(model, sites, fisher_blocks(objective, self.block, self.damping))

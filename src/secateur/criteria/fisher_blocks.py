@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from secateur.criteria.derivatives import sample_gradients
-from secateur.criteria.gates import gradient
+from secateur.criteria.derivatives import Objective
 from secateur.criteria.units import parameters_of
-from secateur.types import Batches, InputError, Loss, Sites
+from secateur.types import InputError, Sites
 
-__all__ = ["check_blocks", "fisher_blocks", "repaired", "saliencies"]
+__all__ = ["check_blocks", "check_weights", "fisher_blocks", "repaired", "saliencies"]
 
 TOGETHER = 32  # samples whose gradients are multiplied at once
 LEAST = 1e-12
@@ -27,13 +26,20 @@ def check_blocks(doing: str, block: int, damping: float) -> None:
         raise InputError(f"{doing}: damping must be above 0, as the matrix could not be inverted; got {damping!r}")
 
 
-def fisher_blocks(
-    model: nn.Module, sites: Sites, batches: Batches, loss: Loss, block: int, damping: float, doing: str
-) -> dict[str, Tensor]:
+def check_weights(doing: str, sites: Sites) -> None:
+    """Refuse sites that are not of single weights."""
+    other = next((name for name, site in sites.items() if site.kind != "weight"), None)
+    if other is not None:
+        raise InputError(
+            f"{doing} compares single weights, and {other!r} has channels; take the sites of weights(model)"
+        )
+
+
+def fisher_blocks(objective: Objective, block: int, damping: float) -> dict[str, Tensor]:
     """Return the blocks of the empirical Fisher matrix along each flattened weight, damped.
 
     Args:
-        model, sites, batches, loss, doing: as everywhere; the sites are those of single weights.
+        objective: the loss; its sites are those of single weights.
         block: how many weights a block has, at most; the last is filled up with zeros.
         damping: what is added to the diagonal, as a share of its mean over the weight.
 
@@ -43,34 +49,30 @@ def fisher_blocks(
     Raises:
         InputError: unfit batches, or sites that are not of single weights.
     """
-    other = next((name for name, site in sites.items() if site.kind != "weight"), None)
-    if other is not None:
-        raise InputError(
-            f"{doing} compares single weights, and {other!r} has channels; take the sites of weights(model)"
-        )
+    sites = objective.sites
+    check_weights(objective.doing, sites)
     sizes = {name: min(block, site.size) for name, site in sites.items()}
-    totals = {name: torch.zeros(()) for name in sites}
+    totals = {name: torch.zeros((), dtype=torch.float64) for name in sites}
     held: dict[str, list[Tensor]] = {name: [] for name in sites}
     count = 0
-
-    def pool() -> None:
-        for name, rows in held.items():
-            if rows:
-                stacked = torch.stack(rows, dim=1)
-                totals[name] = totals[name] + stacked.mT @ stacked
-                rows.clear()
-
-    for _, found in sample_gradients(
-        model, sites, batches, doing, lambda y, t: [(gradient(y, t, loss), y.new_ones(()))]
-    ):
+    for found in objective.by_sample(objective.own):
         for slopes, _ in found:
             for name in sites:
                 held[name].append(in_blocks(slopes[name].double(), sizes[name]))
         count += 1
         if count % TOGETHER == 0:
-            pool()
-    pool()
+            _pool(totals, held)
+    _pool(totals, held)
     return {name: _damped(total / count, damping) for name, total in totals.items()}
+
+
+def _pool(totals: dict[str, Tensor], held: dict[str, list[Tensor]]) -> None:
+    """Add the outer products of the gradients that are held, and let them go."""
+    for name, rows in held.items():
+        if rows:
+            stacked = torch.stack(rows, dim=1)
+            totals[name] = totals[name] + stacked.mT @ stacked
+            rows.clear()
 
 
 def _damped(fisher: Tensor, damping: float) -> Tensor:

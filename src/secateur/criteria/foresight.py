@@ -11,11 +11,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 from torch.utils import _pytree as pytree
 
-from secateur.criteria.derivatives import gradients, products
-from secateur.criteria.gates import REPAIR
+from secateur.criteria.derivatives import Objective
+from secateur.criteria.gates import check_options
 from secateur.criteria.units import Reduce, Side, check_reduce, check_side, parameters_of, unit_sums
+from secateur.labelled import Data
 from secateur.state import check_finite, device_of, evaluating, own_tensors, split_inputs
-from secateur.types import Batches, ExampleInputs, InputError, Loss, Sites
+from secateur.structure.sites import REPAIR
+from secateur.types import ExampleInputs, InputError, Loss, Sites
 
 __all__ = ["GraSP", "Snip", "SynFlow"]
 
@@ -28,10 +30,11 @@ class Snip:
     sum over the weights that produce it. One forward and backward pass over the data.
 
     Attributes:
-        batches: pairs (inputs, targets), that can be iterated again and again.
+        batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
         loss: of (outputs, targets), the mean over a batch.
         side: the weights of a channel that count.
         reduce: how several weights of a tied group become one score; ``"joint"`` adds all up.
+        batch_size: samples a pass, where the data are in memory.
 
     >>> from secateur.structure import weights
     >>> model = nn.Linear(2, 1, bias=False)
@@ -41,18 +44,20 @@ class Snip:
     {'weight': tensor([[0.2500, 0.7500]])}
     """
 
-    batches: Batches = field(repr=False)
+    batches: Data = field(repr=False)
     loss: Loss = cross_entropy
     side: Side = "incoming"
     reduce: Reduce = "joint"
+    batch_size: int = 500
 
     def __post_init__(self) -> None:
+        check_options("Snip", self.batches, self.loss, self.batch_size)
         check_side(self, self.side)
         check_reduce(self, self.reduce)
 
     def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, in [0, 1]; high = keep."""
-        slopes = gradients(model, sites, self.batches, self.loss, "Snip")
+        slopes = Objective(model, sites, self.batches, self.batch_size, self.loss, "Snip").gradients()
         parameters = parameters_of(model, sites)
         felt = {name: (slope * parameters[name].detach()).abs() for name, slope in slopes.items()}
         scores = unit_sums(felt, sites, self.side, self.reduce)
@@ -70,11 +75,12 @@ class GraSP:
     it.
 
     Attributes:
-        batches: pairs (inputs, targets), that can be iterated again and again.
+        batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
         loss: of (outputs, targets), the mean over a batch.
         temperature: outputs are divided by it before the loss, as the authors do with 200 to even out the softmax.
         side: the weights of a channel that count.
         reduce: how several weights of a tied group become one score; ``"joint"`` adds all up.
+        batch_size: samples a pass, where the data are in memory.
 
     >>> from secateur.structure import weights
     >>> model = nn.Linear(2, 1, bias=False)
@@ -84,13 +90,15 @@ class GraSP:
     {'weight': tensor([[24., 48.]])}
     """
 
-    batches: Batches = field(repr=False)
+    batches: Data = field(repr=False)
     loss: Loss = cross_entropy
     temperature: float = 200.0
     side: Side = "incoming"
     reduce: Reduce = "joint"
+    batch_size: int = 500
 
     def __post_init__(self) -> None:
+        check_options("GraSP", self.batches, self.loss, self.batch_size)
         if isinstance(self.temperature, bool) or not self.temperature > 0:
             raise InputError(f"GraSP: temperature must be above 0; got {self.temperature!r}")
         check_side(self, self.side)
@@ -98,8 +106,8 @@ class GraSP:
 
     def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, of either sign; high = keep."""
-        slopes = gradients(model, sites, self.batches, self._cooled, "GraSP")
-        curved = products(model, sites, self.batches, self._cooled, "GraSP", slopes)
+        objective = Objective(model, sites, self.batches, self.batch_size, self._cooled, "GraSP")
+        curved = objective.products(objective.gradients())
         parameters = parameters_of(model, sites)
         flows = {name: parameters[name].detach() * change for name, change in curved.items()}
         return unit_sums(flows, sites, self.side, self.reduce)

@@ -29,6 +29,7 @@ class Movement:
     Raises:
         InputError: a parameter of the sites without sums, or with sums of another shape.
 
+    >>> import torch
     >>> from secateur.structure import weights
     >>> model = nn.Linear(2, 1, bias=False)
     >>> Movement({"weight": torch.tensor([[0.5, -0.25]])})(model, weights(model))

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from secateur.criteria.batches import check_batches
 from secateur.criteria.layer_inputs import Inputs, LayerInputs
 from secateur.criteria.units import Reduce, Side, check_reduce, check_side, parameters_of, unit_sums
-from secateur.types import Batches, InputError, Site, Sites
+from secateur.labelled import Data
+from secateur.types import InputError, Site, Sites
 
 __all__ = ["Reconstruction", "Wanda", "readers"]
 
@@ -24,9 +26,11 @@ class Wanda:
     pass. A channel's score is the sum over the weights that read it.
 
     Attributes:
-        batches: pairs (inputs, targets); the targets are not used.
+        batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs; the targets
+            are not used.
         side: the weights of a channel that count.
         reduce: how several weights of a tied group become one score; ``"joint"`` adds all up.
+        batch_size: samples a pass, where the data are in memory.
 
     >>> from secateur.structure import weights
     >>> model = nn.Linear(2, 1, bias=False)
@@ -36,11 +40,13 @@ class Wanda:
     {'weight': tensor([[5., 1.]])}
     """
 
-    batches: Batches = field(repr=False)
+    batches: Data = field(repr=False)
     side: Side = "outgoing"
     reduce: Reduce = "joint"
+    batch_size: int = 500
 
     def __post_init__(self) -> None:
+        check_batches("Wanda", self.batches, self.batch_size)
         check_side(self, self.side)
         check_reduce(self, self.reduce)
 
@@ -48,7 +54,7 @@ class Wanda:
         """Return the scores, 0 or more; high = keep."""
         parameters = parameters_of(model, sites)
         named = {member.parameter for site in sites.values() for member in site.members}
-        squares = LayerInputs(model, self.batches, "Wanda").squares(named)
+        squares = LayerInputs(model, self.batches, self.batch_size, "Wanda").squares(named)
         felt = {n: parameters[n].detach().abs() * _norms(parameters[n], squares.get(n, [])) for n in named}
         return unit_sums(felt, sites, self.side, self.reduce)
 
@@ -75,7 +81,9 @@ class Reconstruction:
     Their readers' weights are adjusted by the solver `secateur.solvers.ThiNet`. One forward pass.
 
     Attributes:
-        batches: pairs (inputs, targets); the targets are not used.
+        batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs; the targets
+            are not used.
+        batch_size: samples a pass, where the data are in memory.
 
     Raises:
         InputError: unfit batches, sites of single weights, or channels that no linear layer or convolution reads.
@@ -88,13 +96,17 @@ class Reconstruction:
     {'0': tensor([0.3757, 1.0000, 0.3757])}
     """
 
-    batches: Batches = field(repr=False)
+    batches: Data = field(repr=False)
+    batch_size: int = 500
+
+    def __post_init__(self) -> None:
+        check_batches("Reconstruction", self.batches, self.batch_size)
 
     def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, 0 or more; high = keep."""
         parameters = parameters_of(model, sites)
         named = {member.parameter for site in sites.values() for member in site.members if member.role == "in"}
-        moments = LayerInputs(model, self.batches, "Reconstruction").second_moments(named)
+        moments = LayerInputs(model, self.batches, self.batch_size, "Reconstruction").second_moments(named)
         return {name: greedy(_gram(site, parameters, moments)) for name, site in sites.items()}
 
 

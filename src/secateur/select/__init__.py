@@ -1,5 +1,5 @@
 """Scores → keep masks: the only room in the project where the best are picked."""
 
-from secateur.select.choose import Scope, removed_fraction, select
+from secateur.select.choose import SCOPES, Scope, removed_fraction, select
 
-__all__ = ["Scope", "removed_fraction", "select"]
+__all__ = ["SCOPES", "Scope", "removed_fraction", "select"]
