@@ -18,6 +18,7 @@ ORDER = [
     {"structure"},
     {"criteria"},
     {"select"},
+    {"solvers"},
     {"schedules"},
     {"search"},
     {"compress"},

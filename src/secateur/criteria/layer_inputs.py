@@ -61,6 +61,11 @@ class LayerInputs:
         self.flow, self.batches, self.batch_size, self.doing = Flow(model, Sites({})), batches, batch_size, doing
         self._layers: dict[int, tuple[Layer, ...]] = {}
 
+    def order(self) -> list[str]:
+        """Return the names of all parameters that something is multiplied by, in the order of their first product."""
+        inputs, _ = next(moved(self.batches, self.batch_size, self.doing, device_of(self.flow.model)))
+        return list(dict.fromkeys(layer.parameter for layer in self._of(inputs)))
+
     def squares(self, names: Container[str]) -> dict[str, list[Inputs]]:
         """Return for each product with the parameters named the sums of its squared inputs, ``(groups, in)``."""
         return self._sum(names, lambda x: x.double().square().sum(2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -11,9 +12,10 @@ from secateur.criteria.batches import check_batches
 from secateur.criteria.layer_inputs import Inputs, LayerInputs
 from secateur.criteria.units import Reduce, Side, check_reduce, check_side, parameters_of, unit_sums
 from secateur.labelled import Data
+from secateur.state import device_of
 from secateur.types import InputError, Site, Sites
 
-__all__ = ["Reconstruction", "Wanda", "readers"]
+__all__ = ["Reconstruction", "Wanda", "gram", "greedy", "read_by", "readers"]
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,18 @@ class Reconstruction:
     def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, 0 or more; high = keep."""
         parameters = parameters_of(model, sites)
-        named = {member.parameter for site in sites.values() for member in site.members if member.role == "in"}
-        moments = LayerInputs(model, self.batches, self.batch_size, "Reconstruction").second_moments(named)
-        return {name: greedy(_gram(site, parameters, moments)) for name, site in sites.items()}
+        named = {name for site in sites.values() for name in read_by(site)}
+        inputs = LayerInputs(model, self.batches, self.batch_size, "Reconstruction")
+        moments = inputs.second_moments(named)
+        return {
+            n: greedy(gram(site, parameters, moments, "Reconstruction")).to(device_of(model))
+            for n, site in sites.items()
+        }
+
+
+def read_by(site: Site) -> set[str]:
+    """Return the names of the parameters that read a site's units."""
+    return {member.parameter for member in site.members if member.role == "in"}
 
 
 def readers(site: Site, found: dict[str, list[Inputs]], doing: str) -> list[tuple[Inputs, Tensor]]:
@@ -135,16 +146,16 @@ def readers(site: Site, found: dict[str, list[Inputs]], doing: str) -> list[tupl
     return chosen
 
 
-def _gram(site: Site, parameters: dict[str, nn.Parameter], found: dict[str, list[Inputs]]) -> Tensor:
-    """The products of what each two units add to their readers' outputs, summed over data: ``(units, units)``, float64."""
-    gram = torch.zeros(site.size, site.size, dtype=torch.float64)
-    for inputs, owners in readers(site, found, "Reconstruction"):
-        weight = parameters[inputs.layer.parameter].detach().double().flatten()[inputs.layer.entries]
-        both = ((weight.mT @ weight) * inputs.total).cpu()
+def gram(site: Site, parameters: Mapping[str, Tensor], found: dict[str, list[Inputs]], doing: str) -> Tensor:
+    """Return the products of what each two units add to their readers' outputs, summed over data: ``(units, units)``."""
+    total = torch.zeros(site.size, site.size, dtype=torch.float64)
+    for inputs, owners in readers(site, found, doing):
+        weight = parameters[inputs.layer.parameter].detach().cpu().double().flatten()[inputs.layer.entries]
+        both = (weight.mT @ weight) * inputs.total.cpu()
         for pair, owner in zip(both, owners, strict=True):
             of_unit = _owned(owner, site.size)
-            gram += of_unit @ pair @ of_unit.T
-    return gram
+            total += of_unit @ pair @ of_unit.T
+    return total
 
 
 def _owned(owner: Tensor, units: int) -> Tensor:
