@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from secateur.criteria.derivatives import Objective
 from secateur.criteria.units import parameters_of
-from secateur.types import InputError, Sites
+from secateur.types import InputError, Keep, Sites
 
 __all__ = ["check_blocks", "check_weights", "fisher_blocks", "repaired", "saliencies"]
 
@@ -91,15 +91,24 @@ def _out_of_blocks(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
     return rows.flatten()[: torch.Size(shape).numel()].reshape(shape)
 
 
-def saliencies(model: nn.Module, sites: Sites, fisher: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return w² / 2 [F⁻¹]ᵢᵢ for each weight of the sites."""
+def saliencies(
+    model: nn.Module, sites: Sites, fisher: Mapping[str, Tensor], keep: Keep | None = None
+) -> dict[str, Tensor]:
+    """Return w² / 2 [F⁻¹]ᵢᵢ for each weight of the sites; −1 for those that `keep` removed before, which cannot help."""
     parameters = parameters_of(model, sites)
     found = {}
     for name, site in sites.items():
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(fisher[name])).diagonal(dim1=1, dim2=2)
-        squares = in_blocks(parameters[name].detach().double().square(), fisher[name].shape[-1])
-        found[name] = _out_of_blocks(squares / (2 * inverse), site.shape).float()
+        weight, inner = parameters[name].detach(), fisher[name]
+        stays = in_blocks(torch.ones_like(weight) if keep is None else keep[name].to(weight), inner.shape[-1]).double()
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(_within(inner, stays))).diagonal(dim1=1, dim2=2)
+        costs = in_blocks(weight.double().square(), inner.shape[-1]) / (2 * inverse)
+        found[name] = _out_of_blocks(torch.where(stays > 0, costs, -1.0), site.shape).float()
     return found
+
+
+def _within(fisher: Tensor, stays: Tensor) -> Tensor:
+    """The blocks among the weights that stay, with the identity for the others."""
+    return fisher * stays.unsqueeze(1) * stays.unsqueeze(2) + torch.diag_embed(1 - stays)
 
 
 def repaired(weight: Tensor, fisher: Tensor, keep: Tensor) -> Tensor:
@@ -115,6 +124,5 @@ def repaired(weight: Tensor, fisher: Tensor, keep: Tensor) -> Tensor:
     stays = in_blocks(keep.double(), size)
     rows = in_blocks(weight.detach().double(), size)
     gone = rows * (1 - stays)
-    inner = fisher * stays.unsqueeze(1) * stays.unsqueeze(2) + torch.diag_embed(1 - stays)
-    moved = torch.linalg.solve(inner, stays * (fisher @ gone.unsqueeze(2)).squeeze(2))
+    moved = torch.linalg.solve(_within(fisher, stays), stays * (fisher @ gone.unsqueeze(2)).squeeze(2))
     return _out_of_blocks(stays * (rows + moved), tuple(weight.shape)).to(weight.dtype)

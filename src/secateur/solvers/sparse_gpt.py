@@ -22,8 +22,8 @@ from secateur.types import InputError, Sites
 
 __all__ = ["SparseGPT"]
 
-Choose = Callable[[Tensor, int], Tensor]
-"""From the scores of a block of columns, and how many were removed before it, to what stays of it."""
+Choose = Callable[[Tensor], Tensor]
+"""From the scores of a block of columns to what stays of it."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,13 @@ class SparseGPT:
     def _solve(self, weight: Tensor, found: list[Inputs], fraction: float, pattern: str | None) -> Tensor:
         """Change a weight in place, and return its mask."""
         kept = torch.ones(weight.numel(), dtype=torch.bool, device=weight.device)
-        flat = weight.detach().flatten()
+        flat, choose = weight.detach().flatten(), _chooser(fraction, pattern)
         for inputs in found:
             for rows, moments in zip(inputs.layer.entries.to(weight.device), inputs.total, strict=True):
                 order, run = _along_inputs(rows, weight.shape) if pattern else (slice(None), rows.shape[1])
                 entries, inner = rows[:, order], damped(moments[order][:, order], self.damping)
                 spans = _spans(rows.shape[1], run, self._step(pattern))
-                solved, mask = solve(flat[entries].double(), inner, spans, _chooser(fraction, pattern))
+                solved, mask = solve(flat[entries].double(), inner, spans, choose)
                 flat[entries] = solved.to(flat)
                 kept[entries] = mask
         with torch.no_grad():
@@ -136,15 +136,16 @@ def _spans(columns: int, run: int, step: int) -> list[tuple[int, int]]:
 
 
 def _chooser(fraction: float, pattern: str | None) -> Choose:
-    """Choose so many of each block that the fraction is right up to its end."""
-    seen = 0
+    """Choose so many of each block that the fraction of all blocks so far is right."""
+    seen = removed = 0
 
-    def choose(scores: Tensor, removed: int) -> Tensor:
-        nonlocal seen
+    def choose(scores: Tensor) -> Tensor:
+        nonlocal seen, removed
         if pattern is not None:
             return select({"weight": scores}, pattern=pattern)["weight"]
         seen += scores.numel()
         count = min(max(round(fraction * seen) - removed, 0), scores.numel())
+        removed += count
         return select({"weight": scores}, count / scores.numel(), scope="layer", minimum=0)["weight"]
 
     return choose
@@ -162,11 +163,9 @@ def solve(weight: Tensor, moments: Tensor, spans: list[tuple[int, int]], choose:
     weight = weight.clone()
     mask = torch.ones_like(weight, dtype=torch.bool)
     inverse = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(moments)), upper=True)
-    removed = 0
     for start, stop in spans:
         scores = weight[:, start:stop].square() / inverse.diagonal()[start:stop].square()
-        mask[:, start:stop] = choose(scores, removed)
-        removed += int((~mask[:, start:stop]).sum())
+        mask[:, start:stop] = choose(scores)
         for column in range(start, stop):
             lost = torch.where(mask[:, column], 0.0, weight[:, column]) / inverse[column, column]
             weight[:, column:] -= torch.outer(lost, inverse[column, column:])

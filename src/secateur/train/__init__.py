@@ -4,6 +4,7 @@ from secateur.labelled import Data
 from secateur.train.callbacks import Callback, HoldZeros, LogEpochs, Run
 from secateur.train.history import EpochRecord, History
 from secateur.train.loop import fit
+from secateur.train.movement import SumMovement
 from secateur.train.options import TrainOptions, loss_function
 from secateur.train.reinitialise import Reinitialise
 
@@ -16,6 +17,7 @@ __all__ = [
     "LogEpochs",
     "Reinitialise",
     "Run",
+    "SumMovement",
     "TrainOptions",
     "fit",
     "loss_function",
