@@ -149,10 +149,11 @@ def _map_shape(read: Read, values: int) -> tuple[int, int]:
     shape = list(node.meta["val"].shape)
     spatial = [size for dim, size in enumerate(shape) if dim not in (0, read.dim)]
     while len(spatial) < 2 or prod(spatial) != values:
-        if op_name(node) not in (*MOVES, "dropout") or len(node.all_input_nodes) != 1:
+        made = node.all_input_nodes[0].meta["val"] if len(node.all_input_nodes) == 1 else None
+        if op_name(node) not in (*MOVES, "dropout") or not isinstance(made, Tensor):
             return 1, values
         node = node.all_input_nodes[0]
-        spatial = list(node.meta["val"].shape[2:])
+        spatial = list(made.shape[2:])
     return spatial[0], values // spatial[0]
 
 

@@ -89,7 +89,8 @@ class Objective:
             totals, count = _zeros(leaves), 0
             along = [vector[name].to(leaf) for name, leaf in leaves.items()]
             for mean, size in self._losses(leaves):
-                _add(totals, _curved(mean, leaves, lambda: along, 1)[0][1], size)
+                for _, curved in _curved(mean, leaves, lambda: along, 1):
+                    _add(totals, curved, size)
                 count += size
         return _over(totals, count)
 
@@ -187,7 +188,7 @@ def _grad(
 ) -> list[Tensor]:
     """The derivatives by the leaves; zeros where `value` does not depend on one."""
     inputs = list(leaves.values())
-    if not value.requires_grad:
+    if not inputs or not value.requires_grad:
         return [torch.zeros_like(leaf) for leaf in inputs]
     found = torch.autograd.grad(
         value, inputs, along, create_graph=graph, retain_graph=graph or again, allow_unused=True
@@ -201,7 +202,7 @@ def _curved(
     """`count` vectors, and the Hessian of `mean` times each."""
     slopes = _grad(mean, leaves, graph=True)
     found = []
-    for _ in range(count):
+    for _ in range(count if leaves else 0):
         along = vector()
         # Of one leaf under two names the slope is met once.
         once = {id(leaf): (s * v).sum() for leaf, s, v in zip(leaves.values(), slopes, along, strict=True)}
