@@ -19,6 +19,7 @@ ORDER = [
     {"criteria"},
     {"select"},
     {"allocate"},
+    {"solvers"},
     {"schedules"},
     {"search"},
     {"compress"},
