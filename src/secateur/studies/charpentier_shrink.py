@@ -81,9 +81,8 @@ def shrink_cell(context: Context) -> Outcome:
     splits = {name: split(context, recipe, name) for name in SPLITS}
     splits["train"] = first(splits["train"], context["images"])
     sites = channels(model, example(context, recipe))
-    seeds: list[int] = (
-        np.random.default_rng([context["seed"], context["n"]]).integers(2**31, size=context["runs"]).tolist()
-    )
+    generator = np.random.default_rng([context["seed"], context["n"]])
+    seeds = [int(one) for one in generator.integers(2**31, size=(int(context["runs"]),))]
     runs = [RandomShrink(context["n"], splits["train"], seed=one)(model, sites) for one in seeds]
     keeps: dict[str, list[Keep]] = {
         "shrink": [run.keep for run in runs],
