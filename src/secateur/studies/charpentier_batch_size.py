@@ -44,7 +44,7 @@ def _pages(results: Results) -> Report:
     notes = [
         f"Every network is trained for {options['epochs']} epochs with Adam at one learning rate, so a small batch size "
         "also means more steps: the effect is that of both together. The section is a heading without a text; the "
-        "reading is ours, and there is no published figure to compare with. Its experiments use batches of 32.",
+        "reading is ours, and there is no published figure to compare with. The thesis trains with batches of 32.",
     ]
     return report(results, TITLE, factor, notes)
 

@@ -25,7 +25,7 @@ from secateur.types import InputError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Factor", "Part", "compared", "controls", "parts", "report"]
+__all__ = ["Factor", "Part", "compared", "controls", "cuts", "parts", "report"]
 
 NOTES = (
     "Units are measured, labelled and chosen on training images alone, and the epoch is chosen on validation images; "
@@ -139,7 +139,7 @@ def sections(part: Part, factor: Factor) -> list[Section]:
     """Return the sections on labels, on cuts and on classes."""
     made = [Section("What the units are worth", [*_labels(part, factor), *_changes(part, factor)])]
     if len(part.pruned):
-        made.append(Section("What cutting costs", _cuts(part, factor)))
+        made.append(Section("What cutting costs", cuts(part, factor)))
         made.append(Section("Which classes a cut hurts", _classes(part, factor)))
     return [part.named(section) for section in made]
 
@@ -177,9 +177,9 @@ def _labels(part: Part, factor: Factor) -> list[Block]:
             spread = [interval(runs["accuracy"]), *(mean(runs, label) for label in LABELS), interval(runs["important"])]
             means = [mean(runs, key) for key, _ in _RATED]
             rows.append([str(value), len(runs), *means, *spread, mean(runs, "change_mean"), mean(runs, "change_50")])
-    images = part.measured["images"].iloc[0]
+    images = int(part.measured["images"].iloc[0])
     caption = (
-        f"Networks trained at each {factor.words}: accuracy, and the shares of hidden units whose removal raises the "
+        f"Networks by {factor.words}: accuracy, and the shares of hidden units whose removal raises the "
         "training loss (important), lowers it (worse), or does neither beyond chance (zero); Holm's correction over the "
         "units, level 5 %. Δ is the change of the loss with one unit removed."
     )
@@ -252,7 +252,8 @@ def _changes(part: Part, factor: Factor) -> list[Block]:
     return [Picture("changes", drawn, caption, alt, part.of(part.measured, "measured on training images"), shown)]
 
 
-def _cuts(part: Part, factor: Factor) -> list[Block]:
+def cuts(part: Part, factor: Factor) -> list[Block]:
+    """Return the blocks on what cutting costs: a table, the accuracies as bars, and the tests against the controls."""
     columns = [
         Column(factor.words),
         Column("removed", format=".0%"),
