@@ -1,7 +1,18 @@
 """The studies: one file for each published experiment, and the demonstration."""
 
 from secateur.lab.study import Study
-from secateur.studies import charpentier_importance, charpentier_random, charpentier_shrink, custom, demo, fathollahi
+from secateur.studies import (
+    charpentier_batch_size,
+    charpentier_classes,
+    charpentier_dropout,
+    charpentier_importance,
+    charpentier_random,
+    charpentier_reinit,
+    charpentier_shrink,
+    custom,
+    demo,
+    fathollahi,
+)
 from secateur.types import unknown_name
 
 __all__ = ["STUDIES", "by_name"]
@@ -14,6 +25,10 @@ STUDIES: dict[str, Study] = {
         charpentier_random.STUDY,
         charpentier_shrink.STUDY,
         charpentier_importance.STUDY,
+        charpentier_batch_size.STUDY,
+        charpentier_dropout.STUDY,
+        charpentier_reinit.STUDY,
+        charpentier_classes.STUDY,
     )
 }
 

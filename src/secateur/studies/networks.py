@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import product
 
@@ -13,7 +13,7 @@ from secateur.lab.options import Option
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.study import Cell, Context, Outcome
 from secateur.measure import evaluate, file_bytes, macs, parameters
-from secateur.train import fit
+from secateur.train import Callback, fit
 
 __all__ = [
     "OPTIONS",
@@ -97,7 +97,9 @@ def train_cell(context: Context) -> Outcome:
     return fit_and_rate(context, recipe, model, recipe["seed"])
 
 
-def fit_and_rate(context: Context, recipe: Mapping[str, Json], model: nn.Module, seed: int) -> Outcome:
+def fit_and_rate(
+    context: Context, recipe: Mapping[str, Json], model: nn.Module, seed: int, callbacks: Sequence[Callback] = ()
+) -> Outcome:
     """Train a network as a training recipe says, and rate it on the test set."""
     history = fit(
         model,
@@ -106,6 +108,7 @@ def fit_and_rate(context: Context, recipe: Mapping[str, Json], model: nn.Module,
         epochs=recipe["epochs"],
         batch_size=recipe["batch_size"],
         seed=seed,
+        callbacks=callbacks,
         **recipe.get("fit", {}),
     )
     metrics = {**quality(model, split(context, recipe, "test")), **size(model, example(context, recipe))}
