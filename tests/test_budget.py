@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from secateur.allocate import Sensitivity, SensitivityRow
 from secateur.budget import budget
 from secateur.budget.latency import _fraction, _Search
 from secateur.budget.steps import Steps
+from secateur.cli import main
 from secateur.criteria import Magnitude, Random
 from secateur.measure import compare_latency, file_bytes, macs, parameters
 from secateur.prune import prune
@@ -59,7 +62,8 @@ def test_a_budget_is_met_within_one_unit(name: str, what: str, scope: Any) -> No
     sites = channels(model, x)
     scores = Magnitude()(model, sites)
     goal = int(0.6 * sized(what, model, x))
-    keep = budget(model, sites, scores, scope=scope, **{what: 0.6})
+    wanted: Any = {what: 0.6}
+    keep = budget(model, sites, scores, scope=scope, **wanted)
     found = sized(what, cut(model, sites, keep), x)
     assert found <= goal
     total, removed = sum(s.size for s in sites.values()), sum(int((~k).sum()) for k in keep.values())
@@ -219,6 +223,24 @@ def test_bad_input() -> None:
         call(model, sites, scores, macs=0.5, scope="row")
 
 
+def test_the_command_takes_a_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["secateur", "prune", "lenet-300-100", "--set", "input_size=8", "--out", str(tmp_path / "small"), "--json"]
+    for limit, code in (("macs=0.5", 0), ("macs", 1)):
+        monkeypatch.setattr("sys.argv", [*words, "--budget", limit])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == code
+        printed, problem = capsys.readouterr()
+        if code:
+            assert "--budget 'macs': write KEY=VALUE, such as macs=0.5" in problem
+        else:
+            report = json.loads(printed)
+            assert report["rule"] == {"budget": {"macs": 0.5}}
+            assert 0.49 * 50200 < report["macs"][1] <= 0.5 * 50200
+
+
 def test_prune_takes_a_budget() -> None:
     result = prune(hand_mlp(), X, "l1", budget={"macs": 8}, latency=False)
     assert result.keep["0"].tolist() == [True, False, True]
@@ -229,5 +251,5 @@ def test_prune_takes_a_budget() -> None:
         call(hand_mlp(), X, sparsity=0.5, budget={"macs": 0.5})
     with pytest.raises(UnknownNameError, match="unknown budget 'mac'; did you mean 'macs'"):
         call(hand_mlp(), X, budget={"mac": 0.5})
-    with pytest.raises(InputError, match="budget is 0.5; give what may be used of what"):
+    with pytest.raises(InputError, match=r"budget is 0\.5; give what may be used of what"):
         call(hand_mlp(), X, budget=0.5)

@@ -108,8 +108,10 @@ def test_a_convolution_is_its_input_matrix_times_its_weights(dims: int, options:
 
 @pytest.mark.parametrize(
     "name",
-    ["residual", "unet", "grouped", "depthwise_separable", "one_dimensional", "three_dimensional", "fused_qkv"]
-    + ["shared_twice", "glu_mlp", "pixel_shuffle", "dropout", "encoder_layer"],
+    [
+        *("residual", "unet", "grouped", "depthwise_separable", "one_dimensional", "three_dimensional", "fused_qkv"),
+        *("shared_twice", "glu_mlp", "pixel_shuffle", "dropout", "encoder_layer"),
+    ],
 )
 def test_the_cut_model_is_nearer_to_the_whole_one(name: str) -> None:
     model, (x,) = build(name)

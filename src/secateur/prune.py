@@ -104,6 +104,8 @@ class PruneReport:
     def _notes(self) -> list[str]:
         """What a reader of the numbers should know."""
         notes = []
+        if self.repair:
+            notes.append(f"repaired without training: {', '.join(self.repair)}")
         if self.form == "graph":
             notes.append("form: a graph (torch.fx.GraphModule), for inference with the example inputs' batch size")
         if self.unit == "weights":
