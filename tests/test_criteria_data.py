@@ -146,19 +146,19 @@ def test_scores_of_single_weights(make: Callable[[object], Criterion], expected:
 def test_hutchinson_finds_the_diagonal_of_the_hessian() -> None:
     model, data = bowl()
     sites = weights(model)
-    found = OptimalBrainDamage(data, square, "hutchinson", probes=4000)(model, sites)["weight"]
-    torch.testing.assert_close(found, torch.tensor([[4.0, 9.0]]), rtol=0.05, atol=0)
-    mean = HessianTrace(data, square, probes=4000, weighted=False)(model, sites)["weight"]
-    torch.testing.assert_close(mean, torch.tensor([[8.0, 2.0]]), rtol=0.1, atol=0)
+    found = OptimalBrainDamage(data, square, "hutchinson", probes=1000)(model, sites)["weight"]
+    torch.testing.assert_close(found, torch.tensor([[4.0, 9.0]]), rtol=0.15, atol=0)
+    mean = HessianTrace(data, square, probes=1000, weighted=False)(model, sites)["weight"]
+    torch.testing.assert_close(mean, torch.tensor([[8.0, 2.0]]), rtol=0.2, atol=0)
 
 
 def test_the_hessian_trace_of_a_channel_is_its_mean_curvature_times_half_its_squared_norm() -> None:
     # relu(w1 x1 + w2 x2) with x = (2, 1) and w = (1, 1): the trace is 8 + 2, the norm² 2, so (10 / 2) · 2 / 2 = 5.
     model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
     model[0].weight.data, model[2].weight.data = torch.tensor([[1.0, 1.0], [0.0, 0.0]]), torch.ones(1, 2)
-    criterion = HessianTrace((torch.tensor([[2.0, 1.0]]), torch.zeros(1, 1)), square, probes=4000)
+    criterion = HessianTrace((torch.tensor([[2.0, 1.0]]), torch.zeros(1, 1)), square, probes=1000)
     torch.testing.assert_close(
-        criterion(model, channels(model, torch.ones(1, 2)))["0"], torch.tensor([5.0, 0.0]), rtol=0.1, atol=0
+        criterion(model, channels(model, torch.ones(1, 2)))["0"], torch.tensor([5.0, 0.0]), rtol=0.2, atol=0
     )
 
 
@@ -338,12 +338,12 @@ def test_grasp_is_the_change_of_the_gradients_flow() -> None:
 def test_gauss_newton_is_the_mean_of_the_fishers_draws() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))
-    many = (DATA[0].repeat(600, 1), DATA[1].repeat(600))
+    many = (DATA[0].repeat(200, 1), DATA[1].repeat(200))
     sites = weights(model)
     exact = OptimalBrainDamage(DATA)(model, sites)
     drawn = OptimalBrainDamage(many, curvature="fisher", seed=1)(model, sites)
     for name in sites:
-        torch.testing.assert_close(drawn[name], exact[name], rtol=0.25, atol=1e-4)
+        torch.testing.assert_close(drawn[name], exact[name], rtol=0.35, atol=1e-3)
 
 
 def test_gauss_newton_is_the_hessian_of_a_linear_model() -> None:

@@ -94,12 +94,12 @@ class HessianTrace:
         side: the weights of a channel that count.
         batch_size: samples a pass, where the data are in memory.
 
-    >>> from secateur.structure import channels
-    >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
-    >>> model[0].weight.data, model[1].weight.data = torch.tensor([[2.0], [1.0]]), torch.tensor([[3.0, -1.0]])
-    >>> batches = [(torch.ones(1, 1), torch.zeros(1, 1))]       # (3 a − b)² has second derivatives 18 and 2, so 18 · 2² / 2
-    >>> HessianTrace(batches, nn.functional.mse_loss, probes=500)(model, channels(model, torch.ones(1, 1)))
-    {'0': tensor([3...,  1...])}
+    >>> from secateur.structure import weights
+    >>> model = nn.Linear(2, 1, bias=False)
+    >>> model.weight.data = torch.tensor([[1.0, 2.0]])
+    >>> batches = [(torch.eye(2), torch.zeros(2, 1))]       # ½ w1² + ½ w2², so the Hessian is diagonal, 1 and 1
+    >>> HessianTrace(batches, nn.functional.mse_loss, probes=1)(model, weights(model))
+    {'weight': tensor([[0.5000, 2.0000]])}
     """
 
     batches: Data = field(repr=False)
