@@ -13,14 +13,15 @@ from secateur.criteria.loss_change.chain.images import Downdate
 from secateur.criteria.loss_change.chain.last import EQUAL, column_sums, sample_changes
 from secateur.criteria.loss_change.chain.parse import Layer, Op, parse
 from secateur.criteria.loss_change.chain.rows import Rows, Sparse
+from secateur.criteria.loss_change.memory import Budget
 from secateur.criteria.loss_change.program import Unfit
 from secateur.criteria.loss_change.tally import Tally
-from secateur.state import evaluating
+from secateur.state import device_of, evaluating
 from secateur.types import Loss, Sites
 
 __all__ = ["ChainEngine", "chain_engine"]
 
-MEMORY = 1 << 28  # bytes; more is not faster
+MEMORY = 1 << 31  # bytes; more is not faster
 FEW, TOLERANCE = 8, 1e-4  # samples on which the chain is compared with the model, and how close it must be
 WORK = 1 << 22  # multiply–accumulates that make a call of a kernel worth its overhead
 CACHED = 1 << 18  # floats of a block of rows that stay in the cache
@@ -44,7 +45,11 @@ def chain_engine(
     True
     """
     found = parse(model, sites) if loss is cross_entropy else None
-    return None if found is None else ChainEngine(model, *found, sites, min(max_memory or MEMORY, MEMORY), advance)
+    return None if found is None else ChainEngine(model, *found, sites, _memory(model, max_memory), advance)
+
+
+def _memory(model: nn.Module, given: int | None) -> int:
+    return min(Budget.of(device_of(model), given).total, MEMORY)
 
 
 @dataclass(eq=False)
@@ -247,11 +252,12 @@ class ChainEngine:
         down = Downdate(
             self.layers[number + 1], block.reads[number + 1], block.gives[number + 1], self.sites[name].size
         )
-        size = self._chunk(block, number + 1)
+        size = min(self._chunk(block, number + 1), len(block))
         for unit in self._asked(name).nonzero()[:, 0].tolist():
             for values, sample in down.rows(unit, size):
                 removed = torch.full_like(sample, unit + self.start[name])
-                self._add(block, [Rows(self._suffix(number + 1, values), sample, removed)])
+                logits = self._suffix(number + 1, values)[: len(sample)]
+                self._add(block, [Rows(logits, sample, removed)])
             self.advance(self.share * len(block))
 
     def _chunk(self, block: Block, number: int) -> int:

@@ -13,6 +13,8 @@ from secateur.criteria.loss_change.chain.parse import Layer
 
 __all__ = ["Downdate"]
 
+PARTS = 8  # sizes of a batch
+
 
 class Downdate:
     """The outputs of a layer without each of the units that it reads.
@@ -35,12 +37,15 @@ class Downdate:
     def rows(self, unit: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the outputs without a unit, at most `size` samples at a time, with the samples' numbers.
 
-        Samples on which the unit is zero are left out.
+        Samples on which the unit is zero are left out. There may be more outputs than numbers: each size of a batch has
+        a kernel of its own, so there are few sizes.
         """
         maps = self.read[:, unit]
         on = maps.flatten(1).any(1).nonzero()[:, 0]
         for some in torch.split(on, size) if len(on) else ():
-            yield self._without(unit, maps[some], some), some
+            step = max(1, size // PARTS)
+            padded = torch.cat([some, some[:1].expand(-len(some) % step)])
+            yield self._without(unit, maps[padded], padded), some
 
     def _without(self, unit: int, maps: Tensor, some: Tensor) -> Tensor:
         before = self.gives.index_select(0, some)
