@@ -1,7 +1,16 @@
 """The studies: one file for each published experiment, and the demonstration."""
 
 from secateur.lab.study import Study
-from secateur.studies import charpentier_importance, charpentier_random, charpentier_shrink, custom, demo, fathollahi
+from secateur.studies import (
+    charpentier_exhaustive_greedy,
+    charpentier_importance,
+    charpentier_precomputed,
+    charpentier_random,
+    charpentier_shrink,
+    custom,
+    demo,
+    fathollahi,
+)
 from secateur.types import unknown_name
 
 __all__ = ["STUDIES", "by_name"]
@@ -14,6 +23,8 @@ STUDIES: dict[str, Study] = {
         charpentier_random.STUDY,
         charpentier_shrink.STUDY,
         charpentier_importance.STUDY,
+        charpentier_precomputed.STUDY,
+        charpentier_exhaustive_greedy.STUDY,
     )
 }
 
