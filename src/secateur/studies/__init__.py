@@ -5,7 +5,9 @@ from secateur.studies import (
     charpentier_batch_size,
     charpentier_classes,
     charpentier_dropout,
+    charpentier_exhaustive_greedy,
     charpentier_importance,
+    charpentier_precomputed,
     charpentier_random,
     charpentier_reinit,
     charpentier_shrink,
@@ -29,6 +31,8 @@ STUDIES: dict[str, Study] = {
         charpentier_dropout.STUDY,
         charpentier_reinit.STUDY,
         charpentier_classes.STUDY,
+        charpentier_precomputed.STUDY,
+        charpentier_exhaustive_greedy.STUDY,
     )
 }
 
