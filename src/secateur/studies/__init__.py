@@ -6,6 +6,7 @@ from secateur.studies import (
     charpentier_classes,
     charpentier_dropout,
     charpentier_reinit,
+    charpentier_vgg,
     custom,
     demo,
     fathollahi,
@@ -23,6 +24,7 @@ STUDIES: dict[str, Study] = {
         charpentier_dropout.STUDY,
         charpentier_reinit.STUDY,
         charpentier_classes.STUDY,
+        charpentier_vgg.STUDY,
     )
 }
 
