@@ -25,7 +25,7 @@ from secateur.types import InputError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Factor", "Part", "compared", "controls", "cuts", "parts", "report"]
+__all__ = ["Factor", "Part", "compared", "controls", "cuts", "parts", "points", "report"]
 
 NOTES = (
     "Units are measured, labelled and chosen on training images alone, and the epoch is chosen on validation images; "
@@ -127,6 +127,15 @@ def report(
         cards=[_card(part, factor) for part in found],
         sections=[*own, *shared, Section("How it was done", [*notes, *NOTES])],
     )
+
+
+def points(change: float) -> str:
+    """Return a change in percentage points as figures write it.
+
+    >>> points(-1.25)
+    '−1.2'
+    """
+    return f"{change:+.1f}".replace("-", "−")
 
 
 def _card(part: Part, factor: Factor) -> Card:
@@ -343,11 +352,9 @@ def _by_factor(part: Part, factor: Factor, names: Sequence[str]) -> Picture | No
     if not rows:
         return None
     table = require("pandas", "lab").DataFrame(rows).T.reindex(columns=list(names))
-    drawn = figures.heatmap(
-        table, label="Change (points)", axes_labels=("", factor.words), diverging=True, show=lambda x: f"{x:+.1f}"
-    )
+    drawn = figures.heatmap(table, label="Change (points)", axes_labels=("", factor.words), diverging=True, show=points)
     (value, name), worst = table.stack().idxmin(), float(table.min().min())
     caption = f"Change of each class's test accuracy with {100 * most:.4g} % cut by loss change, by {factor.words}."
-    alt = f"Heat map; the greatest loss is {name} where {factor.words} is {value}, {worst:+.1f} points."
+    alt = f"Heat map; the greatest loss is {name} where {factor.words} is {value}, {points(worst)} points."
     rows_used = pick(part.pruned, sparsity=most, method=METHODS[0])
     return Picture("classes-by-factor", drawn, caption, alt, part.of(rows_used), table.reset_index())
