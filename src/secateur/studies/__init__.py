@@ -11,6 +11,7 @@ from secateur.studies import (
     charpentier_random,
     charpentier_reinit,
     charpentier_shrink,
+    charpentier_vgg,
     custom,
     demo,
     fathollahi,
@@ -33,6 +34,7 @@ STUDIES: dict[str, Study] = {
         charpentier_classes.STUDY,
         charpentier_precomputed.STUDY,
         charpentier_exhaustive_greedy.STUDY,
+        charpentier_vgg.STUDY,
     )
 }
 

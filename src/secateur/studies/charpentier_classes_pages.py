@@ -16,7 +16,7 @@ from secateur.lab.stats import compare
 from secateur.lab.study import Results
 from secateur.lab.tables import comparison_table
 from secateur.studies.importance import METHODS
-from secateur.studies.importance_pages import NOTES, Factor, Part, cuts, parts
+from secateur.studies.importance_pages import NOTES, Factor, Part, cuts, parts, points
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -70,9 +70,9 @@ def _by_loss(part: Part, names: Sequence[str]) -> list[Block]:
 
 def _heat(name: str, table: DataFrame, caption: str, rows: str, basis: Any) -> Picture:
     label = "Change (points)"
-    drawn = figures.heatmap(table, label=label, axes_labels=("", rows), diverging=True, show=lambda x: f"{x:+.1f}")
+    drawn = figures.heatmap(table, label=label, axes_labels=("", rows), diverging=True, show=points)
     row, column = table.stack().idxmin()
-    alt = f"Heat map; the greatest loss is {column} at {row}, {float(table.min().min()):+.1f} points."
+    alt = f"Heat map; the greatest loss is {column} at {row}, {points(float(table.min().min()))} points."
     return Picture(name, drawn, caption, alt, basis, table.reset_index(names=rows))
 
 
@@ -97,8 +97,8 @@ def _words(rows: DataFrame) -> str:
             here = pick(rows, way=way, method=method)
             if len(here):
                 said.append(
-                    f"to {words} by {method} changes its accuracy by {here['own'].mean():+.1f} points and the others' by "
-                    f"{here['others'].mean():+.1f}"
+                    f"to {words} by {method} changes its accuracy by {points(here['own'].mean())} points and the others' by "
+                    f"{points(here['others'].mean())}"
                 )
     return f"On the mean over the classes, {'; '.join(said)}."
 

@@ -25,7 +25,7 @@ from secateur.types import InputError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Factor", "Part", "compared", "controls", "cuts", "parts", "report"]
+__all__ = ["Factor", "Part", "compared", "controls", "cuts", "parts", "points", "report"]
 
 NOTES = (
     "Units are measured, labelled and chosen on training images alone, and the epoch is chosen on validation images; "
@@ -129,9 +129,18 @@ def report(
     )
 
 
+def points(change: float) -> str:
+    """Return a change in percentage points as figures write it.
+
+    >>> points(-1.25)
+    '−1.2'
+    """
+    return f"{change:+.1f}".replace("-", "−")
+
+
 def _card(part: Part, factor: Factor) -> Card:
     here = pick(part.measured, **{factor.key: factor.base})
-    label = f"{part.model} on {part.data}: important units at {factor.words} {factor.base}"
+    label = f"{part.model} on {part.data}: important units where {factor.words} is {factor.base}"
     return Card(label, f"{mean(here, 'important'):.1%}", f"test accuracy {mean(here, 'accuracy'):.4f}")
 
 
@@ -152,9 +161,9 @@ def words(part: Part, factor: Factor) -> str:
     least = min(seen, key=lambda value: mean(rows[value], "important"))
     best = max(seen, key=lambda value: mean(rows[value], "accuracy"))
     return (
-        f"{part.model} on {part.data}: the share of important units is greatest at {factor.words} {most} "
-        f"({mean(rows[most], 'important'):.1%}) and least at {least} ({mean(rows[least], 'important'):.1%}); worse "
-        f"units are {mean(part.measured, 'worse'):.1%} of all. The test accuracy is greatest at {best} "
+        f"{part.model} on {part.data}: the share of important units is greatest where {factor.words} is {most} "
+        f"({mean(rows[most], 'important'):.1%}) and least where it is {least} ({mean(rows[least], 'important'):.1%}); worse "
+        f"units are {mean(part.measured, 'worse'):.1%} of all. The test accuracy is greatest where it is {best} "
         f"({mean(rows[best], 'accuracy'):.4f})."
     )
 
@@ -324,7 +333,7 @@ def controls(frame: DataFrame, *keys: str) -> list[Block]:
 def _classes(part: Part, factor: Factor) -> list[Block]:
     names = data.info(part.data).classes
     before, after = (pick(frame, **{factor.key: factor.base}) for frame in (part.measured, part.pruned))
-    intro = f"At {factor.words} {factor.base}:"
+    intro = f"Where {factor.words} is {factor.base}:"
     blocks: list[Block] = [intro, *class_damage(before, after, names, method=METHODS[0], basis=part.of(after))]
     heat = _by_factor(part, factor, names)
     return [*blocks, heat] if heat is not None else blocks
@@ -343,11 +352,9 @@ def _by_factor(part: Part, factor: Factor, names: Sequence[str]) -> Picture | No
     if not rows:
         return None
     table = require("pandas", "lab").DataFrame(rows).T.reindex(columns=list(names))
-    drawn = figures.heatmap(
-        table, label="Change (points)", axes_labels=("", factor.words), diverging=True, show=lambda x: f"{x:+.1f}"
-    )
+    drawn = figures.heatmap(table, label="Change (points)", axes_labels=("", factor.words), diverging=True, show=points)
     (value, name), worst = table.stack().idxmin(), float(table.min().min())
     caption = f"Change of each class's test accuracy with {100 * most:.4g} % cut by loss change, by {factor.words}."
-    alt = f"Heat map; the greatest loss is {name} at {factor.words} {value}, {worst:+.1f} points."
+    alt = f"Heat map; the greatest loss is {name} where {factor.words} is {value}, {points(worst)} points."
     rows_used = pick(part.pruned, sparsity=most, method=METHODS[0])
     return Picture("classes-by-factor", drawn, caption, alt, part.of(rows_used), table.reset_index())
