@@ -91,7 +91,8 @@ def pages(results: Results, title: str, published: Sequence[Claim], notes: Seque
     sections = [networks_section(results, origins, split)]
     if not len(runs):
         return Report(title, ["No layer has been pruned yet."], sections=sections)
-    layers = results.histories[results.histories["id"].isin(runs["id"])]
+    # Beside the epochs of trainings, which have no layers, whole numbers came as fractions.
+    layers = results.histories[results.histories["id"].isin(runs["id"])].astype({"step": int, "filters": int})
     energy = pick(layers, method="energy")
     basis, own = origins.of(runs, split), origins.of(pick(runs, method="energy"), split)
     found = Layers(energy, runs.drop_duplicates("seed"))

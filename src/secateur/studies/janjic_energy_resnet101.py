@@ -29,7 +29,7 @@ def _mean(layers: Layers, place: int, value: str, threshold: float = 0.01) -> fl
 PUBLISHED = (
     Claim("50 %: layers that lose less than 10 points, of 66", 25, lambda all: len(all.at(0.5).cheap().frame)),
     Claim("50 %: filters removed in these (%)", 87.94, lambda all: 100 * all.at(0.5).cheap().mean("compression")),
-    Claim("50 %: accuracy lost by these (points)", 3.30, lambda all: -all.at(0.5).cheap().mean("points")),
+    Claim("50 %: accuracy lost by these (points)", 3.30, lambda all: 0.0 - all.at(0.5).cheap().mean("points")),
     *(claim for place in TABLE_5_4 for claim in _layer(place)),
     Claim("1 %, layer 8: filters removed (%)", 7.8, lambda all: 100 * _mean(all, 8, "compression")),
     Claim("50 %, layer 19: filters removed (%)", 89.45, lambda all: 100 * _mean(all, 19, "compression", 0.5)),

@@ -18,7 +18,7 @@ def _removed(layers: Layers) -> float:
 
 
 def _lost(layers: Layers) -> float:
-    return -layers.mean("points")
+    return 0.0 - layers.mean("points")
 
 
 PUBLISHED = (
@@ -34,7 +34,7 @@ PUBLISHED = (
     Claim("10 %: accuracy lost by the 1st layer (points)", 3.94, lambda layers: _lost(layers.at(0.1).only(1))),
     Claim("50 %: filters removed in the 1st layer (%)", 81.0, lambda layers: _removed(layers.at(0.5).only(1))),
     Claim("50 %: accuracy lost by the 1st layer (points)", 5.0, lambda layers: _lost(layers.at(0.5).only(1))),
-    Claim("50 %: least accuracy lost by any layer (points)", 63.11, lambda layers: -layers.at(0.5).most("points")),
+    Claim("50 %: least accuracy lost by any layer (points)", 63.11, lambda layers: 0.0 - layers.at(0.5).most("points")),
 )
 """What sections 5.2.1, 5.2.2 and 7 and Table 5.3 say in numbers."""
 
