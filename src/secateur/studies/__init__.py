@@ -1,14 +1,20 @@
 """The studies: one file for each published experiment, and the demonstration."""
 
 from secateur.lab.study import Study
-from secateur.studies import custom, demo, fathollahi, janjic_energy_resnet101, janjic_energy_vgg16
+from secateur.studies import custom, demo, fathollahi, janjic_dropout, janjic_energy_resnet101, janjic_energy_vgg16
 from secateur.types import unknown_name
 
 __all__ = ["STUDIES", "by_name"]
 
 STUDIES: dict[str, Study] = {
     study.name: study
-    for study in (demo.STUDY, fathollahi.STUDY, janjic_energy_vgg16.STUDY, janjic_energy_resnet101.STUDY)
+    for study in (
+        demo.STUDY,
+        fathollahi.STUDY,
+        janjic_energy_vgg16.STUDY,
+        janjic_energy_resnet101.STUDY,
+        janjic_dropout.STUDY,
+    )
 }
 
 
