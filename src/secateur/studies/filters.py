@@ -35,6 +35,7 @@ __all__ = [
     "options",
     "parameters_of",
     "rated",
+    "scorer",
     "step_size",
 ]
 
@@ -209,14 +210,32 @@ def choose(
     Raises:
         UnknownNameError: there is no such method.
     """
-    if method not in METHODS:
-        raise unknown_name("method", method, METHODS)
+    score = scorer(method, seed)
     keep = select(Energy()(model, sites), cumulative=threshold)
     if method == "energy":
         return keep
-    scorers: dict[str, Criterion] = {"random": Random(seed), "l1": Magnitude(p=1), "l2": Magnitude(p=2)}
-    fractions = {name: float((~kept).float().mean()) for name, kept in keep.items()}
-    return select(scorers[method](model, sites), fractions, scope="layer")
+    fractions = {name: float((~kept).double().mean()) for name, kept in keep.items()}
+    return select(score(model, sites), fractions, scope="layer")
+
+
+def scorer(method: str, seed: int) -> Criterion:
+    """Return the criterion of a method; the seed is the random control's.
+
+    Raises:
+        UnknownNameError: there is no such method.
+
+    >>> scorer("l1", seed=0)
+    Magnitude(p=1, side='incoming', reduce='joint')
+    """
+    table: dict[str, Criterion] = {
+        "energy": Energy(),
+        "random": Random(seed),
+        "l1": Magnitude(p=1),
+        "l2": Magnitude(p=2),
+    }
+    if method not in table:
+        raise unknown_name("method", method, METHODS)
+    return table[method]
 
 
 def parameters_of(site: Site, kept: Tensor) -> int:
