@@ -1,7 +1,18 @@
 """The studies: one file for each published experiment, and the demonstration."""
 
 from secateur.lab.study import Study
-from secateur.studies import custom, demo, fathollahi, janjic_dropout, janjic_energy_resnet101, janjic_energy_vgg16
+from secateur.studies import (
+    charpentier_importance,
+    charpentier_random,
+    charpentier_shrink,
+    custom,
+    demo,
+    fathollahi,
+    janjic_dropout,
+    janjic_energy_resnet101,
+    janjic_energy_vgg16,
+    janjic_iterative,
+)
 from secateur.types import unknown_name
 
 __all__ = ["STUDIES", "by_name"]
@@ -11,9 +22,13 @@ STUDIES: dict[str, Study] = {
     for study in (
         demo.STUDY,
         fathollahi.STUDY,
+        charpentier_random.STUDY,
+        charpentier_shrink.STUDY,
+        charpentier_importance.STUDY,
         janjic_energy_vgg16.STUDY,
         janjic_energy_resnet101.STUDY,
         janjic_dropout.STUDY,
+        janjic_iterative.STUDY,
     )
 }
 

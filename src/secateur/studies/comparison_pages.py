@@ -8,6 +8,7 @@ from secateur import data
 from secateur.lab.basis import Origins
 from secateur.lab.blocks import Basis, Block, Column, Section, Table
 from secateur.lab.classes import class_damage
+from secateur.lab.judgement import areas, front, judged
 from secateur.lab.published import Published
 from secateur.lab.report import Report
 from secateur.lab.sections import interval, mean, pick, sweep, sweep_table, trade_offs, training
@@ -38,6 +39,7 @@ def pages(results: Results, title: str, published: Published | None = None) -> R
             _damage(pruned, trained, published, origins, test),
             _faster(pruned, trained, basis),
             _gain(pruned, trained, dense, origins, test),
+            _judgement(pruned, origins, test),
             _classes(results, pruned, trained, basis),
         ]
     sections.append(Section("How it was done", [*notes(results), *published.notes]))
@@ -221,6 +223,21 @@ def _gain_table(really: DataFrame, pruned: DataFrame, method: str, basis: Basis)
         "in one run at one thread."
     )
     return Table(f"gain-{method.replace(' ', '-')}", caption, columns, rows, basis)
+
+
+CONTROLS = {
+    kind: [m for m in METHODS if m.startswith(kind.split()[0]) and m != kind] for kind in METHODS if "random" in kind
+}
+"""Blind pruning of the same units: what every method must beat."""
+
+
+def _judgement(pruned: DataFrame, origins: Origins, test: str) -> Section:
+    rows = pruned[pruned["accuracy"].notna()]
+    basis = origins.of(rows, test)
+    blocks = [*judged(rows, CONTROLS, basis), *areas(rows, basis)]
+    if "cut_parameters" in rows:
+        blocks += front(rows, "cut_parameters", "parameters", basis)
+    return Section("More than luck?", blocks or ["There is nothing to compare yet."])
 
 
 def _classes(results: Results, pruned: DataFrame, trained: DataFrame, basis: Basis) -> Section:

@@ -33,4 +33,5 @@ STUDY = Study(
         methods=["weight", "weight random", "neuron", "neuron per layer", "neuron random"],
         dense=[0.5],
     ),
+    best=("accuracy", "max"),
 )

@@ -61,4 +61,5 @@ STUDY = Study(
     pages=_pages,
     # The text pools all neurons in one dictionary that knows no layers, so a layer may lose its last one.
     defaults=options(minimum=0, dense=[0.5]),
+    best=("accuracy", "max"),
 )

@@ -11,6 +11,7 @@ from typing import Protocol
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from secateur.criteria.loss_change.chain.engine import ChainEngine, chain_engine
 from secateur.criteria.loss_change.graph import GraphEngine
 from secateur.criteria.loss_change.memory import Budget
 from secateur.criteria.loss_change.plain import PlainLoop
@@ -27,6 +28,7 @@ from secateur.types import InputError, Loss, Sites, TraceError
 
 __all__ = ["LossChange"]
 
+LARGE = 10_000
 MANY = 10_000
 
 
@@ -58,6 +60,20 @@ class OrPlain:
             self.plain.measure(inputs, targets, tally)
 
 
+class OrGraph:
+    """The engine of chains, and another for the batches that are none for it."""
+
+    def __init__(self, chain: ChainEngine, other: Engine) -> None:
+        self.chain, self.other = chain, other
+
+    def measure(self, inputs: Tensor, targets: Tensor, tally: Tally) -> None:
+        """Add the changes of every unit on a batch."""
+        try:
+            self.chain.measure(inputs, targets, tally)
+        except Unfit:
+            self.other.measure(inputs, targets, tally)
+
+
 @dataclass(frozen=True, repr=False)
 class LossChange:
     """Scores every unit by the exact change of the mean loss when that unit alone is removed.
@@ -72,9 +88,9 @@ class LossChange:
         max_memory: bytes that the measuring may take beside the model and a batch of data; found by itself.
         progress: draw a bar on standard error.
         screen: look for this fraction of all units, the lowest, in (0, 1): estimate all (`SecondOrder`; single weights
-            and blocks by `Taylor`), and measure twice as many as are looked for, the lowest estimates. The others keep
-            their estimates, and ``exact`` is False there. None measures all.
-        batch_size: samples a pass, where the data are in memory.
+            and blocks by `Taylor`), and measure the lowest estimates, half as many again as are looked for. The others
+            keep their estimates, and ``exact`` is False there. None measures all.
+        batch_size: samples a pass, where the data are in memory; a chain of layers takes more.
 
     >>> import torch
     >>> from secateur.structure import channels
@@ -128,20 +144,27 @@ class LossChange:
         tally, device = Tally(self.loss, sites, units), device_of(model)
         count = sum(map(len, tally.chosen.values()))
         _warn_of_many(sites, count)
-        with bar(
-            count * count_batches(self.batches, self.batch_size) if self.progress else 0, self.progress
-        ) as advance:
-            engine = self._engine(model, sites, advance)
-            for inputs, targets in _Single(self.batches, self.batch_size):
+        chain = chain_engine(model, sites, self.loss, self.max_memory)
+        # The engine of chains divides samples by itself, and each call has its price.
+        size = self.batch_size if chain is None else max(self.batch_size, LARGE)
+        with bar(count * count_batches(self.batches, size) if self.progress else 0, self.progress) as advance:
+            engine = self._engine(model, sites, chain, advance)
+            for inputs, targets in _Single(self.batches, size):
                 engine.measure(inputs.to(device), targets.to(device), tally)
         return tally.result()
 
-    def _engine(self, model: nn.Module, sites: Sites, advance: Callable[[float], None]) -> Engine:
+    def _engine(
+        self, model: nn.Module, sites: Sites, chain: ChainEngine | None, advance: Callable[[float], None]
+    ) -> Engine:
         plain = PlainLoop(model, sites, advance)
         if not isinstance(sites.structure, Structure):
             return plain
         budget = Budget.of(device_of(model), self.max_memory)
-        return OrPlain(GraphEngine(model, sites, budget, advance), plain)
+        general = OrPlain(GraphEngine(model, sites, budget, advance), plain)
+        if chain is None:
+            return general
+        chain.advance = advance
+        return OrGraph(chain, general)
 
     def __repr__(self) -> str:
         name = getattr(self.loss, "__name__", None) or repr(self.loss)

@@ -1,0 +1,61 @@
+"""What a comparison amounts to, on numbers worked by hand."""
+
+from __future__ import annotations
+
+import pandas
+import pytest
+
+from secateur.lab.blocks import Basis, Table
+from secateur.lab.judgement import areas, front, judged
+
+ROWS = [
+    {"method": method, "seed": seed, "sparsity": sparsity, "accuracy": base - 0.01 * seed, "size": size}
+    for method, pairs in {
+        "l2": {0.5: (0.90, 50), 0.9: (0.70, 10)},
+        "random": {0.5: (0.80, 50), 0.9: (0.30, 10)},
+    }.items()
+    for sparsity, (base, size) in pairs.items()
+    for seed in range(3)
+]
+
+
+def table(block: object) -> Table:
+    assert isinstance(block, Table)
+    return block
+
+
+def test_methods_are_tested_against_their_control_alone() -> None:
+    frame = pandas.DataFrame(ROWS)
+    frame.loc[0, "accuracy"] += 0.001  # or the differences would have no spread to judge by
+    frame.loc[3, "accuracy"] += 0.001
+    words, tests = judged(frame, {"random": ["l2"], "weight random": ["weight"]}, Basis("3 seeds"))
+    assert (
+        words == "l2 is better than random in 2 of 2 comparisons, worse in 0 (p corrected below 0.05; 3 pairs at most)."
+    )
+    differences = [row[4] for row in table(tests).rows]
+    assert differences == pytest.approx([0.1 + 0.001 / 3, 0.4 + 0.001 / 3])
+    assert "Holm" in str(table(tests).basis)
+
+
+def test_without_a_control_there_is_nothing_to_judge() -> None:
+    frame = pandas.DataFrame(ROWS)
+    assert judged(frame[frame["method"] == "l2"], {"random": ["l2"]}, Basis("3 seeds")) == []
+
+
+def test_one_number_a_method_is_the_mean_height_of_its_curve() -> None:
+    rows = table(areas(pandas.DataFrame(ROWS), Basis("3 seeds"))[0]).rows
+    # (0.90 + 0.70) / 2 less the mean of 0, 0.01 and 0.02.
+    assert [row[0] for row in rows] == ["l2", "random"]
+    assert [row[1] for row in rows] == pytest.approx([0.79, 0.54])
+
+
+def test_curves_that_are_not_finished_are_left_out() -> None:
+    frame = pandas.DataFrame(ROWS)
+    rows = table(areas(frame.drop(index=frame.index[-1]), Basis("3 seeds"))[0]).rows
+    assert {row[0]: row[3] for row in rows} == {"l2": 3, "random": 2}
+    assert areas(frame[frame["sparsity"] == 0.5], Basis("3 seeds")) == []
+
+
+def test_the_front_has_what_nothing_beats() -> None:
+    rows = table(front(pandas.DataFrame(ROWS), "size", "kilobytes", Basis("3 seeds"))[0]).rows
+    assert [row[:3] for row in rows] == [["l2", 0.5, 50], ["l2", 0.9, 10]]
