@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from secateur.labelled import Data, check_data, iterate
 from secateur.repair.equations import Normal, input_rows, output_rows
 from secateur.repair.norms import norms_of, recalibrate
 from secateur.state import device_of, evaluating, own_tensors
@@ -21,7 +22,6 @@ from secateur.structure.infer import bind
 from secateur.structure.rules import op_name
 from secateur.structure.rules.contractions import CONVOLUTIONS
 from secateur.structure.sites import check_keep
-from secateur.train.data import Data, check_data, iterate
 from secateur.types import InputError, Keep, Sites, unknown_name
 
 __all__ = ["REPAIRS", "Repair", "repair"]

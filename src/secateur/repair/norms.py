@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from secateur.labelled import Data, check_data, iterate
 from secateur.state import device_of, modes_kept
-from secateur.train.data import Data, check_data, iterate
 from secateur.types import InputError
 
 __all__ = ["norms_of", "recalibrate"]

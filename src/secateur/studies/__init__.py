@@ -2,8 +2,12 @@
 
 from secateur.lab.study import Study
 from secateur.studies import (
+    charpentier_batch_size,
+    charpentier_classes,
+    charpentier_dropout,
     charpentier_importance,
     charpentier_random,
+    charpentier_reinit,
     charpentier_shrink,
     custom,
     demo,
@@ -25,6 +29,10 @@ STUDIES: dict[str, Study] = {
         charpentier_random.STUDY,
         charpentier_shrink.STUDY,
         charpentier_importance.STUDY,
+        charpentier_batch_size.STUDY,
+        charpentier_dropout.STUDY,
+        charpentier_reinit.STUDY,
+        charpentier_classes.STUDY,
         janjic_energy_vgg16.STUDY,
         janjic_energy_resnet101.STUDY,
         janjic_dropout.STUDY,

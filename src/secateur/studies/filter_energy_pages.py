@@ -113,7 +113,9 @@ def _of_energy(energy: DataFrame, basis: Basis, found: Layers, published: Sequen
     blocks = _sawtooth(energy, basis)
     return [
         Section("What goes at each threshold", [_by_layer(rows, "compression", basis), _layer_table(energy, basis)]),
-        Section("What it costs", [_by_layer(rows, "accuracy", basis), _by_layer(rows, "loss", basis), _map(rows, basis)]),
+        Section(
+            "What it costs", [_by_layer(rows, "accuracy", basis), _by_layer(rows, "loss", basis), _map(rows, basis)]
+        ),
         Section("Cheap layers", [_cheap(found, energy, basis)]),
         *([Section("The saw-tooth of the modules", blocks)] if blocks else []),
         Section("Fitness", _fitness(rows, basis)),
@@ -182,7 +184,9 @@ def _layer_table(energy: DataFrame, basis: Basis) -> Table:
         for threshold in thresholds:
             row += [mean(pick(group, threshold=threshold), value) for value in ("compression", "points")]
         rows.append(row)
-    caption = "Every layer alone: the part of its filters that energy removes, and what that changes of the test accuracy."
+    caption = (
+        "Every layer alone: the part of its filters that energy removes, and what that changes of the test accuracy."
+    )
     return Table("layers", caption, columns, rows, basis)
 
 
@@ -265,7 +269,10 @@ def _fitness(rows: DataFrame, basis: Basis) -> list[Block]:
     )
     caption = "Every layer pruned alone, over lines of equal fitness (points + part removed)."
     alt = f"Points over contour lines; {said}"
-    return [said, Picture("fitness", drawn, caption, alt, basis, shown[["energy", "layer", "seed", "percent", "points"]])]
+    return [
+        said,
+        Picture("fitness", drawn, caption, alt, basis, shown[["energy", "layer", "seed", "percent", "points"]]),
+    ]
 
 
 def _claims(found: Layers, published: Sequence[Claim], basis: Basis) -> Table:
@@ -322,7 +329,9 @@ def _wins(layers: DataFrame, basis: Basis) -> Table:
         for other in others:
             row += [int((group["energy"] < group[other]).sum()), int((group["energy"] > group[other]).sum())]
         rows.append(row)
-    return Table("wins", "Layers at which energy leaves a lower or a higher mean test loss than a control.", columns, rows, basis)
+    return Table(
+        "wins", "Layers at which energy leaves a lower or a higher mean test loss than a control.", columns, rows, basis
+    )
 
 
 def _summary(runs: DataFrame, energy: DataFrame) -> list[str]:
@@ -330,8 +339,14 @@ def _summary(runs: DataFrame, energy: DataFrame) -> list[str]:
     for threshold in sorted(set(runs["threshold"])):
         rows = pick(runs, method="energy", threshold=threshold)
         if len(rows):
-            parts.append(f"{100 * threshold:g} % {percent(mean(rows, 'compression'))} ({points(mean(rows, 'points'))} points)")
-    words = [f"Filters that energy removes of a layer, on average, and what that changes: {', '.join(parts)}."] if parts else []
+            parts.append(
+                f"{100 * threshold:g} % {percent(mean(rows, 'compression'))} ({points(mean(rows, 'points'))} points)"
+            )
+    words = (
+        [f"Filters that energy removes of a layer, on average, and what that changes: {', '.join(parts)}."]
+        if parts
+        else []
+    )
     if len(energy):
         means = pick(energy, threshold=energy["threshold"].min()).groupby(["step", "layer"])["points"].mean()
         (place, name), lost = means.idxmin(), float(means.min())
@@ -349,7 +364,9 @@ def _cards(runs: DataFrame) -> list[Card]:
         rows = pick(runs, method="energy", threshold=threshold)
         if len(rows):
             note = f"{points(mean(rows, 'points'))} points, one layer at a time"
-            cards.append(Card(f"filters at {100 * threshold:g} % of the energy", percent(mean(rows, "compression")), note))
+            cards.append(
+                Card(f"filters at {100 * threshold:g} % of the energy", percent(mean(rows, "compression")), note)
+            )
     return cards
 
 

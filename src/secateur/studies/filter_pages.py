@@ -49,7 +49,9 @@ def networks_section(results: Results, origins: Origins, split: str) -> Section:
         Column("MACs", format=",.0f", key="macs"),
     ]
     caption = "The unpruned network, with the weights of a file, known by the first digits of its SHA-256."
-    blocks: list[Block] = [Table.of(loaded, "baselines", caption, columns, origins.of(loaded, split))] if len(loaded) else []
+    blocks: list[Block] = (
+        [Table.of(loaded, "baselines", caption, columns, origins.of(loaded, split))] if len(loaded) else []
+    )
     return Section("The network", blocks or ["Nothing has been computed yet."])
 
 

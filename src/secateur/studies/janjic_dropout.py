@@ -83,7 +83,9 @@ def dropout_cell(context: Context) -> Outcome:
         before, after = parts(masked)
         inputs = predict(before, test.images, batch_size=filters.step_size(image))
         for rate in context["rates"]:
-            tried = [dropped(after, inputs, rate, context["seed"] + 1000 * draw) for draw in range(_draws(context, rate))]
+            tried = [
+                dropped(after, inputs, rate, context["seed"] + 1000 * draw) for draw in range(_draws(context, rate))
+            ]
             layer = next(iter(one), "none")
             rows.append({"step": place + bool(one), "layer": layer, "rate": rate, **_rated(tried, test.labels)})
     return Outcome(_metrics(rows, len(test.classes)), [_plain(row) for row in rows])
@@ -278,7 +280,10 @@ def _classes(results: Results, runs: DataFrame, basis: Basis) -> list[Block]:
     whole, named = runs[runs["threshold"] == 0], runs[runs["threshold"] > 0]
     said = f"Dropout of {last:g} beside {first:g}, on the unpruned networks."
     blocks = class_section(results, whole, basis, "of the energy removed, with dropout") if len(whole) else []
-    more = [f"{100 * t:g} %: {mean(g, 'base_accuracy'):.4f} becomes {mean(g, 'accuracy'):.4f}" for t, g in named.groupby("threshold")]
+    more = [
+        f"{100 * t:g} %: {mean(g, 'base_accuracy'):.4f} becomes {mean(g, 'accuracy'):.4f}"
+        for t, g in named.groupby("threshold")
+    ]
     return [f"{said} With a layer pruned at {', at '.join(more)}." if more else said, *blocks]
 
 

@@ -51,15 +51,15 @@ NOTES = (
 
 # A sixteenth of the width, few images and two networks: what two cores train and rate in a quarter of an hour.
 DEFAULTS = options(
-            model="resnet-101",
-            model_options={"width": 0.0625},
-            layers="layer*",
-            seeds=2,
-            epochs=3,
-            train_images=20_000,
-            test_images=500,
-            methods=["energy", "random", "l2"],
-        )
+    model="resnet-101",
+    model_options={"width": 0.0625},
+    layers="layer*",
+    seeds=2,
+    epochs=3,
+    train_images=20_000,
+    test_images=500,
+    methods=["energy", "random", "l2"],
+)
 
 
 def _pages(results: Results) -> Report:

@@ -74,7 +74,9 @@ def _iterate(study: str, settled: Mapping[str, Json], scan: Cell, method: str, m
     known = {key: chosen[key] for key in ("data", "model")}
     what = {key: chosen[key] for key in ("seed", "threshold", "test_images")}
     needs = (*scan.needs, scan.id)
-    return Cell(Recipe(study, "iterate", {**what, "method": method, "mode": mode, **own, **known}, needs, known), iterate_cell)
+    return Cell(
+        Recipe(study, "iterate", {**what, "method": method, "mode": mode, **own, **known}, needs, known), iterate_cell
+    )
 
 
 def scan_cell(context: Context) -> Outcome:

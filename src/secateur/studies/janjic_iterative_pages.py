@@ -100,7 +100,9 @@ def _steps(threshold: float, rows: DataFrame, basis: Basis) -> Section:
         )
         caption = f"{label} after each layer, with {100 * threshold:g} % of its energy removed; the step after the last is the retraining at the end."
         alt = f"One line for each thing that follows a layer. {_fall(rows)}"
-        blocks.append(Picture(f"{value}-{name}", drawn, caption, alt, basis, rows[["after", "step", "layer", "seed", value]]))
+        blocks.append(
+            Picture(f"{value}-{name}", drawn, caption, alt, basis, rows[["after", "step", "layer", "seed", value]])
+        )
     return Section(f"Layer after layer at {100 * threshold:g} % of the energy", [_fall(rows), *blocks])
 
 
@@ -131,10 +133,14 @@ def _compared(runs: DataFrame, basis: Basis) -> list[Block]:
     said = f"Least is lost with “{means.idxmax()}” ({points(float(means.max()))} points), most with “{means.idxmin()}” ({points(float(means.min()))} points)."
     blocks: list[Block] = [said]
     caption = "Change of test accuracy when all cheap layers are pruned, by what follows each; mean and 95 % interval over seeds."
-    blocks.append(Picture("saved", drawn, caption, f"Bars. {said}", basis, runs[["after", "threshold", "seed", "change"]]))
+    blocks.append(
+        Picture("saved", drawn, caption, f"Bars. {said}", basis, runs[["after", "threshold", "seed", "change"]])
+    )
     if NAMES["none"] in set(runs["after"]) and runs["after"].nunique() > 1:
         found = compare(runs, value="accuracy", by="after", baseline=NAMES["none"], within=("threshold",))
-        blocks.append(comparison_table(found, "saved-compared", "Each against energy with nothing after it, paired by seed."))
+        blocks.append(
+            comparison_table(found, "saved-compared", "Each against energy with nothing after it, paired by seed.")
+        )
     return blocks
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import product
 
@@ -13,7 +13,7 @@ from secateur.lab.options import Option
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.study import Cell, Context, Outcome
 from secateur.measure import evaluate, file_bytes, macs, parameters
-from secateur.train import fit
+from secateur.train import Callback, fit
 
 __all__ = [
     "OPTIONS",
@@ -99,7 +99,9 @@ def train_cell(context: Context) -> Outcome:
     return fit_and_rate(context, recipe, model, recipe["seed"])
 
 
-def fit_and_rate(context: Context, recipe: Mapping[str, Json], model: nn.Module, seed: int) -> Outcome:
+def fit_and_rate(
+    context: Context, recipe: Mapping[str, Json], model: nn.Module, seed: int, callbacks: Sequence[Callback] = ()
+) -> Outcome:
     """Train a network as a training recipe says, and rate it on the test set."""
     history = fit(
         model,
@@ -108,6 +110,7 @@ def fit_and_rate(context: Context, recipe: Mapping[str, Json], model: nn.Module,
         epochs=recipe["epochs"],
         batch_size=recipe["batch_size"],
         seed=seed,
+        callbacks=callbacks,
         **recipe.get("fit", {}),
     )
     metrics = {**quality(model, split(context, recipe, "test")), **size(model, example(context, recipe))}
@@ -128,13 +131,13 @@ def split(context: Context, recipe: Mapping[str, Json], which: str) -> data.Spli
     A recipe may say to which ``size`` the images are brought, and how many ``train_images`` there are.
     """
     limit = recipe.get("train_images") if which == "train" else None
-    return _load(recipe["data"], which, context.options.get("data_dir"), recipe["validation"], recipe.get("size"), limit)
+    return _load(
+        recipe["data"], which, context.options.get("data_dir"), recipe["validation"], recipe.get("size"), limit
+    )
 
 
 @lru_cache(maxsize=4)
-def _load(
-    name: str, which: str, root: str | None, validation: int, size: int | None, limit: int | None
-) -> data.Split:
+def _load(name: str, which: str, root: str | None, validation: int, size: int | None, limit: int | None) -> data.Split:
     # seed=None: the last images of train are the validation set, as Keras's validation_split takes them.
     held_out = validation if which != "test" else 0
     return data.load(name, which, root=root, validation=held_out, seed=None, size=size, limit=limit)

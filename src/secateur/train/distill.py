@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from secateur.labelled import Data
 from secateur.state import digest, evaluating, tensors
 from secateur.train.callbacks import Callback, Run
-from secateur.train.data import Data
 from secateur.train.history import History
 from secateur.train.loop import fit
 from secateur.train.options import TrainOptions, describe, loss_function
