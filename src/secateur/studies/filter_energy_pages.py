@@ -26,6 +26,9 @@ CHEAP = 10
 """Points below which a layer's loss of accuracy has a single digit, as the text counts."""
 
 
+CLASSES = "The accuracy of a class is its mean over the networks of which one layer is pruned."
+
+
 @dataclass(frozen=True, eq=False)
 class Layers:
     """The layers pruned by energy, one row for each layer, threshold and seed, and the unpruned networks.
@@ -100,7 +103,9 @@ def pages(results: Results, title: str, published: Sequence[Claim], notes: Seque
         *([Section("At a glance", [_overview(runs, basis)])] if len(runs) else []),
         *(_of_energy(energy, own, found, published) if len(energy) else []),
         Section("Against the controls", _controls(runs, layers, basis)),
-        Section("Which classes it hurts", class_section(results, runs, basis, "of a layer's energy removed")),
+        Section(
+            "Which classes it hurts", [CLASSES, *class_section(results, runs, basis, "of a layer's energy removed")]
+        ),
         *sections,
         Section("How it was done", [*_how(results), *notes]),
     ]

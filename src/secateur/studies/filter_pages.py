@@ -70,5 +70,4 @@ def class_section(results: Results, runs: DataFrame, basis: Basis, removed: str)
     whole = runs.drop_duplicates("seed")[["seed", "base_class_accuracy"]]
     before = whole.rename(columns={"base_class_accuracy": "class_accuracy"})
     after = runs[["method", "seed", "class_accuracy"]].assign(sparsity=runs["threshold"])
-    words = f"The accuracy of each class is its mean over the networks with one layer pruned. Base accuracy: {mean(runs, 'base_accuracy'):.4f}."
-    return [words, *class_damage(before, after, names, basis=basis, removed=removed)]
+    return class_damage(before, after, names, basis=basis, removed=removed)

@@ -279,7 +279,8 @@ def _classes(results: Results, runs: DataFrame, basis: Basis) -> list[Block]:
     first, last = runs["base_rate"].min(), runs["rate"].max()
     whole, named = runs[runs["threshold"] == 0], runs[runs["threshold"] > 0]
     said = f"Dropout of {last:g} beside {first:g}, on the unpruned networks."
-    blocks = class_section(results, whole, basis, "of the energy removed, with dropout") if len(whole) else []
+    rated = whole.assign(threshold=whole["rate"])
+    blocks = class_section(results, rated, basis, "dropout while testing") if len(whole) else []
     more = [
         f"{100 * t:g} %: {mean(g, 'base_accuracy'):.4f} becomes {mean(g, 'accuracy'):.4f}"
         for t, g in named.groupby("threshold")

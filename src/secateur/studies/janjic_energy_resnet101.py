@@ -17,8 +17,12 @@ TABLE_5_4 = {16: (7.81, 13.38), 17: (24.61, 45.04), 18: (45.70, 80.32), 19: (26.
 def _layer(place: int) -> tuple[Claim, Claim]:
     removed, accuracy = TABLE_5_4[place]
     return (
-        Claim(f"1 %, layer {place}: filters removed (%)", removed, lambda all: 100 * _mean(all, place, "compression")),
-        Claim(f"1 %, layer {place}: accuracy (%)", accuracy, lambda all: 100 * _mean(all, place, "accuracy")),
+        Claim(
+            f"1 %, layer {place}: filters removed (%)",
+            removed,
+            lambda layers: 100 * _mean(layers, place, "compression"),
+        ),
+        Claim(f"1 %, layer {place}: accuracy (%)", accuracy, lambda layers: 100 * _mean(layers, place, "accuracy")),
     )
 
 
@@ -27,13 +31,13 @@ def _mean(layers: Layers, place: int, value: str, threshold: float = 0.01) -> fl
 
 
 PUBLISHED = (
-    Claim("50 %: layers that lose less than 10 points, of 66", 25, lambda all: len(all.at(0.5).cheap().frame)),
-    Claim("50 %: filters removed in these (%)", 87.94, lambda all: 100 * all.at(0.5).cheap().mean("compression")),
-    Claim("50 %: accuracy lost by these (points)", 3.30, lambda all: 0.0 - all.at(0.5).cheap().mean("points")),
+    Claim("50 %: layers that lose less than 10 points, of 66", 25, lambda layers: len(layers.at(0.5).cheap().frame)),
+    Claim("50 %: filters removed in these (%)", 87.94, lambda layers: 100 * layers.at(0.5).cheap().mean("compression")),
+    Claim("50 %: accuracy lost by these (points)", 3.30, lambda layers: 0.0 - layers.at(0.5).cheap().mean("points")),
     *(claim for place in TABLE_5_4 for claim in _layer(place)),
-    Claim("1 %, layer 8: filters removed (%)", 7.8, lambda all: 100 * _mean(all, 8, "compression")),
-    Claim("50 %, layer 19: filters removed (%)", 89.45, lambda all: 100 * _mean(all, 19, "compression", 0.5)),
-    Claim("50 %, layer 19: accuracy (%)", 81.25, lambda all: 100 * _mean(all, 19, "accuracy", 0.5)),
+    Claim("1 %, layer 8: filters removed (%)", 7.8, lambda layers: 100 * _mean(layers, 8, "compression")),
+    Claim("50 %, layer 19: filters removed (%)", 89.45, lambda layers: 100 * _mean(layers, 19, "compression", 0.5)),
+    Claim("50 %, layer 19: accuracy (%)", 81.25, lambda layers: 100 * _mean(layers, 19, "accuracy", 0.5)),
 )
 """What section 5.2.2, Table 5.4 and section 7 say in numbers."""
 

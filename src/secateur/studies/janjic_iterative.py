@@ -164,12 +164,14 @@ def slices(images: int, count: int, first: int, last: int) -> Tensor:
     return torch.arange((first - 1) * count, last * count) % images
 
 
+TITLE = "Layer after layer pruned by energy, without and with retraining and repairs"
+
 STUDY = Study(
     name="janjic-iterative",
-    title="Layer after layer pruned by energy, without and with retraining and repairs",
+    title=TITLE,
     source=filters.SOURCE,
     summary="The layers of VGG-16 that can be pruned alone at little cost, pruned one after another: alone, retrained, repaired.",
     cells=_cells,
-    pages=lambda results: pages(results, STUDY.title),
+    pages=lambda results: pages(results, TITLE),
     defaults=DEFAULTS,
 )
