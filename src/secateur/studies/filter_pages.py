@@ -8,7 +8,7 @@ from secateur import data
 from secateur.lab.basis import Origins
 from secateur.lab.blocks import Basis, Block, Column, Section, Table
 from secateur.lab.classes import class_damage
-from secateur.lab.sections import mean, pick, training
+from secateur.lab.sections import pick, training
 from secateur.lab.study import Results
 
 if TYPE_CHECKING:
