@@ -15,6 +15,10 @@ from secateur.studies import (
     custom,
     demo,
     fathollahi,
+    janjic_dropout,
+    janjic_energy_resnet101,
+    janjic_energy_vgg16,
+    janjic_iterative,
 )
 from secateur.types import unknown_name
 
@@ -35,6 +39,10 @@ STUDIES: dict[str, Study] = {
         charpentier_precomputed.STUDY,
         charpentier_exhaustive_greedy.STUDY,
         charpentier_vgg.STUDY,
+        janjic_energy_vgg16.STUDY,
+        janjic_energy_resnet101.STUDY,
+        janjic_dropout.STUDY,
+        janjic_iterative.STUDY,
     )
 }
 
