@@ -25,7 +25,7 @@ from secateur.structure.sites import check_same_model
 from secateur.structure.trace import Graph, trace
 from secateur.types import ExampleInputs, InputError, Sites
 
-__all__ = ["Flow", "Maker", "Read", "Tap", "reads"]
+__all__ = ["Flow", "Maker", "Read", "Tap", "outputs_of", "reads", "root_of", "tensor_names", "traced"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +175,7 @@ class _Known(dict[Node, Any]):
 
     def __init__(self, graph: Graph, own: Mapping[Node, Any]) -> None:
         super().__init__(own)
-        self.root = _root(graph)
+        self.root = root_of(graph)
 
     def __missing__(self, node: Node) -> Any:
         if node.op == "get_attr":
@@ -295,12 +295,12 @@ class Flow:
         run = _Tapped(structure.graph, edges, tap, see)
         # Placeholders are filled one after the other at each run, so all of them or none would have to be known.
         begun = {node: value for node, value in (known or {}).items() if node.op != "placeholder"}
-        return _outputs(structure.graph, run.run(*flat, initial_env=begun))
+        return outputs_of(structure.graph, run.run(*flat, initial_env=begun))
 
     def values(self, inputs: ExampleInputs, skip: Set[Node]) -> dict[Node, Any]:
         """Run all ops but those of `skip`, and return what these and the output take up (else None), to go on from."""
         graph = self.at(inputs)[0].graph
-        run = fx.Interpreter(_root(graph), garbage_collect_values=False, graph=graph.graph)
+        run = fx.Interpreter(root_of(graph), garbage_collect_values=False, graph=graph.graph)
         run.run(*self._flat(graph, inputs, {}), initial_env=dict.fromkeys(skip))
         taken = {
             source for node in graph.nodes if node in skip or node.op == "output" for source in node.all_input_nodes
@@ -344,7 +344,7 @@ class Flow:
         leaves, spec = pytree.tree_flatten((args, kwargs))
         key = (str(spec), tuple((tuple(x.shape), x.dtype) if isinstance(x, Tensor) else x for x in leaves))
         if key not in self._known:
-            structure = infer(_traced(self.model, inputs))
+            structure = infer(traced(self.model, inputs))
             missing = [name for name in self.sites if name not in structure.units]
             if missing:
                 raise InputError(
@@ -368,7 +368,7 @@ class Flow:
     def _own(self, graph: Graph, tensors: Mapping[str, Tensor]) -> dict[Node, Tensor]:
         """The model's tensors, or those in their place, by the placeholders that stand for them."""
         own = {**graph.state, **own_tensors(self.model), **tensors}
-        return {node: own[name] for node, name in _names(graph).items()}
+        return {node: own[name] for node, name in tensor_names(graph).items()}
 
     def _flat(self, graph: Graph, inputs: ExampleInputs, tensors: Mapping[str, Tensor]) -> list[Any]:
         """What the graph's placeholders stand for, in their order."""
@@ -377,13 +377,15 @@ class Flow:
         return [own[n] if n in own else next(leaves) for n in graph.nodes if n.op == "placeholder"]
 
 
-def _traced(model: nn.Module, inputs: ExampleInputs) -> Graph:
+def traced(model: nn.Module, inputs: ExampleInputs) -> Graph:
+    """Return the graph of the model, exported where it has several outputs, so that their form is known."""
     graph = trace(model, inputs)
     several = graph.program is None and len(next(n for n in graph.nodes if n.op == "output").args[0]) > 1  # type: ignore[arg-type]
     return trace(model, inputs, quick=False) if several else graph
 
 
-def _names(graph: Graph) -> dict[Node, str]:
+def tensor_names(graph: Graph) -> dict[Node, str]:
+    """Return the name of every tensor of the model that a placeholder stands for, constants included."""
     names = dict(graph.tensors)
     if graph.program is not None:
         lifted = graph.program.graph_signature.inputs_to_lifted_tensor_constants
@@ -391,13 +393,15 @@ def _names(graph: Graph) -> dict[Node, str]:
     return names
 
 
-def _outputs(graph: Graph, made: Any) -> Any:
+def outputs_of(graph: Graph, made: Any) -> Any:
+    """Return what the graph made in the form in which the model returns it."""
     if graph.program is None:
         return made[0]
     return pytree.tree_unflatten(list(made), graph.program.call_spec.out_spec)
 
 
-def _root(graph: Graph) -> nn.Module:
+def root_of(graph: Graph) -> nn.Module:
+    """Return the module that holds what the graph gets by attribute."""
     return graph.program.graph_module if graph.program is not None else nn.Module()
 
 
@@ -411,7 +415,7 @@ class _Tapped(fx.Interpreter):
         tap: Tap | None,
         see: Callable[[Node, Any], Any] | None = None,
     ) -> None:
-        super().__init__(_root(graph), graph=graph.graph)
+        super().__init__(root_of(graph), graph=graph.graph)
         self.edges, self.tap, self.see = edges, tap, see
 
     def run_node(self, n: Node) -> Any:

@@ -1,0 +1,186 @@
+"""Searches over a few numbers that stand for many genes: a threshold for each row, or one for all, and the biases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.search.run import Arrays, Run, Search, check_whole
+from secateur.search.space import Genes, Space
+from secateur.types import InputError, UnknownNameError, unknown_name
+
+__all__ = ["CmaEs", "CoordinateRows"]
+
+Floats = NDArray[np.float64]
+
+SCOPES = ("row", "all")
+
+
+@dataclass(frozen=True)
+class CmaEs(Search):
+    """Evolves thresholds of magnitude, and the searched biases, by adapting the covariance of its draws (Hansen, 2016).
+
+    A candidate is one number for each row (the weights that lead to one output, or the channels of a site), or one for
+    all, and one for each searched bias. The numbers of thresholds go through a sigmoid and are the fractions of a row
+    that are removed, its smallest magnitudes first. So a layer of 20,480 weights is searched in 10 to 20 dimensions,
+    and a mask that is good on the data searched with is less likely to be so by chance.
+
+    Attributes:
+        scope: one threshold for each ``"row"``, or one for ``"all"``.
+        population: candidates a generation.
+        start: the fraction removed at the start.
+        sigma: the first standard deviation of a threshold's number, which is 0 at half a row.
+        shift: the first standard deviation of a bias's.
+
+    >>> CmaEs(scope="all").population
+    20
+    """
+
+    scope: str = "row"
+    population: int = 20
+    start: float = 0.5
+    sigma: float = 0.5
+    shift: float = 0.2
+
+    def __post_init__(self) -> None:
+        check_whole(self, least=4, population=self.population)
+        if self.scope not in SCOPES:
+            raise unknown_scope(self.scope)
+        for name in ("sigma", "shift"):
+            if not 0 < getattr(self, name) < np.inf:
+                raise InputError(f"CmaEs: {name} must be above 0; got {getattr(self, name)!r}")
+        if isinstance(self.start, bool) or not 0 < self.start < 1:
+            raise InputError(f"CmaEs: start must lie between 0 and 1; got {self.start!r}")
+
+    def begin(self, run: Run) -> Arrays:
+        """Start at equal thresholds and no shift of biases."""
+        count = thresholds(run.space, self.scope)
+        mean = np.concatenate([np.full(count, log(self.start / (1 - self.start))), np.zeros(run.space.bias_size)])
+        size = len(mean)
+        zeros = np.zeros(size)
+        return {"mean": mean, "scale": np.ones(1), "cov": np.eye(size), "path": zeros, "way": zeros.copy()}
+
+    def step(self, run: Run, arrays: Arrays) -> Arrays:
+        """Draw a generation, rate it, and move the distribution to its better half."""
+        count = thresholds(run.space, self.scope)
+        width = np.concatenate([np.full(count, self.sigma), np.full(run.space.bias_size, self.shift)])
+        values, vectors = np.linalg.eigh(arrays["cov"])
+        root = np.sqrt(np.maximum(values, 1e-20))
+        drawn = run.rng.standard_normal((self.population, len(width))) * root @ vectors.T
+        points = arrays["mean"] + arrays["scale"] * width * drawn
+        offsets = points[:, count:] if run.space.biases else None
+        rating = run.rate(decoded(run.space, self.scope, points[:, :count]), offsets)
+        run.record(rating)
+        best = np.argsort(-rating.fitness, kind="stable")[: self.population // 2]
+        inverse = (vectors / root) @ vectors.T
+        return self._adapted(arrays, drawn[best], width, inverse, generation=len(run.history))
+
+    def _adapted(self, arrays: Arrays, chosen: Floats, width: Floats, inverse: Floats, generation: int) -> Arrays:
+        """The update of mean, step size and covariance of Hansen (2016), with his constants."""
+        n, mu = len(width), len(chosen)
+        weights = np.log(mu + 0.5) - np.log(np.arange(1, mu + 1))
+        weights /= weights.sum()
+        mueff = 1 / float((weights**2).sum())
+        c_path, c_way = (mueff + 2) / (n + mueff + 5), (4 + mueff / n) / (n + 4 + 2 * mueff / n)
+        c_one = 2 / ((n + 1.3) ** 2 + mueff)
+        c_mu = min(1 - c_one, 2 * (mueff - 2 + 1 / mueff) / ((n + 2) ** 2 + mueff))
+        damping = 1 + 2 * max(0.0, sqrt((mueff - 1) / (n + 1)) - 1) + c_path
+        usual = sqrt(n) * (1 - 1 / (4 * n) + 1 / (21 * n * n))
+        moved = weights @ chosen
+        path = (1 - c_path) * arrays["path"] + sqrt(c_path * (2 - c_path) * mueff) * (inverse @ moved)
+        length = float(np.linalg.norm(path))
+        steady = length / sqrt(1 - (1 - c_path) ** (2 * generation)) < (1.4 + 2 / (n + 1)) * usual
+        way = (1 - c_way) * arrays["way"] + steady * sqrt(c_way * (2 - c_way) * mueff) * moved
+        spread = (chosen * weights[:, None]).T @ chosen
+        missed = (not steady) * c_way * (2 - c_way)
+        cov = (1 - c_one - c_mu + c_one * missed) * arrays["cov"] + c_one * np.outer(way, way) + c_mu * spread
+        return {
+            "mean": arrays["mean"] + arrays["scale"] * width * moved,
+            "scale": arrays["scale"] * np.exp(min(1.0, c_path / damping * (length / usual - 1))),
+            "cov": (cov + cov.T) / 2,
+            "path": path,
+            "way": way,
+        }
+
+
+@dataclass(frozen=True)
+class CoordinateRows(Search):
+    """Searches one threshold of magnitude for each row, and each searched bias, one after the other.
+
+    In turn every row tries `points` fractions to remove, within a reach of its own that halves from round to round, and
+    every bias as many shifts; the best is kept if it is fitter. The start is the best common fraction.
+
+    Attributes:
+        points: values tried for a row or a bias.
+        shift: the greatest first shift of a bias.
+
+    >>> CoordinateRows().points
+    10
+    """
+
+    points: int = 10
+    shift: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_whole(self, least=2, points=self.points)
+        if not 0 < self.shift < np.inf:
+            raise InputError(f"CoordinateRows: shift must be above 0; got {self.shift!r}")
+
+    def begin(self, run: Run) -> Arrays:
+        """Find the best common fraction."""
+        rows = thresholds(run.space, "row")
+        shares = np.tile(np.linspace(0, 0.95, 2 * self.points)[:, None], (1, rows))
+        points = np.concatenate([shares, np.zeros((len(shares), run.space.bias_size))], axis=1)
+        return self._tried(run, points, {"place": np.array([-1]), "reach": np.array([0.5])})
+
+    def step(self, run: Run, arrays: Arrays) -> Arrays:
+        """Try other values for the next row or bias."""
+        rows, size = thresholds(run.space, "row"), len(arrays["point"])
+        place = (int(arrays["place"][0]) + 1) % size
+        reach = arrays["reach"] / (2 if place == 0 and arrays["place"][0] >= 0 else 1)
+        points = np.tile(arrays["point"], (self.points, 1))
+        step = reach * (2 * run.rng.random(self.points) - 1)
+        if place < rows:
+            points[:, place] = np.clip(points[:, place] + step, 0, 1)
+        else:
+            points[:, place] += 2 * self.shift * step
+        return self._tried(run, points, {**arrays, "place": np.array([place]), "reach": reach})
+
+    def _tried(self, run: Run, points: Floats, arrays: Arrays) -> Arrays:
+        rows = thresholds(run.space, "row")
+        offsets = points[:, rows:] if run.space.biases else None
+        rating = run.rate(removed_by_row(run.space, "row", points[:, :rows]), offsets)
+        run.record(rating)
+        best = int(np.argmax(rating.fitness))
+        if "value" in arrays and rating.fitness[best] <= arrays["value"][0]:
+            return arrays
+        return {**arrays, "point": points[best], "value": rating.fitness[best : best + 1]}
+
+
+def thresholds(space: Space, scope: str) -> int:
+    """Return how many thresholds a space has: one for each row, or one."""
+    return int(space.rows.max()) + 1 if scope == "row" else 1
+
+
+def decoded(space: Space, scope: str, numbers: Floats) -> Genes:
+    """Return masks from numbers ``(candidates, thresholds)``, a sigmoid of which is the fraction removed."""
+    return removed_by_row(space, scope, 1 / (1 + np.exp(-np.clip(numbers, -50, 50))))
+
+
+def removed_by_row(space: Space, scope: str, shares: Floats) -> Genes:
+    """Return masks that remove the smallest of each row, or of all: the fractions given, ``(candidates, thresholds)``."""
+    rows = space.rows if scope == "row" else np.zeros(space.size, dtype=np.int64)
+    order = np.lexsort((space.magnitude, rows))
+    sizes = np.bincount(rows)
+    place = np.empty(space.size, dtype=np.int64)
+    place[order] = np.arange(space.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    found: Genes = place >= np.round(shares * sizes).astype(np.int64)[:, rows]
+    return found
+
+
+def unknown_scope(scope: str) -> UnknownNameError:
+    """Return the error for a scope of thresholds that is not known."""
+    return unknown_name("scope of thresholds", scope, SCOPES)

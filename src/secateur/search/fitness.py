@@ -1,0 +1,246 @@
+"""What a search maximises: accuracy gained plus weights removed, on all data, on some of them, or estimated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from secateur.search.population import Population
+from secateur.search.space import Genes, Offsets, Space
+from secateur.types import InputError, Scores
+
+__all__ = ["Fitness", "FitnessLike", "Rating", "Screened", "Surrogate"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Rating:
+    """What candidates are worth.
+
+    Attributes:
+        fitness: ``(candidates,)``, what is maximised; the unpruned model has 0.
+        accuracy: ``(candidates,)``, the change of accuracy in percentage points.
+        compression: ``(candidates,)``, the fraction of the units that are removed.
+        exact: ``(candidates,)`` bool, whether the candidate was rated on all data; only such a one can be the result.
+    """
+
+    fitness: Floats
+    accuracy: Floats
+    compression: Floats
+    exact: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.fitness)
+
+    def part(self, index: slice | NDArray[np.int64] | NDArray[np.bool_]) -> Rating:
+        """Return the rating of some of the candidates."""
+        return Rating(self.fitness[index], self.accuracy[index], self.compression[index], self.exact[index])
+
+    @staticmethod
+    def join(parts: Iterable[Rating]) -> Rating:
+        """Return the rating of all parts after each other."""
+        parts = list(parts)
+        return Rating(
+            np.concatenate([p.fitness for p in parts]),
+            np.concatenate([p.accuracy for p in parts]),
+            np.concatenate([p.compression for p in parts]),
+            np.concatenate([p.exact for p in parts]),
+        )
+
+
+class FitnessLike(Protocol):
+    """What a search calls: candidates in, their rating out.
+
+    Attributes:
+        cost: what rating one candidate costs, in evaluations of all data.
+    """
+
+    @property
+    def cost(self) -> float:
+        """What rating one candidate costs, in evaluations of all data."""
+        ...
+
+    def __call__(self, genes: Genes, offsets: Offsets | None = None) -> Rating:
+        """Rate candidates."""
+        ...
+
+
+class Fitness:
+    """α · change of accuracy + β · fraction removed, on all the data given (Janjić, 2018, equation 4.2).
+
+    The change of accuracy is that of the fraction of right answers, so α = 100 weighs one percentage point as much as
+    the removal of all units: the author's figures are Δ points + compression.
+
+    Args:
+        space: what is searched.
+        data: a pair (inputs, labels) of tensors, such as a `Split`, or batches of such pairs.
+        alpha: the weight of the change of accuracy.
+        beta: the weight of the fraction removed.
+        batch_size: samples a batch; the counts equal those of the masked model run in such batches.
+        memory: bytes that populations may take beside what is kept of the data.
+
+    Raises:
+        InputError: the data do not fit the model, or a weight is not finite.
+
+    >>> from torch import nn
+    >>> from secateur.structure import weights
+    >>> model = nn.Linear(2, 2, bias=False)
+    >>> model.weight.data = torch.eye(2)
+    >>> fitness = Fitness(Space(model, weights(model)), (torch.eye(2), torch.tensor([0, 1])))
+    >>> rating = fitness(np.array([[True, False, False, True], [False] * 4]))
+    >>> rating.accuracy.tolist(), rating.compression.tolist(), rating.fitness.tolist()
+    ([0.0, -50.0], [0.5, 1.0], [0.5, -49.0])
+    """
+
+    cost = 1.0
+
+    def __init__(
+        self,
+        space: Space,
+        data: object,
+        alpha: float = 100.0,
+        beta: float = 1.0,
+        *,
+        batch_size: int = 256,
+        memory: int = 2**29,
+    ) -> None:
+        for name, value in (("alpha", alpha), ("beta", beta)):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
+                raise InputError(f"Fitness: {name} must be a finite number; got {value!r}")
+        inputs, labels = _pair(data)
+        self.space, self.alpha, self.beta = space, alpha, beta
+        self.population = Population(space, inputs, labels, batch_size=batch_size, memory=memory)
+        self.data, self._batch_size, self._memory = (inputs, labels), batch_size, memory
+        self.start = int(self.population.right(np.ones((1, space.size), dtype=np.bool_))[0])
+
+    @property
+    def samples(self) -> int:
+        """How many samples a candidate is rated on."""
+        return self.population.samples
+
+    def __call__(self, genes: Genes, offsets: Offsets | None = None) -> Rating:
+        """Rate candidates ``(candidates, units)``, with what they add to the searched biases if any."""
+        change = (self.population.right(genes, offsets) - self.start) / self.samples
+        removed = 1 - genes.sum(1) / genes.shape[1]
+        return self.rated(change, removed, np.ones(len(genes), dtype=np.bool_))
+
+    def rated(self, change: Floats, removed: Floats, exact: NDArray[np.bool_]) -> Rating:
+        """Return the rating of a change of accuracy (a fraction) and a fraction removed."""
+        return Rating(self.alpha * change + self.beta * removed, 100 * change, removed, exact)
+
+    def subset(self, count: int, seed: int = 0) -> Fitness:
+        """Return the fitness on `count` samples drawn at random: cheap, and not exact.
+
+        Raises:
+            InputError: there are not so many samples.
+        """
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= self.samples:
+            raise InputError(f"subset: count is {count!r}; give a whole number from 1 to {self.samples}")
+        order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(seed))[:count].sort().values
+        inputs, labels = (part[order.to(part.device)] for part in self.data)
+        made = Fitness(
+            self.space, (inputs, labels), self.alpha, self.beta, batch_size=self._batch_size, memory=self._memory
+        )
+        made.cost = count / self.samples
+        return made
+
+
+class Surrogate:
+    """Fitness with an estimated change of accuracy: the scores of what is removed, added up (Janjić, 2018, chapter 8).
+
+    A score is taken for the harm that the removal of its unit does, as Taylor criteria estimate it (Molchanov et al.,
+    2017). Points per unit of harm are fitted by least squares to `trials` random masks that are rated in full, of 5 to
+    50 % removed. It rates at no cost and is never exact.
+
+    Args:
+        fitness: the fitness that is estimated.
+        scores: one tensor a site, high = keep, from any criterion.
+        trials: masks to calibrate with.
+        seed: draws the masks.
+
+    >>> from torch import nn
+    >>> from secateur.structure import weights
+    >>> model = nn.Linear(2, 2, bias=False)
+    >>> model.weight.data = torch.eye(2)
+    >>> fitness = Fitness(Space(model, weights(model)), (torch.eye(2), torch.tensor([0, 1])))
+    >>> cheap = Surrogate(fitness, {"weight": torch.eye(2)})
+    >>> rating = cheap(np.array([[True, False, False, True]]))
+    >>> rating.fitness.tolist(), rating.exact.tolist()
+    ([0.5], [False])
+    """
+
+    cost = 0.0
+
+    def __init__(self, fitness: Fitness, scores: Scores, *, trials: int = 20, seed: int = 0) -> None:
+        if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
+            raise InputError(f"Surrogate: trials must be a whole number, 1 or more; got {trials!r}")
+        self.fitness, self.harm = fitness, fitness.space.flat(scores).astype(np.float64)
+        rng = np.random.default_rng(seed)
+        rates = np.linspace(0.05, 0.5, trials)[:, None]
+        genes = rng.random((trials, len(self.harm))) >= rates
+        lost, harm = -fitness(genes).accuracy / 100, self._harm(genes)
+        self.slope = float(max(0.0, (lost * harm).sum() / max((harm * harm).sum(), 1e-300)))
+
+    def _harm(self, genes: Genes) -> Floats:
+        found: Floats = self.harm.sum() - genes @ self.harm
+        return found
+
+    def __call__(self, genes: Genes, offsets: Offsets | None = None) -> Rating:
+        """Rate candidates by their estimate; what they add to biases is not seen."""
+        removed = 1 - genes.sum(1) / genes.shape[1]
+        return self.fitness.rated(-self.slope * self._harm(genes), removed, np.zeros(len(genes), dtype=np.bool_))
+
+
+class Screened:
+    """Rates all candidates cheaply, and the best of them again on all data.
+
+    Only what was rated on all data can be the result of a search; the others go into its next step with their estimate.
+
+    Args:
+        full: the fitness on all data.
+        cheap: what stands for it: `Fitness.subset`, or a `Surrogate`.
+        share: the fraction of the candidates to rate again, in (0, 1]; one at least.
+
+    >>> from torch import nn
+    >>> from secateur.structure import weights
+    >>> model = nn.Linear(2, 2, bias=False)
+    >>> model.weight.data = torch.eye(2)
+    >>> full = Fitness(Space(model, weights(model)), (torch.eye(2), torch.tensor([0, 1])))
+    >>> screened = Screened(full, full.subset(1), share=0.5)
+    >>> screened(np.array([[True] * 4, [True, False, False, True]])).exact.tolist(), screened.cost
+    ([False, True], 1.0)
+    """
+
+    def __init__(self, full: Fitness, cheap: FitnessLike, share: float = 0.2) -> None:
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+            raise InputError(f"Screened: share must lie in (0, 1]; got {share!r}")
+        self.full, self.cheap, self.share = full, cheap, share
+        self.cost = cheap.cost + share * full.cost
+
+    def __call__(self, genes: Genes, offsets: Offsets | None = None) -> Rating:
+        """Rate candidates."""
+        guess = self.cheap(genes, offsets)
+        best = np.argsort(-guess.fitness, kind="stable")[: max(1, round(self.share * len(genes)))]
+        sure = self.full(genes[best], None if offsets is None else offsets[best])
+        found = Rating(
+            guess.fitness.copy(), guess.accuracy.copy(), guess.compression.copy(), np.zeros_like(guess.exact)
+        )
+        found.fitness[best], found.accuracy[best], found.exact[best] = sure.fitness, sure.accuracy, True
+        return found
+
+
+def _pair(data: object) -> tuple[Tensor, Tensor]:
+    """The inputs and labels of data in memory: a pair of tensors, or batches of such pairs."""
+    parts = list(data) if isinstance(data, Iterable) else []
+    if len(parts) == 2 and all(isinstance(part, Tensor) for part in parts):
+        return parts[0], parts[1]
+    if parts and all(isinstance(p, (tuple, list)) and len(p) == 2 and isinstance(p[0], Tensor) for p in parts):
+        return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
+    raise InputError(f"Fitness: the data are a {type(data).__name__}; give (inputs, labels), or batches of such pairs")

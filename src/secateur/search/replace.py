@@ -1,0 +1,218 @@
+"""After filters are cut: evolve replacements for them, or corrections of what reads them, and the closed form to beat.
+
+The next layer's outputs before the cut are the aim. What is evolved is judged by the mean squared error of those outputs
+on calibration data, which for a layer that is linear in its inputs depends on two small matrices of moments alone; so
+a candidate costs the same whatever the number of samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from secateur.search import operators
+from secateur.types import InputError
+
+__all__ = ["Moments", "Replacement", "corrections", "least_squares", "patches", "replacements"]
+
+
+def patches(
+    inputs: Tensor, kernel: tuple[int, int], stride: tuple[int, int] = (1, 1), padding: tuple[int, int] = (0, 0)
+) -> Tensor:
+    """Return what a convolution sees, as rows: ``(samples · places, channels · kernel)``; a linear layer's inputs are rows.
+
+    >>> patches(torch.arange(9.0).view(1, 1, 3, 3), (2, 2))[0].tolist()
+    [0.0, 1.0, 3.0, 4.0]
+    """
+    return torch.nn.functional.unfold(inputs, kernel, stride=stride, padding=padding).transpose(1, 2).flatten(0, 1)
+
+
+def least_squares(before: Tensor, after: Tensor, weight: Tensor, *, ridge: float = 1e-6) -> Tensor:
+    """Return the weight that makes of the inputs after the cut what `weight` made of those before, as nearly as can be.
+
+    The closed form that layer-wise reconstruction uses (He et al., 2017): W Xᵀ Y (Yᵀ Y + λ I)⁻¹ in double precision.
+    Add a column of ones to both inputs, and the bias to the weight, to correct a bias as well.
+
+    Args:
+        before: ``(rows, inputs)``, what the layer read (see `patches` for convolutions).
+        after: ``(rows, inputs left)``, what it reads after the cut.
+        weight: ``(outputs, inputs)``.
+        ridge: λ, as a fraction of the mean square of an input after.
+
+    Returns:
+        ``(outputs, inputs left)``.
+
+    Raises:
+        InputError: shapes do not fit, or values are not finite.
+
+    >>> x = torch.tensor([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
+    >>> least_squares(x, x[:, :1], torch.tensor([[1.0, 4.0]]))
+    tensor([[5.0000]])
+    """
+    return Moments.of(before, after, weight).best(ridge).to(weight)
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """What the squared error of a corrected layer depends on: all of its data, in two matrices.
+
+    Attributes:
+        gram: ``(inputs left, inputs left)``, YᵀY / rows of the inputs after the cut.
+        cross: ``(outputs, inputs left)``, W XᵀY / rows.
+        power: the mean square of the outputs before, added up over outputs.
+    """
+
+    gram: Tensor
+    cross: Tensor
+    power: float
+
+    @staticmethod
+    def of(before: Tensor, after: Tensor, weight: Tensor) -> Moments:
+        """Take the moments; the arguments are those of `least_squares`."""
+        if before.ndim != 2 or after.ndim != 2 or len(before) != len(after) or len(before) == 0:
+            raise InputError(
+                f"least_squares: inputs before {tuple(before.shape)} and after {tuple(after.shape)} must be matrices with "
+                "one row for each sample, the same for both; use patches(...) for a convolution"
+            )
+        if weight.ndim != 2 or weight.shape[1] != before.shape[1]:
+            raise InputError(
+                f"least_squares: the weight is {tuple(weight.shape)} and reads {before.shape[1]} inputs; "
+                "give (outputs, inputs)"
+            )
+        x, y, w = before.double(), after.double(), weight.detach().double()
+        if not bool(torch.isfinite(x.sum() + y.sum() + w.sum())):
+            raise InputError(
+                "least_squares: inputs or weight hold NaN or infinite values; repair the data or the model"
+            )
+        aim = x @ w.mT
+        rows = len(x)
+        return Moments(y.mT @ y / rows, aim.mT @ y / rows, float(aim.square().sum() / rows))
+
+    def error(self, weights: Tensor) -> Tensor:
+        """Return the mean squared error of each candidate ``(candidates, outputs, inputs left)``, added up over outputs."""
+        w = weights.double()
+        return self.power - 2 * (w * self.cross).sum((-1, -2)) + ((w @ self.gram) * w).sum((-1, -2))
+
+    def best(self, ridge: float) -> Tensor:
+        """Return the weight of the least error."""
+        if isinstance(ridge, bool) or not 0 <= ridge < np.inf:
+            raise InputError(f"least_squares: ridge must be 0 or more; got {ridge!r}")
+        size = len(self.gram)
+        load = ridge * float(self.gram.diagonal().mean())
+        padded = self.gram + load * torch.eye(size, dtype=torch.double, device=self.gram.device)
+        found: Tensor = torch.linalg.lstsq(padded.cpu(), self.cross.mT.cpu(), driver="gelsd").solution.mT
+        return found.to(self.gram.device)
+
+
+@dataclass(frozen=True, eq=False)
+class Replacement:
+    """What an evolution of numbers found.
+
+    Attributes:
+        values: the best candidate.
+        error: its error.
+        start: the error at the start.
+        history: the least error of every generation.
+    """
+
+    values: NDArray[np.float64]
+    error: float
+    start: float
+    history: tuple[float, ...]
+
+
+def corrections(
+    moments: Moments,
+    weight: Tensor,
+    *,
+    generations: int = 100,
+    population: int = 40,
+    sigma: float = 0.05,
+    seed: int = 0,
+) -> Replacement:
+    """Evolve a small change of the next layer's weight that absorbs the error of a cut (Janjić, 2018, chapter 8).
+
+    Args:
+        moments: of the layer's inputs before and after the cut.
+        weight: ``(outputs, inputs left)``, the next layer's weight, cut.
+        generations, population, sigma, seed: see `replacements`.
+
+    Returns:
+        The corrected weight, flat, and its mean squared error; `least_squares` is its lower bound.
+
+    >>> x = torch.tensor([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
+    >>> moments = Moments.of(x, x[:, :1], torch.tensor([[1.0, 4.0]]))
+    >>> found = corrections(moments, torch.tensor([[1.0]]), sigma=0.5)
+    >>> round(found.values.item(), 2), found.error < found.start
+    (5.0, True)
+    """
+    shape = tuple(weight.shape)
+    if shape != tuple(moments.cross.shape):
+        raise InputError(f"corrections: the weight is {shape}, and the moments are of {tuple(moments.cross.shape)}")
+
+    def error(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = (
+            moments.error(torch.from_numpy(values).view(-1, *shape).to(moments.gram)).cpu().numpy()
+        )
+        return found
+
+    start = weight.detach().double().cpu().flatten().numpy()
+    scale = np.full(start.shape, max(float(np.abs(start).mean()), 1e-12))
+    return replacements(error, start, scale * sigma, generations=generations, population=population, seed=seed)
+
+
+def replacements(
+    error: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    start: NDArray[np.float64],
+    sigma: NDArray[np.float64],
+    *,
+    generations: int = 100,
+    population: int = 40,
+    seed: int = 0,
+) -> Replacement:
+    """Evolve numbers, such as the filters put in the place of pruned ones (Janjić, 2018, section 6.2).
+
+    A genetic algorithm over real genes: tournaments of three, uniform crossover, normal mutation of a tenth of the
+    genes with a step that shrinks evenly to a tenth of `sigma`, elitism by index. Individual 0 begins as `start`, the others as
+    `start` with every gene mutated, so the error never rises above that of the start.
+
+    Args:
+        error: from candidates ``(candidates, numbers)`` to their errors ``(candidates,)``; it is minimised.
+        start: ``(numbers,)``.
+        sigma: ``(numbers,)``, the size of a mutation of each.
+        generations, population, seed: as many as are wanted, and the source of chance.
+
+    Raises:
+        InputError: fewer than two individuals, or sizes that do not fit.
+
+    >>> found = replacements(lambda x: (x**2).sum(1), np.ones(2), np.full(2, 0.5), seed=1)
+    >>> found.start, found.error < 0.01
+    (2.0, True)
+    """
+    if population < 2 or generations < 0 or start.ndim != 1 or sigma.shape != start.shape:
+        raise InputError(
+            f"replacements: population {population} must be 2 or more, generations {generations} 0 or more, and start "
+            f"{start.shape} and sigma {sigma.shape} one number for each gene"
+        )
+    rng = np.random.default_rng(seed)
+    genes = start + sigma * rng.standard_normal((population, len(start)))
+    genes[0] = start
+    errors = error(genes)
+    first, history = float(errors[0]), [float(errors.min())]
+    for generation in range(generations):
+        partners = operators.tournament(-errors, 3, rng)
+        swapped = (rng.random(genes.shape) < 0.5) & (rng.random((population, 1)) < 0.7)
+        step = sigma * (1 - 0.9 * generation / generations)
+        moved = rng.random(genes.shape) < max(0.1, 1 / len(start))
+        children = np.where(swapped, genes[partners], genes) + moved * step * rng.standard_normal(genes.shape)
+        rated = error(children)
+        better = rated < errors
+        genes, errors = np.where(better[:, None], children, genes), np.where(better, rated, errors)
+        history.append(float(errors.min()))
+    best = int(np.argmin(errors))
+    return Replacement(genes[best], float(errors[best]), first, tuple(history))

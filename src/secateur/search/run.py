@@ -1,0 +1,232 @@
+"""What all searches share: one call, a budget, a history, and a state on disk from which a killed search goes on."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as dump_arrays
+
+from secateur.files import write_bytes
+from secateur.search.fitness import FitnessLike, Rating
+from secateur.search.result import Generation, SearchResult
+from secateur.search.space import Genes, Offsets, Space
+from secateur.state import digest, tensors
+from secateur.types import FileError, InputError
+
+__all__ = ["Arrays", "Run", "Search", "check_fraction", "check_whole"]
+
+Arrays = dict[str, NDArray[Any]]
+"""All that a search carries from one step to the next."""
+
+
+@dataclass(eq=False)
+class Run:
+    """A search while it runs.
+
+    Attributes:
+        fitness: what is maximised.
+        space: what is searched.
+        rng: the only source of chance.
+        budget: evaluations that may be spent.
+        spent: evaluations that were.
+        history: the generations so far.
+    """
+
+    fitness: FitnessLike
+    space: Space
+    rng: np.random.Generator
+    budget: float
+    genes: Genes
+    offsets: Offsets | None
+    spent: float = 0.0
+    best: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    history: list[Generation] = field(default_factory=list)
+
+    def affordable(self, wanted: int) -> int:
+        """Return how many candidates can still be rated, at most `wanted`."""
+        if self.fitness.cost <= 0:
+            return wanted
+        return max(0, min(wanted, int((self.budget - self.spent) / self.fitness.cost + 1e-9)))
+
+    def rate(self, genes: Genes, offsets: Offsets | None = None, free: NDArray[np.bool_] | None = None) -> Rating:
+        """Rate candidates, remember the best, and count what it cost; those beyond the budget are worth −inf.
+
+        Args:
+            genes: ``(candidates, units)``.
+            offsets: ``(candidates, biases)``, or None.
+            free: candidates that are counted, but need not be rated: theirs is rated −inf here and known to the caller.
+        """
+        count = self.affordable(len(genes))
+        wanted = np.arange(len(genes)) < count
+        if free is not None:
+            wanted &= ~free
+        lost = np.full(len(genes), -np.inf)
+        found = Rating(lost, lost.copy(), lost.copy(), np.zeros(len(genes), dtype=np.bool_))
+        if wanted.any():
+            shifts = None if offsets is None else offsets[wanted]
+            rated = self.fitness(genes[wanted], shifts)
+            for name in ("fitness", "accuracy", "compression", "exact"):
+                getattr(found, name)[wanted] = getattr(rated, name)
+            self._remember(genes, offsets, found)
+        self.spent += count * self.fitness.cost
+        return found
+
+    def _remember(self, genes: Genes, offsets: Offsets | None, rating: Rating) -> None:
+        sure = np.where(rating.exact, rating.fitness, -np.inf)
+        n = int(np.argmax(sure))
+        if sure[n] > self.best[0]:
+            self.best = (float(sure[n]), float(rating.accuracy[n]), float(rating.compression[n]))
+            self.genes, self.offsets = genes[n].copy(), None if offsets is None else offsets[n].copy()
+
+    def record(self, rating: Rating, parents: NDArray[np.int64] | None = None) -> None:
+        """Add a generation to the history."""
+        found = np.full((len(rating), 2), -1, dtype=np.int64) if parents is None else parents
+        self.history.append(Generation(rating, found, self.spent))
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more can be rated."""
+        return self.affordable(1) == 0
+
+
+@dataclass(frozen=True)
+class Search(ABC):
+    """A search for keep masks: a frozen value that is called with a fitness, a space, a budget and a seed.
+
+    A new one writes `begin` and `step`; what it carries from step to step is arrays, so that a state can be kept.
+    """
+
+    def __call__(
+        self,
+        fitness: FitnessLike,
+        space: Space,
+        budget: float = 1050,
+        seed: int = 0,
+        *,
+        state: str | Path | None = None,
+    ) -> SearchResult:
+        """Search, and return the best candidate met; the unpruned model is a candidate, so it is never worse.
+
+        Args:
+            fitness: a `Fitness` on this space, or what stands for it.
+            space: what is searched.
+            budget: candidates that may be rated on all data; rating on a tenth of them costs a tenth.
+            seed: of all chance; the same seed gives the same result.
+            state: a file that is written after every step. The same call takes a killed search up from it and ends
+                with the same result.
+
+        Raises:
+            InputError: the budget is below 1.
+            FileError: the state is damaged, or belongs to another search.
+        """
+        if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 1 <= budget < np.inf:
+            raise InputError(f"{type(self).__name__}: budget must be at least 1 evaluation; got {budget!r}")
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise InputError(f"{type(self).__name__}: seed must be a whole number, 0 or more; got {seed!r}")
+        offsets = np.zeros(space.bias_size) if space.biases else None
+        run = Run(fitness, space, np.random.default_rng(seed), budget, np.ones(space.size, dtype=np.bool_), offsets)
+        path = None if state is None else Path(state)
+        identity = self._identity(run, seed) if path is not None else ""
+        arrays = None if path is None else _resume(path, run, identity)
+        if arrays is None:
+            arrays = self._moved(self.begin(run), path, run, identity)
+        while not run.over and "done" not in arrays:
+            arrays = self._moved(self.step(run, arrays), path, run, identity)
+        return SearchResult(
+            repr(self), space, run.genes, run.offsets, *run.best, run.spent, tuple(run.history), arrays.get("genes")
+        )
+
+    @abstractmethod
+    def begin(self, run: Run) -> Arrays:
+        """Rate the first candidates, and return what the first step takes."""
+
+    @abstractmethod
+    def step(self, run: Run, arrays: Arrays) -> Arrays:
+        """Go one step, and return what the next one takes; with an array ``done`` in it, the search is over."""
+
+    def _moved(self, arrays: Arrays, path: Path | None, run: Run, identity: str) -> Arrays:
+        if path is not None:
+            _save(path, run, arrays, identity)
+        return arrays
+
+    def _identity(self, run: Run, seed: int) -> str:
+        """What must be the same for a state to be taken up: the search, what it searches, on which data."""
+        sites = ", ".join(f"{name}{site.shape}" for name, site in run.space.sites.items())
+        start = run.fitness(np.stack([run.genes, run.rng.random(run.space.size) < 0.5]))
+        run.rng = np.random.default_rng(seed)
+        known = f"{self!r} {getattr(self, 'parts', ())} {seed} {run.budget} {sites} {run.space.biases} {start.fitness.tolist()}"
+        return digest(tensors(run.space.model).items(), known)
+
+
+def check_fraction(search: object, **values: float) -> None:
+    """Refuse what is not a number in [0, 1]."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            raise InputError(f"{type(search).__name__}: {name} must lie in [0, 1]; got {value!r}")
+
+
+def check_whole(search: object, least: int = 1, **values: int) -> None:
+    """Refuse what is not a whole number of at least `least`."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(f"{type(search).__name__}: {name} must be a whole number, {least} or more; got {value!r}")
+
+
+RATED = tuple(f.name for f in fields(Rating))
+
+
+def _save(path: Path, run: Run, arrays: Arrays, identity: str) -> None:
+    kept: Arrays = {f"search.{name}": np.ascontiguousarray(value) for name, value in arrays.items()}
+    kept["best.genes"] = run.genes
+    if run.offsets is not None:
+        kept["best.offsets"] = run.offsets
+    for name in RATED:
+        kept[f"history.{name}"] = np.concatenate([getattr(g.rating, name) for g in run.history] or [np.zeros(0)])
+    kept["history.parents"] = np.concatenate([g.parents for g in run.history] or [np.zeros((0, 2), dtype=np.int64)])
+    plain = {
+        "identity": identity,
+        "rng": run.rng.bit_generator.state,
+        "spent": run.spent,
+        "best": run.best,
+        "generations": [(len(g.rating), g.spent) for g in run.history],
+    }
+    write_bytes(path, dump_arrays(kept, metadata={"secateur-search": json.dumps(plain)}))
+
+
+def _resume(path: Path, run: Run, identity: str) -> Arrays | None:
+    """Set the run to what the file holds, and return what the next step takes; None where there is no file."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="np") as file:
+            plain = json.loads((file.metadata() or {})["secateur-search"])
+            kept: Arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise FileError(f"{path} is not a whole state of a search ({error}); delete it to start anew") from error
+    if plain["identity"] != identity:
+        raise FileError(
+            f"{path} is the state of another search (other settings, seed, budget, model or data); give another path, "
+            "or delete it to start anew"
+        )
+    run.rng.bit_generator.state = plain["rng"]
+    run.spent, run.best = plain["spent"], tuple(plain["best"])
+    run.genes, run.offsets = kept["best.genes"], kept.get("best.offsets")
+    run.history = _history(kept, plain["generations"])
+    return {name.removeprefix("search."): value for name, value in kept.items() if name.startswith("search.")}
+
+
+def _history(kept: Arrays, generations: list[tuple[int, float]]) -> list[Generation]:
+    found, first = [], 0
+    for count, spent in generations:
+        part = slice(first, first + count)
+        rating = Rating(*(kept[f"history.{name}"][part] for name in RATED))
+        found.append(Generation(rating, kept["history.parents"][part], spent))
+        first += count
+    return found
