@@ -29,7 +29,9 @@ def test_methods_are_tested_against_their_control_alone() -> None:
     frame.loc[0, "accuracy"] += 0.001  # or the differences would have no spread to judge by
     frame.loc[3, "accuracy"] += 0.001
     words, tests = judged(frame, {"random": ["l2"], "weight random": ["weight"]}, Basis("3 seeds"))
-    assert words == "l2 is better than random in 2 of 2 comparisons, worse in 0 (p corrected below 0.05; 3 pairs at most)."
+    assert (
+        words == "l2 is better than random in 2 of 2 comparisons, worse in 0 (p corrected below 0.05; 3 pairs at most)."
+    )
     differences = [row[4] for row in table(tests).rows]
     assert differences == pytest.approx([0.1 + 0.001 / 3, 0.4 + 0.001 / 3])
     assert "Holm" in str(table(tests).basis)

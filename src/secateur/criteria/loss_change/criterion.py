@@ -11,6 +11,7 @@ from typing import Protocol
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from secateur.criteria.loss_change.chain.engine import ChainEngine, chain_engine
 from secateur.criteria.loss_change.graph import GraphEngine
 from secateur.criteria.loss_change.memory import Budget
 from secateur.criteria.loss_change.plain import PlainLoop
@@ -58,6 +59,20 @@ class OrPlain:
             self.plain.measure(inputs, targets, tally)
 
 
+class OrGraph:
+    """The engine of chains, and another for the batches that are none for it."""
+
+    def __init__(self, chain: ChainEngine, other: Engine) -> None:
+        self.chain, self.other = chain, other
+
+    def measure(self, inputs: Tensor, targets: Tensor, tally: Tally) -> None:
+        """Add the changes of every unit on a batch."""
+        try:
+            self.chain.measure(inputs, targets, tally)
+        except Unfit:
+            self.other.measure(inputs, targets, tally)
+
+
 @dataclass(frozen=True, repr=False)
 class LossChange:
     """Scores every unit by the exact change of the mean loss when that unit alone is removed.
@@ -72,8 +87,8 @@ class LossChange:
         max_memory: bytes that the measuring may take beside the model and a batch of data; found by itself.
         progress: draw a bar on standard error.
         screen: look for this fraction of all units, the lowest, in (0, 1): estimate all (`SecondOrder`; single weights
-            and blocks by `Taylor`), and measure twice as many as are looked for, the lowest estimates. The others keep
-            their estimates, and ``exact`` is False there. None measures all.
+            and blocks by `Taylor`), and measure the lowest estimates, half as many again as are looked for. The others
+            keep their estimates, and ``exact`` is False there. None measures all.
         batch_size: samples a pass, where the data are in memory.
 
     >>> import torch
@@ -141,7 +156,9 @@ class LossChange:
         if not isinstance(sites.structure, Structure):
             return plain
         budget = Budget.of(device_of(model), self.max_memory)
-        return OrPlain(GraphEngine(model, sites, budget, advance), plain)
+        general = OrPlain(GraphEngine(model, sites, budget, advance), plain)
+        chain = chain_engine(model, sites, self.loss, self.max_memory, advance)
+        return general if chain is None else OrGraph(chain, general)
 
     def __repr__(self) -> str:
         name = getattr(self.loss, "__name__", None) or repr(self.loss)

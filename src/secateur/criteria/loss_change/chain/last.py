@@ -17,6 +17,8 @@ from secateur.types import InputError
 __all__ = ["LastChanges", "LastLayer"]
 
 CACHED = 1 << 19  # floats of work space that stay in the cache
+EQUAL = 2e-6  # logits that differ by less are equal but for rounding
+SPARE = 8  # columns are dropped when one in so many is of a unit that is gone
 STEEP = 30.0  # exponents up to this size lose nothing in float32
 
 
@@ -65,8 +67,9 @@ class LastLayer:
         _check(h, weight, bias, targets)
         order = targets.argsort(stable=True)
         self.counts = torch.bincount(targets, minlength=len(weight))
-        self.units = torch.arange(h.shape[1], device=h.device)  # those that are left
         self._size = h.shape[1]
+        self._columns = torch.arange(h.shape[1], device=h.device)
+        self._gone = torch.zeros_like(self._columns, dtype=torch.bool)
         self._h, self._weight = h.float()[order], weight.float()
         self._targets = targets[order]
         self._logits = self._h @ self._weight.T
@@ -89,15 +92,16 @@ class LastLayer:
     def changes(self) -> LastChanges:
         """Return what the removal of each unit that is left would change."""
         if self._delta is None:
-            self._delta, self._right = torch.empty_like(self._h), torch.empty_like(self._h, dtype=torch.bool)
+            self._delta = self._h  # replaced by all changes at once
+            self._total, self._squares = torch.zeros(2, self._h.shape[1], dtype=torch.float64, device=self._h.device)
+            self._hits = torch.zeros(len(self._weight), self._h.shape[1], dtype=torch.int64, device=self._h.device)
             self._update(None)
-        count = len(self._h)
+        count, here = len(self._h), ~self._gone
         loss = self._h.new_full((self._size,), torch.inf, dtype=torch.float64)
         square = torch.zeros_like(loss)
         right = torch.zeros(len(self._weight), self._size, dtype=torch.int64, device=loss.device)
-        total, squares, hits = _sums(self._delta, self._right, self.counts)
-        loss[self.units], square[self.units] = total / count, squares / count
-        right[:, self.units] = hits
+        loss[self.units], square[self.units] = self._total[here] / count, self._squares[here] / count
+        right[:, self.units] = self._hits[:, here]
         return LastChanges(loss, square, right)
 
     def remove(self, unit: int) -> None:
@@ -106,82 +110,114 @@ class LastLayer:
         Raises:
             InputError: there is no such unit, or it is gone already.
         """
-        at = (self.units == unit).nonzero()
-        if not len(at):
+        at = (self._columns == unit).nonzero()
+        if not len(at) or bool(self._gone[at[0, 0]]):
             raise InputError(f"remove: unit {unit} is not among the {len(self.units)} that are left")
         place = int(at[0, 0])
-        column = self._h[:, place]
+        column = self._h[:, place].clone()
         touched = column.nonzero()[:, 0]
         self._logits[touched] -= column[touched, None] * self._weight[:, place]
-        left = torch.arange(len(self.units), device=at.device) != place
-        self.units = self.units[left]
-        self._h, self._weight = self._h[:, left], self._weight[:, left]
+        self._h[:, place] = 0
+        self._gone[place] = True
+        if int(self._gone.sum()) * SPARE > len(self._gone):
+            self._drop()
         if self._delta is not None:
-            self._delta, self._right = self._delta[:, left], self._right[:, left]
             self._update(touched)
 
+    def _drop(self) -> None:
+        """Leave out the columns of units that are gone; not at each removal, as all is copied."""
+        left = (~self._gone).nonzero()[:, 0]
+        self._h, self._weight = self._h.index_select(1, left), self._weight.index_select(1, left)
+        self._columns, self._gone = self._columns[left], self._gone[left]
+        if self._delta is not None:
+            self._delta, self._right = self._delta.index_select(1, left), self._right.index_select(1, left)
+            self._total, self._squares, self._hits = self._total[left], self._squares[left], self._hits[:, left]
+
+    @property
+    def units(self) -> Tensor:
+        """The units that are left, int64."""
+        return self._columns[~self._gone]
+
     def _update(self, rows: Tensor | None) -> None:
-        """Compute the changes of these samples anew; None stands for all."""
+        """Compute the changes of these samples anew, and what their sums are; None stands for all."""
         assert self._delta is not None
-        some = slice(None) if rows is None else rows
-        counts = self.counts if rows is None else torch.bincount(self._targets[rows], minlength=len(self._weight))
-        delta, right = sample_changes(self._h[some], self._logits[some], self._weight, counts)
-        self._delta[some], self._right[some] = delta, right
+        if rows is None:
+            counts, h, logits = self.counts, self._h, self._logits
+        else:
+            counts = torch.bincount(self._targets[rows], minlength=len(self._weight))
+            h, logits = self._h[rows], self._logits[rows]
+            self._sum(self._delta[rows], self._right[rows], counts, -1)
+        delta, right = sample_changes(h, logits.log_softmax(1), self._weight, counts)
+        self._sum(delta, right, counts, 1)
+        if rows is None:
+            self._delta, self._right = delta, right
+        else:
+            self._delta[rows], self._right[rows] = delta, right
+
+    def _sum(self, delta: Tensor, right: Tensor, counts: Tensor, sign: int) -> None:
+        total, squares, hits = column_sums(delta, right, counts)
+        self._total += sign * total
+        self._squares += sign * squares
+        self._hits += sign * hits
 
 
-def sample_changes(h: Tensor, logits: Tensor, weight: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+def sample_changes(h: Tensor, log_p: Tensor, weight: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """Return the change of each sample's loss without each unit, and whether it is then right, ``(samples, units)``.
 
-    The samples are sorted by class; `counts` says how many each class has.
+    The samples are sorted by class; `counts` says how many each class has; `log_p` are their log-probabilities.
     """
     delta, right = torch.empty_like(h), torch.empty_like(h, dtype=torch.bool)
     size = max(1, CACHED // max(1, weight.numel()))
-    log_p = logits.log_softmax(1)
+    work = h.new_empty(len(weight) - 1, size, h.shape[1])  # once: fresh memory costs as much as the exponentials
     start = 0
     for target, count in enumerate(counts.tolist()):
         away = weight[target] - weight  # −d, so that exponents are h · away
         for at in range(start, start + count, size):
             some = slice(at, min(at + size, start + count))
-            _changes_of_class(h[some], log_p[some], away, target, delta[some], right[some])
+            _changes_of_class(h[some], log_p[some], away, target, work, delta[some], right[some])
         start += count
     return delta, right
 
 
-def _changes_of_class(h: Tensor, log_p: Tensor, away: Tensor, target: int, delta: Tensor, right: Tensor) -> None:
+def _changes_of_class(
+    h: Tensor, log_p: Tensor, away: Tensor, target: int, work: Tensor, delta: Tensor, right: Tensor
+) -> None:
     """Fill in the changes of samples of one class."""
     own = log_p[:, target, None]
-    if len(away) == 1:
-        delta.zero_()
-        right.fill_(True)
-        return
     others = [c for c in range(len(away)) if c != target]
-    terms = h * away[others, None]
+    terms = torch.mul(h, away[others, None], out=work[:, : len(h)])
     if float(h.abs().max() * away.abs().max()) < STEEP:
         p = log_p.exp()
         terms.exp_().mul_(p.T[others, :, None])
-        _beaten(terms, p[:, target, None], target, right)
+        _beaten(terms, p[:, target, None] * (1 - EQUAL), p[:, target, None] * (1 + EQUAL), target, right)
         torch.sum(terms, 0, out=delta).add_(p[:, target, None]).log_()
         return
     terms += log_p.T[others, :, None]
-    _beaten(terms, own, target, right)
+    slack = EQUAL * (1 + terms.abs().amax())
+    _beaten(terms, own - slack, own + slack, target, right)
     torch.logsumexp(torch.cat([terms, own.expand(1, *h.shape)]), 0, out=delta)
 
 
-def _beaten(others: Tensor, own: Tensor, target: int, right: Tensor) -> None:
-    """Say where the target is predicted; of equal logits the first class is."""
-    torch.gt(own, others[:target].amax(0), out=right) if target else right.fill_(True)
+def _beaten(others: Tensor, less: Tensor, more: Tensor, target: int, right: Tensor) -> None:
+    """Say where the target is predicted: of equal logits the first class is. `less` and `more` are about the target's."""
+    torch.gt(less, others[:target].amax(0), out=right) if target else right.fill_(True)
     if target < len(others):
-        right &= own >= others[target:].amax(0)
+        right &= more >= others[target:].amax(0)
 
 
-def _sums(delta: Tensor, right: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def column_sums(delta: Tensor, right: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Sums over the samples: of the changes, of their squares, and of what is right in each class."""
     total = delta.new_zeros(delta.shape[1], dtype=torch.float64)
     squares = torch.zeros_like(total)
-    for part in delta.split(256):  # short sums lose nothing in float32, and are several times faster
+    for part in torch.split(delta, 256):  # short sums lose nothing in float32, and are several times faster
         total += part.sum(0)
         squares += part.square().sum(0)
-    return total, squares, torch.stack([part.sum(0) for part in right.split(counts.tolist())])
+    # Counts up to 16,777,216 are exact in float32.
+    return (
+        total,
+        squares,
+        torch.stack([p.sum(0, dtype=torch.float32) for p in torch.split(right, counts.tolist())]).long(),
+    )
 
 
 def _check(h: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> None:
@@ -189,6 +225,8 @@ def _check(h: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> N
     fits = h.ndim == weight.ndim == 2 and targets.ndim == 1 and h.shape[1] == weight.shape[1]
     if not fits or len(h) != len(targets) or (bias is not None and bias.shape != weight.shape[:1]):
         raise InputError(f"LastLayer: {shapes} do not fit; give (samples, units), (classes, units) and (samples,)")
+    if len(weight) < 2:
+        raise InputError("LastLayer: there is one class only, and nothing to tell apart; give two or more")
     if not len(h):
         raise InputError("LastLayer: there are no samples; give at least one")
     if targets.dtype != torch.int64 or int(targets.min()) < 0 or int(targets.max()) >= len(weight):
