@@ -222,6 +222,19 @@ class Section:
     title: str
     blocks: Sequence[Block]
 
+    def within(self, data: str, model: str) -> Section:
+        """Return the section as a part of a report on several networks or data sets: they stand in title and names.
+
+        >>> Section("Costs", ["Nothing."]).within("digits", "ann-128").title
+        'ann-128 on digits: Costs'
+        """
+        prefix = re.sub(r"[^a-z0-9]+", "-", f"{model}-{data}".lower()).strip("-")
+
+        def own(block: Block) -> Block:
+            return block if isinstance(block, str) else replace(block, name=f"{prefix}-{block.name}")
+
+        return Section(f"{model} on {data}: {self.title}", [own(block) for block in self.blocks])
+
 
 def _check_name(what: str, name: str) -> None:
     if not _NAME.fullmatch(name):

@@ -1,12 +1,12 @@
 """The studies: one file for each published experiment, and the demonstration."""
 
 from secateur.lab.study import Study
-from secateur.studies import custom, demo, fathollahi
+from secateur.studies import charpentier_random, custom, demo, fathollahi
 from secateur.types import unknown_name
 
 __all__ = ["STUDIES", "by_name"]
 
-STUDIES: dict[str, Study] = {study.name: study for study in (demo.STUDY, fathollahi.STUDY)}
+STUDIES: dict[str, Study] = {study.name: study for study in (demo.STUDY, fathollahi.STUDY, charpentier_random.STUDY)}
 
 
 def by_name(name: str) -> Study:

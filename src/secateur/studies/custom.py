@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from secateur.lab import toml
-from secateur.lab.blocks import Block, Section
 from secateur.lab.options import Options
 from secateur.lab.recipe import Json
 from secateur.lab.report import Report
@@ -107,7 +106,7 @@ def _pages(results: Results, name: str, title: str) -> Report:
         cards=[
             replace(card, label=f"{m} on {d}: {card.label}") for (d, m), one in reports.items() for card in one.cards
         ],
-        sections=[_renamed(s, *pair) for pair, one in reports.items() for s in one.sections],
+        sections=[s.within(*pair) for pair, one in reports.items() for s in one.sections],
     )
 
 
@@ -122,12 +121,3 @@ def _part(results: Results, name: str, data: str, model: str) -> Results:
     return replace(
         results, frame=frame[frame["id"].isin(ids)].dropna(axis=1, how="all"), histories=histories, options=options
     )
-
-
-def _renamed(section: Section, data: str, model: str) -> Section:
-    prefix = re.sub(r"[^a-z0-9]+", "-", f"{model}-{data}".lower()).strip("-")
-
-    def own(block: Block) -> Block:
-        return block if isinstance(block, str) else replace(block, name=f"{prefix}-{block.name}")
-
-    return Section(f"{model} on {data}: {section.title}", [own(block) for block in section.blocks])
