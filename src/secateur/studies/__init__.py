@@ -1,12 +1,21 @@
 """The studies: one file for each published experiment, and the demonstration."""
 
 from secateur.lab.study import Study
-from secateur.studies import charpentier_random, custom, demo, fathollahi
+from secateur.studies import charpentier_random, custom, demo, fathollahi, janjic_ga_cnn, janjic_ga_mlp
 from secateur.types import unknown_name
 
 __all__ = ["STUDIES", "by_name"]
 
-STUDIES: dict[str, Study] = {study.name: study for study in (demo.STUDY, fathollahi.STUDY, charpentier_random.STUDY)}
+STUDIES: dict[str, Study] = {
+    study.name: study
+    for study in (
+        demo.STUDY,
+        fathollahi.STUDY,
+        charpentier_random.STUDY,
+        janjic_ga_mlp.STUDY,
+        janjic_ga_cnn.STUDY,
+    )
+}
 
 
 def by_name(name: str) -> Study:

@@ -80,7 +80,10 @@ def options(model: str) -> Options:
         own["epochs"], default=None, optional=True, help="passes over the training images; null for 24,000 images or 1"
     )
     own["validation"] = replace(
-        own["validation"], default=None, optional=True, help="images to hold out; null for as many as are in the test set"
+        own["validation"],
+        default=None,
+        optional=True,
+        help="images to hold out; null for as many as are in the test set",
     )
     further = (
         Option("lr", "number", 0.05, "learning rate of the stochastic gradient descent", least=0),
@@ -90,7 +93,13 @@ def options(model: str) -> Options:
         Option("generations", "count", 20, "generations after the initial one", least=1),
         Option("protocols", "text", ["thesis", "honest"], "where to search", allowed=("thesis", "honest"), many="list"),
         Option("searches", "text", list(SEARCHES), "the other searches", allowed=tuple(SEARCHES), many="any"),
-        Option("converged_epochs", "count", None, "passes to the plateau; 0 for none, null for 45,000 images or 6", optional=True),
+        Option(
+            "converged_epochs",
+            "count",
+            None,
+            "passes to the plateau; 0 for none, null for 45,000 images or 6",
+            optional=True,
+        ),
     )
     table = Options((*own.values(), *further))
     return table.changed(seeds=5, batch_size=10, model=model, data=["mnist-5k", "fashion-mnist"])
