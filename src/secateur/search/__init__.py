@@ -1,5 +1,6 @@
 """Keep masks found by search instead of by scores."""
 
+from secateur.search import operators
 from secateur.search.continuous import CmaEs, CoordinateRows
 from secateur.search.fitness import Fitness, FitnessLike, Rating, Screened, Surrogate
 from secateur.search.front import Nsga2, front
@@ -40,6 +41,7 @@ __all__ = [
     "least_squares",
     "lineage",
     "only",
+    "operators",
     "patches",
     "replacements",
 ]

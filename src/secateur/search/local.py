@@ -52,7 +52,7 @@ class OneShotMagnitude(Search):
     points: int = 50
 
     def __post_init__(self) -> None:
-        check_whole(self, least=3, points=self.points)
+        check_whole(self, least=4, points=self.points)
 
     def begin(self, run: Run) -> Arrays:
         """Search among all numbers of units."""

@@ -230,7 +230,7 @@ class Population:
         )
         total = np.zeros(len(genes), dtype=np.int64)
         for n, rows in enumerate(places):
-            made = self._bank.rows[rows].mT
+            made = self._bank.take(rows).mT
             if shifted is not None:
                 made = made + shifted[n]
             logits = first.finish(values, made, head[-1] if head else first.layer, first.rest[len(head) :])

@@ -12,7 +12,7 @@ from torch import Tensor
 __all__ = ["RowBank"]
 
 WORTH = 2**20  # weights of a layer above which looking a row up costs less than computing it
-CHUNK = 4096  # rows computed at a time
+CHUNK = 512  # rows computed at a time, near the processor
 
 
 class RowBank:
@@ -28,7 +28,9 @@ class RowBank:
 
     def __init__(self, inputs: Tensor, outputs: int, places: int) -> None:
         self.inputs, self.outputs = inputs, outputs
-        self.rows = inputs.new_empty(places, len(inputs))
+        # Written once, so that the first candidates do not wait for the memory.
+        self.rows = inputs.new_zeros(places, len(inputs)).zero_()
+        self._taken = inputs.new_zeros(outputs, len(inputs))
         self.candidates = max(1, places // (2 * outputs))
         self._keys = np.zeros(places, dtype=np.uint64)
         self._used = np.full(places, -1, dtype=np.int64)
@@ -69,6 +71,10 @@ class RowBank:
         self._keys[free], self._used[free], found[new] = keys[new], self._turn, free
         places = torch.from_numpy(found[again.reshape(-1)]).to(self.rows.device)
         return list(places.reshape(len(masks), self.outputs))
+
+    def take(self, places: Tensor) -> Tensor:
+        """Return what the rows at these places make, ``(outputs, samples)``, until the next call."""
+        return torch.index_select(self.rows, 0, places, out=self._taken)
 
     def _hash(self, masks: NDArray[np.bool_]) -> NDArray[np.uint64]:
         packed = np.packbits(masks, axis=-1)

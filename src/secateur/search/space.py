@@ -142,7 +142,9 @@ class Space:
 
     def keep(self, genes: Genes) -> dict[str, Tensor]:
         """Return the keep masks of one chromosome ``(units,)``."""
-        parts = torch.from_numpy(np.ascontiguousarray(genes)).split_with_sizes([site.size for site in self.sites.values()])
+        parts = torch.from_numpy(np.ascontiguousarray(genes)).split_with_sizes(
+            [site.size for site in self.sites.values()]
+        )
         return {
             name: part.reshape(site.shape).clone() for (name, site), part in zip(self.sites.items(), parts, strict=True)
         }

@@ -45,7 +45,7 @@ class Supermask(Search):
     4
     """
 
-    pressure: float = 3.0
+    pressure: float = 1.0
     rate: float = 0.1
     bias_rate: float = 0.03
     batches: int = 4

@@ -146,11 +146,11 @@ def _of_data(study: str, one: Mapping[str, Json]) -> Iterator[Cell]:
         yield (base := trained(study, seed, one, name, model, optimizer="sgd", lr=one["lr"]))
         found: list[dict[str, Json]] = [
             {"network": AUTHORS, "protocol": protocol, "method": genetic(damage), "damage": damage}
-            | {"population": one["population"]}
+            | {"population": one["population"], "search": repr(Genetic(damage, one["population"]))}
             for protocol in one["protocols"]
             for damage in one["damages"]
         ]
-        found += [{"network": AUTHORS, "protocol": "honest", "method": method} for method in one["searches"]]
+        found += [{"network": AUTHORS, **_other(method)} for method in one["searches"]]
         for own in found:
             yield _searching(study, base, {"seed": seed, **own, **shared}, known)
         plateau = [method for method in _PLATEAU if method in one["searches"]]
@@ -160,8 +160,13 @@ def _of_data(study: str, one: Mapping[str, Json]) -> Iterator[Cell]:
             base = Cell(replace(base.recipe, kind="converge"), train_cell)
             yield base
             for method in plateau:
-                own = {"seed": seed, "network": CONVERGED, "protocol": "honest", "method": method, **shared}
+                own = {"seed": seed, "network": CONVERGED, **_other(method), **shared}
                 yield _searching(study, base, own, known)
+
+
+def _other(method: str) -> dict[str, Json]:
+    # A search whose own settings change is another search, so they are part of the recipe.
+    return {"protocol": "honest", "method": method, "search": repr(SEARCHES[method][0]())}
 
 
 def _searching(study: str, base: Cell, own: Mapping[str, Json], known: Mapping[str, Json]) -> Cell:
