@@ -1,7 +1,7 @@
 """The studies: one file for each published experiment, and the demonstration."""
 
 from secateur.lab.study import Study
-from secateur.studies import charpentier_random, custom, demo, fathollahi, janjic_ga_cnn, janjic_ga_mlp
+from secateur.studies import charpentier_random, custom, demo, fathollahi, janjic_ga_cnn, janjic_ga_mlp, janjic_replace
 from secateur.types import unknown_name
 
 __all__ = ["STUDIES", "by_name"]
@@ -14,6 +14,7 @@ STUDIES: dict[str, Study] = {
         charpentier_random.STUDY,
         janjic_ga_mlp.STUDY,
         janjic_ga_cnn.STUDY,
+        janjic_replace.STUDY,
     )
 }
 
