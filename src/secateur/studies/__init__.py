@@ -18,7 +18,10 @@ from secateur.studies import (
     janjic_dropout,
     janjic_energy_resnet101,
     janjic_energy_vgg16,
+    janjic_ga_cnn,
+    janjic_ga_mlp,
     janjic_iterative,
+    janjic_replace,
 )
 from secateur.types import unknown_name
 
@@ -43,6 +46,9 @@ STUDIES: dict[str, Study] = {
         janjic_energy_resnet101.STUDY,
         janjic_dropout.STUDY,
         janjic_iterative.STUDY,
+        janjic_ga_mlp.STUDY,
+        janjic_ga_cnn.STUDY,
+        janjic_replace.STUDY,
     )
 }
 
