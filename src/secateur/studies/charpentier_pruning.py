@@ -251,6 +251,8 @@ def _controls(part: Part, pruned: DataFrame, controls: DataFrame) -> list[Block]
     columns += [Column(f"{name} loss", format=".4f") for name in _LOSSES]
     columns += [Column("test accuracy", format=".4f"), Column("95 %")]
     table = []
+    order = list(dict.fromkeys(rows["schedule"]))
+    rows = rows.sort_values("schedule", key=lambda names: names.map(order.index), kind="stable")
     for (schedule, method), own in rows.groupby(["schedule", "method"], sort=False):
         losses = [mean(own, key) for key in _LOSSES.values()]
         table.append(
