@@ -97,7 +97,7 @@ def _pages(results: Results) -> Report:
         "validation loss, as the plain training does. The section is a heading without a text; the reading is ours, and "
         "there is no published figure to compare with.",
     ]
-    return report(results, TITLE, factor, notes, lambda part: _training(part, factor))
+    return report(results, TITLE, factor, notes, lambda part: _training(part, factor), lambda part: _said(part, factor))
 
 
 def _outgoing(scale: float | None) -> str:
@@ -108,7 +108,7 @@ def _training(part: Part, factor: Factor) -> list[Section]:
     """What the trainings did, before anything is cut."""
     epochs = _epochs(part)
     last = epochs[epochs["epoch"] == epochs["epoch"].max()]
-    blocks: list[Block] = [_said(part, factor), _table(part, factor, last), _curves(part, epochs)]
+    blocks: list[Block] = [_table(part, factor, last), _curves(part, epochs)]
     blocks += compared(last, factor, "validation_accuracy", "compare-last", "Validation accuracy after the last epoch.")
     return [Section("Plain training and new beginnings", blocks)]
 
@@ -173,7 +173,7 @@ def _said(part: Part, factor: Factor) -> str:
         gap = (100 * (pick(part.measured, arm=arm).set_index("seed")["accuracy"] - plain)).dropna()
         if len(gap):
             parts.append(f"{arm}: {gap.mean():+.2f} points {interval(gap)}".strip())
-    return f"Test accuracy against plain training for the same number of epochs, paired by seed. {'; '.join(parts)}."
+    return f"Test accuracy against plain training for as many epochs, paired by seed: {'; '.join(parts) or 'not known yet'}."
 
 
 STUDY = Study(

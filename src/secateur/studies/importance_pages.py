@@ -34,6 +34,7 @@ NOTES = (
 )
 """What holds in every study of this kind."""
 
+_SHARE = {"better": "higher", "worse": "lower"}
 _RATED = (("accuracy", "test"), ("validation_accuracy", "validation"), ("train_accuracy", "training"))
 
 
@@ -89,6 +90,7 @@ class Part:
 
 
 Further = Callable[[Part], list[Section]]
+Said = Callable[[Part], str]
 
 
 def parts(results: Results) -> list[Part]:
@@ -105,7 +107,12 @@ def _part(results: Results, origins: Origins, model: str, name: str) -> Part:
 
 
 def report(
-    results: Results, title: str, factor: Factor, notes: Sequence[str], further: Further | None = None
+    results: Results,
+    title: str,
+    factor: Factor,
+    notes: Sequence[str],
+    further: Further | None = None,
+    said: Said | None = None,
 ) -> Report:
     """Return the report of a study that changes one thing about the training; it bears with missing cells.
 
@@ -115,6 +122,7 @@ def report(
         factor: what was changed.
         notes: how passages of the text were read, and what else a reader must know.
         further: makes sections of the study's own, which stand first.
+        said: makes a sentence of the study's own, which stands first in the summary.
     """
     found = parts(results)
     if not found:
@@ -123,7 +131,7 @@ def report(
     shared = [section for part in found for section in sections(part, factor)]
     return Report(
         title,
-        summary=[words(part, factor) for part in found],
+        summary=[" ".join([*([said(part)] if said else []), words(part, factor)]) for part in found],
         cards=[_card(part, factor) for part in found],
         sections=[*own, *shared, Section("How it was done", [*notes, *NOTES])],
     )
@@ -233,7 +241,11 @@ def compared(frame: DataFrame, factor: Factor, value: str, name: str, caption: s
     if frame["seed"].nunique() < 2 or frame[factor.key].nunique() < 2:
         return [f"{caption} Not tested: that takes at least two seeds and two values of {factor.words}."]
     found = compare(frame, value=value, by=factor.key, baseline=factor.base, within=())
-    return [comparison_table(found, name, f"{caption} Each {factor.words} against {factor.base}.")]
+    # A share is neither good nor bad.
+    verdicts = found["verdict"] if "accuracy" in value else found["verdict"].replace(_SHARE)
+    return [
+        comparison_table(found.assign(verdict=verdicts), name, f"{caption} Each {factor.words} against {factor.base}.")
+    ]
 
 
 def _changes(part: Part, factor: Factor) -> list[Block]:
