@@ -158,18 +158,23 @@ def compare(name: str, images: int | None, each: int, steps: int, channels_last:
         ours(model, sites, asked, inputs[:some], targets[:some])
     loop = model.to(memory_format=torch.channels_last) if channels_last else model
     base = mean_loss(loop, inputs, targets)
-    plain, difference, times = 0.0, 0.0, []
+    plain, difference, times, shared = 0.0, 0.0, [], []
     for site, spent, changes in plain_loop(loop, sites, units, inputs, targets, base):
-        # Where we are timed on a sample too, site by site, each with the shared passes, and scaled.
+        # Where we are timed on a sample too: what all units share once, and each site's own time scaled.
         wanted = {n: units[n] if n == site else units[n][:0] for n in sites} if sample_only else None
         start = time.process_time()
         found = ours(model, sites, wanted, inputs, targets)
-        times.append((time.process_time() - start) * (sites[site].size / len(units[site]) if sample_only else 1))
+        spent_here = time.process_time() - start
+        if sample_only:
+            nothing = {n: units[n][:0] for n in sites}
+            shared.append(seconds(lambda nothing=nothing: ours(model, sites, nothing, inputs, targets)))
+            spent_here = (spent_here - shared[-1]) * sites[site].size / len(units[site])
+        times.append(spent_here)
         plain += spent
         difference = max(difference, float((found[site][units[site]] - torch.tensor(changes)).abs().max()) / base)
     total = sum(site.size for site in sites.values())
     measured = sum(map(len, units.values())) if sample_only else total
-    mine = sum(times) if sample_only else statistics.median(times)
+    mine = sum(times) + statistics.median(shared) if sample_only else statistics.median(times)
     fraction = counter.total * len(inputs) / some / (once if sample_only else mine) / gemm_peak()
     print(
         f"{name:<14}{len(inputs):>7}{total:>7}{measured:>7}{plain:>10.1f}{mine:>9.2f}{plain / mine:>8.1f}"

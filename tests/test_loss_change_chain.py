@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
+from secateur.criteria.loss_change import LossChange
 from secateur.criteria.loss_change.chain.engine import ChainEngine, chain_engine
 from secateur.criteria.loss_change.chain.gemm import product
 from secateur.criteria.loss_change.chain.last import LastLayer
@@ -349,3 +350,40 @@ def test_bad_input_of_the_last_layer() -> None:
         LastLayer(h, weight, None, targets + 2)
     with pytest.raises(InputError, match="one class"):
         LastLayer(h, weight[:1], None, targets * 0)
+
+
+@pytest.mark.parametrize("name", ["one hidden", "three hidden", "filters and hidden"])
+def test_every_unit_is_reported_done(name: str) -> None:
+    model = CHAINS[name]()
+    inputs, targets = labelled(*((2, 9, 9) if "filters" in name else (6,)), samples=7)
+    sites, done = channels(model, inputs[:1]), list[float]()
+    engine = chain_engine(model, sites, cross_entropy, max_memory=20_000, advance=done.append)
+    assert engine is not None
+    engine.measure(inputs, targets, Tally(cross_entropy, sites))
+    assert sum(done) == pytest.approx(sum(site.size for site in sites.values()))
+
+
+class Swerving(nn.Module):
+    """A chain on what it was traced on, and something else on the rest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run it."""
+        h = self.first(x).relu()
+        logits: Tensor = self.last(h if len(x) < 3 else 2 * h)
+        return logits
+
+
+def test_a_model_that_swerves_is_measured_all_the_same() -> None:
+    model = Swerving().eval()
+    inputs, targets = labelled(6)
+    targets %= 3
+    sites = channels(model, inputs[:1])
+    assert chain_engine(model, sites, cross_entropy) is not None
+    found = LossChange((inputs, targets))(model, sites)
+    tally = Tally(cross_entropy, sites)
+    PlainLoop(copy.deepcopy(model), sites).measure(inputs, targets, tally)
+    torch.testing.assert_close(found["first"], tally.result()["first"], rtol=1e-5, atol=1e-6)

@@ -174,3 +174,16 @@ def test_options_that_are_refused(options: dict[str, Any], error: type[Exception
 def test_a_model_without_units_is_refused() -> None:
     with pytest.raises(InputError, match="no units that could be removed"):
         fit(nn.Linear(3, 2), DATA, epochs=2, callbacks=[Reinitialise(1, DATA)])
+
+
+def test_the_control_begins_as_many_units_anew_at_random() -> None:
+    found: dict[bool, list[int]] = {}
+    for at_random in (False, True):
+        again = Reinitialise(
+            1, DATA, at_random=at_random, on_found=lambda _, units, way=at_random: found.__setitem__(way, units["0"])
+        )
+        fit(net(), DATA, epochs=2, lr=0.05, callbacks=[again])
+    assert 0 < len(found[True]) == len(found[False]) < 6
+    assert found[True] != found[False]
+    assert "at random" in Reinitialise(1, DATA, at_random=True).identity()
+    assert "at random" not in Reinitialise(1, DATA).identity()

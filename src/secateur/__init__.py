@@ -9,31 +9,46 @@
 8
 """
 
-from secateur import data, measure, models
+from secateur import data, measure, models, search, solvers
+from secateur.allocate import Sensitivity, erk, sensitivity
+from secateur.budget import budget
 from secateur.criteria import (
     CRITERIA,
+    ActivationRank,
+    ActiveFraction,
     ClassAccuracy,
     Correlation,
     Energy,
     GeometricMedian,
+    GraSP,
+    HessianTrace,
     Lamp,
     LossChange,
     LossChanges,
     Magnitude,
+    MeanActivation,
+    Movement,
     NextLayer,
     NormScale,
+    OptimalBrainDamage,
+    OptimalBrainSurgeon,
     Random,
+    Reconstruction,
     SecondOrder,
+    Snip,
+    SynFlow,
     Taylor,
+    Wanda,
     evaluate_keeps,
 )
 from secateur.measure.agreement import Agreement, agreement
 from secateur.prune import Result, prune
+from secateur.repair import recalibrate, repair
 from secateur.saving import load, read_report
 from secateur.schedules import Exhaustive, Greedy, Iterative, Precomputed, Pruned, RandomShrink
 from secateur.select import select
 from secateur.structure import Structure, blocks, channels, cut, mask, weights
-from secateur.train import History, Reinitialise, TrainOptions, fit
+from secateur.train import History, Reinitialise, RewindRate, TrainOptions, distill, fit
 from secateur.types import (
     CutError,
     DataError,
@@ -53,6 +68,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CRITERIA",
+    "ActivationRank",
+    "ActiveFraction",
     "Agreement",
     "ClassAccuracy",
     "Correlation",
@@ -62,7 +79,9 @@ __all__ = [
     "Exhaustive",
     "FileError",
     "GeometricMedian",
+    "GraSP",
     "Greedy",
+    "HessianTrace",
     "History",
     "InputError",
     "Iterative",
@@ -71,30 +90,43 @@ __all__ = [
     "LossChange",
     "LossChanges",
     "Magnitude",
+    "MeanActivation",
+    "Movement",
     "NextLayer",
     "NormScale",
+    "OptimalBrainDamage",
+    "OptimalBrainSurgeon",
     "Precomputed",
     "Pruned",
     "Random",
     "RandomShrink",
+    "Reconstruction",
     "Reinitialise",
     "Result",
+    "RewindRate",
     "Scores",
     "SecateurError",
     "SecondOrder",
+    "Sensitivity",
     "Site",
     "Sites",
+    "Snip",
     "Structure",
+    "SynFlow",
     "Taylor",
     "TraceError",
     "TrainOptions",
     "UnknownNameError",
     "VerificationError",
+    "Wanda",
     "agreement",
     "blocks",
+    "budget",
     "channels",
     "cut",
     "data",
+    "distill",
+    "erk",
     "evaluate_keeps",
     "fit",
     "load",
@@ -103,6 +135,11 @@ __all__ = [
     "models",
     "prune",
     "read_report",
+    "recalibrate",
+    "repair",
+    "search",
     "select",
+    "sensitivity",
+    "solvers",
     "weights",
 ]

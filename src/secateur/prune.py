@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from secateur.budget import BUDGETS
+from secateur.budget import budget as within
 from secateur.criteria import by_name
 from secateur.measure import compare_latency, file_bytes, macs, parameters
+from secateur.repair.consumers import Repair
+from secateur.repair.consumers import repair as repaired
 from secateur.saving import save as save_folder
 from secateur.select import Scope, select
 from secateur.structure import channels, mask, weights
 from secateur.structure.cut import Form, Plan, cut_with_plan
-from secateur.types import Criterion, ExampleInputs, InputError, Keep, Sites, unknown_name
+from secateur.train import Data
+from secateur.types import Criterion, ExampleInputs, InputError, Keep, Scores, Sites, unknown_name
 
 __all__ = ["PruneReport", "Result", "SiteReport", "prune"]
 
@@ -53,7 +58,8 @@ class PruneReport:
         sites: the units of every site.
         frozen: what could not be pruned, with the reason.
         versions: what it was done with.
-        rule: how units were chosen where it was not by sparsity: cumulative, pattern, block.
+        rule: how units were chosen where it was not by sparsity: cumulative, pattern, block, budget.
+        repair: what was repaired without training, in the order of doing.
     """
 
     unit: str
@@ -73,6 +79,7 @@ class PruneReport:
     frozen: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     rule: Mapping[str, Any] = field(default_factory=dict)
+    repair: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data that JSON can hold."""
@@ -97,6 +104,8 @@ class PruneReport:
     def _notes(self) -> list[str]:
         """What a reader of the numbers should know."""
         notes = []
+        if self.repair:
+            notes.append(f"repaired without training: {', '.join(self.repair)}")
         if self.form == "graph":
             notes.append("form: a graph (torch.fx.GraphModule), for inference with the example inputs' batch size")
         if self.unit == "weights":
@@ -167,6 +176,9 @@ def prune(
     cumulative: float | None = None,
     pattern: str | None = None,
     block: tuple[int, int] | None = None,
+    budget: Mapping[str, float | str] | None = None,
+    repair: Repair | Sequence[Repair] = (),
+    data: Data | None = None,
     ignore: Iterable[str] = (),
     minimum: int = 1,
     round_to: int = 1,
@@ -186,6 +198,11 @@ def prune(
         scope: rank all units together (``"global"``), within each site (``"layer"``), or single weights within each row
             of a weight (``"row"``).
         cumulative, pattern, block: other rules of choosing; see `select`.
+        budget: instead of a fraction, what the result may cost: ``{"macs": 0.5}``, or ``parameters``, ``bytes``,
+            ``latency``; for channels; see `secateur.budget`.
+        repair: what to repair without training before the cut, with `data`: ``"least-squares"``, ``"bias"``,
+            ``"norms"``, or several; for channels; see `secateur.repair`.
+        data: a few hundred samples to repair with.
         ignore: sites to leave whole, by name or pattern.
         minimum: how many units every site keeps at least.
         round_to: keep a multiple of this many units in every site.
@@ -204,15 +221,26 @@ def prune(
         raise unknown_name("unit", unit, ("channels", "weights"))
     scorer = _scorer(criterion)
     sites = channels(model, example_inputs, ignore) if unit == "channels" else weights(model, ignore)
-    if sparsity is None and cumulative is None and pattern is None:
-        cumulative = getattr(scorer, "threshold", None)
-        sparsity = 0.5 if cumulative is None else None
     rule: dict[str, Any] = {"cumulative": cumulative, "pattern": pattern, "block": block}
-    keep = select(scorer(model, sites), sparsity, scope=scope, minimum=minimum, round_to=round_to, **rule)
+    if budget is not None:
+        _check_alone(budget, {"sparsity": sparsity, **rule})
+    elif sparsity is None and cumulative is None and pattern is None:
+        rule["cumulative"] = getattr(scorer, "threshold", None)
+        sparsity = 0.5 if rule["cumulative"] is None else None
+    options: dict[str, Any] = {"scope": scope, "minimum": minimum, "round_to": round_to}
+    scores = scorer(model, sites)
+    keep = (
+        select(scores, sparsity, **options, **rule)
+        if budget is None
+        else _within(model, sites, scores, budget, options)
+    )
+    chosen = (repair,) if isinstance(repair, str) else tuple(repair)
     if unit == "channels":
-        made = cut_with_plan(model, sites, keep, form=form)
+        made = cut_with_plan(_repaired(model, sites, keep, chosen, data), sites, keep, form=form)
         small, plan, difference = made.model, made.plan, made.difference
     else:
+        if chosen:
+            raise InputError('prune: repair makes up for channels that are cut out; it goes with unit="channels"')
         small, plan, difference = mask(model, sites, keep), Plan(), None
     counts = parameters(model), parameters(small)
     report = PruneReport(
@@ -220,7 +248,8 @@ def prune(
         criterion=criterion if isinstance(criterion, str) else repr(criterion),
         scope=scope,
         sparsity=dict(sparsity) if isinstance(sparsity, Mapping) else sparsity,
-        rule={name: value for name, value in rule.items() if value is not None},
+        rule={name: value for name, value in {**rule, "budget": budget}.items() if value is not None},
+        repair=chosen,
         units_removed=sum(int((~k).sum()) for k in keep.values()),
         units=sum(k.numel() for k in keep.values()),
         parameters=(counts[0].total, counts[1].total),
@@ -246,6 +275,31 @@ def _scorer(criterion: object) -> Criterion:
             "such as Magnitude(p=2)"
         )
     return criterion
+
+
+def _check_alone(budget: Mapping[str, Any], others: Mapping[str, Any]) -> None:
+    given = [name for name, value in others.items() if value is not None]
+    if given:
+        raise InputError(f"prune: a budget says how much goes, and so does {given[0]}; give one of them")
+    if not isinstance(budget, Mapping):
+        raise InputError(f'prune: budget is {budget!r}; give what may be used of what, such as {{"macs": 0.5}}')
+    for name in budget:
+        if name not in BUDGETS:
+            raise unknown_name("budget", name, BUDGETS)
+
+
+def _within(
+    model: nn.Module, sites: Sites, scores: Scores, budget: Mapping[str, Any], options: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    return within(model, sites, scores, **budget, **options)
+
+
+def _repaired(model: nn.Module, sites: Sites, keep: Keep, how: tuple[Repair, ...], data: Data | None) -> nn.Module:
+    if not how:
+        return model
+    if data is None:
+        raise InputError("prune: repair needs data; give a few hundred samples, such as (inputs, targets)")
+    return repaired(model, sites, keep, data, how)
 
 
 def _is_graph(model: nn.Module, small: nn.Module) -> bool:

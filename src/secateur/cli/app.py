@@ -60,7 +60,7 @@ def root(
     """Find what a trained network does not need, cut it out for real, and show what the cut cost and gained."""
 
 
-def options_of(pairs: list[str] | None) -> dict[str, Any]:
+def options_of(pairs: list[str] | None, flag: str = "--set") -> dict[str, Any]:
     """Return KEY=VALUE pairs as a mapping; values are JSON where they can be, else text.
 
     >>> options_of(["input_size=8", "data=digits", "sparsities=[0.5]"])
@@ -72,7 +72,9 @@ def options_of(pairs: list[str] | None) -> dict[str, Any]:
     for pair in pairs or []:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise InputError(f"--set {pair!r}: write KEY=VALUE, such as input_size=8")
+            raise InputError(
+                f"{flag} {pair!r}: write KEY=VALUE, such as {'macs=0.5' if flag == '--budget' else 'input_size=8'}"
+            )
         try:
             found[key] = json.loads(value)
         except ValueError:

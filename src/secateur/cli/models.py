@@ -146,6 +146,13 @@ def prune_(
     pattern: Annotated[
         str | None, typer.Option(metavar="N:M", help="Instead: keep N of every M single weights, such as 2:4.")
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHAT=LIMIT",
+            help="Instead: what may be used of macs, parameters, bytes or latency, such as macs=0.5.",
+        ),
+    ] = None,
     unit: Annotated[
         str, typer.Option(metavar="UNIT", help="channels (neurons and filters are cut out) or weights (set to zero).")
     ] = "channels",
@@ -195,7 +202,7 @@ def prune_(
     test = data.load(data_name, "test", root=data_dir) if data_name else None
     example = _example(model, input_shape, options, None if test is None else test.images)
     chosen: dict[str, Any] = {"unit": unit, "scope": scope, "cumulative": cumulative, "pattern": pattern}
-    chosen |= {"round_to": round_to, "form": form}
+    chosen |= {"round_to": round_to, "form": form, "budget": options_of([budget], "--budget") if budget else None}
     result = prune(network, example, criterion, sparsity, ignore=ignore or (), **chosen)
     result.save(out)
     rated = () if test is None else (evaluate(network, test).accuracy, evaluate(result.model, test).accuracy)

@@ -7,13 +7,18 @@ from dataclasses import fields
 from functools import partial
 from math import inf
 
+from secateur.criteria.activity import ActivationRank, ActiveFraction, MeanActivation
 from secateur.criteria.class_accuracy import ClassAccuracy
+from secateur.criteria.curvature import HessianTrace, OptimalBrainDamage, OptimalBrainSurgeon
 from secateur.criteria.energy import Energy
+from secateur.criteria.foresight import GraSP, Snip, SynFlow
 from secateur.criteria.layerwise import Lamp
 from secateur.criteria.loss_change import Base, LossChange, LossChanges
 from secateur.criteria.magnitude import Magnitude
+from secateur.criteria.movement import Movement
 from secateur.criteria.next_layer import NextLayer
 from secateur.criteria.random import Random
+from secateur.criteria.reconstruction import Reconstruction, Wanda
 from secateur.criteria.redundancy import Correlation, GeometricMedian
 from secateur.criteria.removal import Evaluations, evaluate_keeps
 from secateur.criteria.scale import NormScale
@@ -23,21 +28,33 @@ from secateur.types import Criterion, InputError, unknown_name
 
 __all__ = [
     "CRITERIA",
+    "ActivationRank",
+    "ActiveFraction",
     "Base",
     "ClassAccuracy",
     "Correlation",
     "Energy",
     "Evaluations",
     "GeometricMedian",
+    "GraSP",
+    "HessianTrace",
     "Lamp",
     "LossChange",
     "LossChanges",
     "Magnitude",
+    "MeanActivation",
+    "Movement",
     "NextLayer",
     "NormScale",
+    "OptimalBrainDamage",
+    "OptimalBrainSurgeon",
     "Random",
+    "Reconstruction",
     "SecondOrder",
+    "Snip",
+    "SynFlow",
     "Taylor",
+    "Wanda",
     "by_name",
     "evaluate_keeps",
 ]
@@ -53,6 +70,7 @@ CRITERIA: dict[str, Callable[..., Criterion]] = {
     "linf": partial(Magnitude, p=inf),
     "magnitude": Magnitude,
     "random": Random,
+    "synflow": SynFlow,
 }
 """The criteria that need no data, by the names used in recipes and on the command line."""
 

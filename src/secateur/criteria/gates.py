@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from secateur.criteria.batches import check_batches
 from secateur.criteria.places import Places, over, samples_of
-from secateur.labelled import Data, check_data, check_outputs, iterate
+from secateur.labelled import Data, check_outputs, iterate
 from secateur.state import check_finite, device_of, own_tensors
 from secateur.structure.axes import Atom, atoms
 from secateur.structure.flow import Flow, Read, Tap
@@ -135,11 +136,9 @@ def gradient(outputs: Tensor, targets: Tensor, loss: Loss) -> Tensor:
 
 def check_options(doing: str, batches: Data, loss: Loss, batch_size: int) -> None:
     """Refuse data, a loss or a batch size that no estimate can work with."""
-    check_data(batches, doing)
+    check_batches(doing, batches, batch_size)
     if not callable(loss):
         raise InputError(f"{doing}: loss is {loss!r}; give a function of (outputs, targets)")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError(f"{doing}: batch_size={batch_size!r} must be a whole number, 1 or more")
 
 
 PerBatch = Callable[[Gated], Mapping[str, Tensor]]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
-from secateur.criteria.units import Reduce, Side, check_reduce, parameters_of, reduced, side_rows
-from secateur.types import InputError, Site, Sites, unknown_name
+from secateur.criteria.units import Reduce, Side, check_reduce, check_side, parameters_of, reduced, side_rows
+from secateur.types import InputError, Site, Sites
 
 __all__ = ["Magnitude"]
 
@@ -44,8 +43,7 @@ class Magnitude:
     def __post_init__(self) -> None:
         if isinstance(self.p, bool) or not isinstance(self.p, (int, float)) or not self.p >= 1:
             raise InputError(f"Magnitude: p must be at least 1 (1, 2 or inf are usual); got {self.p!r}")
-        if self.side not in get_args(Side):
-            raise unknown_name("side of a channel for Magnitude", self.side, get_args(Side))
+        check_side(self, self.side)
         check_reduce(self, self.reduce)
 
     def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from secateur.labelled import Data, are_classes
 from secateur.structure.flow import Flow, Read
 from secateur.types import InputError, Loss, Sites, unknown_name
 
-__all__ = ["SecondOrder"]
+__all__ = ["SecondOrder", "drawn", "roots"]
 
 CURVATURES = ("squared", "fisher", "gauss-newton", "hessian")
 
@@ -89,7 +89,9 @@ class SecondOrder:
         if self.curvature == "squared":
             return {name: _half_squared(s, s) for name, s in batch.changes(along).items()}
         found = {name: s.sum(0) for name, s in batch.changes(along, last=False).items()}
-        for direction, sign in [_drawn(batch, generator)] if self.curvature == "fisher" else _roots(batch):
+        answers = (batch.outputs, batch.targets, batch.loss)
+        drawing = self.curvature == "fisher"
+        for direction, sign in [drawn(*answers, generator, "SecondOrder")] if drawing else roots(*answers):
             for name, s in batch.changes(direction, last=False).items():
                 found[name] = found[name] + (s.square() * sign).sum(0) / 2
         return found
@@ -100,35 +102,40 @@ def _half_squared(first: Tensor, curved: Tensor) -> Tensor:
     return torch.addcmul(first, curved, curved, value=0.5).sum(0)
 
 
-def _drawn(batch: Gated, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The gradient of each sample's loss for a label drawn from the model's own outputs."""
-    if not are_classes(batch.outputs, batch.targets):
+def drawn(
+    outputs: Tensor, targets: Tensor, loss: Loss, generator: torch.Generator, doing: str
+) -> tuple[Tensor, Tensor]:
+    """Return the gradient of each sample's loss at its outputs for a label drawn from them, and its sign, 1.
+
+    Raises:
+        InputError: the outputs are no logits of classes, or the targets no labels.
+    """
+    if not are_classes(outputs, targets):
         raise InputError(
-            "SecondOrder: curvature='fisher' draws class labels, and needs outputs (samples, classes) and whole-number "
-            f"targets; got {tuple(batch.outputs.shape)} and {batch.targets.dtype}. Take 'gauss-newton' or 'squared'."
+            f"{doing}: curvature='fisher' draws class labels, and needs outputs (samples, classes) and whole-number "
+            f"targets; got {tuple(outputs.shape)} and {targets.dtype}. Take another, such as 'gauss-newton'."
         )
-    chances = batch.outputs.detach().float().softmax(1).cpu()
-    labels = torch.multinomial(chances, 1, generator=generator).squeeze(1).to(batch.targets.device)
-    return gradient(batch.outputs, labels, batch.loss), batch.outputs.new_ones(())
+    chances = outputs.detach().float().softmax(1).cpu()
+    labels = torch.multinomial(chances, 1, generator=generator).squeeze(1).to(targets.device)
+    return gradient(outputs, labels, loss), outputs.new_ones(())
 
 
-def _roots(batch: Gated) -> Iterator[tuple[Tensor, Tensor]]:
-    """Vectors whose outer products add up to the Hessian of each sample's loss at its outputs, with their signs."""
-    if batch.loss is cross_entropy and are_classes(batch.outputs, batch.targets):
-        chances = batch.outputs.softmax(1)
+def roots(outputs: Tensor, targets: Tensor, loss: Loss) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield vectors whose outer products add up to the Hessian of each sample's loss at its outputs, with their signs."""
+    if loss is cross_entropy and are_classes(outputs, targets):
+        chances = outputs.softmax(1)
         eye = torch.eye(chances.shape[1], dtype=chances.dtype, device=chances.device)
         for label in range(chances.shape[1]):
             yield chances[:, label : label + 1].sqrt() * (eye[label] - chances), chances.new_ones(())
         return
-    yield from _eigenvectors(batch)
+    yield from _eigenvectors(outputs, targets, loss)
 
 
-def _eigenvectors(batch: Gated) -> Iterator[tuple[Tensor, Tensor]]:
+def _eigenvectors(outputs: Tensor, targets: Tensor, loss: Loss) -> Iterator[tuple[Tensor, Tensor]]:
     """The same for any loss, by eigenvalues."""
-    outputs, targets = batch.outputs, batch.targets
 
     def of_one(z: Tensor, y: Tensor) -> Tensor:
-        return batch.loss(z.unsqueeze(0), y.unsqueeze(0))
+        return loss(z.unsqueeze(0), y.unsqueeze(0))
 
     curved = vmap(jacrev(jacrev(of_one)))(outputs, targets)
     size = outputs[0].numel()

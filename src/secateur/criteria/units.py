@@ -12,7 +12,18 @@ from torch.nn.utils.rnn import pad_sequence
 from secateur.structure.sites import check_same_model
 from secateur.types import InputError, Member, Role, Site, Sites, unknown_name
 
-__all__ = ["Reduce", "Side", "check_channels", "check_reduce", "parameters_of", "reduced", "side_rows", "unit_rows"]
+__all__ = [
+    "Reduce",
+    "Side",
+    "check_channels",
+    "check_reduce",
+    "check_side",
+    "parameters_of",
+    "reduced",
+    "side_rows",
+    "unit_rows",
+    "unit_sums",
+]
 
 Reduce = Literal["joint", "mean", "sum", "max", "first"]
 """How the weights of a tied group become one score: all together, or each scored by itself and then reduced."""
@@ -67,6 +78,37 @@ def reduced(rows: list[Tensor], score: Callable[[Tensor], Tensor], reduce: Reduc
         "first": lambda: scores[0],
     }
     return ways[reduce]()
+
+
+def unit_sums(
+    values: Mapping[str, Tensor], sites: Sites, side: Side = "incoming", reduce: Reduce = "joint"
+) -> dict[str, Tensor]:
+    """Return one score a unit from one number a weight: for a channel their sum over its weights on one side.
+
+    Args:
+        values: a tensor for each parameter of the sites, of its shape.
+        sites: the sites.
+        side: the weights of a channel to add up.
+        reduce: how the weights of a tied group become one score; ``"joint"`` adds all up.
+
+    >>> from secateur.structure import channels
+    >>> model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False))
+    >>> sites = channels(model, torch.zeros(1, 2))
+    >>> unit_sums({"0.weight": torch.tensor([[1.0, 2.0], [0.0, 1.0]]), "1.weight": torch.ones(1, 2)}, sites)
+    {'0': tensor([3., 1.])}
+    """
+    return {
+        name: values[name].float()
+        if site.kind == "weight"
+        else reduced(side_rows(values, site, side), lambda rows: rows.sum(1), reduce).float()
+        for name, site in sites.items()
+    }
+
+
+def check_side(criterion: object, side: str) -> None:
+    """Refuse an unknown side of a channel."""
+    if side not in get_args(Side):
+        raise unknown_name(f"side of a channel for {type(criterion).__name__}", side, get_args(Side))
 
 
 def side_rows(tensors: Mapping[str, Tensor], site: Site, side: Side = "incoming") -> list[Tensor]:

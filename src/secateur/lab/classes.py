@@ -65,6 +65,7 @@ def class_damage(
     method: str | None = None,
     sparsity: float | None = None,
     basis: str | Basis = "",
+    removed: str = "removed",
 ) -> list[Block]:
     """Return the blocks that say which classes pruning hurts most: words, bars of one method, all methods, numbers.
 
@@ -73,6 +74,7 @@ def class_damage(
         method: whose bars to draw; the first one of `after` when None.
         sparsity: at which; when None, the first one at which the mean accuracy of `method` has fallen by a point.
         basis: what the numbers were computed from.
+        removed: what follows "50 %" in words, where the sparsity is a part of something else than the units.
 
     Returns:
         The blocks ``classes``, ``classes-methods`` and ``classes-numbers`` under a paragraph; none where the
@@ -89,10 +91,11 @@ def class_damage(
     sparsity = _first_fall(own) if sparsity is None else sparsity
     here = changes[changes["sparsity"] == sparsity]
     shown = here[here["method"] == chosen].sort_values("change", kind="stable")
-    blocks: list[Block] = [_words(shown, here, chosen, sparsity), _bars(shown, chosen, sparsity, basis)]
+    part = f"{100 * sparsity:.4g} % {removed}"
+    blocks: list[Block] = [_words(shown, here, chosen, part), _bars(shown, chosen, part, basis)]
     if here["method"].nunique() > 1:
-        blocks.append(_map(here, list(shown["class"]), sparsity, basis))
-    return [*blocks, _numbers(here, sparsity, basis)]
+        blocks.append(_map(here, list(shown["class"]), part, basis))
+    return [*blocks, _numbers(here, part, basis)]
 
 
 def _known(*values: float | None) -> bool:
@@ -119,9 +122,9 @@ def _interval(row: Any) -> str:
     return f"95 % {_points(row['low'])} to {_points(row['high'])}" if row["low"] == row["low"] else "one seed"
 
 
-def _words(shown: DataFrame, here: DataFrame, method: str, sparsity: float) -> str:
+def _words(shown: DataFrame, here: DataFrame, method: str, part: str) -> str:
     worst = [f"{row['class']} ({_points(row['change'])} points, {_interval(row)})" for _, row in shown[:3].iterrows()]
-    words = f"Hurt most with {100 * sparsity:.4g} % removed, method {method}: {', '.join(worst)}."
+    words = f"Hurt most with {part}, method {method}: {', '.join(worst)}."
     least = here.loc[here["change"].idxmin()]
     if least["method"] != method:
         words += f" Of all methods, {least['method']} hurts one class most: {least['class']} ({_points(least['change'])} points)."
@@ -130,19 +133,19 @@ def _words(shown: DataFrame, here: DataFrame, method: str, sparsity: float) -> s
     )
 
 
-def _bars(shown: DataFrame, method: str, sparsity: float, basis: str | Basis) -> Picture:
+def _bars(shown: DataFrame, method: str, part: str, basis: str | Basis) -> Picture:
     drawn = figures.class_bars(
         list(shown["class"]),
         list(shown["before"]),
         list(shown["after"]),
-        names=("unpruned", f"{100 * sparsity:.4g} % removed, {method}"),
+        names=("unpruned", f"{part}, {method}"),
         notes=[f"({_interval(row)})" for _, row in shown.iterrows()],
     )
     first = shown.iloc[0]
     return Picture(
         "classes",
         drawn,
-        f"Test accuracy of each class, unpruned and with {100 * sparsity:.4g} % removed, method {method}; the change in "
+        f"Test accuracy of each class, unpruned and with {part}, method {method}; the change in "
         "percentage points stands beside, the class that is hurt most on top.",
         f"Bars of the accuracy of each class before and after pruning; {first['class']} changes by {_points(first['change'])} points.",
         basis,
@@ -150,7 +153,7 @@ def _bars(shown: DataFrame, method: str, sparsity: float, basis: str | Basis) ->
     )
 
 
-def _map(here: DataFrame, order: Sequence[str], sparsity: float, basis: str | Basis) -> Picture:
+def _map(here: DataFrame, order: Sequence[str], part: str, basis: str | Basis) -> Picture:
     methods = list(dict.fromkeys(here["method"]))
     table = (100 * here.pivot(index="method", columns="class", values="change")).loc[methods, list(order)]
     worst = here.loc[here["change"].idxmin()]
@@ -162,14 +165,14 @@ def _map(here: DataFrame, order: Sequence[str], sparsity: float, basis: str | Ba
             diverging=True,
             show=lambda points: "–" if points != points else f"{round(points, 1) + 0.0:+.1f}".replace("-", "−"),
         ),
-        f"Change of each class's accuracy in percentage points, every method with {100 * sparsity:.4g} % removed.",
+        f"Change of each class's accuracy in percentage points, every method with {part}.",
         f"Heat map of methods and classes; the darkest loss is {worst['class']} with {worst['method']}, {_points(worst['change'])} points.",
         basis,
         here,
     )
 
 
-def _numbers(here: DataFrame, sparsity: float, basis: str | Basis) -> Table:
+def _numbers(here: DataFrame, part: str, basis: str | Basis) -> Table:
     columns = [
         Column("method"),
         Column("class"),
@@ -181,5 +184,5 @@ def _numbers(here: DataFrame, sparsity: float, basis: str | Basis) -> Table:
         Column("seeds", format=".0f", key="n"),
     ]
     rows = here.assign(points=100 * here["change"], **{"from": 100 * here["low"], "upto": 100 * here["high"]})
-    caption = f"Accuracy of each class with {100 * sparsity:.4g} % removed, and its change paired by seed; the worst is marked."
+    caption = f"Accuracy of each class with {part}, and its change paired by seed; the worst is marked."
     return Table.of(rows, "classes-numbers", caption, columns, basis)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from contextlib import suppress
 from pathlib import Path
 
@@ -58,6 +59,12 @@ class Locks:
         with suppress(OSError):
             Path(lock.lock_file).unlink()
         lock.release()
+
+    def sweep(self, finished: Set[str]) -> None:
+        """Remove the files that runs which were killed left of cells that are finished since."""
+        for file in sorted(paths.lock_file(self._store, "*").parent.glob("*.lock")):
+            if file.stem in finished and file.stem not in self._held and self.take(file.stem):
+                self.give_back(file.stem)
 
     def give_back_all(self) -> None:
         """Unlock what is still locked."""

@@ -129,6 +129,7 @@ class _Driver:
     def _sort(self, cells: Sequence[Cell], failed: Mapping[str, Failure]) -> tuple[list[Cell], Agenda]:
         """Count what is finished or has failed before, and return the rest."""
         finished = self._store.ids()
+        self._locks.sweep(finished)
         rest: list[Cell] = []
         for cell in cells:
             if cell.id in finished:

@@ -269,7 +269,7 @@ class Flow:
 
     def __post_init__(self) -> None:
         check_same_model(self.model, self.sites)
-        if self.sites.structure is None:
+        if self.sites and self.sites.structure is None:
             raise InputError("activations are those of channels; find the sites with channels(model, example_inputs)")
 
     def __call__(

@@ -1,7 +1,28 @@
 """The studies: one file for each published experiment, and the demonstration."""
 
 from secateur.lab.study import Study
-from secateur.studies import charpentier_random, custom, demo, fathollahi, janjic_ga_cnn, janjic_ga_mlp, janjic_replace
+from secateur.studies import (
+    charpentier_batch_size,
+    charpentier_classes,
+    charpentier_dropout,
+    charpentier_exhaustive_greedy,
+    charpentier_importance,
+    charpentier_precomputed,
+    charpentier_random,
+    charpentier_reinit,
+    charpentier_shrink,
+    charpentier_vgg,
+    custom,
+    demo,
+    fathollahi,
+    janjic_dropout,
+    janjic_energy_resnet101,
+    janjic_energy_vgg16,
+    janjic_ga_cnn,
+    janjic_ga_mlp,
+    janjic_iterative,
+    janjic_replace,
+)
 from secateur.types import unknown_name
 
 __all__ = ["STUDIES", "by_name"]
@@ -12,6 +33,19 @@ STUDIES: dict[str, Study] = {
         demo.STUDY,
         fathollahi.STUDY,
         charpentier_random.STUDY,
+        charpentier_shrink.STUDY,
+        charpentier_importance.STUDY,
+        charpentier_batch_size.STUDY,
+        charpentier_dropout.STUDY,
+        charpentier_reinit.STUDY,
+        charpentier_classes.STUDY,
+        charpentier_precomputed.STUDY,
+        charpentier_exhaustive_greedy.STUDY,
+        charpentier_vgg.STUDY,
+        janjic_energy_vgg16.STUDY,
+        janjic_energy_resnet101.STUDY,
+        janjic_dropout.STUDY,
+        janjic_iterative.STUDY,
         janjic_ga_mlp.STUDY,
         janjic_ga_cnn.STUDY,
         janjic_replace.STUDY,

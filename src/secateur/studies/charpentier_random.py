@@ -20,7 +20,7 @@ from secateur.select import select
 from secateur.structure import channels
 from secateur.studies.charpentier import SOURCE, bases, check, options
 from secateur.studies.charpentier_tables import BANDS, RANDOM, SPREADS
-from secateur.studies.measured import Part, describe_table, drawn, report, statistics
+from secateur.studies.measured import Part, class_rows, describe_table, drawn, quartiles, report, statistics
 from secateur.studies.networks import example, network, split
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _distributions(part: Part, cells: DataFrame, draws: DataFrame) -> list[Block
             x="n",
             value=value,
             label=("Nodes removed", f"Test {value}"),
-            published=_published(theirs, value),
+            published=quartiles(theirs.get(value)),
             share=share,
         )
         alt = f"Box plots; the mean goes from {ours['mean'].iloc[0]:.4f} at n = {ours.index[0]} to {ours['mean'].iloc[-1]:.4f} at n = {ours.index[-1]}."
@@ -130,15 +130,6 @@ def _distributions(part: Part, cells: DataFrame, draws: DataFrame) -> list[Block
         caption = f"{said}: the statistics of one network's draws, averaged over the networks{beside}."
         blocks.append(describe_table(draws, "n", value, f"describe-{value}", caption, basis, theirs=theirs.get(value)))
     return blocks
-
-
-def _published(theirs: Mapping[str, Mapping[int, tuple[float, ...]]], value: str) -> DataFrame | None:
-    if not theirs:
-        return None
-    keys = ("mean", "std", "min", "25%", "50%", "75%", "max")
-    rows = [{"n": n, **dict(zip(keys, found, strict=True))} for n, found in theirs[value].items()]
-    frame: DataFrame = require("pandas", "lab").DataFrame(rows)
-    return frame
 
 
 def _drops(part: Part, cells: DataFrame, n: int) -> list[float]:
@@ -210,14 +201,8 @@ def _controls(part: Part, cells: DataFrame) -> Table:
 
 
 def _classes(part: Part, cells: DataFrame) -> list[Block]:
-    pandas = require("pandas", "lab")
-    after = [
-        pandas.DataFrame(
-            {"method": name, "sparsity": cells["share"], "seed": cells["seed"], "class_accuracy": cells[column]}
-        )
-        for name, column in (("random", "class_accuracy"), ("magnitude", "magnitude_class_accuracy"))
-    ]
-    return class_damage(part.trained, pandas.concat(after), part.classes, method="random", basis=part.basis(cells))
+    after = class_rows(cells, {"random": "class_accuracy", "magnitude": "magnitude_class_accuracy"}, cells["share"])
+    return class_damage(part.trained, after, part.classes, method="random", basis=part.basis(cells))
 
 
 def _summary(part: Part) -> list[str]:
@@ -232,19 +217,18 @@ def _summary(part: Part) -> list[str]:
 def _differences(part: Part, cells: DataFrame) -> list[str]:
     """Where the published mean lies outside of what any of our networks has, said as it is."""
     theirs = RANDOM.get(part.data, {}).get("accuracy", {}) if part.model == "ann-128" else {}
-    beyond, within = [], []
+    beyond: list[str] = []
+    within: list[str] = []
     for n, runs in cells.groupby("n"):
         if n in theirs:
             low, high, published = runs["accuracy"].min(), runs["accuracy"].max(), theirs[n][0]
             said = f"n = {n} ({published:.4f} published, ours {low:.4f} to {high:.4f})"
-            (within if low <= published <= high else beyond).append((n, said))
+            (within if low <= published <= high else beyond).append(said)
     words = []
     if beyond:
-        words.append(f"No network of ours reproduces the published mean accuracy at {'; '.join(s for _, s in beyond)}.")
+        words.append(f"No network of ours reproduces the published mean accuracy at {'; '.join(beyond)}.")
     if within:
-        words.append(
-            f"The published mean lies among our networks' means at n = {', '.join(str(n) for n, _ in within)}."
-        )
+        words.append(f"The published mean lies among our networks' means at {'; '.join(within)}.")
     return [" ".join(words)] if words else []
 
 

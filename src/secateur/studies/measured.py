@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from secateur import data
 from secateur.criteria import Magnitude, Random
+from secateur.files import require
 from secateur.lab.basis import Origins
 from secateur.lab.blocks import Basis, Card, Column, Section, Table
 from secateur.lab.recipe import Json
@@ -28,11 +29,13 @@ __all__ = [
     "STATISTICS",
     "Part",
     "by_magnitude",
+    "class_rows",
     "describe_table",
     "drawn",
     "drawn_like",
     "first",
     "parts",
+    "quartiles",
     "rate",
     "report",
     "statistics",
@@ -212,6 +215,32 @@ def statistics(frame: DataFrame, x: str, value: str) -> DataFrame:
     """
     each = frame.groupby([x, "seed"])[value].describe()
     return each.groupby(level=0)[list(STATISTICS)].mean()
+
+
+def quartiles(theirs: Mapping[int, Sequence[float]] | None) -> DataFrame | None:
+    """Return published statistics as the `box` figure takes them; None where there are none."""
+    if not theirs:
+        return None
+    rows = [{"n": n, **dict(zip(STATISTICS, found, strict=True))} for n, found in theirs.items()]
+    frame: DataFrame = require("pandas", "lab").DataFrame(rows)
+    return frame
+
+
+def class_rows(cells: DataFrame, columns: Mapping[str, str], share: Sequence[float] | DataFrame) -> DataFrame:
+    """Return what `class_damage` takes of cells that hold several methods' accuracies of each class.
+
+    Args:
+        cells: one row a cell, with ``seed``.
+        columns: method → the column of its accuracies.
+        share: the fraction of the units that each row has lost.
+    """
+    pandas = require("pandas", "lab")
+    made = [
+        pandas.DataFrame({"method": name, "sparsity": share, "seed": cells["seed"], "class_accuracy": cells[column]})
+        for name, column in columns.items()
+    ]
+    rows: DataFrame = pandas.concat(made, ignore_index=True)
+    return rows
 
 
 def describe_table(

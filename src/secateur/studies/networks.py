@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import product
 
@@ -13,7 +13,7 @@ from secateur.lab.options import Option
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.study import Cell, Context, Outcome
 from secateur.measure import evaluate, file_bytes, macs, parameters
-from secateur.train import fit
+from secateur.train import Callback, fit
 
 __all__ = [
     "OPTIONS",
@@ -43,6 +43,7 @@ OPTIONS = (
 """What every study of trained networks takes."""
 
 _TRAINING = ("epochs", "batch_size", "validation")
+_IMAGES = ("size", "train_images")
 
 
 def check(settled: Mapping[str, Json]) -> None:
@@ -85,6 +86,7 @@ def trained(study: str, seed: int, settled: Mapping[str, Json], name: str, model
     """
     what = {"data": name, "model": model, "model_options": fitted(name, model, settled["model_options"])}
     what |= {key: settled[key] for key in _TRAINING}
+    what |= {key: settled[key] for key in _IMAGES if settled.get(key) is not None}
     # Without further options the recipe is what it was before there were any.
     further = {"fit": fit_options} if fit_options else {}
     return Cell(Recipe(study, "train", {"seed": seed, **what, **further}), train_cell)
@@ -97,7 +99,9 @@ def train_cell(context: Context) -> Outcome:
     return fit_and_rate(context, recipe, model, recipe["seed"])
 
 
-def fit_and_rate(context: Context, recipe: Mapping[str, Json], model: nn.Module, seed: int) -> Outcome:
+def fit_and_rate(
+    context: Context, recipe: Mapping[str, Json], model: nn.Module, seed: int, callbacks: Sequence[Callback] = ()
+) -> Outcome:
     """Train a network as a training recipe says, and rate it on the test set."""
     history = fit(
         model,
@@ -106,6 +110,7 @@ def fit_and_rate(context: Context, recipe: Mapping[str, Json], model: nn.Module,
         epochs=recipe["epochs"],
         batch_size=recipe["batch_size"],
         seed=seed,
+        callbacks=callbacks,
         **recipe.get("fit", {}),
     )
     metrics = {**quality(model, split(context, recipe, "test")), **size(model, example(context, recipe))}
@@ -121,14 +126,21 @@ def network(context: Context, position: int = 0) -> tuple[nn.Module, Mapping[str
 
 
 def split(context: Context, recipe: Mapping[str, Json], which: str) -> data.Split:
-    """Return a split of the data that a network was trained on: ``"train"``, ``"validation"`` or ``"test"``."""
-    return _load(recipe["data"], which, context.options.get("data_dir"), recipe["validation"])
+    """Return a split of the data that a network was trained on: ``"train"``, ``"validation"`` or ``"test"``.
+
+    A recipe may say to which ``size`` the images are brought, and how many ``train_images`` there are.
+    """
+    limit = recipe.get("train_images") if which == "train" else None
+    return _load(
+        recipe["data"], which, context.options.get("data_dir"), recipe["validation"], recipe.get("size"), limit
+    )
 
 
 @lru_cache(maxsize=4)
-def _load(name: str, which: str, root: str | None, validation: int) -> data.Split:
+def _load(name: str, which: str, root: str | None, validation: int, size: int | None, limit: int | None) -> data.Split:
     # seed=None: the last images of train are the validation set, as Keras's validation_split takes them.
-    return data.load(name, which, root=root, validation=validation if which != "test" else 0, seed=None)
+    held_out = validation if which != "test" else 0
+    return data.load(name, which, root=root, validation=held_out, seed=None, size=size, limit=limit)
 
 
 def example(context: Context, recipe: Mapping[str, Json]) -> Tensor:

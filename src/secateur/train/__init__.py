@@ -2,21 +2,28 @@
 
 from secateur.labelled import Data
 from secateur.train.callbacks import Callback, HoldZeros, LogEpochs, Run
+from secateur.train.distill import Distillation, distill
 from secateur.train.history import EpochRecord, History
 from secateur.train.loop import fit
+from secateur.train.movement import SumMovement
 from secateur.train.options import TrainOptions, loss_function
 from secateur.train.reinitialise import Reinitialise
+from secateur.train.rewind import RewindRate
 
 __all__ = [
     "Callback",
     "Data",
+    "Distillation",
     "EpochRecord",
     "History",
     "HoldZeros",
     "LogEpochs",
     "Reinitialise",
+    "RewindRate",
     "Run",
+    "SumMovement",
     "TrainOptions",
+    "distill",
     "fit",
     "loss_function",
 ]

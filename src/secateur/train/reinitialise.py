@@ -46,6 +46,7 @@ class Reinitialise(Callback):
         cycles: how many times at most; None for no limit.
         seed: of the weights that are drawn.
         tolerance, alpha: of the labels.
+        at_random: the control: as many units of each site begin anew, but drawn at random among all of them.
         on_found: called with the epoch that begins and the units, by site.
 
     Raises:
@@ -73,6 +74,7 @@ class Reinitialise(Callback):
     seed: int = 0
     tolerance: float = 0.0
     alpha: float = 0.05
+    at_random: bool = False
     on_found: Callable[[int, Found], object] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -93,7 +95,7 @@ class Reinitialise(Callback):
         """Return the options; the data are not looked at."""
         name = getattr(self.loss, "__qualname__", type(self.loss).__name__)
         options = (self.every, name, self.labels, self.scheme, self.outgoing, self.cycles, self.seed)
-        return f"Reinitialise {options} {(self.tolerance, self.alpha)}"
+        return f"Reinitialise {options} {(self.tolerance, self.alpha)}{' at random' if self.at_random else ''}"
 
     def on_begin(self, run: Run) -> None:
         """Find the units and begin them anew, where it is time."""
@@ -104,6 +106,11 @@ class Reinitialise(Callback):
         sites = self._sites(run)
         labels = LossChange(self.batches, self.loss)(run.model, sites).label(self.alpha, self.tolerance)
         found = {name: [n for n, label in enumerate(given) if label in self.labels] for name, given in labels.items()}
+        if self.at_random:
+            drawn = np.random.default_rng([self.seed, done, 1])
+            found = {
+                name: sorted(drawn.permutation(sites[name].size)[: len(own)].tolist()) for name, own in found.items()
+            }
         # One number from two, so that no other seed gives the same weights in another epoch.
         seed = int(np.random.SeedSequence([self.seed, done]).generate_state(1)[0])
         with seeded(run.device, seed):

@@ -28,6 +28,7 @@ from secateur.types import InputError, Loss, Sites, TraceError
 
 __all__ = ["LossChange"]
 
+LARGE = 10_000
 MANY = 10_000
 
 
@@ -89,7 +90,7 @@ class LossChange:
         screen: look for this fraction of all units, the lowest, in (0, 1): estimate all (`SecondOrder`; single weights
             and blocks by `Taylor`), and measure the lowest estimates, half as many again as are looked for. The others
             keep their estimates, and ``exact`` is False there. None measures all.
-        batch_size: samples a pass, where the data are in memory.
+        batch_size: samples a pass, where the data are in memory; a chain of layers takes more.
 
     >>> import torch
     >>> from secateur.structure import channels
@@ -143,22 +144,27 @@ class LossChange:
         tally, device = Tally(self.loss, sites, units), device_of(model)
         count = sum(map(len, tally.chosen.values()))
         _warn_of_many(sites, count)
-        with bar(
-            count * count_batches(self.batches, self.batch_size) if self.progress else 0, self.progress
-        ) as advance:
-            engine = self._engine(model, sites, advance)
-            for inputs, targets in _Single(self.batches, self.batch_size):
+        chain = chain_engine(model, sites, self.loss, self.max_memory)
+        # The engine of chains divides samples by itself, and each call has its price.
+        size = self.batch_size if chain is None else max(self.batch_size, LARGE)
+        with bar(count * count_batches(self.batches, size) if self.progress else 0, self.progress) as advance:
+            engine = self._engine(model, sites, chain, advance)
+            for inputs, targets in _Single(self.batches, size):
                 engine.measure(inputs.to(device), targets.to(device), tally)
         return tally.result()
 
-    def _engine(self, model: nn.Module, sites: Sites, advance: Callable[[float], None]) -> Engine:
+    def _engine(
+        self, model: nn.Module, sites: Sites, chain: ChainEngine | None, advance: Callable[[float], None]
+    ) -> Engine:
         plain = PlainLoop(model, sites, advance)
         if not isinstance(sites.structure, Structure):
             return plain
         budget = Budget.of(device_of(model), self.max_memory)
         general = OrPlain(GraphEngine(model, sites, budget, advance), plain)
-        chain = chain_engine(model, sites, self.loss, self.max_memory, advance)
-        return general if chain is None else OrGraph(chain, general)
+        if chain is None:
+            return general
+        chain.advance = advance
+        return OrGraph(chain, general)
 
     def __repr__(self) -> str:
         name = getattr(self.loss, "__name__", None) or repr(self.loss)

@@ -13,14 +13,15 @@ from secateur.criteria.loss_change.chain.images import Downdate
 from secateur.criteria.loss_change.chain.last import EQUAL, column_sums, sample_changes
 from secateur.criteria.loss_change.chain.parse import Layer, Op, parse
 from secateur.criteria.loss_change.chain.rows import Rows, Sparse
+from secateur.criteria.loss_change.memory import Budget
 from secateur.criteria.loss_change.program import Unfit
 from secateur.criteria.loss_change.tally import Tally
-from secateur.state import evaluating
+from secateur.state import device_of, evaluating
 from secateur.types import Loss, Sites
 
 __all__ = ["ChainEngine", "chain_engine"]
 
-MEMORY = 1 << 28  # bytes; more is not faster
+MEMORY = 1 << 31  # bytes; more is not faster
 FEW, TOLERANCE = 8, 1e-4  # samples on which the chain is compared with the model, and how close it must be
 WORK = 1 << 22  # multiply–accumulates that make a call of a kernel worth its overhead
 CACHED = 1 << 18  # floats of a block of rows that stay in the cache
@@ -31,7 +32,7 @@ def chain_engine(
     sites: Sites,
     loss: Loss,
     max_memory: int | None = None,
-    advance: Callable[[int], None] = lambda units: None,
+    advance: Callable[[float], None] = lambda units: None,
 ) -> ChainEngine | None:
     """Return the engine for a model that is a chain of layers under the cross-entropy; None for any other.
 
@@ -44,7 +45,11 @@ def chain_engine(
     True
     """
     found = parse(model, sites) if loss is cross_entropy else None
-    return None if found is None else ChainEngine(model, *found, sites, min(max_memory or MEMORY, MEMORY), advance)
+    return None if found is None else ChainEngine(model, *found, sites, _memory(model, max_memory), advance)
+
+
+def _memory(model: nn.Module, given: int | None) -> int:
+    return min(Budget.of(device_of(model), given).total, MEMORY)
 
 
 @dataclass(eq=False)
@@ -87,11 +92,11 @@ class ChainEngine:
         layers: Sequence[Layer],
         sites: Sites,
         max_memory: int = MEMORY,
-        advance: Callable[[int], None] = lambda units: None,
+        advance: Callable[[float], None] = lambda units: None,
     ) -> None:
         self.model, self.before, self.layers, self.sites = model, before, layers, sites
         self.checked: set[torch.Size] = set()
-        self.max_memory, self.advance = max_memory, advance
+        self.max_memory, self.advance, self.share = max_memory, advance, 1.0
         self.head = next(i for i, layer in enumerate(layers) if layer.linear)  # the first linear layer
         self.sparse = Sparse(layers[self.head :])
         self.start: dict[str, int] = {}
@@ -112,13 +117,12 @@ class ChainEngine:
         self.asked.zero_()
         for name, start in self.start.items():
             self.asked[tally.chosen[name].to(self.asked.device) + start] = True
-        size = self._samples(inputs)
+        size, self.share = self._samples(inputs), 1 / len(inputs)
         with torch.no_grad():
             for x, y in zip(torch.split(inputs, size), torch.split(targets, size), strict=True):
                 reads, gives = self._forward(x)
                 tally.start(gives[-1], y)
                 self._measure(Block(reads, gives, y, tally.losses, gives[-1].argmax(1) == y), tally)
-        self.advance(int(self.asked.sum()))
 
     def _check(self, inputs: Tensor) -> None:
         """Compare the chain with the model itself on a few samples, once for each shape of them."""
@@ -190,6 +194,7 @@ class ChainEngine:
         if len(of) < read.shape[1]:
             read, weight = read.index_select(1, of), weight.index_select(1, of)
         of += self.start[name]
+        self.advance(self.share * len(of) * len(block))
         delta, right = sample_changes(read, log_p[order], weight, counts)
         self.change[of], self.square[of], hits = column_sums(delta, right, counts)
         self.hits[of] = (hits - torch.bincount(block.targets[block.right], minlength=len(hits))[:, None]).T.double()
@@ -197,12 +202,14 @@ class ChainEngine:
     def _neurons(self, block: Block) -> None:
         """The neurons that linear layers read, but for the last: only samples on which they are on."""
         size = self._group(block)
+        units = sum(int(self._asked(x.site).sum()) for x in self.layers[self.head : -2] if x.site in self.start)
         kept: list[Rows] = []
         waiting = 0
         for start in range(0, len(block), size):
             found = self._through_neurons(block, slice(start, start + size))
             kept.append(found)
             waiting += len(found.sample)
+            self.advance(self.share * units * min(size, len(block) - start))
             if waiting * len(self.layers[-1].weight) > CACHED:
                 self._add(block, kept)
                 kept, waiting = [], 0
@@ -245,8 +252,13 @@ class ChainEngine:
         down = Downdate(
             self.layers[number + 1], block.reads[number + 1], block.gives[number + 1], self.sites[name].size
         )
-        for rows in down.rows(self._asked(name).nonzero()[:, 0].tolist(), self._chunk(block, number + 1)):
-            self._add(block, [Rows(self._suffix(number + 1, rows.values), rows.sample, rows.unit + self.start[name])])
+        size = min(self._chunk(block, number + 1), len(block))
+        for unit in self._asked(name).nonzero()[:, 0].tolist():
+            for values, sample in down.rows(unit, size):
+                removed = torch.full_like(sample, unit + self.start[name])
+                logits = self._suffix(number + 1, values)[: len(sample)]
+                self._add(block, [Rows(logits, sample, removed)])
+            self.advance(self.share * len(block))
 
     def _chunk(self, block: Block, number: int) -> int:
         """How many rows go together through the layers from `number` on."""

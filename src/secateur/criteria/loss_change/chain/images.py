@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -10,9 +10,10 @@ from torch.nn.functional import pad
 
 from secateur.criteria.loss_change.chain.gemm import product
 from secateur.criteria.loss_change.chain.parse import Layer
-from secateur.criteria.loss_change.chain.rows import Rows
 
 __all__ = ["Downdate"]
+
+PARTS = 8  # sizes of a batch
 
 
 class Downdate:
@@ -33,13 +34,18 @@ class Downdate:
         # Channels last: a row of the product is what lies together.
         self.gives = gives if layer.linear else gives.permute(0, 2, 3, 1).contiguous()
 
-    def rows(self, chosen: Sequence[int], size: int) -> Iterator[Rows]:
-        """Yield the rows of some units, at most `size` at a time; samples on which a unit is zero are left out."""
-        for unit in chosen:
-            maps = self.read[:, unit]
-            on = maps.flatten(1).any(1).nonzero()[:, 0]
-            for some in torch.split(on, size) if len(on) else ():
-                yield Rows(self._without(unit, maps[some], some), some, torch.full_like(some, unit))
+    def rows(self, unit: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the outputs without a unit, at most `size` samples at a time, with the samples' numbers.
+
+        Samples on which the unit is zero are left out. There may be more outputs than numbers: each size of a batch has
+        a kernel of its own, so there are few sizes.
+        """
+        maps = self.read[:, unit]
+        on = maps.flatten(1).any(1).nonzero()[:, 0]
+        for some in torch.split(on, size) if len(on) else ():
+            step = max(1, size // PARTS)
+            padded = torch.cat([some, some[:1].expand(-len(some) % step)])
+            yield self._without(unit, maps[padded], padded), some
 
     def _without(self, unit: int, maps: Tensor, some: Tensor) -> Tensor:
         before = self.gives.index_select(0, some)

@@ -11,10 +11,9 @@ from torch import Tensor
 from secateur.criteria.loss_change.chain.gemm import product
 from secateur.criteria.loss_change.chain.parse import Layer
 
-__all__ = ["Rows", "Sparse"]
+__all__ = ["Rows", "Sparse", "joined", "whole"]
 
 WORTH = 0.8  # gathering columns costs a part of what multiplying by them does
-STEP = 64  # sizes are whole numbers of this, because oneDNN makes a kernel for each size that it meets
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,37 +57,41 @@ class Sparse:
     def forward(self, number: int, parts: Sequence[Tensor]) -> Tensor:
         """Take rows from layer `number` through what follows it and the next layer; `parts` are overwritten."""
         after, following = self.layers[number], self.layers[number + 1]
-        if [op.name for op in after.post] != ["relu"]:
-            return product(_joined([after.after(part) for part in parts]), following.weight, following.bias)
-        parts = [part for part in parts if len(part)]
-        if not parts:
-            return following.bias.new_empty(0, len(following.bias))
-        highest = torch.stack([part.amax(0) for part in parts]).amax(0)
-        on = _whole(int((highest > 0).sum()), STEP)
-        if on > WORTH * len(highest):
-            return product(_joined([part.relu_() for part in parts]), following.weight, following.bias)
         rows = sum(map(len, parts))
+        if not rows:
+            return following.bias.new_empty(0, len(following.bias))
+        if [op.name for op in after.post] != ["relu"]:
+            return product(after.after(joined(parts)), following.weight, following.bias)[:rows]
+        parts = [part for part in parts if len(part)]
+        highest = torch.stack([part.amax(0) for part in parts]).amax(0)
+        on = whole(int((highest > 0).sum()))
+        if on > WORTH * len(highest):
+            return product(joined(parts).relu_(), following.weight, following.bias)[:rows]
         if not on:
             return following.bias.repeat(rows, 1)
         chosen = highest.topk(on).indices
-        columns = self._columns(parts, chosen)
+        columns = joined(parts, chosen).relu_()
         return product(columns, self.by_input[number + 1].index_select(0, chosen).T, following.bias)[:rows]
 
-    def _columns(self, parts: Sequence[Tensor], on: Tensor) -> Tensor:
-        """These columns of all parts, below each other, and zeros up to a whole number of steps."""
-        rows = sum(map(len, parts))
-        columns = parts[0].new_empty(_whole(rows, STEP), len(on))
-        start = 0
-        for part in parts:
-            torch.index_select(part, 1, on, out=columns[start : start + len(part)])
-            start += len(part)
-        columns[rows:] = 0
-        return columns.relu_()
+
+def joined(parts: Sequence[Tensor], columns: Tensor | None = None) -> Tensor:
+    """Return all rows below each other, or some of their columns, and zeros up to a whole number of steps."""
+    rows = sum(map(len, parts))
+    made = parts[0].new_empty(whole(rows), parts[0].shape[1] if columns is None else len(columns))
+    start = 0
+    for part in parts:
+        into = made[start : start + len(part)]
+        into.copy_(part) if columns is None else torch.index_select(part, 1, columns, out=into)
+        start += len(part)
+    made[rows:] = 0
+    return made
 
 
-def _whole(count: int, step: int) -> int:
+def whole(count: int) -> int:
+    """Return a size rounded up to steps: oneDNN makes a kernel for each size that it meets, which takes milliseconds.
+
+    >>> whole(65), whole(1025)
+    (128, 1280)
+    """
+    step = 64 if count <= 1024 else 256
     return -(-count // step) * step
-
-
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

@@ -1,0 +1,114 @@
+"""Fractions to remove, one a site, for ``select(scores, fractions, scope="layer")``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+
+import numpy as np
+
+from secateur.allocate.dynamic import Choices, Floats, Portions
+from secateur.allocate.sensitivity import Sensitivity
+from secateur.types import InputError, Site, Sites
+
+__all__ = ["by_sensitivity", "erk", "loss_by_removed", "uniform"]
+
+
+def uniform(sites: Sites, sparsity: float) -> dict[str, float]:
+    """Return the same fraction for every site; what ``select(scores, sparsity, scope="layer")`` does.
+
+    >>> from torch import nn
+    >>> from secateur.structure import weights
+    >>> uniform(weights(nn.Linear(2, 2)), 0.5)
+    {'weight': 0.5}
+    """
+    return dict.fromkeys(_checked(sites), _fraction(sparsity))
+
+
+def erk(sites: Sites, sparsity: float) -> dict[str, float]:
+    """Return fractions by the Erdős–Rényi-kernel rule: the larger a layer, the more of it goes.
+
+    The density of a layer is in proportion to the sum of its weight's sizes over their product, ``(out + in + height +
+    width) / (out · in · height · width)`` (Evci et al., 2020; for linear layers that of Mocanu et al., 2018); where that
+    would be above 1 the layer stays whole, and the others make up for it. Over all sites together the fraction
+    `sparsity` of the units goes. Channels take the density of the weights that produce them.
+
+    Raises:
+        InputError: `sparsity` is not in [0, 1], or there are no sites.
+
+    >>> from torch import nn
+    >>> from secateur.structure import weights
+    >>> model = nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 8))     # 6 / 8 and 12 / 32: twice as dense
+    >>> {name: round(s, 3) for name, s in erk(weights(model), 0.5).items()}
+    {'0.weight': 0.167, '1.weight': 0.583}
+    """
+    raw = {name: _sparse_share(site) for name, site in _checked(sites).items()}
+    sizes = {name: site.size for name, site in sites.items()}
+    left = (1 - _fraction(sparsity)) * sum(sizes.values())
+    whole: set[str] = set()
+    while True:
+        others = [name for name in sites if name not in whole]
+        spread = sum(raw[name] * sizes[name] for name in others)
+        scale = (left - sum(sizes[name] for name in whole)) / spread if spread else 0.0
+        over = {name for name in others if scale * raw[name] > 1}
+        if not over:
+            return {name: 0.0 if name in whole else 1 - scale * raw[name] for name in sites}
+        whole |= over
+
+
+def _sparse_share(site: Site) -> float:
+    """Sum over product of the sizes of the weights that produce the units, or of the weight itself."""
+    shapes = [m.shape for m in site.members if len(m.shape) > 1 and m.role == "out"]
+    shapes = shapes or [m.shape for m in site.members if len(m.shape) > 1] or [site.shape]
+    return sum(map(sum, shapes)) / sum(map(prod, shapes))
+
+
+def by_sensitivity(found: Sensitivity, sparsity: float, *, metric: str = "loss", minimum: int = 1) -> dict[str, float]:
+    """Return the fractions that lose least by a sensitivity scan, removing `sparsity` of all units together.
+
+    Each site's loss over the number of its removed units is a line through the scanned points; losses of several sites
+    are taken to add up, and the least sum is found by dynamic programming. No site loses more than was scanned.
+
+    Args:
+        found: from `sensitivity`.
+        sparsity: the fraction of all units to remove, in [0, 1].
+        metric: which of its figures is the loss, low = good; ``"-accuracy"`` takes one that is high = good.
+        minimum: how many units every site keeps at least.
+
+    Raises:
+        InputError: more is to go than was scanned.
+        UnknownNameError: the scan has no such figure.
+    """
+    curves = loss_by_removed(found, metric, minimum)
+    table = Portions({name: Choices(range(len(loss)), loss.tolist()) for name, loss in curves.items()})
+    count = round(_fraction(sparsity) * sum(found.units.values()))
+    if count > table.most:
+        share = table.most / sum(found.units.values())
+        raise InputError(
+            f"allocate: sparsity {sparsity} is more than was scanned; ask for {share:.4f} or less, or scan higher ones"
+        )
+    return {name: removed / found.units[name] for name, removed in table.at(count).items()}
+
+
+def loss_by_removed(found: Sensitivity, metric: str, minimum: int) -> dict[str, Floats]:
+    """Return, for each site, what is lost when 0, 1, 2, … of its units go, as far as was scanned."""
+    sign, name = (-1.0, metric[1:]) if metric.startswith("-") else (1.0, metric)
+    curves: dict[str, Floats] = {}
+    for site, units in found.units.items():
+        points = found.curve(site, name)
+        most = min(max(points), max(units - minimum, 0))
+        lost = sign * (np.array([points[k] for k in sorted(points)]) - found.value(name))
+        curves[site] = np.interp(np.arange(most + 1), sorted(points), lost)
+    return curves
+
+
+def _checked(sites: Sites) -> Mapping[str, Site]:
+    if not sites:
+        raise InputError("allocate: there are no sites; see sites.frozen for why nothing can be pruned")
+    return sites
+
+
+def _fraction(value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise InputError(f"allocate: sparsity is the fraction removed and must lie in [0, 1]; got {value!r}")
+    return float(value)

@@ -1,0 +1,176 @@
+"""What each site bears: every one pruned alone, by several fractions, and the model rated each time."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.files import require
+from secateur.select import select
+from secateur.state import own_tensors
+from secateur.structure import Structure, cut
+from secateur.structure.flow import Flow
+from secateur.structure.sites import check_same_model, masked_tensors
+from secateur.types import Criterion, InputError, Keep, Scores, Sites, unknown_name
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = ["Sensitivity", "SensitivityRow", "sensitivity"]
+
+Rate = Callable[[nn.Module], object]
+"""Rates a model: returns a number (a loss), figures by name, or a dataclass of figures such as `Evaluation`."""
+
+
+@dataclass(frozen=True)
+class SensitivityRow:
+    """One site pruned alone.
+
+    Attributes:
+        site: its name.
+        sparsity: the fraction that was asked for.
+        removed, units: how many of how many units went.
+        figures: what the model was rated at.
+    """
+
+    site: str
+    sparsity: float
+    removed: int
+    units: int
+    figures: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What a model is rated at with each of its sites pruned alone.
+
+    Attributes:
+        baseline: the figures of the whole model.
+        rows: the sites in their order, the fractions in theirs.
+    """
+
+    baseline: Mapping[str, float]
+    rows: tuple[SensitivityRow, ...]
+
+    @property
+    def units(self) -> dict[str, int]:
+        """How many units each site has."""
+        return {row.site: row.units for row in self.rows}
+
+    def value(self, figure: str) -> float:
+        """Return a figure of the whole model."""
+        if figure not in self.baseline:
+            raise unknown_name("figure of the sensitivity scan", figure, self.baseline)
+        return self.baseline[figure]
+
+    def curve(self, site: str, figure: str) -> dict[int, float]:
+        """Return a figure by the number of removed units, that of the whole model included."""
+        if site not in self.units:
+            raise unknown_name("site", site, self.units)
+        return {0: self.value(figure)} | {row.removed: row.figures[figure] for row in self.rows if row.site == site}
+
+    def frame(self) -> DataFrame:
+        """Return a table with the columns site, sparsity, removed, units, and one for each figure."""
+        rows = [{**{k: v for k, v in vars(row).items() if k != "figures"}, **row.figures} for row in self.rows]
+        made: DataFrame = require("pandas", "lab").DataFrame(rows)
+        return made
+
+
+def sensitivity(
+    model: nn.Module,
+    sites: Sites,
+    criterion: Criterion | Scores,
+    sparsities: Sequence[float],
+    evaluate: Rate,
+    *,
+    minimum: int = 1,
+) -> Sensitivity:
+    """Prune each site alone by each fraction, and rate the model each time, as it was before but for that site.
+
+    Units are zeroed, not cut, which gives the same answers sooner; only where a norm takes statistics over a site's
+    units the model is really cut. The model itself is left as it is.
+
+    Args:
+        model: the model that `sites` were found in.
+        sites: from `channels`, `weights` or `blocks`.
+        criterion: what says which units go first: a criterion, or scores that are there already.
+        sparsities: the fractions of each site's units to remove, in [0, 1].
+        evaluate: called with a model; returns its loss, figures by name, or an `Evaluation`.
+        minimum: how many units every site keeps at least.
+
+    Raises:
+        InputError: no fractions, one outside [0, 1], or figures that are not numbers.
+
+    >>> from secateur.criteria import Magnitude
+    >>> from secateur.structure import channels
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
+    >>> for parameter in model.parameters():
+    ...     _ = parameter.data.copy_(torch.arange(1.0, 1.0 + parameter.numel()).view_as(parameter))
+    >>> x = torch.ones(1, 2)
+    >>> found = sensitivity(model, channels(model, x), Magnitude(), [0.5], lambda m: m(x).item())
+    >>> found.baseline, [(row.site, row.removed, row.figures) for row in found.rows]
+    ({'loss': 23.0}, [('0', 1, {'loss': 19.0})])
+    """
+    check_same_model(model, sites)
+    if isinstance(sparsities, (str, float, int)) or not list(sparsities):
+        raise InputError(f"sensitivity: sparsities is {sparsities!r}; give a list of fractions, such as [0.25, 0.5]")
+    scores = criterion(model, sites) if callable(criterion) else criterion
+    trial = copy.deepcopy(model)
+    baseline = _figures(evaluate(trial))
+    rows = []
+    for name in sites:
+        own = {name: scores[name]}
+        for sparsity in sparsities:
+            keep = select(own, sparsity, scope="layer", minimum=minimum)
+            figures = _figures(_rated(model, trial, sites, keep, evaluate))
+            removed = int((~keep[name]).sum())
+            rows.append(SensitivityRow(name, float(sparsity), removed, keep[name].numel(), figures))
+    return Sensitivity(baseline, tuple(rows))
+
+
+def _rated(model: nn.Module, trial: nn.Module, sites: Sites, keep: Keep, evaluate: Rate) -> object:
+    if isinstance(sites.structure, Structure) and set(keep) & set(Flow(model, sites).partial):
+        return evaluate(cut(model, sites, keep))
+    with _replaced(trial, masked_tensors(model, sites, keep)):
+        return evaluate(trial)
+
+
+@contextmanager
+def _replaced(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Put other values into some tensors of the model, and the old ones back."""
+    own = own_tensors(model)
+    before = {name: own[name].detach().clone() for name in tensors}
+    try:
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                own[name].copy_(tensor)
+        yield
+    finally:
+        with torch.no_grad():
+            for name, tensor in before.items():
+                own[name].copy_(tensor)
+
+
+def _figures(rated: object) -> dict[str, float]:
+    """The numbers in what `evaluate` returned, by name."""
+    found: Any = rated
+    if isinstance(found, Tensor) and found.numel() == 1:
+        found = float(found)
+    if isinstance(found, (int, float)) and not isinstance(found, bool):
+        return {"loss": float(found)}
+    if is_dataclass(found) and not isinstance(found, type):
+        found = asdict(found)
+    if isinstance(found, Mapping):
+        numbers = {str(k): float(v) for k, v in found.items() if isinstance(v, (int, float))}
+        if numbers:
+            return numbers
+    raise InputError(
+        f"sensitivity: evaluate returned a {type(rated).__name__}; it must return a number, figures by name, "
+        "or an Evaluation"
+    )

@@ -1,0 +1,109 @@
+"""What the weights of a model are multiplied by, summed up over data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+
+from secateur.criteria.batches import moved
+from secateur.labelled import Data
+from secateur.state import check_finite, device_of
+from secateur.structure.flow import Flow
+from secateur.structure.layers import Layer, layers
+from secateur.structure.sites import REPAIR
+from secateur.types import Sites
+
+__all__ = ["Inputs", "LayerInputs"]
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What one layer's weight was multiplied by.
+
+    Attributes:
+        layer: the layer.
+        total: what was summed up over all positions of all samples.
+        count: over how many positions.
+    """
+
+    layer: Layer
+    total: Tensor
+    count: int
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean over the positions."""
+        return self.total / self.count
+
+
+class LayerInputs:
+    """The inputs of a model's layers over the same data, as the model is when they are asked for.
+
+    Args:
+        model: it may change its numbers between two sums, not its shapes.
+        batches: labelled samples; the targets are not used.
+        batch_size: samples a pass, where the data are in memory.
+        doing: who asks, for the errors.
+
+    >>> model = nn.Linear(2, 1)
+    >>> found = LayerInputs(model, (torch.tensor([[3.0, 1.0], [4.0, 0.0]]), torch.zeros(2)), 2, "sum up")
+    >>> found.squares(["weight"])["weight"][0].total.tolist()
+    [[25.0, 1.0]]
+    """
+
+    def __init__(self, model: nn.Module, batches: Data, batch_size: int, doing: str) -> None:
+        check_finite(model, doing, REPAIR)
+        self.flow, self.batches, self.batch_size, self.doing = Flow(model, Sites({})), batches, batch_size, doing
+        self._layers: dict[int, tuple[Layer, ...]] = {}
+
+    def order(self) -> list[str]:
+        """Return the names of all parameters that something is multiplied by, in the order of their first product."""
+        inputs, _ = next(moved(self.batches, self.batch_size, self.doing, device_of(self.flow.model)))
+        return list(dict.fromkeys(layer.parameter for layer in self._of(inputs)))
+
+    def squares(self, names: Container[str]) -> dict[str, list[Inputs]]:
+        """Return for each product with the parameters named the sums of its squared inputs, ``(groups, in)``."""
+        return self._sum(names, lambda x: x.double().square().sum(2))
+
+    def second_moments(self, names: Container[str]) -> dict[str, list[Inputs]]:
+        """Return for each product with the parameters named the sums of x xᵀ over its inputs, ``(groups, in, in)``."""
+        return self._sum(names, lambda x: (x @ x.mT).double())
+
+    def _sum(self, names: Container[str], of: Callable[[Tensor], Tensor]) -> dict[str, list[Inputs]]:
+        found: dict[tuple[str, int], Inputs] = {}
+
+        def add(layer: Layer, x: Tensor) -> None:
+            key = layer.parameter, layer.number
+            for columns in layer.columns(x):
+                new = Inputs(layer, of(columns), columns.shape[2])
+                old = found.get(key)
+                found[key] = new if old is None else Inputs(layer, old.total + new.total, old.count + new.count)
+
+        for inputs, _ in moved(self.batches, self.batch_size, self.doing, device_of(self.flow.model)):
+            by_source: dict[Node, list[Layer]] = {}
+            for layer in self._of(inputs):
+                if layer.parameter in names:
+                    by_source.setdefault(layer.source, []).append(layer)
+
+            def see(node: Node, made: Any, by_source: dict[Node, list[Layer]] = by_source) -> Any:
+                for layer in by_source.get(node, []):
+                    add(layer, made)
+                return made
+
+            with torch.no_grad():
+                self.flow(inputs, see=see)
+        listed: dict[str, list[Inputs]] = {}
+        for (name, _), one in found.items():
+            listed.setdefault(name, []).append(one)
+        return listed
+
+    def _of(self, inputs: Tensor) -> tuple[Layer, ...]:
+        structure, _ = self.flow.at(inputs)
+        if id(structure) not in self._layers:  # the flow keeps the structures
+            self._layers[id(structure)] = layers(structure)
+        return self._layers[id(structure)]

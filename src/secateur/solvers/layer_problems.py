@@ -1,0 +1,49 @@
+"""The least-squares problems of a model's layers: each weight as matrices, with what it is multiplied by."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from secateur.criteria.layer_inputs import Inputs
+from secateur.types import InputError
+
+__all__ = ["damped", "merged"]
+
+
+def merged(found: list[Inputs], doing: str) -> list[Inputs]:
+    """Return one problem for every matrix of a parameter; a layer that is used again adds to the same.
+
+    Raises:
+        InputError: two products that share a part of their weights only.
+    """
+    chosen: list[Inputs] = []
+    for one in found:
+        same = next((i for i, other in enumerate(chosen) if _same(other, one)), None)
+        if same is not None:
+            other = chosen[same]
+            chosen[same] = Inputs(other.layer, other.total + one.total, other.count + one.count)
+        elif any(_overlap(other, one) for other in chosen):
+            raise InputError(
+                f"{doing}: {one.layer.parameter!r} is multiplied in two ways that share entries, as a weight and its "
+                f"transpose; leave it out: weights(model, ignore=[{one.layer.parameter!r}])"
+            )
+        else:
+            chosen.append(one)
+    return chosen
+
+
+def _same(a: Inputs, b: Inputs) -> bool:
+    return a.layer.entries.shape == b.layer.entries.shape and bool((a.layer.entries == b.layer.entries).all())
+
+
+def _overlap(a: Inputs, b: Inputs) -> bool:
+    return bool(torch.isin(a.layer.entries, b.layer.entries).any())
+
+
+def damped(moments: Tensor, damping: float) -> Tensor:
+    """Return second moments ``(in, in)`` with a share of the mean of their diagonal added to it."""
+    made = moments.clone()
+    diagonal = made.diagonal()
+    diagonal += max(damping * float(diagonal.mean()), 1e-12)
+    return made

@@ -1,0 +1,172 @@
+"""SparseGPT: layer by layer, the outputs of each kept as they are (Frantar and Alistarh, 2023)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from secateur.criteria.batches import check_batches
+from secateur.criteria.fisher_blocks import check_blocks, check_weights
+from secateur.criteria.layer_inputs import Inputs, LayerInputs
+from secateur.criteria.units import parameters_of
+from secateur.labelled import Data
+from secateur.select import select
+from secateur.select.patterns import parse_pattern
+from secateur.solvers.layer_problems import damped, merged
+from secateur.solvers.solution import Fractions, Solution, fractions_of
+from secateur.types import InputError, Sites
+
+__all__ = ["SparseGPT"]
+
+Choose = Callable[[Tensor], Tensor]
+"""From the scores of a block of columns to what stays of it."""
+
+
+@dataclass(frozen=True)
+class SparseGPT:
+    """Removes single weights of each layer so that its outputs on data change least (Frantar and Alistarh, 2023).
+
+    Each weight is a matrix that multiplies inputs x. Column by column the weights of least w² / [H⁻¹]ⱼⱼ² go, H = x xᵀ,
+    and the columns that follow take over what they can. Layers are solved in their order, each on the inputs that the
+    layers solved before give it. Every layer loses the same fraction, or its own. One forward pass a layer; the matrix H
+    of one layer is held at a time. No labels are needed.
+
+    Attributes:
+        batches: labelled samples; the targets are not used.
+        block: how many columns are chosen from at once.
+        damping: added to the diagonal of H, as a share of its mean.
+        batch_size: samples a pass, where the data are in memory.
+
+    Raises:
+        InputError: unfit data, sites of channels, an option out of range, or a weight that no linear layer or
+            convolution multiplies by.
+
+    >>> from secateur.structure import weights
+    >>> model = nn.Linear(2, 1, bias=False)
+    >>> model.weight.data = torch.tensor([[1.0, 2.0]])
+    >>> data = (torch.tensor([[1.0, 1.0], [2.0, 2.0]]), torch.zeros(2))     # both inputs are always the same
+    >>> SparseGPT(data, damping=1e-9)(model, weights(model), 0.5).tensors
+    {'weight': tensor([[0., 3.]])}
+    """
+
+    batches: Data = field(repr=False)
+    block: int = 128
+    damping: float = 0.01
+    batch_size: int = 500
+
+    def __post_init__(self) -> None:
+        check_batches("SparseGPT", self.batches, self.batch_size)
+        check_blocks("SparseGPT", self.block, self.damping)
+
+    def __call__(
+        self, model: nn.Module, sites: Sites, sparsity: Fractions | None = None, *, pattern: str | None = None
+    ) -> Solution:
+        """Return masks and weights for a sparsity, or for N of every M inputs (``pattern="2:4"``)."""
+        check_weights("SparseGPT", sites)
+        if (sparsity is None) == (pattern is None):
+            raise InputError("SparseGPT: give either sparsity (a fraction, or one by site) or pattern (N:M)")
+        fractions = fractions_of(sparsity if sparsity is not None else 0.0, sites, "SparseGPT")
+        work = copy.deepcopy(model)
+        parameters = parameters_of(work, sites)
+        inputs = LayerInputs(work, self.batches, self.batch_size, "SparseGPT")
+        order = inputs.order()
+        _check_multiplied(sites, order)
+        keep = {}
+        for name in sorted(sites, key=order.index):
+            found = merged(inputs.second_moments([name]).get(name, []), "SparseGPT")
+            keep[name] = self._solve(parameters[name], found, fractions[name], pattern)
+        return Solution({n: keep[n] for n in sites}, {n: parameters[n].detach().clone() for n in sites})
+
+    def _solve(self, weight: Tensor, found: list[Inputs], fraction: float, pattern: str | None) -> Tensor:
+        """Change a weight in place, and return its mask."""
+        kept = torch.ones(weight.numel(), dtype=torch.bool, device=weight.device)
+        flat, choose = weight.detach().flatten(), _chooser(fraction, pattern)
+        for inputs in found:
+            for rows, moments in zip(inputs.layer.entries.to(weight.device), inputs.total, strict=True):
+                order, run = _along_inputs(rows, weight.shape) if pattern else (slice(None), rows.shape[1])
+                entries, inner = rows[:, order], damped(moments[order][:, order], self.damping)
+                spans = _spans(rows.shape[1], run, self._step(pattern))
+                solved, mask = solve(flat[entries].double(), inner, spans, choose)
+                flat[entries] = solved.to(flat)
+                kept[entries] = mask
+        with torch.no_grad():
+            weight.copy_(flat.reshape(weight.shape))
+        return kept.reshape(weight.shape)
+
+    def _step(self, pattern: str | None) -> int:
+        if pattern is None:
+            return self.block
+        _, m = parse_pattern(pattern)
+        return max(self.block // m, 1) * m
+
+
+def _check_multiplied(sites: Sites, order: list[str]) -> None:
+    for name in sites:
+        if name not in order:
+            raise InputError(
+                f"SparseGPT: no linear layer or convolution multiplies by {name!r} itself, so there are no inputs to "
+                f"solve with; leave it out: weights(model, ignore=[{name!r}])"
+            )
+
+
+def _along_inputs(rows: Tensor, shape: torch.Size) -> tuple[Tensor, int]:
+    """The order of columns in which neighbours differ in dimension 1, as in `select`, and how many in a row do."""
+    places = torch.unravel_index(rows[0], shape)
+    natural = torch.arange(rows.shape[1])
+    if bool((places[1] == places[1][0]).all()):
+        return natural, rows.shape[1]
+    run = len(set(places[1].tolist()))
+    rest = torch.zeros_like(natural)
+    for dim in range(2, len(shape)):
+        rest = rest * shape[dim] + places[dim]
+    return torch.argsort(rest * shape[1] + places[1], stable=True), run
+
+
+def _spans(columns: int, run: int, step: int) -> list[tuple[int, int]]:
+    """The blocks of columns, none across the end of a run."""
+    return [
+        (start, min(start + step, begin + run))
+        for begin in range(0, columns, run)
+        for start in range(begin, begin + run, step)
+    ]
+
+
+def _chooser(fraction: float, pattern: str | None) -> Choose:
+    """Choose so many of each block that the fraction of all blocks so far is right."""
+    seen = removed = 0
+
+    def choose(scores: Tensor) -> Tensor:
+        nonlocal seen, removed
+        if pattern is not None:
+            return select({"weight": scores}, pattern=pattern)["weight"]
+        seen += scores.numel()
+        count = min(max(round(fraction * seen) - removed, 0), scores.numel())
+        removed += count
+        return select({"weight": scores}, count / scores.numel(), scope="layer", minimum=0)["weight"]
+
+    return choose
+
+
+def solve(weight: Tensor, moments: Tensor, spans: list[tuple[int, int]], choose: Choose) -> tuple[Tensor, Tensor]:
+    """Return a weight with columns pruned one after the other, the later ones making up for it, and its mask.
+
+    Args:
+        weight: ``(out, in)``, float64.
+        moments: x xᵀ, damped, ``(in, in)``, float64.
+        spans: the blocks of columns, in order.
+        choose: what stays of each block.
+    """
+    weight = weight.clone()
+    mask = torch.ones_like(weight, dtype=torch.bool)
+    inverse = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(moments)), upper=True)
+    for start, stop in spans:
+        scores = weight[:, start:stop].square() / inverse.diagonal()[start:stop].square()
+        mask[:, start:stop] = choose(scores)
+        for column in range(start, stop):
+            lost = torch.where(mask[:, column], 0.0, weight[:, column]) / inverse[column, column]
+            weight[:, column:] -= torch.outer(lost, inverse[column, column:])
+    return weight.masked_fill(~mask, 0.0), mask

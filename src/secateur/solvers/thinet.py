@@ -1,0 +1,106 @@
+"""ThiNet: channels by greedy reconstruction, their readers refitted by least squares (Luo et al., 2017; He et al., 2017)."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from secateur.criteria.batches import check_batches
+from secateur.criteria.layer_inputs import Inputs, LayerInputs
+from secateur.criteria.reconstruction import gram, greedy, read_by, readers
+from secateur.criteria.units import parameters_of
+from secateur.labelled import Data
+from secateur.select import select
+from secateur.solvers.layer_problems import damped, merged
+from secateur.solvers.solution import Fractions, Solution, fractions_of
+from secateur.state import own_tensors
+from secateur.structure.sites import masked_tensors
+from secateur.types import InputError, Site, Sites
+
+__all__ = ["ThiNet"]
+
+
+@dataclass(frozen=True)
+class ThiNet:
+    """Removes channels so that the layers that read them compute nearly the same, and refits those (Luo et al., 2017).
+
+    Channels go by `secateur.criteria.Reconstruction`; then the readers' weights are fitted anew to what they computed
+    with all channels, by least squares (He et al., 2017; the authors fit a scale for each channel). Sites are taken in
+    their order, each on what the sites before leave. Every site loses the same fraction, or its own. One forward
+    pass a site, and the second moments of one site's readers at a time. No labels are needed.
+
+    Attributes:
+        batches: labelled samples; the targets are not used.
+        damping: added to the diagonal of the inputs' second moments, as a share of its mean.
+        batch_size: samples a pass, where the data are in memory.
+
+    Raises:
+        InputError: unfit data, sites of single weights, or channels that no linear layer or convolution reads.
+
+    >>> from secateur.structure import channels
+    >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
+    >>> model[0].weight.data, model[1].weight.data = torch.tensor([[1.0], [2.0]]), torch.tensor([[1.0, 1.0]])
+    >>> sites = channels(model, torch.zeros(1, 1))
+    >>> solution = ThiNet((torch.ones(4, 1), torch.zeros(4)), damping=1e-9)(model, sites, 0.5)
+    >>> solution.keep["0"].tolist(), solution.tensors["1.weight"]        # 1 · 1 + 2 · 1 = 2 · 1.5
+    ([False, True], tensor([[0.0000, 1.5000]]))
+    """
+
+    batches: Data = field(repr=False)
+    damping: float = 1e-3
+    batch_size: int = 500
+
+    def __post_init__(self) -> None:
+        check_batches("ThiNet", self.batches, self.batch_size)
+        if isinstance(self.damping, bool) or not self.damping > 0:
+            raise InputError(f"ThiNet: damping must be above 0; got {self.damping!r}")
+
+    def __call__(self, model: nn.Module, sites: Sites, sparsity: Fractions) -> Solution:
+        """Return masks and weights; one unit of every site stays at least."""
+        fractions = fractions_of(sparsity, sites, "ThiNet")
+        work = copy.deepcopy(model)
+        parameters_of(work, sites)
+        inputs = LayerInputs(work, self.batches, self.batch_size, "ThiNet")
+        keep: dict[str, Tensor] = {}
+        for name, site in sites.items():
+            found = {n: merged(f, "ThiNet") for n, f in inputs.second_moments(read_by(site)).items()}
+            scores = greedy(gram(site, parameters_of(work, sites), found, "ThiNet"))
+            keep[name] = select({name: scores}, fractions[name], scope="layer")[name]
+            self._refit(work, site, found, keep[name])
+            _write(work, masked_tensors(work, sites, {name: keep[name]}))
+        before = own_tensors(model)
+        changed = {n: t.detach().clone() for n, t in own_tensors(work).items() if not torch.equal(t, before[n])}
+        return Solution(keep, changed)
+
+    def _refit(self, work: nn.Module, site: Site, found: dict[str, list[Inputs]], keep: Tensor) -> None:
+        own = own_tensors(work)
+        for inputs, owners in readers(site, found, "ThiNet"):
+            weight = own[inputs.layer.parameter]
+            flat = weight.detach().flatten().clone()
+            for entries, owner, moments in zip(inputs.layer.entries.to(flat.device), owners, inputs.total, strict=True):
+                stays = ((owner < 0) | keep[owner.clamp(min=0)]).to(flat.device)
+                flat[entries] = refitted(flat[entries].double(), damped(moments, self.damping), stays).to(flat)
+            _write(work, {inputs.layer.parameter: flat.reshape(weight.shape)})
+
+
+def refitted(weight: Tensor, moments: Tensor, stays: Tensor) -> Tensor:
+    """Return the matrix whose columns that stay compute what all did, as nearly as they can; zeros in the others.
+
+    >>> moments = torch.tensor([[1.0, 2.0], [2.0, 4.0]])
+    >>> refitted(torch.tensor([[1.0, 1.0]]), moments, torch.tensor([False, True]))
+    tensor([[0.0000, 1.5000]])
+    """
+    made = torch.zeros_like(weight)
+    if bool(stays.any()):
+        made[:, stays] = torch.linalg.solve(moments[stays][:, stays], moments[stays] @ weight.T).T
+    return made
+
+
+def _write(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    own = own_tensors(model)
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)
