@@ -86,9 +86,13 @@ def weights_before(layers: list[Floats], published: Trials | None, basis: Any) -
     words = f"The weights of the layer before pruning, first network; excess kurtosis {kurtosis(first):.2f}"
     alt = f"Histogram of {first.size} weights from {first.min():.3f} to {first.max():.3f}."
     table = require("pandas", "lab").DataFrame({"weight": first})
-    rows: list[list[Any]] = []
-    for title, function in _BEFORE.items():
-        rows.append([title, float(np.mean([function(layer) for layer in layers])), None])
+    said = {
+        "excess kurtosis": [kurtosis(layer) for layer in layers],
+        "least": [layer.min() for layer in layers],
+        "greatest": [layer.max() for layer in layers],
+        "part below a tenth of the greatest magnitude": [_bottom(layer) for layer in layers],
+    }
+    rows: list[list[Any]] = [[title, float(np.mean(values)), None] for title, values in said.items()]
     if published is not None:
         for row, value in zip(rows, (published.kurtosis, *published.low, published.bottom), strict=True):
             row[2] = value
@@ -100,14 +104,8 @@ def weights_before(layers: list[Floats], published: Trials | None, basis: Any) -
     ]
 
 
-_BEFORE = {
-    "excess kurtosis": kurtosis,
-    "least": lambda values: float(values.min()),
-    "greatest": lambda values: float(values.max()),
-    "part below a tenth of the greatest magnitude": lambda values: float(
-        (np.abs(values) < 0.1 * np.abs(values).max()).mean()
-    ),
-}
+def _bottom(values: Floats) -> float:
+    return float((np.abs(values) < 0.1 * np.abs(values).max()).mean())
 
 
 def individuals(trial: Trial) -> DataFrame:

@@ -87,7 +87,7 @@ class Cut:
         weight, bias = (reader.get_parameter(name).detach() for name in ("weight", "bias"))
         whole = torch.cat([weight.flatten(1), bias[:, None]], dim=1)
         emptied, parts = self.emptied(), []
-        for images in self.images.split(250):
+        for images in torch.split(self.images, 250):
             x, y = (_rows(seen(model, self.reader, images)[0], reader) for model in (self.model, emptied))
             parts.append((len(x), Moments.of(x, y, whole)))
         total = sum(count for count, _ in parts)

@@ -72,9 +72,8 @@ def _blocks(part: Part, rows: DataFrame, name: str) -> list[Block]:
         *_descent(part, rows, name),
     ]
     methods = [method for method in dict.fromkeys(rows["method"]) if method != "removed"]
-    for block in judged(rows, {"removed": methods}, basis):
-        blocks.append(replace(block, name=f"tests-{name}") if isinstance(block, Table) else block)
-    return blocks
+    tests = judged(rows, {"removed": methods}, basis)
+    return [*blocks, *(replace(block, name=f"tests-{name}") if isinstance(block, Table) else block for block in tests)]
 
 
 def _table(part: Part, rows: DataFrame, name: str) -> Table:
