@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur.state import evaluating
-from secateur.structure.flow import Flow, Maker
+from secateur.structure.flow import Flow
+from secateur.structure.makers import Maker
 from secateur.types import InputError, Sites
 
 __all__ = ["Energy", "chirp"]

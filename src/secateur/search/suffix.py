@@ -11,8 +11,9 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from secateur.state import own_tensors, split_inputs
-from secateur.structure.flow import outputs_of, root_of, tensor_names, traced
+from secateur.structure.flow import outputs_of, tensor_names, traced
 from secateur.structure.infer import attribute
+from secateur.structure.makers import root_of
 from secateur.structure.trace import Graph
 from secateur.types import InputError
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.fx import Node
 from torch.nn.functional import pad
 
-from secateur.structure.flow import CONVOLVING, MULTIPLYING
 from secateur.structure.infer import Structure, bind
+from secateur.structure.makers import CONVOLVING, MULTIPLYING
 from secateur.structure.rules import op_name
 from secateur.structure.rules.contractions import TRANSPOSED
 
