@@ -50,14 +50,15 @@ SPLITS = ("train", "validation", "test")
 OPTIONS = options(
     Option("n", "count", [1, 2, 3, 4, 8], "how many nodes to draw at a time", least=1, many="list"),
     Option("runs", "count", 20, "runs of the algorithm for each n and network", least=1),
-    Option("images", "count", 60000, "training images that decide, at most", least=1),
+    Option("images", "count", 10000, "training images that decide, at most", least=1),
 )
 
 NOTES = (
     "The printed Algorithm 2 has lost its middle. It is read so: draw n of the nodes that have not been tried, remove "
     "them, keep that if the training loss does not rise, else restore them; a tried node is not drawn again; stop when "
     "fewer than n are left. The published means are multiples of 1/20, so there are 20 runs for each n.",
-    "The loss that decides is that of training images alone; validation and test images were only looked at afterwards. "
+    "The loss that decides is that of training images alone, as many as the options say; the text says not how many (60,000 "
+    "takes all). Validation and test images were only looked at afterwards. "
     "The controls remove as many nodes as each run did, drawn at random without a look at the loss, or those of the "
     "lowest L2 norm of the incoming weights.",
     "The text has one network; here the statistics are those of one network's runs, averaged over the networks.",
