@@ -13,6 +13,7 @@ from secateur import models
 from secateur.criteria import Energy
 from secateur.lab import Results, Store, run_study, write_report
 from secateur.lab.recipe import Json
+from secateur.lab.study import Context
 from secateur.measure import evaluate, parameters
 from secateur.saving import save_weights
 from secateur.select import select
@@ -356,6 +357,9 @@ def test_weights_are_known_by_their_content(tmp_path: Path) -> None:
     assert not set(first) & set(third)
     with pytest.raises(FileError, match=r"nowhere\.pth cannot be read"):
         study.plan({"weights": str(tmp_path / "nowhere.pth")})
+    cell = study.plan({"weights": str(one)})[0]
+    with pytest.raises(FileError, match="another file than when the study was planned"):
+        cell.run(Context(cell.recipe, Store(tmp_path / "runs"), {"weights": str(other)}))
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from secateur.lab.options import Options
 from secateur.studies import STUDIES
 from secateur.studies.comparison_options import OPTIONS, check, options
 from secateur.types import InputError, UnknownNameError
@@ -53,6 +54,8 @@ def test_an_unknown_name_is_refused(name: str, value: Any) -> None:
 def test_every_option_is_checked_and_every_default_is_right() -> None:
     assert set(OPTIONS) == set(options()) == set(BAD)
     for study in STUDIES.values():
+        if isinstance(study.defaults, Options):
+            study.defaults.check(study.name, study.settle(None))
         assert study.plan(), "a plan is checked before it is made"
 
 
