@@ -12,7 +12,7 @@ from torch import Tensor
 from secateur import data
 from secateur.lab.options import Option, Options
 from secateur.lab.recipe import Json, Recipe
-from secateur.lab.study import Cell, Context, Outcome, Source
+from secateur.lab.study import Cell, Context, Outcome
 from secateur.search import (
     Annealing,
     CmaEs,
@@ -37,14 +37,7 @@ from secateur.studies.measured import first, rate
 from secateur.studies.networks import OPTIONS, check, grid, network, quality, split, train_cell, trained
 from secateur.types import InputError
 
-__all__ = ["AUTHORS", "CONVERGED", "SEARCHES", "SOURCE", "cells", "genetic", "options", "planned", "search_cell"]
-
-SOURCE = Source(
-    "janjic",
-    "S. Janjić",
-    2018,
-    "Exploring Redundancy in Neural Networks: Pruning by Genetic Algorithm & Filter Energy",
-)
+__all__ = ["AUTHORS", "CONVERGED", "SEARCHES", "cells", "genetic", "options", "planned", "search_cell"]
 
 SEARCHES: Mapping[str, tuple[Callable[[], Search], bool]] = {
     "random": (RandomSearch, False),
