@@ -181,10 +181,22 @@ def test_fitness_is_that_of_the_masked_network(results: Results, store: Store) -
     removed = 1 - genes.float().mean().item()
     assert row["compression"] == pytest.approx(removed)
     assert row["accuracy"] == pytest.approx(after["test"])
+    assert row["validation_accuracy"] == pytest.approx(after["validation"])
     assert row["untouched_fitness"] == pytest.approx(100 * (after["test"] - before["test"]) + removed)
     assert row["searched_fitness"] == pytest.approx(100 * (after["validation"] - before["validation"]) + removed)
     assert row["gap"] == pytest.approx(row["searched_change"] - row["untouched_change"])
     assert row["fitness"] == row["untouched_fitness"], "the honest protocol reports what it did not search on"
+
+
+def test_magnitude_beside_a_search_removes_as_many(results: Results, store: Store) -> None:
+    row = rows(results, kind="search", protocol="honest", method="genetic 90 %", seed=0)[0]
+    model = models.build("janjic-mlp", seed=0, hidden=30, input_size=8)
+    model.load_state_dict(store.artefact(store.get(row["id"]).recipe.needs[0]))
+    weight = model.get_parameter("fc2.weight")
+    removed = int((~store.artefact(row["id"])["genes"]).sum())
+    with torch.no_grad():
+        weight.view(-1)[weight.abs().view(-1).argsort(stable=True)[:removed]] = 0
+    assert row["magnitude_accuracy"] == pytest.approx(evaluate(model, part("test")).accuracy)
 
 
 def test_the_thesis_protocol_reports_the_test_images_that_it_searched_on(results: Results) -> None:

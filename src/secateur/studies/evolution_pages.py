@@ -39,7 +39,7 @@ NOTES = (
     "Every search may rate as many masks as the genetic algorithm does; a gradient on all images counts as three. "
     "Searches of biases also shift the layer's ten biases; no other weight changes. Converged networks are trained with "
     "Adam, to the epoch of the lowest validation loss.",
-    "Training accuracy is that of the first training images, as many as there are test images.",
+    "Training accuracy is that of the first 5,000 training images.",
 )
 
 
