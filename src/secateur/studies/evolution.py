@@ -12,21 +12,23 @@ from torch import Tensor
 from secateur import data
 from secateur.lab.options import Option, Options
 from secateur.lab.recipe import Json, Recipe
-from secateur.lab.study import Cell, Context, Outcome, Source
+from secateur.lab.study import Cell, Context, Outcome
 from secateur.search import (
     Annealing,
     CmaEs,
     CoordinateRows,
+    Fitness,
     Genetic,
     HillClimbing,
     Judged,
     Nsga2,
     OneShotMagnitude,
     RandomSearch,
+    Rating,
     Search,
+    SearchResult,
     Space,
     Supermask,
-    judge,
     lineage,
     only,
 )
@@ -34,17 +36,10 @@ from secateur.search.local import smallest_removed
 from secateur.search.operators import damaged
 from secateur.structure import weights
 from secateur.studies.measured import first, rate
-from secateur.studies.networks import OPTIONS, check, grid, network, quality, split, train_cell, trained
+from secateur.studies.networks import OPTIONS, check, grid, network, split, train_cell, trained
 from secateur.types import InputError
 
-__all__ = ["AUTHORS", "CONVERGED", "SEARCHES", "SOURCE", "cells", "genetic", "options", "planned", "search_cell"]
-
-SOURCE = Source(
-    "janjic",
-    "S. Janjić",
-    2018,
-    "Exploring Redundancy in Neural Networks: Pruning by Genetic Algorithm & Filter Energy",
-)
+__all__ = ["AUTHORS", "CONVERGED", "SEARCHES", "cells", "genetic", "options", "planned", "search_cell"]
 
 SEARCHES: Mapping[str, tuple[Callable[[], Search], bool]] = {
     "random": (RandomSearch, False),
@@ -66,6 +61,9 @@ AUTHORS, CONVERGED = "author's", "converged"
 _IMAGES = {AUTHORS: 24_000, CONVERGED: 45_000}  # how many images a training sees at least, if no epochs are given
 _LEAST = {AUTHORS: 1, CONVERGED: 6}
 _PLATEAU = ("magnitude", "learned mask", "learned mask and biases")
+TRAINING = 5000
+"""How many training images solutions are rated on."""
+
 _RATED = ("fitness", "accuracy", "compression")
 
 
@@ -190,19 +188,34 @@ def search_cell(context: Context) -> Outcome:
     search, biased = _search(context)
     layer, seed = context["layer"], context["seed"]
     space = Space(model, only(weights(model), f"{layer}.weight"), [f"{layer}.bias"] if biased else [])
-    judged = judge(search, space, near, far, protocol=context["protocol"], budget=context["evaluations"], seed=seed)
+    rated = {"validation": Fitness(space, near), "test": Fitness(space, far)}
+    judged = _judged(context, search, space, rated)
     found = judged.result.apply()
+    change = judged.searched if context["protocol"] == "honest" else judged.untouched
     metrics = {
         **_figures(judged),
-        **rate(found, {"test": far, "validation": near, "train": first(split(context, recipe, "train"), len(far))}),
-        **_controls(context, space, judged, far),
+        **rate(found, {"test": far, "train": first(split(context, recipe, "train"), TRAINING)}),
+        "validation_accuracy": _accuracy(rated["validation"], change),
+        **_controls(seed, space, judged.result, rated["test"]),
     }
     artefact = {"genes": torch.from_numpy(judged.result.genes)}
     if isinstance(search, Genetic):
-        base = quality(model, far if context["protocol"] == "thesis" else near)["accuracy"]
-        metrics |= _population(judged, 100 * base)
+        on = rated["test" if context["protocol"] == "thesis" else "validation"]
+        metrics |= _population(judged, 100 * on.start / on.samples)
         artefact |= _generations(judged, search, seed)
     return Outcome(metrics, _history(judged), artefact)
+
+
+def _judged(context: Context, search: Search, space: Space, rated: Mapping[str, Fitness]) -> Judged:
+    """What `judge` returns, on data whose activations are kept, as the controls are rated on them too."""
+    on, other = ("test", "validation") if context["protocol"] == "thesis" else ("validation", "test")
+    result = search(rated[on], space, context["evaluations"], context["seed"])
+    genes, offsets = result.genes[None], None if result.offsets is None else result.offsets[None]
+    return Judged(result, rated[on](genes, offsets), rated[other](genes, offsets), context["protocol"])
+
+
+def _accuracy(fitness: Fitness, rating: Rating) -> float:
+    return float(fitness.start / fitness.samples + rating.accuracy[0] / 100)
 
 
 def _search(context: Context) -> tuple[Search, bool]:
@@ -227,15 +240,12 @@ def _figures(judged: Judged) -> dict[str, Json]:
     }
 
 
-def _controls(context: Context, space: Space, judged: Judged, test: data.Split) -> dict[str, Json]:
+def _controls(seed: int, space: Space, result: SearchResult, test: Fitness) -> dict[str, Json]:
     """Test accuracy where as many weights go by magnitude, and at random."""
-    removed = int((~judged.result.genes).sum())
-    chance = np.random.default_rng([context["seed"], removed]).permutation(space.size)
+    removed = np.array([(~result.genes).sum()])
+    chance = np.random.default_rng([seed, int(removed[0])]).permutation(space.size)
     made = {"magnitude": space.order, "random": chance}
-    return {
-        f"{name}_accuracy": quality(space.apply(smallest_removed(order, np.array([removed]))[0]), test)["accuracy"]
-        for name, order in made.items()
-    }
+    return {f"{name}_accuracy": _accuracy(test, test(smallest_removed(order, removed))) for name, order in made.items()}
 
 
 def _population(judged: Judged, base: float) -> dict[str, Json]:

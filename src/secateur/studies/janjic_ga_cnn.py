@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from secateur.lab.study import Study
-from secateur.studies.evolution import SOURCE, cells, options
+from secateur.studies.evolution import cells, options
 from secateur.studies.evolution_pages import pages
 from secateur.studies.evolution_published import CNN
+from secateur.studies.filters import SOURCE
 
 __all__ = ["STUDY"]
 

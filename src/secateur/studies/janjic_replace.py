@@ -21,7 +21,7 @@ from secateur.lab.study import Cell, Context, Outcome, Study
 from secateur.search import Moments, Replacement, corrections, patches, replacements
 from secateur.select import select
 from secateur.structure import channels
-from secateur.studies.evolution import SOURCE
+from secateur.studies.filters import SOURCE
 from secateur.studies.measured import first, rate
 from secateur.studies.networks import OPTIONS, check, example, grid, network, split, trained
 from secateur.studies.replace_pages import pages
