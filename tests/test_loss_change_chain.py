@@ -182,6 +182,30 @@ def test_dead_neurons_and_those_that_are_always_on() -> None:
     assert fast["0"][0] == fast["3"][0] == 0
 
 
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_what_does_nothing_changes_nothing_to_the_last_bit(scale: float) -> None:
+    model = mlp(8, 7)
+    with torch.no_grad():
+        model[-1].weight.mul_(scale)
+        model[3].bias[0] = -100  # dead
+        model[-1].weight[:, 1] = 0  # read by nothing
+        model[-1].weight[:, 2] = 5  # the same for all classes
+    inputs, targets = labelled(6, samples=400)
+    found = LossChange((inputs, targets))(model, channels(model, inputs[:1]))
+    assert found["3"][0] == found["3"][1] == found["3"][2] == 0
+    assert found.label()["3"][:3] == ["zero"] * 3
+
+
+def test_a_loss_that_falls_far_is_exact() -> None:
+    h = torch.tensor([[20.0, 0.1]])
+    weight = torch.tensor([[1.0, 0.0], [-0.5, 1.0], [0.0, 0.5]])
+    found = LastLayer(h, weight, None, torch.tensor([1])).changes()
+    logits = h.double() @ weight.double().T
+    without = torch.tensor([[0.0, 0.1, 0.05]], dtype=torch.float64)
+    expected = cross_entropy(without, torch.tensor([1])) - cross_entropy(logits, torch.tensor([1]))
+    assert float(found.loss[0]) == pytest.approx(float(expected), rel=1e-6)  # about -29
+
+
 def test_nothing_is_on() -> None:
     model = mlp(6, 80, 4)
     with torch.no_grad():

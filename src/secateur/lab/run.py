@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
+from multiprocessing import current_process
 from typing import Any
 
 from secateur.files import write_text
@@ -75,11 +76,21 @@ def run_study(
         raise InputError(f"threads is {threads}; give 1 or more")
     if jobs is not None and jobs < 1:
         raise InputError(f"jobs is {jobs}; give 1 or more")
+    _check_not_a_worker()
     driver = _Driver(study, store, study.settle(options), study.plan(options), retry_failed)
     chosen = driver.choose(executor, jobs)
     with watcher(progress) as watch:
         told = Trackers(trackers, lambda words: watch(Notice("warning", study.name, driver.tally, words=words)))
         return driver.run(chosen, threads, watch, told)
+
+
+def _check_not_a_worker() -> None:
+    """Refuse to run in a worker that is reading the script that started it: it would wait for its own driver."""
+    if getattr(current_process(), "_inheriting", False):
+        raise InputError(
+            "run_study: this script runs a study when it is imported, and worker processes import it; put its calls "
+            "under `if __name__ == '__main__':`, or use executor='serial'"
+        )
 
 
 class _Driver:

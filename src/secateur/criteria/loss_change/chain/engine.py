@@ -23,8 +23,9 @@ __all__ = ["ChainEngine", "chain_engine"]
 
 MEMORY = 1 << 31  # bytes; more is not faster
 FEW, TOLERANCE = 8, 1e-4  # samples on which the chain is compared with the model, and how close it must be
-WORK = 1 << 22  # multiply–accumulates that make a call of a kernel worth its overhead
-CACHED = 1 << 18  # floats of a block of rows that stay in the cache
+WORK = 1 << 26  # multiply–accumulates of a group of samples: fewer are lost in the calls' overhead
+CACHED = 1 << 20  # floats of a group's rows
+CHUNK = 1 << 21  # floats of the widest activations of a block of images
 
 
 def chain_engine(
@@ -122,7 +123,8 @@ class ChainEngine:
             for x, y in zip(torch.split(inputs, size), torch.split(targets, size), strict=True):
                 reads, gives = self._forward(x)
                 tally.start(gives[-1], y)
-                self._measure(Block(reads, gives, y, tally.losses, gives[-1].argmax(1) == y), tally)
+                losses = _losses(gives[-1].T.contiguous(), y)
+                self._measure(Block(reads, gives, y, losses, gives[-1].argmax(1) == y), tally)
 
     def _check(self, inputs: Tensor) -> None:
         """Compare the chain with the model itself on a few samples, once for each shape of them."""
@@ -263,7 +265,7 @@ class ChainEngine:
     def _chunk(self, block: Block, number: int) -> int:
         """How many rows go together through the layers from `number` on."""
         widest = max(x[0].numel() for x in (*block.gives[number:], *block.reads[number:]))
-        return max(1, min(8 * CACHED, self.max_memory // 16) // widest)
+        return max(1, min(CHUNK, self.max_memory // 16) // widest)
 
     def _suffix(self, number: int, values: Tensor) -> Tensor:
         """Run what follows layer `number`, from what it gives to the logits."""
@@ -282,22 +284,27 @@ class ChainEngine:
         sample, unit = (torch.cat([getattr(rows, key) for rows in kept]) for key in ("sample", "unit"))
         logits = torch.cat([rows.values for rows in kept]).T.contiguous()
         target = block.targets[sample]
-        own = logits.gather(0, target[None])[0]
-        delta = (logits.logsumexp(0) - own - block.losses[sample]).double()
+        delta = (_losses(logits, target) - block.losses[sample]).double()
         self.change.index_add_(0, unit, delta)
         self.square.index_add_(0, unit, delta.square())
-        gained = _first_is(logits, own, target).double() - block.right[sample].double()
+        gained = _first_is(logits, target).double() - block.right[sample].double()
         self.hits.view(-1).index_add_(0, unit * self.hits.shape[1] + target, gained)
 
 
-def _first_is(logits: Tensor, own: Tensor, target: Tensor) -> Tensor:
+def _losses(logits: Tensor, target: Tensor) -> Tensor:
+    """The cross-entropy of logits ``(classes, rows)``; the same for all, so that rounding does not look like a change."""
+    losses: Tensor = logits.logsumexp(0).sub_(logits.gather(0, target[None])[0])
+    return losses
+
+
+def _first_is(logits: Tensor, target: Tensor) -> Tensor:
     """Whether the target's logit is the highest, and the first such; as argmax says, which takes a hundred times longer.
 
     `logits` are ``(classes, rows)``. What differs by rounding alone is equal, as it is where it is computed otherwise.
     """
     highest = logits.amax(0)
     near = logits >= highest - EQUAL * (1 + highest.abs())
-    right = own >= highest
+    right = logits.gather(0, target[None])[0] >= highest
     several = near.sum(0) > 1
     if bool(several.any()):
         right[several] = near[:, several].to(torch.uint8).argmax(0) == target[several]

@@ -1,8 +1,8 @@
 """The units that the last linear layer reads: each one's loss change is a closed form on the logits.
 
 Without unit u the logits of a sample are ``z − h_u w_u``. With the samples sorted by class t, and
-``d_cu = w_cu − w_tu``, its cross-entropy changes by ``log Σ_c p_c exp(−h_u d_cu)``, where the target's own term is
-``p_t``: no forward pass, and one exponential for each sample, unit and other class.
+``d_cu = w_cu − w_tu``, its cross-entropy changes by ``log(1 + Σ_c p_c (exp(−h_u d_cu) − 1))``, where the target's own
+term is zero: no forward pass, and one exponential for each sample, unit and other class.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ __all__ = ["LastChanges", "LastLayer"]
 CACHED = 1 << 19  # floats of work space that stay in the cache
 EQUAL = 2e-6  # logits that differ by less are equal but for rounding
 SPARE = 8  # columns are dropped when one in so many is of a unit that is gone
+FALLS = -0.5  # below, the logarithm of one plus a sum loses digits
 STEEP = 30.0  # exponents up to this size lose nothing in float32
 
 
@@ -188,14 +189,21 @@ def _changes_of_class(
     terms = torch.mul(h, away[others, None], out=work[:, : len(h)])
     if float(h.abs().max() * away.abs().max()) < STEEP:
         p = log_p.exp()
-        terms.exp_().mul_(p.T[others, :, None])
+        terms.expm1_().mul_(p.T[others, :, None])  # so that what does nothing changes nothing, to the last bit
+        torch.sum(terms, 0, out=delta)
+        falls = (delta < FALLS).nonzero().unbind(1)
+        delta.log1p_()
+        if len(falls[0]):
+            delta[falls] = (log_p[falls[0]] + h[falls][:, None] * away.T[falls[1]]).logsumexp(1)
+        terms += p.T[others, :, None]
         _beaten(terms, p[:, target, None] * (1 - EQUAL), p[:, target, None] * (1 + EQUAL), target, right)
-        torch.sum(terms, 0, out=delta).add_(p[:, target, None]).log_()
         return
     terms += log_p.T[others, :, None]
     slack = EQUAL * (1 + terms.abs().amax())
     _beaten(terms, own - slack, own + slack, target, right)
-    torch.logsumexp(torch.cat([terms, own.expand(1, *h.shape)]), 0, out=delta)
+    torch.logsumexp(torch.cat([terms, own.expand(1, *h.shape)]), 0, out=delta).masked_fill_(
+        h * away.abs().amax(0) == 0, 0
+    )
 
 
 def _beaten(others: Tensor, less: Tensor, more: Tensor, target: int, right: Tensor) -> None:
