@@ -9,6 +9,7 @@ from secateur.studies import (
     charpentier_random,
     charpentier_reinit,
     charpentier_shrink,
+    criteria_shootout,
     custom,
     demo,
     fathollahi,
@@ -29,6 +30,7 @@ STUDIES: dict[str, Study] = {
         charpentier_dropout.STUDY,
         charpentier_reinit.STUDY,
         charpentier_classes.STUDY,
+        criteria_shootout.STUDY,
     )
 }
 
