@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import cast
 
 from torch import nn
 
@@ -26,6 +25,8 @@ from secateur.types import Keep, Sites
 __all__ = ["STUDY"]
 
 NAME = "criteria-shootout"
+
+SCOPES: tuple[Scope, ...] = ("layer", "global")
 
 _SIZES = {"cnn-4": {"width": 0.25}}
 
@@ -96,9 +97,9 @@ def prune_cell(context: Context) -> Outcome:
     cost = _cost(time.process_time() - begun, model, images)
     metrics: dict[str, Json] = dict(cost)
     history = []
-    for scope in ("layer", "global"):
+    for scope in SCOPES:
         for sparsity in context["sparsities"]:
-            keep = select(scores, sparsity, scope=cast(Scope, scope))
+            keep = select(scores, sparsity, scope=scope)
             small = remove(model, keep)
             history.append(_row(context, recipe, model, small, keep) | {"scope": scope, "sparsity": sparsity})
             if sparsity == context["tune_at"] and scope == "layer":
