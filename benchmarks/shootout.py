@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas
 
 FIGURES = ("channels", "weights")
+SIGNS = {"better": "better", "worse": "worse", "no difference shown": "="}
 
 
 def joined(store: Path) -> pandas.DataFrame:
@@ -25,15 +26,15 @@ def markdown(rows: pandas.DataFrame, unit: str, scope: str = "layer") -> str:
     means = own.pivot(index="criterion", columns="network")
     order = means["mean rank"].mean(axis=1).sort_values(kind="stable").index
     networks = list(dict.fromkeys(own["network"]))
-    head = ["criterion", *networks, "mean rank", *(f"{n}, fine-tuned" for n in networks), "better than random"]
-    head += ["better than magnitude", "worse", "forward passes"]
+    head = ["criterion", *networks, "mean rank", *(f"{n}, fine-tuned" for n in networks), "against random"]
+    head += ["against magnitude", "forward passes"]
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     for name in order:
         one = means.loc[name]
         cells = [name, *(f"{one['mean accuracy', n]:.3f}" for n in networks), f"{one['mean rank'].mean():.1f}"]
         cells += [f"{one['fine-tuned', n]:.3f}" for n in networks]
-        for column in ("better than random", "than magnitude", "worse than magnitude"):
-            cells.append("–" if one[column].isna().all() else f"{one[column].sum():.0f}")
+        for column in ("against random", "against magnitude"):
+            cells.append(", ".join(SIGNS.get(one[column, n], "–") for n in networks))
         cells.append(f"{one['forward passes'].mean():.2g}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

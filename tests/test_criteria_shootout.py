@@ -164,6 +164,23 @@ def test_the_report_tells_who_won(report: Report, results: Results) -> None:
     assert any(line.startswith("Channels, scope layer, 2 sparsities, 2 seeds: the best") for line in report.summary)
 
 
+def test_verdicts_are_those_of_the_tests_of_areas(report: Report, results: Results) -> None:
+    found = tables(report)
+    titles = [column.title for column in found["channels-overview"].columns]
+    for control in ("random", "magnitude"):
+        at = titles.index(f"against {control}")
+        told = {row[3]: row[at] for row in found["channels-overview"].rows if row[2] == "global"}
+        tested = found[f"channels-global-areas-{control}"]
+        verdicts = {row[0]: row[-1] for row in tested.rows}
+        assert told == {control: None, **verdicts}
+        # One half and the other sparsity: the area is the mean of the two accuracies.
+        rows = results.histories
+        rows = rows[(rows["unit"] == "channels") & (rows["scope"] == "global") & (rows["kind"] == "prune")]
+        means = rows.groupby("method")["accuracy"].mean()
+        gaps = {row[0]: row[[c.title for c in tested.columns].index("difference")] for row in tested.rows}
+        assert gaps["taylor"] == pytest.approx(means["taylor"] - means[control])
+
+
 def test_a_report_of_nothing_says_so(tmp_path: Path) -> None:
     assert STUDY.pages(STUDY.results(Store(tmp_path / "empty"), TINY)).summary == ["Nothing has been computed yet."]
 
