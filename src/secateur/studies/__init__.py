@@ -12,6 +12,7 @@ from secateur.studies import (
     charpentier_reinit,
     charpentier_shrink,
     charpentier_vgg,
+    criteria_shootout,
     custom,
     demo,
     fathollahi,
@@ -49,6 +50,7 @@ STUDIES: dict[str, Study] = {
         janjic_ga_mlp.STUDY,
         janjic_ga_cnn.STUDY,
         janjic_replace.STUDY,
+        criteria_shootout.STUDY,
     )
 }
 

@@ -102,10 +102,13 @@ def train_cell(context: Context) -> Outcome:
 def fit_and_rate(
     context: Context, recipe: Mapping[str, Json], model: nn.Module, seed: int, callbacks: Sequence[Callback] = ()
 ) -> Outcome:
-    """Train a network as a training recipe says, and rate it on the test set."""
+    """Train a network as a training recipe says, and rate it on the test set.
+
+    Where the recipe has ``images`` or ``rated``, only so many of the first training or test images are taken.
+    """
     history = fit(
         model,
-        split(context, recipe, "train"),
+        _first(split(context, recipe, "train"), recipe.get("images")),
         split(context, recipe, "validation"),
         epochs=recipe["epochs"],
         batch_size=recipe["batch_size"],
@@ -113,8 +116,13 @@ def fit_and_rate(
         callbacks=callbacks,
         **recipe.get("fit", {}),
     )
-    metrics = {**quality(model, split(context, recipe, "test")), **size(model, example(context, recipe))}
+    test = _first(split(context, recipe, "test"), recipe.get("rated"))
+    metrics = {**quality(model, test), **size(model, example(context, recipe))}
     return Outcome({**metrics, "best_epoch": history.best_epoch}, history.to_dicts(), model.state_dict())
+
+
+def _first(images: data.Split, count: int | None) -> data.Split:
+    return images if count is None else images.subset(range(min(count, len(images))))
 
 
 def network(context: Context, position: int = 0) -> tuple[nn.Module, Mapping[str, Json]]:
