@@ -201,7 +201,9 @@ def _changes_of_class(
     terms += log_p.T[others, :, None]
     slack = EQUAL * (1 + terms.abs().amax())
     _beaten(terms, own - slack, own + slack, target, right)
-    torch.logsumexp(torch.cat([terms, own.expand(1, *h.shape)]), 0, out=delta).masked_fill_(h * away.abs().amax(0) == 0, 0)
+    torch.logsumexp(torch.cat([terms, own.expand(1, *h.shape)]), 0, out=delta).masked_fill_(
+        h * away.abs().amax(0) == 0, 0
+    )
 
 
 def _beaten(others: Tensor, less: Tensor, more: Tensor, target: int, right: Tensor) -> None:
