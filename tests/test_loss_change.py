@@ -58,9 +58,7 @@ def brute(model: nn.Module, sites: Sites, x: Tensor, y: Tensor) -> dict[str, Ten
 def measured(model: nn.Module, sites: Sites, x: Tensor, y: Tensor, budget: Budget = ROOMY) -> LossChanges:
     """The changes by the engine for traced models alone, in the model's own precision: where it gives up the test fails."""
     tally = Tally(cross_entropy, sites)
-    GraphEngine(copy.deepcopy(model).float(), sites, budget).measure(
-        x.float() if x.is_floating_point() else x, y, tally
-    )
+    GraphEngine(model, sites, budget).measure(x, y, tally)
     return tally.result()
 
 
@@ -390,6 +388,12 @@ def test_a_change_without_error_is_sure_and_one_without_any_is_zero() -> None:
     assert changes([0.1, 0.0, -0.1], [inf] * 3).label() == {"0": ["zero"] * 3}
 
 
+def test_what_is_within_the_numbers_precision_is_zero() -> None:
+    made = changes([2e-4, -8e-4, 1e-3], [1e-9] * 3)  # the loss is 89
+    assert made.label() == {"0": ["zero", "zero", "important"]}
+    assert made.label(tolerance=0) == {"0": ["important", "worse", "important"]}
+
+
 def test_corrections_for_many_units() -> None:
     """p = 0.0124, 0.0244, 0.0455: Bonferroni allows 0.0167 each; Holm 0.0167, 0.025, 0.05; Benjamini–Hochberg as many."""
     made = changes([2.5, 2.25, -2.0], [1.0] * 3)
@@ -458,9 +462,9 @@ def test_a_screen_measures_the_lowest_estimates_and_marks_the_others() -> None:
     exact, screened = (LossChange((x, y), screen=screen)(model, sites) for screen in (None, 0.1))
     estimated = SecondOrder((x, y))(model, sites)
     measured = torch.cat(list(screened.exact.values()))
-    assert int(measured.sum()) == 6  # 3 of 30 are looked for
+    assert int(measured.sum()) == 5  # 3 of 30 are looked for
     order = torch.cat(list(estimated.values())).argsort()
-    assert sorted(order[:6].tolist()) == measured.nonzero().flatten().tolist()
+    assert sorted(order[:5].tolist()) == measured.nonzero().flatten().tolist()
     for name in sites:
         known = screened.exact[name]
         torch.testing.assert_close(screened[name], torch.where(known, exact[name], estimated[name]), rtol=0, atol=1e-7)
@@ -487,7 +491,7 @@ def test_a_screen_measures_what_estimates_leave_out() -> None:
 def test_a_screen_takes_single_weights() -> None:
     toy = TOYS["cnn"]
     found = LossChange(toy.batches(), screen=0.1)(toy.build(), weights(toy.build()))
-    assert sum(int(x.sum()) for x in found.exact.values()) == 2 * ceil(0.1 * sum(x.numel() for x in found.values()))
+    assert sum(int(x.sum()) for x in found.exact.values()) == ceil(0.15 * sum(x.numel() for x in found.values()))
 
 
 @pytest.mark.parametrize("plain", [False, True])

@@ -88,8 +88,8 @@ class LossChange:
         max_memory: bytes that the measuring may take beside the model and a batch of data; found by itself.
         progress: draw a bar on standard error.
         screen: look for this fraction of all units, the lowest, in (0, 1): estimate all (`SecondOrder`; single weights
-            and blocks by `Taylor`), and measure twice as many as are looked for, the lowest estimates. The others keep
-            their estimates, and ``exact`` is False there. None measures all.
+            and blocks by `Taylor`), and measure the lowest estimates, half as many again as are looked for. The others
+            keep their estimates, and ``exact`` is False there. None measures all.
         batch_size: samples a pass, where the data are in memory; a chain of layers takes more.
 
     >>> import torch

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Base", "LossChanges"]
 
+PRECISION = 1e-5
+"""The part of the loss to which every engine gives the plain loop's changes."""
+
 
 @dataclass(frozen=True, eq=False)
 class Base:
@@ -58,7 +61,7 @@ class LossChanges(dict[str, Tensor]):
         self.exact = {name: torch.ones(x.shape, dtype=torch.bool) for name, x in self.items()}
 
     def label(
-        self, alpha: float = 0.05, tolerance: float = 0.0, correction: Correction | None = "holm"
+        self, alpha: float = 0.05, tolerance: float | None = None, correction: Correction | None = "holm"
     ) -> dict[str, list[str]]:
         """Return ``"important"``, ``"zero"``, ``"worse"`` or ``"unmeasured"`` for each unit (Charpentier, 2020).
 
@@ -70,7 +73,8 @@ class LossChanges(dict[str, Tensor]):
 
         Args:
             alpha: the probability of error that is allowed, in (0, 1).
-            tolerance: the change of the loss that does not matter, ≥ 0; 0 asks for any change.
+            tolerance: the change of the loss that does not matter, ≥ 0; by default 1e-5 of the whole model's loss, the
+                precision that the changes are held to: below it a rounding that is always the same looks sure.
             correction: for asking about many units at once, over all units of all sites: ``"holm"`` and
                 ``"bonferroni"`` hold the probability of a single wrong label at `alpha`, ``"fdr"`` (Benjamini and
                 Hochberg, 1995) the expected share of wrong ones among the important and the worse; None corrects nothing.
@@ -88,6 +92,8 @@ class LossChanges(dict[str, Tensor]):
         >>> changes.label()
         {'fc': ['important', 'zero', 'worse']}
         """
+        if tolerance is None:
+            tolerance = PRECISION * abs(self.base.loss)
         labels = [[LABELS[-1]] * x.numel() for x in self.values()]
         known = [
             (i, unit) for i, name in enumerate(self) for unit in self.exact[name].flatten().nonzero().flatten().tolist()

@@ -16,7 +16,7 @@ from secateur.types import Loss, Sites
 
 __all__ = ["MARGIN", "estimates", "lowest", "with_estimates"]
 
-MARGIN = 2
+MARGIN = 1.5
 """How many units are measured for each that is looked for."""
 
 
@@ -40,7 +40,7 @@ def lowest(scores: dict[str, Tensor], fraction: float) -> dict[str, Tensor]:
     {'a': tensor([1]), 'b': tensor([0])}
     """
     flat = torch.cat([x.flatten().cpu() for x in scores.values()])
-    count = min(MARGIN * ceil(fraction * len(flat)), len(flat))
+    count = min(ceil(MARGIN * fraction * len(flat)), len(flat))
     chosen = torch.zeros(len(flat), dtype=torch.bool)
     chosen[flat.argsort(stable=True)[:count]] = True
     chosen |= flat == -torch.inf
