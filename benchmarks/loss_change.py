@@ -1,6 +1,6 @@
 """How long the exact loss change of every unit takes, beside the plain loop, and how much memory.
 
-    python benchmarks/loss_change.py                                 # every net; about half an hour at one thread
+    python benchmarks/loss_change.py                                 # every net; hours at one thread, most for the VGG
     python benchmarks/loss_change.py --net ann-128 fathollahi-5      # some
     python benchmarks/loss_change.py --net vgg-16 --images 200
     python benchmarks/loss_change.py --exhaustive                    # ann-128 until one neuron is left
