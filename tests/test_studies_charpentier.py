@@ -25,7 +25,8 @@ from secateur.studies.charpentier_precomputed import stop
 from secateur.studies.charpentier_pruning import without
 from secateur.studies.charpentier_random import _differences
 from secateur.studies.charpentier_tables import BANDS, RANDOM, SHRINK
-from secateur.studies.measured import STATISTICS, Part, by_magnitude, describe_table, drawn, drawn_like, parts
+from secateur.studies.measured import by_magnitude, drawn, drawn_like
+from secateur.studies.measured_pages import STATISTICS, Part, describe_table, parts
 from secateur.types import InputError, UnknownNameError
 
 NAMES = ("random", "shrink", "importance", "precomputed", "exhaustive-greedy")

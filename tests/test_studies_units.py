@@ -15,7 +15,7 @@ from secateur.lab.study import Context
 from secateur.measure import evaluate, parameters
 from secateur.structure import channels, cut
 from secateur.studies import by_name, charpentier_vgg, networks
-from secateur.studies.importance import LABELS, METHODS, as_many, chosen, first
+from secateur.studies.measured import LABELS, METHODS, as_many, chosen, first
 from secateur.types import InputError, UnknownNameError
 
 SMALL = {"data": "digits", "validation": 300, "epochs": 2, "measured": 300}
@@ -136,14 +136,12 @@ def test_the_labels_of_a_network_add_up_and_are_those_of_its_changes(made: Any) 
         change = results.store.artefact(row["id"])["change.hidden"]
         assert row["change_50"] == pytest.approx(float(change.double().quantile(0.5)))
         assert row["units"] == len(change) == 128
-    shown = table(report, "ann-128-digits-labels")
+    shown = table(report, "labels")
     assert [line[0] for line in shown.rows] == ["32", "128"]
     small = rows[rows["batch_size"] == 32]
     assert shown.rows[0][2] == pytest.approx(small["accuracy"].mean())
     assert "32" in report.summary[0]
-    assert {f"ann-128-digits-{end}" for end in ("shares", "changes", "cuts", "classes-by-factor", "classes")} <= names(
-        report
-    )
+    assert {"shares", "changes", "cuts", "classes-by-factor", "classes"} <= names(report)
 
 
 def test_half_of_the_units_are_really_gone(made: Any) -> None:
@@ -180,11 +178,11 @@ def test_new_beginnings_stand_beside_plain_training_and_a_random_control(made: A
         first_cycle = [counts["2"] for counts in pair["begun_anew"]]
         assert first_cycle[0] == first_cycle[1] > 0, "the first measurement is of the same network"
         assert pair["accuracy"].nunique() == 2 or pair["loss"].nunique() == 2
-    shown = table(report, "ann-128-digits-trainings")
+    shown = table(report, "trainings")
     assert [line[0] for line in shown.rows] == ["plain", *arms]
     assert shown.rows[0][2] == 0
     assert shown.rows[1][2] == pytest.approx(sum(c["2"] for c in rows["begun_anew"][rows["arm"] == arms[0]]) / 2)
-    assert "ann-128-digits-compare-accuracy" in names(report)
+    assert "compare-accuracy" in names(report)
 
 
 def test_schemes_make_arms_and_unknown_ones_are_refused() -> None:
@@ -205,7 +203,7 @@ def test_a_class_is_kept_or_forgotten(made: Any) -> None:
     own = {way: [values[3] for values in group["class_accuracy"]] for way, group in rows.groupby("way")}
     assert sum(own["keep"]) > sum(own["forget"])
     for way in ("keep", "forget"):
-        shown = table(report, f"cnn-4-digits-{way}")
+        shown = table(report, way)
         assert [line[0] for line in shown.rows] == ["3"]
         full = results.frame[results.frame["kind"] == "measure"]["class_accuracy"]
         before = sum(values[3] for values in full) / 2
@@ -228,10 +226,8 @@ def test_all_networks_of_one_way_and_sparsity_have_one_shape(made: Any) -> None:
         assert group["macs"].nunique() == group["parameters"].nunique() == 1
     total = sum(next(iter(rows["kept"])).values()) / (1 - rows["units_removed"].iloc[0])
     assert rows["units_removed"].tolist() == pytest.approx([round(0.3 * total) / total] * 6)
-    assert {"vgg-16-digits-gains", "vgg-16-digits-costs", "vgg-16-digits-layers", "vgg-16-digits-classes"} <= names(
-        report
-    )
-    assert table(report, "vgg-16-digits-gains").rows[1][3] == rows["macs"].iloc[0]
+    assert {"gains", "costs", "layers", "classes"} <= names(report)
+    assert table(report, "gains").rows[1][3] == rows["macs"].iloc[0]
 
 
 def test_a_step_goes_on_from_the_network_of_the_step_before(made: Any) -> None:
@@ -268,6 +264,6 @@ def test_a_device_that_is_not_there_is_refused() -> None:
 
 
 def test_no_more_images_are_taken_than_there_are() -> None:
-    images = networks._load("digits", "test", None, 300)
+    images = networks._load("digits", "test", None, 300, None, None)
     assert len(first(images, 7)) == 7
     assert len(first(images, 10**6)) == len(images)

@@ -10,8 +10,8 @@ from secateur.lab.report import Report
 from secateur.lab.study import Cell, Results, Study
 from secateur.studies import networks
 from secateur.studies.charpentier import SOURCE
-from secateur.studies.importance import OPTIONS, measured, pruned
-from secateur.studies.importance_pages import Factor, report
+from secateur.studies.factor_pages import Factor, factor_report
+from secateur.studies.measured import OPTIONS, measured, pruned
 
 __all__ = ["STUDY"]
 
@@ -46,7 +46,7 @@ def _pages(results: Results) -> Report:
         "also means more steps: the effect is that of both together. The section is a heading without a text; the "
         "reading is ours, and there is no published figure to compare with. The thesis trains with batches of 32.",
     ]
-    return report(results, TITLE, factor, notes)
+    return factor_report(results, TITLE, factor, notes)
 
 
 STUDY = Study(

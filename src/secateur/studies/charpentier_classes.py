@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from secateur import data
-from secateur.criteria import ClassAccuracy, Magnitude, Random
+from secateur.criteria import ClassAccuracy, Random
 from secateur.lab.options import Option, Options
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.study import Cell, Context, Outcome, Study
@@ -14,7 +14,7 @@ from secateur.structure import channels, cut
 from secateur.studies import networks
 from secateur.studies.charpentier import SOURCE
 from secateur.studies.charpentier_classes_pages import WAYS, pages
-from secateur.studies.importance import OPTIONS, as_many, first, measured, pruned, rated
+from secateur.studies.measured import OPTIONS, as_many, by_magnitude, first, images_of, measured, pruned, rate
 from secateur.types import InputError
 
 __all__ = ["STUDY"]
@@ -68,10 +68,10 @@ def class_cell(context: Context) -> Outcome:
     scores = ClassAccuracy(images, [context["class"]], forget=context["way"] == "forget")(model, sites)
     keep = select(scores, context["sparsity"])
     small = cut(model, sites, keep)
-    metrics = {**rated(context, recipe, small, context["images"]), **networks.size(small, image)}
-    for name, criterion in (("random", Random(context["seed"])), ("magnitude", Magnitude(p=2))):
-        control = cut(model, sites, as_many(criterion(model, sites), keep))
-        metrics |= networks.quality(control, test, f"{name}_")
+    metrics = {**rate(small, images_of(context, recipe, context["images"])), **networks.size(small, image)}
+    at_random = as_many(Random(context["seed"])(model, sites), keep)
+    for name, control in (("random", at_random), ("magnitude", by_magnitude(keep, model, sites))):
+        metrics |= networks.quality(cut(model, sites, control), test, f"{name}_")
     return Outcome({**metrics, "kept": {site: int(kept.sum()) for site, kept in keep.items()}})
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from secateur import data
 from secateur.files import require
 from secateur.lab import figures
 from secateur.lab.blocks import Block, Column, Picture, Section, Table
@@ -15,8 +14,9 @@ from secateur.lab.sections import interval, mean, pick
 from secateur.lab.stats import compare
 from secateur.lab.study import Results
 from secateur.lab.tables import comparison_table
-from secateur.studies.importance import METHODS
-from secateur.studies.importance_pages import NOTES, Factor, Part, cuts, parts, points
+from secateur.studies.factor_pages import NOTES, Factor, cuts, points
+from secateur.studies.measured import METHODS
+from secateur.studies.measured_pages import Part, report
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -36,25 +36,26 @@ _NOTES = (
 
 def pages(results: Results, title: str) -> Report:
     """Return the report; it bears with cells that are not there yet."""
-    found = [part for part in parts(results) if len(part.pruned)]
-    if not found:
-        return Report(title, ["Nothing has been cut yet."], sections=[Section("How it was done", _NOTES)])
-    sections, summary = [], []
-    for part in found:
-        names = data.info(part.data).classes
-        aimed = (
-            pick(results.frame, kind="class", model=part.model, data=part.data) if "class" in results.frame else None
-        )
-        made = [Section("After cuts by loss", _by_loss(part, names))]
-        if aimed is not None and len(aimed):
-            rows = _aimed(part, aimed)
-            summary.append(f"{part.model} on {part.data}: {_words(rows)}")
-            made += [
-                Section(words[0].upper() + words[1:], _way(part, rows, aimed, names, way))
-                for way, words in WAYS.items()
-            ]
-        sections += [part.named(section) for section in made]
-    return Report(title, summary, sections=[*sections, Section("How it was done", [*_NOTES, *NOTES])])
+    return report(results, title, _sections, _summary, notes=[*_NOTES, *NOTES], trained=False)
+
+
+def _sections(part: Part) -> list[Section]:
+    aimed = part.kind("class")
+    if not len(part.pruned):
+        return []
+    made = [Section("After cuts by loss", _by_loss(part, part.classes))]
+    if len(aimed):
+        rows = _aimed(part, aimed)
+        for way, words in WAYS.items():
+            made.append(Section(words[0].upper() + words[1:], _way(part, rows, aimed, part.classes, way)))
+    return made
+
+
+def _summary(part: Part) -> list[str]:
+    aimed = part.kind("class")
+    if not len(part.pruned) or not len(aimed):
+        return ["Nothing has been cut for or against a class yet."]
+    return [_words(_aimed(part, aimed))]
 
 
 def _by_loss(part: Part, names: Sequence[str]) -> list[Block]:
@@ -62,10 +63,10 @@ def _by_loss(part: Part, names: Sequence[str]) -> list[Block]:
     changes = class_changes(part.measured, pick(part.pruned, method=METHODS[0]), names)
     table = 100 * changes.pivot(index="sparsity", columns="class", values="change").reindex(columns=list(names))
     table.index = [f"{100 * sparsity:.4g} %" for sparsity in table.index]
-    basis = part.of(pick(part.pruned, method=METHODS[0]))
+    basis = part.basis(pick(part.pruned, method=METHODS[0]))
     caption = "Change of each class's test accuracy after a cut by loss change, by the part of the units cut."
     blocks.append(_heat("by-loss", table, caption, "removed", basis))
-    return [*blocks, *class_damage(part.measured, part.pruned, names, method=METHODS[0], basis=part.of(part.pruned))]
+    return [*blocks, *class_damage(part.measured, part.pruned, names, method=METHODS[0], basis=part.basis(part.pruned))]
 
 
 def _heat(name: str, table: DataFrame, caption: str, rows: str, basis: Any) -> Picture:
@@ -105,7 +106,7 @@ def _words(rows: DataFrame) -> str:
 
 def _way(part: Part, rows: DataFrame, aimed: DataFrame, names: Sequence[str], way: str) -> list[Block]:
     here, runs = pick(rows, way=way), pick(aimed, way=way)
-    basis = part.of(runs)
+    basis = part.basis(runs)
     share = f"{100 * runs['sparsity'].iloc[0]:.4g} %"
     table = require("pandas", "lab").DataFrame(
         {names[int(number)]: _changes(part, group, names) for number, group in runs.groupby("class")}

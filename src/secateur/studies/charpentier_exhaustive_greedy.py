@@ -20,12 +20,12 @@ from secateur.studies.charpentier_pruning import (
     IMAGES,
     control_cells,
     cut_and_rate,
-    images_of,
     path,
     pruning_sections,
     pruning_summary,
 )
-from secateur.studies.measured import Part, report
+from secateur.studies.measured import images_of
+from secateur.studies.measured_pages import Part, report
 from secateur.studies.networks import example, network
 
 if TYPE_CHECKING:

@@ -23,7 +23,8 @@ from secateur.lab.study import Cell, Context, Outcome, Results, Study
 from secateur.measure.agreement import agreement
 from secateur.structure import channels
 from secateur.studies.charpentier import NETWORKS, SOURCE, WIDTH, bases, check, options
-from secateur.studies.measured import Part, first, report
+from secateur.studies.measured import LABELS, first
+from secateur.studies.measured_pages import Part, report
 from secateur.studies.networks import example, network, split
 from secateur.types import Criterion, Sites
 
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["STUDY"]
 
 NAME = "charpentier-importance"
-
-LABELS = ("important", "zero", "worse")
 
 FRACTION = 0.1
 """Of all units: whether an estimate finds the lowest of these."""

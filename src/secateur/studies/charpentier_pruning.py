@@ -30,8 +30,9 @@ from secateur.schedules import Pruned
 from secateur.schedules.walk import Unit
 from secateur.structure import channels, cut, mask
 from secateur.structure.verify import difference
-from secateur.studies.measured import Part, by_magnitude, drawn_like, first, rate
-from secateur.studies.networks import example, network, size, split
+from secateur.studies.measured import by_magnitude, drawn_like, images_of, rate
+from secateur.studies.measured_pages import Part
+from secateur.studies.networks import example, network, size
 from secateur.types import Keep, Sites
 
 if TYPE_CHECKING:
@@ -44,7 +45,6 @@ __all__ = [
     "IMAGES",
     "control_cells",
     "cut_and_rate",
-    "images_of",
     "path",
     "pruning_sections",
     "pruning_summary",
@@ -66,12 +66,6 @@ _LOSSES = {"train": "train_loss", "validation": "validation_loss", "test": "loss
 
 
 # Cells
-
-
-def images_of(context: Context, recipe: Mapping[str, Json], count: int) -> dict[str, data.Split]:
-    """Return the images: the first `count` of training, which alone may decide, validation and test."""
-    splits = {name: split(context, recipe, name) for name in _LOSSES}
-    return {**splits, "train": first(splits["train"], count)}
 
 
 def without(sites: Sites, units: Sequence[Unit]) -> dict[str, Tensor]:

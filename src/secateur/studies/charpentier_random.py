@@ -20,7 +20,8 @@ from secateur.select import select
 from secateur.structure import channels
 from secateur.studies.charpentier import SOURCE, bases, check, options
 from secateur.studies.charpentier_tables import BANDS, RANDOM, SPREADS
-from secateur.studies.measured import Part, class_rows, describe_table, drawn, quartiles, report, statistics
+from secateur.studies.measured import drawn
+from secateur.studies.measured_pages import Part, class_rows, describe_table, quartiles, report, statistics
 from secateur.studies.networks import example, network, split
 
 if TYPE_CHECKING:

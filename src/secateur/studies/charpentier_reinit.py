@@ -16,8 +16,9 @@ from secateur.lab.study import Cell, Context, Outcome, Results, Study
 from secateur.models.initialise import SCHEMES
 from secateur.studies import networks
 from secateur.studies.charpentier import SOURCE
-from secateur.studies.importance import OPTIONS, first, measured, pruned
-from secateur.studies.importance_pages import Factor, Part, compared, report
+from secateur.studies.factor_pages import Factor, compared, factor_report
+from secateur.studies.measured import OPTIONS, first, measured, pruned
+from secateur.studies.measured_pages import Part
 from secateur.train import Reinitialise
 
 if TYPE_CHECKING:
@@ -97,7 +98,9 @@ def _pages(results: Results) -> Report:
         "validation loss, as the plain training does. The section is a heading without a text; the reading is ours, and "
         "there is no published figure to compare with.",
     ]
-    return report(results, TITLE, factor, notes, lambda part: _training(part, factor), lambda part: _said(part, factor))
+    return factor_report(
+        results, TITLE, factor, notes, lambda part: _training(part, factor), lambda part: _said(part, factor)
+    )
 
 
 def _outgoing(scale: float | None) -> str:
@@ -146,7 +149,7 @@ def _table(part: Part, factor: Factor, last: DataFrame) -> Table:
             ended = [mean(ends, "validation_accuracy"), mean(ends, "validation_loss")]
             rows.append([arm, len(runs), _begun(part, arm), *rated, *ended])
     caption = "The trainings: units that began anew, and the networks at the epoch of the lowest validation loss and at the end."
-    return Table("trainings", caption, columns, rows, part.of(part.measured, "test and validation set"))
+    return Table("trainings", caption, columns, rows, part.basis(part.measured, "test and validation set"))
 
 
 def _begun(part: Part, arm: str) -> float:
@@ -163,7 +166,7 @@ def _curves(part: Part, epochs: DataFrame) -> Picture:
     ends = epochs[epochs["epoch"] == epochs["epoch"].max()].groupby("arm", sort=False)["validation_loss"].mean()
     alt = "Mean validation loss after the last epoch: " + ", ".join(f"{arm} {loss:.4f}" for arm, loss in ends.items())
     caption = "Validation loss by epoch: mean over the networks, and their range."
-    return Picture("curves", drawn, caption, alt, part.of(part.measured, "validation set"), epochs)
+    return Picture("curves", drawn, caption, alt, part.basis(part.measured, "validation set"), epochs)
 
 
 def _said(part: Part, factor: Factor) -> str:

@@ -22,18 +22,9 @@ from secateur.schedules import RandomShrink
 from secateur.structure import channels
 from secateur.studies.charpentier import SOURCE, bases, check, options
 from secateur.studies.charpentier_tables import SHRINK
-from secateur.studies.measured import (
-    Part,
-    by_magnitude,
-    class_rows,
-    describe_table,
-    drawn_like,
-    first,
-    quartiles,
-    report,
-    statistics,
-)
-from secateur.studies.networks import example, network, split
+from secateur.studies.measured import by_magnitude, drawn_like, images_of
+from secateur.studies.measured_pages import Part, class_rows, describe_table, quartiles, report, statistics
+from secateur.studies.networks import example, network
 from secateur.types import Keep
 
 if TYPE_CHECKING:
@@ -79,8 +70,7 @@ def _cells(settled: Mapping[str, Json]) -> list[Cell]:
 def shrink_cell(context: Context) -> Outcome:
     """Run the algorithm again and again, each time really cut, and rate what is left beside the controls."""
     model, recipe = network(context)
-    splits = {name: split(context, recipe, name) for name in SPLITS}
-    splits["train"] = first(splits["train"], context["images"])
+    splits = images_of(context, recipe, context["images"])
     sites = channels(model, example(context, recipe))
     generator = np.random.default_rng([context["seed"], context["n"]])
     seeds = [int(one) for one in generator.integers(2**31, size=(int(context["runs"]),))]

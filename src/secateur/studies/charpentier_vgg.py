@@ -22,7 +22,7 @@ from secateur.structure import channels, cut
 from secateur.studies import networks
 from secateur.studies.charpentier import SOURCE
 from secateur.studies.charpentier_vgg_pages import WAYS, pages
-from secateur.studies.importance import METHODS, first, rated, worth
+from secateur.studies.measured import METHODS, first, images_of, rate, worth
 from secateur.train import fit
 from secateur.types import InputError, Keep, Sites
 
@@ -147,7 +147,11 @@ def measure_cell(context: Context) -> Outcome:
     model, recipe = networks.network(context)
     image = networks.example(context, recipe)
     changes = _measure(context, model, first(networks.split(context, recipe, "train"), context["images"]))
-    metrics = {**rated(context, recipe, model, context["images"]), **networks.size(model, image), **worth(changes)}
+    metrics = {
+        **rate(model, images_of(context, recipe, context["images"])),
+        **networks.size(model, image),
+        **worth(changes),
+    }
     return Outcome(metrics, artefact={f"change.{name}": change.cpu() for name, change in changes.items()})
 
 
@@ -165,7 +169,7 @@ def step_cell(context: Context) -> Outcome:
     history, _ = _fit(context, small, again, first(train, context["tune_images"]), context["tune_epochs"])
     left = {name: _merged(held[name], keep.get(name)) for name in sites}
     metrics = {
-        **rated(context, recipe, small, context["images"]),
+        **rate(small, images_of(context, recipe, context["images"])),
         **cut_only,
         **networks.size(small, image),
         "kept": {name: int(kept.sum()) for name, kept in left.items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from secateur import data
@@ -15,8 +16,8 @@ from secateur.lab.stats import compare
 from secateur.lab.study import Results
 from secateur.lab.style import styles
 from secateur.lab.tables import comparison_table
-from secateur.studies.importance import LABELS, METHODS
-from secateur.studies.importance_pages import Part, parts
+from secateur.studies.measured import LABELS, METHODS
+from secateur.studies.measured_pages import Part, report
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -29,18 +30,23 @@ _LOOK = styles([f"{method}, {way}" for way in WAYS for method in METHODS])
 
 def pages(results: Results, title: str) -> Report:
     """Return the report; it bears with cells that are not there yet."""
-    found, sections, summary, cards = parts(results), [], [], []
-    for part in found:
-        trained = pick(results.frame, kind="train", data=part.data)
-        made = [training(trained, results.store.histories(trained["id"]), part.of(trained)), _worth(part)]
-        ended = _ended(part)
-        if len(ended):
-            summary.append(_words(part, ended))
-            cards += _cards(part, ended)
-            made += [_costs(part, ended), _gains(part, ended), _classes(part, ended)]
-        sections += [part.named(section) for section in made]
-    notes = Section("How it was done", [_note(results), *_NOTES])
-    return Report(title, summary or ["Nothing has been cut yet."], cards, [*sections, notes])
+    # The network is no option of this study; its parts are told apart by the data set alone.
+    named = replace(results, options={**results.options, "model": "vgg-16"})
+    return report(named, title, _sections, _summary, _cards, [_note(results), *_NOTES], trained=False)
+
+
+def _sections(part: Part) -> list[Section]:
+    # Trained networks have the name that builds them, not that of the measured ones.
+    trained = pick(part.results.frame, kind="train", data=part.data)
+    made = [training(trained, part.results.store.histories(trained["id"]), part.basis(trained))]
+    made += [_worth(part)] if len(part.measured) else []
+    ended = _ended(part)
+    return [*made, _costs(part, ended), _gains(part, ended), _classes(part, ended)] if len(ended) else made
+
+
+def _summary(part: Part) -> list[str]:
+    ended = _ended(part)
+    return [_words(part, ended)] if len(ended) else ["Nothing has been cut yet."]
 
 
 _NOTES = (
@@ -85,17 +91,18 @@ def _words(part: Part, ended: DataFrame) -> str:
             f"with {100 * sparsity:.4g} % of the units cut {means.max():.4f} by {means.idxmax()} (least: {means.min():.4f} by "
             f"{means.idxmin()})"
         )
-    return f"{part.model} on {part.data} has a test accuracy of {base:.4f}; fine-tuned it reaches {'; '.join(said)}."
+    return f"The whole network has a test accuracy of {base:.4f}; fine-tuned it reaches {'; '.join(said)}."
 
 
-def _cards(part: Part, ended: DataFrame) -> list[Card]:
-    runs = pick(ended, method=METHODS[0], way=WAYS[0])
+def _cards(part: Part) -> list[Card]:
+    ended = _ended(part)
+    runs = pick(ended, method=METHODS[0], way=WAYS[0]) if len(ended) else ended
     if not len(runs):
         return []
     most = max(runs["sparsity"])
     small = pick(runs, sparsity=most)
     share = mean(small, "macs") / mean(part.measured, "macs")
-    label = f"{part.data}: multiply-accumulates left with {100 * most:.4g} % of the units cut by loss change"
+    label = f"multiply-accumulates left with {100 * most:.4g} % of the units cut by loss change"
     return [Card(label, f"{share:.1%}", f"test accuracy {mean(small, 'accuracy'):.4f}")]
 
 
@@ -117,7 +124,7 @@ def _worth(part: Part) -> Section:
     medians = shown.groupby("layer")["change"].median()
     alt = "Median loss change by layer, in thousandths: " + ", ".join(f"{n} {x:.3g}" for n, x in medians.items())
     images = int(part.measured["images"].iloc[0])
-    basis = part.of(part.measured, f"measured on {images:,} training images")
+    basis = part.basis(part.measured, f"measured on {images:,} training images")
     caption = "Units whose removal raises the training loss (important), lowers it (worse), or neither beyond chance (zero); means."
     said = "How the loss changes of each layer's units are spread; the middle 98 % of all units."
     table = Table("layers", caption, columns, rows, basis)
@@ -125,7 +132,7 @@ def _worth(part: Part) -> Section:
 
 
 def _costs(part: Part, ended: DataFrame) -> Section:
-    basis = part.of(_cut(ended))
+    basis = part.basis(_cut(ended))
     blocks: list[Block] = [_accuracies(part, ended, basis)]
     if len(_cut(ended)):
         shown = _cut(ended)[["named", "sparsity", "seed", "accuracy"]].rename(columns={"named": "method"})
@@ -229,11 +236,11 @@ def _gains(part: Part, ended: DataFrame) -> Section:
         "Really cut networks, by loss change: size, and milliseconds of a batch in turns with the unpruned network, median "
         "of 15. Networks of the controls have the same shapes."
     )
-    blocks: list[Block] = [Table("gains", caption, columns, rows, part.of(runs))]
+    blocks: list[Block] = [Table("gains", caption, columns, rows, part.basis(runs))]
     if len(_cut(ended)):
         shown = _cut(ended)[["named", "sparsity", "seed", "accuracy", "macs"]].rename(columns={"named": "method"})
         axes = {"macs": ("Multiply-accumulates for one image", mean(part.measured, "macs"), "macs")}
-        blocks += trade_offs(shown, axes, mean(part.measured, "accuracy"), part.of(_cut(ended)), look=_LOOK)
+        blocks += trade_offs(shown, axes, mean(part.measured, "accuracy"), part.basis(_cut(ended)), look=_LOOK)
     return Section("What cutting gains", blocks)
 
 
@@ -241,5 +248,5 @@ def _classes(part: Part, ended: DataFrame) -> Section:
     names = data.info(part.data).classes
     after = _cut(ended).assign(method=_cut(ended)["named"])
     first = f"{METHODS[0]}, {WAYS[0]}"
-    blocks = class_damage(part.measured, after, names, method=first, basis=part.of(after)) if len(after) else []
+    blocks = class_damage(part.measured, after, names, method=first, basis=part.basis(after)) if len(after) else []
     return Section("Which classes a cut hurts", blocks)

@@ -16,7 +16,7 @@ from secateur.lab.study import Results
 from secateur.studies.evolution import AUTHORS, CONVERGED
 from secateur.studies.evolution_pictures import contour, evolution, overlap, solutions, trials, weights_before
 from secateur.studies.evolution_published import BANDS, MEANS, POSITIVE, Trials
-from secateur.studies.measured import Part, report
+from secateur.studies.measured_pages import Part, report
 
 if TYPE_CHECKING:
     from pandas import DataFrame

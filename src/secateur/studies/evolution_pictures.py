@@ -12,7 +12,7 @@ from secateur.files import require
 from secateur.lab import figures
 from secateur.lab.blocks import Block, Column, Picture, Table
 from secateur.studies.evolution_published import Trials
-from secateur.studies.measured import Part
+from secateur.studies.measured_pages import Part
 
 if TYPE_CHECKING:
     from pandas import DataFrame

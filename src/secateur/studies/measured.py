@@ -1,67 +1,123 @@
-"""What studies of measured importance share: ratings, controls, tables of distributions, and a report of several parts."""
+"""What studies of measured units share: images, ratings, controls, and the cells that measure every unit and cut by it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from secateur import data
-from secateur.criteria import Magnitude, Random
-from secateur.files import require
-from secateur.lab.basis import Origins
-from secateur.lab.blocks import Basis, Card, Column, Section, Table
-from secateur.lab.recipe import Json
-from secateur.lab.report import Report
-from secateur.lab.sections import pick, training
-from secateur.lab.study import Results
+from secateur.criteria import LossChange, LossChanges, Magnitude, Random
+from secateur.lab.options import Option
+from secateur.lab.recipe import Json, Recipe
+from secateur.lab.study import Cell, Context, Outcome
+from secateur.measure import parameters
 from secateur.select import select
-from secateur.studies.networks import grid, quality
-from secateur.types import InputError, Keep, Sites
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from secateur.structure import channels, cut
+from secateur.studies.networks import example, network, quality, size, split
+from secateur.types import InputError, Keep, Scores, Sites
 
 __all__ = [
-    "STATISTICS",
-    "Part",
+    "LABELS",
+    "METHODS",
+    "OPTIONS",
+    "as_many",
     "by_magnitude",
-    "class_rows",
-    "describe_table",
+    "chosen",
     "drawn",
     "drawn_like",
     "first",
-    "parts",
-    "quartiles",
+    "images_of",
+    "measure_cell",
+    "measured",
+    "prune_cell",
+    "pruned",
     "rate",
-    "report",
-    "statistics",
+    "worth",
 ]
 
-STATISTICS = ("mean", "std", "min", "25%", "50%", "75%", "max")
-"""What pandas' ``describe`` says of a distribution, as the thesis prints it."""
+METHODS = ("loss change", "magnitude", "random")
+"""What chooses the units that go; the last two are the controls."""
 
-_WHOLE = ("seed", "n", "draws", "units", "removed")
+LABELS = ("important", "zero", "worse")
 
-
-# Cells
-
-
-def first(images: data.Split, count: int) -> data.Split:
-    """Return the first `count` images; all, where there are fewer."""
-    return images.subset(range(min(count, len(images))))
+OPTIONS = (
+    Option("measured", "count", 10_000, "training images to measure the units on, the first ones", least=1),
+    Option("sparsities", "number", [0.5], "fractions of the units to cut", 0, 1, many="list"),
+)
+"""What every study of measured units takes."""
 
 
-def rate(model: nn.Module, splits: Mapping[str, data.Split]) -> dict[str, Json]:
-    """Return loss, accuracy and the accuracy of each class on each split; those on ``test`` without a prefix."""
-    return {
-        name: value
-        for key, split in splits.items()
-        for name, value in quality(model, split, "" if key == "test" else f"{key}_").items()
-    }
+def measured(study: str, base: Cell, settled: Mapping[str, Json], known: Mapping[str, Json]) -> Cell:
+    """Return the cell that measures every unit of the network that `base` trains.
+
+    Args:
+        study: the study's name.
+        base: the cell of the trained network.
+        settled: the study's options, those of `OPTIONS` among them.
+        known: what `base` decides and rows are looked up by, such as the data set.
+    """
+    what = {"seed": base.recipe.seed, "images": settled["measured"], **known}
+    return Cell(Recipe(study, "measure", what, (base.id,), known), measure_cell)
+
+
+def pruned(study: str, base: Cell, measure: Cell, settled: Mapping[str, Json], known: Mapping[str, Json]) -> list[Cell]:
+    """Return one cell for each sparsity and method, all of which cut as many units of each layer."""
+    cells = []
+    for sparsity in settled["sparsities"]:
+        for method in METHODS:
+            what = {"seed": base.recipe.seed, "method": method, "sparsity": sparsity, **known}
+            cells.append(Cell(Recipe(study, "prune", what, (base.id, measure.id), known), prune_cell))
+    return cells
+
+
+def measure_cell(context: Context) -> Outcome:
+    """Measure the loss change of every unit on training images, and rate the whole network."""
+    model, recipe = network(context)
+    image = example(context, recipe)
+    changes = LossChange(first(split(context, recipe, "train"), context["images"]))(model, channels(model, image))
+    metrics = {**rate(model, images_of(context, recipe, context["images"])), **size(model, image), **worth(changes)}
+    kept = {f"change.{name}": change for name, change in changes.items()}
+    kept |= {f"error.{name}": error for name, error in changes.error.items()}
+    return Outcome(metrics, artefact=kept)
+
+
+def prune_cell(context: Context) -> Outcome:
+    """Cut the units of the lowest loss changes, or as many of each layer by a control, and rate what is left."""
+    model, recipe = network(context)
+    image = example(context, recipe)
+    sites = channels(model, image)
+    found = context.artefact(1)
+    changes = {name: found[f"change.{name}"] for name in sites}
+    keep = chosen(context["method"], model, sites, changes, context["sparsity"], context["seed"])
+    small = cut(model, sites, keep)
+    metrics = rate(small, images_of(context, recipe, context.record(1).recipe.parameters["images"]))
+    return Outcome({**metrics, **size(small, image), **_removed(model, small, keep)})
+
+
+def chosen(method: str, model: nn.Module, sites: Sites, changes: Scores, sparsity: float, seed: int) -> Keep:
+    """Return the masks of one of `METHODS`; the controls remove as many units of each layer as the loss change does."""
+    keep = select(changes, sparsity)
+    if method == "loss change":
+        return keep
+    return as_many(Random(seed)(model, sites), keep) if method == "random" else by_magnitude(keep, model, sites)
+
+
+def as_many(scores: Scores, keep: Keep) -> dict[str, Tensor]:
+    """Return masks that remove the lowest scores, in each site as many as `keep` does.
+
+    >>> as_many({"fc": torch.tensor([3.0, 1.0, 2.0])}, {"fc": torch.tensor([True, True, False])})
+    {'fc': tensor([ True, False,  True])}
+    """
+    fractions = {name: int((~kept).sum()) / kept.numel() for name, kept in keep.items()}
+    return select(scores, fractions, scope="layer", minimum=0)
+
+
+def by_magnitude(keep: Keep, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+    """Return the keep mask that removes as many units of each site as `keep` does: those of the lowest L2 norm."""
+    return as_many(Magnitude(p=2)(model, sites), keep)
 
 
 def drawn(model: nn.Module, sites: Sites, n: int, draws: int, seed: Sequence[int]) -> list[dict[str, Tensor]]:
@@ -84,17 +140,7 @@ def drawn(model: nn.Module, sites: Sites, n: int, draws: int, seed: Sequence[int
 
 def drawn_like(keep: Keep, model: nn.Module, sites: Sites, draws: int, seed: Sequence[int]) -> list[dict[str, Tensor]]:
     """Return keep masks that each remove as many units of each site as `keep` does, drawn at random."""
-    parts_removed = _fractions(keep)
-    return [select(scores, parts_removed, scope="layer") for scores in _random(model, sites, draws, seed)]
-
-
-def by_magnitude(keep: Keep, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
-    """Return the keep mask that removes as many units of each site as `keep` does: those of the lowest L2 norm."""
-    return select(Magnitude(p=2)(model, sites), _fractions(keep), scope="layer")
-
-
-def _fractions(keep: Keep) -> dict[str, float]:
-    return {name: int((~kept).sum()) / kept.numel() for name, kept in keep.items()}
+    return [as_many(scores, keep) for scores in _random(model, sites, draws, seed)]
 
 
 def _random(model: nn.Module, sites: Sites, draws: int, seed: Sequence[int]) -> Iterable[dict[str, Tensor]]:
@@ -102,174 +148,53 @@ def _random(model: nn.Module, sites: Sites, draws: int, seed: Sequence[int]) -> 
     return (Random(int(one))(model, sites) for one in seeds)
 
 
-# Reports
+def first(images: data.Split, count: int) -> data.Split:
+    """Return the first `count` images, or all where there are fewer."""
+    return images.subset(range(min(count, len(images))))
 
 
-@dataclass(frozen=True, eq=False)
-class Part:
-    """What a study found with one network on one data set.
+def images_of(context: Context, recipe: Mapping[str, Json], count: int) -> dict[str, data.Split]:
+    """Return the images: the first `count` of training, which alone may decide, validation and test."""
+    splits = {name: split(context, recipe, name) for name in ("train", "validation", "test")}
+    return {**splits, "train": first(splits["train"], count)}
 
-    Attributes:
-        data, model: their names.
-        trained: one row a trained network.
-        cells: one row for each of the other cells.
-        histories: the histories of all of them.
-        results: the whole study's.
-        origins: says from which rows a block was made.
+
+def rate(model: nn.Module, splits: Mapping[str, data.Split]) -> dict[str, Json]:
+    """Return loss, accuracy and the accuracy of each class on each split; those on ``test`` without a prefix."""
+    return {
+        name: value
+        for key, split in splits.items()
+        for name, value in quality(model, split, "" if key == "test" else f"{key}_").items()
+    }
+
+
+def worth(changes: LossChanges) -> dict[str, Json]:
+    """Return the share of units with each label, in all and by site, and how their loss changes are spread.
+
+    >>> from secateur.criteria import Base
+    >>> found = LossChanges(Base(1.0, 0.5, torch.zeros(2), 9, torch.tensor([4, 5])), {"fc": torch.tensor([0.5, 0.0])})
+    >>> found.error["fc"] = torch.tensor([0.1, 0.1])
+    >>> {name: worth(found)[name] for name in ("units", "important", "zero", "worse", "change_max")}
+    {'units': 2, 'important': 0.5, 'zero': 0.5, 'worse': 0.0, 'change_max': 0.5}
     """
-
-    data: str
-    model: str
-    trained: DataFrame
-    cells: DataFrame
-    histories: DataFrame
-    results: Results
-    origins: Origins = field(repr=False)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The names of the classes."""
-        return data.info(self.data).classes
-
-    def kind(self, kind: str) -> DataFrame:
-        """Return the rows of one kind of cell."""
-        rows = pick(self.cells, kind=kind).dropna(axis=1, how="all")
-        # Beside cells that lack them, pandas makes whole numbers floats.
-        whole = [name for name in _WHOLE if name in rows and rows[name].notna().all()]
-        return rows.astype(dict.fromkeys(whole, int))
-
-    def basis(self, rows: DataFrame, split: str = "test set") -> Basis:
-        """Return the basis of a block that was made of `rows`, measured on a split of the data."""
-        return self.origins.of(rows, f"{split} of {self.data}")
-
-    def steps(self, rows: DataFrame) -> DataFrame:
-        """Return the histories of these rows, with the parameters that tell the rows apart."""
-        told = [name for name in ("seed", "n", "schedule", "method") if name in rows]
-        return self.histories.merge(rows[["id", *told]], on="id", suffixes=("_step", ""))
+    labels = changes.label()
+    every = [label for given in labels.values() for label in given]
+    flat: Tensor = torch.cat([change.double().flatten() for change in changes.values()])
+    places = (("min", 0.0), ("25", 0.25), ("50", 0.5), ("75", 0.75), ("max", 1.0))
+    return {
+        "units": len(every),
+        **{label: every.count(label) / len(every) for label in LABELS},
+        "by_site": {site: {label: given.count(label) for label in LABELS} for site, given in labels.items()},
+        "change_mean": float(flat.mean()),
+        "change_std": float(flat.std(correction=0)),
+        **{f"change_{name}": float(flat.quantile(at)) for name, at in places},
+    }
 
 
-def parts(results: Results) -> list[Part]:
-    """Return what there is of each network on each data set, in the order of the options; nothing of those to come."""
-    found: list[Part] = []
-    if not len(results.frame):
-        return found
-    origins = Origins.among(results)
-    for name, model in grid(results.options):
-        own = pick(results.frame, data=name, model=model)
-        histories = results.histories
-        histories = histories[histories["id"].isin(own["id"])] if len(histories) else histories
-        trained, cells = own[own["kind"] == "train"], own[own["kind"] != "train"]
-        if len(own):
-            found.append(
-                Part(name, model, trained.dropna(axis=1, how="all"), cells, histories, results, origins),
-            )
-    return found
-
-
-def report(
-    results: Results,
-    title: str,
-    sections: Callable[[Part], list[Section]],
-    summary: Callable[[Part], list[str]],
-    cards: Callable[[Part], list[Card]] = lambda _: [],
-    notes: Sequence[str] = (),
-) -> Report:
-    """Return the report: the sections of each part and its training, then how it was done.
-
-    Args:
-        results: the study's.
-        title: the report's.
-        sections, summary, cards: of a part that has more than its training.
-        notes: how it was done, and how doubtful passages were read.
-    """
-    found = parts(results)
-    many = len(grid(results.options)) > 1
-    made, words, heads = [], [], []
-    for part in found:
-        own = sections(part) if len(part.cells) else []
-        own += [_training(part)] if len(part.trained) else []
-        made += [one.within(part.data, part.model) for one in own] if many else own
-        said = summary(part) if len(part.cells) else []
-        words += [f"{part.model} on {part.data}: {one}" for one in said] if many else said
-        heads += [
-            Card(f"{part.model} on {part.data}: {c.label}" if many else c.label, c.value, c.note)
-            for c in (cards(part) if len(part.cells) else [])
-        ]
-    made.append(Section("How it was done", list(notes)))
-    return Report(title, summary=words or ["Nothing has been computed yet."], cards=heads, sections=made)
-
-
-def _training(part: Part) -> Section:
-    return training(part.trained, part.histories, part.basis(part.trained))
-
-
-def statistics(frame: DataFrame, x: str, value: str) -> DataFrame:
-    """Return the statistics of each network's draws at each `x`, averaged over the networks.
-
-    One network's spread is what a publication on one network shows; networks differ besides.
-
-    >>> import pandas
-    >>> rows = pandas.DataFrame({"n": 1, "seed": [0, 0, 1, 1], "loss": [1.0, 3.0, 2.0, 6.0]})
-    >>> statistics(rows, "n", "loss").loc[1, ["mean", "min", "max"]].tolist()
-    [3.0, 1.5, 4.5]
-    """
-    each = frame.groupby([x, "seed"])[value].describe()
-    return each.groupby(level=0)[list(STATISTICS)].mean()
-
-
-def quartiles(theirs: Mapping[int, Sequence[float]] | None) -> DataFrame | None:
-    """Return published statistics as the `box` figure takes them; None where there are none."""
-    if not theirs:
-        return None
-    rows = [{"n": n, **dict(zip(STATISTICS, found, strict=True))} for n, found in theirs.items()]
-    frame: DataFrame = require("pandas", "lab").DataFrame(rows)
-    return frame
-
-
-def class_rows(cells: DataFrame, columns: Mapping[str, str], share: Sequence[float] | DataFrame) -> DataFrame:
-    """Return what `class_damage` takes of cells that hold several methods' accuracies of each class.
-
-    Args:
-        cells: one row a cell, with ``seed``.
-        columns: method → the column of its accuracies.
-        share: the fraction of the units that each row has lost.
-    """
-    pandas = require("pandas", "lab")
-    made = [
-        pandas.DataFrame({"method": name, "sparsity": share, "seed": cells["seed"], "class_accuracy": cells[column]})
-        for name, column in columns.items()
-    ]
-    rows: DataFrame = pandas.concat(made, ignore_index=True)
-    return rows
-
-
-def describe_table(
-    frame: DataFrame,
-    x: str,
-    value: str,
-    name: str,
-    caption: str,
-    basis: Basis,
-    *,
-    theirs: Mapping[int, Sequence[float]] | None = None,
-    digits: int = 4,
-) -> Table:
-    """Return the table of `statistics`, one column for each `x`, with the publication's columns beside ours.
-
-    Args:
-        frame: one row a draw, with ``seed``.
-        x, value: the columns of groups and of values.
-        name, caption, basis: the table's.
-        theirs: x → the published statistics, in the order of `STATISTICS`.
-        digits: behind the point.
-    """
-    ours = statistics(frame, x, value)
-    columns, shown, shape = [Column("statistic")], [], f".{digits}f"
-    for at in ours.index:
-        columns.append(Column(f"{x} = {at}", format=shape))
-        shown.append(ours.loc[at].tolist())
-        if theirs and at in theirs:
-            columns.append(Column(f"{x} = {at}", format=shape, published=True))
-            shown.append(list(theirs[at]))
-    rows = [[title, *(values[place] for values in shown)] for place, title in enumerate(STATISTICS)]
-    return Table(name, caption, columns, rows, basis)
+def _removed(model: nn.Module, small: nn.Module, keep: Keep) -> dict[str, Json]:
+    units = sum(k.numel() for k in keep.values())
+    return {
+        "kept": {name: int(k.sum()) for name, k in keep.items()},
+        "units_removed": sum(int((~k).sum()) for k in keep.values()) / units,
+        "parameters_removed": 1 - parameters(small).total / parameters(model).total,
+    }

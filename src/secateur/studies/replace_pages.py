@@ -12,7 +12,7 @@ from secateur.lab.judgement import judged
 from secateur.lab.report import Report
 from secateur.lab.sections import interval, mean, pick
 from secateur.lab.study import Results
-from secateur.studies.measured import Part, report
+from secateur.studies.measured_pages import Part, report
 
 if TYPE_CHECKING:
     from pandas import DataFrame

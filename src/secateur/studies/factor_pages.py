@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from secateur import data
 from secateur.files import require
 from secateur.lab import figures
-from secateur.lab.basis import Origins
 from secateur.lab.blocks import Basis, Block, Card, Column, Picture, Section, Table
 from secateur.lab.classes import class_changes, class_damage
 from secateur.lab.report import Report
@@ -19,13 +17,14 @@ from secateur.lab.stats import compare
 from secateur.lab.study import Results
 from secateur.lab.style import styles
 from secateur.lab.tables import comparison_table
-from secateur.studies.importance import LABELS, METHODS
+from secateur.studies.measured import LABELS, METHODS
+from secateur.studies.measured_pages import Part, report
 from secateur.types import InputError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Factor", "Part", "compared", "controls", "cuts", "parts", "points", "report"]
+__all__ = ["Factor", "compared", "controls", "cuts", "factor_report", "points"]
 
 NOTES = (
     "Units are measured, labelled and chosen on training images alone, and the epoch is chosen on validation images; "
@@ -60,53 +59,11 @@ class Factor:
         return self.reference if self.reference in self.values else self.values[0]
 
 
-@dataclass(frozen=True, eq=False)
-class Part:
-    """The rows on one network and one data set.
-
-    Attributes:
-        model, data: their names.
-        measured: one row a trained network whose units were measured.
-        pruned: one row a cut one.
-        results, origins: of the whole study.
-    """
-
-    model: str
-    data: str
-    measured: DataFrame
-    pruned: DataFrame
-    results: Results
-    origins: Origins
-
-    def of(self, rows: DataFrame, split: str = "test set") -> Basis:
-        """Return the basis of a block that was made of `rows`."""
-        return self.origins.of(rows, f"{split} of {self.data}")
-
-    def named(self, section: Section) -> Section:
-        """Return a section that says whose it is, in its title and in its blocks' names."""
-        prefix = re.sub(r"[^a-z0-9]+", "-", f"{self.model}-{self.data}".lower()).strip("-")
-        blocks = [b if isinstance(b, str) else replace(b, name=f"{prefix}-{b.name}") for b in section.blocks]
-        return Section(f"{section.title}: {self.model} on {self.data}", blocks)
-
-
 Further = Callable[[Part], list[Section]]
 Said = Callable[[Part], str]
 
 
-def parts(results: Results) -> list[Part]:
-    """Return the rows of each network on each data set that has been measured; none where nothing has."""
-    frame, origins = results.frame, Origins.among(results)
-    found = pick(frame, kind="measure")
-    pairs = list(dict.fromkeys(zip(found["model"], found["data"], strict=True))) if len(found) else []
-    return [_part(results, origins, model, name) for model, name in pairs]
-
-
-def _part(results: Results, origins: Origins, model: str, name: str) -> Part:
-    measured, pruned = (pick(results.frame, kind=kind, model=model, data=name) for kind in ("measure", "prune"))
-    return Part(model, name, measured, pruned, results, origins)
-
-
-def report(
+def factor_report(
     results: Results,
     title: str,
     factor: Factor,
@@ -124,17 +81,16 @@ def report(
         further: makes sections of the study's own, which stand first.
         said: makes a sentence of the study's own, which stands first in the summary.
     """
-    found = parts(results)
-    if not found:
-        return Report(title, ["Nothing has been measured yet."], sections=[Section("How it was done", list(notes))])
-    own = [part.named(section) for part in found for section in (further(part) if further else [])]
-    shared = [section for part in found for section in sections(part, factor)]
-    return Report(
-        title,
-        summary=[" ".join([*([said(part)] if said else []), words(part, factor)]) for part in found],
-        cards=[_card(part, factor) for part in found],
-        sections=[*own, *shared, Section("How it was done", [*notes, *NOTES])],
-    )
+
+    def made(part: Part) -> list[Section]:
+        own = further(part) if further and len(part.measured) else []
+        return [*own, *sections(part, factor)]
+
+    def summary(part: Part) -> list[str]:
+        own = [said(part)] if said and len(part.measured) else []
+        return [" ".join([*own, words(part, factor)])] if len(part.measured) else []
+
+    return report(results, title, made, summary, lambda part: _cards(part, factor), [*notes, *NOTES], trained=False)
 
 
 def points(change: float) -> str:
@@ -146,19 +102,23 @@ def points(change: float) -> str:
     return f"{change:+.1f}".replace("-", "−")
 
 
-def _card(part: Part, factor: Factor) -> Card:
+def _cards(part: Part, factor: Factor) -> list[Card]:
+    if not len(part.measured):
+        return []
     here = pick(part.measured, **{factor.key: factor.base})
-    label = f"{part.model} on {part.data}: important units where {factor.words} is {factor.base}"
-    return Card(label, f"{mean(here, 'important'):.1%}", f"test accuracy {mean(here, 'accuracy'):.4f}")
+    label = f"important units where {factor.words} is {factor.base}"
+    return [Card(label, f"{mean(here, 'important'):.1%}", f"test accuracy {mean(here, 'accuracy'):.4f}")]
 
 
 def sections(part: Part, factor: Factor) -> list[Section]:
-    """Return the sections on labels, on cuts and on classes."""
+    """Return the sections on labels, on cuts and on classes; none where nothing has been measured."""
+    if not len(part.measured):
+        return []
     made = [Section("What the units are worth", [*_labels(part, factor), *_changes(part, factor)])]
     if len(part.pruned):
         made.append(Section("What cutting costs", cuts(part, factor)))
         made.append(Section("Which classes a cut hurts", _classes(part, factor)))
-    return [part.named(section) for section in made]
+    return made
 
 
 def words(part: Part, factor: Factor) -> str:
@@ -169,7 +129,7 @@ def words(part: Part, factor: Factor) -> str:
     least = min(seen, key=lambda value: mean(rows[value], "important"))
     best = max(seen, key=lambda value: mean(rows[value], "accuracy"))
     return (
-        f"{part.model} on {part.data}: the share of important units is greatest where {factor.words} is {most} "
+        f"The share of important units is greatest where {factor.words} is {most} "
         f"({mean(rows[most], 'important'):.1%}) and least where it is {least} ({mean(rows[least], 'important'):.1%}); worse "
         f"units are {mean(part.measured, 'worse'):.1%} of all. The test accuracy is greatest where it is {best} "
         f"({mean(rows[best], 'accuracy'):.4f})."
@@ -200,7 +160,7 @@ def _labels(part: Part, factor: Factor) -> list[Block]:
         "training loss (important), lowers it (worse), or does neither beyond chance (zero); Holm's correction over the "
         "units, level 5 %. Δ is the change of the loss with one unit removed."
     )
-    basis = part.of(
+    basis = part.basis(
         part.measured, f"units measured on {images:,} training images; training accuracy on these; test set"
     )
     return [Table("labels", caption, columns, rows, basis), _shares(part, factor, basis), *_tests(part, factor)]
@@ -270,7 +230,7 @@ def _changes(part: Part, factor: Factor) -> list[Block]:
     medians = shown.groupby("place")["change"].median()
     alt = "Median loss change, in thousandths: " + ", ".join(f"{names[p]} {x:.3g}" for p, x in medians.items())
     caption = f"How the loss changes of the units are spread, by {factor.words}; the middle 99 % of all units."
-    return [Picture("changes", drawn, caption, alt, part.of(part.measured, "measured on training images"), shown)]
+    return [Picture("changes", drawn, caption, alt, part.basis(part.measured, "measured on training images"), shown)]
 
 
 def cuts(part: Part, factor: Factor) -> list[Block]:
@@ -297,7 +257,7 @@ def cuts(part: Part, factor: Factor) -> list[Block]:
         "Networks that were really cut, not retrained: the units of the lowest loss changes over all layers, and as many "
         "of each layer by magnitude (l2) and at random."
     )
-    basis = part.of(part.pruned)
+    basis = part.basis(part.pruned)
     return [
         Table("cuts", caption, columns, rows, basis),
         _after(part, factor, basis),
@@ -346,7 +306,7 @@ def _classes(part: Part, factor: Factor) -> list[Block]:
     names = data.info(part.data).classes
     before, after = (pick(frame, **{factor.key: factor.base}) for frame in (part.measured, part.pruned))
     intro = f"Where {factor.words} is {factor.base}:"
-    blocks: list[Block] = [intro, *class_damage(before, after, names, method=METHODS[0], basis=part.of(after))]
+    blocks: list[Block] = [intro, *class_damage(before, after, names, method=METHODS[0], basis=part.basis(after))]
     heat = _by_factor(part, factor, names)
     return [*blocks, heat] if heat is not None else blocks
 
@@ -369,4 +329,4 @@ def _by_factor(part: Part, factor: Factor, names: Sequence[str]) -> Picture | No
     caption = f"Change of each class's test accuracy with {100 * most:.4g} % cut by loss change, by {factor.words}."
     alt = f"Heat map; the greatest loss is {name} where {factor.words} is {value}, {points(worst)} points."
     rows_used = pick(part.pruned, sparsity=most, method=METHODS[0])
-    return Picture("classes-by-factor", drawn, caption, alt, part.of(rows_used), table.reset_index())
+    return Picture("classes-by-factor", drawn, caption, alt, part.basis(rows_used), table.reset_index())
