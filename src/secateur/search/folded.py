@@ -100,6 +100,18 @@ class Wide:
             known[node] = made = node.target(*cast("tuple[Any, ...]", args), **kwargs)  # type: ignore[operator]
         return made
 
+    def from_rows(self, values: Values, rows: Tensor, after: Node, ops: tuple[Node, ...]) -> Tensor:
+        """Run `ops` as `finish` does, on what `after` makes given with samples along the last dimension.
+
+        A linear layer takes it as it lies: turned over, few outputs of many rows take several times as long.
+        """
+        if not ops or op_name(ops[0]) not in {"linear", "addmm"}:
+            return self.finish(values, rows.mT, after, ops)
+        _, weight, bias = (_argument(ops[0], n) for n in FIRST[op_name(ops[0])] if n is not None)
+        across = values[weight] if op_name(ops[0]) == "linear" else values[weight].mT
+        made = torch.mm(across, rows) if bias is None else torch.addmm(values[bias].unsqueeze(-1), across, rows)
+        return self.finish(values, made.mT, ops[0], ops[1:])
+
     def _layer(self, source: Tensor, weights: Tensor) -> Tensor:
         if op_name(self.layer) != "convolution":
             return source @ weights.mT

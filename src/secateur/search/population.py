@@ -230,10 +230,10 @@ class Population:
         )
         total = np.zeros(len(genes), dtype=np.int64)
         for n, rows in enumerate(places):
-            made = self._bank.take(rows).mT
+            made = self._bank.take(rows)
             if shifted is not None:
-                made = made + shifted[n]
-            logits = first.finish(values, made, head[-1] if head else first.layer, first.rest[len(head) :])
+                made = made + shifted[n].unsqueeze(-1)
+            logits = first.from_rows(values, made, head[-1] if head else first.layer, first.rest[len(head) :])
             parts = torch.split(logits, [len(b.labels) for b in self.batches])
             for batch, part in zip(self.batches, parts, strict=True):
                 total[n] += _count(part.mT.unsqueeze(1), batch, changed, first=n)[0]

@@ -27,7 +27,7 @@ class RowBank:
     """
 
     def __init__(self, inputs: Tensor, outputs: int, places: int) -> None:
-        self.inputs, self.outputs = inputs, outputs
+        self.inputs, self.outputs = inputs.mT.contiguous(), outputs
         # Written once, so that the first candidates do not wait for the memory.
         self.rows = inputs.new_zeros(places, len(inputs)).zero_()
         self._taken = inputs.new_zeros(outputs, len(inputs))
@@ -66,6 +66,7 @@ class RowBank:
         found = self._look_up(keys)
         self._used[found[found >= 0]] = self._turn
         new = np.flatnonzero(found < 0)
+        new = new[np.argsort(first[new])]  # in the order in which masks and weights lie
         free = np.argpartition(self._used, len(new) - 1)[: len(new)] if len(new) else new
         self._compute(masks.reshape(-1, masks.shape[-1]), weight, first[new], free, finish)
         self._keys[free], self._used[free], found[new] = keys[new], self._turn, free
@@ -103,6 +104,6 @@ class RowBank:
         for start in range(0, len(chosen), CHUNK):
             part = chosen[start : start + CHUNK]
             numbers = torch.from_numpy(part % self.outputs).to(weight.device)
-            masked = weight[numbers] * torch.from_numpy(masks[part]).to(weight.device)
+            masked = weight[numbers].mul_(torch.from_numpy(masks[part]).to(weight.device))
             place = torch.from_numpy(free[start : start + CHUNK]).to(weight.device)
-            self.rows[place] = finish(masked @ self.inputs.mT, numbers)
+            self.rows[place] = finish(masked @ self.inputs, numbers)
