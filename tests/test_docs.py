@@ -262,6 +262,20 @@ def test_the_results_in_the_readme_are_those_of_the_study() -> None:
         assert cells.split(" | ") == [format(float(known[name][key]), how) for key, how in formats.items()], name
 
 
+def test_the_criteria_in_the_readme_are_those_of_the_shoot_out() -> None:
+    with (ROOT / "docs" / "results" / "shootout.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if (row["unit"], row["scope"]) == ("channels", "layer")]
+    known = {(row["network"], row["criterion"]): row for row in rows}
+    shown = re.findall(
+        r"^\| ([\w ]+?) \| (\d.*) \|$", section("README.md", "Which criterion").partition("\n### ")[0], re.M
+    )
+    assert len(shown) >= 5
+    for name, cells in shown:
+        found = [known[network, name] for network in ("cnn-4", "lenet-300-100")]
+        numbers = [row[key] for key in ("mean accuracy", "fine-tuned") for row in found]
+        assert cells.split(" | ") == [format(float(number), ".3f") for number in numbers], name
+
+
 def test_the_coverage_in_the_readme_is_that_of_the_benchmark() -> None:
     found = dict(re.findall(r"^\| (\w+) \| (\d+ \| \d+ \| \d+) \|", text_of("docs/results/coverage.md"), re.M))
     shown = re.findall(r"^\| [^|]+ \| (\d+ \| \d+ \| \d+) \|$", text_of("README.md"), re.M)

@@ -16,7 +16,7 @@ from secateur.lab.stats import area, compare
 from secateur.lab.study import Results
 from secateur.lab.tables import comparison_table
 from secateur.studies.criteria_shootout_ways import CONTROLS, SOLVERS
-from secateur.studies.measured import Part, report
+from secateur.studies.measured_pages import Part, report
 
 if TYPE_CHECKING:
     from pandas import DataFrame
