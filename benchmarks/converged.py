@@ -5,7 +5,7 @@
 MNIST-5k: 3,000 digits to train on, 1,000 to search on, 1,000 for the test, which nothing is chosen by. Adam at 0.001 in
 batches of 128 for 15 epochs, by when the training accuracy is 100 %. Each search has 1,050 evaluations; magnitude spends
 them on the best number of weights to remove. ``magnitude, as many`` removes as many as the mask of pressure 3 did.
-Differences to magnitude of the same network, paired t-tests, Holm's correction. About five minutes of one core.
+Differences on the same network, paired t-tests, Holm's correction. About five minutes of one core.
 """
 
 from __future__ import annotations
@@ -69,11 +69,10 @@ def main() -> None:
     torch.set_num_threads(1)
     found = DataFrame([r for m in LAYERS for seed in range(chosen.networks) for r in rows(m, seed, chosen.epochs)])
     print(found.groupby(["model", "method"], sort=False)[["removed", "points"]].agg(["mean", "std"]).round(2))
-    for value in ("removed", "points"):
-        for baseline in ("magnitude", "magnitude, as many"):
-            tests = compare(found, value=value, baseline=baseline, within=("model",))
-            shown = ["model", "method", "against", "n", "difference", "low", "high", "p_corrected", "verdict"]
-            print(f"\n{value}\n{tests[shown].round(4).to_string(index=False)}")
+    for value, baseline in (("removed", "magnitude"), ("points", "magnitude"), ("points", "magnitude, as many")):
+        tests = compare(found, value=value, baseline=baseline, within=("model",))
+        shown = ["model", "method", "against", "n", "difference", "low", "high", "p_corrected", "verdict"]
+        print(f"\n{value}\n{tests[shown].round(4).to_string(index=False)}")
 
 
 if __name__ == "__main__":
