@@ -147,6 +147,17 @@ def test_a_wide_layer_is_counted_from_kept_rows(bias: str | None) -> None:
     assert population.right(genes, offsets).tolist() == _plain(space, genes, offsets, data, 16)
 
 
+def test_kept_rows_go_into_any_number_of_layers() -> None:
+    layers = [nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 8), nn.Tanh(), nn.Linear(8, 5)]
+    model = nn.Sequential(*layers).eval()
+    data = _data(model, (1024,), 20)
+    space = Space(model, only(weights(model), "0.weight"))
+    population = Population(space, *data, batch_size=8)
+    assert population._bank is not None
+    genes, _ = _draws(space, 2)
+    assert population.right(genes).tolist() == _plain(space, genes, None, data, 8)
+
+
 def test_gradients_equal_those_of_autograd() -> None:
     model = TOYS["cnn"].build()
     x, y = _data(model, (1, 8, 8), 12)
