@@ -64,7 +64,7 @@ def test_it_is_the_line_of_its_parts() -> None:
     sites = channels(model, toy.inputs())
     by_hand = cut(model, sites, result.keep)
     assert all(torch.equal(a, b) for a, b in zip(result.model.parameters(), by_hand.parameters(), strict=True))
-    assert result.report.criterion == "Magnitude(p=1)"
+    assert result.report.criterion == "Magnitude(p=1, side='incoming', reduce='joint')"
     assert list(result.sites) == list(sites)
 
 
