@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from secateur.criteria.units import Reduce, check_channels, check_reduce, parameters_of, reduced, side_rows
+from secateur.criteria.units import Reduce, channel_scores, check_reduce
 from secateur.types import Sites
 
 __all__ = ["Correlation", "GeometricMedian"]
@@ -37,10 +37,7 @@ class GeometricMedian:
 
     def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep."""
-        check_channels(self, sites)
-        parameters = parameters_of(model, sites)
-        with torch.no_grad():
-            return {n: reduced(side_rows(parameters, s), _distances, self.reduce) for n, s in sites.items()}
+        return channel_scores(self, model, sites, _distances, self.reduce)
 
 
 def _distances(rows: Tensor) -> Tensor:
@@ -74,10 +71,7 @@ class Correlation:
 
     def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, in [0, 1]; high = keep."""
-        check_channels(self, sites)
-        parameters = parameters_of(model, sites)
-        with torch.no_grad():
-            return {n: reduced(side_rows(parameters, s), _lonely, self.reduce) for n, s in sites.items()}
+        return channel_scores(self, model, sites, _lonely, self.reduce)
 
 
 def _lonely(rows: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from secateur.types import InputError, Member, Role, Site, Sites, unknown_name
 __all__ = [
     "Reduce",
     "Side",
+    "channel_scores",
     "check_channels",
     "check_reduce",
     "check_side",
@@ -109,6 +110,16 @@ def check_side(criterion: object, side: str) -> None:
     """Refuse an unknown side of a channel."""
     if side not in get_args(Side):
         raise unknown_name(f"side of a channel for {type(criterion).__name__}", side, get_args(Side))
+
+
+def channel_scores(
+    criterion: object, model: nn.Module, sites: Sites, score: Callable[[Tensor], Tensor], reduce: Reduce
+) -> dict[str, Tensor]:
+    """Return the scores of whole channels by their incoming weights; see `reduced`."""
+    check_channels(criterion, sites)
+    parameters = parameters_of(model, sites)
+    with torch.no_grad():
+        return {name: reduced(side_rows(parameters, site), score, reduce) for name, site in sites.items()}
 
 
 def side_rows(tensors: Mapping[str, Tensor], site: Site, side: Side = "incoming") -> list[Tensor]:
