@@ -29,6 +29,7 @@ __all__ = [
     "snapshot",
     "split_inputs",
     "tensors",
+    "threads",
 ]
 
 
@@ -169,6 +170,17 @@ def seeded(device: torch.device, seed: int) -> Iterator[None]:
         yield
     finally:
         set_rng_state(device, before)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch take `count` threads, and as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:

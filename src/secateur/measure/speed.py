@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median, quantiles
 from time import perf_counter
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from secateur import state
 from secateur.measure.inputs import batch_size_of, caller, with_batch_size
 from secateur.state import device_of, evaluating
 from secateur.types import ExampleInputs, InputError
@@ -133,7 +134,7 @@ def compare_latency(
     inputs = with_batch_size(example_inputs, batch_size)
     size = batch_size_of(inputs)
     with ExitStack() as stack:
-        stack.enter_context(_threads(threads))
+        stack.enter_context(state.threads(threads))
         for model in models.values():
             stack.enter_context(evaluating(model))
         calls = {name: _timed(model, inputs) for name, model in models.items()}
@@ -148,16 +149,6 @@ def _check_numbers(**numbers: int | None) -> None:
     for name, value in numbers.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise InputError(f"latency: {name}={value!r} must be a whole number, 1 or more")
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _timed(model: nn.Module, inputs: ExampleInputs) -> Callable[[], float]:

@@ -28,7 +28,6 @@ __all__ = [
     "compute",
     "in_one_line",
     "overheard",
-    "threads",
 ]
 
 _OUTPUT = 64_000
@@ -145,19 +144,6 @@ def in_one_line(error: BaseException) -> str:
     """
     words = " ".join(str(error).split())
     return f"{type(error).__name__}: {words[:200]}" if words else type(error).__name__
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Let torch take `count` threads."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from secateur.files import require
 from secateur.lab.environment import environment
-from secateur.lab.executors.base import Event, Failed, Setting, Started, compute, in_one_line, overheard, threads
+from secateur.lab.executors.base import Event, Failed, Setting, Started, compute, in_one_line, overheard
 from secateur.lab.executors.wire import pack, unpack
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.records import Record
 from secateur.lab.study import Cell
+from secateur.state import threads
 from secateur.types import FileError, InputError, unknown_name
 
 __all__ = ["OnRay"]

@@ -6,9 +6,10 @@ import time
 from dataclasses import replace
 
 from secateur.lab.environment import environment
-from secateur.lab.executors.base import Done, Event, Failed, Setting, Started, compute, overheard, threads
+from secateur.lab.executors.base import Done, Event, Failed, Setting, Started, compute, overheard
 from secateur.lab.recipe import Json
 from secateur.lab.study import Cell
+from secateur.state import threads
 
 __all__ = ["Serial"]
 
