@@ -148,7 +148,7 @@ def test_all_three_architectures_take_part(name: str) -> None:
     assert {model: p["model_options"] for model, p in trained.items()} == {
         "ann-128": {},
         "mlp-3": {},
-        "cnn-4": {"width": 0.25},
+        "cnn-4": {"width": 0.5},
     }
 
 

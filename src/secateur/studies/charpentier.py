@@ -19,7 +19,7 @@ SOURCE = Source("charpentier", "L. Charpentier", 2020, "master's thesis draft, U
 NETWORKS = ("ann-128", "mlp-3", "cnn-4")
 """The three networks of chapter 3."""
 
-WIDTH = {"width": 0.25}
+WIDTH = {"width": 0.5}
 """What makes the convolutional network small enough to measure every filter again and again on a small machine."""
 
 
@@ -40,8 +40,8 @@ def options(*further: Option, **changes: Json) -> Options:
 def own_options(model: str, settled: Mapping[str, Json]) -> dict[str, Json]:
     """Return those of ``model_options`` that a network takes; a width is nothing to a network without one.
 
-    >>> own_options("ann-128", {"model_options": {"width": 0.25}}), own_options("cnn-4", {"model_options": WIDTH})
-    ({}, {'width': 0.25})
+    >>> own_options("ann-128", {"model_options": {"width": 0.5}}), own_options("cnn-4", {"model_options": WIDTH})
+    ({}, {'width': 0.5})
     """
     given = settled["model_options"]
     return dict(given) if ":" in model else {key: given[key] for key in given if key in _takes(model)}
