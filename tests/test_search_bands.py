@@ -1,8 +1,13 @@
-"""Bands that trials of the author's search gave before this one was written: means of five networks, on MNIST-5k."""
+"""Bands that trials of the author's search gave before this one was written: means of five networks, on MNIST-5k.
+
+The networks learn from the 4,000 training digits, none held out, and the search sees the 1,000 test digits, as the
+author's did.
+"""
 
 from __future__ import annotations
 
-from statistics import fmean
+from math import sqrt
+from statistics import fmean, stdev
 
 import pytest
 
@@ -18,19 +23,24 @@ DAMAGES = (0.1, 0.3, 0.5, 0.9)
 def _searched(model: str, seed: int) -> dict[float, SearchResult]:
     """Train as long as the author did, and search on the test digits as he did, from each damage rate."""
     network = build(model, seed=seed)
-    train, test = data.load("mnist-5k", validation=1000), data.load("mnist-5k", "test")
+    train, test = data.load("mnist-5k", validation=0), data.load("mnist-5k", "test")
     fit(network, train, epochs=8, batch_size=10, optimizer="sgd", lr=0.05, seed=seed)
     space = Space(network, only(weights(network), "fc2.weight"))
     fitness = Fitness(space, (test.images, test.labels))
     return {damage: Genetic(damage)(fitness, space, budget=1050, seed=seed) for damage in DAMAGES}
 
 
+def within(values: list[float], band: tuple[float, float]) -> bool:
+    """Whether the mean lies in the band, give or take its standard error."""
+    error = stdev(values) / sqrt(len(values))
+    return band[0] - error <= fmean(values) <= band[1] + error
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "fitness", "compression", "ends"),
     [
-        # The MLP's fitness is not held to its band, 1.4 … 2.1: these networks gain more from the search.
-        ("janjic-mlp", (1.4, 3.0), (0.55, 0.78), None),
+        ("janjic-mlp", (1.4, 2.1), (0.55, 0.78), None),
         ("janjic-cnn", (1.1, 1.7), (0.60, 0.78), (0.56, 0.62, 0.70)),
     ],
 )
@@ -43,7 +53,7 @@ def test_the_genetic_search_ends_in_the_bands(
     networks = [_searched(model, seed) for seed in range(5)]
     for number, damage in enumerate(DAMAGES[:3]):
         runs = [one[damage] for one in networks]
-        assert fitness[0] <= fmean(r.fitness for r in runs) <= fitness[1], damage
+        assert within([r.fitness for r in runs], fitness), damage
         assert compression[0] <= fmean(r.compression for r in runs) <= compression[1], damage
         if ends is not None:
             assert fmean(r.history[-1].rating.compression.mean() for r in runs) == pytest.approx(

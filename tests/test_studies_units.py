@@ -80,7 +80,7 @@ PINNED: dict[str, dict[int, str]] = {
         2: "7bff0706f67cb582",
         209: "74275b72cc16d5f4",
     },
-    "charpentier-reinit": {0: "88bf677a2ec03fec", 1: "bee9f59f12bbff9c", 2: "3f5a9ebe52da99af", 89: "92172a83de327b3d"},
+    "charpentier-reinit": {0: "88bf677a2ec03fec", 1: "bee9f59f12bbff9c", 2: "3f5a9ebe52da99af", 89: "6b8f5c9fcf49a1d1"},
     "charpentier-classes": {
         0: "8f0db34bbe99378b",
         1: "39bd83c515a759e8",
@@ -178,6 +178,12 @@ def test_new_beginnings_stand_beside_plain_training_and_a_random_control(made: A
         first_cycle = [counts["2"] for counts in pair["begun_anew"]]
         assert first_cycle[0] == first_cycle[1] > 0, "the first measurement is of the same network"
         assert pair["accuracy"].nunique() == 2 or pair["loss"].nunique() == 2
+    for seed, pair in rows.groupby("seed"):
+        plain = results.frame[(results.frame["kind"] == "train") & (results.frame["seed"] == seed)]
+        epochs = results.store.histories([*plain["id"], *pair["id"]])
+        first = epochs[epochs["epoch"] == 1]["train_loss"]
+        assert len(first) == 3
+        assert first.nunique() == 1, "until the first new beginning all train alike, on all training images"
     shown = table(report, "trainings")
     assert [line[0] for line in shown.rows] == ["plain", *arms]
     assert shown.rows[0][2] == 0

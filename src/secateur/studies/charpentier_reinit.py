@@ -62,7 +62,7 @@ def _cells(settled: Mapping[str, Json]) -> list[Cell]:
                 known = {"data": name, "model": model, "arm": arm}
                 base = plain
                 if options:
-                    what = {**plain.recipe.parameters, **options, "images": settled["measured"], "arm": arm}
+                    what = {**plain.recipe.parameters, **options, "measured": settled["measured"], "arm": arm}
                     base = Cell(Recipe(NAME, "reinitialise", what, defaults={"arm": arm}), reinitialise_cell)
                 measure = measured(NAME, base, settled, known)
                 cells += [base, measure, *pruned(NAME, base, measure, settled, known)]
@@ -75,7 +75,7 @@ def reinitialise_cell(context: Context) -> Outcome:
     model = models.build(recipe["model"], seed=recipe["seed"], **recipe["model_options"])
     again = Reinitialise(
         every=recipe["every"],
-        batches=first(networks.split(context, recipe, "train"), recipe["images"]),
+        batches=first(networks.split(context, recipe, "train"), recipe["measured"]),
         scheme=recipe["scheme"],
         outgoing=recipe["outgoing"],
         cycles=recipe["cycles"],
