@@ -11,6 +11,7 @@ from torch import nn
 
 from secateur.criteria import Magnitude, Random
 from secateur.prune import prune
+from secateur.solvers import SparseGPT, ThiNet
 from secateur.structure import channels, cut, weights
 from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
 from secateur.types import InputError, UnknownNameError
@@ -55,6 +56,41 @@ def test_weights_by_hand() -> None:
     assert result.report.difference is None
     assert (result.report.units_removed, result.report.units) == (4, 12)
     assert not result.plan.rows
+
+
+def test_a_solver_decides_what_goes_and_what_its_readers_become() -> None:
+    inputs = torch.rand(64, 2, generator=torch.Generator().manual_seed(0))
+    thinet, labels = ThiNet((inputs, torch.zeros(64, dtype=torch.long))), torch.zeros(64, dtype=torch.long)
+    result = run(solver=thinet, sparsity=1 / 3)
+    sites = channels(hand_mlp(), X)
+    solved = thinet(hand_mlp(), sites, 1 / 3)
+    assert torch.equal(result.model(X), cut(solved.apply(hand_mlp()), sites, solved.keep)(X))
+    assert not torch.equal(result.model(X), cut(hand_mlp(), sites, solved.keep)(X))
+    assert (result.report.criterion, result.report.scope) == (repr(thinet), "in its own scope")
+    assert str(result.report).startswith("1 of 3 units removed (33.3%): channels by ThiNet(")
+    sparse = run(solver=SparseGPT((inputs, labels)), unit="weights")
+    assert (sparse.report.sparsity, sparse.report.units_removed) == (0.5, 6)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"criterion": "l1"}, "leave out criterion"),
+        ({"scope": "layer"}, "leave out scope"),
+        ({"budget": {"macs": 0.5}}, "leave out budget"),
+        ({"repair": "bias"}, "leave out repair"),
+        ({"round_to": 2}, "leave out round_to"),
+        ({"solver": ThiNet}, "give one that is made"),
+        ({"sparsity": 1.5}, r"must lie in \[0, 1\]"),
+    ],
+)
+def test_a_solver_goes_with_no_other_rule(options: Any, words: str) -> None:
+    solver = ThiNet((torch.rand(8, 2), torch.zeros(8, dtype=torch.long)))
+    model = hand_mlp()
+    before = snapshot(model)
+    with pytest.raises(InputError, match=words):
+        prune(model, X, **{"solver": solver, **options})
+    assert same_state(before, snapshot(model))
 
 
 def test_it_is_the_line_of_its_parts() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import GraphModule
 
 from secateur.budget import BUDGETS
@@ -21,6 +21,7 @@ from secateur.repair.consumers import Repair
 from secateur.repair.consumers import repair as repaired
 from secateur.saving import save as save_folder
 from secateur.select import Scope, select
+from secateur.solvers import Solver
 from secateur.structure import channels, mask, weights
 from secateur.structure.cut import Form, Plan, cut_with_plan
 from secateur.train import Data
@@ -178,6 +179,7 @@ def prune(
     block: tuple[int, int] | None = None,
     budget: Mapping[str, float | str] | None = None,
     repair: Repair | Sequence[Repair] = (),
+    solver: Solver | None = None,
     data: Data | None = None,
     ignore: Iterable[str] = (),
     minimum: int = 1,
@@ -202,6 +204,8 @@ def prune(
             ``latency``; for channels; see `secateur.budget`.
         repair: what to repair without training before the cut, with `data`: ``"least-squares"``, ``"bias"``,
             ``"norms"``, or several; for channels; see `secateur.repair`.
+        solver: in the place of a criterion, a scope and a repair: what finds masks and new weights together, such as
+            `secateur.solvers.ThiNet` for channels or `SparseGPT` for weights; it takes a sparsity.
         data: a few hundred samples to repair with.
         ignore: sites to leave whole, by name or pattern.
         minimum: how many units every site keeps at least.
@@ -219,36 +223,37 @@ def prune(
     """
     if unit not in ("channels", "weights"):
         raise unknown_name("unit", unit, ("channels", "weights"))
+    options: dict[str, Any] = {"scope": scope, "minimum": minimum, "round_to": round_to}
+    rule: dict[str, Any] = {"cumulative": cumulative, "pattern": pattern, "block": block, "budget": budget}
+    chosen = (repair,) if isinstance(repair, str) else tuple(repair)
     scorer = _scorer(criterion)
-    sites = channels(model, example_inputs, ignore) if unit == "channels" else weights(model, ignore)
-    rule: dict[str, Any] = {"cumulative": cumulative, "pattern": pattern, "block": block}
+    if solver is not None:
+        _check_solver(solver, {"criterion": criterion, **options, **rule, "repair": chosen})
     if budget is not None:
-        _check_alone(budget, {"sparsity": sparsity, **rule})
+        _check_budget(budget, {"sparsity": sparsity, **rule, "budget": None})
     elif sparsity is None and cumulative is None and pattern is None:
         rule["cumulative"] = getattr(scorer, "threshold", None)
         sparsity = 0.5 if rule["cumulative"] is None else None
-    options: dict[str, Any] = {"scope": scope, "minimum": minimum, "round_to": round_to}
-    scores = scorer(model, sites)
-    keep = (
-        select(scores, sparsity, **options, **rule)
-        if budget is None
-        else _within(model, sites, scores, budget, options)
-    )
-    chosen = (repair,) if isinstance(repair, str) else tuple(repair)
+    sites = channels(model, example_inputs, ignore) if unit == "channels" else weights(model, ignore)
+    if solver is None:
+        ready, keep = model, _chosen(model, sites, scorer(model, sites), sparsity, rule, options)
+    else:
+        solved = solver(model, sites, 0.5 if sparsity is None else sparsity)
+        ready, keep = solved.apply(model), solved.keep
     if unit == "channels":
-        made = cut_with_plan(_repaired(model, sites, keep, chosen, data), sites, keep, form=form)
+        made = cut_with_plan(_repaired(ready, sites, keep, chosen, data), sites, keep, form=form)
         small, plan, difference = made.model, made.plan, made.difference
     else:
         if chosen:
             raise InputError('prune: repair makes up for channels that are cut out; it goes with unit="channels"')
-        small, plan, difference = mask(model, sites, keep), Plan(), None
+        small, plan, difference = mask(ready, sites, keep), Plan(), None
     counts = parameters(model), parameters(small)
     report = PruneReport(
         unit=unit,
-        criterion=criterion if isinstance(criterion, str) else repr(criterion),
-        scope=scope,
+        criterion=repr(solver or criterion) if solver or not isinstance(criterion, str) else criterion,
+        scope=scope if solver is None else "in its own scope",
         sparsity=dict(sparsity) if isinstance(sparsity, Mapping) else sparsity,
-        rule={name: value for name, value in {**rule, "budget": budget}.items() if value is not None},
+        rule={name: value for name, value in rule.items() if value is not None},
         repair=chosen,
         units_removed=sum(int((~k).sum()) for k in keep.values()),
         units=sum(k.numel() for k in keep.values()),
@@ -277,7 +282,16 @@ def _scorer(criterion: object) -> Criterion:
     return criterion
 
 
-def _check_alone(budget: Mapping[str, Any], others: Mapping[str, Any]) -> None:
+def _check_solver(solver: Solver, others: Mapping[str, Any]) -> None:
+    if isinstance(solver, type) or not callable(solver):
+        raise InputError(f"prune: solver is {solver!r}; give one that is made, such as ThiNet(batches)")
+    usual = {"criterion": "l2", "scope": "global", "minimum": 1, "round_to": 1, "repair": ()}
+    for name, value in others.items():
+        if value != usual.get(name):
+            raise InputError(f"prune: a solver decides by itself what goes and repairs what stays; leave out {name}")
+
+
+def _check_budget(budget: Mapping[str, Any], others: Mapping[str, Any]) -> None:
     given = [name for name, value in others.items() if value is not None]
     if given:
         raise InputError(f"prune: a budget says how much goes, and so does {given[0]}; give one of them")
@@ -288,10 +302,19 @@ def _check_alone(budget: Mapping[str, Any], others: Mapping[str, Any]) -> None:
             raise unknown_name("budget", name, BUDGETS)
 
 
-def _within(
-    model: nn.Module, sites: Sites, scores: Scores, budget: Mapping[str, Any], options: Mapping[str, Any]
-) -> dict[str, Tensor]:
-    return within(model, sites, scores, **budget, **options)
+def _chosen(
+    model: nn.Module,
+    sites: Sites,
+    scores: Scores,
+    sparsity: float | Mapping[str, float] | None,
+    rule: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> Keep:
+    rule = dict(rule)
+    budget = rule.pop("budget")
+    if budget is not None:
+        return within(model, sites, scores, **budget, **options)
+    return select(scores, sparsity, **options, **rule)
 
 
 def _repaired(model: nn.Module, sites: Sites, keep: Keep, how: tuple[Repair, ...], data: Data | None) -> nn.Module:
