@@ -169,7 +169,7 @@ def test_the_module_runs_as_a_program(tmp_path: Path) -> None:
 
 def test_list_names_everything(run: Run) -> None:
     known = run("list", "--json").record
-    assert known["criteria"] == sorted(secateur.CRITERIA)
+    assert known["criteria"] == sorted([*secateur.CRITERIA, *secateur.CRITERIA_OF_DATA])
     assert "digits" in known["data"]
     plain = run("list").out
     for names in known.values():
@@ -265,6 +265,17 @@ def small(width=8):
 """
 
 
+def test_a_criterion_and_a_repair_look_at_training_images(run: Run, weights: Path) -> None:
+    words = ("prune", *DIGITS, "--weights", weights, "--data", "digits", "--scope", "layer", "--sparsity", "0.8")
+    plain = run(*words, "--out", "a", "--json").record
+    exact = run(*words, "--criterion", "taylor", "--images", "200", "--out", "b", "--json").record
+    mended = run(*words, "--repair", "least-squares", "--out", "c", "--json").record
+    assert exact["criterion"] == "taylor"
+    assert exact["macs"] == plain["macs"] == mended["macs"]
+    assert mended["repair"] == ["least-squares"]
+    assert mended["accuracy"][1] > plain["accuracy"][1]
+
+
 def test_any_model_on_the_path_can_be_pruned(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_networks.py").write_text(OWN_MODEL)
     monkeypatch.syspath_prepend(tmp_path)
@@ -294,6 +305,11 @@ REFUSED = {
     "study": (("study", "run", "demos"), "unknown study 'demos'; did you mean 'demo'?"),
     "report of no study": (("report", "demos"), "unknown study 'demos'; did you mean 'demo'?"),
     "optimizer": (("train", *DIGITS, "--optimizer", "adams", "--out", "a"), "did you mean 'adam'?"),
+    "criterion without data": (
+        ("prune", *DIGITS, "--criterion", "taylor", "--out", "a"),
+        "--criterion taylor looks at images: name a data set with --data",
+    ),
+    "repair without data": (("prune", *DIGITS, "--repair", "bias", "--out", "a"), "--repair looks at images"),
     "unit": (("prune", *DIGITS, "--unit", "weight", "--out", "a"), "did you mean 'weights'?"),
     "scope": (("prune", *DIGITS, "--scope", "layers", "--out", "a"), "did you mean 'layer'?"),
     "ignored site": (("prune", *DIGITS, "--ignore", "fc9", "--out", "a"), "unknown site to ignore 'fc9'"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from secateur.criteria import CRITERIA, Magnitude, Random, by_name
+from secateur.criteria import CRITERIA, CRITERIA_OF_DATA, Magnitude, Random, by_name
 from secateur.structure import channels, weights
 from secateur.testing.conformance import CriterionConformance
 from secateur.testing.toys import TOYS, hand_mlp
@@ -112,6 +112,18 @@ def test_names_of_criteria() -> None:
         by_name("l22")
 
 
+def test_names_of_criteria_that_look_at_data() -> None:
+    samples = torch.rand(6, 2), torch.zeros(6, dtype=torch.long)
+    assert not set(CRITERIA) & set(CRITERIA_OF_DATA)
+    assert by_name("taylor", samples, sign="squared").sign == "squared"  # type: ignore[attr-defined]
+    for name in CRITERIA_OF_DATA:
+        assert by_name(name, samples).batches is samples  # type: ignore[attr-defined]
+        with pytest.raises(InputError, match=f"'{name}' looks at data"):
+            by_name(name)
+
+
 def test_options_that_a_criterion_does_not_have_are_refused() -> None:
     with pytest.raises(InputError, match=r"random.*sed"):
         by_name("random", sed=4)
+    with pytest.raises(InputError, match=r"taylor.*sing.*sign"):
+        by_name("taylor", (torch.rand(6, 2), torch.zeros(6, dtype=torch.long)), sing="squared")

@@ -19,7 +19,7 @@ import typer
 
 import secateur
 from secateur import cli, data, models
-from secateur.criteria import CRITERIA
+from secateur.criteria import CRITERIA, CRITERIA_OF_DATA
 from secateur.measure import parameters
 from secateur.studies import STUDIES
 from secateur.types import SecateurError
@@ -207,6 +207,9 @@ def test_every_criterion_is_documented() -> None:
     first, _, _ = text_of("docs/criteria.md").partition("\n## ")  # further tables are of what has no name
     rows = re.findall(r"^\| `([\w-]+)` \|", first, re.M)
     assert sorted(rows) == sorted(CRITERIA)
+    named = re.search(r"takes them by name.*?\.\n", text_of("docs/criteria.md"), re.S)
+    assert named is not None
+    assert sorted(re.findall(r"`([a-z-]+)`", named.group(0))) == sorted(CRITERIA_OF_DATA)
 
 
 def test_every_study_and_its_source_is_documented() -> None:

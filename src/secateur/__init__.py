@@ -14,6 +14,7 @@ from secateur.allocate import Sensitivity, erk, sensitivity
 from secateur.budget import budget
 from secateur.criteria import (
     CRITERIA,
+    CRITERIA_OF_DATA,
     ActivationRank,
     ActiveFraction,
     ClassAccuracy,
@@ -68,6 +69,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CRITERIA",
+    "CRITERIA_OF_DATA",
     "ActivationRank",
     "ActiveFraction",
     "Agreement",

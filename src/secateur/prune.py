@@ -192,7 +192,8 @@ def prune(
     Args:
         model: a trained module.
         example_inputs: what the model is called with: a tensor, a tuple of positional or a mapping of keyword inputs.
-        criterion: a criterion, or the name of one that needs no data (``"l1"``, ``"l2"``, ``"random"``, …).
+        criterion: a criterion, or the name of one: ``"l2"``, ``"energy"``, …, or one that looks at `data`, such as
+            ``"taylor"`` or ``"loss-change"``.
         sparsity: the fraction of units to remove, in [0, 1]; with scope "layer" also a mapping of site to fraction.
             Half of the units where neither this nor another rule is given, unless the criterion has a threshold of its
             own, as `Energy` does.
@@ -206,7 +207,7 @@ def prune(
             ``"norms"``, or several; for channels; see `secateur.repair`.
         solver: in the place of a criterion, a scope and a repair: what finds masks and new weights together, such as
             `secateur.solvers.ThiNet` for channels or `SparseGPT` for weights; it takes a sparsity.
-        data: a few hundred samples to repair with.
+        data: labelled samples for a criterion given by name to look at, and to repair with; a few hundred or thousand.
         ignore: sites to leave whole, by name or pattern.
         minimum: how many units every site keeps at least.
         round_to: keep a multiple of this many units in every site.
@@ -226,7 +227,7 @@ def prune(
     options: dict[str, Any] = {"scope": scope, "minimum": minimum, "round_to": round_to}
     rule: dict[str, Any] = {"cumulative": cumulative, "pattern": pattern, "block": block, "budget": budget}
     chosen = (repair,) if isinstance(repair, str) else tuple(repair)
-    scorer = _scorer(criterion)
+    scorer = _scorer(criterion, data)
     if solver is not None:
         _check_solver(solver, {"criterion": criterion, **options, **rule, "repair": chosen})
     if budget is not None:
@@ -271,9 +272,9 @@ def prune(
     return Result(small, report, sites, keep, plan)
 
 
-def _scorer(criterion: object) -> Criterion:
+def _scorer(criterion: object, data: Data | None) -> Criterion:
     if isinstance(criterion, str):
-        return by_name(criterion)
+        return by_name(criterion, data)
     if isinstance(criterion, type) or not callable(criterion):
         raise InputError(
             f"prune: criterion is {criterion!r}; give the name of one, such as 'l2', or one that is made, "

@@ -13,6 +13,8 @@ from secateur.cli.app import DataDir, Json, app, options_of, print_record
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from secateur.data import Split
+
 __all__ = ["evaluate_", "inspect_", "list_", "prune_", "train"]
 
 ModelName = Annotated[
@@ -40,13 +42,13 @@ Seed = Annotated[int, typer.Option(help="Decides initial weights, batches and ra
 def list_(as_json: Json = False) -> None:
     """List all that has a name: models, data, criteria, studies."""
     from secateur import data, models
-    from secateur.criteria import CRITERIA
+    from secateur.criteria import CRITERIA, CRITERIA_OF_DATA
     from secateur.studies import STUDIES
 
     known = {
         "models": models.names(),
         "data": data.names(),
-        "criteria": sorted(CRITERIA),
+        "criteria": sorted({**CRITERIA, **CRITERIA_OF_DATA}),
         "studies": sorted(STUDIES),
     }
     if as_json:
@@ -127,6 +129,7 @@ def train(
     epilog="""\b
 Examples:
   secateur prune lenet-300-100 --data digits --weights lenet.safetensors --out small
+  secateur prune lenet-300-100 --data digits --weights lenet.safetensors --criterion loss-change --out small
   secateur prune torchvision.models:resnet18 --input-shape 1,3,224,224 --out small""",
 )
 def prune_(
@@ -163,6 +166,13 @@ def prune_(
             help="global (all units ranked together), layer (within each), or row (weights, within each output's).",
         ),
     ] = "global",
+    repair: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOW", help="What to repair from images: least-squares, bias or norms; may be repeated."),
+    ] = None,
+    images: Annotated[
+        int, typer.Option(min=1, help="How many training images a criterion or a repair looks at, drawn at random.")
+    ] = 1000,
     ignore: Annotated[
         list[str] | None,
         typer.Option(metavar="SITE", help="A site to leave whole, by name or pattern; may be repeated."),
@@ -182,7 +192,7 @@ def prune_(
         typer.Option(
             "--data",
             metavar="NAME",
-            help="Rate the model on this data set's test split before and after; it fits a named model.",
+            help="The data set to look at, if the criterion does, and to rate on (test split); it fits a named model.",
         ),
     ] = None,
     data_dir: DataDir = None,
@@ -203,6 +213,7 @@ def prune_(
     example = _example(model, input_shape, options, None if test is None else test.images)
     chosen: dict[str, Any] = {"unit": unit, "scope": scope, "cumulative": cumulative, "pattern": pattern}
     chosen |= {"round_to": round_to, "form": form, "budget": options_of([budget], "--budget") if budget else None}
+    chosen |= {"repair": repair or (), "data": _seen(criterion, repair, data_name, data_dir, images)}
     result = prune(network, example, criterion, sparsity, ignore=ignore or (), **chosen)
     result.save(out)
     rated = () if test is None else (evaluate(network, test).accuracy, evaluate(result.model, test).accuracy)
@@ -313,6 +324,26 @@ def _against(
 
     both = compare_latency({"before": before, "after": after}, example, batch_size=batch_size, threads=threads)
     return {"speedup": both.speedups["after"].median, "pruned_by": read_report(folder)["criterion"]}
+
+
+def _seen(
+    criterion: str, repair: list[str] | None, data_name: str | None, data_dir: Path | None, count: int
+) -> Split | None:
+    """The training images that a criterion or a repair looks at; None where neither does."""
+    import torch
+
+    from secateur import data
+    from secateur.criteria import CRITERIA_OF_DATA
+    from secateur.types import InputError
+
+    if criterion not in CRITERIA_OF_DATA and not repair:
+        return None
+    if data_name is None:
+        what = "--repair" if repair else f"--criterion {criterion}"
+        raise InputError(f"{what} looks at images: name a data set with --data")
+    train = data.load(data_name, "train", root=data_dir)
+    drawn = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+    return train.subset(drawn[:count])
 
 
 def _fitted(name: str, data_name: str | None, options: dict[str, Any]) -> dict[str, Any]:

@@ -24,10 +24,12 @@ from secateur.criteria.removal import Evaluations, evaluate_keeps
 from secateur.criteria.scale import NormScale
 from secateur.criteria.second_order import SecondOrder
 from secateur.criteria.taylor import Taylor
+from secateur.labelled import Data
 from secateur.types import Criterion, InputError, unknown_name
 
 __all__ = [
     "CRITERIA",
+    "CRITERIA_OF_DATA",
     "ActivationRank",
     "ActiveFraction",
     "Base",
@@ -75,18 +77,50 @@ CRITERIA: dict[str, Callable[..., Criterion]] = {
 """The criteria that need no data, by the names used in recipes and on the command line."""
 
 
-def by_name(name: str, **options: object) -> Criterion:
+CRITERIA_OF_DATA: dict[str, Callable[..., Criterion]] = {
+    "activation-rank": ActivationRank,
+    "active-fraction": ActiveFraction,
+    "grasp": GraSP,
+    "hessian-trace": HessianTrace,
+    "loss-change": LossChange,
+    "mean-activation": MeanActivation,
+    "next-layer": NextLayer,
+    "obd": OptimalBrainDamage,
+    "obs": OptimalBrainSurgeon,
+    "reconstruction": Reconstruction,
+    "second-order": SecondOrder,
+    "snip": Snip,
+    "taylor": Taylor,
+    "wanda": Wanda,
+}
+"""The criteria that look at labelled samples, by the names used on the command line; each takes the samples first."""
+
+
+def by_name(name: str, batches: Data | None = None, **options: object) -> Criterion:
     """Return the criterion called `name`.
+
+    Args:
+        name: one of `CRITERIA` or `CRITERIA_OF_DATA`.
+        batches: the labelled samples that one of `CRITERIA_OF_DATA` looks at; nothing to the others.
+        options: what else the criterion takes.
+
+    Raises:
+        UnknownNameError: there is no such criterion.
+        InputError: it looks at samples and has none, or does not take these options.
 
     >>> by_name("l1")
     Magnitude(p=1, side='incoming', reduce='joint')
     """
-    if name not in CRITERIA:
-        raise unknown_name("criterion", name, CRITERIA)
+    if name in CRITERIA_OF_DATA and batches is None:
+        raise InputError(f"criterion {name!r} looks at data: give labelled samples, such as (inputs, targets)")
+    every = {**CRITERIA, **CRITERIA_OF_DATA}
+    if name not in every:
+        raise unknown_name("criterion", name, every)
+    given = (batches,) if name in CRITERIA_OF_DATA else ()
     try:
-        return CRITERIA[name](**options)
+        return every[name](*given, **options)
     except TypeError as error:
-        known = ", ".join(field.name for field in fields(type(CRITERIA[name]())))  # type: ignore[arg-type]
+        known = ", ".join(field.name for field in fields(type(every[name](*given))))  # type: ignore[arg-type]
         raise InputError(
             f"criterion {name!r} cannot be made with {options}: {error}; its options are {known}"
         ) from error
