@@ -392,6 +392,16 @@ def test_the_log_as_a_table() -> None:
     assert frame.step.tolist() == [number for number, step in enumerate(pruned.steps, 1) for _ in step.units]
 
 
+def test_a_bar_shows_how_many_units_are_gone(capsys: pytest.CaptureFixture[str]) -> None:
+    model, data, sites = net()
+    RandomShrink(2, data, seed=1)(model, sites, progress=True)
+    shown = capsys.readouterr()
+    assert "units removed" in shown.err
+    assert not shown.out
+    RandomShrink(2, data, seed=1)(model, sites)
+    assert not capsys.readouterr().err
+
+
 def test_a_checkpoint_is_of_one_pruning(tmp_path: Path) -> None:
     model, data, sites = net()
     path = tmp_path / "a.safetensors"

@@ -104,20 +104,20 @@ def digits(which: str, count: int | None = None) -> data.Split:
 PINNED = {
     "random": {0: "a6853fdec786e793", 1: "0baa5e59b9fb06cc", 63: "7097305714030cf6"},
     "shrink": {0: "770f697a2622f065", 1: "971bd91bca7ba767", 17: "bedae5a9245c6d2f"},
-    "importance": {0: "94768a284777ffbc", 1: "9fa4ceb23a3406d8", 17: "83d9d058a43b9fa3"},
+    "importance": {0: "94768a284777ffbc", 1: "9fa4ceb23a3406d8", 17: "391865697e000f98"},
     "precomputed": {
         0: "1558f4842acb487c",
-        1: "267818171ae9d9be",
-        2: "a25b1998b2ec4efb",
-        3: "2b6642e49146e491",
-        98: "e752ab2f34112e4e",
+        1: "7825c6621b997698",
+        2: "360ef1b41a0a1faf",
+        3: "b0d949bb1d5615b3",
+        98: "11107d2cc62ddd9d",
     },
     "exhaustive-greedy": {
         0: "45258f57efc8d5ff",
-        1: "35991b7e5dc48a18",
-        2: "aa106d502079ad02",
-        4: "7a3c66a80c4f5a75",
-        62: "39c2d09c5df3e308",
+        1: "159c9180770962f2",
+        2: "9feb97f11e415a40",
+        4: "fa1c9063b2a19ebf",
+        62: "c208239d7888e0fd",
     },
 }
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.files import require
+from secateur.progress import bar
 from secateur.schedules.checkpoint import Checkpoint, identify
 from secateur.structure.cut import Plan, cut_with_plan
 from secateur.structure.depth import BlockStructure
@@ -124,6 +125,7 @@ class Schedule(ABC):
         *,
         on_step: OnStep | None = None,
         checkpoint: str | Path | None = None,
+        progress: bool = False,
     ) -> Pruned:
         """Prune, cut and verify.
 
@@ -133,6 +135,7 @@ class Schedule(ABC):
             on_step: called with each `Step` when it is done.
             checkpoint: a file, written after every step; the same call goes on from there, to the same end. Delete it
                 to start over.
+            progress: draw a bar of the units removed, of all, on standard error.
 
         Raises:
             InputError: the sites are of another model, or an option does not fit them.
@@ -143,10 +146,11 @@ class Schedule(ABC):
         if not sites:
             raise InputError("there are no sites to prune; see sites.frozen for why")
         walk = Walk(model, sites, self.minimum, on_step)
-        if checkpoint is not None:
-            walk.checkpoint = Checkpoint(Path(checkpoint), identify(self, model, sites))
-            walk.restore()
-        return self._prune(walk)
+        with bar(len(walk.units), progress, "units removed") as walk.advance:
+            if checkpoint is not None:
+                walk.checkpoint = Checkpoint(Path(checkpoint), identify(self, model, sites))
+                walk.restore()
+            return self._prune(walk)
 
     @abstractmethod
     def _prune(self, walk: Walk) -> Pruned:
@@ -163,6 +167,7 @@ class Walk:
         tensors: the same for tensors.
         base: the loss and accuracy of the original model.
         evaluations: losses over all of the data so far.
+        advance: called with how many more units are gone.
     """
 
     def __init__(self, model: nn.Module, sites: Sites, minimum: int, on_step: OnStep | None) -> None:
@@ -179,6 +184,7 @@ class Walk:
         self.base: tuple[float, float] = (nan, nan)
         self.evaluations = 0
         self.checkpoint: Checkpoint | None = None
+        self.advance: Callable[[float], None] = lambda units: None
         self._since = perf_counter()
 
     @property
@@ -265,6 +271,7 @@ class Walk:
         self.steps.append(Step(tuple(units), before, loss, accuracy, tuple(labels), evaluations, seconds))
         if self.checkpoint is not None:
             self.checkpoint.write(self._state(), self.tensors)
+        self.advance(len(units))
         if self.on_step is not None:
             self.on_step(self.steps[-1])
 
@@ -287,6 +294,7 @@ class Walk:
             self.keep = keep
             for name, _ in units:
                 self.left[name] -= 1
+        self.advance(self.gone)
         self.memory, self.evaluations = state["memory"], state["evaluations"]
         loss, accuracy = state["base"]
         self.base = (loss, accuracy)

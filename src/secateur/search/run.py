@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as dump_arrays
 
 from secateur.files import write_bytes
+from secateur.progress import bar
 from secateur.search.fitness import FitnessLike, Rating
 from secateur.search.result import Generation, SearchResult
 from secateur.search.space import Genes, Offsets, Space
@@ -111,6 +112,7 @@ class Search(ABC):
         seed: int = 0,
         *,
         state: str | Path | None = None,
+        progress: bool = False,
     ) -> SearchResult:
         """Search, and return the best candidate met; the unpruned model is a candidate, so it is never worse.
 
@@ -121,6 +123,7 @@ class Search(ABC):
             seed: of all chance; the same seed gives the same result.
             state: a file that is written after every step. The same call takes a killed search up from it and ends
                 with the same result.
+            progress: draw a bar of what is spent of the budget on standard error.
 
         Raises:
             InputError: the budget is below 1.
@@ -135,10 +138,14 @@ class Search(ABC):
         path = None if state is None else Path(state)
         identity = self._identity(run, seed) if path is not None else ""
         arrays = None if path is None else _resume(path, run, identity)
-        if arrays is None:
-            arrays = self._moved(self.begin(run), path, run, identity)
-        while not run.over and "done" not in arrays:
-            arrays = self._moved(self.step(run, arrays), path, run, identity)
+        with bar(budget, progress, "evaluations") as advance:
+            if arrays is None:
+                arrays = self._moved(self.begin(run), path, run, identity)
+            advance(before := run.spent)
+            while not run.over and "done" not in arrays:
+                arrays = self._moved(self.step(run, arrays), path, run, identity)
+                advance(run.spent - before)
+                before = run.spent
         return SearchResult(
             repr(self), space, run.genes, run.offsets, *run.best, run.spent, tuple(run.history), arrays.get("genes")
         )

@@ -51,7 +51,7 @@ __all__ = [
     "without",
 ]
 
-IMAGES = Option("images", "count", 10000, "training images that decide, at most", least=1)
+IMAGES = Option("images", "count", 2000, "training images that decide, at most", least=1)
 
 DRAWS = Option("draws", "count", 20, "random controls for each pruned network", least=1)
 

@@ -151,7 +151,11 @@ def _labels(part: Part, factor: Factor) -> list[Block]:
     for value in factor.values:
         runs = pick(part.measured, **{factor.key: value})
         if len(runs):
-            spread = [interval(runs["accuracy"]), *(mean(runs, label) for label in LABELS), interval(100 * runs["important"])]
+            spread = [
+                interval(runs["accuracy"]),
+                *(mean(runs, label) for label in LABELS),
+                interval(100 * runs["important"]),
+            ]
             means = [mean(runs, key) for key, _ in _RATED]
             rows.append([str(value), len(runs), *means, *spread, mean(runs, "change_mean"), mean(runs, "change_50")])
     images = int(part.measured["images"].iloc[0])

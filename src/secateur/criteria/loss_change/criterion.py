@@ -16,11 +16,11 @@ from secateur.criteria.loss_change.graph import GraphEngine
 from secateur.criteria.loss_change.memory import Budget
 from secateur.criteria.loss_change.plain import PlainLoop
 from secateur.criteria.loss_change.program import Unfit
-from secateur.criteria.loss_change.progress import bar
 from secateur.criteria.loss_change.result import LossChanges
 from secateur.criteria.loss_change.screen import estimates, lowest, with_estimates
 from secateur.criteria.loss_change.tally import Tally
 from secateur.labelled import Data, check_data, count_batches, iterate
+from secateur.progress import bar
 from secateur.state import check_finite, device_of
 from secateur.structure.infer import Structure
 from secateur.structure.sites import REPAIR, check_same_model
@@ -147,7 +147,9 @@ class LossChange:
         chain = chain_engine(model, sites, self.loss, self.max_memory)
         # The engine of chains divides samples by itself, and each call has its price.
         size = self.batch_size if chain is None else max(self.batch_size, LARGE)
-        with bar(count * count_batches(self.batches, size) if self.progress else 0, self.progress) as advance:
+        with bar(
+            count * count_batches(self.batches, size) if self.progress else 0, self.progress, "loss changes"
+        ) as advance:
             engine = self._engine(model, sites, chain, advance)
             for inputs, targets in _Single(self.batches, size):
                 engine.measure(inputs.to(device), targets.to(device), tally)

@@ -1,4 +1,4 @@
-"""The bar that shows how far the measuring is."""
+"""The bar that shows how far a measuring, a pruning or a search is."""
 
 from __future__ import annotations
 
@@ -9,21 +9,30 @@ __all__ = ["bar"]
 
 
 @contextmanager
-def bar(total: float, shown: bool) -> Iterator[Callable[[float], None]]:
-    """Draw a bar on standard error where it is `shown`; give what moves it on."""
+def bar(total: float, shown: bool, words: str) -> Iterator[Callable[[float], None]]:
+    """Draw a bar on standard error where it is `shown`; give what moves it on.
+
+    Args:
+        total: how far it goes.
+        shown: without, nothing is drawn, and moving it on does nothing.
+        words: what is counted, before the bar.
+
+    >>> with bar(3, False, "units removed") as advance:
+    ...     advance(1)
+    """
     if not shown:
-        yield lambda units: None
+        yield lambda more: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
     from rich.table import Column
 
     columns = (
-        TextColumn("loss changes", markup=False, table_column=Column(no_wrap=True)),
+        TextColumn(words, markup=False, table_column=Column(no_wrap=True)),
         BarColumn(bar_width=None, table_column=Column(ratio=1)),
         TaskProgressColumn(),
         TimeRemainingColumn(compact=True),
     )
     with Progress(*columns, console=Console(stderr=True), expand=True) as progress:
         task = progress.add_task("", total=total)
-        yield lambda units: progress.advance(task, units)
+        yield lambda more: progress.advance(task, more)
