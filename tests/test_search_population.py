@@ -69,6 +69,19 @@ def test_counts_equal_those_of_the_masked_models(name: str, weight: str, bias: s
     assert population.right(genes, offsets).tolist() == _plain(space, genes, offsets, data, 32)
 
 
+@pytest.mark.parametrize("weight", ["0.weight", "2.weight", "4.weight"])
+def test_layers_without_a_bias_take_the_wide_way_too(weight: str) -> None:
+    torch.manual_seed(0)
+    linear = [nn.Linear(size, to, bias=False) for size, to in ((12, 9), (9, 7), (7, 4))]
+    model = nn.Sequential(linear[0], nn.ReLU(), linear[1], nn.Tanh(), linear[2])
+    data = _data(model, (12,))
+    space = Space(model, only(weights(model), weight))
+    population = Population(space, *data, batch_size=32)
+    assert population.batches[0].wide is not None
+    genes, _ = _draws(space, 5)
+    assert population.right(genes).tolist() == _plain(space, genes, None, data, 32)
+
+
 @pytest.mark.parametrize("name", list(TOYS))
 @pytest.mark.parametrize("unit", ["weights", "channels"])
 def test_any_model_is_counted(name: str, unit: str) -> None:

@@ -22,7 +22,7 @@ ELEMENTWISE = {
 }
 # What treats each sample by itself, whatever their number, as long as its other operands are the model's own.
 BY_SAMPLE = ELEMENTWISE | {
-    *("addmm", "linear", "convolution", "conv1d", "conv2d", "conv3d", "max_pool2d_with_indices", "max_pool2d"),
+    *("addmm", "linear", "mm", "convolution", "conv1d", "conv2d", "conv3d", "max_pool2d_with_indices", "max_pool2d"),
     *("avg_pool2d", "_adaptive_avg_pool2d", "adaptive_avg_pool2d", "getitem", "constant_pad_nd"),
     *("native_batch_norm", "_native_batch_norm_legit_no_training", "batch_norm"),
 }
@@ -105,10 +105,11 @@ class Wide:
 
         A linear layer takes it as it lies: turned over, few outputs of many rows take several times as long.
         """
-        if not ops or op_name(ops[0]) not in {"linear", "addmm"}:
+        name = op_name(ops[0]) if ops else ""
+        if name not in {"linear", "addmm", "mm"}:
             return self.finish(values, rows.mT, after, ops)
-        _, weight, bias = (_argument(ops[0], n) for n in FIRST[op_name(ops[0])] if n is not None)
-        across = values[weight] if op_name(ops[0]) == "linear" else values[weight].mT
+        weight, bias = _argument(ops[0], FIRST[name][1]), _bias_of(ops[0])
+        across = values[weight] if name == "linear" else values[weight].mT
         made = torch.mm(across, rows) if bias is None else torch.addmm(values[bias].unsqueeze(-1), across, rows)
         return self.finish(values, made.mT, ops[0], ops[1:])
 
@@ -132,7 +133,7 @@ def wide(suffix: Suffix, weight: str, bias: str | None, samples: int) -> Wide | 
     if layer is None:
         return None
     where = FIRST[op_name(layer)]
-    source, shift = layer.args[where[0]], None if where[2] is None else _argument(layer, where[2])
+    source, shift = layer.args[where[0]], _bias_of(layer)
     free = isinstance(source, Node) and source in suffix.taken and len(shape_of(source)) == _input_dims(layer)
     ours = bias is None or (shift is known.get(bias) and list(known[bias].users) == [layer])
     rest = tuple(n for n in suffix.after if n not in {layer, *passed})
@@ -158,6 +159,11 @@ def _layer_of(weight: Node) -> tuple[Node | None, tuple[Node, ...]]:
 
 def _argument(node: Node, position: int) -> Any:
     return node.args[position] if position < len(node.args) else None
+
+
+def _bias_of(layer: Node) -> Any:
+    where = FIRST[op_name(layer)][2]
+    return None if where is None else _argument(layer, where)
 
 
 def _input_dims(layer: Node) -> int:
