@@ -11,7 +11,7 @@ from secateur.lab.study import Cell, Results, Study
 from secateur.studies import networks
 from secateur.studies.charpentier import SOURCE
 from secateur.studies.factor_pages import Factor, factor_report
-from secateur.studies.measured import OPTIONS, measured, pruned
+from secateur.studies.measured import OPTIONS, measured
 
 __all__ = ["STUDY"]
 
@@ -33,8 +33,7 @@ def _cells(settled: Mapping[str, Json]) -> list[Cell]:
             known = {"data": name, "model": model, "batch_size": batch_size}
             for seed in range(settled["seeds"]):
                 base = networks.trained(NAME, seed, {**settled, "batch_size": batch_size}, name, model)
-                measure = measured(NAME, base, settled, known)
-                cells += [base, measure, *pruned(NAME, base, measure, settled, known)]
+                cells += measured(NAME, base, settled, known)
     return cells
 
 

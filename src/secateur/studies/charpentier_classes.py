@@ -14,7 +14,7 @@ from secateur.structure import channels, cut
 from secateur.studies import networks
 from secateur.studies.charpentier import SOURCE
 from secateur.studies.charpentier_classes_pages import WAYS, pages
-from secateur.studies.measured import OPTIONS, as_many, by_magnitude, first, images_of, measured, pruned, rate
+from secateur.studies.measured import OPTIONS, as_many, by_magnitude, first, images_of, measured, rate
 from secateur.types import InputError
 
 __all__ = ["STUDY"]
@@ -41,8 +41,7 @@ def _cells(settled: Mapping[str, Json]) -> list[Cell]:
         known = {"data": name, "model": model}
         for seed in range(settled["seeds"]):
             base = networks.trained(NAME, seed, settled, name, model)
-            measure = measured(NAME, base, settled, known)
-            cells += [base, measure, *pruned(NAME, base, measure, settled, known)]
+            cells += measured(NAME, base, settled, known)
             for number in classes:
                 for way in WAYS:
                     what = {"seed": seed, "class": number, "way": way, "images": settled["measured"]}

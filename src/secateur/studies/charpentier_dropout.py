@@ -11,7 +11,7 @@ from secateur.lab.study import Cell, Results, Study
 from secateur.studies import networks
 from secateur.studies.charpentier import SOURCE
 from secateur.studies.factor_pages import Factor, factor_report
-from secateur.studies.measured import OPTIONS, measured, pruned
+from secateur.studies.measured import OPTIONS, measured
 
 __all__ = ["STUDY"]
 
@@ -34,8 +34,7 @@ def _cells(settled: Mapping[str, Json]) -> list[Cell]:
             known = {"data": name, "model": model, "dropout": rate}
             for seed in range(here["seeds"]):
                 base = networks.trained(NAME, seed, here, name, model)
-                measure = measured(NAME, base, here, known)
-                cells += [base, measure, *pruned(NAME, base, measure, here, known)]
+                cells += measured(NAME, base, here, known)
     return cells
 
 

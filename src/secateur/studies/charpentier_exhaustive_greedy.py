@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from secateur.data import Split
 from secateur.lab.options import Option
 from secateur.lab.recipe import Json, Recipe
-from secateur.lab.report import Report
-from secateur.lab.study import Cell, Context, Outcome, Results, Study
+from secateur.lab.study import Cell, Context, Outcome, Study
 from secateur.schedules import Exhaustive, Greedy
 from secateur.structure import channels
 from secateur.studies.charpentier import NETWORKS, SOURCE, WIDTH, bases, check, options
@@ -21,11 +20,10 @@ from secateur.studies.charpentier_pruning import (
     control_cells,
     cut_and_rate,
     path,
-    pruning_sections,
-    pruning_summary,
+    pruning_report,
 )
 from secateur.studies.measured import images_of
-from secateur.studies.measured_pages import Part, report
+from secateur.studies.measured_pages import Part
 from secateur.studies.networks import example, network
 
 if TYPE_CHECKING:
@@ -34,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["STUDY"]
 
 NAME = "charpentier-exhaustive-greedy"
+TITLE = "Pruning by the loss, measured anew after each removal"
 
 SCHEDULES = ("exhaustive", "greedy")
 
@@ -95,26 +94,16 @@ def _schedule(context: Context, images: Split) -> Exhaustive | Greedy:
     return Greedy(images, tolerance=context["tolerance"], skip_rounds=context["skip_rounds"])
 
 
-def _pages(results: Results) -> Report:
-    return report(
-        results,
-        "Pruning by the loss, measured anew after each removal",
-        lambda part: pruning_sections(part, _paths(part)) if len(part.kind("prune")) else [],
-        lambda part: pruning_summary(part) if len(part.kind("prune")) else [],
-        notes=NOTES,
-    )
-
-
 def _paths(part: Part) -> DataFrame:
     return part.steps(part.kind("prune"))
 
 
 STUDY = Study(
     name=NAME,
-    title="Pruning by the loss, measured anew after each removal",
+    title=TITLE,
     source=SOURCE,
     summary="Exhaustive and greedy removal by the training loss, until none improves it, from three networks, really cut.",
     cells=_cells,
-    pages=_pages,
+    pages=lambda results: pruning_report(results, TITLE, _paths, NOTES),
     defaults=OPTIONS,
 )

@@ -10,8 +10,7 @@ from secateur.criteria import LossChange
 from secateur.criteria.loss_change.labels import LABELS
 from secateur.lab.options import Option
 from secateur.lab.recipe import Json, Recipe
-from secateur.lab.report import Report
-from secateur.lab.study import Cell, Context, Outcome, Results, Study
+from secateur.lab.study import Cell, Context, Outcome, Study
 from secateur.schedules import Precomputed
 from secateur.schedules.walk import Unit
 from secateur.structure import channels
@@ -22,12 +21,11 @@ from secateur.studies.charpentier_pruning import (
     control_cells,
     cut_and_rate,
     path,
-    pruning_sections,
-    pruning_summary,
+    pruning_report,
     without,
 )
 from secateur.studies.measured import images_of
-from secateur.studies.measured_pages import Part, report
+from secateur.studies.measured_pages import Part
 from secateur.studies.networks import example, network
 
 if TYPE_CHECKING:
@@ -36,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["STUDY"]
 
 NAME = "charpentier-precomputed"
+TITLE = "Pruning by importance that was measured once"
 
 STOPS: Mapping[str, tuple[str, ...]] = {"worse": ("worse",), "worse and zero": ("worse", "zero"), "no higher loss": ()}
 """Schedule → the labels that go; without labels, the longest way that ends with no higher training loss."""
@@ -120,26 +119,16 @@ def stop(schedule: str, ranked: Mapping[str, Json]) -> list[Unit]:
     return units[: max(count for count, loss in enumerate(losses) if loss <= losses[0])]
 
 
-def _pages(results: Results) -> Report:
-    return report(
-        results,
-        "Pruning by importance that was measured once",
-        lambda part: pruning_sections(part, _paths(part)) if len(part.kind("prune")) else [],
-        lambda part: pruning_summary(part) if len(part.kind("prune")) else [],
-        notes=NOTES,
-    )
-
-
 def _paths(part: Part) -> DataFrame:
     return part.steps(part.kind("rank").assign(schedule="ranked once"))
 
 
 STUDY = Study(
     name=NAME,
-    title="Pruning by importance that was measured once",
+    title=TITLE,
     source=SOURCE,
     summary="All units ranked once by their exact loss change; the worse, or the worse and zero ones, really cut from three networks.",
     cells=_cells,
-    pages=_pages,
+    pages=lambda results: pruning_report(results, TITLE, _paths, NOTES),
     defaults=OPTIONS,
 )

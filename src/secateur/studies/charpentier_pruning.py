@@ -6,7 +6,7 @@ site at random, or those of the lowest L2 norm.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +21,10 @@ from secateur.lab.blocks import Block, Column, Picture, Section, Table
 from secateur.lab.classes import class_damage
 from secateur.lab.options import Option
 from secateur.lab.recipe import Json, Recipe
+from secateur.lab.report import Report
 from secateur.lab.sections import interval, mean, pick
 from secateur.lab.stats import compare
-from secateur.lab.study import Cell, Context, Outcome
+from secateur.lab.study import Cell, Context, Outcome, Results
 from secateur.lab.tables import comparison_table
 from secateur.measure import predict
 from secateur.schedules import Pruned
@@ -31,7 +32,7 @@ from secateur.schedules.walk import Unit
 from secateur.structure import channels, cut, mask
 from secateur.structure.verify import difference
 from secateur.studies.measured import by_magnitude, drawn_like, images_of, rate
-from secateur.studies.measured_pages import Part
+from secateur.studies.measured_pages import Part, report
 from secateur.studies.networks import example, network, size
 from secateur.types import Keep, Sites
 
@@ -46,8 +47,7 @@ __all__ = [
     "control_cells",
     "cut_and_rate",
     "path",
-    "pruning_sections",
-    "pruning_summary",
+    "pruning_report",
     "without",
 ]
 
@@ -154,7 +154,25 @@ def _means(prefix: str, found: Evaluations) -> dict[str, Json]:
 # The report
 
 
-def pruning_sections(part: Part, paths: DataFrame) -> list[Section]:
+def pruning_report(results: Results, title: str, paths: Callable[[Part], DataFrame], notes: Sequence[str]) -> Report:
+    """Return the report of a study of such prunings.
+
+    Args:
+        results: of the study.
+        title: of the report.
+        paths: from the cells of one network to the histories of `path`, with a column ``schedule``.
+        notes: what a reader should know.
+    """
+    return report(
+        results,
+        title,
+        lambda part: _sections(part, paths(part)) if len(part.kind("prune")) else [],
+        lambda part: _summary(part) if len(part.kind("prune")) else [],
+        notes=notes,
+    )
+
+
+def _sections(part: Part, paths: DataFrame) -> list[Section]:
     """Return the sections: what was cut, the paths, the controls, and the classes.
 
     Args:
@@ -276,7 +294,7 @@ def _classes(part: Part, pruned: DataFrame, controls: DataFrame) -> list[Block]:
     return blocks
 
 
-def pruning_summary(part: Part) -> list[str]:
+def _summary(part: Part) -> list[str]:
     """Return what happened, in words: how much went, and what it did to the losses."""
     words = []
     for schedule, own in part.kind("prune").groupby("schedule", sort=False):

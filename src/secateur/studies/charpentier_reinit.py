@@ -17,7 +17,7 @@ from secateur.models.initialise import SCHEMES
 from secateur.studies import networks
 from secateur.studies.charpentier import SOURCE
 from secateur.studies.factor_pages import Factor, compared, factor_report
-from secateur.studies.measured import OPTIONS, first, measured, pruned
+from secateur.studies.measured import OPTIONS, first, measured
 from secateur.studies.measured_pages import Part
 from secateur.train import Reinitialise
 
@@ -64,8 +64,7 @@ def _cells(settled: Mapping[str, Json]) -> list[Cell]:
                 if options:
                     what = {**plain.recipe.parameters, **options, "measured": settled["measured"], "arm": arm}
                     base = Cell(Recipe(NAME, "reinitialise", what, defaults={"arm": arm}), reinitialise_cell)
-                measure = measured(NAME, base, settled, known)
-                cells += [base, measure, *pruned(NAME, base, measure, settled, known)]
+                cells += measured(NAME, base, settled, known)
     return cells
 
 

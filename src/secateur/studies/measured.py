@@ -33,7 +33,6 @@ __all__ = [
     "measure_cell",
     "measured",
     "prune_cell",
-    "pruned",
     "rate",
     "worth",
 ]
@@ -50,8 +49,10 @@ OPTIONS = (
 """What every study of measured units takes."""
 
 
-def measured(study: str, base: Cell, settled: Mapping[str, Json], known: Mapping[str, Json]) -> Cell:
-    """Return the cell that measures every unit of the network that `base` trains.
+def measured(study: str, base: Cell, settled: Mapping[str, Json], known: Mapping[str, Json]) -> list[Cell]:
+    """Return the cells of one network: training, measuring every unit, and cutting by that and by the controls.
+
+    Each sparsity and method is a cell, all of which cut as many units of each layer.
 
     Args:
         study: the study's name.
@@ -59,16 +60,13 @@ def measured(study: str, base: Cell, settled: Mapping[str, Json], known: Mapping
         settled: the study's options, those of `OPTIONS` among them.
         known: what `base` decides and rows are looked up by, such as the data set.
     """
-    what = {"seed": base.recipe.seed, "images": settled["measured"], **known}
-    return Cell(Recipe(study, "measure", what, (base.id,), known), measure_cell)
-
-
-def pruned(study: str, base: Cell, measure: Cell, settled: Mapping[str, Json], known: Mapping[str, Json]) -> list[Cell]:
-    """Return one cell for each sparsity and method, all of which cut as many units of each layer."""
-    cells = []
+    seed = base.recipe.seed
+    what = {"seed": seed, "images": settled["measured"], **known}
+    measure = Cell(Recipe(study, "measure", what, (base.id,), known), measure_cell)
+    cells = [base, measure]
     for sparsity in settled["sparsities"]:
         for method in METHODS:
-            what = {"seed": base.recipe.seed, "method": method, "sparsity": sparsity, **known}
+            what = {"seed": seed, "method": method, "sparsity": sparsity, **known}
             cells.append(Cell(Recipe(study, "prune", what, (base.id, measure.id), known), prune_cell))
     return cells
 
