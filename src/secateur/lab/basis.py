@@ -86,12 +86,22 @@ def _conditions(chosen: Any, among: Any) -> list[tuple[str, Any]]:
     values = sorted(set(chosen.dropna()))
     if not values:
         return []
+    name, least, most = among.name, values[0], values[-1]
     if len(values) == 1:
-        return [(f"{among.name}={values[0]}", among == values[0])]
-    if isinstance(values[0], str):
+        return [(f"{name}={_told(least)}", among == least)]
+    if isinstance(least, str):
         return []
-    tests = [(f"{among.name}>={values[0]}", among >= values[0]), (f"{among.name}<={values[-1]}", among <= values[-1])]
+    tests = [(f"{name}>={_told(least)}", among >= least), (f"{name}<={_told(most)}", among <= most)]
     return [(words, fits) for words, fits in tests if not fits.all()]
+
+
+def _told(value: Any) -> Any:
+    """A whole number as one: a column with gaps holds floats.
+
+    >>> _told(2000.0), _told(0.5), _told("l1")
+    (2000, 0.5, 'l1')
+    """
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def reproduce(study: Study, options: Mapping[str, Json] | None, environment: Mapping[str, str]) -> str:
