@@ -8,6 +8,7 @@ term is zero: no forward pass, and one exponential for each sample, unit and oth
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import e, log2
 
 import torch
 from torch import Tensor
@@ -19,8 +20,8 @@ __all__ = ["LastChanges", "LastLayer"]
 CACHED = 1 << 19  # floats of work space that stay in the cache
 EQUAL = 2e-6  # logits that differ by less are equal but for rounding
 SPARE = 8  # columns are dropped when one in so many is of a unit that is gone
-FALLS = -0.5  # below, the logarithm of one plus a sum loses digits
-STEEP = 30.0  # exponents up to this size lose nothing in float32
+STEEP = 80.0  # powers of e up to this one are far from where float32 ends
+LOG2_E = log2(e)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +72,7 @@ class LastLayer:
         self._size = h.shape[1]
         self._columns = torch.arange(h.shape[1], device=h.device)
         self._gone = torch.zeros_like(self._columns, dtype=torch.bool)
-        self._h, self._weight = h.float()[order], weight.float()
+        self._h, self._weight = h.float().index_select(0, order), weight.float()
         self._targets = targets[order]
         self._logits = self._h @ self._weight.T
         if bias is not None:
@@ -168,42 +169,44 @@ def sample_changes(h: Tensor, log_p: Tensor, weight: Tensor, counts: Tensor) -> 
     The samples are sorted by class; `counts` says how many each class has; `log_p` are their log-probabilities.
     """
     delta, right = torch.empty_like(h), torch.empty_like(h, dtype=torch.bool)
-    size = max(1, CACHED // max(1, weight.numel()))
+    if not len(h):
+        return delta, right
+    size, most = max(1, CACHED // max(1, weight.numel())), h.abs().max()
     work = h.new_empty(len(weight) - 1, size, h.shape[1])  # once: fresh memory costs as much as the exponentials
     start = 0
     for target, count in enumerate(counts.tolist()):
         away = weight[target] - weight  # −d, so that exponents are h · away
+        reach = float(most * away.abs().max())
         for at in range(start, start + count, size):
             some = slice(at, min(at + size, start + count))
-            _changes_of_class(h[some], log_p[some], away, target, work, delta[some], right[some])
+            _changes_of_class(h[some], log_p[some], away, target, reach, work, delta[some], right[some])
         start += count
     return delta, right
 
 
 def _changes_of_class(
-    h: Tensor, log_p: Tensor, away: Tensor, target: int, work: Tensor, delta: Tensor, right: Tensor
+    h: Tensor, log_p: Tensor, away: Tensor, target: int, reach: float, work: Tensor, delta: Tensor, right: Tensor
 ) -> None:
-    """Fill in the changes of samples of one class."""
-    own = log_p[:, target, None]
+    """Fill in the changes of samples of one class; exponents of e are no greater than `reach`."""
     others = [c for c in range(len(away)) if c != target]
-    terms = torch.mul(h, away[others, None], out=work[:, : len(h)])
-    if float(h.abs().max() * away.abs().max()) < STEEP:
-        p = log_p.exp()
-        terms.expm1_().mul_(p.T[others, :, None])  # so that what does nothing changes nothing, to the last bit
-        torch.sum(terms, 0, out=delta)
-        falls = (delta < FALLS).nonzero().unbind(1)
-        delta.log1p_()
-        if len(falls[0]):
-            delta[falls] = (log_p[falls[0]] + h[falls][:, None] * away.T[falls[1]]).logsumexp(1)
-        terms += p.T[others, :, None]
-        _beaten(terms, p[:, target, None] * (1 - EQUAL), p[:, target, None] * (1 + EQUAL), target, right)
-        return
-    terms += log_p.T[others, :, None]
-    slack = EQUAL * (1 + terms.abs().amax())
-    _beaten(terms, own - slack, own + slack, target, right)
-    torch.logsumexp(torch.cat([terms, own.expand(1, *h.shape)]), 0, out=delta).masked_fill_(
-        h * away.abs().amax(0) == 0, 0
-    )
+    # To the base of 2: torch has a kernel for that which takes a quarter of the time of the natural one.
+    bits = LOG2_E * log_p.T
+    terms = torch.addcmul(bits[others, :, None], h, LOG2_E * away[others, None], out=work[:, : len(h)])
+    own = bits[target, :, None]
+    if reach < STEEP:
+        p, slack = own.exp2(), EQUAL * max(1.0, reach / 16)
+        torch.sum(terms.exp2_(), 0, out=delta)
+        _beaten(terms, p * (1 - slack), p * (1 + slack), target, right)
+        delta.add_(p).log2_()
+        # The rounding of the whole model's probabilities is in both.
+        delta -= bits[others].exp2_().sum(0)[:, None].add_(p).log2_()
+        delta /= LOG2_E
+    else:
+        slack = EQUAL * (1 + float(terms.abs().amax()))
+        _beaten(terms, own - slack, own + slack, target, right)
+        torch.logsumexp(torch.cat([terms, own.expand(1, *h.shape)]) / LOG2_E, 0, out=delta)
+    # What does nothing changes nothing, to the last bit.
+    delta *= (h * away.abs().amax(0)).ne_(0)
 
 
 def _beaten(others: Tensor, less: Tensor, more: Tensor, target: int, right: Tensor) -> None:
