@@ -71,6 +71,8 @@ class LastOnly:
 
     def __post_init__(self) -> None:
         self.layer = LastLayer(self.read.x, self.read.weight, self.read.bias, self.read.targets)
+        # Before any removal: what goes on from a checkpoint adds up the same numbers in the same order, to the last bit.
+        self.layer.changes()
 
     def changes(self) -> LossChanges:
         """Return the changes; infinite for units that are gone."""

@@ -172,7 +172,7 @@ def sample_changes(h: Tensor, log_p: Tensor, weight: Tensor, counts: Tensor) -> 
     if not len(h):
         return delta, right
     size, most = max(1, CACHED // max(1, weight.numel())), h.abs().max()
-    work = h.new_empty(len(weight) - 1, size, h.shape[1])  # once: fresh memory costs as much as the exponentials
+    work = h.new_empty(len(weight) - 1, size, h.shape[1])  # once: fresh memory costs as much as the powers
     start = 0
     for target, count in enumerate(counts.tolist()):
         away = weight[target] - weight  # −d, so that exponents are h · away
@@ -191,16 +191,14 @@ def _changes_of_class(
     others = [c for c in range(len(away)) if c != target]
     # To the base of 2: torch has a kernel for that which takes a quarter of the time of the natural one.
     bits = LOG2_E * log_p.T
-    terms = torch.addcmul(bits[others, :, None], h, LOG2_E * away[others, None], out=work[:, : len(h)])
-    own = bits[target, :, None]
+    terms, own = work[:, : len(h)], bits[target, :, None]
+    torch.addcmul(bits[others, :, None], h, LOG2_E * away[others, None], out=terms)
     if reach < STEEP:
-        p, slack = own.exp2(), EQUAL * max(1.0, reach / 16)
+        p, slack = log_p.exp().T, EQUAL * max(1.0, reach / 16)
         torch.sum(terms.exp2_(), 0, out=delta)
-        _beaten(terms, p * (1 - slack), p * (1 + slack), target, right)
-        delta.add_(p).log2_()
+        _beaten(terms, p[target, :, None] * (1 - slack), p[target, :, None] * (1 + slack), target, right)
         # The rounding of the whole model's probabilities is in both.
-        delta -= bits[others].exp2_().sum(0)[:, None].add_(p).log2_()
-        delta /= LOG2_E
+        delta.add_(p[target, :, None]).log2_().sub_(p.sum(0)[:, None].log2_()).div_(LOG2_E)
     else:
         slack = EQUAL * (1 + float(terms.abs().amax()))
         _beaten(terms, own - slack, own + slack, target, right)
