@@ -191,7 +191,7 @@ class ChainEngine:
         counts = torch.bincount(block.targets, minlength=self.hits.shape[1])
         logits = block.gives[-1]
         log_p = logits - (block.losses + logits.gather(1, block.targets[:, None])[:, 0])[:, None]
-        read, weight = block.reads[-1][order], self.layers[-1].weight
+        read, weight = block.reads[-1].index_select(0, order), self.layers[-1].weight
         of = self._asked(name).nonzero()[:, 0]
         if len(of) < read.shape[1]:
             read, weight = read.index_select(1, of), weight.index_select(1, of)
