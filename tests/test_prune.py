@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from secateur.criteria import Magnitude, Random
+from secateur.criteria import CRITERIA_OF_DATA, Magnitude, Random
 from secateur.prune import prune
 from secateur.solvers import SparseGPT, ThiNet
 from secateur.structure import channels, cut, weights
@@ -56,6 +56,16 @@ def test_weights_by_hand() -> None:
     assert result.report.difference is None
     assert (result.report.units_removed, result.report.units) == (4, 12)
     assert not result.plan.rows
+
+
+@pytest.mark.parametrize("name", sorted(CRITERIA_OF_DATA))
+def test_criteria_of_data_by_name_remove_half(name: str) -> None:
+    samples = torch.rand(8, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1] * 4)
+    model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
+    unit = "weights" if name == "obs" else "channels"
+    result = prune(model, X, name, data=samples, unit=unit, latency=False)  # type: ignore[arg-type]
+    assert result.report.criterion == name
+    assert (result.report.sparsity, result.report.units_removed) == (0.5, result.report.units // 2)
 
 
 def test_a_solver_decides_what_goes_and_what_its_readers_become() -> None:

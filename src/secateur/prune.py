@@ -15,7 +15,7 @@ from torch.fx import GraphModule
 
 from secateur.budget import BUDGETS
 from secateur.budget import budget as within
-from secateur.criteria import by_name
+from secateur.criteria import Energy, by_name
 from secateur.measure import compare_latency, file_bytes, macs, parameters
 from secateur.repair.consumers import Repair
 from secateur.repair.consumers import repair as repaired
@@ -233,8 +233,10 @@ def prune(
     if budget is not None:
         _check_budget(budget, {"sparsity": sparsity, **rule, "budget": None})
     elif sparsity is None and cumulative is None and pattern is None:
-        rule["cumulative"] = getattr(scorer, "threshold", None)
-        sparsity = 0.5 if rule["cumulative"] is None else None
+        if isinstance(scorer, Energy):
+            rule["cumulative"] = scorer.threshold
+        else:
+            sparsity = 0.5
     sites = channels(model, example_inputs, ignore) if unit == "channels" else weights(model, ignore)
     if solver is None:
         ready, keep = model, _chosen(model, sites, scorer(model, sites), sparsity, rule, options)
@@ -248,28 +250,37 @@ def prune(
         if chosen:
             raise InputError('prune: repair makes up for channels that are cut out; it goes with unit="channels"')
         small, plan, difference = mask(ready, sites, keep), Plan(), None
-    counts = parameters(model), parameters(small)
-    report = PruneReport(
-        unit=unit,
-        criterion=repr(solver or criterion) if solver or not isinstance(criterion, str) else criterion,
-        scope=scope if solver is None else "in its own scope",
-        sparsity=dict(sparsity) if isinstance(sparsity, Mapping) else sparsity,
-        rule={name: value for name, value in rule.items() if value is not None},
-        repair=chosen,
+    told = {
+        "unit": unit,
+        "criterion": repr(solver or criterion) if solver or not isinstance(criterion, str) else criterion,
+        "scope": scope if solver is None else "in its own scope",
+        "sparsity": dict(sparsity) if isinstance(sparsity, Mapping) else sparsity,
+        "rule": {name: value for name, value in rule.items() if value is not None},
+        "repair": chosen,
+        "difference": difference,
+        "latency": _latency(model, small, example_inputs) if latency else None,
+    }
+    return Result(small, _report(model, small, example_inputs, sites, keep, told), sites, keep, plan)
+
+
+def _report(
+    before: nn.Module, after: nn.Module, inputs: ExampleInputs, sites: Sites, keep: Keep, told: Mapping[str, Any]
+) -> PruneReport:
+    """Count what went, and join it to what is told of the pruning."""
+    counts = parameters(before), parameters(after)
+    return PruneReport(
         units_removed=sum(int((~k).sum()) for k in keep.values()),
         units=sum(k.numel() for k in keep.values()),
         parameters=(counts[0].total, counts[1].total),
         nonzero=(counts[0].nonzero, counts[1].nonzero),
-        macs=(macs(model, example_inputs), macs(small, example_inputs)),
-        bytes=(file_bytes(model), file_bytes(small)),
-        latency=_latency(model, small, example_inputs) if latency else None,
-        difference=difference,
-        form="graph" if unit == "channels" and _is_graph(model, small) else "module",
+        macs=(macs(before, inputs), macs(after, inputs)),
+        bytes=(file_bytes(before), file_bytes(after)),
+        form="graph" if told["unit"] == "channels" and _is_graph(before, after) else "module",
         sites=tuple(SiteReport(n, k.numel(), int(k.sum())) for n, k in keep.items()),
         frozen=dict(sites.frozen),
         versions={"python": platform.python_version(), "torch": torch.__version__},
+        **told,
     )
-    return Result(small, report, sites, keep, plan)
 
 
 def _scorer(criterion: object, data: Data | None) -> Criterion:
