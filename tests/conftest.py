@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import signal
+import threading
 
 import numpy as np
 import pytest
@@ -15,6 +17,9 @@ settings.load_profile("secateur")
 torch.set_num_threads(1)
 # Studies run in this process unless a test says otherwise: it may have replaced a function that cells call.
 os.environ["SECATEUR_JOBS"] = "1"
+if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that runs the tests in the background has processes ignore Ctrl-C, which some tests are about.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
