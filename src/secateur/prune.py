@@ -25,7 +25,7 @@ from secateur.solvers import Solver
 from secateur.structure import channels, mask, weights
 from secateur.structure.cut import Form, Plan, cut_with_plan
 from secateur.train import Data
-from secateur.types import Criterion, ExampleInputs, InputError, Keep, Scores, Sites, unknown_name
+from secateur.types import Criterion, ExampleInputs, InputError, Keep, Sites, unknown_name
 
 __all__ = ["PruneReport", "Result", "SiteReport", "prune"]
 
@@ -225,24 +225,29 @@ def prune(
     if unit not in ("channels", "weights"):
         raise unknown_name("unit", unit, ("channels", "weights"))
     options: dict[str, Any] = {"scope": scope, "minimum": minimum, "round_to": round_to}
-    rule: dict[str, Any] = {"cumulative": cumulative, "pattern": pattern, "block": block, "budget": budget}
+    rule: dict[str, Any] = {"cumulative": cumulative, "pattern": pattern, "block": block}
+    limits: Mapping[str, Any] | None = budget
     chosen = (repair,) if isinstance(repair, str) else tuple(repair)
     scorer = _scorer(criterion, data)
     if solver is not None:
-        _check_solver(solver, {"criterion": criterion, **options, **rule, "repair": chosen})
-    if budget is not None:
-        _check_budget(budget, {"sparsity": sparsity, **rule, "budget": None})
+        _check_solver(solver, {"criterion": criterion, **options, **rule, "budget": budget, "repair": chosen})
+    if limits is not None:
+        _check_budget(limits, {"sparsity": sparsity, **rule})
     elif sparsity is None and cumulative is None and pattern is None:
         if isinstance(scorer, Energy):
             rule["cumulative"] = scorer.threshold
         else:
             sparsity = 0.5
     sites = channels(model, example_inputs, ignore) if unit == "channels" else weights(model, ignore)
-    if solver is None:
-        ready, keep = model, _chosen(model, sites, scorer(model, sites), sparsity, rule, options)
-    else:
+    ready: nn.Module = model
+    keep: Keep
+    if solver is not None:
         solved = solver(model, sites, 0.5 if sparsity is None else sparsity)
         ready, keep = solved.apply(model), solved.keep
+    elif limits is not None:
+        keep = within(model, sites, scorer(model, sites), **limits, **options)
+    else:
+        keep = select(scorer(model, sites), sparsity, **options, **rule)
     if unit == "channels":
         made = cut_with_plan(_repaired(ready, sites, keep, chosen, data), sites, keep, form=form)
         small, plan, difference = made.model, made.plan, made.difference
@@ -255,7 +260,7 @@ def prune(
         "criterion": repr(solver or criterion) if solver or not isinstance(criterion, str) else criterion,
         "scope": scope if solver is None else "in its own scope",
         "sparsity": dict(sparsity) if isinstance(sparsity, Mapping) else sparsity,
-        "rule": {name: value for name, value in rule.items() if value is not None},
+        "rule": {name: value for name, value in {**rule, "budget": budget}.items() if value is not None},
         "repair": chosen,
         "difference": difference,
         "latency": _latency(model, small, example_inputs) if latency else None,
@@ -312,21 +317,6 @@ def _check_budget(budget: Mapping[str, Any], others: Mapping[str, Any]) -> None:
     for name in budget:
         if name not in BUDGETS:
             raise unknown_name("budget", name, BUDGETS)
-
-
-def _chosen(
-    model: nn.Module,
-    sites: Sites,
-    scores: Scores,
-    sparsity: float | Mapping[str, float] | None,
-    rule: Mapping[str, Any],
-    options: Mapping[str, Any],
-) -> Keep:
-    rule = dict(rule)
-    budget = rule.pop("budget")
-    if budget is not None:
-        return within(model, sites, scores, **budget, **options)
-    return select(scores, sparsity, **options, **rule)
 
 
 def _repaired(model: nn.Module, sites: Sites, keep: Keep, how: tuple[Repair, ...], data: Data | None) -> nn.Module:
