@@ -15,7 +15,8 @@ from secateur.lab.study import Context
 from secateur.measure import evaluate, parameters
 from secateur.structure import channels, cut
 from secateur.studies import by_name, charpentier_vgg, networks
-from secateur.studies.measured import LABELS, METHODS, as_many, chosen, first
+from secateur.studies.measured import LABELS, METHODS, as_many, chosen
+from secateur.studies.networks import first
 from secateur.types import InputError, UnknownNameError
 
 SMALL = {"data": "digits", "validation": 300, "epochs": 2, "measured": 300}

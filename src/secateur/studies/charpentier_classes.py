@@ -14,7 +14,7 @@ from secateur.structure import channels, cut
 from secateur.studies import networks
 from secateur.studies.charpentier import SOURCE
 from secateur.studies.charpentier_classes_pages import WAYS, pages
-from secateur.studies.measured import OPTIONS, as_many, by_magnitude, first, images_of, measured, rate
+from secateur.studies.measured import OPTIONS, as_many, by_magnitude, images_of, measured, rate
 from secateur.types import InputError
 
 __all__ = ["STUDY"]
@@ -63,7 +63,7 @@ def class_cell(context: Context) -> Outcome:
     model, recipe = networks.network(context)
     image, test = networks.example(context, recipe), networks.split(context, recipe, "test")
     sites = channels(model, image)
-    images = first(networks.split(context, recipe, "train"), context["images"])
+    images = networks.first(networks.split(context, recipe, "train"), context["images"])
     scores = ClassAccuracy(images, [context["class"]], forget=context["way"] == "forget")(model, sites)
     keep = select(scores, context["sparsity"])
     small = cut(model, sites, keep)

@@ -23,9 +23,9 @@ from secateur.lab.study import Cell, Context, Outcome, Results, Study
 from secateur.measure.agreement import agreement
 from secateur.structure import channels
 from secateur.studies.charpentier import NETWORKS, SOURCE, WIDTH, bases, check, options
-from secateur.studies.measured import LABELS, first
+from secateur.studies.measured import LABELS
 from secateur.studies.measured_pages import Part, report
-from secateur.studies.networks import example, network, split
+from secateur.studies.networks import example, first, network, split
 from secateur.types import Criterion, Sites
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from secateur.models.initialise import SCHEMES
 from secateur.studies import networks
 from secateur.studies.charpentier import SOURCE
 from secateur.studies.factor_pages import Factor, compared, factor_report
-from secateur.studies.measured import OPTIONS, first, measured
+from secateur.studies.measured import OPTIONS, measured
 from secateur.studies.measured_pages import Part
 from secateur.train import Reinitialise
 
@@ -74,7 +74,7 @@ def reinitialise_cell(context: Context) -> Outcome:
     model = models.build(recipe["model"], seed=recipe["seed"], **recipe["model_options"])
     again = Reinitialise(
         every=recipe["every"],
-        batches=first(networks.split(context, recipe, "train"), recipe["measured"]),
+        batches=networks.first(networks.split(context, recipe, "train"), recipe["measured"]),
         scheme=recipe["scheme"],
         outgoing=recipe["outgoing"],
         cycles=recipe["cycles"],

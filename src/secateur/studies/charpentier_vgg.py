@@ -22,7 +22,7 @@ from secateur.structure import channels, cut
 from secateur.studies import networks
 from secateur.studies.charpentier import SOURCE
 from secateur.studies.charpentier_vgg_pages import WAYS, pages
-from secateur.studies.measured import METHODS, first, images_of, rate, worth
+from secateur.studies.measured import METHODS, images_of, rate, worth
 from secateur.train import fit
 from secateur.types import InputError, Keep, Sites
 
@@ -146,7 +146,7 @@ def measure_cell(context: Context) -> Outcome:
     """Measure the loss change of every filter and neuron on training images."""
     model, recipe = networks.network(context)
     image = networks.example(context, recipe)
-    changes = _measure(context, model, first(networks.split(context, recipe, "train"), context["images"]))
+    changes = _measure(context, model, networks.first(networks.split(context, recipe, "train"), context["images"]))
     metrics = {
         **rate(model, images_of(context, recipe, context["images"])),
         **networks.size(model, image),
@@ -166,7 +166,7 @@ def step_cell(context: Context) -> Outcome:
     small = cut(model, own, keep)
     cut_only = networks.quality(small, networks.split(context, recipe, "test"), "cut_")
     again = {**recipe, "seed": context["seed"], "batch_size": context["batch_size"], "fit": {"lr": context["tune_lr"]}}
-    history, _ = _fit(context, small, again, first(train, context["tune_images"]), context["tune_epochs"])
+    history, _ = _fit(context, small, again, networks.first(train, context["tune_images"]), context["tune_epochs"])
     left = {name: _merged(held[name], keep.get(name)) for name in sites}
     metrics = {
         **rate(small, images_of(context, recipe, context["images"])),
@@ -209,7 +209,7 @@ def _chosen(context: Context, model: nn.Module, own: Sites, held: Keep, train: d
 def _changes(context: Context, model: nn.Module, own: Sites, train: data.Split) -> Mapping[str, Tensor]:
     if context["step"] == 1:
         return {name: context.artefact(1)[f"change.{name}"] for name in own}
-    return _measure(context, model, first(train, context["images"]))
+    return _measure(context, model, networks.first(train, context["images"]))
 
 
 def _measure(context: Context, model: nn.Module, images: data.Split) -> LossChanges:

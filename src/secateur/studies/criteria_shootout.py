@@ -18,7 +18,6 @@ from secateur.studies import networks
 from secateur.studies.comparison import INIT, OWN_SEED, dense_cell
 from secateur.studies.criteria_shootout_pages import TITLE, pages
 from secateur.studies.criteria_shootout_ways import CRITERIA, SOLVERS, scorers, solvers
-from secateur.studies.measured import first
 from secateur.train import HoldZeros, fit
 from secateur.types import Keep, Sites
 
@@ -90,7 +89,7 @@ def _of_network(seed: int, settled: Mapping[str, Json], name: str, model: str) -
 def prune_cell(context: Context) -> Outcome:
     """Score once, remove by every sparsity and scope, rate each network that is left, and fine-tune one a scope."""
     model, recipe = networks.network(context)
-    images = first(networks.split(context, recipe, "train"), context["shown"])
+    images = networks.first(networks.split(context, recipe, "train"), context["shown"])
     sites, remove = _removing(context, model, recipe)
     criterion, begun = CRITERIA[context["method"]].make, time.process_time()
     scores = criterion(model, images, context["seed"])(model, sites)
@@ -113,7 +112,7 @@ def prune_cell(context: Context) -> Outcome:
 def solve_cell(context: Context) -> Outcome:
     """Remove and repair by a solver at every sparsity, and rate what is left, without any training."""
     model, recipe = networks.network(context)
-    images = first(networks.split(context, recipe, "train"), context["shown"])
+    images = networks.first(networks.split(context, recipe, "train"), context["shown"])
     sites, remove = _removing(context, model, recipe)
     way = SOLVERS[context["method"]]
     history, spent = [], 0.0
@@ -150,7 +149,7 @@ def _cost(seconds: float, model: nn.Module, images: data.Split) -> dict[str, Jso
 def _row(
     context: Context, recipe: Mapping[str, Json], model: nn.Module, small: nn.Module, keep: Keep
 ) -> dict[str, Json]:
-    rated = networks.quality(small, first(networks.split(context, recipe, "test"), recipe["rated"]))
+    rated = networks.quality(small, networks.first(networks.split(context, recipe, "test"), recipe["rated"]))
     units = sum(kept.numel() for kept in keep.values())
     removed = 1 - parameters(small).nonzero / parameters(model).total
     return {
@@ -170,7 +169,7 @@ def _counts(keep: Keep) -> dict[str, Json]:
 
 
 def _tune(context: Context, recipe: Mapping[str, Json], small: nn.Module, keep: Keep) -> None:
-    images = first(networks.split(context, recipe, "train"), context["tune_images"])
+    images = networks.first(networks.split(context, recipe, "train"), context["tune_images"])
     callbacks = [HoldZeros(keep)] if context["unit"] == "weights" else []
     fit(small, images, epochs=1, batch_size=recipe["batch_size"], seed=context["seed"], callbacks=callbacks)
 

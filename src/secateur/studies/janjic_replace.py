@@ -22,8 +22,8 @@ from secateur.search import Moments, Replacement, corrections, patches, replacem
 from secateur.select import select
 from secateur.structure import channels
 from secateur.studies.filters import SOURCE
-from secateur.studies.measured import first, rate
-from secateur.studies.networks import OPTIONS, check, example, grid, network, split, trained
+from secateur.studies.measured import rate
+from secateur.studies.networks import OPTIONS, check, example, first, grid, network, split, trained
 from secateur.studies.replace_pages import pages
 
 __all__ = ["METHODS", "STUDY", "Cut", "replace_cell"]

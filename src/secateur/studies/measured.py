@@ -16,7 +16,7 @@ from secateur.lab.study import Cell, Context, Outcome
 from secateur.measure import parameters
 from secateur.select import select
 from secateur.structure import channels, cut
-from secateur.studies.networks import example, network, quality, size, split
+from secateur.studies.networks import example, first, network, quality, size, split
 from secateur.types import InputError, Keep, Scores, Sites
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "chosen",
     "drawn",
     "drawn_like",
-    "first",
     "images_of",
     "measure_cell",
     "measured",
@@ -144,11 +143,6 @@ def drawn_like(keep: Keep, model: nn.Module, sites: Sites, draws: int, seed: Seq
 def _random(model: nn.Module, sites: Sites, draws: int, seed: Sequence[int]) -> Iterable[dict[str, Tensor]]:
     seeds = np.random.default_rng(list(seed)).integers(2**31, size=draws)
     return (Random(int(one))(model, sites) for one in seeds)
-
-
-def first(images: data.Split, count: int) -> data.Split:
-    """Return the first `count` images, or all where there are fewer."""
-    return images.subset(range(min(count, len(images))))
 
 
 def images_of(context: Context, recipe: Mapping[str, Json], count: int) -> dict[str, data.Split]:

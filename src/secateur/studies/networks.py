@@ -19,6 +19,7 @@ __all__ = [
     "OPTIONS",
     "check",
     "example",
+    "first",
     "fit_and_rate",
     "fitted",
     "grid",
@@ -108,7 +109,7 @@ def fit_and_rate(
     """
     history = fit(
         model,
-        _first(split(context, recipe, "train"), recipe.get("images")),
+        first(split(context, recipe, "train"), recipe.get("images")),
         split(context, recipe, "validation"),
         epochs=recipe["epochs"],
         batch_size=recipe["batch_size"],
@@ -116,12 +117,13 @@ def fit_and_rate(
         callbacks=callbacks,
         **recipe.get("fit", {}),
     )
-    test = _first(split(context, recipe, "test"), recipe.get("rated"))
+    test = first(split(context, recipe, "test"), recipe.get("rated"))
     metrics = {**quality(model, test), **size(model, example(context, recipe))}
     return Outcome({**metrics, "best_epoch": history.best_epoch}, history.to_dicts(), model.state_dict())
 
 
-def _first(images: data.Split, count: int | None) -> data.Split:
+def first(images: data.Split, count: int | None) -> data.Split:
+    """Return the first `count` images, or all where there are fewer or none is asked for."""
     return images if count is None else images.subset(range(min(count, len(images))))
 
 
