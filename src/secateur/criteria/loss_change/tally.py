@@ -11,7 +11,8 @@ from torch import Tensor
 
 from secateur.criteria.loss_change.result import Base, LossChanges
 from secateur.criteria.loss_change.samples import SampleLoss
-from secateur.labelled import are_classes, check_outputs
+from secateur.labelled import are_classes
+from secateur.losses import check_answers
 from secateur.types import InputError, Loss, Sites
 
 __all__ = ["Sums", "Tally"]
@@ -61,7 +62,7 @@ class Tally:
 
     def start(self, outputs: Tensor, targets: Tensor, what: str = "LossChange") -> None:
         """Take the outputs ``(samples, …)`` of the whole model on the next block of samples."""
-        check_outputs(outputs, targets, what)
+        check_answers(outputs, targets, self.loss, what)
         outputs = outputs.float()
         self.targets, self.losses = targets, self.each(outputs, targets)
         self.each.check(self.losses, outputs, targets)
