@@ -39,7 +39,9 @@ class NextLayer(LossCriterion):
     goes through the activation, the norm and the pooling behind it, and its difference meets the loss's gradient there.
     So a unit that other units' activations saturate or shut off is judged right where `Taylor` sees only the slope. Where
     the next layer gives the model's outputs the loss itself is taken, and the score is exact. Units that something else
-    reads (a product, a mean over channels, a grouped convolution) are scored as by `Taylor`.
+    reads (a product, a mean over channels, a grouped convolution) are scored as by `Taylor`. Where outputs are numbers,
+    as in a regression, what is known to first order counts sample by sample in absolute value, as in `Taylor`; compare
+    within each site then (``scope="layer"``).
 
     It costs about a forward pass of the next layer's activation for each unit: more than `SecondOrder`, which ranked
     better wherever both were tried (benchmarks/estimates.py), except for the last hidden layer.
@@ -85,13 +87,16 @@ class NextLayer(LossCriterion):
 def _sums(batch: Gated, paths: Mapping[Read, _Path]) -> dict[str, Tensor]:
     """The changes of a batch, summed over its samples."""
     along = gradient(batch.outputs, batch.targets, batch.loss)
-    found = {name: loop.clone() for name, loop in batch.loops(along).items()}
+    found = {name: loop.abs() if batch.numbers else loop.clone() for name, loop in batch.loops(along).items()}
     ends = list(dict.fromkeys(path.end for path in paths.values() if not path.last))
     slopes = dict(zip(ends, batch.slopes(along, ends), strict=True))
     each = SampleLoss(batch.loss)
     for read, changes in batch.by_read(along):
         path = paths.get(read)
-        sums = changes.sum(0) if path is None else _followed(batch, read, path, slopes.get(path.end), each)
+        if path is None:
+            sums = changes.abs().sum(0) if batch.numbers else changes.sum(0)
+        else:
+            sums = _followed(batch, read, path, slopes.get(path.end), each)
         found[read.site] = found[read.site] + sums if read.site in found else sums
     return found
 
@@ -179,7 +184,8 @@ def _followed(batch: Gated, read: Read, path: _Path, slope: Tensor | None, each:
             if base is not None:
                 sums.append((each.of_units(without, batch.targets) - base).sum(1))
             elif slope is not None:
-                sums.append(((without - end) * slope).flatten(1).sum(1))
+                changes = (without - end) * slope
+                sums.append(changes.flatten(2).sum(2).abs().sum(1) if batch.numbers else changes.flatten(1).sum(1))
             else:
                 sums.append(whole.new_zeros(len(index)))
     return torch.cat(sums)

@@ -16,13 +16,14 @@ from secateur.saving.folder import check_target, write_folder
 from secateur.saving.graph import check_answers, keep_graph, rebuild
 from secateur.saving.manifest import MANIFEST, MODEL, PLAN, Manifest, dump_manifest, read_manifest, read_tensors
 from secateur.saving.weights import unshared
-from secateur.state import check_module
+from secateur.state import check_module, usual
 from secateur.structure.cut import Plan, apply_plan
 from secateur.types import FileError, InputError, Keep, Sites, TraceError
 
 __all__ = ["load", "read_report", "save"]
 
 
+@usual
 def save(
     folder: str | os.PathLike[str],
     model: nn.Module,
@@ -62,6 +63,7 @@ def save(
     return target
 
 
+@usual
 def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     """Return the pruned model that `folder` holds, built from a `model` of the original architecture.
 

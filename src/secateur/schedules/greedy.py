@@ -8,9 +8,10 @@ from typing import Literal
 import numpy as np
 import torch
 
+from secateur.criteria.base import scores_of
 from secateur.criteria.removal import Removals
-from secateur.labelled import Data, check_data
-from secateur.schedules.options import check_number, check_whole
+from secateur.labelled import Data
+from secateur.schedules.options import check_number, check_rating, check_whole
 from secateur.schedules.walk import Pruned, Schedule, Unit, Walk
 from secateur.types import Criterion, InputError, Loss, unknown_name
 
@@ -64,7 +65,7 @@ class Greedy(Schedule):
     minimum: int = 1
 
     def __post_init__(self) -> None:
-        check_data(self.data, "Greedy")
+        check_rating("Greedy", self.data, self.loss)
         check_number("Greedy", "tolerance", self.tolerance)
         if self.skip_rounds is not None:
             check_whole("Greedy", "skip_rounds", self.skip_rounds, 0)
@@ -111,7 +112,7 @@ class Greedy(Schedule):
 
     def _estimated(self, walk: Walk) -> list[Unit]:
         assert self.estimate is not None
-        scores = self.estimate(walk.model, walk.sites)
+        scores = scores_of(self.estimate, walk.model, walk.sites, "Greedy")
         flat = torch.cat([scores[name].flatten().double().cpu() for name in walk.sites])
         return [walk.units[at] for at in flat.argsort(stable=True).tolist()]
 

@@ -10,9 +10,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from secateur.criteria.base import scores_of
 from secateur.criteria.removal import evaluate_keeps
-from secateur.labelled import Data, check_data
-from secateur.schedules.options import check_fraction, check_whole
+from secateur.labelled import Data
+from secateur.schedules.options import check_fraction, check_rating, check_whole
 from secateur.schedules.walk import Pruned, Schedule, Walk
 from secateur.select import SCOPES, Scope, select
 from secateur.state import restore, snapshot
@@ -92,8 +93,7 @@ class Iterative(Schedule):
         for what, value, known in (("curve", self.curve, CURVES), ("scope", self.scope, SCOPES)):
             if value not in known:
                 raise unknown_name(what, value, known)
-        if self.data is not None:
-            check_data(self.data, "Iterative")
+        check_rating("Iterative", self.data, self.loss)
 
     def _prune(self, walk: Walk) -> Pruned:
         if isinstance(walk.sites.structure, BlockStructure):
@@ -125,10 +125,11 @@ class Iterative(Schedule):
         """Masks over the sites as they are now."""
         if not now.sites:
             return {}
-        scores: Scores = self.criterion(now.model, now.sites)
+        scores: Scores = scores_of(self.criterion, now.model, now.sites, "Iterative")
         if now.masked:
             # What is gone stays gone: nothing is lower.
-            lowest = {n: x.double().masked_fill(~walk.keep[n].to(x.device), -torch.inf) for n, x in scores.items()}
+            least = torch.finfo(torch.float64).min
+            lowest = {n: x.double().masked_fill(~walk.keep[n].to(x.device), least) for n, x in scores.items()}
             return select(lowest, fraction, scope=self.scope, minimum=self.minimum)
         if self.scope == "global":
             more = round(fraction * (sum(walk.left.values()) + walk.gone)) - walk.gone

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from secateur.criteria.loss_change import LossChanges
 from secateur.criteria.loss_change.labels import LABELS
 from secateur.criteria.removal import Evaluations, Removals
-from secateur.labelled import Data, check_data
+from secateur.labelled import Data
 from secateur.schedules.losses import check_changes
-from secateur.schedules.options import check_fraction
+from secateur.schedules.options import check_fraction, check_rating
 from secateur.schedules.walk import Pruned, Schedule, Unit, Walk
 from secateur.types import InputError, Loss, unknown_name
 
@@ -57,17 +57,14 @@ class Precomputed(Schedule):
         given: object = self.importance
         if not isinstance(given, LossChanges):
             kind = type(given).__name__
-            raise InputError(
-                f"Precomputed: importance is a {kind}; give what LossChange(data)(model, sites) returns"
-            )
+            raise InputError(f"Precomputed: importance is a {kind}; give what LossChange(data)(model, sites) returns")
         if isinstance(self.remove, (tuple, list)):
             for label in self.remove:
                 if label not in LABELS:
                     raise unknown_name("label", label, LABELS)
         else:
             check_fraction("Precomputed", "remove", self.remove)
-        if self.data is not None:
-            check_data(self.data, "Precomputed")
+        check_rating("Precomputed", self.data, self.loss)
 
     def _prune(self, walk: Walk) -> Pruned:
         check_changes(self.importance, walk, "Precomputed")

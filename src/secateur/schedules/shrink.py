@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from secateur.criteria.removal import Removals
-from secateur.labelled import Data, check_data
-from secateur.schedules.options import check_whole
+from secateur.labelled import Data
+from secateur.schedules.options import check_rating, check_whole
 from secateur.schedules.walk import Pruned, Schedule, Walk
 from secateur.types import InputError, Loss
 
@@ -51,7 +51,7 @@ class RandomShrink(Schedule):
     def __post_init__(self) -> None:
         check_whole("RandomShrink", "n", self.n, 1)
         check_whole("RandomShrink", "seed", self.seed, 0)
-        check_data(self.data, "RandomShrink")
+        check_rating("RandomShrink", self.data, self.loss)
 
     def _prune(self, walk: Walk) -> Pruned:
         units = walk.units

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from secateur.files import require
 from secateur.progress import bar
 from secateur.schedules.checkpoint import Checkpoint, identify
+from secateur.state import usual
 from secateur.structure.cut import Plan, cut_with_plan
 from secateur.structure.depth import BlockStructure
 from secateur.structure.infer import Structure
@@ -118,6 +119,7 @@ class Schedule(ABC):
 
     minimum: int
 
+    @usual
     def __call__(
         self,
         model: nn.Module,

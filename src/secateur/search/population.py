@@ -22,7 +22,7 @@ from secateur.search.folded import Wide, wide
 from secateur.search.rows import RowBank
 from secateur.search.space import Genes, Offsets, Space
 from secateur.search.suffix import Suffix, Values
-from secateur.state import device_of, evaluating
+from secateur.state import device_of, evaluating, usual
 from secateur.types import InputError
 
 __all__ = ["Counts", "Population"]
@@ -75,6 +75,7 @@ class Population:
     [2, 1]
     """
 
+    @usual
     def __init__(
         self, space: Space, inputs: Tensor, labels: Tensor, *, batch_size: int = 256, memory: int = 2**29
     ) -> None:
@@ -89,6 +90,7 @@ class Population:
         self._first = {name: first[id(own[name])] for name in self._own}
         self._bank = self._make_bank()
 
+    @usual
     def right(self, genes: Genes, offsets: Offsets | None = None) -> Counts:
         """Return how many samples each candidate answers rightly, ``(candidates,)``.
 
@@ -116,6 +118,7 @@ class Population:
         """Return how many samples these batches have."""
         return sum(len(self.batches[n].labels) for n in batches)
 
+    @usual
     def gradient(
         self, genes: NDArray[np.bool_], offsets: NDArray[np.float64] | None, batches: NDArray[np.int64]
     ) -> NDArray[np.float64]:
@@ -286,7 +289,8 @@ def _check(inputs: Tensor, labels: Tensor, batch_size: int, memory: int) -> None
         raise InputError("search: give the data as inputs (samples, …) and labels (samples,), both tensors")
     if len(labels) == 0 or labels.ndim != 1 or labels.is_floating_point():
         raise InputError(
-            f"search: labels are {labels.dtype} of shape {tuple(labels.shape)}; give whole numbers (samples,)"
+            f"search: labels are {labels.dtype} of shape {tuple(labels.shape)}; give whole numbers (samples,), "
+            "or a loss to search by: Fitness(space, data, loss='mse')"
         )
     for name, value in (("batch_size", batch_size), ("memory", memory)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:

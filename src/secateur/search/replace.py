@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from secateur.search import operators
+from secateur.state import usual
 from secateur.types import InputError
 
 __all__ = ["Moments", "Replacement", "corrections", "least_squares", "patches", "replacements"]
@@ -32,6 +33,7 @@ def patches(
     return torch.nn.functional.unfold(inputs, kernel, stride=stride, padding=padding).transpose(1, 2).flatten(0, 1)
 
 
+@usual
 def least_squares(before: Tensor, after: Tensor, weight: Tensor, *, ridge: float = 1e-6) -> Tensor:
     """Return the weight that makes of the inputs after the cut what `weight` made of those before, as nearly as can be.
 
@@ -126,6 +128,7 @@ class Replacement:
     history: tuple[float, ...]
 
 
+@usual
 def corrections(
     moments: Moments,
     weight: Tensor,

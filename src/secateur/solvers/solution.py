@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from secateur.state import check_module, own_tensors
+from secateur.state import check_module, own_tensors, usual
 from secateur.types import InputError, Keep, Sites
 
 __all__ = ["Fractions", "Solution", "Solver", "fractions_of"]
@@ -36,6 +36,7 @@ class Solution:
     keep: Keep
     tensors: Mapping[str, Tensor]
 
+    @usual
     def apply(self, model: nn.Module) -> nn.Module:
         """Return a copy of the model with the new weights; channels are then cut with ``cut(copy, sites, keep)``.
 

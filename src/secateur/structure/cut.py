@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
 
-from secateur.state import evaluating
+from secateur.state import evaluating, usual
 from secateur.structure.attention import free_attention
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.depth import BlockStructure, without_blocks
@@ -46,6 +46,7 @@ class Plan:
     attributes: Edits = field(default_factory=dict)
 
 
+@usual
 def cut(
     model: nn.Module,
     sites: Sites,
@@ -104,6 +105,7 @@ class CutModel:
     difference: float
 
 
+@usual
 def cut_with_plan(
     model: nn.Module, sites: Sites, keep: Keep, *, form: Form = "auto", tolerance: float = TOLERANCE
 ) -> CutModel:
