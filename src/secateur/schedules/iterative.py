@@ -128,8 +128,7 @@ class Iterative(Schedule):
         scores: Scores = scores_of(self.criterion, now.model, now.sites, "Iterative")
         if now.masked:
             # What is gone stays gone: nothing is lower.
-            least = torch.finfo(torch.float64).min
-            lowest = {n: x.double().masked_fill(~walk.keep[n].to(x.device), least) for n, x in scores.items()}
+            lowest = {n: x.double().masked_fill(~walk.keep[n].to(x.device), -torch.inf) for n, x in scores.items()}
             return select(lowest, fraction, scope=self.scope, minimum=self.minimum)
         if self.scope == "global":
             more = round(fraction * (sum(walk.left.values()) + walk.gone)) - walk.gone

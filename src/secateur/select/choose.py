@@ -40,8 +40,9 @@ def select(
     """Return one keep mask a site, True = keep, that removes the lowest scores.
 
     Args:
-        scores: one tensor a site; high means keep. Scores of one's own may all be equal: the tie rule decides. (Those
-            that a criterion gives to `prune`, a schedule, `budget` or `sensitivity` may not, as they tell nothing.)
+        scores: one tensor a site; high means keep. Scores of one's own may all be equal, where the tie rule decides, and
+            infinite, to keep or remove what they stand for. (Those that a criterion gives to `prune`, a schedule,
+            `budget` or `sensitivity` may not, as they tell nothing.)
         sparsity: the fraction of units to remove, in [0, 1]: of all units pooled (`scope` "global") or of each site
             ("layer"); with "layer" also a mapping of site name to fraction, sites not named staying whole. The number
             removed is the fraction times the number of units, rounded to the nearest (halves to even).
@@ -62,7 +63,7 @@ def select(
 
     Raises:
         InputError: a fraction outside [0, 1], none or several of `sparsity`, `threshold`, `cumulative` and `pattern`,
-            scores that are empty, NaN or infinite, or more to remove than `minimum` allows.
+            scores that are empty, NaN or all infinite, or more to remove than `minimum` allows.
 
     >>> scores = {"conv1": torch.tensor([1.0, 4.0, 2.0]), "fc": torch.tensor([3.0, 0.5, 5.0])}
     >>> {k: v.tolist() for k, v in select(scores, 0.5).items()}
@@ -161,8 +162,11 @@ def _check_scores(scores: Scores) -> None:
             raise InputError(f"select: the scores of {name!r} are a {type(score).__name__}; give a tensor")
         if score.numel() == 0:
             raise InputError(f"select: the scores of {name!r} are empty")
-        if bad := int((~torch.isfinite(score)).sum()):
-            raise InputError(f"select: {bad} scores of {name!r} are NaN or infinite; repair the criterion or its data")
+        if bool(torch.isnan(score).any()):
+            bad = int(torch.isnan(score).sum())
+            raise InputError(f"select: {bad} scores of {name!r} are NaN; repair the criterion or its data")
+    if all(bool(torch.isinf(score).all()) for score in scores.values()):
+        raise InputError("select: all scores are infinite, which ranks nothing; repair the criterion or its data")
 
 
 def _fraction(value: float, what: str) -> float:
