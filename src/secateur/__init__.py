@@ -43,9 +43,10 @@ from secateur.criteria import (
     evaluate_keeps,
 )
 from secateur.measure.agreement import Agreement, agreement
-from secateur.prune import Result, prune
+from secateur.prune import prune
+from secateur.result import Result
 from secateur.repair import recalibrate, repair
-from secateur.saving import load, read_report
+from secateur.saving import load
 from secateur.schedules import Exhaustive, Greedy, Iterative, Precomputed, Pruned, RandomShrink
 from secateur.select import select
 from secateur.structure import Structure, blocks, channels, cut, mask, weights
@@ -136,7 +137,6 @@ __all__ = [
     "measure",
     "models",
     "prune",
-    "read_report",
     "recalibrate",
     "repair",
     "search",

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from secateur.state import evaluating
 from secateur.structure.attention import free_attention
 from secateur.structure.axes import Atom, keep_vector
-from secateur.structure.depth import BlockStructure, without_blocks
+from secateur.structure.depth import BlockStructure, removed_blocks, skipping
 from secateur.structure.graph import graph_form, graph_structure
 from secateur.structure.infer import Structure
 from secateur.structure.mend import Edits, edits, proposals
@@ -208,7 +208,7 @@ def _line(error: Exception) -> str:
 
 def _cut_blocks(model: nn.Module, sites: Sites, structure: BlockStructure, keep: Keep, tolerance: float) -> CutModel:
     """Skip blocks, and compare with the model whose skipped blocks have only zeros."""
-    small = without_blocks(model, structure, keep)
+    small = skipping(model, removed_blocks(structure, keep))
     changed = masked_tensors(model, sites, keep)
     args, kwargs = structure.args, dict(structure.kwargs)
     with evaluating(model), evaluating(small), torch.random.fork_rng(devices=[]):

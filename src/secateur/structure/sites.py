@@ -127,7 +127,7 @@ def masked_tensors(model: nn.Module, sites: Sites, keep: Keep) -> dict[str, Tens
             key = id(parameters[member.parameter])
             if key not in masked:
                 masked[key] = parameters[member.parameter].detach().clone()
-            _zero(masked[key], member, kept)
+            member.clear(masked[key], kept)
     return {name: masked[id(parameter)] for name, parameter in parameters.items() if id(parameter) in masked}
 
 
@@ -145,19 +145,6 @@ def check_same_model(model: nn.Module, sites: Sites) -> None:
                     f"the sites belong to another model ({member.parameter!r} has shape {shape}, expected "
                     f"{member.shape}); find the sites of this one first"
                 )
-
-
-def _zero(tensor: Tensor, member: Member, kept: Tensor) -> None:
-    """Write zeros where units are removed."""
-    kept = kept.to(tensor.device)
-    if member.unit is not None:
-        if not bool(kept[member.unit]):
-            tensor.zero_()
-    elif member.dim is None:
-        tensor.masked_fill_(~kept, 0)
-    else:
-        assert member.index is not None
-        tensor.index_fill_(member.dim, member.index.to(tensor.device)[~kept].flatten(), 0)
 
 
 def mask(model: nn.Module, sites: Sites, keep: Keep) -> nn.Module:
