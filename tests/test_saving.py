@@ -405,7 +405,9 @@ def test_a_huge_index_is_refused_before_it_is_used(saved: Path) -> None:
     refuse(saved, "0.weight")
 
 
-@pytest.mark.parametrize("edits", [[{}], [{"kind": "x"}], [{"kind": "cut"}], [{"kind": "depth", "blocks": {"": True}}], []])
+@pytest.mark.parametrize(
+    "edits", [[{}], [{"kind": "x"}], [{"kind": "cut"}], [{"kind": "depth", "blocks": {"": True}}], []]
+)
 def test_edits_that_are_none_or_other_ones_are_refused(saved: Path, edits: list[Any]) -> None:
     reseal(saved, lambda m: m.update(edits=edits))
     refuse(saved)

@@ -47,7 +47,7 @@ from secateur.prune import prune
 from secateur.result import Result
 from secateur.repair import recalibrate, repair
 from secateur.saving import load
-from secateur.schedules import Exhaustive, Greedy, Iterative, Precomputed, Pruned, RandomShrink
+from secateur.schedules import Exhaustive, Greedy, Iterative, Precomputed, RandomShrink
 from secateur.select import select
 from secateur.structure import Structure, blocks, channels, cut, mask, weights
 from secateur.train import History, Reinitialise, RewindRate, TrainOptions, distill, fit
@@ -100,7 +100,6 @@ __all__ = [
     "OptimalBrainDamage",
     "OptimalBrainSurgeon",
     "Precomputed",
-    "Pruned",
     "Random",
     "RandomShrink",
     "Reconstruction",

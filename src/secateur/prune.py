@@ -26,6 +26,7 @@ __all__ = ["prune"]
 
 Unit = Literal["channels", "weights"]
 
+
 def prune(
     model: nn.Module,
     example_inputs: ExampleInputs,
@@ -102,7 +103,7 @@ def prune(
     ready: nn.Module = model
     keep: Keep
     if solver is not None:
-        solved = solver(model, sites, 0.5 if sparsity is None else sparsity)
+        solved = solver.solve(model, sites, 0.5 if sparsity is None else sparsity)
         ready, keep = solved.apply(model), solved.keep
     elif limits is not None:
         keep = within(model, sites, scorer(model, sites), **limits, **options)

@@ -8,6 +8,7 @@ from typing import Any
 
 __all__ = ["Method", "PruneReport", "SiteReport"]
 
+
 @dataclass(frozen=True)
 class Method:
     """How the units that go were chosen, for the report.

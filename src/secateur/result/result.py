@@ -23,12 +23,12 @@ from secateur.structure.depth import BlockStructure, removed_blocks
 from secateur.structure.sites import mask
 from secateur.types import ExampleInputs, Keep, Sites
 
-__all__ = ["History", "Result"]
+__all__ = ["Log", "Result"]
 
 BY_HAND = Method()
 
 
-class History(Protocol):
+class Log(Protocol):
     """How a schedule or a search went: what it says of itself in a saved folder."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class Result:
         repaired: nn.Module | None = None,
         form: Form = "auto",
         method: Method = BY_HAND,
-        history: History | None = None,
+        history: Log | None = None,
     ) -> Self:
         """Return the result of removing what `keep` marks False: channels are cut out, blocks left out, weights zeroed.
 
@@ -116,7 +116,7 @@ class Result:
         *,
         repaired: nn.Module | None = None,
         method: Method = BY_HAND,
-        history: History | None = None,
+        history: Log | None = None,
     ) -> Self:
         """Return the result of writing zeros where `keep` is False, channels too: shapes stay as they are."""
         small = mask(model if repaired is None else repaired, sites, keep)

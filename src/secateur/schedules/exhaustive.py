@@ -11,8 +11,9 @@ from torch.nn.functional import cross_entropy
 from secateur.criteria.loss_change import LossChanges
 from secateur.labelled import Data, check_data
 from secateur.schedules.losses import check_changes, losses_of
+from secateur.result import Result
 from secateur.schedules.options import check_fraction, check_number
-from secateur.schedules.walk import Pruned, Schedule, Unit, Walk
+from secateur.schedules.walk import Schedule, Unit, Walk
 from secateur.types import InputError, Loss
 
 __all__ = ["Exhaustive"]
@@ -43,7 +44,8 @@ class Exhaustive(Schedule):
     ...         _ = parameter.copy_(torch.as_tensor(value))
     >>> inputs, labels = torch.eye(2), torch.tensor([0, 0])
     >>> pruned = Exhaustive((inputs, labels))(model, channels(model, inputs))
-    >>> pruned.removed, round(pruned.loss_before, 4), round(pruned.loss, 4)
+    >>> log = pruned.history
+    >>> log.removed, round(log.loss_before, 4), round(log.loss, 4)
     ([('0', 1)], 1.1269, 0.41)
     >>> pruned.model[0].out_features
     1
@@ -65,7 +67,7 @@ class Exhaustive(Schedule):
         else:
             check_fraction("Exhaustive", "until", self.until)
 
-    def _prune(self, walk: Walk) -> Pruned:
+    def _prune(self, walk: Walk) -> Result:
         goal = None if isinstance(self.until, str) else walk.goal(self.until)
         losses = losses_of(walk, self.batches, self.loss, self.max_memory)
         while goal is None or walk.gone < goal:

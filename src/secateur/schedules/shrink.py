@@ -9,8 +9,9 @@ from torch.nn.functional import cross_entropy
 
 from secateur.criteria.removal import Removals
 from secateur.labelled import Data, check_data
+from secateur.result import Result
 from secateur.schedules.options import check_whole
-from secateur.schedules.walk import Pruned, Schedule, Walk
+from secateur.schedules.walk import Schedule, Walk
 from secateur.types import InputError, Loss
 
 __all__ = ["RandomShrink"]
@@ -39,7 +40,7 @@ class RandomShrink(Schedule):
     ...     for parameter, value in zip(model.parameters(), (torch.eye(2), 0.0, 2 * torch.eye(2), 0.0)):
     ...         _ = parameter.copy_(torch.as_tensor(value))
     >>> inputs, labels = torch.eye(2), torch.tensor([0, 0])
-    >>> RandomShrink(1, (inputs, labels))(model, channels(model, inputs)).removed
+    >>> RandomShrink(1, (inputs, labels))(model, channels(model, inputs)).history.removed
     [('0', 1)]
     """
 
@@ -54,7 +55,7 @@ class RandomShrink(Schedule):
         check_whole("RandomShrink", "seed", self.seed, 0)
         check_data(self.batches, "RandomShrink")
 
-    def _prune(self, walk: Walk) -> Pruned:
+    def _prune(self, walk: Walk) -> Result:
         units = walk.units
         if self.n > len(units):
             raise InputError(f"RandomShrink: n={self.n} units are to go at a time, and there are {len(units)} in all")
