@@ -16,11 +16,11 @@ from safetensors.torch import save as dump_tensors
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from secateur.edits.inputs import describe, restore
 from secateur.prune import prune
 from secateur.result import Result
 from secateur.saving import load, save
 from secateur.saving.records import joined, parted
-from secateur.edits.inputs import describe, restore
 from secateur.testing.toys import TOYS, same_state, snapshot
 from secateur.types import FileError, InputError
 from test_saving import EDITS, MANIFEST, forge, reseal

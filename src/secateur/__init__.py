@@ -44,8 +44,8 @@ from secateur.criteria import (
 )
 from secateur.measure.agreement import Agreement, agreement
 from secateur.prune import prune
-from secateur.result import Result
 from secateur.repair import recalibrate, repair
+from secateur.result import Result
 from secateur.saving import load
 from secateur.schedules import Exhaustive, Greedy, Iterative, Precomputed, RandomShrink
 from secateur.select import select

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
 
 import torch
 from torch import nn
@@ -100,7 +99,8 @@ class Result:
         ready = model if repaired is None else repaired
         masks = dict(keep)
         if sites.structure is None:
-            small, edit, difference = mask(ready, sites, masks), Masked.of(sites, masks), None
+            edit: Edit = Masked.of(sites, masks)
+            small, difference = mask(ready, sites, masks), None
         else:
             cut = cut_with_plan(ready, sites, masks, form=form)
             small, difference = cut.model, cut.difference
@@ -198,7 +198,7 @@ def _edit(model: nn.Module, small: nn.Module, sites: Sites, keep: Keep, plan: An
     if _is_graph(model, small):
         inputs = _inputs(sites)
         assert inputs is not None
-        return GraphCut(keep, inputs, any_batch=bool(small.meta.get("any_batch")))
+        return GraphCut(keep, inputs, any_batch=bool(cast(GraphModule, small).meta.get("any_batch")))
     return Cut(plan)
 
 

@@ -10,8 +10,8 @@ from torch.nn.functional import cross_entropy
 
 from secateur.criteria.loss_change import LossChanges
 from secateur.labelled import Data, check_data
-from secateur.schedules.losses import check_changes, losses_of
 from secateur.result import Result
+from secateur.schedules.losses import check_changes, losses_of
 from secateur.schedules.options import check_fraction, check_number
 from secateur.schedules.walk import Schedule, Unit, Walk
 from secateur.types import InputError, Loss

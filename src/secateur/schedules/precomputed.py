@@ -10,8 +10,8 @@ from secateur.criteria.loss_change import LossChanges
 from secateur.criteria.loss_change.labels import LABELS
 from secateur.criteria.removal import Evaluations, Removals
 from secateur.labelled import Data, check_data
-from secateur.schedules.losses import check_changes
 from secateur.result import Result
+from secateur.schedules.losses import check_changes
 from secateur.schedules.options import check_fraction
 from secateur.schedules.walk import Schedule, Unit, Walk
 from secateur.types import InputError, Loss, unknown_name

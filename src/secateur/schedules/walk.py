@@ -19,7 +19,7 @@ from secateur.result import Method, Result
 from secateur.schedules.checkpoint import Checkpoint, identify
 from secateur.structure.infer import Structure
 from secateur.structure.sites import check_same_model
-from secateur.types import InputError, Keep, Sites
+from secateur.types import InputError, Sites
 
 if TYPE_CHECKING:
     from pandas import DataFrame

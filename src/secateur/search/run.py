@@ -15,8 +15,8 @@ from safetensors.numpy import save as dump_arrays
 
 from secateur.files import write_bytes
 from secateur.progress import bar
-from secateur.search.fitness import FitnessLike, Rating
 from secateur.result import Method, Result
+from secateur.search.fitness import FitnessLike, Rating
 from secateur.search.result import Generation, SearchLog
 from secateur.search.space import Genes, Offsets, Space
 from secateur.state import digest, tensors

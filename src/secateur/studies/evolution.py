@@ -266,18 +266,17 @@ def _population(judged: Judged, base: float) -> dict[str, Json]:
 
 def _generations(judged: Judged, search: Genetic, seed: int) -> dict[str, Tensor]:
     """Every individual of every generation, and the genes that the best one's ancestor began with."""
-    result = judged.result
-    kept = {
-        name: torch.from_numpy(np.stack([getattr(g.rating, name) for g in result.history.generations])).float()
-        for name in _RATED
+    log = judged.result.history
+    ratings = {
+        name: torch.from_numpy(np.stack([getattr(g.rating, name) for g in log.generations])).float() for name in _RATED
     }
-    last = result.history.generations[-1].rating
-    lines = [lineage(result.history.generations, int(values.argmax())) for values in (last.fitness, last.accuracy)]
-    begun = damaged(search.population, result.space.size, search.damage, np.random.default_rng(seed))
+    last = log.generations[-1].rating
+    lines = [lineage(log.generations, int(values.argmax())) for values in (last.fitness, last.accuracy)]
+    begun = damaged(search.population, len(log.genes), search.damage, np.random.default_rng(seed))
     return {
-        **kept,
+        **ratings,
         "lineages": torch.tensor(lines),
-        "parents": torch.from_numpy(np.stack([g.parents for g in result.history.generations])),
+        "parents": torch.from_numpy(np.stack([g.parents for g in log.generations])),
         "begun": torch.from_numpy(begun[lines[0][0]].copy()),
     }
 

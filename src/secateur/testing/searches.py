@@ -110,8 +110,7 @@ class SearchConformance:
     def test_the_model_stays_as_it_is(self) -> None:
         space = self._space()
         before = snapshot(space.model)
-        result = self._run(space)
-        result.model
+        self._run(space)
         assert same_state(before, snapshot(space.model))
 
     def test_what_is_found_is_a_masked_model(self) -> None:
