@@ -16,6 +16,8 @@ ORDER = [
     {"types"},
     {"files", "labelled", "progress", "state"},
     {"structure"},
+    {"equations"},
+    {"rate"},
     {"criteria"},
     {"select"},
     {"allocate"},

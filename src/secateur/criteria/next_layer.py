@@ -12,8 +12,8 @@ from torch.fx import Node
 from torch.nn.functional import cross_entropy
 
 from secateur.criteria.gates import Gated, check_options, estimate, gradient, writes
-from secateur.criteria.loss_change.samples import SampleLoss
 from secateur.labelled import Data
+from secateur.rate.samples import SampleLoss
 from secateur.structure.flow import Flow, Read
 from secateur.structure.infer import Structure, bind
 from secateur.structure.rules import op_name

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from secateur.criteria.removal import Removals
 from secateur.labelled import Data, check_data
+from secateur.rate.masks import Removals
 from secateur.schedules.options import check_number, check_whole
 from secateur.schedules.walk import Pruned, Schedule, Unit, Walk
 from secateur.types import Criterion, InputError, Loss, unknown_name

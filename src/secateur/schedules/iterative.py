@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from secateur.criteria.removal import evaluate_keeps
 from secateur.labelled import Data, check_data
+from secateur.rate.masks import evaluate_keeps
 from secateur.schedules.options import check_fraction, check_whole
 from secateur.schedules.walk import Pruned, Schedule, Walk
 from secateur.select import SCOPES, Scope, select

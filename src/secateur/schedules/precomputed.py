@@ -8,8 +8,8 @@ from torch.nn.functional import cross_entropy
 
 from secateur.criteria.loss_change import LossChanges
 from secateur.criteria.loss_change.labels import LABELS
-from secateur.criteria.removal import Evaluations, Removals
 from secateur.labelled import Data, check_data
+from secateur.rate.masks import Evaluations, Removals
 from secateur.schedules.losses import check_changes
 from secateur.schedules.options import check_fraction
 from secateur.schedules.walk import Pruned, Schedule, Unit, Walk

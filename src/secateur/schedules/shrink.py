@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch.nn.functional import cross_entropy
 
-from secateur.criteria.removal import Removals
 from secateur.labelled import Data, check_data
+from secateur.rate.masks import Removals
 from secateur.schedules.options import check_whole
 from secateur.schedules.walk import Pruned, Schedule, Walk
 from secateur.types import InputError, Loss

@@ -11,16 +11,16 @@ from typing import Protocol
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from secateur.criteria.loss_change.chain.engine import ChainEngine, chain_engine
-from secateur.criteria.loss_change.graph import GraphEngine
-from secateur.criteria.loss_change.memory import Budget
-from secateur.criteria.loss_change.plain import PlainLoop
-from secateur.criteria.loss_change.program import Unfit
 from secateur.criteria.loss_change.result import LossChanges
 from secateur.criteria.loss_change.screen import estimates, lowest, with_estimates
-from secateur.criteria.loss_change.tally import Tally
 from secateur.labelled import Data, check_data, count_batches, iterate
 from secateur.progress import bar
+from secateur.rate.chain.engine import ChainEngine, chain_engine
+from secateur.rate.memory import Budget
+from secateur.rate.plain import PlainLoop
+from secateur.rate.program import Unfit
+from secateur.rate.tally import Tally
+from secateur.rate.units import GraphEngine
 from secateur.state import check_finite, device_of
 from secateur.structure.infer import Structure
 from secateur.structure.sites import REPAIR, check_same_model
@@ -153,7 +153,7 @@ class LossChange:
             engine = self._engine(model, sites, chain, advance)
             for inputs, targets in _Single(self.batches, size):
                 engine.measure(inputs.to(device), targets.to(device), tally)
-        return tally.result()
+        return LossChanges.of(tally)
 
     def _engine(
         self, model: nn.Module, sites: Sites, chain: ChainEngine | None, advance: Callable[[float], None]

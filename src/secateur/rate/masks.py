@@ -15,8 +15,8 @@ from torch.fx import Node
 from torch.nn.functional import cross_entropy, one_hot
 from torch.utils import _pytree as pytree
 
-from secateur.criteria.loss_change.samples import SampleLoss
 from secateur.labelled import Data, are_classes, check_data, check_outputs, iterate
+from secateur.rate.samples import SampleLoss
 from secateur.state import device_of, evaluating
 from secateur.structure.flow import Flow, Read
 from secateur.structure.infer import Structure
