@@ -18,6 +18,7 @@ from secateur.select import select
 from secateur.select.patterns import parse_pattern
 from secateur.solvers.layer_problems import damped, merged
 from secateur.solvers.solution import Fractions, Solution, fractions_of
+from secateur.state import usual
 from secateur.types import InputError, Sites
 
 __all__ = ["SparseGPT"]
@@ -36,7 +37,7 @@ class SparseGPT:
     of one layer is held at a time. No labels are needed.
 
     Attributes:
-        batches: labelled samples; the targets are not used.
+        data: labelled samples; the targets are not used.
         block: how many columns are chosen from at once.
         damping: added to the diagonal of H, as a share of its mean.
         batch_size: samples a pass, where the data are in memory.
@@ -53,15 +54,16 @@ class SparseGPT:
     {'weight': tensor([[0., 3.]])}
     """
 
-    batches: Data = field(repr=False)
+    data: Data = field(repr=False)
     block: int = 128
     damping: float = 0.01
     batch_size: int = 500
 
     def __post_init__(self) -> None:
-        check_batches("SparseGPT", self.batches, self.batch_size)
+        check_batches("SparseGPT", self.data, self.batch_size)
         check_blocks("SparseGPT", self.block, self.damping)
 
+    @usual
     def __call__(
         self, model: nn.Module, sites: Sites, sparsity: Fractions | None = None, *, pattern: str | None = None
     ) -> Solution:
@@ -72,7 +74,7 @@ class SparseGPT:
         fractions = fractions_of(sparsity if sparsity is not None else 0.0, sites, "SparseGPT")
         work = copy.deepcopy(model)
         parameters = parameters_of(work, sites)
-        inputs = LayerInputs(work, self.batches, self.batch_size, "SparseGPT")
+        inputs = LayerInputs(work, self.data, self.batch_size, "SparseGPT")
         order = inputs.order()
         _check_multiplied(sites, order)
         keep = {}
