@@ -7,7 +7,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from secateur.criteria.gates import Gated, by_unit, check_options, estimate, gradient
@@ -17,6 +16,7 @@ from secateur.state import check_finite, device_of, evaluating
 from secateur.structure.flow import Flow
 from secateur.structure.sites import REPAIR
 from secateur.types import Loss, Site, Sites, unknown_name
+from secateur.untouched import run_with
 
 __all__ = ["Taylor"]
 
@@ -104,7 +104,7 @@ class Taylor:
         count, device = 0, device_of(model)
         with evaluating(model), torch.enable_grad():
             for number, (inputs, targets) in enumerate(iterate(self.batches, self.batch_size, "Taylor"), 1):
-                outputs = functional_call(model, leaves, (inputs.to(device),))
+                outputs = run_with(model, leaves, (inputs.to(device),))
                 check_outputs(outputs, targets, f"Taylor, batch {number}")
                 mean = self.loss(outputs, targets.to(device))
                 grads = torch.autograd.grad(mean, list(leaves.values()), allow_unused=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from secateur.state import check_finite, device_of
 from secateur.structure.infer import Structure
 from secateur.structure.sites import REPAIR, check_same_model
 from secateur.types import InputError, Loss, Sites, TraceError
+from secateur.untouched import copied
 
 __all__ = ["LossChange"]
 
@@ -134,7 +134,7 @@ class LossChange:
         check_same_model(model, sites)
         check_finite(model, "LossChange", REPAIR)
         # In float32 whatever the model is; and of one's own, as the plain loop writes into it.
-        own = copy.deepcopy(model).float()
+        own = copied(model).float()
         if self.screen is None:
             return self._measured(own, sites, None)
         scores = estimates(own, sites, _Single(self.batches, self.batch_size), self.loss, self.batch_size)
