@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.func import functional_call
 from torch.fx import Node
 from torch.nn.functional import one_hot
 from torch.utils import _pytree as pytree
@@ -24,6 +23,7 @@ from secateur.structure.infer import Structure
 from secateur.structure.rules import op_name
 from secateur.structure.sites import check_keep, check_same_model, masked_tensors
 from secateur.types import InputError, Keep, Loss, Sites
+from secateur.untouched import run_with
 
 __all__ = ["Evaluations", "LastRead", "Removals", "evaluate_keeps"]
 
@@ -129,7 +129,7 @@ class Removals:
             raise InputError("evaluate_keeps: there are no masks to evaluate; give at least one, {} for none removed")
         masks = [_less(check_keep(self.sites, keep)) for keep in keeps]
         tally = _Tally(len(masks), loss_function(self.loss))
-        with torch.no_grad(), evaluating(self.model), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), evaluating(self.model):
             for part in self._parts(frozenset(name for keep in masks for name in keep)):
                 for first, outputs in part.outputs(masks):
                     tally.add(first, outputs, part.targets)
@@ -141,7 +141,7 @@ class Removals:
         Each unit must be one of the layer's inputs.
         """
         names = frozenset(self.sites)
-        with torch.no_grad(), evaluating(self.model), torch.random.fork_rng(devices=[]):
+        with evaluating(self.model):
             for part in self._parts(names):
                 if not isinstance(part, _Suffix) or part.last is None or not part.last.single:
                     return None
@@ -231,7 +231,7 @@ class _Whole(_Part):
         """Run the masked model for each."""
         for number, keep in enumerate(masks):
             changed = masked_tensors(self.model, self.sites, keep)
-            outputs = functional_call(self.model, changed, (self.inputs,), tie_weights=False)
+            outputs = run_with(self.model, changed, (self.inputs,))
             yield number, _checked(outputs, self.targets).unsqueeze(0)
 
 

@@ -57,9 +57,7 @@ class Precomputed(Schedule):
         given: object = self.importance
         if not isinstance(given, LossChanges):
             kind = type(given).__name__
-            raise InputError(
-                f"Precomputed: importance is a {kind}; give what LossChange(data)(model, sites) returns"
-            )
+            raise InputError(f"Precomputed: importance is a {kind}; give what LossChange(data)(model, sites) returns")
         if isinstance(self.remove, (tuple, list)):
             for label in self.remove:
                 if label not in LABELS:

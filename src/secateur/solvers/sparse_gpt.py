@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -20,6 +19,7 @@ from secateur.solvers.layer_problems import damped, merged
 from secateur.solvers.solution import Fractions, Solution, fractions_of
 from secateur.state import usual
 from secateur.types import InputError, Sites
+from secateur.untouched import copied
 
 __all__ = ["SparseGPT"]
 
@@ -72,7 +72,7 @@ class SparseGPT:
         if (sparsity is None) == (pattern is None):
             raise InputError("SparseGPT: give either sparsity (a fraction, or one by site) or pattern (N:M)")
         fractions = fractions_of(sparsity if sparsity is not None else 0.0, sites, "SparseGPT")
-        work = copy.deepcopy(model)
+        work = copied(model)
         parameters = parameters_of(work, sites)
         inputs = LayerInputs(work, self.data, self.batch_size, "SparseGPT")
         order = inputs.order()

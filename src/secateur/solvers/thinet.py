@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +18,7 @@ from secateur.solvers.solution import Fractions, Solution, fractions_of
 from secateur.state import own_tensors, usual
 from secateur.structure.sites import masked_tensors
 from secateur.types import InputError, Site, Sites
+from secateur.untouched import copied
 
 __all__ = ["ThiNet"]
 
@@ -62,7 +62,7 @@ class ThiNet:
     def __call__(self, model: nn.Module, sites: Sites, sparsity: Fractions) -> Solution:
         """Return masks and weights; one unit of every site stays at least."""
         fractions = fractions_of(sparsity, sites, "ThiNet")
-        work = copy.deepcopy(model)
+        work = copied(model)
         parameters_of(work, sites)
         inputs = LayerInputs(work, self.data, self.batch_size, "ThiNet")
         keep: dict[str, Tensor] = {}

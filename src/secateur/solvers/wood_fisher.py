@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -19,6 +18,7 @@ from secateur.select import SCOPES, Scope, select
 from secateur.solvers.solution import Fractions, Solution
 from secateur.state import usual
 from secateur.types import InputError, Keep, Loss, Sites, unknown_name
+from secateur.untouched import copied
 
 __all__ = ["WoodFisher"]
 
@@ -76,7 +76,7 @@ class WoodFisher:
     ) -> Solution:
         """Return masks and weights for a sparsity, or for N of every M weights (``pattern="2:4"``)."""
         check_weights("WoodFisher", sites)
-        work = copy.deepcopy(model)
+        work = copied(model)
         parameters = parameters_of(work, sites)
         keep: Keep | None = None
         for goal in self._goals(sparsity, pattern):

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.optim import Optimizer
 
 from secateur.state import evaluating
@@ -24,6 +21,7 @@ from secateur.structure.optimizer import carry_over, check_optimizer
 from secateur.structure.sites import check_keep, check_same_model, masked_tensors
 from secateur.structure.verify import difference, reference_outputs, verify
 from secateur.types import CutError, InputError, Keep, Sites, VerificationError, unknown_name
+from secateur.untouched import copied, run_with
 
 __all__ = ["CutModel", "Plan", "apply_plan", "cut", "cut_with_plan", "make_plan"]
 
@@ -211,8 +209,8 @@ def _cut_blocks(model: nn.Module, sites: Sites, structure: BlockStructure, keep:
     small = without_blocks(model, structure, keep)
     changed = masked_tensors(model, sites, keep)
     args, kwargs = structure.args, dict(structure.kwargs)
-    with evaluating(model), evaluating(small), torch.random.fork_rng(devices=[]):
-        found = difference(functional_call(model, changed, args, kwargs, tie_weights=False), small(*args, **kwargs))
+    with evaluating(model), evaluating(small):
+        found = difference(run_with(model, changed, args, kwargs), small(*args, **kwargs))
     if not found <= tolerance:
         raise VerificationError(f"the model without its blocks differs from the masked one by {found:.2e} (relative)")
     return CutModel(small, Plan(), found)
@@ -250,7 +248,7 @@ def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
     for name, rows in plan.rows.items():
         old = _find_tensor(model, name)
         memo[id(old)] = _sliced(old, rows)
-    result = copy.deepcopy(model, memo)
+    result = copied(model, memo)
     set_attributes(result, plan.attributes)
     return result
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
@@ -13,6 +12,7 @@ from secateur.state import check_finite, check_made, check_module, tensors
 from secateur.structure.infer import infer
 from secateur.structure.trace import trace
 from secateur.types import ExampleInputs, InputError, Keep, Member, Site, Sites, unknown_name
+from secateur.untouched import copied
 
 __all__ = ["channels", "check_keep", "mask", "masked_tensors", "weights"]
 
@@ -178,7 +178,7 @@ def mask(model: nn.Module, sites: Sites, keep: Keep) -> nn.Module:
     ([[1.0, 0.0], [3.0, 4.0]], [[1.0, 2.0], [3.0, 4.0]])
     """
     changed = masked_tensors(model, sites, keep)
-    result = copy.deepcopy(model)
+    result = copied(model)
     parameters = dict(result.named_parameters(remove_duplicate=False))
     with torch.no_grad():
         for name, tensor in changed.items():

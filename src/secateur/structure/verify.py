@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.func import functional_call
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
@@ -21,6 +20,7 @@ from secateur.structure.rules.registry import output_shapes, shape_of
 from secateur.structure.sites import masked_tensors
 from secateur.structure.trace import trace, where
 from secateur.types import Keep, Sites, VerificationError
+from secateur.untouched import run_with
 
 __all__ = ["check_sizes", "difference", "reference_outputs", "verify"]
 
@@ -34,7 +34,7 @@ def verify(
         VerificationError: the difference is above `tolerance`, or a shape is not what the axes foretell.
     """
     graph = structure.graph
-    with evaluating(cut), torch.random.fork_rng(devices=[]):
+    with evaluating(cut):
         outputs = [cut(*args, **kwargs) for args, kwargs in graph.probes]
     found = difference(reference, outputs)
     if not found <= tolerance:
@@ -155,9 +155,9 @@ def reference_outputs(model: nn.Module, sites: Sites, keep: Keep) -> list[Any]:
     graph = structure.graph
     gone = {structure.units[n]: k for n, k in keep.items() if not bool(k.all())}
     seeing_fewer = _affected(structure, gone)
-    with evaluating(model), torch.random.fork_rng(devices=[]):
+    with evaluating(model):
         if not seeing_fewer:
-            return [functional_call(model, changed, args, kwargs, tie_weights=False) for args, kwargs in graph.probes]
+            return [run_with(model, changed, args, kwargs) for args, kwargs in graph.probes]
         return _run_with_statistics(model, structure, changed, gone, seeing_fewer)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from secateur.state import check_finite, device_of
 from secateur.structure.infer import Structure
 from secateur.structure.sites import REPAIR
 from secateur.types import InputError, Sites, TraceError
+from secateur.untouched import copied
 
 __all__ = ["LossChange"]
 
@@ -131,7 +131,7 @@ class LossChange(LossCriterion):
     def _score(self, model: nn.Module, sites: Sites) -> LossChanges:
         check_finite(model, "LossChange", REPAIR)
         # In float32 whatever the model is; and of one's own, as the plain loop writes into it.
-        own = copy.deepcopy(model).float()
+        own = copied(model).float()
         if self.screen is None:
             return self._measured(own, sites, None)
         scores = estimates(own, sites, _Single(self.data, self.batch_size), self._loss, self.batch_size)
