@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from secateur.edits.depth import Depth
 from secateur.edits.graph import GraphCut
 from secateur.edits.masked import Masked
 from secateur.types import unknown_name
+from secateur.untouched import copied
 
 __all__ = ["EDITS", "Cut", "Depth", "Edit", "GraphCut", "Masked", "from_dict", "replay", "to_dict"]
 
@@ -52,4 +52,4 @@ def replay(edits: Sequence[Edit], model: nn.Module) -> nn.Module:
     result = model
     for edit in edits:
         result = edit.apply(result)
-    return copy.deepcopy(model) if result is model else result
+    return copied(model) if result is model else result

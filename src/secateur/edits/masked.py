@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -14,6 +13,7 @@ from secateur.edits.base import Edit
 from secateur.state import own_tensors
 from secateur.structure.sites import check_keep
 from secateur.types import FileError, Keep, Sites
+from secateur.untouched import copied
 
 __all__ = ["Masked"]
 
@@ -50,7 +50,7 @@ class Masked(Edit):
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Return a copy of `model` with zeros where the masks are False."""
-        result = copy.deepcopy(model)
+        result = copied(model)
         tensors = own_tensors(result)
         for name, stays in self.masks.items():
             if name not in tensors or not isinstance(stays, Tensor) or tensors[name].shape != stays.shape:

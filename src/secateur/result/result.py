@@ -20,6 +20,7 @@ from secateur.saving import read_record, save
 from secateur.structure.cut import Form, cut_with_plan
 from secateur.structure.depth import BlockStructure, removed_blocks
 from secateur.structure.sites import mask
+from secateur.structure.verify import Verification
 from secateur.types import ExampleInputs, Keep, Sites
 
 __all__ = ["Log", "Result"]
@@ -47,7 +48,7 @@ class Result:
         sites, keep: the sites of the original and the masks that were chosen.
         edits: what was done to the original, in order.
         method: how the units were chosen.
-        difference: the greatest relative difference between the cut and the masked model's outputs; None for weights.
+        verification: what was compared with the masked model before the cut one was returned; None for masked ones.
         latency: median seconds of a forward pass before and after; None if not measured.
         history: how the schedule or the search went; None where there was neither.
         inputs: example inputs, to count MACs on; None where there are none.
@@ -59,7 +60,7 @@ class Result:
     keep: Keep
     edits: tuple[Edit, ...]
     method: Method = BY_HAND
-    difference: float | None = None
+    verification: Verification | None = None
     latency: tuple[float, float] | None = None
     history: Any = None
     inputs: ExampleInputs | None = None
@@ -100,12 +101,12 @@ class Result:
         masks = dict(keep)
         if sites.structure is None:
             edit: Edit = Masked.of(sites, masks)
-            small, difference = mask(ready, sites, masks), None
+            small, verification = mask(ready, sites, masks), None
         else:
             cut = cut_with_plan(ready, sites, masks, form=form)
-            small, difference = cut.model, cut.difference
+            small, verification = cut.model, cut.verification
             edit = _edit(model, small, sites, masks, cut.plan)
-        return cls(small, model, sites, masks, (edit,), method, difference, None, history, _inputs(sites))
+        return cls(small, model, sites, masks, (edit,), method, verification, None, history, _inputs(sites))
 
     @classmethod
     def masked(
@@ -153,7 +154,7 @@ class Result:
             macs=None if self.inputs is None else (macs(before, self.inputs), macs(after, self.inputs)),
             bytes=(file_bytes(before), file_bytes(after)),
             latency=self.latency,
-            difference=self.difference,
+            difference=None if self.verification is None else self.verification.example,
             form="graph" if any(isinstance(edit, GraphCut) for edit in self.edits) else "module",
             sites=tuple(SiteReport(name, kept.numel(), int(kept.sum())) for name, kept in self.keep.items()),
             frozen=dict(self.sites.frozen),

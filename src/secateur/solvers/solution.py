@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from secateur.result import Method, Result
-from secateur.state import check_module, own_tensors
+from secateur.state import check_module, own_tensors, usual
 from secateur.types import InputError, Keep, Sites
+from secateur.untouched import copied
 
 __all__ = ["Fractions", "Solution", "Solver", "fractions_of"]
 
@@ -44,7 +44,7 @@ class Solution:
             InputError: the model has no such parameter, or it has another shape.
         """
         check_module(model, "Solution.apply")
-        changed = copy.deepcopy(model)
+        changed = copied(model)
         own = own_tensors(changed)
         for name, tensor in self.tensors.items():
             if name not in own or own[name].shape != tensor.shape:
@@ -61,6 +61,7 @@ class Solution:
 class Solver(ABC):
     """What removes and repairs: a frozen dataclass, called with ``(model, sites, sparsity)``, that changes nothing."""
 
+    @usual
     def __call__(
         self, model: nn.Module, sites: Sites, sparsity: Fractions | None = None, *, pattern: str | None = None
     ) -> Result:

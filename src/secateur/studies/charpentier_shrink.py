@@ -87,7 +87,7 @@ def shrink_cell(context: Context) -> Outcome:
         "units": units,
         "share": sum(len(run.history.removed) for run in runs) / len(runs) / units,
         "evaluations": sum(run.history.evaluations for run in runs),
-        "cut_difference": max(run.difference or 0.0 for run in runs),
+        "cut_difference": max(0.0 if run.verification is None else run.verification.example for run in runs),
         **{f"whole_{name}_loss": float(one.losses[0]) for name, one in found.items()},
     }
     history = []

@@ -108,8 +108,8 @@ class ScheduleConformance:
     def test_what_comes_out_is_cut_for_real(self, name: str) -> None:
         schedule, model, sites = self._made(name)
         pruned = schedule(model, sites)
-        assert pruned.difference is not None
-        assert pruned.difference <= 1e-4
+        assert pruned.verification is not None
+        assert pruned.verification.example <= 1e-4
         if pruned.history.removed:
             assert _count(pruned.model) < _count(model)
         if not self.trains and name != "attention":  # a norm sees fewer channels after a cut
