@@ -90,7 +90,7 @@ def _shallower_then_narrower(model: nn.Module) -> Result:
 
 def _rated(model: nn.Module) -> Result:
     sites = channels(model, X[:1])
-    return Precomputed(LossChange(DATA)(model, sites), remove=0.4, batches=DATA)(model, sites)
+    return Precomputed(LossChange(DATA)(model, sites), remove=0.4, data=DATA)(model, sites)
 
 
 ROADS: dict[str, tuple[str, Callable[[nn.Module], Result]]] = {
