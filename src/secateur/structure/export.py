@@ -119,7 +119,7 @@ def _part_outputs(program: ExportedProgram, tap: _Tap) -> dict[Node, str]:
     """Let the program return what the model returned, and name the nodes of all else that left it."""
     output = next(node for node in reversed(program.graph.nodes) if node.op == "output")
     specs = program.graph_signature.output_specs
-    nodes: list[Any] = list(output.args[0])  # type: ignore[arg-type]
+    nodes: list[Any] = list(output.args[0])
     returned = [n for n, spec in zip(nodes, specs, strict=True) if spec.kind is OutputKind.USER_OUTPUT]
     reasons = {n: f"the forward pass writes it into {s.target}" for n, s in zip(nodes, specs, strict=True) if s.target}
     tapped = bool(tap.stored or tap.results or tap.opaque)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from secateur.state import evaluating
@@ -212,7 +211,7 @@ def _uses(model: nn.Module, structure: Structure) -> Uses:
     graph = structure.graph
     if graph.uses is not None:
         return graph.uses
-    with evaluating(model), torch.random.fork_rng(devices=[]):
+    with evaluating(model):
         return watch(model, graph.args, graph.kwargs) or Uses()
 
 

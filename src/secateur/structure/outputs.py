@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-__all__ = ["Holdings", "attributes_kept", "dependent", "idle_parts", "opaque_type", "tensors_within", "unread"]
+__all__ = ["Holdings", "dependent", "idle_parts", "opaque_type", "tensors_within", "unread"]
 
 CONTAINERS = (list, tuple, set, frozenset, deque)
 CLOSED = (
@@ -119,16 +118,6 @@ class Holdings:
             for name in [n for n in now if n not in held and n not in INTERNAL]:
                 del now[name]
             now.update({name: value for name, value in held.items() if name not in INTERNAL})
-
-
-@contextmanager
-def attributes_kept(model: nn.Module) -> Iterator[Holdings]:
-    """Put back what the modules held in their attributes; what is written into a tensor stays written."""
-    holdings = Holdings(model)
-    try:
-        yield holdings
-    finally:
-        holdings.restore()
 
 
 RETURNABLE = (Tensor, int, float, complex, str, type(None), torch.dtype, torch.device, torch.layout)

@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.state import own_tensors
-from secateur.structure.outputs import attributes_kept, opaque_type, tensors_within
+from secateur.structure.outputs import Holdings, opaque_type, tensors_within
 
 __all__ = ["GaveUp", "Record", "record"]
 
@@ -80,10 +80,10 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     for number, leaf in enumerate(pytree.tree_leaves((args, dict(kwargs)))):
         if isinstance(leaf, Tensor):
             made.inputs.append(recorder.placeholder(leaf, f"input_{number}"))
-    with attributes_kept(model) as holdings:
-        with _module_paths(model, made.ran) as recorder.stack, recorder, _NoReading():
-            outputs = model(*args, **kwargs)
-        made.stored = {recorder.node_of(t): f"the forward pass stores it as {name}" for name, t in holdings.stored()}
+    holdings = Holdings(model)
+    with _module_paths(model, made.ran) as recorder.stack, recorder, _NoReading():
+        outputs = model(*args, **kwargs)
+    made.stored = {recorder.node_of(t): f"the forward pass stores it as {name}" for name, t in holdings.stored()}
     leaves = [recorder.node_of(leaf) for leaf in tensors_within(outputs)]
     if not leaves:
         raise GaveUp("no output")

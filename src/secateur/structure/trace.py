@@ -18,6 +18,7 @@ from secateur.structure.outputs import dependent, idle_parts, unread
 from secateur.structure.record import record
 from secateur.structure.watch import Uses, watch
 from secateur.types import ExampleInputs, InputError, TraceError
+from secateur.untouched import writes_refused
 
 __all__ = ["Graph", "trace", "where"]
 
@@ -100,16 +101,16 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, quick: bool = True
     check_module(model, "trace")
     check_made(model)
     args, kwargs = split_inputs(example_inputs)
-    with evaluating(model), torch.random.fork_rng(devices=[]):
+    with evaluating(model), writes_refused(model):
         if quick and (recorded := _recorded(model, args, kwargs)) is not None:
             return recorded
         if not known_to_run:
             # The exporter works on shapes alone, and lets pass what would fail on numbers, such as a wrong type.
             _check_runs(model, args, kwargs)
     # Each pass anew: what the one before kept in tables is dropped.
-    with evaluating(model), torch.random.fork_rng(devices=[]):
+    with evaluating(model):
         uses = watch(model, args, kwargs)
-    with evaluating(model), torch.random.fork_rng(devices=[]):
+    with evaluating(model):
         exported = _export(model, args, kwargs)
     return _exported(model, exported, args, kwargs, uses)
 

@@ -19,8 +19,6 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from secateur.structure.outputs import attributes_kept
-
 __all__ = ["Attribute", "Dimension", "Uses", "watch"]
 
 
@@ -80,10 +78,13 @@ class Uses:
 
 
 def watch(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Uses | None:
-    """Run `model` once, as it is, and return what it did with its sizes; None where it cannot run while watched."""
+    """Run `model` once, and return what it did with its sizes; None where it cannot run while watched.
+
+    It runs in the mode in which it is. What it stores on itself holds watched numbers, and must be put back.
+    """
     log = _Log(model)
     try:
-        with attributes_kept(model), _watched(log), _Calls(log):
+        with _watched(log), _Calls(log):
             model(*args, **kwargs)
     except Exception:  # noqa: BLE001  (code may insist on plain numbers; then nothing was seen, and nothing is known)
         return None
@@ -176,7 +177,7 @@ class _Carrier:
         return plain(self)
 
 
-class _Size(_Carrier, int):  # type: ignore[misc]
+class _Size(_Carrier, int):
     """A whole number that carries its origins."""
 
     @classmethod
@@ -188,7 +189,7 @@ class _Size(_Carrier, int):  # type: ignore[misc]
         return carrier
 
 
-class _Fraction(_Carrier, float):  # type: ignore[misc]
+class _Fraction(_Carrier, float):
     """A number that was computed from sizes; as a size again it may still be one, in arithmetic it tells on them."""
 
     @classmethod
