@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from secateur.structure.rules import op_name
 from secateur.structure.trace import Graph
 
-__all__ = ["EXAMPLE", "Frame", "Inputs", "drawn_inputs", "other_frames", "table_rows"]
+__all__ = ["EXAMPLE", "Frame", "Inputs", "as_typed", "drawn_inputs", "other_frames", "table_rows"]
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -65,7 +65,7 @@ def other_frames(inputs: Inputs) -> Iterator[Frame]:
     if not tensors:
         return
     size = len(tensors[0])
-    batch = (size, 2 if size == 1 else size - 1)
+    batch = (size, 2 if size in (1, 3) else 3)
     for dim in (1, 2):
         leading = [x for x in tensors if x.dim() > 2 or not x.is_floating_point()]
         olds = [x.shape[d] for x in leading for d in _lengths(x, dim) if x.shape[d] > 1]
@@ -81,7 +81,7 @@ def other_frames(inputs: Inputs) -> Iterator[Frame]:
 def _other_size(old: int, smaller: bool, spatial: bool) -> int:
     """A length that is not the example's. Large pictures become small, as they cost the most."""
     if spatial and old > 64:
-        return old // 4 if smaller else old // 2
+        return old // 6 if smaller else old // 2
     if spatial:
         return old + (old + 1) // 2 if smaller else max(1, old // 2)
     return old - max(1, old // 4) if smaller else old + max(1, old // 4)
@@ -135,6 +135,15 @@ def drawn_inputs(inputs: Inputs, frame: Frame, rows: Mapping[int, int], seed: in
         return fitted.double() if x.is_floating_point() else fitted
 
     args, kwargs = pytree.tree_unflatten([new(x) for x in leaves], spec)
+    return args, kwargs
+
+
+def as_typed(inputs: Inputs, example: Inputs) -> Inputs:
+    """Return `inputs` with the types that the example has."""
+    leaves, spec = pytree.tree_flatten(inputs)
+    models = pytree.tree_leaves(example)
+    typed = [x.to(old.dtype) if isinstance(x, Tensor) else x for x, old in zip(leaves, models, strict=True)]
+    args, kwargs = pytree.tree_unflatten(typed, spec)
     return args, kwargs
 
 

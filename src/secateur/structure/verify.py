@@ -16,7 +16,6 @@ from secateur.state import evaluating, own_tensors
 from secateur.structure.attention import RectangularAttention
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.cost import Cost
-from secateur.structure.double import StandIn
 from secateur.structure.draws import Draw
 from secateur.structure.frames import EXAMPLE, Frame, Inputs, drawn_inputs, other_frames
 from secateur.structure.infer import Structure
@@ -24,6 +23,7 @@ from secateur.structure.literals import new_sizes
 from secateur.structure.reference import Reference, Statistics
 from secateur.structure.rules import Value, op_name
 from secateur.structure.rules.registry import output_shapes, shape_of
+from secateur.structure.stand_in import StandIn
 from secateur.structure.trace import trace, where
 from secateur.types import VerificationError
 
@@ -218,8 +218,7 @@ class Sliced:
             full = self.reference.tensors.get(name)
             return self.own[name].detach() if full is None else select_rows(case.draw(name), self.rows.get(id(full), {}))
 
-        with evaluating(self._stand_in.model), torch.random.fork_rng(devices=[]):
-            return self._stand_in.run(fetch, case.inputs)
+        return self._stand_in.run(fetch, case.inputs)
 
     def run_example(self) -> Any:
         """Return what it answers to the example."""
