@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from secateur.saving.inputs import describe, restore
 from secateur.state import device_of, evaluating
 from secateur.structure.cut import apply_plan, make_plan
-from secateur.structure.graph import graph_form, graph_structure
+from secateur.structure.graph import Shapes, graph_form, graph_structure, require_shapes
 from secateur.structure.infer import Structure
 from secateur.structure.trace import trace
 from secateur.structure.verify import difference
@@ -22,8 +22,10 @@ from secateur.types import FileError, Keep, Sites
 __all__ = ["check_answers", "keep_graph", "rebuild"]
 
 TOLERANCE = 1e-3
-# The key whose presence says that the graph takes any batch size.
+# The key whose presence says that sizes which contain the batch were written as such.
 ANY_BATCH = "any-batch"
+ANY = -1
+"""A size that may be any, among the shapes that the graph takes."""
 
 
 def keep_graph(model: GraphModule, sites: Sites, keep: Keep) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -37,8 +39,10 @@ def keep_graph(model: GraphModule, sites: Sites, keep: Keep) -> tuple[dict[str, 
     described = describe(dict(traced.kwargs) or tuple(traced.args), tensors)
     answers = _answers(model, restore(described, tensors, device_of(model)))
     tensors |= {f"output|{i}": answer for i, answer in enumerate(answers)}
-    if model.meta.get("any_batch"):
+    if model.meta.get("follows_batch"):
         tensors[ANY_BATCH] = torch.ones(1, dtype=torch.bool)
+    for number, shape in enumerate(model.meta.get("shapes", ())):
+        tensors[f"shape|{number}"] = torch.tensor([ANY if size is None else size for size in shape], dtype=torch.int64)
     tensors |= {f"keep|{name}": kept.detach().cpu().contiguous() for name, kept in keep.items()}
     return described, tensors
 
@@ -70,7 +74,18 @@ def rebuild(model: nn.Module, described: Mapping[str, Any], tensors: Mapping[str
         _check_mask(structure, name, kept)
     gone = {structure.units[name]: kept for name, kept in keep.items() if not bool(kept.all())}
     small = apply_plan(model, make_plan(model, structure, gone))
-    return graph_form(small, structure, gone)
+    graph = graph_form(small, structure, gone)
+    graph.meta["follows_batch"] = ANY_BATCH in tensors
+    if shapes := _shapes(tensors):
+        require_shapes(graph, shapes)
+    return graph
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> Shapes:
+    """The shapes that the graph takes; none in a folder of an earlier version."""
+    count = sum(key.startswith("shape|") for key in tensors)
+    shapes = [tensors[f"shape|{number}"].tolist() for number in range(count)]
+    return tuple(tuple(None if size == ANY else size for size in shape) for shape in shapes)
 
 
 def _check_mask(structure: Structure, name: str, kept: Tensor) -> None:
