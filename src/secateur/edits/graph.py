@@ -15,7 +15,7 @@ from secateur.edits.base import Edit
 from secateur.edits.inputs import describe, restore
 from secateur.state import device_of
 from secateur.structure.cut import apply_plan, make_plan
-from secateur.structure.graph import graph_form, graph_structure
+from secateur.structure.graph import Shapes, graph_form, graph_structure, require_shapes
 from secateur.structure.infer import Structure
 from secateur.structure.trace import trace
 from secateur.types import ExampleInputs, FileError, Keep
@@ -30,23 +30,28 @@ class GraphCut(Edit):
     Attributes:
         keep: one bool tensor a site, True = keep.
         inputs: the example inputs.
-        any_batch: whether the graph takes any batch size.
+        follows_batch: whether sizes that contain the batch are computed from the inputs.
+        shapes: the shapes of the inputs that the graph takes, None for a size that may be any; others are refused.
     """
 
     kind: ClassVar[str] = "graph"
     keep: Keep
     inputs: ExampleInputs | Mapping[str, Any] = field(repr=False)
-    any_batch: bool = False
+    follows_batch: bool = False
+    shapes: Shapes = ()
 
     def apply(self, model: nn.Module) -> GraphModule:
         """Return the graph of `model`, cut by the masks; its weights are those of `model`."""
         inputs = pytree.tree_map_only(Tensor, lambda x: x.to(device_of(model)), self.inputs)
-        structure = graph_structure(model, trace(model, inputs), any_batch=self.any_batch)
+        structure = graph_structure(model, trace(model, inputs), any_batch=self.follows_batch)
         for name, kept in self.keep.items():
             _check_mask(structure, name, kept)
         gone = {structure.units[name]: kept for name, kept in self.keep.items() if not bool(kept.all())}
         small = apply_plan(model, make_plan(model, structure, gone))
-        return graph_form(small, structure, gone)
+        graph = graph_form(small, structure, gone)
+        if self.shapes:
+            require_shapes(graph, self.shapes)
+        return graph
 
     def to_dict(self) -> dict[str, Any]:
         """Return the masks, and a description of the inputs.
@@ -55,12 +60,15 @@ class GraphCut(Edit):
             FileError: the inputs hold something else than tensors and plain values.
         """
         masks = {name: kept.detach().cpu().contiguous() for name, kept in self.keep.items()}
-        return {"keep": masks, "inputs": describe(self.inputs), "any_batch": self.any_batch}
+        plain = {"follows_batch": self.follows_batch, "shapes": [list(shape) for shape in self.shapes]}
+        return {"keep": masks, "inputs": describe(self.inputs), **plain}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
         """Return the edit that `to_dict` described, with ones in the place of inputs that do not matter."""
-        return cls(dict(record["keep"]), restore(record["inputs"], torch.device("cpu")), bool(record["any_batch"]))
+        inputs = restore(record["inputs"], torch.device("cpu"))
+        shapes = tuple(tuple(shape) for shape in record["shapes"])
+        return cls(dict(record["keep"]), inputs, bool(record["follows_batch"]), shapes)
 
 
 def _check_mask(structure: Structure, name: str, kept: object) -> None:

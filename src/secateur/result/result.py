@@ -199,7 +199,8 @@ def _edit(model: nn.Module, small: nn.Module, sites: Sites, keep: Keep, plan: An
     if _is_graph(model, small):
         inputs = _inputs(sites)
         assert inputs is not None
-        return GraphCut(keep, inputs, any_batch=bool(cast(GraphModule, small).meta.get("any_batch")))
+        told = cast(GraphModule, small).meta
+        return GraphCut(keep, inputs, bool(told.get("follows_batch")), told.get("shapes", ()))
     return Cut(plan)
 
 

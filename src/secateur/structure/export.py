@@ -61,9 +61,7 @@ def _silent(model: nn.Module, exported: Export) -> list[nn.Module]:
     return [m for m in model.modules() if id(m) in exported.ran and any(id(p) not in used for p in m.parameters(False))]
 
 
-def _export(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], silent: Iterable[nn.Module]
-) -> Export:
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], silent: Iterable[nn.Module]) -> Export:
     tap = _Tap(model, tuple(silent))
     with warnings.catch_warnings(), tap.listening():
         warnings.simplefilter("ignore")  # the exporter's notices to its own developers

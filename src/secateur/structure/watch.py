@@ -228,7 +228,11 @@ def _carried(value: Any, origins: frozenset[Origin], log: _Log) -> Any:
 
 
 ARITHMETIC = [
-    *(f"__{side}{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "divmod", "pow") for side in ("", "r")),
+    *(
+        f"__{side}{name}__"
+        for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "divmod", "pow")
+        for side in ("", "r")
+    ),
     *("__neg__", "__pos__", "__abs__", "__round__", "__floor__", "__ceil__"),
 ]
 for _kind in (_Size, _Fraction):
@@ -288,13 +292,15 @@ CONVOLUTIONS = [f"conv{t}{k}d" for t in ("", "_transpose") for k in (1, 2, 3)]
 
 # The arguments that are sizes, by the function's name: the first position, whether all that follow are, and names.
 SIZES: dict[str, tuple[int, bool, tuple[str, ...]]] = {
-    **dict.fromkeys("view reshape expand repeat tile broadcast_to _unsafe_view".split(), (1, True, SHAPE_NAMES)),
-    **dict.fromkeys("new_zeros new_ones new_empty".split(), (1, True, SHAPE_NAMES)),
-    **dict.fromkeys("zeros ones empty rand randn".split(), (0, True, SHAPE_NAMES)),
-    **dict.fromkeys("split split_with_sizes chunk tensor_split".split(), (1, False, SPLIT_NAMES)),
-    **dict.fromkeys("layer_norm rms_norm".split(), (1, False, ("normalized_shape",))),
+    **dict.fromkeys(
+        ["view", "reshape", "expand", "repeat", "tile", "broadcast_to", "_unsafe_view"], (1, True, SHAPE_NAMES)
+    ),
+    **dict.fromkeys(["new_zeros", "new_ones", "new_empty"], (1, True, SHAPE_NAMES)),
+    **dict.fromkeys(["zeros", "ones", "empty", "rand", "randn"], (0, True, SHAPE_NAMES)),
+    **dict.fromkeys(["split", "split_with_sizes", "chunk", "tensor_split"], (1, False, SPLIT_NAMES)),
+    **dict.fromkeys(["layer_norm", "rms_norm"], (1, False, ("normalized_shape",))),
     **dict.fromkeys(CONVOLUTIONS, (6, False, ("groups",))),
-    **dict.fromkeys("__getitem__ __setitem__".split(), (1, False, ())),
+    **dict.fromkeys(["__getitem__", "__setitem__"], (1, False, ())),
     "full": (0, False, SHAPE_NAMES),
     "new_full": (1, False, SHAPE_NAMES),
     "unflatten": (2, False, SHAPE_NAMES),
@@ -307,11 +313,25 @@ SIZES: dict[str, tuple[int, bool, tuple[str, ...]]] = {
     "narrow": (2, True, ("start", "length")),
     "arange": (0, True, ("start", "end")),
 }
-SHAPED = {*"view reshape expand broadcast_to _unsafe_view new_zeros new_ones new_empty zeros ones empty".split()}
-SHAPED |= {*"rand randn full new_full".split()}
+SHAPED = {
+    *[
+        "view",
+        "reshape",
+        "expand",
+        "broadcast_to",
+        "_unsafe_view",
+        "new_zeros",
+        "new_ones",
+        "new_empty",
+        "zeros",
+        "ones",
+        "empty",
+    ]
+}
+SHAPED |= {*["rand", "randn", "full", "new_full"]}
 """Functions whose sizes line up with the dimensions of what they return."""
 
-SPLIT = {*"split split_with_sizes chunk tensor_split".split()}
+SPLIT = {*["split", "split_with_sizes", "chunk", "tensor_split"]}
 
 SHAPE = Tensor.shape.__get__  # type: ignore[attr-defined]
 COUNTS = {Tensor.numel, Tensor.nelement, torch.numel}
@@ -332,7 +352,9 @@ class _Calls(TorchFunctionMode):
             return self._sizes(args[0], result, *bare[1:], **named)
         if bare is not args or named is not kwargs:
             name = str(getattr(func, "__name__", ""))
-            _Call(self.log, name if name.endswith("__") else name.removesuffix("_"), bare, named, result).note(args, kwargs)
+            _Call(self.log, name if name.endswith("__") else name.removesuffix("_"), bare, named, result).note(
+                args, kwargs
+            )
         return result
 
     def _sizes(self, tensor: Tensor, result: Any, dim: int | None = None) -> Any:

@@ -1,4 +1,4 @@
-"""Run a model in float64 on tensors drawn anew, whatever its code casts to, in the memory of one layer."""
+"""Run a model on other tensors than its own, in the memory of one layer, and in float64 whatever its code casts to."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from secateur.state import own_tensors
+from secateur.state import evaluating, own_tensors
 from secateur.structure.frames import Inputs
 
-__all__ = ["InDouble", "StandIn"]
+__all__ = ["Fetch", "StandIn"]
 
-WIDE = {
+DOUBLE = {
     **dict.fromkeys((torch.float32, torch.float16, torch.bfloat16), torch.float64),
     **dict.fromkeys((torch.complex64, torch.complex32), torch.complex128),
 }
@@ -32,22 +31,26 @@ Fetch = Callable[[str], Tensor]
 class StandIn:
     """A copy of a model whose parameters take no memory; each is fetched, by name, when an op reads it.
 
-    Parameters are strided views of one number in float64, so that code which asks for a shape or a type sees the right
-    one. Buffers are fetched at once, as code may write into them.
+    A parameter is a view of one number with the shape and the type that it should have, so that code which asks for
+    those sees the right ones. Buffers are fetched before a run, as code may write into them.
 
-    >>> copy = StandIn(nn.Linear(2, 1, bias=False))
-    >>> copy.run(lambda name: torch.full((1, 2), 2.0, dtype=torch.float64), ((torch.ones(1, 2),), {}))
+    Args:
+        model: it is left as it is.
+        double: compute in float64; else in the model's own types.
+
+    >>> StandIn(nn.Linear(2, 1, bias=False)).run(lambda name: torch.full((1, 2), 2.0), ((torch.ones(1, 2),), {}))
     tensor([[4.]], dtype=torch.float64)
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        memo: dict[int, Any] = {}
+    def __init__(self, model: nn.Module, *, double: bool = True) -> None:
+        self.types = DOUBLE if double else {}
         self.parameters: dict[int, str] = {}
         self.buffers: dict[str, Tensor] = {}
+        memo: dict[int, Any] = {}
         for name, tensor in own_tensors(model).items():
-            if id(tensor) in memo or tensor.dtype not in (*WIDE, *WIDE.values()):
+            if id(tensor) in memo or not (tensor.is_floating_point() or tensor.is_complex()):
                 continue
-            dtype = WIDE.get(tensor.dtype, tensor.dtype)
+            dtype = self.types.get(tensor.dtype, tensor.dtype)
             if isinstance(tensor, nn.Parameter):
                 memo[id(tensor)] = _shell(tensor, dtype)
                 self.parameters[id(memo[id(tensor)])] = name
@@ -59,10 +62,11 @@ class StandIn:
 
     def run(self, fetch: Fetch, inputs: Inputs, run: Callable[[nn.Module, Inputs], Any] | None = None) -> Any:
         """Return what the model gives, or what `run` does with it, when its tensors are those that `fetch` returns."""
-        for name, buffer in self.buffers.items():
-            buffer.copy_(fetch(name))
-        with InDouble(self.parameters, fetch):
-            return self.model(*inputs[0], **inputs[1]) if run is None else run(self.model, inputs)
+        with evaluating(self.model), torch.random.fork_rng(devices=[]):
+            for name, buffer in self.buffers.items():
+                buffer.copy_(fetch(name))
+            with _Substitutes(self.parameters, fetch, self.types):
+                return self.model(*inputs[0], **inputs[1]) if run is None else run(self.model, inputs)
 
 
 def _shell(parameter: nn.Parameter, dtype: torch.dtype) -> nn.Parameter:
@@ -70,45 +74,50 @@ def _shell(parameter: nn.Parameter, dtype: torch.dtype) -> nn.Parameter:
     return nn.Parameter(number.expand(parameter.shape), requires_grad=parameter.requires_grad)
 
 
-class InDouble(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Turns narrower numbers, and what is cast to them, into float64; puts what they stand for in the place of shells."""
+class _Substitutes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Puts what they stand for in the place of shells, and wider types in the place of those that numbers have."""
 
-    def __init__(self, parameters: dict[int, str], fetch: Fetch) -> None:
+    def __init__(self, parameters: dict[int, str], fetch: Fetch, types: dict[torch.dtype, torch.dtype]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.parameters, self.fetch = parameters, fetch
+        self.parameters, self.fetch, self.types = parameters, fetch, types
         self.used: set[str] = set()
         self.fetched: dict[str, Tensor] = {}
         # What is written into a narrow tensor must be read from it later: one wide copy each, and the narrow one alive.
         self.widened: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in ASSERTS:
+        if func in ASSERTS and self.types:
             return None
-        args, kwargs = pytree.tree_map(self._wide, (args, kwargs or {}))
-        return pytree.tree_map(self._wide_result, func(*args, **kwargs))
+        kwargs = {name: self._argument(argument) for name, argument in (kwargs or {}).items()}
+        return self._result(func(*map(self._argument, args), **kwargs))
 
-    def _wide(self, argument: Any) -> Any:
+    def _argument(self, argument: Any) -> Any:
         if isinstance(argument, torch.dtype):
-            return WIDE.get(argument, argument)
+            return self.types.get(argument, argument)
+        if isinstance(argument, (list, tuple)):
+            return [self._argument(inner) for inner in argument]
         if not isinstance(argument, Tensor):
             return argument
         if id(argument) in self.parameters:
             return self._stood_for(self.parameters[id(argument)])
-        if argument.dtype not in WIDE:
-            return argument
-        if id(argument) not in self.widened:
-            self.widened[id(argument)] = (argument, argument.to(WIDE[argument.dtype]))
-        return self.widened[id(argument)][1]
+        return self._wide(argument) if argument.dtype in self.types else argument
+
+    def _wide(self, tensor: Tensor) -> Tensor:
+        if id(tensor) not in self.widened:
+            self.widened[id(tensor)] = (tensor, tensor.to(self.types[tensor.dtype]))
+        return self.widened[id(tensor)][1]
 
     def _stood_for(self, name: str) -> Tensor:
         if name in self.fetched:
             return self.fetched[name]
-        tensor = self.fetch(name)
+        tensor: Tensor = self._result(self.fetch(name))
         if name in self.used and tensor.numel() * tensor.element_size() <= LARGEST_CACHED:
             self.fetched[name] = tensor
         self.used.add(name)
         return tensor
 
-    @staticmethod
-    def _wide_result(result: Any) -> Any:
-        return result.to(WIDE[result.dtype]) if isinstance(result, Tensor) and result.dtype in WIDE else result
+    def _result(self, result: Any) -> Any:
+        if isinstance(result, (list, tuple)):
+            return type(result)(map(self._result, result))
+        narrow = isinstance(result, Tensor) and result.dtype in self.types
+        return result.to(self.types[result.dtype]) if narrow else result
