@@ -247,7 +247,7 @@ def prune(
     elif limits is not None:
         keep = within(model, sites, scorer(model, sites), **limits, **options)
     else:
-        keep = select(scorer(model, sites), sparsity, **options, **rule)
+        keep = select(scorer(model, sites), sparsity, sites=sites, **options, **rule)
     if unit == "channels":
         made = cut_with_plan(_repaired(ready, sites, keep, chosen, data), sites, keep, form=form)
         small, plan, difference = made.model, made.plan, made.difference

@@ -11,11 +11,11 @@ from torch import Tensor, fx, nn
 from torch.fx import Node
 from torch.nn.functional import cross_entropy
 
-from secateur.criteria.gates import Gated, check_options, estimate, gradient, writes
+from secateur.criteria.gates import Gated, check_options, estimate, gradient
 from secateur.criteria.loss_change.samples import SampleLoss
 from secateur.labelled import Data
 from secateur.structure.flow import Flow, Read
-from secateur.structure.infer import Structure, bind
+from secateur.structure.infer import Structure, bind, writes
 from secateur.structure.rules import op_name
 from secateur.types import Loss, Sites
 
