@@ -17,6 +17,8 @@ ORDER = [
     {"untouched"},
     {"files", "labelled", "progress", "state"},
     {"structure"},
+    {"equations"},
+    {"rate"},
     {"criteria"},
     {"select"},
     {"allocate"},

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from secateur.equations import Normal, input_rows, output_rows
 from secateur.labelled import Data, check_data, iterate
-from secateur.repair.equations import Normal, input_rows, output_rows
 from secateur.repair.norms import norms_of, recalibrate
 from secateur.state import device_of, evaluating, own_tensors
 from secateur.structure import Structure, mask

@@ -12,18 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from secateur.criteria.magnitude import Magnitude
+from secateur.rate.population import Genes, Offsets
 from secateur.state import check_finite
 from secateur.structure.sites import REPAIR, check_keep, check_same_model, mask, masked_tensors
 from secateur.types import InputError, Keep, Sites, unknown_name
 from secateur.untouched import copied
 
 __all__ = ["Genes", "Offsets", "Space", "only"]
-
-Genes = NDArray[np.bool_]
-"""Candidates: ``(candidates, units)`` bool, True = keep; one row is a chromosome."""
-
-Offsets = NDArray[np.float64]
-"""What is added to the searched biases: ``(candidates, biases)``."""
 
 
 def only(sites: Sites, names: str | Iterable[str]) -> Sites:
