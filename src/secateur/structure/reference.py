@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.fx import Node
 from torch.utils import _pytree as pytree
@@ -24,6 +22,7 @@ from secateur.structure.rules import Value, op_name
 from secateur.structure.sites import masked_tensors, write_zeros, zeros
 from secateur.structure.trace import trace
 from secateur.types import Keep, Sites
+from secateur.untouched import copied
 
 __all__ = ["Reference", "Statistics", "reference_outputs"]
 
@@ -106,8 +105,8 @@ class Reference:
         memo: dict[int, Any] = {}
         for name, parameter in self.model.named_parameters(remove_duplicate=False):
             memo[id(parameter)] = nn.Parameter(changed[name], parameter.requires_grad) if name in changed else parameter
-        masked = copy.deepcopy(self.model, memo)
-        with evaluating(masked), torch.random.fork_rng(devices=[]):
+        masked = copied(self.model, memo)
+        with evaluating(masked):
             return _run(masked, self.inputs, self.statistics)
 
     @cached_property
@@ -121,7 +120,7 @@ class Reference:
         def fetch(name: str) -> Tensor:
             return write_zeros(draw(name), self._zeros.get(id(self.tensors[name]), []))
 
-        with evaluating(stand_in.model), torch.random.fork_rng(devices=[]):
+        with evaluating(stand_in.model):
             return stand_in.run(fetch, inputs, lambda module, given: _run(module, given, statistics))
 
 

@@ -218,13 +218,13 @@ class Sliced:
                 self.own[name].detach() if full is None else select_rows(case.draw(name), self.rows.get(id(full), {}))
             )
 
-        with evaluating(self._stand_in.model), torch.random.fork_rng(devices=[]):
+        with evaluating(self._stand_in.model):
             return self._stand_in.run(fetch, case.inputs)
 
     def run_example(self) -> Any:
         """Return what it answers to the example."""
         args, kwargs = self.reference.inputs
-        with evaluating(self.cut), torch.random.fork_rng(devices=[]):
+        with evaluating(self.cut):
             return self.cut(*args, **kwargs)
 
 
