@@ -14,7 +14,7 @@ from secateur.criteria import Magnitude
 from secateur.criteria.fisher_blocks import repaired
 from secateur.criteria.layer_inputs import LayerInputs
 from secateur.measure import evaluate
-from secateur.select import removed_fraction, select
+from secateur.select import layer_fractions, removed_fraction, select
 from secateur.select.patterns import n_of_m
 from secateur.solvers import Solution, Solver, SparseGPT, ThiNet, WoodFisher
 from secateur.solvers.sparse_gpt import solve
@@ -179,12 +179,14 @@ def test_on_every_toy_the_fraction_is_right_the_rest_is_zero_and_nothing_else_ch
     solution, again = solver.solve(model, sites, 0.5), solver.solve(model, sites, 0.5)
     assert same_state(before, snapshot(model))
     assert list(solution.keep) == list(sites)
+    shares = layer_fractions(sites, 0.5)  # groups and the channels inside them share what goes
     for site, kept in solution.keep.items():
         assert torch.equal(kept, again.keep[site])
         if name != "WoodFisher":  # that pools all weights
-            assert int((~kept).sum()) == round(kept.numel() * 0.5)
+            assert int((~kept).sum()) == round(kept.numel() * shares[site])
     total = sum(kept.numel() for kept in solution.keep.values())
-    assert removed_fraction(solution.keep) == pytest.approx(0.5, abs=len(sites) / total)
+    expected = sum(site.size * shares[n] for n, site in sites.items()) / total
+    assert removed_fraction(solution.keep) == pytest.approx(expected, abs=len(sites) / total)
     changed = solution.apply(model)
     masked = mask(changed, sites, solution.keep)
     for parameter, other in zip(changed.parameters(), masked.parameters(), strict=True):

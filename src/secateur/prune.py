@@ -108,7 +108,7 @@ def prune(
     elif limits is not None:
         keep = within(model, sites, scorer(model, sites), **limits, **options)
     else:
-        keep = select(scorer(model, sites), sparsity, **options, **rule)
+        keep = select(scorer(model, sites), sparsity, sites=sites, **options, **rule)
     if unit == "weights" and chosen:
         raise InputError('prune: repair makes up for channels that are cut out; it goes with unit="channels"')
     method = Method(

@@ -28,6 +28,12 @@ class Method:
     repair: tuple[str, ...] = ()
 
 
+NEARLY_EMPTY = 0.1
+"""A site that keeps this fraction of its units, or less, is warned of."""
+
+APART = 0.1
+"""How far the share of the parameters may be from what that of the units leads to expect before it is said."""
+
 SHOWN = 4
 """How many layers the report's text names for one reason."""
 
@@ -39,6 +45,11 @@ class SiteReport:
     name: str
     units: int
     kept: int
+
+    @property
+    def share(self) -> float:
+        """The fraction of its units that a site keeps."""
+        return self.kept / self.units
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,12 @@ class PruneReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data that JSON can hold."""
-        return asdict(self)
+        return {**asdict(self), "nearly_empty": [asdict(site) for site in self.nearly_empty]}
+
+    @property
+    def nearly_empty(self) -> tuple[SiteReport, ...]:
+        """The sites that keep a tenth of their units or less, those that keep the least first."""
+        return tuple(sorted((site for site in self.sites if site.share <= NEARLY_EMPTY), key=lambda site: site.share))
 
     def __str__(self) -> str:
         rows = [
@@ -101,7 +117,7 @@ class PruneReport:
 
     def _notes(self) -> list[str]:
         """What a reader of the numbers should know."""
-        notes = []
+        notes = [*_warning(self.nearly_empty), *self._parting()]
         if self.repair:
             notes.append(f"repaired without training: {', '.join(self.repair)}")
         if self.form == "graph":
@@ -111,6 +127,33 @@ class PruneReport:
         if self.frozen:
             notes.append(f"left whole: {_left_whole(self.frozen)}")
         return notes
+
+    def _parting(self) -> list[str]:
+        """Say so where the share of the parameters that went is not what the share of the units leads to expect.
+
+        With the fraction u of the units of every layer, a weight that loses outputs alone loses u, one that loses inputs
+        too 1 − (1 − u)².
+        """
+        units, parameters = self.units_removed / self.units, 1 - self.parameters[1] / max(self.parameters[0], 1)
+        if self.unit == "weights" or units - APART <= parameters <= 1 - (1 - units) ** 2 + APART:
+            return []
+        return [
+            f"note: {parameters:.0%} of the parameters went with {units:.0%} of the units, as units are not of one size: "
+            "wide layers lost another share than narrow ones, or several sites make up one axis and multiply"
+        ]
+
+
+def _warning(sites: tuple[SiteReport, ...]) -> list[str]:
+    """The line about sites of which hardly anything is left.
+
+    >>> _warning((SiteReport("conv1", 64, 1), SiteReport("conv2", 64, 6)))
+    ['WARNING: 2 sites keep 10 % of the units or less: conv1 (1 of 64), conv2 (6 of 64)']
+    """
+    if not sites:
+        return []
+    count = f"{len(sites)} sites keep" if len(sites) > 1 else "1 site keeps"
+    least = _some([f"{site.name} ({site.kept} of {site.units})" for site in sites])
+    return [f"WARNING: {count} {100 * NEARLY_EMPTY:g} % of the units or less: {least}"]
 
 
 def _change(what: str, before: int, after: int) -> str:

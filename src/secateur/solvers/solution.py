@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.result import Method, Result
+from secateur.select import layer_fractions
 from secateur.state import check_module, own_tensors, usual
 from secateur.types import InputError, Keep, Sites
 from secateur.untouched import copied
@@ -87,14 +88,17 @@ class Solver(ABC):
 def fractions_of(sparsity: Fractions, sites: Sites, doing: str) -> dict[str, float]:
     """Return the fraction of every site, those not named in a mapping staying whole.
 
+    One fraction for all is that of each tensor's channels; sites that lie in one axis share it.
+
     Raises:
         InputError: a fraction outside [0, 1].
         UnknownNameError: a name that is no site.
     """
-    given = dict.fromkeys(sites, 0.0) | dict(sparsity) if isinstance(sparsity, Mapping) else sparsity
-    found = given if isinstance(given, dict) else dict.fromkeys(sites, given)
-    for name, fraction in found.items():
+    fractions = (
+        dict.fromkeys(sites, 0.0) | dict(sparsity) if isinstance(sparsity, Mapping) else dict.fromkeys(sites, sparsity)
+    )
+    for name, fraction in fractions.items():
         _ = sites[name]
         if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 <= fraction <= 1:
             raise InputError(f"{doing}: sparsity is the fraction removed and must lie in [0, 1]; got {fraction!r}")
-    return found
+    return fractions if isinstance(sparsity, Mapping) else layer_fractions(sites, sparsity)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.state import evaluating, own_tensors
 from secateur.structure.frames import Inputs
+from secateur.untouched import copied
 
 __all__ = ["Fetch", "StandIn"]
 
@@ -58,7 +58,7 @@ class StandIn:
                 memo[id(tensor)] = self.buffers[name] = torch.empty(tensor.shape, dtype=dtype, device=tensor.device)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's notices to itself when a graph is copied
-            self.model: nn.Module = copy.deepcopy(model, memo)
+            self.model: nn.Module = copied(model, memo)
 
     def run(self, fetch: Fetch, inputs: Inputs, run: Callable[[nn.Module, Inputs], Any] | None = None) -> Any:
         """Return what the model gives, or what `run` does with it, when its tensors are those that `fetch` returns."""
