@@ -14,8 +14,11 @@ ROOT = Path(secateur.__file__).parent
 # The order of docs/architecture.md. Rooms on one line may not import each other.
 ORDER = [
     {"types"},
+    {"untouched"},
     {"files", "labelled", "progress", "state"},
     {"structure"},
+    {"equations"},
+    {"rate"},
     {"criteria"},
     {"select"},
     {"allocate"},

@@ -265,7 +265,7 @@ def test_removing_nothing_returns_an_equal_copy(name: str) -> None:
     for keep in ({}, everything):
         made = cut_with_plan(model, sites, keep)
         assert made.model is not model
-        assert made.difference == 0
+        assert made.verification.example == 0
         assert not made.plan.rows
         assert not made.plan.attributes
         assert all(torch.equal(a, b) for a, b in zip(made.model.parameters(), model.parameters(), strict=True))
@@ -456,7 +456,7 @@ def test_tolerance_is_the_greatest_difference_allowed(monkeypatch: pytest.Monkey
     model = hand_mlp()
     sites = channels(model, torch.randn(4, 2))
     _permute_rows(monkeypatch)
-    assert cut_with_plan(model, sites, {"0": bits(1, 0, 1)}, tolerance=1e6).difference > 1e-4
+    assert cut_with_plan(model, sites, {"0": bits(1, 0, 1)}, tolerance=1e6).verification.example > 1e-4
 
 
 def test_an_empty_site_is_refused() -> None:

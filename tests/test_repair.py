@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur.criteria import Magnitude, Random
+from secateur.equations import input_rows, output_rows
 from secateur.prune import prune
 from secateur.repair import recalibrate, repair
-from secateur.repair.equations import input_rows, output_rows
 from secateur.select import select
 from secateur.structure import channels, cut, weights
 from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
@@ -129,7 +129,7 @@ def test_many_parts_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
     sites = channels(model, x)
     keep = select(Magnitude()(model, sites), 0.4)
     whole = repair(model, sites, keep, labelled(x))
-    monkeypatch.setattr(import_module("secateur.repair.equations"), "CHUNK", 1)  # its room has a function's name
+    monkeypatch.setattr(import_module("secateur.equations"), "CHUNK", 1)  # its room has a function's name
     parts = repair(model, sites, keep, [labelled(x[:3]), labelled(x[3:])])
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
 

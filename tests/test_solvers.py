@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -12,8 +12,10 @@ from torch.nn.functional import mse_loss
 import secateur
 from secateur.criteria import Magnitude
 from secateur.criteria.fisher_blocks import repaired
+from secateur.criteria.layer_inputs import LayerInputs
 from secateur.measure import evaluate
 from secateur.select import removed_fraction, select
+from secateur.select.patterns import n_of_m
 from secateur.solvers import Solution, Solver, SparseGPT, ThiNet, WoodFisher
 from secateur.solvers.sparse_gpt import solve
 from secateur.structure import channels, cut, mask, weights
@@ -71,6 +73,78 @@ def test_sparse_gpt_solves_columns_as_the_surgeon_does_one_by_one() -> None:
             if not mask[row, column]:
                 plain[row, column:] -= plain[row, column] / inverse[0, 0] * inverse[0]
     torch.testing.assert_close(found, plain.masked_fill(~mask, 0))
+
+
+def surgeon_n_of_m(weight: Tensor, moments: Tensor, n: int, m: int, run: int) -> tuple[Tensor, Tensor]:
+    """The paper's loop, plainly: column by column, each group of m chosen when its turn comes; no Cholesky factor."""
+    weight, keep = weight.clone(), torch.ones_like(weight, dtype=torch.bool)
+    for column in range(weight.shape[1]):
+        place = column % run % m
+        if place == 0:
+            group = range(column, min(column + m, column - column % run + run))
+            costs = torch.stack(
+                [weight[:, j] ** 2 / torch.linalg.inv(moments[j:, j:])[0, 0] for j in group], dim=1
+            )  # w² / [H⁻¹]ⱼⱼ of the columns that are left
+            stays = n if len(group) == m else -(-len(group) * n // m)
+            for row, cost in enumerate(costs.tolist()):
+                for j in sorted(range(len(group)), key=lambda k: (cost[k], k))[: len(group) - stays]:
+                    keep[row, column + j] = False
+        inverse = torch.linalg.inv(moments[column:, column:])
+        lost = torch.where(keep[:, column], 0.0, weight[:, column])
+        weight[:, column:] -= torch.outer(lost / inverse[0, 0], inverse[0])
+    return weight.masked_fill(~keep, 0.0), keep
+
+
+LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "linear": (lambda: nn.Linear(12, 5), (12,)),
+    "trailing columns": (lambda: nn.Linear(14, 5), (14,)),
+    "convolution": (lambda: nn.Conv2d(6, 5, 3), (6, 5, 5)),
+    "grouped": (lambda: nn.Conv1d(12, 4, 3, groups=2, stride=2), (12, 9)),
+    "depthwise": (lambda: nn.Conv2d(4, 4, 3, groups=4), (4, 5, 5)),
+    "transposed": (lambda: nn.ConvTranspose2d(6, 5, 2, stride=2), (6, 4, 4)),
+}
+
+
+@pytest.mark.parametrize("block", [1, 3, 4, 7, 128])
+@pytest.mark.parametrize("pattern", ["2:4", "1:4", "3:5", "4:8"])
+@pytest.mark.parametrize("kind", list(LAYERS))
+def test_n_of_m_is_the_plain_loop_that_chooses_each_group_on_updated_weights(
+    kind: str, pattern: str, block: int
+) -> None:
+    """Whatever the block is; a convolution's groups are along its input channels, at each place of the kernel."""
+    build, shape = LAYERS[kind]
+    torch.manual_seed(1)
+    model = nn.Sequential(build())
+    mixed = normal(shape[0], shape[0], seed=3) + 2 * torch.eye(shape[0])
+    data = torch.einsum("nc...,cd->nd...", normal(60, *shape, seed=2), mixed), torch.zeros(60)
+    solution = SparseGPT(data, block=block)(model, weights(model), pattern=pattern)
+    (inputs,) = LayerInputs(model, data, 60, "test").second_moments(["0.weight"])["0.weight"]
+    flat = model[0].weight.detach().flatten().double()
+    kernel = model[0].weight[0, 0].numel()
+    n, m = map(int, pattern.split(":"))
+    for entries, moments in zip(inputs.layer.entries, inputs.total, strict=True):
+        count = entries.shape[1]
+        order = [c * kernel + k for k in range(kernel) for c in range(count // kernel)]
+        damped = moments + 0.01 * moments.diagonal().mean() * torch.eye(count, dtype=torch.float64)
+        wanted, keep = surgeon_n_of_m(flat[entries][:, order], damped[order][:, order], n, m, count // kernel)
+        assert torch.equal(solution.keep["0.weight"].flatten()[entries][:, order], keep)
+        torch.testing.assert_close(
+            solution.tensors["0.weight"].flatten()[entries][:, order].double(), wanted, rtol=1e-4, atol=1e-5
+        )
+
+
+def test_n_of_m_on_inputs_that_go_together_loses_less_than_one_choice_for_all() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1000, 64) @ (torch.eye(64) + 0.3 * torch.randn(64, 64))
+    model = nn.Sequential(nn.Linear(64, 32), nn.Flatten())
+    weight, moments = model[0].weight.detach().double(), (x.T @ x).double()
+    at_once, _ = solve(weight, moments, [(0, 64)], lambda scores: n_of_m({"w": scores}, "2:4")["w"])
+    by_group = SparseGPT((x, torch.zeros(1000)))(model, weights(model), pattern="2:4").tensors["0.weight"].double()
+
+    def error(solved: Tensor) -> float:
+        return float(((solved - weight) @ moments).mul(solved - weight).sum())
+
+    assert error(by_group) < 0.8 * error(at_once)
 
 
 def test_thinet_refits_the_readers_by_hand() -> None:

@@ -250,7 +250,7 @@ def prune(
         keep = select(scorer(model, sites), sparsity, **options, **rule)
     if unit == "channels":
         made = cut_with_plan(_repaired(ready, sites, keep, chosen, data), sites, keep, form=form)
-        small, plan, difference = made.model, made.plan, made.difference
+        small, plan, difference = made.model, made.plan, made.verification.example
     else:
         if chosen:
             raise InputError('prune: repair makes up for channels that are cut out; it goes with unit="channels"')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from secateur.equations import Normal, input_rows, output_rows
 from secateur.labelled import Data, check_data, iterate
-from secateur.repair.equations import Normal, input_rows, output_rows
 from secateur.repair.norms import norms_of, recalibrate
 from secateur.state import device_of, evaluating, own_tensors
 from secateur.structure import Structure, mask
@@ -23,6 +22,7 @@ from secateur.structure.rules import op_name
 from secateur.structure.rules.contractions import CONVOLUTIONS
 from secateur.structure.sites import check_keep
 from secateur.types import InputError, Keep, Sites, unknown_name
+from secateur.untouched import copied
 
 __all__ = ["REPAIRS", "Repair", "repair"]
 
@@ -86,7 +86,7 @@ def repair(
     check_data(data, "repair")
     checked = check_keep(sites, keep)
     _check_visible(model, sites, checked)
-    made = copy.deepcopy(model)
+    made = copied(model)
     work = _Work(model, made, sites, checked, data, batch_size)
     for one in ("least-squares", "bias"):
         if one in chosen:

@@ -9,10 +9,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from secateur.criteria.removal import evaluate_keeps
 from secateur.labelled import Data, check_data
+from secateur.rate.masks import evaluate_keeps
 from secateur.schedules.options import check_fraction, check_whole
 from secateur.schedules.walk import Pruned, Schedule, Walk
 from secateur.select import SCOPES, Scope, select
@@ -66,8 +65,8 @@ class Iterative(Schedule):
         scope: rank all units together (``"global"``) or within each site (``"layer"``).
         train: called with (model, masks) after each step; it trains the model in place. It may be killed: a checkpoint
             goes on with the step that was under way.
-        batches: labelled samples to log the loss on, after training; None logs none.
-        loss: of (outputs, targets); the mean of its samples' losses.
+        data: labelled samples to log the loss on, after training; None logs none.
+        loss: a name that `fit` takes, or a function of (outputs, targets) that gives the mean of its samples' losses.
         minimum: how many units every site keeps at least.
 
     >>> from secateur.criteria import Magnitude
@@ -83,8 +82,8 @@ class Iterative(Schedule):
     curve: Curve = "linear"
     scope: Scope = "global"
     train: Train | None = None
-    batches: Data | None = field(default=None, repr=False)
-    loss: Loss = cross_entropy
+    data: Data | None = field(default=None, repr=False)
+    loss: str | Loss = "cross_entropy"
     minimum: int = 1
 
     def __post_init__(self) -> None:
@@ -93,8 +92,8 @@ class Iterative(Schedule):
         for what, value, known in (("curve", self.curve, CURVES), ("scope", self.scope, SCOPES)):
             if value not in known:
                 raise unknown_name(what, value, known)
-        if self.batches is not None:
-            check_data(self.batches, "Iterative")
+        if self.data is not None:
+            check_data(self.data, "Iterative")
 
     def _prune(self, walk: Walk) -> Pruned:
         if isinstance(walk.sites.structure, BlockStructure):
@@ -117,9 +116,9 @@ class Iterative(Schedule):
         return walk.finish(now.model if self.train is not None else None)
 
     def _rate(self, model: nn.Module) -> tuple[float, float]:
-        if self.batches is None:
+        if self.data is None:
             return nan, nan
-        found = evaluate_keeps(model, Sites({}), [{}], self.batches, self.loss)
+        found = evaluate_keeps(model, Sites({}), [{}], self.data, self.loss)
         return float(found.losses[0]), float(found.accuracy[0])
 
     def _choose(self, walk: Walk, now: _Now, fraction: float) -> dict[str, Tensor]:

@@ -303,7 +303,7 @@ class Walk:
         """Cut and verify; `trained` is the model that was cut and trained on the way, where there is one."""
         if isinstance(self.sites.structure, (Structure, BlockStructure)):
             made = cut_with_plan(self.model, self.sites, self.keep)
-            model, plan, difference = made.model, made.plan, made.difference
+            model, plan, difference = made.model, made.plan, made.verification.example
         else:
             model, plan, difference = mask(self.model, self.sites, self.keep), Plan(), None
         return Pruned(

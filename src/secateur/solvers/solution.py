@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from secateur.state import check_module, own_tensors
 from secateur.types import InputError, Keep, Sites
+from secateur.untouched import copied
 
 __all__ = ["Fractions", "Solution", "Solver", "fractions_of"]
 
@@ -43,7 +43,7 @@ class Solution:
             InputError: the model has no such parameter, or it has another shape.
         """
         check_module(model, "Solution.apply")
-        changed = copy.deepcopy(model)
+        changed = copied(model)
         own = own_tensors(changed)
         for name, tensor in self.tensors.items():
             if name not in own or own[name].shape != tensor.shape:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 
 import torch
@@ -16,9 +15,10 @@ from secateur.labelled import Data
 from secateur.select import select
 from secateur.solvers.layer_problems import damped, merged
 from secateur.solvers.solution import Fractions, Solution, fractions_of
-from secateur.state import own_tensors
+from secateur.state import own_tensors, usual
 from secateur.structure.sites import masked_tensors
 from secateur.types import InputError, Site, Sites
+from secateur.untouched import copied
 
 __all__ = ["ThiNet"]
 
@@ -33,7 +33,7 @@ class ThiNet:
     pass a site, and the second moments of one site's readers at a time. No labels are needed.
 
     Attributes:
-        batches: labelled samples; the targets are not used.
+        data: labelled samples; the targets are not used.
         damping: added to the diagonal of the inputs' second moments, as a share of its mean.
         batch_size: samples a pass, where the data are in memory.
 
@@ -49,21 +49,22 @@ class ThiNet:
     ([False, True], tensor([[0.0000, 1.5000]]))
     """
 
-    batches: Data = field(repr=False)
+    data: Data = field(repr=False)
     damping: float = 1e-3
     batch_size: int = 500
 
     def __post_init__(self) -> None:
-        check_batches("ThiNet", self.batches, self.batch_size)
+        check_batches("ThiNet", self.data, self.batch_size)
         if isinstance(self.damping, bool) or not self.damping > 0:
             raise InputError(f"ThiNet: damping must be above 0; got {self.damping!r}")
 
+    @usual
     def __call__(self, model: nn.Module, sites: Sites, sparsity: Fractions) -> Solution:
         """Return masks and weights; one unit of every site stays at least."""
         fractions = fractions_of(sparsity, sites, "ThiNet")
-        work = copy.deepcopy(model)
+        work = copied(model)
         parameters_of(work, sites)
-        inputs = LayerInputs(work, self.batches, self.batch_size, "ThiNet")
+        inputs = LayerInputs(work, self.data, self.batch_size, "ThiNet")
         keep: dict[str, Tensor] = {}
         for name, site in sites.items():
             found = {n: merged(f, "ThiNet") for n, f in inputs.second_moments(read_by(site)).items()}

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from secateur.state import check_finite, check_made, check_module, evaluating, split_inputs
 from secateur.structure.sites import REPAIR
 from secateur.types import ExampleInputs, InputError, Keep, Member, Site, Sites
+from secateur.untouched import copied, run_with
 
 __all__ = ["BlockStructure", "Skip", "blocks", "without_blocks"]
 
@@ -131,7 +130,7 @@ def _calls(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
 
         handles.append(model.get_submodule(path).register_forward_hook(note, with_kwargs=True))
     try:
-        with evaluating(model), torch.random.fork_rng(devices=[]):
+        with evaluating(model):
             model(*args, **kwargs)
     except Exception as error:
         raise InputError(f"blocks: the model's forward pass failed on the example inputs: {error}") from error
@@ -152,7 +151,7 @@ def _problem(block: nn.Module, call: Called) -> str:
         return "changes the shape of its input"
     zeros = {name: torch.zeros_like(p) for name, p in block.named_parameters()}
     with evaluating(block):
-        result = functional_call(block, zeros, args, dict(kwargs))
+        result = run_with(block, zeros, args, kwargs)
     result = result[0] if isinstance(result, tuple) else result
     scale = max(float(first.abs().max()), torch.finfo(torch.float32).tiny)
     return "" if float((result - first).abs().max()) / scale <= TOLERANCE else "is no residual block"
@@ -177,4 +176,4 @@ def without_blocks(model: nn.Module, structure: BlockStructure, keep: Keep) -> n
     ]
     # Put into the memo, so that the copy never copies what it leaves out.
     memo: dict[int, Any] = {id(model.get_submodule(path)): Skip(path in structure.wrapped) for path in gone}
-    return copy.deepcopy(model, memo)
+    return copied(model, memo)

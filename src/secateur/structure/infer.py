@@ -17,7 +17,7 @@ from secateur.structure.rules import RULES, Call, Ties, Value, fixed_value, free
 from secateur.structure.trace import Graph
 from secateur.types import Member, Role, Site
 
-__all__ = ["Structure", "attribute", "bind", "infer"]
+__all__ = ["Structure", "attribute", "bind", "infer", "writes"]
 
 INLINED = {"wrap_with_set_grad_enabled", "wrap_with_autocast", "wrap_with_inference_mode"}
 
@@ -126,7 +126,7 @@ class _Solver:
         if (rule is not None and call.values()) or name in {"zeros", "ones", "full", "empty", "rand", "randn"}:
             assert rule is not None
             made_value = rule(call)
-            if _writes(node) and isinstance(made_value, Value):
+            if writes(node) and isinstance(made_value, Value):
                 self._overwrite(node, made_value)
             return made_value
         made = node.meta.get("val")
@@ -135,7 +135,8 @@ class _Solver:
         return freeze_all(call, f"no rule for {name}" if call.values() else "made in the forward pass")
 
 
-def _writes(node: Node) -> bool:
+def writes(node: Node) -> bool:
+    """Return whether an op writes into a tensor that it is given."""
     schema = getattr(node.target, "_schema", None)
     return schema is not None and schema.is_mutable
 

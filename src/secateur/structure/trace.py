@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from secateur.state import check_made, check_module, evaluating, own_tensors, split_inputs
 from secateur.structure.record import record
 from secateur.types import ExampleInputs, InputError, TraceError
+from secateur.untouched import writes_refused
 
 __all__ = ["Graph", "trace", "where"]
 
@@ -88,13 +89,13 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, quick: bool = True
     check_module(model, "trace")
     check_made(model)
     args, kwargs = split_inputs(example_inputs)
-    with evaluating(model), torch.random.fork_rng(devices=[]):
+    with evaluating(model), writes_refused(model):
         if quick and (found := _recorded(model, args, kwargs)) is not None:
             return found
         if not known_to_run:
             # The exporter works on shapes alone, and lets pass what would fail on numbers, such as a wrong type.
             _check_runs(model, args, kwargs)
-    with evaluating(model), torch.random.fork_rng(devices=[]):  # anew: what the passes before kept in tables is dropped
+    with evaluating(model):  # anew: what the passes before kept in tables is dropped
         program = _export(model, args, kwargs)
     return _exported(model, program, args, kwargs)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from secateur.criteria.loss_change.chain.gemm import product
-from secateur.criteria.loss_change.chain.parse import Layer
+from secateur.rate.chain.gemm import product
+from secateur.rate.chain.parse import Layer
 
 __all__ = ["Rows", "Sparse", "joined", "whole"]
 

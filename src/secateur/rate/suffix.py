@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.fx import Node
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from secateur.criteria.loss_change.downdate import Downdate, downdate
-from secateur.criteria.loss_change.program import Line, Step, bytes_of
+from secateur.rate.downdate import Downdate, downdate
+from secateur.rate.program import Line, Step, bytes_of
 from secateur.structure.flow import Read
 from secateur.types import Member
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from secateur.criteria.loss_change.memory import Budget
-from secateur.criteria.loss_change.program import Line, Unfit, program
-from secateur.criteria.loss_change.suffix import Suffix, after_parameters, after_reads
-from secateur.criteria.loss_change.tally import Tally
+from secateur.rate.memory import Budget
+from secateur.rate.program import Line, Unfit, program
+from secateur.rate.suffix import Suffix, after_parameters, after_reads
+from secateur.rate.tally import Tally
 from secateur.state import evaluating, own_tensors
 from secateur.structure.flow import Flow, Read
 from secateur.structure.infer import Structure

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from secateur.criteria.loss_change.program import Step
+from secateur.rate.program import Step
 from secateur.structure.flow import Read
 
 __all__ = ["Downdate", "downdate"]

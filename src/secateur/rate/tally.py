@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import nan
 
 import torch
 from torch import Tensor
 
-from secateur.criteria.loss_change.result import Base, LossChanges
-from secateur.criteria.loss_change.samples import SampleLoss
-from secateur.labelled import are_classes, check_outputs
+from secateur.labelled import are_classes
+from secateur.losses import check_answers
+from secateur.rate.samples import SampleLoss
 from secateur.types import InputError, Loss, Sites
 
 __all__ = ["Sums", "Tally"]
@@ -61,7 +60,7 @@ class Tally:
 
     def start(self, outputs: Tensor, targets: Tensor, what: str = "LossChange") -> None:
         """Take the outputs ``(samples, …)`` of the whole model on the next block of samples."""
-        check_outputs(outputs, targets, what)
+        check_answers(outputs, targets, self.loss, what)
         outputs = outputs.float()
         self.targets, self.losses = targets, self.each(outputs, targets)
         self.each.check(self.losses, outputs, targets)
@@ -113,8 +112,8 @@ class Tally:
         # A float32 is exact up to 16,777,216, more than a block of samples.
         return counts.index_add_(1, self.targets.long(), right.float()).long().cpu()
 
-    def result(self) -> LossChanges:
-        """Return the changes of the mean loss, once every chosen unit was measured on every sample.
+    def check(self) -> None:
+        """See that every chosen unit was measured on every sample.
 
         Raises:
             InputError: there were no samples.
@@ -123,47 +122,3 @@ class Tally:
             raise InputError("LossChange: there are no samples; give at least one batch")
         for name, sums in self.sums.items():
             assert bool((sums.count[self.chosen[name]] == self.count).all()), f"units of {name} were left out"
-        return _result(self)
-
-
-def _result(tally: Tally) -> LossChanges:
-    made = LossChanges(_base(tally))
-    for name, sums in tally.sums.items():
-        shape = tally.sites[name].shape
-        mean = sums.change / tally.count
-        made[name] = mean.float().reshape(shape)
-        made.error[name] = _error(mean, sums.square, tally.count).float().reshape(shape)
-        whole, by_class = _accuracies(tally, sums)
-        made.accuracy[name] = whole.reshape(shape)
-        made.class_accuracy[name] = by_class.reshape(*shape, by_class.shape[1])
-        made.exact[name] = (sums.count == tally.count).reshape(shape)
-    return made
-
-
-def _base(tally: Tally) -> Base:
-    asked, right = torch.zeros(2, 0, dtype=torch.int64) if tally.answers is None else tally.answers
-    return Base(
-        loss=tally.total / tally.count,
-        accuracy=nan if tally.answers is None else int(right.sum()) / tally.count,
-        class_accuracy=right.double() / asked.double(),
-        count=tally.count,
-        class_count=asked,
-    )
-
-
-def _accuracies(tally: Tally, sums: Sums) -> tuple[Tensor, Tensor]:
-    """The changes of the accuracy ``(units,)``, and on each class ``(units, classes)``."""
-    units = len(sums.change)
-    if tally.answers is None:
-        return torch.full((units,), nan, dtype=torch.float64), torch.zeros(units, 0, dtype=torch.float64)
-    asked, right = tally.answers
-    change = (torch.zeros(1, len(right)).expand(units, -1) if sums.right is None else sums.right - right).double()
-    return change.sum(1) / tally.count, change / asked.double()
-
-
-def _error(mean: Tensor, square: Tensor, count: int) -> Tensor:
-    """The standard error of the mean of paired differences; infinite with one sample, which tells nothing of it."""
-    if count == 1:
-        return torch.full_like(mean, torch.inf)
-    variance = (square - count * mean.square()).clamp(min=0) / (count - 1)
-    return (variance / count).sqrt()

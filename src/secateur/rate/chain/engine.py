@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from secateur.criteria.loss_change.chain.images import Downdate
-from secateur.criteria.loss_change.chain.last import EQUAL, column_sums, sample_changes
-from secateur.criteria.loss_change.chain.parse import Layer, Op, parse
-from secateur.criteria.loss_change.chain.rows import Rows, Sparse
-from secateur.criteria.loss_change.memory import Budget
-from secateur.criteria.loss_change.program import Unfit
-from secateur.criteria.loss_change.tally import Tally
+from secateur.rate.chain.images import Downdate
+from secateur.rate.chain.last import EQUAL, column_sums, sample_changes
+from secateur.rate.chain.parse import Layer, Op, parse
+from secateur.rate.chain.rows import Rows, Sparse
+from secateur.rate.memory import Budget
+from secateur.rate.program import Unfit
+from secateur.rate.tally import Tally
 from secateur.state import device_of, evaluating
 from secateur.types import Loss, Sites
 

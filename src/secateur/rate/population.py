@@ -11,21 +11,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from secateur.search.folded import Wide, wide
-from secateur.search.rows import RowBank
-from secateur.search.space import Genes, Offsets, Space
-from secateur.search.suffix import Suffix, Values
+from secateur.rate.parted import Suffix, Values
+from secateur.rate.row_bank import RowBank
+from secateur.rate.wide import Wide, wide
 from secateur.state import device_of, evaluating
-from secateur.types import InputError
+from secateur.types import InputError, Sites
 
-__all__ = ["Counts", "Population"]
+__all__ = ["Candidates", "Counts", "Genes", "Offsets", "Population"]
+
+Genes = NDArray[np.bool_]
+"""Candidates: ``(candidates, units)`` bool, True = keep; one row is a chromosome."""
+
+Offsets = NDArray[np.float64]
+"""What is added to the searched biases: ``(candidates, biases)``."""
 
 Counts = NDArray[np.int64]
 """One whole number a candidate."""
@@ -35,6 +41,47 @@ Changed = Callable[[int], Mapping[str, Tensor]]
 
 CHUNK = 2**24  # bytes: what a chunk makes stays near the processor
 CLOSE = 128  # in units of rounding at the greatest logit: sums in another order differ by a few
+
+
+class Candidates(Protocol):
+    """What candidates choose from, such as `secateur.search.Space`: units as one flat row of genes, and biases."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The model."""
+        ...
+
+    @property
+    def sites(self) -> Sites:
+        """Whose units the genes are, in this order."""
+        ...
+
+    @property
+    def biases(self) -> Sequence[str]:
+        """The parameters that a candidate adds to."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """How many genes there are."""
+        ...
+
+    @property
+    def bias_size(self) -> int:
+        """How many numbers a candidate adds to the biases."""
+        ...
+
+    def keep(self, genes: Genes) -> dict[str, Tensor]:
+        """The keep masks of one chromosome ``(units,)``."""
+        ...
+
+    def offset(self, offsets: Offsets | None) -> dict[str, Tensor]:
+        """What one candidate adds to each bias."""
+        ...
+
+    def tensors(self, genes: Genes, offsets: Offsets | None = None) -> dict[str, Tensor]:
+        """The parameters that one candidate changes."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +123,7 @@ class Population:
     """
 
     def __init__(
-        self, space: Space, inputs: Tensor, labels: Tensor, *, batch_size: int = 256, memory: int = 2**29
+        self, space: Candidates, inputs: Tensor, labels: Tensor, *, batch_size: int = 256, memory: int = 2**29
     ) -> None:
         _check(inputs, labels, batch_size, memory)
         self.space, self.samples, self.memory = space, len(labels), memory

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.nn.functional import conv2d
 
-from secateur.criteria.loss_change.chain.gemm import product
+from secateur.rate.chain.gemm import product
 from secateur.state import tensors
 from secateur.structure.axes import Atom, resolve
 from secateur.structure.infer import Structure

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx import Node
 
-from secateur.search.suffix import Suffix, Values
+from secateur.rate.parted import Suffix, Values
 from secateur.structure.rules import op_name
 from secateur.structure.rules.registry import shape_of
 

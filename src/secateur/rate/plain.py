@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from secateur.criteria.loss_change.tally import Tally
+from secateur.rate.tally import Tally
 from secateur.state import evaluating
 from secateur.types import Member, Site, Sites
 
