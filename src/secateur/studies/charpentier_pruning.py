@@ -19,13 +19,12 @@ from secateur.files import require
 from secateur.lab import figures
 from secateur.lab.blocks import Block, Column, Picture, Section, Table
 from secateur.lab.classes import class_damage
+from secateur.lab.judgement import paired
 from secateur.lab.options import Option
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.report import Report
 from secateur.lab.sections import interval, mean, pick
-from secateur.lab.stats import compare
 from secateur.lab.study import Cell, Context, Outcome, Results
-from secateur.lab.tables import comparison_table
 from secateur.measure import predict
 from secateur.schedules import PruningLog
 from secateur.schedules.walk import Unit
@@ -273,11 +272,10 @@ def _controls(part: Part, pruned: DataFrame, controls: DataFrame) -> list[Block]
     caption = "The same numbers of units of each site removed by the loss, at random (mean of the draws), and by the lowest L2 norm."
     basis = part.basis(rows, "training, validation and test images")
     blocks: list[Block] = [Table("controls", caption, columns, table, basis)]
-    if rows["seed"].nunique() > 1:
-        found = compare(rows, value="loss", baseline=BY_LOSS, within=("schedule",), better="lower")
-        words = "Test loss of the controls against removal by the loss, at the same numbers of units."
-        blocks.append(comparison_table(found, "compared", words))
-    return blocks
+    words = "Test loss of the controls against removal by the loss, at the same numbers of units."
+    return blocks + paired(
+        rows, "compared", words, value="loss", baseline=BY_LOSS, within=("schedule",), better="lower"
+    )
 
 
 def _classes(part: Part, pruned: DataFrame, controls: DataFrame) -> list[Block]:

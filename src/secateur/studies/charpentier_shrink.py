@@ -11,13 +11,12 @@ from secateur.criteria import Evaluations, evaluate_keeps
 from secateur.lab import figures
 from secateur.lab.blocks import Block, Column, Picture, Section, Table
 from secateur.lab.classes import class_damage
+from secateur.lab.judgement import paired
 from secateur.lab.options import Option
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.report import Report
 from secateur.lab.sections import interval, mean, pick
-from secateur.lab.stats import compare
 from secateur.lab.study import Cell, Context, Outcome, Results, Study
-from secateur.lab.tables import comparison_table
 from secateur.schedules import RandomShrink
 from secateur.structure import channels
 from secateur.studies.charpentier import SOURCE, bases, check, options
@@ -179,20 +178,11 @@ def _losses(part: Part, cells: DataFrame, runs: DataFrame) -> list[Block]:
         blocks.append(
             Picture(f"box-{name}-loss", drawing, f"What shrinking did to the {name} loss, all runs.", alt, basis)
         )
-    if each["seed"].nunique() > 1:
-        found = compare(
-            each.rename(columns={"n": "at a time"}),
-            value="test_loss",
-            baseline="shrink",
-            within=("at a time",),
-            better="lower",
-        )
-        blocks.append(
-            comparison_table(
-                found, "compared", "Test loss of the controls against shrinking at the same number of nodes."
-            )
-        )
-    return blocks
+    named = each.rename(columns={"n": "at a time"})
+    words = "Test loss of the controls against shrinking at the same number of nodes."
+    return blocks + paired(
+        named, "compared", words, value="test_loss", baseline="shrink", within=("at a time",), better="lower"
+    )
 
 
 def _each(runs: DataFrame) -> DataFrame:
