@@ -9,9 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from secateur.criteria import Magnitude
+from secateur.select import select
 from secateur.structure import channels, cut, mask, weights
 from secateur.structure.cut import Plan, cut_with_plan
 from secateur.structure.rules import RULES, Call, Value
+from secateur.testing import zoo
 from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
 from secateur.types import CutError, InputError, Keep, Sites, UnknownNameError, VerificationError
 
