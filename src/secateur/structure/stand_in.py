@@ -46,6 +46,8 @@ class StandIn:
         self.types = DOUBLE if double else {}
         self.parameters: dict[int, str] = {}
         self.buffers: dict[str, Tensor] = {}
+        # A function that the model holds may reach for the original's tensors, as a copy keeps what it closes over.
+        self.originals: dict[int, Tensor] = {}
         memo: dict[int, Any] = {}
         for name, tensor in own_tensors(model).items():
             if id(tensor) in memo or not (tensor.is_floating_point() or tensor.is_complex()):
@@ -53,9 +55,10 @@ class StandIn:
             dtype = self.types.get(tensor.dtype, tensor.dtype)
             if isinstance(tensor, nn.Parameter):
                 memo[id(tensor)] = _shell(tensor, dtype)
-                self.parameters[id(memo[id(tensor)])] = name
+                self.parameters |= dict.fromkeys((id(memo[id(tensor)]), id(tensor)), name)
             else:
                 memo[id(tensor)] = self.buffers[name] = torch.empty(tensor.shape, dtype=dtype, device=tensor.device)
+                self.originals[id(tensor)] = self.buffers[name]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's notices to itself when a graph is copied
             self.model: nn.Module = copied(model, memo)
@@ -65,7 +68,7 @@ class StandIn:
         with evaluating(self.model), torch.random.fork_rng(devices=[]):
             for name, buffer in self.buffers.items():
                 buffer.copy_(fetch(name))
-            with _Substitutes(self.parameters, fetch, self.types):
+            with _Substitutes(self, fetch):
                 return self.model(*inputs[0], **inputs[1]) if run is None else run(self.model, inputs)
 
 
@@ -77,9 +80,10 @@ def _shell(parameter: nn.Parameter, dtype: torch.dtype) -> nn.Parameter:
 class _Substitutes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Puts what they stand for in the place of shells, and wider types in the place of those that numbers have."""
 
-    def __init__(self, parameters: dict[int, str], fetch: Fetch, types: dict[torch.dtype, torch.dtype]) -> None:
+    def __init__(self, stand_in: StandIn, fetch: Fetch) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.parameters, self.fetch, self.types = parameters, fetch, types
+        self.parameters, self.buffers, self.types = stand_in.parameters, stand_in.originals, stand_in.types
+        self.fetch = fetch
         self.used: set[str] = set()
         self.fetched: dict[str, Tensor] = {}
         # What is written into a narrow tensor must be read from it later: one wide copy each, and the narrow one alive.
@@ -100,6 +104,7 @@ class _Substitutes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return argument
         if id(argument) in self.parameters:
             return self._stood_for(self.parameters[id(argument)])
+        argument = self.buffers.get(id(argument), argument)
         return self._wide(argument) if argument.dtype in self.types else argument
 
     def _wide(self, tensor: Tensor) -> Tensor:
