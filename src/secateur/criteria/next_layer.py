@@ -11,11 +11,12 @@ from torch import Tensor, fx, nn
 from torch.fx import Node
 from torch.nn.functional import cross_entropy
 
-from secateur.criteria.gates import Gated, check_options, estimate, gradient, writes
+from secateur.criteria.gates import Gated, check_options, estimate, gradient
 from secateur.labelled import Data
 from secateur.rate.samples import SampleLoss
 from secateur.structure.flow import Flow, Read
-from secateur.structure.infer import Structure, bind
+from secateur.structure.infer import Structure
+from secateur.structure.ops import bind, writes
 from secateur.structure.rules import op_name
 from secateur.types import Loss, Sites
 
