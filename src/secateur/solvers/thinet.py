@@ -11,9 +11,10 @@ from secateur.criteria.batches import check_batches
 from secateur.criteria.layer_inputs import Inputs, LayerInputs
 from secateur.criteria.reconstruction import gram, greedy, read_by, readers
 from secateur.criteria.units import parameters_of
+from secateur.equations import solved
 from secateur.labelled import Data
 from secateur.select import select
-from secateur.solvers.layer_problems import damped, merged
+from secateur.solvers.layer_problems import damping_of, merged
 from secateur.solvers.solution import Fractions, Solution, Solver, fractions_of
 from secateur.state import own_tensors, usual
 from secateur.structure.sites import masked_tensors
@@ -87,21 +88,24 @@ class ThiNet(Solver):
             flat = weight.detach().flatten().clone()
             for entries, owner, moments in zip(inputs.layer.entries.to(flat.device), owners, inputs.total, strict=True):
                 stays = ((owner < 0) | keep[owner.clamp(min=0)]).to(flat.device)
-                flat[entries] = refitted(flat[entries].double(), damped(moments, self.damping), stays).to(flat)
+                load = damping_of(moments, self.damping)
+                flat[entries] = refitted(flat[entries].double(), moments, stays, load).to(flat)
             _write(work, {inputs.layer.parameter: flat.reshape(weight.shape)})
 
 
-def refitted(weight: Tensor, moments: Tensor, stays: Tensor) -> Tensor:
+def refitted(weight: Tensor, moments: Tensor, stays: Tensor, load: float) -> Tensor:
     """Return the matrix whose columns that stay compute what all did, as nearly as they can; zeros in the others.
 
+    `load` is what the square of a column's change costs.
+
     >>> moments = torch.tensor([[1.0, 2.0], [2.0, 4.0]])
-    >>> refitted(torch.tensor([[1.0, 1.0]]), moments, torch.tensor([False, True]))
+    >>> refitted(torch.tensor([[1.0, 1.0]]), moments, torch.tensor([False, True]), 0.0)
     tensor([[0.0000, 1.5000]])
     """
-    made = torch.zeros_like(weight)
-    if bool(stays.any()):
-        made[:, stays] = torch.linalg.solve(moments[stays][:, stays], moments[stays] @ weight.T).T
-    return made
+    refit = torch.zeros_like(weight)
+    change = solved(moments[stays][:, stays], weight[:, ~stays] @ moments[~stays][:, stays], load)
+    refit[:, stays] = weight[:, stays] + change.to(weight)
+    return refit
 
 
 def _write(model: nn.Module, tensors: dict[str, Tensor]) -> None:
