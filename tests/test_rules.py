@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from secateur.structure import channels, cut, mask
 from secateur.structure.rules import RULES
 from secateur.structure.reference import reference_outputs
-from secateur.structure.verify import difference
+from secateur.structure.difference import difference
 from secateur.types import Sites
 
 Function = Callable[[Tensor], Tensor]

@@ -16,7 +16,7 @@ from secateur.structure.cut import apply_plan, make_plan
 from secateur.structure.graph import Shapes, graph_form, graph_structure, require_shapes
 from secateur.structure.infer import Structure
 from secateur.structure.trace import trace
-from secateur.structure.verify import difference
+from secateur.structure.difference import difference
 from secateur.types import FileError, Keep, Sites
 
 __all__ = ["check_answers", "keep_graph", "rebuild"]
