@@ -29,7 +29,7 @@ from secateur.measure import predict
 from secateur.schedules import PruningLog
 from secateur.schedules.walk import Unit
 from secateur.structure import channels, cut, mask
-from secateur.structure.verify import difference
+from secateur.structure.difference import difference
 from secateur.studies.measured import by_magnitude, drawn_like, images_of, rate
 from secateur.studies.measured_pages import Part, report
 from secateur.studies.networks import example, network, size

@@ -17,7 +17,7 @@ from secateur.measure import compare_latency, parameters, predict
 from secateur.models.initialise import initialise
 from secateur.select import Scope, select
 from secateur.structure import channels, cut, mask, weights
-from secateur.structure.verify import difference
+from secateur.structure.difference import difference
 from secateur.studies.comparison_options import METHODS, check, options
 from secateur.studies.networks import example, fit_and_rate, grid, network, quality, size, split, trained
 from secateur.types import CutError, Keep, Sites
