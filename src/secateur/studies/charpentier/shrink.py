@@ -84,16 +84,16 @@ def shrink_cell(context: Context) -> Outcome:
     units = sum(site.size for site in sites.values())
     metrics: dict[str, Json] = {
         "units": units,
-        "share": sum(len(run.removed) for run in runs) / len(runs) / units,
-        "evaluations": sum(run.evaluations for run in runs),
-        "cut_difference": max(run.difference or 0.0 for run in runs),
+        "share": sum(len(run.history.removed) for run in runs) / len(runs) / units,
+        "evaluations": sum(run.history.evaluations for run in runs),
+        "cut_difference": max(0.0 if run.verification is None else run.verification.example for run in runs),
         **{f"whole_{name}_loss": float(one.losses[0]) for name, one in found.items()},
     }
     history = []
     for place, method in enumerate(METHODS):
         rows = slice(1 + place * len(runs), 1 + (place + 1) * len(runs))
         metrics[f"{method}_class_accuracy"] = found["test"].class_accuracy[rows].mean(0).tolist()
-        history += _history(method, [len(run.removed) for run in runs], found, rows)
+        history += _history(method, [len(run.history.removed) for run in runs], found, rows)
     return Outcome(metrics, history)
 
 
