@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.func import functional_call
 from torch.fx import Node
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import one_hot
 from torch.utils import _pytree as pytree
 
 from secateur.labelled import Data, are_classes, check_data, check_outputs, iterate
+from secateur.losses import check_loss, loss_function
 from secateur.rate.samples import SampleLoss
 from secateur.state import device_of, evaluating
 from secateur.structure.flow import Flow, Read
@@ -23,6 +23,7 @@ from secateur.structure.infer import Structure
 from secateur.structure.rules import op_name
 from secateur.structure.sites import check_keep, check_same_model, masked_tensors
 from secateur.types import InputError, Keep, Loss, Sites
+from secateur.untouched import run_with
 
 __all__ = ["Evaluations", "LastRead", "Removals", "evaluate_keeps"]
 
@@ -57,8 +58,8 @@ def evaluate_keeps(
     model: nn.Module,
     sites: Sites,
     keeps: Sequence[Keep],
-    batches: Data,
-    loss: Loss = cross_entropy,
+    data: Data,
+    loss: str | Loss = "cross_entropy",
     *,
     max_memory: int | None = None,
     batch_size: int = 500,
@@ -72,8 +73,8 @@ def evaluate_keeps(
         model: the model; it is left as it is, and runs in eval mode.
         sites: from `channels` (or `weights`, where each mask is a whole forward pass).
         keeps: the masks: one bool tensor a site, True = keep; sites without one stay whole.
-        batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
-        loss: of (outputs, targets); the mean of its samples' losses.
+        data: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
+        loss: a name that `fit` takes, or a function of (outputs, targets) that gives the mean of its samples' losses.
         max_memory: bytes of activations to keep.
         batch_size: samples a pass, where the data are in memory.
 
@@ -90,7 +91,7 @@ def evaluate_keeps(
     >>> found.accuracy.tolist(), found.class_accuracy.tolist()
     ([1.0, 0.5], [[1.0, 1.0], [1.0, 0.0]])
     """
-    return Removals(model, sites, batches, loss, max_memory, batch_size)(keeps)
+    return Removals(model, sites, data, loss, max_memory, batch_size)(keeps)
 
 
 @dataclass(eq=False)
@@ -109,8 +110,8 @@ class Removals:
 
     model: nn.Module
     sites: Sites
-    batches: Data
-    loss: Loss = cross_entropy
+    data: Data
+    loss: str | Loss = "cross_entropy"
     max_memory: int | None = None
     batch_size: int = 500
     _flow: Flow | None = field(default=None, init=False, repr=False)
@@ -118,7 +119,7 @@ class Removals:
 
     def __post_init__(self) -> None:
         check_same_model(self.model, self.sites)
-        check_data(self.batches, DOING)
+        check_data(self.data, DOING)
         if isinstance(self.sites.structure, Structure):
             self._flow = Flow(self.model, self.sites)
 
@@ -127,8 +128,8 @@ class Removals:
         if not keeps:
             raise InputError("evaluate_keeps: there are no masks to evaluate; give at least one, {} for none removed")
         masks = [_less(check_keep(self.sites, keep)) for keep in keeps]
-        tally = _Tally(len(masks), self.loss)
-        with torch.no_grad(), evaluating(self.model), torch.random.fork_rng(devices=[]):
+        tally = _Tally(len(masks), loss_function(self.loss))
+        with torch.no_grad(), evaluating(self.model):
             for part in self._parts(frozenset(name for keep in masks for name in keep)):
                 for first, outputs in part.outputs(masks):
                     tally.add(first, outputs, part.targets)
@@ -140,7 +141,7 @@ class Removals:
         Each unit must be one of the layer's inputs.
         """
         names = frozenset(self.sites)
-        with torch.no_grad(), evaluating(self.model), torch.random.fork_rng(devices=[]):
+        with evaluating(self.model):
             for part in self._parts(names):
                 if not isinstance(part, _Suffix) or part.last is None or not part.last.single:
                     return None
@@ -157,7 +158,7 @@ class Removals:
         found: list[_Part] | None = []
         room = MEMORY if self.max_memory is None else self.max_memory
         device = device_of(self.model)
-        for inputs, targets in iterate(self.batches, self.batch_size, DOING):
+        for inputs, targets in iterate(self.data, self.batch_size, DOING):
             part = self._part(names, inputs.to(device), targets.to(device))
             room -= part.bytes
             # All or nothing: batches that are drawn anew come in another order, and none may be counted twice.
@@ -230,7 +231,7 @@ class _Whole(_Part):
         """Run the masked model for each."""
         for number, keep in enumerate(masks):
             changed = masked_tensors(self.model, self.sites, keep)
-            outputs = functional_call(self.model, changed, (self.inputs,), tie_weights=False)
+            outputs = run_with(self.model, changed, (self.inputs,))
             yield number, _checked(outputs, self.targets).unsqueeze(0)
 
 
@@ -384,6 +385,8 @@ class _Tally:
     def add(self, first: int, outputs: Tensor, targets: Tensor) -> None:
         """Count the outputs of some masks, ``(masks, samples, …)``, on a batch."""
         block = slice(first, first + len(outputs))
+        if first == 0:
+            check_loss(self.each.loss, outputs[0], targets, DOING)
         losses = self.each.of_units(outputs, targets)
         self.sums[block] += losses.sum(1, dtype=torch.float64).cpu()
         if first == 0:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx import Node
 
+from secateur.structure.ops import writes
 from secateur.structure.rules import op_name
 from secateur.structure.trace import Graph
 
@@ -107,7 +108,7 @@ class _Writer:
         args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), self.now)
         given = {n: self.now(n) for n in node.all_input_nodes}
         target: Any = node.target
-        if _writes(node):
+        if writes(node):
             target = self._plain(node)
         else:
             self._note_view(node)
@@ -143,11 +144,6 @@ class _Writer:
             same = [n for n, t in self.tensor.items() if t is other] + [other]
             if any(user > node for n in same for user in n.users):
                 raise Unfit(f"{op_name(node)} writes into a tensor that is read through another view of it")
-
-
-def _writes(node: Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and bool(schema.is_mutable)
 
 
 def _is_view(node: Node) -> bool:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from secateur.labelled import are_classes, check_outputs
+from secateur.labelled import are_classes
+from secateur.losses import check_answers
 from secateur.rate.samples import SampleLoss
 from secateur.types import InputError, Loss, Sites
 
@@ -59,7 +60,7 @@ class Tally:
 
     def start(self, outputs: Tensor, targets: Tensor, what: str = "LossChange") -> None:
         """Take the outputs ``(samples, …)`` of the whole model on the next block of samples."""
-        check_outputs(outputs, targets, what)
+        check_answers(outputs, targets, self.loss, what)
         outputs = outputs.float()
         self.targets, self.losses = targets, self.each(outputs, targets)
         self.each.check(self.losses, outputs, targets)

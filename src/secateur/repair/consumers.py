@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,6 +21,7 @@ from secateur.structure.ops import Product, product_of
 from secateur.structure.rules import op_name
 from secateur.structure.sites import check_keep
 from secateur.types import InputError, Keep, Sites, unknown_name
+from secateur.untouched import copied
 
 __all__ = ["REPAIRS", "Repair", "repair"]
 
@@ -85,7 +85,7 @@ def repair(
     check_data(data, "repair")
     checked = check_keep(sites, keep)
     _check_visible(model, sites, checked)
-    made = copy.deepcopy(model)
+    made = copied(model)
     work = _Work(model, made, sites, checked, data, batch_size)
     for one in ("least-squares", "bias"):
         if one in chosen:

@@ -9,7 +9,7 @@ from secateur.search.genetic import Genetic
 from secateur.search.local import Annealing, HillClimbing, OneShotMagnitude, RandomSearch
 from secateur.search.protocol import Judged, judge
 from secateur.search.replace import Replacement, corrections, replacements
-from secateur.search.result import Generation, SearchResult, lineage
+from secateur.search.result import Generation, SearchLog, lineage
 from secateur.search.run import Search
 from secateur.search.space import Space, only
 from secateur.search.supermask import Supermask
@@ -32,7 +32,7 @@ __all__ = [
     "Replacement",
     "Screened",
     "Search",
-    "SearchResult",
+    "SearchLog",
     "Space",
     "Supermask",
     "Surrogate",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 
 import torch
@@ -16,16 +15,17 @@ from secateur.equations import solved
 from secateur.labelled import Data
 from secateur.select import select
 from secateur.solvers.layer_problems import damping_of, merged
-from secateur.solvers.solution import Fractions, Solution, fractions_of
-from secateur.state import own_tensors
+from secateur.solvers.solution import Fractions, Solution, Solver, fractions_of
+from secateur.state import own_tensors, usual
 from secateur.structure.sites import masked_tensors
 from secateur.types import InputError, Site, Sites
+from secateur.untouched import copied
 
 __all__ = ["ThiNet"]
 
 
 @dataclass(frozen=True)
-class ThiNet:
+class ThiNet(Solver):
     """Removes channels so that the layers that read them compute nearly the same, and refits those (Luo et al., 2017).
 
     Channels go by `secateur.criteria.Reconstruction`; then the readers' weights are fitted anew to what they computed
@@ -34,7 +34,7 @@ class ThiNet:
     pass a site, and the second moments of one site's readers at a time. No labels are needed.
 
     Attributes:
-        batches: labelled samples; the targets are not used.
+        data: labelled samples; the targets are not used.
         damping: added to the diagonal of the inputs' second moments, as a share of its mean.
         batch_size: samples a pass, where the data are in memory.
 
@@ -45,26 +45,31 @@ class ThiNet:
     >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
     >>> model[0].weight.data, model[1].weight.data = torch.tensor([[1.0], [2.0]]), torch.tensor([[1.0, 1.0]])
     >>> sites = channels(model, torch.zeros(1, 1))
-    >>> solution = ThiNet((torch.ones(4, 1), torch.zeros(4)), damping=1e-9)(model, sites, 0.5)
+    >>> solution = ThiNet((torch.ones(4, 1), torch.zeros(4)), damping=1e-9).solve(model, sites, 0.5)
     >>> solution.keep["0"].tolist(), solution.tensors["1.weight"]        # 1 · 1 + 2 · 1 = 2 · 1.5
     ([False, True], tensor([[0.0000, 1.5000]]))
     """
 
-    batches: Data = field(repr=False)
+    data: Data = field(repr=False)
     damping: float = 1e-3
     batch_size: int = 500
 
     def __post_init__(self) -> None:
-        check_batches("ThiNet", self.batches, self.batch_size)
+        check_batches("ThiNet", self.data, self.batch_size)
         if isinstance(self.damping, bool) or not self.damping > 0:
             raise InputError(f"ThiNet: damping must be above 0; got {self.damping!r}")
 
-    def __call__(self, model: nn.Module, sites: Sites, sparsity: Fractions) -> Solution:
+    @usual
+    def solve(
+        self, model: nn.Module, sites: Sites, sparsity: Fractions | None = None, *, pattern: str | None = None
+    ) -> Solution:
         """Return masks and weights; one unit of every site stays at least."""
+        if sparsity is None or pattern is not None:
+            raise InputError("ThiNet: give a sparsity (a fraction, or one by site); channels have no pattern")
         fractions = fractions_of(sparsity, sites, "ThiNet")
-        work = copy.deepcopy(model)
+        work = copied(model)
         parameters_of(work, sites)
-        inputs = LayerInputs(work, self.batches, self.batch_size, "ThiNet")
+        inputs = LayerInputs(work, self.data, self.batch_size, "ThiNet")
         keep: dict[str, Tensor] = {}
         for name, site in sites.items():
             found = {n: merged(f, "ThiNet") for n, f in inputs.second_moments(read_by(site)).items()}

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, fx
 from torch.fx import Node
 
-from secateur.structure.axes import Atom, atoms, fixed, freeze, is_fixed, positions
+from secateur.structure.axes import Atom, atoms, fixed, freeze, is_fixed, positions, product
 from secateur.structure.ops import bind, writes
 from secateur.structure.rules import RULES, Call, Ties, Value, fixed_value, freeze_all, op_name
+from secateur.structure.temperature import freeze_temperatures
 from secateur.structure.trace import Graph
 from secateur.types import Member, Role, Site
 
@@ -50,10 +51,13 @@ def infer(graph: Graph) -> Structure:
     """Return the structure of a traced model."""
     solver = _Solver(graph)
     solver.run(graph.graph, {})
+    solver.freeze_what_leaves()
+    if graph.uses is not None:
+        freeze_temperatures(graph.uses, solver.values, solver.ties)
     order = _first_use(graph)
     tensors = {name: solver.tensors[name] for name in sorted(solver.tensors, key=lambda n: order.get(n, inf))}
     sites, units = _find_sites(graph, tensors, solver.ties)
-    frozen = dict(_find_frozen(tensors, solver.ties))
+    frozen = {**dict(_find_frozen(tensors, solver.ties)), **graph.idle}
     return Structure(graph, tensors, solver.values, solver.ties, sites, units, frozen)
 
 
@@ -79,6 +83,14 @@ class _Solver:
                 return result
             self.values[node] = given[node] if node in given else self._value(node)
         return None
+
+    def freeze_what_leaves(self) -> None:
+        """Freeze what leaves the forward pass in other ways than as its output, and what must not shrink."""
+        leaving = [(self.values.get(node), reason) for node, reason in self.graph.leaving.items()]
+        leaving += [(self.tensors.get(name), reason) for name, reason in self.graph.pinned.items()]
+        for value, reason in leaving:
+            for leaf in _leaves(value):
+                freeze(product(*leaf.axes), reason)
 
     def _value(self, node: Node) -> Any:
         if node.op == "placeholder":

@@ -67,6 +67,11 @@ class Layer:
     entries: Tensor
     _conv: Patches | None = field(default=None, repr=False)
 
+    @property
+    def places(self) -> int:
+        """How many columns each input has, one after the other: the places of a kernel, or 1."""
+        return 1 if self._conv is None else prod(self._conv.kernel)
+
     def columns(self, x: Tensor) -> Iterator[Tensor]:
         """Yield what the weight's columns are multiplied by, a part of the samples at a time: ``(groups, in, positions)``."""
         if self._conv is None:

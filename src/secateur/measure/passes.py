@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from secateur.labelled import Data, are_classes, check_outputs, iterate
-from secateur.state import device_of, modes_kept
+from secateur.state import device_of, evaluating
 from secateur.types import Loss
 
 __all__ = ["Tally", "tally_pass"]
@@ -54,8 +53,7 @@ class Tally:
 def tally_pass(model: nn.Module, data: Data, loss: Loss, batch_size: int, what: str) -> Tally:
     """Run the model over the data in evaluation mode, without gradients, and leave it as it was."""
     device, tally = device_of(model), Tally()
-    with modes_kept(model), torch.no_grad():
-        model.eval()
+    with evaluating(model):
         for number, (inputs, targets) in enumerate(iterate(data, batch_size, what), 1):
             targets = targets.to(device)
             outputs = model(inputs.to(device))
