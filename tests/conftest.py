@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+
 from untouched_guard import install
 
 settings.register_profile("secateur", deadline=None, derandomize=True, print_blob=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from untouched_guard import Touched, install, watched
 
 import secateur as sc
+from untouched_guard import Touched, install, watched
 
 
 def _model() -> nn.Module:

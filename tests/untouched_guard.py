@@ -143,11 +143,14 @@ def _equal(a: Tensor | None, b: Tensor | None) -> bool:
 def watched(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the function with a look at the models that it is given, before and after; in a failed call, too."""
     names = list(inspect.signature(function).parameters)
-    free = CHANGES.get(function.__name__, ())
+    # An object that is being made has nothing to look into yet.
+    free = ("self",) if function.__name__ == "__init__" else CHANGES.get(function.__name__, ())
     state, fingerprint, models_in, touched = _state, Fingerprint, _models, Touched
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        given = [v for n, v in (*zip(names, args), *kwargs.items()) if n not in free] + [*args[len(names) :]]
+        given = [v for n, v in (*zip(names, args, strict=False), *kwargs.items()) if n not in free] + [
+            *args[len(names) :]
+        ]
         models = [] if getattr(state, "inside", False) else models_in(given)
         if not models:
             return function(*args, **kwargs)
