@@ -21,7 +21,8 @@ from secateur.losses import check_answers
 from secateur.state import check_finite, device_of, own_tensors
 from secateur.structure.axes import Atom, atoms
 from secateur.structure.flow import Flow, Read, Tap
-from secateur.structure.infer import Structure, writes
+from secateur.structure.infer import Structure
+from secateur.structure.ops import writes
 from secateur.structure.rules import op_name
 from secateur.structure.rules.recurrent import GATES
 from secateur.structure.sites import REPAIR

@@ -14,7 +14,8 @@ from secateur.criteria.base import LossCriterion
 from secateur.criteria.gates import Gated, estimate, gradient
 from secateur.rate.samples import SampleLoss
 from secateur.structure.flow import Flow, Read
-from secateur.structure.infer import Structure, bind, writes
+from secateur.structure.infer import Structure
+from secateur.structure.ops import bind, writes
 from secateur.structure.rules import op_name
 from secateur.types import Sites
 

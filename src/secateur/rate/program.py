@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx import Node
 
-from secateur.structure.infer import writes
+from secateur.structure.ops import writes
 from secateur.structure.rules import op_name
 from secateur.structure.trace import Graph
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from secateur.labelled import Data, check_data
 from secateur.rate.masks import evaluate_keeps
+from secateur.result import Result
 from secateur.schedules.options import check_fraction, check_whole
-from secateur.schedules.walk import Pruned, Schedule, Walk
+from secateur.schedules.walk import Schedule, Walk
 from secateur.select import SCOPES, Scope, layer_fractions, select
 from secateur.state import restore, snapshot
 from secateur.structure.cut import cut
@@ -73,7 +74,7 @@ class Iterative(Schedule):
     >>> from secateur.criteria import Magnitude
     >>> model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> pruned = Iterative(Magnitude(), 0.5, steps=2, curve="cubic")(model, channels(model, torch.zeros(1, 2)))
-    >>> [len(step.units) for step in pruned.steps], pruned.model[0].out_features
+    >>> [len(step.units) for step in pruned.history.steps], pruned.model[0].out_features
     ([4], 4)
     """
 
@@ -96,7 +97,7 @@ class Iterative(Schedule):
         if self.data is not None:
             check_data(self.data, "Iterative")
 
-    def _prune(self, walk: Walk) -> Pruned:
+    def _prune(self, walk: Walk) -> Result:
         if isinstance(walk.sites.structure, BlockStructure):
             raise InputError("Iterative: sites of blocks cannot be found again in a model without some of them")
         if self.scope == "global":

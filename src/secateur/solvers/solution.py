@@ -1,16 +1,17 @@
-"""What a solver returns: masks, and the weights that go with them."""
+"""What a solver works out: masks, and the weights that go with them; and the smaller model that they make."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from secateur.result import Method, Result
 from secateur.select import layer_fractions
-from secateur.state import check_module, own_tensors
+from secateur.state import check_module, own_tensors, usual
 from secateur.types import InputError, Keep, Sites
 from secateur.untouched import copied
 
@@ -58,12 +59,30 @@ class Solution:
         return changed
 
 
-class Solver(Protocol):
+class Solver(ABC):
     """What removes and repairs: a frozen dataclass, called with ``(model, sites, sparsity)``, that changes nothing."""
 
-    def __call__(self, model: nn.Module, sites: Sites, sparsity: Fractions) -> Solution:
-        """Return the masks for this sparsity, and the weights that make up for what goes."""
-        ...
+    @usual
+    def __call__(
+        self, model: nn.Module, sites: Sites, sparsity: Fractions | None = None, *, pattern: str | None = None
+    ) -> Result:
+        """Return the smaller model, repaired and verified: channels are cut out, single weights are zero.
+
+        Args:
+            model: the model that `sites` were found in; it is left as it is.
+            sites: from `channels` or `weights`, whichever the solver takes.
+            sparsity: the fraction removed, in [0, 1], or one by site.
+            pattern: instead, for solvers that know it: N of every M weights stay, such as ``"2:4"``.
+        """
+        solution = self.solve(model, sites, sparsity, pattern=pattern)
+        method = Method(criterion=repr(self), sparsity=sparsity, rule={} if pattern is None else {"pattern": pattern})
+        return Result.of(model, sites, solution.keep, repaired=solution.apply(model), method=method)
+
+    @abstractmethod
+    def solve(
+        self, model: nn.Module, sites: Sites, sparsity: Fractions | None = None, *, pattern: str | None = None
+    ) -> Solution:
+        """Return the masks, and the weights that make up for what goes; nothing is cut."""
 
 
 def fractions_of(sparsity: Fractions, sites: Sites, doing: str) -> dict[str, float]:

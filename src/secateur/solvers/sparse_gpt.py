@@ -16,7 +16,7 @@ from secateur.labelled import Data
 from secateur.select import select
 from secateur.select.patterns import n_of_m, parse_pattern
 from secateur.solvers.layer_problems import damped, merged
-from secateur.solvers.solution import Fractions, Solution, fractions_of
+from secateur.solvers.solution import Fractions, Solution, Solver, fractions_of
 from secateur.state import usual
 from secateur.structure.layers import Layer
 from secateur.types import InputError, Sites
@@ -29,7 +29,7 @@ Choose = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class SparseGPT:
+class SparseGPT(Solver):
     """Removes single weights of each layer so that its outputs on data change least (Frantar and Alistarh, 2023).
 
     Each weight is a matrix that multiplies inputs x. Column by column the weights of least w² / [H⁻¹]ⱼⱼ go, H = x xᵀ of
@@ -52,7 +52,7 @@ class SparseGPT:
     >>> model = nn.Linear(2, 1, bias=False)
     >>> model.weight.data = torch.tensor([[1.0, 2.0]])
     >>> data = (torch.tensor([[1.0, 1.0], [2.0, 2.0]]), torch.zeros(2))     # both inputs are always the same
-    >>> SparseGPT(data, damping=1e-9)(model, weights(model), 0.5).tensors
+    >>> SparseGPT(data, damping=1e-9).solve(model, weights(model), 0.5).tensors
     {'weight': tensor([[0., 3.]])}
     """
 
@@ -66,7 +66,7 @@ class SparseGPT:
         check_blocks("SparseGPT", self.block, self.damping)
 
     @usual
-    def __call__(
+    def solve(
         self, model: nn.Module, sites: Sites, sparsity: Fractions | None = None, *, pattern: str | None = None
     ) -> Solution:
         """Return masks and weights for a sparsity, or for N of every M inputs (``pattern="2:4"``)."""

@@ -13,14 +13,14 @@ from torch.optim import Optimizer
 from secateur.state import evaluating
 from secateur.structure.attention import free_attention
 from secateur.structure.axes import Atom, keep_vector
-from secateur.structure.depth import BlockStructure, without_blocks
-from secateur.structure.graph import graph_form, graph_structure
+from secateur.structure.depth import BlockStructure, removed_blocks, skipping
+from secateur.structure.graph import graph_form, graph_structure, require_shapes
 from secateur.structure.infer import Structure
 from secateur.structure.mend import Edits, edits, proposals
 from secateur.structure.optimizer import carry_over, check_optimizer
 from secateur.structure.reference import Reference
 from secateur.structure.sites import check_keep, check_same_model
-from secateur.structure.verify import Cases, Verification, verify
+from secateur.structure.verify import Cases, Verification, shapes_taken, verify
 from secateur.types import CutError, InputError, Keep, Sites, VerificationError, unknown_name
 from secateur.untouched import copied
 
@@ -112,15 +112,15 @@ def cut_with_plan(
     _check_tolerance(tolerance)
     check_same_model(model, sites)
     checked = check_keep(sites, keep)
-    cases = Cases(Reference(model, sites, checked))
     if isinstance(sites.structure, BlockStructure):
-        small = without_blocks(model, sites.structure, checked)
-        return CutModel(small, Plan(), verify(cases, small, {}, {}, tolerance))
+        small = skipping(model, removed_blocks(sites.structure, checked))
+        return CutModel(small, Plan(), verify(Cases(Reference(model, sites, checked)), small, {}, {}, tolerance))
     structure = _structure(sites)
     for name, kept in checked.items():
         if not bool(kept.any()):
             raise CutError(f"cut: every unit of {name!r} would go and nothing would pass it; keep at least one")
     gone = {structure.units[name]: kept for name, kept in checked.items() if not bool(kept.all())}
+    cases = Cases(Reference(model, sites, checked))
     plan = make_plan(model, structure, gone)
     small = apply_plan(model, plan)
     error: Exception | None = None
@@ -144,9 +144,11 @@ def _graph_form(
             traced = graph_structure(reference.model, structure.graph, any_batch)
             gone = {traced.units[name]: kept for name, kept in reference.keep.items() if not bool(kept.all())}
             graph = graph_form(small, traced, gone)
-            graph.meta["any_batch"] = any_batch
+            graph.meta["follows_batch"] = any_batch
             # Verified on the example inputs themselves, not on those of the second trace.
-            return CutModel(graph, plan, verify(cases, graph, plan.rows, gone, tolerance))
+            verification = verify(cases, graph, plan.rows, gone, tolerance)
+            require_shapes(graph, shapes_taken(cases, graph, plan.rows))
+            return CutModel(graph, plan, verification)
         except VerificationError:
             if not any_batch:
                 raise

@@ -14,7 +14,7 @@ from secateur.structure.sites import REPAIR
 from secateur.types import ExampleInputs, InputError, Keep, Member, Site, Sites
 from secateur.untouched import copied, run_with
 
-__all__ = ["BlockStructure", "Skip", "blocks", "without_blocks"]
+__all__ = ["BlockStructure", "Skip", "blocks", "removed_blocks", "skipping"]
 
 TOLERANCE = 1e-5
 
@@ -166,14 +166,18 @@ def _site(model: nn.Module, name: str, paths: list[str]) -> Site:
     return Site(name or "blocks", "block", (len(paths),), tuple(members), unit="block")
 
 
-def without_blocks(model: nn.Module, structure: BlockStructure, keep: Keep) -> nn.Module:
-    """Return a copy of `model` with a `Skip` where `keep` is False."""
-    gone = [
-        path
+def removed_blocks(structure: BlockStructure, keep: Keep) -> dict[str, bool]:
+    """Return the paths of the blocks that `keep` marks False, and whether each returns a tuple."""
+    return {
+        path: path in structure.wrapped
         for name, kept in keep.items()
         for path, stays in zip(structure.paths[name], kept.tolist(), strict=True)
         if not stays
-    ]
+    }
+
+
+def skipping(model: nn.Module, blocks: Mapping[str, bool]) -> nn.Module:
+    """Return a copy of `model` with a `Skip` in the place of each block, of one that returns a tuple where marked True."""
     # Put into the memo, so that the copy never copies what it leaves out.
-    memo: dict[int, Any] = {id(model.get_submodule(path)): Skip(path in structure.wrapped) for path in gone}
+    memo: dict[int, Any] = {id(model.get_submodule(path)): Skip(wrapped) for path, wrapped in blocks.items()}
     return copied(model, memo)

@@ -17,8 +17,9 @@ from torch.utils import _pytree as pytree
 
 from secateur.state import own_tensors, split_inputs
 from secateur.structure.axes import Atom, atoms, positions, resolve
-from secateur.structure.infer import Structure, infer, writes
+from secateur.structure.infer import Structure, infer
 from secateur.structure.makers import Known, Maker, makers_of, root_of, weight_nodes
+from secateur.structure.ops import writes
 from secateur.structure.rules import Value, op_name
 from secateur.structure.rules.recurrent import GATES
 from secateur.structure.sites import check_same_model

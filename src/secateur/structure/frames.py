@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from math import ceil, floor
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.utils import _pytree as pytree
 from secateur.structure.rules import op_name
 from secateur.structure.trace import Graph
 
-__all__ = ["EXAMPLE", "Frame", "Inputs", "drawn_inputs", "other_frames", "table_rows"]
+__all__ = ["EXAMPLE", "Frame", "Inputs", "as_typed", "drawn_inputs", "other_frames", "table_rows", "wider_frames"]
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -63,30 +64,58 @@ def _lengths(x: Tensor, dim: int) -> tuple[int, ...]:
 
 def other_frames(inputs: Inputs) -> Iterator[Frame]:
     """Yield other shapes to try, the cheapest first: another batch with another length or size, then the batch alone."""
-    tensors = [x for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor) and x.dim()]
-    if not tensors:
+    size = _batch_size(inputs)
+    if size is None:
         return
-    size = len(tensors[0])
-    batch = (size, 2 if size == 1 else size - 1)
+    batch = (size, 2 if size in (1, 3) else 3)
     for dim in (1, 2):
-        leading = [x for x in tensors if x.dim() > 2 or not x.is_floating_point()]
-        olds = [x.shape[d] for x in leading for d in _lengths(x, dim) if x.shape[d] > 1]
-        for smaller in (True, False):
-            sizes = {old: _other_size(old, smaller, any(x.dim() > 3 for x in leading)) for old in olds}
-            if sizes:
+        for scale in (1 / LARGE, SHORTER, LONGER):
+            if sizes := _other_sizes(inputs, dim, scale):
                 yield Frame(batch, sizes, dim)
-        if not any(x.dim() == 3 and x.is_floating_point() for x in tensors):
-            break
     yield Frame(batch)
 
 
-def _other_size(old: int, smaller: bool, spatial: bool) -> int:
-    """A length that is not the example's. Large pictures become small, as they cost the most."""
-    if spatial and old > 64:
-        return old // 4 if smaller else old // 2
-    if spatial:
-        return old + (old + 1) // 2 if smaller else max(1, old // 2)
-    return old - max(1, old // 4) if smaller else old + max(1, old // 4)
+def wider_frames(inputs: Inputs) -> Iterator[tuple[Frame, ...]]:
+    """Yield what a graph must take before it is said to take any: a batch of one more, with shorter and longer inputs.
+
+    What crops its input to the example's length runs on shorter inputs alone.
+    """
+    size = _batch_size(inputs)
+    if size is None:
+        return
+    for dim in (1, 2):
+        sizes = [_other_sizes(inputs, dim, scale) for scale in (SHORTER, LONGER)]
+        if all(sizes):
+            yield tuple(Frame((size, size + 1), new, dim) for new in sizes)
+    yield (Frame((size, size + 1)),)
+
+
+SHORTER, LONGER, LARGE = 0.75, 1.25, 6
+PICTURE = 64
+"""From here on a height or width is made `LARGE` times smaller first, as large pictures cost the most."""
+
+
+def _batch_size(inputs: Inputs) -> int | None:
+    tensors = [x for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor) and x.dim()]
+    return len(tensors[0]) if tensors else None
+
+
+def _other_sizes(inputs: Inputs, dim: int, scale: float) -> dict[int, int]:
+    """The lengths, heights and widths of the inputs, old to new; empty where there is nothing new to try."""
+    tensors = [x for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor)]
+    leading = [x for x in tensors if x.dim() > 2 or (x.dim() == 2 and not x.is_floating_point())]
+    olds = [x.shape[d] for x in leading for d in _lengths(x, dim) if x.shape[d] > 1]
+    large = any(x.dim() > 3 and max(x.shape[2:]) > PICTURE for x in leading)
+    sequences = any(x.dim() == 3 and x.is_floating_point() for x in leading)
+    if (scale == 1 / LARGE and not large) or (dim == 2 and not sequences):
+        return {}
+    return {old: new for old in olds if (new := _scaled(old, scale)) != old}
+
+
+def _scaled(old: int, scale: float) -> int:
+    """About `scale` of a size, divisible by what patches and strides may want of it where there is enough left."""
+    step = min(old & -old, 4)
+    return max(1, floor(old * scale / step) * step) if scale < 1 else ceil(old * scale / step) * step
 
 
 def table_rows(graph: Graph) -> dict[int, int]:
@@ -100,7 +129,7 @@ def table_rows(graph: Graph) -> dict[int, int]:
             table, source = node.args[:2]
             while isinstance(source, Node) and source not in graph.inputs and len(source.all_input_nodes) == 1:
                 source = source.all_input_nodes[0]
-            if source in tensors and isinstance(table, Node):
+            if isinstance(source, Node) and source in tensors and isinstance(table, Node):
                 number = tensors.index(source)
                 size = int(table.meta["val"].shape[0])
                 rows[number] = min(size, rows.get(number, size))
@@ -137,6 +166,15 @@ def drawn_inputs(inputs: Inputs, frame: Frame, rows: Mapping[int, int], seed: in
         return fitted.double() if x.is_floating_point() else fitted
 
     args, kwargs = pytree.tree_unflatten([new(x) for x in leaves], spec)
+    return args, kwargs
+
+
+def as_typed(inputs: Inputs, example: Inputs) -> Inputs:
+    """Return `inputs` with the types that the example has."""
+    leaves, spec = pytree.tree_flatten(inputs)
+    models = pytree.tree_leaves(example)
+    typed = [x.to(old.dtype) if isinstance(x, Tensor) else x for x, old in zip(leaves, models, strict=True)]
+    args, kwargs = pytree.tree_unflatten(typed, spec)
     return args, kwargs
 
 

@@ -11,18 +11,17 @@ from torch import Tensor, fx, nn
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
-from secateur.state import evaluating, own_tensors
+from secateur.state import own_tensors
 from secateur.structure.axes import Atom, is_fixed, keep_vector
 from secateur.structure.depth import BlockStructure
-from secateur.structure.double import StandIn
 from secateur.structure.draws import Draw
-from secateur.structure.frames import Inputs, table_rows
+from secateur.structure.frames import Inputs, as_typed, table_rows
 from secateur.structure.infer import Structure, infer
 from secateur.structure.rules import Value, op_name
-from secateur.structure.sites import masked_tensors, write_zeros, zeros
+from secateur.structure.sites import write_zeros, zeros
+from secateur.structure.stand_in import Fetch, StandIn
 from secateur.structure.trace import trace
 from secateur.types import Keep, Sites
-from secateur.untouched import copied
 
 __all__ = ["Reference", "Statistics", "reference_outputs"]
 
@@ -86,7 +85,8 @@ class Reference:
         Raises:
             InputError, TraceError: the model cannot be traced there.
         """
-        return infer(trace(self.model, inputs[0] or inputs[1], quick=False, known_to_run=True))
+        args, kwargs = as_typed(inputs, self.inputs)
+        return infer(trace(self.model, args or kwargs, quick=False, known_to_run=True))
 
     def _statistics(self, structure: Structure | None) -> Statistics | None:
         if structure is None:
@@ -100,31 +100,27 @@ class Reference:
         return Statistics(structure, gone, nodes) if nodes else None
 
     def on_example(self) -> Any:
-        """Return the outputs on the example inputs, in the model's own type."""
-        changed = masked_tensors(self.model, self.sites, self.keep)
-        memo: dict[int, Any] = {}
-        for name, parameter in self.model.named_parameters(remove_duplicate=False):
-            memo[id(parameter)] = nn.Parameter(changed[name], parameter.requires_grad) if name in changed else parameter
-        masked = copied(self.model, memo)
-        with evaluating(masked):
-            return _run(masked, self.inputs, self.statistics)
-
-    @cached_property
-    def _stand_in(self) -> StandIn:
-        return StandIn(self.model)
+        """Return the outputs on the example inputs, in the model's own types."""
+        own = {name: tensor.detach() for name, tensor in self.tensors.items()}
+        return self._run(StandIn(self.model, double=False), own.__getitem__, self.inputs, self.statistics)
 
     def in_double(self, draw: Draw, inputs: Inputs, statistics: Statistics | None = None) -> Any:
         """Return the outputs in float64 with the parameters of `draw`."""
-        stand_in = self._stand_in
+        return self._run(self._in_double, draw, inputs, statistics)
 
+    @cached_property
+    def _in_double(self) -> StandIn:
+        return StandIn(self.model)
+
+    def _run(self, stand_in: StandIn, full: Fetch, inputs: Inputs, statistics: Statistics | None) -> Any:
         def fetch(name: str) -> Tensor:
-            return write_zeros(draw(name), self._zeros.get(id(self.tensors[name]), []))
+            zeroed = self._zeros.get(id(self.tensors[name]))
+            return write_zeros(full(name).clone(), zeroed) if zeroed else full(name)
 
-        with evaluating(stand_in.model):
-            return stand_in.run(fetch, inputs, lambda module, given: _run(module, given, statistics))
+        return stand_in.run(fetch, inputs, lambda module, given: _outputs(module, given, statistics))
 
 
-def _run(module: nn.Module, inputs: Inputs, statistics: Statistics | None) -> Any:
+def _outputs(module: nn.Module, inputs: Inputs, statistics: Statistics | None) -> Any:
     return module(*inputs[0], **inputs[1]) if statistics is None else statistics.run(own_tensors(module), inputs)
 
 

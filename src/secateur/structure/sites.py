@@ -143,7 +143,7 @@ def zeros(model: nn.Module, sites: Sites, keep: Keep) -> dict[int, Zeros]:
 def write_zeros(tensor: Tensor, zeroed: Zeros) -> Tensor:
     """Write zeros into `tensor` where units are removed, and return it."""
     for member, kept in zeroed:
-        _zero(tensor, member, kept)
+        member.clear(tensor, kept)
     return tensor
 
 
@@ -161,19 +161,6 @@ def check_same_model(model: nn.Module, sites: Sites) -> None:
                     f"the sites belong to another model ({member.parameter!r} has shape {shape}, expected "
                     f"{member.shape}); find the sites of this one first"
                 )
-
-
-def _zero(tensor: Tensor, member: Member, kept: Tensor) -> None:
-    """Write zeros where units are removed."""
-    kept = kept.to(tensor.device)
-    if member.unit is not None:
-        if not bool(kept[member.unit]):
-            tensor.zero_()
-    elif member.dim is None:
-        tensor.masked_fill_(~kept, 0)
-    else:
-        assert member.index is not None
-        tensor.index_fill_(member.dim, member.index.to(tensor.device)[~kept].flatten(), 0)
 
 
 def mask(model: nn.Module, sites: Sites, keep: Keep) -> nn.Module:

@@ -16,18 +16,18 @@ from secateur.state import evaluating, own_tensors
 from secateur.structure.attention import RectangularAttention
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.cost import Cost
-from secateur.structure.double import StandIn
 from secateur.structure.draws import Draw
-from secateur.structure.frames import EXAMPLE, Frame, Inputs, drawn_inputs, other_frames
+from secateur.structure.frames import EXAMPLE, Frame, Inputs, drawn_inputs, other_frames, wider_frames
 from secateur.structure.infer import Structure
 from secateur.structure.literals import new_sizes
 from secateur.structure.reference import Reference, Statistics
 from secateur.structure.rules import Value, op_name
 from secateur.structure.rules.registry import output_shapes, shape_of
+from secateur.structure.stand_in import StandIn
 from secateur.structure.trace import trace, where
 from secateur.types import VerificationError
 
-__all__ = ["Cases", "Verification", "check_sizes", "check_tensors", "difference", "verify"]
+__all__ = ["Cases", "Verification", "check_sizes", "check_tensors", "difference", "shapes_taken", "verify"]
 
 IN_DOUBLE = 1e-9
 """The greatest relative difference in float64; what rounding leaves is below 1e-12 in most models."""
@@ -78,7 +78,6 @@ class Cases:
     def __init__(self, reference: Reference) -> None:
         self.reference = reference
         self.skipped: dict[str, None] = {}
-        self._made: dict[Frame, list[Case]] = {}
 
     @cached_property
     def cheap(self) -> bool:
@@ -92,7 +91,7 @@ class Cases:
         """Draws at another batch and another length or size, where the original runs there."""
         frames = list(other_frames(self.reference.inputs))
         for frame in frames:
-            if cases := self._at(frame):
+            if cases := self.at(frame):
                 return cases
         self.skipped["the original runs at no other batch, length or size that was tried"] = None
         return []
@@ -100,14 +99,14 @@ class Cases:
     @cached_property
     def at_example(self) -> list[Case]:
         """Draws at the example's shapes."""
-        return self._at(EXAMPLE)
+        return self.at(EXAMPLE)
 
     @cached_property
     def example(self) -> Any:
         """What the masked model answers to the example, in its own type."""
         return self.reference.on_example()
 
-    def _at(self, frame: Frame) -> list[Case]:
+    def at(self, frame: Frame) -> list[Case]:
         """Draws at some shapes; none where the original does not run there on numbers."""
         for drawn in (True, False):
             try:
@@ -170,6 +169,29 @@ def verify(cases: Cases, cut: nn.Module, rows: Rows, gone: Mapping[Atom, Tensor]
     return Verification(example, max(in_double, default=None), frames, tuple(cases.skipped))
 
 
+def shapes_taken(cases: Cases, graph: GraphModule, rows: Rows) -> tuple[tuple[int | None, ...], ...]:
+    """Return the shapes of the inputs that a cut graph takes: None for a size that was another one in a run.
+
+    The graph is compared with the masked model there; what it was not run on is not claimed.
+    """
+    sliced = Sliced(cases.reference, graph, rows)
+    tensors = [x for x in pytree.tree_leaves(cases.reference.inputs) if isinstance(x, Tensor)]
+    for frames in wider_frames(cases.reference.inputs):
+        if all(_agrees(cases, sliced, frame) for frame in frames):
+            shapes = [list(zip(x.shape, *(frame.shape(x) for frame in frames), strict=True)) for x in tensors]
+            return tuple(tuple(s[0] if len(set(s)) == 1 else None for s in sizes) for sizes in shapes)
+    return tuple(tuple(x.shape) for x in tensors)
+
+
+def _agrees(cases: Cases, sliced: Sliced, frame: Frame) -> bool:
+    """Whether the original runs at these shapes, and the cut one answers as it should."""
+    try:
+        found = [_compare(cases, sliced, case) for case in cases.at(frame)]
+    except VerificationError:
+        return False
+    return bool(found)
+
+
 def _compare(cases: Cases, sliced: Sliced, case: Case) -> float:
     """The difference on a draw, which must be rounding."""
     try:
@@ -218,8 +240,7 @@ class Sliced:
                 self.own[name].detach() if full is None else select_rows(case.draw(name), self.rows.get(id(full), {}))
             )
 
-        with evaluating(self._stand_in.model):
-            return self._stand_in.run(fetch, case.inputs)
+        return self._stand_in.run(fetch, case.inputs)
 
     def run_example(self) -> Any:
         """Return what it answers to the example."""

@@ -34,21 +34,21 @@ TYPES = {
 KEPT = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 
 
-def describe(inputs: Any, kept: dict[str, Tensor]) -> dict[str, Any]:
-    """Return a description of `inputs` that JSON can hold; the tensors whose values matter are added to `kept`.
+def describe(inputs: Any) -> dict[str, Any]:
+    """Return a description of `inputs`: mappings, lists and plain values, and the tensors whose values matter.
 
     Raises:
         FileError: they hold something else than tensors, plain values, lists, tuples and mappings.
 
-    >>> describe((torch.zeros(1, 3), None), {})
+    >>> describe((torch.zeros(1, 3), None))
     {'tuple': [{'tensor': [1, 3], 'dtype': 'float32'}, {'value': None}]}
     """
     if isinstance(inputs, Tensor):
-        return _describe_tensor(inputs, kept)
+        return _describe_tensor(inputs)
     if type(inputs) in (tuple, list):
-        return {type(inputs).__name__: [describe(value, kept) for value in inputs]}
+        return {type(inputs).__name__: [describe(value) for value in inputs]}
     if isinstance(inputs, Mapping) and all(isinstance(key, str) for key in inputs):
-        return {"dict": {key: describe(value, kept) for key, value in inputs.items()}}
+        return {"dict": {key: describe(value) for key, value in inputs.items()}}
     if inputs is None or isinstance(inputs, (bool, int, str)) or (isinstance(inputs, float) and math.isfinite(inputs)):
         return {"value": inputs}
     raise FileError(
@@ -57,36 +57,35 @@ def describe(inputs: Any, kept: dict[str, Tensor]) -> dict[str, Any]:
     )
 
 
-def _describe_tensor(tensor: Tensor, kept: dict[str, Tensor]) -> dict[str, Any]:
+def _describe_tensor(tensor: Tensor) -> dict[str, Any]:
     name = str(tensor.dtype).removeprefix("torch.")
     if name not in TYPES or tensor.layout is not torch.strided:
         raise FileError(
             f"the model is a graph, and an example input is {name}, {tensor.layout}, which a folder cannot keep; "
             "save the graph with torch.export.save"
         )
-    made: dict[str, Any] = {"tensor": list(tensor.shape), "dtype": name}
+    description: dict[str, Any] = {"tensor": list(tensor.shape), "dtype": name}
     if tensor.dtype in KEPT:
-        made["kept"] = f"input|{len(kept)}"
-        kept[made["kept"]] = tensor.detach().cpu().clone().contiguous()
-    return made
+        description["values"] = tensor.detach().cpu().clone().contiguous()
+    return description
 
 
-def restore(described: Any, kept: Mapping[str, Tensor], device: torch.device) -> Any:
+def restore(description: Any, device: torch.device) -> Any:
     """Return inputs of the form that `describe` was given: ones where the values do not matter.
 
     Raises:
-        KeyError, TypeError, ValueError, RuntimeError: `described` is not what `describe` returns.
+        KeyError, TypeError, ValueError, RuntimeError: `description` is not what `describe` returns.
 
-    >>> restore({"tuple": [{"tensor": [1, 3], "dtype": "float32"}, {"value": None}]}, {}, torch.device("cpu"))
+    >>> restore({"tuple": [{"tensor": [1, 3], "dtype": "float32"}, {"value": None}]}, torch.device("cpu"))
     (tensor([[1., 1., 1.]]), None)
     """
-    if "tensor" in described:
-        if "kept" in described:
-            return kept[described["kept"]].to(device)
-        return torch.ones(described["tensor"], dtype=TYPES[described["dtype"]], device=device)
-    if "dict" in described:
-        return {str(key): restore(value, kept, device) for key, value in described["dict"].items()}
+    if "tensor" in description:
+        if "values" in description:
+            return description["values"].to(device)
+        return torch.ones(description["tensor"], dtype=TYPES[description["dtype"]], device=device)
+    if "dict" in description:
+        return {str(key): restore(value, device) for key, value in description["dict"].items()}
     for kind in (tuple, list):
-        if kind.__name__ in described:
-            return kind(restore(value, kept, device) for value in described[kind.__name__])
-    return described["value"]
+        if kind.__name__ in description:
+            return kind(restore(value, device) for value in description[kind.__name__])
+    return description["value"]
