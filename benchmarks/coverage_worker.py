@@ -95,7 +95,9 @@ def _ours(case: Case, row: Row, report: Callable[[Row], None]) -> None:
     keep = select(Magnitude(p=2)(model, sites), SPARSITY, scope="layer")
     timer.stage("cut")
     made = cut_with_plan(model, sites, keep)
-    row.update(form="graph" if isinstance(made.model, torch.fx.GraphModule) else "module", difference=made.difference)
+    row.update(
+        form="graph" if isinstance(made.model, torch.fx.GraphModule) else "module", difference=made.verification.example
+    )
     if row["form"] == "graph":
         timer.stage("why")
         row["why_graph"] = _why_graph(lambda: cut_with_plan(model, sites, keep, form="module"))

@@ -10,7 +10,20 @@ from torch import Tensor, nn
 
 from coverage_libraries import import_torchvision
 
-__all__ = ["AUDIO", "GROUPED", "MODELS", "PICTURE", "TEXT", "TWO_SIDES", "WORDS", "Made", "family", "pixels", "plain", "words"]
+__all__ = [
+    "AUDIO",
+    "GROUPED",
+    "MODELS",
+    "PICTURE",
+    "TEXT",
+    "TWO_SIDES",
+    "WORDS",
+    "Made",
+    "family",
+    "pixels",
+    "plain",
+    "words",
+]
 
 Made = tuple[nn.Module, dict[str, Tensor]]
 MODELS: dict[str, Callable[[], Made]] = {}
@@ -46,9 +59,7 @@ def family(name: str) -> Callable[[Callable[[Any], Made]], Callable[[Any], Made]
     return register
 
 
-def plain(
-    name: str, prefix: str, head: str, inputs: Callable[[], dict[str, Tensor]], /, **options: Any
-) -> None:
+def plain(name: str, prefix: str, head: str, inputs: Callable[[], dict[str, Tensor]], /, **options: Any) -> None:
     """Register a family that needs no more than a configuration: ``{prefix}Config`` and the class ``{prefix}{head}``."""
 
     @family(name)

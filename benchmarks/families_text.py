@@ -83,9 +83,7 @@ plain("GPT-J", "GPTJ", CAUSAL, words, vocab_size=99, n_embd=32, n_head=4, n_laye
 plain("GPT-BigCode", "GPTBigCode", CAUSAL, words, vocab_size=99, n_embd=32, n_head=4, n_layer=2, n_positions=64)
 plain("OPT", "OPT", CAUSAL, words, **WORDS, ffn_dim=64, word_embed_proj_dim=32)
 plain("BLOOM", "Bloom", CAUSAL, words, vocab_size=99, hidden_size=32, n_layer=2, n_head=4)
-plain(
-    "CodeGen", "CodeGen", CAUSAL, words, vocab_size=99, n_embd=32, n_head=4, n_layer=2, n_positions=64, rotary_dim=4
-)
+plain("CodeGen", "CodeGen", CAUSAL, words, vocab_size=99, n_embd=32, n_head=4, n_layer=2, n_positions=64, rotary_dim=4)
 plain("CTRL", "CTRL", "LMHeadModel", words, vocab_size=99, n_embd=32, n_head=4, n_layer=2, n_positions=64, dff=64)
 plain("BioGPT", "BioGpt", CAUSAL, words, **TEXT)
 plain("XGLM", "XGLM", CAUSAL, words, vocab_size=99, d_model=32, num_layers=2, attention_heads=4, ffn_dim=64)
@@ -140,7 +138,9 @@ plain("GPT-OSS", "GptOss", CAUSAL, words, **GROUPED, head_dim=8, num_local_exper
 plain("JetMoE", "JetMoe", CAUSAL, words, **WORDS, intermediate_size=64, kv_channels=8, num_local_experts=4)
 
 # State spaces and other recurrences.
-plain("Mamba", "Mamba", CAUSAL, words, vocab_size=99, hidden_size=32, num_hidden_layers=2, state_size=8, use_mambapy=False)
+plain(
+    "Mamba", "Mamba", CAUSAL, words, vocab_size=99, hidden_size=32, num_hidden_layers=2, state_size=8, use_mambapy=False
+)
 plain(
     "Mamba-2", "Mamba2", CAUSAL, words, vocab_size=99, hidden_size=32, num_hidden_layers=2, state_size=8, num_heads=8,
     head_dim=8, n_groups=2, chunk_size=4,

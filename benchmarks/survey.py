@@ -53,7 +53,9 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=coverage_models.SUITES, nargs="+", help="suites (default: the zoo, transformers)")
+    parser.add_argument(
+        "--only", choices=coverage_models.SUITES, nargs="+", help="suites (default: the zoo, transformers)"
+    )
     parser.add_argument("--match", default="*", metavar="PATTERN", help="models by name, such as 'DeBERTa*'")
     parser.add_argument("--scores", choices=("random", "l2"), default="random", help="which 30%% of every site go")
     parser.add_argument("--seconds", type=int, default=300, help="CPU seconds for each model")

@@ -126,8 +126,11 @@ def test_compare_groups_means_by_hand(run: Run) -> None:
     assert table[("weight", 0.5)] == (pytest.approx(0.55), 2)
     assert table[("neuron", 0.2)] == (pytest.approx(0.45), 2)
     assert "means (± standard deviation) over seed (2)" in done[2]
-    _, _, err = run("compare", "--by", "method", "--study", "toy")
-    assert "over seed (2), sparsity (2)" in err
+    done = run("compare", "--by", "method", "--study", "toy", "--json")
+    assert [(r["method"], r["sparsity"], r["accuracy.n"]) for r in rows(done)] == [
+        *(("neuron", 0.2, 2), ("neuron", 0.5, 2), ("weight", 0.2, 2), ("weight", 0.5, 2)),
+    ]
+    assert "kept apart, as not the seed alone differs: sparsity" in done[2]
 
 
 def test_failures(run: Run) -> None:

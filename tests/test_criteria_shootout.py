@@ -185,6 +185,32 @@ def test_a_report_of_nothing_says_so(tmp_path: Path) -> None:
     assert STUDY.pages(STUDY.results(Store(tmp_path / "empty"), TINY)).summary == ["Nothing has been computed yet."]
 
 
+def summary(results: Results, **options: Any) -> str:
+    """What the study says where only some of what it computed was asked for."""
+    return " ".join(STUDY.pages(STUDY.results(results.store, {**TINY, **options})).summary)
+
+
+def test_without_controls_nothing_is_concluded(results: Results) -> None:
+    words = summary(results, criteria=["taylor", "wanda"])
+    for control in ("random", "magnitude"):
+        assert f"Against {control} not tested: no control was asked for." in words
+    assert "hown to beat" not in words
+
+
+def test_one_control_is_tested_and_the_other_is_not(results: Results) -> None:
+    words = summary(results, criteria=["taylor", "random"])
+    assert "Against magnitude not tested: no control was asked for. Not shown to beat random:" in words
+    assert "Shown to beat magnitude" not in words
+
+
+def test_one_seed_is_no_test(results: Results) -> None:
+    words = summary(results, seeds=1)
+    assert words.count("Against magnitude not tested: that takes two seeds at least.") == 4
+    assert "hown to beat" not in words
+    report = STUDY.pages(STUDY.results(results.store, {**TINY, "seeds": 1}))
+    assert not any("verdict" in {c.title for c in table.columns} for table in tables(report).values())
+
+
 def test_equal_accuracies_share_a_rank() -> None:
     rows = {"method": list("abc"), "scope": "layer", "sparsity": 0.5, "seed": 0, "accuracy": [0.8, 0.9, 0.8]}
     assert ranked(pandas.DataFrame(rows))["rank"].tolist() == [2.5, 1.0, 2.5]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
@@ -18,6 +17,7 @@ from secateur.structure import Structure, cut
 from secateur.structure.flow import Flow
 from secateur.structure.sites import check_same_model, masked_tensors
 from secateur.types import Criterion, InputError, Keep, Scores, Sites, unknown_name
+from secateur.untouched import copied
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -121,7 +121,7 @@ def sensitivity(
     if isinstance(sparsities, (str, float, int)) or not list(sparsities):
         raise InputError(f"sensitivity: sparsities is {sparsities!r}; give a list of fractions, such as [0.25, 0.5]")
     scores = criterion(model, sites) if callable(criterion) else criterion
-    trial = copy.deepcopy(model)
+    trial = copied(model)
     baseline = _figures(evaluate(trial))
     rows = []
     for name in sites:

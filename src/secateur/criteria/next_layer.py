@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx import Node
-from torch.nn.functional import cross_entropy
 
-from secateur.criteria.gates import Gated, check_options, estimate, gradient, writes
-from secateur.criteria.loss_change.samples import SampleLoss
-from secateur.labelled import Data
+from secateur.criteria.base import LossCriterion
+from secateur.criteria.gates import Gated, estimate, gradient
+from secateur.rate.samples import SampleLoss
 from secateur.structure.flow import Flow, Read
-from secateur.structure.infer import Structure, bind
+from secateur.structure.infer import Structure
+from secateur.structure.ops import bind, writes
 from secateur.structure.rules import op_name
-from secateur.types import Loss, Sites
+from secateur.types import Sites
 
 __all__ = ["NextLayer"]
 
@@ -33,7 +33,7 @@ BLOCK = 1 << 20  # numbers in a block of units; more leaves the processor's cach
 
 
 @dataclass(frozen=True)
-class NextLayer:
+class NextLayer(LossCriterion):
     """Scores a channel by following its removal exactly through the next layer, and to first order from there.
 
     What a linear layer or a convolution makes without the unit is a rank-one (one-channel) update of what it makes; that
@@ -46,30 +46,26 @@ class NextLayer:
     better wherever both were tried (benchmarks/estimates.py), except for the last hidden layer.
 
     Attributes:
-        batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
-        loss: of (outputs, targets), the mean over a batch.
+        data: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
+        loss: a name that `fit` takes, or a function of (outputs, targets) that gives the mean over a batch.
         batch_size: samples a pass, where the data are in memory.
 
     Raises:
-        InputError: unfit batches, NaN in the model or its outputs, or sites of single weights.
+        InputError: unfit data, NaN in the model or its outputs, or sites of single weights.
 
     >>> from secateur.structure import channels
     >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
     >>> model[0].weight.data, model[1].weight.data = torch.tensor([[2.0], [1.0]]), torch.tensor([[3.0, -1.0]])
-    >>> batches = [(torch.ones(1, 1), torch.zeros(1, 1))]           # the output is 2·3 − 1 = 5
-    >>> criterion = NextLayer(batches, nn.functional.mse_loss)
+    >>> data = [(torch.ones(1, 1), torch.zeros(1, 1))]           # the output is 2·3 − 1 = 5
+    >>> criterion = NextLayer(data, nn.functional.mse_loss)
     >>> criterion(model, channels(model, torch.ones(1, 1)))         # (5 − 6)² − 5² and (5 + 1)² − 5²
     {'0': tensor([-24.,  11.])}
     """
 
-    batches: Data = field(repr=False)
-    loss: Loss = cross_entropy
-    batch_size: int = 500
-
     def __post_init__(self) -> None:
-        check_options("NextLayer", self.batches, self.loss, self.batch_size)
+        super().__post_init__()
 
-    def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+    def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep; each has its site's shape."""
         flow = Flow(model, sites)
 
@@ -78,9 +74,9 @@ class NextLayer:
 
         return estimate(
             flow,
-            self.batches,
+            self.data,
             self.batch_size,
-            self.loss,
+            self._loss,
             "NextLayer",
             lambda batch: _sums(batch, plan(batch.inputs)),
             lambda inputs: {node for path in plan(inputs).values() for node in path.seen},

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from secateur.search.population import Population
+from secateur.rate.population import Population
 from secateur.search.space import Genes, Offsets, Space
 from secateur.types import InputError, Scores
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from secateur.files import require
 from secateur.lab import figures
 from secateur.lab.blocks import Block, Column, Picture, Section, Table
 from secateur.lab.classes import class_changes, class_damage
+from secateur.lab.judgement import paired
 from secateur.lab.report import Report
 from secateur.lab.sections import interval, mean, pick
-from secateur.lab.stats import compare
 from secateur.lab.study import Results
-from secateur.lab.tables import comparison_table
 from secateur.studies.factor_pages import NOTES, Factor, cuts, points
 from secateur.studies.measured import METHODS
 from secateur.studies.measured_pages import Part, report
@@ -101,7 +100,11 @@ def _words(rows: DataFrame) -> str:
                     f"to {words} by {method} changes its accuracy by {points(here['own'].mean())} points and the others' by "
                     f"{points(here['others'].mean())}"
                 )
-    return f"On the mean over the classes, {'; '.join(said)}."
+    return (
+        f"On the mean over the classes, {'; '.join(said)}."
+        if said
+        else "Nothing has been cut for or against a class yet."
+    )
 
 
 def _way(part: Part, rows: DataFrame, aimed: DataFrame, names: Sequence[str], way: str) -> list[Block]:
@@ -145,16 +148,12 @@ def _table(here: DataFrame, names: Sequence[str], share: str, way: str, basis: A
 
 def _compared(here: DataFrame, way: str) -> list[Block]:
     """The cuts against their controls: the class meant less the others, the mean over the classes, paired by seed."""
-    if here["seed"].nunique() < 2:
-        return ["The cuts are not tested against their controls: that takes at least two seeds."]
     gaps = (
         here.assign(gap=here["own"] - here["others"])
         .groupby(["method", "seed"], sort=False)["gap"]
         .mean()
         .reset_index()
     )
-    found = compare(
-        gaps, value="gap", baseline="class accuracy", within=(), better="lower" if way == "forget" else "higher"
-    )
     caption = "What the class meant gained over the others, in points: mean over the classes, the controls against class accuracy."
-    return [comparison_table(found, f"compare-{way}", caption)]
+    better: Literal["higher", "lower"] = "lower" if way == "forget" else "higher"
+    return paired(gaps, f"compare-{way}", caption, baseline="class accuracy", value="gap", within=(), better=better)

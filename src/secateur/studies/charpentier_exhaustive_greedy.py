@@ -81,11 +81,11 @@ def prune_cell(context: Context) -> Outcome:
     file = None if folder is None else Path(folder) / f"{context.recipe.id}.safetensors"
     since = process_time()
     pruned = _schedule(context, splits["train"])(model, sites, checkpoint=file)
-    effort = {"evaluations": pruned.evaluations, "cpu_seconds": process_time() - since}
+    effort = {"evaluations": pruned.history.evaluations, "cpu_seconds": process_time() - since}
     rated = cut_and_rate(model, sites, pruned.keep, splits, effort)
     if file is not None:
         file.unlink(missing_ok=True)
-    return Outcome(rated.metrics, path(pruned, model, sites, splits), rated.artefact)
+    return Outcome(rated.metrics, path(pruned.history, model, sites, splits), rated.artefact)
 
 
 def _schedule(context: Context, images: Split) -> Exhaustive | Greedy:

@@ -296,7 +296,10 @@ def _summary(part: Part) -> list[str]:
         sign = "lowers" if change < 0 else "raises"
         words += f" Removing one that is worse on training images {sign} the test loss by {abs(change):.5f} on average."
     table = _estimate_table(part, cells)
-    best = max((row for row in table.rows if row[1] is not None), key=lambda row: row[1])
+    ranked = [row for row in table.rows if row[1] is not None]
+    if not ranked:
+        return [f"{words} No estimate has a rank correlation with the exact answer: one of both is constant."]
+    best = max(ranked, key=lambda row: row[1])
     return [f"{words} The estimate nearest to the exact answer is {best[0]} (Spearman {best[1]:.3f})."]
 
 

@@ -81,14 +81,14 @@ def rank_cell(context: Context) -> Outcome:
     measuring = process_time() - since
     pruned = Precomputed(found, LABELS, splits["train"])(model, sites)
     metrics: dict[str, Json] = {
-        "order": [name for name, _ in pruned.removed],
-        "numbers": [number for _, number in pruned.removed],
-        "took": [label for step in pruned.steps for label in step.labels],
-        "losses": [pruned.loss_before, *(step.loss for step in pruned.steps)],
+        "order": [name for name, _ in pruned.history.removed],
+        "numbers": [number for _, number in pruned.history.removed],
+        "took": [label for step in pruned.history.steps for label in step.labels],
+        "losses": [pruned.history.loss_before, *(step.loss for step in pruned.history.steps)],
         "evaluations": sum(site.size for site in sites.values()),
         "cpu_seconds": measuring,
     }
-    return Outcome(metrics, path(pruned, model, sites, splits))
+    return Outcome(metrics, path(pruned.history, model, sites, splits))
 
 
 def prune_cell(context: Context) -> Outcome:

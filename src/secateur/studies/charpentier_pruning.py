@@ -19,15 +19,14 @@ from secateur.files import require
 from secateur.lab import figures
 from secateur.lab.blocks import Block, Column, Picture, Section, Table
 from secateur.lab.classes import class_damage
+from secateur.lab.judgement import paired
 from secateur.lab.options import Option
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.report import Report
 from secateur.lab.sections import interval, mean, pick
-from secateur.lab.stats import compare
 from secateur.lab.study import Cell, Context, Outcome, Results
-from secateur.lab.tables import comparison_table
 from secateur.measure import predict
-from secateur.schedules import Pruned
+from secateur.schedules import PruningLog
 from secateur.schedules.walk import Unit
 from secateur.structure import channels, cut, mask
 from secateur.structure.verify import difference
@@ -76,14 +75,14 @@ def without(sites: Sites, units: Sequence[Unit]) -> dict[str, Tensor]:
     return keep
 
 
-def path(pruned: Pruned, model: nn.Module, sites: Sites, splits: Mapping[str, data.Split]) -> list[dict[str, Json]]:
+def path(log: PruningLog, model: nn.Module, sites: Sites, splits: Mapping[str, data.Split]) -> list[dict[str, Json]]:
     """Return the history of a pruning: loss and accuracy after each removal, on the images that decided and beside them."""
-    rows = _rows("training", [0], [pruned.loss_before], [pruned.accuracy_before])
-    counts = torch.tensor([len(step.units) for step in pruned.steps]).cumsum(0).tolist() if pruned.steps else []
-    rows += _rows("training", counts, [s.loss for s in pruned.steps], [s.accuracy for s in pruned.steps])
+    rows = _rows("training", [0], [log.loss_before], [log.accuracy_before])
+    counts = torch.tensor([len(step.units) for step in log.steps]).cumsum(0).tolist() if log.steps else []
+    rows += _rows("training", counts, [s.loss for s in log.steps], [s.accuracy for s in log.steps])
     every = max(1, len(counts) // POINTS)
     chosen = sorted({0, *counts[every - 1 :: every], *counts[-1:]})
-    masks = [without(sites, pruned.removed[:count]) for count in chosen]
+    masks = [without(sites, log.removed[:count]) for count in chosen]
     for name in ("validation", "test"):
         found = evaluate_keeps(model, sites, masks, splits[name])
         rows += _rows(name, chosen, found.losses.tolist(), found.accuracy.tolist())
@@ -273,11 +272,10 @@ def _controls(part: Part, pruned: DataFrame, controls: DataFrame) -> list[Block]
     caption = "The same numbers of units of each site removed by the loss, at random (mean of the draws), and by the lowest L2 norm."
     basis = part.basis(rows, "training, validation and test images")
     blocks: list[Block] = [Table("controls", caption, columns, table, basis)]
-    if rows["seed"].nunique() > 1:
-        found = compare(rows, value="loss", baseline=BY_LOSS, within=("schedule",), better="lower")
-        words = "Test loss of the controls against removal by the loss, at the same numbers of units."
-        blocks.append(comparison_table(found, "compared", words))
-    return blocks
+    words = "Test loss of the controls against removal by the loss, at the same numbers of units."
+    return blocks + paired(
+        rows, "compared", words, value="loss", baseline=BY_LOSS, within=("schedule",), better="lower"
+    )
 
 
 def _classes(part: Part, pruned: DataFrame, controls: DataFrame) -> list[Block]:

@@ -159,14 +159,15 @@ def _bands(part: Part, cells: DataFrame, draws: DataFrame) -> Table:
     columns = [Column(title) for title in ("quantity", "ours", "95 %", "expected from", "to", "inside")]
     inside = sum(bool(one[-1]) for one in rows)
     spreads = statistics(draws, "n", "accuracy")["std"]
-    caption = (
-        f"{inside} of {len(rows)} quantities lie in their bands; the spread {_grows(spreads)} with the number of nodes."
-    )
+    caption = f"{inside} of {len(rows)} quantities lie in their bands{_grows(spreads)}."
     return Table("bands", caption, columns, rows, part.basis(cells))
 
 
 def _grows(spreads: DataFrame) -> str:
-    return "grows" if bool(spreads.is_monotonic_increasing) else "does not grow at every step"
+    if len(spreads) < 2:
+        return ""
+    grows = "grows" if bool(spreads.is_monotonic_increasing) else "does not grow at every step"
+    return f"; the spread {grows} with the number of nodes"
 
 
 def _controls(part: Part, cells: DataFrame) -> Table:

@@ -74,7 +74,7 @@ def reinitialise_cell(context: Context) -> Outcome:
     model = models.build(recipe["model"], seed=recipe["seed"], **recipe["model_options"])
     again = Reinitialise(
         every=recipe["every"],
-        batches=networks.first(networks.split(context, recipe, "train"), recipe["measured"]),
+        data=networks.first(networks.split(context, recipe, "train"), recipe["measured"]),
         scheme=recipe["scheme"],
         outgoing=recipe["outgoing"],
         cycles=recipe["cycles"],

@@ -11,13 +11,12 @@ from secateur.criteria import Evaluations, evaluate_keeps
 from secateur.lab import figures
 from secateur.lab.blocks import Block, Column, Picture, Section, Table
 from secateur.lab.classes import class_damage
+from secateur.lab.judgement import paired
 from secateur.lab.options import Option
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.report import Report
 from secateur.lab.sections import interval, mean, pick
-from secateur.lab.stats import compare
 from secateur.lab.study import Cell, Context, Outcome, Results, Study
-from secateur.lab.tables import comparison_table
 from secateur.schedules import RandomShrink
 from secateur.structure import channels
 from secateur.studies.charpentier import SOURCE, bases, check, options
@@ -85,16 +84,16 @@ def shrink_cell(context: Context) -> Outcome:
     units = sum(site.size for site in sites.values())
     metrics: dict[str, Json] = {
         "units": units,
-        "share": sum(len(run.removed) for run in runs) / len(runs) / units,
-        "evaluations": sum(run.evaluations for run in runs),
-        "cut_difference": max(run.difference or 0.0 for run in runs),
+        "share": sum(len(run.history.removed) for run in runs) / len(runs) / units,
+        "evaluations": sum(run.history.evaluations for run in runs),
+        "cut_difference": max(0.0 if run.verification is None else run.verification.example for run in runs),
         **{f"whole_{name}_loss": float(one.losses[0]) for name, one in found.items()},
     }
     history = []
     for place, method in enumerate(METHODS):
         rows = slice(1 + place * len(runs), 1 + (place + 1) * len(runs))
         metrics[f"{method}_class_accuracy"] = found["test"].class_accuracy[rows].mean(0).tolist()
-        history += _history(method, [len(run.removed) for run in runs], found, rows)
+        history += _history(method, [len(run.history.removed) for run in runs], found, rows)
     return Outcome(metrics, history)
 
 
@@ -179,20 +178,11 @@ def _losses(part: Part, cells: DataFrame, runs: DataFrame) -> list[Block]:
         blocks.append(
             Picture(f"box-{name}-loss", drawing, f"What shrinking did to the {name} loss, all runs.", alt, basis)
         )
-    if each["seed"].nunique() > 1:
-        found = compare(
-            each.rename(columns={"n": "at a time"}),
-            value="test_loss",
-            baseline="shrink",
-            within=("at a time",),
-            better="lower",
-        )
-        blocks.append(
-            comparison_table(
-                found, "compared", "Test loss of the controls against shrinking at the same number of nodes."
-            )
-        )
-    return blocks
+    named = each.rename(columns={"n": "at a time"})
+    words = "Test loss of the controls against shrinking at the same number of nodes."
+    return blocks + paired(
+        named, "compared", words, value="test_loss", baseline="shrink", within=("at a time",), better="lower"
+    )
 
 
 def _each(runs: DataFrame) -> DataFrame:

@@ -10,12 +10,11 @@ from secateur.files import require
 from secateur.lab import figures
 from secateur.lab.blocks import Basis, Block, Card, Column, Picture, Section, Table
 from secateur.lab.classes import class_damage
+from secateur.lab.judgement import paired
 from secateur.lab.report import Report
 from secateur.lab.sections import interval, mean, pick, trade_offs, training
-from secateur.lab.stats import compare
 from secateur.lab.study import Results
 from secateur.lab.style import styles
-from secateur.lab.tables import comparison_table
 from secateur.studies.measured import LABELS, METHODS
 from secateur.studies.measured_pages import Part, report
 
@@ -185,20 +184,13 @@ def _accuracies(part: Part, ended: DataFrame, basis: Basis) -> Table:
 
 
 def _tests(ended: DataFrame) -> list[Block]:
-    runs = _cut(ended)
-    if runs["seed"].nunique() < 2:
-        return ["The methods are not tested against each other: that takes at least two seeds."]
-    found = compare(runs, value="accuracy", baseline=METHODS[0], within=("way", "sparsity"))
-    blocks: list[Block] = [
-        comparison_table(
-            found, "compare-methods", "Test accuracy after fine-tuning: the controls against the loss change."
-        )
+    runs, words = _cut(ended), "Test accuracy after fine-tuning:"
+    methods = f"{words} the controls against the loss change."
+    ways = f"{words} in steps against at once."
+    return [
+        *paired(runs, "compare-methods", methods, baseline=METHODS[0], within=("way", "sparsity")),
+        *paired(runs, "compare-ways", ways, by="way", baseline=WAYS[0], within=("method", "sparsity")),
     ]
-    if runs["way"].nunique() > 1:
-        found = compare(runs, value="accuracy", by="way", baseline=WAYS[0], within=("method", "sparsity"))
-        caption = "Test accuracy after fine-tuning: in steps against at once."
-        blocks.append(comparison_table(found, "compare-ways", caption))
-    return blocks
 
 
 def _gains(part: Part, ended: DataFrame) -> Section:

@@ -16,6 +16,11 @@ __all__ = ["cards", "method_caption", "notes", "summary"]
 
 
 def summary(pruned: DataFrame, trained: DataFrame, dense: DataFrame) -> list[str]:
+    if not len(trained):
+        return [
+            "The unpruned networks are not there, so nothing can be said of what pruning costs.",
+            _cut_words(pruned),
+        ]
     base = mean(trained, "accuracy")
     words = [f"Unpruned, the networks reach a mean test accuracy of {base:.4f} (loss {mean(trained, 'loss'):.4f})."]
     for method in ("weight", "neuron"):

@@ -118,7 +118,7 @@ def solve_cell(context: Context) -> Outcome:
     history, spent = [], 0.0
     for sparsity in context["sparsities"]:
         begun = time.process_time()
-        solution = way.make(images)(model, sites, sparsity)
+        solution = way.make(images).solve(model, sites, sparsity)
         spent += time.process_time() - begun
         row = _row(context, recipe, model, remove(solution.apply(model), solution.keep), solution.keep)
         history.append(_numbers(row | {"scope": way.scope, "sparsity": sparsity}))

@@ -9,12 +9,12 @@ from secateur.files import require
 from secateur.lab import figures
 from secateur.lab.blocks import Basis, Block, Column, Picture, Section, Table
 from secateur.lab.classes import class_damage
-from secateur.lab.judgement import judged
+from secateur.lab.judgement import judged, paired, untested
 from secateur.lab.report import Report
 from secateur.lab.sections import interval, mean, pick
 from secateur.lab.stats import area, compare
+from secateur.lab.stats.compare import UNTESTED
 from secateur.lab.study import Results
-from secateur.lab.tables import comparison_table
 from secateur.studies.criteria_shootout_ways import CONTROLS, SOLVERS
 from secateur.studies.measured_pages import Part, report
 
@@ -156,10 +156,10 @@ def _areas(rows: DataFrame) -> DataFrame:
 def _verdicts(rows: DataFrame, control: str) -> dict[str, str]:
     """What the paired tests of the areas of one scope show of each method beside a control."""
     areas = _areas(rows)
-    if control not in set(areas["method"]) or areas["method"].nunique() < 2 or areas["seed"].nunique() < 2:
+    if untested(areas, control, value="area"):
         return {}
-    found = compare(areas, value="area", baseline=control, within=())
-    return dict(zip(found["method"], found["verdict"], strict=True))
+    tests = compare(areas, value="area", baseline=control, within=())
+    return dict(zip(tests["method"], tests["verdict"], strict=True))
 
 
 def _area_tests(unit: str, plain: DataFrame, basis: Basis) -> list[Block]:
@@ -167,16 +167,15 @@ def _area_tests(unit: str, plain: DataFrame, basis: Basis) -> list[Block]:
     blocks: list[Block] = []
     for scope, here in plain.groupby("scope", sort=False):
         for control in CONTROLS:
-            if _verdicts(here, control):
-                found = compare(_areas(here), value="area", baseline=control, within=())
-                caption = f"Each criterion against {control}, scope {scope}: accuracy averaged over the sparsities."
-                blocks.append(comparison_table(found, f"{unit}-{scope}-areas-{control}", caption))
+            caption = f"Each criterion against {control}, scope {scope}: accuracy averaged over the sparsities."
+            name = f"{unit}-{scope}-areas-{control}"
+            blocks += paired(_areas(here), name, caption, value="area", baseline=control, within=())
     return [replace(b, basis=basis.also(str(b.basis))) if isinstance(b, Table) else b for b in blocks]
 
 
 def _tests(unit: str, rows: DataFrame, suffix: str, basis: Basis) -> list[Block]:
     """Paired tests of every criterion against both controls."""
-    if not len(rows) or rows["seed"].nunique() < 2:
+    if not len(rows):
         return []
     others = {c: [m for m in dict.fromkeys(rows["method"]) if m != c] for c in CONTROLS}
     blocks = judged(rows, others, basis, within=("scope", "sparsity"))
@@ -235,7 +234,7 @@ def _solved(part: Part, unit: str, plain: DataFrame) -> list[Block]:
     blocks: list[Block] = [Table(f"{unit}-solvers", caption, columns, made, basis)]
     for name in SOLVERS:
         own = pick(rows, method=name)
-        if len(own) and own["seed"].nunique() > 1:
+        if len(own):
             both = _joined(own, pick(controls, scope=own["scope"].iloc[0], method="magnitude"))
             found = judged(both, {"magnitude": [name]}, basis)
             blocks += [b if isinstance(b, str) else replace(b, name=f"{unit}-{b.name}-{name}") for b in found]
@@ -262,14 +261,11 @@ def _summary(part: Part) -> list[str]:
         rows = pick(_rows(part, "prune"), unit=unit)
         plain, tuned = pick(rows, tuned=0), pick(rows, tuned=1)
         for scope, here in plain.groupby("scope", sort=False):
-            beat = _named(_verdicts(here, "magnitude"), "better")
-            lost = [m for m in dict.fromkeys(here["method"]) if m not in _named(_verdicts(here, "random"), "better")]
             best = here.groupby("method")["accuracy"].mean()
             words.append(
                 f"{unit.capitalize()}, scope {scope}, {here['sparsity'].nunique()} sparsities, {here['seed'].nunique()} "
                 f"seeds: the best mean accuracy is {best.idxmax()}'s, {best.max():.4f}, beside {_at(best, 'magnitude')} by "
-                f"magnitude and {_at(best, 'random')} at random. Shown to beat magnitude: {', '.join(beat) or 'none'}. "
-                f"Not shown to beat random: {', '.join(m for m in lost if m != 'random') or 'none'}."
+                f"magnitude and {_at(best, 'random')} at random. {_beaten(part, here)}"
             )
         if len(tuned):
             after = tuned.groupby("method")["accuracy"].mean()
@@ -281,8 +277,28 @@ def _summary(part: Part) -> list[str]:
     return words
 
 
-def _named(verdicts: dict[str, str], word: str) -> list[str]:
-    return [method for method, verdict in verdicts.items() if verdict == word]
+def _beaten(part: Part, rows: DataFrame) -> str:
+    """What the tests of one scope show against both controls, or that there were none, and why."""
+    asked, areas = part.results.options["criteria"], _areas(rows)
+    reasons = {
+        control: "no control was asked for"
+        if asked and control not in asked
+        else untested(areas, control, value="area")
+        for control in CONTROLS
+    }
+    verdicts = {control: _verdicts(rows, control) for control in CONTROLS}
+    beat = [method for method, verdict in verdicts["magnitude"].items() if verdict == "better"]
+    methods = [method for method in dict.fromkeys(rows["method"]) if method in verdicts["random"]]
+    lost = [method for method in methods if verdicts["random"][method] not in ("better", UNTESTED)]
+    words = {"magnitude": f"Shown to beat magnitude: {', '.join(beat) or 'none'}."}
+    words["random"] = f"Not shown to beat random: {', '.join(lost) or 'none'}."
+    for control, reason in reasons.items():
+        without = [method for method, verdict in verdicts[control].items() if verdict == UNTESTED]
+        if reason:
+            words[control] = f"Against {control} not tested: {reason}."
+        elif without:
+            words[control] += f" Not tested against {control}: {', '.join(without)}."
+    return f"{words['magnitude']} {words['random']}"
 
 
 def _at(means: Any, method: str) -> str:

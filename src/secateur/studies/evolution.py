@@ -26,7 +26,7 @@ from secateur.search import (
     RandomSearch,
     Rating,
     Search,
-    SearchResult,
+    SearchLog,
     Space,
     Supermask,
     lineage,
@@ -190,15 +190,15 @@ def search_cell(context: Context) -> Outcome:
     space = Space(model, only(weights(model), f"{layer}.weight"), [f"{layer}.bias"] if biased else [])
     rated = {"validation": Fitness(space, near), "test": Fitness(space, far)}
     judged = _judged(context, search, space, rated)
-    found = judged.result.apply()
+    found = judged.result.model
     change = judged.searched if context["protocol"] == "honest" else judged.untouched
     metrics = {
         **_figures(judged),
         **rate(found, {"test": far, "train": first(split(context, recipe, "train"), TRAINING)}),
         "validation_accuracy": _accuracy(rated["validation"], change),
-        **_controls(seed, space, judged.result, rated["test"]),
+        **_controls(seed, space, judged.result.history, rated["test"]),
     }
-    artefact = {"genes": torch.from_numpy(judged.result.genes)}
+    artefact = {"genes": torch.from_numpy(judged.result.history.genes)}
     if isinstance(search, Genetic):
         on = rated["test" if context["protocol"] == "thesis" else "validation"]
         metrics |= _population(judged, 100 * on.start / on.samples)
@@ -210,7 +210,8 @@ def _judged(context: Context, search: Search, space: Space, rated: Mapping[str, 
     """What `judge` returns, on data whose activations are kept, as the controls are rated on them too."""
     on, other = ("test", "validation") if context["protocol"] == "thesis" else ("validation", "test")
     result = search(rated[on], space, context["evaluations"], context["seed"])
-    genes, offsets = result.genes[None], None if result.offsets is None else result.offsets[None]
+    log = result.history
+    genes, offsets = log.genes[None], None if log.offsets is None else log.offsets[None]
     return Judged(result, rated[on](genes, offsets), rated[other](genes, offsets), context["protocol"])
 
 
@@ -230,19 +231,19 @@ def _figures(judged: Judged) -> dict[str, Json]:
     result = judged.result
     return {
         "fitness": float(judged.reported.fitness[0]),
-        "searched_fitness": result.fitness,
-        "searched_change": result.accuracy,
+        "searched_fitness": result.history.fitness,
+        "searched_change": result.history.accuracy,
         "untouched_fitness": float(judged.untouched.fitness[0]),
         "untouched_change": float(judged.untouched.accuracy[0]),
-        "compression": result.compression,
+        "compression": result.history.compression,
         "gap": judged.gap,
-        "spent": result.spent,
+        "spent": result.history.spent,
     }
 
 
-def _controls(seed: int, space: Space, result: SearchResult, test: Fitness) -> dict[str, Json]:
+def _controls(seed: int, space: Space, log: SearchLog, test: Fitness) -> dict[str, Json]:
     """Test accuracy where as many weights go by magnitude, and at random."""
-    removed = np.array([(~result.genes).sum()])
+    removed = np.array([(~log.genes).sum()])
     chance = np.random.default_rng([seed, int(removed[0])]).permutation(space.size)
     made = {"magnitude": space.order, "random": chance}
     return {f"{name}_accuracy": _accuracy(test, test(smallest_removed(order, removed))) for name, order in made.items()}
@@ -251,7 +252,7 @@ def _controls(seed: int, space: Space, result: SearchResult, test: Fitness) -> d
 def _population(judged: Judged, base: float) -> dict[str, Json]:
     """The least, mean and greatest of the first and the last population; accuracy and compression in per cent."""
     made: dict[str, Json] = {}
-    history = judged.result.history
+    history = judged.result.history.generations
     for when, generation in (("initial", history[0]), ("final", history[-1])):
         rating = generation.rating
         for name, values in zip(
@@ -265,17 +266,17 @@ def _population(judged: Judged, base: float) -> dict[str, Json]:
 
 def _generations(judged: Judged, search: Genetic, seed: int) -> dict[str, Tensor]:
     """Every individual of every generation, and the genes that the best one's ancestor began with."""
-    result = judged.result
-    kept = {
-        name: torch.from_numpy(np.stack([getattr(g.rating, name) for g in result.history])).float() for name in _RATED
+    log = judged.result.history
+    ratings = {
+        name: torch.from_numpy(np.stack([getattr(g.rating, name) for g in log.generations])).float() for name in _RATED
     }
-    last = result.history[-1].rating
-    lines = [lineage(result.history, int(values.argmax())) for values in (last.fitness, last.accuracy)]
-    begun = damaged(search.population, result.space.size, search.damage, np.random.default_rng(seed))
+    last = log.generations[-1].rating
+    lines = [lineage(log.generations, int(values.argmax())) for values in (last.fitness, last.accuracy)]
+    begun = damaged(search.population, len(log.genes), search.damage, np.random.default_rng(seed))
     return {
-        **kept,
+        **ratings,
         "lineages": torch.tensor(lines),
-        "parents": torch.from_numpy(np.stack([g.parents for g in result.history])),
+        "parents": torch.from_numpy(np.stack([g.parents for g in log.generations])),
         "begun": torch.from_numpy(begun[lines[0][0]].copy()),
     }
 
@@ -284,7 +285,7 @@ def _history(judged: Judged) -> list[dict[str, Json]]:
     """One row a generation or step: what was spent, and the best so far."""
     rows: list[dict[str, Json]] = []
     best = 0.0
-    for number, generation in enumerate(judged.result.history):
+    for number, generation in enumerate(judged.result.history.generations):
         sure = generation.rating.fitness[generation.rating.exact]
         best = max(best, float(sure.max(initial=-np.inf)))
         rows.append({"step": number, "evaluations": generation.spent, "best": best})

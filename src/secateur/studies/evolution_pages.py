@@ -113,7 +113,7 @@ def _populations(part: Part, rows: DataFrame, theirs: Trials | None) -> list[Blo
         if beside is not None:
             blocks.append(_best(part, own, beside))
         if protocol == "thesis" and (part.model, part.data) in BANDS:
-            blocks.append(_bands(part, own))
+            blocks += _bands(part, own)
     return blocks
 
 
@@ -161,7 +161,7 @@ def _population(part: Part, rows: DataFrame, name: str, protocol: str, theirs: T
     return Table(f"population-{name}-{protocol}", caption, columns, table, part.basis(rows, "images searched on"))
 
 
-def _bands(part: Part, rows: DataFrame) -> Table:
+def _bands(part: Part, rows: DataFrame) -> list[Block]:
     table: list[list[Any]] = []
 
     def add(what: str, value: float, low: float, high: float) -> None:
@@ -182,9 +182,11 @@ def _bands(part: Part, rows: DataFrame) -> Table:
         *(Column(t, format=".3f") for t in ("ours", "expected from", "to")),
         Column("inside"),
     ]
+    if not table:
+        return ["No damage rate was tried of which it was known beforehand what to expect."]
     inside = sum(row[-1] for row in table)
     caption = f"{inside} of {len(table)} quantities lie where trials before this study lay; means over the networks."
-    return Table("bands", caption, columns, table, part.basis(rows, "images searched on"))
+    return [Table("bands", caption, columns, table, part.basis(rows, "images searched on"))]
 
 
 def _gaps(part: Part, rows: DataFrame) -> Table:
@@ -302,6 +304,8 @@ def _converged(part: Part, rows: DataFrame) -> list[Block]:
 
 
 def _more(method: str, removed: Any, accuracy: Any) -> str:
+    if not len(removed):
+        return f"{method} against one-shot magnitude: not compared, no network has both."
     change, lost = 100 * float(removed.mean()), 100 * float(accuracy.mean())
     verdict = (
         "more of the layer at no less test accuracy" if change > 0 and lost >= 0 else "not more at no less accuracy"

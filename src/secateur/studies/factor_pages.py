@@ -11,15 +11,13 @@ from secateur.files import require
 from secateur.lab import figures
 from secateur.lab.blocks import Basis, Block, Card, Column, Picture, Section, Table
 from secateur.lab.classes import class_changes, class_damage
+from secateur.lab.judgement import paired
 from secateur.lab.report import Report
 from secateur.lab.sections import interval, mean, pick
-from secateur.lab.stats import compare
 from secateur.lab.study import Results
 from secateur.lab.style import styles
-from secateur.lab.tables import comparison_table
 from secateur.studies.measured import LABELS, METHODS
 from secateur.studies.measured_pages import Part, report
-from secateur.types import InputError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -125,6 +123,11 @@ def words(part: Part, factor: Factor) -> str:
     """Return what the labels and accuracies did over the factor, in a sentence or two."""
     seen = [value for value in factor.values if len(pick(part.measured, **{factor.key: value}))]
     rows = {value: pick(part.measured, **{factor.key: value}) for value in seen}
+    if len(seen) == 1:
+        return (
+            f"Where {factor.words} is {seen[0]}, {mean(rows[seen[0]], 'important'):.1%} of the units are important and "
+            f"{mean(part.measured, 'worse'):.1%} worse; there is no other value to compare it with."
+        )
     most = max(seen, key=lambda value: mean(rows[value], "important"))
     least = min(seen, key=lambda value: mean(rows[value], "important"))
     best = max(seen, key=lambda value: mean(rows[value], "accuracy"))
@@ -202,14 +205,10 @@ def _tests(part: Part, factor: Factor) -> list[Block]:
 
 def compared(frame: DataFrame, factor: Factor, value: str, name: str, caption: str) -> list[Block]:
     """Return the table of paired tests against the reference; a sentence where there are too few runs for any."""
-    if frame["seed"].nunique() < 2 or frame[factor.key].nunique() < 2:
-        return [f"{caption} Not tested: that takes at least two seeds and two values of {factor.words}."]
-    found = compare(frame, value=value, by=factor.key, baseline=factor.base, within=())
+    caption = f"{caption} Each {factor.words} against {factor.base}."
     # A share is neither good nor bad.
-    verdicts = found["verdict"] if "accuracy" in value else found["verdict"].replace(_SHARE)
-    return [
-        comparison_table(found.assign(verdict=verdicts), name, f"{caption} Each {factor.words} against {factor.base}.")
-    ]
+    words = {} if "accuracy" in value else _SHARE
+    return paired(frame, name, caption, baseline=factor.base, value=value, by=factor.key, within=(), words=words)
 
 
 def _changes(part: Part, factor: Factor) -> list[Block]:
@@ -219,7 +218,8 @@ def _changes(part: Part, factor: Factor) -> list[Block]:
     for row in part.measured.to_dict("records"):
         kept = part.results.store.artefact(row["id"])
         place = list(factor.values).index(row[factor.key])
-        changes = [x for name in kept if name.startswith("change.") for x in kept[name].flatten().tolist()]
+        # A file of tensors gives them in any order.
+        changes = [x for name in sorted(kept) if name.startswith("change.") for x in kept[name].flatten().tolist()]
         rows += [{"place": place, "change": 1000 * change} for change in changes]
     shown = pandas.DataFrame(rows)
     names = {place: str(value) for place, value in enumerate(factor.values)}
@@ -296,14 +296,8 @@ def _after(part: Part, factor: Factor, basis: Basis) -> Picture:
 
 def controls(frame: DataFrame, *keys: str) -> list[Block]:
     """Return the paired tests of the loss change against its controls, within each value of `keys` and each sparsity."""
-    if frame["seed"].nunique() < 2:
-        return ["The methods are not tested against each other: that takes at least two seeds."]
-    try:
-        found = compare(frame, value="accuracy", baseline="loss change", within=(*keys, "sparsity"))
-    except InputError as error:
-        return [f"The methods were not compared: {error}"]
     caption = "Test accuracy of the controls against removal by loss change, paired by seed."
-    return [comparison_table(found, "compare-methods", caption)]
+    return paired(frame, "compare-methods", caption, baseline=METHODS[0], within=(*keys, "sparsity"))
 
 
 def _classes(part: Part, factor: Factor) -> list[Block]:

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.criteria.removal import Evaluations, Removals
 from secateur.lab.options import Option, Options
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.study import Cell, Context, Outcome
+from secateur.rate.masks import Evaluations, Removals
 from secateur.studies import filters
 from secateur.studies.networks import network
 from secateur.types import Keep, Site

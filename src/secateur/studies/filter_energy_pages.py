@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 from secateur.lab import figures
 from secateur.lab.basis import Origins
 from secateur.lab.blocks import Basis, Block, Card, Column, Picture, Section, Table
+from secateur.lab.judgement import paired
 from secateur.lab.report import Report
 from secateur.lab.sections import interval, mean, pick
-from secateur.lab.stats import compare
 from secateur.lab.study import Results
 from secateur.lab.style import styles
-from secateur.lab.tables import comparison_table
 from secateur.studies.filter_pages import class_section, networks_section, percent, points
 
 if TYPE_CHECKING:
@@ -301,13 +300,12 @@ def _controls(runs: DataFrame, layers: DataFrame, basis: Basis) -> list[Block]:
     )
     said = _verdict(runs)
     caption = "Mean change of accuracy over the layers, each pruned alone, by method, with as many filters removed in each layer."
-    found = compare(runs, value="accuracy", baseline="energy", within=("threshold",))
     words = "Each control against energy: mean accuracy over the layers, paired by seed."
     return [
         said,
         Picture("controls", drawn, caption, f"Bars by threshold and method. {said}", basis, named),
         _wins(layers, basis),
-        comparison_table(found, "controls-compared", words),
+        *paired(runs, "controls-compared", words, baseline="energy", within=("threshold",)),
     ]
 
 
@@ -316,9 +314,12 @@ def _verdict(runs: DataFrame) -> str:
     table = runs.groupby(["threshold", "method"])["points"].mean().unstack()
     parts = []
     for method in [name for name in table.columns if name != "energy"]:
-        better = int((table["energy"] > table[method]).sum())
-        gap = float((table["energy"] - table[method]).mean())
-        parts.append(f"{method} at {better} of {len(table)} thresholds ({points(gap)} points on average)")
+        gaps = (table["energy"] - table[method]).dropna()
+        if len(gaps):
+            better = f"{int((gaps > 0).sum())} of {len(gaps)} thresholds"
+            parts.append(f"{method} at {better} ({points(float(gaps.mean()))} points on average)")
+    if not parts:
+        return "Energy and its controls have no threshold in common yet."
     return f"Removing by energy costs less than removing as many filters by {', by '.join(parts)}."
 
 

@@ -295,7 +295,8 @@ def _summary(rows: DataFrame) -> list[str]:
         none, best = float(means.iloc[0]), means.idxmax()
         name = "Unpruned" if threshold == 0 else f"With {100 * threshold:g} % of the energy of one layer removed"
         change = f"{points(100 * (float(means.max()) - none))} points" if best != means.index[0] else "none is better"
-        words.append(f"{name}: {none:.4f} without dropout, the best rate is {best:g} ({change}).")
+        beside = f"the best rate is {best:g} ({change})" if len(means) > 1 else "no other rate was tried"
+        words.append(f"{name}: {none:.4f} at a rate of {means.index[0]:g}, {beside}.")
     words.append(
         f"The text finds gains of up to {max(a for _, a in PUBLISHED.values()) - PUBLISHED[0.0][1]:.2f} points by dropout "
         "up to 0.4."

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.criteria.removal import Removals
 from secateur.data import Split
 from secateur.lab.options import Option
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.study import Cell, Context, Outcome, Study
 from secateur.measure import evaluate, macs, parameters
+from secateur.rate.masks import Removals
 from secateur.repair import repair
 from secateur.select import select
 from secateur.structure import channels, cut

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 from secateur.lab import figures
 from secateur.lab.basis import Origins
 from secateur.lab.blocks import Basis, Block, Column, Picture, Section, Table
+from secateur.lab.judgement import paired
 from secateur.lab.report import Report
 from secateur.lab.sections import interval, mean, pick
-from secateur.lab.stats import compare
 from secateur.lab.study import Results
 from secateur.lab.style import styles
-from secateur.lab.tables import comparison_table
 from secateur.studies.filter_pages import class_section, networks_section, percent, points
 
 if TYPE_CHECKING:
@@ -131,17 +130,17 @@ def _compared(runs: DataFrame, basis: Basis) -> list[Block]:
     )
     means = runs.groupby("after", sort=False)["change"].mean()
     said = f"Least is lost with “{means.idxmax()}” ({points(float(means.max()))} points), most with “{means.idxmin()}” ({points(float(means.min()))} points)."
+    if len(means) < 2:
+        said = (
+            f"Only “{means.index[0]}” was tried ({points(float(means.iloc[0]))} points), so there is nothing beside it."
+        )
     blocks: list[Block] = [said]
     caption = "Change of test accuracy when all cheap layers are pruned, by what follows each; mean and 95 % interval over seeds."
     blocks.append(
         Picture("saved", drawn, caption, f"Bars. {said}", basis, runs[["after", "threshold", "seed", "change"]])
     )
-    if NAMES["none"] in set(runs["after"]) and runs["after"].nunique() > 1:
-        found = compare(runs, value="accuracy", by="after", baseline=NAMES["none"], within=("threshold",))
-        blocks.append(
-            comparison_table(found, "saved-compared", "Each against energy with nothing after it, paired by seed.")
-        )
-    return blocks
+    tests = "Each against energy with nothing after it, paired by seed."
+    return blocks + paired(runs, "saved-compared", tests, by="after", baseline=NAMES["none"], within=("threshold",))
 
 
 def _scanned(results: Results, origins: Origins) -> list[Section]:

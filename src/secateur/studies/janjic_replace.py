@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from itertools import product
+from operator import add
 
 import numpy as np
 import torch
@@ -89,11 +91,8 @@ class Cut:
         emptied, parts = self.emptied(), []
         for images in torch.split(self.images, 250):
             x, y = (_rows(seen(model, self.reader, images)[0], reader) for model in (self.model, emptied))
-            parts.append((len(x), Moments.of(x, y, whole)))
-        total = sum(count for count, _ in parts)
-        gram = sum((count / total * part.gram for count, part in parts), torch.zeros(()))
-        cross = sum((count / total * part.cross for count, part in parts), torch.zeros(()))
-        return Moments(gram, cross, sum(count / total * part.power for count, part in parts)), whole
+            parts.append(Moments.of(x, y, whole))
+        return reduce(add, parts), whole
 
     def corrected(self, whole: Tensor) -> nn.Module:
         """Return the network without the filters, its reader's weight and bias replaced, ``(outputs, inputs + 1)``."""

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur.labelled import Data
+from secateur.losses import loss_function
 from secateur.state import digest, evaluating, tensors
 from secateur.train.callbacks import Callback, Run
 from secateur.train.history import History
 from secateur.train.loop import fit
-from secateur.train.options import TrainOptions, describe, loss_function
+from secateur.train.options import TrainOptions, describe
 from secateur.types import InputError, Loss, unknown_name
 
 __all__ = ["Distillation", "distill", "soft_cross_entropy"]

@@ -23,12 +23,13 @@ from secateur.labelled import (
     in_memory,
     iterate,
 )
+from secateur.losses import loss_function
+from secateur.measure.passes import Tally, tally_pass
 from secateur.state import check_finite, check_made, device_of, modes_kept, restore, seeded, snapshot
 from secateur.train.callbacks import Callback, KeepBest, Run, ShowProgress, StopEarly
 from secateur.train.checkpoint import WriteCheckpoint, identify, resume
 from secateur.train.history import EpochRecord, History
-from secateur.train.options import TrainOptions, loss_function
-from secateur.train.tally import Tally, tally_pass
+from secateur.train.options import TrainOptions
 from secateur.types import FileError, InputError, Loss, unknown_name
 
 __all__ = ["fit"]
