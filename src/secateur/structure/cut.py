@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from secateur.state import evaluating
 from secateur.structure.attention import free_attention
 from secateur.structure.axes import Atom, keep_vector
+from secateur.structure.cases import Cases
 from secateur.structure.depth import BlockStructure, removed_blocks, skipping
 from secateur.structure.graph import graph_form, graph_structure, require_shapes
 from secateur.structure.infer import Structure
@@ -20,7 +21,7 @@ from secateur.structure.mend import Edits, edits, proposals
 from secateur.structure.optimizer import carry_over, check_optimizer
 from secateur.structure.reference import Reference
 from secateur.structure.sites import check_keep, check_same_model
-from secateur.structure.verify import Cases, Verification, shapes_taken, verify
+from secateur.structure.verify import Verification, shapes_taken, verify
 from secateur.types import CutError, InputError, Keep, Sites, VerificationError, unknown_name
 from secateur.untouched import copied
 
