@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from secateur.criteria.removal import evaluate_keeps
 from torch import Tensor, nn
 
 import secateur as sc
 from secateur.criteria import CRITERIA, CRITERIA_OF_DATA, ClassAccuracy, Movement, by_name
-from secateur.criteria.removal import evaluate_keeps
 from secateur.search import Fitness, HillClimbing, Space
 from secateur.state import as_usual, tensors
 from secateur.testing.toys import TOYS, same_state, snapshot
@@ -136,13 +136,15 @@ def test_a_double_model_may_count_on_a_double_default() -> None:
 
 def everything(model: nn.Module, data: tuple[Tensor, Tensor], folder: Path) -> dict[str, object]:
     """What the public calls return, as numbers."""
-    inputs, labels = data
+    inputs = data[0]
     sites = sc.channels(model, inputs)
     scores = sc.Taylor(data)(model, sites)
     keep = sc.select(scores, 0.4, scope="layer")
     small = sc.cut(model, sites, keep)
     masked = sc.mask(model, sites, keep)
-    pruned = sc.prune(model, inputs, "second-order", 0.4, data=data, scope="layer", repair="least-squares", latency=False)
+    pruned = sc.prune(
+        model, inputs, "second-order", 0.4, data=data, scope="layer", repair="least-squares", latency=False
+    )
     pruned.save(folder)
     loaded = sc.load(folder, model)
     steps = sc.Iterative(sc.Snip(data), 0.4, steps=2, train=lambda net, held: fit(net, data, epochs=1), data=data)
@@ -160,10 +162,10 @@ def everything(model: nn.Module, data: tuple[Tensor, Tensor], folder: Path) -> d
         "prune": (pruned.keep, tensors(pruned.model), pruned.report.parameters, pruned.report.macs),
         "load": tensors(loaded),
         "schedule": (stepped := steps(model, sites)).keep,
-        "schedule's steps": [step.loss for step in stepped.steps],
+        "schedule's steps": [step.loss for step in stepped.history.steps],
         "trained": tensors(stepped.model),
-        "solver": (solved.keep, dict(solved.tensors)),
-        "search": search.genes.tolist(),
+        "solver": (solved.keep, tensors(solved.model)),
+        "search": (search.keep, tensors(search.model)),
         "sensitivity": [row.figures for row in scan.rows],
         "distil": (tensors(student), [record.train_loss for record in history]),
         "rated": sc.measure.evaluate(model, data),
@@ -171,7 +173,7 @@ def everything(model: nn.Module, data: tuple[Tensor, Tensor], folder: Path) -> d
         "predicted": sc.measure.predict(model, data),
         "budget": sc.budget(model, sites, scores, parameters=0.8),
         "size": (sc.measure.parameters(model), sc.measure.macs(model, inputs), sc.measure.file_bytes(model)),
-        "models": [small, masked, pruned.model, loaded, stepped.model, student],
+        "models": [small, masked, pruned.model, loaded, stepped.model, solved.model, search.model, student],
     }
 
 
@@ -242,9 +244,10 @@ def test_a_model_made_under_inference_mode_is_refused_with_the_remedy() -> None:
 
 def test_nothing_is_left_set_behind() -> None:
     with default_dtype(torch.float64), torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
-        with pytest.raises(RuntimeError, match="within"), as_usual():
+        with as_usual():
             assert torch.get_default_dtype() is torch.float32
             assert not torch.is_autocast_enabled("cpu")
+        with pytest.raises(RuntimeError, match="within"), as_usual():
             raise RuntimeError("within")
         assert torch.get_default_dtype() is torch.float64
         assert torch.is_autocast_enabled("cpu")

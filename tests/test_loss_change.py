@@ -18,11 +18,11 @@ from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils import _pytree as pytree
 
 from secateur.criteria import LossChange, LossChanges, SecondOrder
-from secateur.criteria.loss_change.graph import GraphEngine
-from secateur.criteria.loss_change.memory import Budget
-from secateur.criteria.loss_change.plain import PlainLoop
-from secateur.criteria.loss_change.tally import Tally
 from secateur.prune import prune
+from secateur.rate.memory import Budget
+from secateur.rate.plain import PlainLoop
+from secateur.rate.tally import Tally
+from secateur.rate.units import GraphEngine
 from secateur.structure import blocks, channels, mask, weights
 from secateur.testing.conformance import CriterionConformance
 from secateur.testing.random_nets import RULES, RandomNet, Step
@@ -59,7 +59,7 @@ def measured(model: nn.Module, sites: Sites, x: Tensor, y: Tensor, budget: Budge
     """The changes by the engine for traced models alone, in the model's own precision: where it gives up the test fails."""
     tally = Tally(cross_entropy, sites)
     GraphEngine(model, sites, budget).measure(x, y, tally)
-    return tally.result()
+    return LossChanges.of(tally)
 
 
 def assert_equal_to_brute(model: nn.Module, sites: Sites, x: Tensor, budget: Budget = ROOMY) -> LossChanges:
@@ -451,7 +451,7 @@ def test_a_tally_that_misses_units_is_told_apart() -> None:
     sites = channels(model, x)
     tally = Tally(cross_entropy, sites, {"0": torch.tensor([2])})
     GraphEngine(model, sites, ROOMY).measure(x, y, tally)
-    assert tally.result().exact["0"].tolist() == [False, False, True]
+    assert LossChanges.of(tally).exact["0"].tolist() == [False, False, True]
 
 
 def test_a_screen_measures_the_lowest_estimates_and_marks_the_others() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from secateur.types import ExampleInputs, InputError
+from secateur.untouched import ParameterWrites, untouched
 
 __all__ = [
     "as_usual",
@@ -40,6 +41,14 @@ __all__ = [
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+WRAPPERS = {
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "FullyShardedDataParallel": "module",
+    "OptimizedModule": "_orig_mod",
+}
+"""Modules of torch's own that stand around a model, with the attribute that holds it."""
 
 
 def own_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -84,9 +93,26 @@ def check_made(model: nn.Module) -> None:
 
 
 def check_module(model: object, doing: str) -> None:
-    """Refuse what is no module."""
+    """Refuse what is no module, or only stands around one.
+
+    >>> check_module(nn.DataParallel(nn.Linear(1, 1)), "channels")
+    Traceback (most recent call last):
+    ...
+    secateur.types.InputError: channels: the model is a DataParallel, which wraps the model proper; pass model.module
+    """
     if not isinstance(model, nn.Module):
         raise InputError(f"{doing}: the model is a {type(model).__name__}; pass an nn.Module")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError(
+            f"{doing}: the model is a {type(model).__name__}, compiled by TorchScript, whose code cannot be read or "
+            "changed; pass the Python module that it was made from"
+        )
+    for kind in type(model).__mro__:
+        if kind.__name__ in WRAPPERS and kind.__module__.startswith("torch."):
+            inner = WRAPPERS[kind.__name__]
+            raise InputError(
+                f"{doing}: the model is a {kind.__name__}, which wraps the model proper; pass model.{inner}"
+            )
 
 
 def check_finite(model: nn.Module, when: str, remedy: str) -> None:
@@ -174,18 +200,21 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model in evaluation mode, without gradients, and leave it as it was.
+    """Put the model in evaluation mode, without gradients, and leave it as it was: see `untouched`.
 
-    Modules that keep tables for evaluation drop them when they are put in training mode, so that is done on the way in
-    and on the way out: a table made from other weights, or while tracing, must not be used.
+    Modules that keep tables for evaluation drop them when they are put in training mode, so that is done on the way in:
+    a table made from other weights must not be used. Changing modes may itself write into parameters, as where adapters
+    are merged into weights.
     """
-    with modes_kept(model), torch.no_grad():
-        model.train()
-        model.eval()
+    writes = ParameterWrites(model)
+    with untouched(model), torch.no_grad():
         try:
+            with writes:
+                model.train()
+                model.eval()
             yield
         finally:
-            model.train()
+            writes.put_back()
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
@@ -14,15 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from secateur.criteria.base import scores_of
-from secateur.criteria.removal import evaluate_keeps
 from secateur.files import require
 from secateur.labelled import Data
+from secateur.rate.masks import evaluate_keeps
 from secateur.select import select
 from secateur.state import own_tensors, usual
 from secateur.structure import Structure, cut
 from secateur.structure.flow import Flow
 from secateur.structure.sites import check_same_model, masked_tensors
 from secateur.types import Criterion, InputError, Keep, Loss, Scores, Sites, unknown_name
+from secateur.untouched import copied
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -134,7 +134,7 @@ def sensitivity(
         raise InputError("sensitivity: give evaluate, which rates a model, or data to find the loss on")
     rate: Rate = evaluate or partial(_loss_and_accuracy, data=data, loss=loss)
     scores = scores_of(criterion, model, sites, "sensitivity") if callable(criterion) else criterion
-    trial = copy.deepcopy(model)
+    trial = copied(model)
     baseline = _figures(rate(trial))
     rows = []
     for name in sites:

@@ -84,7 +84,7 @@ def budget(
         raise InputError("budget: zeros make a model no smaller or faster; find the sites with channels(...)")
     if scope == "row":
         raise unknown_name("scope of a budget", scope, ("global", "layer"))
-    options: dict[str, Any] = {"minimum": minimum, "round_to": round_to}
+    options: dict[str, Any] = {"minimum": minimum, "round_to": round_to, "sites": sites}
     quick = None if what == "latency" else _quick(model, sites, what)
     if sensitivity is None:
         steps = by_scores(scores, scope, options)

@@ -327,10 +327,10 @@ def _against(
 ) -> dict[str, Any]:
     """How much faster a pruned model is than the one it was made of, and what it was pruned by."""
     from secateur.measure import compare_latency
-    from secateur.saving import read_report
+    from secateur.result import Result
 
     both = compare_latency({"before": before, "after": after}, example, batch_size=batch_size, threads=threads)
-    return {"speedup": both.speedups["after"].median, "pruned_by": read_report(folder)["criterion"]}
+    return {"speedup": both.speedups["after"].median, "pruned_by": Result.read_report(folder)["criterion"]}
 
 
 def _seen(

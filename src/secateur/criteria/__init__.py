@@ -20,11 +20,11 @@ from secateur.criteria.next_layer import NextLayer
 from secateur.criteria.random import Random
 from secateur.criteria.reconstruction import Reconstruction, Wanda
 from secateur.criteria.redundancy import Correlation, GeometricMedian
-from secateur.criteria.removal import Evaluations, evaluate_keeps
 from secateur.criteria.scale import NormScale
 from secateur.criteria.second_order import SecondOrder
 from secateur.criteria.taylor import Taylor
 from secateur.labelled import Data
+from secateur.rate.masks import Evaluations, evaluate_keeps
 from secateur.types import Criterion, InputError, Loss, unknown_name
 
 __all__ = [

@@ -9,7 +9,6 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from secateur.criteria.batches import moved
@@ -21,6 +20,7 @@ from secateur.losses import check_answers
 from secateur.state import check_finite, device_of, evaluating
 from secateur.structure.sites import REPAIR
 from secateur.types import InputError, Loss, Sites, unknown_name
+from secateur.untouched import run_with
 
 __all__ = ["Curvature", "Objective", "check_curvature", "check_probes"]
 
@@ -156,7 +156,7 @@ class Objective:
         return enumerate(moved(self.data, self.batch_size, self.doing, device_of(self.model)), 1)
 
     def _outputs(self, leaves: Tensors, inputs: Tensor, targets: Tensor, number: int) -> Tensor:
-        outputs: Tensor = functional_call(self.model, leaves, (inputs,))
+        outputs: Tensor = run_with(self.model, leaves, (inputs,))
         check_answers(outputs, targets, self.loss, f"{self.doing}, batch {number}")
         return outputs
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +16,7 @@ from secateur.losses import check_loss
 from secateur.state import check_finite, device_of, evaluating, own_tensors, split_inputs
 from secateur.structure.sites import REPAIR
 from secateur.types import ExampleInputs, InputError, Sites
+from secateur.untouched import copied
 
 __all__ = ["GraSP", "Snip", "SynFlow"]
 
@@ -185,7 +185,7 @@ class SynFlow(CriterionBase):
 
 def _absolute(model: nn.Module) -> nn.Module:
     """A copy in double precision, with absolute parameters and running means of zero."""
-    flowing = copy.deepcopy(model).double()
+    flowing = copied(model).double()
     with torch.no_grad():
         for name, tensor in own_tensors(flowing).items():
             if isinstance(tensor, nn.Parameter):

@@ -22,12 +22,13 @@ from secateur.state import check_finite, device_of, own_tensors
 from secateur.structure.axes import Atom, atoms
 from secateur.structure.flow import Flow, Read, Tap
 from secateur.structure.infer import Structure
+from secateur.structure.ops import writes
 from secateur.structure.rules import op_name
 from secateur.structure.rules.recurrent import GATES
 from secateur.structure.sites import REPAIR
 from secateur.types import Loss, Member
 
-__all__ = ["Gated", "by_unit", "estimate", "gradient", "writes"]
+__all__ = ["Gated", "by_unit", "estimate", "gradient"]
 
 
 @dataclass(eq=False)
@@ -282,9 +283,3 @@ def _read_inside(structure: Structure, node: Node, members: tuple[Member, ...]) 
     """The weights of a recurrent layer that read units inside it."""
     weights = {structure.graph.tensors.get(source) for source in node.all_input_nodes}
     return (member for member in members if member.role == "in" and member.parameter in weights)
-
-
-def writes(node: Node) -> bool:
-    """Whether an op changes a tensor in place."""
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and bool(schema.is_mutable)

@@ -11,10 +11,11 @@ from torch import Tensor, fx, nn
 from torch.fx import Node
 
 from secateur.criteria.base import LossCriterion
-from secateur.criteria.gates import Gated, estimate, gradient, writes
-from secateur.criteria.loss_change.samples import SampleLoss
+from secateur.criteria.gates import Gated, estimate, gradient
+from secateur.rate.samples import SampleLoss
 from secateur.structure.flow import Flow, Read
-from secateur.structure.infer import Structure, bind
+from secateur.structure.infer import Structure
+from secateur.structure.ops import bind, writes
 from secateur.structure.rules import op_name
 from secateur.types import Sites, unknown_name
 

@@ -7,7 +7,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from secateur.criteria.base import LossCriterion
 from secateur.criteria.gates import Gated, by_unit, estimate, gradient
@@ -18,6 +17,7 @@ from secateur.state import check_finite, device_of, evaluating
 from secateur.structure.flow import Flow
 from secateur.structure.sites import REPAIR
 from secateur.types import Site, Sites, unknown_name
+from secateur.untouched import run_with
 
 __all__ = ["Taylor"]
 
@@ -105,7 +105,7 @@ class Taylor(LossCriterion):
         count, device, numbers = 0, device_of(model), False
         with evaluating(model), torch.enable_grad():
             for number, (inputs, targets) in enumerate(iterate(self.data, self.batch_size, "Taylor"), 1):
-                outputs = functional_call(model, leaves, (inputs.to(device),))
+                outputs = run_with(model, leaves, (inputs.to(device),))
                 check_answers(outputs, targets, self.loss, f"Taylor, batch {number}")
                 mean = self._loss(outputs, targets.to(device))
                 grads = torch.autograd.grad(mean, list(leaves.values()), allow_unused=True)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from secateur.labelled import Data, check_data, check_outputs, iterate
 from secateur.losses import loss_function
+from secateur.measure.passes import tally_pass
 from secateur.state import device_of, evaluating, usual
-from secateur.train.tally import tally_pass
 from secateur.types import InputError, Loss
 
 __all__ = ["Evaluation", "evaluate", "predict"]

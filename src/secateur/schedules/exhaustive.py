@@ -8,9 +8,10 @@ from typing import Literal
 
 from secateur.criteria.loss_change import LossChanges
 from secateur.labelled import Data
+from secateur.result import Result
 from secateur.schedules.losses import check_changes, losses_of
 from secateur.schedules.options import check_fraction, check_number, check_rating
-from secateur.schedules.walk import Pruned, Schedule, Unit, Walk
+from secateur.schedules.walk import Schedule, Unit, Walk
 from secateur.types import InputError, Loss
 
 __all__ = ["Exhaustive"]
@@ -41,7 +42,8 @@ class Exhaustive(Schedule):
     ...         _ = parameter.copy_(torch.as_tensor(value))
     >>> inputs, labels = torch.eye(2), torch.tensor([0, 0])
     >>> pruned = Exhaustive((inputs, labels))(model, channels(model, inputs))
-    >>> pruned.removed, round(pruned.loss_before, 4), round(pruned.loss, 4)
+    >>> log = pruned.history
+    >>> log.removed, round(log.loss_before, 4), round(log.loss, 4)
     ([('0', 1)], 1.1269, 0.41)
     >>> pruned.model[0].out_features
     1
@@ -63,7 +65,7 @@ class Exhaustive(Schedule):
         else:
             check_fraction("Exhaustive", "until", self.until)
 
-    def _prune(self, walk: Walk) -> Pruned:
+    def _prune(self, walk: Walk) -> Result:
         goal = None if isinstance(self.until, str) else walk.goal(self.until)
         losses = losses_of(walk, self.data, self.loss, self.max_memory)
         while goal is None or walk.gone < goal:

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from secateur.criteria.base import scores_of
-from secateur.criteria.removal import Removals
 from secateur.labelled import Data
+from secateur.rate.masks import Removals
+from secateur.result import Result
 from secateur.schedules.options import check_number, check_rating, check_whole
-from secateur.schedules.walk import Pruned, Schedule, Unit, Walk
+from secateur.schedules.walk import Schedule, Unit, Walk
 from secateur.types import Criterion, InputError, Loss, unknown_name
 
 __all__ = ["Greedy"]
@@ -50,7 +51,7 @@ class Greedy(Schedule):
     ...         _ = parameter.copy_(torch.as_tensor(value))
     >>> inputs, labels = torch.eye(2), torch.tensor([0, 0])
     >>> pruned = Greedy((inputs, labels))(model, channels(model, inputs))
-    >>> pruned.removed, pruned.evaluations  # the whole model, unit 0 in vain, unit 1
+    >>> pruned.history.removed, pruned.history.evaluations  # the whole model, unit 0 in vain, unit 1
     ([('0', 1)], 3)
     """
 
@@ -77,7 +78,7 @@ class Greedy(Schedule):
         if (self.order == "estimated") != (self.estimate is not None):
             raise InputError('Greedy: order="estimated" and estimate=… (such as Taylor(data)) go together')
 
-    def _prune(self, walk: Walk) -> Pruned:
+    def _prune(self, walk: Walk) -> Result:
         removals = Removals(walk.model, walk.sites, self.data, self.loss)
         whole = removals([{}])
         walk.begin(float(whole.losses[0]), float(whole.accuracy[0]))

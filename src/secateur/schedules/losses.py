@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from secateur.criteria.loss_change import Base, LossChange, LossChanges
-from secateur.criteria.loss_change.chain.last import LastLayer
-from secateur.criteria.removal import LastRead, Removals
 from secateur.labelled import Data
 from secateur.losses import loss_function
+from secateur.rate.chain.last import LastLayer
+from secateur.rate.masks import LastRead, Removals
 from secateur.schedules.walk import Unit, Walk
 from secateur.structure.sites import mask
 from secateur.types import InputError, Loss

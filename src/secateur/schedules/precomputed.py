@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 
 from secateur.criteria.loss_change import LossChanges
 from secateur.criteria.loss_change.labels import LABELS
-from secateur.criteria.removal import Evaluations, Removals
 from secateur.labelled import Data
+from secateur.rate.masks import Evaluations, Removals
+from secateur.result import Result
 from secateur.schedules.losses import check_changes
 from secateur.schedules.options import check_fraction, check_rating
-from secateur.schedules.walk import Pruned, Schedule, Unit, Walk
+from secateur.schedules.walk import Schedule, Unit, Walk
 from secateur.types import InputError, Loss, unknown_name
 
 __all__ = ["Precomputed"]
@@ -43,7 +44,7 @@ class Precomputed(Schedule):
     ...         _ = parameter.copy_(torch.as_tensor(value))
     >>> data = torch.eye(2), torch.tensor([0, 0])
     >>> sites = channels(model, data[0])
-    >>> Precomputed(LossChange(data)(model, sites), remove=0.5, data=data)(model, sites).steps[0].units
+    >>> Precomputed(LossChange(data)(model, sites), remove=0.5, data=data)(model, sites).history.steps[0].units
     (('0', 1),)
     """
 
@@ -66,7 +67,7 @@ class Precomputed(Schedule):
             check_fraction("Precomputed", "remove", self.remove)
         check_rating("Precomputed", self.data, self.loss)
 
-    def _prune(self, walk: Walk) -> Pruned:
+    def _prune(self, walk: Walk) -> Result:
         check_changes(self.importance, walk, "Precomputed")
         labels = {(site, n): label for site, found in self.importance.label().items() for n, label in enumerate(found)}
         queue = self._queue(walk, labels)

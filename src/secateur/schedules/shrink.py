@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from secateur.criteria.removal import Removals
 from secateur.labelled import Data
+from secateur.rate.masks import Removals
+from secateur.result import Result
 from secateur.schedules.options import check_rating, check_whole
-from secateur.schedules.walk import Pruned, Schedule, Walk
+from secateur.schedules.walk import Schedule, Walk
 from secateur.types import InputError, Loss
 
 __all__ = ["RandomShrink"]
@@ -38,7 +39,7 @@ class RandomShrink(Schedule):
     ...     for parameter, value in zip(model.parameters(), (torch.eye(2), 0.0, 2 * torch.eye(2), 0.0)):
     ...         _ = parameter.copy_(torch.as_tensor(value))
     >>> inputs, labels = torch.eye(2), torch.tensor([0, 0])
-    >>> RandomShrink(1, (inputs, labels))(model, channels(model, inputs)).removed
+    >>> RandomShrink(1, (inputs, labels))(model, channels(model, inputs)).history.removed
     [('0', 1)]
     """
 
@@ -53,7 +54,7 @@ class RandomShrink(Schedule):
         check_whole("RandomShrink", "seed", self.seed, 0)
         check_rating("RandomShrink", self.data, self.loss)
 
-    def _prune(self, walk: Walk) -> Pruned:
+    def _prune(self, walk: Walk) -> Result:
         units = walk.units
         if self.n > len(units):
             raise InputError(f"RandomShrink: n={self.n} units are to go at a time, and there are {len(units)} in all")

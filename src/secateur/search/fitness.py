@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from secateur.criteria.removal import Removals
 from secateur.labelled import Data, check_data, in_memory, iterate
-from secateur.search.population import Population
+from secateur.rate.masks import Removals
+from secateur.rate.population import Population
 from secateur.search.space import Genes, Offsets, Space
 from secateur.state import usual
 from secateur.types import InputError, Loss, Scores

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from secateur.labelled import Data
+from secateur.result import Result
 from secateur.search.fitness import Fitness, Rating
-from secateur.search.result import SearchResult
 from secateur.search.run import Search
 from secateur.search.space import Space
 from secateur.state import usual
@@ -30,7 +30,7 @@ class Judged:
         protocol: which of the two is the one to report: untouched for ``"honest"``, searched for ``"thesis"``.
     """
 
-    result: SearchResult
+    result: Result
     searched: Rating
     untouched: Rating
     protocol: Protocol
@@ -90,5 +90,6 @@ def judge(
     near, far = (validation, test) if protocol == "honest" else (test, validation)
     fitness, other = (Fitness(space, data, alpha, beta, loss=loss) for data in (near, far))
     result = search(fitness, space, budget, seed)
-    genes, offsets = result.genes[None], None if result.offsets is None else result.offsets[None]
+    log = result.history
+    genes, offsets = log.genes[None], None if log.offsets is None else log.offsets[None]
     return Judged(result, fitness(genes, offsets), other(genes, offsets), protocol)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -15,11 +14,13 @@ from secateur.criteria.layer_inputs import Inputs, LayerInputs
 from secateur.criteria.units import parameters_of
 from secateur.labelled import Data
 from secateur.select import select
-from secateur.select.patterns import parse_pattern
+from secateur.select.patterns import n_of_m, parse_pattern
 from secateur.solvers.layer_problems import damped, merged
-from secateur.solvers.solution import Fractions, Solution, fractions_of
+from secateur.solvers.solution import Fractions, Solution, Solver, fractions_of
 from secateur.state import usual
+from secateur.structure.layers import Layer
 from secateur.types import InputError, Sites
+from secateur.untouched import copied
 
 __all__ = ["SparseGPT"]
 
@@ -28,17 +29,18 @@ Choose = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class SparseGPT:
+class SparseGPT(Solver):
     """Removes single weights of each layer so that its outputs on data change least (Frantar and Alistarh, 2023).
 
-    Each weight is a matrix that multiplies inputs x. Column by column the weights of least w² / [H⁻¹]ⱼⱼ² go, H = x xᵀ,
-    and the columns that follow take over what they can. Layers are solved in their order, each on the inputs that the
-    layers solved before give it. Every layer loses the same fraction, or its own. One forward pass a layer; the matrix H
-    of one layer is held at a time. No labels are needed.
+    Each weight is a matrix that multiplies inputs x. Column by column the weights of least w² / [H⁻¹]ⱼⱼ go, H = x xᵀ of
+    the columns from j on, and the columns that follow take over what they can. Layers are solved in their order, each on
+    the inputs that the layers solved before give it. Every layer loses the same fraction, or its own. One forward pass a
+    layer; the matrix H of one layer is held at a time. No labels are needed.
 
     Attributes:
         data: labelled samples; the targets are not used.
-        block: how many columns are chosen from at once.
+        block: how many columns are chosen from at once, for a fraction. For N of M it is always M (section 3.3): each
+            group is chosen on weights that have taken over what the groups before it lost.
         damping: added to the diagonal of H, as a share of its mean.
         batch_size: samples a pass, where the data are in memory.
 
@@ -50,7 +52,7 @@ class SparseGPT:
     >>> model = nn.Linear(2, 1, bias=False)
     >>> model.weight.data = torch.tensor([[1.0, 2.0]])
     >>> data = (torch.tensor([[1.0, 1.0], [2.0, 2.0]]), torch.zeros(2))     # both inputs are always the same
-    >>> SparseGPT(data, damping=1e-9)(model, weights(model), 0.5).tensors
+    >>> SparseGPT(data, damping=1e-9).solve(model, weights(model), 0.5).tensors
     {'weight': tensor([[0., 3.]])}
     """
 
@@ -64,7 +66,7 @@ class SparseGPT:
         check_blocks("SparseGPT", self.block, self.damping)
 
     @usual
-    def __call__(
+    def solve(
         self, model: nn.Module, sites: Sites, sparsity: Fractions | None = None, *, pattern: str | None = None
     ) -> Solution:
         """Return masks and weights for a sparsity, or for N of every M inputs (``pattern="2:4"``)."""
@@ -72,7 +74,7 @@ class SparseGPT:
         if (sparsity is None) == (pattern is None):
             raise InputError("SparseGPT: give either sparsity (a fraction, or one by site) or pattern (N:M)")
         fractions = fractions_of(sparsity if sparsity is not None else 0.0, sites, "SparseGPT")
-        work = copy.deepcopy(model)
+        work = copied(model)
         parameters = parameters_of(work, sites)
         inputs = LayerInputs(work, self.data, self.batch_size, "SparseGPT")
         order = inputs.order()
@@ -89,9 +91,8 @@ class SparseGPT:
         flat, choose = weight.detach().flatten(), _chooser(fraction, pattern)
         for inputs in found:
             for rows, moments in zip(inputs.layer.entries.to(weight.device), inputs.total, strict=True):
-                order, run = _along_inputs(rows, weight.shape) if pattern else (slice(None), rows.shape[1])
+                order, spans = self._plan(inputs.layer, rows.shape[1], pattern)
                 entries, inner = rows[:, order], damped(moments[order][:, order], self.damping)
-                spans = _spans(rows.shape[1], run, self._step(pattern))
                 solved, mask = solve(flat[entries].double(), inner, spans, choose)
                 flat[entries] = solved.to(flat)
                 kept[entries] = mask
@@ -99,11 +100,14 @@ class SparseGPT:
             weight.copy_(flat.reshape(weight.shape))
         return kept.reshape(weight.shape)
 
-    def _step(self, pattern: str | None) -> int:
+    def _plan(self, layer: Layer, columns: int, pattern: str | None) -> tuple[Tensor, list[tuple[int, int]]]:
+        """The order of a matrix's columns, and the spans of them that are chosen from at once."""
         if pattern is None:
-            return self.block
+            return torch.arange(columns), _spans(columns, columns, self.block)
+        # Columns are input by input, each with its places in the kernel; neighbours along the inputs are wanted.
+        order = torch.arange(columns).reshape(-1, layer.places).T.flatten()
         _, m = parse_pattern(pattern)
-        return max(self.block // m, 1) * m
+        return order, _spans(columns, columns // layer.places, m)
 
 
 def _check_multiplied(sites: Sites, order: list[str]) -> None:
@@ -113,19 +117,6 @@ def _check_multiplied(sites: Sites, order: list[str]) -> None:
                 f"SparseGPT: no linear layer or convolution multiplies by {name!r} itself, so there are no inputs to "
                 f"solve with; leave it out: weights(model, ignore=[{name!r}])"
             )
-
-
-def _along_inputs(rows: Tensor, shape: torch.Size) -> tuple[Tensor, int]:
-    """The order of columns in which neighbours differ in dimension 1, as in `select`, and how many in a row do."""
-    places = torch.unravel_index(rows[0], shape)
-    natural = torch.arange(rows.shape[1])
-    if bool((places[1] == places[1][0]).all()):
-        return natural, rows.shape[1]
-    run = len(set(places[1].tolist()))
-    rest = torch.zeros_like(natural)
-    for dim in range(2, len(shape)):
-        rest = rest * shape[dim] + places[dim]
-    return torch.argsort(rest * shape[1] + places[1], stable=True), run
 
 
 def _spans(columns: int, run: int, step: int) -> list[tuple[int, int]]:
@@ -144,7 +135,7 @@ def _chooser(fraction: float, pattern: str | None) -> Choose:
     def choose(scores: Tensor) -> Tensor:
         nonlocal seen, removed
         if pattern is not None:
-            return select({"weight": scores}, pattern=pattern)["weight"]
+            return n_of_m({"weight": scores}, pattern)["weight"]
         seen += scores.numel()
         count = min(max(round(fraction * seen) - removed, 0), scores.numel())
         removed += count

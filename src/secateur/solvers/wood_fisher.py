@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -16,15 +15,16 @@ from secateur.criteria.units import parameters_of
 from secateur.labelled import Data
 from secateur.losses import loss_function
 from secateur.select import SCOPES, Scope, select
-from secateur.solvers.solution import Fractions, Solution
+from secateur.solvers.solution import Fractions, Solution, Solver
 from secateur.state import usual
 from secateur.types import InputError, Keep, Loss, Sites, unknown_name
+from secateur.untouched import copied
 
 __all__ = ["WoodFisher"]
 
 
 @dataclass(frozen=True)
-class WoodFisher:
+class WoodFisher(Solver):
     """Removes the single weights of least saliency, and moves the others to make up for them (Singh and Alistarh, 2020).
 
     The loss is taken as a bowl whose curvature is the empirical Fisher matrix, in blocks of weights that follow each
@@ -49,7 +49,7 @@ class WoodFisher:
     >>> model = nn.Linear(2, 1, bias=False)
     >>> model.weight.data = torch.tensor([[1.0, 2.0]])
     >>> data = (torch.tensor([[1.0, 1.0]]), torch.zeros(1, 1))      # the loss knows the sum w1 + w2 alone
-    >>> WoodFisher(data, nn.functional.mse_loss, damping=1e-6)(model, weights(model), 0.5).tensors
+    >>> WoodFisher(data, nn.functional.mse_loss, damping=1e-6).solve(model, weights(model), 0.5).tensors
     {'weight': tensor([[0.0000, 3.0000]])}
     """
 
@@ -71,12 +71,12 @@ class WoodFisher:
             raise unknown_name("scope", self.scope, SCOPES)
 
     @usual
-    def __call__(
+    def solve(
         self, model: nn.Module, sites: Sites, sparsity: Fractions | None = None, *, pattern: str | None = None
     ) -> Solution:
         """Return masks and weights for a sparsity, or for N of every M weights (``pattern="2:4"``)."""
         check_weights("WoodFisher", sites)
-        work = copy.deepcopy(model)
+        work = copied(model)
         parameters = parameters_of(work, sites)
         keep: Keep | None = None
         for goal in self._goals(sparsity, pattern):

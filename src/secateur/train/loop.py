@@ -23,12 +23,12 @@ from secateur.labelled import (
     iterate,
 )
 from secateur.losses import check_answers, loss_function
+from secateur.measure.passes import Tally, tally_pass
 from secateur.state import check_finite, check_made, device_of, modes_kept, restore, seeded, snapshot, usual
 from secateur.train.callbacks import Callback, KeepBest, Run, ShowProgress, StopEarly
 from secateur.train.checkpoint import WriteCheckpoint, identify, resume
 from secateur.train.history import EpochRecord, History
 from secateur.train.options import TrainOptions
-from secateur.train.tally import Tally, tally_pass
 from secateur.types import FileError, InputError, Loss, unknown_name
 
 __all__ = ["fit"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,20 +10,21 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from secateur.criteria.base import LossCriterion
-from secateur.criteria.loss_change.chain.engine import ChainEngine, chain_engine
-from secateur.criteria.loss_change.graph import GraphEngine
-from secateur.criteria.loss_change.memory import Budget
-from secateur.criteria.loss_change.plain import PlainLoop
-from secateur.criteria.loss_change.program import Unfit
 from secateur.criteria.loss_change.result import LossChanges
 from secateur.criteria.loss_change.screen import estimates, lowest, with_estimates
-from secateur.criteria.loss_change.tally import Tally
 from secateur.labelled import Data, count_batches, iterate
 from secateur.progress import bar
+from secateur.rate.chain.engine import ChainEngine, chain_engine
+from secateur.rate.memory import Budget
+from secateur.rate.plain import PlainLoop
+from secateur.rate.program import Unfit
+from secateur.rate.tally import Tally
+from secateur.rate.units import GraphEngine
 from secateur.state import as_usual, check_finite, device_of
 from secateur.structure.infer import Structure
 from secateur.structure.sites import REPAIR
 from secateur.types import InputError, Sites, TraceError
+from secateur.untouched import copied
 
 __all__ = ["LossChange"]
 
@@ -131,7 +131,7 @@ class LossChange(LossCriterion):
     def _score(self, model: nn.Module, sites: Sites) -> LossChanges:
         check_finite(model, "LossChange", REPAIR)
         # In float32 whatever the model is; and of one's own, as the plain loop writes into it.
-        own = copy.deepcopy(model).float()
+        own = copied(model).float()
         with as_usual(own):
             if self.screen is None:
                 return self._measured(own, sites, None)
@@ -151,7 +151,7 @@ class LossChange(LossCriterion):
             engine = self._engine(model, sites, chain, advance)
             for inputs, targets in _Single(self.data, size):
                 engine.measure(inputs.to(device), targets.to(device), tally)
-        return tally.result()
+        return LossChanges.of(tally)
 
     def _engine(
         self, model: nn.Module, sites: Sites, chain: ChainEngine | None, advance: Callable[[float], None]
