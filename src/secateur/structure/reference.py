@@ -107,8 +107,10 @@ class Reference:
         """Return the outputs with zeros written into the tensors that `full` returns by name."""
 
         def fetch(name: str) -> Tensor:
-            zeroed = self._zeros.get(id(self.tensors[name]))
-            return write_zeros(full(name).clone(), zeroed) if zeroed else full(name)
+            tensor, zeroed = full(name), self._zeros.get(id(self.tensors[name]))
+            if not zeroed:
+                return tensor
+            return write_zeros(tensor.to(torch.float64 if double else tensor.dtype, copy=True), zeroed)
 
         return run_with(self.model, fetch, inputs, lambda m, given: _outputs(m, given, statistics), double=double)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -89,7 +90,7 @@ class _Shells:
         self.parameters: dict[int, str] = {}
         self.buffers: dict[str, Tensor] = {}
         self.originals: dict[int, Tensor] = {}
-        memo: dict[int, Any] = {}
+        memo = _empty_tables(model)
         for name, tensor in own_tensors(model).items():
             if id(tensor) not in memo and (tensor.is_floating_point() or tensor.is_complex()):
                 memo[id(tensor)] = self._made(name, tensor)
@@ -108,6 +109,12 @@ class _Shells:
         shell = nn.Parameter(number.expand(tensor.shape), requires_grad=tensor.requires_grad)
         self.parameters |= dict.fromkeys((id(shell), id(tensor)), name)
         return shell
+
+
+def _empty_tables(model: nn.Module) -> dict[int, Any]:
+    """Copies of the empty tables of hooks, which are most of what modules hold and slow to copy one by one."""
+    tables = (value for module in model.modules() for value in vars(module).values())
+    return {id(table): OrderedDict() for table in tables if type(table) is OrderedDict and not table}
 
 
 class _Substitutes(TorchDispatchMode):  # type: ignore[no-untyped-call]
