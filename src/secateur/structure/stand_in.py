@@ -32,7 +32,8 @@ Types = dict[torch.dtype, torch.dtype]
 
 def _grouped_mm(a: Tensor, b: Tensor, offs: Tensor | None = None, bias: Tensor | None = None, *_: Any) -> Tensor:
     """Each group of rows of `a`, up to where `offs` says, times its own matrix of `b`."""
-    assert offs is not None and a.dim() == 2 and b.dim() == 3 and bias is None, "another kind of grouped product"
+    if offs is None or a.dim() != 2 or b.dim() != 3 or bias is not None:
+        raise NotImplementedError("another kind of grouped product")
     starts = [0, *offs.tolist()]
     groups = [a[i:j] @ matrix for i, j, matrix in zip(starts, starts[1:], b, strict=False)]
     return torch.cat([*groups, a.new_zeros(len(a) - starts[-1], b.shape[-1])])
