@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 
 import secateur as sc
 from secateur.criteria import NextLayer, SecondOrder, Taylor
-from secateur.measure.agreement import agreement
+from secateur.measure.agree import agreement
 from secateur.types import Criterion, Sites
 
 LOOP_BATCH = 500

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from secateur.prune import prune
+from secateur.pruning import prune
 from secateur.testing.toys import same_state, snapshot
 from secateur.train import Distillation, RewindRate, distill, fit
-from secateur.train.distill import soft_cross_entropy
+from secateur.train.distillation import soft_cross_entropy
 from secateur.types import FileError, InputError, UnknownNameError
 
 X = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))

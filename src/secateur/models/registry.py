@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from secateur.models import cnn, mlp, resnet, vgg
-from secateur.models.initialise import SCHEMES, initialise
+from secateur.models.schemes import SCHEMES, initialise
 from secateur.types import InputError, UnknownNameError, unknown_name
 
 __all__ = ["REGISTRY", "build", "describe", "fitting", "input_shape", "names"]

@@ -18,7 +18,7 @@ from secateur.measure.size import file_bytes, macs, parameters
 from secateur.result.report import Method, PruneReport, SiteReport
 from secateur.saving import read_record, save
 from secateur.state import usual
-from secateur.structure.cut import Form, cut_with_plan
+from secateur.structure.cutting import Form, cut_with_plan
 from secateur.structure.depth import BlockStructure, removed_blocks
 from secateur.structure.sites import mask
 from secateur.structure.verify import Verification

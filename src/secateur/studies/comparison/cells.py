@@ -14,8 +14,8 @@ from secateur.criteria import Magnitude, Random
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.study import Cell, Context, Outcome
 from secateur.measure import compare_latency, parameters, predict
-from secateur.models.initialise import initialise
-from secateur.select import Scope, select
+from secateur.models.schemes import initialise
+from secateur.selection import Scope, select
 from secateur.structure import channels, cut, mask, weights
 from secateur.structure.difference import difference
 from secateur.studies.comparison.options import METHODS, check, options
