@@ -13,10 +13,11 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from secateur.state import check_made, check_module, evaluating, own_tensors, split_inputs
+from secateur.structure.carriers import Uses
 from secateur.structure.export import Export, export
 from secateur.structure.outputs import dependent, idle_parts, unread
 from secateur.structure.record import record
-from secateur.structure.watch import Uses, watch
+from secateur.structure.watch import watch
 from secateur.types import ExampleInputs, InputError, TraceError
 from secateur.untouched import writes_refused
 
