@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from secateur.criteria.removal import evaluate_keeps
 from torch import Tensor, nn
 
 import secateur as sc
 from secateur.criteria import CRITERIA, CRITERIA_OF_DATA, ClassAccuracy, Movement, by_name
+from secateur.rate.masks import evaluate_keeps
 from secateur.search import Fitness, HillClimbing, Space
 from secateur.state import as_usual, tensors
 from secateur.testing.toys import TOYS, same_state, snapshot

@@ -24,7 +24,7 @@ ROOMS = (
     *(".select", ".solvers", ".structure", ".structure.cut", ".structure.flow", ".train", ".rate", ".testing.masked"),
 )
 # What trains or loads weights is meant to change the model; of `distill`, the teacher stays as it is.
-CHANGES = {"fit": ("model",), "distill": ("student",), "load_weights": ("model",)}
+CHANGES = {"fit": ("model",), "distill": ("model",), "load_weights": ("model",)}
 EXEMPT = {"Callback", "Distillation", "HoldZeros", "LogEpochs", "Reinitialise", "RewindRate", "Run", "SumMovement"}
 SMALL = 2**16
 
