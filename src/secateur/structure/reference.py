@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.fx import Node
 from torch.utils import _pytree as pytree
@@ -107,8 +108,10 @@ class Reference:
         """Return the outputs with zeros written into the tensors that `full` returns by name."""
 
         def fetch(name: str) -> Tensor:
-            zeroed = self._zeros.get(id(self.tensors[name]))
-            return write_zeros(full(name).clone(), zeroed) if zeroed else full(name)
+            tensor, zeroed = full(name), self._zeros.get(id(self.tensors[name]))
+            if not zeroed:
+                return tensor
+            return write_zeros(tensor.to(torch.float64 if double else tensor.dtype, copy=True), zeroed)
 
         return run_with(self.model, fetch, inputs, lambda m, given: _outputs(m, given, statistics), double=double)
 

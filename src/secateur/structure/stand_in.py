@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -31,7 +32,8 @@ Types = dict[torch.dtype, torch.dtype]
 
 def _grouped_mm(a: Tensor, b: Tensor, offs: Tensor | None = None, bias: Tensor | None = None, *_: Any) -> Tensor:
     """Each group of rows of `a`, up to where `offs` says, times its own matrix of `b`."""
-    assert offs is not None and a.dim() == 2 and b.dim() == 3 and bias is None, "another kind of grouped product"
+    if offs is None or a.dim() != 2 or b.dim() != 3 or bias is not None:
+        raise NotImplementedError("another kind of grouped product")
     starts = [0, *offs.tolist()]
     groups = [a[i:j] @ matrix for i, j, matrix in zip(starts, starts[1:], b, strict=False)]
     return torch.cat([*groups, a.new_zeros(len(a) - starts[-1], b.shape[-1])])
@@ -89,7 +91,7 @@ class _Shells:
         self.parameters: dict[int, str] = {}
         self.buffers: dict[str, Tensor] = {}
         self.originals: dict[int, Tensor] = {}
-        memo: dict[int, Any] = {}
+        memo = _empty_tables(model)
         for name, tensor in own_tensors(model).items():
             if id(tensor) not in memo and (tensor.is_floating_point() or tensor.is_complex()):
                 memo[id(tensor)] = self._made(name, tensor)
@@ -108,6 +110,12 @@ class _Shells:
         shell = nn.Parameter(number.expand(tensor.shape), requires_grad=tensor.requires_grad)
         self.parameters |= dict.fromkeys((id(shell), id(tensor)), name)
         return shell
+
+
+def _empty_tables(model: nn.Module) -> dict[int, Any]:
+    """Copies of the empty tables of hooks, which are most of what modules hold and slow to copy one by one."""
+    tables = (value for module in model.modules() for value in vars(module).values())
+    return {id(table): OrderedDict() for table in tables if type(table) is OrderedDict and not table}
 
 
 class _Substitutes(TorchDispatchMode):  # type: ignore[no-untyped-call]
