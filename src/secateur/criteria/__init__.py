@@ -8,6 +8,7 @@ from functools import partial
 from math import inf
 
 from secateur.criteria.activity import ActivationRank, ActiveFraction, MeanActivation
+from secateur.criteria.base import CriterionBase, DataCriterion, LossCriterion
 from secateur.criteria.class_accuracy import ClassAccuracy
 from secateur.criteria.curvature import HessianTrace, OptimalBrainDamage, OptimalBrainSurgeon
 from secateur.criteria.energy import Energy
@@ -35,6 +36,8 @@ __all__ = [
     "Base",
     "ClassAccuracy",
     "Correlation",
+    "CriterionBase",
+    "DataCriterion",
     "Energy",
     "Evaluations",
     "GeometricMedian",
@@ -43,6 +46,7 @@ __all__ = [
     "Lamp",
     "LossChange",
     "LossChanges",
+    "LossCriterion",
     "Magnitude",
     "MeanActivation",
     "Movement",
