@@ -12,7 +12,19 @@ import pytest
 import secateur as sc
 
 NAMESPACES = [
-    *("allocate", "criteria", "data", "edits", "measure", "models", "repair", "schedules", "search", "solvers", "train"),
+    *(
+        "allocate",
+        "criteria",
+        "data",
+        "edits",
+        "measure",
+        "models",
+        "repair",
+        "schedules",
+        "search",
+        "solvers",
+        "train",
+    ),
 ]
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from math import inf
 
 from secateur.criteria.activity import ActivationRank, ActiveFraction, MeanActivation
+from secateur.criteria.base import CriterionBase, DataCriterion, LossCriterion
 from secateur.criteria.class_accuracy import ClassAccuracy
 from secateur.criteria.curvature import HessianTrace, OptimalBrainDamage, OptimalBrainSurgeon
 from secateur.criteria.energy import Energy
@@ -33,6 +34,8 @@ __all__ = [
     "Base",
     "ClassAccuracy",
     "Correlation",
+    "CriterionBase",
+    "DataCriterion",
     "Energy",
     "Entry",
     "GeometricMedian",
@@ -40,6 +43,7 @@ __all__ = [
     "HessianTrace",
     "Lamp",
     "LossChange",
+    "LossCriterion",
     "Magnitude",
     "MeanActivation",
     "Movement",
