@@ -126,9 +126,7 @@ def test_n_of_m_is_the_plain_loop_that_chooses_each_group_on_updated_weights(
         count = entries.shape[1]
         order = [c * kernel + k for k in range(kernel) for c in range(count // kernel)]
         damped = moments + 0.01 * moments.diagonal().mean() * torch.eye(count, dtype=torch.float64)
-        wanted, keep = surgeon_n_of_m(
-            flat[entries][:, order], damped[order][:, order], n, m, count // kernel
-        )
+        wanted, keep = surgeon_n_of_m(flat[entries][:, order], damped[order][:, order], n, m, count // kernel)
         assert torch.equal(solution.keep["0.weight"].flatten()[entries][:, order], keep)
         torch.testing.assert_close(
             solution.tensors["0.weight"].flatten()[entries][:, order].double(), wanted, rtol=1e-4, atol=1e-5

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
+from secateur.randomness import private_draws
 from secateur.saving.inputs import describe, restore
 from secateur.state import device_of, evaluating
 from secateur.structure.cut import apply_plan, make_plan
@@ -47,7 +48,7 @@ def _answers(model: nn.Module, inputs: Any) -> list[Tensor]:
     """What the model answers, as tensors on the CPU."""
     args, kwargs = ((), inputs) if isinstance(inputs, dict) else (inputs, {})
     try:
-        with evaluating(model), torch.random.fork_rng(devices=[]):
+        with evaluating(model), private_draws():
             made = model(*args, **kwargs)
     except Exception as error:
         raise FileError(

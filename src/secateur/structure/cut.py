@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
 
+from secateur.randomness import private_draws
 from secateur.state import evaluating
 from secateur.structure.attention import free_attention
 from secateur.structure.axes import Atom, keep_vector
@@ -211,7 +211,7 @@ def _cut_blocks(model: nn.Module, sites: Sites, structure: BlockStructure, keep:
     small = without_blocks(model, structure, keep)
     changed = masked_tensors(model, sites, keep)
     args, kwargs = structure.args, dict(structure.kwargs)
-    with evaluating(model), evaluating(small), torch.random.fork_rng(devices=[]):
+    with evaluating(model), evaluating(small), private_draws():
         found = difference(functional_call(model, changed, args, kwargs, tie_weights=False), small(*args, **kwargs))
     if not found <= tolerance:
         raise VerificationError(f"the model without its blocks differs from the masked one by {found:.2e} (relative)")

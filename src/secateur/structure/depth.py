@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from secateur.randomness import private_draws
 from secateur.state import check_finite, check_made, check_module, evaluating, split_inputs
 from secateur.structure.sites import REPAIR
 from secateur.types import ExampleInputs, InputError, Keep, Member, Site, Sites
@@ -131,7 +132,7 @@ def _calls(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
 
         handles.append(model.get_submodule(path).register_forward_hook(note, with_kwargs=True))
     try:
-        with evaluating(model), torch.random.fork_rng(devices=[]):
+        with evaluating(model), private_draws():
             model(*args, **kwargs)
     except Exception as error:
         raise InputError(f"blocks: the model's forward pass failed on the example inputs: {error}") from error

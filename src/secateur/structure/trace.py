@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
+from secateur.randomness import private_draws
 from secateur.state import check_made, check_module, evaluating, own_tensors, split_inputs
 from secateur.structure.record import record
 from secateur.types import ExampleInputs, InputError, TraceError
@@ -21,6 +23,7 @@ __all__ = ["Graph", "trace", "where"]
 
 
 SMALL = 4096
+_exporter = threading.Lock()  # torch.export, and Python's warnings, work in one thread at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,13 +91,13 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, quick: bool = True
     check_module(model, "trace")
     check_made(model)
     args, kwargs = split_inputs(example_inputs)
-    with evaluating(model), torch.random.fork_rng(devices=[]):
+    with evaluating(model), private_draws():
         if quick and (found := _recorded(model, args, kwargs)) is not None:
             return found
         if not known_to_run:
             # The exporter works on shapes alone, and lets pass what would fail on numbers, such as a wrong type.
             _check_runs(model, args, kwargs)
-    with evaluating(model), torch.random.fork_rng(devices=[]):  # anew: what the passes before kept in tables is dropped
+    with evaluating(model), private_draws():  # anew: what the passes before kept in tables is dropped
         program = _export(model, args, kwargs)
     return _exported(model, program, args, kwargs)
 
@@ -135,7 +138,7 @@ def _is_attribute(model: nn.Module, name: str) -> bool:
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
-    with warnings.catch_warnings():
+    with _exporter, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's notices to its own developers
         try:
             return torch.export.export(model, args, kwargs, strict=False)

@@ -11,6 +11,7 @@ from torch.func import functional_call
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
+from secateur.randomness import private_draws
 from secateur.state import evaluating, own_tensors
 from secateur.structure.attention import RectangularAttention
 from secateur.structure.axes import Atom, keep_vector
@@ -34,7 +35,7 @@ def verify(
         VerificationError: the difference is above `tolerance`, or a shape is not what the axes foretell.
     """
     graph = structure.graph
-    with evaluating(cut), torch.random.fork_rng(devices=[]):
+    with evaluating(cut), private_draws():
         outputs = [cut(*args, **kwargs) for args, kwargs in graph.probes]
     found = difference(reference, outputs)
     if not found <= tolerance:
@@ -155,7 +156,7 @@ def reference_outputs(model: nn.Module, sites: Sites, keep: Keep) -> list[Any]:
     graph = structure.graph
     gone = {structure.units[n]: k for n, k in keep.items() if not bool(k.all())}
     seeing_fewer = _affected(structure, gone)
-    with evaluating(model), torch.random.fork_rng(devices=[]):
+    with evaluating(model), private_draws():
         if not seeing_fewer:
             return [functional_call(model, changed, args, kwargs, tie_weights=False) for args, kwargs in graph.probes]
         return _run_with_statistics(model, structure, changed, gone, seeing_fewer)

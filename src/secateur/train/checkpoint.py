@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from secateur.files import sweep, write_bytes
 from secateur.labelled import Data, in_memory
-from secateur.state import digest, restore, rng_state, set_rng_state, tensors
+from secateur.randomness import rng_state, set_rng_state
+from secateur.state import digest, restore, tensors
 from secateur.train.callbacks import Callback, Run
 from secateur.train.history import EpochRecord
 from secateur.train.options import TrainOptions

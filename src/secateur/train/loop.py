@@ -23,7 +23,8 @@ from secateur.labelled import (
     in_memory,
     iterate,
 )
-from secateur.state import check_finite, check_made, device_of, modes_kept, restore, seeded, snapshot
+from secateur.randomness import seeded
+from secateur.state import check_finite, check_made, device_of, modes_kept, restore, snapshot
 from secateur.train.callbacks import Callback, KeepBest, Run, ShowProgress, StopEarly
 from secateur.train.checkpoint import WriteCheckpoint, identify, resume
 from secateur.train.history import EpochRecord, History
