@@ -14,7 +14,7 @@ ROOT = Path(secateur.__file__).parent
 # The order of docs/architecture.md. Rooms on one line may not import each other.
 ORDER = [
     {"types"},
-    {"files", "labelled", "progress", "randomness", "state"},
+    {"files", "labelled", "progress", "randomness", "state", "state_dicts"},
     {"structure"},
     {"criteria"},
     {"select"},

@@ -17,6 +17,7 @@ from secateur.saving.graph import check_answers, keep_graph, rebuild
 from secateur.saving.manifest import MANIFEST, MODEL, PLAN, Manifest, dump_manifest, read_manifest, read_tensors
 from secateur.saving.weights import unshared
 from secateur.state import check_module
+from secateur.state_dicts import fill
 from secateur.structure.cut import Plan, apply_plan
 from secateur.types import FileError, InputError, Keep, Sites, TraceError
 
@@ -121,7 +122,7 @@ def _load_graph(
 
 
 def _filled(small: nn.Module, tensors: dict[str, Tensor], shared: Mapping[str, str]) -> nn.Module:
-    small.load_state_dict({**tensors, **{name: tensors[other] for name, other in shared.items()}})
+    fill(small, {**tensors, **{name: tensors[other] for name, other in shared.items()}}, "the saved model")
     return small
 
 
