@@ -54,7 +54,7 @@ def rows(name: str, seed: int, epochs: int) -> Iterator[dict[str, object]]:
     kept = 0
     for method, search in SEARCHES.items():
         found = judge(search, space, *pairs, budget=BUDGET, seed=seed)
-        test, kept = found.untouched, int(found.result.genes.sum()) if method.endswith(" 3") else kept
+        test, kept = found.untouched, int(found.result.history.genes.sum()) if method.endswith(" 3") else kept
         yield {**base, "method": method, "removed": 100 * test.compression[0], "points": test.accuracy[0]}
     test = Fitness(space, pairs[1])(smallest_removed(space.order, torch.tensor([space.size - kept]).numpy()))
     yield {**base, "method": "magnitude, as many", "removed": 100 * test.compression[0], "points": test.accuracy[0]}

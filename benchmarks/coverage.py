@@ -10,17 +10,12 @@ Rows go to a JSON-lines file as they arrive; a rerun skips what is there. See be
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
 import os
-import resource
-import signal
 import sys
-import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
-from multiprocessing.connection import Connection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +29,7 @@ import coverage_models
 import coverage_table
 import coverage_worker
 from coverage_models import Case
+from isolated import append_rows, read_rows, row_in_child
 
 Row = dict[str, Any]
 
@@ -74,14 +70,7 @@ def _key(row: Row) -> tuple[str, str, str]:
 
 def _read(path: Path) -> dict[tuple[str, str, str], Row]:
     """The rows of a file; of a model that ran twice the later one. A last line that was cut off is left out."""
-    rows: dict[tuple[str, str, str], Row] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        rows[_key(row)] = row
-    return rows
+    return {_key(row): row for row in read_rows(path)}
 
 
 def _work(suite: str, options: argparse.Namespace, done: dict[tuple[str, str, str], Row]) -> Iterable[tuple[Case, str]]:
@@ -110,47 +99,16 @@ def _warm_up(peer: bool) -> None:
 
 
 def _run(work: list[tuple[Case, str]], options: argparse.Namespace) -> None:
-    options.results.parent.mkdir(parents=True, exist_ok=True)
-    with options.results.open("a", encoding="utf-8") as file, ThreadPoolExecutor(options.jobs) as pool:
+    with ThreadPoolExecutor(options.jobs) as pool:
         rows = pool.map(lambda w: _in_child(w[0], w[1], options), work)
-        for number, row in enumerate(rows, start=1):
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            print(f"[{number}/{len(work)}] {coverage_table.line(row)}", flush=True)
+        append_rows(options.results, rows, len(work), coverage_table.line)
 
 
 def _in_child(case: Case, side: str, options: argparse.Namespace) -> Row:
     """Run one model in a child that is killed at its limits; what it reported last is the row."""
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(case, side, sender, options.seconds, options.gigabytes))
-    began = time.monotonic()
-    child.start()
-    sender.close()
     row: Row = {"suite": case.suite, "family": case.family, "model": case.name, "side": side, "passed": False}
-    try:
-        while True:
-            row = receiver.recv()
-    except EOFError:
-        child.join()
-    if row.get("stage") != "done" and "error" not in row:
-        row.update(error_type="Limit", error=_death(child.exitcode, options))
-    return {**row, "wall_s": round(time.monotonic() - began, 1)}
-
-
-def _death(code: int | None, options: argparse.Namespace) -> str:
-    if code == -signal.SIGXCPU:
-        return f"over {options.seconds} CPU seconds"
-    return f"the process ended with {signal.Signals(-code).name if code and code < 0 else code}"
-
-
-def _child(case: Case, side: str, sender: Connection, seconds: int, gigabytes: float) -> None:
-    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  (lives as long as the child)
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
-    limit = int(gigabytes * 2**30)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    coverage_worker.run_case(case, side, sender.send)
-    sender.close()
+    work = partial(coverage_worker.run_case, case, side)
+    return row_in_child(work, row, options.seconds, options.gigabytes)
 
 
 if __name__ == "__main__":

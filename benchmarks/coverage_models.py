@@ -12,13 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["SUITES", "Case", "cases", "import_timm", "import_torchvision"]
+import coverage_transformers
+from coverage_libraries import import_timm, import_torchvision
+
+__all__ = ["SUITES", "Case", "cases"]
 
 SUITES = ("zoo", "torchvision", "timm", "transformers")
 TIMM_LIST = Path(__file__).with_name("timm_models.txt")
 
 Made = tuple[nn.Module, Any]
-_LIBRARIES: list[torch.library.Library] = []
 
 
 @dataclass(frozen=True)
@@ -35,29 +37,6 @@ def cases(suite: str) -> list[Case]:
     """Return the models of one of `SUITES`."""
     found = {"zoo": _zoo, "torchvision": _torchvision, "timm": _timm, "transformers": _transformers}
     return list(found[suite]())
-
-
-def import_torchvision() -> Any:
-    """Return torchvision; beside a torch that it was not built for, its two ops are declared by hand."""
-    try:
-        torch.ops.torchvision.nms  # noqa: B018  (reading it is the question)
-    except (AttributeError, RuntimeError):
-        library: Any = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
-        for op in ("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",):
-            library.define(op)
-            library.define("q" + op)
-        _LIBRARIES.append(library)  # a library that is collected takes its declarations along
-    import torchvision
-
-    return torchvision
-
-
-def import_timm() -> Any:
-    """Return timm, which imports torchvision."""
-    import_torchvision()
-    import timm
-
-    return timm
 
 
 def image(size: int, batch: int = 1, channels: int = 3) -> Tensor:
@@ -111,7 +90,5 @@ def _of_timm(name: str) -> Made:
 
 
 def _transformers() -> Iterator[Case]:
-    import coverage_transformers
-
     for name, make in coverage_transformers.MODELS.items():
         yield Case("transformers", name, name, make)

@@ -17,7 +17,7 @@ from coverage_models import Case
 from secateur.testing import masked
 from secateur.testing.zoo_parts import randomise
 
-__all__ = ["LEAST", "SPARSITY", "TOLERANCE", "run_case"]
+__all__ = ["LEAST", "SPARSITY", "TOLERANCE", "first_line", "run_case"]
 
 SPARSITY = 0.3
 LEAST = 0.05  # a model passes when at least this fraction of its parameters is gone
@@ -40,11 +40,12 @@ def run_case(case: Case, side: str, report: Callable[[Row], None]) -> None:
     try:
         (_ours if side == "ours" else _peer)(case, row, report)
     except Exception as error:  # noqa: BLE001  (a benchmark records whatever happens)
-        row.update(error_type=type(error).__name__, error=_first_line(error))
+        row.update(error_type=type(error).__name__, error=first_line(error))
     report(row)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:400] if lines else type(error).__name__
 
@@ -94,7 +95,9 @@ def _ours(case: Case, row: Row, report: Callable[[Row], None]) -> None:
     keep = select(Magnitude(p=2)(model, sites), SPARSITY, scope="layer")
     timer.stage("cut")
     made = cut_with_plan(model, sites, keep)
-    row.update(form="graph" if isinstance(made.model, torch.fx.GraphModule) else "module", difference=made.difference)
+    row.update(
+        form="graph" if isinstance(made.model, torch.fx.GraphModule) else "module", difference=made.verification.example
+    )
     if row["form"] == "graph":
         timer.stage("why")
         row["why_graph"] = _why_graph(lambda: cut_with_plan(model, sites, keep, form="module"))
@@ -111,7 +114,7 @@ def _why_graph(cut_as_module: Callable[[], object]) -> str:
     try:
         cut_as_module()
     except Exception as error:  # noqa: BLE001  (whatever it is, it is the answer)
-        return _first_line(error)
+        return first_line(error)
     return "nothing"
 
 

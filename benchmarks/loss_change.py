@@ -26,11 +26,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import secateur as sc
 from secateur import data, models
-from secateur.criteria.loss_change.chain.engine import chain_engine
-from secateur.criteria.loss_change.chain.gemm import product
-from secateur.criteria.loss_change.chain.last import LastLayer
-from secateur.criteria.loss_change.plain import removed
-from secateur.criteria.loss_change.tally import Tally
+from secateur.criteria import LossChanges
+from secateur.rate.chain.engine import chain_engine
+from secateur.rate.chain.gemm import product
+from secateur.rate.chain.last import LastLayer
+from secateur.rate.plain import removed
+from secateur.rate.tally import Tally
 from secateur.types import Sites
 
 BATCH = 500
@@ -93,7 +94,7 @@ def ours(model: nn.Module, sites: Sites, units: dict[str, Tensor] | None, inputs
     assert engine is not None
     tally = Tally(cross_entropy, sites, units)
     engine.measure(inputs, targets, tally)
-    return tally.result()
+    return LossChanges.of(tally)
 
 
 class Work(TorchDispatchMode):

@@ -24,8 +24,8 @@ import torch
 from torch import nn
 
 from secateur.models import build
+from secateur.rate.population import Population
 from secateur.search import Genetic, Space, only, operators
-from secateur.search.population import Population
 from secateur.structure import weights
 
 SAMPLES = 1000

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from secateur.criteria.removal import Removals, evaluate_keeps
+from secateur.rate.masks import Removals, evaluate_keeps
 from secateur.schedules import Exhaustive
 from secateur.structure import channels
 from secateur.types import Keep

@@ -40,7 +40,7 @@ def by_score(criterion: object, scope: str) -> Way:
 
 def by_solver(solver: object) -> Way:
     """Mask and repair by a solver."""
-    return lambda model, sites, s: solver(model, sites, s).apply(model)  # type: ignore[operator]
+    return lambda model, sites, s: solver.solve(model, sites, s).apply(model)  # type: ignore[operator]
 
 
 def ways(data: object, unit: str) -> dict[str, Way]:

@@ -1,4 +1,4 @@
-"""What every test shares: fixed seeds and one thread."""
+"""What every test shares: fixed seeds, one thread, and a watch over the models that the public face is given."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ import pytest
 import torch
 from hypothesis import settings
 
+from untouched_guard import install
+
 settings.register_profile("secateur", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("secateur")
 torch.set_num_threads(1)
+install()
 # Studies run in this process unless a test says otherwise: it may have replaced a function that cells call.
 os.environ["SECATEUR_JOBS"] = "1"
 if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

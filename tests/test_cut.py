@@ -9,9 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from secateur.criteria import Magnitude
+from secateur.select import select
 from secateur.structure import channels, cut, mask, weights
 from secateur.structure.cut import Plan, cut_with_plan
 from secateur.structure.rules import RULES, Call, Value
+from secateur.testing import zoo
 from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
 from secateur.types import CutError, InputError, Keep, Sites, UnknownNameError, VerificationError
 
@@ -265,7 +268,7 @@ def test_removing_nothing_returns_an_equal_copy(name: str) -> None:
     for keep in ({}, everything):
         made = cut_with_plan(model, sites, keep)
         assert made.model is not model
-        assert made.difference == 0
+        assert made.verification.example == 0
         assert not made.plan.rows
         assert not made.plan.attributes
         assert all(torch.equal(a, b) for a, b in zip(made.model.parameters(), model.parameters(), strict=True))
@@ -452,11 +455,21 @@ def test_an_axis_that_is_its_own_transpose() -> None:
     torch.testing.assert_close(outputs(cut(model, sites, keep), x), outputs(mask(model, sites, keep), x))
 
 
-def test_tolerance_is_the_greatest_difference_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tolerance_is_the_greatest_difference_allowed_on_the_example() -> None:
+    model, inputs = zoo.build("residual")
+    sites = channels(model, inputs)
+    keep = select(Magnitude(p=2)(model, sites), 0.3, scope="layer")
+    assert 0 < cut_with_plan(model, sites, keep).verification.example < 1e-6
+    with pytest.raises(VerificationError, match="on the example"):
+        cut(model, sites, keep, tolerance=0)
+
+
+def test_no_tolerance_lets_a_fault_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     model = hand_mlp()
     sites = channels(model, torch.randn(4, 2))
     _permute_rows(monkeypatch)
-    assert cut_with_plan(model, sites, {"0": bits(1, 0, 1)}, tolerance=1e6).difference > 1e-4
+    with pytest.raises(VerificationError, match="drawn anew"):
+        cut(model, sites, {"0": bits(1, 0, 1)}, tolerance=1e6)
 
 
 def test_an_empty_site_is_refused() -> None:

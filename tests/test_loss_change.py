@@ -18,17 +18,17 @@ from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils import _pytree as pytree
 
 from secateur.criteria import LossChange, LossChanges, SecondOrder
-from secateur.criteria.loss_change.graph import GraphEngine
-from secateur.criteria.loss_change.memory import Budget
-from secateur.criteria.loss_change.plain import PlainLoop
-from secateur.criteria.loss_change.tally import Tally
 from secateur.prune import prune
+from secateur.rate.memory import Budget
+from secateur.rate.plain import PlainLoop
+from secateur.rate.tally import Tally
+from secateur.rate.units import GraphEngine
 from secateur.structure import blocks, channels, mask, weights
 from secateur.testing.conformance import CriterionConformance
 from secateur.testing.random_nets import RULES, RandomNet, Step
 from secateur.testing.toys import TOYS, hand_mlp
 from secateur.testing.zoo import ZOO, build
-from secateur.types import Batches, Criterion, InputError, Loss, Sites, TraceError
+from secateur.types import Batches, Criterion, InputError, Loss, SecateurError, Sites, TraceError
 
 ONE = (torch.tensor([[1.0, 2.0]]), torch.zeros(1, 2))
 ROOMY = Budget(2**30, 2**25)
@@ -59,7 +59,7 @@ def measured(model: nn.Module, sites: Sites, x: Tensor, y: Tensor, budget: Budge
     """The changes by the engine for traced models alone, in the model's own precision: where it gives up the test fails."""
     tally = Tally(cross_entropy, sites)
     GraphEngine(model, sites, budget).measure(x, y, tally)
-    return tally.result()
+    return LossChanges.of(tally)
 
 
 def assert_equal_to_brute(model: nn.Module, sites: Sites, x: Tensor, budget: Budget = ROOMY) -> LossChanges:
@@ -451,7 +451,7 @@ def test_a_tally_that_misses_units_is_told_apart() -> None:
     sites = channels(model, x)
     tally = Tally(cross_entropy, sites, {"0": torch.tensor([2])})
     GraphEngine(model, sites, ROOMY).measure(x, y, tally)
-    assert tally.result().exact["0"].tolist() == [False, False, True]
+    assert LossChanges.of(tally).exact["0"].tolist() == [False, False, True]
 
 
 def test_a_screen_measures_the_lowest_estimates_and_marks_the_others() -> None:
@@ -508,17 +508,17 @@ def test_the_bar_reaches_its_end(plain: bool, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batches": []}, "no batches"),
-        ({"batches": iter([ONE])}, "iterator"),
-        ({"batches": ONE, "loss": "mse"}, "loss is 'mse'; give a function"),
-        ({"batches": ONE, "max_memory": 0}, "max_memory=0"),
-        ({"batches": ONE, "batch_size": 1.5}, "batch_size=1.5"),
-        ({"batches": ONE, "screen": 1}, "screen=1 must be a fraction"),
-        ({"batches": ONE, "screen": True}, "screen=True must be a fraction"),
+        ({"data": []}, "no batches"),
+        ({"data": iter([ONE])}, "iterator"),
+        ({"data": ONE, "loss": 3}, "unknown loss .3."),
+        ({"data": ONE, "max_memory": 0}, "max_memory=0"),
+        ({"data": ONE, "batch_size": 1.5}, "batch_size=1.5"),
+        ({"data": ONE, "screen": 1}, "screen=1 must be a fraction"),
+        ({"data": ONE, "screen": True}, "screen=True must be a fraction"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, object], message: str) -> None:
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(SecateurError, match=message):
         LossChange(**options)  # type: ignore[arg-type]
 
 

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from secateur.criteria.loss_change import LossChange
-from secateur.criteria.loss_change.chain.engine import ChainEngine, chain_engine
-from secateur.criteria.loss_change.chain.gemm import product
-from secateur.criteria.loss_change.chain.last import LastLayer
-from secateur.criteria.loss_change.chain.parse import parse
-from secateur.criteria.loss_change.plain import PlainLoop
 from secateur.criteria.loss_change.result import LossChanges
-from secateur.criteria.loss_change.tally import Tally
+from secateur.rate.chain.engine import ChainEngine, chain_engine
+from secateur.rate.chain.gemm import product
+from secateur.rate.chain.last import LastLayer
+from secateur.rate.chain.parse import parse
+from secateur.rate.plain import PlainLoop
+from secateur.rate.tally import Tally
 from secateur.structure import channels, weights
 from secateur.types import InputError, Sites
 
@@ -85,7 +85,7 @@ def measured(
         tally = Tally(cross_entropy, sites)
         for x, y in zip(inputs.split(batch), targets.split(batch), strict=True):
             each.measure(x, y, tally)
-        found.append(tally.result())
+        found.append(LossChanges.of(tally))
     return found[0], found[1]
 
 
@@ -410,4 +410,4 @@ def test_a_model_that_swerves_is_measured_all_the_same() -> None:
     found = LossChange((inputs, targets))(model, sites)
     tally = Tally(cross_entropy, sites)
     PlainLoop(copy.deepcopy(model), sites).measure(inputs, targets, tally)
-    torch.testing.assert_close(found["first"], tally.result()["first"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found["first"], LossChanges.of(tally)["first"], rtol=1e-5, atol=1e-6)

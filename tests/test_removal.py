@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils import _pytree as pytree
 
-from secateur.criteria.removal import Evaluations, Removals, evaluate_keeps
+from secateur.rate.masks import Evaluations, Removals, evaluate_keeps
 from secateur.structure import channels, mask, weights
 from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
 from secateur.testing.zoo import ZOO, build

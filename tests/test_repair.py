@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
 import pytest
@@ -11,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur.criteria import Magnitude, Random
+from secateur.equations import input_columns, output_columns
 from secateur.prune import prune
 from secateur.repair import recalibrate, repair
-from secateur.repair.equations import input_rows, output_rows
 from secateur.select import select
 from secateur.structure import channels, cut, weights
 from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
@@ -101,10 +100,10 @@ def test_a_convolution_is_its_input_matrix_times_its_weights(dims: int, options:
     x, weight = torch.randn(3, 4, *[7] * dims), torch.randn(6, 4 // groups, *[3] * dims)
     given = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, **options}
     run = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[dims]
-    expected = output_rows(run(x, weight, **options), weight, groups)
-    parts = [rows for _, rows in input_rows(x, weight, given)]
+    expected = output_columns(run(x, weight, **options), weight, groups)
+    columns = torch.cat(list(input_columns(x, weight, given)), 2)
     matrix = weight.reshape(groups, 6 // groups, -1)
-    assert torch.allclose(torch.einsum("rgi,goi->rgo", torch.cat(parts), matrix), expected, atol=1e-4)
+    assert torch.allclose(matrix @ columns, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +128,8 @@ def test_many_parts_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
     sites = channels(model, x)
     keep = select(Magnitude()(model, sites), 0.4)
     whole = repair(model, sites, keep, labelled(x))
-    monkeypatch.setattr(import_module("secateur.repair.equations"), "CHUNK", 1)  # its room has a function's name
+    for module in ("secateur.equations", "secateur.structure.patches"):
+        monkeypatch.setattr(f"{module}.PART", 1)
     parts = repair(model, sites, keep, [labelled(x[:3]), labelled(x[3:])])
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
 

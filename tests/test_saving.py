@@ -18,12 +18,14 @@ from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as dump_tensors
 from torch import Tensor, nn
 
-from secateur.prune import Result, prune
-from secateur.saving import load, read_report
+from secateur.prune import prune
+from secateur.result import Result
+from secateur.saving import load
+from secateur.saving.records import joined, parted
 from secateur.testing.toys import TOYS, Residual, same_state, snapshot
 from secateur.types import FileError
 
-MODEL, PLAN, MANIFEST = "model.safetensors", "plan.safetensors", "secateur.json"
+MODEL, EDITS, MANIFEST = "model.safetensors", "edits.safetensors", "secateur.json"
 
 
 def pruned(name: str = "cnn", **options: Any) -> tuple[Result, nn.Module]:
@@ -41,11 +43,23 @@ def reseal(folder: Path, change: Callable[[dict[str, Any]], None] = lambda m: No
     """Change the manifest as one would who knows how the checksums are made."""
     manifest = json.loads((folder / MANIFEST).read_text())
     manifest.pop("checksum")
-    for name in (MODEL, PLAN):
+    for name in (MODEL, EDITS):
         manifest["sha256"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
     change(manifest)
     checksum = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
     (folder / MANIFEST).write_text(json.dumps({**manifest, "checksum": checksum}))
+
+
+def forge(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the one edit of a folder, tensors and all, as one would who knows how it is written."""
+    tensors = parse_tensors((folder / EDITS).read_bytes())
+    edit = joined(json.loads((folder / MANIFEST).read_text())["edits"][0], tensors)
+    answers = joined(json.loads((folder / MANIFEST).read_text())["answers"], tensors)
+    change(edit)
+    numbered: dict[str, Tensor] = {}
+    plain, told = parted(edit, numbered), parted(answers, numbered)
+    (folder / EDITS).write_bytes(dump_tensors(numbered))
+    reseal(folder, lambda m: m.update(edits=[plain], answers=told))
 
 
 def refuse(folder: Path, message: str = ".", model: nn.Module | None = None) -> None:
@@ -80,6 +94,7 @@ def test_a_round_trip_in_a_new_process_is_exact(tmp_path: Path) -> None:
     code = """
 import sys, torch
 from secateur.saving import load
+from secateur.saving.records import joined, parted
 from secateur.testing.toys import TOYS, Residual
 torch.set_num_threads(1)
 torch.manual_seed(99)
@@ -100,10 +115,10 @@ with torch.no_grad():
 
 
 def test_a_folder_holds_three_files_and_no_pickle(saved: Path) -> None:
-    assert sorted(p.name for p in saved.iterdir()) == [MODEL, PLAN, MANIFEST]
+    assert sorted(p.name for p in saved.iterdir()) == [EDITS, MODEL, MANIFEST]
     assert [p.name for p in saved.parent.iterdir()] == ["small"]
     assert set(parse_tensors((saved / MODEL).read_bytes())) == set(TOYS["cnn"].build().state_dict())
-    assert read_report(saved)["unit"] == "channels"
+    assert Result.read_report(saved)["unit"] == "channels"
 
 
 def test_the_weights_of_the_model_to_load_into_do_not_matter(saved: Path) -> None:
@@ -239,7 +254,7 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.Monk
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", [MODEL, PLAN, MANIFEST])
+@pytest.mark.parametrize("name", [MODEL, EDITS, MANIFEST])
 def test_missing_files(saved: Path, name: str) -> None:
     (saved / name).unlink()
     refuse(saved, rf"{name}.*(not found|cannot be read)")
@@ -251,7 +266,7 @@ def test_a_missing_folder_and_a_file_in_its_place(tmp_path: Path) -> None:
     refuse(tmp_path / "file", "secateur.json")
 
 
-@pytest.mark.parametrize("name", [MODEL, PLAN, MANIFEST])
+@pytest.mark.parametrize("name", [MODEL, EDITS, MANIFEST])
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
 def test_truncated_files(saved: Path, name: str, share: float) -> None:
     data = (saved / name).read_bytes()
@@ -259,7 +274,7 @@ def test_truncated_files(saved: Path, name: str, share: float) -> None:
     refuse(saved, name)
 
 
-@pytest.mark.parametrize("name", [MODEL, PLAN])
+@pytest.mark.parametrize("name", [MODEL, EDITS])
 def test_every_byte_counts(saved: Path, name: str) -> None:
     data = bytearray((saved / name).read_bytes())
     for at in range(0, len(data), max(len(data) // 7, 1)):
@@ -277,9 +292,9 @@ def test_a_changed_manifest(saved: Path) -> None:
 
 
 def test_swapped_files(saved: Path) -> None:
-    model, plan = (saved / MODEL).read_bytes(), (saved / PLAN).read_bytes()
+    model, plan = (saved / MODEL).read_bytes(), (saved / EDITS).read_bytes()
     (saved / MODEL).write_bytes(plan)
-    (saved / PLAN).write_bytes(model)
+    (saved / EDITS).write_bytes(model)
     refuse(saved, "SHA-256 differs")
     reseal(saved)
     refuse(saved)
@@ -300,12 +315,12 @@ def test_a_manifest_that_is_not_text(saved: Path) -> None:
     refuse(saved, "not a manifest")
 
 
-@pytest.mark.parametrize("key", ["format", "sha256", "attributes", "shared", "report"])
+@pytest.mark.parametrize("key", ["format", "sha256", "edits", "shared", "report", "history", "answers"])
 @pytest.mark.parametrize("value", [None, 7, "text", [1], {"x": 1}, {"x": {"y": "z"}}, {"": {"__class__": 1}}])
 def test_sealed_manifests_of_the_wrong_form(saved: Path, key: str, value: Any) -> None:
     """Whoever reseals a manifest can put anything in it; it is read or refused, never another error."""
     reseal(saved, lambda m: m.update({key: value}))
-    if key == "report":
+    if key in ("report", "history"):
         return
     try:
         load(saved, TOYS["cnn"].build())
@@ -314,7 +329,7 @@ def test_sealed_manifests_of_the_wrong_form(saved: Path, key: str, value: Any) -
             raise AssertionError("the error does not name the folder") from refused
 
 
-@pytest.mark.parametrize("key", ["format", "sha256", "attributes", "shared"])
+@pytest.mark.parametrize("key", ["format", "sha256", "edits", "shared"])
 def test_sealed_manifests_without_a_part(saved: Path, key: str) -> None:
     reseal(saved, lambda m: m.pop(key))
     refuse(saved)
@@ -350,7 +365,7 @@ def test_another_format_is_refused_by_its_number(saved: Path) -> None:
     ],
 )
 def test_attributes_that_are_no_sizes_are_refused(saved: Path, path: str, attribute: str, value: Any) -> None:
-    reseal(saved, lambda m: m["attributes"].update({path: {attribute: value}}))
+    forge(saved, lambda edit: edit["attributes"].update({path: {attribute: value}}))
     refuse(saved)
 
 
@@ -377,21 +392,25 @@ def test_attributes_that_are_no_sizes_are_refused(saved: Path, path: str, attrib
     ],
 )
 def test_rows_that_cannot_be_are_refused(saved: Path, key: str, index: list[Any]) -> None:
-    rows = parse_tensors((saved / PLAN).read_bytes())
-    made = torch.tensor(index)
-    rows[key] = made.to(torch.int32) if not made.is_floating_point() or not index else made
-    (saved / PLAN).write_bytes(dump_tensors(rows))
-    reseal(saved)
+    rows = torch.tensor(index)
+    name, _, dim = key.rpartition("|")
+    whole = rows.to(torch.int32) if not rows.is_floating_point() or not index else rows
+    forge(saved, lambda edit: edit["rows"].setdefault(name, {}).update({dim: whole}))
     refuse(saved)
 
 
 def test_a_huge_index_is_refused_before_it_is_used(saved: Path) -> None:
     """Ten million rows of a layer of four would fill the memory if they were picked first."""
-    rows = parse_tensors((saved / PLAN).read_bytes())
-    rows["0.weight|0"] = torch.zeros(10_000_000, dtype=torch.int32)
-    (saved / PLAN).write_bytes(dump_tensors(rows))
-    reseal(saved)
+    forge(saved, lambda edit: edit["rows"]["0.weight"].update({"0": torch.zeros(10_000_000, dtype=torch.int32)}))
     refuse(saved, "0.weight")
+
+
+@pytest.mark.parametrize(
+    "edits", [[{}], [{"kind": "x"}], [{"kind": "cut"}], [{"kind": "depth", "blocks": {"": True}}], []]
+)
+def test_edits_that_are_none_or_other_ones_are_refused(saved: Path, edits: list[Any]) -> None:
+    reseal(saved, lambda m: m.update(edits=edits))
+    refuse(saved)
 
 
 class Bomb:
@@ -404,7 +423,7 @@ class Bomb:
         return (Path.touch, (self.path,))
 
 
-@pytest.mark.parametrize("name", [MODEL, PLAN, MANIFEST])
+@pytest.mark.parametrize("name", [MODEL, EDITS, MANIFEST])
 @pytest.mark.parametrize("writer", [pickle.dump, torch.save])
 def test_a_pickle_is_never_opened(saved: Path, tmp_path: Path, name: str, writer: Callable[..., None]) -> None:
     trace = tmp_path / "executed"
@@ -444,10 +463,10 @@ def test_another_architecture_is_refused(saved: Path) -> None:
 
 def test_reports_are_read_only_from_whole_manifests(saved: Path) -> None:
     with pytest.raises(FileError, match="not found"):
-        read_report(saved / "nowhere")
+        Result.read_report(saved / "nowhere")
     (saved / MANIFEST).write_text("{}")
     with pytest.raises(FileError, match="not a manifest"):
-        read_report(saved)
+        Result.read_report(saved)
 
 
 def test_a_graph_form_comes_back_or_is_refused_before_anything_is_written(tmp_path: Path) -> None:

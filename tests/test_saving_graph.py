@@ -16,13 +16,14 @@ from safetensors.torch import save as dump_tensors
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from secateur.prune import Result, prune
-from secateur.saving import load, read_report, save
-from secateur.saving.inputs import describe, restore
-from secateur.structure.cut import Plan
+from secateur.edits.inputs import describe, restore
+from secateur.prune import prune
+from secateur.result import Result
+from secateur.saving import load, save
+from secateur.saving.records import joined, parted
 from secateur.testing.toys import TOYS, same_state, snapshot
 from secateur.types import FileError, InputError
-from test_saving import MANIFEST, PLAN, reseal
+from test_saving import EDITS, MANIFEST, forge, reseal
 
 
 class Literal(nn.Module):
@@ -106,7 +107,7 @@ def test_a_round_trip_is_exact_and_leaves_the_model_alone(tmp_path: Path) -> Non
     assert again.get_parameter("fc.weight").shape == (2, 2)
     with torch.no_grad():
         assert torch.equal(again(x), result.model(x))
-    assert read_report(folder)["form"] == "graph"
+    assert Result.read_report(folder)["form"] == "graph"
 
 
 CODE = """
@@ -144,20 +145,21 @@ def test_inputs_of_every_kind_come_back(tmp_path: Path) -> None:
     again = load(folder, Chosen())
     with torch.no_grad():
         assert torch.equal(again(**inputs)["out"], result.model(**inputs)["out"])
-    described = json.loads((folder / MANIFEST).read_text())["inputs"]["dict"]
-    assert described["tokens"] == {"tensor": [1, 3], "dtype": "int64", "kept": "input|0"}
+    described = json.loads((folder / MANIFEST).read_text())["edits"][0]["inputs"]["dict"]
+    assert described["tokens"]["tensor"] == [1, 3]
+    assert described["tokens"]["dtype"] == "int64"
     assert described["scale"] == {"value": 0.5}
 
 
 def test_floats_are_not_kept_and_come_back_as_ones() -> None:
-    kept: dict[str, Tensor] = {}
     x = (torch.randn(2, 3), torch.tensor([True, False]), {"a": [None, "text", 3]})
-    described = json.loads(json.dumps(describe(x, kept)))
-    first, second, third = restore(described, kept, torch.device("cpu"))
+    tensors: dict[str, Tensor] = {}
+    plain = json.loads(json.dumps(parted(describe(x), tensors)))
+    first, second, third = restore(joined(plain, tensors), torch.device("cpu"))
     assert first.tolist() == [[1, 1, 1], [1, 1, 1]]
     assert second.tolist() == [True, False]
     assert third == {"a": [None, "text", 3]}
-    assert list(kept) == ["input|0"]
+    assert list(tensors) == ["0"]
 
 
 @pytest.mark.parametrize(
@@ -167,12 +169,12 @@ def test_floats_are_not_kept_and_come_back_as_ones() -> None:
 )
 def test_inputs_that_json_cannot_hold_are_refused(value: Any) -> None:
     with pytest.raises(FileError, match=r"torch\.export\.save"):
-        describe((torch.ones(1), value), {})
+        describe((torch.ones(1), value))
 
 
 def test_they_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     result = pruned(Literal(), torch.randn(3, 2))
-    object.__setattr__(result.sites.structure.graph, "kwargs", {"x": object()})
+    object.__setattr__(result.edits[0], "inputs", {"x": object()})
     with pytest.raises(FileError, match="cannot keep"):
         result.save(tmp_path / "small")
     assert not list(tmp_path.iterdir())
@@ -190,22 +192,28 @@ def test_another_architecture_is_refused(saved: Path, model: nn.Module) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("name", "mask"),
     [
-        ("keep|fc", torch.ones(3, dtype=torch.bool)),
-        ("keep|fc", torch.zeros(4, dtype=torch.bool)),
-        ("keep|fc", torch.ones(4)),
-        ("keep|nowhere", torch.ones(4, dtype=torch.bool)),
-        ("keep|fc", torch.ones(4, dtype=torch.bool)),  # fits the model, not the weights
-        ("output|0", torch.zeros(3, 1)),
-        ("output|0", torch.zeros(7)),
-        ("output|1", torch.zeros(3, 1)),
+        ("fc", torch.ones(3, dtype=torch.bool)),
+        ("fc", torch.zeros(4, dtype=torch.bool)),
+        ("fc", torch.ones(4)),
+        ("fc", "text"),
+        ("nowhere", torch.ones(4, dtype=torch.bool)),
+        ("fc", torch.ones(4, dtype=torch.bool)),  # fits the model, not the weights
     ],
 )
-def test_sealed_masks_and_answers_that_do_not_fit_are_refused(saved: Path, key: str, value: Tensor) -> None:
-    tensors = parse_tensors((saved / PLAN).read_bytes())
-    (saved / PLAN).write_bytes(dump_tensors({**tensors, key: value}))
-    reseal(saved)
+def test_sealed_masks_that_do_not_fit_are_refused(saved: Path, name: str, mask: Any) -> None:
+    forge(saved, lambda edit: edit["keep"].update({name: mask}))
+    with pytest.raises(FileError, match=r"small.*does not fit"):
+        load(saved, Literal())
+
+
+@pytest.mark.parametrize("outputs", [[torch.zeros(3, 1)], [torch.zeros(7)], [], [torch.zeros(3, 1)] * 2, "text"])
+def test_sealed_answers_that_do_not_fit_are_refused(saved: Path, outputs: Any) -> None:
+    tensors = parse_tensors((saved / EDITS).read_bytes())
+    plain = parted(outputs, numbered := dict(tensors))
+    (saved / EDITS).write_bytes(dump_tensors(numbered))
+    reseal(saved, lambda m: m["answers"].update(outputs=plain))
     with pytest.raises(FileError, match=r"small.*does not fit"):
         load(saved, Literal())
 
@@ -221,18 +229,18 @@ def test_sealed_masks_and_answers_that_do_not_fit_are_refused(saved: Path, key: 
         {"tuple": [{"tensor": [-1], "dtype": "float32"}]},
         {"tuple": [{"tensor": [10**15], "dtype": "float32"}]},
         {"tuple": [{"tensor": [3, 2], "dtype": "os.system"}]},
-        {"tuple": [{"tensor": [3, 2], "dtype": "int64", "kept": "input|9"}]},
+        {"tuple": [{"tensor": [3, 2], "dtype": "int64", "values": "text"}]},
         {"dict": {"y": {"tensor": [3, 2], "dtype": "float32"}}},
     ],
 )
 def test_sealed_inputs_that_do_not_fit_are_refused(saved: Path, inputs: Any) -> None:
-    reseal(saved, lambda m: m.update(inputs=inputs))
+    forge(saved, lambda edit: edit.update(inputs=inputs))
     with pytest.raises(FileError, match="small"):
         load(saved, Literal())
 
 
 def test_a_graph_that_is_called_a_module_is_refused(saved: Path) -> None:
-    reseal(saved, lambda m: m.update(form="module"))
+    forge(saved, lambda edit: edit.update(kind="cut"))
     with pytest.raises(FileError, match="small"):
         load(saved, Literal())
 
@@ -242,7 +250,7 @@ def test_tied_and_transposed_weights_are_told_apart(tmp_path: Path) -> None:
     model = nn.Module()
     model.register_buffer("a", torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
     model.register_buffer("b", model.get_buffer("a").T)
-    save(tmp_path / "small", model, Plan(), {})
+    save(tmp_path / "small", model, [], {})
     other = nn.Module()
     other.register_buffer("a", torch.zeros(2, 2))
     other.register_buffer("b", torch.zeros(2, 2))

@@ -60,7 +60,7 @@ class TestRandomShrink(ScheduleConformance):
 
 class TestIterative(ScheduleConformance):
     def make(self, model: nn.Module, sites: Sites, batches: Batches, loss: Loss) -> Schedule:
-        return Iterative(Magnitude(), 0.5, steps=3, curve="cubic", batches=batches, loss=loss)
+        return Iterative(Magnitude(), 0.5, steps=3, curve="cubic", data=batches, loss=loss)
 
 
 def a_step_of_training(model: nn.Module, keep: Keep) -> None:
@@ -133,11 +133,11 @@ def test_exhaustive_takes_the_steps_of_the_plain_loop(make: Any, seed: int) -> N
     model, data, sites = make(seed)
     removed, path = Plain(model, sites, data).exhaustive()
     pruned = Exhaustive(data)(model, sites)
-    assert pruned.removed == removed
-    assert [pruned.loss_before, *(step.loss for step in pruned.steps)] == pytest.approx(path, abs=1e-6)
+    assert pruned.history.removed == removed
+    assert [pruned.history.loss_before, *(step.loss for step in pruned.history.steps)] == pytest.approx(path, abs=1e-6)
     assert removed, "nothing was tried"
     total = sum(site.size for site in sites.values())
-    assert pruned.evaluations == 1 + sum(total - gone for gone in range(len(removed) + 1))
+    assert pruned.history.evaluations == 1 + sum(total - gone for gone in range(len(removed) + 1))
 
 
 @pytest.mark.parametrize("make", [net, deep])
@@ -146,8 +146,8 @@ def test_exhaustive_to_a_sparsity_takes_the_steps_of_the_plain_loop(make: Any) -
     total = sum(site.size for site in sites.values())
     removed, path = Plain(model, sites, data).exhaustive(round(0.75 * total))
     pruned = Exhaustive(data, until=0.75)(model, sites)
-    assert pruned.removed == removed
-    assert [step.loss for step in pruned.steps] == pytest.approx(path[1:], abs=1e-6)
+    assert pruned.history.removed == removed
+    assert [step.loss for step in pruned.history.steps] == pytest.approx(path[1:], abs=1e-6)
 
 
 def test_the_way_of_the_last_layer_is_that_of_any_network() -> None:
@@ -158,18 +158,18 @@ def test_the_way_of_the_last_layer_is_that_of_any_network() -> None:
         return cross_entropy(outputs, targets)
 
     fast, slow = Exhaustive(data, until=0.8)(model, sites), Exhaustive(data, loss, until=0.8)(model, sites)
-    assert fast.removed == slow.removed
-    for a, b in zip(fast.steps, slow.steps, strict=True):
+    assert fast.history.removed == slow.history.removed
+    for a, b in zip(fast.history.steps, slow.history.steps, strict=True):
         assert (a.labels, a.evaluations) == (b.labels, b.evaluations)
         assert [a.loss_before, a.loss, a.accuracy] == pytest.approx([b.loss_before, b.loss, b.accuracy], abs=1e-6)
 
 
 def test_exhaustive_ends_where_no_removal_is_worth_its_tolerance() -> None:
     model, data, sites = net()
-    gains = [step.loss_before - step.loss for step in Exhaustive(data)(model, sites).steps]
+    gains = [step.loss_before - step.loss for step in Exhaustive(data)(model, sites).history.steps]
     pruned = Exhaustive(data, tolerance=gains[0] / 2)(model, sites)
-    assert 0 < len(pruned.steps) < len(gains)
-    assert all(step.loss_before - step.loss > gains[0] / 2 for step in pruned.steps)
+    assert 0 < len(pruned.history.steps) < len(gains)
+    assert all(step.loss_before - step.loss > gains[0] / 2 for step in pruned.history.steps)
 
 
 class Named(nn.Module):
@@ -198,7 +198,7 @@ def margins(*said: float) -> tuple[nn.Module, Sites]:
 
 
 def units(schedule: Schedule, *said: float) -> list[int]:
-    return [unit for _, unit in schedule(*margins(*said)).removed]
+    return [unit for _, unit in schedule(*margins(*said)).history.removed]
 
 
 def test_exhaustive_by_hand() -> None:
@@ -217,7 +217,7 @@ def test_greedy_by_hand() -> None:
 
 
 def test_the_labels_of_greedy() -> None:
-    steps = Greedy(ONE)(*margins(0.0, -1.0, 1.0)).steps
+    steps = Greedy(ONE)(*margins(0.0, -1.0, 1.0)).history.steps
     assert [step.labels for step in steps] == [("zero",), ("worse",)]
 
 
@@ -237,17 +237,17 @@ def test_the_labels_of_greedy() -> None:
 )
 def test_the_skip_rule_of_greedy(skip_rounds: int | None, evaluations: list[int]) -> None:
     pruned = Greedy(ONE, skip_rounds=skip_rounds)(*margins(4.0, 2.0, -1.0, -8.0, -16.0))
-    assert [unit for _, unit in pruned.removed] == [2, 3, 4]
-    spent = [step.evaluations for step in pruned.steps]
-    assert [*spent, pruned.evaluations - sum(spent)] == evaluations
+    assert [unit for _, unit in pruned.history.removed] == [2, 3, 4]
+    spent = [step.evaluations for step in pruned.history.steps]
+    assert [*spent, pruned.history.evaluations - sum(spent)] == evaluations
 
 
 def test_only_what_is_above_the_limit_is_skipped() -> None:
     # Removing 0 costs much, removing 1 next to nothing: only 0 is left out of the second round.
     pruned = Greedy(ONE, skip_rounds=None, skip_above=0.1)(*margins(4.0, 0.01, -1.0, -2.0))
-    assert [unit for _, unit in pruned.removed] == [2, 3]
-    spent = [step.evaluations for step in pruned.steps]
-    assert [*spent, pruned.evaluations - sum(spent)] == [1 + 3, 2, 1]
+    assert [unit for _, unit in pruned.history.removed] == [2, 3]
+    spent = [step.evaluations for step in pruned.history.steps]
+    assert [*spent, pruned.history.evaluations - sum(spent)] == [1 + 3, 2, 1]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -255,17 +255,17 @@ def test_only_what_is_above_the_limit_is_skipped() -> None:
 def test_greedy_ends_where_no_single_removal_helps(make: Any, seed: int) -> None:
     model, data, sites = make(seed)
     pruned, plain = Greedy(data, order="random", seed=seed)(model, sites), Plain(model, sites, data)
-    end = plain.loss(pruned.removed)
+    end = plain.loss(pruned.history.removed)
     for unit in plain.units:
-        if unit not in pruned.removed and not plain.last_of_its_site(pruned.removed, unit):
-            assert plain.loss([*pruned.removed, unit]) > end - 1e-6
+        if unit not in pruned.history.removed and not plain.last_of_its_site(pruned.history.removed, unit):
+            assert plain.loss([*pruned.history.removed, unit]) > end - 1e-6
 
 
 def test_the_orders_of_greedy() -> None:
     said = (-1.0, -4.0, -2.0, 1.0)
     assert units(Greedy(ONE, order="estimated", estimate=LossChange(ONE)), *said) == [1, 2, 0]
     model, sites = margins(*([-1.0] * 8))
-    found = {tuple(Greedy(ONE, order="random", seed=seed)(model, sites).removed) for seed in range(6)}
+    found = {tuple(Greedy(ONE, order="random", seed=seed)(model, sites).history.removed) for seed in range(6)}
     assert len(found) > 3
 
 
@@ -277,10 +277,10 @@ def test_random_shrinking_by_hand() -> None:
     said = [3.0, -1.0, -2.0, 1.0, -4.0]
     for seed in range(8):
         pruned = RandomShrink(2, ONE, seed=seed)(*margins(*said))
-        for step in pruned.steps:
+        for step in pruned.history.steps:
             assert len(step.units) == 2
             assert sum(said[unit] for _, unit in step.units) <= 0
-        assert pruned.evaluations == 1 + len(said) // 2  # the odd one is left over
+        assert pruned.history.evaluations == 1 + len(said) // 2  # the odd one is left over
 
 
 def test_random_shrinking_tries_each_unit_once() -> None:
@@ -306,7 +306,7 @@ def test_precomputed_by_hand() -> None:
     assert found.label() == {"hidden": ["important", "worse", "zero", "worse"]}
     assert units(Precomputed(found), 1.0, -2.0, 0.0, -1.0) == [1, 3, 2]
     assert units(Precomputed(found, ("worse",)), 1.0, -2.0, 0.0, -1.0) == [1, 3]
-    steps = Precomputed(found, ("worse", "zero"), ONE)(model, sites).steps
+    steps = Precomputed(found, ("worse", "zero"), ONE)(model, sites).history.steps
     assert [step.labels for step in steps] == [("worse",), ("worse",), ("zero",)]
     margin = [torch.tensor([[x, 0.0]]) for x in (-2.0, 0.0, 1.0, 1.0)]
     losses = [cross_entropy(z, ONE[1]).item() for z in margin]
@@ -318,19 +318,21 @@ def test_precomputed_follows_the_loss_of_many_removals() -> None:
     model, data, sites = net(hidden=80)
     found = LossChange(data)(model, sites)
     pruned, plain = Precomputed(found, 0.9, data)(model, sites), Plain(model, sites, data)
-    assert len(pruned.steps) == 72
+    assert len(pruned.history.steps) == 72
     for count in (1, 63, 64, 65, 72):
-        assert pruned.steps[count - 1].loss == pytest.approx(plain.loss(pruned.removed[:count]), abs=1e-6)
+        assert pruned.history.steps[count - 1].loss == pytest.approx(
+            plain.loss(pruned.history.removed[:count]), abs=1e-6
+        )
 
 
 def test_iterative_removes_what_is_lowest_in_the_end() -> None:
     model, _, sites = net()
     once = Iterative(Magnitude(), 0.5)(model, sites)
     found = Magnitude()(model, sites)["0"]
-    assert sorted(unit for _, unit in once.removed) == sorted(found.argsort()[:4].tolist())
+    assert sorted(unit for _, unit in once.history.removed) == sorted(found.argsort()[:4].tolist())
     many = Iterative(Magnitude(), 0.5, steps=4)(model, sites)
-    assert [len(step.units) for step in many.steps] == [1, 1, 1, 1]
-    assert many.removed == [("0", unit) for unit in found.argsort()[:4].tolist()]
+    assert [len(step.units) for step in many.history.steps] == [1, 1, 1, 1]
+    assert many.history.removed == [("0", unit) for unit in found.argsort()[:4].tolist()]
 
 
 def test_the_curves() -> None:
@@ -366,30 +368,30 @@ def test_single_weights_are_masked_and_held() -> None:
             for parameter in small.parameters():
                 parameter.add_(1)
 
-    pruned = Iterative(Magnitude(), 0.5, steps=3, train=train, batches=data)(model, sites)
+    pruned = Iterative(Magnitude(), 0.5, steps=3, train=train, data=data)(model, sites)
     parameters = dict(pruned.model.named_parameters())
     assert sum(int((~kept).sum()) for kept in pruned.keep.values()) == 28
     for name, kept in pruned.keep.items():
         assert not bool(parameters[name][~kept].any())
         assert bool(parameters[name][kept].all())
-    assert len(pruned.removed) == 28
+    assert len(pruned.history.removed) == 28
 
 
 def test_a_control_at_random() -> None:
     model, data, sites = net()
-    pruned = Iterative(Random(seed=3), 0.5, batches=data)(model, sites)
-    assert pruned.loss == pytest.approx(Plain(model, sites, data).loss(pruned.removed), abs=1e-6)
+    pruned = Iterative(Random(seed=3), 0.5, data=data)(model, sites)
+    assert pruned.history.loss == pytest.approx(Plain(model, sites, data).loss(pruned.history.removed), abs=1e-6)
 
 
 def test_the_log_as_a_table() -> None:
     model, data, sites = net()
     pruned = RandomShrink(2, data, seed=1)(model, sites)
-    frame = pruned.frame()
+    frame = pruned.history.frame()
     assert [*frame.columns] == [
         *("step", "site", "unit", "label", "loss_before", "loss", "accuracy", "evaluations", "seconds"),
     ]
-    assert list(zip(frame.site, frame.unit, strict=True)) == pruned.removed
-    assert frame.step.tolist() == [number for number, step in enumerate(pruned.steps, 1) for _ in step.units]
+    assert list(zip(frame.site, frame.unit, strict=True)) == pruned.history.removed
+    assert frame.step.tolist() == [number for number, step in enumerate(pruned.history.steps, 1) for _ in step.units]
 
 
 def test_a_bar_shows_how_many_units_are_gone(capsys: pytest.CaptureFixture[str]) -> None:
@@ -413,7 +415,7 @@ def test_a_checkpoint_is_of_one_pruning(tmp_path: Path) -> None:
     ):
         with pytest.raises(FileError, match=f"another pruning; these differ: {what}"):
             other(model, sites, checkpoint=path)
-    assert Exhaustive(data)(model, sites, checkpoint=path).steps == pruned.steps
+    assert Exhaustive(data)(model, sites, checkpoint=path).history.steps == pruned.history.steps
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     with pytest.raises(FileError, match="damaged"):
         Exhaustive(data)(model, sites, checkpoint=path)
@@ -493,7 +495,7 @@ def test_whole_blocks_can_go() -> None:
     model, (_, data, _) = nn.Sequential(Added(), Added(), Added(), nn.Linear(4, 3)), net()
     sites = blocks(model, data[0][:1])
     pruned = Exhaustive(data, until=2 / 3)(model, sites)
-    assert len(pruned.removed) == 2
-    assert pruned.loss == pytest.approx(Plain(model, sites, data).loss(pruned.removed), abs=1e-6)
+    assert len(pruned.history.removed) == 2
+    assert pruned.history.loss == pytest.approx(Plain(model, sites, data).loss(pruned.history.removed), abs=1e-6)
     with pytest.raises(InputError, match="sites of blocks"):
         Iterative(Magnitude(), 1 / 3)(model, sites)

@@ -152,21 +152,23 @@ def test_mutators_take_a_part_of_what_is_left() -> None:
 def test_the_best_of_a_genetic_search_never_falls() -> None:
     space, fitness = _toy()
     result = Genetic(damage=0.3, population=20)(fitness, space, 200)
-    best = [g.rating.fitness.max() for g in result.history]
+    best = [g.rating.fitness.max() for g in result.history.generations]
     assert best == sorted(best)
     assert best[0] >= 0
-    assert [len(g.rating) for g in result.history] == [20] * 10
-    assert result.history[-1].spent == 200
-    worst = [g.rating.fitness.min() for g in result.history]
+    assert [len(g.rating) for g in result.history.generations] == [20] * 10
+    assert result.history.generations[-1].spent == 200
+    worst = [g.rating.fitness.min() for g in result.history.generations]
     assert worst == sorted(worst), "elitism by index lifts the worst as well"
 
 
 def test_the_line_of_an_individual_is_followed_back() -> None:
     space, fitness = _toy()
     result = Genetic(damage=0.3, population=12)(fitness, space, 60)
-    line = lineage(result.history, result.history[-1].best)
-    assert line == [result.history[-1].best] * 5  # replaced by index, so the first parent has the same number
-    crossed = np.concatenate([g.parents[:, 1] for g in result.history[1:]])
+    line = lineage(result.history.generations, result.history.generations[-1].best)
+    assert (
+        line == [result.history.generations[-1].best] * 5
+    )  # replaced by index, so the first parent has the same number
+    crossed = np.concatenate([g.parents[:, 1] for g in result.history.generations[1:]])
     assert ((crossed >= -1) & (crossed < 12)).all()
     assert (crossed >= 0).any()
 
@@ -178,7 +180,7 @@ def test_an_operator_can_be_replaced() -> None:
         return genes, np.zeros(len(genes), dtype=np.bool_)
 
     kept = Genetic(damage=0.0, population=5, crossover=0.0, mutation=0.0, drop=nothing)(fitness, space, 50)
-    assert kept.compression == 0
+    assert kept.history.compression == 0
     with pytest.raises(InputError, match="drop must be a function"):
         Genetic(drop=None)  # type: ignore[arg-type]
 
@@ -205,9 +207,9 @@ def test_several_layers_and_channels_are_searched_by_the_same_code() -> None:
         space = Space(model, sites)
         result = Genetic(damage=0.2, population=8)(Fitness(space, (inputs, labels)), space, 40)
         assert list(result.keep) == list(sites)
-        right = (result.apply()(inputs).argmax(1) == labels).float().mean().item()
+        right = (result.model(inputs).argmax(1) == labels).float().mean().item()
         if sites.structure is None:
-            assert round(100 * right - 100, 4) == round(result.accuracy, 4)
+            assert round(100 * right - 100, 4) == round(result.history.accuracy, 4)
 
 
 def test_one_shot_magnitude_finds_the_number_to_remove() -> None:
@@ -217,9 +219,9 @@ def test_one_shot_magnitude_finds_the_number_to_remove() -> None:
     fitness = Fitness(space, (torch.eye(4)[:2], torch.tensor([0, 1])))
     result = OneShotMagnitude(points=4)(fitness, space, 100)
     # Without 8 the second sample ties, and the first class wins a tie: 9 and 8 stay.
-    assert result.compression == 6 / 8
-    assert result.accuracy == 0
-    assert result.spent < 20
+    assert result.history.compression == 6 / 8
+    assert result.history.accuracy == 0
+    assert result.history.spent < 20
 
 
 def test_a_gradient_search_reaches_what_the_labels_ask_for() -> None:
@@ -230,7 +232,9 @@ def test_a_gradient_search_reaches_what_the_labels_ask_for() -> None:
     good[torch.rand(3, 200) < 0.5] = 0  # labels of a pruned model, which a search can find
     space = Space(model, weights(model), ["bias"])
     fitness = Fitness(space, (inputs, (inputs @ good.mT + model.bias).argmax(1)))
-    found = {s: s(fitness, space, 600).fitness for s in (Supermask(pressure=0.3), OneShotMagnitude(), RandomSearch())}
+    found = {
+        s: s(fitness, space, 600).history.fitness for s in (Supermask(pressure=0.3), OneShotMagnitude(), RandomSearch())
+    }
     learned, smallest, drawn = found.values()
     assert learned > smallest
     assert learned > drawn
@@ -238,13 +242,16 @@ def test_a_gradient_search_reaches_what_the_labels_ask_for() -> None:
 
 def test_a_cma_es_finds_the_threshold() -> None:
     space, fitness = _toy()
-    assert CmaEs("all")(fitness, space, 200).fitness >= OneShotMagnitude()(fitness, space, 200).fitness - 0.05
+    assert (
+        CmaEs("all")(fitness, space, 200).history.fitness
+        >= OneShotMagnitude()(fitness, space, 200).history.fitness - 0.05
+    )
 
 
 def test_the_front_of_nsga2_holds_what_nothing_beats() -> None:
     space, fitness = _toy()
     result = Nsga2(population=20)(fitness, space, 200)
-    pairs = front(result.history)
+    pairs = front(result.history.generations)
     assert pairs == sorted(pairs)
     assert [accuracy for _, accuracy in pairs] == sorted((accuracy for _, accuracy in pairs), reverse=True)
     assert len(pairs) > 3
@@ -257,9 +264,9 @@ def test_a_subset_costs_its_part_and_the_best_are_rated_again() -> None:
     assert (cheap.samples, cheap.cost) == (15, 0.25)
     screened = Screened(fitness, cheap, share=0.2)
     result = Genetic(damage=0.2, population=20)(screened, space, 100)
-    assert result.spent <= 100
-    assert len(result.history) > 100 / 20, "more generations for the same cost"
-    assert fitness(result.genes[None]).fitness[0] == result.fitness
+    assert result.history.spent <= 100
+    assert len(result.history.generations) > 100 / 20, "more generations for the same cost"
+    assert fitness(result.history.genes[None]).fitness[0] == result.history.fitness
 
 
 def test_a_surrogate_adds_up_what_is_removed() -> None:
@@ -271,7 +278,7 @@ def test_a_surrogate_adds_up_what_is_removed() -> None:
     expected = -100 * cheap.slope * float(scores["7.weight"].flatten()[:30].sum())
     assert cheap(genes).accuracy.tolist() == pytest.approx([0, expected], rel=1e-5)
     result = Genetic(damage=0.2, population=10)(Screened(fitness, cheap, 0.1), space, 20)
-    assert len(result.history) >= 10
+    assert len(result.history.generations) >= 10
     with pytest.raises(UnknownNameError, match="scores of site"):
         Surrogate(fitness, {"0": torch.ones(3)})
 
@@ -282,9 +289,9 @@ def test_protocols_search_on_one_split_and_report_on_the_other() -> None:
     first, second = (x[:30], y[:30]), (x[30:], y[30:])
     honest = judge(Genetic(population=10), space, first, second, budget=50)
     thesis = judge(Genetic(population=10), space, second, first, budget=50, protocol="thesis")
-    assert np.array_equal(honest.result.genes, thesis.result.genes)
+    assert np.array_equal(honest.result.history.genes, thesis.result.history.genes)
     assert honest.reported.fitness.tolist() == honest.untouched.fitness.tolist()
-    assert thesis.reported.fitness.tolist() == [thesis.result.fitness]
+    assert thesis.reported.fitness.tolist() == [thesis.result.history.fitness]
     assert honest.gap == thesis.gap == honest.searched.accuracy[0] - honest.untouched.accuracy[0]
     with pytest.raises(UnknownNameError, match="did you mean 'honest'"):
         judge(Genetic(), space, first, second, protocol="honst")  # type: ignore[arg-type]

@@ -13,14 +13,15 @@ import pytest
 
 from secateur import data
 from secateur.models import build
-from secateur.search import Fitness, Genetic, SearchResult, Space, only
+from secateur.result import Result
+from secateur.search import Fitness, Genetic, Space, only
 from secateur.structure import weights
 from secateur.train import fit
 
 DAMAGES = (0.1, 0.3, 0.5, 0.9)
 
 
-def _searched(model: str, seed: int) -> dict[float, SearchResult]:
+def _searched(model: str, seed: int) -> dict[float, Result]:
     """Train as long as the author did, and search on the test digits as he did, from each damage rate."""
     network = build(model, seed=seed)
     train, test = data.load("mnist-5k", validation=0), data.load("mnist-5k", "test")
@@ -53,14 +54,14 @@ def test_the_genetic_search_ends_in_the_bands(
     networks = [_searched(model, seed) for seed in range(5)]
     for number, damage in enumerate(DAMAGES[:3]):
         runs = [one[damage] for one in networks]
-        assert within([r.fitness for r in runs], fitness), damage
-        assert compression[0] <= fmean(r.compression for r in runs) <= compression[1], damage
+        assert within([r.history.fitness for r in runs], fitness), damage
+        assert compression[0] <= fmean(r.history.compression for r in runs) <= compression[1], damage
         if ends is not None:
-            assert fmean(r.history[-1].rating.compression.mean() for r in runs) == pytest.approx(
+            assert fmean(r.history.generations[-1].rating.compression.mean() for r in runs) == pytest.approx(
                 ends[number], abs=0.06
             ), damage
-    assert fmean((one[0.9].history[-1].rating.fitness > 0).sum() for one in networks) < 10
+    assert fmean((one[0.9].history.generations[-1].rating.fitness > 0).sum() for one in networks) < 10
     for result in (r for one in networks for r in one.values()):
-        best = [g.rating.fitness.max() for g in result.history]
+        best = [g.rating.fitness.max() for g in result.history.generations]
         assert best[0] >= 0
         assert best == sorted(best)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from secateur.measure import evaluate
 from secateur.models import build
+from secateur.rate.population import Population
+from secateur.rate.row_bank import RowBank
 from secateur.search import Fitness, Space, only
-from secateur.search.population import Population
-from secateur.search.rows import RowBank
 from secateur.structure import channels, weights
 from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
 from secateur.types import InputError, UnknownNameError

@@ -14,7 +14,7 @@ from secateur.criteria import Magnitude
 from secateur.criteria.fisher_blocks import repaired
 from secateur.criteria.layer_inputs import LayerInputs
 from secateur.measure import evaluate
-from secateur.select import removed_fraction, select
+from secateur.select import layer_fractions, removed_fraction, select
 from secateur.select.patterns import n_of_m
 from secateur.solvers import Solution, Solver, SparseGPT, ThiNet, WoodFisher
 from secateur.solvers.sparse_gpt import solve
@@ -51,12 +51,12 @@ def test_wood_fisher_moves_the_other_weight_by_hand() -> None:
     model.weight.data = torch.tensor([[1.0, 2.0]])
     sites = weights(model)
     together = (torch.tensor([[1.0, 1.0]]), torch.zeros(1, 1))
-    assert WoodFisher(together, mse_loss, damping=1e-7)(model, sites, 0.5).tensors["weight"].tolist()[0] == [
+    assert WoodFisher(together, mse_loss, damping=1e-7).solve(model, sites, 0.5).tensors["weight"].tolist()[0] == [
         0,
         pytest.approx(3, abs=1e-4),
     ]
     apart = (torch.eye(2), torch.zeros(2, 1))
-    assert WoodFisher(apart, mse_loss, damping=1e-7)(model, sites, 0.5).tensors["weight"].tolist() == [[0, 2]]
+    assert WoodFisher(apart, mse_loss, damping=1e-7).solve(model, sites, 0.5).tensors["weight"].tolist() == [[0, 2]]
 
 
 def test_sparse_gpt_solves_columns_as_the_surgeon_does_one_by_one() -> None:
@@ -152,7 +152,7 @@ def test_thinet_refits_the_readers_by_hand() -> None:
     model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
     model[0].weight.data, model[1].weight.data = torch.tensor([[1.0], [2.0]]), torch.tensor([[1.0, 1.0]])
     sites = channels(model, torch.zeros(1, 1))
-    solution = ThiNet((torch.tensor([[1.0], [-3.0]]), torch.zeros(2)), damping=1e-9)(model, sites, 0.5)
+    solution = ThiNet((torch.tensor([[1.0], [-3.0]]), torch.zeros(2)), damping=1e-9).solve(model, sites, 0.5)
     assert solution.keep["0"].tolist() == [False, True]
     small = cut(solution.apply(model), sites, solution.keep)
     x = torch.tensor([[5.0]])
@@ -176,15 +176,17 @@ def test_on_every_toy_the_fraction_is_right_the_rest_is_zero_and_nothing_else_ch
     if (name, toy) == ("ThiNet", "attention"):  # queries and keys meet each other, no layer reads them
         sites = channels(model, TOYS[toy].inputs(), ignore=["qk"])
     before = snapshot(model)
-    solution, again = solver(model, sites, 0.5), solver(model, sites, 0.5)
+    solution, again = solver.solve(model, sites, 0.5), solver.solve(model, sites, 0.5)
     assert same_state(before, snapshot(model))
     assert list(solution.keep) == list(sites)
+    shares = layer_fractions(sites, 0.5)  # groups and the channels inside them share what goes
     for site, kept in solution.keep.items():
         assert torch.equal(kept, again.keep[site])
         if name != "WoodFisher":  # that pools all weights
-            assert int((~kept).sum()) == round(kept.numel() * 0.5)
+            assert int((~kept).sum()) == round(kept.numel() * shares[site])
     total = sum(kept.numel() for kept in solution.keep.values())
-    assert removed_fraction(solution.keep) == pytest.approx(0.5, abs=len(sites) / total)
+    expected = sum(site.size * shares[n] for n, site in sites.items()) / total
+    assert removed_fraction(solution.keep) == pytest.approx(expected, abs=len(sites) / total)
     changed = solution.apply(model)
     masked = mask(changed, sites, solution.keep)
     for parameter, other in zip(changed.parameters(), masked.parameters(), strict=True):
@@ -198,7 +200,7 @@ def test_two_of_four_along_the_inputs_as_select_has_them(solver: type) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(6, 4, 3), nn.Flatten(), nn.Linear(16, 3))
     data = (normal(20, 6, 4, 4), torch.arange(20) % 3)
-    solution = solver(data)(model, weights(model), pattern="2:4")
+    solution = solver(data).solve(model, weights(model), pattern="2:4")
     for name, kept in solution.keep.items():
         along = kept.movedim(1, -1)
         whole = along[..., : along.shape[-1] // 4 * 4].reshape(-1, 4)
@@ -216,7 +218,7 @@ def test_grouped_and_transposed_convolutions_are_solved_as_they_compute() -> Non
     ):
         images = normal(8, 2, *[6] * (layer.weight.ndim - 2)).repeat_interleave(2, 1)  # channels 0 = 1, and 2 = 3
         model = nn.Sequential(layer)
-        solution = SparseGPT((images, torch.zeros(8)), damping=1e-8)(model, weights(model), 0.5)
+        solution = SparseGPT((images, torch.zeros(8)), damping=1e-8).solve(model, weights(model), 0.5)
         with torch.no_grad():
             wanted, found = model(images), solution.apply(model)(images)
             plain = mask(model, weights(model), select(Magnitude()(model, weights(model)), 0.5))(images)
@@ -235,7 +237,7 @@ def test_a_layer_that_is_used_twice_is_one_problem() -> None:
             return y
 
     model = Twice()
-    solution = SparseGPT((normal(10, 4), torch.zeros(10)))(model, weights(model), 0.25)
+    solution = SparseGPT((normal(10, 4), torch.zeros(10))).solve(model, weights(model), 0.25)
     assert int((~solution.keep["fc.weight"]).sum()) == 4
 
 
@@ -243,7 +245,7 @@ def test_sparsity_by_site_leaves_the_others_whole() -> None:
     model = hand_mlp()
     data = (normal(8, 2), torch.zeros(8, dtype=torch.int64))
     for solver in (SparseGPT(data), WoodFisher(data, scope="layer")):
-        keep = solver(model, weights(model), {"0.weight": 0.5}).keep
+        keep = solver.solve(model, weights(model), {"0.weight": 0.5}).keep
         assert (int((~keep["0.weight"]).sum()), int((~keep["2.weight"]).sum())) == (3, 0)
 
 
@@ -267,9 +269,9 @@ def test_they_beat_magnitude_without_training(trained: tuple[nn.Module, Data, Da
     pooled = accuracy(mask(model, single, select(scores, 0.8)), test)
     layered = accuracy(mask(model, single, select(scores, 0.8, scope="layer")), test)
     by_unit = accuracy(mask(model, units, select(Magnitude()(model, units), 0.5, scope="layer")), test)
-    assert accuracy(WoodFisher(data, steps=2)(model, single, 0.8).apply(model), test) > pooled + 0.02
-    assert accuracy(SparseGPT(data)(model, single, 0.8).apply(model), test) > layered + 0.1
-    assert accuracy(ThiNet(data)(model, units, 0.5).apply(model), test) > by_unit + 0.1
+    assert accuracy(WoodFisher(data, steps=2)(model, single, 0.8).model, test) > pooled + 0.02
+    assert accuracy(SparseGPT(data)(model, single, 0.8).model, test) > layered + 0.1
+    assert accuracy(ThiNet(data).solve(model, units, 0.5).apply(model), test) > by_unit + 0.1
 
 
 DATA = (torch.zeros(2, 2), torch.zeros(2, dtype=torch.int64))

@@ -43,10 +43,11 @@ from secateur.criteria import (
     evaluate_keeps,
 )
 from secateur.measure.agreement import Agreement, agreement
-from secateur.prune import Result, prune
+from secateur.prune import prune
 from secateur.repair import recalibrate, repair
-from secateur.saving import load, read_report
-from secateur.schedules import Exhaustive, Greedy, Iterative, Precomputed, Pruned, RandomShrink
+from secateur.result import Result
+from secateur.saving import load
+from secateur.schedules import Exhaustive, Greedy, Iterative, Precomputed, RandomShrink
 from secateur.select import select
 from secateur.structure import Structure, blocks, channels, cut, mask, weights
 from secateur.train import History, Reinitialise, RewindRate, TrainOptions, distill, fit
@@ -99,7 +100,6 @@ __all__ = [
     "OptimalBrainDamage",
     "OptimalBrainSurgeon",
     "Precomputed",
-    "Pruned",
     "Random",
     "RandomShrink",
     "Reconstruction",
@@ -136,7 +136,6 @@ __all__ = [
     "measure",
     "models",
     "prune",
-    "read_report",
     "recalibrate",
     "repair",
     "search",

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from functools import wraps
 from hashlib import blake2b
-from typing import Any
+from types import FunctionType
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from secateur.types import ExampleInputs, InputError
+from secateur.untouched import ParameterWrites, untouched
 
 __all__ = [
+    "as_usual",
     "check_finite",
     "check_made",
     "check_module",
@@ -21,13 +26,26 @@ __all__ = [
     "digest",
     "evaluating",
     "modes_kept",
+    "ordinary",
     "own_tensors",
     "restore",
     "snapshot",
     "split_inputs",
     "tensors",
     "threads",
+    "usual",
 ]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+WRAPPERS = {
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "FullyShardedDataParallel": "module",
+    "OptimizedModule": "_orig_mod",
+}
+"""Modules of torch's own that stand around a model, with the attribute that holds it."""
 
 
 def own_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -59,16 +77,39 @@ def restore(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def check_made(model: nn.Module) -> None:
-    """Refuse a model with lazy parameters that have no shape yet."""
+    """Refuse a model with lazy parameters that have no shape yet, or with tensors that nothing can be derived by."""
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise InputError(f"parameter {name} has no shape yet; run the model once on an input first")
+    for name, tensor in tensors(model).items():
+        if tensor.is_inference():
+            raise InputError(
+                f"{name} of the model was made under torch.inference_mode, so nothing can be derived by it or trained; "
+                "build and load the model outside of that mode (calling secateur inside of it does no harm)"
+            )
 
 
 def check_module(model: object, doing: str) -> None:
-    """Refuse what is no module."""
+    """Refuse what is no module, or only stands around one.
+
+    >>> check_module(nn.DataParallel(nn.Linear(1, 1)), "channels")
+    Traceback (most recent call last):
+    ...
+    secateur.types.InputError: channels: the model is a DataParallel, which wraps the model proper; pass model.module
+    """
     if not isinstance(model, nn.Module):
         raise InputError(f"{doing}: the model is a {type(model).__name__}; pass an nn.Module")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError(
+            f"{doing}: the model is a {type(model).__name__}, compiled by TorchScript, whose code cannot be read or "
+            "changed; pass the Python module that it was made from"
+        )
+    for kind in type(model).__mro__:
+        if kind.__name__ in WRAPPERS and kind.__module__.startswith("torch."):
+            inner = WRAPPERS[kind.__name__]
+            raise InputError(
+                f"{doing}: the model is a {kind.__name__}, which wraps the model proper; pass model.{inner}"
+            )
 
 
 def check_finite(model: nn.Module, when: str, remedy: str) -> None:
@@ -120,7 +161,22 @@ def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[s
         )
     if any(bool(torch.isnan(x).any()) for x in found):
         raise InputError("example_inputs hold NaN, which verifies nothing; give a real sample, or noise")
-    return args, kwargs
+    ordinary_inputs: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map_only(Tensor, ordinary, (args, kwargs))
+    return ordinary_inputs
+
+
+def ordinary(tensor: Tensor) -> Tensor:
+    """Return the tensor, or a copy of one that was made under `torch.inference_mode`, which autograd does not take.
+
+    >>> with torch.inference_mode():
+    ...     made = torch.zeros(2)
+    >>> ordinary(made).is_inference()
+    False
+    """
+    if not tensor.is_inference():
+        return tensor
+    with torch.inference_mode(False):
+        return tensor.clone()
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -141,18 +197,21 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model in evaluation mode, without gradients, and leave it as it was.
+    """Put the model in evaluation mode, without gradients, and leave it as it was: see `untouched`.
 
-    Modules that keep tables for evaluation drop them when they are put in training mode, so that is done on the way in
-    and on the way out: a table made from other weights, or while tracing, must not be used.
+    Modules that keep tables for evaluation drop them when they are put in training mode, so that is done on the way in:
+    a table made from other weights must not be used. Changing modes may itself write into parameters, as where adapters
+    are merged into weights.
     """
-    with modes_kept(model), torch.no_grad():
-        model.train()
-        model.eval()
+    writes = ParameterWrites(model)
+    with untouched(model), torch.no_grad():
         try:
+            with writes:
+                model.train()
+                model.eval()
             yield
         finally:
-            model.train()
+            writes.put_back()
 
 
 @contextmanager
@@ -180,3 +239,78 @@ def digest(named: Iterable[tuple[str, Tensor]], text: str = "") -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         total.update(flat.view(torch.uint8).numpy().data)
     return total.hexdigest()
+
+
+_WITHIN: ContextVar[bool] = ContextVar("within a call of the library", default=False)
+
+AUTOCAST = ("cpu", "cuda", "mps", "xpu")
+"""The kinds of device that have an autocast."""
+
+
+@contextmanager
+def as_usual(model: object = None) -> Iterator[None]:
+    """Work as if nothing were set around the call.
+
+    Inference mode and autocast are off, gradients are on where the outermost call begins, and what is made without a
+    word about it is float32 on the CPU. A float64 model keeps a default dtype of float64, which its forward pass may
+    count on, and which makes nothing less exact.
+
+    >>> with torch.inference_mode(), as_usual():
+    ...     torch.is_grad_enabled(), torch.ones(1).is_inference()
+    (True, False)
+    """
+    with ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        if not _WITHIN.get():
+            stack.callback(_WITHIN.reset, _WITHIN.set(True))
+            stack.enter_context(torch.enable_grad())
+        for device in AUTOCAST:
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        default = torch.get_default_dtype()
+        if default is not torch.float32 and not (default is torch.float64 and _is_double(model)):
+            stack.callback(torch.set_default_dtype, default)
+            torch.set_default_dtype(torch.float32)
+        yield
+
+
+def _is_double(model: object) -> bool:
+    if not isinstance(model, nn.Module):
+        return False
+    floating = (tensor.dtype for tensor in tensors(model).values() if tensor.is_floating_point())
+    return next(floating, None) is torch.float64
+
+
+def _model_among(arguments: Iterable[object]) -> object:
+    """The first module among the arguments, or what one of them holds as its model."""
+    for argument in arguments:
+        if isinstance(argument, nn.Module):
+            return argument
+        if isinstance(held := getattr(argument, "model", None), nn.Module):
+            return held
+    return None
+
+
+def usual(function: Callable[P, R]) -> Callable[P, R]:
+    """Run a function of the public face `as_usual`, whatever it is called within.
+
+    >>> @usual
+    ... def made():
+    ...     return torch.zeros(1)
+    >>> with torch.inference_mode():
+    ...     made().is_inference()
+    False
+    """
+    context, model_among = as_usual, _model_among
+
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with context(model_among((*args, *kwargs.values()))):
+            return function(*args, **kwargs)
+
+    # With the names of what is wrapped, as doctest takes no function of another module for a module's own.
+    names = function.__globals__
+    made = FunctionType(run.__code__, names, function.__name__, closure=run.__closure__)
+    return cast(Callable[P, R], wraps(function)(made))

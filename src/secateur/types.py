@@ -111,6 +111,18 @@ class Member:
     role: Role = "out"
     unit: int | None = None
 
+    def clear(self, tensor: Tensor, kept: Tensor) -> None:
+        """Write zeros (False in a mask) into `tensor`, of the parameter's shape, where units are not kept."""
+        kept = kept.to(tensor.device)
+        if self.unit is not None:
+            if not bool(kept[self.unit]):
+                tensor.zero_()
+        elif self.dim is None:
+            tensor.masked_fill_(~kept, 0)
+        else:
+            assert self.index is not None
+            tensor.index_fill_(self.dim, self.index.to(tensor.device)[~kept].flatten(), 0)
+
 
 @dataclass(frozen=True, eq=False)
 class Site:

@@ -6,7 +6,7 @@ import pandas
 import pytest
 
 from secateur.lab.blocks import Basis, Table
-from secateur.lab.judgement import areas, front, judged
+from secateur.lab.judgement import areas, front, judged, paired, untested
 
 ROWS = [
     {"method": method, "seed": seed, "sparsity": sparsity, "accuracy": base - 0.01 * seed, "size": size}
@@ -37,9 +37,41 @@ def test_methods_are_tested_against_their_control_alone() -> None:
     assert "Holm" in str(table(tests).basis)
 
 
-def test_without_a_control_there_is_nothing_to_judge() -> None:
+def test_without_a_control_nothing_is_concluded() -> None:
     frame = pandas.DataFrame(ROWS)
-    assert judged(frame[frame["method"] == "l2"], {"random": ["l2"]}, Basis("3 seeds")) == []
+    own = frame[frame["method"] == "l2"]
+    (words,) = judged(own, {"random": ["l2"], "weight random": ["weight"]}, Basis("3 seeds"))
+    assert words == "l2: not tested against random, for there is no run of random."
+    assert paired(own, "tests", "Accuracies.", baseline="random") == [
+        "Accuracies. Not tested: there is no run of random."
+    ]
+
+
+def test_one_seed_is_no_test() -> None:
+    frame = pandas.DataFrame(ROWS)
+    (words,) = judged(frame[frame["seed"] == 0], {"random": ["l2"]}, Basis("1 seed"))
+    assert words == "l2: not tested against random, for that takes two seeds at least."
+
+
+def test_seeds_that_are_not_shared_are_no_test() -> None:
+    frame = pandas.DataFrame(ROWS)
+    rows = frame[(frame["method"] == "l2") == (frame["seed"] < 1)]
+    assert untested(rows, "random") == "that takes two seeds at least"
+
+
+def test_comparisons_that_did_not_take_place_are_not_counted() -> None:
+    """At 90 % one seed of the control is there, so one comparison of two was a test."""
+    frame = pandas.DataFrame(ROWS)
+    frame.loc[0, "accuracy"] += 0.001
+    rows = frame[(frame["method"] == "l2") | (frame["sparsity"] == 0.5) | (frame["seed"] == 0)]
+    words, tests = judged(rows, {"random": ["l2"]}, Basis("3 seeds"))
+    assert str(words).startswith("l2 is better than random in 1 of 1 comparisons, worse in 0")
+    assert [row[-1] for row in table(tests).rows] == ["better", "not tested"]
+
+
+def test_pairs_that_all_differ_by_the_same_are_no_test() -> None:
+    (words, _) = judged(pandas.DataFrame(ROWS), {"random": ["l2"]}, Basis("3 seeds"))
+    assert words == "l2: not tested against random, for no two runs are pairs whose differences vary."
 
 
 def test_one_number_a_method_is_the_mean_height_of_its_curve() -> None:

@@ -9,20 +9,25 @@ import numpy as np
 
 from secateur.allocate.dynamic import Choices, Floats, Portions
 from secateur.allocate.sensitivity import Sensitivity
+from secateur.select import layer_fractions
 from secateur.types import InputError, Site, Sites
 
 __all__ = ["by_sensitivity", "erk", "loss_by_removed", "uniform"]
 
 
 def uniform(sites: Sites, sparsity: float) -> dict[str, float]:
-    """Return the same fraction for every site; what ``select(scores, sparsity, scope="layer")`` does.
+    """Return the fraction of each site so that every tensor loses `sparsity` of its channels.
+
+    That is the same for all but sites that lie in one axis with others; what ``select(scores, sparsity, scope="layer",
+    sites=sites)`` does.
 
     >>> from torch import nn
     >>> from secateur.structure import weights
     >>> uniform(weights(nn.Linear(2, 2)), 0.5)
     {'weight': 0.5}
     """
-    return dict.fromkeys(_checked(sites), _fraction(sparsity))
+    _checked(sites)
+    return layer_fractions(sites, _fraction(sparsity))
 
 
 def erk(sites: Sites, sparsity: float) -> dict[str, float]:

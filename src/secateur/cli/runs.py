@@ -15,7 +15,7 @@ from secateur.cli.app import Json, app
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from secateur.lab.runs import Found
+    from secateur.lab.runs import Found, Groups
     from secateur.lab.store import Store
 
 __all__ = ["runs_compare", "runs_export", "runs_failures", "runs_list", "runs_remove", "runs_show", "runs_sql"]
@@ -174,7 +174,8 @@ def runs_compare(
         list[str] | None, typer.Argument(metavar="[ID...]", help="Two or more cells, by their ids' first letters.")
     ] = None,
     by: Annotated[
-        list[str] | None, typer.Option("--by", metavar="NAME", help="Compare groups of cells instead; may be repeated.")
+        list[str] | None,
+        typer.Option("--by", metavar="NAME", help="Compare groups of cells instead, by this first; may be repeated."),
     ] = None,
     metrics: Annotated[str | None, typer.Option(metavar="NAMES", help="The metrics to average, with commas.")] = None,
     store: Stores = None,
@@ -192,10 +193,9 @@ def runs_compare(
     if bool(cells) == bool(by):
         raise InputError("compare takes two or more ids, or --by NAME for groups; give one of both")
     if by:
-        table, spread = runs.groups(stores, by, _split(metrics) or (), study=study, kind=kind, where=where)
-        _print(table if as_json or as_csv else _narrow(table), as_json, as_csv)
-        over = ", ".join(f"{name} ({count})" for name, count in spread.items())
-        typer.echo(f"means (± standard deviation) over {over}" if over else "one cell in each group", err=True)
+        groups = runs.groups(stores, by, _split(metrics) or (), study=study, kind=kind, where=where)
+        _print(groups.table if as_json or as_csv else _narrow(groups.table), as_json, as_csv)
+        _say_pooled(groups)
         return
     found = [runs.find(stores, one) for one in cells or ()]
     for one in found:
@@ -204,14 +204,30 @@ def runs_compare(
     _print(runs.compare([one.record for one in found if one.record is not None]), as_json, as_csv)
 
 
+def _say_pooled(groups: Groups) -> None:
+    """Say what was averaged over, and what was kept apart."""
+    over = ", ".join(f"{name} ({count})" for name, count in groups.over.items())
+    typer.echo(f"means (± standard deviation) over {over}" if over else "one cell in each group", err=True)
+    if groups.apart:
+        typer.echo(f"kept apart, as not the seed alone differs: {', '.join(groups.apart)}", err=True)
+
+
 def _narrow(table: DataFrame) -> DataFrame:
-    """Means and standard deviations in one column each, for a screen."""
-    shown = table[[name for name in table.columns if "." not in str(name)]].copy()
-    for name in [str(n) for n in shown.columns if f"{n}.std" in table.columns]:
+    """Means and standard deviations in one column each, and how many values are behind them, for a screen."""
+    metrics = [str(name) for name in table.columns if f"{name}.std" in table.columns]
+    derived = {f"{name}{suffix}" for name in metrics for suffix in (".std", ".low", ".high")}
+    shown = table[[name for name in table.columns if name not in derived]].copy()
+    for name in metrics:
         pairs = zip(table[name], table[f"{name}.std"], strict=True)
-        shown[name] = [f"{mean:.4g}" + (f" ± {std:.2g}" if std == std else "") for mean, std in pairs]
-        shown["n"] = table[f"{name}.n"].astype(int)
+        shown[name] = [_mean_and_spread(mean, std) for mean, std in pairs]
+        shown[f"{name}.n"] = table[f"{name}.n"].astype(int)
     return shown
+
+
+def _mean_and_spread(mean: float, std: float) -> str:
+    if mean != mean:
+        return "–"
+    return f"{mean:.4g} ± {std:.2g}" if std == std else f"{mean:.4g}"
 
 
 @runs_app.command(

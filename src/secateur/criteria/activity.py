@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from secateur.criteria.batches import check_batches, moved
+from secateur.criteria.base import DataCriterion
+from secateur.criteria.batches import moved
 from secateur.criteria.units import Reduce, check_reduce, reduced
-from secateur.labelled import Data
 from secateur.state import check_finite, device_of
 from secateur.structure.flow import Flow, Read, Tap
 from secateur.structure.layers import MOVES
@@ -24,14 +23,14 @@ __all__ = ["ActivationRank", "ActiveFraction", "MeanActivation"]
 
 
 @dataclass(frozen=True)
-class ActiveFraction:
+class ActiveFraction(DataCriterion):
     """Scores a channel by the fraction of its activations that are not zero: 1 − APoZ (Hu et al., 2016).
 
     Activations are taken where layers read them, so after a ReLU where there is one; without one nearly none is zero,
     and `threshold` or another criterion says more.
 
     Attributes:
-        batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs; the targets
+        data: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs; the targets
             are not used.
         threshold: absolute values up to this count as zero.
         reduce: how several reads of a channel become one score; ``"joint"`` pools their activations.
@@ -40,38 +39,36 @@ class ActiveFraction:
     >>> from secateur.structure import channels
     >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1))
     >>> model[0].weight.data = torch.tensor([[1.0], [-1.0]])
-    >>> batches = [(torch.tensor([[1.0], [2.0], [3.0], [-1.0]]), torch.zeros(4))]
-    >>> ActiveFraction(batches)(model, channels(model, torch.zeros(1, 1)))
+    >>> data = [(torch.tensor([[1.0], [2.0], [3.0], [-1.0]]), torch.zeros(4))]
+    >>> ActiveFraction(data)(model, channels(model, torch.zeros(1, 1)))
     {'0': tensor([0.7500, 0.2500])}
     """
 
-    batches: Data = field(repr=False)
     threshold: float = 0.0
     reduce: Reduce = "joint"
-    batch_size: int = 500
 
     def __post_init__(self) -> None:
-        check_batches("ActiveFraction", self.batches, self.batch_size)
+        super().__post_init__()
         if isinstance(self.threshold, bool) or not self.threshold >= 0:
             raise InputError(f"ActiveFraction: threshold must be 0 or more; got {self.threshold!r}")
         check_reduce(self, self.reduce)
 
-    def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+    def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, in [0, 1]; high = keep."""
-        return _means(self, model, sites, self._active)
+        return _means(self, self.reduce, model, sites, self._active)
 
     def _active(self, read: Read, rows: Tensor) -> Tensor:
         return (rows.abs() > self.threshold).double()
 
 
 @dataclass(frozen=True)
-class MeanActivation:
+class MeanActivation(DataCriterion):
     """Scores a channel by the mean of its absolute activations (Molchanov et al., 2017, name the mean as a criterion).
 
     Activations are taken where layers read them.
 
     Attributes:
-        batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs; the targets
+        data: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs; the targets
             are not used.
         absolute: whether values below zero count by their size; False takes the plain mean.
         reduce: how several reads of a channel become one score; ``"joint"`` pools their activations.
@@ -80,30 +77,28 @@ class MeanActivation:
     >>> from secateur.structure import channels
     >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1))
     >>> model[0].weight.data = torch.tensor([[1.0], [-2.0]])
-    >>> batches = [(torch.tensor([[1.0], [-3.0]]), torch.zeros(2))]
-    >>> MeanActivation(batches)(model, channels(model, torch.zeros(1, 1)))
+    >>> data = [(torch.tensor([[1.0], [-3.0]]), torch.zeros(2))]
+    >>> MeanActivation(data)(model, channels(model, torch.zeros(1, 1)))
     {'0': tensor([2., 4.])}
     """
 
-    batches: Data = field(repr=False)
     absolute: bool = True
     reduce: Reduce = "joint"
-    batch_size: int = 500
 
     def __post_init__(self) -> None:
-        check_batches("MeanActivation", self.batches, self.batch_size)
+        super().__post_init__()
         check_reduce(self, self.reduce)
 
-    def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+    def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep."""
-        return _means(self, model, sites, self._size)
+        return _means(self, self.reduce, model, sites, self._size)
 
     def _size(self, read: Read, rows: Tensor) -> Tensor:
         return rows.abs().double() if self.absolute else rows.double()
 
 
 @dataclass(frozen=True)
-class ActivationRank:
+class ActivationRank(DataCriterion):
     """Scores a channel by the mean rank of its feature maps (HRank: Lin et al., 2020).
 
     A map is what one sample gives in one channel, height × width (a volume's last two dimensions taken as one), where
@@ -111,7 +106,7 @@ class ActivationRank:
     of one row: its rank is 1 where it answers at all.
 
     Attributes:
-        batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs; the targets
+        data: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs; the targets
             are not used.
         reduce: how several reads of a channel become one score; ``"joint"`` pools their maps.
         batch_size: samples a pass, where the data are in memory.
@@ -119,22 +114,20 @@ class ActivationRank:
     >>> from secateur.structure import channels
     >>> model = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(8, 1))
     >>> model[0].weight.data = torch.tensor([1.0, -1.0]).reshape(2, 1, 1, 1)
-    >>> batches = [(torch.tensor([[[[1.0, 0.0], [0.0, 1.0]]]]), torch.zeros(1))]     # the identity, and zero
-    >>> ActivationRank(batches)(model, channels(model, torch.zeros(1, 1, 2, 2)))
+    >>> data = [(torch.tensor([[[[1.0, 0.0], [0.0, 1.0]]]]), torch.zeros(1))]     # the identity, and zero
+    >>> ActivationRank(data)(model, channels(model, torch.zeros(1, 1, 2, 2)))
     {'0': tensor([2., 0.])}
     """
 
-    batches: Data = field(repr=False)
     reduce: Reduce = "joint"
-    batch_size: int = 500
 
     def __post_init__(self) -> None:
-        check_batches("ActivationRank", self.batches, self.batch_size)
+        super().__post_init__()
         check_reduce(self, self.reduce)
 
-    def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+    def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, 0 or more; high = keep."""
-        return _means(self, model, sites, _ranks)
+        return _means(self, self.reduce, model, sites, _ranks)
 
 
 def _ranks(read: Read, rows: Tensor) -> Tensor:
@@ -161,7 +154,7 @@ Measure = Callable[[Read, Tensor], Tensor]
 """From what passes a read, ``(units, samples, values)``, to what is averaged over all but the units."""
 
 
-def _means(of: _Activity, model: nn.Module, sites: Sites, measure: Measure) -> dict[str, Tensor]:
+def _means(of: DataCriterion, reduce: Reduce, model: nn.Module, sites: Sites, measure: Measure) -> dict[str, Tensor]:
     """The mean of what is measured at each read, and over the reads."""
     doing = type(of).__name__
     other = next((name for name, site in sites.items() if site.kind != "channel"), None)
@@ -171,29 +164,10 @@ def _means(of: _Activity, model: nn.Module, sites: Sites, measure: Measure) -> d
         )
     check_finite(model, doing, REPAIR)
     flow, tally = Flow(model, sites), _Tally(measure)
-    for inputs, _ in moved(of.batches, of.batch_size, doing, device_of(model)):
+    for inputs, _ in moved(of.data, of.batch_size, doing, device_of(model)):
         with torch.no_grad():
             flow(inputs, tally.tap(flow.reads(inputs)))
-    return {name: tally.score(name, of.reduce, doing) for name in sites}
-
-
-class _Activity(Protocol):
-    """What the criteria of this family have in common."""
-
-    @property
-    def batches(self) -> Data:
-        """Labelled samples."""
-        ...
-
-    @property
-    def reduce(self) -> Reduce:
-        """How several reads become one score."""
-        ...
-
-    @property
-    def batch_size(self) -> int:
-        """Samples a pass."""
-        ...
+    return {name: tally.score(name, reduce, doing) for name in sites}
 
 
 class _Tally:

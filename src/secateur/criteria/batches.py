@@ -13,19 +13,19 @@ from secateur.types import InputError
 __all__ = ["check_batches", "moved"]
 
 
-def check_batches(doing: str, batches: Data, batch_size: int) -> None:
+def check_batches(doing: str, data: Data, batch_size: int) -> None:
     """Refuse data that cannot be read again and again, and a batch without samples."""
-    check_data(batches, doing)
+    check_data(data, doing)
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise InputError(f"{doing}: batch_size={batch_size!r} must be a whole number, 1 or more")
 
 
-def moved(batches: Data, batch_size: int, doing: str, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+def moved(data: Data, batch_size: int, doing: str, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the batches, moved to `device`.
 
     >>> x, y = torch.zeros(3, 2), torch.tensor([0, 1, 0])
     >>> [len(labels) for _, labels in moved((x, y), 2, "count", torch.device("cpu"))]    # one alone joins the others
     [3]
     """
-    for inputs, targets in iterate(batches, batch_size, doing):
+    for inputs, targets in iterate(data, batch_size, doing):
         yield inputs.to(device), targets.to(device)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from secateur.criteria.gates import check_options
+from secateur.criteria.base import DataCriterion
 from secateur.criteria.loss_change import LossChange, LossChanges
 from secateur.labelled import Data, iterate
+from secateur.losses import loss_function
 from secateur.types import InputError, Loss, Sites
 
 __all__ = ["ClassAccuracy"]
 
 
 @dataclass(frozen=True)
-class ClassAccuracy:
+class ClassAccuracy(DataCriterion):
     """Scores every unit by what its removal takes from the accuracy on chosen classes; equals are told apart by loss.
 
     Both are measured by `LossChange`, on the samples of those classes alone. So what is removed is what the chosen classes
@@ -26,10 +26,11 @@ class ClassAccuracy:
     the other classes lose with it less what the chosen ones lose, and units that serve the chosen classes go first.
 
     Attributes:
-        batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
+        data: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
         classes: the chosen classes, as numbers.
         forget: remove what serves the chosen classes, instead of keeping it.
-        loss: of (outputs, targets), the mean over a batch; decides between units of equal accuracy only.
+        loss: a name that `fit` takes, or a function of (outputs, targets) that gives the mean over a batch; it decides
+            between units of equal accuracy only.
         batch_size: samples a pass.
 
     Raises:
@@ -47,19 +48,18 @@ class ClassAccuracy:
     [0.14, -1.14]
     """
 
-    batches: Data = field(repr=False)
     classes: Sequence[int]
     forget: bool = False
-    loss: Loss = cross_entropy
-    batch_size: int = 500
+    loss: str | Loss = "cross_entropy"
 
     def __post_init__(self) -> None:
-        check_options("ClassAccuracy", self.batches, self.loss, self.batch_size)
+        super().__post_init__()
+        loss_function(self.loss)
         given = list(self.classes) if isinstance(self.classes, Sequence) else []
         if not given or any(isinstance(c, bool) or not isinstance(c, int) or c < 0 for c in given):
             raise InputError(f"ClassAccuracy: classes={self.classes!r} must be numbers of classes, such as [3, 5]")
 
-    def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+    def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep, float64; each has its site's shape."""
         chosen = self._measured(model, sites, chosen=True)
         if not self.forget:
@@ -73,7 +73,7 @@ class ClassAccuracy:
         }
 
     def _measured(self, model: nn.Module, sites: Sites, chosen: bool) -> LossChanges:
-        samples = _Samples(self.batches, tuple(self.classes), chosen, self.batch_size)
+        samples = _Samples(self.data, tuple(self.classes), chosen, self.batch_size)
         return LossChange(samples, self.loss, batch_size=self.batch_size)(model, sites)
 
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
+from secateur.criteria.base import LossCriterion
 from secateur.criteria.derivatives import Curvature, Objective, check_curvature, check_probes
 from secateur.criteria.fisher_blocks import check_blocks, fisher_blocks, saliencies
-from secateur.criteria.gates import check_options
 from secateur.criteria.units import Reduce, Side, check_reduce, check_side, parameters_of, side_rows, unit_sums
-from secateur.labelled import Data
-from secateur.types import Loss, Site, Sites
+from secateur.types import Site, Sites
 
 __all__ = ["HessianTrace", "OptimalBrainDamage", "OptimalBrainSurgeon"]
 
 
 @dataclass(frozen=True)
-class OptimalBrainDamage:
+class OptimalBrainDamage(LossCriterion):
     """Scores a weight by ½ h w², what the loss gains without it in a bowl of curvature h (LeCun et al., 1990).
 
     Slopes and the curvature between weights are left out. The diagonal h of the curvature is, by choice,
@@ -35,8 +33,8 @@ class OptimalBrainDamage:
     A channel's score is the sum over the weights that produce it.
 
     Attributes:
-        batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
-        loss: of (outputs, targets), the mean over a batch.
+        data: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
+        loss: a name that `fit` takes, or a function of (outputs, targets) that gives the mean over a batch.
         curvature: one of the above.
         probes: how many random vectors for each batch, with ``"hutchinson"``.
         seed: of what is drawn.
@@ -47,29 +45,26 @@ class OptimalBrainDamage:
     >>> from secateur.structure import weights
     >>> model = nn.Linear(2, 1, bias=False)
     >>> model.weight.data = torch.tensor([[1.0, 2.0]])
-    >>> batches = [(torch.tensor([[3.0, 1.0]]), torch.zeros(1, 1))]     # (3 w1 + w2)²: second derivatives 18 and 2
-    >>> OptimalBrainDamage(batches, nn.functional.mse_loss)(model, weights(model))
+    >>> data = [(torch.tensor([[3.0, 1.0]]), torch.zeros(1, 1))]     # (3 w1 + w2)²: second derivatives 18 and 2
+    >>> OptimalBrainDamage(data, nn.functional.mse_loss)(model, weights(model))
     {'weight': tensor([[9.0..., 4.0...]])}
     """
 
-    batches: Data = field(repr=False)
-    loss: Loss = cross_entropy
     curvature: Curvature = "gauss-newton"
     probes: int = 1
     seed: int = 0
     side: Side = "incoming"
     reduce: Reduce = "joint"
-    batch_size: int = 500
 
     def __post_init__(self) -> None:
-        check_options("OptimalBrainDamage", self.batches, self.loss, self.batch_size)
+        super().__post_init__()
         check_curvature(self, self.curvature, self.probes)
         check_side(self, self.side)
         check_reduce(self, self.reduce)
 
-    def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+    def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep; each has its site's shape."""
-        objective = Objective(model, sites, self.batches, self.batch_size, self.loss, "OptimalBrainDamage")
+        objective = Objective(model, sites, self.data, self.batch_size, self._loss, "OptimalBrainDamage")
         curved = objective.diagonal(self.curvature, self.probes, self.seed)
         parameters = parameters_of(model, sites)
         costs = {name: h * parameters[name].detach().double().square() / 2 for name, h in curved.items()}
@@ -77,7 +72,7 @@ class OptimalBrainDamage:
 
 
 @dataclass(frozen=True)
-class HessianTrace:
+class HessianTrace(LossCriterion):
     """Scores a channel by the mean curvature over its weights times half their squared norm (Yu et al., 2022).
 
     The trace of the Hessian over a channel's weights is estimated from random signs (Hutchinson), two backward passes
@@ -86,8 +81,8 @@ class HessianTrace:
     ``"hutchinson"``.
 
     Attributes:
-        batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
-        loss: of (outputs, targets), the mean over a batch.
+        data: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
+        loss: a name that `fit` takes, or a function of (outputs, targets) that gives the mean over a batch.
         probes: how many random vectors for each batch.
         seed: of the random signs.
         weighted: whether to multiply by half the squared norm of the weights.
@@ -97,32 +92,29 @@ class HessianTrace:
     >>> from secateur.structure import weights
     >>> model = nn.Linear(2, 1, bias=False)
     >>> model.weight.data = torch.tensor([[1.0, 2.0]])
-    >>> batches = [(torch.eye(2), torch.zeros(2, 1))]       # ½ w1² + ½ w2², so the Hessian is diagonal, 1 and 1
-    >>> HessianTrace(batches, nn.functional.mse_loss, probes=1)(model, weights(model))
+    >>> data = [(torch.eye(2), torch.zeros(2, 1))]       # ½ w1² + ½ w2², so the Hessian is diagonal, 1 and 1
+    >>> HessianTrace(data, nn.functional.mse_loss, probes=1)(model, weights(model))
     {'weight': tensor([[0.5000, 2.0000]])}
     """
 
-    batches: Data = field(repr=False)
-    loss: Loss = cross_entropy
     probes: int = 8
     seed: int = 0
     weighted: bool = True
     side: Side = "incoming"
-    batch_size: int = 500
 
     def __post_init__(self) -> None:
-        check_options("HessianTrace", self.batches, self.loss, self.batch_size)
+        super().__post_init__()
         check_probes(self, self.probes)
         check_side(self, self.side)
 
-    def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+    def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep; each has its site's shape."""
-        objective = Objective(model, sites, self.batches, self.batch_size, self.loss, "HessianTrace")
+        objective = Objective(model, sites, self.data, self.batch_size, self._loss, "HessianTrace")
         curved = objective.hutchinson(self.probes, self.seed)
         parameters = {name: p.detach() for name, p in parameters_of(model, sites).items()}
-        return {name: self._score(curved, parameters, site).float() for name, site in sites.items()}
+        return {name: self._of_site(curved, parameters, site).float() for name, site in sites.items()}
 
-    def _score(self, curved: dict[str, Tensor], parameters: dict[str, Tensor], site: Site) -> Tensor:
+    def _of_site(self, curved: dict[str, Tensor], parameters: dict[str, Tensor], site: Site) -> Tensor:
         if site.kind == "weight":
             mean, squares = curved[site.name], parameters[site.name].double().square()
         else:
@@ -140,7 +132,7 @@ def _total(values: dict[str, Tensor], site: Site, side: Side) -> Tensor:
 
 
 @dataclass(frozen=True)
-class OptimalBrainSurgeon:
+class OptimalBrainSurgeon(LossCriterion):
     """Scores a weight by what the loss gains without it when all others make up for it: w² / 2 [F⁻¹]ᵢᵢ.
 
     The saliency of Hassibi and Stork (1993), with the Hessian taken as the empirical Fisher matrix, in blocks along each
@@ -149,34 +141,31 @@ class OptimalBrainSurgeon:
     8 bytes · `block` a weight.
 
     Attributes:
-        batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
-        loss: of (outputs, targets), the mean over a batch.
+        data: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
+        loss: a name that `fit` takes, or a function of (outputs, targets) that gives the mean over a batch.
         block: how many weights that follow each other make up for each other.
         damping: added to the diagonal, as a share of its mean.
         batch_size: samples a pass, where the data are in memory.
 
     Raises:
-        InputError: unfit batches, sites of channels, or an option out of range.
+        InputError: unfit data, sites of channels, or an option out of range.
 
     >>> from secateur.structure import weights
     >>> model = nn.Linear(2, 1, bias=False)
     >>> model.weight.data = torch.tensor([[1.0, 2.0]])
-    >>> batches = [(torch.eye(2), torch.zeros(2, 1))]           # gradients (2, 0) and (0, 4), so F = diag(2, 8)
-    >>> OptimalBrainSurgeon(batches, nn.functional.mse_loss, damping=1e-9)(model, weights(model))
+    >>> data = [(torch.eye(2), torch.zeros(2, 1))]           # gradients (2, 0) and (0, 4), so F = diag(2, 8)
+    >>> OptimalBrainSurgeon(data, nn.functional.mse_loss, damping=1e-9)(model, weights(model))
     {'weight': tensor([[ 1., 16.]])}
     """
 
-    batches: Data = field(repr=False)
-    loss: Loss = cross_entropy
     block: int = 64
     damping: float = 1e-3
-    batch_size: int = 500
 
     def __post_init__(self) -> None:
-        check_options("OptimalBrainSurgeon", self.batches, self.loss, self.batch_size)
+        super().__post_init__()
         check_blocks("OptimalBrainSurgeon", self.block, self.damping)
 
-    def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+    def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, 0 or more; high = keep."""
-        objective = Objective(model, sites, self.batches, self.batch_size, self.loss, "OptimalBrainSurgeon")
+        objective = Objective(model, sites, self.data, self.batch_size, self._loss, "OptimalBrainSurgeon")
         return saliencies(model, sites, fisher_blocks(objective, self.block, self.damping))

@@ -9,17 +9,18 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from secateur.criteria.batches import moved
 from secateur.criteria.gates import gradient
 from secateur.criteria.second_order import drawn, roots
 from secateur.criteria.units import parameters_of
-from secateur.labelled import Data, check_outputs
+from secateur.labelled import Data
+from secateur.losses import check_answers
 from secateur.state import check_finite, device_of, evaluating
 from secateur.structure.sites import REPAIR
 from secateur.types import InputError, Loss, Sites, unknown_name
+from secateur.untouched import run_with
 
 __all__ = ["Curvature", "Objective", "check_curvature", "check_probes"]
 
@@ -53,7 +54,7 @@ class Objective:
 
     Attributes:
         model, sites: the model, and the sites whose parameters count.
-        batches: labelled samples.
+        data: labelled samples.
         batch_size: samples a pass, where the data are in memory.
         loss: of (outputs, targets), the mean over a batch.
         doing: who asks, for the errors.
@@ -69,7 +70,7 @@ class Objective:
 
     model: nn.Module
     sites: Sites
-    batches: Data
+    data: Data
     batch_size: int
     loss: Loss
     doing: str
@@ -152,11 +153,11 @@ class Objective:
                     yield _along(outputs, leaves, along(outputs.detach(), y))
 
     def _batches(self) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
-        return enumerate(moved(self.batches, self.batch_size, self.doing, device_of(self.model)), 1)
+        return enumerate(moved(self.data, self.batch_size, self.doing, device_of(self.model)), 1)
 
     def _outputs(self, leaves: Tensors, inputs: Tensor, targets: Tensor, number: int) -> Tensor:
-        outputs: Tensor = functional_call(self.model, leaves, (inputs,))
-        check_outputs(outputs, targets, f"{self.doing}, batch {number}")
+        outputs: Tensor = run_with(self.model, leaves, (inputs,))
+        check_answers(outputs, targets, self.loss, f"{self.doing}, batch {number}")
         return outputs
 
     def _losses(self, leaves: Tensors) -> Iterator[tuple[Tensor, int]]:

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from secateur.criteria.base import CriterionBase
 from secateur.state import evaluating
 from secateur.structure.flow import Flow
 from secateur.structure.makers import Maker
@@ -18,7 +19,7 @@ __all__ = ["Energy", "chirp"]
 
 
 @dataclass(frozen=True)
-class Energy:
+class Energy(CriterionBase):
     """Scores a filter by the energy of its answer to a chirp, as a share of its layer's (Janjić, 2018, Algorithm 3).
 
     The chirp is a wave that sweeps all frequencies from the centre of the image outwards; it goes through the layer at
@@ -61,7 +62,7 @@ class Energy:
         if not self.top > 0:
             raise InputError(f"Energy: top is a frequency in cycles a pixel, above 0; got {self.top!r}")
 
-    def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+    def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return each unit's share of its layer's energy; high = keep."""
         makers = Flow(model, sites).makers()
         with evaluating(model):

@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import cross_entropy
 from torch.utils import _pytree as pytree
 
+from secateur.criteria.base import CriterionBase, LossCriterion
 from secateur.criteria.derivatives import Objective
-from secateur.criteria.gates import check_options
 from secateur.criteria.units import Reduce, Side, check_reduce, check_side, parameters_of, unit_sums
-from secateur.labelled import Data
+from secateur.losses import check_loss
 from secateur.state import check_finite, device_of, evaluating, own_tensors, split_inputs
 from secateur.structure.sites import REPAIR
-from secateur.types import ExampleInputs, InputError, Loss, Sites
+from secateur.types import ExampleInputs, InputError, Sites
+from secateur.untouched import copied
 
 __all__ = ["GraSP", "Snip", "SynFlow"]
 
 
 @dataclass(frozen=True)
-class Snip:
+class Snip(LossCriterion):
     """Scores a weight by the absolute value of weight times gradient, as a share of the whole (Lee et al., 2019).
 
     How much the loss moves with a weight, whichever way. Scores of all sites together add up to 1; a channel's is the
     sum over the weights that produce it. One forward and backward pass over the data.
 
     Attributes:
-        batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
-        loss: of (outputs, targets), the mean over a batch.
+        data: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
+        loss: a name that `fit` takes, or a function of (outputs, targets) that gives the mean over a batch.
         side: the weights of a channel that count.
         reduce: how several weights of a tied group become one score; ``"joint"`` adds all up.
         batch_size: samples a pass, where the data are in memory.
@@ -39,25 +38,22 @@ class Snip:
     >>> from secateur.structure import weights
     >>> model = nn.Linear(2, 1, bias=False)
     >>> model.weight.data = torch.tensor([[1.0, -3.0]])
-    >>> batches = [(torch.tensor([[1.0, 1.0]]), torch.zeros(1, 1))]     # the gradient of the output is (1, 1)
-    >>> Snip(batches, lambda y, t: y.sum())(model, weights(model))
+    >>> data = [(torch.tensor([[1.0, 1.0]]), torch.zeros(1, 1))]     # the gradient of the output is (1, 1)
+    >>> Snip(data, lambda y, t: y.sum())(model, weights(model))
     {'weight': tensor([[0.2500, 0.7500]])}
     """
 
-    batches: Data = field(repr=False)
-    loss: Loss = cross_entropy
     side: Side = "incoming"
     reduce: Reduce = "joint"
-    batch_size: int = 500
 
     def __post_init__(self) -> None:
-        check_options("Snip", self.batches, self.loss, self.batch_size)
+        super().__post_init__()
         check_side(self, self.side)
         check_reduce(self, self.reduce)
 
-    def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+    def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, in [0, 1]; high = keep."""
-        slopes = Objective(model, sites, self.batches, self.batch_size, self.loss, "Snip").gradients()
+        slopes = Objective(model, sites, self.data, self.batch_size, self._loss, "Snip").gradients()
         parameters = parameters_of(model, sites)
         felt = {name: (slope * parameters[name].detach()).abs() for name, slope in slopes.items()}
         scores = unit_sums(felt, sites, self.side, self.reduce)
@@ -66,7 +62,7 @@ class Snip:
 
 
 @dataclass(frozen=True)
-class GraSP:
+class GraSP(LossCriterion):
     """Scores a weight by what its removal takes from the flow of gradients, w · (Hg) (Wang et al., 2020).
 
     With g the gradient of the mean loss and H its Hessian, removing w changes |g|² by −2 w · (Hg) to first order: a
@@ -75,8 +71,8 @@ class GraSP:
     it.
 
     Attributes:
-        batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
-        loss: of (outputs, targets), the mean over a batch.
+        data: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
+        loss: a name that `fit` takes, or a function of (outputs, targets) that gives the mean over a batch.
         temperature: outputs are divided by it before the loss, as the authors do with 200 to even out the softmax.
         side: the weights of a channel that count.
         reduce: how several weights of a tied group become one score; ``"joint"`` adds all up.
@@ -85,39 +81,37 @@ class GraSP:
     >>> from secateur.structure import weights
     >>> model = nn.Linear(2, 1, bias=False)
     >>> model.weight.data = torch.tensor([[1.0, 2.0]])
-    >>> batches = [(torch.tensor([[1.0, 1.0]]), torch.zeros(1, 1))]     # loss (w1 + w2)²: g = (6, 6), Hg = (24, 24)
-    >>> GraSP(batches, nn.functional.mse_loss, temperature=1)(model, weights(model))
+    >>> data = [(torch.tensor([[1.0, 1.0]]), torch.zeros(1, 1))]     # loss (w1 + w2)²: g = (6, 6), Hg = (24, 24)
+    >>> GraSP(data, nn.functional.mse_loss, temperature=1)(model, weights(model))
     {'weight': tensor([[24., 48.]])}
     """
 
-    batches: Data = field(repr=False)
-    loss: Loss = cross_entropy
     temperature: float = 200.0
     side: Side = "incoming"
     reduce: Reduce = "joint"
-    batch_size: int = 500
 
     def __post_init__(self) -> None:
-        check_options("GraSP", self.batches, self.loss, self.batch_size)
+        super().__post_init__()
         if isinstance(self.temperature, bool) or not self.temperature > 0:
             raise InputError(f"GraSP: temperature must be above 0; got {self.temperature!r}")
         check_side(self, self.side)
         check_reduce(self, self.reduce)
 
-    def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+    def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, of either sign; high = keep."""
-        objective = Objective(model, sites, self.batches, self.batch_size, self._cooled, "GraSP")
+        objective = Objective(model, sites, self.data, self.batch_size, self._cooled, "GraSP")
         curved = objective.products(objective.gradients())
         parameters = parameters_of(model, sites)
         flows = {name: parameters[name].detach() * change for name, change in curved.items()}
         return unit_sums(flows, sites, self.side, self.reduce)
 
     def _cooled(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return self.loss(outputs / self.temperature, targets)
+        check_loss(self.loss, outputs, targets, "GraSP")
+        return self._loss(outputs / self.temperature, targets)
 
 
 @dataclass(frozen=True)
-class SynFlow:
+class SynFlow(CriterionBase):
     """Scores a weight by its share of the synaptic flow: |w| · ∂R/∂|w| (Tanaka et al., 2020).
 
     R is the sum of the outputs on an input of ones, with the absolute value of every parameter; scores are given as
@@ -152,7 +146,7 @@ class SynFlow:
         check_side(self, self.side)
         check_reduce(self, self.reduce)
 
-    def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+    def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, 0 or more; high = keep."""
         parameters_of(model, sites)
         check_finite(model, "SynFlow", REPAIR)
@@ -191,7 +185,7 @@ class SynFlow:
 
 def _absolute(model: nn.Module) -> nn.Module:
     """A copy in double precision, with absolute parameters and running means of zero."""
-    flowing = copy.deepcopy(model).double()
+    flowing = copied(model).double()
     with torch.no_grad():
         for name, tensor in own_tensors(flowing).items():
             if isinstance(tensor, nn.Parameter):

@@ -15,19 +15,20 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from secateur.criteria.batches import check_batches
 from secateur.criteria.places import Places, over, samples_of
-from secateur.labelled import Data, check_outputs, iterate
+from secateur.labelled import Data, iterate
+from secateur.losses import check_answers, gives_numbers
 from secateur.state import check_finite, device_of, own_tensors
 from secateur.structure.axes import Atom, atoms
 from secateur.structure.flow import Flow, Read, Tap
 from secateur.structure.infer import Structure
+from secateur.structure.ops import writes
 from secateur.structure.rules import op_name
 from secateur.structure.rules.recurrent import GATES
 from secateur.structure.sites import REPAIR
-from secateur.types import InputError, Loss, Member
+from secateur.types import Loss, Member
 
-__all__ = ["Gated", "by_unit", "check_options", "estimate", "gradient", "writes"]
+__all__ = ["Gated", "by_unit", "estimate", "gradient"]
 
 
 @dataclass(eq=False)
@@ -58,6 +59,11 @@ class Gated:
     def count(self) -> int:
         """How many samples the batch has."""
         return len(self.outputs)
+
+    @property
+    def numbers(self) -> bool:
+        """Whether the outputs are numbers, as in a regression, and not the logits of classes."""
+        return gives_numbers(self.loss, self.outputs, self.targets)
 
     def changes(self, along: Tensor, last: bool = True) -> dict[str, Tensor]:
         """Return for each site how each sample's ``(outputs · along)`` changes to first order without each unit.
@@ -134,19 +140,12 @@ def gradient(outputs: Tensor, targets: Tensor, loss: Loss) -> Tensor:
     return found * len(outputs)
 
 
-def check_options(doing: str, batches: Data, loss: Loss, batch_size: int) -> None:
-    """Refuse data, a loss or a batch size that no estimate can work with."""
-    check_batches(doing, batches, batch_size)
-    if not callable(loss):
-        raise InputError(f"{doing}: loss is {loss!r}; give a function of (outputs, targets)")
-
-
 PerBatch = Callable[[Gated], Mapping[str, Tensor]]
 
 
 def estimate(
     flow: Flow,
-    batches: Data,
+    data: Data,
     batch_size: int,
     loss: Loss,
     doing: str,
@@ -164,7 +163,7 @@ def estimate(
     totals = {name: torch.zeros(site.shape, dtype=torch.float64) for name, site in flow.sites.items()}
     count, dtype, run = 0, torch.float32, _Runner(flow, loss, watch or (lambda inputs: set()))
     device = device_of(flow.model)
-    for number, (inputs, targets) in enumerate(iterate(batches, batch_size, doing), 1):
+    for number, (inputs, targets) in enumerate(iterate(data, batch_size, doing), 1):
         with torch.enable_grad():
             batch = run(inputs.to(device), targets.to(device), f"{doing}, batch {number}")
             found = per_batch(batch)
@@ -236,7 +235,7 @@ class _Runner:
 
         watched = self.watch(inputs)
         outputs = again(_point(plan, points), _see(plan, watched, made, seen) if watched else None)
-        check_outputs(outputs, targets, doing)
+        check_answers(outputs, targets, self.loss, doing)
         loops = [(name, member, tensors[member.parameter]) for name, member in plan.loops]
         return Gated(inputs, outputs.detach(), targets, self.loss, again, seen, outputs, points, loops, made)
 
@@ -284,9 +283,3 @@ def _read_inside(structure: Structure, node: Node, members: tuple[Member, ...]) 
     """The weights of a recurrent layer that read units inside it."""
     weights = {structure.graph.tensors.get(source) for source in node.all_input_nodes}
     return (member for member in members if member.role == "in" and member.parameter in weights)
-
-
-def writes(node: Node) -> bool:
-    """Whether an op changes a tensor in place."""
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and bool(schema.is_mutable)

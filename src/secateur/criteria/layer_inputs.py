@@ -46,7 +46,7 @@ class LayerInputs:
 
     Args:
         model: it may change its numbers between two sums, not its shapes.
-        batches: labelled samples; the targets are not used.
+        data: labelled samples; the targets are not used.
         batch_size: samples a pass, where the data are in memory.
         doing: who asks, for the errors.
 
@@ -56,14 +56,14 @@ class LayerInputs:
     [[25.0, 1.0]]
     """
 
-    def __init__(self, model: nn.Module, batches: Data, batch_size: int, doing: str) -> None:
+    def __init__(self, model: nn.Module, data: Data, batch_size: int, doing: str) -> None:
         check_finite(model, doing, REPAIR)
-        self.flow, self.batches, self.batch_size, self.doing = Flow(model, Sites({})), batches, batch_size, doing
+        self.flow, self.data, self.batch_size, self.doing = Flow(model, Sites({})), data, batch_size, doing
         self._layers: dict[int, tuple[Layer, ...]] = {}
 
     def order(self) -> list[str]:
         """Return the names of all parameters that something is multiplied by, in the order of their first product."""
-        inputs, _ = next(moved(self.batches, self.batch_size, self.doing, device_of(self.flow.model)))
+        inputs, _ = next(moved(self.data, self.batch_size, self.doing, device_of(self.flow.model)))
         return list(dict.fromkeys(layer.parameter for layer in self._of(inputs)))
 
     def squares(self, names: Container[str]) -> dict[str, list[Inputs]]:
@@ -84,7 +84,7 @@ class LayerInputs:
                 old = found.get(key)
                 found[key] = new if old is None else Inputs(layer, old.total + new.total, old.count + new.count)
 
-        for inputs, _ in moved(self.batches, self.batch_size, self.doing, device_of(self.flow.model)):
+        for inputs, _ in moved(self.data, self.batch_size, self.doing, device_of(self.flow.model)):
             by_source: dict[Node, list[Layer]] = {}
             for layer in self._of(inputs):
                 if layer.parameter in names:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from secateur.criteria.base import CriterionBase
 from secateur.criteria.units import parameters_of, side_rows
 from secateur.types import Sites
 
@@ -14,7 +15,7 @@ __all__ = ["Lamp"]
 
 
 @dataclass(frozen=True)
-class Lamp:
+class Lamp(CriterionBase):
     """Scores a weight by its square over the sum of the squares that are not smaller in its site (Lee et al., 2021).
 
     The order within a site is that of magnitude. Between sites the scores say what share of the remaining weight would
@@ -28,7 +29,7 @@ class Lamp:
     {'weight': tensor([[0.1111, 0.5000, 1.0000]])}
     """
 
-    def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+    def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, in (0, 1]; high = keep."""
         parameters = parameters_of(model, sites)
         scores = {}

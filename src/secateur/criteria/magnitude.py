@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from secateur.criteria.base import CriterionBase
 from secateur.criteria.units import Reduce, Side, check_reduce, check_side, parameters_of, reduced, side_rows
 from secateur.types import InputError, Site, Sites
 
@@ -14,7 +15,7 @@ __all__ = ["Magnitude"]
 
 
 @dataclass(frozen=True)
-class Magnitude:
+class Magnitude(CriterionBase):
     """Scores a weight by its absolute value, and a channel by the p-norm of the weights that produce it.
 
     The norm of a channel is taken over its incoming weights, biases left out (Li et al., 2017; with p = 2 the neuron
@@ -46,13 +47,13 @@ class Magnitude:
         check_side(self, self.side)
         check_reduce(self, self.reduce)
 
-    def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+    def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep; each has its site's shape."""
         parameters = parameters_of(model, sites)
         with torch.no_grad():
-            return {name: self._score(parameters, site) for name, site in sites.items()}
+            return {name: self._of_site(parameters, site) for name, site in sites.items()}
 
-    def _score(self, parameters: dict[str, nn.Parameter], site: Site) -> Tensor:
+    def _of_site(self, parameters: dict[str, nn.Parameter], site: Site) -> Tensor:
         if site.kind == "weight":
             return parameters[site.name].detach().abs()
         return reduced(side_rows(parameters, site, self.side), self._norm, self.reduce)

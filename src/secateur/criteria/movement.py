@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from secateur.criteria.base import CriterionBase
 from secateur.criteria.units import Reduce, Side, check_reduce, check_side, parameters_of, unit_sums
 from secateur.types import InputError, Sites
 
@@ -14,7 +15,7 @@ __all__ = ["Movement"]
 
 
 @dataclass(frozen=True)
-class Movement:
+class Movement(CriterionBase):
     """Scores a weight by how far a training moved it away from zero: −Σ w · gradient over its steps (Sanh et al., 2020).
 
     A weight that grew scores above zero, one that shrank below, whatever its size: made for fine-tuning, where large
@@ -44,7 +45,7 @@ class Movement:
         check_side(self, self.side)
         check_reduce(self, self.reduce)
 
-    def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+    def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, of either sign; high = keep."""
         parameters = parameters_of(model, sites)
         named = {member.parameter for site in sites.values() for member in site.members}

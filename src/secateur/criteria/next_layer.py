@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx import Node
-from torch.nn.functional import cross_entropy
 
-from secateur.criteria.gates import Gated, check_options, estimate, gradient, writes
-from secateur.criteria.loss_change.samples import SampleLoss
-from secateur.labelled import Data
+from secateur.criteria.base import LossCriterion
+from secateur.criteria.gates import Gated, estimate, gradient
+from secateur.rate.samples import SampleLoss
 from secateur.structure.flow import Flow, Read
-from secateur.structure.infer import Structure, bind
+from secateur.structure.infer import Structure
+from secateur.structure.ops import bind, writes
 from secateur.structure.rules import op_name
-from secateur.types import Loss, Sites
+from secateur.types import Sites, unknown_name
 
 __all__ = ["NextLayer"]
 
@@ -33,7 +33,7 @@ BLOCK = 1 << 20  # numbers in a block of units; more leaves the processor's cach
 
 
 @dataclass(frozen=True)
-class NextLayer:
+class NextLayer(LossCriterion):
     """Scores a channel by following its removal exactly through the next layer, and to first order from there.
 
     What a linear layer or a convolution makes without the unit is a rank-one (one-channel) update of what it makes; that
@@ -42,34 +42,38 @@ class NextLayer:
     the next layer gives the model's outputs the loss itself is taken, and the score is exact. Units that something else
     reads (a product, a mean over channels, a grouped convolution) are scored as by `Taylor`.
 
+    In a regression compare within each site (``scope="layer"``), as what is exact has another scale than what is not.
+
     It costs about a forward pass of the next layer's activation for each unit: more than `SecondOrder`, which ranked
     better wherever both were tried (benchmarks/estimates.py), except for the last hidden layer.
 
     Attributes:
-        batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
-        loss: of (outputs, targets), the mean over a batch.
+        data: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
+        loss: a name that `fit` takes, or a function of (outputs, targets) that gives the mean over a batch.
+        sign: whether what is known to first order counts ``"signed"``, or sample by sample in ``"absolute"`` value; None
+            as for `Taylor`: signed for classes, absolute for numbers.
         batch_size: samples a pass, where the data are in memory.
 
     Raises:
-        InputError: unfit batches, NaN in the model or its outputs, or sites of single weights.
+        InputError: unfit data, NaN in the model or its outputs, or sites of single weights.
 
     >>> from secateur.structure import channels
     >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
     >>> model[0].weight.data, model[1].weight.data = torch.tensor([[2.0], [1.0]]), torch.tensor([[3.0, -1.0]])
-    >>> batches = [(torch.ones(1, 1), torch.zeros(1, 1))]           # the output is 2·3 − 1 = 5
-    >>> criterion = NextLayer(batches, nn.functional.mse_loss)
+    >>> data = [(torch.ones(1, 1), torch.zeros(1, 1))]           # the output is 2·3 − 1 = 5
+    >>> criterion = NextLayer(data, nn.functional.mse_loss)
     >>> criterion(model, channels(model, torch.ones(1, 1)))         # (5 − 6)² − 5² and (5 + 1)² − 5²
     {'0': tensor([-24.,  11.])}
     """
 
-    batches: Data = field(repr=False)
-    loss: Loss = cross_entropy
-    batch_size: int = 500
+    sign: Literal["signed", "absolute"] | None = None
 
     def __post_init__(self) -> None:
-        check_options("NextLayer", self.batches, self.loss, self.batch_size)
+        super().__post_init__()
+        if self.sign not in (None, "signed", "absolute"):
+            raise unknown_name("sign", self.sign, ("signed", "absolute"))
 
-    def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+    def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep; each has its site's shape."""
         flow = Flow(model, sites)
 
@@ -78,25 +82,29 @@ class NextLayer:
 
         return estimate(
             flow,
-            self.batches,
+            self.data,
             self.batch_size,
-            self.loss,
+            self._loss,
             "NextLayer",
-            lambda batch: _sums(batch, plan(batch.inputs)),
+            lambda batch: _sums(batch, plan(batch.inputs), self.sign),
             lambda inputs: {node for path in plan(inputs).values() for node in path.seen},
         )
 
 
-def _sums(batch: Gated, paths: Mapping[Read, _Path]) -> dict[str, Tensor]:
+def _sums(batch: Gated, paths: Mapping[Read, _Path], sign: str | None) -> dict[str, Tensor]:
     """The changes of a batch, summed over its samples."""
+    sized = batch.numbers if sign is None else sign == "absolute"
     along = gradient(batch.outputs, batch.targets, batch.loss)
-    found = {name: loop.clone() for name, loop in batch.loops(along).items()}
+    found = {name: loop.abs() if sized else loop.clone() for name, loop in batch.loops(along).items()}
     ends = list(dict.fromkeys(path.end for path in paths.values() if not path.last))
     slopes = dict(zip(ends, batch.slopes(along, ends), strict=True))
     each = SampleLoss(batch.loss)
     for read, changes in batch.by_read(along):
         path = paths.get(read)
-        sums = changes.sum(0) if path is None else _followed(batch, read, path, slopes.get(path.end), each)
+        if path is None:
+            sums = changes.abs().sum(0) if sized else changes.sum(0)
+        else:
+            sums = _followed(batch, read, path, slopes.get(path.end), each, sized)
         found[read.site] = found[read.site] + sums if read.site in found else sums
     return found
 
@@ -171,8 +179,8 @@ def _weight(structure: Structure, read: Read) -> Node | None:
     return made
 
 
-def _followed(batch: Gated, read: Read, path: _Path, slope: Tensor | None, each: SampleLoss) -> Tensor:
-    """The change without each unit, ``(units,)``, summed over the samples."""
+def _followed(batch: Gated, read: Read, path: _Path, slope: Tensor | None, each: SampleLoss, sized: bool) -> Tensor:
+    """The change without each unit, ``(units,)``, summed over the samples; by its size where it is to first order."""
     whole, end = batch.seen[path.layer], batch.seen[path.end]
     units = max(BLOCK // whole.numel(), 1)
     sums = []
@@ -184,7 +192,8 @@ def _followed(batch: Gated, read: Read, path: _Path, slope: Tensor | None, each:
             if base is not None:
                 sums.append((each.of_units(without, batch.targets) - base).sum(1))
             elif slope is not None:
-                sums.append(((without - end) * slope).flatten(1).sum(1))
+                changes = (without - end) * slope
+                sums.append(changes.flatten(2).sum(2).abs().sum(1) if sized else changes.flatten(1).sum(1))
             else:
                 sums.append(whole.new_zeros(len(index)))
     return torch.cat(sums)

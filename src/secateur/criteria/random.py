@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from secateur.criteria.base import CriterionBase
 from secateur.structure.sites import check_same_model
 from secateur.types import Sites
 
@@ -14,7 +15,7 @@ __all__ = ["Random"]
 
 
 @dataclass(frozen=True)
-class Random:
+class Random(CriterionBase):
     """Scores every unit with an independent uniform number in [0, 1) from its own seeded generator.
 
     The control of every honest comparison (Blalock et al., 2020).
@@ -31,8 +32,8 @@ class Random:
 
     seed: int = 0
 
-    def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+    def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep; each has its site's shape."""
         check_same_model(model, sites)
         generator = torch.Generator().manual_seed(self.seed)
-        return {name: torch.rand(site.shape, generator=generator) for name, site in sites.items()}
+        return {name: torch.rand(site.shape, generator=generator, dtype=torch.float32) for name, site in sites.items()}

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from secateur.criteria.batches import check_batches
+from secateur.criteria.base import DataCriterion
 from secateur.criteria.layer_inputs import Inputs, LayerInputs
 from secateur.criteria.units import Reduce, Side, check_reduce, check_side, parameters_of, unit_sums
-from secateur.labelled import Data
 from secateur.state import device_of
 from secateur.types import InputError, Site, Sites
 
@@ -19,7 +18,7 @@ __all__ = ["Reconstruction", "Wanda", "gram", "greedy", "read_by", "readers"]
 
 
 @dataclass(frozen=True)
-class Wanda:
+class Wanda(DataCriterion):
     """Scores a weight by its absolute value times the norm of what it is multiplied by, |w| · ‖x‖₂ (Sun et al., 2024).
 
     The norm is taken over all samples and positions. The authors compare within each output:
@@ -28,7 +27,7 @@ class Wanda:
     pass. A channel's score is the sum over the weights that read it.
 
     Attributes:
-        batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs; the targets
+        data: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs; the targets
             are not used.
         side: the weights of a channel that count.
         reduce: how several weights of a tied group become one score; ``"joint"`` adds all up.
@@ -37,26 +36,24 @@ class Wanda:
     >>> from secateur.structure import weights
     >>> model = nn.Linear(2, 1, bias=False)
     >>> model.weight.data = torch.tensor([[1.0, -1.0]])
-    >>> batches = [(torch.tensor([[3.0, 1.0], [4.0, 0.0]]), torch.zeros(2))]
-    >>> Wanda(batches)(model, weights(model))
+    >>> data = [(torch.tensor([[3.0, 1.0], [4.0, 0.0]]), torch.zeros(2))]
+    >>> Wanda(data)(model, weights(model))
     {'weight': tensor([[5., 1.]])}
     """
 
-    batches: Data = field(repr=False)
     side: Side = "outgoing"
     reduce: Reduce = "joint"
-    batch_size: int = 500
 
     def __post_init__(self) -> None:
-        check_batches("Wanda", self.batches, self.batch_size)
+        super().__post_init__()
         check_side(self, self.side)
         check_reduce(self, self.reduce)
 
-    def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+    def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, 0 or more; high = keep."""
         parameters = parameters_of(model, sites)
         named = {member.parameter for site in sites.values() for member in site.members}
-        squares = LayerInputs(model, self.batches, self.batch_size, "Wanda").squares(named)
+        squares = LayerInputs(model, self.data, self.batch_size, "Wanda").squares(named)
         felt = {n: parameters[n].detach().abs() * _norms(parameters[n], squares.get(n, [])) for n in named}
         return unit_sums(felt, sites, self.side, self.reduce)
 
@@ -74,7 +71,7 @@ def _norms(parameter: Tensor, found: list[Inputs]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Reconstruction:
+class Reconstruction(DataCriterion):
     """Scores a channel by the error in what its readers compute once it, and all before it, are gone (Luo et al., 2017).
 
     ThiNet's greedy order: of the channels that are left the one goes whose removal, with those that went before, changes
@@ -83,32 +80,29 @@ class Reconstruction:
     Their readers' weights are adjusted by the solver `secateur.solvers.ThiNet`. One forward pass.
 
     Attributes:
-        batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs; the targets
+        data: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs; the targets
             are not used.
         batch_size: samples a pass, where the data are in memory.
 
     Raises:
-        InputError: unfit batches, sites of single weights, or channels that no linear layer or convolution reads.
+        InputError: unfit data, sites of single weights, or channels that no linear layer or convolution reads.
 
     >>> from secateur.structure import channels
     >>> model = nn.Sequential(nn.Linear(1, 3, bias=False), nn.Linear(3, 1, bias=False))
     >>> model[0].weight.data, model[1].weight.data = torch.tensor([[1.0], [1.0], [1.0]]), torch.tensor([[2.0, 3.0, -1.9]])
-    >>> batches = [(torch.ones(4, 1), torch.zeros(4))]      # 2 + 3 − 1.9 = 3.1: −1.9 goes first, 2 with it at nearly none
-    >>> Reconstruction(batches)(model, channels(model, torch.ones(1, 1)))
+    >>> data = [(torch.ones(4, 1), torch.zeros(4))]      # 2 + 3 − 1.9 = 3.1: −1.9 goes first, 2 with it at nearly none
+    >>> Reconstruction(data)(model, channels(model, torch.ones(1, 1)))
     {'0': tensor([0.3757, 1.0000, 0.3757])}
     """
 
-    batches: Data = field(repr=False)
-    batch_size: int = 500
-
     def __post_init__(self) -> None:
-        check_batches("Reconstruction", self.batches, self.batch_size)
+        super().__post_init__()
 
-    def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+    def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, 0 or more; high = keep."""
         parameters = parameters_of(model, sites)
         named = {name for site in sites.values() for name in read_by(site)}
-        inputs = LayerInputs(model, self.batches, self.batch_size, "Reconstruction")
+        inputs = LayerInputs(model, self.data, self.batch_size, "Reconstruction")
         moments = inputs.second_moments(named)
         return {
             n: greedy(gram(site, parameters, moments, "Reconstruction")).to(device_of(model))

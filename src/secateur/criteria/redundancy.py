@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from secateur.criteria.base import CriterionBase
 from secateur.criteria.units import Reduce, channel_scores, check_reduce
 from secateur.types import Sites
 
@@ -14,7 +15,7 @@ __all__ = ["Correlation", "GeometricMedian"]
 
 
 @dataclass(frozen=True)
-class GeometricMedian:
+class GeometricMedian(CriterionBase):
     """Scores a channel by the sum of its distances to all others of its site (FPGM: He et al., 2019).
 
     A channel near the geometric median of its layer can be made up for by the others, however large its weights are.
@@ -35,7 +36,7 @@ class GeometricMedian:
     def __post_init__(self) -> None:
         check_reduce(self, self.reduce)
 
-    def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+    def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep."""
         return channel_scores(self, model, sites, _distances, self.reduce)
 
@@ -46,7 +47,7 @@ def _distances(rows: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Correlation:
+class Correlation(CriterionBase):
     """Scores a channel by how little the direction of its weights is like that of its nearest neighbour.
 
     The score is 1 − the greatest absolute cosine between its incoming weights and another channel's of its site (after
@@ -69,7 +70,7 @@ class Correlation:
     def __post_init__(self) -> None:
         check_reduce(self, self.reduce)
 
-    def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+    def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, in [0, 1]; high = keep."""
         return channel_scores(self, model, sites, _lonely, self.reduce)
 

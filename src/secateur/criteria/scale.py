@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from secateur.criteria.base import CriterionBase
 from secateur.criteria.units import Reduce, check_channels, check_reduce, parameters_of, reduced
 from secateur.types import Member, Site, Sites
 
@@ -14,7 +15,7 @@ __all__ = ["NormScale"]
 
 
 @dataclass(frozen=True)
-class NormScale:
+class NormScale(CriterionBase):
     """Scores a channel by the absolute scale γ of the norm that it goes through (Liu et al., 2017).
 
     Made for networks that were trained with an L1 penalty on these scales. A channel that goes through no norm is
@@ -35,14 +36,14 @@ class NormScale:
     def __post_init__(self) -> None:
         check_reduce(self, self.reduce)
 
-    def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+    def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep."""
         check_channels(self, sites)
         parameters = parameters_of(model, sites)
         with torch.no_grad():
-            return {name: self._score(parameters, site) for name, site in sites.items()}
+            return {name: self._of_site(parameters, site) for name, site in sites.items()}
 
-    def _score(self, parameters: dict[str, nn.Parameter], site: Site) -> Tensor:
+    def _of_site(self, parameters: dict[str, nn.Parameter], site: Site) -> Tensor:
         rows = [_row(parameters[m.parameter], m) for m in site.members if _is_scale(m)]
         if not rows:
             like = next(parameters[m.parameter] for m in site.members)

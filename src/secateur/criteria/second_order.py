@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import jacrev, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import cross_entropy
 
-from secateur.criteria.gates import Gated, check_options, estimate, gradient
-from secateur.labelled import Data, are_classes
+from secateur.criteria.base import LossCriterion
+from secateur.criteria.gates import Gated, estimate, gradient
+from secateur.labelled import are_classes
 from secateur.structure.flow import Flow, Read
 from secateur.types import InputError, Loss, Sites, unknown_name
 
@@ -23,7 +23,7 @@ CURVATURES = ("squared", "fisher", "gauss-newton", "hessian")
 
 
 @dataclass(frozen=True)
-class SecondOrder:
+class SecondOrder(LossCriterion):
     """Scores a channel by the second-order estimate of how the mean loss changes when it alone is removed.
 
     With s the first-order change of a sample's loss (see `Taylor`) the estimate is the mean of s + ½ c, where the
@@ -39,43 +39,39 @@ class SecondOrder:
     What a recurrent layer does inside its loop counts to first order only.
 
     Attributes:
-        batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
-        loss: of (outputs, targets), the mean over a batch. ``"fisher"`` takes outputs as logits of classes.
+        data: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
+        loss: a name that `fit` takes, or a function of (outputs, targets) that gives the mean over a batch; ``"fisher"``
+            takes outputs as logits of classes.
         curvature: one of the above.
         seed: of the labels drawn by ``"fisher"``.
         batch_size: samples a pass, where the data are in memory.
 
     Raises:
-        InputError: unfit batches, NaN in the model or its outputs, or sites of single weights.
+        InputError: unfit data, NaN in the model or its outputs, or sites of single weights.
         UnknownNameError: another curvature.
 
     >>> from secateur.structure import channels
     >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
     >>> model[0].weight.data, model[1].weight.data = torch.tensor([[2.0], [1.0]]), torch.tensor([[3.0, -1.0]])
-    >>> batches = [(torch.ones(1, 1), torch.zeros(1, 1))]           # the output is 2·3 − 1 = 5
-    >>> criterion = SecondOrder(batches, nn.functional.mse_loss, "gauss-newton")
+    >>> data = [(torch.ones(1, 1), torch.zeros(1, 1))]           # the output is 2·3 − 1 = 5
+    >>> criterion = SecondOrder(data, nn.functional.mse_loss, "gauss-newton")
     >>> criterion(model, channels(model, torch.ones(1, 1)))["0"].round()        # (5 − 6)² − 5² and (5 + 1)² − 5²
     tensor([-24.,  11.])
     """
 
-    batches: Data = field(repr=False)
-    loss: Loss = cross_entropy
     curvature: Literal["squared", "fisher", "gauss-newton", "hessian"] = "squared"
     seed: int = 0
-    batch_size: int = 500
 
     def __post_init__(self) -> None:
-        check_options("SecondOrder", self.batches, self.loss, self.batch_size)
+        super().__post_init__()
         if self.curvature not in CURVATURES:
             raise unknown_name("curvature", self.curvature, CURVATURES)
 
-    def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+    def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep; each has its site's shape."""
         generator = torch.Generator().manual_seed(self.seed)
         flow = Flow(model, sites)
-        return estimate(
-            flow, self.batches, self.batch_size, self.loss, "SecondOrder", lambda b: self._sums(b, generator)
-        )
+        return estimate(flow, self.data, self.batch_size, self._loss, "SecondOrder", lambda b: self._sums(b, generator))
 
     def _sums(self, batch: Gated, generator: torch.Generator) -> dict[str, Tensor]:
         along = gradient(batch.outputs, batch.targets, batch.loss)
@@ -122,7 +118,7 @@ def drawn(
 
 def roots(outputs: Tensor, targets: Tensor, loss: Loss) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield vectors whose outer products add up to the Hessian of each sample's loss at its outputs, with their signs."""
-    if loss is cross_entropy and are_classes(outputs, targets):
+    if loss is torch.nn.functional.cross_entropy and are_classes(outputs, targets):
         chances = outputs.softmax(1)
         eye = torch.eye(chances.shape[1], dtype=chances.dtype, device=chances.device)
         for label in range(chances.shape[1]):

@@ -4,17 +4,67 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from secateur.lab.blocks import Basis, Block, Column, Table
 from secateur.lab.sections import interval
 from secateur.lab.stats import area, compare, pareto
+from secateur.lab.stats.compare import UNTESTED
 from secateur.lab.tables import comparison_table
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["areas", "front", "judged"]
+__all__ = ["areas", "front", "judged", "paired", "untested"]
+
+
+def untested(frame: DataFrame, control: object, *, value: str = "accuracy", by: str = "method") -> str:
+    """Return why nothing can be tested against a control, in words; empty where something can.
+
+    >>> import pandas
+    >>> untested(pandas.DataFrame({"method": ["l2"], "seed": [0], "accuracy": [0.9]}), "random")
+    'there is no run of random'
+    """
+    rows = frame[frame[by].notna()]
+    if control not in set(rows[by]):
+        return f"there is no run of {control}"
+    if rows[by].nunique() < 2:
+        return f"there is nothing beside {control}"
+    seeds = rows[rows[value].notna()].groupby(by)["seed"].agg(set)
+    shared = [len(seeds.get(control, set()) & others) for name, others in seeds.items() if name != control]
+    return "that takes two seeds at least" if max(shared, default=0) < 2 else ""
+
+
+def paired(
+    frame: DataFrame,
+    name: str,
+    caption: str,
+    *,
+    baseline: object,
+    value: str = "accuracy",
+    by: str = "method",
+    within: Sequence[str] = ("sparsity",),
+    better: Literal["higher", "lower"] = "higher",
+    words: Mapping[str, str] | None = None,
+) -> list[Block]:
+    """Return the table of paired tests against a baseline, or the sentence that nothing was tested, and why.
+
+    Args:
+        frame: one row a run, with ``seed``.
+        name, caption: the table's.
+        baseline, value, by, within, better: as for `secateur.lab.stats.compare`.
+        words: what to call verdicts, where a value is neither good nor bad.
+
+    >>> import pandas
+    >>> runs = pandas.DataFrame({"method": ["l2", "random"], "seed": 0, "sparsity": 0.5, "accuracy": [0.9, 0.8]})
+    >>> paired(runs, "tests", "Accuracies.", baseline="random")
+    ['Accuracies. Not tested: that takes two seeds at least.']
+    """
+    reason = untested(frame, baseline, value=value, by=by)
+    if reason:
+        return [f"{caption} {UNTESTED.capitalize()}: {reason}."]
+    tests = compare(frame, value=value, by=by, baseline=baseline, within=within, better=better)
+    return [comparison_table(tests.assign(verdict=tests["verdict"].replace(words or {})), name, caption)]
 
 
 def judged(
@@ -29,7 +79,7 @@ def judged(
 
     Args:
         frame: one row a run, with ``method``, ``seed``, the columns of `within`, and `value`.
-        controls: control → the methods that it is the control of; one that is not there is left out.
+        controls: control → the methods that it is the control of; where one is not there, that is said.
         basis: what the rows are.
         value: the column to compare.
         within: the columns within which methods are compared.
@@ -43,20 +93,32 @@ def judged(
     blocks: list[Block] = []
     for control, methods in controls.items():
         rows = frame[frame["method"].isin([control, *methods])]
-        if control not in set(rows["method"]) or rows["method"].nunique() < 2:
+        names = [name for name in dict.fromkeys(rows["method"]) if name != control]
+        if not names:
             continue
-        found = compare(rows, value=value, baseline=control, within=within)
-        for method, tests in found.groupby("method", sort=False):
-            shown = tests["verdict"].value_counts()
-            blocks.append(
-                f"{method} is better than {control} in {shown.get('better', 0)} of {len(tests)} comparisons, worse in "
-                f"{shown.get('worse', 0)} (p corrected below 0.05; {int(tests['n'].max())} pairs at most)."
-            )
+        reason = untested(rows, control, value=value)
+        if reason:
+            blocks.append(f"{', '.join(names)}: not tested against {control}, for {reason}.")
+            continue
+        tests = compare(rows, value=value, baseline=control, within=within)
+        blocks += [_counted(str(name), control, own) for name, own in tests.groupby("method", sort=False)]
         table = comparison_table(
-            found, f"against-{control.replace(' ', '-')}", f"Each method against {control}: {value}."
+            tests, f"against-{control.replace(' ', '-')}", f"Each method against {control}: {value}."
         )
         blocks.append(replace(table, basis=basis.also(str(table.basis))))
     return blocks
+
+
+def _counted(method: str, control: str, tests: DataFrame) -> str:
+    """In how many of the tests that took place a method is better or worse than its control."""
+    held = tests[tests["verdict"] != UNTESTED]
+    if not len(held):
+        return f"{method}: not tested against {control}, for no two runs are pairs whose differences vary."
+    verdicts = held["verdict"].value_counts()
+    return (
+        f"{method} is better than {control} in {verdicts.get('better', 0)} of {len(held)} comparisons, worse in "
+        f"{verdicts.get('worse', 0)} (p corrected below 0.05; {int(held['n'].max())} pairs at most)."
+    )
 
 
 def areas(frame: DataFrame, basis: Basis) -> list[Block]:

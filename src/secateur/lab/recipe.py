@@ -15,10 +15,13 @@ from secateur.files import write_text
 from secateur.lab import toml
 from secateur.types import FileError, InputError, unknown_name
 
-__all__ = ["Json", "Recipe", "canonical"]
+__all__ = ["SEEDS", "Json", "Recipe", "canonical"]
 
 Json = Any
 """What JSON can say: None, bool, int, float, str, and lists and mappings of them."""
+
+SEEDS = ("seed", "network")
+"""The parameters that, where they hold a whole number, only draw chance anew: ``network`` seeds one from scratch."""
 
 _KEYS = ("study", "kind", "needs", "parameters", "defaults")
 _LENGTH = 16

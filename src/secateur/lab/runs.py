@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from secateur.files import replacing, require, write_text
-from secateur.lab import paths, query
-from secateur.lab.recipe import Json
+from secateur.lab import paths, pooling, query
+from secateur.lab.recipe import SEEDS, Json
 from secateur.lab.records import Failure, Record
 from secateur.lab.schema import queryable
 from secateur.lab.stats import describe
@@ -20,7 +20,19 @@ from secateur.types import FileError, InputError, UnknownNameError, unknown_name
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Found", "compare", "export", "find", "groups", "listed", "open_stores", "sql", "to_json", "varying"]
+__all__ = [
+    "Found",
+    "Groups",
+    "compare",
+    "export",
+    "find",
+    "groups",
+    "listed",
+    "open_stores",
+    "sql",
+    "to_json",
+    "varying",
+]
 
 
 @dataclass(frozen=True)
@@ -160,6 +172,22 @@ def _rows(facts: Sequence[Mapping[str, Json]]) -> Iterator[tuple[str, list[Json]
         yield name, [one.get(name) for one in facts]
 
 
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Means of metrics within groups of cells that differ by their seed alone.
+
+    Attributes:
+        table: as from `secateur.lab.stats.describe`: the columns that were asked for and those of `apart`, then for each
+            metric its mean, spread and interval, and how many values are behind it.
+        over: how many values of each seed a group has at most: ``{"seed": 3}`` says means over three seeds.
+        apart: what else tells the cells of one group apart, and so was not averaged over.
+    """
+
+    table: DataFrame
+    over: dict[str, int]
+    apart: list[str]
+
+
 def groups(
     stores: Sequence[Store],
     by: Sequence[str],
@@ -168,19 +196,19 @@ def groups(
     study: str | None = None,
     kind: str | None = None,
     where: query.Where = None,
-) -> tuple[DataFrame, dict[str, int]]:
-    """Return the means of metrics within groups of cells, and what they are means over.
+) -> Groups:
+    """Return the means of metrics within groups of cells, only like with like.
+
+    Cells are averaged where their recipes, and those of the cells that they build upon, differ by nothing but the seed.
+    Whatever else differs (the kind of cell, the epochs of the network that was cut) keeps them apart and is a column.
+    A cell that stands in several stores counts once.
 
     Args:
         stores: where to look.
-        by: the parameters that tell groups apart, such as method and sparsity; cells that lack one are left out.
+        by: the parameters that come first, such as method and sparsity; cells that lack one are left out.
         values: the metrics to average; ``accuracy``, ``loss`` and ``parameters_removed`` where there are any of them,
             else every number that varies.
         study, kind, where: which cells, as in `listed`.
-
-    Returns:
-        The table of `secateur.lab.stats.describe`, and how many values each other parameter has inside a group at
-        most, where more than one: ``{"seed": 3}`` says means over three seeds; a sparsity there is a warning.
 
     Raises:
         UnknownNameError: there is no such column.
@@ -190,14 +218,21 @@ def groups(
     for name in [*by, *values]:
         if name not in frame.columns:
             raise unknown_name("column", name, map(str, frame.columns))
-    frame = frame.dropna(subset=list(by))
+    frame = frame.dropna(subset=list(by)).drop_duplicates("id", ignore_index=True)
     parameters = {name for store in stores for name in store.sql("SELECT DISTINCT name FROM parameters")["name"]}
-    chosen = list(values) or _measures(frame, {*by, *parameters})
-    if not len(frame) or not chosen:
+    metrics = list(values) or _measures(frame, {*by, *parameters})
+    if not len(frame) or not metrics:
         raise InputError(f"no cell has {' and '.join(by)} and a number to average; see `secateur runs list`")
-    others = [n for n in frame.columns if n in parameters | {"study", "kind"} - {*by} and _is_plain(frame[n])]
-    counts = {name: int(frame.groupby(list(by), dropna=False)[name].nunique().max()) for name in others}
-    return describe(frame, list(by), chosen), {name: count for name, count in counts.items() if count > 1}
+    ids = frame["id"].tolist()
+    facts = pooling.deciding(pooling.with_needed(stores, ids), ids)
+    # As the frame names a parameter that would hide a metric.
+    facts = facts.rename(columns=lambda name: f"parameter.{name}" if f"parameter.{name}" in frame else name)
+    apart = pooling.apart(facts.drop(columns=list(by), errors="ignore"), frame[list(by)])
+    frame = frame.assign(**{name: facts[name] for name in apart})
+    keys = [*by, *apart]
+    seeds = [name for name in SEEDS if name in frame and name not in keys]
+    over = {name: int(frame.groupby(keys, dropna=False)[name].nunique().max()) for name in seeds}
+    return Groups(describe(frame, keys, metrics), {name: count for name, count in over.items() if count > 1}, apart)
 
 
 def _measures(frame: DataFrame, known: set[str]) -> list[str]:

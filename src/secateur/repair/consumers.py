@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,18 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from secateur.equations import LayerEquations
 from secateur.labelled import Data, check_data, iterate
-from secateur.repair.equations import Normal, input_rows, output_rows
 from secateur.repair.norms import norms_of, recalibrate
-from secateur.state import device_of, evaluating, own_tensors
+from secateur.state import device_of, evaluating, own_tensors, usual
 from secateur.structure import Structure, mask
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.flow import Flow, Read
-from secateur.structure.infer import bind
+from secateur.structure.ops import Product, product_of
 from secateur.structure.rules import op_name
-from secateur.structure.rules.contractions import CONVOLUTIONS
 from secateur.structure.sites import check_keep
 from secateur.types import InputError, Keep, Sites, unknown_name
+from secateur.untouched import copied
 
 __all__ = ["REPAIRS", "Repair", "repair"]
 
@@ -31,6 +30,7 @@ REPAIRS = ("least-squares", "bias", "norms")
 """What can be repaired without training: weights and bias of consumers, their bias alone, statistics of batch norms."""
 
 
+@usual
 def repair(
     model: nn.Module,
     sites: Sites,
@@ -86,7 +86,7 @@ def repair(
     check_data(data, "repair")
     checked = check_keep(sites, keep)
     _check_visible(model, sites, checked)
-    made = copy.deepcopy(model)
+    made = copied(model)
     work = _Work(model, made, sites, checked, data, batch_size)
     for one in ("least-squares", "bias"):
         if one in chosen:
@@ -118,12 +118,11 @@ def _take_statistics(model: nn.Module, other: nn.Module) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _Consumer:
-    """An op that multiplies the units it reads with a weight of the model's."""
+    """An op that multiplies the units it reads with a weight of the model's: their names, and which inputs stay."""
 
-    node: Node
+    product: Product
     weight: str
     bias: str | None
-    given: Mapping[str, Any]
     kept: Tensor
     inputs_first: bool
 
@@ -154,32 +153,26 @@ class _Work:
 
     def correct(self, name: str, ridge: float, *, weights: bool) -> None:
         """Change one layer of the student so that it gives what the teacher's gives."""
-        equations: list[Normal] = []
+        equations: LayerEquations | None = None
         with evaluating(self.teacher), evaluating(self.student):
             for inputs, _ in self.batches():
                 consumer = next(c for c in self._found(self.flows[1], inputs) if c.weight == name)
-                self._gather(consumer, inputs, equations, weights)
+                before = self._input(self.flows[0], inputs, name, gate=False)
+                after = self._input(self.flows[1], inputs, name, gate=True)
+                equations = equations or _equations(consumer, _weight(consumer, self.student), weights)
+                equations.add(after, _run(consumer, before, self.teacher) - _run(consumer, after, self.student))
+        assert equations is not None
+        change, shift = equations.solve(ridge)
         with torch.no_grad():
-            bias = own_tensors(self.student)[consumer.bias] if consumer.bias else None
-            changes = [equation.solve(ridge) for equation in equations]
-            _apply(_weight(consumer, self.student), bias, consumer, changes, weights)
-
-    def _gather(self, consumer: _Consumer, inputs: Tensor, equations: list[Normal], weights: bool) -> None:
-        theirs = self._input(self.flows[0], inputs, consumer.weight, gate=False)
-        mine = self._input(self.flows[1], inputs, consumer.weight, gate=True)
-        weight = _weight(consumer, self.student)
-        missing = _run(consumer, theirs, self.teacher) - _run(consumer, mine, self.student)
-        groups = int(consumer.given.get("groups") or 1)
-        equations.extend(Normal(consumer.bias is not None) for _ in range(groups if not equations else 0))
-        for part, rows in input_rows(mine, weight, consumer.given):
-            lacking = output_rows(missing[part], weight, groups)
-            for group, equation in enumerate(equations):
-                columns = _columns(consumer, weight, groups, group) if weights else slice(0, 0)
-                equation.add(rows[:, group][:, columns], lacking[:, group])
+            weight = _weight(consumer, self.student)
+            weight += change.to(weight)
+            if consumer.bias and shift is not None:
+                bias = own_tensors(self.student)[consumer.bias]
+                bias += shift.to(bias)
 
     def _input(self, flow: Flow, inputs: Tensor, name: str, *, gate: bool) -> Tensor:
         """What a layer reads, from the kept units alone where they are gated."""
-        node = next(c.node for c in self._found(flow, inputs) if c.weight == name)
+        node = next(c.product.node for c in self._found(flow, inputs) if c.weight == name)
         seen: dict[Node, Tensor] = {}
 
         def tap(read: Read, x: Tensor) -> Tensor:
@@ -199,37 +192,25 @@ class _Work:
         return [consumer for read in ordered if (consumer := _consumer(structure, read, gone))]
 
 
-# The arguments of the products of a matrix of activations with a weight; all else among linear ops multiplies no inputs.
-PRODUCTS = {"linear": ("input", "weight", "bias"), "addmm": ("mat1", "mat2", "self"), "mm": ("self", "mat2", "")}
-PRODUCTS |= dict.fromkeys(CONVOLUTIONS.split(), ("input", "weight", "bias"))
-
-
 def _consumer(structure: Structure, read: Read, gone: Mapping[Atom, Tensor]) -> _Consumer | None:
     """What reads removed units, where it is a layer that can be repaired."""
-    kind = op_name(read.node)
-    given = bind(read.node, {n: n for n in read.node.all_input_nodes})
-    if kind not in PRODUCTS or given.get("transposed") or (given.get("alpha", 1), given.get("beta", 1)) != (1, 1):
+    product = product_of(read.node)
+    if product is None or not product.plain or product.kind == "matmul":
         return None
-    source, weight, bias = (given.get(name) for name in PRODUCTS[kind])
+    weight, bias = product.weight, product.bias
     turned = isinstance(weight, Node) and weight.op == "call_function" and op_name(weight) in {"t", "transpose"}
     holder: Any = weight.args[0] if isinstance(weight, Node) and turned else weight
     names, state = structure.graph.tensors, structure.graph.state
-    if holder not in names or read.source is not source or (bias is not None and bias not in names):
+    if holder not in names or read.source is not product.source or (bias is not None and bias not in names):
         return None
-    if any(_uses(structure, names[own]) > 1 for own in (holder, bias) if own is not None):
+    if any(_uses(structure, names[tensor]) > 1 for tensor in (holder, bias) if tensor is not None):
         return None
     space = state[names[holder]].ndim - 2
     if space < 0 or (space and read.dim != 1) or (bias is not None and state[names[bias]].ndim != 1):
         return None
-    kept = keep_vector(structure.values[source].axes[read.dim], gone)
-    return _Consumer(
-        read.node,
-        names[holder],
-        names[bias] if bias is not None else None,
-        given,
-        kept,
-        kind in {"addmm", "mm"} and not turned,
-    )
+    kept = keep_vector(structure.values[read.source].axes[read.dim], gone)
+    inputs_first = not (product.out_first or turned)
+    return _Consumer(product, names[holder], None if bias is None else names[bias], kept, inputs_first)
 
 
 def _uses(structure: Structure, name: str) -> int:
@@ -251,23 +232,13 @@ def _run(consumer: _Consumer, x: Tensor, model: nn.Module) -> Tensor:
     bias = own_tensors(model)[consumer.bias] if consumer.bias else None
     if weight.ndim == 2:
         return nn.functional.linear(x, weight, bias)
-    result: Tensor = consumer.node.target(**{**consumer.given, "input": x, "weight": weight, "bias": bias})  # type: ignore[operator]
+    arguments = {**consumer.product.arguments, "input": x, "weight": weight, "bias": bias}
+    result: Tensor = consumer.product.node.target(**arguments)  # type: ignore[operator]
     return result
 
 
-def _columns(consumer: _Consumer, weight: Tensor, groups: int, group: int) -> Tensor:
-    """The kept columns of a group's input matrix."""
-    kernel = weight[0, 0].numel()
-    return consumer.kept.reshape(groups, -1)[group].repeat_interleave(kernel).nonzero().flatten().to(weight.device)
-
-
-def _apply(weight: Tensor, bias: Tensor | None, consumer: _Consumer, changes: list[Tensor], weights: bool) -> None:
-    size = weight.shape[0] // len(changes)
-    for group, change in enumerate(changes):
-        outputs = slice(group * size, (group + 1) * size)
-        if weights:
-            columns = _columns(consumer, weight, len(changes), group)
-            flat = weight[outputs].flatten(1).index_add(1, columns, change[: len(columns)].T.to(weight))
-            weight[outputs] = flat.view_as(weight[outputs])
-        if bias is not None:
-            bias[outputs] += change[-1].to(bias)
+def _equations(consumer: _Consumer, weight: Tensor, weights: bool) -> LayerEquations:
+    """The equations of the kept columns of each group's input matrix; of none of them for the bias alone."""
+    kept = consumer.kept.reshape(consumer.product.groups, -1).repeat_interleave(weight[0, 0].numel(), 1)
+    columns = [(group & weights).nonzero().flatten().to(weight.device) for group in kept]
+    return LayerEquations(weight, consumer.product.arguments, columns, bias=consumer.bias is not None)

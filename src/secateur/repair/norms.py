@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,12 +12,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateur.labelled import Data, check_data, iterate
-from secateur.state import device_of, modes_kept
+from secateur.state import device_of, modes_kept, usual
 from secateur.types import InputError
+from secateur.untouched import copied
 
 __all__ = ["norms_of", "recalibrate"]
 
 
+@usual
 def recalibrate(model: nn.Module, data: Data, *, batch_size: int = 256) -> nn.Module:
     """Return a copy of the model whose batch norms have the statistics of `data`.
 
@@ -39,7 +40,7 @@ def recalibrate(model: nn.Module, data: Data, *, batch_size: int = 256) -> nn.Mo
     (3.0, 7.0)
     """
     check_data(data, "recalibrate")
-    made = copy.deepcopy(model)
+    made = copied(model)
     norms = norms_of(made)
     if not norms:
         raise InputError("recalibrate: the model has no batch norm with running statistics, so there is nothing to do")

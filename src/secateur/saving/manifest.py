@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ from torch import Tensor
 
 from secateur.types import FileError
 
-__all__ = ["FILES", "MANIFEST", "MODEL", "PLAN", "Manifest", "dump_manifest", "read_manifest", "read_tensors"]
+__all__ = ["EDITS", "FILES", "MANIFEST", "MODEL", "Manifest", "dump_manifest", "read_manifest", "read_tensors"]
 
-FORMAT = 1
-MODEL, PLAN, MANIFEST = "model.safetensors", "plan.safetensors", "secateur.json"
-FILES = (MODEL, PLAN, MANIFEST)
+FORMAT = 2
+MODEL, EDITS, MANIFEST = "model.safetensors", "edits.safetensors", "secateur.json"
+FILES = (MODEL, EDITS, MANIFEST)
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,20 @@ class Manifest:
     """What a manifest says.
 
     Attributes:
-        form: ``"module"`` or ``"graph"``.
         sha256: the checksum of each of the other two files.
-        attributes: the attributes to set, by module path.
+        edits: what was done to the model, in order; tensors by their number in the second file.
         shared: the names of tensors that are another one, with that one's name.
         report: the report of the pruning.
-        inputs: what a graph was traced on; None for a module.
+        history: how it went, as plain data; None where there is nothing to tell.
+        answers: what a graph answers to plain inputs; None for a module.
     """
 
-    form: str
     sha256: Mapping[str, str]
-    attributes: Mapping[str, Mapping[str, int | list[int]]]
+    edits: Sequence[Mapping[str, Any]]
     shared: Mapping[str, str]
     report: Mapping[str, Any]
-    inputs: Mapping[str, Any] | None
+    history: Any = None
+    answers: Mapping[str, Any] | None = None
 
 
 def dump_manifest(manifest: Manifest) -> bytes:
@@ -92,22 +92,19 @@ def _text(value: object) -> bool:
     return isinstance(value, str)
 
 
-def _size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _sizes(value: object) -> bool:
-    return _size(value) or (isinstance(value, list) and bool(value) and all(_size(v) for v in value))
+def _kinds(value: object) -> bool:
+    """Whether a value is a list of edits, each of which says its kind."""
+    return isinstance(value, list) and all(isinstance(edit, dict) and _text(edit.get("kind")) for edit in value)
 
 
 # What each part must be, whoever wrote it.
 PARTS: Mapping[str, Callable[[Any], bool]] = {
-    "form": lambda value: value in ("module", "graph"),
-    "sha256": lambda value: _mapping_of(_text)(value) and set(value) == {MODEL, PLAN},
-    "attributes": _mapping_of(_mapping_of(_sizes)),
+    "sha256": lambda value: _mapping_of(_text)(value) and set(value) == {MODEL, EDITS},
+    "edits": _kinds,
     "shared": _mapping_of(_text),
     "report": lambda value: isinstance(value, dict),
-    "inputs": lambda value: value is None or isinstance(value, dict),
+    "history": lambda value: value is None or isinstance(value, dict),
+    "answers": lambda value: value is None or isinstance(value, dict),
 }
 
 

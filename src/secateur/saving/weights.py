@@ -15,7 +15,7 @@ from safetensors.torch import save as dump_tensors
 from torch import Tensor, nn
 
 from secateur.files import write_bytes
-from secateur.state import check_made, check_module, digest
+from secateur.state import check_made, check_module, digest, usual
 from secateur.state_dicts import fill
 from secateur.types import FileError, InputError
 
@@ -25,6 +25,7 @@ FORMAT = "secateur-weights-1"
 _OURS = "secateur."
 
 
+@usual
 def save_weights(path: str | os.PathLike[str], model: nn.Module) -> None:
     """Write the state dict of `model` to one safetensors file, with a checksum; it appears whole or not at all.
 
@@ -48,6 +49,7 @@ def save_weights(path: str | os.PathLike[str], model: nn.Module) -> None:
     write_bytes(Path(path), dump_tensors(tensors, _header(tensors, json.dumps(shared))))
 
 
+@usual
 def load_weights(path: str | os.PathLike[str], model: nn.Module) -> None:
     """Load a state dict from a safetensors file, or from one that `torch.save` wrote, into `model`.
 

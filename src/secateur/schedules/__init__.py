@@ -7,6 +7,6 @@ from secateur.schedules.greedy import Greedy
 from secateur.schedules.iterative import Iterative
 from secateur.schedules.precomputed import Precomputed
 from secateur.schedules.shrink import RandomShrink
-from secateur.schedules.walk import Pruned, Schedule, Step
+from secateur.schedules.walk import PruningLog, Schedule, Step
 
-__all__ = ["Exhaustive", "Greedy", "Iterative", "Precomputed", "Pruned", "RandomShrink", "Schedule", "Step"]
+__all__ = ["Exhaustive", "Greedy", "Iterative", "Precomputed", "PruningLog", "RandomShrink", "Schedule", "Step"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.files import sweep, write_bytes
+from secateur.losses import loss_function
 from secateur.state import digest, tensors
 from secateur.types import FileError, Sites
 
@@ -24,7 +26,7 @@ SAME = 1e-5
 
 def identify(schedule: Any, model: nn.Module, sites: Sites) -> dict[str, Any]:
     """Return what a checkpoint must share with the pruning that goes on from it; data are known by the loss on them."""
-    options = {field.name: _told(getattr(schedule, field.name)) for field in fields(schedule) if field.repr}
+    options = {field.name: _told(_option(schedule, field.name)) for field in fields(schedule) if field.repr}
     return {
         "schedule": type(schedule).__name__,
         "options": options,
@@ -33,13 +35,19 @@ def identify(schedule: Any, model: nn.Module, sites: Sites) -> dict[str, Any]:
     }
 
 
+def _option(schedule: Any, name: str) -> Any:
+    value = getattr(schedule, name)
+    return loss_function(value) if name == "loss" else value  # a name and its function are the same
+
+
 def _told(value: Any) -> Any:
     """A plain value that stands for an option."""
     if isinstance(value, Mapping) and all(isinstance(x, Tensor) for x in value.values()):
         return digest(sorted(value.items()))
     if isinstance(value, Callable) and not is_dataclass(value):  # type: ignore[arg-type]
         return getattr(value, "__qualname__", type(value).__name__)
-    return repr(value)
+    # Addresses of functions differ from run to run.
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 @dataclass(frozen=True)

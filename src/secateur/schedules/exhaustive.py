@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Literal
 
-from torch.nn.functional import cross_entropy
-
 from secateur.criteria.loss_change import LossChanges
-from secateur.labelled import Data, check_data
+from secateur.labelled import Data
+from secateur.result import Result
 from secateur.schedules.losses import check_changes, losses_of
-from secateur.schedules.options import check_fraction, check_number
-from secateur.schedules.walk import Pruned, Schedule, Unit, Walk
+from secateur.schedules.options import check_fraction, check_number, check_rating
+from secateur.schedules.walk import Schedule, Unit, Walk
 from secateur.types import InputError, Loss
 
 __all__ = ["Exhaustive"]
@@ -26,8 +25,8 @@ class Exhaustive(Schedule):
     by the last layer, as in a network of one hidden layer, what a removal leaves untouched is not computed again.
 
     Attributes:
-        batches: labelled samples, as `LossChange` takes them.
-        loss: of (outputs, targets); the mean of its samples' losses.
+        data: labelled samples, as `LossChange` takes them.
+        loss: a name that `fit` takes, or a function of (outputs, targets) that gives the mean of its samples' losses.
         until: ``"no improvement"`` ends where no single removal lowers the loss; a sparsity goes on to that fraction of
             all units, through removals that cost something.
         tolerance: an improvement counts when it is above this (and above what rounding does, 1e-7 of the loss).
@@ -43,21 +42,22 @@ class Exhaustive(Schedule):
     ...         _ = parameter.copy_(torch.as_tensor(value))
     >>> inputs, labels = torch.eye(2), torch.tensor([0, 0])
     >>> pruned = Exhaustive((inputs, labels))(model, channels(model, inputs))
-    >>> pruned.removed, round(pruned.loss_before, 4), round(pruned.loss, 4)
+    >>> log = pruned.history
+    >>> log.removed, round(log.loss_before, 4), round(log.loss, 4)
     ([('0', 1)], 1.1269, 0.41)
     >>> pruned.model[0].out_features
     1
     """
 
-    batches: Data = field(repr=False)
-    loss: Loss = cross_entropy
+    data: Data = field(repr=False)
+    loss: str | Loss = "cross_entropy"
     until: Literal["no improvement"] | float = "no improvement"
     tolerance: float = 0.0
     minimum: int = 1
     max_memory: int | None = None
 
     def __post_init__(self) -> None:
-        check_data(self.batches, "Exhaustive")
+        check_rating("Exhaustive", self.data, self.loss)
         check_number("Exhaustive", "tolerance", self.tolerance)
         if isinstance(self.until, str):
             if self.until != "no improvement":
@@ -65,9 +65,9 @@ class Exhaustive(Schedule):
         else:
             check_fraction("Exhaustive", "until", self.until)
 
-    def _prune(self, walk: Walk) -> Pruned:
+    def _prune(self, walk: Walk) -> Result:
         goal = None if isinstance(self.until, str) else walk.goal(self.until)
-        losses = losses_of(walk, self.batches, self.loss, self.max_memory)
+        losses = losses_of(walk, self.data, self.loss, self.max_memory)
         while goal is None or walk.gone < goal:
             found = losses.changes()
             check_changes(found, walk, "Exhaustive")

@@ -7,12 +7,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
 
-from secateur.criteria.removal import Removals
-from secateur.labelled import Data, check_data
-from secateur.schedules.options import check_number, check_whole
-from secateur.schedules.walk import Pruned, Schedule, Unit, Walk
+from secateur.criteria.base import scores_of
+from secateur.labelled import Data
+from secateur.rate.masks import Removals
+from secateur.result import Result
+from secateur.schedules.options import check_number, check_rating, check_whole
+from secateur.schedules.walk import Schedule, Unit, Walk
 from secateur.types import Criterion, InputError, Loss, unknown_name
 
 __all__ = ["Greedy"]
@@ -30,8 +31,8 @@ class Greedy(Schedule):
     every unit that is left was measured since the last removal and is needed, or is left out for good.
 
     Attributes:
-        batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
-        loss: of (outputs, targets); the mean of its samples' losses.
+        data: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
+        loss: a name that `fit` takes, or a function of (outputs, targets) that gives the mean of its samples' losses.
         tolerance: the change of the loss that does not matter; each removal may cost so much, so many may add up
             (what rounding does, 1e-7 of the loss, never matters).
         skip_rounds: how many of the next rounds leave an important unit out; None leaves it out for good.
@@ -50,12 +51,12 @@ class Greedy(Schedule):
     ...         _ = parameter.copy_(torch.as_tensor(value))
     >>> inputs, labels = torch.eye(2), torch.tensor([0, 0])
     >>> pruned = Greedy((inputs, labels))(model, channels(model, inputs))
-    >>> pruned.removed, pruned.evaluations  # the whole model, unit 0 in vain, unit 1
+    >>> pruned.history.removed, pruned.history.evaluations  # the whole model, unit 0 in vain, unit 1
     ([('0', 1)], 3)
     """
 
-    batches: Data = field(repr=False)
-    loss: Loss = cross_entropy
+    data: Data = field(repr=False)
+    loss: str | Loss = "cross_entropy"
     tolerance: float = 0.0
     skip_rounds: int | None = 2
     skip_above: float | None = None
@@ -65,7 +66,7 @@ class Greedy(Schedule):
     minimum: int = 1
 
     def __post_init__(self) -> None:
-        check_data(self.batches, "Greedy")
+        check_rating("Greedy", self.data, self.loss)
         check_number("Greedy", "tolerance", self.tolerance)
         if self.skip_rounds is not None:
             check_whole("Greedy", "skip_rounds", self.skip_rounds, 0)
@@ -75,10 +76,10 @@ class Greedy(Schedule):
         if self.order not in ORDERS:
             raise unknown_name("order", self.order, ORDERS)
         if (self.order == "estimated") != (self.estimate is not None):
-            raise InputError('Greedy: order="estimated" and estimate=… (such as Taylor(batches)) go together')
+            raise InputError('Greedy: order="estimated" and estimate=… (such as Taylor(data)) go together')
 
-    def _prune(self, walk: Walk) -> Pruned:
-        removals = Removals(walk.model, walk.sites, self.batches, self.loss)
+    def _prune(self, walk: Walk) -> Result:
+        removals = Removals(walk.model, walk.sites, self.data, self.loss)
         whole = removals([{}])
         walk.begin(float(whole.losses[0]), float(whole.accuracy[0]))
         skips = _Skips(walk, self.skip_rounds)
@@ -112,7 +113,7 @@ class Greedy(Schedule):
 
     def _estimated(self, walk: Walk) -> list[Unit]:
         assert self.estimate is not None
-        scores = self.estimate(walk.model, walk.sites)
+        scores = scores_of(self.estimate, walk.model, walk.sites, "Greedy")
         flat = torch.cat([scores[name].flatten().double().cpu() for name in walk.sites])
         return [walk.units[at] for at in flat.argsort(stable=True).tolist()]
 

@@ -9,13 +9,14 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from secateur.criteria.removal import evaluate_keeps
-from secateur.labelled import Data, check_data
-from secateur.schedules.options import check_fraction, check_whole
-from secateur.schedules.walk import Pruned, Schedule, Walk
-from secateur.select import SCOPES, Scope, select
+from secateur.criteria.base import scores_of
+from secateur.labelled import Data
+from secateur.rate.masks import evaluate_keeps
+from secateur.result import Result
+from secateur.schedules.options import check_fraction, check_rating, check_whole
+from secateur.schedules.walk import Schedule, Walk
+from secateur.select import SCOPES, Scope, layer_fractions, select
 from secateur.state import restore, snapshot
 from secateur.structure.cut import cut
 from secateur.structure.depth import BlockStructure
@@ -63,17 +64,18 @@ class Iterative(Schedule):
         sparsity: the fraction of all units that is removed in the end.
         steps: in how many steps.
         curve: how much goes when; see `fraction_at`.
-        scope: rank all units together (``"global"``) or within each site (``"layer"``).
+        scope: rank all units together (``"global"``) or within each site (``"layer"``), where sites that lie in one
+            axis of a tensor share what is removed, as in `select`.
         train: called with (model, masks) after each step; it trains the model in place. It may be killed: a checkpoint
             goes on with the step that was under way.
-        batches: labelled samples to log the loss on, after training; None logs none.
-        loss: of (outputs, targets); the mean of its samples' losses.
+        data: labelled samples to log the loss on, after training; None logs none.
+        loss: a name that `fit` takes, or a function of (outputs, targets) that gives the mean of its samples' losses.
         minimum: how many units every site keeps at least.
 
     >>> from secateur.criteria import Magnitude
     >>> model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> pruned = Iterative(Magnitude(), 0.5, steps=2, curve="cubic")(model, channels(model, torch.zeros(1, 2)))
-    >>> [len(step.units) for step in pruned.steps], pruned.model[0].out_features
+    >>> [len(step.units) for step in pruned.history.steps], pruned.model[0].out_features
     ([4], 4)
     """
 
@@ -83,8 +85,8 @@ class Iterative(Schedule):
     curve: Curve = "linear"
     scope: Scope = "global"
     train: Train | None = None
-    batches: Data | None = field(default=None, repr=False)
-    loss: Loss = cross_entropy
+    data: Data | None = field(default=None, repr=False)
+    loss: str | Loss = "cross_entropy"
     minimum: int = 1
 
     def __post_init__(self) -> None:
@@ -93,10 +95,9 @@ class Iterative(Schedule):
         for what, value, known in (("curve", self.curve, CURVES), ("scope", self.scope, SCOPES)):
             if value not in known:
                 raise unknown_name(what, value, known)
-        if self.batches is not None:
-            check_data(self.batches, "Iterative")
+        check_rating("Iterative", self.data, self.loss)
 
-    def _prune(self, walk: Walk) -> Pruned:
+    def _prune(self, walk: Walk) -> Result:
         if isinstance(walk.sites.structure, BlockStructure):
             raise InputError("Iterative: sites of blocks cannot be found again in a model without some of them")
         if self.scope == "global":
@@ -117,27 +118,33 @@ class Iterative(Schedule):
         return walk.finish(now.model if self.train is not None else None)
 
     def _rate(self, model: nn.Module) -> tuple[float, float]:
-        if self.batches is None:
+        if self.data is None:
             return nan, nan
-        found = evaluate_keeps(model, Sites({}), [{}], self.batches, self.loss)
+        found = evaluate_keeps(model, Sites({}), [{}], self.data, self.loss)
         return float(found.losses[0]), float(found.accuracy[0])
 
     def _choose(self, walk: Walk, now: _Now, fraction: float) -> dict[str, Tensor]:
         """Masks over the sites as they are now."""
         if not now.sites:
             return {}
-        scores: Scores = self.criterion(now.model, now.sites)
+        scores: Scores = scores_of(self.criterion, now.model, now.sites, "Iterative")
         if now.masked:
             # What is gone stays gone: nothing is lower.
             lowest = {n: x.double().masked_fill(~walk.keep[n].to(x.device), -torch.inf) for n, x in scores.items()}
-            return select(lowest, fraction, scope=self.scope, minimum=self.minimum)
+            share = self._shares(walk, fraction) if self.scope == "layer" else fraction
+            return select(lowest, share, scope=self.scope, minimum=self.minimum)
         if self.scope == "global":
             more = round(fraction * (sum(walk.left.values()) + walk.gone)) - walk.gone
             left = sum(site.size for site in now.sites.values())
             return select(scores, max(more, 0) / left, minimum=self.minimum)
-        parts = {n: round(fraction * walk.sites[n].size) - (walk.sites[n].size - walk.left[n]) for n in now.sites}
+        whole = {n: round(share * walk.sites[n].size) for n, share in self._shares(walk, fraction).items()}
+        parts = {n: whole[n] - (walk.sites[n].size - walk.left[n]) for n in now.sites}
         shares = {n: max(more, 0) / walk.left[n] for n, more in parts.items()}
         return select(scores, shares, scope="layer", minimum=self.minimum)
+
+    def _shares(self, walk: Walk, fraction: float) -> dict[str, float]:
+        """The fraction of each original site that is to be gone."""
+        return layer_fractions(walk.sites, fraction, minimum=self.minimum, left=walk.left)
 
 
 class _Now:

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from secateur.criteria.loss_change import Base, LossChange, LossChanges
-from secateur.criteria.loss_change.chain.last import LastLayer
-from secateur.criteria.removal import LastRead, Removals
 from secateur.labelled import Data
+from secateur.losses import loss_function
+from secateur.rate.chain.last import LastLayer
+from secateur.rate.masks import LastRead, Removals
 from secateur.schedules.walk import Unit, Walk
 from secateur.structure.sites import mask
 from secateur.types import InputError, Loss
@@ -33,11 +34,11 @@ class Losses(Protocol):
         ...
 
 
-def losses_of(walk: Walk, batches: Data, loss: Loss, max_memory: int | None) -> Losses:
+def losses_of(walk: Walk, data: Data, loss: str | Loss, max_memory: int | None) -> Losses:
     """Return the fastest exact way to follow the losses from where the walk is."""
-    removals = Removals(walk.model, walk.sites, batches, loss, max_memory)
-    last = removals.last_layer() if loss is cross_entropy else None
-    followed: Losses = Measured(walk, LossChange(batches, loss, max_memory)) if last is None else LastOnly(walk, last)
+    removals = Removals(walk.model, walk.sites, data, loss, max_memory)
+    last = removals.last_layer() if loss_function(loss) is cross_entropy else None
+    followed: Losses = Measured(walk, LossChange(data, loss, max_memory)) if last is None else LastOnly(walk, last)
     for step in walk.steps:
         for unit in step.units:
             followed.remove(unit)

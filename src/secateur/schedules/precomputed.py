@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torch.nn.functional import cross_entropy
-
 from secateur.criteria.loss_change import LossChanges
 from secateur.criteria.loss_change.labels import LABELS
-from secateur.criteria.removal import Evaluations, Removals
-from secateur.labelled import Data, check_data
+from secateur.labelled import Data
+from secateur.rate.masks import Evaluations, Removals
+from secateur.result import Result
 from secateur.schedules.losses import check_changes
-from secateur.schedules.options import check_fraction
-from secateur.schedules.walk import Pruned, Schedule, Unit, Walk
+from secateur.schedules.options import check_fraction, check_rating
+from secateur.schedules.walk import Schedule, Unit, Walk
 from secateur.types import InputError, Loss, unknown_name
 
 __all__ = ["Precomputed"]
@@ -31,8 +30,8 @@ class Precomputed(Schedule):
     Attributes:
         importance: what `LossChange` found on the same model and sites.
         remove: which labels go (see `LossChanges.label`); or a sparsity: the lowest changes go, whatever their labels.
-        batches: labelled samples to follow the loss on, one removal a step; None removes all in one step.
-        loss: of (outputs, targets); the mean of its samples' losses.
+        data: labelled samples to follow the loss on, one removal a step; None removes all in one step.
+        loss: a name that `fit` takes, or a function of (outputs, targets) that gives the mean of its samples' losses.
         minimum: how many units every site keeps at least; the worst go first, and what would leave fewer stays.
 
     >>> import torch
@@ -45,44 +44,41 @@ class Precomputed(Schedule):
     ...         _ = parameter.copy_(torch.as_tensor(value))
     >>> data = torch.eye(2), torch.tensor([0, 0])
     >>> sites = channels(model, data[0])
-    >>> Precomputed(LossChange(data)(model, sites), remove=0.5, batches=data)(model, sites).steps[0].units
+    >>> Precomputed(LossChange(data)(model, sites), remove=0.5, data=data)(model, sites).history.steps[0].units
     (('0', 1),)
     """
 
     importance: LossChanges
     remove: tuple[str, ...] | float = ("worse", "zero")
-    batches: Data | None = field(default=None, repr=False)
-    loss: Loss = cross_entropy
+    data: Data | None = field(default=None, repr=False)
+    loss: str | Loss = "cross_entropy"
     minimum: int = 1
 
     def __post_init__(self) -> None:
         given: object = self.importance
         if not isinstance(given, LossChanges):
             kind = type(given).__name__
-            raise InputError(
-                f"Precomputed: importance is a {kind}; give what LossChange(batches)(model, sites) returns"
-            )
+            raise InputError(f"Precomputed: importance is a {kind}; give what LossChange(data)(model, sites) returns")
         if isinstance(self.remove, (tuple, list)):
             for label in self.remove:
                 if label not in LABELS:
                     raise unknown_name("label", label, LABELS)
         else:
             check_fraction("Precomputed", "remove", self.remove)
-        if self.batches is not None:
-            check_data(self.batches, "Precomputed")
+        check_rating("Precomputed", self.data, self.loss)
 
-    def _prune(self, walk: Walk) -> Pruned:
+    def _prune(self, walk: Walk) -> Result:
         check_changes(self.importance, walk, "Precomputed")
         labels = {(site, n): label for site, found in self.importance.label().items() for n, label in enumerate(found)}
         queue = self._queue(walk, labels)
-        if self.batches is None:
+        if self.data is None:
             if queue and not walk.steps:
                 base = self.importance.base
                 walk.base = (base.loss, base.accuracy)
                 nothing = float("nan")
                 walk.remove(queue, nothing, nothing, [labels[unit] for unit in queue])
             return walk.finish()
-        removals = Removals(walk.model, walk.sites, self.batches, self.loss)
+        removals = Removals(walk.model, walk.sites, self.data, self.loss)
         whole = removals([{}])
         walk.begin(float(whole.losses[0]), float(whole.accuracy[0]))
         while left := queue[len(walk.steps) :]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from torch.nn.functional import cross_entropy
 
-from secateur.criteria.removal import Removals
-from secateur.labelled import Data, check_data
-from secateur.schedules.options import check_whole
-from secateur.schedules.walk import Pruned, Schedule, Walk
+from secateur.labelled import Data
+from secateur.rate.masks import Removals
+from secateur.result import Result
+from secateur.schedules.options import check_rating, check_whole
+from secateur.schedules.walk import Schedule, Walk
 from secateur.types import InputError, Loss
 
 __all__ = ["RandomShrink"]
@@ -26,8 +26,8 @@ class RandomShrink(Schedule):
 
     Attributes:
         n: how many units are removed at a time.
-        batches: labelled samples, those of the training: a `Split`, a pair (inputs, targets), or batches of such pairs.
-        loss: of (outputs, targets); the mean of its samples' losses.
+        data: labelled samples, those of the training: a `Split`, a pair (inputs, targets), or batches of such pairs.
+        loss: a name that `fit` takes, or a function of (outputs, targets) that gives the mean of its samples' losses.
         seed: of the order.
         minimum: how many units every site keeps at least; a draw that would leave fewer is restored unmeasured.
 
@@ -39,26 +39,26 @@ class RandomShrink(Schedule):
     ...     for parameter, value in zip(model.parameters(), (torch.eye(2), 0.0, 2 * torch.eye(2), 0.0)):
     ...         _ = parameter.copy_(torch.as_tensor(value))
     >>> inputs, labels = torch.eye(2), torch.tensor([0, 0])
-    >>> RandomShrink(1, (inputs, labels))(model, channels(model, inputs)).removed
+    >>> RandomShrink(1, (inputs, labels))(model, channels(model, inputs)).history.removed
     [('0', 1)]
     """
 
     n: int
-    batches: Data = field(repr=False)
-    loss: Loss = cross_entropy
+    data: Data = field(repr=False)
+    loss: str | Loss = "cross_entropy"
     seed: int = 0
     minimum: int = 1
 
     def __post_init__(self) -> None:
         check_whole("RandomShrink", "n", self.n, 1)
         check_whole("RandomShrink", "seed", self.seed, 0)
-        check_data(self.batches, "RandomShrink")
+        check_rating("RandomShrink", self.data, self.loss)
 
-    def _prune(self, walk: Walk) -> Pruned:
+    def _prune(self, walk: Walk) -> Result:
         units = walk.units
         if self.n > len(units):
             raise InputError(f"RandomShrink: n={self.n} units are to go at a time, and there are {len(units)} in all")
-        removals = Removals(walk.model, walk.sites, self.batches, self.loss)
+        removals = Removals(walk.model, walk.sites, self.data, self.loss)
         whole = removals([{}])
         walk.begin(float(whole.losses[0]), float(whole.accuracy[0]))
         order = [units[at] for at in np.random.default_rng(self.seed).permutation(len(units))]

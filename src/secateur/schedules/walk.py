@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import nan
 from pathlib import Path
 from time import perf_counter
@@ -15,17 +15,17 @@ from torch import Tensor, nn
 
 from secateur.files import require
 from secateur.progress import bar
+from secateur.result import Method, Result
 from secateur.schedules.checkpoint import Checkpoint, identify
-from secateur.structure.cut import Plan, cut_with_plan
-from secateur.structure.depth import BlockStructure
+from secateur.state import usual
 from secateur.structure.infer import Structure
-from secateur.structure.sites import check_same_model, mask
-from secateur.types import InputError, Keep, Sites
+from secateur.structure.sites import check_same_model
+from secateur.types import InputError, Sites
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Pruned", "Schedule", "Step", "Unit", "Walk", "is_whole"]
+__all__ = ["PruningLog", "Schedule", "Step", "Unit", "Walk", "is_whole"]
 
 Unit = tuple[str, int]
 """A site's name, and the number of one of its units (of a single weight: its place in the flattened weight)."""
@@ -55,27 +55,19 @@ class Step:
 
 
 @dataclass(frozen=True, eq=False)
-class Pruned:
-    """A model pruned by a schedule, with the log of how.
+class PruningLog:
+    """How a schedule went: the `history` of its `Result`.
 
     Attributes:
-        model: the smaller model, verified (of single weights: the masked one).
-        keep: the masks over the original model's sites.
         steps: the removals, in order.
         loss_before, accuracy_before: of the original model on the schedule's data; nan without any.
         evaluations: how many losses over all of the data the pruning took.
-        plan: what the cut did to the original, as plain data.
-        difference: the greatest relative difference between the cut and the masked model's outputs; None for weights.
     """
 
-    model: nn.Module
-    keep: Keep
     steps: tuple[Step, ...]
     loss_before: float
     accuracy_before: float
     evaluations: int
-    plan: Plan
-    difference: float | None
 
     @property
     def loss(self) -> float:
@@ -103,7 +95,20 @@ class Pruned:
         return require("pandas", "lab").DataFrame(rows)
 
     def __repr__(self) -> str:
-        return f"Pruned({len(self.removed)} units removed in {len(self.steps)} steps, loss {self.loss:.4g})"
+        return f"PruningLog({len(self.removed)} units removed in {len(self.steps)} steps, loss {self.loss:.4g})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the log as plain data that JSON can hold: what is not known is None."""
+        return {key: _known(value) for key, value in asdict(self).items()}
+
+
+def _known(value: Any) -> Any:
+    """A value for JSON, which holds no nan."""
+    if isinstance(value, dict):
+        return {key: _known(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_known(inner) for inner in value]
+    return None if isinstance(value, float) and value != value else value
 
 
 OnStep = Callable[[Step], object]
@@ -114,10 +119,11 @@ ROUNDING = 1e-7
 
 
 class Schedule(ABC):
-    """When to cut: called with ``(model, sites)``, it returns a `Pruned`; the model is left as it is."""
+    """When to cut: called with ``(model, sites)``, it returns a `Result`; the model is left as it is."""
 
     minimum: int
 
+    @usual
     def __call__(
         self,
         model: nn.Module,
@@ -126,7 +132,7 @@ class Schedule(ABC):
         on_step: OnStep | None = None,
         checkpoint: str | Path | None = None,
         progress: bool = False,
-    ) -> Pruned:
+    ) -> Result:
         """Prune, cut and verify.
 
         Args:
@@ -150,10 +156,10 @@ class Schedule(ABC):
             if checkpoint is not None:
                 walk.checkpoint = Checkpoint(Path(checkpoint), identify(self, model, sites))
                 walk.restore()
-            return self._prune(walk)
+            return replace(self._prune(walk), method=Method(criterion=repr(self)))
 
     @abstractmethod
-    def _prune(self, walk: Walk) -> Pruned:
+    def _prune(self, walk: Walk) -> Result:
         """Remove units from where `walk` is until the end."""
 
 
@@ -299,23 +305,11 @@ class Walk:
         loss, accuracy = state["base"]
         self.base = (loss, accuracy)
 
-    def finish(self, trained: nn.Module | None = None) -> Pruned:
+    def finish(self, trained: nn.Module | None = None) -> Result:
         """Cut and verify; `trained` is the model that was cut and trained on the way, where there is one."""
-        if isinstance(self.sites.structure, (Structure, BlockStructure)):
-            made = cut_with_plan(self.model, self.sites, self.keep)
-            model, plan, difference = made.model, made.plan, made.difference
-        else:
-            model, plan, difference = mask(self.model, self.sites, self.keep), Plan(), None
-        return Pruned(
-            model=model if trained is None else trained,
-            keep=self.keep,
-            steps=tuple(self.steps),
-            loss_before=self.base[0],
-            accuracy_before=self.base[1],
-            evaluations=self.evaluations,
-            plan=plan,
-            difference=difference,
-        )
+        log = PruningLog(tuple(self.steps), *self.base, self.evaluations)
+        result = Result.of(self.model, self.sites, self.keep, history=log)
+        return result if trained is None else replace(result, model=trained)
 
 
 def is_whole(value: object, least: int) -> bool:

@@ -1,5 +1,6 @@
 """Keep masks found by search instead of by scores."""
 
+from secateur.equations import Moments, least_squares, patches
 from secateur.search import operators
 from secateur.search.continuous import CmaEs, CoordinateRows
 from secateur.search.fitness import Fitness, FitnessLike, Rating, Screened, Surrogate
@@ -7,8 +8,8 @@ from secateur.search.front import Nsga2, front
 from secateur.search.genetic import Genetic
 from secateur.search.local import Annealing, HillClimbing, OneShotMagnitude, RandomSearch
 from secateur.search.protocol import Judged, judge
-from secateur.search.replace import Moments, Replacement, corrections, least_squares, patches, replacements
-from secateur.search.result import Generation, SearchResult, lineage
+from secateur.search.replace import Replacement, corrections, replacements
+from secateur.search.result import Generation, SearchLog, lineage
 from secateur.search.run import Search
 from secateur.search.space import Space, only
 from secateur.search.supermask import Supermask
@@ -31,7 +32,7 @@ __all__ = [
     "Replacement",
     "Screened",
     "Search",
-    "SearchResult",
+    "SearchLog",
     "Space",
     "Supermask",
     "Surrogate",

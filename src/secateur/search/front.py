@@ -122,7 +122,7 @@ def _gaps(values: Floats) -> Floats:
     return gaps
 
 
-def front(history: Sequence[Generation]) -> list[tuple[float, float]]:
+def front(generations: Sequence[Generation]) -> list[tuple[float, float]]:
     """Return the pairs (compression, accuracy) of the front of all that was rated on all data, by compression.
 
     >>> from secateur.search.fitness import Rating
@@ -130,7 +130,7 @@ def front(history: Sequence[Generation]) -> list[tuple[float, float]]:
     >>> front([Generation(rating, np.full((3, 2), -1), 3)])
     [(0.1, 0.0), (0.5, -1.0)]
     """
-    sure = [generation.rating.part(generation.rating.exact) for generation in history]
+    sure = [generation.rating.part(generation.rating.exact) for generation in generations]
     accuracy = np.concatenate([r.accuracy for r in sure])
     compression = np.concatenate([r.compression for r in sure])
     found: list[tuple[float, float]] = []

@@ -56,7 +56,7 @@ class Genetic(Search):
     >>> space = Space(model, weights(model))
     >>> fitness = Fitness(space, (torch.eye(2), torch.tensor([0, 1])))
     >>> result = Genetic(damage=0.5, population=10)(fitness, space, budget=50)
-    >>> result.fitness, result.keep["weight"].int().tolist()
+    >>> result.history.fitness, result.keep["weight"].int().tolist()
     (0.75, [[0, 0], [0, 1]])
     """
 

@@ -15,98 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from secateur.equations import Moments
 from secateur.search import operators
+from secateur.state import usual
 from secateur.types import InputError
 
-__all__ = ["Moments", "Replacement", "corrections", "least_squares", "patches", "replacements"]
-
-
-def patches(
-    inputs: Tensor, kernel: tuple[int, int], stride: tuple[int, int] = (1, 1), padding: tuple[int, int] = (0, 0)
-) -> Tensor:
-    """Return what a convolution sees, as rows: ``(samples · places, channels · kernel)``; a linear layer's inputs are rows.
-
-    >>> patches(torch.arange(9.0).view(1, 1, 3, 3), (2, 2))[0].tolist()
-    [0.0, 1.0, 3.0, 4.0]
-    """
-    return torch.nn.functional.unfold(inputs, kernel, stride=stride, padding=padding).transpose(1, 2).flatten(0, 1)
-
-
-def least_squares(before: Tensor, after: Tensor, weight: Tensor, *, ridge: float = 1e-6) -> Tensor:
-    """Return the weight that makes of the inputs after the cut what `weight` made of those before, as nearly as can be.
-
-    The closed form that layer-wise reconstruction uses (He et al., 2017): W Xᵀ Y (Yᵀ Y + λ I)⁻¹ in double precision.
-    Add a column of ones to both inputs, and the bias to the weight, to correct a bias as well.
-
-    Args:
-        before: ``(rows, inputs)``, what the layer read (see `patches` for convolutions).
-        after: ``(rows, inputs left)``, what it reads after the cut.
-        weight: ``(outputs, inputs)``.
-        ridge: λ, as a fraction of the mean square of an input after.
-
-    Returns:
-        ``(outputs, inputs left)``.
-
-    Raises:
-        InputError: shapes do not fit, or values are not finite.
-
-    >>> x = torch.tensor([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
-    >>> least_squares(x, x[:, :1], torch.tensor([[1.0, 4.0]]))
-    tensor([[5.0000]])
-    """
-    return Moments.of(before, after, weight).best(ridge).to(weight)
-
-
-@dataclass(frozen=True, eq=False)
-class Moments:
-    """What the squared error of a corrected layer depends on: all of its data, in two matrices.
-
-    Attributes:
-        gram: ``(inputs left, inputs left)``, YᵀY / rows of the inputs after the cut.
-        cross: ``(outputs, inputs left)``, W XᵀY / rows.
-        power: the mean square of the outputs before, added up over outputs.
-    """
-
-    gram: Tensor
-    cross: Tensor
-    power: float
-
-    @staticmethod
-    def of(before: Tensor, after: Tensor, weight: Tensor) -> Moments:
-        """Take the moments; the arguments are those of `least_squares`."""
-        if before.ndim != 2 or after.ndim != 2 or len(before) != len(after) or len(before) == 0:
-            raise InputError(
-                f"least_squares: inputs before {tuple(before.shape)} and after {tuple(after.shape)} must be matrices with "
-                "one row for each sample, the same for both; use patches(...) for a convolution"
-            )
-        if weight.ndim != 2 or weight.shape[1] != before.shape[1]:
-            raise InputError(
-                f"least_squares: the weight is {tuple(weight.shape)} and reads {before.shape[1]} inputs; "
-                "give (outputs, inputs)"
-            )
-        x, y, w = before.double(), after.double(), weight.detach().double()
-        if not bool(torch.isfinite(x.sum() + y.sum() + w.sum())):
-            raise InputError(
-                "least_squares: inputs or weight hold NaN or infinite values; repair the data or the model"
-            )
-        aim = x @ w.mT
-        rows = len(x)
-        return Moments(y.mT @ y / rows, aim.mT @ y / rows, float(aim.square().sum() / rows))
-
-    def error(self, weights: Tensor) -> Tensor:
-        """Return the mean squared error of each candidate ``(candidates, outputs, inputs left)``, added up over outputs."""
-        w = weights.double()
-        return self.power - 2 * (w * self.cross).sum((-1, -2)) + ((w @ self.gram) * w).sum((-1, -2))
-
-    def best(self, ridge: float) -> Tensor:
-        """Return the weight of the least error."""
-        if isinstance(ridge, bool) or not 0 <= ridge < np.inf:
-            raise InputError(f"least_squares: ridge must be 0 or more; got {ridge!r}")
-        size = len(self.gram)
-        load = ridge * float(self.gram.diagonal().mean())
-        padded = self.gram + load * torch.eye(size, dtype=torch.double, device=self.gram.device)
-        found: Tensor = torch.linalg.lstsq(padded.cpu(), self.cross.mT.cpu(), driver="gelsd").solution.mT
-        return found.to(self.gram.device)
+__all__ = ["Replacement", "corrections", "replacements"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +40,7 @@ class Replacement:
     history: tuple[float, ...]
 
 
+@usual
 def corrections(
     moments: Moments,
     weight: Tensor,

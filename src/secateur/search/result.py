@@ -1,18 +1,18 @@
-"""What a search found, and what it met on the way."""
+"""What a search met on the way, and the best of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from secateur.search.fitness import Rating
-from secateur.search.space import Genes, Offsets, Space
+from secateur.search.space import Genes, Offsets
 
-__all__ = ["Generation", "SearchResult", "lineage"]
+__all__ = ["Generation", "SearchLog", "lineage"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,50 +35,42 @@ class Generation:
         """The number of the fittest individual."""
         return int(np.argmax(self.rating.fitness))
 
+    def to_dict(self) -> dict[str, float]:
+        """Return the rating of the fittest individual as plain data."""
+        rating = self.rating.part(slice(self.best, self.best + 1))
+        figures = {name: float(getattr(rating, name)[0]) for name in ("fitness", "accuracy", "compression")}
+        return {name: value for name, value in figures.items() if np.isfinite(value)} | {"spent": self.spent}
+
 
 @dataclass(frozen=True, eq=False)
-class SearchResult:
-    """The best candidate that a search met, and its history.
+class SearchLog:
+    """How a search went, and the best candidate that it met: the `history` of its `Result`.
 
     Attributes:
-        search: the search, as it is written.
-        space: what was searched.
         genes: the best candidate, ``(units,)`` bool, True = keep.
         offsets: what it adds to the searched biases, ``(biases,)``; None where none were searched.
         fitness, accuracy, compression: its rating; accuracy is the change in points on the data searched with.
         spent: evaluations spent.
-        history: all generations, the initial one first.
+        generations: all of them, the initial one first.
         population: the last generation's candidates, where the search keeps any.
     """
 
-    search: str
-    space: Space
     genes: Genes
     offsets: Offsets | None
     fitness: float
     accuracy: float
     compression: float
     spent: float
-    history: Sequence[Generation]
+    generations: Sequence[Generation]
     population: Genes | None = None
 
-    @property
-    def keep(self) -> dict[str, Tensor]:
-        """The best candidate's keep masks, one a site."""
-        return self.space.keep(self.genes)
-
-    @property
-    def biases(self) -> Mapping[str, Tensor]:
-        """The new values of the searched biases."""
-        changed = self.space.tensors(self.genes, self.offsets)
-        return {name: changed[name] for name in self.space.biases if name in changed}
-
-    def apply(self) -> nn.Module:
-        """Return the masked copy of the model that was found, its searched biases shifted."""
-        return self.space.apply(self.genes, self.offsets)
+    def to_dict(self) -> dict[str, Any]:
+        """Return the best candidate's rating, and that of each generation's fittest, as plain data for JSON."""
+        best = {name: getattr(self, name) for name in ("fitness", "accuracy", "compression", "spent")}
+        return {**best, "generations": [generation.to_dict() for generation in self.generations]}
 
 
-def lineage(history: Sequence[Generation], individual: int) -> list[int]:
+def lineage(generations: Sequence[Generation], individual: int) -> list[int]:
     """Return the number of an individual's ancestor in every generation, the last generation's last.
 
     Of two parents the first is followed: that whose genes lie outside the two cuts of the crossover.
@@ -88,7 +80,7 @@ def lineage(history: Sequence[Generation], individual: int) -> list[int]:
     >>> lineage([first, Generation(one, np.array([[0, -1], [0, 1]]), 4)], 1)
     [0, 1]
     """
-    found = [individual]
-    for generation in reversed(history[1:]):
-        found.append(int(generation.parents[found[-1], 0]))
-    return found[::-1]
+    ancestors = [individual]
+    for generation in reversed(generations[1:]):
+        ancestors.append(int(generation.parents[ancestors[-1], 0]))
+    return ancestors[::-1]

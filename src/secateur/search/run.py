@@ -16,10 +16,11 @@ from safetensors.numpy import save as dump_arrays
 
 from secateur.files import write_bytes
 from secateur.progress import bar
+from secateur.result import Method, Result
 from secateur.search.fitness import FitnessLike, Rating
-from secateur.search.result import Generation, SearchResult
+from secateur.search.result import Generation, SearchLog
 from secateur.search.space import Genes, Offsets, Space
-from secateur.state import digest, tensors
+from secateur.state import digest, tensors, usual
 from secateur.types import FileError, InputError
 
 __all__ = ["Arrays", "Run", "Search", "check_fraction", "check_whole"]
@@ -105,6 +106,7 @@ class Search(ABC):
     A new one writes `begin` and `step`; what it carries from step to step is arrays, so that a state can be kept.
     """
 
+    @usual
     def __call__(
         self,
         fitness: FitnessLike,
@@ -114,7 +116,7 @@ class Search(ABC):
         *,
         state: str | Path | None = None,
         progress: bool = False,
-    ) -> SearchResult:
+    ) -> Result:
         """Search, and return the best candidate met; the unpruned model is a candidate, so it is never worse.
 
         Args:
@@ -147,9 +149,8 @@ class Search(ABC):
                 arrays = self._moved(self.step(run, arrays), path, run, identity)
                 advance(run.spent - before)
                 before = run.spent
-        return SearchResult(
-            repr(self), space, run.genes, run.offsets, *run.best, run.spent, tuple(run.history), arrays.get("genes")
-        )
+        log = SearchLog(run.genes, run.offsets, *run.best, run.spent, tuple(run.history), arrays.get("genes"))
+        return _result(space, log, Method(criterion=repr(self)))
 
     @abstractmethod
     def begin(self, run: Run) -> Arrays:
@@ -185,6 +186,17 @@ def check_whole(search: object, least: int = 1, **values: int) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise InputError(f"{type(search).__name__}: {name} must be a whole number, {least} or more; got {value!r}")
+
+
+def _result(space: Space, log: SearchLog, method: Method) -> Result:
+    """The smaller model that the best candidate stands for.
+
+    Channels are cut out; where a candidate empties a layer, nothing would pass it, and there are only zeros.
+    """
+    keep, repaired = space.keep(log.genes), space.shifted(log.offsets)
+    empties = any(site.kind == "channel" and not bool(keep[name].any()) for name, site in space.sites.items())
+    make = Result.masked if empties else Result.of
+    return make(space.model, space.sites, keep, repaired=repaired, method=method, history=log)
 
 
 RATED = tuple(f.name for f in fields(Rating))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,17 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from secateur.criteria.magnitude import Magnitude
+from secateur.rate.population import Genes, Offsets
 from secateur.state import check_finite
-from secateur.structure.sites import REPAIR, check_keep, check_same_model, mask, masked_tensors
+from secateur.structure.sites import REPAIR, check_keep, check_same_model, masked_tensors
 from secateur.types import InputError, Keep, Sites, unknown_name
+from secateur.untouched import copied
 
 __all__ = ["Genes", "Offsets", "Space", "only"]
-
-Genes = NDArray[np.bool_]
-"""Candidates: ``(candidates, units)`` bool, True = keep; one row is a chromosome."""
-
-Offsets = NDArray[np.float64]
-"""What is added to the searched biases: ``(candidates, biases)``."""
 
 
 def only(sites: Sites, names: str | Iterable[str]) -> Sites:
@@ -170,11 +165,11 @@ class Space:
             changed[name] = bias + offset.to(bias)
         return changed
 
-    def apply(self, genes: Genes, offsets: Offsets | None = None) -> nn.Module:
-        """Return the masked copy of the model that a candidate stands for, biases shifted as it says."""
-        result = mask(self.model, self.sites, self.keep(genes)) if not genes.all() else copy.deepcopy(self.model)
-        changed = self.tensors(genes, offsets)
+    def shifted(self, offsets: Offsets | None) -> nn.Module:
+        """Return a copy of the whole model with its searched biases shifted as a candidate says."""
+        result = copied(self.model)
         with torch.no_grad():
-            for name in self.biases:
-                result.get_parameter(name).copy_(changed.get(name, self.model.get_parameter(name)))
+            for name, offset in self.offset(offsets).items():
+                bias = result.get_parameter(name)
+                bias.add_(offset.to(bias))
         return result

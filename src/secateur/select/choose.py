@@ -12,8 +12,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from secateur.select.nested import nearest_multiple, nested_counts
 from secateur.select.patterns import Block, by_block, n_of_m
-from secateur.types import InputError, Scores, unknown_name
+from secateur.state import usual
+from secateur.structure.nesting import nested
+from secateur.types import InputError, Scores, Sites, unknown_name
 
 __all__ = ["Scope", "removed_fraction", "select"]
 
@@ -23,6 +26,7 @@ Scope = Literal["global", "layer", "row"]
 SCOPES = ("global", "layer", "row")
 
 
+@usual
 def select(
     scores: Scores,
     sparsity: float | Mapping[str, float] | None = None,
@@ -34,14 +38,18 @@ def select(
     block: Block | None = None,
     minimum: int = 1,
     round_to: int = 1,
+    sites: Sites | None = None,
 ) -> dict[str, Tensor]:
     """Return one keep mask a site, True = keep, that removes the lowest scores.
 
     Args:
-        scores: one tensor a site; high means keep.
+        scores: one tensor a site; high means keep. Scores of one's own may all be equal, where the tie rule decides, and
+            infinite, to keep or remove what they stand for. (Those that a criterion gives to `prune`, a schedule,
+            `budget` or `sensitivity` may not, as they tell nothing.)
         sparsity: the fraction of units to remove, in [0, 1]: of all units pooled (`scope` "global") or of each site
             ("layer"); with "layer" also a mapping of site name to fraction, sites not named staying whole. The number
-            removed is the fraction times the number of units, rounded to the nearest (halves to even).
+            removed is the fraction times the number of units, rounded to the nearest (halves to even). Where several
+            sites lie in one axis of a tensor (`sites` tells), it is the fraction of that tensor's channels.
         scope: pool the scores of all sites, take each site by itself, or, for single weights, each row of a weight by
             itself (``"row"``: the weights that lead to one output, as Sun et al., 2024, compare them).
         threshold: instead of `sparsity`, remove every unit whose score is below this value.
@@ -56,10 +64,13 @@ def select(
             lowest scores of other sites go instead, so that the number removed stays exact. 0 allows empty sites.
         round_to: keep a multiple of this many units in every site, the nearest one (halves up), at least one multiple
             where the site has so many; hardware likes multiples of 8. The number removed is then near, not exact.
+        sites: what the scores are of. With "layer" and one fraction for all, sites that make up one axis together, as
+            groups and the channels inside each, share the removal: of k such sites each keeps (1 − s)^(1/k), rounded so
+            that their product comes nearest to 1 − s. Without it each site loses the whole fraction.
 
     Raises:
         InputError: a fraction outside [0, 1], none or several of `sparsity`, `threshold`, `cumulative` and `pattern`,
-            scores that are empty or NaN, or more to remove than `minimum` allows.
+            scores that are empty, NaN or all infinite, or more to remove than `minimum` allows.
 
     >>> scores = {"conv1": torch.tensor([1.0, 4.0, 2.0]), "fc": torch.tensor([3.0, 0.5, 5.0])}
     >>> {k: v.tolist() for k, v in select(scores, 0.5).items()}
@@ -94,6 +105,8 @@ def select(
         if cumulative is not None:
             return _by_share(scores, _fraction(cumulative, "cumulative"), minimum)
         assert sparsity is not None
+        if scope == "layer" and sites is not None and not isinstance(sparsity, Mapping):
+            return _select_by_layer(scores, sparsity, minimum, _nested(scores, sparsity, minimum, round_to, sites))
         return _fewest(scores, sparsity, scope, minimum)
 
     keep = choose(scores) if block is None else by_block(scores, block, choose)
@@ -108,6 +121,13 @@ def _fewest(scores: Scores, sparsity: float | Mapping[str, float], scope: Scope,
     if scope == "global":
         return _select_global(scores, _fraction(sparsity, "sparsity"), minimum)
     return {name: _by_row(score, _fraction(sparsity, "sparsity"), minimum, name) for name, score in scores.items()}
+
+
+def _nested(scores: Scores, sparsity: float, minimum: int, round_to: int, sites: Sites) -> dict[str, int]:
+    """How many units stay of the sites that lie in one axis with others."""
+    sizes = {name: score.numel() for name, score in scores.items()}
+    fraction = _fraction(sparsity, "sparsity")
+    return nested_counts(sizes, nested(sites), fraction, minimum=minimum, round_to=round_to)
 
 
 def _by_row(score: Tensor, sparsity: float, minimum: int, name: str) -> Tensor:
@@ -161,6 +181,8 @@ def _check_scores(scores: Scores) -> None:
         if bool(torch.isnan(score).any()):
             bad = int(torch.isnan(score).sum())
             raise InputError(f"select: {bad} scores of {name!r} are NaN; repair the criterion or its data")
+    if all(bool(torch.isinf(score).all()) for score in scores.values()):
+        raise InputError("select: all scores are infinite, which ranks nothing; repair the criterion or its data")
 
 
 def _fraction(value: float, what: str) -> float:
@@ -169,7 +191,10 @@ def _fraction(value: float, what: str) -> float:
     return float(value)
 
 
-def _select_by_layer(scores: Scores, sparsity: float | Mapping[str, float], minimum: int) -> dict[str, Tensor]:
+def _select_by_layer(
+    scores: Scores, sparsity: float | Mapping[str, float], minimum: int, kept: Mapping[str, int] | None = None
+) -> dict[str, Tensor]:
+    """Remove a fraction of each site, or all but so many units as `kept` says."""
     if isinstance(sparsity, Mapping):
         for name in sparsity:
             if name not in scores:
@@ -180,6 +205,8 @@ def _select_by_layer(scores: Scores, sparsity: float | Mapping[str, float], mini
     keep = {}
     for name, score in scores.items():
         count = min(round(fractions[name] * score.numel()), max(score.numel() - minimum, 0))
+        if kept is not None and name in kept:
+            count = score.numel() - kept[name]
         keep[name] = ~_lowest(score.flatten(), count).reshape(score.shape)
     return keep
 
@@ -206,8 +233,7 @@ def _select_global(scores: Scores, sparsity: float, minimum: int) -> dict[str, T
 
 def _rounded(kept: Tensor, score: Tensor, multiple: int) -> Tensor:
     """The best units of a site, as many as the multiple nearest to those kept."""
-    count = (int(kept.sum()) + multiple // 2) // multiple * multiple
-    return _best(score, min(max(count, multiple), score.numel()) if bool(kept.any()) else 0)
+    return _best(score, nearest_multiple(int(kept.sum()), score.numel(), multiple) if bool(kept.any()) else 0)
 
 
 def _lowest(flat: Tensor, count: int) -> Tensor:

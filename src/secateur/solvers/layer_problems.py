@@ -8,7 +8,7 @@ from torch import Tensor
 from secateur.criteria.layer_inputs import Inputs
 from secateur.types import InputError
 
-__all__ = ["damped", "merged"]
+__all__ = ["damped", "damping_of", "merged"]
 
 
 def merged(found: list[Inputs], doing: str) -> list[Inputs]:
@@ -41,9 +41,14 @@ def _overlap(a: Inputs, b: Inputs) -> bool:
     return bool(torch.isin(a.layer.entries, b.layer.entries).any())
 
 
+def damping_of(moments: Tensor, damping: float) -> float:
+    """Return what is added to the diagonal of second moments ``(in, in)``: a share of its mean."""
+    return max(damping * float(moments.diagonal().mean()), 1e-12)
+
+
 def damped(moments: Tensor, damping: float) -> Tensor:
     """Return second moments ``(in, in)`` with a share of the mean of their diagonal added to it."""
-    made = moments.clone()
-    diagonal = made.diagonal()
-    diagonal += max(damping * float(diagonal.mean()), 1e-12)
-    return made
+    raised = moments.clone()
+    diagonal = raised.diagonal()
+    diagonal += damping_of(moments, damping)
+    return raised

@@ -1,17 +1,19 @@
-"""What a solver returns: masks, and the weights that go with them."""
+"""What a solver works out: masks, and the weights that go with them; and the smaller model that they make."""
 
 from __future__ import annotations
 
-import copy
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from secateur.state import check_module, own_tensors
+from secateur.result import Method, Result
+from secateur.select import layer_fractions
+from secateur.state import check_module, own_tensors, usual
 from secateur.types import InputError, Keep, Sites
+from secateur.untouched import copied
 
 __all__ = ["Fractions", "Solution", "Solver", "fractions_of"]
 
@@ -36,6 +38,7 @@ class Solution:
     keep: Keep
     tensors: Mapping[str, Tensor]
 
+    @usual
     def apply(self, model: nn.Module) -> nn.Module:
         """Return a copy of the model with the new weights; channels are then cut with ``cut(copy, sites, keep)``.
 
@@ -43,7 +46,7 @@ class Solution:
             InputError: the model has no such parameter, or it has another shape.
         """
         check_module(model, "Solution.apply")
-        changed = copy.deepcopy(model)
+        changed = copied(model)
         own = own_tensors(changed)
         for name, tensor in self.tensors.items():
             if name not in own or own[name].shape != tensor.shape:
@@ -57,25 +60,46 @@ class Solution:
         return changed
 
 
-class Solver(Protocol):
+class Solver(ABC):
     """What removes and repairs: a frozen dataclass, called with ``(model, sites, sparsity)``, that changes nothing."""
 
-    def __call__(self, model: nn.Module, sites: Sites, sparsity: Fractions) -> Solution:
-        """Return the masks for this sparsity, and the weights that make up for what goes."""
-        ...
+    @usual
+    def __call__(
+        self, model: nn.Module, sites: Sites, sparsity: Fractions | None = None, *, pattern: str | None = None
+    ) -> Result:
+        """Return the smaller model, repaired and verified: channels are cut out, single weights are zero.
+
+        Args:
+            model: the model that `sites` were found in; it is left as it is.
+            sites: from `channels` or `weights`, whichever the solver takes.
+            sparsity: the fraction removed, in [0, 1], or one by site.
+            pattern: instead, for solvers that know it: N of every M weights stay, such as ``"2:4"``.
+        """
+        solution = self.solve(model, sites, sparsity, pattern=pattern)
+        method = Method(criterion=repr(self), sparsity=sparsity, rule={} if pattern is None else {"pattern": pattern})
+        return Result.of(model, sites, solution.keep, repaired=solution.apply(model), method=method)
+
+    @abstractmethod
+    def solve(
+        self, model: nn.Module, sites: Sites, sparsity: Fractions | None = None, *, pattern: str | None = None
+    ) -> Solution:
+        """Return the masks, and the weights that make up for what goes; nothing is cut."""
 
 
 def fractions_of(sparsity: Fractions, sites: Sites, doing: str) -> dict[str, float]:
     """Return the fraction of every site, those not named in a mapping staying whole.
 
+    One fraction for all is that of each tensor's channels; sites that lie in one axis share it.
+
     Raises:
         InputError: a fraction outside [0, 1].
         UnknownNameError: a name that is no site.
     """
-    given = dict.fromkeys(sites, 0.0) | dict(sparsity) if isinstance(sparsity, Mapping) else sparsity
-    found = given if isinstance(given, dict) else dict.fromkeys(sites, given)
-    for name, fraction in found.items():
+    fractions = (
+        dict.fromkeys(sites, 0.0) | dict(sparsity) if isinstance(sparsity, Mapping) else dict.fromkeys(sites, sparsity)
+    )
+    for name, fraction in fractions.items():
         _ = sites[name]
         if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 <= fraction <= 1:
             raise InputError(f"{doing}: sparsity is the fraction removed and must lie in [0, 1]; got {fraction!r}")
-    return found
+    return fractions if isinstance(sparsity, Mapping) else layer_fractions(sites, sparsity)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -17,9 +16,11 @@ from secateur.labelled import Data
 from secateur.select import select
 from secateur.select.patterns import n_of_m, parse_pattern
 from secateur.solvers.layer_problems import damped, merged
-from secateur.solvers.solution import Fractions, Solution, fractions_of
+from secateur.solvers.solution import Fractions, Solution, Solver, fractions_of
+from secateur.state import usual
 from secateur.structure.layers import Layer
 from secateur.types import InputError, Sites
+from secateur.untouched import copied
 
 __all__ = ["SparseGPT"]
 
@@ -28,7 +29,7 @@ Choose = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class SparseGPT:
+class SparseGPT(Solver):
     """Removes single weights of each layer so that its outputs on data change least (Frantar and Alistarh, 2023).
 
     Each weight is a matrix that multiplies inputs x. Column by column the weights of least w² / [H⁻¹]ⱼⱼ go, H = x xᵀ of
@@ -37,7 +38,7 @@ class SparseGPT:
     layer; the matrix H of one layer is held at a time. No labels are needed.
 
     Attributes:
-        batches: labelled samples; the targets are not used.
+        data: labelled samples; the targets are not used.
         block: how many columns are chosen from at once, for a fraction. For N of M it is always M (section 3.3): each
             group is chosen on weights that have taken over what the groups before it lost.
         damping: added to the diagonal of H, as a share of its mean.
@@ -51,20 +52,21 @@ class SparseGPT:
     >>> model = nn.Linear(2, 1, bias=False)
     >>> model.weight.data = torch.tensor([[1.0, 2.0]])
     >>> data = (torch.tensor([[1.0, 1.0], [2.0, 2.0]]), torch.zeros(2))     # both inputs are always the same
-    >>> SparseGPT(data, damping=1e-9)(model, weights(model), 0.5).tensors
+    >>> SparseGPT(data, damping=1e-9).solve(model, weights(model), 0.5).tensors
     {'weight': tensor([[0., 3.]])}
     """
 
-    batches: Data = field(repr=False)
+    data: Data = field(repr=False)
     block: int = 128
     damping: float = 0.01
     batch_size: int = 500
 
     def __post_init__(self) -> None:
-        check_batches("SparseGPT", self.batches, self.batch_size)
+        check_batches("SparseGPT", self.data, self.batch_size)
         check_blocks("SparseGPT", self.block, self.damping)
 
-    def __call__(
+    @usual
+    def solve(
         self, model: nn.Module, sites: Sites, sparsity: Fractions | None = None, *, pattern: str | None = None
     ) -> Solution:
         """Return masks and weights for a sparsity, or for N of every M inputs (``pattern="2:4"``)."""
@@ -72,9 +74,9 @@ class SparseGPT:
         if (sparsity is None) == (pattern is None):
             raise InputError("SparseGPT: give either sparsity (a fraction, or one by site) or pattern (N:M)")
         fractions = fractions_of(sparsity if sparsity is not None else 0.0, sites, "SparseGPT")
-        work = copy.deepcopy(model)
+        work = copied(model)
         parameters = parameters_of(work, sites)
-        inputs = LayerInputs(work, self.batches, self.batch_size, "SparseGPT")
+        inputs = LayerInputs(work, self.data, self.batch_size, "SparseGPT")
         order = inputs.order()
         _check_multiplied(sites, order)
         keep = {}

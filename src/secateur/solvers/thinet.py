@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 
 import torch
@@ -12,19 +11,21 @@ from secateur.criteria.batches import check_batches
 from secateur.criteria.layer_inputs import Inputs, LayerInputs
 from secateur.criteria.reconstruction import gram, greedy, read_by, readers
 from secateur.criteria.units import parameters_of
+from secateur.equations import solved
 from secateur.labelled import Data
 from secateur.select import select
-from secateur.solvers.layer_problems import damped, merged
-from secateur.solvers.solution import Fractions, Solution, fractions_of
-from secateur.state import own_tensors
+from secateur.solvers.layer_problems import damping_of, merged
+from secateur.solvers.solution import Fractions, Solution, Solver, fractions_of
+from secateur.state import own_tensors, usual
 from secateur.structure.sites import masked_tensors
 from secateur.types import InputError, Site, Sites
+from secateur.untouched import copied
 
 __all__ = ["ThiNet"]
 
 
 @dataclass(frozen=True)
-class ThiNet:
+class ThiNet(Solver):
     """Removes channels so that the layers that read them compute nearly the same, and refits those (Luo et al., 2017).
 
     Channels go by `secateur.criteria.Reconstruction`; then the readers' weights are fitted anew to what they computed
@@ -33,7 +34,7 @@ class ThiNet:
     pass a site, and the second moments of one site's readers at a time. No labels are needed.
 
     Attributes:
-        batches: labelled samples; the targets are not used.
+        data: labelled samples; the targets are not used.
         damping: added to the diagonal of the inputs' second moments, as a share of its mean.
         batch_size: samples a pass, where the data are in memory.
 
@@ -44,26 +45,31 @@ class ThiNet:
     >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
     >>> model[0].weight.data, model[1].weight.data = torch.tensor([[1.0], [2.0]]), torch.tensor([[1.0, 1.0]])
     >>> sites = channels(model, torch.zeros(1, 1))
-    >>> solution = ThiNet((torch.ones(4, 1), torch.zeros(4)), damping=1e-9)(model, sites, 0.5)
+    >>> solution = ThiNet((torch.ones(4, 1), torch.zeros(4)), damping=1e-9).solve(model, sites, 0.5)
     >>> solution.keep["0"].tolist(), solution.tensors["1.weight"]        # 1 · 1 + 2 · 1 = 2 · 1.5
     ([False, True], tensor([[0.0000, 1.5000]]))
     """
 
-    batches: Data = field(repr=False)
+    data: Data = field(repr=False)
     damping: float = 1e-3
     batch_size: int = 500
 
     def __post_init__(self) -> None:
-        check_batches("ThiNet", self.batches, self.batch_size)
+        check_batches("ThiNet", self.data, self.batch_size)
         if isinstance(self.damping, bool) or not self.damping > 0:
             raise InputError(f"ThiNet: damping must be above 0; got {self.damping!r}")
 
-    def __call__(self, model: nn.Module, sites: Sites, sparsity: Fractions) -> Solution:
+    @usual
+    def solve(
+        self, model: nn.Module, sites: Sites, sparsity: Fractions | None = None, *, pattern: str | None = None
+    ) -> Solution:
         """Return masks and weights; one unit of every site stays at least."""
+        if sparsity is None or pattern is not None:
+            raise InputError("ThiNet: give a sparsity (a fraction, or one by site); channels have no pattern")
         fractions = fractions_of(sparsity, sites, "ThiNet")
-        work = copy.deepcopy(model)
+        work = copied(model)
         parameters_of(work, sites)
-        inputs = LayerInputs(work, self.batches, self.batch_size, "ThiNet")
+        inputs = LayerInputs(work, self.data, self.batch_size, "ThiNet")
         keep: dict[str, Tensor] = {}
         for name, site in sites.items():
             found = {n: merged(f, "ThiNet") for n, f in inputs.second_moments(read_by(site)).items()}
@@ -82,21 +88,24 @@ class ThiNet:
             flat = weight.detach().flatten().clone()
             for entries, owner, moments in zip(inputs.layer.entries.to(flat.device), owners, inputs.total, strict=True):
                 stays = ((owner < 0) | keep[owner.clamp(min=0)]).to(flat.device)
-                flat[entries] = refitted(flat[entries].double(), damped(moments, self.damping), stays).to(flat)
+                load = damping_of(moments, self.damping)
+                flat[entries] = refitted(flat[entries].double(), moments, stays, load).to(flat)
             _write(work, {inputs.layer.parameter: flat.reshape(weight.shape)})
 
 
-def refitted(weight: Tensor, moments: Tensor, stays: Tensor) -> Tensor:
+def refitted(weight: Tensor, moments: Tensor, stays: Tensor, load: float) -> Tensor:
     """Return the matrix whose columns that stay compute what all did, as nearly as they can; zeros in the others.
 
+    `load` is what the square of a column's change costs.
+
     >>> moments = torch.tensor([[1.0, 2.0], [2.0, 4.0]])
-    >>> refitted(torch.tensor([[1.0, 1.0]]), moments, torch.tensor([False, True]))
+    >>> refitted(torch.tensor([[1.0, 1.0]]), moments, torch.tensor([False, True]), 0.0)
     tensor([[0.0000, 1.5000]])
     """
-    made = torch.zeros_like(weight)
-    if bool(stays.any()):
-        made[:, stays] = torch.linalg.solve(moments[stays][:, stays], moments[stays] @ weight.T).T
-    return made
+    refit = torch.zeros_like(weight)
+    change = solved(moments[stays][:, stays], weight[:, ~stays] @ moments[~stays][:, stays], load)
+    refit[:, stays] = weight[:, stays] + change.to(weight)
+    return refit
 
 
 def _write(model: nn.Module, tensors: dict[str, Tensor]) -> None:

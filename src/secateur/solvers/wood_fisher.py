@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
+from secateur.criteria.batches import check_batches
 from secateur.criteria.derivatives import Objective
 from secateur.criteria.fisher_blocks import check_blocks, check_weights, fisher_blocks, repaired, saliencies
-from secateur.criteria.gates import check_options
 from secateur.criteria.units import parameters_of
 from secateur.labelled import Data
+from secateur.losses import loss_function
 from secateur.select import SCOPES, Scope, select
-from secateur.solvers.solution import Fractions, Solution
+from secateur.solvers.solution import Fractions, Solution, Solver
+from secateur.state import usual
 from secateur.types import InputError, Keep, Loss, Sites, unknown_name
+from secateur.untouched import copied
 
 __all__ = ["WoodFisher"]
 
 
 @dataclass(frozen=True)
-class WoodFisher:
+class WoodFisher(Solver):
     """Removes the single weights of least saliency, and moves the others to make up for them (Singh and Alistarh, 2020).
 
     The loss is taken as a bowl whose curvature is the empirical Fisher matrix, in blocks of weights that follow each
@@ -32,8 +33,8 @@ class WoodFisher:
     step; memory is 8 bytes · `block` a weight, twice.
 
     Attributes:
-        batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
-        loss: of (outputs, targets), the mean over a batch.
+        data: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
+        loss: a name that `fit` takes, or a function of (outputs, targets) that gives the mean over a batch.
         block: how many weights that follow each other make up for each other.
         damping: added to the diagonal, as a share of its mean; more holds the weights nearer to where they are.
         steps: in how many steps the sparsity is reached, each with the curvature anew, as the bowl fits only nearby; the
@@ -48,12 +49,12 @@ class WoodFisher:
     >>> model = nn.Linear(2, 1, bias=False)
     >>> model.weight.data = torch.tensor([[1.0, 2.0]])
     >>> data = (torch.tensor([[1.0, 1.0]]), torch.zeros(1, 1))      # the loss knows the sum w1 + w2 alone
-    >>> WoodFisher(data, nn.functional.mse_loss, damping=1e-6)(model, weights(model), 0.5).tensors
+    >>> WoodFisher(data, nn.functional.mse_loss, damping=1e-6).solve(model, weights(model), 0.5).tensors
     {'weight': tensor([[0.0000, 3.0000]])}
     """
 
-    batches: Data = field(repr=False)
-    loss: Loss = cross_entropy
+    data: Data = field(repr=False)
+    loss: str | Loss = "cross_entropy"
     block: int = 64
     damping: float = 1e-2
     steps: int = 4
@@ -61,23 +62,25 @@ class WoodFisher:
     batch_size: int = 500
 
     def __post_init__(self) -> None:
-        check_options("WoodFisher", self.batches, self.loss, self.batch_size)
+        check_batches("WoodFisher", self.data, self.batch_size)
+        loss_function(self.loss)
         check_blocks("WoodFisher", self.block, self.damping)
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
             raise InputError(f"WoodFisher: steps must be a whole number, at least 1; got {self.steps!r}")
         if self.scope not in SCOPES:
             raise unknown_name("scope", self.scope, SCOPES)
 
-    def __call__(
+    @usual
+    def solve(
         self, model: nn.Module, sites: Sites, sparsity: Fractions | None = None, *, pattern: str | None = None
     ) -> Solution:
         """Return masks and weights for a sparsity, or for N of every M weights (``pattern="2:4"``)."""
         check_weights("WoodFisher", sites)
-        work = copy.deepcopy(model)
+        work = copied(model)
         parameters = parameters_of(work, sites)
         keep: Keep | None = None
         for goal in self._goals(sparsity, pattern):
-            objective = Objective(work, sites, self.batches, self.batch_size, self.loss, "WoodFisher")
+            objective = Objective(work, sites, self.data, self.batch_size, loss_function(self.loss), "WoodFisher")
             fisher = fisher_blocks(objective, self.block, self.damping)
             keep = select(saliencies(work, sites, fisher, keep), goal, scope=self.scope, pattern=pattern)
             with torch.no_grad():

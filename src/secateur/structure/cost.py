@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from secateur.structure.axes import Atom, Axis, resolve
-from secateur.structure.infer import Structure, bind
+from secateur.structure.infer import Structure
+from secateur.structure.ops import bind
 from secateur.structure.rules import Value, op_name
 from secateur.structure.rules.contractions import CONVOLUTIONS, TRANSPOSED
 from secateur.types import Keep

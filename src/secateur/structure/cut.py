@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import copy
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.optim import Optimizer
 
 from secateur.randomness import private_draws
-from secateur.state import evaluating
+from secateur.state import evaluating, usual
 from secateur.structure.attention import free_attention
 from secateur.structure.axes import Atom, keep_vector
-from secateur.structure.depth import BlockStructure, without_blocks
-from secateur.structure.graph import graph_form, graph_structure
+from secateur.structure.cases import Cases
+from secateur.structure.depth import BlockStructure, removed_blocks, skipping
+from secateur.structure.graph import graph_form, graph_structure, require_shapes
 from secateur.structure.infer import Structure
 from secateur.structure.mend import Edits, edits, proposals
 from secateur.structure.optimizer import carry_over, check_optimizer
-from secateur.structure.sites import check_keep, check_same_model, masked_tensors
-from secateur.structure.verify import difference, reference_outputs, verify
+from secateur.structure.reference import Reference
+from secateur.structure.sites import check_keep, check_same_model
+from secateur.structure.verify import Verification, shapes_taken, verify
 from secateur.types import CutError, InputError, Keep, Sites, VerificationError, unknown_name
+from secateur.untouched import copied
 
 __all__ = ["CutModel", "Plan", "apply_plan", "cut", "cut_with_plan", "make_plan"]
 
@@ -46,6 +47,7 @@ class Plan:
     attributes: Edits = field(default_factory=dict)
 
 
+@usual
 def cut(
     model: nn.Module,
     sites: Sites,
@@ -97,13 +99,14 @@ def cut(
 
 @dataclass(frozen=True, eq=False)
 class CutModel:
-    """A cut model with the plan that made it and the relative difference found when it was verified."""
+    """A cut model with the plan that made it and what was verified."""
 
     model: nn.Module
     plan: Plan
-    difference: float
+    verification: Verification
 
 
+@usual
 def cut_with_plan(
     model: nn.Module, sites: Sites, keep: Keep, *, form: Form = "auto", tolerance: float = TOLERANCE
 ) -> CutModel:
@@ -114,45 +117,42 @@ def cut_with_plan(
     check_same_model(model, sites)
     checked = check_keep(sites, keep)
     if isinstance(sites.structure, BlockStructure):
-        return _cut_blocks(model, sites, sites.structure, checked, tolerance)
+        small = skipping(model, removed_blocks(sites.structure, checked))
+        return CutModel(small, Plan(), verify(Cases(Reference(model, sites, checked)), small, {}, {}, tolerance))
     structure = _structure(sites)
     for name, kept in checked.items():
         if not bool(kept.any()):
             raise CutError(f"cut: every unit of {name!r} would go and nothing would pass it; keep at least one")
     gone = {structure.units[name]: kept for name, kept in checked.items() if not bool(kept.all())}
+    cases = Cases(Reference(model, sites, checked))
     plan = make_plan(model, structure, gone)
-    reference = reference_outputs(model, sites, checked)
     small = apply_plan(model, plan)
     error: Exception | None = None
     if form != "graph":
         try:
-            return _module_form(model, small, plan, structure, gone, reference, tolerance)
+            return _module_form(cases, small, plan, structure, gone, tolerance)
         except CutError as refused:
             if form == "module":
                 raise
             error = refused
-    return _graph_form(model, CutModel(small, plan, 0.0), structure, checked, reference, tolerance, error)
+    return _graph_form(cases, small, plan, structure, tolerance, error)
 
 
 def _graph_form(
-    model: nn.Module,
-    made: CutModel,
-    structure: Structure,
-    keep: Keep,
-    reference: list[Any],
-    tolerance: float,
-    error: Exception | None,
+    cases: Cases, small: nn.Module, plan: Plan, structure: Structure, tolerance: float, error: Exception | None
 ) -> CutModel:
     """The cut graph, for any batch size where that verifies, else for the example inputs' own."""
+    reference = cases.reference
     for any_batch in (True, False):
         try:
-            traced = graph_structure(model, structure.graph, any_batch)
-            gone = {traced.units[name]: kept for name, kept in keep.items() if not bool(kept.all())}
-            graph = graph_form(made.model, traced, gone)
-            graph.meta["any_batch"] = any_batch
+            traced = graph_structure(reference.model, structure.graph, any_batch)
+            gone = {traced.units[name]: kept for name, kept in reference.keep.items() if not bool(kept.all())}
+            graph = graph_form(small, traced, gone)
+            graph.meta["follows_batch"] = any_batch
             # Verified on the example inputs themselves, not on those of the second trace.
-            found = verify(reference, graph, structure, gone, tolerance)
-            return CutModel(graph, made.plan, found)
+            verification = verify(cases, graph, plan.rows, gone, tolerance)
+            require_shapes(graph, shapes_taken(cases, graph, plan.rows))
+            return CutModel(graph, plan, verification)
         except VerificationError:
             if not any_batch:
                 raise
@@ -164,21 +164,16 @@ def _graph_form(
 
 
 def _module_form(
-    model: nn.Module,
-    small: nn.Module,
-    plan: Plan,
-    structure: Structure,
-    gone: Mapping[Atom, Tensor],
-    reference: Any,
-    tolerance: float,
+    cases: Cases, small: nn.Module, plan: Plan, structure: Structure, gone: Mapping[Atom, Tensor], tolerance: float
 ) -> CutModel:
     """Try the proposed attribute edits in turn on `small`; the first that runs and verifies is it."""
+    model = cases.reference.model
     failure: CutError | None = None
     for attributes in proposals(model, structure, gone, plan.attributes):
         set_attributes(small, attributes)
         try:
-            found = verify(reference, small, structure, gone, tolerance)
-            return CutModel(small, Plan(plan.rows, attributes), found)
+            verification = verify(cases, small, plan.rows, gone, tolerance)
+            return CutModel(small, Plan(plan.rows, attributes), verification)
         except VerificationError as error:
             failure = failure or error
         except Exception as error:  # noqa: BLE001  (the user's forward may raise anything on sizes it was not made for)
@@ -204,18 +199,6 @@ def _line(error: Exception) -> str:
     """The line of the model's own code that failed."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename]
     return f", {frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno}" if frames else ""
-
-
-def _cut_blocks(model: nn.Module, sites: Sites, structure: BlockStructure, keep: Keep, tolerance: float) -> CutModel:
-    """Skip blocks, and compare with the model whose skipped blocks have only zeros."""
-    small = without_blocks(model, structure, keep)
-    changed = masked_tensors(model, sites, keep)
-    args, kwargs = structure.args, dict(structure.kwargs)
-    with evaluating(model), evaluating(small), private_draws():
-        found = difference(functional_call(model, changed, args, kwargs, tie_weights=False), small(*args, **kwargs))
-    if not found <= tolerance:
-        raise VerificationError(f"the model without its blocks differs from the masked one by {found:.2e} (relative)")
-    return CutModel(small, Plan(), found)
 
 
 def _structure(sites: Sites) -> Structure:
@@ -250,7 +233,7 @@ def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
     for name, rows in plan.rows.items():
         old = _find_tensor(model, name)
         memo[id(old)] = _sliced(old, rows)
-    result = copy.deepcopy(model, memo)
+    result = copied(model, memo)
     set_attributes(result, plan.attributes)
     return result
 
@@ -295,7 +278,7 @@ def _blame(model: nn.Module, structure: Structure) -> str:
         handles.append(module.register_forward_pre_hook(lambda _m, _a, path=path: entered.append(path or "the model")))
         handles.append(module.register_forward_hook(lambda _m, _a, _o: _forget(entered)))
     try:
-        with evaluating(model):
+        with evaluating(model), private_draws():
             model(*structure.graph.args, **structure.graph.kwargs)
     except Exception:  # noqa: BLE001  (the error itself is the caller's; here only its place is wanted)
         return f"in {entered[-1]}" if entered else "in the model"

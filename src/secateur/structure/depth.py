@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from secateur.randomness import private_draws
-from secateur.state import check_finite, check_made, check_module, evaluating, split_inputs
+from secateur.state import check_finite, check_made, check_module, evaluating, split_inputs, usual
 from secateur.structure.sites import REPAIR
 from secateur.types import ExampleInputs, InputError, Keep, Member, Site, Sites
+from secateur.untouched import copied, run_with
 
-__all__ = ["BlockStructure", "Skip", "blocks", "without_blocks"]
+__all__ = ["BlockStructure", "Skip", "blocks", "removed_blocks", "skipping"]
 
 TOLERANCE = 1e-5
 
@@ -60,6 +59,7 @@ class BlockStructure:
     wrapped: frozenset[str]
 
 
+@usual
 def blocks(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[str] = ()) -> Sites:
     """Return sites whose units are whole blocks that can be left out: the depth of a residual network.
 
@@ -152,8 +152,8 @@ def _problem(block: nn.Module, call: Called) -> str:
     if first.shape != passed.shape:
         return "changes the shape of its input"
     zeros = {name: torch.zeros_like(p) for name, p in block.named_parameters()}
-    with evaluating(block):
-        result = functional_call(block, zeros, args, dict(kwargs))
+    with evaluating(block), private_draws():
+        result = run_with(block, zeros, args, kwargs)
     result = result[0] if isinstance(result, tuple) else result
     scale = max(float(first.abs().max()), torch.finfo(torch.float32).tiny)
     return "" if float((result - first).abs().max()) / scale <= TOLERANCE else "is no residual block"
@@ -168,14 +168,18 @@ def _site(model: nn.Module, name: str, paths: list[str]) -> Site:
     return Site(name or "blocks", "block", (len(paths),), tuple(members), unit="block")
 
 
-def without_blocks(model: nn.Module, structure: BlockStructure, keep: Keep) -> nn.Module:
-    """Return a copy of `model` with a `Skip` where `keep` is False."""
-    gone = [
-        path
+def removed_blocks(structure: BlockStructure, keep: Keep) -> dict[str, bool]:
+    """Return the paths of the blocks that `keep` marks False, and whether each returns a tuple."""
+    return {
+        path: path in structure.wrapped
         for name, kept in keep.items()
         for path, stays in zip(structure.paths[name], kept.tolist(), strict=True)
         if not stays
-    ]
+    }
+
+
+def skipping(model: nn.Module, blocks: Mapping[str, bool]) -> nn.Module:
+    """Return a copy of `model` with a `Skip` in the place of each block, of one that returns a tuple where marked True."""
     # Put into the memo, so that the copy never copies what it leaves out.
-    memo: dict[int, Any] = {id(model.get_submodule(path)): Skip(path in structure.wrapped) for path in gone}
-    return copy.deepcopy(model, memo)
+    memo: dict[int, Any] = {id(model.get_submodule(path)): Skip(wrapped) for path, wrapped in blocks.items()}
+    return copied(model, memo)

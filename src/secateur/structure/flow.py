@@ -19,6 +19,7 @@ from secateur.state import own_tensors, split_inputs
 from secateur.structure.axes import Atom, atoms, positions, resolve
 from secateur.structure.infer import Structure, infer
 from secateur.structure.makers import Known, Maker, makers_of, root_of, weight_nodes
+from secateur.structure.ops import writes
 from secateur.structure.rules import Value, op_name
 from secateur.structure.rules.recurrent import GATES
 from secateur.structure.sites import check_same_model
@@ -269,6 +270,9 @@ class Flow:
     def _own(self, graph: Graph, tensors: Mapping[str, Tensor]) -> dict[Node, Tensor]:
         """The model's tensors, or those in their place, by the placeholders that stand for them."""
         own = {**graph.state, **own_tensors(self.model), **tensors}
+        if any(map(writes, graph.nodes)):
+            # What the ops write into a buffer, as a counter of calls, stays out of the model.
+            own = {name: x if isinstance(x, nn.Parameter) else x.clone() for name, x in own.items()}
         return {node: own[name] for node, name in tensor_names(graph).items()}
 
     def _flat(self, graph: Graph, inputs: ExampleInputs, tensors: Mapping[str, Tensor]) -> list[Any]:

@@ -18,8 +18,41 @@ from secateur.structure.infer import Structure, infer
 from secateur.structure.literals import new_sizes
 from secateur.structure.rules import Value, op_name
 from secateur.structure.trace import Graph, trace
+from secateur.types import InputError
 
-__all__ = ["graph_form", "graph_structure"]
+__all__ = ["Shapes", "graph_form", "graph_structure", "require_shapes"]
+
+Shapes = tuple[tuple[int | None, ...], ...]
+"""The shapes of the tensors among a model's inputs; None for a size that may be any."""
+
+
+def require_shapes(graph: GraphModule, shapes: Shapes) -> None:
+    """Make a graph refuse inputs of other shapes than `shapes`, which are noted in its ``meta``.
+
+    A graph holds sizes as numbers; on others it might run and mean something else.
+    """
+    graph.meta["shapes"] = shapes
+    holders = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    examples = [node for node in holders if isinstance(node.meta.get("val"), Tensor)]
+    with graph.graph.inserting_after(holders[-1]):
+        for number, (node, shape) in enumerate(zip(examples, shapes, strict=True)):
+            graph.graph.call_function(check_shape, (node, shape, number))
+    graph.recompile()
+
+
+def check_shape(x: Tensor, shape: tuple[int | None, ...], number: int) -> None:
+    """Refuse an input of another shape.
+
+    >>> check_shape(torch.zeros(5, 3), (None, 2), 0)
+    Traceback (most recent call last):
+    secateur.types.InputError: input 0 of this graph has shape (5, 3); it takes (any, 2) alone: cut the model again...
+    """
+    if len(x.shape) != len(shape) or any(want not in (None, size) for size, want in zip(x.shape, shape, strict=True)):
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        raise InputError(
+            f"input {number} of this graph has shape {tuple(x.shape)}; it takes ({wanted}) alone: cut the model again "
+            "with an example of the shape that you need"
+        )
 
 
 def graph_form(small: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor]) -> GraphModule:

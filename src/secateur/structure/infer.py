@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, fx
 from torch.fx import Node
 
-from secateur.structure.axes import Atom, atoms, fixed, freeze, is_fixed, positions
+from secateur.structure.axes import Atom, atoms, fixed, freeze, is_fixed, positions, product
+from secateur.structure.ops import bind, writes
 from secateur.structure.rules import RULES, Call, Ties, Value, fixed_value, freeze_all, op_name
+from secateur.structure.temperature import freeze_temperatures
 from secateur.structure.trace import Graph
 from secateur.types import Member, Role, Site
 
-__all__ = ["Structure", "attribute", "bind", "infer"]
+__all__ = ["Structure", "attribute", "infer"]
 
 INLINED = {"wrap_with_set_grad_enabled", "wrap_with_autocast", "wrap_with_inference_mode"}
 
@@ -49,10 +51,13 @@ def infer(graph: Graph) -> Structure:
     """Return the structure of a traced model."""
     solver = _Solver(graph)
     solver.run(graph.graph, {})
+    solver.freeze_what_leaves()
+    if graph.uses is not None:
+        freeze_temperatures(graph.uses, solver.values, solver.ties)
     order = _first_use(graph)
     tensors = {name: solver.tensors[name] for name in sorted(solver.tensors, key=lambda n: order.get(n, inf))}
     sites, units = _find_sites(graph, tensors, solver.ties)
-    frozen = dict(_find_frozen(tensors, solver.ties))
+    frozen = {**dict(_find_frozen(tensors, solver.ties)), **graph.idle}
     return Structure(graph, tensors, solver.values, solver.ties, sites, units, frozen)
 
 
@@ -78,6 +83,14 @@ class _Solver:
                 return result
             self.values[node] = given[node] if node in given else self._value(node)
         return None
+
+    def freeze_what_leaves(self) -> None:
+        """Freeze what leaves the forward pass in other ways than as its output, and what must not shrink."""
+        leaving = [(self.values.get(node), reason) for node, reason in self.graph.leaving.items()]
+        leaving += [(self.tensors.get(name), reason) for name, reason in self.graph.pinned.items()]
+        for value, reason in leaving:
+            for leaf in _leaves(value):
+                freeze(product(*leaf.axes), reason)
 
     def _value(self, node: Node) -> Any:
         if node.op == "placeholder":
@@ -126,7 +139,7 @@ class _Solver:
         if (rule is not None and call.values()) or name in {"zeros", "ones", "full", "empty", "rand", "randn"}:
             assert rule is not None
             made_value = rule(call)
-            if _writes(node) and isinstance(made_value, Value):
+            if writes(node) and isinstance(made_value, Value):
                 self._overwrite(node, made_value)
             return made_value
         made = node.meta.get("val")
@@ -135,25 +148,9 @@ class _Solver:
         return freeze_all(call, f"no rule for {name}" if call.values() else "made in the forward pass")
 
 
-def _writes(node: Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.is_mutable
-
-
 def _tensor_value(name: str, made: Tensor, parameter: bool) -> Value:
     axes = tuple(Atom(int(s)) if s > 1 else fixed(1, "size 1") for s in made.shape)
     return Value(axes, parameter, tuple((name, d) for d in range(len(axes))))
-
-
-def bind(node: Node, values: Mapping[Node, Any]) -> dict[str, Any]:
-    """The arguments of a call by the names of its schema, defaults included, with nodes replaced by their values."""
-    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values.get(n))
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
-        return {**{str(i): a for i, a in enumerate(args)}, **kwargs}
-    names = [a.name for a in schema.arguments]
-    defaults = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
-    return {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
 
 
 def attribute(module: Any, target: str) -> Any:

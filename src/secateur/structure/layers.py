@@ -6,7 +6,7 @@ spread out with zeros. So what holds for the rows and columns of a matrix holds 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -14,12 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Node
-from torch.nn.functional import pad
 
-from secateur.structure.infer import Structure, bind
-from secateur.structure.makers import CONVOLVING, MULTIPLYING
+from secateur.structure.infer import Structure
+from secateur.structure.ops import product_of
+from secateur.structure.patches import PART, Patches
 from secateur.structure.rules import op_name
-from secateur.structure.rules.contractions import TRANSPOSED
 
 __all__ = ["Layer", "layers"]
 
@@ -48,8 +47,6 @@ MOVES = [
 ]
 """Ops that put the entries of a weight in other places, and change none."""
 
-PART = 2**23  # as many patch entries at a time: 32 MB
-
 
 @dataclass(frozen=True, eq=False)
 class Layer:
@@ -68,7 +65,7 @@ class Layer:
     node: Node
     source: Node
     entries: Tensor
-    _conv: _Convolution | None = field(default=None, repr=False)
+    _conv: Patches | None = field(default=None, repr=False)
 
     @property
     def places(self) -> int:
@@ -82,44 +79,6 @@ class Layer:
                 yield part.T.unsqueeze(0)
         else:
             yield from self._conv.columns(x, len(self.entries))
-
-
-@dataclass(frozen=True)
-class _Convolution:
-    """What a convolution does with its input before it multiplies."""
-
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    dilation: tuple[int, ...]
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-    spread: tuple[int, ...] | None
-
-    def columns(self, x: Tensor, groups: int) -> Iterator[Tensor]:
-        space = len(self.kernel)
-        x = x if x.ndim == space + 2 else x.unsqueeze(0)
-        samples = max(1, PART // (x[0].numel() * prod(self.kernel)))
-        for part in torch.split(x, samples):
-            patches = self._patches(part)
-            # (samples, channels, *out, *kernel) → (groups, channels in the group · kernel, samples · out)
-            whole = patches.flatten(2, 1 + space).flatten(3)
-            split = torch.unflatten(whole, 1, (groups, -1)).permute(1, 2, 4, 0, 3)
-            yield split.flatten(3).flatten(1, 2)
-
-    def _patches(self, x: Tensor) -> Tensor:
-        x = _spread_out(x, self.spread) if self.spread is not None else x
-        x = pad(x, [n for pair in reversed(list(zip(self.before, self.after, strict=True))) for n in pair])
-        for at, (size, step, gap) in enumerate(zip(self.kernel, self.stride, self.dilation, strict=True)):
-            x = x.unfold(2 + at, (size - 1) * gap + 1, step)[..., ::gap]
-        return x
-
-
-def _spread_out(x: Tensor, stride: tuple[int, ...]) -> Tensor:
-    shape = [(n - 1) * step + 1 for n, step in zip(x.shape[2:], stride, strict=True)]
-    wide = x.new_zeros(*x.shape[:2], *shape)
-    places: list[slice] = [slice(None), slice(None), *(slice(None, None, step) for step in stride)]
-    wide[tuple(places)] = x
-    return wide
 
 
 def layers(structure: Structure) -> tuple[Layer, ...]:
@@ -138,22 +97,19 @@ def layers(structure: Structure) -> tuple[Layer, ...]:
     found: list[Layer] = []
     moved = _Moved(structure)
     for node in structure.graph.nodes:
-        kind = op_name(node) if node.op == "call_function" else ""
-        if kind not in MULTIPLYING and kind not in CONVOLVING:
-            continue
-        operands = bind(node, {n: n for n in node.all_input_nodes})
-        source, weight = (operands[name] for name in (CONVOLVING | MULTIPLYING)[kind])
-        place, own = moved[weight], moved[source]
-        if place is None or own is not None:
+        product = product_of(node)
+        place = None if product is None else moved[product.weight]
+        if product is None or place is None or moved[product.source] is not None:
             continue
         name, entries = place
         number = sum(layer.parameter == name for layer in found)
-        if kind in CONVOLVING:
-            transposed = kind in TRANSPOSED.split() or bool(operands.get("transposed"))
-            conv = _convolution(operands, tuple(entries.shape[2:]), transposed)
-            found.append(Layer(name, number, node, source, _matrices(entries, operands["groups"], transposed), conv))
+        if product.convolution:
+            matrices = _matrices(entries, product.groups, product.transposed)
+            patches = Patches.of(product.arguments, entries.shape[2:], transposed=product.transposed)
+            found.append(Layer(name, number, node, product.source, matrices, patches))
         elif entries.ndim == 2:
-            found.append(Layer(name, number, node, source, (entries if kind == "linear" else entries.T).unsqueeze(0)))
+            matrix = entries if product.out_first else entries.T
+            found.append(Layer(name, number, node, product.source, matrix.unsqueeze(0)))
     return tuple(found)
 
 
@@ -188,24 +144,3 @@ def _matrices(entries: Tensor, groups: int, transposed: bool) -> Tensor:
         return entries.reshape(groups, entries.shape[0] // groups, -1)
     flipped = entries.flip(tuple(range(2, entries.ndim)))
     return torch.unflatten(flipped, 0, (groups, -1)).transpose(1, 2).flatten(2)
-
-
-def _convolution(operands: Mapping[str, Any], kernel: tuple[int, ...], transposed: bool) -> _Convolution:
-    def each(name: str) -> tuple[int, ...]:
-        given = operands.get(name, 0)
-        given = (given,) if isinstance(given, int) else tuple(given)
-        return given * len(kernel) if len(given) == 1 else given
-
-    stride, dilation, reach = each("stride"), each("dilation"), operands["padding"]
-    span = tuple((size - 1) * gap for size, gap in zip(kernel, dilation, strict=True))
-    if isinstance(reach, str):
-        before = tuple(n // 2 if reach == "same" else 0 for n in span)
-        return _Convolution(
-            kernel, stride, dilation, before, tuple(n - n // 2 if reach == "same" else 0 for n in span), None
-        )
-    padding = each("padding")
-    if not transposed:
-        return _Convolution(kernel, stride, dilation, padding, padding, None)
-    before = tuple(n - p for n, p in zip(span, padding, strict=True))
-    after = tuple(n + more for n, more in zip(before, each("output_padding"), strict=True))
-    return _Convolution(kernel, (1,) * len(kernel), dilation, before, after, stride)

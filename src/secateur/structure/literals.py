@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.fx import Node
 
 from secateur.structure.axes import Atom, Axis, keep_vector
-from secateur.structure.infer import Structure, bind
+from secateur.structure.infer import Structure
+from secateur.structure.ops import bind
 from secateur.structure.rules import Value, op_name
 
 __all__ = ["new_sizes", "size_changes"]

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.fx import Node
 
 from secateur.structure.axes import Atom, atoms, positions
-from secateur.structure.infer import Structure, attribute, bind
-from secateur.structure.rules import op_name
-from secateur.structure.rules.contractions import CONVOLUTIONS, TRANSPOSED
+from secateur.structure.infer import Structure, attribute
+from secateur.structure.ops import Product, product_of
 from secateur.structure.trace import Graph
 
-__all__ = ["CONVOLVING", "MULTIPLYING", "Known", "Maker", "makers_of", "root_of", "weight_nodes"]
+__all__ = ["Known", "Maker", "makers_of", "root_of", "weight_nodes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,38 +22,27 @@ class Maker:
     """A convolution or linear layer that produces the units of a site, ready to be run on its own.
 
     Attributes:
-        node: the op.
-        weight: its weight as it is now.
+        product: the op.
+        weight, bias: its weight and bias as they are now.
         shape: the shape of one sample of its input, as ``(1, channels, *space)``; a linear layer has no space.
         index: positions of each unit in its output's dimension 1, int64 ``(units, positions)``.
     """
 
-    node: Node
+    product: Product
     weight: Tensor
+    bias: Tensor | None
     shape: tuple[int, ...]
     index: Tensor
-    arguments: Mapping[str, Any] = field(repr=False)
 
     def run(self, signal: Tensor, *, bias: bool = True) -> Tensor:
         """Return the layer's answer ``(samples, channels, *space)`` to a signal ``(samples, channels, *space)``."""
-        name = op_name(self.node)
-        offset = self.arguments.get("self" if name == "addmm" else "bias") if bias else None
-        if name in CONVOLVING:
-            given = {**self.arguments, "input": signal, "weight": self.weight, "bias": offset}
-            answer: Tensor = self.node.target(**given)  # type: ignore[operator]
+        offset = self.bias if bias else None
+        if self.product.convolution:
+            arguments = {**self.product.arguments, "input": signal, "weight": self.weight, "bias": offset}
+            answer: Tensor = self.product.node.target(**arguments)  # type: ignore[operator]
             return answer
-        answer = signal @ (self.weight.mT if name == "linear" else self.weight)
+        answer = signal @ (self.weight.mT if self.product.out_first else self.weight)
         return answer if offset is None else answer + offset
-
-
-# Which of an op's arguments are the activations and the weight.
-MULTIPLYING = {
-    "linear": ("input", "weight"),
-    "addmm": ("mat1", "mat2"),
-    "mm": ("self", "mat2"),
-    "matmul": ("self", "other"),
-}
-CONVOLVING = dict.fromkeys((*CONVOLUTIONS.split(), *TRANSPOSED.split()), ("input", "weight"))
 
 
 def makers_of(structure: Structure, known: Known) -> dict[str, tuple[Maker, ...]]:
@@ -63,30 +51,26 @@ def makers_of(structure: Structure, known: Known) -> dict[str, tuple[Maker, ...]
     found: dict[str, list[Maker]] = {name: [] for name in structure.sites}
     weights = weight_nodes(structure)
     for node in structure.graph.nodes:
-        kind = op_name(node) if node.op == "call_function" else ""
-        if kind not in MULTIPLYING and kind not in CONVOLVING:
+        product = product_of(node)
+        if product is None or product.source in weights or product.weight not in weights:
             continue
-        operands = bind(node, {n: n for n in node.all_input_nodes})
-        source, weight = (operands[name] for name in (CONVOLVING | MULTIPLYING)[kind])
-        if source in weights or weight not in weights:
-            continue
-        made, given = structure.values[node], source.meta["val"].shape
-        space = len(structure.values[weight].axes) - 2 if kind in CONVOLVING else 0
-        axis = made.axes[-1 - space]
-        shape = (1, given[-1 - space], *(given[-space:] if space else ()))
-        arguments = {name: known[a] if isinstance(a, Node) and a is not source else a for name, a in operands.items()}
+        shape = product.source.meta["val"].shape
+        space = len(structure.values[product.weight].axes) - 2 if product.convolution else 0
+        axis = structure.values[node].axes[-1 - space]
+        sample = (1, int(shape[-1 - space]), *(map(int, shape[-space:]) if space else ()))
         for atom in dict.fromkeys(atoms(axis)):
-            if atom in names and atom in _produced(structure, weight, kind, bool(operands.get("transposed"))):
+            if atom in names and atom in _produced(structure, product):
                 index = positions(axis, atom)
                 assert index is not None
-                found[names[atom]].append(Maker(node, known[weight], tuple(map(int, shape)), index, arguments))
+                bias = None if product.bias is None else known[product.bias]
+                found[names[atom]].append(Maker(product, known[product.weight], bias, sample, index))
     return {name: tuple(layers) for name, layers in found.items()}
 
 
-def _produced(structure: Structure, weight: Node, kind: str, transposed: bool) -> set[Atom]:
+def _produced(structure: Structure, product: Product) -> set[Atom]:
     """The units along a weight's out dimension."""
-    first = kind == "linear" or (kind in CONVOLUTIONS.split() and not transposed)
-    return set(atoms(structure.values[weight].axes[0 if first else -1 if kind in MULTIPLYING else 1]))
+    dim = 0 if product.out_first else 1 if product.convolution else -1
+    return set(atoms(structure.values[product.weight].axes[dim]))
 
 
 class Known(dict[Node, Any]):

@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
+from secateur.randomness import private_draws
+from secateur.state import evaluating
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.infer import Structure
 from secateur.structure.literals import size_changes
 from secateur.structure.rules import op_name
+from secateur.structure.watch import Attribute, Uses, watch
 
 __all__ = ["Edits", "edits", "proposals"]
 
@@ -184,19 +188,36 @@ def proposals(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor
     """Yield sets of attribute edits to try, the likeliest first; `known` ones are in every set.
 
     An attribute is proposed when it equals a size that changes in its module's own part of the graph, or in a part
-    that it calls. Which of them are meant is decided by trying: a wrong set fails to run or to verify.
+    that it calls, and the forward pass was seen to read it for no arithmetic. Which of them are meant is decided by
+    trying: a wrong set fails to run or to verify. Last come those of whose use something was lost from sight.
     """
-    guesses = [g for g in _guesses(model, structure, gone) if g.attribute not in known.get(g.path, {})]
+    uses = _uses(model, structure)
+    guesses = [g for g in _guesses(model, structure, gone, uses) if g.attribute not in known.get(g.path, {})]
     kinds = list(dict.fromkeys((g.kind, g.attribute) for g in guesses))
-    unlikely = {k for k in kinds if UNLIKELY.search(k[1])}
-    choices = [set(kinds) - unlikely, set(kinds), set()]
-    choices += [set(kinds) - unlikely - {k} for k in kinds if k not in unlikely]
-    choices += [(set(kinds) - unlikely) | {k} for k in unlikely]
+    lost = {(g.kind, g.attribute) for g in guesses if not uses.only_sizes(_watched(uses, g.path, g.attribute))}
+    unlikely = {k for k in kinds if UNLIKELY.search(k[1])} - lost
+    likely = set(kinds) - unlikely - lost
+    choices = [likely, likely | unlikely, likely | lost, set(kinds), set()]
+    choices += [likely - {k} for k in kinds if k in likely]
+    choices += [likely | {k} for k in kinds if k not in likely]
     tried: list[set[tuple[str, str]]] = []
-    for chosen in choices[:24]:
-        if chosen not in tried:
-            tried.append(chosen)
-            yield _merged(known, [g for g in guesses if (g.kind, g.attribute) in chosen])
+    for choice in choices[:24]:
+        if choice not in tried:
+            tried.append(choice)
+            yield _merged(known, [g for g in guesses if (g.kind, g.attribute) in choice])
+
+
+def _uses(model: nn.Module, structure: Structure) -> Uses:
+    """What the model reads its attributes for; a recorded graph was not watched yet."""
+    graph = structure.graph
+    if graph.uses is not None:
+        return graph.uses
+    with evaluating(model), private_draws():
+        return watch(model, graph.args, graph.kwargs) or Uses()
+
+
+def _watched(uses: Uses, path: str, name: str) -> Attribute:
+    return Attribute(uses.first_names.get(path, path), name)
 
 
 def _merged(known: Edits, guesses: list[Guess]) -> Edits:
@@ -206,8 +227,12 @@ def _merged(known: Edits, guesses: list[Guess]) -> Edits:
     return merged
 
 
-def _guesses(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor]) -> list[Guess]:
-    modules = dict(model.named_modules())
+def _guesses(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], uses: Uses) -> list[Guess]:
+    modules = dict(model.named_modules(remove_duplicate=False))
+    holders = {
+        path: {n: v for n, v in vars(module).items() if uses.may_change(_watched(uses, path, n))}
+        for path, module in modules.items()
+    }
     wanted: dict[str, dict[int, set[int]]] = {}
     for node in structure.values:
         pairs = size_changes(structure, node, gone)
@@ -215,19 +240,15 @@ def _guesses(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor]
         for old, new in pairs:
             for path in reversed(stack):
                 wanted.setdefault(path, {}).setdefault(old, set()).add(new)
-                if path in modules and _sizes_equal_to(modules[path], old):
+                if any(_holds(value, old) for value in holders.get(path, {}).values()):
                     break
-    found: list[Guess] = []
+    guesses: list[Guess] = []
     for path, sizes in wanted.items():
         # A size that would have to become two different ones is no single attribute.
         settled = {old: next(iter(new)) for old, new in sizes.items() if len(new) == 1}
         if path in modules:
-            found += _module_guesses(path, modules[path], settled)
-    return found
-
-
-def _sizes_equal_to(module: nn.Module, size: int) -> list[str]:
-    return [name for name, value in vars(module).items() if not name.startswith("_") and _holds(value, size)]
+            guesses += _module_guesses(path, type(modules[path]).__qualname__, holders[path], settled)
+    return guesses
 
 
 def _holds(value: object, size: int) -> bool:
@@ -236,15 +257,11 @@ def _holds(value: object, size: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value == size
 
 
-def _module_guesses(path: str, module: nn.Module, settled: Mapping[int, int]) -> list[Guess]:
-    found = []
-    for name in dict.fromkeys(n for old in settled for n in _sizes_equal_to(module, old)):
-        value = getattr(module, name)
-        if isinstance(value, int):
-            new: int | list[int] = settled[value]
-        elif all(isinstance(v, int) for v in value):
-            new = [settled.get(v, v) for v in value]
-        else:
+def _module_guesses(path: str, kind: str, held: Mapping[str, Any], settled: Mapping[int, int]) -> list[Guess]:
+    guesses = []
+    for name, value in held.items():
+        if not any(_holds(value, old) for old in settled):
             continue
-        found.append(Guess(path, name, new, type(module).__qualname__))
-    return found
+        new = settled[value] if isinstance(value, int) else [settled.get(v, v) for v in value]
+        guesses.append(Guess(path, name, new, kind))
+    return guesses

@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.state import own_tensors
+from secateur.structure.outputs import Holdings, opaque_type, tensors_within
 
 __all__ = ["GaveUp", "Record", "record"]
 
@@ -46,12 +47,24 @@ class GaveUp(Exception):
 
 
 class Record:
-    """A recorded graph: the nodes, and the placeholders of the model's tensors and of its inputs."""
+    """A recorded graph.
+
+    Attributes:
+        graph: the nodes; the last returns the tensors in what the model returned.
+        tensors: the placeholders of the model's tensors, with their names.
+        inputs: the placeholders of the model's inputs.
+        stored: the nodes that the forward pass stored on the model, with the reason why they leave it.
+        ran: the ids of the modules whose forward pass ran.
+        opaque: the type of the outputs, where it is no container to torch.
+    """
 
     def __init__(self) -> None:
         self.graph = fx.Graph()
         self.tensors: dict[Node, str] = {}
         self.inputs: list[Node] = []
+        self.stored: dict[Node, str] = {}
+        self.ran: set[int] = set()
+        self.opaque = ""
 
 
 def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Record:
@@ -67,12 +80,15 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     for number, leaf in enumerate(pytree.tree_leaves((args, dict(kwargs)))):
         if isinstance(leaf, Tensor):
             made.inputs.append(recorder.placeholder(leaf, f"input_{number}"))
-    with _module_paths(model) as recorder.stack, recorder, _NoReading():
+    holdings = Holdings(model)
+    with _module_paths(model, made.ran) as recorder.stack, recorder, _NoReading():
         outputs = model(*args, **kwargs)
-    leaves = [recorder.node_of(leaf) for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
+    made.stored = {recorder.node_of(t): f"the forward pass stores it as {name}" for name, t in holdings.stored()}
+    leaves = [recorder.node_of(leaf) for leaf in tensors_within(outputs)]
     if not leaves:
         raise GaveUp("no output")
     made.graph.output(tuple(leaves))
+    made.opaque = opaque_type(outputs)
     return made
 
 
@@ -160,13 +176,14 @@ def _line() -> str:
 
 
 @contextmanager
-def _module_paths(model: nn.Module) -> Iterator[list[tuple[str, str]]]:
-    """Keep the path of the module that is running, for messages and for mending."""
+def _module_paths(model: nn.Module, ran: set[int]) -> Iterator[list[tuple[str, str]]]:
+    """Keep the path of the module that is running, for messages and for mending, and the ids of all that ran."""
     names = {module: path for path, module in model.named_modules()}
     stack: list[tuple[str, str]] = []
 
     def enter(module: nn.Module, _args: Any) -> None:
         if module in names:
+            ran.add(id(module))
             stack.append((names[module], type(module).__qualname__))
 
     def leave(module: nn.Module, _args: Any, _out: Any) -> None:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 
-from secateur.state import check_finite, check_made, check_module, tensors
+from secateur.state import check_finite, check_made, check_module, tensors, usual
 from secateur.structure.infer import infer
 from secateur.structure.trace import trace
 from secateur.types import ExampleInputs, InputError, Keep, Member, Site, Sites, unknown_name
+from secateur.untouched import copied
 
-__all__ = ["channels", "check_keep", "mask", "masked_tensors", "weights"]
+__all__ = ["Zeros", "channels", "check_keep", "mask", "masked_tensors", "weights", "write_zeros", "zeros"]
 
 REPAIR = "load a good checkpoint, or repair the tensor, first"
 
 
+@usual
 def channels(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[str] = ()) -> Sites:
     """Return the sites of `model` whose units can be cut out for real: neurons, filters, channels.
 
@@ -51,6 +52,7 @@ def channels(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[s
     return Sites(chosen, frozen, structure)
 
 
+@usual
 def weights(model: nn.Module, ignore: Iterable[str] = ()) -> Sites:
     """Return one site for every weight of `model` with two dimensions or more; each entry is a unit of its own.
 
@@ -116,19 +118,35 @@ def check_keep(sites: Sites, keep: Keep) -> dict[str, Tensor]:
 
 def masked_tensors(model: nn.Module, sites: Sites, keep: Keep) -> dict[str, Tensor]:
     """Return the parameters that `keep` changes, with zeros where units are removed; the model is left as it is."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    zeroed = zeros(model, sites, keep)
+    masked: dict[int, Tensor] = {}
+    for parameter in parameters.values():
+        if id(parameter) in zeroed and id(parameter) not in masked:
+            masked[id(parameter)] = write_zeros(parameter.detach().clone(), zeroed[id(parameter)])
+    return {name: masked[id(parameter)] for name, parameter in parameters.items() if id(parameter) in masked}
+
+
+Zeros = list[tuple[Member, Tensor]]
+"""Where a parameter is zero when units are masked: its members with the units that are kept."""
+
+
+def zeros(model: nn.Module, sites: Sites, keep: Keep) -> dict[int, Zeros]:
+    """Return where each parameter that `keep` changes is zero, by its id: one that has two names is one parameter."""
     check_same_model(model, sites)
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    masked: dict[int, Tensor] = {}
+    zeroed: dict[int, Zeros] = {}
     for name, kept in check_keep(sites, keep).items():
-        if bool(kept.all()):
-            continue
-        # By identity: a parameter that stands under two names is masked under both.
-        for member in sites[name].members:
-            key = id(parameters[member.parameter])
-            if key not in masked:
-                masked[key] = parameters[member.parameter].detach().clone()
-            _zero(masked[key], member, kept)
-    return {name: masked[id(parameter)] for name, parameter in parameters.items() if id(parameter) in masked}
+        for member in sites[name].members if not bool(kept.all()) else ():
+            zeroed.setdefault(id(parameters[member.parameter]), []).append((member, kept))
+    return zeroed
+
+
+def write_zeros(tensor: Tensor, zeroed: Zeros) -> Tensor:
+    """Write zeros into `tensor` where units are removed, and return it."""
+    for member, kept in zeroed:
+        member.clear(tensor, kept)
+    return tensor
 
 
 def check_same_model(model: nn.Module, sites: Sites) -> None:
@@ -147,19 +165,7 @@ def check_same_model(model: nn.Module, sites: Sites) -> None:
                 )
 
 
-def _zero(tensor: Tensor, member: Member, kept: Tensor) -> None:
-    """Write zeros where units are removed."""
-    kept = kept.to(tensor.device)
-    if member.unit is not None:
-        if not bool(kept[member.unit]):
-            tensor.zero_()
-    elif member.dim is None:
-        tensor.masked_fill_(~kept, 0)
-    else:
-        assert member.index is not None
-        tensor.index_fill_(member.dim, member.index.to(tensor.device)[~kept].flatten(), 0)
-
-
+@usual
 def mask(model: nn.Module, sites: Sites, keep: Keep) -> nn.Module:
     """Return a copy of `model` with zeros where `keep` is False; shapes stay as they are.
 
@@ -178,7 +184,7 @@ def mask(model: nn.Module, sites: Sites, keep: Keep) -> nn.Module:
     ([[1.0, 0.0], [3.0, 4.0]], [[1.0, 2.0], [3.0, 4.0]])
     """
     changed = masked_tensors(model, sites, keep)
-    result = copy.deepcopy(model)
+    result = copied(model)
     parameters = dict(result.named_parameters(remove_duplicate=False))
     with torch.no_grad():
         for name, tensor in changed.items():

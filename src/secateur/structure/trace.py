@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,14 +14,17 @@ from torch.utils import _pytree as pytree
 
 from secateur.randomness import private_draws
 from secateur.state import check_made, check_module, evaluating, own_tensors, split_inputs
+from secateur.structure.export import Export, export
+from secateur.structure.outputs import dependent, idle_parts, unread
 from secateur.structure.record import record
+from secateur.structure.watch import Uses, watch
 from secateur.types import ExampleInputs, InputError, TraceError
+from secateur.untouched import writes_refused
 
 __all__ = ["Graph", "trace", "where"]
 
 
 SMALL = 4096
-_exporter = threading.Lock()  # torch.export, and Python's warnings, work in one thread at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +39,11 @@ class Graph:
         inputs: the placeholders that stand for what the user passes in.
         args, kwargs: the example inputs that the trace was made with.
         program: the exported program that the graph is of; None where it was recorded.
+        leaving: nodes that leave the forward pass in another way than as what it returns, with the reason.
+        idle: what the example inputs do not run, by its name, with the reason.
+        pinned: names of tensors that must not shrink, with the reason.
+        uses: what the forward pass does with the sizes that the modules hold; None where it was not watched.
+        opaque: the type of the outputs, where it is no container that a graph could return; else "".
     """
 
     graph: fx.Graph
@@ -47,6 +53,11 @@ class Graph:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     program: ExportedProgram | None = None
+    leaving: Mapping[Node, str] = field(default_factory=dict)
+    idle: Mapping[str, str] = field(default_factory=dict)
+    pinned: Mapping[str, str] = field(default_factory=dict)
+    uses: Uses | None = None
+    opaque: str = ""
 
     @property
     def probes(self) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
@@ -91,33 +102,41 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, quick: bool = True
     check_module(model, "trace")
     check_made(model)
     args, kwargs = split_inputs(example_inputs)
-    with evaluating(model), private_draws():
-        if quick and (found := _recorded(model, args, kwargs)) is not None:
-            return found
+    with evaluating(model), private_draws(), writes_refused(model):
+        if quick and (recorded := _recorded(model, args, kwargs)) is not None:
+            return recorded
         if not known_to_run:
             # The exporter works on shapes alone, and lets pass what would fail on numbers, such as a wrong type.
             _check_runs(model, args, kwargs)
-    with evaluating(model), private_draws():  # anew: what the passes before kept in tables is dropped
-        program = _export(model, args, kwargs)
-    return _exported(model, program, args, kwargs)
+    # Each pass anew: what the one before kept in tables is dropped.
+    with evaluating(model), private_draws():
+        uses = watch(model, args, kwargs)
+    with evaluating(model), private_draws():
+        exported = _export(model, args, kwargs)
+    return _exported(model, exported, args, kwargs, uses)
 
 
 def _recorded(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph | None:
     """The graph of a plain network; None where it is not plain, or fails."""
     try:
-        made = record(model, args, kwargs)
+        recording = record(model, args, kwargs)
     except Exception:  # noqa: BLE001  (what is wrong with the model is found and said by the export)
         return None
-    return Graph(made.graph, made.tensors, own_tensors(model), tuple(made.inputs), args, kwargs)
+    graph = Graph(recording.graph, recording.tensors, own_tensors(model), tuple(recording.inputs), args, kwargs)
+    graph = replace(graph, opaque=recording.opaque)
+    return _with_leaving(model, graph, recording.stored, recording.ran)
 
 
-def _exported(model: nn.Module, program: ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
+def _exported(
+    model: nn.Module, exported: Export, args: tuple[Any, ...], kwargs: dict[str, Any], uses: Uses | None
+) -> Graph:
+    program = exported.program
     names = program.graph_signature.inputs_to_parameters | program.graph_signature.inputs_to_buffers
     constants = program.graph_signature.inputs_to_lifted_tensor_constants
     names |= {holder: name for holder, name in constants.items() if _is_attribute(model, name)}
     user = set(program.graph_signature.user_inputs)
     holders = [n for n in program.graph.nodes if n.op == "placeholder"]
-    return Graph(
+    graph = Graph(
         graph=program.graph,
         tensors={n: names[n.name] for n in holders if n.name in names},
         state={**{k: v for k, v in program.constants.items() if isinstance(v, Tensor)}, **program.state_dict},
@@ -125,7 +144,22 @@ def _exported(model: nn.Module, program: ExportedProgram, args: tuple[Any, ...],
         args=args,
         kwargs=kwargs,
         program=program,
+        uses=uses,
+        opaque=exported.opaque,
     )
+    return _with_leaving(model, graph, exported.leaving, exported.ran)
+
+
+def _with_leaving(model: nn.Module, graph: Graph, stored: Mapping[Node, str], ran: Container[int]) -> Graph:
+    """The graph with all that leaves it unreturned, and all that it does not run."""
+    own = own_tensors(model)
+    parameters = {n: name for n, name in graph.tensors.items() if isinstance(own.get(name), nn.Parameter)}
+    # A table that is made anew from constants and kept is no output: it shrinks as those do, and so do parameters.
+    computed = dependent([*graph.inputs, *parameters]) if stored else set()
+    leaving = {node: reason for node, reason in stored.items() if node in computed and node.op != "placeholder"}
+    leaving |= dict.fromkeys(unread(graph.graph, parameters, leaving), "computed, and nothing reads it")
+    idle, pinned = idle_parts(model, ran, {id(own[name]) for node, name in parameters.items() if node.users})
+    return replace(graph, leaving=leaving, idle=idle, pinned=pinned)
 
 
 def _is_attribute(model: nn.Module, name: str) -> bool:
@@ -137,18 +171,15 @@ def _is_attribute(model: nn.Module, name: str) -> bool:
         return False
 
 
-def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
-    with _exporter, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's notices to its own developers
-        try:
-            return torch.export.export(model, args, kwargs, strict=False)
-        except Exception as error:
-            raise TraceError(
-                f"{type(model).__name__} cannot be traced: {_first_line(error)}. Usual causes: control flow that "
-                "depends on the values of tensors (use torch.where or torch.cond), .item(), numpy in the forward "
-                "pass, or a custom autograd function. torch.export.export(model, inputs, strict=False) shows the "
-                "whole trace."
-            ) from error
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Export:
+    try:
+        return export(model, args, kwargs)
+    except Exception as error:
+        raise TraceError(
+            f"{type(model).__name__} cannot be traced: {_first_line(error)}. Usual causes: control flow that depends on "
+            "the values of tensors (use torch.where or torch.cond), .item(), numpy in the forward pass, or a custom "
+            "autograd function. torch.export.export(model, inputs, strict=False) shows the whole trace."
+        ) from error
 
 
 def _check_runs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.func import functional_call
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
@@ -15,37 +15,200 @@ from secateur.randomness import private_draws
 from secateur.state import evaluating, own_tensors
 from secateur.structure.attention import RectangularAttention
 from secateur.structure.axes import Atom, keep_vector
+from secateur.structure.cases import Case, Cases
+from secateur.structure.difference import difference, output_tensors
+from secateur.structure.frames import Frame, wider_frames
 from secateur.structure.infer import Structure
 from secateur.structure.literals import new_sizes
+from secateur.structure.reference import Reference
 from secateur.structure.rules import Value, op_name
 from secateur.structure.rules.registry import output_shapes, shape_of
-from secateur.structure.sites import masked_tensors
+from secateur.structure.stand_in import run_with
 from secateur.structure.trace import trace, where
-from secateur.types import Keep, Sites, VerificationError
+from secateur.types import VerificationError
 
-__all__ = ["check_sizes", "difference", "reference_outputs", "verify"]
+__all__ = ["Verification", "check_sizes", "check_tensors", "shapes_taken", "verify"]
+
+IN_DOUBLE = 1e-9
+"""The greatest relative difference in float64; what rounding leaves is below 1e-12 in most models."""
+IN_SINGLE = 1e-4
+"""The same where an op has no float64."""
+Rows = Mapping[str, Mapping[int, Tensor]]
 
 
-def verify(
-    reference: list[Any], cut: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], tolerance: float
-) -> float:
-    """Return the relative difference between the cut model's outputs and `reference`, shapes inside checked as well.
+@dataclass(frozen=True)
+class Verification:
+    """What was run and compared before a cut model was returned.
+
+    Attributes:
+        example: the relative difference on the example inputs, in the model's own type.
+        double: the greatest one in float64, over all draws of parameters and inputs; None where nothing could be drawn.
+        draws: for each draw the shapes of its inputs.
+        skipped: what was not run, with the reason.
+    """
+
+    example: float
+    double: float | None = None
+    draws: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = []
+        if self.double is not None:
+            draws = "; ".join(dict.fromkeys(self.draws))
+            parts.append(f"{self.double:.1e} in float64 on {len(self.draws)} draws of weights and inputs ({draws})")
+        parts.append(f"{self.example:.1e} on the example")
+        return "cut and masked model differ by " + ", ".join(parts)
+
+
+def verify(cases: Cases, cut: nn.Module, rows: Rows, gone: Mapping[Atom, Tensor], tolerance: float) -> Verification:
+    """Compare the cut model with the masked one: in float64 on every draw, and in its own type on the example.
+
+    A graph is written for the example's shapes, and compared at those; where else it may run, `shapes_taken` finds.
+
+    Args:
+        cases: what to compare on.
+        cut: the cut model.
+        rows: for each tensor that shrank, the rows that were kept along each dimension.
+        gone: the keep vectors of the axes that were cut.
+        tolerance: the greatest relative difference on the example; rounding alone is allowed elsewhere.
 
     Raises:
-        VerificationError: the difference is above `tolerance`, or a shape is not what the axes foretell.
+        VerificationError: they differ, a tensor is not the original's rows, or a shape is not what the axes foretell.
     """
-    graph = structure.graph
-    with evaluating(cut), private_draws():
-        outputs = [cut(*args, **kwargs) for args, kwargs in graph.probes]
-    found = difference(reference, outputs)
-    if not found <= tolerance:
-        raise VerificationError(
-            f"the cut model differs from the masked one by {found:.2e} (relative; allowed {tolerance:.0e}), so it was "
-            "not returned. Leave out sites (ignore=...) until it passes to find the one, and please report the model."
-        )
-    if not isinstance(cut, GraphModule):
-        check_sizes(cut, structure, gone)
+    reference, is_graph = cases.reference, isinstance(cut, GraphModule)
+    check_tensors(reference, cut, rows)
+    elsewhere = [] if is_graph else cases.elsewhere
+    drawn = [*(cases.at_example if cases.cheap or not elsewhere else ()), *elsewhere]
+    sliced = Sliced(reference, cut, rows)
+    differences = {case: _compare(sliced, case) for case in drawn}
+    example = difference(cases.example, sliced.run_example())
+    allowed = _tolerance(cases.example, tolerance) if drawn else tolerance
+    if not example <= allowed:
+        raise VerificationError(_differs(example, allowed, "the example"))
+    if not is_graph and reference.structure is not None:
+        check_sizes(cut, reference.structure, gone)
+    double = max((found for case, found in differences.items() if case.double), default=None)
+    return Verification(example, double, tuple(map(str, drawn)), tuple(cases.skipped))
+
+
+def shapes_taken(cases: Cases, graph: GraphModule, rows: Rows) -> tuple[tuple[int | None, ...], ...]:
+    """Return the shapes of the inputs that a cut graph takes: None for a size that was another one in a run.
+
+    The graph is compared with the masked model there; what it was not run on is not claimed.
+    """
+    sliced = Sliced(cases.reference, graph, rows)
+    tensors = [x for x in pytree.tree_leaves(cases.reference.inputs) if isinstance(x, Tensor)]
+    for frames in wider_frames(cases.reference.inputs):
+        if all(_agrees(cases, sliced, frame) for frame in frames):
+            shapes = [list(zip(x.shape, *(frame.shape(x) for frame in frames), strict=True)) for x in tensors]
+            return tuple(tuple(s[0] if len(set(s)) == 1 else None for s in sizes) for sizes in shapes)
+    return tuple(tuple(x.shape) for x in tensors)
+
+
+def _agrees(cases: Cases, sliced: Sliced, frame: Frame) -> bool:
+    """Whether the original runs at these shapes, and the cut one answers as it should."""
+    try:
+        found = [_compare(sliced, case) for case in cases.at(frame)]
+    except VerificationError:
+        return False
+    return bool(found)
+
+
+def _compare(sliced: Sliced, case: Case) -> float:
+    """The difference on a draw, which must be rounding."""
+    try:
+        outputs = sliced.run(case)
+    except Exception as error:
+        sliced.run_example()  # raises where the cut model cannot run at all, which is another error
+        raise VerificationError(f"the cut model fails where the original runs, {case}: {error}") from error
+    found = difference(case.outputs, outputs)
+    allowed = IN_DOUBLE if case.double else _tolerance(case.outputs, IN_SINGLE)
+    if not found <= allowed:
+        raise VerificationError(_differs(found, allowed, f"weights and inputs drawn anew, {case}"))
     return found
+
+
+def _differs(found: float, allowed: float, on: str) -> str:
+    return (
+        f"the cut model differs from the masked one by {found:.2e} (relative; allowed {allowed:.0e}) on {on}, so it "
+        "was not returned. Leave out sites (ignore=...) until it passes to find the one, and please report the model."
+    )
+
+
+def _tolerance(outputs: Any, tolerance: float) -> float:
+    """What is proven in float64 needs only to be seen in half precision, whose steps are this much coarser."""
+    steps = [torch.finfo(t.dtype).eps for t in output_tensors(outputs) if t.is_floating_point()]
+    coarser = max(steps, default=0.0) / torch.finfo(torch.float32).eps
+    return max(tolerance, min(0.5, tolerance * coarser))
+
+
+class Sliced:
+    """A cut model that runs on rows of drawn parameters, sliced here and not where the cut itself was made."""
+
+    def __init__(self, reference: Reference, cut: nn.Module, rows: Rows) -> None:
+        self.reference, self.cut = reference, cut
+        self.own = own_tensors(cut)
+        self.rows = rows_by_tensor(reference, rows)
+
+    def run(self, case: Case) -> Any:
+        """Return what the cut model answers."""
+
+        def fetch(name: str) -> Tensor:
+            full = self.reference.tensors.get(name)
+            return (
+                self.own[name].detach() if full is None else select_rows(case.draw(name), self.rows.get(id(full), {}))
+            )
+
+        return run_with(self.cut, fetch, case.inputs, double=case.double)
+
+    def run_example(self) -> Any:
+        """Return what it answers to the example."""
+        args, kwargs = self.reference.inputs
+        with evaluating(self.cut), private_draws():
+            return self.cut(*args, **kwargs)
+
+
+def rows_by_tensor(reference: Reference, rows: Rows) -> dict[int, Mapping[int, Tensor]]:
+    """Return the rows that are kept of each tensor of the model, by its id: one that has two names has one set."""
+    return {id(reference.tensors[name]): dims for name, dims in rows.items() if name in reference.tensors}
+
+
+def select_rows(tensor: Tensor, rows: Mapping[int, Tensor]) -> Tensor:
+    """Return the rows of a tensor that are kept along each dimension."""
+    for dim, index in rows.items():
+        tensor = tensor.index_select(dim, index.to(tensor.device))
+    return tensor
+
+
+def check_tensors(reference: Reference, cut: nn.Module, rows: Rows) -> None:
+    """Require every tensor of the cut model to be the original's rows, to the bit, and those that were one to be one.
+
+    Raises:
+        VerificationError: a tensor is another one.
+    """
+    by_tensor = rows_by_tensor(reference, rows)
+    own = {name: tensor for name, tensor in own_tensors(cut).items() if name in reference.tensors}
+    for name, tensor in own.items():
+        full = reference.tensors[name]
+        expected = select_rows(full.detach(), by_tensor.get(id(full), {}))
+        if tensor.dtype != full.dtype or not _is_same(tensor.detach(), expected):
+            raise VerificationError(
+                f"{name} of the cut model is not what is kept of the original's; it is not returned"
+            )
+    names = [name for name in reference.tensors if name in own]
+    if _partition(reference.tensors, names) != _partition(own, names):
+        raise VerificationError("tensors that are one in the original are two in the cut model; it was not returned")
+
+
+def _is_same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and (torch.equal(a, b) or torch.equal(a.nan_to_num(), b.nan_to_num()))
+
+
+def _partition(tensors: Mapping[str, Tensor], names: list[str]) -> list[int]:
+    """For each name the number of the first that names the same tensor."""
+    first: dict[int, int] = {}
+    return [first.setdefault(id(tensors[name]), number) for number, name in enumerate(names)]
 
 
 def check_sizes(cut: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor]) -> None:
@@ -117,129 +280,3 @@ def _expected_shapes(structure: Structure, node: Node, gone: Mapping[Atom, Tenso
     if len(known) != len(values):
         return None
     return [tuple(int(keep_vector(a, gone).sum()) for a in v.axes) for v in known]
-
-
-def difference(reference: Any, outputs: Any) -> float:
-    """Return the greatest absolute difference over the greatest absolute reference value, over all output tensors.
-
-    >>> difference([torch.tensor([1.0, -4.0])], [torch.tensor([1.0, -3.0])])
-    0.25
-    """
-    ours, theirs = _tensors(reference), _tensors(outputs)
-    if [t.shape for t in ours] != [t.shape for t in theirs]:
-        return float("inf")
-    worst = 0.0
-    for a, b in zip(ours, theirs, strict=True):
-        if a.numel():
-            scale = max(float(a.abs().max()), torch.finfo(torch.float32).tiny)
-            worst = max(worst, float((a.double() - b.double()).abs().max()) / scale)
-            if not bool(torch.isfinite(b).all()) and bool(torch.isfinite(a).all()):
-                return float("nan")
-    return worst
-
-
-def _tensors(outputs: Any) -> list[Tensor]:
-    return [t for t in pytree.tree_leaves(_plain(outputs)) if isinstance(t, Tensor) and t.dtype is not torch.bool]
-
-
-def _plain(outputs: Any) -> Any:
-    """Model output classes as plain mappings."""
-    if isinstance(outputs, Mapping):
-        return {k: _plain(v) for k, v in outputs.items()}
-    return [_plain(v) for v in outputs] if isinstance(outputs, (list, tuple)) else outputs
-
-
-def reference_outputs(model: nn.Module, sites: Sites, keep: Keep) -> list[Any]:
-    """Return what the masked model computes on each probe, statistics taken over the kept units."""
-    structure: Structure = sites.structure
-    changed = masked_tensors(model, sites, keep)
-    graph = structure.graph
-    gone = {structure.units[n]: k for n, k in keep.items() if not bool(k.all())}
-    seeing_fewer = _affected(structure, gone)
-    with evaluating(model), private_draws():
-        if not seeing_fewer:
-            return [functional_call(model, changed, args, kwargs, tie_weights=False) for args, kwargs in graph.probes]
-        return _run_with_statistics(model, structure, changed, gone, seeing_fewer)
-
-
-def _affected(structure: Structure, gone: Mapping[Atom, Tensor]) -> set[Node]:
-    """The nodes that take statistics over an axis that is cut."""
-    return {
-        node
-        for node, axes in structure.ties.statistics.items()
-        if any(not bool(keep_vector(axis, gone).all()) for axis in axes)
-    }
-
-
-def _run_with_statistics(
-    model: nn.Module, structure: Structure, changed: Mapping[str, Tensor], gone: Mapping[Atom, Tensor], nodes: set[Node]
-) -> list[Any]:
-    graph = structure.graph
-    program = graph.program
-    assert program is not None, "a recorded graph takes no statistics over what is cut"
-    tensors = {
-        **program.constants,
-        **own_tensors(model),
-    }
-    holders = [n for n in program.graph.nodes if n.op == "placeholder"]
-    names = {n.name: name for n, name in graph.tensors.items()}
-    names |= program.graph_signature.inputs_to_lifted_tensor_constants
-    results = []
-    for probe in graph.probes:
-        leaves = iter(pytree.tree_leaves(probe))
-        flat = [changed.get(name, tensors[name]) if (name := names.get(n.name)) else next(leaves) for n in holders]
-        outputs = _MaskedStatistics(program.graph_module, structure, gone, nodes).run(*flat)
-        results.append(pytree.tree_unflatten(list(outputs), program.call_spec.out_spec))
-    return results
-
-
-class _MaskedStatistics(fx.Interpreter):
-    """Runs the full-size graph; at the nodes given, statistics are taken over the kept units only."""
-
-    def __init__(
-        self, module: fx.GraphModule, structure: Structure, gone: Mapping[Atom, Tensor], nodes: set[Node]
-    ) -> None:
-        super().__init__(module)
-        self.structure, self.gone, self.statistics = structure, gone, nodes
-
-    def run_node(self, n: Node) -> Any:
-        if n not in self.statistics:
-            return super().run_node(n)
-        args, kwargs = self.fetch_args_kwargs_from_env(n)
-        operands = [a for a in n.args if isinstance(a, Node)]
-        small = {
-            id(self.env[a]): self._kept(a, self.env[a]) for a in n.all_input_nodes if isinstance(self.env[a], Tensor)
-        }
-        args, kwargs = pytree.tree_map(lambda t: small.get(id(t), t) if isinstance(t, Tensor) else t, (args, kwargs))
-        result = n.target(*self._literals(n, list(args), operands), **kwargs)  # type: ignore[operator]
-        made = self.structure.values[n]
-        if isinstance(result, tuple):
-            return tuple(self._spread(v, r) for v, r in zip(made, result, strict=True))
-        return self._spread(made, result)
-
-    def _literals(self, n: Node, args: list[Any], operands: list[Node]) -> list[Any]:
-        """Sizes and group counts among the arguments, as they are after the cut."""
-        name = op_name(n)
-        if "layer_norm" in name or "rms_norm" in name:
-            args[1] = list(args[0].shape[-len(args[1]) :])
-        if name == "group_norm":
-            args[1] = int(keep_vector(self.structure.ties.groups[n], self.gone).sum())
-        return args
-
-    def _kept(self, node: Node, tensor: Tensor) -> Tensor:
-        value: Value = self.structure.values[node]
-        for dim, axis in enumerate(value.axes):
-            kept = keep_vector(axis, self.gone)
-            if not bool(kept.all()):
-                tensor = tensor.index_select(dim, kept.nonzero().flatten().to(tensor.device))
-        return tensor
-
-    def _spread(self, value: Value, tensor: Tensor) -> Tensor:
-        """Put a small result back into its full shape, with zeros for the removed units."""
-        for dim, axis in enumerate(value.axes):
-            kept = keep_vector(axis, self.gone)
-            if not bool(kept.all()):
-                shape = (*tensor.shape[:dim], axis.size, *tensor.shape[dim + 1 :])
-                where = kept.nonzero().flatten().to(tensor.device)
-                tensor = tensor.new_zeros(shape).index_copy_(dim, where, tensor)
-        return tensor

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from secateur.schedules import Pruned, Schedule, Step
+from secateur.result import Result
+from secateur.schedules import Schedule, Step
 from secateur.structure import channels, mask
 from secateur.testing.toys import TOYS, same_state, snapshot
 from secateur.types import Batches, FileError, InputError, Keep, Loss, Sites
@@ -74,12 +75,13 @@ class ScheduleConformance:
     def test_each_unit_goes_once_and_the_masks_are_those_of_the_log(self, name: str) -> None:
         schedule, model, sites = self._made(name)
         pruned = schedule(model, sites)
-        assert len(set(pruned.removed)) == len(pruned.removed)
+        assert len(set(pruned.history.removed)) == len(pruned.history.removed)
         assert list(pruned.keep) == list(sites)
         for site, kept in pruned.keep.items():
             assert kept.dtype == torch.bool
             assert (
-                sorted(unit for where, unit in pruned.removed if where == site) == (~kept).nonzero().flatten().tolist()
+                sorted(unit for where, unit in pruned.history.removed if where == site)
+                == (~kept).nonzero().flatten().tolist()
             )
             assert int(kept.sum()) >= 1
 
@@ -91,9 +93,9 @@ class ScheduleConformance:
         pruned, batches = schedule(model, sites), TOYS[name].batches()
         keep = {site: torch.ones(s.shape, dtype=torch.bool) for site, s in sites.items()}
         loss, accuracy = _rate(model, batches)
-        assert _agree(pruned.loss_before, loss)
-        assert _agree(pruned.accuracy_before, accuracy)
-        for step in pruned.steps:
+        assert _agree(pruned.history.loss_before, loss)
+        assert _agree(pruned.history.accuracy_before, accuracy)
+        for step in pruned.history.steps:
             assert _agree(step.loss_before, loss)
             for site, unit in step.units:
                 keep[site][unit] = False
@@ -106,9 +108,9 @@ class ScheduleConformance:
     def test_what_comes_out_is_cut_for_real(self, name: str) -> None:
         schedule, model, sites = self._made(name)
         pruned = schedule(model, sites)
-        assert pruned.difference is not None
-        assert pruned.difference <= 1e-4
-        if pruned.removed:
+        assert pruned.verification is not None
+        assert pruned.verification.example <= 1e-4
+        if pruned.history.removed:
             assert _count(pruned.model) < _count(model)
         if not self.trains and name != "attention":  # a norm sees fewer channels after a cut
             x = TOYS[name].inputs(seed=9)
@@ -121,13 +123,13 @@ class ScheduleConformance:
         if not self.lowers:
             pytest.skip("makes no such promise")
         pruned = schedule(model, sites)
-        assert pruned.loss <= pruned.loss_before + 1e-6
+        assert pruned.history.loss <= pruned.history.loss_before + 1e-6
 
     @pytest.mark.parametrize("name", ["mlp", "cnn", "residual"])
     def test_it_goes_on_where_it_was_killed(self, name: str, tmp_path: Path) -> None:
         schedule, model, sites = self._made(name)
         whole, seen = schedule(model, sites), list[Step]()
-        for number in sorted({0, len(whole.steps) // 2, len(whole.steps) - 1} - {-1}):
+        for number in sorted({0, len(whole.history.steps) // 2, len(whole.history.steps) - 1} - {-1}):
             path = tmp_path / f"{number}.safetensors"
 
             def kill(step: Step, number: int = number) -> None:
@@ -139,13 +141,13 @@ class ScheduleConformance:
             with pytest.raises(Killed):
                 schedule(model, sites, on_step=kill, checkpoint=path)
             assert same_pruning(whole, schedule(model, sites, on_step=seen.append, checkpoint=path))
-            assert same_steps(seen, whole.steps)
+            assert same_steps(seen, whole.history.steps)
         assert [p.name for p in tmp_path.iterdir() if p.suffix != ".safetensors"] == []
 
     def test_a_checkpoint_of_another_model_is_refused(self, tmp_path: Path) -> None:
         schedule, model, sites = self._made("cnn")
         path = tmp_path / "a.safetensors"
-        if not schedule(model, sites, checkpoint=path).steps:
+        if not schedule(model, sites, checkpoint=path).history.steps:
             pytest.skip("removes nothing here")
         with torch.no_grad():
             next(model.parameters()).mul_(2)
@@ -176,11 +178,11 @@ class ScheduleConformance:
                 changed(model, sites)
 
 
-def same_pruning(a: Pruned, b: Pruned) -> bool:
+def same_pruning(a: Result, b: Result) -> bool:
     """Whether two prunings have the same steps, masks and weights, to the bit."""
-    assert same_steps(a.steps, b.steps)
+    assert same_steps(a.history.steps, b.history.steps)
     assert _same(a.keep, b.keep)
-    assert a.evaluations == b.evaluations
+    assert a.history.evaluations == b.history.evaluations
     return _same(a.model.state_dict(), b.model.state_dict())
 
 

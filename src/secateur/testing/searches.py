@@ -17,7 +17,8 @@ import pytest
 import torch
 from torch import nn
 
-from secateur.search import Fitness, Rating, Search, SearchResult, Space, only
+from secateur.result import Result
+from secateur.search import Fitness, Rating, Search, Space, only
 from secateur.search.space import Genes, Offsets
 from secateur.structure import channels, mask, weights
 from secateur.testing.toys import TOYS, same_state, snapshot
@@ -72,7 +73,7 @@ class SearchConformance:
         labels = torch.randint(toy.classes, (40,), generator=torch.Generator().manual_seed(4))
         return Killed(space, (inputs, labels), batch_size=16)
 
-    def _run(self, space: Space, seed: int = 0, state: Path | None = None) -> SearchResult:
+    def _run(self, space: Space, seed: int = 0, state: Path | None = None) -> Result:
         return self.make()(self._fitness(space), space, self.budget, seed, state=state)
 
     @pytest.mark.parametrize("unit", ["weights", "channels"])
@@ -81,17 +82,19 @@ class SearchConformance:
             pytest.skip("does not search channels")
         space = self._space(unit)
         result = self._run(space)
-        assert result.spent <= self.budget
-        assert sum(int(np.isfinite(g.rating.fitness).sum()) for g in result.history) > 0
+        assert result.history.spent <= self.budget
+        assert sum(int(np.isfinite(g.rating.fitness).sum()) for g in result.history.generations) > 0
 
     def test_it_is_never_worse_than_the_unpruned_model(self) -> None:
         space = self._space()
         result = self._run(space)
-        assert result.fitness >= 0
-        again = self._fitness(space)(result.genes[None], None if result.offsets is None else result.offsets[None])
-        assert again.fitness.tolist() == [result.fitness]
-        rated = [g.rating.fitness[g.rating.exact].max(initial=0.0) for g in result.history]
-        assert result.fitness == max([0.0, *rated])
+        assert result.history.fitness >= 0
+        again = self._fitness(space)(
+            result.history.genes[None], None if result.history.offsets is None else result.history.offsets[None]
+        )
+        assert again.fitness.tolist() == [result.history.fitness]
+        rated = [g.rating.fitness[g.rating.exact].max(initial=0.0) for g in result.history.generations]
+        assert result.history.fitness == max([0.0, *rated])
 
     def test_the_same_seed_gives_the_same(self) -> None:
         space = self._space()
@@ -99,23 +102,24 @@ class SearchConformance:
         np.random.default_rng(0).random(3)
         again = self._run(space, seed=3)
         assert torch.equal(torch.get_rng_state(), state), "the global random state moved"
-        assert np.array_equal(first.genes, again.genes)
-        assert [g.rating.fitness.tolist() for g in first.history] == [g.rating.fitness.tolist() for g in again.history]
+        assert np.array_equal(first.history.genes, again.history.genes)
+        assert [g.rating.fitness.tolist() for g in first.history.generations] == [
+            g.rating.fitness.tolist() for g in again.history.generations
+        ]
 
     def test_the_model_stays_as_it_is(self) -> None:
         space = self._space()
         before = snapshot(space.model)
-        result = self._run(space)
-        result.apply()
+        self._run(space)
         assert same_state(before, snapshot(space.model))
 
     def test_what_is_found_is_a_masked_model(self) -> None:
         space = self._space()
         result = self._run(space)
         expected = mask(space.model, space.sites, result.keep)
-        found: nn.Module = result.apply()
+        found: nn.Module = result.model
         assert torch.equal(found.get_parameter("7.weight"), expected.get_parameter("7.weight"))
-        assert result.compression == 1 - float(result.genes.mean())
+        assert result.history.compression == 1 - float(result.history.genes.mean())
 
     @pytest.mark.parametrize("calls", [2, 4])
     def test_a_killed_search_goes_on_to_the_same_result(self, calls: int, tmp_path: Path) -> None:
@@ -126,12 +130,14 @@ class SearchConformance:
         with pytest.raises(Stop):
             self.make()(fitness, space, self.budget, 1, state=path)
         resumed = self._run(space, seed=1, state=path)
-        assert np.array_equal(whole.genes, resumed.genes)
-        assert (whole.fitness, whole.spent) == (resumed.fitness, resumed.spent)
-        assert [g.rating.fitness.tolist() for g in whole.history] == [
-            g.rating.fitness.tolist() for g in resumed.history
+        assert np.array_equal(whole.history.genes, resumed.history.genes)
+        assert (whole.history.fitness, whole.history.spent) == (resumed.history.fitness, resumed.history.spent)
+        assert [g.rating.fitness.tolist() for g in whole.history.generations] == [
+            g.rating.fitness.tolist() for g in resumed.history.generations
         ]
-        assert [g.parents.tolist() for g in whole.history] == [g.parents.tolist() for g in resumed.history]
+        assert [g.parents.tolist() for g in whole.history.generations] == [
+            g.parents.tolist() for g in resumed.history.generations
+        ]
 
     def test_the_state_of_another_search_is_refused(self, tmp_path: Path) -> None:
         space, path = self._space(), tmp_path / "state.safetensors"

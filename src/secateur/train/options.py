@@ -8,8 +8,7 @@ from math import isfinite
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 from torch.optim.lr_scheduler import (
     ConstantLR,
     CosineAnnealingLR,
@@ -22,9 +21,10 @@ from torch.optim.lr_scheduler import (
 )
 from torch.optim.optimizer import Optimizer
 
+from secateur.losses import loss_function
 from secateur.types import InputError, Loss, unknown_name
 
-__all__ = ["LOSSES", "OPTIMIZERS", "SCHEDULES", "Schedule", "TrainOptions", "loss_function"]
+__all__ = ["OPTIMIZERS", "SCHEDULES", "Schedule", "TrainOptions"]
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 ScheduleFactory = Callable[[Optimizer], LRScheduler]
@@ -48,39 +48,6 @@ SCHEDULES: dict[str, tuple[str, ...]] = {
 """The learning-rate schedules that have a name, with the options that each takes."""
 
 
-def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean of the squared differences; class labels stand for their one-hot vectors.
-
-    >>> mean_squared_error(torch.tensor([[1.0, 0.0]]), torch.tensor([1]))
-    tensor(1.)
-    """
-    if not targets.is_floating_point() and outputs.ndim == targets.ndim + 1:
-        targets = F.one_hot(targets, outputs.shape[-1]).to(outputs.dtype)
-    if targets.shape != outputs.shape:
-        raise InputError(
-            f"mse: outputs of shape {tuple(outputs.shape)} against targets of shape {tuple(targets.shape)}; "
-            "give targets of the outputs' shape, or class labels of shape (N,)"
-        )
-    return F.mse_loss(outputs, targets.to(outputs.dtype))
-
-
-LOSSES: dict[str, Loss] = {"cross_entropy": F.cross_entropy, "mse": mean_squared_error}
-"""The losses that have a name."""
-
-
-def loss_function(loss: str | Loss) -> Loss:
-    """Return the loss of this name, or the callable itself.
-
-    >>> loss_function("mse")(torch.tensor([1.0, 3.0]), torch.tensor([0.0, 0.0]))
-    tensor(5.)
-    """
-    if callable(loss):
-        return loss
-    if loss not in LOSSES:
-        raise unknown_name("loss", loss, LOSSES)
-    return LOSSES[loss]
-
-
 @dataclass(frozen=True)
 class TrainOptions:
     """How to train: a plain value that can be compared, copied with changes, and kept beside the result.
@@ -97,8 +64,8 @@ class TrainOptions:
             quarters); ``exponential`` (every epoch); ``onecycle`` (every step, peak at `lr`, Smith & Topin,
             2019); or a callable that makes torch's scheduler from the optimiser, stepped once an epoch.
         step_size, milestones, gamma: of the schedules; `gamma` is 0.1 by default, 0.95 for ``exponential``.
-        loss: ``cross_entropy``, ``mse`` (class labels stand for one-hot vectors), or a callable
-            of (outputs, targets) that returns the mean over the batch.
+        loss: ``cross_entropy``, ``mse`` or ``l1`` (class labels stand for one-hot vectors), ``bce`` (each output a yes
+            or no), or a callable of (outputs, targets) that returns the mean over the batch.
         clip_norm: the largest norm that the gradient of all parameters together may have; None does not clip.
         patience: stop after this many epochs without a lower validation loss; None never stops early.
         restore_best: end with the weights of the lowest validation loss; None means: where there are
@@ -144,10 +111,10 @@ class TrainOptions:
         for what, value, known in (
             ("optimizer", self.optimizer, OPTIMIZERS),
             ("learning-rate schedule", self.schedule, SCHEDULES),
-            ("loss", self.loss, LOSSES),
         ):
             if not callable(value) and value not in known:
                 raise unknown_name(what, value, known)
+        loss_function(self.loss)
 
     def _check_ranges(self) -> None:
         whole = _is_whole

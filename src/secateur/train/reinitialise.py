@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from secateur.criteria.loss_change import LossChange
 from secateur.criteria.loss_change.labels import LABELS
 from secateur.labelled import Data, check_data, iterate
+from secateur.losses import loss_function
 from secateur.models.initialise import SCHEMES
 from secateur.randomness import private_draws
 from secateur.structure.sites import channels
@@ -38,8 +38,8 @@ class Reinitialise(Callback):
 
     Attributes:
         every: after how many epochs, each time; the last epoch is never followed by one.
-        batches: labelled samples to measure on: a `Split`, a pair (inputs, targets), or batches of such pairs.
-        loss: of (outputs, targets); the mean of its samples' losses.
+        data: labelled samples to measure on: a `Split`, a pair (inputs, targets), or batches of such pairs.
+        loss: a name that `fit` takes, or a function of (outputs, targets) that gives the mean of its samples' losses.
         labels: which units begin anew (see `LossChanges.label`).
         scheme: how incoming weights are drawn: one of the schemes of `secateur.models.initialise`.
         outgoing: outgoing weights are drawn by the scheme and multiplied by this; 0 sets them to zero, None keeps them.
@@ -65,8 +65,8 @@ class Reinitialise(Callback):
     """
 
     every: int
-    batches: Data = field(repr=False)
-    loss: Loss = cross_entropy
+    data: Data = field(repr=False)
+    loss: str | Loss = "cross_entropy"
     labels: tuple[str, ...] = ("zero", "worse")
     scheme: str = "kaiming-uniform"
     outgoing: float | None = 0.0
@@ -84,7 +84,8 @@ class Reinitialise(Callback):
                 raise InputError(f"Reinitialise: {name}={value!r} must be a whole number, {least} or more")
         if self.outgoing is not None and not isfinite(self.outgoing):
             raise InputError(f"Reinitialise: outgoing={self.outgoing!r} must be a number, or None to keep the weights")
-        check_data(self.batches, "Reinitialise")
+        check_data(self.data, "Reinitialise")
+        loss_function(self.loss)
         for label in self.labels:
             if label not in LABELS:
                 raise unknown_name("label", label, LABELS)
@@ -93,7 +94,8 @@ class Reinitialise(Callback):
 
     def identity(self) -> str:
         """Return the options; the data are not looked at."""
-        name = getattr(self.loss, "__qualname__", type(self.loss).__name__)
+        loss = loss_function(self.loss)
+        name = getattr(loss, "__qualname__", type(loss).__name__)
         options = (self.every, name, self.labels, self.scheme, self.outgoing, self.cycles, self.seed)
         return f"Reinitialise {options} {(self.tolerance, self.alpha)}{' at random' if self.at_random else ''}"
 
@@ -104,7 +106,7 @@ class Reinitialise(Callback):
         if not done or rest or (self.cycles is not None and cycle > self.cycles):
             return
         sites = self._sites(run)
-        labels = LossChange(self.batches, self.loss)(run.model, sites).label(self.alpha, self.tolerance)
+        labels = LossChange(self.data, self.loss)(run.model, sites).label(self.alpha, self.tolerance)
         found = {name: [n for n, label in enumerate(given) if label in self.labels] for name, given in labels.items()}
         if self.at_random:
             drawn = np.random.default_rng([self.seed, done, 1])
@@ -119,7 +121,7 @@ class Reinitialise(Callback):
             self.on_found(done + 1, found)
 
     def _sites(self, run: Run) -> Sites:
-        inputs, _ = next(iter(iterate(self.batches, 2, "Reinitialise")))
+        inputs, _ = next(iter(iterate(self.data, 2, "Reinitialise")))
         sites = channels(run.model, inputs[:2].to(run.device))
         if not sites:
             raise InputError(

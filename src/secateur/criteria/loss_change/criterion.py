@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from secateur.criteria.loss_change.chain.engine import ChainEngine, chain_engine
-from secateur.criteria.loss_change.graph import GraphEngine
-from secateur.criteria.loss_change.memory import Budget
-from secateur.criteria.loss_change.plain import PlainLoop
-from secateur.criteria.loss_change.program import Unfit
+from secateur.criteria.base import LossCriterion
 from secateur.criteria.loss_change.result import LossChanges
 from secateur.criteria.loss_change.screen import estimates, lowest, with_estimates
-from secateur.criteria.loss_change.tally import Tally
-from secateur.labelled import Data, check_data, count_batches, iterate
+from secateur.labelled import Data, count_batches, iterate
 from secateur.progress import bar
-from secateur.state import check_finite, device_of
+from secateur.rate.chain.engine import ChainEngine, chain_engine
+from secateur.rate.memory import Budget
+from secateur.rate.plain import PlainLoop
+from secateur.rate.program import Unfit
+from secateur.rate.tally import Tally
+from secateur.rate.units import GraphEngine
+from secateur.state import as_usual, check_finite, device_of
 from secateur.structure.infer import Structure
-from secateur.structure.sites import REPAIR, check_same_model
-from secateur.types import InputError, Loss, Sites, TraceError
+from secateur.structure.sites import REPAIR
+from secateur.types import InputError, Sites, TraceError
+from secateur.untouched import copied
 
 __all__ = ["LossChange"]
 
@@ -75,7 +75,7 @@ class OrGraph:
 
 
 @dataclass(frozen=True, repr=False)
-class LossChange:
+class LossChange(LossCriterion):
     """Scores every unit by the exact change of the mean loss when that unit alone is removed.
 
     The leave-one-out importance of Mozer and Smolensky (1989), and of Charpentier (2020), who labels the units by it.
@@ -83,8 +83,8 @@ class LossChange:
     below zero makes the model worse. Losses are paired by sample, so that each change has its standard error.
 
     Attributes:
-        batches: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
-        loss: of (outputs, targets); the mean of its samples' losses.
+        data: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
+        loss: a name that `fit` takes, or a function of (outputs, targets) that gives the mean of its samples' losses.
         max_memory: bytes that the measuring may take beside the model and a batch of data; found by itself.
         progress: draw a bar on standard error.
         screen: look for this fraction of all units, the lowest, in (0, 1): estimate all (`SecondOrder`; single weights
@@ -108,22 +108,15 @@ class LossChange:
     tensor([0.0000, 0.5000], dtype=torch.float64)
     """
 
-    batches: Data = field(repr=False)
-    loss: Loss = cross_entropy
     max_memory: int | None = None
     progress: bool = False
     screen: float | None = None
-    batch_size: int = 500
 
     def __post_init__(self) -> None:
-        check_data(self.batches, "LossChange")
-        if not callable(self.loss):
-            raise InputError(f"LossChange: loss is {self.loss!r}; give a function of (outputs, targets)")
-        for name in ("max_memory", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise InputError(f"LossChange: {name}={value!r} must be a whole number, 1 or more")
-        given = self.screen
+        super().__post_init__()
+        room, given = self.max_memory, self.screen
+        if room is not None and (isinstance(room, bool) or not isinstance(room, int) or room < 1):
+            raise InputError(f"LossChange: max_memory={room!r} must be a whole number, 1 or more")
         if given is not None and (isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 < given < 1):
             raise InputError(
                 f"LossChange: screen={given!r} must be a fraction of the units, between 0 and 1; 0.1 is usual"
@@ -131,29 +124,34 @@ class LossChange:
 
     def __call__(self, model: nn.Module, sites: Sites) -> LossChanges:
         """Return the changes, high = keep; each has its site's shape."""
-        check_same_model(model, sites)
+        changes = super().__call__(model, sites)
+        assert isinstance(changes, LossChanges)
+        return changes
+
+    def _score(self, model: nn.Module, sites: Sites) -> LossChanges:
         check_finite(model, "LossChange", REPAIR)
         # In float32 whatever the model is; and of one's own, as the plain loop writes into it.
-        own = copy.deepcopy(model).float()
-        if self.screen is None:
-            return self._measured(own, sites, None)
-        scores = estimates(own, sites, _Single(self.batches, self.batch_size), self.loss, self.batch_size)
-        return with_estimates(self._measured(own, sites, lowest(scores, self.screen)), scores)
+        own = copied(model).float()
+        with as_usual(own):
+            if self.screen is None:
+                return self._measured(own, sites, None)
+            scores = estimates(own, sites, _Single(self.data, self.batch_size), self._loss, self.batch_size)
+            return with_estimates(self._measured(own, sites, lowest(scores, self.screen)), scores)
 
     def _measured(self, model: nn.Module, sites: Sites, units: dict[str, Tensor] | None) -> LossChanges:
-        tally, device = Tally(self.loss, sites, units), device_of(model)
+        tally, device = Tally(self._loss, sites, units), device_of(model)
         count = sum(map(len, tally.chosen.values()))
         _warn_of_many(sites, count)
-        chain = chain_engine(model, sites, self.loss, self.max_memory)
+        chain = chain_engine(model, sites, self._loss, self.max_memory)
         # The engine of chains divides samples by itself, and each call has its price.
         size = self.batch_size if chain is None else max(self.batch_size, LARGE)
         with bar(
-            count * count_batches(self.batches, size) if self.progress else 0, self.progress, "loss changes"
+            count * count_batches(self.data, size) if self.progress else 0, self.progress, "loss changes"
         ) as advance:
             engine = self._engine(model, sites, chain, advance)
-            for inputs, targets in _Single(self.batches, size):
+            for inputs, targets in _Single(self.data, size):
                 engine.measure(inputs.to(device), targets.to(device), tally)
-        return tally.result()
+        return LossChanges.of(tally)
 
     def _engine(
         self, model: nn.Module, sites: Sites, chain: ChainEngine | None, advance: Callable[[float], None]
@@ -169,7 +167,7 @@ class LossChange:
         return OrGraph(chain, general)
 
     def __repr__(self) -> str:
-        name = getattr(self.loss, "__name__", None) or repr(self.loss)
+        name = getattr(self._loss, "__name__", None) or repr(self.loss)
         return f"LossChange(loss={name}{'' if self.screen is None else f', screen={self.screen}'})"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import nan
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from secateur.criteria.loss_change.labels import LABELS, Correction, label_numbers
 from secateur.files import require
+from secateur.rate.tally import Sums, Tally
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -59,6 +61,26 @@ class LossChanges(dict[str, Tensor]):
         self.accuracy: dict[str, Tensor] = {}
         self.class_accuracy: dict[str, Tensor] = {}
         self.exact = {name: torch.ones(x.shape, dtype=torch.bool) for name, x in self.items()}
+
+    @classmethod
+    def of(cls, tally: Tally) -> LossChanges:
+        """Return the changes of the mean loss, once every chosen unit was measured on every sample.
+
+        Raises:
+            InputError: there were no samples.
+        """
+        tally.check()
+        changes = cls(_base(tally))
+        for name, sums in tally.sums.items():
+            shape = tally.sites[name].shape
+            mean = sums.change / tally.count
+            changes[name] = mean.float().reshape(shape)
+            changes.error[name] = _error(mean, sums.square, tally.count).float().reshape(shape)
+            accuracy, by_class = _accuracies(tally, sums)
+            changes.accuracy[name] = accuracy.reshape(shape)
+            changes.class_accuracy[name] = by_class.reshape(*shape, by_class.shape[1])
+            changes.exact[name] = (sums.count == tally.count).reshape(shape)
+        return changes
 
     def label(
         self, alpha: float = 0.05, tolerance: float | None = None, correction: Correction | None = "holm"
@@ -131,3 +153,32 @@ class LossChanges(dict[str, Tensor]):
         return (
             f"LossChanges({units} units of {len(self)} sites, loss {self.base.loss:.4g} on {self.base.count} samples)"
         )
+
+
+def _base(tally: Tally) -> Base:
+    asked, right = torch.zeros(2, 0, dtype=torch.int64) if tally.answers is None else tally.answers
+    return Base(
+        loss=tally.total / tally.count,
+        accuracy=nan if tally.answers is None else int(right.sum()) / tally.count,
+        class_accuracy=right.double() / asked.double(),
+        count=tally.count,
+        class_count=asked,
+    )
+
+
+def _accuracies(tally: Tally, sums: Sums) -> tuple[Tensor, Tensor]:
+    """The changes of the accuracy ``(units,)``, and on each class ``(units, classes)``."""
+    units = len(sums.change)
+    if tally.answers is None:
+        return torch.full((units,), nan, dtype=torch.float64), torch.zeros(units, 0, dtype=torch.float64)
+    asked, right = tally.answers
+    change = (torch.zeros(1, len(right)).expand(units, -1) if sums.right is None else sums.right - right).double()
+    return change.sum(1) / tally.count, change / asked.double()
+
+
+def _error(mean: Tensor, square: Tensor, count: int) -> Tensor:
+    """The standard error of the mean of paired differences; infinite with one sample, which tells nothing of it."""
+    if count == 1:
+        return torch.full_like(mean, torch.inf)
+    variance = (square - count * mean.square()).clamp(min=0) / (count - 1)
+    return (variance / count).sqrt()

@@ -20,15 +20,15 @@ MARGIN = 1.5
 """How many units are measured for each that is looked for."""
 
 
-def estimates(model: nn.Module, sites: Sites, batches: Data, loss: Loss, batch_size: int) -> dict[str, Tensor]:
+def estimates(model: nn.Module, sites: Sites, data: Data, loss: Loss, batch_size: int) -> dict[str, Tensor]:
     """Return the estimated changes: to second order for channels, to first for single weights and blocks.
 
     Minus infinity where the estimate leaves something out, as behind a norm with statistics over the units: those are
     measured, whatever they are.
     """
     if any(site.kind != "channel" for site in sites.values()):
-        return Taylor(batches, loss, batch_size=batch_size)(model, sites)
-    found = SecondOrder(batches, loss, batch_size=batch_size)(model, sites)
+        return Taylor(data, loss, "signed", batch_size=batch_size)(model, sites)
+    found = SecondOrder(data, loss, batch_size=batch_size)(model, sites)
     unsure = Flow(model, sites).partial
     return {name: torch.full_like(x, -torch.inf) if name in unsure else x for name, x in found.items()}
 

@@ -19,7 +19,10 @@ from secateur.types import InputError, unknown_name
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["compare"]
+__all__ = ["UNTESTED", "compare"]
+
+UNTESTED = "not tested"
+"""The verdict where there was no test."""
 
 Numbers = NDArray[np.float64]
 Test = Literal["t", "wilcoxon", "permutation"]
@@ -88,8 +91,8 @@ def compare(
         ``difference``, the mean of (method − against), and ``low``, ``high``, its own interval, uncorrected (of
         t, or for the other tests of the bootstrap); ``p`` and ``p_corrected``; ``effect``: Cohen's d_z, mean
         over standard deviation of the differences (Cohen, 1988), or for ``"wilcoxon"`` the matched-pairs
-        rank-biserial correlation, from −1 to 1 (Kerby, 2014); ``verdict``: ``"better"``, ``"worse"`` or
-        ``"no difference shown"``; then ``test``, ``correction`` and ``confidence`` as given.
+        rank-biserial correlation, from −1 to 1 (Kerby, 2014); ``verdict``: ``"better"``, ``"worse"``,
+        ``"no difference shown"`` or, without a p, ``"not tested"``; then ``test``, ``correction`` and ``confidence`` as given.
 
         With fewer than two pairs p and bounds are nan. Pairs that all differ by exactly nothing give p = 1;
         by exactly the same something, t has no spread to judge by, and its p and bounds are nan. Such rows
@@ -272,5 +275,6 @@ def _verdicts(found: DataFrame, better: str, level: float) -> list[str]:
     signs = np.sign(found["effect"].fillna(found["difference"]).to_numpy(dtype=np.float64))
     good = signs > 0 if better == "higher" else signs < 0
     shown = found["p_corrected"].to_numpy(dtype=np.float64) < level
-    words = np.where(good, "better", "worse")
-    return [str(word) for word in np.where(shown, words, "no difference shown")]
+    words = np.where(shown, np.where(good, "better", "worse"), "no difference shown")
+    # Without a p there was no test, and so nothing that it could have failed to show.
+    return [str(word) for word in np.where(found["p"].isna(), UNTESTED, words)]

@@ -1,0 +1,156 @@
+"""What all criteria share: the call, its checks, and the data and the loss of those that look at samples."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from secateur.criteria.batches import check_batches
+from secateur.labelled import Data
+from secateur.losses import loss_function
+from secateur.state import as_usual
+from secateur.structure.sites import check_same_model
+from secateur.types import Criterion, InputError, Loss, Scores, Sites
+
+__all__ = ["CriterionBase", "DataCriterion", "LossCriterion", "check_scores", "level_sites", "scores_of"]
+
+
+class CriterionBase(ABC):
+    """The base of criteria: frozen dataclasses that write `_score`.
+
+    A call gives the same scores under inference mode, without gradients, under autocast, and with another default dtype
+    or device (see `secateur.state.as_usual`); it refuses another model than that of the sites, and scores that are NaN
+    or infinite.
+    """
+
+    level: ClassVar[str] = (
+        "the weights are all alike, as they are where they were set to constants; train the model first"
+    )
+    """Why its scores may all be equal, and what to do then."""
+
+    def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+        """Return the scores, high = keep; each has its site's shape.
+
+        Raises:
+            InputError: the sites are of another model, a score is not finite, or what the criterion itself refuses.
+        """
+        with as_usual(model):
+            check_same_model(model, sites)
+            scores = self._score(model, sites)
+            _check_finite(scores, type(self).__name__)
+            return scores
+
+    @abstractmethod
+    def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+        """Return the scores."""
+
+
+@dataclass(frozen=True)
+class DataCriterion(CriterionBase):
+    """The base of criteria that look at samples.
+
+    Attributes:
+        data: samples: a pair (inputs, targets) of tensors, a data set with ``images`` and ``labels`` such as
+            `secateur.data.Split`, or batches of such pairs that can be iterated again.
+        batch_size: samples a pass, where the data are in memory.
+    """
+
+    level: ClassVar[str] = "the samples pass the units without a difference; look at the inputs, and at dead layers"
+
+    data: Data = field(repr=False)
+    batch_size: int = field(default=500, kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_batches(type(self).__name__, self.data, self.batch_size)
+
+
+@dataclass(frozen=True)
+class LossCriterion(DataCriterion):
+    """The base of criteria that look at the loss on labelled samples.
+
+    Attributes:
+        loss: ``"cross_entropy"``, ``"mse"``, or another name that `secateur.fit` takes, or a function of (outputs,
+            targets) that returns the mean over a batch.
+    """
+
+    level: ClassVar[str] = (
+        "the loss does not depend on the units, as where it does not fit the targets, or all outputs or gradients are 0; "
+        "pass loss='mse' for numbers (or a function of (outputs, targets)), and look at the model's outputs"
+    )
+
+    loss: str | Loss = "cross_entropy"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        loss_function(self.loss)
+
+    @property
+    def _loss(self) -> Loss:
+        return loss_function(self.loss)
+
+
+def scores_of(criterion: Criterion, model: nn.Module, sites: Sites, doing: str) -> dict[str, Tensor]:
+    """Return a criterion's scores, once they tell some units apart.
+
+    Raises:
+        InputError: they are equal in every site, not finite, or not those of the sites.
+    """
+    scores = criterion(model, sites)
+    name = getattr(criterion, "__name__", None) or type(criterion).__name__
+    check_scores(scores, f"{doing}: {name}", getattr(criterion, "level", ""))
+    return scores
+
+
+def check_scores(scores: Scores, who: str, why: str = "") -> None:
+    """Refuse scores that are not finite, or that are equal in every site, so that units would go by their position.
+
+    Args:
+        scores: of all sites.
+        who: whose they are, for the errors.
+        why: why they may all be equal, and what to do.
+
+    Raises:
+        InputError: with the criterion, the likely cause and the remedy.
+
+    >>> check_scores({"a": torch.zeros(3)}, "prune: Mine", "look at the data")
+    Traceback (most recent call last):
+    secateur.types.InputError: prune: Mine tells no unit from another: in every site all scores are equal (a: 0), and \
+units would go by their position. Likely look at the data
+    """
+    _check_finite(scores, who)
+    level = level_sites(scores)
+    if not level or len(level) < sum(score.numel() > 1 for score in scores.values()):
+        return
+    values = ", ".join(f"{name}: {float(scores[name].flatten()[0]):.3g}" for name in level[:3])
+    more = f" and {len(level) - 3} more" if len(level) > 3 else ""
+    raise InputError(
+        f"{who} tells no unit from another: in every site all scores are equal ({values}{more}), and units would go by "
+        f"their position. Likely {why or 'the criterion does not see these units; take another, or Random as a control'}"
+    )
+
+
+def level_sites(scores: Scores) -> list[str]:
+    """Return the sites of several units whose scores are all equal.
+
+    >>> level_sites({"a": torch.tensor([1.0, 1.0]), "b": torch.tensor([1.0, 2.0]), "c": torch.tensor([1.0])})
+    ['a']
+    """
+    several = ((name, score.flatten()) for name, score in scores.items() if score.numel() > 1)
+    return [name for name, flat in several if bool((flat == flat[0]).all())]
+
+
+def _check_finite(scores: Mapping[str, Tensor], who: str) -> None:
+    for name, score in scores.items():
+        # A sum is finite unless a term is not, or it overflows; only then is each entry looked at.
+        if not bool(torch.isfinite(score.sum())):
+            bad = int((~torch.isfinite(score)).sum())
+            if bad:
+                raise InputError(
+                    f"{who}: {bad} scores of {name!r} are NaN or infinite; look for NaN and for very large values in the "
+                    "model's weights and in the data"
+                )

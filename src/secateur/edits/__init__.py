@@ -1,0 +1,57 @@
+"""What was done to a model, as plain data that does it again: one file an edit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from secateur.edits.base import Edit
+from secateur.edits.cut import Cut
+from secateur.edits.depth import Depth
+from secateur.edits.graph import GraphCut
+from secateur.edits.masked import Masked
+from secateur.state import usual
+from secateur.types import unknown_name
+from secateur.untouched import copied
+
+__all__ = ["EDITS", "Cut", "Depth", "Edit", "GraphCut", "Masked", "from_dict", "replay", "to_dict"]
+
+EDITS: Mapping[str, type[Edit]] = {edit.kind: edit for edit in (Cut, GraphCut, Masked, Depth)}
+"""All edits, by the name that a saved folder gives them."""
+
+
+def to_dict(edit: Edit) -> dict[str, Any]:
+    """Return an edit as mappings, lists, plain values and tensors, its kind among them."""
+    return {"kind": edit.kind, **edit.to_dict()}
+
+
+def from_dict(record: Mapping[str, Any]) -> Edit:
+    """Return the edit that `to_dict` described.
+
+    Raises:
+        UnknownNameError: an edit of a kind that this version does not know.
+        FileError, LookupError, TypeError, ValueError: `record` is no such description.
+    """
+    kind = record["kind"]
+    if kind not in EDITS:
+        raise unknown_name("edit", kind, EDITS)
+    return EDITS[kind].from_dict(record)
+
+
+@usual
+def replay(edits: Sequence[Edit], model: nn.Module) -> nn.Module:
+    """Return a copy of `model` with the edits done one after another.
+
+    Raises:
+        FileError: an edit does not fit.
+
+    >>> small = replay([Depth({"1": False})], nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
+    >>> small[1]
+    Skip()
+    """
+    result = model
+    for edit in edits:
+        result = edit.apply(result)
+    return copied(model) if result is model else result

@@ -1,0 +1,80 @@
+"""Units cut out of a model's traced graph, for models whose code holds sizes as literals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.utils import _pytree as pytree
+
+from secateur.edits.base import Edit
+from secateur.edits.inputs import describe, restore
+from secateur.state import device_of
+from secateur.structure.cut import apply_plan, make_plan
+from secateur.structure.graph import Shapes, graph_form, graph_structure, require_shapes
+from secateur.structure.infer import Structure
+from secateur.structure.trace import trace
+from secateur.types import ExampleInputs, FileError, Keep
+
+__all__ = ["GraphCut"]
+
+
+@dataclass(frozen=True, eq=False)
+class GraphCut(Edit):
+    """The masks over a model's sites, and what it takes to trace the model again.
+
+    Attributes:
+        keep: one bool tensor a site, True = keep.
+        inputs: the example inputs.
+        follows_batch: whether sizes that contain the batch are computed from the inputs.
+        shapes: the shapes of the inputs that the graph takes, None for a size that may be any; others are refused.
+    """
+
+    kind: ClassVar[str] = "graph"
+    keep: Keep
+    inputs: ExampleInputs | Mapping[str, Any] = field(repr=False)
+    follows_batch: bool = False
+    shapes: Shapes = ()
+
+    def apply(self, model: nn.Module) -> GraphModule:
+        """Return the graph of `model`, cut by the masks; its weights are those of `model`."""
+        inputs = pytree.tree_map_only(Tensor, lambda x: x.to(device_of(model)), self.inputs)
+        structure = graph_structure(model, trace(model, inputs), any_batch=self.follows_batch)
+        for name, kept in self.keep.items():
+            _check_mask(structure, name, kept)
+        gone = {structure.units[name]: kept for name, kept in self.keep.items() if not bool(kept.all())}
+        small = apply_plan(model, make_plan(model, structure, gone))
+        graph = graph_form(small, structure, gone)
+        if self.shapes:
+            require_shapes(graph, self.shapes)
+        return graph
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the masks, and a description of the inputs.
+
+        Raises:
+            FileError: the inputs hold something else than tensors and plain values.
+        """
+        masks = {name: kept.detach().cpu().contiguous() for name, kept in self.keep.items()}
+        plain = {"follows_batch": self.follows_batch, "shapes": [list(shape) for shape in self.shapes]}
+        return {"keep": masks, "inputs": describe(self.inputs), **plain}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Self:
+        """Return the edit that `to_dict` described, with ones in the place of inputs that do not matter."""
+        inputs = restore(record["inputs"], torch.device("cpu"))
+        shapes = tuple(tuple(shape) for shape in record["shapes"])
+        return cls(dict(record["keep"]), inputs, bool(record["follows_batch"]), shapes)
+
+
+def _check_mask(structure: Structure, name: str, kept: object) -> None:
+    site = structure.sites.get(name)
+    if not isinstance(kept, Tensor) or kept.dtype is not torch.bool:
+        raise FileError(f"the mask of {name!r} is no bool tensor")
+    if site is None or tuple(kept.shape) != site.shape or not bool(kept.any()):
+        units = "no such site" if site is None else f"{site.size} units"
+        raise FileError(f"the mask of {name!r} {tuple(kept.shape)} does not fit: the model has {units}")

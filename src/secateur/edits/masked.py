@@ -1,0 +1,69 @@
+"""Weights set to zero, shapes as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from secateur.edits.base import Edit
+from secateur.state import own_tensors
+from secateur.structure.sites import check_keep
+from secateur.types import FileError, Keep, Sites
+from secateur.untouched import copied
+
+__all__ = ["Masked"]
+
+
+@dataclass(frozen=True, eq=False)
+class Masked(Edit):
+    """The masks of parameters that have zeros, of their shapes, True = keep.
+
+    Attributes:
+        masks: by the parameter's name.
+    """
+
+    kind: ClassVar[str] = "masked"
+    masks: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, sites: Sites, keep: Keep) -> Self:
+        """Return the masks of every parameter that `keep` puts zeros into.
+
+        >>> from secateur.structure import channels
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+        >>> sites = channels(model, torch.ones(1, 2))
+        >>> {n: m.int().tolist() for n, m in Masked.of(sites, {"0": torch.tensor([True, False])}).masks.items()}
+        {'0.weight': [[1, 1], [0, 0]], '0.bias': [1, 0], '1.weight': [[1, 0]]}
+        """
+        masks: dict[str, Tensor] = {}
+        for name, kept in check_keep(sites, keep).items():
+            if bool(kept.all()):
+                continue
+            for member in sites[name].members:
+                stays = masks.setdefault(member.parameter, torch.ones(member.shape, dtype=torch.bool))
+                member.clear(stays, kept)
+        return cls(masks)
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Return a copy of `model` with zeros where the masks are False."""
+        result = copied(model)
+        tensors = own_tensors(result)
+        for name, stays in self.masks.items():
+            if name not in tensors or not isinstance(stays, Tensor) or tensors[name].shape != stays.shape:
+                raise FileError(f"the mask of {name!r} fits no parameter of it")
+            with torch.no_grad():
+                tensors[name].masked_fill_(~stays.to(tensors[name].device, torch.bool), 0)
+        return result
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the masks by parameter."""
+        return {"masks": dict(self.masks)}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Self:
+        """Return the masks that `to_dict` described."""
+        return cls(dict(record["masks"]))

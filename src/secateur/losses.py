@@ -1,0 +1,177 @@
+"""The losses that have a name, and what a model's outputs and its targets must be for one to mean anything."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from secateur.labelled import are_classes, check_outputs
+from secateur.types import InputError, Loss, UnknownNameError, unknown_name
+
+__all__ = [
+    "LOSSES",
+    "check_answers",
+    "check_loss",
+    "gives_numbers",
+    "is_cross_entropy",
+    "loss_function",
+    "mean_squared_error",
+]
+
+CERTAIN = 1e-3
+"""How far the probabilities of a sample may add up from 1."""
+
+
+def mean_squared_error(outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+    """Return the mean of the squared differences; class labels stand for their one-hot vectors.
+
+    >>> mean_squared_error(torch.tensor([[1.0, 0.0]]), torch.tensor([1]))
+    tensor(1.)
+    """
+    return F.mse_loss(outputs, _like("mse", outputs, targets), reduction=reduction)
+
+
+def mean_absolute_error(outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+    """Return the mean of the absolute differences; class labels stand for their one-hot vectors.
+
+    >>> mean_absolute_error(torch.tensor([[3.0], [0.0]]), torch.tensor([[1.0], [0.0]]))
+    tensor(1.)
+    """
+    return F.l1_loss(outputs, _like("l1", outputs, targets), reduction=reduction)
+
+
+def binary_cross_entropy(outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+    """Return the mean cross-entropy of logits, each a yes or no of its own; one column takes targets ``(N,)`` too.
+
+    >>> binary_cross_entropy(torch.zeros(2, 1), torch.tensor([0, 1]))    # log 2
+    tensor(0.6931)
+    """
+    single = outputs.ndim == 2 and outputs.shape[1] == 1 and targets.ndim == 1
+    return F.binary_cross_entropy_with_logits(
+        outputs, _like("bce", outputs, targets.unsqueeze(1) if single else targets), reduction=reduction
+    )
+
+
+def _like(name: str, outputs: Tensor, targets: Tensor) -> Tensor:
+    """The targets in the outputs' shape and dtype."""
+    if not targets.is_floating_point() and outputs.ndim == targets.ndim + 1:
+        classes = torch.arange(outputs.shape[-1], device=targets.device)
+        targets = targets.unsqueeze(-1) == classes  # as one_hot, which torch.vmap does not take
+    if targets.shape != outputs.shape:
+        raise InputError(
+            f"{name}: outputs of shape {tuple(outputs.shape)} against targets of shape {tuple(targets.shape)}; "
+            "give targets of the outputs' shape (targets[:, None] for one column), or class labels of shape (N,)"
+        )
+    return targets.to(outputs.dtype)
+
+
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": F.cross_entropy,
+    "mse": mean_squared_error,
+    "l1": mean_absolute_error,
+    "bce": binary_cross_entropy,
+}
+"""The losses that have a name; a hyphen does as well as an underscore."""
+
+
+def loss_function(loss: str | Loss) -> Loss:
+    """Return the loss of this name, or the callable itself.
+
+    Raises:
+        UnknownNameError: it is neither.
+
+    >>> loss_function("mse")(torch.tensor([1.0, 3.0]), torch.tensor([0.0, 0.0]))
+    tensor(5.)
+    >>> loss_function("cross-entropy") is F.cross_entropy
+    True
+    """
+    if callable(loss):
+        return loss
+    name = str(loss).replace("-", "_")
+    if name not in LOSSES:
+        raise UnknownNameError(f"{unknown_name('loss', loss, LOSSES)}; or give a function of (outputs, targets)")
+    return LOSSES[name]
+
+
+def is_cross_entropy(loss: str | Loss) -> bool:
+    """Return whether a loss is the cross-entropy of classes, by name, as torch's function or as its module."""
+    made: Any = loss_function(loss)
+    while isinstance(made, partial):
+        made = made.func
+    return made is F.cross_entropy or isinstance(made, nn.CrossEntropyLoss)
+
+
+def gives_numbers(loss: str | Loss, outputs: Tensor, targets: Tensor) -> bool:
+    """Return whether outputs are numbers of their own, as in a regression, and not the logits of classes."""
+    single = outputs.ndim < 2 or outputs.shape[1] == 1
+    return single or (targets.is_floating_point() and not is_cross_entropy(loss))
+
+
+def check_answers(outputs: Any, targets: Tensor, loss: str | Loss, doing: str) -> None:
+    """Refuse outputs that are no tensor with a row for each target or hold NaN, and a loss that does not fit them.
+
+    Raises:
+        InputError: with the remedy.
+    """
+    check_outputs(outputs, targets, doing)
+    check_loss(loss, outputs, targets, doing)
+
+
+def check_loss(loss: str | Loss, outputs: Tensor, targets: Tensor, doing: str) -> None:
+    """Refuse the cross-entropy where targets are no classes, or the model has one output column.
+
+    Its value would be an error of torch's at best, and at worst 0 or nonsense, whatever the model answers.
+
+    >>> check_loss("cross_entropy", torch.zeros(4, 1), torch.zeros(4, 1), "evaluate")
+    Traceback (most recent call last):
+    secateur.types.InputError: evaluate: the loss is cross-entropy, and targets are floats of shape (4, 1): \
+pass loss='mse', or a function of (outputs, targets)
+    """
+    if is_cross_entropy(loss):
+        problem, name = _unfit(outputs, targets), "cross-entropy"
+    else:
+        labels = loss_function(loss) in (mean_squared_error, mean_absolute_error) and not targets.is_floating_point()
+        one_hot = labels and outputs.ndim == targets.ndim + 1
+        problem, name = _out_of_range(targets, outputs.shape[-1]) if one_hot else "", "a distance to one-hot vectors"
+    if problem:
+        raise InputError(f"{doing}: the loss is {name}, and {problem}")
+
+
+def _unfit(outputs: Tensor, targets: Tensor) -> str:
+    """Why cross-entropy means nothing here, with the remedy; empty where it does."""
+    shape = tuple(targets.shape)
+    if targets.is_floating_point():
+        if targets.shape == outputs.shape and outputs.ndim > 1 and outputs.shape[1] > 1:
+            sums, least = targets.sum(1), float(targets.min())
+            if least >= 0 and bool(((sums - 1).abs() <= CERTAIN).all()):
+                return ""
+            return f"targets are floats of shape {shape} that are no probabilities: {NUMBERS}"
+        return f"targets are floats of shape {shape}: {NUMBERS}"
+    if outputs.ndim < 2 or outputs.shape[1] == 1:
+        return (
+            f"the model has one output column (outputs of shape {tuple(outputs.shape)}), for which it is 0 whatever the "
+            "answer: pass loss='bce' for a yes or no, loss='mse' for a number, or a function of (outputs, targets)"
+        )
+    wanted = (outputs.shape[0], *outputs.shape[2:])
+    if shape != wanted:
+        return (
+            f"targets have the shape {shape}: give class labels of shape {wanted}, or pass another loss, as loss='mse'"
+        )
+    return "" if are_classes(outputs, targets) else _out_of_range(targets, outputs.shape[1])
+
+
+NUMBERS = "pass loss='mse', or a function of (outputs, targets)"
+
+IGNORED = -100
+"""The label that torch's cross-entropy leaves out."""
+
+
+def _out_of_range(labels: Tensor, classes: int) -> str:
+    wrong = labels[((labels < 0) | (labels >= classes)) & (labels != IGNORED)]
+    if not len(wrong):
+        return ""
+    return f"label {int(wrong[0])} is out of range for {classes} classes: labels must be in 0 … {classes - 1}"

@@ -1,0 +1,259 @@
+"""Is a model a chain of layers? If so, which: read once from its traced graph, then run plainly."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+from torch.nn.functional import conv2d
+
+from secateur.rate.chain.gemm import product
+from secateur.state import tensors
+from secateur.structure.axes import Atom, resolve
+from secateur.structure.infer import Structure
+from secateur.structure.rules import Value, op_name
+from secateur.types import Sites
+
+__all__ = ["Layer", "Op", "parse"]
+
+POINTWISE = {
+    *("relu", "tanh", "sigmoid", "gelu", "silu", "elu", "leaky_relu", "hardtanh", "hardswish", "hardsigmoid", "mish"),
+    *("softplus", "relu6", "clone", "detach", "alias", "dropout"),
+}
+POOLS = {
+    *("max_pool2d", "max_pool2d_with_indices", "avg_pool2d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d"),
+    *("constant_pad_nd", "pad"),
+}
+VIEWS = {"view", "reshape", "flatten", "_unsafe_view", "squeeze"}
+NORMS = {"batch_norm", "native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"}
+RISING = {"relu", "tanh", "sigmoid", "hardtanh", "relu6"}
+MAXIMA = {"max_pool2d", "max_pool2d_with_indices"}
+NOTHING = {"clone", "detach", "alias", "dropout"}
+
+
+@dataclass(frozen=True)
+class Op:
+    """An op between two layers, on samples along the first dimension."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return a new tensor."""
+        if self.name == "flatten":
+            return x.flatten(1)
+        made = getattr(torch.ops.aten, self.name)(x, **self.options)
+        first: Tensor = made[0] if isinstance(made, tuple) else made
+        return first
+
+
+@dataclass(eq=False)
+class Layer:
+    """A linear layer or a convolution, and what follows it before the next one.
+
+    Attributes:
+        weight: float32 ``(out, in)`` or ``(out, in, height, width)``; what a batch norm does is in it.
+        bias: float32 ``(out,)``.
+        options: of a convolution: stride, padding, dilation, two numbers each.
+        site: the name of the site that its outputs are; None where they cannot be removed.
+        post: what follows.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    options: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    site: str | None = None
+    post: list[Op] = field(default_factory=list)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return what the layer gives, before what follows it."""
+        if self.linear:
+            return product(x, self.weight, self.bias)
+        stride, padding, dilation = (self.options[key] for key in ("stride", "padding", "dilation"))
+        return conv2d(x, self.weight, self.bias, stride, padding, dilation)
+
+    @property
+    def linear(self) -> bool:
+        """Whether it is a linear layer."""
+        return self.weight.ndim == 2
+
+    def after(self, x: Tensor) -> Tensor:
+        """Run what follows the layer."""
+        for op in self.post:
+            x = op(x)
+        return x
+
+
+def parse(model: nn.Module, sites: Sites) -> tuple[list[Op], list[Layer]] | None:
+    """Return what precedes the first layer, and the layers, or None where the model is no such chain.
+
+    A chain has linear layers and convolutions (2-d, one group), each with a batch norm directly after it at most,
+    pointwise ops, pools and a flattening between them, and a linear layer as its end. The layers' tensors are copies.
+
+    >>> from secateur.structure import channels
+    >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> found = parse(model, channels(model, torch.zeros(1, 4)))
+    >>> [(tuple(layer.weight.shape), layer.site, [op.name for op in layer.post]) for layer in found[1]]
+    [((3, 4), '0', ['relu']), ((2, 3), None, [])]
+    """
+    structure = sites.structure
+    if not isinstance(structure, Structure) or len(structure.graph.inputs) != 1:
+        return None
+    reader = _Reader(structure, {name: x.float() for name, x in tensors(model).items()})
+    if not reader.read() or not reader.layers:
+        return None
+    last = reader.layers[-1]
+    found = {layer.site for layer in reader.layers[:-1]}
+    if not last.linear or last.post or not set(sites) <= found or len(last.weight) < 2:
+        return None
+    return reader.before, reader.layers
+
+
+class _Reader:
+    """Follows the graph from the input to the output."""
+
+    def __init__(self, structure: Structure, state: Mapping[str, Tensor]) -> None:
+        self.structure, self.state = structure, state
+        self.names = {atom: name for name, atom in structure.units.items()}
+        self.before: list[Op] = []
+        self.layers: list[Layer] = []
+
+    def read(self) -> bool:
+        """Whether all of it was understood."""
+        # A tensor with two uses ties two layers together.
+        if any(len(holder.users) > 1 for holder in self.structure.graph.tensors):
+            return False
+        node = self.structure.graph.inputs[0]
+        while True:
+            users = [user for user in node.users if user.users or user.op == "output"]  # what a pool also gives, say
+            if len(users) != 1:
+                return False
+            if users[0].op == "output":
+                return bool(_shape(node)) and len(_shape(node)) == 2
+            if not self._take(users[0], node):
+                return False
+            node = users[0]
+
+    def _take(self, node: Node, source: Node) -> bool:
+        if node.target is operator.getitem:
+            return bool(node.args[1] == 0)
+        name, given = op_name(node), _arguments(node)
+        if name in {"linear", "addmm", "mm"}:
+            return self._linear(name, given, source)
+        if name in {"conv2d", "convolution"}:
+            return self._convolution(given, source)
+        if given.get("self", given.get("input")) is not source:
+            return False
+        if name in NORMS:
+            return self._norm(given)
+        return self._plain(name, given, node, source)
+
+    def _plain(self, name: str, given: dict[str, Any], node: Node, source: Node) -> bool:
+        """A pointwise op, a pool, or a flattening."""
+        ops = self.layers[-1].post if self.layers else self.before
+        options = {k: v for k, v in given.items() if k not in {"self", "input"}}
+        if any(isinstance(v, Node) for v in options.values()) or options.get("train") is True:
+            return False
+        if name in VIEWS or (name == "mean" and len(_shape(source)) == 4):
+            return _flattening(name, options, _shape(source), _shape(node), ops)
+        if name not in POINTWISE | POOLS:
+            return False
+        if name not in NOTHING:
+            # The maximum of what never falls is that of the maximum, of which there are fewer.
+            at = len(ops) - 1 if name in MAXIMA and ops and ops[-1].name in RISING else len(ops)
+            ops.insert(at, Op(name, options))
+        return True
+
+    def _linear(self, name: str, given: dict[str, Any], source: Node) -> bool:
+        x, weight = (given["mat1"], given["mat2"]) if name == "addmm" else (given.get("input"), given.get("weight"))
+        bias = given["self"] if name == "addmm" else given.get("bias")
+        if name == "mm":
+            x, weight = given["self"], given["mat2"]
+        if name in {"addmm", "mm"}:
+            if not isinstance(weight, Node) or op_name(weight) != "t" or given.get("alpha", 1) != 1:
+                return False
+            weight = weight.args[0]
+        return x is source and len(_shape(source)) == 2 and self._layer(weight, bias, {})
+
+    def _convolution(self, given: dict[str, Any], source: Node) -> bool:
+        pairs = {key: given.get(key) for key in ("stride", "padding", "dilation")}
+        if given["input"] is not source or given.get("groups", 1) != 1 or given.get("transposed", False):
+            return False
+        if len(_shape(source)) != 4 or any(isinstance(pair, str) for pair in pairs.values()):
+            return False
+        return self._layer(given["weight"], given.get("bias"), {key: _pair(pair) for key, pair in pairs.items()})
+
+    def _layer(self, weight: Any, bias: Any, options: dict[str, tuple[int, int]]) -> bool:
+        known = self.structure.graph.tensors
+        if weight not in known or (bias is not None and bias not in known):
+            return False
+        value = self.structure.values.get(weight)
+        axis = resolve(value.axes[0]) if isinstance(value, Value) else None
+        site = self.names.get(axis) if isinstance(axis, Atom) else None
+        w = self.state[known[weight]].clone()
+        b = w.new_zeros(len(w)) if bias is None else self.state[known[bias]].clone()
+        if b.shape != w.shape[:1]:
+            return False
+        self.layers.append(Layer(w, b, options, site))
+        return True
+
+    def _norm(self, given: dict[str, Any]) -> bool:
+        """Fold a batch norm into the layer that it directly follows."""
+        known = self.structure.graph.tensors
+        held = [given.get(key) for key in ("running_mean", "running_var", "weight", "bias")]
+        if not self.layers or self.layers[-1].post or given.get("training") or None in held[:2]:
+            return False
+        if any(node is not None and node not in known for node in held):
+            return False
+        layer = self.layers[-1]
+        mean, variance, scale, shift = (None if node is None else self.state[known[node]] for node in held)
+        assert mean is not None
+        assert variance is not None
+        factor = (variance.double() + given["eps"]).rsqrt() * (1.0 if scale is None else scale.double())
+        layer.weight = (layer.weight.double() * factor.view(-1, *[1] * (layer.weight.ndim - 1))).float()
+        moved = (layer.bias.double() - mean) * factor + (0.0 if shift is None else shift.double())
+        layer.bias = moved.float()
+        return True
+
+
+def _arguments(node: Node) -> dict[str, Any]:
+    """The op's arguments by name, defaults included."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return {}
+    named = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
+    named |= dict(zip((a.name for a in schema.arguments), node.args, strict=False))
+    return named | dict(node.kwargs)
+
+
+def _flattening(name: str, options: dict[str, Any], old: tuple[int, ...], new: tuple[int, ...], ops: list[Op]) -> bool:
+    if name == "mean":
+        dims = options.get("dim")
+        if not isinstance(dims, (list, tuple)) or sorted(d % 4 for d in dims) != [2, 3]:
+            return False
+        ops.append(Op("adaptive_avg_pool2d", {"output_size": [1, 1]}))
+        if len(new) == 2:
+            ops.append(Op("flatten"))
+        return True
+    if old == new:
+        return True
+    if old[:1] != new[:1] or len(new) != 2:
+        return False
+    ops.append(Op("flatten"))
+    return True
+
+
+def _shape(node: Node) -> tuple[int, ...]:
+    value = node.meta.get("val")
+    value = value[0] if isinstance(value, (tuple, list)) else value
+    return tuple(int(s) for s in value.shape) if isinstance(value, Tensor) else ()
+
+
+def _pair(given: Any) -> tuple[int, int]:
+    numbers = [given] if isinstance(given, int) else list(given)
+    return int(numbers[0]), int(numbers[-1])

@@ -1,0 +1,358 @@
+"""How many samples each candidate of a population answers rightly: exact, and far faster than one model after another.
+
+Everything before the searched layer is computed once. Where one layer is searched and what follows treats samples one
+by one, all candidates are one wide product (`folded`); any other model runs its suffix for the stacked candidates
+(`torch.func.vmap`), or for one after another where that cannot be. Sums in another order can tip an answer whose two
+best outputs are almost equal, so a batch in which a candidate has such an answer is run again as the plain model runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from secateur.rate.parted import Suffix, Values
+from secateur.rate.row_bank import RowBank
+from secateur.rate.wide import Wide, wide
+from secateur.state import device_of, evaluating, usual
+from secateur.types import InputError, Sites
+
+__all__ = ["Candidates", "Counts", "Genes", "Offsets", "Population"]
+
+Genes = NDArray[np.bool_]
+"""Candidates: ``(candidates, units)`` bool, True = keep; one row is a chromosome."""
+
+Offsets = NDArray[np.float64]
+"""What is added to the searched biases: ``(candidates, biases)``."""
+
+Counts = NDArray[np.int64]
+"""One whole number a candidate."""
+
+Changed = Callable[[int], Mapping[str, Tensor]]
+"""From the number of a candidate to the tensors that it changes."""
+
+CHUNK = 2**24  # bytes: what a chunk makes stays near the processor
+CLOSE = 128  # in units of rounding at the greatest logit: sums in another order differ by a few
+
+
+class Candidates(Protocol):
+    """What candidates choose from, such as `secateur.search.Space`: units as one flat row of genes, and biases."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The model."""
+        ...
+
+    @property
+    def sites(self) -> Sites:
+        """Whose units the genes are, in this order."""
+        ...
+
+    @property
+    def biases(self) -> Sequence[str]:
+        """The parameters that a candidate adds to."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """How many genes there are."""
+        ...
+
+    @property
+    def bias_size(self) -> int:
+        """How many numbers a candidate adds to the biases."""
+        ...
+
+    def keep(self, genes: Genes) -> dict[str, Tensor]:
+        """The keep masks of one chromosome ``(units,)``."""
+        ...
+
+    def offset(self, offsets: Offsets | None) -> dict[str, Tensor]:
+        """What one candidate adds to each bias."""
+        ...
+
+    def tensors(self, genes: Genes, offsets: Offsets | None = None) -> dict[str, Tensor]:
+        """The parameters that one candidate changes."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """A batch of samples, with what the suffix takes of it, and the fast way through the suffix if there is one."""
+
+    suffix: Suffix
+    values: Values
+    labels: Tensor
+    wide: Wide | None
+
+    def right(self, changed: Mapping[str, Tensor]) -> int:
+        """Return how many samples one candidate answers rightly, as the plain model does, to the bit."""
+        return int((self.suffix.end(self.values, changed).argmax(1) == self.labels).sum())
+
+
+class Population:
+    """Counts right answers of many candidates on the same samples.
+
+    The model's weights are read when it is made; make a new one after training.
+
+    Args:
+        space: what is searched.
+        inputs: ``(samples, …)``, what the model takes.
+        labels: ``(samples,)``, whole numbers.
+        batch_size: samples a batch; counts equal those of the masked model run in such batches.
+        memory: bytes that a chunk of candidates may take beside what is kept of the samples.
+
+    Raises:
+        InputError: the model does not return logits ``(samples, classes)``, or labels do not fit.
+
+    >>> from torch import nn
+    >>> from secateur.structure import weights
+    >>> model = nn.Linear(2, 2, bias=False)
+    >>> model.weight.data = torch.eye(2)
+    >>> counted = Population(Space(model, weights(model)), torch.eye(2), torch.tensor([0, 1]))
+    >>> counted.right(np.array([[True] * 4, [False] * 4])).tolist()
+    [2, 1]
+    """
+
+    @usual
+    def __init__(
+        self, space: Candidates, inputs: Tensor, labels: Tensor, *, batch_size: int = 256, memory: int = 2**29
+    ) -> None:
+        _check(inputs, labels, batch_size, memory)
+        self.space, self.samples, self.memory = space, len(labels), memory
+        self.device = device_of(space.model)
+        with evaluating(space.model):
+            self.batches = tuple(self._batches(inputs, labels, batch_size))
+        own = dict(space.model.named_parameters(remove_duplicate=False))
+        self._own = {n: own[n].detach() for b in self.batches for n in b.suffix.changing.values()}
+        first = {id(p): name for name, p in space.model.named_parameters()}
+        self._first = {name: first[id(own[name])] for name in self._own}
+        self._bank = self._make_bank()
+
+    @usual
+    def right(self, genes: Genes, offsets: Offsets | None = None) -> Counts:
+        """Return how many samples each candidate answers rightly, ``(candidates,)``.
+
+        Args:
+            genes: ``(candidates, units)`` bool, True = keep.
+            offsets: ``(candidates, biases)``, what is added to the space's biases; None for nothing.
+        """
+        if genes.ndim != 2 or genes.shape[1] != self.space.size or genes.dtype != np.bool_:
+            raise InputError(
+                f"search: genes are {genes.dtype} of shape {genes.shape}; give bool (candidates, {self.space.size})"
+            )
+        if offsets is not None and offsets.shape != (len(genes), self.space.bias_size):
+            raise InputError(
+                f"search: offsets have shape {offsets.shape}; give ({len(genes)}, {self.space.bias_size}), one number "
+                "for each searched bias"
+            )
+        each, found = self._at_a_time(), [np.zeros(0, dtype=np.int64)]
+        with torch.no_grad():
+            for first in range(0, len(genes), each):
+                part = slice(first, first + each)
+                found.append(self._chunk(genes[part], None if offsets is None else offsets[part]))
+        return np.concatenate(found)
+
+    def count(self, batches: NDArray[np.int64]) -> int:
+        """Return how many samples these batches have."""
+        return sum(len(self.batches[n].labels) for n in batches)
+
+    @usual
+    def gradient(
+        self, genes: NDArray[np.bool_], offsets: NDArray[np.float64] | None, batches: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Return the gradient of the mean cross-entropy by the genes, taken as factors of their weights, and the offsets.
+
+        Args:
+            genes: ``(units,)`` bool; single weights alone.
+            offsets: ``(biases,)``, or None.
+            batches: the numbers of the batches to take it on.
+
+        Returns:
+            ``(units + biases,)``.
+
+        Raises:
+            InputError: the space has channels.
+        """
+        channel = next((site.name for site in self.space.sites.values() if site.kind != "weight"), None)
+        if channel is not None:
+            raise InputError(f"search: gradients are taken of single weights, and {channel!r} has channels")
+        keep = {n: k.to(self._own[n]).requires_grad_() for n, k in self.space.keep(genes).items()}
+        shift = {n: x.to(self._own[n]).requires_grad_() for n, x in self.space.offset(offsets).items()}
+        free = [*keep.values(), *shift.values()]
+        total = [torch.zeros_like(x) for x in free]
+        for n in batches:
+            with torch.enable_grad():
+                new = {k: self._own[k] * g for k, g in keep.items()} | {k: self._own[k] + x for k, x in shift.items()}
+                changed = {name: new.get(self._first[name], own) for name, own in self._own.items()}
+                batch = self.batches[n]
+                loss = cross_entropy(batch.suffix.end(batch.values, changed), batch.labels, reduction="sum")
+                for sum_, part in zip(total, torch.autograd.grad(loss, free), strict=True):
+                    sum_ += part
+        return torch.cat([x.flatten() for x in total]).double().cpu().numpy() / self.count(batches)
+
+    def _batches(self, inputs: Tensor, labels: Tensor, batch_size: int) -> Iterator[Batch]:
+        made: dict[int, tuple[Suffix, Wide | None]] = {}
+        for x, y in zip(torch.split(inputs, batch_size), torch.split(labels, batch_size), strict=True):
+            x, y = x.to(self.device), y.to(self.device)
+            if len(x) not in made:
+                check_outputs(self.space.model(x), y)
+                made[len(x)] = self._suffix(x)
+            suffix, fast = made[len(x)]
+            yield Batch(suffix, suffix.begin(self.space.model, x), y, fast)
+
+    def _suffix(self, x: Tensor) -> tuple[Suffix, Wide | None]:
+        space = self.space
+        names = [*(m.parameter for site in space.sites.values() for m in site.members), *space.biases]
+        suffix = Suffix.of(space.model, x, names)
+        site = next(iter(space.sites.values()))
+        if len(space.sites) > 1 or len(space.biases) > 1 or site.kind != "weight":
+            return suffix, None
+        return suffix, wide(suffix, site.name, next(iter(space.biases), None), len(x))
+
+    def _make_bank(self) -> RowBank | None:
+        first = self.batches[0].wide
+        if any(b.wide is None for b in self.batches) or first is None or first.last:
+            return None
+        weight = next(iter(self._own[name] for name in self.space.sites))
+        sources = [b.values[b.wide.source] for b in self.batches if b.wide is not None]
+        return RowBank.of(weight, sources, self.memory)
+
+    def _at_a_time(self) -> int:
+        """How many candidates a chunk takes: what fits into the caches, and into the memory, and one at least."""
+        made = [n.meta["val"] for n in self.batches[0].suffix.after]
+        each = sum(x.numel() * x.element_size() for x in made if isinstance(x, Tensor)) + 4 * self.space.size
+        if self._bank is not None:
+            return self._bank.candidates
+        return max(1, min(self.memory, CHUNK) // each)
+
+    def _chunk(self, genes: Genes, offsets: Offsets | None) -> Counts:
+        def changed(n: int) -> dict[str, Tensor]:
+            return {**self._own, **self.space.tensors(genes[n], None if offsets is None else offsets[n])}
+
+        if self._bank is not None:
+            return self._banked(genes, offsets, changed)
+        if all(batch.wide is not None for batch in self.batches):
+            return self._wide(genes, offsets, changed)
+        each = [changed(n) for n in range(len(genes))]
+        total = np.zeros(len(genes), dtype=np.int64)
+        for batch in self.batches:
+            total += _stacked(batch, each)
+        return total
+
+    def _wide(self, genes: Genes, offsets: Offsets | None, changed: Changed) -> Counts:
+        weight, masks = self._masks(genes)
+        last = self.batches[0].wide is not None and self.batches[0].wide.last
+        masked = weight.unsqueeze(1) * masks.transpose(0, 1) if last else weight * masks
+        total = np.zeros(len(genes), dtype=np.int64)
+        for batch in self.batches:
+            assert batch.wide is not None
+            run = batch.wide.classes_first if last else batch.wide.outputs
+            total += _count(run(batch.values, masked, self._bias(batch.wide, batch.values, offsets)), batch, changed)
+        return total
+
+    def _banked(self, genes: Genes, offsets: Offsets | None, changed: Changed) -> Counts:
+        """Rows of the layer that were computed before are taken from the bank, one candidate after another."""
+        assert self._bank is not None
+        weight, masks = self._masks(genes)
+        first = self.batches[0].wide
+        assert first is not None
+        values, bias = self.batches[0].values, self._bias(first, self.batches[0].values, None)
+        shifted = self._bias(first, values, offsets) if offsets is not None and self.space.biases else None
+        head = first.head if shifted is None else ()
+        places = self._bank.places(
+            genes.reshape(masks.shape),
+            weight,
+            lambda made, rows: first.finish(
+                values,
+                made if bias is None or shifted is not None else made.add_(bias[0, rows, None]),
+                first.layer,
+                head,
+            ),
+        )
+        total = np.zeros(len(genes), dtype=np.int64)
+        for n, rows in enumerate(places):
+            made = self._bank.take(rows)
+            if shifted is not None:
+                made = made + shifted[n].unsqueeze(-1)
+            logits = first.from_rows(values, made, head[-1] if head else first.layer, first.rest[len(head) :])
+            parts = torch.split(logits, [len(b.labels) for b in self.batches])
+            for batch, part in zip(self.batches, parts, strict=True):
+                total[n] += _count(part.mT.unsqueeze(1), batch, changed, first=n)[0]
+        return total
+
+    def _masks(self, genes: Genes) -> tuple[Tensor, Tensor]:
+        name, site = next(iter(self.space.sites.items()))
+        return self._own[name], torch.from_numpy(genes).to(self.device).view(-1, *site.shape)
+
+    def _bias(self, fast: Wide, values: Values, offsets: Offsets | None) -> Tensor | None:
+        """The biases of the searched layer, ``(candidates or 1, outputs)``."""
+        if not self.space.biases:
+            found: Tensor | None = None if fast.bias is None else values[fast.bias].unsqueeze(0)
+            return found
+        own = self._own[self.space.biases[0]]
+        return own.unsqueeze(0) if offsets is None else own + torch.from_numpy(offsets).to(own)
+
+
+def _stacked(batch: Batch, changed: Sequence[Mapping[str, Tensor]]) -> Counts:
+    """Any model: the suffix over the stacked tensors of all candidates."""
+    # Where an op writes into what it is given, stacked candidates would write into the same.
+    if len(changed) > 1 and not batch.suffix.writes:
+        stacked = {name: torch.stack([one[name] for one in changed]) for name in batch.suffix.changing.values()}
+        with suppress(RuntimeError):  # an op that vmap does not know
+            logits = torch.vmap(lambda own: batch.suffix.end(batch.values, own))(stacked)
+            return _count(logits.permute(2, 0, 1), batch, changed.__getitem__)
+    return np.array([batch.right(one) for one in changed], dtype=np.int64)
+
+
+def _count(logits: Tensor, batch: Batch, changed: Changed, first: int = 0) -> Counts:
+    """Count right answers in logits ``(classes, candidates, samples)``; the candidates are those from `first` on.
+
+    A candidate with a sample whose true class and best other class are too close to tell is run as the plain model.
+    """
+    index = batch.labels.expand(1, *logits.shape[1:])
+    true = logits.gather(0, index)[0]
+    others = logits.scatter(0, index, -torch.inf).amax(0)
+    margin = true - others
+    close = margin.abs() <= CLOSE * torch.finfo(logits.dtype).eps * max(
+        float(true.abs().max()), float(others.abs().max())
+    )
+    counts = (margin > 0).sum(1).cpu().numpy()
+    for n in close.any(1).nonzero().flatten().tolist():
+        counts[n] = batch.right(changed(first + n))
+    return counts
+
+
+def _check(inputs: Tensor, labels: Tensor, batch_size: int, memory: int) -> None:
+    if not isinstance(inputs, Tensor) or not isinstance(labels, Tensor) or len(inputs) != len(labels):
+        raise InputError("search: give the data as inputs (samples, …) and labels (samples,), both tensors")
+    if len(labels) == 0 or labels.ndim != 1 or labels.is_floating_point():
+        raise InputError(
+            f"search: labels are {labels.dtype} of shape {tuple(labels.shape)}; give whole numbers (samples,), "
+            "or a loss to search by: Fitness(space, data, loss='mse')"
+        )
+    for name, value in (("batch_size", batch_size), ("memory", memory)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"search: {name}={value!r} must be a whole number, 1 or more")
+
+
+def check_outputs(outputs: object, labels: Tensor) -> None:
+    """Refuse outputs that are not logits, and labels that they have no class for."""
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2 or len(outputs) != len(labels):
+        shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise InputError(
+            f"search counts right answers of a classifier, and the model returned {shape}; it must return "
+            f"logits ({len(labels)}, classes)"
+        )
+    if int(labels.min()) < 0 or int(labels.max()) >= outputs.shape[1]:
+        raise InputError(
+            f"search: labels must be in 0 … {outputs.shape[1] - 1}; got {int(labels.min())} … {int(labels.max())}"
+        )

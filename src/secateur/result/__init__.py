@@ -1,0 +1,6 @@
+"""One result for every road to a smaller model, with its report."""
+
+from secateur.result.report import Method, PruneReport, SiteReport
+from secateur.result.result import Log, Result
+
+__all__ = ["Log", "Method", "PruneReport", "Result", "SiteReport"]

@@ -1,0 +1,186 @@
+"""What a pruning removed, what it left, and what it took: as data, and as a text for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+__all__ = ["Method", "PruneReport", "SiteReport"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """How the units that go were chosen, for the report.
+
+    Attributes:
+        criterion: what scored, or what decided in its place.
+        scope: where units competed; None where that says nothing.
+        sparsity: the fraction asked for, or one by site; None where another rule decided.
+        rule: that rule: cumulative, pattern, block, budget.
+        repair: what was repaired without training, in the order of doing.
+        loss: what the criterion took for the loss, where one was asked for.
+        warnings: what may not be as it was meant, such as a site whose units all had the same score.
+    """
+
+    criterion: str = "hand"
+    scope: str | None = None
+    sparsity: float | Mapping[str, float] | None = None
+    rule: Mapping[str, Any] = field(default_factory=dict)
+    repair: tuple[str, ...] = ()
+    loss: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+NEARLY_EMPTY = 0.1
+"""A site that keeps this fraction of its units, or less, is warned of."""
+
+APART = 0.1
+"""How far the share of the parameters may be from what that of the units leads to expect before it is said."""
+
+SHOWN = 4
+"""How many layers the report's text names for one reason."""
+
+
+@dataclass(frozen=True)
+class SiteReport:
+    """How many units a site had and has."""
+
+    name: str
+    units: int
+    kept: int
+
+    @property
+    def share(self) -> float:
+        """The fraction of its units that a site keeps."""
+        return self.kept / self.units
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """What a pruning removed, what it left, and what it took.
+
+    Attributes:
+        unit: ``"channels"`` (cut out), ``"blocks"`` (left out) or ``"weights"`` (set to zero).
+        criterion, scope, sparsity: how they were chosen; no scope and no sparsity where something else decided.
+        units_removed, units: how many of how many units went.
+        parameters, nonzero, macs, bytes: before and after; MACs for the example inputs (None without any), bytes of a safetensors file.
+        latency: median seconds of a forward pass before and after, interleaved, at one thread; None if not asked.
+        difference: the greatest relative difference between the cut and the masked model's outputs; None for weights.
+        form: ``"module"`` (of the model's own class), or ``"graph"`` (a `torch.fx.GraphModule`: see `cut`).
+        sites: the units of every site.
+        frozen: what could not be pruned, with the reason.
+        versions: what it was done with.
+        rule: how units were chosen where it was not by sparsity: cumulative, pattern, block, budget.
+        repair: what was repaired without training, in the order of doing.
+        loss: what the criterion took for the loss, where one was asked for.
+        warnings: what may not be as it was meant, such as a site whose units all had the same score.
+    """
+
+    unit: str
+    criterion: str
+    scope: str | None
+    sparsity: float | Mapping[str, float] | None
+    units_removed: int
+    units: int
+    parameters: tuple[int, int]
+    nonzero: tuple[int, int]
+    macs: tuple[int, int] | None
+    bytes: tuple[int, int]
+    latency: tuple[float, float] | None
+    difference: float | None
+    form: str = "module"
+    sites: tuple[SiteReport, ...] = ()
+    frozen: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    rule: Mapping[str, Any] = field(default_factory=dict)
+    repair: tuple[str, ...] = ()
+    loss: str | None = None
+    warnings: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data that JSON can hold."""
+        return {**asdict(self), "nearly_empty": [asdict(site) for site in self.nearly_empty]}
+
+    @property
+    def nearly_empty(self) -> tuple[SiteReport, ...]:
+        """The sites that keep a tenth of their units or less, those that keep the least first."""
+        return tuple(sorted((site for site in self.sites if site.share <= NEARLY_EMPTY), key=lambda site: site.share))
+
+    def __str__(self) -> str:
+        rows = [
+            f"{self.units_removed:,} of {self.units:,} units removed ({self.units_removed / self.units:.1%}): "
+            f"{self.unit} by {self.criterion}" + (f", {self.scope}" if self.scope else ""),
+            _change("parameters", *self.parameters),
+            _change("non-zero", *self.nonzero),
+            *([_change("MACs", *self.macs)] if self.macs else []),
+            _change("bytes", *self.bytes),
+        ]
+        if self.latency:
+            before, after = (1000 * s for s in self.latency)
+            rows.append(f"{'latency':<11}{before:>14.3f} → {after:>14.3f} ms  (speedup {before / after:.2f}×)")
+        if self.difference is not None:
+            rows.append(f"verified: cut and masked model differ by {self.difference:.1e} (relative)")
+        return "\n".join([*rows, *self._notes()])
+
+    def _notes(self) -> list[str]:
+        """What a reader of the numbers should know."""
+        notes = [*_warning(self.nearly_empty), *(f"WARNING: {text}" for text in self.warnings), *self._parting()]
+        if self.repair:
+            notes.append(f"repaired without training: {', '.join(self.repair)}")
+        if self.form == "graph":
+            notes.append("form: a graph (torch.fx.GraphModule), for inference with the example inputs' batch size")
+        if self.unit == "weights":
+            notes.append("zeros are not cut out: the shapes stay, so the model is neither smaller nor faster")
+        if self.frozen:
+            notes.append(f"left whole: {_left_whole(self.frozen)}")
+        return notes
+
+    def _parting(self) -> list[str]:
+        """Say so where the share of the parameters that went is not what the share of the units leads to expect.
+
+        With the fraction u of the units of every layer, a weight that loses outputs alone loses u, one that loses inputs
+        too 1 − (1 − u)².
+        """
+        units, parameters = self.units_removed / self.units, 1 - self.parameters[1] / max(self.parameters[0], 1)
+        if self.unit == "weights" or units - APART <= parameters <= 1 - (1 - units) ** 2 + APART:
+            return []
+        return [
+            f"note: {parameters:.0%} of the parameters went with {units:.0%} of the units, as units are not of one size: "
+            "wide layers lost another share than narrow ones, or several sites make up one axis and multiply"
+        ]
+
+
+def _warning(sites: tuple[SiteReport, ...]) -> list[str]:
+    """The line about sites of which hardly anything is left.
+
+    >>> _warning((SiteReport("conv1", 64, 1), SiteReport("conv2", 64, 6)))
+    ['WARNING: 2 sites keep 10 % of the units or less: conv1 (1 of 64), conv2 (6 of 64)']
+    """
+    if not sites:
+        return []
+    count = f"{len(sites)} sites keep" if len(sites) > 1 else "1 site keeps"
+    least = _some([f"{site.name} ({site.kept} of {site.units})" for site in sites])
+    return [f"WARNING: {count} {100 * NEARLY_EMPTY:g} % of the units or less: {least}"]
+
+
+def _change(what: str, before: int, after: int) -> str:
+    share = f"{1 - after / before:.1%} removed" if before else "none"
+    return f"{what:<11}{before:>14,} → {after:>14,}     ({share})"
+
+
+def _left_whole(frozen: Mapping[str, str]) -> str:
+    """The layers that stayed whole, by reason.
+
+    >>> _left_whole({"a": "ignored, as asked", "fc": "the model's output", "b": "ignored, as asked"})
+    "a, b (ignored, as asked); fc (the model's output)"
+    """
+    groups: dict[str, list[str]] = {}
+    for name, reason in frozen.items():
+        groups.setdefault(reason, []).append(name)
+    return "; ".join(f"{_some(names)} ({reason})" for reason, names in groups.items())
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,233 @@
+"""The one result of every road to a smaller model."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, Self, cast
+
+import torch
+from torch import nn
+from torch.fx import GraphModule
+
+from secateur.edits import Cut, Depth, Edit, GraphCut, Masked, replay
+from secateur.measure.size import file_bytes, macs, parameters
+from secateur.result.report import Method, PruneReport, SiteReport
+from secateur.saving import read_record, save
+from secateur.state import usual
+from secateur.state_dicts import fill
+from secateur.structure.cut import Form, cut_with_plan
+from secateur.structure.depth import BlockStructure, removed_blocks
+from secateur.structure.sites import mask
+from secateur.structure.verify import Verification
+from secateur.types import ExampleInputs, Keep, Sites
+
+__all__ = ["Log", "Result"]
+
+BY_HAND = Method()
+
+
+class Log(Protocol):
+    """How a schedule or a search went: what it says of itself in a saved folder."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data that JSON can hold."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A smaller model with all that is known of how it was made.
+
+    `prune`, every schedule, solver and search return one; a cut of your own gets one from `Result.of`.
+
+    Attributes:
+        model: the smaller model, an ordinary module.
+        original: the model that it was made of, as it was given.
+        sites, keep: the sites of the original and the masks that were chosen.
+        edits: what was done to the original, in order.
+        method: how the units were chosen.
+        verification: what was compared with the masked model before the cut one was returned; None for masked ones.
+        latency: median seconds of a forward pass before and after; None if not measured.
+        history: how the schedule or the search went; None where there was neither.
+        inputs: example inputs, to count MACs on; None where there are none.
+    """
+
+    model: nn.Module
+    original: nn.Module
+    sites: Sites
+    keep: Keep
+    edits: tuple[Edit, ...]
+    method: Method = BY_HAND
+    verification: Verification | None = None
+    latency: tuple[float, float] | None = None
+    history: Any = None
+    inputs: ExampleInputs | None = None
+
+    @classmethod
+    @usual
+    def of(
+        cls,
+        model: nn.Module,
+        sites: Sites,
+        keep: Keep,
+        *,
+        repaired: nn.Module | None = None,
+        form: Form = "auto",
+        method: Method = BY_HAND,
+        history: Log | None = None,
+    ) -> Self:
+        """Return the result of removing what `keep` marks False: channels are cut out, blocks left out, weights zeroed.
+
+        Args:
+            model: the model that `sites` were found in; it is left as it is.
+            sites: from `channels`, `blocks` or `weights`.
+            keep: one bool tensor a site, True = keep; sites without one stay whole.
+            repaired: a model of the same architecture with the weights that the smaller one is to have.
+            form: for channels: see `cut`.
+            method, history: for the report and the folder.
+
+        Raises:
+            CutError, VerificationError: see `cut`.
+
+        >>> from secateur.structure import channels
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> sites = channels(model, torch.ones(1, 4))
+        >>> result = Result.of(model, sites, {"0": torch.tensor([True, False, True])})
+        >>> result.model[0].out_features, result.report.parameters
+        (2, (23, 16))
+        """
+        ready = model if repaired is None else repaired
+        masks = dict(keep)
+        if sites.structure is None:
+            edit: Edit = Masked.of(sites, masks)
+            small, verification = mask(ready, sites, masks), None
+        else:
+            cut = cut_with_plan(ready, sites, masks, form=form)
+            small, verification = cut.model, cut.verification
+            edit = _edit(model, small, sites, masks, cut.plan)
+        return cls(small, model, sites, masks, (edit,), method, verification, None, history, _inputs(sites))
+
+    @classmethod
+    @usual
+    def masked(
+        cls,
+        model: nn.Module,
+        sites: Sites,
+        keep: Keep,
+        *,
+        repaired: nn.Module | None = None,
+        method: Method = BY_HAND,
+        history: Log | None = None,
+    ) -> Self:
+        """Return the result of writing zeros where `keep` is False, channels too: shapes stay as they are."""
+        small = mask(model if repaired is None else repaired, sites, keep)
+        edits = (Masked.of(sites, keep),)
+        return cls(small, model, sites, dict(keep), edits, method, None, None, history, _inputs(sites))
+
+    def after(self, earlier: Result) -> Self:
+        """Return this result as one from the start: it was made of the model that `earlier` made.
+
+        >>> from secateur.structure import channels
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> first, second = (torch.tensor([True] * 2 + [False]), torch.tensor([True, False]))
+        >>> once = Result.of(model, channels(model, torch.ones(1, 4)), {"0": first})
+        >>> twice = Result.of(once.model, channels(once.model, torch.ones(1, 4)), {"0": second}).after(once)
+        >>> len(twice.edits), twice.apply(model)[0].out_features
+        (2, 1)
+        """
+        return replace(self, original=earlier.original, edits=(*earlier.edits, *self.edits))
+
+    @cached_property
+    def report(self) -> PruneReport:
+        """What went, what it cost and what it gained."""
+        before, after = self.original, self.model
+        counts = parameters(before), parameters(after)
+        return PruneReport(
+            unit=_unit(self.sites),
+            criterion=self.method.criterion,
+            scope=self.method.scope,
+            sparsity=self.method.sparsity,
+            units_removed=sum(int((~kept).sum()) for kept in self.keep.values()),
+            units=sum(site.size for site in self.sites.values()),
+            parameters=(counts[0].total, counts[1].total),
+            nonzero=(counts[0].nonzero, counts[1].nonzero),
+            macs=None if self.inputs is None else (macs(before, self.inputs), macs(after, self.inputs)),
+            bytes=(file_bytes(before), file_bytes(after)),
+            latency=self.latency,
+            difference=None if self.verification is None else self.verification.example,
+            form="graph" if any(isinstance(edit, GraphCut) for edit in self.edits) else "module",
+            sites=tuple(SiteReport(name, kept.numel(), int(kept.sum())) for name, kept in self.keep.items()),
+            frozen=dict(self.sites.frozen),
+            versions={"python": platform.python_version(), "torch": torch.__version__},
+            rule=self.method.rule,
+            repair=self.method.repair,
+            loss=self.method.loss,
+            warnings=self.method.warnings,
+        )
+
+    @usual
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Return the smaller model again, made of a `model` of the original architecture, whose weights do not matter.
+
+        Raises:
+            FileError: the model is of another architecture.
+        """
+        small = replay(self.edits, model)
+        fill(small, self.model.state_dict(), "this result")
+        return small
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the model to `folder` as safetensors and JSON; `secateur.load` reads it in another process.
+
+        Raises:
+            FileError: the folder holds other files or cannot be written; or the model is in graph form and its
+                example inputs hold something else than tensors and plain values.
+        """
+        history = None if self.history is None else self.history.to_dict()
+        return save(folder, self.model, self.edits, self.report.to_dict(), history)
+
+    @staticmethod
+    def read_report(folder: str | os.PathLike[str]) -> dict[str, Any]:
+        """Return the report that was saved with a model, as plain data.
+
+        Raises:
+            FileError: the manifest is missing or damaged.
+        """
+        return read_record(folder)[0]
+
+
+def _edit(model: nn.Module, small: nn.Module, sites: Sites, keep: Keep, plan: Any) -> Edit:
+    if isinstance(sites.structure, BlockStructure):
+        return Depth(removed_blocks(sites.structure, keep))
+    if _is_graph(model, small):
+        inputs = _inputs(sites)
+        assert inputs is not None
+        told = cast(GraphModule, small).meta
+        return GraphCut(keep, inputs, bool(told.get("follows_batch")), told.get("shapes", ()))
+    return Cut(plan)
+
+
+def _is_graph(model: nn.Module, small: nn.Module) -> bool:
+    # A model that was a graph module before is cut as the module that it is: a copy runs the same code.
+    copied = isinstance(model, GraphModule) and isinstance(small, GraphModule) and small.code == model.code
+    return isinstance(small, GraphModule) and not copied
+
+
+def _unit(sites: Sites) -> str:
+    """What the units of the sites are, as a report names it."""
+    if sites.structure is None:
+        return "weights"
+    return "blocks" if isinstance(sites.structure, BlockStructure) else "channels"
+
+
+def _inputs(sites: Sites) -> ExampleInputs | None:
+    """The example inputs that the sites were found with; None for single weights."""
+    structure = sites.structure
+    if structure is None:
+        return None
+    traced = structure if isinstance(structure, BlockStructure) else structure.graph
+    return dict(traced.kwargs) if traced.kwargs else tuple(traced.args)

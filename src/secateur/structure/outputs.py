@@ -1,0 +1,208 @@
+"""What leaves a forward pass: the tensors in all that it returns, and those that it stores on the model."""
+
+from __future__ import annotations
+
+import operator
+from collections import deque
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+__all__ = ["Holdings", "dependent", "idle_parts", "opaque_type", "tensors_within", "unread"]
+
+CONTAINERS = (list, tuple, set, frozenset, deque)
+CLOSED = (
+    *(type(None), int, float, complex, str, bytes, type, torch.dtype, torch.device, torch.Generator),
+    *(nn.Module, ModuleType, FunctionType, BuiltinFunctionType, MethodType),
+)
+DEPTH = 12
+
+
+def tensors_within(value: Any) -> list[Tensor]:
+    """Return the tensors in `value`, in order: in containers, and in the fields of objects.
+
+    Modules, classes and functions are not looked into.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass
+    ... class Features:
+    ...     hidden: torch.Tensor
+    >>> tensors_within((torch.ones(2), {"more": [Features(torch.zeros(1))]}))
+    [tensor([1., 1.]), tensor([0.])]
+    """
+    return list(_walk(value, set(), DEPTH))
+
+
+def _walk(value: Any, seen: set[int], depth: int) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif depth and not isinstance(value, CLOSED) and id(value) not in seen:
+        seen.add(id(value))
+        for part in _parts(value):
+            yield from _walk(part, seen, depth - 1)
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """What a container or an object holds."""
+    if isinstance(value, Mapping):
+        yield from list(value.values())
+    elif isinstance(value, CONTAINERS):
+        yield from list(value)
+    yield from list(getattr(value, "__dict__", {}).values())
+    for kind in type(value).__mro__:
+        for name in _slots(kind):
+            if hasattr(value, name):
+                yield getattr(value, name)
+
+
+def _slots(kind: type) -> Iterator[str]:
+    slots = vars(kind).get("__slots__", ())
+    for name in [slots] if isinstance(slots, str) else slots:
+        private = name.startswith("__") and not name.endswith("__")
+        yield f"_{kind.__name__.lstrip('_')}{name}" if private else name
+
+
+INTERNAL = set(vars(nn.Module())) - {"_buffers"}
+"""The attributes in which a module keeps parameters, submodules and hooks."""
+
+
+class Holdings:
+    """What the modules of a model hold in their attributes and buffers at one moment."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.attributes = [(path, module, dict(vars(module))) for path, module in model.named_modules()]
+        self.contents: list[tuple[Any, Any]] = []
+        seen: set[int] = set()
+        for _, _, held in self.attributes:
+            for name, value in held.items():
+                if name not in INTERNAL:
+                    self._remember(value, seen)
+        self.alive = [tensor for _, tensor in self._tensors()]  # an id is a tensor's own only while it lives
+        self.known = {id(tensor) for tensor in self.alive}
+
+    def _remember(self, value: Any, seen: set[int]) -> None:
+        """Keep what the plain containers among the attributes contain."""
+        if type(value) not in (list, dict, set) or id(value) in seen:
+            return
+        seen.add(id(value))
+        self.contents.append((value, value.copy()))
+        for inner in list(value.values()) if isinstance(value, dict) else list(value):
+            self._remember(inner, seen)
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor that an attribute leads to now, by the attribute's name."""
+        seen: set[int] = set()
+        for path, module, _ in self.attributes:
+            for name, value in list(vars(module).items()):
+                if name not in INTERNAL:
+                    dotted = path if name == "_buffers" else f"{path}.{name}".lstrip(".")
+                    for tensor in _walk(value, seen, DEPTH):
+                        yield dotted, tensor
+
+    def stored(self) -> list[tuple[str, Tensor]]:
+        """Return the tensors that the modules hold now and did not hold then, with the names of the attributes."""
+        fresh = {id(tensor): (name, tensor) for name, tensor in self._tensors() if id(tensor) not in self.known}
+        return list(fresh.values())
+
+    def restore(self) -> None:
+        """Let the modules hold again what they held then."""
+        for container, content in self.contents:
+            container.clear()
+            (container.extend if isinstance(container, list) else container.update)(content)
+        for _, module, held in self.attributes:
+            now = vars(module)
+            for name in [n for n in now if n not in held and n not in INTERNAL]:
+                del now[name]
+            now.update({name: value for name, value in held.items() if name not in INTERNAL})
+
+
+RETURNABLE = (Tensor, int, float, complex, str, type(None), torch.dtype, torch.device, torch.layout)
+
+
+def opaque_type(outputs: Any) -> str:
+    """Return the name of the first type in a model's outputs that is no container of tensors to torch; else "".
+
+    >>> opaque_type((torch.ones(1), {"scale": 2.0})), opaque_type([slice(1)])
+    ('', 'slice')
+    """
+    return next((type(leaf).__name__ for leaf in pytree.tree_leaves(outputs) if not isinstance(leaf, RETURNABLE)), "")
+
+
+def unread(graph: fx.Graph, tensors: Mapping[fx.Node, str], leaving: Iterable[fx.Node]) -> list[fx.Node]:
+    """Return the nodes that parameters are computed into and that nothing reads, where these parameters do no more."""
+    output = next(node for node in reversed(graph.nodes) if node.op == "output")
+    live = _reached([output, *leaving], lambda node: node.all_input_nodes)
+    idle = _reached([n for n in tensors if n.users and n not in live], lambda node: list(node.users))
+    # What an op makes beside its result, as the indices of a pooling, is no result of the model's.
+    return [n for n in idle if not n.users and not (n.target is operator.getitem and n.args[1])]
+
+
+def dependent(sources: Iterable[fx.Node]) -> set[fx.Node]:
+    """Return the nodes that depend on any of the sources, with these."""
+    return set(_reached(list(sources), lambda node: list(node.users)))
+
+
+def _reached(start: list[fx.Node], steps: Callable[[fx.Node], list[fx.Node]]) -> dict[fx.Node, None]:
+    reached = dict.fromkeys(start)
+    waiting = list(start)
+    while waiting:
+        for node in steps(waiting.pop()):
+            if node not in reached:
+                reached[node] = None
+                waiting.append(node)
+    return reached
+
+
+def idle_parts(model: nn.Module, ran: Container[int], used: Container[int]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return what the example inputs do not run: modules and single parameters by name, and the tensors they pin.
+
+    A module that never ran stays whole. So what it shares with one that ran must stay whole too, unless both are alike,
+    as two embeddings of one table: then they shrink alike.
+
+    Args:
+        model: the model.
+        ran: the ids of the modules whose forward pass ran.
+        used: the ids of the parameters that something was computed from.
+    """
+    owners: dict[int, set[int]] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), set()).add(id(module))
+    idle: dict[str, str] = {}
+    pinned: dict[str, str] = {}
+    alike = {_likeness(module) for module in model.modules() if id(module) in ran}
+    for path, module in model.named_modules():
+        if any(path.startswith(f"{above}.") for above in idle) or not _is_idle(module, ran, used, owners, alike):
+            continue
+        idle[path] = "the example inputs never run it"
+        shared = {id(p) for p in module.parameters() if id(p) in used}
+        names = [n for n, p in model.named_parameters(remove_duplicate=False) if id(p) in shared]
+        pinned |= dict.fromkeys(names, f"{path}, which the example inputs never run, shares it")
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in used and not any(name.startswith(f"{above}.") for above in idle):
+            idle[name] = "the example inputs never use it"
+    return idle, pinned
+
+
+def _likeness(module: nn.Module) -> tuple[Any, ...]:
+    return type(module), *(id(p) for p in module.parameters(recurse=False))
+
+
+def _is_idle(
+    module: nn.Module,
+    ran: Container[int],
+    used: Container[int],
+    owners: Mapping[int, set[int]],
+    alike: Container[tuple[Any, ...]],
+) -> bool:
+    parts = list(module.modules())
+    parameters = {id(p) for p in module.parameters()}
+    if not parameters or any(id(part) in ran for part in parts) or all(_likeness(p) in alike for p in parts):
+        return False
+    inside = {id(part) for part in parts}
+    # A parameter that is used, and that no module outside has, was read from here.
+    return not any(key in used and owners[key] <= inside for key in parameters)

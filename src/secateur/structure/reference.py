@@ -1,0 +1,193 @@
+"""The masked model as it runs: what a cut is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx import Node
+from torch.utils import _pytree as pytree
+
+from secateur.state import own_tensors
+from secateur.structure.axes import Atom, is_fixed, keep_vector
+from secateur.structure.depth import BlockStructure
+from secateur.structure.frames import Inputs, as_typed, table_rows
+from secateur.structure.infer import Structure, infer
+from secateur.structure.rules import Value, op_name
+from secateur.structure.sites import write_zeros, zeros
+from secateur.structure.stand_in import Fetch, run_with
+from secateur.structure.trace import trace
+from secateur.types import Keep, Sites
+
+__all__ = ["Reference", "Statistics", "reference_outputs"]
+
+
+def reference_outputs(model: nn.Module, sites: Sites, keep: Keep) -> Any:
+    """Return what the masked model computes on the example, statistics taken over the kept units."""
+    return Reference(model, sites, keep).on_example()
+
+
+class Reference:
+    """A model whose removed units are zeros; norms over a cut axis take their statistics over the kept units.
+
+    It is always a copy that runs: the model itself is left as it is, whatever its forward pass writes.
+
+    Attributes:
+        model, sites, keep: the model, and what is masked.
+        inputs: the example inputs.
+    """
+
+    def __init__(self, model: nn.Module, sites: Sites, keep: Keep) -> None:
+        self.model, self.sites, self.keep = model, sites, keep
+        structure = sites.structure
+        self.structure = structure if isinstance(structure, Structure) else None
+        source: BlockStructure | Any = structure if self.structure is None else self.structure.graph
+        self.inputs: Inputs = (source.args, dict(source.kwargs))
+        self._zeros = zeros(model, sites, keep)
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """The model's own tensors by every name."""
+        return own_tensors(self.model)
+
+    @cached_property
+    def table_rows(self) -> dict[int, int]:
+        """How many rows the tables have that inputs are looked up in."""
+        return table_rows(self.structure.graph) if self.structure is not None else {}
+
+    @cached_property
+    def drawn_buffers(self) -> frozenset[int]:
+        """The ids of the buffers that a cut may shrink, such as the statistics of norms."""
+        axes = self.structure.tensors if self.structure is not None else {}
+        free = (name for name, value in axes.items() if not all(map(is_fixed, value.axes)))
+        return frozenset(id(self.tensors[name]) for name in free if name in self.tensors)
+
+    @cached_property
+    def statistics(self) -> Statistics | None:
+        """What has to be interpreted at the example's shapes; None where the masked module runs by itself."""
+        return self._statistics(self.structure)
+
+    def statistics_at(self, inputs: Inputs) -> Statistics | None:
+        """Return the same at other shapes, for which the model is traced once more.
+
+        Raises:
+            InputError, TraceError, LookupError: the model cannot be traced there, or has other sites there.
+        """
+        return None if self.statistics is None else self._statistics(self.structure_at(inputs))
+
+    def structure_at(self, inputs: Inputs) -> Structure:
+        """Return the structure at other shapes.
+
+        Raises:
+            InputError, TraceError: the model cannot be traced there.
+        """
+        args, kwargs = as_typed(inputs, self.inputs)
+        return infer(trace(self.model, args or kwargs, quick=False, known_to_run=True))
+
+    def _statistics(self, structure: Structure | None) -> Statistics | None:
+        if structure is None:
+            return None
+        gone = {structure.units[name]: kept for name, kept in self.keep.items() if not bool(kept.all())}
+        nodes = {
+            node
+            for node, axes in structure.ties.statistics.items()
+            if any(not bool(keep_vector(axis, gone).all()) for axis in axes)
+        }
+        return Statistics(structure, gone, nodes) if nodes else None
+
+    def on_example(self) -> Any:
+        """Return the outputs on the example inputs, in the model's own types."""
+        own = {name: tensor.detach() for name, tensor in self.tensors.items()}
+        return self.outputs(own.__getitem__, self.inputs, self.statistics, double=False)
+
+    def outputs(self, full: Fetch, inputs: Inputs, statistics: Statistics | None = None, *, double: bool = True) -> Any:
+        """Return the outputs with zeros written into the tensors that `full` returns by name."""
+
+        def fetch(name: str) -> Tensor:
+            tensor, zeroed = full(name), self._zeros.get(id(self.tensors[name]))
+            if not zeroed:
+                return tensor
+            return write_zeros(tensor.to(torch.float64 if double else tensor.dtype, copy=True), zeroed)
+
+        return run_with(self.model, fetch, inputs, lambda m, given: _outputs(m, given, statistics), double=double)
+
+
+def _outputs(module: nn.Module, inputs: Inputs, statistics: Statistics | None) -> Any:
+    return module(*inputs[0], **inputs[1]) if statistics is None else statistics.run(own_tensors(module), inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """The nodes of a traced graph that take statistics over an axis that is cut."""
+
+    structure: Structure
+    gone: Mapping[Atom, Tensor]
+    nodes: set[Node]
+
+    def run(self, tensors: Mapping[str, Tensor], inputs: Inputs) -> Any:
+        """Return what the graph gives with the model's tensors as given, statistics taken over the kept units."""
+        graph = self.structure.graph
+        program = graph.program
+        assert program is not None, "a recorded graph takes no statistics over what is cut"
+        held = {**program.constants, **tensors}
+        names = {n.name: name for n, name in graph.tensors.items()}
+        names |= program.graph_signature.inputs_to_lifted_tensor_constants
+        leaves = iter(pytree.tree_leaves(inputs))
+        holders = [n for n in program.graph.nodes if n.op == "placeholder"]
+        flat = [held[name] if (name := names.get(n.name)) else next(leaves) for n in holders]
+        outputs = _MaskedStatistics(program.graph_module, self).run(*flat)
+        return pytree.tree_unflatten(list(outputs), program.call_spec.out_spec)
+
+
+class _MaskedStatistics(fx.Interpreter):
+    """Runs the full-size graph; at the nodes given, statistics are taken over the kept units only."""
+
+    def __init__(self, module: fx.GraphModule, statistics: Statistics) -> None:
+        super().__init__(module)
+        self.structure, self.gone, self.statistics = statistics.structure, statistics.gone, statistics.nodes
+
+    def run_node(self, n: Node) -> Any:
+        if n not in self.statistics:
+            return super().run_node(n)
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        operands = [a for a in n.args if isinstance(a, Node)]
+        small = {
+            id(self.env[a]): self._kept(a, self.env[a]) for a in n.all_input_nodes if isinstance(self.env[a], Tensor)
+        }
+        args, kwargs = pytree.tree_map(lambda t: small.get(id(t), t) if isinstance(t, Tensor) else t, (args, kwargs))
+        result = n.target(*self._literals(n, list(args), operands), **kwargs)  # type: ignore[operator]
+        made = self.structure.values[n]
+        if isinstance(result, tuple):
+            return tuple(self._spread(v, r) for v, r in zip(made, result, strict=True))
+        return self._spread(made, result)
+
+    def _literals(self, n: Node, args: list[Any], operands: list[Node]) -> list[Any]:
+        """Sizes and group counts among the arguments, as they are after the cut."""
+        name = op_name(n)
+        if "layer_norm" in name or "rms_norm" in name:
+            args[1] = list(args[0].shape[-len(args[1]) :])
+        if name == "group_norm":
+            args[1] = int(keep_vector(self.structure.ties.groups[n], self.gone).sum())
+        return args
+
+    def _kept(self, node: Node, tensor: Tensor) -> Tensor:
+        value: Value = self.structure.values[node]
+        for dim, axis in enumerate(value.axes):
+            kept = keep_vector(axis, self.gone)
+            if not bool(kept.all()):
+                tensor = tensor.index_select(dim, kept.nonzero().flatten().to(tensor.device))
+        return tensor
+
+    def _spread(self, value: Value, tensor: Tensor) -> Tensor:
+        """Put a small result back into its full shape, with zeros for the removed units."""
+        for dim, axis in enumerate(value.axes):
+            kept = keep_vector(axis, self.gone)
+            if not bool(kept.all()):
+                shape = (*tensor.shape[:dim], axis.size, *tensor.shape[dim + 1 :])
+                where = kept.nonzero().flatten().to(tensor.device)
+                tensor = tensor.new_zeros(shape).index_copy_(dim, where, tensor)
+        return tensor

@@ -1,0 +1,68 @@
+"""Freeze the head dimensions whose size is also the attention's temperature, as in ``scores / head_dim**0.5``.
+
+A module reads one attribute, or one shape, for both. Cut, it would divide by the root of what is left: another function.
+So such a head dimension stays whole, with all that the same attribute sizes; heads and widths can still be cut.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from torch.fx import Node
+
+from secateur.structure.axes import Atom, atoms
+from secateur.structure.rules import Ties, Value, shape_of
+from secateur.structure.watch import Attribute, Dimension, Uses
+
+__all__ = ["freeze_temperatures"]
+
+HEAD_DIMENSION = "head dimension"
+
+
+def freeze_temperatures(uses: Uses, values: Mapping[Node, Any], ties: Ties) -> None:
+    """Freeze every head dimension whose size was seen to enter arithmetic, with the reason."""
+    if not uses.numbers:
+        return
+    places = _Places(uses, values)
+    words: defaultdict[Atom, set[str]] = defaultdict(set)
+    for axis, unit in ties.units:
+        for atom in atoms(axis):
+            words[atom].add(unit)
+    hot = {atom for atom, units in words.items() if HEAD_DIMENSION in units and not atom.frozen}
+    frozen: set[Atom] = set()
+    for origin in sorted(uses.numbers, key=str):
+        for atom in places.atoms(uses.sizes.get(origin, ()) if isinstance(origin, Attribute) else [origin]):
+            if atom in hot:
+                atom.frozen = atom.frozen or f"its size also sets the attention's temperature ({origin})"
+                frozen.add(atom)
+    # What the same attribute sizes, such as the values beside queries and keys, would have to shrink alike.
+    for attribute, dimensions in uses.sizes.items():
+        sized = set(places.atoms(dimensions))
+        if sized & frozen:
+            for atom in sized:
+                if "head" not in words[atom]:
+                    atom.frozen = atom.frozen or f"{attribute} sizes it, and sets the attention's temperature"
+
+
+class _Places:
+    """Finds the axes of tensors that a module had in its hands by their shapes."""
+
+    def __init__(self, uses: Uses, values: Mapping[Node, Any]) -> None:
+        self.values = values
+        self.nodes: defaultdict[tuple[str, tuple[int, ...]], dict[Node, None]] = defaultdict(dict)
+        for node in values:
+            near = [n for n in (node, *node.all_input_nodes) if isinstance(values.get(n), Value)]
+            for path in {
+                "",
+                *(uses.first_names.get(p, p) for p, _ in (node.meta.get("nn_module_stack") or {}).values()),
+            }:
+                for each in near:
+                    self.nodes[path, shape_of(each)][each] = None
+
+    def atoms(self, dimensions: Iterable[Dimension]) -> Iterator[Atom]:
+        """Yield the atoms of the axes that the dimensions may be of."""
+        for dimension in dimensions:
+            for node in self.nodes.get((dimension.path, dimension.shape), ()):
+                yield from atoms(self.values[node].axes[dimension.dim])
