@@ -14,8 +14,9 @@ ROOT = Path(secateur.__file__).parent
 # The order of docs/architecture.md. Rooms on one line may not import each other.
 ORDER = [
     {"types"},
+    {"randomness"},
     {"untouched"},
-    {"files", "progress", "state"},
+    {"files", "progress", "state", "state_dicts"},
     {"labelled"},
     {"losses"},
     {"structure"},

@@ -16,7 +16,7 @@ from secateur.criteria.loss_change.labels import LABELS
 from secateur.labelled import Data, check_data, iterate
 from secateur.losses import loss_function
 from secateur.models.schemes import SCHEMES
-from secateur.state import seeded
+from secateur.randomness import private_draws
 from secateur.structure.sites import channels
 from secateur.train.callbacks import Callback, Run
 from secateur.types import InputError, Loss, Member, Site, Sites, unknown_name
@@ -115,7 +115,7 @@ class Reinitialise(Callback):
             }
         # One number from two, so that no other seed gives the same weights in another epoch.
         seed = int(np.random.SeedSequence([self.seed, done]).generate_state(1)[0])
-        with seeded(run.device, seed):
+        with private_draws(seed):
             reinitialise_units(run.model, sites, found, self.scheme, self.outgoing, run.optimizer.state)
         if self.on_found is not None:
             self.on_found(done + 1, found)

@@ -18,6 +18,7 @@ from secateur.measure import compare_latency
 from secateur.models.layers import pad_to, stack
 from secateur.models.vgg import vgg_16
 from secateur.selection import select
+from secateur.state_dicts import fill
 from secateur.structure import channels, cut
 from secateur.studies.charpentier.common import SOURCE
 from secateur.studies.charpentier.measured import METHODS, images_of, rate, worth
@@ -190,7 +191,7 @@ def _so_far(context: Context, whole: nn.Module, sites: Sites) -> tuple[nn.Module
     found = context.artefact(len(context.recipe.needs) - 1)
     held = {name: found[f"keep.{name}"] for name in sites}
     model = cut(whole, sites, held)
-    model.load_state_dict({name[6:]: x for name, x in found.items() if name.startswith("state.")})
+    fill(model, {n[6:]: x for n, x in found.items() if n.startswith("state.")}, "the artefact of the step before")
     return model, held
 
 
