@@ -61,7 +61,7 @@ def _survey(case: Case, scores: str, row: Row, report: Callable[[Row], None]) ->
     report(row)
     made = cut_with_plan(model, sites, keep)
     row.update(stage="compare", form="graph" if isinstance(made.model, torch.fx.GraphModule) else "module")
-    row.update(own_difference=made.difference, removed=round(1 - _count(made.model) / _count(model), 4))
+    row.update(own_difference=made.verification.example, removed=round(1 - _count(made.model) / _count(model), 4))
     report(row)
     touched = list(_moved(before, _state(model)))
     comparisons = compare(model, made.model, sites, keep, inputs, _vocabulary(model))

@@ -51,7 +51,7 @@ def test_the_loss_suffered_is_that_of_the_masked_model() -> None:
     model, batches = toy.build(), toy.batches()
     sites = channels(model, toy.inputs())
     a, b = SecondOrder(batches)(model, sites), LossChange(batches)(model, sites)
-    found = agreement(a, b, fractions=[0.3], model=model, sites=sites, batches=batches)
+    found = agreement(a, b, fractions=[0.3], model=model, sites=sites, data=batches)
     expected = [evaluate(mask(model, sites, select(s, 0.3)), batches).loss for s in (a, b)]
     assert list(found.suffered[0.3]) == expected
     assert found.loss == evaluate(model, batches).loss

@@ -15,7 +15,8 @@ ROOT = Path(secateur.__file__).parent
 ORDER = [
     {"types"},
     {"untouched"},
-    {"files", "labelled", "progress", "state"},
+    {"files", "progress", "state"},
+    {"labelled"},
     {"losses"},
     {"structure"},
     {"equations"},

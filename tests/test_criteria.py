@@ -117,7 +117,7 @@ def test_names_of_criteria_that_look_at_data() -> None:
     assert not set(CRITERIA) & set(CRITERIA_OF_DATA)
     assert by_name("taylor", samples, sign="squared").sign == "squared"  # type: ignore[attr-defined]
     for name in CRITERIA_OF_DATA:
-        assert by_name(name, samples).batches is samples  # type: ignore[attr-defined]
+        assert by_name(name, samples).data is samples  # type: ignore[attr-defined]
         with pytest.raises(InputError, match=f"'{name}' looks at data"):
             by_name(name)
 

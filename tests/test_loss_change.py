@@ -28,7 +28,7 @@ from secateur.testing.conformance import CriterionConformance
 from secateur.testing.random_nets import RULES, RandomNet, Step
 from secateur.testing.toys import TOYS, hand_mlp
 from secateur.testing.zoo import ZOO, build
-from secateur.types import Batches, Criterion, InputError, Loss, Sites, TraceError
+from secateur.types import Batches, Criterion, InputError, Loss, SecateurError, Sites, TraceError
 
 ONE = (torch.tensor([[1.0, 2.0]]), torch.zeros(1, 2))
 ROOMY = Budget(2**30, 2**25)
@@ -508,17 +508,17 @@ def test_the_bar_reaches_its_end(plain: bool, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batches": []}, "no batches"),
-        ({"batches": iter([ONE])}, "iterator"),
-        ({"batches": ONE, "loss": "mse"}, "loss is 'mse'; give a function"),
-        ({"batches": ONE, "max_memory": 0}, "max_memory=0"),
-        ({"batches": ONE, "batch_size": 1.5}, "batch_size=1.5"),
-        ({"batches": ONE, "screen": 1}, "screen=1 must be a fraction"),
-        ({"batches": ONE, "screen": True}, "screen=True must be a fraction"),
+        ({"data": []}, "no batches"),
+        ({"data": iter([ONE])}, "iterator"),
+        ({"data": ONE, "loss": 3}, "unknown loss .3."),
+        ({"data": ONE, "max_memory": 0}, "max_memory=0"),
+        ({"data": ONE, "batch_size": 1.5}, "batch_size=1.5"),
+        ({"data": ONE, "screen": 1}, "screen=1 must be a fraction"),
+        ({"data": ONE, "screen": True}, "screen=True must be a fraction"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, object], message: str) -> None:
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(SecateurError, match=message):
         LossChange(**options)  # type: ignore[arg-type]
 
 

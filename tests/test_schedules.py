@@ -60,7 +60,7 @@ class TestRandomShrink(ScheduleConformance):
 
 class TestIterative(ScheduleConformance):
     def make(self, model: nn.Module, sites: Sites, batches: Batches, loss: Loss) -> Schedule:
-        return Iterative(Magnitude(), 0.5, steps=3, curve="cubic", batches=batches, loss=loss)
+        return Iterative(Magnitude(), 0.5, steps=3, curve="cubic", data=batches, loss=loss)
 
 
 def a_step_of_training(model: nn.Module, keep: Keep) -> None:
@@ -368,7 +368,7 @@ def test_single_weights_are_masked_and_held() -> None:
             for parameter in small.parameters():
                 parameter.add_(1)
 
-    pruned = Iterative(Magnitude(), 0.5, steps=3, train=train, batches=data)(model, sites)
+    pruned = Iterative(Magnitude(), 0.5, steps=3, train=train, data=data)(model, sites)
     parameters = dict(pruned.model.named_parameters())
     assert sum(int((~kept).sum()) for kept in pruned.keep.values()) == 28
     for name, kept in pruned.keep.items():
@@ -379,7 +379,7 @@ def test_single_weights_are_masked_and_held() -> None:
 
 def test_a_control_at_random() -> None:
     model, data, sites = net()
-    pruned = Iterative(Random(seed=3), 0.5, batches=data)(model, sites)
+    pruned = Iterative(Random(seed=3), 0.5, data=data)(model, sites)
     assert pruned.history.loss == pytest.approx(Plain(model, sites, data).loss(pruned.history.removed), abs=1e-6)
 
 

@@ -143,7 +143,8 @@ def _equal(a: Tensor | None, b: Tensor | None) -> bool:
 def watched(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the function with a look at the models that it is given, before and after; in a failed call, too."""
     names = list(inspect.signature(function).parameters)
-    free = CHANGES.get(function.__name__, ())
+    # An object that is being made has nothing to look into yet.
+    free = ("self",) if function.__name__ == "__init__" else CHANGES.get(function.__name__, ())
     state, fingerprint, models_in, touched = _state, Fingerprint, _models, Touched
 
     def run(*args: Any, **kwargs: Any) -> Any:

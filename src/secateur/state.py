@@ -316,6 +316,16 @@ def _is_double(model: object) -> bool:
     return next(floating, None) is torch.float64
 
 
+def _model_among(arguments: Iterable[object]) -> object:
+    """The first module among the arguments, or what one of them holds as its model."""
+    for argument in arguments:
+        if isinstance(argument, nn.Module):
+            return argument
+        if isinstance(held := getattr(argument, "model", None), nn.Module):
+            return held
+    return None
+
+
 def usual(function: Callable[P, R]) -> Callable[P, R]:
     """Run a function of the public face `as_usual`, whatever it is called within.
 
@@ -326,11 +336,10 @@ def usual(function: Callable[P, R]) -> Callable[P, R]:
     ...     made().is_inference()
     False
     """
-    context = as_usual
+    context, model_among = as_usual, _model_among
 
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        given = (*args, *kwargs.values())
-        with context(next((x for x in given if hasattr(x, "named_parameters")), None)):
+        with context(model_among((*args, *kwargs.values()))):
             return function(*args, **kwargs)
 
     # With the names of what is wrapped, as doctest takes no function of another module for a module's own.

@@ -170,6 +170,12 @@ def prune_(
         list[str] | None,
         typer.Option(metavar="HOW", help="What to repair from images: least-squares, bias or norms; may be repeated."),
     ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="What a criterion takes for the loss: cross-entropy (default), mse, l1 or bce."
+        ),
+    ] = None,
     images: Annotated[
         int, typer.Option(min=1, help="How many training images a criterion or a repair looks at, drawn at random.")
     ] = 1000,
@@ -213,7 +219,8 @@ def prune_(
     example = _example(model, input_shape, options, None if test is None else test.images)
     chosen: dict[str, Any] = {"unit": unit, "scope": scope, "cumulative": cumulative, "pattern": pattern}
     chosen |= {"round_to": round_to, "form": form, "budget": options_of([budget], "--budget") if budget else None}
-    chosen |= {"repair": repair or (), "data": _seen(criterion, repair, data_name, data_dir, images)}
+    chosen |= {"repair": repair or (), "loss": loss}
+    chosen |= {"data": _seen(criterion, repair, data_name, data_dir, images)}
     result = prune(network, example, criterion, sparsity, ignore=ignore or (), **chosen)
     result.save(out)
     rated = () if test is None else (evaluate(network, test).accuracy, evaluate(result.model, test).accuracy)

@@ -25,7 +25,7 @@ from secateur.criteria.second_order import SecondOrder
 from secateur.criteria.taylor import Taylor
 from secateur.labelled import Data
 from secateur.rate.masks import Evaluations, evaluate_keeps
-from secateur.types import Criterion, InputError, unknown_name
+from secateur.types import Criterion, InputError, Loss, unknown_name
 
 __all__ = [
     "CRITERIA",
@@ -96,12 +96,13 @@ CRITERIA_OF_DATA: dict[str, Callable[..., Criterion]] = {
 """The criteria that look at labelled samples, by the names used on the command line; each takes the samples first."""
 
 
-def by_name(name: str, batches: Data | None = None, **options: object) -> Criterion:
+def by_name(name: str, data: Data | None = None, loss: str | Loss | None = None, **options: object) -> Criterion:
     """Return the criterion called `name`.
 
     Args:
         name: one of `CRITERIA` or `CRITERIA_OF_DATA`.
-        batches: the labelled samples that one of `CRITERIA_OF_DATA` looks at; nothing to the others.
+        data: the labelled samples that one of `CRITERIA_OF_DATA` looks at; nothing to the others.
+        loss: what those take for the loss, by name or as a function; nothing to those that look at none.
         options: what else the criterion takes.
 
     Raises:
@@ -111,12 +112,14 @@ def by_name(name: str, batches: Data | None = None, **options: object) -> Criter
     >>> by_name("l1")
     Magnitude(p=1, side='incoming', reduce='joint')
     """
-    if name in CRITERIA_OF_DATA and batches is None:
+    if name in CRITERIA_OF_DATA and data is None:
         raise InputError(f"criterion {name!r} looks at data: give labelled samples, such as (inputs, targets)")
     every = {**CRITERIA, **CRITERIA_OF_DATA}
     if name not in every:
         raise unknown_name("criterion", name, every)
-    given = (batches,) if name in CRITERIA_OF_DATA else ()
+    given = (data,) if name in CRITERIA_OF_DATA else ()
+    if loss is not None and any(field.name == "loss" for field in fields(every[name](*given))):  # type: ignore[arg-type]
+        options["loss"] = loss
     try:
         return every[name](*given, **options)
     except TypeError as error:

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.measure.inputs import caller
-from secateur.state import check_made, evaluating, tensors
+from secateur.state import check_made, evaluating, tensors, usual
 from secateur.types import ExampleInputs, InputError
 
 __all__ = ["ParameterCount", "file_bytes", "macs", "parameters", "peak_memory"]
@@ -37,6 +37,7 @@ class ParameterCount:
         return 1 - self.nonzero / self.total if self.total else 0.0
 
 
+@usual
 def parameters(model: nn.Module) -> ParameterCount:
     """Count the parameters of a model; a parameter that several modules share counts once.
 
@@ -59,6 +60,7 @@ def parameters(model: nn.Module) -> ParameterCount:
     )
 
 
+@usual
 def file_bytes(model: nn.Module) -> int:
     """Return the bytes of the model's safetensors file, by really writing one to a temporary folder.
 
@@ -94,6 +96,7 @@ def _distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone().contiguous() for name, tensor in distinct.values()}
 
 
+@usual
 def macs(model: nn.Module, example_inputs: ExampleInputs) -> int:
     """Count the multiply-accumulates of one forward pass over the example inputs, in evaluation mode.
 
@@ -155,6 +158,7 @@ def _plain_operations() -> Iterator[None]:
             library.enabled = was
 
 
+@usual
 def peak_memory(model: nn.Module, example_inputs: ExampleInputs) -> int:
     """Return the most bytes of activations that live at one time in a forward pass, in evaluation mode.
 

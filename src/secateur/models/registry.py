@@ -19,6 +19,9 @@ __all__ = ["REGISTRY", "build", "describe", "fitting", "input_shape", "names"]
 
 Factory = Callable[..., nn.Module]
 
+_MOVED = {"secateur.studies.charpentier_vgg": "secateur.studies.charpentier.vgg"}
+"""Modules by the names under which stored recipes know their networks; an id never changes."""
+
 REGISTRY: dict[str, Factory] = {
     "ann-128": mlp.ann_128,
     "mlp-3": mlp.mlp_3,
@@ -157,7 +160,7 @@ def _named(name: str) -> Factory:
 def _imported(path: str) -> Factory:
     module_name, _, attribute = path.partition(":")
     try:
-        found: Any = import_module(module_name)
+        found: Any = import_module(_MOVED.get(module_name, module_name))
     except (ImportError, ValueError, TypeError) as error:
         raise UnknownNameError(
             f"build({path!r}): cannot import {module_name!r} ({error}); write 'package.module:factory', "

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from secateur.labelled import Data, are_classes, check_data, check_outputs, iterate
 from secateur.losses import check_loss, loss_function
 from secateur.rate.samples import SampleLoss
-from secateur.state import device_of, evaluating
+from secateur.state import device_of, evaluating, usual
 from secateur.structure.flow import Flow, Read
 from secateur.structure.infer import Structure
 from secateur.structure.rules import op_name
@@ -123,6 +123,7 @@ class Removals:
         if isinstance(self.sites.structure, Structure):
             self._flow = Flow(self.model, self.sites)
 
+    @usual
     def __call__(self, keeps: Sequence[Keep]) -> Evaluations:
         """Return what is left under each mask."""
         if not keeps:
@@ -135,6 +136,7 @@ class Removals:
                     tally.add(first, outputs, part.targets)
         return tally.result()
 
+    @usual
     def last_layer(self) -> LastRead | None:
         """Return what the last layer reads of all samples; None where other layers read the sites, or memory is short.
 

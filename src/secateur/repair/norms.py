@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateur.labelled import Data, check_data, iterate
-from secateur.state import device_of, modes_kept
+from secateur.state import device_of, modes_kept, usual
 from secateur.types import InputError
 from secateur.untouched import copied
 
 __all__ = ["norms_of", "recalibrate"]
 
 
+@usual
 def recalibrate(model: nn.Module, data: Data, *, batch_size: int = 256) -> nn.Module:
     """Return a copy of the model whose batch norms have the statistics of `data`.
 

@@ -19,6 +19,8 @@ class Method:
         sparsity: the fraction asked for, or one by site; None where another rule decided.
         rule: that rule: cumulative, pattern, block, budget.
         repair: what was repaired without training, in the order of doing.
+        loss: what the criterion took for the loss, where one was asked for.
+        warnings: what may not be as it was meant, such as a site whose units all had the same score.
     """
 
     criterion: str = "hand"
@@ -26,6 +28,8 @@ class Method:
     sparsity: float | Mapping[str, float] | None = None
     rule: Mapping[str, Any] = field(default_factory=dict)
     repair: tuple[str, ...] = ()
+    loss: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 NEARLY_EMPTY = 0.1
@@ -69,6 +73,8 @@ class PruneReport:
         versions: what it was done with.
         rule: how units were chosen where it was not by sparsity: cumulative, pattern, block, budget.
         repair: what was repaired without training, in the order of doing.
+        loss: what the criterion took for the loss, where one was asked for.
+        warnings: what may not be as it was meant, such as a site whose units all had the same score.
     """
 
     unit: str
@@ -89,6 +95,8 @@ class PruneReport:
     versions: Mapping[str, str] = field(default_factory=dict)
     rule: Mapping[str, Any] = field(default_factory=dict)
     repair: tuple[str, ...] = ()
+    loss: str | None = None
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data that JSON can hold."""
@@ -117,7 +125,7 @@ class PruneReport:
 
     def _notes(self) -> list[str]:
         """What a reader of the numbers should know."""
-        notes = [*_warning(self.nearly_empty), *self._parting()]
+        notes = [*_warning(self.nearly_empty), *(f"WARNING: {text}" for text in self.warnings), *self._parting()]
         if self.repair:
             notes.append(f"repaired without training: {', '.join(self.repair)}")
         if self.form == "graph":

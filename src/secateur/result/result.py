@@ -17,6 +17,7 @@ from secateur.edits import Cut, Depth, Edit, GraphCut, Masked, replay
 from secateur.measure.size import file_bytes, macs, parameters
 from secateur.result.report import Method, PruneReport, SiteReport
 from secateur.saving import read_record, save
+from secateur.state import usual
 from secateur.structure.cut import Form, cut_with_plan
 from secateur.structure.depth import BlockStructure, removed_blocks
 from secateur.structure.sites import mask
@@ -66,6 +67,7 @@ class Result:
     inputs: ExampleInputs | None = None
 
     @classmethod
+    @usual
     def of(
         cls,
         model: nn.Module,
@@ -109,6 +111,7 @@ class Result:
         return cls(small, model, sites, masks, (edit,), method, verification, None, history, _inputs(sites))
 
     @classmethod
+    @usual
     def masked(
         cls,
         model: nn.Module,
@@ -161,8 +164,11 @@ class Result:
             versions={"python": platform.python_version(), "torch": torch.__version__},
             rule=self.method.rule,
             repair=self.method.repair,
+            loss=self.method.loss,
+            warnings=self.method.warnings,
         )
 
+    @usual
     def apply(self, model: nn.Module) -> nn.Module:
         """Return the smaller model again, made of a `model` of the original architecture, whose weights do not matter.
 

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from secateur.edits.inputs import describe, restore
 from secateur.state import device_of, evaluating, split_inputs
-from secateur.structure.verify import difference
+from secateur.structure.difference import difference
 from secateur.types import ExampleInputs, FileError
 
 __all__ = ["check_answers", "question_and_answers"]

@@ -19,12 +19,13 @@ from secateur.saving.folder import check_target, write_folder
 from secateur.saving.manifest import EDITS, MANIFEST, MODEL, Manifest, dump_manifest, read_manifest, read_tensors
 from secateur.saving.records import joined, parted
 from secateur.saving.weights import unshared
-from secateur.state import check_module
+from secateur.state import check_module, usual
 from secateur.types import FileError, SecateurError
 
 __all__ = ["load", "read_record", "save"]
 
 
+@usual
 def save(
     folder: str | os.PathLike[str],
     model: nn.Module,
@@ -59,6 +60,7 @@ def save(
     return target
 
 
+@usual
 def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     """Return the smaller model that `folder` holds, built from a `model` of the original architecture.
 

@@ -13,12 +13,13 @@ from safetensors.torch import save as dump_tensors
 from torch import Tensor, nn
 
 from secateur.files import write_bytes
-from secateur.state import check_module
+from secateur.state import check_module, usual
 from secateur.types import FileError
 
 __all__ = ["load_weights", "save_weights", "unshared"]
 
 
+@usual
 def save_weights(path: str | os.PathLike[str], model: nn.Module) -> None:
     """Write the state dict of `model` to one safetensors file; it appears whole or not at all.
 
@@ -34,6 +35,7 @@ def save_weights(path: str | os.PathLike[str], model: nn.Module) -> None:
     write_bytes(Path(path), dump_tensors(tensors, metadata=shared or None))
 
 
+@usual
 def load_weights(path: str | os.PathLike[str], model: nn.Module) -> None:
     """Load a state dict from a safetensors file, or from one that `torch.save` wrote, into `model`.
 

@@ -10,10 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from secateur.labelled import Data, check_data
+from secateur.criteria.base import scores_of
+from secateur.labelled import Data
 from secateur.rate.masks import evaluate_keeps
 from secateur.result import Result
-from secateur.schedules.options import check_fraction, check_whole
+from secateur.schedules.options import check_fraction, check_rating, check_whole
 from secateur.schedules.walk import Schedule, Walk
 from secateur.select import SCOPES, Scope, layer_fractions, select
 from secateur.state import restore, snapshot
@@ -94,8 +95,7 @@ class Iterative(Schedule):
         for what, value, known in (("curve", self.curve, CURVES), ("scope", self.scope, SCOPES)):
             if value not in known:
                 raise unknown_name(what, value, known)
-        if self.data is not None:
-            check_data(self.data, "Iterative")
+        check_rating("Iterative", self.data, self.loss)
 
     def _prune(self, walk: Walk) -> Result:
         if isinstance(walk.sites.structure, BlockStructure):
@@ -127,7 +127,7 @@ class Iterative(Schedule):
         """Masks over the sites as they are now."""
         if not now.sites:
             return {}
-        scores: Scores = self.criterion(now.model, now.sites)
+        scores: Scores = scores_of(self.criterion, now.model, now.sites, "Iterative")
         if now.masked:
             # What is gone stays gone: nothing is lower.
             lowest = {n: x.double().masked_fill(~walk.keep[n].to(x.device), -torch.inf) for n, x in scores.items()}

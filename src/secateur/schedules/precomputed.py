@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 from secateur.criteria.loss_change import LossChanges
 from secateur.criteria.loss_change.labels import LABELS
-from secateur.labelled import Data, check_data
+from secateur.labelled import Data
 from secateur.rate.masks import Evaluations, Removals
 from secateur.result import Result
 from secateur.schedules.losses import check_changes
-from secateur.schedules.options import check_fraction
+from secateur.schedules.options import check_fraction, check_rating
 from secateur.schedules.walk import Schedule, Unit, Walk
 from secateur.types import InputError, Loss, unknown_name
 
@@ -65,8 +65,7 @@ class Precomputed(Schedule):
                     raise unknown_name("label", label, LABELS)
         else:
             check_fraction("Precomputed", "remove", self.remove)
-        if self.data is not None:
-            check_data(self.data, "Precomputed")
+        check_rating("Precomputed", self.data, self.loss)
 
     def _prune(self, walk: Walk) -> Result:
         check_changes(self.importance, walk, "Precomputed")

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from secateur.labelled import Data, check_data
+from secateur.labelled import Data
 from secateur.rate.masks import Removals
 from secateur.result import Result
-from secateur.schedules.options import check_whole
+from secateur.schedules.options import check_rating, check_whole
 from secateur.schedules.walk import Schedule, Walk
 from secateur.types import InputError, Loss
 
@@ -52,7 +52,7 @@ class RandomShrink(Schedule):
     def __post_init__(self) -> None:
         check_whole("RandomShrink", "n", self.n, 1)
         check_whole("RandomShrink", "seed", self.seed, 0)
-        check_data(self.data, "RandomShrink")
+        check_rating("RandomShrink", self.data, self.loss)
 
     def _prune(self, walk: Walk) -> Result:
         units = walk.units

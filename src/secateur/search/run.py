@@ -19,7 +19,7 @@ from secateur.result import Method, Result
 from secateur.search.fitness import FitnessLike, Rating
 from secateur.search.result import Generation, SearchLog
 from secateur.search.space import Genes, Offsets, Space
-from secateur.state import digest, tensors
+from secateur.state import digest, tensors, usual
 from secateur.types import FileError, InputError
 
 __all__ = ["Arrays", "Run", "Search", "check_fraction", "check_whole"]
@@ -105,6 +105,7 @@ class Search(ABC):
     A new one writes `begin` and `step`; what it carries from step to step is arrays, so that a state can be kept.
     """
 
+    @usual
     def __call__(
         self,
         fitness: FitnessLike,

@@ -38,6 +38,7 @@ class Solution:
     keep: Keep
     tensors: Mapping[str, Tensor]
 
+    @usual
     def apply(self, model: nn.Module) -> nn.Module:
         """Return a copy of the model with the new weights; channels are then cut with ``cut(copy, sites, keep)``.
 

@@ -10,9 +10,10 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from secateur.state import evaluating
+from secateur.state import evaluating, usual
 from secateur.structure.attention import free_attention
 from secateur.structure.axes import Atom, keep_vector
+from secateur.structure.cases import Cases
 from secateur.structure.depth import BlockStructure, removed_blocks, skipping
 from secateur.structure.graph import graph_form, graph_structure, require_shapes
 from secateur.structure.infer import Structure
@@ -20,7 +21,7 @@ from secateur.structure.mend import Edits, edits, proposals
 from secateur.structure.optimizer import carry_over, check_optimizer
 from secateur.structure.reference import Reference
 from secateur.structure.sites import check_keep, check_same_model
-from secateur.structure.verify import Cases, Verification, shapes_taken, verify
+from secateur.structure.verify import Verification, shapes_taken, verify
 from secateur.types import CutError, InputError, Keep, Sites, VerificationError, unknown_name
 from secateur.untouched import copied
 
@@ -45,6 +46,7 @@ class Plan:
     attributes: Edits = field(default_factory=dict)
 
 
+@usual
 def cut(
     model: nn.Module,
     sites: Sites,
@@ -103,6 +105,7 @@ class CutModel:
     verification: Verification
 
 
+@usual
 def cut_with_plan(
     model: nn.Module, sites: Sites, keep: Keep, *, form: Form = "auto", tolerance: float = TOLERANCE
 ) -> CutModel:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.state import check_finite, check_made, check_module, evaluating, split_inputs
+from secateur.state import check_finite, check_made, check_module, evaluating, split_inputs, usual
 from secateur.structure.sites import REPAIR
 from secateur.types import ExampleInputs, InputError, Keep, Member, Site, Sites
 from secateur.untouched import copied, run_with
@@ -58,6 +58,7 @@ class BlockStructure:
     wrapped: frozenset[str]
 
 
+@usual
 def blocks(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[str] = ()) -> Sites:
     """Return sites whose units are whole blocks that can be left out: the depth of a residual network.
 

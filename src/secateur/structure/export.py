@@ -126,7 +126,7 @@ def _part_outputs(program: ExportedProgram, tap: _Tap) -> dict[Node, str]:
     signature = program.module_call_graph[0].signature
     assert signature is not None
     if tapped:
-        spec: pytree.TreeSpec = signature.out_spec.children_specs[0]
+        spec: pytree.TreeSpec = signature.out_spec.child(0)
         returned, rest = returned[: spec.num_leaves], returned[spec.num_leaves :]
         reasons |= dict(zip(rest, [f"the forward pass stores it as {name}" for name, _ in tap.stored], strict=False))
         signature.out_spec = spec

@@ -153,9 +153,9 @@ def _with_leaving(model: nn.Module, graph: Graph, stored: Mapping[Node, str], ra
     """The graph with all that leaves it unreturned, and all that it does not run."""
     own = own_tensors(model)
     parameters = {n: name for n, name in graph.tensors.items() if isinstance(own.get(name), nn.Parameter)}
-    # A table that is made anew from constants and kept is no output: it shrinks as those do.
-    told = dependent([*graph.inputs, *parameters]) if stored else set()
-    leaving = {node: reason for node, reason in stored.items() if node in told}
+    # A table that is made anew from constants and kept is no output: it shrinks as those do, and so do parameters.
+    computed = dependent([*graph.inputs, *parameters]) if stored else set()
+    leaving = {node: reason for node, reason in stored.items() if node in computed and node.op != "placeholder"}
     leaving |= dict.fromkeys(unread(graph.graph, parameters, leaving), "computed, and nothing reads it")
     idle, pinned = idle_parts(model, ran, {id(own[name]) for node, name in parameters.items() if node.users})
     return replace(graph, leaving=leaving, idle=idle, pinned=pinned)

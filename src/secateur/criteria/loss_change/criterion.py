@@ -20,7 +20,7 @@ from secateur.rate.plain import PlainLoop
 from secateur.rate.program import Unfit
 from secateur.rate.tally import Tally
 from secateur.rate.units import GraphEngine
-from secateur.state import check_finite, device_of
+from secateur.state import as_usual, check_finite, device_of
 from secateur.structure.infer import Structure
 from secateur.structure.sites import REPAIR
 from secateur.types import InputError, Sites, TraceError
@@ -132,10 +132,11 @@ class LossChange(LossCriterion):
         check_finite(model, "LossChange", REPAIR)
         # In float32 whatever the model is; and of one's own, as the plain loop writes into it.
         own = copied(model).float()
-        if self.screen is None:
-            return self._measured(own, sites, None)
-        scores = estimates(own, sites, _Single(self.data, self.batch_size), self._loss, self.batch_size)
-        return with_estimates(self._measured(own, sites, lowest(scores, self.screen)), scores)
+        with as_usual(own):
+            if self.screen is None:
+                return self._measured(own, sites, None)
+            scores = estimates(own, sites, _Single(self.data, self.batch_size), self._loss, self.batch_size)
+            return with_estimates(self._measured(own, sites, lowest(scores, self.screen)), scores)
 
     def _measured(self, model: nn.Module, sites: Sites, units: dict[str, Tensor] | None) -> LossChanges:
         tally, device = Tally(self._loss, sites, units), device_of(model)

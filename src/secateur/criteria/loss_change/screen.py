@@ -27,7 +27,7 @@ def estimates(model: nn.Module, sites: Sites, data: Data, loss: Loss, batch_size
     measured, whatever they are.
     """
     if any(site.kind != "channel" for site in sites.values()):
-        return Taylor(data, loss, batch_size=batch_size)(model, sites)
+        return Taylor(data, loss, "signed", batch_size=batch_size)(model, sites)
     found = SecondOrder(data, loss, batch_size=batch_size)(model, sites)
     unsure = Flow(model, sites).partial
     return {name: torch.full_like(x, -torch.inf) if name in unsure else x for name, x in found.items()}

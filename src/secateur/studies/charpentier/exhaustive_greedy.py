@@ -1,0 +1,109 @@
+"""L. Charpentier, 2020, sections 3.4 and 3.5: pruning by the loss, measured anew after each removal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from time import process_time
+from typing import TYPE_CHECKING
+
+from secateur.data import Split
+from secateur.lab.options import Option
+from secateur.lab.recipe import Json, Recipe
+from secateur.lab.study import Cell, Context, Outcome, Study
+from secateur.schedules import Exhaustive, Greedy
+from secateur.structure import channels
+from secateur.studies.charpentier.by_loss import (
+    DRAWS,
+    IMAGES,
+    control_cells,
+    cut_and_rate,
+    path,
+    pruning_report,
+)
+from secateur.studies.charpentier.common import NETWORKS, SOURCE, WIDTH, bases, check, options
+from secateur.studies.charpentier.measured import images_of
+from secateur.studies.kit.networks import example, network
+from secateur.studies.kit.parts import Part
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = ["STUDY"]
+
+NAME = "charpentier-exhaustive-greedy"
+TITLE = "Pruning by the loss, measured anew after each removal"
+
+SCHEDULES = ("exhaustive", "greedy")
+
+OPTIONS = options(
+    IMAGES,
+    DRAWS,
+    Option("schedules", "text", list(SCHEDULES), "how to go on", allowed=SCHEDULES, many="list"),
+    Option("tolerance", "number", 0.0, "a change of the loss that does not matter to greedy", 0.0),
+    Option("skip_rounds", "count", 2, "rounds that greedy leaves an important unit out"),
+    Option("checkpoints", "text", None, "a folder for prunings under way, to go on after a kill", optional=True),
+    model=list(NETWORKS),
+    model_options=WIDTH,
+)
+
+NOTES = (
+    "Exhaustive: the unit whose removal lowers the training loss most goes, all others are measured anew, exactly, and so on "
+    "until no removal lowers it. Greedy: the first unit whose removal lowers the loss, or changes it by no more than the "
+    "tolerance, goes at once; a unit that is found important is left out for some rounds. The text names both and has the "
+    "algorithms still to do; the readings are ours.",
+    "Every layer keeps at least one unit. Nothing was chosen by validation or test images, and nothing retrained.",
+    "Losses looked at are those over all deciding images: of exhaustive those of every unit at every step, though they are "
+    "computed together; processor time says what that took.",
+)
+
+
+def _cells(settled: Mapping[str, Json]) -> list[Cell]:
+    check(NAME, OPTIONS, settled)
+    made = []
+    for base, known in bases(NAME, settled):
+        made.append(base)
+        for schedule in settled["schedules"]:
+            own = {"seed": base.recipe.seed, "images": settled["images"], "schedule": schedule, **known}
+            if schedule == "greedy":
+                own |= {key: settled[key] for key in ("tolerance", "skip_rounds")}
+            made.append(Cell(Recipe(NAME, "prune", own, (base.id,), known), prune_cell))
+            made += control_cells(NAME, made[-1], base, settled["draws"], known)
+    return made
+
+
+def prune_cell(context: Context) -> Outcome:
+    """Prune by the loss of training images, and follow the other images beside."""
+    model, recipe = network(context)
+    sites = channels(model, example(context, recipe))
+    splits = images_of(context, recipe, context["images"])
+    folder = context.options.get("checkpoints")
+    file = None if folder is None else Path(folder) / f"{context.recipe.id}.safetensors"
+    since = process_time()
+    pruned = _schedule(context, splits["train"])(model, sites, checkpoint=file)
+    effort = {"evaluations": pruned.history.evaluations, "cpu_seconds": process_time() - since}
+    rated = cut_and_rate(model, sites, pruned.keep, splits, effort)
+    if file is not None:
+        file.unlink(missing_ok=True)
+    return Outcome(rated.metrics, path(pruned.history, model, sites, splits), rated.artefact)
+
+
+def _schedule(context: Context, images: Split) -> Exhaustive | Greedy:
+    if context["schedule"] == "exhaustive":
+        return Exhaustive(images)
+    return Greedy(images, tolerance=context["tolerance"], skip_rounds=context["skip_rounds"])
+
+
+def _paths(part: Part) -> DataFrame:
+    return part.steps(part.kind("prune"))
+
+
+STUDY = Study(
+    name=NAME,
+    title=TITLE,
+    source=SOURCE,
+    summary="Exhaustive and greedy removal by the training loss, until none improves it, from three networks, really cut.",
+    cells=_cells,
+    pages=lambda results: pruning_report(results, TITLE, _paths, NOTES),
+    defaults=OPTIONS,
+)

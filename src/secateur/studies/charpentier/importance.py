@@ -1,0 +1,314 @@
+"""L. Charpentier, 2020, section 3.2: what each unit is worth, and which are important, zero or worse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from time import process_time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from secateur import data
+from secateur.criteria import LossChange, LossChanges, Magnitude, NextLayer, Random, SecondOrder, Taylor
+from secateur.files import require
+from secateur.lab import figures
+from secateur.lab.blocks import Block, Column, Picture, Section, Table
+from secateur.lab.classes import class_damage
+from secateur.lab.options import Option
+from secateur.lab.recipe import Json, Recipe
+from secateur.lab.report import Report
+from secateur.lab.sections import interval, mean
+from secateur.lab.study import Cell, Context, Outcome, Results, Study
+from secateur.measure.agreement import agreement
+from secateur.structure import channels
+from secateur.studies.charpentier.common import NETWORKS, SOURCE, WIDTH, bases, check, options
+from secateur.studies.charpentier.measured import LABELS
+from secateur.studies.kit.networks import example, first, network, split
+from secateur.studies.kit.parts import Part, report
+from secateur.types import Criterion, Sites
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = ["STUDY"]
+
+NAME = "charpentier-importance"
+
+FRACTION = 0.1
+"""Of all units: whether an estimate finds the lowest of these."""
+
+OPTIONS = options(
+    Option("images", "count", 10000, "training images to measure on, at most", least=2),
+    Option("alpha", "number", 0.05, "the probability of a single wrong label", 0.0001, 0.5),
+    model=list(NETWORKS),
+    model_options=WIDTH,
+)
+
+NOTES = (
+    "Δ is the change of the mean loss when one unit alone is removed, measured exactly. A unit is important where Δ lies "
+    "above zero beyond chance, worse where it lies below, zero otherwise: by the interval of the paired differences of the "
+    "images' losses, with Holm's correction over all units of a network. The text has no test; where it draws its lines is "
+    "not printed.",
+    "The labels and estimates come from training images alone. The same units were measured on the test images too, only to "
+    "see whether the labels hold there.",
+    "The text gives no sizes for the network of three hidden layers, nor for the convolutional one: 128 nodes each, and "
+    "32, 32, 64, 64 filters, are our reading; the width in the options makes the convolutional one narrower.",
+)
+
+
+def _estimates(images: data.Split, seed: int) -> dict[str, Criterion]:
+    """What is compared with the exact answer: the estimates, and the controls that see no loss."""
+    return {
+        "first order": Taylor(images),
+        "first order, absolute": Taylor(images, sign="absolute"),
+        "second order": SecondOrder(images),
+        "second order, Fisher": SecondOrder(images, curvature="fisher", seed=seed),
+        "next layer": NextLayer(images),
+        "magnitude": Magnitude(p=2),
+        "random": Random(seed),
+    }
+
+
+def _cells(settled: Mapping[str, Json]) -> list[Cell]:
+    check(NAME, OPTIONS, settled)
+    made = []
+    for base, known in bases(NAME, settled):
+        made.append(base)
+        own = {"seed": base.recipe.seed, "images": settled["images"], "alpha": settled["alpha"], **known}
+        made.append(Cell(Recipe(NAME, "importance", own, (base.id,), known), importance_cell))
+    return made
+
+
+def importance_cell(context: Context) -> Outcome:
+    """Measure every unit on training and test images, label it, and compare the estimates."""
+    model, recipe = network(context)
+    sites = channels(model, example(context, recipe))
+    chosen = first(split(context, recipe, "train"), context["images"])
+    since = process_time()
+    found = LossChange(chosen)(model, sites)
+    seconds = process_time() - since
+    test = LossChange(split(context, recipe, "test"))(model, sites)
+    labels = found.label(alpha=context["alpha"])
+    metrics: dict[str, Json] = {
+        "units": sum(site.size for site in sites.values()),
+        "train_loss": found.base.loss,
+        "loss": test.base.loss,
+        "accuracy": test.base.accuracy,
+        "exact_cpu_seconds": seconds,
+        "labels": {name: {label: own.count(label) for label in LABELS} for name, own in labels.items()},
+        **_on_test(labels, test),
+        "test_spearman": agreement(found, test).spearman,
+        "class_accuracy": _without_best(found, test),
+        "estimates": _compared(_estimates(chosen, context["seed"]), found, model, sites),
+    }
+    kept = {f"{what}.{name}": x for what, part in _parts(found, test).items() for name, x in part.items()}
+    numbers = {f"label.{name}": torch.tensor([LABELS.index(label) for label in own]) for name, own in labels.items()}
+    return Outcome(metrics, artefact={**kept, **numbers})
+
+
+def _parts(found: LossChanges, test: LossChanges) -> dict[str, Mapping[str, torch.Tensor]]:
+    return {"change": found, "error": found.error, "accuracy": found.accuracy, "test": test}
+
+
+def _on_test(labels: Mapping[str, list[str]], test: LossChanges) -> dict[str, Json]:
+    """How the units of each label change the loss of the test images, on average; None where there are none."""
+    made: dict[str, Json] = {}
+    for label in LABELS:
+        values = [
+            x for name, own in labels.items() for x, one in zip(test[name].tolist(), own, strict=True) if one == label
+        ]
+        made[f"{label}_units"] = len(values)
+        made[f"{label}_test_change"] = sum(values) / len(values) if values else None
+    return made
+
+
+def _without_best(found: LossChanges, test: LossChanges) -> list[float]:
+    """The accuracy on each class of the test images without the most important unit of the training images."""
+    name = max(found, key=lambda site: float(found[site].max()))
+    return [float(x) for x in test.base.class_accuracy + test.class_accuracy[name][int(found[name].argmax())]]
+
+
+def _compared(
+    estimates: Mapping[str, Criterion], exact: LossChanges, model: nn.Module, sites: Sites
+) -> dict[str, dict[str, Json]]:
+    made: dict[str, dict[str, Json]] = {}
+    for name, criterion in estimates.items():
+        since = process_time()
+        scores = criterion(model, sites)
+        seconds = process_time() - since
+        found = agreement(scores, exact, fractions=[FRACTION])
+        made[name] = {
+            "spearman": found.spearman if found.spearman == found.spearman else None,
+            "lowest": found.bottom[FRACTION],
+            "best": found.best,
+            "cpu_seconds": seconds,
+        }
+    return made
+
+
+# The report
+
+
+def _pages(results: Results) -> Report:
+    return report(results, "What each unit is worth", _sections, _summary, notes=NOTES)
+
+
+def _units(part: Part) -> DataFrame:
+    """One row a unit: its network, site, changes and label."""
+    pandas = require("pandas", "lab")
+    rows = []
+    for cell in part.kind("importance").to_dict("records"):
+        kept = part.results.store.artefact(cell["id"])
+        for name in cell["labels"]:
+            values = {what: kept[f"{what}.{name}"].numpy() for what in ("change", "error", "test")}
+            label = [LABELS[at] for at in kept[f"label.{name}"].tolist()]
+            rows.append(pandas.DataFrame({"seed": cell["seed"], "site": name, "label": label, **values}))
+    return pandas.concat(rows, ignore_index=True)
+
+
+def _sections(part: Part) -> list[Section]:
+    cells, units = part.kind("importance"), _units(part)
+    return [
+        Section("Important, zero or worse", [_labels(part, cells, units), *_histograms(part, cells, units)]),
+        Section("Do the labels hold on test images?", [_test_table(part, cells), _test_scatter(part, cells, units)]),
+        Section("Estimates", [_estimate_table(part, cells)]),
+        Section("Classes", _classes(part, cells)),
+    ]
+
+
+def _labels(part: Part, cells: DataFrame, units: DataFrame) -> Table:
+    columns = [Column("site"), Column("units"), *(Column(f"{label} units", format=".1f") for label in LABELS)]
+    columns += [Column("least Δ", format="+.5f"), Column("mean Δ", format="+.5f"), Column("greatest Δ", format="+.5f")]
+    rows: list[list[Any]] = []
+    for name, own in [*units.groupby("site", sort=False), ("all", units)]:
+        counts = own.groupby("seed")["label"].value_counts().unstack(fill_value=0)
+        means = [float(counts[label].mean()) if label in counts else 0.0 for label in LABELS]
+        size = len(own) // own["seed"].nunique()
+        rows.append([name, size, *means, own["change"].min(), own["change"].mean(), own["change"].max()])
+    caption = (
+        "How many units of each site have which label, and Δ, the change of the training loss; means over networks."
+    )
+    return Table("labels", caption, columns, rows, part.basis(cells, "training images"))
+
+
+def _histograms(part: Part, cells: DataFrame, units: DataFrame) -> list[Block]:
+    basis = part.basis(cells, "training images")
+    shares = units["label"].value_counts(normalize=True)
+    said = ", ".join(f"{100 * shares.get(label, 0.0):.0f} % {label}" for label in LABELS)
+    values = {str(name): own["change"] for name, own in units.groupby("site", sort=False)}
+    drawing = figures.histogram(
+        values, label="Δ, change of the training loss", regions=_regions(units), logarithmic=True
+    )
+    words = f"Δ of every unit of all networks, by site: {said}."
+    return [
+        Picture(
+            "changes",
+            drawing,
+            f"{words} Shaded is where labels are zero or worse.",
+            f"Histograms. {words}",
+            basis,
+            units,
+        )
+    ]
+
+
+def _regions(units: DataFrame) -> dict[str, tuple[float, float]]:
+    """Where the labels lie: worse up to the greatest such Δ, zero around nothing; each unit has an error of its own."""
+    low = float(units["change"].min())
+    zero, worse = (units[units["label"] == label]["change"] for label in ("zero", "worse"))
+    made = {}
+    if len(zero):
+        made["zero"] = (float(zero.quantile(0.05)), float(zero.quantile(0.95)))
+    if len(worse):
+        made["worse"] = (low, min(float(worse.max()), made["zero"][0] if len(zero) else 0.0))
+    return {name: (start, end) for name, (start, end) in made.items() if start < end}
+
+
+def _test_table(part: Part, cells: DataFrame) -> Table:
+    columns = [Column("label on training images"), Column("units a network", format=".1f")]
+    columns += [Column("mean Δ on test images", "10⁻³", format="+.3f"), Column("95 %"), Column("networks with any")]
+    rows = []
+    for label in LABELS:
+        key = f"{label}_test_change"
+        own = (1000 * cells[key].dropna()).tolist() if key in cells else []
+        found = [sum(own) / len(own), interval(own)] if own else [None, ""]
+        rows.append([label, mean(cells, f"{label}_units"), *found, len(own)])
+    rho = mean(cells, "test_spearman")
+    caption = f"Units by their label, measured on test images. Spearman correlation of both measurements: {rho:.3f}."
+    return Table("on-test", caption, columns, rows, part.basis(cells, "training and test images"))
+
+
+def _test_scatter(part: Part, cells: DataFrame, units: DataFrame) -> Picture:
+    drawing = figures.scatter(
+        units, x="change", y="test", by="label", label=("Δ on training images", "Δ on test images")
+    )
+    rho = mean(cells, "test_spearman")
+    caption = (
+        f"Every unit of all networks, measured on training and on test images; Spearman {rho:.3f} within a network."
+    )
+    return Picture("train-test", drawing, caption, caption, part.basis(cells, "training and test images"), units)
+
+
+def _estimate_table(part: Part, cells: DataFrame) -> Table:
+    columns = [
+        Column("estimate"),
+        Column("Spearman", format=".3f", best="max"),
+        Column("95 %"),
+        Column(f"lowest {FRACTION:.0%} shared", format=".0%"),
+        Column("lowest unit found"),
+        Column("times as fast as exact", format=".1f"),
+    ]
+    rows = []
+    for name in cells["estimates"].iloc[0]:
+        own = [found[name] for found in cells["estimates"]]
+        ranks = [one["spearman"] for one in own if one["spearman"] is not None]
+        speed = [e / max(one["cpu_seconds"], 1e-9) for e, one in zip(cells["exact_cpu_seconds"], own, strict=True)]
+        rows.append(
+            [
+                name,
+                sum(ranks) / len(ranks) if ranks else None,
+                interval(ranks) if ranks else "",
+                sum(one["lowest"] for one in own) / len(own),
+                f"{sum(one['best'] for one in own)} of {len(own)}",
+                sum(speed) / len(speed) if name not in ("magnitude", "random") else None,
+            ]
+        )
+    caption = (
+        "How far estimates agree with the exact Δ on the same images, over all units of a network; magnitude and random are "
+        "controls. Processor time, in one run."
+    )
+    return Table("estimates", caption, columns, rows, part.basis(cells, "training images"))
+
+
+def _classes(part: Part, cells: DataFrame) -> list[Block]:
+    after = cells[["seed", "class_accuracy"]].assign(method="most important unit", sparsity=1 / cells["units"])
+    return class_damage(part.trained, after, part.classes, basis=part.basis(cells))
+
+
+def _summary(part: Part) -> list[str]:
+    cells = part.kind("importance")
+    units = mean(cells, "units")
+    said = ", ".join(f"{100 * mean(cells, f'{label}_units') / units:.0f} % {label}" for label in LABELS)
+    words = f"Of {units:.0f} units {said}."
+    if mean(cells, "worse_units"):
+        change = mean(cells, "worse_test_change")
+        sign = "lowers" if change < 0 else "raises"
+        words += f" Removing one that is worse on training images {sign} the test loss by {abs(change):.5f} on average."
+    table = _estimate_table(part, cells)
+    ranked = [row for row in table.rows if row[1] is not None]
+    if not ranked:
+        return [f"{words} No estimate has a rank correlation with the exact answer: one of both is constant."]
+    best = max(ranked, key=lambda row: row[1])
+    return [f"{words} The estimate nearest to the exact answer is {best[0]} (Spearman {best[1]:.3f})."]
+
+
+STUDY = Study(
+    name=NAME,
+    title="What each unit is worth",
+    source=SOURCE,
+    summary="The exact loss change of every unit of three networks, the labels important, zero and worse, and the estimates.",
+    cells=_cells,
+    pages=_pages,
+    defaults=OPTIONS,
+)

@@ -1,0 +1,123 @@
+"""One's own comparison, described in a TOML file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from secateur.lab import toml
+from secateur.lab.options import Options
+from secateur.lab.recipe import Json
+from secateur.lab.report import Report
+from secateur.lab.study import Results, Study
+from secateur.studies.comparison.cells import cells
+from secateur.studies.comparison.options import OPTIONS, check
+from secateur.studies.comparison.pages import pages
+from secateur.studies.kit.networks import grid
+from secateur.types import InputError, SecateurError, unknown_name
+
+__all__ = ["from_toml"]
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+_WORDS = ("name", "title", "summary")
+
+
+def from_toml(path: str | Path, taken: Container[str] = ()) -> Study:
+    """Return the comparison that a TOML file describes: data sets × networks × seeds × methods × sparsities.
+
+    The keys are ``name`` (of the study and its store), ``title``, ``summary``, and the options of a comparison,
+    each checked by itself. ``data`` and ``model`` may be lists; the report then has a part for each pair.
+
+    Args:
+        path: the file.
+        taken: names that the study may not have.
+
+    Raises:
+        FileError: the file cannot be read, or is not TOML; the error says at which line.
+        UnknownNameError: an unknown key, data set, network or method, with the line and the nearest known one.
+        InputError: a value is of the wrong kind or out of range, or there is no name.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "mine.toml"
+    >>> _ = file.write_text('name = "mine"\\ndata = "digits"\\nmodel = ["lenet-300-100", "ann-128"]\\nseeds = 2')
+    >>> len(from_toml(file).plan({"methods": ["neuron"], "sparsities": [0.5]}))
+    8
+    """
+    file = Path(path)
+    values, text = toml.read(file)
+    for key, value in values.items():
+        _check_key(toml.place(file, text, key), key, value)
+    if "name" not in values:
+        raise InputError(f'{file}: give the study a name, such as name = "mine"')
+    if values["name"] in taken:
+        where = toml.place(file, text, "name")
+        raise InputError(f"{where}: name is {values['name']!r}, which is a study of secateur; give another")
+    defaults = OPTIONS.changed(**{key: value for key, value in values.items() if key not in _WORDS})
+    try:
+        check(values["name"], defaults)
+    except SecateurError as error:
+        raise type(error)(f"{file}: {error}") from error
+    return _study(file, values, defaults)
+
+
+def _check_key(where: str, key: str, value: Json) -> None:
+    if key in _WORDS:
+        if not isinstance(value, str) or not value.strip():
+            raise InputError(f"{where}: {key} is {value!r}; give a text")
+        if key == "name" and not _NAME.fullmatch(value):
+            raise InputError(
+                f"{where}: name is {value!r}; give small letters, digits, '-' and '_', as it names a folder"
+            )
+        return
+    option = next((o for o in OPTIONS.table if o.name == key), None)
+    if option is None:
+        raise unknown_name(f"key in {where}:", key, [*_WORDS, *OPTIONS])
+    option.check(where, value)
+
+
+def _study(file: Path, values: Mapping[str, Json], defaults: Options) -> Study:
+    name = values["name"]
+    title = values.get("title", f"A comparison of prunings: {name}")
+    return Study(
+        name=name,
+        title=title,
+        source=None,
+        summary=values.get("summary", "Weights removed and neurons cut; costs and gains measured."),
+        cells=lambda settled: cells(name, settled),
+        pages=lambda results: _pages(results, name, title),
+        defaults=defaults,
+        file=file,
+    )
+
+
+def _pages(results: Results, name: str, title: str) -> Report:
+    pairs = grid(results.options)
+    if len(pairs) == 1:
+        return pages(_part(results, name, *pairs[0]), title)
+    parts = {pair: _part(results, name, *pair) for pair in pairs}
+    reports = {pair: pages(r, title) for pair, r in parts.items() if len(r.frame)}
+    return Report(
+        title,
+        summary=[
+            f"{model} on {data}: {words}" for (data, model), one in reports.items() for words in one.summary if words
+        ],
+        cards=[
+            replace(card, label=f"{m} on {d}: {card.label}") for (d, m), one in reports.items() for card in one.cards
+        ],
+        sections=[s.within(*pair) for pair, one in reports.items() for s in one.sections],
+    )
+
+
+def _part(results: Results, name: str, data: str, model: str) -> Results:
+    """The results on one data set with one network, as a comparison of these alone has them."""
+    options = {**results.options, "data": data, "model": model}
+    ids = {cell.id for cell in cells(name, options)}
+    frame, histories = results.frame, results.histories
+    if len(histories):
+        histories = histories[histories["id"].isin(ids)]
+    # Without the columns of the other parts, which are empty here.
+    return replace(
+        results, frame=frame[frame["id"].isin(ids)].dropna(axis=1, how="all"), histories=histories, options=options
+    )

@@ -1,0 +1,37 @@
+"""The main line in a minute, on the digits that scikit-learn ships: train, prune, cut, measure, report."""
+
+from __future__ import annotations
+
+from secateur.lab.report import Report
+from secateur.lab.study import Results, Study
+from secateur.studies.comparison.cells import cells, options
+from secateur.studies.comparison.pages import pages
+
+__all__ = ["STUDY"]
+
+
+def _pages(results: Results) -> Report:
+    return pages(results, "Pruning a small network on digits")
+
+
+STUDY = Study(
+    name="demo",
+    title="Pruning a small network on digits",
+    source=None,
+    summary="LeNet-300-100 on 8×8 digits: weights removed, neurons cut, costs and gains measured. Takes about a minute.",
+    cells=lambda settled: cells("demo", settled),
+    pages=_pages,
+    defaults=options(
+        data="digits",
+        model="lenet-300-100",
+        model_options={"input_size": 8},
+        epochs=30,
+        batch_size=32,
+        validation=300,
+        minimum=1,
+        sparsities=[0.2, 0.5, 0.8, 0.9, 0.95],
+        methods=["weight", "weight random", "neuron", "neuron per layer", "neuron random"],
+        dense=[0.5],
+    ),
+    best=("accuracy", "max"),
+)

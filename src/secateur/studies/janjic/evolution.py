@@ -1,0 +1,292 @@
+"""S. Janjić, 2018, section 5.1: keep masks of one layer, evolved and searched for: the cells that its studies share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from secateur import data
+from secateur.lab.options import Option, Options
+from secateur.lab.recipe import Json, Recipe
+from secateur.lab.study import Cell, Context, Outcome
+from secateur.search import (
+    Annealing,
+    CmaEs,
+    CoordinateRows,
+    Fitness,
+    Genetic,
+    HillClimbing,
+    Judged,
+    Nsga2,
+    OneShotMagnitude,
+    RandomSearch,
+    Rating,
+    Search,
+    SearchLog,
+    Space,
+    Supermask,
+    lineage,
+    only,
+)
+from secateur.search.local import smallest_removed
+from secateur.search.operators import damaged
+from secateur.structure import weights
+from secateur.studies.charpentier.measured import rate
+from secateur.studies.kit.networks import OPTIONS, check, first, grid, network, split, train_cell, trained
+from secateur.types import InputError
+
+__all__ = ["AUTHORS", "CONVERGED", "SEARCHES", "cells", "genetic", "options", "planned", "search_cell"]
+
+SEARCHES: Mapping[str, tuple[Callable[[], Search], bool]] = {
+    "random": (RandomSearch, False),
+    "magnitude": (OneShotMagnitude, False),
+    "hill climbing": (HillClimbing, False),
+    "annealing": (Annealing, False),
+    "nsga-ii": (Nsga2, False),
+    "thresholds of rows": (CoordinateRows, False),
+    "thresholds by cma-es": (CmaEs, False),
+    "threshold and biases": (lambda: CmaEs(scope="all"), True),
+    "learned mask": (Supermask, False),
+    "learned mask and biases": (Supermask, True),
+}
+"""The searches beside the genetic algorithm, and whether each may shift the layer's biases as well."""
+
+AUTHORS, CONVERGED = "author's", "converged"
+"""The two trainings: stochastic gradient descent as long as the author's, and Adam to a plateau."""
+
+_IMAGES = {AUTHORS: 24_000, CONVERGED: 45_000}  # how many images a training sees at least, if no epochs are given
+_LEAST = {AUTHORS: 1, CONVERGED: 6}
+_PLATEAU = ("magnitude", "learned mask", "learned mask and biases")
+TRAINING = 5000
+"""How many training images solutions are rated on."""
+
+_RATED = ("fitness", "accuracy", "compression")
+
+
+def options(model: str) -> Options:
+    """Return the options of the studies: five networks, population 50, 20 generations, the author's damage rates.
+
+    >>> options("janjic-mlp")["damages"]
+    [0.1, 0.3, 0.5, 0.7, 0.9]
+    """
+    own = {o.name: o for o in OPTIONS}
+    own["epochs"] = replace(
+        own["epochs"], default=None, optional=True, help="passes over the training images; null for 24,000 images or 1"
+    )
+    own["validation"] = replace(
+        own["validation"],
+        default=None,
+        optional=True,
+        help="images to hold out; null for as many as are in the test set",
+    )
+    further = (
+        Option("lr", "number", 0.05, "learning rate of the stochastic gradient descent", least=0),
+        Option("layer", "text", "fc2", "the layer whose weights are searched"),
+        Option("damages", "number", [0.1, 0.3, 0.5, 0.7, 0.9], "initial damage rates", least=0, most=1, many="any"),
+        Option("population", "count", 50, "individuals", least=2),
+        Option("generations", "count", 20, "generations after the initial one", least=1),
+        Option("protocols", "text", ["thesis", "honest"], "where to search", allowed=("thesis", "honest"), many="list"),
+        Option("searches", "text", list(SEARCHES), "the other searches", allowed=tuple(SEARCHES), many="any"),
+        Option(
+            "converged_epochs",
+            "count",
+            None,
+            "passes to the plateau; 0 for none, null for 45,000 images or 6",
+            optional=True,
+        ),
+    )
+    table = Options((*own.values(), *further))
+    return table.changed(seeds=5, batch_size=10, model=model, data=["mnist-5k", "fashion-mnist"])
+
+
+def cells(study: str, settled: Mapping[str, Json]) -> list[Cell]:
+    """Return a training cell a seed, and one cell for each search and protocol on each trained network.
+
+    Raises:
+        InputError, UnknownNameError: an option is not what the studies take; nothing has run then.
+    """
+    check(settled)
+    return [cell for one in planned(settled) for cell in _of_data(study, one)]
+
+
+def planned(settled: Mapping[str, Json]) -> Iterator[dict[str, Json]]:
+    """Yield the options for each data set and network, with what the data set decides filled in.
+
+    Raises:
+        InputError: the size of the data set is not known, so validation and epochs must be given.
+    """
+    for name, model in grid(settled):
+        counts = data.info(name).counts
+        one = {**settled, "data": name, "model": model}
+        if not counts and None in (one["validation"], one["epochs"], one["converged_epochs"]):
+            raise InputError(
+                f"data set {name!r} has no size that is known beforehand; give validation, epochs and converged_epochs"
+            )
+        if one["validation"] is None:
+            one["validation"] = counts["test"]
+        held = one["validation"]
+        left = counts["train"] - (round(held * counts["train"]) if held < 1 else held) if counts else 1
+        for key, kind in (("epochs", AUTHORS), ("converged_epochs", CONVERGED)):
+            if one[key] is None:
+                one[key] = max(_LEAST[kind], round(_IMAGES[kind] / left))
+        yield one
+
+
+def _of_data(study: str, one: Mapping[str, Json]) -> Iterator[Cell]:
+    name, model = one["data"], one["model"]
+    shared = {"layer": one["layer"], "evaluations": one["population"] * (one["generations"] + 1)}
+    known = {"data": name, "model": model}
+    for seed in range(one["seeds"]):
+        yield (base := trained(study, seed, one, name, model, optimizer="sgd", lr=one["lr"]))
+        found: list[dict[str, Json]] = [
+            {"network": AUTHORS, "protocol": protocol, "method": genetic(damage), "damage": damage}
+            | {"population": one["population"], "search": repr(Genetic(damage, one["population"]))}
+            for protocol in one["protocols"]
+            for damage in one["damages"]
+        ]
+        found += [{"network": AUTHORS, **_other(method)} for method in one["searches"]]
+        for own in found:
+            yield _searching(study, base, {"seed": seed, **own, **shared}, known)
+        plateau = [method for method in _PLATEAU if method in one["searches"]]
+        if one["converged_epochs"] and plateau:
+            further = {**one, "epochs": one["converged_epochs"], "batch_size": 128}
+            base = trained(study, seed, further, name, model)
+            base = Cell(replace(base.recipe, kind="converge"), train_cell)
+            yield base
+            for method in plateau:
+                own = {"seed": seed, "network": CONVERGED, **_other(method), **shared}
+                yield _searching(study, base, own, known)
+
+
+def _other(method: str) -> dict[str, Json]:
+    # A search whose own settings change is another search, so they are part of the recipe.
+    return {"protocol": "honest", "method": method, "search": repr(SEARCHES[method][0]())}
+
+
+def _searching(study: str, base: Cell, own: Mapping[str, Json], known: Mapping[str, Json]) -> Cell:
+    # The trained network decides what is known; here it is for looking the cell up.
+    return Cell(Recipe(study, "search", {**own, **known}, (base.id,), known), search_cell)
+
+
+def genetic(damage: float) -> str:
+    """Return what the genetic algorithm of an initial damage rate is called.
+
+    >>> genetic(0.1)
+    'genetic 10 %'
+    """
+    return f"genetic {100 * damage:g} %"
+
+
+def search_cell(context: Context) -> Outcome:
+    """Search a keep mask on one split, and rate it on all, beside magnitude and chance at the same number of weights."""
+    model, recipe = network(context)
+    near, far = (split(context, recipe, which) for which in ("validation", "test"))
+    search, biased = _search(context)
+    layer, seed = context["layer"], context["seed"]
+    space = Space(model, only(weights(model), f"{layer}.weight"), [f"{layer}.bias"] if biased else [])
+    rated = {"validation": Fitness(space, near), "test": Fitness(space, far)}
+    judged = _judged(context, search, space, rated)
+    found = judged.result.model
+    change = judged.searched if context["protocol"] == "honest" else judged.untouched
+    metrics = {
+        **_figures(judged),
+        **rate(found, {"test": far, "train": first(split(context, recipe, "train"), TRAINING)}),
+        "validation_accuracy": _accuracy(rated["validation"], change),
+        **_controls(seed, space, judged.result.history, rated["test"]),
+    }
+    artefact = {"genes": torch.from_numpy(judged.result.history.genes)}
+    if isinstance(search, Genetic):
+        on = rated["test" if context["protocol"] == "thesis" else "validation"]
+        metrics |= _population(judged, 100 * on.start / on.samples)
+        artefact |= _generations(judged, search, seed)
+    return Outcome(metrics, _history(judged), artefact)
+
+
+def _judged(context: Context, search: Search, space: Space, rated: Mapping[str, Fitness]) -> Judged:
+    """What `judge` returns, on data whose activations are kept, as the controls are rated on them too."""
+    on, other = ("test", "validation") if context["protocol"] == "thesis" else ("validation", "test")
+    result = search(rated[on], space, context["evaluations"], context["seed"])
+    log = result.history
+    genes, offsets = log.genes[None], None if log.offsets is None else log.offsets[None]
+    return Judged(result, rated[on](genes, offsets), rated[other](genes, offsets), context["protocol"])
+
+
+def _accuracy(fitness: Fitness, rating: Rating) -> float:
+    return float(fitness.start / fitness.samples + rating.accuracy[0] / 100)
+
+
+def _search(context: Context) -> tuple[Search, bool]:
+    if "damage" in context.recipe.parameters:
+        return Genetic(damage=context["damage"], population=context["population"]), False
+    make, biased = SEARCHES[context["method"]]
+    return make(), biased
+
+
+def _figures(judged: Judged) -> dict[str, Json]:
+    """Fitness, change of accuracy in points and compression on the data searched with, and on those untouched."""
+    result = judged.result
+    return {
+        "fitness": float(judged.reported.fitness[0]),
+        "searched_fitness": result.history.fitness,
+        "searched_change": result.history.accuracy,
+        "untouched_fitness": float(judged.untouched.fitness[0]),
+        "untouched_change": float(judged.untouched.accuracy[0]),
+        "compression": result.history.compression,
+        "gap": judged.gap,
+        "spent": result.history.spent,
+    }
+
+
+def _controls(seed: int, space: Space, log: SearchLog, test: Fitness) -> dict[str, Json]:
+    """Test accuracy where as many weights go by magnitude, and at random."""
+    removed = np.array([(~log.genes).sum()])
+    chance = np.random.default_rng([seed, int(removed[0])]).permutation(space.size)
+    made = {"magnitude": space.order, "random": chance}
+    return {f"{name}_accuracy": _accuracy(test, test(smallest_removed(order, removed))) for name, order in made.items()}
+
+
+def _population(judged: Judged, base: float) -> dict[str, Json]:
+    """The least, mean and greatest of the first and the last population; accuracy and compression in per cent."""
+    made: dict[str, Json] = {}
+    history = judged.result.history.generations
+    for when, generation in (("initial", history[0]), ("final", history[-1])):
+        rating = generation.rating
+        for name, values in zip(
+            _RATED, (rating.fitness, base + rating.accuracy, 100 * rating.compression), strict=True
+        ):
+            for what, function in (("min", np.min), ("mean", np.mean), ("max", np.max)):
+                made[f"{when}_{name}_{what}"] = float(function(values))
+    rating = history[-1].rating
+    return made | {"positive": int((rating.fitness > 0).sum()), "individuals": len(rating)}
+
+
+def _generations(judged: Judged, search: Genetic, seed: int) -> dict[str, Tensor]:
+    """Every individual of every generation, and the genes that the best one's ancestor began with."""
+    log = judged.result.history
+    ratings = {
+        name: torch.from_numpy(np.stack([getattr(g.rating, name) for g in log.generations])).float() for name in _RATED
+    }
+    last = log.generations[-1].rating
+    lines = [lineage(log.generations, int(values.argmax())) for values in (last.fitness, last.accuracy)]
+    begun = damaged(search.population, len(log.genes), search.damage, np.random.default_rng(seed))
+    return {
+        **ratings,
+        "lineages": torch.tensor(lines),
+        "parents": torch.from_numpy(np.stack([g.parents for g in log.generations])),
+        "begun": torch.from_numpy(begun[lines[0][0]].copy()),
+    }
+
+
+def _history(judged: Judged) -> list[dict[str, Json]]:
+    """One row a generation or step: what was spent, and the best so far."""
+    rows: list[dict[str, Json]] = []
+    best = 0.0
+    for number, generation in enumerate(judged.result.history.generations):
+        sure = generation.rating.fitness[generation.rating.exact]
+        best = max(best, float(sure.max(initial=-np.inf)))
+        rows.append({"step": number, "evaluations": generation.spent, "best": best})
+    return rows

@@ -1,0 +1,258 @@
+"""Filters of convolutions: the networks, the choices and the cells that the studies of Janjić's thesis share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from secateur import data, models
+from secateur.criteria import Energy, Magnitude, Random
+from secateur.lab.options import Option, Options
+from secateur.lab.recipe import Json, Recipe
+from secateur.lab.study import Cell, Context, Outcome, Source
+from secateur.saving import load_weights
+from secateur.select import select
+from secateur.structure import channels
+from secateur.studies.kit import networks
+from secateur.types import Criterion, FileError, InputError, Site, Sites, unknown_name
+
+__all__ = [
+    "METHODS",
+    "OPTIONS",
+    "SOURCE",
+    "THRESHOLDS",
+    "bases",
+    "before_convolution",
+    "check",
+    "choose",
+    "filters",
+    "options",
+    "parameters_of",
+    "rated",
+    "scorer",
+    "step_size",
+]
+
+SOURCE = Source(
+    "janjic",
+    "S. Janjić",
+    2018,
+    "Exploring Redundancy in Neural Networks: Pruning by Genetic Algorithm & Filter Energy",
+)
+
+THRESHOLDS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5]
+"""The shares of a layer's energy that the text removes (Algorithm 3)."""
+
+METHODS = ("energy", "random", "l1", "l2")
+"""What chooses the filters: the text's energy, and the controls, which remove as many in each layer."""
+
+OPTIONS = (
+    *(replace(one, many="no") if one.name in ("data", "model") else one for one in networks.OPTIONS),
+    Option("size", "count", 32, "pixels of a side, to which the images are brought", least=8),
+    Option("train_images", "count", None, "how many images to train on; all when null", least=1, optional=True),
+    Option("test_images", "count", 2500, "how many test images to rate on; all when null", least=1, optional=True),
+    Option("weights", "text", None, "a file with trained weights, in place of training", optional=True),
+    Option("layers", "text", "*", "which convolutions, by name or pattern", many="either"),
+)
+"""What every study of filters takes."""
+
+
+def options(*further: Option, **defaults: Json) -> Options:
+    """Return the options of a study of filters, with those of its own and with its defaults."""
+    return Options((*OPTIONS, *further)).changed(**defaults)
+
+
+def check(study: str, settled: Mapping[str, Json], taken: Options) -> None:
+    """Refuse options that no cell could work with, before anything runs.
+
+    Raises:
+        InputError, UnknownNameError: the error names the option.
+    """
+    taken.check(f"study {study!r}", settled)
+    networks.check(settled)
+
+
+def bases(study: str, settled: Mapping[str, Json]) -> list[Cell]:
+    """Return the cells of the networks to prune: one for each seed that is trained, or one for the given weights.
+
+    Weights from a file are known by their content, so that another file is another cell, and the same one elsewhere
+    the same.
+
+    Raises:
+        FileError: the file of weights cannot be read.
+    """
+    name, model = settled["data"], settled["model"]
+    known = {**settled, "model_options": _fitted(settled)}
+    if settled["weights"] is None:
+        return [networks.trained(study, seed, known, name, model) for seed in range(settled["seeds"])]
+    chosen = {key: known[key] for key in ("model_options", "size", "validation")}
+    what = {"seed": 0, "weights": _digest(settled["weights"]), "data": name, "model": model, **chosen}
+    return [Cell(Recipe(study, "load", what), load_cell)]
+
+
+def _fitted(settled: Mapping[str, Json]) -> dict[str, Json]:
+    """The options of the network that the data and the size of the images decide, and those given."""
+    info = data.info(settled["data"])
+    shape = (info.shape[0], settled["size"], settled["size"])
+    # Also where it is the network's own size: the data set's own would be taken else.
+    size = {"input_size": settled["size"]} if "input_size" in _takes(settled["model"]) else {}
+    return {**models.fitting(settled["model"], shape, len(info.classes)), **size, **settled["model_options"]}
+
+
+def _takes(model: str) -> dict[str, int]:
+    """The options of a network that data could decide."""
+    return models.fitting(model, (-1, -1, -1), -1)
+
+
+def _digest(path: str) -> str:
+    file = Path(path)
+    try:
+        found = file.stat()
+    except OSError as error:
+        raise FileError(f"weights: {file} cannot be read ({error.strerror}); give a file of weights") from None
+    return _digest_of(file, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=8)
+def _digest_of(file: Path, changed: int, size: int) -> str:
+    # The time and the size stand for the content, so that half a gigabyte is not read at every look at the plan.
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()[:16]
+
+
+def load_cell(context: Context) -> Outcome:
+    """Load a network's weights from a file (safetensors, or what `torch.save` wrote), and rate it."""
+    recipe, path = context.recipe.parameters, context.options["weights"]
+    if _digest(path) != recipe["weights"]:
+        raise FileError(f"weights: {path} is another file than when the study was planned; run it again")
+    model = models.build(recipe["model"], seed=0, **recipe["model_options"])
+    load_weights(path, model)
+    found = rated(context, recipe)
+    metrics = {**networks.quality(model, found), **networks.size(model, found.images[:1])}
+    return Outcome(metrics, artefact=model.state_dict())
+
+
+def rated(context: Context, recipe: Mapping[str, Json], which: str = "test") -> data.Split:
+    """Return the images that the networks of a recipe are rated on: the first `test_images` of a split."""
+    found = networks.split(context, recipe, which)
+    count = context.recipe.parameters.get("test_images") or context.options.get("test_images")
+    return found if count is None or count >= len(found.labels) else found.subset(range(count))
+
+
+def step_size(images: Tensor) -> int:
+    """Return how many images to run at a time: 250 of 32×32, and fewer of larger ones.
+
+    >>> import torch
+    >>> step_size(torch.zeros(1, 3, 32, 32)), step_size(torch.zeros(1, 3, 224, 224))
+    (250, 5)
+    """
+    return max(1, 250 * 32 * 32 // images[0, 0].numel())
+
+
+def filters(model: nn.Module, inputs: Tensor, layers: str | Sequence[str] = "*") -> Sites:
+    """Return the sites whose filters one convolution alone makes, so that it can be pruned by itself.
+
+    Around a residual connection several convolutions add into the same channels; those are no layer's own.
+
+    Args:
+        model: the network.
+        inputs: example inputs.
+        layers: names or patterns; a site is taken when one fits.
+
+    Raises:
+        InputError: no convolution is left.
+        UnknownNameError: a name fits none.
+
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 3), nn.Flatten(), nn.Linear(8, 3), nn.Linear(3, 2))
+    >>> import torch
+    >>> list(filters(net, torch.zeros(1, 1, 6, 6))), list(filters(net, torch.zeros(1, 1, 6, 6), "1"))
+    (['0', '1'], ['1'])
+    """
+    sites = channels(model, inputs)
+    alone = {name: site for name, site in sites.items() if len(_kernels(site, "out")) == 1}
+    if not alone:
+        raise InputError(f"{type(model).__name__} has no convolution whose filters can be cut; take another network")
+    patterns = [layers] if isinstance(layers, str) else list(layers)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in alone):
+            raise unknown_name("convolution", pattern, alone)
+    chosen = {name: site for name, site in alone.items() if any(fnmatchcase(name, one) for one in patterns)}
+    return Sites(chosen, sites.frozen, sites.structure)
+
+
+def _kernels(site: Site, role: str) -> list[str]:
+    return [m.parameter for m in site.members if m.role == role and m.dim is not None and len(m.shape) > 2]
+
+
+def before_convolution(site: Site) -> bool:
+    """Say whether a convolution reads the site's filters; the text's algorithm prunes only such layers."""
+    return bool(_kernels(site, "in"))
+
+
+def choose(
+    model: nn.Module, sites: Sites, threshold: float, method: str = "energy", seed: int = 0
+) -> dict[str, Tensor]:
+    """Return the keep masks of every layer: by energy, or by a control with as many filters removed in each.
+
+    Args:
+        model: the network.
+        sites: from `filters`.
+        threshold: the share of a layer's energy to remove.
+        method: one of `METHODS`.
+        seed: of the random control.
+
+    Raises:
+        UnknownNameError: there is no such method.
+    """
+    score = scorer(method, seed)
+    keep = select(Energy()(model, sites), cumulative=threshold)
+    if method == "energy":
+        return keep
+    fractions = {name: float((~kept).double().mean()) for name, kept in keep.items()}
+    return select(score(model, sites), fractions, scope="layer")
+
+
+def scorer(method: str, seed: int) -> Criterion:
+    """Return the criterion of a method; the seed is the random control's.
+
+    Raises:
+        UnknownNameError: there is no such method.
+
+    >>> scorer("l1", seed=0)
+    Magnitude(p=1, side='incoming', reduce='joint')
+    """
+    table: dict[str, Criterion] = {
+        "energy": Energy(),
+        "random": Random(seed),
+        "l1": Magnitude(p=1),
+        "l2": Magnitude(p=2),
+    }
+    if method not in table:
+        raise unknown_name("method", method, METHODS)
+    return table[method]
+
+
+def parameters_of(site: Site, kept: Tensor) -> int:
+    """Return how many parameters go with the filters that a mask removes from one site.
+
+    >>> import torch
+    >>> from secateur.structure import channels
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 3))
+    >>> site = channels(net, torch.zeros(1, 1, 6, 6))["0"]
+    >>> parameters_of(site, torch.tensor([True, False, True, True]))  # 9 weights, a bias, 2 × 9 weights that read it
+    28
+    """
+    total = 0
+    for member in site.members:
+        if member.dim is not None and member.index is not None:
+            rest = 1
+            for place, length in enumerate(member.shape):
+                rest *= 1 if place == member.dim else length
+            total += rest * member.index[~kept].numel()
+    return total

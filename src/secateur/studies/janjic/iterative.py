@@ -1,0 +1,178 @@
+"""S. Janjić, 2018, sections 6.1 and 8: layer after layer pruned by energy, without and with retraining and repairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.data import Split
+from secateur.lab.options import Option
+from secateur.lab.recipe import Json, Recipe
+from secateur.lab.study import Cell, Context, Outcome, Study
+from secateur.measure import evaluate, macs, parameters
+from secateur.rate.masks import Removals
+from secateur.repair import repair
+from secateur.select import select
+from secateur.structure import channels, cut
+from secateur.studies.janjic import filters
+from secateur.studies.janjic.iterative_pages import pages
+from secateur.studies.kit import networks
+from secateur.train import fit
+from secateur.types import Sites
+
+__all__ = ["MODES", "STUDY", "slices"]
+
+REPAIRS = ("norms", "bias", "least-squares")
+MODES = ("none", "each", "end", *REPAIRS)
+"""What follows a pruned layer: nothing (6.1), retraining after each layer or once at the end (8), or a repair."""
+
+DEFAULTS = filters.options(
+    Option("thresholds", "number", [0.01, 0.1], "shares of a layer's energy to remove", 0, 1, many="list"),
+    Option("modes", "text", list(MODES), "what follows a pruned layer", allowed=MODES, many="list"),
+    Option("methods", "text", ["energy", "random", "l2"], "what chooses", allowed=filters.METHODS, many="list"),
+    Option("tolerance", "number", 2.0, "points that a layer may lose alone, to be pruned at all", least=0),
+    Option("retrain_images", "count", 2048, "training images for each pruned layer", least=1),
+    Option("retrain_lr", "number", 1e-4, "the learning rate of the retraining", least=0),
+    Option("calibration", "count", 512, "training images for a repair", least=1),
+    model="vgg-16",
+    model_options={"width": 0.125, "batch_norm": True},
+    epochs=6,
+)
+
+
+def _cells(settled: Mapping[str, Json]) -> list[Cell]:
+    """One cell a network, one that finds its cheap layers, and one for each threshold, method and mode."""
+    study = STUDY.name
+    filters.check(study, settled, DEFAULTS)
+    made: list[Cell] = []
+    known = {key: settled[key] for key in ("data", "model")}
+    kept = {key: settled[key] for key in ("layers", "test_images", "tolerance")}
+    for base in filters.bases(study, settled):
+        made.append(base)
+        for threshold in settled["thresholds"]:
+            what = {"seed": base.recipe.seed, "threshold": threshold, **kept, **known}
+            made.append(scan := Cell(Recipe(study, "scan", what, (base.id,), {"layers": "*", **known}), scan_cell))
+            made += [_iterate(study, settled, scan, method, mode) for method, mode in _pairs(settled)]
+    return made
+
+
+def _pairs(settled: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
+    for method in settled["methods"]:
+        for mode in settled["modes"]:
+            # The controls show what the choice is worth where nothing makes up for it, and where training does.
+            if method == "energy" or mode in ("none", "end"):
+                yield method, mode
+
+
+def _iterate(study: str, settled: Mapping[str, Json], scan: Cell, method: str, mode: str) -> Cell:
+    chosen = scan.recipe.parameters
+    names = {"each": ("retrain_images", "retrain_lr"), "end": ("retrain_images", "retrain_lr"), "none": ()}
+    own = {key: settled[key] for key in names.get(mode, ("calibration",))}
+    known = {key: chosen[key] for key in ("data", "model")}
+    what = {key: chosen[key] for key in ("seed", "threshold", "test_images")}
+    needs = (*scan.needs, scan.id)
+    return Cell(
+        Recipe(study, "iterate", {**what, "method": method, "mode": mode, **own, **known}, needs, known), iterate_cell
+    )
+
+
+def scan_cell(context: Context) -> Outcome:
+    """Prune each layer alone by energy, and find those that lose little, on validation images."""
+    model, recipe = networks.network(context)
+    held_out = filters.rated(context, recipe, "validation")
+    image = held_out.images[:1]
+    sites = filters.filters(model, image, context["layers"])
+    keep = filters.choose(model, sites, context["threshold"])
+    rate = Removals(model, sites, held_out, max_memory=0, batch_size=filters.step_size(image))
+    base = float(rate([{}]).accuracy[0])
+    lost = {name: 100 * (base - float(rate([{name: keep[name]}]).accuracy[0])) for name in sites}
+    removed = {name: int((~kept).sum()) for name, kept in keep.items()}
+    # Energy depends on the layer's own weights alone, so how many go is known before the layers before it are pruned.
+    chosen = {name: removed[name] for name in sites if lost[name] < context["tolerance"] and removed[name]}
+    return Outcome({"lost": lost, "removed": removed, "chosen": chosen, "base_validation": base})
+
+
+def iterate_cell(context: Context) -> Outcome:
+    """Cut one layer after another out of a network, front to back, and rate it after each."""
+    model, recipe = networks.network(context)
+    work = _Work(context, recipe, networks.split(context, recipe, "train"))
+    test = filters.rated(context, recipe)
+    rows = [_row(0, "none", model, test)]
+    first = rows[0]
+    chosen: dict[str, int] = context.record(1).metrics["chosen"]
+    for place, (name, count) in enumerate(chosen.items(), 1):
+        model = work.shrink(model, name, count, test.images[:1], place)
+        rows.append(_row(place, name, model, test))
+    if context["mode"] == "end" and chosen:
+        model = work.retrain(model, 1, len(chosen))
+        rows.append(_row(len(chosen) + 1, "retrained", model, test))
+    last = rows[-1]
+    rated = {**networks.quality(model, test), "base_accuracy": first["accuracy"], "base_loss": first["loss"]}
+    size = {"parameters": last["parameters"], "macs": last["macs"], "layers_pruned": len(chosen)}
+    before = networks.quality(networks.network(context)[0], test, "base_")["base_class_accuracy"]
+    change = {"parameters_removed": 1 - last["parameters"] / first["parameters"], "base_class_accuracy": before}
+    return Outcome({**rated, **size, **change}, rows)
+
+
+def _row(place: int, name: str, model: nn.Module, test: Split) -> dict[str, Json]:
+    image = test.images[:1]
+    found = evaluate(model, test, batch_size=filters.step_size(image))
+    size = {"parameters": parameters(model).total, "macs": macs(model, image)}
+    return {"step": place, "layer": name, "accuracy": found.accuracy, "loss": found.loss, **size}
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """What is done to a network at each step, as its cell says."""
+
+    context: Context
+    recipe: Mapping[str, Json]
+    train: Split
+
+    def shrink(self, model: nn.Module, name: str, count: int, image: Tensor, place: int) -> nn.Module:
+        """Return the network without the worst filters of one layer, with what the cell's mode does about it."""
+        mode, found = self.context["mode"], channels(model, image)
+        sites = Sites({name: found[name]}, found.frozen, found.structure)
+        scores = filters.scorer(self.context["method"], self.context["seed"])(model, sites)
+        keep = select(scores, {name: count / sites[name].size}, scope="layer")
+        if mode in REPAIRS:
+            some = self.train.subset(range(min(self.context["calibration"], len(self.train.labels))))
+            # By name, since a network without batch norms has none to repair.
+            model = repair(model, sites, keep, some, (mode, "norms"))
+        small = cut(model, sites, keep, form="module")
+        return self.retrain(small, place, place) if mode == "each" else small
+
+    def retrain(self, model: nn.Module, first: int, last: int) -> nn.Module:
+        """Return the network after one pass over the images that belong to the layers from `first` to `last`."""
+        index = slices(len(self.train.labels), self.context["retrain_images"], first, last)
+        options: dict[str, Any] = {"lr": self.context["retrain_lr"], "batch_size": self.recipe.get("batch_size", 128)}
+        fit(model, self.train.subset(index), epochs=1, seed=self.context["seed"] + first, **options)
+        return model
+
+
+def slices(images: int, count: int, first: int, last: int) -> Tensor:
+    """Return which training images belong to the layers `first` to `last`: the next `count` for each, begun anew at the end.
+
+    So retraining after each layer and once at the end see the same images, once each.
+
+    >>> slices(10, 4, 1, 1).tolist(), slices(10, 4, 3, 3).tolist(), slices(10, 4, 1, 2).tolist()
+    ([0, 1, 2, 3], [8, 9, 0, 1], [0, 1, 2, 3, 4, 5, 6, 7])
+    """
+    return torch.arange((first - 1) * count, last * count) % images
+
+
+TITLE = "Layer after layer pruned by energy, without and with retraining and repairs"
+
+STUDY = Study(
+    name="janjic-iterative",
+    title=TITLE,
+    source=filters.SOURCE,
+    summary="The layers of VGG-16 that can be pruned alone at little cost, pruned one after another: alone, retrained, repaired.",
+    cells=_cells,
+    pages=lambda results: pages(results, TITLE),
+    defaults=DEFAULTS,
+)

@@ -1,0 +1,273 @@
+"""S. Janjić, 2018, section 6.2: filters evolved in the place of pruned ones, and corrections in the layer that reads them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from secateur import data
+from secateur.criteria import Magnitude, Random
+from secateur.lab.options import Option, Options
+from secateur.lab.recipe import Json, Recipe
+from secateur.lab.study import Cell, Context, Outcome, Study
+from secateur.search import Moments, Replacement, corrections, patches, replacements
+from secateur.select import select
+from secateur.structure import channels
+from secateur.studies.charpentier.measured import rate
+from secateur.studies.janjic.filters import SOURCE
+from secateur.studies.janjic.replace_pages import pages
+from secateur.studies.kit.networks import OPTIONS, check, example, first, grid, network, split, trained
+
+__all__ = ["METHODS", "STUDY", "Cut", "replace_cell"]
+
+NAME = "janjic-replace"
+
+NEXT = {"conv1": "conv2", "conv2": "fc1"}
+"""The layers whose filters are pruned, and the layers that read them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A network without some filters of a layer, and what a method may use to mend it.
+
+    Attributes:
+        model: the network as it was trained.
+        layer, reader: the names of the pruned layer and of the one that reads it.
+        removed: bool, one a filter: those that went.
+        images, labels: training data.
+        population, generations, seed: of what is evolved.
+    """
+
+    model: nn.Module
+    layer: str
+    reader: str
+    removed: Tensor
+    images: Tensor
+    labels: Tensor
+    population: int
+    generations: int
+    seed: int
+
+    def emptied(self) -> nn.Module:
+        """Return the network with zeros in the place of the removed filters, so that what reads them reads zeros."""
+        return self.filled(torch.zeros(int(self.removed.sum()), self.genes))
+
+    @property
+    def genes(self) -> int:
+        """The numbers that a filter has: its weights and its bias."""
+        weight: Tensor = self.model.get_parameter(f"{self.layer}.weight")
+        return weight[0].numel() + 1
+
+    @property
+    def filters(self) -> Tensor:
+        """All filters with their biases, ``(filters, genes)``."""
+        weight, bias = (self.model.get_parameter(f"{self.layer}.{name}").detach() for name in ("weight", "bias"))
+        return torch.cat([weight.flatten(1), bias[:, None]], dim=1)
+
+    def filled(self, filters: Tensor) -> nn.Module:
+        """Return the network with other filters in the place of the removed ones, ``(removed, genes)``."""
+        made = copy.deepcopy(self.model)
+        weight, bias = (made.get_parameter(f"{self.layer}.{name}") for name in ("weight", "bias"))
+        with torch.no_grad():
+            weight[self.removed] = filters[:, :-1].to(weight).view(-1, *weight.shape[1:])
+            bias[self.removed] = filters[:, -1].to(bias)
+        return made
+
+    def moments(self) -> tuple[Moments, Tensor]:
+        """Return what the squared error of a corrected reader depends on, and the reader's weight with its bias."""
+        reader = self.model.get_submodule(self.reader)
+        weight, bias = (reader.get_parameter(name).detach() for name in ("weight", "bias"))
+        whole = torch.cat([weight.flatten(1), bias[:, None]], dim=1)
+        emptied, parts = self.emptied(), []
+        for images in torch.split(self.images, 250):
+            x, y = (_rows(seen(model, self.reader, images)[0], reader) for model in (self.model, emptied))
+            parts.append(Moments.of(x, y, whole))
+        return Moments.pooled(parts), whole
+
+    def corrected(self, whole: Tensor) -> nn.Module:
+        """Return the network without the filters, its reader's weight and bias replaced, ``(outputs, inputs + 1)``."""
+        made = self.emptied()
+        weight, bias = (made.get_parameter(f"{self.reader}.{name}") for name in ("weight", "bias"))
+        with torch.no_grad():
+            weight.copy_(whole[:, :-1].reshape(weight.shape))
+            bias.copy_(whole[:, -1])
+        return made
+
+
+def seen(model: nn.Module, name: str, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what a layer reads and what it makes of some images."""
+    found: list[tuple[Tensor, Tensor]] = []
+    hook = model.get_submodule(name).register_forward_hook(lambda _, given, made: found.append((given[0], made)))
+    try:
+        with torch.no_grad():
+            model(images)
+    finally:
+        hook.remove()
+    return found[0]
+
+
+def _rows(inputs: Tensor, reader: nn.Module) -> Tensor:
+    """A layer's inputs as rows, with a one for the bias."""
+    if isinstance(reader, nn.Conv2d):
+        inputs = patches(inputs, (reader.kernel_size[0], reader.kernel_size[1]))
+    return torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1)
+
+
+Mended = tuple[nn.Module, Replacement | None]
+
+
+def removed(cut: Cut) -> Mended:
+    """Mend nothing: the filters are gone."""
+    return cut.emptied(), None
+
+
+def random_filters(cut: Cut) -> Mended:
+    """Put filters of random weights there, as layers begin: the control of evolved ones."""
+    generator = torch.Generator().manual_seed(cut.seed)
+    bound = (cut.genes - 1) ** -0.5
+    return cut.filled((2 * torch.rand(int(cut.removed.sum()), cut.genes, generator=generator) - 1) * bound), None
+
+
+def evolved_filters(cut: Cut) -> Mended:
+    """Evolve filters for the places of the removed ones, so that the network's loss on training images falls."""
+    count = int(cut.removed.sum())
+    modules = dict(cut.model.named_children())
+    names = list(modules)
+    at = names.index(cut.layer)
+    given, made = seen(cut.model, cut.layer, cut.images[:256])
+    rest = nn.Sequential(*(modules[name] for name in names[at + 1 :]))
+    layer = modules[cut.layer]
+    shape = layer.get_parameter("weight").shape[1:]
+
+    def error(candidates: NDArray[np.float64]) -> NDArray[np.float64]:
+        found = []
+        with torch.no_grad():
+            for one in torch.from_numpy(candidates).to(made).view(-1, count, cut.genes):
+                outputs = made.clone()
+                outputs[:, cut.removed] = F.conv2d(given, one[:, :-1].reshape(count, *shape), one[:, -1])
+                found.append(float(F.cross_entropy(rest(outputs), cut.labels[:256])))
+        return np.array(found)
+
+    sigma = np.full(count * cut.genes, float(cut.filters.std()))
+    result = replacements(
+        error, np.zeros_like(sigma), sigma, generations=cut.generations, population=cut.population, seed=cut.seed
+    )
+    return cut.filled(torch.from_numpy(result.values).view(count, cut.genes)), result
+
+
+def evolved_correction(cut: Cut) -> Mended:
+    """Evolve small changes of the reading layer that absorb the error, as chapter 8 proposes."""
+    moments, whole = cut.moments()
+    result = corrections(moments, whole, generations=cut.generations, population=cut.population, seed=cut.seed)
+    return cut.corrected(torch.from_numpy(result.values).view(whole.shape)), result
+
+
+def least_squares_correction(cut: Cut) -> Mended:
+    """Correct the reading layer in closed form, the bar that evolved corrections are held to."""
+    return cut.corrected(cut.moments()[0].best(1e-6)), None
+
+
+METHODS: Mapping[str, Callable[[Cut], Mended]] = {
+    "removed": removed,
+    "random filters": random_filters,
+    "evolved filters": evolved_filters,
+    "evolved correction": evolved_correction,
+    "least squares": least_squares_correction,
+}
+"""What is done after filters are pruned."""
+
+ALL = Options(
+    (
+        *OPTIONS,
+        Option("layers", "text", list(NEXT), "layers that lose filters", allowed=tuple(NEXT), many="list"),
+        Option(
+            "sparsities", "number", [0.25, 0.5], "fractions of a layer's filters", least=0.01, most=0.99, many="list"
+        ),
+        Option(
+            "choices", "text", ["magnitude", "random"], "whose filters go", allowed=("magnitude", "random"), many="list"
+        ),
+        Option("methods", "text", list(METHODS), "what is done then", allowed=tuple(METHODS), many="list"),
+        Option("images", "count", 2000, "training images to correct on", least=1),
+        Option("population", "count", 20, "individuals", least=2),
+        Option("generations", "count", 40, "generations", least=1),
+    )
+).changed(epochs=3, model="janjic-cnn")
+
+
+def _cells(settled: Mapping[str, Json]) -> list[Cell]:
+    check(settled)
+    made: list[Cell] = []
+    shared = {key: settled[key] for key in ("images", "population", "generations")}
+    for name, model in grid(settled):
+        known = {"data": name, "model": model}
+        for seed in range(settled["seeds"]):
+            made.append(base := trained(NAME, seed, settled, name, model))
+            for layer, sparsity, choice, method in product(
+                settled["layers"], settled["sparsities"], settled["choices"], settled["methods"]
+            ):
+                own = {"seed": seed, "layer": layer, "sparsity": sparsity, "choice": choice, "method": method}
+                made.append(Cell(Recipe(NAME, "replace", {**own, **shared, **known}, (base.id,), known), replace_cell))
+    return made
+
+
+def replace_cell(context: Context) -> Outcome:
+    """Prune filters of one layer, mend the network, and rate it; all that is mended uses training images alone."""
+    model, recipe = network(context)
+    parts = {which: split(context, recipe, which) for which in ("test", "validation", "train")}
+    cut = _cut(context, model, example(context, recipe), first(parts["train"], context["images"]))
+    mended, result = METHODS[context["method"]](cut)
+    parts["train"] = first(parts["train"], len(parts["test"]))
+    metrics: dict[str, Json] = {**rate(mended, parts), **_compared(cut, mended, parts["validation"])}
+    if context["method"].endswith("filters"):
+        metrics |= _likeness(cut, mended)
+    history = [] if result is None else [{"step": n, "error": e} for n, e in enumerate(result.history)]
+    return Outcome(metrics, history)
+
+
+def _cut(context: Context, model: nn.Module, image: Tensor, images: data.Split) -> Cut:
+    layer, seed = context["layer"], context["seed"]
+    sites = channels(model, image)
+    scorer = Random(seed) if context["choice"] == "random" else Magnitude(p=2)
+    keep = select(scorer(model, sites), {layer: context["sparsity"]}, scope="layer")
+    effort = context["population"], context["generations"]
+    return Cut(model.eval(), layer, NEXT[layer], ~keep[layer], images.images, images.labels, *effort, seed)
+
+
+def _compared(cut: Cut, mended: nn.Module, held_out: data.Split) -> dict[str, Json]:
+    """By how much the reading layer's outputs are off on images that mended nothing, as a part of their power."""
+    images = held_out.images[:1000]
+    before, after = (seen(model, cut.reader, images)[1] for model in (cut.model, mended))
+    return {
+        "filters_removed": int(cut.removed.sum()),
+        "error": float((after - before).square().sum() / before.square().sum()),
+    }
+
+
+def _likeness(cut: Cut, mended: nn.Module) -> dict[str, Json]:
+    """How near new filters are to those that they replace, and how strong beside the ones that stayed."""
+    weight = mended.get_parameter(f"{cut.layer}.weight").detach().flatten(1)
+    old, new, stayed = cut.filters[cut.removed, :-1], weight[cut.removed], weight[~cut.removed]
+    return {
+        "likeness": float(F.cosine_similarity(old, new).mean()),
+        "strength": float(new.norm(dim=1).mean() / stayed.norm(dim=1).mean()),
+    }
+
+
+STUDY = Study(
+    name=NAME,
+    title="Filters evolved in the place of pruned ones",
+    source=SOURCE,
+    summary="Filters of a convolutional network are pruned and replaced by evolved ones, or what reads them is corrected.",
+    cells=_cells,
+    pages=lambda results: pages(results, "Filters evolved in the place of pruned ones"),
+    defaults=ALL,
+    best=("accuracy", "max"),
+)

@@ -1,0 +1,185 @@
+"""All criteria on the same trained networks: what is left, with and without fine-tuning, and what each of them costs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from torch import nn
+
+from secateur import data
+from secateur.lab.options import Option, Options
+from secateur.lab.recipe import Json, Recipe
+from secateur.lab.study import Cell, Context, Outcome, Study
+from secateur.measure import parameters, predict
+from secateur.select import Scope, select
+from secateur.structure import channels, cut, mask, weights
+from secateur.studies.comparison.cells import INIT, OWN_SEED, dense_cell
+from secateur.studies.kit import networks
+from secateur.studies.shootout.pages import TITLE, pages
+from secateur.studies.shootout.ways import CRITERIA, SOLVERS, scorers, solvers
+from secateur.train import HoldZeros, fit
+from secateur.types import Keep, Sites
+
+__all__ = ["STUDY"]
+
+NAME = "criteria-shootout"
+
+SCOPES: tuple[Scope, ...] = ("layer", "global")
+
+_SIZES = {"cnn-4": {"width": 0.25}}
+
+_OWN = (
+    Option("images", "count", 20_000, "training images to train on, the first ones", least=1),
+    Option("rated", "count", 10_000, "test images to rate on, the first ones", least=1),
+    Option("shown", "count", 500, "training images that criteria and solvers are shown, the first ones", least=1),
+    Option("units", "text", ["channels", "weights"], "what is removed", allowed=("channels", "weights"), many="list"),
+    Option("criteria", "text", [], "criteria to compare; [] for all", allowed=tuple(CRITERIA), many="any"),
+    Option("sparsities", "number", [0.3, 0.5, 0.7], "fractions of the channels to cut", 0, 1, many="list"),
+    Option("weight_sparsities", "number", [0.7, 0.9], "fractions of the weights to remove", 0, 1, many="list"),
+    Option("tune_at", "number", 0.5, "the fraction of the channels at which is fine-tuned", 0, 1),
+    Option("tune_weights_at", "number", 0.9, "the fraction of the weights at which is fine-tuned", 0, 1),
+    Option("tune_images", "count", 5000, "training images of the one epoch of fine-tuning, the first ones", least=1),
+)
+
+OPTIONS = Options((*networks.OPTIONS, *_OWN)).changed(
+    seeds=5, epochs=3, model=["lenet-300-100", "cnn-4"], model_options=_SIZES
+)
+
+
+def _cells(settled: Mapping[str, Json]) -> list[Cell]:
+    OPTIONS.check(f"study {NAME!r}", settled)
+    pairs = [(name, model, _of(settled, model)) for name, model in networks.grid(settled)]
+    for name, model, own in pairs:
+        networks.check({**own, "data": name, "model": model})
+    # Seed by seed, so that a run that is stopped leaves whole comparisons.
+    made = []
+    for seed in range(settled["seeds"]):
+        for name, model, own in pairs:
+            made += _of_network(seed, own, name, model)
+    return made
+
+
+def _of(settled: Mapping[str, Json], model: str) -> dict[str, Json]:
+    """The options with those of one network alone: several networks do not take the same."""
+    return {**settled, "model_options": settled["model_options"].get(model, {})}
+
+
+def _of_network(seed: int, settled: Mapping[str, Json], name: str, model: str) -> list[Cell]:
+    known = {"data": name, "model": model}
+    plain = networks.trained(NAME, seed, settled, name, model).recipe.parameters
+    base = Cell(
+        Recipe(NAME, "train", {**plain, "images": settled["images"], "rated": settled["rated"]}), networks.train_cell
+    )
+    made = [base]
+    for unit in settled["units"]:
+        which, at = ("weight_sparsities", "tune_weights_at") if unit == "weights" else ("sparsities", "tune_at")
+        what = {"seed": seed, "unit": unit, "shown": settled["shown"], "sparsities": settled[which], **known}
+        tuned = {"tune_at": settled[at], "tune_images": settled["tune_images"]}
+        for method in scorers(unit, settled["criteria"]):
+            made.append(Cell(Recipe(NAME, "prune", {**what, **tuned, "method": method}, (base.id,), known), prune_cell))
+            if (unit, method) == ("channels", "magnitude"):
+                own = {"seed": seed, "network": OWN_SEED + seed, "init": INIT, **known}
+                made.append(Cell(Recipe(NAME, "dense", own, (base.id, made[-1].id), known), dense_cell))
+        solving = [Recipe(NAME, "solve", {**what, "method": method}, (base.id,), known) for method in solvers(unit)]
+        made += [Cell(recipe, solve_cell) for recipe in solving]
+    return made
+
+
+def prune_cell(context: Context) -> Outcome:
+    """Score once, remove by every sparsity and scope, rate each network that is left, and fine-tune one a scope."""
+    model, recipe = networks.network(context)
+    images = networks.first(networks.split(context, recipe, "train"), context["shown"])
+    sites, remove = _removing(context, model, recipe)
+    criterion, begun = CRITERIA[context["method"]].make, time.process_time()
+    scores = criterion(model, images, context["seed"])(model, sites)
+    cost = _cost(time.process_time() - begun, model, images)
+    metrics: dict[str, Json] = dict(cost)
+    history = []
+    for scope in SCOPES:
+        for sparsity in context["sparsities"]:
+            keep = select(scores, sparsity, scope=scope)
+            small = remove(model, keep)
+            history.append(_row(context, recipe, model, small, keep) | {"scope": scope, "sparsity": sparsity})
+            if sparsity == context["tune_at"] and scope == "layer":
+                metrics |= {"class_accuracy": history[-1].pop("class_accuracy"), "kept": _counts(keep)}
+                _tune(context, recipe, small, keep)
+                tuned = _row(context, recipe, model, small, keep)
+                history.append(tuned | {"scope": scope, "sparsity": sparsity, "tuned": 1})
+    return Outcome(metrics, [_numbers(row) for row in history])
+
+
+def solve_cell(context: Context) -> Outcome:
+    """Remove and repair by a solver at every sparsity, and rate what is left, without any training."""
+    model, recipe = networks.network(context)
+    images = networks.first(networks.split(context, recipe, "train"), context["shown"])
+    sites, remove = _removing(context, model, recipe)
+    way = SOLVERS[context["method"]]
+    history, spent = [], 0.0
+    for sparsity in context["sparsities"]:
+        begun = time.process_time()
+        solution = way.make(images).solve(model, sites, sparsity)
+        spent += time.process_time() - begun
+        row = _row(context, recipe, model, remove(solution.apply(model), solution.keep), solution.keep)
+        history.append(_numbers(row | {"scope": way.scope, "sparsity": sparsity}))
+    return Outcome(_cost(spent / len(history), model, images), history)
+
+
+def _removing(
+    context: Context, model: nn.Module, recipe: Mapping[str, Json]
+) -> tuple[Sites, Callable[[nn.Module, Keep], nn.Module]]:
+    """The sites, and what takes units out: channels are really cut. The output layer stays whole."""
+    sites = channels(model, networks.example(context, recipe))
+    if context["unit"] == "channels":
+        return sites, lambda model, keep: cut(model, sites, keep, form="module")
+    single = weights(model, ignore=[f"{name}.weight" for name in sites.frozen])
+    return single, lambda model, keep: mask(model, single, keep)
+
+
+def _cost(seconds: float, model: nn.Module, images: data.Split) -> dict[str, Json]:
+    """Processor seconds, and how many forward passes over the same images take as long."""
+    passes = []
+    for _ in range(5):
+        begun = time.process_time()
+        predict(model, images)
+        passes.append(time.process_time() - begun)
+    return {"score_seconds": seconds, "forward_passes": seconds / sorted(passes)[2]}
+
+
+def _row(
+    context: Context, recipe: Mapping[str, Json], model: nn.Module, small: nn.Module, keep: Keep
+) -> dict[str, Json]:
+    rated = networks.quality(small, networks.first(networks.split(context, recipe, "test"), recipe["rated"]))
+    units = sum(kept.numel() for kept in keep.values())
+    removed = 1 - parameters(small).nonzero / parameters(model).total
+    return {
+        **rated,
+        "tuned": 0,
+        "units_removed": sum(int((~kept).sum()) for kept in keep.values()) / units,
+        "parameters_removed": removed,
+    }
+
+
+def _numbers(row: Mapping[str, Json]) -> dict[str, Json]:
+    return {name: value for name, value in row.items() if name != "class_accuracy"}
+
+
+def _counts(keep: Keep) -> dict[str, Json]:
+    return {name: int(kept.sum()) for name, kept in keep.items()}
+
+
+def _tune(context: Context, recipe: Mapping[str, Json], small: nn.Module, keep: Keep) -> None:
+    images = networks.first(networks.split(context, recipe, "train"), context["tune_images"])
+    callbacks = [HoldZeros(keep)] if context["unit"] == "weights" else []
+    fit(small, images, epochs=1, batch_size=recipe["batch_size"], seed=context["seed"], callbacks=callbacks)
+
+
+STUDY = Study(
+    name=NAME,
+    title=TITLE,
+    source=None,
+    summary="All criteria and solvers on two networks, with and without fine-tuning, tested against magnitude and random.",
+    cells=_cells,
+    pages=pages,
+    defaults=OPTIONS,
+)

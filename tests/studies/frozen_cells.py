@@ -1,0 +1,224 @@
+"""The settings at which the cells of every study are frozen; ``python tests/studies/frozen_cells.py`` prints them anew."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from secateur.lab.study import Study
+from secateur.studies import STUDIES
+
+FILE = Path(__file__).with_suffix(".json")
+
+_DIGITS = {"data": "digits", "seeds": 2, "epochs": 2, "validation": 300}
+_UNITS = {**_DIGITS, "measured": 200}
+_BOTH = {**_DIGITS, "model": ["ann-128", "cnn-4"], "model_options": {"hidden": 12, "width": 0.1}, "images": 200}
+_FILTERS = {
+    **_DIGITS,
+    "epochs": 1,
+    "validation": 1400,
+    "train_images": 64,
+    "test_images": 40,
+    "model_options": {"width": 0.0625},
+}
+_EVOLUTION = {
+    **_DIGITS,
+    "validation": None,
+    "model_options": {"hidden": 30},
+    "damages": [0.1, 0.9],
+    "population": 10,
+    "generations": 3,
+    "searches": ["random", "magnitude", "learned mask"],
+    "converged_epochs": 2,
+}
+
+SMALL: dict[str, dict[str, Any]] = {
+    "demo": {"seeds": 2, "epochs": 8, "sparsities": [0.2, 0.5, 0.8], "methods": ["weight", "neuron", "neuron random"]},
+    "fathollahi": {**_DIGITS, "model": "lenet-300-100", "model_options": {"input_size": 8}, "sparsities": [0.5, 0.8]},
+    "charpentier-random": {**_DIGITS, "model_options": {"hidden": 12}, "removed": [1, 6], "draws": 5},
+    "charpentier-shrink": {**_DIGITS, "model_options": {"hidden": 12}, "n": [1, 2], "runs": 3, "images": 300},
+    "charpentier-importance": _BOTH,
+    "charpentier-batch-size": {**_UNITS, "model": "ann-128", "batch_sizes": [32, 128]},
+    "charpentier-dropout": {**_UNITS, "model": "mlp-3", "dropouts": [0.0, 0.5]},
+    "charpentier-reinit": {**_UNITS, "model": "ann-128", "every": 1},
+    "charpentier-classes": {**_UNITS, "sparsities": [0.25], "classes": [3]},
+    "charpentier-precomputed": {**_BOTH, "draws": 3},
+    "charpentier-exhaustive-greedy": {**_BOTH, "draws": 3},
+    "charpentier-vgg": {
+        **_UNITS,
+        "epochs": 1,
+        "width": 0.03125,
+        "measured": 20,
+        "sparsities": [0.3],
+        "steps": 2,
+        "tune_images": 64,
+    },
+    "janjic-energy-vgg16": {**_FILTERS, "thresholds": [0.1, 0.5], "methods": ["energy", "l2"]},
+    "janjic-energy-resnet101": {
+        **_FILTERS,
+        "seeds": 1,
+        "thresholds": [0.5],
+        "methods": ["energy", "random"],
+        "layers": "layer1*",
+    },
+    "janjic-dropout": {**_FILTERS, "rates": [0, 0.5], "draws": 2, "thresholds": [0.1]},
+    "janjic-iterative": {
+        **_FILTERS,
+        "model_options": {"width": 0.0625, "batch_norm": True},
+        "thresholds": [0.5],
+        "methods": ["energy", "l2"],
+        "tolerance": 100,
+        "layers": ["features.7", "features.34"],
+        "retrain_images": 32,
+        "calibration": 32,
+    },
+    "janjic-ga-mlp": _EVOLUTION,
+    "janjic-ga-cnn": {**_EVOLUTION, "model_options": {}, "seeds": 1},
+    "janjic-replace": {**_DIGITS, "layers": ["conv1"], "images": 100, "population": 6, "generations": 3},
+    "criteria-shootout": {
+        **_DIGITS,
+        "model": ["lenet-300-100", "cnn-4"],
+        "model_options": {"lenet-300-100": {"input_size": 8}, "cnn-4": {"width": 0.25}},
+        "images": 300,
+        "shown": 64,
+        "criteria": ["random", "magnitude", "l1", "snip"],
+        "tune_images": 100,
+    },
+}
+"""Settings at which a study takes seconds."""
+
+_TWO = {"data": ["mnist-5k", "digits"], "seeds": 4, "epochs": 7, "validation": 0.25, "batch_size": 20}
+_NETWORKS = {**_TWO, "model": ["mlp-3", "lenet-300-100"]}
+_WIDE_UNITS = {**_NETWORKS, "measured": 77, "sparsities": [0.1, 0.6]}
+_WIDE_PRUNING = {**_TWO, "model": ["cnn-4", "mlp-3"], "model_options": {"width": 0.3}, "images": 99}
+_WIDE_FILTERS = {
+    **_TWO,
+    "data": "mnist-5k",
+    "size": 64,
+    "train_images": 500,
+    "test_images": None,
+    "layers": ["features.0", "features.1*"],
+}
+_WIDE_EVOLUTION = {
+    **_TWO,
+    "lr": 0.1,
+    "layer": "fc1",
+    "damages": [0.2],
+    "population": 9,
+    "generations": 4,
+    "protocols": ["honest"],
+    "searches": ["nsga-ii", "learned mask and biases"],
+    "converged_epochs": 0,
+}
+
+OTHER: dict[str, dict[str, Any]] = {
+    "demo": {**_NETWORKS, "model_options": {}, "minimum": 0, "dense": [0.9], "output": "pruned"},
+    "fathollahi": {**_NETWORKS, "minimum": 2, "dense": [], "methods": ["weight random", "neuron per layer"]},
+    "charpentier-random": {**_NETWORKS, "removed": [3], "draws": 7},
+    "charpentier-shrink": {**_NETWORKS, "n": [5, 2], "runs": 4, "images": 50},
+    "charpentier-importance": {**_WIDE_PRUNING, "alpha": 0.01},
+    "charpentier-batch-size": {
+        **{name: value for name, value in _WIDE_UNITS.items() if name != "batch_size"},
+        "batch_sizes": [7, 5],
+        "model_options": {"dropout": 0.1},
+        "model": ["mlp-3"],
+    },
+    "charpentier-dropout": {**_WIDE_UNITS, "model": ["mlp-3", "ann-128"], "dropouts": [0.3, 0.2]},
+    "charpentier-reinit": {
+        **_WIDE_UNITS,
+        "every": 3,
+        "cycles": 2,
+        "schemes": ["xavier-uniform", "kaiming-uniform"],
+        "outgoing": None,
+    },
+    "charpentier-classes": {**_WIDE_UNITS, "model_options": {}, "classes": [1, 7], "class_sparsity": 0.4},
+    "charpentier-precomputed": {**_WIDE_PRUNING, "draws": 4, "schedules": ["no higher loss"]},
+    "charpentier-exhaustive-greedy": {
+        **_WIDE_PRUNING,
+        "draws": 4,
+        "schedules": ["greedy", "exhaustive"],
+        "tolerance": 0.01,
+        "skip_rounds": 1,
+    },
+    "charpentier-vgg": {
+        **_TWO,
+        "width": 0.0625,
+        "measured": 33,
+        "sparsities": [0.2, 0.8],
+        "steps": 4,
+        "tune_epochs": 3,
+        "tune_images": 55,
+        "tune_lr": 0.01,
+    },
+    "janjic-energy-vgg16": {**_WIDE_FILTERS, "thresholds": [0.3], "model_options": {"width": 0.25, "batch_norm": True}},
+    "janjic-energy-resnet101": {**_WIDE_FILTERS, "model": "resnet-18", "methods": ["l1"], "layers": "*"},
+    "janjic-dropout": {**_WIDE_FILTERS, "rates": [0.3], "draws": 3, "thresholds": [0.4]},
+    "janjic-iterative": {
+        **_WIDE_FILTERS,
+        "thresholds": [0.3, 0.05],
+        "modes": ["least-squares", "end", "none"],
+        "methods": ["l1", "energy"],
+        "tolerance": 1,
+        "retrain_images": 8,
+        "retrain_lr": 0.1,
+        "calibration": 16,
+    },
+    "janjic-ga-mlp": _WIDE_EVOLUTION,
+    "janjic-ga-cnn": {**_WIDE_EVOLUTION, "protocols": ["thesis"], "data": ["digits"], "converged_epochs": 3},
+    "janjic-replace": {
+        **_TWO,
+        "layers": ["conv2"],
+        "sparsities": [0.4],
+        "choices": ["random"],
+        "methods": ["least squares", "removed"],
+        "images": 9,
+        "population": 3,
+        "generations": 2,
+    },
+    "criteria-shootout": {
+        **_TWO,
+        "model": "cnn-4",
+        "model_options": {},
+        "images": 50,
+        "rated": 40,
+        "shown": 30,
+        "units": ["weights", "channels"],
+        "criteria": ["magnitude", "wanda", "taylor"],
+        "sparsities": [0.2, 0.4],
+        "weight_sparsities": [0.6],
+        "tune_at": 0.2,
+        "tune_weights_at": 0.6,
+        "tune_images": 20,
+    },
+}
+"""Settings that change nearly every option, on two data sets and two networks where a study takes them."""
+
+
+def settings(name: str) -> dict[str, dict[str, Any]]:
+    """Return the three settings of a study at which its cells are frozen."""
+    return {"defaults": {}, "small": SMALL[name], "other": OTHER[name]}
+
+
+def fingerprint(study: Study, options: dict[str, Any]) -> dict[str, Any]:
+    """Return how many cells of each kind a plan has, and a hash of all their ids, sorted."""
+    cells = study.plan(options)
+    ids = "\n".join(sorted(cell.id for cell in cells))
+    return {
+        "kinds": dict(sorted(Counter(cell.recipe.kind for cell in cells).items())),
+        "ids": hashlib.sha256(ids.encode()).hexdigest(),
+    }
+
+
+def frozen() -> dict[str, dict[str, Any]]:
+    """Return the fingerprints of all studies at all settings."""
+    return {
+        name: {which: fingerprint(study, options) for which, options in settings(name).items()}
+        for name, study in STUDIES.items()
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(frozen(), indent=1))
