@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import reduce
 from itertools import product
-from operator import add
 
 import numpy as np
 import torch
@@ -92,7 +90,7 @@ class Cut:
         for images in torch.split(self.images, 250):
             x, y = (_rows(seen(model, self.reader, images)[0], reader) for model in (self.model, emptied))
             parts.append(Moments.of(x, y, whole))
-        return reduce(add, parts), whole
+        return Moments.pooled(parts), whole
 
     def corrected(self, whole: Tensor) -> nn.Module:
         """Return the network without the filters, its reader's weight and bias replaced, ``(outputs, inputs + 1)``."""
