@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import secateur as sc
 from secateur.allocate import uniform
-from secateur.select import layer_fractions, select
-from secateur.select.nested import nested_counts
+from secateur.selection import layer_fractions, select
+from secateur.selection.nested import nested_counts
 from secateur.solvers import ThiNet
 from secateur.structure import channels
 from secateur.structure.nesting import nested
@@ -129,7 +129,7 @@ def test_sites_without_others_in_their_axis_lose_what_they_always_did() -> None:
 @pytest.mark.parametrize("groups", [2, 4, 8])
 def test_every_tensor_of_a_normed_network_loses_the_fraction(groups: int, sparsity: float) -> None:
     model = _normed(32, 64, groups=groups)
-    small = sc.prune(model, IMAGE, sc.Random(seed=1), sparsity, scope="layer", latency=False).model
+    small = sc.prune(model, IMAGE, sc.criteria.Random(seed=1), sparsity, scope="layer", latency=False).model
     for at, width in ((0, 32), (3, 64)):
         inside = small[at].out_channels // small[at + 1].num_groups
         kept, unit = small[at].out_channels, max(small[at + 1].num_groups, inside)
@@ -138,7 +138,7 @@ def test_every_tensor_of_a_normed_network_loses_the_fraction(groups: int, sparsi
 
 def test_heads_and_their_dimensions_share() -> None:
     model = Attention(6, 1, 20).eval()
-    small = sc.prune(model, torch.randn(2, 4, 8), sc.Random(seed=1), 0.3, scope="layer", latency=False).model
+    small = sc.prune(model, torch.randn(2, 4, 8), sc.criteria.Random(seed=1), 0.3, scope="layer", latency=False).model
     assert small.q.out_features == pytest.approx(0.7 * 120, abs=3)
 
 
@@ -164,7 +164,9 @@ def test_schedules_solvers_rules_and_budgets_share_too() -> None:
     assert {name: round((1 - fractions[name]) * site.size) for name, site in sites.items()} == expected
     for steps in (1, 3):
         for train in (None, lambda *_: None):
-            made = sc.Iterative(sc.Random(seed=0), 0.4, steps=steps, scope="layer", train=train)(model, sites)
+            made = sc.schedules.Iterative(sc.criteria.Random(seed=0), 0.4, steps=steps, scope="layer", train=train)(
+                model, sites
+            )
             assert {name: int(kept.sum()) for name, kept in made.keep.items()} == expected
     data = torch.randn(4, 3, 2, 2), torch.zeros(4, dtype=torch.int64)
     assert {n: int(k.sum()) for n, k in ThiNet(data)(model, sites, 0.4).keep.items()} == expected
@@ -174,7 +176,7 @@ def test_schedules_solvers_rules_and_budgets_share_too() -> None:
 
 def test_the_report_says_where_units_and_parameters_part_and_what_is_nearly_empty() -> None:
     model = _normed(64, 64, groups=8)
-    report = sc.prune(model, IMAGE, sc.Random(seed=0), 0.5, latency=False).report
+    report = sc.prune(model, IMAGE, sc.criteria.Random(seed=0), 0.5, latency=False).report
     assert "parameters went with 50% of the units" in str(report)
     plain = sc.prune(
         nn.Sequential(nn.Linear(8, 20), nn.ReLU(), nn.Linear(20, 2)), torch.ones(1, 8), latency=False

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import secateur as sc
 from secateur.repair import REPAIRS
+from secateur.saving import save_weights
 from secateur.state import evaluating
 from secateur.structure import channels, cut, mask, weights
 from secateur.testing import TOYS
@@ -126,16 +127,20 @@ CALLS: dict[str, Callable[[nn.Module], object]] = {
     "prune": lambda m: sc.prune(m, X, "l2", scope="layer"),
     "prune weights": lambda m: sc.prune(m, X, unit="weights"),
     "budget": lambda m: sc.prune(m, X, budget={"macs": 0.7}, latency=False),
-    "repair": lambda m: sc.repair(m, s := channels(m, X), _keep(s), DATA, [r for r in REPAIRS if r != "norms"]),
-    "sensitivity": lambda m: sc.sensitivity(m, channels(m, X), sc.Magnitude(), [0.5], lambda net: net(X).sum().item()),
-    "evaluate_keeps": lambda m: sc.evaluate_keeps(m, s := channels(m, X), [{}, _keep(s)], DATA),
-    "evaluate_keeps of weights": lambda m: sc.evaluate_keeps(m, s := weights(m), [{}, _keep(s)], DATA),
-    "Exhaustive": lambda m: sc.Exhaustive(DATA, until=0.2)(m, channels(m, X)),
-    "Iterative": lambda m: sc.Iterative(sc.Magnitude(), 0.5, steps=2, scope="layer")(m, channels(m, X)),
+    "repair": lambda m: sc.repair.repair(m, s := channels(m, X), _keep(s), DATA, [r for r in REPAIRS if r != "norms"]),
+    "sensitivity": lambda m: sc.allocate.sensitivity(
+        m, channels(m, X), sc.criteria.Magnitude(), [0.5], lambda net: net(X).sum().item()
+    ),
+    "rate": lambda m: sc.measure.rate(m, s := channels(m, X), [{}, _keep(s)], DATA),
+    "rate of weights": lambda m: sc.measure.rate(m, s := weights(m), [{}, _keep(s)], DATA),
+    "Exhaustive": lambda m: sc.schedules.Exhaustive(DATA, until=0.2)(m, channels(m, X)),
+    "Iterative": lambda m: sc.schedules.Iterative(sc.criteria.Magnitude(), 0.5, steps=2, scope="layer")(
+        m, channels(m, X)
+    ),
     "ThiNet": lambda m: sc.solvers.ThiNet(DATA)(m, channels(m, X), 0.5),
     "SparseGPT": lambda m: sc.solvers.SparseGPT(DATA)(m, weights(m), 0.5),
     "WoodFisher": lambda m: sc.solvers.WoodFisher(DATA)(m, weights(m), 0.5),
-    "evaluate": lambda m: sc.measure.evaluate(m, DATA),
+    "evaluate": lambda m: sc.evaluate(m, DATA),
     "predict": lambda m: sc.measure.predict(m, X),
     "latency": lambda m: sc.measure.latency(m, X, repeats=2, warmup=0),
     "macs": lambda m: sc.measure.macs(m, X),
@@ -152,7 +157,7 @@ def test_public_calls_leave_aliases_and_moving_state_alone(call: str, model: str
 
 @pytest.mark.parametrize("model", list(MODELS))
 @pytest.mark.parametrize("kind", [channels, weights])
-@pytest.mark.parametrize("name", list(sc.CRITERIA_OF_DATA))
+@pytest.mark.parametrize("name", sc.criteria.names())
 def test_criteria_leave_aliases_and_moving_state_alone(name: str, kind: Callable[..., sc.Sites], model: str) -> None:
     made = MODELS[model]()
     sites = channels(made, X) if kind is channels else weights(made)
@@ -316,10 +321,10 @@ REFUSED = [c for c in CALLS if c not in ("evaluate", "predict", "latency")]
 def test_what_stands_around_a_model_is_refused_with_the_remedy(call: str, tmp_path: object) -> None:
     more: dict[str, Callable[[nn.Module], object]] = {
         "mask": lambda m: mask(m, weights(nn.Linear(4, 2)), {}),
-        "recalibrate": lambda m: sc.recalibrate(m, DATA),
+        "recalibrate": lambda m: sc.repair.recalibrate(m, DATA),
         "parameters": sc.measure.parameters,
         "file_bytes": sc.measure.file_bytes,
-        "save_weights": lambda m: sc.saving.save_weights(f"{tmp_path}/w.safetensors", m),
+        "save_weights": lambda m: save_weights(f"{tmp_path}/w.safetensors", m),
     }
     for _, model, remedy in _wrapped():
         with pytest.raises(SecateurError, match=remedy):

@@ -1,4 +1,4 @@
-"""What every room does with a model: calling it, its modes, its tensors, and the random numbers' state."""
+"""What every room does with a model: calling it, its modes, its tensors."""
 
 from __future__ import annotations
 
@@ -29,9 +29,6 @@ __all__ = [
     "ordinary",
     "own_tensors",
     "restore",
-    "rng_state",
-    "seeded",
-    "set_rng_state",
     "snapshot",
     "split_inputs",
     "tensors",
@@ -223,20 +220,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Seed the global random numbers of the CPU and of `device`, and put their state back afterwards."""
-    before = rng_state(device)
-    try:
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield
-    finally:
-        set_rng_state(device, before)
-
-
-@contextmanager
 def threads(count: int) -> Iterator[None]:
     """Let torch take `count` threads, and as many as before afterwards."""
     before = torch.get_num_threads()
@@ -245,21 +228,6 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def rng_state(device: torch.device) -> dict[str, Tensor]:
-    """Return the state of the global random numbers of the CPU and of `device`."""
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def set_rng_state(device: torch.device, state: Mapping[str, Tensor]) -> None:
-    """Set the state of the global random numbers."""
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def digest(named: Iterable[tuple[str, Tensor]], text: str = "") -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import sys
+import threading
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -84,7 +85,11 @@ def run_with(
 
 @contextmanager
 def random_kept(device: torch.device | None = None) -> Iterator[None]:
-    """Put back the state of the global random numbers: Python's, numpy's, torch's on the CPU and on `device`."""
+    """Put back the state of the global random numbers: Python's, numpy's, torch's on the CPU and on `device`.
+
+    Where other threads are at work nothing is put back, as they would draw the same numbers twice: `private_draws` is for
+    what draws there. (Threads that do not outlive the program, as those that watch or draw bars, do not count.)
+    """
     numpy = sys.modules.get("numpy")
     states = random.getstate(), torch.get_rng_state(), numpy.random.get_state() if numpy else None
     cuda = device if device is not None and device.type == "cuda" else None
@@ -92,12 +97,13 @@ def random_kept(device: torch.device | None = None) -> Iterator[None]:
     try:
         yield
     finally:
-        random.setstate(states[0])
-        torch.set_rng_state(states[1])
-        if numpy:
-            numpy.random.set_state(states[2])
-        if cuda and on_device is not None:
-            torch.cuda.set_rng_state(on_device, cuda)
+        if not any(thread is not threading.current_thread() for thread in threading.enumerate() if not thread.daemon):
+            random.setstate(states[0])
+            torch.set_rng_state(states[1])
+            if numpy:
+                numpy.random.set_state(states[2])
+            if cuda and on_device is not None:
+                torch.cuda.set_rng_state(on_device, cuda)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.measure.inputs import caller
+from secateur.randomness import private_draws
 from secateur.state import check_module, evaluating, tensors, usual
 from secateur.types import ExampleInputs, InputError
 
@@ -116,7 +117,7 @@ def macs(model: nn.Module, example_inputs: ExampleInputs) -> int:
     check_module(model, "macs")
     call = caller(model, example_inputs)
     counter = FlopCounterMode(display=False, custom_mapping=VECTOR_PRODUCTS)
-    with evaluating(model), _plain_operations(), counter:
+    with evaluating(model), private_draws(), _plain_operations(), counter:
         call()
     return int(counter.get_total_flops()) // 2
 
@@ -178,7 +179,7 @@ def peak_memory(model: nn.Module, example_inputs: ExampleInputs) -> int:
     check_module(model, "peak_memory")
     call = caller(model, example_inputs)
     counter = LiveBytes([*tensors(model).values(), *tree_leaves(example_inputs)])
-    with evaluating(model), counter:
+    with evaluating(model), private_draws(), counter:
         call()
     return counter.peak
 

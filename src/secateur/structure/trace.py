@@ -12,11 +12,13 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
+from secateur.randomness import private_draws
 from secateur.state import check_module, evaluating, first_names, own_tensors, split_inputs
+from secateur.structure.carriers import Uses
 from secateur.structure.export import Export, export
 from secateur.structure.outputs import dependent, idle_parts, unread
 from secateur.structure.record import record
-from secateur.structure.watch import Uses, watch
+from secateur.structure.watch import watch
 from secateur.types import ExampleInputs, InputError, TraceError
 from secateur.untouched import writes_refused
 
@@ -100,16 +102,16 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, quick: bool = True
     """
     check_module(model, "trace")
     args, kwargs = split_inputs(example_inputs)
-    with evaluating(model), writes_refused(model):
+    with evaluating(model), private_draws(), writes_refused(model):
         if quick and (recorded := _recorded(model, args, kwargs)) is not None:
             return recorded
         if not known_to_run:
             # The exporter works on shapes alone, and lets pass what would fail on numbers, such as a wrong type.
             _check_runs(model, args, kwargs)
     # Each pass anew: what the one before kept in tables is dropped.
-    with evaluating(model):
+    with evaluating(model), private_draws():
         uses = watch(model, args, kwargs)
-    with evaluating(model):
+    with evaluating(model), private_draws():
         exported = _export(model, args, kwargs)
     return _exported(model, exported, args, kwargs, uses)
 
