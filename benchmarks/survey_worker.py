@@ -56,7 +56,9 @@ def _survey(case: Case, scores: str, row: Row, report: Callable[[Row], None]) ->
     row["stage"] = "trace"
     sites = channels(model, inputs)
     seed = crc32(case.name.encode())
-    keep = select((Random(seed) if scores == "random" else Magnitude(p=2))(model, sites), SPARSITY, scope="layer")
+    keep = select(
+        (Random(seed) if scores == "random" else Magnitude(p=2))(model, sites), SPARSITY, scope="layer", sites=sites
+    )
     row.update(stage="cut", sites=len(sites), frozen=len(sites.frozen))
     report(row)
     made = cut_with_plan(model, sites, keep)
