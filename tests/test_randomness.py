@@ -15,7 +15,7 @@ from torch.nn import functional as F
 import secateur as sc
 from secateur import randomness
 from secateur.randomness import private_draws, rng_state, seeded, set_rng_state
-from secateur.studies.janjic_dropout import dropped
+from secateur.studies.janjic.dropout import dropped
 from secateur.testing.toys import TOYS
 
 CPU = torch.device("cpu")
