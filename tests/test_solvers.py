@@ -14,8 +14,8 @@ from secateur.criteria import Magnitude
 from secateur.criteria.fisher_blocks import repaired
 from secateur.criteria.layer_inputs import LayerInputs
 from secateur.measure import evaluate
-from secateur.select import layer_fractions, removed_fraction, select
-from secateur.select.patterns import n_of_m
+from secateur.selection import layer_fractions, removed_fraction, select
+from secateur.selection.patterns import n_of_m
 from secateur.solvers import Solution, Solver, SparseGPT, ThiNet, WoodFisher
 from secateur.solvers.sparse_gpt import solve
 from secateur.structure import channels, cut, mask, weights
@@ -139,7 +139,9 @@ def test_n_of_m_on_inputs_that_go_together_loses_less_than_one_choice_for_all() 
     model = nn.Sequential(nn.Linear(64, 32), nn.Flatten())
     weight, moments = model[0].weight.detach().double(), (x.T @ x).double()
     at_once, _ = solve(weight, moments, [(0, 64)], lambda scores: n_of_m({"w": scores}, "2:4")["w"])
-    by_group = SparseGPT((x, torch.zeros(1000))).solve(model, weights(model), pattern="2:4").tensors["0.weight"].double()
+    by_group = (
+        SparseGPT((x, torch.zeros(1000))).solve(model, weights(model), pattern="2:4").tensors["0.weight"].double()
+    )
 
     def error(solved: Tensor) -> float:
         return float(((solved - weight) @ moments).mul(solved - weight).sum())

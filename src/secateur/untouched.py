@@ -75,8 +75,11 @@ def _tensor(model: nn.Module, name: str) -> Tensor:
 def run_with(
     model: nn.Module, tensors: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
 ) -> Any:
-    """Return what the model computes with other tensors in place of its own; see `replaced`."""
-    with replaced(model, tensors):
+    """Return what the model computes with other tensors in place of its own; see `replaced`.
+
+    Its buffers are copies, so that what it writes into them, and the graph of derivatives of that, goes with the call.
+    """
+    with replaced(model, {**{name: buffer.clone() for name, buffer in model.named_buffers()}, **tensors}):
         return model(*args, **(kwargs or {}))
 
 
@@ -201,6 +204,7 @@ class _TensorState:
     tensor: Tensor
     alias: Tensor
     numbers: Tensor | None
+    leaf: bool
     requires_grad: bool
     grad: Tensor | None
 
@@ -209,10 +213,12 @@ class _TensorState:
         plain = tensor.layout == torch.strided and tensor.device.type != "meta" and type(tensor) is Tensor
         numbers = tensor.detach().clone() if plain else None
         grad = tensor.grad if tensor.is_leaf else None
-        return cls(tensor, tensor.data, numbers, tensor.requires_grad, grad)
+        return cls(tensor, tensor.data, numbers, tensor.is_leaf, tensor.requires_grad, grad)
 
     def put_back(self) -> None:
         tensor, alias = self.tensor, self.alias
+        if self.leaf and not tensor.is_leaf:
+            tensor.detach_()  # an op in place, with gradients, has hung it on a graph
         moved = tensor.layout == torch.strided and tensor.data_ptr() != alias.data_ptr()
         if moved or tensor.shape != alias.shape or tensor.dtype != alias.dtype:
             tensor.data = alias

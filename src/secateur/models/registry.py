@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from secateur.models import cnn, mlp, resnet, vgg
-from secateur.models.initialise import SCHEMES, initialise
+from secateur.models.schemes import SCHEMES, initialise
 from secateur.randomness import private_draws
 from secateur.types import InputError, UnknownNameError, unknown_name
 

@@ -19,7 +19,7 @@ from secateur.result.report import Method, PruneReport, SiteReport
 from secateur.saving import read_record, save
 from secateur.state import usual
 from secateur.state_dicts import fill
-from secateur.structure.cut import Form, cut_with_plan
+from secateur.structure.cutting import Form, cut_with_plan
 from secateur.structure.depth import BlockStructure, removed_blocks
 from secateur.structure.sites import mask
 from secateur.structure.verify import Verification
@@ -159,7 +159,9 @@ class Result:
             bytes=(file_bytes(before), file_bytes(after)),
             latency=self.latency,
             difference=None if self.verification is None else self.verification.example,
+            verified="" if self.verification is None else str(self.verification),
             form="graph" if any(isinstance(edit, GraphCut) for edit in self.edits) else "module",
+            shapes=next((edit.shapes for edit in self.edits if isinstance(edit, GraphCut)), ()),
             sites=tuple(SiteReport(name, kept.numel(), int(kept.sum())) for name, kept in self.keep.items()),
             frozen=dict(self.sites.frozen),
             versions={"python": platform.python_version(), "torch": torch.__version__},

@@ -76,7 +76,7 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         FileError: a file is missing, truncated or tampered with, or `model` is of another architecture.
 
     >>> import tempfile, torch
-    >>> from secateur.prune import prune
+    >>> from secateur.pruning import prune
     >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
     >>> folder = prune(model, torch.zeros(1, 8), latency=False).save(Path(tempfile.mkdtemp()) / "small")
     >>> load(folder, nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2)))[0]

@@ -15,7 +15,7 @@ from safetensors.torch import save as dump_tensors
 from torch import Tensor, nn
 
 from secateur.files import write_bytes
-from secateur.state import check_made, check_module, digest, usual
+from secateur.state import check_module, digest, usual
 from secateur.state_dicts import fill
 from secateur.types import FileError, InputError
 
@@ -70,7 +70,6 @@ def load_weights(path: str | os.PathLike[str], model: nn.Module) -> None:
     True
     """
     check_module(model, "load_weights")
-    check_made(model)
     source = Path(path)
     try:
         state = _read_safetensors(source) if _is_safetensors(source) else _read_pickle(source)

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from secateur.randomness import private_draws
 from secateur.state import evaluating
 from secateur.structure.axes import Atom, keep_vector
+from secateur.structure.carriers import Attribute, Uses
 from secateur.structure.infer import Structure
 from secateur.structure.literals import size_changes
 from secateur.structure.rules import op_name
-from secateur.structure.watch import Attribute, Uses, watch
+from secateur.structure.watch import watch
 
 __all__ = ["Edits", "edits", "proposals"]
 

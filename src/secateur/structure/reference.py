@@ -19,7 +19,7 @@ from secateur.structure.frames import Inputs, as_typed, table_rows
 from secateur.structure.infer import Structure, infer
 from secateur.structure.rules import Value, op_name
 from secateur.structure.sites import write_zeros, zeros
-from secateur.structure.stand_in import Fetch, run_with
+from secateur.structure.stand_in import Fetch, run_substituted
 from secateur.structure.trace import trace
 from secateur.types import Keep, Sites
 
@@ -113,7 +113,9 @@ class Reference:
                 return tensor
             return write_zeros(tensor.to(torch.float64 if double else tensor.dtype, copy=True), zeroed)
 
-        return run_with(self.model, fetch, inputs, lambda m, given: _outputs(m, given, statistics), double=double)
+        return run_substituted(
+            self.model, fetch, inputs, lambda m, given: _outputs(m, given, statistics), double=double
+        )
 
 
 def _outputs(module: nn.Module, inputs: Inputs, statistics: Statistics | None) -> Any:

@@ -16,7 +16,7 @@ from secateur.state import evaluating, own_tensors
 from secateur.structure.frames import Inputs
 from secateur.untouched import copied
 
-__all__ = ["Fetch", "run_with"]
+__all__ = ["Fetch", "run_substituted"]
 
 DOUBLE = {
     **dict.fromkeys((torch.float32, torch.float16, torch.bfloat16), torch.float64),
@@ -44,7 +44,7 @@ def _grouped_mm(a: Tensor, b: Tensor, offs: Tensor | None = None, bias: Tensor |
 WRITTEN_OUT = {torch.ops.aten._grouped_mm.default: _grouped_mm} if hasattr(torch.ops.aten, "_grouped_mm") else {}
 
 
-def run_with(
+def run_substituted(
     model: nn.Module,
     fetch: Fetch,
     inputs: Inputs,
@@ -66,7 +66,7 @@ def run_with(
         run: is given the copy and the inputs; the model is called if it is not given.
         double: compute in float64; else in the model's own types.
 
-    >>> run_with(nn.Linear(2, 1, bias=False), lambda name: torch.full((1, 2), 2.0), ((torch.ones(1, 2),), {}))
+    >>> run_substituted(nn.Linear(2, 1, bias=False), lambda name: torch.full((1, 2), 2.0), ((torch.ones(1, 2),), {}))
     tensor([[4.]], dtype=torch.float64)
     """
     shells = _Shells(model, DOUBLE if double else {})

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from secateur import data, models
-from secateur.criteria import LossChange, LossChanges, Magnitude, Random
+from secateur.criteria import LossChange, Magnitude, Random, UnitWorth
 from secateur.lab.options import Option, Options
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.study import Cell, Context, Outcome, Study
 from secateur.measure import compare_latency
 from secateur.models.layers import pad_to, stack
 from secateur.models.vgg import vgg_16
-from secateur.select import select
+from secateur.selection import select
 from secateur.state_dicts import fill
 from secateur.structure import channels, cut
 from secateur.studies.charpentier.common import SOURCE
@@ -215,7 +215,7 @@ def _changes(context: Context, model: nn.Module, own: Sites, train: data.Split) 
     return _measure(context, model, networks.first(train, context["images"]))
 
 
-def _measure(context: Context, model: nn.Module, images: data.Split) -> LossChanges:
+def _measure(context: Context, model: nn.Module, images: data.Split) -> UnitWorth:
     """The loss change of every unit, measured where the study's options say."""
     device = torch.device(context.options.get("device", "cpu"))
     moved = copy.deepcopy(model).to(device)

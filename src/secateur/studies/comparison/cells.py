@@ -14,9 +14,9 @@ from secateur.criteria import Magnitude, Random
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.study import Cell, Context, Outcome
 from secateur.measure import compare_latency, parameters, predict
-from secateur.models.initialise import initialise
+from secateur.models.schemes import initialise
 from secateur.randomness import private_draws
-from secateur.select import Scope, select
+from secateur.selection import Scope, select
 from secateur.structure import channels, cut, mask, weights
 from secateur.structure.difference import difference
 from secateur.studies.comparison.options import METHODS, check, options

@@ -21,7 +21,7 @@ from secateur.lab.options import Option, Options
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.study import Cell, Context, Outcome, Study
 from secateur.search import Moments, Replacement, corrections, patches, replacements
-from secateur.select import select
+from secateur.selection import select
 from secateur.structure import channels
 from secateur.studies.charpentier.measured import rate
 from secateur.studies.janjic.filters import SOURCE
