@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from coverage_models import Case
 from coverage_worker import first_line
 from secateur.criteria import Magnitude, Random
-from secateur.select import select
+from secateur.selection import select
 from secateur.state import own_tensors
 from secateur.structure import channels
-from secateur.structure.cut import cut_with_plan
+from secateur.structure.cutting import cut_with_plan
 from secateur.testing.unseen import Comparison, compare
 from secateur.testing.zoo_parts import randomise
 from secateur.types import SecateurError

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from secateur.cli.app import DataDir, Json, app, options_of, print_record
+from secateur.cli.root import DataDir, Json, app, options_of, print_record
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -41,14 +41,13 @@ Seed = Annotated[int, typer.Option(help="Decides initial weights, batches and ra
 @app.command("list")
 def list_(as_json: Json = False) -> None:
     """List all that has a name: models, data, criteria, studies."""
-    from secateur import data, models
-    from secateur.criteria import CRITERIA, CRITERIA_OF_DATA
+    from secateur import criteria, data, models
     from secateur.studies import STUDIES
 
     known = {
         "models": models.names(),
         "data": data.names(),
-        "criteria": sorted({**CRITERIA, **CRITERIA_OF_DATA}),
+        "criteria": criteria.names(),
         "studies": sorted(STUDIES),
     }
     if as_json:
@@ -211,7 +210,7 @@ def prune_(
     """
     from secateur import data
     from secateur.measure import evaluate
-    from secateur.prune import prune
+    from secateur.pruning import prune
 
     options = _fitted(model, data_name, options_of(set_))
     network = _network(model, weights, options)
@@ -339,11 +338,10 @@ def _seen(
     """The training images that a criterion or a repair looks at; None where neither does."""
     import torch
 
-    from secateur import data
-    from secateur.criteria import CRITERIA_OF_DATA
+    from secateur import criteria, data
     from secateur.types import InputError
 
-    if criterion not in CRITERIA_OF_DATA and not repair:
+    if not criteria.entry(criterion).needs_data and not repair:
         return None
     if data_name is None:
         what = "--repair" if repair else f"--criterion {criterion}"

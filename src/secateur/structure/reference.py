@@ -113,7 +113,9 @@ class Reference:
                 return tensor
             return write_zeros(tensor.to(torch.float64 if double else tensor.dtype, copy=True), zeroed)
 
-        return run_substituted(self.model, fetch, inputs, lambda m, given: _outputs(m, given, statistics), double=double)
+        return run_substituted(
+            self.model, fetch, inputs, lambda m, given: _outputs(m, given, statistics), double=double
+        )
 
 
 def _outputs(module: nn.Module, inputs: Inputs, statistics: Statistics | None) -> Any:

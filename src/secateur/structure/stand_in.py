@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from secateur.randomness import private_draws
 from secateur.state import evaluating, own_tensors
 from secateur.structure.frames import Inputs
 from secateur.untouched import copied
@@ -69,7 +70,7 @@ def run_substituted(
     tensor([[4.]], dtype=torch.float64)
     """
     shells = _Shells(model, DOUBLE if double else {})
-    with evaluating(shells.model), torch.random.fork_rng(devices=[]):
+    with evaluating(shells.model), private_draws():
         for name, buffer in shells.buffers.items():
             buffer.copy_(fetch(name))
         with _Substitutes(shells, fetch):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
+from secateur.randomness import private_draws
 from secateur.state import evaluating, own_tensors
 from secateur.structure.attention import RectangularAttention
 from secateur.structure.axes import Atom, keep_vector
@@ -163,7 +164,7 @@ class Sliced:
     def run_example(self) -> Any:
         """Return what it answers to the example."""
         args, kwargs = self.reference.inputs
-        with evaluating(self.cut):
+        with evaluating(self.cut), private_draws():
             return self.cut(*args, **kwargs)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from secateur.randomness import private_draws
 from secateur.types import Keep, Sites
 
 __all__ = ["KeptStatistics", "relative_difference", "run", "zeroed"]
@@ -47,8 +48,7 @@ def run(model: nn.Module, inputs: Any, mode: TorchFunctionMode | None = None) ->
     model.train()  # some modules keep tables made from parameters in eval mode, and drop them here
     model.eval()
     args, kwargs = ((), dict(inputs)) if isinstance(inputs, Mapping) else (tuple(inputs), {})
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with torch.no_grad(), private_draws(0):
         if mode is None:
             return model(*args, **kwargs)
         with mode:

@@ -24,7 +24,8 @@ from secateur.labelled import (
 )
 from secateur.losses import check_answers, loss_function
 from secateur.measure.passes import Tally, tally_pass
-from secateur.state import check_finite, check_made, device_of, modes_kept, restore, seeded, snapshot, usual
+from secateur.randomness import seeded
+from secateur.state import check_finite, check_module, device_of, modes_kept, restore, snapshot, usual
 from secateur.train.callbacks import Callback, KeepBest, Run, ShowProgress, StopEarly
 from secateur.train.checkpoint import WriteCheckpoint, identify, resume
 from secateur.train.history import EpochRecord, History
@@ -84,7 +85,7 @@ def fit(
     options = _options(options, changes)
     data = Sources(train, validation, options)
     data.check()
-    check_made(model)
+    check_module(model, "fit", compiled=True)
     check_finite(model, "training", "repair them before training")
     before = snapshot(model)
     with modes_kept(model), seeded(device_of(model), options.seed):

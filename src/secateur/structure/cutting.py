@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from secateur.randomness import private_draws
 from secateur.state import evaluating, usual
 from secateur.structure.attention import free_attention
 from secateur.structure.axes import Atom, keep_vector
@@ -279,7 +280,7 @@ def _blame(model: nn.Module, structure: Structure) -> str:
         handles.append(module.register_forward_pre_hook(lambda _m, _a, path=path: entered.append(path or "the model")))
         handles.append(module.register_forward_hook(lambda _m, _a, _o: _forget(entered)))
     try:
-        with evaluating(model):
+        with evaluating(model), private_draws():
             model(*structure.graph.args, **structure.graph.kwargs)
     except Exception:  # noqa: BLE001  (the error itself is the caller's; here only its place is wanted)
         return f"in {entered[-1]}" if entered else "in the model"

@@ -8,19 +8,19 @@ from typing import Any, Literal
 
 from torch import nn
 
-from secateur.budget import BUDGETS
-from secateur.budget import budget as within
+from secateur.allocate import BUDGETS
+from secateur.allocate import budget as within
 from secateur.criteria import Energy, by_name
 from secateur.criteria.base import level_sites, scores_of
 from secateur.measure import compare_latency
 from secateur.repair.consumers import Repair
 from secateur.repair.consumers import repair as repaired
 from secateur.result import Method, Result
-from secateur.select import Scope, select
+from secateur.selection import Scope, select
 from secateur.solvers import Solver
 from secateur.state import usual
 from secateur.structure import channels, weights
-from secateur.structure.cut import Form
+from secateur.structure.cutting import Form
 from secateur.train import Data
 from secateur.train.options import describe
 from secateur.types import Criterion, ExampleInputs, InputError, Keep, Loss, Scores, Sites, unknown_name
@@ -68,7 +68,7 @@ def prune(
             of a weight (``"row"``).
         cumulative, pattern, block: other rules of choosing; see `select`.
         budget: instead of a fraction, what the result may cost: ``{"macs": 0.5}``, or ``parameters``, ``bytes``,
-            ``latency``; for channels; see `secateur.budget`.
+            ``latency``; for channels; see `secateur.allocate.budget`.
         repair: what to repair without training before the cut, with `data`: ``"least-squares"``, ``"bias"``,
             ``"norms"``, or several; for channels; see `secateur.repair`.
         solver: in the place of a criterion, a scope and a repair: what finds masks and new weights together, such as
