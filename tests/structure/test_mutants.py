@@ -309,6 +309,7 @@ def no_statistics(patch: Patch) -> None:
 def late(patch: Patch) -> None:
     """Every slice begins one row late."""
     right = cutting._sliced
+
     def sliced(tensor: Tensor, rows: Any) -> Tensor:
         return right(tensor, {dim: (index + 1) % tensor.shape[dim] for dim, index in rows.items()})
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from secateur.prune import prune
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from secateur.criteria import Random
-from secateur.prune import prune
 from secateur.select import select
 from secateur.structure import channels, cut
 from secateur.structure.difference import difference
@@ -248,9 +248,9 @@ class TestSubstitution:
     def test_the_model_is_left_as_it_is(self) -> None:
         model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        made = run_substituted(model, lambda name: torch.ones(2, 2) if name == "0.weight" else torch.ones(2), (
-            (torch.ones(1, 2),), {}
-        ))
+        made = run_substituted(
+            model, lambda name: torch.ones(2, 2) if name == "0.weight" else torch.ones(2), ((torch.ones(1, 2),), {})
+        )
         assert made.dtype is torch.float64
         assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
