@@ -198,7 +198,7 @@ class AFractionAgainASize(Variant):
         return (q @ k.transpose(-2, -1) * self.scale).softmax(-1) @ v
 
 
-VARIANTS = [v for v in Variant.__subclasses__()]
+VARIANTS = list(Variant.__subclasses__())
 
 
 @pytest.mark.parametrize("kind", VARIANTS)

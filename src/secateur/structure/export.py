@@ -11,10 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import OutputKind
 from torch.fx import Node
 from torch.nn.modules.module import register_module_forward_pre_hook
-from torch.utils import _pytree as pytree
 
 from secateur.state import own_tensors
 from secateur.structure.outputs import Holdings, opaque_type, tensors_within
@@ -98,7 +96,7 @@ class _Tap:
 
     def _begin(self, _module: nn.Module, _args: Any) -> None:
         self.results = []
-        self.holdings = Holdings(self.model)
+        self.holdings = Holdings(self.model, buffers=False)  # the exporter itself follows what is done to buffers
 
     def _take(self, result: Any) -> None:
         self.results += tensors_within(result)
@@ -114,23 +112,20 @@ class _Tap:
 
 
 def _part_outputs(program: ExportedProgram, tap: _Tap) -> dict[Node, str]:
-    """Let the program return what the model returned, and name the nodes of all else that left it."""
-    output = next(node for node in reversed(program.graph.nodes) if node.op == "output")
-    specs = program.graph_signature.output_specs
-    nodes: list[Any] = list(output.args[0])
-    returned = [n for n, spec in zip(nodes, specs, strict=True) if spec.kind is OutputKind.USER_OUTPUT]
-    reasons = {n: f"the forward pass writes it into {s.target}" for n, s in zip(nodes, specs, strict=True) if s.target}
-    tapped = bool(tap.stored or tap.results or tap.opaque)
-    if not tapped and len(returned) == len(nodes):
+    """Let the program return what the model returned, and name the nodes of what it stored."""
+    if not (tap.stored or tap.results or tap.opaque):
         return {}
+    output = next(node for node in reversed(program.graph.nodes) if node.op == "output")
+    nodes: list[Any] = list(output.args[0])
     signature = program.module_call_graph[0].signature
     assert signature is not None
-    if tapped:
-        spec: pytree.TreeSpec = signature.out_spec.child(0)
-        returned, rest = returned[: spec.num_leaves], returned[spec.num_leaves :]
-        reasons |= dict(zip(rest, [f"the forward pass stores it as {name}" for name, _ in tap.stored], strict=False))
-        signature.out_spec = spec
-    specs[:] = [s for s in specs if s.kind is OutputKind.USER_OUTPUT][: len(returned)]
-    output.args = (tuple(returned),)
+    signature.out_spec = signature.out_spec.child(0)
+    count = signature.out_spec.num_leaves
+    del program.graph_signature.output_specs[count:]
+    output.args = (tuple(nodes[:count]),)
     program.graph_module.recompile()
-    return {node: reason for node, reason in reasons.items() if isinstance(node, Node)}
+    return {
+        node: f"the forward pass stores it as {name}"
+        for node, (name, _) in zip(nodes[count:], tap.stored, strict=False)
+        if isinstance(node, Node)
+    }

@@ -66,20 +66,21 @@ def _slots(kind: type) -> Iterator[str]:
         yield f"_{kind.__name__.lstrip('_')}{name}" if private else name
 
 
-INTERNAL = set(vars(nn.Module())) - {"_buffers"}
-"""The attributes in which a module keeps parameters, submodules and hooks."""
+INTERNAL = set(vars(nn.Module()))
+"""The attributes in which a module keeps parameters, buffers, submodules and hooks."""
 
 
 class Holdings:
-    """What the modules of a model hold in their attributes and buffers at one moment."""
+    """What the modules of a model hold in their attributes, and in their buffers if asked, at one moment."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, buffers: bool) -> None:
+        self.internal = INTERNAL - {"_buffers"} if buffers else INTERNAL
         self.attributes = [(path, module, dict(vars(module))) for path, module in model.named_modules()]
         self.contents: list[tuple[Any, Any]] = []
         seen: set[int] = set()
         for _, _, held in self.attributes:
             for name, value in held.items():
-                if name not in INTERNAL:
+                if name not in self.internal:
                     self._remember(value, seen)
         self.alive = [tensor for _, tensor in self._tensors()]  # an id is a tensor's own only while it lives
         self.known = {id(tensor) for tensor in self.alive}
@@ -98,7 +99,7 @@ class Holdings:
         seen: set[int] = set()
         for path, module, _ in self.attributes:
             for name, value in list(vars(module).items()):
-                if name not in INTERNAL:
+                if name not in self.internal:
                     dotted = path if name == "_buffers" else f"{path}.{name}".lstrip(".")
                     for tensor in _walk(value, seen, DEPTH):
                         yield dotted, tensor
@@ -115,9 +116,9 @@ class Holdings:
             (container.extend if isinstance(container, list) else container.update)(content)
         for _, module, held in self.attributes:
             now = vars(module)
-            for name in [n for n in now if n not in held and n not in INTERNAL]:
+            for name in [n for n in now if n not in held and n not in self.internal]:
                 del now[name]
-            now.update({name: value for name, value in held.items() if name not in INTERNAL})
+            now.update({name: value for name, value in held.items() if name not in self.internal})
 
 
 RETURNABLE = (Tensor, int, float, complex, str, type(None), torch.dtype, torch.device, torch.layout)
