@@ -61,11 +61,29 @@ def _silent(model: nn.Module, exported: Export) -> list[nn.Module]:
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], silent: Iterable[nn.Module]) -> Export:
     tap = _Tap(model, tuple(silent))
-    with warnings.catch_warnings(), tap.listening():
+    with warnings.catch_warnings(), _empty_buffers_apart(model), tap.listening():
         warnings.simplefilter("ignore")  # the exporter's notices to its own developers
         program = torch.export.export(model, args, kwargs, strict=False)
     leaving = _part_outputs(program, tap)
     return Export(program, leaving, frozenset(tap.ran), tap.opaque)
+
+
+@contextmanager
+def _empty_buffers_apart(model: nn.Module) -> Iterator[None]:
+    """Make buffers that hold None plain attributes: what forward stores there, the exporter writes into an input."""
+    buffers = [(module, dict(module._buffers)) for module in model.modules() if None in module._buffers.values()]
+    try:
+        for module, named in buffers:
+            for name in [name for name, buffer in named.items() if buffer is None]:
+                del module._buffers[name]
+                vars(module)[name] = None
+        yield
+    finally:
+        for module, named in buffers:
+            for name in [name for name, buffer in named.items() if buffer is None]:
+                vars(module).pop(name, None)
+            module._buffers.clear()
+            module._buffers.update(named)
 
 
 @dataclass(eq=False)
