@@ -144,7 +144,9 @@ STORES: dict[str, Callable[[Any, Tensor], Any]] = {
 
 @pytest.mark.parametrize("plain", [True, False], ids=["recorded", "exported"])
 @pytest.mark.parametrize("store", STORES.values(), ids=STORES)
-def test_a_tensor_that_forward_stores_on_the_model_is_an_output(store: Callable[[Any, Tensor], Any], plain: bool) -> None:
+def test_a_tensor_that_forward_stores_on_the_model_is_an_output(
+    store: Callable[[Any, Tensor], Any], plain: bool
+) -> None:
     class Stores(Net):
         def __init__(self) -> None:
             super().__init__(Features, plain)

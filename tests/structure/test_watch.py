@@ -39,9 +39,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.inp(x)
         last = self.head_dim if self.views_head_dim else -1
-        q, k, v = (
-            layer(x).view(*x.shape[:2], self.heads, last).transpose(1, 2) for layer in (self.q, self.k, self.v)
-        )
+        q, k, v = (layer(x).view(*x.shape[:2], self.heads, last).transpose(1, 2) for layer in (self.q, self.k, self.v))
         scores = q @ k.transpose(-2, -1) * self.scale(self, q)
         y = scores.softmax(-1) @ v
         made: Tensor = self.out(self.o(y.transpose(1, 2).flatten(2)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,26 +37,32 @@ class Export:
     opaque: str
 
 
-def export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Export:
+def export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], touched: Container[int] | None) -> Export:
     """Return the exported program of the model.
 
     The exporter drops what is computed and never read, such as the head that a wrapper leaves out. The modules that ran
     without leaving a trace of their parameters are exported with their results.
+
+    Args:
+        model, args, kwargs: the model and what it is called with.
+        touched: the ids of the parameters that its forward pass does anything with; None where that is not known.
     """
     exported = _export(model, args, kwargs, ())
-    silent = _silent(model, exported)
+    silent = _silent(model, exported, touched)
     return _export(model, args, kwargs, silent) if silent else exported
 
 
-def _silent(model: nn.Module, exported: Export) -> list[nn.Module]:
-    """The modules that ran and hold parameters of which the graph makes no use."""
+def _silent(model: nn.Module, exported: Export, touched: Container[int] | None) -> list[nn.Module]:
+    """The modules that ran and hold parameters that were touched, and of which the graph makes no use."""
     signature, tensors = exported.program.graph_signature, own_tensors(model)
     used = {
         id(tensors.get(signature.inputs_to_parameters[node.name]))
         for node in exported.program.graph.nodes
         if node.name in signature.inputs_to_parameters and node.users
     }
-    return [m for m in model.modules() if id(m) in exported.ran and any(id(p) not in used for p in m.parameters(False))]
+    dropped = {id(p) for p in model.parameters() if id(p) not in used and (touched is None or id(p) in touched)}
+    ran = [module for module in model.modules() if id(module) in exported.ran]
+    return [module for module in ran if any(id(p) in dropped for p in module.parameters(recurse=False))]
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], silent: Iterable[nn.Module]) -> Export:

@@ -180,12 +180,13 @@ class _Calls(TorchFunctionMode):
         result = func(*bare, **named)
         if func == SHAPE or func is Tensor.size or func in COUNTS:
             return self._sizes(args[0], result, *bare[1:], **named)
+        self.log.uses.parameters |= {id(a) for a in _flat((args, kwargs)) if isinstance(a, nn.Parameter)}
         name = str(getattr(func, "__name__", ""))
         if bare is not args or named is not kwargs:
             in_place = name.endswith("_") and not name.endswith("__")
             _Call(self.log, name[:-1] if in_place else name, bare, named, result).note(args, kwargs)
         if name.strip("_") in SCALING:
-            for number in (*args, *kwargs.values()):
+            for number in _flat((args, kwargs)):
                 if type(number) is float:
                     self.log.unexplained(number)
         return result
@@ -196,6 +197,16 @@ class _Calls(TorchFunctionMode):
         if isinstance(result, torch.Size):
             return shape
         return shape[dim] if dim is not None else carried(result, origins_of(shape), self.log)
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        yield from _flat(list(value.values()))
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _flat(part)
+    else:
+        yield value
 
 
 @dataclass(frozen=True)

@@ -203,7 +203,9 @@ def _einsum(call: Call, terms: list[str], right: str, operands: list[Value]) -> 
             call.freeze(axis, because="summed with values that masking does not make zero")
     if not any(any(value.source) for value in operands):  # activations with each other: attention written out
         shared = [letter for letter, values in owners.items() if len(values) > 1]
-        _attention_units(call, tuple(axes[c] for c in shared if c in right), *(axes[c] for c in shared if c not in right))
+        _attention_units(
+            call, tuple(axes[c] for c in shared if c in right), *(axes[c] for c in shared if c not in right)
+        )
     zero = all(is_fixed(axes[c]) or any(v.zero for v in owners[c]) for c in right)
     return Value(tuple(axes[c] for c in right), zero)
 
