@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import secateur as sc
 from secateur.structure.outputs import tensors_within
 from secateur.structure.trace import trace
-from secateur.types import CutError
+from secateur.types import CutError, TraceError
 
 
 @dataclass
@@ -376,3 +376,62 @@ def test_buffers_that_forward_writes_are_outputs() -> None:
     small = check_stays_whole(model, x)
     assert model.cache.abs().max() == 0
     assert small.cache.shape == (4, 12)
+
+
+@pytest.mark.parametrize("plain", [True, False], ids=["recorded", "exported"])
+@pytest.mark.parametrize("way", [lambda h: (part for part in h), lambda h: iter([h]), lambda h: lambda: h])
+def test_outputs_that_nobody_can_look_into_are_refused(way: Callable[[Tensor], Any], plain: bool) -> None:
+    with pytest.raises(TraceError, match="nobody can look"):
+        sc.channels(Net(way, plain).eval(), torch.randn(4, 8))
+
+
+@pytest.mark.parametrize("plain", [True, False], ids=["recorded", "exported"])
+def test_what_forward_puts_into_its_inputs_is_an_output(plain: bool) -> None:
+    class Fills(Net):
+        def forward(self, x: Tensor, features: dict[str, Tensor]) -> Any:
+            y, h = self.middle(x)
+            features["hidden"] = h
+            return y
+
+    sites = sc.channels(Fills(Features, plain).eval(), (torch.randn(4, 8), {"bias": torch.zeros(1)}))
+    assert set(sites) == {"a"}
+
+
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize("plain", [True, False], ids=["recorded", "exported"])
+def test_a_dropped_head_of_bare_parameters_keeps_its_outputs(at: int, plain: bool) -> None:
+    class Bare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Linear(8, 16)
+            self.first, self.second = nn.Parameter(torch.randn(5, 16)), nn.Parameter(torch.randn(4, 16))
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            h = self.body(x).relu()
+            h = h if plain else h.flip(0)
+            return nn.functional.linear(h, self.first), nn.functional.linear(h, self.second)
+
+    inner = Bare().eval()
+    model, x = Wrapper(inner, at), torch.randn(5, 8)
+    sites = sc.channels(model, x)
+    assert set(sites) == {"inner.body"}
+    small = sc.cut(model, sites, {"inner.body": torch.arange(16) < 9}, form="module")
+    assert [y.shape for y in small.inner(x)] == [(5, 5), (5, 4)]  # type: ignore[operator]
+
+
+def test_a_sum_divided_by_the_width_keeps_its_divisor() -> None:
+    class Mean(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.c = nn.Linear(8, 16), nn.Linear(1, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.a(x).relu()
+            made: Tensor = self.c(h.sum(-1, keepdim=True) / h.shape[-1])
+            return made
+
+    model, x = Mean().eval(), torch.randn(4, 8)
+    sites = sc.channels(model, x)
+    keep = {"a": torch.arange(16) < 9}
+    with torch.no_grad():
+        assert torch.allclose(sc.cut(model, sites, keep)(x), sc.mask(model, sites, keep)(x), atol=1e-6)

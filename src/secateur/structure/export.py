@@ -107,7 +107,7 @@ class _Tap:
     def listening(self) -> Iterator[None]:
         """Hook into the model, and unhook. The exporter runs it more than once: each run begins anew."""
         handles = [
-            self.model.register_forward_pre_hook(self._begin, prepend=True),
+            self.model.register_forward_pre_hook(self._begin, prepend=True, with_kwargs=True),
             register_module_forward_pre_hook(lambda module, _: self.ran.add(id(module))),
             *(module.register_forward_hook(lambda _m, _a, out: self._take(out)) for module in self.silent),
             self.model.register_forward_hook(self._end),
@@ -118,9 +118,11 @@ class _Tap:
             for handle in handles:
                 handle.remove()
 
-    def _begin(self, _module: nn.Module, _args: Any) -> None:
+    def _begin(self, _module: nn.Module, args: Any, kwargs: Any) -> None:
         self.results = []
-        self.holdings = Holdings(self.model, buffers=False)  # the exporter itself follows what is done to buffers
+        self.holdings = Holdings(
+            self.model, (args, kwargs), buffers=False
+        )  # the exporter itself follows what is done to buffers
 
     def _take(self, result: Any) -> None:
         self.results += tensors_within(result)

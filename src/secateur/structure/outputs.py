@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -71,9 +72,16 @@ INTERNAL = set(vars(nn.Module()))
 
 
 class Holdings:
-    """What the modules of a model hold in their attributes, and in their buffers if asked, at one moment."""
+    """What the modules of a model hold in their attributes at one moment, and what its inputs hold.
 
-    def __init__(self, model: nn.Module, *, buffers: bool) -> None:
+    Args:
+        model: the model.
+        inputs: what it is called with, which its forward pass may fill.
+        buffers: whether to look at buffers too.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Any, *, buffers: bool) -> None:
+        self.inputs = inputs
         self.internal = INTERNAL - {"_buffers"} if buffers else INTERNAL
         self.attributes = [(path, module, dict(vars(module))) for path, module in model.named_modules()]
         self.contents: list[tuple[Any, Any]] = []
@@ -103,6 +111,8 @@ class Holdings:
                     dotted = path if name == "_buffers" else f"{path}.{name}".lstrip(".")
                     for tensor in _walk(value, seen, DEPTH):
                         yield dotted, tensor
+        for tensor in _walk(self.inputs, seen, DEPTH):
+            yield "an entry of an input", tensor
 
     def stored(self) -> list[tuple[str, Tensor]]:
         """Return the tensors that the modules hold now and did not hold then, with the names of the attributes."""
@@ -122,15 +132,23 @@ class Holdings:
 
 
 RETURNABLE = (Tensor, int, float, complex, str, type(None), torch.dtype, torch.device, torch.layout)
+UNSEEN = (Iterator, FunctionType, MethodType, partial)
 
 
 def opaque_type(outputs: Any) -> str:
     """Return the name of the first type in a model's outputs that is no container of tensors to torch; else "".
 
+    Raises:
+        TypeError: the outputs may hold tensors that nobody can see before they are asked for.
+
     >>> opaque_type((torch.ones(1), {"scale": 2.0})), opaque_type([slice(1)])
     ('', 'slice')
     """
-    return next((type(leaf).__name__ for leaf in pytree.tree_leaves(outputs) if not isinstance(leaf, RETURNABLE)), "")
+    leaves = pytree.tree_leaves(outputs)
+    for leaf in leaves:
+        if isinstance(leaf, UNSEEN):
+            raise TypeError(f"it returns a {type(leaf).__name__}, into which nobody can look; return a tuple or a list")
+    return next((type(leaf).__name__ for leaf in leaves if not isinstance(leaf, RETURNABLE)), "")
 
 
 def unread(graph: fx.Graph, tensors: Mapping[fx.Node, str], leaving: Iterable[fx.Node]) -> list[fx.Node]:

@@ -80,7 +80,7 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     for number, leaf in enumerate(pytree.tree_leaves((args, dict(kwargs)))):
         if isinstance(leaf, Tensor):
             made.inputs.append(recorder.placeholder(leaf, f"input_{number}"))
-    holdings = Holdings(model, buffers=True)
+    holdings = Holdings(model, (args, kwargs), buffers=True)
     with _module_paths(model, made.ran) as recorder.stack, recorder, _NoReading():
         outputs = model(*args, **kwargs)
     made.stored = {recorder.node_of(t): f"the forward pass stores it as {name}" for name, t in holdings.stored()}

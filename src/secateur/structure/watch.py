@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isclose
-from threading import get_ident
+from threading import Lock, get_ident
 from typing import Any
 
 import torch
@@ -97,6 +97,9 @@ class _Watch(Log):
                 self.number(frozenset(self.handed_out.get((self.path, value), ())))
 
 
+PATCHING = Lock()  # all threads share the class of modules
+
+
 @contextmanager
 def _watched(log: _Watch) -> Iterator[None]:
     """Let the modules hand out carriers, and keep the one that is running at the end of `log.running`."""
@@ -118,14 +121,15 @@ def _watched(log: _Watch) -> Iterator[None]:
         if id(module) in log.paths:
             log.running.pop()
 
-    hooks = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
-    nn.Module.__getattribute__ = handed_out  # type: ignore[assignment, method-assign]
-    try:
-        yield
-    finally:
-        del nn.Module.__getattribute__
-        for hook in hooks:
-            hook.remove()
+    with PATCHING:
+        hooks = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
+        nn.Module.__getattribute__ = handed_out  # type: ignore[assignment, method-assign]
+        try:
+            yield
+        finally:
+            del nn.Module.__getattribute__
+            for hook in hooks:
+                hook.remove()
 
 
 SHAPE_NAMES = ("size", "shape", "sizes", "repeats", "dims")
