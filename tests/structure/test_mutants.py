@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.criteria import Random
-from secateur.select import select
+from secateur.selection import select
 from secateur.structure import channels, cut, graph, literals, mend
 from secateur.structure.axes import total
 from secateur.structure.rules import RULES, Call, Value
@@ -19,7 +19,7 @@ from secateur.testing import zoo
 from secateur.types import Member, Sites, VerificationError
 
 # `secateur.structure` has a function of this name, which hides the module from a plain import.
-cutting = importlib.import_module("secateur.structure.cut")
+cutting = importlib.import_module("secateur.structure.cutting")
 
 Patch = pytest.MonkeyPatch
 Plant = Callable[[Patch], None]

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from secateur.prune import prune
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from secateur.criteria import Random
-from secateur.select import select
+from secateur.pruning import prune
+from secateur.selection import select
 from secateur.structure import channels, cut
 from secateur.structure.difference import difference
 from secateur.structure.draws import Draw
@@ -22,7 +22,7 @@ from secateur.structure.verify import Verification
 from secateur.types import InputError, VerificationError
 
 # `secateur.structure` has a function of this name, which hides the module from a plain import.
-cutting = importlib.import_module("secateur.structure.cut")
+cutting = importlib.import_module("secateur.structure.cutting")
 
 
 class Between(nn.Module):
