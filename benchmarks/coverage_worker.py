@@ -81,9 +81,9 @@ def _count(model: nn.Module) -> int:
 
 def _ours(case: Case, row: Row, report: Callable[[Row], None]) -> None:
     from secateur.criteria import Magnitude
-    from secateur.select import select
+    from secateur.selection import select
     from secateur.structure import channels
-    from secateur.structure.cut import cut_with_plan
+    from secateur.structure.cutting import cut_with_plan
 
     timer = _Timer(row, report)
     model, inputs, outputs = _made(case, row, timer)

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from coverage_models import Case
 from coverage_worker import first_line
 from secateur.criteria import Magnitude, Random
-from secateur.select import select
+from secateur.selection import select
 from secateur.state import own_tensors
 from secateur.structure import channels
-from secateur.structure.cut import cut_with_plan
+from secateur.structure.cutting import cut_with_plan
 from secateur.testing.unseen import Comparison, compare
 from secateur.testing.zoo_parts import randomise
 from secateur.types import SecateurError
@@ -61,7 +61,7 @@ def _survey(case: Case, scores: str, row: Row, report: Callable[[Row], None]) ->
     report(row)
     made = cut_with_plan(model, sites, keep)
     row.update(stage="compare", form="graph" if isinstance(made.model, torch.fx.GraphModule) else "module")
-    row.update(own_difference=made.difference, removed=round(1 - _count(made.model) / _count(model), 4))
+    row.update(own_difference=made.verification.example, removed=round(1 - _count(made.model) / _count(model), 4))
     report(row)
     touched = list(_moved(before, _state(model)))
     comparisons = compare(model, made.model, sites, keep, inputs, _vocabulary(model))

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from secateur.structure import channels, cut
-from secateur.structure.cut import cut_with_plan
+from secateur.structure.cutting import cut_with_plan
+from secateur.structure.difference import difference
 from secateur.structure.reference import reference_outputs
-from secateur.structure.verify import difference
 from secateur.testing.random_nets import RULES, RandomNet, Step, random_keep
 from secateur.testing.toys import same_state, snapshot
 from secateur.types import CutError, Keep, Sites, TraceError, VerificationError

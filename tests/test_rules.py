@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur.structure import channels, cut, mask
+from secateur.structure.difference import difference
 from secateur.structure.reference import reference_outputs
 from secateur.structure.rules import RULES
-from secateur.structure.verify import difference
 from secateur.types import Sites
 
 Function = Callable[[Tensor], Tensor]

@@ -14,8 +14,8 @@ from secateur.criteria import Magnitude
 from secateur.criteria.fisher_blocks import repaired
 from secateur.criteria.layer_inputs import LayerInputs
 from secateur.measure import evaluate
-from secateur.select import layer_fractions, removed_fraction, select
-from secateur.select.patterns import n_of_m
+from secateur.selection import layer_fractions, removed_fraction, select
+from secateur.selection.patterns import n_of_m
 from secateur.solvers import Solution, Solver, SparseGPT, ThiNet, WoodFisher
 from secateur.solvers.sparse_gpt import solve
 from secateur.structure import channels, cut, mask, weights

@@ -65,5 +65,12 @@ def test_the_public_face_is_watched() -> None:
     assert install() == [] or all(hasattr(f, "watched") for f in (sc.prune, sc.channels, sc.cut, sc.mask))
     for name in ("prune", "channels", "weights", "blocks", "mask", "cut", "sensitivity", "budget", "repair"):
         assert hasattr(getattr(sc, name), "watched"), name
-    for kind in (sc.Taylor, sc.LossChange, sc.Magnitude, sc.Iterative, sc.solvers.ThiNet, sc.Result):
+    for kind in (
+        sc.criteria.Taylor,
+        sc.criteria.LossChange,
+        sc.criteria.Magnitude,
+        sc.schedules.Iterative,
+        sc.solvers.ThiNet,
+        sc.Result,
+    ):
         assert any(hasattr(method, "watched") for c in kind.__mro__ for method in vars(c).values()), kind

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateur.criteria import Magnitude
-from secateur.select import select
+from secateur.selection import select
 from secateur.structure import channels, cut
 from secateur.testing import masked, zoo
 from secateur.types import Sites, TraceError, UnknownNameError

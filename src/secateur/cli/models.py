@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from secateur.cli.app import DataDir, Json, app, options_of, print_record
+from secateur.cli.root import DataDir, Json, app, options_of, print_record
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -41,14 +41,13 @@ Seed = Annotated[int, typer.Option(help="Decides initial weights, batches and ra
 @app.command("list")
 def list_(as_json: Json = False) -> None:
     """List all that has a name: models, data, criteria, studies."""
-    from secateur import data, models
-    from secateur.criteria import CRITERIA, CRITERIA_OF_DATA
+    from secateur import criteria, data, models
     from secateur.studies import STUDIES
 
     known = {
         "models": models.names(),
         "data": data.names(),
-        "criteria": sorted({**CRITERIA, **CRITERIA_OF_DATA}),
+        "criteria": criteria.names(),
         "studies": sorted(STUDIES),
     }
     if as_json:
@@ -170,6 +169,12 @@ def prune_(
         list[str] | None,
         typer.Option(metavar="HOW", help="What to repair from images: least-squares, bias or norms; may be repeated."),
     ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="What a criterion takes for the loss: cross-entropy (default), mse, l1 or bce."
+        ),
+    ] = None,
     images: Annotated[
         int, typer.Option(min=1, help="How many training images a criterion or a repair looks at, drawn at random.")
     ] = 1000,
@@ -205,7 +210,7 @@ def prune_(
     """
     from secateur import data
     from secateur.measure import evaluate
-    from secateur.prune import prune
+    from secateur.pruning import prune
 
     options = _fitted(model, data_name, options_of(set_))
     network = _network(model, weights, options)
@@ -213,7 +218,8 @@ def prune_(
     example = _example(model, input_shape, options, None if test is None else test.images)
     chosen: dict[str, Any] = {"unit": unit, "scope": scope, "cumulative": cumulative, "pattern": pattern}
     chosen |= {"round_to": round_to, "form": form, "budget": options_of([budget], "--budget") if budget else None}
-    chosen |= {"repair": repair or (), "data": _seen(criterion, repair, data_name, data_dir, images)}
+    chosen |= {"repair": repair or (), "loss": loss}
+    chosen |= {"data": _seen(criterion, repair, data_name, data_dir, images)}
     result = prune(network, example, criterion, sparsity, ignore=ignore or (), **chosen)
     result.save(out)
     rated = () if test is None else (evaluate(network, test).accuracy, evaluate(result.model, test).accuracy)
@@ -332,11 +338,10 @@ def _seen(
     """The training images that a criterion or a repair looks at; None where neither does."""
     import torch
 
-    from secateur import data
-    from secateur.criteria import CRITERIA_OF_DATA
+    from secateur import criteria, data
     from secateur.types import InputError
 
-    if criterion not in CRITERIA_OF_DATA and not repair:
+    if not criteria.entry(criterion).needs_data and not repair:
         return None
     if data_name is None:
         what = "--repair" if repair else f"--criterion {criterion}"

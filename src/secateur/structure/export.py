@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from secateur.state import own_tensors
 from secateur.structure.outputs import Holdings, opaque_type, tensors_within
 
 __all__ = ["Export", "export"]
+
+_exporter = threading.Lock()  # torch.export, and Python's warnings, work in one thread at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +66,7 @@ def _silent(model: nn.Module, exported: Export) -> list[nn.Module]:
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], silent: Iterable[nn.Module]) -> Export:
     tap = _Tap(model, tuple(silent))
-    with warnings.catch_warnings(), tap.listening():
+    with _exporter, warnings.catch_warnings(), tap.listening():
         warnings.simplefilter("ignore")  # the exporter's notices to its own developers
         program = torch.export.export(model, args, kwargs, strict=False)
     leaving = _part_outputs(program, tap)
@@ -126,7 +129,7 @@ def _part_outputs(program: ExportedProgram, tap: _Tap) -> dict[Node, str]:
     signature = program.module_call_graph[0].signature
     assert signature is not None
     if tapped:
-        spec: pytree.TreeSpec = signature.out_spec.children_specs[0]
+        spec: pytree.TreeSpec = signature.out_spec.child(0)
         returned, rest = returned[: spec.num_leaves], returned[spec.num_leaves :]
         reasons |= dict(zip(rest, [f"the forward pass stores it as {name}" for name, _ in tap.stored], strict=False))
         signature.out_spec = spec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from math import ceil, floor
+from math import ceil, floor, log2
 from typing import Any
 
 import torch
@@ -48,7 +48,7 @@ class Frame:
 
     def __str__(self) -> str:
         parts = [f"batch {self.batch[1]}"] if self.batch else []
-        parts += [f"{new} instead of {old}" for old, new in self.sizes.items()]
+        parts += [f"{old} → {new}" for old, new in self.sizes.items()]
         return ", ".join(parts) or "the example's shapes"
 
 
@@ -68,9 +68,9 @@ def other_frames(inputs: Inputs) -> Iterator[Frame]:
     if size is None:
         return
     batch = (size, 2 if size in (1, 3) else 3)
-    for dim in (1, 2):
+    for of, dim in RESIZED:
         for scale in (1 / LARGE, SHORTER, LONGER):
-            if sizes := _other_sizes(inputs, dim, scale):
+            if sizes := _other_sizes(inputs, of, dim, scale):
                 yield Frame(batch, sizes, dim)
     yield Frame(batch)
 
@@ -83,16 +83,18 @@ def wider_frames(inputs: Inputs) -> Iterator[tuple[Frame, ...]]:
     size = _batch_size(inputs)
     if size is None:
         return
-    for dim in (1, 2):
-        sizes = [_other_sizes(inputs, dim, scale) for scale in (SHORTER, LONGER)]
+    for of, dim in RESIZED:
+        sizes = [_other_sizes(inputs, of, dim, scale) for scale in (SHORTER, LONGER)]
         if all(sizes):
             yield tuple(Frame((size, size + 1), new, dim) for new in sizes)
     yield (Frame((size, size + 1)),)
 
 
+RESIZED = (("all", 1), ("all", 2), ("signals", 1), ("signals", 2), ("tokens", 1), ("vectors", 1))
+"""Which inputs change their length or size, and the dimension that has it in inputs ``(batch, ?, ?)``."""
 SHORTER, LONGER, LARGE = 0.75, 1.25, 6
 PICTURE = 64
-"""From here on a height or width is made `LARGE` times smaller first, as large pictures cost the most."""
+"""From here on a height or width is made at least `LARGE` times smaller first, as large pictures cost the most."""
 
 
 def _batch_size(inputs: Inputs) -> int | None:
@@ -100,20 +102,30 @@ def _batch_size(inputs: Inputs) -> int | None:
     return len(tensors[0]) if tensors else None
 
 
-def _other_sizes(inputs: Inputs, dim: int, scale: float) -> dict[int, int]:
-    """The lengths, heights and widths of the inputs, old to new; empty where there is nothing new to try."""
+def _other_sizes(inputs: Inputs, of: str, dim: int, scale: float) -> dict[int, int]:
+    """The lengths, heights and widths of some of the inputs, old to new; empty where there is nothing new to try."""
     tensors = [x for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor)]
-    leading = [x for x in tensors if x.dim() > 2 or (x.dim() == 2 and not x.is_floating_point())]
-    olds = [x.shape[d] for x in leading for d in _lengths(x, dim) if x.shape[d] > 1]
-    large = any(x.dim() > 3 and max(x.shape[2:]) > PICTURE for x in leading)
-    sequences = any(x.dim() == 3 and x.is_floating_point() for x in leading)
-    if (scale == 1 / LARGE and not large) or (dim == 2 and not sequences):
+    kinds = {
+        "tokens": [x for x in tensors if x.dim() >= 2 and not x.is_floating_point()],
+        "signals": [x for x in tensors if x.dim() > 2 and x.is_floating_point()],
+        "vectors": [x for x in tensors if x.dim() == 2 and x.is_floating_point()],
+    }
+    resized = [*kinds["tokens"], *kinds["signals"]] if of == "all" else kinds[of]
+    large = any(x.dim() > 3 and max(x.shape[2:]) > PICTURE for x in kinds["signals"])
+    if (scale == 1 / LARGE and not large) or (dim == 2 and not any(x.dim() == 3 for x in kinds["signals"])):
         return {}
+    if of in ("tokens", "signals") and not (kinds["tokens"] and kinds["signals"]):
+        return {}  # all of them were tried
+    if of == "vectors" and (kinds["tokens"] or kinds["signals"]):
+        return {}
+    olds = [x.shape[d] for x in resized for d in _lengths(x, dim) if x.shape[d] > 1]
     return {old: new for old in olds if (new := _scaled(old, scale)) != old}
 
 
 def _scaled(old: int, scale: float) -> int:
     """About `scale` of a size, divisible by what patches and strides may want of it where there is enough left."""
+    if scale == 1 / LARGE:
+        return 1 << floor(log2(max(1, old * scale)))
     step = min(old & -old, 4)
     return max(1, floor(old * scale / step) * step) if scale < 1 else ceil(old * scale / step) * step
 

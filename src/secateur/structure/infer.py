@@ -15,7 +15,7 @@ from torch.fx import Node
 from secateur.structure.axes import Atom, atoms, fixed, freeze, is_fixed, positions, product
 from secateur.structure.ops import bind, writes
 from secateur.structure.rules import RULES, Call, Ties, Value, fixed_value, freeze_all, op_name
-from secateur.structure.temperature import freeze_temperatures
+from secateur.structure.temperature import HEAD_DIMENSION, freeze_temperatures
 from secateur.structure.trace import Graph
 from secateur.types import Member, Role, Site
 
@@ -211,7 +211,7 @@ def _find_sites(graph: Graph, tensors: Mapping[str, Value], ties: Ties) -> tuple
 
 
 # What a part of a layer's units adds to the layer's name.
-SUFFIX = {"head": ".heads", "head dimension": ".head_dim", "group": ".groups"}
+SUFFIX = {"head": ".heads", HEAD_DIMENSION: ".head_dim", "group": ".groups"}
 
 
 def _unit_names(ties: Ties) -> dict[Atom, str]:
@@ -240,10 +240,16 @@ def _unused(name: str, taken: Mapping[str, Site]) -> str:
 
 
 def _find_frozen(tensors: Mapping[str, Value], ties: Ties) -> Iterator[tuple[str, str]]:
-    """Layers whose units cannot be cut, with the reason."""
+    """Layers whose units cannot be cut, and head dimensions that cannot, with the reason."""
+    words = _unit_names(ties)
     for name, value in tensors.items():
         for dim, axis in enumerate(value.axes):
-            if "out" in ties.roles.get((name, dim), set()) and is_fixed(axis) and axis.size > 1:
-                reason = next(a.frozen for a in atoms(axis) if a.frozen)
-                yield name.rpartition(".")[0] or name, str(reason)
+            if "out" not in ties.roles.get((name, dim), set()) or axis.size == 1:
+                continue
+            layer, parts = name.rpartition(".")[0] or name, list(dict.fromkeys(atoms(axis)))
+            if is_fixed(axis):
+                yield layer, next(a.frozen for a in parts if a.frozen) or ""
                 break
+            for atom in parts:
+                if atom.frozen and words.get(atom) == HEAD_DIMENSION:
+                    yield layer + SUFFIX[HEAD_DIMENSION], atom.frozen

@@ -9,12 +9,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from secateur.randomness import private_draws
 from secateur.state import evaluating
 from secateur.structure.axes import Atom, keep_vector
+from secateur.structure.carriers import Attribute, Uses
 from secateur.structure.infer import Structure
 from secateur.structure.literals import size_changes
 from secateur.structure.rules import op_name
-from secateur.structure.watch import Attribute, Uses, watch
+from secateur.structure.watch import watch
 
 __all__ = ["Edits", "edits", "proposals"]
 
@@ -211,7 +213,7 @@ def _uses(model: nn.Module, structure: Structure) -> Uses:
     graph = structure.graph
     if graph.uses is not None:
         return graph.uses
-    with evaluating(model):
+    with evaluating(model), private_draws():
         return watch(model, graph.args, graph.kwargs) or Uses()
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.fx import Node
 from torch.utils import _pytree as pytree
@@ -14,12 +15,11 @@ from torch.utils import _pytree as pytree
 from secateur.state import own_tensors
 from secateur.structure.axes import Atom, is_fixed, keep_vector
 from secateur.structure.depth import BlockStructure
-from secateur.structure.draws import Draw
 from secateur.structure.frames import Inputs, as_typed, table_rows
 from secateur.structure.infer import Structure, infer
 from secateur.structure.rules import Value, op_name
 from secateur.structure.sites import write_zeros, zeros
-from secateur.structure.stand_in import Fetch, StandIn
+from secateur.structure.stand_in import Fetch, run_substituted
 from secateur.structure.trace import trace
 from secateur.types import Keep, Sites
 
@@ -102,22 +102,20 @@ class Reference:
     def on_example(self) -> Any:
         """Return the outputs on the example inputs, in the model's own types."""
         own = {name: tensor.detach() for name, tensor in self.tensors.items()}
-        return self._run(StandIn(self.model, double=False), own.__getitem__, self.inputs, self.statistics)
+        return self.outputs(own.__getitem__, self.inputs, self.statistics, double=False)
 
-    def in_double(self, draw: Draw, inputs: Inputs, statistics: Statistics | None = None) -> Any:
-        """Return the outputs in float64 with the parameters of `draw`."""
-        return self._run(self._in_double, draw, inputs, statistics)
+    def outputs(self, full: Fetch, inputs: Inputs, statistics: Statistics | None = None, *, double: bool = True) -> Any:
+        """Return the outputs with zeros written into the tensors that `full` returns by name."""
 
-    @cached_property
-    def _in_double(self) -> StandIn:
-        return StandIn(self.model)
-
-    def _run(self, stand_in: StandIn, full: Fetch, inputs: Inputs, statistics: Statistics | None) -> Any:
         def fetch(name: str) -> Tensor:
-            zeroed = self._zeros.get(id(self.tensors[name]))
-            return write_zeros(full(name).clone(), zeroed) if zeroed else full(name)
+            tensor, zeroed = full(name), self._zeros.get(id(self.tensors[name]))
+            if not zeroed:
+                return tensor
+            return write_zeros(tensor.to(torch.float64 if double else tensor.dtype, copy=True), zeroed)
 
-        return stand_in.run(fetch, inputs, lambda module, given: _outputs(module, given, statistics))
+        return run_substituted(
+            self.model, fetch, inputs, lambda m, given: _outputs(m, given, statistics), double=double
+        )
 
 
 def _outputs(module: nn.Module, inputs: Inputs, statistics: Statistics | None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -10,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from secateur.randomness import private_draws
 from secateur.state import evaluating, own_tensors
 from secateur.structure.frames import Inputs
 from secateur.untouched import copied
 
-__all__ = ["Fetch", "StandIn"]
+__all__ = ["Fetch", "run_substituted"]
 
 DOUBLE = {
     **dict.fromkeys((torch.float32, torch.float16, torch.bfloat16), torch.float64),
@@ -26,63 +28,103 @@ LARGEST_CACHED = 2**27
 """Bytes of the largest tensor that is kept where it is used several times in a run, as in a recurrent layer."""
 
 Fetch = Callable[[str], Tensor]
+Types = dict[torch.dtype, torch.dtype]
 
 
-class StandIn:
-    """A copy of a model whose parameters take no memory; each is fetched, by name, when an op reads it.
+def _grouped_mm(a: Tensor, b: Tensor, offs: Tensor | None = None, bias: Tensor | None = None, *_: Any) -> Tensor:
+    """Each group of rows of `a`, up to where `offs` says, times its own matrix of `b`."""
+    if offs is None or a.dim() != 2 or b.dim() != 3 or bias is not None:
+        raise NotImplementedError("another kind of grouped product")
+    starts = [0, *offs.tolist()]
+    groups = [a[i:j] @ matrix for i, j, matrix in zip(starts, starts[1:], b, strict=False)]
+    return torch.cat([*groups, a.new_zeros(len(a) - starts[-1], b.shape[-1])])
 
-    A parameter is a view of one number with the shape and the type that it should have, so that code which asks for
-    those sees the right ones. Buffers are fetched before a run, as code may write into them.
+
+# Ops that have no kernel for float64.
+WRITTEN_OUT = {torch.ops.aten._grouped_mm.default: _grouped_mm} if hasattr(torch.ops.aten, "_grouped_mm") else {}
+
+
+def run_substituted(
+    model: nn.Module,
+    fetch: Fetch,
+    inputs: Inputs,
+    run: Callable[[nn.Module, Inputs], Any] | None = None,
+    *,
+    double: bool = True,
+) -> Any:
+    """Return what a model gives, or what `run` does with it, when its tensors are those that `fetch` returns by name.
+
+    A copy runs, so that the model is left as it is whatever its forward pass writes. The copy's parameters take no
+    memory: each is a view of one number with the shape and the type that it should have, so that code which asks for
+    those sees the right ones, and is fetched when an op reads it. Buffers are fetched before, as code may write into
+    them.
 
     Args:
         model: it is left as it is.
+        fetch: returns the tensor that a parameter or buffer should be; it is only read.
+        inputs: positional and keyword arguments.
+        run: is given the copy and the inputs; the model is called if it is not given.
         double: compute in float64; else in the model's own types.
 
-    >>> StandIn(nn.Linear(2, 1, bias=False)).run(lambda name: torch.full((1, 2), 2.0), ((torch.ones(1, 2),), {}))
+    >>> run_substituted(nn.Linear(2, 1, bias=False), lambda name: torch.full((1, 2), 2.0), ((torch.ones(1, 2),), {}))
     tensor([[4.]], dtype=torch.float64)
     """
+    shells = _Shells(model, DOUBLE if double else {})
+    with evaluating(shells.model), private_draws():
+        for name, buffer in shells.buffers.items():
+            buffer.copy_(fetch(name))
+        with _Substitutes(shells, fetch):
+            return shells.model(*inputs[0], **inputs[1]) if run is None else run(shells.model, inputs)
 
-    def __init__(self, model: nn.Module, *, double: bool = True) -> None:
-        self.types = DOUBLE if double else {}
+
+class _Shells:
+    """A copy of a model with shells for parameters.
+
+    Attributes:
+        model: the copy.
+        parameters: which parameter a shell stands for, by its id.
+        buffers: the copy's own floating buffers by name.
+        originals: the copy's buffer for each of the model's, by its id.
+    """
+
+    def __init__(self, model: nn.Module, types: Types) -> None:
+        self.types = types
         self.parameters: dict[int, str] = {}
         self.buffers: dict[str, Tensor] = {}
-        # A function that the model holds may reach for the original's tensors, as a copy keeps what it closes over.
         self.originals: dict[int, Tensor] = {}
-        memo: dict[int, Any] = {}
+        memo = _empty_tables(model)
         for name, tensor in own_tensors(model).items():
-            if id(tensor) in memo or not (tensor.is_floating_point() or tensor.is_complex()):
-                continue
-            dtype = self.types.get(tensor.dtype, tensor.dtype)
-            if isinstance(tensor, nn.Parameter):
-                memo[id(tensor)] = _shell(tensor, dtype)
-                self.parameters |= dict.fromkeys((id(memo[id(tensor)]), id(tensor)), name)
-            else:
-                memo[id(tensor)] = self.buffers[name] = torch.empty(tensor.shape, dtype=dtype, device=tensor.device)
-                self.originals[id(tensor)] = self.buffers[name]
+            if id(tensor) not in memo and (tensor.is_floating_point() or tensor.is_complex()):
+                memo[id(tensor)] = self._made(name, tensor)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's notices to itself when a graph is copied
             self.model: nn.Module = copied(model, memo)
 
-    def run(self, fetch: Fetch, inputs: Inputs, run: Callable[[nn.Module, Inputs], Any] | None = None) -> Any:
-        """Return what the model gives, or what `run` does with it, when its tensors are those that `fetch` returns."""
-        with evaluating(self.model), torch.random.fork_rng(devices=[]):
-            for name, buffer in self.buffers.items():
-                buffer.copy_(fetch(name))
-            with _Substitutes(self, fetch):
-                return self.model(*inputs[0], **inputs[1]) if run is None else run(self.model, inputs)
+    def _made(self, name: str, tensor: Tensor) -> Tensor:
+        # The original is noted as well: a function that the model holds may reach for it, as a copy of the model holds
+        # the same function.
+        dtype = self.types.get(tensor.dtype, tensor.dtype)
+        if not isinstance(tensor, nn.Parameter):
+            self.buffers[name] = self.originals[id(tensor)] = torch.empty_like(tensor, dtype=dtype)
+            return self.buffers[name]
+        number = torch.zeros((), dtype=dtype, device=tensor.device)
+        shell = nn.Parameter(number.expand(tensor.shape), requires_grad=tensor.requires_grad)
+        self.parameters |= dict.fromkeys((id(shell), id(tensor)), name)
+        return shell
 
 
-def _shell(parameter: nn.Parameter, dtype: torch.dtype) -> nn.Parameter:
-    number = torch.zeros((), dtype=dtype, device=parameter.device)
-    return nn.Parameter(number.expand(parameter.shape), requires_grad=parameter.requires_grad)
+def _empty_tables(model: nn.Module) -> dict[int, Any]:
+    """Copies of the empty tables of hooks, which are most of what modules hold and slow to copy one by one."""
+    tables = (value for module in model.modules() for value in vars(module).values())
+    return {id(table): OrderedDict() for table in tables if type(table) is OrderedDict and not table}
 
 
 class _Substitutes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Puts what they stand for in the place of shells, and wider types in the place of those that numbers have."""
 
-    def __init__(self, stand_in: StandIn, fetch: Fetch) -> None:
+    def __init__(self, shells: _Shells, fetch: Fetch) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.parameters, self.buffers, self.types = stand_in.parameters, stand_in.originals, stand_in.types
+        self.parameters, self.buffers, self.types = shells.parameters, shells.originals, shells.types
         self.fetch = fetch
         self.used: set[str] = set()
         self.fetched: dict[str, Tensor] = {}
@@ -93,7 +135,8 @@ class _Substitutes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func in ASSERTS and self.types:
             return None
         kwargs = {name: self._argument(argument) for name, argument in (kwargs or {}).items()}
-        return self._result(func(*map(self._argument, args), **kwargs))
+        kernel = WRITTEN_OUT.get(func, func) if self.types else func
+        return self._result(kernel(*map(self._argument, args), **kwargs))
 
     def _argument(self, argument: Any) -> Any:
         if isinstance(argument, torch.dtype):

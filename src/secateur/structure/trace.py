@@ -12,11 +12,13 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
-from secateur.state import check_made, check_module, evaluating, own_tensors, split_inputs
+from secateur.randomness import private_draws
+from secateur.state import check_module, evaluating, first_names, own_tensors, split_inputs
+from secateur.structure.carriers import Uses
 from secateur.structure.export import Export, export
 from secateur.structure.outputs import dependent, idle_parts, unread
 from secateur.structure.record import record
-from secateur.structure.watch import Uses, watch
+from secateur.structure.watch import watch
 from secateur.types import ExampleInputs, InputError, TraceError
 from secateur.untouched import writes_refused
 
@@ -99,18 +101,17 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, quick: bool = True
         TraceError: the forward pass depends on the values of its tensors, or uses what cannot be exported.
     """
     check_module(model, "trace")
-    check_made(model)
     args, kwargs = split_inputs(example_inputs)
-    with evaluating(model), writes_refused(model):
+    with evaluating(model), private_draws(), writes_refused(model):
         if quick and (recorded := _recorded(model, args, kwargs)) is not None:
             return recorded
         if not known_to_run:
             # The exporter works on shapes alone, and lets pass what would fail on numbers, such as a wrong type.
             _check_runs(model, args, kwargs)
     # Each pass anew: what the one before kept in tables is dropped.
-    with evaluating(model):
+    with evaluating(model), private_draws():
         uses = watch(model, args, kwargs)
-    with evaluating(model):
+    with evaluating(model), private_draws():
         exported = _export(model, args, kwargs)
     return _exported(model, exported, args, kwargs, uses)
 
@@ -133,12 +134,14 @@ def _exported(
     names = program.graph_signature.inputs_to_parameters | program.graph_signature.inputs_to_buffers
     constants = program.graph_signature.inputs_to_lifted_tensor_constants
     names |= {holder: name for holder, name in constants.items() if _is_attribute(model, name)}
+    own, first = own_tensors(model), first_names(model)
+    names = {holder: first.get(id(own.get(name)), name) for holder, name in names.items()}
     user = set(program.graph_signature.user_inputs)
     holders = [n for n in program.graph.nodes if n.op == "placeholder"]
     graph = Graph(
         graph=program.graph,
         tensors={n: names[n.name] for n in holders if n.name in names},
-        state={**{k: v for k, v in program.constants.items() if isinstance(v, Tensor)}, **program.state_dict},
+        state={**{k: v for k, v in program.constants.items() if isinstance(v, Tensor)}, **program.state_dict, **own},
         inputs=tuple(n for n in holders if n.name in user),
         args=args,
         kwargs=kwargs,
@@ -153,9 +156,9 @@ def _with_leaving(model: nn.Module, graph: Graph, stored: Mapping[Node, str], ra
     """The graph with all that leaves it unreturned, and all that it does not run."""
     own = own_tensors(model)
     parameters = {n: name for n, name in graph.tensors.items() if isinstance(own.get(name), nn.Parameter)}
-    # A table that is made anew from constants and kept is no output: it shrinks as those do.
-    told = dependent([*graph.inputs, *parameters]) if stored else set()
-    leaving = {node: reason for node, reason in stored.items() if node in told}
+    # A table that is made anew from constants and kept is no output: it shrinks as those do, and so do parameters.
+    computed = dependent([*graph.inputs, *parameters]) if stored else set()
+    leaving = {node: reason for node, reason in stored.items() if node in computed and node.op != "placeholder"}
     leaving |= dict.fromkeys(unread(graph.graph, parameters, leaving), "computed, and nothing reads it")
     idle, pinned = idle_parts(model, ran, {id(own[name]) for node, name in parameters.items() if node.users})
     return replace(graph, leaving=leaving, idle=idle, pinned=pinned)

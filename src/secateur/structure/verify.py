@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,28 +11,28 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
+from secateur.randomness import private_draws
 from secateur.state import evaluating, own_tensors
 from secateur.structure.attention import RectangularAttention
 from secateur.structure.axes import Atom, keep_vector
-from secateur.structure.cost import Cost
-from secateur.structure.draws import Draw
-from secateur.structure.frames import EXAMPLE, Frame, Inputs, drawn_inputs, other_frames, wider_frames
+from secateur.structure.cases import Case, Cases
+from secateur.structure.difference import difference, output_tensors
+from secateur.structure.frames import Frame, wider_frames
 from secateur.structure.infer import Structure
 from secateur.structure.literals import new_sizes
-from secateur.structure.reference import Reference, Statistics
+from secateur.structure.reference import Reference
 from secateur.structure.rules import Value, op_name
 from secateur.structure.rules.registry import output_shapes, shape_of
-from secateur.structure.stand_in import StandIn
+from secateur.structure.stand_in import run_substituted
 from secateur.structure.trace import trace, where
 from secateur.types import VerificationError
 
-__all__ = ["Cases", "Verification", "check_sizes", "check_tensors", "difference", "shapes_taken", "verify"]
+__all__ = ["Verification", "check_sizes", "check_tensors", "shapes_taken", "verify"]
 
 IN_DOUBLE = 1e-9
 """The greatest relative difference in float64; what rounding leaves is below 1e-12 in most models."""
-CHEAP = 10**8
-"""Multiply-accumulates and parameters up to which a model is run several times."""
-
+IN_SINGLE = 1e-4
+"""The same where an op has no float64."""
 Rows = Mapping[str, Mapping[int, Tensor]]
 
 
@@ -54,94 +53,11 @@ class Verification:
     skipped: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        parts = []
-        if self.double is not None:
-            shapes = "; ".join(dict.fromkeys(self.draws))
-            parts.append(f"{self.double:.1e} in float64 on {len(self.draws)} draws of weights and inputs ({shapes})")
-        parts.append(f"{self.example:.1e} on the example")
-        return "cut and masked model differ by " + ", ".join(parts)
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """A draw of parameters and inputs, with what the masked model answers in float64."""
-
-    frame: Frame
-    draw: Draw
-    inputs: Inputs
-    outputs: Any
-
-
-class Cases:
-    """The draws that a cut is verified on; the masked model runs on each once, whatever number of cuts is tried."""
-
-    def __init__(self, reference: Reference) -> None:
-        self.reference = reference
-        self.skipped: dict[str, None] = {}
-
-    @cached_property
-    def cheap(self) -> bool:
-        """Whether the model is run at the example's shapes, in float64 and several times."""
-        structure = self.reference.structure
-        size = sum(t.numel() for t in self.reference.tensors.values())
-        return size + (Cost(structure).macs({}) if structure is not None else 0) <= CHEAP
-
-    @cached_property
-    def elsewhere(self) -> list[Case]:
-        """Draws at another batch and another length or size, where the original runs there."""
-        frames = list(other_frames(self.reference.inputs))
-        for frame in frames:
-            if cases := self.at(frame):
-                return cases
-        self.skipped["the original runs at no other batch, length or size that was tried"] = None
-        return []
-
-    @cached_property
-    def at_example(self) -> list[Case]:
-        """Draws at the example's shapes."""
-        return self.at(EXAMPLE)
-
-    @cached_property
-    def example(self) -> Any:
-        """What the masked model answers to the example, in its own type."""
-        return self.reference.on_example()
-
-    def at(self, frame: Frame) -> list[Case]:
-        """Draws at some shapes; none where the original does not run there on numbers."""
-        for drawn in (True, False):
-            try:
-                if cases := list(self._cases(frame, drawn)):
-                    return cases
-            except Exception as error:  # noqa: BLE001  (what a model raises at shapes it was not made for is its own)
-                reason = next(iter(str(error).splitlines()), type(error).__name__)
-                self.skipped[f"{frame}: {reason}"] = None
-        return []
-
-    def _cases(self, frame: Frame, drawn: bool) -> Iterator[Case]:
-        reference, statistics = self.reference, None
-        for seed, gain in DRAWS if self.cheap else DRAWS[:1]:
-            inputs = drawn_inputs(reference.inputs, frame, reference.table_rows, seed, drawn=drawn)
-            for mild in (False, True):
-                draw = Draw(reference.tensors, reference.drawn_buffers, seed, gain, mild)
-                outputs = reference.in_double(draw, inputs)
-                if not _is_usable(outputs):
-                    continue
-                if reference.statistics is not None:
-                    statistics = statistics or self._statistics(frame, inputs)
-                    outputs = reference.in_double(draw, inputs, statistics)
-                yield Case(frame, draw, inputs, outputs)
-                break
-
-    def _statistics(self, frame: Frame, inputs: Inputs) -> Statistics | None:
-        return self.reference.statistics if frame is EXAMPLE else self.reference.statistics_at(inputs)
-
-
-DRAWS = ((0, 1.0), (1, 2.0), (2, 0.5))
-"""Seeds, and how much each layer amplifies: what saturates with one gain is in its middle with another."""
-
-
-def _is_usable(outputs: Any) -> bool:
-    return all(bool(torch.isfinite(t).any()) and not bool(torch.isnan(t).any()) for t in _tensors(outputs) if t.numel())
+        example = f"{self.example:.1e} on the example"
+        if self.double is None:
+            return f"differs from the masked model by {example}"
+        draws = f"{len(self.draws)} draw{'s' if len(self.draws) > 1 else ''} ({'; '.join(dict.fromkeys(self.draws))})"
+        return f"differs from the masked model by {self.double:.1e} in float64 on {draws}, {example}"
 
 
 def verify(cases: Cases, cut: nn.Module, rows: Rows, gone: Mapping[Atom, Tensor], tolerance: float) -> Verification:
@@ -149,24 +65,30 @@ def verify(cases: Cases, cut: nn.Module, rows: Rows, gone: Mapping[Atom, Tensor]
 
     A graph is written for the example's shapes, and compared at those; where else it may run, `shapes_taken` finds.
 
+    Args:
+        cases: what to compare on.
+        cut: the cut model.
+        rows: for each tensor that shrank, the rows that were kept along each dimension.
+        gone: the keep vectors of the axes that were cut.
+        tolerance: the greatest relative difference on the example; rounding alone is allowed elsewhere.
+
     Raises:
         VerificationError: they differ, a tensor is not the original's rows, or a shape is not what the axes foretell.
     """
-    reference = cases.reference
+    reference, is_graph = cases.reference, isinstance(cut, GraphModule)
     check_tensors(reference, cut, rows)
-    is_graph = isinstance(cut, GraphModule)
     elsewhere = [] if is_graph else cases.elsewhere
     drawn = [*(cases.at_example if cases.cheap or not elsewhere else ()), *elsewhere]
     sliced = Sliced(reference, cut, rows)
-    in_double = [_compare(cases, sliced, case) for case in drawn]
+    differences = {case: _compare(sliced, case) for case in drawn}
     example = difference(cases.example, sliced.run_example())
     allowed = _tolerance(cases.example, tolerance) if drawn else tolerance
     if not example <= allowed:
         raise VerificationError(_differs(example, allowed, "the example"))
     if not is_graph and reference.structure is not None:
         check_sizes(cut, reference.structure, gone)
-    frames = tuple(str(case.frame) for case in drawn)
-    return Verification(example, max(in_double, default=None), frames, tuple(cases.skipped))
+    double = max((found for case, found in differences.items() if case.double), default=None)
+    return Verification(example, double, tuple(map(str, drawn)), tuple(cases.skipped))
 
 
 def shapes_taken(cases: Cases, graph: GraphModule, rows: Rows) -> tuple[tuple[int | None, ...], ...]:
@@ -186,22 +108,23 @@ def shapes_taken(cases: Cases, graph: GraphModule, rows: Rows) -> tuple[tuple[in
 def _agrees(cases: Cases, sliced: Sliced, frame: Frame) -> bool:
     """Whether the original runs at these shapes, and the cut one answers as it should."""
     try:
-        found = [_compare(cases, sliced, case) for case in cases.at(frame)]
+        found = [_compare(sliced, case) for case in cases.at(frame)]
     except VerificationError:
         return False
     return bool(found)
 
 
-def _compare(cases: Cases, sliced: Sliced, case: Case) -> float:
+def _compare(sliced: Sliced, case: Case) -> float:
     """The difference on a draw, which must be rounding."""
     try:
         outputs = sliced.run(case)
     except Exception as error:
         sliced.run_example()  # raises where the cut model cannot run at all, which is another error
-        raise VerificationError(f"the cut model fails at {case.frame}, where the original runs: {error}") from error
+        raise VerificationError(f"the cut model fails where the original runs, {case}: {error}") from error
     found = difference(case.outputs, outputs)
-    if not found <= IN_DOUBLE:
-        raise VerificationError(_differs(found, IN_DOUBLE, f"weights and inputs drawn in float64, {case.frame}"))
+    allowed = IN_DOUBLE if case.double else _tolerance(case.outputs, IN_SINGLE)
+    if not found <= allowed:
+        raise VerificationError(_differs(found, allowed, f"weights and inputs drawn anew, {case}"))
     return found
 
 
@@ -214,7 +137,7 @@ def _differs(found: float, allowed: float, on: str) -> str:
 
 def _tolerance(outputs: Any, tolerance: float) -> float:
     """What is proven in float64 needs only to be seen in half precision, whose steps are this much coarser."""
-    steps = [torch.finfo(t.dtype).eps for t in _tensors(outputs) if t.is_floating_point()]
+    steps = [torch.finfo(t.dtype).eps for t in output_tensors(outputs) if t.is_floating_point()]
     coarser = max(steps, default=0.0) / torch.finfo(torch.float32).eps
     return max(tolerance, min(0.5, tolerance * coarser))
 
@@ -227,10 +150,6 @@ class Sliced:
         self.own = own_tensors(cut)
         self.rows = rows_by_tensor(reference, rows)
 
-    @cached_property
-    def _stand_in(self) -> StandIn:
-        return StandIn(self.cut)
-
     def run(self, case: Case) -> Any:
         """Return what the cut model answers."""
 
@@ -240,12 +159,12 @@ class Sliced:
                 self.own[name].detach() if full is None else select_rows(case.draw(name), self.rows.get(id(full), {}))
             )
 
-        return self._stand_in.run(fetch, case.inputs)
+        return run_substituted(self.cut, fetch, case.inputs, double=case.double)
 
     def run_example(self) -> Any:
         """Return what it answers to the example."""
         args, kwargs = self.reference.inputs
-        with evaluating(self.cut):
+        with evaluating(self.cut), private_draws():
             return self.cut(*args, **kwargs)
 
 
@@ -360,46 +279,3 @@ def _expected_shapes(structure: Structure, node: Node, gone: Mapping[Atom, Tenso
     if len(known) != len(values):
         return None
     return [tuple(int(keep_vector(a, gone).sum()) for a in v.axes) for v in known]
-
-
-def difference(reference: Any, outputs: Any) -> float:
-    """Return the greatest absolute difference over the greatest absolute reference value, over all output tensors.
-
-    >>> difference([torch.tensor([1.0, -4.0])], [torch.tensor([1.0, -3.0])])
-    0.25
-    """
-    expected, answers = _tensors(reference), _tensors(outputs)
-    if [t.shape for t in expected] != [t.shape for t in answers]:
-        return float("inf")
-    return max((_difference(a, b) for a, b in zip(expected, answers, strict=True) if a.numel()), default=0.0)
-
-
-MARKER = 1e6
-"""From this size on, and so many times the others' greatest, a number stands for "masked": the rest is measured by itself."""
-
-
-def _difference(expected: Tensor, answer: Tensor) -> float:
-    same = expected == answer  # infinities included
-    if bool(same.all()):
-        return 0.0
-    expected, answer = _wide(expected), _wide(answer)
-    size, others = expected.abs(), float(expected[~same].abs().max())
-    scale = float(size.max())
-    if scale > MARKER * max(others, 1.0):
-        scale = float(size[size * MARKER < scale].max())
-    return float((expected - answer)[~same].abs().max()) / max(scale, torch.finfo(torch.float32).tiny)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.complex128) if x.is_complex() else x.double()
-
-
-def _tensors(outputs: Any) -> list[Tensor]:
-    return [t for t in pytree.tree_leaves(_plain(outputs)) if isinstance(t, Tensor) and t.dtype is not torch.bool]
-
-
-def _plain(outputs: Any) -> Any:
-    """Model output classes as plain mappings."""
-    if isinstance(outputs, Mapping):
-        return {k: _plain(v) for k, v in outputs.items()}
-    return [_plain(v) for v in outputs] if isinstance(outputs, (list, tuple)) else outputs

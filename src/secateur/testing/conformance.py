@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from secateur.select import select
+from secateur.selection import select
 from secateur.structure import channels, cut, mask, weights
 from secateur.testing.toys import TOYS, Toy, same_state, snapshot
 from secateur.types import Batches, Criterion, Loss, SecateurError, Sites

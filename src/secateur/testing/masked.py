@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from secateur.randomness import private_draws
 from secateur.types import Keep, Sites
 
 __all__ = ["KeptStatistics", "relative_difference", "run", "zeroed"]
@@ -47,8 +48,7 @@ def run(model: nn.Module, inputs: Any, mode: TorchFunctionMode | None = None) ->
     model.train()  # some modules keep tables made from parameters in eval mode, and drop them here
     model.eval()
     args, kwargs = ((), dict(inputs)) if isinstance(inputs, Mapping) else (tuple(inputs), {})
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with torch.no_grad(), private_draws(0):
         if mode is None:
             return model(*args, **kwargs)
         with mode:
@@ -89,12 +89,14 @@ class KeptStatistics(TorchFunctionMode):
 
     Args:
         averages: also let means, variances, maxima and softmax leave out slices that are zero throughout, for norms
-            and gates that are written out in the model's code.
+            and gates that are written out in the model's code. What is left out of a mean stays zero when the mean is
+            subtracted, as a second mean is to leave it out too.
     """
 
     def __init__(self, averages: bool = False) -> None:
         super().__init__()
         self.averages = averages
+        self._means: dict[int, tuple[Tensor, Tensor]] = {}  # by identity: a mean, and what it was taken over
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -104,10 +106,35 @@ class KeptStatistics(TorchFunctionMode):
         if norm is not None:
             return norm(*args, **kwargs)
         if self.averages and func in AVERAGES:
-            return _average(func, args, kwargs)
+            return self._average(func, args, kwargs)
+        if self.averages and func in DIFFERENCES and len(args) == 2 and id(args[1]) in self._means:
+            return func(*args, **kwargs) * self._means[id(args[1])][1]
         if self.averages and func in COMPARED:
             return _compared(func, args, kwargs)
         return func(*args, **kwargs)
+
+    def _average(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        x = args[0] if args else kwargs["input"]
+        kwargs = {"dim" if name == "axis" else name: value for name, value in kwargs.items()}
+        given = kwargs.get("dim", args[1] if len(args) > 1 else None)
+        keepdim = kwargs.get("keepdim", args[2] if len(args) > 2 and AVERAGES[func] == "mean" else False)
+        if given is None or isinstance(given, bool):
+            return func(*args, **kwargs)
+        dims = [given] if isinstance(given, int) else list(given)
+        kept = torch.ones((), dtype=x.dtype)
+        for dim in dims:
+            kept = kept * _kept(x, [dim])
+        mean = _masked_mean(x, kept, dims)
+        self._means[id(mean)] = mean, kept
+        if AVERAGES[func] == "mean":
+            return mean if keepdim else _squeezed(mean, dims)
+        count = kept.expand_as(x).sum(dim=tuple(dims), keepdim=True)
+        biased = kwargs.get("unbiased") is False or kwargs.get("correction", 1) == 0
+        variance = _masked_mean((x - mean) ** 2, kept, dims) * (1 if biased else count / (count - 1).clamp(min=1))
+        spread = variance.sqrt() if AVERAGES[func] == "std" else variance
+        results = [spread, mean] if AVERAGES[func] == "var_mean" else [spread]
+        results = results if keepdim else [_squeezed(r, dims) for r in results]
+        return tuple(results) if len(results) > 1 else results[0]
 
 
 def _kept(x: Tensor, dims: Sequence[int]) -> Tensor:
@@ -166,26 +193,28 @@ def _group_norm(
     return result if bias is None else result + bias.view(1, -1, *tail)
 
 
-def _average(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    x = args[0] if args else kwargs["input"]
-    given = kwargs.get("dim", args[1] if len(args) > 1 else None)
-    keepdim = kwargs.get("keepdim", args[2] if len(args) > 2 and AVERAGES[func] == "mean" else False)
-    if given is None or isinstance(given, bool):
-        return func(*args, **kwargs)
-    dims = [given] if isinstance(given, int) else list(given)
-    kept = torch.ones((), dtype=x.dtype)
+def _batch_norm(
+    input: Tensor,  # noqa: A002
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Statistics of its own input are those of the slices that are not zero throughout (weight standardisation)."""
+    if not training:
+        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    dims = [0, *range(2, input.ndim)]
+    kept = torch.ones((), dtype=input.dtype)
     for dim in dims:
-        kept = kept * _kept(x, [dim])
-    mean = _masked_mean(x, kept, dims)
-    if AVERAGES[func] == "mean":
-        return mean if keepdim else _squeezed(mean, dims)
-    count = kept.expand_as(x).sum(dim=tuple(dims), keepdim=True)
-    biased = kwargs.get("unbiased") is False or kwargs.get("correction", 1) == 0
-    variance = _masked_mean((x - mean) ** 2, kept, dims) * (1 if biased else count / (count - 1).clamp(min=1))
-    spread = variance.sqrt() if AVERAGES[func] == "std" else variance
-    results = [spread, mean] if AVERAGES[func] == "var_mean" else [spread]
-    results = results if keepdim else [_squeezed(r, dims) for r in results]
-    return tuple(results) if len(results) > 1 else results[0]
+        kept = kept * _kept(input, [dim])
+    centred = input - _masked_mean(input, kept, dims)
+    result = centred * torch.rsqrt(_masked_mean(centred**2, kept, dims) + eps) * kept
+    shape = [1, -1, *[1] * (input.ndim - 2)]
+    result = result if weight is None else result * weight.view(shape)
+    return result if bias is None else result + bias.view(shape)
 
 
 def _compared(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -211,6 +240,7 @@ NORMS: dict[Any, Callable[..., Tensor]] = {
     torch.layer_norm: _layer_norm,
     F.rms_norm: _rms_norm,
     F.group_norm: _group_norm,
+    F.batch_norm: _batch_norm,
 }
 AVERAGES: dict[Any, str] = {
     torch.mean: "mean",
@@ -221,4 +251,5 @@ AVERAGES: dict[Any, str] = {
     Tensor.std: "std",
     torch.var_mean: "var_mean",
 }
+DIFFERENCES: set[Any] = {torch.sub, Tensor.sub, Tensor.__sub__}
 COMPARED: set[Any] = {F.softmax, torch.softmax, Tensor.softmax, torch.amax, Tensor.amax}

@@ -33,19 +33,21 @@ class Draw:
     """How inputs are drawn anew from example inputs.
 
     Attributes:
-        batch: samples.
+        batch: samples; None for as many as in the example.
         stretch: whether sequences of integers get longer, and along which dimensions tensors of numbers do.
         scale: the standard deviation of numbers.
         padded: whether masks of ones end in zeros in every second sample.
         vocabulary: integers are drawn below it; None draws them within the example's range.
+        same_words: whether integers stay as they are in the example.
         seed: same seed, same inputs.
     """
 
-    batch: int
+    batch: int | None = None
     stretch: tuple[bool, tuple[int, ...]] = (False, ())
     scale: float = 1.0
     padded: bool = False
     vocabulary: int | None = None
+    same_words: bool = False
     seed: int = 0
 
     def fallbacks(self, vocabulary: int | None) -> Iterator[Draw]:
@@ -54,6 +56,7 @@ class Draw:
         for words in dict.fromkeys((vocabulary, None)):
             for stretch in stretches:
                 yield replace(self, stretch=stretch, vocabulary=words)
+        yield replace(self, stretch=(False, ()), same_words=True)
 
 
 STRETCHES: list[tuple[bool, tuple[int, ...]]] = [
@@ -65,11 +68,12 @@ STRETCHES: list[tuple[bool, tuple[int, ...]]] = [
 ]
 
 UNSEEN = (
+    Draw(scale=3.0),
     Draw(batch=3, stretch=STRETCHES[0], seed=1),
     Draw(batch=1, scale=0.1, padded=True, seed=2),
     Draw(batch=5, scale=10.0, padded=True, seed=3),
 )
-"""Three inputs that differ from the example in batch size, length, scale and words."""
+"""One input of the example's own shapes, and three that differ in batch size, length, scale and words."""
 
 
 def draw_inputs(inputs: Any, draw: Draw) -> Any:
@@ -85,7 +89,9 @@ def draw_inputs(inputs: Any, draw: Draw) -> Any:
 
 
 def _drawn(x: Tensor, draw: Draw, generator: torch.Generator) -> Tensor:
-    shape = [draw.batch, *x.shape[1:]] if x.ndim else []
+    shape = list(x.shape)
+    if shape and draw.batch is not None:
+        shape[0] = draw.batch
     if x.is_floating_point():
         for dim in draw.stretch[1]:
             if -x.ndim < dim < x.ndim and x.ndim > 1:
@@ -96,6 +102,8 @@ def _drawn(x: Tensor, draw: Draw, generator: torch.Generator) -> Tensor:
         return _constant(x, shape, draw)
     if x.is_floating_point():
         return draw.scale * torch.randn(shape, generator=generator, dtype=torch.float64)
+    if draw.same_words:
+        return x[torch.arange(shape[0]) % len(x)]
     low, high = (int(x.min()), int(x.max()) + 1) if draw.vocabulary is None else (0, draw.vocabulary)
     return torch.randint(low, high, shape, generator=generator).to(x.dtype)
 

@@ -18,14 +18,14 @@ from secateur.labelled import (
     are_classes,
     check_data,
     check_labels,
-    check_outputs,
     count_batches,
     in_memory,
     iterate,
 )
-from secateur.losses import loss_function
+from secateur.losses import check_answers, loss_function
 from secateur.measure.passes import Tally, tally_pass
-from secateur.state import check_finite, check_made, device_of, modes_kept, restore, seeded, snapshot
+from secateur.randomness import seeded
+from secateur.state import check_finite, check_module, device_of, modes_kept, restore, snapshot, usual
 from secateur.train.callbacks import Callback, KeepBest, Run, ShowProgress, StopEarly
 from secateur.train.checkpoint import WriteCheckpoint, identify, resume
 from secateur.train.history import EpochRecord, History
@@ -38,6 +38,7 @@ EVALUATION_BATCH = 256
 CALMER = "the model is as it was before; train with a lower lr, or with clip_norm"
 
 
+@usual
 def fit(
     model: nn.Module,
     train: Data,
@@ -55,7 +56,7 @@ def fit(
     `checkpoint`, the same call takes the training up after its last whole epoch, and ends with the same
     weights and history, to the bit, as if nothing had happened. The whole model is put in training mode
     while it trains; afterwards each module is in the mode that it was in. The global random numbers are left
-    as they were.
+    as they were. It trains in the model's own dtype, an autocast around the call or not.
 
     Args:
         model: trained on the device that it is on.
@@ -84,7 +85,7 @@ def fit(
     options = _options(options, changes)
     data = Sources(train, validation, options)
     data.check()
-    check_made(model)
+    check_module(model, "fit", compiled=True)
     check_finite(model, "training", "repair them before training")
     before = snapshot(model)
     with modes_kept(model), seeded(device_of(model), options.seed):
@@ -162,7 +163,7 @@ def _try_model(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss, wh
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise InputError(f"{what}: the model does not take {shapes}: {error}") from error
     targets = targets.to(device)
-    check_outputs(outputs, targets, what)
+    check_answers(outputs, targets, loss, what)
     shapes = f"outputs of shape {tuple(outputs.shape)} and {targets.dtype} targets of shape {tuple(targets.shape)}"
     try:
         value = loss(outputs, targets)

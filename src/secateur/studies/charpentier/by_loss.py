@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from secateur import data
-from secateur.criteria import Evaluations, evaluate_keeps
 from secateur.files import require
 from secateur.lab import figures
 from secateur.lab.blocks import Block, Column, Picture, Section, Table
@@ -26,10 +25,12 @@ from secateur.lab.recipe import Json
 from secateur.lab.sections import mean, pick
 from secateur.lab.study import Cell, Context, Outcome, Study
 from secateur.measure import predict
+from secateur.rate.masks import Evaluations
+from secateur.rate.masks import rate as rate_masks
 from secateur.schedules import PruningLog
 from secateur.schedules.walk import Unit
 from secateur.structure import channels, cut, mask
-from secateur.structure.verify import difference
+from secateur.structure.difference import difference
 from secateur.studies.charpentier.common import SOURCE
 from secateur.studies.kit.controls import by_magnitude, drawn_like
 from secateur.studies.kit.grouped import Mean, grouped
@@ -74,7 +75,7 @@ def path(log: PruningLog, model: nn.Module, sites: Sites, splits: Mapping[str, d
     places = sorted({0, *counts[every - 1 :: every], *counts[-1:]})
     masks = [without(sites, log.removed[:count]) for count in places]
     for name in ("validation", "test"):
-        rated = evaluate_keeps(model, sites, masks, splits[name])
+        rated = rate_masks(model, sites, masks, splits[name])
         rows += _rows(name, places, rated.losses.tolist(), rated.accuracy.tolist())
     return rows
 
@@ -126,7 +127,7 @@ def control_cell(context: Context) -> Outcome:
         keeps = [by_magnitude(keep, model, sites)]
     metrics: dict[str, Json] = {key: context.record(1).metrics[key] for key in ("units", "removed", "share")}
     for name, images in images_of(context, recipe, context["images"]).items():
-        rated = evaluate_keeps(model, sites, keeps, images)
+        rated = rate_masks(model, sites, keeps, images)
         metrics |= _means("" if name == "test" else f"{name}_", rated)
     return Outcome(metrics)
 

@@ -9,7 +9,7 @@ from secateur.criteria import ClassAccuracy, Random
 from secateur.lab.options import Option
 from secateur.lab.recipe import Json
 from secateur.lab.study import Cell, Context, Outcome
-from secateur.select import select
+from secateur.selection import select
 from secateur.structure import channels, cut
 from secateur.studies.charpentier.classes_pages import NOTES, WAYS, sections, words
 from secateur.studies.charpentier.common import SOURCE, options

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from secateur import data
-from secateur.criteria import LossChange, LossChanges, Magnitude, NextLayer, Random, SecondOrder, Taylor
+from secateur.criteria import LossChange, Magnitude, NextLayer, Random, SecondOrder, Taylor, UnitWorth
 from secateur.files import require
 from secateur.lab import figures
 from secateur.lab.blocks import Block, Column, Picture, Section, Table
@@ -21,7 +21,7 @@ from secateur.lab.options import Option
 from secateur.lab.recipe import Json
 from secateur.lab.sections import interval, mean
 from secateur.lab.study import Cell, Context, Outcome
-from secateur.measure.agreement import agreement
+from secateur.measure.agree import agreement
 from secateur.structure import channels
 from secateur.studies.charpentier.common import NETWORKS, SOURCE, WIDTH, bases, options
 from secateur.studies.charpentier.measured import LABELS
@@ -101,7 +101,7 @@ def importance_cell(context: Context) -> Outcome:
     return Outcome(metrics, artefact={f"{key}.{name}": x for key, part in tensors.items() for name, x in part.items()})
 
 
-def _on_test(labels: Mapping[str, list[str]], test: LossChanges) -> dict[str, Json]:
+def _on_test(labels: Mapping[str, list[str]], test: UnitWorth) -> dict[str, Json]:
     """How the units of each label change the loss of the test images, on average; None where there are none."""
     pairs = [pair for name, names in labels.items() for pair in zip(names, test[name].tolist(), strict=True)]
     metrics: dict[str, Json] = {}
@@ -112,14 +112,14 @@ def _on_test(labels: Mapping[str, list[str]], test: LossChanges) -> dict[str, Js
     return metrics
 
 
-def _without_best(changes: LossChanges, test: LossChanges) -> list[float]:
+def _without_best(changes: UnitWorth, test: UnitWorth) -> list[float]:
     """The accuracy on each class of the test images without the most important unit of the training images."""
     name = max(changes, key=lambda site: float(changes[site].max()))
     return [float(x) for x in test.base.class_accuracy + test.class_accuracy[name][int(changes[name].argmax())]]
 
 
 def _compared(
-    estimates: Mapping[str, Criterion], exact: LossChanges, model: nn.Module, sites: Sites
+    estimates: Mapping[str, Criterion], exact: UnitWorth, model: nn.Module, sites: Sites
 ) -> dict[str, dict[str, Json]]:
     compared: dict[str, dict[str, Json]] = {}
     for name, criterion in estimates.items():

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from secateur.criteria import LossChange, LossChanges
+from secateur.criteria import LossChange, UnitWorth
 from secateur.lab.options import Option
 from secateur.lab.recipe import Json
 from secateur.lab.study import Cell, Context, Outcome
@@ -66,11 +66,11 @@ def prune_cell(context: Context) -> Outcome:
     return Outcome({**metrics, **size(small, image), **_removed(model, small, keep)})
 
 
-def worth(changes: LossChanges) -> dict[str, Json]:
+def worth(changes: UnitWorth) -> dict[str, Json]:
     """Return the share of units with each label, in all and by site, and how their loss changes are spread.
 
     >>> from secateur.criteria import Base
-    >>> changes = LossChanges(Base(1.0, 0.5, torch.zeros(2), 9, torch.tensor([4, 5])), {"fc": torch.tensor([0.5, 0.0])})
+    >>> changes = UnitWorth(Base(1.0, 0.5, torch.zeros(2), 9, torch.tensor([4, 5])), {"fc": torch.tensor([0.5, 0.0])})
     >>> changes.error["fc"] = torch.tensor([0.1, 0.1])
     >>> {name: worth(changes)[name] for name in ("units", "important", "zero", "worse", "change_max")}
     {'units': 2, 'important': 0.5, 'zero': 0.5, 'worse': 0.0, 'change_max': 0.5}

@@ -12,7 +12,7 @@ from secateur.lab.options import Option
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.sections import interval, pick
 from secateur.lab.study import Cell, Context, Outcome, Results
-from secateur.models.initialise import SCHEMES
+from secateur.models.schemes import SCHEMES
 from secateur.studies.charpentier.common import SOURCE, options
 from secateur.studies.charpentier.factors_pages import Factor, compared, factor_study
 from secateur.studies.charpentier.measured import OPTIONS, measured

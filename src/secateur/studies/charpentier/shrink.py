@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from secateur.criteria import Evaluations, evaluate_keeps
 from secateur.lab import figures
 from secateur.lab.blocks import Block, Column, Picture, Section
 from secateur.lab.classes import class_damage
@@ -16,7 +15,9 @@ from secateur.lab.options import Option
 from secateur.lab.recipe import Json
 from secateur.lab.sections import mean, pick
 from secateur.lab.study import Cell, Context, Outcome
-from secateur.schedules import RandomShrink
+from secateur.rate.masks import Evaluations
+from secateur.rate.masks import rate as rate_masks
+from secateur.schedules import Shrink
 from secateur.structure import channels
 from secateur.studies.charpentier.common import SOURCE, bases, options, printed
 from secateur.studies.kit.controls import by_magnitude, drawn_like
@@ -62,14 +63,14 @@ def shrink_cell(context: Context) -> Outcome:
     sites = channels(model, example(context, recipe))
     generator = np.random.default_rng([context["seed"], context["n"]])
     seeds = [int(number) for number in generator.integers(2**31, size=(int(context["runs"]),))]
-    runs = [RandomShrink(context["n"], splits["train"], seed=seed)(model, sites) for seed in seeds]
+    runs = [Shrink(context["n"], splits["train"], seed=seed)(model, sites) for seed in seeds]
     keeps: dict[str, list[Keep]] = {
         "shrink": [run.keep for run in runs],
         "random": [drawn_like(run.keep, model, sites, 1, (1, seed))[0] for run, seed in zip(runs, seeds, strict=True)],
         "magnitude": [by_magnitude(run.keep, model, sites) for run in runs],
     }
     masks = [{}, *(keep for method in METHODS for keep in keeps[method])]
-    rated = {name: evaluate_keeps(model, sites, masks, images) for name, images in splits.items()}
+    rated = {name: rate_masks(model, sites, masks, images) for name, images in splits.items()}
     units = sum(site.size for site in sites.values())
     removed = [len(run.history.removed) for run in runs]
     metrics: dict[str, Json] = {

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from secateur.criteria import Magnitude, Random
-from secateur.select import select
+from secateur.selection import select
 from secateur.types import InputError, Keep, Scores, Sites
 
 __all__ = ["METHODS", "as_many", "by_magnitude", "by_method", "drawn", "drawn_like"]

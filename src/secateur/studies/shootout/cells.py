@@ -12,7 +12,7 @@ from secateur.lab.options import Option, Options
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.study import Cell, Context, Outcome, Study
 from secateur.measure import parameters, predict
-from secateur.select import Scope, select
+from secateur.selection import Scope, select
 from secateur.structure import channels, cut, mask, weights
 from secateur.studies.comparison.cells import INIT, OWN_SEED, dense_cell
 from secateur.studies.kit import networks

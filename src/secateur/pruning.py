@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 from torch import nn
 
-from secateur.budget import BUDGETS
-from secateur.budget import budget as within
+from secateur.allocate import BUDGETS
+from secateur.allocate import budget as within
 from secateur.criteria import Energy, by_name
+from secateur.criteria.base import level_sites, scores_of
 from secateur.measure import compare_latency
 from secateur.repair.consumers import Repair
 from secateur.repair.consumers import repair as repaired
 from secateur.result import Method, Result
-from secateur.select import Scope, select
+from secateur.selection import Scope, select
 from secateur.solvers import Solver
+from secateur.state import usual
 from secateur.structure import channels, weights
-from secateur.structure.cut import Form
+from secateur.structure.cutting import Form
 from secateur.train import Data
-from secateur.types import Criterion, ExampleInputs, InputError, Keep, Sites, unknown_name
+from secateur.train.options import describe
+from secateur.types import Criterion, ExampleInputs, InputError, Keep, Loss, Scores, Sites, unknown_name
 
 __all__ = ["prune"]
 
 Unit = Literal["channels", "weights"]
 
 
+@usual
 def prune(
     model: nn.Module,
     example_inputs: ExampleInputs,
@@ -42,6 +46,7 @@ def prune(
     repair: Repair | Sequence[Repair] = (),
     solver: Solver | None = None,
     data: Data | None = None,
+    loss: str | Loss | None = None,
     ignore: Iterable[str] = (),
     minimum: int = 1,
     round_to: int = 1,
@@ -63,12 +68,15 @@ def prune(
             of a weight (``"row"``).
         cumulative, pattern, block: other rules of choosing; see `select`.
         budget: instead of a fraction, what the result may cost: ``{"macs": 0.5}``, or ``parameters``, ``bytes``,
-            ``latency``; for channels; see `secateur.budget`.
+            ``latency``; for channels; see `secateur.allocate.budget`.
         repair: what to repair without training before the cut, with `data`: ``"least-squares"``, ``"bias"``,
             ``"norms"``, or several; for channels; see `secateur.repair`.
         solver: in the place of a criterion, a scope and a repair: what finds masks and new weights together, such as
             `secateur.solvers.ThiNet` for channels or `SparseGPT` for weights; it takes a sparsity.
         data: labelled samples for a criterion given by name to look at, and to repair with; a few hundred or thousand.
+        loss: what such a criterion takes for the loss on them: a name that `fit` takes, such as ``"mse"`` for a regression,
+            or a function of (outputs, targets) that gives the mean; cross-entropy where it is None. One that looks at
+            no loss does without it.
         ignore: sites to leave whole, by name or pattern.
         minimum: how many units every site keeps at least.
         round_to: keep a multiple of this many units in every site.
@@ -89,9 +97,10 @@ def prune(
     rule: dict[str, Any] = {"cumulative": cumulative, "pattern": pattern, "block": block}
     limits: Mapping[str, Any] | None = budget
     chosen = (repair,) if isinstance(repair, str) else tuple(repair)
-    scorer = _scorer(criterion, data)
+    scorer = _scorer(criterion, data, loss)
     if solver is not None:
-        _check_solver(solver, {"criterion": criterion, **options, **rule, "budget": budget, "repair": chosen})
+        others = {"criterion": criterion, **options, **rule, "budget": budget, "repair": chosen, "loss": loss}
+        _check_solver(solver, others)
     if limits is not None:
         _check_budget(limits, {"sparsity": sparsity, **rule})
     elif sparsity is None and cumulative is None and pattern is None:
@@ -102,13 +111,14 @@ def prune(
     sites = channels(model, example_inputs, ignore) if unit == "channels" else weights(model, ignore)
     ready: nn.Module = model
     keep: Keep
+    scores: Scores = {} if solver is not None else scores_of(scorer, model, sites, "prune")
     if solver is not None:
         solved = solver.solve(model, sites, 0.5 if sparsity is None else sparsity)
         ready, keep = solved.apply(model), solved.keep
     elif limits is not None:
-        keep = within(model, sites, scorer(model, sites), **limits, **options)
+        keep = within(model, sites, scores, **limits, **options)
     else:
-        keep = select(scorer(model, sites), sparsity, sites=sites, **options, **rule)
+        keep = select(scores, sparsity, sites=sites, **options, **rule)
     if unit == "weights" and chosen:
         raise InputError('prune: repair makes up for channels that are cut out; it goes with unit="channels"')
     method = Method(
@@ -117,6 +127,8 @@ def prune(
         sparsity=dict(sparsity) if isinstance(sparsity, Mapping) else sparsity,
         rule={name: value for name, value in {**rule, "budget": budget}.items() if value is not None},
         repair=chosen,
+        loss=None if loss is None else str(describe(loss)),
+        warnings=tuple(_by_position(scores, keep)),
     )
     ready = _repaired(ready, sites, keep, chosen, data)
     result = Result.of(model, sites, keep, repaired=ready, form=form, method=method)
@@ -126,9 +138,21 @@ def prune(
     return result
 
 
-def _scorer(criterion: object, data: Data | None) -> Criterion:
+def _by_position(scores: Scores, keep: Keep) -> Iterator[str]:
+    """A warning for each site that lost some of its units though no score told which."""
+    for name in level_sites(scores):
+        if bool(keep[name].any()) and not bool(keep[name].all()):
+            yield f"all scores of {name!r} are equal, so the position of its units decided which of them went"
+
+
+def _scorer(criterion: object, data: Data | None, loss: str | Loss | None) -> Criterion:
     if isinstance(criterion, str):
-        return by_name(criterion, data)
+        return by_name(criterion, data, loss)
+    if loss is not None:
+        raise InputError(
+            "prune: loss goes with a criterion that is given by its name; one that is made brings its own, as in "
+            "Taylor(data, loss='mse')"
+        )
     if isinstance(criterion, type) or not callable(criterion):
         raise InputError(
             f"prune: criterion is {criterion!r}; give the name of one, such as 'l2', or one that is made, "
@@ -139,10 +163,10 @@ def _scorer(criterion: object, data: Data | None) -> Criterion:
 
 def _check_solver(solver: Solver, others: Mapping[str, Any]) -> None:
     if isinstance(solver, type) or not callable(solver):
-        raise InputError(f"prune: solver is {solver!r}; give one that is made, such as ThiNet(batches)")
-    usual = {"criterion": "l2", "scope": "global", "minimum": 1, "round_to": 1, "repair": ()}
+        raise InputError(f"prune: solver is {solver!r}; give one that is made, such as ThiNet(data)")
+    defaults = {"criterion": "l2", "scope": "global", "minimum": 1, "round_to": 1, "repair": ()}
     for name, value in others.items():
-        if value != usual.get(name):
+        if value != defaults.get(name):
             raise InputError(f"prune: a solver decides by itself what goes and repairs what stays; leave out {name}")
 
 

@@ -1,0 +1,107 @@
+"""What a cut is verified on: draws of parameters and inputs, with what the masked model answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from secateur.structure.cost import Cost
+from secateur.structure.difference import is_usable
+from secateur.structure.draws import Draw
+from secateur.structure.frames import EXAMPLE, Frame, Inputs, as_typed, drawn_inputs, other_frames
+from secateur.structure.reference import Reference, Statistics
+
+__all__ = ["Case", "Cases"]
+
+CHEAP = 10**8
+"""Multiply-accumulates and parameters up to which a model is run several times."""
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A draw of parameters and inputs, with what the masked model answers in float64 (or in its own types)."""
+
+    frame: Frame
+    draw: Draw
+    inputs: Inputs
+    outputs: Any
+    double: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.frame}" if self.double else f"{self.frame}, in its own types"
+
+
+class Cases:
+    """The draws that a cut is verified on; the masked model runs on each once, whatever number of cuts is tried."""
+
+    def __init__(self, reference: Reference) -> None:
+        self.reference = reference
+        self.skipped: dict[str, None] = {}
+
+    @cached_property
+    def cheap(self) -> bool:
+        """Whether the model is run at the example's shapes, in float64 and several times."""
+        structure = self.reference.structure
+        size = sum(t.numel() for t in self.reference.tensors.values())
+        return size + (Cost(structure).macs({}) if structure is not None else 0) <= CHEAP
+
+    @cached_property
+    def elsewhere(self) -> list[Case]:
+        """Draws at another batch and another length or size, where the original runs there."""
+        frames = list(other_frames(self.reference.inputs))
+        for frame in frames:
+            if cases := self.at(frame):
+                return cases
+        self.skipped["the original runs at no other batch, length or size that was tried"] = None
+        return []
+
+    @cached_property
+    def at_example(self) -> list[Case]:
+        """Draws at the example's shapes."""
+        return self.at(EXAMPLE)
+
+    @cached_property
+    def example(self) -> Any:
+        """What the masked model answers to the example, in its own type."""
+        return self.reference.on_example()
+
+    def at(self, frame: Frame) -> list[Case]:
+        """Draws at some shapes; none where the original does not run there on numbers."""
+        for drawn in (True, False):
+            if cases := self._tried(frame, drawn, double=True):
+                return cases
+        # An op of the model has no float64: the draws still tell more than the example alone.
+        return self._tried(frame, True, double=False) if frame is EXAMPLE else []
+
+    def _tried(self, frame: Frame, drawn: bool, double: bool) -> list[Case]:
+        try:
+            return list(self._cases(frame, drawn, double))
+        except Exception as error:  # noqa: BLE001  (what a model raises at shapes it was not made for is its own)
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            self.skipped[f"{frame}: {reason}"] = None
+            return []
+
+    def _cases(self, frame: Frame, drawn: bool, double: bool) -> Iterator[Case]:
+        reference, statistics = self.reference, None
+        for seed, gain in DRAWS if self.cheap else DRAWS[:1]:
+            inputs = drawn_inputs(reference.inputs, frame, reference.table_rows, seed, drawn=drawn)
+            inputs = inputs if double else as_typed(inputs, reference.inputs)
+            for mild in (False, True):
+                draw = Draw(reference.tensors, reference.drawn_buffers, seed, gain, mild)
+                outputs = reference.outputs(draw, inputs, double=double)
+                if not is_usable(outputs):
+                    continue
+                if reference.statistics is not None:
+                    statistics = statistics or self._statistics(frame, inputs)
+                    outputs = reference.outputs(draw, inputs, statistics, double=double)
+                yield Case(frame, draw, inputs, outputs, double)
+                break
+
+    def _statistics(self, frame: Frame, inputs: Inputs) -> Statistics | None:
+        return self.reference.statistics if frame is EXAMPLE else self.reference.statistics_at(inputs)
+
+
+DRAWS = ((0, 1.0), (1, 2.0), (2, 0.5))
+"""Seeds, and how much each layer amplifies: what saturates with one gain is in its middle with another."""

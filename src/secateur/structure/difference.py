@@ -1,0 +1,62 @@
+"""How far two models' outputs are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+__all__ = ["difference", "is_usable", "output_tensors"]
+
+
+def difference(reference: Any, outputs: Any) -> float:
+    """Return the greatest absolute difference over the greatest absolute reference value, over all output tensors.
+
+    >>> difference([torch.tensor([1.0, -4.0])], [torch.tensor([1.0, -3.0])])
+    0.25
+    """
+    expected, answers = output_tensors(reference), output_tensors(outputs)
+    if [t.shape for t in expected] != [t.shape for t in answers]:
+        return float("inf")
+    return max((_difference(a, b) for a, b in zip(expected, answers, strict=True) if a.numel()), default=0.0)
+
+
+MARKER = 1e6
+"""From this size on, and so many times the others' greatest, a number stands for "masked": the rest is measured by itself."""
+
+
+def _difference(expected: Tensor, answer: Tensor) -> float:
+    same = expected == answer  # infinities included
+    if bool(same.all()):
+        return 0.0
+    expected, answer = _wide(expected), _wide(answer)
+    size, others = expected.abs(), float(expected[~same].abs().max())
+    scale = float(size.max())
+    if scale > MARKER * max(others, 1.0):
+        scale = float(size[size * MARKER < scale].max())
+    return float((expected - answer)[~same].abs().max()) / max(scale, torch.finfo(torch.float32).tiny)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.complex128) if x.is_complex() else x.double()
+
+
+def output_tensors(outputs: Any) -> list[Tensor]:
+    return [t for t in pytree.tree_leaves(_plain(outputs)) if isinstance(t, Tensor) and t.dtype is not torch.bool]
+
+
+def _plain(outputs: Any) -> Any:
+    """Model output classes as plain mappings."""
+    if isinstance(outputs, Mapping):
+        return {k: _plain(v) for k, v in outputs.items()}
+    return [_plain(v) for v in outputs] if isinstance(outputs, (list, tuple)) else outputs
+
+
+def is_usable(outputs: Any) -> bool:
+    """Whether outputs hold no NaN, and numbers in every tensor: others prove nothing."""
+    return all(
+        bool(torch.isfinite(t).any()) and not bool(torch.isnan(t).any()) for t in output_tensors(outputs) if t.numel()
+    )
