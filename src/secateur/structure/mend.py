@@ -192,6 +192,11 @@ def proposals(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor
     that it calls, and the forward pass was seen to read it for no arithmetic. Which of them are meant is decided by
     trying: a wrong set fails to run or to verify. Last come those of whose use something was lost from sight.
     """
+    tried: list[set[tuple[str, str]]] = []
+    if structure.graph.uses is None:
+        # A plain network mostly needs no more, and to watch what it reads takes another forward pass.
+        tried.append(set())
+        yield known
     uses = _uses(model, structure)
     guesses = [g for g in _guesses(model, structure, gone, uses) if g.attribute not in known.get(g.path, {})]
     kinds = list(dict.fromkeys((g.kind, g.attribute) for g in guesses))
@@ -201,7 +206,6 @@ def proposals(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor
     choices = [likely, likely | unlikely, likely | lost, set(kinds), set()]
     choices += [likely - {k} for k in kinds if k in likely]
     choices += [likely | {k} for k in kinds if k not in likely]
-    tried: list[set[tuple[str, str]]] = []
     for choice in choices[:24]:
         if choice not in tried:
             tried.append(choice)
