@@ -42,7 +42,7 @@ def ours(model: nn.Module, inputs: torch.Tensor, verified: bool) -> nn.Module:
     from secateur.structure.cutting import apply_plan, make_plan
 
     sites = sc.channels(model, inputs)
-    keep = sc.select(sc.criteria.Magnitude(p=2)(model, sites), 0.3, scope="layer")
+    keep = sc.select(sc.criteria.Magnitude(p=2)(model, sites), 0.3, scope="layer", sites=sites)
     if verified:
         return sc.cut(model, sites, keep, form="module")
     gone = {sites.structure.units[name]: kept for name, kept in keep.items()}

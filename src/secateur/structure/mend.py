@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from secateur.randomness import private_draws
-from secateur.state import evaluating
+from secateur.state import evaluating, first_names
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.carriers import Attribute, Uses
 from secateur.structure.infer import Structure
@@ -88,6 +88,7 @@ MENDERS: list[tuple[type[nn.Module], Mender]] = [
 
 def edits(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], shapes: Mapping[str, Shape]) -> Edits:
     """Return the attributes of torch's own layers that follow from the new `shapes` of their tensors (by full name)."""
+    first = first_names(model)
     found: Edits = {}
     for path, attribute, value in _group_counts(model, structure, gone):
         found.setdefault(path, {})[attribute] = value
@@ -96,7 +97,7 @@ def edits(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], s
             found.setdefault(path, {}).update(_attention(path, module, structure, gone, shapes))
             continue
         mender = next((m for kind, m in MENDERS if isinstance(module, kind)), None)
-        names = {n: f"{path}.{n}" if path else n for n in _own_tensors(module)}
+        names = {n: first[id(getattr(module, n))] for n in _own_tensors(module)}
         if mender is None or not any(full in shapes for full in names.values()):
             continue
         own = {n: shapes.get(full) or tuple(getattr(module, n).shape) for n, full in names.items()}
@@ -193,12 +194,15 @@ def proposals(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor
     trying: a wrong set fails to run or to verify. Last come those of whose use something was lost from sight.
     """
     tried: list[set[tuple[str, str]]] = []
-    if structure.graph.uses is None:
-        # A plain network mostly needs no more, and to watch what it reads takes another forward pass.
+    uses, guesses = Uses(), _guesses(model, structure, gone, lambda path, name: True)
+    if structure.graph.uses is None or not guesses:
+        # A plain network mostly needs no edits, and to watch what it reads takes another forward pass.
         tried.append(set())
         yield known
-    uses = _uses(model, structure)
-    guesses = [g for g in _guesses(model, structure, gone, uses) if g.attribute not in known.get(g.path, {})]
+    if guesses:
+        uses = _uses(model, structure)
+        guesses = _guesses(model, structure, gone, lambda path, name: uses.may_change(_watched(uses, path, name)))
+    guesses = [g for g in guesses if g.attribute not in known.get(g.path, {})]
     kinds = list(dict.fromkeys((g.kind, g.attribute) for g in guesses))
     lost = {(g.kind, g.attribute) for g in guesses if not uses.only_sizes(_watched(uses, g.path, g.attribute))}
     unlikely = {k for k in kinds if UNLIKELY.search(k[1])} - lost
@@ -232,10 +236,12 @@ def _merged(known: Edits, guesses: list[Guess]) -> Edits:
     return merged
 
 
-def _guesses(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], uses: Uses) -> list[Guess]:
+def _guesses(
+    model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], may_change: Callable[[str, str], bool]
+) -> list[Guess]:
     modules = dict(model.named_modules(remove_duplicate=False))
     holders = {
-        path: {n: v for n, v in vars(module).items() if uses.may_change(_watched(uses, path, n))}
+        path: {name: value for name, value in vars(module).items() if may_change(path, name)}
         for path, module in modules.items()
     }
     wanted: dict[str, dict[int, set[int]]] = {}

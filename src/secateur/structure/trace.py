@@ -87,7 +87,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, quick: bool = True
     with evaluating(model), private_draws():
         uses = watch(model, args, kwargs)
     with evaluating(model), private_draws():
-        exported = _export(model, args, kwargs)
+        exported = _export(model, args, kwargs, uses)
     return _exported(model, exported, args, kwargs, uses)
 
 
@@ -148,9 +148,9 @@ def _is_attribute(model: nn.Module, name: str) -> bool:
         return False
 
 
-def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Export:
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], uses: Uses | None) -> Export:
     try:
-        return export(model, args, kwargs)
+        return export(model, args, kwargs, uses.parameters if uses else None)
     except Exception as error:
         raise TraceError(
             f"{type(model).__name__} cannot be traced: {_first_line(error)}. Usual causes: control flow that depends on "
