@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from secateur.state import own_tensors
 from secateur.structure.outputs import Holdings, opaque_type, tensors_within
 
 __all__ = ["Export", "export"]
+
+_exporter = threading.Lock()  # torch.export, and Python's warnings, work in one thread at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +70,7 @@ def _silent(model: nn.Module, exported: Export, touched: Container[int] | None) 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], silent: Iterable[nn.Module]) -> Export:
     tap = _Tap(model, tuple(silent))
-    with warnings.catch_warnings(), _empty_buffers_apart(model), tap.listening():
+    with _exporter, warnings.catch_warnings(), _empty_buffers_apart(model), tap.listening():
         warnings.simplefilter("ignore")  # the exporter's notices to its own developers
         program = torch.export.export(model, args, kwargs, strict=False)
     leaving = _part_outputs(program, tap)

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from secateur.randomness import private_draws
 from secateur.state import evaluating
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.carriers import Attribute, Uses
@@ -215,7 +216,7 @@ def _uses(model: nn.Module, structure: Structure) -> Uses:
     graph = structure.graph
     if graph.uses is not None:
         return graph.uses
-    with evaluating(model):
+    with evaluating(model), private_draws():
         return watch(model, graph.args, graph.kwargs) or Uses()
 
 

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from secateur.state import own_tensors
+from secateur.state import first_names, own_tensors
 from secateur.structure.outputs import Holdings, opaque_type, tensors_within
 
 __all__ = ["GaveUp", "Record", "record"]
@@ -75,8 +75,10 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     """
     made = Record()
     recorder = _Recorder(made)
+    first = first_names(model)
     for name, tensor in own_tensors(model).items():
-        recorder.hold(tensor, name)
+        if first[id(tensor)] == name:
+            recorder.hold(tensor, name)
     for number, leaf in enumerate(pytree.tree_leaves((args, dict(kwargs)))):
         if isinstance(leaf, Tensor):
             made.inputs.append(recorder.placeholder(leaf, f"input_{number}"))

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from secateur import data
-from secateur.criteria import Evaluations, evaluate_keeps
 from secateur.files import require
 from secateur.lab import figures
 from secateur.lab.blocks import Block, Column, Picture, Section, Table
@@ -26,6 +25,8 @@ from secateur.lab.report import Report
 from secateur.lab.sections import interval, mean, pick
 from secateur.lab.study import Cell, Context, Outcome, Results
 from secateur.measure import predict
+from secateur.rate.masks import Evaluations
+from secateur.rate.masks import rate as rate_masks
 from secateur.schedules import PruningLog
 from secateur.schedules.walk import Unit
 from secateur.structure import channels, cut, mask
@@ -84,7 +85,7 @@ def path(log: PruningLog, model: nn.Module, sites: Sites, splits: Mapping[str, d
     chosen = sorted({0, *counts[every - 1 :: every], *counts[-1:]})
     masks = [without(sites, log.removed[:count]) for count in chosen]
     for name in ("validation", "test"):
-        found = evaluate_keeps(model, sites, masks, splits[name])
+        found = rate_masks(model, sites, masks, splits[name])
         rows += _rows(name, chosen, found.losses.tolist(), found.accuracy.tolist())
     return rows
 
@@ -138,7 +139,7 @@ def control_cell(context: Context) -> Outcome:
         keeps = [by_magnitude(keep, model, sites)]
     metrics: dict[str, Json] = {key: context.record(1).metrics[key] for key in ("units", "removed", "share")}
     for name, images in images_of(context, recipe, context["images"]).items():
-        found = evaluate_keeps(model, sites, keeps, images)
+        found = rate_masks(model, sites, keeps, images)
         metrics |= _means("" if name == "test" else f"{name}_", found)
     return Outcome(metrics)
 

@@ -9,7 +9,7 @@ from secateur.criteria import ClassAccuracy, Random
 from secateur.lab.options import Option, Options
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.study import Cell, Context, Outcome, Study
-from secateur.select import select
+from secateur.selection import select
 from secateur.structure import channels, cut
 from secateur.studies.charpentier.classes_pages import WAYS, pages
 from secateur.studies.charpentier.common import SOURCE

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from secateur import data
-from secateur.criteria import LossChange, LossChanges, Magnitude, NextLayer, Random, SecondOrder, Taylor
+from secateur.criteria import LossChange, Magnitude, NextLayer, Random, SecondOrder, Taylor, UnitWorth
 from secateur.files import require
 from secateur.lab import figures
 from secateur.lab.blocks import Block, Column, Picture, Section, Table
@@ -20,7 +20,7 @@ from secateur.lab.recipe import Json, Recipe
 from secateur.lab.report import Report
 from secateur.lab.sections import interval, mean
 from secateur.lab.study import Cell, Context, Outcome, Results, Study
-from secateur.measure.agreement import agreement
+from secateur.measure.agree import agreement
 from secateur.structure import channels
 from secateur.studies.charpentier.common import NETWORKS, SOURCE, WIDTH, bases, check, options
 from secateur.studies.charpentier.measured import LABELS
@@ -107,11 +107,11 @@ def importance_cell(context: Context) -> Outcome:
     return Outcome(metrics, artefact={**kept, **numbers})
 
 
-def _parts(found: LossChanges, test: LossChanges) -> dict[str, Mapping[str, torch.Tensor]]:
+def _parts(found: UnitWorth, test: UnitWorth) -> dict[str, Mapping[str, torch.Tensor]]:
     return {"change": found, "error": found.error, "accuracy": found.accuracy, "test": test}
 
 
-def _on_test(labels: Mapping[str, list[str]], test: LossChanges) -> dict[str, Json]:
+def _on_test(labels: Mapping[str, list[str]], test: UnitWorth) -> dict[str, Json]:
     """How the units of each label change the loss of the test images, on average; None where there are none."""
     made: dict[str, Json] = {}
     for label in LABELS:
@@ -123,14 +123,14 @@ def _on_test(labels: Mapping[str, list[str]], test: LossChanges) -> dict[str, Js
     return made
 
 
-def _without_best(found: LossChanges, test: LossChanges) -> list[float]:
+def _without_best(found: UnitWorth, test: UnitWorth) -> list[float]:
     """The accuracy on each class of the test images without the most important unit of the training images."""
     name = max(found, key=lambda site: float(found[site].max()))
     return [float(x) for x in test.base.class_accuracy + test.class_accuracy[name][int(found[name].argmax())]]
 
 
 def _compared(
-    estimates: Mapping[str, Criterion], exact: LossChanges, model: nn.Module, sites: Sites
+    estimates: Mapping[str, Criterion], exact: UnitWorth, model: nn.Module, sites: Sites
 ) -> dict[str, dict[str, Json]]:
     made: dict[str, dict[str, Json]] = {}
     for name, criterion in estimates.items():

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from secateur import data
-from secateur.criteria import LossChange, LossChanges, Magnitude, Random
+from secateur.criteria import LossChange, Magnitude, Random, UnitWorth
 from secateur.lab.options import Option
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.study import Cell, Context, Outcome
 from secateur.measure import parameters
-from secateur.select import select
+from secateur.selection import select
 from secateur.structure import channels, cut
 from secateur.studies.kit.networks import example, first, network, quality, size, split
 from secateur.types import InputError, Keep, Scores, Sites
@@ -160,11 +160,11 @@ def rate(model: nn.Module, splits: Mapping[str, data.Split]) -> dict[str, Json]:
     }
 
 
-def worth(changes: LossChanges) -> dict[str, Json]:
+def worth(changes: UnitWorth) -> dict[str, Json]:
     """Return the share of units with each label, in all and by site, and how their loss changes are spread.
 
     >>> from secateur.criteria import Base
-    >>> found = LossChanges(Base(1.0, 0.5, torch.zeros(2), 9, torch.tensor([4, 5])), {"fc": torch.tensor([0.5, 0.0])})
+    >>> found = UnitWorth(Base(1.0, 0.5, torch.zeros(2), 9, torch.tensor([4, 5])), {"fc": torch.tensor([0.5, 0.0])})
     >>> found.error["fc"] = torch.tensor([0.1, 0.1])
     >>> {name: worth(found)[name] for name in ("units", "important", "zero", "worse", "change_max")}
     {'units': 2, 'important': 0.5, 'zero': 0.5, 'worse': 0.0, 'change_max': 0.5}

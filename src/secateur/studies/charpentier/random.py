@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from secateur.criteria import Magnitude, evaluate_keeps
+from secateur.criteria import Magnitude
 from secateur.files import require
 from secateur.lab import figures
 from secateur.lab.blocks import Block, Card, Column, Picture, Section, Table
@@ -16,7 +16,8 @@ from secateur.lab.report import Report
 from secateur.lab.sections import interval, mean, pick
 from secateur.lab.stats import summarise
 from secateur.lab.study import Cell, Context, Outcome, Results, Study
-from secateur.select import select
+from secateur.rate.masks import rate as rate_masks
+from secateur.selection import select
 from secateur.structure import channels
 from secateur.studies.charpentier.common import SOURCE, bases, check, options
 from secateur.studies.charpentier.measured import drawn
@@ -67,7 +68,7 @@ def remove_cell(context: Context) -> Outcome:
     keeps = drawn(model, sites, n, context["draws"], (context["seed"], n))
     share = n / sum(site.size for site in sites.values())
     keeps.append(select(Magnitude(p=2)(model, sites), share, minimum=0))
-    found = evaluate_keeps(model, sites, keeps, split(context, recipe, "test"))
+    found = rate_masks(model, sites, keeps, split(context, recipe, "test"))
     metrics: dict[str, Json] = {
         "share": share,
         "loss": float(found.losses[:-1].mean()),

@@ -13,7 +13,7 @@ from secateur.lab.recipe import Json, Recipe
 from secateur.lab.report import Report
 from secateur.lab.sections import interval, mean, pick
 from secateur.lab.study import Cell, Context, Outcome, Results, Study
-from secateur.models.initialise import SCHEMES
+from secateur.models.schemes import SCHEMES
 from secateur.studies.charpentier.common import SOURCE
 from secateur.studies.charpentier.factors_pages import Factor, compared, factor_report
 from secateur.studies.charpentier.measured import OPTIONS, measured

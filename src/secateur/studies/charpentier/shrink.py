@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from secateur.criteria import Evaluations, evaluate_keeps
 from secateur.lab import figures
 from secateur.lab.blocks import Block, Column, Picture, Section, Table
 from secateur.lab.classes import class_damage
@@ -17,7 +16,9 @@ from secateur.lab.recipe import Json, Recipe
 from secateur.lab.report import Report
 from secateur.lab.sections import interval, mean, pick
 from secateur.lab.study import Cell, Context, Outcome, Results, Study
-from secateur.schedules import RandomShrink
+from secateur.rate.masks import Evaluations
+from secateur.rate.masks import rate as rate_masks
+from secateur.schedules import Shrink
 from secateur.structure import channels
 from secateur.studies.charpentier.common import SOURCE, bases, check, options
 from secateur.studies.charpentier.measured import by_magnitude, drawn_like, images_of
@@ -73,14 +74,14 @@ def shrink_cell(context: Context) -> Outcome:
     sites = channels(model, example(context, recipe))
     generator = np.random.default_rng([context["seed"], context["n"]])
     seeds = [int(one) for one in generator.integers(2**31, size=(int(context["runs"]),))]
-    runs = [RandomShrink(context["n"], splits["train"], seed=one)(model, sites) for one in seeds]
+    runs = [Shrink(context["n"], splits["train"], seed=one)(model, sites) for one in seeds]
     keeps: dict[str, list[Keep]] = {
         "shrink": [run.keep for run in runs],
         "random": [drawn_like(run.keep, model, sites, 1, (1, one))[0] for run, one in zip(runs, seeds, strict=True)],
         "magnitude": [by_magnitude(run.keep, model, sites) for run in runs],
     }
     masks = [{}, *(keep for method in METHODS for keep in keeps[method])]
-    found = {name: evaluate_keeps(model, sites, masks, images) for name, images in splits.items()}
+    found = {name: rate_masks(model, sites, masks, images) for name, images in splits.items()}
     units = sum(site.size for site in sites.values())
     metrics: dict[str, Json] = {
         "units": units,

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from secateur import data, models
-from secateur.criteria import LossChange, LossChanges, Magnitude, Random
+from secateur.criteria import LossChange, Magnitude, Random, UnitWorth
 from secateur.lab.options import Option, Options
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.study import Cell, Context, Outcome, Study
 from secateur.measure import compare_latency
 from secateur.models.layers import pad_to, stack
 from secateur.models.vgg import vgg_16
-from secateur.select import select
+from secateur.selection import select
+from secateur.state_dicts import fill
 from secateur.structure import channels, cut
 from secateur.studies.charpentier.common import SOURCE
 from secateur.studies.charpentier.measured import METHODS, images_of, rate, worth
@@ -190,7 +191,7 @@ def _so_far(context: Context, whole: nn.Module, sites: Sites) -> tuple[nn.Module
     found = context.artefact(len(context.recipe.needs) - 1)
     held = {name: found[f"keep.{name}"] for name in sites}
     model = cut(whole, sites, held)
-    model.load_state_dict({name[6:]: x for name, x in found.items() if name.startswith("state.")})
+    fill(model, {n[6:]: x for n, x in found.items() if n.startswith("state.")}, "the artefact of the step before")
     return model, held
 
 
@@ -214,7 +215,7 @@ def _changes(context: Context, model: nn.Module, own: Sites, train: data.Split) 
     return _measure(context, model, networks.first(train, context["images"]))
 
 
-def _measure(context: Context, model: nn.Module, images: data.Split) -> LossChanges:
+def _measure(context: Context, model: nn.Module, images: data.Split) -> UnitWorth:
     """The loss change of every unit, measured where the study's options say."""
     device = torch.device(context.options.get("device", "cpu"))
     moved = copy.deepcopy(model).to(device)

@@ -13,6 +13,7 @@ from secateur.lab.options import Option
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.study import Cell, Context, Outcome
 from secateur.measure import evaluate, file_bytes, macs, parameters
+from secateur.state_dicts import fill
 from secateur.train import Callback, fit
 
 __all__ = [
@@ -131,7 +132,7 @@ def network(context: Context, position: int = 0) -> tuple[nn.Module, Mapping[str
     """Return the trained network of the needed cell at `position`, and the parameters of its recipe."""
     recipe = context.record(position).recipe.parameters
     model = models.build(recipe["model"], seed=0, **recipe["model_options"])
-    model.load_state_dict(context.artefact(position))
+    fill(model, context.artefact(position), f"the artefact of cell {context.record(position).id}")
     return model, recipe
 
 
