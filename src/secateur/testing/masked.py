@@ -18,11 +18,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-<<<<<<< HEAD
 from secateur.randomness import private_draws
-=======
 from secateur.state import evaluating
->>>>>>> survey
 from secateur.types import Keep, Sites
 
 __all__ = ["KeptStatistics", "relative_difference", "run", "zeroed"]
@@ -51,17 +48,8 @@ def zeroed(model: nn.Module, sites: Sites, keep: Keep) -> nn.Module:
 def run(model: nn.Module, inputs: Any, mode: TorchFunctionMode | None = None) -> Any:
     """Return what `model` computes in eval mode on a tuple of positional or a mapping of keyword inputs."""
     args, kwargs = ((), dict(inputs)) if isinstance(inputs, Mapping) else (tuple(inputs), {})
-<<<<<<< HEAD
-    with torch.no_grad(), private_draws(0):
-        if mode is None:
-            return model(*args, **kwargs)
-        with mode:
-            return model(*args, **kwargs)
-=======
-    with evaluating(model), torch.random.fork_rng(devices=[]), mode or nullcontext():
-        torch.manual_seed(0)
+    with evaluating(model), private_draws(0), mode or nullcontext():
         return model(*args, **kwargs)
->>>>>>> survey
 
 
 def relative_difference(expected: Any, found: Any) -> float:

@@ -21,10 +21,9 @@ from secateur.lab.study import Cell, Context, Outcome, Study
 from secateur.search import Moments, Replacement, corrections, patches, replacements
 from secateur.selection import select
 from secateur.structure import channels
-from secateur.studies.charpentier.measured import rate
 from secateur.studies.janjic.filters import SOURCE
 from secateur.studies.janjic.replace_pages import pages
-from secateur.studies.kit.networks import OPTIONS, check, example, first, grid, network, split, trained
+from secateur.studies.kit.networks import OPTIONS, check, example, first, grid, network, rate, split, trained
 
 __all__ = ["METHODS", "STUDY", "Cut", "replace_cell"]
 
