@@ -241,8 +241,9 @@ def digest(named: Iterable[tuple[str, Tensor]], text: str = "") -> str:
     total = blake2b(text.encode(), digest_size=16)
     for name, tensor in named:
         total.update(f"|{name}:{tensor.dtype}:{tuple(tensor.shape)}|".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        total.update(flat.view(torch.uint8).numpy().data)
+        if tensor.numel():  # the strides of an empty one forbid a view
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            total.update(flat.view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 
