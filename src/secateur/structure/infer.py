@@ -149,7 +149,7 @@ class _Solver:
 
 
 def _tensor_value(name: str, made: Tensor, parameter: bool) -> Value:
-    axes = tuple(Atom(int(s)) if s > 1 else fixed(1, "size 1") for s in made.shape)
+    axes = tuple(Atom(int(s)) if s > 1 else fixed(int(s), f"size {int(s)}") for s in made.shape)
     return Value(axes, parameter, tuple((name, d) for d in range(len(axes))))
 
 
