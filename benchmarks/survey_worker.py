@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from coverage_models import Case
 from coverage_worker import first_line
 from secateur.criteria import Magnitude, Random
-from secateur.select import select
+from secateur.selection import select
 from secateur.state import own_tensors
 from secateur.structure import channels
-from secateur.structure.cut import cut_with_plan
+from secateur.structure.cutting import cut_with_plan
 from secateur.testing.unseen import Comparison, compare
 from secateur.testing.zoo_parts import randomise
 from secateur.types import SecateurError
@@ -58,7 +58,9 @@ def _survey(case: Case, scores: str, row: Row, report: Callable[[Row], None]) ->
     row["stage"] = "trace"
     sites = channels(model, inputs)
     seed = crc32(case.name.encode())
-    keep = select((Random(seed) if scores == "random" else Magnitude(p=2))(model, sites), SPARSITY, scope="layer")
+    keep = select(
+        (Random(seed) if scores == "random" else Magnitude(p=2))(model, sites), SPARSITY, scope="layer", sites=sites
+    )
     row.update(stage="cut", sites=len(sites), frozen=len(sites.frozen))
     report(row)
     made = cut_with_plan(model, sites, keep)

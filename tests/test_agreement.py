@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from secateur.criteria import LossChange, SecondOrder
-from secateur.measure.agreement import agreement
+from secateur.measure.agree import agreement
 from secateur.measure.quality import evaluate
-from secateur.select import select
+from secateur.selection import select
 from secateur.structure import channels, mask
 from secateur.testing.toys import TOYS
 from secateur.types import InputError, UnknownNameError
@@ -51,7 +51,7 @@ def test_the_loss_suffered_is_that_of_the_masked_model() -> None:
     model, batches = toy.build(), toy.batches()
     sites = channels(model, toy.inputs())
     a, b = SecondOrder(batches)(model, sites), LossChange(batches)(model, sites)
-    found = agreement(a, b, fractions=[0.3], model=model, sites=sites, batches=batches)
+    found = agreement(a, b, fractions=[0.3], model=model, sites=sites, data=batches)
     expected = [evaluate(mask(model, sites, select(s, 0.3)), batches).loss for s in (a, b)]
     assert list(found.suffered[0.3]) == expected
     assert found.loss == evaluate(model, batches).loss

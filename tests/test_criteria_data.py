@@ -28,13 +28,13 @@ from secateur.criteria.derivatives import Objective
 from secateur.criteria.fisher_blocks import fisher_blocks
 from secateur.criteria.reconstruction import greedy
 from secateur.schedules import Iterative
-from secateur.select import select
+from secateur.selection import select
 from secateur.structure import channels, mask, weights
 from secateur.testing.conformance import CriterionConformance
 from secateur.testing.toys import TOYS, hand_mlp
 from secateur.testing.zoo import ZOO, build
 from secateur.train import SumMovement, fit
-from secateur.types import Batches, Criterion, InputError, Loss, Scores, Sites, UnknownNameError
+from secateur.types import Batches, Criterion, InputError, Loss, Scores, SecateurError, Sites, UnknownNameError
 
 
 class TestSnip(CriterionConformance):
@@ -499,11 +499,11 @@ def test_every_criterion_scores_every_kind_of_model(name: str) -> None:
         (lambda: OptimalBrainSurgeon(DATA, damping=0.0), "damping must be above 0"),
         (lambda: Wanda(iter([DATA])), "iterator"),
         (lambda: Snip(DATA, batch_size=0), "batch_size=0"),
-        (lambda: Snip(DATA, loss="mse"), "loss is 'mse'"),
+        (lambda: Snip(DATA, loss="msf"), "unknown loss 'msf'; did you mean 'mse'"),
     ],
 )
 def test_bad_options_are_refused(make: Callable[[], object], message: str) -> None:
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(SecateurError, match=message):
         make()
 
 

@@ -97,7 +97,7 @@ def test_the_signed_estimate_is_the_change_itself_where_the_loss_is_linear() -> 
     model = hand_mlp()
     sites = channels(model, HAND[0][0])
     exact = LossChange(HAND, total)(model, sites)
-    torch.testing.assert_close(Taylor(HAND, total)(model, sites)["0"], exact["0"])
+    torch.testing.assert_close(Taylor(HAND, total, "signed")(model, sites)["0"], exact["0"])
 
 
 def test_second_order_is_the_change_itself_where_the_loss_is_quadratic() -> None:
@@ -273,7 +273,7 @@ def test_units_that_a_loop_reads_have_the_derivative_of_all_weights_that_read_th
 def test_single_weights_are_weight_times_gradient() -> None:
     """With the loss as the sum of outputs, an outgoing weight's slope is its unit, and an incoming one's x times the rest."""
     model = hand_mlp()
-    scores = Taylor(HAND, total)(model, weights(model))
+    scores = Taylor(HAND, total, "signed")(model, weights(model))
     assert scores["2.weight"].tolist() == [[-2.5, 1.5, 0.0], [-5.0, 0.0, -2.0]]
     # only sample (1, 2) reaches the weights: x · weight · (3, −1, 4), halved
     assert scores["0.weight"].tolist() == [[-1.5, -6.0], [-0.5, 1.0], [-6.0, 4.0]]
@@ -317,8 +317,11 @@ def test_the_next_layer_followed_by_hand() -> None:
         parameter.data = torch.tensor(value)
     data = torch.ones(1, 1), torch.zeros(1, 1)
     sites = channels(model, data[0])
-    assert NextLayer(data, total)(model, sites)["0"].tolist() == [(0 - 0.5) * 3, (1.5 - 0.5) * 3]
-    assert Taylor(data, total)(model, sites)["0"].tolist() == [-2 * 3, 1 * 3]  # knows nothing of the ReLU's zero
+    assert NextLayer(data, total, "signed")(model, sites)["0"].tolist() == [(0 - 0.5) * 3, (1.5 - 0.5) * 3]
+    assert Taylor(data, total, "signed")(model, sites)["0"].tolist() == [
+        -2 * 3,
+        1 * 3,
+    ]  # knows nothing of the ReLU's zero
 
 
 def test_the_next_layer_is_its_plain_loop() -> None:
@@ -395,8 +398,8 @@ def test_data_that_do_not_fit_are_refused(kind: Any) -> None:
         kind(iter(TOYS["mlp"].batches()))
     with pytest.raises(InputError, match=f"{name}: there are no batches"):
         kind([])
-    with pytest.raises(InputError, match=f"{name}: loss is 'mse'"):
-        kind(TOYS["mlp"].batches(), "mse")
+    with pytest.raises(UnknownNameError, match="unknown loss 'msf'; did you mean 'mse'"):
+        kind(TOYS["mlp"].batches(), "msf")
     with pytest.raises(InputError, match=f"{name}: batch_size=0"):
         kind(TOYS["mlp"].batches(), batch_size=0)
     with pytest.raises(InputError, match=f"{name}, batch 1: label 2 is out of range"):

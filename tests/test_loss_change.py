@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils import _pytree as pytree
 
-from secateur.criteria import LossChange, LossChanges, SecondOrder
-from secateur.prune import prune
+from secateur.criteria import LossChange, SecondOrder, UnitWorth
+from secateur.pruning import prune
 from secateur.rate.memory import Budget
 from secateur.rate.plain import PlainLoop
 from secateur.rate.tally import Tally
@@ -28,7 +28,7 @@ from secateur.testing.conformance import CriterionConformance
 from secateur.testing.random_nets import RULES, RandomNet, Step
 from secateur.testing.toys import TOYS, hand_mlp
 from secateur.testing.zoo import ZOO, build
-from secateur.types import Batches, Criterion, InputError, Loss, Sites, TraceError
+from secateur.types import Batches, Criterion, InputError, Loss, SecateurError, Sites, TraceError
 
 ONE = (torch.tensor([[1.0, 2.0]]), torch.zeros(1, 2))
 ROOMY = Budget(2**30, 2**25)
@@ -55,14 +55,14 @@ def brute(model: nn.Module, sites: Sites, x: Tensor, y: Tensor) -> dict[str, Ten
     return found
 
 
-def measured(model: nn.Module, sites: Sites, x: Tensor, y: Tensor, budget: Budget = ROOMY) -> LossChanges:
+def measured(model: nn.Module, sites: Sites, x: Tensor, y: Tensor, budget: Budget = ROOMY) -> UnitWorth:
     """The changes by the engine for traced models alone, in the model's own precision: where it gives up the test fails."""
     tally = Tally(cross_entropy, sites)
     GraphEngine(model, sites, budget).measure(x, y, tally)
-    return LossChanges.of(tally)
+    return UnitWorth.of(tally)
 
 
-def assert_equal_to_brute(model: nn.Module, sites: Sites, x: Tensor, budget: Budget = ROOMY) -> LossChanges:
+def assert_equal_to_brute(model: nn.Module, sites: Sites, x: Tensor, budget: Budget = ROOMY) -> UnitWorth:
     with torch.no_grad():
         y = torch.arange(len(x)) % model(x).shape[1]
         expected = brute(model, sites, x, y)
@@ -369,7 +369,7 @@ def test_a_loss_that_is_no_plain_mean_is_refused() -> None:
         LossChange(data, lambda o, y: (o.sum(1) - y)[:, None])(model, channels(model, toy.inputs()))
 
 
-def changes(values: list[float], errors: list[float]) -> LossChanges:
+def changes(values: list[float], errors: list[float]) -> UnitWorth:
     model = hand_mlp()
     made = LossChange(ONE, mse_loss)(model, channels(model, ONE[0]))
     made["0"], made.error["0"] = torch.tensor(values), torch.tensor(errors)
@@ -431,7 +431,7 @@ def test_the_table_has_a_row_for_each_unit() -> None:
     row = table[(table.site == "2.weight") & (table.unit == 4)].iloc[0]
     assert row.loss == pytest.approx(float(found["2.weight"][1, 1]))
     assert row["class 1"] == float(found.class_accuracy["2.weight"][1, 1, 1])
-    assert repr(found) == f"LossChanges(12 units of 2 sites, loss {found.base.loss:.4g} on 8 samples)"
+    assert repr(found) == f"UnitWorth(12 units of 2 sites, loss {found.base.loss:.4g} on 8 samples)"
 
 
 def test_pruning_by_it_removes_what_hurts_least() -> None:
@@ -451,7 +451,7 @@ def test_a_tally_that_misses_units_is_told_apart() -> None:
     sites = channels(model, x)
     tally = Tally(cross_entropy, sites, {"0": torch.tensor([2])})
     GraphEngine(model, sites, ROOMY).measure(x, y, tally)
-    assert LossChanges.of(tally).exact["0"].tolist() == [False, False, True]
+    assert UnitWorth.of(tally).exact["0"].tolist() == [False, False, True]
 
 
 def test_a_screen_measures_the_lowest_estimates_and_marks_the_others() -> None:
@@ -508,17 +508,17 @@ def test_the_bar_reaches_its_end(plain: bool, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batches": []}, "no batches"),
-        ({"batches": iter([ONE])}, "iterator"),
-        ({"batches": ONE, "loss": "mse"}, "loss is 'mse'; give a function"),
-        ({"batches": ONE, "max_memory": 0}, "max_memory=0"),
-        ({"batches": ONE, "batch_size": 1.5}, "batch_size=1.5"),
-        ({"batches": ONE, "screen": 1}, "screen=1 must be a fraction"),
-        ({"batches": ONE, "screen": True}, "screen=True must be a fraction"),
+        ({"data": []}, "no batches"),
+        ({"data": iter([ONE])}, "iterator"),
+        ({"data": ONE, "loss": 3}, "unknown loss .3."),
+        ({"data": ONE, "max_memory": 0}, "max_memory=0"),
+        ({"data": ONE, "batch_size": 1.5}, "batch_size=1.5"),
+        ({"data": ONE, "screen": 1}, "screen=1 must be a fraction"),
+        ({"data": ONE, "screen": True}, "screen=True must be a fraction"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, object], message: str) -> None:
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(SecateurError, match=message):
         LossChange(**options)  # type: ignore[arg-type]
 
 

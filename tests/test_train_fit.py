@@ -248,7 +248,10 @@ def with_nan() -> Split:
         ),
         (Split(torch.zeros(3, 2), torch.tensor([0, 1, -1])), "label -1 is out of range"),
         (Split(torch.zeros(3, 5), torch.tensor([0, 1, 1])), r"does not take inputs of shape \(2, 5\)"),
-        (Split(torch.zeros(3, 2), torch.zeros(3)), r"the loss does not take outputs of shape \(2, 2\)"),
+        (
+            Split(torch.zeros(3, 2), torch.zeros(3)),
+            r"the loss is cross-entropy, and targets are floats of shape \(2,\): pass loss=.mse.",
+        ),
         ([], "training data: there are no batches"),
         (iter([(torch.zeros(3, 2), torch.zeros(3))]), "empty after one pass"),
         ([torch.zeros(3, 2)], "batch 1 is a Tensor, not a pair"),

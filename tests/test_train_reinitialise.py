@@ -168,7 +168,7 @@ def test_the_best_weights_are_those_that_were_measured() -> None:
 )
 def test_options_that_are_refused(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        Reinitialise(**{"every": 1, "batches": DATA, **options})
+        Reinitialise(**{"every": 1, "data": DATA, **options})
 
 
 def test_a_model_without_units_is_refused() -> None:

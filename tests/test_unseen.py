@@ -148,7 +148,11 @@ def test_single_precision_is_done_in_double() -> None:
 
 
 def test_draws() -> None:
-    example = {"ids": torch.tensor([[3, 5, 7]] * 2), "mask": torch.ones(2, 3, dtype=torch.long), "x": torch.randn(2, 4, 6)}
+    example = {
+        "ids": torch.tensor([[3, 5, 7]] * 2),
+        "mask": torch.ones(2, 3, dtype=torch.long),
+        "x": torch.randn(2, 4, 6),
+    }
     drawn = draw_inputs(example, Draw(batch=4, stretch=(True, (-1,)), scale=10.0, padded=True, vocabulary=50))
     assert {name: tuple(x.shape) for name, x in drawn.items()} == {"ids": (4, 8), "mask": (4, 8), "x": (4, 4, 12)}
     assert drawn["x"].dtype is torch.float64

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from secateur.criteria import Magnitude
-from secateur.select import select
+from secateur.selection import select
 from secateur.structure import channels, cut
 from secateur.testing import masked, unseen, zoo
 from secateur.types import Sites, TraceError, UnknownNameError

@@ -20,11 +20,12 @@ import torch
 from torch import Tensor, nn
 
 ROOMS = (
-    *("", ".allocate", ".budget", ".criteria", ".measure", ".prune", ".repair", ".saving", ".schedules", ".search"),
-    *(".select", ".solvers", ".structure", ".structure.cut", ".structure.flow", ".train", ".rate", ".testing.masked"),
+    *("", ".allocate", ".criteria", ".measure", ".pruning", ".repair", ".result", ".saving", ".schedules", ".search"),
+    *(".selection", ".solvers", ".structure", ".structure.cutting", ".structure.flow", ".train", ".rate"),
+    *(".rate.masks", ".testing.masked"),
 )
 # What trains or loads weights is meant to change the model; of `distill`, the teacher stays as it is.
-CHANGES = {"fit": ("model",), "distill": ("student",), "load_weights": ("model",)}
+CHANGES = {"fit": ("model",), "distill": ("model",), "load_weights": ("model",)}
 EXEMPT = {"Callback", "Distillation", "HoldZeros", "LogEpochs", "Reinitialise", "RewindRate", "Run", "SumMovement"}
 SMALL = 2**16
 
@@ -143,7 +144,7 @@ def _equal(a: Tensor | None, b: Tensor | None) -> bool:
 def watched(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the function with a look at the models that it is given, before and after; in a failed call, too."""
     names = list(inspect.signature(function).parameters)
-    # What is being made holds nothing yet, not even what its own methods read.
+    # An object that is being made has nothing to look into yet.
     free = ("self",) if function.__name__ == "__init__" else CHANGES.get(function.__name__, ())
     state, fingerprint, models_in, touched = _state, Fingerprint, _models, Touched
 

@@ -16,7 +16,16 @@ from torch import Tensor
 from secateur.structure.patches import PART, Patches
 from secateur.types import InputError
 
-__all__ = ["LayerEquations", "Moments", "input_columns", "least_squares", "output_columns", "patches", "solved"]
+__all__ = [
+    "LayerEquations",
+    "Moments",
+    "input_columns",
+    "least_squares",
+    "output_columns",
+    "patches",
+    "ridge_load",
+    "solved",
+]
 
 
 def solved(gram: Tensor, cross: Tensor, load: Tensor | float) -> Tensor:
@@ -40,33 +49,44 @@ def solved(gram: Tensor, cross: Tensor, load: Tensor | float) -> Tensor:
     return best
 
 
+def ridge_load(gram: Tensor, ridge: float, *, free: int = 0) -> Tensor:
+    """Return what the square of each input's weight costs: a fraction `ridge` of the inputs' mean square.
+
+    Args:
+        gram: the sum (or mean) of x xᵀ over the inputs, ``(inputs, inputs)``.
+        ridge: the fraction, 0 or more.
+        free: how many of the last inputs cost nothing, as the column of ones of a bias.
+
+    >>> ridge_load(torch.diag(torch.tensor([1.0, 3.0, 9.0])), 0.5, free=1)
+    tensor([1., 1., 0.])
+    """
+    if isinstance(ridge, bool) or not 0 <= ridge < float("inf"):
+        raise InputError(f"least_squares: ridge must be 0 or more; got {ridge!r}")
+    load, costly = torch.zeros_like(gram.diagonal()), len(gram) - free
+    if costly:
+        load[:costly] = ridge * gram.diagonal()[:costly].mean()
+    return load
+
+
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """What the squared error of a linear map depends on: all of its data, in two matrices.
+    """What the squared error of a corrected layer depends on: all of its data, in two matrices.
 
     Attributes:
-        gram: the sum of x xᵀ over the inputs, float64 ``(inputs, inputs)``.
-        cross: the sum of t xᵀ over the aims and inputs, float64 ``(outputs, inputs)``.
-        power: the sum of the squares of the aims.
-        count: over how many rows.
-
-    Moments of parts of the data are added up.
+        gram: ``(inputs left, inputs left)``, YᵀY / rows of the inputs after the cut.
+        cross: ``(outputs, inputs left)``, W XᵀY / rows.
+        power: the mean square of the outputs before, added up over outputs.
+        rows: how many there are.
     """
 
     gram: Tensor
     cross: Tensor
     power: float
-    count: int
-
-    @classmethod
-    def between(cls, inputs: Tensor, aims: Tensor) -> Moments:
-        """Take the moments of rows of inputs ``(rows, inputs)`` and of what is wanted for them ``(rows, outputs)``."""
-        x, t = inputs.double(), aims.double()
-        return cls(x.mT @ x, t.mT @ x, float(t.square().sum()), len(x))
+    rows: int
 
     @classmethod
     def of(cls, before: Tensor, after: Tensor, weight: Tensor) -> Moments:
-        """Take the moments of a layer before and after its inputs changed; the arguments are those of `least_squares`."""
+        """Take the moments; the arguments are those of `least_squares`."""
         if before.ndim != 2 or after.ndim != 2 or len(before) != len(after) or len(before) == 0:
             raise InputError(
                 f"least_squares: inputs before {tuple(before.shape)} and after {tuple(after.shape)} must be matrices with "
@@ -82,37 +102,33 @@ class Moments:
             raise InputError(
                 "least_squares: inputs or weight hold NaN or infinite values; repair the data or the model"
             )
-        return cls.between(y, x @ w.mT)
+        aims = x @ w.mT
+        rows = len(x)
+        return cls(y.mT @ y / rows, aims.mT @ y / rows, float(aims.square().sum() / rows), rows)
 
-    def __add__(self, other: Moments) -> Moments:
-        return Moments(
-            self.gram + other.gram, self.cross + other.cross, self.power + other.power, self.count + other.count
-        )
+    @classmethod
+    def pooled(cls, parts: Sequence[Moments]) -> Moments:
+        """Return the moments of all parts of the data together.
+
+        >>> x = torch.tensor([[1.0], [2.0], [3.0]])
+        >>> weight = torch.tensor([[2.0]])
+        >>> parts = [Moments.of(some, some, weight) for some in (x[:1], x[1:])]
+        >>> round(float(Moments.pooled(parts).gram), 3), round(float(Moments.of(x, x, weight).gram), 3)
+        (4.667, 4.667)
+        """
+        rows = sum(part.rows for part in parts)
+        gram = sum((part.rows / rows * part.gram for part in parts), torch.zeros(()))
+        cross = sum((part.rows / rows * part.cross for part in parts), torch.zeros(()))
+        return cls(gram, cross, sum(part.rows / rows * part.power for part in parts), rows)
 
     def error(self, weights: Tensor) -> Tensor:
-        """Return each candidate's squared error, added up over outputs and a mean over the rows.
-
-        Args:
-            weights: ``(candidates, outputs, inputs)``.
-        """
+        """Return the mean squared error of each candidate ``(candidates, outputs, inputs left)``, added up over outputs."""
         w = weights.double()
-        return (self.power - 2 * (w * self.cross).sum((-1, -2)) + ((w @ self.gram) * w).sum((-1, -2))) / self.count
+        return self.power - 2 * (w * self.cross).sum((-1, -2)) + ((w @ self.gram) * w).sum((-1, -2))
 
-    def best(self, ridge: float, *, free: int = 0) -> Tensor:
-        """Return the weight of the least error, ``(outputs, inputs)``.
-
-        Args:
-            ridge: what a squared weight costs, as a fraction of the mean square of the inputs; 0 for plain least squares.
-            free: how many of the last inputs cost nothing, as the column of ones of a bias.
-        """
-        if isinstance(ridge, bool) or not 0 <= ridge < float("inf"):
-            raise InputError(f"least_squares: ridge must be 0 or more; got {ridge!r}")
-        squares = self.gram.diagonal()
-        costly = len(squares) - free
-        load = torch.zeros_like(squares)
-        if costly:
-            load[:costly] = ridge * squares[:costly].mean()
-        return solved(self.gram, self.cross, load)
+    def best(self, ridge: float) -> Tensor:
+        """Return the weight of the least error, ``(outputs, inputs left)``; see `ridge_load`."""
+        return solved(self.gram, self.cross, ridge_load(self.gram, ridge))
 
 
 def least_squares(before: Tensor, after: Tensor, weight: Tensor, *, ridge: float = 1e-6) -> Tensor:
@@ -193,20 +209,22 @@ class LayerEquations:
 
     def __init__(self, weight: Tensor, options: Mapping[str, Any], columns: Sequence[Tensor], *, bias: bool) -> None:
         self.weight, self.options, self.columns, self.bias = weight, options, columns, bias
-        self.moments: list[Moments | None] = [None] * len(columns)
+        # The sums of x xᵀ and t xᵀ, by group.
+        self.gram: list[Tensor | float] = [0.0] * len(columns)
+        self.cross: list[Tensor | float] = [0.0] * len(columns)
 
     def add(self, x: Tensor, aims: Tensor) -> None:
         """Take in what the layer reads, and what is wanted of it in the shape of its outputs."""
-        wanted = output_columns(aims, self.weight, len(self.columns))
+        wanted = output_columns(aims, self.weight, len(self.columns)).double()
         start = 0
         for part in input_columns(x, self.weight, self.options):
             stop = start + part.shape[2]
             for group, columns in enumerate(self.columns):
-                rows = part[group, columns].mT.double()
+                inputs = part[group, columns].double()
                 if self.bias:
-                    rows = torch.cat([rows, rows.new_ones(len(rows), 1)], 1)
-                new, old = Moments.between(rows, wanted[group, :, start:stop].mT), self.moments[group]
-                self.moments[group] = new if old is None else old + new
+                    inputs = torch.cat([inputs, inputs.new_ones(1, inputs.shape[1])])
+                self.gram[group] = self.gram[group] + inputs @ inputs.mT
+                self.cross[group] = self.cross[group] + wanted[group, :, start:stop] @ inputs.mT
             start = stop
 
     def solve(self, ridge: float) -> tuple[Tensor, Tensor | None]:
@@ -214,11 +232,15 @@ class LayerEquations:
 
         Args:
             ridge: what a squared weight costs, as a fraction of the mean square of the inputs; a bias costs nothing.
+
+        Raises:
+            InputError: `ridge` is below 0, or no data were taken in.
         """
         weights, biases = [], []
-        for columns, moments in zip(self.columns, self.moments, strict=True):
-            assert moments is not None, "no data were taken in"
-            best = moments.best(ridge, free=int(self.bias))
+        for columns, gram, cross in zip(self.columns, self.gram, self.cross, strict=True):
+            if not isinstance(gram, Tensor) or not isinstance(cross, Tensor):
+                raise InputError("least_squares: there are no data; add some first")
+            best = solved(gram, cross, ridge_load(gram, ridge, free=int(self.bias)))
             flat = best.new_zeros(len(best), self.weight[0].numel())
             weights.append(flat.index_copy(1, columns, best[:, : len(columns)]))
             biases.append(best[:, len(columns) :].sum(1))

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Generator, Tensor
 
+from secateur.state import ordinary
 from secateur.types import Batches, InputError
 
 __all__ = [
@@ -45,10 +46,10 @@ def in_memory(data: Data) -> tuple[Tensor, Tensor] | None:
     """Return the inputs and targets of data that are in memory; None for batches."""
     images, labels = getattr(data, "images", None), getattr(data, "labels", None)
     if isinstance(images, Tensor) and isinstance(labels, Tensor):
-        return images, labels
+        return ordinary(images), ordinary(labels)
     pair: Any = data
     if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor) for part in pair):
-        return pair[0], pair[1]
+        return ordinary(pair[0]), ordinary(pair[1])
     return None
 
 
@@ -125,11 +126,11 @@ def iterate(data: Data, size: int, what: str, order: Generator | None = None) ->
 def _checked(batches: Batches, what: str) -> Iterator[tuple[Tensor, Tensor]]:
     number = 0
     for number, batch in enumerate(batches, 1):
-        if in_memory(batch) is None:
+        pair = in_memory(batch)
+        if pair is None:
             raise InputError(f"{what}: batch {number} is a {type(batch).__name__}, not a pair (inputs, targets)")
-        inputs, targets = batch
-        _check_pair(inputs, targets, f"{what}, batch {number}")
-        yield inputs, targets
+        _check_pair(*pair, f"{what}, batch {number}")
+        yield pair
     if number == 0:
         raise InputError(f"{what}: there are no batches; give at least one")
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur.labelled import are_classes, check_outputs
-from secateur.types import InputError, Loss, unknown_name
+from secateur.types import InputError, Loss, UnknownNameError, unknown_name
 
 __all__ = [
     "LOSSES",
@@ -91,9 +91,9 @@ def loss_function(loss: str | Loss) -> Loss:
     """
     if callable(loss):
         return loss
-    name = loss.replace("-", "_") if isinstance(loss, str) else loss
+    name = str(loss).replace("-", "_")
     if name not in LOSSES:
-        raise unknown_name("loss (or give a function of (outputs, targets)):", loss, LOSSES)
+        raise UnknownNameError(f"{unknown_name('loss', loss, LOSSES)}; or give a function of (outputs, targets)")
     return LOSSES[name]
 
 

@@ -14,7 +14,9 @@ FROZEN = json.loads(FILE.read_text(encoding="utf-8"))
 
 
 def test_every_study_is_frozen() -> None:
-    assert set(FROZEN) == set(SMALL) == set(STUDIES), "print the ids of the new study with python tests/studies/frozen_cells.py"
+    assert set(FROZEN) == set(SMALL) == set(STUDIES), (
+        "print the ids of the new study with python tests/studies/frozen_cells.py"
+    )
 
 
 @pytest.mark.parametrize("name", FROZEN)

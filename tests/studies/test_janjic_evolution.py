@@ -230,7 +230,7 @@ def test_the_search_itself_gives_the_same(results: Results, store: Store) -> Non
     model.load_state_dict(store.artefact(store.get(row["id"]).recipe.needs[0]))
     space = Space(model, only(weights(model), "fc2.weight"))
     found = Genetic(0.9, 10)(Fitness(space, part("validation")), space, 40, 0)
-    assert torch.equal(torch.from_numpy(found.genes), store.artefact(row["id"])["genes"])
+    assert torch.equal(torch.from_numpy(found.history.genes), store.artefact(row["id"])["genes"])
 
 
 # The report

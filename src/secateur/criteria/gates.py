@@ -17,7 +17,7 @@ from torch.fx import Node
 
 from secateur.criteria.places import Places, over, samples_of
 from secateur.labelled import Data, iterate
-from secateur.losses import check_answers
+from secateur.losses import check_answers, gives_numbers
 from secateur.state import check_finite, device_of, own_tensors
 from secateur.structure.axes import Atom, atoms
 from secateur.structure.flow import Flow, Read, Tap
@@ -59,6 +59,11 @@ class Gated:
     def count(self) -> int:
         """How many samples the batch has."""
         return len(self.outputs)
+
+    @property
+    def numbers(self) -> bool:
+        """Whether the outputs are numbers, as in a regression, and not the logits of classes."""
+        return gives_numbers(self.loss, self.outputs, self.targets)
 
     def changes(self, along: Tensor, last: bool = True) -> dict[str, Tensor]:
         """Return for each site how each sample's ``(outputs · along)`` changes to first order without each unit.

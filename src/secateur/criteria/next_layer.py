@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -17,7 +17,7 @@ from secateur.structure.flow import Flow, Read
 from secateur.structure.infer import Structure
 from secateur.structure.ops import bind, writes
 from secateur.structure.rules import op_name
-from secateur.types import Sites
+from secateur.types import Sites, unknown_name
 
 __all__ = ["NextLayer"]
 
@@ -42,12 +42,16 @@ class NextLayer(LossCriterion):
     the next layer gives the model's outputs the loss itself is taken, and the score is exact. Units that something else
     reads (a product, a mean over channels, a grouped convolution) are scored as by `Taylor`.
 
+    In a regression compare within each site (``scope="layer"``), as what is exact has another scale than what is not.
+
     It costs about a forward pass of the next layer's activation for each unit: more than `SecondOrder`, which ranked
     better wherever both were tried (benchmarks/estimates.py), except for the last hidden layer.
 
     Attributes:
         data: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
         loss: a name that `fit` takes, or a function of (outputs, targets) that gives the mean over a batch.
+        sign: whether what is known to first order counts ``"signed"``, or sample by sample in ``"absolute"`` value; None
+            as for `Taylor`: signed for classes, absolute for numbers.
         batch_size: samples a pass, where the data are in memory.
 
     Raises:
@@ -62,8 +66,12 @@ class NextLayer(LossCriterion):
     {'0': tensor([-24.,  11.])}
     """
 
+    sign: Literal["signed", "absolute"] | None = None
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.sign not in (None, "signed", "absolute"):
+            raise unknown_name("sign", self.sign, ("signed", "absolute"))
 
     def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep; each has its site's shape."""
@@ -78,21 +86,25 @@ class NextLayer(LossCriterion):
             self.batch_size,
             self._loss,
             "NextLayer",
-            lambda batch: _sums(batch, plan(batch.inputs)),
+            lambda batch: _sums(batch, plan(batch.inputs), self.sign),
             lambda inputs: {node for path in plan(inputs).values() for node in path.seen},
         )
 
 
-def _sums(batch: Gated, paths: Mapping[Read, _Path]) -> dict[str, Tensor]:
+def _sums(batch: Gated, paths: Mapping[Read, _Path], sign: str | None) -> dict[str, Tensor]:
     """The changes of a batch, summed over its samples."""
+    sized = batch.numbers if sign is None else sign == "absolute"
     along = gradient(batch.outputs, batch.targets, batch.loss)
-    found = {name: loop.clone() for name, loop in batch.loops(along).items()}
+    found = {name: loop.abs() if sized else loop.clone() for name, loop in batch.loops(along).items()}
     ends = list(dict.fromkeys(path.end for path in paths.values() if not path.last))
     slopes = dict(zip(ends, batch.slopes(along, ends), strict=True))
     each = SampleLoss(batch.loss)
     for read, changes in batch.by_read(along):
         path = paths.get(read)
-        sums = changes.sum(0) if path is None else _followed(batch, read, path, slopes.get(path.end), each)
+        if path is None:
+            sums = changes.abs().sum(0) if sized else changes.sum(0)
+        else:
+            sums = _followed(batch, read, path, slopes.get(path.end), each, sized)
         found[read.site] = found[read.site] + sums if read.site in found else sums
     return found
 
@@ -167,8 +179,8 @@ def _weight(structure: Structure, read: Read) -> Node | None:
     return made
 
 
-def _followed(batch: Gated, read: Read, path: _Path, slope: Tensor | None, each: SampleLoss) -> Tensor:
-    """The change without each unit, ``(units,)``, summed over the samples."""
+def _followed(batch: Gated, read: Read, path: _Path, slope: Tensor | None, each: SampleLoss, sized: bool) -> Tensor:
+    """The change without each unit, ``(units,)``, summed over the samples; by its size where it is to first order."""
     whole, end = batch.seen[path.layer], batch.seen[path.end]
     units = max(BLOCK // whole.numel(), 1)
     sums = []
@@ -180,7 +192,8 @@ def _followed(batch: Gated, read: Read, path: _Path, slope: Tensor | None, each:
             if base is not None:
                 sums.append((each.of_units(without, batch.targets) - base).sum(1))
             elif slope is not None:
-                sums.append(((without - end) * slope).flatten(1).sum(1))
+                changes = (without - end) * slope
+                sums.append(changes.flatten(2).sum(2).abs().sum(1) if sized else changes.flatten(1).sum(1))
             else:
                 sums.append(whole.new_zeros(len(index)))
     return torch.cat(sums)

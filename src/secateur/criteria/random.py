@@ -36,4 +36,4 @@ class Random(CriterionBase):
         """Return the scores, high = keep; each has its site's shape."""
         check_same_model(model, sites)
         generator = torch.Generator().manual_seed(self.seed)
-        return {name: torch.rand(site.shape, generator=generator) for name, site in sites.items()}
+        return {name: torch.rand(site.shape, generator=generator, dtype=torch.float32) for name, site in sites.items()}

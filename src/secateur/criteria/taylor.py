@@ -12,7 +12,7 @@ from secateur.criteria.base import LossCriterion
 from secateur.criteria.gates import Gated, by_unit, estimate, gradient
 from secateur.criteria.units import parameters_of
 from secateur.labelled import iterate
-from secateur.losses import check_answers
+from secateur.losses import check_answers, gives_numbers
 from secateur.state import check_finite, device_of, evaluating
 from secateur.structure.flow import Flow
 from secateur.structure.sites import REPAIR
@@ -41,7 +41,9 @@ class Taylor(LossCriterion):
     Attributes:
         data: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
         loss: a name that `fit` takes, or a function of (outputs, targets) that gives the mean over a batch.
-        sign: ``"signed"``, ``"absolute"`` or ``"squared"``.
+        sign: ``"signed"``, ``"absolute"`` or ``"squared"``; None is signed for classes, and absolute where outputs are
+            numbers (one column, or targets that are floats under another loss than the cross-entropy): the units that are
+            lowest with their sign all push such an output the same way, and removed together they do the greatest harm.
         on: for channels, ``"activations"``, or ``"weights"``: weight times gradient, summed over the weights and biases
             that produce the unit, and over all data before sign and square. Single weights and blocks, which have no
             activations of their own, are always scored by their weights.
@@ -55,16 +57,16 @@ class Taylor(LossCriterion):
     >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
     >>> model[0].weight.data, model[1].weight.data = torch.tensor([[2.0], [1.0]]), torch.tensor([[3.0, -1.0]])
     >>> data = [(torch.ones(1, 1), torch.zeros(1, 1))]           # the output is 2·3 − 1 = 5
-    >>> Taylor(data, lambda y, t: y.sum())(model, channels(model, torch.ones(1, 1)))
+    >>> Taylor(data, lambda y, t: y.sum(), sign="signed")(model, channels(model, torch.ones(1, 1)))
     {'0': tensor([-6.,  1.])}
     """
 
-    sign: Literal["signed", "absolute", "squared"] = "signed"
+    sign: Literal["signed", "absolute", "squared"] | None = None
     on: Literal["activations", "weights"] = "activations"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.sign not in SIGNS:
+        if self.sign is not None and self.sign not in SIGNS:
             raise unknown_name("sign", self.sign, SIGNS)
         if self.on not in GATED:
             raise unknown_name("place of the gates (on)", self.on, GATED)
@@ -78,28 +80,29 @@ class Taylor(LossCriterion):
     def _sums(self, batch: Gated) -> dict[str, Tensor]:
         along = gradient(batch.outputs, batch.targets, batch.loss)
         loops = batch.loops(along)
-        found = {name: self._signed(rows).sum(0) for name, rows in batch.changes(along).items()}
+        found = {name: self._signed(rows, batch.numbers).sum(0) for name, rows in batch.changes(along).items()}
         # What a loop does is known only for the batch as a whole.
-        return found | {name: found.get(name, 0) + self._signed(loop) for name, loop in loops.items()}
+        return found | {name: found.get(name, 0) + self._signed(loop, batch.numbers) for name, loop in loops.items()}
 
-    def _signed(self, changes: Tensor) -> Tensor:
-        if self.sign == "signed":
+    def _signed(self, changes: Tensor, numbers: bool) -> Tensor:
+        sign = self.sign or ("absolute" if numbers else "signed")
+        if sign == "signed":
             return changes
-        return changes.abs() if self.sign == "absolute" else changes.square()
+        return changes.abs() if sign == "absolute" else changes.square()
 
     def _on_weights(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
-        slopes = self._slopes(model, sites)
+        slopes, numbers = self._slopes(model, sites)
         parameters = parameters_of(model, sites)
         changes = {name: -slope * parameters[name].detach() for name, slope in slopes.items()}
-        return {name: self._signed(_of_site(changes, site)) for name, site in sites.items()}
+        return {name: self._signed(_of_site(changes, site), numbers) for name, site in sites.items()}
 
-    def _slopes(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
-        """The gradient of the mean loss for each parameter of the sites."""
+    def _slopes(self, model: nn.Module, sites: Sites) -> tuple[dict[str, Tensor], bool]:
+        """The gradient of the mean loss for each parameter of the sites, and whether the outputs are numbers."""
         check_finite(model, "Taylor", REPAIR)
         needed = {member.parameter for site in sites.values() for member in site.members}
         leaves = {n: p.detach().requires_grad_() for n, p in parameters_of(model, sites).items() if n in needed}
         totals = {name: torch.zeros_like(leaf, dtype=torch.float64) for name, leaf in leaves.items()}
-        count, device = 0, device_of(model)
+        count, device, numbers = 0, device_of(model), False
         with evaluating(model), torch.enable_grad():
             for number, (inputs, targets) in enumerate(iterate(self.data, self.batch_size, "Taylor"), 1):
                 outputs = run_with(model, leaves, (inputs.to(device),))
@@ -109,8 +112,8 @@ class Taylor(LossCriterion):
                 for name, grad in zip(leaves, grads, strict=True):
                     if grad is not None:
                         totals[name].add_(grad, alpha=len(inputs))
-                count += len(inputs)
-        return {name: (total / count).to(leaves[name].dtype) for name, total in totals.items()}
+                count, numbers = count + len(inputs), gives_numbers(self.loss, outputs, targets)
+        return {name: (total / count).to(leaves[name].dtype) for name, total in totals.items()}, numbers
 
 
 def _of_site(changes: dict[str, Tensor], site: Site) -> Tensor:

@@ -12,6 +12,7 @@ from secateur.edits.cut import Cut
 from secateur.edits.depth import Depth
 from secateur.edits.graph import GraphCut
 from secateur.edits.masked import Masked
+from secateur.state import usual
 from secateur.types import unknown_name
 from secateur.untouched import copied
 
@@ -39,6 +40,7 @@ def from_dict(record: Mapping[str, Any]) -> Edit:
     return EDITS[kind].from_dict(record)
 
 
+@usual
 def replay(edits: Sequence[Edit], model: nn.Module) -> nn.Module:
     """Return a copy of `model` with the edits done one after another.
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from secateur.labelled import Data, are_classes, check_outputs, iterate
+from secateur.labelled import Data, are_classes, iterate
+from secateur.losses import check_answers
 from secateur.state import device_of, evaluating
 from secateur.types import Loss
 
@@ -57,6 +58,6 @@ def tally_pass(model: nn.Module, data: Data, loss: Loss, batch_size: int, what: 
         for number, (inputs, targets) in enumerate(iterate(data, batch_size, what), 1):
             targets = targets.to(device)
             outputs = model(inputs.to(device))
-            check_outputs(outputs, targets, f"{what}, batch {number}")
+            check_answers(outputs, targets, loss, f"{what}, batch {number}")
             tally.add(outputs, targets, float(loss(outputs, targets)))
     return tally

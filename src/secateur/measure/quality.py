@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from secateur.labelled import Data, check_data, check_outputs, iterate
 from secateur.losses import loss_function
 from secateur.measure.passes import tally_pass
-from secateur.state import device_of, evaluating
+from secateur.state import check_module, device_of, evaluating, usual
 from secateur.types import InputError, Loss
 
 __all__ = ["Evaluation", "evaluate", "predict"]
@@ -34,9 +34,8 @@ class Evaluation:
     count: int
 
 
-def evaluate(
-    model: nn.Module, batches: Data, loss: str | Loss = "cross_entropy", *, batch_size: int = 256
-) -> Evaluation:
+@usual
+def evaluate(model: nn.Module, data: Data, loss: str | Loss = "cross_entropy", *, batch_size: int = 256) -> Evaluation:
     """Run the model over labelled data, in evaluation mode without gradients, and rate it.
 
     Accuracy is counted where outputs are ``(N, classes)`` and targets are whole numbers ``(N,)``: the answer
@@ -44,8 +43,8 @@ def evaluate(
 
     Args:
         model: on any device; its modes are left as they were.
-        batches: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
-        loss: ``cross_entropy``, ``mse``, or a callable of (outputs, targets) that returns the batch's mean.
+        data: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
+        loss: a name that `fit` takes, or a callable of (outputs, targets) that returns the batch's mean.
         batch_size: samples a pass, where the data are in memory.
 
     Raises:
@@ -58,8 +57,9 @@ def evaluate(
     (0.667, (1.0, 0.5, nan), 3)
     """
     _check_batch_size(batch_size)
-    check_data(batches, "evaluate")
-    tally = tally_pass(model, batches, loss_function(loss), batch_size, "evaluate")
+    check_module(model, "evaluate", compiled=True)
+    check_data(data, "evaluate")
+    tally = tally_pass(model, data, loss_function(loss), batch_size, "evaluate")
     accuracy = tally.accuracy
     return Evaluation(
         loss=tally.loss,
@@ -75,12 +75,13 @@ def _class_accuracy(answers: Tensor | None) -> tuple[float, ...]:
     return tuple(right / (wrong + right) if wrong + right else nan for wrong, right in answers.T.tolist())
 
 
-def predict(model: nn.Module, batches: Data | Tensor, *, batch_size: int = 256) -> Tensor:
+@usual
+def predict(model: nn.Module, data: Data | Tensor, *, batch_size: int = 256) -> Tensor:
     """Return the model's outputs on all samples, in their order, in evaluation mode without gradients.
 
     Args:
         model: on any device; its modes are left as they were.
-        batches: what `evaluate` takes, or a tensor of inputs alone.
+        data: what `evaluate` takes, or a tensor of inputs alone.
         batch_size: samples a pass, where the data are in memory.
 
     Returns:
@@ -93,11 +94,12 @@ def predict(model: nn.Module, batches: Data | Tensor, *, batch_size: int = 256) 
     torch.Size([5, 6])
     """
     _check_batch_size(batch_size)
-    data: Data = (batches, torch.zeros(len(batches))) if isinstance(batches, Tensor) else batches
-    check_data(data, "predict")
+    labelled: Data = (data, torch.zeros(len(data))) if isinstance(data, Tensor) else data
+    check_module(model, "predict", compiled=True)
+    check_data(labelled, "predict")
     device, outputs = device_of(model), []
     with evaluating(model):
-        for number, (inputs, _) in enumerate(iterate(data, batch_size, "predict"), 1):
+        for number, (inputs, _) in enumerate(iterate(labelled, batch_size, "predict"), 1):
             rows = model(inputs.to(device))
             check_outputs(rows, torch.zeros(len(inputs)), f"predict, batch {number}")
             outputs.append(rows)

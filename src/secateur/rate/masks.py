@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from secateur.labelled import Data, are_classes, check_data, check_outputs, iterate
 from secateur.losses import check_loss, loss_function
 from secateur.rate.samples import SampleLoss
-from secateur.state import device_of, evaluating
+from secateur.state import device_of, evaluating, usual
 from secateur.structure.flow import Flow, Read
 from secateur.structure.infer import Structure
 from secateur.structure.rules import op_name
@@ -25,12 +25,12 @@ from secateur.structure.sites import check_keep, check_same_model, masked_tensor
 from secateur.types import InputError, Keep, Loss, Sites
 from secateur.untouched import run_with
 
-__all__ = ["Evaluations", "LastRead", "Removals", "evaluate_keeps"]
+__all__ = ["Evaluations", "LastRead", "Removals", "rate"]
 
 MEMORY = 2**30
 """Bytes of activations that are kept between calls unless it is said otherwise."""
 
-DOING = "evaluate_keeps"
+DOING = "rate"
 
 WIDE = 2**24
 """Bytes of outputs that are made at a time where many masks share a matrix product; more falls out of the cache."""
@@ -54,7 +54,7 @@ class Evaluations:
     count: int
 
 
-def evaluate_keeps(
+def rate(
     model: nn.Module,
     sites: Sites,
     keeps: Sequence[Keep],
@@ -87,7 +87,7 @@ def evaluate_keeps(
     ...     model[layer].weight.data = torch.eye(2)
     >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1])
     >>> sites = channels(model, x)
-    >>> found = evaluate_keeps(model, sites, [{}, {"0": torch.tensor([True, False])}], [(x, y)])
+    >>> found = rate(model, sites, [{}, {"0": torch.tensor([True, False])}], [(x, y)])
     >>> found.accuracy.tolist(), found.class_accuracy.tolist()
     ([1.0, 0.5], [[1.0, 1.0], [1.0, 0.0]])
     """
@@ -96,7 +96,7 @@ def evaluate_keeps(
 
 @dataclass(eq=False)
 class Removals:
-    """What `evaluate_keeps` does, again and again: activations that fit into `max_memory` are kept between calls.
+    """What `rate` does, again and again: activations that fit into `max_memory` are kept between calls.
 
     While it is used, the model's weights and the samples must stay as they are.
 
@@ -123,10 +123,11 @@ class Removals:
         if isinstance(self.sites.structure, Structure):
             self._flow = Flow(self.model, self.sites)
 
+    @usual
     def __call__(self, keeps: Sequence[Keep]) -> Evaluations:
         """Return what is left under each mask."""
         if not keeps:
-            raise InputError("evaluate_keeps: there are no masks to evaluate; give at least one, {} for none removed")
+            raise InputError("rate: there are no masks to evaluate; give at least one, {} for none removed")
         masks = [_less(check_keep(self.sites, keep)) for keep in keeps]
         tally = _Tally(len(masks), loss_function(self.loss))
         with torch.no_grad(), evaluating(self.model):
@@ -135,6 +136,7 @@ class Removals:
                     tally.add(first, outputs, part.targets)
         return tally.result()
 
+    @usual
     def last_layer(self) -> LastRead | None:
         """Return what the last layer reads of all samples; None where other layers read the sites, or memory is short.
 

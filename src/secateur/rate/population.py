@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 from secateur.rate.parted import Suffix, Values
 from secateur.rate.row_bank import RowBank
 from secateur.rate.wide import Wide, wide
-from secateur.state import device_of, evaluating
+from secateur.state import device_of, evaluating, usual
 from secateur.types import InputError, Sites
 
 __all__ = ["Candidates", "Counts", "Genes", "Offsets", "Population"]
@@ -122,6 +122,7 @@ class Population:
     [2, 1]
     """
 
+    @usual
     def __init__(
         self, space: Candidates, inputs: Tensor, labels: Tensor, *, batch_size: int = 256, memory: int = 2**29
     ) -> None:
@@ -136,6 +137,7 @@ class Population:
         self._first = {name: first[id(own[name])] for name in self._own}
         self._bank = self._make_bank()
 
+    @usual
     def right(self, genes: Genes, offsets: Offsets | None = None) -> Counts:
         """Return how many samples each candidate answers rightly, ``(candidates,)``.
 
@@ -163,6 +165,7 @@ class Population:
         """Return how many samples these batches have."""
         return sum(len(self.batches[n].labels) for n in batches)
 
+    @usual
     def gradient(
         self, genes: NDArray[np.bool_], offsets: NDArray[np.float64] | None, batches: NDArray[np.int64]
     ) -> NDArray[np.float64]:
@@ -333,7 +336,8 @@ def _check(inputs: Tensor, labels: Tensor, batch_size: int, memory: int) -> None
         raise InputError("search: give the data as inputs (samples, …) and labels (samples,), both tensors")
     if len(labels) == 0 or labels.ndim != 1 or labels.is_floating_point():
         raise InputError(
-            f"search: labels are {labels.dtype} of shape {tuple(labels.shape)}; give whole numbers (samples,)"
+            f"search: labels are {labels.dtype} of shape {tuple(labels.shape)}; give whole numbers (samples,), "
+            "or a loss to search by: Fitness(space, data, loss='mse')"
         )
     for name, value in (("batch_size", batch_size), ("memory", memory)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:

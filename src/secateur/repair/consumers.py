@@ -13,7 +13,7 @@ from torch.fx import Node
 from secateur.equations import LayerEquations
 from secateur.labelled import Data, check_data, iterate
 from secateur.repair.norms import norms_of, recalibrate
-from secateur.state import device_of, evaluating, own_tensors
+from secateur.state import device_of, evaluating, own_tensors, usual
 from secateur.structure import Structure, mask
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.flow import Flow, Read
@@ -30,6 +30,7 @@ REPAIRS = ("least-squares", "bias", "norms")
 """What can be repaired without training: weights and bias of consumers, their bias alone, statistics of batch norms."""
 
 
+@usual
 def repair(
     model: nn.Module,
     sites: Sites,

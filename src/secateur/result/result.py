@@ -17,7 +17,9 @@ from secateur.edits import Cut, Depth, Edit, GraphCut, Masked, replay
 from secateur.measure.size import file_bytes, macs, parameters
 from secateur.result.report import Method, PruneReport, SiteReport
 from secateur.saving import read_record, save
-from secateur.structure.cut import Form, cut_with_plan
+from secateur.state import usual
+from secateur.state_dicts import fill
+from secateur.structure.cutting import Form, cut_with_plan
 from secateur.structure.depth import BlockStructure, removed_blocks
 from secateur.structure.sites import mask
 from secateur.structure.verify import Verification
@@ -66,6 +68,7 @@ class Result:
     inputs: ExampleInputs | None = None
 
     @classmethod
+    @usual
     def of(
         cls,
         model: nn.Module,
@@ -109,6 +112,7 @@ class Result:
         return cls(small, model, sites, masks, (edit,), method, verification, None, history, _inputs(sites))
 
     @classmethod
+    @usual
     def masked(
         cls,
         model: nn.Module,
@@ -155,14 +159,19 @@ class Result:
             bytes=(file_bytes(before), file_bytes(after)),
             latency=self.latency,
             difference=None if self.verification is None else self.verification.example,
+            verified="" if self.verification is None else str(self.verification),
             form="graph" if any(isinstance(edit, GraphCut) for edit in self.edits) else "module",
+            shapes=next((edit.shapes for edit in self.edits if isinstance(edit, GraphCut)), ()),
             sites=tuple(SiteReport(name, kept.numel(), int(kept.sum())) for name, kept in self.keep.items()),
             frozen=dict(self.sites.frozen),
             versions={"python": platform.python_version(), "torch": torch.__version__},
             rule=self.method.rule,
             repair=self.method.repair,
+            loss=self.method.loss,
+            warnings=self.method.warnings,
         )
 
+    @usual
     def apply(self, model: nn.Module) -> nn.Module:
         """Return the smaller model again, made of a `model` of the original architecture, whose weights do not matter.
 
@@ -170,7 +179,7 @@ class Result:
             FileError: the model is of another architecture.
         """
         small = replay(self.edits, model)
-        small.load_state_dict(self.model.state_dict())
+        fill(small, self.model.state_dict(), "this result")
         return small
 
     def save(self, folder: str | os.PathLike[str]) -> Path:

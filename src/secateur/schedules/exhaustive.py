@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Literal
 
-from secateur.criteria.loss_change import LossChanges
-from secateur.labelled import Data, check_data
+from secateur.criteria.loss_change import UnitWorth
+from secateur.labelled import Data
 from secateur.result import Result
 from secateur.schedules.losses import check_changes, losses_of
-from secateur.schedules.options import check_fraction, check_number
+from secateur.schedules.options import check_fraction, check_number, check_rating
 from secateur.schedules.walk import Schedule, Unit, Walk
 from secateur.types import InputError, Loss
 
@@ -57,7 +57,7 @@ class Exhaustive(Schedule):
     max_memory: int | None = None
 
     def __post_init__(self) -> None:
-        check_data(self.data, "Exhaustive")
+        check_rating("Exhaustive", self.data, self.loss)
         check_number("Exhaustive", "tolerance", self.tolerance)
         if isinstance(self.until, str):
             if self.until != "no improvement":
@@ -85,7 +85,7 @@ class Exhaustive(Schedule):
         return walk.finish()
 
 
-def lowest(found: LossChanges, walk: Walk) -> tuple[Unit | None, float]:
+def lowest(found: UnitWorth, walk: Walk) -> tuple[Unit | None, float]:
     """The removable unit of the lowest change, the first of equals, and its change."""
     best: Unit | None = None
     least = inf

@@ -8,10 +8,11 @@ from typing import Literal
 import numpy as np
 import torch
 
-from secateur.labelled import Data, check_data
+from secateur.criteria.base import scores_of
+from secateur.labelled import Data
 from secateur.rate.masks import Removals
 from secateur.result import Result
-from secateur.schedules.options import check_number, check_whole
+from secateur.schedules.options import check_number, check_rating, check_whole
 from secateur.schedules.walk import Schedule, Unit, Walk
 from secateur.types import Criterion, InputError, Loss, unknown_name
 
@@ -65,7 +66,7 @@ class Greedy(Schedule):
     minimum: int = 1
 
     def __post_init__(self) -> None:
-        check_data(self.data, "Greedy")
+        check_rating("Greedy", self.data, self.loss)
         check_number("Greedy", "tolerance", self.tolerance)
         if self.skip_rounds is not None:
             check_whole("Greedy", "skip_rounds", self.skip_rounds, 0)
@@ -112,7 +113,7 @@ class Greedy(Schedule):
 
     def _estimated(self, walk: Walk) -> list[Unit]:
         assert self.estimate is not None
-        scores = self.estimate(walk.model, walk.sites)
+        scores = scores_of(self.estimate, walk.model, walk.sites, "Greedy")
         flat = torch.cat([scores[name].flatten().double().cpu() for name in walk.sites])
         return [walk.units[at] for at in flat.argsort(stable=True).tolist()]
 

@@ -10,14 +10,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from secateur.labelled import Data, check_data
-from secateur.rate.masks import evaluate_keeps
+from secateur.criteria.base import scores_of
+from secateur.labelled import Data
+from secateur.rate.masks import rate
 from secateur.result import Result
-from secateur.schedules.options import check_fraction, check_whole
+from secateur.schedules.options import check_fraction, check_rating, check_whole
 from secateur.schedules.walk import Schedule, Walk
-from secateur.select import SCOPES, Scope, layer_fractions, select
+from secateur.selection import SCOPES, Scope, layer_fractions, select
 from secateur.state import restore, snapshot
-from secateur.structure.cut import cut
+from secateur.structure.cutting import cut
 from secateur.structure.depth import BlockStructure
 from secateur.structure.infer import Structure
 from secateur.structure.sites import channels, mask
@@ -94,8 +95,7 @@ class Iterative(Schedule):
         for what, value, known in (("curve", self.curve, CURVES), ("scope", self.scope, SCOPES)):
             if value not in known:
                 raise unknown_name(what, value, known)
-        if self.data is not None:
-            check_data(self.data, "Iterative")
+        check_rating("Iterative", self.data, self.loss)
 
     def _prune(self, walk: Walk) -> Result:
         if isinstance(walk.sites.structure, BlockStructure):
@@ -120,14 +120,14 @@ class Iterative(Schedule):
     def _rate(self, model: nn.Module) -> tuple[float, float]:
         if self.data is None:
             return nan, nan
-        found = evaluate_keeps(model, Sites({}), [{}], self.data, self.loss)
+        found = rate(model, Sites({}), [{}], self.data, self.loss)
         return float(found.losses[0]), float(found.accuracy[0])
 
     def _choose(self, walk: Walk, now: _Now, fraction: float) -> dict[str, Tensor]:
         """Masks over the sites as they are now."""
         if not now.sites:
             return {}
-        scores: Scores = self.criterion(now.model, now.sites)
+        scores: Scores = scores_of(self.criterion, now.model, now.sites, "Iterative")
         if now.masked:
             # What is gone stays gone: nothing is lower.
             lowest = {n: x.double().masked_fill(~walk.keep[n].to(x.device), -torch.inf) for n, x in scores.items()}

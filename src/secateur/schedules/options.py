@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from math import isfinite
 
-from secateur.types import InputError
+from secateur.labelled import Data, check_data
+from secateur.losses import loss_function
+from secateur.types import InputError, Loss
 
-__all__ = ["check_fraction", "check_number", "check_whole"]
+__all__ = ["check_fraction", "check_number", "check_rating", "check_whole"]
+
+
+def check_rating(schedule: str, data: Data | None, loss: str | Loss) -> None:
+    """Refuse data that cannot be read again and again, and a loss of no known name."""
+    if data is not None:
+        check_data(data, schedule)
+    loss_function(loss)
 
 
 def check_number(schedule: str, name: str, value: object, least: float = 0.0) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from secateur.criteria.loss_change import LossChanges
+from secateur.criteria.loss_change import UnitWorth
 from secateur.criteria.loss_change.labels import LABELS
-from secateur.labelled import Data, check_data
+from secateur.labelled import Data
 from secateur.rate.masks import Evaluations, Removals
 from secateur.result import Result
 from secateur.schedules.losses import check_changes
-from secateur.schedules.options import check_fraction
+from secateur.schedules.options import check_fraction, check_rating
 from secateur.schedules.walk import Schedule, Unit, Walk
 from secateur.types import InputError, Loss, unknown_name
 
@@ -29,7 +29,7 @@ class Precomputed(Schedule):
 
     Attributes:
         importance: what `LossChange` found on the same model and sites.
-        remove: which labels go (see `LossChanges.label`); or a sparsity: the lowest changes go, whatever their labels.
+        remove: which labels go (see `UnitWorth.label`); or a sparsity: the lowest changes go, whatever their labels.
         data: labelled samples to follow the loss on, one removal a step; None removes all in one step.
         loss: a name that `fit` takes, or a function of (outputs, targets) that gives the mean of its samples' losses.
         minimum: how many units every site keeps at least; the worst go first, and what would leave fewer stays.
@@ -48,7 +48,7 @@ class Precomputed(Schedule):
     (('0', 1),)
     """
 
-    importance: LossChanges
+    importance: UnitWorth
     remove: tuple[str, ...] | float = ("worse", "zero")
     data: Data | None = field(default=None, repr=False)
     loss: str | Loss = "cross_entropy"
@@ -56,7 +56,7 @@ class Precomputed(Schedule):
 
     def __post_init__(self) -> None:
         given: object = self.importance
-        if not isinstance(given, LossChanges):
+        if not isinstance(given, UnitWorth):
             kind = type(given).__name__
             raise InputError(f"Precomputed: importance is a {kind}; give what LossChange(data)(model, sites) returns")
         if isinstance(self.remove, (tuple, list)):
@@ -65,8 +65,7 @@ class Precomputed(Schedule):
                     raise unknown_name("label", label, LABELS)
         else:
             check_fraction("Precomputed", "remove", self.remove)
-        if self.data is not None:
-            check_data(self.data, "Precomputed")
+        check_rating("Precomputed", self.data, self.loss)
 
     def _prune(self, walk: Walk) -> Result:
         check_changes(self.importance, walk, "Precomputed")

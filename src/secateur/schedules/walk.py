@@ -17,6 +17,7 @@ from secateur.files import require
 from secateur.progress import bar
 from secateur.result import Method, Result
 from secateur.schedules.checkpoint import Checkpoint, identify
+from secateur.state import usual
 from secateur.structure.infer import Structure
 from secateur.structure.sites import check_same_model
 from secateur.types import InputError, Sites
@@ -122,6 +123,7 @@ class Schedule(ABC):
 
     minimum: int
 
+    @usual
     def __call__(
         self,
         model: nn.Module,

@@ -11,9 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from secateur.labelled import Data, check_data, in_memory, iterate
+from secateur.rate.masks import Removals
 from secateur.rate.population import Population
 from secateur.search.space import Genes, Offsets, Space
-from secateur.types import InputError, Scores
+from secateur.state import usual
+from secateur.types import InputError, Loss, Scores
 
 __all__ = ["Fitness", "FitnessLike", "Rating", "Screened", "Surrogate"]
 
@@ -80,9 +83,11 @@ class Fitness:
 
     Args:
         space: what is searched.
-        data: a pair (inputs, labels) of tensors, such as a `Split`, or batches of such pairs.
+        data: a pair (inputs, labels) of tensors, a `Split`, or batches of such pairs.
         alpha: the weight of the change of accuracy.
         beta: the weight of the fraction removed.
+        loss: where right answers say too little, as in a regression: the fall of this loss, as a fraction of the unpruned
+            model's, stands for the change of accuracy. A name that `fit` takes, or a function of (outputs, targets).
         batch_size: samples a batch; the counts equal those of the masked model run in such batches.
         memory: bytes that populations may take beside what is kept of the data.
 
@@ -101,33 +106,56 @@ class Fitness:
 
     cost = 1.0
 
+    @usual
     def __init__(
         self,
         space: Space,
-        data: object,
+        data: Data,
         alpha: float = 100.0,
         beta: float = 1.0,
         *,
+        loss: str | Loss | None = None,
         batch_size: int = 256,
         memory: int = 2**29,
     ) -> None:
         for name, value in (("alpha", alpha), ("beta", beta)):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
                 raise InputError(f"Fitness: {name} must be a finite number; got {value!r}")
-        inputs, labels = _pair(data)
-        self.space, self.alpha, self.beta = space, alpha, beta
-        self.population = Population(space, inputs, labels, batch_size=batch_size, memory=memory)
-        self.data, self._batch_size, self._memory = (inputs, labels), batch_size, memory
-        self.start = int(self.population.right(np.ones((1, space.size), dtype=np.bool_))[0])
+        self.space, self.alpha, self.beta, self.loss = space, alpha, beta, loss
+        self.data, self._batch_size, self._memory = _joined(data), batch_size, memory
+        self._right = self._losses = None
+        if loss is None:
+            self._right = Population(space, *self.data, batch_size=batch_size, memory=memory)
+            self.start: float = int(self._right.right(np.ones((1, space.size), dtype=np.bool_))[0])
+        else:
+            if space.biases:
+                raise InputError("Fitness: biases are searched by right answers; leave out loss, or the space's biases")
+            self._losses = Removals(space.model, space.sites, self.data, loss, memory, batch_size)
+            self.start = float(self._losses([{}]).losses[0])
+
+    @property
+    def population(self) -> Population:
+        """What counts right answers."""
+        if self._right is None:
+            raise InputError("Fitness: with a loss no right answers are counted, nor gradients taken; leave out loss")
+        return self._right
 
     @property
     def samples(self) -> int:
         """How many samples a candidate is rated on."""
-        return self.population.samples
+        return len(self.data[0])
+
+    def _change(self, genes: Genes, offsets: Offsets | None) -> Floats:
+        """What candidates gain, as a fraction: of the samples, or of the unpruned model's loss."""
+        if self._losses is None:
+            gained: Floats = (self.population.right(genes, offsets) - self.start) / self.samples
+            return gained
+        losses = self._losses([self.space.keep(row) for row in genes]).losses.numpy()
+        return np.asarray((self.start - losses) / max(abs(self.start), 1e-12), dtype=np.float64)
 
     def __call__(self, genes: Genes, offsets: Offsets | None = None) -> Rating:
         """Rate candidates ``(candidates, units)``, with what they add to the searched biases if any."""
-        change = (self.population.right(genes, offsets) - self.start) / self.samples
+        change = self._change(genes, offsets)
         removed = 1 - genes.sum(1) / genes.shape[1]
         return self.rated(change, removed, np.ones(len(genes), dtype=np.bool_))
 
@@ -145,9 +173,8 @@ class Fitness:
             raise InputError(f"subset: count is {count!r}; give a whole number from 1 to {self.samples}")
         order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(seed))[:count].sort().values
         inputs, labels = (part[order.to(part.device)] for part in self.data)
-        made = Fitness(
-            self.space, (inputs, labels), self.alpha, self.beta, batch_size=self._batch_size, memory=self._memory
-        )
+        options = {"batch_size": self._batch_size, "memory": self._memory}
+        made = Fitness(self.space, (inputs, labels), self.alpha, self.beta, loss=self.loss, **options)
         made.cost = count / self.samples
         return made
 
@@ -236,11 +263,11 @@ class Screened:
         return found
 
 
-def _pair(data: object) -> tuple[Tensor, Tensor]:
-    """The inputs and labels of data in memory: a pair of tensors, or batches of such pairs."""
-    parts = list(data) if isinstance(data, Iterable) else []
-    if len(parts) == 2 and all(isinstance(part, Tensor) for part in parts):
-        return parts[0], parts[1]
-    if parts and all(isinstance(p, (tuple, list)) and len(p) == 2 and isinstance(p[0], Tensor) for p in parts):
-        return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
-    raise InputError(f"Fitness: the data are a {type(data).__name__}; give (inputs, labels), or batches of such pairs")
+def _joined(data: Data) -> tuple[Tensor, Tensor]:
+    """The inputs and labels of all data, in memory."""
+    check_data(data, "Fitness")
+    pair = in_memory(data)
+    if pair is not None:
+        return pair
+    inputs, targets = zip(*iterate(data, 1, "Fitness"), strict=True)
+    return torch.cat(inputs), torch.cat(targets)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from secateur.labelled import Data
 from secateur.result import Result
 from secateur.search.fitness import Fitness, Rating
 from secateur.search.run import Search
 from secateur.search.space import Space
-from secateur.types import unknown_name
+from secateur.state import usual
+from secateur.types import Loss, unknown_name
 
 __all__ = ["Judged", "Protocol", "judge"]
 
@@ -44,17 +46,19 @@ class Judged:
         return float(self.searched.accuracy[0] - self.untouched.accuracy[0])
 
 
+@usual
 def judge(
     search: Search,
     space: Space,
-    validation: object,
-    test: object,
+    validation: Data,
+    test: Data,
     *,
     protocol: Protocol = "honest",
     budget: float = 1050,
     seed: int = 0,
     alpha: float = 100.0,
     beta: float = 1.0,
+    loss: str | Loss | None = None,
 ) -> Judged:
     """Search on one split, and rate what was found on both.
 
@@ -65,7 +69,7 @@ def judge(
         protocol: ``"honest"`` searches on the validation split; ``"thesis"`` on the test split, as Janjić (2018) did,
             and the validation split is then the untouched one.
         budget, seed: as a search takes them.
-        alpha, beta: the weights of `Fitness`.
+        alpha, beta, loss: of `Fitness`.
 
     Raises:
         UnknownNameError: a protocol that is not known.
@@ -84,7 +88,7 @@ def judge(
     if protocol not in get_args(Protocol):
         raise unknown_name("protocol", protocol, get_args(Protocol))
     near, far = (validation, test) if protocol == "honest" else (test, validation)
-    fitness, other = (Fitness(space, data, alpha, beta) for data in (near, far))
+    fitness, other = (Fitness(space, data, alpha, beta, loss=loss) for data in (near, far))
     result = search(fitness, space, budget, seed)
     log = result.history
     genes, offsets = log.genes[None], None if log.offsets is None else log.offsets[None]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from secateur.equations import Moments
 from secateur.search import operators
+from secateur.state import usual
 from secateur.types import InputError
 
 __all__ = ["Replacement", "corrections", "replacements"]
@@ -39,6 +40,7 @@ class Replacement:
     history: tuple[float, ...]
 
 
+@usual
 def corrections(
     moments: Moments,
     weight: Tensor,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.result import Method, Result
-from secateur.select import layer_fractions
+from secateur.selection import layer_fractions
 from secateur.state import check_module, own_tensors, usual
 from secateur.types import InputError, Keep, Sites
 from secateur.untouched import copied
@@ -38,6 +38,7 @@ class Solution:
     keep: Keep
     tensors: Mapping[str, Tensor]
 
+    @usual
     def apply(self, model: nn.Module) -> nn.Module:
         """Return a copy of the model with the new weights; channels are then cut with ``cut(copy, sites, keep)``.
 

@@ -59,14 +59,17 @@ class Draw:
         return torch.where(value == 0, 0.1 * noise, value * (1 + noise.tanh() / 3))
 
     def _noise(self, name: str, tensor: Tensor, deviation: float = 1.0) -> Tensor:
-        """Normal numbers: a stretch of the pool, again and again, that begins where the name says."""
-        pool = _pool(self.seed, round(log2(deviation)))
-        start, size = crc32(name.encode()) % POOL, tensor.numel()
-        if start + size > POOL:
-            pool = torch.cat([pool[start:], *[pool] * (size // POOL + 1)])[:size]
+        """Normal numbers: a stretch of the pool that begins where the name says."""
+        pool, start = _pool(self.seed, round(log2(deviation))), crc32(name.encode())
+        size, rows = tensor.numel(), len(tensor) if tensor.dim() else 1
+        columns = size // max(rows, 1)
+        step = columns if size <= POOL else (POOL - columns) // rows
+        if step > 0:  # a view costs nothing; where the pool is too small for all rows, they overlap
+            start %= POOL - (rows - 1) * step - columns + 1
+            noise = pool[start : start + (rows - 1) * step + columns].as_strided((rows, columns), (step, 1))
         else:
-            pool = pool[start : start + size]
-        return pool.view(tensor.shape).to(tensor.device)
+            noise = torch.cat([pool] * (size // POOL + 1))[:size]
+        return noise.reshape(tensor.shape).to(tensor.device)
 
     @cached_property
     def _first_names(self) -> dict[int, str]:

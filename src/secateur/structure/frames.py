@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from math import ceil, floor
+from math import ceil, floor, log2
 from typing import Any
 
 import torch
@@ -63,13 +63,17 @@ def _lengths(x: Tensor, dim: int) -> tuple[int, ...]:
 
 
 def other_frames(inputs: Inputs) -> Iterator[Frame]:
-    """Yield other shapes to try, the cheapest first: another batch with another length or size, then the batch alone."""
+    """Yield other shapes to try: another batch with another length or size, then the batch alone.
+
+    Large pictures become small, as they cost the most; else longer inputs come before shorter ones, on which code that
+    crops to a length does nothing.
+    """
     size = _batch_size(inputs)
     if size is None:
         return
     batch = (size, 2 if size in (1, 3) else 3)
     for of, dim in RESIZED:
-        for scale in (1 / LARGE, SHORTER, LONGER):
+        for scale in (1 / LARGE, LONGER, SHORTER):
             if sizes := _other_sizes(inputs, of, dim, scale):
                 yield Frame(batch, sizes, dim)
     yield Frame(batch)
@@ -94,7 +98,7 @@ RESIZED = (("all", 1), ("all", 2), ("signals", 1), ("signals", 2), ("tokens", 1)
 """Which inputs change their length or size, and the dimension that has it in inputs ``(batch, ?, ?)``."""
 SHORTER, LONGER, LARGE = 0.75, 1.25, 6
 PICTURE = 64
-"""From here on a height or width is made `LARGE` times smaller first, as large pictures cost the most."""
+"""From here on a height or width is made at least `LARGE` times smaller first, as large pictures cost the most."""
 
 
 def _batch_size(inputs: Inputs) -> int | None:
@@ -124,6 +128,8 @@ def _other_sizes(inputs: Inputs, of: str, dim: int, scale: float) -> dict[int, i
 
 def _scaled(old: int, scale: float) -> int:
     """About `scale` of a size, divisible by what patches and strides may want of it where there is enough left."""
+    if scale == 1 / LARGE:
+        return 1 << floor(log2(max(1, old * scale)))
     step = min(old & -old, 4)
     return max(1, floor(old * scale / step) * step) if scale < 1 else ceil(old * scale / step) * step
 

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from secateur.state import check_finite, check_made, check_module, tensors
+from secateur.state import check_finite, check_module, tensors, usual
 from secateur.structure.infer import infer
 from secateur.structure.trace import trace
 from secateur.types import ExampleInputs, InputError, Keep, Member, Site, Sites, unknown_name
@@ -19,6 +19,7 @@ __all__ = ["Zeros", "channels", "check_keep", "mask", "masked_tensors", "weights
 REPAIR = "load a good checkpoint, or repair the tensor, first"
 
 
+@usual
 def channels(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[str] = ()) -> Sites:
     """Return the sites of `model` whose units can be cut out for real: neurons, filters, channels.
 
@@ -41,7 +42,6 @@ def channels(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[s
     ({'0': (3,)}, {'2': "the model's output"})
     """
     check_module(model, "channels")
-    check_made(model)
     check_finite(model, "channels", REPAIR)
     structure = infer(trace(model, example_inputs))
     if structure.graph.program is None and structure.ties.statistics:
@@ -51,6 +51,7 @@ def channels(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[s
     return Sites(chosen, frozen, structure)
 
 
+@usual
 def weights(model: nn.Module, ignore: Iterable[str] = ()) -> Sites:
     """Return one site for every weight of `model` with two dimensions or more; each entry is a unit of its own.
 
@@ -65,7 +66,6 @@ def weights(model: nn.Module, ignore: Iterable[str] = ()) -> Sites:
     {'0.weight': (3, 4), '2.weight': (2, 3)}
     """
     check_module(model, "weights")
-    check_made(model)
     check_finite(model, "weights", REPAIR)
     table = {
         name: Site(name, "weight", tuple(p.shape), (Member(name, tuple(p.shape)),))
@@ -163,6 +163,7 @@ def check_same_model(model: nn.Module, sites: Sites) -> None:
                 )
 
 
+@usual
 def mask(model: nn.Module, sites: Sites, keep: Keep) -> nn.Module:
     """Return a copy of `model` with zeros where `keep` is False; shapes stay as they are.
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from secateur.randomness import private_draws
 from secateur.state import evaluating
 from secateur.types import Keep, Sites
 
@@ -47,8 +48,7 @@ def zeroed(model: nn.Module, sites: Sites, keep: Keep) -> nn.Module:
 def run(model: nn.Module, inputs: Any, mode: TorchFunctionMode | None = None) -> Any:
     """Return what `model` computes in eval mode on a tuple of positional or a mapping of keyword inputs."""
     args, kwargs = ((), dict(inputs)) if isinstance(inputs, Mapping) else (tuple(inputs), {})
-    with evaluating(model), torch.random.fork_rng(devices=[]), mode or nullcontext():
-        torch.manual_seed(0)
+    with evaluating(model), private_draws(0), mode or nullcontext():
         return model(*args, **kwargs)
 
 

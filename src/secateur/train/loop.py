@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
@@ -18,19 +18,19 @@ from secateur.labelled import (
     are_classes,
     check_data,
     check_labels,
-    check_outputs,
     count_batches,
     in_memory,
     iterate,
 )
-from secateur.losses import loss_function
+from secateur.losses import check_answers, loss_function
 from secateur.measure.passes import Tally, tally_pass
-from secateur.state import check_finite, check_made, device_of, modes_kept, restore, seeded, snapshot
+from secateur.randomness import seeded
+from secateur.state import check_finite, check_module, device_of, modes_kept, restore, snapshot, usual
 from secateur.train.callbacks import Callback, KeepBest, Run, ShowProgress, StopEarly
 from secateur.train.checkpoint import WriteCheckpoint, identify, resume
 from secateur.train.history import EpochRecord, History
 from secateur.train.options import TrainOptions
-from secateur.types import FileError, InputError, Loss, unknown_name
+from secateur.types import FileError, InputError, Loss, with_changes
 
 __all__ = ["fit"]
 
@@ -38,6 +38,7 @@ EVALUATION_BATCH = 256
 CALMER = "the model is as it was before; train with a lower lr, or with clip_norm"
 
 
+@usual
 def fit(
     model: nn.Module,
     train: Data,
@@ -55,7 +56,7 @@ def fit(
     `checkpoint`, the same call takes the training up after its last whole epoch, and ends with the same
     weights and history, to the bit, as if nothing had happened. The whole model is put in training mode
     while it trains; afterwards each module is in the mode that it was in. The global random numbers are left
-    as they were.
+    as they were. It trains in the model's own dtype, an autocast around the call or not.
 
     Args:
         model: trained on the device that it is on.
@@ -81,10 +82,10 @@ def fit(
     >>> round(model.weight.item(), 4), len(history)
     (3.0, 50)
     """
-    options = _options(options, changes)
+    options = with_changes(options or TrainOptions(), changes, "training option")
     data = Sources(train, validation, options)
     data.check()
-    check_made(model)
+    check_module(model, "fit", compiled=True)
     check_finite(model, "training", "repair them before training")
     before = snapshot(model)
     with modes_kept(model), seeded(device_of(model), options.seed):
@@ -98,14 +99,6 @@ def fit(
             raise
         finally:
             model.zero_grad(set_to_none=True)
-
-
-def _options(options: TrainOptions | None, changes: dict[str, Any]) -> TrainOptions:
-    known = [field.name for field in fields(TrainOptions)]
-    for name in changes:
-        if name not in known:
-            raise unknown_name("training option", name, known)
-    return replace(options or TrainOptions(), **changes)
 
 
 @dataclass(frozen=True)
@@ -162,7 +155,7 @@ def _try_model(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss, wh
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise InputError(f"{what}: the model does not take {shapes}: {error}") from error
     targets = targets.to(device)
-    check_outputs(outputs, targets, what)
+    check_answers(outputs, targets, loss, what)
     shapes = f"outputs of shape {tuple(outputs.shape)} and {targets.dtype} targets of shape {tuple(targets.shape)}"
     try:
         value = loss(outputs, targets)

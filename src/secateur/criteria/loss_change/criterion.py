@@ -10,7 +10,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from secateur.criteria.base import LossCriterion
-from secateur.criteria.loss_change.result import LossChanges
+from secateur.criteria.loss_change.result import UnitWorth
 from secateur.criteria.loss_change.screen import estimates, lowest, with_estimates
 from secateur.labelled import Data, count_batches, iterate
 from secateur.progress import bar
@@ -20,7 +20,7 @@ from secateur.rate.plain import PlainLoop
 from secateur.rate.program import Unfit
 from secateur.rate.tally import Tally
 from secateur.rate.units import GraphEngine
-from secateur.state import check_finite, device_of
+from secateur.state import as_usual, check_finite, device_of
 from secateur.structure.infer import Structure
 from secateur.structure.sites import REPAIR
 from secateur.types import InputError, Sites, TraceError
@@ -101,7 +101,7 @@ class LossChange(LossCriterion):
     >>> inputs, labels = torch.eye(2), torch.tensor([0, 0])
     >>> changes = LossChange((inputs, labels))(model, channels(model, inputs))
     >>> changes  # log(2) − log(1 + exp(−2)) and its opposite beyond: unit 1 only speaks for the wrong answer
-    LossChanges(2 units of 1 sites, loss 1.127 on 2 samples)
+    UnitWorth(2 units of 1 sites, loss 1.127 on 2 samples)
     >>> changes["0"]
     tensor([ 0.2831, -0.7169])
     >>> changes.accuracy["0"]
@@ -122,22 +122,23 @@ class LossChange(LossCriterion):
                 f"LossChange: screen={given!r} must be a fraction of the units, between 0 and 1; 0.1 is usual"
             )
 
-    def __call__(self, model: nn.Module, sites: Sites) -> LossChanges:
+    def __call__(self, model: nn.Module, sites: Sites) -> UnitWorth:
         """Return the changes, high = keep; each has its site's shape."""
         changes = super().__call__(model, sites)
-        assert isinstance(changes, LossChanges)
+        assert isinstance(changes, UnitWorth)
         return changes
 
-    def _score(self, model: nn.Module, sites: Sites) -> LossChanges:
+    def _score(self, model: nn.Module, sites: Sites) -> UnitWorth:
         check_finite(model, "LossChange", REPAIR)
         # In float32 whatever the model is; and of one's own, as the plain loop writes into it.
         own = copied(model).float()
-        if self.screen is None:
-            return self._measured(own, sites, None)
-        scores = estimates(own, sites, _Single(self.data, self.batch_size), self._loss, self.batch_size)
-        return with_estimates(self._measured(own, sites, lowest(scores, self.screen)), scores)
+        with as_usual(own):
+            if self.screen is None:
+                return self._measured(own, sites, None)
+            scores = estimates(own, sites, _Single(self.data, self.batch_size), self._loss, self.batch_size)
+            return with_estimates(self._measured(own, sites, lowest(scores, self.screen)), scores)
 
-    def _measured(self, model: nn.Module, sites: Sites, units: dict[str, Tensor] | None) -> LossChanges:
+    def _measured(self, model: nn.Module, sites: Sites, units: dict[str, Tensor] | None) -> UnitWorth:
         tally, device = Tally(self._loss, sites, units), device_of(model)
         count = sum(map(len, tally.chosen.values()))
         _warn_of_many(sites, count)
@@ -150,7 +151,7 @@ class LossChange(LossCriterion):
             engine = self._engine(model, sites, chain, advance)
             for inputs, targets in _Single(self.data, size):
                 engine.measure(inputs.to(device), targets.to(device), tally)
-        return LossChanges.of(tally)
+        return UnitWorth.of(tally)
 
     def _engine(
         self, model: nn.Module, sites: Sites, chain: ChainEngine | None, advance: Callable[[float], None]

@@ -7,7 +7,7 @@ from math import ceil, nan
 import torch
 from torch import Tensor, nn
 
-from secateur.criteria.loss_change.result import LossChanges
+from secateur.criteria.loss_change.result import UnitWorth
 from secateur.criteria.second_order import SecondOrder
 from secateur.criteria.taylor import Taylor
 from secateur.labelled import Data
@@ -27,7 +27,7 @@ def estimates(model: nn.Module, sites: Sites, data: Data, loss: Loss, batch_size
     measured, whatever they are.
     """
     if any(site.kind != "channel" for site in sites.values()):
-        return Taylor(data, loss, batch_size=batch_size)(model, sites)
+        return Taylor(data, loss, "signed", batch_size=batch_size)(model, sites)
     found = SecondOrder(data, loss, batch_size=batch_size)(model, sites)
     unsure = Flow(model, sites).partial
     return {name: torch.full_like(x, -torch.inf) if name in unsure else x for name, x in found.items()}
@@ -48,7 +48,7 @@ def lowest(scores: dict[str, Tensor], fraction: float) -> dict[str, Tensor]:
     return {name: part.nonzero().flatten() for name, part in zip(scores, parts, strict=True)}
 
 
-def with_estimates(measured: LossChanges, scores: dict[str, Tensor]) -> LossChanges:
+def with_estimates(measured: UnitWorth, scores: dict[str, Tensor]) -> UnitWorth:
     """Put the estimates in the place of what was not measured; nothing else is known there."""
     for name, exact in measured.exact.items():
         measured[name] = torch.where(exact, measured[name], scores[name].cpu().to(measured[name].dtype))

@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import reduce
 from itertools import product
-from operator import add
 
 import numpy as np
 import torch
@@ -21,12 +19,11 @@ from secateur.lab.options import Option, Options
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.study import Cell, Context, Outcome, Study
 from secateur.search import Moments, Replacement, corrections, patches, replacements
-from secateur.select import select
+from secateur.selection import select
 from secateur.structure import channels
-from secateur.studies.charpentier.measured import rate
 from secateur.studies.janjic.filters import SOURCE
 from secateur.studies.janjic.replace_pages import pages
-from secateur.studies.kit.networks import OPTIONS, check, example, first, grid, network, split, trained
+from secateur.studies.kit.networks import OPTIONS, check, example, first, grid, network, rate, split, trained
 
 __all__ = ["METHODS", "STUDY", "Cut", "replace_cell"]
 
@@ -92,7 +89,7 @@ class Cut:
         for images in torch.split(self.images, 250):
             x, y = (_rows(seen(model, self.reader, images)[0], reader) for model in (self.model, emptied))
             parts.append(Moments.of(x, y, whole))
-        return reduce(add, parts), whole
+        return Moments.pooled(parts), whole
 
     def corrected(self, whole: Tensor) -> nn.Module:
         """Return the network without the filters, its reader's weight and bias replaced, ``(outputs, inputs + 1)``."""

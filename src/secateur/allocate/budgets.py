@@ -7,13 +7,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from secateur.allocate import Sensitivity
-from secateur.budget.latency import closest_in_time
-from secateur.budget.steps import Steps, by_scores, by_sensitivity
+from secateur.allocate.latency import closest_in_time
+from secateur.allocate.scan import Sensitivity
+from secateur.allocate.steps import Steps, by_scores, by_sensitivity
+from secateur.criteria.base import check_scores
 from secateur.measure import file_bytes
 from secateur.measure import macs as measured_macs
 from secateur.measure import parameters as measured_parameters
-from secateur.select import Scope
+from secateur.selection import Scope
+from secateur.state import usual
 from secateur.structure import Structure, cut
 from secateur.structure.cost import Cost
 from secateur.structure.sites import check_same_model
@@ -27,6 +29,7 @@ BUDGETS = ("macs", "parameters", "bytes", "latency")
 Counter = Callable[[Keep], int]
 
 
+@usual
 def budget(
     model: nn.Module,
     sites: Sites,
@@ -76,6 +79,7 @@ def budget(
     """
     what, wanted = _the_one(dict(zip(BUDGETS, (macs, parameters, bytes, latency), strict=True)))
     check_same_model(model, sites)
+    check_scores(scores, "budget: what scores")
     if sites.structure is None:
         raise InputError("budget: zeros make a model no smaller or faster; find the sites with channels(...)")
     if scope == "row":

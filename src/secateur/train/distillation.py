@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur.labelled import Data
-from secateur.losses import loss_function
+from secateur.losses import check_loss, gives_numbers, loss_function
 from secateur.state import digest, evaluating, tensors
 from secateur.train.callbacks import Callback, Run
 from secateur.train.history import History
@@ -44,11 +44,15 @@ class Distillation(Callback):
     ``fit(model, data, loss=both, callbacks=[both])``; `distill` does that. Where the model is not being trained, as in
     validation, it is the loss of the true targets alone.
 
+    Where outputs are numbers and no classes (one column, or targets that are floats under another loss than the
+    cross-entropy), the teacher's answers are met by their mean squared difference, as a softmax would lose them (Ba and
+    Caruana, 2014, match logits so).
+
     Attributes:
         teacher: answers in eval mode, without gradients; it is left as it is.
         temperature: by how much both answers are softened, above 0.
         weight: the share of the soft answers, in [0, 1]; the rest is that of the true targets.
-        loss: of the true targets: ``cross_entropy``, ``mse``, or a callable.
+        loss: of the true targets: a name that `fit` takes, or a callable.
         hints: modules whose outputs should be like those of the teacher's module of the same name (Romero et al.,
             2015), each with the teacher's channels (dimension 1) that the model still has, or None for all.
         hint_weight: what the mean squared difference of each hint is multiplied by before it is added.
@@ -101,6 +105,7 @@ class Distillation(Callback):
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of a batch."""
+        check_loss(self.loss, outputs, targets, "distillation")
         true = loss_function(self.loss)(outputs, targets)
         if "inputs" not in self._seen or not self._seen["model"].training:
             return true
@@ -112,7 +117,8 @@ class Distillation(Callback):
                 f"distillation: the teacher answers in the shape {tuple(answers.shape)}, the model in "
                 f"{tuple(outputs.shape)}; distil from the model that was pruned"
             )
-        soft = soft_cross_entropy(outputs, answers, self.temperature)
+        numbers = gives_numbers(self.loss, outputs, targets)
+        soft = F.mse_loss(outputs, answers) if numbers else soft_cross_entropy(outputs, answers, self.temperature)
         return (1 - self.weight) * true + self.weight * soft + self._of_hints()
 
     def _of_hints(self) -> Tensor | float:
@@ -155,7 +161,8 @@ def distill(
     """Train the model in place on the teacher's soft answers and the true targets, and return the history.
 
     What `fit` does, with the loss (1 − w) · loss(targets) + w · T² · KL(teacher ‖ student) (Hinton et al., 2015). The
-    training loss in the history is that one; the validation loss is that of the true targets.
+    training loss in the history is that one; the validation loss is that of the true targets. In a regression (with
+    ``loss="mse"``, say) the second term is the mean squared difference from the teacher's answers.
 
     Args:
         model: the pruned model.

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from secateur.files import require
 from secateur.labelled import Data
 from secateur.measure.quality import evaluate
-from secateur.select import select
+from secateur.selection import select
+from secateur.state import usual
 from secateur.structure import mask
 from secateur.types import InputError, Loss, Scores, Sites, unknown_name
 
@@ -67,6 +68,7 @@ class Agreement:
         return "\n".join(lines)
 
 
+@usual
 def agreement(
     a: Scores,
     b: Scores,
@@ -74,22 +76,22 @@ def agreement(
     fractions: Sequence[float] = (0.1, 0.25, 0.5),
     model: nn.Module | None = None,
     sites: Sites | None = None,
-    batches: Data | None = None,
+    data: Data | None = None,
     loss: str | Loss = "cross_entropy",
 ) -> Agreement:
     """Compare scores `a`, such as a cheap estimate, with scores `b`, such as exact loss changes.
 
-    With `model`, `sites` and `batches` it also removes the lowest fractions by either, all sites pooled (each keeps its
+    With `model`, `sites` and `data` it also removes the lowest fractions by either, all sites pooled (each keeps its
     best unit), and gives the loss suffered: the ranks of units removed one by one need not tell that.
 
     Args:
         a, b: one tensor a site; the same sites and shapes.
         fractions: of all units, in (0, 1); at least one unit is taken.
-        model, sites, batches: all three, or none.
+        model, sites, data: all three, or none.
         loss: as in `evaluate`.
 
     Raises:
-        InputError: other sites or shapes, NaN, a fraction out of range, or a model without sites or batches.
+        InputError: other sites or shapes, NaN, a fraction out of range, or a model without sites or data.
         UnknownNameError: `b` has no such site.
 
     >>> a = {"fc": torch.tensor([1.0, 2.0, 3.0, 4.0])}
@@ -102,16 +104,16 @@ def agreement(
     for at in fractions:
         if isinstance(at, bool) or not isinstance(at, (int, float)) or not 0 < at < 1:
             raise InputError(f"agreement: fractions of the units lie between 0 and 1; got {at!r}")
-    given = [x is not None for x in (model, sites, batches)]
+    given = [x is not None for x in (model, sites, data)]
     if any(given) and not all(given):
-        raise InputError("agreement: to see the loss suffered give model, sites and batches, all three")
+        raise InputError("agreement: to see the loss suffered give model, sites and data, all three")
     suffered: dict[float, tuple[float, float]] = {}
     whole = nan
-    if model is not None and sites is not None and batches is not None:
-        whole = evaluate(model, batches, loss).loss
+    if model is not None and sites is not None and data is not None:
+        whole = evaluate(model, data, loss).loss
         both = {at: [select(scores, at) for scores in (a, b)] for at in fractions}
         for at, (by_a, by_b) in both.items():
-            first, second = (evaluate(mask(model, sites, keep), batches, loss).loss for keep in (by_a, by_b))
+            first, second = (evaluate(mask(model, sites, keep), data, loss).loss for keep in (by_a, by_b))
             suffered[at] = (first, second)
     return Agreement(
         spearman=_spearman(flat_a, flat_b),

@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
+from functools import partial
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from secateur.criteria.base import scores_of
 from secateur.files import require
-from secateur.select import select
-from secateur.state import own_tensors
+from secateur.labelled import Data
+from secateur.rate.masks import rate as rate_masks
+from secateur.selection import select
+from secateur.state import own_tensors, usual
 from secateur.structure import Structure, cut
 from secateur.structure.flow import Flow
 from secateur.structure.sites import check_same_model, masked_tensors
-from secateur.types import Criterion, InputError, Keep, Scores, Sites, unknown_name
+from secateur.types import Criterion, InputError, Keep, Loss, Scores, Sites, unknown_name
 from secateur.untouched import copied
 
 if TYPE_CHECKING:
@@ -82,13 +87,16 @@ class Sensitivity:
         return made
 
 
+@usual
 def sensitivity(
     model: nn.Module,
     sites: Sites,
     criterion: Criterion | Scores,
     sparsities: Sequence[float],
-    evaluate: Rate,
+    evaluate: Rate | None = None,
     *,
+    data: Data | None = None,
+    loss: str | Loss = "cross_entropy",
     minimum: int = 1,
 ) -> Sensitivity:
     """Prune each site alone by each fraction, and rate the model each time, as it was before but for that site.
@@ -102,6 +110,8 @@ def sensitivity(
         criterion: what says which units go first: a criterion, or scores that are there already.
         sparsities: the fractions of each site's units to remove, in [0, 1].
         evaluate: called with a model; returns its loss, figures by name, or an `Evaluation`.
+        data: in its place, labelled samples to find the loss and the accuracy on.
+        loss: of those samples: a name that `fit` takes, or a function of (outputs, targets).
         minimum: how many units every site keeps at least.
 
     Raises:
@@ -120,18 +130,28 @@ def sensitivity(
     check_same_model(model, sites)
     if isinstance(sparsities, (str, float, int)) or not list(sparsities):
         raise InputError(f"sensitivity: sparsities is {sparsities!r}; give a list of fractions, such as [0.25, 0.5]")
-    scores = criterion(model, sites) if callable(criterion) else criterion
+    if (evaluate is None) == (data is None):
+        raise InputError("sensitivity: give evaluate, which rates a model, or data to find the loss on")
+    rate: Rate = evaluate or partial(_loss_and_accuracy, data=data, loss=loss)
+    scores = scores_of(criterion, model, sites, "sensitivity") if callable(criterion) else criterion
     trial = copied(model)
-    baseline = _figures(evaluate(trial))
+    baseline = _figures(rate(trial))
     rows = []
     for name in sites:
         own = {name: scores[name]}
         for sparsity in sparsities:
             keep = select(own, sparsity, scope="layer", minimum=minimum)
-            figures = _figures(_rated(model, trial, sites, keep, evaluate))
+            figures = _figures(_rated(model, trial, sites, keep, rate))
             removed = int((~keep[name]).sum())
             rows.append(SensitivityRow(name, float(sparsity), removed, keep[name].numel(), figures))
     return Sensitivity(baseline, tuple(rows))
+
+
+def _loss_and_accuracy(model: nn.Module, data: Data | None, loss: str | Loss) -> dict[str, float]:
+    assert data is not None
+    rated = rate_masks(model, Sites({}), [{}], data, loss)
+    accuracy = float(rated.accuracy[0])
+    return {"loss": float(rated.losses[0])} | ({} if isnan(accuracy) else {"accuracy": accuracy})
 
 
 def _rated(model: nn.Module, trial: nn.Module, sites: Sites, keep: Keep, evaluate: Rate) -> object:

@@ -12,8 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from secateur.select.nested import nearest_multiple, nested_counts
-from secateur.select.patterns import Block, by_block, n_of_m
+from secateur.selection.nested import nearest_multiple, nested_counts
+from secateur.selection.patterns import Block, by_block, n_of_m
+from secateur.state import usual
 from secateur.structure.nesting import nested
 from secateur.types import InputError, Scores, Sites, unknown_name
 
@@ -25,6 +26,7 @@ Scope = Literal["global", "layer", "row"]
 SCOPES = ("global", "layer", "row")
 
 
+@usual
 def select(
     scores: Scores,
     sparsity: float | Mapping[str, float] | None = None,
@@ -41,7 +43,9 @@ def select(
     """Return one keep mask a site, True = keep, that removes the lowest scores.
 
     Args:
-        scores: one tensor a site; high means keep.
+        scores: one tensor a site; high means keep. Scores of one's own may all be equal, where the tie rule decides, and
+            infinite, to keep or remove what they stand for. (Those that a criterion gives to `prune`, a schedule,
+            `budget` or `sensitivity` may not, as they tell nothing.)
         sparsity: the fraction of units to remove, in [0, 1]: of all units pooled (`scope` "global") or of each site
             ("layer"); with "layer" also a mapping of site name to fraction, sites not named staying whole. The number
             removed is the fraction times the number of units, rounded to the nearest (halves to even). Where several
@@ -66,7 +70,7 @@ def select(
 
     Raises:
         InputError: a fraction outside [0, 1], none or several of `sparsity`, `threshold`, `cumulative` and `pattern`,
-            scores that are empty or NaN, or more to remove than `minimum` allows.
+            scores that are empty, NaN or all infinite, or more to remove than `minimum` allows.
 
     >>> scores = {"conv1": torch.tensor([1.0, 4.0, 2.0]), "fc": torch.tensor([3.0, 0.5, 5.0])}
     >>> {k: v.tolist() for k, v in select(scores, 0.5).items()}
@@ -177,6 +181,8 @@ def _check_scores(scores: Scores) -> None:
         if bool(torch.isnan(score).any()):
             bad = int(torch.isnan(score).sum())
             raise InputError(f"select: {bad} scores of {name!r} are NaN; repair the criterion or its data")
+    if all(bool(torch.isinf(score).all()) for score in scores.values()):
+        raise InputError("select: all scores are infinite, which ranks nothing; repair the criterion or its data")
 
 
 def _fraction(value: float, what: str) -> float:
