@@ -221,10 +221,10 @@ def _role(ties: Ties, name: str, dim: int, ndim: int) -> Role:
 
 def _find_sites(graph: Graph, tensors: Mapping[str, Value], ties: Ties) -> tuple[dict[str, Site], dict[str, Atom]]:
     """One site for every free atom that a parameter has, named after the first layer that produces its units."""
-    unused = {name for holder, name in graph.tensors.items() if not holder.users}
+    used = {name for holder, name in graph.tensors.items() if holder.users}
     members: dict[Atom, list[Member]] = {}
     for name, value in tensors.items():
-        if name in unused or not isinstance(graph.state.get(name), torch.nn.Parameter):
+        if name not in used or not isinstance(graph.state.get(name), torch.nn.Parameter):
             continue
         for dim, axis in enumerate(value.axes):
             for atom in dict.fromkeys(atoms(axis)):

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from secateur.randomness import private_draws
-from secateur.state import evaluating
+from secateur.state import evaluating, first_names
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.carriers import Attribute, Uses
 from secateur.structure.infer import Structure
@@ -88,6 +88,7 @@ MENDERS: list[tuple[type[nn.Module], Mender]] = [
 
 def edits(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], shapes: Mapping[str, Shape]) -> Edits:
     """Return the attributes of torch's own layers that follow from the new `shapes` of their tensors (by full name)."""
+    first = first_names(model)
     found: Edits = {}
     for path, attribute, value in _group_counts(model, structure, gone):
         found.setdefault(path, {})[attribute] = value
@@ -96,7 +97,7 @@ def edits(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], s
             found.setdefault(path, {}).update(_attention(path, module, structure, gone, shapes))
             continue
         mender = next((m for kind, m in MENDERS if isinstance(module, kind)), None)
-        names = {n: f"{path}.{n}" if path else n for n in _own_tensors(module)}
+        names = {n: first[id(getattr(module, n))] for n in _own_tensors(module)}
         if mender is None or not any(full in shapes for full in names.values()):
             continue
         own = {n: shapes.get(full) or tuple(getattr(module, n).shape) for n, full in names.items()}
