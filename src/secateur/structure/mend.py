@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -177,6 +178,7 @@ class Guess:
     attribute: str
     value: int | list[int]
     kind: str
+    of_torch: bool = False
 
 
 # Names of attributes that hold sizes of other things than channels: tried last.
@@ -194,17 +196,21 @@ def proposals(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor
     trying: a wrong set fails to run or to verify. Last come those of whose use something was lost from sight.
     """
     tried: list[set[tuple[str, str]]] = []
-    uses, guesses = Uses(), _guesses(model, structure, gone, lambda path, name: True)
+    uses, guesses = Uses(), _guesses(model, structure, gone, lambda module, path, name: True)
     if structure.graph.uses is None or not guesses:
         # A plain network mostly needs no edits, and to watch what it reads takes another forward pass.
         tried.append(set())
         yield known
     if guesses:
         uses = _uses(model, structure)
-        guesses = _guesses(model, structure, gone, lambda path, name: uses.may_change(_watched(uses, path, name)))
+        guesses = _guesses(model, structure, gone, partial(_may_change, uses))
     guesses = [g for g in guesses if g.attribute not in known.get(g.path, {})]
     kinds = list(dict.fromkeys((g.kind, g.attribute) for g in guesses))
-    lost = {(g.kind, g.attribute) for g in guesses if not uses.only_sizes(_watched(uses, g.path, g.attribute))}
+    lost = {
+        (g.kind, g.attribute)
+        for g in guesses
+        if not g.of_torch and not uses.only_sizes(_watched(uses, g.path, g.attribute))
+    }
     unlikely = {k for k in kinds if UNLIKELY.search(k[1])} - lost
     likely = set(kinds) - unlikely - lost
     choices = [likely, likely | unlikely, likely | lost, set(kinds), set()]
@@ -214,6 +220,15 @@ def proposals(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor
         if choice not in tried:
             tried.append(choice)
             yield _merged(known, [g for g in guesses if (g.kind, g.attribute) in choice])
+
+
+def _may_change(uses: Uses, module: nn.Module, path: str, name: str) -> bool:
+    """Torch's own layers are not watched; those without parameters, such as a plain layer norm, hold sizes as well."""
+    return _is_of_torch(module) or uses.may_change(_watched(uses, path, name))
+
+
+def _is_of_torch(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.")
 
 
 def _uses(model: nn.Module, structure: Structure) -> Uses:
@@ -237,11 +252,14 @@ def _merged(known: Edits, guesses: list[Guess]) -> Edits:
 
 
 def _guesses(
-    model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], may_change: Callable[[str, str], bool]
+    model: nn.Module,
+    structure: Structure,
+    gone: Mapping[Atom, Tensor],
+    may_change: Callable[[nn.Module, str, str], bool],
 ) -> list[Guess]:
     modules = dict(model.named_modules(remove_duplicate=False))
     holders = {
-        path: {name: value for name, value in vars(module).items() if may_change(path, name)}
+        path: {name: value for name, value in vars(module).items() if may_change(module, path, name)}
         for path, module in modules.items()
     }
     wanted: dict[str, dict[int, set[int]]] = {}
@@ -258,7 +276,7 @@ def _guesses(
         # A size that would have to become two different ones is no single attribute.
         settled = {old: next(iter(new)) for old, new in sizes.items() if len(new) == 1}
         if path in modules:
-            guesses += _module_guesses(path, type(modules[path]).__qualname__, holders[path], settled)
+            guesses += _module_guesses(path, modules[path], holders[path], settled)
     return guesses
 
 
@@ -268,11 +286,11 @@ def _holds(value: object, size: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value == size
 
 
-def _module_guesses(path: str, kind: str, held: Mapping[str, Any], settled: Mapping[int, int]) -> list[Guess]:
+def _module_guesses(path: str, module: nn.Module, held: Mapping[str, Any], settled: Mapping[int, int]) -> list[Guess]:
     guesses = []
     for name, value in held.items():
         if not any(_holds(value, old) for old in settled):
             continue
         new = settled[value] if isinstance(value, int) else [settled.get(v, v) for v in value]
-        guesses.append(Guess(path, name, new, kind))
+        guesses.append(Guess(path, name, new, type(module).__qualname__, _is_of_torch(module)))
     return guesses
