@@ -81,9 +81,9 @@ def _count(model: nn.Module) -> int:
 
 def _ours(case: Case, row: Row, report: Callable[[Row], None]) -> None:
     from secateur.criteria import Magnitude
-    from secateur.select import select
+    from secateur.selection import select
     from secateur.structure import channels
-    from secateur.structure.cut import cut_with_plan
+    from secateur.structure.cutting import cut_with_plan
 
     timer = _Timer(row, report)
     model, inputs, outputs = _made(case, row, timer)
@@ -92,7 +92,7 @@ def _ours(case: Case, row: Row, report: Callable[[Row], None]) -> None:
     row.update(sites=len(sites), frozen=len(sites.frozen), units=sum(s.size for s in sites.values()))
     row["reasons"] = dict(Counter(_kind(reason) for reason in sites.frozen.values()).most_common(6))
     timer.stage("select")
-    keep = select(Magnitude(p=2)(model, sites), SPARSITY, scope="layer")
+    keep = select(Magnitude(p=2)(model, sites), SPARSITY, scope="layer", sites=sites)
     timer.stage("cut")
     made = cut_with_plan(model, sites, keep)
     row.update(

@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 
 import secateur as sc
 from secateur.criteria import NextLayer, SecondOrder, Taylor
-from secateur.measure.agreement import agreement
+from secateur.measure.agree import agreement
 from secateur.types import Criterion, Sites
 
 LOOP_BATCH = 500
@@ -40,16 +40,16 @@ def build(name: str) -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), *layers[:-1])
 
 
-def estimates(batches: Data) -> dict[str, Criterion]:
+def estimates(data: Data) -> dict[str, Criterion]:
     """The estimates, by their names in the table."""
     return {
-        "first order, signed": Taylor(batches),
-        "first order, absolute": Taylor(batches, sign="absolute"),
-        "first order, squared": Taylor(batches, sign="squared"),
-        "second order, squared": SecondOrder(batches),
-        "second order, fisher": SecondOrder(batches, curvature="fisher"),
-        "second order, gauss-newton": SecondOrder(batches, curvature="gauss-newton"),
-        "next layer": NextLayer(batches),
+        "first order, signed": Taylor(data),
+        "first order, absolute": Taylor(data, sign="absolute"),
+        "first order, squared": Taylor(data, sign="squared"),
+        "second order, squared": SecondOrder(data),
+        "second order, fisher": SecondOrder(data, curvature="fisher"),
+        "second order, gauss-newton": SecondOrder(data, curvature="gauss-newton"),
+        "next layer": NextLayer(data),
     }
 
 

@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import secateur as sc
 from secateur import data, models
-from secateur.criteria import LossChanges
+from secateur.criteria import UnitWorth
 from secateur.rate.chain.engine import chain_engine
 from secateur.rate.chain.gemm import product
 from secateur.rate.last import LastLayer
@@ -111,7 +111,7 @@ def ours(model: nn.Module, sites: Sites, units: dict[str, Tensor] | None, inputs
     assert engine is not None
     tally = UnitTally(cross_entropy, sites, units)
     engine.measure(inputs, targets, tally)
-    return LossChanges.of(tally)
+    return UnitWorth.of(tally)
 
 
 class Work(TorchDispatchMode):

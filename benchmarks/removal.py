@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from secateur.rate.masks import Removals, evaluate_keeps
+from secateur.rate.masks import Removals, rate
 from secateur.schedules import Exhaustive
 from secateur.structure import channels
 from secateur.types import Keep
@@ -63,7 +63,7 @@ def main() -> None:
     print("plain loop s | once s | again s | ratio once | ratio again | greatest difference | exhaustive s (128 steps)")
     for _ in range(options.rounds):
         loop, wanted = timed(lambda: plain(model, keeps, batches))
-        once, found = timed(lambda: evaluate_keeps(model, sites, keeps, batches))
+        once, found = timed(lambda: rate(model, sites, keeps, batches))
         removals = Removals(model, sites, batches)
         removals(keeps[:1])
         again, _ = timed(lambda r=removals: r(keeps))

@@ -46,14 +46,9 @@ def milliseconds(call: Callable[[], object], times: int) -> str:
 
 def fill(store: Store, count: int, facts: dict[str, object]) -> None:
     """Put many records in one transaction, which is not what is measured."""
-    rows = [_encoded(record(number, facts)) for number in range(count)]
-    with database.connected(store.database, write=True) as connection:
-        columns = list(rows[0][0])
-        marks = ", ".join("?" * len(columns))
-        connection.executemany(
-            f"INSERT OR REPLACE INTO records ({', '.join(columns)}) VALUES ({marks})",
-            [tuple(row.values()) for row, _ in rows],
-        )
+    with database.writing(store.database) as ledger:
+        for number in range(count):
+            ledger.put_record(*_encoded(record(number, facts)))
 
 
 def main() -> None:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from secateur.criteria import LossChange, SecondOrder
-from secateur.measure.agreement import agreement
+from secateur.measure.agree import agreement
 from secateur.measure.quality import evaluate
-from secateur.select import select
+from secateur.selection import select
 from secateur.structure import channels, mask
 from secateur.testing.toys import TOYS
 from secateur.types import InputError, UnknownNameError

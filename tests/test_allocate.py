@@ -23,7 +23,7 @@ from secateur.allocate import (
 )
 from secateur.criteria import Magnitude
 from secateur.measure import evaluate
-from secateur.select import select
+from secateur.selection import select
 from secateur.structure import channels, cut, mask, weights
 from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
 from secateur.types import InputError, Sites, UnknownNameError

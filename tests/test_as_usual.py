@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from secateur.criteria.removal import evaluate_keeps
 from torch import Tensor, nn
 
 import secateur as sc
-from secateur.criteria import CRITERIA, CRITERIA_OF_DATA, ClassAccuracy, Movement, by_name
+from secateur.criteria import CRITERIA, ClassAccuracy, Movement, by_name
+from secateur.rate.masks import rate
 from secateur.search import Fitness, HillClimbing, Space
 from secateur.state import as_usual, tensors
 from secateur.testing.toys import TOYS, same_state, snapshot
@@ -61,7 +61,7 @@ AROUND: dict[str, Context] = {
     "several": several,
 }
 around = pytest.mark.parametrize("context", list(AROUND.values()), ids=list(AROUND))
-NAMES = [*CRITERIA, *CRITERIA_OF_DATA, "class accuracy", "movement"]
+NAMES = [*CRITERIA, "class accuracy", "movement"]
 
 
 def criterion_of(name: str, model: nn.Module, data: tuple[Tensor, Tensor]) -> Criterion:
@@ -138,7 +138,7 @@ def everything(model: nn.Module, data: tuple[Tensor, Tensor], folder: Path) -> d
     """What the public calls return, as numbers."""
     inputs = data[0]
     sites = sc.channels(model, inputs)
-    scores = sc.Taylor(data)(model, sites)
+    scores = sc.criteria.Taylor(data)(model, sites)
     keep = sc.select(scores, 0.4, scope="layer")
     small = sc.cut(model, sites, keep)
     masked = sc.mask(model, sites, keep)
@@ -147,11 +147,13 @@ def everything(model: nn.Module, data: tuple[Tensor, Tensor], folder: Path) -> d
     )
     pruned.save(folder)
     loaded = sc.load(folder, model)
-    steps = sc.Iterative(sc.Snip(data), 0.4, steps=2, train=lambda net, held: fit(net, data, epochs=1), data=data)
+    steps = sc.schedules.Iterative(
+        sc.criteria.Snip(data), 0.4, steps=2, train=lambda net, held: fit(net, data, epochs=1), data=data
+    )
     solved = sc.solvers.WoodFisher(data, steps=1)(model, sc.weights(model), 0.5)
     space = Space(model, sc.weights(model))
     search = HillClimbing()(Fitness(space, data), space, budget=12, seed=0)
-    scan = sc.sensitivity(model, sites, sc.Magnitude(), [0.5], data=data)
+    scan = sc.allocate.sensitivity(model, sites, sc.criteria.Magnitude(), [0.5], data=data)
     student = sc.cut(model, sites, keep)
     history = distill(student, model, data, epochs=1)
     return {
@@ -168,10 +170,10 @@ def everything(model: nn.Module, data: tuple[Tensor, Tensor], folder: Path) -> d
         "search": (search.keep, tensors(search.model)),
         "sensitivity": [row.figures for row in scan.rows],
         "distil": (tensors(student), [record.train_loss for record in history]),
-        "rated": sc.measure.evaluate(model, data),
-        "masks": evaluate_keeps(model, sites, [keep], data).losses,
+        "rated": sc.evaluate(model, data),
+        "masks": rate(model, sites, [keep], data).losses,
         "predicted": sc.measure.predict(model, data),
-        "budget": sc.budget(model, sites, scores, parameters=0.8),
+        "budget": sc.allocate.budget(model, sites, scores, parameters=0.8),
         "size": (sc.measure.parameters(model), sc.measure.macs(model, inputs), sc.measure.file_bytes(model)),
         "models": [small, masked, pruned.model, loaded, stepped.model, solved.model, search.model, student],
     }

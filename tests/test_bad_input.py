@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.criteria import Magnitude
-from secateur.prune import prune
+from secateur.pruning import prune
 from secateur.structure import channels, cut, mask, weights
 from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
 from secateur.types import InputError, SecateurError, TraceError, UnknownNameError

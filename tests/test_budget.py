@@ -10,15 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from secateur.allocate import Sensitivity, SensitivityRow
-from secateur.budget import budget
-from secateur.budget.latency import _fraction, _Search
-from secateur.budget.steps import Steps
+from secateur.allocate import Sensitivity, SensitivityRow, budget
+from secateur.allocate.latency import _fraction, _Search
+from secateur.allocate.steps import Steps
 from secateur.cli import main
 from secateur.criteria import Magnitude, Random
 from secateur.measure import compare_latency, file_bytes, macs, parameters
-from secateur.prune import prune
-from secateur.select import select
+from secateur.pruning import prune
+from secateur.selection import select
 from secateur.structure import Structure, blocks, channels, cut, weights
 from secateur.structure.cost import Cost
 from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from secateur.criteria import ClassAccuracy, LossChange
-from secateur.select import select
+from secateur.selection import select
 from secateur.structure import channels, mask, weights
 from secateur.testing.conformance import CriterionConformance
 from secateur.testing.toys import TOYS, hand_mlp

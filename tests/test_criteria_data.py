@@ -28,7 +28,7 @@ from secateur.criteria.derivatives import Objective
 from secateur.criteria.fisher_blocks import fisher_blocks
 from secateur.criteria.reconstruction import greedy
 from secateur.schedules import Iterative
-from secateur.select import select
+from secateur.selection import select
 from secateur.structure import channels, mask, weights
 from secateur.testing.conformance import CriterionConformance
 from secateur.testing.toys import TOYS, hand_mlp

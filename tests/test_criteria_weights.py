@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.criteria import Correlation, GeometricMedian, Lamp, Magnitude, NormScale
-from secateur.select import select
+from secateur.selection import select
 from secateur.structure import channels, weights
 from secateur.testing.conformance import CriterionConformance
 from secateur.testing.toys import hand_mlp

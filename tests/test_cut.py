@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from secateur.criteria import Magnitude
-from secateur.select import select
+from secateur.selection import select
 from secateur.structure import channels, cut, mask, weights
-from secateur.structure.cut import Plan, cut_with_plan
+from secateur.structure.cutting import Plan, cut_with_plan
 from secateur.structure.rules import RULES, Call, Value
 from secateur.testing import zoo
 from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
 from secateur.types import CutError, InputError, Keep, Sites, UnknownNameError, VerificationError
 
 # `secateur.structure` has a function of this name, which hides the module from a plain import.
-cutting = importlib.import_module("secateur.structure.cut")
+cutting = importlib.import_module("secateur.structure.cutting")
 
 
 def bits(*values: int) -> Tensor:

@@ -47,7 +47,7 @@ def test_blocks_are_found_by_trying() -> None:
 
 def test_magnitude_ranks_blocks_by_all_their_weights() -> None:
     model = Deep()
-    scores = sc.Magnitude(p=1)(model, sc.blocks(model, X))
+    scores = sc.criteria.Magnitude(p=1)(model, sc.blocks(model, X))
     assert scores["blocks"].tolist() == [2.0, 6.0, 4.0]
 
 
@@ -74,7 +74,7 @@ def test_a_resnet_loses_its_blocks() -> None:
     images = torch.randn(2, 3, 32, 32)
     sites = sc.blocks(model, images)
     assert {name: site.size for name, site in sites.items()} == {"layer1": 2, "layer2": 1, "layer3": 1, "layer4": 1}
-    keep = sc.select(sc.Magnitude()(model, sites), 0.4, minimum=0)
+    keep = sc.select(sc.criteria.Magnitude()(model, sites), 0.4, minimum=0)
     small = sc.cut(model, sites, keep)
     assert sc.measure.parameters(small).total < sc.measure.parameters(model).total
 

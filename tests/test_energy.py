@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from secateur.criteria import Energy
 from secateur.criteria.energy import chirp
-from secateur.prune import prune
-from secateur.select import select
+from secateur.pruning import prune
+from secateur.selection import select
 from secateur.structure import channels, weights
 from secateur.testing.conformance import CriterionConformance
 from secateur.testing.zoo import ZOO, build

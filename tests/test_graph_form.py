@@ -18,7 +18,7 @@ def cut_graph(name: str, samples: int) -> tuple[torch.nn.Module, torch.Tensor, s
     model, inputs = zoo.build(name)
     batch = torch.cat([inputs[0]] * 3)[:samples]
     sites = sc.channels(model, batch)
-    return model, batch, sites, sc.select(sc.Magnitude()(model, sites), 0.3, scope="layer")
+    return model, batch, sites, sc.select(sc.criteria.Magnitude()(model, sites), 0.3, scope="layer")
 
 
 @pytest.mark.parametrize("samples", [1, 2])

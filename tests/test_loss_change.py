@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils import _pytree as pytree
 
-from secateur.criteria import LossChange, LossChanges, SecondOrder
-from secateur.prune import prune
+from secateur.criteria import LossChange, SecondOrder, UnitWorth
+from secateur.pruning import prune
 from secateur.rate.memory import Budget
 from secateur.rate.tally import UnitTally
 from secateur.rate.units import GraphEngine
@@ -55,14 +55,14 @@ def brute(model: nn.Module, sites: Sites, x: Tensor, y: Tensor) -> dict[str, Ten
     return found
 
 
-def measured(model: nn.Module, sites: Sites, x: Tensor, y: Tensor, budget: Budget = ROOMY) -> LossChanges:
+def measured(model: nn.Module, sites: Sites, x: Tensor, y: Tensor, budget: Budget = ROOMY) -> UnitWorth:
     """The changes by the engine for traced models alone, in the model's own precision: where it gives up the test fails."""
     tally = UnitTally(cross_entropy, sites)
     GraphEngine(model, sites, budget).measure(x, y, tally)
-    return LossChanges.of(tally)
+    return UnitWorth.of(tally)
 
 
-def assert_equal_to_brute(model: nn.Module, sites: Sites, x: Tensor, budget: Budget = ROOMY) -> LossChanges:
+def assert_equal_to_brute(model: nn.Module, sites: Sites, x: Tensor, budget: Budget = ROOMY) -> UnitWorth:
     with torch.no_grad():
         y = torch.arange(len(x)) % model(x).shape[1]
         expected = brute(model, sites, x, y)
@@ -369,7 +369,7 @@ def test_a_loss_that_is_no_plain_mean_is_refused() -> None:
         LossChange(data, lambda o, y: (o.sum(1) - y)[:, None])(model, channels(model, toy.inputs()))
 
 
-def changes(values: list[float], errors: list[float]) -> LossChanges:
+def changes(values: list[float], errors: list[float]) -> UnitWorth:
     model = hand_mlp()
     made = LossChange(ONE, mse_loss)(model, channels(model, ONE[0]))
     made["0"], made.error["0"] = torch.tensor(values), torch.tensor(errors)
@@ -431,7 +431,7 @@ def test_the_table_has_a_row_for_each_unit() -> None:
     row = table[(table.site == "2.weight") & (table.unit == 4)].iloc[0]
     assert row.loss == pytest.approx(float(found["2.weight"][1, 1]))
     assert row["class 1"] == float(found.class_accuracy["2.weight"][1, 1, 1])
-    assert repr(found) == f"LossChanges(12 units of 2 sites, loss {found.base.loss:.4g} on 8 samples)"
+    assert repr(found) == f"UnitWorth(12 units of 2 sites, loss {found.base.loss:.4g} on 8 samples)"
 
 
 def test_pruning_by_it_removes_what_hurts_least() -> None:
@@ -451,7 +451,7 @@ def test_a_tally_that_misses_units_is_told_apart() -> None:
     sites = channels(model, x)
     tally = UnitTally(cross_entropy, sites, {"0": torch.tensor([2])})
     GraphEngine(model, sites, ROOMY).measure(x, y, tally)
-    assert LossChanges.of(tally).exact["0"].tolist() == [False, False, True]
+    assert UnitWorth.of(tally).exact["0"].tolist() == [False, False, True]
 
 
 def test_a_screen_measures_the_lowest_estimates_and_marks_the_others() -> None:

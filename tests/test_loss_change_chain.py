@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from secateur.criteria.loss_change import LossChange
-from secateur.criteria.loss_change.result import LossChanges
+from secateur.criteria.loss_change.result import UnitWorth
 from secateur.rate.chain.engine import ChainEngine, chain_engine
 from secateur.rate.chain.gemm import product
 from secateur.rate.chain.parse import parse
@@ -76,7 +76,7 @@ def lively(model: nn.Sequential) -> nn.Sequential:
 
 def measured(
     model: nn.Module, sites: Sites, inputs: Tensor, targets: Tensor, max_memory: int | None = None, batch: int = 1000
-) -> tuple[LossChanges, LossChanges]:
+) -> tuple[UnitWorth, UnitWorth]:
     """What the engine finds, and what the plain loop does."""
     engine = chain_engine(model, sites, cross_entropy, max_memory)
     assert engine is not None
@@ -85,7 +85,7 @@ def measured(
         tally = UnitTally(cross_entropy, sites)
         for x, y in zip(inputs.split(batch), targets.split(batch), strict=True):
             each.measure(x, y, tally)
-        found.append(LossChanges.of(tally))
+        found.append(UnitWorth.of(tally))
     return found[0], found[1]
 
 
@@ -410,4 +410,4 @@ def test_a_model_that_swerves_is_measured_all_the_same() -> None:
     found = LossChange((inputs, targets))(model, sites)
     tally = UnitTally(cross_entropy, sites)
     PlainLoop(copy.deepcopy(model), sites).measure(inputs, targets, tally)
-    torch.testing.assert_close(found["first"], LossChanges.of(tally)["first"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found["first"], UnitWorth.of(tally)["first"], rtol=1e-5, atol=1e-6)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils import _pytree as pytree
 
-from secateur.rate.masks import Evaluations, Removals, evaluate_keeps
+from secateur.rate.masks import Evaluations, Removals, rate
 from secateur.structure import channels, mask, weights
 from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
 from secateur.testing.zoo import ZOO, build
@@ -55,7 +55,7 @@ def test_it_is_the_loop_over_masked_models(name: str) -> None:
     model, batches = toy.build(), toy.batches()
     sites = channels(model, toy.inputs())
     keeps = [{}, *draws(sites, 6)]
-    agree(evaluate_keeps(model, sites, keeps, batches), plain(model, sites, keeps, batches))
+    agree(rate(model, sites, keeps, batches), plain(model, sites, keeps, batches))
 
 
 @pytest.mark.parametrize("name", list(TOYS))
@@ -73,7 +73,7 @@ def test_single_weights() -> None:
     model, batches = toy.build(), toy.batches()
     sites = weights(model)
     keeps = draws(sites, 3)
-    agree(evaluate_keeps(model, sites, keeps, batches), plain(model, sites, keeps, batches))
+    agree(rate(model, sites, keeps, batches), plain(model, sites, keeps, batches))
 
 
 class Outputs(nn.Module):
@@ -101,7 +101,7 @@ def test_the_zoo(name: str) -> None:
         pytest.skip("nothing can be cut")
     target = torch.zeros_like(model(x))
     keeps = draws(sites, 2)
-    found = evaluate_keeps(model, sites, keeps, [(x, target)], mse_loss)
+    found = rate(model, sites, keeps, [(x, target)], mse_loss)
     with torch.no_grad():
         wanted = [mse_loss(mask(model, sites, keep).eval()(x), target).double() for keep in keeps]
     torch.testing.assert_close(found.losses, torch.stack(wanted), rtol=1e-4, atol=1e-6)
@@ -139,7 +139,7 @@ def test_numbers_worked_by_hand() -> None:
     model, x = hand_mlp(), torch.tensor([[1.0, 2.0]])  # outputs (3, 13); hidden (5, 2, 1)
     sites = channels(model, x)
     keeps: Masks = [{}, {"0": torch.tensor([True, False, True])}, {"0": torch.tensor([False, True, True])}]
-    found = evaluate_keeps(model, sites, keeps, [(x, torch.tensor([1]))], lambda z, y: z[:, 1].mean() + 0 * y.sum())
+    found = rate(model, sites, keeps, [(x, torch.tensor([1]))], lambda z, y: z[:, 1].mean() + 0 * y.sum())
     assert found.losses.tolist() == [13, 13, 3]
     assert found.accuracy.tolist() == [1, 1, 1]
     assert found.class_accuracy[:, 1].tolist() == [1, 1, 1]
@@ -175,7 +175,7 @@ def test_the_model_stays_as_it_is() -> None:
     model = toy.build().train()
     sites = channels(model, toy.inputs())
     before = snapshot(model)
-    evaluate_keeps(model, sites, draws(sites, 2), toy.batches())
+    rate(model, sites, draws(sites, 2), toy.batches())
     assert same_state(before, snapshot(model))
 
 
@@ -192,4 +192,4 @@ def test_the_model_stays_as_it_is() -> None:
 def test_bad_input(keeps: list[Keep], batches: Batches, message: str) -> None:
     model = hand_mlp()
     with pytest.raises(InputError, match=message):
-        evaluate_keeps(model, channels(model, torch.ones(1, 2)), keeps, batches)
+        rate(model, channels(model, torch.ones(1, 2)), keeps, batches)

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from secateur.criteria import Magnitude, Random
 from secateur.equations import input_columns, output_columns
-from secateur.prune import prune
+from secateur.pruning import prune
 from secateur.repair import recalibrate, repair
-from secateur.select import select
+from secateur.selection import select
 from secateur.structure import channels, cut, weights
 from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
 from secateur.testing.zoo import build

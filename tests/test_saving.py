@@ -18,7 +18,7 @@ from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as dump_tensors
 from torch import Tensor, nn
 
-from secateur.prune import prune
+from secateur.pruning import prune
 from secateur.result import Result
 from secateur.saving import load
 from secateur.saving.records import joined, parted

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from secateur.edits.inputs import describe, restore
-from secateur.prune import prune
+from secateur.pruning import prune
 from secateur.result import Result
 from secateur.saving import load, save
 from secateur.saving.records import joined, parted

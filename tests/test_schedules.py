@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from secateur.criteria import LossChange, LossChanges, Magnitude, Random
-from secateur.schedules import Exhaustive, Greedy, Iterative, Precomputed, RandomShrink, Schedule
+from secateur.criteria import LossChange, Magnitude, Random, UnitWorth
+from secateur.schedules import Exhaustive, Greedy, Iterative, Precomputed, Schedule, Shrink
 from secateur.schedules.iterative import fraction_at
 from secateur.schedules.walk import Unit
 from secateur.structure import blocks, channels, mask, weights
@@ -55,7 +55,7 @@ class TestRandomShrink(ScheduleConformance):
     lowers = True
 
     def make(self, model: nn.Module, sites: Sites, batches: Batches, loss: Loss) -> Schedule:
-        return RandomShrink(1, batches, loss)
+        return Shrink(1, batches, loss)
 
 
 class TestIterative(ScheduleConformance):
@@ -272,11 +272,11 @@ def test_the_orders_of_greedy() -> None:
 def test_random_shrinking_by_hand() -> None:
     # One at a time the order does not matter: what does not speak for the class goes.
     for seed in range(5):
-        assert sorted(units(RandomShrink(1, ONE, seed=seed), 1.0, -2.0, 0.0, -1.0, 3.0)) == [1, 2, 3]
+        assert sorted(units(Shrink(1, ONE, seed=seed), 1.0, -2.0, 0.0, -1.0, 3.0)) == [1, 2, 3]
     # Two at a time, all pairs are seen: {0, 1} keeps −1 + 3 > 0, so a pair goes when its sum is not above 0.
     said = [3.0, -1.0, -2.0, 1.0, -4.0]
     for seed in range(8):
-        pruned = RandomShrink(2, ONE, seed=seed)(*margins(*said))
+        pruned = Shrink(2, ONE, seed=seed)(*margins(*said))
         for step in pruned.history.steps:
             assert len(step.units) == 2
             assert sum(said[unit] for _, unit in step.units) <= 0
@@ -291,7 +291,7 @@ def test_random_shrinking_tries_each_unit_once() -> None:
         return cross_entropy(outputs, targets)
 
     said = [1.0, 2.0, 4.0, 8.0]
-    RandomShrink(1, ONE, watch)(*margins(*said))
+    Shrink(1, ONE, watch)(*margins(*said))
     assert sorted({15 - x for x in seen}) == [0, 1, 2, 4, 8]
 
 
@@ -385,7 +385,7 @@ def test_a_control_at_random() -> None:
 
 def test_the_log_as_a_table() -> None:
     model, data, sites = net()
-    pruned = RandomShrink(2, data, seed=1)(model, sites)
+    pruned = Shrink(2, data, seed=1)(model, sites)
     frame = pruned.history.frame()
     assert [*frame.columns] == [
         *("step", "site", "unit", "label", "loss_before", "loss", "accuracy", "evaluations", "seconds"),
@@ -396,11 +396,11 @@ def test_the_log_as_a_table() -> None:
 
 def test_a_bar_shows_how_many_units_are_gone(capsys: pytest.CaptureFixture[str]) -> None:
     model, data, sites = net()
-    RandomShrink(2, data, seed=1)(model, sites, progress=True)
+    Shrink(2, data, seed=1)(model, sites, progress=True)
     shown = capsys.readouterr()
     assert "units removed" in shown.err
     assert not shown.out
-    RandomShrink(2, data, seed=1)(model, sites)
+    Shrink(2, data, seed=1)(model, sites)
     assert not capsys.readouterr().err
 
 
@@ -442,8 +442,8 @@ GOOD = (torch.ones(2, 2), torch.tensor([0, 1]))
         (lambda: Greedy(GOOD, skip_rounds=-1), InputError, "skip_rounds=-1 must be a whole number"),
         (lambda: Greedy(GOOD, skip_above=float("nan")), InputError, "skip_above=nan must be a number"),
         (lambda: Greedy(GOOD, seed=0.5), InputError, "seed=0.5 must be a whole number"),
-        (lambda: RandomShrink(0, GOOD), InputError, "n=0 must be a whole number, 1 or more"),
-        (lambda: RandomShrink(1, iter([])), InputError, "iterator"),
+        (lambda: Shrink(0, GOOD), InputError, "n=0 must be a whole number, 1 or more"),
+        (lambda: Shrink(1, iter([])), InputError, "iterator"),
         (lambda: Precomputed({}), InputError, "importance is a dict; give what LossChange"),
         (lambda: Precomputed(a_change(), ("bad",)), UnknownNameError, "unknown label 'bad'"),
         (lambda: Precomputed(a_change(), 2), InputError, "remove=2 must be the fraction removed"),
@@ -458,7 +458,7 @@ def test_options_that_are_refused(make: Any, error: type[Exception], message: st
         make()
 
 
-def a_change() -> LossChanges:
+def a_change() -> UnitWorth:
     model = TOYS["mlp"].build()
     return LossChange(GOOD)(model, channels(model, GOOD[0]))
 
@@ -466,7 +466,7 @@ def a_change() -> LossChanges:
 def test_options_that_do_not_fit_the_sites() -> None:
     model, data, sites = net()
     with pytest.raises(InputError, match="n=9 units are to go at a time, and there are 8"):
-        RandomShrink(9, data)(model, sites)
+        Shrink(9, data)(model, sites)
     with pytest.raises(InputError, match=r"sparsity 1.0 would remove 8 of 8 units, .* ask for 0.8750 or less"):
         Exhaustive(data, until=1.0)(model, sites)
     with pytest.raises(InputError, match="minimum=0 would empty a site"):

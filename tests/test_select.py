@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from secateur.select import removed_fraction, select
+from secateur.selection import removed_fraction, select
 from secateur.types import InputError, UnknownNameError
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from secateur.prune import prune
+from secateur.pruning import prune
 from secateur.testing.toys import same_state, snapshot
 from secateur.train import Distillation, RewindRate, distill, fit
-from secateur.train.distill import soft_cross_entropy
+from secateur.train.distillation import soft_cross_entropy
 from secateur.types import FileError, InputError, UnknownNameError
 
 X = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
@@ -67,7 +67,7 @@ def test_validation_is_of_the_true_targets() -> None:
 def test_a_pruned_model_learns_from_the_whole_one() -> None:
     teacher = net(1, 8)
     result = prune(teacher, X[:1], "l2", 0.5, latency=False)
-    left = result.plan.rows["0.weight"][0]
+    left = result.edits[0].plan.rows["0.weight"][0]
     before = soft_cross_entropy(result.model(X), teacher(X), 1.0).item()
     distill(result.model, teacher, (X, Y), weight=1.0, hints={"0": left}, epochs=30, lr=0.01)
     assert soft_cross_entropy(result.model(X), teacher(X), 1.0).item() < 0.5 * before

@@ -20,11 +20,12 @@ import torch
 from torch import Tensor, nn
 
 ROOMS = (
-    *("", ".allocate", ".budget", ".criteria", ".measure", ".prune", ".repair", ".saving", ".schedules", ".search"),
-    *(".select", ".solvers", ".structure", ".structure.cut", ".structure.flow", ".train", ".rate", ".testing.masked"),
+    *("", ".allocate", ".criteria", ".measure", ".pruning", ".repair", ".result", ".saving", ".schedules", ".search"),
+    *(".selection", ".solvers", ".structure", ".structure.cutting", ".structure.flow", ".train", ".rate"),
+    *(".rate.masks", ".testing.masked"),
 )
 # What trains or loads weights is meant to change the model; of `distill`, the teacher stays as it is.
-CHANGES = {"fit": ("model",), "distill": ("student",), "load_weights": ("model",)}
+CHANGES = {"fit": ("model",), "distill": ("model",), "load_weights": ("model",)}
 EXEMPT = {"Callback", "Distillation", "HoldZeros", "LogEpochs", "Reinitialise", "RewindRate", "Run", "SumMovement"}
 SMALL = 2**16
 

@@ -9,54 +9,33 @@
 8
 """
 
-from secateur import data, measure, models, search, solvers
-from secateur.allocate import Sensitivity, erk, sensitivity
-from secateur.budget import budget
-from secateur.criteria import (
-    CRITERIA,
-    CRITERIA_OF_DATA,
-    ActivationRank,
-    ActiveFraction,
-    ClassAccuracy,
-    Correlation,
-    Energy,
-    GeometricMedian,
-    GraSP,
-    HessianTrace,
-    Lamp,
-    LossChange,
-    LossChanges,
-    Magnitude,
-    MeanActivation,
-    Movement,
-    NextLayer,
-    NormScale,
-    OptimalBrainDamage,
-    OptimalBrainSurgeon,
-    Random,
-    Reconstruction,
-    SecondOrder,
-    Snip,
-    SynFlow,
-    Taylor,
-    Wanda,
-    evaluate_keeps,
+from secateur import (
+    allocate,
+    criteria,
+    data,
+    edits,
+    measure,
+    models,
+    repair,
+    schedules,
+    search,
+    solvers,
+    train,
 )
-from secateur.measure.agreement import Agreement, agreement
-from secateur.prune import prune
-from secateur.repair import recalibrate, repair
+from secateur.measure import evaluate
+from secateur.pruning import prune
 from secateur.result import Result
 from secateur.saving import load
-from secateur.schedules import Exhaustive, Greedy, Iterative, Precomputed, RandomShrink
-from secateur.select import select
-from secateur.structure import Structure, blocks, channels, cut, mask, weights
-from secateur.train import History, Reinitialise, RewindRate, TrainOptions, distill, fit
+from secateur.selection import select
+from secateur.structure import blocks, channels, cut, mask, weights
+from secateur.train import distill, fit
 from secateur.types import (
     CutError,
     DataError,
     FileError,
     InputError,
     Keep,
+    MissingLibraryError,
     Scores,
     SecateurError,
     Site,
@@ -66,81 +45,43 @@ from secateur.types import (
     VerificationError,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
-    "CRITERIA",
-    "CRITERIA_OF_DATA",
-    "ActivationRank",
-    "ActiveFraction",
-    "Agreement",
-    "ClassAccuracy",
-    "Correlation",
     "CutError",
     "DataError",
-    "Energy",
-    "Exhaustive",
     "FileError",
-    "GeometricMedian",
-    "GraSP",
-    "Greedy",
-    "HessianTrace",
-    "History",
     "InputError",
-    "Iterative",
     "Keep",
-    "Lamp",
-    "LossChange",
-    "LossChanges",
-    "Magnitude",
-    "MeanActivation",
-    "Movement",
-    "NextLayer",
-    "NormScale",
-    "OptimalBrainDamage",
-    "OptimalBrainSurgeon",
-    "Precomputed",
-    "Random",
-    "RandomShrink",
-    "Reconstruction",
-    "Reinitialise",
+    "MissingLibraryError",
     "Result",
-    "RewindRate",
     "Scores",
     "SecateurError",
-    "SecondOrder",
-    "Sensitivity",
     "Site",
     "Sites",
-    "Snip",
-    "Structure",
-    "SynFlow",
-    "Taylor",
     "TraceError",
-    "TrainOptions",
     "UnknownNameError",
     "VerificationError",
-    "Wanda",
-    "agreement",
+    "allocate",
     "blocks",
-    "budget",
     "channels",
+    "criteria",
     "cut",
     "data",
     "distill",
-    "erk",
-    "evaluate_keeps",
+    "edits",
+    "evaluate",
     "fit",
     "load",
     "mask",
     "measure",
     "models",
     "prune",
-    "recalibrate",
     "repair",
+    "schedules",
     "search",
     "select",
-    "sensitivity",
     "solvers",
+    "train",
     "weights",
 ]

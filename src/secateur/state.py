@@ -1,4 +1,4 @@
-"""What every room does with a model: calling it, its modes, its tensors, and the random numbers' state."""
+"""What every room does with a model: calling it, its modes, its tensors."""
 
 from __future__ import annotations
 
@@ -20,18 +20,15 @@ from secateur.untouched import ParameterWrites, untouched
 __all__ = [
     "as_usual",
     "check_finite",
-    "check_made",
     "check_module",
     "device_of",
     "digest",
     "evaluating",
+    "first_names",
     "modes_kept",
     "ordinary",
     "own_tensors",
     "restore",
-    "rng_state",
-    "seeded",
-    "set_rng_state",
     "snapshot",
     "split_inputs",
     "tensors",
@@ -42,11 +39,12 @@ __all__ = [
 P = ParamSpec("P")
 R = TypeVar("R")
 
+COMPILED = "OptimizedModule"
 WRAPPERS = {
     "DataParallel": "module",
     "DistributedDataParallel": "module",
     "FullyShardedDataParallel": "module",
-    "OptimizedModule": "_orig_mod",
+    COMPILED: "_orig_mod",
 }
 """Modules of torch's own that stand around a model, with the attribute that holds it."""
 
@@ -57,6 +55,11 @@ def own_tensors(model: nn.Module) -> dict[str, Tensor]:
         **dict(model.named_buffers(remove_duplicate=False)),
         **dict(model.named_parameters(remove_duplicate=False)),
     }
+
+
+def first_names(model: nn.Module) -> dict[int, str]:
+    """Return the first name of every parameter and buffer by its identity: the one that stands for all that it has."""
+    return {id(tensor): name for name, tensor in reversed(own_tensors(model).items())}
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -79,21 +82,13 @@ def restore(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         tensor.copy_(state[name])
 
 
-def check_made(model: nn.Module) -> None:
-    """Refuse a model with lazy parameters that have no shape yet, or with tensors that nothing can be derived by."""
-    for name, parameter in model.named_parameters():
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise InputError(f"parameter {name} has no shape yet; run the model once on an input first")
-    for name, tensor in tensors(model).items():
-        if tensor.is_inference():
-            raise InputError(
-                f"{name} of the model was made under torch.inference_mode, so nothing can be derived by it or trained; "
-                "build and load the model outside of that mode (calling secateur inside of it does no harm)"
-            )
+def check_module(model: object, doing: str, *, compiled: bool = False) -> None:
+    """Refuse what is no module, only stands around one, or has lazy parameters that have no shape yet.
 
-
-def check_module(model: object, doing: str) -> None:
-    """Refuse what is no module, or only stands around one.
+    Args:
+        model: what was given.
+        doing: what for, to say it in the message.
+        compiled: whether the module may be one of `torch.compile`: it can be run, but not read or copied.
 
     >>> check_module(nn.DataParallel(nn.Linear(1, 1)), "channels")
     Traceback (most recent call last):
@@ -108,11 +103,18 @@ def check_module(model: object, doing: str) -> None:
             "changed; pass the Python module that it was made from"
         )
     for kind in type(model).__mro__:
-        if kind.__name__ in WRAPPERS and kind.__module__.startswith("torch."):
+        if (
+            kind.__name__ in WRAPPERS
+            and kind.__module__.startswith("torch.")
+            and not (compiled and kind.__name__ == COMPILED)
+        ):
             inner = WRAPPERS[kind.__name__]
             raise InputError(
                 f"{doing}: the model is a {kind.__name__}, which wraps the model proper; pass model.{inner}"
             )
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise InputError(f"parameter {name} has no shape yet; run the model once on an input first")
 
 
 def check_finite(model: nn.Module, when: str, remedy: str) -> None:
@@ -218,20 +220,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Seed the global random numbers of the CPU and of `device`, and put their state back afterwards."""
-    before = rng_state(device)
-    try:
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield
-    finally:
-        set_rng_state(device, before)
-
-
-@contextmanager
 def threads(count: int) -> Iterator[None]:
     """Let torch take `count` threads, and as many as before afterwards."""
     before = torch.get_num_threads()
@@ -240,21 +228,6 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def rng_state(device: torch.device) -> dict[str, Tensor]:
-    """Return the state of the global random numbers of the CPU and of `device`."""
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def set_rng_state(device: torch.device, state: Mapping[str, Tensor]) -> None:
-    """Set the state of the global random numbers."""
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def digest(named: Iterable[tuple[str, Tensor]], text: str = "") -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import random
 import sys
+import threading
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
@@ -74,14 +75,21 @@ def _tensor(model: nn.Module, name: str) -> Tensor:
 def run_with(
     model: nn.Module, tensors: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
 ) -> Any:
-    """Return what the model computes with other tensors in place of its own; see `replaced`."""
-    with replaced(model, tensors):
+    """Return what the model computes with other tensors in place of its own; see `replaced`.
+
+    Its buffers are copies, so that what it writes into them, and the graph of derivatives of that, goes with the call.
+    """
+    with replaced(model, {**{name: buffer.clone() for name, buffer in model.named_buffers()}, **tensors}):
         return model(*args, **(kwargs or {}))
 
 
 @contextmanager
 def random_kept(device: torch.device | None = None) -> Iterator[None]:
-    """Put back the state of the global random numbers: Python's, numpy's, torch's on the CPU and on `device`."""
+    """Put back the state of the global random numbers: Python's, numpy's, torch's on the CPU and on `device`.
+
+    Where other threads are at work nothing is put back, as they would draw the same numbers twice: `private_draws` is for
+    what draws there. (Threads that do not outlive the program, as those that watch or draw bars, do not count.)
+    """
     numpy = sys.modules.get("numpy")
     states = random.getstate(), torch.get_rng_state(), numpy.random.get_state() if numpy else None
     cuda = device if device is not None and device.type == "cuda" else None
@@ -89,21 +97,25 @@ def random_kept(device: torch.device | None = None) -> Iterator[None]:
     try:
         yield
     finally:
-        random.setstate(states[0])
-        torch.set_rng_state(states[1])
-        if numpy:
-            numpy.random.set_state(states[2])
-        if cuda and on_device is not None:
-            torch.cuda.set_rng_state(on_device, cuda)
+        if not any(thread is not threading.current_thread() for thread in threading.enumerate() if not thread.daemon):
+            random.setstate(states[0])
+            torch.set_rng_state(states[1])
+            if numpy:
+                numpy.random.set_state(states[2])
+            if cuda and on_device is not None:
+                torch.cuda.set_rng_state(on_device, cuda)
 
 
 @contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
+def untouched(model: nn.Module) -> Iterator[Callable[[], None]]:
     """Put back all that a forward pass may move in a model: everything but numbers written into parameters.
 
     Buffers (the tensors themselves and their values), attributes, caches in lists and dictionaries, modes, hooks,
     parameters that were assigned anew, `requires_grad`, `.grad`, generators, and the global random numbers. Only buffers
     and other small tensors are copied, so it costs little however many parameters there are.
+
+    Yields:
+        What puts it back at once, but for the random numbers, to run the model anew.
 
     >>> norm = nn.BatchNorm1d(1)
     >>> with untouched(norm):
@@ -117,7 +129,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
     with random_kept(device):
         state = _State(model)
         try:
-            yield
+            yield state.put_back
         finally:
             state.put_back()
 
@@ -195,6 +207,7 @@ class _TensorState:
     tensor: Tensor
     alias: Tensor
     numbers: Tensor | None
+    leaf: bool
     requires_grad: bool
     grad: Tensor | None
 
@@ -203,10 +216,12 @@ class _TensorState:
         plain = tensor.layout == torch.strided and tensor.device.type != "meta" and type(tensor) is Tensor
         numbers = tensor.detach().clone() if plain else None
         grad = tensor.grad if tensor.is_leaf else None
-        return cls(tensor, tensor.data, numbers, tensor.requires_grad, grad)
+        return cls(tensor, tensor.data, numbers, tensor.is_leaf, tensor.requires_grad, grad)
 
     def put_back(self) -> None:
         tensor, alias = self.tensor, self.alias
+        if self.leaf and not tensor.is_leaf:
+            tensor.detach_()  # an op in place, with gradients, has hung it on a graph
         moved = tensor.layout == torch.strided and tensor.data_ptr() != alias.data_ptr()
         if moved or tensor.shape != alias.shape or tensor.dtype != alias.dtype:
             tensor.data = alias

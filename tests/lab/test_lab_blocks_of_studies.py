@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from toy_study import STUDY
 
-from secateur.cli.app import options_of
+from secateur.cli.root import options_of
 from secateur.lab import Basis, Picture, Report, Section, Store, Study, Table, run_study
 from secateur.lab.basis import Origins, reproduce
 from secateur.lab.classes import class_changes, class_damage

@@ -192,10 +192,10 @@ def test_ctrl_c(memory_path: Path, undisturbed: dict[str, tuple[Any, ...]], blow
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of two megabytes."""
+    """A disk of three megabytes."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounting = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
     try:
         done = subprocess.run(mounting, capture_output=True, check=False)
     except OSError:

@@ -117,7 +117,7 @@ def test_a_process_that_ends_leaves_no_log_behind(tmp_path: Path) -> None:
     code += "Store(sys.argv[1]).put(Record(Recipe('s', 'k'), {}))"
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-W", "error", "-c", code, str(tmp_path)], check=True, env=environ)
-    assert sorted(os.listdir(tmp_path)) == ["records.sqlite"]
+    assert sorted(os.listdir(tmp_path)) == ["records.sqlite", "records.witness"]
 
 
 def put_for_ever(path: Path, told: Any) -> None:

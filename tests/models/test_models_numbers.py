@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur import models
-from secateur.models.initialise import SCHEMES
 from secateur.models.layers import deconv_same, pad_same, pad_to, same_padding, stack
+from secateur.models.schemes import SCHEMES
 from secateur.types import InputError, UnknownNameError
 
 

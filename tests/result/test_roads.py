@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from secateur.criteria import LossChange, Magnitude
-from secateur.prune import prune
+from secateur.pruning import prune
 from secateur.result import Result
 from secateur.saving import load
-from secateur.schedules import Exhaustive, Greedy, Iterative, Precomputed, RandomShrink
+from secateur.schedules import Exhaustive, Greedy, Iterative, Precomputed, Shrink
 from secateur.search import Fitness, Genetic, Search, Space, Supermask
 from secateur.solvers import SparseGPT, ThiNet, WoodFisher
 from secateur.structure import blocks, channels, weights
@@ -105,7 +105,7 @@ ROADS: dict[str, tuple[str, Callable[[nn.Module], Result]]] = {
     "exhaustive": ("mlp", lambda m: Exhaustive(DATA, until=0.3)(m, channels(m, X[:1]))),
     "greedy": ("mlp", lambda m: Greedy(DATA)(m, channels(m, X[:1]))),
     "precomputed": ("mlp", _rated),
-    "shrink": ("mlp", lambda m: RandomShrink(2, DATA)(m, channels(m, X[:1]))),
+    "shrink": ("mlp", lambda m: Shrink(2, DATA)(m, channels(m, X[:1]))),
     "iterative": ("mlp", lambda m: Iterative(Magnitude(), 0.5, steps=2)(m, channels(m, X[:1]))),
     "iterative, trained": ("mlp", _trained),
     "iterative, weights": ("mlp", lambda m: Iterative(Magnitude(), 0.5, steps=2)(m, weights(m))),

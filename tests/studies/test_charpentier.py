@@ -21,12 +21,13 @@ from secateur.measure import evaluate
 from secateur.structure import channels, mask
 from secateur.studies import by_name
 from secateur.studies.charpentier.by_loss import without
-from secateur.studies.charpentier.common import bases, own_options
-from secateur.studies.charpentier.measured import by_magnitude, drawn, drawn_like
+from secateur.studies.charpentier.common import bases, printed
 from secateur.studies.charpentier.precomputed import stop
-from secateur.studies.charpentier.published import BANDS, RANDOM, SHRINK
 from secateur.studies.charpentier.random import _differences
-from secateur.studies.kit.parts import STATISTICS, Part, describe_table, parts
+from secateur.studies.kit.controls import by_magnitude, drawn, drawn_like
+from secateur.studies.kit.distributions import STATISTICS, describe_table
+from secateur.studies.kit.networks import taken_options
+from secateur.studies.kit.parts import Part, parts
 from secateur.types import InputError, UnknownNameError
 
 NAMES = ("random", "shrink", "importance", "precomputed", "exhaustive-greedy")
@@ -161,17 +162,21 @@ def test_more_networks_keep_every_result() -> None:
 
 def test_published_tables_are_those_of_the_text() -> None:
     """Spot checks, and what every table must fulfil."""
-    assert RANDOM["fashion-mnist"]["accuracy"][64] == (0.7394, 0.0443, 0.5493, 0.7171, 0.7437, 0.7698, 0.8307)
-    assert RANDOM["mnist"]["loss"][1] == (0.0895, 0.0026, 0.0848, 0.0877, 0.0890, 0.0908, 0.0997)
-    assert SHRINK["fashion-mnist"][3] == (10.65, 3.1502, 3.0, 9.0, 12.0, 12.0, 18.0)
-    assert SHRINK["mnist"][8] == (2.4, 3.7613, 0.0, 0.0, 0.0, 8.0, 8.0)
-    for table in [*(t for found in RANDOM.values() for t in found.values()), *SHRINK.values()]:
+    random = printed("random", "fashion-mnist")["accuracy"], printed("random", "mnist")["loss"]
+    assert random[0][64] == [0.7394, 0.0443, 0.5493, 0.7171, 0.7437, 0.7698, 0.8307]
+    assert random[1][1] == [0.0895, 0.0026, 0.0848, 0.0877, 0.0890, 0.0908, 0.0997]
+    shrink = printed("shrink", "fashion-mnist"), printed("shrink", "mnist-5k")
+    assert shrink[0][3] == [10.65, 3.1502, 3.0, 9.0, 12.0, 12.0, 18.0]
+    assert shrink[1][8] == [2.4, 3.7613, 0.0, 0.0, 0.0, 8.0, 8.0]
+    tables = [printed("random", name)[value] for name in ("mnist", "fashion-mnist") for value in ("accuracy", "loss")]
+    for table in [*tables, *shrink]:
         for mean, _, *five in table.values():
             assert five == sorted(five)
             assert five[0] <= mean <= five[-1]
-    for table in SHRINK.values():
+    for table in shrink:
         assert all(value % n == 0 for n, (_, _, least, *_, most) in table.items() for value in (least, most))
-    assert BANDS["fashion-mnist"][64] == (9.5, 2.5)
+    assert printed("bands", "fashion-mnist")[64] == [9.5, 2.5]
+    assert printed("random", "fashion-mnist", "mlp-3") == printed("random", "digits") == {}
 
 
 # What is refused, and which options reach which network
@@ -179,10 +184,10 @@ def test_published_tables_are_those_of_the_text() -> None:
 
 def test_each_network_takes_the_options_that_it_knows() -> None:
     settled = {**by_name("charpentier-importance").settle(), **BOTH}
-    made = {known["model"]: base.recipe.parameters["model_options"] for base, known in bases("x", settled)}
+    made = {base.lookup["model"]: base.recipe.parameters["model_options"] for base in bases("x", settled)}
     assert made["ann-128"] == {"input_size": 8, "hidden": 12}
     assert made["cnn-4"] == {"input_size": 8, "width": 0.1}
-    assert own_options("a.b:c", {"model_options": {"q": 1}}) == {"q": 1}
+    assert taken_options("a.b:c", {"model_options": {"q": 1}}) == {"q": 1}
 
 
 @pytest.mark.parametrize(

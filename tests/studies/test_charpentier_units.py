@@ -16,8 +16,9 @@ from secateur.measure import evaluate, parameters
 from secateur.structure import channels, cut
 from secateur.studies import by_name
 from secateur.studies.charpentier import vgg as charpentier_vgg
-from secateur.studies.charpentier.measured import LABELS, METHODS, as_many, chosen
+from secateur.studies.charpentier.measured import LABELS
 from secateur.studies.kit import networks
+from secateur.studies.kit.controls import METHODS, as_many, by_method
 from secateur.studies.kit.networks import first
 from secateur.types import InputError, UnknownNameError
 
@@ -115,7 +116,7 @@ def test_controls_remove_as_many_units_of_each_layer() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     sites = channels(model, torch.zeros(1, 3))
     changes = {"0": torch.tensor([0.1, -0.2, 0.3, 0.0]), "2": torch.tensor([0.5, 0.4, 0.6])}
-    found = {method: chosen(method, model, sites, changes, 3 / 7, 0) for method in METHODS}
+    found = {method: by_method(method, model, sites, changes, 3 / 7, 0) for method in METHODS}
     assert {n: k.tolist() for n, k in found["loss change"].items()} == {
         "0": [False, False, True, False],
         "2": [True, True, True],

@@ -16,7 +16,7 @@ from secateur.lab.recipe import Json
 from secateur.lab.study import Context
 from secateur.measure import evaluate, parameters
 from secateur.saving import save_weights
-from secateur.select import select
+from secateur.selection import select
 from secateur.structure import channels, cut, mask
 from secateur.studies import by_name
 from secateur.studies.janjic import dropout as janjic_dropout

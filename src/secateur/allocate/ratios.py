@@ -8,8 +8,8 @@ from math import prod
 import numpy as np
 
 from secateur.allocate.dynamic import Choices, Floats, Portions
-from secateur.allocate.sensitivity import Sensitivity
-from secateur.select import layer_fractions
+from secateur.allocate.scan import Sensitivity
+from secateur.selection import layer_fractions
 from secateur.types import InputError, Site, Sites
 
 __all__ = ["by_sensitivity", "erk", "loss_by_removed", "uniform"]

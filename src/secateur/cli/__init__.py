@@ -6,7 +6,7 @@ import sys
 
 # The modules of commands add theirs to the app as they are imported, in the order in which `--help` lists them.
 from secateur.cli import models, runs, studies
-from secateur.cli.app import app
+from secateur.cli.root import app
 
 __all__ = ["app", "main", "models", "runs", "studies"]
 

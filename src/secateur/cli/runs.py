@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from secateur.cli.app import Json, app
+from secateur.cli.root import Json, app
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -148,7 +148,7 @@ def _facts(found: Found) -> dict[str, Any]:
 
 
 def _print_facts(title: str, content: Any) -> None:
-    from secateur.cli.app import print_record
+    from secateur.cli.root import print_record
 
     if not isinstance(content, dict):
         shown = f"{len(content)}; --json shows them" if isinstance(content, list) and content else content

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from secateur.cli.app import DataDir, Json, app, options_of, studies_app
+from secateur.cli.root import DataDir, Json, app, options_of, studies_app
 
 if TYPE_CHECKING:
     from secateur.lab.report import Report

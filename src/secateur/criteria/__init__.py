@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from functools import partial
 from math import inf
 
 from secateur.criteria.activity import ActivationRank, ActiveFraction, MeanActivation
+from secateur.criteria.base import CriterionBase, DataCriterion, LossCriterion
 from secateur.criteria.class_accuracy import ClassAccuracy
 from secateur.criteria.curvature import HessianTrace, OptimalBrainDamage, OptimalBrainSurgeon
 from secateur.criteria.energy import Energy
 from secateur.criteria.foresight import GraSP, Snip, SynFlow
 from secateur.criteria.layerwise import Lamp
-from secateur.criteria.loss_change import Base, LossChange, LossChanges
+from secateur.criteria.loss_change import Base, LossChange, UnitWorth
 from secateur.criteria.magnitude import Magnitude
 from secateur.criteria.movement import Movement
 from secateur.criteria.next_layer import NextLayer
@@ -24,25 +25,25 @@ from secateur.criteria.scale import NormScale
 from secateur.criteria.second_order import SecondOrder
 from secateur.criteria.taylor import Taylor
 from secateur.labelled import Data
-from secateur.rate.masks import Evaluations, evaluate_keeps
 from secateur.types import Criterion, InputError, Loss, unknown_name
 
 __all__ = [
     "CRITERIA",
-    "CRITERIA_OF_DATA",
     "ActivationRank",
     "ActiveFraction",
     "Base",
     "ClassAccuracy",
     "Correlation",
+    "CriterionBase",
+    "DataCriterion",
     "Energy",
-    "Evaluations",
+    "Entry",
     "GeometricMedian",
     "GraSP",
     "HessianTrace",
     "Lamp",
     "LossChange",
-    "LossChanges",
+    "LossCriterion",
     "Magnitude",
     "MeanActivation",
     "Movement",
@@ -56,53 +57,90 @@ __all__ = [
     "Snip",
     "SynFlow",
     "Taylor",
+    "UnitWorth",
     "Wanda",
     "by_name",
-    "evaluate_keeps",
+    "entry",
+    "names",
 ]
 
-CRITERIA: dict[str, Callable[..., Criterion]] = {
-    "bn-scale": NormScale,
-    "correlation": Correlation,
-    "energy": Energy,
-    "fpgm": GeometricMedian,
-    "l1": partial(Magnitude, p=1),
-    "l2": partial(Magnitude, p=2),
-    "lamp": Lamp,
-    "linf": partial(Magnitude, p=inf),
-    "magnitude": Magnitude,
-    "random": Random,
-    "synflow": SynFlow,
-}
-"""The criteria that need no data, by the names used in recipes and on the command line."""
+
+@dataclass(frozen=True)
+class Entry:
+    """A criterion in the table.
+
+    Attributes:
+        make: what makes it; one that looks at data takes them first.
+        needs_data: whether it looks at labelled samples.
+    """
+
+    make: Callable[..., Criterion]
+    needs_data: bool = False
 
 
-CRITERIA_OF_DATA: dict[str, Callable[..., Criterion]] = {
-    "activation-rank": ActivationRank,
-    "active-fraction": ActiveFraction,
-    "grasp": GraSP,
-    "hessian-trace": HessianTrace,
-    "loss-change": LossChange,
-    "mean-activation": MeanActivation,
-    "next-layer": NextLayer,
-    "obd": OptimalBrainDamage,
-    "obs": OptimalBrainSurgeon,
-    "reconstruction": Reconstruction,
-    "second-order": SecondOrder,
-    "snip": Snip,
-    "taylor": Taylor,
-    "wanda": Wanda,
+CRITERIA: Mapping[str, Entry] = {
+    "activation-rank": Entry(ActivationRank, needs_data=True),
+    "active-fraction": Entry(ActiveFraction, needs_data=True),
+    "bn-scale": Entry(NormScale),
+    "correlation": Entry(Correlation),
+    "energy": Entry(Energy),
+    "fpgm": Entry(GeometricMedian),
+    "grasp": Entry(GraSP, needs_data=True),
+    "hessian-trace": Entry(HessianTrace, needs_data=True),
+    "l1": Entry(partial(Magnitude, p=1)),
+    "l2": Entry(partial(Magnitude, p=2)),
+    "lamp": Entry(Lamp),
+    "linf": Entry(partial(Magnitude, p=inf)),
+    "loss-change": Entry(LossChange, needs_data=True),
+    "mean-activation": Entry(MeanActivation, needs_data=True),
+    "next-layer": Entry(NextLayer, needs_data=True),
+    "obd": Entry(OptimalBrainDamage, needs_data=True),
+    "obs": Entry(OptimalBrainSurgeon, needs_data=True),
+    "random": Entry(Random),
+    "reconstruction": Entry(Reconstruction, needs_data=True),
+    "second-order": Entry(SecondOrder, needs_data=True),
+    "snip": Entry(Snip, needs_data=True),
+    "synflow": Entry(SynFlow),
+    "taylor": Entry(Taylor, needs_data=True),
+    "wanda": Entry(Wanda, needs_data=True),
 }
-"""The criteria that look at labelled samples, by the names used on the command line; each takes the samples first."""
+"""All criteria, by the names used in the library, on the command line, in TOML files and in studies."""
+
+OTHER_SPELLINGS = {"magnitude": "l2"}
+"""Spellings that are understood too: recipes of studies hold them, and words with spaces in the place of hyphens."""
+
+
+def names() -> list[str]:
+    """Return the names of all criteria.
+
+    >>> names()[:3]
+    ['activation-rank', 'active-fraction', 'bn-scale']
+    """
+    return sorted(CRITERIA)
+
+
+def entry(name: str) -> Entry:
+    """Return the table's entry of the criterion called `name`.
+
+    Raises:
+        UnknownNameError: there is no such criterion.
+
+    >>> entry("loss-change").needs_data, entry("loss change").needs_data, entry("l2").needs_data
+    (True, True, False)
+    """
+    spelling = OTHER_SPELLINGS.get(name, str(name).replace(" ", "-"))
+    if spelling not in CRITERIA:
+        raise unknown_name("criterion", name, CRITERIA)
+    return CRITERIA[spelling]
 
 
 def by_name(name: str, data: Data | None = None, loss: str | Loss | None = None, **options: object) -> Criterion:
     """Return the criterion called `name`.
 
     Args:
-        name: one of `CRITERIA` or `CRITERIA_OF_DATA`.
-        data: the labelled samples that one of `CRITERIA_OF_DATA` looks at; nothing to the others.
-        loss: what those take for the loss, by name or as a function; nothing to those that look at none.
+        name: one of `names`.
+        data: the labelled samples that it looks at; nothing to one that looks at none.
+        loss: what it takes for the loss, by name or as a function; nothing to one that has none.
         options: what else the criterion takes.
 
     Raises:
@@ -112,18 +150,16 @@ def by_name(name: str, data: Data | None = None, loss: str | Loss | None = None,
     >>> by_name("l1")
     Magnitude(p=1, side='incoming', reduce='joint')
     """
-    if name in CRITERIA_OF_DATA and data is None:
+    row = entry(name)
+    if row.needs_data and data is None:
         raise InputError(f"criterion {name!r} looks at data: give labelled samples, such as (inputs, targets)")
-    every = {**CRITERIA, **CRITERIA_OF_DATA}
-    if name not in every:
-        raise unknown_name("criterion", name, every)
-    given = (data,) if name in CRITERIA_OF_DATA else ()
-    if loss is not None and any(field.name == "loss" for field in fields(every[name](*given))):  # type: ignore[arg-type]
+    samples = (data,) if row.needs_data else ()
+    taken = [field.name for field in fields(row.make(*samples))]  # type: ignore[arg-type]
+    if loss is not None and "loss" in taken:
         options["loss"] = loss
     try:
-        return every[name](*given, **options)
+        return row.make(*samples, **options)
     except TypeError as error:
-        known = ", ".join(field.name for field in fields(type(every[name](*given))))  # type: ignore[arg-type]
         raise InputError(
-            f"criterion {name!r} cannot be made with {options}: {error}; its options are {known}"
+            f"criterion {name!r} cannot be made with {options}: {error}; its options are {', '.join(taken)}"
         ) from error

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.criteria.base import DataCriterion
-from secateur.criteria.loss_change import LossChange, LossChanges
+from secateur.criteria.loss_change import LossChange, UnitWorth
 from secateur.labelled import Data, iterate
 from secateur.losses import loss_function
 from secateur.types import InputError, Loss, Sites
@@ -72,7 +72,7 @@ class ClassAccuracy(DataCriterion):
             for name in sites
         }
 
-    def _measured(self, model: nn.Module, sites: Sites, chosen: bool) -> LossChanges:
+    def _measured(self, model: nn.Module, sites: Sites, chosen: bool) -> UnitWorth:
         samples = _Samples(self.data, tuple(self.classes), chosen, self.batch_size)
         return LossChange(samples, self.loss, batch_size=self.batch_size)(model, sites)
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 from torch import Tensor, int32, int64, nn
 
 from secateur.edits.base import Edit
-from secateur.structure.cut import Plan, apply_plan
+from secateur.structure.cutting import Plan, apply_plan
 from secateur.structure.mend import Edits
 from secateur.types import FileError
 

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from secateur.edits.base import Edit
 from secateur.edits.inputs import describe, restore
 from secateur.state import device_of
-from secateur.structure.cut import apply_plan, make_plan
+from secateur.structure.cutting import apply_plan, make_plan
 from secateur.structure.graph import Shapes, graph_form, graph_structure, require_shapes
 from secateur.structure.infer import Structure
 from secateur.structure.trace import trace

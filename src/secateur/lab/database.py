@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import atexit
 import os
+import shutil
 import sqlite3
+import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from secateur.lab.schema import APPLICATION, VERSION, owner, prepare
+from secateur.files import flush
+from secateur.lab import witness
+from secateur.lab.schema import APPLICATION, VERSION, check_layout, check_pages, owner, prepare
+from secateur.lab.seals import Damaged, Ledger, check_failures, check_histories, check_records
 from secateur.types import FileError
 
-__all__ = ["address", "close", "connected", "damaged", "ensure", "translated"]
+__all__ = ["Connection", "address", "close", "connected", "damaged", "ensure", "sweep", "translated", "writing"]
 
 _PATIENCE = 60.0
 """How many seconds a call waits for other processes that write."""
@@ -23,25 +29,68 @@ _MOST = 16
 # SQLite's errors that say nothing about what is in the file.
 _OUTSIDE = tuple(f"SQLITE_{name}" for name in ("BUSY", "LOCKED", "FULL", "READONLY", "CANTOPEN", "IOERR", "PERM"))
 
+
+class Connection(sqlite3.Connection):
+    """A connection that remembers in which state of the database what was found to be as it was written."""
+
+    def check_records(self) -> None:
+        """Compare all records with their seals and the ledger, unless nothing was written since the last time."""
+        self._once("records", check_records)
+
+    def check_whole(self) -> None:
+        """Compare all that is in the database with its seals, and see that pages and indexes are sound."""
+        self.check_records()
+        for what in (check_pages, check_histories, check_failures):
+            self._once(what.__name__, what)
+
+    def _once(self, name: str, check: Callable[[sqlite3.Connection], None]) -> None:
+        state = int(self.execute("PRAGMA data_version").fetchone()[0]), self.total_changes
+        good: dict[str, tuple[int, int]] = self.__dict__.setdefault("good", {})
+        if good.get(name) != state:
+            check(self)
+            good[name] = state
+
+
 # One connection a file, used by one thread at a time: SQLite lets one writer in anyway.
 _lock = threading.RLock()
-_open: dict[Path, tuple[tuple[int, int], sqlite3.Connection]] = {}
+_open: dict[Path, tuple[tuple[int, int], Connection]] = {}
 
 
 @contextmanager
-def connected(file: Path, *, write: bool = False) -> Iterator[sqlite3.Connection]:
-    """Give the connection to a store's database within one transaction, which an exception undoes.
-
-    With `write` the transaction is durable when this returns: it survives the process's end at any moment, and
-    a power cut (``synchronous = FULL``).
+def connected(file: Path) -> Iterator[Connection]:
+    """Give the connection to a store's database within one transaction, for reading.
 
     Raises:
         FileError: the file is missing, damaged, not a store's, or the disk refuses.
     """
+    with _transaction(file, "BEGIN") as connection:
+        yield connection
+
+
+@contextmanager
+def writing(file: Path) -> Iterator[Ledger]:
+    """Give the ledger of a store's database within one transaction, which an exception undoes.
+
+    The transaction is durable when this returns: it survives the process's end at any moment, and a power cut
+    (``synchronous = FULL``).
+
+    Raises:
+        FileError: the file is missing, damaged, not a store's, or the disk refuses.
+    """
+    with _lock:
+        with _transaction(file, "BEGIN IMMEDIATE") as connection:
+            ledger = Ledger(connection)
+            yield ledger
+            ledger.close()
+        witness.write(file.absolute(), ledger.state)
+
+
+@contextmanager
+def _transaction(file: Path, begin: str) -> Iterator[Connection]:
     with _lock, translated(file):
         connection = _held(file)
         try:
-            connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+            connection.execute(begin)
             yield connection
             connection.execute("COMMIT")
         except sqlite3.Error:
@@ -54,13 +103,15 @@ def connected(file: Path, *, write: bool = False) -> Iterator[sqlite3.Connection
 
 
 def ensure(file: Path) -> None:
-    """Make the database where there is none, and see that it is a store's, of this version.
+    """Make the database where there is no file, and see that it is a store's, of this version, with nothing lost.
 
     Raises:
         FileError: it is not, or it cannot be made.
     """
     with _lock, translated(file):
-        _held(file, create=True)
+        if not file.exists():
+            _create(file.absolute())
+        _held(file)
 
 
 def close(file: Path | None = None) -> None:
@@ -87,6 +138,8 @@ def translated(file: Path) -> Iterator[None]:
     """Turn SQLite's errors into a `FileError` that says what to do."""
     try:
         yield
+    except (Damaged, UnicodeDecodeError) as error:  # SQLite quotes what it cannot read
+        raise damaged(file, error) from error
     except sqlite3.DatabaseError as error:
         if not getattr(error, "sqlite_errorname", "").startswith(_OUTSIDE):
             raise damaged(file, error) from error
@@ -104,7 +157,7 @@ def damaged(file: Path, error: Exception) -> FileError:
     )
 
 
-def _held(file: Path, create: bool = False) -> sqlite3.Connection:
+def _held(file: Path) -> Connection:
     path = file.absolute()
     if path in _open:
         identity, connection = _open[path]
@@ -113,7 +166,7 @@ def _held(file: Path, create: bool = False) -> sqlite3.Connection:
         close(path)  # another file stands there now
     while len(_open) >= _MOST:
         close(next(iter(_open)))
-    connection = _connect(path, create)
+    connection = _connect(path)
     _open[path] = (_identity(path) or (0, 0), connection)
     return connection
 
@@ -126,25 +179,74 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _connect(path: Path, create: bool) -> sqlite3.Connection:
-    uri = address(path, "rwc" if create else "rw")
+def _connect(path: Path) -> Connection:
+    # Read first, so that it knows of nothing that the database read after it does not.
+    seen = witness.read(path)
+    _check_size(path)
     # Without an isolation level Python opens no transactions of its own.
-    connection = sqlite3.connect(uri, timeout=_PATIENCE, uri=True, check_same_thread=False, isolation_level=None)
+    connection = sqlite3.connect(
+        address(path, "rw"),
+        timeout=_PATIENCE,
+        uri=True,
+        check_same_thread=False,
+        isolation_level=None,
+        factory=Connection,
+    )
     try:
         connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA synchronous = FULL")
         whose, version, empty = owner(connection)
-        # A file without tables is new, or was being made when its process was killed.
-        if whose != APPLICATION and not empty:
+        if whose != APPLICATION:
+            if empty:
+                raise Damaged("it holds no tables")
             raise FileError(f"{path} is not a secateur store; give another directory")
         if version > VERSION:
             raise FileError(f"{path} was written by a newer secateur; upgrade with pip install -U secateur")
         if version < VERSION:
             prepare(connection, _PATIENCE)
+        check_layout(connection)
+        witness.check(path, seen, Ledger(connection).state)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _check_size(path: Path) -> None:
+    """Refuse a file without content, from which SQLite would make a new database."""
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        return  # SQLite says so
+    if not size:
+        raise Damaged("it is empty (0 bytes)")
+
+
+def _create(path: Path) -> None:
+    """Make a database that is there whole or not at all; another process may do so as well."""
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        new = Path(folder) / path.name
+        with closing(sqlite3.connect(address(new, "rwc"), uri=True, isolation_level=None)) as connection:
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA synchronous = FULL")
+            prepare(connection, _PATIENCE)
+        flush(new)
+        witness.forget(path)
+        try:
+            os.link(new, path)
+        except FileExistsError:
+            return
+        except OSError:  # a file system without links
+            new.rename(path)
+    flush(path.parent)
+
+
+def sweep(file: Path, older_than: float) -> None:
+    """Remove what processes left that were killed while they made the database, if it is older (seconds)."""
+    for folder in file.parent.glob(f".{file.name}.*"):
+        with suppress(OSError):
+            if time.time() - folder.stat().st_mtime > older_than:
+                shutil.rmtree(folder)
 
 
 def _before_fork() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from secateur.lab.blocks import Basis, Block, Column, Table
 from secateur.lab.sections import interval
 from secateur.lab.stats import area, compare, pareto
-from secateur.lab.stats.compare import UNTESTED
+from secateur.lab.stats.comparisons import UNTESTED
 from secateur.lab.tables import comparison_table
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ A store is one directory (``runs/<study>`` unless told otherwise)::
 
     runs/fathollahi/
       records.sqlite               one row a finished cell
+      records.witness              how many transactions there have been, so that a lost log shows
       artefacts/<id>.safetensors   the tensors that a cell kept
       logs/<id>.log                the traceback and the output of a cell that failed
       locks/<id>.lock              held by the process that has a cell computed
@@ -31,6 +32,7 @@ __all__ = [
     "store_dir",
     "table_file",
     "tracker_dir",
+    "witness_file",
 ]
 
 RUNS_VARIABLE = "SECATEUR_RUNS"
@@ -54,6 +56,11 @@ def store_dir(study: str) -> Path:
 def database_file(store: Path) -> Path:
     """Return the database of a store."""
     return store / "records.sqlite"
+
+
+def witness_file(database: Path) -> Path:
+    """Return the file beside a database that says how many transactions there have been."""
+    return database.with_suffix(".witness")
 
 
 def artefacts_dir(store: Path) -> Path:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from secateur.files import require
 from secateur.lab import frames
-from secateur.lab.database import address
+from secateur.lab.database import Connection, address, connected
 from secateur.lab.recipe import Json
 from secateur.lab.schema import VIEWS
+from secateur.lab.seals import FAILURE, RECORD, check_record
 from secateur.types import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def conditions(where: Where) -> list[Condition]:
 
 
 def select(
-    connection: sqlite3.Connection,
+    connection: Connection,
     where: Sequence[Condition] = (),
     columns: Sequence[str] | None = None,
     sort: str | None = None,
@@ -133,8 +134,15 @@ def select(
 ) -> DataFrame:
     """Return the records that fulfil all of `where`; see `Store.query`."""
     asked = [*(c.name for c in where), *(columns or ()), *([sort.removeprefix("-")] if sort else [])]
+    # What a condition reads decides what comes, so all must be right; of the newest only those that come.
+    newest = limit is not None and not where and (sort or "created").removeprefix("-") in frames.FIXED
+    if not newest:
+        connection.check_records()
     _check_names(connection, asked)
     text, values = _clauses(where, sort, limit)
+    text = text if newest else f"NOT INDEXED {text}"
+    for row in connection.execute(f"SELECT {', '.join(RECORD)} FROM records {text}", values) if newest else ():
+        check_record(row)
     if columns is None:
         return frames.frame(_rows(connection, text, values))
     if not columns:
@@ -240,6 +248,9 @@ def sql(stores: Mapping[str, Path], query: str, parameters: Sequence[Json] = (),
     Raises:
         InputError: it is no such query, asks for what may not be done, or takes too long.
     """
+    for file in stores.values():
+        with connected(file) as held:
+            held.check_whole()
     try:
         with closing(_reader(stores)) as connection:
             _guard(connection, seconds)
@@ -258,6 +269,7 @@ def sql(stores: Mapping[str, Path], query: str, parameters: Sequence[Json] = (),
 
 
 _ANSWERS = (*VIEWS, "failures", "histories")
+_COLUMNS = {"failures": FAILURE[1:]}
 
 
 def _reader(stores: Mapping[str, Path]) -> sqlite3.Connection:
@@ -267,7 +279,10 @@ def _reader(stores: Mapping[str, Path]) -> sqlite3.Connection:
         for place, file in enumerate(stores.values()):
             connection.execute(f"ATTACH ? AS store{place}", (address(file, "ro"),))
         for view in _ANSWERS:
-            parts = [f"SELECT {_quoted(name)} AS store, * FROM store{at}.{view}" for at, name in enumerate(stores)]
+            columns = ", ".join(_COLUMNS.get(view, "*"))
+            parts = [
+                f"SELECT {_quoted(name)} AS store, {columns} FROM store{at}.{view}" for at, name in enumerate(stores)
+            ]
             connection.execute(f"CREATE TEMP VIEW {view} AS {' UNION ALL '.join(parts)}")
     except sqlite3.Error as error:
         connection.close()

@@ -5,23 +5,33 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+from contextlib import closing
+from functools import cache
 
-__all__ = ["APPLICATION", "VERSION", "VIEWS", "owner", "prepare", "queryable"]
+from secateur.lab.seals import Damaged, open_ledger
+
+__all__ = ["APPLICATION", "VERSION", "VIEWS", "check_layout", "check_pages", "owner", "prepare", "queryable"]
 
 APPLICATION = 0x53454341  # "SECA": SQLite's own field for whose file it is
-VERSION = 2
+VERSION = 3
 
 # What is large stands last or in a table of its own, so that a filter over many records reads little.
 _TABLES = (
     """CREATE TABLE IF NOT EXISTS records (
+        seal INTEGER NOT NULL,
         id TEXT PRIMARY KEY, study TEXT NOT NULL, kind TEXT NOT NULL, seed INTEGER, created TEXT NOT NULL,
-        wall_seconds REAL NOT NULL, cpu_seconds REAL NOT NULL, artefact TEXT,
+        wall_seconds REAL NOT NULL, cpu_seconds REAL NOT NULL, artefact TEXT, history_seal INTEGER,
         recipe TEXT NOT NULL, metrics TEXT NOT NULL, environment TEXT NOT NULL, exact TEXT
     )""",
     "CREATE TABLE IF NOT EXISTS histories (id TEXT PRIMARY KEY, history TEXT NOT NULL)",
     """CREATE TABLE IF NOT EXISTS failures (
-        id TEXT PRIMARY KEY, study TEXT NOT NULL, recipe TEXT NOT NULL,
+        seal INTEGER NOT NULL, id TEXT PRIMARY KEY, study TEXT NOT NULL, recipe TEXT NOT NULL,
         error TEXT NOT NULL, traceback TEXT NOT NULL, created TEXT NOT NULL
+    )""",
+    """CREATE TABLE IF NOT EXISTS ledger (
+        seal INTEGER NOT NULL, store TEXT NOT NULL, sequence INTEGER NOT NULL,
+        records INTEGER NOT NULL, record_ids INTEGER NOT NULL, record_seals INTEGER NOT NULL,
+        failures INTEGER NOT NULL, failure_seals INTEGER NOT NULL
     )""",
     "CREATE INDEX IF NOT EXISTS records_of_study ON records (study, kind, created)",
     "CREATE INDEX IF NOT EXISTS records_by_time ON records (created)",
@@ -42,15 +52,33 @@ VIEWS = {
 _MARK = "\x00not finite"
 _WORDS = {"NaN": "null", "Infinity": "9e999", "-Infinity": "-9e999"}
 
-# The columns of version 1, with what each becomes.
-_FROM_1 = (
-    "ALTER TABLE records RENAME TO records_1",
-    *_TABLES,
-    """INSERT INTO records SELECT id, study, kind, seed, created, wall_seconds, cpu_seconds, artefact,
-        recipe, metrics, environment, NULL FROM records_1 ORDER BY rowid""",
-    "INSERT INTO histories SELECT id, history FROM records_1 WHERE history <> '[]'",
-    "DROP TABLE records_1",
+# Older tables are put aside, and what they hold goes into new ones; the seals are written afterwards.
+_COLUMNS = "id, study, kind, seed, created, wall_seconds, cpu_seconds, artefact"
+_FAILURES = (
+    "INSERT INTO failures SELECT 0, id, study, recipe, error, traceback, created FROM old_failures ORDER BY rowid"
 )
+_FROM: dict[int, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    0: ((), ()),
+    1: (
+        ("records", "failures"),
+        (
+            f"INSERT INTO records SELECT 0, {_COLUMNS}, NULL, recipe, metrics, environment, NULL FROM old_records "
+            "ORDER BY rowid",
+            "INSERT INTO histories SELECT id, history FROM old_records WHERE history <> '[]'",
+            _FAILURES,
+        ),
+    ),
+    2: (
+        ("records", "failures", "histories"),
+        (
+            f"INSERT INTO records SELECT 0, {_COLUMNS}, NULL, recipe, metrics, environment, exact FROM old_records "
+            "ORDER BY rowid",
+            "INSERT INTO histories SELECT id, history FROM old_histories ORDER BY rowid",
+            _FAILURES,
+        ),
+    ),
+}
+"""From a version: the tables that are put aside, and the statements that fill the new ones."""
 
 
 def queryable(metrics: str) -> tuple[str, str | None]:
@@ -90,14 +118,52 @@ def prepare(connection: sqlite3.Connection, patience: float) -> None:
     connection.execute("BEGIN IMMEDIATE")
     version = _pragma(connection, "user_version")  # another process may have been first
     if version < VERSION:
-        for statement in _FROM_1 if version == 1 else _TABLES:
-            connection.execute(statement)
+        check_pages(connection)  # what is damaged must not get a seal
+        _rebuild(connection, version)
         _mend(connection)
-        for name, query in VIEWS.items():
-            connection.execute(f"CREATE VIEW IF NOT EXISTS {name} AS {query}")
+        open_ledger(connection)
         connection.execute(f"PRAGMA application_id = {APPLICATION}")
         connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("COMMIT")
+
+
+def check_pages(connection: sqlite3.Connection) -> None:
+    """Refuse a database whose pages or indexes make no sense."""
+    answer = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    if answer != "ok":
+        raise Damaged(" ".join(str(answer).split()))
+
+
+def _rebuild(connection: sqlite3.Connection, version: int) -> None:
+    """Make the tables and views of this version, with what the older ones hold."""
+    aside, fill = _FROM[version]
+    for view in VIEWS:
+        connection.execute(f"DROP VIEW IF EXISTS {view}")
+    for index in ("records_of_study", "records_by_time"):
+        connection.execute(f"DROP INDEX IF EXISTS {index}")
+    moves = [f"ALTER TABLE {table} RENAME TO old_{table}" for table in aside]
+    views = [f"CREATE VIEW IF NOT EXISTS {name} AS {query}" for name, query in VIEWS.items()]
+    for statement in (*moves, *_TABLES, *fill, *(f"DROP TABLE old_{table}" for table in aside), *views):
+        connection.execute(statement)
+
+
+@cache
+def _layout_of_this_version() -> frozenset[tuple[str, str, str]]:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        _rebuild(connection, 0)
+        return _layout(connection)
+
+
+def _layout(connection: sqlite3.Connection) -> frozenset[tuple[str, str, str]]:
+    rows = connection.execute("SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")
+    return frozenset((kind, name, sql) for kind, name, sql in rows)
+
+
+def check_layout(connection: sqlite3.Connection) -> None:
+    """Refuse a database of this version that lacks a table, an index or a view, or has another in its place."""
+    lost = sorted(name for _, name, _ in _layout_of_this_version() - _layout(connection))
+    if lost:
+        raise Damaged(f"{', '.join(lost)} in it are not as they were made")
 
 
 def _mend(connection: sqlite3.Connection) -> None:

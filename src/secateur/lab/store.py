@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +23,7 @@ from secateur.lab import database, frames, paths, query
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.records import Failure, Record
 from secateur.lab.schema import queryable
+from secateur.lab.seals import RECORD, Damaged, check_failures, check_history, check_ids, check_record
 from secateur.types import FileError, InputError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -31,7 +33,9 @@ __all__ = ["Store"]
 
 _LARGEST = 2**63 - 1
 """The largest whole number of an SQL column."""
-_RECORDS = "SELECT records.*, history FROM records LEFT JOIN histories USING (id)"
+_RECORDS = (
+    f"SELECT {', '.join(f'records.{name}' for name in RECORD)}, history FROM records{{}} LEFT JOIN histories USING (id)"
+)
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ class Store:
                 with suppress(OSError):
                     file.unlink()
                 raise
-        return self._decoded({**row, "history": history})
+        return self._record({**row, "history": history})
 
     def get(self, identity: str) -> Record:
         """Return one record.
@@ -109,8 +113,9 @@ class Store:
         Raises:
             UnknownNameError: there is none of that id.
         """
-        rows = self._select(f"{_RECORDS} WHERE records.id = ?", identity)
+        rows = self._select(f"{_RECORDS.format('')} WHERE records.id = ?", identity)
         if not rows:
+            self._check_missing({identity})
             raise UnknownNameError(
                 f"unknown record {str(identity)!r} in {self.path}; `secateur runs list --store {self.path}` lists them"
             )
@@ -122,28 +127,36 @@ class Store:
 
     def ids(self) -> set[str]:
         """Return the ids of all finished cells."""
-        return {row["id"] for row in self._select("SELECT id FROM records")}
+        with database.connected(self.database) as connection:
+            identities = [row["id"] for row in connection.execute("SELECT id FROM records")]
+            check_ids(connection, identities)
+        return set(identities)
 
     def matching(self, start: str) -> list[str]:
         """Return the ids, of finished cells and of failed ones, that begin so, in order."""
-        pattern = "".join(f"[{letter}]" if letter in "*?[" else letter for letter in start) + "*"
-        both = "SELECT id FROM records WHERE id GLOB ? UNION SELECT id FROM failures WHERE id GLOB ? ORDER BY id"
-        return [row["id"] for row in self._select(both, pattern, pattern)]
+        return sorted(
+            name for name in self.ids() | {one.recipe.id for one in self.failures()} if name.startswith(start)
+        )
 
     def records(self, ids: Iterable[str] | None = None) -> list[Record]:
         """Return the records, oldest first; those of `ids` alone, in the order of `ids`, when given."""
         if ids is None:
-            return [self._decoded(row) for row in self._select(f"{_RECORDS} ORDER BY created, records.rowid")]
+            self._check_records()
+            return [
+                self._decoded(row)
+                for row in self._select(f"{_RECORDS.format(' NOT INDEXED')} ORDER BY created, records.rowid")
+            ]
         wanted = list(ids)
-        rows = self._select(f"{_RECORDS} WHERE id IN (SELECT value FROM json_each(?))", json.dumps(wanted))
+        rows = self._select(f"{_RECORDS.format('')} WHERE id IN (SELECT value FROM json_each(?))", json.dumps(wanted))
         table = {row["id"]: row for row in rows}
+        self._check_missing(set(wanted) - set(table))
         return [self._decoded(table[identity]) for identity in wanted if identity in table]
 
     def delete(self, *identities: str) -> None:
         """Forget records, their artefacts and failures, so that the next run computes the cells again."""
-        with database.connected(self.database, write=True) as connection:
-            for table in ("records", "histories", "failures"):
-                connection.executemany(f"DELETE FROM {table} WHERE id = ?", [(identity,) for identity in identities])
+        with database.writing(self.database) as ledger:
+            for identity in identities:
+                ledger.forget(identity)
         for path in (paths.artefact_file(self.path, identity) for identity in identities):
             try:
                 path.unlink(missing_ok=True)
@@ -157,6 +170,7 @@ class Store:
             found (id) AS (SELECT value FROM json_each(?1)
                            UNION SELECT needs.id FROM needs JOIN found ON needs.need = found.id)
             SELECT id FROM found WHERE id NOT IN (SELECT value FROM json_each(?1)) ORDER BY id"""
+        self._check_records()
         return [row["id"] for row in self._select(query_, json.dumps(list(ids)))]
 
     def artefact(self, identity: str) -> dict[str, Tensor]:
@@ -174,13 +188,15 @@ class Store:
     def fail(self, failure: Failure) -> None:
         """Keep why a cell failed; a later success forgets it."""
         recipe = failure.recipe
-        row = (recipe.id, recipe.study, json.dumps(recipe.to_dict()), failure.error, failure.traceback, failure.created)
-        with database.connected(self.database, write=True) as connection:
-            connection.execute("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?)", row)
+        row = {"id": recipe.id, "study": recipe.study, "recipe": json.dumps(recipe.to_dict()), "error": failure.error}
+        with database.writing(self.database) as ledger:
+            ledger.put_failure({**row, "traceback": failure.traceback, "created": failure.created})
 
     def failures(self) -> list[Failure]:
         """Return the cells that failed and have not succeeded since, oldest first."""
-        rows = self._select("SELECT * FROM failures ORDER BY created, rowid")
+        with database.connected(self.database) as connection:
+            check_failures(connection)
+            rows = connection.execute("SELECT * FROM failures ORDER BY created, rowid").fetchall()
         return [Failure(self._recipe(row["recipe"]), row["error"], row["traceback"], row["created"]) for row in rows]
 
     def query(
@@ -236,7 +252,6 @@ class Store:
         >>> store.sql("select class, value from class_metrics order by value").values.tolist()
         [[1.0, 0.25], [0.0, 0.5]]
         """
-        database.ensure(self.database)
         return query.sql({self.path.name: self.database}, text, parameters, seconds=seconds)
 
     def frame(self, ids: Iterable[str] | None = None) -> DataFrame:
@@ -259,6 +274,7 @@ class Store:
         """
         folder, known, removed = paths.artefacts_dir(self.path), self.ids(), []
         sweep(folder, older_than)
+        database.sweep(self.database, older_than)
         for file in sorted(folder.glob(paths.artefact_file(self.path, "*").name)):
             with suppress(OSError):
                 if file.stem not in known and time.time() - file.stat().st_mtime > older_than:
@@ -267,14 +283,14 @@ class Store:
         return removed
 
     def check(self) -> None:
-        """Read the whole database and every artefact.
+        """Read the whole database and every artefact, and compare all with their checksums.
 
         Raises:
             FileError: something is damaged or missing; the error names it.
         """
-        found = self._select("PRAGMA quick_check(1)")[0]["quick_check"]
-        if found != "ok":
-            raise database.damaged(self.database, FileError(found))
+        with database.connected(self.database) as connection:
+            connection.check_whole()
+        self.ids()
         for record in self.records():
             if record.artefact is not None:
                 _read(paths.artefact_file(self.path, record.id), record.artefact, record.id)
@@ -284,15 +300,22 @@ class Store:
         database.close(self.database)
 
     def _insert(self, row: Mapping[str, Any], history: str) -> None:
-        columns, marks = ", ".join(row), ", ".join("?" * len(row))
-        with database.connected(self.database, write=True) as connection:
-            connection.execute(f"INSERT OR REPLACE INTO records ({columns}) VALUES ({marks})", tuple(row.values()))
-            connection.execute("INSERT OR REPLACE INTO histories VALUES (?, ?)", (row["id"], history))
-            connection.execute("DELETE FROM failures WHERE id = ?", (row["id"],))
+        with database.writing(self.database) as ledger:
+            ledger.put_record(row, history)
 
-    def _select(self, text: str, *values: Json) -> list[dict[str, Any]]:
+    def _check_missing(self, identities: set[str]) -> None:
+        """Refuse the database where records are there that are not found."""
+        lost = identities & self.ids() if identities else set()
+        if lost:
+            raise database.damaged(self.database, FileError(f"its index does not find record {min(lost)}"))
+
+    def _check_records(self) -> None:
         with database.connected(self.database) as connection:
-            return [dict(row) for row in connection.execute(text, values)]
+            connection.check_records()
+
+    def _select(self, text: str, *values: Json) -> list[sqlite3.Row]:
+        with database.connected(self.database) as connection:
+            return connection.execute(text, values).fetchall()
 
     def _recipe(self, text: str) -> Recipe:
         try:
@@ -300,14 +323,25 @@ class Store:
         except (ValueError, FileError) as error:
             raise database.damaged(self.database, error) from error
 
-    def _decoded(self, row: Mapping[str, Any]) -> Record:
+    def _decoded(self, row: sqlite3.Row) -> Record:
+        try:
+            check_record(row)
+            check_history(row)
+        except Damaged as error:
+            raise database.damaged(self.database, error) from error
+        return self._record(row)
+
+    def _record(self, row: sqlite3.Row | Mapping[str, Any]) -> Record:
         texts = (row["exact"] or row["metrics"], row["history"] or "[]", row["environment"])
         try:
             metrics, history, environment = map(json.loads, texts)
         except (ValueError, TypeError) as error:
             raise database.damaged(self.database, error) from error
         rest = {name: row[name] for name in ("artefact", "wall_seconds", "cpu_seconds", "created")}
-        return Record(self._recipe(row["recipe"]), metrics, history, environment, **rest)
+        recipe = self._recipe(row["recipe"])
+        if recipe.id != row["id"]:
+            raise database.damaged(self.database, FileError(f"record {row['id']} holds the recipe of cell {recipe.id}"))
+        return Record(recipe, metrics, history, environment, **rest)
 
 
 def _encoded(record: Record) -> tuple[dict[str, Any], str]:
@@ -321,11 +355,12 @@ def _encoded(record: Record) -> tuple[dict[str, Any], str]:
         raise InputError(
             f"the results of cell {recipe} cannot be kept: {error}; give plain numbers (.item() or .tolist())"
         ) from error
-    seed = recipe.seed if recipe.seed is not None and abs(recipe.seed) <= _LARGEST else None
+    seed = int(recipe.seed) if recipe.seed is not None and abs(recipe.seed) <= _LARGEST else None
     names = {"id": recipe.id, "study": recipe.study, "kind": recipe.kind, "seed": seed, "created": record.created}
-    times = {"wall_seconds": record.wall_seconds, "cpu_seconds": record.cpu_seconds, "artefact": record.artefact}
+    # As SQLite gives them back, since the seal tells 1 from 1.0.
+    times = {"wall_seconds": float(record.wall_seconds), "cpu_seconds": float(record.cpu_seconds)}
     texts = {"recipe": json.dumps(recipe.to_dict()), "metrics": metrics, "environment": environment, "exact": exact}
-    return {**names, **times, **texts}, history
+    return {**names, **times, "artefact": record.artefact, **texts}, history
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor]) -> str:

@@ -137,11 +137,19 @@ class Cell:
 
     `run` should be a module's function, so that another process can call it; all that it depends on stands in
     the recipe. Torch's global random state is seeded from the recipe's id before each cell.
+
+    Attributes:
+        recipe: what is computed.
+        run: computes it.
+        resources: what it needs of a machine.
+        lookup: what the cells that build upon it are looked up by, such as the data set: it decides these already, so
+            that they stand in their recipes but take no part in their ids.
     """
 
     recipe: Recipe
     run: Callable[[Context], Outcome]
     resources: Resources = Resources()
+    lookup: Mapping[str, Json] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -152,6 +160,41 @@ class Cell:
     def needs(self) -> tuple[str, ...]:
         """The ids of the cells that must be finished before this one."""
         return self.recipe.needs
+
+    def then(
+        self,
+        kind: str,
+        run: Callable[[Context], Outcome],
+        parameters: Mapping[str, Json],
+        *,
+        after: Sequence[Cell] = (),
+        lookup: Mapping[str, Json] | None = None,
+        defaults: Mapping[str, Json] | None = None,
+    ) -> Cell:
+        """Return a cell of the same study and seed that builds upon this one, and then upon those of `after`.
+
+        Args:
+            kind: what sort of cell it is.
+            run: computes it.
+            parameters: what it is told beside the seed and the lookup.
+            after: further cells that it needs, in this order behind this one.
+            lookup: what it is looked up by besides.
+            defaults: the values at which a parameter takes no part in its id.
+
+        >>> train = Cell(Recipe("toy", "train", {"seed": 0, "data": "digits"}), print, lookup={"data": "digits"})
+        >>> cut = train.then("prune", print, {"method": "l1"})
+        >>> str(cut.recipe), cut.needs == (train.id,), cut.recipe.defaults
+        ('prune seed=0 method=l1 data=digits', True, {'data': 'digits'})
+        """
+        looked_up = {**self.lookup, **(lookup or {})}
+        recipe = Recipe(
+            self.recipe.study,
+            kind,
+            {"seed": self.recipe.seed, **parameters, **looked_up},
+            (self.id, *(cell.id for cell in after)),
+            {**(defaults or {}), **looked_up},
+        )
+        return Cell(recipe, run, lookup=looked_up)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,15 +1,19 @@
 """Measuring: how large a model is, how fast, and how good."""
 
+from secateur.measure.agree import Agreement, agreement
 from secateur.measure.quality import Evaluation, evaluate, predict
 from secateur.measure.size import ParameterCount, file_bytes, macs, parameters, peak_memory
 from secateur.measure.speed import Latency, LatencyComparison, Spread, compare_latency, latency
+from secateur.rate.masks import rate
 
 __all__ = [
+    "Agreement",
     "Evaluation",
     "Latency",
     "LatencyComparison",
     "ParameterCount",
     "Spread",
+    "agreement",
     "compare_latency",
     "evaluate",
     "file_bytes",
@@ -18,4 +22,5 @@ __all__ = [
     "parameters",
     "peak_memory",
     "predict",
+    "rate",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from secateur.labelled import Data, check_data, check_outputs, iterate
 from secateur.losses import loss_function
 from secateur.rate.whole import tally_pass
-from secateur.state import device_of, evaluating, usual
+from secateur.state import check_module, device_of, evaluating, usual
 from secateur.types import InputError, Loss
 
 __all__ = ["Evaluation", "evaluate", "predict"]
@@ -57,6 +57,7 @@ def evaluate(model: nn.Module, data: Data, loss: str | Loss = "cross_entropy", *
     (0.667, (1.0, 0.5, nan), 3)
     """
     _check_batch_size(batch_size)
+    check_module(model, "evaluate", compiled=True)
     check_data(data, "evaluate")
     tally = tally_pass(model, data, loss_function(loss), batch_size, "evaluate")
     accuracy = tally.accuracy
@@ -94,6 +95,7 @@ def predict(model: nn.Module, data: Data | Tensor, *, batch_size: int = 256) -> 
     """
     _check_batch_size(batch_size)
     labelled: Data = (data, torch.zeros(len(data))) if isinstance(data, Tensor) else data
+    check_module(model, "predict", compiled=True)
     check_data(labelled, "predict")
     device, outputs = device_of(model), []
     with evaluating(model):

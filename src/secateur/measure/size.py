@@ -18,7 +18,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.measure.inputs import caller
-from secateur.state import check_made, evaluating, tensors, usual
+from secateur.randomness import private_draws
+from secateur.state import check_module, evaluating, tensors, usual
 from secateur.types import ExampleInputs, InputError
 
 __all__ = ["ParameterCount", "file_bytes", "macs", "parameters", "peak_memory"]
@@ -52,7 +53,7 @@ def parameters(model: nn.Module) -> ParameterCount:
     >>> parameters(layer)
     ParameterCount(total=8, nonzero=5)
     """
-    check_made(model)
+    check_module(model, "parameters")
     found = list(model.parameters())
     return ParameterCount(
         total=sum(parameter.numel() for parameter in found),
@@ -75,7 +76,7 @@ def file_bytes(model: nn.Module) -> int:
     """
     from safetensors.torch import save_file
 
-    check_made(model)
+    check_module(model, "file_bytes")
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         save_file(_distinct_tensors(model), path)
@@ -113,9 +114,10 @@ def macs(model: nn.Module, example_inputs: ExampleInputs) -> int:
     >>> macs(nn.Conv2d(3, 8, kernel_size=3, padding=1), torch.zeros(1, 3, 5, 5)) == 8 * 5 * 5 * 3 * 3 * 3
     True
     """
+    check_module(model, "macs")
     call = caller(model, example_inputs)
     counter = FlopCounterMode(display=False, custom_mapping=VECTOR_PRODUCTS)
-    with evaluating(model), _plain_operations(), counter:
+    with evaluating(model), private_draws(), _plain_operations(), counter:
         call()
     return int(counter.get_total_flops()) // 2
 
@@ -174,9 +176,10 @@ def peak_memory(model: nn.Module, example_inputs: ExampleInputs) -> int:
     >>> peak_memory(model, torch.zeros(3, 4))  # the ReLU's input and output, 3 × 8 floats each
     192
     """
+    check_module(model, "peak_memory")
     call = caller(model, example_inputs)
     counter = LiveBytes([*tensors(model).values(), *tree_leaves(example_inputs)])
-    with evaluating(model), counter:
+    with evaluating(model), private_draws(), counter:
         call()
     return counter.peak
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from secateur import state
 from secateur.measure.inputs import batch_size_of, caller, with_batch_size
-from secateur.state import device_of, evaluating, usual
+from secateur.state import check_module, device_of, evaluating, usual
 from secateur.types import ExampleInputs, InputError
 
 __all__ = ["Latency", "LatencyComparison", "Spread", "compare_latency", "latency"]
@@ -133,6 +133,8 @@ def compare_latency(
         raise InputError(f"latency: warmup={warmup!r} must be a whole number, 0 or more")
     if not models:
         raise InputError("compare_latency: there are no models; give at least one")
+    for model in models.values():
+        check_module(model, "latency", compiled=True)
     inputs = with_batch_size(example_inputs, batch_size)
     size = batch_size_of(inputs)
     with ExitStack() as stack:

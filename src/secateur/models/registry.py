@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-import torch
 from torch import nn
 
 from secateur.models import cnn, mlp, resnet, vgg
-from secateur.models.initialise import SCHEMES, initialise
+from secateur.models.schemes import SCHEMES, initialise
+from secateur.randomness import private_draws
 from secateur.types import InputError, UnknownNameError, unknown_name
 
 __all__ = ["REGISTRY", "build", "describe", "fitting", "input_shape", "names"]
@@ -113,8 +113,8 @@ def build(name: str, *, seed: int | None = None, init: str | None = None, **opti
 
     Args:
         name: one of `names()`, or ``"package.module:factory"``, called with `options`, that returns a module.
-        seed: makes the weights the same each time and leaves the global random state as it was; None draws
-            them from the global random state, as torch does.
+        seed: makes the weights the same each time, in any thread; the global random state is neither read nor
+            moved. None draws them from the global random state, as torch does.
         init: how weights begin, in place of the network's own way: one of ``xavier-normal``,
             ``xavier-uniform``, ``kaiming-normal``, ``kaiming-uniform``, ``truncated-normal``; biases
             begin at zero.
@@ -138,8 +138,7 @@ def build(name: str, *, seed: int | None = None, init: str | None = None, **opti
         return _made(name, factory, init, options)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise InputError(f"build({name!r}): seed is {seed!r}; give a whole number of at least 0, or None")
-    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
-        torch.manual_seed(seed)
+    with private_draws(seed):
         return _made(name, factory, init, options)
 
 

@@ -19,15 +19,15 @@ from secateur.rate.memory import KEPT
 from secateur.rate.program import Line, Program, Programs, Unfit, leading_to
 from secateur.rate.suffix import Shut, Suffix, Values
 from secateur.rate.tally import MaskTally
-from secateur.rate.whole import masked_outputs
+from secateur.rate.whole import masked_runs
 from secateur.state import device_of, evaluating, usual
 from secateur.structure.infer import Structure
 from secateur.structure.sites import check_keep, check_same_model
 from secateur.types import InputError, Keep, Loss, Sites, TraceError
 
-__all__ = ["Evaluations", "Removals", "evaluate_keeps"]
+__all__ = ["Evaluations", "Removals", "rate"]
 
-DOING = "evaluate_keeps"
+DOING = "rate"
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ class Evaluations:
         return cls(losses, sums.right.sum(1).double() / count, sums.right.double() / tally.asked, count)
 
 
-def evaluate_keeps(
+def rate(
     model: nn.Module,
     sites: Sites,
     keeps: Sequence[Keep],
@@ -91,7 +91,7 @@ def evaluate_keeps(
     ...     model[layer].weight.data = torch.eye(2)
     >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1])
     >>> sites = channels(model, x)
-    >>> found = evaluate_keeps(model, sites, [{}, {"0": torch.tensor([True, False])}], [(x, y)])
+    >>> found = rate(model, sites, [{}, {"0": torch.tensor([True, False])}], [(x, y)])
     >>> found.accuracy.tolist(), found.class_accuracy.tolist()
     ([1.0, 0.5], [[1.0, 1.0], [1.0, 0.0]])
     """
@@ -100,7 +100,7 @@ def evaluate_keeps(
 
 @dataclass(eq=False)
 class Removals:
-    """What `evaluate_keeps` does, again and again: activations that fit into `max_memory` are kept between calls.
+    """What `rate` does, again and again: activations that fit into `max_memory` are kept between calls.
 
     While it is used, the model's weights and the samples must stay as they are.
 
@@ -132,7 +132,7 @@ class Removals:
     def __call__(self, keeps: Sequence[Keep]) -> Evaluations:
         """Return what is left under each mask."""
         if not keeps:
-            raise InputError("evaluate_keeps: there are no masks to evaluate; give at least one, {} for none removed")
+            raise InputError("rate: there are no masks to evaluate; give at least one, {} for none removed")
         masks = [_removing(check_keep(self.sites, keep)) for keep in keeps]
         tally = MaskTally(len(masks), loss_function(self.loss), DOING)
         with evaluating(self.model):
@@ -223,9 +223,9 @@ class WholeBatch:
 
     def outputs(self, masks: Sequence[Keep]) -> Iterator[tuple[int, Tensor]]:
         """Run the masked model for each."""
-        for number, keep in enumerate(masks):
-            outputs = masked_outputs(self.model, self.sites, keep, self.inputs)
-            yield number, _checked(outputs, self.targets).unsqueeze(0)
+        with masked_runs(self.model, self.sites) as run:
+            for number, keep in enumerate(masks):
+                yield number, _checked(run(keep, self.inputs), self.targets).unsqueeze(0)
 
 
 class SitesSuffix:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +14,9 @@ from secateur.rate.tally import Tally, UnitTally
 from secateur.state import device_of, evaluating
 from secateur.structure.sites import masked_tensors
 from secateur.types import Keep, Loss, Sites
-from secateur.untouched import run_with
+from secateur.untouched import run_with, untouched
 
-__all__ = ["PlainLoop", "masked_outputs", "tally_pass"]
+__all__ = ["Masked", "PlainLoop", "masked_runs", "tally_pass"]
 
 
 def tally_pass(model: nn.Module, data: Data, loss: Loss, batch_size: int, what: str) -> Tally:
@@ -29,19 +31,29 @@ def tally_pass(model: nn.Module, data: Data, loss: Loss, batch_size: int, what: 
     return tally
 
 
-def masked_outputs(model: nn.Module, sites: Sites, keep: Keep, inputs: Tensor) -> object:
-    """Return what the masked model answers, in evaluation mode.
+Masked = Callable[[Keep, Tensor], Any]
+"""From keep masks and inputs to what the masked model answers."""
+
+
+@contextmanager
+def masked_runs(model: nn.Module, sites: Sites) -> Iterator[Masked]:
+    """Yield what runs the model under masks, in evaluation mode; each run finds the model as it was.
 
     >>> from secateur.structure import weights
     >>> model = nn.Linear(2, 1, bias=False)
     >>> model.weight.data = torch.tensor([[1.0, 2.0]])
-    >>> masked_outputs(model, weights(model), {"weight": torch.tensor([[True, False]])}, torch.ones(1, 2))
+    >>> with masked_runs(model, weights(model)) as run:
+    ...     run({"weight": torch.tensor([[True, False]])}, torch.ones(1, 2))
     tensor([[1.]])
     """
-    # Anew for each mask: a table that a module keeps for evaluation was made from other weights.
-    with evaluating(model):
-        outputs: object = run_with(model, masked_tensors(model, sites, keep), (inputs,))
-        return outputs
+    with evaluating(model), untouched(model) as renew:
+
+        def run(keep: Keep, inputs: Tensor) -> Any:
+            outputs = run_with(model, masked_tensors(model, sites, keep), (inputs,))
+            renew()  # a table that a module keeps for evaluation was made from other weights
+            return outputs
+
+        yield run
 
 
 class PlainLoop:
@@ -58,13 +70,11 @@ class PlainLoop:
 
     def measure(self, inputs: Tensor, targets: Tensor, tally: UnitTally) -> None:
         """Add the changes of every unit on a batch."""
-        with evaluating(self.model):
-            tally.start(self.model(inputs), targets)
-        for name, site in self.sites.items():
-            for unit in tally.chosen[name].tolist():
-                kept = torch.ones(site.size, dtype=torch.bool)
-                kept[unit] = False
-                outputs = masked_outputs(self.model, self.sites, {name: kept.view(site.shape)}, inputs)
-                assert isinstance(outputs, Tensor)
-                tally.add_outputs(name, slice(unit, unit + 1), outputs[None])
-                self.advance(1)
+        with masked_runs(self.model, self.sites) as run:
+            tally.start(run({}, inputs), targets)
+            for name, site in self.sites.items():
+                for unit in tally.chosen[name].tolist():
+                    kept = torch.ones(site.size, dtype=torch.bool)
+                    kept[unit] = False
+                    tally.add_outputs(name, slice(unit, unit + 1), run({name: kept.view(site.shape)}, inputs)[None])
+                    self.advance(1)

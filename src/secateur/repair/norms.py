@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateur.labelled import Data, check_data, iterate
-from secateur.state import device_of, modes_kept, usual
+from secateur.state import check_module, device_of, modes_kept, usual
 from secateur.types import InputError
 from secateur.untouched import copied
 
@@ -39,6 +39,7 @@ def recalibrate(model: nn.Module, data: Data, *, batch_size: int = 256) -> nn.Mo
     >>> norm.running_mean.item(), norm.running_var.item()      # mean 3; squares 4 + 1 + 9 = 14, over 3 − 1
     (3.0, 7.0)
     """
+    check_module(model, "recalibrate")
     check_data(data, "recalibrate")
     made = copied(model)
     norms = norms_of(made)

@@ -66,8 +66,11 @@ class PruneReport:
         units_removed, units: how many of how many units went.
         parameters, nonzero, macs, bytes: before and after; MACs for the example inputs (None without any), bytes of a safetensors file.
         latency: median seconds of a forward pass before and after, interleaved, at one thread; None if not asked.
-        difference: the greatest relative difference between the cut and the masked model's outputs; None for weights.
+        difference: the greatest relative difference between the cut and the masked model's outputs on the example; None
+            for weights.
+        verified: what else was compared, and how far it was apart.
         form: ``"module"`` (of the model's own class), or ``"graph"`` (a `torch.fx.GraphModule`: see `cut`).
+        shapes: the shapes of the inputs that a graph takes, None for a size that may be any.
         sites: the units of every site.
         frozen: what could not be pruned, with the reason.
         versions: what it was done with.
@@ -89,7 +92,9 @@ class PruneReport:
     bytes: tuple[int, int]
     latency: tuple[float, float] | None
     difference: float | None
+    verified: str = ""
     form: str = "module"
+    shapes: tuple[tuple[int | None, ...], ...] = ()
     sites: tuple[SiteReport, ...] = ()
     frozen: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -119,8 +124,8 @@ class PruneReport:
         if self.latency:
             before, after = (1000 * s for s in self.latency)
             rows.append(f"{'latency':<11}{before:>14.3f} → {after:>14.3f} ms  (speedup {before / after:.2f}×)")
-        if self.difference is not None:
-            rows.append(f"verified: cut and masked model differ by {self.difference:.1e} (relative)")
+        if self.verified:
+            rows.append(f"verified: {self.verified}")
         return "\n".join([*rows, *self._notes()])
 
     def _notes(self) -> list[str]:
@@ -129,7 +134,7 @@ class PruneReport:
         if self.repair:
             notes.append(f"repaired without training: {', '.join(self.repair)}")
         if self.form == "graph":
-            notes.append("form: a graph (torch.fx.GraphModule), for inference with the example inputs' batch size")
+            notes.append(f"form: a graph (torch.fx.GraphModule), for inference on inputs of {_shapes(self.shapes)}")
         if self.unit == "weights":
             notes.append("zeros are not cut out: the shapes stay, so the model is neither smaller nor faster")
         if self.frozen:
@@ -149,6 +154,16 @@ class PruneReport:
             f"note: {parameters:.0%} of the parameters went with {units:.0%} of the units, as units are not of one size: "
             "wide layers lost another share than narrow ones, or several sites make up one axis and multiply"
         ]
+
+
+def _shapes(shapes: tuple[tuple[int | None, ...], ...]) -> str:
+    """The shapes that a graph takes, in words.
+
+    >>> _shapes(((None, 12), (None, 12))), _shapes(((2, 3, 8, 8),))
+    ('shapes (any, 12) and (any, 12)', 'shape (2, 3, 8, 8)')
+    """
+    words = [f"({', '.join('any' if size is None else str(size) for size in shape)})" for shape in shapes]
+    return f"shape{'s' if len(words) > 1 else ''} {' and '.join(words)}"
 
 
 def _warning(sites: tuple[SiteReport, ...]) -> list[str]:

@@ -18,7 +18,8 @@ from secateur.measure.size import file_bytes, macs, parameters
 from secateur.result.report import Method, PruneReport, SiteReport
 from secateur.saving import read_record, save
 from secateur.state import usual
-from secateur.structure.cut import Form, cut_with_plan
+from secateur.state_dicts import fill
+from secateur.structure.cutting import Form, cut_with_plan
 from secateur.structure.depth import BlockStructure, removed_blocks
 from secateur.structure.sites import mask
 from secateur.structure.verify import Verification
@@ -158,7 +159,9 @@ class Result:
             bytes=(file_bytes(before), file_bytes(after)),
             latency=self.latency,
             difference=None if self.verification is None else self.verification.example,
+            verified="" if self.verification is None else str(self.verification),
             form="graph" if any(isinstance(edit, GraphCut) for edit in self.edits) else "module",
+            shapes=next((edit.shapes for edit in self.edits if isinstance(edit, GraphCut)), ()),
             sites=tuple(SiteReport(name, kept.numel(), int(kept.sum())) for name, kept in self.keep.items()),
             frozen=dict(self.sites.frozen),
             versions={"python": platform.python_version(), "torch": torch.__version__},
@@ -176,7 +179,7 @@ class Result:
             FileError: the model is of another architecture.
         """
         small = replay(self.edits, model)
-        small.load_state_dict(self.model.state_dict())
+        fill(small, self.model.state_dict(), "this result")
         return small
 
     def save(self, folder: str | os.PathLike[str]) -> Path:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from secateur.edits.inputs import describe, restore
+from secateur.randomness import private_draws
 from secateur.state import device_of, evaluating, split_inputs
 from secateur.structure.difference import difference
 from secateur.types import ExampleInputs, FileError
@@ -33,7 +34,7 @@ def _answers(model: nn.Module, inputs: Any) -> list[Tensor]:
     """What the model answers, as tensors on the CPU."""
     args, kwargs = split_inputs(inputs)
     try:
-        with evaluating(model), torch.random.fork_rng(devices=[]):
+        with evaluating(model), private_draws():
             outputs = model(*args, **kwargs)
     except Exception as error:
         raise FileError(

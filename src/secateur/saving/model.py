@@ -20,6 +20,7 @@ from secateur.saving.manifest import EDITS, MANIFEST, MODEL, Manifest, dump_mani
 from secateur.saving.records import joined, parted
 from secateur.saving.weights import unshared
 from secateur.state import check_module, usual
+from secateur.state_dicts import fill
 from secateur.types import FileError, SecateurError
 
 __all__ = ["load", "read_record", "save"]
@@ -75,7 +76,7 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         FileError: a file is missing, truncated or tampered with, or `model` is of another architecture.
 
     >>> import tempfile, torch
-    >>> from secateur.prune import prune
+    >>> from secateur.pruning import prune
     >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
     >>> folder = prune(model, torch.zeros(1, 8), latency=False).save(Path(tempfile.mkdtemp()) / "small")
     >>> load(folder, nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2)))[0]
@@ -89,7 +90,8 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     try:
         edits = [edit_kinds.from_dict(joined(record, numbered)) for record in manifest.edits]
         small = replay(edits, model)
-        small.load_state_dict({**tensors, **{name: tensors[other] for name, other in manifest.shared.items()}})
+        shared = {name: tensors[other] for name, other in manifest.shared.items()}
+        fill(small, {**tensors, **shared}, "the saved model")
         if isinstance(small, GraphModule) and manifest.answers is not None:
             check_answers(small, joined(manifest.answers, numbered))
     # What a wrong architecture or a forged manifest leads to; the trace itself says what it cannot follow.

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as dump_tensors
 from torch import Tensor, nn
 
 from secateur.files import write_bytes
-from secateur.state import check_module, usual
-from secateur.types import FileError
+from secateur.state import check_module, digest, usual
+from secateur.state_dicts import fill
+from secateur.types import FileError, InputError
 
 __all__ = ["load_weights", "save_weights", "unshared"]
+
+FORMAT = "secateur-weights-1"
+_OURS = "secateur."
 
 
 @usual
 def save_weights(path: str | os.PathLike[str], model: nn.Module) -> None:
-    """Write the state dict of `model` to one safetensors file; it appears whole or not at all.
+    """Write the state dict of `model` to one safetensors file, with a checksum; it appears whole or not at all.
 
     Raises:
+        InputError: the state dict holds what is no tensor.
         FileError: the file cannot be written.
 
     >>> import tempfile
@@ -31,15 +38,25 @@ def save_weights(path: str | os.PathLike[str], model: nn.Module) -> None:
     >>> save_weights(Path(tempfile.mkdtemp()) / "linear.safetensors", model)
     """
     check_module(model, "save_weights")
-    tensors, shared = unshared(model.state_dict())
-    write_bytes(Path(path), dump_tensors(tensors, metadata=shared or None))
+    state = model.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise InputError(
+                f"save_weights: {name!r} in the state dict is a {type(value).__name__}, and a safetensors file holds "
+                "tensors only: keep it in a buffer"
+            )
+    tensors, shared = unshared(state)
+    write_bytes(Path(path), dump_tensors(tensors, _header(tensors, json.dumps(shared))))
 
 
 @usual
 def load_weights(path: str | os.PathLike[str], model: nn.Module) -> None:
     """Load a state dict from a safetensors file, or from one that `torch.save` wrote, into `model`.
 
-    A ``torch.save`` file is read with ``weights_only=True``: tensors and plain containers, no code.
+    The checksum of a file that `save_weights` wrote is verified; files from elsewhere have none. A ``torch.save`` file is
+    read as tensors and plain containers, so that no code in it runs. Numbers are never rounded: float16 and bfloat16
+    go into a float32 model, float32 into a float64 one, exactly; the other way is refused, as are tensors of another
+    kind (bool, integers) and parameters that are not finite.
 
     Raises:
         FileError: the file is missing or damaged, or does not fit the model, which is then left as it was.
@@ -55,31 +72,61 @@ def load_weights(path: str | os.PathLike[str], model: nn.Module) -> None:
     check_module(model, "load_weights")
     source = Path(path)
     try:
-        if source.suffix == ".safetensors":
-            with safe_open(source, framework="pt") as file:
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-                state |= {name: state[other] for name, other in (file.metadata() or {}).items() if other in state}
-        else:
-            state = torch.load(source, map_location="cpu", weights_only=True)
+        state = _read_safetensors(source) if _is_safetensors(source) else _read_pickle(source)
     except FileNotFoundError:
         raise FileError(f"{source}: not found; give a file of weights") from None
-    except Exception as error:
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise FileError(f"{source}: cannot be read as weights ({first}); give a safetensors file") from error
-    _fit_state(source, model, state)
+    except OSError as error:
+        raise FileError(f"{source}: cannot be read ({error}); give a file of weights") from error
+    fill(model, state, source)
 
 
-def _fit_state(source: Path, model: nn.Module, state: Any) -> None:
-    own = model.state_dict()
-    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise FileError(f"{source}: holds no state dict (names and tensors); save model.state_dict()")
-    wrong = [n for n in own if n not in state or state[n].shape != own[n].shape] + [n for n in state if n not in own]
-    if wrong:
-        raise FileError(
-            f"{source}: does not fit this {type(model).__name__} ({len(wrong)} tensors are missing, spare or of another "
-            f"shape, the first {wrong[0]!r}); pass the same architecture and options"
+def _header(tensors: Mapping[str, Tensor], shared: str) -> dict[str, str]:
+    """What stands beside the tensors in the file; the seal covers all of it."""
+    seal = digest(sorted(tensors.items()), FORMAT + shared)
+    return {f"{_OURS}format": FORMAT, f"{_OURS}shared": shared, f"{_OURS}seal": seal}
+
+
+def _is_safetensors(source: Path) -> bool:
+    with source.open("rb") as file:
+        return source.suffix == ".safetensors" or file.read(9)[8:] == b"{"
+
+
+def _read_safetensors(source: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(source, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+    except (SafetensorError, ValueError) as error:
+        raise FileError(f"{source}: is no whole safetensors file ({error}); write it again") from error
+    if not any(name.startswith(_OURS) for name in header):
+        # From elsewhere, or from an older version, which kept shared names without a seal.
+        return {name: tensors[other] for name, other in header.items() if other in tensors} | tensors
+    shared = header.get(f"{_OURS}shared", "")
+    if header != _header(tensors, shared):
+        raise FileError(f"{source}: was damaged or changed after it was written (its checksum differs); write it again")
+    return tensors | {name: tensors[other] for name, other in json.loads(shared).items()}
+
+
+def _read_pickle(source: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(source, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # noqa: BLE001  (torch raises many kinds)
+        # Torch's own message tells how to load it all the same, with whatever code stands in it.
+        reason = (
+            "holds more than tensors and plain containers" if _is_refusal(error) else "is damaged, or of another kind"
         )
-    model.load_state_dict(dict(state))
+        raise FileError(
+            f"{source}: cannot be read as weights: it {reason}; where the model is at hand, save its tensors alone, with "
+            "secateur.saving.save_weights(FILE, model) or torch.save(model.state_dict(), FILE)"
+        ) from None
+
+
+def _is_refusal(error: Exception) -> bool:
+    return any(word in str(error) for word in ("Unsupported", "TorchScript"))
 
 
 def unshared(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Literal
 
-from secateur.criteria.loss_change import LossChanges
+from secateur.criteria.loss_change import UnitWorth
 from secateur.labelled import Data
 from secateur.result import Result
 from secateur.schedules.losses import check_changes, losses_of
@@ -85,7 +85,7 @@ class Exhaustive(Schedule):
         return walk.finish()
 
 
-def lowest(found: LossChanges, walk: Walk) -> tuple[Unit | None, float]:
+def lowest(found: UnitWorth, walk: Walk) -> tuple[Unit | None, float]:
     """The removable unit of the lowest change, the first of equals, and its change."""
     best: Unit | None = None
     least = inf

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from secateur.criteria.base import scores_of
 from secateur.labelled import Data
-from secateur.rate.masks import evaluate_keeps
+from secateur.rate.masks import rate
 from secateur.result import Result
 from secateur.schedules.options import check_fraction, check_rating, check_whole
 from secateur.schedules.walk import Schedule, Walk
-from secateur.select import SCOPES, Scope, layer_fractions, select
+from secateur.selection import SCOPES, Scope, layer_fractions, select
 from secateur.state import restore, snapshot
-from secateur.structure.cut import cut
+from secateur.structure.cutting import cut
 from secateur.structure.depth import BlockStructure
 from secateur.structure.infer import Structure
 from secateur.structure.sites import channels, mask
@@ -120,7 +120,7 @@ class Iterative(Schedule):
     def _rate(self, model: nn.Module) -> tuple[float, float]:
         if self.data is None:
             return nan, nan
-        found = evaluate_keeps(model, Sites({}), [{}], self.data, self.loss)
+        found = rate(model, Sites({}), [{}], self.data, self.loss)
         return float(found.losses[0]), float(found.accuracy[0])
 
     def _choose(self, walk: Walk, now: _Now, fraction: float) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from secateur.criteria.loss_change import Base, LossChange, LossChanges
+from secateur.criteria.loss_change import Base, LossChange, UnitWorth
 from secateur.labelled import Data
 from secateur.losses import loss_function
 from secateur.rate.last import LastLayer
@@ -25,7 +25,7 @@ __all__ = ["Losses", "check_changes", "losses_of"]
 class Losses(Protocol):
     """Loss changes that follow removals."""
 
-    def changes(self) -> LossChanges:
+    def changes(self) -> UnitWorth:
         """The changes of all units from what is kept now; those of removed units mean nothing."""
         ...
 
@@ -52,7 +52,7 @@ class Measured:
     walk: Walk
     criterion: LossChange
 
-    def changes(self) -> LossChanges:
+    def changes(self) -> UnitWorth:
         """Return the changes."""
         walk = self.walk
         masked = mask(walk.model, walk.sites, walk.keep) if walk.gone else walk.model
@@ -74,12 +74,12 @@ class LastOnly:
         # Before any removal: what goes on from a checkpoint adds up the same numbers in the same order, to the last bit.
         self.layer.changes()
 
-    def changes(self) -> LossChanges:
+    def changes(self) -> UnitWorth:
         """Return the changes; infinite for units that are gone."""
         found, layer = self.layer.changes(), self.layer
         count, right = int(layer.counts.sum()), layer.right
         base = Base(layer.loss, int(right.sum()) / count, right / layer.counts.double(), count, layer.counts)
-        made = LossChanges(base)
+        made = UnitWorth(base)
         variance = (found.square - found.loss.square()).clamp(min=0) / max(count - 1, 1)
         error = torch.where(found.loss.isinf(), 0.0, variance.sqrt())
         hits = found.right.t() - right

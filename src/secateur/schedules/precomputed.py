@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from secateur.criteria.loss_change import LossChanges
+from secateur.criteria.loss_change import UnitWorth
 from secateur.criteria.loss_change.labels import LABELS
 from secateur.labelled import Data
 from secateur.rate.masks import Evaluations, Removals
@@ -29,7 +29,7 @@ class Precomputed(Schedule):
 
     Attributes:
         importance: what `LossChange` found on the same model and sites.
-        remove: which labels go (see `LossChanges.label`); or a sparsity: the lowest changes go, whatever their labels.
+        remove: which labels go (see `UnitWorth.label`); or a sparsity: the lowest changes go, whatever their labels.
         data: labelled samples to follow the loss on, one removal a step; None removes all in one step.
         loss: a name that `fit` takes, or a function of (outputs, targets) that gives the mean of its samples' losses.
         minimum: how many units every site keeps at least; the worst go first, and what would leave fewer stays.
@@ -48,7 +48,7 @@ class Precomputed(Schedule):
     (('0', 1),)
     """
 
-    importance: LossChanges
+    importance: UnitWorth
     remove: tuple[str, ...] | float = ("worse", "zero")
     data: Data | None = field(default=None, repr=False)
     loss: str | Loss = "cross_entropy"
@@ -56,7 +56,7 @@ class Precomputed(Schedule):
 
     def __post_init__(self) -> None:
         given: object = self.importance
-        if not isinstance(given, LossChanges):
+        if not isinstance(given, UnitWorth):
             kind = type(given).__name__
             raise InputError(f"Precomputed: importance is a {kind}; give what LossChange(data)(model, sites) returns")
         if isinstance(self.remove, (tuple, list)):

@@ -13,11 +13,11 @@ from secateur.schedules.options import check_rating, check_whole
 from secateur.schedules.walk import Schedule, Walk
 from secateur.types import InputError, Loss
 
-__all__ = ["RandomShrink"]
+__all__ = ["Shrink"]
 
 
 @dataclass(frozen=True)
-class RandomShrink(Schedule):
+class Shrink(Schedule):
     """Removes `n` random units at a time, and restores them where the loss rises (Charpentier, 2020, Algorithm 2).
 
     The printed algorithm lost its middle; the reading is: draw n of the units that were not tried yet, remove them, keep
@@ -39,7 +39,7 @@ class RandomShrink(Schedule):
     ...     for parameter, value in zip(model.parameters(), (torch.eye(2), 0.0, 2 * torch.eye(2), 0.0)):
     ...         _ = parameter.copy_(torch.as_tensor(value))
     >>> inputs, labels = torch.eye(2), torch.tensor([0, 0])
-    >>> RandomShrink(1, (inputs, labels))(model, channels(model, inputs)).history.removed
+    >>> Shrink(1, (inputs, labels))(model, channels(model, inputs)).history.removed
     [('0', 1)]
     """
 
@@ -50,14 +50,14 @@ class RandomShrink(Schedule):
     minimum: int = 1
 
     def __post_init__(self) -> None:
-        check_whole("RandomShrink", "n", self.n, 1)
-        check_whole("RandomShrink", "seed", self.seed, 0)
-        check_rating("RandomShrink", self.data, self.loss)
+        check_whole("Shrink", "n", self.n, 1)
+        check_whole("Shrink", "seed", self.seed, 0)
+        check_rating("Shrink", self.data, self.loss)
 
     def _prune(self, walk: Walk) -> Result:
         units = walk.units
         if self.n > len(units):
-            raise InputError(f"RandomShrink: n={self.n} units are to go at a time, and there are {len(units)} in all")
+            raise InputError(f"Shrink: n={self.n} units are to go at a time, and there are {len(units)} in all")
         removals = Removals(walk.model, walk.sites, self.data, self.loss)
         whole = removals([{}])
         walk.begin(float(whole.losses[0]), float(whole.accuracy[0]))

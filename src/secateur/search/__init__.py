@@ -4,9 +4,9 @@ from secateur.equations import Moments, least_squares, patches
 from secateur.search import operators
 from secateur.search.continuous import CmaEs, CoordinateRows
 from secateur.search.fitness import Fitness, FitnessLike, Rating, Screened, Surrogate
-from secateur.search.front import Nsga2, front
 from secateur.search.genetic import Genetic
 from secateur.search.local import Annealing, HillClimbing, OneShotMagnitude, RandomSearch
+from secateur.search.pareto import Nsga2, front
 from secateur.search.protocol import Judged, judge
 from secateur.search.replace import Replacement, corrections, replacements
 from secateur.search.result import Generation, SearchLog, lineage

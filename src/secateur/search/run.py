@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as dump_arrays
@@ -216,7 +217,8 @@ def _save(path: Path, run: Run, arrays: Arrays, identity: str) -> None:
         "best": run.best,
         "generations": [(len(g.rating), g.spent) for g in run.history],
     }
-    write_bytes(path, dump_arrays(kept, metadata={"secateur-search": json.dumps(plain)}))
+    record = json.dumps(plain)
+    write_bytes(path, dump_arrays(kept, metadata={"secateur-search": record, "seal": _seal(kept, record)}))
 
 
 def _resume(path: Path, run: Run, identity: str) -> Arrays | None:
@@ -225,8 +227,11 @@ def _resume(path: Path, run: Run, identity: str) -> Arrays | None:
         return None
     try:
         with safe_open(path, framework="np") as file:
-            plain = json.loads((file.metadata() or {})["secateur-search"])
+            header = file.metadata() or {}
+            plain = json.loads(header["secateur-search"])
             kept: Arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+        if header["seal"] != _seal(kept, header["secateur-search"]):
+            raise ValueError("its contents do not match its checksum")
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise FileError(f"{path} is not a whole state of a search ({error}); delete it to start anew") from error
     if plain["identity"] != identity:
@@ -239,6 +244,10 @@ def _resume(path: Path, run: Run, identity: str) -> Arrays | None:
     run.genes, run.offsets = kept["best.genes"], kept.get("best.offsets")
     run.history = _history(kept, plain["generations"])
     return {name.removeprefix("search."): value for name, value in kept.items() if name.startswith("search.")}
+
+
+def _seal(arrays: Arrays, record: str) -> str:
+    return digest(((name, torch.tensor(value)) for name, value in sorted(arrays.items())), record)
 
 
 def _history(kept: Arrays, generations: list[tuple[int, float]]) -> list[Generation]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.result import Method, Result
-from secateur.select import layer_fractions
+from secateur.selection import layer_fractions
 from secateur.state import check_module, own_tensors, usual
 from secateur.types import InputError, Keep, Sites
 from secateur.untouched import copied

@@ -13,8 +13,8 @@ from secateur.criteria.fisher_blocks import check_blocks, check_weights
 from secateur.criteria.layer_inputs import Inputs, LayerInputs
 from secateur.criteria.units import parameters_of
 from secateur.labelled import Data
-from secateur.select import select
-from secateur.select.patterns import n_of_m, parse_pattern
+from secateur.selection import select
+from secateur.selection.patterns import n_of_m, parse_pattern
 from secateur.solvers.layer_problems import damped, merged
 from secateur.solvers.solution import Fractions, Solution, Solver, fractions_of
 from secateur.state import usual

@@ -13,7 +13,7 @@ from secateur.criteria.reconstruction import gram, greedy, read_by, readers
 from secateur.criteria.units import parameters_of
 from secateur.equations import solved
 from secateur.labelled import Data
-from secateur.select import select
+from secateur.selection import select
 from secateur.solvers.layer_problems import damping_of, merged
 from secateur.solvers.solution import Fractions, Solution, Solver, fractions_of
 from secateur.state import own_tensors, usual

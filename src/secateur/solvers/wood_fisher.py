@@ -14,7 +14,7 @@ from secateur.criteria.fisher_blocks import check_blocks, check_weights, fisher_
 from secateur.criteria.units import parameters_of
 from secateur.labelled import Data
 from secateur.losses import loss_function
-from secateur.select import SCOPES, Scope, select
+from secateur.selection import SCOPES, Scope, select
 from secateur.solvers.solution import Fractions, Solution, Solver
 from secateur.state import usual
 from secateur.types import InputError, Keep, Loss, Sites, unknown_name

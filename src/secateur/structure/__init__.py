@@ -4,7 +4,7 @@
 and mends (`mend`), and `verify` compares the result with the masked model.
 """
 
-from secateur.structure.cut import cut
+from secateur.structure.cutting import cut
 from secateur.structure.depth import blocks
 from secateur.structure.infer import Structure
 from secateur.structure.show import to_dict, to_svg, to_text

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.state import check_finite, check_made, check_module, evaluating, split_inputs, usual
+from secateur.randomness import private_draws
+from secateur.state import check_finite, check_module, evaluating, split_inputs, usual
 from secateur.structure.sites import REPAIR
 from secateur.types import ExampleInputs, InputError, Keep, Member, Site, Sites
 from secateur.untouched import copied, run_with
@@ -80,7 +81,6 @@ def blocks(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[str
     {'1': 2}
     """
     check_module(model, "blocks")
-    check_made(model)
     check_finite(model, "blocks", REPAIR)
     args, kwargs = split_inputs(example_inputs)
     ignored = set(ignore)
@@ -131,7 +131,7 @@ def _calls(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
 
         handles.append(model.get_submodule(path).register_forward_hook(note, with_kwargs=True))
     try:
-        with evaluating(model):
+        with evaluating(model), private_draws():
             model(*args, **kwargs)
     except Exception as error:
         raise InputError(f"blocks: the model's forward pass failed on the example inputs: {error}") from error
@@ -151,7 +151,7 @@ def _problem(block: nn.Module, call: Called) -> str:
     if first.shape != passed.shape:
         return "changes the shape of its input"
     zeros = {name: torch.zeros_like(p) for name, p in block.named_parameters()}
-    with evaluating(block):
+    with evaluating(block), private_draws():
         result = run_with(block, zeros, args, kwargs)
     result = result[0] if isinstance(result, tuple) else result
     scale = max(float(first.abs().max()), torch.finfo(torch.float32).tiny)

@@ -13,9 +13,10 @@ from torch import Tensor, fx
 from torch.fx import Node
 
 from secateur.structure.axes import Atom, atoms, fixed, freeze, is_fixed, positions, product
-from secateur.structure.ops import bind, writes
+from secateur.structure.ops import bind, is_view, writes
+from secateur.structure.outputs import dependent
 from secateur.structure.rules import RULES, Call, Ties, Value, fixed_value, freeze_all, op_name
-from secateur.structure.temperature import freeze_temperatures
+from secateur.structure.temperature import HEAD_DIMENSION, freeze_temperatures
 from secateur.structure.trace import Graph
 from secateur.types import Member, Role, Site
 
@@ -87,10 +88,24 @@ class _Solver:
     def freeze_what_leaves(self) -> None:
         """Freeze what leaves the forward pass in other ways than as its output, and what must not shrink."""
         leaving = [(self.values.get(node), reason) for node, reason in self.graph.leaving.items()]
-        leaving += [(self.tensors.get(name), reason) for name, reason in self.graph.pinned.items()]
+        pinned = {**self.graph.pinned, **self._written()}
+        leaving += [(self.tensors.get(name), reason) for name, reason in pinned.items()]
         for value, reason in leaving:
             for leaf in _leaves(value):
                 freeze(product(*leaf.axes), reason)
+
+    def _written(self) -> dict[str, str]:
+        """The model's tensors into which it writes what it computes, such as a cache, with the reason."""
+        graph, names = self.graph, {}
+        for node in filter(writes, self.values):
+            target = node.args[0] if node.args else None
+            while isinstance(target, Node) and is_view(target):
+                target = target.args[0]
+            if isinstance(target, Node) and target in graph.tensors:
+                names[node] = graph.tensors[target]
+        parameters = [n for n, name in graph.tensors.items() if isinstance(graph.state.get(name), torch.nn.Parameter)]
+        computed = dependent([*graph.inputs, *parameters]) if names else set()
+        return {name: f"the forward pass writes it into {name}" for node, name in names.items() if node in computed}
 
     def _value(self, node: Node) -> Any:
         if node.op == "placeholder":
@@ -211,7 +226,7 @@ def _find_sites(graph: Graph, tensors: Mapping[str, Value], ties: Ties) -> tuple
 
 
 # What a part of a layer's units adds to the layer's name.
-SUFFIX = {"head": ".heads", "head dimension": ".head_dim", "group": ".groups"}
+SUFFIX = {"head": ".heads", HEAD_DIMENSION: ".head_dim", "group": ".groups"}
 
 
 def _unit_names(ties: Ties) -> dict[Atom, str]:
@@ -240,10 +255,16 @@ def _unused(name: str, taken: Mapping[str, Site]) -> str:
 
 
 def _find_frozen(tensors: Mapping[str, Value], ties: Ties) -> Iterator[tuple[str, str]]:
-    """Layers whose units cannot be cut, with the reason."""
+    """Layers whose units cannot be cut, and head dimensions that cannot, with the reason."""
+    words = _unit_names(ties)
     for name, value in tensors.items():
         for dim, axis in enumerate(value.axes):
-            if "out" in ties.roles.get((name, dim), set()) and is_fixed(axis) and axis.size > 1:
-                reason = next(a.frozen for a in atoms(axis) if a.frozen)
-                yield name.rpartition(".")[0] or name, str(reason)
+            if "out" not in ties.roles.get((name, dim), set()) or axis.size == 1:
+                continue
+            layer, parts = name.rpartition(".")[0] or name, list(dict.fromkeys(atoms(axis)))
+            if is_fixed(axis):
+                yield layer, next(a.frozen for a in parts if a.frozen) or ""
                 break
+            for atom in parts:
+                if atom.frozen and words.get(atom) == HEAD_DIMENSION:
+                    yield layer + SUFFIX[HEAD_DIMENSION], atom.frozen

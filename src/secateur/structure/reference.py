@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.fx import Node
 from torch.utils import _pytree as pytree
@@ -18,16 +19,11 @@ from secateur.structure.frames import Inputs, as_typed, table_rows
 from secateur.structure.infer import Structure, infer
 from secateur.structure.rules import Value, op_name
 from secateur.structure.sites import write_zeros, zeros
-from secateur.structure.stand_in import Fetch, run_with
+from secateur.structure.stand_in import Fetch, run_substituted
 from secateur.structure.trace import trace
 from secateur.types import Keep, Sites
 
-__all__ = ["Reference", "Statistics", "reference_outputs"]
-
-
-def reference_outputs(model: nn.Module, sites: Sites, keep: Keep) -> Any:
-    """Return what the masked model computes on the example, statistics taken over the kept units."""
-    return Reference(model, sites, keep).on_example()
+__all__ = ["Reference", "Statistics"]
 
 
 class Reference:
@@ -112,7 +108,9 @@ class Reference:
                 return tensor
             return write_zeros(tensor.to(torch.float64 if double else tensor.dtype, copy=True), zeroed)
 
-        return run_with(self.model, fetch, inputs, lambda m, given: _outputs(m, given, statistics), double=double)
+        return run_substituted(
+            self.model, fetch, inputs, lambda m, given: _outputs(m, given, statistics), double=double
+        )
 
 
 def _outputs(module: nn.Module, inputs: Inputs, statistics: Statistics | None) -> Any:

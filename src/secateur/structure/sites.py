@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from secateur.state import check_finite, check_made, check_module, tensors, usual
+from secateur.state import check_finite, check_module, tensors, usual
 from secateur.structure.infer import infer
 from secateur.structure.trace import trace
 from secateur.types import ExampleInputs, InputError, Keep, Member, Site, Sites, unknown_name
@@ -42,7 +42,6 @@ def channels(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[s
     ({'0': (3,)}, {'2': "the model's output"})
     """
     check_module(model, "channels")
-    check_made(model)
     check_finite(model, "channels", REPAIR)
     structure = infer(trace(model, example_inputs))
     if structure.graph.program is None and structure.ties.statistics:
@@ -67,7 +66,6 @@ def weights(model: nn.Module, ignore: Iterable[str] = ()) -> Sites:
     {'0.weight': (3, 4), '2.weight': (2, 3)}
     """
     check_module(model, "weights")
-    check_made(model)
     check_finite(model, "weights", REPAIR)
     table = {
         name: Site(name, "weight", tuple(p.shape), (Member(name, tuple(p.shape)),))

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from secateur.randomness import private_draws
 from secateur.state import evaluating, own_tensors
 from secateur.structure.frames import Inputs
 from secateur.untouched import copied
 
-__all__ = ["Fetch", "run_with"]
+__all__ = ["Fetch", "run_substituted"]
 
 DOUBLE = {
     **dict.fromkeys((torch.float32, torch.float16, torch.bfloat16), torch.float64),
@@ -32,7 +33,8 @@ Types = dict[torch.dtype, torch.dtype]
 
 def _grouped_mm(a: Tensor, b: Tensor, offs: Tensor | None = None, bias: Tensor | None = None, *_: Any) -> Tensor:
     """Each group of rows of `a`, up to where `offs` says, times its own matrix of `b`."""
-    assert offs is not None and a.dim() == 2 and b.dim() == 3 and bias is None, "another kind of grouped product"
+    if offs is None or a.dim() != 2 or b.dim() != 3 or bias is not None:
+        raise NotImplementedError("another kind of grouped product")
     starts = [0, *offs.tolist()]
     groups = [a[i:j] @ matrix for i, j, matrix in zip(starts, starts[1:], b, strict=False)]
     return torch.cat([*groups, a.new_zeros(len(a) - starts[-1], b.shape[-1])])
@@ -42,7 +44,7 @@ def _grouped_mm(a: Tensor, b: Tensor, offs: Tensor | None = None, bias: Tensor |
 WRITTEN_OUT = {torch.ops.aten._grouped_mm.default: _grouped_mm} if hasattr(torch.ops.aten, "_grouped_mm") else {}
 
 
-def run_with(
+def run_substituted(
     model: nn.Module,
     fetch: Fetch,
     inputs: Inputs,
@@ -64,11 +66,11 @@ def run_with(
         run: is given the copy and the inputs; the model is called if it is not given.
         double: compute in float64; else in the model's own types.
 
-    >>> run_with(nn.Linear(2, 1, bias=False), lambda name: torch.full((1, 2), 2.0), ((torch.ones(1, 2),), {}))
+    >>> run_substituted(nn.Linear(2, 1, bias=False), lambda name: torch.full((1, 2), 2.0), ((torch.ones(1, 2),), {}))
     tensor([[4.]], dtype=torch.float64)
     """
     shells = _Shells(model, DOUBLE if double else {})
-    with evaluating(shells.model), torch.random.fork_rng(devices=[]):
+    with evaluating(shells.model), private_draws():
         for name, buffer in shells.buffers.items():
             buffer.copy_(fetch(name))
         with _Substitutes(shells, fetch):
@@ -81,12 +83,14 @@ class _Shells:
     Attributes:
         model: the copy.
         parameters: which parameter a shell stands for, by its id.
+        dtypes: the parameters' types, by name.
         buffers: the copy's own floating buffers by name.
         originals: the copy's buffer for each of the model's, by its id.
     """
 
     def __init__(self, model: nn.Module, types: Types) -> None:
         self.types = types
+        self.dtypes: dict[str, torch.dtype] = {}
         self.parameters: dict[int, str] = {}
         self.buffers: dict[str, Tensor] = {}
         self.originals: dict[int, Tensor] = {}
@@ -108,6 +112,7 @@ class _Shells:
         number = torch.zeros((), dtype=dtype, device=tensor.device)
         shell = nn.Parameter(number.expand(tensor.shape), requires_grad=tensor.requires_grad)
         self.parameters |= dict.fromkeys((id(shell), id(tensor)), name)
+        self.dtypes[name] = dtype
         return shell
 
 
@@ -123,7 +128,7 @@ class _Substitutes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, shells: _Shells, fetch: Fetch) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.parameters, self.buffers, self.types = shells.parameters, shells.originals, shells.types
-        self.fetch = fetch
+        self.dtypes, self.fetch = shells.dtypes, fetch
         self.used: set[str] = set()
         self.fetched: dict[str, Tensor] = {}
         # What is written into a narrow tensor must be read from it later: one wide copy each, and the narrow one alive.
@@ -156,7 +161,7 @@ class _Substitutes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _stood_for(self, name: str) -> Tensor:
         if name in self.fetched:
             return self.fetched[name]
-        tensor: Tensor = self._result(self.fetch(name))
+        tensor = self.fetch(name).to(self.dtypes[name])
         if name in self.used and tensor.numel() * tensor.element_size() <= LARGEST_CACHED:
             self.fetched[name] = tensor
         self.used.add(name)

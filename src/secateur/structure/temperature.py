@@ -13,10 +13,10 @@ from typing import Any
 from torch.fx import Node
 
 from secateur.structure.axes import Atom, atoms
+from secateur.structure.carriers import Attribute, Dimension, Uses
 from secateur.structure.rules import Ties, Value, shape_of
-from secateur.structure.watch import Attribute, Dimension, Uses
 
-__all__ = ["freeze_temperatures"]
+__all__ = ["HEAD_DIMENSION", "freeze_temperatures"]
 
 HEAD_DIMENSION = "head dimension"
 
@@ -40,10 +40,10 @@ def freeze_temperatures(uses: Uses, values: Mapping[Node, Any], ties: Ties) -> N
     # What the same attribute sizes, such as the values beside queries and keys, would have to shrink alike.
     for attribute, dimensions in uses.sizes.items():
         sized = set(places.atoms(dimensions))
-        if sized & frozen:
-            for atom in sized:
-                if "head" not in words[atom]:
-                    atom.frozen = atom.frozen or f"{attribute} sizes it, and sets the attention's temperature"
+        for atom in sized if sized & frozen else ():
+            if not atom.frozen and "head" not in words[atom]:
+                atom.frozen = f"it shares its size with the attention's temperature ({attribute})"
+                ties.units.append((atom, HEAD_DIMENSION))
 
 
 class _Places:

@@ -6,24 +6,22 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
-from secateur.state import check_made, check_module, evaluating, own_tensors, split_inputs
+from secateur.randomness import private_draws
+from secateur.state import check_module, evaluating, first_names, own_tensors, split_inputs
+from secateur.structure.carriers import Uses
 from secateur.structure.export import Export, export
 from secateur.structure.outputs import dependent, idle_parts, unread
 from secateur.structure.record import record
-from secateur.structure.watch import Uses, watch
+from secateur.structure.watch import watch
 from secateur.types import ExampleInputs, InputError, TraceError
 from secateur.untouched import writes_refused
 
 __all__ = ["Graph", "trace", "where"]
-
-
-SMALL = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,30 +57,9 @@ class Graph:
     opaque: str = ""
 
     @property
-    def probes(self) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
-        """The inputs to verify on: the example inputs, and noise of their shapes where they are constant.
-
-        A batch of zeros is enough to trace a model, but many models answer zeros with zeros whatever their weights.
-        """
-        own = (self.args, dict(self.kwargs))
-        leaves = [x for x in pytree.tree_leaves(own) if isinstance(x, Tensor) and x.is_floating_point()]
-        if not any(x.numel() > 1 and bool((x == x.flatten()[0]).all()) for x in leaves):
-            return [own]
-        generator = torch.Generator().manual_seed(0)
-        # One small sample can miss every unit behind a ReLU; small ones cost little.
-        draws = 8 if sum(x.numel() for x in leaves) < SMALL else 1
-        return [own, *(pytree.tree_map_only(Tensor, lambda x: _noise(x, generator), own) for _ in range(draws))]
-
-    @property
     def nodes(self) -> Iterator[Node]:
         """The nodes, in the order in which they run."""
         return iter(self.graph.nodes)
-
-
-def _noise(x: Tensor, generator: torch.Generator) -> Tensor:
-    if not x.is_floating_point():
-        return x
-    return torch.randn(x.shape, generator=generator).to(x)
 
 
 def trace(model: nn.Module, example_inputs: ExampleInputs, *, quick: bool = True, known_to_run: bool = False) -> Graph:
@@ -99,19 +76,18 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, quick: bool = True
         TraceError: the forward pass depends on the values of its tensors, or uses what cannot be exported.
     """
     check_module(model, "trace")
-    check_made(model)
     args, kwargs = split_inputs(example_inputs)
-    with evaluating(model), writes_refused(model):
+    with evaluating(model), private_draws(), writes_refused(model):
         if quick and (recorded := _recorded(model, args, kwargs)) is not None:
             return recorded
         if not known_to_run:
             # The exporter works on shapes alone, and lets pass what would fail on numbers, such as a wrong type.
             _check_runs(model, args, kwargs)
     # Each pass anew: what the one before kept in tables is dropped.
-    with evaluating(model):
+    with evaluating(model), private_draws():
         uses = watch(model, args, kwargs)
-    with evaluating(model):
-        exported = _export(model, args, kwargs)
+    with evaluating(model), private_draws():
+        exported = _export(model, args, kwargs, uses)
     return _exported(model, exported, args, kwargs, uses)
 
 
@@ -133,12 +109,14 @@ def _exported(
     names = program.graph_signature.inputs_to_parameters | program.graph_signature.inputs_to_buffers
     constants = program.graph_signature.inputs_to_lifted_tensor_constants
     names |= {holder: name for holder, name in constants.items() if _is_attribute(model, name)}
+    own, first = own_tensors(model), first_names(model)
+    names = {holder: first.get(id(own.get(name)), name) for holder, name in names.items()}
     user = set(program.graph_signature.user_inputs)
     holders = [n for n in program.graph.nodes if n.op == "placeholder"]
     graph = Graph(
         graph=program.graph,
         tensors={n: names[n.name] for n in holders if n.name in names},
-        state={**{k: v for k, v in program.constants.items() if isinstance(v, Tensor)}, **program.state_dict},
+        state={**{k: v for k, v in program.constants.items() if isinstance(v, Tensor)}, **program.state_dict, **own},
         inputs=tuple(n for n in holders if n.name in user),
         args=args,
         kwargs=kwargs,
@@ -170,9 +148,9 @@ def _is_attribute(model: nn.Module, name: str) -> bool:
         return False
 
 
-def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Export:
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], uses: Uses | None) -> Export:
     try:
-        return export(model, args, kwargs)
+        return export(model, args, kwargs, uses.parameters if uses else None)
     except Exception as error:
         raise TraceError(
             f"{type(model).__name__} cannot be traced: {_first_line(error)}. Usual causes: control flow that depends on "

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
+from secateur.randomness import private_draws
 from secateur.state import evaluating, own_tensors
 from secateur.structure.attention import RectangularAttention
 from secateur.structure.axes import Atom, keep_vector
@@ -22,7 +23,7 @@ from secateur.structure.literals import new_sizes
 from secateur.structure.reference import Reference
 from secateur.structure.rules import Value, op_name
 from secateur.structure.rules.registry import output_shapes, shape_of
-from secateur.structure.stand_in import run_with
+from secateur.structure.stand_in import run_substituted
 from secateur.structure.trace import trace, where
 from secateur.types import VerificationError
 
@@ -52,12 +53,11 @@ class Verification:
     skipped: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        parts = []
-        if self.double is not None:
-            draws = "; ".join(dict.fromkeys(self.draws))
-            parts.append(f"{self.double:.1e} in float64 on {len(self.draws)} draws of weights and inputs ({draws})")
-        parts.append(f"{self.example:.1e} on the example")
-        return "cut and masked model differ by " + ", ".join(parts)
+        example = f"{self.example:.1e} on the example"
+        if self.double is None:
+            return f"differs from the masked model by {example}"
+        draws = f"{len(self.draws)} draw{'s' if len(self.draws) > 1 else ''} ({'; '.join(dict.fromkeys(self.draws))})"
+        return f"differs from the masked model by {self.double:.1e} in float64 on {draws}, {example}"
 
 
 def verify(cases: Cases, cut: nn.Module, rows: Rows, gone: Mapping[Atom, Tensor], tolerance: float) -> Verification:
@@ -159,12 +159,12 @@ class Sliced:
                 self.own[name].detach() if full is None else select_rows(case.draw(name), self.rows.get(id(full), {}))
             )
 
-        return run_with(self.cut, fetch, case.inputs, double=case.double)
+        return run_substituted(self.cut, fetch, case.inputs, double=case.double)
 
     def run_example(self) -> Any:
         """Return what it answers to the example."""
         args, kwargs = self.reference.inputs
-        with evaluating(self.cut):
+        with evaluating(self.cut), private_draws():
             return self.cut(*args, **kwargs)
 
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from secateur.randomness import private_draws
+
 __all__ = ["RandomNet", "Step", "random_keep"]
 
 WIDTHS = (4, 6, 8, 12, 4, 6)
@@ -64,8 +66,7 @@ class RandomNet(nn.Module):
         self.layers = nn.ModuleList()
         self.text: list[str] = []
         self.program: list[tuple[Op, int | None, int, int]] = []
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(seed)
+        with private_draws(seed), torch.no_grad():
             history = [self.example(2)]
             for step in (Step(0 if self.kind == 0 else 1), *steps):  # so that there is something to cut
                 self._add(_choose(history, step), history, step)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from secateur.randomness import private_draws
 from secateur.types import InputError
 
 __all__ = ["TOYS", "Attention", "Grouped", "Residual", "Toy", "hand_mlp", "same_state", "snapshot"]
@@ -22,7 +23,7 @@ def hand_mlp() -> nn.Sequential:
     >>> hand_mlp()(torch.tensor([[1.0, 2.0]])).tolist()
     [[3.0, 13.0]]
     """
-    with torch.random.fork_rng(devices=[]):
+    with private_draws():
         model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
     values = {
         "0.weight": [[1.0, 2.0], [-1.0, 1.0], [3.0, -1.0]],
@@ -107,8 +108,7 @@ def _cnn() -> nn.Module:
 
 
 def _seeded(build: Callable[[], nn.Module]) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with private_draws(0):
         return build()
 
 

@@ -10,9 +10,9 @@ torch.Size([2, 3, 16, 16])
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
+from secateur.randomness import private_draws
 from secateur.testing import zoo_branches, zoo_convolutions, zoo_sequences
 from secateur.testing.zoo_parts import Toy, randomise
 from secateur.types import unknown_name
@@ -42,8 +42,7 @@ def build(name: str, seed: int = 0) -> tuple[nn.Module, tuple[Tensor, ...]]:
     toys = {**ZOO, **REFUSED}
     if name not in toys:
         raise unknown_name("toy model", name, toys)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with private_draws(seed):
         model = toys[name].make()
         inputs = toys[name].inputs()
     randomise(model, seed)

@@ -3,7 +3,7 @@
 from secateur.labelled import Data
 from secateur.losses import loss_function
 from secateur.train.callbacks import Callback, HoldZeros, LogEpochs, Run
-from secateur.train.distill import Distillation, distill
+from secateur.train.distillation import Distillation, distill
 from secateur.train.history import EpochRecord, History
 from secateur.train.loop import fit
 from secateur.train.movement import SumMovement

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from secateur.files import sweep, write_bytes
 from secateur.labelled import Data, in_memory
-from secateur.state import digest, restore, rng_state, set_rng_state, tensors
+from secateur.randomness import rng_state, set_rng_state
+from secateur.state import digest, restore, tensors
+from secateur.state_dicts import check_state
 from secateur.train.callbacks import Callback, Run
 from secateur.train.history import EpochRecord
 from secateur.train.options import TrainOptions
@@ -131,6 +133,8 @@ def resume(run: Run, path: Path, identity: Mapping[str, Any]) -> None:
     record, found = _read(path)
     _check_identity(path, record["identity"], identity)
     state = unpack(record["state"], found)
+    persistent = {name: state["model"].get(name) for name in run.model.state_dict()}
+    check_state(run.model, persistent, f"checkpoint {path}")
     restore(run.model, state["model"])
     run.optimizer.load_state_dict(state["optimizer"])
     run.schedule.scheduler.load_state_dict(state["schedule"])

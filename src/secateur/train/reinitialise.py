@@ -15,8 +15,8 @@ from secateur.criteria.loss_change import LossChange
 from secateur.criteria.loss_change.labels import LABELS
 from secateur.labelled import Data, check_data, iterate
 from secateur.losses import loss_function
-from secateur.models.initialise import SCHEMES
-from secateur.state import seeded
+from secateur.models.schemes import SCHEMES
+from secateur.randomness import private_draws
 from secateur.structure.sites import channels
 from secateur.train.callbacks import Callback, Run
 from secateur.types import InputError, Loss, Member, Site, Sites, unknown_name
@@ -40,7 +40,7 @@ class Reinitialise(Callback):
         every: after how many epochs, each time; the last epoch is never followed by one.
         data: labelled samples to measure on: a `Split`, a pair (inputs, targets), or batches of such pairs.
         loss: a name that `fit` takes, or a function of (outputs, targets) that gives the mean of its samples' losses.
-        labels: which units begin anew (see `LossChanges.label`).
+        labels: which units begin anew (see `UnitWorth.label`).
         scheme: how incoming weights are drawn: one of the schemes of `secateur.models.initialise`.
         outgoing: outgoing weights are drawn by the scheme and multiplied by this; 0 sets them to zero, None keeps them.
         cycles: how many times at most; None for no limit.
@@ -115,7 +115,7 @@ class Reinitialise(Callback):
             }
         # One number from two, so that no other seed gives the same weights in another epoch.
         seed = int(np.random.SeedSequence([self.seed, done]).generate_state(1)[0])
-        with seeded(run.device, seed):
+        with private_draws(seed):
             reinitialise_units(run.model, sites, found, self.scheme, self.outgoing, run.optimizer.state)
         if self.on_found is not None:
             self.on_found(done + 1, found)

@@ -4,6 +4,6 @@
 """
 
 from secateur.criteria.loss_change.criterion import LossChange
-from secateur.criteria.loss_change.result import Base, LossChanges
+from secateur.criteria.loss_change.result import Base, UnitWorth
 
-__all__ = ["Base", "LossChange", "LossChanges"]
+__all__ = ["Base", "LossChange", "UnitWorth"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from secateur.criteria.base import LossCriterion
-from secateur.criteria.loss_change.result import LossChanges
+from secateur.criteria.loss_change.result import UnitWorth
 from secateur.criteria.loss_change.screen import estimates, lowest, with_estimates
 from secateur.labelled import Data, count_batches, iterate
 from secateur.progress import bar
@@ -53,7 +53,7 @@ class LossChange(LossCriterion):
     >>> inputs, labels = torch.eye(2), torch.tensor([0, 0])
     >>> changes = LossChange((inputs, labels))(model, channels(model, inputs))
     >>> changes  # log(2) − log(1 + exp(−2)) and its opposite beyond: unit 1 only speaks for the wrong answer
-    LossChanges(2 units of 1 sites, loss 1.127 on 2 samples)
+    UnitWorth(2 units of 1 sites, loss 1.127 on 2 samples)
     >>> changes["0"]
     tensor([ 0.2831, -0.7169])
     >>> changes.accuracy["0"]
@@ -74,13 +74,13 @@ class LossChange(LossCriterion):
                 f"LossChange: screen={given!r} must be a fraction of the units, between 0 and 1; 0.1 is usual"
             )
 
-    def __call__(self, model: nn.Module, sites: Sites) -> LossChanges:
+    def __call__(self, model: nn.Module, sites: Sites) -> UnitWorth:
         """Return the changes, high = keep; each has its site's shape."""
         changes = super().__call__(model, sites)
-        assert isinstance(changes, LossChanges)
+        assert isinstance(changes, UnitWorth)
         return changes
 
-    def _score(self, model: nn.Module, sites: Sites) -> LossChanges:
+    def _score(self, model: nn.Module, sites: Sites) -> UnitWorth:
         check_finite(model, "LossChange", REPAIR)
         # In float32 whatever the model is; and of one's own, as the plain loop writes into it.
         own = copied(model).float()
@@ -90,7 +90,7 @@ class LossChange(LossCriterion):
             scores = estimates(own, sites, _Single(self.data, self.batch_size), self._loss, self.batch_size)
             return with_estimates(self._measured(own, sites, lowest(scores, self.screen)), scores)
 
-    def _measured(self, model: nn.Module, sites: Sites, units: dict[str, Tensor] | None) -> LossChanges:
+    def _measured(self, model: nn.Module, sites: Sites, units: dict[str, Tensor] | None) -> UnitWorth:
         tally, device = UnitTally(self._loss, sites, units), device_of(model)
         count = sum(map(len, tally.chosen.values()))
         _warn_of_many(sites, count)
@@ -102,7 +102,7 @@ class LossChange(LossCriterion):
             engine.report(advance)
             for inputs, targets in _Single(self.data, size):
                 engine.measure(inputs.to(device), targets.to(device), tally)
-        return LossChanges.of(tally)
+        return UnitWorth.of(tally)
 
     def __repr__(self) -> str:
         name = getattr(self._loss, "__name__", None) or repr(self.loss)

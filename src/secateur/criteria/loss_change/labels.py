@@ -20,7 +20,7 @@ LABELS = ("zero", "important", "worse", "unmeasured")
 def label_numbers(
     change: Tensor, error: Tensor, alpha: float, tolerance: float, correction: Correction | None
 ) -> Tensor:
-    """Return the position in `LABELS` of each unit's label, int64; see `LossChanges.label`."""
+    """Return the position in `LABELS` of each unit's label, int64; see `UnitWorth.label`."""
     _check(alpha, tolerance, correction)
     beyond = change.abs() - tolerance
     z = torch.where(beyond > 0, beyond / error, 0.0)  # without an error, what is beyond is beyond for sure

@@ -17,7 +17,7 @@ from secateur.rate.tally import Sums, Tally, UnitTally
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Base", "LossChanges"]
+__all__ = ["Base", "UnitWorth"]
 
 PRECISION = 1e-5
 """The part of the loss to which every engine gives the plain loop's changes."""
@@ -42,7 +42,7 @@ class Base:
     class_count: Tensor
 
 
-class LossChanges(dict[str, Tensor]):
+class UnitWorth(dict[str, Tensor]):
     """The change of the mean loss when each unit alone is removed: scores by site, high = keep.
 
     Attributes:
@@ -63,7 +63,7 @@ class LossChanges(dict[str, Tensor]):
         self.exact = {name: torch.ones(x.shape, dtype=torch.bool) for name, x in self.items()}
 
     @classmethod
-    def of(cls, tally: UnitTally) -> LossChanges:
+    def of(cls, tally: UnitTally) -> UnitWorth:
         """Return the changes of the mean loss, once every chosen unit was measured on every sample.
 
         Raises:
@@ -109,7 +109,7 @@ class LossChanges(dict[str, Tensor]):
             UnknownNameError: a correction of no known name.
 
         >>> base = Base(1.0, 0.5, torch.zeros(2), 100, torch.tensor([50, 50]))
-        >>> changes = LossChanges(base, {"fc": torch.tensor([0.5, 0.01, -0.5])})
+        >>> changes = UnitWorth(base, {"fc": torch.tensor([0.5, 0.01, -0.5])})
         >>> changes.error["fc"] = torch.tensor([0.1, 0.1, 0.1])
         >>> changes.label()
         {'fc': ['important', 'zero', 'worse']}
@@ -150,9 +150,7 @@ class LossChanges(dict[str, Tensor]):
 
     def __repr__(self) -> str:
         units = sum(x.numel() for x in self.values())
-        return (
-            f"LossChanges({units} units of {len(self)} sites, loss {self.base.loss:.4g} on {self.base.count} samples)"
-        )
+        return f"UnitWorth({units} units of {len(self)} sites, loss {self.base.loss:.4g} on {self.base.count} samples)"
 
 
 def _base(whole: Tally) -> Base:

@@ -7,7 +7,7 @@ from math import ceil, nan
 import torch
 from torch import Tensor, nn
 
-from secateur.criteria.loss_change.result import LossChanges
+from secateur.criteria.loss_change.result import UnitWorth
 from secateur.criteria.second_order import SecondOrder
 from secateur.criteria.taylor import Taylor
 from secateur.labelled import Data
@@ -48,7 +48,7 @@ def lowest(scores: dict[str, Tensor], fraction: float) -> dict[str, Tensor]:
     return {name: part.nonzero().flatten() for name, part in zip(scores, parts, strict=True)}
 
 
-def with_estimates(measured: LossChanges, scores: dict[str, Tensor]) -> LossChanges:
+def with_estimates(measured: UnitWorth, scores: dict[str, Tensor]) -> UnitWorth:
     """Put the estimates in the place of what was not measured; nothing else is known there."""
     for name, exact in measured.exact.items():
         measured[name] = torch.where(exact, measured[name], scores[name].cpu().to(measured[name].dtype))

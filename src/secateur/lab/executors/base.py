@@ -16,6 +16,7 @@ from torch import Tensor
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.store import Store
 from secateur.lab.study import Cell, Context, Needed, Outcome
+from secateur.randomness import seeded
 from secateur.types import InputError
 
 __all__ = [
@@ -183,8 +184,9 @@ def _own_randomness(recipe: Recipe) -> Iterator[None]:
     import torch
 
     # So that a cell gives the same numbers first or last, here or elsewhere, in one sitting or after a resume.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(recipe.id[:15], 16))
+    seed = int(recipe.id[:15], 16)
+    with seeded(torch.device("cpu"), seed):
+        torch.cuda.manual_seed_all(seed)
         yield
 
 

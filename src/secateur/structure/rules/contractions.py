@@ -126,10 +126,11 @@ def matrix_product(call: Call, a: Value, b: Value) -> Value:
     return Value((*batch, *ends), zero)
 
 
-def _attention_units(call: Call, batch: tuple[Axis, ...], summed: Axis) -> None:
+def _attention_units(call: Call, batch: tuple[Axis, ...], *summed: Axis) -> None:
     for axis in batch:
         call.unit(axis, "head")
-    call.unit(summed, "head dimension")
+    for axis in summed:
+        call.unit(axis, "head dimension")
 
 
 def _matmul_roles(call: Call, a: Value, b: Value, dim_b: int) -> None:
@@ -200,6 +201,11 @@ def _einsum(call: Call, terms: list[str], right: str, operands: list[Value]) -> 
     for letter, axis in axes.items():
         if letter not in right and not any(v.zero for v in owners[letter]):
             call.freeze(axis, because="summed with values that masking does not make zero")
+    if not any(any(value.source) for value in operands):  # activations with each other: attention written out
+        shared = [letter for letter, values in owners.items() if len(values) > 1]
+        _attention_units(
+            call, tuple(axes[c] for c in shared if c in right), *(axes[c] for c in shared if c not in right)
+        )
     zero = all(is_fixed(axes[c]) or any(v.zero for v in owners[c]) for c in right)
     return Value(tuple(axes[c] for c in right), zero)
 

@@ -1,10 +1,9 @@
 """The studies after L. Charpentier, 2020."""
 
 from secateur.studies.charpentier import (
-    batch_size,
     classes,
-    dropout,
     exhaustive_greedy,
+    factors,
     importance,
     precomputed,
     random,
@@ -19,8 +18,8 @@ STUDIES = (
     random.STUDY,
     shrink.STUDY,
     importance.STUDY,
-    batch_size.STUDY,
-    dropout.STUDY,
+    factors.BATCH_SIZE,
+    factors.DROPOUT,
     reinit.STUDY,
     classes.STUDY,
     precomputed.STUDY,

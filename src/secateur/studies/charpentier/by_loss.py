@@ -8,55 +8,46 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from secateur import data
-from secateur.criteria import Evaluations, evaluate_keeps
 from secateur.files import require
 from secateur.lab import figures
 from secateur.lab.blocks import Block, Column, Picture, Section, Table
 from secateur.lab.classes import class_damage
 from secateur.lab.judgement import paired
-from secateur.lab.options import Option
-from secateur.lab.recipe import Json, Recipe
-from secateur.lab.report import Report
-from secateur.lab.sections import interval, mean, pick
-from secateur.lab.study import Cell, Context, Outcome, Results
+from secateur.lab.options import Option, Options
+from secateur.lab.recipe import Json
+from secateur.lab.sections import mean, pick
+from secateur.lab.study import Cell, Context, Outcome, Study
 from secateur.measure import predict
+from secateur.rate.masks import Evaluations
+from secateur.rate.masks import rate as rate_masks
 from secateur.schedules import PruningLog
 from secateur.schedules.walk import Unit
 from secateur.structure import channels, cut, mask
 from secateur.structure.difference import difference
-from secateur.studies.charpentier.measured import by_magnitude, drawn_like, images_of, rate
-from secateur.studies.kit.networks import example, network, size
-from secateur.studies.kit.parts import Part, report
+from secateur.studies.charpentier.common import SOURCE
+from secateur.studies.kit.controls import by_magnitude, drawn_like
+from secateur.studies.kit.grouped import Mean, grouped
+from secateur.studies.kit.networks import example, images_of, network, rate, size
+from secateur.studies.kit.parts import Part, study
 from secateur.types import Keep, Sites
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = [
-    "BY_LOSS",
-    "CONTROLS",
-    "DRAWS",
-    "IMAGES",
-    "control_cells",
-    "cut_and_rate",
-    "path",
-    "pruning_report",
-    "without",
-]
+__all__ = ["BY_LOSS", "DRAWS", "IMAGES", "cut_and_rate", "path", "pruning_study", "with_controls", "without"]
 
 IMAGES = Option("images", "count", 2000, "training images that decide, at most", least=1)
 
 DRAWS = Option("draws", "count", 20, "random controls for each pruned network", least=1)
 
 BY_LOSS = "by loss"
-
-CONTROLS = ("random", "magnitude")
 
 POINTS = 12
 """At so many places of a path, about, validation and test images are looked at; training images at every step."""
@@ -81,11 +72,11 @@ def path(log: PruningLog, model: nn.Module, sites: Sites, splits: Mapping[str, d
     counts = torch.tensor([len(step.units) for step in log.steps]).cumsum(0).tolist() if log.steps else []
     rows += _rows("training", counts, [s.loss for s in log.steps], [s.accuracy for s in log.steps])
     every = max(1, len(counts) // POINTS)
-    chosen = sorted({0, *counts[every - 1 :: every], *counts[-1:]})
-    masks = [without(sites, log.removed[:count]) for count in chosen]
+    places = sorted({0, *counts[every - 1 :: every], *counts[-1:]})
+    masks = [without(sites, log.removed[:count]) for count in places]
     for name in ("validation", "test"):
-        found = evaluate_keeps(model, sites, masks, splits[name])
-        rows += _rows(name, chosen, found.losses.tolist(), found.accuracy.tolist())
+        rated = rate_masks(model, sites, masks, splits[name])
+        rows += _rows(name, places, rated.losses.tolist(), rated.accuracy.tolist())
     return rows
 
 
@@ -103,7 +94,7 @@ def cut_and_rate(
     image = splits["test"].images[:1]
     small = cut(model, sites, keep, form="module")
     masked = mask(model, sites, keep)
-    removed = {name: int((~kept).sum()) for name, kept in keep.items()}
+    removed = {name: int((~units).sum()) for name, units in keep.items()}
     units = sum(site.size for site in sites.values())
     metrics: dict[str, Json] = {
         "units": units,
@@ -115,17 +106,15 @@ def cut_and_rate(
         **size(small, image),
         "cut_difference": difference(predict(masked, splits["test"]), predict(small, splits["test"])),
     }
-    return Outcome({**metrics, **further}, artefact={name: kept.clone() for name, kept in keep.items()})
+    return Outcome({**metrics, **further}, artefact={name: units.clone() for name, units in keep.items()})
 
 
-def control_cells(study: str, pruned: Cell, base: Cell, draws: int, known: Mapping[str, Json]) -> list[Cell]:
-    """Return the cells of the controls of one pruned network."""
-    told = {key: pruned.recipe.parameters[key] for key in ("seed", "schedule", "images")}
-    made = []
-    for method in CONTROLS:
-        own = {**told, "method": method, **({"draws": draws} if method == "random" else {}), **known}
-        made.append(Cell(Recipe(study, "control", own, (base.id, pruned.id), dict(known)), control_cell))
-    return made
+def with_controls(base: Cell, pruned: Cell, draws: int) -> list[Cell]:
+    """Return the cell of a pruned network, and those of its controls."""
+    told = {key: pruned.recipe.parameters[key] for key in ("schedule", "images")}
+    random = base.then("control", control_cell, {**told, "method": "random", "draws": draws}, after=[pruned])
+    magnitude = base.then("control", control_cell, {**told, "method": "magnitude"}, after=[pruned])
+    return [pruned, random, magnitude]
 
 
 def control_cell(context: Context) -> Outcome:
@@ -138,106 +127,111 @@ def control_cell(context: Context) -> Outcome:
         keeps = [by_magnitude(keep, model, sites)]
     metrics: dict[str, Json] = {key: context.record(1).metrics[key] for key in ("units", "removed", "share")}
     for name, images in images_of(context, recipe, context["images"]).items():
-        found = evaluate_keeps(model, sites, keeps, images)
-        metrics |= _means("" if name == "test" else f"{name}_", found)
+        rated = rate_masks(model, sites, keeps, images)
+        metrics |= _means("" if name == "test" else f"{name}_", rated)
     return Outcome(metrics)
 
 
-def _means(prefix: str, found: Evaluations) -> dict[str, Json]:
-    means = {"loss": float(found.losses.mean()), "accuracy": float(found.accuracy.mean())}
+def _means(prefix: str, rated: Evaluations) -> dict[str, Json]:
     return {
-        f"{prefix}{key}": x for key, x in {**means, "class_accuracy": found.class_accuracy.mean(0).tolist()}.items()
+        f"{prefix}loss": float(rated.losses.mean()),
+        f"{prefix}accuracy": float(rated.accuracy.mean()),
+        f"{prefix}class_accuracy": rated.class_accuracy.mean(0).tolist(),
     }
 
 
 # The report
 
 
-def pruning_report(results: Results, title: str, paths: Callable[[Part], DataFrame], notes: Sequence[str]) -> Report:
-    """Return the report of a study of such prunings.
+def pruning_study(
+    name: str,
+    title: str,
+    summary: str,
+    *,
+    options: Options,
+    cells: Callable[[str, Mapping[str, Json]], list[Cell]],
+    paths: Callable[[Part], DataFrame],
+    notes: Sequence[str],
+) -> Study:
+    """Return a study of such prunings.
 
     Args:
-        results: of the study.
-        title: of the report.
+        name, title, summary, options, cells, notes: as `secateur.studies.kit.parts.study` takes them.
         paths: from the cells of one network to the histories of `path`, with a column ``schedule``.
-        notes: what a reader should know.
     """
-    return report(
-        results,
+    return study(
+        name,
         title,
-        lambda part: _sections(part, paths(part)) if len(part.kind("prune")) else [],
-        lambda part: _summary(part) if len(part.kind("prune")) else [],
+        summary,
+        source=SOURCE,
+        options=options,
+        cells=cells,
+        sections=lambda part: _sections(part, paths(part)) if len(part.pruned) else [],
+        words=lambda part: _words(part) if len(part.pruned) else [],
         notes=notes,
     )
 
 
 def _sections(part: Part, paths: DataFrame) -> list[Section]:
-    """Return the sections: what was cut, the paths, the controls, and the classes.
-
-    Args:
-        part: with cells of the kinds ``prune`` and ``control``.
-        paths: the histories of `path`, with a column ``schedule``.
-    """
-    pruned, controls = part.kind("prune"), part.kind("control")
-    made = [Section("What was cut", [_cut_table(part, pruned), _size_table(part, pruned)])]
+    """Return the sections: what was cut, the paths, the controls, and the classes."""
+    pruned, controls = part.pruned, part.kind("control")
+    sections = [Section("What was cut", [_cut_table(part, pruned), _size_table(part, pruned)])]
     if len(paths):
-        made.append(Section("The way there", _paths(part, paths)))
+        sections.append(Section("The way there", _paths(part, paths)))
     if len(controls):
-        made.append(Section("Against random and magnitude", _controls(part, pruned, controls)))
-    return [*made, Section("Classes", _classes(part, pruned, controls))]
+        sections.append(Section("Against random and magnitude", _controls(part, pruned, controls)))
+    return [*sections, Section("Classes", _classes(part, pruned, controls))]
+
+
+_SCHEDULE = {"schedule": Column("schedule")}
+
+
+def _gap(rows: DataFrame, key: str) -> Any:
+    """How a value changed against the whole network."""
+    return rows[key] - rows[f"whole_{key}"]
 
 
 def _cut_table(part: Part, pruned: DataFrame) -> Table:
-    columns = [Column("schedule"), Column("units removed", format=".1f"), Column("of all", format=".1%")]
-    for name in _LOSSES:
-        columns += [Column(f"{name} loss", "change", format="+.4f"), Column(f"95 % of {name}")]
-    columns += [
-        Column("test accuracy", "points", format="+.2f"),
-        Column("95 % of it"),
-        Column("training loss no higher"),
+    columns = [
+        Mean("removed", Column("units removed", format=".1f")),
+        Mean("share", Column("of all", format=".1%")),
+        *(
+            Mean(partial(_gap, key=key), Column(f"{name} loss", "change", format="+.4f"), f"95 % of {name}")
+            for name, key in _LOSSES.items()
+        ),
+        Mean(lambda rows: 100 * _gap(rows, "accuracy"), Column("test accuracy", "points", format="+.2f"), "95 % of it"),
+        Mean(_no_higher, Column("training loss no higher")),
     ]
-    rows = []
-    for schedule, own in pruned.groupby("schedule", sort=False):
-        row: list[Any] = [schedule, mean(own, "removed"), mean(own, "share")]
-        for key in _LOSSES.values():
-            row += [(gap := own[key] - own[f"whole_{key}"]).mean(), interval(gap)]
-        points = 100 * (own["accuracy"] - own["whole_accuracy"])
-        lower = int(_no_higher(own).sum())
-        rows.append([*row, points.mean(), interval(points), f"{lower} of {len(own)}"])
     caption = (
         "Cut by the loss of training images, not retrained; changes against the whole network, on the same images."
     )
-    return Table("cut", caption, columns, rows, part.basis(pruned, "training, validation and test images"))
+    basis = part.basis(pruned, "training, validation and test images")
+    return grouped(pruned, "cut", caption, _SCHEDULE, columns, basis)
 
 
-def _no_higher(own: DataFrame) -> Any:
+def _no_higher(rows: DataFrame) -> str:
+    """In how many networks the training loss is no higher than before."""
     # The masked network decides, the cut one is rated: they differ by rounding.
-    return own["train_loss"] <= own["whole_train_loss"] * (1 + 1e-6)
+    lower = rows["train_loss"] <= rows["whole_train_loss"] * (1 + 1e-6)
+    return f"{int(lower.sum())} of {len(rows)}"
 
 
 def _size_table(part: Part, pruned: DataFrame) -> Table:
     columns = [
-        Column("schedule"),
-        Column("parameters before", format=",.0f"),
-        Column("after", format=",.0f"),
-        Column("MACs before", format=",.0f"),
-        Column("MACs after", format=",.0f"),
-        Column("bytes after", format=",.0f"),
-        Column("difference from masked", format=".1e"),
-        Column("losses looked at", format=",.0f"),
-        Column("processor seconds", format=".2f"),
+        Mean("whole_parameters", Column("parameters before", format=",.0f")),
+        Mean("parameters", Column("after", format=",.0f")),
+        Mean("whole_macs", Column("MACs before", format=",.0f")),
+        Mean("macs", Column("MACs after", format=",.0f")),
+        Mean("bytes", Column("bytes after", format=",.0f")),
+        Mean(lambda rows: float(rows["cut_difference"].max()), Column("difference from masked", format=".1e")),
+        Mean("evaluations", Column("losses looked at", format=",.0f")),
+        Mean("cpu_seconds", Column("processor seconds", format=".2f")),
     ]
-    keys = ["whole_parameters", "parameters", "whole_macs", "macs", "bytes"]
-    rows = []
-    for schedule, own in pruned.groupby("schedule", sort=False):
-        most = float(own["cut_difference"].max())
-        effort = [mean(own, "evaluations"), mean(own, "cpu_seconds")]
-        rows.append([schedule, *(mean(own, key) for key in keys), most, *effort])
     caption = (
         "Size before and after the cut, the greatest relative difference of cut and masked network on all test images, and "
         "what the choice took; means over networks."
     )
-    return Table("size", caption, columns, rows, part.basis(pruned))
+    return grouped(pruned, "size", caption, _SCHEDULE, columns, part.basis(pruned))
 
 
 def _paths(part: Part, paths: DataFrame) -> list[Block]:
@@ -249,59 +243,53 @@ def _paths(part: Part, paths: DataFrame) -> list[Block]:
     longest = rows.groupby(["series", "step"])["seed"].transform("nunique") == rows["seed"].nunique()
     drawing = figures.path(rows[longest], step="step", value="loss", by="series", label=("Units removed", "Loss"))
     ends = rows[rows["images"] == "training"].groupby("schedule", sort=False)["step"].max()
-    said = ", ".join(f"{schedule} goes up to {int(end)}" for schedule, end in ends.items())
+    by_schedule = ", ".join(f"{schedule} goes up to {int(end)}" for schedule, end in ends.items())
     caption = "Loss after each removal, mean and range over networks, as far as all of them go; training images decide."
     basis = part.basis(part.cells[part.cells["id"].isin(paths["id"])], "training, validation and test images")
-    return [Picture("path", drawing, caption, f"Curves of the loss by units removed; {said}.", basis, rows)]
+    return [Picture("path", drawing, caption, f"Curves of the loss by units removed; {by_schedule}.", basis, rows)]
 
 
 def _controls(part: Part, pruned: DataFrame, controls: DataFrame) -> list[Block]:
-    pandas = require("pandas", "lab")
-    rows = pandas.concat([pruned.assign(method=BY_LOSS), controls], ignore_index=True)
-    columns = [Column("schedule"), Column("method"), Column("units removed", format=".1f")]
-    columns += [Column(f"{name} loss", format=".4f") for name in _LOSSES]
-    columns += [Column("test accuracy", format=".4f"), Column("95 %")]
-    table = []
+    rows = require("pandas", "lab").concat([pruned.assign(method=BY_LOSS), controls], ignore_index=True)
     order = list(dict.fromkeys(rows["schedule"]))
     rows = rows.sort_values("schedule", key=lambda names: names.map(order.index), kind="stable")
-    for (schedule, method), own in rows.groupby(["schedule", "method"], sort=False):
-        losses = [mean(own, key) for key in _LOSSES.values()]
-        table.append(
-            [schedule, method, mean(own, "removed"), *losses, mean(own, "accuracy"), interval(own["accuracy"])]
-        )
+    columns = [
+        Mean("removed", Column("units removed", format=".1f")),
+        *(Mean(key, Column(f"{name} loss", format=".4f")) for name, key in _LOSSES.items()),
+        Mean("accuracy", Column("test accuracy", format=".4f"), "95 %"),
+    ]
     caption = "The same numbers of units of each site removed by the loss, at random (mean of the draws), and by the lowest L2 norm."
     basis = part.basis(rows, "training, validation and test images")
-    blocks: list[Block] = [Table("controls", caption, columns, table, basis)]
+    groups = {**_SCHEDULE, "method": Column("method")}
     words = "Test loss of the controls against removal by the loss, at the same numbers of units."
-    return blocks + paired(
-        rows, "compared", words, value="loss", baseline=BY_LOSS, within=("schedule",), better="lower"
-    )
+    return [
+        grouped(rows, "controls", caption, groups, columns, basis),
+        *paired(rows, "compared", words, value="loss", baseline=BY_LOSS, within=("schedule",), better="lower"),
+    ]
 
 
 def _classes(part: Part, pruned: DataFrame, controls: DataFrame) -> list[Block]:
     pandas = require("pandas", "lab")
     blocks: list[Block] = []
-    columns = ["seed", "method", "class_accuracy"]
     for schedule, own in pruned.groupby("schedule", sort=False):
         beside = pick(controls, schedule=schedule) if len(controls) else controls
         rows = pandas.concat([own.assign(method=str(schedule)), beside], ignore_index=True)
-        after = rows[columns].assign(sparsity=mean(own, "share"))
+        after = rows[["seed", "method", "class_accuracy"]].assign(sparsity=mean(own, "share"))
         name = str(schedule).replace(" ", "-")
-        found = class_damage(part.trained, after, part.classes, method=str(schedule), basis=part.basis(own))
-        blocks += [one if isinstance(one, str) else replace(one, name=f"{name}-{one.name}") for one in found]
+        damage = class_damage(part.trained, after, part.classes, method=str(schedule), basis=part.basis(own))
+        blocks += [b if isinstance(b, str) else replace(b, name=f"{name}-{b.name}") for b in damage]
     return blocks
 
 
-def _summary(part: Part) -> list[str]:
+def _words(part: Part) -> list[str]:
     """Return what happened, in words: how much went, and what it did to the losses."""
     words = []
-    for schedule, own in part.kind("prune").groupby("schedule", sort=False):
-        gaps = {name: (own[key] - own[f"whole_{key}"]).mean() for name, key in _LOSSES.items()}
-        points = (100 * (own["accuracy"] - own["whole_accuracy"])).mean()
-        said = ", ".join(f"{name} {gap:+.4f}" for name, gap in gaps.items())
+    for schedule, rows in part.pruned.groupby("schedule", sort=False):
+        losses = ", ".join(f"{name} {_gap(rows, key).mean():+.4f}" for name, key in _LOSSES.items())
+        points = (100 * _gap(rows, "accuracy")).mean()
         words.append(
-            f"{str(schedule).capitalize()}: {mean(own, 'removed'):.1f} of {mean(own, 'units'):.0f} units cut; change of the "
-            f"loss: {said}; test accuracy {points:+.2f} points; training loss no higher in {int(_no_higher(own).sum())} "
-            f"of {len(own)} networks.".replace("-", "−")
+            f"{str(schedule).capitalize()}: {mean(rows, 'removed'):.1f} of {mean(rows, 'units'):.0f} units cut; change of the "
+            f"loss: {losses}; test accuracy {points:+.2f} points; training loss no higher in {_no_higher(rows)} "
+            "networks.".replace("-", "−")
         )
     return words

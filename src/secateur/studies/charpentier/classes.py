@@ -6,55 +6,38 @@ from collections.abc import Mapping
 
 from secateur import data
 from secateur.criteria import ClassAccuracy, Random
-from secateur.lab.options import Option, Options
-from secateur.lab.recipe import Json, Recipe
-from secateur.lab.study import Cell, Context, Outcome, Study
-from secateur.select import select
+from secateur.lab.options import Option
+from secateur.lab.recipe import Json
+from secateur.lab.study import Cell, Context, Outcome
+from secateur.selection import select
 from secateur.structure import channels, cut
-from secateur.studies.charpentier.classes_pages import WAYS, pages
-from secateur.studies.charpentier.common import SOURCE
-from secateur.studies.charpentier.measured import OPTIONS, as_many, by_magnitude, images_of, measured, rate
+from secateur.studies.charpentier.classes_pages import NOTES, WAYS, sections, words
+from secateur.studies.charpentier.common import SOURCE, options
+from secateur.studies.charpentier.measured import OPTIONS, measured
 from secateur.studies.kit import networks
+from secateur.studies.kit.controls import as_many, by_magnitude
+from secateur.studies.kit.networks import images_of, rate
+from secateur.studies.kit.parts import study
 from secateur.types import InputError
 
 __all__ = ["STUDY"]
 
-NAME = "charpentier-classes"
-TITLE = "What cuts do to each class, and cutting for or against one"
 
-
-def _options() -> Options:
-    own = (
-        Option("classes", "count", [], "classes to cut for and against, by number; [] for all", many="any"),
-        Option("class_sparsity", "number", 0.25, "the fraction of the units to cut for or against a class", 0, 1),
-    )
-    made = Options((*networks.OPTIONS, *OPTIONS, *own))
-    further = {"model": "cnn-4", "model_options": {"width": 0.25}, "measured": 5000, "sparsities": [0.125, 0.25, 0.5]}
-    return made.changed(epochs=5, batch_size=32, **further)
-
-
-def _cells(settled: Mapping[str, Json]) -> list[Cell]:
-    networks.check(settled)
+def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
     cells = []
-    for name, model in networks.grid(settled):
-        classes = _classes(name, settled["classes"])
-        known = {"data": name, "model": model}
-        for seed in range(settled["seeds"]):
-            base = networks.trained(NAME, seed, settled, name, model)
-            cells += measured(NAME, base, settled, known)
-            for number in classes:
-                for way in WAYS:
-                    what = {"seed": seed, "class": number, "way": way, "images": settled["measured"]}
-                    what |= {"sparsity": settled["class_sparsity"], **known}
-                    cells.append(Cell(Recipe(NAME, "class", what, (base.id,), known), class_cell))
+    for base in networks.bases(name, settled):
+        cells += measured(base, settled)
+        told = {"images": settled["measured"], "sparsity": settled["class_sparsity"]}
+        for number in _classes(name, base.lookup["data"], settled["classes"]):
+            cells += [base.then("class", class_cell, {"class": number, "way": way, **told}) for way in WAYS]
     return cells
 
 
-def _classes(name: str, wanted: list[int]) -> list[int]:
+def _classes(study: str, name: str, wanted: list[int]) -> list[int]:
     count = len(data.info(name).classes)
     for number in wanted:
         if number >= count:
-            raise InputError(f"study {NAME!r}: classes holds {number}, but {name} has the classes 0 to {count - 1}")
+            raise InputError(f"study {study!r}: classes holds {number}, but {name} has the classes 0 to {count - 1}")
     return wanted or list(range(count))
 
 
@@ -71,15 +54,26 @@ def class_cell(context: Context) -> Outcome:
     at_random = as_many(Random(context["seed"])(model, sites), keep)
     for name, control in (("random", at_random), ("magnitude", by_magnitude(keep, model, sites))):
         metrics |= networks.quality(cut(model, sites, control), test, f"{name}_")
-    return Outcome({**metrics, "kept": {site: int(kept.sum()) for site, kept in keep.items()}})
+    return Outcome({**metrics, "kept": {site: int(mask.sum()) for site, mask in keep.items()}})
 
 
-STUDY = Study(
-    name=NAME,
-    title=TITLE,
+STUDY = study(
+    "charpentier-classes",
+    "What cuts do to each class, and cutting for or against one",
+    "The accuracy of each class after cuts by loss; and cuts of what a class does not need, or of what serves it.",
     source=SOURCE,
-    summary="The accuracy of each class after cuts by loss; and cuts of what a class does not need, or of what serves it.",
+    options=options(
+        *OPTIONS,
+        Option("classes", "count", [], "classes to cut for and against, by number; [] for all", many="any"),
+        Option("class_sparsity", "number", 0.25, "the fraction of the units to cut for or against a class", 0, 1),
+        model="cnn-4",
+        model_options={"width": 0.25},
+        measured=5000,
+        sparsities=[0.125, 0.25, 0.5],
+    ),
     cells=_cells,
-    pages=lambda results: pages(results, TITLE),
-    defaults=_options(),
+    sections=sections,
+    words=words,
+    notes=NOTES,
+    trained=False,
 )

@@ -2,158 +2,138 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from secateur.files import require
-from secateur.lab import figures
-from secateur.lab.blocks import Block, Column, Picture, Section, Table
+from secateur.lab.blocks import Basis, Block, Column, Section, Table
 from secateur.lab.classes import class_changes, class_damage
 from secateur.lab.judgement import paired
-from secateur.lab.report import Report
-from secateur.lab.sections import interval, mean, pick
-from secateur.lab.study import Results
-from secateur.studies.charpentier.factors_pages import NOTES, Factor, cuts, points
-from secateur.studies.charpentier.measured import METHODS
-from secateur.studies.kit.parts import Part, report
+from secateur.lab.sections import interval, pick
+from secateur.studies.charpentier import factors_pages
+from secateur.studies.charpentier.factors_pages import Factor, cuts
+from secateur.studies.kit.controls import METHODS
+from secateur.studies.kit.grouped import Mean, grouped
+from secateur.studies.kit.parts import Part
+from secateur.studies.kit.pictures import change_picture
+from secateur.studies.kit.words import points, share
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["WAYS", "pages"]
+__all__ = ["NOTES", "WAYS", "sections", "words"]
 
 WAYS = {"keep": "keep what the class needs", "forget": "forget the class"}
 """What a cut is meant to do to a class."""
 
 _PREFIXES = {"class accuracy": "", "magnitude": "magnitude_", "random": "random_"}
-_NOTES = (
+
+NOTES = (
     "Keeping what a class needs removes the units whose removal costs that class the least accuracy; forgetting it "
     "removes first the units that serve it and not the others. Units of equal accuracy are told apart by the loss. The "
     "sections of the text are headings; the readings are ours, and there is no published figure to compare with.",
+    *factors_pages.NOTES,
 )
 
-
-def pages(results: Results, title: str) -> Report:
-    """Return the report; it bears with cells that are not there yet."""
-    return report(results, title, _sections, _summary, notes=[*_NOTES, *NOTES], trained=False)
+_HEAT = "Heat map; the greatest loss is {column} at {row}, {loss} points."
 
 
-def _sections(part: Part) -> list[Section]:
+def sections(part: Part) -> list[Section]:
+    """Return the sections on cuts by loss, and on those for and against a class."""
     aimed = part.kind("class")
     if not len(part.pruned):
         return []
-    made = [Section("After cuts by loss", _by_loss(part, part.classes))]
+    parts = [Section("After cuts by loss", _by_loss(part))]
     if len(aimed):
-        rows = _aimed(part, aimed)
-        for way, words in WAYS.items():
-            made.append(Section(words[0].upper() + words[1:], _way(part, rows, aimed, part.classes, way)))
-    return made
+        changes = _aimed(part, aimed)
+        parts += [Section(title[0].upper() + title[1:], _way(part, changes, aimed, w)) for w, title in WAYS.items()]
+    return parts
 
 
-def _summary(part: Part) -> list[str]:
+def words(part: Part) -> list[str]:
+    """Return what cuts for and against a class changed, on the mean."""
     aimed = part.kind("class")
     if not len(part.pruned) or not len(aimed):
         return ["Nothing has been cut for or against a class yet."]
-    return [_words(_aimed(part, aimed))]
+    changes, parts = _aimed(part, aimed), []
+    for way, aim in WAYS.items():
+        for method in ("class accuracy", "random"):
+            rows = pick(changes, way=way, method=method)
+            if len(rows):
+                parts.append(
+                    f"to {aim} by {method} changes its accuracy by {points(rows['own'].mean(), 1)} points and the others' by "
+                    f"{points(rows['others'].mean(), 1)}"
+                )
+    return [f"On the mean over the classes, {'; '.join(parts)}."]
 
 
-def _by_loss(part: Part, names: Sequence[str]) -> list[Block]:
+def _by_loss(part: Part) -> list[Block]:
     blocks = cuts(part, Factor("model", "network", part.model, [part.model]))
-    changes = class_changes(part.measured, pick(part.pruned, method=METHODS[0]), names)
-    table = 100 * changes.pivot(index="sparsity", columns="class", values="change").reindex(columns=list(names))
-    table.index = [f"{100 * sparsity:.4g} %" for sparsity in table.index]
-    basis = part.basis(pick(part.pruned, method=METHODS[0]))
+    pruned = pick(part.pruned, method=METHODS[0])
+    changes = class_changes(part.measured, pruned, part.classes)
+    table = 100 * changes.pivot(index="sparsity", columns="class", values="change").reindex(columns=list(part.classes))
+    table.index = [share(sparsity) for sparsity in table.index]
+    table = table.rename_axis("removed")
     caption = "Change of each class's test accuracy after a cut by loss change, by the part of the units cut."
-    blocks.append(_heat("by-loss", table, caption, "removed", basis))
-    return [*blocks, *class_damage(part.measured, part.pruned, names, method=METHODS[0], basis=part.basis(part.pruned))]
-
-
-def _heat(name: str, table: DataFrame, caption: str, rows: str, basis: Any) -> Picture:
-    label = "Change (points)"
-    drawn = figures.heatmap(table, label=label, axes_labels=("", rows), diverging=True, show=points)
-    row, column = table.stack().idxmin()
-    alt = f"Heat map; the greatest loss is {column} at {row}, {points(float(table.min().min()))} points."
-    return Picture(name, drawn, caption, alt, basis, table.reset_index(names=rows))
+    blocks.append(change_picture("by-loss", table, caption, _HEAT, part.basis(pruned), "removed"))
+    basis = part.basis(part.pruned)
+    return [*blocks, *class_damage(part.measured, part.pruned, part.classes, method=METHODS[0], basis=basis)]
 
 
 def _aimed(part: Part, frame: DataFrame) -> DataFrame:
     """A row for each cut and control: how the class that was meant changed, and the mean of the others."""
-    full = part.measured.set_index("seed")["class_accuracy"]
+    whole = part.measured.set_index("seed")["class_accuracy"]
     rows = []
     for run in frame.to_dict("records"):
-        number, before = int(run["class"]), full[run["seed"]]
+        number, before = int(run["class"]), whole[run["seed"]]
         for method, prefix in _PREFIXES.items():
             change = [100 * (now - was) for now, was in zip(run[f"{prefix}class_accuracy"], before, strict=True)]
             others = [value for at, value in enumerate(change) if at != number]
-            own = {"own": change[number], "others": sum(others) / max(len(others), 1), "before": before[number]}
-            rows.append({key: run[key] for key in ("seed", "class", "way")} | {"method": method} | own)
-    return require("pandas", "lab").DataFrame(rows).astype({"class": int})
+            values = {"own": change[number], "others": sum(others) / max(len(others), 1), "before": before[number]}
+            keys = {"seed": run["seed"], "class": number, "name": part.classes[number], "way": run["way"]}
+            rows.append({**keys, "method": method, **values})
+    return require("pandas", "lab").DataFrame(rows)
 
 
-def _words(rows: DataFrame) -> str:
-    said = []
-    for way, words in WAYS.items():
-        for method in ("class accuracy", "random"):
-            here = pick(rows, way=way, method=method)
-            if len(here):
-                said.append(
-                    f"to {words} by {method} changes its accuracy by {points(here['own'].mean())} points and the others' by "
-                    f"{points(here['others'].mean())}"
-                )
-    return (
-        f"On the mean over the classes, {'; '.join(said)}."
-        if said
-        else "Nothing has been cut for or against a class yet."
-    )
-
-
-def _way(part: Part, rows: DataFrame, aimed: DataFrame, names: Sequence[str], way: str) -> list[Block]:
-    here, runs = pick(rows, way=way), pick(aimed, way=way)
-    basis = part.basis(runs)
-    share = f"{100 * runs['sparsity'].iloc[0]:.4g} %"
+def _way(part: Part, changes: DataFrame, aimed: DataFrame, way: str) -> list[Block]:
+    rows, runs = pick(changes, way=way), pick(aimed, way=way)
+    basis, removed = part.basis(runs), share(runs["sparsity"].iloc[0])
     table = require("pandas", "lab").DataFrame(
-        {names[int(number)]: _changes(part, group, names) for number, group in runs.groupby("class")}
+        {part.classes[int(number)]: _changes(part, own) for number, own in runs.groupby("class")}
     )
     caption = (
-        f"Change of each class's test accuracy with {share} of the units cut to {WAYS[way]}: the class meant in rows, what "
+        f"Change of each class's test accuracy with {removed} of the units cut to {WAYS[way]}: the class meant in rows, what "
         "became of all classes in columns."
     )
-    picture = _heat(f"{way}-classes", table.T, caption, "class", basis)
-    return [picture, _table(here, names, share, way, basis), *_compared(here, way)]
+    picture = change_picture(f"{way}-classes", table.T.rename_axis("class"), caption, _HEAT, basis, "class")
+    return [picture, _table(rows, removed, way, basis), *_compared(rows, way)]
 
 
-def _changes(part: Part, runs: DataFrame, names: Sequence[str]) -> Any:
+def _changes(part: Part, runs: DataFrame) -> Any:
     after = runs.assign(method="class accuracy")
-    found = class_changes(part.measured, after, names).set_index("class")["change"]
-    return 100 * found.reindex(list(names))
+    changes = class_changes(part.measured, after, part.classes).set_index("class")["change"]
+    return 100 * changes.reindex(list(part.classes))
 
 
-def _table(here: DataFrame, names: Sequence[str], share: str, way: str, basis: Any) -> Table:
-    columns = [Column("class"), Column("before", format=".4f")]
+def _table(rows: DataFrame, removed: str, way: str, basis: Basis) -> Table:
+    def of(method: str, key: str) -> Callable[[DataFrame], Any]:
+        return lambda own: pick(own, method=method)[key]
+
+    columns = [Mean("before", Column("before", format=".4f"))]
     for method in _PREFIXES:
-        columns += [
-            Column(f"{method}: this class", "points", format="+.1f"),
-            Column("the others", "points", format="+.1f"),
-        ]
-    columns.append(Column("95 % of this class, class accuracy"))
-    rows = []
-    for number, group in here.groupby("class"):
-        row: list[Any] = [names[int(number)], mean(group, "before")]
-        for method in _PREFIXES:
-            row += [mean(pick(group, method=method), key) for key in ("own", "others")]
-        rows.append([*row, interval(pick(group, method="class accuracy")["own"])])
-    caption = f"Changes of test accuracy with {share} of the units cut to {WAYS[way]}; the controls remove as many units of each layer."
-    return Table(way, caption, columns, rows, basis)
+        columns.append(Mean(of(method, "own"), Column(f"{method}: this class", "points", format="+.1f")))
+        columns.append(Mean(of(method, "others"), Column("the others", "points", format="+.1f")))
+    title = "95 % of this class, class accuracy"
+    columns.append(Mean(lambda own: interval(of("class accuracy", "own")(own)), Column(title)))
+    caption = f"Changes of test accuracy with {removed} of the units cut to {WAYS[way]}; the controls remove as many units of each layer."
+    return grouped(rows.sort_values("class", kind="stable"), way, caption, {"name": Column("class")}, columns, basis)
 
 
-def _compared(here: DataFrame, way: str) -> list[Block]:
+def _compared(rows: DataFrame, way: str) -> list[Block]:
     """The cuts against their controls: the class meant less the others, the mean over the classes, paired by seed."""
-    gaps = (
-        here.assign(gap=here["own"] - here["others"])
-        .groupby(["method", "seed"], sort=False)["gap"]
-        .mean()
-        .reset_index()
-    )
+    gaps = rows.assign(gap=rows["own"] - rows["others"]).groupby(["method", "seed"], sort=False)["gap"].mean()
     caption = "What the class meant gained over the others, in points: mean over the classes, the controls against class accuracy."
     better: Literal["higher", "lower"] = "lower" if way == "forget" else "higher"
-    return paired(gaps, f"compare-{way}", caption, baseline="class accuracy", value="gap", within=(), better=better)
+    return paired(
+        gaps.reset_index(), f"compare-{way}", caption, baseline="class accuracy", value="gap", within=(), better=better
+    )

@@ -5,47 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from time import process_time
-from typing import TYPE_CHECKING
 
 from secateur.data import Split
 from secateur.lab.options import Option
-from secateur.lab.recipe import Json, Recipe
-from secateur.lab.study import Cell, Context, Outcome, Study
+from secateur.lab.recipe import Json
+from secateur.lab.study import Cell, Context, Outcome
 from secateur.schedules import Exhaustive, Greedy
 from secateur.structure import channels
-from secateur.studies.charpentier.by_loss import (
-    DRAWS,
-    IMAGES,
-    control_cells,
-    cut_and_rate,
-    path,
-    pruning_report,
-)
-from secateur.studies.charpentier.common import NETWORKS, SOURCE, WIDTH, bases, check, options
-from secateur.studies.charpentier.measured import images_of
-from secateur.studies.kit.networks import example, network
-from secateur.studies.kit.parts import Part
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from secateur.studies.charpentier.by_loss import DRAWS, IMAGES, cut_and_rate, path, pruning_study, with_controls
+from secateur.studies.charpentier.common import NETWORKS, WIDTH, bases, options
+from secateur.studies.kit.networks import example, images_of, network
 
 __all__ = ["STUDY"]
 
-NAME = "charpentier-exhaustive-greedy"
-TITLE = "Pruning by the loss, measured anew after each removal"
-
 SCHEDULES = ("exhaustive", "greedy")
-
-OPTIONS = options(
-    IMAGES,
-    DRAWS,
-    Option("schedules", "text", list(SCHEDULES), "how to go on", allowed=SCHEDULES, many="list"),
-    Option("tolerance", "number", 0.0, "a change of the loss that does not matter to greedy", 0.0),
-    Option("skip_rounds", "count", 2, "rounds that greedy leaves an important unit out"),
-    Option("checkpoints", "text", None, "a folder for prunings under way, to go on after a kill", optional=True),
-    model=list(NETWORKS),
-    model_options=WIDTH,
-)
 
 NOTES = (
     "Exhaustive: the unit whose removal lowers the training loss most goes, all others are measured anew, exactly, and so on "
@@ -58,18 +31,15 @@ NOTES = (
 )
 
 
-def _cells(settled: Mapping[str, Json]) -> list[Cell]:
-    check(NAME, OPTIONS, settled)
-    made = []
-    for base, known in bases(NAME, settled):
-        made.append(base)
+def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
+    cells = []
+    for base in bases(name, settled):
+        cells.append(base)
         for schedule in settled["schedules"]:
-            own = {"seed": base.recipe.seed, "images": settled["images"], "schedule": schedule, **known}
-            if schedule == "greedy":
-                own |= {key: settled[key] for key in ("tolerance", "skip_rounds")}
-            made.append(Cell(Recipe(NAME, "prune", own, (base.id,), known), prune_cell))
-            made += control_cells(NAME, made[-1], base, settled["draws"], known)
-    return made
+            own = ("tolerance", "skip_rounds") if schedule == "greedy" else ()
+            told = {"images": settled["images"], "schedule": schedule, **{key: settled[key] for key in own}}
+            cells += with_controls(base, base.then("prune", prune_cell, told), settled["draws"])
+    return cells
 
 
 def prune_cell(context: Context) -> Outcome:
@@ -94,16 +64,21 @@ def _schedule(context: Context, images: Split) -> Exhaustive | Greedy:
     return Greedy(images, tolerance=context["tolerance"], skip_rounds=context["skip_rounds"])
 
 
-def _paths(part: Part) -> DataFrame:
-    return part.steps(part.kind("prune"))
-
-
-STUDY = Study(
-    name=NAME,
-    title=TITLE,
-    source=SOURCE,
-    summary="Exhaustive and greedy removal by the training loss, until none improves it, from three networks, really cut.",
+STUDY = pruning_study(
+    "charpentier-exhaustive-greedy",
+    "Pruning by the loss, measured anew after each removal",
+    "Exhaustive and greedy removal by the training loss, until none improves it, from three networks, really cut.",
+    options=options(
+        IMAGES,
+        DRAWS,
+        Option("schedules", "text", list(SCHEDULES), "how to go on", allowed=SCHEDULES, many="list"),
+        Option("tolerance", "number", 0.0, "a change of the loss that does not matter to greedy", 0.0),
+        Option("skip_rounds", "count", 2, "rounds that greedy leaves an important unit out"),
+        Option("checkpoints", "text", None, "a folder for prunings under way, to go on after a kill", optional=True),
+        model=NETWORKS,
+        model_options=WIDTH,
+    ),
     cells=_cells,
-    pages=lambda results: pruning_report(results, TITLE, _paths, NOTES),
-    defaults=OPTIONS,
+    paths=lambda part: part.steps(part.pruned),
+    notes=NOTES,
 )

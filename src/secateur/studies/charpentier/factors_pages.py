@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from secateur import data
 from secateur.files import require
 from secateur.lab import figures
-from secateur.lab.blocks import Basis, Block, Card, Column, Picture, Section, Table
+from secateur.lab.blocks import Basis, Block, Card, Column, Picture, Section
 from secateur.lab.classes import class_changes, class_damage
 from secateur.lab.judgement import paired
-from secateur.lab.report import Report
+from secateur.lab.options import Options
+from secateur.lab.recipe import Json
 from secateur.lab.sections import interval, mean, pick
-from secateur.lab.study import Results
+from secateur.lab.study import Cell, Source, Study
 from secateur.lab.style import styles
-from secateur.studies.charpentier.measured import LABELS, METHODS
-from secateur.studies.kit.parts import Part, report
+from secateur.studies.charpentier.measured import LABELS
+from secateur.studies.kit.controls import METHODS
+from secateur.studies.kit.grouped import Mean, grouped
+from secateur.studies.kit.parts import Part, study
+from secateur.studies.kit.pictures import change_picture
+from secateur.studies.kit.words import share
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Factor", "compared", "controls", "cuts", "factor_report", "points"]
+__all__ = ["NOTES", "RATED", "Factor", "compared", "controls", "cuts", "factor_study", "words"]
 
 NOTES = (
     "Units are measured, labelled and chosen on training images alone, and the epoch is chosen on validation images; "
@@ -32,7 +36,13 @@ NOTES = (
 """What holds in every study of this kind."""
 
 _SHARE = {"better": "higher", "worse": "lower"}
-_RATED = (("accuracy", "test"), ("validation_accuracy", "validation"), ("train_accuracy", "training"))
+
+RATED = [
+    Mean("accuracy", Column("test accuracy", format=".4f")),
+    Mean("validation_accuracy", Column("validation accuracy", format=".4f")),
+    Mean("train_accuracy", Column("training accuracy", format=".4f")),
+]
+"""The accuracies on the three splits."""
 
 
 @dataclass(frozen=True)
@@ -49,88 +59,109 @@ class Factor:
     key: str
     words: str
     reference: Any
-    values: Sequence[Any]
+    values: Sequence[Any] = ()
 
     @property
     def base(self) -> Any:
         """The reference, or the first value where that is not among them."""
         return self.reference if self.reference in self.values else self.values[0]
 
+    def at(self, frame: DataFrame, value: Any) -> DataFrame:
+        """The rows at one value."""
+        return pick(frame, **{self.key: value})
 
-Further = Callable[[Part], list[Section]]
-Said = Callable[[Part], str]
+    def ordered(self, frame: DataFrame) -> DataFrame:
+        """The rows in the order of the values."""
+        rows: DataFrame = require("pandas", "lab").concat([self.at(frame, value) for value in self.values])
+        return rows
 
 
-def factor_report(
-    results: Results,
+FactorOf = Callable[[Mapping[str, Json]], Factor]
+"""From a study's options to its factor."""
+
+
+def factor_study(
+    name: str,
     title: str,
-    factor: Factor,
-    notes: Sequence[str],
-    further: Further | None = None,
-    said: Said | None = None,
-) -> Report:
-    """Return the report of a study that changes one thing about the training; it bears with missing cells.
+    summary: str,
+    *,
+    source: Source,
+    options: Options,
+    cells: Callable[[str, Mapping[str, Json]], list[Cell]],
+    factor: FactorOf,
+    notes: Any,
+    further: Callable[[Part, Factor], list[Section]] = lambda part, factor: [],
+    first_words: Callable[[Part, Factor], str] = lambda part, factor: "",
+) -> Study:
+    """Return a study that changes one thing about the training; its report bears with missing cells.
 
     Args:
-        results: of the study.
-        title: the report's.
-        factor: what was changed.
+        name, title, summary, source, options, cells: as `secateur.studies.kit.parts.study` takes them.
+        factor: what is changed.
         notes: how passages of the text were read, and what else a reader must know.
         further: makes sections of the study's own, which stand first.
-        said: makes a sentence of the study's own, which stands first in the summary.
+        first_words: makes a sentence of the study's own, which stands first in the summary.
     """
 
-    def made(part: Part) -> list[Section]:
-        own = further(part) if further and len(part.measured) else []
-        return [*own, *sections(part, factor)]
+    def made_sections(part: Part) -> list[Section]:
+        if not len(part.measured):
+            return []
+        changed = factor(part.options)
+        return [*further(part, changed), *sections(part, changed)]
 
-    def summary(part: Part) -> list[str]:
-        own = [said(part)] if said and len(part.measured) else []
-        return [" ".join([*own, words(part, factor)])] if len(part.measured) else []
+    def made_words(part: Part) -> list[str]:
+        if not len(part.measured):
+            return []
+        changed = factor(part.options)
+        return [f"{first_words(part, changed)} {words(part, changed)}".strip()]
 
-    return report(results, title, made, summary, lambda part: _cards(part, factor), [*notes, *NOTES], trained=False)
-
-
-def points(change: float) -> str:
-    """Return a change in percentage points as figures write it.
-
-    >>> points(-1.25)
-    '−1.2'
-    """
-    return f"{change:+.1f}".replace("-", "−")
+    return study(
+        name,
+        title,
+        summary,
+        source=source,
+        options=options,
+        cells=cells,
+        sections=made_sections,
+        words=made_words,
+        cards=lambda part: _cards(part, factor(part.options)),
+        notes=lambda results: [
+            *(notes(results) if callable(notes) else (note.format(**results.options) for note in notes)),
+            *NOTES,
+        ],
+        trained=False,
+    )
 
 
 def _cards(part: Part, factor: Factor) -> list[Card]:
     if not len(part.measured):
         return []
-    here = pick(part.measured, **{factor.key: factor.base})
+    rows = factor.at(part.measured, factor.base)
     label = f"important units where {factor.words} is {factor.base}"
-    return [Card(label, f"{mean(here, 'important'):.1%}", f"test accuracy {mean(here, 'accuracy'):.4f}")]
+    return [Card(label, f"{mean(rows, 'important'):.1%}", f"test accuracy {mean(rows, 'accuracy'):.4f}")]
 
 
 def sections(part: Part, factor: Factor) -> list[Section]:
-    """Return the sections on labels, on cuts and on classes; none where nothing has been measured."""
-    if not len(part.measured):
-        return []
-    made = [Section("What the units are worth", [*_labels(part, factor), *_changes(part, factor)])]
+    """Return the sections on labels, on cuts and on classes."""
+    parts = [Section("What the units are worth", [*_labels(part, factor), *_changes(part, factor)])]
     if len(part.pruned):
-        made.append(Section("What cutting costs", cuts(part, factor)))
-        made.append(Section("Which classes a cut hurts", _classes(part, factor)))
-    return made
+        parts.append(Section("What cutting costs", cuts(part, factor)))
+        parts.append(Section("Which classes a cut hurts", _classes(part, factor)))
+    return parts
 
 
 def words(part: Part, factor: Factor) -> str:
     """Return what the labels and accuracies did over the factor, in a sentence or two."""
-    seen = [value for value in factor.values if len(pick(part.measured, **{factor.key: value}))]
-    rows = {value: pick(part.measured, **{factor.key: value}) for value in seen}
-    if len(seen) == 1:
+    rows = {value: rows for value in factor.values if len(rows := factor.at(part.measured, value))}
+    if len(rows) == 1:
+        ((value, only),) = rows.items()
         return (
-            f"Where {factor.words} is {seen[0]}, {mean(rows[seen[0]], 'important'):.1%} of the units are important and "
+            f"Where {factor.words} is {value}, {mean(only, 'important'):.1%} of the units are important and "
             f"{mean(part.measured, 'worse'):.1%} worse; there is no other value to compare it with."
         )
-    most = max(seen, key=lambda value: mean(rows[value], "important"))
-    least = min(seen, key=lambda value: mean(rows[value], "important"))
-    best = max(seen, key=lambda value: mean(rows[value], "accuracy"))
+    most = max(rows, key=lambda value: mean(rows[value], "important"))
+    least = min(rows, key=lambda value: mean(rows[value], "important"))
+    best = max(rows, key=lambda value: mean(rows[value], "accuracy"))
     return (
         f"The share of important units is greatest where {factor.words} is {most} "
         f"({mean(rows[most], 'important'):.1%}) and least where it is {least} ({mean(rows[least], 'important'):.1%}); worse "
@@ -141,49 +172,41 @@ def words(part: Part, factor: Factor) -> str:
 
 def _labels(part: Part, factor: Factor) -> list[Block]:
     columns = [
-        Column(factor.words),
-        Column("networks", format=".0f"),
-        *(Column(f"{words} accuracy", format=".4f") for _, words in _RATED),
-        Column("95 % of test"),
-        *(Column(label, format=".1%") for label in LABELS),
-        Column("95 % of important", "points"),
-        Column("mean Δ", format="+.2e"),
-        Column("median Δ", format="+.2e"),
+        Mean(len, Column("networks", format=".0f")),
+        *RATED,
+        Mean(lambda rows: interval(rows["accuracy"]), Column("95 % of test")),
+        *(Mean(label, Column(label, format=".1%")) for label in LABELS),
+        Mean(lambda rows: interval(100 * rows["important"]), Column("95 % of important", "points")),
+        Mean("change_mean", Column("mean Δ", format="+.2e")),
+        Mean("change_50", Column("median Δ", format="+.2e")),
     ]
-    rows = []
-    for value in factor.values:
-        runs = pick(part.measured, **{factor.key: value})
-        if len(runs):
-            spread = [
-                interval(runs["accuracy"]),
-                *(mean(runs, label) for label in LABELS),
-                interval(100 * runs["important"]),
-            ]
-            means = [mean(runs, key) for key, _ in _RATED]
-            rows.append([str(value), len(runs), *means, *spread, mean(runs, "change_mean"), mean(runs, "change_50")])
     images = int(part.measured["images"].iloc[0])
     caption = (
         f"Networks by {factor.words}: accuracy, and the shares of hidden units whose removal raises the "
         "training loss (important), lowers it (worse), or does neither beyond chance (zero); Holm's correction over the "
         "units, level 5 %. Δ is the change of the loss with one unit removed."
     )
-    basis = part.basis(
-        part.measured, f"units measured on {images:,} training images; training accuracy on these; test set"
-    )
-    return [Table("labels", caption, columns, rows, basis), _shares(part, factor, basis), *_tests(part, factor)]
+    split = f"units measured on {images:,} training images; training accuracy on these; test set"
+    basis = part.basis(part.measured, split)
+    table = grouped(_named(part.measured, factor), "labels", caption, {"value": Column(factor.words)}, columns, basis)
+    return [table, _shares(part, factor, basis), *_tests(part, factor)]
+
+
+def _named(frame: DataFrame, factor: Factor) -> DataFrame:
+    """The rows in the factor's order, with its values as texts."""
+    rows = factor.ordered(frame)
+    return rows.assign(value=rows[factor.key].map(str))
 
 
 def _shares(part: Part, factor: Factor, basis: Basis) -> Picture:
-    pandas = require("pandas", "lab")
     rows = [
         {factor.words: str(row[factor.key]), "label": label, "share": row[label]}
-        for value in factor.values
-        for row in pick(part.measured, **{factor.key: value}).to_dict("records")
+        for row in factor.ordered(part.measured).to_dict("records")
         for label in LABELS
     ]
-    shown = pandas.DataFrame(rows)
-    drawn = figures.bars_with_intervals(
-        shown,
+    shares = require("pandas", "lab").DataFrame(rows)
+    drawing = figures.bars_with_intervals(
+        shares,
         value="share",
         category=factor.words,
         by="label",
@@ -191,96 +214,85 @@ def _shares(part: Part, factor: Factor, basis: Basis) -> Picture:
         look=styles(LABELS),
         share=True,
     )
-    means = shown.groupby([factor.words, "label"])["share"].mean()
+    means = shares.groupby([factor.words, "label"])["share"].mean()
     alt = "; ".join(f"{key[0]}: {key[1]} {value:.1%}" for key, value in means.items())
-    return Picture("shares", drawn, f"Shares of the labels by {factor.words}, with 95 % intervals.", alt, basis, shown)
+    return Picture(
+        "shares", drawing, f"Shares of the labels by {factor.words}, with 95 % intervals.", alt, basis, shares
+    )
 
 
 def _tests(part: Part, factor: Factor) -> list[Block]:
-    blocks: list[Block] = []
-    for value, said in (("accuracy", "test accuracy"), ("important", "share of important units")):
-        blocks += compared(part.measured, factor, value, f"compare-{value}", f"{said.capitalize()}, paired by seed.")
-    return blocks
+    captions = {"accuracy": "Test accuracy", "important": "Share of important units"}
+    return [
+        block
+        for value, caption in captions.items()
+        for block in compared(part.measured, factor, value, f"compare-{value}", f"{caption}, paired by seed.")
+    ]
 
 
 def compared(frame: DataFrame, factor: Factor, value: str, name: str, caption: str) -> list[Block]:
     """Return the table of paired tests against the reference; a sentence where there are too few runs for any."""
     caption = f"{caption} Each {factor.words} against {factor.base}."
     # A share is neither good nor bad.
-    words = {} if "accuracy" in value else _SHARE
-    return paired(frame, name, caption, baseline=factor.base, value=value, by=factor.key, within=(), words=words)
+    verdicts = {} if "accuracy" in value else _SHARE
+    return paired(frame, name, caption, baseline=factor.base, value=value, by=factor.key, within=(), words=verdicts)
 
 
 def _changes(part: Part, factor: Factor) -> list[Block]:
     """How the loss changes of all units are spread, the networks of all seeds together."""
-    pandas = require("pandas", "lab")
     rows = []
     for row in part.measured.to_dict("records"):
-        kept = part.results.store.artefact(row["id"])
+        tensors = part.results.store.artefact(row["id"])
         place = list(factor.values).index(row[factor.key])
         # A file of tensors gives them in any order.
-        changes = [x for name in sorted(kept) if name.startswith("change.") for x in kept[name].flatten().tolist()]
-        rows += [{"place": place, "change": 1000 * change} for change in changes]
-    shown = pandas.DataFrame(rows)
-    names = {place: str(value) for place, value in enumerate(factor.values)}
+        names = [name for name in sorted(tensors) if name.startswith("change.")]
+        rows += [{"place": place, "change": 1000 * x} for name in names for x in tensors[name].flatten().tolist()]
+    changes = require("pandas", "lab").DataFrame(rows)
+    names_ = {place: str(value) for place, value in enumerate(factor.values)}
     # A ridge sorts its groups; the place in front keeps the factor's order whatever its values are.
-    wide = max(len(names) // 10 + 1, 1)
-    shown["group"] = [f"{place + 1:0{wide}}. {names[place]}" for place in shown["place"]]
-    low, high = shown["change"].quantile([0.005, 0.995])
-    inner = shown[(shown["change"] >= low) & (shown["change"] <= high)]
-    drawn = figures.ridge(
-        inner, group="group", value="change", label=("Δ of the training loss, thousandths", factor.words)
-    )
-    medians = shown.groupby("place")["change"].median()
-    alt = "Median loss change, in thousandths: " + ", ".join(f"{names[p]} {x:.3g}" for p, x in medians.items())
+    wide = max(len(names_) // 10 + 1, 1)
+    changes["group"] = [f"{place + 1:0{wide}}. {names_[place]}" for place in changes["place"]]
+    low, high = changes["change"].quantile([0.005, 0.995])
+    inner = changes[(changes["change"] >= low) & (changes["change"] <= high)]
+    label = ("Δ of the training loss, thousandths", factor.words)
+    drawing = figures.ridge(inner, group="group", value="change", label=label)
+    medians = changes.groupby("place")["change"].median()
+    alt = "Median loss change, in thousandths: " + ", ".join(f"{names_[p]} {x:.3g}" for p, x in medians.items())
     caption = f"How the loss changes of the units are spread, by {factor.words}; the middle 99 % of all units."
-    return [Picture("changes", drawn, caption, alt, part.basis(part.measured, "measured on training images"), shown)]
+    basis = part.basis(part.measured, "measured on training images")
+    return [Picture("changes", drawing, caption, alt, basis, changes)]
 
 
 def cuts(part: Part, factor: Factor) -> list[Block]:
     """Return the blocks on what cutting costs: a table, the accuracies as bars, and the tests against the controls."""
     columns = [
-        Column(factor.words),
-        Column("removed", format=".0%"),
-        Column("method"),
-        *(Column(f"{words} accuracy", format=".4f") for _, words in _RATED),
-        Column("95 % of test"),
-        Column("test loss", format=".4f"),
-        Column("parameters", format=",.0f"),
-        Column("MACs", format=",.0f"),
+        *RATED,
+        Mean(lambda rows: interval(rows["accuracy"]), Column("95 % of test")),
+        Mean("loss", Column("test loss", format=".4f")),
+        Mean("parameters", Column("parameters", format=",.0f")),
+        Mean("macs", Column("MACs", format=",.0f")),
     ]
-    rows = []
-    for value in factor.values:
-        base = pick(part.measured, **{factor.key: value})
-        for (sparsity, method), runs in [((0.0, "unpruned"), base), *_groups(pick(part.pruned, **{factor.key: value}))]:
-            if len(runs):
-                rated = [mean(runs, key) for key, _ in _RATED]
-                row = [*rated, interval(runs["accuracy"]), *(mean(runs, k) for k in ("loss", "parameters", "macs"))]
-                rows.append([str(value), sparsity, method, *row])
+    groups = {"value": Column(factor.words), "sparsity": Column("removed", format=".0%"), "method": Column("method")}
+    whole = part.measured.assign(sparsity=0.0, method="unpruned")
+    both = require("pandas", "lab").concat([whole, part.pruned], ignore_index=True)
     caption = (
         "Networks that were really cut, not retrained: the units of the lowest loss changes over all layers, and as many "
         "of each layer by magnitude (l2) and at random."
     )
     basis = part.basis(part.pruned)
     return [
-        Table("cuts", caption, columns, rows, basis),
+        grouped(_named(both, factor), "cuts", caption, groups, columns, basis),
         _after(part, factor, basis),
         *controls(part.pruned, factor.key),
     ]
 
 
-def _groups(frame: DataFrame) -> list[tuple[Any, DataFrame]]:
-    return list(frame.groupby(["sparsity", "method"], sort=False)) if len(frame) else []
-
-
 def _after(part: Part, factor: Factor, basis: Basis) -> Picture:
     most = max(part.pruned["sparsity"])
-    here = pick(part.pruned, sparsity=most)
-    order = [value for value in factor.values if value in set(here[factor.key])]
-    shown = require("pandas", "lab").concat([pick(here, **{factor.key: value}) for value in order])
-    shown = shown[[factor.key, "method", "seed", "accuracy"]].astype({factor.key: str})
-    drawn = figures.bars_with_intervals(
-        shown,
+    rows = factor.ordered(pick(part.pruned, sparsity=most))
+    rows = rows[[factor.key, "method", "seed", "accuracy"]].astype({factor.key: str})
+    drawing = figures.bars_with_intervals(
+        rows,
         value="accuracy",
         category=factor.key,
         by="method",
@@ -288,10 +300,10 @@ def _after(part: Part, factor: Factor, basis: Basis) -> Picture:
         look=styles(METHODS),
         share=True,
     )
-    means = shown.groupby("method", sort=False)["accuracy"].mean()
+    means = rows.groupby("method", sort=False)["accuracy"].mean()
     alt = "Mean test accuracy: " + ", ".join(f"{name} {value:.4f}" for name, value in means.items())
-    caption = f"Test accuracy with {100 * most:.4g} % of the units cut, by {factor.words} and method."
-    return Picture("after", drawn, caption, alt, basis, shown)
+    caption = f"Test accuracy with {share(most)} of the units cut, by {factor.words} and method."
+    return Picture("after", drawing, caption, alt, basis, rows)
 
 
 def controls(frame: DataFrame, *keys: str) -> list[Block]:
@@ -301,30 +313,23 @@ def controls(frame: DataFrame, *keys: str) -> list[Block]:
 
 
 def _classes(part: Part, factor: Factor) -> list[Block]:
-    names = data.info(part.data).classes
-    before, after = (pick(frame, **{factor.key: factor.base}) for frame in (part.measured, part.pruned))
-    intro = f"Where {factor.words} is {factor.base}:"
-    blocks: list[Block] = [intro, *class_damage(before, after, names, method=METHODS[0], basis=part.basis(after))]
-    heat = _by_factor(part, factor, names)
-    return [*blocks, heat] if heat is not None else blocks
+    before, after = (factor.at(frame, factor.base) for frame in (part.measured, part.pruned))
+    damage = class_damage(before, after, part.classes, method=METHODS[0], basis=part.basis(after))
+    return [f"Where {factor.words} is {factor.base}:", *damage, *_by_factor(part, factor)]
 
 
-def _by_factor(part: Part, factor: Factor, names: Sequence[str]) -> Picture | None:
+def _by_factor(part: Part, factor: Factor) -> list[Block]:
     """The change of each class's accuracy at the greatest sparsity, by the factor."""
     most = max(part.pruned["sparsity"])
+    cut = pick(part.pruned, sparsity=most, method=METHODS[0])
     rows = {}
     for value in factor.values:
-        before = pick(part.measured, **{factor.key: value})
-        after = pick(part.pruned, **{factor.key: value}, sparsity=most, method=METHODS[0])
+        before, after = factor.at(part.measured, value), factor.at(cut, value)
         if len(before) and len(after):
-            found = class_changes(before, after, names)
-            rows[str(value)] = 100 * found.set_index("class")["change"]
+            rows[str(value)] = 100 * class_changes(before, after, part.classes).set_index("class")["change"]
     if not rows:
-        return None
-    table = require("pandas", "lab").DataFrame(rows).T.reindex(columns=list(names))
-    drawn = figures.heatmap(table, label="Change (points)", axes_labels=("", factor.words), diverging=True, show=points)
-    (value, name), worst = table.stack().idxmin(), float(table.min().min())
-    caption = f"Change of each class's test accuracy with {100 * most:.4g} % cut by loss change, by {factor.words}."
-    alt = f"Heat map; the greatest loss is {name} where {factor.words} is {value}, {points(worst)} points."
-    rows_used = pick(part.pruned, sparsity=most, method=METHODS[0])
-    return Picture("classes-by-factor", drawn, caption, alt, part.basis(rows_used), table.reset_index())
+        return []
+    table = require("pandas", "lab").DataFrame(rows).T.reindex(columns=list(part.classes))
+    caption = f"Change of each class's test accuracy with {share(most)} cut by loss change, by {factor.words}."
+    alt = f"Heat map; the greatest loss is {{column}} where {factor.words} is {{row}}, {{loss}} points."
+    return [change_picture("classes-by-factor", table, caption, alt, part.basis(cut), factor.words)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from time import process_time
 from typing import TYPE_CHECKING, Any
 
@@ -10,22 +12,22 @@ import torch
 from torch import nn
 
 from secateur import data
-from secateur.criteria import LossChange, LossChanges, Magnitude, NextLayer, Random, SecondOrder, Taylor
+from secateur.criteria import LossChange, Magnitude, NextLayer, Random, SecondOrder, Taylor, UnitWorth
 from secateur.files import require
 from secateur.lab import figures
 from secateur.lab.blocks import Block, Column, Picture, Section, Table
 from secateur.lab.classes import class_damage
 from secateur.lab.options import Option
-from secateur.lab.recipe import Json, Recipe
-from secateur.lab.report import Report
+from secateur.lab.recipe import Json
 from secateur.lab.sections import interval, mean
-from secateur.lab.study import Cell, Context, Outcome, Results, Study
-from secateur.measure.agreement import agreement
+from secateur.lab.study import Cell, Context, Outcome
+from secateur.measure.agree import agreement
 from secateur.structure import channels
-from secateur.studies.charpentier.common import NETWORKS, SOURCE, WIDTH, bases, check, options
+from secateur.studies.charpentier.common import NETWORKS, SOURCE, WIDTH, bases, options
 from secateur.studies.charpentier.measured import LABELS
+from secateur.studies.kit.grouped import Mean, grouped, means
 from secateur.studies.kit.networks import example, first, network, split
-from secateur.studies.kit.parts import Part, report
+from secateur.studies.kit.parts import Part, study
 from secateur.types import Criterion, Sites
 
 if TYPE_CHECKING:
@@ -33,17 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["STUDY"]
 
-NAME = "charpentier-importance"
-
 FRACTION = 0.1
 """Of all units: whether an estimate finds the lowest of these."""
-
-OPTIONS = options(
-    Option("images", "count", 10000, "training images to measure on, at most", least=2),
-    Option("alpha", "number", 0.05, "the probability of a single wrong label", 0.0001, 0.5),
-    model=list(NETWORKS),
-    model_options=WIDTH,
-)
 
 NOTES = (
     "Δ is the change of the mean loss when one unit alone is removed, measured exactly. A unit is important where Δ lies "
@@ -70,88 +63,80 @@ def _estimates(images: data.Split, seed: int) -> dict[str, Criterion]:
     }
 
 
-def _cells(settled: Mapping[str, Json]) -> list[Cell]:
-    check(NAME, OPTIONS, settled)
-    made = []
-    for base, known in bases(NAME, settled):
-        made.append(base)
-        own = {"seed": base.recipe.seed, "images": settled["images"], "alpha": settled["alpha"], **known}
-        made.append(Cell(Recipe(NAME, "importance", own, (base.id,), known), importance_cell))
-    return made
+def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
+    told = {key: settled[key] for key in ("images", "alpha")}
+    return [cell for base in bases(name, settled) for cell in (base, base.then("importance", importance_cell, told))]
 
 
 def importance_cell(context: Context) -> Outcome:
     """Measure every unit on training and test images, label it, and compare the estimates."""
     model, recipe = network(context)
     sites = channels(model, example(context, recipe))
-    chosen = first(split(context, recipe, "train"), context["images"])
+    images = first(split(context, recipe, "train"), context["images"])
     since = process_time()
-    found = LossChange(chosen)(model, sites)
+    changes = LossChange(images)(model, sites)
     seconds = process_time() - since
     test = LossChange(split(context, recipe, "test"))(model, sites)
-    labels = found.label(alpha=context["alpha"])
+    labels = changes.label(alpha=context["alpha"])
     metrics: dict[str, Json] = {
         "units": sum(site.size for site in sites.values()),
-        "train_loss": found.base.loss,
+        "train_loss": changes.base.loss,
         "loss": test.base.loss,
         "accuracy": test.base.accuracy,
         "exact_cpu_seconds": seconds,
-        "labels": {name: {label: own.count(label) for label in LABELS} for name, own in labels.items()},
+        "labels": {name: {label: names.count(label) for label in LABELS} for name, names in labels.items()},
         **_on_test(labels, test),
-        "test_spearman": agreement(found, test).spearman,
-        "class_accuracy": _without_best(found, test),
-        "estimates": _compared(_estimates(chosen, context["seed"]), found, model, sites),
+        "test_spearman": agreement(changes, test).spearman,
+        "class_accuracy": _without_best(changes, test),
+        "estimates": _compared(_estimates(images, context["seed"]), changes, model, sites),
     }
-    kept = {f"{what}.{name}": x for what, part in _parts(found, test).items() for name, x in part.items()}
-    numbers = {f"label.{name}": torch.tensor([LABELS.index(label) for label in own]) for name, own in labels.items()}
-    return Outcome(metrics, artefact={**kept, **numbers})
+    numbers = {name: torch.tensor([LABELS.index(label) for label in names]) for name, names in labels.items()}
+    tensors: dict[str, Mapping[str, torch.Tensor]] = {
+        "change": changes,
+        "error": changes.error,
+        "accuracy": changes.accuracy,
+        "test": test,
+        "label": numbers,
+    }
+    return Outcome(metrics, artefact={f"{key}.{name}": x for key, part in tensors.items() for name, x in part.items()})
 
 
-def _parts(found: LossChanges, test: LossChanges) -> dict[str, Mapping[str, torch.Tensor]]:
-    return {"change": found, "error": found.error, "accuracy": found.accuracy, "test": test}
-
-
-def _on_test(labels: Mapping[str, list[str]], test: LossChanges) -> dict[str, Json]:
+def _on_test(labels: Mapping[str, list[str]], test: UnitWorth) -> dict[str, Json]:
     """How the units of each label change the loss of the test images, on average; None where there are none."""
-    made: dict[str, Json] = {}
+    pairs = [pair for name, names in labels.items() for pair in zip(names, test[name].tolist(), strict=True)]
+    metrics: dict[str, Json] = {}
     for label in LABELS:
-        values = [
-            x for name, own in labels.items() for x, one in zip(test[name].tolist(), own, strict=True) if one == label
-        ]
-        made[f"{label}_units"] = len(values)
-        made[f"{label}_test_change"] = sum(values) / len(values) if values else None
-    return made
+        values = [change for name, change in pairs if name == label]
+        metrics[f"{label}_units"] = len(values)
+        metrics[f"{label}_test_change"] = sum(values) / len(values) if values else None
+    return metrics
 
 
-def _without_best(found: LossChanges, test: LossChanges) -> list[float]:
+def _without_best(changes: UnitWorth, test: UnitWorth) -> list[float]:
     """The accuracy on each class of the test images without the most important unit of the training images."""
-    name = max(found, key=lambda site: float(found[site].max()))
-    return [float(x) for x in test.base.class_accuracy + test.class_accuracy[name][int(found[name].argmax())]]
+    name = max(changes, key=lambda site: float(changes[site].max()))
+    return [float(x) for x in test.base.class_accuracy + test.class_accuracy[name][int(changes[name].argmax())]]
 
 
 def _compared(
-    estimates: Mapping[str, Criterion], exact: LossChanges, model: nn.Module, sites: Sites
+    estimates: Mapping[str, Criterion], exact: UnitWorth, model: nn.Module, sites: Sites
 ) -> dict[str, dict[str, Json]]:
-    made: dict[str, dict[str, Json]] = {}
+    compared: dict[str, dict[str, Json]] = {}
     for name, criterion in estimates.items():
         since = process_time()
         scores = criterion(model, sites)
         seconds = process_time() - since
-        found = agreement(scores, exact, fractions=[FRACTION])
-        made[name] = {
-            "spearman": found.spearman if found.spearman == found.spearman else None,
-            "lowest": found.bottom[FRACTION],
-            "best": found.best,
+        agreed = agreement(scores, exact, fractions=[FRACTION])
+        compared[name] = {
+            "spearman": agreed.spearman if agreed.spearman == agreed.spearman else None,
+            "lowest": agreed.bottom[FRACTION],
+            "best": agreed.best,
             "cpu_seconds": seconds,
         }
-    return made
+    return compared
 
 
 # The report
-
-
-def _pages(results: Results) -> Report:
-    return report(results, "What each unit is worth", _sections, _summary, notes=NOTES)
 
 
 def _units(part: Part) -> DataFrame:
@@ -159,10 +144,10 @@ def _units(part: Part) -> DataFrame:
     pandas = require("pandas", "lab")
     rows = []
     for cell in part.kind("importance").to_dict("records"):
-        kept = part.results.store.artefact(cell["id"])
+        tensors = part.results.store.artefact(cell["id"])
         for name in cell["labels"]:
-            values = {what: kept[f"{what}.{name}"].numpy() for what in ("change", "error", "test")}
-            label = [LABELS[at] for at in kept[f"label.{name}"].tolist()]
+            values = {key: tensors[f"{key}.{name}"].numpy() for key in ("change", "error", "test")}
+            label = [LABELS[at] for at in tensors[f"label.{name}"].tolist()]
             rows.append(pandas.DataFrame({"seed": cell["seed"], "site": name, "label": label, **values}))
     return pandas.concat(rows, ignore_index=True)
 
@@ -178,51 +163,47 @@ def _sections(part: Part) -> list[Section]:
 
 
 def _labels(part: Part, cells: DataFrame, units: DataFrame) -> Table:
-    columns = [Column("site"), Column("units"), *(Column(f"{label} units", format=".1f") for label in LABELS)]
-    columns += [Column("least Δ", format="+.5f"), Column("mean Δ", format="+.5f"), Column("greatest Δ", format="+.5f")]
-    rows: list[list[Any]] = []
-    for name, own in [*units.groupby("site", sort=False), ("all", units)]:
-        counts = own.groupby("seed")["label"].value_counts().unstack(fill_value=0)
-        means = [float(counts[label].mean()) if label in counts else 0.0 for label in LABELS]
-        size = len(own) // own["seed"].nunique()
-        rows.append([name, size, *means, own["change"].min(), own["change"].mean(), own["change"].max()])
+    columns = [
+        Mean(lambda rows: len(rows) // rows["seed"].nunique(), Column("units")),
+        *(Mean(partial(_count, label=label), Column(f"{label} units", format=".1f")) for label in LABELS),
+        Mean(lambda rows: rows["change"].min(), Column("least Δ", format="+.5f")),
+        Mean(lambda rows: rows["change"].mean(), Column("mean Δ", format="+.5f")),
+        Mean(lambda rows: rows["change"].max(), Column("greatest Δ", format="+.5f")),
+    ]
     caption = (
         "How many units of each site have which label, and Δ, the change of the training loss; means over networks."
     )
-    return Table("labels", caption, columns, rows, part.basis(cells, "training images"))
+    basis = part.basis(cells, "training images")
+    table = grouped(units, "labels", caption, {"site": Column("site")}, columns, basis)
+    return replace(table, rows=[*table.rows, ["all", *means(units, columns)]])
+
+
+def _count(units: DataFrame, label: str) -> float:
+    """How many units of a network have a label, on the mean of the networks."""
+    return float((units["label"] == label).groupby(units["seed"]).sum().mean())
 
 
 def _histograms(part: Part, cells: DataFrame, units: DataFrame) -> list[Block]:
-    basis = part.basis(cells, "training images")
     shares = units["label"].value_counts(normalize=True)
-    said = ", ".join(f"{100 * shares.get(label, 0.0):.0f} % {label}" for label in LABELS)
-    values = {str(name): own["change"] for name, own in units.groupby("site", sort=False)}
-    drawing = figures.histogram(
-        values, label="Δ, change of the training loss", regions=_regions(units), logarithmic=True
-    )
-    words = f"Δ of every unit of all networks, by site: {said}."
-    return [
-        Picture(
-            "changes",
-            drawing,
-            f"{words} Shaded is where labels are zero or worse.",
-            f"Histograms. {words}",
-            basis,
-            units,
-        )
-    ]
+    by_label = ", ".join(f"{100 * shares.get(label, 0.0):.0f} % {label}" for label in LABELS)
+    values = {str(name): rows["change"] for name, rows in units.groupby("site", sort=False)}
+    label = "Δ, change of the training loss"
+    drawing = figures.histogram(values, label=label, regions=_regions(units), logarithmic=True)
+    words = f"Δ of every unit of all networks, by site: {by_label}."
+    caption = f"{words} Shaded is where labels are zero or worse."
+    return [Picture("changes", drawing, caption, f"Histograms. {words}", part.basis(cells, "training images"), units)]
 
 
 def _regions(units: DataFrame) -> dict[str, tuple[float, float]]:
     """Where the labels lie: worse up to the greatest such Δ, zero around nothing; each unit has an error of its own."""
     low = float(units["change"].min())
     zero, worse = (units[units["label"] == label]["change"] for label in ("zero", "worse"))
-    made = {}
+    regions = {}
     if len(zero):
-        made["zero"] = (float(zero.quantile(0.05)), float(zero.quantile(0.95)))
+        regions["zero"] = (float(zero.quantile(0.05)), float(zero.quantile(0.95)))
     if len(worse):
-        made["worse"] = (low, min(float(worse.max()), made["zero"][0] if len(zero) else 0.0))
-    return {name: (start, end) for name, (start, end) in made.items() if start < end}
+        regions["worse"] = (low, min(float(worse.max()), regions["zero"][0] if len(zero) else 0.0))
+    return {name: (start, end) for name, (start, end) in regions.items() if start < end}
 
 
 def _test_table(part: Part, cells: DataFrame) -> Table:
@@ -231,18 +212,17 @@ def _test_table(part: Part, cells: DataFrame) -> Table:
     rows = []
     for label in LABELS:
         key = f"{label}_test_change"
-        own = (1000 * cells[key].dropna()).tolist() if key in cells else []
-        found = [sum(own) / len(own), interval(own)] if own else [None, ""]
-        rows.append([label, mean(cells, f"{label}_units"), *found, len(own)])
+        values = (1000 * cells[key].dropna()).tolist() if key in cells else []
+        measured = [sum(values) / len(values), interval(values)] if values else [None, ""]
+        rows.append([label, mean(cells, f"{label}_units"), *measured, len(values)])
     rho = mean(cells, "test_spearman")
     caption = f"Units by their label, measured on test images. Spearman correlation of both measurements: {rho:.3f}."
     return Table("on-test", caption, columns, rows, part.basis(cells, "training and test images"))
 
 
 def _test_scatter(part: Part, cells: DataFrame, units: DataFrame) -> Picture:
-    drawing = figures.scatter(
-        units, x="change", y="test", by="label", label=("Δ on training images", "Δ on test images")
-    )
+    labels = ("Δ on training images", "Δ on test images")
+    drawing = figures.scatter(units, x="change", y="test", by="label", label=labels)
     rho = mean(cells, "test_spearman")
     caption = (
         f"Every unit of all networks, measured on training and on test images; Spearman {rho:.3f} within a network."
@@ -259,21 +239,7 @@ def _estimate_table(part: Part, cells: DataFrame) -> Table:
         Column("lowest unit found"),
         Column("times as fast as exact", format=".1f"),
     ]
-    rows = []
-    for name in cells["estimates"].iloc[0]:
-        own = [found[name] for found in cells["estimates"]]
-        ranks = [one["spearman"] for one in own if one["spearman"] is not None]
-        speed = [e / max(one["cpu_seconds"], 1e-9) for e, one in zip(cells["exact_cpu_seconds"], own, strict=True)]
-        rows.append(
-            [
-                name,
-                sum(ranks) / len(ranks) if ranks else None,
-                interval(ranks) if ranks else "",
-                sum(one["lowest"] for one in own) / len(own),
-                f"{sum(one['best'] for one in own)} of {len(own)}",
-                sum(speed) / len(speed) if name not in ("magnitude", "random") else None,
-            ]
-        )
+    rows = [_estimate(name, cells) for name in cells["estimates"].iloc[0]]
     caption = (
         "How far estimates agree with the exact Δ on the same images, over all units of a network; magnitude and random are "
         "controls. Processor time, in one run."
@@ -281,34 +247,55 @@ def _estimate_table(part: Part, cells: DataFrame) -> Table:
     return Table("estimates", caption, columns, rows, part.basis(cells, "training images"))
 
 
+def _estimate(name: str, cells: DataFrame) -> list[Any]:
+    """The row of one estimate."""
+    runs = [estimates[name] for estimates in cells["estimates"]]
+    ranks = [run["spearman"] for run in runs if run["spearman"] is not None]
+    speed = [e / max(run["cpu_seconds"], 1e-9) for e, run in zip(cells["exact_cpu_seconds"], runs, strict=True)]
+    return [
+        name,
+        sum(ranks) / len(ranks) if ranks else None,
+        interval(ranks) if ranks else "",
+        sum(run["lowest"] for run in runs) / len(runs),
+        f"{sum(run['best'] for run in runs)} of {len(runs)}",
+        sum(speed) / len(speed) if name not in ("magnitude", "random") else None,
+    ]
+
+
 def _classes(part: Part, cells: DataFrame) -> list[Block]:
     after = cells[["seed", "class_accuracy"]].assign(method="most important unit", sparsity=1 / cells["units"])
     return class_damage(part.trained, after, part.classes, basis=part.basis(cells))
 
 
-def _summary(part: Part) -> list[str]:
+def _words(part: Part) -> list[str]:
     cells = part.kind("importance")
     units = mean(cells, "units")
-    said = ", ".join(f"{100 * mean(cells, f'{label}_units') / units:.0f} % {label}" for label in LABELS)
-    words = f"Of {units:.0f} units {said}."
+    by_label = ", ".join(f"{100 * mean(cells, f'{label}_units') / units:.0f} % {label}" for label in LABELS)
+    words = f"Of {units:.0f} units {by_label}."
     if mean(cells, "worse_units"):
         change = mean(cells, "worse_test_change")
         sign = "lowers" if change < 0 else "raises"
         words += f" Removing one that is worse on training images {sign} the test loss by {abs(change):.5f} on average."
-    table = _estimate_table(part, cells)
-    ranked = [row for row in table.rows if row[1] is not None]
+    ranked = [row for row in _estimate_table(part, cells).rows if row[1] is not None]
     if not ranked:
         return [f"{words} No estimate has a rank correlation with the exact answer: one of both is constant."]
     best = max(ranked, key=lambda row: row[1])
     return [f"{words} The estimate nearest to the exact answer is {best[0]} (Spearman {best[1]:.3f})."]
 
 
-STUDY = Study(
-    name=NAME,
-    title="What each unit is worth",
+STUDY = study(
+    "charpentier-importance",
+    "What each unit is worth",
+    "The exact loss change of every unit of three networks, the labels important, zero and worse, and the estimates.",
     source=SOURCE,
-    summary="The exact loss change of every unit of three networks, the labels important, zero and worse, and the estimates.",
+    options=options(
+        Option("images", "count", 10000, "training images to measure on, at most", least=2),
+        Option("alpha", "number", 0.05, "the probability of a single wrong label", 0.0001, 0.5),
+        model=NETWORKS,
+        model_options=WIDTH,
+    ),
     cells=_cells,
-    pages=_pages,
-    defaults=OPTIONS,
+    sections=_sections,
+    words=_words,
+    notes=NOTES,
 )

@@ -9,23 +9,22 @@ from typing import TYPE_CHECKING
 from secateur.criteria import LossChange
 from secateur.criteria.loss_change.labels import LABELS
 from secateur.lab.options import Option
-from secateur.lab.recipe import Json, Recipe
-from secateur.lab.study import Cell, Context, Outcome, Study
+from secateur.lab.recipe import Json
+from secateur.lab.study import Cell, Context, Outcome
 from secateur.schedules import Precomputed
 from secateur.schedules.walk import Unit
 from secateur.structure import channels
 from secateur.studies.charpentier.by_loss import (
     DRAWS,
     IMAGES,
-    control_cells,
     cut_and_rate,
     path,
-    pruning_report,
+    pruning_study,
+    with_controls,
     without,
 )
-from secateur.studies.charpentier.common import NETWORKS, SOURCE, WIDTH, bases, check, options
-from secateur.studies.charpentier.measured import images_of
-from secateur.studies.kit.networks import example, network
+from secateur.studies.charpentier.common import NETWORKS, WIDTH, bases, options
+from secateur.studies.kit.networks import example, images_of, network
 from secateur.studies.kit.parts import Part
 
 if TYPE_CHECKING:
@@ -33,19 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["STUDY"]
 
-NAME = "charpentier-precomputed"
-TITLE = "Pruning by importance that was measured once"
-
 STOPS: Mapping[str, tuple[str, ...]] = {"worse": ("worse",), "worse and zero": ("worse", "zero"), "no higher loss": ()}
 """Schedule → the labels that go; without labels, the longest way that ends with no higher training loss."""
-
-OPTIONS = options(
-    IMAGES,
-    DRAWS,
-    Option("schedules", "text", list(STOPS), "what goes", allowed=tuple(STOPS), many="list"),
-    model=list(NETWORKS),
-    model_options=WIDTH,
-)
 
 NOTES = (
     "The loss change of every unit is measured once, exactly, on the whole network and on training images; units are "
@@ -57,18 +45,15 @@ NOTES = (
 )
 
 
-def _cells(settled: Mapping[str, Json]) -> list[Cell]:
-    check(NAME, OPTIONS, settled)
-    made = []
-    for base, known in bases(NAME, settled):
-        own = {"seed": base.recipe.seed, "images": settled["images"], **known}
-        ranked = Cell(Recipe(NAME, "rank", own, (base.id,), known), rank_cell)
-        made += [base, ranked]
+def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
+    cells = []
+    for base in bases(name, settled):
+        told = {"images": settled["images"]}
+        cells += [base, ranked := base.then("rank", rank_cell, told)]
         for schedule in settled["schedules"]:
-            chosen = {**own, "schedule": schedule}
-            made.append(Cell(Recipe(NAME, "prune", chosen, (base.id, ranked.id), known), prune_cell))
-            made += control_cells(NAME, made[-1], base, settled["draws"], known)
-    return made
+            pruned = base.then("prune", prune_cell, {**told, "schedule": schedule}, after=[ranked])
+            cells += with_controls(base, pruned, settled["draws"])
+    return cells
 
 
 def rank_cell(context: Context) -> Outcome:
@@ -77,9 +62,9 @@ def rank_cell(context: Context) -> Outcome:
     sites = channels(model, example(context, recipe))
     splits = images_of(context, recipe, context["images"])
     since = process_time()
-    found = LossChange(splits["train"])(model, sites)
+    changes = LossChange(splits["train"])(model, sites)
     measuring = process_time() - since
-    pruned = Precomputed(found, LABELS, splits["train"])(model, sites)
+    pruned = Precomputed(changes, LABELS, splits["train"])(model, sites)
     metrics: dict[str, Json] = {
         "order": [name for name, _ in pruned.history.removed],
         "numbers": [number for _, number in pruned.history.removed],
@@ -123,12 +108,18 @@ def _paths(part: Part) -> DataFrame:
     return part.steps(part.kind("rank").assign(schedule="ranked once"))
 
 
-STUDY = Study(
-    name=NAME,
-    title=TITLE,
-    source=SOURCE,
-    summary="All units ranked once by their exact loss change; the worse, or the worse and zero ones, really cut from three networks.",
+STUDY = pruning_study(
+    "charpentier-precomputed",
+    "Pruning by importance that was measured once",
+    "All units ranked once by their exact loss change; the worse, or the worse and zero ones, really cut from three networks.",
+    options=options(
+        IMAGES,
+        DRAWS,
+        Option("schedules", "text", list(STOPS), "what goes", allowed=tuple(STOPS), many="list"),
+        model=NETWORKS,
+        model_options=WIDTH,
+    ),
     cells=_cells,
-    pages=lambda results: pruning_report(results, TITLE, _paths, NOTES),
-    defaults=OPTIONS,
+    paths=_paths,
+    notes=NOTES,
 )

@@ -3,39 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from secateur.criteria import Magnitude, evaluate_keeps
+from secateur.criteria import Magnitude
 from secateur.files import require
 from secateur.lab import figures
 from secateur.lab.blocks import Block, Card, Column, Picture, Section, Table
 from secateur.lab.classes import class_damage
 from secateur.lab.options import Option
-from secateur.lab.recipe import Json, Recipe
-from secateur.lab.report import Report
+from secateur.lab.recipe import Json
 from secateur.lab.sections import interval, mean, pick
 from secateur.lab.stats import summarise
-from secateur.lab.study import Cell, Context, Outcome, Results, Study
-from secateur.select import select
+from secateur.lab.study import Cell, Context, Outcome
+from secateur.rate.masks import rate as rate_masks
+from secateur.selection import select
 from secateur.structure import channels
-from secateur.studies.charpentier.common import SOURCE, bases, check, options
-from secateur.studies.charpentier.measured import drawn
-from secateur.studies.charpentier.published import BANDS, RANDOM, SPREADS
+from secateur.studies.charpentier.common import SOURCE, bases, options, printed
+from secateur.studies.kit.controls import drawn
+from secateur.studies.kit.distributions import describe_table, quartiles, statistics
+from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.networks import example, network, split
-from secateur.studies.kit.parts import Part, class_rows, describe_table, quartiles, report, statistics
+from secateur.studies.kit.parts import Part, class_rows, study
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 __all__ = ["STUDY"]
-
-NAME = "charpentier-random"
-
-OPTIONS = options(
-    Option("removed", "count", [1, 2, 4, 8, 16, 32, 64], "how many nodes to remove", least=1, many="list"),
-    Option("draws", "count", 300, "random choices of nodes in each network", least=2),
-    seeds=8,
-)
 
 NOTES = (
     "The text gives a network of one hidden layer of 128 nodes, Adam with learning rate 0.001, 5 epochs, batches of 32. "
@@ -49,15 +42,12 @@ NOTES = (
 )
 
 
-def _cells(settled: Mapping[str, Json]) -> list[Cell]:
-    check(NAME, OPTIONS, settled)
-    made = []
-    for base, known in bases(NAME, settled):
-        made.append(base)
-        for n in settled["removed"]:
-            own = {"seed": base.recipe.seed, "n": n, "draws": settled["draws"], **known}
-            made.append(Cell(Recipe(NAME, "remove", own, (base.id,), known), remove_cell))
-    return made
+def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
+    cells = []
+    for base in bases(name, settled):
+        draws = [{"n": n, "draws": settled["draws"]} for n in settled["removed"]]
+        cells += [base, *(base.then("remove", remove_cell, parameters) for parameters in draws)]
+    return cells
 
 
 def remove_cell(context: Context) -> Outcome:
@@ -67,25 +57,21 @@ def remove_cell(context: Context) -> Outcome:
     keeps = drawn(model, sites, n, context["draws"], (context["seed"], n))
     share = n / sum(site.size for site in sites.values())
     keeps.append(select(Magnitude(p=2)(model, sites), share, minimum=0))
-    found = evaluate_keeps(model, sites, keeps, split(context, recipe, "test"))
+    rated = rate_masks(model, sites, keeps, split(context, recipe, "test"))
     metrics: dict[str, Json] = {
         "share": share,
-        "loss": float(found.losses[:-1].mean()),
-        "accuracy": float(found.accuracy[:-1].mean()),
-        "accuracy_std": float(found.accuracy[:-1].std()),
-        "class_accuracy": found.class_accuracy[:-1].mean(0).tolist(),
-        "magnitude_loss": float(found.losses[-1]),
-        "magnitude_accuracy": float(found.accuracy[-1]),
-        "magnitude_class_accuracy": found.class_accuracy[-1].tolist(),
+        "loss": float(rated.losses[:-1].mean()),
+        "accuracy": float(rated.accuracy[:-1].mean()),
+        "accuracy_std": float(rated.accuracy[:-1].std()),
+        "class_accuracy": rated.class_accuracy[:-1].mean(0).tolist(),
+        "magnitude_loss": float(rated.losses[-1]),
+        "magnitude_accuracy": float(rated.accuracy[-1]),
+        "magnitude_class_accuracy": rated.class_accuracy[-1].tolist(),
     }
-    return Outcome(metrics, artefact={"loss": found.losses[:-1], "accuracy": found.accuracy[:-1]})
+    return Outcome(metrics, artefact={"loss": rated.losses[:-1], "accuracy": rated.accuracy[:-1]})
 
 
 # The report
-
-
-def _pages(results: Results) -> Report:
-    return report(results, "Nodes removed at random", _sections, _summary, _cards, NOTES)
 
 
 def _draws(part: Part) -> DataFrame:
@@ -93,73 +79,71 @@ def _draws(part: Part) -> DataFrame:
     pandas = require("pandas", "lab")
     rows = []
     for cell in part.kind("remove").to_dict("records"):
-        kept = part.results.store.artefact(cell["id"])
-        rows.append(pandas.DataFrame({"n": cell["n"], "seed": cell["seed"]} | {k: v.numpy() for k, v in kept.items()}))
+        tensors = part.results.store.artefact(cell["id"])
+        values = {name: tensors[name].numpy() for name in ("accuracy", "loss")}
+        rows.append(pandas.DataFrame({"n": cell["n"], "seed": cell["seed"], **values}))
     return pandas.concat(rows, ignore_index=True)
 
 
 def _sections(part: Part) -> list[Section]:
     cells, draws = part.kind("remove"), _draws(part)
-    made = [Section("Random removal", _distributions(part, cells, draws))]
-    if part.data in BANDS and part.model == "ann-128":
-        made.append(Section("Against what was expected", [_bands(part, cells, draws)]))
-    return [*made, Section("Against magnitude", [_controls(part, cells)]), Section("Classes", _classes(part, cells))]
+    sections = [Section("Random removal", _distributions(part, cells, draws))]
+    if printed("bands", part.data, part.model):
+        sections.append(Section("Against what was expected", [_bands(part, cells, draws)]))
+    return [
+        *sections,
+        Section("Against magnitude", [_controls(part, cells)]),
+        Section("Classes", _classes(part, cells)),
+    ]
 
 
 def _distributions(part: Part, cells: DataFrame, draws: DataFrame) -> list[Block]:
-    theirs = RANDOM.get(part.data, {}) if part.model == "ann-128" else {}
+    theirs = printed("random", part.data, part.model)
     basis = part.basis(cells).also(f"{int(cells['draws'].iloc[0])} draws a network")
     blocks: list[Block] = []
     for value, share in (("accuracy", True), ("loss", False)):
-        ours = statistics(draws, "n", value)
-        said = f"{value.capitalize()} without n nodes drawn at random"
+        ours, print_ = statistics(draws, "n", value), theirs.get(value)
+        words = f"{value.capitalize()} without n nodes drawn at random"
         beside = "; published beside" if theirs else ""
-        drawn_ = figures.box(
-            draws,
-            x="n",
-            value=value,
-            label=("Nodes removed", f"Test {value}"),
-            published=quartiles(theirs.get(value)),
-            share=share,
-        )
-        alt = f"Box plots; the mean goes from {ours['mean'].iloc[0]:.4f} at n = {ours.index[0]} to {ours['mean'].iloc[-1]:.4f} at n = {ours.index[-1]}."
-        blocks.append(
-            Picture(
-                f"box-{value}", drawn_, f"{said}, all draws of all networks{beside}.", alt, basis, ours.reset_index()
-            )
-        )
-        caption = f"{said}: the statistics of one network's draws, averaged over the networks{beside}."
-        blocks.append(describe_table(draws, "n", value, f"describe-{value}", caption, basis, theirs=theirs.get(value)))
+        labels = ("Nodes removed", f"Test {value}")
+        drawing = figures.box(draws, x="n", value=value, label=labels, published=quartiles(print_), share=share)
+        ends = [f"{ours['mean'].iloc[at]:.4f} at n = {ours.index[at]}" for at in (0, -1)]
+        alt = f"Box plots; the mean goes from {ends[0]} to {ends[1]}."
+        caption = f"{words}, all draws of all networks{beside}."
+        blocks.append(Picture(f"box-{value}", drawing, caption, alt, basis, ours.reset_index()))
+        caption = f"{words}: the statistics of one network's draws, averaged over the networks{beside}."
+        blocks.append(describe_table(draws, "n", value, f"describe-{value}", caption, basis, theirs=print_))
     return blocks
 
 
 def _drops(part: Part, cells: DataFrame, n: int) -> list[float]:
     """How many points each network's mean accuracy falls."""
-    base = part.trained.set_index("seed")["accuracy"]
-    now = pick(cells, n=n).set_index("seed")["accuracy"]
-    return [float(x) for x in (100 * (base - now)).dropna()]
+    before = part.trained.set_index("seed")["accuracy"]
+    after = pick(cells, n=n).set_index("seed")["accuracy"]
+    return [float(x) for x in (100 * (before - after)).dropna()]
 
 
 def _bands(part: Part, cells: DataFrame, draws: DataFrame) -> Table:
-    rows = []
+    rows: list[list[Any]] = []
 
-    def row(what: str, values: list[float], middle: float, room: float, digits: int) -> None:
-        found = summarise(values).mean
-        ends = [round(middle - room, digits), round(middle + room, digits)]
-        rows.append([what, round(found, digits), interval(values), *ends, ends[0] <= found <= ends[1]])
+    def row(quantity: str, values: list[float], middle: float, tolerance: float, digits: int) -> None:
+        ours = summarise(values).mean
+        ends = [round(middle - tolerance, digits), round(middle + tolerance, digits)]
+        rows.append([quantity, round(ours, digits), interval(values), *ends, ends[0] <= ours <= ends[1]])
 
-    for n, (middle, room) in BANDS[part.data].items():
+    for n, (middle, tolerance) in printed("bands", part.data).items():
         if n == 0:
-            row("accuracy of the whole network", list(part.trained["accuracy"]), middle, room, 4)
+            row("accuracy of the whole network", list(part.trained["accuracy"]), middle, tolerance, 4)
         elif n in set(cells["n"]):
-            row(f"points lost, n = {n}", _drops(part, cells, n), middle, room, 2)
-    for n, spread in SPREADS[part.data].items():
+            row(f"points lost, n = {n}", _drops(part, cells, n), middle, tolerance, 2)
+    for n, spread in printed("spreads", part.data).items():
         if n in set(cells["n"]):
             row(f"std of accuracy, n = {n}", list(pick(cells, n=n)["accuracy_std"]), spread, 0.35 * spread, 4)
     columns = [Column(title) for title in ("quantity", "ours", "95 %", "expected from", "to", "inside")]
-    inside = sum(bool(one[-1]) for one in rows)
-    spreads = statistics(draws, "n", "accuracy")["std"]
-    caption = f"{inside} of {len(rows)} quantities lie in their bands{_grows(spreads)}."
+    inside = sum(bool(line[-1]) for line in rows)
+    caption = (
+        f"{inside} of {len(rows)} quantities lie in their bands{_grows(statistics(draws, 'n', 'accuracy')['std'])}."
+    )
     return Table("bands", caption, columns, rows, part.basis(cells))
 
 
@@ -172,34 +156,21 @@ def _grows(spreads: DataFrame) -> str:
 
 def _controls(part: Part, cells: DataFrame) -> Table:
     columns = [
-        Column("nodes removed"),
-        Column("random, accuracy", format=".4f"),
-        Column("95 %"),
-        Column("magnitude, accuracy", format=".4f"),
-        Column("magnitude − random", "points", format="+.2f"),
-        Column("95 % of it"),
-        Column("random, loss", format=".4f"),
-        Column("magnitude, loss", format=".4f"),
+        Mean("accuracy", Column("random, accuracy", format=".4f"), "95 %"),
+        Mean("magnitude_accuracy", Column("magnitude, accuracy", format=".4f")),
+        Mean(
+            lambda rows: 100 * (rows["magnitude_accuracy"] - rows["accuracy"]),
+            Column("magnitude − random", "points", format="+.2f"),
+            "95 % of it",
+        ),
+        Mean("loss", Column("random, loss", format=".4f")),
+        Mean("magnitude_loss", Column("magnitude, loss", format=".4f")),
     ]
-    rows = []
-    for n, runs in cells.groupby("n"):
-        gap = 100 * (runs["magnitude_accuracy"] - runs["accuracy"])
-        rows.append(
-            [
-                n,
-                mean(runs, "accuracy"),
-                interval(runs["accuracy"]),
-                mean(runs, "magnitude_accuracy"),
-                gap.mean(),
-                interval(gap),
-                mean(runs, "loss"),
-                mean(runs, "magnitude_loss"),
-            ]
-        )
     caption = (
         "The same numbers of nodes removed at random (mean of the draws) and by the lowest L2 norm, paired by network."
     )
-    return Table("magnitude", caption, columns, rows, part.basis(cells))
+    groups = {"n": Column("nodes removed")}
+    return grouped(cells, "magnitude", caption, groups, columns, part.basis(cells), sort=True)
 
 
 def _classes(part: Part, cells: DataFrame) -> list[Block]:
@@ -207,7 +178,7 @@ def _classes(part: Part, cells: DataFrame) -> list[Block]:
     return class_damage(part.trained, after, part.classes, method="random", basis=part.basis(cells))
 
 
-def _summary(part: Part) -> list[str]:
+def _words(part: Part) -> list[str]:
     cells = part.kind("remove")
     words = [f"The whole networks reach a mean test accuracy of {mean(part.trained, 'accuracy'):.4f}."]
     for n in sorted(set(cells["n"])):
@@ -218,20 +189,19 @@ def _summary(part: Part) -> list[str]:
 
 def _differences(part: Part, cells: DataFrame) -> list[str]:
     """Where the published mean lies outside of what any of our networks has, said as it is."""
-    theirs = RANDOM.get(part.data, {}).get("accuracy", {}) if part.model == "ann-128" else {}
-    beyond: list[str] = []
-    within: list[str] = []
+    theirs = printed("random", part.data, part.model).get("accuracy", {})
+    places: dict[bool, list[str]] = {False: [], True: []}
     for n, runs in cells.groupby("n"):
         if n in theirs:
-            low, high, published = runs["accuracy"].min(), runs["accuracy"].max(), theirs[n][0]
-            said = f"n = {n} ({published:.4f} published, ours {low:.4f} to {high:.4f})"
-            (within if low <= published <= high else beyond).append(said)
-    words = []
-    if beyond:
-        words.append(f"No network of ours reproduces the published mean accuracy at {'; '.join(beyond)}.")
-    if within:
-        words.append(f"The published mean lies among our networks' means at {'; '.join(within)}.")
-    return [" ".join(words)] if words else []
+            low, high, mean_ = runs["accuracy"].min(), runs["accuracy"].max(), theirs[n][0]
+            words = f"n = {n} ({mean_:.4f} published, ours {low:.4f} to {high:.4f})"
+            places[bool(low <= mean_ <= high)].append(words)
+    sentences = []
+    if places[False]:
+        sentences.append(f"No network of ours reproduces the published mean accuracy at {'; '.join(places[False])}.")
+    if places[True]:
+        sentences.append(f"The published mean lies among our networks' means at {'; '.join(places[True])}.")
+    return [" ".join(sentences)]
 
 
 def _cards(part: Part) -> list[Card]:
@@ -244,12 +214,19 @@ def _cards(part: Part) -> list[Card]:
     ]
 
 
-STUDY = Study(
-    name=NAME,
-    title="Nodes removed at random",
+STUDY = study(
+    "charpentier-random",
+    "Nodes removed at random",
+    "1 to 64 of the 128 nodes of a network of one hidden layer removed at random, hundreds of draws in several networks.",
     source=SOURCE,
-    summary="1 to 64 of the 128 nodes of a network of one hidden layer removed at random, hundreds of draws in several networks.",
+    options=options(
+        Option("removed", "count", [1, 2, 4, 8, 16, 32, 64], "how many nodes to remove", least=1, many="list"),
+        Option("draws", "count", 300, "random choices of nodes in each network", least=2),
+        seeds=8,
+    ),
     cells=_cells,
-    pages=_pages,
-    defaults=OPTIONS,
+    sections=_sections,
+    words=_words,
+    cards=_cards,
+    notes=NOTES,
 )

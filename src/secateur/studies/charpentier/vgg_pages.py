@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from secateur import data
 from secateur.files import require
 from secateur.lab import figures
 from secateur.lab.blocks import Basis, Block, Card, Column, Picture, Section, Table
 from secateur.lab.classes import class_damage
 from secateur.lab.judgement import paired
-from secateur.lab.report import Report
-from secateur.lab.sections import interval, mean, pick, trade_offs, training
+from secateur.lab.sections import mean, pick, trade_offs, training
 from secateur.lab.study import Results
 from secateur.lab.style import styles
-from secateur.studies.charpentier.measured import LABELS, METHODS
-from secateur.studies.kit.parts import Part, report
+from secateur.studies.charpentier.measured import LABELS
+from secateur.studies.kit.controls import METHODS
+from secateur.studies.kit.grouped import Mean, grouped, means
+from secateur.studies.kit.parts import Part
+from secateur.studies.kit.words import share
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["WAYS", "pages"]
+__all__ = ["WAYS", "cards", "notes", "sections", "words"]
 
 WAYS = ("at once", "in steps")
 _LOOK = styles([f"{method}, {way}" for way in WAYS for method in METHODS])
 
 
-def pages(results: Results, title: str) -> Report:
-    """Return the report; it bears with cells that are not there yet."""
-    # The network is no option of this study; its parts are told apart by the data set alone.
-    named = replace(results, options={**results.options, "model": "vgg-16"})
-    return report(named, title, _sections, _summary, _cards, [_note(results), *_NOTES], trained=False)
-
-
-def _sections(part: Part) -> list[Section]:
+def sections(part: Part) -> list[Section]:
+    """Return the sections on the training, the filters, and on what cuts cost, gain and hurt."""
     # Trained networks have the name that builds them, not that of the measured ones.
     trained = pick(part.results.frame, kind="train", data=part.data)
     made = [training(trained, part.results.store.histories(trained["id"]), part.basis(trained))]
@@ -43,9 +37,20 @@ def _sections(part: Part) -> list[Section]:
     return [*made, _costs(part, ended), _gains(part, ended), _classes(part, ended)] if len(ended) else made
 
 
-def _summary(part: Part) -> list[str]:
+def words(part: Part) -> list[str]:
+    """Return which way to each sparsity leaves most accuracy, and which least."""
     ended = _ended(part)
-    return [_words(part, ended)] if len(ended) else ["Nothing has been cut yet."]
+    if not len(ended):
+        return ["Nothing has been cut yet."]
+    places = []
+    for sparsity in sorted(set(_cut(ended)["sparsity"])):
+        means = pick(_cut(ended), sparsity=sparsity).groupby("named", sort=False)["accuracy"].mean()
+        places.append(
+            f"with {share(sparsity)} of the units cut {means.max():.4f} by {means.idxmax()} (least: {means.min():.4f} by "
+            f"{means.idxmin()})"
+        )
+    base = mean(part.measured, "accuracy")
+    return [f"The whole network has a test accuracy of {base:.4f}; fine-tuned it reaches {'; '.join(places)}."]
 
 
 _NOTES = (
@@ -59,15 +64,17 @@ _NOTES = (
 )
 
 
-def _note(results: Results) -> str:
+def notes(results: Results) -> list[str]:
+    """Return how it was done."""
     options = results.options
-    return (
+    return [
         f"VGG-16 with batch norms at {options['width']:g} of its width, on images padded to 32×32 with zeros, "
         f"{options['epochs']} epochs of Adam at batches of {options['batch_size']}, without dropout. Filters and neurons are "
         f"measured on the first {options['measured']:,} training images. Fine-tuning takes "
         f"{options['steps'] * options['tune_epochs']} epochs in all over the first {options['tune_images']:,} training "
-        f"images, at a learning rate of {options['tune_lr']:g}."
-    )
+        f"images, at a learning rate of {options['tune_lr']:g}.",
+        *_NOTES,
+    ]
 
 
 def _ended(part: Part) -> DataFrame:
@@ -82,27 +89,17 @@ def _cut(ended: DataFrame) -> DataFrame:
     return ended[ended["method"] != "unpruned"]
 
 
-def _words(part: Part, ended: DataFrame) -> str:
-    base, said = mean(part.measured, "accuracy"), []
-    for sparsity in sorted(set(_cut(ended)["sparsity"])):
-        means = pick(_cut(ended), sparsity=sparsity).groupby("named", sort=False)["accuracy"].mean()
-        said.append(
-            f"with {100 * sparsity:.4g} % of the units cut {means.max():.4f} by {means.idxmax()} (least: {means.min():.4f} by "
-            f"{means.idxmin()})"
-        )
-    return f"The whole network has a test accuracy of {base:.4f}; fine-tuned it reaches {'; '.join(said)}."
-
-
-def _cards(part: Part) -> list[Card]:
+def cards(part: Part) -> list[Card]:
+    """Return what is left of the work at the greatest sparsity."""
     ended = _ended(part)
     runs = pick(ended, method=METHODS[0], way=WAYS[0]) if len(ended) else ended
     if not len(runs):
         return []
     most = max(runs["sparsity"])
     small = pick(runs, sparsity=most)
-    share = mean(small, "macs") / mean(part.measured, "macs")
-    label = f"multiply-accumulates left with {100 * most:.4g} % of the units cut by loss change"
-    return [Card(label, f"{share:.1%}", f"test accuracy {mean(small, 'accuracy'):.4f}")]
+    left = mean(small, "macs") / mean(part.measured, "macs")
+    label = f"multiply-accumulates left with {share(most)} of the units cut by loss change"
+    return [Card(label, f"{left:.1%}", f"test accuracy {mean(small, 'accuracy'):.4f}")]
 
 
 def _worth(part: Part) -> Section:
@@ -110,77 +107,56 @@ def _worth(part: Part) -> Section:
     pandas = require("pandas", "lab")
     rows, changes = [], []
     for place, layer in enumerate(part.measured["by_site"].iloc[0], 1):
-        counts = [found[layer] for found in part.measured["by_site"]]
+        counts = [by_site[layer] for by_site in part.measured["by_site"]]
         means = [sum(count[label] for count in counts) / len(counts) for label in LABELS]
         rows.append([f"{place:02}. {layer.removeprefix('vgg.')}", sum(counts[0].values()), *means])
-        kept = [part.results.store.artefact(identity)[f"change.{layer}"] for identity in part.measured["id"]]
-        changes += [{"layer": rows[-1][0], "change": 1000 * x} for change in kept for x in change.tolist()]
+        tensors = [part.results.store.artefact(identity)[f"change.{layer}"] for identity in part.measured["id"]]
+        changes += [{"layer": rows[-1][0], "change": 1000 * x} for tensor in tensors for x in tensor.tolist()]
     columns = [Column("layer"), Column("units"), *(Column(label, format=".1f") for label in LABELS)]
-    shown = pandas.DataFrame(changes)
-    low, high = shown["change"].quantile([0.01, 0.99])
-    inner = shown[(shown["change"] >= low) & (shown["change"] <= high)]
-    drawn = figures.ridge(inner, group="layer", value="change", label=("Δ of the training loss, thousandths", "layer"))
-    medians = shown.groupby("layer")["change"].median()
+    frame = pandas.DataFrame(changes)
+    low, high = frame["change"].quantile([0.01, 0.99])
+    inner = frame[(frame["change"] >= low) & (frame["change"] <= high)]
+    label = ("Δ of the training loss, thousandths", "layer")
+    drawing = figures.ridge(inner, group="layer", value="change", label=label)
+    medians = frame.groupby("layer")["change"].median()
     alt = "Median loss change by layer, in thousandths: " + ", ".join(f"{n} {x:.3g}" for n, x in medians.items())
     images = int(part.measured["images"].iloc[0])
     basis = part.basis(part.measured, f"measured on {images:,} training images")
     caption = "Units whose removal raises the training loss (important), lowers it (worse), or neither beyond chance (zero); means."
-    said = "How the loss changes of each layer's units are spread; the middle 98 % of all units."
+    spread = "How the loss changes of each layer's units are spread; the middle 98 % of all units."
     table = Table("layers", caption, columns, rows, basis)
-    return Section("What the filters are worth", [table, Picture("changes", drawn, said, alt, basis, shown)])
+    return Section("What the filters are worth", [table, Picture("changes", drawing, spread, alt, basis, frame)])
 
 
 def _costs(part: Part, ended: DataFrame) -> Section:
     basis = part.basis(_cut(ended))
     blocks: list[Block] = [_accuracies(part, ended, basis)]
     if len(_cut(ended)):
-        shown = _cut(ended)[["named", "sparsity", "seed", "accuracy"]].rename(columns={"named": "method"})
-        base = mean(part.measured, "accuracy")
-        drawn = figures.accuracy_by_sparsity(shown, baseline=base, look=_LOOK)
-        means = shown.groupby(["method", "sparsity"], sort=False)["accuracy"].mean()
-        alt = "Mean test accuracy: " + ", ".join(f"{m} {100 * s:.4g} % {x:.4f}" for (m, s), x in means.items())
-        blocks.append(
-            Picture(
-                "accuracy", drawn, "Test accuracy after fine-tuning, by the part of the units cut.", alt, basis, shown
-            )
-        )
+        rows = _cut(ended)[["named", "sparsity", "seed", "accuracy"]].rename(columns={"named": "method"})
+        drawing = figures.accuracy_by_sparsity(rows, baseline=mean(part.measured, "accuracy"), look=_LOOK)
+        means = rows.groupby(["method", "sparsity"], sort=False)["accuracy"].mean()
+        alt = "Mean test accuracy: " + ", ".join(f"{m} {share(s)} {x:.4f}" for (m, s), x in means.items())
+        caption = "Test accuracy after fine-tuning, by the part of the units cut."
+        blocks.append(Picture("accuracy", drawing, caption, alt, basis, rows))
     return Section("What cutting costs", [*blocks, *_tests(ended)])
 
 
 def _accuracies(part: Part, ended: DataFrame, basis: Basis) -> Table:
     columns = [
-        Column("way"),
-        Column("removed", format=".0%"),
-        Column("method"),
-        Column("cut alone", format=".4f"),
-        Column("fine-tuned", format=".4f"),
-        Column("95 %"),
-        Column("loss", format=".4f"),
-        Column("validation accuracy", format=".4f"),
-        Column("training accuracy", format=".4f"),
+        Mean("cut_accuracy", Column("cut alone", format=".4f")),
+        Mean("accuracy", Column("fine-tuned", format=".4f"), "95 %"),
+        Mean("loss", Column("loss", format=".4f")),
+        Mean("validation_accuracy", Column("validation accuracy", format=".4f")),
+        Mean("train_accuracy", Column("training accuracy", format=".4f")),
     ]
-    keys = ("loss", "validation_accuracy", "train_accuracy")
-    base = part.measured
-    rows: list[list[Any]] = [
-        [
-            "–",
-            0.0,
-            "unpruned",
-            None,
-            mean(base, "accuracy"),
-            interval(base["accuracy"]),
-            *(mean(base, key) for key in keys),
-        ]
-    ]
-    for (way, sparsity, method), runs in ended.groupby(["way", "sparsity", "method"], sort=False):
-        label = "unpruned, trained on" if method == "unpruned" else method
-        rated = [mean(runs, "cut_accuracy"), mean(runs, "accuracy"), interval(runs["accuracy"])]
-        rows.append([way, sparsity, label, *rated, *(mean(runs, key) for key in keys)])
+    groups = {"way": Column("way"), "sparsity": Column("removed", format=".0%"), "named": Column("method")}
+    rows = ended.assign(named=ended["method"].replace("unpruned", "unpruned, trained on"))
     caption = (
         "Test accuracy right after the last cut and after fine-tuning, the loss on the test set, and the accuracies on "
         "validation images and on the training images that the units were measured on."
     )
-    return Table("costs", caption, columns, rows, basis)
+    whole = ["–", 0.0, "unpruned", *means(part.measured, columns)]
+    return grouped(rows, "costs", caption, groups, columns, basis, first=[whole])
 
 
 def _tests(ended: DataFrame) -> list[Block]:
@@ -196,49 +172,36 @@ def _tests(ended: DataFrame) -> list[Block]:
 def _gains(part: Part, ended: DataFrame) -> Section:
     """Size and speed; the methods share their shapes, so those of the loss change stand for all."""
     columns = [
-        Column("way"),
-        Column("removed", format=".0%"),
-        Column("parameters", format=",.0f"),
-        Column("MACs", format=",.0f"),
-        Column("bytes", format=",.0f"),
-        Column("ms, batch 1", format=".3f"),
-        Column("speedup, batch 1", format=".2f"),
-        Column("ms, batch 256", format=".1f"),
-        Column("speedup, batch 256", format=".2f"),
-        Column("accuracy", format=".4f"),
+        Mean("parameters", Column("parameters", format=",.0f")),
+        Mean("macs", Column("MACs", format=",.0f")),
+        Mean("bytes", Column("bytes", format=",.0f")),
+        Mean("ms_cut_1", Column("ms, batch 1", format=".3f")),
+        Mean("speedup_1", Column("speedup, batch 1", format=".2f")),
+        Mean("ms_cut_256", Column("ms, batch 256", format=".1f")),
+        Mean("speedup_256", Column("speedup, batch 256", format=".2f")),
+        Mean("accuracy", Column("accuracy", format=".4f")),
     ]
-    keys = ("parameters", "macs", "bytes", "ms_cut_1", "speedup_1", "ms_cut_256", "speedup_256", "accuracy")
     runs = pick(ended, method=METHODS[0])
-    sizes = [mean(part.measured, key) for key in keys[:3]]
-    rows: list[list[Any]] = [
-        [
-            "unpruned",
-            0.0,
-            *sizes,
-            mean(runs, "ms_unpruned_1"),
-            1.0,
-            mean(runs, "ms_unpruned_256"),
-            1.0,
-            mean(part.measured, "accuracy"),
-        ]
-    ]
-    for (way, sparsity), group in runs.groupby(["way", "sparsity"], sort=False):
-        rows.append([way, sparsity, *(mean(group, key) for key in keys)])
+    speed = {f"ms_cut_{batch}": mean(runs, f"ms_unpruned_{batch}") for batch in (1, 256)}
+    whole = part.measured.assign(**speed, speedup_1=1.0, speedup_256=1.0)
     caption = (
         "Really cut networks, by loss change: size, and milliseconds of a batch in turns with the unpruned network, median "
         "of 15. Networks of the controls have the same shapes."
     )
-    blocks: list[Block] = [Table("gains", caption, columns, rows, part.basis(runs))]
+    groups = {"way": Column("way"), "sparsity": Column("removed", format=".0%")}
+    first = [["unpruned", 0.0, *means(whole, columns)]]
+    blocks: list[Block] = [grouped(runs, "gains", caption, groups, columns, part.basis(runs), first=first)]
     if len(_cut(ended)):
-        shown = _cut(ended)[["named", "sparsity", "seed", "accuracy", "macs"]].rename(columns={"named": "method"})
+        rows = _cut(ended)[["named", "sparsity", "seed", "accuracy", "macs"]].rename(columns={"named": "method"})
         axes = {"macs": ("Multiply-accumulates for one image", mean(part.measured, "macs"), "macs")}
-        blocks += trade_offs(shown, axes, mean(part.measured, "accuracy"), part.basis(_cut(ended)), look=_LOOK)
+        blocks += trade_offs(rows, axes, mean(part.measured, "accuracy"), part.basis(_cut(ended)), look=_LOOK)
     return Section("What cutting gains", blocks)
 
 
 def _classes(part: Part, ended: DataFrame) -> Section:
-    names = data.info(part.data).classes
     after = _cut(ended).assign(method=_cut(ended)["named"])
     first = f"{METHODS[0]}, {WAYS[0]}"
-    blocks = class_damage(part.measured, after, names, method=first, basis=part.basis(after)) if len(after) else []
+    blocks = (
+        class_damage(part.measured, after, part.classes, method=first, basis=part.basis(after)) if len(after) else []
+    )
     return Section("Which classes a cut hurts", blocks)

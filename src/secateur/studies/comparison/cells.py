@@ -14,8 +14,9 @@ from secateur.criteria import Magnitude, Random
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.study import Cell, Context, Outcome
 from secateur.measure import compare_latency, parameters, predict
-from secateur.models.initialise import initialise
-from secateur.select import Scope, select
+from secateur.models.schemes import initialise
+from secateur.randomness import private_draws
+from secateur.selection import Scope, select
 from secateur.structure import channels, cut, mask, weights
 from secateur.structure.difference import difference
 from secateur.studies.comparison.options import METHODS, check, options
@@ -78,8 +79,7 @@ def dense_cell(context: Context) -> Outcome:
     keep = {name: torch.arange(site.size) < kept[name] for name, site in sites.items()}
     model = cut(full, sites, keep, form="module")
     # The weights that the cut left are scaled to the wide layers.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(context["network"])
+    with private_draws(context["network"]):
         initialise(model, chosen["init"])
     return fit_and_rate(context, recipe, model, context["network"])
 
@@ -112,7 +112,7 @@ def _choose(context: Context, model: nn.Module, image: Tensor) -> tuple[Sites, K
         sites = weights(model, ignore=last)
     scorer = Random(context["seed"]) if criterion == "random" else Magnitude(p=2)
     within: Scope = "layer" if scope == "layer" else "global"
-    keep = select(scorer(model, sites), context["sparsity"], scope=within, minimum=context["minimum"])
+    keep = select(scorer(model, sites), context["sparsity"], scope=within, minimum=context["minimum"], sites=sites)
     return sites, keep
 
 

@@ -19,7 +19,8 @@ from secateur.lab.sections import interval, mean, pick
 from secateur.lab.study import Cell, Context, Outcome, Results, Study
 from secateur.lab.style import styles
 from secateur.measure import predict
-from secateur.state import modes_kept, seeded
+from secateur.randomness import private_draws
+from secateur.state import modes_kept
 from secateur.structure import mask
 from secateur.studies.janjic import filters
 from secateur.studies.janjic.filter_pages import class_section, networks_section, points
@@ -131,7 +132,7 @@ def dropped(classifier: nn.Module, inputs: Tensor, rate: float, seed: int) -> Te
     """
     layers = [one for one in classifier.modules() if isinstance(one, nn.Dropout)]
     usual = [one.p for one in layers]
-    with modes_kept(classifier), seeded(inputs.device, seed), torch.no_grad():
+    with modes_kept(classifier), private_draws(seed), torch.no_grad():
         classifier.eval()
         try:
             for one in layers:

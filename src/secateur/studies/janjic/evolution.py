@@ -35,8 +35,7 @@ from secateur.search import (
 from secateur.search.local import smallest_removed
 from secateur.search.operators import damaged
 from secateur.structure import weights
-from secateur.studies.charpentier.measured import rate
-from secateur.studies.kit.networks import OPTIONS, check, first, grid, network, split, train_cell, trained
+from secateur.studies.kit.networks import OPTIONS, check, first, grid, network, rate, split, train_cell, trained
 from secateur.types import InputError
 
 __all__ = ["AUTHORS", "CONVERGED", "SEARCHES", "cells", "genetic", "options", "planned", "search_cell"]

@@ -17,7 +17,7 @@ from secateur.lab.options import Option, Options
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.study import Cell, Context, Outcome, Source
 from secateur.saving import load_weights
-from secateur.select import select
+from secateur.selection import select
 from secateur.structure import channels
 from secateur.studies.kit import networks
 from secateur.types import Criterion, FileError, InputError, Site, Sites, unknown_name

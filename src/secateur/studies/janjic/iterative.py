@@ -16,7 +16,7 @@ from secateur.lab.study import Cell, Context, Outcome, Study
 from secateur.measure import evaluate, macs, parameters
 from secateur.rate.masks import Removals
 from secateur.repair import repair
-from secateur.select import select
+from secateur.selection import select
 from secateur.structure import channels, cut
 from secateur.studies.janjic import filters
 from secateur.studies.janjic.iterative_pages import pages

@@ -19,12 +19,11 @@ from secateur.lab.options import Option, Options
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.study import Cell, Context, Outcome, Study
 from secateur.search import Moments, Replacement, corrections, patches, replacements
-from secateur.select import select
+from secateur.selection import select
 from secateur.structure import channels
-from secateur.studies.charpentier.measured import rate
 from secateur.studies.janjic.filters import SOURCE
 from secateur.studies.janjic.replace_pages import pages
-from secateur.studies.kit.networks import OPTIONS, check, example, first, grid, network, split, trained
+from secateur.studies.kit.networks import OPTIONS, check, example, first, grid, network, rate, split, trained
 
 __all__ = ["METHODS", "STUDY", "Cut", "replace_cell"]
 

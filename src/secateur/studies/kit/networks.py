@@ -1,8 +1,9 @@
-"""The trained networks that studies begin with: their options, their cells, and how to get at them and their data."""
+"""The trained networks that studies begin with: their options, their grid of cells, and how to get at them and their data."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
 
@@ -13,20 +14,29 @@ from secateur.lab.options import Option
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.study import Cell, Context, Outcome
 from secateur.measure import evaluate, file_bytes, macs, parameters
+from secateur.models.registry import REGISTRY
+from secateur.state_dicts import fill
 from secateur.train import Callback, fit
+from secateur.types import unknown_name
 
 __all__ = [
     "OPTIONS",
+    "OptionsOf",
+    "all_options",
+    "bases",
     "check",
     "example",
     "first",
     "fit_and_rate",
     "fitted",
     "grid",
+    "images_of",
     "network",
     "quality",
+    "rate",
     "size",
     "split",
+    "taken_options",
     "train_cell",
     "trained",
 ]
@@ -46,17 +56,49 @@ OPTIONS = (
 _TRAINING = ("epochs", "batch_size", "validation")
 _IMAGES = ("size", "train_images")
 
+OptionsOf = Callable[[str, Mapping[str, Json]], Mapping[str, Json]]
+"""From a network's name and the study's options to the options of that network."""
 
-def check(settled: Mapping[str, Json]) -> None:
+
+def all_options(model: str, settled: Mapping[str, Json]) -> Mapping[str, Json]:
+    """Return ``model_options``, for every network the same."""
+    options: Mapping[str, Json] = settled["model_options"]
+    return options
+
+
+def taken_options(model: str, settled: Mapping[str, Json]) -> Mapping[str, Json]:
+    """Return those of ``model_options`` that a network takes; a width is nothing to a network without one.
+
+    >>> settled = {"model_options": {"width": 0.5}}
+    >>> taken_options("ann-128", settled), taken_options("cnn-4", settled)
+    ({}, {'width': 0.5})
+    """
+    options = settled["model_options"]
+    return dict(options) if ":" in model else {key: options[key] for key in options if key in _takes(model)}
+
+
+def _takes(model: str) -> list[str]:
+    if model not in REGISTRY:
+        raise unknown_name("model", model, REGISTRY)
+    return list(inspect.signature(REGISTRY[model]).parameters)
+
+
+def check(settled: Mapping[str, Json], options_of: OptionsOf = all_options) -> None:
     """Refuse data sets, networks and options of networks that there are not, before anything runs.
 
     Raises:
         InputError, UnknownNameError: the error names it.
     """
-    for name, model in grid(settled):
+    pairs = grid(settled)
+    if options_of is taken_options and not any(":" in model for _, model in pairs):
+        taken = {key for _, model in pairs for key in _takes(model)}
+        for key in settled["model_options"]:
+            if key not in taken:
+                raise unknown_name("option of the networks:", key, taken)
+    for name, model in pairs:
         data.info(name)
         if ":" not in model:
-            models.input_shape(model, **fitted(name, model, settled["model_options"]))
+            models.input_shape(model, **fitted(name, model, options_of(model, settled)))
 
 
 def grid(settled: Mapping[str, Json]) -> list[tuple[str, str]]:
@@ -65,14 +107,25 @@ def grid(settled: Mapping[str, Json]) -> list[tuple[str, str]]:
     >>> grid({"data": ["digits", "mnist"], "model": "lenet-5"})
     [('digits', 'lenet-5'), ('mnist', 'lenet-5')]
     """
-    one, other = ([value] if isinstance(value, str) else value for value in (settled["data"], settled["model"]))
-    return list(product(one, other))
+    names, networks = ([value] if isinstance(value, str) else value for value in (settled["data"], settled["model"]))
+    return list(product(names, networks))
 
 
-def fitted(name: str, model: str, given: Mapping[str, Json]) -> dict[str, Json]:
+def bases(study: str, settled: Mapping[str, Json], options_of: OptionsOf = all_options) -> Iterator[Cell]:
+    """Yield the training cell of each data set, network and seed, having checked them.
+
+    Raises:
+        InputError, UnknownNameError: there is no such data set, network or option of it.
+    """
+    check(settled, options_of)
+    for (name, model), seed in product(grid(settled), range(settled["seeds"])):
+        yield trained(study, seed, {**settled, "model_options": options_of(model, settled)}, name, model)
+
+
+def fitted(name: str, model: str, options: Mapping[str, Json]) -> dict[str, Json]:
     """Return the options of a network: those given, and those that the data set decides where they are no defaults."""
     info = data.info(name)
-    return {**models.fitting(model, info.shape, len(info.classes)), **given}
+    return {**models.fitting(model, info.shape, len(info.classes)), **options}
 
 
 def trained(study: str, seed: int, settled: Mapping[str, Json], name: str, model: str, **fit_options: Json) -> Cell:
@@ -82,15 +135,16 @@ def trained(study: str, seed: int, settled: Mapping[str, Json], name: str, model
         study: the study's name.
         seed: of the network's weights and of the order of the images.
         settled: the study's options, those of `OPTIONS` among them.
-        name, model: the data set and the network.
+        name, model: the data set and the network, which the cells that build upon it are looked up by.
         fit_options: further options of `secateur.fit`, such as ``lr``.
     """
-    what = {"data": name, "model": model, "model_options": fitted(name, model, settled["model_options"])}
-    what |= {key: settled[key] for key in _TRAINING}
-    what |= {key: settled[key] for key in _IMAGES if settled.get(key) is not None}
+    told = {"data": name, "model": model, "model_options": fitted(name, model, settled["model_options"])}
+    told |= {key: settled[key] for key in _TRAINING}
+    told |= {key: settled[key] for key in _IMAGES if settled.get(key) is not None}
     # Without further options the recipe is what it was before there were any.
     further = {"fit": fit_options} if fit_options else {}
-    return Cell(Recipe(study, "train", {"seed": seed, **what, **further}), train_cell)
+    recipe = Recipe(study, "train", {"seed": seed, **told, **further})
+    return Cell(recipe, train_cell, lookup={"data": name, "model": model})
 
 
 def train_cell(context: Context) -> Outcome:
@@ -131,7 +185,7 @@ def network(context: Context, position: int = 0) -> tuple[nn.Module, Mapping[str
     """Return the trained network of the needed cell at `position`, and the parameters of its recipe."""
     recipe = context.record(position).recipe.parameters
     model = models.build(recipe["model"], seed=0, **recipe["model_options"])
-    model.load_state_dict(context.artefact(position))
+    fill(model, context.artefact(position), f"the artefact of cell {context.record(position).id}")
     return model, recipe
 
 
@@ -153,16 +207,31 @@ def _load(name: str, which: str, root: str | None, validation: int, size: int | 
     return data.load(name, which, root=root, validation=held_out, seed=None, size=size, limit=limit)
 
 
+def images_of(context: Context, recipe: Mapping[str, Json], count: int) -> dict[str, data.Split]:
+    """Return the images: the first `count` of training, which alone may decide, validation and test."""
+    splits = {name: split(context, recipe, name) for name in ("train", "validation", "test")}
+    return {**splits, "train": first(splits["train"], count)}
+
+
 def example(context: Context, recipe: Mapping[str, Json]) -> Tensor:
     """Return one image, as the example inputs."""
     return split(context, recipe, "test").images[:1]
 
 
-def quality(model: nn.Module, rated_on: data.Split, prefix: str = "") -> dict[str, Json]:
+def quality(model: nn.Module, images: data.Split, prefix: str = "") -> dict[str, Json]:
     """Return loss, accuracy and the accuracy of each class."""
-    rated = evaluate(model, rated_on, batch_size=1000)
-    found = {"loss": rated.loss, "accuracy": rated.accuracy, "class_accuracy": list(rated.class_accuracy)}
-    return {f"{prefix}{name}": value for name, value in found.items()}
+    rated = evaluate(model, images, batch_size=1000)
+    metrics = {"loss": rated.loss, "accuracy": rated.accuracy, "class_accuracy": list(rated.class_accuracy)}
+    return {f"{prefix}{name}": value for name, value in metrics.items()}
+
+
+def rate(model: nn.Module, splits: Mapping[str, data.Split]) -> dict[str, Json]:
+    """Return loss, accuracy and the accuracy of each class on each split; those on ``test`` without a prefix."""
+    return {
+        name: value
+        for key, images in splits.items()
+        for name, value in quality(model, images, "" if key == "test" else f"{key}_").items()
+    }
 
 
 def size(model: nn.Module, inputs: Tensor) -> dict[str, Json]:

@@ -1,27 +1,26 @@
-"""What reports of trained and measured networks share: their parts, the report of them, tables of distributions."""
+"""A study's report: what it found with each network on each data set, and the frame around it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from secateur import data
 from secateur.files import require
 from secateur.lab.basis import Origins
 from secateur.lab.blocks import Basis, Card, Column, Section, Table
+from secateur.lab.options import Options
+from secateur.lab.recipe import Json
 from secateur.lab.report import Report
 from secateur.lab.sections import pick, training
-from secateur.lab.study import Results
+from secateur.lab.study import Cell, Results, Source, Study
 from secateur.studies.kit.networks import grid
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["STATISTICS", "Part", "class_rows", "describe_table", "parts", "quartiles", "report", "statistics"]
-
-STATISTICS = ("mean", "std", "min", "25%", "50%", "75%", "max")
-"""What pandas' ``describe`` says of a distribution, as the thesis prints it."""
+__all__ = ["Part", "class_rows", "networks_section", "parts", "report", "study"]
 
 _WHOLE = ("seed", "n", "draws", "units", "removed")
 
@@ -62,6 +61,11 @@ class Part:
         """One row a cut network."""
         return self.kind("prune")
 
+    @property
+    def options(self) -> Mapping[str, Json]:
+        """The study's options."""
+        return self.results.options
+
     def kind(self, kind: str) -> DataFrame:
         """Return the rows of one kind of cell."""
         rows = pick(self.cells, kind=kind).dropna(axis=1, how="all")
@@ -75,89 +79,130 @@ class Part:
 
     def steps(self, rows: DataFrame) -> DataFrame:
         """Return the histories of these rows, with the parameters that tell the rows apart."""
-        told = [name for name in ("seed", "n", "schedule", "method") if name in rows]
-        return self.histories.merge(rows[["id", *told]], on="id", suffixes=("_step", ""))
+        names = [name for name in ("seed", "n", "schedule", "method") if name in rows]
+        return self.histories.merge(rows[["id", *names]], on="id", suffixes=("_step", ""))
+
+    def lines(self, rows: DataFrame) -> DataFrame:
+        """Return the histories of these rows as they are, with whole steps."""
+        return self.histories[self.histories["id"].isin(rows["id"])].astype({"step": int})
 
 
 def parts(results: Results) -> list[Part]:
     """Return what there is of each network on each data set, in the order of the options; nothing of those to come."""
-    found: list[Part] = []
     if not len(results.frame):
-        return found
+        return []
     origins = Origins.among(results)
-    for name, model in grid(results.options):
-        own = pick(results.frame, data=name, model=model)
-        histories = results.histories
-        histories = histories[histories["id"].isin(own["id"])] if len(histories) else histories
-        trained, cells = own[own["kind"] == "train"], own[own["kind"] != "train"]
-        if len(own):
-            found.append(
-                Part(name, model, trained.dropna(axis=1, how="all"), cells, histories, results, origins),
-            )
-    return found
+    return [part for pair in grid(results.options) if (part := _part(results, origins, *pair)) is not None]
+
+
+def _part(results: Results, origins: Origins, name: str, model: str) -> Part | None:
+    rows = pick(results.frame, data=name, model=model)
+    if not len(rows):
+        return None
+    histories = results.histories
+    histories = histories[histories["id"].isin(rows["id"])] if len(histories) else histories
+    trained, cells = rows[rows["kind"] == "train"], rows[rows["kind"] != "train"]
+    return Part(name, model, trained.dropna(axis=1, how="all"), cells, histories, results, origins)
+
+
+Sections = Callable[[Part], Sequence[Section]]
+Words = Callable[[Part], Sequence[str]]
+Cards = Callable[[Part], Sequence[Card]]
+Notes = Sequence[str] | Callable[[Results], Sequence[str]]
+
+
+def study(
+    name: str,
+    title: str,
+    summary: str,
+    *,
+    options: Options,
+    cells: Callable[[str, Mapping[str, Json]], Sequence[Cell]],
+    sections: Sections,
+    words: Words,
+    cards: Cards = lambda _: (),
+    notes: Notes = (),
+    source: Source | None = None,
+    trained: bool = True,
+    network: str = "",
+    best: tuple[str, Literal["max", "min"]] | None = None,
+) -> Study:
+    """Return a study of trained networks.
+
+    Args:
+        name, title, summary, source, best: as `Study` has them.
+        options: what it takes.
+        cells: from its name and its settled options to its cells.
+        sections, words, cards, notes, trained: of its report, as `report` takes them.
+        network: the name of its one network, where that is no option.
+    """
+
+    def pages(results: Results) -> Report:
+        named = replace(results, options={**results.options, "model": network}) if network else results
+        return report(named, title, sections, words, cards, notes, trained=trained)
+
+    return Study(
+        name=name,
+        title=title,
+        source=source,
+        summary=summary,
+        cells=lambda settled: cells(name, settled),
+        pages=pages,
+        defaults=options,
+        best=best,
+    )
 
 
 def report(
     results: Results,
     title: str,
-    sections: Callable[[Part], list[Section]],
-    summary: Callable[[Part], list[str]],
-    cards: Callable[[Part], list[Card]] = lambda _: [],
-    notes: Sequence[str] = (),
+    sections: Sections,
+    words: Words,
+    cards: Cards = lambda _: (),
+    notes: Notes = (),
     *,
     trained: bool = True,
 ) -> Report:
-    """Return the report: the sections of each part and its training, then how it was done.
+    """Return the report: the sections of each part and its training, then how it was done; it bears with missing cells.
 
     Args:
         results: the study's.
         title: the report's.
-        sections, summary, cards: of a part that has more than its training.
-        notes: how it was done, and how doubtful passages were read.
+        sections, words, cards: of a part that has more than its training; the words make the summary.
+        notes: how it was done, and how doubtful passages were read; ``{epochs}`` stands for an option.
         trained: whether each part ends with a section on its training.
     """
-    found = parts(results)
-    many = len(grid(results.options)) > 1
-    made, words, heads = [], [], []
-    for part in found:
-        own = sections(part) if len(part.cells) else []
-        own += [_training(part)] if trained and len(part.trained) else []
-        made += [one.within(part.data, part.model) for one in own] if many else own
-        said = summary(part) if len(part.cells) else []
-        words += [f"{part.model} on {part.data}: {one}" for one in said] if many else said
-        heads += [
-            Card(f"{part.model} on {part.data}: {c.label}" if many else c.label, c.value, c.note)
-            for c in (cards(part) if len(part.cells) else [])
-        ]
-    made.append(Section("How it was done", list(notes)))
-    return Report(title, summary=words or ["Nothing has been computed yet."], cards=heads, sections=made)
+    several = len(grid(results.options)) > 1
+    body: list[Section] = []
+    summary: list[str] = []
+    heads: list[Card] = []
+    for part in parts(results):
+        there = len(part.cells) > 0
+        own = list(sections(part)) if there else []
+        own += [networks_section(part)] if trained and (len(part.trained) or len(part.kind("load"))) else []
+        prefix = f"{part.model} on {part.data}: " if several else ""
+        body += [section.within(part.data, part.model) for section in own] if several else own
+        summary += [f"{prefix}{sentence}" for sentence in (words(part) if there else ()) if sentence]
+        heads += [Card(f"{prefix}{c.label}", c.value, c.note) for c in (cards(part) if there else ())]
+    told = notes(results) if callable(notes) else [note.format(**results.options) for note in notes]
+    body.append(Section("How it was done", list(told)))
+    return Report(title, summary=summary or ["Nothing has been computed yet."], cards=heads, sections=body)
 
 
-def _training(part: Part) -> Section:
-    return training(part.trained, part.histories, part.basis(part.trained))
-
-
-def statistics(frame: DataFrame, x: str, value: str) -> DataFrame:
-    """Return the statistics of each network's draws at each `x`, averaged over the networks.
-
-    One network's spread is what a publication on one network shows; networks differ besides.
-
-    >>> import pandas
-    >>> rows = pandas.DataFrame({"n": 1, "seed": [0, 0, 1, 1], "loss": [1.0, 3.0, 2.0, 6.0]})
-    >>> statistics(rows, "n", "loss").loc[1, ["mean", "min", "max"]].tolist()
-    [3.0, 1.5, 4.5]
-    """
-    each = frame.groupby([x, "seed"])[value].describe()
-    return each.groupby(level=0)[list(STATISTICS)].mean()
-
-
-def quartiles(theirs: Mapping[int, Sequence[float]] | None) -> DataFrame | None:
-    """Return published statistics as the `box` figure takes them; None where there are none."""
-    if not theirs:
-        return None
-    rows = [{"n": n, **dict(zip(STATISTICS, found, strict=True))} for n, found in theirs.items()]
-    frame: DataFrame = require("pandas", "lab").DataFrame(rows)
-    return frame
+def networks_section(part: Part, split: str = "test set") -> Section:
+    """Return the section on the unpruned networks: how they were trained, or where they come from."""
+    if len(part.trained):
+        return training(part.trained, part.histories, part.basis(part.trained, split))
+    loaded = part.kind("load")
+    columns = [
+        Column("weights"),
+        Column("accuracy", format=".4f"),
+        Column("loss", format=".4f"),
+        Column("parameters", format=",.0f"),
+        Column("MACs", format=",.0f", key="macs"),
+    ]
+    caption = "The unpruned network, with the weights of a file, known by the first digits of its SHA-256."
+    return Section("The network", [Table.of(loaded, "baselines", caption, columns, part.basis(loaded, split))])
 
 
 def class_rows(cells: DataFrame, columns: Mapping[str, str], share: Sequence[float] | DataFrame) -> DataFrame:
@@ -169,41 +214,9 @@ def class_rows(cells: DataFrame, columns: Mapping[str, str], share: Sequence[flo
         share: the fraction of the units that each row has lost.
     """
     pandas = require("pandas", "lab")
-    made = [
+    frames: list[Any] = [
         pandas.DataFrame({"method": name, "sparsity": share, "seed": cells["seed"], "class_accuracy": cells[column]})
         for name, column in columns.items()
     ]
-    rows: DataFrame = pandas.concat(made, ignore_index=True)
+    rows: DataFrame = pandas.concat(frames, ignore_index=True)
     return rows
-
-
-def describe_table(
-    frame: DataFrame,
-    x: str,
-    value: str,
-    name: str,
-    caption: str,
-    basis: Basis,
-    *,
-    theirs: Mapping[int, Sequence[float]] | None = None,
-    digits: int = 4,
-) -> Table:
-    """Return the table of `statistics`, one column for each `x`, with the publication's columns beside ours.
-
-    Args:
-        frame: one row a draw, with ``seed``.
-        x, value: the columns of groups and of values.
-        name, caption, basis: the table's.
-        theirs: x → the published statistics, in the order of `STATISTICS`.
-        digits: behind the point.
-    """
-    ours = statistics(frame, x, value)
-    columns, shown, shape = [Column("statistic")], [], f".{digits}f"
-    for at in ours.index:
-        columns.append(Column(f"{x} = {at}", format=shape))
-        shown.append(ours.loc[at].tolist())
-        if theirs and at in theirs:
-            columns.append(Column(f"{x} = {at}", format=shape, published=True))
-            shown.append(list(theirs[at]))
-    rows = [[title, *(values[place] for values in shown)] for place, title in enumerate(STATISTICS)]
-    return Table(name, caption, columns, rows, basis)

@@ -12,7 +12,7 @@ from secateur.lab.options import Option, Options
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.study import Cell, Context, Outcome, Study
 from secateur.measure import parameters, predict
-from secateur.select import Scope, select
+from secateur.selection import Scope, select
 from secateur.structure import channels, cut, mask, weights
 from secateur.studies.comparison.cells import INIT, OWN_SEED, dense_cell
 from secateur.studies.kit import networks
@@ -98,7 +98,7 @@ def prune_cell(context: Context) -> Outcome:
     history = []
     for scope in SCOPES:
         for sparsity in context["sparsities"]:
-            keep = select(scores, sparsity, scope=scope)
+            keep = select(scores, sparsity, scope=scope, sites=sites)
             small = remove(model, keep)
             history.append(_row(context, recipe, model, small, keep) | {"scope": scope, "sparsity": sparsity})
             if sparsity == context["tune_at"] and scope == "layer":

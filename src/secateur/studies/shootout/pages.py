@@ -13,7 +13,7 @@ from secateur.lab.judgement import judged, paired, untested
 from secateur.lab.report import Report
 from secateur.lab.sections import interval, mean, pick
 from secateur.lab.stats import area, compare
-from secateur.lab.stats.compare import UNTESTED
+from secateur.lab.stats.comparisons import UNTESTED
 from secateur.lab.study import Results
 from secateur.studies.kit.parts import Part, report
 from secateur.studies.shootout.ways import CONTROLS, SOLVERS

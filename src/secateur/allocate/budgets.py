@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from secateur.allocate import Sensitivity
-from secateur.budget.latency import closest_in_time
-from secateur.budget.steps import Steps, by_scores, by_sensitivity
+from secateur.allocate.latency import closest_in_time
+from secateur.allocate.scan import Sensitivity
+from secateur.allocate.steps import Steps, by_scores, by_sensitivity
 from secateur.criteria.base import check_scores
 from secateur.measure import file_bytes
 from secateur.measure import macs as measured_macs
 from secateur.measure import parameters as measured_parameters
-from secateur.select import Scope
+from secateur.selection import Scope
 from secateur.state import usual
 from secateur.structure import Structure, cut
 from secateur.structure.cost import Cost

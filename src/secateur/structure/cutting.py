@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from secateur.randomness import private_draws
 from secateur.state import evaluating, usual
 from secateur.structure.attention import free_attention
 from secateur.structure.axes import Atom, keep_vector
@@ -59,8 +60,8 @@ def cut(
     """Return a smaller copy of `model` without the units that `keep` marks False, verified against the masked model.
 
     The copy is an ordinary module of the same class with the same ``state_dict`` keys; modes, dtypes, devices,
-    ``requires_grad`` and shared parameters are as they were. Before it is returned, its outputs on the example inputs
-    are compared with those of the masked model.
+    ``requires_grad`` and shared parameters are as they were. Before it is returned, its outputs are compared with those
+    of the masked model: in float64 on weights and inputs drawn anew, and in its own type on the example inputs.
 
     Args:
         model: the model that `sites` were found in; it is left as it is.
@@ -68,10 +69,12 @@ def cut(
         keep: one bool tensor a site, of the site's shape, True = keep; sites without one stay whole.
         form: ``"module"`` returns a module of the model's own class. Where its code holds a size as a literal that no
             attribute holds, that cannot run; ``"graph"`` returns the traced graph as a `torch.fx.GraphModule` instead
-            (for inference; any batch size where that verifies), and ``"auto"`` does so where the module cannot run.
+            (for inference, on inputs of the shapes that it was verified on; a batch or a length is any where it was run
+            at others), and ``"auto"`` does so where the module cannot run.
         optimizer: the optimizer that trains `model`; it is changed in place to train the small model on, its moments
             cut with the parameters. It stays as it is when the cut fails.
-        tolerance: the greatest relative difference between the cut and the masked model's outputs.
+        tolerance: the greatest relative difference between the cut and the masked model's outputs on the example; of
+            outputs in half precision, as many times that as their steps are coarser, where float64 has agreed.
 
     Raises:
         CutError: a site would lose every unit, or the smaller model cannot run; nothing is returned.
@@ -277,7 +280,7 @@ def _blame(model: nn.Module, structure: Structure) -> str:
         handles.append(module.register_forward_pre_hook(lambda _m, _a, path=path: entered.append(path or "the model")))
         handles.append(module.register_forward_hook(lambda _m, _a, _o: _forget(entered)))
     try:
-        with evaluating(model):
+        with evaluating(model), private_draws():
             model(*structure.graph.args, **structure.graph.kwargs)
     except Exception:  # noqa: BLE001  (the error itself is the caller's; here only its place is wanted)
         return f"in {entered[-1]}" if entered else "in the model"

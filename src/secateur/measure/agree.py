@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from secateur.files import require
 from secateur.labelled import Data
 from secateur.measure.quality import evaluate
-from secateur.select import select
+from secateur.selection import select
 from secateur.state import usual
 from secateur.structure import mask
 from secateur.types import InputError, Loss, Scores, Sites, unknown_name

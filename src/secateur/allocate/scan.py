@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from secateur.criteria.base import scores_of
 from secateur.files import require
 from secateur.labelled import Data
-from secateur.rate.masks import evaluate_keeps
-from secateur.select import select
+from secateur.rate.masks import rate as rate_masks
+from secateur.selection import select
 from secateur.state import own_tensors, usual
 from secateur.structure import Structure, cut
 from secateur.structure.flow import Flow
@@ -149,7 +149,7 @@ def sensitivity(
 
 def _loss_and_accuracy(model: nn.Module, data: Data | None, loss: str | Loss) -> dict[str, float]:
     assert data is not None
-    rated = evaluate_keeps(model, Sites({}), [{}], data, loss)
+    rated = rate_masks(model, Sites({}), [{}], data, loss)
     accuracy = float(rated.accuracy[0])
     return {"loss": float(rated.losses[0])} | ({} if isnan(accuracy) else {"accuracy": accuracy})
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from secateur.budget.steps import Steps
+from secateur.allocate.steps import Steps
 from secateur.measure import compare_latency
 from secateur.measure import latency as measured_latency
 from secateur.structure import cut

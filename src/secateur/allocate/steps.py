@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.allocate import Choices, Portions, Sensitivity
-from secateur.allocate.dynamic import Floats
+from secateur.allocate.dynamic import Choices, Floats, Portions
 from secateur.allocate.ratios import loss_by_removed
-from secateur.select import Scope, select
+from secateur.allocate.scan import Sensitivity
+from secateur.selection import Scope, select
 from secateur.types import Keep, Scores, unknown_name
 
 __all__ = ["Steps", "by_scores", "by_sensitivity"]

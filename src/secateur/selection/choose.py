@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from secateur.select.nested import nearest_multiple, nested_counts
-from secateur.select.patterns import Block, by_block, n_of_m
+from secateur.selection.nested import nearest_multiple, nested_counts
+from secateur.selection.patterns import Block, by_block, n_of_m
 from secateur.state import usual
 from secateur.structure.nesting import nested
 from secateur.types import InputError, Scores, Sites, unknown_name

@@ -1,0 +1,83 @@
+"""A table is its groups and its columns: one row for each group of rows, one column for each mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from secateur.lab.blocks import Basis, Column, Table
+from secateur.lab.sections import interval
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = ["Mean", "grouped", "means"]
+
+Value = str | Callable[["DataFrame"], Any]
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A column of a table: the mean of a value over the rows of a group.
+
+    Attributes:
+        value: a column of the rows, nan where they lack it; or a function from the rows to numbers, of which the mean is
+            taken, or to one number or text, which is shown as it is.
+        column: how it is shown.
+        interval: the title of a further column with the half width of the mean's 95 % interval; none when empty.
+    """
+
+    value: Value
+    column: Column
+    interval: str = ""
+
+    @property
+    def columns(self) -> list[Column]:
+        """The column, and that of the interval where there is one."""
+        return [self.column, *([Column(self.interval)] if self.interval else [])]
+
+    def of(self, rows: DataFrame) -> list[Any]:
+        """Return the values of one group."""
+        values = self.value(rows) if callable(self.value) else rows.get(self.value)
+        if not hasattr(values, "notna"):
+            return [float("nan") if values is None else values, *([""] if self.interval else [])]
+        mean = float(values.mean()) if values.notna().any() else float("nan")
+        return [mean, *([interval(values) if len(values) else ""] if self.interval else [])]
+
+
+def grouped(
+    frame: DataFrame,
+    name: str,
+    caption: str,
+    groups: Mapping[str, Column],
+    columns: Sequence[Mean],
+    basis: Basis | str,
+    *,
+    sort: bool = False,
+    first: Sequence[Sequence[Any]] = (),
+) -> Table:
+    """Return one row for each group of the rows, in the order in which they are met.
+
+    Args:
+        frame: the rows.
+        name, caption, basis: the table's.
+        groups: column of the frame → how it is shown; each combination of their values is a group.
+        columns: what is shown of a group.
+        sort: bring the groups into order.
+        first: rows that stand before those of the groups.
+
+    >>> import pandas
+    >>> rows = pandas.DataFrame({"method": ["l2", "l2", "l1"], "accuracy": [0.5, 0.7, 0.9]})
+    >>> shown = [Mean("accuracy", Column("accuracy"), "95 %"), Mean(len, Column("networks"))]
+    >>> grouped(rows, "toy", "Toys.", {"method": Column("method")}, shown, "").rows
+    [['l2', 0.6, '± 1.2706', 2], ['l1', 0.9, '', 1]]
+    """
+    headings = [*groups.values(), *(column for mean in columns for column in mean.columns)]
+    rows = [[*key, *means(own, columns)] for key, own in frame.groupby(list(groups), sort=sort)] if len(frame) else []
+    return Table(name, caption, headings, [*map(list, first), *rows], basis)
+
+
+def means(rows: DataFrame, columns: Sequence[Mean]) -> list[Any]:
+    """Return what `columns` show of some rows."""
+    return [value for mean in columns for value in mean.of(rows)]

@@ -1,0 +1,353 @@
+"""Sizes that also enter arithmetic: attention keeps its temperature, and only what was seen to set sizes is changed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import secateur as sc
+from secateur.structure.carriers import Attribute
+from secateur.structure.watch import watch
+from secateur.types import Keep, Sites
+
+HEADS, HEAD_DIM = 4, 8
+WIDTH = HEADS * HEAD_DIM
+
+
+class Attention(nn.Module):
+    """Attention written out; `scale` says by what the scores are multiplied."""
+
+    def __init__(self, scale: Callable[[Any, Tensor], Any], views_head_dim: bool = True) -> None:
+        super().__init__()
+        self.heads, self.head_dim, self.width = HEADS, HEAD_DIM, WIDTH
+        self.parts = (HEADS, HEAD_DIM)
+        self.scale, self.views_head_dim = scale, views_head_dim
+        self.inp, self.out = nn.Linear(6, WIDTH), nn.Linear(WIDTH, 5)
+        self.q, self.k, self.v, self.o = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+
+    @property
+    def head_size(self) -> int:
+        return self.parts[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inp(x)
+        last = self.head_dim if self.views_head_dim else -1
+        q, k, v = (layer(x).view(*x.shape[:2], self.heads, last).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        scores = q @ k.transpose(-2, -1) * self.scale(self, q)
+        y = scores.softmax(-1) @ v
+        made: Tensor = self.out(self.o(y.transpose(1, 2).flatten(2)))
+        return made
+
+
+def function(size: int) -> float:
+    return 1 / math.sqrt(size)
+
+
+SCALES: dict[str, Callable[[Any, Tensor], Any]] = {
+    "a power": lambda m, q: m.head_dim**-0.5,
+    "a root below": lambda m, q: 1 / m.head_dim**0.5,
+    "math.sqrt": lambda m, q: 1.0 / math.sqrt(m.head_dim),
+    "math.pow": lambda m, q: math.pow(m.head_dim, -0.5),
+    "numpy": lambda m, q: 1 / np.sqrt(m.head_dim),
+    "an inverse by a float": lambda m, q: (1.0 / m.head_dim) ** 0.5,
+    "an inverse alone": lambda m, q: 1.0 / m.head_dim,
+    "a product": lambda m, q: (3 * m.head_dim) ** -0.5,
+    "a float": lambda m, q: float(m.head_dim) ** -0.5,
+    "a tensor": lambda m, q: torch.tensor(m.head_dim).rsqrt(),
+    "a float in a tensor": lambda m, q: torch.tensor(float(m.head_dim)).rsqrt(),
+    "a full tensor": lambda m, q: torch.full((1,), m.head_dim, dtype=q.dtype).rsqrt(),
+    "a function": lambda m, q: function(m.head_dim),
+    "through a property": lambda m, q: m.head_dim / m.head_size**1.5,
+    "the shape of the queries": lambda m, q: q.shape[-1] ** -0.5,
+    "their size": lambda m, q: 1 / math.sqrt(q.size(-1)),
+    "their last size": lambda m, q: 1 / math.sqrt(q.size()[-1]),
+    "an unpacked shape": lambda m, q: (lambda b, h, t, d: d**-0.5)(*q.shape),
+    "a size in a tensor": lambda m, q: 1 / torch.sqrt(torch.tensor(q.size(-1), dtype=q.dtype) * 3),
+    "a count": lambda m, q: (q.numel() // (q.shape[0] * q.shape[1] * q.shape[2])) ** -0.5,
+}
+
+
+def random_keep(model: nn.Module, sites: Sites, sparsity: float = 0.3) -> Keep:
+    return sc.select(sc.criteria.by_name("random")(model, sites), sparsity=sparsity, scope="layer")
+
+
+def check_cut(model: nn.Module, small: nn.Module, sites: Sites, keep: Keep, x: Tensor) -> None:
+    with torch.no_grad():
+        ours, theirs = small(x), sc.mask(model, sites, keep)(x)
+    assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
+
+
+def cut_weakly(model: nn.Module) -> tuple[nn.Module, Sites, Keep]:
+    """Cut on an example that shows little; compared where attention matters."""
+    sites = sc.channels(model, 0.01 * torch.randn(2, 7, 6))
+    keep = random_keep(model, sites)
+    small = sc.cut(model, sites, keep)
+    check_cut(model, small, sites, keep, 5 * torch.randn(2, 7, 6))
+    return small, sites, keep
+
+
+@pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
+@pytest.mark.parametrize("views", [True, False], ids=["view by attribute", "view by -1"])
+def test_the_temperature_stays_and_the_cut_is_a_module(scale: Callable[[Any, Tensor], Any], views: bool) -> None:
+    model = Attention(scale, views).eval()
+    small, sites, _ = cut_weakly(model)
+    assert isinstance(small, Attention)
+    assert {site.unit for site in sites.values()} >= {"head", "neuron"}
+    assert (small.heads, small.head_dim) == (3, HEAD_DIM)
+    if views:
+        assert "q.head_dim" in sites.frozen
+        assert "temperature" in sites.frozen["q.head_dim"]
+        assert "v.head_dim" in sites.frozen
+    elif "v" in sites:
+        assert small.v.weight.shape[0] < WIDTH * 3 // 4
+
+
+class Variant(nn.Module):
+    """An attention block between two layers; the rest is the case's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.head_dim, self.width = HEADS, HEAD_DIM, WIDTH
+        self.scale = HEAD_DIM**-0.5
+        self.inp, self.out = nn.Linear(6, WIDTH), nn.Linear(WIDTH, 5)
+        self.q, self.k, self.v = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = (f(x).view(*x.shape[:2], self.heads, -1).transpose(1, 2) for f in (self.q, self.k, self.v))
+        return q, k, v
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.out(self.mix(self.inp(x)).transpose(1, 2).flatten(2))
+        return made
+
+    def mix(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class FromWidthAndHeads(Variant):
+    def mix(self, x: Tensor) -> Tensor:
+        q, k, v = self.split(x)
+        return (q @ k.transpose(-2, -1) * (x.shape[-1] // self.heads) ** -0.5).softmax(-1) @ v
+
+
+class FromALayer(Variant):
+    def mix(self, x: Tensor) -> Tensor:
+        q, k, v = self.split(x)
+        return (q @ k.transpose(-2, -1) / math.sqrt(self.q.out_features // self.heads)).softmax(-1) @ v
+
+
+class FromAWeight(Variant):
+    def mix(self, x: Tensor) -> Tensor:
+        q, k, v = self.split(x)
+        return (q @ k.transpose(-2, -1) / math.sqrt(len(self.q.weight) // self.heads)).softmax(-1) @ v
+
+
+class Fused(Variant):
+    def mix(self, x: Tensor) -> Tensor:
+        q, k, v = self.split(x)
+        return F.scaled_dot_product_attention(q, k, v, scale=self.head_dim**-0.5)
+
+
+class FusedByItself(Variant):
+    def mix(self, x: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(*self.split(x))
+
+
+class Einsum(Variant):
+    def mix(self, x: Tensor) -> Tensor:
+        q, k, v = (f(x).view(*x.shape[:2], self.heads, self.head_dim) for f in (self.q, self.k, self.v))
+        weights = (torch.einsum("bqhd,bkhd->bhqk", q, k) / math.sqrt(self.head_dim)).softmax(-1)
+        return torch.einsum("bhqk,bkhd->bhqd", weights, v)
+
+
+class EinsumByShape(Variant):
+    def mix(self, x: Tensor) -> Tensor:
+        q, k, v = self.split(x)
+        weights = (torch.einsum("...qd,...kd->...qk", q, k) / math.sqrt(q.shape[-1])).softmax(-1)
+        return weights @ v
+
+
+class ScaledInPlace(Variant):
+    def mix(self, x: Tensor) -> Tensor:
+        q, k, v = self.split(x)
+        q = q.clone()
+        q *= self.head_dim**-0.5
+        return (q @ k.transpose(-2, -1)).softmax(-1) @ v
+
+
+class Batched(Variant):
+    def mix(self, x: Tensor) -> Tensor:
+        q, k, v = (y.flatten(0, 1) for y in self.split(x))
+        scores = torch.baddbmm(x.new_zeros(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=self.head_dim**-0.5)
+        return (scores.softmax(-1) @ v).unflatten(0, (x.shape[0], self.heads))
+
+
+class AFractionAgainASize(Variant):
+    def mix(self, x: Tensor) -> Tensor:
+        q, k, v = (f(x).view(*x.shape[:2], self.heads, int(self.width / self.heads)) for f in (self.q, self.k, self.v))
+        q, k, v = (y.transpose(1, 2) for y in (q, k, v))
+        return (q @ k.transpose(-2, -1) * self.scale).softmax(-1) @ v
+
+
+VARIANTS = list(Variant.__subclasses__())
+
+
+@pytest.mark.parametrize("kind", VARIANTS)
+def test_however_the_temperature_is_found_the_cut_is_right(kind: type[Variant]) -> None:
+    _, sites, _ = cut_weakly(kind().eval())
+    assert len(sites) >= 2
+
+
+@pytest.mark.parametrize("kind", [Fused, FusedByItself, Einsum, EinsumByShape, ScaledInPlace, Batched])
+def test_where_one_number_sets_the_temperature_heads_are_cut_in_a_module(kind: type[Variant]) -> None:
+    small, sites, _ = cut_weakly(kind().eval())
+    assert isinstance(small, kind)
+    assert any(site.unit == "head" for site in sites.values()), dict(sites.frozen)
+
+
+def test_a_stored_temperature_lets_the_head_dimension_be_cut() -> None:
+    class Stored(Variant):
+        def mix(self, x: Tensor) -> Tensor:
+            q, k, v = (
+                f(x).view(*x.shape[:2], self.heads, self.head_dim).transpose(1, 2) for f in (self.q, self.k, self.v)
+            )
+            return (q @ k.transpose(-2, -1) * self.scale).softmax(-1) @ v
+
+    model = Stored().eval()
+    sites = sc.channels(model, torch.randn(2, 7, 6))
+    assert any(site.unit == "head dimension" for site in sites.values())
+    keep = {name: torch.arange(site.size) < site.size - 2 for name, site in sites.items() if site.size == HEAD_DIM}
+    small = sc.cut(model, sites, keep, form="module")
+    check_cut(model, small, sites, keep, torch.randn(2, 7, 6))
+    assert isinstance(small, Stored)
+    assert (small.head_dim, small.scale) == (HEAD_DIM - 2, HEAD_DIM**-0.5)
+
+
+class Scaled(nn.Module):
+    """A width that also scales, as where embeddings are multiplied by the root of the model's width."""
+
+    def __init__(self, factor: Callable[[Any, Tensor], Any], norm: bool) -> None:
+        super().__init__()
+        self.d_model, self.factor = 16, factor
+        self.inp, self.mid, self.out = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 5)
+        self.norm: nn.Module = nn.LayerNorm(16, eps=1e-12) if norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.inp(x) * self.factor(self, x))
+        made: Tensor = self.out(self.mid(x.reshape(-1, self.d_model)).relu())
+        return made
+
+
+FACTORS: dict[str, Callable[[Any, Tensor], Any]] = {
+    "attribute": lambda m, x: math.sqrt(m.d_model),
+    "layer": lambda m, x: m.inp.out_features**0.5,
+    "norm": lambda m, x: math.sqrt(m.norm.normalized_shape[0]) if isinstance(m.norm, nn.LayerNorm) else 2.0,
+    "weight": lambda m, x: math.sqrt(m.inp.weight.shape[0]),
+    "bias": lambda m, x: m.inp.bias.numel(),
+}
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("factor", FACTORS.values(), ids=FACTORS)
+def test_a_width_that_also_scales_keeps_its_number(factor: Callable[[Any, Tensor], Any], norm: bool) -> None:
+    model = Scaled(factor, norm).eval()
+    sites = sc.channels(model, 0.01 * torch.randn(3, 6))
+    assert {site.size for site in sites.values()} == {16}
+    keep = random_keep(model, sites)
+    small = sc.cut(model, sites, keep)
+    reference: nn.Module = sc.mask(model, sites, keep)
+    if norm:
+        return  # that it comes back at all says that it agrees with the reference of kept statistics
+    x = torch.randn(3, 6)
+    with torch.no_grad():
+        assert torch.allclose(small(x), reference(x), atol=1e-5)
+
+
+class Bystanders(nn.Module):
+    """Attributes that equal a size; forward reads some of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = self.n_classes = self.num_samples = self.warmup = self.limit = self.rounds = 16
+        self._rows = 16
+        self.shape = (16, 16)
+        self.listed = [16]
+        self.a, self.f = nn.Linear(8, 16), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x).relu().reshape(-1, self.hidden)
+        assert h.shape[0] < self.limit
+        for _ in range(self.rounds):
+            h = h + 0
+        made: Tensor = self.f(h)
+        return made
+
+
+def test_only_attributes_that_set_sizes_change() -> None:
+    model = Bystanders().eval()
+    sites = sc.channels(model, torch.randn(2, 8))
+    small = sc.cut(model, sites, {"a": torch.arange(16) < 12}, form="module")
+    assert small.hidden == 12
+    for name, value in vars(model).items():
+        if not name.startswith("_") and name != "hidden":
+            assert getattr(small, name) == value, name
+    assert model.hidden == 16
+
+
+@pytest.mark.parametrize("holder", ["_rows", "shape", "listed"])
+def test_private_attributes_and_rows_of_sizes_change_where_they_set_sizes(holder: str) -> None:
+    class Held(Bystanders):
+        def forward(self, x: Tensor) -> Tensor:
+            value = getattr(self, holder)
+            made: Tensor = self.f(self.a(x).relu().reshape(-1, value if isinstance(value, int) else value[-1]))
+            return made
+
+    model = Held().eval()
+    sites = sc.channels(model, torch.randn(2, 8))
+    small = sc.cut(model, sites, {"a": torch.arange(16) < 12}, form="module")
+    check_cut(model, small, sites, {"a": torch.arange(16) < 12}, torch.randn(2, 8))
+    assert (small.hidden, small.n_classes) == (16, 16)
+    assert type(getattr(small, holder)) is type(getattr(model, holder))
+
+
+def test_watching_leaves_the_model_and_its_numbers_as_they_were() -> None:
+    class Keeps(Bystanders):
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen = self.hidden
+            self.shape = x.shape
+            return super().forward(x)
+
+    model = Keeps().eval()
+    before = dict(vars(model))
+    sc.cut(model, sc.channels(model, torch.randn(2, 8)), {"a": torch.arange(16) < 12})
+    assert vars(model) == before
+    assert type(model.hidden) is int
+    assert "__getattribute__" not in vars(nn.Module)
+
+
+def test_what_is_read_and_what_becomes_of_it() -> None:
+    class Uses(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.size = self.scale = self.both = self.dim = self.cast = self.unread = 1
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = x.view(self.size, -1) * self.scale
+            return y.view(self.both, -1).div(self.both).sum(self.dim) + torch.ones(int(self.cast))
+
+    found = watch(Uses(), (torch.randn(1, 3),), {})
+    assert found is not None
+    assert {a.name for a in found.read} == {"size", "scale", "both", "dim", "cast"}
+    assert {a.name for a in found.numbers if isinstance(a, Attribute)} == {"scale", "both", "dim"}
+    assert {a.name for a in found.sizes} == {"size", "both"}
+    assert found.lost == {Attribute("", "cast")}
+    assert found.only_sizes(Attribute("", "size"))
+    assert not found.only_sizes(Attribute("", "cast"))
+    assert found.may_change(Attribute("", "cast"))
