@@ -170,7 +170,7 @@ def report(
         title: the report's.
         sections, words, cards: of a part that has more than its training; the words make the summary.
         notes: how it was done, and how doubtful passages were read; ``{epochs}`` stands for an option.
-        trained: whether each part ends with a section on its training.
+        trained: whether each part ends with a section on its training; else the sections have it, if any.
     """
     several = len(grid(results.options)) > 1
     body: list[Section] = []
@@ -178,7 +178,7 @@ def report(
     heads: list[Card] = []
     for part in parts(results):
         there = len(part.cells) > 0
-        own = list(sections(part)) if there else []
+        own = list(sections(part)) if there or not trained else []
         own += [networks_section(part)] if trained and (len(part.trained) or len(part.kind("load"))) else []
         prefix = f"{part.model} on {part.data}: " if several else ""
         body += [section.within(part.data, part.model) for section in own] if several else own
