@@ -92,7 +92,7 @@ def _ours(case: Case, row: Row, report: Callable[[Row], None]) -> None:
     row.update(sites=len(sites), frozen=len(sites.frozen), units=sum(s.size for s in sites.values()))
     row["reasons"] = dict(Counter(_kind(reason) for reason in sites.frozen.values()).most_common(6))
     timer.stage("select")
-    keep = select(Magnitude(p=2)(model, sites), SPARSITY, scope="layer")
+    keep = select(Magnitude(p=2)(model, sites), SPARSITY, scope="layer", sites=sites)
     timer.stage("cut")
     made = cut_with_plan(model, sites, keep)
     row.update(

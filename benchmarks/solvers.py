@@ -35,7 +35,9 @@ def networks() -> dict[str, Callable[[], nn.Module]]:
 
 def by_score(criterion: object, scope: str) -> Way:
     """Mask by a criterion's scores."""
-    return lambda model, sites, s: sc.mask(model, sites, sc.select(criterion(model, sites), s, scope=scope))  # type: ignore[operator,arg-type]
+    return lambda model, sites, s: sc.mask(
+        model, sites, sc.select(criterion(model, sites), s, scope=scope, sites=sites)
+    )  # type: ignore[operator,arg-type]
 
 
 def by_solver(solver: object) -> Way:

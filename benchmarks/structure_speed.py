@@ -1,9 +1,11 @@
 """How long it takes to trace, plan and cut a model, beside Torch-Pruning on the same model, and how much memory.
 
     python benchmarks/structure_speed.py --model resnet50 --rounds 7
+    git worktree add ../before COMMIT && python benchmarks/structure_speed.py --before ../before
 
 Both tools prune 30 % of the channels by L2 norm, in turns in one run at one thread; process time, medians and ratios.
-Torch-Pruning does not verify what it made, so our time is given with and without verification. Memory is the peak of a
+Torch-Pruning does not verify what it made, so our time is given with and without verification; the difference is what
+verification costs. ``--before`` measures that of another commit's worktree too, in turns with this one's. Memory is the peak of a
 process of its own that does the work once, above what it held before, as a multiple of the model's parameters.
 Needs what benchmarks/README.md lists.
 """
@@ -16,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,7 +42,7 @@ def ours(model: nn.Module, inputs: torch.Tensor, verified: bool) -> nn.Module:
     from secateur.structure.cutting import apply_plan, make_plan
 
     sites = sc.channels(model, inputs)
-    keep = sc.select(sc.criteria.Magnitude(p=2)(model, sites), 0.3, scope="layer")
+    keep = sc.select(sc.criteria.Magnitude(p=2)(model, sites), 0.3, scope="layer", sites=sites)
     if verified:
         return sc.cut(model, sites, keep, form="module")
     gone = {sites.structure.units[name]: kept for name, kept in keep.items()}
@@ -77,6 +80,38 @@ def peak(name: str) -> None:
     print(f"memory: {size / 2**20:.0f} MiB of parameters; the cut took {(after - before) / size:.2f} times that on top")
 
 
+SERVE = """
+import sys
+sys.path[:0] = [sys.argv[1] + "/src", sys.argv[1] + "/benchmarks"]
+import torch
+from structure_speed import SIZE, build, ours, seconds
+torch.set_num_threads(1)
+inputs, model = torch.randn(1, 3, SIZE, SIZE), build(sys.argv[2])
+for _ in sys.stdin:
+    print(*(seconds(lambda: ours(model, inputs, verified=verified)) for verified in (True, False)), flush=True)
+"""
+
+
+def compare(name: str, rounds: int, before: str) -> None:
+    """Print what verification costs in this worktree and in another, round by round in turns."""
+    roots = {"here": str(Path(__file__).resolve().parents[1]), "before": before}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    servers = {
+        which: subprocess.Popen([sys.executable, "-c", SERVE, root, name], **pipes) for which, root in roots.items()
+    }
+    costs: dict[str, list[float]] = {which: [] for which in roots}
+    for _ in range(rounds + 1):
+        for which, server in servers.items():
+            server.stdin.write("once\n")
+            server.stdin.flush()
+            verified, unverified = map(float, server.stdout.readline().split())
+            costs[which].append(verified - unverified)
+    for server in servers.values():
+        server.communicate()
+    here, then = (statistics.median(costs[which][1:]) for which in roots)
+    print(f"verification  {here:8.3f} s   {here / then:5.2f} × before ({then:.3f} s)")
+
+
 def _status(field: str) -> int:
     """A figure of this process in bytes, from Linux's own account."""
     with open("/proc/self/status", encoding="ascii") as file:
@@ -88,11 +123,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet50", help="a torchvision classification model")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--before", metavar="FOLDER", help="a worktree of another commit to compare with")
     parser.add_argument("--peak", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.peak:
         peak(options.model)
+        return
+    if options.before:
+        compare(options.model, options.rounds, options.before)
         return
     inputs = torch.randn(1, 3, SIZE, SIZE)
     found: dict[str, list[float]] = {"verified": [], "not verified": [], "Torch-Pruning": []}
@@ -104,6 +143,7 @@ def main() -> None:
     medians = {name: statistics.median(times[1:]) for name, times in found.items()}  # the first round warms up
     for name, median in medians.items():
         print(f"{name:<14}{median:8.3f} s   {median / medians['Torch-Pruning']:5.2f} × Torch-Pruning")
+    print(f"verification  {medians['verified'] - medians['not verified']:8.3f} s")
     subprocess.run([sys.executable, __file__, "--model", options.model, "--peak"], check=True)
 
 

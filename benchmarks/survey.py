@@ -56,7 +56,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--only", choices=coverage_models.SUITES, nargs="+", help="suites (default: the zoo, transformers)"
     )
-    parser.add_argument("--match", default="*", metavar="PATTERN", help="models by name, such as 'DeBERTa*'")
+    parser.add_argument("--match", default=["*"], nargs="+", metavar="PATTERN", help="names, such as 'DeBERTa*'")
     parser.add_argument("--scores", choices=("random", "l2"), default="random", help="which 30%% of every site go")
     parser.add_argument("--seconds", type=int, default=300, help="CPU seconds for each model")
     parser.add_argument("--gigabytes", type=float, default=14, help="address space for each model")
@@ -70,7 +70,7 @@ def _work(suite: str, options: argparse.Namespace, rows: dict[tuple[str, str], R
     for case in coverage_models.cases(suite):
         row = rows.get((case.suite, case.name))
         again = row is None or options.again == "all" or (options.again == "failed" and row["verdict"] != "right")
-        if again and fnmatchcase(case.name, options.match):
+        if again and any(fnmatchcase(case.name, pattern) for pattern in options.match):
             yield case
 
 
@@ -89,7 +89,7 @@ def line(row: Row) -> str:
     head = f"{row['verdict']:<7} {row['suite']}/{row['model']}: "
     if "difference" not in row:
         return head + f"{row.get('stage', 'start')}: {row.get('error_type', '')}: {row.get('error', '')}"[:300]
-    said = [row["form"], f"{row['difference']:.0e} apart"]
+    said = [row["form"] + " of these shapes alone" * row.get("own_shapes", False), f"{row['difference']:.0e} apart"]
     return head + ", ".join(said) + (f"; {row['error']}"[:300] if row.get("error") else "")
 
 

@@ -56,7 +56,9 @@ def _survey(case: Case, scores: str, row: Row, report: Callable[[Row], None]) ->
     row["stage"] = "trace"
     sites = channels(model, inputs)
     seed = crc32(case.name.encode())
-    keep = select((Random(seed) if scores == "random" else Magnitude(p=2))(model, sites), SPARSITY, scope="layer")
+    keep = select(
+        (Random(seed) if scores == "random" else Magnitude(p=2))(model, sites), SPARSITY, scope="layer", sites=sites
+    )
     row.update(stage="cut", sites=len(sites), frozen=len(sites.frozen))
     report(row)
     made = cut_with_plan(model, sites, keep)
@@ -73,14 +75,16 @@ def _judge(row: Row, comparisons: list[Comparison], touched: list[str]) -> None:
     apart = [c.difference for c in comparisons if c.difference is not None]
     row["difference"] = max(apart, default=0.0)
     row["comparisons"] = [(_words(c), c.difference, c.error) for c in comparisons]
-    errors = [f"{_words(c)}: {c.error}" for c in comparisons if c.error]
+    # A graph that says which shapes it takes, and refuses others, promises no more than it holds.
+    errors = [f"{_words(c)}: {c.error}" for c in comparisons if c.error and not c.refused]
+    row["own_shapes"] = any(c.refused for c in comparisons)
     if touched:
         row.update(verdict="touched", error=f"the original changed: {', '.join(touched[:5])}")
     elif row["difference"] > TOLERANCE:
         worst = [_words(c) for c in comparisons if c.difference is not None and c.difference > TOLERANCE]
         row.update(verdict="wrong", error=f"verified at {row['own_difference']:.0e}; wrong with {'; '.join(worst)}")
-    elif errors:
-        row.update(verdict="narrow", error=errors[0])
+    elif errors or not apart:
+        row.update(verdict="narrow", error=next(iter(errors), "it refuses even the example's shapes"))
     else:
         row["verdict"] = "right"
 

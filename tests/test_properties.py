@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from secateur.structure import channels, cut
 from secateur.structure.cutting import cut_with_plan
 from secateur.structure.difference import difference
-from secateur.structure.reference import reference_outputs
+from secateur.structure.reference import Reference
 from secateur.testing.random_nets import RULES, RandomNet, Step, random_keep
 from secateur.testing.toys import same_state, snapshot
 from secateur.types import CutError, Keep, Sites, TraceError, VerificationError
@@ -43,7 +43,7 @@ def expected(net: RandomNet, sites: Sites, keep: Keep, x: Tensor) -> Tensor:
     """What the cut model must compute on `x`, which is not what it was verified on."""
     if sites.structure.ties.statistics:  # statistics over fewer channels: ask the library's own reference
         fresh = channels(net, x)
-        outputs = reference_outputs(net, fresh, keep)
+        outputs = Reference(net, fresh, keep).on_example()
         assert isinstance(outputs, Tensor)
         return outputs
     return plainly_masked(net, sites, keep, x)

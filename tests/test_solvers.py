@@ -117,7 +117,7 @@ def test_n_of_m_is_the_plain_loop_that_chooses_each_group_on_updated_weights(
     model = nn.Sequential(build())
     mixed = normal(shape[0], shape[0], seed=3) + 2 * torch.eye(shape[0])
     data = torch.einsum("nc...,cd->nd...", normal(60, *shape, seed=2), mixed), torch.zeros(60)
-    solution = SparseGPT(data, block=block)(model, weights(model), pattern=pattern)
+    solution = SparseGPT(data, block=block).solve(model, weights(model), pattern=pattern)
     (inputs,) = LayerInputs(model, data, 60, "test").second_moments(["0.weight"])["0.weight"]
     flat = model[0].weight.detach().flatten().double()
     kernel = model[0].weight[0, 0].numel()
@@ -139,7 +139,9 @@ def test_n_of_m_on_inputs_that_go_together_loses_less_than_one_choice_for_all() 
     model = nn.Sequential(nn.Linear(64, 32), nn.Flatten())
     weight, moments = model[0].weight.detach().double(), (x.T @ x).double()
     at_once, _ = solve(weight, moments, [(0, 64)], lambda scores: n_of_m({"w": scores}, "2:4")["w"])
-    by_group = SparseGPT((x, torch.zeros(1000)))(model, weights(model), pattern="2:4").tensors["0.weight"].double()
+    by_group = (
+        SparseGPT((x, torch.zeros(1000))).solve(model, weights(model), pattern="2:4").tensors["0.weight"].double()
+    )
 
     def error(solved: Tensor) -> float:
         return float(((solved - weight) @ moments).mul(solved - weight).sum())

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import secateur as sc
 from secateur.repair import REPAIRS
+from secateur.saving import save_weights
 from secateur.state import evaluating
 from secateur.structure import channels, cut, mask, weights
 from secateur.testing import TOYS
@@ -156,7 +157,7 @@ def test_public_calls_leave_aliases_and_moving_state_alone(call: str, model: str
 
 @pytest.mark.parametrize("model", list(MODELS))
 @pytest.mark.parametrize("kind", [channels, weights])
-@pytest.mark.parametrize("name", list(sc.CRITERIA_OF_DATA))
+@pytest.mark.parametrize("name", sc.criteria.names())
 def test_criteria_leave_aliases_and_moving_state_alone(name: str, kind: Callable[..., sc.Sites], model: str) -> None:
     made = MODELS[model]()
     sites = channels(made, X) if kind is channels else weights(made)
@@ -323,7 +324,7 @@ def test_what_stands_around_a_model_is_refused_with_the_remedy(call: str, tmp_pa
         "recalibrate": lambda m: sc.repair.recalibrate(m, DATA),
         "parameters": sc.measure.parameters,
         "file_bytes": sc.measure.file_bytes,
-        "save_weights": lambda m: sc.saving.save_weights(f"{tmp_path}/w.safetensors", m),
+        "save_weights": lambda m: save_weights(f"{tmp_path}/w.safetensors", m),
     }
     for _, model, remedy in _wrapped():
         with pytest.raises(SecateurError, match=remedy):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from torch import nn
 
 import secateur as sc
-from untouched_guard import Touched, install, watched
+from secateur import saving
+from untouched_guard import Touched, watched
 
 
 def _model() -> nn.Module:
@@ -62,15 +65,23 @@ def test_what_leaves_the_model_alone_passes() -> None:
 
 
 def test_the_public_face_is_watched() -> None:
-    assert install() == [] or all(hasattr(f, "watched") for f in (sc.prune, sc.channels, sc.cut, sc.mask))
-    for name in ("prune", "channels", "weights", "blocks", "mask", "cut", "sensitivity", "budget", "repair"):
-        assert hasattr(getattr(sc, name), "watched"), name
+    for room, names in {
+        sc: ("prune", "channels", "weights", "blocks", "mask", "cut", "evaluate", "fit", "distill"),
+        sc.measure: ("rate", "predict", "latency", "macs", "peak_memory", "parameters", "file_bytes", "agreement"),
+        sc.allocate: ("sensitivity", "budget"),
+        sc.repair: ("repair", "recalibrate"),
+        saving: ("save_weights",),
+    }.items():
+        for name in names:
+            assert hasattr(getattr(room, name), "watched"), name
+    kinds = [c for c in vars(sc.criteria).values() if inspect.isclass(c) and issubclass(c, sc.criteria.CriterionBase)]
+    assert len(kinds) > 10
     for kind in (
-        sc.criteria.Taylor,
-        sc.criteria.LossChange,
-        sc.criteria.Magnitude,
+        *kinds,
         sc.schedules.Iterative,
+        sc.schedules.Greedy,
         sc.solvers.ThiNet,
+        sc.solvers.SparseGPT,
         sc.Result,
     ):
         assert any(hasattr(method, "watched") for c in kind.__mro__ for method in vars(c).values()), kind

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from torch import nn
 
+from secateur import solvers
 from secateur.allocate import BUDGETS
 from secateur.allocate import budget as within
-from secateur.criteria import Energy, by_name
+from secateur.criteria import by_name
 from secateur.criteria.base import level_sites, scores_of
 from secateur.measure import compare_latency
 from secateur.repair.consumers import Repair
@@ -23,119 +24,242 @@ from secateur.structure import channels, weights
 from secateur.structure.cutting import Form
 from secateur.train import Data
 from secateur.train.options import describe
-from secateur.types import Criterion, ExampleInputs, InputError, Keep, Loss, Scores, Sites, unknown_name
+from secateur.types import Criterion, ExampleInputs, InputError, Keep, Loss, Scores, Sites, unknown_name, with_changes
 
-__all__ = ["prune"]
+__all__ = ["PruneOptions", "prune"]
 
 Unit = Literal["channels", "weights"]
+UNITS = ("channels", "weights")
 
 
-@usual
-def prune(
-    model: nn.Module,
-    example_inputs: ExampleInputs,
-    criterion: str | Criterion = "l2",
-    sparsity: float | Mapping[str, float] | None = None,
-    *,
-    unit: Unit = "channels",
-    scope: Scope = "global",
-    cumulative: float | None = None,
-    pattern: str | None = None,
-    block: tuple[int, int] | None = None,
-    budget: Mapping[str, float | str] | None = None,
-    repair: Repair | Sequence[Repair] = (),
-    solver: Solver | None = None,
-    data: Data | None = None,
-    loss: str | Loss | None = None,
-    ignore: Iterable[str] = (),
-    minimum: int = 1,
-    round_to: int = 1,
-    form: Form = "auto",
-    latency: bool = True,
-) -> Result:
-    """Return a pruned copy of `model`, verified and measured; the model itself is left as it is.
+def _words(text: str, metavar: str | None = None) -> dict[str, str | None]:
+    """What the command line shows for an option."""
+    return {"help": text, "metavar": metavar}
 
-    Args:
-        model: a trained module.
-        example_inputs: what the model is called with: a tensor, a tuple of positional or a mapping of keyword inputs.
-        criterion: a criterion, or the name of one: ``"l2"``, ``"energy"``, …, or one that looks at `data`, such as
+
+@dataclass(frozen=True)
+class PruneOptions:
+    """What can be chosen about a pruning; the command line takes the same.
+
+    Attributes:
+        criterion: a criterion, or the name of one: ``"l2"``, ``"energy"``, …, or one that looks at data, such as
             ``"taylor"`` or ``"loss-change"``.
         sparsity: the fraction of units to remove, in [0, 1]; with scope "layer" also a mapping of site to fraction.
-            Half of the units where neither this nor another rule is given, unless the criterion has a threshold of its
-            own, as `Energy` does.
+            Half of the units where neither this nor another rule is given, unless the criterion has a rule of its own,
+            as `Energy` does.
         unit: ``"channels"`` are cut out and make the model smaller; ``"weights"`` are set to zero.
         scope: rank all units together (``"global"``), within each site (``"layer"``), or single weights within each row
             of a weight (``"row"``).
         cumulative, pattern, block: other rules of choosing; see `select`.
         budget: instead of a fraction, what the result may cost: ``{"macs": 0.5}``, or ``parameters``, ``bytes``,
             ``latency``; for channels; see `secateur.allocate.budget`.
-        repair: what to repair without training before the cut, with `data`: ``"least-squares"``, ``"bias"``,
+        repair: what to repair without training before the cut, with data: ``"least-squares"``, ``"bias"``,
             ``"norms"``, or several; for channels; see `secateur.repair`.
         solver: in the place of a criterion, a scope and a repair: what finds masks and new weights together, such as
-            `secateur.solvers.ThiNet` for channels or `SparseGPT` for weights; it takes a sparsity.
-        data: labelled samples for a criterion given by name to look at, and to repair with; a few hundred or thousand.
-        loss: what such a criterion takes for the loss on them: a name that `fit` takes, such as ``"mse"`` for a regression,
-            or a function of (outputs, targets) that gives the mean; cross-entropy where it is None. One that looks at
-            no loss does without it.
+            `secateur.solvers.ThiNet` for channels or `SparseGPT` for weights, or its name; it takes a sparsity.
+        loss: what a criterion that is given by name takes for the loss on the data: a name that `fit` takes, such as
+            ``"mse"`` for a regression, or a function of (outputs, targets) that gives the mean; cross-entropy where it is
+            None. One that looks at no loss does without it.
         ignore: sites to leave whole, by name or pattern.
         minimum: how many units every site keeps at least.
         round_to: keep a multiple of this many units in every site.
         form: what is returned for channels: see `cut`.
+
+    >>> PruneOptions("l1", 0.3).scope
+    'global'
+    """
+
+    criterion: str | Criterion = field(default="l2", metadata=_words("What to score by (see `secateur list`).", "NAME"))
+    sparsity: float | Mapping[str, float] | None = field(
+        default=None, metadata=_words("The fraction of units to remove, 0 to 1; 0.5 where no rule is given.")
+    )
+    unit: Unit = field(
+        default="channels",
+        metadata=_words("channels (neurons and filters are cut out) or weights (set to zero).", "UNIT"),
+    )
+    scope: Scope = field(
+        default="global",
+        metadata=_words(
+            "global (all units ranked together), layer (within each), or row (weights, within each output's).", "SCOPE"
+        ),
+    )
+    cumulative: float | None = field(
+        default=None, metadata=_words("Instead: in each site the lowest scores with this share of its total.")
+    )
+    pattern: str | None = field(
+        default=None, metadata=_words("Instead: keep N of every M single weights, such as 2:4.", "N:M")
+    )
+    block: tuple[int, int] | None = field(
+        default=None, metadata=_words("Choose single weights in blocks of this shape, such as 4,1.", "ROWS,COLUMNS")
+    )
+    budget: Mapping[str, float | str] | None = field(
+        default=None,
+        metadata=_words(
+            "Instead: what may be used of macs, parameters, bytes or latency, such as macs=0.5.", "WHAT=LIMIT"
+        ),
+    )
+    repair: Repair | Sequence[Repair] = field(
+        default=(), metadata=_words("What to repair from images: least-squares, bias or norms; may be repeated.", "HOW")
+    )
+    solver: str | Solver | None = field(
+        default=None,
+        metadata=_words("Instead of a criterion: thinet (channels), sparse-gpt or wood-fisher (weights).", "NAME"),
+    )
+    loss: str | Loss | None = field(
+        default=None,
+        metadata=_words("What a criterion takes for the loss: cross-entropy (default), mse, l1 or bce.", "NAME"),
+    )
+    ignore: Iterable[str] = field(
+        default=(), metadata=_words("A site to leave whole, by name or pattern; may be repeated.", "SITE")
+    )
+    minimum: int = field(default=1, metadata=_words("How many units every site keeps at least."))
+    round_to: int = field(default=1, metadata=_words("Keep a multiple of this many units in every site."))
+    form: Form = field(
+        default="auto",
+        metadata=_words(
+            "module (of the model's own class), graph (a torch.fx.GraphModule), or auto (a graph only where the model's code "
+            "holds sizes as literals).",
+            "FORM",
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        if self.unit not in UNITS:
+            raise unknown_name("unit", self.unit, UNITS)
+        if self.budget is not None:
+            self._check_budget(self.budget)
+        if self.solver is not None:
+            self._check_solver()
+        if self.repairs and self.unit == "weights":
+            raise InputError('prune: repair makes up for channels that are cut out; it goes with unit="channels"')
+
+    def _check_budget(self, budget: object) -> None:
+        rules = {"sparsity": self.sparsity, "cumulative": self.cumulative, "pattern": self.pattern, "block": self.block}
+        rival = next((name for name, value in rules.items() if value is not None), None)
+        if rival is not None:
+            raise InputError(f"prune: a budget says how much goes, and so does {rival}; give one of them")
+        if not isinstance(budget, Mapping):
+            raise InputError(f'prune: budget is {budget!r}; give what may be used of what, such as {{"macs": 0.5}}')
+        for name in budget:
+            if name not in BUDGETS:
+                raise unknown_name("budget", name, BUDGETS)
+
+    def _check_solver(self) -> None:
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if option.name not in LEFT_TO_ALL and value != option.default:
+                raise InputError(
+                    f"prune: a solver decides by itself what goes and repairs what stays; leave out {option.name}"
+                )
+
+    @property
+    def repairs(self) -> tuple[Repair, ...]:
+        """The repairs, in order."""
+        return (self.repair,) if isinstance(self.repair, str) else tuple(self.repair)
+
+    def completed(self, scorer: object) -> PruneOptions:
+        """Return the options with a rule of choosing: the one given, the criterion's own, or half of the units."""
+        rules = (self.sparsity, self.cumulative, self.pattern, self.budget)
+        if any(rule is not None for rule in rules):
+            return self
+        return replace(self, **(getattr(scorer, "default_rule", None) or {"sparsity": 0.5}))
+
+
+LEFT_TO_ALL = {"sparsity", "unit", "solver", "ignore", "form"}
+"""The options that go with a solver, too."""
+
+
+@usual
+def prune(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    criterion: str | Criterion | None = None,
+    sparsity: float | Mapping[str, float] | None = None,
+    options: PruneOptions | None = None,
+    *,
+    data: Data | None = None,
+    latency: bool = True,
+    **changes: Any,
+) -> Result:
+    """Return a pruned copy of `model`, verified and measured; the model itself is left as it is.
+
+    Args:
+        model: a trained module.
+        example_inputs: what the model is called with: a tensor, a tuple of positional or a mapping of keyword inputs.
+        criterion, sparsity: the two options that are given most; see `PruneOptions`. None leaves them as in `options`.
+        options: what to choose; see `PruneOptions`.
+        data: labelled samples for a criterion given by name to look at, and to repair with; a few hundred or thousand.
         latency: whether to time the model before and after.
+        changes: single options by name, such as ``scope="layer", budget={"macs": 0.5}``; they win over `options`.
 
     Raises:
-        InputError, UnknownNameError, TraceError, CutError: see `channels`, `select` and `cut`.
+        InputError, UnknownNameError, TraceError, CutError: see `PruneOptions`, `channels`, `select` and `cut`.
 
+    >>> import torch
     >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
     >>> result = prune(model, torch.zeros(1, 8), sparsity=0.5, latency=False)
     >>> result.model[0].out_features, result.report.parameters
     (8, (178, 90))
     """
-    if unit not in ("channels", "weights"):
-        raise unknown_name("unit", unit, ("channels", "weights"))
-    options: dict[str, Any] = {"scope": scope, "minimum": minimum, "round_to": round_to}
-    rule: dict[str, Any] = {"cumulative": cumulative, "pattern": pattern, "block": block}
-    limits: Mapping[str, Any] | None = budget
-    chosen = (repair,) if isinstance(repair, str) else tuple(repair)
-    scorer = _scorer(criterion, data, loss)
-    if solver is not None:
-        others = {"criterion": criterion, **options, **rule, "budget": budget, "repair": chosen, "loss": loss}
-        _check_solver(solver, others)
-    if limits is not None:
-        _check_budget(limits, {"sparsity": sparsity, **rule})
-    elif sparsity is None and cumulative is None and pattern is None:
-        if isinstance(scorer, Energy):
-            rule["cumulative"] = scorer.threshold
-        else:
-            sparsity = 0.5
-    sites = channels(model, example_inputs, ignore) if unit == "channels" else weights(model, ignore)
-    ready: nn.Module = model
-    keep: Keep
-    scores: Scores = {} if solver is not None else scores_of(scorer, model, sites, "prune")
-    if solver is not None:
-        solved = solver.solve(model, sites, 0.5 if sparsity is None else sparsity)
-        ready, keep = solved.apply(model), solved.keep
-    elif limits is not None:
-        keep = within(model, sites, scores, **limits, **options)
-    else:
-        keep = select(scores, sparsity, sites=sites, **options, **rule)
-    if unit == "weights" and chosen:
-        raise InputError('prune: repair makes up for channels that are cut out; it goes with unit="channels"')
-    method = Method(
-        criterion=repr(solver or criterion) if solver or not isinstance(criterion, str) else criterion,
-        scope=scope if solver is None else "in its own scope",
-        sparsity=dict(sparsity) if isinstance(sparsity, Mapping) else sparsity,
-        rule={name: value for name, value in {**rule, "budget": budget}.items() if value is not None},
-        repair=chosen,
-        loss=None if loss is None else str(describe(loss)),
-        warnings=tuple(_by_position(scores, keep)),
+    changes |= {n: v for n, v in (("criterion", criterion), ("sparsity", sparsity)) if v is not None}
+    chosen = with_changes(options or PruneOptions(), changes, "option of prune")
+    result = (
+        _solved(model, example_inputs, chosen, data) if chosen.solver else _scored(model, example_inputs, chosen, data)
     )
-    ready = _repaired(ready, sites, keep, chosen, data)
-    result = Result.of(model, sites, keep, repaired=ready, form=form, method=method)
-    taken = _latency(model, result.model, example_inputs) if latency else None
-    result = replace(result, latency=taken, inputs=example_inputs)
+    result = replace(result, inputs=example_inputs)
+    if latency:
+        result = replace(result, latency=_latency(model, result.model, example_inputs))
     _ = result.report  # counted now, before anybody trains one of the two models
     return result
+
+
+def _sites(model: nn.Module, example_inputs: ExampleInputs, options: PruneOptions) -> Sites:
+    channelled = options.unit == "channels"
+    return channels(model, example_inputs, options.ignore) if channelled else weights(model, options.ignore)
+
+
+def _solved(model: nn.Module, example_inputs: ExampleInputs, options: PruneOptions, data: Data | None) -> Result:
+    """The result of a solver, which finds masks and weights together."""
+    solver = _solver(options.solver, data)
+    sites = _sites(model, example_inputs, options)
+    sparsity = 0.5 if options.sparsity is None else options.sparsity
+    solution = solver.solve(model, sites, sparsity)
+    method = Method(repr(solver), "in its own scope", _plain(sparsity))
+    return Result.of(model, sites, solution.keep, repaired=solution.apply(model), form=options.form, method=method)
+
+
+def _scored(model: nn.Module, example_inputs: ExampleInputs, options: PruneOptions, data: Data | None) -> Result:
+    """The result of a criterion and a rule of choosing."""
+    scorer = _scorer(options.criterion, data, options.loss)
+    options = options.completed(scorer)
+    sites = _sites(model, example_inputs, options)
+    scores = scores_of(scorer, model, sites, "prune")
+    keep = _keep(model, sites, scores, options)
+    rules = {name: getattr(options, name) for name in ("cumulative", "pattern", "block", "budget")}
+    method = Method(
+        criterion=options.criterion if isinstance(options.criterion, str) else repr(options.criterion),
+        scope=options.scope,
+        sparsity=_plain(options.sparsity),
+        rule={name: value for name, value in rules.items() if value is not None},
+        repair=options.repairs,
+        loss=None if options.loss is None else str(describe(options.loss)),
+        warnings=tuple(_by_position(scores, keep)),
+    )
+    ready = _repaired(model, sites, keep, options.repairs, data)
+    return Result.of(model, sites, keep, repaired=ready, form=options.form, method=method)
+
+
+def _keep(model: nn.Module, sites: Sites, scores: Scores, options: PruneOptions) -> Keep:
+    ways: dict[str, Any] = {"scope": options.scope, "minimum": options.minimum, "round_to": options.round_to}
+    if options.budget is not None:
+        limits: Mapping[str, Any] = options.budget
+        return within(model, sites, scores, **limits, **ways)
+    rule: dict[str, Any] = {name: getattr(options, name) for name in ("cumulative", "pattern", "block")}
+    return select(scores, options.sparsity, sites=sites, **ways, **rule)
+
+
+def _plain(sparsity: float | Mapping[str, float] | None) -> float | dict[str, float] | None:
+    return dict(sparsity) if isinstance(sparsity, Mapping) else sparsity
 
 
 def _by_position(scores: Scores, keep: Keep) -> Iterator[str]:
@@ -161,24 +285,14 @@ def _scorer(criterion: object, data: Data | None, loss: str | Loss | None) -> Cr
     return criterion
 
 
-def _check_solver(solver: Solver, others: Mapping[str, Any]) -> None:
-    if isinstance(solver, type) or not callable(solver):
-        raise InputError(f"prune: solver is {solver!r}; give one that is made, such as ThiNet(data)")
-    defaults = {"criterion": "l2", "scope": "global", "minimum": 1, "round_to": 1, "repair": ()}
-    for name, value in others.items():
-        if value != defaults.get(name):
-            raise InputError(f"prune: a solver decides by itself what goes and repairs what stays; leave out {name}")
-
-
-def _check_budget(budget: Mapping[str, Any], others: Mapping[str, Any]) -> None:
-    given = [name for name, value in others.items() if value is not None]
-    if given:
-        raise InputError(f"prune: a budget says how much goes, and so does {given[0]}; give one of them")
-    if not isinstance(budget, Mapping):
-        raise InputError(f'prune: budget is {budget!r}; give what may be used of what, such as {{"macs": 0.5}}')
-    for name in budget:
-        if name not in BUDGETS:
-            raise unknown_name("budget", name, BUDGETS)
+def _solver(solver: object, data: Data | None) -> Solver:
+    if isinstance(solver, str):
+        return solvers.by_name(solver, data)
+    if not isinstance(solver, Solver):
+        raise InputError(
+            f"prune: solver is {solver!r}; give one that is made, such as ThiNet(data), or the name of one, such as 'thinet'"
+        )
+    return solver
 
 
 def _repaired(model: nn.Module, sites: Sites, keep: Keep, how: tuple[Repair, ...], data: Data | None) -> nn.Module:
@@ -190,5 +304,5 @@ def _repaired(model: nn.Module, sites: Sites, keep: Keep, how: tuple[Repair, ...
 
 
 def _latency(model: nn.Module, small: nn.Module, example_inputs: ExampleInputs) -> tuple[float, float]:
-    found = compare_latency({"before": model, "after": small}, example_inputs)
-    return found.latencies["before"].median, found.latencies["after"].median
+    comparison = compare_latency({"before": model, "after": small}, example_inputs)
+    return comparison.latencies["before"].median, comparison.latencies["after"].median

@@ -7,11 +7,14 @@ a mask's ``True`` means *keep*; a high score means *keep*; MACs are multiply-acc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from math import prod
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 __all__ = [
     "Batches",
@@ -34,6 +37,7 @@ __all__ = [
     "UnknownNameError",
     "VerificationError",
     "unknown_name",
+    "with_changes",
 ]
 
 
@@ -85,6 +89,25 @@ def unknown_name(what: str, name: object, known: Iterable[str]) -> UnknownNameEr
     near = get_close_matches(str(name), names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     return UnknownNameError(f"unknown {what} {str(name)!r}{hint} Known: {', '.join(names) or 'none'}")
+
+
+Options = TypeVar("Options", bound="DataclassInstance")
+
+
+def with_changes(options: Options, changes: Mapping[str, Any], what: str) -> Options:
+    """Return a frozen value of options with some of them changed by name.
+
+    Raises:
+        UnknownNameError: there is no such option; `what` says of what.
+
+    >>> print(with_changes(Member("weight", (2,)), {"dim": 1}, "member").dim)
+    1
+    """
+    names = [option.name for option in fields(options)]
+    for name in changes:
+        if name not in names:
+            raise unknown_name(what, name, names)
+    return replace(options, **changes)
 
 
 Role = Literal["out", "in", "scale"]

@@ -7,7 +7,7 @@ import random
 import sys
 import threading
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
@@ -107,12 +107,15 @@ def random_kept(device: torch.device | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
+def untouched(model: nn.Module) -> Iterator[Callable[[], None]]:
     """Put back all that a forward pass may move in a model: everything but numbers written into parameters.
 
     Buffers (the tensors themselves and their values), attributes, caches in lists and dictionaries, modes, hooks,
     parameters that were assigned anew, `requires_grad`, `.grad`, generators, and the global random numbers. Only buffers
     and other small tensors are copied, so it costs little however many parameters there are.
+
+    Yields:
+        What puts it back at once, but for the random numbers, to run the model anew.
 
     >>> norm = nn.BatchNorm1d(1)
     >>> with untouched(norm):
@@ -126,7 +129,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
     with random_kept(device):
         state = _State(model)
         try:
-            yield
+            yield state.put_back
         finally:
             state.put_back()
 

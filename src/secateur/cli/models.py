@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from secateur.cli.derived import parsed, takes_options
 from secateur.cli.root import DataDir, Json, app, options_of, print_record
+from secateur.pruning import PruneOptions
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -131,6 +133,7 @@ Examples:
   secateur prune lenet-300-100 --data digits --weights lenet.safetensors --criterion loss-change --out small
   secateur prune torchvision.models:resnet18 --input-shape 1,3,224,224 --out small""",
 )
+@takes_options(PruneOptions)
 def prune_(
     model: ModelName,
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="The folder to write the pruned model to.")],
@@ -138,60 +141,6 @@ def prune_(
         Path | None,
         typer.Option(metavar="FILE", help="The trained weights (safetensors); without them the model is random."),
     ] = None,
-    criterion: Annotated[str, typer.Option(metavar="NAME", help="What to score by (see `secateur list`).")] = "l2",
-    sparsity: Annotated[
-        float | None, typer.Option(help="The fraction of units to remove, 0 to 1; 0.5 where no rule is given.")
-    ] = None,
-    cumulative: Annotated[
-        float | None, typer.Option(help="Instead: in each site the lowest scores with this share of its total.")
-    ] = None,
-    pattern: Annotated[
-        str | None, typer.Option(metavar="N:M", help="Instead: keep N of every M single weights, such as 2:4.")
-    ] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option(
-            metavar="WHAT=LIMIT",
-            help="Instead: what may be used of macs, parameters, bytes or latency, such as macs=0.5.",
-        ),
-    ] = None,
-    unit: Annotated[
-        str, typer.Option(metavar="UNIT", help="channels (neurons and filters are cut out) or weights (set to zero).")
-    ] = "channels",
-    scope: Annotated[
-        str,
-        typer.Option(
-            metavar="SCOPE",
-            help="global (all units ranked together), layer (within each), or row (weights, within each output's).",
-        ),
-    ] = "global",
-    repair: Annotated[
-        list[str] | None,
-        typer.Option(metavar="HOW", help="What to repair from images: least-squares, bias or norms; may be repeated."),
-    ] = None,
-    loss: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="What a criterion takes for the loss: cross-entropy (default), mse, l1 or bce."
-        ),
-    ] = None,
-    images: Annotated[
-        int, typer.Option(min=1, help="How many training images a criterion or a repair looks at, drawn at random.")
-    ] = 1000,
-    ignore: Annotated[
-        list[str] | None,
-        typer.Option(metavar="SITE", help="A site to leave whole, by name or pattern; may be repeated."),
-    ] = None,
-    round_to: Annotated[int, typer.Option(help="Keep a multiple of this many units in every site.")] = 1,
-    form: Annotated[
-        str,
-        typer.Option(
-            metavar="FORM",
-            help="module (of the model's own class), graph (a torch.fx.GraphModule), or auto (a graph only where the "
-            "model's code holds sizes as literals).",
-        ),
-    ] = "auto",
-    input_shape: Shape = None,
     data_name: Annotated[
         str | None,
         typer.Option(
@@ -200,9 +149,15 @@ def prune_(
             help="The data set to look at, if the criterion does, and to rate on (test split); it fits a named model.",
         ),
     ] = None,
+    images: Annotated[
+        int,
+        typer.Option(min=1, help="How many training images a criterion, solver or repair looks at, drawn at random."),
+    ] = 1000,
+    input_shape: Shape = None,
     data_dir: DataDir = None,
     set_: Set = None,
     as_json: Json = False,
+    **chosen: Any,
 ) -> None:
     """Prune a model, verify and measure the result.
 
@@ -212,24 +167,21 @@ def prune_(
     from secateur.measure import evaluate
     from secateur.pruning import prune
 
-    options = _fitted(model, data_name, options_of(set_))
-    network = _network(model, weights, options)
+    model_options = _fitted(model, data_name, options_of(set_))
+    network = _network(model, weights, model_options)
     test = data.load(data_name, "test", root=data_dir) if data_name else None
-    example = _example(model, input_shape, options, None if test is None else test.images)
-    chosen: dict[str, Any] = {"unit": unit, "scope": scope, "cumulative": cumulative, "pattern": pattern}
-    chosen |= {"round_to": round_to, "form": form, "budget": options_of([budget], "--budget") if budget else None}
-    chosen |= {"repair": repair or (), "loss": loss}
-    chosen |= {"data": _seen(criterion, repair, data_name, data_dir, images)}
-    result = prune(network, example, criterion, sparsity, ignore=ignore or (), **chosen)
+    example = _example(model, input_shape, model_options, None if test is None else test.images)
+    options = PruneOptions(**parsed(chosen))
+    result = prune(network, example, options=options, data=_samples(options, data_name, data_dir, images))
     result.save(out)
-    rated = () if test is None else (evaluate(network, test).accuracy, evaluate(result.model, test).accuracy)
+    accuracies = () if test is None else (evaluate(network, test).accuracy, evaluate(result.model, test).accuracy)
     if as_json:
         record = {"folder": str(out), **result.report.to_dict()}
-        print(json.dumps({**record, "accuracy": rated} if rated else record))
+        print(json.dumps({**record, "accuracy": accuracies} if accuracies else record))
         return
     print(result.report)
-    if rated:
-        print(f"{'accuracy':<11}{rated[0]:>14.4f} → {rated[1]:>14.4f}     (test set of {data_name})")
+    if accuracies:
+        print(f"{'accuracy':<11}{accuracies[0]:>14.4f} → {accuracies[1]:>14.4f}     (test set of {data_name})")
     print(f"written to {out}")
 
 
@@ -332,23 +284,26 @@ def _against(
     return {"speedup": both.speedups["after"].median, "pruned_by": Result.read_report(folder)["criterion"]}
 
 
-def _seen(
-    criterion: str, repair: list[str] | None, data_name: str | None, data_dir: Path | None, count: int
-) -> Split | None:
-    """The training images that a criterion or a repair looks at; None where neither does."""
+def _samples(options: PruneOptions, data_name: str | None, data_dir: Path | None, count: int) -> Split | None:
+    """The training images that a criterion, a solver or a repair looks at; None where nothing does."""
     import torch
 
     from secateur import criteria, data
     from secateur.types import InputError
 
-    if not criteria.entry(criterion).needs_data and not repair:
+    needs = {
+        f"--criterion {options.criterion}": criteria.entry(str(options.criterion)).needs_data,
+        f"--solver {options.solver}": options.solver is not None,
+        "--repair": bool(options.repairs),
+    }
+    asking = next((option for option, needed in needs.items() if needed), None)
+    if asking is None:
         return None
     if data_name is None:
-        what = "--repair" if repair else f"--criterion {criterion}"
-        raise InputError(f"{what} looks at images: name a data set with --data")
+        raise InputError(f"{asking} looks at images: name a data set with --data")
     train = data.load(data_name, "train", root=data_dir)
-    drawn = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
-    return train.subset(drawn[:count])
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+    return train.subset(order[:count])
 
 
 def _fitted(name: str, data_name: str | None, options: dict[str, Any]) -> dict[str, Any]:

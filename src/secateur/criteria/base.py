@@ -33,6 +33,11 @@ class CriterionBase(ABC):
     )
     """Why its scores may all be equal, and what to do then."""
 
+    @property
+    def default_rule(self) -> Mapping[str, float]:
+        """The rule of choosing that goes with the criterion where none is asked for; none for most."""
+        return {}
+
     def __call__(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep; each has its site's shape.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import pi, sqrt
 from typing import Literal
@@ -61,6 +62,11 @@ class Energy(CriterionBase):
             raise InputError(f"Energy: channels must be 'same' or 'each'; got {self.channels!r}")
         if not self.top > 0:
             raise InputError(f"Energy: top is a frequency in cycles a pixel, above 0; got {self.top!r}")
+
+    @property
+    def default_rule(self) -> Mapping[str, float]:
+        """The filters at the bottom that together hold the threshold's share of the energy go."""
+        return {"cumulative": self.threshold}
 
     def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return each unit's share of its layer's energy; high = keep."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from secateur.rate.tally import Tally
 from secateur.state import evaluating
 from secateur.types import Member, Site, Sites
+from secateur.untouched import untouched
 
 __all__ = ["PlainLoop", "removed"]
 
@@ -31,13 +32,15 @@ class PlainLoop:
         """Add the changes of every unit on a batch."""
         with evaluating(self.model):
             tally.start(self.model(inputs), targets)
-        for name, site in self.sites.items():
-            for unit in tally.chosen[name].tolist():
-                # Anew for each: a table that a module keeps for evaluation was made from other weights.
-                with evaluating(self.model), removed(self.model, site, unit):
-                    outputs = self.model(inputs)
-                    tally.add_outputs(name, slice(unit, unit + 1), outputs[None])
-                self.advance(1)
+        with evaluating(self.model), untouched(self.model) as renew:
+            for name, site in self.sites.items():
+                for unit in tally.chosen[name].tolist():
+                    with removed(self.model, site, unit):
+                        outputs = self.model(inputs)
+                        tally.add_outputs(name, slice(unit, unit + 1), outputs[None])
+                    # A table that a module keeps for evaluation was made from other weights.
+                    renew()
+                    self.advance(1)
 
 
 @contextmanager

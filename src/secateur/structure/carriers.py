@@ -50,6 +50,7 @@ class Uses:
             number that could not be followed.
         lost: those that became a whole number that could not be followed, as by ``int()``.
         sizes: the attributes that set sizes, and the dimensions that they set.
+        parameters: the ids of the parameters that it gave to a torch function.
         first_names: the path by which a module is called here, by each of its paths.
     """
 
@@ -57,6 +58,7 @@ class Uses:
     numbers: set[Origin] = field(default_factory=set)
     lost: set[Origin] = field(default_factory=set)
     sizes: dict[Attribute, set[Dimension]] = field(default_factory=dict)
+    parameters: set[int] = field(default_factory=set)
     first_names: dict[str, str] = field(default_factory=dict)
 
     def may_change(self, attribute: Attribute) -> bool:

@@ -90,17 +90,18 @@ class Cases:
             inputs = inputs if double else as_typed(inputs, reference.inputs)
             for mild in (False, True):
                 draw = Draw(reference.tensors, reference.drawn_buffers, seed, gain, mild)
-                outputs = reference.outputs(draw, inputs, double=double)
-                if not is_usable(outputs):
-                    continue
-                if reference.statistics is not None:
-                    statistics = statistics or self._statistics(frame, inputs)
-                    outputs = reference.outputs(draw, inputs, statistics, double=double)
-                yield Case(frame, draw, inputs, outputs, double)
-                break
+                statistics = statistics or self._statistics(frame, draw, inputs)
+                outputs = reference.outputs(draw, inputs, statistics, double=double)
+                if is_usable(outputs):
+                    yield Case(frame, draw, inputs, outputs, double)
+                    break
 
-    def _statistics(self, frame: Frame, inputs: Inputs) -> Statistics | None:
-        return self.reference.statistics if frame is EXAMPLE else self.reference.statistics_at(inputs)
+    def _statistics(self, frame: Frame, draw: Draw, inputs: Inputs) -> Statistics | None:
+        reference = self.reference
+        if frame is EXAMPLE or reference.statistics is None:
+            return reference.statistics
+        reference.outputs(draw, inputs)  # raises where the model does not run, in less time than it takes to trace it
+        return reference.statistics_at(inputs)
 
 
 DRAWS = ((0, 1.0), (1, 2.0), (2, 0.5))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
+
+from secateur.structure.outputs import tensors_within
 
 __all__ = ["difference", "is_usable", "output_tensors"]
 
@@ -45,14 +45,8 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def output_tensors(outputs: Any) -> list[Tensor]:
-    return [t for t in pytree.tree_leaves(_plain(outputs)) if isinstance(t, Tensor) and t.dtype is not torch.bool]
-
-
-def _plain(outputs: Any) -> Any:
-    """Model output classes as plain mappings."""
-    if isinstance(outputs, Mapping):
-        return {k: _plain(v) for k, v in outputs.items()}
-    return [_plain(v) for v in outputs] if isinstance(outputs, (list, tuple)) else outputs
+    """Return the numbers in a model's outputs, whatever holds them."""
+    return [tensor for tensor in tensors_within(outputs) if tensor.dtype is not torch.bool]
 
 
 def is_usable(outputs: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,10 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import OutputKind
 from torch.fx import Node
 from torch.nn.modules.module import register_module_forward_pre_hook
-from torch.utils import _pytree as pytree
 
 from secateur.state import own_tensors
 from secateur.structure.outputs import Holdings, opaque_type, tensors_within
@@ -42,35 +40,59 @@ class Export:
     opaque: str
 
 
-def export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Export:
+def export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], touched: Container[int] | None) -> Export:
     """Return the exported program of the model.
 
     The exporter drops what is computed and never read, such as the head that a wrapper leaves out. The modules that ran
     without leaving a trace of their parameters are exported with their results.
+
+    Args:
+        model, args, kwargs: the model and what it is called with.
+        touched: the ids of the parameters that its forward pass does anything with; None where that is not known.
     """
     exported = _export(model, args, kwargs, ())
-    silent = _silent(model, exported)
+    silent = _silent(model, exported, touched)
     return _export(model, args, kwargs, silent) if silent else exported
 
 
-def _silent(model: nn.Module, exported: Export) -> list[nn.Module]:
-    """The modules that ran and hold parameters of which the graph makes no use."""
+def _silent(model: nn.Module, exported: Export, touched: Container[int] | None) -> list[nn.Module]:
+    """The modules that ran and hold parameters that were touched, and of which the graph makes no use."""
     signature, tensors = exported.program.graph_signature, own_tensors(model)
     used = {
         id(tensors.get(signature.inputs_to_parameters[node.name]))
         for node in exported.program.graph.nodes
         if node.name in signature.inputs_to_parameters and node.users
     }
-    return [m for m in model.modules() if id(m) in exported.ran and any(id(p) not in used for p in m.parameters(False))]
+    dropped = {id(p) for p in model.parameters() if id(p) not in used and (touched is None or id(p) in touched)}
+    ran = [module for module in model.modules() if id(module) in exported.ran]
+    return [module for module in ran if any(id(p) in dropped for p in module.parameters(recurse=False))]
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], silent: Iterable[nn.Module]) -> Export:
     tap = _Tap(model, tuple(silent))
-    with _exporter, warnings.catch_warnings(), tap.listening():
+    with _exporter, warnings.catch_warnings(), _empty_buffers_apart(model), tap.listening():
         warnings.simplefilter("ignore")  # the exporter's notices to its own developers
         program = torch.export.export(model, args, kwargs, strict=False)
     leaving = _part_outputs(program, tap)
     return Export(program, leaving, frozenset(tap.ran), tap.opaque)
+
+
+@contextmanager
+def _empty_buffers_apart(model: nn.Module) -> Iterator[None]:
+    """Make buffers that hold None plain attributes: what forward stores there, the exporter writes into an input."""
+    buffers = [(module, dict(module._buffers)) for module in model.modules() if None in module._buffers.values()]
+    try:
+        for module, named in buffers:
+            for name in [name for name, buffer in named.items() if buffer is None]:
+                del module._buffers[name]
+                vars(module)[name] = None
+        yield
+    finally:
+        for module, named in buffers:
+            for name in [name for name, buffer in named.items() if buffer is None]:
+                vars(module).pop(name, None)
+            module._buffers.clear()
+            module._buffers.update(named)
 
 
 @dataclass(eq=False)
@@ -88,7 +110,7 @@ class _Tap:
     def listening(self) -> Iterator[None]:
         """Hook into the model, and unhook. The exporter runs it more than once: each run begins anew."""
         handles = [
-            self.model.register_forward_pre_hook(self._begin, prepend=True),
+            self.model.register_forward_pre_hook(self._begin, prepend=True, with_kwargs=True),
             register_module_forward_pre_hook(lambda module, _: self.ran.add(id(module))),
             *(module.register_forward_hook(lambda _m, _a, out: self._take(out)) for module in self.silent),
             self.model.register_forward_hook(self._end),
@@ -99,9 +121,11 @@ class _Tap:
             for handle in handles:
                 handle.remove()
 
-    def _begin(self, _module: nn.Module, _args: Any) -> None:
+    def _begin(self, _module: nn.Module, args: Any, kwargs: Any) -> None:
         self.results = []
-        self.holdings = Holdings(self.model)
+        self.holdings = Holdings(
+            self.model, (args, kwargs), buffers=False
+        )  # the exporter itself follows what is done to buffers
 
     def _take(self, result: Any) -> None:
         self.results += tensors_within(result)
@@ -117,23 +141,20 @@ class _Tap:
 
 
 def _part_outputs(program: ExportedProgram, tap: _Tap) -> dict[Node, str]:
-    """Let the program return what the model returned, and name the nodes of all else that left it."""
-    output = next(node for node in reversed(program.graph.nodes) if node.op == "output")
-    specs = program.graph_signature.output_specs
-    nodes: list[Any] = list(output.args[0])
-    returned = [n for n, spec in zip(nodes, specs, strict=True) if spec.kind is OutputKind.USER_OUTPUT]
-    reasons = {n: f"the forward pass writes it into {s.target}" for n, s in zip(nodes, specs, strict=True) if s.target}
-    tapped = bool(tap.stored or tap.results or tap.opaque)
-    if not tapped and len(returned) == len(nodes):
+    """Let the program return what the model returned, and name the nodes of what it stored."""
+    if not (tap.stored or tap.results or tap.opaque):
         return {}
+    output = next(node for node in reversed(program.graph.nodes) if node.op == "output")
+    nodes: list[Any] = list(output.args[0])
     signature = program.module_call_graph[0].signature
     assert signature is not None
-    if tapped:
-        spec: pytree.TreeSpec = signature.out_spec.child(0)
-        returned, rest = returned[: spec.num_leaves], returned[spec.num_leaves :]
-        reasons |= dict(zip(rest, [f"the forward pass stores it as {name}" for name, _ in tap.stored], strict=False))
-        signature.out_spec = spec
-    specs[:] = [s for s in specs if s.kind is OutputKind.USER_OUTPUT][: len(returned)]
-    output.args = (tuple(returned),)
+    signature.out_spec = signature.out_spec.child(0)
+    count = signature.out_spec.num_leaves
+    del program.graph_signature.output_specs[count:]
+    output.args = (tuple(nodes[:count]),)
     program.graph_module.recompile()
-    return {node: reason for node, reason in reasons.items() if isinstance(node, Node)}
+    return {
+        node: f"the forward pass stores it as {name}"
+        for node, (name, _) in zip(nodes[count:], tap.stored, strict=False)
+        if isinstance(node, Node)
+    }

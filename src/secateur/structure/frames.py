@@ -63,13 +63,17 @@ def _lengths(x: Tensor, dim: int) -> tuple[int, ...]:
 
 
 def other_frames(inputs: Inputs) -> Iterator[Frame]:
-    """Yield other shapes to try, the cheapest first: another batch with another length or size, then the batch alone."""
+    """Yield other shapes to try: another batch with another length or size, then the batch alone.
+
+    Large pictures become small, as they cost the most; else longer inputs come before shorter ones, on which code that
+    crops to a length does nothing.
+    """
     size = _batch_size(inputs)
     if size is None:
         return
     batch = (size, 2 if size in (1, 3) else 3)
     for of, dim in RESIZED:
-        for scale in (1 / LARGE, SHORTER, LONGER):
+        for scale in (1 / LARGE, LONGER, SHORTER):
             if sizes := _other_sizes(inputs, of, dim, scale):
                 yield Frame(batch, sizes, dim)
     yield Frame(batch)

@@ -18,7 +18,7 @@ from secateur.structure.infer import Structure, infer
 from secateur.structure.literals import new_sizes
 from secateur.structure.rules import Value, op_name
 from secateur.structure.trace import Graph, trace
-from secateur.types import InputError
+from secateur.types import CutError, InputError
 
 __all__ = ["Shapes", "graph_form", "graph_structure", "require_shapes"]
 
@@ -64,6 +64,8 @@ def graph_form(small: nn.Module, structure: Structure, gone: Mapping[Atom, Tenso
     """
     program = structure.graph.program
     assert program is not None, "a recorded graph is exported before it is rewritten"
+    if structure.graph.opaque:
+        raise CutError(f"a graph cannot return a {structure.graph.opaque}; return tensors in tuples, lists or dicts")
     root = _holder(small, structure.graph, program)
     inner = {id(g): _rewritten(structure, g, gone) for g in _graphs(structure)}
     for name, module in program.graph_module.named_children():
@@ -222,4 +224,6 @@ def _top_graph(structure: Structure, program: ExportedProgram, graph: fx.Graph) 
     spec = program.call_spec
     info = _PyTreeInfo([f"arg{i}" for i in range(len(traced.args))] + list(traced.kwargs), spec.in_spec, spec.out_spec)
     graph.set_codegen(_PyTreeCodeGen(info))
+    # What leaves in other ways than as an output ends here. The tensors stay, for the state dict.
+    graph.eliminate_dead_code(lambda node: node.op == "get_attr" or node.is_impure())
     return graph

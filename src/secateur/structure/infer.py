@@ -13,7 +13,8 @@ from torch import Tensor, fx
 from torch.fx import Node
 
 from secateur.structure.axes import Atom, atoms, fixed, freeze, is_fixed, positions, product
-from secateur.structure.ops import bind, writes
+from secateur.structure.ops import bind, is_view, writes
+from secateur.structure.outputs import dependent
 from secateur.structure.rules import RULES, Call, Ties, Value, fixed_value, freeze_all, op_name
 from secateur.structure.temperature import HEAD_DIMENSION, freeze_temperatures
 from secateur.structure.trace import Graph
@@ -87,10 +88,24 @@ class _Solver:
     def freeze_what_leaves(self) -> None:
         """Freeze what leaves the forward pass in other ways than as its output, and what must not shrink."""
         leaving = [(self.values.get(node), reason) for node, reason in self.graph.leaving.items()]
-        leaving += [(self.tensors.get(name), reason) for name, reason in self.graph.pinned.items()]
+        pinned = {**self.graph.pinned, **self._written()}
+        leaving += [(self.tensors.get(name), reason) for name, reason in pinned.items()]
         for value, reason in leaving:
             for leaf in _leaves(value):
                 freeze(product(*leaf.axes), reason)
+
+    def _written(self) -> dict[str, str]:
+        """The model's tensors into which it writes what it computes, such as a cache, with the reason."""
+        graph, names = self.graph, {}
+        for node in filter(writes, self.values):
+            target = node.args[0] if node.args else None
+            while isinstance(target, Node) and is_view(target):
+                target = target.args[0]
+            if isinstance(target, Node) and target in graph.tensors:
+                names[node] = graph.tensors[target]
+        parameters = [n for n, name in graph.tensors.items() if isinstance(graph.state.get(name), torch.nn.Parameter)]
+        computed = dependent([*graph.inputs, *parameters]) if names else set()
+        return {name: f"the forward pass writes it into {name}" for node, name in names.items() if node in computed}
 
     def _value(self, node: Node) -> Any:
         if node.op == "placeholder":

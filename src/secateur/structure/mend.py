@@ -192,8 +192,11 @@ def proposals(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor
     that it calls, and the forward pass was seen to read it for no arithmetic. Which of them are meant is decided by
     trying: a wrong set fails to run or to verify. Last come those of whose use something was lost from sight.
     """
-    uses = _uses(model, structure)
-    guesses = [g for g in _guesses(model, structure, gone, uses) if g.attribute not in known.get(g.path, {})]
+    uses, guesses = Uses(), _guesses(model, structure, gone, lambda path, name: True)
+    if guesses:  # watching costs a forward pass
+        uses = _uses(model, structure)
+        guesses = _guesses(model, structure, gone, lambda path, name: uses.may_change(_watched(uses, path, name)))
+    guesses = [g for g in guesses if g.attribute not in known.get(g.path, {})]
     kinds = list(dict.fromkeys((g.kind, g.attribute) for g in guesses))
     lost = {(g.kind, g.attribute) for g in guesses if not uses.only_sizes(_watched(uses, g.path, g.attribute))}
     unlikely = {k for k in kinds if UNLIKELY.search(k[1])} - lost
@@ -228,10 +231,12 @@ def _merged(known: Edits, guesses: list[Guess]) -> Edits:
     return merged
 
 
-def _guesses(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], uses: Uses) -> list[Guess]:
+def _guesses(
+    model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], may_change: Callable[[str, str], bool]
+) -> list[Guess]:
     modules = dict(model.named_modules(remove_duplicate=False))
     holders = {
-        path: {n: v for n, v in vars(module).items() if uses.may_change(_watched(uses, path, n))}
+        path: {name: value for name, value in vars(module).items() if may_change(path, name)}
         for path, module in modules.items()
     }
     wanted: dict[str, dict[int, set[int]]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -66,20 +67,28 @@ def _slots(kind: type) -> Iterator[str]:
         yield f"_{kind.__name__.lstrip('_')}{name}" if private else name
 
 
-INTERNAL = set(vars(nn.Module())) - {"_buffers"}
-"""The attributes in which a module keeps parameters, submodules and hooks."""
+INTERNAL = set(vars(nn.Module()))
+"""The attributes in which a module keeps parameters, buffers, submodules and hooks."""
 
 
 class Holdings:
-    """What the modules of a model hold in their attributes and buffers at one moment."""
+    """What the modules of a model hold in their attributes at one moment, and what its inputs hold.
 
-    def __init__(self, model: nn.Module) -> None:
+    Args:
+        model: the model.
+        inputs: what it is called with, which its forward pass may fill.
+        buffers: whether to look at buffers too.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Any, *, buffers: bool) -> None:
+        self.inputs = inputs
+        self.internal = INTERNAL - {"_buffers"} if buffers else INTERNAL
         self.attributes = [(path, module, dict(vars(module))) for path, module in model.named_modules()]
         self.contents: list[tuple[Any, Any]] = []
         seen: set[int] = set()
         for _, _, held in self.attributes:
             for name, value in held.items():
-                if name not in INTERNAL:
+                if name not in self.internal:
                     self._remember(value, seen)
         self.alive = [tensor for _, tensor in self._tensors()]  # an id is a tensor's own only while it lives
         self.known = {id(tensor) for tensor in self.alive}
@@ -98,10 +107,12 @@ class Holdings:
         seen: set[int] = set()
         for path, module, _ in self.attributes:
             for name, value in list(vars(module).items()):
-                if name not in INTERNAL:
+                if name not in self.internal:
                     dotted = path if name == "_buffers" else f"{path}.{name}".lstrip(".")
                     for tensor in _walk(value, seen, DEPTH):
                         yield dotted, tensor
+        for tensor in _walk(self.inputs, seen, DEPTH):
+            yield "an entry of an input", tensor
 
     def stored(self) -> list[tuple[str, Tensor]]:
         """Return the tensors that the modules hold now and did not hold then, with the names of the attributes."""
@@ -115,21 +126,29 @@ class Holdings:
             (container.extend if isinstance(container, list) else container.update)(content)
         for _, module, held in self.attributes:
             now = vars(module)
-            for name in [n for n in now if n not in held and n not in INTERNAL]:
+            for name in [n for n in now if n not in held and n not in self.internal]:
                 del now[name]
-            now.update({name: value for name, value in held.items() if name not in INTERNAL})
+            now.update({name: value for name, value in held.items() if name not in self.internal})
 
 
 RETURNABLE = (Tensor, int, float, complex, str, type(None), torch.dtype, torch.device, torch.layout)
+UNSEEN = (Iterator, FunctionType, MethodType, partial)
 
 
 def opaque_type(outputs: Any) -> str:
     """Return the name of the first type in a model's outputs that is no container of tensors to torch; else "".
 
+    Raises:
+        TypeError: the outputs may hold tensors that nobody can see before they are asked for.
+
     >>> opaque_type((torch.ones(1), {"scale": 2.0})), opaque_type([slice(1)])
     ('', 'slice')
     """
-    return next((type(leaf).__name__ for leaf in pytree.tree_leaves(outputs) if not isinstance(leaf, RETURNABLE)), "")
+    leaves = pytree.tree_leaves(outputs)
+    for leaf in leaves:
+        if isinstance(leaf, UNSEEN):
+            raise TypeError(f"it returns a {type(leaf).__name__}, into which nobody can look; return a tuple or a list")
+    return next((type(leaf).__name__ for leaf in leaves if not isinstance(leaf, RETURNABLE)), "")
 
 
 def unread(graph: fx.Graph, tensors: Mapping[fx.Node, str], leaving: Iterable[fx.Node]) -> list[fx.Node]:

@@ -82,7 +82,7 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     for number, leaf in enumerate(pytree.tree_leaves((args, dict(kwargs)))):
         if isinstance(leaf, Tensor):
             made.inputs.append(recorder.placeholder(leaf, f"input_{number}"))
-    holdings = Holdings(model)
+    holdings = Holdings(model, (args, kwargs), buffers=True)
     with _module_paths(model, made.ran) as recorder.stack, recorder, _NoReading():
         outputs = model(*args, **kwargs)
     made.stored = {recorder.node_of(t): f"the forward pass stores it as {name}" for name, t in holdings.stored()}
@@ -138,12 +138,19 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise GaveUp(f"aten.{name}")
         out = func(*args, **(kwargs or {}))
         known = tuple(self._known(a) for a in args), {k: self._known(v) for k, v in (kwargs or {}).items()}
+        if name == "mm" and not any(map(self._is_weight, known[0])):
+            raise GaveUp("a product of two activations, whose size may set a temperature")
         node = self.made.graph.create_node("call_function", func, *known)
         node.meta["nn_module_stack"] = {path: (path, kind) for path, kind in self.stack}
         node.meta["stack_trace"] = _line()
         node.meta["val"] = _shell(out) if isinstance(out, Tensor) else tuple(map(_shell, out))
         self._know_all(out, node)
         return out
+
+    def _is_weight(self, node: Node) -> bool:
+        while node not in self.made.tensors and len(node.all_input_nodes) == 1:
+            node = node.all_input_nodes[0]
+        return node in self.made.tensors
 
     def _known(self, argument: Any) -> Any:
         if isinstance(argument, Tensor):

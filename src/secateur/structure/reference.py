@@ -23,12 +23,7 @@ from secateur.structure.stand_in import Fetch, run_substituted
 from secateur.structure.trace import trace
 from secateur.types import Keep, Sites
 
-__all__ = ["Reference", "Statistics", "reference_outputs"]
-
-
-def reference_outputs(model: nn.Module, sites: Sites, keep: Keep) -> Any:
-    """Return what the masked model computes on the example, statistics taken over the kept units."""
-    return Reference(model, sites, keep).on_example()
+__all__ = ["Reference", "Statistics"]
 
 
 class Reference:

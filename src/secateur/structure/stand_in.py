@@ -83,12 +83,14 @@ class _Shells:
     Attributes:
         model: the copy.
         parameters: which parameter a shell stands for, by its id.
+        dtypes: the parameters' types, by name.
         buffers: the copy's own floating buffers by name.
         originals: the copy's buffer for each of the model's, by its id.
     """
 
     def __init__(self, model: nn.Module, types: Types) -> None:
         self.types = types
+        self.dtypes: dict[str, torch.dtype] = {}
         self.parameters: dict[int, str] = {}
         self.buffers: dict[str, Tensor] = {}
         self.originals: dict[int, Tensor] = {}
@@ -110,6 +112,7 @@ class _Shells:
         number = torch.zeros((), dtype=dtype, device=tensor.device)
         shell = nn.Parameter(number.expand(tensor.shape), requires_grad=tensor.requires_grad)
         self.parameters |= dict.fromkeys((id(shell), id(tensor)), name)
+        self.dtypes[name] = dtype
         return shell
 
 
@@ -125,7 +128,7 @@ class _Substitutes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, shells: _Shells, fetch: Fetch) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.parameters, self.buffers, self.types = shells.parameters, shells.originals, shells.types
-        self.fetch = fetch
+        self.dtypes, self.fetch = shells.dtypes, fetch
         self.used: set[str] = set()
         self.fetched: dict[str, Tensor] = {}
         # What is written into a narrow tensor must be read from it later: one wide copy each, and the narrow one alive.
@@ -158,7 +161,7 @@ class _Substitutes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _stood_for(self, name: str) -> Tensor:
         if name in self.fetched:
             return self.fetched[name]
-        tensor: Tensor = self._result(self.fetch(name))
+        tensor = self.fetch(name).to(self.dtypes[name])
         if name in self.used and tensor.numel() * tensor.element_size() <= LARGEST_CACHED:
             self.fetched[name] = tensor
         self.used.add(name)

@@ -6,7 +6,6 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
@@ -23,9 +22,6 @@ from secateur.types import ExampleInputs, InputError, TraceError
 from secateur.untouched import writes_refused
 
 __all__ = ["Graph", "trace", "where"]
-
-
-SMALL = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,30 +57,9 @@ class Graph:
     opaque: str = ""
 
     @property
-    def probes(self) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
-        """The inputs to verify on: the example inputs, and noise of their shapes where they are constant.
-
-        A batch of zeros is enough to trace a model, but many models answer zeros with zeros whatever their weights.
-        """
-        own = (self.args, dict(self.kwargs))
-        leaves = [x for x in pytree.tree_leaves(own) if isinstance(x, Tensor) and x.is_floating_point()]
-        if not any(x.numel() > 1 and bool((x == x.flatten()[0]).all()) for x in leaves):
-            return [own]
-        generator = torch.Generator().manual_seed(0)
-        # One small sample can miss every unit behind a ReLU; small ones cost little.
-        draws = 8 if sum(x.numel() for x in leaves) < SMALL else 1
-        return [own, *(pytree.tree_map_only(Tensor, lambda x: _noise(x, generator), own) for _ in range(draws))]
-
-    @property
     def nodes(self) -> Iterator[Node]:
         """The nodes, in the order in which they run."""
         return iter(self.graph.nodes)
-
-
-def _noise(x: Tensor, generator: torch.Generator) -> Tensor:
-    if not x.is_floating_point():
-        return x
-    return torch.randn(x.shape, generator=generator).to(x)
 
 
 def trace(model: nn.Module, example_inputs: ExampleInputs, *, quick: bool = True, known_to_run: bool = False) -> Graph:
@@ -112,7 +87,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, quick: bool = True
     with evaluating(model), private_draws():
         uses = watch(model, args, kwargs)
     with evaluating(model), private_draws():
-        exported = _export(model, args, kwargs)
+        exported = _export(model, args, kwargs, uses)
     return _exported(model, exported, args, kwargs, uses)
 
 
@@ -173,9 +148,9 @@ def _is_attribute(model: nn.Module, name: str) -> bool:
         return False
 
 
-def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Export:
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], uses: Uses | None) -> Export:
     try:
-        return export(model, args, kwargs)
+        return export(model, args, kwargs, uses.parameters if uses else None)
     except Exception as error:
         raise TraceError(
             f"{type(model).__name__} cannot be traced: {_first_line(error)}. Usual causes: control flow that depends on "

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isclose
-from threading import get_ident
+from threading import Lock, get_ident
 from typing import Any
 
 import torch
@@ -97,6 +97,9 @@ class _Watch(Log):
                 self.number(frozenset(self.handed_out.get((self.path, value), ())))
 
 
+PATCHING = Lock()  # all threads share the class of modules
+
+
 @contextmanager
 def _watched(log: _Watch) -> Iterator[None]:
     """Let the modules hand out carriers, and keep the one that is running at the end of `log.running`."""
@@ -118,14 +121,15 @@ def _watched(log: _Watch) -> Iterator[None]:
         if id(module) in log.paths:
             log.running.pop()
 
-    hooks = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
-    nn.Module.__getattribute__ = handed_out  # type: ignore[assignment, method-assign]
-    try:
-        yield
-    finally:
-        del nn.Module.__getattribute__
-        for hook in hooks:
-            hook.remove()
+    with PATCHING:
+        hooks = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
+        nn.Module.__getattribute__ = handed_out  # type: ignore[assignment, method-assign]
+        try:
+            yield
+        finally:
+            del nn.Module.__getattribute__
+            for hook in hooks:
+                hook.remove()
 
 
 SHAPE_NAMES = ("size", "shape", "sizes", "repeats", "dims")
@@ -180,12 +184,13 @@ class _Calls(TorchFunctionMode):
         result = func(*bare, **named)
         if func == SHAPE or func is Tensor.size or func in COUNTS:
             return self._sizes(args[0], result, *bare[1:], **named)
+        self.log.uses.parameters |= {id(a) for a in _flat((args, kwargs)) if isinstance(a, nn.Parameter)}
         name = str(getattr(func, "__name__", ""))
         if bare is not args or named is not kwargs:
             in_place = name.endswith("_") and not name.endswith("__")
             _Call(self.log, name[:-1] if in_place else name, bare, named, result).note(args, kwargs)
         if name.strip("_") in SCALING:
-            for number in (*args, *kwargs.values()):
+            for number in _flat((args, kwargs)):
                 if type(number) is float:
                     self.log.unexplained(number)
         return result
@@ -196,6 +201,16 @@ class _Calls(TorchFunctionMode):
         if isinstance(result, torch.Size):
             return shape
         return shape[dim] if dim is not None else carried(result, origins_of(shape), self.log)
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        yield from _flat(list(value.values()))
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _flat(part)
+    else:
+        yield value
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ class CriterionConformance:
     @pytest.mark.parametrize("name", [name for name, toy in TOYS.items() if toy.tied])
     def test_what_is_tied_gets_one_score_and_can_be_cut(self, name: str) -> None:
         criterion, model, sites = self._made(name, "channels")
-        keep = select(criterion(model, sites), 0.4, scope="layer")
+        keep = select(criterion(model, sites), 0.4, scope="layer", sites=sites)
         small = cut(model, sites, keep)
         assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from secateur.randomness import private_draws
+from secateur.state import evaluating
 from secateur.types import Keep, Sites
 
 __all__ = ["KeptStatistics", "relative_difference", "run", "zeroed"]
@@ -45,14 +47,9 @@ def zeroed(model: nn.Module, sites: Sites, keep: Keep) -> nn.Module:
 
 def run(model: nn.Module, inputs: Any, mode: TorchFunctionMode | None = None) -> Any:
     """Return what `model` computes in eval mode on a tuple of positional or a mapping of keyword inputs."""
-    model.train()  # some modules keep tables made from parameters in eval mode, and drop them here
-    model.eval()
     args, kwargs = ((), dict(inputs)) if isinstance(inputs, Mapping) else (tuple(inputs), {})
-    with torch.no_grad(), private_draws(0):
-        if mode is None:
-            return model(*args, **kwargs)
-        with mode:
-            return model(*args, **kwargs)
+    with evaluating(model), private_draws(0), mode or nullcontext():
+        return model(*args, **kwargs)
 
 
 def relative_difference(expected: Any, found: Any) -> float:
@@ -66,10 +63,12 @@ def relative_difference(expected: Any, found: Any) -> float:
         return float("inf")
     worst = 0.0
     for x, y in zip(a, b, strict=True):
+        same = torch.isinf(x) & (x == y)  # a masked entry, say, whose difference is no number
+        x, y = x.masked_fill(same, 0), y.masked_fill(same, 0)
         norm = float(x.double().norm())
-        distance = float((x.double() - y.double()).norm())
+        apart = float((x.double() - y.double()).norm()) / max(norm, 1e-30)
         # NaN anywhere must not look like agreement.
-        worst = max(worst, distance / max(norm, 1e-30)) if distance == distance else float("inf")
+        worst = max(worst, apart) if apart == apart else float("inf")
     return worst
 
 

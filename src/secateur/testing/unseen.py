@@ -9,6 +9,7 @@ double, so that a right cut agrees to about 1e-13, and whatever differs by more 
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from secateur.testing import masked
-from secateur.types import Keep, Sites
+from secateur.types import InputError, Keep, Sites
 
 __all__ = ["UNSEEN", "Comparison", "Draw", "InDouble", "compare", "draw_inputs", "redraw"]
 
@@ -217,12 +218,14 @@ class Comparison:
         difference: the greatest relative L2 difference of an output; infinite where shapes differ, None where the cut
             model did not run.
         error: what the cut model raised there, else empty.
+        refused: whether that was an error of ours: a graph says which shapes it takes.
     """
 
     inputs: Draw
     weights: str
     difference: float | None
     error: str = ""
+    refused: bool = False
 
 
 def compare(
@@ -242,11 +245,17 @@ def compare(
         RuntimeError: the original takes none of the inputs in float64.
     """
     full = masked.zeroed(model, sites, keep).double()
-    small = copy.deepcopy(small).double()
+    small = _copied(small).double()
     given = [_taken_by(model, inputs, draw, vocabulary) for draw in UNSEEN]
     results = [_compared(full, small, draw, x, "its own") for draw, x in given]
     redraw(full, small, sites, keep)
     return results + [_compared(full, small, draw, x, "drawn") for draw, x in given]
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own, where the module is a graph
+        return copy.deepcopy(model)
 
 
 def _taken_by(model: nn.Module, inputs: Any, draw: Draw, vocabulary: int | None) -> tuple[Draw, Any]:
@@ -275,6 +284,7 @@ def _compared(full: nn.Module, small: nn.Module, draw: Draw, inputs: Any, weight
     try:
         found = _run(small, inputs)
     except Exception as error:  # noqa: BLE001
-        return Comparison(draw, weights, None, f"{type(error).__name__}: {error}"[:300])
+        said = f"{type(error).__name__}: {error}"[:300]
+        return Comparison(draw, weights, None, said, isinstance(error, InputError))
     apart = min(masked.relative_difference(_run(full, inputs, mode()), found) for mode in MODES)
     return Comparison(draw, weights, apart)

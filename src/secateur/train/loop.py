@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
@@ -30,7 +30,7 @@ from secateur.train.callbacks import Callback, KeepBest, Run, ShowProgress, Stop
 from secateur.train.checkpoint import WriteCheckpoint, identify, resume
 from secateur.train.history import EpochRecord, History
 from secateur.train.options import TrainOptions
-from secateur.types import FileError, InputError, Loss, unknown_name
+from secateur.types import FileError, InputError, Loss, with_changes
 
 __all__ = ["fit"]
 
@@ -82,7 +82,7 @@ def fit(
     >>> round(model.weight.item(), 4), len(history)
     (3.0, 50)
     """
-    options = _options(options, changes)
+    options = with_changes(options or TrainOptions(), changes, "training option")
     data = Sources(train, validation, options)
     data.check()
     check_module(model, "fit", compiled=True)
@@ -99,14 +99,6 @@ def fit(
             raise
         finally:
             model.zero_grad(set_to_none=True)
-
-
-def _options(options: TrainOptions | None, changes: dict[str, Any]) -> TrainOptions:
-    known = [field.name for field in fields(TrainOptions)]
-    for name in changes:
-        if name not in known:
-            raise unknown_name("training option", name, known)
-    return replace(options or TrainOptions(), **changes)
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def _choose(context: Context, model: nn.Module, image: Tensor) -> tuple[Sites, K
         sites = weights(model, ignore=last)
     scorer = Random(context["seed"]) if criterion == "random" else Magnitude(p=2)
     within: Scope = "layer" if scope == "layer" else "global"
-    keep = select(scorer(model, sites), context["sparsity"], scope=within, minimum=context["minimum"])
+    keep = select(scorer(model, sites), context["sparsity"], scope=within, minimum=context["minimum"], sites=sites)
     return sites, keep
 
 

@@ -89,7 +89,7 @@ def prune_cell(context: Context) -> Outcome:
     history = []
     for scope in SCOPES:
         for sparsity in context["sparsities"]:
-            keep = select(scores, sparsity, scope=scope)
+            keep = select(scores, sparsity, scope=scope, sites=sites)
             small = remove(model, keep)
             history.append(_row(context, recipe, model, small, keep) | {"scope": scope, "sparsity": sparsity})
             if sparsity == context["tune_at"] and scope == "layer":

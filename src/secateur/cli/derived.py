@@ -1,0 +1,74 @@
+"""Options of a command that are derived from a frozen value of options, so that both always take the same."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import Field, fields
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+
+import typer
+
+from secateur.cli.root import options_of
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+__all__ = ["parsed", "takes_options"]
+
+
+def takes_options(options: type[DataclassInstance]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command one option for each field of `options`, in the place of its ``**chosen``.
+
+    The words that the command line shows are the field's metadata: ``help`` and ``metavar``.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(options)
+        derived = [_parameter(option, hints[option.name]) for option in fields(options)]
+        signature = inspect.signature(command, eval_str=True)
+        parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        command.__signature__ = signature.replace(parameters=[*parameters, *derived])  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in [*parameters, *derived]}
+        return command
+
+    return decorate
+
+
+def _parameter(option: Field[Any], hint: Any) -> inspect.Parameter:
+    shown = typer.Option(help=option.metadata["help"], metavar=option.metadata["metavar"])
+    default = None if option.default == () else option.default
+    return inspect.Parameter(
+        option.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[_text_type(option.default, hint), shown],
+    )
+
+
+def _text_type(default: object, hint: Any) -> Any:
+    """What the command line reads: a number where a number may be given, a list where several may, else text."""
+    if default == ():
+        return list[str] | None
+    if isinstance(default, (int, str)):
+        return type(default)
+    return float | None if float in get_args(hint) else str | None
+
+
+def parsed(chosen: dict[str, Any]) -> dict[str, Any]:
+    """Return what a user chose on the command line, as the library takes it; what was not given is left out.
+
+    >>> parsed({"budget": "macs=0.5", "block": "4,1", "ignore": None, "scope": "layer"})
+    {'budget': {'macs': 0.5}, 'block': (4, 1), 'scope': 'layer'}
+    """
+    from secateur.types import InputError
+
+    values = {name: value for name, value in chosen.items() if value is not None}
+    if "budget" in values:
+        values["budget"] = options_of([values["budget"]], "--budget")
+    if "block" in values:
+        try:
+            values["block"] = tuple(int(size) for size in values["block"].split(","))
+        except ValueError:
+            raise InputError(f"--block {values['block']!r}: write rows and columns, such as 4,1") from None
+    return values
