@@ -32,8 +32,7 @@ def sections(part: Part, published: Published) -> list[Section]:
     """Return the sections; a study that has not finished yet shows what there is."""
     parts = []
     if len(part.trained):
-        epochs = part.results.store.histories(part.trained["id"])
-        parts.append(training(part.trained, epochs, part.basis(part.trained), published=published))
+        parts.append(training(part.trained, part.epochs, part.basis(part.trained), published=published))
     if len(part.pruned):
         parts.insert(0, Section("At a glance", [_overview(part)]))
         parts += [_damage(part, published), _faster(part), _gain(part), _judgement(part), _classes(part)]
