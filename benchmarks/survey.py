@@ -47,7 +47,7 @@ def main() -> None:
         append_rows(options.results, found, len(work), line)
         rows = {(row["suite"], row["model"]): row for row in read_rows(options.results)}
     shown = [row for row in rows.values() if row["suite"] in suites]
-    print(table(shown))
+    print(markdown(shown) if options.markdown else table(shown))
     sys.exit(any(row["verdict"] in BROKEN for row in shown))
 
 
@@ -63,6 +63,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--again", choices=("failed", "all"), help="run these again although they have a row")
     parser.add_argument("--results", type=Path, default=Path("survey.jsonl"), help="where the rows go")
     parser.add_argument("--table", action="store_true", help="only print the table of the rows that are there")
+    parser.add_argument("--markdown", action="store_true", help="print every model as a row of a Markdown table")
     return parser.parse_args()
 
 
@@ -95,14 +96,29 @@ def line(row: Row) -> str:
 
 def table(rows: list[Row]) -> str:
     """Return how many models came out how, by suite, and the list of all that are not right."""
-    lines = []
+    order = {v: i for i, v in enumerate(survey_worker.VERDICTS)}
+    left = sorted((r for r in rows if r["verdict"] != "right"), key=lambda r: order[r["verdict"]])
+    return "\n".join([*_counts(rows), "", *map(line, left)])
+
+
+def _counts(rows: list[Row]) -> Iterator[str]:
     for suite in dict.fromkeys(row["suite"] for row in rows):
         own = [row for row in rows if row["suite"] == suite]
         counts = {v: sum(row["verdict"] == v for row in own) for v in survey_worker.VERDICTS}
-        lines.append(f"{suite}: {len(own)} models; " + ", ".join(f"{n} {v}" for v, n in counts.items() if n))
-    order = {v: i for i, v in enumerate(survey_worker.VERDICTS)}
-    left = sorted((r for r in rows if r["verdict"] != "right"), key=lambda r: order[r["verdict"]])
-    return "\n".join([*lines, "", *(line(row) for row in left)])
+        yield f"{suite}: {len(own)} models; " + ", ".join(f"{n} {v}" for v, n in counts.items() if n)
+
+
+def markdown(rows: list[Row]) -> str:
+    """Return the counts and a row for every model: what came of it, its form, what is gone, the greatest difference."""
+    head = ["| model | verdict | form | parameters gone | greatest difference |", "|---|---|---|---|---|"]
+    return "\n".join([*(f"- {count}" for count in _counts(rows)), "", *head, *map(_markdown_row, rows)])
+
+
+def _markdown_row(row: Row) -> str:
+    if "difference" not in row:
+        return f"| {row['model']} | {row['verdict']} | {row.get('error', '')[:160].replace('|', '/')} | | |"
+    form = row["form"] + ", of these shapes alone" * row.get("own_shapes", False)
+    return f"| {row['model']} | {row['verdict']} | {form} | {row['removed']:.0%} | {row['difference']:.0e} |"
 
 
 if __name__ == "__main__":

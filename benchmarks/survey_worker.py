@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -35,6 +36,7 @@ def survey(case: Case, scores: str, report: Callable[[Row], None]) -> None:
     """Survey one model; `report` is given the row after every stage, so that a child that is killed leaves word."""
     row: Row = {"suite": case.suite, "model": case.name, "verdict": "failed", "stage": "build"}
     warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)  # torch reports failed attempts of its own
     torch.manual_seed(0)
     report(row)
     try:

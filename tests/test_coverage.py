@@ -31,6 +31,9 @@ assert _SPEC.loader is not None
 coverage = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(coverage)
 
+import survey  # noqa: E402
+import survey_worker  # noqa: E402
+
 LIMITS = argparse.Namespace(seconds=60, gigabytes=14)
 
 
@@ -133,3 +136,74 @@ def test_the_list_of_timm_models_has_every_module_once() -> None:
     lines = [line.split() for line in (BENCHMARKS / "timm_models.txt").read_text(encoding="utf-8").splitlines()]
     assert len(lines) == len({module for module, _ in lines}) == 98
     assert all(len(line) == 2 for line in lines)
+
+
+class TestSurvey:
+    """The survey of cut models on what the cut has not seen: what it says of good and of bad ones."""
+
+    options = argparse.Namespace(seconds=60, gigabytes=14, scores="random")
+
+    def row(self, toy: str, monkeypatch: pytest.MonkeyPatch, spoil: Any = None) -> dict[str, Any]:
+        if spoil is not None:
+            cut = survey_worker.cut_with_plan
+
+            def spoilt(model: nn.Module, *args: Any) -> Any:
+                made = cut(model, *args)
+                spoil(model, made.model)
+                return made
+
+            monkeypatch.setattr(survey_worker, "cut_with_plan", spoilt)
+        found: dict[str, Any] = survey._in_child(next(c for c in cases("zoo") if c.name == toy), self.options)
+        return found
+
+    def test_right(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = self.row("layer_norm", monkeypatch)
+        assert found["verdict"] == "right", found
+        assert found["difference"] < 1e-13
+        assert found["removed"] > 0.1
+        assert survey.line(found).startswith("right   zoo/layer_norm: module")
+
+    def test_wrong(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def spoil(_model: nn.Module, small: nn.Module) -> None:
+            next(m for m in small.modules() if isinstance(m, nn.LayerNorm)).eps *= 1.1
+
+        found = self.row("layer_norm", monkeypatch, spoil)
+        assert found["verdict"] == "wrong"
+        assert "wrong with" in found["error"]
+        assert "drawn weights" in found["error"]
+
+    def test_touched(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def spoil(model: nn.Module, _small: nn.Module) -> None:
+            next(model.buffers()).add_(1)
+
+        found = self.row("residual", monkeypatch, spoil)
+        assert (found["verdict"], "running_mean" in found["error"]) == ("touched", True)
+
+    def test_narrow(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def spoil(_model: nn.Module, small: nn.Module) -> None:
+            def one_batch(_module: nn.Module, inputs: Any) -> None:
+                assert len(inputs[0]) == 2, "another batch"
+
+            small.register_forward_pre_hook(one_batch)
+
+        found = self.row("residual", monkeypatch, spoil)
+        assert (found["verdict"], "another batch" in found["error"]) == ("narrow", True)
+
+    def test_refused(self) -> None:
+        toy = zoo.REFUSED[next(iter(zoo.REFUSED))]
+        case = Case("zoo", "zoo", "refused", lambda: (toy.make(), toy.inputs()))
+        found = survey._in_child(case, self.options)
+        assert (found["verdict"], found["stage"]) == ("refused", "trace")
+
+    def test_tables(self) -> None:
+        good = {"suite": "zoo", "model": "a", "verdict": "right", "form": "graph", "own_shapes": True}
+        rows = [good | {"difference": 1e-15, "removed": 0.4}]
+        rows += [{"suite": "zoo", "model": "b", "verdict": "refused", "stage": "trace", "error": "no"}]
+        assert survey.table(rows) == "zoo: 2 models; 1 refused, 1 right\n\nrefused zoo/b: trace: : no"
+        assert "| a | right | graph, of these shapes alone | 40% | 1e-15 |" in survey.markdown(rows)
+
+
+def test_the_survey_has_its_families() -> None:
+    from coverage_transformers import MODELS
+
+    assert len(MODELS) >= 150

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import secateur as sc
-from secateur.criteria import CRITERIA_OF_DATA, ClassAccuracy, by_name
+from secateur.criteria import CRITERIA, ClassAccuracy, by_name
 from secateur.criteria.base import LossCriterion, check_scores
 from secateur.losses import LOSSES, check_loss, is_cross_entropy, loss_function
 from secateur.measure import evaluate
@@ -23,7 +23,7 @@ from secateur.testing.toys import hand_mlp
 from secateur.train import Reinitialise, distill, fit
 from secateur.types import InputError, UnknownNameError
 
-LOSSY = [name for name, kind in CRITERIA_OF_DATA.items() if isinstance(kind, type) and issubclass(kind, LossCriterion)]
+LOSSY = [name for name, row in CRITERIA.items() if isinstance(row.make, type) and issubclass(row.make, LossCriterion)]
 OF_WEIGHTS = {"obs"}
 REMEDY = r"targets are floats of shape \(\d+, 1\): pass loss='mse'"
 

@@ -108,6 +108,8 @@ VECTORS: list[tuple[str, Function, int]] = [
     ("repeat", lambda h: h.repeat(1, 3), 8),
     ("repeat_interleave", lambda h: h.repeat_interleave(2, 1), 8),
     ("expand", lambda h: h.unsqueeze(1).expand(-1, 5, -1).mean(1), 8),
+    ("cat_of_nothing", lambda h: torch.cat([h, h[:0].expand(0, -1), h.new_zeros(0, h.shape[1])], 0), 8),
+    ("reshape_of_nothing", lambda h: h + h[:, :0].reshape(0, 2).sum(), 8),
     ("pad", lambda h: F.pad(h, (1, 2)), 8),
     ("pad_value", lambda h: F.pad(h, (1, 2), value=3.0), 8),
     ("sum", lambda h: h.sum(1, keepdim=True), 8),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from secateur.structure import channels, mask, weights
 from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
@@ -280,3 +281,23 @@ def test_masking_another_model_is_refused() -> None:
             mask(other, sites, keep)
     with pytest.raises(InputError, match="another model"):
         mask(nn.Linear(2, 2), weights(hand_mlp()), {"0.weight": torch.zeros(3, 2, dtype=torch.bool)})
+
+
+def test_rows_of_a_table_that_no_example_reads_are_no_units() -> None:
+    """Another length reads them: there are as many positions as the table has rows, whatever the example needs."""
+
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 6), nn.Linear(6, 2)
+            self.table, self.parts = nn.Parameter(torch.randn(16, 6)), nn.Parameter(torch.randn(8, 6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            first = 8 - x.shape[1]
+            h = self.a(x) + self.table[first : first + x.shape[1]]
+            gate = F.linear(h, self.parts[:4]) * torch.sigmoid(F.linear(h, self.parts[4:]))
+            y: Tensor = self.b(F.linear(gate, self.parts[:4].T))
+            return y
+
+    sites = channels(Positions(), torch.randn(2, 5, 3))
+    assert {name: site.size for name, site in sites.items()} == {"a": 6, "parts": 4}

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from secateur.structure import channels, cut
 from secateur.structure.infer import infer
 from secateur.structure.record import GaveUp, record
 from secateur.structure.trace import trace, where
 from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
-from secateur.types import InputError
+from secateur.types import InputError, TraceError
 
 
 def ops(model: nn.Module, inputs: Any) -> list[str]:
@@ -169,3 +170,39 @@ def test_numbers_that_are_read_are_never_recorded(read: Any) -> None:
 
     with pytest.raises(GaveUp), torch.no_grad():
         record(Reads(), (torch.randn(2, 4),), {})
+
+
+def test_sizes_that_values_decide_are_refused() -> None:
+    class Chosen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.a(x)
+            y: Tensor = self.b(h[x[:, 0] > 0])
+            return y
+
+    with pytest.raises(TraceError, match=r"the values of tensors decide the size of what aten\.index \(test_trace"):
+        trace(Chosen(), torch.randn(5, 3), quick=False)
+
+
+def test_parameters_without_entries() -> None:
+    class Tokens(nn.Module):
+        """Tokens before the sequence, of which this configuration has none."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.norm, self.b = nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2)
+            self.tokens = nn.Parameter(torch.zeros(1, 0, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.cat([self.tokens.expand(len(x), -1, -1), self.a(x)], 1)
+            y: Tensor = self.b(self.norm(h).view(len(x), -1, 4))
+            return y
+
+    model, x = Tokens().eval(), torch.randn(2, 5, 3)
+    sites = channels(model, x)
+    assert {name: site.size for name, site in sites.items()} == {"a": 4}
+    small = cut(model, sites, {"a": torch.tensor([True, False, True, True])})
+    assert small.tokens.shape == (1, 0, 3)

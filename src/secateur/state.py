@@ -21,6 +21,7 @@ __all__ = [
     "as_usual",
     "check_finite",
     "check_module",
+    "check_ordinary",
     "device_of",
     "digest",
     "evaluating",
@@ -115,6 +116,16 @@ def check_module(model: object, doing: str, *, compiled: bool = False) -> None:
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise InputError(f"parameter {name} has no shape yet; run the model once on an input first")
+
+
+def check_ordinary(model: nn.Module, doing: str) -> None:
+    """Refuse a model of which a tensor was made under `torch.inference_mode`: autograd does not take it, ever."""
+    for name, tensor in tensors(model).items():
+        if tensor.is_inference():
+            raise InputError(
+                f"{doing}: {name} of the model was made under torch.inference_mode, so nothing can be derived by it or "
+                "trained; build and load the model outside of that mode (calling secateur inside of it does no harm)"
+            )
 
 
 def check_finite(model: nn.Module, when: str, remedy: str) -> None:
@@ -242,7 +253,8 @@ def digest(named: Iterable[tuple[str, Tensor]], text: str = "") -> str:
     for name, tensor in named:
         total.update(f"|{name}:{tensor.dtype}:{tuple(tensor.shape)}|".encode())
         if tensor.numel():  # the strides of an empty one forbid a view
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            # A copy, as a tensor of one number that was expanded cannot be seen as bytes.
+            flat = tensor.detach().cpu().clone(memory_format=torch.contiguous_format).reshape(-1)
             total.update(flat.view(torch.uint8).numpy().data)
     return total.hexdigest()
 

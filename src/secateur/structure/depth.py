@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.randomness import private_draws
-from secateur.state import check_finite, check_module, evaluating, split_inputs, usual
+from secateur.state import check_finite, check_module, check_ordinary, evaluating, split_inputs, usual
 from secateur.structure.sites import REPAIR
 from secateur.types import ExampleInputs, InputError, Keep, Member, Site, Sites
 from secateur.untouched import copied, run_with
@@ -81,6 +81,7 @@ def blocks(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[str
     {'1': 2}
     """
     check_module(model, "blocks")
+    check_ordinary(model, "blocks")
     check_finite(model, "blocks", REPAIR)
     args, kwargs = split_inputs(example_inputs)
     ignored = set(ignore)

@@ -22,6 +22,9 @@ from secateur.types import Member, Role, Site
 
 __all__ = ["Structure", "attribute", "infer"]
 
+DIVIDING = {*("slice", "narrow", "split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split"), "getitem"}
+"""Ops that pass on a part of what they are given, and read no more of it."""
+
 INLINED = {"wrap_with_set_grad_enabled", "wrap_with_autocast", "wrap_with_inference_mode"}
 
 
@@ -53,6 +56,7 @@ def infer(graph: Graph) -> Structure:
     solver = _Solver(graph)
     solver.run(graph.graph, {})
     solver.freeze_what_leaves()
+    solver.freeze_what_nothing_reads()
     if graph.uses is not None:
         freeze_temperatures(graph.uses, solver.values, solver.ties)
     order = _first_use(graph)
@@ -93,6 +97,19 @@ class _Solver:
         for value, reason in leaving:
             for leaf in _leaves(value):
                 freeze(product(*leaf.axes), reason)
+
+    def freeze_what_nothing_reads(self) -> None:
+        """Freeze the parts of parameters that are cut off and left, such as rows of positions beyond the example's."""
+        read: set[Atom] = set()
+        for node in self.values:
+            if node.op == "call_function" and op_name(node) not in DIVIDING:
+                operands = [self.values.get(operand) for operand in node.all_input_nodes]
+                read.update(atom for leaf in _leaves(operands) for axis in leaf.axes for atom in atoms(axis))
+        for name, value in self.tensors.items():
+            for axis in value.axes:
+                for atom in atoms(axis):
+                    if atom not in read and name in self.graph.state:
+                        freeze(atom, "no example reads it")
 
     def _written(self) -> dict[str, str]:
         """The model's tensors into which it writes what it computes, such as a cache, with the reason."""
@@ -164,7 +181,7 @@ class _Solver:
 
 
 def _tensor_value(name: str, made: Tensor, parameter: bool) -> Value:
-    axes = tuple(Atom(int(s)) if s > 1 else fixed(1, "size 1") for s in made.shape)
+    axes = tuple(Atom(int(s)) if s > 1 else fixed(int(s), f"size {int(s)}") for s in made.shape)
     return Value(axes, parameter, tuple((name, d) for d in range(len(axes))))
 
 
@@ -204,10 +221,10 @@ def _role(ties: Ties, name: str, dim: int, ndim: int) -> Role:
 
 def _find_sites(graph: Graph, tensors: Mapping[str, Value], ties: Ties) -> tuple[dict[str, Site], dict[str, Atom]]:
     """One site for every free atom that a parameter has, named after the first layer that produces its units."""
-    unused = {name for holder, name in graph.tensors.items() if not holder.users}
+    used = {name for holder, name in graph.tensors.items() if holder.users}
     members: dict[Atom, list[Member]] = {}
     for name, value in tensors.items():
-        if name in unused or not isinstance(graph.state.get(name), torch.nn.Parameter):
+        if name not in used or not isinstance(graph.state.get(name), torch.nn.Parameter):
             continue
         for dim, axis in enumerate(value.axes):
             for atom in dict.fromkeys(atoms(axis)):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from secateur.randomness import private_draws
-from secateur.state import evaluating
+from secateur.state import evaluating, first_names
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.carriers import Attribute, Uses
 from secateur.structure.infer import Structure
@@ -88,6 +89,7 @@ MENDERS: list[tuple[type[nn.Module], Mender]] = [
 
 def edits(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], shapes: Mapping[str, Shape]) -> Edits:
     """Return the attributes of torch's own layers that follow from the new `shapes` of their tensors (by full name)."""
+    first = first_names(model)
     found: Edits = {}
     for path, attribute, value in _group_counts(model, structure, gone):
         found.setdefault(path, {})[attribute] = value
@@ -96,7 +98,7 @@ def edits(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], s
             found.setdefault(path, {}).update(_attention(path, module, structure, gone, shapes))
             continue
         mender = next((m for kind, m in MENDERS if isinstance(module, kind)), None)
-        names = {n: f"{path}.{n}" if path else n for n in _own_tensors(module)}
+        names = {n: first[id(getattr(module, n))] for n in _own_tensors(module)}
         if mender is None or not any(full in shapes for full in names.values()):
             continue
         own = {n: shapes.get(full) or tuple(getattr(module, n).shape) for n, full in names.items()}
@@ -176,6 +178,7 @@ class Guess:
     attribute: str
     value: int | list[int]
     kind: str
+    of_torch: bool = False
 
 
 # Names of attributes that hold sizes of other things than channels: tried last.
@@ -192,23 +195,40 @@ def proposals(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor
     that it calls, and the forward pass was seen to read it for no arithmetic. Which of them are meant is decided by
     trying: a wrong set fails to run or to verify. Last come those of whose use something was lost from sight.
     """
-    uses, guesses = Uses(), _guesses(model, structure, gone, lambda path, name: True)
-    if guesses:  # watching costs a forward pass
+    tried: list[set[tuple[str, str]]] = []
+    uses, guesses = Uses(), _guesses(model, structure, gone, lambda module, path, name: True)
+    if structure.graph.uses is None or not guesses:
+        # A plain network mostly needs no edits, and to watch what it reads takes another forward pass.
+        tried.append(set())
+        yield known
+    if guesses:
         uses = _uses(model, structure)
-        guesses = _guesses(model, structure, gone, lambda path, name: uses.may_change(_watched(uses, path, name)))
+        guesses = _guesses(model, structure, gone, partial(_may_change, uses))
     guesses = [g for g in guesses if g.attribute not in known.get(g.path, {})]
     kinds = list(dict.fromkeys((g.kind, g.attribute) for g in guesses))
-    lost = {(g.kind, g.attribute) for g in guesses if not uses.only_sizes(_watched(uses, g.path, g.attribute))}
+    lost = {
+        (g.kind, g.attribute)
+        for g in guesses
+        if not g.of_torch and not uses.only_sizes(_watched(uses, g.path, g.attribute))
+    }
     unlikely = {k for k in kinds if UNLIKELY.search(k[1])} - lost
     likely = set(kinds) - unlikely - lost
     choices = [likely, likely | unlikely, likely | lost, set(kinds), set()]
     choices += [likely - {k} for k in kinds if k in likely]
     choices += [likely | {k} for k in kinds if k not in likely]
-    tried: list[set[tuple[str, str]]] = []
     for choice in choices[:24]:
         if choice not in tried:
             tried.append(choice)
             yield _merged(known, [g for g in guesses if (g.kind, g.attribute) in choice])
+
+
+def _may_change(uses: Uses, module: nn.Module, path: str, name: str) -> bool:
+    """Torch's own layers are not watched; those without parameters, such as a plain layer norm, hold sizes as well."""
+    return _is_of_torch(module) or uses.may_change(_watched(uses, path, name))
+
+
+def _is_of_torch(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.")
 
 
 def _uses(model: nn.Module, structure: Structure) -> Uses:
@@ -232,11 +252,14 @@ def _merged(known: Edits, guesses: list[Guess]) -> Edits:
 
 
 def _guesses(
-    model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], may_change: Callable[[str, str], bool]
+    model: nn.Module,
+    structure: Structure,
+    gone: Mapping[Atom, Tensor],
+    may_change: Callable[[nn.Module, str, str], bool],
 ) -> list[Guess]:
     modules = dict(model.named_modules(remove_duplicate=False))
     holders = {
-        path: {name: value for name, value in vars(module).items() if may_change(path, name)}
+        path: {name: value for name, value in vars(module).items() if may_change(module, path, name)}
         for path, module in modules.items()
     }
     wanted: dict[str, dict[int, set[int]]] = {}
@@ -253,7 +276,7 @@ def _guesses(
         # A size that would have to become two different ones is no single attribute.
         settled = {old: next(iter(new)) for old, new in sizes.items() if len(new) == 1}
         if path in modules:
-            guesses += _module_guesses(path, type(modules[path]).__qualname__, holders[path], settled)
+            guesses += _module_guesses(path, modules[path], holders[path], settled)
     return guesses
 
 
@@ -263,11 +286,11 @@ def _holds(value: object, size: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value == size
 
 
-def _module_guesses(path: str, kind: str, held: Mapping[str, Any], settled: Mapping[int, int]) -> list[Guess]:
+def _module_guesses(path: str, module: nn.Module, held: Mapping[str, Any], settled: Mapping[int, int]) -> list[Guess]:
     guesses = []
     for name, value in held.items():
         if not any(_holds(value, old) for old in settled):
             continue
         new = settled[value] if isinstance(value, int) else [settled.get(v, v) for v in value]
-        guesses.append(Guess(path, name, new, kind))
+        guesses.append(Guess(path, name, new, type(module).__qualname__, _is_of_torch(module)))
     return guesses

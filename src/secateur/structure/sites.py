@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from secateur.state import check_finite, check_module, tensors, usual
+from secateur.state import check_finite, check_module, check_ordinary, tensors, usual
 from secateur.structure.infer import infer
 from secateur.structure.trace import trace
 from secateur.types import ExampleInputs, InputError, Keep, Member, Site, Sites, unknown_name
@@ -42,6 +42,7 @@ def channels(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[s
     ({'0': (3,)}, {'2': "the model's output"})
     """
     check_module(model, "channels")
+    check_ordinary(model, "channels")
     check_finite(model, "channels", REPAIR)
     structure = infer(trace(model, example_inputs))
     if structure.graph.program is None and structure.ties.statistics:
@@ -66,6 +67,7 @@ def weights(model: nn.Module, ignore: Iterable[str] = ()) -> Sites:
     {'0.weight': (3, 4), '2.weight': (2, 3)}
     """
     check_module(model, "weights")
+    check_ordinary(model, "weights")
     check_finite(model, "weights", REPAIR)
     table = {
         name: Site(name, "weight", tuple(p.shape), (Member(name, tuple(p.shape)),))
@@ -116,8 +118,8 @@ def check_keep(sites: Sites, keep: Keep) -> dict[str, Tensor]:
 
 def masked_tensors(model: nn.Module, sites: Sites, keep: Keep) -> dict[str, Tensor]:
     """Return the parameters that `keep` changes, with zeros where units are removed; the model is left as it is."""
+    zeroed = zeros(model, sites, keep)  # which checks the model
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    zeroed = zeros(model, sites, keep)
     masked: dict[int, Tensor] = {}
     for parameter in parameters.values():
         if id(parameter) in zeroed and id(parameter) not in masked:

@@ -6,6 +6,7 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
@@ -82,19 +83,25 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, quick: bool = True
             return recorded
         if not known_to_run:
             # The exporter works on shapes alone, and lets pass what would fail on numbers, such as a wrong type.
-            _check_runs(model, args, kwargs)
+            _check_runs(model, *_fresh(args, kwargs))
     # Each pass anew: what the one before kept in tables is dropped.
     with evaluating(model), private_draws():
-        uses = watch(model, args, kwargs)
+        uses = watch(model, *_fresh(args, kwargs))
     with evaluating(model), private_draws():
         exported = _export(model, args, kwargs, uses)
     return _exported(model, exported, args, kwargs, uses)
 
 
+def _fresh(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The same inputs in containers of their own, which a forward pass may fill."""
+    inputs: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map(lambda leaf: leaf, (args, kwargs))
+    return inputs
+
+
 def _recorded(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph | None:
     """The graph of a plain network; None where it is not plain, or fails."""
     try:
-        recording = record(model, args, kwargs)
+        recording = record(model, *_fresh(args, kwargs))
     except Exception:  # noqa: BLE001  (what is wrong with the model is found and said by the export)
         return None
     graph = Graph(recording.graph, recording.tensors, own_tensors(model), tuple(recording.inputs), args, kwargs)
@@ -150,13 +157,23 @@ def _is_attribute(model: nn.Module, name: str) -> bool:
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], uses: Uses | None) -> Export:
     try:
-        return export(model, args, kwargs, uses.parameters if uses else None)
+        exported = export(model, args, kwargs, uses.parameters if uses else None)
+        _check_sizes_are_known(exported)
+        return exported
     except Exception as error:
         raise TraceError(
             f"{type(model).__name__} cannot be traced: {_first_line(error)}. Usual causes: control flow that depends on "
             "the values of tensors (use torch.where or torch.cond), .item(), numpy in the forward pass, or a custom "
             "autograd function. torch.export.export(model, inputs, strict=False) shows the whole trace."
         ) from error
+
+
+def _check_sizes_are_known(exported: Export) -> None:
+    """Refuse tensors whose sizes the values of others decide: which units such a size counts cannot be told."""
+    for node in exported.program.graph.nodes:
+        made = node.meta.get("val")
+        if isinstance(made, Tensor) and any(isinstance(size, torch.SymInt) for size in made.shape):
+            raise ValueError(f"the values of tensors decide the size of what {where(node)} returns")
 
 
 def _check_runs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -84,7 +84,7 @@ def _leaves(outputs: Any) -> list[Tensor]:
 class KeptStatistics(TorchFunctionMode):
     """Takes the statistics of normalisations over the channels that are kept.
 
-    A channel counts as removed where the norm's own scale is zero there; without a scale, where all values are zero.
+    A channel counts as removed where the norm's own scale is zero there; without such a scale, where all values are zero.
 
     Args:
         averages: also let means, variances, maxima and softmax leave out slices that are zero throughout, for norms
@@ -142,6 +142,12 @@ def _kept(x: Tensor, dims: Sequence[int]) -> Tensor:
     return (x != 0).to(x.dtype).amax(dim=others, keepdim=True) if others else (x != 0).to(x.dtype)
 
 
+def _kept_by(weight: Tensor | None, x: Tensor, dims: Sequence[int]) -> Tensor:
+    """1 where the scale is not zero; a scale without zeros, such as ``1 + weight``, tells nothing, and the values do."""
+    by_scale = weight is not None and bool((weight == 0).any())
+    return (weight != 0).to(x.dtype) if weight is not None and by_scale else _kept(x, dims)
+
+
 def _masked_mean(x: Tensor, kept: Tensor, dims: Sequence[int]) -> Tensor:
     weight = kept.expand_as(x)
     return (x * weight).sum(dim=tuple(dims), keepdim=True) / weight.sum(dim=tuple(dims), keepdim=True).clamp(min=1)
@@ -155,7 +161,7 @@ def _layer_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     dims = list(range(-len(normalized_shape), 0))
-    kept = (weight != 0).to(input.dtype) if weight is not None else _kept(input, dims)
+    kept = _kept_by(weight, input, dims)
     centred = input - _masked_mean(input, kept, dims)
     result = centred * torch.rsqrt(_masked_mean(centred**2, kept, dims) + eps) * kept
     result = result if weight is None else result * weight
@@ -169,7 +175,7 @@ def _rms_norm(
     eps: float | None = None,
 ) -> Tensor:
     dims = list(range(-len(normalized_shape), 0))
-    kept = (weight != 0).to(input.dtype) if weight is not None else _kept(input, dims)
+    kept = _kept_by(weight, input, dims)
     floor = torch.finfo(input.dtype).eps if eps is None else eps
     result = input * torch.rsqrt(_masked_mean(input**2, kept, dims) + floor)
     return result if weight is None else result * weight
@@ -183,7 +189,7 @@ def _group_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     tail = [1] * (input.ndim - 2)
-    kept = (weight != 0).to(input.dtype).view(1, -1, *tail) if weight is not None else _kept(input, [1])
+    kept = _kept_by(weight.view(1, -1, *tail) if weight is not None else None, input, [1])
     grouped = input.reshape(input.shape[0], num_groups, -1)
     mask = kept.expand_as(input).reshape(grouped.shape)
     centred = grouped - _masked_mean(grouped, mask, [-1])

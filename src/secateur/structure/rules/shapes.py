@@ -33,6 +33,9 @@ def reshape(call: Call) -> Value:
 
 def reshaped(call: Call, axes: Sequence[Axis], shape: Sequence[int]) -> tuple[Axis, ...]:
     """Regroup `axes` into `shape`: the shortest runs of equal size on both sides are regrouped on their own."""
+    if 0 in shape:  # of nothing, no run can be told from another
+        call.freeze(*axes, because="reshaped without entries")
+        return tuple(fixed(size, "without entries") for size in shape)
     result: list[Axis] = []
     rest = [a for a in axes if a.size != 1]
     sizes = list(shape)
@@ -118,7 +121,7 @@ def expand(call: Call) -> Value:
     axes: list[Axis] = []
     for dim, size in enumerate(call.shape):
         old = x.axes[dim - extra] if dim >= extra else None
-        axes.append(old if old is not None and old.size == size else (Atom(size) if size > 1 else fixed(1)))
+        axes.append(old if old is not None and old.size == size else (Atom(size) if size > 1 else fixed(size)))
     return Value(tuple(axes), x.zero and not any(_grew(x, call.shape, extra)))
 
 
