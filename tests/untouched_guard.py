@@ -118,7 +118,7 @@ def _numbers(tensor: Tensor) -> Any:
     """The numbers of a small tensor; the sums of the bits of a large one, whole and by place."""
     if not _dense(tensor):
         return None
-    flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    flat = tensor.detach().clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8)
     if len(flat) <= SMALL or len(flat) % 8:
         return flat.clone()
     words = flat.view(torch.int64)

@@ -252,8 +252,10 @@ def digest(named: Iterable[tuple[str, Tensor]], text: str = "") -> str:
     total = blake2b(text.encode(), digest_size=16)
     for name, tensor in named:
         total.update(f"|{name}:{tensor.dtype}:{tuple(tensor.shape)}|".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        total.update(flat.view(torch.uint8).numpy().data)
+        if tensor.numel():  # the strides of an empty one forbid a view
+            # A copy, as a tensor of one number that was expanded cannot be seen as bytes.
+            flat = tensor.detach().cpu().clone(memory_format=torch.contiguous_format).reshape(-1)
+            total.update(flat.view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,14 +11,11 @@ from torch import Tensor, nn
 
 from secateur.criteria import Random
 from secateur.selection import select
-from secateur.structure import channels, cut, graph, literals, mend
+from secateur.structure import channels, cut, cutting, graph, literals, mend
 from secateur.structure.axes import total
 from secateur.structure.rules import RULES, Call, Value
 from secateur.testing import zoo
 from secateur.types import Member, Sites, VerificationError
-
-# `secateur.structure` has a function of this name, which hides the module from a plain import.
-cutting = importlib.import_module("secateur.structure.cutting")
 
 Patch = pytest.MonkeyPatch
 Plant = Callable[[Patch], None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import pytest
@@ -13,16 +12,13 @@ from torch.fx import GraphModule
 from secateur.criteria import Random
 from secateur.pruning import prune
 from secateur.selection import select
-from secateur.structure import channels, cut
+from secateur.structure import channels, cut, cutting
 from secateur.structure.difference import difference
 from secateur.structure.draws import Draw
 from secateur.structure.frames import Frame, drawn_inputs, other_frames, wider_frames
 from secateur.structure.stand_in import run_substituted
 from secateur.structure.verify import Verification
 from secateur.types import InputError, VerificationError
-
-# `secateur.structure` has a function of this name, which hides the module from a plain import.
-cutting = importlib.import_module("secateur.structure.cutting")
 
 
 class Between(nn.Module):
@@ -268,6 +264,30 @@ class TestSubstitution:
         model = Counts()
         assert float(run_substituted(model, lambda name: torch.tensor(4.0), ((torch.ones(()),), {}))) == 5
         assert float(model.steps) == 0
+
+    def test_a_weight_is_read_by_its_data_too(self) -> None:
+        class Data(nn.Linear):
+            def forward(self, x: Tensor) -> Tensor:
+                return x @ self.weight.data.T
+
+        made = run_substituted(Data(2, 1), lambda name: torch.full((1, 2), 3.0), ((torch.ones(1, 2),), {}))
+        assert made.tolist() == [[6.0]]
+
+    def test_what_modes_write_into_a_weight_is_read(self) -> None:
+        class Merged(nn.Linear):
+            """Adds one to its weight for evaluation, as adapters are merged."""
+
+            def train(self, mode: bool = True) -> nn.Module:
+                if mode != self.training:
+                    self.weight.data += -1 if mode else 1
+                return super().train(mode)
+
+        model = Merged(2, 1, bias=False).eval()
+        before = model.weight.clone()
+        fetched = torch.full((1, 2), 3.0)
+        assert run_substituted(model, lambda name: fetched, ((torch.ones(1, 2),), {})).tolist() == [[6.0]]
+        assert fetched.tolist() == [[3.0, 3.0]]
+        assert torch.equal(model.weight, before)
 
 
 class TestDifference:

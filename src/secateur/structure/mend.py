@@ -195,8 +195,13 @@ def proposals(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor
     that it calls, and the forward pass was seen to read it for no arithmetic. Which of them are meant is decided by
     trying: a wrong set fails to run or to verify. Last come those of whose use something was lost from sight.
     """
+    tried: list[set[tuple[str, str]]] = []
     uses, guesses = Uses(), _guesses(model, structure, gone, lambda module, path, name: True)
-    if guesses:  # watching costs a forward pass
+    if structure.graph.uses is None or not guesses:
+        # A plain network mostly needs no edits, and to watch what it reads takes another forward pass.
+        tried.append(set())
+        yield known
+    if guesses:
         uses = _uses(model, structure)
         guesses = _guesses(model, structure, gone, partial(_may_change, uses))
     guesses = [g for g in guesses if g.attribute not in known.get(g.path, {})]
@@ -211,7 +216,6 @@ def proposals(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor
     choices = [likely, likely | unlikely, likely | lost, set(kinds), set()]
     choices += [likely - {k} for k in kinds if k in likely]
     choices += [likely | {k} for k in kinds if k not in likely]
-    tried: list[set[tuple[str, str]]] = []
     for choice in choices[:24]:
         if choice not in tried:
             tried.append(choice)

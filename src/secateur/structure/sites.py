@@ -118,8 +118,8 @@ def check_keep(sites: Sites, keep: Keep) -> dict[str, Tensor]:
 
 def masked_tensors(model: nn.Module, sites: Sites, keep: Keep) -> dict[str, Tensor]:
     """Return the parameters that `keep` changes, with zeros where units are removed; the model is left as it is."""
+    zeroed = zeros(model, sites, keep)  # which checks the model
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    zeroed = zeros(model, sites, keep)
     masked: dict[int, Tensor] = {}
     for parameter in parameters.values():
         if id(parameter) in zeroed and id(parameter) not in masked:

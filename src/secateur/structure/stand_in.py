@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.randomness import private_draws
-from secateur.state import evaluating, own_tensors
+from secateur.state import own_tensors
 from secateur.structure.frames import Inputs
 from secateur.untouched import copied
 
@@ -70,11 +70,24 @@ def run_substituted(
     tensor([[4.]], dtype=torch.float64)
     """
     shells = _Shells(model, DOUBLE if double else {})
-    with evaluating(shells.model), private_draws():
+    with torch.no_grad():
         for name, buffer in shells.buffers.items():
             buffer.copy_(fetch(name))
-        with _Substitutes(shells, fetch):
+        with _Substitutes(shells, fetch), private_draws():
+            # Back and forth, as tables that a module keeps for evaluation were made from other weights.
+            shells.model.train()
+            shells.model.eval()
             return shells.model(*inputs[0], **inputs[1]) if run is None else run(shells.model, inputs)
+
+
+Place = tuple[int, int, torch.Size, tuple[int, ...]]
+
+
+def _place(tensor: Tensor) -> Place | None:
+    """Where a tensor lies in memory; ``weight.data`` lies where the weight does."""
+    if tensor.layout is not torch.strided:
+        return None
+    return tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape, tensor.stride()
 
 
 class _Shells:
@@ -82,7 +95,7 @@ class _Shells:
 
     Attributes:
         model: the copy.
-        parameters: which parameter a shell stands for, by its id.
+        parameters: which parameter a shell stands for, by its place.
         dtypes: the parameters' types, by name.
         buffers: the copy's own floating buffers by name.
         originals: the copy's buffer for each of the model's, by its id.
@@ -91,7 +104,7 @@ class _Shells:
     def __init__(self, model: nn.Module, types: Types) -> None:
         self.types = types
         self.dtypes: dict[str, torch.dtype] = {}
-        self.parameters: dict[int, str] = {}
+        self.parameters: dict[Place | None, str] = {}
         self.buffers: dict[str, Tensor] = {}
         self.originals: dict[int, Tensor] = {}
         memo = _empty_tables(model)
@@ -111,7 +124,7 @@ class _Shells:
             return self.buffers[name]
         number = torch.zeros((), dtype=dtype, device=tensor.device)
         shell = nn.Parameter(number.expand(tensor.shape), requires_grad=tensor.requires_grad)
-        self.parameters |= dict.fromkeys((id(shell), id(tensor)), name)
+        self.parameters |= dict.fromkeys((_place(shell), _place(tensor)), name)
         self.dtypes[name] = dtype
         return shell
 
@@ -137,19 +150,21 @@ class _Substitutes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in ASSERTS and self.types:
             return None
-        kwargs = {name: self._argument(argument) for name, argument in (kwargs or {}).items()}
+        args = [self._argument(argument, func._schema.is_mutable) for argument in args]
+        kwargs = {name: self._argument(argument, func._schema.is_mutable) for name, argument in (kwargs or {}).items()}
         kernel = WRITTEN_OUT.get(func, func) if self.types else func
-        return self._result(kernel(*map(self._argument, args), **kwargs))
+        return self._result(kernel(*args, **kwargs))
 
-    def _argument(self, argument: Any) -> Any:
+    def _argument(self, argument: Any, written: bool) -> Any:
         if isinstance(argument, torch.dtype):
             return self.types.get(argument, argument)
         if isinstance(argument, (list, tuple)):
-            return [self._argument(inner) for inner in argument]
+            return [self._argument(inner, written) for inner in argument]
         if not isinstance(argument, Tensor):
             return argument
-        if id(argument) in self.parameters:
-            return self._stood_for(self.parameters[id(argument)])
+        name = self.parameters.get(_place(argument))
+        if name is not None:
+            return self._stood_for(name, written)
         argument = self.buffers.get(id(argument), argument)
         return self._wide(argument) if argument.dtype in self.types else argument
 
@@ -158,11 +173,12 @@ class _Substitutes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.widened[id(tensor)] = (tensor, tensor.to(self.types[tensor.dtype]))
         return self.widened[id(tensor)][1]
 
-    def _stood_for(self, name: str) -> Tensor:
+    def _stood_for(self, name: str, written: bool) -> Tensor:
+        """The parameter; kept where it is used again, and where an op may write into it, in a copy."""
         if name in self.fetched:
             return self.fetched[name]
-        tensor = self.fetch(name).to(self.dtypes[name])
-        if name in self.used and tensor.numel() * tensor.element_size() <= LARGEST_CACHED:
+        tensor = self.fetch(name).to(self.dtypes[name], copy=written)
+        if written or (name in self.used and tensor.numel() * tensor.element_size() <= LARGEST_CACHED):
             self.fetched[name] = tensor
         self.used.add(name)
         return tensor

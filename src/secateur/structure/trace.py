@@ -83,19 +83,25 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, quick: bool = True
             return recorded
         if not known_to_run:
             # The exporter works on shapes alone, and lets pass what would fail on numbers, such as a wrong type.
-            _check_runs(model, args, kwargs)
+            _check_runs(model, *_fresh(args, kwargs))
     # Each pass anew: what the one before kept in tables is dropped.
     with evaluating(model), private_draws():
-        uses = watch(model, args, kwargs)
+        uses = watch(model, *_fresh(args, kwargs))
     with evaluating(model), private_draws():
         exported = _export(model, args, kwargs, uses)
     return _exported(model, exported, args, kwargs, uses)
 
 
+def _fresh(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The same inputs in containers of their own, which a forward pass may fill."""
+    inputs: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map(lambda leaf: leaf, (args, kwargs))
+    return inputs
+
+
 def _recorded(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph | None:
     """The graph of a plain network; None where it is not plain, or fails."""
     try:
-        recording = record(model, args, kwargs)
+        recording = record(model, *_fresh(args, kwargs))
     except Exception:  # noqa: BLE001  (what is wrong with the model is found and said by the export)
         return None
     graph = Graph(recording.graph, recording.tensors, own_tensors(model), tuple(recording.inputs), args, kwargs)
