@@ -17,6 +17,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,10 +30,9 @@ from secateur import data, models
 from secateur.criteria import UnitWorth
 from secateur.rate.chain.engine import chain_engine
 from secateur.rate.chain.gemm import product
-from secateur.rate.chain.last import LastLayer
-from secateur.rate.plain import removed
-from secateur.rate.tally import Tally
-from secateur.types import Sites
+from secateur.rate.last import LastLayer
+from secateur.rate.tally import UnitTally
+from secateur.types import Site, Sites
 
 BATCH = 500
 # Options of the model, images, and whether we too are timed on the sample of units alone.
@@ -66,6 +66,23 @@ def sampled(sites: Sites, each: int) -> dict[str, Tensor]:
     return {name: torch.randperm(site.size, generator=generator)[:each].sort().values for name, site in sites.items()}
 
 
+@contextmanager
+def removed(model: nn.Module, site: Site, unit: int) -> Iterator[None]:
+    """Zero what belongs to one unit in the model itself, and put it back."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    kept = []
+    with torch.no_grad():
+        for member in site.members:
+            parameter = parameters[member.parameter]
+            kept.append((parameter, parameter.detach().clone()))
+            assert member.dim is not None
+            assert member.index is not None
+            parameter.index_fill_(member.dim, member.index[unit], 0)
+        yield
+        for tensor, before in reversed(kept):
+            tensor.copy_(before)
+
+
 def mean_loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> float:
     """Return the mean loss, by batches."""
     total = torch.zeros((), dtype=torch.float64)
@@ -92,7 +109,7 @@ def ours(model: nn.Module, sites: Sites, units: dict[str, Tensor] | None, inputs
     """Return the loss changes, of the units alone where some are given."""
     engine = chain_engine(model, sites, cross_entropy)
     assert engine is not None
-    tally = Tally(cross_entropy, sites, units)
+    tally = UnitTally(cross_entropy, sites, units)
     engine.measure(inputs, targets, tally)
     return UnitWorth.of(tally)
 

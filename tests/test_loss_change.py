@@ -20,9 +20,9 @@ from torch.utils import _pytree as pytree
 from secateur.criteria import LossChange, SecondOrder, UnitWorth
 from secateur.pruning import prune
 from secateur.rate.memory import Budget
-from secateur.rate.plain import PlainLoop
-from secateur.rate.tally import Tally
+from secateur.rate.tally import UnitTally
 from secateur.rate.units import GraphEngine
+from secateur.rate.whole import PlainLoop
 from secateur.structure import blocks, channels, mask, weights
 from secateur.testing.conformance import CriterionConformance
 from secateur.testing.random_nets import RULES, RandomNet, Step
@@ -57,7 +57,7 @@ def brute(model: nn.Module, sites: Sites, x: Tensor, y: Tensor) -> dict[str, Ten
 
 def measured(model: nn.Module, sites: Sites, x: Tensor, y: Tensor, budget: Budget = ROOMY) -> UnitWorth:
     """The changes by the engine for traced models alone, in the model's own precision: where it gives up the test fails."""
-    tally = Tally(cross_entropy, sites)
+    tally = UnitTally(cross_entropy, sites)
     GraphEngine(model, sites, budget).measure(x, y, tally)
     return UnitWorth.of(tally)
 
@@ -449,7 +449,7 @@ def test_a_tally_that_misses_units_is_told_apart() -> None:
     model = hand_mlp()
     x, y = torch.randn(4, 2), torch.tensor([0, 1] * 2)
     sites = channels(model, x)
-    tally = Tally(cross_entropy, sites, {"0": torch.tensor([2])})
+    tally = UnitTally(cross_entropy, sites, {"0": torch.tensor([2])})
     GraphEngine(model, sites, ROOMY).measure(x, y, tally)
     assert UnitWorth.of(tally).exact["0"].tolist() == [False, False, True]
 
@@ -538,7 +538,7 @@ def test_the_plain_loop_leaves_its_model_as_it_was() -> None:
     before = copy.deepcopy(model.state_dict())
     sites = channels(model, TOYS["attention"].inputs())
     x, y = TOYS["attention"].batches()[0]
-    PlainLoop(model, sites).measure(x, y, Tally(cross_entropy, sites))
+    PlainLoop(model, sites).measure(x, y, UnitTally(cross_entropy, sites))
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 

@@ -16,10 +16,10 @@ from secateur.criteria.loss_change import LossChange
 from secateur.criteria.loss_change.result import UnitWorth
 from secateur.rate.chain.engine import ChainEngine, chain_engine
 from secateur.rate.chain.gemm import product
-from secateur.rate.chain.last import LastLayer
 from secateur.rate.chain.parse import parse
-from secateur.rate.plain import PlainLoop
-from secateur.rate.tally import Tally
+from secateur.rate.last import LastLayer
+from secateur.rate.tally import UnitTally
+from secateur.rate.whole import PlainLoop
 from secateur.structure import channels, weights
 from secateur.types import InputError, Sites
 
@@ -82,7 +82,7 @@ def measured(
     assert engine is not None
     found = []
     for each in (engine, PlainLoop(copy.deepcopy(model), sites)):
-        tally = Tally(cross_entropy, sites)
+        tally = UnitTally(cross_entropy, sites)
         for x, y in zip(inputs.split(batch), targets.split(batch), strict=True):
             each.measure(x, y, tally)
         found.append(UnitWorth.of(tally))
@@ -254,7 +254,7 @@ def test_the_model_stays_as_it_was() -> None:
     inputs, targets = labelled(2, 9, 9)
     engine = chain_engine(model, channels(model, inputs[:1]), cross_entropy)
     assert isinstance(engine, ChainEngine)
-    engine.measure(inputs, targets, Tally(cross_entropy, engine.sites))
+    engine.measure(inputs, targets, UnitTally(cross_entropy, engine.sites))
     assert model.training
     assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
 
@@ -383,7 +383,7 @@ def test_every_unit_is_reported_done(name: str) -> None:
     sites, done = channels(model, inputs[:1]), list[float]()
     engine = chain_engine(model, sites, cross_entropy, max_memory=20_000, advance=done.append)
     assert engine is not None
-    engine.measure(inputs, targets, Tally(cross_entropy, sites))
+    engine.measure(inputs, targets, UnitTally(cross_entropy, sites))
     assert sum(done) == pytest.approx(sum(site.size for site in sites.values()))
 
 
@@ -408,6 +408,6 @@ def test_a_model_that_swerves_is_measured_all_the_same() -> None:
     sites = channels(model, inputs[:1])
     assert chain_engine(model, sites, cross_entropy) is not None
     found = LossChange((inputs, targets))(model, sites)
-    tally = Tally(cross_entropy, sites)
+    tally = UnitTally(cross_entropy, sites)
     PlainLoop(copy.deepcopy(model), sites).measure(inputs, targets, tally)
     torch.testing.assert_close(found["first"], UnitWorth.of(tally)["first"], rtol=1e-5, atol=1e-6)

@@ -14,7 +14,8 @@ from secateur import data
 from secateur.lab import Report, Results, RunSummary, Store, Table, run_study, write_report
 from secateur.lab.study import Cell
 from secateur.studies import STUDIES, by_name
-from secateur.studies.comparison.cells import METHODS, cells
+from secateur.studies.comparison.cells import cells
+from secateur.studies.comparison.options import METHODS
 from secateur.types import DataError, UnknownNameError
 
 SPARSITIES = [0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99]

@@ -8,7 +8,7 @@ import pytest
 
 from secateur.lab.options import Options
 from secateur.studies import STUDIES
-from secateur.studies.comparison.options import OPTIONS, check, options
+from secateur.studies.comparison.options import OPTIONS
 from secateur.types import InputError, UnknownNameError
 
 BAD: dict[str, list[Any]] = {
@@ -31,7 +31,7 @@ BAD: dict[str, list[Any]] = {
 @pytest.mark.parametrize(("name", "value"), [(n, v) for n, values in BAD.items() for v in values])
 def test_a_bad_value_is_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(InputError) as refused:
-        check("demo", options(**{name: value}))
+        STUDIES["demo"].plan({name: value})
     assert f"study 'demo': {name} is {value!r}; give " in str(refused.value)
 
 
@@ -48,11 +48,11 @@ def test_a_bad_value_is_refused_by_name(name: str, value: Any) -> None:
 )
 def test_an_unknown_name_is_refused(name: str, value: Any) -> None:
     with pytest.raises(UnknownNameError, match="'foo'"):
-        check("demo", options(**{name: value}))
+        STUDIES["demo"].plan({name: value})
 
 
 def test_every_option_is_checked_and_every_default_is_right() -> None:
-    assert set(OPTIONS) == set(options()) == set(BAD)
+    assert set(OPTIONS) == set(BAD)
     for study in STUDIES.values():
         if isinstance(study.defaults, Options):
             study.defaults.check(study.name, study.settle(None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,11 @@ from secateur.saving import save_weights
 from secateur.selection import select
 from secateur.structure import channels, cut, mask
 from secateur.studies import by_name
-from secateur.studies.janjic import dropout as janjic_dropout
 from secateur.studies.janjic import filters
-from secateur.studies.janjic import resnet101 as janjic_energy_resnet101
-from secateur.studies.janjic import vgg16 as janjic_energy_vgg16
 from secateur.studies.janjic.dropout import dropped, parts
-from secateur.studies.janjic.energy_pages import Layers
+from secateur.studies.janjic.energy_pages import ours
 from secateur.studies.janjic.iterative import slices
+from secateur.studies.kit.published import published
 from secateur.types import FileError, InputError, UnknownNameError
 
 NAMES = ("janjic-energy-vgg16", "janjic-energy-resnet101", "janjic-dropout", "janjic-iterative")
@@ -60,14 +59,14 @@ def run(name: str, folder: Path, options: dict[str, Json]) -> Results:
 
 
 def test_the_published_figures_are_those_of_the_text() -> None:
-    vgg = {claim.words: claim.theirs for claim in janjic_energy_vgg16.PUBLISHED}
+    vgg = {claim["words"]: claim["theirs"] for claim in published("janjic")["vgg16"]}
     assert vgg["1 %: filters removed (%), mean of the layers"] == 9.83
     assert vgg["10 %: accuracy lost (points)"] == 16.88
-    resnet = {claim.words: claim.theirs for claim in janjic_energy_resnet101.PUBLISHED}
+    resnet = {claim["words"]: claim["theirs"] for claim in published("janjic")["resnet101"]}
     assert resnet["50 %: filters removed in these (%)"] == 87.94
     assert resnet["1 %, layer 18: accuracy (%)"] == 80.32
-    assert janjic_dropout.PUBLISHED[0.9] == (4.998, 31.45)
-    assert len(janjic_dropout.PUBLISHED) == 10
+    assert published("janjic")["dropout"][0.9] == [4.998, 31.45]
+    assert len(published("janjic")["dropout"]) == 10
 
 
 def test_the_grids_are_those_of_the_text() -> None:
@@ -222,13 +221,16 @@ def test_the_claims_are_computed_from_the_layers() -> None:
         for step in (1, 4, 5)
         for seed in (0, 1)
     ]
-    found = Layers(pandas.DataFrame(rows), pandas.DataFrame({"base_accuracy": [0.9], "base_loss": [0.4]}))
-    ours = {claim.words: claim.ours(found) for claim in janjic_energy_vgg16.PUBLISHED}
-    assert ours["unpruned: accuracy (%)"] == 90
-    assert ours["1 %: filters removed (%), mean of the layers"] == pytest.approx(25)  # of layers 1 and 4
-    assert ours["1 %: accuracy lost (points)"] == pytest.approx(3)
-    assert ours["1 %: the same without the 4th convolution (the text's layer 8)"] == pytest.approx(1.5)
-    assert ours["10 %: accuracy lost (points)"] != ours["10 %: accuracy lost (points)"], "nan: nothing was run"
+    energy, runs = pandas.DataFrame(rows), pandas.DataFrame({"seed": [0], "base_accuracy": [0.9], "base_loss": [0.4]})
+    numbers = {claim["words"]: ours(claim, energy, runs) for claim in published("janjic")["vgg16"]}
+    assert numbers["unpruned: accuracy (%)"] == 90
+    assert numbers["1 %: filters removed (%), mean of the layers"] == pytest.approx(25)  # of layers 1 and 4
+    assert numbers["1 %: accuracy lost (points)"] == pytest.approx(3)
+    assert numbers["1 %: the same without the 4th convolution (the text's layer 8)"] == pytest.approx(1.5)
+    assert numbers["10 %: accuracy lost (points)"] != numbers["10 %: accuracy lost (points)"], "nan: nothing was run"
+    assert ours({"value": "lost", "threshold": 0.01, "only": 4}, energy, runs) == pytest.approx(4.5)
+    assert ours({"value": "lost", "threshold": 0.01, "least": True}, energy, runs) == pytest.approx(1.5)
+    assert ours({"value": "layers", "threshold": 0.01, "cheap": True}, energy.assign(points=-10.0), runs) == 0
 
 
 # Dropout
@@ -354,8 +356,9 @@ def test_weights_and_a_folder_of_images_run_through_the_same_study(
 def test_weights_are_known_by_their_content(tmp_path: Path) -> None:
     study = by_name("janjic-energy-vgg16")
     one, same, other = (tmp_path / f"{name}.safetensors" for name in ("one", "same", "other"))
-    for path, seed in ((one, 0), (same, 0), (other, 1)):
+    for path, seed in ((one, 0), (other, 1)):
         save_weights(path, models.build("vgg-16", seed=seed, input_size=32, width=1 / 32))
+    shutil.copy(one, same)
     first, again, third = ([c.id for c in study.plan({"weights": str(path)})] for path in (one, same, other))
     assert first == again
     assert not set(first) & set(third)

@@ -46,9 +46,9 @@ def test_a_control_that_is_not_there_yet_is_not_beaten() -> None:
             {"threshold": 0.5, "method": "l2", "points": None},
         ]
     )
-    said = filter_energy_pages._verdict(runs)
+    said = filter_energy_pages._cheaper(runs)
     assert said.endswith("by random at 1 of 1 thresholds (+1.00 points on average).")
-    assert filter_energy_pages._verdict(runs[2:]).endswith("no threshold in common yet.")
+    assert filter_energy_pages._cheaper(runs[2:]).endswith("no threshold in common yet.")
 
 
 def test_searches_without_a_pair_have_no_verdict() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from secateur.labelled import Data, check_data, check_outputs, iterate
 from secateur.losses import loss_function
-from secateur.measure.passes import tally_pass
+from secateur.rate.whole import tally_pass
 from secateur.state import check_module, device_of, evaluating, usual
 from secateur.types import InputError, Loss
 

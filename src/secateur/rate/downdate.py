@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from secateur.rate.program import Step
+from secateur.rate.program import Instruction
 from secateur.structure.flow import Read
+from secateur.structure.ops import Product, product_of
 
 __all__ = ["Downdate", "downdate"]
 
 Values = Mapping[Node, Any]
-PRODUCTS = {"aten::linear": (0, 1, True), "aten::addmm": (1, 2, False), "aten::mm": (0, 1, False)}
-"""Positions of the input and of the weight among an op's arguments, and whether the weight is (out, in)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,19 +40,19 @@ class Downdate:
         return self.make(old, x, weight, self.index[units].to(x.device))
 
 
-def downdate(step: Step, source: Node, read: Read) -> Downdate | None:
+def downdate(step: Instruction, source: Node, read: Read) -> Downdate | None:
     """Return how a layer's result is brought up to date; None for one that has to be run again."""
-    schema: Any = getattr(step.target, "_schema", None)
-    name = str(schema.name) if schema is not None else ""
-    if name in PRODUCTS:
-        at, weight, out_first = PRODUCTS[name]
-        x, w = step.args[at], step.args[weight]
-        plain = not step.kwargs and x is source and isinstance(w, Node) and w is not x
-        if plain and read.dim == source.meta["val"].ndim - 1:
-            return Downdate((x, w), _product if out_first else _transposed, read.index)
-    elif name.startswith("aten::conv") and schema.overload_name in ("", "default"):
-        return _of_convolution(step, source, read)
-    return None
+    product = product_of(step.node)
+    if product is None or not product.plain or not isinstance(product.weight, Node):
+        return None
+    weight = step.given[product.weight]
+    if step.given.get(product.source) is not source or weight is source or product.kind == "matmul":
+        return None
+    if product.convolution:
+        return _of_convolution(product, source, weight, read)
+    if read.dim != source.meta["val"].ndim - 1:
+        return None
+    return Downdate((source, weight), _product if product.out_first else _transposed, read.index)
 
 
 def _product(old: Tensor, x: Tensor, weight: Tensor, index: Tensor) -> Tensor:
@@ -67,25 +66,21 @@ def _transposed(old: Tensor, x: Tensor, weight: Tensor, index: Tensor) -> Tensor
     return torch.baddbmm(flat, rows, weight[index], alpha=-1).view(len(index), *old.shape)
 
 
-def _of_convolution(step: Step, source: Node, read: Read) -> Downdate | None:
-    schema = step.target._schema  # type: ignore[attr-defined]
-    names = [a.name for a in schema.arguments]
-    given = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
-    given |= {**dict(zip(names, step.args, strict=False)), **step.kwargs}
-    x, w = given["input"], given["weight"]
-    batched = source.meta["val"].ndim == w.meta["val"].ndim if isinstance(w, Node) else False
-    if x is not source or w is x or not batched or read.dim != 1 or given["groups"] != 1 or given.get("transposed"):
+def _of_convolution(product: Product, source: Node, weight: Node, read: Read) -> Downdate | None:
+    space = weight.meta["val"].ndim - 2
+    options = [product.arguments[name] for name in ("stride", "padding", "dilation")]
+    batched = source.meta["val"].ndim == space + 2
+    if not batched or read.dim != 1 or product.groups != 1 or any(isinstance(option, str) for option in options):
         return None
-    options = [list(given[name]) for name in ("stride", "padding", "dilation")]
+    stride, padding, dilation = (list(option) for option in options)
 
     def make(old: Tensor, x: Tensor, weight: Tensor, index: Tensor) -> Tensor:
         """One group of a grouped convolution for each unit."""
         units = len(index)
         picked = weight[:, index].transpose(0, 1).flatten(0, 1)  # (units · out, positions, …)
-        stride, padding, dilation = options
         gone: Tensor = torch.convolution(
             x[:, index.flatten()], picked, None, stride, padding, dilation, False, [0] * len(stride), units
         )
         return old - gone.view(len(old), units, *old.shape[1:]).transpose(0, 1)
 
-    return Downdate((x, w), make, read.index)
+    return Downdate((source, weight), make, read.index)

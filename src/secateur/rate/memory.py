@@ -20,6 +20,19 @@ NEAR = 32 * 2**20
 """Bytes of a block of units on a CPU: larger ones leave the caches, and are slower."""
 
 
+KEPT = 2**30
+"""Bytes of activations that are kept between calls unless it is said otherwise."""
+
+CHAIN = 2**31
+"""Bytes that a chain of layers takes at most: more is not faster."""
+
+POPULATION = 2**29
+"""Bytes that candidates take at a time unless it is said otherwise."""
+
+WIDE = 2**24
+"""Bytes of outputs that are made at a time where many masks share a matrix product; more falls out of the cache."""
+
+
 @dataclass(frozen=True)
 class Budget:
     """Memory to work in: one half for what is kept of the whole model, the other for a block of units.

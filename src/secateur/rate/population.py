@@ -1,13 +1,14 @@
 """How many samples each candidate of a population answers rightly: exact, and far faster than one model after another.
 
 Everything before the searched layer is computed once. Where one layer is searched and what follows treats samples one
-by one, all candidates are one wide product (`folded`); any other model runs its suffix for the stacked candidates
+by one, all candidates are one wide product (`wide`); any other model runs its suffix for the stacked candidates
 (`torch.func.vmap`), or for one after another where that cannot be. Sums in another order can tip an answer whose two
 best outputs are almost equal, so a batch in which a candidate has such an answer is run again as the plain model runs.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,11 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from secateur.rate.parted import Suffix, Values
+from secateur.rate.memory import POPULATION, WIDE
+from secateur.rate.program import Line, Program, Programs, Unfit, leading_to
 from secateur.rate.row_bank import RowBank
+from secateur.rate.suffix import Suffix, Values
 from secateur.rate.wide import Wide, wide
-from secateur.state import device_of, evaluating, usual
-from secateur.types import InputError, Sites
+from secateur.state import device_of, evaluating, own_tensors, usual
+from secateur.types import InputError, Sites, TraceError
+from secateur.untouched import run_with
 
 __all__ = ["Candidates", "Counts", "Genes", "Offsets", "Population"]
 
@@ -39,7 +43,6 @@ Counts = NDArray[np.int64]
 Changed = Callable[[int], Mapping[str, Tensor]]
 """From the number of a candidate to the tensors that it changes."""
 
-CHUNK = 2**24  # bytes: what a chunk makes stays near the processor
 CLOSE = 128  # in units of rounding at the greatest logit: sums in another order differ by a few
 
 
@@ -85,17 +88,104 @@ class Candidates(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
-    """A batch of samples, with what the suffix takes of it, and the fast way through the suffix if there is one."""
+class Counted(ABC):
+    """A batch of samples on which candidates are counted."""
 
-    suffix: Suffix
-    values: Values
     labels: Tensor
-    wide: Wide | None
+
+    @property
+    def wide(self) -> Wide | None:
+        """The fast way for all candidates at once, if there is one."""
+        return None
+
+    @abstractmethod
+    def outputs(self, changed: Mapping[str, Tensor]) -> Tensor:
+        """Return the outputs of one candidate, as the plain model gives them, to the bit."""
 
     def right(self, changed: Mapping[str, Tensor]) -> int:
-        """Return how many samples one candidate answers rightly, as the plain model does, to the bit."""
-        return int((self.suffix.end(self.values, changed).argmax(1) == self.labels).sum())
+        """Return how many samples one candidate answers rightly."""
+        return int((self.outputs(changed).argmax(1) == self.labels).sum())
+
+    def counts(self, changed: Sequence[Mapping[str, Tensor]]) -> Counts:
+        """Return how many samples each candidate answers rightly."""
+        return np.array([self.right(tensors) for tensors in changed], dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class CountedWhole(Counted):
+    """A batch on which the model runs from its inputs, as it cannot be parted."""
+
+    model: nn.Module
+    inputs: Tensor
+
+    def outputs(self, changed: Mapping[str, Tensor]) -> Tensor:
+        """Run the model with the tensors that changed."""
+        with evaluating(self.model), torch.set_grad_enabled(torch.is_grad_enabled()):
+            outputs: Tensor = run_with(self.model, changed, (self.inputs,))
+            return outputs
+
+
+@dataclass(frozen=True, eq=False)
+class CountedAfter(Counted):
+    """A batch that has run as far as no candidate changes anything."""
+
+    parted: ParametersSuffix
+    values: Values
+
+    @property
+    def wide(self) -> Wide | None:
+        """The fast way for all candidates at once, if there is one."""
+        return self.parted.wide
+
+    def outputs(self, changed: Mapping[str, Tensor]) -> Tensor:
+        """Run what follows the tensors that changed."""
+        return self.parted.suffix.end(self.values, self.parted.given(changed))
+
+    def counts(self, changed: Sequence[Mapping[str, Tensor]]) -> Counts:
+        """Run what follows for the stacked tensors of all candidates."""
+        if len(changed) == 1:
+            return super().counts(changed)
+        rows = [self.parted.given(tensors) for tensors in changed]
+        stacked = [torch.stack(tensors) for tensors in zip(*rows, strict=True)]
+        return _count(self.parted.suffix.stacked(self.values, stacked).permute(2, 0, 1), self, changed.__getitem__)
+
+
+class ParametersSuffix:
+    """A model parted at parameters that change, aliases included.
+
+    Args:
+        program: the model on inputs of one shape.
+        model: its module.
+        names: the parameters.
+        samples: how many it was traced on.
+        layer: the names of the one weight that changes, and of the bias that does, if any; None where more do.
+
+    Raises:
+        InputError: the outputs do not depend on the parameters.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        model: nn.Module,
+        names: Sequence[str],
+        samples: int,
+        layer: tuple[str, str | None] | None,
+    ) -> None:
+        holders = program.holders(own_tensors(model))
+        # By the node, as a parameter under two names may have two, and either name may be asked for.
+        self.names = {node: name for name in names for node in holders[name]}
+        self.suffix = Suffix(program, given=self.names)
+        if not self.suffix.touched:
+            raise InputError("search: the model's output does not depend on the sites; search other ones")
+        self.before = Line(leading_to(program.steps, self.suffix.boundary), self.suffix.boundary)
+        changing = {self.names[node]: node for node in self.suffix.given}
+        alone = layer is not None and len(changing) == len(self.suffix.given)
+        self.wide = wide(self.suffix, changing, *layer, samples) if layer is not None and alone else None
+
+    def given(self, changed: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return the values of the parameters that change, in the order of the suffix."""
+        return [changed[self.names[node]] for node in self.suffix.given]
 
 
 class Population:
@@ -124,17 +214,16 @@ class Population:
 
     @usual
     def __init__(
-        self, space: Candidates, inputs: Tensor, labels: Tensor, *, batch_size: int = 256, memory: int = 2**29
+        self, space: Candidates, inputs: Tensor, labels: Tensor, *, batch_size: int = 256, memory: int = POPULATION
     ) -> None:
         _check(inputs, labels, batch_size, memory)
         self.space, self.samples, self.memory = space, len(labels), memory
         self.device = device_of(space.model)
+        own = own_tensors(space.model)
+        names = [*(m.parameter for site in space.sites.values() for m in site.members), *space.biases]
+        self._own = {name: own[name].detach() for name in names}
         with evaluating(space.model):
             self.batches = tuple(self._batches(inputs, labels, batch_size))
-        own = dict(space.model.named_parameters(remove_duplicate=False))
-        self._own = {n: own[n].detach() for b in self.batches for n in b.suffix.changing.values()}
-        first = {id(p): name for name, p in space.model.named_parameters()}
-        self._first = {name: first[id(own[name])] for name in self._own}
         self._bank = self._make_bank()
 
     @usual
@@ -192,47 +281,53 @@ class Population:
         for n in batches:
             with torch.enable_grad():
                 new = {k: self._own[k] * g for k, g in keep.items()} | {k: self._own[k] + x for k, x in shift.items()}
-                changed = {name: new.get(self._first[name], own) for name, own in self._own.items()}
                 batch = self.batches[n]
-                loss = cross_entropy(batch.suffix.end(batch.values, changed), batch.labels, reduction="sum")
+                loss = cross_entropy(batch.outputs({**self._own, **new}), batch.labels, reduction="sum")
                 for sum_, part in zip(total, torch.autograd.grad(loss, free), strict=True):
                     sum_ += part
         return torch.cat([x.flatten() for x in total]).double().cpu().numpy() / self.count(batches)
 
-    def _batches(self, inputs: Tensor, labels: Tensor, batch_size: int) -> Iterator[Batch]:
-        made: dict[int, tuple[Suffix, Wide | None]] = {}
+    def _batches(self, inputs: Tensor, labels: Tensor, batch_size: int) -> Iterator[Counted]:
+        parted: dict[int, ParametersSuffix | None] = {}
+        programs = Programs(self.space.model, Sites({}))
         for x, y in zip(torch.split(inputs, batch_size), torch.split(labels, batch_size), strict=True):
             x, y = x.to(self.device), y.to(self.device)
-            if len(x) not in made:
+            if len(x) not in parted:
                 check_outputs(self.space.model(x), y)
-                made[len(x)] = self._suffix(x)
-            suffix, fast = made[len(x)]
-            yield Batch(suffix, suffix.begin(self.space.model, x), y, fast)
+                parted[len(x)] = self._parted(programs, x)
+            known = parted[len(x)]
+            if known is None:
+                yield CountedWhole(y, self.space.model, x)
+            else:
+                values = programs.run(known.before, x)
+                yield CountedAfter(y, known, {node: values[node] for node in known.suffix.boundary})
 
-    def _suffix(self, x: Tensor) -> tuple[Suffix, Wide | None]:
-        space = self.space
-        names = [*(m.parameter for site in space.sites.values() for m in site.members), *space.biases]
-        suffix = Suffix.of(space.model, x, names)
-        site = next(iter(space.sites.values()))
-        if len(space.sites) > 1 or len(space.biases) > 1 or site.kind != "weight":
-            return suffix, None
-        return suffix, wide(suffix, site.name, next(iter(space.biases), None), len(x))
+    def _parted(self, programs: Programs, x: Tensor) -> ParametersSuffix | None:
+        """The model parted at what candidates change; None where it can only run whole."""
+        site, biases = next(iter(self.space.sites.values())), self.space.biases
+        alone = len(self.space.sites) == 1 and len(biases) <= 1 and site.kind == "weight"
+        layer = (site.name, next(iter(biases), None)) if alone else None
+        with suppress(Unfit, TraceError):
+            return ParametersSuffix(programs.at(x), self.space.model, list(self._own), len(x), layer)
+        return None
 
     def _make_bank(self) -> RowBank | None:
         first = self.batches[0].wide
         if any(b.wide is None for b in self.batches) or first is None or first.last:
             return None
         weight = next(iter(self._own[name] for name in self.space.sites))
-        sources = [b.values[b.wide.source] for b in self.batches if b.wide is not None]
+        sources = [b.values[b.wide.source] for b in self.batches if isinstance(b, CountedAfter) and b.wide is not None]
         return RowBank.of(weight, sources, self.memory)
 
     def _at_a_time(self) -> int:
         """How many candidates a chunk takes: what fits into the caches, and into the memory, and one at least."""
-        made = [n.meta["val"] for n in self.batches[0].suffix.after]
-        each = sum(x.numel() * x.element_size() for x in made if isinstance(x, Tensor)) + 4 * self.space.size
         if self._bank is not None:
             return self._bank.candidates
-        return max(1, min(self.memory, CHUNK) // each)
+        batch = self.batches[0]
+        steps = batch.parted.suffix.line.steps if isinstance(batch, CountedAfter) else ()
+        values = [step.node.meta["val"] for step in steps]
+        each = sum(x.nbytes for x in values if isinstance(x, Tensor)) + 4 * self.space.size
+        return max(1, min(self.memory, WIDE) // each)
 
     def _chunk(self, genes: Genes, offsets: Offsets | None) -> Counts:
         def changed(n: int) -> dict[str, Tensor]:
@@ -245,7 +340,7 @@ class Population:
         each = [changed(n) for n in range(len(genes))]
         total = np.zeros(len(genes), dtype=np.int64)
         for batch in self.batches:
-            total += _stacked(batch, each)
+            total += batch.counts(each)
         return total
 
     def _wide(self, genes: Genes, offsets: Offsets | None, changed: Changed) -> Counts:
@@ -254,6 +349,7 @@ class Population:
         masked = weight.unsqueeze(1) * masks.transpose(0, 1) if last else weight * masks
         total = np.zeros(len(genes), dtype=np.int64)
         for batch in self.batches:
+            assert isinstance(batch, CountedAfter)
             assert batch.wide is not None
             run = batch.wide.classes_first if last else batch.wide.outputs
             total += _count(run(batch.values, masked, self._bias(batch.wide, batch.values, offsets)), batch, changed)
@@ -263,9 +359,11 @@ class Population:
         """Rows of the layer that were computed before are taken from the bank, one candidate after another."""
         assert self._bank is not None
         weight, masks = self._masks(genes)
-        first = self.batches[0].wide
-        assert first is not None
-        values, bias = self.batches[0].values, self._bias(first, self.batches[0].values, None)
+        batch = self.batches[0]
+        assert isinstance(batch, CountedAfter)
+        assert batch.wide is not None
+        first, values = batch.wide, batch.values
+        bias = self._bias(first, values, None)
         shifted = self._bias(first, values, offsets) if offsets is not None and self.space.biases else None
         head = first.head if shifted is None else ()
         places = self._bank.places(
@@ -283,7 +381,7 @@ class Population:
             made = self._bank.take(rows)
             if shifted is not None:
                 made = made + shifted[n].unsqueeze(-1)
-            logits = first.from_rows(values, made, head[-1] if head else first.layer, first.rest[len(head) :])
+            logits = first.from_rows(values, made, head[-1].node if head else first.layer, first.rest[len(head) :])
             parts = torch.split(logits, [len(b.labels) for b in self.batches])
             for batch, part in zip(self.batches, parts, strict=True):
                 total[n] += _count(part.mT.unsqueeze(1), batch, changed, first=n)[0]
@@ -302,18 +400,7 @@ class Population:
         return own.unsqueeze(0) if offsets is None else own + torch.from_numpy(offsets).to(own)
 
 
-def _stacked(batch: Batch, changed: Sequence[Mapping[str, Tensor]]) -> Counts:
-    """Any model: the suffix over the stacked tensors of all candidates."""
-    # Where an op writes into what it is given, stacked candidates would write into the same.
-    if len(changed) > 1 and not batch.suffix.writes:
-        stacked = {name: torch.stack([one[name] for one in changed]) for name in batch.suffix.changing.values()}
-        with suppress(RuntimeError):  # an op that vmap does not know
-            logits = torch.vmap(lambda own: batch.suffix.end(batch.values, own))(stacked)
-            return _count(logits.permute(2, 0, 1), batch, changed.__getitem__)
-    return np.array([batch.right(one) for one in changed], dtype=np.int64)
-
-
-def _count(logits: Tensor, batch: Batch, changed: Changed, first: int = 0) -> Counts:
+def _count(logits: Tensor, batch: Counted, changed: Changed, first: int = 0) -> Counts:
     """Count right answers in logits ``(classes, candidates, samples)``; the candidates are those from `first` on.
 
     A candidate with a sample whose true class and best other class are too close to tell is run as the plain model.

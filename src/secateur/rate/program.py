@@ -1,24 +1,27 @@
-"""A traced graph as a straight line of ops that write into nothing that they are given."""
+"""A traced model as a straight line of ops that write into nothing that they are given."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.fx import Node
 
-from secateur.structure.ops import writes
+from secateur.structure.flow import Flow, Read, outputs_of, tensor_names
+from secateur.structure.infer import Structure, attribute
+from secateur.structure.makers import root_of
+from secateur.structure.ops import is_view, writes
 from secateur.structure.rules import op_name
-from secateur.structure.trace import Graph
+from secateur.types import Sites
 
-__all__ = ["Line", "Step", "Unfit", "bytes_of", "program"]
+__all__ = ["Instruction", "Line", "Program", "Programs", "Unfit", "bytes_of", "leading_to"]
 
-SAME = {"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "getitem"}
-"""Ops that may give what they are given, though their schemas do not say so."""
+TOLERANCE = 1e-3
+"""The greatest relative difference between a program's outputs and the model's own."""
 
 
 class Unfit(Exception):
@@ -26,7 +29,7 @@ class Unfit(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class Instruction:
     """One op.
 
     Attributes:
@@ -54,42 +57,112 @@ class Step:
         return self.target(*args, **kwargs)
 
 
-def program(graph: Graph) -> tuple[list[Step], Node]:
-    """Return the steps that lead to the graph's one output, without any that writes, and the node of that output.
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A model on inputs of one shape.
 
-    Raises:
-        Unfit: there are several outputs, or an op writes into a tensor that is read on through another view.
+    Attributes:
+        structure: what in its graph is tied to what.
+        reads: for each site where its units are taken up.
+        steps: the ops that lead to the output, in order.
+        output: the node of the model's one output.
     """
-    writer = _Writer()
-    made: list[Step] = []
-    for node in graph.nodes:
-        if node.op == "output":
-            outputs = [writer.now(n) for n in node.all_input_nodes]
-            if len(outputs) != 1:
-                raise Unfit(f"the model has {len(outputs)} outputs")
-            return _leading_to(made, outputs[0]), outputs[0]
-        if node.op == "get_attr":
-            made.append(Step(node, partial(_attribute, graph, str(node.target))))
-        elif node.op == "call_function":
-            made.append(writer.step(node))
-    raise Unfit("the graph has no output")
+
+    structure: Structure
+    reads: Mapping[str, tuple[Read, ...]]
+    steps: Sequence[Instruction]
+    output: Node
+
+    @classmethod
+    def of(cls, structure: Structure, reads: Mapping[str, tuple[Read, ...]]) -> Program:
+        """Return the program of a traced model.
+
+        Raises:
+            Unfit: the model's output is not one tensor, or an op writes into what is read on through another view.
+        """
+        graph, writer, steps = structure.graph, _Writer(), list[Instruction]()
+        if graph.opaque:
+            raise Unfit(f"the model returns a {graph.opaque}")
+        for node in graph.nodes:
+            if node.op == "get_attr":
+                steps.append(Instruction(node, partial(attribute, root_of(graph), str(node.target))))
+            elif node.op == "call_function":
+                steps.append(writer.step(node))
+        returned: Any = next(n for n in graph.nodes if n.op == "output").args[0]
+        outputs = [writer.now(node) for node in returned if isinstance(node, Node)]
+        if len(returned) != 1 or len(outputs) != 1 or not isinstance(outputs_of(graph, outputs), Node):
+            raise Unfit(f"the model has {len(returned)} outputs, or gives its one in a container")
+        return cls(structure, reads, leading_to(steps, {outputs[0]}), outputs[0])
+
+    def holders(self, parameters: Mapping[str, Tensor]) -> dict[str, list[Node]]:
+        """Return what stands for each parameter in the graph, under every name of it: one under two names is one."""
+        nodes: dict[int, list[Node]] = {}
+        for node, name in tensor_names(self.structure.graph).items():
+            if name in parameters:
+                nodes.setdefault(id(parameters[name]), []).append(node)
+        return {name: nodes.get(id(tensor), []) for name, tensor in parameters.items()}
 
 
-def _attribute(graph: Graph, target: str) -> Any:
-    assert graph.program is not None, "a recorded graph has no attributes"
-    found: Any = graph.program.graph_module
-    for part in target.split("."):
-        found = getattr(found, part)
-    return found
+class Programs:
+    """A model as programs, one for each shape of inputs that it meets; each was compared with the model once.
+
+    Args:
+        model: the model; its tensors are taken as they are at each run.
+        sites: whose reads are wanted; none for the programs alone.
+    """
+
+    def __init__(self, model: nn.Module, sites: Sites) -> None:
+        self.model, self.flow = model, Flow(model, sites)
+        self.known: dict[int, Program] = {}  # by the identity of the structure that the flow keeps
+        self.checked: set[tuple[int, ...]] = set()
+
+    def at(self, inputs: Tensor) -> Program:
+        """Return the program for inputs of this shape.
+
+        Raises:
+            Unfit: the model cannot be run in parts.
+            TraceError, InputError: there is no graph for such inputs.
+        """
+        structure, reads = self.flow.at(inputs)
+        if id(structure) not in self.known:
+            self.known[id(structure)] = Program.of(structure, reads)
+        return self.known[id(structure)]
+
+    def run(self, line: Line, inputs: Tensor) -> dict[Node, Any]:
+        """Return what a line of the program for inputs of this shape makes of them, and what the placeholders stand for."""
+        values = self.flow.given(inputs)
+        line.run(values)
+        return values
+
+    def check(self, inputs: Tensor, first: Tensor) -> None:
+        """Compare the program for `first`, the first samples of `inputs`, with the model on all, once for each shape.
+
+        Raises:
+            Unfit: they differ, as where samples depend on each other, or on more than what was traced.
+        """
+        if tuple(inputs.shape) in self.checked:
+            return
+        expected = self.model(inputs)
+        if not isinstance(expected, Tensor):
+            raise Unfit(f"the model returns a {type(expected).__name__}")
+        program = self.at(first)
+        outputs = self.run(Line(program.steps, {program.output}), first)[program.output]
+        if len(expected) != len(inputs) or outputs.shape != expected[: len(first)].shape:
+            raise Unfit("the samples do not lie along the first axis of the outputs")
+        expected = expected[: len(first)]
+        if not bool((outputs - expected).abs().max() <= TOLERANCE * expected.abs().max().clamp(min=1e-6)):
+            raise Unfit("the model computes something else on other inputs than those that it was traced on")
+        self.checked.add(tuple(inputs.shape))
 
 
-def _leading_to(steps: list[Step], output: Node) -> list[Step]:
-    needed, kept = {output}, []
+def leading_to(steps: Sequence[Instruction], wanted: Iterable[Node]) -> list[Instruction]:
+    """Return the steps that the values of `wanted` are made by, in order."""
+    needed, leading = set(wanted), []
     for step in reversed(steps):
         if step.node in needed:
             needed.update(step.operands)
-            kept.append(step)
-    return kept[::-1]
+            leading.append(step)
+    return leading[::-1]
 
 
 class _Writer:
@@ -104,7 +177,7 @@ class _Writer:
         first = self.tensor.get(node, node)
         return self.latest.get(first, first)
 
-    def step(self, node: Node) -> Step:
+    def step(self, node: Node) -> Instruction:
         args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), self.now)
         given = {n: self.now(n) for n in node.all_input_nodes}
         target: Any = node.target
@@ -112,17 +185,18 @@ class _Writer:
             target = self._plain(node)
         else:
             self._note_view(node)
-        return Step(node, target, args, kwargs, given)
+        return Instruction(node, target, args, kwargs, given)
 
     def _note_view(self, node: Node) -> None:
-        if node.all_input_nodes and _is_view(node):
+        if node.all_input_nodes and is_view(node):
             source = self.tensor.get(node.all_input_nodes[0], node.all_input_nodes[0])
             self.memory[node] = self.memory.get(source, source)
 
     def _plain(self, node: Node) -> Any:
         """The op that makes a new tensor; what is written into has that value from now on."""
-        written = node.args[0]
-        schema = node.target._schema  # type: ignore[union-attr]
+        written, schema = node.args[0], getattr(node.target, "_schema", None)
+        if schema is None:
+            raise Unfit(f"{op_name(node)} runs a block that writes into what it is given")
         if (
             not isinstance(written, Node)
             or sum(bool(a.alias_info and a.alias_info.is_write) for a in schema.arguments) > 1
@@ -146,11 +220,6 @@ class _Writer:
                 raise Unfit(f"{op_name(node)} writes into a tensor that is read through another view of it")
 
 
-def _is_view(node: Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return op_name(node) in SAME or (schema is not None and any(r.alias_info is not None for r in schema.returns))
-
-
 class Line:
     """Steps that run one after the other; what is not wanted any more is let go.
 
@@ -159,7 +228,7 @@ class Line:
         wanted: whose values are kept to the end.
     """
 
-    def __init__(self, steps: Iterable[Step], wanted: set[Node]) -> None:
+    def __init__(self, steps: Iterable[Instruction], wanted: set[Node]) -> None:
         self.steps = list(steps)
         last = {operand: step.node for step in self.steps for operand in (*step.operands, step.node)}
         own = {step.node for step in self.steps}
@@ -192,7 +261,7 @@ class Line:
 
 def bytes_of(node: Node) -> int:
     """Return the size of what a node makes; nothing for a view."""
-    if _is_view(node):
+    if is_view(node):
         return 0
     made = node.meta.get("val")
     parts = made if isinstance(made, (list, tuple)) else [made]

@@ -1,9 +1,11 @@
-"""What follows the units of one site: the part of the program that is run again without them, for many at once."""
+"""The part of a model that runs again when something in it changes: the rest has run once, and its values are kept."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,136 +13,126 @@ from torch import Tensor
 from torch.fx import Node
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from secateur.rate.downdate import Downdate, downdate
-from secateur.rate.program import Line, Step, bytes_of
+from secateur.rate.program import Instruction, Line, Program
 from secateur.structure.flow import Read
-from secateur.types import Member
 
-__all__ = ["Suffix", "after_parameters", "after_reads"]
+__all__ = ["Shut", "Suffix", "Values", "affected", "opened"]
 
 Values = Mapping[Node, Any]
+"""What is known of the nodes of a graph."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shut:
+    """An operand of an op of which positions are shut: they are zero for this op alone.
+
+    Attributes:
+        node: the op.
+        source: the node that holds the operand.
+        dim: the dimension along which the positions lie.
+        index: the positions of each unit, int64 ``(units, positions)``.
+    """
+
+    node: Node
+    source: Node
+    dim: int
+    index: Tensor
+
+    @classmethod
+    def at(cls, read: Read, steps: Mapping[Node, Instruction]) -> Shut:
+        """Return what is shut where units are read."""
+        return cls(read.node, steps[read.node].given[read.source], read.dim, read.index)
+
+    def gates(self, kept: Tensor) -> Tensor:
+        """Return which positions are open when units are kept ``(units,)`` or ``(masks, units)``."""
+        return opened(self.index, kept, int(self.source.meta["val"].shape[self.dim]))
+
+    def without(self, units: Tensor) -> Tensor:
+        """Return which positions are open when each of these units alone is gone, ``(units, positions)``."""
+        size = int(self.source.meta["val"].shape[self.dim])
+        return torch.ones(len(units), size, dtype=torch.bool).scatter_(1, self.index[units].cpu(), False)
+
+    def __call__(self, x: Tensor, gate: Tensor) -> Tensor:
+        """Zero what the gate ``(…, positions)`` shuts; not by a product, as an infinite entry would make it NaN."""
+        after = self.source.meta["val"].ndim - self.dim - 1
+        return torch.where(gate.to(x.device).view(*gate.shape[:-1], *[1] * self.dim, -1, *[1] * after), x, 0.0)
+
+
+def opened(index: Tensor, kept: Tensor, size: int) -> Tensor:
+    """Return which of `size` positions are open when units are kept: those of no unit are.
+
+    >>> opened(torch.tensor([[0, 2], [1, 3]]), torch.tensor([True, False]), 5).int().tolist()
+    [1, 0, 1, 0, 1]
+    """
+    gates = torch.ones(*kept.shape[:-1], size, dtype=torch.bool)
+    shut = (~kept).unsqueeze(-1).expand(*kept.shape, index.shape[1]).flatten(-2)
+    return gates.index_copy_(-1, index.flatten().cpu(), ~shut)
 
 
 class Suffix:
-    """Runs the program again from where the units of a site are shut.
+    """Runs a program again from where something changes.
 
     Args:
-        steps: the whole program.
-        output: its last node.
-        shut: for each op, which of its operands lose the units: the node, the dimension, and its positions by unit.
-        downdates: ops whose new result is found from the old one.
-        sources: parameters that lose the units, where the reads do not show all.
+        program: the whole.
+        shut: operands of which positions are shut.
+        given: nodes whose values are given anew, such as parameters, or results that are brought up to date.
     """
 
-    def __init__(
-        self,
-        steps: list[Step],
-        output: Node,
-        shut: Mapping[Node, tuple[Node, int, Tensor]],
-        downdates: Mapping[Node, Downdate],
-        sources: Mapping[Node, list[tuple[int, Tensor]]],
-    ) -> None:
-        self.output, self.downdates = output, dict(downdates)
-        dirty = affected(steps, {*shut, *downdates}, set(sources))
-        self.touched = output in dirty
-        rerun = [step for step in steps if step.node in dirty and step.node not in downdates]
-        self.line = Line(rerun, {output})
-        used = {n for step in rerun for n in step.operands} | {output}
-        self.shut = dict(shut)
-        self.sources = {node: dims for node, dims in sources.items() if node in used}
-        fresh = {step.node for step in rerun} | set(self.downdates)
-        self.boundary = {n for n in used if n not in fresh} | {
-            n for node, made in self.downdates.items() for n in (node, *made.needs)
-        }
+    def __init__(self, program: Program, shut: Iterable[Shut] = (), given: Iterable[Node] = ()) -> None:
+        self.program, self.shut, anew = program, tuple(shut), tuple(given)
+        self.shut_at: dict[Node, list[int]] = {}
+        for number, each in enumerate(self.shut):
+            self.shut_at.setdefault(each.node, []).append(number)
+        dirty = affected(program.steps, set(self.shut_at), set(anew))
+        self.touched = program.output in dirty
+        steps = [step for step in program.steps if step.node in dirty and step.node not in anew]
+        self.line = Line(steps, {program.output})
+        used = {node for step in steps for node in step.operands} | {program.output}
+        self.given = tuple(node for node in anew if node in used)
+        self.boundary = used - {step.node for step in steps} - set(self.given)
         self.vmapped = True
 
-    @property
-    def unit_bytes(self) -> int:
-        """Bytes for each unit in a block."""
-        first = sum(3 * bytes_of(node) for node in self.downdates)
-        shut = max((bytes_of(s) for s, _, _ in self.shut.values()), default=0)
-        parameters = sum(4 * int(node.meta["val"].numel()) for node in self.sources)
-        return max(first + shut + parameters + 2 * self.line.peak, 1)
+    @cached_property
+    def bytes(self) -> int:
+        """What its values take at one time, beside what is kept."""
+        return self.line.peak
 
-    def outputs(self, values: Values, units: Tensor) -> Tensor:
-        """Return the outputs ``(units, samples, …)`` without each of the units, from the values of the whole model."""
-        changed = [made(values[node], values, units) for node, made in self.downdates.items()]
-        gates = [_gate(index[units], _size(s, d)) for s, d, index in self.shut.values()]
-        gates += [_gate(index[units], _size(n, d)) for n, dims in self.sources.items() for d, index in dims]
-        base = {node: values[node] for node in self.boundary}
+    def end(self, values: Values, given: Sequence[Tensor] = (), gates: Sequence[Tensor] = ()) -> Tensor:
+        """Return the model's outputs, given what is kept of the whole, the values given anew, and the gates."""
+        run = {node: values[node] for node in self.boundary} | dict(zip(self.given, given, strict=True))
 
-        def one(changed: list[Tensor], gates: list[Tensor]) -> Tensor:
-            return self._one(base, changed, gates)
+        def instead(node: Node, values: Values) -> Values:
+            shut: dict[Node, Any] = {}
+            for number in self.shut_at.get(node, ()):
+                each = self.shut[number]
+                shut[each.source] = each(
+                    shut[each.source] if each.source in shut else values[each.source], gates[number]
+                )
+            return shut
 
-        if self.vmapped and len(units) > 1:
+        self.line.run(run, instead)
+        outputs: Tensor = run[self.program.output]
+        return outputs
+
+    def stacked(self, values: Values, given: Sequence[Tensor] = (), gates: Sequence[Tensor] = ()) -> Tensor:
+        """Return the outputs ``(changes, samples, …)`` of several changes, each a row of what is given and of the gates."""
+        count = len([*given, *gates][0])
+        if self.vmapped and count > 1:
             try:
                 # Of the kinds of attention, only the plain one takes a further axis.
                 with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
                     warnings.simplefilter("ignore")  # that an op has no rule of its own, and is run in a loop
-                    return torch.vmap(one)(changed, gates)
+                    outputs: Tensor = torch.vmap(lambda g, s: self.end(values, g, s))(list(given), list(gates))
+                    return outputs
             except Exception:  # noqa: BLE001  (whatever vmap does not take; a fault of the op itself comes again below)
                 self.vmapped = False
-        return torch.stack([one([c[i] for c in changed], [g[i] for g in gates]) for i in range(len(units))])
-
-    def _one(self, base: Values, changed: list[Tensor], gates: list[Tensor]) -> Tensor:
-        values = {**base, **dict(zip(self.downdates, changed, strict=True))}
-        gate = dict(zip(self.shut, gates, strict=False))
-        rest = iter(gates[len(self.shut) :])
-        for node, dims in self.sources.items():
-            for dim, _ in dims:
-                values[node] = _shut(values[node], dim, next(rest))
-
-        def instead(node: Node, values: Values) -> Values:
-            if node not in gate:
-                return {}
-            source, dim, _ = self.shut[node]
-            return {source: _shut(values[source], dim, gate[node])}
-
-        self.line.run(values, instead)
-        made: Tensor = values[self.output]
-        return made
+        return torch.stack([self.end(values, [g[n] for g in given], [s[n] for s in gates]) for n in range(count)])
 
 
-def after_reads(steps: list[Step], output: Node, reads: tuple[Read, ...]) -> Suffix:
-    """Return the suffix of a site whose units are gone when they are shut at their reads."""
-    at = {step.node: step for step in steps}
-    found = {read.node: read for read in reads if read.node in at}
-    dirty = affected(steps, set(found), set())
-    downdates, shut = {}, {}
-    for node, read in found.items():
-        source = at[node].given[read.source]
-        made = None if dirty & at[node].operands else downdate(at[node], source, read)
-        if made is not None:
-            downdates[node] = made
-        else:
-            shut[node] = (source, read.dim, read.index)
-    return Suffix(steps, output, shut, downdates, {})
-
-
-def after_parameters(steps: list[Step], output: Node, members: Mapping[Node, list[Member]]) -> Suffix:
-    """Return the suffix of a site from the first op that takes any of its parameters."""
-    sources = {node: [(m.dim, m.index) for m in found] for node, found in members.items()}
-    return Suffix(steps, output, {}, {}, sources)  # type: ignore[arg-type]
-
-
-def affected(steps: list[Step], at: set[Node], sources: set[Node]) -> set[Node]:
-    """Return the nodes whose values change: those `at` which something is shut, and all that takes up what changed."""
-    dirty = set(sources)
+def affected(steps: Iterable[Instruction], at: set[Node], given: set[Node]) -> set[Node]:
+    """Return the nodes whose values change: `given`, those `at` which something is shut, and all that takes up these."""
+    dirty = set(given)
     for step in steps:
         if step.node in at or any(operand in dirty for operand in step.operands):
             dirty.add(step.node)
     return dirty
-
-
-def _size(node: Node, dim: int) -> int:
-    return int(node.meta["val"].shape[dim])
-
-
-def _gate(rows: Tensor, size: int) -> Tensor:
-    """Which positions stay when those of each row go, ``(units, size)``."""
-    return torch.ones(len(rows), size, dtype=torch.bool).scatter_(1, rows.cpu(), False)
-
-
-def _shut(x: Tensor, dim: int, gate: Tensor) -> Tensor:
-    """Zero what the gate shuts along a dimension; not by a product, as an infinite entry would make it NaN."""
-    return torch.where(gate.to(x.device).view(-1, *[1] * (x.ndim - dim - 1)), x, 0.0)

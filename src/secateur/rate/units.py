@@ -1,49 +1,113 @@
-"""The engine for any traced model: all that does not depend on a unit runs once, what follows it for many units at once."""
+"""What the loss does when each unit alone is removed: the whole model once, then what follows a unit, many at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from secateur.rate.chain.engine import ChainEngine, chain_engine
+from secateur.rate.downdate import Downdate, downdate
 from secateur.rate.memory import Budget
-from secateur.rate.program import Line, Unfit, program
-from secateur.rate.suffix import Suffix, after_parameters, after_reads
-from secateur.rate.tally import Tally
-from secateur.state import evaluating, own_tensors
-from secateur.structure.flow import Flow, Read
+from secateur.rate.program import Line, Program, Programs, Unfit, bytes_of
+from secateur.rate.suffix import Shut, Suffix, Values, affected
+from secateur.rate.tally import UnitTally
+from secateur.rate.whole import PlainLoop
+from secateur.state import device_of, evaluating, own_tensors
+from secateur.structure.flow import Read
 from secateur.structure.infer import Structure
-from secateur.types import Member, Site, Sites
+from secateur.types import Loss, Member, Site, Sites, TraceError
 
-__all__ = ["GraphEngine"]
+__all__ = ["FirstThat", "GraphEngine", "UnitEngine", "unit_engine"]
 
-TOLERANCE = 1e-3
-"""The greatest relative difference between the graph's outputs and the model's own."""
+Advance = Callable[[float], None]
+"""Called with the number of units that are done."""
 
 
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """What is run on inputs of one shape.
+class UnitEngine(Protocol):
+    """What measures the units of its sites on one batch after the other.
 
     Attributes:
-        whole: all of the model; keeps what the suffixes take up.
-        suffixes: for each site, what follows its units.
-        output: the last node.
-        kept: bytes of what is kept.
+        advance: called with the number of units that are done.
     """
 
-    whole: Line
-    suffixes: dict[str, Suffix]
-    output: Node
-    kept: int
+    advance: Advance
+
+    def measure(self, inputs: Tensor, targets: Tensor, tally: UnitTally) -> None:
+        """Add the changes of the units that the tally asks for on a batch.
+
+        Raises:
+            Unfit, TraceError: the engine does not take the model, or such inputs; nothing was added.
+        """
+        ...
+
+
+def unit_engine(model: nn.Module, sites: Sites, loss: Loss, max_memory: int | None = None) -> FirstThat:
+    """Return what measures units exactly: the fastest engine that takes the model, batch by batch.
+
+    Args:
+        model: the model, in float32.
+        sites: whose units are measured.
+        loss: of (outputs, targets).
+        max_memory: bytes that the measuring may take.
+
+    >>> from torch.nn.functional import cross_entropy
+    >>> from secateur.structure import channels, weights
+    >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> [type(one).__name__ for one in unit_engine(model, channels(model, torch.zeros(1, 2)), cross_entropy).engines]
+    ['ChainEngine', 'GraphEngine', 'PlainLoop']
+    >>> [type(one).__name__ for one in unit_engine(model, weights(model), cross_entropy).engines]
+    ['PlainLoop']
+    """
+    engines: list[UnitEngine] = [PlainLoop(model, sites)]
+    if isinstance(sites.structure, Structure):
+        engines.insert(0, GraphEngine(model, sites, Budget.of(device_of(model), max_memory)))
+    chain = chain_engine(model, sites, loss, max_memory)
+    return FirstThat(engines if chain is None else [chain, *engines])
+
+
+@dataclass(eq=False)
+class FirstThat:
+    """Several engines, of which the first that takes a batch measures it; the last takes any."""
+
+    engines: list[UnitEngine]
+    warned: bool = False
+
+    @property
+    def divides(self) -> bool:
+        """Whether the first engine divides batches by itself, so that they may be large."""
+        return isinstance(self.engines[0], ChainEngine)
+
+    def report(self, advance: Advance) -> None:
+        """Call `advance` with the number of units that are done, from now on."""
+        for engine in self.engines:
+            engine.advance = advance
+
+    def measure(self, inputs: Tensor, targets: Tensor, tally: UnitTally) -> None:
+        """Add the changes of the units that the tally asks for on a batch."""
+        for engine in self.engines[:-1]:
+            try:
+                engine.measure(inputs, targets, tally)
+            except (Unfit, TraceError) as error:
+                reason = error
+            else:
+                return
+        if len(self.engines) > 1 and not self.warned:
+            warnings.warn(
+                f"LossChange runs the whole model once for each unit and each batch, which is slow: {reason}",
+                stacklevel=5,
+            )
+            self.warned = True
+        self.engines[-1].measure(inputs, targets, tally)
 
 
 class GraphEngine:
-    """Measures units from the values of the whole model, which are computed once for each block of samples.
+    """Measures units of any traced model, from the values of the whole, computed once for each block of samples.
 
     Args:
         model: the model.
@@ -52,16 +116,13 @@ class GraphEngine:
         advance: called with the number of units that are done.
     """
 
-    def __init__(
-        self, model: nn.Module, sites: Sites, budget: Budget, advance: Callable[[float], None] = lambda units: None
-    ) -> None:
+    def __init__(self, model: nn.Module, sites: Sites, budget: Budget, advance: Advance = lambda units: None) -> None:
         self.model, self.sites, self.budget, self.advance = model, sites, budget, advance
-        self.flow = Flow(model, sites)
-        self.plans: dict[int, Plan] = {}  # by the identity of the structure that the flow keeps
-        self.checked: set[tuple[int, ...]] = set()
+        self.programs = Programs(model, sites)
+        self.parted: dict[Program, Parted] = {}
 
-    def measure(self, inputs: Tensor, targets: Tensor, tally: Tally) -> None:
-        """Add the changes of every unit on a batch.
+    def measure(self, inputs: Tensor, targets: Tensor, tally: UnitTally) -> None:
+        """Add the changes of the units that the tally asks for on a batch.
 
         Raises:
             Unfit: the graph does not compute what the model does, or cannot be run in parts.
@@ -71,82 +132,130 @@ class GraphEngine:
         parts = list(zip(torch.split(inputs, size), torch.split(targets, size), strict=True))
         with evaluating(self.model):
             for x, _ in parts:
-                self._plan(x)  # so that a part that cannot be traced is known before any is added
-            self._check(inputs, parts[0][0])
+                self._parted(x)  # so that a part that cannot be traced is known before any is added
+            self.programs.check(inputs, parts[0][0])
             for x, y in parts:
                 self._part(x, y, tally, len(x) / len(inputs))
 
-    def _part(self, inputs: Tensor, targets: Tensor, tally: Tally, share: float) -> None:
-        plan = self._plan(inputs)
-        values = self._values(plan, inputs)
-        outputs = values[plan.output]
+    def _part(self, inputs: Tensor, targets: Tensor, tally: UnitTally, share: float) -> None:
+        parted = self._parted(inputs)
+        values = self.programs.run(parted.whole, inputs)
+        outputs = values[parted.program.output]
         tally.start(outputs, targets)
-        for name, suffix in plan.suffixes.items():
+        for name, site in parted.sites.items():
             chosen = tally.chosen[name]
-            for units in torch.split(chosen, self.budget.units(suffix.unit_bytes)) if len(chosen) else ():
-                made = suffix.outputs(values, units) if suffix.touched else outputs.expand(len(units), *outputs.shape)
-                tally.add_outputs(name, units, made)
+            for units in torch.split(chosen, self.budget.units(site.unit_bytes)) if len(chosen) else ():
+                touched = site.suffix.touched
+                without = site.outputs(values, units) if touched else outputs.expand(len(units), *outputs.shape)
+                tally.add_outputs(name, units, without)
                 self.advance(len(units) * share)
-
-    def _values(self, plan: Plan, inputs: Tensor) -> dict[Node, Any]:
-        values = self.flow.given(inputs)
-        plan.whole.run(values)
-        return values
 
     def _samples(self, inputs: Tensor) -> int:
         """How many samples fit at one time, so that at least one unit does."""
-        plan = self._plan(inputs)
-        unit = max((s.unit_bytes for s in plan.suffixes.values()), default=0)
-        return self.budget.samples(plan.kept / len(inputs), unit / len(inputs), len(inputs))
+        parted = self._parted(inputs)
+        unit = max((site.unit_bytes for site in parted.sites.values()), default=0)
+        return self.budget.samples(parted.whole.peak / len(inputs), unit / len(inputs), len(inputs))
 
-    def _check(self, inputs: Tensor, first: Tensor) -> None:
-        """Compare the graph with the model itself, once for each shape; parts of a batch with the whole batch."""
-        if tuple(inputs.shape) in self.checked:
-            return
-        expected = self.model(inputs)
-        if not isinstance(expected, Tensor):
-            raise Unfit(f"the model returns a {type(expected).__name__}")
-        plan = self._plan(first)
-        made = self._values(plan, first)[plan.output]
-        if len(expected) != len(inputs) or made.shape != expected[: len(first)].shape:
-            raise Unfit("the samples do not lie along the first axis of the outputs")
-        expected = expected[: len(first)]
-        if not bool((made - expected).abs().max() <= TOLERANCE * expected.abs().max().clamp(min=1e-6)):
-            raise Unfit("the model computes something else on other inputs than those that it was traced on")
-        self.checked.add(tuple(inputs.shape))
-
-    def _plan(self, inputs: Tensor) -> Plan:
-        structure, reads = self.flow.at(inputs)
-        if id(structure) not in self.plans:
-            self.plans[id(structure)] = self._planned(structure, reads)
-        return self.plans[id(structure)]
-
-    def _planned(self, structure: Structure, reads: dict[str, tuple[Read, ...]]) -> Plan:
-        steps, output = program(structure.graph)
-        holders = self._holders(structure)
-        partial, suffixes = self.flow.partial, {}
-        for name, site in self.sites.items():
-            if name in partial or not reads[name]:
-                suffixes[name] = after_parameters(steps, output, _members(site, holders))
-            else:
-                suffixes[name] = after_reads(steps, output, reads[name])
-        wanted = {output}.union(*(s.boundary for s in suffixes.values()))
-        whole = Line(steps, wanted)
-        return Plan(whole, suffixes, output, whole.peak)
-
-    def _holders(self, structure: Structure) -> dict[str, list[Node]]:
-        """The placeholders of each parameter, by every name of it: a parameter under two names is one."""
-        own = own_tensors(self.model)
-        nodes: dict[int, list[Node]] = {}
-        for node, name in structure.graph.tensors.items():
-            if name in own:
-                nodes.setdefault(id(own[name]), []).append(node)
-        return {name: nodes.get(id(tensor), []) for name, tensor in own.items()}
+    def _parted(self, inputs: Tensor) -> Parted:
+        program = self.programs.at(inputs)
+        if program not in self.parted:
+            partial, holders = self.programs.flow.partial, program.holders(own_tensors(self.model))
+            sites = {
+                name: _after_parameters(program, _members(site, holders))
+                if name in partial or not program.reads[name]
+                else _after_reads(program, program.reads[name])
+                for name, site in self.sites.items()
+            }
+            wanted = {program.output}.union(*(site.boundary for site in sites.values()))
+            self.parted[program] = Parted(program, Line(program.steps, wanted), sites)
+        return self.parted[program]
 
 
-def _members(site: Site, holders: dict[str, list[Node]]) -> dict[Node, list[Member]]:
-    found: dict[Node, list[Member]] = {}
+@dataclass(frozen=True, eq=False)
+class Parted:
+    """What is run on inputs of one shape.
+
+    Attributes:
+        program: the model.
+        whole: all of it; keeps what the suffixes take up.
+        sites: for each site, what follows its units.
+    """
+
+    program: Program
+    whole: Line
+    sites: Mapping[str, SiteSuffix]
+
+
+@dataclass(frozen=True, eq=False)
+class SiteSuffix:
+    """What follows the units of one site.
+
+    Attributes:
+        suffix: what is run again.
+        downdates: ops whose new result is found from the old one.
+        zeroed: parameters that lose the units, where the reads do not show all: what is zeroed in each.
+    """
+
+    suffix: Suffix
+    downdates: Mapping[Node, Downdate]
+    zeroed: Mapping[Node, list[Shut]]
+
+    @property
+    def boundary(self) -> set[Node]:
+        """The nodes whose values are taken from the whole."""
+        needs = {node for op, made in self.downdates.items() for node in (op, *made.needs)}
+        return self.suffix.boundary | needs | set(self.zeroed)
+
+    @property
+    def unit_bytes(self) -> int:
+        """Bytes for each unit in a block."""
+        first = sum(3 * bytes_of(node) for node in self.downdates)
+        shut = max((bytes_of(each.source) for each in self.suffix.shut), default=0)
+        parameters = sum(4 * int(node.meta["val"].numel()) for node in self.suffix.given if node in self.zeroed)
+        return max(first + shut + parameters + 2 * self.suffix.bytes, 1)
+
+    def outputs(self, values: Values, units: Tensor) -> Tensor:
+        """Return the outputs ``(units, samples, …)`` without each of the units, from the values of the whole model."""
+        given = [
+            self.downdates[node](values[node], values, units)
+            if node in self.downdates
+            else self._without(values, node, units)
+            for node in self.suffix.given
+        ]
+        return self.suffix.stacked(values, given, [shut.without(units) for shut in self.suffix.shut])
+
+    def _without(self, values: Values, node: Node, units: Tensor) -> Tensor:
+        """A parameter without each of the units, ``(units, *shape)``."""
+        parameter: Tensor = values[node]
+        for shut in self.zeroed[node]:
+            parameter = shut(parameter, shut.without(units))
+        return parameter
+
+
+def _after_reads(program: Program, reads: tuple[Read, ...]) -> SiteSuffix:
+    """The suffix of a site whose units are gone when they are shut at their reads."""
+    steps = {step.node: step for step in program.steps}
+    shuts = {read.node: Shut.at(read, steps) for read in reads if read.node in steps}
+    dirty = affected(program.steps, set(shuts), set())
+    downdates = {}
+    for read in reads:
+        if read.node in steps and not dirty & steps[read.node].operands:
+            made = downdate(steps[read.node], shuts[read.node].source, read)
+            if made is not None:
+                downdates[read.node] = made
+    rest = [shut for node, shut in shuts.items() if node not in downdates]
+    return SiteSuffix(Suffix(program, rest, downdates), downdates, {})
+
+
+def _after_parameters(program: Program, members: Mapping[Node, list[Member]]) -> SiteSuffix:
+    """The suffix of a site from the first op that takes any of its parameters."""
+    zeroed = {node: [Shut(node, node, m.dim or 0, m.index) for m in found] for node, found in members.items()}  # type: ignore[arg-type]
+    return SiteSuffix(Suffix(program, (), zeroed), {}, zeroed)
+
+
+def _members(site: Site, holders: Mapping[str, list[Node]]) -> dict[Node, list[Member]]:
+    members: dict[Node, list[Member]] = {}
     for member in site.members:
         for node in holders[member.parameter]:
-            found.setdefault(node, []).append(member)
-    return found
+            members.setdefault(node, []).append(member)
+    return members

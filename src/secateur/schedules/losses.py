@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -13,8 +13,8 @@ from torch.nn.functional import cross_entropy
 from secateur.criteria.loss_change import Base, LossChange, UnitWorth
 from secateur.labelled import Data
 from secateur.losses import loss_function
-from secateur.rate.chain.last import LastLayer
-from secateur.rate.masks import LastRead, Removals
+from secateur.rate.last import LastLayer
+from secateur.rate.masks import Removals
 from secateur.schedules.walk import Unit, Walk
 from secateur.structure.sites import mask
 from secateur.types import InputError, Loss
@@ -38,7 +38,7 @@ def losses_of(walk: Walk, data: Data, loss: str | Loss, max_memory: int | None) 
     """Return the fastest exact way to follow the losses from where the walk is."""
     removals = Removals(walk.model, walk.sites, data, loss, max_memory)
     last = removals.last_layer() if loss_function(loss) is cross_entropy else None
-    followed: Losses = Measured(walk, LossChange(data, loss, max_memory)) if last is None else LastOnly(walk, last)
+    followed: Losses = Measured(walk, LossChange(data, loss, max_memory)) if last is None else LastOnly(walk, *last)
     for step in walk.steps:
         for unit in step.units:
             followed.remove(unit)
@@ -67,24 +67,23 @@ class LastOnly:
     """Follows the units that only the last linear layer reads, by what a removal changes on the samples it touches."""
 
     walk: Walk
-    read: LastRead
-    layer: LastLayer = field(init=False)
+    layer: LastLayer
+    columns: Mapping[str, Tensor]
 
     def __post_init__(self) -> None:
-        self.layer = LastLayer(self.read.x, self.read.weight, self.read.bias, self.read.targets)
         # Before any removal: what goes on from a checkpoint adds up the same numbers in the same order, to the last bit.
         self.layer.changes()
 
     def changes(self) -> UnitWorth:
         """Return the changes; infinite for units that are gone."""
         found, layer = self.layer.changes(), self.layer
-        count, right = len(self.read.targets), layer.right
+        count, right = int(layer.counts.sum()), layer.right
         base = Base(layer.loss, int(right.sum()) / count, right / layer.counts.double(), count, layer.counts)
         made = UnitWorth(base)
         variance = (found.square - found.loss.square()).clamp(min=0) / max(count - 1, 1)
         error = torch.where(found.loss.isinf(), 0.0, variance.sqrt())
         hits = found.right.t() - right
-        for name, columns in self.read.columns.items():
+        for name, columns in self.columns.items():
             made[name] = found.loss[columns]
             made.error[name] = error[columns]
             made.accuracy[name] = hits[columns].sum(1).double() / count
@@ -95,7 +94,7 @@ class LastOnly:
     def remove(self, unit: Unit) -> None:
         """Follow the removal of a unit."""
         name, number = unit
-        self.layer.remove(int(self.read.columns[name][number]))
+        self.layer.remove(int(self.columns[name][number]))
 
 
 def check_changes(changes: Mapping[str, Tensor], walk: Walk, doing: str) -> None:

@@ -80,7 +80,7 @@ def run_substituted(
             return shells.model(*inputs[0], **inputs[1]) if run is None else run(shells.model, inputs)
 
 
-Place = tuple[int, int, torch.Size, tuple[int, ...]]
+Place = tuple[Any, ...]
 
 
 def _place(tensor: Tensor) -> Place | None:

@@ -23,8 +23,9 @@ from secateur.labelled import (
     iterate,
 )
 from secateur.losses import check_answers, loss_function
-from secateur.measure.passes import Tally, tally_pass
 from secateur.randomness import seeded
+from secateur.rate.tally import Tally
+from secateur.rate.whole import tally_pass
 from secateur.state import check_finite, check_module, check_ordinary, device_of, modes_kept, restore, snapshot, usual
 from secateur.train.callbacks import Callback, KeepBest, Run, ShowProgress, StopEarly
 from secateur.train.checkpoint import WriteCheckpoint, identify, resume
@@ -296,7 +297,7 @@ def _step(run: Run, outputs: Tensor, targets: Tensor, loss: Loss, tally: Tally, 
     run.optimizer.step()
     run.schedule.after_step()
     run.step += 1
-    tally.add(outputs, targets, mean)
+    tally.add(outputs, targets, mean * len(targets))
     for callback in callbacks:
         callback.on_step(run)
 

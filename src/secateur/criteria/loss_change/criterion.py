@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -14,64 +13,17 @@ from secateur.criteria.loss_change.result import UnitWorth
 from secateur.criteria.loss_change.screen import estimates, lowest, with_estimates
 from secateur.labelled import Data, count_batches, iterate
 from secateur.progress import bar
-from secateur.rate.chain.engine import ChainEngine, chain_engine
-from secateur.rate.memory import Budget
-from secateur.rate.plain import PlainLoop
-from secateur.rate.program import Unfit
-from secateur.rate.tally import Tally
-from secateur.rate.units import GraphEngine
+from secateur.rate.tally import UnitTally
+from secateur.rate.units import unit_engine
 from secateur.state import as_usual, check_finite, device_of
-from secateur.structure.infer import Structure
 from secateur.structure.sites import REPAIR
-from secateur.types import InputError, Sites, TraceError
+from secateur.types import InputError, Sites
 from secateur.untouched import copied
 
 __all__ = ["LossChange"]
 
 LARGE = 10_000
 MANY = 10_000
-
-
-class Engine(Protocol):
-    """What measures the units of its sites on one batch after the other."""
-
-    def measure(self, inputs: Tensor, targets: Tensor, tally: Tally) -> None:
-        """Add the changes of every unit on a batch."""
-        ...
-
-
-class OrPlain:
-    """An engine, and the plain loop for the batches that it does not take, with a warning."""
-
-    def __init__(self, engine: Engine, plain: PlainLoop) -> None:
-        self.engine, self.plain, self.warned = engine, plain, False
-
-    def measure(self, inputs: Tensor, targets: Tensor, tally: Tally) -> None:
-        """Add the changes of every unit on a batch."""
-        try:
-            self.engine.measure(inputs, targets, tally)
-        except (Unfit, TraceError) as error:
-            if not self.warned:
-                warnings.warn(
-                    f"LossChange runs the whole model once for each unit and each batch, which is slow: {error}",
-                    stacklevel=4,
-                )
-            self.warned = True
-            self.plain.measure(inputs, targets, tally)
-
-
-class OrGraph:
-    """The engine of chains, and another for the batches that are none for it."""
-
-    def __init__(self, chain: ChainEngine, other: Engine) -> None:
-        self.chain, self.other = chain, other
-
-    def measure(self, inputs: Tensor, targets: Tensor, tally: Tally) -> None:
-        """Add the changes of every unit on a batch."""
-        try:
-            self.chain.measure(inputs, targets, tally)
-        except Unfit:
-            self.other.measure(inputs, targets, tally)
 
 
 @dataclass(frozen=True, repr=False)
@@ -139,32 +91,18 @@ class LossChange(LossCriterion):
             return with_estimates(self._measured(own, sites, lowest(scores, self.screen)), scores)
 
     def _measured(self, model: nn.Module, sites: Sites, units: dict[str, Tensor] | None) -> UnitWorth:
-        tally, device = Tally(self._loss, sites, units), device_of(model)
+        tally, device = UnitTally(self._loss, sites, units), device_of(model)
         count = sum(map(len, tally.chosen.values()))
         _warn_of_many(sites, count)
-        chain = chain_engine(model, sites, self._loss, self.max_memory)
-        # The engine of chains divides samples by itself, and each call has its price.
-        size = self.batch_size if chain is None else max(self.batch_size, LARGE)
-        with bar(
-            count * count_batches(self.data, size) if self.progress else 0, self.progress, "loss changes"
-        ) as advance:
-            engine = self._engine(model, sites, chain, advance)
+        engine = unit_engine(model, sites, self._loss, self.max_memory)
+        # Where the engine divides samples by itself, each call has its price.
+        size = max(self.batch_size, LARGE) if engine.divides else self.batch_size
+        steps = count * count_batches(self.data, size) if self.progress else 0
+        with bar(steps, self.progress, "loss changes") as advance:
+            engine.report(advance)
             for inputs, targets in _Single(self.data, size):
                 engine.measure(inputs.to(device), targets.to(device), tally)
         return UnitWorth.of(tally)
-
-    def _engine(
-        self, model: nn.Module, sites: Sites, chain: ChainEngine | None, advance: Callable[[float], None]
-    ) -> Engine:
-        plain = PlainLoop(model, sites, advance)
-        if not isinstance(sites.structure, Structure):
-            return plain
-        budget = Budget.of(device_of(model), self.max_memory)
-        general = OrPlain(GraphEngine(model, sites, budget, advance), plain)
-        if chain is None:
-            return general
-        chain.advance = advance
-        return OrGraph(chain, general)
 
     def __repr__(self) -> str:
         name = getattr(self._loss, "__name__", None) or repr(self.loss)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from secateur.criteria.loss_change.labels import LABELS, Correction, label_numbers
 from secateur.files import require
-from secateur.rate.tally import Sums, Tally
+from secateur.rate.tally import Sums, Tally, UnitTally
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -63,23 +63,23 @@ class UnitWorth(dict[str, Tensor]):
         self.exact = {name: torch.ones(x.shape, dtype=torch.bool) for name, x in self.items()}
 
     @classmethod
-    def of(cls, tally: Tally) -> UnitWorth:
+    def of(cls, tally: UnitTally) -> UnitWorth:
         """Return the changes of the mean loss, once every chosen unit was measured on every sample.
 
         Raises:
             InputError: there were no samples.
         """
         tally.check()
-        changes = cls(_base(tally))
+        changes, count = cls(_base(tally.whole)), tally.whole.count
         for name, sums in tally.sums.items():
             shape = tally.sites[name].shape
-            mean = sums.change / tally.count
+            mean = sums.loss / count
             changes[name] = mean.float().reshape(shape)
-            changes.error[name] = _error(mean, sums.square, tally.count).float().reshape(shape)
-            accuracy, by_class = _accuracies(tally, sums)
+            changes.error[name] = _error(mean, sums.square, count).float().reshape(shape)
+            accuracy, by_class = _accuracies(tally.whole, sums)
             changes.accuracy[name] = accuracy.reshape(shape)
             changes.class_accuracy[name] = by_class.reshape(*shape, by_class.shape[1])
-            changes.exact[name] = (sums.count == tally.count).reshape(shape)
+            changes.exact[name] = (sums.count == count).reshape(shape)
         return changes
 
     def label(
@@ -153,25 +153,32 @@ class UnitWorth(dict[str, Tensor]):
         return f"UnitWorth({units} units of {len(self)} sites, loss {self.base.loss:.4g} on {self.base.count} samples)"
 
 
-def _base(tally: Tally) -> Base:
-    asked, right = torch.zeros(2, 0, dtype=torch.int64) if tally.answers is None else tally.answers
+def _base(whole: Tally) -> Base:
+    asked, right = _asked_and_right(whole)
+    accuracy = whole.accuracy
     return Base(
-        loss=tally.total / tally.count,
-        accuracy=nan if tally.answers is None else int(right.sum()) / tally.count,
+        loss=whole.loss,
+        accuracy=nan if accuracy is None else accuracy,
         class_accuracy=right.double() / asked.double(),
-        count=tally.count,
+        count=whole.count,
         class_count=asked,
     )
 
 
-def _accuracies(tally: Tally, sums: Sums) -> tuple[Tensor, Tensor]:
+def _asked_and_right(whole: Tally) -> tuple[Tensor, Tensor]:
+    """The samples of each class, and those of them that are answered rightly; of no class where there are none."""
+    wrong, right = torch.zeros(2, 0, dtype=torch.int64) if whole.answers is None else whole.answers
+    return wrong + right, right
+
+
+def _accuracies(whole: Tally, sums: Sums) -> tuple[Tensor, Tensor]:
     """The changes of the accuracy ``(units,)``, and on each class ``(units, classes)``."""
-    units = len(sums.change)
-    if tally.answers is None:
+    units = len(sums.loss)
+    if whole.answers is None:
         return torch.full((units,), nan, dtype=torch.float64), torch.zeros(units, 0, dtype=torch.float64)
-    asked, right = tally.answers
+    asked, right = _asked_and_right(whole)
     change = (torch.zeros(1, len(right)).expand(units, -1) if sums.right is None else sums.right - right).double()
-    return change.sum(1) / tally.count, change / asked.double()
+    return change.sum(1) / whole.count, change / asked.double()
 
 
 def _error(mean: Tensor, square: Tensor, count: int) -> Tensor:

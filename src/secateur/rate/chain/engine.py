@@ -9,19 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from secateur.rate.chain.images import Downdate
-from secateur.rate.chain.last import EQUAL, column_sums, sample_changes
-from secateur.rate.chain.parse import Layer, Op, parse
+from secateur.rate.chain.images import MapDowndate
+from secateur.rate.chain.parse import ChainLayer, ChainOp, parse
 from secateur.rate.chain.rows import Rows, Sparse
-from secateur.rate.memory import Budget
+from secateur.rate.last import EQUAL, column_sums, sample_changes
+from secateur.rate.memory import CHAIN, Budget
 from secateur.rate.program import Unfit
-from secateur.rate.tally import Tally
+from secateur.rate.tally import UnitTally
 from secateur.state import device_of, evaluating
 from secateur.types import Loss, Sites
 
 __all__ = ["ChainEngine", "chain_engine"]
 
-MEMORY = 1 << 31  # bytes; more is not faster
 FEW, TOLERANCE = 8, 1e-4  # samples on which the chain is compared with the model, and how close it must be
 WORK = 1 << 26  # multiply–accumulates of a group of samples: fewer are lost in the calls' overhead
 CACHED = 1 << 20  # floats of a group's rows
@@ -46,11 +45,8 @@ def chain_engine(
     True
     """
     found = parse(model, sites) if loss is cross_entropy else None
-    return None if found is None else ChainEngine(model, *found, sites, _memory(model, max_memory), advance)
-
-
-def _memory(model: nn.Module, given: int | None) -> int:
-    return min(Budget.of(device_of(model), given).total, MEMORY)
+    room = min(Budget.of(device_of(model), max_memory).total, CHAIN)
+    return None if found is None else ChainEngine(model, *found, sites, room, advance)
 
 
 @dataclass(eq=False)
@@ -89,10 +85,10 @@ class ChainEngine:
     def __init__(
         self,
         model: nn.Module,
-        before: Sequence[Op],
-        layers: Sequence[Layer],
+        before: Sequence[ChainOp],
+        layers: Sequence[ChainLayer],
         sites: Sites,
-        max_memory: int = MEMORY,
+        max_memory: int = CHAIN,
         advance: Callable[[float], None] = lambda units: None,
     ) -> None:
         self.model, self.before, self.layers, self.sites = model, before, layers, sites
@@ -108,7 +104,7 @@ class ChainEngine:
         self.asked = torch.ones(total, dtype=torch.bool, device=layers[-1].weight.device)
         self.hits = torch.zeros(total, len(layers[-1].weight), dtype=torch.float64, device=layers[-1].weight.device)
 
-    def measure(self, inputs: Tensor, targets: Tensor, tally: Tally) -> None:
+    def measure(self, inputs: Tensor, targets: Tensor, tally: UnitTally) -> None:
         """Add the changes of the units that the tally asks for on a batch.
 
         Raises:
@@ -160,7 +156,7 @@ class ChainEngine:
             x = layer.after(x) if number < len(self.layers) - 1 else x
         return reads, gives
 
-    def _measure(self, block: Block, tally: Tally) -> None:
+    def _measure(self, block: Block, tally: UnitTally) -> None:
         for sums in (self.change, self.square, self.hits):
             sums.zero_()
         for number, layer in enumerate(self.layers[:-1]):
@@ -173,9 +169,9 @@ class ChainEngine:
             self._last(block)
         for name, units in tally.chosen.items():
             of = units.to(whole.device) + self.start[name]
-            tally.add_sums(name, units, self.change[of], self.square[of], self.hits[of].long() + whole, len(block))
+            tally.add(name, units, self.change[of], self.square[of], self.hits[of].long() + whole)
 
-    def _any(self, layer: Layer) -> bool:
+    def _any(self, layer: ChainLayer) -> bool:
         """Whether any of the units that a layer gives is asked for."""
         return layer.site in self.start and bool(self._asked(layer.site).any())
 
@@ -251,7 +247,7 @@ class ChainEngine:
         """The filters of a convolution: what the next layer gives without each, and from there on densely."""
         name = self.layers[number].site
         assert name is not None
-        down = Downdate(
+        down = MapDowndate(
             self.layers[number + 1], block.reads[number + 1], block.gives[number + 1], self.sites[name].size
         )
         size = min(self._chunk(block, number + 1), len(block))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from secateur import data, models
 from secateur.criteria import Magnitude, Random
-from secateur.lab.recipe import Json, Recipe
+from secateur.lab.recipe import Json
 from secateur.lab.study import Cell, Context, Outcome
 from secateur.measure import compare_latency, parameters, predict
 from secateur.models.schemes import initialise
@@ -19,11 +19,11 @@ from secateur.randomness import private_draws
 from secateur.selection import Scope, select
 from secateur.structure import channels, cut, mask, weights
 from secateur.structure.difference import difference
-from secateur.studies.comparison.options import METHODS, check, options
-from secateur.studies.kit.networks import example, fit_and_rate, grid, network, quality, size, split, trained
+from secateur.studies.comparison.options import METHODS
+from secateur.studies.kit.networks import bases, example, fit_and_rate, network, quality, size, split
 from secateur.types import CutError, Keep, Sites
 
-__all__ = ["METHODS", "cells", "options"]
+__all__ = ["cells", "dense", "dense_cell", "prune_cell"]
 
 BATCHES = (1, 256)
 """The batch sizes at which latency is measured."""
@@ -41,46 +41,42 @@ def cells(study: str, settled: Mapping[str, Json]) -> list[Cell]:
     After them stand the controls: where `dense` asks for it, one network from scratch for each cut one.
 
     Raises:
-        InputError, UnknownNameError: an option is not what a comparison takes; nothing has run then.
+        InputError, UnknownNameError: there is no such data set, network or option of it.
     """
-    check(study, settled)
-    made = [_of_network(study, settled, name, model) for name, model in grid(settled)]
-    # The controls last, so that the order of what there was before them stays as it was.
-    return [cell for pair in made for cell in pair[0]] + [cell for pair in made for cell in pair[1]]
-
-
-def _of_network(study: str, settled: Mapping[str, Json], name: str, model: str) -> tuple[list[Cell], list[Cell]]:
-    """The cells of one network on one data set, and its controls."""
-    kept = {key: settled[key] for key in ("minimum", "output")}
-    # The trained network that a pruning needs decides these; here they are for looking it up.
-    known = {"data": name, "model": model}
-    made: list[Cell] = []
+    pruned: list[Cell] = []
     controls: list[Cell] = []
-    for seed in range(settled["seeds"]):
-        made.append(base := trained(study, seed, settled, name, model))
+    for base in bases(study, settled):
+        pruned.append(base)
         for method, sparsity in product(settled["methods"], settled["sparsities"]):
-            chosen = {"seed": seed, "method": method, "sparsity": sparsity}
-            made.append(Cell(Recipe(study, "prune", {**chosen, **kept, **known}, (base.id,), known), prune_cell))
+            choice = {"method": method, "sparsity": sparsity}
+            cell = base.then("prune", prune_cell, {**choice, **{key: settled[key] for key in ("minimum", "output")}})
+            pruned.append(cell)
             if sparsity in settled["dense"] and METHODS[method][:2] == ("channels", "magnitude"):
-                own = {**chosen, "network": OWN_SEED + seed, "init": INIT, **known}
-                controls.append(Cell(Recipe(study, "dense", own, (base.id, made[-1].id), known), dense_cell))
-    return made, controls
+                controls.append(dense(base, cell, choice))
+    # The controls last, so that the order of what there was before them stays as it was.
+    return [*pruned, *controls]
+
+
+def dense(base: Cell, cut: Cell, choice: Mapping[str, Json]) -> Cell:
+    """Return the control of a cut network: one of its shape that is trained from scratch."""
+    network_seed = OWN_SEED + (base.recipe.seed or 0)
+    return base.then("dense", dense_cell, {**choice, "network": network_seed, "init": INIT}, after=[cut])
 
 
 def dense_cell(context: Context) -> Outcome:
     """Train a network of a cut network's widths from scratch, as long as the large one was (Liu et al., 2019)."""
-    recipe, kept = context.record(0).recipe.parameters, context.record(1).metrics["kept"]
-    empty = [name for name, count in kept.items() if not count]
+    recipe, counts = context.record(0).recipe.parameters, context.record(1).metrics["kept"]
+    empty = [name for name, count in counts.items() if not count]
     if empty:
         return Outcome({"dense_error": f"no unit is left of {', '.join(empty)}, so there is no network of this shape"})
-    chosen = {"init": context["init"], **recipe["model_options"]}
-    full = models.build(recipe["model"], seed=context["network"], **chosen)
+    options = {"init": context["init"], **recipe["model_options"]}
+    full = models.build(recipe["model"], seed=context["network"], **options)
     sites = channels(full, example(context, recipe))
-    keep = {name: torch.arange(site.size) < kept[name] for name, site in sites.items()}
+    keep = {name: torch.arange(site.size) < counts[name] for name, site in sites.items()}
     model = cut(full, sites, keep, form="module")
     # The weights that the cut left are scaled to the wide layers.
     with private_draws(context["network"]):
-        initialise(model, chosen["init"])
+        initialise(model, options["init"])
     return fit_and_rate(context, recipe, model, context["network"])
 
 
@@ -124,20 +120,20 @@ def _really_cut(
         small = cut(model, sites, keep, form="module")
     except CutError as error:
         return {"cut_error": str(error)}
-    found = difference(predict(masked, test), predict(small, test))
+    off = difference(predict(masked, test), predict(small, test))
     speed = _speed({"unpruned": model, "masked": masked, "cut": small}, image)
-    return {**speed, **{f"cut_{k}": v for k, v in size(small, image).items()}, "cut_difference": found}
+    return {**speed, **{f"cut_{k}": v for k, v in size(small, image).items()}, "cut_difference": off}
 
 
 def _speed(compared: Mapping[str, nn.Module], image: Tensor) -> dict[str, Json]:
     """Median milliseconds of a batch, all models in turns in one run at one thread, and the speedups."""
     result: dict[str, Json] = {}
     for batch in BATCHES:
-        found = compare_latency(dict(compared), image, batch_size=batch, repeats=15)
-        for name, latency in found.latencies.items():
+        timed = compare_latency(dict(compared), image, batch_size=batch, repeats=15)
+        for name, latency in timed.latencies.items():
             result[f"ms_{name}_{batch}"] = 1000 * latency.median
             if name != "unpruned":
-                result[f"speedup_{name}_{batch}"] = found.speedups[name].median
+                result[f"speedup_{name}_{batch}"] = timed.speedups[name].median
     return result
 
 

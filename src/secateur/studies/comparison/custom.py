@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
 
 from secateur.lab import toml
-from secateur.lab.options import Options
 from secateur.lab.recipe import Json
-from secateur.lab.report import Report
-from secateur.lab.study import Results, Study
-from secateur.studies.comparison.cells import cells
-from secateur.studies.comparison.options import OPTIONS, check
-from secateur.studies.comparison.pages import pages
-from secateur.studies.kit.networks import grid
+from secateur.lab.study import Study
+from secateur.studies.comparison.declare import comparison
+from secateur.studies.comparison.options import OPTIONS
+from secateur.studies.kit import networks
 from secateur.types import InputError, SecateurError, unknown_name
 
 __all__ = ["from_toml"]
@@ -56,10 +53,13 @@ def from_toml(path: str | Path, taken: Container[str] = ()) -> Study:
         raise InputError(f"{where}: name is {values['name']!r}, which is a study of secateur; give another")
     defaults = OPTIONS.changed(**{key: value for key, value in values.items() if key not in _WORDS})
     try:
-        check(values["name"], defaults)
+        OPTIONS.check(f"study {values['name']!r}", defaults)
+        networks.check(defaults)
     except SecateurError as error:
         raise type(error)(f"{file}: {error}") from error
-    return _study(file, values, defaults)
+    title = values.get("title", f"A comparison of prunings: {values['name']}")
+    summary = values.get("summary", "Weights removed and neurons cut; costs and gains measured.")
+    return replace(comparison(values["name"], title, summary, options=defaults, best=None), file=file)
 
 
 def _check_key(where: str, key: str, value: Json) -> None:
@@ -75,49 +75,3 @@ def _check_key(where: str, key: str, value: Json) -> None:
     if option is None:
         raise unknown_name(f"key in {where}:", key, [*_WORDS, *OPTIONS])
     option.check(where, value)
-
-
-def _study(file: Path, values: Mapping[str, Json], defaults: Options) -> Study:
-    name = values["name"]
-    title = values.get("title", f"A comparison of prunings: {name}")
-    return Study(
-        name=name,
-        title=title,
-        source=None,
-        summary=values.get("summary", "Weights removed and neurons cut; costs and gains measured."),
-        cells=lambda settled: cells(name, settled),
-        pages=lambda results: _pages(results, name, title),
-        defaults=defaults,
-        file=file,
-    )
-
-
-def _pages(results: Results, name: str, title: str) -> Report:
-    pairs = grid(results.options)
-    if len(pairs) == 1:
-        return pages(_part(results, name, *pairs[0]), title)
-    parts = {pair: _part(results, name, *pair) for pair in pairs}
-    reports = {pair: pages(r, title) for pair, r in parts.items() if len(r.frame)}
-    return Report(
-        title,
-        summary=[
-            f"{model} on {data}: {words}" for (data, model), one in reports.items() for words in one.summary if words
-        ],
-        cards=[
-            replace(card, label=f"{m} on {d}: {card.label}") for (d, m), one in reports.items() for card in one.cards
-        ],
-        sections=[s.within(*pair) for pair, one in reports.items() for s in one.sections],
-    )
-
-
-def _part(results: Results, name: str, data: str, model: str) -> Results:
-    """The results on one data set with one network, as a comparison of these alone has them."""
-    options = {**results.options, "data": data, "model": model}
-    ids = {cell.id for cell in cells(name, options)}
-    frame, histories = results.frame, results.histories
-    if len(histories):
-        histories = histories[histories["id"].isin(ids)]
-    # Without the columns of the other parts, which are empty here.
-    return replace(
-        results, frame=frame[frame["id"].isin(ids)].dropna(axis=1, how="all"), histories=histories, options=options
-    )

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from secateur.lab.report import Report
-from secateur.lab.study import Results, Study
-from secateur.studies.comparison.cells import cells, options
-from secateur.studies.comparison.pages import pages
+from secateur.studies.comparison.declare import comparison
+from secateur.studies.comparison.options import OPTIONS
 
 __all__ = ["STUDY"]
 
-
-def _pages(results: Results) -> Report:
-    return pages(results, "Pruning a small network on digits")
-
-
-STUDY = Study(
-    name="demo",
-    title="Pruning a small network on digits",
-    source=None,
-    summary="LeNet-300-100 on 8×8 digits: weights removed, neurons cut, costs and gains measured. Takes about a minute.",
-    cells=lambda settled: cells("demo", settled),
-    pages=_pages,
-    defaults=options(
+STUDY = comparison(
+    "demo",
+    "Pruning a small network on digits",
+    "LeNet-300-100 on 8×8 digits: weights removed, neurons cut, costs and gains measured. Takes about a minute.",
+    options=OPTIONS.changed(
         data="digits",
         model="lenet-300-100",
         model_options={"input_size": 8},
@@ -33,5 +23,4 @@ STUDY = Study(
         methods=["weight", "weight random", "neuron", "neuron per layer", "neuron random"],
         dense=[0.5],
     ),
-    best=("accuracy", "max"),
 )

@@ -1,14 +1,11 @@
-"""The options of a comparison of prunings, and their check before anything runs."""
+"""The methods and the options of a comparison of prunings."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from secateur.lab.options import Option, Options
-from secateur.lab.recipe import Json
 from secateur.studies.kit import networks
 
-__all__ = ["METHODS", "OPTIONS", "check", "options"]
+__all__ = ["METHODS", "OPTIONS"]
 
 METHODS: dict[str, tuple[str, str, str]] = {
     "weight": ("weights", "magnitude", "global"),
@@ -34,23 +31,3 @@ OPTIONS = Options(
     )
 )
 """What a comparison takes."""
-
-
-def options(**changes: Json) -> Options:
-    """Return the options of a comparison with their defaults, changed as given."""
-    return OPTIONS.changed(**changes)
-
-
-def check(study: str, settled: Mapping[str, Json]) -> None:
-    """Refuse options that no cell could work with.
-
-    Raises:
-        InputError: an option is of the wrong kind or out of range; the error names it and its value.
-        UnknownNameError: a method, data set, model or option of the model is not known.
-
-    >>> check("demo", options(epochs=0))
-    Traceback (most recent call last):
-    secateur.types.InputError: study 'demo': epochs is 0; give a whole number of at least 1 (passes over the training ...)
-    """
-    OPTIONS.check(f"study {study!r}", settled)
-    networks.check(settled)

@@ -2,180 +2,154 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from secateur import data
-from secateur.lab.basis import Origins
-from secateur.lab.blocks import Basis, Block, Column, Section, Table
+from secateur.lab.blocks import Block, Column, Section, Table
 from secateur.lab.classes import class_damage
 from secateur.lab.judgement import areas, front, judged
 from secateur.lab.published import Published
-from secateur.lab.report import Report
 from secateur.lab.sections import interval, mean, pick, sweep, sweep_table, trade_offs, training
-from secateur.lab.study import Results
 from secateur.lab.style import styles
-from secateur.studies.comparison.cells import METHODS
-from secateur.studies.comparison.words import cards, method_caption, notes, summary
+from secateur.studies.comparison.options import METHODS
+from secateur.studies.comparison.words import method_caption
+from secateur.studies.kit.grouped import Mean, grouped, means
+from secateur.studies.kit.parts import Part
+from secateur.studies.kit.words import share
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["pages"]
+__all__ = ["sections"]
+
+CONTROLS = {
+    kind: [m for m in METHODS if m.startswith(kind.split()[0]) and m != kind] for kind in METHODS if "random" in kind
+}
+"""Blind pruning of the same units: what every method must beat."""
 
 
-def pages(results: Results, title: str, published: Published | None = None) -> Report:
-    """Return the report; a study that has not finished yet shows what there is."""
-    published = published or Published()
-    trained, pruned, dense = (pick(results.frame, kind=kind) for kind in ("train", "prune", "dense"))
-    origins, test = Origins.among(results), f"test set of {results.options['data']}"
-    sections = []
-    if len(trained):
-        histories = results.store.histories(trained["id"])
-        sections.append(training(trained, histories, origins.of(trained, test), published=published))
-    if len(pruned):
-        basis = origins.of(pruned, test)
-        sections.insert(0, Section("At a glance", [_overview(pruned, trained, basis)]))
-        sections += [
-            _damage(pruned, trained, published, origins, test),
-            _faster(pruned, trained, basis),
-            _gain(pruned, trained, dense, origins, test),
-            _judgement(pruned, origins, test),
-            _classes(results, pruned, trained, basis),
-        ]
-    sections.append(Section("How it was done", [*notes(results), *published.notes]))
-    return Report(
-        title,
-        summary=summary(pruned, trained, dense) if len(pruned) else ["Nothing has been computed yet."],
-        cards=cards(pruned, trained) if len(pruned) else [],
-        sections=sections,
-    )
+def sections(part: Part, published: Published) -> list[Section]:
+    """Return the sections; a study that has not finished yet shows what there is."""
+    parts = []
+    if len(part.trained):
+        parts.append(training(part.trained, part.epochs, part.basis(part.trained), published=published))
+    if len(part.pruned):
+        parts.insert(0, Section("At a glance", [_overview(part)]))
+        parts += [_damage(part, published), _faster(part), _gain(part), _judgement(part), _classes(part)]
+    return parts
 
 
-def _overview(pruned: DataFrame, trained: DataFrame, basis: Basis) -> Table:
+def _overview(part: Part) -> Table:
     """One row for the unpruned networks, and one for each method at half and at nine tenths removed."""
     columns = [
-        Column("network"),
-        Column("accuracy", format=".4f"),
-        Column("loss", format=".4f"),
-        Column("parameters", format=",.0f"),
-        Column("non-zero", format=",.0f"),
-        Column("kilobytes", format=",.0f"),
-        Column("speedup", format=".2f"),
+        Mean("accuracy", Column("accuracy", format=".4f")),
+        Mean("loss", Column("loss", format=".4f")),
+        Mean("parameters", Column("parameters", format=",.0f")),
+        Mean("nonzero", Column("non-zero", format=",.0f")),
+        Mean(lambda rows: mean(rows, "bytes") / 1000, Column("kilobytes", format=",.0f")),
+        Mean("speedup", Column("speedup", format=".2f")),
     ]
-    base = [mean(trained, "accuracy"), mean(trained, "loss"), mean(trained, "parameters"), mean(trained, "nonzero")]
-    rows: list[list[Any]] = [["unpruned", *base, mean(trained, "bytes") / 1000, 1.0]]
-    for method in _methods(pruned):
+    rows = [["unpruned", *means(part.trained.assign(speedup=1.0), columns)]]
+    for method in _methods(part.pruned):
         for sparsity in (0.5, 0.8):
-            runs = pick(pruned, method=method, sparsity=sparsity)
+            runs = pick(part.pruned, method=method, sparsity=sparsity)
             if len(runs):
-                rows.append(_overview_row(method, sparsity, runs))
+                label, runs = _as_used(method, sparsity, runs)
+                rows.append([label, *means(runs, columns)])
     caption = "Unpruned, weight-pruned (zeros in the same shapes) and neuron-cut networks; means, no retraining. Speedup at batch 256."
-    return Table("overview", caption, columns, rows, basis)
+    headings = [Column("network"), *(column.column for column in columns)]
+    return Table("overview", caption, headings, rows, part.basis(part.pruned))
 
 
-def _overview_row(method: str, sparsity: float, runs: DataFrame) -> list[Any]:
-    really = METHODS[method][0] == "channels" and "cut_parameters" in runs and runs["cut_parameters"].notna().any()
-    label = f"{method} {'cut' if really else 'pruned'} {100 * sparsity:.4g} %"
-    if really:
-        cut, runs = runs["cut_parameters"].notna(), runs[runs["cut_parameters"].notna()]
-        label += "" if cut.all() else f" ({cut.sum()} of {len(cut)} networks)"
-    prefix, speed = ("cut_", "speedup_cut_256") if really else ("", "speedup_masked_256")
-    sizes = [mean(runs, f"{prefix}{key}") for key in ("parameters", "nonzero", "bytes")]
-    return [label, mean(runs, "accuracy"), mean(runs, "loss"), *sizes[:2], sizes[2] / 1000, mean(runs, speed)]
+def _as_used(method: str, sparsity: float, runs: DataFrame) -> tuple[str, DataFrame]:
+    """What is left of the networks as one would use it, cut where that could be, and what it is called."""
+    cut = _cut(runs)
+    if METHODS[method][0] != "channels" or not len(cut):
+        speedup = runs.get("speedup_masked_256")
+        return f"{method} pruned {share(sparsity)}", runs.assign(speedup=speedup)
+    sizes = {key: cut[f"cut_{key}"] for key in ("parameters", "nonzero", "bytes")}
+    some = "" if len(cut) == len(runs) else f" ({len(cut)} of {len(runs)} networks)"
+    return f"{method} cut {share(sparsity)}{some}", cut.assign(**sizes, speedup=cut["speedup_cut_256"])
 
 
-def _damage(pruned: DataFrame, trained: DataFrame, published: Published, origins: Origins, test: str) -> Section:
-    base = {name: mean(trained, name) for name in ("accuracy", "loss")}
-    blocks = sweep(pruned, base, origins.of(pruned, test), look=styles(METHODS), published=published)
-    for method in _methods(pruned):
-        rows = pick(pruned, method=method)
+def _cut(rows: DataFrame) -> DataFrame:
+    """The networks that were really cut."""
+    return rows[rows["cut_parameters"].notna()] if "cut_parameters" in rows else rows[:0]
+
+
+def _damage(part: Part, published: Published) -> Section:
+    base = {name: mean(part.trained, name) for name in ("accuracy", "loss")}
+    blocks = sweep(part.pruned, base, part.basis(part.pruned), look=styles(METHODS), published=published)
+    for method in _methods(part.pruned):
+        rows = pick(part.pruned, method=method)
         name = f"damage-{method.replace(' ', '-')}"
         theirs = published.points.get(method)
-        blocks.append(sweep_table(rows, name, method_caption(method), origins.of(rows, test), theirs=theirs))
+        blocks.append(sweep_table(rows, name, method_caption(method), part.basis(rows), theirs=theirs))
     return Section("What pruning costs", blocks)
 
 
-def _faster(pruned: DataFrame, trained: DataFrame, basis: Basis) -> Section:
+def _faster(part: Part) -> Section:
     columns = [
-        Column("removed", format=".0%"),
-        Column("weight pruning", "points", format="+.2f"),
-        Column("neuron pruning", "points", format="+.2f"),
-        Column("neuron − weight", "points", format="+.2f"),
-        Column("95 %"),
+        Mean("weight", Column("weight pruning", "points", format="+.2f")),
+        Mean("neuron", Column("neuron pruning", "points", format="+.2f")),
+        Mean("gap", Column("neuron − weight", "points", format="+.2f")),
+        Mean(lambda rows: interval(rows["gap"].dropna()), Column("95 %")),
     ]
-    rows = []
-    for sparsity in _sparsities(pruned):
-        weight, neuron = (
-            pick(pruned, method=m, sparsity=sparsity).set_index("seed")["accuracy"] for m in ("weight", "neuron")
-        )
-        base = trained.set_index("seed")["accuracy"]
-        gap = (100 * (neuron - weight)).dropna()
-        if len(gap):
-            rows.append(
-                [
-                    sparsity,
-                    float((100 * (weight - base)).mean()),
-                    float((100 * (neuron - base)).mean()),
-                    float(gap.mean()),
-                    interval(gap),
-                ]
-            )
+    rows = part.pruned[part.pruned["method"].isin(["weight", "neuron"])]
+    rows = rows.pivot(index=["sparsity", "seed"], columns="method", values="accuracy")
+    rows = rows.reindex(columns=["weight", "neuron"]).reset_index()
+    base = rows["seed"].map(part.trained.set_index("seed")["accuracy"])
+    rows = rows.assign(
+        **{name: 100 * (rows[name] - base) for name in ("weight", "neuron")}, gap=rows["neuron"] - rows["weight"]
+    )
+    rows["gap"] *= 100
+    rows = rows[rows.groupby("sparsity")["gap"].transform("count") > 0]
     caption = (
         "Change of test accuracy against the unpruned network, global magnitude pruning; differences paired by seed."
     )
-    return Section("Neurons go sooner than weights", [Table("gap", caption, columns, rows, basis)])
+    groups = {"sparsity": Column("removed", format=".0%")}
+    table = grouped(rows, "gap", caption, groups, columns, part.basis(part.pruned), sort=True)
+    return Section("Neurons go sooner than weights", [table])
 
 
-def _gain(pruned: DataFrame, trained: DataFrame, dense: DataFrame, origins: Origins, test: str) -> Section:
-    if "cut_parameters" not in pruned:
+def _gain(part: Part) -> Section:
+    cut, trained = _cut(part.pruned), part.trained
+    if "cut_parameters" not in part.pruned:
         return Section("What cutting gains", ["No network could be cut."])
-    really = pruned[pruned["cut_parameters"].notna()]
-    shown = [method for method in ("neuron", "neuron per layer") if method in set(pruned["method"])]
-    blocks: list[Block] = [
-        _gain_table(really, pruned, method, origins.of(pick(pruned, method=method), test)) for method in shown
-    ]
-    blocks += _from_scratch(pruned, trained, dense, origins, test)
+    methods = [method for method in ("neuron", "neuron per layer") if method in set(part.pruned["method"])]
+    blocks: list[Block] = [*(_gain_table(part, method) for method in methods), *_from_scratch(part)]
     columns = ["method", "sparsity", "seed", "accuracy"]
-    cost = really[[*columns, "ms_cut_256", "cut_bytes", "cut_macs"]].rename(
+    cost = cut[[*columns, "ms_cut_256", "cut_bytes", "cut_macs"]].rename(
         columns={"ms_cut_256": "ms", "cut_bytes": "bytes", "cut_macs": "macs"}
     )
     axes = {
-        "ms": ("Milliseconds for a batch of 256, one thread", mean(really, "ms_unpruned_256"), "latency"),
+        "ms": ("Milliseconds for a batch of 256, one thread", mean(cut, "ms_unpruned_256"), "latency"),
         "bytes": ("Bytes of the saved file", mean(trained, "bytes"), "bytes"),
         "macs": ("Multiply-accumulates for one image", mean(trained, "macs"), "macs"),
     }
+    basis = part.origins.of(cut, f"test set of {part.data}", having="cut_parameters")
     caption = "Points say which part of the neurons was cut."
-    basis, base = origins.of(really, test, having="cut_parameters"), mean(trained, "accuracy")
-    blocks += trade_offs(cost, axes, base, basis, look=styles(METHODS), caption=caption)
+    blocks += trade_offs(cost, axes, mean(trained, "accuracy"), basis, look=styles(METHODS), caption=caption)
     return Section("What cutting gains", blocks)
 
 
-def _from_scratch(pruned: DataFrame, trained: DataFrame, dense: DataFrame, origins: Origins, test: str) -> list[Block]:
+def _from_scratch(part: Part) -> list[Block]:
     """The cut networks beside networks of their shape that were trained from scratch, paired by seed."""
-    if not len(dense) or "accuracy" not in dense:
+    dense = part.kind("dense")
+    if "accuracy" not in dense:
         return []
+    cut = part.pruned.set_index(["method", "sparsity", "seed"])["accuracy"].rename("cut")
+    rows = dense.join(cut, on=["method", "sparsity", "seed"])
+    rows = rows.assign(base=rows["seed"].map(part.trained.set_index("seed")["accuracy"]))
+    rows = rows[rows["accuracy"].notna()]
     columns = [
-        Column("method"),
-        Column("removed", format=".0%"),
-        Column("parameters", format=",.0f"),
-        Column("unpruned", format=".4f"),
-        Column("cut, not retrained", format=".4f"),
-        Column("small, from scratch", format=".4f"),
-        Column("scratch − cut", "points", format="+.2f"),
-        Column("95 %"),
-        Column("scratch − unpruned", "points", format="+.2f"),
-        Column("95 % of it"),
+        Mean("parameters", Column("parameters", format=",.0f")),
+        Mean("base", Column("unpruned", format=".4f")),
+        Mean("cut", Column("cut, not retrained", format=".4f")),
+        Mean("accuracy", Column("small, from scratch", format=".4f")),
+        Mean(_gap("cut"), Column("scratch − cut", "points", format="+.2f"), "95 %"),
+        Mean(_gap("base"), Column("scratch − unpruned", "points", format="+.2f"), "95 % of it"),
     ]
-    base, rows = trained.set_index("seed")["accuracy"], []
-    for (method, sparsity), group in dense.groupby(["method", "sparsity"], sort=False):
-        own = group.set_index("seed")["accuracy"].dropna()
-        cut = pick(pruned, method=method, sparsity=sparsity).set_index("seed")["accuracy"]
-        if len(own):
-            means = [series[own.index].mean() for series in (base, cut, own)]
-            row = [method, sparsity, mean(group, "parameters"), *means]
-            for gap in (100 * (own - cut).dropna(), 100 * (own - base).dropna()):
-                row += [gap.mean(), interval(gap)]
-            rows.append(row)
     caption = (
         "The control: networks of the cut networks' widths, trained from scratch as long as the large ones, with seeds of "
         "their own (Liu et al., 2019). The cut networks were not retrained. Differences are paired by seed."
@@ -184,69 +158,52 @@ def _from_scratch(pruned: DataFrame, trained: DataFrame, dense: DataFrame, origi
         "A cut is worth its trouble only where the small network could not simply have been trained: so each cut network "
         "stands beside a small one that never was large."
     )
-    return [words, Table("from-scratch", caption, columns, rows, origins.of(dense, test))] if rows else []
+    groups = {"method": Column("method"), "sparsity": Column("removed", format=".0%")}
+    table = grouped(rows, "from-scratch", caption, groups, columns, part.basis(dense))
+    return [words, table] if table.rows else []
 
 
-def _gain_table(really: DataFrame, pruned: DataFrame, method: str, basis: Basis) -> Table:
+def _gap(key: str) -> Callable[[DataFrame], Any]:
+    return lambda rows: (100 * (rows["accuracy"] - rows[key])).dropna()
+
+
+def _gain_table(part: Part, method: str) -> Table:
+    def cut(key: str) -> Callable[[DataFrame], Any]:
+        return lambda rows: _cut(rows)[key]
+
     columns = [
-        Column("removed", format=".0%"),
-        Column("parameters", format=",.0f"),
-        Column("MACs", format=",.0f"),
-        Column("bytes", format=",.0f"),
-        Column("speedup cut, batch 1", format=".2f"),
-        Column("speedup cut, batch 256", format=".2f"),
-        Column("speedup masked, batch 256", format=".2f"),
-        Column("accuracy", format=".4f"),
-        Column("difference from masked", format=".1e"),
-        Column("networks cut"),
+        Mean("cut_parameters", Column("parameters", format=",.0f")),
+        Mean("cut_macs", Column("MACs", format=",.0f")),
+        Mean("cut_bytes", Column("bytes", format=",.0f")),
+        Mean("speedup_cut_1", Column("speedup cut, batch 1", format=".2f")),
+        Mean("speedup_cut_256", Column("speedup cut, batch 256", format=".2f")),
+        Mean(cut("speedup_masked_256"), Column("speedup masked, batch 256", format=".2f")),
+        Mean(cut("accuracy"), Column("accuracy", format=".4f")),
+        Mean(lambda rows: float(rows["cut_difference"].max()), Column("difference from masked", format=".1e")),
+        Mean(lambda rows: f"{len(_cut(rows))} of {len(rows)}", Column("networks cut")),
     ]
-    keys = [
-        "cut_parameters",
-        "cut_macs",
-        "cut_bytes",
-        "speedup_cut_1",
-        "speedup_cut_256",
-        "speedup_masked_256",
-        "accuracy",
-        "cut_difference",
-    ]
-    rows = []
-    for sparsity in _sparsities(pick(pruned, method=method)):
-        runs, all_runs = pick(really, method=method, sparsity=sparsity), pick(pruned, method=method, sparsity=sparsity)
-        means = [mean(runs, key) for key in keys[:-1]] + [
-            float(runs["cut_difference"].max()) if len(runs) else float("nan")
-        ]
-        rows.append([sparsity, *means, f"{len(runs)} of {len(all_runs)}"])
+    rows = pick(part.pruned, method=method)
     caption = (
         f"{method.capitalize()} pruning, really cut: means over the networks that could be. Where a layer lost all its "
         "neurons nothing is left to cut (the network is constant). Speedup is unpruned ÷ pruned time, measured in turns "
         "in one run at one thread."
     )
-    return Table(f"gain-{method.replace(' ', '-')}", caption, columns, rows, basis)
+    name, groups = f"gain-{method.replace(' ', '-')}", {"sparsity": Column("removed", format=".0%")}
+    return grouped(rows, name, caption, groups, columns, part.basis(rows), sort=True)
 
 
-CONTROLS = {
-    kind: [m for m in METHODS if m.startswith(kind.split()[0]) and m != kind] for kind in METHODS if "random" in kind
-}
-"""Blind pruning of the same units: what every method must beat."""
-
-
-def _judgement(pruned: DataFrame, origins: Origins, test: str) -> Section:
-    rows = pruned[pruned["accuracy"].notna()]
-    basis = origins.of(rows, test)
+def _judgement(part: Part) -> Section:
+    rows = part.pruned[part.pruned["accuracy"].notna()]
+    basis = part.basis(rows)
     blocks = [*judged(rows, CONTROLS, basis), *areas(rows, basis)]
     if "cut_parameters" in rows:
         blocks += front(rows, "cut_parameters", "parameters", basis)
     return Section("More than luck?", blocks or ["There is nothing to compare yet."])
 
 
-def _classes(results: Results, pruned: DataFrame, trained: DataFrame, basis: Basis) -> Section:
-    names = data.info(results.options["data"]).classes
-    return Section("Which classes a cut hurts", class_damage(trained, pruned, names, method="neuron", basis=basis))
-
-
-def _sparsities(frame: DataFrame) -> list[float]:
-    return sorted(set(frame["sparsity"]))
+def _classes(part: Part) -> Section:
+    blocks = class_damage(part.trained, part.pruned, part.classes, method="neuron", basis=part.basis(part.pruned))
+    return Section("Which classes a cut hurts", blocks)
 
 
 def _methods(pruned: DataFrame) -> list[str]:

@@ -8,90 +8,87 @@ from secateur.lab.blocks import Card
 from secateur.lab.sections import mean, pick
 from secateur.lab.study import Results
 from secateur.studies.comparison.options import METHODS
+from secateur.studies.kit.networks import grid
+from secateur.studies.kit.parts import Part
+from secateur.studies.kit.words import points, share
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["cards", "method_caption", "notes", "summary"]
+__all__ = ["cards", "method_caption", "notes", "words"]
 
 
-def summary(pruned: DataFrame, trained: DataFrame, dense: DataFrame) -> list[str]:
+def words(part: Part) -> list[str]:
+    """Return what pruning and cutting cost and gain, and what small networks from scratch reach."""
+    pruned = part.pruned
+    if not len(pruned):
+        return []
+    return [*_cost(part.trained, pruned), _really_cut(pruned), *_from_scratch(pruned, part.kind("dense"))]
+
+
+def _cost(trained: DataFrame, pruned: DataFrame) -> list[str]:
     if not len(trained):
-        return [
-            "The unpruned networks are not there, so nothing can be said of what pruning costs.",
-            _cut_words(pruned),
-        ]
+        return ["The unpruned networks are not there, so nothing can be said of what pruning costs."]
     base = mean(trained, "accuracy")
-    words = [f"Unpruned, the networks reach a mean test accuracy of {base:.4f} (loss {mean(trained, 'loss'):.4f})."]
+    sentences = [f"Unpruned, the networks reach a mean test accuracy of {base:.4f} (loss {mean(trained, 'loss'):.4f})."]
     for method in ("weight", "neuron"):
-        found = [
-            s
-            for s in sorted(set(pruned["sparsity"]))
-            if mean(pick(pruned, method=method, sparsity=s), "accuracy") >= base - 0.01
-        ]
-        if method in set(pruned["method"]):
-            most = f"up to {100 * max(found):.4g} % of them" if found else "at none of the sparsities tried"
-            words.append(
-                f"Removing {method}s by magnitude, globally and without retraining, costs at most one point {most}."
-            )
-    return [" ".join(words), _cut_words(pruned), *_dense_words(pruned, dense)]
+        if method not in set(pruned["method"]):
+            continue
+        means = pick(pruned, method=method).groupby("sparsity")["accuracy"].mean()
+        cheap = means[means >= base - 0.01]
+        most = f"up to {share(cheap.index.max())} of them" if len(cheap) else "at none of the sparsities tried"
+        sentences.append(
+            f"Removing {method}s by magnitude, globally and without retraining, costs at most one point {most}."
+        )
+    return [" ".join(sentences)]
 
 
-def _dense_words(pruned: DataFrame, dense: DataFrame) -> list[str]:
+def _from_scratch(pruned: DataFrame, dense: DataFrame) -> list[str]:
     if not len(dense) or "accuracy" not in dense:
         return []
-    own = dense[dense["accuracy"].notna()]
     parts = [
-        f"{mean(group, 'accuracy'):.4f} at the widths of {method} with {100 * sparsity:.4g} % removed "
+        f"{mean(rows, 'accuracy'):.4f} at the widths of {method} with {share(sparsity)} removed "
         f"(cut and not retrained: {mean(pick(pruned, method=method, sparsity=sparsity), 'accuracy'):.4f})"
-        for (method, sparsity), group in own.groupby(["method", "sparsity"], sort=False)
+        for (method, sparsity), rows in dense[dense["accuracy"].notna()].groupby(["method", "sparsity"], sort=False)
     ]
-    return (
-        [f"Small networks that were trained from scratch, as long as the large ones, reach {'; '.join(parts)}."]
-        if parts
-        else []
-    )
+    text = f"Small networks that were trained from scratch, as long as the large ones, reach {'; '.join(parts)}."
+    return [text] if parts else []
 
 
-def _cut_words(pruned: DataFrame) -> str:
+def _really_cut(pruned: DataFrame) -> str:
     if "cut_parameters" not in pruned:
         return ""
     really = pruned[pruned["cut_parameters"].notna()]
-    worst = float(really["cut_difference"].max())
     half = pick(really, method="neuron", sparsity=0.5)
-    words = f"{len(really)} neuron-pruned networks were really cut; on all test images they differ from the masked ones by at most {worst:.1e} (relative)."
+    text = (
+        f"{len(really)} neuron-pruned networks were really cut; on all test images they differ from the masked ones by at "
+        f"most {float(really['cut_difference'].max()):.1e} (relative)."
+    )
     if len(half):
-        words += (
+        text += (
             f" With half of the neurons cut, {100 * mean(half, 'parameters_removed'):.0f} % of the parameters are gone and a "
             f"batch of 256 takes 1/{mean(half, 'speedup_cut_256'):.1f} of the time; the masked network is no faster "
             f"({mean(half, 'speedup_masked_256'):.2f}×)."
         )
-    return words
+    return text
 
 
-def cards(pruned: DataFrame, trained: DataFrame) -> list[Card]:
-    cards = [Card("unpruned accuracy", f"{mean(trained, 'accuracy'):.4f}", f"test set, {len(trained)} seeds")]
+def cards(part: Part) -> list[Card]:
+    """Return the accuracy of the unpruned networks, and what halving them costs and gains."""
+    trained, pruned = part.trained, part.pruned
+    if not len(pruned):
+        return []
+    heads = [Card("unpruned accuracy", f"{mean(trained, 'accuracy'):.4f}", f"test set, {len(trained)} seeds")]
     for method in ("weight", "neuron"):
         half = pick(pruned, method=method, sparsity=0.5)
         if len(half):
-            drop = 100 * (mean(half, "accuracy") - mean(trained, "accuracy"))
-            cards.append(
-                Card(
-                    f"50 % of {method}s removed",
-                    f"{drop:+.2f} points".replace("-", "−"),
-                    "global magnitude, no retraining",
-                )
-            )
-    fifth = pick(pruned, method="neuron per layer", sparsity=0.5)
-    if len(fifth) and "speedup_cut_256" in fifth:
-        cards.append(
-            Card(
-                "cut, half of each layer",
-                f"{mean(fifth, 'speedup_cut_256'):.1f}× faster",
-                f"accuracy {mean(fifth, 'accuracy'):.4f}, batch 256, one thread",
-            )
-        )
-    return cards
+            drop = points(100 * (mean(half, "accuracy") - mean(trained, "accuracy")))
+            heads.append(Card(f"50 % of {method}s removed", f"{drop} points", "global magnitude, no retraining"))
+    layers = pick(pruned, method="neuron per layer", sparsity=0.5)
+    if len(layers) and "speedup_cut_256" in layers:
+        note = f"accuracy {mean(layers, 'accuracy'):.4f}, batch 256, one thread"
+        heads.append(Card("cut, half of each layer", f"{mean(layers, 'speedup_cut_256'):.1f}× faster", note))
+    return heads
 
 
 def method_caption(method: str) -> str:
@@ -106,14 +103,16 @@ def method_caption(method: str) -> str:
         "random": "at random",
     }[criterion]
     where = {"global": "all layers pooled", "layer": "in each layer alone"}[scope]
-    what = "neurons" if unit == "channels" else "weights"
-    return f"{what.capitalize()} removed, {name}, {where}; not retrained."
+    units = "Neurons" if unit == "channels" else "Weights"
+    return f"{units} removed, {name}, {where}; not retrained."
 
 
 def notes(results: Results) -> list[str]:
+    """Return how it was done."""
     o = results.options
+    models = ", ".join(dict.fromkeys(model for _, model in grid(o)))
     return [
-        f"Each network ({o['model']}) is trained for {o['epochs']} epochs of Adam (learning rate 0.001, batch {o['batch_size']}); the last "
+        f"Each network ({models}) is trained for {o['epochs']} epochs of Adam (learning rate 0.001, batch {o['batch_size']}); the last "
         f"{o['validation']} training images are the validation set, and the weights of the epoch with the lowest "
         "validation loss are kept. Pruning follows without retraining. Test images are used for reporting only: no choice was made on them.",
         "Weight pruning pools the entries of the hidden layers' weight matrices. Neuron pruning ranks the hidden neurons by the L2 norm "

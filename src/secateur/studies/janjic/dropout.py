@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,64 +11,49 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from secateur.lab import figures
-from secateur.lab.basis import Origins
 from secateur.lab.blocks import Basis, Block, Column, Picture, Section, Table
 from secateur.lab.options import Option
-from secateur.lab.recipe import Json, Recipe
-from secateur.lab.report import Report
-from secateur.lab.sections import interval, mean, pick
-from secateur.lab.study import Cell, Context, Outcome, Results, Study
+from secateur.lab.recipe import Json
+from secateur.lab.sections import mean, pick
+from secateur.lab.study import Cell, Context, Outcome
 from secateur.lab.style import styles
 from secateur.measure import predict
 from secateur.randomness import private_draws
 from secateur.state import modes_kept
 from secateur.structure import mask
 from secateur.studies.janjic import filters
-from secateur.studies.janjic.filter_pages import class_section, networks_section, points
+from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.networks import network
+from secateur.studies.kit.parts import Part, class_section, study
+from secateur.studies.kit.pictures import change_heatmap
+from secateur.studies.kit.published import published
+from secateur.studies.kit.words import points, share
 from secateur.types import InputError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["PUBLISHED", "STUDY", "dropped", "parts"]
+__all__ = ["STUDY", "dropped", "parts"]
 
-PUBLISHED: dict[float, tuple[float, float]] = {
-    0.0: (1.334, 68.14),
-    0.1: (1.188, 70.74),
-    0.2: (1.207, 70.45),
-    0.3: (1.234, 69.88),
-    0.4: (1.268, 69.31),
-    0.5: (1.334, 67.84),
-    0.6: (1.430, 66.32),
-    0.7: (1.622, 63.05),
-    0.8: (2.137, 55.77),
-    0.9: (4.998, 31.45),
-}
-"""Table 5.3: rate of dropout → loss and accuracy in per cent of the unpruned network."""
+_THESIS: dict[float, tuple[float, float]] = published("janjic")["dropout"]
 
-DEFAULTS = filters.options(
-    Option("thresholds", "number", [0.01, 0.1], "shares of a layer's energy to remove", 0, 1, many="list"),
-    Option("rates", "number", list(PUBLISHED), "rates of dropout while testing", 0, 0.99, many="list"),
-    Option("draws", "count", 5, "how often to draw the dropped units", least=1),
-    model="vgg-16",
-    model_options={"width": 0.125},
-    epochs=6,
+NOTES = (
+    "Dropout is switched on while testing, in the fully connected layers, at the rate given; every image has units "
+    "dropped of its own, and the mean is over {draws} draws. What is left is scaled by 1 / (1 − "
+    "rate), as in training; the text does not say whether its was.",
+    "The text's losses at 0 and at 0.5 are both 1.334, with accuracies of 68.14 and 67.84: its table may hold the "
+    "network of rate 0.5 twice.",
+    "The rates are not chosen here: every one is shown, on test images that nothing was chosen on.",
 )
 
 
-def _cells(settled: Mapping[str, Json]) -> list[Cell]:
+def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
     """One cell a network unpruned, and one for each threshold, which prunes every layer alone."""
-    study = STUDY.name
-    filters.check(study, settled, DEFAULTS)
-    made = filters.bases(study, settled)
-    known = {key: settled[key] for key in ("data", "model")}
-    kept = {key: settled[key] for key in ("rates", "draws", "layers", "test_images")}
-    for base in list(made):
-        for threshold in (0.0, *settled["thresholds"]):
-            what = {"seed": base.recipe.seed, "method": "energy", "threshold": threshold, **kept, **known}
-            made.append(Cell(Recipe(study, "dropout", what, (base.id,), {"layers": "*", **known}), dropout_cell))
-    return made
+    cells = filters.bases(name, settled)
+    told = {"method": "energy", **{key: settled[key] for key in ("rates", "draws", "layers", "test_images")}}
+    for base, threshold in product(list(cells), (0.0, *settled["thresholds"])):
+        cells.append(base.then("dropout", dropout_cell, {"threshold": threshold, **told}, defaults={"layers": "*"}))
+    return cells
 
 
 def dropout_cell(context: Context) -> Outcome:
@@ -79,16 +65,14 @@ def dropout_cell(context: Context) -> Outcome:
     keep = filters.choose(model, sites, context["threshold"])
     alone = [{name: keep[name]} for name in sites] if context["threshold"] else [{}]
     rows: list[dict[str, Any]] = []
-    for place, one in enumerate(alone):
-        masked = mask(model, sites, one)
-        before, after = parts(masked)
+    for place, pruned in enumerate(alone):
+        before, after = parts(mask(model, sites, pruned))
         inputs = predict(before, test.images, batch_size=filters.step_size(image))
+        layer = next(iter(pruned), "none")
         for rate in context["rates"]:
-            tried = [
-                dropped(after, inputs, rate, context["seed"] + 1000 * draw) for draw in range(_draws(context, rate))
-            ]
-            layer = next(iter(one), "none")
-            rows.append({"step": place + bool(one), "layer": layer, "rate": rate, **_rated(tried, test.labels)})
+            seeds = [context["seed"] + 1000 * draw for draw in range(_draws(context, rate))]
+            outputs = [dropped(after, inputs, rate, seed) for seed in seeds]
+            rows.append({"step": place + bool(pruned), "layer": layer, "rate": rate, **_rated(outputs, test.labels)})
     return Outcome(_metrics(rows, len(test.classes)), [_plain(row) for row in rows])
 
 
@@ -108,8 +92,8 @@ def parts(model: nn.Module) -> tuple[nn.Module, nn.Module]:
     torch.Size([1, 16])
     """
     features, pool, classifier = (getattr(model, name, None) for name in ("features", "avgpool", "classifier"))
-    known = all(isinstance(one, nn.Module) for one in (features, pool, classifier))
-    if not known or not any(isinstance(one, nn.Dropout) for one in classifier.modules()):  # type: ignore[union-attr]
+    modules = all(isinstance(module, nn.Module) for module in (features, pool, classifier))
+    if not modules or not any(isinstance(m, nn.Dropout) for m in classifier.modules()):  # type: ignore[union-attr]
         raise InputError(
             f"janjic-dropout: {type(model).__name__} is not of VGG's form (features, avgpool, and a classifier with "
             "dropout); set model=vgg-16"
@@ -130,25 +114,25 @@ def dropped(classifier: nn.Module, inputs: Tensor, rate: float, seed: int) -> Te
     >>> sorted(set(dropped(nn.Sequential(nn.Dropout()), torch.ones(1, 99), 0.75, seed=0).flatten().tolist()))
     [0.0, 4.0]
     """
-    layers = [one for one in classifier.modules() if isinstance(one, nn.Dropout)]
-    usual = [one.p for one in layers]
+    layers = [layer for layer in classifier.modules() if isinstance(layer, nn.Dropout)]
+    usual = [layer.p for layer in layers]
     with modes_kept(classifier), private_draws(seed), torch.no_grad():
         classifier.eval()
         try:
-            for one in layers:
-                one.p = rate
-                one.train()
+            for layer in layers:
+                layer.p = rate
+                layer.train()
             outputs: Tensor = classifier(inputs)
         finally:
-            for one, p in zip(layers, usual, strict=True):
-                one.p = p
+            for layer, p in zip(layers, usual, strict=True):
+                layer.p = p
     return outputs
 
 
-def _rated(tried: Sequence[Tensor], labels: Tensor) -> dict[str, Any]:
+def _rated(draws: Sequence[Tensor], labels: Tensor) -> dict[str, Any]:
     """Loss and accuracy over the draws: the means, and how far the draws lie apart."""
-    losses = [float(cross_entropy(outputs, labels)) for outputs in tried]
-    right = torch.stack([outputs.argmax(1) == labels for outputs in tried]).double()
+    losses = [float(cross_entropy(outputs, labels)) for outputs in draws]
+    right = torch.stack([outputs.argmax(1) == labels for outputs in draws]).double()
     each = right.mean(1)
     return {
         "loss": sum(losses) / len(losses),
@@ -169,103 +153,86 @@ def _metrics(rows: Sequence[Mapping[str, Any]], classes: int) -> dict[str, Json]
     metrics: dict[str, Json] = {}
     rates = sorted({row["rate"] for row in rows})
     for prefix, rate in (("base_", rates[0]), ("", rates[-1])):
-        chosen = [row for row in rows if row["rate"] == rate]
+        here = [row for row in rows if row["rate"] == rate]
         for name in ("accuracy", "loss"):
-            metrics[prefix + name] = sum(row[name] for row in chosen) / len(chosen)
-        right, labels = torch.stack([row["right"] for row in chosen]).mean(0), chosen[0]["labels"]
-        found = [float(right[labels == one].mean()) if bool((labels == one).any()) else None for one in range(classes)]
-        metrics[f"{prefix}class_accuracy"] = found
+            metrics[prefix + name] = sum(row[name] for row in here) / len(here)
+        right, labels = torch.stack([row["right"] for row in here]).mean(0), here[0]["labels"]
+        by_class = [right[labels == number] for number in range(classes)]
+        metrics[f"{prefix}class_accuracy"] = [float(own.mean()) if len(own) else None for own in by_class]
     return {**metrics, "base_rate": rates[0], "rate": rates[-1]}
 
 
-def _pages(results: Results) -> Report:
-    """Return the report; a study that has not finished yet shows what there is."""
-    runs = pick(results.frame, kind="dropout")
-    origins, split = Origins.among(results), f"test images of {results.options['data']}"
-    networks = networks_section(results, origins, split)
+# The report
+
+
+def _sections(part: Part) -> list[Section]:
+    runs = part.kind("dropout")
     if not len(runs):
-        return Report(STUDY.title, ["Nothing has been rated yet."], sections=[networks])
-    rows = results.histories[results.histories["id"].isin(runs["id"])].astype({"step": int})
+        return []
+    rows = part.lines(runs)
     whole, pruned = pick(rows, threshold=0), rows[rows["threshold"] > 0]
-    basis = origins.of(runs, split)
-    sections = [Section("The unpruned network", _unpruned(whole, basis))] if len(whole) else []
-    for threshold, group in pruned.groupby("threshold"):
-        own = origins.of(pick(runs, threshold=threshold), split)
-        sections.append(Section(f"With {100 * threshold:g} % of a layer's energy removed", _one(group, threshold, own)))
-    return Report(
-        STUDY.title,
-        _summary(rows),
-        sections=[
-            *sections,
-            Section("Which classes it hurts", _classes(results, runs, basis)),
-            networks,
-            Section("How it was done", [*_how(results)]),
-        ],
-    )
+    sections = [Section("The unpruned network", [_unpruned(part, whole, runs)])] if len(whole) else []
+    for threshold, own in pruned.groupby("threshold"):
+        basis = part.basis(pick(runs, threshold=threshold), "test images")
+        title = f"With {share(threshold)} of a layer's energy removed"
+        sections.append(Section(title, _by_layer(own, threshold, basis)))
+    return [*sections, Section("Which classes it hurts", _classes(part, runs))]
 
 
-def _unpruned(whole: DataFrame, basis: Basis) -> list[Block]:
+def _unpruned(part: Part, whole: DataFrame, runs: DataFrame) -> Table:
+    def theirs(place: int) -> Callable[[DataFrame], float | None]:
+        return lambda rows: (_THESIS.get(round(rows["rate"].iloc[0], 2)) or (None, None))[place]
+
     columns = [
-        Column("dropout", key="rate", format=".2g"),
-        Column("accuracy", format=".4f"),
-        Column("95 %"),
-        Column("loss", format=".4f"),
-        Column("draws apart", "points", format=".2f"),
-        Column("accuracy", "%", format=".2f", published=True),
-        Column("loss", format=".3f", published=True),
+        Mean("accuracy", Column("accuracy", format=".4f"), "95 %"),
+        Mean("loss", Column("loss", format=".4f")),
+        Mean(lambda r: 100 * float((r["most"] - r["least"]).mean()), Column("draws apart", "points", format=".2f")),
+        Mean(theirs(1), Column("accuracy", "%", format=".2f", published=True)),
+        Mean(theirs(0), Column("loss", format=".3f", published=True)),
     ]
-    lines: list[list[Any]] = []
-    for rate, group in whole.groupby("rate"):
-        loss, accuracy = PUBLISHED.get(round(rate, 2), (None, None))
-        apart = 100 * float((group["most"] - group["least"]).mean())
-        row = [rate, mean(group, "accuracy"), interval(group["accuracy"]), mean(group, "loss"), apart]
-        lines.append([*row, accuracy, loss])
     caption = (
         "Accuracy and loss with dropout on the fully connected layers while testing, beside Table 5.3 of the text; means "
         "over seeds and draws. The last column of ours is how far the draws of one network lie apart."
     )
-    return [Table("unpruned", caption, columns, lines, basis)]
+    groups = {"rate": Column("dropout", key="rate", format=".2g")}
+    return grouped(whole, "unpruned", caption, groups, columns, part.basis(runs, "test images"), sort=True)
 
 
-def _one(group: DataFrame, threshold: float, basis: Basis) -> list[Block]:
+def _by_layer(rows: DataFrame, threshold: float, basis: Basis) -> list[Block]:
     """Lines by layer, one for each rate, and the change that dropout makes, as Figures 5.17 and 5.18."""
-    named = group.assign(dropout=[f"{rate:g}" for rate in group["rate"]])
-    none = group[group["rate"] == group["rate"].min()].set_index(["seed", "step"])
-    keys = list(zip(named["seed"], named["step"], strict=True))
-    named["change"] = 100 * (named["accuracy"].to_numpy() - none.loc[keys, "accuracy"].to_numpy())
-    label, name = f"{100 * threshold:g} %", f"{100 * threshold:g}".replace(".", "-")
+    none = rows[rows["rate"] == rows["rate"].min()].set_index(["seed", "step"])["accuracy"]
+    keys = list(zip(rows["seed"], rows["step"], strict=True))
+    rows = rows.assign(
+        dropout=[f"{rate:g}" for rate in rows["rate"]],
+        change=100 * (rows["accuracy"].to_numpy() - none.loc[keys].to_numpy()),
+    )
+    removed, name = share(threshold), f"{100 * threshold:g}".replace(".", "-")
+    words = _gains(rows)
     blocks: list[Block] = []
-    for value, words in (("accuracy", "Test accuracy"), ("loss", "Test loss")):
-        drawn = figures.path(
-            named,
+    for value, label in (("accuracy", "Test accuracy"), ("loss", "Test loss")):
+        drawing = figures.path(
+            rows,
             step="step",
             value=value,
             by="dropout",
-            label=("Convolution", words),
-            look=styles(named["dropout"]),
+            label=("Convolution", label),
+            look=styles(rows["dropout"]),
             share=value == "accuracy",
             logarithmic=value == "loss",
         )
-        caption = f"{words} with {label} of the energy of one layer removed, by layer and rate of dropout."
-        alt = f"One line for each rate of dropout over the convolutions. {_gains(named)}"
-        data = named[["dropout", "step", "seed", value]]
-        blocks.append(Picture(f"{value}-{name}", drawn, caption, alt, basis, data))
-    table = named.pivot_table(index="dropout", columns="step", values="change", sort=False)
-    drawn = figures.heatmap(
-        table,
-        label="Change (points)",
-        axes_labels=("Convolution", "Dropout"),
-        diverging=True,
-        show=lambda value: f"{round(value, 1) + 0.0:+.1f}".replace("-", "−"),
-    )
-    caption = f"What dropout changes of the accuracy of the networks with {label} removed; blue is a gain."
-    said = _gains(named)
-    return [said, *blocks, Picture(f"change-{name}", drawn, caption, f"Heat map. {said}", basis, named)]
+        caption = f"{label} with {removed} of the energy of one layer removed, by layer and rate of dropout."
+        alt = f"One line for each rate of dropout over the convolutions. {words}"
+        numbers = rows[["dropout", "step", "seed", value]]
+        blocks.append(Picture(f"{value}-{name}", drawing, caption, alt, basis, numbers))
+    table = rows.pivot_table(index="dropout", columns="step", values="change", sort=False)
+    drawing = change_heatmap(table, ("Convolution", "Dropout"))
+    caption = f"What dropout changes of the accuracy of the networks with {removed} removed; blue is a gain."
+    return [words, *blocks, Picture(f"change-{name}", drawing, caption, f"Heat map. {words}", basis, rows)]
 
 
-def _gains(named: DataFrame) -> str:
+def _gains(rows: DataFrame) -> str:
     """How many layers gain by dropout, in words."""
-    means = named[named["rate"] > named["rate"].min()].groupby(["rate", "step"])["change"].mean()
+    means = rows[rows["rate"] > rows["rate"].min()].groupby(["rate", "step"])["change"].mean()
     if not len(means):
         return "No rate of dropout was tried."
     (rate, place), most = means.idxmax(), float(means.max())
@@ -276,52 +243,50 @@ def _gains(named: DataFrame) -> str:
     )
 
 
-def _classes(results: Results, runs: DataFrame, basis: Basis) -> list[Block]:
+def _classes(part: Part, runs: DataFrame) -> list[Block]:
     first, last = runs["base_rate"].min(), runs["rate"].max()
-    whole, named = runs[runs["threshold"] == 0], runs[runs["threshold"] > 0]
-    said = f"Dropout of {last:g} beside {first:g}, on the unpruned networks."
-    rated = whole.assign(threshold=whole["rate"])
-    blocks = class_section(results, rated, basis, "dropout while testing") if len(whole) else []
-    more = [
-        f"{100 * t:g} %: {mean(g, 'base_accuracy'):.4f} becomes {mean(g, 'accuracy'):.4f}"
-        for t, g in named.groupby("threshold")
+    whole, pruned = runs[runs["threshold"] == 0], runs[runs["threshold"] > 0]
+    words = f"Dropout of {last:g} beside {first:g}, on the unpruned networks."
+    rated, basis = whole.assign(threshold=whole["rate"]), part.basis(runs, "test images")
+    blocks = class_section(part, rated, basis, "dropout while testing") if len(whole) else []
+    means = [
+        f"{share(threshold)}: {mean(rows, 'base_accuracy'):.4f} becomes {mean(rows, 'accuracy'):.4f}"
+        for threshold, rows in pruned.groupby("threshold")
     ]
-    return [f"{said} With a layer pruned at {', at '.join(more)}." if more else said, *blocks]
+    return [f"{words} With a layer pruned at {', at '.join(means)}." if means else words, *blocks]
 
 
-def _summary(rows: DataFrame) -> list[str]:
-    words = []
-    for threshold, group in rows.groupby("threshold"):
-        means = group.groupby("rate")["accuracy"].mean()
+def _words(part: Part) -> list[str]:
+    runs = part.kind("dropout")
+    if not len(runs):
+        return ["Nothing has been rated yet."]
+    sentences = []
+    for threshold, rows in part.lines(runs).groupby("threshold"):
+        means = rows.groupby("rate")["accuracy"].mean()
         none, best = float(means.iloc[0]), means.idxmax()
-        name = "Unpruned" if threshold == 0 else f"With {100 * threshold:g} % of the energy of one layer removed"
+        name = "Unpruned" if threshold == 0 else f"With {share(threshold)} of the energy of one layer removed"
         change = f"{points(100 * (float(means.max()) - none))} points" if best != means.index[0] else "none is better"
         beside = f"the best rate is {best:g} ({change})" if len(means) > 1 else "no other rate was tried"
-        words.append(f"{name}: {none:.4f} at a rate of {means.index[0]:g}, {beside}.")
-    words.append(
-        f"The text finds gains of up to {max(a for _, a in PUBLISHED.values()) - PUBLISHED[0.0][1]:.2f} points by dropout "
-        "up to 0.4."
-    )
-    return words
+        sentences.append(f"{name}: {none:.4f} at a rate of {means.index[0]:g}, {beside}.")
+    gain = max(accuracy for _, accuracy in _THESIS.values()) - _THESIS[0][1]
+    return [*sentences, f"The text finds gains of up to {gain:.2f} points by dropout up to 0.4."]
 
 
-def _how(results: Results) -> list[str]:
-    return [
-        "Dropout is switched on while testing, in the fully connected layers, at the rate given; every image has units "
-        f"dropped of its own, and the mean is over {results.options['draws']} draws. What is left is scaled by 1 / (1 − "
-        "rate), as in training; the text does not say whether its was.",
-        "The text's losses at 0 and at 0.5 are both 1.334, with accuracies of 68.14 and 67.84: its table may hold the "
-        "network of rate 0.5 twice.",
-        "The rates are not chosen here: every one is shown, on test images that nothing was chosen on.",
-    ]
-
-
-STUDY = Study(
-    name="janjic-dropout",
-    title="Dropout while testing, on VGG-16 whole and with filters pruned by energy",
+STUDY = study(
+    "janjic-dropout",
+    "Dropout while testing, on VGG-16 whole and with filters pruned by energy",
+    "The fully connected layers of VGG-16 drop units at 0 to 0.9 while testing; unpruned, and with each convolution pruned.",
     source=filters.SOURCE,
-    summary="The fully connected layers of VGG-16 drop units at 0 to 0.9 while testing; unpruned, and with each convolution pruned.",
+    options=filters.options(
+        Option("thresholds", "number", [0.01, 0.1], "shares of a layer's energy to remove", 0, 1, many="list"),
+        Option("rates", "number", [float(r) for r in _THESIS], "rates of dropout while testing", 0, 0.99, many="list"),
+        Option("draws", "count", 5, "how often to draw the dropped units", least=1),
+        model="vgg-16",
+        model_options={"width": 0.125},
+        epochs=6,
+    ),
     cells=_cells,
-    pages=_pages,
-    defaults=DEFAULTS,
+    sections=_sections,
+    words=_words,
+    notes=NOTES,
 )

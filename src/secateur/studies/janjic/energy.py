@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from secateur.lab.options import Option, Options
-from secateur.lab.recipe import Json, Recipe
-from secateur.lab.study import Cell, Context, Outcome
+from secateur.lab.options import Option
+from secateur.lab.recipe import Json
+from secateur.lab.study import Cell, Context, Outcome, Study
 from secateur.rate.masks import Evaluations, Removals
 from secateur.studies.janjic import filters
+from secateur.studies.janjic.energy_pages import NOTES, cards, sections, words
 from secateur.studies.kit.networks import network
-from secateur.types import Keep, Site
+from secateur.studies.kit.parts import study
+from secateur.studies.kit.published import published
+from secateur.types import Site
 
-__all__ = ["cells", "layers_cell", "options"]
+__all__ = ["energy_study", "layers_cell"]
 
 FURTHER = (
     Option("thresholds", "number", filters.THRESHOLDS, "shares of a layer's energy to remove", 0, 1, many="list"),
@@ -26,25 +29,37 @@ FURTHER = (
 )
 
 
-def options(**defaults: Json) -> Options:
-    """Return the options of a study of filter energy, with its defaults."""
-    return filters.options(*FURTHER, **defaults)
+def energy_study(name: str, title: str, summary: str, notes: Sequence[str], **defaults: Json) -> Study:
+    """Return a study of filter energy.
 
-
-def cells(study: str, settled: Mapping[str, Json], taken: Options) -> list[Cell]:
-    """Return one cell a network, and on each one cell for each method and threshold, which takes every layer alone.
-
-    Raises:
-        InputError, UnknownNameError: an option is not what the study takes; nothing has run then.
+    Args:
+        name, title, summary: the study's; the last part of the name is that of its published figures.
+        notes: how passages of the text were read.
+        defaults: of its options.
     """
-    filters.check(study, settled, taken)
-    made = filters.bases(study, settled)
-    known = {key: settled[key] for key in ("data", "model")}
-    kept = {key: settled[key] for key in ("layers", "test_images")}
-    for base, (method, threshold) in product(list(made), product(settled["methods"], settled["thresholds"])):
-        what = {"seed": base.recipe.seed, "method": method, "threshold": threshold, **kept, **known}
-        made.append(Cell(Recipe(study, "layers", what, (base.id,), {"layers": "*", **known}), layers_cell))
-    return made
+    claims = published("janjic")[name.rpartition("-")[2]]
+    return study(
+        name,
+        title,
+        summary,
+        source=filters.SOURCE,
+        options=filters.options(*FURTHER, **defaults),
+        cells=_cells,
+        sections=partial(sections, claims=claims),
+        words=words,
+        cards=cards,
+        notes=[*NOTES, *notes],
+    )
+
+
+def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
+    """One cell a network, and on each one cell for each method and threshold, which takes every layer alone."""
+    cells = filters.bases(name, settled)
+    told = {key: settled[key] for key in ("layers", "test_images")}
+    for base, method, threshold in product(list(cells), settled["methods"], settled["thresholds"]):
+        parameters = {"method": method, "threshold": threshold, **told}
+        cells.append(base.then("layers", layers_cell, parameters, defaults={"layers": "*"}))
+    return cells
 
 
 def layers_cell(context: Context) -> Outcome:
@@ -57,52 +72,38 @@ def layers_cell(context: Context) -> Outcome:
     # As `mask` rates it, and so as `cut` does; what comes before a layer runs once.
     rate = Removals(model, sites, test, max_memory=0, batch_size=filters.step_size(image))
     whole, total = rate([{}]), sum(p.numel() for p in model.parameters())
-    tried = [_Tried(place, sites[name], keep[name], whole, rate) for place, name in enumerate(sites, 1)]
-    return Outcome(_metrics(tried, whole, total), [one.row(total) for one in tried])
+    ratings = {name: whole if bool(keep[name].all()) else rate([{name: keep[name]}]) for name in sites}
+    rows = [_row(place, sites[name], keep[name], whole, ratings[name], total) for place, name in enumerate(sites, 1)]
+    # The text prunes those layers that a convolution follows.
+    means = [row for row in rows if row["counted"]] or rows
+    return Outcome(_metrics(means, whole, [ratings[row["layer"]] for row in means]), rows)
 
 
-@dataclass(eq=False)
-class _Tried:
-    """One layer pruned alone."""
-
-    place: int
-    site: Site
-    kept: Tensor
-    whole: Evaluations
-    rate: Removals
-
-    def __post_init__(self) -> None:
-        one: Keep = {self.site.name: self.kept}
-        self.found = self.whole if bool(self.kept.all()) else self.rate([one])
-
-    def row(self, total: int) -> dict[str, Any]:
-        """The layer's line of the history."""
-        removed, accuracy = int((~self.kept).sum()), float(self.found.accuracy[0])
-        points, share = 100 * (accuracy - float(self.whole.accuracy[0])), removed / self.kept.numel()
-        return {
-            "step": self.place,
-            "layer": self.site.name,
-            "filters": self.kept.numel(),
-            "removed": removed,
-            "compression": share,
-            "parameters_removed": filters.parameters_of(self.site, self.kept) / total,
-            "accuracy": accuracy,
-            "loss": float(self.found.losses[0]),
-            "points": points,
-            "fitness": points + share,
-            "counted": filters.before_convolution(self.site),
-        }
+def _row(place: int, site: Site, keep: Tensor, whole: Evaluations, rated: Evaluations, total: int) -> dict[str, Any]:
+    """The history's line of one layer that was pruned alone."""
+    removed, accuracy = int((~keep).sum()), float(rated.accuracy[0])
+    points, share = 100 * (accuracy - float(whole.accuracy[0])), removed / keep.numel()
+    return {
+        "step": place,
+        "layer": site.name,
+        "filters": keep.numel(),
+        "removed": removed,
+        "compression": share,
+        "parameters_removed": filters.parameters_of(site, keep) / total,
+        "accuracy": accuracy,
+        "loss": float(rated.losses[0]),
+        "points": points,
+        "fitness": points + share,
+        "counted": filters.before_convolution(site),
+    }
 
 
-def _metrics(tried: Sequence[_Tried], whole: Evaluations, total: int) -> dict[str, Json]:
-    """Means over the layers that a convolution follows, which are those that the text prunes."""
-    counted = [one for one in tried if filters.before_convolution(one.site)] or list(tried)
-    rows = [one.row(total) for one in counted]
+def _metrics(rows: Sequence[Mapping[str, Any]], whole: Evaluations, ratings: Sequence[Evaluations]) -> dict[str, Json]:
+    """Means over layers, beside the whole network."""
     names = ("accuracy", "loss", "points", "compression", "parameters_removed", "fitness")
-    classes = torch.stack([one.found.class_accuracy[0] for one in counted]).mean(0)
     return {
         **{name: sum(row[name] for row in rows) / len(rows) for name in names},
-        "class_accuracy": classes.tolist(),
+        "class_accuracy": torch.stack([rated.class_accuracy[0] for rated in ratings]).mean(0).tolist(),
         "layers_pruned": len(rows),
         "base_accuracy": float(whole.accuracy[0]),
         "base_loss": float(whole.losses[0]),

@@ -29,7 +29,6 @@ __all__ = [
     "THRESHOLDS",
     "bases",
     "before_convolution",
-    "check",
     "choose",
     "filters",
     "options",
@@ -53,7 +52,7 @@ METHODS = ("energy", "random", "l1", "l2")
 """What chooses the filters: the text's energy, and the controls, which remove as many in each layer."""
 
 OPTIONS = (
-    *(replace(one, many="no") if one.name in ("data", "model") else one for one in networks.OPTIONS),
+    *(replace(option, many="no") if option.name in ("data", "model") else option for option in networks.OPTIONS),
     Option("size", "count", 32, "pixels of a side, to which the images are brought", least=8),
     Option("train_images", "count", None, "how many images to train on; all when null", least=1, optional=True),
     Option("test_images", "count", 2500, "how many test images to rate on; all when null", least=1, optional=True),
@@ -68,16 +67,6 @@ def options(*further: Option, **defaults: Json) -> Options:
     return Options((*OPTIONS, *further)).changed(**defaults)
 
 
-def check(study: str, settled: Mapping[str, Json], taken: Options) -> None:
-    """Refuse options that no cell could work with, before anything runs.
-
-    Raises:
-        InputError, UnknownNameError: the error names the option.
-    """
-    taken.check(f"study {study!r}", settled)
-    networks.check(settled)
-
-
 def bases(study: str, settled: Mapping[str, Json]) -> list[Cell]:
     """Return the cells of the networks to prune: one for each seed that is trained, or one for the given weights.
 
@@ -85,18 +74,23 @@ def bases(study: str, settled: Mapping[str, Json]) -> list[Cell]:
     the same.
 
     Raises:
+        InputError, UnknownNameError: there is no such data set, network or option of it.
         FileError: the file of weights cannot be read.
     """
-    name, model = settled["data"], settled["model"]
-    known = {**settled, "model_options": _fitted(settled)}
+    trained = list(networks.bases(study, settled, _fitted))
     if settled["weights"] is None:
-        return [networks.trained(study, seed, known, name, model) for seed in range(settled["seeds"])]
-    chosen = {key: known[key] for key in ("model_options", "size", "validation")}
-    what = {"seed": 0, "weights": _digest(settled["weights"]), "data": name, "model": model, **chosen}
-    return [Cell(Recipe(study, "load", what), load_cell)]
+        return trained
+    told = {
+        "seed": 0,
+        "weights": _digest(settled["weights"]),
+        **trained[0].lookup,
+        "model_options": _fitted("", settled),
+    }
+    recipe = Recipe(study, "load", told | {key: settled[key] for key in ("size", "validation")})
+    return [Cell(recipe, load_cell, lookup=trained[0].lookup)]
 
 
-def _fitted(settled: Mapping[str, Json]) -> dict[str, Json]:
+def _fitted(_: str, settled: Mapping[str, Json]) -> dict[str, Json]:
     """The options of the network that the data and the size of the images decide, and those given."""
     info = data.info(settled["data"])
     shape = (info.shape[0], settled["size"], settled["size"])
@@ -113,10 +107,10 @@ def _takes(model: str) -> dict[str, int]:
 def _digest(path: str) -> str:
     file = Path(path)
     try:
-        found = file.stat()
+        facts = file.stat()
     except OSError as error:
         raise FileError(f"weights: {file} cannot be read ({error.strerror}); give a file of weights") from None
-    return _digest_of(file, found.st_mtime_ns, found.st_size)
+    return _digest_of(file, facts.st_mtime_ns, facts.st_size)
 
 
 @lru_cache(maxsize=8)
@@ -133,16 +127,15 @@ def load_cell(context: Context) -> Outcome:
         raise FileError(f"weights: {path} is another file than when the study was planned; run it again")
     model = models.build(recipe["model"], seed=0, **recipe["model_options"])
     load_weights(path, model)
-    found = rated(context, recipe)
-    metrics = {**networks.quality(model, found), **networks.size(model, found.images[:1])}
+    images = rated(context, recipe)
+    metrics = {**networks.quality(model, images), **networks.size(model, images.images[:1])}
     return Outcome(metrics, artefact=model.state_dict())
 
 
 def rated(context: Context, recipe: Mapping[str, Json], which: str = "test") -> data.Split:
     """Return the images that the networks of a recipe are rated on: the first `test_images` of a split."""
-    found = networks.split(context, recipe, which)
     count = context.recipe.parameters.get("test_images") or context.options.get("test_images")
-    return found if count is None or count >= len(found.labels) else found.subset(range(count))
+    return networks.first(networks.split(context, recipe, which), count)
 
 
 def step_size(images: Tensor) -> int:
@@ -182,8 +175,8 @@ def filters(model: nn.Module, inputs: Tensor, layers: str | Sequence[str] = "*")
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in alone):
             raise unknown_name("convolution", pattern, alone)
-    chosen = {name: site for name, site in alone.items() if any(fnmatchcase(name, one) for one in patterns)}
-    return Sites(chosen, sites.frozen, sites.structure)
+    fitting = {name: site for name, site in alone.items() if any(fnmatchcase(name, pattern) for pattern in patterns)}
+    return Sites(fitting, sites.frozen, sites.structure)
 
 
 def _kernels(site: Site, role: str) -> list[str]:

@@ -11,16 +11,17 @@ from torch import Tensor, nn
 
 from secateur.data import Split
 from secateur.lab.options import Option
-from secateur.lab.recipe import Json, Recipe
-from secateur.lab.study import Cell, Context, Outcome, Study
+from secateur.lab.recipe import Json
+from secateur.lab.study import Cell, Context, Outcome
 from secateur.measure import evaluate, macs, parameters
 from secateur.rate.masks import Removals
 from secateur.repair import repair
 from secateur.selection import select
 from secateur.structure import channels, cut
 from secateur.studies.janjic import filters
-from secateur.studies.janjic.iterative_pages import pages
+from secateur.studies.janjic.iterative_pages import NOTES, sections, words
 from secateur.studies.kit import networks
+from secateur.studies.kit.parts import study
 from secateur.train import fit
 from secateur.types import Sites
 
@@ -30,34 +31,29 @@ REPAIRS = ("norms", "bias", "least-squares")
 MODES = ("none", "each", "end", *REPAIRS)
 """What follows a pruned layer: nothing (6.1), retraining after each layer or once at the end (8), or a repair."""
 
-DEFAULTS = filters.options(
-    Option("thresholds", "number", [0.01, 0.1], "shares of a layer's energy to remove", 0, 1, many="list"),
-    Option("modes", "text", list(MODES), "what follows a pruned layer", allowed=MODES, many="list"),
-    Option("methods", "text", ["energy", "random", "l2"], "what chooses", allowed=filters.METHODS, many="list"),
-    Option("tolerance", "number", 2.0, "points that a layer may lose alone, to be pruned at all", least=0),
-    Option("retrain_images", "count", 2048, "training images for each pruned layer", least=1),
-    Option("retrain_lr", "number", 1e-4, "the learning rate of the retraining", least=0),
-    Option("calibration", "count", 512, "training images for a repair", least=1),
-    model="vgg-16",
-    model_options={"width": 0.125, "batch_norm": True},
-    epochs=6,
-)
+_TAKES = {"none": (), "each": ("retrain_images", "retrain_lr"), "end": ("retrain_images", "retrain_lr")}
+"""The options that decide what a mode does; those of a repair where it is none of these."""
 
 
-def _cells(settled: Mapping[str, Json]) -> list[Cell]:
+def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
     """One cell a network, one that finds its cheap layers, and one for each threshold, method and mode."""
-    study = STUDY.name
-    filters.check(study, settled, DEFAULTS)
-    made: list[Cell] = []
-    known = {key: settled[key] for key in ("data", "model")}
-    kept = {key: settled[key] for key in ("layers", "test_images", "tolerance")}
-    for base in filters.bases(study, settled):
-        made.append(base)
+    cells: list[Cell] = []
+    told = {key: settled[key] for key in ("layers", "test_images", "tolerance")}
+    for base in filters.bases(name, settled):
+        cells.append(base)
         for threshold in settled["thresholds"]:
-            what = {"seed": base.recipe.seed, "threshold": threshold, **kept, **known}
-            made.append(scan := Cell(Recipe(study, "scan", what, (base.id,), {"layers": "*", **known}), scan_cell))
-            made += [_iterate(study, settled, scan, method, mode) for method, mode in _pairs(settled)]
-    return made
+            scan = base.then("scan", scan_cell, {"threshold": threshold, **told}, defaults={"layers": "*"})
+            cells.append(scan)
+            for method, mode in _pairs(settled):
+                parameters = {
+                    "threshold": threshold,
+                    "test_images": settled["test_images"],
+                    "method": method,
+                    "mode": mode,
+                }
+                parameters |= {key: settled[key] for key in _TAKES.get(mode, ("calibration",))}
+                cells.append(base.then("iterate", iterate_cell, parameters, after=[scan]))
+    return cells
 
 
 def _pairs(settled: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
@@ -66,18 +62,6 @@ def _pairs(settled: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
             # The controls show what the choice is worth where nothing makes up for it, and where training does.
             if method == "energy" or mode in ("none", "end"):
                 yield method, mode
-
-
-def _iterate(study: str, settled: Mapping[str, Json], scan: Cell, method: str, mode: str) -> Cell:
-    chosen = scan.recipe.parameters
-    names = {"each": ("retrain_images", "retrain_lr"), "end": ("retrain_images", "retrain_lr"), "none": ()}
-    own = {key: settled[key] for key in names.get(mode, ("calibration",))}
-    known = {key: chosen[key] for key in ("data", "model")}
-    what = {key: chosen[key] for key in ("seed", "threshold", "test_images")}
-    needs = (*scan.needs, scan.id)
-    return Cell(
-        Recipe(study, "iterate", {**what, "method": method, "mode": mode, **own, **known}, needs, known), iterate_cell
-    )
 
 
 def scan_cell(context: Context) -> Outcome:
@@ -90,10 +74,10 @@ def scan_cell(context: Context) -> Outcome:
     rate = Removals(model, sites, held_out, max_memory=0, batch_size=filters.step_size(image))
     base = float(rate([{}]).accuracy[0])
     lost = {name: 100 * (base - float(rate([{name: keep[name]}]).accuracy[0])) for name in sites}
-    removed = {name: int((~kept).sum()) for name, kept in keep.items()}
+    removed = {name: int((~mask).sum()) for name, mask in keep.items()}
     # Energy depends on the layer's own weights alone, so how many go is known before the layers before it are pruned.
-    chosen = {name: removed[name] for name in sites if lost[name] < context["tolerance"] and removed[name]}
-    return Outcome({"lost": lost, "removed": removed, "chosen": chosen, "base_validation": base})
+    cheap = {name: removed[name] for name in sites if lost[name] < context["tolerance"] and removed[name]}
+    return Outcome({"lost": lost, "removed": removed, "chosen": cheap, "base_validation": base})
 
 
 def iterate_cell(context: Context) -> Outcome:
@@ -103,16 +87,16 @@ def iterate_cell(context: Context) -> Outcome:
     test = filters.rated(context, recipe)
     rows = [_row(0, "none", model, test)]
     first = rows[0]
-    chosen: dict[str, int] = context.record(1).metrics["chosen"]
-    for place, (name, count) in enumerate(chosen.items(), 1):
+    counts: dict[str, int] = context.record(1).metrics["chosen"]
+    for place, (name, count) in enumerate(counts.items(), 1):
         model = work.shrink(model, name, count, test.images[:1], place)
         rows.append(_row(place, name, model, test))
-    if context["mode"] == "end" and chosen:
-        model = work.retrain(model, 1, len(chosen))
-        rows.append(_row(len(chosen) + 1, "retrained", model, test))
+    if context["mode"] == "end" and counts:
+        model = work.retrain(model, 1, len(counts))
+        rows.append(_row(len(counts) + 1, "retrained", model, test))
     last = rows[-1]
     rated = {**networks.quality(model, test), "base_accuracy": first["accuracy"], "base_loss": first["loss"]}
-    size = {"parameters": last["parameters"], "macs": last["macs"], "layers_pruned": len(chosen)}
+    size = {"parameters": last["parameters"], "macs": last["macs"], "layers_pruned": len(counts)}
     before = networks.quality(networks.network(context)[0], test, "base_")["base_class_accuracy"]
     change = {"parameters_removed": 1 - last["parameters"] / first["parameters"], "base_class_accuracy": before}
     return Outcome({**rated, **size, **change}, rows)
@@ -120,9 +104,9 @@ def iterate_cell(context: Context) -> Outcome:
 
 def _row(place: int, name: str, model: nn.Module, test: Split) -> dict[str, Json]:
     image = test.images[:1]
-    found = evaluate(model, test, batch_size=filters.step_size(image))
+    rated = evaluate(model, test, batch_size=filters.step_size(image))
     size = {"parameters": parameters(model).total, "macs": macs(model, image)}
-    return {"step": place, "layer": name, "accuracy": found.accuracy, "loss": found.loss, **size}
+    return {"step": place, "layer": name, "accuracy": rated.accuracy, "loss": rated.loss, **size}
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,8 +119,8 @@ class _Work:
 
     def shrink(self, model: nn.Module, name: str, count: int, image: Tensor, place: int) -> nn.Module:
         """Return the network without the worst filters of one layer, with what the cell's mode does about it."""
-        mode, found = self.context["mode"], channels(model, image)
-        sites = Sites({name: found[name]}, found.frozen, found.structure)
+        mode, every = self.context["mode"], channels(model, image)
+        sites = Sites({name: every[name]}, every.frozen, every.structure)
         scores = filters.scorer(self.context["method"], self.context["seed"])(model, sites)
         keep = select(scores, {name: count / sites[name].size}, scope="layer")
         if mode in REPAIRS:
@@ -165,14 +149,25 @@ def slices(images: int, count: int, first: int, last: int) -> Tensor:
     return torch.arange((first - 1) * count, last * count) % images
 
 
-TITLE = "Layer after layer pruned by energy, without and with retraining and repairs"
-
-STUDY = Study(
-    name="janjic-iterative",
-    title=TITLE,
+STUDY = study(
+    "janjic-iterative",
+    "Layer after layer pruned by energy, without and with retraining and repairs",
+    "The layers of VGG-16 that can be pruned alone at little cost, pruned one after another: alone, retrained, repaired.",
     source=filters.SOURCE,
-    summary="The layers of VGG-16 that can be pruned alone at little cost, pruned one after another: alone, retrained, repaired.",
+    options=filters.options(
+        Option("thresholds", "number", [0.01, 0.1], "shares of a layer's energy to remove", 0, 1, many="list"),
+        Option("modes", "text", list(MODES), "what follows a pruned layer", allowed=MODES, many="list"),
+        Option("methods", "text", ["energy", "random", "l2"], "what chooses", allowed=filters.METHODS, many="list"),
+        Option("tolerance", "number", 2.0, "points that a layer may lose alone, to be pruned at all", least=0),
+        Option("retrain_images", "count", 2048, "training images for each pruned layer", least=1),
+        Option("retrain_lr", "number", 1e-4, "the learning rate of the retraining", least=0),
+        Option("calibration", "count", 512, "training images for a repair", least=1),
+        model="vgg-16",
+        model_options={"width": 0.125, "batch_norm": True},
+        epochs=6,
+    ),
     cells=_cells,
-    pages=lambda results: pages(results, TITLE),
-    defaults=DEFAULTS,
+    sections=sections,
+    words=words,
+    notes=NOTES,
 )

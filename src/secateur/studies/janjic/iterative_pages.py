@@ -5,19 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from secateur.lab import figures
-from secateur.lab.basis import Origins
 from secateur.lab.blocks import Basis, Block, Column, Picture, Section, Table
 from secateur.lab.judgement import paired
-from secateur.lab.report import Report
-from secateur.lab.sections import interval, mean, pick
-from secateur.lab.study import Results
+from secateur.lab.sections import mean, pick
 from secateur.lab.style import styles
-from secateur.studies.janjic.filter_pages import class_section, networks_section, percent, points
+from secateur.studies.kit.grouped import Mean, grouped
+from secateur.studies.kit.parts import Part, class_section
+from secateur.studies.kit.words import percent, points, share
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["pages"]
+__all__ = ["NOTES", "sections", "words"]
 
 NAMES = {
     "none": "nothing",
@@ -28,28 +27,45 @@ NAMES = {
     "least-squares": "least squares",
 }
 
+NOTES = (
+    "Layers that alone lose less than {tolerance:g} points (the text: 2) at the threshold are pruned front to "
+    "back. Which these are is found on validation images; the figures are of test images. How many filters go is found "
+    "on the whole network; a layer that follows a pruned one is scored anew, with the inputs that it has left.",
+    "Retraining after each layer is one pass over {retrain_images} training images that no layer before it "
+    "had, at a learning rate of {retrain_lr:g}; retraining at the end sees all of these images, once. "
+    "Repairs use {calibration} training images and no labels: batch norms' statistics taken anew, biases of the "
+    "layers that lost inputs corrected, or their weights by least squares; the last two take norms' statistics anew too.",
+    "All networks are really cut, and each cut is compared with the masked network.",
+    "Whether pruned networks can be retrained the text leaves open (section 8).",
+)
 
-def pages(results: Results, title: str) -> Report:
-    """Return the report; a study that has not finished yet shows what there is."""
-    runs = pick(results.frame, kind="iterate")
-    origins, split = Origins.among(results), f"test images of {results.options['data']}"
-    networks = networks_section(results, origins, split)
+_THRESHOLD = {"threshold": Column("energy removed", format=".0%")}
+
+
+def sections(part: Part) -> list[Section]:
+    """Return the sections; none where no network has been pruned yet."""
+    runs = _runs(part)
     if not len(runs):
-        return Report(title, ["No network has been pruned yet."], sections=[networks])
-    runs = runs.assign(after=_named(runs), change=100 * (runs["accuracy"] - runs["base_accuracy"]))
-    rows = results.histories[results.histories["id"].isin(runs["id"])].astype({"step": int})
+        return []
+    rows = part.lines(runs)
     rows = rows.assign(after=_named(rows))
-    basis = origins.of(runs, split)
-    sections = [
+    basis = part.basis(runs, "test images")
+    by_name = runs.drop(columns="method").rename(columns={"after": "method"})
+    return [
         Section("At a glance", [_overview(runs, basis)]),
-        *(_steps(threshold, group, basis) for threshold, group in rows.groupby("threshold")),
+        *(_steps(threshold, own, basis) for threshold, own in rows.groupby("threshold")),
         Section("What saves it", _compared(runs, basis)),
-        *_scanned(results, origins),
-        Section("Which classes it hurts", _classes(results, runs, basis)),
-        networks,
-        Section("How it was done", _how(results)),
+        *_scanned(part),
+        Section("Which classes it hurts", class_section(part, by_name, basis, "of each layer's energy removed")),
     ]
-    return Report(title, _summary(runs, rows), sections=sections)
+
+
+def _runs(part: Part) -> DataFrame:
+    """One row a pruned network, with what follows a layer and the change of accuracy in points."""
+    runs = part.kind("iterate")
+    if not len(runs):
+        return runs
+    return runs.assign(after=_named(runs), change=100 * (runs["accuracy"] - runs["base_accuracy"]))
 
 
 def _named(frame: DataFrame) -> list[str]:
@@ -60,34 +76,26 @@ def _named(frame: DataFrame) -> list[str]:
 
 def _overview(runs: DataFrame, basis: Basis) -> Table:
     columns = [
-        Column("energy removed", format=".0%"),
-        Column("after a layer"),
-        Column("layers", format=".1f"),
-        Column("parameters removed", format=".1%"),
-        Column("MACs", format=",.0f"),
-        Column("unpruned", format=".4f"),
-        Column("accuracy", format=".4f"),
-        Column("change", "points", format="+.2f"),
-        Column("95 %"),
-        Column("loss", format=".4f"),
+        Mean("layers_pruned", Column("layers", format=".1f")),
+        Mean("parameters_removed", Column("parameters removed", format=".1%")),
+        Mean("macs", Column("MACs", format=",.0f")),
+        Mean("base_accuracy", Column("unpruned", format=".4f")),
+        Mean("accuracy", Column("accuracy", format=".4f")),
+        Mean("change", Column("change", "points", format="+.2f"), "95 %"),
+        Mean("loss", Column("loss", format=".4f")),
     ]
-    rows: list[list[Any]] = []
-    for (threshold, after), group in runs.groupby(["threshold", "after"], sort=False):
-        sizes = [mean(group, name) for name in ("layers_pruned", "parameters_removed", "macs", "base_accuracy")]
-        found = [mean(group, "accuracy"), mean(group, "change"), interval(group["change"]), mean(group, "loss")]
-        rows.append([threshold, after, *sizes, *found])
     caption = (
         "All layers that lose little alone, cut one after another; means over seeds. The controls remove as many filters "
         "of the same layers."
     )
-    return Table("overview", caption, columns, rows, basis)
+    return grouped(runs, "overview", caption, {**_THRESHOLD, "after": Column("after a layer")}, columns, basis)
 
 
 def _steps(threshold: float, rows: DataFrame, basis: Basis) -> Section:
     name = f"{100 * threshold:g}".replace(".", "-")
     blocks: list[Block] = []
     for value, label in (("accuracy", "Test accuracy"), ("loss", "Test loss")):
-        drawn = figures.path(
+        drawing = figures.path(
             rows,
             step="step",
             value=value,
@@ -97,12 +105,11 @@ def _steps(threshold: float, rows: DataFrame, basis: Basis) -> Section:
             share=value == "accuracy",
             logarithmic=value == "loss",
         )
-        caption = f"{label} after each layer, with {100 * threshold:g} % of its energy removed; the step after the last is the retraining at the end."
+        caption = f"{label} after each layer, with {share(threshold)} of its energy removed; the step after the last is the retraining at the end."
         alt = f"One line for each thing that follows a layer. {_fall(rows)}"
-        blocks.append(
-            Picture(f"{value}-{name}", drawn, caption, alt, basis, rows[["after", "step", "layer", "seed", value]])
-        )
-    return Section(f"Layer after layer at {100 * threshold:g} % of the energy", [_fall(rows), *blocks])
+        numbers = rows[["after", "step", "layer", "seed", value]]
+        blocks.append(Picture(f"{value}-{name}", drawing, caption, alt, basis, numbers))
+    return Section(f"Layer after layer at {share(threshold)} of the energy", [_fall(rows), *blocks])
 
 
 def _fall(rows: DataFrame) -> str:
@@ -121,76 +128,58 @@ def _fall(rows: DataFrame) -> str:
 
 
 def _compared(runs: DataFrame, basis: Basis) -> list[Block]:
-    drawn = figures.bars_with_intervals(
-        runs.assign(energy=[f"{100 * t:g} %" for t in runs["threshold"]]),
+    drawing = figures.bars_with_intervals(
+        runs.assign(energy=[share(threshold) for threshold in runs["threshold"]]),
         value="change",
         category="after",
         by="energy",
         label="Change of accuracy (points)",
     )
     means = runs.groupby("after", sort=False)["change"].mean()
-    said = f"Least is lost with “{means.idxmax()}” ({points(float(means.max()))} points), most with “{means.idxmin()}” ({points(float(means.min()))} points)."
+    most, least = (f"“{name}” ({points(float(means[name]))} points)" for name in (means.idxmin(), means.idxmax()))
+    words = f"Least is lost with {least}, most with {most}."
     if len(means) < 2:
-        said = (
-            f"Only “{means.index[0]}” was tried ({points(float(means.iloc[0]))} points), so there is nothing beside it."
-        )
-    blocks: list[Block] = [said]
+        words = f"Only {least} was tried, so there is nothing beside it."
     caption = "Change of test accuracy when all cheap layers are pruned, by what follows each; mean and 95 % interval over seeds."
-    blocks.append(
-        Picture("saved", drawn, caption, f"Bars. {said}", basis, runs[["after", "threshold", "seed", "change"]])
-    )
+    numbers = runs[["after", "threshold", "seed", "change"]]
     tests = "Each against energy with nothing after it, paired by seed."
-    return blocks + paired(runs, "saved-compared", tests, by="after", baseline=NAMES["none"], within=("threshold",))
+    return [
+        words,
+        Picture("saved", drawing, caption, f"Bars. {words}", basis, numbers),
+        *paired(runs, "saved-compared", tests, by="after", baseline=NAMES["none"], within=("threshold",)),
+    ]
 
 
-def _scanned(results: Results, origins: Origins) -> list[Section]:
+def _scanned(part: Part) -> list[Section]:
     """Which layers lose little alone."""
-    scans = pick(results.frame, kind="scan")
+    scans = part.kind("scan")
     if not len(scans):
         return []
-    columns = [Column("energy removed", format=".0%"), Column("layer"), Column("filters removed", format=".1f")]
+    columns = [*_THRESHOLD.values(), Column("layer"), Column("filters removed", format=".1f")]
     columns += [Column("lost alone", "points", format="+.2f"), Column("pruned in"), Column("networks")]
-    lines: list[list[Any]] = []
-    for threshold, group in scans.groupby("threshold"):
-        for name in group["lost"].iloc[0]:
-            removed = sum(one[name] for one in group["removed"]) / len(group)
-            lost = sum(one[name] for one in group["lost"]) / len(group)
-            lines.append([threshold, name, removed, lost, sum(name in one for one in group["chosen"]), len(group)])
+    rows: list[list[Any]] = []
+    for threshold, own in scans.groupby("threshold"):
+        for name in own["lost"].iloc[0]:
+            removed, lost = (sum(by_layer[name] for by_layer in own[key]) / len(own) for key in ("removed", "lost"))
+            rows.append([threshold, name, removed, lost, sum(name in cheap for cheap in own["chosen"]), len(own)])
     caption = (
-        f"Every layer pruned alone: what it loses on validation images. Layers that lose less than {results.options['tolerance']:g} "
+        f"Every layer pruned alone: what it loses on validation images. Layers that lose less than {part.options['tolerance']:g} "
         "points, and lose a filter at all, are pruned one after another."
     )
-    split = f"validation images of {results.options['data']}"
-    return [Section("Which layers", [Table("scan", caption, columns, lines, origins.of(scans, split))])]
+    return [Section("Which layers", [Table("scan", caption, columns, rows, part.basis(scans, "validation images"))])]
 
 
-def _classes(results: Results, runs: DataFrame, basis: Basis) -> list[Block]:
-    own = runs.drop(columns="method").rename(columns={"after": "method"})
-    return class_section(results, own, basis, "of each layer's energy removed")
-
-
-def _summary(runs: DataFrame, rows: DataFrame) -> list[str]:
-    words = []
-    for threshold, group in runs.groupby("threshold"):
-        means = group.groupby("after", sort=False)["change"].mean()
-        parts = [f"{name} {points(change)}" for name, change in means.items()]
-        words.append(
-            f"{mean(group, 'layers_pruned'):.1f} layers pruned one after another at {100 * threshold:g} % of the energy, "
+def words(part: Part) -> list[str]:
+    """Return how much went, and what it changed by what follows each layer."""
+    runs = _runs(part)
+    if not len(runs):
+        return ["No network has been pruned yet."]
+    sentences = []
+    for threshold, own in runs.groupby("threshold"):
+        changes = own.groupby("after", sort=False)["change"].mean()
+        parts = [f"{name} {points(change)}" for name, change in changes.items()]
+        sentences.append(
+            f"{mean(own, 'layers_pruned'):.1f} layers pruned one after another at {share(threshold)} of the energy, "
             f"change of accuracy in points by what follows each: {', '.join(parts)}."
         )
-    return words
-
-
-def _how(results: Results) -> list[str]:
-    chosen = results.options
-    return [
-        f"Layers that alone lose less than {chosen['tolerance']:g} points (the text: 2) at the threshold are pruned front to "
-        "back. Which these are is found on validation images; the figures are of test images. How many filters go is found "
-        "on the whole network; a layer that follows a pruned one is scored anew, with the inputs that it has left.",
-        f"Retraining after each layer is one pass over {chosen['retrain_images']} training images that no layer before it "
-        f"had, at a learning rate of {chosen['retrain_lr']:g}; retraining at the end sees all of these images, once. "
-        f"Repairs use {chosen['calibration']} training images and no labels: batch norms' statistics taken anew, biases of the "
-        "layers that lost inputs corrected, or their weights by least squares; the last two take norms' statistics anew too.",
-        "All networks are really cut, and each cut is compared with the masked network.",
-        "Whether pruned networks can be retrained the text leaves open (section 8).",
-    ]
+    return sentences

@@ -39,9 +39,9 @@ class Mean:
 
     def of(self, rows: DataFrame) -> list[Any]:
         """Return the values of one group."""
-        values = self.value(rows) if callable(self.value) else rows.get(self.value)
+        values = self.value(rows) if callable(self.value) else rows.get(self.value, float("nan"))
         if not hasattr(values, "notna"):
-            return [float("nan") if values is None else values, *([""] if self.interval else [])]
+            return [values, *([""] if self.interval else [])]
         mean = float(values.mean()) if values.notna().any() else float("nan")
         return [mean, *([interval(values) if len(values) else ""] if self.interval else [])]
 

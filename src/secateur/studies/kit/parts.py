@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from secateur import data
 from secateur.files import require
 from secateur.lab.basis import Origins
-from secateur.lab.blocks import Basis, Card, Column, Section, Table
+from secateur.lab.blocks import Basis, Block, Card, Column, Section, Table
+from secateur.lab.classes import class_damage
 from secateur.lab.options import Options
 from secateur.lab.recipe import Json
 from secateur.lab.report import Report
@@ -20,7 +21,7 @@ from secateur.studies.kit.networks import grid
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Part", "class_rows", "networks_section", "parts", "report", "study"]
+__all__ = ["Part", "class_rows", "class_section", "networks_section", "parts", "report", "study"]
 
 _WHOLE = ("seed", "n", "draws", "units", "removed")
 
@@ -66,11 +67,16 @@ class Part:
         """The study's options."""
         return self.results.options
 
+    @property
+    def epochs(self) -> DataFrame:
+        """The histories of the trained networks alone."""
+        return self.results.store.histories(self.trained["id"])
+
     def kind(self, kind: str) -> DataFrame:
         """Return the rows of one kind of cell."""
         rows = pick(self.cells, kind=kind).dropna(axis=1, how="all")
         # Beside cells that lack them, pandas makes whole numbers floats.
-        whole = [name for name in _WHOLE if name in rows and rows[name].notna().all()]
+        whole = [name for name in _WHOLE if name in rows and rows[name].dtype.kind == "f" and rows[name].notna().all()]
         return rows.astype(dict.fromkeys(whole, int))
 
     def basis(self, rows: DataFrame, split: str = "test set") -> Basis:
@@ -170,7 +176,7 @@ def report(
         title: the report's.
         sections, words, cards: of a part that has more than its training; the words make the summary.
         notes: how it was done, and how doubtful passages were read; ``{epochs}`` stands for an option.
-        trained: whether each part ends with a section on its training.
+        trained: whether each part ends with a section on its training; else the sections have it, if any.
     """
     several = len(grid(results.options)) > 1
     body: list[Section] = []
@@ -178,7 +184,7 @@ def report(
     heads: list[Card] = []
     for part in parts(results):
         there = len(part.cells) > 0
-        own = list(sections(part)) if there else []
+        own = list(sections(part)) if there or not trained else []
         own += [networks_section(part)] if trained and (len(part.trained) or len(part.kind("load"))) else []
         prefix = f"{part.model} on {part.data}: " if several else ""
         body += [section.within(part.data, part.model) for section in own] if several else own
@@ -189,10 +195,10 @@ def report(
     return Report(title, summary=summary or ["Nothing has been computed yet."], cards=heads, sections=body)
 
 
-def networks_section(part: Part, split: str = "test set") -> Section:
+def networks_section(part: Part) -> Section:
     """Return the section on the unpruned networks: how they were trained, or where they come from."""
     if len(part.trained):
-        return training(part.trained, part.histories, part.basis(part.trained, split))
+        return training(part.trained, part.epochs, part.basis(part.trained))
     loaded = part.kind("load")
     columns = [
         Column("weights"),
@@ -202,7 +208,7 @@ def networks_section(part: Part, split: str = "test set") -> Section:
         Column("MACs", format=",.0f", key="macs"),
     ]
     caption = "The unpruned network, with the weights of a file, known by the first digits of its SHA-256."
-    return Section("The network", [Table.of(loaded, "baselines", caption, columns, part.basis(loaded, split))])
+    return Section("The network", [Table.of(loaded, "baselines", caption, columns, part.basis(loaded, "test images"))])
 
 
 def class_rows(cells: DataFrame, columns: Mapping[str, str], share: Sequence[float] | DataFrame) -> DataFrame:
@@ -220,3 +226,20 @@ def class_rows(cells: DataFrame, columns: Mapping[str, str], share: Sequence[flo
     ]
     rows: DataFrame = pandas.concat(frames, ignore_index=True)
     return rows
+
+
+def class_section(part: Part, runs: DataFrame, basis: Basis, removed: str) -> list[Block]:
+    """Return what pruning costs each class, with the threshold as the part removed.
+
+    Args:
+        part: for the names of the classes.
+        runs: rows with ``base_class_accuracy`` and ``class_accuracy``, ``method``, ``threshold`` and ``seed``.
+        basis: what the numbers were computed from.
+        removed: what the threshold is a part of, such as ``"of a layer's energy removed"``.
+    """
+    count = len(runs["class_accuracy"].iloc[0])
+    names = part.classes if len(part.classes) == count else tuple(f"class {number}" for number in range(count))
+    whole = runs.drop_duplicates("seed")[["seed", "base_class_accuracy"]]
+    before = whole.rename(columns={"base_class_accuracy": "class_accuracy"})
+    after = runs[["method", "seed", "class_accuracy"]].assign(sparsity=runs["threshold"])
+    return class_damage(before, after, names, basis=basis, removed=removed)

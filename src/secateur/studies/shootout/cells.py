@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from torch import nn
 
 from secateur import data
 from secateur.lab.options import Option, Options
-from secateur.lab.recipe import Json, Recipe
-from secateur.lab.study import Cell, Context, Outcome, Study
+from secateur.lab.recipe import Json
+from secateur.lab.study import Cell, Context, Outcome
 from secateur.measure import parameters, predict
 from secateur.selection import Scope, select
 from secateur.structure import channels, cut, mask, weights
-from secateur.studies.comparison.cells import INIT, OWN_SEED, dense_cell
+from secateur.studies.comparison.cells import dense
 from secateur.studies.kit import networks
-from secateur.studies.shootout.pages import TITLE, pages
-from secateur.studies.shootout.ways import CRITERIA, SOLVERS, scorers, solvers
+from secateur.studies.kit.parts import study
+from secateur.studies.shootout.pages import NOTES, sections, words
+from secateur.studies.shootout.ways import CRITERIA, SOLVERS, criterion, scorers, solvers
 from secateur.train import HoldZeros, fit
 from secateur.types import Keep, Sites
 
 __all__ = ["STUDY"]
 
-NAME = "criteria-shootout"
-
 SCOPES: tuple[Scope, ...] = ("layer", "global")
-
-_SIZES = {"cnn-4": {"width": 0.25}}
 
 _OWN = (
     Option("images", "count", 20_000, "training images to train on, the first ones", least=1),
@@ -43,47 +41,40 @@ _OWN = (
 )
 
 OPTIONS = Options((*networks.OPTIONS, *_OWN)).changed(
-    seeds=5, epochs=3, model=["lenet-300-100", "cnn-4"], model_options=_SIZES
+    seeds=5, epochs=3, model=["lenet-300-100", "cnn-4"], model_options={"cnn-4": {"width": 0.25}}
 )
 
 
-def _cells(settled: Mapping[str, Json]) -> list[Cell]:
-    OPTIONS.check(f"study {NAME!r}", settled)
-    pairs = [(name, model, _of(settled, model)) for name, model in networks.grid(settled)]
-    for name, model, own in pairs:
-        networks.check({**own, "data": name, "model": model})
+def _options_of(model: str, settled: Mapping[str, Json]) -> Mapping[str, Json]:
+    """The options of one network alone: several networks do not take the same."""
+    options: Mapping[str, Json] = settled["model_options"].get(model, {})
+    return options
+
+
+def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
+    bases = [_base(cell, settled) for cell in networks.bases(name, settled, _options_of)]
     # Seed by seed, so that a run that is stopped leaves whole comparisons.
-    made = []
-    for seed in range(settled["seeds"]):
-        for name, model, own in pairs:
-            made += _of_network(seed, own, name, model)
-    return made
+    bases.sort(key=lambda base: base.recipe.seed or 0)
+    return [cell for base in bases for cell in _of_network(base, settled)]
 
 
-def _of(settled: Mapping[str, Json], model: str) -> dict[str, Json]:
-    """The options with those of one network alone: several networks do not take the same."""
-    return {**settled, "model_options": settled["model_options"].get(model, {})}
+def _base(cell: Cell, settled: Mapping[str, Json]) -> Cell:
+    told = {key: settled[key] for key in ("images", "rated")}
+    return replace(cell, recipe=replace(cell.recipe, parameters={**cell.recipe.parameters, **told}))
 
 
-def _of_network(seed: int, settled: Mapping[str, Json], name: str, model: str) -> list[Cell]:
-    known = {"data": name, "model": model}
-    plain = networks.trained(NAME, seed, settled, name, model).recipe.parameters
-    base = Cell(
-        Recipe(NAME, "train", {**plain, "images": settled["images"], "rated": settled["rated"]}), networks.train_cell
-    )
-    made = [base]
+def _of_network(base: Cell, settled: Mapping[str, Json]) -> list[Cell]:
+    cells = [base]
     for unit in settled["units"]:
         which, at = ("weight_sparsities", "tune_weights_at") if unit == "weights" else ("sparsities", "tune_at")
-        what = {"seed": seed, "unit": unit, "shown": settled["shown"], "sparsities": settled[which], **known}
-        tuned = {"tune_at": settled[at], "tune_images": settled["tune_images"]}
+        told = {"unit": unit, "shown": settled["shown"], "sparsities": settled[which]}
+        tuned = {**told, "tune_at": settled[at], "tune_images": settled["tune_images"]}
         for method in scorers(unit, settled["criteria"]):
-            made.append(Cell(Recipe(NAME, "prune", {**what, **tuned, "method": method}, (base.id,), known), prune_cell))
+            cells.append(pruned := base.then("prune", prune_cell, {**tuned, "method": method}))
             if (unit, method) == ("channels", "magnitude"):
-                own = {"seed": seed, "network": OWN_SEED + seed, "init": INIT, **known}
-                made.append(Cell(Recipe(NAME, "dense", own, (base.id, made[-1].id), known), dense_cell))
-        solving = [Recipe(NAME, "solve", {**what, "method": method}, (base.id,), known) for method in solvers(unit)]
-        made += [Cell(recipe, solve_cell) for recipe in solving]
-    return made
+                cells.append(dense(base, pruned, {}))
+        cells += [base.then("solve", solve_cell, {**told, "method": method}) for method in solvers(unit)]
+    return cells
 
 
 def prune_cell(context: Context) -> Outcome:
@@ -91,9 +82,9 @@ def prune_cell(context: Context) -> Outcome:
     model, recipe = networks.network(context)
     images = networks.first(networks.split(context, recipe, "train"), context["shown"])
     sites, remove = _removing(context, model, recipe)
-    criterion, begun = CRITERIA[context["method"]].make, time.process_time()
-    scores = criterion(model, images, context["seed"])(model, sites)
-    cost = _cost(time.process_time() - begun, model, images)
+    since = time.process_time()
+    scores = criterion(context["method"], model, images, context["seed"])(model, sites)
+    cost = _cost(time.process_time() - since, model, images)
     metrics: dict[str, Json] = dict(cost)
     history = []
     for scope in SCOPES:
@@ -115,14 +106,14 @@ def solve_cell(context: Context) -> Outcome:
     images = networks.first(networks.split(context, recipe, "train"), context["shown"])
     sites, remove = _removing(context, model, recipe)
     way = SOLVERS[context["method"]]
-    history, spent = [], 0.0
+    history, seconds = [], 0.0
     for sparsity in context["sparsities"]:
-        begun = time.process_time()
+        since = time.process_time()
         solution = way.make(images).solve(model, sites, sparsity)
-        spent += time.process_time() - begun
+        seconds += time.process_time() - since
         row = _row(context, recipe, model, remove(solution.apply(model), solution.keep), solution.keep)
         history.append(_numbers(row | {"scope": way.scope, "sparsity": sparsity}))
-    return Outcome(_cost(spent / len(history), model, images), history)
+    return Outcome(_cost(seconds / len(history), model, images), history)
 
 
 def _removing(
@@ -140,9 +131,9 @@ def _cost(seconds: float, model: nn.Module, images: data.Split) -> dict[str, Jso
     """Processor seconds, and how many forward passes over the same images take as long."""
     passes = []
     for _ in range(5):
-        begun = time.process_time()
+        since = time.process_time()
         predict(model, images)
-        passes.append(time.process_time() - begun)
+        passes.append(time.process_time() - since)
     return {"score_seconds": seconds, "forward_passes": seconds / sorted(passes)[2]}
 
 
@@ -174,12 +165,13 @@ def _tune(context: Context, recipe: Mapping[str, Json], small: nn.Module, keep: 
     fit(small, images, epochs=1, batch_size=recipe["batch_size"], seed=context["seed"], callbacks=callbacks)
 
 
-STUDY = Study(
-    name=NAME,
-    title=TITLE,
-    source=None,
-    summary="All criteria and solvers on two networks, with and without fine-tuning, tested against magnitude and random.",
+STUDY = study(
+    "criteria-shootout",
+    "Criteria held against each other",
+    "All criteria and solvers on two networks, with and without fine-tuning, tested against magnitude and random.",
+    options=OPTIONS,
     cells=_cells,
-    pages=pages,
-    defaults=OPTIONS,
+    sections=sections,
+    words=words,
+    notes=NOTES,
 )

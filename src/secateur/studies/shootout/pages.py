@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,20 +11,18 @@ from secateur.lab import figures
 from secateur.lab.blocks import Basis, Block, Column, Picture, Section, Table
 from secateur.lab.classes import class_damage
 from secateur.lab.judgement import judged, paired, untested
-from secateur.lab.report import Report
-from secateur.lab.sections import interval, mean, pick
+from secateur.lab.sections import mean, pick
 from secateur.lab.stats import area, compare
 from secateur.lab.stats.comparisons import UNTESTED
-from secateur.lab.study import Results
-from secateur.studies.kit.parts import Part, report
+from secateur.studies.kit.grouped import Mean, grouped, means
+from secateur.studies.kit.parts import Part
+from secateur.studies.kit.words import share
 from secateur.studies.shootout.ways import CONTROLS, SOLVERS
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["TITLE", "pages", "ranked"]
-
-TITLE = "Criteria held against each other"
+__all__ = ["NOTES", "ranked", "sections", "words"]
 
 NOTES = (
     "Each criterion scores a trained network once, from the same first training images; the lowest scores go, the same "
@@ -37,11 +36,6 @@ NOTES = (
     "seed and corrected by Holm's method over all tests of one table. A forward pass is one over all images shown; "
     "costs are processor time.",
 )
-
-
-def pages(results: Results) -> Report:
-    """Return the report; it bears with cells that are not there yet."""
-    return report(results, TITLE, _sections, _summary, notes=NOTES)
 
 
 def ranked(rows: DataFrame) -> DataFrame:
@@ -58,8 +52,8 @@ def ranked(rows: DataFrame) -> DataFrame:
 
 def _rows(part: Part, kind: str) -> DataFrame:
     """One row for each network that is left, whatever was done to it."""
-    found = part.histories
-    return pick(found, kind=kind).dropna(axis=1, how="all") if len(found) else found
+    rows = part.histories
+    return pick(rows, kind=kind).dropna(axis=1, how="all") if len(rows) else rows
 
 
 def _units(part: Part) -> list[str]:
@@ -67,27 +61,24 @@ def _units(part: Part) -> list[str]:
     return list(dict.fromkeys(rows["unit"])) if len(rows) else []
 
 
-def _sections(part: Part) -> list[Section]:
-    sections = []
+def sections(part: Part) -> list[Section]:
+    """Return the sections of each kind of unit."""
+    parts = []
     for unit in _units(part):
-        cells, rows = pick(part.kind("prune"), unit=unit), pick(_rows(part, "prune"), unit=unit)
-        basis, plain = part.basis(cells), pick(rows, tuned=0)
-        made = [
-            Section(f"{unit.capitalize()}: all criteria", _overall(part, unit, cells, rows, basis)),
-            Section(f"{unit.capitalize()}: tests", [*_area_tests(unit, plain, basis), *_tests(unit, plain, "", basis)]),
-            Section(f"{unit.capitalize()}: after fine-tuning", _tuned(part, unit, pick(rows, tuned=1), basis)),
-            Section(f"{unit.capitalize()}: solvers, no training", _solved(part, unit, plain)),
-            Section(f"{unit.capitalize()}: classes", _classes(part, unit, cells, plain, basis)),
-        ]
-        sections += [section for section in made if section.blocks]
-    return sections
+        cells, rows = pick(part.pruned, unit=unit), pick(_rows(part, "prune"), unit=unit)
+        basis, plain, tuned = part.basis(cells), pick(rows, tuned=0), pick(rows, tuned=1)
+        blocks = {
+            "all criteria": [*_maps(unit, plain, basis), _overview(part, unit, cells, plain, tuned, basis)],
+            "tests": [*_area_tests(unit, plain, basis), *_tests(unit, plain, "", basis)],
+            "after fine-tuning": _tuned(part, unit, tuned, basis),
+            "solvers, no training": _solved(part, unit, plain),
+            "classes": _classes(part, unit, cells, basis),
+        }
+        parts += [Section(f"{unit.capitalize()}: {title}", own) for title, own in blocks.items() if own]
+    return parts
 
 
 # All criteria
-
-
-def _overall(part: Part, unit: str, cells: DataFrame, rows: DataFrame, basis: Basis) -> list[Block]:
-    return [*_maps(unit, pick(rows, tuned=0), basis), _overview(part, unit, cells, rows, basis)]
 
 
 def _maps(unit: str, plain: DataFrame, basis: Basis) -> list[Block]:
@@ -95,51 +86,49 @@ def _maps(unit: str, plain: DataFrame, basis: Basis) -> list[Block]:
     for scope, here in plain.groupby("scope", sort=False):
         table = 100 * here.pivot_table(index="method", columns="sparsity", values="accuracy", sort=False)
         table = table.loc[table.mean(axis=1).sort_values(ascending=False, kind="stable").index]
-        table.columns = [f"{100 * sparsity:.4g} %" for sparsity in table.columns]
-        drawing = figures.heatmap(
-            table, label="Test accuracy (%)", axes_labels=("removed", ""), show=lambda x: f"{x:.1f}"
-        )
+        table.columns = [share(sparsity) for sparsity in table.columns]
+        axes = ("removed", "")
+        drawing = figures.heatmap(table, label="Test accuracy (%)", axes_labels=axes, show=lambda x: f"{x:.1f}")
         caption = f"Mean test accuracy by the part of the {unit} removed, scope {scope}, no training; the best on top."
         alt = f"Heat map of criteria and sparsities; on the mean {table.index[0]} is best and {table.index[-1]} worst."
         blocks.append(Picture(f"{unit}-{scope}", drawing, caption, alt, basis, table.reset_index()))
     return blocks
 
 
-def _overview(part: Part, unit: str, cells: DataFrame, rows: DataFrame, basis: Basis) -> Table:
+def _overview(part: Part, unit: str, cells: DataFrame, plain: DataFrame, tuned: DataFrame, basis: Basis) -> Table:
     """One row a criterion and scope: the table that a reader takes home."""
-    plain, tuned = ranked(pick(rows, tuned=0)), pick(rows, tuned=1)
+    verdicts = {(scope, c): _verdicts(rows, c) for scope, rows in plain.groupby("scope") for c in CONTROLS}
+
+    def at(sparsity: float) -> Callable[[DataFrame], Any]:
+        return lambda rows: pick(rows, sparsity=sparsity)["accuracy"]
+
+    def against(control: str) -> Callable[[DataFrame], Any]:
+        return lambda rows: verdicts[rows["scope"].iloc[0], control].get(rows["method"].iloc[0])
+
+    def same(frame: DataFrame, rows: DataFrame, *keys: str) -> DataFrame:
+        return pick(frame, **{key: rows[key].iloc[0] for key in keys})
+
     sparsities = sorted(plain["sparsity"].unique())
-    columns = [Column("network"), Column("unit"), Column("scope"), Column("criterion")]
-    columns += [Column(f"accuracy at {100 * sparsity:.4g} %", format=".4f") for sparsity in sparsities]
-    columns += [
-        Column("mean accuracy", format=".4f"),
-        Column("95 %"),
-        Column("mean rank", format=".1f"),
-        Column("against random"),
-        Column("against magnitude"),
-        Column("fine-tuned", format=".4f"),
-        Column("forward passes", format=".3g"),
-        Column("seeds"),
+    columns = [
+        *(Mean(at(sparsity), Column(f"accuracy at {share(sparsity)}", format=".4f")) for sparsity in sparsities),
+        Mean(lambda rows: _areas(rows)["area"], Column("mean accuracy", format=".4f"), "95 %"),
+        Mean("rank", Column("mean rank", format=".1f")),
+        *(Mean(against(control), Column(f"against {control}")) for control in CONTROLS),
+        Mean(lambda rows: mean(same(tuned, rows, "scope", "method"), "accuracy"), Column("fine-tuned", format=".4f")),
+        Mean(lambda rows: mean(same(cells, rows, "method"), "forward_passes"), Column("forward passes", format=".3g")),
+        Mean(lambda rows: rows["seed"].nunique(), Column("seeds")),
     ]
-    scopes = dict(iter(plain.groupby("scope")))
-    verdicts = {(scope, c): _verdicts(here, c) for scope, here in scopes.items() for c in CONTROLS}
-    made: list[list[Any]] = []
-    for (scope, method), own in plain.groupby(["scope", "method"], sort=False):
-        areas = _areas(own)["area"]
-        one: list[Any] = [part.model, unit, scope, method]
-        one += [mean(pick(own, sparsity=sparsity), "accuracy") for sparsity in sparsities]
-        one += [areas.mean(), interval(areas), own["rank"].mean()]
-        one += [verdicts[scope, control].get(method) for control in CONTROLS]
-        one += [mean(pick(tuned, scope=scope, method=method), "accuracy")]
-        one += [mean(pick(cells, method=method), "forward_passes"), own["seed"].nunique()]
-        made.append(one)
-    made.sort(key=lambda one: (one[2], -one[4 + len(sparsities)]))
     caption = (
         f"Criteria that remove {unit}, the best mean accuracy (area under the curve) of each scope first; what paired "
         "tests of it show against the controls, corrected over the criteria of a scope; accuracy after fine-tuning; "
         "what scoring costs."
     )
-    return Table(f"{unit}-overview", caption, columns, made, basis)
+    titles = {"network": "network", "unit": "unit", "scope": "scope", "method": "criterion"}
+    groups = {key: Column(title) for key, title in titles.items()}
+    rows = ranked(plain).assign(network=part.model)
+    table = grouped(rows, f"{unit}-overview", caption, groups, columns, basis)
+    place = len(groups) + len(sparsities)
+    return replace(table, rows=sorted(table.rows, key=lambda row: (row[2], -row[place])))
 
 
 def _areas(rows: DataFrame) -> DataFrame:
@@ -188,23 +177,23 @@ def _tests(unit: str, rows: DataFrame, suffix: str, basis: Basis) -> list[Block]
 def _tuned(part: Part, unit: str, rows: DataFrame, basis: Basis) -> list[Block]:
     if not len(rows):
         return []
-    share = f"{100 * rows['sparsity'].iloc[0]:.4g} %"
     order = rows.groupby("method")["accuracy"].mean().sort_values(ascending=False, kind="stable")
-    made = [[name, at, interval(pick(rows, method=name)["accuracy"])] for name, at in order.items()]
-    made.append(["unpruned", mean(part.trained, "accuracy"), interval(part.trained["accuracy"])])
-    dense = part.cells[part.cells["kind"] == "dense"]
-    if unit == "channels" and len(dense) and mean(dense, "accuracy") == mean(dense, "accuracy"):
-        made.append(["as small, from scratch", mean(dense, "accuracy"), interval(dense["accuracy"].dropna())])
-    columns = [Column("network"), Column("accuracy", format=".4f"), Column("95 %")]
-    caption = f"Test accuracy with {share} of the {unit} of every layer removed and one epoch of fine-tuning."
-    table = Table(f"{unit}-tuned", caption, columns, made, basis)
-    drawing = figures.bars_with_intervals(
-        rows.set_index("method").loc[list(order.index)].reset_index(), value="accuracy", label="Accuracy", share=True
+    ordered = rows.set_index("method").loc[list(order.index)].reset_index()
+    columns = [Mean("accuracy", Column("accuracy", format=".4f"), "95 %")]
+    caption = (
+        f"Test accuracy with {share(rows['sparsity'].iloc[0])} of the {unit} of every layer removed and one epoch of "
+        "fine-tuning."
     )
+    table = grouped(ordered, f"{unit}-tuned", caption, {"method": Column("network")}, columns, basis)
+    beside = [["unpruned", *means(part.trained, columns)]]
+    dense = part.kind("dense")
+    if unit == "channels" and "accuracy" in dense:
+        beside.append(["as small, from scratch", *means(dense[dense["accuracy"].notna()], columns)])
+    drawing = figures.bars_with_intervals(ordered, value="accuracy", label="Accuracy", share=True)
     alt = f"Bars of accuracy after fine-tuning; {order.index[0]} is best with {order.iloc[0]:.4f}."
     return [
         Picture(f"{unit}-tuned-bars", drawing, caption, alt, basis, rows),
-        table,
+        replace(table, rows=[*table.rows, *beside]),
         *_tests(unit, rows, "-tuned", basis),
     ]
 
@@ -218,26 +207,29 @@ def _solved(part: Part, unit: str, plain: DataFrame) -> list[Block]:
     cells = pick(part.kind("solve"), unit=unit)
     basis = part.basis(cells)
     controls = plain[plain["method"].isin(CONTROLS) & plain["scope"].isin(set(rows["scope"]))]
-    columns = [Column("solver"), Column("scope"), Column("removed", format=".0%"), Column("accuracy", format=".4f")]
-    columns += [
-        Column("95 %"),
-        *(Column(name, format=".4f") for name in CONTROLS),
-        Column("forward passes", format=".3g"),
+
+    def control(name: str) -> Callable[[DataFrame], float]:
+        return lambda own: mean(
+            pick(controls, method=name, scope=own["scope"].iloc[0], sparsity=own["sparsity"].iloc[0]), "accuracy"
+        )
+
+    columns = [
+        Mean("accuracy", Column("accuracy", format=".4f"), "95 %"),
+        *(Mean(control(name), Column(name, format=".4f")) for name in CONTROLS),
+        Mean(
+            lambda own: mean(pick(cells, method=own["method"].iloc[0]), "forward_passes"),
+            Column("forward passes", format=".3g"),
+        ),
     ]
-    made = []
-    for (method, scope, sparsity), own in rows.groupby(["method", "scope", "sparsity"], sort=False):
-        beside = pick(controls, scope=scope, sparsity=sparsity)
-        row = [method, scope, sparsity, own["accuracy"].mean(), interval(own["accuracy"])]
-        row += [mean(pick(beside, method=name), "accuracy") for name in CONTROLS]
-        made.append([*row, mean(pick(cells, method=method), "forward_passes")])
+    groups = {"method": Column("solver"), "scope": Column("scope"), "sparsity": Column("removed", format=".0%")}
     caption = f"Solvers, which also repair, beside the controls that remove as many {unit}, without training."
-    blocks: list[Block] = [Table(f"{unit}-solvers", caption, columns, made, basis)]
+    blocks: list[Block] = [grouped(rows, f"{unit}-solvers", caption, groups, columns, basis)]
     for name in SOLVERS:
         own = pick(rows, method=name)
         if len(own):
             both = _joined(own, pick(controls, scope=own["scope"].iloc[0], method="magnitude"))
-            found = judged(both, {"magnitude": [name]}, basis)
-            blocks += [b if isinstance(b, str) else replace(b, name=f"{unit}-{b.name}-{name}") for b in found]
+            tests = judged(both, {"magnitude": [name]}, basis)
+            blocks += [b if isinstance(b, str) else replace(b, name=f"{unit}-{b.name}-{name}") for b in tests]
     return blocks
 
 
@@ -246,59 +238,57 @@ def _joined(one: DataFrame, other: DataFrame) -> DataFrame:
     return both
 
 
-def _classes(part: Part, unit: str, cells: DataFrame, plain: DataFrame, basis: Basis) -> list[Block]:
+def _classes(part: Part, unit: str, cells: DataFrame, basis: Basis) -> list[Block]:
     if "class_accuracy" not in cells:
         return []
-    known = cells[cells["class_accuracy"].notna()].assign(sparsity=lambda rows: rows["tune_at"])
-    blocks = class_damage(part.trained, known, part.classes, method="magnitude", basis=basis)
+    rated = cells[cells["class_accuracy"].notna()].assign(sparsity=lambda rows: rows["tune_at"])
+    blocks = class_damage(part.trained, rated, part.classes, method="magnitude", basis=basis)
     return [b if isinstance(b, str) else replace(b, name=f"{unit}-{b.name}") for b in blocks]
 
 
-def _summary(part: Part) -> list[str]:
-    """Who is shown to beat magnitude, who does not beat random, and what fine-tuning leaves of it."""
-    words = []
+def words(part: Part) -> list[str]:
+    """Return who is shown to beat magnitude, who does not beat random, and what fine-tuning leaves of it."""
+    sentences = []
     for unit in _units(part):
         rows = pick(_rows(part, "prune"), unit=unit)
         plain, tuned = pick(rows, tuned=0), pick(rows, tuned=1)
         for scope, here in plain.groupby("scope", sort=False):
             best = here.groupby("method")["accuracy"].mean()
-            words.append(
+            sentences.append(
                 f"{unit.capitalize()}, scope {scope}, {here['sparsity'].nunique()} sparsities, {here['seed'].nunique()} "
                 f"seeds: the best mean accuracy is {best.idxmax()}'s, {best.max():.4f}, beside {_at(best, 'magnitude')} by "
                 f"magnitude and {_at(best, 'random')} at random. {_beaten(part, here)}"
             )
         if len(tuned):
             after = tuned.groupby("method")["accuracy"].mean()
-            words.append(
-                f"After one epoch of fine-tuning at {100 * tuned['sparsity'].iloc[0]:.4g} % of the {unit}: {after.idxmax()} "
+            sentences.append(
+                f"After one epoch of fine-tuning at {share(tuned['sparsity'].iloc[0])} of the {unit}: {after.idxmax()} "
                 f"{after.max():.4f}, magnitude {_at(after, 'magnitude')}, random {_at(after, 'random')}, unpruned "
                 f"{mean(part.trained, 'accuracy'):.4f}."
             )
-    return words
+    return sentences
 
 
 def _beaten(part: Part, rows: DataFrame) -> str:
     """What the tests of one scope show against both controls, or that there were none, and why."""
-    asked, areas = part.results.options["criteria"], _areas(rows)
-    reasons = {
-        control: "no control was asked for"
-        if asked and control not in asked
-        else untested(areas, control, value="area")
-        for control in CONTROLS
-    }
     verdicts = {control: _verdicts(rows, control) for control in CONTROLS}
     beat = [method for method, verdict in verdicts["magnitude"].items() if verdict == "better"]
     methods = [method for method in dict.fromkeys(rows["method"]) if method in verdicts["random"]]
     lost = [method for method in methods if verdicts["random"][method] not in ("better", UNTESTED)]
-    words = {"magnitude": f"Shown to beat magnitude: {', '.join(beat) or 'none'}."}
-    words["random"] = f"Not shown to beat random: {', '.join(lost) or 'none'}."
-    for control, reason in reasons.items():
+    claims = {"magnitude": ("Shown to beat magnitude", beat), "random": ("Not shown to beat random", lost)}
+    asked, sentences = part.options["criteria"], []
+    for control, (claim, winners) in claims.items():
+        reason = untested(_areas(rows), control, value="area")
+        if asked and control not in asked:
+            reason = "no control was asked for"
         without = [method for method, verdict in verdicts[control].items() if verdict == UNTESTED]
         if reason:
-            words[control] = f"Against {control} not tested: {reason}."
-        elif without:
-            words[control] += f" Not tested against {control}: {', '.join(without)}."
-    return f"{words['magnitude']} {words['random']}"
+            sentences.append(f"Against {control} not tested: {reason}.")
+            continue
+        sentences.append(f"{claim}: {', '.join(winners) or 'none'}.")
+        if without:
+            sentences.append(f"Not tested against {control}: {', '.join(without)}.")
+    return " ".join(sentences)
 
 
 def _at(means: Any, method: str) -> str:

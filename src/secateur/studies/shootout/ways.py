@@ -3,45 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
-from math import inf
+from typing import Any
 
 from torch import nn
 
 from secateur import data
-from secateur.criteria import (
-    ActivationRank,
-    ActiveFraction,
-    Correlation,
-    Energy,
-    GeometricMedian,
-    GraSP,
-    HessianTrace,
-    Lamp,
-    LossChange,
-    Magnitude,
-    MeanActivation,
-    Movement,
-    NextLayer,
-    OptimalBrainDamage,
-    OptimalBrainSurgeon,
-    Random,
-    Reconstruction,
-    SecondOrder,
-    Snip,
-    SynFlow,
-    Taylor,
-    Wanda,
-)
+from secateur.criteria import Movement, by_name
 from secateur.solvers import Solver, SparseGPT, ThiNet, WoodFisher
 from secateur.train import SumMovement, fit
 from secateur.types import Criterion
 
-__all__ = ["CONTROLS", "CRITERIA", "SOLVERS", "Scorer", "Solving", "scorers", "solvers"]
-
-Make = Callable[[nn.Module, data.Split, int], Criterion]
+__all__ = ["CONTROLS", "CRITERIA", "SOLVERS", "Scorer", "Solving", "criterion", "scorers", "solvers"]
 
 CONTROLS = ("random", "magnitude")
 
@@ -51,12 +26,14 @@ class Scorer:
     """A criterion of the study.
 
     Attributes:
-        make: from the network, the training images that criteria are shown, and a seed.
         units: what it scores: ``channels``, ``weights``.
+        options: what it takes beside the images.
+        name: what the library calls it, where that is another name than the study's.
     """
 
-    make: Make
     units: tuple[str, ...] = ("channels", "weights")
+    options: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,51 +45,48 @@ class Solving:
     scope: str
 
 
-def _shown(criterion: Callable[..., Criterion]) -> Make:
-    return lambda model, images, seed: criterion(images)
-
-
-def _blind(criterion: Callable[..., Criterion]) -> Make:
-    return lambda model, images, seed: criterion()
-
-
-def _movement(model: nn.Module, images: data.Split, seed: int) -> Criterion:
-    """Sum the movement of one epoch on the images, in a copy."""
-    moved = SumMovement()
-    fit(copy.deepcopy(model), images, epochs=1, batch_size=32, seed=seed, callbacks=[moved])
-    return Movement(moved.moved)
-
-
-_CHANNELS = ("channels",)
+_CHANNELS = Scorer(("channels",))
 
 CRITERIA: dict[str, Scorer] = {
-    "random": Scorer(lambda model, images, seed: Random(seed)),
-    "magnitude": Scorer(_blind(partial(Magnitude, p=2))),
-    "l1": Scorer(_blind(partial(Magnitude, p=1)), _CHANNELS),
-    "linf": Scorer(_blind(partial(Magnitude, p=inf)), _CHANNELS),
-    "lamp": Scorer(_blind(Lamp)),
-    "fpgm": Scorer(_blind(GeometricMedian), _CHANNELS),
-    "correlation": Scorer(_blind(Correlation), _CHANNELS),
-    "energy": Scorer(_blind(Energy), _CHANNELS),
-    "synflow": Scorer(lambda model, images, seed: SynFlow(images.images[:1])),
-    "snip": Scorer(_shown(Snip)),
-    "grasp": Scorer(_shown(GraSP)),
-    "movement": Scorer(_movement),
-    "obd": Scorer(_shown(partial(OptimalBrainDamage, curvature="empirical"))),
-    "hessian trace": Scorer(_shown(HessianTrace), _CHANNELS),
-    "obs": Scorer(_shown(partial(OptimalBrainSurgeon, block=16)), ("weights",)),
-    "active fraction": Scorer(_shown(ActiveFraction), _CHANNELS),
-    "mean activation": Scorer(_shown(MeanActivation), _CHANNELS),
-    "activation rank": Scorer(_shown(ActivationRank), _CHANNELS),
-    "wanda": Scorer(_shown(Wanda)),
-    "reconstruction": Scorer(_shown(Reconstruction), _CHANNELS),
-    "taylor": Scorer(_shown(Taylor)),
-    "taylor absolute": Scorer(_shown(partial(Taylor, sign="absolute"))),
-    "second order": Scorer(_shown(SecondOrder), _CHANNELS),
-    "next layer": Scorer(_shown(NextLayer), _CHANNELS),
-    "loss change": Scorer(_shown(LossChange), _CHANNELS),
+    "random": Scorer(),
+    "magnitude": Scorer(),
+    "l1": _CHANNELS,
+    "linf": _CHANNELS,
+    "lamp": Scorer(),
+    "fpgm": _CHANNELS,
+    "correlation": _CHANNELS,
+    "energy": _CHANNELS,
+    "synflow": Scorer(),
+    "snip": Scorer(),
+    "grasp": Scorer(),
+    "movement": Scorer(),
+    "obd": Scorer(options={"curvature": "empirical"}),
+    "hessian trace": _CHANNELS,
+    "obs": Scorer(("weights",), {"block": 16}),
+    "active fraction": _CHANNELS,
+    "mean activation": _CHANNELS,
+    "activation rank": _CHANNELS,
+    "wanda": Scorer(),
+    "reconstruction": _CHANNELS,
+    "taylor": Scorer(),
+    "taylor absolute": Scorer(options={"sign": "absolute"}, name="taylor"),
+    "second order": _CHANNELS,
+    "next layer": _CHANNELS,
+    "loss change": _CHANNELS,
 }
 """Every criterion that means something on networks without norms."""
+
+
+def criterion(name: str, model: nn.Module, images: data.Split, seed: int) -> Criterion:
+    """Return a criterion of the study for a network, the training images that criteria are shown, and a seed."""
+    if name == "movement":
+        # Summed over one epoch on the images, in a copy.
+        moved = SumMovement()
+        fit(copy.deepcopy(model), images, epochs=1, batch_size=32, seed=seed, callbacks=[moved])
+        return Movement(moved.moved)
+    own: dict[str, dict[str, Any]] = {"random": {"seed": seed}, "synflow": {"inputs": images.images[:1]}}
+    return by_name(CRITERIA[name].name or name, images, **CRITERIA[name].options, **own.get(name, {}))
+
 
 SOLVERS: dict[str, Solving] = {
     "woodfisher": Solving(partial(WoodFisher, block=16, steps=2), "weights", "global"),
@@ -127,7 +101,7 @@ def scorers(unit: str, wanted: list[str]) -> list[str]:
     >>> scorers("weights", ["l1", "snip"])
     ['snip']
     """
-    return [name for name, one in CRITERIA.items() if unit in one.units and (not wanted or name in wanted)]
+    return [name for name, scorer in CRITERIA.items() if unit in scorer.units and (not wanted or name in wanted)]
 
 
 def solvers(unit: str) -> list[str]:
@@ -136,4 +110,4 @@ def solvers(unit: str) -> list[str]:
     >>> solvers("channels")
     ['thinet']
     """
-    return [name for name, one in SOLVERS.items() if one.unit == unit]
+    return [name for name, solving in SOLVERS.items() if solving.unit == unit]

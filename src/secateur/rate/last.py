@@ -1,4 +1,4 @@
-"""The units that the last linear layer reads: each one's loss change is a closed form on the logits.
+"""The last linear layer: many masks of what it reads as one product, and its units' loss changes in closed form.
 
 Without unit u the logits of a sample are ``z − h_u w_u``. With the samples sorted by class t, and
 ``d_cu = w_cu − w_tu``, its cross-entropy changes by ``log(1 + Σ_c p_c (exp(−h_u d_cu) − 1))``, where the target's own
@@ -7,21 +7,89 @@ term is zero: no forward pass, and one exponential for each sample, unit and oth
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import e, log2
 
 import torch
 from torch import Tensor
 
-from secateur.types import InputError
+from secateur.rate.memory import WIDE
+from secateur.rate.suffix import Shut, Suffix, Values, opened
+from secateur.structure.ops import product_of
+from secateur.types import InputError, Keep
 
-__all__ = ["LastChanges", "LastLayer"]
+__all__ = ["LastChanges", "LastLayer", "LastRead", "wide_product"]
 
 CACHED = 1 << 19  # floats of work space that stay in the cache
 EQUAL = 2e-6  # logits that differ by less are equal but for rounding
 SPARE = 8  # columns are dropped when one in so many is of a unit that is gone
 STEEP = 80.0  # powers of e up to this one are far from where float32 ends
 LOG2_E = log2(e)
+
+
+def wide_product(weights: Tensor, x: Tensor) -> Tensor:
+    """Return what several weights ``(…, inputs)`` make of the same inputs ``(samples, inputs)``: ``(…, samples)``.
+
+    One matrix product; samples innermost, so that all that follows goes through the classes of many samples at a time.
+    """
+    return (weights.flatten(0, -2) @ x.t()).view(*weights.shape[:-1], len(x))
+
+
+@dataclass(frozen=True, eq=False)
+class LastRead:
+    """What a linear layer that gives the model's outputs reads of a batch, where it takes up all masked units.
+
+    Attributes:
+        x: its inputs, ``(samples, inputs)``.
+        weight, bias: ``(classes, inputs)``, and ``(classes,)`` or None.
+        columns: for each site, which of the inputs are each unit's, int64 ``(units, positions)``.
+    """
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    columns: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, suffix: Suffix, shut: Mapping[str, Shut], values: Values) -> LastRead | None:
+        """Return the layer, if that is all that follows where each site's units are shut."""
+        product = product_of(suffix.line.steps[0].node) if len(suffix.line.steps) == 1 else None
+        if product is None or product.convolution or not product.plain or product.kind == "matmul":
+            return None
+        operands = suffix.line.steps[0].given
+        source = operands.get(product.source)
+        if source is None or values[source].ndim != 2 or any(s.source is not source or s.dim != 1 for s in suffix.shut):
+            return None
+        weight = values[operands[product.weight]]
+        bias = None if product.bias is None else values[operands[product.bias]]
+        columns = {name: each.index for name, each in shut.items()}
+        return cls(values[source], weight if product.out_first else weight.t(), bias, columns)
+
+    @property
+    def single(self) -> bool:
+        """Whether each unit is one input."""
+        return all(index.shape[1] == 1 for index in self.columns.values())
+
+    def outputs(self, masks: Sequence[Keep]) -> Iterator[tuple[int, Tensor]]:
+        """Yield the outputs under masks, ``(masks, samples, classes)`` block by block, with the number of the first."""
+        step = max(1, WIDE // (len(self.x) * len(self.weight) * self.x.element_size()))
+        for first in range(0, len(masks), step):
+            # The masks are put on the weights, which are fewer than the activations.
+            weights_KOI = self.weight * self._gates(masks[first : first + step]).unsqueeze(1)
+            outputs_KOB = wide_product(weights_KOI, self.x)
+            if self.bias is not None:
+                outputs_KOB += self.bias.unsqueeze(1)
+            yield first, outputs_KOB.transpose(1, 2)
+
+    def _gates(self, masks: Sequence[Keep]) -> Tensor:
+        """1 where an input is kept, 0 where it is removed: ``(masks, inputs)``."""
+        gates = self.x.new_ones(len(masks), self.x.shape[1])
+        for name, index in self.columns.items():
+            whole = torch.ones(len(index), dtype=torch.bool)
+            kept = torch.stack([keep.get(name, whole) for keep in masks])
+            gates *= opened(index, kept, self.x.shape[1]).to(gates)
+        return gates
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,80 @@
+"""The model itself, whole or masked, run from its inputs: what takes any model, and what all else must equal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.labelled import Data, check_outputs, iterate
+from secateur.rate.tally import Tally, UnitTally
+from secateur.state import device_of, evaluating
+from secateur.structure.sites import masked_tensors
+from secateur.types import Keep, Loss, Sites
+from secateur.untouched import run_with, untouched
+
+__all__ = ["Masked", "PlainLoop", "masked_runs", "tally_pass"]
+
+
+def tally_pass(model: nn.Module, data: Data, loss: Loss, batch_size: int, what: str) -> Tally:
+    """Run the model over the data in evaluation mode, without gradients, and leave it as it was."""
+    device, tally = device_of(model), Tally()
+    with evaluating(model):
+        for number, (inputs, targets) in enumerate(iterate(data, batch_size, what), 1):
+            targets = targets.to(device)
+            outputs = model(inputs.to(device))
+            check_outputs(outputs, targets, f"{what}, batch {number}")
+            tally.add(outputs, targets, float(loss(outputs, targets)) * len(targets))
+    return tally
+
+
+Masked = Callable[[Keep, Tensor], Any]
+"""From keep masks and inputs to what the masked model answers."""
+
+
+@contextmanager
+def masked_runs(model: nn.Module, sites: Sites) -> Iterator[Masked]:
+    """Yield what runs the model under masks, in evaluation mode; each run finds the model as it was.
+
+    >>> from secateur.structure import weights
+    >>> model = nn.Linear(2, 1, bias=False)
+    >>> model.weight.data = torch.tensor([[1.0, 2.0]])
+    >>> with masked_runs(model, weights(model)) as run:
+    ...     run({"weight": torch.tensor([[True, False]])}, torch.ones(1, 2))
+    tensor([[1.]])
+    """
+    with evaluating(model), untouched(model) as renew:
+
+        def run(keep: Keep, inputs: Tensor) -> Any:
+            outputs = run_with(model, masked_tensors(model, sites, keep), (inputs,))
+            renew()  # a table that a module keeps for evaluation was made from other weights
+            return outputs
+
+        yield run
+
+
+class PlainLoop:
+    """Measures each unit by a full forward pass of the model without it.
+
+    Args:
+        model: the model.
+        sites: whose units are measured, of any kind.
+        advance: called with the number of units that are done.
+    """
+
+    def __init__(self, model: nn.Module, sites: Sites, advance: Callable[[float], None] = lambda units: None) -> None:
+        self.model, self.sites, self.advance = model, sites, advance
+
+    def measure(self, inputs: Tensor, targets: Tensor, tally: UnitTally) -> None:
+        """Add the changes of every unit on a batch."""
+        with masked_runs(self.model, self.sites) as run:
+            tally.start(run({}, inputs), targets)
+            for name, site in self.sites.items():
+                for unit in tally.chosen[name].tolist():
+                    kept = torch.ones(site.size, dtype=torch.bool)
+                    kept[unit] = False
+                    tally.add_outputs(name, slice(unit, unit + 1), run({name: kept.view(site.shape)}, inputs)[None])
+                    self.advance(1)
