@@ -14,7 +14,7 @@ from secateur.models import build
 from secateur.rate.population import Population
 from secateur.rate.row_bank import RowBank
 from secateur.search import Fitness, Space, only
-from secateur.structure import channels, weights
+from secateur.structure import channels, mask, weights
 from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
 from secateur.types import InputError, UnknownNameError
 
@@ -35,11 +35,16 @@ def _draws(space: Space, count: int, seed: int = 0) -> tuple[Any, Any]:
     return genes, rng.normal(size=(count, space.bias_size)) if space.biases else None
 
 
+def _applied(space: Space, genes: Any, offsets: Any = None) -> nn.Module:
+    """The model that a candidate stands for."""
+    return mask(space.shifted(offsets), space.sites, space.keep(genes)).eval()
+
+
 def _plain(space: Space, genes: Any, offsets: Any, data: Any, batch_size: int) -> list[int]:
     """The reference: mask the model, run it, count."""
     found = []
     for n, one in enumerate(genes):
-        model = space.apply(one, None if offsets is None else offsets[n])
+        model = _applied(space, one, None if offsets is None else offsets[n])
         found.append(round(evaluate(model, data, batch_size=batch_size).accuracy * len(data[1])))
     return found
 
@@ -177,7 +182,7 @@ def test_gradients_equal_those_of_autograd() -> None:
     space = Space(model, only(weights(model), ["0.weight", "7.weight"]), ["7.bias"])
     genes, offsets = _draws(space, 1)
     found = Population(space, x, y, batch_size=5).gradient(genes[0], offsets[0], np.array([0, 1, 2]))
-    masked = space.apply(genes[0], offsets[0])
+    masked = _applied(space, genes[0], offsets[0])
     nn.functional.cross_entropy(masked(x), y).backward()
     slopes = [masked.get_parameter(n).grad for n in ("0.weight", "7.weight", "7.bias")]
     own = [model.get_parameter(n) for n in ("0.weight", "7.weight")]
@@ -192,7 +197,7 @@ def test_fitness_is_points_plus_the_fraction_removed() -> None:
     fitness = Fitness(space, (x, torch.tensor([1, 1, 0, 0])), alpha=100, beta=2)
     rating = fitness(np.array([[True] * 6, [False] * 6]))
     right = [
-        int((space.apply(g)(x).argmax(1) == torch.tensor([1, 1, 0, 0])).sum())
+        int((_applied(space, g)(x).argmax(1) == torch.tensor([1, 1, 0, 0])).sum())
         for g in (np.ones(6, dtype=bool), np.zeros(6, dtype=bool))
     ]
     assert fitness.start == right[0]
@@ -231,7 +236,7 @@ def test_what_does_not_fit_is_refused() -> None:
         Fitness(space, (x, torch.tensor([0, 1, 2, 0])))
     with pytest.raises(InputError, match="give whole numbers"):
         Fitness(space, (x, torch.randn(4)))
-    with pytest.raises(InputError, match="the data are a str"):
+    with pytest.raises(InputError, match="batch 1 is a str"):
         Fitness(space, "mnist")
     with pytest.raises(InputError, match="alpha must be a finite number"):
         Fitness(space, (x, y), alpha=float("nan"))

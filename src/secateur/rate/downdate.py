@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from secateur.rate.program import Step
+from secateur.rate.program import Instruction
 from secateur.structure.flow import Read
 from secateur.structure.ops import Product, product_of
 
@@ -40,7 +40,7 @@ class Downdate:
         return self.make(old, x, weight, self.index[units].to(x.device))
 
 
-def downdate(step: Step, source: Node, read: Read) -> Downdate | None:
+def downdate(step: Instruction, source: Node, read: Read) -> Downdate | None:
     """Return how a layer's result is brought up to date; None for one that has to be run again."""
     product = product_of(step.node)
     if product is None or not product.plain or not isinstance(product.weight, Node):

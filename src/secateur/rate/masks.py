@@ -185,7 +185,6 @@ class Removals:
         if self._programs is not None and not names & set(self._programs.flow.partial):
             with suppress(Unfit, TraceError):
                 program = self._programs.at(inputs)
-                self._programs.check(inputs, inputs)
                 if (program, names) not in self._suffixes:
                     self._suffixes[program, names] = SitesSuffix(program, names)
                 suffix = self._suffixes[program, names]

@@ -308,7 +308,6 @@ class Population:
         alone = len(self.space.sites) == 1 and len(biases) <= 1 and site.kind == "weight"
         layer = (site.name, next(iter(biases), None)) if alone else None
         with suppress(Unfit, TraceError):
-            programs.check(x, x)
             return ParametersSuffix(programs.at(x), self.space.model, list(self._own), len(x), layer)
         return None
 

@@ -18,7 +18,7 @@ from secateur.structure.ops import is_view, writes
 from secateur.structure.rules import op_name
 from secateur.types import Sites
 
-__all__ = ["Line", "Program", "Programs", "Step", "Unfit", "bytes_of", "leading_to"]
+__all__ = ["Instruction", "Line", "Program", "Programs", "Unfit", "bytes_of", "leading_to"]
 
 TOLERANCE = 1e-3
 """The greatest relative difference between a program's outputs and the model's own."""
@@ -29,7 +29,7 @@ class Unfit(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class Instruction:
     """One op.
 
     Attributes:
@@ -70,7 +70,7 @@ class Program:
 
     structure: Structure
     reads: Mapping[str, tuple[Read, ...]]
-    steps: Sequence[Step]
+    steps: Sequence[Instruction]
     output: Node
 
     @classmethod
@@ -80,10 +80,12 @@ class Program:
         Raises:
             Unfit: the model's output is not one tensor, or an op writes into what is read on through another view.
         """
-        graph, writer, steps = structure.graph, _Writer(), list[Step]()
+        graph, writer, steps = structure.graph, _Writer(), list[Instruction]()
+        if graph.opaque:
+            raise Unfit(f"the model returns a {graph.opaque}")
         for node in graph.nodes:
             if node.op == "get_attr":
-                steps.append(Step(node, partial(attribute, root_of(graph), str(node.target))))
+                steps.append(Instruction(node, partial(attribute, root_of(graph), str(node.target))))
             elif node.op == "call_function":
                 steps.append(writer.step(node))
         returned: Any = next(n for n in graph.nodes if n.op == "output").args[0]
@@ -153,7 +155,7 @@ class Programs:
         self.checked.add(tuple(inputs.shape))
 
 
-def leading_to(steps: Sequence[Step], wanted: Iterable[Node]) -> list[Step]:
+def leading_to(steps: Sequence[Instruction], wanted: Iterable[Node]) -> list[Instruction]:
     """Return the steps that the values of `wanted` are made by, in order."""
     needed, leading = set(wanted), []
     for step in reversed(steps):
@@ -175,7 +177,7 @@ class _Writer:
         first = self.tensor.get(node, node)
         return self.latest.get(first, first)
 
-    def step(self, node: Node) -> Step:
+    def step(self, node: Node) -> Instruction:
         args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), self.now)
         given = {n: self.now(n) for n in node.all_input_nodes}
         target: Any = node.target
@@ -183,7 +185,7 @@ class _Writer:
             target = self._plain(node)
         else:
             self._note_view(node)
-        return Step(node, target, args, kwargs, given)
+        return Instruction(node, target, args, kwargs, given)
 
     def _note_view(self, node: Node) -> None:
         if node.all_input_nodes and is_view(node):
@@ -226,7 +228,7 @@ class Line:
         wanted: whose values are kept to the end.
     """
 
-    def __init__(self, steps: Iterable[Step], wanted: set[Node]) -> None:
+    def __init__(self, steps: Iterable[Instruction], wanted: set[Node]) -> None:
         self.steps = list(steps)
         last = {operand: step.node for step in self.steps for operand in (*step.operands, step.node)}
         own = {step.node for step in self.steps}

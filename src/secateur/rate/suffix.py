@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from secateur.rate.program import Line, Program, Step
+from secateur.rate.program import Instruction, Line, Program
 from secateur.structure.flow import Read
 
 __all__ = ["Shut", "Suffix", "Values", "affected", "opened"]
@@ -39,7 +39,7 @@ class Shut:
     index: Tensor
 
     @classmethod
-    def at(cls, read: Read, steps: Mapping[Node, Step]) -> Shut:
+    def at(cls, read: Read, steps: Mapping[Node, Instruction]) -> Shut:
         """Return what is shut where units are read."""
         return cls(read.node, steps[read.node].given[read.source], read.dim, read.index)
 
@@ -129,7 +129,7 @@ class Suffix:
         return torch.stack([self.end(values, [g[n] for g in given], [s[n] for s in gates]) for n in range(count)])
 
 
-def affected(steps: Iterable[Step], at: set[Node], given: set[Node]) -> set[Node]:
+def affected(steps: Iterable[Instruction], at: set[Node], given: set[Node]) -> set[Node]:
     """Return the nodes whose values change: `given`, those `at` which something is shut, and all that takes up these."""
     dirty = set(given)
     for step in steps:

@@ -107,12 +107,11 @@ def right_by_class(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def _right(outputs: Tensor, targets: Tensor) -> Tensor:
     """Whether the greatest output, the first of equals, is the target's: ``(rows, samples)``."""
-    greatest = outputs.amax(2, keepdim=True)
-    if int((outputs == greatest).sum()) != greatest.numel():
-        return outputs.argmax(2) == targets
     # A tenth of the time of argmax where the samples lie innermost; of NaN and of equals it would not know the first.
-    wanted = outputs.gather(2, targets.long().expand(len(outputs), -1).unsqueeze(2))
-    return (wanted == greatest).squeeze(2)
+    greatest = outputs == outputs.amax(2, keepdim=True)
+    if int(torch.count_nonzero(greatest)) != greatest.shape[0] * greatest.shape[1]:
+        return outputs.argmax(2) == targets
+    return greatest.gather(2, targets.long().expand(len(outputs), -1).unsqueeze(2)).squeeze(2)
 
 
 class MaskTally:

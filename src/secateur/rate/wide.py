@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from secateur.rate.last import wide_product
-from secateur.rate.program import Step
+from secateur.rate.program import Instruction
 from secateur.rate.suffix import Suffix, Values
 from secateur.structure.makers import weight_nodes
 from secateur.structure.ops import POINTWISE, Product, by_sample, product_of
@@ -38,7 +38,7 @@ class Wide:
     layer: Node
     source: Node
     bias: Node | None
-    rest: tuple[Step, ...]
+    rest: tuple[Instruction, ...]
 
     @property
     def last(self) -> bool:
@@ -46,7 +46,7 @@ class Wide:
         return not self.rest and not self.product.convolution
 
     @property
-    def head(self) -> tuple[Step, ...]:
+    def head(self) -> tuple[Instruction, ...]:
         """The steps right after the layer that act on each number by itself."""
         return tuple(
             takewhile(lambda step: op_name(step.node) in POINTWISE and len(step.operands) == 1, self.rest),
@@ -79,7 +79,7 @@ class Wide:
         logits = self.finish(values, wide.flatten(0, 1), self.layer, self.rest)
         return logits.view(len(source), count, -1).permute(2, 1, 0)
 
-    def finish(self, values: Values, result: Tensor, after: Node, steps: Sequence[Step]) -> Tensor:
+    def finish(self, values: Values, result: Tensor, after: Node, steps: Sequence[Instruction]) -> Tensor:
         """Run `steps` on what `after` makes, candidates within samples along the first dimension; return the last result."""
         run = {**values, after: result}
         for step in steps:
@@ -91,7 +91,7 @@ class Wide:
             result = run[step.node]
         return result
 
-    def from_rows(self, values: Values, rows: Tensor, after: Node, steps: Sequence[Step]) -> Tensor:
+    def from_rows(self, values: Values, rows: Tensor, after: Node, steps: Sequence[Instruction]) -> Tensor:
         """Run `steps` as `finish` does, on what `after` makes given with samples along the last dimension.
 
         A linear layer takes it as it lies: turned over, few outputs of many rows take several times as long.
@@ -143,10 +143,10 @@ def wide(suffix: Suffix, changing: Mapping[str, Node], weight: str, bias: str | 
     return Wide(product, layer.node, source, shift, rest)
 
 
-def _layer_of(steps: Sequence[Step], weight: Node) -> tuple[Step | None, tuple[Step, ...]]:
+def _layer_of(steps: Sequence[Instruction], weight: Node) -> tuple[Instruction | None, tuple[Instruction, ...]]:
     """The one step that multiplies by a weight, and the transposition on the way to it."""
     users = [step for step in steps if weight in step.operands]
-    passed: tuple[Step, ...] = ()
+    passed: tuple[Instruction, ...] = ()
     if len(users) == 1 and op_name(users[0].node) == "t":
         passed, weight = (users[0],), users[0].node
         users = [step for step in steps if weight in step.operands]
@@ -155,7 +155,7 @@ def _layer_of(steps: Sequence[Step], weight: Node) -> tuple[Step | None, tuple[S
     return (users[0] if fits else None), passed
 
 
-def _by_sample(rest: Sequence[Step], layer: Node, samples: int, own: set[Node]) -> bool:
+def _by_sample(rest: Sequence[Instruction], layer: Node, samples: int, own: set[Node]) -> bool:
     """Whether all steps treat samples one by one and take nothing else but the model's own tensors."""
     late = {layer}
     for step in rest:
@@ -172,7 +172,7 @@ def _by_sample(rest: Sequence[Step], layer: Node, samples: int, own: set[Node]) 
     return True
 
 
-def _input(step: Step) -> Any:
+def _input(step: Instruction) -> Any:
     """What a step is about: the activations of a product, the first operand of any other op."""
     product = product_of(step.node)
     return step.args[0] if product is None else step.given.get(product.source)

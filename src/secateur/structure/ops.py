@@ -12,7 +12,7 @@ from torch.fx import Node
 from secateur.structure.rules.contractions import CONVOLUTIONS, TRANSPOSED
 from secateur.structure.rules.registry import op_name
 
-__all__ = ["POINTWISE", "POOLS", "Product", "bind", "by_sample", "is_view", "product_of", "writes"]
+__all__ = ["NORMS", "POINTWISE", "POOLS", "Product", "bind", "by_sample", "is_view", "product_of", "writes"]
 
 POINTWISE = {
     *("relu", "relu6", "hardtanh", "hardswish", "hardsigmoid", "silu", "sigmoid", "tanh", "gelu", "elu", "leaky_relu"),

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from secateur.rate.chain.images import Downdate
-from secateur.rate.chain.parse import Layer, Op, parse
+from secateur.rate.chain.images import MapDowndate
+from secateur.rate.chain.parse import ChainLayer, ChainOp, parse
 from secateur.rate.chain.rows import Rows, Sparse
 from secateur.rate.last import EQUAL, column_sums, sample_changes
 from secateur.rate.memory import CHAIN, Budget
@@ -85,8 +85,8 @@ class ChainEngine:
     def __init__(
         self,
         model: nn.Module,
-        before: Sequence[Op],
-        layers: Sequence[Layer],
+        before: Sequence[ChainOp],
+        layers: Sequence[ChainLayer],
         sites: Sites,
         max_memory: int = CHAIN,
         advance: Callable[[float], None] = lambda units: None,
@@ -171,7 +171,7 @@ class ChainEngine:
             of = units.to(whole.device) + self.start[name]
             tally.add(name, units, self.change[of], self.square[of], self.hits[of].long() + whole)
 
-    def _any(self, layer: Layer) -> bool:
+    def _any(self, layer: ChainLayer) -> bool:
         """Whether any of the units that a layer gives is asked for."""
         return layer.site in self.start and bool(self._asked(layer.site).any())
 
@@ -247,7 +247,7 @@ class ChainEngine:
         """The filters of a convolution: what the next layer gives without each, and from there on densely."""
         name = self.layers[number].site
         assert name is not None
-        down = Downdate(
+        down = MapDowndate(
             self.layers[number + 1], block.reads[number + 1], block.gives[number + 1], self.sites[name].size
         )
         size = min(self._chunk(block, number + 1), len(block))

@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from secateur.rate.chain.gemm import product
-from secateur.rate.chain.parse import Layer
+from secateur.rate.chain.parse import ChainLayer
 
-__all__ = ["Downdate"]
+__all__ = ["MapDowndate"]
 
 PARTS = 8  # sizes of a batch
 
 
-class Downdate:
+class MapDowndate:
     """The outputs of a layer without each of the units that it reads.
 
     Args:
@@ -26,7 +26,7 @@ class Downdate:
         units: how many units it reads.
     """
 
-    def __init__(self, layer: Layer, read: Tensor, gives: Tensor, units: int) -> None:
+    def __init__(self, layer: ChainLayer, read: Tensor, gives: Tensor, units: int) -> None:
         self.layer, self.units = layer, units
         self.read = read.view(len(read), units, -1) if layer.linear else read
         # By unit and dense: oneDNN is a thousand times slower on weights with gaps.
@@ -55,7 +55,7 @@ class Downdate:
         return before.sub_(product(patches, self.weight[unit]).view_as(before)).permute(0, 3, 1, 2)
 
 
-def _patches(maps: Tensor, layer: Layer) -> Tensor:
+def _patches(maps: Tensor, layer: ChainLayer) -> Tensor:
     """What one filter sees of one map at each place: ``(samples · places, height · width)``."""
     (down, right), (high, wide) = layer.options["stride"], layer.weight.shape[2:]
     (above, left), (tall, broad) = layer.options["padding"], layer.options["dilation"]

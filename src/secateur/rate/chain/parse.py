@@ -16,28 +16,20 @@ from secateur.rate.chain.gemm import product
 from secateur.state import tensors
 from secateur.structure.axes import Atom, resolve
 from secateur.structure.infer import Structure
+from secateur.structure.ops import NORMS, POINTWISE, POOLS, Product, bind, product_of
 from secateur.structure.rules import Value, op_name
 from secateur.types import Sites
 
-__all__ = ["Layer", "Op", "parse"]
+__all__ = ["ChainLayer", "ChainOp", "parse"]
 
-POINTWISE = {
-    *("relu", "tanh", "sigmoid", "gelu", "silu", "elu", "leaky_relu", "hardtanh", "hardswish", "hardsigmoid", "mish"),
-    *("softplus", "relu6", "clone", "detach", "alias", "dropout"),
-}
-POOLS = {
-    *("max_pool2d", "max_pool2d_with_indices", "avg_pool2d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d"),
-    *("constant_pad_nd", "pad"),
-}
 VIEWS = {"view", "reshape", "flatten", "_unsafe_view", "squeeze"}
-NORMS = {"batch_norm", "native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"}
 RISING = {"relu", "tanh", "sigmoid", "hardtanh", "relu6"}
 MAXIMA = {"max_pool2d", "max_pool2d_with_indices"}
 NOTHING = {"clone", "detach", "alias", "dropout"}
 
 
 @dataclass(frozen=True)
-class Op:
+class ChainOp:
     """An op between two layers, on samples along the first dimension."""
 
     name: str
@@ -53,7 +45,7 @@ class Op:
 
 
 @dataclass(eq=False)
-class Layer:
+class ChainLayer:
     """A linear layer or a convolution, and what follows it before the next one.
 
     Attributes:
@@ -68,7 +60,7 @@ class Layer:
     bias: Tensor
     options: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     site: str | None = None
-    post: list[Op] = field(default_factory=list)
+    post: list[ChainOp] = field(default_factory=list)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return what the layer gives, before what follows it."""
@@ -89,7 +81,7 @@ class Layer:
         return x
 
 
-def parse(model: nn.Module, sites: Sites) -> tuple[list[Op], list[Layer]] | None:
+def parse(model: nn.Module, sites: Sites) -> tuple[list[ChainOp], list[ChainLayer]] | None:
     """Return what precedes the first layer, and the layers, or None where the model is no such chain.
 
     A chain has linear layers and convolutions (2-d, one group), each with a batch norm directly after it at most,
@@ -120,8 +112,8 @@ class _Reader:
     def __init__(self, structure: Structure, state: Mapping[str, Tensor]) -> None:
         self.structure, self.state = structure, state
         self.names = {atom: name for name, atom in structure.units.items()}
-        self.before: list[Op] = []
-        self.layers: list[Layer] = []
+        self.before: list[ChainOp] = []
+        self.layers: list[ChainLayer] = []
 
     def read(self) -> bool:
         """Whether all of it was understood."""
@@ -142,11 +134,10 @@ class _Reader:
     def _take(self, node: Node, source: Node) -> bool:
         if node.target is operator.getitem:
             return bool(node.args[1] == 0)
-        name, given = op_name(node), _arguments(node)
-        if name in {"linear", "addmm", "mm"}:
-            return self._linear(name, given, source)
-        if name in {"conv2d", "convolution"}:
-            return self._convolution(given, source)
+        product = product_of(node)
+        if product is not None:
+            return product.source is source and self._product(product)
+        name, given = op_name(node), bind(node, {operand: operand for operand in node.all_input_nodes})
         if given.get("self", given.get("input")) is not source:
             return False
         if name in NORMS:
@@ -161,32 +152,29 @@ class _Reader:
             return False
         if name in VIEWS or (name == "mean" and len(_shape(source)) == 4):
             return _flattening(name, options, _shape(source), _shape(node), ops)
-        if name not in POINTWISE | POOLS:
+        if name not in POINTWISE | POOLS | NOTHING | {"pad"}:
             return False
         if name not in NOTHING:
             # The maximum of what never falls is that of the maximum, of which there are fewer.
             at = len(ops) - 1 if name in MAXIMA and ops and ops[-1].name in RISING else len(ops)
-            ops.insert(at, Op(name, options))
+            ops.insert(at, ChainOp(name, options))
         return True
 
-    def _linear(self, name: str, given: dict[str, Any], source: Node) -> bool:
-        x, weight = (given["mat1"], given["mat2"]) if name == "addmm" else (given.get("input"), given.get("weight"))
-        bias = given["self"] if name == "addmm" else given.get("bias")
-        if name == "mm":
-            x, weight = given["self"], given["mat2"]
-        if name in {"addmm", "mm"}:
-            if not isinstance(weight, Node) or op_name(weight) != "t" or given.get("alpha", 1) != 1:
+    def _product(self, product: Product) -> bool:
+        """A linear layer on rows, or a convolution of maps in one group."""
+        if not product.plain or product.groups != 1 or product.kind == "matmul":
+            return False
+        weight, dims = product.weight, len(_shape(product.source))
+        if product.convolution:
+            options = {key: product.arguments[key] for key in ("stride", "padding", "dilation")}
+            if dims != 4 or any(isinstance(option, str) for option in options.values()):
+                return False
+            return self._layer(weight, product.bias, {key: _pair(option) for key, option in options.items()})
+        if not product.out_first:
+            if not isinstance(weight, Node) or op_name(weight) != "t":
                 return False
             weight = weight.args[0]
-        return x is source and len(_shape(source)) == 2 and self._layer(weight, bias, {})
-
-    def _convolution(self, given: dict[str, Any], source: Node) -> bool:
-        pairs = {key: given.get(key) for key in ("stride", "padding", "dilation")}
-        if given["input"] is not source or given.get("groups", 1) != 1 or given.get("transposed", False):
-            return False
-        if len(_shape(source)) != 4 or any(isinstance(pair, str) for pair in pairs.values()):
-            return False
-        return self._layer(given["weight"], given.get("bias"), {key: _pair(pair) for key, pair in pairs.items()})
+        return dims == 2 and self._layer(weight, product.bias, {})
 
     def _layer(self, weight: Any, bias: Any, options: dict[str, tuple[int, int]]) -> bool:
         known = self.structure.graph.tensors
@@ -199,7 +187,7 @@ class _Reader:
         b = w.new_zeros(len(w)) if bias is None else self.state[known[bias]].clone()
         if b.shape != w.shape[:1]:
             return False
-        self.layers.append(Layer(w, b, options, site))
+        self.layers.append(ChainLayer(w, b, options, site))
         return True
 
     def _norm(self, given: dict[str, Any]) -> bool:
@@ -221,30 +209,22 @@ class _Reader:
         return True
 
 
-def _arguments(node: Node) -> dict[str, Any]:
-    """The op's arguments by name, defaults included."""
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
-        return {}
-    named = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
-    named |= dict(zip((a.name for a in schema.arguments), node.args, strict=False))
-    return named | dict(node.kwargs)
-
-
-def _flattening(name: str, options: dict[str, Any], old: tuple[int, ...], new: tuple[int, ...], ops: list[Op]) -> bool:
+def _flattening(
+    name: str, options: dict[str, Any], old: tuple[int, ...], new: tuple[int, ...], ops: list[ChainOp]
+) -> bool:
     if name == "mean":
         dims = options.get("dim")
         if not isinstance(dims, (list, tuple)) or sorted(d % 4 for d in dims) != [2, 3]:
             return False
-        ops.append(Op("adaptive_avg_pool2d", {"output_size": [1, 1]}))
+        ops.append(ChainOp("adaptive_avg_pool2d", {"output_size": [1, 1]}))
         if len(new) == 2:
-            ops.append(Op("flatten"))
+            ops.append(ChainOp("flatten"))
         return True
     if old == new:
         return True
     if old[:1] != new[:1] or len(new) != 2:
         return False
-    ops.append(Op("flatten"))
+    ops.append(ChainOp("flatten"))
     return True
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from secateur.rate.chain.gemm import product
-from secateur.rate.chain.parse import Layer
+from secateur.rate.chain.parse import ChainLayer
 
 __all__ = ["Rows", "Sparse", "joined", "whole"]
 
@@ -38,7 +38,7 @@ class Sparse:
         layers: linear layers; what follows each is pointwise.
     """
 
-    def __init__(self, layers: Sequence[Layer]) -> None:
+    def __init__(self, layers: Sequence[ChainLayer]) -> None:
         self.layers = layers
         self.by_input = [layer.weight.T.contiguous() for layer in layers]
 
