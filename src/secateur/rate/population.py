@@ -157,7 +157,7 @@ class Population:
     Raises:
         InputError: the model does not return logits ``(samples, classes)``, or labels do not fit.
 
-    >>> from torch import nn
+    >>> from secateur.search import Space
     >>> from secateur.structure import weights
     >>> model = nn.Linear(2, 2, bias=False)
     >>> model.weight.data = torch.eye(2)
