@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-import coverage_models
+from coverage_libraries import import_timm
 
 LIST = Path(__file__).with_name("timm_models.txt")
 
@@ -19,7 +19,7 @@ LIST = Path(__file__).with_name("timm_models.txt")
 def main() -> None:
     """Write the list."""
     warnings.simplefilter("ignore")
-    timm = coverage_models.import_timm()
+    timm = import_timm()
     lines = []
     for module in timm.list_modules():
         counts = [(count, name) for name in timm.list_models(module=module) if (count := _parameters(timm, name))]

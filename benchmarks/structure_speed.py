@@ -29,7 +29,7 @@ SIZE = 224
 
 def build(name: str) -> nn.Module:
     """Return a torchvision model with random weights, in eval mode."""
-    from coverage_models import import_torchvision
+    from coverage_libraries import import_torchvision
 
     torch.manual_seed(0)
     model: nn.Module = import_torchvision().models.get_model(name)

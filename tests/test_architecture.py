@@ -10,6 +10,7 @@ import pytest
 import secateur
 
 ROOT = Path(secateur.__file__).parent
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 # The order of docs/architecture.md. Rooms on one line may not import each other.
 ORDER = [
@@ -88,6 +89,24 @@ def test_imports_point_upwards(path: Path) -> None:
 def test_no_circle_between_modules() -> None:
     graph = {module_name(p): imports(p) - {module_name(p)} for p in MODULES}
     graph.pop("secateur", None)
+    check_no_circle(graph)
+
+
+def test_no_circle_between_benchmarks() -> None:
+    files = {path.stem: path for path in BENCHMARKS.glob("*.py")}
+
+    def imported(path: Path) -> set[str]:
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        names |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
+        return names & set(files)
+
+    graph = {name: imported(path) for name, path in files.items()}
+    assert graph["coverage_models"] >= {"coverage_transformers", "coverage_libraries"}
+    check_no_circle(graph)
+
+
+def check_no_circle(graph: dict[str, set[str]]) -> None:
     done: set[str] = set()
 
     def visit(name: str, path: tuple[str, ...]) -> None:

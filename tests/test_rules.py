@@ -241,3 +241,25 @@ def test_an_op_without_a_rule_is_named_with_its_place() -> None:
     assert "no rule for" in reason
     assert "cdist" in reason
     assert "test_rules.py" in reason
+
+
+def test_a_parameter_without_entries() -> None:
+    class Registers(nn.Module):
+        """Puts tokens before a sequence: one, and none of another kind."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.none = nn.Parameter(torch.randn(1, 1, 8)), nn.Parameter(torch.randn(1, 0, 8))
+            self.a, self.q, self.out = nn.Linear(4, 8), nn.Linear(8, 12), nn.Linear(12, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            n = len(x)
+            h = torch.cat([self.first.expand(n, -1, -1), self.none.expand(n, -1, -1), self.a(x)], 1)
+            made: Tensor = self.out(torch.relu(self.q(h).view(n, 4, 12)))
+            return made
+
+    model, x = Registers().eval(), torch.randn(2, 3, 4)
+    sites = channels(model, x)
+    keep = {name: torch.arange(site.size) > 0 for name, site in sites.items()}
+    with torch.no_grad():
+        torch.testing.assert_close(cut(model, sites, keep)(x), mask(model, sites, keep)(x))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -206,3 +207,26 @@ def test_parameters_without_entries() -> None:
     assert {name: site.size for name, site in sites.items()} == {"a": 4}
     small = cut(model, sites, {"a": torch.tensor([True, False, True, True])})
     assert small.tokens.shape == (1, 0, 3)
+
+
+def test_what_torch_logs_for_its_developers_is_kept_back() -> None:
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ x if torch.compiler.is_exporting() else x
+
+    class Heard(logging.Handler):
+        messages: ClassVar[list[str]] = []
+
+        def emit(self, record: logging.LogRecord) -> None:
+            self.messages.append(record.getMessage())
+
+    logger, handler = logging.getLogger("torch._subclasses.fake_tensor"), Heard(logging.ERROR)
+    logger.addHandler(handler)
+    try:
+        with pytest.raises(TraceError, match="Broken cannot be traced"):
+            trace(Broken(), torch.ones(2, 3), quick=False)
+        assert not handler.messages
+        logger.error("heard again")
+        assert handler.messages == ["heard again"]
+    finally:
+        logger.removeHandler(handler)

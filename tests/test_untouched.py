@@ -94,18 +94,26 @@ class Moving(nn.Module):
 
 
 class Statistics(nn.Module):
-    """Counts its runs in buffers alone, as what is traced can."""
+    """Counts its runs, and keeps statistics of its inputs, in buffers alone, as what is traced can."""
 
     def __init__(self) -> None:
         super().__init__()
         self.a, self.c = nn.Linear(4, 8), nn.Linear(8, 2)
         self.register_buffer("steps", torch.zeros(()))
-        self.register_buffer("mean", torch.zeros(8))
+        self.register_buffer("mean", torch.zeros(4))
 
     def forward(self, x: Tensor) -> Tensor:
         self.steps += 1
+        self.mean.mul_(0.9).add_(x.mean(0), alpha=0.1)
+        return self.c(self.a(x).relu())
+
+
+class Written(Statistics):
+    """Writes what it computes into a buffer, which then hangs on the graph of derivatives."""
+
+    def forward(self, x: Tensor) -> Tensor:
         h = self.a(x).relu()
-        self.mean.mul_(0.9).add_(h.mean(0), alpha=0.1)
+        self.mean.add_(h.mean())
         return self.c(h)
 
 
@@ -166,6 +174,15 @@ def test_criteria_leave_aliases_and_moving_state_alone(name: str, kind: Callable
     except InputError:  # a criterion of the other kind of sites, or one that does not take this model
         return
     assert list(scores) == list(sites)
+
+
+@pytest.mark.parametrize("name", ["snip", "grasp", "taylor", "obd", "obs", "hessian-trace"])
+def test_a_buffer_that_hangs_on_the_derivatives_comes_back_without_them(name: str) -> None:
+    made = Written()
+    batches = [DATA, DATA]  # the second pass must not go on from the graph of the first
+    sc.criteria.by_name(name, batches)(made, weights(made))
+    assert made.mean.is_leaf
+    assert not made.mean.requires_grad
 
 
 @pytest.mark.parametrize("call", ["evaluate", "predict", "latency", "macs", "peak_memory"])

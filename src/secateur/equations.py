@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.state import usual
 from secateur.structure.patches import PART, Patches
 from secateur.types import InputError
 
@@ -131,6 +132,7 @@ class Moments:
         return solved(self.gram, self.cross, ridge_load(self.gram, ridge))
 
 
+@usual
 def least_squares(before: Tensor, after: Tensor, weight: Tensor, *, ridge: float = 1e-6) -> Tensor:
     """Return the weight that makes of the inputs after a cut what `weight` made of those before, as nearly as can be.
 

@@ -187,7 +187,7 @@ def test_each_network_takes_the_options_that_it_knows() -> None:
     made = {base.lookup["model"]: base.recipe.parameters["model_options"] for base in bases("x", settled)}
     assert made["ann-128"] == {"input_size": 8, "hidden": 12}
     assert made["cnn-4"] == {"input_size": 8, "width": 0.1}
-    assert taken_options("a.b:c", {"model_options": {"q": 1}}) == {"q": 1}
+    assert taken_options({"model": "a.b:c", "model_options": {"q": 1}}) == {"q": 1}
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,13 @@ from secateur.search.operators import damaged
 from secateur.structure import weights
 from secateur.studies import by_name
 from secateur.studies.janjic.evolution import AUTHORS, CONVERGED, SEARCHES, planned
-from secateur.studies.janjic.evolution_pages import pages
+from secateur.studies.janjic.evolution_pages import sections
 from secateur.studies.janjic.evolution_pictures import kurtosis
-from secateur.studies.janjic.published import CNN, MLP
+from secateur.studies.kit.parts import parts
+from secateur.studies.kit.published import published
 from secateur.types import InputError, UnknownNameError
+
+MLP, CNN = (published("janjic")["ga"][name] for name in ("janjic-mlp", "janjic-cnn"))
 
 TINY: dict[str, Any] = {
     "data": "digits",
@@ -74,13 +77,13 @@ def part(which: str) -> data.Split:
 
 def test_the_published_tables_are_typed_right() -> None:
     """Fitness is the change of accuracy in points + the fraction removed: so Tables 5.1 and 5.2 hang together."""
-    low = CNN.fitness[0.9]
-    assert low[0] == pytest.approx(CNN.accuracy[0.9][0] - CNN.base + 0.8995, abs=1e-3)  # −26.20 + .8995
-    damage, fitness, accuracy, compression = CNN.best
-    assert fitness == pytest.approx(accuracy - CNN.base + compression, abs=1e-9)
-    assert CNN.fitness[damage][5] == fitness
-    assert MLP.best[1] == pytest.approx(MLP.best[2] - MLP.base + MLP.best[3], abs=0.01)
-    for trials in (CNN.fitness, CNN.accuracy, CNN.compression):
+    low = CNN["fitness"][0.9]
+    assert low[0] == pytest.approx(CNN["accuracy"][0.9][0] - CNN["base"] + 0.8995, abs=1e-3)  # −26.20 + .8995
+    damage, fitness, accuracy, compression = CNN["best"]
+    assert fitness == pytest.approx(accuracy - CNN["base"] + compression, abs=1e-9)
+    assert CNN["fitness"][damage][5] == fitness
+    assert MLP["best"][1] == pytest.approx(MLP["best"][2] - MLP["base"] + MLP["best"][3], abs=0.01)
+    for trials in (CNN["fitness"], CNN["accuracy"], CNN["compression"]):
         assert list(trials) == [0.1, 0.3, 0.5, 0.7, 0.9]
         for row in trials.values():
             assert row[0] <= row[1] <= row[2]
@@ -266,11 +269,10 @@ def test_the_authors_best_trial_stands_beside_ours(report: Report) -> None:
 
 def test_the_convolutional_networks_tables_stand_beside_ours(results: Results) -> None:
     """The pages take the published figures of any network; those of Table 5.1 go in by damage rate."""
-    from dataclasses import replace
-
-    report = pages(results, "any", replace(CNN, model="janjic-mlp"))
+    (part,) = parts(results)
+    report = Report("any", sections=sections(part, {"janjic-mlp": CNN}))
     shown = table(report, "population-fitness-thesis")
-    assert shown.rows[-1][7:13] == list(CNN.fitness[0.9])
+    assert shown.rows[-1][7:13] == list(CNN["fitness"][0.9])
     assert sum(column.published for column in shown.columns) == 6
 
 

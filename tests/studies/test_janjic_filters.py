@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -355,8 +356,9 @@ def test_weights_and_a_folder_of_images_run_through_the_same_study(
 def test_weights_are_known_by_their_content(tmp_path: Path) -> None:
     study = by_name("janjic-energy-vgg16")
     one, same, other = (tmp_path / f"{name}.safetensors" for name in ("one", "same", "other"))
-    for path, seed in ((one, 0), (same, 0), (other, 1)):
+    for path, seed in ((one, 0), (other, 1)):
         save_weights(path, models.build("vgg-16", seed=seed, input_size=32, width=1 / 32))
+    shutil.copy(one, same)
     first, again, third = ([c.id for c in study.plan({"weights": str(path)})] for path in (one, same, other))
     assert first == again
     assert not set(first) & set(third)

@@ -58,8 +58,8 @@ def test_searches_without_a_pair_have_no_verdict() -> None:
 
 def test_no_bands_are_counted_where_none_is_known() -> None:
     rows = pandas.DataFrame({"damage": [0.7], "searched_fitness": [1.0]})
-    own = SimpleNamespace(model="janjic-mlp", data="mnist-5k", basis=lambda *_: "")
-    (said,) = evolution_pages._bands(own, rows)  # type: ignore[arg-type]
+    bands = {"fitness": [1.0, 2.0], "compression": [0.1, 0.2], "positive": [0, 10]}
+    (said,) = evolution_pages._bands(part(), rows, bands)
     assert isinstance(said, str)
 
 

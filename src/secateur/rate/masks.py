@@ -58,6 +58,7 @@ class Evaluations:
         return cls(losses, sums.right.sum(1).double() / count, sums.right.double() / tally.asked, count)
 
 
+@usual
 def rate(
     model: nn.Module,
     sites: Sites,

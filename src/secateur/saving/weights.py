@@ -22,7 +22,6 @@ from secateur.types import FileError, InputError
 __all__ = ["load_weights", "save_weights", "unshared"]
 
 FORMAT = "secateur-weights-1"
-_OURS = "secateur."
 
 
 @usual
@@ -83,7 +82,8 @@ def load_weights(path: str | os.PathLike[str], model: nn.Module) -> None:
 def _header(tensors: Mapping[str, Tensor], shared: str) -> dict[str, str]:
     """What stands beside the tensors in the file; the seal covers all of it."""
     seal = digest(sorted(tensors.items()), FORMAT + shared)
-    return {f"{_OURS}format": FORMAT, f"{_OURS}shared": shared, f"{_OURS}seal": seal}
+    # One entry, as safetensors writes several in any order, and the same weights should make the same file.
+    return {FORMAT: json.dumps({"shared": shared, "seal": seal})}
 
 
 def _is_safetensors(source: Path) -> bool:
@@ -97,14 +97,25 @@ def _read_safetensors(source: Path) -> dict[str, Tensor]:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
     except (SafetensorError, ValueError) as error:
-        raise FileError(f"{source}: is no whole safetensors file ({error}); write it again") from error
-    if not any(name.startswith(_OURS) for name in header):
+        raise FileError(
+            f"{source}: cannot be read as weights: it is no whole safetensors file ({error}); write it again"
+        ) from error
+    if FORMAT not in header:
         # From elsewhere, or from an older version, which kept shared names without a seal.
         return {name: tensors[other] for name, other in header.items() if other in tensors} | tensors
-    shared = header.get(f"{_OURS}shared", "")
-    if header != _header(tensors, shared):
+    shared = _shared(header[FORMAT])
+    if shared is None or header != _header(tensors, shared):
         raise FileError(f"{source}: was damaged or changed after it was written (its checksum differs); write it again")
     return tensors | {name: tensors[other] for name, other in json.loads(shared).items()}
+
+
+def _shared(entry: str) -> str | None:
+    """The names that are other tensors', as JSON; None where the entry is damaged."""
+    try:
+        shared = json.loads(entry)["shared"]
+        return shared if isinstance(shared, str) else None
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def _read_pickle(source: Path) -> Any:

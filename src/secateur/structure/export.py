@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import warnings
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -70,8 +71,7 @@ def _silent(model: nn.Module, exported: Export, touched: Container[int] | None) 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], silent: Iterable[nn.Module]) -> Export:
     tap = _Tap(model, tuple(silent))
-    with _exporter, warnings.catch_warnings(), _empty_buffers_apart(model), tap.listening():
-        warnings.simplefilter("ignore")  # the exporter's notices to its own developers
+    with _exporter, _quiet(), _empty_buffers_apart(model), tap.listening():
         program = torch.export.export(model, args, kwargs, strict=False)
     leaving = _part_outputs(program, tap)
     return Export(program, leaving, frozenset(tap.ran), tap.opaque)
@@ -93,6 +93,26 @@ def _empty_buffers_apart(model: nn.Module) -> Iterator[None]:
                 vars(module).pop(name, None)
             module._buffers.clear()
             module._buffers.update(named)
+
+
+LOGGERS = [
+    logging.getLogger(f"torch.{name}") for name in ("_subclasses.fake_tensor", "fx.experimental.symbolic_shapes")
+]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back the exporter's notices to its own developers; what fails raises, and a cut may be tried in vain."""
+    before = [logger.disabled for logger in LOGGERS]
+    for logger in LOGGERS:
+        logger.disabled = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, disabled in zip(LOGGERS, before, strict=True):
+            logger.disabled = disabled
 
 
 @dataclass(eq=False)

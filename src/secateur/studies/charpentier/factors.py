@@ -52,14 +52,14 @@ def ask(question: Question) -> Study:
     """
 
     def cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
-        values, pairs = settled[question.values.name], networks.grid(settled)
-        places = product(values, pairs) if question.outermost else ((v, pair) for pair in pairs for v in values)
-        grid: list[Cell] = []
-        for value, (data, model) in places:
-            here = {**settled, **question.train(settled, value), "data": data, "model": model}
-            for base in networks.bases(name, here):
-                grid += measured(base, here, **{question.factor.key: value})
-        return grid
+        values, singles = settled[question.values.name], networks.singles(settled)
+        pairs = product(values, singles) if question.outermost else ((v, one) for one in singles for v in values)
+        return [
+            cell
+            for value, single in pairs
+            for base in networks.bases(name, {**single, **question.train(settled, value)})
+            for cell in measured(base, settled, **{question.factor.key: value})
+        ]
 
     shared = (option for option in networks.OPTIONS if option.name != question.without)
     options = Options((*shared, *OPTIONS, question.values)).changed(**question.defaults)

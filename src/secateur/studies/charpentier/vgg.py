@@ -81,14 +81,18 @@ def _options() -> Options:
 
 def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
     _check_device(name, settled["device"])
-    told = {**settled, "model": MODEL, "model_options": {}}
-    networks.check(told)
+    lookup = {"model": "vgg-16", "width": settled["width"]}
     return [
         cell
-        for data_set, _ in networks.grid(told)
-        for seed in range(settled["seeds"])
-        for cell in _of_network(_base(name, data_set, seed, settled), settled)
+        for base in networks.bases(name, {**settled, "model": MODEL}, _shape)
+        for cell in _of_network(replace(base, run=train_cell, lookup={**base.lookup, **lookup}), settled)
     ]
+
+
+def _shape(settled: Mapping[str, Json]) -> dict[str, Json]:
+    info = data.info(settled["data"])
+    shape = {"in_channels": info.shape[0], "input_size": info.shape[1], "classes": len(info.classes)}
+    return {**shape, "width": settled["width"]}
 
 
 def _check_device(study: str, name: str) -> None:
@@ -98,14 +102,6 @@ def _check_device(study: str, name: str) -> None:
         raise InputError(
             f"study {study!r}: device is {name!r}, which this machine lacks ({error}); give cpu"
         ) from error
-
-
-def _base(study: str, name: str, seed: int, settled: Mapping[str, Json]) -> Cell:
-    info = data.info(name)
-    shape = {"in_channels": info.shape[0], "input_size": info.shape[1], "classes": len(info.classes)}
-    options = {**settled, "model_options": {**shape, "width": settled["width"]}}
-    lookup = {"data": name, "model": "vgg-16", "width": settled["width"]}
-    return replace(networks.trained(study, seed, options, name, MODEL), run=train_cell, lookup=lookup)
 
 
 def _of_network(base: Cell, settled: Mapping[str, Json]) -> list[Cell]:

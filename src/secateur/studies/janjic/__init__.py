@@ -1,14 +1,6 @@
 """The studies after S. Janjić, 2018."""
 
-from secateur.studies.janjic import (
-    dropout,
-    ga_cnn,
-    ga_mlp,
-    iterative,
-    replace,
-    resnet101,
-    vgg16,
-)
+from secateur.studies.janjic import dropout, ga, iterative, replace, resnet101, vgg16
 
 __all__ = ["STUDIES"]
 
@@ -17,7 +9,7 @@ STUDIES = (
     resnet101.STUDY,
     dropout.STUDY,
     iterative.STUDY,
-    ga_mlp.STUDY,
-    ga_cnn.STUDY,
+    ga.MLP,
+    ga.CNN,
     replace.STUDY,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from secateur import data
 from secateur.lab.options import Option, Options
-from secateur.lab.recipe import Json, Recipe
+from secateur.lab.recipe import Json
 from secateur.lab.study import Cell, Context, Outcome
 from secateur.search import (
     Annealing,
@@ -35,7 +36,8 @@ from secateur.search import (
 from secateur.search.local import smallest_removed
 from secateur.search.operators import damaged
 from secateur.structure import weights
-from secateur.studies.kit.networks import OPTIONS, check, first, grid, network, rate, split, train_cell, trained
+from secateur.studies.kit import networks
+from secateur.studies.kit.networks import first, network, rate, split
 from secateur.types import InputError
 
 __all__ = ["AUTHORS", "CONVERGED", "SEARCHES", "cells", "genetic", "options", "planned", "search_cell"]
@@ -72,17 +74,16 @@ def options(model: str) -> Options:
     >>> options("janjic-mlp")["damages"]
     [0.1, 0.3, 0.5, 0.7, 0.9]
     """
-    own = {o.name: o for o in OPTIONS}
-    own["epochs"] = replace(
-        own["epochs"], default=None, optional=True, help="passes over the training images; null for 24,000 images or 1"
-    )
-    own["validation"] = replace(
-        own["validation"],
-        default=None,
-        optional=True,
-        help="images to hold out; null for as many as are in the test set",
-    )
-    further = (
+    decided = {
+        "epochs": "passes over the training images; null for 24,000 images or 1",
+        "validation": "images to hold out; null for as many as are in the test set",
+    }
+    shared = [
+        replace(option, default=None, optional=True, help=decided[option.name]) if option.name in decided else option
+        for option in networks.OPTIONS
+    ]
+    plateau = "passes to the plateau; 0 for none, null for 45,000 images or 6"
+    own = (
         Option("lr", "number", 0.05, "learning rate of the stochastic gradient descent", least=0),
         Option("layer", "text", "fc2", "the layer whose weights are searched"),
         Option("damages", "number", [0.1, 0.3, 0.5, 0.7, 0.9], "initial damage rates", least=0, most=1, many="any"),
@@ -90,15 +91,9 @@ def options(model: str) -> Options:
         Option("generations", "count", 20, "generations after the initial one", least=1),
         Option("protocols", "text", ["thesis", "honest"], "where to search", allowed=("thesis", "honest"), many="list"),
         Option("searches", "text", list(SEARCHES), "the other searches", allowed=tuple(SEARCHES), many="any"),
-        Option(
-            "converged_epochs",
-            "count",
-            None,
-            "passes to the plateau; 0 for none, null for 45,000 images or 6",
-            optional=True,
-        ),
+        Option("converged_epochs", "count", None, plateau, optional=True),
     )
-    table = Options((*own.values(), *further))
+    table = Options((*shared, *own))
     return table.changed(seeds=5, batch_size=10, model=model, data=["mnist-5k", "fashion-mnist"])
 
 
@@ -106,10 +101,14 @@ def cells(study: str, settled: Mapping[str, Json]) -> list[Cell]:
     """Return a training cell a seed, and one cell for each search and protocol on each trained network.
 
     Raises:
-        InputError, UnknownNameError: an option is not what the studies take; nothing has run then.
+        InputError, UnknownNameError: a data set or network is not what the studies take; nothing has run then.
     """
-    check(settled)
-    return [cell for one in planned(settled) for cell in _of_data(study, one)]
+    return [
+        cell
+        for options in planned(settled)
+        for base in networks.bases(study, options, optimizer="sgd", lr=options["lr"])
+        for cell in _of_network(base, options)
+    ]
 
 
 def planned(settled: Mapping[str, Json]) -> Iterator[dict[str, Json]]:
@@ -118,57 +117,51 @@ def planned(settled: Mapping[str, Json]) -> Iterator[dict[str, Json]]:
     Raises:
         InputError: the size of the data set is not known, so validation and epochs must be given.
     """
-    for name, model in grid(settled):
+    for options in networks.singles(settled):
+        name = options["data"]
         counts = data.info(name).counts
-        one = {**settled, "data": name, "model": model}
-        if not counts and None in (one["validation"], one["epochs"], one["converged_epochs"]):
+        if not counts and None in (options["validation"], options["epochs"], options["converged_epochs"]):
             raise InputError(
                 f"data set {name!r} has no size that is known beforehand; give validation, epochs and converged_epochs"
             )
-        if one["validation"] is None:
-            one["validation"] = counts["test"]
-        held = one["validation"]
-        left = counts["train"] - (round(held * counts["train"]) if held < 1 else held) if counts else 1
-        for key, kind in (("epochs", AUTHORS), ("converged_epochs", CONVERGED)):
-            if one[key] is None:
-                one[key] = max(_LEAST[kind], round(_IMAGES[kind] / left))
-        yield one
+        if options["validation"] is None:
+            options["validation"] = counts["test"]
+        validation = options["validation"]
+        train = counts["train"] if counts else 1
+        left = train - (round(validation * train) if validation < 1 else validation) if counts else 1
+        for key, training in (("epochs", AUTHORS), ("converged_epochs", CONVERGED)):
+            if options[key] is None:
+                options[key] = max(_LEAST[training], round(_IMAGES[training] / left))
+        yield options
 
 
-def _of_data(study: str, one: Mapping[str, Json]) -> Iterator[Cell]:
-    name, model = one["data"], one["model"]
-    shared = {"layer": one["layer"], "evaluations": one["population"] * (one["generations"] + 1)}
-    known = {"data": name, "model": model}
-    for seed in range(one["seeds"]):
-        yield (base := trained(study, seed, one, name, model, optimizer="sgd", lr=one["lr"]))
-        found: list[dict[str, Json]] = [
-            {"network": AUTHORS, "protocol": protocol, "method": genetic(damage), "damage": damage}
-            | {"population": one["population"], "search": repr(Genetic(damage, one["population"]))}
-            for protocol in one["protocols"]
-            for damage in one["damages"]
-        ]
-        found += [{"network": AUTHORS, **_other(method)} for method in one["searches"]]
-        for own in found:
-            yield _searching(study, base, {"seed": seed, **own, **shared}, known)
-        plateau = [method for method in _PLATEAU if method in one["searches"]]
-        if one["converged_epochs"] and plateau:
-            further = {**one, "epochs": one["converged_epochs"], "batch_size": 128}
-            base = trained(study, seed, further, name, model)
-            base = Cell(replace(base.recipe, kind="converge"), train_cell)
-            yield base
-            for method in plateau:
-                own = {"seed": seed, "network": CONVERGED, **_other(method), **shared}
-                yield _searching(study, base, own, known)
+def _of_network(base: Cell, options: Mapping[str, Json]) -> Iterator[Cell]:
+    """The cells of one network of the author's training, and those of its converged twin."""
+    shared = {"layer": options["layer"], "evaluations": options["population"] * (options["generations"] + 1)}
+    yield base
+    for protocol, damage in product(options["protocols"], options["damages"]):
+        # A search whose own settings change is another search, so they are part of the recipe.
+        told = {"search": repr(Genetic(damage, options["population"])), "population": options["population"]}
+        told |= {"network": AUTHORS, "protocol": protocol, "method": genetic(damage), "damage": damage}
+        yield base.then("search", search_cell, {**told, **shared})
+    for method in options["searches"]:
+        yield base.then("search", search_cell, {"network": AUTHORS, **_other(method), **shared})
+    plateau = [method for method in _PLATEAU if method in options["searches"]]
+    if options["converged_epochs"] and plateau:
+        yield (twin := _converged(base, options))
+        for method in plateau:
+            yield twin.then("search", search_cell, {"network": CONVERGED, **_other(method), **shared})
+
+
+def _converged(base: Cell, options: Mapping[str, Json]) -> Cell:
+    further = {**options, "epochs": options["converged_epochs"], "batch_size": 128}
+    seed = base.recipe.seed or 0
+    twin = networks.trained(base.recipe.study, seed, further)
+    return replace(twin, recipe=replace(twin.recipe, kind="converge"))
 
 
 def _other(method: str) -> dict[str, Json]:
-    # A search whose own settings change is another search, so they are part of the recipe.
     return {"protocol": "honest", "method": method, "search": repr(SEARCHES[method][0]())}
-
-
-def _searching(study: str, base: Cell, own: Mapping[str, Json], known: Mapping[str, Json]) -> Cell:
-    # The trained network decides what is known; here it is for looking the cell up.
-    return Cell(Recipe(study, "search", {**own, **known}, (base.id,), known), search_cell)
 
 
 def genetic(damage: float) -> str:
@@ -189,11 +182,10 @@ def search_cell(context: Context) -> Outcome:
     space = Space(model, only(weights(model), f"{layer}.weight"), [f"{layer}.bias"] if biased else [])
     rated = {"validation": Fitness(space, near), "test": Fitness(space, far)}
     judged = _judged(context, search, space, rated)
-    found = judged.result.model
     change = judged.searched if context["protocol"] == "honest" else judged.untouched
     metrics = {
         **_figures(judged),
-        **rate(found, {"test": far, "train": first(split(context, recipe, "train"), TRAINING)}),
+        **rate(judged.result.model, {"test": far, "train": first(split(context, recipe, "train"), TRAINING)}),
         "validation_accuracy": _accuracy(rated["validation"], change),
         **_controls(seed, space, judged.result.history, rated["test"]),
     }
@@ -244,23 +236,22 @@ def _controls(seed: int, space: Space, log: SearchLog, test: Fitness) -> dict[st
     """Test accuracy where as many weights go by magnitude, and at random."""
     removed = np.array([(~log.genes).sum()])
     chance = np.random.default_rng([seed, int(removed[0])]).permutation(space.size)
-    made = {"magnitude": space.order, "random": chance}
-    return {f"{name}_accuracy": _accuracy(test, test(smallest_removed(order, removed))) for name, order in made.items()}
+    orders = {"magnitude": space.order, "random": chance}
+    ratings = {name: test(smallest_removed(order, removed)) for name, order in orders.items()}
+    return {f"{name}_accuracy": _accuracy(test, rating) for name, rating in ratings.items()}
 
 
 def _population(judged: Judged, base: float) -> dict[str, Json]:
     """The least, mean and greatest of the first and the last population; accuracy and compression in per cent."""
-    made: dict[str, Json] = {}
+    metrics: dict[str, Json] = {}
     history = judged.result.history.generations
     for when, generation in (("initial", history[0]), ("final", history[-1])):
         rating = generation.rating
-        for name, values in zip(
-            _RATED, (rating.fitness, base + rating.accuracy, 100 * rating.compression), strict=True
-        ):
-            for what, function in (("min", np.min), ("mean", np.mean), ("max", np.max)):
-                made[f"{when}_{name}_{what}"] = float(function(values))
+        values = (rating.fitness, base + rating.accuracy, 100 * rating.compression)
+        for (name, numbers), statistic in product(zip(_RATED, values, strict=True), (np.min, np.mean, np.max)):
+            metrics[f"{when}_{name}_{statistic.__name__}"] = float(statistic(numbers))
     rating = history[-1].rating
-    return made | {"positive": int((rating.fitness > 0).sum()), "individuals": len(rating)}
+    return metrics | {"positive": int((rating.fitness > 0).sum()), "individuals": len(rating)}
 
 
 def _generations(judged: Judged, search: Genetic, seed: int) -> dict[str, Tensor]:
@@ -271,12 +262,12 @@ def _generations(judged: Judged, search: Genetic, seed: int) -> dict[str, Tensor
     }
     last = log.generations[-1].rating
     lines = [lineage(log.generations, int(values.argmax())) for values in (last.fitness, last.accuracy)]
-    begun = damaged(search.population, len(log.genes), search.damage, np.random.default_rng(seed))
+    initial = damaged(search.population, len(log.genes), search.damage, np.random.default_rng(seed))
     return {
         **ratings,
         "lineages": torch.tensor(lines),
         "parents": torch.from_numpy(np.stack([g.parents for g in log.generations])),
-        "begun": torch.from_numpy(begun[lines[0][0]].copy()),
+        "begun": torch.from_numpy(initial[lines[0][0]].copy()),
     }
 
 

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from secateur.lab import figures
 from secateur.lab.blocks import Block, Card, Column, Picture, Section, Table
 from secateur.lab.classes import class_damage
 from secateur.lab.judgement import judged
-from secateur.lab.report import Report
 from secateur.lab.sections import interval, mean, pick
-from secateur.lab.study import Results
 from secateur.studies.janjic.evolution import AUTHORS, CONVERGED
 from secateur.studies.janjic.evolution_pictures import contour, evolution, overlap, solutions, trials, weights_before
-from secateur.studies.janjic.published import BANDS, MEANS, POSITIVE, Trials
-from secateur.studies.kit.parts import Part, report
+from secateur.studies.kit.grouped import Mean, grouped
+from secateur.studies.kit.parts import Part
+from secateur.studies.kit.published import published
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["pages"]
+__all__ = ["NOTES", "cards", "sections", "words"]
+
+Trials = Mapping[str, Any]
+"""What the text prints of a network's five trials (`published.toml`)."""
+
+_SEARCHED = "images searched on"
 
 NOTES = (
     "Fitness is the change of accuracy in percentage points plus the fraction of the layer's weights that is removed, as "
@@ -43,40 +47,27 @@ NOTES = (
 )
 
 
-def pages(results: Results, title: str, published: Trials) -> Report:
-    """Return the report; a study that has not finished yet shows what there is."""
-    return report(
-        results,
-        title,
-        partial(_sections, published=published),
-        _summary,
-        _cards,
-        NOTES,
-    )
-
-
-def _sections(part: Part, published: Trials) -> list[Section]:
-    found = part.kind("search")
-    if not len(found):
+def sections(part: Part, theirs: Mapping[str, Trials]) -> list[Section]:
+    """Return the sections; `theirs` has the text's trials by the network's name."""
+    searches = part.kind("search")
+    if not len(searches):
         return []
-    theirs = published if part.model == published.model else None
-    own = found[found["network"] == AUTHORS]
-    evolved = _evolved(own)
-    made = []
+    trials_ = theirs.get(part.model)
+    by_author = searches[searches["network"] == AUTHORS]
+    evolved, honest = _evolved(by_author), pick(by_author, protocol="honest")
+    converged = searches[searches["network"] == CONVERGED]
+    parts = []
     if len(evolved):
-        first = part.results.options["protocols"][0]
-        made += _evolutions(part, pick(evolved, protocol=first), theirs)
-        made.append(Section("Populations", _populations(part, evolved, theirs)))
-        made.append(Section("How much the data searched on flatter", [_gaps(part, evolved)]))
-    honest = pick(own, protocol="honest")
+        parts += _evolutions(part, pick(evolved, protocol=part.options["protocols"][0]), trials_)
+        parts.append(Section("Populations", _populations(part, evolved, trials_)))
+        parts.append(Section("How much the data searched on flatter", [_gaps(part, evolved)]))
     if len(honest):
-        made.append(Section("Against other searches", _others(part, honest)))
-    converged = found[found["network"] == CONVERGED]
+        parts.append(Section("Against other searches", _others(part, honest)))
     if len(converged):
-        made.append(Section("Converged networks", _converged(part, converged)))
+        parts.append(Section("Converged networks", _converged(part, converged)))
     if len(honest):
-        made.append(Section("Classes", _classes(part, honest)))
-    return made
+        parts.append(Section("Classes", _classes(part, honest)))
+    return parts
 
 
 def _evolved(rows: DataFrame) -> DataFrame:
@@ -87,16 +78,17 @@ def _evolutions(part: Part, rows: DataFrame, theirs: Trials | None) -> list[Sect
     """The author's pictures: he had one network, so they are drawn for the first one."""
     if not len(rows):
         return []
-    shown = pick(rows, seed=rows["seed"].min())
-    found = trials(part, shown)
-    split = {"thesis": "test images, searched on", "honest": "validation images, searched on"}
-    basis = part.basis(shown, split[shown["protocol"].iloc[0]])
-    layers = [one.weights for one in trials(part, rows.drop_duplicates("seed"))]
-    last: list[Block] = [contour(rows, part.basis(rows, split[rows["protocol"].iloc[0]]))]
+    first = pick(rows, seed=rows["seed"].min())
+    evolutions = trials(part, first)
+    images = {"thesis": "test images, searched on", "honest": "validation images, searched on"}
+    split = images[rows["protocol"].iloc[0]]
+    basis = part.basis(first, split)
+    layers = [trial.weights for trial in trials(part, rows.drop_duplicates("seed"))]
+    solved = [*solutions(evolutions, theirs, basis), contour(rows, part.basis(rows, split))]
     return [
         Section("The layer before pruning", weights_before(layers, theirs, basis)),
-        Section("Evolution", [block for one in found for block in evolution(one, basis)]),
-        Section("Solutions", [*solutions(found, theirs, basis), *last]),
+        Section("Evolution", [block for trial in evolutions for block in evolution(trial, basis)]),
+        Section("Solutions", solved),
     ]
 
 
@@ -112,8 +104,9 @@ def _populations(part: Part, rows: DataFrame, theirs: Trials | None) -> list[Blo
         blocks += [_population(part, own, name, protocol, beside) for name in ("fitness", "accuracy", "compression")]
         if beside is not None:
             blocks.append(_best(part, own, beside))
-        if protocol == "thesis" and (part.model, part.data) in BANDS:
-            blocks += _bands(part, own)
+        bands = published("janjic")["bands"].get(part.model, {}).get(part.data)
+        if protocol == "thesis" and bands:
+            blocks += _bands(part, own, bands)
     return blocks
 
 
@@ -123,7 +116,7 @@ def _best(part: Part, rows: DataFrame, theirs: Trials) -> Table:
     before = 100 * mean(part.trained, "accuracy")
     ours = [mean(top, "damage"), mean(top, "searched_fitness"), before]
     ours += [before + mean(top, "searched_change"), mean(top, "compression")]
-    damage, fitness, accuracy, compression = theirs.best
+    damage, fitness, accuracy, compression = theirs["best"]
     columns = [
         Column("best trial"),
         Column("damage", format=".0%"),
@@ -132,86 +125,83 @@ def _best(part: Part, rows: DataFrame, theirs: Trials) -> Table:
         Column("accuracy", "%", format=".2f"),
         Column("removed", format=".1%"),
     ]
-    table = [["ours", *ours], ["the text's, on MNIST", damage, fitness, theirs.base, accuracy, compression]]
+    table = [["ours", *ours], ["the text's, on MNIST", damage, fitness, theirs["base"], accuracy, compression]]
     caption = (
         "The fittest of each network's trials, means over the networks, and the text's, judged where they were evolved."
     )
-    return Table("best-trial", caption, columns, table, part.basis(top, "images searched on"))
+    return Table("best-trial", caption, columns, table, part.basis(top, _SEARCHED))
 
 
 def _population(part: Part, rows: DataFrame, name: str, protocol: str, theirs: Trials | None) -> Table:
-    keys = [f"{when}_{name}_{what}" for when in ("initial", "final") for what in ("min", "mean", "max")]
     digits = ".4f" if name == "fitness" else ".2f"
-    titles = [key.replace(f"_{name}", "").replace("_", ", ") for key in keys]
-    printed = getattr(theirs, name) if theirs is not None else {}
-    columns = [Column("damage", format=".0%"), *(Column(title, format=digits) for title in titles)]
-    columns += [Column(title, format=digits, published=True) for title in titles] if printed else []
+    places = [(when, statistic) for when in ("initial", "final") for statistic in ("min", "mean", "max")]
+    columns = [
+        Mean(f"{when}_{name}_{statistic}", Column(f"{when}, {statistic}", format=digits)) for when, statistic in places
+    ]
+    printed = (theirs or {}).get(name, {})
+    if printed:
+        columns += [
+            Mean(_printed(printed, at), Column(f"{when}, {statistic}", format=digits, published=True))
+            for at, (when, statistic) in enumerate(places)
+        ]
     if name == "fitness":
-        columns.append(Column("of the final ones above 0", format=".1f"))
-    table = []
-    for damage, runs in rows.groupby("damage"):
-        row: list[Any] = [damage, *(mean(runs, key) for key in keys)]
-        row += list(printed.get(damage, [None] * len(keys))) if printed else []
-        table.append(row + ([mean(runs, "positive")] if name == "fitness" else []))
+        columns.append(Mean("positive", Column("of the final ones above 0", format=".1f")))
     unit = "" if name == "fitness" else " in per cent"
     caption = (
         f"{name.capitalize()}{unit} of the initial and the final populations, protocol {protocol}: least, mean and "
         "greatest of each network's population, averaged over the networks."
     )
-    return Table(f"population-{name}-{protocol}", caption, columns, table, part.basis(rows, "images searched on"))
+    groups, title = {"damage": Column("damage", format=".0%")}, f"population-{name}-{protocol}"
+    return grouped(rows, title, caption, groups, columns, part.basis(rows, _SEARCHED), sort=True)
 
 
-def _bands(part: Part, rows: DataFrame) -> list[Block]:
+def _printed(table: Mapping[float, list[float]], at: int) -> Any:
+    return lambda rows: table[rows["damage"].iloc[0]][at] if rows["damage"].iloc[0] in table else None
+
+
+def _bands(part: Part, rows: DataFrame, bands: Mapping[str, Any]) -> list[Block]:
     table: list[list[Any]] = []
 
-    def add(what: str, value: float, low: float, high: float) -> None:
-        table.append([what, value, low, high, low <= round(value, 4) <= high])
+    def add(quantity: str, value: float, low: float, high: float) -> None:
+        table.append([quantity, value, low, high, low <= round(value, 4) <= high])
 
-    known = (part.model, part.data)
     for damage, runs in rows.groupby("damage"):
+        rate = f"{100 * damage:g} %"
         if damage <= 0.5:
             for name, key in (("fitness", "searched_fitness"), ("compression", "compression")):
-                add(f"best {name}, damage {100 * damage:g} %", mean(runs, key), *BANDS[known][name])
-        if damage in MEANS.get(known, {}):
-            what = f"mean compression at the end, damage {100 * damage:g} %"
-            add(what, mean(runs, "final_compression_mean"), *MEANS[known][damage])
+                add(f"best {name}, damage {rate}", mean(runs, key), *bands[name])
+        if damage in bands.get("means", {}):
+            quantity = f"mean compression at the end, damage {rate}"
+            add(quantity, mean(runs, "final_compression_mean"), *bands["means"][damage])
         if damage == 0.9:
-            add("individuals above 0, damage 90 %", mean(runs, "positive"), 0, POSITIVE)
+            add(f"individuals above 0, damage {rate}", mean(runs, "positive"), *bands["positive"])
     columns = [
         Column("quantity"),
-        *(Column(t, format=".3f") for t in ("ours", "expected from", "to")),
+        *(Column(title, format=".3f") for title in ("ours", "expected from", "to")),
         Column("inside"),
     ]
     if not table:
         return ["No damage rate was tried of which it was known beforehand what to expect."]
     inside = sum(row[-1] for row in table)
     caption = f"{inside} of {len(table)} quantities lie where trials before this study lay; means over the networks."
-    return [Table("bands", caption, columns, table, part.basis(rows, "images searched on"))]
+    return [Table("bands", caption, columns, table, part.basis(rows, _SEARCHED))]
 
 
 def _gaps(part: Part, rows: DataFrame) -> Table:
     columns = [
-        Column("protocol"),
-        Column("damage", format=".0%"),
-        Column("fitness", "searched on", format=".3f"),
-        Column("fitness", "untouched", format=".3f"),
-        Column("95 %"),
-        Column("change", "points, searched on", format="+.2f"),
-        Column("change", "points, untouched", format="+.2f"),
-        Column("gap", "points", format="+.2f"),
-        Column("95 % of the gap"),
-        Column("removed", format=".1%"),
+        Mean("searched_fitness", Column("fitness", "searched on", format=".3f")),
+        Mean("untouched_fitness", Column("fitness", "untouched", format=".3f"), "95 %"),
+        Mean("searched_change", Column("change", "points, searched on", format="+.2f")),
+        Mean("untouched_change", Column("change", "points, untouched", format="+.2f")),
+        Mean("gap", Column("gap", "points", format="+.2f"), "95 % of the gap"),
+        Mean("compression", Column("removed", format=".1%")),
     ]
-    table = []
-    for (protocol, damage), runs in rows.groupby(["protocol", "damage"], sort=False):
-        row: list[Any] = [protocol, damage, mean(runs, "searched_fitness"), mean(runs, "untouched_fitness")]
-        row += [interval(runs["untouched_fitness"]), mean(runs, "searched_change"), mean(runs, "untouched_change")]
-        table.append([*row, mean(runs, "gap"), interval(runs["gap"]), mean(runs, "compression")])
     caption = (
         "The best solution of the genetic algorithm on the images that it was evolved on and on others that it never saw, "
         "means over the networks."
     )
-    return Table("gap", caption, columns, table, part.basis(rows, "validation and test images"))
+    groups = {"protocol": Column("protocol"), "damage": Column("damage", format=".0%")}
+    return grouped(rows, "gap", caption, groups, columns, part.basis(rows, "validation and test images"))
 
 
 # Other searches
@@ -222,40 +212,35 @@ def _others(part: Part, rows: DataFrame) -> list[Block]:
     order = rows.groupby("method")["untouched_fitness"].mean().sort_values(ascending=False).index
     ranked = rows.set_index("method").loc[list(order)].reset_index()
     bars = figures.bars_with_intervals(ranked, value="untouched_fitness", label="Fitness on untouched test images")
-    said = f"{order[0]} is first with {mean(pick(rows, method=order[0]), 'untouched_fitness'):.3f}"
+    alt = f"Bars; {order[0]} is first with {mean(pick(rows, method=order[0]), 'untouched_fitness'):.3f}."
     caption = "Fitness on the untouched test images of what each search found on the validation images, best first."
-    blocks: list[Block] = [
+    numbers = ranked[["method", "seed", "untouched_fitness"]]
+    methods = [m for m in dict.fromkeys(rows["method"]) if m not in ("magnitude", "random")]
+    controls = {"magnitude": methods, "random": methods}
+    return [
         _table(part, ranked, "searches", caption),
-        Picture(
-            "searches-bars", bars, caption, f"Bars; {said}.", basis, ranked[["method", "seed", "untouched_fitness"]]
-        ),
+        Picture("searches-bars", bars, caption, alt, basis, numbers),
         *_progress(part, rows),
+        *judged(rows, controls, basis, value="untouched_fitness", within=()),
     ]
-    methods = list(dict.fromkeys(rows["method"]))
-    controls = {name: [m for m in methods if m not in ("magnitude", "random")] for name in ("magnitude", "random")}
-    return [*blocks, *judged(rows, controls, basis, value="untouched_fitness", within=())]
 
 
 def _table(part: Part, rows: DataFrame, name: str, caption: str) -> Table:
-    numbers = {
-        "untouched_fitness": Column("fitness", "untouched", format=".3f", best="max"),
-        "untouched_change": Column("change", "points, untouched", format="+.2f"),
-        "compression": Column("removed", format=".1%"),
-        "searched_fitness": Column("fitness", "searched on", format=".3f"),
-        "gap": Column("gap", "points", format="+.2f"),
-        "accuracy": Column("test", format=".4f"),
-        "validation_accuracy": Column("validation", format=".4f"),
-        "train_accuracy": Column("training", format=".4f"),
-        "magnitude_accuracy": Column("test, as many by magnitude", format=".4f"),
-        "random_accuracy": Column("test, as many at random", format=".4f"),
-        "spent": Column("evaluations", format=",.0f"),
-    }
-    columns = [Column("search"), *numbers.values(), Column("95 % of the fitness, untouched")]
-    table = [
-        [method, *(mean(runs, key) for key in numbers), interval(runs["untouched_fitness"])]
-        for method, runs in rows.groupby("method", sort=False)
+    columns = [
+        Mean("untouched_fitness", Column("fitness", "untouched", format=".3f", best="max")),
+        Mean("untouched_change", Column("change", "points, untouched", format="+.2f")),
+        Mean("compression", Column("removed", format=".1%")),
+        Mean("searched_fitness", Column("fitness", "searched on", format=".3f")),
+        Mean("gap", Column("gap", "points", format="+.2f")),
+        Mean("accuracy", Column("test", format=".4f")),
+        Mean("validation_accuracy", Column("validation", format=".4f")),
+        Mean("train_accuracy", Column("training", format=".4f")),
+        Mean("magnitude_accuracy", Column("test, as many by magnitude", format=".4f")),
+        Mean("random_accuracy", Column("test, as many at random", format=".4f")),
+        Mean("spent", Column("evaluations", format=",.0f")),
+        Mean(lambda runs: interval(runs["untouched_fitness"]), Column("95 % of the fitness, untouched")),
     ]
-    return Table(name, caption, columns, table, part.basis(rows))
+    return grouped(rows, name, caption, {"method": Column("search")}, columns, part.basis(rows))
 
 
 def _progress(part: Part, rows: DataFrame) -> list[Block]:
@@ -265,17 +250,16 @@ def _progress(part: Part, rows: DataFrame) -> list[Block]:
     parts = []
     for (method, _), own in steps.groupby(["method", "id"], sort=False):
         for mark in range(1, 11):
-            spent = own[own["evaluations"] <= mark * budget / 10 + 1e-6]
-            best = float(spent["best"].iloc[-1]) if len(spent) else 0.0
+            until = own[own["evaluations"] <= mark * budget / 10 + 1e-6]
+            best = float(until["best"].iloc[-1]) if len(until) else 0.0
             parts.append({"method": method, "evaluations": mark * budget / 10, "best": best})
     frame = steps.iloc[:0][["method", "evaluations", "best"]].from_records(parts)
-    drawn = figures.path(
-        frame, step="evaluations", value="best", label=("Evaluations", "Best fitness so far (searched on)")
-    )
+    label = ("Evaluations", "Best fitness so far (searched on)")
+    drawing = figures.path(frame, step="evaluations", value="best", label=label)
     ends = frame[frame["evaluations"] == budget].groupby("method")["best"].mean()
     alt = f"Lines that rise; at the end {ends.idxmax()} is highest with {ends.max():.3f} on the images searched on."
     caption = "The best fitness so far on the images searched on, by evaluations: mean and range over the networks."
-    return [Picture("progress", drawn, caption, alt, part.basis(rows, "validation images"), frame)]
+    return [Picture("progress", drawing, caption, alt, part.basis(rows, "validation images"), frame)]
 
 
 def _converged(part: Part, rows: DataFrame) -> list[Block]:
@@ -283,21 +267,15 @@ def _converged(part: Part, rows: DataFrame) -> list[Block]:
     basis = part.basis(rows)
     caption = "What searches remove of converged networks; chosen on the validation images, judged on the test images."
     blocks: list[Block] = [_table(part, rows, "converged", caption)]
-    if "magnitude" not in set(rows["method"]) or rows["method"].nunique() < 2:
-        return blocks
-    theirs = pick(rows, method="magnitude").set_index("seed")
-    for method in dict.fromkeys(rows["method"]):
-        if method != "magnitude":
-            own = pick(rows, method=method).set_index("seed")
-            blocks.append(
-                _more(
-                    method,
-                    (own["compression"] - theirs["compression"]).dropna(),
-                    (own["accuracy"] - theirs["accuracy"]).dropna(),
-                )
-            )
     methods = [m for m in dict.fromkeys(rows["method"]) if m != "magnitude"]
-    for value in ("compression", "accuracy"):
+    if "magnitude" not in set(rows["method"]) or not methods:
+        return blocks
+    values = ["compression", "accuracy"]
+    theirs = pick(rows, method="magnitude").set_index("seed")[values]
+    for method in methods:
+        gaps = pick(rows, method=method).set_index("seed")[values] - theirs
+        blocks.append(_more(method, *(gaps[value].dropna() for value in values)))
+    for value in values:
         for block in judged(rows, {"magnitude": methods}, basis, value=value, within=()):
             blocks += [replace(block, name=f"converged-{value}")] if isinstance(block, Table) else []
     return blocks
@@ -317,68 +295,70 @@ def _more(method: str, removed: Any, accuracy: Any) -> str:
 
 
 def _classes(part: Part, rows: DataFrame) -> list[Block]:
-    chosen = _chosen(rows)
+    method = _fittest(rows)
     removed = rows.groupby("method")["compression"].transform("mean").round(3)
     return class_damage(
         part.trained,
         rows.assign(sparsity=removed),
         part.classes,
-        method=chosen,
-        sparsity=float(removed[rows["method"] == chosen].iloc[0]),
+        method=method,
+        sparsity=float(removed[rows["method"] == method].iloc[0]),
         basis=part.basis(rows),
     )
 
 
-def _chosen(rows: DataFrame) -> str:
-    """The search whose solutions are best on the validation images, which the test images did not choose."""
+def _fittest(rows: DataFrame) -> str:
+    """The search whose solutions are best on the images searched on, which the others did not choose."""
     return str(rows.groupby("method", sort=False)["searched_fitness"].mean().idxmax())
 
 
 # Words
 
 
-def _summary(part: Part) -> list[str]:
-    found = part.kind("search")
-    if not len(found):
+def words(part: Part) -> list[str]:
+    """Return the fittest evolutions of each protocol, and the best of all searches."""
+    searches = part.kind("search")
+    if not len(searches):
         return []
-    words, own = [], found[found["network"] == AUTHORS]
-    evolved = _evolved(own)
+    by_author = searches[searches["network"] == AUTHORS]
+    evolved, honest = _evolved(by_author), pick(by_author, protocol="honest")
+    sentences = []
     for protocol in dict.fromkeys(evolved["protocol"]):
         runs = pick(evolved, protocol=protocol)
-        best = _chosen(runs)
+        best = _fittest(runs)
         top = pick(runs, method=best)
-        words.append(
+        sentences.append(
             f"Protocol {protocol}: {best} damage is fittest on the images searched on, {mean(top, 'searched_fitness'):.2f} "
             f"({mean(top, 'searched_change'):+.2f} points, {100 * mean(top, 'compression'):.1f} % removed); on untouched "
             f"images it is worth {mean(top, 'untouched_fitness'):.2f}, a gap of {mean(top, 'gap'):.2f} points."
         )
-    honest = pick(own, protocol="honest")
     if len(honest):
-        best = _chosen(honest)
+        best = _fittest(honest)
         top = pick(honest, method=best)
-        words.append(
+        sentences.append(
             f"Best of the {honest['method'].nunique()} searches on the validation images: {best}; on the test images "
             f"{mean(top, 'untouched_fitness'):.2f} ({mean(top, 'untouched_change'):+.2f} points, "
             f"{100 * mean(top, 'compression'):.1f} % removed)."
         )
-    return words
+    return sentences
 
 
-def _cards(part: Part) -> list[Card]:
-    found = part.kind("search")
-    evolved = _evolved(found)
-    cards = []
+def cards(part: Part) -> list[Card]:
+    """Return the fittest evolution, what all of them removed, and the best search."""
+    searches = part.kind("search")
+    if not len(searches):
+        return []
+    evolved, honest = _evolved(searches), pick(searches, network=AUTHORS, protocol="honest")
+    heads = []
     if len(evolved):
         best = evolved.loc[evolved["searched_fitness"].idxmax()]
-        cards.append(
-            Card("fittest evolved", f"{best['searched_fitness']:.2f}", f"{best['method']}, {best['protocol']}")
-        )
+        note = f"{best['method']}, {best['protocol']}"
+        heads.append(Card("fittest evolved", f"{best['searched_fitness']:.2f}", note))
         first = pick(evolved, seed=evolved["seed"].min(), protocol=evolved["protocol"].iloc[0])
         note = f"of {len(first)} damage rates, one network"
-        cards.append(Card("removed in common", f"{100 * overlap(trials(part, first)):.1f} %", note))
-    honest = pick(found, network=AUTHORS, protocol="honest")
+        heads.append(Card("removed in common", f"{100 * overlap(trials(part, first)):.1f} %", note))
     if len(honest):
-        best_search = _chosen(honest)
-        value = mean(pick(honest, method=best_search), "untouched_fitness")
-        cards.append(Card("best search, untouched fitness", f"{value:.2f}", best_search))
-    return cards
+        search = _fittest(honest)
+        value = mean(pick(honest, method=search), "untouched_fitness")
+        heads.append(Card("best search, untouched fitness", f"{value:.2f}", search))
+    return heads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,6 @@ from numpy.typing import NDArray
 from secateur.files import require
 from secateur.lab import figures
 from secateur.lab.blocks import Block, Column, Picture, Table
-from secateur.studies.janjic.published import Trials
 from secateur.studies.kit.parts import Part
 
 if TYPE_CHECKING:
@@ -59,14 +59,14 @@ class Trial:
 
 def trials(part: Part, rows: DataFrame) -> list[Trial]:
     """Return the evolutions of these rows."""
-    store, found = part.results.store, []
+    store, evolutions = part.results.store, []
     for row in rows.to_dict("records"):
-        kept: dict[str, NDArray[Any]] = {name: t.numpy() for name, t in store.artefact(row["id"]).items()}
+        arrays: dict[str, NDArray[Any]] = {name: t.numpy() for name, t in store.artefact(row["id"]).items()}
         base = store.artefact(store.get(row["id"]).recipe.needs[0])
-        rated = {name: kept[name].astype(np.float64) for name in LABELS}
+        rated = {name: arrays[name].astype(np.float64) for name in LABELS}
         layer = base[f"{row['layer']}.weight"].flatten().double().numpy()
-        found.append(Trial(row, rated, kept["lineages"], layer, kept["begun"], kept["genes"]))
-    return found
+        evolutions.append(Trial(row, rated, arrays["lineages"], layer, arrays["begun"], arrays["genes"]))
+    return evolutions
 
 
 def kurtosis(values: Floats) -> float:
@@ -79,27 +79,26 @@ def kurtosis(values: Floats) -> float:
     return float((deviations**4).mean() / (deviations**2).mean() ** 2 - 3)
 
 
-def weights_before(layers: list[Floats], published: Trials | None, basis: Any) -> list[Block]:
+def weights_before(layers: list[Floats], theirs: Mapping[str, Any] | None, basis: Any) -> list[Block]:
     """Return the histogram of the first network's weights, and what the text says of his beside all of ours."""
     first = layers[0]
-    drawn = figures.histogram({"weights": first}, label="Weight")
+    drawing = figures.histogram({"weights": first}, label="Weight")
     words = f"The weights of the layer before pruning, first network; excess kurtosis {kurtosis(first):.2f}"
     alt = f"Histogram of {first.size} weights from {first.min():.3f} to {first.max():.3f}."
     table = require("pandas", "lab").DataFrame({"weight": first})
-    said = {
+    quantities = {
         "excess kurtosis": [kurtosis(layer) for layer in layers],
         "least": [layer.min() for layer in layers],
         "greatest": [layer.max() for layer in layers],
         "part below a tenth of the greatest magnitude": [_bottom(layer) for layer in layers],
     }
-    rows: list[list[Any]] = [[title, float(np.mean(values)), None] for title, values in said.items()]
-    if published is not None:
-        for row, value in zip(rows, (published.kurtosis, *published.low, published.bottom), strict=True):
-            row[2] = value
+    text = [theirs["kurtosis"], *theirs["low"], theirs["bottom"]] if theirs else [None] * len(quantities)
+    means = [[title, float(np.mean(values))] for title, values in quantities.items()]
+    rows = [[*row, number] for row, number in zip(means, text, strict=True)]
     columns = [Column("of the weights"), Column("ours", format=".4f"), Column("text", format=".4f", published=True)]
     caption = "The layer before pruning, means over networks."
     return [
-        Picture("weights-before", drawn, f"{words}.", alt, basis, table),
+        Picture("weights-before", drawing, f"{words}.", alt, basis, table),
         Table("layer-before", caption, columns, rows, basis),
     ]
 
@@ -123,80 +122,69 @@ def individuals(trial: Trial) -> DataFrame:
 
 def evolution(trial: Trial, basis: Any) -> list[Block]:
     """Return how a population moves: its fitness by generation, then each quantity over time with two lineages."""
-    frame = individuals(trial)
-    own = trial.rated["fitness"]
-    said = f"initial damage {trial.damage}"
-    blocks: list[Block] = [
-        Picture(
-            f"ridge-{trial.name}",
-            figures.ridge(frame, group="generation", value="fitness", label=("Fitness", "Generation")),
-            f"Fitness of the population by generation, {said}.",
-            f"Ridges; the mean goes from {own[0].mean():.3f} to {own[-1].mean():.3f}, the best from {own[0].max():.3f} to {own[-1].max():.3f}.",
-            basis,
-            frame,
-        )
-    ]
-    return blocks + [_over_time(trial, frame, value, basis) for value in LABELS]
+    frame, fitness = individuals(trial), trial.rated["fitness"]
+    drawing = figures.ridge(frame, group="generation", value="fitness", label=("Fitness", "Generation"))
+    caption = f"Fitness of the population by generation, initial damage {trial.damage}."
+    ends = [f"from {function(fitness[0]):.3f} to {function(fitness[-1]):.3f}" for function in (np.mean, np.max)]
+    alt = f"Ridges; the mean goes {ends[0]}, the best {ends[1]}."
+    ridge = Picture(f"ridge-{trial.name}", drawing, caption, alt, basis, frame)
+    return [ridge, *(_over_time(trial, frame, value, basis) for value in LABELS)]
 
 
 def _over_time(trial: Trial, frame: DataFrame, value: str, basis: Any) -> Picture:
     pandas = require("pandas", "lab")
-    parts = [frame[["generation", value]].assign(series="population, mean and range")]
+    series = [frame[["generation", value]].assign(series="population, mean and range")]
     steps = np.arange(len(trial.rated[value]))
     for name, line in zip(("lineage of the fittest", "lineage of the most accurate"), trial.lineages, strict=True):
-        parts.append(pandas.DataFrame({"generation": steps, value: trial.rated[value][steps, line], "series": name}))
-    shown = pandas.concat(parts, ignore_index=True)
-    drawn = figures.path(
-        shown,
-        step="generation",
-        value=value,
-        by="series",
-        label=("Generation", LABELS[value]),
-        share=value == "compression",
-    )
+        series.append(pandas.DataFrame({"generation": steps, value: trial.rated[value][steps, line], "series": name}))
+    rows = pandas.concat(series, ignore_index=True)
+    label, share = ("Generation", LABELS[value]), value == "compression"
+    drawing = figures.path(rows, step="generation", value=value, by="series", label=label, share=share)
     ends = trial.rated[value][-1]
     alt = f"Lines over generations; at the end the population has mean {ends.mean():.3f}, from {ends.min():.3f} to {ends.max():.3f}."
     caption = f"{LABELS[value]} by generation, initial damage {trial.damage}."
-    return Picture(f"{value}-{trial.name}", drawn, caption, alt, basis, shown)
+    return Picture(f"{value}-{trial.name}", drawing, caption, alt, basis, rows)
 
 
-def overlap(found: list[Trial]) -> float:
+def overlap(evolutions: list[Trial]) -> float:
     """Return the fraction of the weights that the best solutions of all trials removed in common."""
-    return float((~np.stack([trial.genes for trial in found])).all(axis=0).mean())
+    return float((~np.stack([trial.genes for trial in evolutions])).all(axis=0).mean())
 
 
-def solutions(found: list[Trial], published: Trials | None, basis: Any) -> list[Block]:
+def solutions(evolutions: list[Trial], theirs: Mapping[str, Any] | None, basis: Any) -> list[Block]:
     """Return the heat map of the final weights across damage rates, and each solution's histograms."""
     table = require("pandas", "lab").DataFrame(
-        {trial.damage: np.where(trial.genes, trial.weights, np.nan) for trial in found}
+        {trial.damage: np.where(trial.genes, trial.weights, np.nan) for trial in evolutions}
     )
-    kept = float(np.stack([trial.genes for trial in found]).all(axis=0).mean())
-    theirs = f" (the text has {100 * published.common:.2f} %)" if published and published.common else ""
+    common = float(np.stack([trial.genes for trial in evolutions]).all(axis=0).mean())
+    text = f" (the text has {100 * theirs['common']:.2f} %)" if theirs and "common" in theirs else ""
     caption = (
         "The weights of the best solution of each initial damage rate; what was removed is blank. "
-        f"{100 * overlap(found):.2f} % were removed in common{theirs}, {100 * kept:.2f} % kept in common."
+        f"{100 * overlap(evolutions):.2f} % were removed in common{text}, {100 * common:.2f} % kept in common."
     )
-    drawn = figures.heatmap(table, label="Weight", axes_labels=("Initial damage", "Weight number"), diverging=True)
-    alt = f"Heat map of {len(table)} weights and {len(found)} damage rates. {caption}"
-    return [Picture("weights-kept", drawn, caption, alt, basis, table), *(_histograms(one, basis) for one in found)]
+    axes = ("Initial damage", "Weight number")
+    drawing = figures.heatmap(table, label="Weight", axes_labels=axes, diverging=True)
+    alt = f"Heat map of {len(table)} weights and {len(evolutions)} damage rates. {caption}"
+    heatmap = Picture("weights-kept", drawing, caption, alt, basis, table)
+    return [heatmap, *(_histograms(trial, basis) for trial in evolutions)]
 
 
 def _histograms(trial: Trial, basis: Any) -> Picture:
     parts = {"at the start": trial.weights[trial.begun], "at the end": trial.weights[trial.genes]}
-    shown = {name: values for name, values in parts.items() if len(values)} or {"layer": trial.weights}
+    series = {name: values for name, values in parts.items() if len(values)} or {"layer": trial.weights}
     caption = f"Weights left in the ancestor of the best solution and in the solution, initial damage {trial.damage}."
     alt = f"Histograms of {trial.begun.sum()} weights at the start and {trial.genes.sum()} at the end."
     table = require("pandas", "lab").DataFrame(
         {"weight": trial.weights, "at the start": trial.begun, "at the end": trial.genes}
     )
-    return Picture(f"weights-{trial.name}", figures.histogram(shown, label="Weight"), caption, alt, basis, table)
+    return Picture(f"weights-{trial.name}", figures.histogram(series, label="Weight"), caption, alt, basis, table)
 
 
 def contour(rows: DataFrame, basis: Any) -> Picture:
     """Return the best solutions on the lines of equal fitness, on the data that they were evolved on."""
-    shown = rows[["method", "searched_change", "compression"]].assign(removed=100 * rows["compression"])
-    drawn = figures.scatter(
-        shown,
+    points = rows[["method", "searched_change", "compression"]].assign(removed=100 * rows["compression"])
+    drawing = figures.scatter(
+        points,
         x="removed",
         y="searched_change",
         label=("Removed (%)", LABELS["accuracy"]),
@@ -206,4 +194,4 @@ def contour(rows: DataFrame, basis: Any) -> Picture:
     best = rows.loc[rows["searched_fitness"].idxmax()]
     alt = f"Points over contour lines; the fittest, {best['method']}, has fitness {best['searched_fitness']:.3f}."
     caption = "The best solutions of all networks on the lines of equal fitness, on the data that they were evolved on."
-    return Picture("solutions", drawn, caption, alt, basis, shown)
+    return Picture("solutions", drawing, caption, alt, basis, points)

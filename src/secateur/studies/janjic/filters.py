@@ -84,13 +84,13 @@ def bases(study: str, settled: Mapping[str, Json]) -> list[Cell]:
         "seed": 0,
         "weights": _digest(settled["weights"]),
         **trained[0].lookup,
-        "model_options": _fitted("", settled),
+        "model_options": _fitted(settled),
     }
     recipe = Recipe(study, "load", told | {key: settled[key] for key in ("size", "validation")})
     return [Cell(recipe, load_cell, lookup=trained[0].lookup)]
 
 
-def _fitted(_: str, settled: Mapping[str, Json]) -> dict[str, Json]:
+def _fitted(settled: Mapping[str, Json]) -> dict[str, Json]:
     """The options of the network that the data and the size of the images decide, and those given."""
     info = data.info(settled["data"])
     shape = (info.shape[0], settled["size"], settled["size"])

@@ -16,21 +16,24 @@ from torch.nn import functional as F
 from secateur import data
 from secateur.criteria import Magnitude, Random
 from secateur.lab.options import Option, Options
-from secateur.lab.recipe import Json, Recipe
-from secateur.lab.study import Cell, Context, Outcome, Study
+from secateur.lab.recipe import Json
+from secateur.lab.study import Cell, Context, Outcome
 from secateur.search import Moments, Replacement, corrections, patches, replacements
 from secateur.selection import select
 from secateur.structure import channels
 from secateur.studies.janjic.filters import SOURCE
-from secateur.studies.janjic.replace_pages import pages
-from secateur.studies.kit.networks import OPTIONS, check, example, first, grid, network, rate, split, trained
+from secateur.studies.janjic.replace_pages import NOTES, sections, words
+from secateur.studies.kit import networks
+from secateur.studies.kit.networks import example, first, network, rate, split
+from secateur.studies.kit.parts import study
 
 __all__ = ["METHODS", "STUDY", "Cut", "replace_cell"]
 
-NAME = "janjic-replace"
-
 NEXT = {"conv1": "conv2", "conv2": "fc1"}
 """The layers whose filters are pruned, and the layers that read them."""
+
+CHOICES = ("magnitude", "random")
+"""Whose filters go."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +76,12 @@ class Cut:
 
     def filled(self, filters: Tensor) -> nn.Module:
         """Return the network with other filters in the place of the removed ones, ``(removed, genes)``."""
-        made = copy.deepcopy(self.model)
-        weight, bias = (made.get_parameter(f"{self.layer}.{name}") for name in ("weight", "bias"))
+        model = copy.deepcopy(self.model)
+        weight, bias = (model.get_parameter(f"{self.layer}.{name}") for name in ("weight", "bias"))
         with torch.no_grad():
             weight[self.removed] = filters[:, :-1].to(weight).view(-1, *weight.shape[1:])
             bias[self.removed] = filters[:, -1].to(bias)
-        return made
+        return model
 
     def moments(self) -> tuple[Moments, Tensor]:
         """Return what the squared error of a corrected reader depends on, and the reader's weight with its bias."""
@@ -93,24 +96,25 @@ class Cut:
 
     def corrected(self, whole: Tensor) -> nn.Module:
         """Return the network without the filters, its reader's weight and bias replaced, ``(outputs, inputs + 1)``."""
-        made = self.emptied()
-        weight, bias = (made.get_parameter(f"{self.reader}.{name}") for name in ("weight", "bias"))
+        model = self.emptied()
+        weight, bias = (model.get_parameter(f"{self.reader}.{name}") for name in ("weight", "bias"))
         with torch.no_grad():
             weight.copy_(whole[:, :-1].reshape(weight.shape))
             bias.copy_(whole[:, -1])
-        return made
+        return model
 
 
 def seen(model: nn.Module, name: str, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return what a layer reads and what it makes of some images."""
-    found: list[tuple[Tensor, Tensor]] = []
-    hook = model.get_submodule(name).register_forward_hook(lambda _, given, made: found.append((given[0], made)))
+    calls: list[tuple[Tensor, Tensor]] = []
+    layer = model.get_submodule(name)
+    hook = layer.register_forward_hook(lambda _, inputs, outputs: calls.append((inputs[0], outputs)))
     try:
         with torch.no_grad():
             model(images)
     finally:
         hook.remove()
-    return found[0]
+    return calls[0]
 
 
 def _rows(inputs: Tensor, reader: nn.Module) -> Tensor:
@@ -141,19 +145,19 @@ def evolved_filters(cut: Cut) -> Mended:
     modules = dict(cut.model.named_children())
     names = list(modules)
     at = names.index(cut.layer)
-    given, made = seen(cut.model, cut.layer, cut.images[:256])
+    inputs, activations = seen(cut.model, cut.layer, cut.images[:256])
     rest = nn.Sequential(*(modules[name] for name in names[at + 1 :]))
     layer = modules[cut.layer]
     shape = layer.get_parameter("weight").shape[1:]
 
     def error(candidates: NDArray[np.float64]) -> NDArray[np.float64]:
-        found = []
+        losses = []
         with torch.no_grad():
-            for one in torch.from_numpy(candidates).to(made).view(-1, count, cut.genes):
-                outputs = made.clone()
-                outputs[:, cut.removed] = F.conv2d(given, one[:, :-1].reshape(count, *shape), one[:, -1])
-                found.append(float(F.cross_entropy(rest(outputs), cut.labels[:256])))
-        return np.array(found)
+            for filters in torch.from_numpy(candidates).to(activations).view(-1, count, cut.genes):
+                outputs = activations.clone()
+                outputs[:, cut.removed] = F.conv2d(inputs, filters[:, :-1].reshape(count, *shape), filters[:, -1])
+                losses.append(float(F.cross_entropy(rest(outputs), cut.labels[:256])))
+        return np.array(losses)
 
     sigma = np.full(count * cut.genes, float(cut.filters.std()))
     result = replacements(
@@ -183,16 +187,12 @@ METHODS: Mapping[str, Callable[[Cut], Mended]] = {
 }
 """What is done after filters are pruned."""
 
-ALL = Options(
+OPTIONS = Options(
     (
-        *OPTIONS,
+        *networks.OPTIONS,
         Option("layers", "text", list(NEXT), "layers that lose filters", allowed=tuple(NEXT), many="list"),
-        Option(
-            "sparsities", "number", [0.25, 0.5], "fractions of a layer's filters", least=0.01, most=0.99, many="list"
-        ),
-        Option(
-            "choices", "text", ["magnitude", "random"], "whose filters go", allowed=("magnitude", "random"), many="list"
-        ),
+        Option("sparsities", "number", [0.25, 0.5], "fractions of a layer's filters", 0.01, 0.99, many="list"),
+        Option("choices", "text", list(CHOICES), "whose filters go", allowed=CHOICES, many="list"),
         Option("methods", "text", list(METHODS), "what is done then", allowed=tuple(METHODS), many="list"),
         Option("images", "count", 2000, "training images to correct on", least=1),
         Option("population", "count", 20, "individuals", least=2),
@@ -201,20 +201,15 @@ ALL = Options(
 ).changed(epochs=3, model="janjic-cnn")
 
 
-def _cells(settled: Mapping[str, Json]) -> list[Cell]:
-    check(settled)
-    made: list[Cell] = []
-    shared = {key: settled[key] for key in ("images", "population", "generations")}
-    for name, model in grid(settled):
-        known = {"data": name, "model": model}
-        for seed in range(settled["seeds"]):
-            made.append(base := trained(NAME, seed, settled, name, model))
-            for layer, sparsity, choice, method in product(
-                settled["layers"], settled["sparsities"], settled["choices"], settled["methods"]
-            ):
-                own = {"seed": seed, "layer": layer, "sparsity": sparsity, "choice": choice, "method": method}
-                made.append(Cell(Recipe(NAME, "replace", {**own, **shared, **known}, (base.id,), known), replace_cell))
-    return made
+def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
+    keys = ("layer", "sparsity", "choice", "method")
+    grid = list(product(*(settled[key] for key in ("layers", "sparsities", "choices", "methods"))))
+    effort = {key: settled[key] for key in ("images", "population", "generations")}
+    cells: list[Cell] = []
+    for base in networks.bases(name, settled):
+        parameters = [{**dict(zip(keys, values, strict=True)), **effort} for values in grid]
+        cells += [base, *(base.then("replace", replace_cell, told) for told in parameters)]
+    return cells
 
 
 def replace_cell(context: Context) -> Outcome:
@@ -260,13 +255,15 @@ def _likeness(cut: Cut, mended: nn.Module) -> dict[str, Json]:
     }
 
 
-STUDY = Study(
-    name=NAME,
-    title="Filters evolved in the place of pruned ones",
+STUDY = study(
+    "janjic-replace",
+    "Filters evolved in the place of pruned ones",
+    "Filters of a convolutional network are pruned and replaced by evolved ones, or what reads them is corrected.",
     source=SOURCE,
-    summary="Filters of a convolutional network are pruned and replaced by evolved ones, or what reads them is corrected.",
+    options=OPTIONS,
     cells=_cells,
-    pages=lambda results: pages(results, "Filters evolved in the place of pruned ones"),
-    defaults=ALL,
+    sections=sections,
+    words=words,
+    notes=NOTES,
     best=("accuracy", "max"),
 )

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from secateur.lab import figures
 from secateur.lab.blocks import Block, Column, Picture, Section, Table
 from secateur.lab.classes import class_damage
 from secateur.lab.judgement import judged
-from secateur.lab.report import Report
-from secateur.lab.sections import interval, mean, pick
-from secateur.lab.study import Results
-from secateur.studies.kit.parts import Part, report
+from secateur.lab.sections import mean, pick
+from secateur.studies.kit.grouped import Mean, grouped
+from secateur.studies.kit.parts import Part
+from secateur.studies.kit.words import share
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["pages"]
+__all__ = ["NOTES", "sections", "words"]
 
 NOTES = (
     "The text says that evolved replacements could only rebuild the filters that had been removed, or filters of no use, "
@@ -31,21 +31,17 @@ NOTES = (
 )
 
 
-def pages(results: Results, title: str) -> Report:
-    """Return the report; a study that has not finished yet shows what there is."""
-    return report(results, title, _sections, _summary, notes=NOTES)
-
-
-def _sections(part: Part) -> list[Section]:
+def sections(part: Part) -> list[Section]:
+    """Return the sections of each layer and choice, and on the classes."""
     cells = part.kind("replace")
-    made = [
+    parts = [
         Section(f"{layer}, filters by {choice}", _blocks(part, rows, f"{layer}-{choice}"))
         for (layer, choice), rows in cells.groupby(["layer", "choice"], sort=False)
     ]
     own = _first(cells)
     best = str(own.groupby("method", sort=False)["validation_accuracy"].mean().idxmax())
-    made.append(Section("Classes", class_damage(part.trained, own, part.classes, method=best, basis=part.basis(own))))
-    return made
+    damage = class_damage(part.trained, own, part.classes, method=best, basis=part.basis(own))
+    return [*parts, Section("Classes", damage)]
 
 
 def _first(cells: DataFrame) -> DataFrame:
@@ -55,56 +51,46 @@ def _first(cells: DataFrame) -> DataFrame:
 
 def _blocks(part: Part, rows: DataFrame, name: str) -> list[Block]:
     basis = part.basis(rows)
-    base = mean(part.trained, "accuracy")
-    drawn = figures.bars_with_intervals(
-        rows.assign(removed=[f"{100 * s:g} % removed" for s in rows["sparsity"]]),
-        value="accuracy",
-        by="removed",
-        label="Test accuracy",
-        share=True,
-    )
-    caption = f"Test accuracy after pruning and mending; unpruned networks have {base:.4f}."
+    removed = rows.assign(removed=[f"{share(sparsity)} removed" for sparsity in rows["sparsity"]])
+    drawing = figures.bars_with_intervals(removed, value="accuracy", by="removed", label="Test accuracy", share=True)
+    caption = f"Test accuracy after pruning and mending; unpruned networks have {mean(part.trained, 'accuracy'):.4f}."
     means = rows.groupby("method", sort=False)["accuracy"].mean()
     alt = f"Bars; {means.idxmax()} is highest with {means.max():.4f}, {means.idxmin()} lowest with {means.min():.4f}."
-    blocks: list[Block] = [
-        _table(part, rows, name),
-        Picture(f"accuracy-{name}", drawn, caption, alt, basis, rows[["method", "sparsity", "seed", "accuracy"]]),
-        *_descent(part, rows, name),
-    ]
+    numbers = rows[["method", "sparsity", "seed", "accuracy"]]
     methods = [method for method in dict.fromkeys(rows["method"]) if method != "removed"]
     tests = judged(rows, {"removed": methods}, basis)
-    return [*blocks, *(replace(block, name=f"tests-{name}") if isinstance(block, Table) else block for block in tests)]
+    return [
+        _table(part, rows, name),
+        Picture(f"accuracy-{name}", drawing, caption, alt, basis, numbers),
+        *_descent(part, rows, name),
+        *(replace(block, name=f"tests-{name}") if isinstance(block, Table) else block for block in tests),
+    ]
 
 
 def _table(part: Part, rows: DataFrame, name: str) -> Table:
-    numbers = {
-        "accuracy": Column("test", format=".4f"),
-        "validation_accuracy": Column("validation", format=".4f"),
-        "train_accuracy": Column("training", format=".4f"),
-        "loss": Column("test loss", format=".4f"),
-        "error": Column("error of the reader", format=".2%"),
-        "likeness": Column("likeness to the old filters", format=".3f"),
-        "strength": Column("strength beside the others", format=".3f"),
-    }
     base = part.trained.set_index("seed")["accuracy"]
     columns = [
-        Column("removed", format=".0%"),
-        Column("method"),
-        *numbers.values(),
-        Column("change", "points", format="+.2f"),
-        Column("95 %"),
+        Mean("accuracy", Column("test", format=".4f")),
+        Mean("validation_accuracy", Column("validation", format=".4f")),
+        Mean("train_accuracy", Column("training", format=".4f")),
+        Mean("loss", Column("test loss", format=".4f")),
+        Mean("error", Column("error of the reader", format=".2%")),
+        Mean("likeness", Column("likeness to the old filters", format=".3f")),
+        Mean("strength", Column("strength beside the others", format=".3f")),
+        Mean(lambda runs: _change(runs, base).dropna(), Column("change", "points", format="+.2f"), "95 %"),
     ]
-    table: list[list[Any]] = []
-    for (sparsity, method), runs in rows.groupby(["sparsity", "method"], sort=False):
-        change = (100 * (runs.set_index("seed")["accuracy"] - base)).dropna()
-        values = [mean(runs, key) for key in numbers]
-        table.append([sparsity, method, *values, float(change.mean()), interval(change)])
     caption = (
         "After pruning: nothing, new filters, or corrections; means over the networks, changes against the unpruned one, "
         "paired by seed. Likeness is the cosine between new and old filters, strength the ratio of their norms to those "
         "of the filters that stayed."
     )
-    return Table(f"mended-{name}", caption, columns, table, part.basis(rows))
+    groups = {"sparsity": Column("removed", format=".0%"), "method": Column("method")}
+    return grouped(rows, f"mended-{name}", caption, groups, columns, part.basis(rows))
+
+
+def _change(runs: DataFrame, base: DataFrame) -> DataFrame:
+    """The change of test accuracy against the unpruned networks, in points, by seed."""
+    return 100 * (runs.set_index("seed")["accuracy"] - base)
 
 
 def _descent(part: Part, rows: DataFrame, name: str) -> list[Block]:
@@ -114,31 +100,25 @@ def _descent(part: Part, rows: DataFrame, name: str) -> list[Block]:
     steps = part.steps(rows).sort_values(["id", "step"], kind="stable")
     if not len(steps):
         return []
-    shown = steps.assign(part=steps["error"] / steps.groupby("id")["error"].transform("first"))
-    drawn = figures.path(
-        shown, step="step", value="part", label=("Generation", "Error, as a part of the first"), share=True
-    )
-    ends = shown.groupby(["method", "id"])["part"].last().groupby("method").mean()
-    said = ", ".join(f"{method} {100 * value:.1f} %" for method, value in ends.items())
+    steps = steps.assign(part=steps["error"] / steps.groupby("id")["error"].transform("first"))
+    label = ("Generation", "Error, as a part of the first")
+    drawing = figures.path(steps, step="step", value="part", label=label, share=True)
+    ends = steps.groupby(["method", "id"])["part"].last().groupby("method").mean()
+    left = ", ".join(f"{method} {100 * value:.1f} %" for method, value in ends.items())
     caption = "The least error by generation (loss for filters, squared error for corrections): mean and range."
-    return [
-        Picture(
-            f"descent-{name}", drawn, caption, f"Lines that fall; left at the end: {said}.", part.basis(rows), shown
-        )
-    ]
+    alt = f"Lines that fall; left at the end: {left}."
+    return [Picture(f"descent-{name}", drawing, caption, alt, part.basis(rows), steps)]
 
 
-def _summary(part: Part) -> list[str]:
-    words = []
-    cells = part.kind("replace")
+def words(part: Part) -> list[str]:
+    """Return what each way of mending changes, at the greatest part removed."""
+    sentences = []
     base = part.trained.set_index("seed")["accuracy"]
-    for (layer, choice), rows in cells.groupby(["layer", "choice"], sort=False):
+    for (layer, choice), rows in part.kind("replace").groupby(["layer", "choice"], sort=False):
         most = rows["sparsity"].max()
-        top = pick(rows, sparsity=most)
-        changes = {
-            method: float((100 * (runs.set_index("seed")["accuracy"] - base)).mean())
-            for method, runs in top.groupby("method", sort=False)
-        }
-        said = ", ".join(f"{method} {change:+.2f}" for method, change in changes.items())
-        words.append(f"{100 * most:g} % of {layer}'s filters gone by {choice}, points of test accuracy: {said}.")
-    return words
+        changes = ", ".join(
+            f"{method} {float(_change(runs, base).mean()):+.2f}"
+            for method, runs in pick(rows, sparsity=most).groupby("method", sort=False)
+        )
+        sentences.append(f"{share(most)} of {layer}'s filters gone by {choice}, points of test accuracy: {changes}.")
+    return sentences

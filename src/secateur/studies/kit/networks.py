@@ -34,6 +34,7 @@ __all__ = [
     "network",
     "quality",
     "rate",
+    "singles",
     "size",
     "split",
     "taken_options",
@@ -56,24 +57,25 @@ OPTIONS = (
 _TRAINING = ("epochs", "batch_size", "validation")
 _IMAGES = ("size", "train_images")
 
-OptionsOf = Callable[[str, Mapping[str, Json]], Mapping[str, Json]]
-"""From a network's name and the study's options to the options of that network."""
+OptionsOf = Callable[[Mapping[str, Json]], Mapping[str, Json]]
+"""From a study's options, on one data set with one network, to the options of that network."""
 
 
-def all_options(model: str, settled: Mapping[str, Json]) -> Mapping[str, Json]:
+def all_options(settled: Mapping[str, Json]) -> Mapping[str, Json]:
     """Return ``model_options``, for every network the same."""
     options: Mapping[str, Json] = settled["model_options"]
     return options
 
 
-def taken_options(model: str, settled: Mapping[str, Json]) -> Mapping[str, Json]:
-    """Return those of ``model_options`` that a network takes; a width is nothing to a network without one.
+def taken_options(settled: Mapping[str, Json]) -> Mapping[str, Json]:
+    """Return those of ``model_options`` that the network takes; a width is nothing to a network without one.
 
-    >>> settled = {"model_options": {"width": 0.5}}
-    >>> taken_options("ann-128", settled), taken_options("cnn-4", settled)
-    ({}, {'width': 0.5})
+    >>> taken_options({"model": "ann-128", "model_options": {"width": 0.5}})
+    {}
+    >>> taken_options({"model": "cnn-4", "model_options": {"width": 0.5}})
+    {'width': 0.5}
     """
-    options = settled["model_options"]
+    options, model = settled["model_options"], settled["model"]
     return dict(options) if ":" in model else {key: options[key] for key in options if key in _takes(model)}
 
 
@@ -89,16 +91,15 @@ def check(settled: Mapping[str, Json], options_of: OptionsOf = all_options) -> N
     Raises:
         InputError, UnknownNameError: the error names it.
     """
-    pairs = grid(settled)
-    if options_of is taken_options and not any(":" in model for _, model in pairs):
-        taken = {key for _, model in pairs for key in _takes(model)}
+    if options_of is taken_options and not any(":" in single["model"] for single in singles(settled)):
+        taken = {key for single in singles(settled) for key in _takes(single["model"])}
         for key in settled["model_options"]:
             if key not in taken:
                 raise unknown_name("option of the networks:", key, taken)
-    for name, model in pairs:
-        data.info(name)
-        if ":" not in model:
-            models.input_shape(model, **fitted(name, model, options_of(model, settled)))
+    for single in singles(settled):
+        data.info(single["data"])
+        if ":" not in single["model"]:
+            models.input_shape(single["model"], **fitted(single["data"], single["model"], options_of(single)))
 
 
 def grid(settled: Mapping[str, Json]) -> list[tuple[str, str]]:
@@ -111,15 +112,22 @@ def grid(settled: Mapping[str, Json]) -> list[tuple[str, str]]:
     return list(product(names, networks))
 
 
-def bases(study: str, settled: Mapping[str, Json], options_of: OptionsOf = all_options) -> Iterator[Cell]:
-    """Yield the training cell of each data set, network and seed, having checked them.
+def singles(settled: Mapping[str, Json]) -> list[dict[str, Json]]:
+    """Return the options for each data set with each network alone."""
+    return [{**settled, "data": name, "model": model} for name, model in grid(settled)]
+
+
+def bases(
+    study: str, settled: Mapping[str, Json], options_of: OptionsOf = all_options, **fit_options: Json
+) -> Iterator[Cell]:
+    """Yield the training cell of each data set, network and seed, having checked them; see `trained`.
 
     Raises:
         InputError, UnknownNameError: there is no such data set, network or option of it.
     """
     check(settled, options_of)
-    for (name, model), seed in product(grid(settled), range(settled["seeds"])):
-        yield trained(study, seed, {**settled, "model_options": options_of(model, settled)}, name, model)
+    for single, seed in product(singles(settled), range(settled["seeds"])):
+        yield trained(study, seed, {**single, "model_options": options_of(single)}, **fit_options)
 
 
 def fitted(name: str, model: str, options: Mapping[str, Json]) -> dict[str, Json]:
@@ -128,23 +136,23 @@ def fitted(name: str, model: str, options: Mapping[str, Json]) -> dict[str, Json
     return {**models.fitting(model, info.shape, len(info.classes)), **options}
 
 
-def trained(study: str, seed: int, settled: Mapping[str, Json], name: str, model: str, **fit_options: Json) -> Cell:
+def trained(study: str, seed: int, settled: Mapping[str, Json], **fit_options: Json) -> Cell:
     """Return the cell that trains one network on one data set.
 
     Args:
         study: the study's name.
         seed: of the network's weights and of the order of the images.
-        settled: the study's options, those of `OPTIONS` among them.
-        name, model: the data set and the network, which the cells that build upon it are looked up by.
+        settled: the study's options, those of `OPTIONS` among them; ``data`` and ``model`` name one each, which the cells
+            that build upon this one are looked up by.
         fit_options: further options of `secateur.fit`, such as ``lr``.
     """
-    told = {"data": name, "model": model, "model_options": fitted(name, model, settled["model_options"])}
-    told |= {key: settled[key] for key in _TRAINING}
-    told |= {key: settled[key] for key in _IMAGES if settled.get(key) is not None}
+    lookup = {key: settled[key] for key in ("data", "model")}
+    parameters = {**lookup, "model_options": fitted(settled["data"], settled["model"], settled["model_options"])}
+    parameters |= {key: settled[key] for key in _TRAINING}
+    parameters |= {key: settled[key] for key in _IMAGES if settled.get(key) is not None}
     # Without further options the recipe is what it was before there were any.
     further = {"fit": fit_options} if fit_options else {}
-    recipe = Recipe(study, "train", {"seed": seed, **told, **further})
-    return Cell(recipe, train_cell, lookup={"data": name, "model": model})
+    return Cell(Recipe(study, "train", {"seed": seed, **parameters, **further}), train_cell, lookup=lookup)
 
 
 def train_cell(context: Context) -> Outcome:

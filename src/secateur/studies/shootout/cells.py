@@ -45,9 +45,9 @@ OPTIONS = Options((*networks.OPTIONS, *_OWN)).changed(
 )
 
 
-def _options_of(model: str, settled: Mapping[str, Json]) -> Mapping[str, Json]:
+def _options_of(settled: Mapping[str, Json]) -> Mapping[str, Json]:
     """The options of one network alone: several networks do not take the same."""
-    options: Mapping[str, Json] = settled["model_options"].get(model, {})
+    options: Mapping[str, Json] = settled["model_options"].get(settled["model"], {})
     return options
 
 
