@@ -14,6 +14,7 @@ from secateur.cli.root import DataDir, Json, app, options_of, studies_app
 if TYPE_CHECKING:
     from secateur.lab.report import Report
     from secateur.lab.store import Store
+    from secateur.lab.study import Planned
 
 __all__ = ["report_", "study_list", "study_run"]
 
@@ -101,15 +102,14 @@ def study_run(
     from secateur.studies import by_name
 
     study = by_name(name)
-    options = _study_options(study.defaults, seeds, data_dir, set_)
     check(track or ())
-    study.plan(options)  # a mistake in the options should leave no empty store behind
+    # A mistake in the options should leave no empty store behind.
+    planned = study.planned(_study_options(study.defaults, seeds, data_dir, set_))
     _check_where(on, jobs, threads)
     place = Store(store or paths.store_dir(study.name))
     summary = run_study(
-        study,
+        planned,
         place,
-        options,
         executor=on,
         jobs=jobs,
         threads=threads,
@@ -120,7 +120,7 @@ def study_run(
     if summary.interrupted:
         _say(f"{summary}; the same command goes on from here")
     elif summary.done or summary.found:
-        _write_report(name, place, options, quiet, as_json, str(summary))
+        _write_report(planned, place, quiet, as_json, str(summary))
     else:
         _say(str(summary))
     failed = len(summary.failed) + len(summary.failed_before)
@@ -166,7 +166,8 @@ def report_(
 
     study = by_name(name)
     place = Store(store or paths.store_dir(study.name), create=False)
-    _write_report(name, place, _study_options(study.defaults, seeds, None, set_), False, as_json, "")
+    planned = study.planned(_study_options(study.defaults, seeds, None, set_))
+    _write_report(planned, place, False, as_json, "")
 
 
 def _study_options(defaults: Any, seeds: int | None, data_dir: Path | None, set_: list[str] | None) -> dict[str, Any]:
@@ -182,12 +183,11 @@ def _study_options(defaults: Any, seeds: int | None, data_dir: Path | None, set_
     return options
 
 
-def _write_report(name: str, store: Store, options: dict[str, Any], quiet: bool, as_json: bool, done: str) -> None:
+def _write_report(planned: Planned, store: Store, quiet: bool, as_json: bool, done: str) -> None:
     from secateur.lab import paths
     from secateur.lab.build import build_report
-    from secateur.studies import by_name
 
-    report = build_report(by_name(name), store, options)
+    report = build_report(planned, store)
     page = report.write(paths.report_dir(store.path))
     if as_json:
         event = {"event": "report"} if done else {}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from secateur.lab.blocks import Basis
 from secateur.lab.recipe import Json
-from secateur.lab.study import Results, Study
+from secateur.lab.study import Planned, Results
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -104,19 +104,21 @@ def _told(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def reproduce(study: Study, options: Mapping[str, Json] | None, environment: Mapping[str, str]) -> str:
-    """Return the command that runs a study again with these options, and with what it was run.
+def reproduce(planned: Planned, environment: Mapping[str, str]) -> str:
+    """Return the command that runs a study again with its options, and with what it was run.
 
     The lines can be pasted into a shell: what it was run with stands in a comment.
 
+    >>> from secateur.lab.study import Study
     >>> study = Study("toy", "Toy", None, "", lambda _: [], lambda _: None, {"seeds": 3, "data": "digits"})
-    >>> print(reproduce(study, {"data": "a b"}, {"secateur": "0.1.0", "commit": "62464d6461a9"}))
+    >>> planned = Planned(study, {"seeds": 3, "data": "a b"}, [])
+    >>> print(reproduce(planned, {"secateur": "0.1.0", "commit": "62464d6461a9"}))
     # secateur 0.1.0, commit 62464d6461a9
     secateur study run toy --seeds 3 --set 'data=a b'
     """
-    settled = study.settle(options)
+    study = planned.study
     words = ["secateur", "study", "run", str(study.file or study.name)]
-    for name, value in settled.items():
+    for name, value in planned.options.items():
         if name == "seeds" and isinstance(value, int):
             words += ["--seeds", str(value)]
         elif value != study.defaults[name]:

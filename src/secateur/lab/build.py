@@ -13,13 +13,15 @@ from secateur.lab.recipe import Json
 from secateur.lab.records import Record
 from secateur.lab.report import Report
 from secateur.lab.store import Store
-from secateur.lab.study import Study
+from secateur.lab.study import Planned, Study
 from secateur.types import InputError
 
 __all__ = ["build_report", "write_report"]
 
 
-def build_report(study: Study, store: Store, options: Mapping[str, Json] | None = None, *, command: str = "") -> Report:
+def build_report(
+    study: Study | Planned, store: Store, options: Mapping[str, Json] | None = None, *, command: str = ""
+) -> Report:
     """Return the study's report on what the store holds, unfinished cells left out.
 
     The source, the command and the environment are filled in where the study's pages leave them empty; cells
@@ -28,17 +30,18 @@ def build_report(study: Study, store: Store, options: Mapping[str, Json] | None 
     Args:
         study: whose pages to build.
         store: where its results are.
-        options: the options that it was run with.
+        options: the options that it was run with; None where it is planned with them already.
         command: the command that makes these results again; when empty, `secateur study run` with the options.
 
     Raises:
         InputError: no cell of the study is finished.
     """
-    cells = study.plan(options)
+    planned = Planned.of(study, options)
+    study, cells = planned.study, planned.cells
     records = store.records(cell.id for cell in cells)
     if not records:
         raise InputError(f"study {study.name!r} has no finished cell in {store.path}; run it first")
-    report = study.pages(study.results(store, options))
+    report = study.pages(planned.results(store))
     environment = report.environment or _environment(records)
     missing = len(cells) - len(records)
     notice = [f"This report is not complete: {missing} of {len(cells)} cells are not finished."] if missing else []
@@ -46,13 +49,13 @@ def build_report(study: Study, store: Store, options: Mapping[str, Json] | None 
         report,
         summary=(*notice, *(report.summary or (study.summary,))),
         source=report.source or (str(study.source) if study.source else ""),
-        command=report.command or command or reproduce(study, options, environment),
+        command=report.command or command or reproduce(planned, environment),
         environment=environment,
     )
 
 
 def write_report(
-    study: Study,
+    study: Study | Planned,
     store: Store,
     options: Mapping[str, Json] | None = None,
     *,

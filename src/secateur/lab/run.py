@@ -20,7 +20,7 @@ from secateur.lab.progress import Notice, Watcher, watcher
 from secateur.lab.recipe import Json, Recipe
 from secateur.lab.records import Failure, Record
 from secateur.lab.store import Store
-from secateur.lab.study import Cell, Study
+from secateur.lab.study import Cell, Planned, Study
 from secateur.lab.tally import RunSummary, Tally
 from secateur.lab.trackers import Tracker
 from secateur.lab.tracking import Trackers
@@ -33,7 +33,7 @@ _POLL = 0.2
 
 
 def run_study(
-    study: Study,
+    study: Study | Planned,
     store: Store,
     options: Mapping[str, Json] | None = None,
     *,
@@ -55,7 +55,7 @@ def run_study(
     Args:
         study: what to compute.
         store: where the results are kept; only this process writes to it.
-        options: options of the study; see `Study.defaults`.
+        options: options of the study; see `Study.defaults`; None where it is planned with them already.
         executor: where to compute: an executor or a name (`secateur.lab.executors.by_name`). None takes worker
             processes when there are enough cells to gain, else this process.
         jobs: how many cells at a time; one a core when None.
@@ -77,10 +77,11 @@ def run_study(
     if jobs is not None and jobs < 1:
         raise InputError(f"jobs is {jobs}; give 1 or more")
     _check_not_a_worker()
-    driver = _Driver(study, store, study.settle(options), study.plan(options), retry_failed)
+    planned = Planned.of(study, options)
+    driver = _Driver(planned, store, retry_failed)
     chosen = driver.choose(executor, jobs)
     with watcher(progress) as watch:
-        told = Trackers(trackers, lambda words: watch(Notice("warning", study.name, driver.tally, words=words)))
+        told = Trackers(trackers, lambda words: watch(Notice("warning", planned.study.name, driver.tally, words=words)))
         return driver.run(chosen, threads, watch, told)
 
 
@@ -96,18 +97,16 @@ def _check_not_a_worker() -> None:
 class _Driver:
     """Walks through a study's cells: hands them to the executor, and stores what comes back."""
 
-    def __init__(
-        self, study: Study, store: Store, options: Mapping[str, Json], cells: Sequence[Cell], retry_failed: bool
-    ) -> None:
-        self.tally = Tally(cells, best_of=study.best)
-        self._study, self._store, self._options = study, store, options
+    def __init__(self, planned: Planned, store: Store, retry_failed: bool) -> None:
+        self.tally = Tally(planned.cells, best_of=planned.study.best)
+        self._planned, self._name, self._store = planned, planned.study.name, store
         store.sweep()
         self._known = {failure.recipe.id: failure for failure in store.failures()}
         self._locks = Locks(store.path)
         self._in_flight: dict[str, Cell] = {}
         self._elsewhere: dict[str, Cell] = {}
         self._looked = 0.0
-        self._todo, self._agenda = self._sort(cells, {} if retry_failed else self._known)
+        self._todo, self._agenda = self._sort(planned.cells, {} if retry_failed else self._known)
 
     def choose(self, executor: str | Executor | None, jobs: int | None) -> Executor:
         if executor is None:
@@ -122,13 +121,13 @@ class _Driver:
         self._executor, self._watch, self._trackers = executor, watch, trackers
         interrupted = False
         self._tell("begin")
-        trackers.tell("start", self._study.name, self._options)
+        trackers.tell("start", self._name, self._planned.options)
         with ExitStack() as stack:
             interrupts = stack.enter_context(Interrupts())
             stack.callback(self._locks.give_back_all)
             stack.callback(executor.stop)
             try:
-                self._compute(Setting(self._store, self._options, threads), interrupts)
+                self._compute(Setting(self._store, self._planned.options, threads), interrupts)
             except KeyboardInterrupt:
                 interrupted = True
                 self._hear(executor.collect())
@@ -252,13 +251,13 @@ class _Driver:
     def _track_report(self, interrupted: bool) -> None:
         if self._trackers and not interrupted:
             try:
-                self._trackers.tell("report", build_report(self._study, self._store, self._options))
+                self._trackers.tell("report", build_report(self._planned, self._store))
             except Exception as error:  # noqa: BLE001  (a report that cannot be made is told, and stops nothing)
                 self._tell("warning", words=f"the trackers get no report: {in_one_line(error)}")
         self._trackers.tell("close")
 
     def _tell(self, what: Any, recipe: Recipe | None = None, **facts: Any) -> None:
-        self._watch(Notice(what, self._study.name, self.tally, recipe, **facts))
+        self._watch(Notice(what, self._name, self.tally, recipe, **facts))
 
 
 def _log(failure: Failure, event: Failed) -> str:

@@ -23,7 +23,7 @@ from secateur.types import InputError, unknown_name
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Cell", "Context", "Needed", "Outcome", "Resources", "Results", "Source", "Study"]
+__all__ = ["Cell", "Context", "Needed", "Outcome", "Planned", "Resources", "Results", "Source", "Study"]
 
 
 @dataclass(frozen=True)
@@ -254,28 +254,66 @@ class Study:
             self.defaults.check(f"study {self.name!r}", options or {})
         return {**self.defaults, **(options or {})}
 
-    def plan(self, options: Mapping[str, Json] | None = None) -> list[Cell]:
-        """Return the cells, checked: no two alike, and none before what it needs.
+    def planned(self, options: Mapping[str, Json] | None = None) -> Planned:
+        """Return the study with its options settled and its cells planned and checked: no two alike, none before its needs.
 
         Raises:
+            UnknownNameError, InputError: an option is wrong; as `settle`.
             InputError: the list is empty, repeats a cell, or has one before what it needs.
         """
-        cells = list(self.cells(self.settle(options)))
+        settled = self.settle(options)
+        cells = list(self.cells(settled))
         if not cells:
             raise InputError(f"study {self.name!r} has no cells with options {canonical(options or {})}")
-        seen: set[str] = set()
+        earlier: set[str] = set()
         for cell in cells:
-            if cell.id in seen:
+            if cell.id in earlier:
                 raise InputError(f"study {self.name!r} lists the cell {cell.recipe} twice; drop one")
             for need in cell.needs:
-                if need not in seen:
+                if need not in earlier:
                     raise InputError(
                         f"study {self.name!r}: cell {cell.recipe} needs {need}, which no earlier cell makes"
                     )
-            seen.add(cell.id)
-        return cells
+            earlier.add(cell.id)
+        return Planned(self, settled, tuple(cells))
+
+    def plan(self, options: Mapping[str, Json] | None = None) -> list[Cell]:
+        """Return the cells of `planned`."""
+        return list(self.planned(options).cells)
 
     def results(self, store: Store, options: Mapping[str, Json] | None = None) -> Results:
         """Return what the store holds of the cells that these options ask for."""
-        ids = [cell.id for cell in self.plan(options)]
-        return Results(store.frame(ids), store.histories(ids), self.settle(options), store)
+        return self.planned(options).results(store)
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """A study that was planned once, for everything that is done with it then: running it, its report.
+
+    Attributes:
+        study: the study.
+        options: all of its options, settled.
+        cells: what to compute, each after those that it needs.
+    """
+
+    study: Study
+    options: Mapping[str, Json]
+    cells: Sequence[Cell]
+
+    @classmethod
+    def of(cls, study: Study | Planned, options: Mapping[str, Json] | None = None) -> Planned:
+        """Return a study planned with these options; one that is planned already as it is.
+
+        Raises:
+            InputError: it is planned already, and there are options again.
+        """
+        if isinstance(study, Study):
+            return study.planned(options)
+        if options is not None:
+            raise InputError(f"study {study.study.name!r} is planned with its options; give them to `Study.planned`")
+        return study
+
+    def results(self, store: Store) -> Results:
+        """Return what a store holds of the cells."""
+        ids = [cell.id for cell in self.cells]
+        return Results(store.frame(ids), store.histories(ids), self.options, store)

@@ -27,9 +27,9 @@ def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
     cells = []
     for base in networks.bases(name, settled):
         cells += measured(base, settled)
-        told = {"images": settled["measured"], "sparsity": settled["class_sparsity"]}
+        parameters = {"images": settled["measured"], "sparsity": settled["class_sparsity"]}
         for number in _classes(name, base.lookup["data"], settled["classes"]):
-            cells += [base.then("class", class_cell, {"class": number, "way": way, **told}) for way in WAYS]
+            cells += [base.then("class", class_cell, {"class": number, "way": way, **parameters}) for way in WAYS]
     return cells
 
 

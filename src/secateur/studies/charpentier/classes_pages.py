@@ -99,7 +99,7 @@ def _way(part: Part, changes: DataFrame, aimed: DataFrame, way: str) -> list[Blo
     rows, runs = pick(changes, way=way), pick(aimed, way=way)
     basis, removed = part.basis(runs), share(runs["sparsity"].iloc[0])
     table = require("pandas", "lab").DataFrame(
-        {part.classes[int(number)]: _changes(part, own) for number, own in runs.groupby("class")}
+        {part.classes[int(number)]: _changes(part, class_runs) for number, class_runs in runs.groupby("class")}
     )
     caption = (
         f"Change of each class's test accuracy with {removed} of the units cut to {WAYS[way]}: the class meant in rows, what "

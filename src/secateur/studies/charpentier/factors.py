@@ -53,7 +53,9 @@ def ask(question: Question) -> Study:
 
     def cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
         values, singles = settled[question.values.name], networks.singles(settled)
-        pairs = product(values, singles) if question.outermost else ((v, one) for one in singles for v in values)
+        pairs = (
+            product(values, singles) if question.outermost else ((v, network) for network in singles for v in values)
+        )
         return [
             cell
             for value, single in pairs

@@ -64,8 +64,10 @@ def _estimates(images: data.Split, seed: int) -> dict[str, Criterion]:
 
 
 def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
-    told = {key: settled[key] for key in ("images", "alpha")}
-    return [cell for base in bases(name, settled) for cell in (base, base.then("importance", importance_cell, told))]
+    parameters = {key: settled[key] for key in ("images", "alpha")}
+    return [
+        cell for base in bases(name, settled) for cell in (base, base.then("importance", importance_cell, parameters))
+    ]
 
 
 def importance_cell(context: Context) -> Outcome:

@@ -48,10 +48,10 @@ NOTES = (
 def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
     cells = []
     for base in bases(name, settled):
-        told = {"images": settled["images"]}
-        cells += [base, ranked := base.then("rank", rank_cell, told)]
+        parameters = {"images": settled["images"]}
+        cells += [base, ranked := base.then("rank", rank_cell, parameters)]
         for schedule in settled["schedules"]:
-            pruned = base.then("prune", prune_cell, {**told, "schedule": schedule}, after=[ranked])
+            pruned = base.then("prune", prune_cell, {**parameters, "schedule": schedule}, after=[ranked])
             cells += with_controls(base, pruned, settled["draws"])
     return cells
 

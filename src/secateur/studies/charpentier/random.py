@@ -57,18 +57,18 @@ def remove_cell(context: Context) -> Outcome:
     keeps = drawn(model, sites, n, context["draws"], (context["seed"], n))
     share = n / sum(site.size for site in sites.values())
     keeps.append(select(Magnitude(p=2)(model, sites), share, minimum=0))
-    rated = rate_masks(model, sites, keeps, split(context, recipe, "test"))
+    ratings = rate_masks(model, sites, keeps, split(context, recipe, "test"))
     metrics: dict[str, Json] = {
         "share": share,
-        "loss": float(rated.losses[:-1].mean()),
-        "accuracy": float(rated.accuracy[:-1].mean()),
-        "accuracy_std": float(rated.accuracy[:-1].std()),
-        "class_accuracy": rated.class_accuracy[:-1].mean(0).tolist(),
-        "magnitude_loss": float(rated.losses[-1]),
-        "magnitude_accuracy": float(rated.accuracy[-1]),
-        "magnitude_class_accuracy": rated.class_accuracy[-1].tolist(),
+        "loss": float(ratings.losses[:-1].mean()),
+        "accuracy": float(ratings.accuracy[:-1].mean()),
+        "accuracy_std": float(ratings.accuracy[:-1].std()),
+        "class_accuracy": ratings.class_accuracy[:-1].mean(0).tolist(),
+        "magnitude_loss": float(ratings.losses[-1]),
+        "magnitude_accuracy": float(ratings.accuracy[-1]),
+        "magnitude_class_accuracy": ratings.class_accuracy[-1].tolist(),
     }
-    return Outcome(metrics, artefact={"loss": rated.losses[:-1], "accuracy": rated.accuracy[:-1]})
+    return Outcome(metrics, artefact={"loss": ratings.losses[:-1], "accuracy": ratings.accuracy[:-1]})
 
 
 # The report

@@ -31,10 +31,10 @@ def sections(part: Part) -> list[Section]:
     """Return the sections on the training, the filters, and on what cuts cost, gain and hurt."""
     # Trained networks have the name that builds them, not that of the measured ones.
     trained = pick(part.results.frame, kind="train", data=part.data)
-    made = [training(trained, part.results.store.histories(trained["id"]), part.basis(trained))]
-    made += [_worth(part)] if len(part.measured) else []
+    parts = [training(trained, part.results.store.histories(trained["id"]), part.basis(trained))]
+    parts += [_worth(part)] if len(part.measured) else []
     ended = _ended(part)
-    return [*made, _costs(part, ended), _gains(part, ended), _classes(part, ended)] if len(ended) else made
+    return [*parts, _costs(part, ended), _gains(part, ended), _classes(part, ended)] if len(ended) else parts
 
 
 def words(part: Part) -> list[str]:

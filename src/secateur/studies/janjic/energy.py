@@ -55,9 +55,9 @@ def energy_study(name: str, title: str, summary: str, notes: Sequence[str], **de
 def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
     """One cell a network, and on each one cell for each method and threshold, which takes every layer alone."""
     cells = filters.bases(name, settled)
-    told = {key: settled[key] for key in ("layers", "test_images")}
+    shared = {key: settled[key] for key in ("layers", "test_images")}
     for base, method, threshold in product(list(cells), settled["methods"], settled["thresholds"]):
-        parameters = {"method": method, "threshold": threshold, **told}
+        parameters = {"method": method, "threshold": threshold, **shared}
         cells.append(base.then("layers", layers_cell, parameters, defaults={"layers": "*"}))
     return cells
 
@@ -103,7 +103,7 @@ def _metrics(rows: Sequence[Mapping[str, Any]], whole: Evaluations, ratings: Seq
     names = ("accuracy", "loss", "points", "compression", "parameters_removed", "fitness")
     return {
         **{name: sum(row[name] for row in rows) / len(rows) for name in names},
-        "class_accuracy": torch.stack([rated.class_accuracy[0] for rated in ratings]).mean(0).tolist(),
+        "class_accuracy": torch.stack([rating.class_accuracy[0] for rating in ratings]).mean(0).tolist(),
         "layers_pruned": len(rows),
         "base_accuracy": float(whole.accuracy[0]),
         "base_loss": float(whole.losses[0]),

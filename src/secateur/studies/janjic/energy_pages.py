@@ -115,8 +115,8 @@ def _layer_table(energy: DataFrame, basis: Basis) -> Table:
     columns = [Mean("filters", Column("filters", format=".0f"))]
     rows = energy
     for t in sorted(set(energy["threshold"])):
-        here = energy["threshold"] == t
-        rows = rows.assign(**{f"{value} {t}": energy[value].where(here) for value in ("compression", "points")})
+        at_threshold = energy["threshold"] == t
+        rows = rows.assign(**{f"{value} {t}": energy[value].where(at_threshold) for value in ("compression", "points")})
         columns.append(Mean(f"compression {t}", Column(f"removed at {share(t)}", format=".1%")))
         columns.append(Mean(f"points {t}", Column(f"at {share(t)}", "points", format="+.2f")))
     caption = (

@@ -208,7 +208,7 @@ def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
     cells: list[Cell] = []
     for base in networks.bases(name, settled):
         parameters = [{**dict(zip(keys, values, strict=True)), **effort} for values in grid]
-        cells += [base, *(base.then("replace", replace_cell, told) for told in parameters)]
+        cells += [base, *(base.then("replace", replace_cell, point) for point in parameters)]
     return cells
 
 

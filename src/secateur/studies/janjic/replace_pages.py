@@ -38,9 +38,9 @@ def sections(part: Part) -> list[Section]:
         Section(f"{layer}, filters by {choice}", _blocks(part, rows, f"{layer}-{choice}"))
         for (layer, choice), rows in cells.groupby(["layer", "choice"], sort=False)
     ]
-    own = _first(cells)
-    best = str(own.groupby("method", sort=False)["validation_accuracy"].mean().idxmax())
-    damage = class_damage(part.trained, own, part.classes, method=best, basis=part.basis(own))
+    first = _first(cells)
+    best = str(first.groupby("method", sort=False)["validation_accuracy"].mean().idxmax())
+    damage = class_damage(part.trained, first, part.classes, method=best, basis=part.basis(first))
     return [*parts, Section("Classes", damage)]
 
 

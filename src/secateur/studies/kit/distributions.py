@@ -27,8 +27,8 @@ def statistics(frame: DataFrame, x: str, value: str) -> DataFrame:
     >>> statistics(rows, "n", "loss").loc[1, ["mean", "min", "max"]].tolist()
     [3.0, 1.5, 4.5]
     """
-    each = frame.groupby([x, "seed"])[value].describe()
-    return each.groupby(level=0)[list(STATISTICS)].mean()
+    by_network = frame.groupby([x, "seed"])[value].describe()
+    return by_network.groupby(level=0)[list(STATISTICS)].mean()
 
 
 def quartiles(theirs: Mapping[int, Sequence[float]] | None) -> DataFrame | None:

@@ -74,7 +74,9 @@ def grouped(
     [['l2', 0.6, '± 1.2706', 2], ['l1', 0.9, '', 1]]
     """
     headings = [*groups.values(), *(column for mean in columns for column in mean.columns)]
-    rows = [[*key, *means(own, columns)] for key, own in frame.groupby(list(groups), sort=sort)] if len(frame) else []
+    rows = (
+        [[*key, *means(group, columns)] for key, group in frame.groupby(list(groups), sort=sort)] if len(frame) else []
+    )
     return Table(name, caption, headings, [*map(list, first), *rows], basis)
 
 

@@ -184,14 +184,14 @@ def report(
     heads: list[Card] = []
     for part in parts(results):
         there = len(part.cells) > 0
-        own = list(sections(part)) if there or not trained else []
-        own += [networks_section(part)] if trained and (len(part.trained) or len(part.kind("load"))) else []
+        part_sections = list(sections(part)) if there or not trained else []
+        part_sections += [networks_section(part)] if trained and (len(part.trained) or len(part.kind("load"))) else []
         prefix = f"{part.model} on {part.data}: " if several else ""
-        body += [section.within(part.data, part.model) for section in own] if several else own
+        body += [section.within(part.data, part.model) for section in part_sections] if several else part_sections
         summary += [f"{prefix}{sentence}" for sentence in (words(part) if there else ()) if sentence]
         heads += [Card(f"{prefix}{c.label}", c.value, c.note) for c in (cards(part) if there else ())]
-    told = notes(results) if callable(notes) else [note.format(**results.options) for note in notes]
-    body.append(Section("How it was done", list(told)))
+    how = notes(results) if callable(notes) else [note.format(**results.options) for note in notes]
+    body.append(Section("How it was done", list(how)))
     return Report(title, summary=summary or ["Nothing has been computed yet."], cards=heads, sections=body)
 
 
