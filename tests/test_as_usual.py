@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
@@ -242,6 +243,16 @@ def test_a_model_made_under_inference_mode_is_refused_with_the_remedy() -> None:
     ):
         with pytest.raises(InputError, match=r"0\.weight of the model was made under torch\.inference_mode.*outside"):
             call()
+
+
+def test_every_public_function_that_takes_a_model_works_as_usual() -> None:
+    """`usual` marks what it wraps; a function that is moved or added must not lose it."""
+    rooms = (sc, sc.allocate, sc.measure, sc.repair, sc.search, sc.train, sc.edits)
+    public = {f"{room.__name__}.{name}": getattr(room, name) for room in rooms for name in room.__all__}
+    functions = {name: f for name, f in public.items() if inspect.isfunction(f)}
+    taking = {name: f for name, f in functions.items() if {"model", "before"} & set(inspect.signature(f).parameters)}
+    assert len(taking) >= 15
+    assert not [name for name, function in taking.items() if "usual" not in vars(function)]
 
 
 def test_nothing_is_left_set_behind() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.state import usual
 from secateur.structure.patches import PART, Patches
 from secateur.types import InputError
 
@@ -131,6 +132,7 @@ class Moments:
         return solved(self.gram, self.cross, ridge_load(self.gram, ridge))
 
 
+@usual
 def least_squares(before: Tensor, after: Tensor, weight: Tensor, *, ridge: float = 1e-6) -> Tensor:
     """Return the weight that makes of the inputs after a cut what `weight` made of those before, as nearly as can be.
 
@@ -215,7 +217,7 @@ class LayerEquations:
 
     def add(self, x: Tensor, aims: Tensor) -> None:
         """Take in what the layer reads, and what is wanted of it in the shape of its outputs."""
-        wanted = output_columns(aims, self.weight, len(self.columns)).double()
+        targets = output_columns(aims, self.weight, len(self.columns)).double()
         start = 0
         for part in input_columns(x, self.weight, self.options):
             stop = start + part.shape[2]
@@ -224,7 +226,7 @@ class LayerEquations:
                 if self.bias:
                     inputs = torch.cat([inputs, inputs.new_ones(1, inputs.shape[1])])
                 self.gram[group] = self.gram[group] + inputs @ inputs.mT
-                self.cross[group] = self.cross[group] + wanted[group, :, start:stop] @ inputs.mT
+                self.cross[group] = self.cross[group] + targets[group, :, start:stop] @ inputs.mT
             start = stop
 
     def solve(self, ridge: float) -> tuple[Tensor, Tensor | None]:

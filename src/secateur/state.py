@@ -331,4 +331,5 @@ def usual(function: Callable[P, R]) -> Callable[P, R]:
     # With the names of what is wrapped, as doctest takes no function of another module for a module's own.
     names = function.__globals__
     made = FunctionType(run.__code__, names, function.__name__, closure=run.__closure__)
+    made.__dict__["usual"] = True
     return cast(Callable[P, R], wraps(function)(made))

@@ -14,8 +14,7 @@ from secateur.criteria.base import LossCriterion
 from secateur.criteria.gates import Gated, estimate, gradient
 from secateur.rate.samples import SampleLoss
 from secateur.structure.flow import Flow, Read
-from secateur.structure.infer import Structure
-from secateur.structure.ops import bind, writes
+from secateur.structure.ops import Product, bind, product_of, writes
 from secateur.structure.rules import op_name
 from secateur.types import Sites, unknown_name
 
@@ -27,8 +26,6 @@ FOLLOWED = {
     *("softplus", "max_pool2d_with_indices", "max_pool2d", "avg_pool2d", "getitem", "dropout", "batch_norm"),
     *("_native_batch_norm_legit_no_training", "native_batch_norm"),
 }
-LINEAR = {"addmm", "mm", "linear"}
-CONVOLUTIONS = {"convolution", "conv1d", "conv2d", "conv3d"}
 BLOCK = 1 << 20  # numbers in a block of units; more leaves the processor's caches
 
 
@@ -78,7 +75,7 @@ class NextLayer(LossCriterion):
         flow = Flow(model, sites)
 
         def plan(inputs: Tensor) -> dict[Read, _Path]:
-            return _paths(flow.at(inputs)[0], flow.reads(inputs))
+            return _paths(flow.reads(inputs))
 
         return estimate(
             flow,
@@ -114,37 +111,39 @@ class _Path:
     """What follows a layer that reads units, as far as it treats every sample by itself.
 
     Attributes:
-        layer: the linear layer or convolution.
-        weight: its weight.
+        product: the linear layer or convolution.
         chain: the ops behind it.
         last: whether they end in the model's outputs.
     """
 
-    layer: Node
-    weight: Node
+    product: Product
     chain: tuple[Node, ...]
     last: bool
 
     @property
     def end(self) -> Node:
         """The node whose tensor is compared."""
-        return self.chain[-1] if self.chain else self.layer
+        return self.chain[-1] if self.chain else self.product.node
 
     @property
     def seen(self) -> set[Node]:
         """The nodes whose tensors are needed."""
-        return {self.layer, self.end, *(n for node in (self.layer, *self.chain) for n in node.all_input_nodes)}
+        layer = self.product.node
+        return {layer, self.end, *(n for node in (layer, *self.chain) for n in node.all_input_nodes)}
 
 
-def _paths(structure: Structure, reads: Mapping[str, tuple[Read, ...]]) -> dict[Read, _Path]:
+def _paths(reads: Mapping[str, tuple[Read, ...]]) -> dict[Read, _Path]:
     """The paths of the reads that have one."""
-    found = {read: _path(structure, read) for several in reads.values() for read in several}
+    found = {read: _path(read) for several in reads.values() for read in several}
     return {read: path for read, path in found.items() if path is not None}
 
 
-def _path(structure: Structure, read: Read) -> _Path | None:
-    weight = _weight(structure, read)
-    if weight is None:
+def _path(read: Read) -> _Path | None:
+    product = product_of(read.node)
+    if product is None or not product.plain or product.groups != 1 or product.kind == "matmul":
+        return None
+    dims = read.source.meta["val"].ndim
+    if product.source is not read.source or read.dim != (1 if product.convolution else dims - 1):
         return None
     chain: list[Node] = []
     at = read.node
@@ -159,29 +158,12 @@ def _path(structure: Structure, read: Read) -> _Path | None:
     # What is changed in place behind the end has another gradient there.
     if not (chain or last) or any(writes(user) for user in end.users):
         return None
-    return _Path(read.node, weight, tuple(chain), last)
-
-
-def _weight(structure: Structure, read: Read) -> Node | None:
-    """The weight of a linear layer or a plain convolution that takes what the read holds as its input."""
-    arguments = bind(read.node, {node: node for node in read.node.all_input_nodes})
-    given, weight, dim = {
-        "addmm": ("mat1", "mat2", 1),
-        "mm": ("self", "mat2", 1),
-        "linear": ("input", "weight", read.source.meta["val"].ndim - 1),
-    }.get(op_name(read.node), ("input", "weight", 1))
-    plain = op_name(read.node) in LINEAR or (
-        op_name(read.node) in CONVOLUTIONS and arguments["groups"] == 1 and not arguments.get("transposed")
-    )
-    if not plain or arguments[given] is not read.source or read.dim != dim:
-        return None
-    made: Node = arguments[weight]
-    return made
+    return _Path(product, tuple(chain), last)
 
 
 def _followed(batch: Gated, read: Read, path: _Path, slope: Tensor | None, each: SampleLoss, sized: bool) -> Tensor:
     """The change without each unit, ``(units,)``, summed over the samples; by its size where it is to first order."""
-    whole, end = batch.seen[path.layer], batch.seen[path.end]
+    whole, end = batch.seen[path.product.node], batch.seen[path.end]
     units = max(BLOCK // whole.numel(), 1)
     sums = []
     with torch.no_grad():
@@ -201,22 +183,22 @@ def _followed(batch: Gated, read: Read, path: _Path, slope: Tensor | None, each:
 
 def _made_by(batch: Gated, read: Read, path: _Path, index: Tensor) -> Tensor:
     """What a block of units alone contributes to the layer, ``(units, samples, …)``."""
-    passing, weight = batch.seen[read.source], batch.seen[path.weight]
-    if op_name(path.layer) in LINEAR:
-        matrix = weight.T if op_name(path.layer) == "linear" else weight
+    passing, weight = batch.seen[read.source], batch.seen[path.product.weight]
+    if not path.product.convolution:
+        matrix = weight.T if path.product.out_first else weight
         alone: Tensor = torch.einsum("...up,upo->u...o", passing[..., index], matrix[index])
         return alone
-    arguments = bind(path.layer, batch.seen)
+    arguments = bind(path.product.node, batch.seen)
     picked = passing[:, index.flatten()]
     rows = weight[:, index].movedim(1, 0).flatten(0, 1)
     arguments |= {"input": picked, "weight": rows, "bias": None, "groups": len(index)}
-    made: Tensor = path.layer.target(**arguments)  # type: ignore[operator]
+    made: Tensor = path.product.node.target(**arguments)  # type: ignore[operator]
     return made.reshape(len(made), len(index), -1, *made.shape[2:]).movedim(1, 0)
 
 
 def _through(batch: Gated, path: _Path, value: Any) -> Any:
     """Run the ops behind the layer on what it makes."""
-    at = path.layer
+    at = path.product.node
     for node in path.chain:
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: value if n is at else batch.seen[n])  # noqa: B023
         value, at = node.target(*args, **kwargs), node  # type: ignore[operator]

@@ -63,7 +63,7 @@ class LastRead:
             return None
         weight = values[operands[product.weight]]
         bias = None if product.bias is None else values[operands[product.bias]]
-        columns = {name: each.index for name, each in shut.items()}
+        columns = {name: operand.index for name, operand in shut.items()}
         return cls(values[source], weight if product.out_first else weight.t(), bias, columns)
 
     @property
@@ -87,8 +87,8 @@ class LastRead:
         gates = self.x.new_ones(len(masks), self.x.shape[1])
         for name, index in self.columns.items():
             whole = torch.ones(len(index), dtype=torch.bool)
-            kept = torch.stack([keep.get(name, whole) for keep in masks])
-            gates *= opened(index, kept, self.x.shape[1]).to(gates)
+            keeps = torch.stack([keep.get(name, whole) for keep in masks])
+            gates *= opened(index, keeps, self.x.shape[1]).to(gates)
         return gates
 
 
@@ -259,7 +259,7 @@ def _changes_of_class(
     others = [c for c in range(len(away)) if c != target]
     # To the base of 2: torch has a kernel for that which takes a quarter of the time of the natural one.
     bits = LOG2_E * log_p.T
-    terms, own = work[:, : len(h)], bits[target, :, None]
+    terms, target_bits = work[:, : len(h)], bits[target, :, None]
     torch.addcmul(bits[others, :, None], h, LOG2_E * away[others, None], out=terms)
     if reach < STEEP:
         p, slack = log_p.exp().T, EQUAL * max(1.0, reach / 16)
@@ -269,8 +269,8 @@ def _changes_of_class(
         delta.add_(p[target, :, None]).log2_().sub_(p.sum(0)[:, None].log2_()).div_(LOG2_E)
     else:
         slack = EQUAL * (1 + float(terms.abs().amax()))
-        _beaten(terms, own - slack, own + slack, target, right)
-        torch.logsumexp(torch.cat([terms, own.expand(1, *h.shape)]) / LOG2_E, 0, out=delta)
+        _beaten(terms, target_bits - slack, target_bits + slack, target, right)
+        torch.logsumexp(torch.cat([terms, target_bits.expand(1, *h.shape)]) / LOG2_E, 0, out=delta)
     # What does nothing changes nothing, to the last bit.
     delta *= (h * away.abs().amax(0)).ne_(0)
 

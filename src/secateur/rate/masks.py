@@ -58,6 +58,7 @@ class Evaluations:
         return cls(losses, sums.right.sum(1).double() / count, sums.right.double() / tally.asked, count)
 
 
+@usual
 def rate(
     model: nn.Module,
     sites: Sites,
@@ -165,20 +166,20 @@ class Removals:
         if names in self._kept:
             yield from self._kept[names]
             return
-        kept: list[Batch] | None = []
+        held_back: list[Batch] | None = []
         room = KEPT if self.max_memory is None else self.max_memory
         device = device_of(self.model)
         for inputs, targets in iterate(self.data, self.batch_size, DOING):
             batch = self._batch(names, inputs.to(device), targets.to(device))
             room -= batch.bytes
             # All or nothing: batches that are drawn anew come in another order, and none may be counted twice.
-            if kept is not None and room >= 0:
-                kept.append(batch)
+            if held_back is not None and room >= 0:
+                held_back.append(batch)
             else:
-                kept = None
+                held_back = None
             yield batch
-        if kept is not None:
-            self._kept = {names: kept}
+        if held_back is not None:
+            self._kept = {names: held_back}
 
     def _batch(self, names: frozenset[str], inputs: Tensor, targets: Tensor) -> Batch:
         # What its reads do not show of a unit is seen only in a run of the masked model.
@@ -250,8 +251,8 @@ class PartedBatch:
     def __init__(self, targets: Tensor, parted: SitesSuffix, values: Values) -> None:
         self.targets, self.parted = targets, parted
         self.values = {node: values[node] for node in parted.suffix.boundary}
-        made = [value for node, value in self.values.items() if node.op != "placeholder"]
-        self.bytes = targets.nbytes + sum(x.nbytes for x in pytree.tree_leaves(made) if isinstance(x, Tensor))
+        results = [value for node, value in self.values.items() if node.op != "placeholder"]
+        self.bytes = targets.nbytes + sum(x.nbytes for x in pytree.tree_leaves(results) if isinstance(x, Tensor))
         self.last = LastRead.of(parted.suffix, dict(parted.shut), self.values)
 
     @property

@@ -12,7 +12,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from secateur.rate.candidates import Candidates, Genes, Offsets
 from secateur.rate.memory import POPULATION, WIDE
 from secateur.rate.program import Line, Program, Programs, Unfit, leading_to
 from secateur.rate.row_bank import RowBank
@@ -29,13 +29,7 @@ from secateur.state import device_of, evaluating, own_tensors, usual
 from secateur.types import InputError, Sites, TraceError
 from secateur.untouched import run_with
 
-__all__ = ["Candidates", "Counts", "Genes", "Offsets", "Population"]
-
-Genes = NDArray[np.bool_]
-"""Candidates: ``(candidates, units)`` bool, True = keep; one row is a chromosome."""
-
-Offsets = NDArray[np.float64]
-"""What is added to the searched biases: ``(candidates, biases)``."""
+__all__ = ["Counts", "Population"]
 
 Counts = NDArray[np.int64]
 """One whole number a candidate."""
@@ -44,47 +38,6 @@ Changed = Callable[[int], Mapping[str, Tensor]]
 """From the number of a candidate to the tensors that it changes."""
 
 CLOSE = 128  # in units of rounding at the greatest logit: sums in another order differ by a few
-
-
-class Candidates(Protocol):
-    """What candidates choose from, such as `secateur.search.Space`: units as one flat row of genes, and biases."""
-
-    @property
-    def model(self) -> nn.Module:
-        """The model."""
-        ...
-
-    @property
-    def sites(self) -> Sites:
-        """Whose units the genes are, in this order."""
-        ...
-
-    @property
-    def biases(self) -> Sequence[str]:
-        """The parameters that a candidate adds to."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """How many genes there are."""
-        ...
-
-    @property
-    def bias_size(self) -> int:
-        """How many numbers a candidate adds to the biases."""
-        ...
-
-    def keep(self, genes: Genes) -> dict[str, Tensor]:
-        """The keep masks of one chromosome ``(units,)``."""
-        ...
-
-    def offset(self, offsets: Offsets | None) -> dict[str, Tensor]:
-        """What one candidate adds to each bias."""
-        ...
-
-    def tensors(self, genes: Genes, offsets: Offsets | None = None) -> dict[str, Tensor]:
-        """The parameters that one candidate changes."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +73,8 @@ class CountedWhole(Counted):
 
     def outputs(self, changed: Mapping[str, Tensor]) -> Tensor:
         """Run the model with the tensors that changed."""
-        with evaluating(self.model), torch.set_grad_enabled(torch.is_grad_enabled()):
+        gradients = torch.is_grad_enabled()
+        with evaluating(self.model), torch.set_grad_enabled(gradients):
             outputs: Tensor = run_with(self.model, changed, (self.inputs,))
             return outputs
 
@@ -203,7 +157,7 @@ class Population:
     Raises:
         InputError: the model does not return logits ``(samples, classes)``, or labels do not fit.
 
-    >>> from torch import nn
+    >>> from secateur.search import Space
     >>> from secateur.structure import weights
     >>> model = nn.Linear(2, 2, bias=False)
     >>> model.weight.data = torch.eye(2)
@@ -219,9 +173,9 @@ class Population:
         _check(inputs, labels, batch_size, memory)
         self.space, self.samples, self.memory = space, len(labels), memory
         self.device = device_of(space.model)
-        own = own_tensors(space.model)
+        parameters = own_tensors(space.model)
         names = [*(m.parameter for site in space.sites.values() for m in site.members), *space.biases]
-        self._own = {name: own[name].detach() for name in names}
+        self._own = {name: parameters[name].detach() for name in names}
         with evaluating(space.model):
             self.batches = tuple(self._batches(inputs, labels, batch_size))
         self._bank = self._make_bank()
@@ -243,12 +197,12 @@ class Population:
                 f"search: offsets have shape {offsets.shape}; give ({len(genes)}, {self.space.bias_size}), one number "
                 "for each searched bias"
             )
-        each, found = self._at_a_time(), [np.zeros(0, dtype=np.int64)]
+        step, counts = self._at_a_time(), [np.zeros(0, dtype=np.int64)]
         with torch.no_grad():
-            for first in range(0, len(genes), each):
-                part = slice(first, first + each)
-                found.append(self._chunk(genes[part], None if offsets is None else offsets[part]))
-        return np.concatenate(found)
+            for first in range(0, len(genes), step):
+                part = slice(first, first + step)
+                counts.append(self._chunk(genes[part], None if offsets is None else offsets[part]))
+        return np.concatenate(counts)
 
     def count(self, batches: NDArray[np.int64]) -> int:
         """Return how many samples these batches have."""
@@ -295,12 +249,12 @@ class Population:
             if len(x) not in parted:
                 check_outputs(self.space.model(x), y)
                 parted[len(x)] = self._parted(programs, x)
-            known = parted[len(x)]
-            if known is None:
+            suffix = parted[len(x)]
+            if suffix is None:
                 yield CountedWhole(y, self.space.model, x)
             else:
-                values = programs.run(known.before, x)
-                yield CountedAfter(y, known, {node: values[node] for node in known.suffix.boundary})
+                values = programs.run(suffix.before, x)
+                yield CountedAfter(y, suffix, {node: values[node] for node in suffix.suffix.boundary})
 
     def _parted(self, programs: Programs, x: Tensor) -> ParametersSuffix | None:
         """The model parted at what candidates change; None where it can only run whole."""
@@ -326,8 +280,8 @@ class Population:
         batch = self.batches[0]
         steps = batch.parted.suffix.line.steps if isinstance(batch, CountedAfter) else ()
         values = [step.node.meta["val"] for step in steps]
-        each = sum(x.nbytes for x in values if isinstance(x, Tensor)) + 4 * self.space.size
-        return max(1, min(self.memory, WIDE) // each)
+        size = sum(x.nbytes for x in values if isinstance(x, Tensor)) + 4 * self.space.size
+        return max(1, min(self.memory, WIDE) // size)
 
     def _chunk(self, genes: Genes, offsets: Offsets | None) -> Counts:
         def changed(n: int) -> dict[str, Tensor]:
@@ -337,10 +291,10 @@ class Population:
             return self._banked(genes, offsets, changed)
         if all(batch.wide is not None for batch in self.batches):
             return self._wide(genes, offsets, changed)
-        each = [changed(n) for n in range(len(genes))]
+        changes = [changed(n) for n in range(len(genes))]
         total = np.zeros(len(genes), dtype=np.int64)
         for batch in self.batches:
-            total += batch.counts(each)
+            total += batch.counts(changes)
         return total
 
     def _wide(self, genes: Genes, offsets: Offsets | None, changed: Changed) -> Counts:
@@ -369,19 +323,19 @@ class Population:
         places = self._bank.places(
             genes.reshape(masks.shape),
             weight,
-            lambda made, rows: first.finish(
+            lambda rows_of, rows: first.finish(
                 values,
-                made if bias is None or shifted is not None else made.add_(bias[0, rows, None]),
+                rows_of if bias is None or shifted is not None else rows_of.add_(bias[0, rows, None]),
                 first.layer,
                 head,
             ),
         )
         total = np.zeros(len(genes), dtype=np.int64)
         for n, rows in enumerate(places):
-            made = self._bank.take(rows)
+            rows_of = self._bank.take(rows)
             if shifted is not None:
-                made = made + shifted[n].unsqueeze(-1)
-            logits = first.from_rows(values, made, head[-1].node if head else first.layer, first.rest[len(head) :])
+                rows_of = rows_of + shifted[n].unsqueeze(-1)
+            logits = first.from_rows(values, rows_of, head[-1].node if head else first.layer, first.rest[len(head) :])
             parts = torch.split(logits, [len(b.labels) for b in self.batches])
             for batch, part in zip(self.batches, parts, strict=True):
                 total[n] += _count(part.mT.unsqueeze(1), batch, changed, first=n)[0]

@@ -179,13 +179,13 @@ class _Writer:
 
     def step(self, node: Node) -> Instruction:
         args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), self.now)
-        given = {n: self.now(n) for n in node.all_input_nodes}
+        operands = {n: self.now(n) for n in node.all_input_nodes}
         target: Any = node.target
         if writes(node):
             target = self._plain(node)
         else:
             self._note_view(node)
-        return Instruction(node, target, args, kwargs, given)
+        return Instruction(node, target, args, kwargs, operands)
 
     def _note_view(self, node: Node) -> None:
         if node.all_input_nodes and is_view(node):
@@ -231,10 +231,10 @@ class Line:
     def __init__(self, steps: Iterable[Instruction], wanted: set[Node]) -> None:
         self.steps = list(steps)
         last = {operand: step.node for step in self.steps for operand in (*step.operands, step.node)}
-        own = {step.node for step in self.steps}
+        inner = {step.node for step in self.steps}
         self.drop: dict[Node, list[Node]] = {}
         for node, at in last.items():
-            if node in own and node not in wanted:
+            if node in inner and node not in wanted:
                 self.drop.setdefault(at, []).append(node)
 
     def run(
@@ -263,6 +263,6 @@ def bytes_of(node: Node) -> int:
     """Return the size of what a node makes; nothing for a view."""
     if is_view(node):
         return 0
-    made = node.meta.get("val")
-    parts = made if isinstance(made, (list, tuple)) else [made]
+    value = node.meta.get("val")
+    parts = value if isinstance(value, (list, tuple)) else [value]
     return sum(4 * part.numel() for part in parts if isinstance(part, Tensor))

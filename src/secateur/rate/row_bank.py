@@ -63,14 +63,14 @@ class RowBank:
         """
         keys, first, again = np.unique(self._hash(masks), return_index=True, return_inverse=True)
         self._turn += 1
-        found = self._look_up(keys)
-        self._used[found[found >= 0]] = self._turn
-        new = np.flatnonzero(found < 0)
+        place = self._look_up(keys)
+        self._used[place[place >= 0]] = self._turn
+        new = np.flatnonzero(place < 0)
         new = new[np.argsort(first[new])]  # in the order in which masks and weights lie
         free = np.argpartition(self._used, len(new) - 1)[: len(new)] if len(new) else new
         self._compute(masks.reshape(-1, masks.shape[-1]), weight, first[new], free, finish)
-        self._keys[free], self._used[free], found[new] = keys[new], self._turn, free
-        places = torch.from_numpy(found[again.reshape(-1)]).to(self.rows.device)
+        self._keys[free], self._used[free], place[new] = keys[new], self._turn, free
+        places = torch.from_numpy(place[again.reshape(-1)]).to(self.rows.device)
         return list(places.reshape(len(masks), self.outputs))
 
     def take(self, places: Tensor) -> Tensor:
@@ -83,8 +83,8 @@ class RowBank:
         words = np.ascontiguousarray(np.pad(packed, ((0, 0), (0, 0), (0, spare)))).view(np.uint64)
         mixed = (words ^ (words >> np.uint64(29))) * self._factors
         mixed = (mixed ^ (mixed >> np.uint64(32))).sum(-1, dtype=np.uint64) * self._starts + self._starts
-        found: NDArray[np.uint64] = mixed ^ (mixed >> np.uint64(31))
-        return found
+        hashes: NDArray[np.uint64] = mixed ^ (mixed >> np.uint64(31))
+        return hashes
 
     def _look_up(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
         order = np.argsort(self._keys, kind="stable")

@@ -98,8 +98,8 @@ def _of_module(loss: nn.modules.loss._Loss) -> Callable[[Tensor, Tensor], Tensor
     def each(outputs: Tensor, targets: Tensor) -> Tensor:
         before, loss.reduction = loss.reduction, "none"
         try:
-            made: Tensor = loss(outputs, targets)
-            return made
+            losses: Tensor = loss(outputs, targets)
+            return losses
         finally:
             loss.reduction = before
 

@@ -81,8 +81,8 @@ class Suffix:
     def __init__(self, program: Program, shut: Iterable[Shut] = (), given: Iterable[Node] = ()) -> None:
         self.program, self.shut, anew = program, tuple(shut), tuple(given)
         self.shut_at: dict[Node, list[int]] = {}
-        for number, each in enumerate(self.shut):
-            self.shut_at.setdefault(each.node, []).append(number)
+        for number, operand in enumerate(self.shut):
+            self.shut_at.setdefault(operand.node, []).append(number)
         dirty = affected(program.steps, set(self.shut_at), set(anew))
         self.touched = program.output in dirty
         steps = [step for step in program.steps if step.node in dirty and step.node not in anew]
@@ -104,9 +104,9 @@ class Suffix:
         def instead(node: Node, values: Values) -> Values:
             shut: dict[Node, Any] = {}
             for number in self.shut_at.get(node, ()):
-                each = self.shut[number]
-                shut[each.source] = each(
-                    shut[each.source] if each.source in shut else values[each.source], gates[number]
+                operand = self.shut[number]
+                shut[operand.source] = operand(
+                    shut[operand.source] if operand.source in shut else values[operand.source], gates[number]
                 )
             return shut
 

@@ -143,8 +143,8 @@ class GraphEngine:
         outputs = values[parted.program.output]
         tally.start(outputs, targets)
         for name, site in parted.sites.items():
-            chosen = tally.chosen[name]
-            for units in torch.split(chosen, self.budget.units(site.unit_bytes)) if len(chosen) else ():
+            asked = tally.chosen[name]
+            for units in torch.split(asked, self.budget.units(site.unit_bytes)) if len(asked) else ():
                 touched = site.suffix.touched
                 without = site.outputs(values, units) if touched else outputs.expand(len(units), *outputs.shape)
                 tally.add_outputs(name, units, without)
@@ -166,8 +166,8 @@ class GraphEngine:
                 else _after_reads(program, program.reads[name])
                 for name, site in self.sites.items()
             }
-            wanted = {program.output}.union(*(site.boundary for site in sites.values()))
-            self.parted[program] = Parted(program, Line(program.steps, wanted), sites)
+            ends = {program.output}.union(*(site.boundary for site in sites.values()))
+            self.parted[program] = Parted(program, Line(program.steps, ends), sites)
         return self.parted[program]
 
 
@@ -203,7 +203,7 @@ class SiteSuffix:
     @property
     def boundary(self) -> set[Node]:
         """The nodes whose values are taken from the whole."""
-        needs = {node for op, made in self.downdates.items() for node in (op, *made.needs)}
+        needs = {node for op, update in self.downdates.items() for node in (op, *update.needs)}
         return self.suffix.boundary | needs | set(self.zeroed)
 
     @property
@@ -216,13 +216,13 @@ class SiteSuffix:
 
     def outputs(self, values: Values, units: Tensor) -> Tensor:
         """Return the outputs ``(units, samples, …)`` without each of the units, from the values of the whole model."""
-        given = [
+        anew = [
             self.downdates[node](values[node], values, units)
             if node in self.downdates
             else self._without(values, node, units)
             for node in self.suffix.given
         ]
-        return self.suffix.stacked(values, given, [shut.without(units) for shut in self.suffix.shut])
+        return self.suffix.stacked(values, anew, [shut.without(units) for shut in self.suffix.shut])
 
     def _without(self, values: Values, node: Node, units: Tensor) -> Tensor:
         """A parameter without each of the units, ``(units, *shape)``."""
@@ -240,16 +240,16 @@ def _after_reads(program: Program, reads: tuple[Read, ...]) -> SiteSuffix:
     downdates = {}
     for read in reads:
         if read.node in steps and not dirty & steps[read.node].operands:
-            made = downdate(steps[read.node], shuts[read.node].source, read)
-            if made is not None:
-                downdates[read.node] = made
+            update = downdate(steps[read.node], shuts[read.node].source, read)
+            if update is not None:
+                downdates[read.node] = update
     rest = [shut for node, shut in shuts.items() if node not in downdates]
     return SiteSuffix(Suffix(program, rest, downdates), downdates, {})
 
 
 def _after_parameters(program: Program, members: Mapping[Node, list[Member]]) -> SiteSuffix:
     """The suffix of a site from the first op that takes any of its parameters."""
-    zeroed = {node: [Shut(node, node, m.dim or 0, m.index) for m in found] for node, found in members.items()}  # type: ignore[arg-type]
+    zeroed = {node: [Shut(node, node, m.dim or 0, m.index) for m in parts] for node, parts in members.items()}  # type: ignore[arg-type]
     return SiteSuffix(Suffix(program, (), zeroed), {}, zeroed)
 
 

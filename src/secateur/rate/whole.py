@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.labelled import Data, check_outputs, iterate
+from secateur.labelled import Data, iterate
+from secateur.losses import check_answers
 from secateur.rate.tally import Tally, UnitTally
 from secateur.state import device_of, evaluating
 from secateur.structure.sites import masked_tensors
@@ -26,7 +27,7 @@ def tally_pass(model: nn.Module, data: Data, loss: Loss, batch_size: int, what: 
         for number, (inputs, targets) in enumerate(iterate(data, batch_size, what), 1):
             targets = targets.to(device)
             outputs = model(inputs.to(device))
-            check_outputs(outputs, targets, f"{what}, batch {number}")
+            check_answers(outputs, targets, loss, f"{what}, batch {number}")
             tally.add(outputs, targets, float(loss(outputs, targets)) * len(targets))
     return tally
 

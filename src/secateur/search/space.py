@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from secateur.criteria.magnitude import Magnitude
-from secateur.rate.population import Genes, Offsets
+from secateur.rate.candidates import Genes, Offsets
 from secateur.state import check_finite
 from secateur.structure.sites import REPAIR, check_keep, check_same_model, masked_tensors
 from secateur.types import InputError, Keep, Sites, unknown_name

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from secateur.labelled import Data
 from secateur.losses import check_loss, gives_numbers, loss_function
-from secateur.state import digest, evaluating, tensors
+from secateur.state import digest, evaluating, tensors, usual
 from secateur.train.callbacks import Callback, Run
 from secateur.train.history import History
 from secateur.train.loop import fit
@@ -144,6 +144,7 @@ class Distillation(Callback):
         return look
 
 
+@usual
 def distill(
     model: nn.Module,
     teacher: nn.Module,

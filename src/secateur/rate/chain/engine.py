@@ -130,19 +130,19 @@ class ChainEngine:
         with evaluating(self.model):
             expected = self.model(some)
             try:
-                made = self._forward(some)[1][-1]
+                logits = self._forward(some)[1][-1]
             except RuntimeError as error:
                 raise Unfit(f"the layers do not take inputs of shape {tuple(inputs.shape)}") from error
-        close = isinstance(expected, Tensor) and made.shape == expected.shape
-        if not close or not bool((made - expected).abs().max() <= TOLERANCE * expected.abs().max().clamp(min=1e-6)):
+        close = isinstance(expected, Tensor) and logits.shape == expected.shape
+        if not close or not bool((logits - expected).abs().max() <= TOLERANCE * expected.abs().max().clamp(min=1e-6)):
             raise Unfit("the model computes something else than its layers in a row")
         self.checked.add(inputs.shape[1:])
 
     def _samples(self, inputs: Tensor) -> int:
         """How many samples a block has."""
         reads, gives = self._forward(inputs[:1])
-        each = sum(x.numel() for x in (*reads, *gives))
-        return max(1, self.max_memory // (16 * each))
+        floats = sum(x.numel() for x in (*reads, *gives))
+        return max(1, self.max_memory // (16 * floats))
 
     def _forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """What each layer reads, and what it gives."""
@@ -201,17 +201,17 @@ class ChainEngine:
         """The neurons that linear layers read, but for the last: only samples on which they are on."""
         size = self._group(block)
         units = sum(int(self._asked(x.site).sum()) for x in self.layers[self.head : -2] if x.site in self.start)
-        kept: list[Rows] = []
+        ready: list[Rows] = []
         waiting = 0
         for start in range(0, len(block), size):
-            found = self._through_neurons(block, slice(start, start + size))
-            kept.append(found)
-            waiting += len(found.sample)
+            rows = self._through_neurons(block, slice(start, start + size))
+            ready.append(rows)
+            waiting += len(rows.sample)
             self.advance(self.share * units * min(size, len(block) - start))
             if waiting * len(self.layers[-1].weight) > CACHED:
-                self._add(block, kept)
-                kept, waiting = [], 0
-        self._add(block, kept)
+                self._add(block, ready)
+                ready, waiting = [], 0
+        self._add(block, ready)
 
     def _group(self, block: Block) -> int:
         """How many samples go together: few, so that zeros are shared, but enough to keep the kernels busy."""

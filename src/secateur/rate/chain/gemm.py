@@ -20,8 +20,8 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     tensor([[4.]])
     """
     if x.device.type == "cpu" and x.numel() and weight.numel() and _has_onednn():
-        made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-        return made
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return result
     return linear(x, weight, bias)
 
 
@@ -30,7 +30,7 @@ def _has_onednn() -> bool:
     """Whether oneDNN's op is there and computes what it should: it is internal to torch."""
     x, weight, bias = torch.eye(3) * 2, torch.arange(12.0).view(4, 3), torch.ones(4)
     try:
-        made = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        result = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     except (AttributeError, RuntimeError, NotImplementedError, TypeError):
         return False
-    return torch.allclose(made, linear(x, weight, bias))
+    return torch.allclose(result, linear(x, weight, bias))

@@ -60,5 +60,5 @@ def _patches(maps: Tensor, layer: ChainLayer) -> Tensor:
     (down, right), (high, wide) = layer.options["stride"], layer.weight.shape[2:]
     (above, left), (tall, broad) = layer.options["padding"], layer.options["dilation"]
     maps = pad(maps, (left, left, above, above))
-    seen = maps.unfold(1, tall * (high - 1) + 1, down).unfold(2, broad * (wide - 1) + 1, right)
-    return seen[..., ::tall, ::broad].reshape(-1, high * wide)
+    windows = maps.unfold(1, tall * (high - 1) + 1, down).unfold(2, broad * (wide - 1) + 1, right)
+    return windows[..., ::tall, ::broad].reshape(-1, high * wide)

@@ -39,8 +39,8 @@ class ChainOp:
         """Return a new tensor."""
         if self.name == "flatten":
             return x.flatten(1)
-        made = getattr(torch.ops.aten, self.name)(x, **self.options)
-        first: Tensor = made[0] if isinstance(made, tuple) else made
+        result = getattr(torch.ops.aten, self.name)(x, **self.options)
+        first: Tensor = result[0] if isinstance(result, tuple) else result
         return first
 
 
@@ -100,8 +100,8 @@ def parse(model: nn.Module, sites: Sites) -> tuple[list[ChainOp], list[ChainLaye
     if not reader.read() or not reader.layers:
         return None
     last = reader.layers[-1]
-    found = {layer.site for layer in reader.layers[:-1]}
-    if not last.linear or last.post or not set(sites) <= found or len(last.weight) < 2:
+    names = {layer.site for layer in reader.layers[:-1]}
+    if not last.linear or last.post or not set(sites) <= names or len(last.weight) < 2:
         return None
     return reader.before, reader.layers
 
@@ -137,12 +137,12 @@ class _Reader:
         product = product_of(node)
         if product is not None:
             return product.source is source and self._product(product)
-        name, given = op_name(node), bind(node, {operand: operand for operand in node.all_input_nodes})
-        if given.get("self", given.get("input")) is not source:
+        name, arguments = op_name(node), bind(node, {operand: operand for operand in node.all_input_nodes})
+        if arguments.get("self", arguments.get("input")) is not source:
             return False
         if name in NORMS:
-            return self._norm(given)
-        return self._plain(name, given, node, source)
+            return self._norm(arguments)
+        return self._plain(name, arguments, node, source)
 
     def _plain(self, name: str, given: dict[str, Any], node: Node, source: Node) -> bool:
         """A pointwise op, a pool, or a flattening."""
@@ -177,14 +177,14 @@ class _Reader:
         return dims == 2 and self._layer(weight, product.bias, {})
 
     def _layer(self, weight: Any, bias: Any, options: dict[str, tuple[int, int]]) -> bool:
-        known = self.structure.graph.tensors
-        if weight not in known or (bias is not None and bias not in known):
+        tensor_of = self.structure.graph.tensors
+        if weight not in tensor_of or (bias is not None and bias not in tensor_of):
             return False
         value = self.structure.values.get(weight)
         axis = resolve(value.axes[0]) if isinstance(value, Value) else None
         site = self.names.get(axis) if isinstance(axis, Atom) else None
-        w = self.state[known[weight]].clone()
-        b = w.new_zeros(len(w)) if bias is None else self.state[known[bias]].clone()
+        w = self.state[tensor_of[weight]].clone()
+        b = w.new_zeros(len(w)) if bias is None else self.state[tensor_of[bias]].clone()
         if b.shape != w.shape[:1]:
             return False
         self.layers.append(ChainLayer(w, b, options, site))
@@ -192,14 +192,14 @@ class _Reader:
 
     def _norm(self, given: dict[str, Any]) -> bool:
         """Fold a batch norm into the layer that it directly follows."""
-        known = self.structure.graph.tensors
-        held = [given.get(key) for key in ("running_mean", "running_var", "weight", "bias")]
-        if not self.layers or self.layers[-1].post or given.get("training") or None in held[:2]:
+        tensor_of = self.structure.graph.tensors
+        operands = [given.get(key) for key in ("running_mean", "running_var", "weight", "bias")]
+        if not self.layers or self.layers[-1].post or given.get("training") or None in operands[:2]:
             return False
-        if any(node is not None and node not in known for node in held):
+        if any(node is not None and node not in tensor_of for node in operands):
             return False
         layer = self.layers[-1]
-        mean, variance, scale, shift = (None if node is None else self.state[known[node]] for node in held)
+        mean, variance, scale, shift = (None if node is None else self.state[tensor_of[node]] for node in operands)
         assert mean is not None
         assert variance is not None
         factor = (variance.double() + given["eps"]).rsqrt() * (1.0 if scale is None else scale.double())

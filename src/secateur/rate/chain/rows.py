@@ -69,22 +69,22 @@ class Sparse:
             return product(joined(parts).relu_(), following.weight, following.bias)[:rows]
         if not on:
             return following.bias.repeat(rows, 1)
-        chosen = highest.topk(on).indices
-        columns = joined(parts, chosen).relu_()
-        return product(columns, self.by_input[number + 1].index_select(0, chosen).T, following.bias)[:rows]
+        open_columns = highest.topk(on).indices
+        columns = joined(parts, open_columns).relu_()
+        return product(columns, self.by_input[number + 1].index_select(0, open_columns).T, following.bias)[:rows]
 
 
 def joined(parts: Sequence[Tensor], columns: Tensor | None = None) -> Tensor:
     """Return all rows below each other, or some of their columns, and zeros up to a whole number of steps."""
     rows = sum(map(len, parts))
-    made = parts[0].new_empty(whole(rows), parts[0].shape[1] if columns is None else len(columns))
+    whole_rows = parts[0].new_empty(whole(rows), parts[0].shape[1] if columns is None else len(columns))
     start = 0
     for part in parts:
-        into = made[start : start + len(part)]
+        into = whole_rows[start : start + len(part)]
         into.copy_(part) if columns is None else torch.index_select(part, 1, columns, out=into)
         start += len(part)
-    made[rows:] = 0
-    return made
+    whole_rows[rows:] = 0
+    return whole_rows
 
 
 def whole(count: int) -> int:
