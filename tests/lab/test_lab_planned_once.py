@@ -13,8 +13,8 @@ import pytest
 
 from secateur import cli, studies
 from secateur.lab import Store, Study, build_report, run_study
-from secateur.lab.options import Options
-from secateur.lab.study import Planned
+from secateur.lab.plan.options import Options
+from secateur.lab.plan.study import Planned
 from secateur.studies import STUDIES, by_name
 from secateur.types import InputError
 

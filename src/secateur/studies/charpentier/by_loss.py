@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from secateur import data
 from secateur.files import require
-from secateur.lab import figures
-from secateur.lab.blocks import Block, Column, Picture, Section, Table
-from secateur.lab.classes import class_damage
-from secateur.lab.judgement import paired
-from secateur.lab.options import Option, Options
-from secateur.lab.recipe import Json
-from secateur.lab.sections import mean, pick
-from secateur.lab.study import Cell, Context, Outcome, Study
+from secateur.lab.plan.options import Option, Options
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Cell, Context, Outcome, Study
+from secateur.lab.show import figures
+from secateur.lab.show.blocks import Block, Column, Picture, Section, Table
+from secateur.lab.show.class_damage import class_damage
+from secateur.lab.show.judgement import paired
+from secateur.lab.show.sections import mean, pick
 from secateur.measure import predict
 from secateur.rate.masks import Evaluations
 from secateur.rate.masks import rate as rate_masks

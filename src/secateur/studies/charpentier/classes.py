@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from secateur import data
 from secateur.criteria import ClassAccuracy, Random
-from secateur.lab.options import Option
-from secateur.lab.recipe import Json
-from secateur.lab.study import Cell, Context, Outcome
+from secateur.lab.plan.options import Option
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.selection import select
 from secateur.structure import channels, cut
 from secateur.studies.charpentier.classes_pages import NOTES, WAYS, sections, words

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from secateur.files import require
-from secateur.lab.blocks import Basis, Block, Column, Section, Table
-from secateur.lab.classes import class_changes, class_damage
-from secateur.lab.judgement import paired
-from secateur.lab.sections import interval, pick
+from secateur.lab.show.blocks import Basis, Block, Column, Section, Table
+from secateur.lab.show.class_damage import class_changes, class_damage
+from secateur.lab.show.judgement import paired
+from secateur.lab.show.sections import interval, pick
 from secateur.studies.charpentier import factors_pages
 from secateur.studies.charpentier.factors_pages import Factor, cuts
 from secateur.studies.kit.controls import METHODS

@@ -7,9 +7,9 @@ from pathlib import Path
 from time import process_time
 
 from secateur.data import Split
-from secateur.lab.options import Option
-from secateur.lab.recipe import Json
-from secateur.lab.study import Cell, Context, Outcome
+from secateur.lab.plan.options import Option
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.schedules import Exhaustive, Greedy
 from secateur.structure import channels
 from secateur.studies.charpentier.by_loss import DRAWS, IMAGES, cut_and_rate, path, pruning_study, with_controls

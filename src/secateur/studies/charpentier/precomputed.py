@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from secateur.criteria import LossChange
 from secateur.criteria.loss_change.labels import LABELS
-from secateur.lab.options import Option
-from secateur.lab.recipe import Json
-from secateur.lab.study import Cell, Context, Outcome
+from secateur.lab.plan.options import Option
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.schedules import Precomputed
 from secateur.schedules.walk import Unit
 from secateur.structure import channels

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from secateur.criteria import Magnitude
 from secateur.files import require
-from secateur.lab import figures
-from secateur.lab.blocks import Block, Card, Column, Picture, Section, Table
-from secateur.lab.classes import class_damage
-from secateur.lab.options import Option
-from secateur.lab.recipe import Json
-from secateur.lab.sections import interval, mean, pick
-from secateur.lab.stats import summarise
-from secateur.lab.study import Cell, Context, Outcome
+from secateur.lab.plan.options import Option
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Cell, Context, Outcome
+from secateur.lab.show import figures
+from secateur.lab.show.blocks import Block, Card, Column, Picture, Section, Table
+from secateur.lab.show.class_damage import class_damage
+from secateur.lab.show.sections import interval, mean, pick
+from secateur.lab.show.stats import summarise
 from secateur.rate.masks import rate as rate_masks
 from secateur.selection import select
 from secateur.structure import channels

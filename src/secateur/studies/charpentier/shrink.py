@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from secateur.lab import figures
-from secateur.lab.blocks import Block, Column, Picture, Section
-from secateur.lab.classes import class_damage
-from secateur.lab.judgement import paired
-from secateur.lab.options import Option
-from secateur.lab.recipe import Json
-from secateur.lab.sections import mean, pick
-from secateur.lab.study import Cell, Context, Outcome
+from secateur.lab.plan.options import Option
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Cell, Context, Outcome
+from secateur.lab.show import figures
+from secateur.lab.show.blocks import Block, Column, Picture, Section
+from secateur.lab.show.class_damage import class_damage
+from secateur.lab.show.judgement import paired
+from secateur.lab.show.sections import mean, pick
 from secateur.rate.masks import Evaluations
 from secateur.rate.masks import rate as rate_masks
 from secateur.schedules import Shrink

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from secateur import data, models
 from secateur.criteria import LossChange, Magnitude, Random, UnitWorth
-from secateur.lab.options import Option, Options
-from secateur.lab.recipe import Json
-from secateur.lab.study import Cell, Context, Outcome
+from secateur.lab.plan.options import Option, Options
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.measure import compare_latency
 from secateur.models.layers import pad_to, stack
 from secateur.models.vgg import vgg_16

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from secateur.files import require
-from secateur.lab import figures
-from secateur.lab.blocks import Basis, Block, Card, Column, Picture, Section, Table
-from secateur.lab.classes import class_damage
-from secateur.lab.judgement import paired
-from secateur.lab.sections import mean, pick, trade_offs, training
-from secateur.lab.study import Results
-from secateur.lab.style import styles
+from secateur.lab.plan.study import Results
+from secateur.lab.show import figures
+from secateur.lab.show.blocks import Basis, Block, Card, Column, Picture, Section, Table
+from secateur.lab.show.class_damage import class_damage
+from secateur.lab.show.judgement import paired
+from secateur.lab.show.sections import mean, pick, trade_offs, training
+from secateur.lab.show.style import styles
 from secateur.studies.charpentier.measured import LABELS
 from secateur.studies.kit.controls import METHODS
 from secateur.studies.kit.grouped import Mean, grouped, means

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from secateur.lab import figures
-from secateur.lab.blocks import Basis, Block, Column, Picture, Section, Table
-from secateur.lab.options import Option
-from secateur.lab.recipe import Json
-from secateur.lab.sections import mean, pick
-from secateur.lab.study import Cell, Context, Outcome
-from secateur.lab.style import styles
+from secateur.lab.plan.options import Option
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Cell, Context, Outcome
+from secateur.lab.show import figures
+from secateur.lab.show.blocks import Basis, Block, Column, Picture, Section, Table
+from secateur.lab.show.sections import mean, pick
+from secateur.lab.show.style import styles
 from secateur.measure import predict
 from secateur.randomness import private_draws
 from secateur.state import modes_kept

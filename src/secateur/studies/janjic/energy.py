@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.lab.options import Option
-from secateur.lab.recipe import Json
-from secateur.lab.study import Cell, Context, Outcome, Study
+from secateur.lab.plan.options import Option
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Cell, Context, Outcome, Study
 from secateur.rate.masks import Evaluations, Removals
 from secateur.studies.janjic import filters
 from secateur.studies.janjic.energy_pages import NOTES, cards, sections, words

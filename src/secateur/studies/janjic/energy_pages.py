@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from secateur.lab import figures
-from secateur.lab.blocks import Basis, Block, Card, Column, Picture, Section, Table
-from secateur.lab.judgement import paired
-from secateur.lab.sections import mean, pick
-from secateur.lab.style import styles
+from secateur.lab.show import figures
+from secateur.lab.show.blocks import Basis, Block, Card, Column, Picture, Section, Table
+from secateur.lab.show.judgement import paired
+from secateur.lab.show.sections import mean, pick
+from secateur.lab.show.style import styles
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.parts import Part, class_section
 from secateur.studies.kit.pictures import change_heatmap, greatest_loss

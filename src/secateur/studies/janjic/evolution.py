@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from secateur import data
-from secateur.lab.options import Option, Options
-from secateur.lab.recipe import Json
-from secateur.lab.study import Cell, Context, Outcome
+from secateur.lab.plan.options import Option, Options
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.search import (
     Annealing,
     CmaEs,

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from secateur.lab import figures
-from secateur.lab.blocks import Block, Card, Column, Picture, Section, Table
-from secateur.lab.classes import class_damage
-from secateur.lab.judgement import judged
-from secateur.lab.sections import interval, mean, pick
+from secateur.lab.show import figures
+from secateur.lab.show.blocks import Block, Card, Column, Picture, Section, Table
+from secateur.lab.show.class_damage import class_damage
+from secateur.lab.show.judgement import judged
+from secateur.lab.show.sections import interval, mean, pick
 from secateur.studies.janjic.evolution import AUTHORS, CONVERGED
 from secateur.studies.janjic.evolution_pictures import contour, evolution, overlap, solutions, trials, weights_before
 from secateur.studies.kit.grouped import Mean, grouped

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.files import require
-from secateur.lab import figures
-from secateur.lab.blocks import Block, Column, Picture, Table
+from secateur.lab.show import figures
+from secateur.lab.show.blocks import Block, Column, Picture, Table
 from secateur.studies.kit.parts import Part
 
 if TYPE_CHECKING:

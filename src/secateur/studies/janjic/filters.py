@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from secateur import data, models
 from secateur.criteria import Energy, Magnitude, Random
-from secateur.lab.options import Option, Options
-from secateur.lab.recipe import Json, Recipe
-from secateur.lab.study import Cell, Context, Outcome, Source
+from secateur.lab.plan.options import Option, Options
+from secateur.lab.plan.recipe import Json, Recipe
+from secateur.lab.plan.study import Cell, Context, Outcome, Publication
 from secateur.saving import load_weights
 from secateur.selection import select
 from secateur.structure import channels
@@ -38,7 +38,7 @@ __all__ = [
     "step_size",
 ]
 
-SOURCE = Source(
+SOURCE = Publication(
     "janjic",
     "S. Janjić",
     2018,

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from secateur.data import Split
-from secateur.lab.options import Option
-from secateur.lab.recipe import Json
-from secateur.lab.study import Cell, Context, Outcome
+from secateur.lab.plan.options import Option
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.measure import evaluate, macs, parameters
 from secateur.rate.masks import Removals
 from secateur.repair import repair
@@ -83,7 +83,7 @@ def scan_cell(context: Context) -> Outcome:
 def iterate_cell(context: Context) -> Outcome:
     """Cut one layer after another out of a network, front to back, and rate it after each."""
     model, recipe = networks.network(context)
-    work = _Work(context, recipe, networks.split(context, recipe, "train"))
+    work = _Retraining(context, recipe, networks.split(context, recipe, "train"))
     test = filters.rated(context, recipe)
     rows = [_row(0, "none", model, test)]
     first = rows[0]
@@ -110,7 +110,7 @@ def _row(place: int, name: str, model: nn.Module, test: Split) -> dict[str, Json
 
 
 @dataclass(frozen=True, eq=False)
-class _Work:
+class _Retraining:
     """What is done to a network at each step, as its cell says."""
 
     context: Context

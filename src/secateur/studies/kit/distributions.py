@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from secateur.files import require
-from secateur.lab.blocks import Basis, Column, Table
+from secateur.lab.show.blocks import Basis, Column, Table
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from secateur.lab.blocks import Basis, Column, Table
-from secateur.lab.sections import interval
+from secateur.lab.show.blocks import Basis, Column, Table
+from secateur.lab.show.sections import interval
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -10,9 +10,9 @@ from itertools import product
 from torch import Tensor, nn
 
 from secateur import data, models
-from secateur.lab.options import Option
-from secateur.lab.recipe import Json, Recipe
-from secateur.lab.study import Cell, Context, Outcome
+from secateur.lab.plan.options import Option
+from secateur.lab.plan.recipe import Json, Recipe
+from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.measure import evaluate, file_bytes, macs, parameters
 from secateur.models.registry import REGISTRY
 from secateur.state_dicts import fill

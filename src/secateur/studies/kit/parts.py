@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from secateur import data
 from secateur.files import require
-from secateur.lab.basis import Origins
-from secateur.lab.blocks import Basis, Block, Card, Column, Section, Table
-from secateur.lab.classes import class_damage
-from secateur.lab.options import Options
-from secateur.lab.recipe import Json
-from secateur.lab.report import Report
-from secateur.lab.sections import pick, training
-from secateur.lab.study import Cell, Results, Source, Study
+from secateur.lab.plan.options import Options
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Cell, Publication, Results, Study
+from secateur.lab.show.blocks import Basis, Block, Card, Column, Section, Table
+from secateur.lab.show.class_damage import class_damage
+from secateur.lab.show.origins import Origins
+from secateur.lab.show.report import Report
+from secateur.lab.show.sections import pick, training
 from secateur.studies.kit.networks import grid
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def study(
     words: Words,
     cards: Cards = lambda _: (),
     notes: Notes = (),
-    source: Source | None = None,
+    source: Publication | None = None,
     trained: bool = True,
     network: str = "",
     best: tuple[str, Literal["max", "min"]] | None = None,

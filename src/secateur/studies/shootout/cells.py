@@ -9,9 +9,9 @@ from dataclasses import replace
 from torch import nn
 
 from secateur import data
-from secateur.lab.options import Option, Options
-from secateur.lab.recipe import Json
-from secateur.lab.study import Cell, Context, Outcome
+from secateur.lab.plan.options import Option, Options
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.measure import parameters, predict
 from secateur.selection import Scope, select
 from secateur.structure import channels, cut, mask, weights

@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from secateur.files import require
-from secateur.lab import figures
-from secateur.lab.blocks import Basis, Block, Column, Picture, Section, Table
-from secateur.lab.classes import class_damage
-from secateur.lab.judgement import judged, paired, untested
-from secateur.lab.sections import mean, pick
-from secateur.lab.stats import area, compare
-from secateur.lab.stats.comparisons import UNTESTED
+from secateur.lab.show import figures
+from secateur.lab.show.blocks import Basis, Block, Column, Picture, Section, Table
+from secateur.lab.show.class_damage import class_damage
+from secateur.lab.show.judgement import judged, paired, untested
+from secateur.lab.show.sections import mean, pick
+from secateur.lab.show.stats import area, compare
+from secateur.lab.show.stats.comparisons import UNTESTED
 from secateur.studies.kit.grouped import Mean, grouped, means
 from secateur.studies.kit.parts import Part
 from secateur.studies.kit.words import share
