@@ -18,7 +18,7 @@ from pandas import DataFrame
 from torch import nn
 
 from secateur import data
-from secateur.lab.stats import compare
+from secateur.lab.show.stats import compare
 from secateur.measure import evaluate
 from secateur.models import build
 from secateur.search import Fitness, OneShotMagnitude, Search, Space, Supermask, judge, only

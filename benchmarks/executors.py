@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 
 from secateur.lab import Cell, Context, Outcome, Recipe, Report, Store, Study, run_study
-from secateur.lab.executors import OnRay, Processes, Serial
-from secateur.lab.executors.base import Executor, Setting
+from secateur.lab.drive.executors import OnRay, Processes, Serial
+from secateur.lab.drive.executors.base import Executor, Setting
 
 
 def multiply(context: Context) -> Outcome:

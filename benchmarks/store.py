@@ -14,9 +14,10 @@ from pathlib import Path
 
 import torch
 
-from secateur.lab import Recipe, Record, Store, database
-from secateur.lab.environment import environment
-from secateur.lab.store import _encoded
+from secateur.lab import Recipe, Record, Store
+from secateur.lab.keep import database
+from secateur.lab.keep.environment import environment
+from secateur.lab.keep.store import _encoded
 
 METHODS = ("weight", "weight random", "neuron", "neuron random")
 

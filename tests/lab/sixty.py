@@ -102,7 +102,7 @@ SIXTY = Study(
 if __name__ == "__main__":
     place, log, executor, jobs, sleep = sys.argv[1:6]
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    from secateur.lab.executors import Processes
+    from secateur.lab.drive.executors import Processes
 
     options = {"log": log, "sleep": float(sleep)}
     chosen: Any = Processes(int(jobs), retries=20) if executor == "processes" else executor

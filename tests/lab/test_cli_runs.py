@@ -16,7 +16,9 @@ import torch
 
 from secateur import cli
 from secateur.files import write_text
-from secateur.lab import Failure, Recipe, Record, Store, paths, runs
+from secateur.lab import Failure, Recipe, Record, Store
+from secateur.lab.keep import paths
+from secateur.lab.show import browse
 from secateur.types import InputError, MissingLibraryError, UnknownNameError
 
 Run = Callable[..., tuple[int, str, str]]
@@ -191,7 +193,7 @@ def test_export_to_parquet(run: Run, tmp_path: Path) -> None:
 def test_parquet_without_its_library_says_so(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingLibraryError, match=r"needs pyarrow.*pip install 'secateur\[parquet\]'"):
-        runs.export(Store(paths.store_dir("toy")).frame(), parquet=tmp_path / "a.parquet")
+        browse.export(Store(paths.store_dir("toy")).frame(), parquet=tmp_path / "a.parquet")
     assert not (tmp_path / "a.parquet").exists()
 
 
@@ -243,19 +245,19 @@ def test_without_any_store(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_an_id_that_fits_several_cells(run: Run) -> None:
-    stores = runs.open_stores(["toy"])
+    stores = browse.open_stores(["toy"])
     for seed in range(17):
         stores[0].put(Record(prune("weight", 0.9, seed), {}))  # of 17 ids two begin with one digit
     firsts = [identity[0] for identity in stores[0].ids()]
     twice = next(letter for letter in firsts if firsts.count(letter) > 1)
     with pytest.raises(InputError, match=rf"cells' ids begin with '{twice}'.*give more of it"):
-        runs.find(stores, twice)
+        browse.find(stores, twice)
     with pytest.raises(UnknownNameError, match="no cell's id begins with"):
-        runs.find(stores, "*")
+        browse.find(stores, "*")
 
 
 def test_a_name_that_only_one_store_knows_is_no_mistake(run: Run) -> None:
-    assert len(runs.listed(runs.open_stores(), where=["sparsity=0.5"])) == 4
+    assert len(browse.listed(browse.open_stores(), where=["sparsity=0.5"])) == 4
 
 
 def test_the_commands_are_fast(run: Run) -> None:
@@ -269,4 +271,4 @@ def test_the_commands_are_fast(run: Run) -> None:
 
 def test_a_file_in_runs_is_no_store(run: Run) -> None:
     write_text(Path("runs/notes/readme.txt"), "not a store")
-    assert {store.path.name for store in runs.open_stores()} == {"toy", "other"}
+    assert {store.path.name for store in browse.open_stores()} == {"toy", "other"}

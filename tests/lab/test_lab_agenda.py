@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.lab import Cell, Recipe
-from secateur.lab.agenda import Agenda
-from secateur.lab.interrupts import Interrupts
-from secateur.lab.locks import Locks
+from secateur.lab.drive.agenda import Agenda
+from secateur.lab.drive.interrupts import Interrupts
+from secateur.lab.drive.locks import Locks
 from secateur.types import FileError
 
 
@@ -91,7 +91,7 @@ def test_every_cell_comes_once_and_after_its_needs(data: st.DataObject) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from secateur.lab.locks import Locks
+from secateur.lab.drive.locks import Locks
 locks = Locks(Path(sys.argv[1]))
 print(locks.take("a" * 16), flush=True)
 time.sleep(60)

@@ -12,11 +12,11 @@ from toy_study import STUDY
 
 from secateur.cli.root import options_of
 from secateur.lab import Basis, Picture, Report, Section, Store, Study, Table, run_study
-from secateur.lab.basis import Origins, reproduce
-from secateur.lab.classes import class_changes, class_damage
-from secateur.lab.published import Published
-from secateur.lab.report import html, markdown
-from secateur.lab.sections import interval, mean, pick, sweep_table, training
+from secateur.lab.show.class_damage import class_changes, class_damage
+from secateur.lab.show.origins import Origins, reproduce
+from secateur.lab.show.published import Published
+from secateur.lab.show.report import html, markdown
+from secateur.lab.show.sections import interval, mean, pick, sweep_table, training
 from secateur.studies import by_name
 from secateur.types import InputError
 

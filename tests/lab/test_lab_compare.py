@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.lab.stats import compare
-from secateur.lab.tables import comparison_table
+from secateur.lab.show.stats import compare
+from secateur.lab.show.tables import comparison_table
 from secateur.types import InputError, UnknownNameError
 
 
@@ -120,7 +120,7 @@ def test_the_corrections_by_hand() -> None:
 
 
 def test_holm_never_falls() -> None:
-    from secateur.lab.stats.comparisons import _corrected
+    from secateur.lab.show.stats.comparisons import _corrected
 
     # 0.01 · 3 = 0.03; 0.02 · 2 = 0.04; 0.03 · 1 = 0.03, less than the one before.
     assert _corrected(np.array([0.03, 0.01, 0.02]), "holm").tolist() == pytest.approx([0.04, 0.03, 0.04])
@@ -227,7 +227,7 @@ def test_turning_a_comparison_round(a: list[float], b: list[float], test: Any) -
 
 @given(p=st.lists(st.floats(0, 1), min_size=1, max_size=9))
 def test_corrections_only_ever_raise_p(p: list[float]) -> None:
-    from secateur.lab.stats.comparisons import _corrected
+    from secateur.lab.show.stats.comparisons import _corrected
 
     plain = np.array(p)
     fdr, holm, bonferroni = (_corrected(plain, name) for name in ("fdr", "holm", "bonferroni"))  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secateur.lab.stats import area, pareto
+from secateur.lab.show.stats import area, pareto
 from secateur.types import InputError, UnknownNameError
 
 MODELS = pd.DataFrame(

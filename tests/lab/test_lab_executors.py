@@ -17,10 +17,10 @@ import torch
 from sixty import SIXTY
 
 from secateur.lab import Cell, Context, Outcome, Recipe, Report, Resources, RunSummary, Store, Study, run_study
-from secateur.lab.executors import Executor, Processes, Serial, by_name, suited
-from secateur.lab.executors.base import Done, Setting
-from secateur.lab.executors.wire import pack, unpack
-from secateur.lab.progress import Notice
+from secateur.lab.drive.executors import Executor, Processes, Serial, by_name, suited
+from secateur.lab.drive.executors.base import Done, Setting
+from secateur.lab.drive.executors.wire import pack, unpack
+from secateur.lab.drive.progress import Notice
 from secateur.types import InputError, UnknownNameError
 
 FEW: dict[str, Any] = {"seeds": 2, "points": 3}

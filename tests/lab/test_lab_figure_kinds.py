@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from secateur.lab.figures import (
+from secateur.lab.show.figures import (
     accuracy_by_sparsity,
     bars_with_intervals,
     box,
@@ -21,8 +21,8 @@ from secateur.lab.figures import (
     scatter,
     trade_off,
 )
-from secateur.lab.marks import layout
-from secateur.lab.style import PALETTE, svg
+from secateur.lab.show.marks import layout
+from secateur.lab.show.style import PALETTE, svg
 from secateur.types import InputError, UnknownNameError
 
 RUNS = pd.DataFrame(

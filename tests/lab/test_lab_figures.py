@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from secateur.lab.figures import (
+from secateur.lab.show.figures import (
     accuracy_by_sparsity,
     class_bars,
     learning_curves,
     loss_by_sparsity,
     trade_off,
 )
-from secateur.lab.style import PALETTE, inline_svg, png, styles, svg
+from secateur.lab.show.style import PALETTE, inline_svg, png, styles, svg
 from secateur.types import InputError, UnknownNameError
 
 RUNS = pd.DataFrame(

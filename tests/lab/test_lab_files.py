@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from secateur.files import replacing, require, sweep, write_text
-from secateur.lab import paths
-from secateur.lab.environment import environment, merged
+from secateur.lab.keep import paths
+from secateur.lab.keep.environment import environment, merged
 from secateur.types import FileError, SecateurError
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas
 import pytest
 
-from secateur.lab.blocks import Basis, Table
-from secateur.lab.judgement import areas, front, judged, paired, untested
+from secateur.lab.show.blocks import Basis, Table
+from secateur.lab.show.judgement import areas, front, judged, paired, untested
 
 ROWS = [
     {"method": method, "seed": seed, "sparsity": sparsity, "accuracy": base - 0.01 * seed, "size": size}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from secateur.lab import paths
-from secateur.lab.locks import Locks
+from secateur.lab.drive.locks import Locks
+from secateur.lab.keep import paths
 
 
 def test_only_what_nobody_holds_of_finished_cells_is_swept(tmp_path: Path) -> None:

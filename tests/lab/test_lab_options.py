@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from secateur.lab import Study
-from secateur.lab.options import Kind, Option, Options
-from secateur.lab.report import Report
+from secateur.lab.plan.options import Kind, Option, Options
+from secateur.lab.show.report import Report
 from secateur.types import InputError, UnknownNameError
 
 GOOD: dict[Kind, list[Any]] = {

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from secateur.cli.runs import _narrow
-from secateur.lab import Recipe, Record, Store, runs
-from secateur.lab.pooling import deciding, with_needed
+from secateur.lab import Recipe, Record, Store
+from secateur.lab.show import browse
+from secateur.lab.show.pooling import deciding, with_needed
 
 SEEDS = (0, 1, 2)
 
@@ -32,12 +33,12 @@ def filled(folder: Path, epochs: int, base: float) -> Store:
     return store
 
 
-def shown(groups: runs.Groups, *columns: str) -> list[tuple[Any, ...]]:
+def shown(groups: browse.Groups, *columns: str) -> list[tuple[Any, ...]]:
     return [tuple(row) for row in groups.table[list(columns)].itertuples(index=False)]
 
 
 def test_cut_networks_are_not_averaged_with_networks_from_scratch(tmp_path: Path) -> None:
-    found = runs.groups([filled(tmp_path, 30, 0.86)], ["method", "sparsity"])
+    found = browse.groups([filled(tmp_path, 30, 0.86)], ["method", "sparsity"])
     assert found.apart == ["kind"]
     assert found.over == {"seed": 3, "network": 3}
     assert shown(found, "kind", "accuracy", "accuracy.n") == [
@@ -50,7 +51,7 @@ def test_networks_trained_for_other_epochs_are_kept_apart_though_no_parameter_of
     tmp_path: Path,
 ) -> None:
     stores = [filled(tmp_path, epochs, base) for epochs, base in ((30, 0.86), (3, 0.5), (20, 0.8))]
-    found = runs.groups(stores, ["method"], kind="prune")
+    found = browse.groups(stores, ["method"], kind="prune")
     assert found.apart == ["train.epochs"]
     assert shown(found, "train.epochs", "accuracy", "accuracy.n") == [
         *((3, pytest.approx(0.51), 3), (20, pytest.approx(0.81), 3), (30, pytest.approx(0.87), 3)),
@@ -58,7 +59,7 @@ def test_networks_trained_for_other_epochs_are_kept_apart_though_no_parameter_of
 
 
 def test_each_metric_has_its_own_count(tmp_path: Path) -> None:
-    found = runs.groups([filled(tmp_path, 30, 0.86)], ["kind"])
+    found = browse.groups([filled(tmp_path, 30, 0.86)], ["kind"])
     counts = {row[0]: row[1:] for row in shown(found, "kind", "accuracy.n", "loss.n", "parameters_removed.n")}
     assert counts == {"dense": (3, 3, 0), "prune": (3, 3, 3), "train": (3, 0, 0)}
     table = _narrow(found.table)
@@ -68,7 +69,7 @@ def test_each_metric_has_its_own_count(tmp_path: Path) -> None:
 
 def test_one_cell_in_two_stores_counts_once(tmp_path: Path) -> None:
     one, other = filled(tmp_path / "a", 30, 0.86), filled(tmp_path / "b", 30, 0.86)
-    found = runs.groups([one, other], ["method"], kind="prune")
+    found = browse.groups([one, other], ["method"], kind="prune")
     assert shown(found, "accuracy.n") == [(3,)]
 
 
@@ -76,7 +77,7 @@ def test_cells_of_networks_that_are_in_no_store_are_kept_apart(tmp_path: Path) -
     """Of a network that was removed nothing is known but its id, so nothing says that the seed alone differs."""
     store = filled(tmp_path, 30, 0.86)
     store.delete(*(train(seed, 30).id for seed in SEEDS))
-    found = runs.groups([store], ["method"], kind="prune")
+    found = browse.groups([store], ["method"], kind="prune")
     assert found.apart == ["needs"]
     assert found.over == {}
     assert shown(found, "accuracy.n") == [(1,)] * 3
@@ -88,7 +89,7 @@ def test_an_option_at_its_default_is_no_difference(tmp_path: Path) -> None:
     store.put(Record(Recipe("toy", "prune", {"seed": 0, "method": "l1"}), {"accuracy": 0.5}))
     newer = Recipe("toy", "prune", {"seed": 1, "method": "l1", "scope": "all"}, defaults={"scope": "all"})
     store.put(Record(newer, {"accuracy": 0.7}))
-    found = runs.groups([store], ["method"])
+    found = browse.groups([store], ["method"])
     assert (found.apart, shown(found, "accuracy", "accuracy.n")) == ([], [(pytest.approx(0.6), 2)])
 
 
@@ -98,7 +99,7 @@ def test_a_parameter_that_shares_its_name_with_a_metric_hides_nothing(tmp_path: 
         for rate in (0.1, 0.9):
             recipe = Recipe("toy", "prune", {"seed": seed, "method": "l1", "rate": rate})
             store.put(Record(recipe, {"rate": 10 * rate + seed}))
-    found = runs.groups([store], ["method"], ["rate"])
+    found = browse.groups([store], ["method"], ["rate"])
     assert found.apart == ["parameter.rate"]
     assert shown(found, "parameter.rate", "rate", "rate.n") == [(0.1, 2.0, 3), (0.9, 10.0, 3)]
 

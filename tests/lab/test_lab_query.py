@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.lab import Recipe, Record, Store
-from secateur.lab.query import Condition, conditions
-from secateur.lab.query import sql as ask
+from secateur.lab.keep.query import Condition, conditions
+from secateur.lab.keep.query import sql as ask
 from secateur.types import InputError, UnknownNameError
 
 

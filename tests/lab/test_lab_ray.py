@@ -22,10 +22,10 @@ from sixty import SIXTY
 from test_lab_killed import results, undisturbed
 
 from secateur.lab import Cell, Recipe, Record, Resources, Store, Study, run_study
-from secateur.lab.executors import OnRay, by_name
-from secateur.lab.executors.base import Done, Failed
-from secateur.lab.executors.ray import _Parcel, _work
-from secateur.lab.executors.wire import unpack
+from secateur.lab.drive.executors import OnRay, by_name
+from secateur.lab.drive.executors.base import Done, Failed
+from secateur.lab.drive.executors.ray import _Parcel, _work
+from secateur.lab.drive.executors.wire import unpack
 from secateur.types import FileError, InputError, MissingLibraryError, UnknownNameError
 
 __all__ = ["undisturbed"]
@@ -107,7 +107,7 @@ import sys
 from pathlib import Path
 import test_lab_ray
 from secateur.lab import Store, run_study
-from secateur.lab.executors import OnRay
+from secateur.lab.drive.executors import OnRay
 summary = run_study(test_lab_ray.demanding(), Store(Path(sys.argv[1])), executor=OnRay(retries=1), progress=False)
 print(*(f"{f.recipe.parameters['how']}: {f.error}" for f in summary.failed), summary, sep="\\n")
 """

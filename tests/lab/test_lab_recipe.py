@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.lab.recipe import Recipe, canonical
+from secateur.lab.plan.recipe import Recipe, canonical
 from secateur.types import FileError, InputError, UnknownNameError
 
 PINNED = {

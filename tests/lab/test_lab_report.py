@@ -14,21 +14,10 @@ import pandas as pd
 import pytest
 from toy_study import STUDY
 
-from secateur.lab import (
-    Card,
-    Column,
-    Picture,
-    Report,
-    Section,
-    Store,
-    Table,
-    build_report,
-    run_study,
-    write_report,
-)
-from secateur.lab.figures import class_bars
-from secateur.lab.report import html, markdown
-from secateur.lab.style import svg
+from secateur.lab import Card, Column, Picture, Report, Section, Store, Table, build_report, run_study, write_report
+from secateur.lab.show.figures import class_bars
+from secateur.lab.show.report import html, markdown
+from secateur.lab.show.style import svg
 from secateur.types import FileError, InputError, UnknownNameError
 
 SMALL = {"seeds": 2, "sparsities": [0.2, 0.5, 0.9]}

@@ -11,7 +11,7 @@ from chromium import COMMAND, Browser
 from toy_study import STUDY
 
 from secateur.lab import Basis, Column, Picture, Report, Section, Store, Table, run_study, write_report
-from secateur.lab.figures import class_bars
+from secateur.lab.show.figures import class_bars
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(COMMAND is None, reason="chromium is not on this machine")]
 HOSTILE = '</script><script>document.title="owned"</script><!--<img src=x onerror=alert(1)>'

@@ -16,7 +16,7 @@ import torch
 from toy_study import STUDY
 
 from secateur.lab import Cell, Context, Outcome, Recipe, Report, Store, Study, run_study
-from secateur.lab.run import RunSummary
+from secateur.lab.drive.driver import RunSummary
 from secateur.types import FileError, InputError, UnknownNameError
 
 SMALL: dict[str, Any] = {"seeds": 2, "sparsities": [0.5, 0.9]}  # 2 trainings, 8 prunings

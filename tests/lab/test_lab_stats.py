@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.lab.stats import bootstrap, describe, summarise
+from secateur.lab.show.stats import bootstrap, describe, summarise
 from secateur.types import InputError, UnknownNameError
 
 

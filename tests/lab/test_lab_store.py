@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from secateur.lab import Failure, Recipe, Record, Store, database, paths
+from secateur.lab import Failure, Recipe, Record, Store
+from secateur.lab.keep import database, paths
 from secateur.types import FileError, InputError, UnknownNameError
 
 TRAIN = Recipe("toy", "train", {"seed": 0})

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from secateur.lab import Recipe, Record, Store, database, paths
-from secateur.lab.schema import queryable
+from secateur.lab import Recipe, Record, Store
+from secateur.lab.keep import database, paths
+from secateur.lab.keep.schema import queryable
 from secateur.types import FileError
 
 # As version 1 wrote it.
@@ -158,7 +159,7 @@ def test_several_processes_may_meet_an_old_store_at_once(old: Path) -> None:
 
 def test_a_migration_that_fails_leaves_the_old_store(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("secateur.lab.schema.VIEWS", {"bad": "SELECT nothing FROM nowhere WHERE ("})
+        patch.setattr("secateur.lab.keep.schema.VIEWS", {"bad": "SELECT nothing FROM nowhere WHERE ("})
         with pytest.raises(FileError, match="damaged"):
             Store(old)
     check(old)

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 import torch
 
-from secateur.lab import Failure, Recipe, Record, Store, database, paths
+from secateur.lab import Failure, Recipe, Record, Store
+from secateur.lab.keep import database, paths
 from secateur.types import FileError
 
 FORK = get_context("fork")

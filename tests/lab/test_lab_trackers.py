@@ -14,14 +14,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from secateur.lab.blocks import Picture, Section
-from secateur.lab.recipe import Recipe
-from secateur.lab.records import Record
-from secateur.lab.report import Report
-from secateur.lab.style import drawing
-from secateur.lab.trackers import TRACKERS, by_name
-from secateur.lab.trackers.contents import run_name, weights
-from secateur.lab.trackers.mlflow import MLflow
+from secateur.lab.drive.trackers import TRACKERS, by_name
+from secateur.lab.drive.trackers.contents import run_name, weights
+from secateur.lab.drive.trackers.mlflow import MLflow
+from secateur.lab.keep.records import Record
+from secateur.lab.plan.recipe import Recipe
+from secateur.lab.show.blocks import Picture, Section
+from secateur.lab.show.report import Report
+from secateur.lab.show.style import drawing
 from secateur.types import FileError, InputError, MissingLibraryError, UnknownNameError
 
 CREATED = "2026-11-21T07:31:03+00:00"
@@ -193,7 +193,7 @@ def test_mlflow_artefacts(tmp_path: Path) -> None:
 
 
 def test_mlflow_draws_one_histogram_a_weight(tmp_path: Path) -> None:
-    from secateur.lab.trackers.mlflow import _histograms
+    from secateur.lab.drive.trackers.mlflow import _histograms
 
     (axes,) = _histograms({"a": torch.tensor([0.0, 0.0, 1.0]), "b": torch.full((4,), 2.0)}).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["b", "a"]

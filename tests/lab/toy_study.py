@@ -18,24 +18,24 @@ from secateur.lab import (
     Context,
     Outcome,
     Picture,
+    Publication,
     Recipe,
     Report,
     Results,
     Section,
-    Source,
     Study,
     Table,
     describe,
     summarise,
 )
-from secateur.lab.figures import (
+from secateur.lab.show.figures import (
     accuracy_by_sparsity,
     class_bars,
     learning_curves,
     loss_by_sparsity,
     trade_off,
 )
-from secateur.lab.style import styles
+from secateur.lab.show.style import styles
 
 CLASSES = (
     "T-shirt",
@@ -243,7 +243,7 @@ def published() -> pd.DataFrame:
 STUDY = Study(
     "toy",
     "A toy study",
-    Source("toy", "N. Obody", 2024, "On pruning toys"),
+    Publication("toy", "N. Obody", 2024, "On pruning toys"),
     "Weights or neurons?",
     cells,
     pages,

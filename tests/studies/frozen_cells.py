@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from secateur.lab.study import Study
+from secateur.lab.plan.study import Study
 from secateur.studies import STUDIES
 
 FILE = Path(__file__).with_suffix(".json")

@@ -16,7 +16,7 @@ from torch import nn
 from secateur import data, models
 from secateur.criteria import LossChange, Magnitude
 from secateur.lab import Report, Results, Store, Table, run_study, write_report
-from secateur.lab.blocks import Basis
+from secateur.lab.show.blocks import Basis
 from secateur.measure import evaluate
 from secateur.structure import channels, mask
 from secateur.studies import by_name

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from secateur.lab import Report, Results, Store, Table, build_report, run_study
-from secateur.lab.study import Context
+from secateur.lab.plan.study import Context
 from secateur.measure import evaluate, parameters
 from secateur.structure import channels, cut
 from secateur.studies import by_name

@@ -12,7 +12,7 @@ import torch
 
 from secateur import data
 from secateur.lab import Report, Results, RunSummary, Store, Table, run_study, write_report
-from secateur.lab.study import Cell
+from secateur.lab.plan.study import Cell
 from secateur.studies import STUDIES, by_name
 from secateur.studies.comparison.cells import cells
 from secateur.studies.comparison.options import METHODS

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from secateur.lab.options import Options
+from secateur.lab.plan.options import Options
 from secateur.studies import STUDIES
 from secateur.studies.comparison.options import OPTIONS
 from secateur.types import InputError, UnknownNameError

@@ -11,7 +11,7 @@ import torch
 
 from secateur import data, models
 from secateur.lab import Report, Results, Store, Table, run_study, write_report
-from secateur.lab.study import Study
+from secateur.lab.plan.study import Study
 from secateur.measure import evaluate
 from secateur.search import Genetic, Space, only
 from secateur.search.operators import damaged

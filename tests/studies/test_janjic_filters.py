@@ -13,8 +13,8 @@ from torch import nn
 from secateur import models
 from secateur.criteria import Energy
 from secateur.lab import Results, Store, run_study, write_report
-from secateur.lab.recipe import Json
-from secateur.lab.study import Context
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Context
 from secateur.measure import evaluate, parameters
 from secateur.saving import save_weights
 from secateur.selection import select

@@ -11,7 +11,7 @@ from secateur import data, models
 from secateur.lab import Report, Results, Store, Table, run_study
 from secateur.structure import channels, mask
 from secateur.studies import by_name
-from secateur.studies.janjic.replace import METHODS, Cut, seen
+from secateur.studies.janjic.replace import METHODS, PrunedLayer, seen
 from secateur.types import InputError, UnknownNameError
 
 TINY: dict[str, Any] = {
@@ -41,12 +41,12 @@ def report(results: Results) -> Report:
     return by_name("janjic-replace").pages(results)
 
 
-def cut(layer: str, reader: str) -> Cut:
+def cut(layer: str, reader: str) -> PrunedLayer:
     model = models.build("janjic-cnn", seed=0, width=0.125, hidden=12, input_size=8)
     images = data.load("digits", "train")
     removed = torch.zeros(model.get_parameter(f"{layer}.weight").shape[0], dtype=torch.bool)
     removed[::2] = True
-    return Cut(model, layer, reader, removed, images.images[:200], images.labels[:200], 4, 3, 0)
+    return PrunedLayer(model, layer, reader, removed, images.images[:200], images.labels[:200], 4, 3, 0)
 
 
 PLACES = pytest.mark.parametrize(("layer", "reader"), [("conv1", "conv2"), ("conv2", "fc1")])

@@ -8,7 +8,7 @@ from typing import Any
 import pandas
 import pytest
 
-from secateur.lab.blocks import Basis
+from secateur.lab.show.blocks import Basis
 from secateur.studies.charpentier import random as charpentier_random
 from secateur.studies.charpentier.factors_pages import Factor, words
 from secateur.studies.janjic import energy_pages as filter_energy_pages

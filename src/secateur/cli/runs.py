@@ -15,8 +15,8 @@ from secateur.cli.root import Json, app
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from secateur.lab.runs import Found, Groups
-    from secateur.lab.store import Store
+    from secateur.lab.keep.store import Store
+    from secateur.lab.show.browse import FoundCell, Groups
 
 __all__ = ["runs_compare", "runs_export", "runs_failures", "runs_list", "runs_remove", "runs_show", "runs_sql"]
 
@@ -75,10 +75,10 @@ def runs_list(
     as_csv: Csv = False,
 ) -> None:
     """List finished cells with their parameters and results."""
-    from secateur.lab import runs
+    from secateur.lab.show import browse
 
-    found = runs.listed(
-        runs.open_stores(store or ()),
+    found = browse.listed(
+        browse.open_stores(store or ()),
         study=study,
         kind=kind,
         where=where,
@@ -96,7 +96,7 @@ def runs_list(
 
 def _telling(frame: DataFrame) -> list[str]:
     """The columns for a screen: what the cells are, the usual results, and what differs, as far as there is room."""
-    from secateur.lab.runs import varying
+    from secateur.lab.show.browse import varying
 
     first = [n for n in ("store", "id", "study", "kind", "seed", "method", "sparsity", "data", "model") if n in frame]
     usual = [n for n in ("accuracy", "loss", "parameters_removed") if n in frame]
@@ -118,12 +118,12 @@ def runs_show(
     as_json: Json = False,
 ) -> None:
     """Show all about one cell: recipe, results, environment, and the traceback if it failed."""
-    from secateur.lab import runs
+    from secateur.lab.show import browse
 
-    found = runs.find(runs.open_stores(store or ()), cell)
+    found = browse.find(browse.open_stores(store or ()), cell)
     facts = _facts(found)
     if as_json:
-        from secateur.lab.schema import queryable
+        from secateur.lab.keep.schema import queryable
 
         print(queryable(json.dumps(facts))[0])
         return
@@ -131,7 +131,7 @@ def runs_show(
         _print_facts(title, content)
 
 
-def _facts(found: Found) -> dict[str, Any]:
+def _facts(found: FoundCell) -> dict[str, Any]:
     one = found.record or found.failure
     assert one is not None
     facts: dict[str, Any] = {"id": found.id, "store": str(found.store.path), "recipe": one.recipe.to_dict()}
@@ -186,22 +186,22 @@ def runs_compare(
     as_csv: Csv = False,
 ) -> None:
     """Show what differs between cells, or the means of groups of them, side by side."""
-    from secateur.lab import runs
+    from secateur.lab.show import browse
     from secateur.types import InputError
 
-    stores = runs.open_stores(store or ())
+    stores = browse.open_stores(store or ())
     if bool(cells) == bool(by):
         raise InputError("compare takes two or more ids, or --by NAME for groups; give one of both")
     if by:
-        groups = runs.groups(stores, by, _split(metrics) or (), study=study, kind=kind, where=where)
+        groups = browse.groups(stores, by, _split(metrics) or (), study=study, kind=kind, where=where)
         _print(groups.table if as_json or as_csv else _narrow(groups.table), as_json, as_csv)
         _say_pooled(groups)
         return
-    found = [runs.find(stores, one) for one in cells or ()]
+    found = [browse.find(stores, one) for one in cells or ()]
     for one in found:
         if one.record is None:
             raise InputError(f"cell {one.id} failed and has no results; `secateur runs show {one.id}` shows why")
-    _print(runs.compare([one.record for one in found if one.record is not None]), as_json, as_csv)
+    _print(browse.compare([one.record for one in found if one.record is not None]), as_json, as_csv)
 
 
 def _say_pooled(groups: Groups) -> None:
@@ -238,11 +238,11 @@ Example:
 )
 def runs_failures(store: Stores = None, study: StudyName = None, as_json: Json = False) -> None:
     """List the cells that failed and have not succeeded since, each with its error."""
-    from secateur.lab import runs
+    from secateur.lab.show import browse
 
     rows = [
         {"store": one.path.name, "id": f.recipe.id, "cell": str(f.recipe), "error": f.error, "created": f.created}
-        for one in runs.open_stores(store or ())
+        for one in browse.open_stores(store or ())
         for f in one.failures()
         if study in (None, f.recipe.study)
     ]
@@ -276,10 +276,10 @@ def runs_remove(
 
     Give ids, or conditions. What builds upon them stays, and is named.
     """
-    from secateur.lab import runs
+    from secateur.lab.show import browse
     from secateur.types import InputError
 
-    stores = runs.open_stores(store or ())
+    stores = browse.open_stores(store or ())
     if bool(cells) == bool(where or study or kind):
         raise InputError("remove takes ids, or conditions (--where, --study, --kind); give one of both")
     chosen = _chosen(stores, cells, {"study": study, "kind": kind, "where": where})
@@ -300,14 +300,14 @@ def runs_remove(
 
 def _chosen(stores: list[Store], cells: list[str] | None, asked: dict[str, Any]) -> dict[Store, list[str]]:
     """The ids to remove, by store."""
-    from secateur.lab import runs
+    from secateur.lab.show import browse
     from secateur.types import UnknownNameError
 
     chosen: dict[Store, list[str]] = {}
-    for one in (runs.find(stores, cell) for cell in cells or ()):
+    for one in (browse.find(stores, cell) for cell in cells or ()):
         chosen.setdefault(one.store, []).append(one.id)
     if not cells:
-        runs.listed(stores, **asked, columns=["id"], limit=0)  # a name that no store knows is a mistake
+        browse.listed(stores, **asked, columns=["id"], limit=0)  # a name that no store knows is a mistake
         for store in stores:
             with suppress(UnknownNameError):
                 found = store.query(**asked, columns=["id"])["id"].tolist()
@@ -344,14 +344,14 @@ def runs_export(
     where: Where = None,
 ) -> None:
     """Write cells to a file: one row a cell, one column a parameter and a metric."""
-    from secateur.lab import runs
+    from secateur.lab.show import browse
     from secateur.types import InputError
 
     files = [file for file in (csv, parquet, json_) if file is not None]
     if not files:
         raise InputError("export writes to files; give --csv FILE, --json FILE or --parquet FILE")
-    found = runs.listed(runs.open_stores(store or ()), study=study, kind=kind, where=where)
-    runs.export(found, csv=csv, parquet=parquet, json=json_)
+    found = browse.listed(browse.open_stores(store or ()), study=study, kind=kind, where=where)
+    browse.export(found, csv=csv, parquet=parquet, json=json_)
     typer.echo(f"{len(found)} cells written to {', '.join(map(str, files))}", err=True)
 
 
@@ -371,9 +371,9 @@ def runs_sql(
     as_csv: Csv = False,
 ) -> None:
     """Ask the stores in SQL; nothing can be changed this way."""
-    from secateur.lab import runs
+    from secateur.lab.show import browse
 
-    _print(runs.sql(runs.open_stores(store or ()), query), as_json, as_csv)
+    _print(browse.sql(browse.open_stores(store or ()), query), as_json, as_csv)
 
 
 def _print(frame: DataFrame, as_json: bool, as_csv: bool) -> None:
@@ -384,7 +384,7 @@ def _print(frame: DataFrame, as_json: bool, as_csv: bool) -> None:
 
 
 def _print_plain(frame: DataFrame, as_json: bool) -> None:
-    from secateur.lab.runs import to_json
+    from secateur.lab.show.browse import to_json
 
     if as_json:
         print(f'{{"rows": {to_json(frame)}}}')

@@ -12,8 +12,9 @@ import typer
 from secateur.cli.root import DataDir, Json, app, options_of, studies_app
 
 if TYPE_CHECKING:
-    from secateur.lab.report import Report
-    from secateur.lab.store import Store
+    from secateur.lab.keep.store import Store
+    from secateur.lab.plan.study import Planned
+    from secateur.lab.show.report import Report
 
 __all__ = ["report_", "study_list", "study_run"]
 
@@ -92,24 +93,23 @@ def study_run(
     What is finished is never computed twice, so a run that was stopped goes on when the same command is given again.
     The same command on the same store in another terminal shares the work.
     """
-    from secateur.lab import paths
-    from secateur.lab.progress import JsonLines
-    from secateur.lab.run import run_study
-    from secateur.lab.store import Store
-    from secateur.lab.trackers import by_name as tracker
-    from secateur.lab.trackers import check
+    from secateur.lab.drive.driver import run_study
+    from secateur.lab.drive.progress import JsonLines
+    from secateur.lab.drive.trackers import by_name as tracker
+    from secateur.lab.drive.trackers import check
+    from secateur.lab.keep import paths
+    from secateur.lab.keep.store import Store
     from secateur.studies import by_name
 
     study = by_name(name)
-    options = _study_options(study.defaults, seeds, data_dir, set_)
     check(track or ())
-    study.plan(options)  # a mistake in the options should leave no empty store behind
+    # A mistake in the options should leave no empty store behind.
+    planned = study.planned(_study_options(study.defaults, seeds, data_dir, set_))
     _check_where(on, jobs, threads)
     place = Store(store or paths.store_dir(study.name))
     summary = run_study(
-        study,
+        planned,
         place,
-        options,
         executor=on,
         jobs=jobs,
         threads=threads,
@@ -120,7 +120,7 @@ def study_run(
     if summary.interrupted:
         _say(f"{summary}; the same command goes on from here")
     elif summary.done or summary.found:
-        _write_report(name, place, options, quiet, as_json, str(summary))
+        _write_report(planned, place, quiet, as_json, str(summary))
     else:
         _say(str(summary))
     failed = len(summary.failed) + len(summary.failed_before)
@@ -131,7 +131,7 @@ def study_run(
 
 def _check_where(on: str | None, jobs: int | None, threads: int) -> None:
     """Refuse a mistake before there is a store."""
-    from secateur.lab.executors import by_name
+    from secateur.lab.drive.executors import by_name
     from secateur.types import InputError
 
     for option, value in (("--jobs", jobs), ("--threads", threads)):
@@ -160,13 +160,14 @@ def report_(
 
     Give it the --seeds and --set that the study was run with.
     """
-    from secateur.lab import paths
-    from secateur.lab.store import Store
+    from secateur.lab.keep import paths
+    from secateur.lab.keep.store import Store
     from secateur.studies import by_name
 
     study = by_name(name)
     place = Store(store or paths.store_dir(study.name), create=False)
-    _write_report(name, place, _study_options(study.defaults, seeds, None, set_), False, as_json, "")
+    planned = study.planned(_study_options(study.defaults, seeds, None, set_))
+    _write_report(planned, place, False, as_json, "")
 
 
 def _study_options(defaults: Any, seeds: int | None, data_dir: Path | None, set_: list[str] | None) -> dict[str, Any]:
@@ -182,12 +183,11 @@ def _study_options(defaults: Any, seeds: int | None, data_dir: Path | None, set_
     return options
 
 
-def _write_report(name: str, store: Store, options: dict[str, Any], quiet: bool, as_json: bool, done: str) -> None:
-    from secateur.lab import paths
-    from secateur.lab.build import build_report
-    from secateur.studies import by_name
+def _write_report(planned: Planned, store: Store, quiet: bool, as_json: bool, done: str) -> None:
+    from secateur.lab.keep import paths
+    from secateur.lab.show.build import build_report
 
-    report = build_report(by_name(name), store, options)
+    report = build_report(planned, store)
     page = report.write(paths.report_dir(store.path))
     if as_json:
         event = {"event": "report"} if done else {}
@@ -209,7 +209,7 @@ def _show(report: Report) -> None:
     from rich.console import Console
     from rich.table import Table as RichTable
 
-    from secateur.lab.blocks import Table
+    from secateur.lab.show.blocks import Table
 
     # Where the output is no screen, the table has the room that it needs.
     console = Console(width=None if sys.stdout.isatty() else 110)

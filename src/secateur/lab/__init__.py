@@ -1,16 +1,16 @@
 """The lab: studies (grids of recipes), the store that keeps their results, the report that shows them."""
 
-from secateur.lab.blocks import Basis, Card, Column, Picture, Section, Table
-from secateur.lab.build import build_report, write_report
-from secateur.lab.recipe import Recipe
-from secateur.lab.records import Failure, Record
-from secateur.lab.report import Report
-from secateur.lab.run import RunSummary, run_study
-from secateur.lab.stats import Summary, area, bootstrap, compare, describe, pareto, summarise
-from secateur.lab.store import Store
-from secateur.lab.study import Cell, Context, Outcome, Resources, Results, Source, Study
-from secateur.lab.tables import comparison_table
-from secateur.lab.trackers import Tracker
+from secateur.lab.drive.driver import RunSummary, run_study
+from secateur.lab.drive.trackers import Tracker
+from secateur.lab.keep.records import Failure, Record
+from secateur.lab.keep.store import Store
+from secateur.lab.plan.recipe import Recipe
+from secateur.lab.plan.study import Cell, Context, Outcome, Publication, Resources, Results, Study
+from secateur.lab.show.blocks import Basis, Card, Column, Picture, Section, Table
+from secateur.lab.show.build import build_report, write_report
+from secateur.lab.show.report import Report
+from secateur.lab.show.stats import Summary, area, bootstrap, compare, describe, pareto, summarise
+from secateur.lab.show.tables import comparison_table
 
 __all__ = [
     "Basis",
@@ -21,6 +21,7 @@ __all__ = [
     "Failure",
     "Outcome",
     "Picture",
+    "Publication",
     "Recipe",
     "Record",
     "Report",
@@ -28,7 +29,6 @@ __all__ = [
     "Results",
     "RunSummary",
     "Section",
-    "Source",
     "Store",
     "Study",
     "Summary",

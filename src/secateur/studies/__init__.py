@@ -1,6 +1,6 @@
 """The studies: a folder for each publication, and one for the comparison of criteria."""
 
-from secateur.lab.study import Study
+from secateur.lab.plan.study import Study
 from secateur.studies import charpentier, comparison, janjic, shootout
 from secateur.studies.comparison import custom
 from secateur.types import unknown_name

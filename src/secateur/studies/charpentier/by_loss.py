@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from secateur import data
 from secateur.files import require
-from secateur.lab import figures
-from secateur.lab.blocks import Block, Column, Picture, Section, Table
-from secateur.lab.classes import class_damage
-from secateur.lab.judgement import paired
-from secateur.lab.options import Option, Options
-from secateur.lab.recipe import Json
-from secateur.lab.sections import mean, pick
-from secateur.lab.study import Cell, Context, Outcome, Study
+from secateur.lab.plan.options import Option, Options
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Cell, Context, Outcome, Study
+from secateur.lab.show import figures
+from secateur.lab.show.blocks import Block, Column, Picture, Section, Table
+from secateur.lab.show.class_damage import class_damage
+from secateur.lab.show.judgement import paired
+from secateur.lab.show.sections import mean, pick
 from secateur.measure import predict
 from secateur.rate.masks import Evaluations
 from secateur.rate.masks import rate as rate_masks
@@ -75,8 +75,8 @@ def path(log: PruningLog, model: nn.Module, sites: Sites, splits: Mapping[str, d
     places = sorted({0, *counts[every - 1 :: every], *counts[-1:]})
     masks = [without(sites, log.removed[:count]) for count in places]
     for name in ("validation", "test"):
-        rated = rate_masks(model, sites, masks, splits[name])
-        rows += _rows(name, places, rated.losses.tolist(), rated.accuracy.tolist())
+        ratings = rate_masks(model, sites, masks, splits[name])
+        rows += _rows(name, places, ratings.losses.tolist(), ratings.accuracy.tolist())
     return rows
 
 
@@ -111,9 +111,9 @@ def cut_and_rate(
 
 def with_controls(base: Cell, pruned: Cell, draws: int) -> list[Cell]:
     """Return the cell of a pruned network, and those of its controls."""
-    told = {key: pruned.recipe.parameters[key] for key in ("schedule", "images")}
-    random = base.then("control", control_cell, {**told, "method": "random", "draws": draws}, after=[pruned])
-    magnitude = base.then("control", control_cell, {**told, "method": "magnitude"}, after=[pruned])
+    parameters = {key: pruned.recipe.parameters[key] for key in ("schedule", "images")}
+    random = base.then("control", control_cell, {**parameters, "method": "random", "draws": draws}, after=[pruned])
+    magnitude = base.then("control", control_cell, {**parameters, "method": "magnitude"}, after=[pruned])
     return [pruned, random, magnitude]
 
 
@@ -127,8 +127,8 @@ def control_cell(context: Context) -> Outcome:
         keeps = [by_magnitude(keep, model, sites)]
     metrics: dict[str, Json] = {key: context.record(1).metrics[key] for key in ("units", "removed", "share")}
     for name, images in images_of(context, recipe, context["images"]).items():
-        rated = rate_masks(model, sites, keeps, images)
-        metrics |= _means("" if name == "test" else f"{name}_", rated)
+        ratings = rate_masks(model, sites, keeps, images)
+        metrics |= _means("" if name == "test" else f"{name}_", ratings)
     return Outcome(metrics)
 
 
@@ -271,12 +271,12 @@ def _controls(part: Part, pruned: DataFrame, controls: DataFrame) -> list[Block]
 def _classes(part: Part, pruned: DataFrame, controls: DataFrame) -> list[Block]:
     pandas = require("pandas", "lab")
     blocks: list[Block] = []
-    for schedule, own in pruned.groupby("schedule", sort=False):
+    for schedule, networks in pruned.groupby("schedule", sort=False):
         beside = pick(controls, schedule=schedule) if len(controls) else controls
-        rows = pandas.concat([own.assign(method=str(schedule)), beside], ignore_index=True)
-        after = rows[["seed", "method", "class_accuracy"]].assign(sparsity=mean(own, "share"))
+        rows = pandas.concat([networks.assign(method=str(schedule)), beside], ignore_index=True)
+        after = rows[["seed", "method", "class_accuracy"]].assign(sparsity=mean(networks, "share"))
         name = str(schedule).replace(" ", "-")
-        damage = class_damage(part.trained, after, part.classes, method=str(schedule), basis=part.basis(own))
+        damage = class_damage(part.trained, after, part.classes, method=str(schedule), basis=part.basis(networks))
         blocks += [b if isinstance(b, str) else replace(b, name=f"{name}-{b.name}") for b in damage]
     return blocks
 

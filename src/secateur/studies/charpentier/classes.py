@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from secateur import data
 from secateur.criteria import ClassAccuracy, Random
-from secateur.lab.options import Option
-from secateur.lab.recipe import Json
-from secateur.lab.study import Cell, Context, Outcome
+from secateur.lab.plan.options import Option
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.selection import select
 from secateur.structure import channels, cut
 from secateur.studies.charpentier.classes_pages import NOTES, WAYS, sections, words
@@ -27,9 +27,9 @@ def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
     cells = []
     for base in networks.bases(name, settled):
         cells += measured(base, settled)
-        told = {"images": settled["measured"], "sparsity": settled["class_sparsity"]}
+        parameters = {"images": settled["measured"], "sparsity": settled["class_sparsity"]}
         for number in _classes(name, base.lookup["data"], settled["classes"]):
-            cells += [base.then("class", class_cell, {"class": number, "way": way, **told}) for way in WAYS]
+            cells += [base.then("class", class_cell, {"class": number, "way": way, **parameters}) for way in WAYS]
     return cells
 
 

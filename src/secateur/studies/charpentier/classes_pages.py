@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from secateur.files import require
-from secateur.lab.blocks import Basis, Block, Column, Section, Table
-from secateur.lab.classes import class_changes, class_damage
-from secateur.lab.judgement import paired
-from secateur.lab.sections import interval, pick
+from secateur.lab.show.blocks import Basis, Block, Column, Section, Table
+from secateur.lab.show.class_damage import class_changes, class_damage
+from secateur.lab.show.judgement import paired
+from secateur.lab.show.sections import interval, pick
 from secateur.studies.charpentier import factors_pages
 from secateur.studies.charpentier.factors_pages import Factor, cuts
 from secateur.studies.kit.controls import METHODS
@@ -99,7 +99,7 @@ def _way(part: Part, changes: DataFrame, aimed: DataFrame, way: str) -> list[Blo
     rows, runs = pick(changes, way=way), pick(aimed, way=way)
     basis, removed = part.basis(runs), share(runs["sparsity"].iloc[0])
     table = require("pandas", "lab").DataFrame(
-        {part.classes[int(number)]: _changes(part, own) for number, own in runs.groupby("class")}
+        {part.classes[int(number)]: _changes(part, class_runs) for number, class_runs in runs.groupby("class")}
     )
     caption = (
         f"Change of each class's test accuracy with {removed} of the units cut to {WAYS[way]}: the class meant in rows, what "

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from secateur.lab.options import Option, Options
-from secateur.lab.recipe import Json
-from secateur.lab.study import Cell, Source
+from secateur.lab.plan.options import Option, Options
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Cell, Publication
 from secateur.studies.kit import networks
 from secateur.studies.kit.published import published
 
 __all__ = ["NETWORKS", "SOURCE", "WIDTH", "bases", "options", "printed"]
 
-SOURCE = Source("charpentier", "L. Charpentier", 2020, "master's thesis draft, University of Oslo")
+SOURCE = Publication("charpentier", "L. Charpentier", 2020, "master's thesis draft, University of Oslo")
 
 NETWORKS = ["ann-128", "mlp-3", "cnn-4"]
 """The three networks of chapter 3."""

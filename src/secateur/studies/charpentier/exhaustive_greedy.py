@@ -7,9 +7,9 @@ from pathlib import Path
 from time import process_time
 
 from secateur.data import Split
-from secateur.lab.options import Option
-from secateur.lab.recipe import Json
-from secateur.lab.study import Cell, Context, Outcome
+from secateur.lab.plan.options import Option
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.schedules import Exhaustive, Greedy
 from secateur.structure import channels
 from secateur.studies.charpentier.by_loss import DRAWS, IMAGES, cut_and_rate, path, pruning_study, with_controls
@@ -36,9 +36,9 @@ def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
     for base in bases(name, settled):
         cells.append(base)
         for schedule in settled["schedules"]:
-            own = ("tolerance", "skip_rounds") if schedule == "greedy" else ()
-            told = {"images": settled["images"], "schedule": schedule, **{key: settled[key] for key in own}}
-            cells += with_controls(base, base.then("prune", prune_cell, told), settled["draws"])
+            keys = ("tolerance", "skip_rounds") if schedule == "greedy" else ()
+            parameters = {"images": settled["images"], "schedule": schedule, **{key: settled[key] for key in keys}}
+            cells += with_controls(base, base.then("prune", prune_cell, parameters), settled["draws"])
     return cells
 
 
@@ -52,10 +52,10 @@ def prune_cell(context: Context) -> Outcome:
     since = process_time()
     pruned = _schedule(context, splits["train"])(model, sites, checkpoint=file)
     effort = {"evaluations": pruned.history.evaluations, "cpu_seconds": process_time() - since}
-    rated = cut_and_rate(model, sites, pruned.keep, splits, effort)
+    outcome = cut_and_rate(model, sites, pruned.keep, splits, effort)
     if file is not None:
         file.unlink(missing_ok=True)
-    return Outcome(rated.metrics, path(pruned.history, model, sites, splits), rated.artefact)
+    return Outcome(outcome.metrics, path(pruned.history, model, sites, splits), outcome.artefact)
 
 
 def _schedule(context: Context, images: Split) -> Exhaustive | Greedy:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 
-from secateur.lab.options import Option, Options
-from secateur.lab.recipe import Json
-from secateur.lab.study import Cell, Study
+from secateur.lab.plan.options import Option, Options
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Cell, Study
 from secateur.studies.charpentier.common import SOURCE
 from secateur.studies.charpentier.factors_pages import Factor, factor_study
 from secateur.studies.charpentier.measured import OPTIONS, measured
@@ -53,7 +53,9 @@ def ask(question: Question) -> Study:
 
     def cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
         values, singles = settled[question.values.name], networks.singles(settled)
-        pairs = product(values, singles) if question.outermost else ((v, one) for one in singles for v in values)
+        pairs = (
+            product(values, singles) if question.outermost else ((v, network) for network in singles for v in values)
+        )
         return [
             cell
             for value, single in pairs

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from secateur.files import require
-from secateur.lab import figures
-from secateur.lab.blocks import Basis, Block, Card, Column, Picture, Section
-from secateur.lab.classes import class_changes, class_damage
-from secateur.lab.judgement import paired
-from secateur.lab.options import Options
-from secateur.lab.recipe import Json
-from secateur.lab.sections import interval, mean, pick
-from secateur.lab.study import Cell, Source, Study
-from secateur.lab.style import styles
+from secateur.lab.plan.options import Options
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Cell, Publication, Study
+from secateur.lab.show import figures
+from secateur.lab.show.blocks import Basis, Block, Card, Column, Picture, Section
+from secateur.lab.show.class_damage import class_changes, class_damage
+from secateur.lab.show.judgement import paired
+from secateur.lab.show.sections import interval, mean, pick
+from secateur.lab.show.style import styles
 from secateur.studies.charpentier.measured import LABELS
 from secateur.studies.kit.controls import METHODS
 from secateur.studies.kit.grouped import Mean, grouped
@@ -85,7 +85,7 @@ def factor_study(
     title: str,
     summary: str,
     *,
-    source: Source,
+    source: Publication,
     options: Options,
     cells: Callable[[str, Mapping[str, Json]], list[Cell]],
     factor: FactorOf,

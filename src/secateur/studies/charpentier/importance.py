@@ -14,13 +14,13 @@ from torch import nn
 from secateur import data
 from secateur.criteria import LossChange, Magnitude, NextLayer, Random, SecondOrder, Taylor, UnitWorth
 from secateur.files import require
-from secateur.lab import figures
-from secateur.lab.blocks import Block, Column, Picture, Section, Table
-from secateur.lab.classes import class_damage
-from secateur.lab.options import Option
-from secateur.lab.recipe import Json
-from secateur.lab.sections import interval, mean
-from secateur.lab.study import Cell, Context, Outcome
+from secateur.lab.plan.options import Option
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Cell, Context, Outcome
+from secateur.lab.show import figures
+from secateur.lab.show.blocks import Block, Column, Picture, Section, Table
+from secateur.lab.show.class_damage import class_damage
+from secateur.lab.show.sections import interval, mean
 from secateur.measure.agree import agreement
 from secateur.structure import channels
 from secateur.studies.charpentier.common import NETWORKS, SOURCE, WIDTH, bases, options
@@ -64,8 +64,10 @@ def _estimates(images: data.Split, seed: int) -> dict[str, Criterion]:
 
 
 def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
-    told = {key: settled[key] for key in ("images", "alpha")}
-    return [cell for base in bases(name, settled) for cell in (base, base.then("importance", importance_cell, told))]
+    parameters = {key: settled[key] for key in ("images", "alpha")}
+    return [
+        cell for base in bases(name, settled) for cell in (base, base.then("importance", importance_cell, parameters))
+    ]
 
 
 def importance_cell(context: Context) -> Outcome:

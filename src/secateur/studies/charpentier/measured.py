@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from secateur.criteria import LossChange, UnitWorth
-from secateur.lab.options import Option
-from secateur.lab.recipe import Json
-from secateur.lab.study import Cell, Context, Outcome
+from secateur.lab.plan.options import Option
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.measure import parameters
 from secateur.structure import channels, cut
 from secateur.studies.kit.controls import METHODS, by_method

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from secateur.criteria import LossChange
 from secateur.criteria.loss_change.labels import LABELS
-from secateur.lab.options import Option
-from secateur.lab.recipe import Json
-from secateur.lab.study import Cell, Context, Outcome
+from secateur.lab.plan.options import Option
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.schedules import Precomputed
 from secateur.schedules.walk import Unit
 from secateur.structure import channels
@@ -48,10 +48,10 @@ NOTES = (
 def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
     cells = []
     for base in bases(name, settled):
-        told = {"images": settled["images"]}
-        cells += [base, ranked := base.then("rank", rank_cell, told)]
+        parameters = {"images": settled["images"]}
+        cells += [base, ranked := base.then("rank", rank_cell, parameters)]
         for schedule in settled["schedules"]:
-            pruned = base.then("prune", prune_cell, {**told, "schedule": schedule}, after=[ranked])
+            pruned = base.then("prune", prune_cell, {**parameters, "schedule": schedule}, after=[ranked])
             cells += with_controls(base, pruned, settled["draws"])
     return cells
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from secateur.criteria import Magnitude
 from secateur.files import require
-from secateur.lab import figures
-from secateur.lab.blocks import Block, Card, Column, Picture, Section, Table
-from secateur.lab.classes import class_damage
-from secateur.lab.options import Option
-from secateur.lab.recipe import Json
-from secateur.lab.sections import interval, mean, pick
-from secateur.lab.stats import summarise
-from secateur.lab.study import Cell, Context, Outcome
+from secateur.lab.plan.options import Option
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Cell, Context, Outcome
+from secateur.lab.show import figures
+from secateur.lab.show.blocks import Block, Card, Column, Picture, Section, Table
+from secateur.lab.show.class_damage import class_damage
+from secateur.lab.show.sections import interval, mean, pick
+from secateur.lab.show.stats import summarise
 from secateur.rate.masks import rate as rate_masks
 from secateur.selection import select
 from secateur.structure import channels
@@ -57,18 +57,18 @@ def remove_cell(context: Context) -> Outcome:
     keeps = drawn(model, sites, n, context["draws"], (context["seed"], n))
     share = n / sum(site.size for site in sites.values())
     keeps.append(select(Magnitude(p=2)(model, sites), share, minimum=0))
-    rated = rate_masks(model, sites, keeps, split(context, recipe, "test"))
+    ratings = rate_masks(model, sites, keeps, split(context, recipe, "test"))
     metrics: dict[str, Json] = {
         "share": share,
-        "loss": float(rated.losses[:-1].mean()),
-        "accuracy": float(rated.accuracy[:-1].mean()),
-        "accuracy_std": float(rated.accuracy[:-1].std()),
-        "class_accuracy": rated.class_accuracy[:-1].mean(0).tolist(),
-        "magnitude_loss": float(rated.losses[-1]),
-        "magnitude_accuracy": float(rated.accuracy[-1]),
-        "magnitude_class_accuracy": rated.class_accuracy[-1].tolist(),
+        "loss": float(ratings.losses[:-1].mean()),
+        "accuracy": float(ratings.accuracy[:-1].mean()),
+        "accuracy_std": float(ratings.accuracy[:-1].std()),
+        "class_accuracy": ratings.class_accuracy[:-1].mean(0).tolist(),
+        "magnitude_loss": float(ratings.losses[-1]),
+        "magnitude_accuracy": float(ratings.accuracy[-1]),
+        "magnitude_class_accuracy": ratings.class_accuracy[-1].tolist(),
     }
-    return Outcome(metrics, artefact={"loss": rated.losses[:-1], "accuracy": rated.accuracy[:-1]})
+    return Outcome(metrics, artefact={"loss": ratings.losses[:-1], "accuracy": ratings.accuracy[:-1]})
 
 
 # The report

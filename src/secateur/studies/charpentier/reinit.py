@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from secateur import models
-from secateur.lab import figures
-from secateur.lab.blocks import Block, Column, Picture, Section, Table
-from secateur.lab.options import Option
-from secateur.lab.recipe import Json, Recipe
-from secateur.lab.sections import interval, pick
-from secateur.lab.study import Cell, Context, Outcome, Results
+from secateur.lab.plan.options import Option
+from secateur.lab.plan.recipe import Json, Recipe
+from secateur.lab.plan.study import Cell, Context, Outcome, Results
+from secateur.lab.show import figures
+from secateur.lab.show.blocks import Block, Column, Picture, Section, Table
+from secateur.lab.show.sections import interval, pick
 from secateur.models.schemes import SCHEMES
 from secateur.studies.charpentier.common import SOURCE, options
 from secateur.studies.charpentier.factors_pages import Factor, compared, factor_study

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from secateur.lab import figures
-from secateur.lab.blocks import Block, Column, Picture, Section
-from secateur.lab.classes import class_damage
-from secateur.lab.judgement import paired
-from secateur.lab.options import Option
-from secateur.lab.recipe import Json
-from secateur.lab.sections import mean, pick
-from secateur.lab.study import Cell, Context, Outcome
+from secateur.lab.plan.options import Option
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Cell, Context, Outcome
+from secateur.lab.show import figures
+from secateur.lab.show.blocks import Block, Column, Picture, Section
+from secateur.lab.show.class_damage import class_damage
+from secateur.lab.show.judgement import paired
+from secateur.lab.show.sections import mean, pick
 from secateur.rate.masks import Evaluations
 from secateur.rate.masks import rate as rate_masks
 from secateur.schedules import Shrink
@@ -70,7 +70,7 @@ def shrink_cell(context: Context) -> Outcome:
         "magnitude": [by_magnitude(run.keep, model, sites) for run in runs],
     }
     masks = [{}, *(keep for method in METHODS for keep in keeps[method])]
-    rated = {name: rate_masks(model, sites, masks, images) for name, images in splits.items()}
+    ratings = {name: rate_masks(model, sites, masks, images) for name, images in splits.items()}
     units = sum(site.size for site in sites.values())
     removed = [len(run.history.removed) for run in runs]
     metrics: dict[str, Json] = {
@@ -78,22 +78,22 @@ def shrink_cell(context: Context) -> Outcome:
         "share": sum(removed) / len(runs) / units,
         "evaluations": sum(run.history.evaluations for run in runs),
         "cut_difference": max(0.0 if run.verification is None else run.verification.example for run in runs),
-        **{f"whole_{name}_loss": float(ratings.losses[0]) for name, ratings in rated.items()},
+        **{f"whole_{name}_loss": float(rating.losses[0]) for name, rating in ratings.items()},
     }
     history = []
     for place, method in enumerate(METHODS):
         rows = slice(1 + place * len(runs), 1 + (place + 1) * len(runs))
-        metrics[f"{method}_class_accuracy"] = rated["test"].class_accuracy[rows].mean(0).tolist()
-        history += _history(method, removed, rated, rows)
+        metrics[f"{method}_class_accuracy"] = ratings["test"].class_accuracy[rows].mean(0).tolist()
+        history += _history(method, removed, ratings, rows)
     return Outcome(metrics, history)
 
 
-def _history(method: str, removed: list[int], rated: Mapping[str, Evaluations], rows: slice) -> list[dict[str, Json]]:
+def _history(method: str, removed: list[int], ratings: Mapping[str, Evaluations], rows: slice) -> list[dict[str, Json]]:
     """One row a run: how many nodes went, and how loss and accuracy changed by it."""
     history: list[dict[str, Json]] = [{"run": run, "method": method, "removed": n} for run, n in enumerate(removed)]
-    for name, ratings in rated.items():
-        losses = ratings.losses[rows] - ratings.losses[0]
-        accuracy = ratings.accuracy[rows] - ratings.accuracy[0]
+    for name, rating in ratings.items():
+        losses = rating.losses[rows] - rating.losses[0]
+        accuracy = rating.accuracy[rows] - rating.accuracy[0]
         for row, loss, points in zip(history, losses.tolist(), (100 * accuracy).tolist(), strict=True):
             row |= {f"{name}_loss": loss, f"{name}_points": points}
     return history
@@ -134,21 +134,21 @@ def _losses(part: Part, cells: DataFrame, runs: DataFrame) -> list[Block]:
         Mean(f"{name}_loss", Column(f"{name} loss", "change", format="+.4f"), f"95 % of {name}") for name in SPLITS
     ]
     columns.append(Mean("test_points", Column("test accuracy", "points", format="+.2f")))
-    each = _each(runs)
+    means = _each(runs)
     basis = part.basis(cells, "training, validation and test images")
     caption = (
         "Change of loss and accuracy against the whole network; means of each network's runs, intervals over networks."
     )
     groups = {"n": Column("n"), "method": Column("method")}
-    blocks: list[Block] = [grouped(each, "losses", caption, groups, columns, basis)]
+    blocks: list[Block] = [grouped(means, "losses", caption, groups, columns, basis)]
     for name in ("train", "test"):
         labels = ("n, nodes at a time", f"Change of {name} loss")
         drawing = figures.box(pick(runs, method="shrink"), x="n", value=f"{name}_loss", label=labels)
-        changes = pick(each, method="shrink").groupby("n")[f"{name}_loss"].mean()
+        changes = pick(means, method="shrink").groupby("n")[f"{name}_loss"].mean()
         alt = f"Box plots of the change of the {name} loss; means from {changes.min():+.4f} to {changes.max():+.4f}."
         caption = f"What shrinking did to the {name} loss, all runs."
         blocks.append(Picture(f"box-{name}-loss", drawing, caption, alt, basis))
-    named = each.rename(columns={"n": "at a time"})
+    named = means.rename(columns={"n": "at a time"})
     words = "Test loss of the controls against shrinking at the same number of nodes."
     return blocks + paired(
         named, "compared", words, value="test_loss", baseline="shrink", within=("at a time",), better="lower"
@@ -168,9 +168,9 @@ def _classes(part: Part, cells: DataFrame) -> list[Block]:
 
 
 def _words(part: Part) -> list[str]:
-    each = pick(_each(part.steps(part.kind("shrink"))), method="shrink")
+    means = pick(_each(part.steps(part.kind("shrink"))), method="shrink")
     words = []
-    for n, rows in each.groupby("n"):
+    for n, rows in means.groupby("n"):
         changes = [f"{mean(rows, f'{name}_loss'):+.4f}".replace("-", "−") for name in SPLITS]
         words.append(
             f"n = {n}: {mean(rows, 'removed'):.1f} nodes go, and the loss changes by {changes[0]} on training, {changes[1]} "

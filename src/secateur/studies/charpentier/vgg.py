@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from secateur import data, models
 from secateur.criteria import LossChange, Magnitude, Random, UnitWorth
-from secateur.lab.options import Option, Options
-from secateur.lab.recipe import Json
-from secateur.lab.study import Cell, Context, Outcome
+from secateur.lab.plan.options import Option, Options
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.measure import compare_latency
 from secateur.models.layers import pad_to, stack
 from secateur.models.vgg import vgg_16
@@ -65,7 +65,7 @@ def vgg(
 
 def _options() -> Options:
     fixed = ("model", "model_options")
-    own = (
+    further = (
         Option("width", "number", 0.125, "what multiplies the widths of the network", 0.001),
         Option("measured", "count", 1000, "training images to measure the filters on, the first ones", least=1),
         Option("sparsities", "number", [0.3, 0.5, 0.7], "fractions of the units to cut", 0, 0.99, many="list"),
@@ -75,7 +75,7 @@ def _options() -> Options:
         Option("tune_lr", "number", 0.0005, "learning rate of the fine-tuning", 0),
         Option("device", "text", "cpu", "where to train and measure, such as cuda"),
     )
-    table = Options((*(option for option in networks.OPTIONS if option.name not in fixed), *own))
+    table = Options((*(option for option in networks.OPTIONS if option.name not in fixed), *further))
     return table.changed(seeds=2, epochs=5, batch_size=64)
 
 
@@ -105,9 +105,9 @@ def _check_device(study: str, name: str) -> None:
 
 
 def _of_network(base: Cell, settled: Mapping[str, Json]) -> list[Cell]:
-    told = {"images": settled["measured"]}
-    measure = base.then("measure", measure_cell, told)
-    shared = {**told, **{key: settled[key] for key in ("tune_images", "tune_lr", "batch_size")}}
+    images = {"images": settled["measured"]}
+    measure = base.then("measure", measure_cell, images)
+    shared = {**images, **{key: settled[key] for key in ("tune_images", "tune_lr", "batch_size")}}
     epochs = settled["steps"] * settled["tune_epochs"]
     whole = {"method": "unpruned", "way": "at once", "sparsity": 0.0, "step": 1, "steps": 1, "tune_epochs": epochs}
     cells = [base, measure, base.then("prune", step_cell, {**shared, **whole}, after=[measure])]

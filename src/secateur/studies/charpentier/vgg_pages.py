@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from secateur.files import require
-from secateur.lab import figures
-from secateur.lab.blocks import Basis, Block, Card, Column, Picture, Section, Table
-from secateur.lab.classes import class_damage
-from secateur.lab.judgement import paired
-from secateur.lab.sections import mean, pick, trade_offs, training
-from secateur.lab.study import Results
-from secateur.lab.style import styles
+from secateur.lab.plan.study import Results
+from secateur.lab.show import figures
+from secateur.lab.show.blocks import Basis, Block, Card, Column, Picture, Section, Table
+from secateur.lab.show.class_damage import class_damage
+from secateur.lab.show.judgement import paired
+from secateur.lab.show.sections import mean, pick, trade_offs, training
+from secateur.lab.show.style import styles
 from secateur.studies.charpentier.measured import LABELS
 from secateur.studies.kit.controls import METHODS
 from secateur.studies.kit.grouped import Mean, grouped, means
@@ -31,10 +31,10 @@ def sections(part: Part) -> list[Section]:
     """Return the sections on the training, the filters, and on what cuts cost, gain and hurt."""
     # Trained networks have the name that builds them, not that of the measured ones.
     trained = pick(part.results.frame, kind="train", data=part.data)
-    made = [training(trained, part.results.store.histories(trained["id"]), part.basis(trained))]
-    made += [_worth(part)] if len(part.measured) else []
+    parts = [training(trained, part.results.store.histories(trained["id"]), part.basis(trained))]
+    parts += [_worth(part)] if len(part.measured) else []
     ended = _ended(part)
-    return [*made, _costs(part, ended), _gains(part, ended), _classes(part, ended)] if len(ended) else made
+    return [*parts, _costs(part, ended), _gains(part, ended), _classes(part, ended)] if len(ended) else parts
 
 
 def words(part: Part) -> list[str]:

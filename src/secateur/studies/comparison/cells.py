@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from secateur import data, models
 from secateur.criteria import Magnitude, Random
-from secateur.lab.recipe import Json
-from secateur.lab.study import Cell, Context, Outcome
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.measure import compare_latency, parameters, predict
 from secateur.models.schemes import initialise
 from secateur.randomness import private_draws

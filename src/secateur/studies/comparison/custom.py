@@ -7,9 +7,9 @@ from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
 
-from secateur.lab import toml
-from secateur.lab.recipe import Json
-from secateur.lab.study import Study
+from secateur.lab.plan import toml
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Study
 from secateur.studies.comparison.declare import comparison
 from secateur.studies.comparison.options import OPTIONS
 from secateur.studies.kit import networks

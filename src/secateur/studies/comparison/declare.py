@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Literal
 
-from secateur.lab.options import Options
-from secateur.lab.published import Published
-from secateur.lab.study import Source, Study
+from secateur.lab.plan.options import Options
+from secateur.lab.plan.study import Publication, Study
+from secateur.lab.show.published import Published
 from secateur.studies.comparison.cells import cells
 from secateur.studies.comparison.options import OPTIONS
 from secateur.studies.comparison.pages import sections
@@ -25,7 +25,7 @@ def comparison(
     summary: str,
     *,
     options: Options = OPTIONS,
-    source: Source | None = None,
+    source: Publication | None = None,
     published: Published | None = None,
     best: tuple[str, Literal["max", "min"]] | None = _BEST,
 ) -> Study:

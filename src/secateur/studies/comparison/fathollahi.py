@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from secateur.lab.published import Published
-from secateur.lab.study import Source
+from secateur.lab.plan.study import Publication
+from secateur.lab.show.published import Published
 from secateur.studies.comparison.declare import comparison
 from secateur.studies.comparison.options import OPTIONS
 from secateur.studies.kit.published import published
@@ -23,7 +23,7 @@ STUDY = comparison(
     "fathollahi",
     "Weight pruning and neuron pruning on Fashion-MNIST",
     "Two prunings of a 784-1000-1000-500-200-10 network at 5 to 99 %, with the neuron-pruned networks really cut.",
-    source=Source(
+    source=Publication(
         "fathollahi", "M. Fathollahi", 2022, "Comparing performance of two pruning on Fashion-MNIST data set"
     ),
     # The text pools all neurons in one dictionary that knows no layers, so a layer may lose its last one.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from secateur.lab.options import Option, Options
+from secateur.lab.plan.options import Option, Options
 from secateur.studies.kit import networks
 
 __all__ = ["METHODS", "OPTIONS"]

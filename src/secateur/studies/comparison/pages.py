@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from secateur.lab.blocks import Block, Column, Section, Table
-from secateur.lab.classes import class_damage
-from secateur.lab.judgement import areas, front, judged
-from secateur.lab.published import Published
-from secateur.lab.sections import interval, mean, pick, sweep, sweep_table, trade_offs, training
-from secateur.lab.style import styles
+from secateur.lab.show.blocks import Block, Column, Section, Table
+from secateur.lab.show.class_damage import class_damage
+from secateur.lab.show.judgement import areas, front, judged
+from secateur.lab.show.published import Published
+from secateur.lab.show.sections import interval, mean, pick, sweep, sweep_table, trade_offs, training
+from secateur.lab.show.style import styles
 from secateur.studies.comparison.options import METHODS
 from secateur.studies.comparison.words import method_caption
 from secateur.studies.kit.grouped import Mean, grouped, means

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from secateur.lab.blocks import Card
-from secateur.lab.sections import mean, pick
-from secateur.lab.study import Results
+from secateur.lab.plan.study import Results
+from secateur.lab.show.blocks import Card
+from secateur.lab.show.sections import mean, pick
 from secateur.studies.comparison.options import METHODS
 from secateur.studies.kit.networks import grid
 from secateur.studies.kit.parts import Part

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from secateur.lab import figures
-from secateur.lab.blocks import Basis, Block, Column, Picture, Section, Table
-from secateur.lab.options import Option
-from secateur.lab.recipe import Json
-from secateur.lab.sections import mean, pick
-from secateur.lab.study import Cell, Context, Outcome
-from secateur.lab.style import styles
+from secateur.lab.plan.options import Option
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Cell, Context, Outcome
+from secateur.lab.show import figures
+from secateur.lab.show.blocks import Basis, Block, Column, Picture, Section, Table
+from secateur.lab.show.sections import mean, pick
+from secateur.lab.show.style import styles
 from secateur.measure import predict
 from secateur.randomness import private_draws
 from secateur.state import modes_kept
@@ -50,9 +50,11 @@ NOTES = (
 def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
     """One cell a network unpruned, and one for each threshold, which prunes every layer alone."""
     cells = filters.bases(name, settled)
-    told = {"method": "energy", **{key: settled[key] for key in ("rates", "draws", "layers", "test_images")}}
+    parameters = {"method": "energy", **{key: settled[key] for key in ("rates", "draws", "layers", "test_images")}}
     for base, threshold in product(list(cells), (0.0, *settled["thresholds"])):
-        cells.append(base.then("dropout", dropout_cell, {"threshold": threshold, **told}, defaults={"layers": "*"}))
+        cells.append(
+            base.then("dropout", dropout_cell, {"threshold": threshold, **parameters}, defaults={"layers": "*"})
+        )
     return cells
 
 
@@ -133,12 +135,12 @@ def _rated(draws: Sequence[Tensor], labels: Tensor) -> dict[str, Any]:
     """Loss and accuracy over the draws: the means, and how far the draws lie apart."""
     losses = [float(cross_entropy(outputs, labels)) for outputs in draws]
     right = torch.stack([outputs.argmax(1) == labels for outputs in draws]).double()
-    each = right.mean(1)
+    accuracies = right.mean(1)
     return {
         "loss": sum(losses) / len(losses),
         "accuracy": float(right.mean()),
-        "least": float(each.min()),
-        "most": float(each.max()),
+        "least": float(accuracies.min()),
+        "most": float(accuracies.max()),
         "right": right.mean(0),
         "labels": labels,
     }
@@ -153,12 +155,14 @@ def _metrics(rows: Sequence[Mapping[str, Any]], classes: int) -> dict[str, Json]
     metrics: dict[str, Json] = {}
     rates = sorted({row["rate"] for row in rows})
     for prefix, rate in (("base_", rates[0]), ("", rates[-1])):
-        here = [row for row in rows if row["rate"] == rate]
+        at_rate = [row for row in rows if row["rate"] == rate]
         for name in ("accuracy", "loss"):
-            metrics[prefix + name] = sum(row[name] for row in here) / len(here)
-        right, labels = torch.stack([row["right"] for row in here]).mean(0), here[0]["labels"]
+            metrics[prefix + name] = sum(row[name] for row in at_rate) / len(at_rate)
+        right, labels = torch.stack([row["right"] for row in at_rate]).mean(0), at_rate[0]["labels"]
         by_class = [right[labels == number] for number in range(classes)]
-        metrics[f"{prefix}class_accuracy"] = [float(own.mean()) if len(own) else None for own in by_class]
+        metrics[f"{prefix}class_accuracy"] = [
+            float(class_right.mean()) if len(class_right) else None for class_right in by_class
+        ]
     return {**metrics, "base_rate": rates[0], "rate": rates[-1]}
 
 
@@ -172,10 +176,10 @@ def _sections(part: Part) -> list[Section]:
     rows = part.lines(runs)
     whole, pruned = pick(rows, threshold=0), rows[rows["threshold"] > 0]
     sections = [Section("The unpruned network", [_unpruned(part, whole, runs)])] if len(whole) else []
-    for threshold, own in pruned.groupby("threshold"):
+    for threshold, layers in pruned.groupby("threshold"):
         basis = part.basis(pick(runs, threshold=threshold), "test images")
         title = f"With {share(threshold)} of a layer's energy removed"
-        sections.append(Section(title, _by_layer(own, threshold, basis)))
+        sections.append(Section(title, _by_layer(layers, threshold, basis)))
     return [*sections, Section("Which classes it hurts", _classes(part, runs))]
 
 
@@ -247,8 +251,8 @@ def _classes(part: Part, runs: DataFrame) -> list[Block]:
     first, last = runs["base_rate"].min(), runs["rate"].max()
     whole, pruned = runs[runs["threshold"] == 0], runs[runs["threshold"] > 0]
     words = f"Dropout of {last:g} beside {first:g}, on the unpruned networks."
-    rated, basis = whole.assign(threshold=whole["rate"]), part.basis(runs, "test images")
-    blocks = class_section(part, rated, basis, "dropout while testing") if len(whole) else []
+    by_rate, basis = whole.assign(threshold=whole["rate"]), part.basis(runs, "test images")
+    blocks = class_section(part, by_rate, basis, "dropout while testing") if len(whole) else []
     means = [
         f"{share(threshold)}: {mean(rows, 'base_accuracy'):.4f} becomes {mean(rows, 'accuracy'):.4f}"
         for threshold, rows in pruned.groupby("threshold")

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.lab.options import Option
-from secateur.lab.recipe import Json
-from secateur.lab.study import Cell, Context, Outcome, Study
+from secateur.lab.plan.options import Option
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Cell, Context, Outcome, Study
 from secateur.rate.masks import Evaluations, Removals
 from secateur.studies.janjic import filters
 from secateur.studies.janjic.energy_pages import NOTES, cards, sections, words
@@ -55,9 +55,9 @@ def energy_study(name: str, title: str, summary: str, notes: Sequence[str], **de
 def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
     """One cell a network, and on each one cell for each method and threshold, which takes every layer alone."""
     cells = filters.bases(name, settled)
-    told = {key: settled[key] for key in ("layers", "test_images")}
+    shared = {key: settled[key] for key in ("layers", "test_images")}
     for base, method, threshold in product(list(cells), settled["methods"], settled["thresholds"]):
-        parameters = {"method": method, "threshold": threshold, **told}
+        parameters = {"method": method, "threshold": threshold, **shared}
         cells.append(base.then("layers", layers_cell, parameters, defaults={"layers": "*"}))
     return cells
 
@@ -103,7 +103,7 @@ def _metrics(rows: Sequence[Mapping[str, Any]], whole: Evaluations, ratings: Seq
     names = ("accuracy", "loss", "points", "compression", "parameters_removed", "fitness")
     return {
         **{name: sum(row[name] for row in rows) / len(rows) for name in names},
-        "class_accuracy": torch.stack([rated.class_accuracy[0] for rated in ratings]).mean(0).tolist(),
+        "class_accuracy": torch.stack([rating.class_accuracy[0] for rating in ratings]).mean(0).tolist(),
         "layers_pruned": len(rows),
         "base_accuracy": float(whole.accuracy[0]),
         "base_loss": float(whole.losses[0]),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from secateur.lab import figures
-from secateur.lab.blocks import Basis, Block, Card, Column, Picture, Section, Table
-from secateur.lab.judgement import paired
-from secateur.lab.sections import mean, pick
-from secateur.lab.style import styles
+from secateur.lab.show import figures
+from secateur.lab.show.blocks import Basis, Block, Card, Column, Picture, Section, Table
+from secateur.lab.show.judgement import paired
+from secateur.lab.show.sections import mean, pick
+from secateur.lab.show.style import styles
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.parts import Part, class_section
 from secateur.studies.kit.pictures import change_heatmap, greatest_loss
@@ -115,8 +115,8 @@ def _layer_table(energy: DataFrame, basis: Basis) -> Table:
     columns = [Mean("filters", Column("filters", format=".0f"))]
     rows = energy
     for t in sorted(set(energy["threshold"])):
-        here = energy["threshold"] == t
-        rows = rows.assign(**{f"{value} {t}": energy[value].where(here) for value in ("compression", "points")})
+        at_threshold = energy["threshold"] == t
+        rows = rows.assign(**{f"{value} {t}": energy[value].where(at_threshold) for value in ("compression", "points")})
         columns.append(Mean(f"compression {t}", Column(f"removed at {share(t)}", format=".1%")))
         columns.append(Mean(f"points {t}", Column(f"at {share(t)}", "points", format="+.2f")))
     caption = (

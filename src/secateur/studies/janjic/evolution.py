@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from secateur import data
-from secateur.lab.options import Option, Options
-from secateur.lab.recipe import Json
-from secateur.lab.study import Cell, Context, Outcome
+from secateur.lab.plan.options import Option, Options
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.search import (
     Annealing,
     CmaEs,
@@ -83,7 +83,7 @@ def options(model: str) -> Options:
         for option in networks.OPTIONS
     ]
     plateau = "passes to the plateau; 0 for none, null for 45,000 images or 6"
-    own = (
+    further = (
         Option("lr", "number", 0.05, "learning rate of the stochastic gradient descent", least=0),
         Option("layer", "text", "fc2", "the layer whose weights are searched"),
         Option("damages", "number", [0.1, 0.3, 0.5, 0.7, 0.9], "initial damage rates", least=0, most=1, many="any"),
@@ -93,7 +93,7 @@ def options(model: str) -> Options:
         Option("searches", "text", list(SEARCHES), "the other searches", allowed=tuple(SEARCHES), many="any"),
         Option("converged_epochs", "count", None, plateau, optional=True),
     )
-    table = Options((*shared, *own))
+    table = Options((*shared, *further))
     return table.changed(seeds=5, batch_size=10, model=model, data=["mnist-5k", "fashion-mnist"])
 
 
@@ -141,9 +141,9 @@ def _of_network(base: Cell, options: Mapping[str, Json]) -> Iterator[Cell]:
     yield base
     for protocol, damage in product(options["protocols"], options["damages"]):
         # A search whose own settings change is another search, so they are part of the recipe.
-        told = {"search": repr(Genetic(damage, options["population"])), "population": options["population"]}
-        told |= {"network": AUTHORS, "protocol": protocol, "method": genetic(damage), "damage": damage}
-        yield base.then("search", search_cell, {**told, **shared})
+        parameters = {"search": repr(Genetic(damage, options["population"])), "population": options["population"]}
+        parameters |= {"network": AUTHORS, "protocol": protocol, "method": genetic(damage), "damage": damage}
+        yield base.then("search", search_cell, {**parameters, **shared})
     for method in options["searches"]:
         yield base.then("search", search_cell, {"network": AUTHORS, **_other(method), **shared})
     plateau = [method for method in _PLATEAU if method in options["searches"]]
@@ -180,18 +180,18 @@ def search_cell(context: Context) -> Outcome:
     search, biased = _search(context)
     layer, seed = context["layer"], context["seed"]
     space = Space(model, only(weights(model), f"{layer}.weight"), [f"{layer}.bias"] if biased else [])
-    rated = {"validation": Fitness(space, near), "test": Fitness(space, far)}
-    judged = _judged(context, search, space, rated)
+    fitnesses = {"validation": Fitness(space, near), "test": Fitness(space, far)}
+    judged = _judged(context, search, space, fitnesses)
     change = judged.searched if context["protocol"] == "honest" else judged.untouched
     metrics = {
         **_figures(judged),
         **rate(judged.result.model, {"test": far, "train": first(split(context, recipe, "train"), TRAINING)}),
-        "validation_accuracy": _accuracy(rated["validation"], change),
-        **_controls(seed, space, judged.result.history, rated["test"]),
+        "validation_accuracy": _accuracy(fitnesses["validation"], change),
+        **_controls(seed, space, judged.result.history, fitnesses["test"]),
     }
     artefact = {"genes": torch.from_numpy(judged.result.history.genes)}
     if isinstance(search, Genetic):
-        on = rated["test" if context["protocol"] == "thesis" else "validation"]
+        on = fitnesses["test" if context["protocol"] == "thesis" else "validation"]
         metrics |= _population(judged, 100 * on.start / on.samples)
         artefact |= _generations(judged, search, seed)
     return Outcome(metrics, _history(judged), artefact)

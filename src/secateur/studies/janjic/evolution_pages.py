@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from secateur.lab import figures
-from secateur.lab.blocks import Block, Card, Column, Picture, Section, Table
-from secateur.lab.classes import class_damage
-from secateur.lab.judgement import judged
-from secateur.lab.sections import interval, mean, pick
+from secateur.lab.show import figures
+from secateur.lab.show.blocks import Block, Card, Column, Picture, Section, Table
+from secateur.lab.show.class_damage import class_damage
+from secateur.lab.show.judgement import judged
+from secateur.lab.show.sections import interval, mean, pick
 from secateur.studies.janjic.evolution import AUTHORS, CONVERGED
 from secateur.studies.janjic.evolution_pictures import contour, evolution, overlap, solutions, trials, weights_before
 from secateur.studies.kit.grouped import Mean, grouped
@@ -99,14 +99,14 @@ def _populations(part: Part, rows: DataFrame, theirs: Trials | None) -> list[Blo
     """Tables 5.1 and 5.2, and the bands that were expected."""
     blocks: list[Block] = []
     for protocol in dict.fromkeys(rows["protocol"]):
-        own = pick(rows, protocol=protocol)
+        runs = pick(rows, protocol=protocol)
         beside = theirs if protocol == "thesis" else None
-        blocks += [_population(part, own, name, protocol, beside) for name in ("fitness", "accuracy", "compression")]
+        blocks += [_population(part, runs, name, protocol, beside) for name in ("fitness", "accuracy", "compression")]
         if beside is not None:
-            blocks.append(_best(part, own, beside))
+            blocks.append(_best(part, runs, beside))
         bands = published("janjic")["bands"].get(part.model, {}).get(part.data)
         if protocol == "thesis" and bands:
-            blocks += _bands(part, own, bands)
+            blocks += _bands(part, runs, bands)
     return blocks
 
 
@@ -248,9 +248,9 @@ def _progress(part: Part, rows: DataFrame) -> list[Block]:
     # Every method at the same numbers of evaluations, so that means are means of all networks.
     budget = float(rows["evaluations"].iloc[0])
     parts = []
-    for (method, _), own in steps.groupby(["method", "id"], sort=False):
+    for (method, _), run_steps in steps.groupby(["method", "id"], sort=False):
         for mark in range(1, 11):
-            until = own[own["evaluations"] <= mark * budget / 10 + 1e-6]
+            until = run_steps[run_steps["evaluations"] <= mark * budget / 10 + 1e-6]
             best = float(until["best"].iloc[-1]) if len(until) else 0.0
             parts.append({"method": method, "evaluations": mark * budget / 10, "best": best})
     frame = steps.iloc[:0][["method", "evaluations", "best"]].from_records(parts)

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.files import require
-from secateur.lab import figures
-from secateur.lab.blocks import Block, Column, Picture, Table
+from secateur.lab.show import figures
+from secateur.lab.show.blocks import Block, Column, Picture, Table
 from secateur.studies.kit.parts import Part
 
 if TYPE_CHECKING:
@@ -63,9 +63,9 @@ def trials(part: Part, rows: DataFrame) -> list[Trial]:
     for row in rows.to_dict("records"):
         arrays: dict[str, NDArray[Any]] = {name: t.numpy() for name, t in store.artefact(row["id"]).items()}
         base = store.artefact(store.get(row["id"]).recipe.needs[0])
-        rated = {name: arrays[name].astype(np.float64) for name in LABELS}
+        ratings = {name: arrays[name].astype(np.float64) for name in LABELS}
         layer = base[f"{row['layer']}.weight"].flatten().double().numpy()
-        evolutions.append(Trial(row, rated, arrays["lineages"], layer, arrays["begun"], arrays["genes"]))
+        evolutions.append(Trial(row, ratings, arrays["lineages"], layer, arrays["begun"], arrays["genes"]))
     return evolutions
 
 

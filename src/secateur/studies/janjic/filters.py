@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from secateur import data, models
 from secateur.criteria import Energy, Magnitude, Random
-from secateur.lab.options import Option, Options
-from secateur.lab.recipe import Json, Recipe
-from secateur.lab.study import Cell, Context, Outcome, Source
+from secateur.lab.plan.options import Option, Options
+from secateur.lab.plan.recipe import Json, Recipe
+from secateur.lab.plan.study import Cell, Context, Outcome, Publication
 from secateur.saving import load_weights
 from secateur.selection import select
 from secateur.structure import channels
@@ -38,7 +38,7 @@ __all__ = [
     "step_size",
 ]
 
-SOURCE = Source(
+SOURCE = Publication(
     "janjic",
     "S. Janjić",
     2018,
@@ -80,13 +80,13 @@ def bases(study: str, settled: Mapping[str, Json]) -> list[Cell]:
     trained = list(networks.bases(study, settled, _fitted))
     if settled["weights"] is None:
         return trained
-    told = {
+    parameters = {
         "seed": 0,
         "weights": _digest(settled["weights"]),
         **trained[0].lookup,
         "model_options": _fitted(settled),
     }
-    recipe = Recipe(study, "load", told | {key: settled[key] for key in ("size", "validation")})
+    recipe = Recipe(study, "load", parameters | {key: settled[key] for key in ("size", "validation")})
     return [Cell(recipe, load_cell, lookup=trained[0].lookup)]
 
 
@@ -207,7 +207,7 @@ def choose(
     keep = select(Energy()(model, sites), cumulative=threshold)
     if method == "energy":
         return keep
-    fractions = {name: float((~kept).double().mean()) for name, kept in keep.items()}
+    fractions = {name: float((~mask).double().mean()) for name, mask in keep.items()}
     return select(score(model, sites), fractions, scope="layer")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from secateur.lab.study import Study
+from secateur.lab.plan.study import Study
 from secateur.studies.janjic.evolution import cells, options
 from secateur.studies.janjic.evolution_pages import NOTES, cards, sections, words
 from secateur.studies.janjic.filters import SOURCE

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from secateur.data import Split
-from secateur.lab.options import Option
-from secateur.lab.recipe import Json
-from secateur.lab.study import Cell, Context, Outcome
+from secateur.lab.plan.options import Option
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.measure import evaluate, macs, parameters
 from secateur.rate.masks import Removals
 from secateur.repair import repair
@@ -38,11 +38,11 @@ _TAKES = {"none": (), "each": ("retrain_images", "retrain_lr"), "end": ("retrain
 def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
     """One cell a network, one that finds its cheap layers, and one for each threshold, method and mode."""
     cells: list[Cell] = []
-    told = {key: settled[key] for key in ("layers", "test_images", "tolerance")}
+    shared = {key: settled[key] for key in ("layers", "test_images", "tolerance")}
     for base in filters.bases(name, settled):
         cells.append(base)
         for threshold in settled["thresholds"]:
-            scan = base.then("scan", scan_cell, {"threshold": threshold, **told}, defaults={"layers": "*"})
+            scan = base.then("scan", scan_cell, {"threshold": threshold, **shared}, defaults={"layers": "*"})
             cells.append(scan)
             for method, mode in _pairs(settled):
                 parameters = {
@@ -83,7 +83,7 @@ def scan_cell(context: Context) -> Outcome:
 def iterate_cell(context: Context) -> Outcome:
     """Cut one layer after another out of a network, front to back, and rate it after each."""
     model, recipe = networks.network(context)
-    work = _Work(context, recipe, networks.split(context, recipe, "train"))
+    work = _Retraining(context, recipe, networks.split(context, recipe, "train"))
     test = filters.rated(context, recipe)
     rows = [_row(0, "none", model, test)]
     first = rows[0]
@@ -95,22 +95,22 @@ def iterate_cell(context: Context) -> Outcome:
         model = work.retrain(model, 1, len(counts))
         rows.append(_row(len(counts) + 1, "retrained", model, test))
     last = rows[-1]
-    rated = {**networks.quality(model, test), "base_accuracy": first["accuracy"], "base_loss": first["loss"]}
+    quality = {**networks.quality(model, test), "base_accuracy": first["accuracy"], "base_loss": first["loss"]}
     size = {"parameters": last["parameters"], "macs": last["macs"], "layers_pruned": len(counts)}
     before = networks.quality(networks.network(context)[0], test, "base_")["base_class_accuracy"]
     change = {"parameters_removed": 1 - last["parameters"] / first["parameters"], "base_class_accuracy": before}
-    return Outcome({**rated, **size, **change}, rows)
+    return Outcome({**quality, **size, **change}, rows)
 
 
 def _row(place: int, name: str, model: nn.Module, test: Split) -> dict[str, Json]:
     image = test.images[:1]
-    rated = evaluate(model, test, batch_size=filters.step_size(image))
+    rating = evaluate(model, test, batch_size=filters.step_size(image))
     size = {"parameters": parameters(model).total, "macs": macs(model, image)}
-    return {"step": place, "layer": name, "accuracy": rated.accuracy, "loss": rated.loss, **size}
+    return {"step": place, "layer": name, "accuracy": rating.accuracy, "loss": rating.loss, **size}
 
 
 @dataclass(frozen=True, eq=False)
-class _Work:
+class _Retraining:
     """What is done to a network at each step, as its cell says."""
 
     context: Context

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from secateur.lab import figures
-from secateur.lab.blocks import Basis, Block, Column, Picture, Section, Table
-from secateur.lab.judgement import paired
-from secateur.lab.sections import mean, pick
-from secateur.lab.style import styles
+from secateur.lab.show import figures
+from secateur.lab.show.blocks import Basis, Block, Column, Picture, Section, Table
+from secateur.lab.show.judgement import paired
+from secateur.lab.show.sections import mean, pick
+from secateur.lab.show.style import styles
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.parts import Part, class_section
 from secateur.studies.kit.words import percent, points, share
@@ -53,7 +53,7 @@ def sections(part: Part) -> list[Section]:
     by_name = runs.drop(columns="method").rename(columns={"after": "method"})
     return [
         Section("At a glance", [_overview(runs, basis)]),
-        *(_steps(threshold, own, basis) for threshold, own in rows.groupby("threshold")),
+        *(_steps(threshold, layers, basis) for threshold, layers in rows.groupby("threshold")),
         Section("What saves it", _compared(runs, basis)),
         *_scanned(part),
         Section("Which classes it hurts", class_section(part, by_name, basis, "of each layer's energy removed")),
@@ -158,10 +158,14 @@ def _scanned(part: Part) -> list[Section]:
     columns = [*_THRESHOLD.values(), Column("layer"), Column("filters removed", format=".1f")]
     columns += [Column("lost alone", "points", format="+.2f"), Column("pruned in"), Column("networks")]
     rows: list[list[Any]] = []
-    for threshold, own in scans.groupby("threshold"):
-        for name in own["lost"].iloc[0]:
-            removed, lost = (sum(by_layer[name] for by_layer in own[key]) / len(own) for key in ("removed", "lost"))
-            rows.append([threshold, name, removed, lost, sum(name in cheap for cheap in own["chosen"]), len(own)])
+    for threshold, networks in scans.groupby("threshold"):
+        for name in networks["lost"].iloc[0]:
+            removed, lost = (
+                sum(by_layer[name] for by_layer in networks[key]) / len(networks) for key in ("removed", "lost")
+            )
+            rows.append(
+                [threshold, name, removed, lost, sum(name in cheap for cheap in networks["chosen"]), len(networks)]
+            )
     caption = (
         f"Every layer pruned alone: what it loses on validation images. Layers that lose less than {part.options['tolerance']:g} "
         "points, and lose a filter at all, are pruned one after another."
@@ -175,11 +179,11 @@ def words(part: Part) -> list[str]:
     if not len(runs):
         return ["No network has been pruned yet."]
     sentences = []
-    for threshold, own in runs.groupby("threshold"):
-        changes = own.groupby("after", sort=False)["change"].mean()
+    for threshold, networks in runs.groupby("threshold"):
+        changes = networks.groupby("after", sort=False)["change"].mean()
         parts = [f"{name} {points(change)}" for name, change in changes.items()]
         sentences.append(
-            f"{mean(own, 'layers_pruned'):.1f} layers pruned one after another at {share(threshold)} of the energy, "
+            f"{mean(networks, 'layers_pruned'):.1f} layers pruned one after another at {share(threshold)} of the energy, "
             f"change of accuracy in points by what follows each: {', '.join(parts)}."
         )
     return sentences

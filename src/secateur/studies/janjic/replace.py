@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from secateur import data
 from secateur.criteria import Magnitude, Random
-from secateur.lab.options import Option, Options
-from secateur.lab.recipe import Json
-from secateur.lab.study import Cell, Context, Outcome
+from secateur.lab.plan.options import Option, Options
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.search import Moments, Replacement, corrections, patches, replacements
 from secateur.selection import select
 from secateur.structure import channels
@@ -27,7 +27,7 @@ from secateur.studies.kit import networks
 from secateur.studies.kit.networks import example, first, network, rate, split
 from secateur.studies.kit.parts import study
 
-__all__ = ["METHODS", "STUDY", "Cut", "replace_cell"]
+__all__ = ["METHODS", "STUDY", "PrunedLayer", "replace_cell"]
 
 NEXT = {"conv1": "conv2", "conv2": "fc1"}
 """The layers whose filters are pruned, and the layers that read them."""
@@ -37,7 +37,7 @@ CHOICES = ("magnitude", "random")
 
 
 @dataclass(frozen=True, eq=False)
-class Cut:
+class PrunedLayer:
     """A network without some filters of a layer, and what a method may use to mend it.
 
     Attributes:
@@ -127,19 +127,19 @@ def _rows(inputs: Tensor, reader: nn.Module) -> Tensor:
 Mended = tuple[nn.Module, Replacement | None]
 
 
-def removed(cut: Cut) -> Mended:
+def removed(cut: PrunedLayer) -> Mended:
     """Mend nothing: the filters are gone."""
     return cut.emptied(), None
 
 
-def random_filters(cut: Cut) -> Mended:
+def random_filters(cut: PrunedLayer) -> Mended:
     """Put filters of random weights there, as layers begin: the control of evolved ones."""
     generator = torch.Generator().manual_seed(cut.seed)
     bound = (cut.genes - 1) ** -0.5
     return cut.filled((2 * torch.rand(int(cut.removed.sum()), cut.genes, generator=generator) - 1) * bound), None
 
 
-def evolved_filters(cut: Cut) -> Mended:
+def evolved_filters(cut: PrunedLayer) -> Mended:
     """Evolve filters for the places of the removed ones, so that the network's loss on training images falls."""
     count = int(cut.removed.sum())
     modules = dict(cut.model.named_children())
@@ -166,19 +166,19 @@ def evolved_filters(cut: Cut) -> Mended:
     return cut.filled(torch.from_numpy(result.values).view(count, cut.genes)), result
 
 
-def evolved_correction(cut: Cut) -> Mended:
+def evolved_correction(cut: PrunedLayer) -> Mended:
     """Evolve small changes of the reading layer that absorb the error, as chapter 8 proposes."""
     moments, whole = cut.moments()
     result = corrections(moments, whole, generations=cut.generations, population=cut.population, seed=cut.seed)
     return cut.corrected(torch.from_numpy(result.values).view(whole.shape)), result
 
 
-def least_squares_correction(cut: Cut) -> Mended:
+def least_squares_correction(cut: PrunedLayer) -> Mended:
     """Correct the reading layer in closed form, the bar that evolved corrections are held to."""
     return cut.corrected(cut.moments()[0].best(1e-6)), None
 
 
-METHODS: Mapping[str, Callable[[Cut], Mended]] = {
+METHODS: Mapping[str, Callable[[PrunedLayer], Mended]] = {
     "removed": removed,
     "random filters": random_filters,
     "evolved filters": evolved_filters,
@@ -208,7 +208,7 @@ def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
     cells: list[Cell] = []
     for base in networks.bases(name, settled):
         parameters = [{**dict(zip(keys, values, strict=True)), **effort} for values in grid]
-        cells += [base, *(base.then("replace", replace_cell, told) for told in parameters)]
+        cells += [base, *(base.then("replace", replace_cell, point) for point in parameters)]
     return cells
 
 
@@ -226,16 +226,16 @@ def replace_cell(context: Context) -> Outcome:
     return Outcome(metrics, history)
 
 
-def _cut(context: Context, model: nn.Module, image: Tensor, images: data.Split) -> Cut:
+def _cut(context: Context, model: nn.Module, image: Tensor, images: data.Split) -> PrunedLayer:
     layer, seed = context["layer"], context["seed"]
     sites = channels(model, image)
     scorer = Random(seed) if context["choice"] == "random" else Magnitude(p=2)
     keep = select(scorer(model, sites), {layer: context["sparsity"]}, scope="layer")
     effort = context["population"], context["generations"]
-    return Cut(model.eval(), layer, NEXT[layer], ~keep[layer], images.images, images.labels, *effort, seed)
+    return PrunedLayer(model.eval(), layer, NEXT[layer], ~keep[layer], images.images, images.labels, *effort, seed)
 
 
-def _compared(cut: Cut, mended: nn.Module, held_out: data.Split) -> dict[str, Json]:
+def _compared(cut: PrunedLayer, mended: nn.Module, held_out: data.Split) -> dict[str, Json]:
     """By how much the reading layer's outputs are off on images that mended nothing, as a part of their power."""
     images = held_out.images[:1000]
     before, after = (seen(model, cut.reader, images)[1] for model in (cut.model, mended))
@@ -245,7 +245,7 @@ def _compared(cut: Cut, mended: nn.Module, held_out: data.Split) -> dict[str, Js
     }
 
 
-def _likeness(cut: Cut, mended: nn.Module) -> dict[str, Json]:
+def _likeness(cut: PrunedLayer, mended: nn.Module) -> dict[str, Json]:
     """How near new filters are to those that they replace, and how strong beside the ones that stayed."""
     weight = mended.get_parameter(f"{cut.layer}.weight").detach().flatten(1)
     old, new, stayed = cut.filters[cut.removed, :-1], weight[cut.removed], weight[~cut.removed]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from secateur.lab import figures
-from secateur.lab.blocks import Block, Column, Picture, Section, Table
-from secateur.lab.classes import class_damage
-from secateur.lab.judgement import judged
-from secateur.lab.sections import mean, pick
+from secateur.lab.show import figures
+from secateur.lab.show.blocks import Block, Column, Picture, Section, Table
+from secateur.lab.show.class_damage import class_damage
+from secateur.lab.show.judgement import judged
+from secateur.lab.show.sections import mean, pick
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.parts import Part
 from secateur.studies.kit.words import share
@@ -38,9 +38,9 @@ def sections(part: Part) -> list[Section]:
         Section(f"{layer}, filters by {choice}", _blocks(part, rows, f"{layer}-{choice}"))
         for (layer, choice), rows in cells.groupby(["layer", "choice"], sort=False)
     ]
-    own = _first(cells)
-    best = str(own.groupby("method", sort=False)["validation_accuracy"].mean().idxmax())
-    damage = class_damage(part.trained, own, part.classes, method=best, basis=part.basis(own))
+    first = _first(cells)
+    best = str(first.groupby("method", sort=False)["validation_accuracy"].mean().idxmax())
+    damage = class_damage(part.trained, first, part.classes, method=best, basis=part.basis(first))
     return [*parts, Section("Classes", damage)]
 
 

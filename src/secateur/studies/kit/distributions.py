@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from secateur.files import require
-from secateur.lab.blocks import Basis, Column, Table
+from secateur.lab.show.blocks import Basis, Column, Table
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -27,8 +27,8 @@ def statistics(frame: DataFrame, x: str, value: str) -> DataFrame:
     >>> statistics(rows, "n", "loss").loc[1, ["mean", "min", "max"]].tolist()
     [3.0, 1.5, 4.5]
     """
-    each = frame.groupby([x, "seed"])[value].describe()
-    return each.groupby(level=0)[list(STATISTICS)].mean()
+    by_network = frame.groupby([x, "seed"])[value].describe()
+    return by_network.groupby(level=0)[list(STATISTICS)].mean()
 
 
 def quartiles(theirs: Mapping[int, Sequence[float]] | None) -> DataFrame | None:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from secateur.lab.blocks import Basis, Column, Table
-from secateur.lab.sections import interval
+from secateur.lab.show.blocks import Basis, Column, Table
+from secateur.lab.show.sections import interval
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -74,7 +74,9 @@ def grouped(
     [['l2', 0.6, '± 1.2706', 2], ['l1', 0.9, '', 1]]
     """
     headings = [*groups.values(), *(column for mean in columns for column in mean.columns)]
-    rows = [[*key, *means(own, columns)] for key, own in frame.groupby(list(groups), sort=sort)] if len(frame) else []
+    rows = (
+        [[*key, *means(group, columns)] for key, group in frame.groupby(list(groups), sort=sort)] if len(frame) else []
+    )
     return Table(name, caption, headings, [*map(list, first), *rows], basis)
 
 

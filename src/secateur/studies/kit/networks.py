@@ -10,9 +10,9 @@ from itertools import product
 from torch import Tensor, nn
 
 from secateur import data, models
-from secateur.lab.options import Option
-from secateur.lab.recipe import Json, Recipe
-from secateur.lab.study import Cell, Context, Outcome
+from secateur.lab.plan.options import Option
+from secateur.lab.plan.recipe import Json, Recipe
+from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.measure import evaluate, file_bytes, macs, parameters
 from secateur.models.registry import REGISTRY
 from secateur.state_dicts import fill
@@ -92,10 +92,10 @@ def check(settled: Mapping[str, Json], options_of: OptionsOf = all_options) -> N
         InputError, UnknownNameError: the error names it.
     """
     if options_of is taken_options and not any(":" in single["model"] for single in singles(settled)):
-        taken = {key for single in singles(settled) for key in _takes(single["model"])}
+        names = {key for single in singles(settled) for key in _takes(single["model"])}
         for key in settled["model_options"]:
-            if key not in taken:
-                raise unknown_name("option of the networks:", key, taken)
+            if key not in names:
+                raise unknown_name("option of the networks:", key, names)
     for single in singles(settled):
         data.info(single["data"])
         if ":" not in single["model"]:
@@ -228,8 +228,12 @@ def example(context: Context, recipe: Mapping[str, Json]) -> Tensor:
 
 def quality(model: nn.Module, images: data.Split, prefix: str = "") -> dict[str, Json]:
     """Return loss, accuracy and the accuracy of each class."""
-    rated = evaluate(model, images, batch_size=1000)
-    metrics = {"loss": rated.loss, "accuracy": rated.accuracy, "class_accuracy": list(rated.class_accuracy)}
+    evaluation = evaluate(model, images, batch_size=1000)
+    metrics = {
+        "loss": evaluation.loss,
+        "accuracy": evaluation.accuracy,
+        "class_accuracy": list(evaluation.class_accuracy),
+    }
     return {f"{prefix}{name}": value for name, value in metrics.items()}
 
 

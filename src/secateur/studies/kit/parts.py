@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from secateur import data
 from secateur.files import require
-from secateur.lab.basis import Origins
-from secateur.lab.blocks import Basis, Block, Card, Column, Section, Table
-from secateur.lab.classes import class_damage
-from secateur.lab.options import Options
-from secateur.lab.recipe import Json
-from secateur.lab.report import Report
-from secateur.lab.sections import pick, training
-from secateur.lab.study import Cell, Results, Source, Study
+from secateur.lab.plan.options import Options
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Cell, Publication, Results, Study
+from secateur.lab.show.blocks import Basis, Block, Card, Column, Section, Table
+from secateur.lab.show.class_damage import class_damage
+from secateur.lab.show.origins import Origins
+from secateur.lab.show.report import Report
+from secateur.lab.show.sections import pick, training
 from secateur.studies.kit.networks import grid
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def study(
     words: Words,
     cards: Cards = lambda _: (),
     notes: Notes = (),
-    source: Source | None = None,
+    source: Publication | None = None,
     trained: bool = True,
     network: str = "",
     best: tuple[str, Literal["max", "min"]] | None = None,
@@ -184,14 +184,14 @@ def report(
     heads: list[Card] = []
     for part in parts(results):
         there = len(part.cells) > 0
-        own = list(sections(part)) if there or not trained else []
-        own += [networks_section(part)] if trained and (len(part.trained) or len(part.kind("load"))) else []
+        part_sections = list(sections(part)) if there or not trained else []
+        part_sections += [networks_section(part)] if trained and (len(part.trained) or len(part.kind("load"))) else []
         prefix = f"{part.model} on {part.data}: " if several else ""
-        body += [section.within(part.data, part.model) for section in own] if several else own
+        body += [section.within(part.data, part.model) for section in part_sections] if several else part_sections
         summary += [f"{prefix}{sentence}" for sentence in (words(part) if there else ()) if sentence]
         heads += [Card(f"{prefix}{c.label}", c.value, c.note) for c in (cards(part) if there else ())]
-    told = notes(results) if callable(notes) else [note.format(**results.options) for note in notes]
-    body.append(Section("How it was done", list(told)))
+    how = notes(results) if callable(notes) else [note.format(**results.options) for note in notes]
+    body.append(Section("How it was done", list(how)))
     return Report(title, summary=summary or ["Nothing has been computed yet."], cards=heads, sections=body)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from secateur.lab import figures
-from secateur.lab.blocks import Basis, Picture
+from secateur.lab.show import figures
+from secateur.lab.show.blocks import Basis, Picture
 from secateur.studies.kit.words import points
 
 if TYPE_CHECKING:

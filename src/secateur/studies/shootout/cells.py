@@ -9,9 +9,9 @@ from dataclasses import replace
 from torch import nn
 
 from secateur import data
-from secateur.lab.options import Option, Options
-from secateur.lab.recipe import Json
-from secateur.lab.study import Cell, Context, Outcome
+from secateur.lab.plan.options import Option, Options
+from secateur.lab.plan.recipe import Json
+from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.measure import parameters, predict
 from secateur.selection import Scope, select
 from secateur.structure import channels, cut, mask, weights
@@ -59,21 +59,21 @@ def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
 
 
 def _base(cell: Cell, settled: Mapping[str, Json]) -> Cell:
-    told = {key: settled[key] for key in ("images", "rated")}
-    return replace(cell, recipe=replace(cell.recipe, parameters={**cell.recipe.parameters, **told}))
+    images = {key: settled[key] for key in ("images", "rated")}
+    return replace(cell, recipe=replace(cell.recipe, parameters={**cell.recipe.parameters, **images}))
 
 
 def _of_network(base: Cell, settled: Mapping[str, Json]) -> list[Cell]:
     cells = [base]
     for unit in settled["units"]:
         which, at = ("weight_sparsities", "tune_weights_at") if unit == "weights" else ("sparsities", "tune_at")
-        told = {"unit": unit, "shown": settled["shown"], "sparsities": settled[which]}
-        tuned = {**told, "tune_at": settled[at], "tune_images": settled["tune_images"]}
+        shared = {"unit": unit, "shown": settled["shown"], "sparsities": settled[which]}
+        tuned = {**shared, "tune_at": settled[at], "tune_images": settled["tune_images"]}
         for method in scorers(unit, settled["criteria"]):
             cells.append(pruned := base.then("prune", prune_cell, {**tuned, "method": method}))
             if (unit, method) == ("channels", "magnitude"):
                 cells.append(dense(base, pruned, {}))
-        cells += [base.then("solve", solve_cell, {**told, "method": method}) for method in solvers(unit)]
+        cells += [base.then("solve", solve_cell, {**shared, "method": method}) for method in solvers(unit)]
     return cells
 
 
@@ -140,13 +140,13 @@ def _cost(seconds: float, model: nn.Module, images: data.Split) -> dict[str, Jso
 def _row(
     context: Context, recipe: Mapping[str, Json], model: nn.Module, small: nn.Module, keep: Keep
 ) -> dict[str, Json]:
-    rated = networks.quality(small, networks.first(networks.split(context, recipe, "test"), recipe["rated"]))
-    units = sum(kept.numel() for kept in keep.values())
+    quality = networks.quality(small, networks.first(networks.split(context, recipe, "test"), recipe["rated"]))
+    units = sum(mask.numel() for mask in keep.values())
     removed = 1 - parameters(small).nonzero / parameters(model).total
     return {
-        **rated,
+        **quality,
         "tuned": 0,
-        "units_removed": sum(int((~kept).sum()) for kept in keep.values()) / units,
+        "units_removed": sum(int((~mask).sum()) for mask in keep.values()) / units,
         "parameters_removed": removed,
     }
 
@@ -156,7 +156,7 @@ def _numbers(row: Mapping[str, Json]) -> dict[str, Json]:
 
 
 def _counts(keep: Keep) -> dict[str, Json]:
-    return {name: int(kept.sum()) for name, kept in keep.items()}
+    return {name: int(mask.sum()) for name, mask in keep.items()}
 
 
 def _tune(context: Context, recipe: Mapping[str, Json], small: nn.Module, keep: Keep) -> None:

@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from secateur.files import require
-from secateur.lab import figures
-from secateur.lab.blocks import Basis, Block, Column, Picture, Section, Table
-from secateur.lab.classes import class_damage
-from secateur.lab.judgement import judged, paired, untested
-from secateur.lab.sections import mean, pick
-from secateur.lab.stats import area, compare
-from secateur.lab.stats.comparisons import UNTESTED
+from secateur.lab.show import figures
+from secateur.lab.show.blocks import Basis, Block, Column, Picture, Section, Table
+from secateur.lab.show.class_damage import class_damage
+from secateur.lab.show.judgement import judged, paired, untested
+from secateur.lab.show.sections import mean, pick
+from secateur.lab.show.stats import area, compare
+from secateur.lab.show.stats.comparisons import UNTESTED
 from secateur.studies.kit.grouped import Mean, grouped, means
 from secateur.studies.kit.parts import Part
 from secateur.studies.kit.words import share
@@ -74,7 +74,11 @@ def sections(part: Part) -> list[Section]:
             "solvers, no training": _solved(part, unit, plain),
             "classes": _classes(part, unit, cells, basis),
         }
-        parts += [Section(f"{unit.capitalize()}: {title}", own) for title, own in blocks.items() if own]
+        parts += [
+            Section(f"{unit.capitalize()}: {title}", unit_blocks)
+            for title, unit_blocks in blocks.items()
+            if unit_blocks
+        ]
     return parts
 
 
@@ -83,8 +87,8 @@ def sections(part: Part) -> list[Section]:
 
 def _maps(unit: str, plain: DataFrame, basis: Basis) -> list[Block]:
     blocks: list[Block] = []
-    for scope, here in plain.groupby("scope", sort=False):
-        table = 100 * here.pivot_table(index="method", columns="sparsity", values="accuracy", sort=False)
+    for scope, scope_rows in plain.groupby("scope", sort=False):
+        table = 100 * scope_rows.pivot_table(index="method", columns="sparsity", values="accuracy", sort=False)
         table = table.loc[table.mean(axis=1).sort_values(ascending=False, kind="stable").index]
         table.columns = [share(sparsity) for sparsity in table.columns]
         axes = ("removed", "")
@@ -154,11 +158,11 @@ def _verdicts(rows: DataFrame, control: str) -> dict[str, str]:
 def _area_tests(unit: str, plain: DataFrame, basis: Basis) -> list[Block]:
     """The tests that the overview tells the verdicts of, one table a scope and control."""
     blocks: list[Block] = []
-    for scope, here in plain.groupby("scope", sort=False):
+    for scope, scope_rows in plain.groupby("scope", sort=False):
         for control in CONTROLS:
             caption = f"Each criterion against {control}, scope {scope}: accuracy averaged over the sparsities."
             name = f"{unit}-{scope}-areas-{control}"
-            blocks += paired(_areas(here), name, caption, value="area", baseline=control, within=())
+            blocks += paired(_areas(scope_rows), name, caption, value="area", baseline=control, within=())
     return [replace(b, basis=basis.also(str(b.basis))) if isinstance(b, Table) else b for b in blocks]
 
 
@@ -209,15 +213,16 @@ def _solved(part: Part, unit: str, plain: DataFrame) -> list[Block]:
     controls = plain[plain["method"].isin(CONTROLS) & plain["scope"].isin(set(rows["scope"]))]
 
     def control(name: str) -> Callable[[DataFrame], float]:
-        return lambda own: mean(
-            pick(controls, method=name, scope=own["scope"].iloc[0], sparsity=own["sparsity"].iloc[0]), "accuracy"
+        return lambda solver_rows: mean(
+            pick(controls, method=name, scope=solver_rows["scope"].iloc[0], sparsity=solver_rows["sparsity"].iloc[0]),
+            "accuracy",
         )
 
     columns = [
         Mean("accuracy", Column("accuracy", format=".4f"), "95 %"),
         *(Mean(control(name), Column(name, format=".4f")) for name in CONTROLS),
         Mean(
-            lambda own: mean(pick(cells, method=own["method"].iloc[0]), "forward_passes"),
+            lambda solver_rows: mean(pick(cells, method=solver_rows["method"].iloc[0]), "forward_passes"),
             Column("forward passes", format=".3g"),
         ),
     ]
@@ -225,9 +230,9 @@ def _solved(part: Part, unit: str, plain: DataFrame) -> list[Block]:
     caption = f"Solvers, which also repair, beside the controls that remove as many {unit}, without training."
     blocks: list[Block] = [grouped(rows, f"{unit}-solvers", caption, groups, columns, basis)]
     for name in SOLVERS:
-        own = pick(rows, method=name)
-        if len(own):
-            both = _joined(own, pick(controls, scope=own["scope"].iloc[0], method="magnitude"))
+        solver_rows = pick(rows, method=name)
+        if len(solver_rows):
+            both = _joined(solver_rows, pick(controls, scope=solver_rows["scope"].iloc[0], method="magnitude"))
             tests = judged(both, {"magnitude": [name]}, basis)
             blocks += [b if isinstance(b, str) else replace(b, name=f"{unit}-{b.name}-{name}") for b in tests]
     return blocks
@@ -241,8 +246,8 @@ def _joined(one: DataFrame, other: DataFrame) -> DataFrame:
 def _classes(part: Part, unit: str, cells: DataFrame, basis: Basis) -> list[Block]:
     if "class_accuracy" not in cells:
         return []
-    rated = cells[cells["class_accuracy"].notna()].assign(sparsity=lambda rows: rows["tune_at"])
-    blocks = class_damage(part.trained, rated, part.classes, method="magnitude", basis=basis)
+    cells_rated = cells[cells["class_accuracy"].notna()].assign(sparsity=lambda rows: rows["tune_at"])
+    blocks = class_damage(part.trained, cells_rated, part.classes, method="magnitude", basis=basis)
     return [b if isinstance(b, str) else replace(b, name=f"{unit}-{b.name}") for b in blocks]
 
 
@@ -252,12 +257,12 @@ def words(part: Part) -> list[str]:
     for unit in _units(part):
         rows = pick(_rows(part, "prune"), unit=unit)
         plain, tuned = pick(rows, tuned=0), pick(rows, tuned=1)
-        for scope, here in plain.groupby("scope", sort=False):
-            best = here.groupby("method")["accuracy"].mean()
+        for scope, scope_rows in plain.groupby("scope", sort=False):
+            best = scope_rows.groupby("method")["accuracy"].mean()
             sentences.append(
-                f"{unit.capitalize()}, scope {scope}, {here['sparsity'].nunique()} sparsities, {here['seed'].nunique()} "
+                f"{unit.capitalize()}, scope {scope}, {scope_rows['sparsity'].nunique()} sparsities, {scope_rows['seed'].nunique()} "
                 f"seeds: the best mean accuracy is {best.idxmax()}'s, {best.max():.4f}, beside {_at(best, 'magnitude')} by "
-                f"magnitude and {_at(best, 'random')} at random. {_beaten(part, here)}"
+                f"magnitude and {_at(best, 'random')} at random. {_beaten(part, scope_rows)}"
             )
         if len(tuned):
             after = tuned.groupby("method")["accuracy"].mean()

@@ -84,8 +84,8 @@ def criterion(name: str, model: nn.Module, images: data.Split, seed: int) -> Cri
         moved = SumMovement()
         fit(copy.deepcopy(model), images, epochs=1, batch_size=32, seed=seed, callbacks=[moved])
         return Movement(moved.moved)
-    own: dict[str, dict[str, Any]] = {"random": {"seed": seed}, "synflow": {"inputs": images.images[:1]}}
-    return by_name(CRITERIA[name].name or name, images, **CRITERIA[name].options, **own.get(name, {}))
+    further: dict[str, dict[str, Any]] = {"random": {"seed": seed}, "synflow": {"inputs": images.images[:1]}}
+    return by_name(CRITERIA[name].name or name, images, **CRITERIA[name].options, **further.get(name, {}))
 
 
 SOLVERS: dict[str, Solving] = {

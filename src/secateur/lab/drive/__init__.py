@@ -1,0 +1,1 @@
+"""How cells are computed: the driver, executors, progress and trackers."""

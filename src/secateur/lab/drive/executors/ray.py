@@ -1,0 +1,231 @@
+"""Cells on a Ray cluster: many machines, or this one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from secateur.files import require
+from secateur.lab.drive.executors.base import Event, Failed, Setting, Started, compute, in_one_line, overheard
+from secateur.lab.drive.executors.wire import pack, unpack
+from secateur.lab.keep.environment import environment
+from secateur.lab.keep.records import Record
+from secateur.lab.plan.recipe import Json, Recipe
+from secateur.lab.plan.study import Cell
+from secateur.state import threads
+from secateur.types import FileError, InputError, unknown_name
+
+__all__ = ["OnRay"]
+
+_SHARED = 64
+"""How many artefacts stay in the cluster's memory for the cells to come."""
+
+
+@dataclass(frozen=True)
+class _Parcel:
+    """All that a cell needs far from the store: itself, the records of its needs, and where their tensors are."""
+
+    id: str
+    run: bytes
+    recipe: Recipe
+    records: Mapping[str, Record]
+    artefacts: Mapping[str, Any] = field(repr=False)
+    options: Mapping[str, Json]
+    threads: int
+    commit: Json
+    path: Sequence[str]
+
+    def get(self, identity: str, /) -> Record:
+        """Return the record of a needed cell."""
+        try:
+            return self.records[identity]
+        except KeyError:
+            raise unknown_name("needed cell", identity, self.records) from None
+
+    def artefact(self, identity: str, /) -> dict[str, Tensor]:
+        """Return the tensors of a needed cell, fetched from where Ray has them."""
+        from safetensors.torch import load
+
+        if self.get(identity).artefact is None:
+            raise FileError(f"record {identity} kept no tensors; its cell returns no artefact")
+        return load(require("ray", "ray").get(self.artefacts[identity]))
+
+
+def _work(parcel: _Parcel) -> tuple[bytes, bytes]:
+    """Compute a cell on a node."""
+    # A study's module may lie beside the script that was started, as on the driver.
+    sys.path.extend(folder for folder in parcel.path if folder not in sys.path)
+    with threads(parcel.threads), overheard() as output:
+        event = _answer(parcel)
+    return pack(replace(event, output=output()) if isinstance(event, Failed) else event)
+
+
+def _answer(parcel: _Parcel) -> Any:
+    try:
+        run = require("ray.cloudpickle", "ray").loads(parcel.run)
+    except Exception as error:  # noqa: BLE001  (a module that cannot be imported fails in its own way)
+        why = f"the cell's function cannot be loaded on a node: {in_one_line(error)}; install its module there"
+        return Failed(parcel.id, "ray", why)
+    known = {**environment(executor="ray"), "commit": parcel.commit}
+    return compute(Cell(parcel.recipe, run), parcel, parcel.options, "ray", known)
+
+
+class OnRay:
+    """Computes cells as tasks of Ray Core, each on a node that has what its `Cell.resources` ask for.
+
+    Nodes need secateur and the study's module, but not the store: the records of the needed cells travel with a
+    cell, their tensors go once through Ray's object store, and results come back to the driver, which stores them
+    as they arrive. A cell whose worker or node dies is computed again elsewhere, up to `retries` times.
+
+    Args:
+        address: ``"auto"`` or ``"host:port"`` of a running cluster, ``"ray://host:port"`` of one that is reached as
+            a client; None takes ``$RAY_ADDRESS``, and without it starts Ray on this machine.
+        jobs: how many cells to have in Ray's hands at most; two for each of the cluster's processors when None.
+        retries: how often a cell is tried again when its worker or node dies.
+
+    Raises:
+        InputError: fewer than one job, or a negative number of retries.
+        MissingLibraryError: Ray is not installed.
+    """
+
+    name = "ray"
+
+    def __init__(self, address: str | None = None, jobs: int | None = None, *, retries: int = 3) -> None:
+        if jobs is not None and jobs < 1:
+            raise InputError(f"{jobs} jobs on Ray: give 1 or more")
+        if retries < 0:
+            raise InputError(f"retries is {retries}; give 0 or more")
+        # Ray reads these when it is imported.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        self._ray = require("ray", "ray")
+        self.address, self.jobs, self.retries = address, jobs, retries
+        self._running: dict[Any, Cell] = {}
+        self._ready: list[Any] = []
+        self._events: list[Event] = []
+        self._shared: OrderedDict[str, Any] = OrderedDict()
+        self._ours = False
+
+    @property
+    def window(self) -> int:
+        """Enough to keep every node busy while results are on their way."""
+        return self.jobs or max(4, 2 * int(self._ray.cluster_resources().get("CPU", 1)))
+
+    def start(self, setting: Setting) -> None:
+        """Connect to the cluster, or start one on this machine.
+
+        Raises:
+            InputError: there is no cluster at the address.
+        """
+        self._setting = setting
+        self._commit = environment()["commit"]
+        if not self._ray.is_initialized():
+            self._connect(self.address or os.environ.get("RAY_ADDRESS") or "local")
+            self._ours = True
+        self._task = self._ray.remote(_work)
+
+    def submit(self, cell: Cell) -> None:
+        """Hand the cell to Ray, which finds it a node."""
+        wanted = cell.resources
+        if not self._some_node_has(wanted.cpus, wanted.gpus, wanted.memory):
+            self._events.append(
+                Failed(cell.id, "ray", f"no node of the Ray cluster has {wanted}; add one, or ask for less")
+            )
+            return
+        task = self._task.options(
+            num_cpus=wanted.cpus,
+            num_gpus=wanted.gpus,
+            memory=wanted.memory or None,
+            max_retries=self.retries,
+            name=f"{cell.recipe.study} {cell.recipe.kind}",
+        )
+        self._running[task.remote(self._parcel(cell))] = cell
+        self._events.append(Started(cell.id, "ray"))
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Return when a cell is finished."""
+        if self._running and not self._events:
+            self._ready, _ = self._ray.wait(list(self._running), timeout=timeout, fetch_local=True)
+        elif not self._events:
+            time.sleep(timeout or 0.0)
+
+    def collect(self) -> list[Event]:
+        """Return what has happened."""
+        if self._running:
+            several = self._ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
+            self._events.extend(self._end_of(reference) for reference in several[0])
+        events, self._events = self._events, []
+        return events
+
+    def stop(self) -> None:
+        """Cancel what is running, and leave the cluster if it was joined for this run."""
+        for reference in self._running:
+            with suppress(Exception):
+                self._ray.cancel(reference, force=True)
+        self._running.clear()
+        self._shared.clear()
+        if self._ours:
+            self._ray.shutdown()
+            self._ours = False
+
+    def _connect(self, address: str) -> None:
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if address == "local":
+            quiet |= {"include_dashboard": False, "num_cpus": self.jobs}
+        try:
+            self._ray.init(address, **quiet)
+        except Exception as error:
+            raise InputError(
+                f"cannot use Ray at {address!r}: {in_one_line(error)}; start it with `ray start --head`, give "
+                "ray://host:port, and set the same RAY_AUTH_TOKEN on all sides if the cluster has one"
+            ) from error
+
+    def _end_of(self, reference: Any) -> Event:
+        cell = self._running.pop(reference)
+        try:
+            return unpack(*self._ray.get(reference))
+        except self._ray.exceptions.RayError as error:
+            words = f"Ray lost the cell after {self.retries} retries: {in_one_line(error)}"
+            return Failed(cell.id, "ray", words, str(error))
+
+    def _some_node_has(self, cpus: float, gpus: float, memory: int) -> bool:
+        totals = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        wanted = {"CPU": cpus, "GPU": gpus, "memory": memory}
+        return any(all(total.get(name, 0.0) >= value for name, value in wanted.items()) for total in totals)
+
+    def _parcel(self, cell: Cell) -> _Parcel:
+        records = {need: self._setting.store.get(need) for need in cell.needs}
+        artefacts = {need: self._share(need) for need, record in records.items() if record.artefact is not None}
+        run = require("ray.cloudpickle", "ray").dumps(cell.run)
+        setting = self._setting
+        return _Parcel(
+            cell.id,
+            run,
+            cell.recipe,
+            records,
+            artefacts,
+            setting.options,
+            setting.threads,
+            self._commit,
+            tuple(sys.path),
+        )
+
+    def _share(self, identity: str) -> Any:
+        """Return where the cluster has an artefact; the latest ones stay there."""
+        from safetensors.torch import save
+
+        if identity not in self._shared:
+            self._shared[identity] = self._ray.put(save(self._setting.store.artefact(identity)))
+        self._shared.move_to_end(identity)
+        while len(self._shared) > _SHARED:
+            self._shared.popitem(last=False)
+        return self._shared[identity]

@@ -1,0 +1,1 @@
+"""What is computed: recipes, cells, studies and their options."""

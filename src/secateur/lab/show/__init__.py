@@ -1,0 +1,1 @@
+"""What is shown: reports and what they are built of, and looks into the stores."""

@@ -1,0 +1,211 @@
+"""Blocks and sections that any study's report can use: training, sweeps over sparsity, trade-offs.
+
+A study's pages choose the rows, call these, and write the words that are its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from secateur.lab.show import figures
+from secateur.lab.show.blocks import Basis, Block, Column, Picture, Section, Table
+from secateur.lab.show.published import Published
+from secateur.lab.show.stats import summarise
+from secateur.lab.show.style import Style
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = ["interval", "mean", "pick", "sweep", "sweep_table", "trade_offs", "training"]
+
+
+def pick(frame: DataFrame, **where: object) -> DataFrame:
+    """Return the rows whose columns have these values.
+
+    >>> import pandas
+    >>> pick(pandas.DataFrame({"method": ["l1", "l2"], "seed": [0, 0]}), method="l2").index.tolist()
+    [1]
+    """
+    for column, value in where.items():
+        frame = frame[frame[column] == value]
+    return frame
+
+
+def mean(frame: DataFrame, column: str) -> float:
+    """Return the mean of a column, nan where the column or its values are missing.
+
+    >>> import pandas
+    >>> mean(pandas.DataFrame({"loss": [1.0, 2.0]}), "loss"), mean(pandas.DataFrame(), "loss")
+    (1.5, nan)
+    """
+    return float(frame[column].mean()) if column in frame and frame[column].notna().any() else float("nan")
+
+
+def interval(values: Any) -> str:
+    """Return the half width of the 95 % interval of a mean in words; empty where one value shows no spread.
+
+    >>> interval([0.88, 0.89, 0.90]), interval([0.88])
+    ('± 0.0248', '')
+    """
+    found = summarise(values)
+    half = found.high - found.mean
+    return f"± {half:.4f}" if half == half else ""
+
+
+def training(
+    trained: DataFrame, histories: DataFrame, basis: str | Basis, *, published: Published | None = None
+) -> Section:
+    """Return the section on the trained networks: one row a seed, their mean, and their learning curves.
+
+    Args:
+        trained: one row a network, with ``seed``, ``best_epoch``, ``accuracy``, ``loss`` and ``parameters``.
+        histories: their epochs; those of other cells are left out.
+        basis: what they were rated on.
+        published: a publication, whose unpruned network gets a row.
+    """
+    columns = [
+        Column("seed"),
+        Column("best epoch", key="best_epoch"),
+        Column("accuracy", format=".4f"),
+        Column("loss", format=".4f"),
+        Column("parameters", format=",.0f"),
+    ]
+    caption = "The trained networks, unpruned, at the epoch of lowest validation loss."
+    rows = [list(row) for row in Table.of(trained, "baselines", caption, columns).rows]
+    rows.append(["mean", None, mean(trained, "accuracy"), mean(trained, "loss"), None])
+    if published is not None and published.baseline[0] is not None:
+        rows.append(["published", None, *published.baseline, None])
+    blocks: list[Block] = [Table("baselines", caption, columns, rows, basis)]
+    if len(histories):
+        blocks += _curves(trained, histories[histories["id"].isin(trained["id"])], basis)
+    return Section("Training", blocks)
+
+
+def sweep(
+    frame: DataFrame,
+    baselines: Mapping[str, float],
+    basis: Basis,
+    *,
+    look: Mapping[str, Style],
+    published: Published | None = None,
+) -> list[Block]:
+    """Return the figures of accuracy and loss over sparsity, with published points hollow beside ours.
+
+    Args:
+        frame: one row a run, with ``method``, ``sparsity``, ``seed``, ``accuracy`` and ``loss``.
+        baselines: accuracy and loss of the unpruned network.
+        basis: what the values were computed from.
+        look: the style of each method.
+        published: the publication's points.
+    """
+    shown = frame[["method", "sparsity", "seed", "accuracy", "loss"]]
+    theirs = [None if published is None else published.frame(*which) for which in ((0, "accuracy"), (1, "loss"))]
+    hollow = "; hollow markers are the published figures" if published is not None and published.points else ""
+    accuracy = figures.accuracy_by_sparsity(shown, published=theirs[0], baseline=baselines["accuracy"], look=look)
+    loss = figures.loss_by_sparsity(shown, published=theirs[1], baseline=baselines["loss"], look=look, logarithmic=True)
+    said, basis = _said(shown, baselines["accuracy"]), basis.also("mean and 95 % interval of the mean")
+    return [
+        Picture("accuracy", accuracy, f"Test accuracy by the part removed, no retraining{hollow}.", said, basis, shown),
+        Picture(
+            "loss",
+            loss,
+            f"Test loss by the part removed, no retraining{hollow}.",
+            f"Loss by sparsity. {said}",
+            basis,
+            shown,
+        ),
+    ]
+
+
+def sweep_table(
+    frame: DataFrame,
+    name: str,
+    caption: str,
+    basis: str | Basis,
+    *,
+    theirs: Mapping[float, Sequence[float | None]] | None,
+) -> Table:
+    """Return the table of one method: accuracy and loss at each sparsity, with intervals and published figures.
+
+    Args:
+        frame: one row a run of the method.
+        name, caption, basis: the table's.
+        theirs: sparsity → published accuracy and loss; no such columns when None.
+    """
+    columns = [
+        Column("removed", format=".0%"),
+        Column("parameters removed", format=".1%"),
+        Column("accuracy", format=".4f"),
+        Column("95 %"),
+        Column("loss", format=".4f"),
+        Column("95 % of loss"),
+    ]
+    if theirs is not None:
+        columns += [Column("accuracy", format=".4f", published=True), Column("loss", format=".4f", published=True)]
+    rows = []
+    for sparsity, runs in frame.groupby("sparsity"):
+        row: list[Any] = [sparsity, mean(runs, "parameters_removed")]
+        for value in ("accuracy", "loss"):
+            row += [mean(runs, value), interval(runs[value])]
+        rows.append(row + ([] if theirs is None else list(theirs.get(sparsity) or (None, None))))
+    return Table(name, caption, columns, rows, basis)
+
+
+def trade_offs(
+    frame: DataFrame,
+    costs: Mapping[str, tuple[str, float, str]],
+    accuracy: float,
+    basis: str | Basis,
+    *,
+    look: Mapping[str, Style],
+    caption: str = "Points say which part of the units was cut.",
+) -> list[Block]:
+    """Return one figure for each cost: what accuracy it buys.
+
+    Args:
+        frame: one row a run, with ``method``, ``sparsity``, ``accuracy`` and the columns of `costs`.
+        costs: column → label of the axis, cost of the unpruned network, name of the figure.
+        accuracy: the unpruned network's.
+        basis: what the values were computed from.
+        look: the style of each method.
+        caption: what the points are.
+    """
+    blocks: list[Block] = []
+    for column, (label, before, name) in costs.items():
+        drawn = figures.trade_off(
+            frame, cost=column, label=label, baseline=(before, accuracy), look=look, logarithmic=True
+        )
+        words = f"{label[0].lower()}{label[1:]}"
+        alt = f"Accuracy against {words}, one line a method; the unpruned network has accuracy {accuracy:.4f} at {before:,.4g}."
+        said = f"What accuracy costs: {words}. {caption}"
+        blocks.append(Picture(f"trade-off-{name}", drawn, said, alt, basis, frame))
+    return blocks
+
+
+def _curves(trained: DataFrame, history: DataFrame, basis: str | Basis) -> list[Block]:
+    if not len(history):
+        return []
+    seeds = f"{len(trained)} seed{'s' if len(trained) != 1 else ''}; training and validation images, mean and range"
+    where = Basis(seeds, basis.query, basis.cells) if isinstance(basis, Basis) else seeds
+    best = history.groupby("epoch")["validation_loss"].mean()
+    return [
+        Picture(
+            "learning-curves",
+            figures.learning_curves(history),
+            "Training and validation loss and accuracy by epoch; the dotted line is the epoch of the least mean validation loss.",
+            f"Line charts of loss and accuracy over {len(best)} epochs; the mean validation loss is least at epoch {best.idxmin()}.",
+            where,
+            history,
+        )
+    ]
+
+
+def _said(frame: DataFrame, base: float) -> str:
+    """What the curves show, for those who cannot see them: how far each method goes at a cost of one point."""
+    parts = []
+    for method in dict.fromkeys(frame["method"]):
+        means = frame[frame["method"] == method].groupby("sparsity")["accuracy"].mean()
+        good = means[means >= base - 0.01]
+        parts.append(f"{method} {100 * good.index.max():.4g} %" if len(good) else f"{method} none")
+    return f"The greatest part that can be removed at a cost of at most one point of accuracy: {', '.join(parts)}."
