@@ -12,6 +12,7 @@ from toy_study import STUDY
 
 from secateur.cli.root import options_of
 from secateur.lab import Basis, Picture, Report, Section, Store, Study, Table, run_study
+from secateur.lab.plan.study import Planned
 from secateur.lab.show.class_damage import class_changes, class_damage
 from secateur.lab.show.origins import Origins, reproduce
 from secateur.lab.show.published import Published
@@ -116,7 +117,8 @@ def test_the_command_names_every_option_that_is_not_the_default() -> None:
         **{**vars(STUDY), "defaults": {"seeds": 3, "list": [1], "word": "a", "data_dir": None, "flag": False}}
     )
     chosen = {"list": [0.5, 0.9], "word": "it's 5", "data_dir": "/da ta", "flag": True, "seeds": 2}
-    comment, line = reproduce(study, chosen, {"secateur": "0.1.0", "commit": "abc"}).splitlines()
+    planned = Planned(study, study.settle(chosen), [])
+    comment, line = reproduce(planned, {"secateur": "0.1.0", "commit": "abc"}).splitlines()
     assert comment == "# secateur 0.1.0, commit abc"
     words = shlex.split(line)
     assert words[:6] == ["secateur", "study", "run", "toy", "--seeds", "2"]
@@ -124,7 +126,7 @@ def test_the_command_names_every_option_that_is_not_the_default() -> None:
     options = options_of([words[at + 1] for at, word in enumerate(words) if word == "--set"])
     assert options == {"list": [0.5, 0.9], "word": "it's 5", "flag": True}
     # Words that JSON would read as something else stay words.
-    line = reproduce(study, {"word": "null"}, {})
+    line = reproduce(Planned(study, study.settle({"word": "null"}), []), {})
     assert options_of([shlex.split(line)[-1]]) == {"word": "null"}
 
 
