@@ -541,3 +541,27 @@ def test_plans_are_plain_data() -> None:
         "2.weight": {1: [1, 2]},
     }
     assert plan.attributes == {"0": {"out_features": 2}, "2": {"in_features": 2}}
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_an_encoder_takes_a_padding_mask_after_the_cut() -> None:
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True)
+            self.inp, self.encoder, self.out = nn.Linear(6, 16), nn.TransformerEncoder(layer, 2), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+            made: Tensor = self.out(self.encoder(self.inp(x), src_key_padding_mask=mask)[:, 0])
+            return made
+
+    net = Encoder().eval()
+    x, mask_ = torch.randn(3, 5, 6), torch.zeros(3, 5, dtype=torch.bool)
+    mask_[0, 3:] = True
+    sites = channels(net, x, ignore=("inp",))
+    keep = select(Magnitude(p=2)(net, sites), 0.3, scope="layer")
+    small = cut(net, sites, keep, form="module")
+    with torch.no_grad():
+        torch.testing.assert_close(small(x, mask_), mask(net, sites, keep)(x, mask_))
+    assert not small.encoder.use_nested_tensor
+    assert net.encoder.use_nested_tensor

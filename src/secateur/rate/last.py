@@ -255,21 +255,27 @@ def sample_changes(h: Tensor, log_p: Tensor, weight: Tensor, counts: Tensor) -> 
 def _changes_of_class(
     h: Tensor, log_p: Tensor, away: Tensor, target: int, reach: float, work: Tensor, delta: Tensor, right: Tensor
 ) -> None:
-    """Fill in the changes of samples of one class; exponents of e are no greater than `reach`."""
+    """Fill in the changes of samples of one class; exponents of e are no greater than `reach`.
+
+    Without unit u a logit is z_c − h_u w_cu, so the loss changes by log Σ_c p_c exp(−h_u w_cu) + h_u w_tu, and with the
+    target t taken out of the sum by Δ = log(p_t + Σ_{c≠t} p_c exp(h_u (w_tu − w_cu))), where Σ_c p_c = 1.
+    """
     others = [c for c in range(len(away)) if c != target]
     # To the base of 2: torch has a kernel for that which takes a quarter of the time of the natural one.
     bits = LOG2_E * log_p.T
     terms, target_bits = work[:, : len(h)], bits[target, :, None]
+    # log₂ of each term of the sum: log₂ p_c + h (w_t − w_c) log₂ e
     torch.addcmul(bits[others, :, None], h, LOG2_E * away[others, None], out=terms)
     if reach < STEEP:
         p, slack = log_p.exp().T, EQUAL * max(1.0, reach / 16)
         torch.sum(terms.exp2_(), 0, out=delta)
         _beaten(terms, p[target, :, None] * (1 - slack), p[target, :, None] * (1 + slack), target, right)
-        # The rounding of the whole model's probabilities is in both.
+        # Δ = log(p_t + Σ) − log Σ_c p_c: the rounding of the whole model's probabilities is in both.
         delta.add_(p[target, :, None]).log2_().sub_(p.sum(0)[:, None].log2_()).div_(LOG2_E)
     else:
         slack = EQUAL * (1 + float(terms.abs().amax()))
         _beaten(terms, target_bits - slack, target_bits + slack, target, right)
+        # Steep terms would leave float32's range: the same sum of exponentials, less its greatest.
         torch.logsumexp(torch.cat([terms, target_bits.expand(1, *h.shape)]) / LOG2_E, 0, out=delta)
     # What does nothing changes nothing, to the last bit.
     delta *= (h * away.abs().amax(0)).ne_(0)

@@ -78,28 +78,37 @@ class CmaEs(Search):
         inverse = (vectors / root) @ vectors.T
         return self._adapted(arrays, drawn[best], width, inverse, generation=len(run.history))
 
-    def _adapted(self, arrays: Arrays, chosen: Floats, width: Floats, inverse: Floats, generation: int) -> Arrays:
-        """The update of mean, step size and covariance of Hansen (2016), with his constants."""
-        n, mu = len(width), len(chosen)
+    def _adapted(self, arrays: Arrays, better: Floats, width: Floats, inverse: Floats, generation: int) -> Arrays:
+        """Update mean m, step size σ and covariance C as Hansen (2016, appendix A) does, with the constants of his table 1.
+
+        `better` are the draws yᵢ of the better half, best first; `inverse` is C^(−½). The paths are p_σ and p_c.
+        """
+        n, mu = len(width), len(better)
+        # wᵢ ∝ ln(μ + ½) − ln i, and μ_eff = 1 / Σ wᵢ², the number of draws that they are worth.
         weights = np.log(mu + 0.5) - np.log(np.arange(1, mu + 1))
         weights /= weights.sum()
-        mueff = 1 / float((weights**2).sum())
-        c_path, c_way = (mueff + 2) / (n + mueff + 5), (4 + mueff / n) / (n + 4 + 2 * mueff / n)
-        c_one = 2 / ((n + 1.3) ** 2 + mueff)
-        c_mu = min(1 - c_one, 2 * (mueff - 2 + 1 / mueff) / ((n + 2) ** 2 + mueff))
-        damping = 1 + 2 * max(0.0, sqrt((mueff - 1) / (n + 1)) - 1) + c_path
-        usual = sqrt(n) * (1 - 1 / (4 * n) + 1 / (21 * n * n))
-        moved = weights @ chosen
-        path = (1 - c_path) * arrays["path"] + sqrt(c_path * (2 - c_path) * mueff) * (inverse @ moved)
+        mu_eff = 1 / float((weights**2).sum())
+        c_sigma, c_c = (mu_eff + 2) / (n + mu_eff + 5), (4 + mu_eff / n) / (n + 4 + 2 * mu_eff / n)
+        c_1 = 2 / ((n + 1.3) ** 2 + mu_eff)
+        c_mu = min(1 - c_1, 2 * (mu_eff - 2 + 1 / mu_eff) / ((n + 2) ** 2 + mu_eff))
+        d_sigma = 1 + 2 * max(0.0, sqrt((mu_eff - 1) / (n + 1)) - 1) + c_sigma
+        expected = sqrt(n) * (1 - 1 / (4 * n) + 1 / (21 * n * n))  # E‖N(0, I)‖, the length of a path without direction
+        mean_draw = weights @ better  # y_w = Σ wᵢ yᵢ
+        # p_σ ← (1 − c_σ) p_σ + √(c_σ (2 − c_σ) μ_eff) C^(−½) y_w
+        path = (1 - c_sigma) * arrays["path"] + sqrt(c_sigma * (2 - c_sigma) * mu_eff) * (inverse @ mean_draw)
         length = float(np.linalg.norm(path))
-        steady = length / sqrt(1 - (1 - c_path) ** (2 * generation)) < (1.4 + 2 / (n + 1)) * usual
-        way = (1 - c_way) * arrays["way"] + steady * sqrt(c_way * (2 - c_way) * mueff) * moved
-        spread = (chosen * weights[:, None]).T @ chosen
-        missed = (not steady) * c_way * (2 - c_way)
-        cov = (1 - c_one - c_mu + c_one * missed) * arrays["cov"] + c_one * np.outer(way, way) + c_mu * spread
+        # h_σ = 0 holds p_c back while p_σ is long, so that C does not grow with σ.
+        h_sigma = length / sqrt(1 - (1 - c_sigma) ** (2 * generation)) < (1.4 + 2 / (n + 1)) * expected
+        # p_c ← (1 − c_c) p_c + h_σ √(c_c (2 − c_c) μ_eff) y_w
+        way = (1 - c_c) * arrays["way"] + h_sigma * sqrt(c_c * (2 - c_c) * mu_eff) * mean_draw
+        # C ← (1 − c₁ − c_μ + c₁ (1 − h_σ) c_c (2 − c_c)) C + c₁ p_c p_cᵀ + c_μ Σ wᵢ yᵢ yᵢᵀ
+        rank_mu = (better * weights[:, None]).T @ better
+        missed = (not h_sigma) * c_c * (2 - c_c)
+        cov = (1 - c_1 - c_mu + c_1 * missed) * arrays["cov"] + c_1 * np.outer(way, way) + c_mu * rank_mu
+        # m ← m + σ y_w, and σ ← σ exp(c_σ / d_σ (‖p_σ‖ / E‖N(0, I)‖ − 1))
         return {
-            "mean": arrays["mean"] + arrays["scale"] * width * moved,
-            "scale": arrays["scale"] * np.exp(min(1.0, c_path / damping * (length / usual - 1))),
+            "mean": arrays["mean"] + arrays["scale"] * width * mean_draw,
+            "scale": arrays["scale"] * np.exp(min(1.0, c_sigma / d_sigma * (length / expected - 1))),
             "cov": (cov + cov.T) / 2,
             "path": path,
             "way": way,

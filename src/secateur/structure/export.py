@@ -74,7 +74,20 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], sil
     with _exporter, _quiet(), _empty_buffers_apart(model), tap.listening():
         program = torch.export.export(model, args, kwargs, strict=False)
     leaving = _part_outputs(program, tap)
-    return Export(program, leaving, frozenset(tap.ran), tap.opaque)
+    # Where modules have several names and buffers move, the exporter runs a copy, whose modules are others.
+    ran = tap.ran if id(model) in tap.ran else _ran(model, args, kwargs)
+    return Export(program, leaving, frozenset(ran), tap.opaque)
+
+
+def _ran(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> set[int]:
+    """The ids of the modules that a forward pass runs."""
+    ran: set[int] = set()
+    handle = register_module_forward_pre_hook(lambda module, _: ran.add(id(module)))
+    try:
+        model(*args, **kwargs)
+    finally:
+        handle.remove()
+    return ran
 
 
 @contextmanager

@@ -110,7 +110,17 @@ def edits(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], s
         changed = {k: v for k, v in new.items() if _differs(getattr(module, k, None), v)}
         if changed:
             found.setdefault(path, {}).update(changed)
+    for path, module in model.named_modules():
+        # An encoder hands its layers ragged batches for a fused kernel, which keeps to attention as torch has it.
+        if isinstance(module, nn.TransformerEncoder) and any(_is_freed(model, path, inner) for inner in found):
+            found.setdefault(path, {})["use_nested_tensor"] = False
     return {path: attributes for path, attributes in found.items() if attributes}
+
+
+def _is_freed(model: nn.Module, path: str, inner: str) -> bool:
+    return inner.startswith(f"{path}." if path else "") and isinstance(
+        model.get_submodule(inner), nn.MultiheadAttention
+    )
 
 
 def _attention(

@@ -108,7 +108,7 @@ class Holdings:
         for path, module, _ in self.attributes:
             for name, value in list(vars(module).items()):
                 if name not in self.internal:
-                    dotted = path if name == "_buffers" else f"{path}.{name}".lstrip(".")
+                    dotted = path or "a buffer" if name == "_buffers" else f"{path}.{name}".lstrip(".")
                     for tensor in _walk(value, seen, DEPTH):
                         yield dotted, tensor
         for tensor in _walk(self.inputs, seen, DEPTH):

@@ -85,7 +85,7 @@ Place = tuple[Any, ...]
 
 def _place(tensor: Tensor) -> Place | None:
     """Where a tensor lies in memory; ``weight.data`` lies where the weight does."""
-    if tensor.layout is not torch.strided:
+    if tensor.layout is not torch.strided or tensor.is_nested:
         return None
     return tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape, tensor.stride()
 
