@@ -86,6 +86,21 @@ def test_imports_point_upwards(path: Path) -> None:
         assert there == here or LEVEL[there] < LEVEL[here], f"{path}: {here} may not import {there}"
 
 
+LAB = ["plan", "keep", "show", "drive"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "lab").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_rooms_of_the_lab_import_upwards(path: Path) -> None:
+    """What stands under TYPE_CHECKING is not imported: a study's results know of the store and the report in type alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree.body = [node for node in tree.body if ast.unparse(getattr(node, "test", node)) != "TYPE_CHECKING"]
+    modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    here = path.relative_to(ROOT / "lab").parts[0]
+    for name in modules:
+        if name.startswith("secateur.lab.") and here in LAB:
+            assert LAB.index(name.split(".")[2]) <= LAB.index(here), f"{path}: {here} may not import {name}"
+
+
 def test_no_circle_between_modules() -> None:
     graph = {module_name(p): imports(p) - {module_name(p)} for p in MODULES}
     graph.pop("secateur", None)

@@ -31,7 +31,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-EXAMPLE = Path(__file__).parent.parent / "docs" / "example-study.toml"
+EXAMPLE = Path(__file__).parents[2] / "docs" / "example-study.toml"
 
 
 @pytest.mark.skipif(not EXAMPLE.is_file(), reason="the documents are not beside the tests")

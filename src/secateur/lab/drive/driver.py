@@ -79,10 +79,12 @@ def run_study(
     _check_not_a_worker()
     planned = Planned.of(study, options)
     driver = _Driver(planned, store, retry_failed)
-    chosen = driver.choose(executor, jobs)
+    where = driver.choose(executor, jobs)
     with watcher(progress) as watch:
-        told = Trackers(trackers, lambda words: watch(Notice("warning", planned.study.name, driver.tally, words=words)))
-        return driver.run(chosen, threads, watch, told)
+        relay = Trackers(
+            trackers, lambda words: watch(Notice("warning", planned.study.name, driver.tally, words=words))
+        )
+        return driver.run(where, threads, watch, relay)
 
 
 def _check_not_a_worker() -> None:
@@ -210,11 +212,11 @@ class _Driver:
                 self._fail(event, self._in_flight[event.id])
 
     def _keep(self, event: Done, cell: Cell) -> None:
-        known = {**event.environment, "executor": self._executor.name}
+        environment = {**event.environment, "executor": self._executor.name}
         outcome, times = event.outcome, (event.wall_seconds, event.cpu_seconds)
-        made = Record(cell.recipe, outcome.metrics, outcome.history, known, *times)
+        result = Record(cell.recipe, outcome.metrics, outcome.history, environment, *times)
         try:
-            record = self._store.put(made, outcome.artefact)
+            record = self._store.put(result, outcome.artefact)
         except InputError as error:
             # The cell gave what cannot be kept; a store that cannot be written ends the run.
             self._fail(Failed(cell.id, event.worker, in_one_line(error)), cell)

@@ -189,12 +189,12 @@ def short(recipe: Recipe) -> str:
     >>> short(Recipe("demo", "train", {"seed": 0, "epochs": 30}))
     'train (seed 0)'
     """
-    given = recipe.parameters
-    words = [recipe.kind, *([str(given["method"])] if "method" in given else [])]
-    sparsity = given.get("sparsity")
+    parameters = recipe.parameters
+    words = [recipe.kind, *([str(parameters["method"])] if "method" in parameters else [])]
+    sparsity = parameters.get("sparsity")
     if isinstance(sparsity, (int, float)):
         words.append(f"{100 * sparsity:.4g} %")
-    return " ".join([*words, *([f"(seed {given['seed']})"] if "seed" in given else [])])
+    return " ".join([*words, *([f"(seed {parameters['seed']})"] if "seed" in parameters else [])])
 
 
 def _state(notice: Notice) -> list[str]:
@@ -247,8 +247,8 @@ def _bar(console: Console) -> tuple[Progress, Any]:
 def _running(tally: RunTally) -> list[RenderableType]:
     from rich.text import Text
 
-    running = sorted(tally.running.values(), key=lambda one: (len(one.worker), one.worker))
-    lines = [_one(one) for one in running[:_SHOWN]]
+    running = sorted(tally.running.values(), key=lambda cell: (len(cell.worker), cell.worker))
+    lines = [_one(cell) for cell in running[:_SHOWN]]
     if len(running) > _SHOWN:
         lines.append(f"  … and {len(running) - _SHOWN} more")
     return [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in lines]

@@ -154,8 +154,8 @@ class RunTally:
         means = {kind: seconds / count for kind, (count, seconds) in times.items()}
         work = sum(count * means.get(kind, overall) for kind, count in kinds.items())
         now = time.monotonic()
-        begun = sum(min(now - one.since, means.get(one.recipe.kind, overall)) for one in running)
-        return max(0.0, work - begun) / max(1, min(self.workers, left))
+        past = sum(min(now - cell.since, means.get(cell.recipe.kind, overall)) for cell in running)
+        return max(0.0, work - past) / max(1, min(self.workers, left))
 
     def summary(self, interrupted: bool) -> RunSummary:
         """Return how it went."""

@@ -40,8 +40,8 @@ class Connection(sqlite3.Connection):
     def check_whole(self) -> None:
         """Compare all that is in the database with its seals, and see that pages and indexes are sound."""
         self.check_records()
-        for what in (check_pages, check_histories, check_failures):
-            self._once(what.__name__, what)
+        for part in (check_pages, check_histories, check_failures):
+            self._once(part.__name__, part)
 
     def _once(self, name: str, check: Callable[[sqlite3.Connection], None]) -> None:
         state = int(self.execute("PRAGMA data_version").fetchone()[0]), self.total_changes
@@ -173,15 +173,15 @@ def _held(file: Path) -> Connection:
 
 def _identity(path: Path) -> tuple[int, int] | None:
     try:
-        found = path.stat()
+        facts = path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return facts.st_dev, facts.st_ino
 
 
 def _connect(path: Path) -> Connection:
     # Read first, so that it knows of nothing that the database read after it does not.
-    seen = witness.read(path)
+    state = witness.read(path)
     _check_size(path)
     # Without an isolation level Python opens no transactions of its own.
     connection = sqlite3.connect(
@@ -205,7 +205,7 @@ def _connect(path: Path) -> Connection:
         if version < VERSION:
             prepare(connection, _PATIENCE)
         check_layout(connection)
-        witness.check(path, seen, Ledger(connection).state)
+        witness.check(path, state, Ledger(connection).state)
     except BaseException:
         connection.close()
         raise

@@ -52,12 +52,12 @@ def merged(environments: Iterable[Mapping[str, object]]) -> dict[str, str]:
     >>> merged([{"torch": "2.13.0", "threads": 1}, {"torch": "2.13.0", "threads": 2}])
     {'torch': '2.13.0', 'threads': '1, 2'}
     """
-    seen: dict[str, dict[str, None]] = {}
-    for one in environments:
-        for key, value in one.items():
+    by_name: dict[str, dict[str, None]] = {}
+    for environment in environments:
+        for key, value in environment.items():
             if value is not None:
-                seen.setdefault(key, {})[str(value)] = None
-    return {key: ", ".join(values) for key, values in seen.items()}
+                by_name.setdefault(key, {})[str(value)] = None
+    return {key: ", ".join(values) for key, values in by_name.items()}
 
 
 def _version(package: str) -> str | None:

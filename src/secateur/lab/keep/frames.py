@@ -30,17 +30,17 @@ def row(record: Record) -> dict[str, Any]:
 def frame(rows: Sequence[Mapping[str, Any]]) -> DataFrame:
     """Return one row a record; each of `rows` has the fixed columns, ``parameters`` and ``metrics``."""
     hidden, covered = _names(rows)
-    made = [
-        {name: one[name] for name in _LEADING}
-        | _named("parameter", one["parameters"], hidden)
-        | _named("metric", one["metrics"], covered)
-        | {name: one[name] for name in _TRAILING}
-        for one in rows
+    records = [
+        {name: record[name] for name in _LEADING}
+        | _named("parameter", record["parameters"], hidden)
+        | _named("metric", record["metrics"], covered)
+        | {name: record[name] for name in _TRAILING}
+        for record in rows
     ]
-    found = require("pandas", "lab").DataFrame(made)
-    middle = [name for name in found.columns if name not in FIXED]
+    table = require("pandas", "lab").DataFrame(records)
+    middle = [name for name in table.columns if name not in FIXED]
     # Without records there are no rows to take the columns from.
-    return found.reindex(columns=[*_LEADING, *middle, *_TRAILING])
+    return table.reindex(columns=[*_LEADING, *middle, *_TRAILING])
 
 
 def histories(records: Sequence[Record]) -> DataFrame:
@@ -56,8 +56,8 @@ def histories(records: Sequence[Record]) -> DataFrame:
 
 def _names(rows: Sequence[Mapping[str, Any]]) -> tuple[set[str], set[str]]:
     """The names of parameters and of metrics that would hide another column."""
-    parameters = {name for one in rows for name in one["parameters"]}
-    metrics = {name for one in rows for name in one["metrics"]}
+    parameters = {name for record in rows for name in record["parameters"]}
+    metrics = {name for record in rows for name in record["metrics"]}
     return parameters & (metrics | {*FIXED}), metrics & {*FIXED}
 
 

@@ -57,9 +57,9 @@ class Condition:
     value: Json
 
     def __post_init__(self) -> None:
-        for one in self.value if self._is_list() else (self.value,):
-            if one is not None and not isinstance(one, (bool, int, float, str)):
-                raise InputError(f"condition on {self.name!r}: cannot compare with {one!r}; give numbers or texts")
+        for part in self.value if self._is_list() else (self.value,):
+            if part is not None and not isinstance(part, (bool, int, float, str)):
+                raise InputError(f"condition on {self.name!r}: cannot compare with {part!r}; give numbers or texts")
         if self.operator not in ("=", "!=") and self.value is None:
             raise InputError(f"condition on {self.name!r}: {self.operator} needs a number or a text, not None")
 
@@ -72,24 +72,24 @@ class Condition:
         Raises:
             InputError: it is not of that form.
         """
-        found = _SPELLING.fullmatch(text)
-        if not found:
+        match = _SPELLING.fullmatch(text)
+        if not match:
             raise InputError(f"condition {text!r}: write NAME=VALUE, with =, !=, <, <=, > or >=, such as accuracy>0.8")
-        name, operator, value = found.groups()
+        name, operator, value = match.groups()
         return cls(name, operator, value.strip() if name in _TEXT else _value(value.strip()))
 
     def to_sql(self) -> tuple[str, list[Json]]:
         """Return the condition in SQL, with the values of its marks."""
-        what, path = _expression(self.name)
+        text, path = _expression(self.name)
         if self._is_list():
-            return f"{what} IN ({', '.join('?' * len(self.value))})", [*path, *self.value]
+            return f"{text} IN ({', '.join('?' * len(self.value))})", [*path, *self.value]
         if self.value is None:
-            return f"{what} IS {'NOT ' if self.operator == '!=' else ''}NULL", path
+            return f"{text} IS {'NOT ' if self.operator == '!=' else ''}NULL", path
         if self.operator in ("=", "!="):
-            return f"{what} {self.operator} ?", [*path, self.value]
+            return f"{text} {self.operator} ?", [*path, self.value]
         # To SQLite every text is greater than every number.
         kinds = "('text')" if isinstance(self.value, str) else "('integer', 'real')"
-        return f"{what} {self.operator} ? AND typeof({what}) IN {kinds}", [*path, self.value, *path]
+        return f"{text} {self.operator} ? AND typeof({text}) IN {kinds}", [*path, self.value, *path]
 
     def _is_list(self) -> bool:
         return self.operator == "=" and isinstance(self.value, (list, set, frozenset))
@@ -113,16 +113,16 @@ def conditions(where: Where) -> list[Condition]:
         raise InputError(f"where is the text {where!r}; give a list of such texts, or a mapping")
     if not isinstance(where, Mapping):
         return [Condition.parse(text) for text in where]
-    made: list[Condition] = []
+    parsed: list[Condition] = []
     for name, value in where.items():
         if not isinstance(value, tuple):
-            made.append(Condition(name, "=", value))
+            parsed.append(Condition(name, "=", value))
             continue
         if len(value) != 2:
             raise InputError(f"condition on {name!r}: a range is a pair (least, most), got {value!r}")
         ends = zip((">=", "<="), value, strict=True)
-        made += [Condition(name, operator, end) for operator, end in ends if end is not None]
-    return made
+        parsed += [Condition(name, operator, end) for operator, end in ends if end is not None]
+    return parsed
 
 
 def select(
@@ -149,9 +149,9 @@ def select(
         raise InputError("columns is empty; name one or more, or give None for all")
     texts, paths = zip(*(_expression(name, "->") for name in columns), strict=True)
     marks = [value for path in paths for value in path] + values
-    found = connection.execute(f"SELECT {', '.join(texts)} FROM records {text}", marks)
+    answers = connection.execute(f"SELECT {', '.join(texts)} FROM records {text}", marks)
     plain = [name in frames.FIXED for name in columns]
-    rows = [[v if p else _read(v) for p, v in zip(plain, row, strict=True)] for row in found]
+    rows = [[v if p else _read(v) for p, v in zip(plain, row, strict=True)] for row in answers]
     return require("pandas", "lab").DataFrame(rows, columns=list(columns))
 
 
@@ -179,8 +179,8 @@ def _clauses(where: Sequence[Condition], sort: str | None, limit: int | None) ->
 def _rows(connection: sqlite3.Connection, text: str, values: Sequence[Json]) -> list[dict[str, Any]]:
     columns = "id, study, kind, wall_seconds, cpu_seconds, created, coalesce(exact, metrics) AS metrics"
     columns += ", json_extract(recipe, '$.parameters') AS parameters"
-    found = map(dict, connection.execute(f"SELECT {columns} FROM records {text}", values))
-    return [r | {name: json.loads(r[name]) for name in ("parameters", "metrics")} for r in found]
+    answers = map(dict, connection.execute(f"SELECT {columns} FROM records {text}", values))
+    return [r | {name: json.loads(r[name]) for name in ("parameters", "metrics")} for r in answers]
 
 
 def _read(text: str | None) -> Json:
@@ -217,19 +217,19 @@ def _path(column: str, name: str) -> str:
 def _check_names(connection: sqlite3.Connection, names: Iterable[str]) -> None:
     """Refuse a name that no record has, when there are records."""
     for name in dict.fromkeys(names):
-        what, path = _expression(name, "->")
+        text, path = _expression(name, "->")
         if (
             name in frames.FIXED
-            or connection.execute(f"SELECT 1 FROM records WHERE {what} NOT NULL LIMIT 1", path).fetchone()
+            or connection.execute(f"SELECT 1 FROM records WHERE {text} NOT NULL LIMIT 1", path).fetchone()
         ):
             continue
-        known = {
+        names_there = {
             row[0]
             for view in ("parameters", "metrics", "class_metrics")
             for row in connection.execute(f"SELECT DISTINCT name FROM {view}")
         }
-        if known:
-            raise unknown_name("parameter or metric", name, known | {*frames.FIXED})
+        if names_there:
+            raise unknown_name("parameter or metric", name, names_there | {*frames.FIXED})
 
 
 def sql(stores: Mapping[str, Path], query: str, parameters: Sequence[Json] = (), *, seconds: float = 60.0) -> DataFrame:
@@ -249,8 +249,8 @@ def sql(stores: Mapping[str, Path], query: str, parameters: Sequence[Json] = (),
         InputError: it is no such query, asks for what may not be done, or takes too long.
     """
     for file in stores.values():
-        with connected(file) as held:
-            held.check_whole()
+        with connected(file) as store_connection:
+            store_connection.check_whole()
     try:
         with closing(_reader(stores)) as connection:
             _guard(connection, seconds)

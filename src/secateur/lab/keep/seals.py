@@ -86,9 +86,9 @@ class Ledger:
         """
         self.forget(row["id"])
         whole = {**row, "history_seal": seal(row["id"], history)}
-        own = self._insert("records", [whole[name] for name in RECORD[1:]])
+        row_seal = self._insert("records", [whole[name] for name in RECORD[1:]])
         self._connection.execute("INSERT INTO histories VALUES (?, ?)", (row["id"], history))
-        self._count("record", 1, row["id"], own)
+        self._count("record", 1, row["id"], row_seal)
 
     def put_failure(self, row: Mapping[str, Any]) -> None:
         """Write a failure, in place of an older one of the id."""
@@ -109,17 +109,17 @@ class Ledger:
         self._connection.execute(f"UPDATE ledger SET {marks}", [seal(*values), *values])
 
     def _insert(self, table: str, values: list[Any]) -> int:
-        own = seal(*values)
+        row_seal = seal(*values)
         marks = ", ".join("?" * (1 + len(values)))
-        self._connection.execute(f"INSERT INTO {table} VALUES ({marks})", [own, *values])
-        return own
+        self._connection.execute(f"INSERT INTO {table} VALUES ({marks})", [row_seal, *values])
+        return row_seal
 
     def _forget(self, kind: str, identity: str) -> bool:
         rows = self._connection.execute(f"SELECT seal FROM {kind}s WHERE id = ?", (identity,)).fetchall()
         if rows:
             self._connection.execute(f"DELETE FROM {kind}s WHERE id = ?", (identity,))
-        for (own,) in rows:
-            self._count(kind, -1, identity, own)
+        for (row_seal,) in rows:
+            self._count(kind, -1, identity, row_seal)
         return bool(rows)
 
     def _count(self, kind: str, step: int, identity: str, own: int) -> None:
@@ -139,7 +139,7 @@ def open_ledger(connection: sqlite3.Connection) -> None:
         seals = [(seal(*row), row[0]) for row in rows]
         connection.executemany(f"UPDATE {table} SET seal = ? WHERE id = ?", seals)
         ids = [reduce(xor, (_number(identity) for _, identity in seals), 0)] if table == "records" else []
-        values += [len(rows), *ids, reduce(xor, (own for own, _ in seals), 0)]
+        values += [len(rows), *ids, reduce(xor, (row_seal for row_seal, _ in seals), 0)]
     marks = ", ".join("?" * len(LEDGER))
     connection.execute(f"INSERT INTO ledger VALUES ({marks})", [seal(*values), *values])
 
@@ -190,10 +190,10 @@ def _check_all(connection: sqlite3.Connection, kind: str, columns: Sequence[str]
     cursor = connection.cursor()
     cursor.row_factory = None  # plain tuples: this loop is what reading many records costs
     seals: dict[str, int] = {}
-    for own, identity, *rest in cursor.execute(f"SELECT {', '.join(columns)} FROM {kind}s NOT INDEXED"):
-        if seal(identity, *rest) != own:
+    for row_seal, identity, *rest in cursor.execute(f"SELECT {', '.join(columns)} FROM {kind}s NOT INDEXED"):
+        if seal(identity, *rest) != row_seal:
             raise Damaged(f"{kind} {identity} is not as it was written (its checksum differs)")
-        if seals.setdefault(identity, own) is not own:
+        if seals.setdefault(identity, row_seal) is not row_seal:
             raise Damaged(f"{kind} {identity} is there twice")
     ledger = Ledger(connection).values
     if (len(seals), reduce(xor, seals.values(), 0)) != (ledger[f"{kind}s"], ledger[f"{kind}_seals"]):
@@ -201,8 +201,8 @@ def _check_all(connection: sqlite3.Connection, kind: str, columns: Sequence[str]
 
 
 def _is_sealed(row: Sequence[Any]) -> bool:
-    own, *values = row
-    return bool(seal(*values) == own)
+    row_seal, *values = row
+    return bool(seal(*values) == row_seal)
 
 
 def _number(identity: str) -> int:

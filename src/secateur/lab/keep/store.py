@@ -135,7 +135,7 @@ class Store:
     def matching(self, start: str) -> list[str]:
         """Return the ids, of finished cells and of failed ones, that begin so, in order."""
         return sorted(
-            name for name in self.ids() | {one.recipe.id for one in self.failures()} if name.startswith(start)
+            name for name in self.ids() | {failure.recipe.id for failure in self.failures()} if name.startswith(start)
         )
 
     def records(self, ids: Iterable[str] | None = None) -> list[Record]:
@@ -146,11 +146,13 @@ class Store:
                 self._decoded(row)
                 for row in self._select(f"{_RECORDS.format(' NOT INDEXED')} ORDER BY created, records.rowid")
             ]
-        wanted = list(ids)
-        rows = self._select(f"{_RECORDS.format('')} WHERE id IN (SELECT value FROM json_each(?))", json.dumps(wanted))
+        identities = list(ids)
+        rows = self._select(
+            f"{_RECORDS.format('')} WHERE id IN (SELECT value FROM json_each(?))", json.dumps(identities)
+        )
         table = {row["id"]: row for row in rows}
-        self._check_missing(set(wanted) - set(table))
-        return [self._decoded(table[identity]) for identity in wanted if identity in table]
+        self._check_missing(set(identities) - set(table))
+        return [self._decoded(table[identity]) for identity in identities if identity in table]
 
     def delete(self, *identities: str) -> None:
         """Forget records, their artefacts and failures, so that the next run computes the cells again."""
@@ -272,12 +274,12 @@ class Store:
 
         Only files older than `older_than` seconds go, since younger ones may belong to a cell that is being kept.
         """
-        folder, known, removed = paths.artefacts_dir(self.path), self.ids(), []
+        folder, finished, removed = paths.artefacts_dir(self.path), self.ids(), []
         sweep(folder, older_than)
         database.sweep(self.database, older_than)
         for file in sorted(folder.glob(paths.artefact_file(self.path, "*").name)):
             with suppress(OSError):
-                if file.stem not in known and time.time() - file.stat().st_mtime > older_than:
+                if file.stem not in finished and time.time() - file.stat().st_mtime > older_than:
                     file.unlink()
                     removed.append(file)
         return removed

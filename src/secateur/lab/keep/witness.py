@@ -55,11 +55,11 @@ def write(database: Path, state: State) -> None:
 def check(database: Path, seen: State | None, state: State) -> None:
     """Refuse a database that has lost transactions."""
     if seen is not None and (seen[0] != state[0] or seen[1] > state[1]):
-        what = (
+        words = (
             "it is another one than" if seen[0] != state[0] else f"{seen[1] - state[1]} transactions are missing that"
         )
         raise Damaged(
-            f"{what} {witness_file(database).name} beside it knows of, as where its -wal file was lost; where an older copy "
+            f"{words} {witness_file(database).name} beside it knows of, as where its -wal file was lost; where an older copy "
             f"was put there on purpose, delete {witness_file(database)}"
         )
 

@@ -66,23 +66,23 @@ class Option:
         right = self.many not in ("list", "any")
         if listed:
             right = self.many != "no" and (bool(value) or self.many == "any")
-        each = list(value) if listed else [value]
-        if not (self.optional and value is None) and not (right and all(map(self._fits, each))):
+        values = list(value) if listed else [value]
+        if not (self.optional and value is None) and not (right and all(map(self._fits, values))):
             raise InputError(f"{where}: {self.name} is {value!r}; give {self.wish} ({self.help})")
-        for one in each:
-            if self.allowed and one is not None and one not in self.allowed:
-                raise unknown_name(f"value of {self.name} in {where}:", one, self.allowed)
+        for entry in values:
+            if self.allowed and entry is not None and entry not in self.allowed:
+                raise unknown_name(f"value of {self.name} in {where}:", entry, self.allowed)
 
     @property
     def wish(self) -> str:
         """What to give, in words."""
-        one, several = _WORDS[self.kind]
+        single, several = _WORDS[self.kind]
         if self.kind in ("count", "number"):
-            one, several = one + self._range(), several + self._range()
+            single, several = single + self._range(), several + self._range()
         if self.allowed:
-            one, several = f"one of {', '.join(self.allowed)}", f"names from {', '.join(self.allowed)}"
+            single, several = f"one of {', '.join(self.allowed)}", f"names from {', '.join(self.allowed)}"
         listed = f"a list of {several}, such as {_EXAMPLES.get(self.kind)}"
-        words = {"no": one, "list": listed, "any": f"{listed} or []", "either": f"{one}, or {listed}"}[self.many]
+        words = {"no": single, "list": listed, "any": f"{listed} or []", "either": f"{single}, or {listed}"}[self.many]
         return f"{words}, or null" if self.optional else words
 
     def _range(self) -> str:

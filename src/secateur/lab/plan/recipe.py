@@ -205,9 +205,9 @@ def _normal_mapping(values: Mapping[str, Json]) -> dict[str, Json]:
 def _ids(needs: Sequence[str]) -> tuple[str, ...]:
     if isinstance(needs, str) or not isinstance(needs, Sequence):
         raise InputError(f"a recipe's needs must be a list of ids, got {needs!r}")
-    for one in needs:
-        if not isinstance(one, str) or not one:
-            raise InputError(f"a recipe's needs must be ids, got {one!r}; give the needed recipe's id")
+    for need in needs:
+        if not isinstance(need, str) or not need:
+            raise InputError(f"a recipe's needs must be ids, got {need!r}; give the needed recipe's id")
     return tuple(needs)
 
 

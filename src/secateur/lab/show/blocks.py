@@ -105,8 +105,8 @@ class Column:
         if isinstance(value, bool):
             return "yes" if value else "no"
         if _is_number(value):
-            chosen = self.format or ("d" if isinstance(value, Integral) else ".4g")
-            return format(value, chosen).replace("-", "−").replace("%", "\N{NO-BREAK SPACE}%")
+            shape = self.format or ("d" if isinstance(value, Integral) else ".4g")
+            return format(value, shape).replace("-", "−").replace("%", "\N{NO-BREAK SPACE}%")
         return str(value)
 
 

@@ -54,20 +54,20 @@ def open_stores(names: Sequence[str | Path] = ()) -> list[Store]:
     """
     if names:
         return [_open(name) for name in names]
-    found = sorted(file.parent for file in paths.runs_dir().glob(paths.database_file(Path("*")).as_posix()))
-    if not found:
+    folders = sorted(file.parent for file in paths.runs_dir().glob(paths.database_file(Path("*")).as_posix()))
+    if not folders:
         raise FileError(f"there is no store under {paths.runs_dir()}; run a study first, or give a store's directory")
-    return [Store(folder, create=False) for folder in found]
+    return [Store(folder, create=False) for folder in folders]
 
 
 def _open(name: str | Path) -> Store:
     for folder in (Path(name), paths.store_dir(str(name))):
         if paths.database_file(folder).exists():
             return Store(folder, create=False)
-    known = [file.parent.name for file in paths.runs_dir().glob(paths.database_file(Path("*")).as_posix())]
+    names = [file.parent.name for file in paths.runs_dir().glob(paths.database_file(Path("*")).as_posix())]
     raise FileError(
         f"there is no store at {name}, and none of a study of that name under {paths.runs_dir()}; "
-        f"there are: {', '.join(sorted(known)) or 'none'}"
+        f"there are: {', '.join(sorted(names)) or 'none'}"
     )
 
 
@@ -90,22 +90,24 @@ def listed(
         InputError: a condition that makes no sense.
     """
     pandas = require("pandas", "lab")
-    wanted = None if columns is None else list(dict.fromkeys([*columns, *([sort.removeprefix("-")] if sort else [])]))
+    asked_columns = (
+        None if columns is None else list(dict.fromkeys([*columns, *([sort.removeprefix("-")] if sort else [])]))
+    )
     asked: dict[str, Any] = {"study": study, "kind": kind, "where": where, "sort": sort, "limit": limit}
-    found, unknown = [], []
+    frames, unknown = [], []
     for store in stores:
         try:
-            frame = store.query(columns=wanted, **asked)
+            frame = store.query(columns=asked_columns, **asked)
         except UnknownNameError as error:
             unknown.append(error)
             continue
         if len(stores) > 1:
             frame.insert(0, "store", store.path.name)
         if len(frame) or len(stores) == 1:
-            found.append(frame)
+            frames.append(frame)
     if unknown and len(unknown) == len(stores):
         raise unknown[0]
-    both = _joined(pandas, found, sort, limit) if found else pandas.DataFrame(columns=columns or ["id"])
+    both = _joined(pandas, frames, sort, limit) if frames else pandas.DataFrame(columns=columns or ["id"])
     return both if columns is None else both[[*(["store"] if "store" in both else []), *columns]]
 
 
@@ -132,13 +134,13 @@ def find(stores: Sequence[Store], start: str) -> FoundCell:
         places = ", ".join(str(store.path) for store in stores)
         raise UnknownNameError(f"no cell's id begins with {start!r} in {places}; `secateur runs list` shows them")
     if len(fits) > 1:
-        shown = ", ".join(f"{identity} in {store.path.name}" for store, identity in fits[:5])
+        matches = ", ".join(f"{identity} in {store.path.name}" for store, identity in fits[:5])
         raise InputError(
-            f"{len(fits)} cells' ids begin with {start!r}: {shown}{' …' if len(fits) > 5 else ''}; give more of it"
+            f"{len(fits)} cells' ids begin with {start!r}: {matches}{' …' if len(fits) > 5 else ''}; give more of it"
         )
     store, identity = fits[0]
     record = store.get(identity) if store.has(identity) else None
-    failure = next((one for one in store.failures() if one.recipe.id == identity), None)
+    failure = next((failed for failed in store.failures() if failed.recipe.id == identity), None)
     return FoundCell(identity, store, record, failure)
 
 
@@ -169,8 +171,8 @@ def compare(records: Sequence[Record]) -> DataFrame:
 
 
 def _rows(facts: Sequence[Mapping[str, Json]]) -> Iterator[tuple[str, list[Json]]]:
-    for name in dict.fromkeys(key for one in facts for key in one):
-        yield name, [one.get(name) for one in facts]
+    for name in dict.fromkeys(key for fact in facts for key in fact):
+        yield name, [fact.get(name) for fact in facts]
 
 
 @dataclass(frozen=True, eq=False)

@@ -50,9 +50,9 @@ def class_changes(before: DataFrame, after: DataFrame, classes: Sequence[str]) -
             (full[seed], now) for seed, now in zip(group["seed"], group["class_accuracy"], strict=True) if seed in full
         ]
         for place, name in enumerate(classes):
-            own = [(was[place], now[place]) for was, now in pairs if _known(was[place], now[place])]
-            if own:
-                rows.append({"method": method, "sparsity": sparsity, "class": name, **_change(own)})
+            class_pairs = [(was[place], now[place]) for was, now in pairs if _known(was[place], now[place])]
+            if class_pairs:
+                rows.append({"method": method, "sparsity": sparsity, "class": name, **_change(class_pairs)})
     columns = ["method", "sparsity", "class", "before", "after", "change", "low", "high", "n"]
     return require("pandas", "lab").DataFrame(rows, columns=columns)
 
@@ -86,16 +86,16 @@ def class_damage(
     changes = class_changes(before, after, classes)
     if not len(changes):
         return []
-    chosen = str(method if method in set(changes["method"]) else changes["method"].iloc[0])
-    own = changes[changes["method"] == chosen]
-    sparsity = _first_fall(own) if sparsity is None else sparsity
-    here = changes[changes["sparsity"] == sparsity]
-    shown = here[here["method"] == chosen].sort_values("change", kind="stable")
+    name = str(method if method in set(changes["method"]) else changes["method"].iloc[0])
+    of_method = changes[changes["method"] == name]
+    sparsity = _first_fall(of_method) if sparsity is None else sparsity
+    at_sparsity = changes[changes["sparsity"] == sparsity]
+    worst_first = at_sparsity[at_sparsity["method"] == name].sort_values("change", kind="stable")
     part = f"{100 * sparsity:.4g} % {removed}"
-    blocks: list[Block] = [_words(shown, here, chosen, part), _bars(shown, chosen, part, basis)]
-    if here["method"].nunique() > 1:
-        blocks.append(_map(here, list(shown["class"]), part, basis))
-    return [*blocks, _numbers(here, part, basis)]
+    blocks: list[Block] = [_words(worst_first, at_sparsity, name, part), _bars(worst_first, name, part, basis)]
+    if at_sparsity["method"].nunique() > 1:
+        blocks.append(_map(at_sparsity, list(worst_first["class"]), part, basis))
+    return [*blocks, _numbers(at_sparsity, part, basis)]
 
 
 def _known(*values: float | None) -> bool:
@@ -103,9 +103,9 @@ def _known(*values: float | None) -> bool:
 
 
 def _change(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
-    found = summarise(now - was for was, now in pairs)
+    summary = summarise(now - was for was, now in pairs)
     means = {"before": sum(was for was, _ in pairs) / len(pairs), "after": sum(now for _, now in pairs) / len(pairs)}
-    return means | {"change": found.mean, "low": found.low, "high": found.high, "n": len(pairs)}
+    return means | {"change": summary.mean, "low": summary.low, "high": summary.high, "n": len(pairs)}
 
 
 def _first_fall(changes: DataFrame) -> float:
@@ -134,7 +134,7 @@ def _words(shown: DataFrame, here: DataFrame, method: str, part: str) -> str:
 
 
 def _bars(shown: DataFrame, method: str, part: str, basis: str | Basis) -> Picture:
-    drawn = figures.class_bars(
+    drawing = figures.class_bars(
         list(shown["class"]),
         list(shown["before"]),
         list(shown["after"]),
@@ -144,7 +144,7 @@ def _bars(shown: DataFrame, method: str, part: str, basis: str | Basis) -> Pictu
     first = shown.iloc[0]
     return Picture(
         "classes",
-        drawn,
+        drawing,
         f"Test accuracy of each class, unpruned and with {part}, method {method}; the change in "
         "percentage points stands beside, the class that is hurt most on top.",
         f"Bars of the accuracy of each class before and after pruning; {first['class']} changes by {_points(first['change'])} points.",

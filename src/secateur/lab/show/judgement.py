@@ -101,7 +101,9 @@ def judged(
             blocks.append(f"{', '.join(names)}: not tested against {control}, for {reason}.")
             continue
         tests = compare(rows, value=value, baseline=control, within=within)
-        blocks += [_counted(str(name), control, own) for name, own in tests.groupby("method", sort=False)]
+        blocks += [
+            _counted(str(name), control, method_tests) for name, method_tests in tests.groupby("method", sort=False)
+        ]
         table = comparison_table(
             tests, f"against-{control.replace(' ', '-')}", f"Each method against {control}: {value}."
         )
@@ -111,13 +113,13 @@ def judged(
 
 def _counted(method: str, control: str, tests: DataFrame) -> str:
     """In how many of the tests that took place a method is better or worse than its control."""
-    held = tests[tests["verdict"] != UNTESTED]
-    if not len(held):
+    run_tests = tests[tests["verdict"] != UNTESTED]
+    if not len(run_tests):
         return f"{method}: not tested against {control}, for no two runs are pairs whose differences vary."
-    verdicts = held["verdict"].value_counts()
+    verdicts = run_tests["verdict"].value_counts()
     return (
-        f"{method} is better than {control} in {verdicts.get('better', 0)} of {len(held)} comparisons, worse in "
-        f"{verdicts.get('worse', 0)} (p corrected below 0.05; {int(held['n'].max())} pairs at most)."
+        f"{method} is better than {control} in {verdicts.get('better', 0)} of {len(run_tests)} comparisons, worse in "
+        f"{verdicts.get('worse', 0)} (p corrected below 0.05; {int(run_tests['n'].max())} pairs at most)."
     )
 
 
@@ -129,13 +131,13 @@ def areas(frame: DataFrame, basis: Basis) -> list[Block]:
     ranges = frame.groupby(["method", "seed"])["sparsity"].agg(["min", "max", "size"])
     usual = ranges.value_counts().index[0] if len(ranges) else (0, 0, 0)
     whole = ranges[(ranges == list(usual)).all(axis=1)].index
-    chosen = frame[frame.set_index(["method", "seed"]).index.isin(whole)]
-    if usual[2] < 2 or not len(chosen):
+    curves = frame[frame.set_index(["method", "seed"]).index.isin(whole)]
+    if usual[2] < 2 or not len(curves):
         return []
-    found = area(chosen)
+    heights = area(curves)
     rows = [
         [method, group["area"].mean(), interval(group["area"]), len(group)]
-        for method, group in found.groupby("method", sort=False)
+        for method, group in heights.groupby("method", sort=False)
     ]
     rows.sort(key=lambda row: -float(row[1]))
     columns = [Column("method"), Column("mean accuracy", format=".4f", best="max"), Column("95 %"), Column("seeds")]

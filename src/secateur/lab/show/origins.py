@@ -41,7 +41,9 @@ class Origins:
     def among(cls, results: Results) -> Origins:
         """Return what tells the rows of `results` from all others in its store: the recipes' parameters."""
         records = results.store.records(results.frame["id"])
-        plain = {name: None for one in records for name, value in one.recipe.parameters.items() if _is_plain(value)}
+        plain = {
+            name: None for record in records for name, value in record.recipe.parameters.items() if _is_plain(value)
+        }
         return cls(results.store.frame(), list({"method": None, "sparsity": None} | plain))
 
     def of(self, rows: DataFrame, split: str, *, having: str = "") -> Basis:
@@ -123,12 +125,12 @@ def reproduce(planned: Planned, environment: Mapping[str, str]) -> str:
             words += ["--seeds", str(value)]
         elif value != study.defaults[name]:
             words += ["--data-dir", str(value)] if name == "data_dir" else ["--set", f"{name}={_value(value)}"]
-    known = [
+    versions = [
         f"{name} {environment[key]}"
         for name, key in (("secateur", "secateur"), ("commit", "commit"))
         if environment.get(key)
     ]
-    return (f"# {', '.join(known)}\n" if known else "") + shlex.join(words)
+    return (f"# {', '.join(versions)}\n" if versions else "") + shlex.join(words)
 
 
 def _value(value: Json) -> str:

@@ -19,11 +19,11 @@ __all__ = ["apart", "deciding", "with_needed"]
 def with_needed(stores: Sequence[Store], ids: Iterable[str]) -> dict[str, Recipe]:
     """Return the recipes of cells, and of all cells that they build upon, directly or not, by id."""
     recipes: dict[str, Recipe] = {}
-    wanted = set(ids)
-    while wanted:
-        records = [record for store in stores for record in store.records(sorted(wanted))]
+    missing = set(ids)
+    while missing:
+        records = [record for store in stores for record in store.records(sorted(missing))]
         recipes |= {record.id: record.recipe for record in records}
-        wanted = {need for record in records for need in record.recipe.needs} - set(recipes)
+        missing = {need for record in records for need in record.recipe.needs} - set(recipes)
     return recipes
 
 
@@ -46,8 +46,10 @@ def _facts(recipes: Mapping[str, Recipe], identity: str) -> dict[str, Json]:
     facts = {"study": recipe.study, "kind": recipe.kind, **_parameters(recipe)}
     values: dict[str, list[Json]] = {}
     for need, needed in _ancestors(recipes, recipe):
-        told = {"needs": need} if needed is None else {f"{needed.kind}.{n}": v for n, v in _parameters(needed).items()}
-        for name, value in told.items():
+        parameters = (
+            {"needs": need} if needed is None else {f"{needed.kind}.{n}": v for n, v in _parameters(needed).items()}
+        )
+        for name, value in parameters.items():
             values.setdefault(name, []).append(value)
     for name, several in values.items():
         different = sorted({canonical(value) for value in several})

@@ -42,8 +42,8 @@ class Published:
 
         rows = [
             {"method": method, "sparsity": sparsity, name: pair[which]}
-            for method, found in self.points.items()
-            for sparsity, pair in found.items()
+            for method, points in self.points.items()
+            for sparsity, pair in points.items()
             if pair[which] is not None
         ]
         return pandas.DataFrame(rows) if rows else None

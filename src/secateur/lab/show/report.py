@@ -109,8 +109,10 @@ def html(report: Report, drawings: Mapping[str, str]) -> str:
         report=report,
         style=safe(_template("report.css")),
         script=safe(_template("report.js")),
-        marks=safe(_json({one.name: layout(one.figure) for one in pictures})),
-        drawn={one.name: safe(inline_svg(drawings[one.name], one.name, one.alt)) for one in pictures},
+        marks=safe(_json({picture.name: layout(picture.figure) for picture in pictures})),
+        drawn={
+            picture.name: safe(inline_svg(drawings[picture.name], picture.name, picture.alt)) for picture in pictures
+        },
         anchors=_anchors([section.title for section in report.sections]),
         kind=_kind,
         numbers=_numbers(report),

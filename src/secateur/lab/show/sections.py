@@ -48,8 +48,8 @@ def interval(values: Any) -> str:
     >>> interval([0.88, 0.89, 0.90]), interval([0.88])
     ('± 0.0248', '')
     """
-    found = summarise(values)
-    half = found.high - found.mean
+    summary = summarise(values)
+    half = summary.high - summary.mean
     return f"± {half:.4f}" if half == half else ""
 
 
@@ -99,21 +99,25 @@ def sweep(
         look: the style of each method.
         published: the publication's points.
     """
-    shown = frame[["method", "sparsity", "seed", "accuracy", "loss"]]
+    points = frame[["method", "sparsity", "seed", "accuracy", "loss"]]
     theirs = [None if published is None else published.frame(*which) for which in ((0, "accuracy"), (1, "loss"))]
     hollow = "; hollow markers are the published figures" if published is not None and published.points else ""
-    accuracy = figures.accuracy_by_sparsity(shown, published=theirs[0], baseline=baselines["accuracy"], look=look)
-    loss = figures.loss_by_sparsity(shown, published=theirs[1], baseline=baselines["loss"], look=look, logarithmic=True)
-    said, basis = _said(shown, baselines["accuracy"]), basis.also("mean and 95 % interval of the mean")
+    accuracy = figures.accuracy_by_sparsity(points, published=theirs[0], baseline=baselines["accuracy"], look=look)
+    loss = figures.loss_by_sparsity(
+        points, published=theirs[1], baseline=baselines["loss"], look=look, logarithmic=True
+    )
+    reach, basis = _said(points, baselines["accuracy"]), basis.also("mean and 95 % interval of the mean")
     return [
-        Picture("accuracy", accuracy, f"Test accuracy by the part removed, no retraining{hollow}.", said, basis, shown),
+        Picture(
+            "accuracy", accuracy, f"Test accuracy by the part removed, no retraining{hollow}.", reach, basis, points
+        ),
         Picture(
             "loss",
             loss,
             f"Test loss by the part removed, no retraining{hollow}.",
-            f"Loss by sparsity. {said}",
+            f"Loss by sparsity. {reach}",
             basis,
-            shown,
+            points,
         ),
     ]
 
@@ -173,13 +177,13 @@ def trade_offs(
     """
     blocks: list[Block] = []
     for column, (label, before, name) in costs.items():
-        drawn = figures.trade_off(
+        drawing = figures.trade_off(
             frame, cost=column, label=label, baseline=(before, accuracy), look=look, logarithmic=True
         )
         words = f"{label[0].lower()}{label[1:]}"
         alt = f"Accuracy against {words}, one line a method; the unpruned network has accuracy {accuracy:.4f} at {before:,.4g}."
-        said = f"What accuracy costs: {words}. {caption}"
-        blocks.append(Picture(f"trade-off-{name}", drawn, said, alt, basis, frame))
+        full_caption = f"What accuracy costs: {words}. {caption}"
+        blocks.append(Picture(f"trade-off-{name}", drawing, full_caption, alt, basis, frame))
     return blocks
 
 

@@ -85,9 +85,9 @@ def suited(cells: Sequence[Cell], jobs: int | None = None) -> Executor:
 
 
 def _usual_jobs() -> int:
-    given = os.environ.get(JOBS_VARIABLE)
-    if not given:
+    text = os.environ.get(JOBS_VARIABLE)
+    if not text:
         return cores()
-    if not given.isdecimal() or int(given) < 1:
-        raise InputError(f"${JOBS_VARIABLE} is {given!r}; give 1 or more")
-    return int(given)
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"${JOBS_VARIABLE} is {text!r}; give 1 or more")
+    return int(text)

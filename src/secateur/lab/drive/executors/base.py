@@ -157,9 +157,9 @@ def overheard() -> Iterator[Callable[[], str]]:
     >>> heard()
     'hello\\n'
     """
-    kept: list[str] = []
-    with redirect_stdout(_Tee(sys.stdout, kept)), redirect_stderr(_Tee(sys.stderr, kept)):
-        yield lambda: "".join(kept)[-_OUTPUT:]
+    lines: list[str] = []
+    with redirect_stdout(_Tee(sys.stdout, lines)), redirect_stderr(_Tee(sys.stderr, lines)):
+        yield lambda: "".join(lines)[-_OUTPUT:]
 
 
 class _Tee:

@@ -154,12 +154,12 @@ class Processes:
 
     def collect(self) -> list[Event]:
         """Return what has happened, and keep the workers busy."""
-        for one in list(self._workers):
-            one.hear()
+        for worker in list(self._workers):
+            worker.hear()
             try:
-                self._take(one, one.receive())
+                self._take(worker, worker.receive())
             except EOFError:
-                self._bury(one)
+                self._bury(worker)
         self._feed()
         events, self._events = self._events, []
         return events
@@ -210,13 +210,13 @@ class Processes:
 
     def _feed(self) -> None:
         while self._queue:
-            free = next((one for one in self._workers if one.cell is None and one.process.is_alive()), None)
+            free = next((worker for worker in self._workers if worker.cell is None and worker.process.is_alive()), None)
             if free is None and len(self._workers) >= self.jobs:
                 return
-            one = free or self._hire()
+            worker = free or self._hire()
             cell = self._queue.popleft()
-            one.send(cell)
-            self._events.append(Started(cell.id, one.name))
+            worker.send(cell)
+            self._events.append(Started(cell.id, worker.name))
 
     def _hire(self) -> _Worker:
         context = get_context("forkserver")
@@ -224,8 +224,8 @@ class Processes:
         messages, their_messages = context.Pipe()
         output, their_output = context.Pipe(duplex=False)
         os.set_blocking(output.fileno(), False)
-        taken = {int(one.name) for one in self._workers}
-        name = str(min(set(range(1, self.jobs + 1)) - taken))
+        numbers = {int(worker.name) for worker in self._workers}
+        name = str(min(set(range(1, self.jobs + 1)) - numbers))
         process = context.Process(
             target=worker_process.work,
             args=(their_messages, their_output, name, self._setting),

@@ -75,8 +75,8 @@ def _answer(parcel: _Parcel) -> Any:
     except Exception as error:  # noqa: BLE001  (a module that cannot be imported fails in its own way)
         why = f"the cell's function cannot be loaded on a node: {in_one_line(error)}; install its module there"
         return Failed(parcel.id, "ray", why)
-    known = {**environment(executor="ray"), "commit": parcel.commit}
-    return compute(Cell(parcel.recipe, run), parcel, parcel.options, "ray", known)
+    facts = {**environment(executor="ray"), "commit": parcel.commit}
+    return compute(Cell(parcel.recipe, run), parcel, parcel.options, "ray", facts)
 
 
 class OnRay:
@@ -135,16 +135,16 @@ class OnRay:
 
     def submit(self, cell: Cell) -> None:
         """Hand the cell to Ray, which finds it a node."""
-        wanted = cell.resources
-        if not self._some_node_has(wanted.cpus, wanted.gpus, wanted.memory):
+        resources = cell.resources
+        if not self._some_node_has(resources.cpus, resources.gpus, resources.memory):
             self._events.append(
-                Failed(cell.id, "ray", f"no node of the Ray cluster has {wanted}; add one, or ask for less")
+                Failed(cell.id, "ray", f"no node of the Ray cluster has {resources}; add one, or ask for less")
             )
             return
         task = self._task.options(
-            num_cpus=wanted.cpus,
-            num_gpus=wanted.gpus,
-            memory=wanted.memory or None,
+            num_cpus=resources.cpus,
+            num_gpus=resources.gpus,
+            memory=resources.memory or None,
             max_retries=self.retries,
             name=f"{cell.recipe.study} {cell.recipe.kind}",
         )
@@ -199,8 +199,8 @@ class OnRay:
 
     def _some_node_has(self, cpus: float, gpus: float, memory: int) -> bool:
         totals = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        wanted = {"CPU": cpus, "GPU": gpus, "memory": memory}
-        return any(all(total.get(name, 0.0) >= value for name, value in wanted.items()) for total in totals)
+        amounts = {"CPU": cpus, "GPU": gpus, "memory": memory}
+        return any(all(total.get(name, 0.0) >= value for name, value in amounts.items()) for total in totals)
 
     def _parcel(self, cell: Cell) -> _Parcel:
         records = {need: self._setting.store.get(need) for need in cell.needs}

@@ -35,14 +35,14 @@ def work(messages: Connection, output: Connection, name: str, setting: Setting) 
         os.dup2(output.fileno(), descriptor)
     faulthandler.enable()
     torch.set_num_threads(setting.threads)
-    known: dict[str, Json] = dict(environment(executor="processes", worker=name))
+    facts: dict[str, Json] = dict(environment(executor="processes", worker=name))
     messages.send_bytes(READY)
     while True:
         try:
             identity, cell = messages.recv_bytes(), messages.recv_bytes()
         except (EOFError, OSError):
             return
-        event = _answer(identity.decode(), cell, name, setting, known)
+        event = _answer(identity.decode(), cell, name, setting, facts)
         sys.stdout.flush()
         sys.stderr.flush()
         for part in pack(event):

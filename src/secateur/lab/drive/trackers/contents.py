@@ -81,12 +81,12 @@ def curves(record: Record) -> Iterator[tuple[int, dict[str, float]]]:
 
 def weights(tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
     """Return the finite values of each floating-point tensor, flat and of 32 bits; empty ones are left out."""
-    found = {}
+    flat = {}
     for name, tensor in (tensors or {}).items():
         if tensor.is_floating_point():
             values = tensor.detach().to("cpu", torch.float32).flatten()
-            found[name] = values[torch.isfinite(values)]
-    return {name: values for name, values in found.items() if values.numel()}
+            flat[name] = values[torch.isfinite(values)]
+    return {name: values for name, values in flat.items() if values.numel()}
 
 
 def started(study: str | None, doing: str) -> str:

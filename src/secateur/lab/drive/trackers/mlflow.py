@@ -71,10 +71,12 @@ class MLflow:
             FileError: MLflow cannot use the location.
         """
         with self._understood():
-            found = self._client.get_experiment_by_name(study)
-            if found is not None and found.lifecycle_stage == "deleted":
-                self._client.restore_experiment(found.experiment_id)
-            self._experiment = found.experiment_id if found is not None else self._client.create_experiment(study)
+            experiment = self._client.get_experiment_by_name(study)
+            if experiment is not None and experiment.lifecycle_stage == "deleted":
+                self._client.restore_experiment(experiment.experiment_id)
+            self._experiment = (
+                experiment.experiment_id if experiment is not None else self._client.create_experiment(study)
+            )
             for name, value in options.items():
                 self._client.set_experiment_tag(self._experiment, f"option.{_name(name)}", json.dumps(value)[:_WORDS])
             self._runs = self._known_runs()
@@ -135,8 +137,8 @@ class MLflow:
         return False
 
     def _new_run(self, identity: str, name: str, created: str, tags: Mapping[str, str]) -> str:
-        own = {"secateur.id": identity, "secateur.created": created, **tags}
-        run = self._client.create_run(self._experiment, start_time=_milliseconds(created), tags=own, run_name=name)
+        labels = {"secateur.id": identity, "secateur.created": created, **tags}
+        run = self._client.create_run(self._experiment, start_time=_milliseconds(created), tags=labels, run_name=name)
         return str(run.info.run_id)
 
     def _finish(self, identity: str, run: str) -> None:
@@ -153,9 +155,9 @@ class MLflow:
             self._client.log_batch(run, metrics=metrics[start : start + _BATCH])
         self._client.log_dict(run, record.recipe.to_dict(), "recipe.json")
         # A weight; biases and the numbers of normalisations have ranges of their own.
-        kept = {name: values for name, values in weights(tensors).items() if tensors and tensors[name].ndim > 1}
-        if kept:
-            self._client.log_figure(run, _histograms(kept), "weights.png")
+        matrices = {name: values for name, values in weights(tensors).items() if tensors and tensors[name].ndim > 1}
+        if matrices:
+            self._client.log_figure(run, _histograms(matrices), "weights.png")
 
     @contextmanager
     def _understood(self) -> Iterator[None]:

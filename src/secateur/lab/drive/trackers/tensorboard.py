@@ -76,8 +76,8 @@ class TensorBoard:
             writer = require("torch.utils.tensorboard", "tensorboard").SummaryWriter(scratch)
             fill(writer)
             writer.close()
-            (made,) = Path(scratch).glob("*tfevents*")
-            write_bytes(folder / f"events.out.tfevents.0.{identity}", made.read_bytes())
+            (events,) = Path(scratch).glob("*tfevents*")
+            write_bytes(folder / f"events.out.tfevents.0.{identity}", events.read_bytes())
 
 
 def _write_cell(writer: Any, record: Record, tensors: Mapping[str, Tensor] | None, when: float) -> None:

@@ -105,9 +105,9 @@ def bars_with_intervals(
     with drawing():
         figure, (axes,) = canvas(0.9 + max(0.36, 0.2 * len(names) + 0.1) * len(rows))
         for position, name in enumerate(names):
-            chosen = table if name is None else table[table[key] == name]
+            series_rows = table if name is None else table[table[key] == name]
             shift = (position - (len(names) - 1) / 2) * 0.8 / len(names)
-            for row in chosen.to_dict("records"):
+            for row in series_rows.to_dict("records"):
                 _bar(
                     axes,
                     rows.index(row[category]) + shift,
@@ -133,8 +133,8 @@ def _class(axes: Axes, place: int, values: tuple[str, float, float], names: tupl
         change = f"{100 * (new - old):+.1f}".replace("-", "−")
         axes.text(max(old, new) + 0.012, place, change, va="center", fontsize=9, color=MUTED)
     for name, value, middle in ((names[0], old, place - 0.19), (names[1], new, place + 0.19)):
-        said = {"class": title, "accuracy": percent(value), "change": f"{change} points {words}".strip()}
-        note(axes, name, (0.0, middle - 0.18), said, to=(value, middle + 0.18))
+        facts = {"class": title, "accuracy": percent(value), "change": f"{change} points {words}".strip()}
+        note(axes, name, (0.0, middle - 0.18), facts, to=(value, middle + 0.18))
 
 
 def _bar(

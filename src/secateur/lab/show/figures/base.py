@@ -22,9 +22,9 @@ _WIDTH = 7.2  # inches; at 700 pixels a page shows 10 points as 13 pixels
 
 def canvas(height: float, panels: int = 1, *, share: bool = False) -> tuple[Figure, list[Axes]]:
     """Return a figure of the page's width and `height` inches, with its axes side by side."""
-    made = require("matplotlib.figure", "lab").Figure(figsize=(_WIDTH, height), layout="constrained")
-    made.get_layout_engine().set(w_pad=0.06, h_pad=0.06, wspace=0.06)
-    return made, list(made.subplots(1, panels, squeeze=False, sharey=share)[0])
+    figure = require("matplotlib.figure", "lab").Figure(figsize=(_WIDTH, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06, wspace=0.06)
+    return figure, list(figure.subplots(1, panels, squeeze=False, sharey=share)[0])
 
 
 def finish(axes: Axes, x: str, y: str, *, percent: bool = False, title: str = "") -> None:
@@ -72,8 +72,8 @@ def legend(figure: Figure, axes: Axes) -> None:
     columns = max(1, min(5, len(names), 96 // (7 + max(map(len, names), default=0))))
     names = [name for column in range(columns) for name in names[column::columns]]
     handles = [table[name] for name in names]
-    drawn = figure.legend(handles, names, loc="outside upper left", ncols=columns, handlelength=2.2)
-    marks.legend(drawn)
+    box = figure.legend(handles, names, loc="outside upper left", ncols=columns, handlelength=2.2)
+    marks.legend(box)
 
 
 def interval(row: Mapping[str, Any], value: str, show: Any = marks.number) -> dict[str, str]:

@@ -49,14 +49,14 @@ def learning_curves(
     }
     columns = [column for pair in pairs.values() for column in pair]
     check(history, [epoch, *columns, *([best] if best else [])])
-    chosen = history.groupby(epoch)[best].mean().idxmin() if best else None
+    best_epoch = history.groupby(epoch)[best].mean().idxmin() if best else None
     with drawing():
         figure, panels = canvas(3.3, len(pairs))
         for axes, (title, pair) in zip(panels, pairs.items(), strict=True):
             for column, name, colour in zip(pair, ("training", "validation"), PALETTE, strict=False):
                 look = Style(colour, *(("o", "-") if name == "validation" else ("s", "--")))
                 _curve(axes, history, epoch, column, name, look, title.lower())
-            _mark_epoch(axes, chosen)
+            _mark_epoch(axes, best_epoch)
             finish(axes, "Epoch", title, percent="accuracy" in title.lower(), title=title)
             axes.xaxis.set_major_locator(require("matplotlib.ticker", "lab").MaxNLocator(8, integer=True))
         legend(figure, panels[0])

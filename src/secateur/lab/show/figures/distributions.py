@@ -215,8 +215,8 @@ def _density(values: NDArray[np.float64], grid: NDArray[np.float64]) -> NDArray[
     spread = values.std()
     if spread <= 1e-9 * max(1.0, abs(float(values.mean()))):
         return np.asarray(np.abs(grid - values[0]) <= (grid[1] - grid[0]), dtype=np.float64)
-    found = require("scipy.stats", "lab").gaussian_kde(values)(grid)
-    return np.asarray(found / found.max(), dtype=np.float64)
+    density = require("scipy.stats", "lab").gaussian_kde(values)(grid)
+    return np.asarray(density / density.max(), dtype=np.float64)
 
 
 def _steps(axes: Axes, edges: NDArray[np.float64], numbers: NDArray[np.float64], name: str, look: Style) -> None:

@@ -205,10 +205,10 @@ def _annotate(axes: Axes, table: DataFrame, cost: str, value: str) -> None:
     """Write the sparsity at each point that has room for it."""
     axes.margins(0.08)
     axes.autoscale_view()  # or the transforms below still are those of empty axes
-    taken: list[tuple[float, float]] = []
+    places: list[tuple[float, float]] = []
     for x, y, sparsity, method in zip(*(table[name] for name in (cost, value, "sparsity", "method")), strict=True):
         place = axes.transAxes.inverted().transform(axes.transData.transform((x, y)))
-        if all(abs(place[0] - a) > 0.075 or abs(place[1] - b) > 0.055 for a, b in taken):
+        if all(abs(place[0] - a) > 0.075 or abs(place[1] - b) > 0.055 for a, b in places):
             words = axes.annotate(
                 f"{100 * sparsity:g} %",
                 (x, y),
@@ -220,4 +220,4 @@ def _annotate(axes: Axes, table: DataFrame, cost: str, value: str) -> None:
                 va="top",
             )
             tie(method, words)
-            taken.append((float(place[0]), float(place[1])))
+            places.append((float(place[0]), float(place[1])))

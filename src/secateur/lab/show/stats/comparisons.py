@@ -115,16 +115,16 @@ def compare(
     table = _table(frame, value, by, pairing, within)
     methods = _methods(table, by, baseline)
     rows = [
-        [*place, one, other, *_compared(group, value, by, (one, other), pairing, test, confidence, seed)]
+        [*place, method, other, *_compared(group, value, by, (method, other), pairing, test, confidence, seed)]
         for place, group in _groups(table, within)
-        for one, other in _duels(methods, set(group[by]), baseline)
+        for method, other in _duels(methods, set(group[by]), baseline)
     ]
     names = [*within, by, "against", "n", "dropped", "difference", "low", "high", "p", "effect"]
-    found = require("pandas", "lab").DataFrame(rows, columns=names)
-    found["p_corrected"] = _corrected(found["p"].to_numpy(dtype=np.float64), correction)
-    found["verdict"] = _verdicts(found, better, 1 - confidence)
-    found = found.assign(test=test, correction=correction or "none", confidence=confidence)
-    return found[[*within, by, *_COLUMNS]]
+    tests = require("pandas", "lab").DataFrame(rows, columns=names)
+    tests["p_corrected"] = _corrected(tests["p"].to_numpy(dtype=np.float64), correction)
+    tests["verdict"] = _verdicts(tests, better, 1 - confidence)
+    tests = tests.assign(test=test, correction=correction or "none", confidence=confidence)
+    return tests[[*within, by, *_COLUMNS]]
 
 
 def _check_choices(test: str, correction: str | None, better: str, confidence: float) -> None:
@@ -141,20 +141,20 @@ def _table(frame: DataFrame, value: str, by: str, pair: Sequence[str], within: S
     """Return the runs that have a method, their values as numbers, each of them one of a kind."""
     keys = [*within, by, *pair]
     check_columns(frame, [value, *keys])
-    taken = [name for name in (*within, by) if name in _COLUMNS]
-    if taken:
-        raise InputError(f"compare: the result has a column {taken[0]!r} of its own; rename yours")
-    chosen = frame[frame[by].notna()]
-    chosen = chosen.assign(**{value: numbers(chosen, value, "compare")})
-    if chosen[list(pair)].isna().any(axis=None):
+    clashes = [name for name in (*within, by) if name in _COLUMNS]
+    if clashes:
+        raise InputError(f"compare: the result has a column {clashes[0]!r} of its own; rename yours")
+    runs = frame[frame[by].notna()]
+    runs = runs.assign(**{value: numbers(runs, value, "compare")})
+    if runs[list(pair)].isna().any(axis=None):
         raise InputError(
             f"compare: a run has no {' or '.join(pair)} to be paired by; drop it, or pair by another column"
         )
-    twice = chosen[chosen.duplicated(keys)]
+    twice = runs[runs.duplicated(keys)]
     if len(twice):
         run = ", ".join(f"{name} {twice.iloc[0][name]}" for name in keys)
         raise InputError(f"compare: two runs have {run}; name the column that tells them apart in `within` or `pair`")
-    return chosen
+    return runs
 
 
 def _groups(table: DataFrame, within: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], DataFrame]]:
@@ -174,9 +174,9 @@ def _methods(table: DataFrame, by: str, baseline: Hashable | None) -> list[Any]:
 
 def _duels(methods: Sequence[Any], here: set[Any], baseline: Hashable | None) -> list[tuple[Any, Any]]:
     """Return who is compared with whom: those of which at least one has a run here."""
-    others = ((one, baseline) for one in methods if one != baseline)
+    others = ((method, baseline) for method in methods if method != baseline)
     pairs = combinations(methods, 2) if baseline is None else others
-    return [(one, other) for one, other in pairs if one in here or other in here]
+    return [(method, other) for method, other in pairs if method in here or other in here]
 
 
 def _compared(
@@ -192,10 +192,10 @@ def _compared(
     """Return n, dropped, difference, low, high, p and effect of two methods in one group."""
     ours, theirs = (group[group[by] == name].set_index(list(pair))[value] for name in methods)
     both = ours.index.union(theirs.index)
-    found = _differences(ours.reindex(both).to_numpy(), theirs.reindex(both).to_numpy())
-    n, mean = len(found), float(found.mean()) if len(found) else math.nan
+    differences = _differences(ours.reindex(both).to_numpy(), theirs.reindex(both).to_numpy())
+    n, mean = len(differences), float(differences.mean()) if len(differences) else math.nan
     dropped = len(ours) + len(theirs) - 2 * n
-    tested = _tested(found, test, confidence, seed) if n > 1 else _Tested()
+    tested = _tested(differences, test, confidence, seed) if n > 1 else _Tested()
     return n, dropped, mean, tested.low, tested.high, tested.p, tested.effect
 
 
@@ -217,17 +217,17 @@ def _tested(found: Numbers, test: Test, confidence: float, seed: int) -> _Tested
         return _Tested() if alike else _by_t(found, confidence)
     bounds = (math.nan, math.nan)
     if not alike:
-        one = bootstrap(found.tolist(), confidence=confidence, seed=seed)
-        bounds = (one.low, one.high)
+        summary = bootstrap(found.tolist(), confidence=confidence, seed=seed)
+        bounds = (summary.low, summary.high)
     if test == "wilcoxon":
         return _Tested(*bounds, float(require("scipy.stats", "lab").wilcoxon(found).pvalue), _rank_biserial(found))
     return _Tested(*bounds, _by_signs(found, seed), math.nan if alike else _cohen(found))
 
 
 def _by_t(found: Numbers, confidence: float) -> _Tested:
-    one = summarise(found.tolist(), confidence)
+    summary = summarise(found.tolist(), confidence)
     p = float(require("scipy.stats", "lab").ttest_1samp(found, 0.0).pvalue)
-    return _Tested(one.low, one.high, p, _cohen(found))
+    return _Tested(summary.low, summary.high, p, _cohen(found))
 
 
 def _by_signs(found: Numbers, seed: int) -> float:
@@ -250,15 +250,15 @@ def _rank_biserial(found: Numbers) -> float:
 
 def _corrected(p: Numbers, correction: Correction | None) -> Numbers:
     """Return the p-values corrected for their number; a nan was no test."""
-    corrected, known = p.copy(), ~np.isnan(p)
-    if not known.any() or correction is None:
+    corrected, tested = p.copy(), ~np.isnan(p)
+    if not tested.any() or correction is None:
         return corrected
     if correction == "bonferroni":
-        corrected[known] = np.minimum(p[known] * known.sum(), 1.0)
+        corrected[tested] = np.minimum(p[tested] * tested.sum(), 1.0)
     elif correction == "holm":
-        corrected[known] = _holm(p[known])
+        corrected[tested] = _holm(p[tested])
     else:
-        corrected[known] = require("scipy.stats", "lab").false_discovery_control(p[known], method="bh")
+        corrected[tested] = require("scipy.stats", "lab").false_discovery_control(p[tested], method="bh")
     return corrected
 
 
@@ -274,7 +274,7 @@ def _verdicts(found: DataFrame, better: str, level: float) -> list[str]:
     # The effect is of the test's own kind, so its sign is that of what the test has shown.
     signs = np.sign(found["effect"].fillna(found["difference"]).to_numpy(dtype=np.float64))
     good = signs > 0 if better == "higher" else signs < 0
-    shown = found["p_corrected"].to_numpy(dtype=np.float64) < level
-    words = np.where(shown, np.where(good, "better", "worse"), "no difference shown")
+    significant = found["p_corrected"].to_numpy(dtype=np.float64) < level
+    words = np.where(significant, np.where(good, "better", "worse"), "no difference shown")
     # Without a p there was no test, and so nothing that it could have failed to show.
     return [str(word) for word in np.where(found["p"].isna(), UNTESTED, words)]

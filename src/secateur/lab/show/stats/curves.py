@@ -136,15 +136,15 @@ def _range(
 ) -> tuple[float, float]:
     bounds = {key: (float(curve[0][0]), float(curve[0][-1])) for key, curve in curves.items()}
     ends = []
-    for side, given in enumerate((low, high)):
-        found = {bound[side]: key for key, bound in bounds.items()}
-        if given is None and len(found) > 1:
-            (least, one), *_, (most, other) = sorted(found.items())
+    for side, end in enumerate((low, high)):
+        keys = {bound[side]: key for key, bound in bounds.items()}
+        if end is None and len(keys) > 1:
+            (least, lowest), *_, (most, other) = sorted(keys.items())
             raise InputError(
-                f"area: the curves' ranges of {x} differ: {('low', 'high')[side]} is {least:g} for {_name(by, one)} "
+                f"area: the curves' ranges of {x} differ: {('low', 'high')[side]} is {least:g} for {_name(by, lowest)} "
                 f"and {most:g} for {_name(by, other)}; give low and high, a range that all cover"
             )
-        ends.append(next(iter(found), 0.0) if given is None else float(given))
+        ends.append(next(iter(keys), 0.0) if end is None else float(end))
     if curves and not ends[0] < ends[1]:
         raise InputError(f"area: the range of {x} from {ends[0]:g} to {ends[1]:g} is empty; give low < high")
     return ends[0], ends[1]

@@ -123,7 +123,7 @@ def bootstrap(
         return plain
     # The bounds move and stretch with the values; in units of their spread nothing under- or overflows.
     units = (np.asarray(numbers) - plain.mean) / plain.std
-    found = require("scipy.stats", "lab").bootstrap(
+    result = require("scipy.stats", "lab").bootstrap(
         (units,),
         np.mean,
         n_resamples=resamples,
@@ -131,7 +131,7 @@ def bootstrap(
         method=_METHODS[method],
         rng=np.random.default_rng(seed),
     )
-    low, high = (plain.mean + plain.std * float(bound) for bound in found.confidence_interval)
+    low, high = (plain.mean + plain.std * float(bound) for bound in result.confidence_interval)
     return replace(plain, low=low, high=high, interval=method)
 
 
@@ -190,8 +190,10 @@ def _columns(values: Sequence[str]) -> list[str]:
 def _described(group: DataFrame, values: Sequence[str], confidence: float, interval: str) -> dict[str, float]:
     row: dict[str, float] = {}
     for name in values:
-        one = _summary(group[name].dropna().tolist(), confidence, interval)
-        row |= dict(zip(_columns([name]), (one.mean, one.std, one.low, one.high, one.n), strict=True))
+        summary = _summary(group[name].dropna().tolist(), confidence, interval)
+        row |= dict(
+            zip(_columns([name]), (summary.mean, summary.std, summary.low, summary.high, summary.n), strict=True)
+        )
     return row
 
 

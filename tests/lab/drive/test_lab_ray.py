@@ -29,7 +29,7 @@ from secateur.lab.drive.executors.wire import unpack
 from secateur.types import FileError, InputError, MissingLibraryError, UnknownNameError
 
 __all__ = ["undisturbed"]
-SCRIPT = Path(__file__).with_name("sixty.py")
+SCRIPT = Path(__file__).parents[1] / "sixty.py"
 MARK = "SECATEUR_TEST_NODE"
 
 

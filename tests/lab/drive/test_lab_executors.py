@@ -205,7 +205,7 @@ def test_two_runs_share_the_work(store: Store, tmp_path: Path) -> None:
     log = tmp_path / "log"
     command = [
         sys.executable,
-        str(Path(__file__).with_name("sixty.py")),
+        str(Path(__file__).parents[1] / "sixty.py"),
         str(store.path),
         str(log),
         "processes",

@@ -19,7 +19,7 @@ from sixty import SIXTY
 from secateur.lab import Store, run_study
 from secateur.types import FileError
 
-SCRIPT = Path(__file__).with_name("sixty.py")
+SCRIPT = Path(__file__).parents[1] / "sixty.py"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")
