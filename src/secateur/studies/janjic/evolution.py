@@ -106,7 +106,7 @@ def cells(study: str, settled: Mapping[str, Json]) -> list[Cell]:
     return [
         cell
         for options in planned(settled)
-        for base in networks.bases(study, options, optimizer="sgd", lr=options["lr"])
+        for base in networks.bases(study, {**options, "fit": {"optimizer": "sgd", "lr": options["lr"]}})
         for cell in _of_network(base, options)
     ]
 

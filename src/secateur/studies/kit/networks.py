@@ -117,9 +117,7 @@ def singles(settled: Mapping[str, Json]) -> list[dict[str, Json]]:
     return [{**settled, "data": name, "model": model} for name, model in grid(settled)]
 
 
-def bases(
-    study: str, settled: Mapping[str, Json], options_of: OptionsOf = all_options, **fit_options: Json
-) -> Iterator[Cell]:
+def bases(study: str, settled: Mapping[str, Json], options_of: OptionsOf = all_options) -> Iterator[Cell]:
     """Yield the training cell of each data set, network and seed, having checked them; see `trained`.
 
     Raises:
@@ -127,7 +125,7 @@ def bases(
     """
     check(settled, options_of)
     for single, seed in product(singles(settled), range(settled["seeds"])):
-        yield trained(study, seed, {**single, "model_options": options_of(single)}, **fit_options)
+        yield trained(study, seed, {**single, "model_options": options_of(single)})
 
 
 def fitted(name: str, model: str, options: Mapping[str, Json]) -> dict[str, Json]:
@@ -136,23 +134,22 @@ def fitted(name: str, model: str, options: Mapping[str, Json]) -> dict[str, Json
     return {**models.fitting(model, info.shape, len(info.classes)), **options}
 
 
-def trained(study: str, seed: int, settled: Mapping[str, Json], **fit_options: Json) -> Cell:
+def trained(study: str, seed: int, settled: Mapping[str, Json]) -> Cell:
     """Return the cell that trains one network on one data set.
 
     Args:
         study: the study's name.
         seed: of the network's weights and of the order of the images.
         settled: the study's options, those of `OPTIONS` among them; ``data`` and ``model`` name one each, which the cells
-            that build upon this one are looked up by.
-        fit_options: further options of `secateur.fit`, such as ``lr``.
+            that build upon this one are looked up by. Further options of `secateur.fit` may stand under ``fit``.
     """
     lookup = {key: settled[key] for key in ("data", "model")}
     parameters = {**lookup, "model_options": fitted(settled["data"], settled["model"], settled["model_options"])}
     parameters |= {key: settled[key] for key in _TRAINING}
     parameters |= {key: settled[key] for key in _IMAGES if settled.get(key) is not None}
     # Without further options the recipe is what it was before there were any.
-    further = {"fit": fit_options} if fit_options else {}
-    return Cell(Recipe(study, "train", {"seed": seed, **parameters, **further}), train_cell, lookup=lookup)
+    parameters |= {"fit": settled["fit"]} if settled.get("fit") else {}
+    return Cell(Recipe(study, "train", {"seed": seed, **parameters}), train_cell, lookup=lookup)
 
 
 def train_cell(context: Context) -> Outcome:
