@@ -6,7 +6,7 @@ of any weight depends on are two small matrices of moments, whatever the number 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +14,14 @@ import torch
 from torch import Tensor
 
 from secateur.state import usual
-from secateur.structure.patches import PART, Patches
+from secateur.structure.moments import LayerMoments
+from secateur.structure.patches import Patches
 from secateur.types import InputError
 
 __all__ = [
     "LayerEquations",
     "Moments",
-    "input_columns",
     "least_squares",
-    "output_columns",
     "patches",
     "ridge_load",
     "solved",
@@ -178,59 +177,77 @@ def patches(
     return torch.cat([part[0].mT for part in Patches.of(options, kernel).columns(inputs, groups=1)])
 
 
-def input_columns(x: Tensor, weight: Tensor, options: Mapping[str, Any]) -> Iterator[Tensor]:
-    """Yield what a layer multiplies by its weight, some positions at a time: ``(groups, inputs in a group, positions)``.
-
-    Args:
-        x: what the layer reads.
-        weight: of a linear layer ``(outputs, inputs)``, or of a convolution, its outputs first.
-        options: a convolution's stride, padding, dilation and groups.
-    """
-    if weight.ndim == 2:
-        for rows in torch.split(x.reshape(-1, weight.shape[1]), max(1, PART // max(weight.shape[1], 1))):
-            yield rows.mT.unsqueeze(0)
-    else:
-        yield from Patches.of(options, weight.shape[2:]).columns(x, int(options["groups"]))
-
-
-def output_columns(y: Tensor, weight: Tensor, groups: int) -> Tensor:
-    """Return a layer's outputs as ``(groups, outputs in a group, positions)``, these as in `input_columns`."""
-    last = y if weight.ndim == 2 else y.movedim(1, -1)
-    return last.reshape(-1, groups, weight.shape[0] // groups).permute(1, 2, 0)
-
-
 class LayerEquations:
     """The least-squares problem of a linear layer or a convolution: one for each group, over data taken in part by part.
 
     Args:
         weight: the layer's, its outputs first: ``(outputs, inputs in a group, *kernel)``.
         options: a convolution's stride, padding, dilation and groups; nothing for a linear layer.
-        columns: which columns of each group's input matrix may have weights, int64, by group.
+        inputs: which inputs of each group may have weights, int64, by group.
         bias: whether a bias is solved for as well.
+        exact: whether products are taken in double precision. Without a ridge they must be: what rounding adds to the
+            moments of inputs that are nearly alike would be taken for a difference.
     """
 
-    def __init__(self, weight: Tensor, options: Mapping[str, Any], columns: Sequence[Tensor], *, bias: bool) -> None:
-        self.weight, self.options, self.columns, self.bias = weight, options, columns, bias
-        # The sums of x xᵀ and t xᵀ, by group.
-        self.gram: list[Tensor | float] = [0.0] * len(columns)
-        self.cross: list[Tensor | float] = [0.0] * len(columns)
+    def __init__(
+        self, weight: Tensor, options: Mapping[str, Any], inputs: Sequence[Tensor], *, bias: bool, exact: bool = True
+    ) -> None:
+        self.weight, self.inputs, self.bias = weight, inputs, bias
+        patches = Patches.of(options, weight.shape[2:]) if weight.ndim > 2 else None
+        # Groups that keep as many inputs are taken in together.
+        self._even = len({len(own) for own in inputs}) == 1
+        parts = [len(inputs)] if self._even else [1] * len(inputs)
+        self._moments = [LayerMoments(patches, groups, exact=exact) for groups in parts]
+        self._sums: list[tuple[Tensor, Tensor]] = []
 
     def add(self, x: Tensor, aims: Tensor) -> None:
         """Take in what the layer reads, and what is wanted of it in the shape of its outputs."""
-        targets = output_columns(aims, self.weight, len(self.columns)).double()
-        start = 0
-        for part in input_columns(x, self.weight, self.options):
-            stop = start + part.shape[2]
-            for group, columns in enumerate(self.columns):
-                inputs = part[group, columns].double()
-                if self.bias:
-                    inputs = torch.cat([inputs, inputs.new_ones(1, inputs.shape[1])])
-                self.gram[group] = self.gram[group] + inputs @ inputs.mT
-                self.cross[group] = self.cross[group] + targets[group, :, start:stop] @ inputs.mT
-            start = stop
+        dim = -1 if self.weight.ndim == 2 else 1 - self.weight.ndim
+        groups, width = len(self.inputs), x.shape[dim] // len(self.inputs)
+        picked = [x.index_select(dim, own + group * width) for group, own in enumerate(self.inputs)]
+        if self._even:
+            self._moments[0].add(torch.cat(picked, dim) if groups > 1 else picked[0], aims)
+        else:
+            for moments, own, wanted in zip(self._moments, picked, aims.chunk(groups, dim), strict=True):
+                moments.add(own, wanted)
+
+    def sums(self) -> list[tuple[Tensor, Tensor]]:
+        """Return the sums of x xᵀ and of t xᵀ by group, a 1 as the last input where there is a bias; float64.
+
+        Raises:
+            InputError: no data were taken in.
+        """
+        if not self._sums:
+            if not self._moments[0].count:
+                raise InputError("least_squares: there are no data; add some first")
+            last = None if self.bias else -1
+            for moments in self._moments:
+                grams, crosses = moments.gram()[:, :last, :last], moments.cross()[:, :last]
+                self._sums += [(gram, cross.mT) for gram, cross in zip(grams, crosses, strict=True)]
+        return self._sums
+
+    def loaded(self, ridge: float) -> list[Tensor]:
+        """Return the sums of x xᵀ by group, with what the square of each weight costs on the diagonal."""
+        return [gram + torch.diag(ridge_load(gram, ridge, free=int(self.bias))) for gram, _ in self.sums()]
+
+    def restricted(self, inputs: Sequence[Tensor]) -> LayerEquations:
+        """Return the equations of fewer inputs, whose aims are less what the weight makes of those that are left out.
+
+        The aims were what is missing of what the layer's weight makes of its inputs.
+
+        Args:
+            inputs: the inputs of each group, of those that this one has.
+        """
+        fewer = LayerEquations(self.weight, {"groups": 1}, inputs, bias=self.bias)
+        flat = self.weight.detach().reshape(len(inputs), -1, self.weight[0].numel()).double()
+        for (gram, cross), before, after, weight in zip(self.sums(), self.inputs, inputs, flat, strict=True):
+            stays = torch.cat([self._columns(torch.isin(before, after)), gram.new_ones(int(self.bias))]).bool()
+            lost = weight[:, self._places(before[~torch.isin(before, after)])]
+            fewer._sums.append((gram[stays][:, stays], cross[:, stays] + lost @ gram[~stays][:, stays]))
+        return fewer
 
     def solve(self, ridge: float) -> tuple[Tensor, Tensor | None]:
-        """Return the weight of the least squared error, zero outside of `columns`, and the bias, float64.
+        """Return the weight of the least squared error, zero for other inputs than `inputs`, and the bias, float64.
 
         Args:
             ridge: what a squared weight costs, as a fraction of the mean square of the inputs; a bias costs nothing.
@@ -239,11 +256,19 @@ class LayerEquations:
             InputError: `ridge` is below 0, or no data were taken in.
         """
         weights, biases = [], []
-        for columns, gram, cross in zip(self.columns, self.gram, self.cross, strict=True):
-            if not isinstance(gram, Tensor) or not isinstance(cross, Tensor):
-                raise InputError("least_squares: there are no data; add some first")
+        for own, (gram, cross) in zip(self.inputs, self.sums(), strict=True):
             best = solved(gram, cross, ridge_load(gram, ridge, free=int(self.bias)))
+            columns = self._places(own)
             flat = best.new_zeros(len(best), self.weight[0].numel())
             weights.append(flat.index_copy(1, columns, best[:, : len(columns)]))
             biases.append(best[:, len(columns) :].sum(1))
         return torch.cat(weights).view(self.weight.shape), torch.cat(biases) if self.bias else None
+
+    def _places(self, inputs: Tensor) -> Tensor:
+        """The columns of the weight as a matrix that belong to inputs."""
+        places = self.weight[0, 0].numel()
+        return (inputs.unsqueeze(1) * places + torch.arange(places, device=inputs.device)).flatten()
+
+    def _columns(self, inputs: Tensor) -> Tensor:
+        """One entry for each column, of one for each input."""
+        return inputs.repeat_interleave(self.weight[0, 0].numel())

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Node
 
 from secateur.equations import LayerEquations
-from secateur.labelled import Data, check_data, iterate
+from secateur.labelled import Data, check_data
+from secateur.repair.beside import Beside
 from secateur.repair.norms import norms_of, recalibrate
-from secateur.state import device_of, evaluating, own_tensors, usual
+from secateur.state import own_tensors, usual
 from secateur.structure import Structure, mask
-from secateur.structure.axes import Atom, keep_vector
-from secateur.structure.flow import Flow, Read
-from secateur.structure.ops import Product, product_of
-from secateur.structure.rules import op_name
+from secateur.structure.consumers import Consumer
+from secateur.structure.flow import Flow
 from secateur.structure.sites import check_keep
 from secateur.types import InputError, Keep, Sites, unknown_name
 from secateur.untouched import copied
 
-__all__ = ["REPAIRS", "Repair", "repair"]
+__all__ = ["REPAIRS", "Repair", "kept_inputs", "layer_equations", "repair", "take_change"]
 
 Repair = Literal["least-squares", "bias", "norms"]
 REPAIRS = ("least-squares", "bias", "norms")
 """What can be repaired without training: weights and bias of consumers, their bias alone, statistics of batch norms."""
+
+ROUNDED = 1e-5
+"""From this ridge on, what single precision rounds off the inputs' moments is small beside it."""
 
 
 @usual
@@ -87,11 +87,12 @@ def repair(
     checked = check_keep(sites, keep)
     _check_visible(model, sites, checked)
     made = copied(model)
-    work = _Work(model, made, sites, checked, data, batch_size)
     for one in ("least-squares", "bias"):
         if one in chosen:
-            for name in work.consumers():
-                work.correct(name, ridge, weights=one == "least-squares")
+            beside = Beside(model, made, sites, dict(checked), data, batch_size, "repair")
+            for consumer in beside.consumers:
+                if not bool(consumer.kept(checked).all()):
+                    _correct(beside, consumer, ridge, weights=one == "least-squares")
     # Asked for alone, it is an error where there is none.
     if "norms" in chosen and (len(chosen) == 1 or norms_of(made)):
         _take_statistics(made, recalibrate(mask(made, sites, keep), data, batch_size=batch_size))
@@ -116,129 +117,34 @@ def _take_statistics(model: nn.Module, other: nn.Module) -> None:
             buffer.copy_(new)
 
 
-@dataclass(frozen=True, eq=False)
-class _Consumer:
-    """An op that multiplies the units it reads with a weight of the model's: their names, and which inputs stay."""
-
-    product: Product
-    weight: str
-    bias: str | None
-    kept: Tensor
-    inputs_first: bool
+def _correct(beside: Beside, consumer: Consumer, ridge: float, *, weights: bool) -> None:
+    """Change one layer of the student so that it gives what the teacher's gives."""
+    equations = layer_equations(consumer, beside.student, beside.keep, ridge, weights=weights)
+    for after, aims in beside.at(consumer.weight):
+        equations.add(after, aims - consumer.run(after, beside.student))
+    take_change(consumer, beside.student, *equations.solve(ridge))
 
 
-@dataclass(eq=False)
-class _Work:
-    """A model that is repaired layer by layer, beside the unpruned one."""
-
-    teacher: nn.Module
-    student: nn.Module
-    sites: Sites
-    keep: Keep
-    data: Data
-    batch_size: int
-
-    def __post_init__(self) -> None:
-        self.flows = Flow(self.teacher, self.sites), Flow(self.student, self.sites)
-
-    def consumers(self) -> list[str]:
-        """The weights that read removed units, in the order of the forward pass."""
-        inputs, _ = next(iter(self.batches()))
-        return [consumer.weight for consumer in self._found(self.flows[1], inputs)]
-
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        device = device_of(self.teacher)
-        for inputs, targets in iterate(self.data, self.batch_size, "repair"):
-            yield inputs.to(device), targets
-
-    def correct(self, name: str, ridge: float, *, weights: bool) -> None:
-        """Change one layer of the student so that it gives what the teacher's gives."""
-        equations: LayerEquations | None = None
-        with evaluating(self.teacher), evaluating(self.student):
-            for inputs, _ in self.batches():
-                consumer = next(c for c in self._found(self.flows[1], inputs) if c.weight == name)
-                before = self._input(self.flows[0], inputs, name, gate=False)
-                after = self._input(self.flows[1], inputs, name, gate=True)
-                equations = equations or _equations(consumer, _weight(consumer, self.student), weights)
-                equations.add(after, _run(consumer, before, self.teacher) - _run(consumer, after, self.student))
-        assert equations is not None
-        change, shift = equations.solve(ridge)
-        with torch.no_grad():
-            weight = _weight(consumer, self.student)
-            weight += change.to(weight)
-            if consumer.bias and shift is not None:
-                bias = own_tensors(self.student)[consumer.bias]
-                bias += shift.to(bias)
-
-    def _input(self, flow: Flow, inputs: Tensor, name: str, *, gate: bool) -> Tensor:
-        """What a layer reads, from the kept units alone where they are gated."""
-        node = next(c.product.node for c in self._found(flow, inputs) if c.weight == name)
-        seen: dict[Node, Tensor] = {}
-
-        def tap(read: Read, x: Tensor) -> Tensor:
-            passed = x * read.spread(self.keep[read.site].to(x)) if gate and read.site in self.keep else x
-            if read.node is node:
-                seen[node] = passed
-            return passed
-
-        flow(inputs, tap)
-        return seen[node]
-
-    def _found(self, flow: Flow, inputs: Tensor) -> list[_Consumer]:
-        structure, reads = flow.at(inputs)
-        gone = {structure.units[name]: kept for name, kept in self.keep.items() if not bool(kept.all())}
-        nodes = {r.node: r for name, found in reads.items() for r in found if structure.units[name] in gone}
-        ordered = [nodes[node] for node in structure.graph.nodes if node in nodes]
-        return [consumer for read in ordered if (consumer := _consumer(structure, read, gone))]
+def take_change(consumer: Consumer, model: nn.Module, change: Tensor, shift: Tensor | None) -> None:
+    """Add to a layer's weight, seen with its outputs first, and to its bias, if it has one."""
+    with torch.no_grad():
+        weight = consumer.matrix(model)
+        weight += change.to(weight)
+        if consumer.bias and shift is not None:
+            bias = own_tensors(model)[consumer.bias]
+            bias += shift.to(bias)
 
 
-def _consumer(structure: Structure, read: Read, gone: Mapping[Atom, Tensor]) -> _Consumer | None:
-    """What reads removed units, where it is a layer that can be repaired."""
-    product = product_of(read.node)
-    if product is None or not product.plain or product.kind == "matmul":
-        return None
-    weight, bias = product.weight, product.bias
-    turned = isinstance(weight, Node) and weight.op == "call_function" and op_name(weight) in {"t", "transpose"}
-    holder: Any = weight.args[0] if isinstance(weight, Node) and turned else weight
-    names, state = structure.graph.tensors, structure.graph.state
-    if holder not in names or read.source is not product.source or (bias is not None and bias not in names):
-        return None
-    if any(_uses(structure, names[tensor]) > 1 for tensor in (holder, bias) if tensor is not None):
-        return None
-    space = state[names[holder]].ndim - 2
-    if space < 0 or (space and read.dim != 1) or (bias is not None and state[names[bias]].ndim != 1):
-        return None
-    kept = keep_vector(structure.values[read.source].axes[read.dim], gone)
-    inputs_first = not (product.out_first or turned)
-    return _Consumer(product, names[holder], None if bias is None else names[bias], kept, inputs_first)
+def kept_inputs(consumer: Consumer, keep: Keep) -> list[Tensor]:
+    """Return the inputs of each group that stay, int64, numbered within the group."""
+    return [group.nonzero().flatten() for group in consumer.kept(keep).reshape(consumer.product.groups, -1)]
 
 
-def _uses(structure: Structure, name: str) -> int:
-    """How many ops take a tensor, under all its names."""
-    state = structure.graph.state
-    same = (holder for holder, other in structure.graph.tensors.items() if state.get(other) is state[name])
-    return sum(len(holder.users) for holder in same)
-
-
-def _weight(consumer: _Consumer, model: nn.Module) -> Tensor:
-    """The layer's weight with outputs along dimension 0, inputs along dimension 1: a view."""
-    found = own_tensors(model)[consumer.weight]
-    return found.mT if consumer.inputs_first else found
-
-
-def _run(consumer: _Consumer, x: Tensor, model: nn.Module) -> Tensor:
-    """The layer's outputs with the model's weight and bias."""
-    weight = _weight(consumer, model)
-    bias = own_tensors(model)[consumer.bias] if consumer.bias else None
-    if weight.ndim == 2:
-        return nn.functional.linear(x, weight, bias)
-    arguments = {**consumer.product.arguments, "input": x, "weight": weight, "bias": bias}
-    result: Tensor = consumer.product.node.target(**arguments)  # type: ignore[operator]
-    return result
-
-
-def _equations(consumer: _Consumer, weight: Tensor, weights: bool) -> LayerEquations:
-    """The equations of the kept columns of each group's input matrix; of none of them for the bias alone."""
-    kept = consumer.kept.reshape(consumer.product.groups, -1).repeat_interleave(weight[0, 0].numel(), 1)
-    columns = [(group & weights).nonzero().flatten().to(weight.device) for group in kept]
-    return LayerEquations(weight, consumer.product.arguments, columns, bias=consumer.bias is not None)
+def layer_equations(
+    consumer: Consumer, model: nn.Module, keep: Keep, ridge: float, *, weights: bool = True
+) -> LayerEquations:
+    """Return the equations of a layer's kept inputs; of none of them for the bias alone."""
+    weight = consumer.matrix(model)
+    inputs = [own[: None if weights else 0].to(weight.device) for own in kept_inputs(consumer, keep)]
+    bias = consumer.bias is not None
+    return LayerEquations(weight, consumer.product.arguments, inputs, bias=bias, exact=ridge < ROUNDED)
