@@ -7,11 +7,13 @@ of any weight depends on are two small matrices of moments, whatever the number 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from secateur.state import usual
 from secateur.structure.moments import LayerMoments
@@ -45,8 +47,12 @@ def solved(gram: Tensor, cross: Tensor, load: Tensor | float) -> Tensor:
     if not bool(loads.any()):
         smallest: Tensor = cross @ torch.linalg.pinv(gram, hermitian=True, rtol=1e-12)
         return smallest
-    best: Tensor = torch.linalg.solve(gram + torch.diag(loads), cross, left=False)
-    return best
+    whole = gram + torch.diag(loads)
+    lower, failed = torch.linalg.cholesky_ex(whole)
+    if int(failed):
+        best: Tensor = torch.linalg.solve(whole, cross, left=False)
+        return best
+    return torch.cholesky_solve(cross.mT, lower).mT
 
 
 def ridge_load(gram: Tensor, ridge: float, *, free: int = 0) -> Tensor:
@@ -177,8 +183,16 @@ def patches(
     return torch.cat([part[0].mT for part in Patches.of(options, kernel).columns(inputs, groups=1)])
 
 
+COLUMNS = 4096
+"""How many columns a group's equations may have; where kernels make more, weights change within fewer directions."""
+
+
 class LayerEquations:
     """The least-squares problem of a linear layer or a convolution: one for each group, over data taken in part by part.
+
+    Each input has a column for each place of the kernel. Where that makes more than `COLUMNS`, each input's kernels may
+    change only within their first principal directions, so many that there are no more (one at least); its columns are
+    the coordinates there.
 
     Args:
         weight: the layer's, its outputs first: ``(outputs, inputs in a group, *kernel)``.
@@ -187,29 +201,60 @@ class LayerEquations:
         bias: whether a bias is solved for as well.
         exact: whether products are taken in double precision. Without a ridge they must be: what rounding adds to the
             moments of inputs that are nearly alike would be taken for a difference.
+        places: of a linear layer, how many features that follow each other are one input, as the pixels of a map are;
+            `inputs` are then those.
     """
 
     def __init__(
-        self, weight: Tensor, options: Mapping[str, Any], inputs: Sequence[Tensor], *, bias: bool, exact: bool = True
+        self,
+        weight: Tensor,
+        options: Mapping[str, Any],
+        inputs: Sequence[Tensor],
+        *,
+        bias: bool,
+        exact: bool = True,
+        places: int = 1,
     ) -> None:
-        self.weight, self.inputs, self.bias = weight, inputs, bias
-        patches = Patches.of(options, weight.shape[2:]) if weight.ndim > 2 else None
+        self.shape, self.options, self.inputs, self.bias = weight.shape, options, inputs, bias
+        # A linear layer on maps is a convolution that has one place.
+        self.weight = weight.detach().unflatten(1, (-1, places)) if places > 1 else weight.detach()
+        patches = Patches.of(options, self.weight.shape[2:]) if self.weight.ndim > 2 else None
+        self.basis = _basis(self.weight, len(inputs), COLUMNS // max(*map(len, inputs), 1))
+        if self.basis is not None:
+            patches = Patches.of({}, [1] * (self.weight.ndim - 2))
         # Groups that keep as many inputs are taken in together.
         self._even = len({len(own) for own in inputs}) == 1
         parts = [len(inputs)] if self._even else [1] * len(inputs)
         self._moments = [LayerMoments(patches, groups, exact=exact) for groups in parts]
         self._sums: list[tuple[Tensor, Tensor]] = []
 
+    @property
+    def each(self) -> int:
+        """How many columns an input has."""
+        return self.weight[0, 0].numel() if self.basis is None else self.basis.shape[2]
+
     def add(self, x: Tensor, aims: Tensor) -> None:
         """Take in what the layer reads, and what is wanted of it in the shape of its outputs."""
+        if self.weight.shape != self.shape:
+            x, aims = x.reshape(-1, *self.weight.shape[1:]), aims.reshape(-1, self.shape[0], 1)
         dim = -1 if self.weight.ndim == 2 else 1 - self.weight.ndim
         groups, width = len(self.inputs), x.shape[dim] // len(self.inputs)
-        picked = [x.index_select(dim, own + group * width) for group, own in enumerate(self.inputs)]
+        picked = [self._coordinates(x, dim, own + group * width) for group, own in enumerate(self.inputs)]
         if self._even:
             self._moments[0].add(torch.cat(picked, dim) if groups > 1 else picked[0], aims)
         else:
             for moments, own, wanted in zip(self._moments, picked, aims.chunk(groups, dim), strict=True):
                 moments.add(own, wanted)
+
+    def _coordinates(self, x: Tensor, dim: int, inputs: Tensor) -> Tensor:
+        """Some of the inputs; where there is a basis, what its kernels make of each."""
+        picked = x.index_select(dim, inputs)
+        if self.basis is None:
+            return picked
+        kernels = self.basis[inputs].mT.reshape(-1, 1, *self.weight.shape[2:]).to(x)
+        convolve = (F.conv1d, F.conv2d, F.conv3d)[self.weight.ndim - 3]
+        options: Any = {name: self.options[name] for name in ("stride", "padding", "dilation") if name in self.options}
+        return convolve(picked, kernels, groups=len(inputs), **options)
 
     def sums(self) -> list[tuple[Tensor, Tensor]]:
         """Return the sums of x xᵀ and of t xᵀ by group, a 1 as the last input where there is a bias; float64.
@@ -226,9 +271,13 @@ class LayerEquations:
                 self._sums += [(gram, cross.mT) for gram, cross in zip(grams, crosses, strict=True)]
         return self._sums
 
-    def loaded(self, ridge: float) -> list[Tensor]:
-        """Return the sums of x xᵀ by group, with what the square of each weight costs on the diagonal."""
-        return [gram + torch.diag(ridge_load(gram, ridge, free=int(self.bias))) for gram, _ in self.sums()]
+    def columns(self) -> list[Tensor]:
+        """Return the layer's own weights of the columns of each group, ``(outputs, columns)``, float64."""
+        groups = len(self.inputs)
+        flat = self.weight.double().reshape(groups, len(self.weight) // groups, -1, self.weight[0, 0].numel())
+        if self.basis is not None:
+            flat = torch.einsum("goik,gikr->goir", flat, self.basis.unflatten(0, (groups, -1)))
+        return [own[:, inputs].flatten(1) for own, inputs in zip(flat, self.inputs, strict=True)]
 
     def restricted(self, inputs: Sequence[Tensor]) -> LayerEquations:
         """Return the equations of fewer inputs, whose aims are less what the weight makes of those that are left out.
@@ -238,16 +287,17 @@ class LayerEquations:
         Args:
             inputs: the inputs of each group, of those that this one has.
         """
-        fewer = LayerEquations(self.weight, {"groups": 1}, inputs, bias=self.bias)
-        flat = self.weight.detach().reshape(len(inputs), -1, self.weight[0].numel()).double()
-        for (gram, cross), before, after, weight in zip(self.sums(), self.inputs, inputs, flat, strict=True):
-            stays = torch.cat([self._columns(torch.isin(before, after)), gram.new_ones(int(self.bias))]).bool()
-            lost = weight[:, self._places(before[~torch.isin(before, after)])]
+        fewer = copy(self)
+        fewer.inputs, fewer._sums = inputs, []
+        for (gram, cross), before, after, weight in zip(self.sums(), self.inputs, inputs, self.columns(), strict=True):
+            stays = torch.isin(before, after).repeat_interleave(self.each)
+            lost = weight[:, ~stays]
+            stays = torch.cat([stays, stays.new_ones(int(self.bias))])
             fewer._sums.append((gram[stays][:, stays], cross[:, stays] + lost @ gram[~stays][:, stays]))
         return fewer
 
-    def solve(self, ridge: float) -> tuple[Tensor, Tensor | None]:
-        """Return the weight of the least squared error, zero for other inputs than `inputs`, and the bias, float64.
+    def changes(self, ridge: float) -> list[tuple[Tensor, Tensor]]:
+        """Return by group what is added to the columns' weights (and bias, last), and the moments with the ridge; float64.
 
         Args:
             ridge: what a squared weight costs, as a fraction of the mean square of the inputs; a bias costs nothing.
@@ -255,20 +305,34 @@ class LayerEquations:
         Raises:
             InputError: `ridge` is below 0, or no data were taken in.
         """
+        best = []
+        for gram, cross in self.sums():
+            load = ridge_load(gram, ridge, free=int(self.bias))
+            best.append((solved(gram, cross, load), gram + torch.diag(load)))
+        return best
+
+    def solve(self, ridge: float) -> tuple[Tensor, Tensor | None]:
+        """Return the weight of the least squared error, zero for other inputs than `inputs`, and the bias, float64.
+
+        The arguments and errors are those of `changes`.
+        """
         weights, biases = [], []
-        for own, (gram, cross) in zip(self.inputs, self.sums(), strict=True):
-            best = solved(gram, cross, ridge_load(gram, ridge, free=int(self.bias)))
-            columns = self._places(own)
-            flat = best.new_zeros(len(best), self.weight[0].numel())
-            weights.append(flat.index_copy(1, columns, best[:, : len(columns)]))
-            biases.append(best[:, len(columns) :].sum(1))
-        return torch.cat(weights).view(self.weight.shape), torch.cat(biases) if self.bias else None
+        shape = (len(self.weight) // len(self.inputs), self.weight.shape[1], self.each)
+        for group, (own, (best, _)) in enumerate(zip(self.inputs, self.changes(ridge), strict=True)):
+            kernels = best[:, : len(own) * self.each].unflatten(1, (len(own), self.each))
+            whole = best.new_zeros(shape).index_copy(1, own, kernels)
+            if self.basis is not None:
+                whole = torch.einsum("oir,ikr->oik", whole, self.basis.unflatten(0, (len(self.inputs), -1))[group])
+            weights.append(whole)
+            biases.append(best[:, len(own) * self.each :].sum(1))
+        return torch.cat(weights).reshape(self.shape), torch.cat(biases) if self.bias else None
 
-    def _places(self, inputs: Tensor) -> Tensor:
-        """The columns of the weight as a matrix that belong to inputs."""
-        places = self.weight[0, 0].numel()
-        return (inputs.unsqueeze(1) * places + torch.arange(places, device=inputs.device)).flatten()
 
-    def _columns(self, inputs: Tensor) -> Tensor:
-        """One entry for each column, of one for each input."""
-        return inputs.repeat_interleave(self.weight[0, 0].numel())
+def _basis(weight: Tensor, groups: int, limit: int) -> Tensor | None:
+    """The first principal directions of each input's kernels, ``(inputs, places, directions)``; None where all may be."""
+    places = weight[0, 0].numel()
+    if places <= max(limit, 1):
+        return None
+    kernels = weight.double().reshape(groups, len(weight) // groups, -1, places).movedim(1, 2).flatten(0, 1)
+    _, directions = torch.linalg.eigh(kernels.mT @ kernels)
+    return directions[:, :, -max(limit, 1) :].contiguous()

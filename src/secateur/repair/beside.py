@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 from torch.fx import Node
@@ -13,7 +12,9 @@ from secateur.labelled import Data, iterate
 from secateur.state import device_of
 from secateur.structure.consumers import Consumer, consumers_of
 from secateur.structure.flow import Flow, Read
+from secateur.structure.infer import Structure
 from secateur.structure.staged import Staged
+from secateur.structure.rules import op_name
 from secateur.types import Sites
 
 __all__ = ["HELD", "Beside"]
@@ -21,26 +22,48 @@ __all__ = ["HELD", "Beside"]
 HELD = 2**30
 """How many bytes of activations are held; batches beyond are computed from the start whenever they are asked for."""
 
+SHAPING = {"view", "_unsafe_view", "reshape", "clone", "contiguous", "alias", "detach"}
+"""Ops that leave all numbers, and the last dimension of a linear layer's outputs, as they are."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Layout:
+    """Of inputs of one shape: where layers and sites are in the graph, in the order of the forward pass."""
+
+    nodes: tuple[Node, ...]
+    consumers: Mapping[str, Consumer]
+    first_reads: Mapping[str, Node]
+
+    @classmethod
+    def of(cls, structure: Structure, reads: Mapping[str, tuple[Read, ...]]) -> _Layout:
+        nodes = tuple(structure.graph.nodes)
+        place = {node: number for number, node in enumerate(nodes)}
+        firsts = {name: min((r.node for r in found), key=place.__getitem__) for name, found in reads.items() if found}
+        ordered = dict(sorted(firsts.items(), key=lambda item: place[item[1]]))
+        return cls(nodes, {c.weight: c for c in consumers_of(structure, reads)}, ordered)
+
 
 @dataclass(eq=False)
 class _Batch:
     """One batch on its way through both models."""
 
-    consumers: dict[str, Consumer]
+    layout: _Layout
     teacher: Staged
     student: Staged
 
     def look(self, weight: str) -> tuple[Tensor, Tensor]:
         """What a layer reads in the student, and what it makes in the teacher."""
-        consumer = self.consumers[weight]
+        consumer = self.layout.consumers[weight]
         aims: Tensor = self.teacher.after(consumer.node)
         return self.student.before(consumer.node, consumer.product.source), aims
 
-    def fork(self) -> _Batch:
-        return _Batch(self.consumers, self.teacher.fork(), self.student.fork())
+    def fork(self, site: str) -> _Batch:
+        """Go on to the first read of a site, and return a second pass from there."""
+        for staged in (self.teacher, self.student):
+            staged.until(self.layout.first_reads[site])
+        return _Batch(self.layout, self.teacher.fork(), self.student.fork())
 
 
-@dataclass(eq=False)
 class Beside:
     """What the layers of a pruned model read, beside what those of the unpruned one make of the same samples.
 
@@ -53,65 +76,79 @@ class Beside:
         data: samples; targets are not used.
         batch_size: samples a pass, where the data are in memory.
         doing: who asks, for the errors.
+
+    Attributes:
+        classes: whether the targets are class labels, one for each sample.
     """
 
-    teacher: nn.Module
-    student: nn.Module
-    sites: Sites
-    keep: dict[str, Tensor]
-    data: Data
-    batch_size: int
-    doing: str
-    _batches: list[_Batch] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self._flow = Flow(self.teacher, self.sites)
+    def __init__(
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        sites: Sites,
+        keep: dict[str, Tensor],
+        data: Data,
+        batch_size: int,
+        doing: str,
+    ) -> None:
+        self.teacher, self.student, self.sites, self.keep = teacher, student, sites, keep
         # One trace does for both, as they differ in the values of their tensors alone.
-        other = Flow(self.student, self.sites, self._flow._known)
-        device, known = device_of(self.teacher), {}
-        self._batches = []
-        for inputs, _ in iterate(self.data, self.batch_size, self.doing):
+        first = Flow(teacher, sites)
+        flows = first, replace(first, model=student)
+        device = device_of(teacher)
+        layouts: dict[int, _Layout] = {}
+        self._batches: list[_Batch] = []
+        for inputs, targets in iterate(data, batch_size, doing):
             x = inputs.to(device)
-            structure, reads = self._flow.at(x)
-            if id(structure) not in known:
-                known[id(structure)] = {c.weight: c for c in consumers_of(structure, reads)}
-            pair = Staged(self._flow, x), Staged(other, x, self._gate)
-            self._batches.append(_Batch(known[id(structure)], *pair))
-            self._first = self._first if len(self._batches) > 1 else x
+            structure, reads = first.at(x)
+            if id(structure) not in layouts:
+                layouts[id(structure)] = _Layout.of(structure, reads)
+            self._batches.append(_Batch(layouts[id(structure)], Staged(flows[0], x), Staged(flows[1], x, self._gate)))
+            self.classes = targets.ndim == 1 and not targets.is_floating_point()
 
     @property
     def consumers(self) -> tuple[Consumer, ...]:
         """The layers that read units and can be fitted anew, in the order of the forward pass."""
-        return tuple(self._batches[0].consumers.values())
-
-    @cached_property
-    def _places(self) -> dict[Node, int]:
-        structure, _ = self._flow.at(self._first)
-        return {node: number for number, node in enumerate(structure.graph.nodes)}
+        return tuple(self._batches[0].layout.consumers.values())
 
     def read_before(self, consumer: Consumer) -> list[str]:
         """Return the sites of which something is read before a layer has run, in the order of their first reads."""
-        reads = self._flow.at(self._first)[1]
-        places = {name: min(self._places[read.node] for read in reads[name]) for name in self.sites if reads[name]}
-        before = [name for name, place in places.items() if place <= self._places[consumer.node]]
-        return sorted(before, key=places.__getitem__)
+        layout = self._batches[0].layout
+        done = set(layout.nodes[: layout.nodes.index(consumer.node) + 1])
+        return [name for name, node in layout.first_reads.items() if node in done and name in self.sites]
+
+    @property
+    def last(self) -> Consumer | None:
+        """The layer whose outputs are the model's only output, in another shape at most; None where there is none."""
+        layout = self._batches[0].layout
+        by_node = {consumer.node: consumer for consumer in layout.consumers.values()}
+        sources = next(node for node in layout.nodes if node.op == "output").all_input_nodes
+        while len(sources) == 1 and sources[0] not in by_node and op_name(sources[0]) in SHAPING:
+            sources = sources[0].all_input_nodes
+        return by_node.get(sources[0]) if len(sources) == 1 else None
 
     def at(self, weight: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Go on to a layer; yield for each batch what it reads in the student, and what it makes in the teacher."""
-        held = 0
         for batch in self._batches:
             yield batch.look(weight)
+        self._bound()
+
+    def ahead(self, site: str, weights: Sequence[str]) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Go on to the first read of a site; look ahead at its readers in their order, batch by batch."""
+        for batch in self._batches:
+            fork = batch.fork(site)
+            for weight in weights:
+                yield weight, *fork.look(weight)
+        self._bound()
+
+    def _bound(self) -> None:
+        """Let go of activations beyond those that may be held."""
+        held = 0
+        for batch in self._batches:
             for staged in (batch.teacher, batch.student):
                 held += staged.nbytes
                 if held > HELD:
                     staged.forget()
-
-    def ahead(self, weights: Sequence[str]) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Look ahead at layers in their order, batch by batch, without going on."""
-        for batch in self._batches:
-            fork = batch.fork()
-            for weight in weights:
-                yield weight, *fork.look(weight)
 
     def _gate(self, read: Read, x: Tensor) -> Tensor:
         kept = self.keep.get(read.site)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from secateur.equations import LayerEquations
+from secateur.equations import COLUMNS, LayerEquations
 from secateur.labelled import Data, check_data
 from secateur.repair.beside import Beside
+from secateur.repair.last_layer import fit_last, last_layer, no_last_layer
 from secateur.repair.norms import norms_of, recalibrate
 from secateur.state import own_tensors, usual
 from secateur.structure import Structure, mask
@@ -20,14 +21,18 @@ from secateur.structure.sites import check_keep
 from secateur.types import InputError, Keep, Sites, unknown_name
 from secateur.untouched import copied
 
-__all__ = ["REPAIRS", "Repair", "kept_inputs", "layer_equations", "repair", "take_change"]
+__all__ = ["REPAIRS", "Repair", "check_visible", "layer_equations", "repair", "take_change"]
 
-Repair = Literal["least-squares", "bias", "norms"]
-REPAIRS = ("least-squares", "bias", "norms")
-"""What can be repaired without training: weights and bias of consumers, their bias alone, statistics of batch norms."""
+Repair = Literal["least-squares", "bias", "norms", "kl"]
+REPAIRS = ("least-squares", "bias", "norms", "kl")
+"""What can be repaired without training: weights and bias of consumers, their bias alone, statistics of batch norms, and
+the last layer of a classifier."""
 
 ROUNDED = 1e-5
-"""From this ridge on, what single precision rounds off the inputs' moments is small beside it."""
+"""From this ridge on, what single precision rounds off the inputs' moments is small beside it…"""
+
+SMALL = 1024
+"""… and is taken into account where more columns than these would make double precision dear."""
 
 
 @usual
@@ -47,6 +52,8 @@ def repair(
       outputs, from the kept units, are nearest to those of the unpruned model (He et al., 2017; Luo et al., 2017).
     - ``"bias"``: it gets only the bias with which its outputs have the mean that they had (Nagel et al., 2019).
     - ``"norms"``: `recalibrate`, on the masked model.
+    - ``"kl"``: a classifier's last layer gets the weights and bias with which its probabilities are nearest to those of the
+      unpruned model, in the sense of the mean KL divergence; how far it may move, held-out samples say.
 
     Layers are repaired in the order of the forward pass, each with the repaired ones before it, so errors do not add
     up. Layers without a bias get none, transposed convolutions and weights that several ops share stay as they are.
@@ -58,7 +65,7 @@ def repair(
         keep: what is going to be cut.
         data: a `Split`, a pair (inputs, targets) or batches of such pairs; a few hundred samples; the targets are not
             used.
-        how: one repair or several, done in the order least-squares, bias, norms.
+        how: one repair or several, done in the order least-squares, bias, norms, kl.
         ridge: what a change of weights costs, relative to the mean square of the inputs; 0 is plain least squares.
         batch_size: samples a pass, where the data are in memory.
 
@@ -85,7 +92,7 @@ def repair(
         raise InputError(f"repair: ridge must be a finite number, 0 or more; got {ridge!r}")
     check_data(data, "repair")
     checked = check_keep(sites, keep)
-    _check_visible(model, sites, checked)
+    check_visible(model, sites, [name for name, kept in checked.items() if not bool(kept.all())], "repair")
     made = copied(model)
     for one in ("least-squares", "bias"):
         if one in chosen:
@@ -96,17 +103,34 @@ def repair(
     # Asked for alone, it is an error where there is none.
     if "norms" in chosen and (len(chosen) == 1 or norms_of(made)):
         _take_statistics(made, recalibrate(mask(made, sites, keep), data, batch_size=batch_size))
+    if "kl" in chosen:
+        beside = Beside(model, made, sites, dict(checked), data, batch_size, "repair")
+        layer = last_layer(beside)
+        if layer is None:
+            raise no_last_layer("repair")
+        fit_last(beside, layer)
     return made
 
 
-def _check_visible(model: nn.Module, sites: Sites, keep: Keep) -> None:
+def check_visible(model: nn.Module, sites: Sites, removed: Iterable[str], doing: str) -> None:
+    """Refuse sites whose removed units do more than their reads show.
+
+    Args:
+        model: that the sites were found in.
+        sites: from `channels`.
+        removed: the sites that lose units.
+        doing: who asks, for the errors.
+
+    Raises:
+        InputError: with the site and the reason.
+    """
     if not isinstance(sites.structure, Structure):
-        raise InputError("repair: units that others can make up for are channels; find the sites with channels(...)")
+        raise InputError(f"{doing}: units that others can make up for are channels; find the sites with channels(...)")
     hidden = Flow(model, sites).partial
-    for name, kept in keep.items():
-        if name in hidden and not bool(kept.all()):
+    for name in removed:
+        if name in hidden:
             raise InputError(
-                f"repair: {hidden[name]} of {name!r}, so what the pruned model computes is not known before it is cut; "
+                f"{doing}: {hidden[name]} of {name!r}, so what the pruned model computes is not known before it is cut; "
                 "keep that site whole (ignore=), or train the cut model instead"
             )
 
@@ -135,16 +159,14 @@ def take_change(consumer: Consumer, model: nn.Module, change: Tensor, shift: Ten
             bias += shift.to(bias)
 
 
-def kept_inputs(consumer: Consumer, keep: Keep) -> list[Tensor]:
-    """Return the inputs of each group that stay, int64, numbered within the group."""
-    return [group.nonzero().flatten() for group in consumer.kept(keep).reshape(consumer.product.groups, -1)]
-
-
 def layer_equations(
     consumer: Consumer, model: nn.Module, keep: Keep, ridge: float, *, weights: bool = True
 ) -> LayerEquations:
     """Return the equations of a layer's kept inputs; of none of them for the bias alone."""
-    weight = consumer.matrix(model)
-    inputs = [own[: None if weights else 0].to(weight.device) for own in kept_inputs(consumer, keep)]
-    bias = consumer.bias is not None
-    return LayerEquations(weight, consumer.product.arguments, inputs, bias=bias, exact=ridge < ROUNDED)
+    weight, bias = consumer.matrix(model), consumer.bias is not None
+    kept = consumer.kept(keep)
+    places = consumer.places if weight.ndim == 2 and int(kept.sum()) > COLUMNS else 1
+    by_group = kept[::places].reshape(consumer.product.groups, -1)
+    inputs = [group.nonzero().flatten()[: None if weights else 0].to(weight.device) for group in by_group]
+    exact = ridge < ROUNDED or max(map(len, inputs)) * weight[0, 0].numel() <= SMALL
+    return LayerEquations(weight, consumer.product.arguments, inputs, bias=bias, exact=exact, places=places)

@@ -40,11 +40,11 @@ class Elimination:
 
     >>> moments = torch.tensor([[1.0, 1.0], [1.0, 2.0]])
     >>> units = Elimination(Problem(moments, torch.tensor([[1.0], [2.0]]), torch.arange(2), torch.tensor([[0], [1]])))
-    >>> units.costs().tolist()                # w² / [H⁻¹]ᵢᵢ, with H⁻¹ = [[2, −1], [−1, 1]]
-    [0.5, 4.0]
+    >>> units.costs()                           # w² / [H⁻¹]ᵢᵢ, with H⁻¹ = [[2, −1], [−1, 1]]
+    tensor([0.5000, 4.0000], dtype=torch.float64)
     >>> units.remove(0)                         # [1, 2] − 1 / 2 · [2, −1]
-    >>> units.weights.flatten().tolist(), units.costs().tolist()
-    ([0.0, 2.5], [0.0, 12.5])
+    >>> units.weights.flatten(), units.costs()
+    (tensor([0.0000, 2.5000], dtype=torch.float64), tensor([ 0.0000, 12.5000], dtype=torch.float64))
     """
 
     def __init__(self, problem: Problem) -> None:

@@ -15,7 +15,7 @@ from secateur.state import check_module, own_tensors, usual
 from secateur.types import InputError, Keep, Sites
 from secateur.untouched import copied
 
-__all__ = ["Fractions", "Solution", "Solver", "fractions_of"]
+__all__ = ["Fractions", "Solution", "Solver", "fractions_of", "write"]
 
 Fractions = float | Mapping[str, float]
 """The fraction removed: of all, or by site."""
@@ -103,3 +103,11 @@ def fractions_of(sparsity: Fractions, sites: Sites, doing: str) -> dict[str, flo
         if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 <= fraction <= 1:
             raise InputError(f"{doing}: sparsity is the fraction removed and must lie in [0, 1]; got {fraction!r}")
     return fractions if isinstance(sparsity, Mapping) else layer_fractions(sites, sparsity)
+
+
+def write(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Write values into the model's tensors, by name."""
+    own = own_tensors(model)
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)

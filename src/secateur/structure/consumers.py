@@ -51,6 +51,13 @@ class Consumer:
         """Return the inputs that belong to each unit of a site, int64 ``(units, inputs a unit)``; None if it reads none."""
         return next((read.index for read in self.reads if read.site == site), None)
 
+    @property
+    def places(self) -> int:
+        """How many inputs that follow each other always stay or go together, as the pixels of a flattened map; 1 if none."""
+        index = self.reads[0].index
+        together = len(self.reads) == 1 and torch.equal(index.flatten(), torch.arange(self.inputs))
+        return index.shape[1] if together else 1
+
     def kept(self, keep: Keep) -> Tensor:
         """Return which inputs stay, bool ``(inputs,)``."""
         kept = torch.ones(self.inputs, dtype=torch.bool)

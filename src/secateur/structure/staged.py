@@ -48,13 +48,17 @@ class Staged:
 
     def before(self, node: Node, operand: Node) -> Any:
         """Run all ops before `node`, and return what it gets as `operand`, behind the tap."""
-        self._advance(self._places[node])
+        self.until(node)
         return self._run.taken(node).get(operand, self._run.env[operand])
 
     def after(self, node: Node) -> Any:
         """Run all ops up to `node`, and return what it makes."""
         self._advance(self._places[node] + 1, hold=node)
         return self._run.env[node]
+
+    def until(self, node: Node) -> None:
+        """Run all ops before `node`."""
+        self._advance(self._places[node])
 
     def fork(self) -> Self:
         """Return another pass that goes on from here, while this one stays."""
