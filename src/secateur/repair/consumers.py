@@ -29,10 +29,7 @@ REPAIRS = ("least-squares", "bias", "norms", "kl")
 the last layer of a classifier."""
 
 ROUNDED = 1e-5
-"""From this ridge on, what single precision rounds off the inputs' moments is small beside it…"""
-
-SMALL = 1024
-"""… and is taken into account where more columns than these would make double precision dear."""
+"""From this ridge on, what single precision rounds off the inputs' moments is small beside it."""
 
 
 @usual
@@ -168,5 +165,5 @@ def layer_equations(
     places = consumer.places if weight.ndim == 2 and int(kept.sum()) > COLUMNS else 1
     by_group = kept[::places].reshape(consumer.product.groups, -1)
     inputs = [group.nonzero().flatten()[: None if weights else 0].to(weight.device) for group in by_group]
-    exact = ridge < ROUNDED or max(map(len, inputs)) * weight[0, 0].numel() <= SMALL
+    exact = ridge < ROUNDED
     return LayerEquations(weight, consumer.product.arguments, inputs, bias=bias, exact=exact, places=places)

@@ -28,6 +28,9 @@ __all__ = ["LayerMoments"]
 POINT = Patches((1,), (1,), (1,), (0,), (0,))
 """What a linear layer sees, as a convolution: one place."""
 
+FEW = 2**28
+"""How many products of pairs of inputs are cheap in double precision: a tenth of a second."""
+
 
 @dataclass(frozen=True)
 class _Line:
@@ -72,7 +75,8 @@ class LayerMoments:
     Args:
         patches: what the convolution sees; None for a linear layer, whose inputs lie along the last dimension.
         groups: of a convolution.
-        exact: whether products are taken in double precision; sums of them are, always.
+        exact: whether all products are taken in double precision; sums of them are always, and so are the products of
+            batches of which there are few.
 
     >>> moments = LayerMoments(None)
     >>> moments.add(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0], [1.0]]))
@@ -87,7 +91,10 @@ class LayerMoments:
 
     def add(self, x: Tensor, aims: Tensor | None = None) -> None:
         """Take in a batch: what the layer reads, and what is wanted of it, in the shape of its outputs."""
-        x, aims = self._maps(x), None if aims is None else self._maps(aims)
+        width = x.shape[-1] if self.linear else x.shape[-1 - len(self.patches.kernel)]
+        few = x.numel() * width // self.groups * prod(self.patches.kernel) <= FEW
+        kind = torch.float64 if self.exact or few else torch.promote_types(x.dtype, torch.float32)
+        x, aims = self._maps(x).to(kind), None if aims is None else self._maps(aims).to(kind)
         part = max(1, PART // max(x[0].numel() * prod(self.patches.kernel) // max(self.patches.kernel), 1))
         for start in range(0, len(x), part):
             self._add(x[start : start + part], None if aims is None else aims[start : start + part])
@@ -96,8 +103,7 @@ class LayerMoments:
         """As a convolution has it, ``(samples, channels, *space)``."""
         if self.linear:
             x = x.reshape(prod(x.shape[:-1]), x.shape[-1], 1)
-        x = x if x.ndim == len(self.patches.kernel) + 2 else x.unsqueeze(0)
-        return x.double() if self.exact else x.to(torch.promote_types(x.dtype, torch.float32))
+        return x if x.ndim == len(self.patches.kernel) + 2 else x.unsqueeze(0)
 
     def _add(self, x: Tensor, aims: Tensor | None) -> None:
         if self._line is None:
