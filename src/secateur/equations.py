@@ -329,10 +329,13 @@ class LayerEquations:
 
 
 def _basis(weight: Tensor, groups: int, limit: int) -> Tensor | None:
-    """The first principal directions of each input's kernels, ``(inputs, places, directions)``; None where all may be."""
+    """The first principal directions of each input's kernels, ``(inputs, places, directions)``; None where all may be.
+
+    There are no more than outputs, as no kernel has a part in others.
+    """
     places = weight[0, 0].numel()
     if places <= max(limit, 1):
         return None
     kernels = weight.double().reshape(groups, len(weight) // groups, -1, places).movedim(1, 2).flatten(0, 1)
     _, directions = torch.linalg.eigh(kernels.mT @ kernels)
-    return directions[:, :, -max(limit, 1) :].contiguous()
+    return directions[:, :, -max(min(limit, len(weight) // groups), 1) :].contiguous()

@@ -38,8 +38,12 @@ class Problem:
 class Elimination:
     """A problem from which units are eliminated one after the other.
 
+    Args:
+        problem: the problem.
+        count: how many units will go at most.
+
     >>> moments = torch.tensor([[1.0, 1.0], [1.0, 2.0]])
-    >>> units = Elimination(Problem(moments, torch.tensor([[1.0], [2.0]]), torch.arange(2), torch.tensor([[0], [1]])))
+    >>> units = Elimination(Problem(moments, torch.tensor([[1.0], [2.0]]), torch.arange(2), torch.tensor([[0], [1]])), 1)
     >>> units.costs()                           # w² / [H⁻¹]ᵢᵢ, with H⁻¹ = [[2, −1], [−1, 1]]
     tensor([0.5000, 4.0000], dtype=torch.float64)
     >>> units.remove(0)                         # [1, 2] − 1 / 2 · [2, −1]
@@ -47,12 +51,14 @@ class Elimination:
     (tensor([0.0000, 2.5000], dtype=torch.float64), tensor([ 0.0000, 12.5000], dtype=torch.float64))
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, count: int) -> None:
         self.units, self.rows, self.scale = problem.units, problem.rows.clamp(min=0), problem.scale
         self.weights = problem.weights.double().clone()
         self._real = problem.rows >= 0
         self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(problem.moments.double()))
-        self._factor = self._inverse.new_zeros(len(self._inverse), 0)
+        # H⁻¹ is now the first one less F Fᵀ.
+        self._factor = self._inverse.new_empty(len(self._inverse), count * self.rows.shape[1])
+        self._width = 0
         self._blocks = self._block(self._inverse[self.rows.unsqueeze(2), self.rows.unsqueeze(1)])
         self._gone = torch.zeros(len(self.units), dtype=torch.bool, device=self.rows.device)
 
@@ -71,12 +77,14 @@ class Elimination:
     def remove(self, here: int) -> None:
         """Remove a unit, by its position among `units`, and refit what is left."""
         rows = self.rows[here][self._real[here]]
-        columns = self._inverse[:, rows] - self._factor @ self._factor[rows].mT
+        before = self._factor[:, : self._width]
+        columns = self._inverse[:, rows] - before @ before[rows].mT
         lower = torch.linalg.cholesky(columns[rows])
         new = torch.linalg.solve_triangular(lower.mT, columns, upper=True, left=False)
         self.weights -= new @ torch.linalg.solve_triangular(lower, self.weights[rows], upper=False)
         self.weights[rows] = 0
-        self._factor = torch.cat([self._factor, new], 1)
+        self._factor[:, self._width : self._width + len(rows)] = new
+        self._width += len(rows)
         of_unit = new[self.rows] * self._real.unsqueeze(2)
         self._gone[here] = True
         self._blocks = self._blocks - of_unit @ of_unit.mT
@@ -94,7 +102,7 @@ def removals(problems: Sequence[Problem], units: int, count: int) -> list[tuple[
     >>> [(unit, round(error, 3)) for unit, error in removals([problem], 3, 2)]
     [(2, 0.1), (1, 1.0)]
     """
-    parts = [Elimination(problem) for problem in problems]
+    parts = [Elimination(problem, count) for problem in problems]
     here = [{int(unit): place for place, unit in enumerate(part.units)} for part in parts]
     left = torch.ones(units, dtype=torch.bool)
     order = []
