@@ -217,7 +217,7 @@ class LayerEquations:
     ) -> None:
         self.shape, self.options, self.inputs, self.bias = weight.shape, options, inputs, bias
         # A linear layer on maps is a convolution that has one place.
-        self.weight = weight.detach().unflatten(1, (-1, places)) if places > 1 else weight.detach()
+        self.weight = torch.unflatten(weight.detach(), 1, (-1, places)) if places > 1 else weight.detach()
         patches = Patches.of(options, self.weight.shape[2:]) if self.weight.ndim > 2 else None
         self.basis = _basis(self.weight, len(inputs), COLUMNS // max(*map(len, inputs), 1))
         if self.basis is not None:
@@ -276,7 +276,7 @@ class LayerEquations:
         groups = len(self.inputs)
         flat = self.weight.double().reshape(groups, len(self.weight) // groups, -1, self.weight[0, 0].numel())
         if self.basis is not None:
-            flat = torch.einsum("goik,gikr->goir", flat, self.basis.unflatten(0, (groups, -1)))
+            flat = torch.einsum("goik,gikr->goir", flat, torch.unflatten(self.basis, 0, (groups, -1)))
         return [own[:, inputs].flatten(1) for own, inputs in zip(flat, self.inputs, strict=True)]
 
     def restricted(self, inputs: Sequence[Tensor]) -> LayerEquations:
@@ -319,13 +319,16 @@ class LayerEquations:
         weights, biases = [], []
         shape = (len(self.weight) // len(self.inputs), self.weight.shape[1], self.each)
         for group, (own, (best, _)) in enumerate(zip(self.inputs, self.changes(ridge), strict=True)):
-            kernels = best[:, : len(own) * self.each].unflatten(1, (len(own), self.each))
+            kernels = torch.unflatten(best[:, : len(own) * self.each], 1, (len(own), self.each))
             whole = best.new_zeros(shape).index_copy(1, own, kernels)
             if self.basis is not None:
-                whole = torch.einsum("oir,ikr->oik", whole, self.basis.unflatten(0, (len(self.inputs), -1))[group])
+                whole = torch.einsum(
+                    "oir,ikr->oik", whole, torch.unflatten(self.basis, 0, (len(self.inputs), -1))[group]
+                )
             weights.append(whole)
             biases.append(best[:, len(own) * self.each :].sum(1))
-        return torch.cat(weights).reshape(self.shape), torch.cat(biases) if self.bias else None
+        weight: Tensor = torch.cat(weights).reshape(self.shape)
+        return weight, torch.cat(biases) if self.bias else None
 
 
 def _basis(weight: Tensor, groups: int, limit: int) -> Tensor | None:

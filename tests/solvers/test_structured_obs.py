@@ -45,7 +45,9 @@ def problems(units: int, *blocks: int) -> list[Problem]:
         x = normal(units * block + 1, 60, seed=seed).double()
         x[: units * block] += 0.7 * x[: units * block].roll(1, 0)
         rows = torch.randperm(units * block, generator=torch.Generator().manual_seed(seed)).view(units, block)
-        drawn.append(Problem(x @ x.T, normal(len(x), 3, seed=seed + 9).double(), torch.arange(units), rows, 1.0 / (seed + 1)))
+        drawn.append(
+            Problem(x @ x.T, normal(len(x), 3, seed=seed + 9).double(), torch.arange(units), rows, 1.0 / (seed + 1))
+        )
     return drawn
 
 
@@ -109,13 +111,20 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         lambda: nn.Sequential(nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 16, 4)),
         (2, 6, 6),
     ),
-    "strided": (lambda: nn.Sequential(nn.Conv1d(2, 6, 5), nn.ReLU(), nn.Conv1d(6, 4, 4, stride=2, bias=False)), (2, 20)),
+    "strided": (
+        lambda: nn.Sequential(nn.Conv1d(2, 6, 5), nn.ReLU(), nn.Conv1d(6, 4, 4, stride=2, bias=False)),
+        (2, 20),
+    ),
     "grouped": (
-        lambda: nn.Sequential(nn.Conv2d(2, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=2), nn.Flatten(), nn.Linear(32, 3)),
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=2), nn.Flatten(), nn.Linear(32, 3)
+        ),
         (2, 6, 6),
     ),
     "depthwise": (
-        lambda: nn.Sequential(nn.Conv2d(2, 6, 1), nn.ReLU(), nn.Conv2d(6, 6, 3, groups=6), nn.ReLU(), nn.Conv2d(6, 3, 1)),
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 6, 1), nn.ReLU(), nn.Conv2d(6, 6, 3, groups=6), nn.ReLU(), nn.Conv2d(6, 3, 1)
+        ),
         (2, 6, 6),
     ),
     "residual": (Residual, (2, 6, 6)),
@@ -276,9 +285,10 @@ def test_the_last_layer_alone_is_a_repair(trained: Digits) -> None:
     assert divergence(model, fitted, test[0]) < 0.5 * divergence(model, plain, test[0])
     assert torch.equal(fitted[1].weight, plain[1].weight)
     assert not torch.equal(fitted[5].weight, plain[5].weight)
+    ending = nn.Sequential(model, nn.Tanh())
+    its_sites = channels(ending, x[:1])
     with pytest.raises(InputError, match=r"repair: the model's one output is not .* leave out 'kl'"):
-        ending = nn.Sequential(model, nn.Tanh())
-        repair(ending, channels(ending, x[:1]), {}, (x, labels), "kl")
+        repair(ending, its_sites, {}, (x, labels), "kl")
 
 
 def test_nothing_removed_changes_nothing(trained: Digits) -> None:

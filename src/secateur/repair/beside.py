@@ -13,8 +13,8 @@ from secateur.state import device_of
 from secateur.structure.consumers import Consumer, consumers_of
 from secateur.structure.flow import Flow, Read
 from secateur.structure.infer import Structure
-from secateur.structure.staged import Staged
 from secateur.structure.rules import op_name
+from secateur.structure.staged import Staged
 from secateur.types import Sites
 
 __all__ = ["HELD", "Beside"]

@@ -42,7 +42,9 @@ def fit_last(beside: Beside, consumer: Consumer) -> None:
     """
     weight = consumer.matrix(beside.student)
     kept = consumer.kept(beside.keep).to(weight.device)
-    read = [(x.reshape(-1, x.shape[-1])[:, kept], aims.reshape(-1, len(weight))) for x, aims in beside.at(consumer.weight)]
+    read = [
+        (x.reshape(-1, x.shape[-1])[:, kept], aims.reshape(-1, len(weight))) for x, aims in beside.at(consumer.weight)
+    ]
     inputs, logits = (torch.cat(parts).double() for parts in zip(*read, strict=True))
     bias = own_tensors(beside.student)[consumer.bias] if consumer.bias else None
     start = weight.detach()[:, kept].mT.double()
@@ -112,8 +114,8 @@ def _least(white: Tensor, wanted: Tensor, before: Tensor, start: Tensor, load: f
         optimizer.zero_grad()
         with torch.enable_grad():
             value: Tensor = cross_entropy(before + white @ change, wanted) + 0.5 * load * change.square().sum()
-            value.backward()
+            value.backward()  # type: ignore[no-untyped-call]
         return value.detach()
 
-    optimizer.step(objective)  # type: ignore[arg-type]
+    optimizer.step(objective)  # type: ignore[no-untyped-call]
     return change.detach()

@@ -71,8 +71,8 @@ class Elimination:
         """Return the error that the removal of each unit here would add, ``(units here,)``; 0 for those that are gone."""
         lower = torch.linalg.cholesky(self._blocks)
         weights = self.weights[self.rows] * self._real.unsqueeze(2)
-        lost = torch.linalg.solve_triangular(lower, weights, upper=False)
-        return self.scale * lost.square().sum((1, 2))
+        lost: Tensor = torch.linalg.solve_triangular(lower, weights, upper=False)
+        return lost.square().sum((1, 2)) * self.scale
 
     def remove(self, here: int) -> None:
         """Remove a unit, by its position among `units`, and refit what is left."""

@@ -77,7 +77,11 @@ class StructuredOBS(Solver):
 
     def __post_init__(self) -> None:
         check_batches("StructuredOBS", self.data, self.batch_size)
-        if isinstance(self.ridge, bool) or not isinstance(self.ridge, (int, float)) or not 0 < self.ridge < float("inf"):
+        if (
+            isinstance(self.ridge, bool)
+            or not isinstance(self.ridge, (int, float))
+            or not 0 < self.ridge < float("inf")
+        ):
             raise InputError(f"StructuredOBS: ridge must be a finite number above 0; got {self.ridge!r}")
         if self.last not in ("kl", "auto", None):
             raise unknown_name("last", self.last, ("kl", "auto", "None"))

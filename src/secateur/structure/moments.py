@@ -139,7 +139,7 @@ class LayerMoments:
     def _rows(self, x: Tensor, line: _Line) -> Tensor:
         """Patches over all dimensions but the line's: ``(groups, line, samples and other places, inputs)``."""
         space = len(self.patches.kernel)
-        windows = self.patches.windows(x, line.dim).unflatten(1, (self.groups, x.shape[1] // self.groups))
+        windows = torch.unflatten(self.patches.windows(x, line.dim), 1, (self.groups, x.shape[1] // self.groups))
         # (samples, groups, channels, *places, *kernel) → (groups, line, samples, *other places, channels, *kernel)
         others = [3 + dim for dim in range(space) if dim != line.dim]
         kernel = list(range(3 + space, windows.ndim))
@@ -148,7 +148,7 @@ class LayerMoments:
 
     def _take(self, aims: Tensor, taps: _Taps, line: _Line) -> None:
         space = len(self.patches.kernel)
-        split = aims.unflatten(1, (self.groups, aims.shape[1] // self.groups))
+        split = torch.unflatten(aims, 1, (self.groups, aims.shape[1] // self.groups))
         others = [3 + dim for dim in range(space) if dim != line.dim]
         wanted = split.permute(1, 3 + line.dim, 0, *others, 2).flatten(1, -2)
         if self._cross is None:

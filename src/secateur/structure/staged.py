@@ -39,11 +39,11 @@ class Staged:
         for name in flow.sites if tap is not None else ():
             for read in found[name]:
                 edges.setdefault(read.node, []).append(read)
-        self._begin = lambda: flow.given(inputs)
+        self._flow, self._inputs = flow, inputs
         self._nodes = list(structure.graph.nodes)
         self._places = {node: place for place, node in enumerate(self._nodes)}
         self._run = Tapped(structure.graph, edges, tap)
-        self._run.env = dict(self._begin())
+        self._run.env = dict(self._flow.given(self._inputs))
         self._done = 0
 
     def before(self, node: Node, operand: Node) -> Any:
@@ -69,7 +69,7 @@ class Staged:
 
     def forget(self) -> None:
         """Let go of what was computed; asked again, it is computed from the start."""
-        self._run.env, self._done = dict(self._begin()), 0
+        self._run.env, self._done = dict(self._flow.given(self._inputs)), 0
 
     @property
     def nbytes(self) -> int:
