@@ -327,8 +327,9 @@ class LayerEquations:
                 )
             weights.append(whole)
             biases.append(best[:, len(own) * self.each :].sum(1))
-        weight: Tensor = torch.cat(weights).reshape(self.shape)
-        return weight, torch.cat(biases) if self.bias else None
+        weight = torch.cat(weights).reshape(self.shape)
+        bias: Tensor | None = torch.cat(biases) if self.bias else None
+        return weight, bias
 
 
 def _basis(weight: Tensor, groups: int, limit: int) -> Tensor | None:
