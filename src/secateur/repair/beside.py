@@ -93,13 +93,15 @@ class Beside:
     ) -> None:
         self.teacher, self.student, self.sites, self.keep = teacher, student, sites, keep
         # One trace does for both, as they differ in the values of their tensors alone.
-        first = Flow(teacher, sites)
+        self._flow = first = Flow(teacher, sites)
         flows = first, replace(first, model=student)
         device = device_of(teacher)
         layouts: dict[int, _Layout] = {}
         self._batches: list[_Batch] = []
+        self._inputs: list[Tensor] = []
         for inputs, targets in iterate(data, batch_size, doing):
             x = inputs.to(device)
+            self._inputs.append(x)
             structure, reads = first.at(x)
             if id(structure) not in layouts:
                 layouts[id(structure)] = _Layout.of(structure, reads)
@@ -116,6 +118,15 @@ class Beside:
         layout = self._batches[0].layout
         done = set(layout.nodes[: layout.nodes.index(consumer.node) + 1])
         return [name for name, node in layout.first_reads.items() if node in done and name in self.sites]
+
+    @property
+    def count(self) -> int:
+        """How many batches there are."""
+        return len(self._batches)
+
+    def unpruned(self, number: int) -> tuple[Flow, Tensor, Mapping[str, Consumer]]:
+        """Return what a whole pass of the unpruned model takes: its flow, the inputs of a batch, the layers there."""
+        return self._flow, self._inputs[number], self._batches[number].layout.consumers
 
     @property
     def last(self) -> Consumer | None:
