@@ -34,8 +34,8 @@ FRACTIONS = (0.5, 0.7)
 SMALL: dict[str, dict[str, Any]] = {"lenet-300-100": {}, "cnn-4": {"width": 0.25}}
 RESNET = {"width": 0.25, "input_size": 28, "in_channels": 1, "classes": 10}
 CONVOLUTIONAL: dict[str, Any] = {
-    **{"epochs": 12, "lr": 0.1, "optimizer": "sgd", "momentum": 0.9, "weight_decay": 5e-4},
-    **{"schedule": "cosine", "batch_size": 128},
+    "epochs": 12, "lr": 0.1, "optimizer": "sgd", "momentum": 0.9, "weight_decay": 5e-4,
+    "schedule": "cosine", "batch_size": 128,
 }
 
 
@@ -48,7 +48,9 @@ def solvers(data: Pair) -> dict[str, Solver]:
     }
 
 
-def trained(folder: Path, name: str, seed: int, options: dict[str, Any], fit: Callable[[nn.Module], object]) -> nn.Module:
+def trained(
+    folder: Path, name: str, seed: int, options: dict[str, Any], fit: Callable[[nn.Module], object]
+) -> nn.Module:
     """Return a network, trained now unless the folder has it."""
     model, file = sc.models.build(name, seed=seed, **options), folder / f"{name}-{seed}.safetensors"
     if not file.exists():
@@ -68,7 +70,11 @@ def small(folder: Path, seeds: range, seen: bool) -> None:
         rates: dict[tuple[str, float], list[float]] = {}
         for seed in seeds:
             model = trained(
-                folder, name, seed, options, lambda m, s=seed: sc.fit(m, data, epochs=20, lr=1e-3, schedule="cosine", seed=s)
+                folder,
+                name,
+                seed,
+                options,
+                lambda m, s=seed: sc.fit(m, data, epochs=20, lr=1e-3, schedule="cosine", seed=s),
             )
             rates.setdefault(("unpruned", 0.0), []).append(sc.evaluate(model, test).accuracy)
             sites = sc.channels(model, data[0][:1])
@@ -78,7 +84,10 @@ def small(folder: Path, seeds: range, seen: bool) -> None:
                     cut = solver.solve(model, sites, fraction).apply(model)
                     spent = time.process_time() - started
                     rates.setdefault((way, fraction), []).append(sc.evaluate(cut, test).accuracy)
-                    print(f"# {name} seed {seed} {way} {fraction}: {rates[way, fraction][-1]:.4f}, {spent:.1f} s", flush=True)
+                    print(
+                        f"# {name} seed {seed} {way} {fraction}: {rates[way, fraction][-1]:.4f}, {spent:.1f} s",
+                        flush=True,
+                    )
         report(name, rates)
 
 

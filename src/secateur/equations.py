@@ -316,11 +316,12 @@ class LayerEquations:
 
         The arguments and errors are those of `changes`.
         """
-        weights, biases = [], []
+        weights: list[Tensor] = []
+        biases: list[Tensor] = []
         shape = (len(self.weight) // len(self.inputs), self.weight.shape[1], self.each)
         for group, (own, (best, _)) in enumerate(zip(self.inputs, self.changes(ridge), strict=True)):
             kernels = torch.unflatten(best[:, : len(own) * self.each], 1, (len(own), self.each))
-            whole = best.new_zeros(shape).index_copy(1, own, kernels)
+            whole: Tensor = best.new_zeros(shape).index_copy(1, own, kernels)
             if self.basis is not None:
                 whole = torch.einsum(
                     "oir,ikr->oik", whole, torch.unflatten(self.basis, 0, (len(self.inputs), -1))[group]
@@ -342,4 +343,5 @@ def _basis(weight: Tensor, groups: int, limit: int) -> Tensor | None:
         return None
     kernels = weight.double().reshape(groups, len(weight) // groups, -1, places).movedim(1, 2).flatten(0, 1)
     _, directions = torch.linalg.eigh(kernels.mT @ kernels)
-    return directions[:, :, -max(min(limit, len(weight) // groups), 1) :].contiguous()
+    basis: Tensor = directions[:, :, -max(min(limit, len(weight) // groups), 1) :].contiguous()
+    return basis

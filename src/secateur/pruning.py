@@ -54,9 +54,9 @@ class PruneOptions:
         budget: instead of a fraction, what the result may cost: ``{"macs": 0.5}``, or ``parameters``, ``bytes``,
             ``latency``; for channels; see `secateur.allocate.budget`.
         repair: what to repair without training before the cut, with data: ``"least-squares"``, ``"bias"``,
-            ``"norms"``, or several; for channels; see `secateur.repair`.
+            ``"norms"``, ``"kl"``, or several; for channels; see `secateur.repair`.
         solver: in the place of a criterion, a scope and a repair: what finds masks and new weights together, such as
-            `secateur.solvers.ThiNet` for channels or `SparseGPT` for weights, or its name; it takes a sparsity.
+            `secateur.solvers.StructuredOBS` for channels or `SparseGPT` for weights, or its name; it takes a sparsity.
         loss: what a criterion that is given by name takes for the loss on the data: a name that `fit` takes, such as
             ``"mse"`` for a regression, or a function of (outputs, targets) that gives the mean; cross-entropy where it is
             None. One that looks at no loss does without it.
@@ -99,11 +99,14 @@ class PruneOptions:
         ),
     )
     repair: Repair | Sequence[Repair] = field(
-        default=(), metadata=_words("What to repair from images: least-squares, bias or norms; may be repeated.", "HOW")
+        default=(),
+        metadata=_words("What to repair from images: least-squares, bias, norms or kl; may be repeated.", "HOW"),
     )
     solver: str | Solver | None = field(
         default=None,
-        metadata=_words("Instead of a criterion: thinet (channels), sparse-gpt or wood-fisher (weights).", "NAME"),
+        metadata=_words(
+            "Instead of a criterion: structured-obs or thinet (channels), sparse-gpt or wood-fisher (weights).", "NAME"
+        ),
     )
     loss: str | Loss | None = field(
         default=None,

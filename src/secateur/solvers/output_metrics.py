@@ -64,7 +64,9 @@ def _gradients(beside: Beside, number: int, generator: torch.Generator) -> tuple
         labels = torch.multinomial(chances, 1, generator=generator).squeeze(1).to(scores.device)
         found = torch.autograd.grad(cross_entropy(scores, labels, reduction="sum"), list(probes.values()))
     # The outputs of a linear layer lie last, channels of a convolution before its space.
-    dims = {w: 1 - consumers[w].product.node.meta["val"].ndim if consumers[w].product.convolution else -1 for w in probes}
+    dims = {
+        w: 1 - consumers[w].product.node.meta["val"].ndim if consumers[w].product.convolution else -1 for w in probes
+    }
     return len(inputs), {
         weight: gradient.movedim(dims[weight], -1).flatten(0, -2).double()
         for weight, gradient in zip(probes, found, strict=True)
@@ -75,4 +77,5 @@ def _root(metric: Tensor) -> Tensor:
     mean = metric.diagonal().mean().clamp(min=1e-30)
     shrunk = (1 - SHRUNK) * metric + SHRUNK * mean * torch.eye(len(metric), dtype=metric.dtype, device=metric.device)
     values, vectors = torch.linalg.eigh(shrunk)
-    return vectors * values.clamp(min=0).sqrt()
+    root: Tensor = vectors * values.clamp(min=0).sqrt()
+    return root

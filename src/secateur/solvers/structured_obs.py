@@ -149,7 +149,7 @@ class _Walk:
         for weight, inputs, aims in self.beside.ahead(name, list(readers)):
             equations[weight].add(inputs, aims - readers[weight].run(inputs, student))
             spreads[weight] += _spread(aims, -1 if readers[weight].matrix(student).ndim == 2 else 1)
-        problems = []
+        problems: list[Problem] = []
         for weight, reader in readers.items():
             plain = torch.eye(len(reader.matrix(student)), dtype=torch.float64) / max(spreads[weight], TINY) ** 0.5
             metric = self.metrics.get(weight, plain.to(reader.matrix(student).device))
