@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from secateur.criteria.base import DataCriterion
 from secateur.criteria.batches import moved
-from secateur.criteria.units import Reduce, check_reduce, reduced
+from secateur.criteria.weight_rows import Reduce, check_reduce, reduced
 from secateur.state import check_finite, device_of
 from secateur.structure.flow import Flow, Read, Tap
 from secateur.structure.layers import MOVES

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from secateur.criteria.derivatives import Objective
-from secateur.criteria.units import parameters_of
+from secateur.criteria.parameter_gradients import Objective
+from secateur.criteria.weight_rows import parameters_of
 from secateur.types import InputError, Keep, Sites
 
 __all__ = ["check_blocks", "check_weights", "fisher_blocks", "repaired", "saliencies"]

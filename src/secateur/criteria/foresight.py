@@ -10,8 +10,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from secateur.criteria.base import CriterionBase, LossCriterion
-from secateur.criteria.derivatives import Objective
-from secateur.criteria.units import Reduce, Side, check_reduce, check_side, parameters_of, unit_sums
+from secateur.criteria.parameter_gradients import Objective
+from secateur.criteria.weight_rows import Reduce, Side, check_reduce, check_side, parameters_of, unit_sums
 from secateur.losses import check_loss
 from secateur.state import check_finite, device_of, evaluating, own_tensors, split_inputs
 from secateur.structure.sites import REPAIR

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.fx import Node
 
 from secateur.criteria.base import LossCriterion
-from secateur.criteria.gates import Gated, estimate, gradient
+from secateur.criteria.unit_gradients import Gated, estimate, gradient
 from secateur.rate.samples import SampleLoss
 from secateur.structure.flow import Flow, Read
 from secateur.structure.ops import Product, bind, product_of, writes

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from secateur.criteria.base import DataCriterion
 from secateur.criteria.layer_inputs import Inputs, LayerInputs
-from secateur.criteria.units import Reduce, Side, check_reduce, check_side, parameters_of, unit_sums
+from secateur.criteria.weight_rows import Reduce, Side, check_reduce, check_side, parameters_of, unit_sums
 from secateur.state import device_of
 from secateur.types import InputError, Site, Sites
 

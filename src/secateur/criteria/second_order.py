@@ -12,7 +12,7 @@ from torch.func import jacrev, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from secateur.criteria.base import LossCriterion
-from secateur.criteria.gates import Gated, estimate, gradient
+from secateur.criteria.unit_gradients import Gated, estimate, gradient
 from secateur.labelled import are_classes
 from secateur.structure.flow import Flow, Read
 from secateur.types import InputError, Loss, Sites, unknown_name

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur.criteria.base import LossCriterion
-from secateur.criteria.gates import Gated, by_unit, estimate, gradient
-from secateur.criteria.units import parameters_of
+from secateur.criteria.unit_gradients import Gated, by_unit, estimate, gradient
+from secateur.criteria.weight_rows import parameters_of
 from secateur.labelled import iterate
 from secateur.losses import check_answers, gives_numbers
 from secateur.state import check_finite, device_of, evaluating

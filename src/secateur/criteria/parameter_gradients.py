@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from secateur.criteria.batches import moved
-from secateur.criteria.gates import gradient
 from secateur.criteria.second_order import drawn, roots
-from secateur.criteria.units import parameters_of
+from secateur.criteria.unit_gradients import gradient
+from secateur.criteria.weight_rows import parameters_of
 from secateur.labelled import Data
 from secateur.losses import check_answers
 from secateur.state import check_finite, device_of, evaluating

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from secateur.criteria.places import Places, over, samples_of
+from secateur.criteria.read_sums import Places, over, samples_of
 from secateur.labelled import Data, iterate
 from secateur.losses import check_answers, gives_numbers
 from secateur.state import check_finite, device_of, own_tensors
