@@ -56,7 +56,7 @@ class _Watch(Log):
         self.uses.first_names = {path: self.paths[id(module)] for path, module in every}
         self.running: list[nn.Module] = []
         self.handed_out: dict[tuple[str, int], set[Origin]] = {}
-        self.held = {v for module in model.modules() for v in vars(module).values() if type(v) is float}
+        self.module_floats = {v for module in model.modules() for v in vars(module).values() if type(v) is float}
 
     @property
     def path(self) -> str:
@@ -89,7 +89,7 @@ class _Watch(Log):
         ``1.0 / size`` is computed by the float, which asks nobody. So a number that no module holds, and that is a root
         or an inverse of a size that was read in the same forward pass, is taken for it.
         """
-        if number in self.held or not 1e-7 < number < 1e7:
+        if number in self.module_floats or not 1e-7 < number < 1e7:
             return
         for power in POWERS:
             value = round(number ** (1 / power))

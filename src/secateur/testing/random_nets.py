@@ -79,15 +79,15 @@ class RandomNet(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(batch, *INPUTS[self.kind], generator=generator, dtype=torch.float64)
 
-    def _add(self, chosen: Rule, history: list[Tensor], step: Step) -> None:
-        name, _, make, run = chosen
+    def _add(self, rule: Rule, history: list[Tensor], step: Step) -> None:
+        name, _, make, run = rule
         layer = self._reused(make(history[-1], step.a, step.b), history, step) if make else None
         at: int | None = None
         if layer is not None:
             layer.double()
-            known = [i for i, other in enumerate(self.layers) if other is layer]
-            at = known[0] if known else len(self.layers)
-            if not known:
+            positions = [i for i, other in enumerate(self.layers) if other is layer]
+            at = positions[0] if positions else len(self.layers)
+            if not positions:
                 self.layers.append(layer)
         self.text.append(name)
         self.program.append((run, at, step.a, step.b))
@@ -141,8 +141,8 @@ def _width(a: int) -> int:
 
 def _call(layer: nn.Module | None, h: list[Tensor], a: int, b: int) -> Tensor:
     assert layer is not None
-    made: Tensor = layer(h[-1])
-    return made
+    output: Tensor = layer(h[-1])
+    return output
 
 
 def _picture(h: list[Tensor], a: int, b: int) -> bool:
@@ -179,8 +179,10 @@ def _other(h: list[Tensor], b: int, same_width: bool) -> Tensor | None:
     x = h[-1]
     dim = _last(x)
     free = () if same_width else (dim,)
-    found = [y for y in h[:-1] if y.ndim == x.ndim and all(d in free or y.shape[d] == s for d, s in enumerate(x.shape))]
-    return found[b % len(found)] if found else None
+    matching = [
+        y for y in h[:-1] if y.ndim == x.ndim and all(d in free or y.shape[d] == s for d, s in enumerate(x.shape))
+    ]
+    return matching[b % len(matching)] if matching else None
 
 
 def _has_equal(h: list[Tensor], a: int, b: int) -> bool:
@@ -237,8 +239,8 @@ def _reduce_channels(layer: nn.Module | None, h: list[Tensor], a: int, b: int) -
 
 
 def _unflat(x: Tensor, dim: int, sizes: tuple[int, ...]) -> Tensor:
-    made: Tensor = torch.unflatten(x, dim, sizes)
-    return made
+    unflattened: Tensor = torch.unflatten(x, dim, sizes)
+    return unflattened
 
 
 def _shuffle(layer: nn.Module | None, h: list[Tensor], a: int, b: int) -> Tensor:
@@ -252,8 +254,8 @@ def _shuffle(layer: nn.Module | None, h: list[Tensor], a: int, b: int) -> Tensor
 def _gate(layer: nn.Module | None, h: list[Tensor], a: int, b: int) -> Tensor:
     assert layer is not None
     pooled = h[-1].mean((2, 3), keepdim=True)
-    made: Tensor = h[-1] * torch.sigmoid(layer(pooled))
-    return made
+    gated: Tensor = h[-1] * torch.sigmoid(layer(pooled))
+    return gated
 
 
 def _to_vector(layer: nn.Module | None, h: list[Tensor], a: int, b: int) -> Tensor:
@@ -289,8 +291,8 @@ def _heads(layer: nn.Module | None, h: list[Tensor], a: int, b: int) -> Tensor:
     heads = 1 + b % 2
     qkv = _unflat(layer(h[-1]), -1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
     q, k, v = qkv[0], qkv[1], qkv[2]
-    made = F.scaled_dot_product_attention(q, k, v, scale=0.5 if a % 2 else None)
-    return made.transpose(1, 2).flatten(2)
+    attended = F.scaled_dot_product_attention(q, k, v, scale=0.5 if a % 2 else None)
+    return attended.transpose(1, 2).flatten(2)
 
 
 def _tied_transpose(layer: nn.Module | None, h: list[Tensor], a: int, b: int) -> Tensor:
@@ -310,8 +312,8 @@ def _standardised(layer: nn.Module | None, h: list[Tensor], a: int, b: int) -> T
 
 def _recurrent(layer: nn.Module | None, h: list[Tensor], a: int, b: int) -> Tensor:
     assert layer is not None
-    made: Tensor = layer(h[-1])[0]
-    return made
+    output: Tensor = layer(h[-1])[0]
+    return output
 
 
 def _make_grouped(x: Tensor, a: int, b: int) -> nn.Module:
@@ -375,7 +377,7 @@ def random_keep(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Tens
     keep: dict[str, Tensor] = {}
     for name, shape in shapes.items():
         density = float(torch.rand((), generator=generator)) + 0.25
-        kept = torch.rand(shape, generator=generator) < density
-        kept[int(torch.randint(shape[0], (), generator=generator))] = True
-        keep[name] = kept
+        keep_mask = torch.rand(shape, generator=generator) < density
+        keep_mask[int(torch.randint(shape[0], (), generator=generator))] = True
+        keep[name] = keep_mask
     return keep

@@ -93,8 +93,8 @@ class SearchConformance:
             result.history.genes[None], None if result.history.offsets is None else result.history.offsets[None]
         )
         assert again.fitness.tolist() == [result.history.fitness]
-        rated = [g.rating.fitness[g.rating.exact].max(initial=0.0) for g in result.history.generations]
-        assert result.history.fitness == max([0.0, *rated])
+        best_by_generation = [g.rating.fitness[g.rating.exact].max(initial=0.0) for g in result.history.generations]
+        assert result.history.fitness == max([0.0, *best_by_generation])
 
     def test_the_same_seed_gives_the_same(self) -> None:
         space = self._space()
@@ -117,8 +117,8 @@ class SearchConformance:
         space = self._space()
         result = self._run(space)
         expected = mask(space.model, space.sites, result.keep)
-        found: nn.Module = result.model
-        assert torch.equal(found.get_parameter("7.weight"), expected.get_parameter("7.weight"))
+        masked_model: nn.Module = result.model
+        assert torch.equal(masked_model.get_parameter("7.weight"), expected.get_parameter("7.weight"))
         assert result.history.compression == 1 - float(result.history.genes.mean())
 
     @pytest.mark.parametrize("calls", [2, 4])

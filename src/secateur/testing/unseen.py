@@ -158,17 +158,17 @@ def redraw(full: nn.Module, small: nn.Module, sites: Sites, keep: Keep, seed: in
         ValueError: a parameter of `small` has not the shape that the sites' members foretell.
     """
     generator = torch.Generator().manual_seed(seed)
-    kept = _kept_positions(full, sites, keep)
+    positions_by_id = _kept_positions(full, sites, keep)
     small_parameters = dict(small.named_parameters(remove_duplicate=False))
-    drawn: dict[int, Tensor] = {}
+    tensors_by_id: dict[int, Tensor] = {}
     with torch.no_grad():
         for name, parameter in full.named_parameters(remove_duplicate=False):
-            positions = kept[id(parameter)]
-            if id(parameter) not in drawn:
-                drawn[id(parameter)] = _drawn_parameter(parameter, generator)
-                parameter.copy_(_with_zeros(drawn[id(parameter)], positions))
+            positions = positions_by_id[id(parameter)]
+            if id(parameter) not in tensors_by_id:
+                tensors_by_id[id(parameter)] = _drawn_parameter(parameter, generator)
+                parameter.copy_(_with_zeros(tensors_by_id[id(parameter)], positions))
             if name in small_parameters:
-                _put(small_parameters[name], _taken(drawn[id(parameter)], positions), name)
+                _put(small_parameters[name], _taken(tensors_by_id[id(parameter)], positions), name)
 
 
 def _drawn_parameter(parameter: Tensor, generator: torch.Generator) -> Tensor:
@@ -180,25 +180,25 @@ def _drawn_parameter(parameter: Tensor, generator: torch.Generator) -> Tensor:
 def _kept_positions(full: nn.Module, sites: Sites, keep: Keep) -> dict[int, list[Tensor]]:
     """For each parameter, by identity, which positions along each dimension belong to no removed unit."""
     parameters = dict(full.named_parameters(remove_duplicate=False))
-    kept = {id(p): [torch.ones(s, dtype=torch.bool) for s in p.shape] for p in parameters.values()}
-    for name, units in keep.items():
+    masks_by_id = {id(p): [torch.ones(s, dtype=torch.bool) for s in p.shape] for p in parameters.values()}
+    for name, keep_mask in keep.items():
         for member in sites[name].members:
             assert member.dim is not None
             assert member.index is not None
-            kept[id(parameters[member.parameter])][member.dim][member.index[~units].flatten()] = False
-    return kept
+            masks_by_id[id(parameters[member.parameter])][member.dim][member.index[~keep_mask].flatten()] = False
+    return masks_by_id
 
 
 def _with_zeros(tensor: Tensor, positions: Sequence[Tensor]) -> Tensor:
     result = tensor.clone()
-    for dim, kept in enumerate(positions):
-        result.movedim(dim, 0)[~kept] = 0
+    for dim, keep_mask in enumerate(positions):
+        result.movedim(dim, 0)[~keep_mask] = 0
     return result
 
 
 def _taken(tensor: Tensor, positions: Sequence[Tensor]) -> Tensor:
-    for dim, kept in enumerate(positions):
-        tensor = tensor.index_select(dim, kept.nonzero().flatten())
+    for dim, keep_mask in enumerate(positions):
+        tensor = tensor.index_select(dim, keep_mask.nonzero().flatten())
     return tensor
 
 
@@ -246,10 +246,10 @@ def compare(
     """
     full = masked.zeroed(model, sites, keep).double()
     small = _copied(small).double()
-    given = [_taken_by(model, inputs, draw, vocabulary) for draw in UNSEEN]
-    results = [_compared(full, small, draw, x, "its own") for draw, x in given]
+    drawn_inputs = [_taken_by(model, inputs, draw, vocabulary) for draw in UNSEEN]
+    results = [_compared(full, small, draw, x, "its own") for draw, x in drawn_inputs]
     redraw(full, small, sites, keep)
-    return results + [_compared(full, small, draw, x, "drawn") for draw, x in given]
+    return results + [_compared(full, small, draw, x, "drawn") for draw, x in drawn_inputs]
 
 
 def _copied(model: nn.Module) -> nn.Module:
@@ -263,13 +263,13 @@ def _taken_by(model: nn.Module, inputs: Any, draw: Draw, vocabulary: int | None)
     original = copy.deepcopy(model).double()
     error: Exception | None = None
     for attempt in draw.fallbacks(vocabulary):
-        drawn = draw_inputs(inputs, attempt)
+        drawn_inputs = draw_inputs(inputs, attempt)
         try:
-            _run(original, drawn)
+            _run(original, drawn_inputs)
         except Exception as refused:  # noqa: BLE001  (the model's own code may raise anything)
             error = refused
         else:
-            return attempt, drawn
+            return attempt, drawn_inputs
     raise RuntimeError(f"the original runs on no inputs drawn in float64: {error}") from error
 
 
@@ -282,9 +282,9 @@ MODES: tuple[Callable[[], TorchFunctionMode | None], ...] = (
 
 def _compared(full: nn.Module, small: nn.Module, draw: Draw, inputs: Any, weights: str) -> Comparison:
     try:
-        found = _run(small, inputs)
+        outputs = _run(small, inputs)
     except Exception as error:  # noqa: BLE001
-        said = f"{type(error).__name__}: {error}"[:300]
-        return Comparison(draw, weights, None, said, isinstance(error, InputError))
-    apart = min(masked.relative_difference(_run(full, inputs, mode()), found) for mode in MODES)
+        message = f"{type(error).__name__}: {error}"[:300]
+        return Comparison(draw, weights, None, message, isinstance(error, InputError))
+    apart = min(masked.relative_difference(_run(full, inputs, mode()), outputs) for mode in MODES)
     return Comparison(draw, weights, apart)

@@ -23,10 +23,10 @@ def toy(
 ) -> Callable[[type[nn.Module]], type[nn.Module]]:
     """Register the decorated class in `table`; it is made without arguments."""
 
-    def register(made: type[nn.Module]) -> type[nn.Module]:
+    def register(model_class: type[nn.Module]) -> type[nn.Module]:
         assert name not in table, f"two toys named {name}"
-        table[name] = Toy(made, inputs)
-        return made
+        table[name] = Toy(model_class, inputs)
+        return model_class
 
     return register
 
