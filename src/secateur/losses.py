@@ -158,7 +158,10 @@ def _unfit(outputs: Tensor, targets: Tensor) -> str:
         )
     expected = (outputs.shape[0], *outputs.shape[2:])
     if shape != expected:
-        return f"targets have the shape {shape}: give class labels of shape {expected}, or pass another loss, as loss='mse'"
+        return (
+            f"targets have the shape {shape}: give class labels of shape {expected}, "
+            "or pass another loss, as loss='mse'"
+        )
     return "" if are_classes(outputs, targets) else _out_of_range(targets, outputs.shape[1])
 
 

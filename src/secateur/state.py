@@ -173,7 +173,8 @@ def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[s
         )
     if any(x.numel() == 0 for x in input_tensors):
         raise InputError(
-            f"example_inputs hold an empty tensor (shapes {[tuple(x.shape) for x in input_tensors]}); give at least one sample"
+            f"example_inputs hold an empty tensor (shapes {[tuple(x.shape) for x in input_tensors]}); "
+            "give at least one sample"
         )
     if any(bool(torch.isnan(x).any()) for x in input_tensors):
         raise InputError("example_inputs hold NaN, which verifies nothing; give a real sample, or noise")

@@ -50,8 +50,8 @@ def check_shape(x: Tensor, shape: tuple[int | None, ...], number: int) -> None:
     if len(x.shape) != len(shape) or any(want not in (None, size) for size, want in zip(x.shape, shape, strict=True)):
         accepted_shape = ", ".join("any" if size is None else str(size) for size in shape)
         raise InputError(
-            f"input {number} of this graph has shape {tuple(x.shape)}; it takes ({accepted_shape}) alone: cut the model again "
-            "with an example of the shape that you need"
+            f"input {number} of this graph has shape {tuple(x.shape)}; it takes ({accepted_shape}) alone: cut the model "
+            "again with an example of the shape that you need"
         )
 
 

@@ -77,7 +77,7 @@ class _Solver:
         self._shared: dict[int, Value] = {}
 
     def run(self, graph: fx.Graph, placeholder_values: dict[Node, Any]) -> Any:
-        """Visit every node of `graph`; `placeholder_values` holds the values of the placeholders of an inlined graph."""
+        """Visit every node of `graph`; `placeholder_values` are those of an inlined graph, by placeholder."""
         for node in graph.nodes:
             if node.op == "output":
                 result = fx.map_arg(node.args[0], self.values.get)

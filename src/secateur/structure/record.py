@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from secateur.state import first_names, own_tensors
 from secateur.structure.outputs import Holdings, opaque_type, tensors_within
 
-__all__ = ["GaveUp", "Record", "record"]
+__all__ = ["GaveUp", "Recording", "record"]
 
 # Ops that keep to their operands' shapes and values, and make nothing up.
 PLAIN = {
@@ -46,7 +46,7 @@ class GaveUp(Exception):
     """The model is not plain enough to be recorded."""
 
 
-class Record:
+class Recording:
     """A recorded graph.
 
     Attributes:
@@ -67,13 +67,13 @@ class Record:
         self.opaque = ""
 
 
-def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Record:
+def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Recording:
     """Run `model`, in eval mode and without gradients as it is given here, and return the graph of what it did.
 
     Raises:
         GaveUp: the model does more than plain ops on its own tensors.
     """
-    recording = Record()
+    recording = Recording()
     recorder = _Recorder(recording)
     first = first_names(model)
     for name, tensor in own_tensors(model).items():
@@ -106,7 +106,7 @@ class _NoReading(TorchFunctionMode):
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes a node for every op; knows a tensor by its storage, strides and offset, as views of one are others."""
 
-    def __init__(self, recording: Record) -> None:
+    def __init__(self, recording: Recording) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.recording = recording
         self.stack: list[tuple[str, str]] = []

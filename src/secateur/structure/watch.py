@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from secateur.structure.carriers import Attribute, Dimension, Log, Origin, Uses, carried, origins_of, plain
+from secateur.structure.carriers import Attribute, Dimension, Origin, UseLog, Uses, carried, origins_of, plain
 
 __all__ = ["watch"]
 
@@ -46,7 +46,7 @@ TELLING = 5
 """The least size that is known again by its roots: 0.5 is written in much code that means no size of 2 or 4."""
 
 
-class _Watch(Log):
+class _Watch(UseLog):
     """The log of one forward pass, which knows the module that is running, and hands out the numbers."""
 
     def __init__(self, model: nn.Module) -> None:

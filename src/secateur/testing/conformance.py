@@ -2,7 +2,7 @@
 
     from secateur.testing.conformance import CriterionConformance
 
-    class TestMine(CriterionConformance):
+    class TestMyCriterion(CriterionConformance):
         def make(self, batches, loss):
             return Mine(batches, loss)
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from secateur.randomness import private_draws
 
-__all__ = ["RandomNet", "Step", "random_keep"]
+__all__ = ["NetStep", "RandomNet", "random_keep"]
 
 WIDTHS = (4, 6, 8, 12, 4, 6)
 INPUTS = ((3, 4, 4), (6,), (4, 6))
@@ -35,7 +35,7 @@ ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (
 )
 
 
-class Step(NamedTuple):
+class NetStep(NamedTuple):
     """One step of a network: which op, and two numbers that it reads its options from."""
 
     op: int
@@ -53,14 +53,14 @@ class RandomNet(nn.Module):
     Attributes:
         text: what each step became, for people.
 
-    >>> net = RandomNet([Step(2), Step(3)], kind=0)
+    >>> net = RandomNet([NetStep(2), NetStep(3)], kind=0)
     >>> net.text
     ['conv', 'batch_norm', 'activation', 'head']
     >>> net(net.example(batch=2)).shape
     torch.Size([2, 3])
     """
 
-    def __init__(self, steps: Sequence[Step], kind: int = 0, seed: int = 0) -> None:
+    def __init__(self, steps: Sequence[NetStep], kind: int = 0, seed: int = 0) -> None:
         super().__init__()
         self.kind = kind % len(INPUTS)
         self.layers = nn.ModuleList()
@@ -68,9 +68,9 @@ class RandomNet(nn.Module):
         self.program: list[tuple[Op, int | None, int, int]] = []
         with private_draws(seed), torch.no_grad():
             history = [self.example(2)]
-            for step in (Step(0 if self.kind == 0 else 1), *steps):  # so that there is something to cut
+            for step in (NetStep(0 if self.kind == 0 else 1), *steps):  # so that there is something to cut
                 self._add(_choose(history, step), history, step)
-            self._add(HEAD, history, Step(0))
+            self._add(HEAD, history, NetStep(0))
             self._randomise()
         self.double().eval()
 
@@ -79,7 +79,7 @@ class RandomNet(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(batch, *INPUTS[self.kind], generator=generator, dtype=torch.float64)
 
-    def _add(self, rule: Rule, history: list[Tensor], step: Step) -> None:
+    def _add(self, rule: Rule, history: list[Tensor], step: NetStep) -> None:
         name, _, make, run = rule
         layer = self._reused(make(history[-1], step.a, step.b), history, step) if make else None
         at: int | None = None
@@ -93,7 +93,7 @@ class RandomNet(nn.Module):
         self.program.append((run, at, step.a, step.b))
         history.append(run(layer, history, step.a, step.b))
 
-    def _reused(self, fresh: nn.Module | None, history: list[Tensor], step: Step) -> nn.Module | None:
+    def _reused(self, fresh: nn.Module | None, history: list[Tensor], step: NetStep) -> nn.Module | None:
         """An earlier layer of the same description in one case of four: tied weights."""
         if fresh is None or step.b % 4 != 3:
             return fresh
@@ -126,7 +126,7 @@ class Rule(NamedTuple):
     run: Op
 
 
-def _choose(history: list[Tensor], step: Step) -> Rule:
+def _choose(history: list[Tensor], step: NetStep) -> Rule:
     """The op with the step's number, or the next one that fits; the activation fits always."""
     for shift in range(len(RULES)):
         rule = RULES[(step.op + shift) % len(RULES)]

@@ -2,7 +2,7 @@
 
     from secateur.testing.schedules import ScheduleConformance
 
-    class TestMine(ScheduleConformance):
+    class TestMySchedule(ScheduleConformance):
         def make(self, model, sites, batches, loss):
             return Mine(batches, loss)
 

@@ -2,7 +2,7 @@
 
 from secateur.testing.searches import SearchConformance
 
-class TestMine(SearchConformance):
+class TestMySearch(SearchConformance):
     def make(self):
         return Mine()
 """
@@ -31,7 +31,7 @@ class Stop(Exception):
     """What kills a search in a test."""
 
 
-class Killed(Fitness):
+class FailingFitness(Fitness):
     """A fitness that fails after so many calls."""
 
     left = 10**9
@@ -67,11 +67,11 @@ class SearchConformance:
             return Space(model, channels(model, toy.inputs()))
         return Space(model, only(weights(model), "7.weight"), ["7.bias"] if self.biases else [])
 
-    def _fitness(self, space: Space) -> Killed:
+    def _fitness(self, space: Space) -> FailingFitness:
         toy = TOYS["cnn"]
         inputs = toy.inputs(40, seed=3)
         labels = torch.randint(toy.classes, (40,), generator=torch.Generator().manual_seed(4))
-        return Killed(space, (inputs, labels), batch_size=16)
+        return FailingFitness(space, (inputs, labels), batch_size=16)
 
     def _run(self, space: Space, seed: int = 0, state: Path | None = None) -> Result:
         return self.make()(self._fitness(space), space, self.budget, seed, state=state)

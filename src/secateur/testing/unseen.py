@@ -23,14 +23,14 @@ from torch.utils import _pytree as pytree
 from secateur.testing import masked
 from secateur.types import InputError, Keep, Sites
 
-__all__ = ["UNSEEN", "Comparison", "Draw", "InDouble", "compare", "draw_inputs", "redraw"]
+__all__ = ["UNSEEN", "Comparison", "InDouble", "InputDraw", "compare", "draw_inputs", "redraw"]
 
 SINGLE = (torch.float32, torch.float16, torch.bfloat16)
 WIDTH = 0.3  # the standard deviation of drawn weights: attention, gates and norms then matter
 
 
 @dataclass(frozen=True)
-class Draw:
+class InputDraw:
     """How inputs are drawn anew from example inputs.
 
     Attributes:
@@ -51,7 +51,7 @@ class Draw:
     same_words: bool = False
     seed: int = 0
 
-    def fallbacks(self, vocabulary: int | None) -> Iterator[Draw]:
+    def fallbacks(self, vocabulary: int | None) -> Iterator[InputDraw]:
         """This draw with what the original may not take left out step by step."""
         stretches = [self.stretch] if self.stretch == (False, ()) else STRETCHES
         for words in dict.fromkeys((vocabulary, None)):
@@ -69,27 +69,27 @@ STRETCHES: list[tuple[bool, tuple[int, ...]]] = [
 ]
 
 UNSEEN = (
-    Draw(scale=3.0),
-    Draw(batch=3, stretch=STRETCHES[0], seed=1),
-    Draw(batch=1, scale=0.1, padded=True, seed=2),
-    Draw(batch=5, scale=10.0, padded=True, seed=3),
+    InputDraw(scale=3.0),
+    InputDraw(batch=3, stretch=STRETCHES[0], seed=1),
+    InputDraw(batch=1, scale=0.1, padded=True, seed=2),
+    InputDraw(batch=5, scale=10.0, padded=True, seed=3),
 )
 """One input of the example's own shapes, and three that differ in batch size, length, scale and words."""
 
 
-def draw_inputs(inputs: Any, draw: Draw) -> Any:
+def draw_inputs(inputs: Any, draw: InputDraw) -> Any:
     """Return new inputs like the example `inputs` (a tuple or a mapping of tensors).
 
     Numbers become normal, integers uniform; what is constant in the example (a mask, a flag) stays constant.
 
-    >>> {k: tuple(v.shape) for k, v in draw_inputs({"ids": torch.arange(6)[None]}, Draw(2, (True, ()))).items()}
+    >>> {k: tuple(v.shape) for k, v in draw_inputs({"ids": torch.arange(6)[None]}, InputDraw(2, (True, ()))).items()}
     {'ids': (2, 11)}
     """
     generator = torch.Generator().manual_seed(draw.seed)
     return pytree.tree_map(lambda x: _drawn(x, draw, generator) if isinstance(x, Tensor) else x, inputs)
 
 
-def _drawn(x: Tensor, draw: Draw, generator: torch.Generator) -> Tensor:
+def _drawn(x: Tensor, draw: InputDraw, generator: torch.Generator) -> Tensor:
     shape = list(x.shape)
     if shape and draw.batch is not None:
         shape[0] = draw.batch
@@ -109,7 +109,7 @@ def _drawn(x: Tensor, draw: Draw, generator: torch.Generator) -> Tensor:
     return torch.randint(low, high, shape, generator=generator).to(x.dtype)
 
 
-def _constant(x: Tensor, shape: Sequence[int], draw: Draw) -> Tensor:
+def _constant(x: Tensor, shape: Sequence[int], draw: InputDraw) -> Tensor:
     result = torch.full(tuple(shape), x.flatten()[0].item(), dtype=torch.float64 if x.is_floating_point() else x.dtype)
     if draw.padded and not x.is_floating_point() and x.ndim == 2 and bool(x.flatten()[0]):
         result[::2, -2:] = 0
@@ -221,7 +221,7 @@ class Comparison:
         refused: whether that was an error of ours: a graph says which shapes it takes.
     """
 
-    inputs: Draw
+    inputs: InputDraw
     weights: str
     difference: float | None
     error: str = ""
@@ -258,7 +258,7 @@ def _copied(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model)
 
 
-def _taken_by(model: nn.Module, inputs: Any, draw: Draw, vocabulary: int | None) -> tuple[Draw, Any]:
+def _taken_by(model: nn.Module, inputs: Any, draw: InputDraw, vocabulary: int | None) -> tuple[InputDraw, Any]:
     """The first of a draw's fallbacks that the original runs on."""
     original = copy.deepcopy(model).double()
     error: Exception | None = None
@@ -280,7 +280,7 @@ MODES: tuple[Callable[[], TorchFunctionMode | None], ...] = (
 )
 
 
-def _compared(full: nn.Module, small: nn.Module, draw: Draw, inputs: Any, weights: str) -> Comparison:
+def _compared(full: nn.Module, small: nn.Module, draw: InputDraw, inputs: Any, weights: str) -> Comparison:
     try:
         outputs = _run(small, inputs)
     except Exception as error:  # noqa: BLE001

@@ -6,15 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from secateur.testing.zoo_parts import Toy, conv_bn, image, toy
+from secateur.testing.zoo_parts import ZooToy, conv_bn, image, toy
 
 __all__ = ["TOYS"]
 
-TOYS: dict[str, Toy] = {}
+TOYS: dict[str, ZooToy] = {}
 
 
 @toy(TOYS, "residual", image())
-class Residual(nn.Module):
+class ResidualBlocks(nn.Module):
     """Two residual blocks: the channels of the stem, both blocks and the shortcut are one."""
 
     def __init__(self) -> None:
