@@ -12,7 +12,7 @@ from torch.optim.optimizer import Optimizer
 
 from secateur.state import digest, snapshot
 from secateur.train.history import EpochRecord, History
-from secateur.train.options import Schedule, TrainOptions
+from secateur.train.options import LearningRateSchedule, TrainOptions
 from secateur.types import InputError, Keep, unknown_name
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Run:
     device: torch.device
     options: TrainOptions
     optimizer: Optimizer
-    schedule: Schedule
+    schedule: LearningRateSchedule
     order: Generator
     records: list[EpochRecord] = field(default_factory=list)
     step: int = 0
