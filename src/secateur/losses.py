@@ -13,11 +13,13 @@ from secateur.labelled import are_classes, check_outputs
 from secateur.types import InputError, Loss, UnknownNameError, unknown_name
 
 __all__ = [
+    "IGNORED",
     "LOSSES",
     "check_answers",
     "check_loss",
     "gives_numbers",
     "is_cross_entropy",
+    "is_plain_cross_entropy",
     "loss_function",
     "mean_squared_error",
 ]
@@ -103,6 +105,18 @@ def is_cross_entropy(loss: str | Loss) -> bool:
     while isinstance(function, partial):
         function = function.func
     return function is F.cross_entropy or isinstance(function, nn.CrossEntropyLoss)
+
+
+def is_plain_cross_entropy(loss: str | Loss) -> bool:
+    """Return whether a loss is the cross-entropy without weights of classes, so that all classes count alike.
+
+    >>> is_plain_cross_entropy("cross_entropy"), is_plain_cross_entropy(nn.CrossEntropyLoss(torch.ones(2)))
+    (True, False)
+    """
+    function: Any = loss_function(loss)
+    if isinstance(function, nn.CrossEntropyLoss):
+        return function.weight is None and function.reduction == "mean" and function.ignore_index == IGNORED
+    return function is F.cross_entropy
 
 
 def gives_numbers(loss: str | Loss, outputs: Tensor, targets: Tensor) -> bool:
