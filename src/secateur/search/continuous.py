@@ -69,14 +69,14 @@ class CmaEs(Search):
         width = np.concatenate([np.full(count, self.sigma), np.full(run.space.bias_size, self.shift)])
         values, vectors = np.linalg.eigh(arrays["cov"])
         root = np.sqrt(np.maximum(values, 1e-20))
-        drawn = run.rng.standard_normal((self.population, len(width))) * root @ vectors.T
-        points = arrays["mean"] + arrays["scale"] * width * drawn
+        draws = run.rng.standard_normal((self.population, len(width))) * root @ vectors.T
+        points = arrays["mean"] + arrays["scale"] * width * draws
         offsets = points[:, count:] if run.space.biases else None
         rating = run.rate(decoded(run.space, self.scope, points[:, :count]), offsets)
         run.record(rating)
         best = np.argsort(-rating.fitness, kind="stable")[: self.population // 2]
         inverse = (vectors / root) @ vectors.T
-        return self._adapted(arrays, drawn[best], width, inverse, generation=len(run.history))
+        return self._adapted(arrays, draws[best], width, inverse, generation=len(run.history))
 
     def _adapted(self, arrays: Arrays, better: Floats, width: Floats, inverse: Floats, generation: int) -> Arrays:
         """Update mean m, step size σ and covariance C as Hansen (2016, appendix A) does, with the constants of his table 1.
@@ -186,8 +186,8 @@ def removed_by_row(space: Space, scope: str, shares: Floats) -> Genes:
     sizes = np.bincount(rows)
     place = np.empty(space.size, dtype=np.int64)
     place[order] = np.arange(space.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    found: Genes = place >= np.round(shares * sizes).astype(np.int64)[:, rows]
-    return found
+    keep_masks: Genes = place >= np.round(shares * sizes).astype(np.int64)[:, rows]
+    return keep_masks
 
 
 def unknown_scope(scope: str) -> UnknownNameError:

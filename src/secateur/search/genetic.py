@@ -107,12 +107,12 @@ class Genetic(Search):
         children, crossed = self.cross(genes, partners, self.crossover, run.rng)
         children, _ = self.lowest(children, run.space.order, self.mutation, self.strength, run.rng)
         children, _ = self.drop(children, self.mutation, self.strength, run.rng)
-        rated = run.rate(children, free=(children == genes).all(1))
-        taken = self.replace(rating.fitness, rated.fitness)
-        rating = Rating(*(np.where(taken, getattr(rated, name), getattr(rating, name)) for name in RATED))
-        own = np.arange(len(genes))
-        run.record(rating, np.stack([own, np.where(taken & crossed, partners, -1)], axis=1))
-        return {"genes": np.where(taken[:, None], children, genes), **_arrays(rating)}
+        children_rating = run.rate(children, free=(children == genes).all(1))
+        replaced = self.replace(rating.fitness, children_rating.fitness)
+        rating = Rating(*(np.where(replaced, getattr(children_rating, name), getattr(rating, name)) for name in RATED))
+        indices = np.arange(len(genes))
+        run.record(rating, np.stack([indices, np.where(replaced & crossed, partners, -1)], axis=1))
+        return {"genes": np.where(replaced[:, None], children, genes), **_arrays(rating)}
 
 
 OPERATORS = ("select", "cross", "lowest", "drop", "replace")

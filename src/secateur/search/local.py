@@ -78,8 +78,8 @@ def smallest_removed(order: NDArray[np.int64], counts: NDArray[np.int64]) -> Gen
     """
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order))
-    found: Genes = place >= counts[:, None]
-    return found
+    keep_masks: Genes = place >= counts[:, None]
+    return keep_masks
 
 
 @dataclass(frozen=True)
@@ -159,10 +159,10 @@ class Annealing(Search):
         run.record(rating)
         temperature = exp(log(self.hot) + (log(self.cold) - log(self.hot)) * min(1.0, run.spent / run.budget))
         gain = np.maximum(rating.fitness, -1e300) - arrays["fitness"]
-        taken = run.rng.random(self.chains) < np.exp(np.minimum(gain, 0) / temperature)
+        accepted = run.rng.random(self.chains) < np.exp(np.minimum(gain, 0) / temperature)
         return {
-            "genes": np.where(taken[:, None], moved, arrays["genes"]),
-            "fitness": np.where(taken, rating.fitness, arrays["fitness"]),
+            "genes": np.where(accepted[:, None], moved, arrays["genes"]),
+            "fitness": np.where(accepted, rating.fitness, arrays["fitness"]),
         }
 
 
@@ -173,13 +173,13 @@ def neighbour(genes: Genes, reach: float, rng: np.random.Generator) -> Genes:
     >>> int((neighbour(start, 0.1, np.random.default_rng(0)) != start).sum(1).max()) <= 10
     True
     """
-    found = genes.copy()
-    for one in found:
-        most = max(1.0, reach * len(one))
+    neighbours = genes.copy()
+    for mask in neighbours:
+        most = max(1.0, reach * len(mask))
         count = max(1, round(exp(rng.random() * log(most))))
-        pool = np.flatnonzero(one if rng.random() < 0.75 else ~one)
+        pool = np.flatnonzero(mask if rng.random() < 0.75 else ~mask)
         if len(pool) == 0:
-            pool = np.arange(len(one))
-        chosen = rng.choice(pool, min(count, len(pool)), replace=False, shuffle=False)
-        one[chosen] = ~one[chosen]
-    return found
+            pool = np.arange(len(mask))
+        flips = rng.choice(pool, min(count, len(pool)), replace=False, shuffle=False)
+        mask[flips] = ~mask[flips]
+    return neighbours

@@ -108,8 +108,8 @@ def _beaten(accuracy: Floats, compression: Floats) -> NDArray[np.bool_]:
     """Whether the first is beaten by the second: not better in either, and worse in one."""
     a, c = (values[:, None] - values[None, :] for values in (accuracy, compression))
     with np.errstate(invalid="ignore"):
-        found: NDArray[np.bool_] = (a <= 0) & (c <= 0) & ((a < 0) | (c < 0))
-    return found
+        dominated: NDArray[np.bool_] = (a <= 0) & (c <= 0) & ((a < 0) | (c < 0))
+    return dominated
 
 
 def _gaps(values: Floats) -> Floats:
@@ -133,8 +133,8 @@ def front(generations: Sequence[Generation]) -> list[tuple[float, float]]:
     sure = [generation.rating.part(generation.rating.exact) for generation in generations]
     accuracy = np.concatenate([r.accuracy for r in sure])
     compression = np.concatenate([r.compression for r in sure])
-    found: list[tuple[float, float]] = []
+    points: list[tuple[float, float]] = []
     for n in np.lexsort((-accuracy, -compression)):
-        if not found or accuracy[n] > found[-1][1]:
-            found.append((float(compression[n]), float(accuracy[n])))
-    return found[::-1]
+        if not points or accuracy[n] > points[-1][1]:
+            points.append((float(compression[n]), float(accuracy[n])))
+    return points[::-1]

@@ -67,19 +67,19 @@ class SearchRun:
             free: candidates that are counted, but need not be rated: theirs is rated −inf here and known to the caller.
         """
         count = self.affordable(len(genes))
-        wanted = np.arange(len(genes)) < count
+        to_rate = np.arange(len(genes)) < count
         if free is not None:
-            wanted &= ~free
+            to_rate &= ~free
         lost = np.full(len(genes), -np.inf)
-        found = Rating(lost, lost.copy(), lost.copy(), np.zeros(len(genes), dtype=np.bool_))
-        if wanted.any():
-            shifts = None if offsets is None else offsets[wanted]
-            rated = self.fitness(genes[wanted], shifts)
+        rating = Rating(lost, lost.copy(), lost.copy(), np.zeros(len(genes), dtype=np.bool_))
+        if to_rate.any():
+            shifts = None if offsets is None else offsets[to_rate]
+            part_rating = self.fitness(genes[to_rate], shifts)
             for name in ("fitness", "accuracy", "compression", "exact"):
-                getattr(found, name)[wanted] = getattr(rated, name)
-            self._remember(genes, offsets, found)
+                getattr(rating, name)[to_rate] = getattr(part_rating, name)
+            self._remember(genes, offsets, rating)
         self.spent += count * self.fitness.cost
-        return found
+        return rating
 
     def _remember(self, genes: Genes, offsets: Offsets | None, rating: Rating) -> None:
         sure = np.where(rating.exact, rating.fitness, -np.inf)
@@ -90,8 +90,8 @@ class SearchRun:
 
     def record(self, rating: Rating, parents: NDArray[np.int64] | None = None) -> None:
         """Add a generation to the history."""
-        found = np.full((len(rating), 2), -1, dtype=np.int64) if parents is None else parents
-        self.history.append(Generation(rating, found, self.spent))
+        parent_numbers = np.full((len(rating), 2), -1, dtype=np.int64) if parents is None else parents
+        self.history.append(Generation(rating, parent_numbers, self.spent))
 
     @property
     def over(self) -> bool:
@@ -172,8 +172,8 @@ class Search(ABC):
         sites = ", ".join(f"{name}{site.shape}" for name, site in run.space.sites.items())
         start = run.fitness(np.stack([run.genes, run.rng.random(run.space.size) < 0.5]))
         run.rng = np.random.default_rng(seed)
-        known = f"{self!r} {getattr(self, 'parts', ())} {seed} {run.budget} {sites} {run.space.biases} {start.fitness.tolist()}"
-        return digest(tensors(run.space.model).items(), known)
+        settings = f"{self!r} {getattr(self, 'parts', ())} {seed} {run.budget} {sites} {run.space.biases} {start.fitness.tolist()}"
+        return digest(tensors(run.space.model).items(), settings)
 
 
 def check_fraction(search: object, **values: float) -> None:
@@ -205,13 +205,17 @@ RATED = tuple(f.name for f in fields(Rating))
 
 
 def _save(path: Path, run: SearchRun, arrays: Arrays, identity: str) -> None:
-    kept: Arrays = {f"search.{name}": np.ascontiguousarray(value) for name, value in arrays.items()}
-    kept["best.genes"] = run.genes
+    state_arrays: Arrays = {f"search.{name}": np.ascontiguousarray(value) for name, value in arrays.items()}
+    state_arrays["best.genes"] = run.genes
     if run.offsets is not None:
-        kept["best.offsets"] = run.offsets
+        state_arrays["best.offsets"] = run.offsets
     for name in RATED:
-        kept[f"history.{name}"] = np.concatenate([getattr(g.rating, name) for g in run.history] or [np.zeros(0)])
-    kept["history.parents"] = np.concatenate([g.parents for g in run.history] or [np.zeros((0, 2), dtype=np.int64)])
+        state_arrays[f"history.{name}"] = np.concatenate(
+            [getattr(g.rating, name) for g in run.history] or [np.zeros(0)]
+        )
+    state_arrays["history.parents"] = np.concatenate(
+        [g.parents for g in run.history] or [np.zeros((0, 2), dtype=np.int64)]
+    )
     plain = {
         "identity": identity,
         "rng": run.rng.bit_generator.state,
@@ -220,7 +224,9 @@ def _save(path: Path, run: SearchRun, arrays: Arrays, identity: str) -> None:
         "generations": [(len(g.rating), g.spent) for g in run.history],
     }
     record = json.dumps(plain)
-    write_bytes(path, dump_arrays(kept, metadata={"secateur-search": record, "seal": _seal(kept, record)}))
+    write_bytes(
+        path, dump_arrays(state_arrays, metadata={"secateur-search": record, "seal": _seal(state_arrays, record)})
+    )
 
 
 def _resume(path: Path, run: SearchRun, identity: str) -> Arrays | None:
@@ -231,8 +237,8 @@ def _resume(path: Path, run: SearchRun, identity: str) -> Arrays | None:
         with safe_open(path, framework="np") as file:
             header = file.metadata() or {}
             plain = json.loads(header["secateur-search"])
-            kept: Arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-        if header["seal"] != _seal(kept, header["secateur-search"]):
+            state_arrays: Arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+        if header["seal"] != _seal(state_arrays, header["secateur-search"]):
             raise ValueError("its contents do not match its checksum")
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise FileError(f"{path} is not a whole state of a search ({error}); delete it to start anew") from error
@@ -243,9 +249,9 @@ def _resume(path: Path, run: SearchRun, identity: str) -> Arrays | None:
         )
     run.rng.bit_generator.state = plain["rng"]
     run.spent, run.best = plain["spent"], tuple(plain["best"])
-    run.genes, run.offsets = kept["best.genes"], kept.get("best.offsets")
-    run.history = _history(kept, plain["generations"])
-    return {name.removeprefix("search."): value for name, value in kept.items() if name.startswith("search.")}
+    run.genes, run.offsets = state_arrays["best.genes"], state_arrays.get("best.offsets")
+    run.history = _history(state_arrays, plain["generations"])
+    return {name.removeprefix("search."): value for name, value in state_arrays.items() if name.startswith("search.")}
 
 
 def _seal(arrays: Arrays, record: str) -> str:
@@ -253,10 +259,10 @@ def _seal(arrays: Arrays, record: str) -> str:
 
 
 def _history(kept: Arrays, generations: list[tuple[int, float]]) -> list[Generation]:
-    found, first = [], 0
-    for count, spent in generations:
+    history, first = [], 0
+    for count, evaluations in generations:
         part = slice(first, first + count)
         rating = Rating(*(kept[f"history.{name}"][part] for name in RATED))
-        found.append(Generation(rating, kept["history.parents"][part], spent))
+        history.append(Generation(rating, kept["history.parents"][part], evaluations))
         first += count
-    return found
+    return history

@@ -73,13 +73,13 @@ class Supermask(Search):
         """Follow some gradients, and rate the mask."""
         size, full = run.space.size, exact(run.fitness)
         for _ in range(self.gradients):
-            chosen = run.rng.permutation(len(full.population.batches))[: self.batches]
-            cost = GRADIENT_COST * full.population.count(chosen) / full.samples
+            batch_numbers = run.rng.permutation(len(full.population.batches))[: self.batches]
+            cost = GRADIENT_COST * full.population.count(batch_numbers) / full.samples
             if run.spent + cost + run.fitness.cost > run.budget:
                 arrays = {**arrays, "done": np.ones(1)}
                 break
             run.spent += cost
-            arrays = self._followed(arrays, self._slope(full, arrays["point"], size, chosen), size)
+            arrays = self._followed(arrays, self._slope(full, arrays["point"], size, batch_numbers), size)
         points = np.stack([arrays["point"], arrays["mean"]])
         run.record(run.rate(points[:, :size] > 0, points[:, size:] if run.space.biases else None))
         return arrays
@@ -102,7 +102,7 @@ class Supermask(Search):
 
 def exact(fitness: FitnessLike) -> Fitness:
     """Return the fitness on all data that gradients are taken of."""
-    found = fitness.full if isinstance(fitness, Screened) else fitness
-    if not isinstance(found, Fitness):
+    full = fitness.full if isinstance(fitness, Screened) else fitness
+    if not isinstance(full, Fitness):
         raise InputError(f"Supermask needs gradients; give a Fitness, not a {type(fitness).__name__}")
-    return found
+    return full

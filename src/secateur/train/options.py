@@ -108,12 +108,12 @@ class TrainOptions:
         self._check_belonging()
 
     def _check_names(self) -> None:
-        for what, value, known in (
+        for role, value, registry in (
             ("optimizer", self.optimizer, OPTIMIZERS),
             ("learning-rate schedule", self.schedule, SCHEDULES),
         ):
-            if not callable(value) and value not in known:
-                raise unknown_name(what, value, known)
+            if not callable(value) and value not in registry:
+                raise unknown_name(role, value, registry)
         loss_function(self.loss)
 
     def _check_ranges(self) -> None:
@@ -179,8 +179,8 @@ class TrainOptions:
             # Momentum stays what the options say it is.
             peaks = [float(group["lr"]) for group in optimizer.param_groups]
             steps = max(1, self.epochs * steps_per_epoch)
-            one = OneCycleLR(optimizer, max_lr=peaks, total_steps=steps, cycle_momentum=False)
-            return LearningRateSchedule(one, every_step=True)
+            cycle = OneCycleLR(optimizer, max_lr=peaks, total_steps=steps, cycle_momentum=False)
+            return LearningRateSchedule(cycle, every_step=True)
         return LearningRateSchedule(self._epoch_schedule(self.schedule, optimizer))
 
     def _epoch_schedule(self, name: str, optimizer: Optimizer) -> LRScheduler:
