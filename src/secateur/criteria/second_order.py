@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from secateur.criteria.base import LossCriterion
 from secateur.criteria.unit_gradients import Gated, estimate, gradient
 from secateur.labelled import are_classes
+from secateur.losses import is_plain_cross_entropy
 from secateur.structure.flow import Flow, Read
 from secateur.types import InputError, Loss, Sites, unknown_name
 
@@ -122,7 +123,9 @@ def drawn(
 
 def roots(outputs: Tensor, targets: Tensor, loss: Loss) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield vectors whose outer products add up to the Hessian of each sample's loss at its outputs, with their signs."""
-    if loss is torch.nn.functional.cross_entropy and are_classes(outputs, targets):
+    # Targets that are probabilities add up to 1, so they leave the Hessian as it is.
+    probabilities = outputs.ndim == 2 and targets.shape == outputs.shape
+    if is_plain_cross_entropy(loss) and (probabilities or are_classes(outputs, targets)):
         # H = diag(p) − p pᵀ = Σ_c p_c (e_c − p)(e_c − p)ᵀ, so r_c = √p_c (e_c − p).
         chances = outputs.softmax(1)
         eye = torch.eye(chances.shape[1], dtype=chances.dtype, device=chances.device)

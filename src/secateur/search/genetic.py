@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from secateur.search import operators
 from secateur.search.fitness import Rating
-from secateur.search.run import Arrays, Run, Search, check_fraction, check_whole
+from secateur.search.run import Arrays, Search, SearchRun, check_fraction, check_whole
 from secateur.search.space import Genes
 from secateur.types import InputError
 
@@ -93,14 +93,14 @@ class Genetic(Search):
         """The names of the operators, for a state on disk to be known by."""
         return tuple(getattr(self, name).__qualname__ for name in OPERATORS)
 
-    def begin(self, run: Run) -> Arrays:
+    def begin(self, run: SearchRun) -> Arrays:
         """Rate generation 0."""
         genes = operators.damaged(self.population, run.space.size, self.damage, run.rng)
         rating = run.rate(genes)
         run.record(rating)
         return {"genes": genes, **_arrays(rating)}
 
-    def step(self, run: Run, arrays: Arrays) -> Arrays:
+    def step(self, run: SearchRun, arrays: Arrays) -> Arrays:
         """Make one generation, and put the fitter children in."""
         genes, rating = arrays["genes"], Rating(*(arrays[name] for name in RATED))
         partners = self.select(rating.fitness, self.tournament, run.rng)

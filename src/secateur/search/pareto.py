@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from secateur.search import operators
 from secateur.search.result import Generation
-from secateur.search.run import Arrays, Run, Search, check_fraction, check_whole
+from secateur.search.run import Arrays, Search, SearchRun, check_fraction, check_whole
 
 __all__ = ["Nsga2", "front"]
 
@@ -45,7 +45,7 @@ class Nsga2(Search):
         check_whole(self, least=4, population=self.population)
         check_fraction(self, crossover=self.crossover, mutation=self.mutation, strength=self.strength)
 
-    def begin(self, run: Run) -> Arrays:
+    def begin(self, run: SearchRun) -> Arrays:
         """Rate masks by magnitude, from the whole layer to all but a tenth removed."""
         counts = np.linspace(0, 0.9 * run.space.size, self.population)[:, None]
         place = np.empty(run.space.size, dtype=np.int64)
@@ -60,7 +60,7 @@ class Nsga2(Search):
             "compression": rating.compression,
         }
 
-    def step(self, run: Run, arrays: Arrays) -> Arrays:
+    def step(self, run: SearchRun, arrays: Arrays) -> Arrays:
         """Make as many children as there are parents, and keep the better half of all."""
         genes, rng = arrays["genes"], run.rng
         order = ranked(arrays["accuracy"], arrays["compression"])

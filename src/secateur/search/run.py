@@ -23,14 +23,14 @@ from secateur.search.space import Genes, Offsets, Space
 from secateur.state import digest, tensors, usual
 from secateur.types import FileError, InputError
 
-__all__ = ["Arrays", "Run", "Search", "check_fraction", "check_whole"]
+__all__ = ["Arrays", "Search", "SearchRun", "check_fraction", "check_whole"]
 
 Arrays = dict[str, NDArray[Any]]
 """All that a search carries from one step to the next."""
 
 
 @dataclass(eq=False)
-class Run:
+class SearchRun:
     """A search while it runs.
 
     Attributes:
@@ -137,7 +137,9 @@ class Search(ABC):
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise InputError(f"{type(self).__name__}: seed must be a whole number, 0 or more; got {seed!r}")
         offsets = np.zeros(space.bias_size) if space.biases else None
-        run = Run(fitness, space, np.random.default_rng(seed), budget, np.ones(space.size, dtype=np.bool_), offsets)
+        run = SearchRun(
+            fitness, space, np.random.default_rng(seed), budget, np.ones(space.size, dtype=np.bool_), offsets
+        )
         path = None if state is None else Path(state)
         identity = self._identity(run, seed) if path is not None else ""
         arrays = None if path is None else _resume(path, run, identity)
@@ -153,19 +155,19 @@ class Search(ABC):
         return _result(space, log, Method(criterion=repr(self)))
 
     @abstractmethod
-    def begin(self, run: Run) -> Arrays:
+    def begin(self, run: SearchRun) -> Arrays:
         """Rate the first candidates, and return what the first step takes."""
 
     @abstractmethod
-    def step(self, run: Run, arrays: Arrays) -> Arrays:
+    def step(self, run: SearchRun, arrays: Arrays) -> Arrays:
         """Go one step, and return what the next one takes; with an array ``done`` in it, the search is over."""
 
-    def _moved(self, arrays: Arrays, path: Path | None, run: Run, identity: str) -> Arrays:
+    def _moved(self, arrays: Arrays, path: Path | None, run: SearchRun, identity: str) -> Arrays:
         if path is not None:
             _save(path, run, arrays, identity)
         return arrays
 
-    def _identity(self, run: Run, seed: int) -> str:
+    def _identity(self, run: SearchRun, seed: int) -> str:
         """What must be the same for a state to be taken up: the search, what it searches, on which data."""
         sites = ", ".join(f"{name}{site.shape}" for name, site in run.space.sites.items())
         start = run.fitness(np.stack([run.genes, run.rng.random(run.space.size) < 0.5]))
@@ -202,7 +204,7 @@ def _result(space: Space, log: SearchLog, method: Method) -> Result:
 RATED = tuple(f.name for f in fields(Rating))
 
 
-def _save(path: Path, run: Run, arrays: Arrays, identity: str) -> None:
+def _save(path: Path, run: SearchRun, arrays: Arrays, identity: str) -> None:
     state_arrays: Arrays = {f"search.{name}": np.ascontiguousarray(value) for name, value in arrays.items()}
     state_arrays["best.genes"] = run.genes
     if run.offsets is not None:
@@ -227,7 +229,7 @@ def _save(path: Path, run: Run, arrays: Arrays, identity: str) -> None:
     )
 
 
-def _resume(path: Path, run: Run, identity: str) -> Arrays | None:
+def _resume(path: Path, run: SearchRun, identity: str) -> Arrays | None:
     """Set the run to what the file holds, and return what the next step takes; None where there is no file."""
     if not path.exists():
         return None

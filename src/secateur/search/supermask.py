@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.search.fitness import Fitness, FitnessLike, Screened
-from secateur.search.run import Arrays, Run, Search, check_fraction, check_whole
+from secateur.search.run import Arrays, Search, SearchRun, check_fraction, check_whole
 from secateur.types import InputError
 
 __all__ = ["Supermask"]
@@ -57,7 +57,7 @@ class Supermask(Search):
         if isinstance(self.pressure, bool) or not 0 <= self.pressure < np.inf:
             raise InputError(f"Supermask: pressure must be 0 or more; got {self.pressure!r}")
 
-    def begin(self, run: Run) -> Arrays:
+    def begin(self, run: SearchRun) -> Arrays:
         """Start with every number at 1."""
         exact(run.fitness)
         start = np.concatenate([np.ones(run.space.size), np.zeros(run.space.bias_size)])
@@ -69,7 +69,7 @@ class Supermask(Search):
             "t": np.zeros(1),
         }
 
-    def step(self, run: Run, arrays: Arrays) -> Arrays:
+    def step(self, run: SearchRun, arrays: Arrays) -> Arrays:
         """Follow some gradients, and rate the mask."""
         size, full = run.space.size, exact(run.fitness)
         for _ in range(self.gradients):

@@ -84,8 +84,8 @@ class WoodFisher(Solver):
             fisher = fisher_blocks(objective, self.block, self.damping)
             keep = select(saliencies(work, sites, fisher, keep), goal, scope=self.scope, pattern=pattern)
             with torch.no_grad():
-                for name, kept in keep.items():
-                    parameters[name].copy_(repaired(parameters[name], fisher[name], kept))
+                for name, mask in keep.items():
+                    parameters[name].copy_(repaired(parameters[name], fisher[name], mask))
         assert keep is not None
         return Solution(keep, {name: parameters[name].detach().clone() for name in sites})
 
