@@ -100,14 +100,14 @@ def budget(
     return keep if quick is None or slow(keep) <= goal else _fewest(steps, slow, goal, quantity)
 
 
-def _fewest(steps: Steps, count: Counter, goal: int, what: str) -> dict[str, Tensor]:
+def _fewest(steps: Steps, count: Counter, goal: int, quantity: str) -> dict[str, Tensor]:
     """The first step that is within the goal; the count falls from step to step."""
     low, high = -1, steps.last
     least = count(steps.at(high))
     if least > goal:
         whole = count(steps.at(0))
         raise InputError(
-            f"budget: {what} cannot come down to {goal:,}; with as much removed as may be, {least:,} of {whole:,} are "
+            f"budget: {quantity} cannot come down to {goal:,}; with as much removed as may be, {least:,} of {whole:,} are "
             f"left ({least / whole:.2%}). Ask for that or more, lower minimum, or ignore fewer sites"
         )
     while high - low > 1:
@@ -116,21 +116,21 @@ def _fewest(steps: Steps, count: Counter, goal: int, what: str) -> dict[str, Ten
     return steps.at(high)
 
 
-def _the_one(given: Mapping[str, Any]) -> tuple[str, Any]:
-    named = {quantity: value for quantity, value in given.items() if value is not None}
+def _the_one(budgets: Mapping[str, Any]) -> tuple[str, Any]:
+    named = {quantity: value for quantity, value in budgets.items() if value is not None}
     if len(named) != 1:
         raise InputError(f"budget: give one of {', '.join(BUDGETS)}; got {' and '.join(named) or 'none'}")
     return next(iter(named.items()))
 
 
-def _target(what: str, value: Any, whole: int) -> int:
+def _target(quantity: str, value: Any, whole: int) -> int:
     """How many are allowed."""
     if isinstance(value, float) and 0 < value <= 1:
         return int(value * whole)
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
     raise InputError(
-        f"budget: {what}={value!r} must be a fraction of the unpruned model's in (0, 1], such as 0.5, or a whole number"
+        f"budget: {quantity}={value!r} must be a fraction of the unpruned model's in (0, 1], such as 0.5, or a whole number"
     )
 
 
@@ -141,24 +141,24 @@ def examples(sites: Sites) -> ExampleInputs:
     return inputs
 
 
-def _size(what: str, model: nn.Module, sites: Sites) -> int:
-    if what == "macs":
+def _size(quantity: str, model: nn.Module, sites: Sites) -> int:
+    if quantity == "macs":
         return measured_macs(model, examples(sites))
-    return measured_parameters(model).total if what == "parameters" else file_bytes(model)
+    return measured_parameters(model).total if quantity == "parameters" else file_bytes(model)
 
 
-def _by_cutting(model: nn.Module, sites: Sites, what: str) -> Counter:
-    return lambda keep: _size(what, cut(model, sites, keep), sites)
+def _by_cutting(model: nn.Module, sites: Sites, quantity: str) -> Counter:
+    return lambda keep: _size(quantity, cut(model, sites, keep), sites)
 
 
-def _quick(model: nn.Module, sites: Sites, what: str) -> Counter | None:
+def _quick(model: nn.Module, sites: Sites, quantity: str) -> Counter | None:
     """Counting from the structure; None where that does not see all that is to be counted."""
     if not isinstance(sites.structure, Structure):
         return None
-    cost, whole = Cost(sites.structure), _size(what, model, sites)
-    if what == "parameters":
+    cost, whole = Cost(sites.structure), _size(quantity, model, sites)
+    if quantity == "parameters":
         return lambda keep: whole - cost.parameters_removed(keep)
-    if what == "bytes":
+    if quantity == "bytes":
         # The file's header gets no longer when sizes get smaller.
         saved = model.state_dict()
         return lambda keep: whole - cost.bytes_removed(keep, saved)

@@ -177,9 +177,9 @@ def _replaced(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]
                 tensor_by_name[name].copy_(tensor)
 
 
-def _figures(rated: object) -> dict[str, float]:
+def _figures(evaluation: object) -> dict[str, float]:
     """The numbers in what `evaluate` returned, by name."""
-    figures: Any = rated
+    figures: Any = evaluation
     if isinstance(figures, Tensor) and figures.numel() == 1:
         figures = float(figures)
     if isinstance(figures, (int, float)) and not isinstance(figures, bool):
@@ -191,6 +191,6 @@ def _figures(rated: object) -> dict[str, float]:
         if numbers:
             return numbers
     raise InputError(
-        f"sensitivity: evaluate returned a {type(rated).__name__}; it must return a number, figures by name, "
+        f"sensitivity: evaluate returned a {type(evaluation).__name__}; it must return a number, figures by name, "
         "or an Evaluation"
     )

@@ -20,14 +20,14 @@ from secateur.untouched import run_with, untouched
 __all__ = ["Masked", "PlainLoop", "masked_runs", "tally_pass"]
 
 
-def tally_pass(model: nn.Module, data: Data, loss: Loss, batch_size: int, what: str) -> Tally:
+def tally_pass(model: nn.Module, data: Data, loss: Loss, batch_size: int, doing: str) -> Tally:
     """Run the model over the data in evaluation mode, without gradients, and leave it as it was."""
     device, tally = device_of(model), Tally()
     with evaluating(model):
-        for number, (inputs, targets) in enumerate(iterate(data, batch_size, what), 1):
+        for number, (inputs, targets) in enumerate(iterate(data, batch_size, doing), 1):
             targets = targets.to(device)
             outputs = model(inputs.to(device))
-            check_answers(outputs, targets, loss, f"{what}, batch {number}")
+            check_answers(outputs, targets, loss, f"{doing}, batch {number}")
             tally.add(outputs, targets, float(loss(outputs, targets)) * len(targets))
     return tally
 
