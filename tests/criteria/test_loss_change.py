@@ -28,7 +28,7 @@ from secateur.testing.conformance import CriterionConformance
 from secateur.testing.toys import TOYS, hand_mlp
 from secateur.types import Batches, Criterion, InputError, Loss, SecateurError, Sites, TraceError
 from zoo import ZOO, build
-from zoo.random_nets import RULES, RandomNet, Step
+from zoo.random_nets import RULES, NetStep, RandomNet
 
 ONE = (torch.tensor([[1.0, 2.0]]), torch.zeros(1, 2))
 ROOMY = Budget(2**30, 2**25)
@@ -104,12 +104,14 @@ def test_every_unit_of_the_toys_is_as_by_brute_force_whatever_the_memory(name: s
     assert_equal_to_brute(model, channels(model, TOYS[name].inputs()), TOYS[name].inputs(5), budget)
 
 
-programs = st.lists(st.builds(Step, st.integers(0, len(RULES) - 1), st.integers(0, 11), st.integers(0, 11)), max_size=6)
+programs = st.lists(
+    st.builds(NetStep, st.integers(0, len(RULES) - 1), st.integers(0, 11), st.integers(0, 11)), max_size=6
+)
 
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 @given(programs, st.integers(0, 2), st.integers(0, 3))
-def test_every_unit_of_random_nets_is_as_by_brute_force(program: list[Step], kind: int, seed: int) -> None:
+def test_every_unit_of_random_nets_is_as_by_brute_force(program: list[NetStep], kind: int, seed: int) -> None:
     net = RandomNet(program, kind, seed)
     model, x = Logits(net, ()).eval(), net.example(batch=3, seed=1)
     try:

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from secateur.randomness import private_draws
 from secateur.types import unknown_name
 from zoo import branches, convolutions, sequences
-from zoo.parts import Toy, randomise
+from zoo.parts import ZooToy, randomise
 
-__all__ = ["REFUSED", "ZOO", "Toy", "build", "randomise"]
+__all__ = ["REFUSED", "ZOO", "ZooToy", "build", "randomise"]
 
-ZOO: dict[str, Toy] = {**branches.TOYS, **convolutions.TOYS, **sequences.TOYS}
+ZOO: dict[str, ZooToy] = {**branches.TOYS, **convolutions.TOYS, **sequences.TOYS}
 """Models that must be cut right, by name."""
 
-REFUSED: dict[str, Toy] = dict(sequences.REFUSED)
+REFUSED: dict[str, ZooToy] = dict(sequences.REFUSED)
 """Models that must be refused with a clear error, by name."""
 
 

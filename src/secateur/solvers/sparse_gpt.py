@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from secateur.criteria.batches import check_batches
 from secateur.criteria.fisher_blocks import check_blocks, check_weights
 from secateur.criteria.layer_inputs import Inputs, LayerInputs
-from secateur.criteria.units import parameters_of
+from secateur.criteria.weight_rows import parameters_of
 from secateur.labelled import Data
 from secateur.selection import select
 from secateur.selection.patterns import n_of_m, parse_pattern

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from secateur.criteria.batches import check_batches
 from secateur.criteria.layer_inputs import Inputs, LayerInputs
 from secateur.criteria.reconstruction import gram, greedy, read_by, readers
-from secateur.criteria.units import parameters_of
+from secateur.criteria.weight_rows import parameters_of
 from secateur.equations import solved
 from secateur.labelled import Data
 from secateur.selection import select

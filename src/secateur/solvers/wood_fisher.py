@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from secateur.criteria.batches import check_batches
-from secateur.criteria.derivatives import Objective
 from secateur.criteria.fisher_blocks import check_blocks, check_weights, fisher_blocks, repaired, saliencies
-from secateur.criteria.units import parameters_of
+from secateur.criteria.parameter_gradients import Objective
+from secateur.criteria.weight_rows import parameters_of
 from secateur.labelled import Data
 from secateur.losses import loss_function
 from secateur.selection import SCOPES, Scope, select
