@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.measure import compare_latency, latency, speed
-from secateur.measure.inputs import batch_size_of, with_batch_size
+from secateur.runtimes.inputs import batch_size_of, with_batch_size
 from secateur.types import InputError
 
 

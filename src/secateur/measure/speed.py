@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from secateur import state
-from secateur.measure.inputs import batch_size_of, caller, with_batch_size
+from secateur.runtimes.inputs import batch_size_of, caller, with_batch_size
 from secateur.state import check_module, device_of, evaluating, usual
 from secateur.types import ExampleInputs, InputError
 
