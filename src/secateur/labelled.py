@@ -176,46 +176,46 @@ def _pair(batch: Batch) -> tuple[Tensor, Tensor] | None:
     return (batch.inputs, batch.targets) if single else None
 
 
-def check_data(data: object, what: str) -> None:
+def check_data(data: object, subject: str) -> None:
     """Refuse data that are no pairs (inputs, targets), are empty, of unequal lengths, not finite, or gone after one pass.
 
     Batches are looked at one by one as they come (see `iterate`).
     """
     if in_memory(data) is None and together(data) is not None:
         raise InputError(
-            f"{what}: got a {type(data).__name__}; give a Split, a pair (inputs, targets), or batches of such pairs"
+            f"{subject}: got a {type(data).__name__}; give a Split, a pair (inputs, targets), or batches of such pairs"
         )
-    check_samples(data, what)
+    check_samples(data, subject)
 
 
-def check_samples(data: object, what: str) -> None:
+def check_samples(data: object, subject: str) -> None:
     """As `check_data`, for samples of several inputs, of several targets or of none too."""
     batch = together(data)
     if batch is not None:
-        _check_batch(batch, what)
+        _check_batch(batch, subject)
     elif not hasattr(data, "__iter__"):
         raise InputError(
-            f"{what}: got a {type(data).__name__}; give a Split, a pair (inputs, targets), or batches of such pairs"
+            f"{subject}: got a {type(data).__name__}; give a Split, a pair (inputs, targets), or batches of such pairs"
         )
     elif isinstance(data, Iterator):
-        raise InputError(f"{what}: got an iterator, which is empty after one pass; give a list of batches")
+        raise InputError(f"{subject}: got an iterator, which is empty after one pass; give a list of batches")
     elif isinstance(data, Sized) and len(data) == 0:
-        raise InputError(f"{what}: there are no batches; give at least one")
+        raise InputError(f"{subject}: there are no batches; give at least one")
 
 
-def _check_batch(batch: Batch, what: str) -> None:
+def _check_batch(batch: Batch, subject: str) -> None:
     named = batch.named()
     if len({len(tensor) if tensor.ndim else None for _, tensor in named} | {len(batch)}) > 1:
         raise InputError(
-            f"{what}: inputs of shape {_shapes(batch.inputs)} and targets of shape {_shapes(batch.targets)} "
+            f"{subject}: inputs of shape {_shapes(batch.inputs)} and targets of shape {_shapes(batch.targets)} "
             "do not have one target for each input"
         )
     if len(batch) == 0:
-        raise InputError(f"{what}: there are no samples; give at least one")
+        raise InputError(f"{subject}: there are no samples; give at least one")
     for name, tensor in named:
         if not torch.isfinite(tensor).all():
             which = "inputs" if name.startswith("x") else "targets"
-            raise InputError(f"{what}: the {which} hold NaN or infinite values; drop or repair those samples")
+            raise InputError(f"{subject}: the {which} hold NaN or infinite values; drop or repair those samples")
 
 
 def _shapes(part: Any) -> Any:
@@ -245,7 +245,7 @@ def count_batches(data: Samples, size: int) -> int:
     return len(data) if isinstance(data, Sized) else sum(1 for _ in batches(data, size, "batches"))
 
 
-def batches(data: Samples, size: int, what: str, order: Generator | None = None) -> Iterator[Batch]:
+def batches(data: Samples, size: int, subject: str, order: Generator | None = None) -> Iterator[Batch]:
     """Yield the batches of one pass: shuffled by `order` if it is given and the data are in memory.
 
     Raises:
@@ -253,7 +253,7 @@ def batches(data: Samples, size: int, what: str, order: Generator | None = None)
     """
     whole = together(data)
     if whole is None:
-        yield from _checked(data, what)  # type: ignore[arg-type]
+        yield from _checked(data, subject)  # type: ignore[arg-type]
         return
     device = whole.named()[0][1].device
     positions = None if order is None else torch.randperm(len(whole), generator=order).to(device)
@@ -261,28 +261,28 @@ def batches(data: Samples, size: int, what: str, order: Generator | None = None)
         yield whole.rows(slice(start, stop) if positions is None else positions[start:stop])
 
 
-def _checked(source: Iterable[object], what: str) -> Iterator[Batch]:
+def _checked(source: Iterable[object], subject: str) -> Iterator[Batch]:
     number = 0
     for number, value in enumerate(source, 1):
         batch = Batch.of(value)
         if batch is None:
-            raise InputError(f"{what}: batch {number} is a {type(value).__name__}, not a pair (inputs, targets)")
-        _check_batch(batch, f"{what}, batch {number}")
+            raise InputError(f"{subject}: batch {number} is a {type(value).__name__}, not a pair (inputs, targets)")
+        _check_batch(batch, f"{subject}, batch {number}")
         yield batch
     if number == 0:
-        raise InputError(f"{what}: there are no batches; give at least one")
+        raise InputError(f"{subject}: there are no batches; give at least one")
 
 
-def iterate(data: Data, size: int, what: str, order: Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+def iterate(data: Data, size: int, subject: str, order: Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
     """As `batches`, for what takes one tensor of inputs and one of targets alone.
 
     Raises:
         InputError: likewise, and where a batch is no such pair.
     """
-    for number, batch in enumerate(batches(data, size, what, order), 1):
+    for number, batch in enumerate(batches(data, size, subject, order), 1):
         pair = _pair(batch)
         if pair is None:
-            raise InputError(f"{what}: batch {number} is not a pair (inputs, targets) of two tensors")
+            raise InputError(f"{subject}: batch {number} is not a pair (inputs, targets) of two tensors")
         yield pair
 
 
@@ -302,27 +302,27 @@ def are_classes(outputs: Any, targets: Any) -> bool:
     return outputs.ndim == 2 and targets.ndim == 1 and not targets.is_floating_point()
 
 
-def check_outputs(outputs: Any, targets: Tensor, what: str) -> None:
+def check_outputs(outputs: Any, targets: Tensor, subject: str) -> None:
     """Refuse outputs that are not one tensor with a row for each target, or that hold NaN."""
     if not isinstance(outputs, Tensor):
         raise InputError(
-            f"{what}: the model returned a {type(outputs).__name__}, not one tensor; wrap it in a module that does"
+            f"{subject}: the model returned a {type(outputs).__name__}, not one tensor; wrap it in a module that does"
         )
     if outputs.ndim == 0 or len(outputs) != len(targets):
         raise InputError(
-            f"{what}: outputs of shape {tuple(outputs.shape)} do not have one row for each of {len(targets)} targets"
+            f"{subject}: outputs of shape {tuple(outputs.shape)} do not have one row for each of {len(targets)} targets"
         )
     if outputs.isnan().any():
-        raise InputError(f"{what}: the model's outputs hold NaN; look for NaN in its weights")
+        raise InputError(f"{subject}: the model's outputs hold NaN; look for NaN in its weights")
     if are_classes(outputs, targets):
-        check_labels(targets, outputs.shape[1], what)
+        check_labels(targets, outputs.shape[1], subject)
 
 
-def check_labels(labels: Tensor, classes: int, what: str) -> None:
+def check_labels(labels: Tensor, classes: int, subject: str) -> None:
     """Refuse labels that are not in 0 … classes − 1."""
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         raise InputError(
-            f"{what}: label {low if low < 0 else high} is out of range for a model of {classes} outputs; "
+            f"{subject}: label {low if low < 0 else high} is out of range for a model of {classes} outputs; "
             f"labels must be in 0 … {classes - 1}"
         )

@@ -42,8 +42,8 @@ def closest_in_time(
 def _fraction(wanted: Any, now: float) -> float:
     if isinstance(wanted, float) and 0 < wanted <= 1:
         return wanted
-    found = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?(s|ms|us|µs)", wanted.strip()) if isinstance(wanted, str) else None
-    seconds = float(found[1]) * UNITS[found[2]] if found is not None else 0.0
+    match = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?(s|ms|us|µs)", wanted.strip()) if isinstance(wanted, str) else None
+    seconds = float(match[1]) * UNITS[match[2]] if match is not None else 0.0
     if not seconds:
         raise InputError(
             f"budget: latency={wanted!r} must be a fraction of the unpruned model's in (0, 1], such as 0.5, or a time, "
@@ -63,8 +63,8 @@ def _ratio(model: nn.Module, sites: Sites, inputs: ExampleInputs, now: float) ->
 
     def measure(keep: dict[str, Tensor], longer: int) -> float:
         both = {"before": model, "after": cut(model, sites, keep)}
-        found = compare_latency(both, inputs, warmup=2, repeats=longer * repeats)
-        return 1 / found.speedups["after"].median
+        comparison = compare_latency(both, inputs, warmup=2, repeats=longer * repeats)
+        return 1 / comparison.speedups["after"].median
 
     return measure
 

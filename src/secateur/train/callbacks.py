@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from secateur.state import digest, restore, snapshot, tensors
 from secateur.train.history import EpochRecord, History
-from secateur.train.options import Schedule, TrainOptions
+from secateur.train.options import LearningRateSchedule, TrainOptions
 from secateur.types import InputError, Keep, unknown_name
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Run:
     device: torch.device
     options: TrainOptions
     optimizer: Optimizer
-    schedule: Schedule
+    schedule: LearningRateSchedule
     order: Generator
     records: list[EpochRecord] = field(default_factory=list)
     step: int = 0

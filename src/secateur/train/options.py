@@ -24,7 +24,7 @@ from torch.optim.optimizer import Optimizer
 from secateur.losses import loss_function
 from secateur.types import InputError, Loss, unknown_name
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "Schedule", "TrainOptions"]
+__all__ = ["OPTIMIZERS", "SCHEDULES", "LearningRateSchedule", "TrainOptions"]
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 ScheduleFactory = Callable[[Optimizer], LRScheduler]
@@ -190,17 +190,17 @@ class TrainOptions:
         make, _ = OPTIMIZERS[self.optimizer]
         return make(parameters, **{name: getattr(self, name) for name in self._optimizer_takes()})
 
-    def make_schedule(self, optimizer: Optimizer, steps_per_epoch: int) -> Schedule:
+    def make_schedule(self, optimizer: Optimizer, steps_per_epoch: int) -> LearningRateSchedule:
         """Return the schedule of this optimiser's learning rate."""
         if callable(self.schedule):
-            return Schedule(self.schedule(optimizer))
+            return LearningRateSchedule(self.schedule(optimizer))
         if self.schedule == "onecycle":
             # Momentum stays what the options say it is.
             peaks = [float(group["lr"]) for group in optimizer.param_groups]
             steps = max(1, self.epochs * steps_per_epoch)
             cycle = OneCycleLR(optimizer, max_lr=peaks, total_steps=steps, cycle_momentum=False)
-            return Schedule(cycle, every_step=True)
-        return Schedule(self._epoch_schedule(self.schedule, optimizer))
+            return LearningRateSchedule(cycle, every_step=True)
+        return LearningRateSchedule(self._epoch_schedule(self.schedule, optimizer))
 
     def _epoch_schedule(self, name: str, optimizer: Optimizer) -> LRScheduler:
         gamma = 0.1 if self.gamma is None else self.gamma
@@ -221,7 +221,7 @@ class TrainOptions:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class LearningRateSchedule:
     """One of torch's schedulers, and when it is stepped: after every step, or after every epoch."""
 
     scheduler: LRScheduler
