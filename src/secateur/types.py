@@ -216,8 +216,9 @@ Scores = Mapping[str, Tensor]
 Keep = Mapping[str, Tensor]
 """One bool tensor a site, of the site's shape; True means keep."""
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""A loss of (outputs, targets) that returns a scalar, the mean over the batch."""
+Loss = Callable[[Any, Any], Tensor]
+"""A loss of (outputs, targets) that returns a scalar, the mean over the batch: tensors, or what a model of several
+outputs returns and what the data hold."""
 
 ExampleInputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """What a model is called with: a tensor, a tuple of positional inputs, or a mapping of keyword inputs."""
