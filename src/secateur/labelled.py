@@ -53,35 +53,35 @@ def in_memory(data: Data) -> tuple[Tensor, Tensor] | None:
     return None
 
 
-def check_data(data: Data, what: str) -> None:
+def check_data(data: Data, subject: str) -> None:
     """Refuse data that are empty, of unequal lengths, not finite, or gone after one pass.
 
     Batches are looked at one by one as they come (see `iterate`).
     """
     pair = in_memory(data)
     if pair is not None:
-        _check_pair(*pair, what)
+        _check_pair(*pair, subject)
     elif isinstance(data, Tensor) or not hasattr(data, "__iter__"):
         raise InputError(
-            f"{what}: got a {type(data).__name__}; give a Split, a pair (inputs, targets), or batches of such pairs"
+            f"{subject}: got a {type(data).__name__}; give a Split, a pair (inputs, targets), or batches of such pairs"
         )
     elif isinstance(data, Iterator):
-        raise InputError(f"{what}: got an iterator, which is empty after one pass; give a list of batches")
+        raise InputError(f"{subject}: got an iterator, which is empty after one pass; give a list of batches")
     elif isinstance(data, Sized) and len(data) == 0:
-        raise InputError(f"{what}: there are no batches; give at least one")
+        raise InputError(f"{subject}: there are no batches; give at least one")
 
 
-def _check_pair(inputs: Tensor, targets: Tensor, what: str) -> None:
+def _check_pair(inputs: Tensor, targets: Tensor, subject: str) -> None:
     if inputs.ndim == 0 or targets.ndim == 0 or len(inputs) != len(targets):
         raise InputError(
-            f"{what}: inputs of shape {tuple(inputs.shape)} and targets of shape {tuple(targets.shape)} "
+            f"{subject}: inputs of shape {tuple(inputs.shape)} and targets of shape {tuple(targets.shape)} "
             "do not have one target for each input"
         )
     if len(inputs) == 0:
-        raise InputError(f"{what}: there are no samples; give at least one")
+        raise InputError(f"{subject}: there are no samples; give at least one")
     for name, tensor in (("inputs", inputs), ("targets", targets)):
         if not torch.isfinite(tensor).all():
-            raise InputError(f"{what}: the {name} hold NaN or infinite values; drop or repair those samples")
+            raise InputError(f"{subject}: the {name} hold NaN or infinite values; drop or repair those samples")
 
 
 def spans(count: int, size: int) -> list[tuple[int, int]]:
@@ -106,7 +106,7 @@ def count_batches(data: Data, size: int) -> int:
     return len(data) if isinstance(data, Sized) else sum(1 for _ in iterate(data, size, "batches"))
 
 
-def iterate(data: Data, size: int, what: str, order: Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+def iterate(data: Data, size: int, subject: str, order: Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the batches of one pass: shuffled by `order` if it is given and the data are in memory.
 
     Raises:
@@ -114,25 +114,25 @@ def iterate(data: Data, size: int, what: str, order: Generator | None = None) ->
     """
     pair = in_memory(data)
     if pair is None:
-        yield from _checked(data, what)  # type: ignore[arg-type]
+        yield from _checked(data, subject)  # type: ignore[arg-type]
         return
     inputs, targets = pair
     positions = None if order is None else torch.randperm(len(inputs), generator=order).to(inputs.device)
     for start, stop in spans(len(inputs), size):
-        chosen = slice(start, stop) if positions is None else positions[start:stop]
-        yield inputs[chosen], targets[chosen]
+        batch = slice(start, stop) if positions is None else positions[start:stop]
+        yield inputs[batch], targets[batch]
 
 
-def _checked(batches: Batches, what: str) -> Iterator[tuple[Tensor, Tensor]]:
+def _checked(batches: Batches, subject: str) -> Iterator[tuple[Tensor, Tensor]]:
     number = 0
     for number, batch in enumerate(batches, 1):
         pair = in_memory(batch)
         if pair is None:
-            raise InputError(f"{what}: batch {number} is a {type(batch).__name__}, not a pair (inputs, targets)")
-        _check_pair(*pair, f"{what}, batch {number}")
+            raise InputError(f"{subject}: batch {number} is a {type(batch).__name__}, not a pair (inputs, targets)")
+        _check_pair(*pair, f"{subject}, batch {number}")
         yield pair
     if number == 0:
-        raise InputError(f"{what}: there are no batches; give at least one")
+        raise InputError(f"{subject}: there are no batches; give at least one")
 
 
 def are_classes(outputs: Tensor, targets: Tensor) -> bool:
@@ -140,27 +140,27 @@ def are_classes(outputs: Tensor, targets: Tensor) -> bool:
     return outputs.ndim == 2 and targets.ndim == 1 and not targets.is_floating_point()
 
 
-def check_outputs(outputs: Any, targets: Tensor, what: str) -> None:
+def check_outputs(outputs: Any, targets: Tensor, subject: str) -> None:
     """Refuse outputs that are not one tensor with a row for each target, or that hold NaN."""
     if not isinstance(outputs, Tensor):
         raise InputError(
-            f"{what}: the model returned a {type(outputs).__name__}, not one tensor; wrap it in a module that does"
+            f"{subject}: the model returned a {type(outputs).__name__}, not one tensor; wrap it in a module that does"
         )
     if outputs.ndim == 0 or len(outputs) != len(targets):
         raise InputError(
-            f"{what}: outputs of shape {tuple(outputs.shape)} do not have one row for each of {len(targets)} targets"
+            f"{subject}: outputs of shape {tuple(outputs.shape)} do not have one row for each of {len(targets)} targets"
         )
     if outputs.isnan().any():
-        raise InputError(f"{what}: the model's outputs hold NaN; look for NaN in its weights")
+        raise InputError(f"{subject}: the model's outputs hold NaN; look for NaN in its weights")
     if are_classes(outputs, targets):
-        check_labels(targets, outputs.shape[1], what)
+        check_labels(targets, outputs.shape[1], subject)
 
 
-def check_labels(labels: Tensor, classes: int, what: str) -> None:
+def check_labels(labels: Tensor, classes: int, subject: str) -> None:
     """Refuse labels that are not in 0 … classes − 1."""
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         raise InputError(
-            f"{what}: label {low if low < 0 else high} is out of range for a model of {classes} outputs; "
+            f"{subject}: label {low if low < 0 else high} is out of range for a model of {classes} outputs; "
             f"labels must be in 0 … {classes - 1}"
         )

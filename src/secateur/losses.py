@@ -101,10 +101,10 @@ def loss_function(loss: str | Loss) -> Loss:
 
 def is_cross_entropy(loss: str | Loss) -> bool:
     """Return whether a loss is the cross-entropy of classes, by name, as torch's function or as its module."""
-    made: Any = loss_function(loss)
-    while isinstance(made, partial):
-        made = made.func
-    return made is F.cross_entropy or isinstance(made, nn.CrossEntropyLoss)
+    function: Any = loss_function(loss)
+    while isinstance(function, partial):
+        function = function.func
+    return function is F.cross_entropy or isinstance(function, nn.CrossEntropyLoss)
 
 
 def is_plain_cross_entropy(loss: str | Loss) -> bool:
@@ -170,10 +170,11 @@ def _unfit(outputs: Tensor, targets: Tensor) -> str:
             f"the model has one output column (outputs of shape {tuple(outputs.shape)}), for which it is 0 whatever the "
             "answer: pass loss='bce' for a yes or no, loss='mse' for a number, or a function of (outputs, targets)"
         )
-    wanted = (outputs.shape[0], *outputs.shape[2:])
-    if shape != wanted:
+    expected = (outputs.shape[0], *outputs.shape[2:])
+    if shape != expected:
         return (
-            f"targets have the shape {shape}: give class labels of shape {wanted}, or pass another loss, as loss='mse'"
+            f"targets have the shape {shape}: give class labels of shape {expected}, "
+            "or pass another loss, as loss='mse'"
         )
     return "" if are_classes(outputs, targets) else _out_of_range(targets, outputs.shape[1])
 

@@ -72,7 +72,7 @@ def budget(
     >>> int(keep["0"].sum())
     8
     """
-    what, wanted = _the_one(dict(zip(BUDGETS, (macs, parameters, bytes, latency), strict=True)))
+    quantity, limit = _the_one(dict(zip(BUDGETS, (macs, parameters, bytes, latency), strict=True)))
     check_same_model(model, sites)
     check_scores(scores, "budget: what scores")
     if sites.structure is None:
@@ -80,19 +80,19 @@ def budget(
     if scope == "row":
         raise unknown_name("scope of a budget", scope, ("global", "layer"))
     options: dict[str, Any] = {"minimum": minimum, "round_to": round_to, "sites": sites}
-    quick = None if what == "latency" else quick_counter(model, sites, what)
+    quick = None if quantity == "latency" else quick_counter(model, sites, quantity)
     if sensitivity is None:
         steps = by_scores(scores, scope, options)
     else:
         count = quick or quick_counter(model, sites, "macs") or counter_by_cutting(model, sites, "macs")
         steps = by_sensitivity(scores, sensitivity, metric, count, options)
-    if what == "latency":
-        return closest_in_time(model, sites, steps, wanted, examples(sites))
-    goal = int(allowed(what, wanted, size(what, model, sites)))
-    slow = counter_by_cutting(model, sites, what)
-    keep = _fewest(steps, quick or slow, goal, what)
+    if quantity == "latency":
+        return closest_in_time(model, sites, steps, limit, examples(sites))
+    goal = int(allowed(quantity, limit, size(quantity, model, sites)))
+    slow = counter_by_cutting(model, sites, quantity)
+    keep = _fewest(steps, quick or slow, goal, quantity)
     # The count from the structure may miss what a cut changes beside; then cutting decides.
-    return keep if quick is None or slow(keep) <= goal else _fewest(steps, slow, goal, what)
+    return keep if quick is None or slow(keep) <= goal else _fewest(steps, slow, goal, quantity)
 
 
 def _fewest(steps: Steps, count: Counter, goal: int, what: str) -> dict[str, Tensor]:
@@ -112,7 +112,7 @@ def _fewest(steps: Steps, count: Counter, goal: int, what: str) -> dict[str, Ten
 
 
 def _the_one(given: Mapping[str, Any]) -> tuple[str, Any]:
-    named = {what: value for what, value in given.items() if value is not None}
+    named = {quantity: value for quantity, value in given.items() if value is not None}
     if len(named) != 1:
         raise InputError(f"budget: give one of {', '.join(BUDGETS)}; got {' and '.join(named) or 'none'}")
     return next(iter(named.items()))

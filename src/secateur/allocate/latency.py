@@ -53,8 +53,8 @@ def _ratio(model: nn.Module, sites: Sites, inputs: ExampleInputs, now: float) ->
 
     def measure(keep: dict[str, Tensor], longer: int) -> float:
         both = {"before": model, "after": cut(model, sites, keep)}
-        found = compare_latency(both, inputs, warmup=2, repeats=longer * repeats)
-        return 1 / found.speedups["after"].median
+        comparison = compare_latency(both, inputs, warmup=2, repeats=longer * repeats)
+        return 1 / comparison.speedups["after"].median
 
     return measure
 

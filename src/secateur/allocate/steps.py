@@ -65,7 +65,7 @@ def by_sensitivity(
 def _saved(score: Tensor, name: str, choices: int, count: Callable[[Keep], int]) -> Floats:
     """What removing 0, 1, 2, … units of one site saves, all else left whole."""
     points = np.unique(np.linspace(0, choices - 1, min(choices, POINTS)).round().astype(int))
-    kept = [torch.arange(score.numel()) >= removed for removed in points.tolist()]
-    left = np.array([count({name: mask.reshape(score.shape)}) for mask in kept], dtype=np.float64)
+    keep_masks = [torch.arange(score.numel()) >= removed for removed in points.tolist()]
+    left = np.array([count({name: mask.reshape(score.shape)}) for mask in keep_masks], dtype=np.float64)
     saved: Floats = np.interp(np.arange(choices), points, left[0] - left).round()
     return saved

@@ -158,12 +158,12 @@ def by_name(name: str, data: Data | None = None, loss: str | Loss | None = None,
     if row.needs_data and data is None:
         raise InputError(f"criterion {name!r} looks at data: give labelled samples, such as (inputs, targets)")
     samples = (data,) if row.needs_data else ()
-    taken = [field.name for field in fields(row.make(*samples))]  # type: ignore[arg-type]
-    if loss is not None and "loss" in taken:
+    option_names = [field.name for field in fields(row.make(*samples))]  # type: ignore[arg-type]
+    if loss is not None and "loss" in option_names:
         options["loss"] = loss
     try:
         return row.make(*samples, **options)
     except TypeError as error:
         raise InputError(
-            f"criterion {name!r} cannot be made with {options}: {error}; its options are {', '.join(taken)}"
+            f"criterion {name!r} cannot be made with {options}: {error}; its options are {', '.join(option_names)}"
         ) from error

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from secateur.criteria.derivatives import Objective
-from secateur.criteria.units import parameters_of
+from secateur.criteria.parameter_gradients import Objective
+from secateur.criteria.weight_rows import parameters_of
 from secateur.types import InputError, Keep, Sites
 
 __all__ = ["check_blocks", "check_weights", "fisher_blocks", "repaired", "saliencies"]
@@ -53,16 +53,16 @@ def fisher_blocks(objective: Objective, block: int, damping: float) -> dict[str,
     check_weights(objective.doing, sites)
     sizes = {name: min(block, site.size) for name, site in sites.items()}
     totals = {name: torch.zeros((), dtype=torch.float64) for name in sites}
-    held: dict[str, list[Tensor]] = {name: [] for name in sites}
+    blocks_by_site: dict[str, list[Tensor]] = {name: [] for name in sites}
     count = 0
-    for found in objective.by_sample(objective.own):
-        for slopes, _ in found:
+    for sample_gradients in objective.by_sample(objective.own):
+        for slopes, _ in sample_gradients:
             for name in sites:
-                held[name].append(in_blocks(slopes[name].double(), sizes[name]))
+                blocks_by_site[name].append(in_blocks(slopes[name].double(), sizes[name]))
         count += 1
         if count % TOGETHER == 0:
-            _pool(totals, held)
-    _pool(totals, held)
+            _pool(totals, blocks_by_site)
+    _pool(totals, blocks_by_site)
     return {name: _damped(total / count, damping) for name, total in totals.items()}
 
 
@@ -96,14 +96,14 @@ def saliencies(
 ) -> dict[str, Tensor]:
     """Return w² / 2 [F⁻¹]ᵢᵢ for each weight of the sites; −1 for those that `keep` removed before, which cannot help."""
     parameters = parameters_of(model, sites)
-    found = {}
+    saliency_by_site = {}
     for name, site in sites.items():
         weight, inner = parameters[name].detach(), fisher[name]
         stays = in_blocks(torch.ones_like(weight) if keep is None else keep[name].to(weight), inner.shape[-1]).double()
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(_within(inner, stays))).diagonal(dim1=1, dim2=2)
         costs = in_blocks(weight.double().square(), inner.shape[-1]) / (2 * inverse)
-        found[name] = _out_of_blocks(torch.where(stays > 0, costs, -1.0), site.shape).float()
-    return found
+        saliency_by_site[name] = _out_of_blocks(torch.where(stays > 0, costs, -1.0), site.shape).float()
+    return saliency_by_site
 
 
 def _within(fisher: Tensor, stays: Tensor) -> Tensor:

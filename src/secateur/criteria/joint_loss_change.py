@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.criteria.base import LossCriterion
-from secateur.criteria.gates import Gated, each_batch, gradient
+from secateur.criteria.unit_gradients import Gated, each_batch, gradient
 from secateur.criteria.output_curvature import curvature_roots
 from secateur.criteria.quadratic import Floats, Quadratic, Removal
 from secateur.rate.memory import free_memory

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from secateur.criteria.base import DataCriterion
 from secateur.criteria.layer_inputs import Inputs, LayerInputs
-from secateur.criteria.units import Reduce, Side, check_reduce, check_side, parameters_of, unit_sums
+from secateur.criteria.weight_rows import Reduce, Side, check_reduce, check_side, parameters_of, unit_sums
 from secateur.state import device_of
 from secateur.types import InputError, Site, Sites
 
@@ -121,7 +121,7 @@ def readers(site: Site, found: dict[str, list[Inputs]], doing: str) -> list[tupl
     Raises:
         InputError: there is none.
     """
-    chosen = []
+    products = []
     for member in site.members:
         if member.role != "in" or member.dim is None or member.index is None:
             continue
@@ -131,13 +131,13 @@ def readers(site: Site, found: dict[str, list[Inputs]], doing: str) -> list[tupl
         for inputs in found.get(member.parameter, []):
             of_entry = owners.flatten()[inputs.layer.entries]
             if bool((of_entry == of_entry[:, :1]).all()):
-                chosen.append((inputs, of_entry[:, 0]))
-    if not chosen or site.kind != "channel":
+                products.append((inputs, of_entry[:, 0]))
+    if not products or site.kind != "channel":
         raise InputError(
             f"{doing}: no linear layer or convolution reads the units of site {site.name!r} as its input channels; "
             f"leave it out: channels(model, inputs, ignore=[{site.name!r}]), or take another criterion"
         )
-    return chosen
+    return products
 
 
 def gram(site: Site, parameters: Mapping[str, Tensor], found: dict[str, list[Inputs]], doing: str) -> Tensor:
@@ -166,10 +166,10 @@ def greedy(gram: Tensor) -> Tensor:
     total = gram.sum()
     scores = gram.new_zeros(len(gram))
     # What stands in `cross` is each unit's product with the sum of all that went before.
-    cross, own, lost, last = gram.new_zeros(len(gram)), gram.diagonal(), gram.new_zeros(()), gram.new_zeros(())
+    cross, squares, lost, last = gram.new_zeros(len(gram)), gram.diagonal(), gram.new_zeros(()), gram.new_zeros(())
     left = torch.ones(len(gram), dtype=torch.bool)
     for _ in range(len(gram)):
-        after = torch.where(left, lost + 2 * cross + own, torch.inf)
+        after = torch.where(left, lost + 2 * cross + squares, torch.inf)
         unit = int(after.argmin())
         lost, left[unit] = after[unit], False
         cross = cross + gram[unit]

@@ -12,7 +12,7 @@ from torch.func import jacrev, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from secateur.criteria.base import LossCriterion
-from secateur.criteria.gates import Gated, estimate, gradient
+from secateur.criteria.unit_gradients import Gated, estimate, gradient
 from secateur.labelled import are_classes
 from secateur.losses import is_plain_cross_entropy
 from secateur.structure.flow import Flow, Read
@@ -77,21 +77,21 @@ class SecondOrder(LossCriterion):
     def _sums(self, batch: Gated, generator: torch.Generator) -> dict[str, Tensor]:
         along = gradient(batch.outputs, batch.targets, batch.loss)
         loops = batch.loops(along)
-        found = self._curved(batch, along, generator)
-        return found | {name: found.get(name, 0) + loop for name, loop in loops.items()}
+        sums_by_site = self._curved(batch, along, generator)
+        return sums_by_site | {name: sums_by_site.get(name, 0) + loop for name, loop in loops.items()}
 
     def _curved(self, batch: Gated, along: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         if self.curvature == "hessian":
             return _with_hessian(batch)
         if self.curvature == "squared":
             return {name: _half_squared(s, s) for name, s in batch.changes(along).items()}
-        found = {name: s.sum(0) for name, s in batch.changes(along, last=False).items()}
+        sums_by_site = {name: s.sum(0) for name, s in batch.changes(along, last=False).items()}
         answers = (batch.outputs, batch.targets, batch.loss)
         drawing = self.curvature == "fisher"
         for direction, sign in [drawn(*answers, generator, "SecondOrder")] if drawing else roots(*answers):
             for name, s in batch.changes(direction, last=False).items():
-                found[name] = found[name] + (s.square() * sign).sum(0) / 2
-        return found
+                sums_by_site[name] = sums_by_site[name] + (s.square() * sign).sum(0) / 2
+        return sums_by_site
 
 
 def _half_squared(first: Tensor, curved: Tensor) -> Tensor:
@@ -157,15 +157,15 @@ def _with_hessian(batch: Gated) -> dict[str, Tensor]:
     with sdpa_kernel(SDPBackend.MATH):
         total = batch.loss(batch.again(tap), batch.targets) * batch.count
     slopes = torch.autograd.grad(total, list(gates.values()), create_graph=True)
-    found = {}
+    sums_by_site = {}
     for (name, gate), slope in zip(gates.items(), slopes, strict=True):
         bends = [_derivative(slope[unit], gate)[unit] for unit in range(len(gate))]
-        found[name] = torch.stack(bends) / 2 - slope.detach()
-    return found
+        sums_by_site[name] = torch.stack(bends) / 2 - slope.detach()
+    return sums_by_site
 
 
 def _derivative(value: Tensor, of: Tensor) -> Tensor:
     if not value.requires_grad:
         return torch.zeros_like(of)
-    (found,) = torch.autograd.grad(value, of, retain_graph=True, allow_unused=True)
-    return torch.zeros_like(of) if found is None else found
+    (grad,) = torch.autograd.grad(value, of, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(of) if grad is None else grad

@@ -205,6 +205,6 @@ def _speedups(times: Mapping[str, list[float]]) -> dict[str, Spread]:
     """
     first = next(iter(times.values()))
     return {
-        name: Spread(*_spread([one / other for one, other in zip(first, of, strict=True)]))
+        name: Spread(*_spread([first_time / other for first_time, other in zip(first, of, strict=True)]))
         for name, of in times.items()
     }

@@ -166,12 +166,12 @@ class LastLayer:
             self._total, self._squares = torch.zeros(2, self._h.shape[1], dtype=torch.float64, device=self._h.device)
             self._hits = torch.zeros(len(self._weight), self._h.shape[1], dtype=torch.int64, device=self._h.device)
             self._update(None)
-        count, here = len(self._h), ~self._gone
+        count, left = len(self._h), ~self._gone
         loss = self._h.new_full((self._size,), torch.inf, dtype=torch.float64)
         square = torch.zeros_like(loss)
         right = torch.zeros(len(self._weight), self._size, dtype=torch.int64, device=loss.device)
-        loss[self.units], square[self.units] = self._total[here] / count, self._squares[here] / count
-        right[:, self.units] = self._hits[:, here]
+        loss[self.units], square[self.units] = self._total[left] / count, self._squares[left] / count
+        right[:, self.units] = self._hits[:, left]
         return LastChanges(loss, square, right)
 
     def remove(self, unit: int) -> None:

@@ -348,10 +348,10 @@ class Population:
     def _bias(self, fast: Wide, values: Values, offsets: Offsets | None) -> Tensor | None:
         """The biases of the searched layer, ``(candidates or 1, outputs)``."""
         if not self.space.biases:
-            found: Tensor | None = None if fast.bias is None else values[fast.bias].unsqueeze(0)
-            return found
-        own = self._own[self.space.biases[0]]
-        return own.unsqueeze(0) if offsets is None else own + torch.from_numpy(offsets).to(own)
+            bias: Tensor | None = None if fast.bias is None else values[fast.bias].unsqueeze(0)
+            return bias
+        bias = self._own[self.space.biases[0]]
+        return bias.unsqueeze(0) if offsets is None else bias + torch.from_numpy(offsets).to(bias)
 
 
 def _count(logits: Tensor, batch: Counted, changed: Changed, first: int = 0) -> Counts:

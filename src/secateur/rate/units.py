@@ -210,7 +210,7 @@ class SiteSuffix:
     def unit_bytes(self) -> int:
         """Bytes for each unit in a block."""
         first = sum(3 * bytes_of(node) for node in self.downdates)
-        shut = max((bytes_of(each.source) for each in self.suffix.shut), default=0)
+        shut = max((bytes_of(read.source) for read in self.suffix.shut), default=0)
         parameters = sum(4 * int(node.meta["val"].numel()) for node in self.suffix.given if node in self.zeroed)
         return max(first + shut + parameters + 2 * self.suffix.bytes, 1)
 

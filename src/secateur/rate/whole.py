@@ -75,7 +75,7 @@ class PlainLoop:
             tally.start(run({}, inputs), targets)
             for name, site in self.sites.items():
                 for unit in tally.chosen[name].tolist():
-                    kept = torch.ones(site.size, dtype=torch.bool)
-                    kept[unit] = False
-                    tally.add_outputs(name, slice(unit, unit + 1), run({name: kept.view(site.shape)}, inputs)[None])
+                    keep = torch.ones(site.size, dtype=torch.bool)
+                    keep[unit] = False
+                    tally.add_outputs(name, slice(unit, unit + 1), run({name: keep.view(site.shape)}, inputs)[None])
                     self.advance(1)

@@ -36,12 +36,12 @@ def zeroed(model: nn.Module, sites: Sites, keep: Keep) -> nn.Module:
     """
     result = copy.deepcopy(model)
     parameters = dict(result.named_parameters(remove_duplicate=False))
-    for name, kept in keep.items():
+    for name, keep_mask in keep.items():
         for member in sites[name].members:
             assert member.dim is not None
             assert member.index is not None
             along = parameters[member.parameter].data.movedim(member.dim, 0)
-            along[member.index[~kept].flatten()] = 0
+            along[member.index[~keep_mask].flatten()] = 0
     return result
 
 
@@ -52,13 +52,13 @@ def run(model: nn.Module, inputs: Any, mode: TorchFunctionMode | None = None) ->
         return model(*args, **kwargs)
 
 
-def relative_difference(expected: Any, found: Any) -> float:
+def relative_difference(expected: Any, outputs: Any) -> float:
     """Return the greatest relative L2 distance between matching output tensors; infinite where shapes differ.
 
     >>> relative_difference({"y": torch.tensor([3.0, 4.0])}, {"y": torch.tensor([3.0, 3.0])})
     0.2
     """
-    a, b = _leaves(expected), _leaves(found)
+    a, b = _leaves(expected), _leaves(outputs)
     if not a or [t.shape for t in a] != [t.shape for t in b]:
         return float("inf")
     worst = 0.0
@@ -77,8 +77,8 @@ def _leaves(outputs: Any) -> list[Tensor]:
         outputs = list(outputs.values())
     if isinstance(outputs, (list, tuple)):
         return [leaf for item in outputs for leaf in _leaves(item)]
-    found = [x for x in pytree.tree_leaves(outputs) if isinstance(x, Tensor)]
-    return [x for x in found if x.dtype is not torch.bool]
+    leaves = [x for x in pytree.tree_leaves(outputs) if isinstance(x, Tensor)]
+    return [x for x in leaves if x.dtype is not torch.bool]
 
 
 class KeptStatistics(TorchFunctionMode):
@@ -115,21 +115,21 @@ class KeptStatistics(TorchFunctionMode):
     def _average(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         x = args[0] if args else kwargs["input"]
         kwargs = {"dim" if name == "axis" else name: value for name, value in kwargs.items()}
-        given = kwargs.get("dim", args[1] if len(args) > 1 else None)
+        dim_argument = kwargs.get("dim", args[1] if len(args) > 1 else None)
         keepdim = kwargs.get("keepdim", args[2] if len(args) > 2 and AVERAGES[func] == "mean" else False)
-        if given is None or isinstance(given, bool):
+        if dim_argument is None or isinstance(dim_argument, bool):
             return func(*args, **kwargs)
-        dims = [given] if isinstance(given, int) else list(given)
-        kept = torch.ones((), dtype=x.dtype)
+        dims = [dim_argument] if isinstance(dim_argument, int) else list(dim_argument)
+        keep_mask = torch.ones((), dtype=x.dtype)
         for dim in dims:
-            kept = kept * _kept(x, [dim])
-        mean = _masked_mean(x, kept, dims)
-        self._means[id(mean)] = mean, kept
+            keep_mask = keep_mask * _kept(x, [dim])
+        mean = _masked_mean(x, keep_mask, dims)
+        self._means[id(mean)] = mean, keep_mask
         if AVERAGES[func] == "mean":
             return mean if keepdim else _squeezed(mean, dims)
-        count = kept.expand_as(x).sum(dim=tuple(dims), keepdim=True)
+        count = keep_mask.expand_as(x).sum(dim=tuple(dims), keepdim=True)
         biased = kwargs.get("unbiased") is False or kwargs.get("correction", 1) == 0
-        variance = _masked_mean((x - mean) ** 2, kept, dims) * (1 if biased else count / (count - 1).clamp(min=1))
+        variance = _masked_mean((x - mean) ** 2, keep_mask, dims) * (1 if biased else count / (count - 1).clamp(min=1))
         spread = variance.sqrt() if AVERAGES[func] == "std" else variance
         results = [spread, mean] if AVERAGES[func] == "var_mean" else [spread]
         results = results if keepdim else [_squeezed(r, dims) for r in results]
@@ -148,8 +148,8 @@ def _kept_by(weight: Tensor | None, x: Tensor, dims: Sequence[int]) -> Tensor:
     return (weight != 0).to(x.dtype) if weight is not None and by_scale else _kept(x, dims)
 
 
-def _masked_mean(x: Tensor, kept: Tensor, dims: Sequence[int]) -> Tensor:
-    weight = kept.expand_as(x)
+def _masked_mean(x: Tensor, keep_mask: Tensor, dims: Sequence[int]) -> Tensor:
+    weight = keep_mask.expand_as(x)
     return (x * weight).sum(dim=tuple(dims), keepdim=True) / weight.sum(dim=tuple(dims), keepdim=True).clamp(min=1)
 
 
@@ -161,9 +161,9 @@ def _layer_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     dims = list(range(-len(normalized_shape), 0))
-    kept = _kept_by(weight, input, dims)
-    centred = input - _masked_mean(input, kept, dims)
-    result = centred * torch.rsqrt(_masked_mean(centred**2, kept, dims) + eps) * kept
+    keep_mask = _kept_by(weight, input, dims)
+    centred = input - _masked_mean(input, keep_mask, dims)
+    result = centred * torch.rsqrt(_masked_mean(centred**2, keep_mask, dims) + eps) * keep_mask
     result = result if weight is None else result * weight
     return result if bias is None else result + bias
 
@@ -175,9 +175,9 @@ def _rms_norm(
     eps: float | None = None,
 ) -> Tensor:
     dims = list(range(-len(normalized_shape), 0))
-    kept = _kept_by(weight, input, dims)
+    keep_mask = _kept_by(weight, input, dims)
     floor = torch.finfo(input.dtype).eps if eps is None else eps
-    result = input * torch.rsqrt(_masked_mean(input**2, kept, dims) + floor)
+    result = input * torch.rsqrt(_masked_mean(input**2, keep_mask, dims) + floor)
     return result if weight is None else result * weight
 
 
@@ -189,9 +189,9 @@ def _group_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     tail = [1] * (input.ndim - 2)
-    kept = _kept_by(weight.view(1, -1, *tail) if weight is not None else None, input, [1])
+    channel_mask = _kept_by(weight.view(1, -1, *tail) if weight is not None else None, input, [1])
     grouped = input.reshape(input.shape[0], num_groups, -1)
-    mask = kept.expand_as(input).reshape(grouped.shape)
+    mask = channel_mask.expand_as(input).reshape(grouped.shape)
     centred = grouped - _masked_mean(grouped, mask, [-1])
     result = (centred * torch.rsqrt(_masked_mean(centred**2, mask, [-1]) + eps) * mask).reshape(input.shape)
     result = result if weight is None else result * weight.view(1, -1, *tail)
@@ -212,11 +212,11 @@ def _batch_norm(
     if not training:
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
     dims = [0, *range(2, input.ndim)]
-    kept = torch.ones((), dtype=input.dtype)
+    keep_mask = torch.ones((), dtype=input.dtype)
     for dim in dims:
-        kept = kept * _kept(input, [dim])
-    centred = input - _masked_mean(input, kept, dims)
-    result = centred * torch.rsqrt(_masked_mean(centred**2, kept, dims) + eps) * kept
+        keep_mask = keep_mask * _kept(input, [dim])
+    centred = input - _masked_mean(input, keep_mask, dims)
+    result = centred * torch.rsqrt(_masked_mean(centred**2, keep_mask, dims) + eps) * keep_mask
     shape = [1, -1, *[1] * (input.ndim - 2)]
     result = result if weight is None else result * weight.view(shape)
     return result if bias is None else result + bias.view(shape)
@@ -225,13 +225,13 @@ def _batch_norm(
 def _compared(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Softmax and maximum with minus infinity where a slice is zero throughout."""
     x = args[0] if args else kwargs["input"]
-    given = kwargs.get("dim", args[1] if len(args) > 1 else None)
-    if not x.is_floating_point() or not isinstance(given, (int, tuple, list)):
+    dim_argument = kwargs.get("dim", args[1] if len(args) > 1 else None)
+    if not x.is_floating_point() or not isinstance(dim_argument, (int, tuple, list)):
         return func(*args, **kwargs)
     lowered = x
-    for dim in [given] if isinstance(given, int) else given:
-        kept = _kept(x, [dim]) > 0
-        lowered = lowered.masked_fill(~kept, -torch.inf) if bool(kept.any()) else lowered
+    for dim in [dim_argument] if isinstance(dim_argument, int) else dim_argument:
+        keep_mask = _kept(x, [dim]) > 0
+        lowered = lowered.masked_fill(~keep_mask, -torch.inf) if bool(keep_mask.any()) else lowered
     kwargs.pop("input", None)
     return func(lowered, *args[1:], **kwargs)
 

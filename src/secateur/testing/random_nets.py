@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from secateur.randomness import private_draws
 
-__all__ = ["RandomNet", "Step", "random_keep"]
+__all__ = ["NetStep", "RandomNet", "random_keep"]
 
 WIDTHS = (4, 6, 8, 12, 4, 6)
 INPUTS = ((3, 4, 4), (6,), (4, 6))
@@ -35,7 +35,7 @@ ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (
 )
 
 
-class Step(NamedTuple):
+class NetStep(NamedTuple):
     """One step of a network: which op, and two numbers that it reads its options from."""
 
     op: int
@@ -53,14 +53,14 @@ class RandomNet(nn.Module):
     Attributes:
         text: what each step became, for people.
 
-    >>> net = RandomNet([Step(2), Step(3)], kind=0)
+    >>> net = RandomNet([NetStep(2), NetStep(3)], kind=0)
     >>> net.text
     ['conv', 'batch_norm', 'activation', 'head']
     >>> net(net.example(batch=2)).shape
     torch.Size([2, 3])
     """
 
-    def __init__(self, steps: Sequence[Step], kind: int = 0, seed: int = 0) -> None:
+    def __init__(self, steps: Sequence[NetStep], kind: int = 0, seed: int = 0) -> None:
         super().__init__()
         self.kind = kind % len(INPUTS)
         self.layers = nn.ModuleList()
@@ -68,9 +68,9 @@ class RandomNet(nn.Module):
         self.program: list[tuple[Op, int | None, int, int]] = []
         with private_draws(seed), torch.no_grad():
             history = [self.example(2)]
-            for step in (Step(0 if self.kind == 0 else 1), *steps):  # so that there is something to cut
+            for step in (NetStep(0 if self.kind == 0 else 1), *steps):  # so that there is something to cut
                 self._add(_choose(history, step), history, step)
-            self._add(HEAD, history, Step(0))
+            self._add(HEAD, history, NetStep(0))
             self._randomise()
         self.double().eval()
 
@@ -79,21 +79,21 @@ class RandomNet(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(batch, *INPUTS[self.kind], generator=generator, dtype=torch.float64)
 
-    def _add(self, chosen: Rule, history: list[Tensor], step: Step) -> None:
-        name, _, make, run = chosen
+    def _add(self, rule: Rule, history: list[Tensor], step: NetStep) -> None:
+        name, _, make, run = rule
         layer = self._reused(make(history[-1], step.a, step.b), history, step) if make else None
         at: int | None = None
         if layer is not None:
             layer.double()
-            known = [i for i, other in enumerate(self.layers) if other is layer]
-            at = known[0] if known else len(self.layers)
-            if not known:
+            positions = [i for i, other in enumerate(self.layers) if other is layer]
+            at = positions[0] if positions else len(self.layers)
+            if not positions:
                 self.layers.append(layer)
         self.text.append(name)
         self.program.append((run, at, step.a, step.b))
         history.append(run(layer, history, step.a, step.b))
 
-    def _reused(self, fresh: nn.Module | None, history: list[Tensor], step: Step) -> nn.Module | None:
+    def _reused(self, fresh: nn.Module | None, history: list[Tensor], step: NetStep) -> nn.Module | None:
         """An earlier layer of the same description in one case of four: tied weights."""
         if fresh is None or step.b % 4 != 3:
             return fresh
@@ -126,7 +126,7 @@ class Rule(NamedTuple):
     run: Op
 
 
-def _choose(history: list[Tensor], step: Step) -> Rule:
+def _choose(history: list[Tensor], step: NetStep) -> Rule:
     """The op with the step's number, or the next one that fits; the activation fits always."""
     for shift in range(len(RULES)):
         rule = RULES[(step.op + shift) % len(RULES)]
@@ -141,8 +141,8 @@ def _width(a: int) -> int:
 
 def _call(layer: nn.Module | None, h: list[Tensor], a: int, b: int) -> Tensor:
     assert layer is not None
-    made: Tensor = layer(h[-1])
-    return made
+    output: Tensor = layer(h[-1])
+    return output
 
 
 def _picture(h: list[Tensor], a: int, b: int) -> bool:
@@ -179,8 +179,10 @@ def _other(h: list[Tensor], b: int, same_width: bool) -> Tensor | None:
     x = h[-1]
     dim = _last(x)
     free = () if same_width else (dim,)
-    found = [y for y in h[:-1] if y.ndim == x.ndim and all(d in free or y.shape[d] == s for d, s in enumerate(x.shape))]
-    return found[b % len(found)] if found else None
+    matching = [
+        y for y in h[:-1] if y.ndim == x.ndim and all(d in free or y.shape[d] == s for d, s in enumerate(x.shape))
+    ]
+    return matching[b % len(matching)] if matching else None
 
 
 def _has_equal(h: list[Tensor], a: int, b: int) -> bool:
@@ -237,8 +239,8 @@ def _reduce_channels(layer: nn.Module | None, h: list[Tensor], a: int, b: int) -
 
 
 def _unflat(x: Tensor, dim: int, sizes: tuple[int, ...]) -> Tensor:
-    made: Tensor = torch.unflatten(x, dim, sizes)
-    return made
+    unflattened: Tensor = torch.unflatten(x, dim, sizes)
+    return unflattened
 
 
 def _shuffle(layer: nn.Module | None, h: list[Tensor], a: int, b: int) -> Tensor:
@@ -252,8 +254,8 @@ def _shuffle(layer: nn.Module | None, h: list[Tensor], a: int, b: int) -> Tensor
 def _gate(layer: nn.Module | None, h: list[Tensor], a: int, b: int) -> Tensor:
     assert layer is not None
     pooled = h[-1].mean((2, 3), keepdim=True)
-    made: Tensor = h[-1] * torch.sigmoid(layer(pooled))
-    return made
+    gated: Tensor = h[-1] * torch.sigmoid(layer(pooled))
+    return gated
 
 
 def _to_vector(layer: nn.Module | None, h: list[Tensor], a: int, b: int) -> Tensor:
@@ -289,8 +291,8 @@ def _heads(layer: nn.Module | None, h: list[Tensor], a: int, b: int) -> Tensor:
     heads = 1 + b % 2
     qkv = _unflat(layer(h[-1]), -1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
     q, k, v = qkv[0], qkv[1], qkv[2]
-    made = F.scaled_dot_product_attention(q, k, v, scale=0.5 if a % 2 else None)
-    return made.transpose(1, 2).flatten(2)
+    attended = F.scaled_dot_product_attention(q, k, v, scale=0.5 if a % 2 else None)
+    return attended.transpose(1, 2).flatten(2)
 
 
 def _tied_transpose(layer: nn.Module | None, h: list[Tensor], a: int, b: int) -> Tensor:
@@ -310,8 +312,8 @@ def _standardised(layer: nn.Module | None, h: list[Tensor], a: int, b: int) -> T
 
 def _recurrent(layer: nn.Module | None, h: list[Tensor], a: int, b: int) -> Tensor:
     assert layer is not None
-    made: Tensor = layer(h[-1])[0]
-    return made
+    output: Tensor = layer(h[-1])[0]
+    return output
 
 
 def _make_grouped(x: Tensor, a: int, b: int) -> nn.Module:
@@ -375,7 +377,7 @@ def random_keep(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Tens
     keep: dict[str, Tensor] = {}
     for name, shape in shapes.items():
         density = float(torch.rand((), generator=generator)) + 0.25
-        kept = torch.rand(shape, generator=generator) < density
-        kept[int(torch.randint(shape[0], (), generator=generator))] = True
-        keep[name] = kept
+        keep_mask = torch.rand(shape, generator=generator) < density
+        keep_mask[int(torch.randint(shape[0], (), generator=generator))] = True
+        keep[name] = keep_mask
     return keep

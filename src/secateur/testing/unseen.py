@@ -23,14 +23,14 @@ from torch.utils import _pytree as pytree
 from secateur.testing import masked
 from secateur.types import InputError, Keep, Sites
 
-__all__ = ["UNSEEN", "Comparison", "Draw", "InDouble", "compare", "draw_inputs", "redraw"]
+__all__ = ["UNSEEN", "Comparison", "InDouble", "InputDraw", "compare", "draw_inputs", "redraw"]
 
 SINGLE = (torch.float32, torch.float16, torch.bfloat16)
 WIDTH = 0.3  # the standard deviation of drawn weights: attention, gates and norms then matter
 
 
 @dataclass(frozen=True)
-class Draw:
+class InputDraw:
     """How inputs are drawn anew from example inputs.
 
     Attributes:
@@ -51,7 +51,7 @@ class Draw:
     same_words: bool = False
     seed: int = 0
 
-    def fallbacks(self, vocabulary: int | None) -> Iterator[Draw]:
+    def fallbacks(self, vocabulary: int | None) -> Iterator[InputDraw]:
         """This draw with what the original may not take left out step by step."""
         stretches = [self.stretch] if self.stretch == (False, ()) else STRETCHES
         for words in dict.fromkeys((vocabulary, None)):
@@ -69,27 +69,27 @@ STRETCHES: list[tuple[bool, tuple[int, ...]]] = [
 ]
 
 UNSEEN = (
-    Draw(scale=3.0),
-    Draw(batch=3, stretch=STRETCHES[0], seed=1),
-    Draw(batch=1, scale=0.1, padded=True, seed=2),
-    Draw(batch=5, scale=10.0, padded=True, seed=3),
+    InputDraw(scale=3.0),
+    InputDraw(batch=3, stretch=STRETCHES[0], seed=1),
+    InputDraw(batch=1, scale=0.1, padded=True, seed=2),
+    InputDraw(batch=5, scale=10.0, padded=True, seed=3),
 )
 """One input of the example's own shapes, and three that differ in batch size, length, scale and words."""
 
 
-def draw_inputs(inputs: Any, draw: Draw) -> Any:
+def draw_inputs(inputs: Any, draw: InputDraw) -> Any:
     """Return new inputs like the example `inputs` (a tuple or a mapping of tensors).
 
     Numbers become normal, integers uniform; what is constant in the example (a mask, a flag) stays constant.
 
-    >>> {k: tuple(v.shape) for k, v in draw_inputs({"ids": torch.arange(6)[None]}, Draw(2, (True, ()))).items()}
+    >>> {k: tuple(v.shape) for k, v in draw_inputs({"ids": torch.arange(6)[None]}, InputDraw(2, (True, ()))).items()}
     {'ids': (2, 11)}
     """
     generator = torch.Generator().manual_seed(draw.seed)
     return pytree.tree_map(lambda x: _drawn(x, draw, generator) if isinstance(x, Tensor) else x, inputs)
 
 
-def _drawn(x: Tensor, draw: Draw, generator: torch.Generator) -> Tensor:
+def _drawn(x: Tensor, draw: InputDraw, generator: torch.Generator) -> Tensor:
     shape = list(x.shape)
     if shape and draw.batch is not None:
         shape[0] = draw.batch
@@ -109,7 +109,7 @@ def _drawn(x: Tensor, draw: Draw, generator: torch.Generator) -> Tensor:
     return torch.randint(low, high, shape, generator=generator).to(x.dtype)
 
 
-def _constant(x: Tensor, shape: Sequence[int], draw: Draw) -> Tensor:
+def _constant(x: Tensor, shape: Sequence[int], draw: InputDraw) -> Tensor:
     result = torch.full(tuple(shape), x.flatten()[0].item(), dtype=torch.float64 if x.is_floating_point() else x.dtype)
     if draw.padded and not x.is_floating_point() and x.ndim == 2 and bool(x.flatten()[0]):
         result[::2, -2:] = 0
@@ -158,17 +158,17 @@ def redraw(full: nn.Module, small: nn.Module, sites: Sites, keep: Keep, seed: in
         ValueError: a parameter of `small` has not the shape that the sites' members foretell.
     """
     generator = torch.Generator().manual_seed(seed)
-    kept = _kept_positions(full, sites, keep)
+    positions_by_id = _kept_positions(full, sites, keep)
     small_parameters = dict(small.named_parameters(remove_duplicate=False))
-    drawn: dict[int, Tensor] = {}
+    tensors_by_id: dict[int, Tensor] = {}
     with torch.no_grad():
         for name, parameter in full.named_parameters(remove_duplicate=False):
-            positions = kept[id(parameter)]
-            if id(parameter) not in drawn:
-                drawn[id(parameter)] = _drawn_parameter(parameter, generator)
-                parameter.copy_(_with_zeros(drawn[id(parameter)], positions))
+            positions = positions_by_id[id(parameter)]
+            if id(parameter) not in tensors_by_id:
+                tensors_by_id[id(parameter)] = _drawn_parameter(parameter, generator)
+                parameter.copy_(_with_zeros(tensors_by_id[id(parameter)], positions))
             if name in small_parameters:
-                _put(small_parameters[name], _taken(drawn[id(parameter)], positions), name)
+                _put(small_parameters[name], _taken(tensors_by_id[id(parameter)], positions), name)
 
 
 def _drawn_parameter(parameter: Tensor, generator: torch.Generator) -> Tensor:
@@ -180,25 +180,25 @@ def _drawn_parameter(parameter: Tensor, generator: torch.Generator) -> Tensor:
 def _kept_positions(full: nn.Module, sites: Sites, keep: Keep) -> dict[int, list[Tensor]]:
     """For each parameter, by identity, which positions along each dimension belong to no removed unit."""
     parameters = dict(full.named_parameters(remove_duplicate=False))
-    kept = {id(p): [torch.ones(s, dtype=torch.bool) for s in p.shape] for p in parameters.values()}
-    for name, units in keep.items():
+    masks_by_id = {id(p): [torch.ones(s, dtype=torch.bool) for s in p.shape] for p in parameters.values()}
+    for name, keep_mask in keep.items():
         for member in sites[name].members:
             assert member.dim is not None
             assert member.index is not None
-            kept[id(parameters[member.parameter])][member.dim][member.index[~units].flatten()] = False
-    return kept
+            masks_by_id[id(parameters[member.parameter])][member.dim][member.index[~keep_mask].flatten()] = False
+    return masks_by_id
 
 
 def _with_zeros(tensor: Tensor, positions: Sequence[Tensor]) -> Tensor:
     result = tensor.clone()
-    for dim, kept in enumerate(positions):
-        result.movedim(dim, 0)[~kept] = 0
+    for dim, keep_mask in enumerate(positions):
+        result.movedim(dim, 0)[~keep_mask] = 0
     return result
 
 
 def _taken(tensor: Tensor, positions: Sequence[Tensor]) -> Tensor:
-    for dim, kept in enumerate(positions):
-        tensor = tensor.index_select(dim, kept.nonzero().flatten())
+    for dim, keep_mask in enumerate(positions):
+        tensor = tensor.index_select(dim, keep_mask.nonzero().flatten())
     return tensor
 
 
@@ -221,7 +221,7 @@ class Comparison:
         refused: whether that was an error of ours: a graph says which shapes it takes.
     """
 
-    inputs: Draw
+    inputs: InputDraw
     weights: str
     difference: float | None
     error: str = ""
@@ -246,10 +246,10 @@ def compare(
     """
     full = masked.zeroed(model, sites, keep).double()
     small = _copied(small).double()
-    given = [_taken_by(model, inputs, draw, vocabulary) for draw in UNSEEN]
-    results = [_compared(full, small, draw, x, "its own") for draw, x in given]
+    drawn_inputs = [_taken_by(model, inputs, draw, vocabulary) for draw in UNSEEN]
+    results = [_compared(full, small, draw, x, "its own") for draw, x in drawn_inputs]
     redraw(full, small, sites, keep)
-    return results + [_compared(full, small, draw, x, "drawn") for draw, x in given]
+    return results + [_compared(full, small, draw, x, "drawn") for draw, x in drawn_inputs]
 
 
 def _copied(model: nn.Module) -> nn.Module:
@@ -258,18 +258,18 @@ def _copied(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model)
 
 
-def _taken_by(model: nn.Module, inputs: Any, draw: Draw, vocabulary: int | None) -> tuple[Draw, Any]:
+def _taken_by(model: nn.Module, inputs: Any, draw: InputDraw, vocabulary: int | None) -> tuple[InputDraw, Any]:
     """The first of a draw's fallbacks that the original runs on."""
     original = copy.deepcopy(model).double()
     error: Exception | None = None
     for attempt in draw.fallbacks(vocabulary):
-        drawn = draw_inputs(inputs, attempt)
+        drawn_inputs = draw_inputs(inputs, attempt)
         try:
-            _run(original, drawn)
+            _run(original, drawn_inputs)
         except Exception as refused:  # noqa: BLE001  (the model's own code may raise anything)
             error = refused
         else:
-            return attempt, drawn
+            return attempt, drawn_inputs
     raise RuntimeError(f"the original runs on no inputs drawn in float64: {error}") from error
 
 
@@ -280,11 +280,11 @@ MODES: tuple[Callable[[], TorchFunctionMode | None], ...] = (
 )
 
 
-def _compared(full: nn.Module, small: nn.Module, draw: Draw, inputs: Any, weights: str) -> Comparison:
+def _compared(full: nn.Module, small: nn.Module, draw: InputDraw, inputs: Any, weights: str) -> Comparison:
     try:
-        found = _run(small, inputs)
+        outputs = _run(small, inputs)
     except Exception as error:  # noqa: BLE001
-        said = f"{type(error).__name__}: {error}"[:300]
-        return Comparison(draw, weights, None, said, isinstance(error, InputError))
-    apart = min(masked.relative_difference(_run(full, inputs, mode()), found) for mode in MODES)
+        message = f"{type(error).__name__}: {error}"[:300]
+        return Comparison(draw, weights, None, message, isinstance(error, InputError))
+    apart = min(masked.relative_difference(_run(full, inputs, mode()), outputs) for mode in MODES)
     return Comparison(draw, weights, apart)

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from secateur.randomness import private_draws
 from secateur.testing import zoo_branches, zoo_convolutions, zoo_sequences
-from secateur.testing.zoo_parts import Toy, randomise
+from secateur.testing.zoo_parts import ZooToy, randomise
 from secateur.types import unknown_name
 
-__all__ = ["REFUSED", "ZOO", "Toy", "build", "randomise"]
+__all__ = ["REFUSED", "ZOO", "ZooToy", "build", "randomise"]
 
-ZOO: dict[str, Toy] = {**zoo_branches.TOYS, **zoo_convolutions.TOYS, **zoo_sequences.TOYS}
+ZOO: dict[str, ZooToy] = {**zoo_branches.TOYS, **zoo_convolutions.TOYS, **zoo_sequences.TOYS}
 """Models that must be cut right, by name."""
 
-REFUSED: dict[str, Toy] = dict(zoo_sequences.REFUSED)
+REFUSED: dict[str, ZooToy] = dict(zoo_sequences.REFUSED)
 """Models that must be refused with a clear error, by name."""
 
 

@@ -6,15 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from secateur.testing.zoo_parts import Toy, conv_bn, image, toy
+from secateur.testing.zoo_parts import ZooToy, conv_bn, image, toy
 
 __all__ = ["TOYS"]
 
-TOYS: dict[str, Toy] = {}
+TOYS: dict[str, ZooToy] = {}
 
 
 @toy(TOYS, "residual", image())
-class Residual(nn.Module):
+class ResidualBlocks(nn.Module):
     """Two residual blocks: the channels of the stem, both blocks and the shortcut are one."""
 
     def __init__(self) -> None:
@@ -86,10 +86,10 @@ class DenseCats(nn.Module):
         self.fc = nn.Linear(18, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        found = [self.stem(x)]
+        features = [self.stem(x)]
         for norm, layer in zip(self.norms, self.layers, strict=True):
-            found.append(layer(F.relu(norm(torch.cat(found, dim=1)))))
-        y: Tensor = self.fc(torch.cat(found, dim=1).mean(dim=(2, 3)))
+            features.append(layer(F.relu(norm(torch.cat(features, dim=1)))))
+        y: Tensor = self.fc(torch.cat(features, dim=1).mean(dim=(2, 3)))
         return y
 
 
@@ -164,11 +164,11 @@ class MultiScale(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
-        found = [x]
+        pyramid = [x]
         for scale, branch in zip((1, 2, 4), self.branches, strict=True):
             small = branch(F.adaptive_avg_pool2d(x, scale))
-            found.append(F.interpolate(small, size=x.shape[-2:], mode="bilinear", align_corners=False))
-        y: Tensor = self.head(torch.cat(found, dim=1))
+            pyramid.append(F.interpolate(small, size=x.shape[-2:], mode="bilinear", align_corners=False))
+        y: Tensor = self.head(torch.cat(pyramid, dim=1))
         return y
 
 

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from secateur.testing.zoo_parts import Toy, conv_bn, image, toy
+from secateur.testing.zoo_parts import ZooToy, conv_bn, image, toy
 
 __all__ = ["TOYS"]
 
-TOYS: dict[str, Toy] = {}
+TOYS: dict[str, ZooToy] = {}
 
 
 @toy(TOYS, "autoencoder", image(1))
@@ -30,7 +30,7 @@ class Autoencoder(nn.Module):
 
 
 @toy(TOYS, "grouped", image())
-class Grouped(nn.Module):
+class GroupedConv(nn.Module):
     """A grouped convolution after and before layers that are cut: groups shrink alike or go whole."""
 
     def __init__(self) -> None:

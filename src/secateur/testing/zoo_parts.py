@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Toy", "conv_bn", "image", "randomise", "sequence", "tokens", "toy"]
+__all__ = ["ZooToy", "conv_bn", "image", "randomise", "sequence", "tokens", "toy"]
 
 
-class Toy(NamedTuple):
+class ZooToy(NamedTuple):
     """How to make a toy model and the inputs that it takes."""
 
     make: Callable[[], nn.Module]
@@ -19,14 +19,14 @@ class Toy(NamedTuple):
 
 
 def toy(
-    table: dict[str, Toy], name: str, inputs: Callable[[], tuple[Tensor, ...]]
+    table: dict[str, ZooToy], name: str, inputs: Callable[[], tuple[Tensor, ...]]
 ) -> Callable[[type[nn.Module]], type[nn.Module]]:
     """Register the decorated class in `table`; it is made without arguments."""
 
-    def register(made: type[nn.Module]) -> type[nn.Module]:
+    def register(model_class: type[nn.Module]) -> type[nn.Module]:
         assert name not in table, f"two toys named {name}"
-        table[name] = Toy(made, inputs)
-        return made
+        table[name] = ZooToy(model_class, inputs)
+        return model_class
 
     return register
 

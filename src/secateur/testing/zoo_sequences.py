@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from secateur.testing.zoo_parts import Toy, image, sequence, tokens, toy
+from secateur.testing.zoo_parts import ZooToy, image, sequence, tokens, toy
 
 __all__ = ["REFUSED", "TOYS"]
 
-TOYS: dict[str, Toy] = {}
-REFUSED: dict[str, Toy] = {}
+TOYS: dict[str, ZooToy] = {}
+REFUSED: dict[str, ZooToy] = {}
 
 
 class Recurrent(nn.Module):
@@ -29,13 +29,13 @@ class Recurrent(nn.Module):
         return y
 
 
-TOYS["lstm"] = Toy(lambda: Recurrent(nn.LSTM(10, 12, batch_first=True), 12), sequence())
-TOYS["lstm_bidirectional"] = Toy(lambda: Recurrent(nn.LSTM(10, 7, 1, bidirectional=True), 14), sequence())
-TOYS["lstm_two_layers"] = Toy(lambda: Recurrent(nn.LSTM(10, 12, 2), 12), sequence())
-TOYS["lstm_projection"] = Toy(lambda: Recurrent(nn.LSTM(10, 12, 2, proj_size=5), 5), sequence())
-TOYS["gru"] = Toy(lambda: Recurrent(nn.GRU(10, 12, batch_first=True), 12), sequence())
-TOYS["gru_bidirectional"] = Toy(lambda: Recurrent(nn.GRU(10, 7, 2, bidirectional=True), 14), sequence())
-TOYS["rnn"] = Toy(lambda: Recurrent(nn.RNN(10, 12, 2, nonlinearity="relu"), 12), sequence())
+TOYS["lstm"] = ZooToy(lambda: Recurrent(nn.LSTM(10, 12, batch_first=True), 12), sequence())
+TOYS["lstm_bidirectional"] = ZooToy(lambda: Recurrent(nn.LSTM(10, 7, 1, bidirectional=True), 14), sequence())
+TOYS["lstm_two_layers"] = ZooToy(lambda: Recurrent(nn.LSTM(10, 12, 2), 12), sequence())
+TOYS["lstm_projection"] = ZooToy(lambda: Recurrent(nn.LSTM(10, 12, 2, proj_size=5), 5), sequence())
+TOYS["gru"] = ZooToy(lambda: Recurrent(nn.GRU(10, 12, batch_first=True), 12), sequence())
+TOYS["gru_bidirectional"] = ZooToy(lambda: Recurrent(nn.GRU(10, 7, 2, bidirectional=True), 14), sequence())
+TOYS["rnn"] = ZooToy(lambda: Recurrent(nn.RNN(10, 12, 2, nonlinearity="relu"), 12), sequence())
 
 
 @toy(TOYS, "lstm_states", sequence())

@@ -12,7 +12,7 @@ from torch.optim.optimizer import Optimizer
 
 from secateur.state import digest, snapshot
 from secateur.train.history import EpochRecord, History
-from secateur.train.options import Schedule, TrainOptions
+from secateur.train.options import LearningRateSchedule, TrainOptions
 from secateur.types import InputError, Keep, unknown_name
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Run:
     device: torch.device
     options: TrainOptions
     optimizer: Optimizer
-    schedule: Schedule
+    schedule: LearningRateSchedule
     order: Generator
     records: list[EpochRecord] = field(default_factory=list)
     step: int = 0
@@ -117,14 +117,14 @@ class HoldZeros(Callback):
 
     def on_start(self, run: Run) -> None:
         """Check the masks and set the removed weights to zero."""
-        known = dict(run.model.named_parameters(remove_duplicate=False))
+        parameters = dict(run.model.named_parameters(remove_duplicate=False))
         for name, mask in self.keep.items():
-            if name not in known:
-                raise unknown_name("parameter", name, known)
-            if mask.dtype != torch.bool or mask.shape != known[name].shape:
+            if name not in parameters:
+                raise unknown_name("parameter", name, parameters)
+            if mask.dtype != torch.bool or mask.shape != parameters[name].shape:
                 raise InputError(
                     f"HoldZeros: the mask of {name} is {mask.dtype} of shape {tuple(mask.shape)}; "
-                    f"it must be torch.bool of shape {tuple(known[name].shape)}"
+                    f"it must be torch.bool of shape {tuple(parameters[name].shape)}"
                 )
         self.on_step(run)
 

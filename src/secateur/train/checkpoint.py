@@ -79,13 +79,13 @@ def identify(
     """
     # Addresses in a printed module differ from run to run.
     structure = re.sub(r" at 0x[0-9a-f]+", "", repr(model))
-    pairs = {what: in_memory(source) if source is not None else None for what, source in data.items()}
+    pairs = {role: in_memory(source) if source is not None else None for role, source in data.items()}
     return {
         "options": options.to_dict(),
         "model": digest([], structure),
         "starting weights": digest(tensors(model).items()),
         "callbacks": sorted(filter(None, (callback.identity() for callback in callbacks))),
-        **{what: pair and digest(zip("xy", pair, strict=True)) for what, pair in pairs.items()},
+        **{role: pair and digest(zip("xy", pair, strict=True)) for role, pair in pairs.items()},
     }
 
 
@@ -101,10 +101,10 @@ class WriteCheckpoint(Callback):
         # Only here is safetensors needed, and importing it is not free.
         from safetensors.torch import save
 
-        found: dict[str, Tensor] = {}
-        record = json.dumps({"identity": self.identity_of_run, "state": pack(_state(run), found, "state")})
-        seal = digest(sorted(found.items()), record)
-        write_bytes(self.path, save(found, {"format": FORMAT, "record": record, "seal": seal}))
+        packed: dict[str, Tensor] = {}
+        record = json.dumps({"identity": self.identity_of_run, "state": pack(_state(run), packed, "state")})
+        seal = digest(sorted(packed.items()), record)
+        write_bytes(self.path, save(packed, {"format": FORMAT, "record": record, "seal": seal}))
 
 
 def _state(run: Run) -> dict[str, Any]:
@@ -130,9 +130,9 @@ def resume(run: Run, path: Path, identity: Mapping[str, Any]) -> None:
     sweep(path.parent)
     if not path.exists():
         return
-    record, found = _read(path)
+    record, stored = _read(path)
     _check_identity(path, record["identity"], identity)
-    state = unpack(record["state"], found)
+    state = unpack(record["state"], stored)
     persistent = {name: state["model"].get(name) for name in run.model.state_dict()}
     check_state(run.model, persistent, f"checkpoint {path}")
     restore(run.model, state["model"])
@@ -153,15 +153,15 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     except (OSError, SafetensorError) as error:
         raise FileError(f"checkpoint {path} cannot be read: {error}; delete it to start over") from error
     if header.get("format") != FORMAT:
         raise FileError(f"{path} is not a checkpoint of a training; give another path for the checkpoint")
-    if header.get("seal") != digest(sorted(found.items()), header.get("record", "")):
+    if header.get("seal") != digest(sorted(stored.items()), header.get("record", "")):
         raise FileError(f"checkpoint {path} is damaged: its contents do not match its hash; delete it to start over")
     record: dict[str, Any] = json.loads(header["record"])
-    return record, found
+    return record, stored
 
 
 def _check_identity(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:

@@ -71,13 +71,13 @@ class Distillation(Callback):
     _seen: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        for name, value, right, what in (
+        for name, value, right, range_text in (
             ("temperature", self.temperature, _is_number(self.temperature) and self.temperature > 0, "above 0"),
             ("weight", self.weight, _is_number(self.weight) and 0 <= self.weight <= 1, "in [0, 1]"),
             ("hint_weight", self.hint_weight, _is_number(self.hint_weight) and self.hint_weight >= 0, "0 or more"),
         ):
             if not right:
-                raise InputError(f"distillation: {name}={value!r} must be a finite number {what}")
+                raise InputError(f"distillation: {name}={value!r} must be a finite number {range_text}")
         loss_function(self.loss)
         _modules(self.teacher, self.hints, "teacher")
 
@@ -193,11 +193,11 @@ def distill(
 
 
 def _modules(model: nn.Module, names: Mapping[str, Any], whose: str) -> dict[str, nn.Module]:
-    known = dict(model.named_modules())
+    modules = dict(model.named_modules())
     for name in names:
-        if name not in known:
-            raise unknown_name(f"module of the {whose} to take a hint from", name, known)
-    return {name: known[name] for name in names}
+        if name not in modules:
+            raise unknown_name(f"module of the {whose} to take a hint from", name, modules)
+    return {name: modules[name] for name in names}
 
 
 def _is_number(value: object) -> bool:

@@ -119,8 +119,8 @@ class Sources:
     @property
     def keeps_best(self) -> bool:
         """Whether the best epoch's weights are wanted at the end."""
-        wanted = self.options.restore_best
-        return self.validation is not None if wanted is None else wanted
+        choice = self.options.restore_best
+        return self.validation is not None if choice is None else choice
 
     def check(self) -> None:
         """Refuse bad data, and options that need validation data where there are none."""
@@ -128,25 +128,25 @@ class Sources:
         if self.validation is not None:
             check_data(self.validation, "validation data")
             return
-        for name, wanted in (
+        for name, value in (
             ("patience", self.options.patience),
             ("restore_best", self.options.restore_best),
         ):
-            if wanted:
-                raise InputError(f"training option {name}={wanted!r} needs validation data; give them, or leave it out")
+            if value:
+                raise InputError(f"training option {name}={value!r} needs validation data; give them, or leave it out")
 
     def try_out(self, model: nn.Module) -> None:
         """Run the model on two samples of each source, to say what does not fit before training."""
-        for what, data in (("training data", self.train), ("validation data", self.validation)):
+        for role, data in (("training data", self.train), ("validation data", self.validation)):
             if data is None:
                 continue
             pair = in_memory(data)
-            inputs, targets = pair or next(iter(iterate(data, 1, what)))
+            inputs, targets = pair or next(iter(iterate(data, 1, role)))
             with modes_kept(model), torch.no_grad():
                 model.eval()
-                outputs = _try_model(model, inputs[:2], targets[:2], self.loss, what)
+                outputs = _try_model(model, inputs[:2], targets[:2], self.loss, role)
             if are_classes(outputs, targets):
-                check_labels(targets, outputs.shape[1], what)
+                check_labels(targets, outputs.shape[1], role)
 
 
 def _try_model(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss, what: str) -> Tensor:
@@ -232,14 +232,14 @@ def _checkpoint_path(checkpoint: str | Path) -> Path:
 @contextmanager
 def _started(callbacks: list[Callback], run: Run) -> Iterator[None]:
     """Start the callbacks, and end those that were started, whatever happens."""
-    begun: list[Callback] = []
+    started: list[Callback] = []
     try:
         for callback in callbacks:
             callback.on_start(run)
-            begun.append(callback)
+            started.append(callback)
         yield
     finally:
-        for callback in reversed(begun):
+        for callback in reversed(started):
             callback.on_end(run)
 
 
@@ -251,19 +251,19 @@ def _epoch(run: Run, data: Sources, callbacks: list[Callback]) -> None:
         callback.on_begin(run)
     tally, lr = _steps(run, data, callbacks)
     check_finite(run.model, f"training, after epoch {number}", CALMER)
-    rated = _validate(run, data)
+    validated = _validate(run, data)
     run.records.append(
         EpochRecord(
             epoch=number,
             train_loss=tally.loss,
             train_accuracy=tally.accuracy,
-            validation_loss=rated.loss if rated else None,
-            validation_accuracy=rated.accuracy if rated else None,
+            validation_loss=validated.loss if validated else None,
+            validation_accuracy=validated.accuracy if validated else None,
             lr=lr,
             seconds=perf_counter() - started,
         )
     )
-    run.schedule.after_epoch(rated.loss if rated else tally.loss)
+    run.schedule.after_epoch(validated.loss if validated else tally.loss)
     for callback in callbacks:
         callback.on_epoch(run)
 
@@ -309,9 +309,9 @@ def _where(run: Run) -> str:
 def _validate(run: Run, data: Sources) -> Tally | None:
     if data.validation is None:
         return None
-    rated = tally_pass(run.model, data.validation, data.loss, EVALUATION_BATCH, "validation data")
-    if not isfinite(rated.loss):
+    validated = tally_pass(run.model, data.validation, data.loss, EVALUATION_BATCH, "validation data")
+    if not isfinite(validated.loss):
         raise InputError(
-            f"training: the validation loss became {rated.loss} after epoch {len(run.records) + 1}; {CALMER}"
+            f"training: the validation loss became {validated.loss} after epoch {len(run.records) + 1}; {CALMER}"
         )
-    return rated
+    return validated

@@ -24,7 +24,7 @@ from torch.optim.optimizer import Optimizer
 from secateur.losses import loss_function
 from secateur.types import InputError, Loss, unknown_name
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "Schedule", "TrainOptions"]
+__all__ = ["OPTIMIZERS", "SCHEDULES", "LearningRateSchedule", "TrainOptions"]
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 ScheduleFactory = Callable[[Optimizer], LRScheduler]
@@ -108,12 +108,12 @@ class TrainOptions:
         self._check_belonging()
 
     def _check_names(self) -> None:
-        for what, value, known in (
+        for role, value, registry in (
             ("optimizer", self.optimizer, OPTIMIZERS),
             ("learning-rate schedule", self.schedule, SCHEDULES),
         ):
-            if not callable(value) and value not in known:
-                raise unknown_name(what, value, known)
+            if not callable(value) and value not in registry:
+                raise unknown_name(role, value, registry)
         loss_function(self.loss)
 
     def _check_ranges(self) -> None:
@@ -171,17 +171,17 @@ class TrainOptions:
         make, _ = OPTIMIZERS[self.optimizer]
         return make(parameters, **{name: getattr(self, name) for name in self._optimizer_takes()})
 
-    def make_schedule(self, optimizer: Optimizer, steps_per_epoch: int) -> Schedule:
+    def make_schedule(self, optimizer: Optimizer, steps_per_epoch: int) -> LearningRateSchedule:
         """Return the schedule of this optimiser's learning rate."""
         if callable(self.schedule):
-            return Schedule(self.schedule(optimizer))
+            return LearningRateSchedule(self.schedule(optimizer))
         if self.schedule == "onecycle":
             # Momentum stays what the options say it is.
             peaks = [float(group["lr"]) for group in optimizer.param_groups]
             steps = max(1, self.epochs * steps_per_epoch)
-            one = OneCycleLR(optimizer, max_lr=peaks, total_steps=steps, cycle_momentum=False)
-            return Schedule(one, every_step=True)
-        return Schedule(self._epoch_schedule(self.schedule, optimizer))
+            cycle = OneCycleLR(optimizer, max_lr=peaks, total_steps=steps, cycle_momentum=False)
+            return LearningRateSchedule(cycle, every_step=True)
+        return LearningRateSchedule(self._epoch_schedule(self.schedule, optimizer))
 
     def _epoch_schedule(self, name: str, optimizer: Optimizer) -> LRScheduler:
         gamma = 0.1 if self.gamma is None else self.gamma
@@ -202,7 +202,7 @@ class TrainOptions:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class LearningRateSchedule:
     """One of torch's schedulers, and when it is stepped: after every step, or after every epoch."""
 
     scheduler: LRScheduler

@@ -44,9 +44,9 @@ def chain_engine(
     >>> chain_engine(model, channels(model, torch.zeros(1, 2)), cross_entropy) is None
     True
     """
-    found = parse(model, sites) if loss is cross_entropy else None
+    chain = parse(model, sites) if loss is cross_entropy else None
     room = min(Budget.of(device_of(model), max_memory).total, CHAIN)
-    return None if found is None else ChainEngine(model, *found, sites, room, advance)
+    return None if chain is None else ChainEngine(model, *chain, sites, room, advance)
 
 
 @dataclass(eq=False)

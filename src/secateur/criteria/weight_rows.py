@@ -71,7 +71,7 @@ def reduced(rows: list[Tensor], score: Callable[[Tensor], Tensor], reduce: Reduc
     """
     if reduce == "joint":
         return score(torch.cat(rows, dim=1))
-    scores = torch.stack([score(one) for one in rows])
+    scores = torch.stack([score(member_rows) for member_rows in rows])
     ways: dict[str, Callable[[], Tensor]] = {
         "mean": lambda: scores.mean(0),
         "sum": lambda: scores.sum(0),
@@ -137,9 +137,9 @@ def unit_rows(tensors: Mapping[str, Tensor], site: Site, role: Role = "out") -> 
     """
     if site.kind == "block":
         return [_block_rows(tensors, site)]
-    chosen = [m for m in site.members if m.role == role] or list(site.members)
-    chosen = [m for m in chosen if tensors[m.parameter].ndim > 1] or chosen
-    return _rows(tensors, chosen)
+    members = [m for m in site.members if m.role == role] or list(site.members)
+    members = [m for m in members if tensors[m.parameter].ndim > 1] or members
+    return _rows(tensors, members)
 
 
 def _rows(tensors: Mapping[str, Tensor], members: list[Member]) -> list[Tensor]:
@@ -149,8 +149,8 @@ def _rows(tensors: Mapping[str, Tensor], members: list[Member]) -> list[Tensor]:
         assert member.index is not None
         tensor = tensors[member.parameter].detach()
         index = member.index.to(tensor.device)
-        picked = tensor.movedim(member.dim, 0)[index]
-        rows.append(picked.reshape(index.shape[0], -1))
+        unit_slices = tensor.movedim(member.dim, 0)[index]
+        rows.append(unit_slices.reshape(index.shape[0], -1))
     return rows
 
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from secateur.criteria import LossChange, NextLayer, SecondOrder, Taylor
-from secateur.criteria.gates import gradient
-from secateur.criteria.units import parameters_of
+from secateur.criteria.unit_gradients import gradient
+from secateur.criteria.weight_rows import parameters_of
 from secateur.state import evaluating
 from secateur.structure import blocks, channels, weights
 from secateur.structure.flow import Flow

@@ -18,7 +18,7 @@ from torch import nn
 
 from secateur.testing import zoo
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import coverage_table  # noqa: E402

@@ -24,8 +24,8 @@ from secateur.criteria import (
     SynFlow,
     Wanda,
 )
-from secateur.criteria.derivatives import Objective
 from secateur.criteria.fisher_blocks import fisher_blocks
+from secateur.criteria.parameter_gradients import Objective
 from secateur.criteria.reconstruction import greedy
 from secateur.schedules import Iterative
 from secateur.selection import select

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as dump_tensors
+from test_saving import EDITS, MANIFEST, forge, reseal
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
@@ -23,7 +24,6 @@ from secateur.saving import load, save
 from secateur.saving.records import joined, parted
 from secateur.testing.toys import TOYS, same_state, snapshot
 from secateur.types import FileError, InputError
-from test_saving import EDITS, MANIFEST, forge, reseal
 
 
 class Literal(nn.Module):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from secateur.criteria.places import Places, over, samples_of
+from secateur.criteria.read_sums import Places, over, samples_of
 from secateur.labelled import Data, iterate
 from secateur.losses import check_answers, gives_numbers
 from secateur.state import check_finite, device_of, own_tensors
@@ -75,10 +75,12 @@ class Gated:
         Returns:
             One tensor a site, ``(samples, units)``.
         """
-        found: dict[str, Tensor] = {}
-        for read, made in self.by_read(along, last):
-            found[read.site] = found[read.site] + made if read.site in found else made
-        return found
+        changes_by_site: dict[str, Tensor] = {}
+        for read, read_changes in self.by_read(along, last):
+            changes_by_site[read.site] = (
+                changes_by_site[read.site] + read_changes if read.site in changes_by_site else read_changes
+            )
+        return changes_by_site
 
     def by_read(self, along: Tensor, last: bool = True) -> Iterator[tuple[Read, Tensor]]:
         """Yield each read with its part of `changes`."""
@@ -90,14 +92,14 @@ class Gated:
 
     def slopes(self, along: Tensor, nodes: list[Node]) -> tuple[Tensor | None, ...]:
         """Return the gradients of ``outputs · along`` at nodes that are `seen`; call it before the last `changes`."""
-        made = [self._made[node] for node in nodes]
-        grads: list[Tensor | None] = [None] * len(made)
-        on = [at for at, tensor in enumerate(made) if tensor.requires_grad]
+        node_values = [self._made[node] for node in nodes]
+        grads: list[Tensor | None] = [None] * len(node_values)
+        on = [at for at, tensor in enumerate(node_values) if tensor.requires_grad]
         if on:
-            found = torch.autograd.grad(
-                self._root, [made[at] for at in on], along, retain_graph=True, allow_unused=True
+            node_grads = torch.autograd.grad(
+                self._root, [node_values[at] for at in on], along, retain_graph=True, allow_unused=True
             )
-            for at, grad in zip(on, found, strict=True):
+            for at, grad in zip(on, node_grads, strict=True):
                 grads[at] = grad
         return tuple(grads)
 
@@ -112,13 +114,13 @@ class Gated:
         tensors = {id(tensor): tensor for _, _, tensor in self._loops}
         grads = torch.autograd.grad(self._root, list(tensors.values()), along, retain_graph=True, allow_unused=True)
         by_id = dict(zip(tensors, grads, strict=True))
-        found: dict[str, Tensor] = {}
+        changes_by_site: dict[str, Tensor] = {}
         for name, member, tensor in self._loops:
             grad = by_id[id(tensor)]
             products = -tensor.detach() * grad if grad is not None else torch.zeros_like(tensor)
-            made = by_unit(products, member)
-            found[name] = found[name] + made if name in found else made
-        return found
+            loop_changes = by_unit(products, member)
+            changes_by_site[name] = changes_by_site[name] + loop_changes if name in changes_by_site else loop_changes
+        return changes_by_site
 
 
 def by_unit(values: Tensor, member: Member) -> Tensor:
@@ -136,8 +138,8 @@ def gradient(outputs: Tensor, targets: Tensor, loss: Loss) -> Tensor:
     """
     with torch.enable_grad():
         leaf = outputs.detach().requires_grad_()
-        (found,) = torch.autograd.grad(loss(leaf, targets), leaf)
-    return found * len(outputs)
+        (grad,) = torch.autograd.grad(loss(leaf, targets), leaf)
+    return grad * len(outputs)
 
 
 PerBatch = Callable[[Gated], Mapping[str, Tensor]]
@@ -221,11 +223,11 @@ class _Plan:
 def _plan(flow: Flow, inputs: Tensor) -> _Plan:
     structure, _ = flow.at(inputs)
     names = {atom: name for name, atom in structure.units.items() if name in flow.sites}
-    inside = {node: {names[a] for a in own if a in names} for node, own in _recurrent(structure)}
+    inside = {node: {names[a] for a in looped if a in names} for node, looped in _recurrent(structure)}
     loops = tuple(
         (name, member)
-        for node, own in inside.items()
-        for name in sorted(own)
+        for node, site_names in inside.items()
+        for name in sorted(site_names)
         for member in _read_inside(structure, node, flow.sites[name].members)
     )
     changes = any(writes(node) for node in structure.graph.nodes)
@@ -250,8 +252,8 @@ class _Runner:
             self.plans[key] = _plan(self.flow, inputs)
         plan, tensors = self.plans[key], self._tensors(self.plans[key])
         points: list[tuple[Places, Tensor]] = []
-        made: dict[Node, Any] = {}
-        seen: dict[Node, Any] = {}
+        tensors_by_node: dict[Node, Any] = {}
+        numbers_by_node: dict[Node, Any] = {}
 
         def again(tap: Tap, see: See | None = None) -> Tensor:
             outside: Tap = lambda read, x: x if read.site in plan.inside.get(read.node, ()) else tap(read, x)  # noqa: E731
@@ -259,10 +261,23 @@ class _Runner:
             return outputs
 
         watched = self.watch(inputs)
-        outputs = again(_point(plan, points), _see(plan, watched, made, seen) if watched else None)
+        outputs = again(
+            _point(plan, points), _see(plan, watched, tensors_by_node, numbers_by_node) if watched else None
+        )
         check_answers(outputs, targets, self.loss, doing)
         loops = [(name, member, tensors[member.parameter]) for name, member in plan.loops]
-        return Gated(inputs, outputs.detach(), targets, self.loss, again, seen, outputs, points, loops, made)
+        return Gated(
+            inputs,
+            outputs.detach(),
+            targets,
+            self.loss,
+            again,
+            numbers_by_node,
+            outputs,
+            points,
+            loops,
+            tensors_by_node,
+        )
 
     def _tensors(self, plan: _Plan) -> dict[str, Tensor]:
         """The model's tensors, those with a gradient that stand for reads inside a loop."""

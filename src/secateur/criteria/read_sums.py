@@ -61,9 +61,9 @@ def _crossed(flat: Tensor, samples: Tensor, units: Tensor) -> Tensor:
     """Sums by sample and unit where both lie along one dimension."""
     sample = _owners(samples, len(flat))
     unit = _owners(units, len(flat))
-    there = (sample >= 0) & (unit >= 0)
-    made = flat.new_zeros(len(samples), len(units))
-    return made.index_put_((sample[there], unit[there]), flat[there], accumulate=True)
+    has_both = (sample >= 0) & (unit >= 0)
+    sums = flat.new_zeros(len(samples), len(units))
+    return sums.index_put_((sample[has_both], unit[has_both]), flat[has_both], accumulate=True)
 
 
 def _owners(index: Tensor, size: int) -> Tensor:
@@ -79,8 +79,8 @@ def samples_of(structure: Structure, read: Read, count: int) -> tuple[int, Tenso
         value = structure.values.get(holder)
         batch = next(atoms(value.axes[0]), None) if isinstance(value, Value) and value.axes else None
         for dim, axis in enumerate(axes) if batch is not None and batch.size == count else ():
-            found = positions(axis, batch)  # type: ignore[arg-type]
-            if found is not None:
-                return dim, found
+            sample_positions = positions(axis, batch)  # type: ignore[arg-type]
+            if sample_positions is not None:
+                return dim, sample_positions
     shape = read.source.meta["val"].shape
     return (0, torch.arange(count).unsqueeze(1)) if shape[0] == count and read.dim else None

@@ -14,13 +14,13 @@ from secateur.structure import channels, cut
 from secateur.structure.cutting import cut_with_plan
 from secateur.structure.difference import difference
 from secateur.structure.reference import Reference
-from secateur.testing.random_nets import RULES, RandomNet, Step, random_keep
+from secateur.testing.random_nets import RULES, NetStep, RandomNet, random_keep
 from secateur.testing.toys import same_state, snapshot
 from secateur.types import CutError, Keep, Sites, TraceError, VerificationError
 
 SMALL = settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 
-steps = st.lists(st.builds(Step, st.integers(0, len(RULES) - 1), st.integers(0, 11), st.integers(0, 11)), max_size=7)
+steps = st.lists(st.builds(NetStep, st.integers(0, len(RULES) - 1), st.integers(0, 11), st.integers(0, 11)), max_size=7)
 
 
 def plainly_masked(model: nn.Module, sites: Sites, keep: Keep, x: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def expected(net: RandomNet, sites: Sites, keep: Keep, x: Tensor) -> Tensor:
     return plainly_masked(net, sites, keep, x)
 
 
-def check(program: list[Step], kind: int, seed: int) -> str:
+def check(program: list[NetStep], kind: int, seed: int) -> str:
     """Make, trace, cut and compare; return what came of it."""
     net = RandomNet(program, kind, seed)
     example = net.example(batch=3, seed=1)
@@ -80,13 +80,13 @@ def check(program: list[Step], kind: int, seed: int) -> str:
 
 @SMALL
 @given(steps, st.integers(0, 2), st.integers(0, 99))
-def test_what_is_cut_computes_what_is_masked(program: list[Step], kind: int, seed: int) -> None:
+def test_what_is_cut_computes_what_is_masked(program: list[NetStep], kind: int, seed: int) -> None:
     check(program, kind, seed)
 
 
 @settings(max_examples=20)
 @given(steps, st.integers(0, 2))
-def test_keeping_everything_changes_nothing_to_the_bit(program: list[Step], kind: int) -> None:
+def test_keeping_everything_changes_nothing_to_the_bit(program: list[NetStep], kind: int) -> None:
     net = RandomNet(program, kind)
     x = net.example(batch=3)
     sites = channels(net, x)
@@ -102,7 +102,7 @@ def test_most_random_networks_are_cut_as_modules() -> None:
     outcomes: Counter[str] = Counter()
     for seed in range(30):
         numbers = torch.randint(0, 1000, (5, 3), generator=generator).tolist()
-        program = [Step(op % len(RULES), a % 12, b % 12) for op, a, b in numbers]
+        program = [NetStep(op % len(RULES), a % 12, b % 12) for op, a, b in numbers]
         outcomes[check(program, seed, seed).split(":")[0]] += 1
     assert outcomes["module"] + outcomes["graph"] >= 24, outcomes
     assert outcomes["not traced"] == 0, outcomes
@@ -111,5 +111,5 @@ def test_most_random_networks_are_cut_as_modules() -> None:
 @pytest.mark.slow
 @settings(max_examples=4000, suppress_health_check=[HealthCheck.too_slow], derandomize=False)
 @given(steps, st.integers(0, 2), st.integers(0, 10_000))
-def test_what_is_cut_computes_what_is_masked_at_length(program: list[Step], kind: int, seed: int) -> None:
+def test_what_is_cut_computes_what_is_masked_at_length(program: list[NetStep], kind: int, seed: int) -> None:
     check(program, kind, seed)

@@ -25,7 +25,7 @@ from secateur.rate.units import GraphEngine
 from secateur.rate.whole import PlainLoop
 from secateur.structure import blocks, channels, mask, weights
 from secateur.testing.conformance import CriterionConformance
-from secateur.testing.random_nets import RULES, RandomNet, Step
+from secateur.testing.random_nets import RULES, NetStep, RandomNet
 from secateur.testing.toys import TOYS, hand_mlp
 from secateur.testing.zoo import ZOO, build
 from secateur.types import Batches, Criterion, InputError, Loss, SecateurError, Sites, TraceError
@@ -104,12 +104,14 @@ def test_every_unit_of_the_toys_is_as_by_brute_force_whatever_the_memory(name: s
     assert_equal_to_brute(model, channels(model, TOYS[name].inputs()), TOYS[name].inputs(5), budget)
 
 
-programs = st.lists(st.builds(Step, st.integers(0, len(RULES) - 1), st.integers(0, 11), st.integers(0, 11)), max_size=6)
+programs = st.lists(
+    st.builds(NetStep, st.integers(0, len(RULES) - 1), st.integers(0, 11), st.integers(0, 11)), max_size=6
+)
 
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 @given(programs, st.integers(0, 2), st.integers(0, 3))
-def test_every_unit_of_random_nets_is_as_by_brute_force(program: list[Step], kind: int, seed: int) -> None:
+def test_every_unit_of_random_nets_is_as_by_brute_force(program: list[NetStep], kind: int, seed: int) -> None:
     net = RandomNet(program, kind, seed)
     model, x = Logits(net, ()).eval(), net.example(batch=3, seed=1)
     try:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from secateur.criteria.batches import moved
-from secateur.criteria.gates import gradient
 from secateur.criteria.second_order import drawn, roots
-from secateur.criteria.units import parameters_of
+from secateur.criteria.unit_gradients import gradient
+from secateur.criteria.weight_rows import parameters_of
 from secateur.labelled import Data
 from secateur.losses import check_answers
 from secateur.state import check_finite, device_of, evaluating
@@ -131,9 +131,9 @@ class Objective:
 
         totals: Tensors = {}
         count = 0
-        for found in self.by_sample(along):
+        for sample_gradients in self.by_sample(along):
             count += 1
-            for slopes, sign in found:
+            for slopes, sign in sample_gradients:
                 totals = totals or {
                     name: torch.zeros_like(slope, dtype=torch.float64) for name, slope in slopes.items()
                 }
@@ -177,8 +177,8 @@ class Objective:
         check_finite(self.model, self.doing, REPAIR)
         names = dict.fromkeys(member.parameter for site in self.sites.values() for member in site.members)
         # A parameter under two names is one leaf: it has one derivative.
-        made: dict[int, Tensor] = {}
-        leaves = {n: made.setdefault(id(parameters[n]), parameters[n].detach().requires_grad_()) for n in names}
+        leaf_by_id: dict[int, Tensor] = {}
+        leaves = {n: leaf_by_id.setdefault(id(parameters[n]), parameters[n].detach().requires_grad_()) for n in names}
         # The fused attention kernels cannot be derived twice.
         with evaluating(self.model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             yield leaves
@@ -191,10 +191,10 @@ def _grad(
     inputs = list(leaves.values())
     if not inputs or not value.requires_grad:
         return [torch.zeros_like(leaf) for leaf in inputs]
-    found = torch.autograd.grad(
+    grads = torch.autograd.grad(
         value, inputs, along, create_graph=graph, retain_graph=graph or again, allow_unused=True
     )
-    return [torch.zeros_like(leaf) if grad is None else grad for leaf, grad in zip(inputs, found, strict=True)]
+    return [torch.zeros_like(leaf) if grad is None else grad for leaf, grad in zip(inputs, grads, strict=True)]
 
 
 def _curved(
@@ -202,21 +202,21 @@ def _curved(
 ) -> list[tuple[list[Tensor], list[Tensor]]]:
     """`count` vectors, and the Hessian of `mean` times each."""
     slopes = _grad(mean, leaves, graph=True)
-    found = []
+    vectors_and_products = []
     for _ in range(count if leaves else 0):
         along = vector()
         # Of one leaf under two names the slope is met once.
-        once = {id(leaf): (s * v).sum() for leaf, s, v in zip(leaves.values(), slopes, along, strict=True)}
-        found.append((along, _grad(torch.stack(list(once.values())).sum(), leaves, again=True)))
-    return found
+        dot_by_leaf = {id(leaf): (s * v).sum() for leaf, s, v in zip(leaves.values(), slopes, along, strict=True)}
+        vectors_and_products.append((along, _grad(torch.stack(list(dot_by_leaf.values())).sum(), leaves, again=True)))
+    return vectors_and_products
 
 
 def _signs(leaves: Tensors, generator: torch.Generator) -> list[Tensor]:
-    drawn: dict[int, Tensor] = {}
+    signs_by_leaf: dict[int, Tensor] = {}
     for leaf in leaves.values():
-        if id(leaf) not in drawn:
-            drawn[id(leaf)] = (torch.randint(2, leaf.shape, generator=generator) * 2 - 1).to(leaf)
-    return [drawn[id(leaf)] for leaf in leaves.values()]
+        if id(leaf) not in signs_by_leaf:
+            signs_by_leaf[id(leaf)] = (torch.randint(2, leaf.shape, generator=generator) * 2 - 1).to(leaf)
+    return [signs_by_leaf[id(leaf)] for leaf in leaves.values()]
 
 
 def _along(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from secateur.structure import channels, cut
 from secateur.testing import unseen
-from secateur.testing.unseen import Draw, draw_inputs
+from secateur.testing.unseen import InputDraw, draw_inputs
 from secateur.types import InputError
 
 
@@ -153,13 +153,13 @@ def test_draws() -> None:
         "mask": torch.ones(2, 3, dtype=torch.long),
         "x": torch.randn(2, 4, 6),
     }
-    drawn = draw_inputs(example, Draw(batch=4, stretch=(True, (-1,)), scale=10.0, padded=True, vocabulary=50))
+    drawn = draw_inputs(example, InputDraw(batch=4, stretch=(True, (-1,)), scale=10.0, padded=True, vocabulary=50))
     assert {name: tuple(x.shape) for name, x in drawn.items()} == {"ids": (4, 8), "mask": (4, 8), "x": (4, 4, 12)}
     assert drawn["x"].dtype is torch.float64
     assert 5 < float(drawn["x"].std()) < 20
     assert 7 < int(drawn["ids"].max()) < 50
     assert drawn["mask"].tolist() == [[1] * 6 + [0] * 2, [1] * 8] * 2
-    same = draw_inputs(example, Draw(batch=3, same_words=True))
+    same = draw_inputs(example, InputDraw(batch=3, same_words=True))
     assert torch.equal(same["ids"], torch.tensor([[3, 5, 7]] * 3))
-    again = draw_inputs(example, Draw(batch=3, same_words=True))
+    again = draw_inputs(example, InputDraw(batch=3, same_words=True))
     assert torch.equal(same["x"], again["x"])
