@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
+from secateur.allocate.counting import Counter, counter_by_cutting, examples, quick_counter, size
+from secateur.allocate.goals import allowed
 from secateur.allocate.latency import closest_in_time
 from secateur.allocate.scan import Sensitivity
 from secateur.allocate.steps import Steps, by_scores, by_sensitivity
 from secateur.criteria.base import check_scores
-from secateur.measure import file_bytes
-from secateur.measure import macs as measured_macs
-from secateur.measure import parameters as measured_parameters
 from secateur.selection import Scope
 from secateur.state import usual
-from secateur.structure import Structure, cut
-from secateur.structure.cost import Cost
 from secateur.structure.sites import check_same_model
-from secateur.types import ExampleInputs, InputError, Keep, Scores, Sites, unknown_name
+from secateur.types import InputError, Scores, Sites, unknown_name
 
 __all__ = ["BUDGETS", "budget"]
 
 BUDGETS = ("macs", "parameters", "bytes", "latency")
 """What a budget can be of."""
-
-Counter = Callable[[Keep], int]
 
 
 @usual
@@ -85,16 +80,16 @@ def budget(
     if scope == "row":
         raise unknown_name("scope of a budget", scope, ("global", "layer"))
     options: dict[str, Any] = {"minimum": minimum, "round_to": round_to, "sites": sites}
-    quick = None if quantity == "latency" else _quick(model, sites, quantity)
+    quick = None if quantity == "latency" else quick_counter(model, sites, quantity)
     if sensitivity is None:
         steps = by_scores(scores, scope, options)
     else:
-        count = quick or _quick(model, sites, "macs") or _by_cutting(model, sites, "macs")
+        count = quick or quick_counter(model, sites, "macs") or counter_by_cutting(model, sites, "macs")
         steps = by_sensitivity(scores, sensitivity, metric, count, options)
     if quantity == "latency":
         return closest_in_time(model, sites, steps, limit, examples(sites))
-    goal = _target(quantity, limit, _size(quantity, model, sites))
-    slow = _by_cutting(model, sites, quantity)
+    goal = int(allowed(quantity, limit, size(quantity, model, sites)))
+    slow = counter_by_cutting(model, sites, quantity)
     keep = _fewest(steps, quick or slow, goal, quantity)
     # The count from the structure may miss what a cut changes beside; then cutting decides.
     return keep if quick is None or slow(keep) <= goal else _fewest(steps, slow, goal, quantity)
@@ -121,45 +116,3 @@ def _the_one(budgets: Mapping[str, Any]) -> tuple[str, Any]:
     if len(named) != 1:
         raise InputError(f"budget: give one of {', '.join(BUDGETS)}; got {' and '.join(named) or 'none'}")
     return next(iter(named.items()))
-
-
-def _target(quantity: str, value: Any, whole: int) -> int:
-    """How many are allowed."""
-    if isinstance(value, float) and 0 < value <= 1:
-        return int(value * whole)
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
-        return value
-    raise InputError(
-        f"budget: {quantity}={value!r} must be a fraction of the unpruned model's in (0, 1], such as 0.5, or a whole number"
-    )
-
-
-def examples(sites: Sites) -> ExampleInputs:
-    """Return the inputs that the sites were found on."""
-    graph = sites.structure.graph if isinstance(sites.structure, Structure) else sites.structure
-    inputs: ExampleInputs = graph.args or dict(graph.kwargs)
-    return inputs
-
-
-def _size(quantity: str, model: nn.Module, sites: Sites) -> int:
-    if quantity == "macs":
-        return measured_macs(model, examples(sites))
-    return measured_parameters(model).total if quantity == "parameters" else file_bytes(model)
-
-
-def _by_cutting(model: nn.Module, sites: Sites, quantity: str) -> Counter:
-    return lambda keep: _size(quantity, cut(model, sites, keep), sites)
-
-
-def _quick(model: nn.Module, sites: Sites, quantity: str) -> Counter | None:
-    """Counting from the structure; None where that does not see all that is to be counted."""
-    if not isinstance(sites.structure, Structure):
-        return None
-    cost, whole = Cost(sites.structure), _size(quantity, model, sites)
-    if quantity == "parameters":
-        return lambda keep: whole - cost.parameters_removed(keep)
-    if quantity == "bytes":
-        # The file's header gets no longer when sizes get smaller.
-        saved = model.state_dict()
-        return lambda keep: whole - cost.bytes_removed(keep, saved)
-    return cost.macs if cost.macs({}) == whole else None

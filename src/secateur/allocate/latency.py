@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
+from secateur.allocate.goals import allowed
 from secateur.allocate.steps import Steps
 from secateur.measure import compare_latency
 from secateur.measure import latency as measured_latency
@@ -22,8 +22,6 @@ TOLERANCE = 0.05
 
 SECONDS = 1.0
 """About how long one candidate is measured, before the one that is taken is measured three times as long."""
-
-UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
 
 
 def closest_in_time(
@@ -40,15 +38,7 @@ def closest_in_time(
 
 
 def _fraction(limit: Any, now: float) -> float:
-    if isinstance(limit, float) and 0 < limit <= 1:
-        return limit
-    match = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?(s|ms|us|µs)", limit.strip()) if isinstance(limit, str) else None
-    seconds = float(match[1]) * UNITS[match[2]] if match is not None else 0.0
-    if not seconds:
-        raise InputError(
-            f"budget: latency={limit!r} must be a fraction of the unpruned model's in (0, 1], such as 0.5, or a time, "
-            "such as '2.5 ms'"
-        )
+    seconds = allowed("latency", limit, now)
     if seconds > now:
         raise InputError(f"budget: the unpruned model takes {1000 * now:.3g} ms, less than the {limit} asked for")
     return seconds / now
