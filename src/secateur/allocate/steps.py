@@ -44,13 +44,13 @@ def by_scores(scores: Scores, scope: Scope, options: Mapping[str, Any]) -> Steps
 
 
 def by_sensitivity(
-    scores: Scores, found: Sensitivity, metric: str, count: Callable[[Keep], int], options: Mapping[str, Any]
+    scores: Scores, scan: Sensitivity, metric: str, count: Callable[[Keep], int], options: Mapping[str, Any]
 ) -> Steps:
     """Return one step for every saving: at each site as many units go as lose least together by the scan."""
-    missing = [name for name in scores if name not in found.units]
+    missing = [name for name in scores if name not in scan.units]
     if missing:
-        raise unknown_name("site of the sensitivity scan", missing[0], found.units)
-    curves = loss_by_removed(found, metric, options["minimum"])
+        raise unknown_name("site of the sensitivity scan", missing[0], scan.units)
+    curves = loss_by_removed(scan, metric, options["minimum"])
     saved = {name: _saved(scores[name], name, len(curves[name]), count) for name in scores}
     table = Portions({name: Choices(saved[name].tolist(), curves[name].tolist()) for name in scores})
 
@@ -65,7 +65,7 @@ def by_sensitivity(
 def _saved(score: Tensor, name: str, choices: int, count: Callable[[Keep], int]) -> Floats:
     """What removing 0, 1, 2, … units of one site saves, all else left whole."""
     points = np.unique(np.linspace(0, choices - 1, min(choices, POINTS)).round().astype(int))
-    kept = [torch.arange(score.numel()) >= removed for removed in points.tolist()]
-    left = np.array([count({name: mask.reshape(score.shape)}) for mask in kept], dtype=np.float64)
+    keep_masks = [torch.arange(score.numel()) >= removed for removed in points.tolist()]
+    left = np.array([count({name: mask.reshape(score.shape)}) for mask in keep_masks], dtype=np.float64)
     saved: Floats = np.interp(np.arange(choices), points, left[0] - left).round()
     return saved

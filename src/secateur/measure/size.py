@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from secateur.measure.inputs import caller
 from secateur.randomness import private_draws
+from secateur.runtimes.inputs import caller
 from secateur.state import check_module, evaluating, tensors, usual
 from secateur.types import ExampleInputs, InputError
 
@@ -54,10 +54,10 @@ def parameters(model: nn.Module) -> ParameterCount:
     ParameterCount(total=8, nonzero=5)
     """
     check_module(model, "parameters")
-    found = list(model.parameters())
+    all_parameters = list(model.parameters())
     return ParameterCount(
-        total=sum(parameter.numel() for parameter in found),
-        nonzero=sum(int(torch.count_nonzero(parameter)) for parameter in found),
+        total=sum(parameter.numel() for parameter in all_parameters),
+        nonzero=sum(int(torch.count_nonzero(parameter)) for parameter in all_parameters),
     )
 
 

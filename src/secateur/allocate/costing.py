@@ -1,0 +1,181 @@
+"""Measure a cost table: counts from the structure, times of cut models in turns with the unpruned one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+import torch
+from torch import nn
+
+from secateur.allocate.cost_table import CostTable, Losses, SiteCosts
+from secateur.allocate.counting import COUNTED, Counter, counter_by_cutting, examples, quick_counter, size
+from secateur.measure import compare_latency, latency
+from secateur.progress import bar
+from secateur.selection.nested import nearest_multiple
+from secateur.state import usual
+from secateur.structure import Structure, cut
+from secateur.structure.sites import check_same_model
+from secateur.types import InputError, Keep, Sites, unknown_name
+
+__all__ = ["cost_table"]
+
+SECONDS = 0.5
+"""About how long each width is timed."""
+
+ALL_PAIRS = 64
+"""Up to so many sites every pair is looked at for what it shares; of more sites those that share a parameter."""
+
+
+@usual
+def cost_table(
+    model: nn.Module,
+    sites: Sites,
+    losses: Losses | None = None,
+    *,
+    measures: Sequence[str] = COUNTED,
+    widths: int | Mapping[str, Sequence[int]] = 8,
+    least: float = 0.1,
+    minimum: int = 1,
+    round_to: int = 1,
+    progress: bool = False,
+) -> CostTable:
+    """Return what each site costs at several widths, all others whole.
+
+    Counts are found from the structure. With ``"latency"`` among the measures each site is cut to each width, and its
+    widths are timed in turns with the unpruned model. What two sites share is counted in multiply-accumulates, and goes
+    into the latency at as many seconds for each as the two sites' own removals saved.
+
+    Args:
+        model: the model that `sites` were found in; it is left as it is.
+        sites: from `channels`.
+        losses: for each site the rise of the loss when 0, 1, 2, … units go: of `JointWorth.losses`, of
+            `measured_losses`, of a solver. None leaves them 0; see `CostTable.with_losses`.
+        measures: what is measured: ``"macs"``, ``"parameters"``, ``"bytes"``, ``"latency"``.
+        widths: how many widths of each site, evenly from all of its units down; or by site the numbers of units kept.
+        least: the narrowest width, as a share of the site's units.
+        minimum, round_to: as for `select`: at least so many units stay, and a multiple of so many.
+        progress: draw a bar on standard error.
+
+    Raises:
+        InputError: an argument is out of range, or the sites are those of single weights.
+
+    >>> from secateur.structure import channels
+    >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))       # 10 multiply-accumulates a unit
+    >>> table = cost_table(model, channels(model, torch.zeros(1, 8)), measures=["macs"], widths=3, least=0.0)
+    >>> table.sites["0"].kept, table.sites["0"].costs["macs"]
+    ((16, 8, 1), (160.0, 80.0, 10.0))
+    """
+    check_same_model(model, sites)
+    if not isinstance(sites.structure, Structure):
+        raise InputError("cost_table: zeros make a model no smaller or faster; find the sites with channels(...)")
+    for measure in measures:
+        if measure not in (*COUNTED, "latency"):
+            raise unknown_name("measure", measure, (*COUNTED, "latency"))
+    kept = {name: _widths(name, site.size, widths, least, minimum, round_to) for name, site in sites.items()}
+    series: dict[str, Series] = {}
+    whole: dict[str, float] = {}
+    shared: dict[str, Shared] = {}
+    counters = {measure: _counter(model, sites, measure) for measure in (*measures, "macs") if measure in COUNTED}
+    for measure, count in counters.items():
+        whole[measure], series[measure] = float(size(measure, model, sites)), _counted(sites, kept, count)
+        shared[measure] = _shared(sites, kept, count, whole[measure], series[measure])
+    if "latency" in measures:
+        whole["latency"], series["latency"] = _timed(model, sites, kept, progress)
+        shared["latency"] = _shared_time(shared["macs"], whole, series)
+    entries = {
+        name: SiteCosts(site.size, kept[name], {m: series[m][name] for m in measures}, (0.0,) * len(kept[name]))
+        for name, site in sites.items()
+    }
+    table = CostTable({m: whole[m] for m in measures}, entries, {m: shared[m] for m in measures})
+    return table if losses is None else table.with_losses(losses)
+
+
+Series = dict[str, tuple[float, ...]]
+"""The whole model's cost at each width of each site."""
+
+Shared = dict[str, dict[str, float]]
+
+
+def _widths(
+    name: str, units: int, widths: int | Mapping[str, Sequence[int]], least: float, minimum: int, round_to: int
+) -> tuple[int, ...]:
+    """The numbers of units to keep, falling, all of them first."""
+    if isinstance(widths, Mapping):
+        asked = sorted({units, *widths.get(name, ())}, reverse=True)
+        if asked[0] > units or asked[-1] < 1:
+            raise InputError(f"cost_table: widths of {name!r} must lie in 1 … {units}; got {list(widths[name])}")
+        return tuple(asked)
+    if isinstance(widths, bool) or widths < 1:
+        raise InputError(f"cost_table: widths={widths!r} must be a whole number, 1 or more, or numbers by site")
+    narrowest = min(max(minimum, round(least * units), 1), units)
+    evenly = np.linspace(units, narrowest, widths) if widths > 1 else np.array([units])
+    rounded = {nearest_multiple(round(width), units, round_to) for width in evenly.tolist()}
+    return tuple(sorted({units, *(width for width in rounded if width >= minimum)}, reverse=True))
+
+
+def _counter(model: nn.Module, sites: Sites, measure: str) -> Counter:
+    return quick_counter(model, sites, measure) or counter_by_cutting(model, sites, measure)
+
+
+def _first(sites: Sites, name: str, kept: int) -> Keep:
+    """Which units go makes no difference to the cost, as those of a site are alike."""
+    return {name: torch.arange(sites[name].size) < kept}
+
+
+def _counted(sites: Sites, kept: Mapping[str, tuple[int, ...]], count: Counter) -> Series:
+    return {name: tuple(float(count(_first(sites, name, width))) for width in widths) for name, widths in kept.items()}
+
+
+def _shared(
+    sites: Sites,
+    kept: Mapping[str, tuple[int, ...]],
+    count: Counter,
+    whole: float,
+    series: Mapping[str, Sequence[float]],
+) -> Shared:
+    """What two sites both save, counted with both at their narrowest, and taken to grow with either's removed share."""
+    shared: Shared = {}
+    for name, other in _neighbours(sites):
+        gone = (1 - kept[name][-1] / sites[name].size) * (1 - kept[other][-1] / sites[other].size)
+        if gone:
+            both = count({**_first(sites, name, kept[name][-1]), **_first(sites, other, kept[other][-1])})
+            twice = (both - series[name][-1] - series[other][-1] + whole) / gone
+            if twice:
+                shared.setdefault(name, {})[other] = twice
+    return shared
+
+
+def _neighbours(sites: Sites) -> list[tuple[str, str]]:
+    """Pairs of sites between which a layer may lie."""
+    parameters = {name: {member.parameter for member in site.members} for name, site in sites.items()}
+    pairs = combinations(sites, 2)
+    return [(a, b) for a, b in pairs if len(sites) <= ALL_PAIRS or parameters[a] & parameters[b]]
+
+
+def _timed(model: nn.Module, sites: Sites, kept: Mapping[str, tuple[int, ...]], progress: bool) -> tuple[float, Series]:
+    """The unpruned model's seconds, and its seconds times the ratio that each width takes, all of a site in turns."""
+    now = latency(model, examples(sites), repeats=7).median
+    repeats = min(max(round(SECONDS / now), 7), 41)
+    series: Series = {}
+    with bar(sum(len(widths) - 1 for widths in kept.values()), progress, "widths timed") as advance:
+        for name, widths in kept.items():
+            models = {str(width): cut(model, sites, _first(sites, name, width)) for width in widths[1:]}
+            compared = compare_latency({"whole": model, **models}, examples(sites), warmup=2, repeats=repeats)
+            series[name] = (now, *(now / compared.speedups[str(width)].median for width in widths[1:]))
+            advance(len(models))
+    return now, series
+
+
+def _shared_time(macs: Shared, whole: Mapping[str, float], series: Mapping[str, Series]) -> Shared:
+    """The shared multiply-accumulates of each pair, at the mean of the seconds for each that its sites' removals saved."""
+
+    def seconds(name: str) -> float:
+        saved = {measure: whole[measure] - series[measure][name][-1] for measure in ("macs", "latency")}
+        return max(saved["latency"], 0.0) / saved["macs"] if saved["macs"] > 0 else 0.0
+
+    return {
+        name: {other: count * (seconds(name) + seconds(other)) / 2 for other, count in others.items()}
+        for name, others in macs.items()
+    }
