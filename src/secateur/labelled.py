@@ -28,6 +28,7 @@ __all__ = [
     "iterate",
     "logits_of",
     "together",
+    "unlabelled",
 ]
 
 
@@ -81,6 +82,8 @@ class Batch:
         >>> Batch.of({"ids": x}).targets, Batch.of([x]).targets, Batch.of("text")
         (None, None, None)
         """
+        if isinstance(value, Batch):
+            return value
         if isinstance(value, Tensor):
             parts: tuple[Any, ...] = (value,)
         elif isinstance(value, Mapping):
@@ -107,6 +110,10 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device."""
         return Batch(*(_mapped(part, lambda tensor: tensor.to(device)) for part in (self.inputs, self.targets)))
+
+    def without_targets(self) -> Batch:
+        """Return the inputs alone."""
+        return Batch(self.inputs)
 
     def rows(self, rows: slice | Tensor) -> Batch:
         """Return some of the samples."""
@@ -163,6 +170,29 @@ def together(data: object) -> Batch | None:
         if len(data) != 2 or not (any(single) or data[1] is None):
             return None
     return Batch.of(data)
+
+
+@dataclass(frozen=True, eq=False)
+class _Unlabelled:
+    """Batches without their targets."""
+
+    data: Samples
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (batch.without_targets() for batch in batches(self.data, 1, "data"))
+
+    def __len__(self) -> int:
+        return count_batches(self.data, 1)
+
+
+def unlabelled(data: Samples) -> Samples:
+    """Return the same samples without their targets.
+
+    >>> [batch.targets for batch in batches(unlabelled((torch.zeros(2, 1), torch.zeros(2))), 2, "data")]
+    [None]
+    """
+    whole = together(data)
+    return _Unlabelled(data) if whole is None else whole.without_targets()
 
 
 def in_memory(data: object) -> tuple[Tensor, Tensor] | None:
