@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from secateur.criteria.base import LossCriterion
-from secateur.criteria.unit_gradients import Gated, each_batch, gradient
 from secateur.criteria.output_curvature import curvature_roots
 from secateur.criteria.quadratic import Floats, Quadratic, Removal
+from secateur.criteria.unit_gradients import Gated, each_batch, gradient
 from secateur.rate.memory import free_memory
 from secateur.structure.flow import Flow
 from secateur.types import InputError, Keep, Sites, unknown_name
