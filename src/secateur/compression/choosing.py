@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from secateur.allocate import budget
-from secateur.compression.options import CompressOptions
+from secateur.allocate import budget, cost_table
+from secateur.compression.options import CompressOptions, Goal
+from secateur.compression.quality import answers_of
 from secateur.criteria import by_name
 from secateur.criteria.base import scores_of
+from secateur.criteria.joint_loss_change import JointWorth
 from secateur.labelled import Batch, Samples, batches, together
 from secateur.repair import repair
 from secateur.result import Method, Result
+from secateur.runtimes import Runtime
 from secateur.structure import channels
-from secateur.types import ExampleInputs, Loss
+from secateur.train.matching import output_tensors
+from secateur.types import ExampleInputs, Keep, Loss, Scores, Sites
 
-__all__ = ["calibration", "smaller"]
+__all__ = ["Scoring", "calibration", "smaller"]
 
 
 def calibration(data: Samples, count: int, seed: int) -> Batch:
@@ -32,7 +36,7 @@ def calibration(data: Samples, count: int, seed: int) -> Batch:
         order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))
         return whole.rows(order[:count])
     taken: list[Batch] = []
-    for batch in batches(data, count, "training data"):  # type: ignore[arg-type]
+    for batch in batches(data, count, "training data"):
         taken.append(batch)
         if sum(map(len, taken)) >= count:
             break
@@ -54,6 +58,10 @@ class Scoring:
     data: tuple[Any, Tensor]
     loss: str | Loss
 
+    def named(self) -> list[tuple[str, Tensor]]:
+        """Return all tensors, with names."""
+        return Batch(*self.data).named()
+
     @classmethod
     def of(cls, original: nn.Module, batch: Batch, classes: bool) -> Self:
         """Ask the original.
@@ -63,28 +71,71 @@ class Scoring:
             batch: the samples.
             classes: whether its outputs are the logits of classes.
         """
-        outputs, _ = answers_of(original, [batch.without_targets()], "training data")
+        outputs, _ = answers_of(original, batch.without_targets(), "training data")
         if classes:
             return cls((batch.inputs, outputs.softmax(1)), "cross_entropy")
-        return cls((batch.inputs, beside_one_another(outputs)), "mse")
+        return cls((batch.inputs, torch.cat([part.flatten(1) for part in output_tensors(outputs)], dim=1)), "mse")
 
 
-def smaller(model: nn.Module, inputs: ExampleInputs, limit: Mapping[str, float], scoring: Scoring, options: CompressOptions) -> Result:
-    """Return the model cut to what may be used, and repaired.
+def smaller(
+    model: nn.Module,
+    inputs: ExampleInputs,
+    goal: Goal,
+    share: float,
+    scoring: Scoring,
+    options: CompressOptions,
+    runtime: Runtime,
+) -> Result:
+    """Return the model cut to what it may use, and repaired.
 
     Args:
-        model: as it is now.
+        model: as it is now; it is left so.
         inputs: example inputs.
-        limit: the budget, as `secateur.allocate.budget` takes it: a fraction of what `model` uses.
+        goal: of what it may use less.
+        share: the fraction of what `model` uses that it may use.
         scoring: what to score and repair with.
         options: which criterion, rounding and minimum.
+        runtime: where latency is measured.
+
+    Raises:
+        InputError: the share cannot be reached.
     """
     sites = channels(model, inputs, options.ignore)
     criterion = options.criterion
     if isinstance(criterion, str):
         criterion = by_name(criterion, scoring.data, scoring.loss)
     scores = scores_of(criterion, model, sites, "compress")
-    keep = budget(model, sites, scores, **limit, minimum=options.minimum, round_to=options.round_to)
+    keep = _within(model, sites, scores, goal, share, options, runtime)
     repaired = repair(model, sites, keep, scoring.data)
-    method = Method(repr(criterion), "global", rule={"budget": dict(limit)}, repair=("least-squares", "norms"))
+    method = Method(repr(criterion), None, rule={"budget": {goal.what: share}}, repair=("least-squares", "norms"))
     return Result.of(model, sites, keep, repaired=repaired, method=method)
+
+
+def _within(
+    model: nn.Module,
+    sites: Sites,
+    scores: Scores,
+    goal: Goal,
+    share: float,
+    options: CompressOptions,
+    runtime: Runtime,
+) -> Keep:
+    """Keep masks within the budget: by what each site's removals cost and save where that is known, else by the scores."""
+    limits: dict[str, Any] = {goal.what: share, "minimum": options.minimum, "round_to": options.round_to}
+    if goal.what == "latency":
+        limits["runtime"] = runtime
+    if not isinstance(scores, JointWorth):
+        return budget(model, sites, scores, **limits)
+    where = {"runtime": runtime} if goal.what == "latency" else {}
+    table = cost_table(
+        model,
+        sites,
+        scores.losses(),
+        measures=[goal.what],
+        widths=16,
+        minimum=options.minimum,
+        round_to=options.round_to,
+        **where,
+    )
+    keep = budget(model, sites, scores, costs=table, **limits)
+    return scores.choose({name: int(mask.sum()) for name, mask in keep.items()})

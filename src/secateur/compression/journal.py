@@ -6,12 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from secateur.compression.options import Goal
 from secateur.files import write_text
 from secateur.types import FileError
 
-__all__ = ["Journal", "Trial"]
+__all__ = ["Compression", "Journal", "Trial"]
 
 FORMAT = "secateur-compression-1"
 
@@ -41,6 +42,13 @@ class Trial:
     accepted: bool
     why: str
     seconds: float
+
+    def __str__(self) -> str:
+        verdict = "kept" if self.accepted else "taken back"
+        return (
+            f"trial {self.number} on {self.base or 'the original'}: cost {self.cost:.1%}, metric {self.metric:.4f} "
+            f"({self.untrained:.4f} untrained), {verdict}: {self.why}; {self.seconds:.0f} s"
+        )
 
 
 @dataclass
@@ -112,3 +120,59 @@ class Journal:
     def accepted(self) -> list[Trial]:
         """The trials that are good enough, in order."""
         return [trial for trial in self.trials if trial.accepted]
+
+
+@dataclass(frozen=True)
+class Compression:
+    """How a compression went: the `history` of its `Result`.
+
+    Attributes:
+        goal: what was to be reached.
+        metric: the name of what was rated by.
+        runtime: where latency was measured.
+        baseline: the original's metric on the validation data.
+        trials: all that was tried, in order.
+        reached: whether the best is within the goal.
+        why: what ended it, in a sentence.
+    """
+
+    goal: Goal
+    metric: str
+    runtime: str
+    baseline: float
+    trials: tuple[Trial, ...]
+    reached: bool
+    why: str
+
+    @classmethod
+    def of(cls, journal: Journal, goal: Goal, metric: str, runtime: str) -> Self:
+        """Read it from the journal of a compression that has ended."""
+        best = min((trial.cost for trial in journal.accepted), default=1.0)
+        return cls(
+            goal,
+            metric,
+            runtime,
+            journal.baseline["metric"],
+            tuple(journal.trials),
+            best <= goal.fraction,
+            journal.done,
+        )
+
+    @property
+    def best(self) -> Trial | None:
+        """The trial that came back; None where none was good enough."""
+        return next((trial for trial in reversed(self.trials) if trial.accepted), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data that JSON can hold."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        asked = f"{self.goal.what} {self.goal.fraction:g}" + (
+            f" in {self.runtime}" if self.goal.what == "latency" else ""
+        )
+        if self.best is None:
+            outcome = "nothing smaller was good enough; the original comes back"
+        else:
+            outcome = f"{self.best.cost:.1%} of it, {self.metric} {self.baseline:.4f} → {self.best.metric:.4f} on the validation data"
+        return "\n".join([f"goal {asked}: {self.why}; {outcome}", *map(str, self.trials)])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from typing import Any
 
-from torch import Tensor, nn
-
 from secateur.allocate import BUDGETS
+from secateur.runtimes import Runtime
 from secateur.train.options import TrainOptions
 from secateur.types import Criterion, InputError, Loss, unknown_name
 
@@ -81,7 +81,7 @@ class CompressOptions:
     max_drop: float = 0.01
     metric: str | Metric | None = None
     loss: str | Loss | None = None
-    runtime: Any = None
+    runtime: Runtime | None = None
     steps: int = 2
     criterion: str | Criterion = "joint-loss-change"
     train: TrainOptions = SHORT
@@ -103,3 +103,18 @@ class CompressOptions:
             raise InputError(f"compress: max_drop={self.max_drop!r} must be 0 or more")
         if self.time_limit is not None and not self.time_limit > 0:
             raise InputError(f"compress: time_limit={self.time_limit!r} must be above 0 seconds")
+
+    @property
+    def where(self) -> Runtime:
+        """The runtime: the one that was asked for, or ONNX Runtime where it is installed, or eager PyTorch."""
+        if self.runtime is not None:
+            return self.runtime
+        return "onnxruntime" if find_spec("onnxruntime") and find_spec("onnxscript") else "eager"
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the outcome, as plain data."""
+        values = {option.name: getattr(self, option.name) for option in fields(self) if option.name != "time_limit"}
+        return {
+            name: value if isinstance(value, int | float | str | None) else repr(value)
+            for name, value in values.items()
+        }

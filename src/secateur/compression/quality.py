@@ -97,12 +97,16 @@ class Quality:
         data: the validation data.
         original: what the original answers on them.
         measure: the metric, of (outputs, targets, the original's outputs).
+        labelled: whether the data have targets.
+        tells_classes: whether the targets are classes, and the outputs their logits.
     """
 
     name: str
     data: Samples
     original: Any
     measure: Callable[[Any, Any, Any], float]
+    labelled: bool
+    tells_classes: bool
 
     @classmethod
     def of(cls, model: nn.Module, data: Samples, metric: str | Metric | None) -> Self:
@@ -112,14 +116,15 @@ class Quality:
             UnknownNameError: a metric of no known name.
         """
         original, targets = answers_of(model, data)
+        classes = isinstance(original, Tensor) and isinstance(targets, Tensor) and are_classes(original, targets)
+        facts = (targets is not None, classes)
         if metric is None:
-            classes = isinstance(original, Tensor) and isinstance(targets, Tensor) and are_classes(original, targets)
             metric = "accuracy" if classes else "fidelity"
         if callable(metric):
-            return cls(getattr(metric, "__name__", repr(metric)), data, original, _without_original(metric))
+            return cls(getattr(metric, "__name__", repr(metric)), data, original, _without_original(metric), *facts)
         if metric not in METRICS:
             raise unknown_name("metric", metric, METRICS)
-        return cls(metric, data, original, METRICS[metric])
+        return cls(metric, data, original, METRICS[metric], *facts)
 
     def __call__(self, model: nn.Module) -> float:
         """Return the metric of a model.
