@@ -7,11 +7,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from secateur.allocate.cost_table import CostTable
+from secateur.allocate.costing import cost_table
 from secateur.allocate.counting import Counter, counter_by_cutting, examples, quick_counter, size
 from secateur.allocate.goals import allowed
 from secateur.allocate.latency import closest_in_time
 from secateur.allocate.scan import Sensitivity
-from secateur.allocate.steps import Steps, by_scores, by_sensitivity
+from secateur.allocate.steps import Steps, by_costs, by_scores
 from secateur.criteria.base import check_scores
 from secateur.selection import Scope
 from secateur.state import usual
@@ -35,6 +37,7 @@ def budget(
     bytes: float | None = None,  # noqa: A002  (the word that the reports use)
     latency: float | str | None = None,
     scope: Scope = "global",
+    costs: CostTable | None = None,
     sensitivity: Sensitivity | None = None,
     metric: str = "loss",
     minimum: int = 1,
@@ -55,8 +58,9 @@ def budget(
         latency: a fraction of the unpruned model's time of a forward pass on the example inputs at one thread, or a
             time such as ``"2.5 ms"`` or ``"0.1 s"``.
         scope: ``"global"`` removes the lowest scores of all sites, ``"layer"`` the same fraction of each.
-        sensitivity: a scan of these sites; then each site loses what costs least by the scan for what it saves (dynamic
-            programming), instead of what `scope` says, and the scores only tell which units go first.
+        costs: a table of these sites with losses (`cost_table`); then each site loses what costs least for what it saves
+            (`plan`), instead of what `scope` says, and the scores only tell which units go first.
+        sensitivity: in its place a scan of these sites, for the losses; what widths save is counted.
         metric: which figure of the scan is the loss; ``"-accuracy"`` takes one that is high = good.
         minimum, round_to: as for `select`.
 
@@ -80,19 +84,38 @@ def budget(
     if scope == "row":
         raise unknown_name("scope of a budget", scope, ("global", "layer"))
     options: dict[str, Any] = {"minimum": minimum, "round_to": round_to, "sites": sites}
-    quick = None if quantity == "latency" else quick_counter(model, sites, quantity)
-    if sensitivity is None:
-        steps = by_scores(scores, scope, options)
+    if sensitivity is not None:
+        measure = "macs" if quantity == "latency" else quantity
+        steps = by_costs(
+            scores, _of_scan(model, sites, sensitivity, metric, measure, minimum, round_to), measure, options
+        )
+    elif costs is not None:
+        steps = by_costs(scores, costs, quantity, options)
     else:
-        count = quick or quick_counter(model, sites, "macs") or counter_by_cutting(model, sites, "macs")
-        steps = by_sensitivity(scores, sensitivity, metric, count, options)
+        steps = by_scores(scores, scope, options)
     if quantity == "latency":
         return closest_in_time(model, sites, steps, limit, examples(sites))
+    quick = quick_counter(model, sites, quantity)
     goal = int(allowed(quantity, limit, size(quantity, model, sites)))
     slow = counter_by_cutting(model, sites, quantity)
     keep = _fewest(steps, quick or slow, goal, quantity)
     # The count from the structure may miss what a cut changes beside; then cutting decides.
     return keep if quick is None or slow(keep) <= goal else _fewest(steps, slow, goal, quantity)
+
+
+FINEST = 64
+"""At how many widths of a site its saving is counted, where its losses are those of a scan."""
+
+
+def _of_scan(
+    model: nn.Module, sites: Sites, scan: Sensitivity, metric: str, measure: str, minimum: int, round_to: int
+) -> CostTable:
+    """A scan's losses, and what is counted for its sites."""
+    for name in sites:
+        if name not in scan.units:
+            raise unknown_name("site of the sensitivity scan", name, scan.units)
+    counted = cost_table(model, sites, measures=[measure], widths=FINEST, least=0.0, minimum=minimum, round_to=round_to)
+    return counted.with_losses(scan.losses(metric, minimum))
 
 
 def _fewest(steps: Steps, count: Counter, goal: int, quantity: str) -> dict[str, Tensor]:

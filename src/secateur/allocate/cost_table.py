@@ -90,6 +90,11 @@ class CostTable:
         self._check_sites(widths)
         return {measure: self._cost(measure, widths) for measure in self.whole}
 
+    @property
+    def narrowest(self) -> dict[str, int]:
+        """The least number of units of each site."""
+        return {name: site.kept[-1] for name, site in self.sites.items()}
+
     def rise(self, widths: Mapping[str, int]) -> float:
         """Return the sum of the sites' losses for a number of units kept by site."""
         self._check_sites(widths)

@@ -11,21 +11,70 @@ from torch import nn
 
 from secateur.allocate.cost_table import CostTable, Losses, SiteCosts
 from secateur.allocate.counting import COUNTED, Counter, counter_by_cutting, examples, quick_counter, size
+from secateur.labelled import Data
 from secateur.measure import compare_latency, latency
 from secateur.progress import bar
+from secateur.rate.masks import rate
+from secateur.runtimes import Runtime
+from secateur.selection import select
 from secateur.selection.nested import nearest_multiple
 from secateur.state import usual
 from secateur.structure import Structure, cut
 from secateur.structure.sites import check_same_model
-from secateur.types import InputError, Keep, Sites, unknown_name
+from secateur.types import InputError, Keep, Loss, Scores, Sites, unknown_name
 
-__all__ = ["cost_table"]
+__all__ = ["cost_table", "measured_losses", "widths_of"]
 
 SECONDS = 0.5
 """About how long each width is timed."""
 
 ALL_PAIRS = 64
 """Up to so many sites every pair is looked at for what it shares; of more sites those that share a parameter."""
+
+
+@usual
+def measured_losses(
+    model: nn.Module,
+    sites: Sites,
+    scores: Scores,
+    data: Data,
+    loss: str | Loss = "cross_entropy",
+    *,
+    widths: int | Mapping[str, Sequence[int]] = 8,
+    least: float = 0.1,
+    minimum: int = 1,
+    round_to: int = 1,
+) -> dict[str, list[float]]:
+    """Return for each site the measured rise of the loss when 0, 1, 2, … of its lowest scores go, all others whole.
+
+    The model is rated at several widths, all of a site at once (`secateur.measure.rate`); between them it is a line.
+
+    Args:
+        model, sites: the model, and its sites; it is left as it is.
+        scores: which units go first.
+        data: labelled samples, as for `secateur.measure.rate`.
+        loss: a name that `fit` takes, or a function of (outputs, targets) that gives the mean over a batch.
+        widths, least, minimum, round_to: as for `cost_table`.
+
+    Raises:
+        InputError: unfit data, or an argument out of range.
+
+    >>> from secateur.structure import channels
+    >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
+    >>> model[0].weight.data, model[1].weight.data = torch.ones(2, 1), torch.tensor([[1.0, 2.0]])
+    >>> x, y = torch.ones(4, 1), torch.full((4, 1), 3.0)
+    >>> measured_losses(model, channels(model, x), {"0": torch.tensor([1.0, 2.0])}, (x, y), "mse")
+    {'0': [0.0, 1.0]}
+    """
+    check_same_model(model, sites)
+    losses = {}
+    for name, site_widths in widths_of(sites, widths, least, minimum, round_to).items():
+        units, mine = sites[name].size, {name: scores[name]}
+        keeps = [select(mine, {name: 1 - width / units}, scope="layer", minimum=0) for width in site_widths]
+        rises = rate(model, sites, keeps, data, loss).losses
+        gone = [units - width for width in site_widths]
+        losses[name] = np.interp(np.arange(gone[-1] + 1), gone, (rises - rises[0]).numpy()).tolist()
+    return losses
 
 
 @usual
@@ -39,6 +88,7 @@ def cost_table(
     least: float = 0.1,
     minimum: int = 1,
     round_to: int = 1,
+    runtime: Runtime = "eager",
     progress: bool = False,
 ) -> CostTable:
     """Return what each site costs at several widths, all others whole.
@@ -56,6 +106,7 @@ def cost_table(
         widths: how many widths of each site, evenly from all of its units down; or by site the numbers of units kept.
         least: the narrowest width, as a share of the site's units.
         minimum, round_to: as for `select`: at least so many units stay, and a multiple of so many.
+        runtime: where the latency is measured, as for `secateur.measure.latency`.
         progress: draw a bar on standard error.
 
     Raises:
@@ -73,7 +124,7 @@ def cost_table(
     for measure in measures:
         if measure not in (*COUNTED, "latency"):
             raise unknown_name("measure", measure, (*COUNTED, "latency"))
-    widths_by_site = {name: _widths(name, site.size, widths, least, minimum, round_to) for name, site in sites.items()}
+    widths_by_site = widths_of(sites, widths, least, minimum, round_to)
     series: dict[str, Series] = {}
     whole: dict[str, float] = {}
     shared: dict[str, Shared] = {}
@@ -82,7 +133,7 @@ def cost_table(
         whole[measure], series[measure] = float(size(measure, model, sites)), _counted(sites, widths_by_site, count)
         shared[measure] = _shared(sites, widths_by_site, count, whole[measure], series[measure])
     if "latency" in measures:
-        whole["latency"], series["latency"] = _timed(model, sites, widths_by_site, progress)
+        whole["latency"], series["latency"] = _timed(model, sites, widths_by_site, runtime, progress)
         shared["latency"] = _shared_time(shared["macs"], whole, series)
     entries = {
         name: SiteCosts(
@@ -90,7 +141,8 @@ def cost_table(
         )
         for name, site in sites.items()
     }
-    table = CostTable({m: whole[m] for m in measures}, entries, {m: shared[m] for m in measures})
+    about = {"latency": f"a forward pass in {runtime}"} if "latency" in measures else {}
+    table = CostTable({m: whole[m] for m in measures}, entries, {m: shared[m] for m in measures}, about=about)
     return table if losses is None else table.with_losses(losses)
 
 
@@ -100,19 +152,33 @@ Series = dict[str, tuple[float, ...]]
 Shared = dict[str, dict[str, float]]
 
 
-def _widths(
-    name: str, units: int, widths: int | Mapping[str, Sequence[int]], least: float, minimum: int, round_to: int
-) -> tuple[int, ...]:
-    """The numbers of units to keep, falling, all of them first."""
+def widths_of(
+    sites: Sites, widths: int | Mapping[str, Sequence[int]], least: float, minimum: int, round_to: int
+) -> dict[str, tuple[int, ...]]:
+    """Return numbers of units to keep of each site, falling, all of them first; see `cost_table`.
+
+    Raises:
+        InputError: numbers out of range.
+    """
     if isinstance(widths, Mapping):
-        asked = sorted({units, *widths.get(name, ())}, reverse=True)
-        if asked[0] > units or asked[-1] < 1:
-            raise InputError(f"cost_table: widths of {name!r} must lie in 1 … {units}; got {list(widths[name])}")
-        return tuple(asked)
-    if isinstance(widths, bool) or widths < 1:
+        return {name: _asked(name, site.size, widths.get(name, ())) for name, site in sites.items()}
+    if isinstance(widths, bool) or not isinstance(widths, int) or widths < 1:
         raise InputError(f"cost_table: widths={widths!r} must be a whole number, 1 or more, or numbers by site")
+    if isinstance(least, bool) or not isinstance(least, (int, float)) or not 0 <= least <= 1:
+        raise InputError(f"cost_table: least={least!r} must be a share of each site's units, in [0, 1]")
+    return {name: _evenly(site.size, widths, least, minimum, round_to) for name, site in sites.items()}
+
+
+def _asked(name: str, units: int, widths: Sequence[int]) -> tuple[int, ...]:
+    asked = sorted({units, *widths}, reverse=True)
+    if asked[0] > units or asked[-1] < 1:
+        raise InputError(f"cost_table: widths of {name!r} must lie in 1 … {units}; got {list(widths)}")
+    return tuple(asked)
+
+
+def _evenly(units: int, count: int, least: float, minimum: int, round_to: int) -> tuple[int, ...]:
     narrowest = min(max(minimum, round(least * units), 1), units)
-    evenly = np.linspace(units, narrowest, widths) if widths > 1 else np.array([units])
+    evenly = np.linspace(units, narrowest, count) if count > 1 else np.array([units])
     rounded = {nearest_multiple(round(width), units, round_to) for width in evenly.tolist()}
     return tuple(sorted({units, *(width for width in rounded if width >= minimum)}, reverse=True))
 
@@ -162,16 +228,18 @@ def _neighbours(sites: Sites) -> list[tuple[str, str]]:
 
 
 def _timed(
-    model: nn.Module, sites: Sites, widths_by_site: Mapping[str, tuple[int, ...]], progress: bool
+    model: nn.Module, sites: Sites, widths_by_site: Mapping[str, tuple[int, ...]], runtime: Runtime, progress: bool
 ) -> tuple[float, Series]:
     """The unpruned model's seconds, and its seconds times the ratio that each width takes, all of a site in turns."""
-    now = latency(model, examples(sites), repeats=7).median
+    now = latency(model, examples(sites), runtime=runtime, repeats=7).median
     repeats = min(max(round(SECONDS / now), 7), 41)
     series: Series = {}
     with bar(sum(len(widths) - 1 for widths in widths_by_site.values()), progress, "widths timed") as advance:
         for name, widths in widths_by_site.items():
             models = {str(width): cut(model, sites, _first(sites, name, width)) for width in widths[1:]}
-            compared = compare_latency({"whole": model, **models}, examples(sites), warmup=2, repeats=repeats)
+            compared = compare_latency(
+                {"whole": model, **models}, examples(sites), runtime=runtime, warmup=2, repeats=repeats
+            )
             series[name] = (now, *(now / compared.speedups[str(width)].median for width in widths[1:]))
             advance(len(models))
     return now, series

@@ -73,7 +73,11 @@ def plan(costs: CostTable, goal: Mapping[str, Any]) -> Allocation:
     >>> plan(CostTable({"macs": 10.0}, {"a": dear, "b": cheap}), {"macs": 0.7}).kept
     {'a': 2, 'b': 1}
     """
-    measure, limit = costs.limit(goal)
+    return plan_within(costs, *costs.limit(goal))
+
+
+def plan_within(costs: CostTable, measure: str, limit: float) -> Allocation:
+    """Return what `plan` does for so much of a measure, in its unit."""
     problem = _Problem.of(costs, measure, limit)
     widths = problem.solved()
     units_kept = {name: site.kept[int(place)] for (name, site), place in zip(costs.sites.items(), widths, strict=True)}

@@ -9,6 +9,7 @@ from functools import partial
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -79,6 +80,27 @@ class Sensitivity:
         if site not in self.units:
             raise unknown_name("site", site, self.units)
         return {0: self.value(figure)} | {row.removed: row.figures[figure] for row in self.rows if row.site == site}
+
+    def losses(self, metric: str = "loss", minimum: int = 1) -> dict[str, list[float]]:
+        """Return for each site the rise of a figure when 0, 1, 2, … units go, as far as was scanned.
+
+        Between the scanned points it is a line.
+
+        Args:
+            metric: the figure; ``"-accuracy"`` takes one that is high = good.
+            minimum: units that every site keeps at least.
+
+        >>> Sensitivity({"loss": 1.0}, (SensitivityRow("a", 0.5, 2, 4, {"loss": 3.0}),)).losses()
+        {'a': [0.0, 1.0, 2.0]}
+        """
+        sign, figure = (-1.0, metric[1:]) if metric.startswith("-") else (1.0, metric)
+        losses = {}
+        for site, units in self.units.items():
+            points = sorted(self.curve(site, figure).items())
+            most = min(points[-1][0], max(units - minimum, 0))
+            rises = sign * (np.array([value for _, value in points]) - self.value(figure))
+            losses[site] = np.interp(np.arange(most + 1), [removed for removed, _ in points], rises).tolist()
+        return losses
 
     def frame(self) -> DataFrame:
         """Return a table with the columns site, sparsity, removed, units, and one for each figure."""
