@@ -118,14 +118,14 @@ def _of_scan(
     return counted.with_losses(scan.losses(metric, minimum))
 
 
-def _fewest(steps: Steps, count: Counter, goal: int, what: str) -> dict[str, Tensor]:
+def _fewest(steps: Steps, count: Counter, goal: int, quantity: str) -> dict[str, Tensor]:
     """The first step that is within the goal; the count falls from step to step."""
     low, high = -1, steps.last
     least = count(steps.at(high))
     if least > goal:
         whole = count(steps.at(0))
         raise InputError(
-            f"budget: {what} cannot come down to {goal:,}; with as much removed as may be, {least:,} of {whole:,} are "
+            f"budget: {quantity} cannot come down to {goal:,}; with as much removed as may be, {least:,} of {whole:,} are "
             f"left ({least / whole:.2%}). Ask for that or more, lower minimum, or ignore fewer sites"
         )
     while high - low > 1:
@@ -134,8 +134,8 @@ def _fewest(steps: Steps, count: Counter, goal: int, what: str) -> dict[str, Ten
     return steps.at(high)
 
 
-def _the_one(given: Mapping[str, Any]) -> tuple[str, Any]:
-    named = {quantity: value for quantity, value in given.items() if value is not None}
+def _the_one(budgets: Mapping[str, Any]) -> tuple[str, Any]:
+    named = {quantity: value for quantity, value in budgets.items() if value is not None}
     if len(named) != 1:
         raise InputError(f"budget: give one of {', '.join(BUDGETS)}; got {' and '.join(named) or 'none'}")
     return next(iter(named.items()))
