@@ -24,6 +24,7 @@ ORDER = [
     {"equations"},
     {"rate"},
     {"selection"},
+    {"runtimes"},
     {"measure"},
     {"edits"},
     {"saving"},

@@ -22,6 +22,7 @@ __all__ = [
     "CutError",
     "DataError",
     "ExampleInputs",
+    "ExportError",
     "FileError",
     "InputError",
     "Keep",
@@ -67,6 +68,10 @@ class CutError(SecateurError):
 
 class VerificationError(CutError):
     """The cut model did not compute what the masked one does, so it was not returned."""
+
+
+class ExportError(SecateurError):
+    """The model cannot be written for a runtime, or does not compute there what it computes in torch."""
 
 
 class MissingLibraryError(SecateurError, ImportError):

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import prod
 
-import numpy as np
-
-from secateur.allocate.dynamic import Choices, Floats, Portions
+from secateur.allocate.dynamic import Choices, Portions
 from secateur.allocate.scan import Sensitivity
 from secateur.selection import layer_fractions
 from secateur.types import InputError, Site, Sites
 
-__all__ = ["by_sensitivity", "erk", "loss_by_removed", "uniform"]
+__all__ = ["by_sensitivity", "erk", "uniform"]
 
 
 def uniform(sites: Sites, sparsity: float) -> dict[str, float]:
@@ -84,8 +82,7 @@ def by_sensitivity(found: Sensitivity, sparsity: float, *, metric: str = "loss",
         InputError: more is to go than was scanned.
         UnknownNameError: the scan has no such figure.
     """
-    curves = loss_by_removed(found, metric, minimum)
-    table = Portions({name: Choices(range(len(loss)), loss.tolist()) for name, loss in curves.items()})
+    table = Portions({name: Choices(range(len(rises)), rises) for name, rises in found.losses(metric, minimum).items()})
     count = round(_fraction(sparsity) * sum(found.units.values()))
     if count > table.most:
         share = table.most / sum(found.units.values())
@@ -93,18 +90,6 @@ def by_sensitivity(found: Sensitivity, sparsity: float, *, metric: str = "loss",
             f"allocate: sparsity {sparsity} is more than was scanned; ask for {share:.4f} or less, or scan higher ones"
         )
     return {name: removed / found.units[name] for name, removed in table.at(count).items()}
-
-
-def loss_by_removed(found: Sensitivity, metric: str, minimum: int) -> dict[str, Floats]:
-    """Return, for each site, what is lost when 0, 1, 2, … of its units go, as far as was scanned."""
-    sign, name = (-1.0, metric[1:]) if metric.startswith("-") else (1.0, metric)
-    curves: dict[str, Floats] = {}
-    for site, units in found.units.items():
-        points = found.curve(site, name)
-        most = min(max(points), max(units - minimum, 0))
-        lost = sign * (np.array([points[k] for k in sorted(points)]) - found.value(name))
-        curves[site] = np.interp(np.arange(most + 1), sorted(points), lost)
-    return curves
 
 
 def _checked(sites: Sites) -> Mapping[str, Site]:

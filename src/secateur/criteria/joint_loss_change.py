@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from secateur.criteria.base import LossCriterion
-from secateur.criteria.unit_gradients import Gated, each_batch, gradient
 from secateur.criteria.output_curvature import curvature_roots
 from secateur.criteria.quadratic import Floats, Quadratic, Removal
+from secateur.criteria.unit_gradients import Gated, each_batch, gradient
 from secateur.rate.memory import free_memory
 from secateur.structure.flow import Flow
 from secateur.types import InputError, Keep, Sites, unknown_name
@@ -54,7 +54,7 @@ class JointWorth(dict[str, Tensor]):
         rises = {name: self.model.greedy({name: size}).rises for name, size in self.model.sizes.items()}
         return {name: [0.0, *np.cumsum(of_site).tolist()] for name, of_site in rises.items()}
 
-    def choose(self, kept: Mapping[str, int]) -> dict[str, Tensor]:
+    def choose(self, left: Mapping[str, int]) -> dict[str, Tensor]:
         """Return keep masks with so many units of each site, taken away in greedy order over all of them.
 
         Sites that are not named stay whole.
@@ -63,12 +63,12 @@ class JointWorth(dict[str, Tensor]):
             UnknownNameError: there is no such site.
             InputError: a number is below 0 or above the site's units.
         """
-        for name, count in kept.items():
+        for name, count in left.items():
             if name not in self.model.sizes:
                 raise unknown_name("site", name, self.model.sizes)
             if not 0 <= count <= self.model.sizes[name]:
                 raise InputError(f"choose: {name!r} cannot keep {count} of its {self.model.sizes[name]} units")
-        quotas = {name: self.model.sizes[name] - count for name, count in kept.items()}
+        quotas = {name: self.model.sizes[name] - count for name, count in left.items()}
         mask = torch.ones(len(self.model.slopes), dtype=torch.bool)
         mask[torch.from_numpy(self.model.greedy(quotas).units)] = False
         return {name: mask[span].clone() for name, span in self.model.spans.items()}

@@ -50,9 +50,10 @@ def _of_classes(outputs: Tensor, targets: Tensor, count: int, generator: Generat
     # The loss is a mean over all places of all samples that count.
     counted = targets != IGNORED if targets.ndim < outputs.ndim else torch.ones_like(targets[:, 0], dtype=torch.bool)
     scale = counted.unsqueeze(1) * (len(outputs) / counted.sum().clamp(min=1) / count).sqrt()
+    # H = B Bᵀ with columns √p_c (e_c − p), and B ε = √p ∘ ε − p Σ_c √p_c ε_c for random signs ε, of which E ε εᵀ = I.
     for _ in range(count):
-        drawn = chances.sqrt() * _signs(outputs, generator)
-        yield scale * (drawn - chances * drawn.sum(1, keepdim=True)), outputs.new_ones(())
+        weighted_signs = chances.sqrt() * _signs(outputs, generator)
+        yield scale * (weighted_signs - chances * weighted_signs.sum(1, keepdim=True)), outputs.new_ones(())
 
 
 def _of_separate_outputs(

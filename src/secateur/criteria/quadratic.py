@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from secateur.types import InputError, Keep, unknown_name
 
@@ -39,6 +37,7 @@ class Quadratic:
         slopes: to first order, what the loss rises by without each unit, float64 ``(units,)``.
         pairs: how two units' removals act together, float64, symmetric ``(units, units)``.
 
+    >>> import torch
     >>> twins = Quadratic({"a": 3}, np.array([0.0, 0.0, 1.0]), np.array([[2.0, 2, 0], [2, 2, 0], [0, 0, 0]]))
     >>> twins.foretell({"a": torch.tensor([False, True, True])})      # ½ · 2
     1.0

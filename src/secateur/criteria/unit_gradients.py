@@ -41,7 +41,7 @@ class Gated:
         loss: the loss of (outputs, targets), a mean over the batch.
         inputs: its inputs.
         again: runs the batch once more, with a tap of one's own at the reads.
-        seen: what the nodes made that were asked for, without gradient.
+        numbers_by_node: what the nodes made that were asked for, without gradient.
     """
 
     inputs: Tensor
@@ -49,11 +49,11 @@ class Gated:
     targets: Tensor
     loss: Loss
     again: Callable[[Tap], Tensor] = field(repr=False)
-    seen: dict[Node, Any] = field(repr=False)
+    numbers_by_node: dict[Node, Any] = field(repr=False)
     _root: Tensor = field(repr=False)
     _points: list[tuple[Places, Tensor]] = field(repr=False)
     _loops: list[tuple[str, Member, Tensor]] = field(repr=False)
-    _made: dict[Node, Any] = field(repr=False)
+    _tensors_by_node: dict[Node, Any] = field(repr=False)
 
     @property
     def count(self) -> int:
@@ -91,8 +91,8 @@ class Gated:
             yield places.read, places.sums(products, self.count).neg_()
 
     def slopes(self, along: Tensor, nodes: list[Node]) -> tuple[Tensor | None, ...]:
-        """Return the gradients of ``outputs · along`` at nodes that are `seen`; call it before the last `changes`."""
-        node_values = [self._made[node] for node in nodes]
+        """Return the gradients of ``outputs · along`` at nodes of `numbers_by_node`; call it before the last `changes`."""
+        node_values = [self._tensors_by_node[node] for node in nodes]
         grads: list[Tensor | None] = [None] * len(node_values)
         on = [at for at, tensor in enumerate(node_values) if tensor.requires_grad]
         if on:
@@ -157,7 +157,8 @@ def estimate(
 ) -> dict[str, Tensor]:
     """Return the mean over all samples of what `per_batch` sums over the samples of a batch, ``(units,)`` a site.
 
-    Sums are kept in float64. The model is left as it is. `watch` says, for inputs, which nodes `Gated.seen` is to hold.
+    Sums are kept in float64. The model is left as it is. `watch` says, for inputs, which nodes
+    `Gated.numbers_by_node` is to hold.
 
     Raises:
         InputError: unfit batches, NaN in the model, or outputs or losses that are not finite.
@@ -299,14 +300,14 @@ def _point(plan: _Plan, points: list[tuple[Places, Tensor]]) -> Tap:
     return tap
 
 
-def _see(plan: _Plan, watched: set[Node], made: dict[Node, Any], seen: dict[Node, Any]) -> See:
+def _see(plan: _Plan, watched: set[Node], tensors_by_node: dict[Node, Any], numbers_by_node: dict[Node, Any]) -> See:
     """Notes what the watched nodes make: the tensors themselves, and their numbers."""
 
     def see(node: Node, value: Any) -> Any:
         if node in watched:
-            made[node] = value
+            tensors_by_node[node] = value
             numbers = value.detach() if isinstance(value, Tensor) else value
-            seen[node] = numbers.clone() if plan.writes and isinstance(value, Tensor) else numbers
+            numbers_by_node[node] = numbers.clone() if plan.writes and isinstance(value, Tensor) else numbers
         return value
 
     return see

@@ -167,9 +167,9 @@ class UnitTally:
         self.chosen = {name: torch.arange(site.size) for name, site in self.sites.items()} | dict(self.units or {})
         self.sums = {name: Sums.of(site.size) for name, site in self.sites.items()}
 
-    def start(self, outputs: Tensor, targets: Tensor, what: str = "LossChange") -> None:
+    def start(self, outputs: Tensor, targets: Tensor, doing: str = "LossChange") -> None:
         """Take the outputs ``(samples, …)`` of the whole model on the next block of samples."""
-        check_answers(outputs, targets, self.loss, what)
+        check_answers(outputs, targets, self.loss, doing)
         outputs = outputs.float()
         self.targets, self.losses = targets, self.each(outputs, targets)
         self.each.check(self.losses, outputs, targets)

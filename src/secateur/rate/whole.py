@@ -20,14 +20,14 @@ from secateur.untouched import run_with, untouched
 __all__ = ["Masked", "PlainLoop", "masked_runs", "tally_pass"]
 
 
-def tally_pass(model: nn.Module, data: Samples, loss: Loss, batch_size: int, what: str) -> Tally:
+def tally_pass(model: nn.Module, data: Samples, loss: Loss, batch_size: int, doing: str) -> Tally:
     """Run the model over the data in evaluation mode, without gradients, and leave it as it was."""
     device, tally = device_of(model), Tally()
     with evaluating(model):
-        for number, batch in enumerate(batches(data, batch_size, what), 1):
+        for number, batch in enumerate(batches(data, batch_size, doing), 1):
             batch = batch.to(device)
             outputs = answers(batch.run(model), loss)
-            check_answers(outputs, batch.targets, loss, f"{what}, batch {number}")
+            check_answers(outputs, batch.targets, loss, f"{doing}, batch {number}")
             total = float(loss(outputs, batch.targets)) * len(batch)
             tally.add(logits_of(outputs), batch.targets, total, len(batch))
     return tally
