@@ -38,6 +38,7 @@ ORDER = [
     {"train"},
     {"repair"},
     {"pruning"},
+    {"compression"},
     {"lab"},
     {"studies"},
     {"testing"},

@@ -13,9 +13,9 @@ from secateur.state import ordinary
 from secateur.types import Batches, InputError
 
 __all__ = [
-    "Batch",
     "Data",
     "Labelled",
+    "SampleBatch",
     "Samples",
     "are_classes",
     "batches",
@@ -49,15 +49,12 @@ class Labelled(Protocol):
 Data = Labelled | tuple[Tensor, Tensor] | Batches
 """A `Split`, a pair (inputs, targets) of tensors, or batches of such pairs that can be iterated again."""
 
-Samples = Data | Tensor | Mapping[str, Any] | tuple[Any, Any] | Iterable[Any]
-"""What `Batch.of` takes, in memory or in batches: `Data`, and samples of several inputs, of several targets or of none."""
-
 TARGETS = "labels"
 """The entry of a mapping that holds the targets, as Hugging Face's collators name it."""
 
 
-@dataclass(frozen=True, eq=False)
-class Batch:
+@dataclass(eq=False, slots=True)
+class SampleBatch:
     """Samples as a model takes them, with their targets.
 
     Attributes:
@@ -69,7 +66,7 @@ class Batch:
     targets: Any = None
 
     @classmethod
-    def of(cls, value: object) -> Batch | None:
+    def of(cls, value: object) -> SampleBatch | None:
         """Return what a data loader yields as a batch; None for what is none.
 
         These are: a tensor or ``(inputs,)``, without targets; ``(inputs, targets)``, each of one or several tensors;
@@ -77,12 +74,12 @@ class Batch:
         what has `images` and `labels`.
 
         >>> x, y = torch.zeros(4, 2), torch.zeros(4)
-        >>> [type(Batch.of(value).inputs).__name__ for value in (x, (x, y), (x, x, y), {"ids": x, "labels": y})]
+        >>> [type(SampleBatch.of(value).inputs).__name__ for value in (x, (x, y), (x, x, y), {"ids": x, "labels": y})]
         ['Tensor', 'Tensor', 'tuple', 'dict']
-        >>> Batch.of({"ids": x}).targets, Batch.of([x]).targets, Batch.of("text")
+        >>> SampleBatch.of({"ids": x}).targets, SampleBatch.of([x]).targets, SampleBatch.of("text")
         (None, None, None)
         """
-        if isinstance(value, Batch):
+        if isinstance(value, SampleBatch):
             return value
         if isinstance(value, Tensor):
             parts: tuple[Any, ...] = (value,)
@@ -101,33 +98,42 @@ class Batch:
         return cls(*(_mapped(part, ordinary) for part in parts))
 
     def __len__(self) -> int:
+        if isinstance(self.inputs, Tensor) and self.inputs.ndim:
+            return len(self.inputs)
         return next((len(tensor) for _, tensor in self.named() if tensor.ndim), 0)
 
     def named(self) -> list[tuple[str, Tensor]]:
         """Return every tensor with a name: ``x`` of the inputs, ``y`` of the targets, ``x.1`` or ``x.ids`` of several."""
         return [*_named("x", self.inputs), *_named("y", self.targets)]
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> SampleBatch:
         """Return the batch on a device."""
-        return Batch(*(_mapped(part, lambda tensor: tensor.to(device)) for part in (self.inputs, self.targets)))
+        return self._with(lambda tensor: tensor.to(device))
 
-    def without_targets(self) -> Batch:
+    def without_targets(self) -> SampleBatch:
         """Return the inputs alone."""
-        return Batch(self.inputs)
+        return SampleBatch(self.inputs)
 
-    def rows(self, rows: slice | Tensor) -> Batch:
+    def rows(self, rows: slice | Tensor) -> SampleBatch:
         """Return some of the samples."""
-        return Batch(*(_mapped(part, lambda tensor: tensor[rows]) for part in (self.inputs, self.targets)))
+        return self._with(lambda tensor: tensor[rows])
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> SampleBatch:
+        return SampleBatch(_mapped(self.inputs, change), _mapped(self.targets, change))
 
     def run(self, model: Callable[..., Any]) -> Any:
         """Return what the model answers.
 
-        >>> Batch((torch.ones(2, 1), torch.ones(2, 3))).run(torch.nn.Bilinear(1, 3, 4)).shape
+        >>> SampleBatch((torch.ones(2, 1), torch.ones(2, 3))).run(torch.nn.Bilinear(1, 3, 4)).shape
         torch.Size([2, 4])
         """
         if isinstance(self.inputs, Tensor):
             return model(self.inputs)
         return model(**self.inputs) if isinstance(self.inputs, Mapping) else model(*self.inputs)
+
+
+Samples = Data | Tensor | Mapping[str, Any] | tuple[Any, Any] | Iterable[Any] | SampleBatch
+"""What `SampleBatch.of` takes, in memory or in batches: `Data`, and samples of several inputs, of several targets or of none."""
 
 
 def _is_tensors(part: object) -> bool:
@@ -156,7 +162,7 @@ def _named(name: str, part: Any) -> list[tuple[str, Tensor]]:
     return [(f"{name}.{key}", value) for key, value in part.items() if isinstance(value, Tensor)]
 
 
-def together(data: object) -> Batch | None:
+def together(data: object) -> SampleBatch | None:
     """Return data that are in memory as one batch; None for batches that someone else makes.
 
     Of two in a tuple or list one must be a tensor, or the second None; otherwise they are two batches.
@@ -169,7 +175,7 @@ def together(data: object) -> Batch | None:
         single = [isinstance(part, Tensor) for part in data]
         if len(data) != 2 or not (any(single) or data[1] is None):
             return None
-    return Batch.of(data)
+    return SampleBatch.of(data)
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +184,7 @@ class _Unlabelled:
 
     data: Samples
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[SampleBatch]:
         return (batch.without_targets() for batch in batches(self.data, 1, "data"))
 
     def __len__(self) -> int:
@@ -201,7 +207,7 @@ def in_memory(data: object) -> tuple[Tensor, Tensor] | None:
     return _pair(batch) if batch is not None else None
 
 
-def _pair(batch: Batch) -> tuple[Tensor, Tensor] | None:
+def _pair(batch: SampleBatch) -> tuple[Tensor, Tensor] | None:
     single = isinstance(batch.inputs, Tensor) and isinstance(batch.targets, Tensor)
     return (batch.inputs, batch.targets) if single else None
 
@@ -233,7 +239,7 @@ def check_samples(data: object, subject: str) -> None:
         raise InputError(f"{subject}: there are no batches; give at least one")
 
 
-def _check_batch(batch: Batch, subject: str) -> None:
+def _check_batch(batch: SampleBatch, subject: str) -> None:
     named = batch.named()
     if len({len(tensor) if tensor.ndim else None for _, tensor in named} | {len(batch)}) > 1:
         raise InputError(
@@ -275,7 +281,7 @@ def count_batches(data: Samples, size: int) -> int:
     return len(data) if isinstance(data, Sized) else sum(1 for _ in batches(data, size, "batches"))
 
 
-def batches(data: Samples, size: int, subject: str, order: Generator | None = None) -> Iterator[Batch]:
+def batches(data: Samples, size: int, subject: str, order: Generator | None = None) -> Iterator[SampleBatch]:
     """Yield the batches of one pass: shuffled by `order` if it is given and the data are in memory.
 
     Raises:
@@ -291,10 +297,10 @@ def batches(data: Samples, size: int, subject: str, order: Generator | None = No
         yield whole.rows(slice(start, stop) if positions is None else positions[start:stop])
 
 
-def _checked(source: Iterable[object], subject: str) -> Iterator[Batch]:
+def _checked(source: Iterable[object], subject: str) -> Iterator[SampleBatch]:
     number = 0
     for number, value in enumerate(source, 1):
-        batch = Batch.of(value)
+        batch = SampleBatch.of(value)
         if batch is None:
             raise InputError(f"{subject}: batch {number} is a {type(value).__name__}, not a pair (inputs, targets)")
         _check_batch(batch, f"{subject}, batch {number}")
@@ -322,6 +328,8 @@ def logits_of(outputs: Any) -> Any:
     >>> logits_of({"loss": None, "logits": torch.zeros(1)})
     tensor([0.])
     """
+    if isinstance(outputs, Tensor):  # asked first, as it is in every step of a training
+        return outputs
     return outputs["logits"] if isinstance(outputs, Mapping) and "logits" in outputs else outputs
 
 

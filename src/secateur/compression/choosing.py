@@ -8,24 +8,27 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from secateur.allocate import budget, cost_table
-from secateur.compression.options import CompressOptions, Goal
+from secateur.allocate import budget, plan
+from secateur.compression.costs import Costs, now
+from secateur.compression.options import CompressOptions
 from secateur.compression.quality import answers_of
 from secateur.criteria import by_name
 from secateur.criteria.base import scores_of
 from secateur.criteria.joint_loss_change import JointWorth
-from secateur.labelled import Batch, Samples, batches, together
+from secateur.labelled import SampleBatch, Samples, batches, together
 from secateur.repair import repair
 from secateur.result import Method, Result
-from secateur.runtimes import Runtime
-from secateur.structure import channels
+from secateur.structure import channels, cut
 from secateur.train.matching import output_tensors
-from secateur.types import ExampleInputs, Keep, Loss, Scores, Sites
+from secateur.types import Keep, Loss, Sites
 
 __all__ = ["Scoring", "calibration", "smaller"]
 
+CORRECTIONS = 4
+"""How often a cut is planned anew after it was measured and found too slow."""
 
-def calibration(data: Samples, count: int, seed: int) -> Batch:
+
+def calibration(data: Samples, count: int, seed: int) -> SampleBatch:
     """Return `count` samples of the training data: drawn with the seed where they are in memory, else the first.
 
     >>> len(calibration((torch.zeros(9, 1), torch.zeros(9)), 4, seed=0))
@@ -35,7 +38,7 @@ def calibration(data: Samples, count: int, seed: int) -> Batch:
     if whole is not None:
         order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))
         return whole.rows(order[:count])
-    taken: list[Batch] = []
+    taken: list[SampleBatch] = []
     for batch in batches(data, count, "training data"):
         taken.append(batch)
         if sum(map(len, taken)) >= count:
@@ -60,10 +63,10 @@ class Scoring:
 
     def named(self) -> list[tuple[str, Tensor]]:
         """Return all tensors, with names."""
-        return Batch(*self.data).named()
+        return SampleBatch(*self.data).named()
 
     @classmethod
-    def of(cls, original: nn.Module, batch: Batch, classes: bool) -> Self:
+    def of(cls, original: nn.Module, batch: SampleBatch, classes: bool) -> Self:
         """Ask the original.
 
         Args:
@@ -77,65 +80,44 @@ class Scoring:
         return cls((batch.inputs, torch.cat([part.flatten(1) for part in output_tensors(outputs)], dim=1)), "mse")
 
 
-def smaller(
-    model: nn.Module,
-    inputs: ExampleInputs,
-    goal: Goal,
-    share: float,
-    scoring: Scoring,
-    options: CompressOptions,
-    runtime: Runtime,
-) -> Result:
+def smaller(model: nn.Module, asked: float, costs: Costs, scoring: Scoring, options: CompressOptions) -> Result:
     """Return the model cut to what it may use, and repaired.
 
     Args:
         model: as it is now; it is left so.
-        inputs: example inputs.
-        goal: of what it may use less.
-        share: the fraction of what `model` uses that it may use.
+        asked: the fraction of what the original uses that it may use.
+        costs: what is used, and by what.
         scoring: what to score and repair with.
         options: which criterion, rounding and minimum.
-        runtime: where latency is measured.
 
     Raises:
-        InputError: the share cannot be reached.
+        InputError: so little cannot be reached.
     """
-    sites = channels(model, inputs, options.ignore)
+    sites = channels(model, costs.inputs, options.ignore)
     criterion = options.criterion
     if isinstance(criterion, str):
         criterion = by_name(criterion, scoring.data, scoring.loss)
     scores = scores_of(criterion, model, sites, "compress")
-    keep = _within(model, sites, scores, goal, share, options, runtime)
+    if isinstance(scores, JointWorth):
+        keep = _by_costs(model, sites, scores, asked, costs)
+    else:
+        limit: dict[str, Any] = {costs.goal.what: asked / costs(model)}
+        keep = budget(model, sites, scores, minimum=options.minimum, round_to=options.round_to, **limit)
     repaired = repair(model, sites, keep, scoring.data)
-    method = Method(repr(criterion), None, rule={"budget": {goal.what: share}}, repair=("least-squares", "norms"))
+    method = Method(repr(criterion), None, rule={"budget": {costs.goal.what: asked}}, repair=("least-squares", "norms"))
     return Result.of(model, sites, keep, repaired=repaired, method=method)
 
 
-def _within(
-    model: nn.Module,
-    sites: Sites,
-    scores: Scores,
-    goal: Goal,
-    share: float,
-    options: CompressOptions,
-    runtime: Runtime,
-) -> Keep:
-    """Keep masks within the budget: by what each site's removals cost and save where that is known, else by the scores."""
-    limits: dict[str, Any] = {goal.what: share, "minimum": options.minimum, "round_to": options.round_to}
-    if goal.what == "latency":
-        limits["runtime"] = runtime
-    if not isinstance(scores, JointWorth):
-        return budget(model, sites, scores, **limits)
-    where = {"runtime": runtime} if goal.what == "latency" else {}
-    table = cost_table(
-        model,
-        sites,
-        scores.losses(),
-        measures=[goal.what],
-        widths=16,
-        minimum=options.minimum,
-        round_to=options.round_to,
-        **where,
-    )
-    keep = budget(model, sites, scores, costs=table, **limits)
-    return scores.choose({name: int(mask.sum()) for name, mask in keep.items()})
+def _by_costs(model: nn.Module, sites: Sites, worth: JointWorth, asked: float, costs: Costs) -> Keep:
+    """Masks that lose least for what they save; costs that are measured are measured of the cut model, and corrected."""
+    table = now(costs.table, sites, worth.losses())
+    for _ in range(CORRECTIONS):
+        widths = plan(table, {costs.goal.what: asked}).kept
+        keep = worth.choose({name: widths[name] for name in sites})
+        if costs.goal.what != "latency":
+            break
+        cost = costs(cut(model, sites, keep))
+        if cost <= asked:
+            break
+        table = table.corrected("latency", widths, cost * table.whole["latency"])
+    return keep

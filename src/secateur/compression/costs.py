@@ -1,21 +1,28 @@
-"""What a smaller model costs, as a fraction of the original."""
+"""What a smaller model costs, as a fraction of the original, and what each site adds to that."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from torch import nn
 
-from secateur.compression.options import Goal
+from secateur.allocate import CostTable, Losses, cost_table
+from secateur.compression.options import CompressOptions, Goal
 from secateur.measure import compare_latency, file_bytes, macs, parameters
-from secateur.runtimes import Runtime
-from secateur.types import ExampleInputs
+from secateur.structure import channels
+from secateur.types import ExampleInputs, Sites
 
-__all__ = ["Costs"]
+__all__ = ["Costs", "now"]
+
+WIDTHS = {"latency": 6}
+"""At how many widths of each site a cost is measured; those that are counted are counted at more."""
+
+COUNTED_WIDTHS = 16
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Costs:
     """Measures what the goal is about.
 
@@ -23,25 +30,68 @@ class Costs:
         goal: what is to become less.
         original: what fractions are of.
         inputs: what both are called with.
-        runtime: where latency is measured.
+        options: where latency is measured, and which widths there are.
+        file: where the table is kept; None keeps it in memory.
+        progress: show a bar.
     """
 
     goal: Goal
     original: nn.Module
     inputs: ExampleInputs
-    runtime: Runtime
+    options: CompressOptions
+    file: Path | None = None
+    progress: bool = False
+    _table: CostTable | None = None
 
     def __call__(self, model: nn.Module) -> float:
         """Return the cost of a model as a fraction of the original's; latency is measured in turns with it."""
         if self.goal.what == "latency":
             both = {"original": self.original, "smaller": model}
-            speedup = compare_latency(both, self.inputs, runtime=self.runtime).speedups["smaller"].median
+            speedup = compare_latency(both, self.inputs, runtime=self.options.where).speedups["smaller"].median
             return 1 / speedup
         count = COUNTS[self.goal.what]
         return count(model, self.inputs) / count(self.original, self.inputs)
 
+    @property
+    def table(self) -> CostTable:
+        """What each site of the original costs at several widths: measured once, and kept."""
+        if self._table is None and self.file is not None and self.file.exists():
+            self._table = CostTable.load(self.file)
+        if self._table is None:
+            options, what = self.options, self.goal.what
+            self._table = cost_table(
+                self.original,
+                channels(self.original, self.inputs, options.ignore),
+                measures=[what],
+                widths=WIDTHS.get(what, COUNTED_WIDTHS),
+                minimum=options.minimum,
+                round_to=options.round_to,
+                runtime=options.where,
+                progress=self.progress,
+            )
+            if self.file is not None:
+                self._table.save(self.file)
+        return self._table
 
-COUNTS: dict[str, Callable[[nn.Module, ExampleInputs], int]] = {
+
+def now(table: CostTable, sites: Sites, losses: Losses) -> CostTable:
+    """Return the original's table for a model that was cut already, with the losses of its sites.
+
+    Args:
+        table: of the original.
+        sites: of the model as it is now, under the original's names.
+        losses: for each of them the rise of the loss when 0, 1, 2, … more of its units go.
+    """
+    table = replace(table, sites={name: site for name, site in table.sites.items() if name in sites})
+    from_whole = {
+        name: [0.0] * (site.units - sites[name].size) + list(losses[name]) for name, site in table.sites.items()
+    }
+    return table.within({name: site.size for name, site in sites.items() if name in table.sites}).with_losses(
+        from_whole
+    )
+
+
+COUNTS: Mapping[str, Callable[[nn.Module, ExampleInputs], int]] = {
     "macs": macs,
     "parameters": lambda model, inputs: parameters(model).total,
     "bytes": lambda model, inputs: file_bytes(model),

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import sqrt
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -99,7 +100,6 @@ class _Walk:
         self.started, self.progress, self.data = monotonic(), progress, data
         self.quality = Quality.of(original, validation, options.metric)
         self.classes = self.quality.tells_classes and (options.loss in (None, "cross_entropy"))
-        self.costs = Costs(goal, original, inputs, options.where)
         self.scoring = Scoring.of(original, calibration(data, options.samples, options.seed), self.classes)
         identity = {
             "goal": [goal.what, goal.fraction],
@@ -108,6 +108,7 @@ class _Walk:
             "data": digest([("scored inputs", torch.cat([t.flatten() for _, t in self.scoring.named()]))]),
         }
         self.journal = Journal.opened(None if folder is None else Path(folder), identity)
+        self.costs = Costs(goal, original, inputs, options, self.journal.place("costs.json"), progress)
         if not self.journal.baseline:
             self.journal.baseline = {"metric": self.quality(original)}
             self.journal.write()
@@ -120,7 +121,7 @@ class _Walk:
             if asked is None:
                 break
             trial, result = self._try(best, asked)
-            if trial.accepted:
+            if trial.accepted and result is not None:
                 best = result
             self._note(trial, result)
         return self._finished(best)
@@ -139,12 +140,13 @@ class _Walk:
         if self.options.time_limit is not None and self._late():
             return self._end(f"the time limit of {self.options.time_limit:g} s was reached before the goal")
         if refused and refused[-1].asked < best:
-            return float((best * refused[-1].asked) ** 0.5)
-        return max(goal, best * goal ** (1 / self.options.steps))
+            return sqrt(best * refused[-1].asked)
+        return max(goal, best * float(goal ** (1 / self.options.steps)))
 
-    def _end(self, why: str) -> None:
+    def _end(self, why: str) -> float | None:
         self.journal.done = why
         self.journal.write()
+        return None
 
     def _late(self) -> bool:
         assert self.options.time_limit is not None
@@ -154,10 +156,10 @@ class _Walk:
     def _try(self, best: Result, asked: float) -> tuple[Trial, Result | None]:
         began, number = monotonic(), len(self.journal.trials) + 1
         now = self.journal.accepted[-1] if self.journal.accepted else None
-        share = asked / (now.cost if now else 1.0) * (1 - SLACK if self.goal.what == "latency" else 1)
+        aimed = asked * (1 - SLACK if self.goal.what == "latency" else 1)
         self._say(f"trial {number}: to {asked:.1%} of the {self.goal.what}")
         try:
-            result = smaller(best.model, self.inputs, self.goal, share, self.scoring, self.options, self.options.where)
+            result = smaller(best.model, aimed, self.costs, self.scoring, self.options)
         except InputError as error:
             trial = Trial(
                 number, now.number if now else 0, asked, 1.0, 0.0, 0.0, False, str(error), monotonic() - began
@@ -180,6 +182,7 @@ class _Walk:
         if not options.epochs:
             return
         loss = self.options.loss or ("cross_entropy" if self.classes and self.quality.labelled else None)
+        more: dict[str, Any] = {} if loss is None else {"loss": loss}
         distill(
             model,
             self.original,
@@ -189,7 +192,7 @@ class _Walk:
             callbacks=[_StopInTime(self)] if self.options.time_limit is not None else [],
             checkpoint=self.journal.place(f"trial-{number}-{what}.checkpoint"),
             progress=self.progress,
-            **({} if loss is None else {"loss": loss}),
+            **more,
         )
 
     def _note(self, trial: Trial, result: Result | None) -> None:
