@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from secateur.lab.show.figures.base import canvas, check, finish, interval, legend, looks
-from secateur.lab.show.marks import note, number, percent, tie
+from secateur.lab.show.marks import note, tie
 from secateur.lab.show.stats import describe
 from secateur.lab.show.style import INK, MUTED, Style, drawing
+from secateur.lab.show.words import number, percent
 from secateur.types import unknown_name
 
 if TYPE_CHECKING:
