@@ -62,7 +62,7 @@ def test_file_bytes_are_those_of_a_file_of_every_type_and_name(tmp_path: Path) -
     model = nn.Module()
     for place, dtype in enumerate(CODE_BY_DTYPE):
         model.register_buffer(f"of {dtype}".replace(".", "\t"), torch.zeros(7 + 100 * place, 3).to(dtype))
-    model.register_buffer("naïve \"name\" \u2028", torch.zeros(()))
+    model.register_buffer('naïve "name" \u2028', torch.zeros(()))
     model.register_buffer("empty", torch.zeros(0, 4))
     save_file(model.state_dict(), tmp_path / "model")
     assert file_bytes(model) == (tmp_path / "model").stat().st_size
@@ -72,7 +72,7 @@ def test_tensors_that_no_file_holds_are_refused() -> None:
     for tensor in (torch.zeros(2, dtype=torch.complex128), torch.eye(2).to_sparse()):
         model = nn.Module()
         model.register_buffer("odd", tensor)
-        with pytest.raises(InputError, match="odd of the model's state is .* cannot hold; make it dense"):
+        with pytest.raises(InputError, match=r"odd of the model's state is .* cannot hold; make it dense"):
             file_bytes(model)
 
 

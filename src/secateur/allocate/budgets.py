@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from secateur.allocate.latency import closest_in_time
 from secateur.allocate.scan import Sensitivity
 from secateur.allocate.steps import Steps, by_scores, by_sensitivity
+from secateur.checks import is_whole
 from secateur.criteria.base import check_scores
 from secateur.measure import file_bytes
 from secateur.measure import macs as measured_macs
@@ -127,7 +128,7 @@ def _target(what: str, value: Any, whole: int) -> int:
     """How many are allowed."""
     if isinstance(value, float) and 0 < value <= 1:
         return int(value * whole)
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+    if is_whole(value, 1):
         return value
     raise InputError(
         f"budget: {what}={value!r} must be a fraction of the unpruned model's in (0, 1], such as 0.5, or a whole number"

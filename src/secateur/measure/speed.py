@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from secateur import state
+from secateur.checks import check_whole
 from secateur.measure.inputs import batch_size_of, caller, with_batch_size
 from secateur.state import check_module, device_of, evaluating, usual
 from secateur.types import ExampleInputs, InputError
@@ -128,9 +129,9 @@ def compare_latency(
     >>> result.speedups["large"].median, result.speedups["small"].median > 1
     (1.0, True)
     """
-    _check_numbers(batch_size=batch_size, threads=threads, repeats=repeats)
-    if isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 0:
-        raise InputError(f"latency: warmup={warmup!r} must be a whole number, 0 or more")
+    check_whole("latency", or_none=True, batch_size=batch_size)
+    check_whole("latency", threads=threads, repeats=repeats)
+    check_whole("latency", 0, warmup=warmup)
     if not models:
         raise InputError("compare_latency: there are no models; give at least one")
     for model in models.values():
@@ -147,12 +148,6 @@ def compare_latency(
         latencies={name: Latency(*_spread(of), size, threads, repeats) for name, of in times.items()},
         speedups=_speedups(times),
     )
-
-
-def _check_numbers(**numbers: int | None) -> None:
-    for name, value in numbers.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise InputError(f"latency: {name}={value!r} must be a whole number, 1 or more")
 
 
 def _timed(model: nn.Module, inputs: ExampleInputs) -> Callable[[], float]:

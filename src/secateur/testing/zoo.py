@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from secateur.checks import check_name
 from secateur.randomness import private_draws
 from secateur.testing import zoo_branches, zoo_convolutions, zoo_sequences
 from secateur.testing.zoo_parts import ZooToy, randomise
-from secateur.types import unknown_name
 
 __all__ = ["REFUSED", "ZOO", "ZooToy", "build", "randomise"]
 
@@ -40,8 +40,7 @@ def build(name: str, seed: int = 0) -> tuple[nn.Module, tuple[Tensor, ...]]:
     3
     """
     toys = {**ZOO, **REFUSED}
-    if name not in toys:
-        raise unknown_name("toy model", name, toys)
+    check_name("toy model", name, toys)
     with private_draws(seed):
         model = toys[name].make()
         inputs = toys[name].inputs()

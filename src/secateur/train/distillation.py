@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from secateur.checks import check_name, check_number
 from secateur.labelled import Data
 from secateur.losses import check_loss, gives_numbers, loss_function
 from secateur.state import digest, evaluating, tensors, usual
@@ -17,7 +17,7 @@ from secateur.train.callbacks import Callback, Run
 from secateur.train.history import History
 from secateur.train.loop import fit
 from secateur.train.options import TrainOptions, describe
-from secateur.types import InputError, Loss, unknown_name
+from secateur.types import InputError, Loss
 
 __all__ = ["Distillation", "distill", "soft_cross_entropy"]
 
@@ -71,13 +71,9 @@ class Distillation(Callback):
     _seen: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        for name, value, right, range_text in (
-            ("temperature", self.temperature, _is_number(self.temperature) and self.temperature > 0, "above 0"),
-            ("weight", self.weight, _is_number(self.weight) and 0 <= self.weight <= 1, "in [0, 1]"),
-            ("hint_weight", self.hint_weight, _is_number(self.hint_weight) and self.hint_weight >= 0, "0 or more"),
-        ):
-            if not right:
-                raise InputError(f"distillation: {name}={value!r} must be a finite number {range_text}")
+        check_number("distillation", "(0, inf)", temperature=self.temperature)
+        check_number("distillation", "[0, 1]", weight=self.weight)
+        check_number("distillation", "[0, inf)", hint_weight=self.hint_weight)
         loss_function(self.loss)
         _modules(self.teacher, self.hints, "teacher")
 
@@ -195,10 +191,5 @@ def distill(
 def _modules(model: nn.Module, names: Mapping[str, Any], whose: str) -> dict[str, nn.Module]:
     modules = dict(model.named_modules())
     for name in names:
-        if name not in modules:
-            raise unknown_name(f"module of the {whose} to take a hint from", name, modules)
+        check_name(f"module of the {whose} to take a hint from", name, modules)
     return {name: modules[name] for name in names}
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
