@@ -25,6 +25,7 @@ ORDER = [
     {"equations"},
     {"rate"},
     {"selection"},
+    {"runtimes"},
     {"measure"},
     {"edits"},
     {"saving"},

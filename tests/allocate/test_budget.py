@@ -21,8 +21,8 @@ from secateur.selection import select
 from secateur.structure import Structure, blocks, channels, cut, weights
 from secateur.structure.cost import Cost
 from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
-from secateur.testing.zoo import ZOO, build
 from secateur.types import InputError, UnknownNameError
+from zoo import ZOO, build
 
 X = torch.tensor([[1.0, 2.0]])
 RECURRENT = ("lstm", "gru", "rnn")

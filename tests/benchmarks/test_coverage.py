@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from secateur.testing import zoo
+import zoo
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))

@@ -32,9 +32,9 @@ from secateur.selection import select
 from secateur.structure import channels, mask, weights
 from secateur.testing.conformance import CriterionConformance
 from secateur.testing.toys import TOYS, hand_mlp
-from secateur.testing.zoo import ZOO, build
 from secateur.train import SumMovement, fit
 from secateur.types import Batches, Criterion, InputError, Loss, Scores, SecateurError, Sites, UnknownNameError
+from zoo import ZOO, build
 
 
 class TestSnip(CriterionConformance):

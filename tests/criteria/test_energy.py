@@ -14,8 +14,8 @@ from secateur.pruning import prune
 from secateur.selection import select
 from secateur.structure import channels, weights
 from secateur.testing.conformance import CriterionConformance
-from secateur.testing.zoo import ZOO, build
 from secateur.types import Batches, Criterion, InputError, Loss
+from zoo import ZOO, build
 
 
 class TestEnergy(CriterionConformance):

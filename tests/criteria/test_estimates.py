@@ -18,8 +18,8 @@ from secateur.structure import blocks, channels, weights
 from secateur.structure.flow import Flow
 from secateur.testing.conformance import CriterionConformance
 from secateur.testing.toys import TOYS, hand_mlp
-from secateur.testing.zoo import build
 from secateur.types import Batches, Criterion, InputError, Loss, Sites, UnknownNameError
+from zoo import build
 
 ESTIMATES: list[type[Any]] = [Taylor, SecondOrder, NextLayer]
 

@@ -25,10 +25,10 @@ from secateur.rate.units import GraphEngine
 from secateur.rate.whole import PlainLoop
 from secateur.structure import blocks, channels, mask, weights
 from secateur.testing.conformance import CriterionConformance
-from secateur.testing.random_nets import RULES, NetStep, RandomNet
 from secateur.testing.toys import TOYS, hand_mlp
-from secateur.testing.zoo import ZOO, build
 from secateur.types import Batches, Criterion, InputError, Loss, SecateurError, Sites, TraceError
+from zoo import ZOO, build
+from zoo.random_nets import RULES, NetStep, RandomNet
 
 ONE = (torch.tensor([[1.0, 2.0]]), torch.zeros(1, 2))
 ROOMY = Budget(2**30, 2**25)

@@ -16,8 +16,8 @@ from secateur.repair import recalibrate, repair
 from secateur.selection import select
 from secateur.structure import channels, cut, weights
 from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
-from secateur.testing.zoo import build
 from secateur.types import InputError, UnknownNameError
+from zoo import build
 
 X = torch.tensor([[1.0, 2.0], [3.0, -1.0], [0.5, 0.25], [-2.0, 1.0]])
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import zoo
 from secateur.criteria import Magnitude
 from secateur.selection import select
 from secateur.structure import channels, cut, mask, weights
 from secateur.structure.cutting import Plan, cut_with_plan
 from secateur.structure.rules import RULES, Call, Value
-from secateur.testing import zoo
 from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
 from secateur.types import CutError, InputError, Keep, Sites, UnknownNameError, VerificationError
 

@@ -10,8 +10,8 @@ from torch.utils import _pytree as pytree
 from secateur.structure import channels, mask, weights
 from secateur.structure.flow import Flow, Read
 from secateur.testing.toys import TOYS, hand_mlp
-from secateur.testing.zoo import ZOO, build
 from secateur.types import InputError
+from zoo import ZOO, build
 
 
 @pytest.mark.parametrize("name", list(TOYS))

@@ -9,7 +9,7 @@ import torch
 from torch.fx import GraphModule
 
 import secateur as sc
-from secateur.testing import zoo
+import zoo
 
 NAMES = ("fused_qkv", "grouped_query", "relative_position", "rotary", "linear_view_deconv")
 

@@ -13,8 +13,8 @@ from secateur.structure.flow import Flow
 from secateur.structure.infer import bind
 from secateur.structure.layers import layers
 from secateur.structure.rules import op_name
-from secateur.testing.zoo import ZOO, build
 from secateur.types import Sites
+from zoo import ZOO, build
 
 QUICK = ("unet", "grouped_deconv", "one_dimensional", "three_dimensional", "fused_qkv", "depthwise_separable")
 

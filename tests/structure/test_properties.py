@@ -14,9 +14,9 @@ from secateur.structure import channels, cut
 from secateur.structure.cutting import cut_with_plan
 from secateur.structure.difference import difference
 from secateur.structure.reference import Reference
-from secateur.testing.random_nets import RULES, NetStep, RandomNet, random_keep
 from secateur.testing.toys import same_state, snapshot
 from secateur.types import CutError, Keep, Sites, TraceError, VerificationError
+from zoo.random_nets import RULES, NetStep, RandomNet, random_keep
 
 SMALL = settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from oracle import unseen
+from oracle.unseen import InputDraw, draw_inputs
 from secateur.structure import channels, cut
-from secateur.testing import unseen
-from secateur.testing.unseen import InputDraw, draw_inputs
 from secateur.types import InputError
 
 

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+import zoo
+from oracle import masked, unseen
 from secateur.criteria import Magnitude
 from secateur.selection import select
 from secateur.structure import channels, cut
-from secateur.testing import masked, unseen, zoo
 from secateur.types import Sites, TraceError, UnknownNameError
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
+from secateur.allocate.goals import allowed
 from secateur.allocate.steps import Steps
 from secateur.measure import compare_latency
 from secateur.measure import latency as measured_latency
@@ -23,11 +23,9 @@ TOLERANCE = 0.05
 SECONDS = 1.0
 """About how long one candidate is measured, before the one that is taken is measured three times as long."""
 
-UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
-
 
 def closest_in_time(
-    model: nn.Module, sites: Sites, steps: Steps, wanted: Any, inputs: ExampleInputs
+    model: nn.Module, sites: Sites, steps: Steps, limit: Any, inputs: ExampleInputs
 ) -> dict[str, Tensor]:
     """Return the masks whose cut model takes the time asked for, within 5 %.
 
@@ -35,22 +33,14 @@ def closest_in_time(
         InputError: the time is no fraction and no time, or cannot be reached; the message says what can.
     """
     now = measured_latency(model, inputs, repeats=7).median
-    search = _Search(steps, _fraction(wanted, now), _ratio(model, sites, inputs, now))
+    search = _Search(steps, _fraction(limit, now), _ratio(model, sites, inputs, now))
     return steps.at(search.run())
 
 
-def _fraction(wanted: Any, now: float) -> float:
-    if isinstance(wanted, float) and 0 < wanted <= 1:
-        return wanted
-    match = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?(s|ms|us|µs)", wanted.strip()) if isinstance(wanted, str) else None
-    seconds = float(match[1]) * UNITS[match[2]] if match is not None else 0.0
-    if not seconds:
-        raise InputError(
-            f"budget: latency={wanted!r} must be a fraction of the unpruned model's in (0, 1], such as 0.5, or a time, "
-            "such as '2.5 ms'"
-        )
+def _fraction(limit: Any, now: float) -> float:
+    seconds = allowed("latency", limit, now)
     if seconds > now:
-        raise InputError(f"budget: the unpruned model takes {1000 * now:.3g} ms, less than the {wanted} asked for")
+        raise InputError(f"budget: the unpruned model takes {1000 * now:.3g} ms, less than the {limit} asked for")
     return seconds / now
 
 
@@ -76,13 +66,13 @@ class _Search:
     steps: Steps
     goal: float
     ratio: Ratio
-    known: dict[int, float] = field(default_factory=dict)
+    ratio_at: dict[int, float] = field(default_factory=dict)
     certain: dict[int, float] = field(default_factory=dict)
 
     def run(self) -> int:
         """Return the step whose time is the goal's, within 5 %."""
         low, high = 0, self.steps.last
-        self.known[0] = self.certain[0] = 1.0
+        self.ratio_at[0] = self.certain[0] = 1.0
         if self._close(0, TOLERANCE / 2):
             return 0
         self._check_reachable(high)
@@ -92,30 +82,30 @@ class _Search:
             middle = self._between(low, high)
             if self._taken(middle):
                 return middle
-            low, high = (middle, high) if self.known[middle] > self.goal else (low, middle)
+            low, high = (middle, high) if self.ratio_at[middle] > self.goal else (low, middle)
         return high
 
     def _between(self, low: int, high: int) -> int:
         """Where a line through both ends meets the goal, but never close to an end: times are noisy."""
-        slow, fast = self.known[low], self.known[high]
+        slow, fast = self.ratio_at[low], self.ratio_at[high]
         share = (slow - self.goal) / (slow - fast) if slow > fast else 0.5
         guess = low + round(min(max(share, 0.15), 0.85) * (high - low))
         return min(max(guess, low + 1), high - 1)
 
     def _measure(self, step: int, longer: int = 1) -> float:
-        self.known[step] = self.ratio(self.steps.at(step), longer)
+        self.ratio_at[step] = self.ratio(self.steps.at(step), longer)
         if longer > 1:
-            self.certain[step] = self.known[step]
-        return self.known[step]
+            self.certain[step] = self.ratio_at[step]
+        return self.ratio_at[step]
 
     def _close(self, step: int, tolerance: float) -> bool:
-        return abs(self.known[step] / self.goal - 1) <= tolerance
+        return abs(self.ratio_at[step] / self.goal - 1) <= tolerance
 
     def _taken(self, step: int) -> bool:
         """Whether a step's time is the goal's, also when measured longer."""
         if step in self.certain:
             return False  # it was looked at before
-        if step not in self.known:
+        if step not in self.ratio_at:
             self._measure(step)
         if not self._close(step, TOLERANCE / 2):
             return False
@@ -126,7 +116,7 @@ class _Search:
         if self._measure(last) > self.goal * (1 + TOLERANCE) and self._measure(last, 3) > self.goal * (1 + TOLERANCE):
             raise InputError(
                 f"budget: latency cannot come down to {self.goal:.3g} of the unpruned model's; with as much removed as "
-                f"may be, it is {self.known[last]:.3g} of it. Ask for that or more, lower minimum, or ignore fewer sites"
+                f"may be, it is {self.ratio_at[last]:.3g} of it. Ask for that or more, lower minimum, or ignore fewer sites"
             )
         self.certain = {0: 1.0}  # the last was measured longer to see whether it can be reached, not to be taken
 
@@ -142,13 +132,13 @@ class _Search:
 
     def _nearest(self) -> int:
         """The nearest step that was tried, if it is near enough when measured longer."""
-        for step in sorted(self.known, key=lambda s: abs(self.known[s] / self.goal - 1))[:3]:
+        for step in sorted(self.ratio_at, key=lambda s: abs(self.ratio_at[s] / self.goal - 1))[:3]:
             if step not in self.certain:
                 self._measure(step, longer=3)
             if self._close(step, TOLERANCE):
                 return step
-        near = min(self.known, key=lambda s: abs(self.known[s] / self.goal - 1))
+        near = min(self.ratio_at, key=lambda s: abs(self.ratio_at[s] / self.goal - 1))
         raise InputError(
             f"budget: no cut was measured within {TOLERANCE:.0%} of {self.goal:.3g} of the unpruned model's latency; the "
-            f"nearest has {self.known[near]:.3g} of it. Ask for that, or try when the machine has less else to do"
+            f"nearest has {self.ratio_at[near]:.3g} of it. Ask for that, or try when the machine has less else to do"
         )

@@ -194,7 +194,7 @@ def _grad(
 def _curved(
     mean: Tensor, leaves: Tensors, vector: Callable[[], list[Tensor]], count: int
 ) -> list[tuple[list[Tensor], list[Tensor]]]:
-    """`count` vectors, and the Hessian of `mean` times each."""
+    """`count` vectors v, and the Hessian of `mean` times each: H v = ∇(∇L · v) (Pearlmutter, 1994)."""
     slopes = _grad(mean, leaves, graph=True)
     vectors_and_products = []
     for _ in range(count if leaves else 0):

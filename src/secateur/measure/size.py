@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from secateur.measure.inputs import caller
 from secateur.randomness import private_draws
+from secateur.runtimes.inputs import caller
 from secateur.state import check_module, evaluating, tensors, usual
 from secateur.types import ExampleInputs, InputError
 

@@ -53,11 +53,11 @@ class SearchRun:
     best: tuple[float, float, float] = (0.0, 0.0, 0.0)
     history: list[Generation] = field(default_factory=list)
 
-    def affordable(self, wanted: int) -> int:
-        """Return how many candidates can still be rated, at most `wanted`."""
+    def affordable(self, candidates: int) -> int:
+        """Return how many candidates can still be rated, at most `candidates`."""
         if self.fitness.cost <= 0:
-            return wanted
-        return max(0, min(wanted, int((self.budget - self.spent) / self.fitness.cost + 1e-9)))
+            return candidates
+        return max(0, min(candidates, int((self.budget - self.spent) / self.fitness.cost + 1e-9)))
 
     def rate(self, genes: Genes, offsets: Offsets | None = None, free: NDArray[np.bool_] | None = None) -> Rating:
         """Rate candidates, remember the best, and count what it cost; those beyond the budget are worth −inf.
@@ -243,11 +243,11 @@ def _seal(arrays: Arrays, record: str) -> str:
     return digest(((name, torch.tensor(value)) for name, value in sorted(arrays.items())), record)
 
 
-def _history(kept: Arrays, generations: list[tuple[int, float]]) -> list[Generation]:
+def _history(state_arrays: Arrays, generations: list[tuple[int, float]]) -> list[Generation]:
     history, first = [], 0
     for count, evaluations in generations:
         part = slice(first, first + count)
-        rating = Rating(*(kept[f"history.{name}"][part] for name in RATED))
-        history.append(Generation(rating, kept["history.parents"][part], evaluations))
+        rating = Rating(*(state_arrays[f"history.{name}"][part] for name in RATED))
+        history.append(Generation(rating, state_arrays["history.parents"][part], evaluations))
         first += count
     return history

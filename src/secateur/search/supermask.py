@@ -84,9 +84,9 @@ class Supermask(Search):
         run.record(run.rate(points[:, :size] > 0, points[:, size:] if run.space.biases else None))
         return arrays
 
-    def _slope(self, full: Fitness, point: Floats, size: int, chosen: NDArray[np.int64]) -> Floats:
+    def _slope(self, full: Fitness, point: Floats, size: int, batch_numbers: NDArray[np.int64]) -> Floats:
         genes, offsets = point[:size] > 0, point[size:]
-        slope = full.population.gradient(genes, offsets if len(offsets) else None, chosen)
+        slope = full.population.gradient(genes, offsets if len(offsets) else None, batch_numbers)
         keep = 1 / (1 + np.exp(-point[:size]))
         slope[:size] = (slope[:size] + self.pressure / size) * keep * (1 - keep)
         return slope

@@ -182,15 +182,15 @@ def _check_scores(scores: Scores) -> None:
         raise InputError("select: all scores are infinite, which ranks nothing; repair the criterion or its data")
 
 
-def _fraction(value: float, what: str) -> float:
-    check_fraction("select", **{what: value})
+def _fraction(value: float, name: str) -> float:
+    check_fraction("select", **{name: value})
     return float(value)
 
 
 def _select_by_layer(
-    scores: Scores, sparsity: float | Mapping[str, float], minimum: int, kept: Mapping[str, int] | None = None
+    scores: Scores, sparsity: float | Mapping[str, float], minimum: int, counts: Mapping[str, int] | None = None
 ) -> dict[str, Tensor]:
-    """Remove a fraction of each site, or all but so many units as `kept` says."""
+    """Remove a fraction of each site, or all but so many units as `counts` says."""
     if isinstance(sparsity, Mapping):
         for name in sparsity:
             check_name("site", name, scores)
@@ -200,8 +200,8 @@ def _select_by_layer(
     keep = {}
     for name, score in scores.items():
         count = min(round(fractions[name] * score.numel()), max(score.numel() - minimum, 0))
-        if kept is not None and name in kept:
-            count = score.numel() - kept[name]
+        if counts is not None and name in counts:
+            count = score.numel() - counts[name]
         keep[name] = ~_lowest(score.flatten(), count).reshape(score.shape)
     return keep
 
@@ -226,9 +226,9 @@ def _select_global(scores: Scores, sparsity: float, minimum: int) -> dict[str, T
     }
 
 
-def _rounded(kept: Tensor, score: Tensor, multiple: int) -> Tensor:
+def _rounded(keep: Tensor, score: Tensor, multiple: int) -> Tensor:
     """The best units of a site, as many as the multiple nearest to those kept."""
-    return _best(score, nearest_multiple(int(kept.sum()), score.numel(), multiple) if bool(kept.any()) else 0)
+    return _best(score, nearest_multiple(int(keep.sum()), score.numel(), multiple) if bool(keep.any()) else 0)
 
 
 def _lowest(flat: Tensor, count: int) -> Tensor:
@@ -247,5 +247,5 @@ def _lowest_but(flat: Tensor, count: int) -> Tensor:
     return ~_lowest(flat, max(flat.numel() - count, 0))
 
 
-def _with_best(kept: Tensor, score: Tensor, minimum: int) -> Tensor:
-    return kept if int(kept.sum()) >= minimum else kept | _best(score, minimum)
+def _with_best(keep: Tensor, score: Tensor, minimum: int) -> Tensor:
+    return keep if int(keep.sum()) >= minimum else keep | _best(score, minimum)

@@ -84,14 +84,14 @@ def _sums(matrix: Tensor, block: Block) -> Tensor:
     return whole.reshape(down, block[0], across, block[1]).sum((1, 3))
 
 
-def _spread(kept: Tensor, block: Block, shape: torch.Size) -> Tensor:
-    wide = kept.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
+def _spread(block_mask: Tensor, block: Block, shape: torch.Size) -> Tensor:
+    wide = block_mask.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
     return wide[: shape[0], : shape[1:].numel()].reshape(shape)
 
 
-def _weight(score: Tensor, name: str, what: str) -> Tensor:
+def _weight(score: Tensor, name: str, option: str) -> Tensor:
     if score.ndim < 2:
         raise InputError(
-            f"select: a {what} is one of single weights, and {name!r} has channels to choose from; use weights(model)"
+            f"select: a {option} is one of single weights, and {name!r} has channels to choose from; use weights(model)"
         )
     return score

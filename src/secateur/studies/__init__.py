@@ -23,6 +23,6 @@ def by_name(name: str) -> Study:
     2022
     """
     if name.endswith(".toml"):
-        return custom.from_toml(name, taken=STUDIES)
+        return custom.from_toml(name, reserved=STUDIES)
     check_name("study", name, STUDIES)
     return STUDIES[name]

@@ -65,8 +65,19 @@ class TrainOptions:
             2019); or a callable that makes torch's scheduler from the optimiser, stepped once an epoch.
         step_size, milestones, gamma: of the schedules; `gamma` is 0.1 by default, 0.95 for ``exponential``.
         loss: ``cross_entropy``, ``mse`` or ``l1`` (class labels stand for one-hot vectors), ``bce`` (each output a yes
-            or no), or a callable of (outputs, targets) that returns the mean over the batch.
+            or no), or a callable of (outputs, targets) that returns the mean over the batch: see `fit`.
         clip_norm: the largest norm that the gradient of all parameters together may have; None does not clip.
+        accumulate: batches a step: the gradient is that of the mean loss over the samples of them all, so that a large
+            batch needs the memory of a small one. Norms see each batch by itself.
+        amp: compute the forward and backward passes in bfloat16 where that is safe (torch's autocast); the weights, the
+            loss, the steps and the validation stay in the model's dtype. No scaling of the loss is needed, as bfloat16
+            has the range of float32. It saves time where the processor has instructions for it, and memory.
+        ema: the decay of a running average of the weights, in (0, 1), such as 0.999; the average is validated, and is
+            what the model ends with. None keeps none.
+        freeze_norms: leave the running statistics of batch norms as they are, and normalise by them while training, as
+            in evaluation: for small batches, or few data. Their scales and shifts are trained all the same; call
+            ``requires_grad_(False)`` on those that should stay. Norms without running statistics (layer and group
+            norms) are as ever.
         patience: stop after this many epochs without a lower validation loss; None never stops early.
         restore_best: end with the weights of the lowest validation loss; None means: where there are
             validation data.
@@ -96,6 +107,10 @@ class TrainOptions:
     gamma: float | None = None
     loss: str | Loss = "cross_entropy"
     clip_norm: float | None = None
+    accumulate: int = 1
+    amp: bool = False
+    ema: float | None = None
+    freeze_norms: bool = False
     patience: int | None = None
     restore_best: bool | None = None
     seed: int = 0
@@ -119,15 +134,18 @@ class TrainOptions:
     def _check_ranges(self) -> None:
         check_whole("training", 0, epochs=self.epochs)
         check_whole("training", 0, most=2**63 - 1, seed=self.seed)
-        check_whole("training", batch_size=self.batch_size)
+        check_whole("training", batch_size=self.batch_size, accumulate=self.accumulate)
         check_whole("training", or_none=True, step_size=self.step_size, patience=self.patience)
         check_number("training", "(0, inf)", lr=self.lr)
         check_number("training", "(0, inf)", or_none=True, gamma=self.gamma, clip_norm=self.clip_norm)
+        check_number("training", "(0, 1)", or_none=True, ema=self.ema)
         check_number("training", "[0, inf)", weight_decay=self.weight_decay)
         check_number("training", "[0, 1)", momentum=self.momentum)
+        for name in ("amp", "freeze_norms"):
+            _require(name, getattr(self, name), isinstance(getattr(self, name), bool), "True or False")
         at = self.milestones
-        if at is not None and not (all(is_whole(epoch, 1) for epoch in at) and list(at) == sorted(set(at))):
-            raise InputError(f"training: milestones={at!r} must be rising whole numbers of epochs, 1 or more")
+        rising = at is None or (all(is_whole(epoch, 1) for epoch in at) and list(at) == sorted(set(at)))
+        _require("milestones", at, rising, "rising whole numbers of epochs, 1 or more")
 
     def _check_belonging(self) -> None:
         """Refuse what would be ignored in silence."""
@@ -223,3 +241,8 @@ def describe(value: Any) -> Any:
         return f"{describe(inner)}({bound})"
     owner = value if hasattr(value, "__qualname__") else type(value)
     return f"{owner.__module__}.{owner.__qualname__}"
+
+
+def _require(name: str, value: object, right: bool, what: str) -> None:
+    if not right:
+        raise InputError(f"training option {name}={value!r} must be {what}")

@@ -12,17 +12,17 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from secateur.checks import check_name
 from secateur.randomness import private_draws
-from secateur.testing import zoo_branches, zoo_convolutions, zoo_sequences
-from secateur.testing.zoo_parts import ZooToy, randomise
+from secateur.types import unknown_name
+from zoo import branches, convolutions, sequences
+from zoo.parts import ZooToy, randomise
 
 __all__ = ["REFUSED", "ZOO", "ZooToy", "build", "randomise"]
 
-ZOO: dict[str, ZooToy] = {**zoo_branches.TOYS, **zoo_convolutions.TOYS, **zoo_sequences.TOYS}
+ZOO: dict[str, ZooToy] = {**branches.TOYS, **convolutions.TOYS, **sequences.TOYS}
 """Models that must be cut right, by name."""
 
-REFUSED: dict[str, ZooToy] = dict(zoo_sequences.REFUSED)
+REFUSED: dict[str, ZooToy] = dict(sequences.REFUSED)
 """Models that must be refused with a clear error, by name."""
 
 
@@ -40,7 +40,8 @@ def build(name: str, seed: int = 0) -> tuple[nn.Module, tuple[Tensor, ...]]:
     3
     """
     toys = {**ZOO, **REFUSED}
-    check_name("toy model", name, toys)
+    if name not in toys:
+        raise unknown_name("toy model", name, toys)
     with private_draws(seed):
         model = toys[name].make()
         inputs = toys[name].inputs()

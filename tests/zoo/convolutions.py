@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from secateur.testing.zoo_parts import ZooToy, conv_bn, image, toy
+from zoo.parts import ZooToy, conv_bn, image, toy
 
 __all__ = ["TOYS"]
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from secateur.testing.zoo_parts import ZooToy, image, sequence, tokens, toy
+from zoo.parts import ZooToy, image, sequence, tokens, toy
 
 __all__ = ["REFUSED", "TOYS"]
 

@@ -2,7 +2,7 @@
 
 It shares nothing with `secateur.structure.verify` but the sites. The weights of the cut model are put back into their
 full shapes, with zeros where the sites say that units went; the original's own forward pass runs on them, its norms
-taken over what is kept (`secateur.testing.masked`). Everything that the code does in single precision is done in
+taken over what is kept (`oracle.masked`). Everything that the code does in single precision is done in
 double, so that a right cut agrees to about 1e-13, and whatever differs by more is wrong.
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from secateur.testing import masked
+from oracle import masked
 from secateur.types import InputError, Keep, Sites
 
 __all__ = ["UNSEEN", "Comparison", "InDouble", "InputDraw", "compare", "draw_inputs", "redraw"]
