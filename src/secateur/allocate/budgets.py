@@ -14,6 +14,7 @@ from secateur.allocate.goals import allowed
 from secateur.allocate.latency import closest_in_time
 from secateur.allocate.scan import Sensitivity
 from secateur.allocate.steps import Steps, by_costs, by_scores
+from secateur.checks import check_name
 from secateur.criteria.base import check_scores
 from secateur.selection import Scope
 from secateur.state import usual
@@ -83,6 +84,8 @@ def budget(
         raise InputError("budget: zeros make a model no smaller or faster; find the sites with channels(...)")
     if scope == "row":
         raise unknown_name("scope of a budget", scope, ("global", "layer"))
+    if costs is not None and sensitivity is not None:
+        raise InputError("budget: give costs or sensitivity, as each says what the sites bear")
     options: dict[str, Any] = {"minimum": minimum, "round_to": round_to, "sites": sites}
     if sensitivity is not None:
         measure = "macs" if quantity == "latency" else quantity
@@ -112,8 +115,7 @@ def _of_scan(
 ) -> CostTable:
     """A scan's losses, and what is counted for its sites."""
     for name in sites:
-        if name not in scan.units:
-            raise unknown_name("site of the sensitivity scan", name, scan.units)
+        check_name("site of the sensitivity scan", name, scan.units)
     counted = cost_table(model, sites, measures=[measure], widths=FINEST, least=0.0, minimum=minimum, round_to=round_to)
     return counted.with_losses(scan.losses(metric, minimum))
 

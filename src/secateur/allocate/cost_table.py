@@ -13,8 +13,9 @@ from typing import Any, Self
 import numpy as np
 
 from secateur.allocate.goals import allowed
+from secateur.checks import check_name
 from secateur.files import write_text
-from secateur.types import FileError, InputError, unknown_name
+from secateur.types import FileError, InputError
 
 __all__ = ["CostTable", "Losses", "SiteCosts"]
 
@@ -161,8 +162,7 @@ class CostTable:
         if len(goal) != 1:
             raise InputError(f"goal: give one of {', '.join(self.whole)}; got {' and '.join(goal) or 'none'}")
         ((measure, value),) = goal.items()
-        if measure not in self.whole:
-            raise unknown_name("measure of the cost table", measure, self.whole)
+        check_name("measure of the cost table", measure, self.whole)
         return measure, allowed(measure, value, self.whole[measure])
 
     def save(self, file: str | os.PathLike[str]) -> None:
@@ -199,8 +199,7 @@ class CostTable:
 
     def _check_sites(self, widths: Mapping[str, int]) -> None:
         for name in widths:
-            if name not in self.sites:
-                raise unknown_name("site of the cost table", name, self.sites)
+            check_name("site of the cost table", name, self.sites)
 
 
 def _site(parts: dict[str, Any]) -> SiteCosts:

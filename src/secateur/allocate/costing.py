@@ -11,6 +11,7 @@ from torch import nn
 
 from secateur.allocate.cost_table import CostTable, Losses, SiteCosts
 from secateur.allocate.counting import COUNTED, Counter, counter_by_cutting, examples, quick_counter, size
+from secateur.checks import check_number, check_whole
 from secateur.labelled import Data
 from secateur.measure import compare_latency, latency
 from secateur.progress import bar
@@ -162,10 +163,8 @@ def widths_of(
     """
     if isinstance(widths, Mapping):
         return {name: _asked(name, site.size, widths.get(name, ())) for name, site in sites.items()}
-    if isinstance(widths, bool) or not isinstance(widths, int) or widths < 1:
-        raise InputError(f"cost_table: widths={widths!r} must be a whole number, 1 or more, or numbers by site")
-    if isinstance(least, bool) or not isinstance(least, (int, float)) or not 0 <= least <= 1:
-        raise InputError(f"cost_table: least={least!r} must be a share of each site's units, in [0, 1]")
+    check_whole("cost_table", 1, "or give numbers by site", widths=widths)
+    check_number("cost_table", "[0, 1]", "a share of each site's units", least=least)
     return {name: _evenly(site.size, widths, least, minimum, round_to) for name, site in sites.items()}
 
 

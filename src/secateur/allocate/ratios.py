@@ -7,6 +7,7 @@ from math import prod
 
 from secateur.allocate.dynamic import Choices, Portions
 from secateur.allocate.scan import Sensitivity
+from secateur.checks import check_fraction
 from secateur.selection import layer_fractions
 from secateur.types import InputError, Site, Sites
 
@@ -99,6 +100,5 @@ def _checked(sites: Sites) -> Mapping[str, Site]:
 
 
 def _fraction(value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise InputError(f"allocate: sparsity is the fraction removed and must lie in [0, 1]; got {value!r}")
+    check_fraction("allocate", sparsity=value)
     return float(value)
