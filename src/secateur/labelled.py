@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor
+from torch.utils import _pytree as pytree
 
 from secateur.state import ordinary
 from secateur.types import Batches, InputError
@@ -27,6 +28,7 @@ __all__ = [
     "in_memory",
     "iterate",
     "logits_of",
+    "side_by_side",
     "together",
     "unlabelled",
 ]
@@ -320,6 +322,19 @@ def iterate(data: Data, size: int, subject: str, order: Generator | None = None)
         if pair is None:
             raise InputError(f"{subject}: batch {number} is not a pair (inputs, targets) of two tensors")
         yield pair
+
+
+def side_by_side(outputs: Any) -> Any:
+    """Return one tensor as it is, and several as one: each sample's numbers flattened, one tensor beside another.
+
+    >>> side_by_side({"box": torch.zeros(2, 4), "maps": (torch.zeros(2, 3, 5),)}).shape
+    torch.Size([2, 19])
+    """
+    outputs = logits_of(outputs)
+    if isinstance(outputs, Tensor):
+        return outputs
+    parts = [part for part in pytree.tree_leaves(outputs) if isinstance(part, Tensor) and part.is_floating_point()]
+    return torch.cat([part.flatten(1) for part in parts], dim=1) if parts else outputs
 
 
 def logits_of(outputs: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from secateur.testing.zoo import build
 from torch import Tensor, nn
 
 from secateur.allocate import CostTable, SiteCosts, budget, cost_table, measured_losses, plan
@@ -18,7 +19,6 @@ from secateur.criteria import JointLossChange, LossChange, Magnitude
 from secateur.measure import file_bytes, macs, parameters, rate
 from secateur.structure import channels, cut, weights
 from secateur.testing.toys import TOYS, same_state, snapshot
-from secateur.testing.zoo import build
 from secateur.types import FileError, InputError, Keep, Sites, UnknownNameError
 
 

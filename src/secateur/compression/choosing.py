@@ -15,17 +15,20 @@ from secateur.compression.quality import answers_of
 from secateur.criteria import by_name
 from secateur.criteria.base import scores_of
 from secateur.criteria.joint_loss_change import JointWorth
-from secateur.labelled import SampleBatch, Samples, batches, together
+from secateur.labelled import SampleBatch, Samples, batches, side_by_side, together
 from secateur.repair import repair
 from secateur.result import Method, Result
 from secateur.structure import channels, cut
-from secateur.train.matching import output_tensors
-from secateur.types import Keep, Loss, Sites
+from secateur.types import InputError, Keep, Loss, Sites
 
-__all__ = ["Scoring", "calibration", "smaller"]
+__all__ = ["OutOfReach", "Scoring", "calibration", "smaller"]
 
 CORRECTIONS = 4
 """How often a cut is planned anew after it was measured and found too slow."""
+
+
+class OutOfReach(InputError):
+    """A cost that no widths of the sites come down to."""
 
 
 def calibration(data: Samples, count: int, seed: int) -> SampleBatch:
@@ -77,7 +80,7 @@ class Scoring:
         outputs, _ = answers_of(original, batch.without_targets(), "training data")
         if classes:
             return cls((batch.inputs, outputs.softmax(1)), "cross_entropy")
-        return cls((batch.inputs, torch.cat([part.flatten(1) for part in output_tensors(outputs)], dim=1)), "mse")
+        return cls((batch.inputs, side_by_side(outputs)), "mse")
 
 
 def smaller(model: nn.Module, asked: float, costs: Costs, scoring: Scoring, options: CompressOptions) -> Result:
@@ -91,18 +94,21 @@ def smaller(model: nn.Module, asked: float, costs: Costs, scoring: Scoring, opti
         options: which criterion, rounding and minimum.
 
     Raises:
-        InputError: so little cannot be reached.
+        OutOfReach: so little cannot be reached.
     """
     sites = channels(model, costs.inputs, options.ignore)
     criterion = options.criterion
     if isinstance(criterion, str):
         criterion = by_name(criterion, scoring.data, scoring.loss)
     scores = scores_of(criterion, model, sites, "compress")
-    if isinstance(scores, JointWorth):
-        keep = _by_costs(model, sites, scores, asked, costs)
-    else:
-        limit: dict[str, Any] = {costs.goal.what: asked / costs(model)}
-        keep = budget(model, sites, scores, minimum=options.minimum, round_to=options.round_to, **limit)
+    try:
+        if isinstance(scores, JointWorth):
+            keep = _by_costs(model, sites, scores, asked, costs)
+        else:
+            limit: dict[str, Any] = {costs.goal.what: asked / costs(model)}
+            keep = budget(model, sites, scores, minimum=options.minimum, round_to=options.round_to, **limit)
+    except InputError as error:
+        raise OutOfReach(str(error)) from error
     repaired = repair(model, sites, keep, scoring.data)
     method = Method(repr(criterion), None, rule={"budget": {costs.goal.what: asked}}, repair=("least-squares", "norms"))
     return Result.of(model, sites, keep, repaired=repaired, method=method)

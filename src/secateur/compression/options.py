@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from secateur.allocate import BUDGETS
-from secateur.runtimes import Runtime
+from secateur.runtimes import Runtime, timer
 from secateur.train.options import TrainOptions
 from secateur.types import Criterion, InputError, Loss, unknown_name
 
@@ -103,6 +103,7 @@ class CompressOptions:
             raise InputError(f"compress: max_drop={self.max_drop!r} must be 0 or more")
         if self.time_limit is not None and not self.time_limit > 0:
             raise InputError(f"compress: time_limit={self.time_limit!r} must be above 0 seconds")
+        timer(self.where)
 
     @property
     def where(self) -> Runtime:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.compression.choosing import Scoring, calibration, smaller
+from secateur.compression.choosing import OutOfReach, Scoring, calibration, smaller
 from secateur.compression.costs import Costs
 from secateur.compression.journal import Compression, Journal, Trial
 from secateur.compression.options import CompressOptions, Goal
@@ -27,7 +27,7 @@ from secateur.structure import channels
 from secateur.train import distill
 from secateur.train.callbacks import Callback, Run
 from secateur.train.options import TrainOptions
-from secateur.types import ExampleInputs, InputError, with_changes
+from secateur.types import ExampleInputs, with_changes
 from secateur.untouched import copied
 
 __all__ = ["compress"]
@@ -160,7 +160,7 @@ class _Walk:
         self._say(f"trial {number}: to {asked:.1%} of the {self.goal.what}")
         try:
             result = smaller(best.model, aimed, self.costs, self.scoring, self.options)
-        except InputError as error:
+        except OutOfReach as error:
             trial = Trial(
                 number, now.number if now else 0, asked, 1.0, 0.0, 0.0, False, str(error), monotonic() - began
             )
