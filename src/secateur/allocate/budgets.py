@@ -84,6 +84,8 @@ def budget(
         raise InputError("budget: zeros make a model no smaller or faster; find the sites with channels(...)")
     if scope == "row":
         raise unknown_name("scope of a budget", scope, ("global", "layer"))
+    if costs is not None and sensitivity is not None:
+        raise InputError("budget: give costs or sensitivity, as each says what the sites bear")
     options: dict[str, Any] = {"minimum": minimum, "round_to": round_to, "sites": sites}
     if sensitivity is not None:
         measure = "macs" if quantity == "latency" else quantity
