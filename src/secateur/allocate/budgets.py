@@ -14,10 +14,12 @@ from secateur.criteria.base import check_scores
 from secateur.measure import file_bytes
 from secateur.measure import macs as measured_macs
 from secateur.measure import parameters as measured_parameters
+from secateur.runtimes import Runtime
 from secateur.selection import Scope
 from secateur.state import usual
-from secateur.structure import Structure, cut
+from secateur.structure import Structure
 from secateur.structure.cost import Cost
+from secateur.structure.cutting import draft
 from secateur.structure.sites import check_same_model
 from secateur.types import ExampleInputs, InputError, Keep, Scores, Sites, unknown_name
 
@@ -44,26 +46,28 @@ def budget(
     metric: str = "loss",
     minimum: int = 1,
     round_to: int = 1,
+    runtime: Runtime = "eager",
 ) -> dict[str, Tensor]:
     """Return the keep masks that remove the fewest units for which the cut model is within a budget.
 
     The number of units to remove is found by bisection. Multiply-accumulates, parameters and bytes of a candidate are
     counted from the structure without cutting, and the last one is cut and counted for certain; one unit more would be
     over the budget. Latency is measured: candidates are cut and timed in turns with the unpruned model, until the
-    median of the ratios is within 5 % of what was asked for.
+    median of the ratios is within 5 % of what was asked for, or below it where no cut comes so near.
 
     Args:
         model: the model that `sites` were found in; it is left as it is.
         sites: from `channels`.
         scores: what goes first, as for `select`.
         macs, parameters, bytes: a fraction of the unpruned model's (a float up to 1), or a whole number; give one.
-        latency: a fraction of the unpruned model's time of a forward pass on the example inputs at one thread, or a
-            time such as ``"2.5 ms"`` or ``"0.1 s"``.
+        latency: a fraction of the unpruned model's time of a forward pass on the example inputs in `runtime`, or a time
+            such as ``"2.5 ms"`` or ``"0.1 s"``.
         scope: ``"global"`` removes the lowest scores of all sites, ``"layer"`` the same fraction of each.
         sensitivity: a scan of these sites; then each site loses what costs least by the scan for what it saves (dynamic
             programming), instead of what `scope` says, and the scores only tell which units go first.
         metric: which figure of the scan is the loss; ``"-accuracy"`` takes one that is high = good.
         minimum, round_to: as for `select`.
+        runtime: where a latency is measured; see `secateur.measure.latency`.
 
     Raises:
         InputError: none or several budgets, one out of range, or one that cannot be reached; the message says what can.
@@ -92,7 +96,7 @@ def budget(
         count = quick or _quick(model, sites, "macs") or _by_cutting(model, sites, "macs")
         steps = by_sensitivity(scores, sensitivity, metric, count, options)
     if what == "latency":
-        return closest_in_time(model, sites, steps, wanted, examples(sites))
+        return closest_in_time(model, sites, steps, wanted, examples(sites), runtime, _share_of_macs(model, sites))
     goal = _target(what, wanted, _size(what, model, sites))
     slow = _by_cutting(model, sites, what)
     keep = _fewest(steps, quick or slow, goal, what)
@@ -148,7 +152,13 @@ def _size(what: str, model: nn.Module, sites: Sites) -> int:
 
 
 def _by_cutting(model: nn.Module, sites: Sites, what: str) -> Counter:
-    return lambda keep: _size(what, cut(model, sites, keep), sites)
+    return lambda keep: _size(what, draft(model, sites, keep), sites)
+
+
+def _share_of_macs(model: nn.Module, sites: Sites) -> Callable[[Keep], float] | None:
+    count = _quick(model, sites, "macs")
+    whole = 0 if count is None else count({})
+    return (lambda keep: count(keep) / whole) if count is not None and whole else None
 
 
 def _quick(model: nn.Module, sites: Sites, what: str) -> Counter | None:
