@@ -9,18 +9,18 @@ __all__ = ["bar"]
 
 
 @contextmanager
-def bar(total: float, shown: bool, words: str) -> Iterator[Callable[[float], None]]:
-    """Draw a bar on standard error where it is `shown`; give what moves it on.
+def bar(total: float, visible: bool, words: str) -> Iterator[Callable[[float], None]]:
+    """Draw a bar on standard error where it is `visible`; give what moves it on.
 
     Args:
         total: how far it goes.
-        shown: without, nothing is drawn, and moving it on does nothing.
+        visible: without, nothing is drawn, and moving it on does nothing.
         words: what is counted, before the bar.
 
     >>> with bar(3, False, "units removed") as advance:
     ...     advance(1)
     """
-    if not shown:
+    if not visible:
         yield lambda more: None
         return
     from rich.console import Console

@@ -202,9 +202,11 @@ def prune(
     (8, (178, 90))
     """
     changes |= {n: v for n, v in (("criterion", criterion), ("sparsity", sparsity)) if v is not None}
-    chosen = with_changes(options or PruneOptions(), changes, "option of prune")
+    settled_options = with_changes(options or PruneOptions(), changes, "option of prune")
     result = (
-        _solved(model, example_inputs, chosen, data) if chosen.solver else _scored(model, example_inputs, chosen, data)
+        _solved(model, example_inputs, settled_options, data)
+        if settled_options.solver
+        else _scored(model, example_inputs, settled_options, data)
     )
     result = replace(result, inputs=example_inputs)
     if latency:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from secateur import state
+from secateur.allocate.goals import allowed
 from secateur.allocate.steps import Steps
 from secateur.runtimes import Runtime, timer
 from secateur.runtimes.timing import Prepared, in_turns, prepared, threads_of
@@ -43,14 +43,12 @@ LEAST = 3
 MOST = 20
 """How many candidates are timed at most."""
 
-UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
-
 
 def closest_in_time(
     model: nn.Module,
     sites: Sites,
     steps: Steps,
-    wanted: Any,
+    limit: Any,
     inputs: ExampleInputs,
     runtime: Runtime,
     expected: Callable[[Keep], float] | None = None,
@@ -59,7 +57,7 @@ def closest_in_time(
 
     Args:
         model, sites, steps, inputs: what is cut, where, in which order, and what it is timed on.
-        wanted: a fraction of the unpruned model's time, or a time.
+        limit: a fraction of the unpruned model's time, or a time.
         runtime: where it is timed.
         expected: the share of the time that masks may leave, to begin with; None expects equal parts for each step.
 
@@ -72,7 +70,7 @@ def closest_in_time(
         stack.enter_context(evaluating(model))
         before = prepared(chosen, model, inputs)
         in_turns({"before": before}, warmup=1, repeats=1)
-        goal = _fraction(wanted, lambda: median(in_turns({"before": before}, warmup=2, repeats=7).wall["before"]))
+        goal = _fraction(limit, lambda: median(in_turns({"before": before}, warmup=2, repeats=7).wall["before"]))
 
         def ratio(keep: Keep) -> float:
             small = draft(model, sites, keep)
@@ -82,20 +80,13 @@ def closest_in_time(
         return steps.at(_Search(steps, goal, ratio, expected).run())
 
 
-def _fraction(wanted: Any, unpruned: Callable[[], float]) -> float:
+def _fraction(limit: Any, unpruned: Callable[[], float]) -> float:
     """The fraction of the unpruned model's seconds that is asked for."""
-    if isinstance(wanted, float) and 0 < wanted <= 1:
-        return wanted
-    words = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?(s|ms|us|µs)", wanted.strip()) if isinstance(wanted, str) else None
-    seconds = float(words[1]) * UNITS[words[2]] if words is not None else 0.0
-    if not seconds:
-        raise InputError(
-            f"budget: latency={wanted!r} must be a fraction of the unpruned model's in (0, 1], such as 0.5, or a time, "
-            "such as '2.5 ms'"
-        )
-    now = unpruned()
+    if isinstance(limit, float) and 0 < limit <= 1:
+        return limit
+    seconds, now = allowed("latency", limit, 1.0), unpruned()
     if seconds > now:
-        raise InputError(f"budget: the unpruned model takes {1000 * now:.3g} ms, less than the {wanted} asked for")
+        raise InputError(f"budget: the unpruned model takes {1000 * now:.3g} ms, less than the {limit} asked for")
     return seconds / now
 
 

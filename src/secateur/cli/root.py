@@ -68,7 +68,7 @@ def options_of(pairs: list[str] | None, flag: str = "--set") -> dict[str, Any]:
     """
     from secateur.types import InputError
 
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for pair in pairs or []:
         key, equals, value = pair.partition("=")
         if not equals or not key:
@@ -76,10 +76,10 @@ def options_of(pairs: list[str] | None, flag: str = "--set") -> dict[str, Any]:
                 f"{flag} {pair!r}: write KEY=VALUE, such as {'macs=0.5' if flag == '--budget' else 'input_size=8'}"
             )
         try:
-            found[key] = json.loads(value)
+            options[key] = json.loads(value)
         except ValueError:
-            found[key] = value
-    return found
+            options[key] = value
+    return options
 
 
 def print_record(record: dict[str, Any], as_json: bool) -> None:

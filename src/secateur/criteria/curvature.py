@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from secateur.criteria.base import LossCriterion
-from secateur.criteria.derivatives import Curvature, Objective, check_curvature, check_probes
 from secateur.criteria.fisher_blocks import check_blocks, fisher_blocks, saliencies
-from secateur.criteria.units import Reduce, Side, check_reduce, check_side, parameters_of, side_rows, unit_sums
+from secateur.criteria.parameter_gradients import Curvature, Objective, check_curvature, check_probes
+from secateur.criteria.weight_rows import Reduce, Side, check_reduce, check_side, parameters_of, side_rows, unit_sums
 from secateur.types import Site, Sites
 
 __all__ = ["HessianTrace", "OptimalBrainDamage", "OptimalBrainSurgeon"]

@@ -93,8 +93,8 @@ class Energy(CriterionBase):
             answer = self._answer(maker, signal.expand(1, *maker.shape[1:]))
         else:
             size = maker.shape[1]
-            one_each = torch.diag_embed(signal.new_ones(1, size))[0].reshape(size, size, *[1] * signal.ndim)
-            answer = torch.cat([self._answer(maker, signal * one) for one in one_each[:, None]])
+            one_hot_channels = torch.diag_embed(signal.new_ones(1, size))[0].reshape(size, size, *[1] * signal.ndim)
+            answer = torch.cat([self._answer(maker, signal * one_hot) for one_hot in one_hot_channels[:, None]])
         squares = answer.double().square()
         by_filter = squares.movedim(1, 0).flatten(1).sum(1) / signal.numel()
         return by_filter[maker.index.to(by_filter.device)].sum(1)

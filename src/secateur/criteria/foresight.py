@@ -10,8 +10,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from secateur.criteria.base import CriterionBase, LossCriterion
-from secateur.criteria.derivatives import Objective
-from secateur.criteria.units import Reduce, Side, check_reduce, check_side, parameters_of, unit_sums
+from secateur.criteria.parameter_gradients import Objective
+from secateur.criteria.weight_rows import Reduce, Side, check_reduce, check_side, parameters_of, unit_sums
 from secateur.losses import check_loss
 from secateur.state import check_finite, device_of, evaluating, own_tensors, split_inputs
 from secateur.structure.sites import REPAIR
@@ -154,15 +154,15 @@ class SynFlow(CriterionBase):
         flowing = _absolute(model)
         leaves = dict(flowing.named_parameters(remove_duplicate=False))
         with evaluating(flowing), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            made = pytree.tree_leaves(flowing(*args, **kwargs))
-            flow = torch.stack([y.sum() for y in made if isinstance(y, Tensor) and y.is_floating_point()]).sum()
-            found = torch.autograd.grad(flow, list(leaves.values()), allow_unused=True)
+            outputs = pytree.tree_leaves(flowing(*args, **kwargs))
+            flow = torch.stack([y.sum() for y in outputs if isinstance(y, Tensor) and y.is_floating_point()]).sum()
+            grads = torch.autograd.grad(flow, list(leaves.values()), allow_unused=True)
         if not bool(torch.isfinite(flow)):
             raise InputError(f"SynFlow: the flow is {flow.item()}, beyond what numbers hold; scale the weights down")
         # Shares, as the flow through many layers is beyond single precision.
         shares = {
             name: torch.zeros_like(leaf) if grad is None or flow == 0 else (leaf * (grad / flow)).detach()
-            for (name, leaf), grad in zip(leaves.items(), found, strict=True)
+            for (name, leaf), grad in zip(leaves.items(), grads, strict=True)
         }
         return unit_sums(shares, sites, self.side, self.reduce)
 

@@ -75,14 +75,16 @@ class LayerInputs:
         return self._sum(names, lambda x: (x @ x.mT).double())
 
     def _sum(self, names: Container[str], of: Callable[[Tensor], Tensor]) -> dict[str, list[Inputs]]:
-        found: dict[tuple[str, int], Inputs] = {}
+        inputs_by_layer: dict[tuple[str, int], Inputs] = {}
 
         def add(layer: Layer, x: Tensor) -> None:
             key = layer.parameter, layer.number
             for columns in layer.columns(x):
                 new = Inputs(layer, of(columns), columns.shape[2])
-                old = found.get(key)
-                found[key] = new if old is None else Inputs(layer, old.total + new.total, old.count + new.count)
+                old = inputs_by_layer.get(key)
+                inputs_by_layer[key] = (
+                    new if old is None else Inputs(layer, old.total + new.total, old.count + new.count)
+                )
 
         for inputs, _ in moved(self.data, self.batch_size, self.doing, device_of(self.flow.model)):
             by_source: dict[Node, list[Layer]] = {}
@@ -90,16 +92,16 @@ class LayerInputs:
                 if layer.parameter in names:
                     by_source.setdefault(layer.source, []).append(layer)
 
-            def see(node: Node, made: Any, by_source: dict[Node, list[Layer]] = by_source) -> Any:
+            def see(node: Node, output: Any, by_source: dict[Node, list[Layer]] = by_source) -> Any:
                 for layer in by_source.get(node, []):
-                    add(layer, made)
-                return made
+                    add(layer, output)
+                return output
 
             with torch.no_grad():
                 self.flow(inputs, see=see)
         listed: dict[str, list[Inputs]] = {}
-        for (name, _), one in found.items():
-            listed.setdefault(name, []).append(one)
+        for (name, _), layer_inputs in inputs_by_layer.items():
+            listed.setdefault(name, []).append(layer_inputs)
         return listed
 
     def _of(self, inputs: Tensor) -> tuple[Layer, ...]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.criteria.base import CriterionBase
-from secateur.criteria.units import Reduce, Side, check_reduce, check_side, parameters_of, reduced, side_rows
+from secateur.criteria.weight_rows import Reduce, Side, check_reduce, check_side, parameters_of, reduced, side_rows
 from secateur.types import InputError, Site, Sites
 
 __all__ = ["Magnitude"]

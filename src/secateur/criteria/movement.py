@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from secateur.criteria.base import CriterionBase
-from secateur.criteria.units import Reduce, Side, check_reduce, check_side, parameters_of, unit_sums
+from secateur.criteria.weight_rows import Reduce, Side, check_reduce, check_side, parameters_of, unit_sums
 from secateur.types import InputError, Sites
 
 __all__ = ["Movement"]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.criteria.base import CriterionBase
-from secateur.criteria.units import Reduce, channel_scores, check_reduce
+from secateur.criteria.weight_rows import Reduce, channel_scores, check_reduce
 from secateur.types import Sites
 
 __all__ = ["Correlation", "GeometricMedian"]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur.criteria.base import LossCriterion
-from secateur.criteria.gates import Gated, by_unit, estimate, gradient
-from secateur.criteria.units import parameters_of
+from secateur.criteria.unit_gradients import Gated, by_unit, estimate, gradient
+from secateur.criteria.weight_rows import parameters_of
 from secateur.labelled import iterate
 from secateur.losses import check_answers, gives_numbers
 from secateur.state import check_finite, device_of, evaluating
@@ -80,9 +80,11 @@ class Taylor(LossCriterion):
     def _sums(self, batch: Gated) -> dict[str, Tensor]:
         along = gradient(batch.outputs, batch.targets, batch.loss)
         loops = batch.loops(along)
-        found = {name: self._signed(rows, batch.numbers).sum(0) for name, rows in batch.changes(along).items()}
+        sums_by_site = {name: self._signed(rows, batch.numbers).sum(0) for name, rows in batch.changes(along).items()}
         # What a loop does is known only for the batch as a whole.
-        return found | {name: found.get(name, 0) + self._signed(loop, batch.numbers) for name, loop in loops.items()}
+        return sums_by_site | {
+            name: sums_by_site.get(name, 0) + self._signed(loop, batch.numbers) for name, loop in loops.items()
+        }
 
     def _signed(self, changes: Tensor, numbers: bool) -> Tensor:
         sign = self.sign or ("absolute" if numbers else "signed")
@@ -127,5 +129,5 @@ def _of_site(changes: dict[str, Tensor], site: Site) -> Tensor:
                 for u in range(site.size)
             ]
         )
-    chosen = [m for m in site.members if m.role == "out"] or list(site.members)
-    return torch.stack([by_unit(changes[m.parameter], m) for m in chosen]).sum(0)
+    producers = [m for m in site.members if m.role == "out"] or list(site.members)
+    return torch.stack([by_unit(changes[m.parameter], m) for m in producers]).sum(0)

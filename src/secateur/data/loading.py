@@ -95,13 +95,13 @@ def _check(split: str, seed: int | None, limit: int | None, size: int | None) ->
 
 def _choose(count: int, split: str, validation: float, seed: int | None, whole: bool) -> Tensor:
     """Return the positions of the split, in rising order, once validation is carved from train."""
-    held = _held_out(count, split, validation, whole)
-    if split == "test" or held == 0:
+    held_out = _held_out(count, split, validation, whole)
+    if split == "test" or held_out == 0:
         return torch.arange(count)
     order = torch.arange(count)
     if seed is not None:
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    part = order[count - held :] if split == "validation" else order[: count - held]
+    part = order[count - held_out :] if split == "validation" else order[: count - held_out]
     return part.sort().values
 
 
@@ -114,12 +114,12 @@ def _held_out(count: int, split: str, validation: float, whole: bool) -> int:
         raise InputError(
             f"load: validation is {validation!r}; give a count from 0 to {count - 1}, or a fraction below 1"
         )
-    held = round(validation * count) if isinstance(validation, float) else validation
-    if held == 0 and split == "validation":
+    held_out = round(validation * count) if isinstance(validation, float) else validation
+    if held_out == 0 and split == "validation":
         raise InputError("load: the validation split is empty; pass validation= a count or a fraction, such as 0.1")
-    if held == count:
+    if held_out == count:
         raise InputError(f"load: validation={validation} leaves nothing of the {count} images to train on")
-    return held
+    return held_out
 
 
 def _resize(images: Tensor, size: int) -> Tensor:
@@ -154,10 +154,10 @@ def _from_files(entry: Info, split: str, root: str | Path | None, download: bool
 
 
 def _content(entry: Info, file: File, root: str | Path | None) -> bytes:
-    found = find(entry, file, root)
-    if found is None:
+    path = find(entry, file, root)
+    if path is None:
         raise missing(entry, [file], "the download did not bring it", root)
-    return content(entry, file, found)
+    return content(entry, file, path)
 
 
 def _idx(entry: Info, contents: Sequence[bytes]) -> tuple[Tensor, Tensor]:

@@ -104,8 +104,8 @@ def agreement(
     for at in fractions:
         if isinstance(at, bool) or not isinstance(at, (int, float)) or not 0 < at < 1:
             raise InputError(f"agreement: fractions of the units lie between 0 and 1; got {at!r}")
-    given = [x is not None for x in (model, sites, data)]
-    if any(given) and not all(given):
+    needed = [x is not None for x in (model, sites, data)]
+    if any(needed) and not all(needed):
         raise InputError("agreement: to see the loss suffered give model, sites and data, all three")
     suffered: dict[float, tuple[float, float]] = {}
     whole = nan

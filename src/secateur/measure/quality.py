@@ -8,7 +8,7 @@ from math import nan
 import torch
 from torch import Tensor, nn
 
-from secateur.labelled import Data, check_data, check_outputs, iterate
+from secateur.labelled import Data, Samples, check_data, check_outputs, check_samples, iterate
 from secateur.losses import loss_function
 from secateur.rate.whole import tally_pass
 from secateur.state import check_module, device_of, evaluating, usual
@@ -35,7 +35,9 @@ class Evaluation:
 
 
 @usual
-def evaluate(model: nn.Module, data: Data, loss: str | Loss = "cross_entropy", *, batch_size: int = 256) -> Evaluation:
+def evaluate(
+    model: nn.Module, data: Samples, loss: str | Loss = "cross_entropy", *, batch_size: int = 256
+) -> Evaluation:
     """Run the model over labelled data, in evaluation mode without gradients, and rate it.
 
     Accuracy is counted where outputs are ``(N, classes)`` and targets are whole numbers ``(N,)``: the answer
@@ -43,8 +45,9 @@ def evaluate(model: nn.Module, data: Data, loss: str | Loss = "cross_entropy", *
 
     Args:
         model: on any device; its modes are left as they were.
-        data: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
-        loss: a name that `fit` takes, or a callable of (outputs, targets) that returns the batch's mean.
+        data: a `Split`, a pair (inputs, targets), or batches of such pairs; inputs may be several: see `fit`.
+        loss: a name that `fit` takes, or a callable of (outputs, targets) that returns the batch's mean; that may take
+            what a model of several outputs returns.
         batch_size: samples a pass, where the data are in memory.
 
     Raises:
@@ -58,7 +61,7 @@ def evaluate(model: nn.Module, data: Data, loss: str | Loss = "cross_entropy", *
     """
     _check_batch_size(batch_size)
     check_module(model, "evaluate", compiled=True)
-    check_data(data, "evaluate")
+    check_samples(data, "evaluate")
     tally = tally_pass(model, data, loss_function(loss), batch_size, "evaluate")
     accuracy = tally.accuracy
     return Evaluation(

@@ -54,10 +54,10 @@ def parameters(model: nn.Module) -> ParameterCount:
     ParameterCount(total=8, nonzero=5)
     """
     check_module(model, "parameters")
-    found = list(model.parameters())
+    all_parameters = list(model.parameters())
     return ParameterCount(
-        total=sum(parameter.numel() for parameter in found),
-        nonzero=sum(int(torch.count_nonzero(parameter)) for parameter in found),
+        total=sum(parameter.numel() for parameter in all_parameters),
+        nonzero=sum(int(torch.count_nonzero(parameter)) for parameter in all_parameters),
     )
 
 

@@ -84,10 +84,10 @@ def input_shape(name: str, **options: Any) -> tuple[int, ...]:
     options = {key: value for key, value in options.items() if key not in ("seed", "init")}
     _check_options(name, factory, options)
     parameters = inspect.signature(factory).parameters
-    chosen = {key: parameter.default for key, parameter in parameters.items()} | options
-    if "inputs" in chosen:
-        return (chosen["inputs"],)
-    return chosen["in_channels"], chosen["input_size"], chosen["input_size"]
+    settings = {key: parameter.default for key, parameter in parameters.items()} | options
+    if "inputs" in settings:
+        return (settings["inputs"],)
+    return settings["in_channels"], settings["input_size"], settings["input_size"]
 
 
 def fitting(name: str, shape: Sequence[int], classes: int) -> dict[str, int]:
@@ -159,19 +159,19 @@ def _named(name: str) -> Factory:
 def _imported(path: str) -> Factory:
     module_name, _, attribute = path.partition(":")
     try:
-        found: Any = import_module(_MOVED.get(module_name, module_name))
+        imported: Any = import_module(_MOVED.get(module_name, module_name))
     except (ImportError, ValueError, TypeError) as error:
         raise UnknownNameError(
             f"build({path!r}): cannot import {module_name!r} ({error}); write 'package.module:factory', "
             "with the package installed or its folder on PYTHONPATH"
         ) from error
     for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise unknown_name(f"attribute of {module_name}", attribute, _public(found))
-        found = getattr(found, part)
-    if not callable(found):
-        raise InputError(f"build({path!r}): is a {type(found).__name__}; name a function or class to call")
-    factory: Factory = found
+        if not hasattr(imported, part):
+            raise unknown_name(f"attribute of {module_name}", attribute, _public(imported))
+        imported = getattr(imported, part)
+    if not callable(imported):
+        raise InputError(f"build({path!r}): is a {type(imported).__name__}; name a function or class to call")
+    factory: Factory = imported
     return factory
 
 
@@ -196,8 +196,8 @@ def _check_options(name: str, factory: Factory, options: Mapping[str, Any]) -> N
     if ":" in name:
         return  # what another package's options mean is its own affair
     for key, value in options.items():
-        known = signature.parameters.get(key)
-        wish = _wish(key, value, isinstance(known.default, tuple) if known else False)
+        declared = signature.parameters.get(key)
+        wish = _wish(key, value, isinstance(declared.default, tuple) if declared else False)
         if wish:
             raise InputError(f"build({name!r}): {key} is {value!r}; give {wish}")
 

@@ -179,9 +179,9 @@ def _warning(sites: tuple[SiteReport, ...]) -> list[str]:
     return [f"WARNING: {count} {100 * NEARLY_EMPTY:g} % of the units or less: {least}"]
 
 
-def _change(what: str, before: int, after: int) -> str:
+def _change(quantity: str, before: int, after: int) -> str:
     share = f"{1 - after / before:.1%} removed" if before else "none"
-    return f"{what:<11}{before:>14,} → {after:>14,}     ({share})"
+    return f"{quantity:<11}{before:>14,} → {after:>14,}     ({share})"
 
 
 def _left_whole(frozen: Mapping[str, str]) -> str:

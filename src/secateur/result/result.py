@@ -151,7 +151,7 @@ class Result:
             criterion=self.method.criterion,
             scope=self.method.scope,
             sparsity=self.method.sparsity,
-            units_removed=sum(int((~kept).sum()) for kept in self.keep.values()),
+            units_removed=sum(int((~keep_mask).sum()) for keep_mask in self.keep.values()),
             units=sum(site.size for site in self.sites.values()),
             parameters=(counts[0].total, counts[1].total),
             nonzero=(counts[0].nonzero, counts[1].nonzero),
@@ -162,7 +162,9 @@ class Result:
             verified="" if self.verification is None else str(self.verification),
             form="graph" if any(isinstance(edit, GraphCut) for edit in self.edits) else "module",
             shapes=next((edit.shapes for edit in self.edits if isinstance(edit, GraphCut)), ()),
-            sites=tuple(SiteReport(name, kept.numel(), int(kept.sum())) for name, kept in self.keep.items()),
+            sites=tuple(
+                SiteReport(name, keep_mask.numel(), int(keep_mask.sum())) for name, keep_mask in self.keep.items()
+            ),
             frozen=dict(self.sites.frozen),
             versions={"python": platform.python_version(), "torch": torch.__version__},
             rule=self.method.rule,
@@ -208,8 +210,8 @@ def _edit(model: nn.Module, small: nn.Module, sites: Sites, keep: Keep, plan: An
     if _is_graph(model, small):
         inputs = _inputs(sites)
         assert inputs is not None
-        told = cast(GraphModule, small).meta
-        return GraphCut(keep, inputs, bool(told.get("follows_batch")), told.get("shapes", ()))
+        meta = cast(GraphModule, small).meta
+        return GraphCut(keep, inputs, bool(meta.get("follows_batch")), meta.get("shapes", ()))
     return Cut(plan)
 
 

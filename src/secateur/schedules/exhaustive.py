@@ -69,27 +69,27 @@ class Exhaustive(Schedule):
         goal = None if isinstance(self.until, str) else walk.goal(self.until)
         losses = losses_of(walk, self.data, self.loss, self.max_memory)
         while goal is None or walk.gone < goal:
-            found = losses.changes()
-            check_changes(found, walk, "Exhaustive")
+            worth = losses.changes()
+            check_changes(worth, walk, "Exhaustive")
             if not walk.steps:
-                walk.begin(found.base.loss, found.base.accuracy)
-            walk.check(walk.loss, found.base.loss)
-            best, change = lowest(found, walk)
+                walk.begin(worth.base.loss, worth.base.accuracy)
+            walk.check(walk.loss, worth.base.loss)
+            best, change = lowest(worth, walk)
             walk.evaluations += sum(walk.left.values())
-            if best is None or (goal is None and not walk.better(found.base.loss + change, self.tolerance)):
+            if best is None or (goal is None and not walk.better(worth.base.loss + change, self.tolerance)):
                 break
             name, number = best
-            accuracy = found.base.accuracy + float(found.accuracy[name].flatten()[number])
-            walk.remove([best], found.base.loss + change, accuracy, [found.label()[name][number]], found.base.loss)
+            accuracy = worth.base.accuracy + float(worth.accuracy[name].flatten()[number])
+            walk.remove([best], worth.base.loss + change, accuracy, [worth.label()[name][number]], worth.base.loss)
             losses.remove(best)
         return walk.finish()
 
 
-def lowest(found: UnitWorth, walk: Walk) -> tuple[Unit | None, float]:
+def lowest(worth: UnitWorth, walk: Walk) -> tuple[Unit | None, float]:
     """The removable unit of the lowest change, the first of equals, and its change."""
     best: Unit | None = None
     least = inf
-    for name, change in found.items():
+    for name, change in worth.items():
         if walk.left[name] > walk.minimum:
             free = change.flatten().double().cpu().masked_fill(~walk.keep[name].flatten(), inf)
             number = int(free.argmin())

@@ -94,13 +94,13 @@ class Greedy(Schedule):
             keep = walk.without([unit]) if skips.due(unit) else None
             if keep is None:
                 continue
-            found = removals([keep])
+            evaluation = removals([keep])
             walk.evaluations += 1
-            loss = float(found.losses[0])
+            loss = float(evaluation.losses[0])
             if not walk.worse(loss, self.tolerance):
                 skips.begin_round()
                 label = "worse" if walk.better(loss, self.tolerance) else "zero"
-                walk.remove([unit], loss, float(found.accuracy[0]), [label])
+                walk.remove([unit], loss, float(evaluation.accuracy[0]), [label])
                 skips.needed.clear()
                 return
             skips.note(unit, important=self.skip_above is None or walk.worse(loss, self.skip_above))

@@ -63,13 +63,13 @@ class Shrink(Schedule):
         walk.begin(float(whole.losses[0]), float(whole.accuracy[0]))
         order = [units[at] for at in np.random.default_rng(self.seed).permutation(len(units))]
         for tried in range(walk.memory.get("tried", 0), len(order) - self.n + 1, self.n):
-            drawn = order[tried : tried + self.n]
-            keep = walk.without(drawn)
+            unit_group = order[tried : tried + self.n]
+            keep = walk.without(unit_group)
             if keep is None:
                 continue
-            found = removals([keep])
+            evaluation = removals([keep])
             walk.evaluations += 1
-            if not walk.worse(float(found.losses[0])):
+            if not walk.worse(float(evaluation.losses[0])):
                 walk.memory["tried"] = tried + self.n
-                walk.remove(drawn, float(found.losses[0]), float(found.accuracy[0]))
+                walk.remove(unit_group, float(evaluation.losses[0]), float(evaluation.accuracy[0]))
         return walk.finish()

@@ -220,7 +220,7 @@ class Walk:
             if keep[name] is self.keep[name]:
                 keep[name] = keep[name].clone()
             keep[name].view(-1)[number] = False
-        enough = all(int(kept.sum()) >= min(self.minimum, kept.numel()) for kept in keep.values())
+        enough = all(int(site_mask.sum()) >= min(self.minimum, site_mask.numel()) for site_mask in keep.values())
         return keep if enough else None
 
     def goal(self, sparsity: float) -> int:
@@ -270,9 +270,9 @@ class Walk:
         self.keep = keep
         for name, _ in units:
             self.left[name] -= 1
-        now, taken = perf_counter(), sum(step.evaluations for step in self.steps)
+        now, evaluations_before = perf_counter(), sum(step.evaluations for step in self.steps)
         before = self.loss if before is None else before
-        evaluations, seconds = self.evaluations - taken, now - self._since
+        evaluations, seconds = self.evaluations - evaluations_before, now - self._since
         self._since = now
         self.steps.append(Step(tuple(units), before, loss, accuracy, tuple(labels), evaluations, seconds))
         if self.checkpoint is not None:
@@ -288,10 +288,10 @@ class Walk:
     def restore(self) -> None:
         """Go to where the checkpoint left off; do nothing if there is no such file."""
         assert self.checkpoint is not None
-        found = self.checkpoint.read()
-        if found is None:
+        saved = self.checkpoint.read()
+        if saved is None:
             return
-        state, self.tensors = found
+        state, self.tensors = saved
         for step in state["steps"]:
             units = tuple((name, number) for name, number in step.pop("units"))
             self.steps.append(Step(units=units, labels=tuple(step.pop("labels")), **step))

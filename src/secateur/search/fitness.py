@@ -174,9 +174,9 @@ class Fitness:
         order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(seed))[:count].sort().values
         inputs, labels = (part[order.to(part.device)] for part in self.data)
         options = {"batch_size": self._batch_size, "memory": self._memory}
-        made = Fitness(self.space, (inputs, labels), self.alpha, self.beta, loss=self.loss, **options)
-        made.cost = count / self.samples
-        return made
+        fitness = Fitness(self.space, (inputs, labels), self.alpha, self.beta, loss=self.loss, **options)
+        fitness.cost = count / self.samples
+        return fitness
 
 
 class Surrogate:
@@ -216,8 +216,8 @@ class Surrogate:
         self.slope = float(max(0.0, (lost * harm).sum() / max((harm * harm).sum(), 1e-300)))
 
     def _harm(self, genes: Genes) -> Floats:
-        found: Floats = self.harm.sum() - genes @ self.harm
-        return found
+        removed_harm: Floats = self.harm.sum() - genes @ self.harm
+        return removed_harm
 
     def __call__(self, genes: Genes, offsets: Offsets | None = None) -> Rating:
         """Rate candidates by their estimate; what they add to biases is not seen."""
@@ -256,11 +256,11 @@ class Screened:
         guess = self.cheap(genes, offsets)
         best = np.argsort(-guess.fitness, kind="stable")[: max(1, round(self.share * len(genes)))]
         sure = self.full(genes[best], None if offsets is None else offsets[best])
-        found = Rating(
+        rating = Rating(
             guess.fitness.copy(), guess.accuracy.copy(), guess.compression.copy(), np.zeros_like(guess.exact)
         )
-        found.fitness[best], found.accuracy[best], found.exact[best] = sure.fitness, sure.accuracy, True
-        return found
+        rating.fitness[best], rating.accuracy[best], rating.exact[best] = sure.fitness, sure.accuracy, True
+        return rating
 
 
 def _joined(data: Data) -> tuple[Tensor, Tensor]:

@@ -71,10 +71,10 @@ def corrections(
         raise InputError(f"corrections: the weight is {shape}, and the moments are of {tuple(moments.cross.shape)}")
 
     def error(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        found: NDArray[np.float64] = (
+        squared_errors: NDArray[np.float64] = (
             moments.error(torch.from_numpy(values).view(-1, *shape).to(moments.gram)).cpu().numpy()
         )
-        return found
+        return squared_errors
 
     start = weight.detach().double().cpu().flatten().numpy()
     scale = np.full(start.shape, max(float(np.abs(start).mean()), 1e-12))
@@ -125,9 +125,9 @@ def replacements(
         step = sigma * (1 - 0.9 * generation / generations)
         moved = rng.random(genes.shape) < max(0.1, 1 / len(start))
         children = np.where(swapped, genes[partners], genes) + moved * step * rng.standard_normal(genes.shape)
-        rated = error(children)
-        better = rated < errors
-        genes, errors = np.where(better[:, None], children, genes), np.where(better, rated, errors)
+        children_errors = error(children)
+        better = children_errors < errors
+        genes, errors = np.where(better[:, None], children, genes), np.where(better, children_errors, errors)
         history.append(float(errors.min()))
     best = int(np.argmin(errors))
     return Replacement(genes[best], float(errors[best]), first, tuple(history))

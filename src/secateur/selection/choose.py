@@ -84,11 +84,11 @@ def select(
     """
     _check_scores(scores)
     ways = {"sparsity": sparsity, "threshold": threshold, "cumulative": cumulative, "pattern": pattern}
-    given = [name for name, value in ways.items() if value is not None]
-    if len(given) != 1:
+    ways_named = [name for name, value in ways.items() if value is not None]
+    if len(ways_named) != 1:
         raise InputError(
             f"select: give one of sparsity (a fraction), threshold (a score), cumulative (a share of the scores) or "
-            f"pattern (N:M); got {' and '.join(given) or 'none'}"
+            f"pattern (N:M); got {' and '.join(ways_named) or 'none'}"
         )
     if isinstance(minimum, bool) or not isinstance(minimum, int) or minimum < 0:
         raise InputError(f"select: minimum must be a whole number, 0 or more; got {minimum!r}")
@@ -110,7 +110,7 @@ def select(
         return _fewest(scores, sparsity, scope, minimum)
 
     keep = choose(scores) if block is None else by_block(scores, block, choose)
-    return {name: _rounded(kept, scores[name], round_to) for name, kept in keep.items()} if round_to > 1 else keep
+    return {name: _rounded(mask, scores[name], round_to) for name, mask in keep.items()} if round_to > 1 else keep
 
 
 def _fewest(scores: Scores, sparsity: float | Mapping[str, float], scope: Scope, minimum: int) -> dict[str, Tensor]:
@@ -153,10 +153,10 @@ def _by_share(scores: Scores, share: float, minimum: int) -> dict[str, Tensor]:
         if bool((score < 0).any()):
             raise InputError(f"select: cumulative needs scores of 0 or more; {name!r} has {float(score.min()):.3g}")
         order = torch.argsort(score.flatten(), stable=True)
-        grown = score.flatten()[order].double().cumsum(0)
-        kept = torch.zeros_like(order, dtype=torch.bool)
-        kept[order] = grown > share * grown[-1]
-        keep[name] = _with_best(kept.reshape(score.shape), score, minimum)
+        cumulative_sum = score.flatten()[order].double().cumsum(0)
+        mask = torch.zeros_like(order, dtype=torch.bool)
+        mask[order] = cumulative_sum > share * cumulative_sum[-1]
+        keep[name] = _with_best(mask.reshape(score.shape), score, minimum)
     return keep
 
 
@@ -185,16 +185,16 @@ def _check_scores(scores: Scores) -> None:
         raise InputError("select: all scores are infinite, which ranks nothing; repair the criterion or its data")
 
 
-def _fraction(value: float, what: str) -> float:
+def _fraction(value: float, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise InputError(f"select: {what} is the fraction removed and must lie in [0, 1]; got {value!r}")
+        raise InputError(f"select: {name} is the fraction removed and must lie in [0, 1]; got {value!r}")
     return float(value)
 
 
 def _select_by_layer(
-    scores: Scores, sparsity: float | Mapping[str, float], minimum: int, kept: Mapping[str, int] | None = None
+    scores: Scores, sparsity: float | Mapping[str, float], minimum: int, counts: Mapping[str, int] | None = None
 ) -> dict[str, Tensor]:
-    """Remove a fraction of each site, or all but so many units as `kept` says."""
+    """Remove a fraction of each site, or all but so many units as `counts` says."""
     if isinstance(sparsity, Mapping):
         for name in sparsity:
             if name not in scores:
@@ -205,24 +205,24 @@ def _select_by_layer(
     keep = {}
     for name, score in scores.items():
         count = min(round(fractions[name] * score.numel()), max(score.numel() - minimum, 0))
-        if kept is not None and name in kept:
-            count = score.numel() - kept[name]
+        if counts is not None and name in counts:
+            count = score.numel() - counts[name]
         keep[name] = ~_lowest(score.flatten(), count).reshape(score.shape)
     return keep
 
 
 def _select_global(scores: Scores, sparsity: float, minimum: int) -> dict[str, Tensor]:
     flat = torch.cat([s.detach().flatten().double().cpu() for s in scores.values()])
-    held = torch.cat([_best(s, minimum).flatten().cpu() for s in scores.values()])
+    protected = torch.cat([_best(s, minimum).flatten().cpu() for s in scores.values()])
     count = round(sparsity * flat.numel())
-    if count > int((~held).sum()):
+    if count > int((~protected).sum()):
         raise InputError(
             f"select: sparsity {sparsity} would remove {count} of {flat.numel()} units, but every one of the "
-            f"{len(scores)} sites keeps at least {minimum}; ask for {int((~held).sum()) / flat.numel():.4f} or less, "
+            f"{len(scores)} sites keeps at least {minimum}; ask for {int((~protected).sum()) / flat.numel():.4f} or less, "
             "or set minimum=0"
         )
-    removable = (~held).nonzero().flatten()
-    removed = torch.zeros_like(held)
+    removable = (~protected).nonzero().flatten()
+    removed = torch.zeros_like(protected)
     removed[removable[_lowest(flat[removable], count)]] = True
     parts = torch.split(~removed, [s.numel() for s in scores.values()])
     return {
@@ -231,16 +231,16 @@ def _select_global(scores: Scores, sparsity: float, minimum: int) -> dict[str, T
     }
 
 
-def _rounded(kept: Tensor, score: Tensor, multiple: int) -> Tensor:
+def _rounded(keep: Tensor, score: Tensor, multiple: int) -> Tensor:
     """The best units of a site, as many as the multiple nearest to those kept."""
-    return _best(score, nearest_multiple(int(kept.sum()), score.numel(), multiple) if bool(kept.any()) else 0)
+    return _best(score, nearest_multiple(int(keep.sum()), score.numel(), multiple) if bool(keep.any()) else 0)
 
 
 def _lowest(flat: Tensor, count: int) -> Tensor:
     """True at the `count` lowest entries; of equals the earlier ones."""
-    chosen = torch.zeros(flat.numel(), dtype=torch.bool, device=flat.device)
-    chosen[torch.argsort(flat, stable=True)[:count]] = True
-    return chosen
+    is_lowest = torch.zeros(flat.numel(), dtype=torch.bool, device=flat.device)
+    is_lowest[torch.argsort(flat, stable=True)[:count]] = True
+    return is_lowest
 
 
 def _best(score: Tensor, count: int) -> Tensor:
@@ -252,5 +252,5 @@ def _lowest_but(flat: Tensor, count: int) -> Tensor:
     return ~_lowest(flat, max(flat.numel() - count, 0))
 
 
-def _with_best(kept: Tensor, score: Tensor, minimum: int) -> Tensor:
-    return kept if int(kept.sum()) >= minimum else kept | _best(score, minimum)
+def _with_best(keep: Tensor, score: Tensor, minimum: int) -> Tensor:
+    return keep if int(keep.sum()) >= minimum else keep | _best(score, minimum)

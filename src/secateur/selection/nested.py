@@ -34,8 +34,8 @@ def layer_fractions(
     {'0': 0.25, '0:2': 0.25, '2': 0.4}
     """
     sizes = {name: site.size for name, site in sites.items()}
-    kept = nested_counts(sizes, nested(sites), sparsity, minimum=minimum, left=left)
-    return {name: 1 - kept[name] / size if name in kept else sparsity for name, size in sizes.items()}
+    counts = nested_counts(sizes, nested(sites), sparsity, minimum=minimum, left=left)
+    return {name: 1 - counts[name] / size if name in counts else sparsity for name, size in sizes.items()}
 
 
 def nested_counts(
@@ -66,9 +66,9 @@ def nested_counts(
     {'groups': 7, 'inside': 6}
     """
     counts: dict[str, int] = {}
-    known = [term for term in products if all(name in sizes for name in term)]
-    for name in sorted({name for term in known for name in term}, key=lambda n: (sizes[n], n)):
-        mine = [term for term in known if name in term]
+    sized_products = [term for term in products if all(name in sizes for name in term)]
+    for name in sorted({name for term in sized_products for name in term}, key=lambda n: (sizes[n], n)):
+        mine = [term for term in sized_products if name in term]
         later = [term for term in mine if any(n not in counts and n != name for n in term)]
         shares = [_needed(term, counts, sizes, 1 - sparsity) for term in later or mine]
         if later:

@@ -47,16 +47,16 @@ class Solution:
         """
         check_module(model, "Solution.apply")
         changed = copied(model)
-        own = own_tensors(changed)
+        model_tensors = own_tensors(changed)
         for name, tensor in self.tensors.items():
-            if name not in own or own[name].shape != tensor.shape:
-                has = tuple(own[name].shape) if name in own else "none"
+            if name not in model_tensors or model_tensors[name].shape != tensor.shape:
+                has = tuple(model_tensors[name].shape) if name in model_tensors else "none"
                 raise InputError(
                     f"Solution.apply: the solution is for another model: it changes {name!r} of shape "
                     f"{tuple(tensor.shape)}, and this one has {has}"
                 )
             with torch.no_grad():
-                own[name].copy_(tensor)
+                model_tensors[name].copy_(tensor)
         return changed
 
 

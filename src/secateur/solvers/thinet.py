@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from secateur.criteria.batches import check_batches
 from secateur.criteria.layer_inputs import Inputs, LayerInputs
 from secateur.criteria.reconstruction import gram, greedy, read_by, readers
-from secateur.criteria.units import parameters_of
+from secateur.criteria.weight_rows import parameters_of
 from secateur.equations import solved
 from secateur.labelled import Data
 from secateur.selection import select
@@ -72,19 +72,19 @@ class ThiNet(Solver):
         inputs = LayerInputs(work, self.data, self.batch_size, "ThiNet")
         keep: dict[str, Tensor] = {}
         for name, site in sites.items():
-            found = {n: merged(f, "ThiNet") for n, f in inputs.second_moments(read_by(site)).items()}
-            scores = greedy(gram(site, parameters_of(work, sites), found, "ThiNet"))
+            problems = {n: merged(f, "ThiNet") for n, f in inputs.second_moments(read_by(site)).items()}
+            scores = greedy(gram(site, parameters_of(work, sites), problems, "ThiNet"))
             keep[name] = select({name: scores}, fractions[name], scope="layer")[name]
-            self._refit(work, site, found, keep[name])
+            self._refit(work, site, problems, keep[name])
             _write(work, masked_tensors(work, sites, {name: keep[name]}))
         before = own_tensors(model)
         changed = {n: t.detach().clone() for n, t in own_tensors(work).items() if not torch.equal(t, before[n])}
         return Solution(keep, changed)
 
-    def _refit(self, work: nn.Module, site: Site, found: dict[str, list[Inputs]], keep: Tensor) -> None:
-        own = own_tensors(work)
-        for inputs, owners in readers(site, found, "ThiNet"):
-            weight = own[inputs.layer.parameter]
+    def _refit(self, work: nn.Module, site: Site, problems: dict[str, list[Inputs]], keep: Tensor) -> None:
+        model_tensors = own_tensors(work)
+        for inputs, owners in readers(site, problems, "ThiNet"):
+            weight = model_tensors[inputs.layer.parameter]
             flat = weight.detach().flatten().clone()
             for entries, owner, moments in zip(inputs.layer.entries.to(flat.device), owners, inputs.total, strict=True):
                 stays = ((owner < 0) | keep[owner.clamp(min=0)]).to(flat.device)
@@ -109,7 +109,7 @@ def refitted(weight: Tensor, moments: Tensor, stays: Tensor, load: float) -> Ten
 
 
 def _write(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    own = own_tensors(model)
+    model_tensors = own_tensors(model)
     with torch.no_grad():
         for name, tensor in tensors.items():
-            own[name].copy_(tensor)
+            model_tensors[name].copy_(tensor)

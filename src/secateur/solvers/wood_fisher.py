@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from secateur.criteria.batches import check_batches
-from secateur.criteria.derivatives import Objective
 from secateur.criteria.fisher_blocks import check_blocks, check_weights, fisher_blocks, repaired, saliencies
-from secateur.criteria.units import parameters_of
+from secateur.criteria.parameter_gradients import Objective
+from secateur.criteria.weight_rows import parameters_of
 from secateur.labelled import Data
 from secateur.losses import loss_function
 from secateur.selection import SCOPES, Scope, select
@@ -84,8 +84,8 @@ class WoodFisher(Solver):
             fisher = fisher_blocks(objective, self.block, self.damping)
             keep = select(saliencies(work, sites, fisher, keep), goal, scope=self.scope, pattern=pattern)
             with torch.no_grad():
-                for name, kept in keep.items():
-                    parameters[name].copy_(repaired(parameters[name], fisher[name], kept))
+                for name, mask in keep.items():
+                    parameters[name].copy_(repaired(parameters[name], fisher[name], mask))
         assert keep is not None
         return Solution(keep, {name: parameters[name].detach().clone() for name in sites})
 

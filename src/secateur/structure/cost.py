@@ -62,7 +62,7 @@ class Cost:
         return sum(n * saved[name].element_size() for name, n in self._removed(keep).items() if name in saved)
 
     def _counts(self, keep: Keep) -> dict[Atom, int]:
-        return {self.structure.units[name]: int(kept.sum()) for name, kept in keep.items()}
+        return {self.structure.units[name]: int(keep_mask.sum()) for name, keep_mask in keep.items()}
 
     def _removed(self, keep: Keep) -> dict[str, int]:
         left = _Left(self._counts(keep))
@@ -91,38 +91,40 @@ class _Left:
 
 def _macs(structure: Structure, node: Node, left: _Left) -> int:
     count = COUNTS.get(op_name(node)) if node.op == "call_function" else None
-    made = structure.values[node]
-    first = made if isinstance(made, Value) else made[0] if isinstance(made, (list, tuple)) and made else None
+    output = structure.values[node]
+    first = (
+        output[0] if isinstance(output, (list, tuple)) and output else output
+    )  # a recurrent layer returns its states too
     return count(left, bind(node, structure.values), first) if count and isinstance(first, Value) else 0
 
 
-def _product(left: _Left, given: Mapping[str, Any], made: Value) -> int:
+def _product(left: _Left, arguments: Mapping[str, Any], output: Value) -> int:
     first = next(
-        given[name] for name in ("mat1", "batch1", "mat", "input", "self") if isinstance(given.get(name), Value)
+        arguments[name] for name in ("mat1", "batch1", "mat", "input", "self") if isinstance(arguments.get(name), Value)
     )
-    return left.numel(made) * left.size(first.axes[-1])
+    return left.numel(output) * left.size(first.axes[-1])
 
 
-def _convolution(left: _Left, given: Mapping[str, Any], made: Value) -> int:
-    return left.numel(made) * left.numel(given["weight"], 1)
+def _convolution(left: _Left, arguments: Mapping[str, Any], output: Value) -> int:
+    return left.numel(output) * left.numel(arguments["weight"], 1)
 
 
-def _transposed(left: _Left, given: Mapping[str, Any], made: Value) -> int:
-    return left.numel(given["input"]) * left.numel(given["weight"], 1)
+def _transposed(left: _Left, arguments: Mapping[str, Any], output: Value) -> int:
+    return left.numel(arguments["input"]) * left.numel(arguments["weight"], 1)
 
 
-def _either(left: _Left, given: Mapping[str, Any], made: Value) -> int:
-    return (_transposed if given.get("transposed") else _convolution)(left, given, made)
+def _either(left: _Left, arguments: Mapping[str, Any], output: Value) -> int:
+    return (_transposed if arguments.get("transposed") else _convolution)(left, arguments, output)
 
 
-def _attention(left: _Left, given: Mapping[str, Any], made: Value) -> int:
-    query, key, value = (given[name] for name in ("query", "key", "value"))
-    return left.numel(query) * left.size(key.axes[-2]) + left.numel(made) * left.size(value.axes[-2])
+def _attention(left: _Left, arguments: Mapping[str, Any], output: Value) -> int:
+    query, key, value = (arguments[name] for name in ("query", "key", "value"))
+    return left.numel(query) * left.size(key.axes[-2]) + left.numel(output) * left.size(value.axes[-2])
 
 
-def _einsum(left: _Left, given: Mapping[str, Any], made: Value) -> int:
-    terms = str(given["equation"]).replace(" ", "").partition("->")[0].split(",")
-    operands = [v for v in given["tensors"] if isinstance(v, Value)]
+def _einsum(left: _Left, arguments: Mapping[str, Any], output: Value) -> int:
+    terms = str(arguments["equation"]).replace(" ", "").partition("->")[0].split(",")
+    operands = [v for v in arguments["tensors"] if isinstance(v, Value)]
     if len(operands) != 2 or "..." in "".join(terms):
         return 0
     pairs = zip(terms, operands, strict=True)
@@ -130,10 +132,10 @@ def _einsum(left: _Left, given: Mapping[str, Any], made: Value) -> int:
     return prod(sizes.values())
 
 
-def _recurrent(left: _Left, given: Mapping[str, Any], made: Value) -> int:
+def _recurrent(left: _Left, arguments: Mapping[str, Any], output: Value) -> int:
     """Every matrix of every layer and direction, once for each sample and moment."""
-    places = prod(left.size(axis) for axis in given["input"].axes[:-1])
-    return places * sum(left.numel(matrix) for matrix in given["params"] if len(matrix.axes) == 2)
+    places = prod(left.size(axis) for axis in arguments["input"].axes[:-1])
+    return places * sum(left.numel(matrix) for matrix in arguments["params"] if len(matrix.axes) == 2)
 
 
 _Count = Callable[[_Left, Mapping[str, Any], Value], int]

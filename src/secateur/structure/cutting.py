@@ -93,10 +93,10 @@ def cut(
     """
     if optimizer is not None:
         check_optimizer(optimizer, model)
-    made = cut_with_plan(model, sites, keep, form=form, tolerance=tolerance)
+    verified_cut = cut_with_plan(model, sites, keep, form=form, tolerance=tolerance)
     if optimizer is not None:
-        carry_over(optimizer, model, made.model, made.plan.rows)
-    return made.model
+        carry_over(optimizer, model, verified_cut.model, verified_cut.plan.rows)
+    return verified_cut.model
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,10 +122,10 @@ def cut_with_plan(
         small = skipping(model, removed_blocks(sites.structure, checked))
         return CutModel(small, Plan(), verify(Cases(Reference(model, sites, checked)), small, {}, {}, tolerance))
     structure = _structure(sites)
-    for name, kept in checked.items():
-        if not bool(kept.any()):
+    for name, keep_mask in checked.items():
+        if not bool(keep_mask.any()):
             raise CutError(f"cut: every unit of {name!r} would go and nothing would pass it; keep at least one")
-    gone = {structure.units[name]: kept for name, kept in checked.items() if not bool(kept.all())}
+    gone = {structure.units[name]: keep_mask for name, keep_mask in checked.items() if not bool(keep_mask.all())}
     cases = Cases(Reference(model, sites, checked))
     plan = make_plan(model, structure, gone)
     small = apply_plan(model, plan)
@@ -177,7 +177,9 @@ def _graph_form(
     for any_batch in (True, False):
         try:
             traced = graph_structure(reference.model, structure.graph, any_batch)
-            gone = {traced.units[name]: kept for name, kept in reference.keep.items() if not bool(kept.all())}
+            gone = {
+                traced.units[name]: keep_mask for name, keep_mask in reference.keep.items() if not bool(keep_mask.all())
+            }
             graph = graph_form(small, traced, gone)
             graph.meta["follows_batch"] = any_batch
             # Verified on the example inputs themselves, not on those of the second trace.
@@ -249,11 +251,13 @@ def make_plan(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor
     rows: dict[str, dict[int, Tensor]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for name, value in structure.tensors.items():
-        every = {dim: keep_vector(axis, gone) for dim, axis in enumerate(value.axes)}
-        kept = {dim: k for dim, k in every.items() if not bool(k.all())}
-        if kept:
-            rows[name] = {dim: k.nonzero().flatten() for dim, k in kept.items()}
-            shapes[name] = tuple(int(kept[d].sum()) if d in kept else s for d, s in enumerate(value.shape))
+        keep_vectors = {dim: keep_vector(axis, gone) for dim, axis in enumerate(value.axes)}
+        masks_by_dim = {dim: k for dim, k in keep_vectors.items() if not bool(k.all())}
+        if masks_by_dim:
+            rows[name] = {dim: k.nonzero().flatten() for dim, k in masks_by_dim.items()}
+            shapes[name] = tuple(
+                int(masks_by_dim[d].sum()) if d in masks_by_dim else s for d, s in enumerate(value.shape)
+            )
     return Plan(rows, edits(model, structure, gone, shapes))
 
 
@@ -282,9 +286,9 @@ def set_attributes(model: nn.Module, attributes: Edits) -> None:
 
 def _find_tensor(model: nn.Module, name: str) -> Tensor:
     path, _, attribute = name.rpartition(".")
-    found = getattr(model.get_submodule(path), attribute)
-    assert isinstance(found, Tensor)
-    return found
+    tensor = getattr(model.get_submodule(path), attribute)
+    assert isinstance(tensor, Tensor)
+    return tensor
 
 
 def _sliced(tensor: Tensor, rows: Mapping[int, Tensor]) -> Tensor:

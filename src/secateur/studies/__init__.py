@@ -23,7 +23,7 @@ def by_name(name: str) -> Study:
     2022
     """
     if name.endswith(".toml"):
-        return custom.from_toml(name, taken=STUDIES)
+        return custom.from_toml(name, reserved=STUDIES)
     if name not in STUDIES:
         raise unknown_name("study", name, STUDIES)
     return STUDIES[name]

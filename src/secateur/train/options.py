@@ -24,7 +24,7 @@ from torch.optim.optimizer import Optimizer
 from secateur.losses import loss_function
 from secateur.types import InputError, Loss, unknown_name
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "Schedule", "TrainOptions"]
+__all__ = ["OPTIMIZERS", "SCHEDULES", "LearningRateSchedule", "TrainOptions"]
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 ScheduleFactory = Callable[[Optimizer], LRScheduler]
@@ -65,8 +65,19 @@ class TrainOptions:
             2019); or a callable that makes torch's scheduler from the optimiser, stepped once an epoch.
         step_size, milestones, gamma: of the schedules; `gamma` is 0.1 by default, 0.95 for ``exponential``.
         loss: ``cross_entropy``, ``mse`` or ``l1`` (class labels stand for one-hot vectors), ``bce`` (each output a yes
-            or no), or a callable of (outputs, targets) that returns the mean over the batch.
+            or no), or a callable of (outputs, targets) that returns the mean over the batch: see `fit`.
         clip_norm: the largest norm that the gradient of all parameters together may have; None does not clip.
+        accumulate: batches a step: the gradient is that of the mean loss over the samples of them all, so that a large
+            batch needs the memory of a small one. Norms see each batch by itself.
+        amp: compute the forward and backward passes in bfloat16 where that is safe (torch's autocast); the weights, the
+            loss, the steps and the validation stay in the model's dtype. No scaling of the loss is needed, as bfloat16
+            has the range of float32. It saves time where the processor has instructions for it, and memory.
+        ema: the decay of a running average of the weights, in (0, 1), such as 0.999; the average is validated, and is
+            what the model ends with. None keeps none.
+        freeze_norms: leave the running statistics of batch norms as they are, and normalise by them while training, as
+            in evaluation: for small batches, or few data. Their scales and shifts are trained all the same; call
+            ``requires_grad_(False)`` on those that should stay. Norms without running statistics (layer and group
+            norms) are as ever.
         patience: stop after this many epochs without a lower validation loss; None never stops early.
         restore_best: end with the weights of the lowest validation loss; None means: where there are
             validation data.
@@ -96,6 +107,10 @@ class TrainOptions:
     gamma: float | None = None
     loss: str | Loss = "cross_entropy"
     clip_norm: float | None = None
+    accumulate: int = 1
+    amp: bool = False
+    ema: float | None = None
+    freeze_norms: bool = False
     patience: int | None = None
     restore_best: bool | None = None
     seed: int = 0
@@ -108,18 +123,22 @@ class TrainOptions:
         self._check_belonging()
 
     def _check_names(self) -> None:
-        for what, value, known in (
+        for role, value, registry in (
             ("optimizer", self.optimizer, OPTIMIZERS),
             ("learning-rate schedule", self.schedule, SCHEDULES),
         ):
-            if not callable(value) and value not in known:
-                raise unknown_name(what, value, known)
+            if not callable(value) and value not in registry:
+                raise unknown_name(role, value, registry)
         loss_function(self.loss)
 
     def _check_ranges(self) -> None:
         whole = _is_whole
         _require("epochs", self.epochs, whole(self.epochs, 0), "a whole number, 0 or more")
         _require("batch_size", self.batch_size, whole(self.batch_size, 1), "a whole number, 1 or more")
+        _require("accumulate", self.accumulate, whole(self.accumulate, 1), "a whole number, 1 or more")
+        _require("ema", self.ema, self.ema is None or (_is_number(self.ema) and 0 < self.ema < 1), "in (0, 1)")
+        for name in ("amp", "freeze_norms"):
+            _require(name, getattr(self, name), isinstance(getattr(self, name), bool), "True or False")
         _require("lr", self.lr, _is_number(self.lr) and self.lr > 0, "a finite number above 0")
         _require("momentum", self.momentum, _is_number(self.momentum) and 0 <= self.momentum < 1, "in [0, 1)")
         _require(
@@ -171,17 +190,17 @@ class TrainOptions:
         make, _ = OPTIMIZERS[self.optimizer]
         return make(parameters, **{name: getattr(self, name) for name in self._optimizer_takes()})
 
-    def make_schedule(self, optimizer: Optimizer, steps_per_epoch: int) -> Schedule:
+    def make_schedule(self, optimizer: Optimizer, steps_per_epoch: int) -> LearningRateSchedule:
         """Return the schedule of this optimiser's learning rate."""
         if callable(self.schedule):
-            return Schedule(self.schedule(optimizer))
+            return LearningRateSchedule(self.schedule(optimizer))
         if self.schedule == "onecycle":
             # Momentum stays what the options say it is.
             peaks = [float(group["lr"]) for group in optimizer.param_groups]
             steps = max(1, self.epochs * steps_per_epoch)
-            one = OneCycleLR(optimizer, max_lr=peaks, total_steps=steps, cycle_momentum=False)
-            return Schedule(one, every_step=True)
-        return Schedule(self._epoch_schedule(self.schedule, optimizer))
+            cycle = OneCycleLR(optimizer, max_lr=peaks, total_steps=steps, cycle_momentum=False)
+            return LearningRateSchedule(cycle, every_step=True)
+        return LearningRateSchedule(self._epoch_schedule(self.schedule, optimizer))
 
     def _epoch_schedule(self, name: str, optimizer: Optimizer) -> LRScheduler:
         gamma = 0.1 if self.gamma is None else self.gamma
@@ -202,7 +221,7 @@ class TrainOptions:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class LearningRateSchedule:
     """One of torch's schedulers, and when it is stepped: after every step, or after every epoch."""
 
     scheduler: LRScheduler

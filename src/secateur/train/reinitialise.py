@@ -107,18 +107,22 @@ class Reinitialise(Callback):
             return
         sites = self._sites(run)
         labels = LossChange(self.data, self.loss)(run.model, sites).label(self.alpha, self.tolerance)
-        found = {name: [n for n, label in enumerate(given) if label in self.labels] for name, given in labels.items()}
+        units = {
+            name: [n for n, label in enumerate(unit_labels) if label in self.labels]
+            for name, unit_labels in labels.items()
+        }
         if self.at_random:
-            drawn = np.random.default_rng([self.seed, done, 1])
-            found = {
-                name: sorted(drawn.permutation(sites[name].size)[: len(own)].tolist()) for name, own in found.items()
+            draws = np.random.default_rng([self.seed, done, 1])
+            units = {
+                name: sorted(draws.permutation(sites[name].size)[: len(numbers)].tolist())
+                for name, numbers in units.items()
             }
         # One number from two, so that no other seed gives the same weights in another epoch.
         seed = int(np.random.SeedSequence([self.seed, done]).generate_state(1)[0])
         with private_draws(seed):
-            reinitialise_units(run.model, sites, found, self.scheme, self.outgoing, run.optimizer.state)
+            reinitialise_units(run.model, sites, units, self.scheme, self.outgoing, run.optimizer.state)
         if self.on_found is not None:
-            self.on_found(done + 1, found)
+            self.on_found(done + 1, units)
 
     def _sites(self, run: Run) -> Sites:
         inputs, _ = next(iter(iterate(self.data, 2, "Reinitialise")))
@@ -198,6 +202,6 @@ def _forget_statistics(model: nn.Module, site: Site, numbers: list[int]) -> None
     for member in site.members:
         norm = model.get_submodule(member.parameter.rpartition(".")[0])
         for name, value in (("running_mean", 0.0), ("running_var", 1.0)):
-            held = getattr(norm, name, None)
-            if isinstance(held, Tensor) and member.dim == 0:
-                _put(held, member, numbers, torch.full_like(held, value))
+            statistic = getattr(norm, name, None)
+            if isinstance(statistic, Tensor) and member.dim == 0:
+                _put(statistic, member, numbers, torch.full_like(statistic, value))

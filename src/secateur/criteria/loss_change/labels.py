@@ -49,10 +49,10 @@ def adjusted(p: Tensor, correction: Correction | None) -> Tensor:
     ascending, order = p.sort()
     rank = torch.arange(1, count + 1, dtype=p.dtype, device=p.device)
     if correction == "holm":
-        found = (ascending * (count + 1 - rank)).cummax(0).values
+        adjusted_ascending = (ascending * (count + 1 - rank)).cummax(0).values
     else:
-        found = (ascending * count / rank).flip(0).cummin(0).values.flip(0)
-    return torch.empty_like(p).index_copy_(0, order, found.clamp(max=1))
+        adjusted_ascending = (ascending * count / rank).flip(0).cummin(0).values.flip(0)
+    return torch.empty_like(p).index_copy_(0, order, adjusted_ascending.clamp(max=1))
 
 
 def _check(alpha: float, tolerance: float, correction: object) -> None:

@@ -117,14 +117,14 @@ def _changes(part: Part, runs: DataFrame) -> Any:
 
 def _table(rows: DataFrame, removed: str, way: str, basis: Basis) -> Table:
     def of(method: str, key: str) -> Callable[[DataFrame], Any]:
-        return lambda own: pick(own, method=method)[key]
+        return lambda rows: pick(rows, method=method)[key]
 
     columns = [Mean("before", Column("before", format=".4f"))]
     for method in _PREFIXES:
         columns.append(Mean(of(method, "own"), Column(f"{method}: this class", "points", format="+.1f")))
         columns.append(Mean(of(method, "others"), Column("the others", "points", format="+.1f")))
     title = "95 % of this class, class accuracy"
-    columns.append(Mean(lambda own: interval(of("class accuracy", "own")(own)), Column(title)))
+    columns.append(Mean(lambda rows: interval(of("class accuracy", "own")(rows)), Column(title)))
     caption = f"Changes of test accuracy with {removed} of the units cut to {WAYS[way]}; the controls remove as many units of each layer."
     return grouped(rows.sort_values("class", kind="stable"), way, caption, {"name": Column("class")}, columns, basis)
 

@@ -170,7 +170,7 @@ def _sawtooth(energy: DataFrame, basis: Basis) -> list[Block]:
         Mean("first", Column("first convolution", format=".2%")),
         Mean("second", Column("second convolution", format=".2%")),
         Mean(
-            lambda own: int((own["first"] > own["second"]).sum()),
+            lambda pairs: int((pairs["first"] > pairs["second"]).sum()),
             Column("modules whose first loses more", format=".0f"),
         ),
         Mean(len, Column("modules", format=".0f")),

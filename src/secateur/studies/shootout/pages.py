@@ -238,8 +238,8 @@ def _solved(part: Part, unit: str, plain: DataFrame) -> list[Block]:
     return blocks
 
 
-def _joined(one: DataFrame, other: DataFrame) -> DataFrame:
-    both: DataFrame = require("pandas", "lab").concat([one, other], ignore_index=True)
+def _joined(rows: DataFrame, other: DataFrame) -> DataFrame:
+    both: DataFrame = require("pandas", "lab").concat([rows, other], ignore_index=True)
     return both
 
 
