@@ -4,6 +4,7 @@ from secateur.allocate.budgets import BUDGETS, budget
 from secateur.allocate.cost_table import CostTable, Losses, SiteCosts
 from secateur.allocate.costing import cost_table, measured_losses
 from secateur.allocate.dynamic import Choices, Portions
+from secateur.allocate.multiples import Rounding, rounding
 from secateur.allocate.plans import Allocation, plan
 from secateur.allocate.ratios import by_sensitivity, erk, uniform
 from secateur.allocate.scan import Sensitivity, SensitivityRow, sensitivity
@@ -15,6 +16,7 @@ __all__ = [
     "CostTable",
     "Losses",
     "Portions",
+    "Rounding",
     "Sensitivity",
     "SensitivityRow",
     "SiteCosts",
@@ -24,6 +26,7 @@ __all__ = [
     "erk",
     "measured_losses",
     "plan",
+    "rounding",
     "sensitivity",
     "uniform",
 ]

@@ -17,12 +17,12 @@ from secateur.progress import bar
 from secateur.rate.masks import rate
 from secateur.runtimes import Runtime
 from secateur.selection import select
-from secateur.selection.nested import nearest_multiple
+from secateur.selection.nested import multiple_of, nearest_multiple
 from secateur.state import usual
 from secateur.structure import Structure
 from secateur.structure.cutting import draft
 from secateur.structure.sites import check_same_model
-from secateur.types import InputError, Keep, Loss, Scores, Sites, unknown_name
+from secateur.types import InputError, Keep, Loss, RoundTo, Scores, Sites, unknown_name
 
 __all__ = ["cost_table", "measured_losses", "widths_of"]
 
@@ -44,7 +44,7 @@ def measured_losses(
     widths: int | Mapping[str, Sequence[int]] = 8,
     least: float = 0.1,
     minimum: int = 1,
-    round_to: int = 1,
+    round_to: RoundTo = 1,
 ) -> dict[str, list[float]]:
     """Return for each site the measured rise of the loss when 0, 1, 2, … of its lowest scores go, all others whole.
 
@@ -88,7 +88,7 @@ def cost_table(
     widths: int | Mapping[str, Sequence[int]] = 8,
     least: float = 0.1,
     minimum: int = 1,
-    round_to: int = 1,
+    round_to: RoundTo = 1,
     runtime: Runtime = "eager",
     progress: bool = False,
 ) -> CostTable:
@@ -154,7 +154,7 @@ Shared = dict[str, dict[str, float]]
 
 
 def widths_of(
-    sites: Sites, widths: int | Mapping[str, Sequence[int]], least: float, minimum: int, round_to: int
+    sites: Sites, widths: int | Mapping[str, Sequence[int]], least: float, minimum: int, round_to: RoundTo
 ) -> dict[str, tuple[int, ...]]:
     """Return numbers of units to keep of each site, falling, all of them first; see `cost_table`.
 
@@ -167,7 +167,9 @@ def widths_of(
         raise InputError(f"cost_table: widths={widths!r} must be a whole number, 1 or more, or numbers by site")
     if isinstance(least, bool) or not isinstance(least, (int, float)) or not 0 <= least <= 1:
         raise InputError(f"cost_table: least={least!r} must be a share of each site's units, in [0, 1]")
-    return {name: _evenly(site.size, widths, least, minimum, round_to) for name, site in sites.items()}
+    return {
+        name: _evenly(site.size, widths, least, minimum, multiple_of(round_to, name)) for name, site in sites.items()
+    }
 
 
 def _asked(name: str, units: int, widths: Sequence[int]) -> tuple[int, ...]:
@@ -177,10 +179,10 @@ def _asked(name: str, units: int, widths: Sequence[int]) -> tuple[int, ...]:
     return tuple(asked)
 
 
-def _evenly(units: int, count: int, least: float, minimum: int, round_to: int) -> tuple[int, ...]:
+def _evenly(units: int, count: int, least: float, minimum: int, multiple: int) -> tuple[int, ...]:
     narrowest = min(max(minimum, round(least * units), 1), units)
     evenly = np.linspace(units, narrowest, count) if count > 1 else np.array([units])
-    rounded = {nearest_multiple(round(width), units, round_to) for width in evenly.tolist()}
+    rounded = {nearest_multiple(round(width), units, multiple) for width in evenly.tolist()}
     return tuple(sorted({units, *(width for width in rounded if width >= minimum)}, reverse=True))
 
 
