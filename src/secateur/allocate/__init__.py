@@ -5,6 +5,7 @@ from secateur.allocate.cost_table import CostTable, Losses, SiteCosts
 from secateur.allocate.costing import cost_table, measured_losses
 from secateur.allocate.dynamic import Choices, Portions
 from secateur.allocate.joint import JointAllocation, plan_jointly
+from secateur.allocate.multiples import Rounding, rounding
 from secateur.allocate.plans import Allocation, plan
 from secateur.allocate.ratios import by_sensitivity, erk, uniform
 from secateur.allocate.scan import Sensitivity, SensitivityRow, sensitivity
@@ -17,6 +18,7 @@ __all__ = [
     "JointAllocation",
     "Losses",
     "Portions",
+    "Rounding",
     "Sensitivity",
     "SensitivityRow",
     "SiteCosts",
@@ -27,6 +29,7 @@ __all__ = [
     "measured_losses",
     "plan",
     "plan_jointly",
+    "rounding",
     "sensitivity",
     "uniform",
 ]
