@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sc
-from secateur.compression import CompressOptions, Compression, steps
+from secateur.compression import Compression, CompressOptions, steps
 from secateur.state import tensors
 from secateur.train.options import TrainOptions
 
@@ -118,7 +118,9 @@ def test_killed_at_any_moment_it_ends_the_same(
 
 
 def test_without_labels(trained: nn.Module) -> None:
-    result = sc.compress(trained, torch.zeros(1, 8), {"macs": 0.6}, blobs(600, 0)[0], blobs(400, 1)[0], max_drop=0.05, **QUICK)
+    result = sc.compress(
+        trained, torch.zeros(1, 8), {"macs": 0.6}, blobs(600, 0)[0], blobs(400, 1)[0], max_drop=0.05, **QUICK
+    )
     assert result.history.metric == "fidelity"
     assert result.history.reached
 
@@ -198,7 +200,13 @@ def test_several_inputs() -> None:
 def test_bad_input(trained: nn.Module, goal: Any, changes: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(sc.SecateurError, match=words):
         sc.compress(
-            trained, torch.zeros(1, 8), goal, blobs(60, 0), blobs(40, 1), folder=tmp_path / "new", **{**QUICK, **changes}
+            trained,
+            torch.zeros(1, 8),
+            goal,
+            blobs(60, 0),
+            blobs(40, 1),
+            folder=tmp_path / "new",
+            **{**QUICK, **changes},
         )
     assert not (tmp_path / "new").exists()
 

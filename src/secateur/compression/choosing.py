@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from secateur.allocate import budget, plan
+from secateur.allocate import budget, plan_jointly
 from secateur.compression.costs import Costs, now
 from secateur.compression.options import CompressOptions
 from secateur.compression.quality import answers_of
@@ -18,7 +18,8 @@ from secateur.criteria.joint_loss_change import JointWorth
 from secateur.labelled import SampleBatch, Samples, batches, side_by_side, together
 from secateur.repair import repair
 from secateur.result import Method, Result
-from secateur.structure import channels, cut
+from secateur.structure import channels
+from secateur.structure.cutting import draft
 from secateur.types import InputError, Keep, Loss, Sites
 
 __all__ = ["OutOfReach", "Scoring", "calibration", "smaller"]
@@ -106,7 +107,9 @@ def smaller(model: nn.Module, asked: float, costs: Costs, scoring: Scoring, opti
             keep = _by_costs(model, sites, scores, asked, costs)
         else:
             limit: dict[str, Any] = {costs.goal.what: asked / costs(model)}
-            keep = budget(model, sites, scores, minimum=options.minimum, round_to=options.round_to, **limit)
+            keep = budget(
+                model, sites, scores, minimum=options.minimum, round_to=options.round_to, runtime=options.where, **limit
+            )
     except InputError as error:
         raise OutOfReach(str(error)) from error
     repaired = repair(model, sites, keep, scoring.data)
@@ -116,14 +119,13 @@ def smaller(model: nn.Module, asked: float, costs: Costs, scoring: Scoring, opti
 
 def _by_costs(model: nn.Module, sites: Sites, worth: JointWorth, asked: float, costs: Costs) -> Keep:
     """Masks that lose least for what they save; costs that are measured are measured of the cut model, and corrected."""
-    table = now(costs.table, sites, worth.losses())
+    table = now(costs.table, sites)
     for _ in range(CORRECTIONS):
-        widths = plan(table, {costs.goal.what: asked}).kept
-        keep = worth.choose({name: widths[name] for name in sites})
+        allocation = plan_jointly(worth, table, {costs.goal.what: asked})
         if costs.goal.what != "latency":
             break
-        cost = costs(cut(model, sites, keep))
+        cost = costs(draft(model, sites, allocation.keep), quick=True)
         if cost <= asked:
             break
-        table = table.corrected("latency", widths, cost * table.whole["latency"])
-    return keep
+        table = table.corrected("latency", allocation.kept, cost * table.whole["latency"])
+    return allocation.keep

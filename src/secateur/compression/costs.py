@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from secateur.allocate import CostTable, Losses, cost_table
+from secateur.allocate import CostTable, cost_table, rounding
 from secateur.compression.options import CompressOptions, Goal
 from secateur.measure import compare_latency, file_bytes, macs, parameters
 from secateur.structure import channels
@@ -43,11 +43,12 @@ class Costs:
     progress: bool = False
     _table: CostTable | None = None
 
-    def __call__(self, model: nn.Module) -> float:
+    def __call__(self, model: nn.Module, quick: bool = False) -> float:
         """Return the cost of a model as a fraction of the original's; latency is measured in turns with it."""
         if self.goal.what == "latency":
             both = {"original": self.original, "smaller": model}
-            speedup = compare_latency(both, self.inputs, runtime=self.options.where).speedups["smaller"].median
+            where = self.options.where
+            speedup = compare_latency(both, self.inputs, runtime=where, quick=quick).speedups["smaller"].median
             return 1 / speedup
         count = COUNTS[self.goal.what]
         return count(model, self.inputs) / count(self.original, self.inputs)
@@ -59,13 +60,14 @@ class Costs:
             self._table = CostTable.load(self.file)
         if self._table is None:
             options, what = self.options, self.goal.what
+            sites = channels(self.original, self.inputs, options.ignore)
             self._table = cost_table(
                 self.original,
-                channels(self.original, self.inputs, options.ignore),
+                sites,
                 measures=[what],
                 widths=WIDTHS.get(what, COUNTED_WIDTHS),
                 minimum=options.minimum,
-                round_to=options.round_to,
+                round_to=rounding(sites, options.round_to, options.where).multiples,
                 runtime=options.where,
                 progress=self.progress,
             )
@@ -74,21 +76,15 @@ class Costs:
         return self._table
 
 
-def now(table: CostTable, sites: Sites, losses: Losses) -> CostTable:
-    """Return the original's table for a model that was cut already, with the losses of its sites.
+def now(table: CostTable, sites: Sites) -> CostTable:
+    """Return the original's table for a model that was cut already.
 
     Args:
         table: of the original.
-        sites: of the model as it is now, under the original's names.
-        losses: for each of them the rise of the loss when 0, 1, 2, … more of its units go.
+        sites: of the model as it is now, under the original's names; a site of one unit is none any more.
     """
     table = replace(table, sites={name: site for name, site in table.sites.items() if name in sites})
-    from_whole = {
-        name: [0.0] * (site.units - sites[name].size) + list(losses[name]) for name, site in table.sites.items()
-    }
-    return table.within({name: site.size for name, site in sites.items() if name in table.sites}).with_losses(
-        from_whole
-    )
+    return table.within({name: sites[name].size for name in table.sites})
 
 
 COUNTS: Mapping[str, Callable[[nn.Module, ExampleInputs], int]] = {

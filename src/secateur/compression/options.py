@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 from secateur.allocate import BUDGETS
 from secateur.runtimes import Runtime, timer
 from secateur.train.options import TrainOptions
-from secateur.types import Criterion, InputError, Loss, unknown_name
+from secateur.types import Criterion, InputError, Loss, RoundTo, unknown_name
 
 __all__ = ["CompressOptions", "Goal", "Metric"]
 
@@ -90,7 +90,7 @@ class CompressOptions:
     retries: int = 2
     time_limit: float | None = None
     ignore: Iterable[str] = ()
-    round_to: int | str = "auto"
+    round_to: RoundTo | Literal["auto"] = "auto"
     minimum: int = 1
     seed: int = 0
 

@@ -143,7 +143,7 @@ def gradient(outputs: Tensor, targets: Tensor, loss: Loss) -> Tensor:
 
 
 PerBatch = Callable[[Gated], Mapping[str, Tensor]]
-Watch = Callable[[Tensor], set[Node]]
+Watch = Callable[[ExampleInputs], set[Node]]
 
 
 def estimate(
