@@ -113,7 +113,7 @@ def test_killed_at_any_moment_it_ends_the_same(
     ]
     again = sc.compress(*call, folder=tmp_path / "kept", **QUICK)  # all is there
     assert same(again.model, whole.model)
-    with pytest.raises(sc.FileError, match="another compression.*goal"):
+    with pytest.raises(sc.FileError, match=r"another compression.*goal"):
         sc.compress(trained, torch.zeros(1, 8), {"macs": 0.5}, *call[3:], folder=tmp_path / "kept", **QUICK)
 
 
