@@ -20,6 +20,7 @@ NAMESPACES = [
         "measure",
         "models",
         "repair",
+        "runtimes",
         "schedules",
         "search",
         "solvers",
@@ -63,4 +64,3 @@ def test_no_name_hides_a_module() -> None:
 
 def test_names_are_kept_free_for_what_comes() -> None:
     assert not hasattr(sc, "compress")
-    assert not hasattr(sc, "export")

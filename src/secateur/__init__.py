@@ -17,6 +17,7 @@ from secateur import (
     measure,
     models,
     repair,
+    runtimes,
     schedules,
     search,
     solvers,
@@ -25,6 +26,7 @@ from secateur import (
 from secateur.measure import evaluate
 from secateur.pruning import prune
 from secateur.result import Result
+from secateur.runtimes import export
 from secateur.saving import load
 from secateur.selection import select
 from secateur.structure import blocks, channels, cut, mask, weights
@@ -32,6 +34,7 @@ from secateur.train import distill, fit
 from secateur.types import (
     CutError,
     DataError,
+    ExportError,
     FileError,
     InputError,
     Keep,
@@ -50,6 +53,7 @@ __version__ = "0.2.0"
 __all__ = [
     "CutError",
     "DataError",
+    "ExportError",
     "FileError",
     "InputError",
     "Keep",
@@ -71,6 +75,7 @@ __all__ = [
     "distill",
     "edits",
     "evaluate",
+    "export",
     "fit",
     "load",
     "mask",
@@ -78,6 +83,7 @@ __all__ = [
     "models",
     "prune",
     "repair",
+    "runtimes",
     "schedules",
     "search",
     "select",

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.checks import check_number
 from secateur.state import usual
 from secateur.structure.patches import PART, Patches
 from secateur.types import InputError
@@ -43,6 +44,7 @@ def solved(gram: Tensor, cross: Tensor, load: Tensor | float) -> Tensor:
     """
     gram, cross = gram.double(), cross.double()
     loads = torch.as_tensor(load, dtype=torch.float64, device=gram.device).expand(len(gram))
+    # The derivative by W is zero: W (G + L) = C. Where G is singular, C G⁺ is the solution of least norm (Penrose, 1956).
     if not bool(loads.any()):
         smallest: Tensor = cross @ torch.linalg.pinv(gram, hermitian=True, rtol=1e-12)
         return smallest
@@ -53,6 +55,9 @@ def solved(gram: Tensor, cross: Tensor, load: Tensor | float) -> Tensor:
 def ridge_load(gram: Tensor, ridge: float, *, free: int = 0) -> Tensor:
     """Return what the square of each input's weight costs: a fraction `ridge` of the inputs' mean square.
 
+    λ = ridge · tr G / inputs, so that the fraction means the same at any scale of the inputs (ridge regression: Hoerl and
+    Kennard, 1970).
+
     Args:
         gram: the sum (or mean) of x xᵀ over the inputs, ``(inputs, inputs)``.
         ridge: the fraction, 0 or more.
@@ -61,8 +66,7 @@ def ridge_load(gram: Tensor, ridge: float, *, free: int = 0) -> Tensor:
     >>> ridge_load(torch.diag(torch.tensor([1.0, 3.0, 9.0])), 0.5, free=1)
     tensor([1., 1., 0.])
     """
-    if isinstance(ridge, bool) or not 0 <= ridge < float("inf"):
-        raise InputError(f"least_squares: ridge must be 0 or more; got {ridge!r}")
+    check_number("least_squares", "[0, inf)", ridge=ridge)
     load, costly = torch.zeros_like(gram.diagonal()), len(gram) - free
     if costly:
         load[:costly] = ridge * gram.diagonal()[:costly].mean()
@@ -117,13 +121,17 @@ class Moments:
         >>> round(float(Moments.pooled(parts).gram), 3), round(float(Moments.of(x, x, weight).gram), 3)
         (4.667, 4.667)
         """
+        # A mean over all rows is that of the parts' means, weighed by their rows.
         rows = sum(part.rows for part in parts)
         gram = sum((part.rows / rows * part.gram for part in parts), torch.zeros(()))
         cross = sum((part.rows / rows * part.cross for part in parts), torch.zeros(()))
         return cls(gram, cross, sum(part.rows / rows * part.power for part in parts), rows)
 
     def error(self, weights: Tensor) -> Tensor:
-        """Return the mean squared error of each candidate ``(candidates, outputs, inputs left)``, added up over outputs."""
+        """Return the mean squared error of each candidate ``(candidates, outputs, inputs left)``, added up over outputs.
+
+        ‖X Wᵀ − Y Vᵀ‖² / rows = power − 2 ⟨V, C⟩ + ⟨V G, V⟩ for a candidate V, W the weight before.
+        """
         w = weights.double()
         return self.power - 2 * (w * self.cross).sum((-1, -2)) + ((w @ self.gram) * w).sum((-1, -2))
 
@@ -223,7 +231,7 @@ class LayerEquations:
             stop = start + part.shape[2]
             for group, columns in enumerate(self.columns):
                 inputs = part[group, columns].double()
-                if self.bias:
+                if self.bias:  # W x + b = [W b] [x; 1]
                     inputs = torch.cat([inputs, inputs.new_ones(1, inputs.shape[1])])
                 self.gram[group] = self.gram[group] + inputs @ inputs.mT
                 self.cross[group] = self.cross[group] + targets[group, :, start:stop] @ inputs.mT

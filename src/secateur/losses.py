@@ -9,15 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from secateur.labelled import are_classes, check_outputs
+from secateur.labelled import are_classes, check_outputs, logits_of
 from secateur.types import InputError, Loss, UnknownNameError, unknown_name
 
 __all__ = [
+    "IGNORED",
     "LOSSES",
+    "answers",
     "check_answers",
     "check_loss",
     "gives_numbers",
     "is_cross_entropy",
+    "is_plain_cross_entropy",
     "loss_function",
     "mean_squared_error",
 ]
@@ -105,18 +108,59 @@ def is_cross_entropy(loss: str | Loss) -> bool:
     return function is F.cross_entropy or isinstance(function, nn.CrossEntropyLoss)
 
 
+def is_plain_cross_entropy(loss: str | Loss) -> bool:
+    """Return whether a loss is the cross-entropy without weights of classes, so that all classes count alike.
+
+    >>> is_plain_cross_entropy("cross_entropy"), is_plain_cross_entropy(nn.CrossEntropyLoss(torch.ones(2)))
+    (True, False)
+    """
+    function: Any = loss_function(loss)
+    if isinstance(function, nn.CrossEntropyLoss):
+        return function.weight is None and function.reduction == "mean" and function.ignore_index == IGNORED
+    return function is F.cross_entropy
+
+
 def gives_numbers(loss: str | Loss, outputs: Tensor, targets: Tensor) -> bool:
     """Return whether outputs are numbers of their own, as in a regression, and not the logits of classes."""
     single = outputs.ndim < 2 or outputs.shape[1] == 1
     return single or (targets.is_floating_point() and not is_cross_entropy(loss))
 
 
-def check_answers(outputs: Any, targets: Tensor, loss: str | Loss, doing: str) -> None:
+def answers(outputs: Any, loss: str | Loss) -> Any:
+    """Return what a loss is of: for one that has a name, the logits of what names them; else all that a model returns.
+
+    >>> answers({"logits": torch.zeros(1)}, "mse"), answers((1, 2), lambda outputs, targets: 0)
+    (tensor([0.]), (1, 2))
+    """
+    return logits_of(outputs) if _is_of_tensors(loss) else outputs
+
+
+def _is_of_tensors(loss: str | Loss) -> bool:
+    """Whether a loss is known to be of one tensor of outputs and one of targets."""
+    return is_cross_entropy(loss) or any(loss_function(loss) is named for named in LOSSES.values())
+
+
+def check_answers(outputs: Any, targets: Any, loss: str | Loss, doing: str) -> None:
     """Refuse outputs that are no tensor with a row for each target or hold NaN, and a loss that does not fit them.
+
+    A function of one's own may take whatever the model returns and the data hold, nothing for targets included.
 
     Raises:
         InputError: with the remedy.
     """
+    if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor)) and not _is_of_tensors(loss):
+        return
+    if not isinstance(targets, Tensor):
+        problem = "no targets" if targets is None else "several targets"
+        raise InputError(
+            f"{doing}: there are {problem} for the loss; give pairs (inputs, targets), a function of (outputs, targets) "
+            "as the loss, or a teacher (distill)"
+        )
+    if not isinstance(outputs, Tensor):
+        raise InputError(
+            f"{doing}: the model returned a {type(outputs).__name__}, not one tensor; give a function of (outputs, "
+            "targets) as the loss, or wrap the model in a module that returns one"
+        )
     check_outputs(outputs, targets, doing)
     check_loss(loss, outputs, targets, doing)
 

@@ -22,6 +22,7 @@ __all__ = [
     "CutError",
     "DataError",
     "ExampleInputs",
+    "ExportError",
     "FileError",
     "InputError",
     "Keep",
@@ -29,6 +30,7 @@ __all__ = [
     "Member",
     "MissingLibraryError",
     "Role",
+    "RoundTo",
     "Scores",
     "SecateurError",
     "Site",
@@ -67,6 +69,10 @@ class CutError(SecateurError):
 
 class VerificationError(CutError):
     """The cut model did not compute what the masked one does, so it was not returned."""
+
+
+class ExportError(SecateurError):
+    """The model cannot be written for a runtime, or does not compute there what it computes in torch."""
 
 
 class MissingLibraryError(SecateurError, ImportError):
@@ -211,8 +217,12 @@ Scores = Mapping[str, Tensor]
 Keep = Mapping[str, Tensor]
 """One bool tensor a site, of the site's shape; True means keep."""
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""A loss of (outputs, targets) that returns a scalar, the mean over the batch."""
+Loss = Callable[[Any, Any], Tensor]
+"""A loss of (outputs, targets) that returns a scalar, the mean over the batch: tensors, or what a model of several
+outputs returns and what the data hold."""
+
+RoundTo = int | Mapping[str, int]
+"""Of how many units every site keeps a multiple: one number, or one by site (1 for those not named)."""
 
 ExampleInputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """What a model is called with: a tensor, a tuple of positional inputs, or a mapping of keyword inputs."""

@@ -105,7 +105,7 @@ class Constant(nn.Module):
         (nn.Identity(), (OUTPUTS, LABELS - 1), "label -1 is out of range"),
         (nn.Identity(), (broken(nan), LABELS), "evaluate: the inputs hold NaN"),
         (Constant(broken(nan)), (OUTPUTS, LABELS), "batch 1: the model's outputs hold NaN"),
-        (Constant({"logits": OUTPUTS}), (OUTPUTS, LABELS), "returned a dict, not one tensor"),
+        (Constant({"scores": OUTPUTS}), (OUTPUTS, LABELS), "returned a dict, not one tensor"),
         (Constant(OUTPUTS[:2]), (OUTPUTS, LABELS), "do not have one row for each of 4 targets"),
         (nn.Identity(), (OUTPUTS, LABELS[:2]), "one target for each input"),
     ],

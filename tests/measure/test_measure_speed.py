@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur.measure import compare_latency, latency, speed
-from secateur.measure.inputs import batch_size_of, with_batch_size
+from secateur.runtimes import timing
+from secateur.runtimes.inputs import batch_size_of, with_batch_size
 from secateur.types import InputError
 
 
@@ -44,7 +45,8 @@ class Takes(nn.Module):
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(speed, "perf_counter", made)
+    for name in ("perf_counter", "process_time"):
+        monkeypatch.setattr(timing, name, made)
     return made
 
 

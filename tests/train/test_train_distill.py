@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from secateur.pruning import prune
 from secateur.testing.toys import same_state, snapshot
 from secateur.train import Distillation, RewindRate, distill, fit
-from secateur.train.distillation import soft_cross_entropy
+from secateur.train.matching import soft_cross_entropy
 from secateur.types import FileError, InputError, UnknownNameError
 
 X = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))

@@ -254,9 +254,10 @@ def with_nan() -> Split:
         ),
         ([], "training data: there are no batches"),
         (iter([(torch.zeros(3, 2), torch.zeros(3))]), "empty after one pass"),
-        ([torch.zeros(3, 2)], "batch 1 is a Tensor, not a pair"),
+        (["text"], "batch 1 is a str, not a pair"),
+        ([torch.zeros(3, 2)], "training data: there are no targets for the loss"),
         ([(torch.zeros(0, 2), torch.zeros(0))], "training data, batch 1: there are no samples"),
-        (torch.zeros(3, 2), "got a Tensor; give a Split"),
+        (torch.zeros(3, 2), "training data: there are no targets for the loss"),
         (None, "got a NoneType; give a Split"),
         (
             [(torch.zeros(3, 2), torch.tensor([0, 1, 1])), (torch.zeros(3, 2), torch.tensor([0, 1, 7]))],

@@ -43,7 +43,7 @@ class Portions:
     """
 
     choices: Mapping[str, Choices]
-    _taken: dict[str, NDArray[np.int64]] = field(default_factory=dict, repr=False)
+    _best_choice: dict[str, NDArray[np.int64]] = field(default_factory=dict, repr=False)
 
     @property
     def most(self) -> float:
@@ -69,7 +69,7 @@ class Portions:
         place = need + int(np.argmin(least[need:]))
         choice_by_site = {}
         for name in reversed(list(self.choices)):
-            choice_by_site[name] = int(self._taken[name][place])
+            choice_by_site[name] = int(self._best_choice[name][place])
             place -= int(self._whole[name][choice_by_site[name]])
         return {name: choice_by_site[name] for name in self.choices}
 
@@ -91,11 +91,11 @@ class Portions:
 
     @cached_property
     def _least(self) -> Floats:
-        """The least loss for every total, filled site by site; `_taken` keeps the choices."""
+        """The least loss for every total, filled site by site; `_best_choice` keeps the choices."""
         least = np.full(self.steps + 1, np.inf)
         least[0] = 0.0
         for name, choice in self.choices.items():
-            least, self._taken[name] = _with(least, self._whole[name], np.asarray(choice.loss, dtype=np.float64))
+            least, self._best_choice[name] = _with(least, self._whole[name], np.asarray(choice.loss, dtype=np.float64))
         return least
 
 

@@ -9,9 +9,11 @@ from functools import partial
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import check_name, is_number
 from secateur.criteria.base import scores_of
 from secateur.files import require
 from secateur.labelled import Data
@@ -21,7 +23,7 @@ from secateur.state import own_tensors, usual
 from secateur.structure import Structure, cut
 from secateur.structure.flow import Flow
 from secateur.structure.sites import check_same_model, masked_tensors
-from secateur.types import Criterion, InputError, Keep, Loss, Scores, Sites, unknown_name
+from secateur.types import Criterion, InputError, Keep, Loss, Scores, Sites
 from secateur.untouched import copied
 
 if TYPE_CHECKING:
@@ -70,15 +72,34 @@ class Sensitivity:
 
     def value(self, figure: str) -> float:
         """Return a figure of the whole model."""
-        if figure not in self.baseline:
-            raise unknown_name("figure of the sensitivity scan", figure, self.baseline)
+        check_name("figure of the sensitivity scan", figure, self.baseline)
         return self.baseline[figure]
 
     def curve(self, site: str, figure: str) -> dict[int, float]:
         """Return a figure by the number of removed units, that of the whole model included."""
-        if site not in self.units:
-            raise unknown_name("site", site, self.units)
+        check_name("site", site, self.units)
         return {0: self.value(figure)} | {row.removed: row.figures[figure] for row in self.rows if row.site == site}
+
+    def losses(self, metric: str = "loss", minimum: int = 1) -> dict[str, list[float]]:
+        """Return for each site the rise of a figure when 0, 1, 2, … units go, as far as was scanned.
+
+        Between the scanned points it is a line.
+
+        Args:
+            metric: the figure; ``"-accuracy"`` takes one that is high = good.
+            minimum: units that every site keeps at least.
+
+        >>> Sensitivity({"loss": 1.0}, (SensitivityRow("a", 0.5, 2, 4, {"loss": 3.0}),)).losses()
+        {'a': [0.0, 1.0, 2.0]}
+        """
+        sign, figure = (-1.0, metric[1:]) if metric.startswith("-") else (1.0, metric)
+        losses = {}
+        for site, units in self.units.items():
+            points = sorted(self.curve(site, figure).items())
+            most = min(points[-1][0], max(units - minimum, 0))
+            rises = sign * (np.array([value for _, value in points]) - self.value(figure))
+            losses[site] = np.interp(np.arange(most + 1), [removed for removed, _ in points], rises).tolist()
+        return losses
 
     def frame(self) -> DataFrame:
         """Return a table with the columns site, sparsity, removed, units, and one for each figure."""
@@ -177,12 +198,12 @@ def _replaced(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]
                 tensor_by_name[name].copy_(tensor)
 
 
-def _figures(rated: object) -> dict[str, float]:
+def _figures(evaluation: object) -> dict[str, float]:
     """The numbers in what `evaluate` returned, by name."""
-    figures: Any = rated
+    figures: Any = evaluation
     if isinstance(figures, Tensor) and figures.numel() == 1:
         figures = float(figures)
-    if isinstance(figures, (int, float)) and not isinstance(figures, bool):
+    if is_number(figures):
         return {"loss": float(figures)}
     if is_dataclass(figures) and not isinstance(figures, type):
         figures = asdict(figures)
@@ -191,6 +212,6 @@ def _figures(rated: object) -> dict[str, float]:
         if numbers:
             return numbers
     raise InputError(
-        f"sensitivity: evaluate returned a {type(rated).__name__}; it must return a number, figures by name, "
+        f"sensitivity: evaluate returned a {type(evaluation).__name__}; it must return a number, figures by name, "
         "or an Evaluation"
     )

@@ -36,13 +36,13 @@ def takes_options(options: type[DataclassInstance]) -> Callable[[Callable[..., N
 
 
 def _parameter(option: Field[Any], hint: Any) -> inspect.Parameter:
-    shown = typer.Option(help=option.metadata["help"], metavar=option.metadata["metavar"])
+    typer_option = typer.Option(help=option.metadata["help"], metavar=option.metadata["metavar"])
     default = None if option.default == () else option.default
     return inspect.Parameter(
         option.name,
         inspect.Parameter.KEYWORD_ONLY,
         default=default,
-        annotation=Annotated[_text_type(option.default, hint), shown],
+        annotation=Annotated[_text_type(option.default, hint), typer_option],
     )
 
 

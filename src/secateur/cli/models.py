@@ -46,17 +46,17 @@ def list_(as_json: Json = False) -> None:
     from secateur import criteria, data, models
     from secateur.studies import STUDIES
 
-    known = {
+    names_by_kind = {
         "models": models.names(),
         "data": data.names(),
         "criteria": criteria.names(),
         "studies": sorted(STUDIES),
     }
     if as_json:
-        print(json.dumps(known))
+        print(json.dumps(names_by_kind))
     else:
-        for what, names in known.items():
-            print(f"{what + ':':<10}{', '.join(names)}")
+        for kind, names in names_by_kind.items():
+            print(f"{kind + ':':<10}{', '.join(names)}")
 
 
 @app.command(
@@ -93,14 +93,14 @@ def train(
     from secateur.saving import save_weights
     from secateur.train import fit
 
-    held: dict[str, Any] = {"root": data_dir, "validation": validation, "seed": seed}
+    split_options: dict[str, Any] = {"root": data_dir, "validation": validation, "seed": seed}
     network = models.build(model, seed=seed, **_fitted(model, data_name, options_of(set_)))
     checkpoint = out.with_name(out.name + ".checkpoint")
     try:
         history = fit(
             network,
-            data.load(data_name, "train", **held),
-            data.load(data_name, "validation", **held) if validation else None,
+            data.load(data_name, "train", **split_options),
+            data.load(data_name, "validation", **split_options) if validation else None,
             epochs=epochs,
             batch_size=batch_size,
             lr=lr,
@@ -115,12 +115,12 @@ def train(
         raise typer.Exit(130) from None
     save_weights(out, network)
     checkpoint.unlink(missing_ok=True)
-    rated = evaluate(network, data.load(data_name, "test", root=data_dir))
+    evaluation = evaluate(network, data.load(data_name, "test", root=data_dir))
     record = {
         "weights": str(out),
         "best_epoch": history.best_epoch,
-        "test_accuracy": rated.accuracy,
-        "test_loss": rated.loss,
+        "test_accuracy": evaluation.accuracy,
+        "test_loss": evaluation.loss,
     }
     print_record({**record, "history": history.to_dicts()} if as_json else record, as_json)
 
@@ -254,13 +254,13 @@ def evaluate_(
     network = load(pruned, before) if pruned else before
     test = data.load(data_name, "test", root=data_dir)
     example = _example(model, input_shape, options, test.images)
-    rated = evaluate(network, test)
+    evaluation = evaluate(network, test)
     count = parameters(network)
     time = latency(network, example, batch_size=batch_size, threads=threads)
     record: dict[str, Any] = {
-        "loss": rated.loss,
-        "accuracy": rated.accuracy,
-        "class_accuracy": list(rated.class_accuracy),
+        "loss": evaluation.loss,
+        "accuracy": evaluation.accuracy,
+        "class_accuracy": list(evaluation.class_accuracy),
         "parameters": count.total,
         "nonzero": count.nonzero,
         "bytes": file_bytes(network),

@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from secateur.checks import is_whole
+
 __all__ = ["DataDir", "Json", "app", "options_of", "print_record", "studies_app"]
 
 # \b keeps click from wrapping the lines of a paragraph.
@@ -68,7 +70,7 @@ def options_of(pairs: list[str] | None, flag: str = "--set") -> dict[str, Any]:
     """
     from secateur.types import InputError
 
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for pair in pairs or []:
         key, equals, value = pair.partition("=")
         if not equals or not key:
@@ -76,10 +78,10 @@ def options_of(pairs: list[str] | None, flag: str = "--set") -> dict[str, Any]:
                 f"{flag} {pair!r}: write KEY=VALUE, such as {'macs=0.5' if flag == '--budget' else 'input_size=8'}"
             )
         try:
-            found[key] = json.loads(value)
+            options[key] = json.loads(value)
         except ValueError:
-            found[key] = value
-    return found
+            options[key] = value
+    return options
 
 
 def print_record(record: dict[str, Any], as_json: bool) -> None:
@@ -101,4 +103,4 @@ def _words(value: Any) -> str:
         return f"{value:.6g}"
     if isinstance(value, list):
         return " ".join(_words(v) for v in value)
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return f"{value:,}" if is_whole(value) else str(value)

@@ -13,6 +13,7 @@ from secateur.criteria.class_accuracy import ClassAccuracy
 from secateur.criteria.curvature import HessianTrace, OptimalBrainDamage, OptimalBrainSurgeon
 from secateur.criteria.energy import Energy
 from secateur.criteria.foresight import GraSP, Snip, SynFlow
+from secateur.criteria.joint_loss_change import JointLossChange, JointWorth
 from secateur.criteria.layerwise import Lamp
 from secateur.criteria.loss_change import Base, LossChange, UnitWorth
 from secateur.criteria.magnitude import Magnitude
@@ -41,6 +42,8 @@ __all__ = [
     "GeometricMedian",
     "GraSP",
     "HessianTrace",
+    "JointLossChange",
+    "JointWorth",
     "Lamp",
     "LossChange",
     "LossCriterion",
@@ -87,6 +90,7 @@ CRITERIA: Mapping[str, Entry] = {
     "fpgm": Entry(GeometricMedian),
     "grasp": Entry(GraSP, needs_data=True),
     "hessian-trace": Entry(HessianTrace, needs_data=True),
+    "joint-loss-change": Entry(JointLossChange, needs_data=True),
     "l1": Entry(partial(Magnitude, p=1)),
     "l2": Entry(partial(Magnitude, p=2)),
     "lamp": Entry(Lamp),

@@ -98,10 +98,10 @@ class LayerInputs:
                 if layer.parameter in names:
                     by_source.setdefault(layer.source, []).append(layer)
 
-            def see(node: Node, made: Any, by_source: dict[Node, list[Layer]] = by_source) -> Any:
+            def see(node: Node, output: Any, by_source: dict[Node, list[Layer]] = by_source) -> Any:
                 for layer in by_source.get(node, []):
-                    add(layer, made)
-                return made
+                    add(layer, output)
+                return output
 
             with torch.no_grad():
                 self.flow(inputs, see=see)

@@ -161,18 +161,20 @@ def _path(read: Read) -> _Path | None:
     return _Path(product, tuple(chain), last)
 
 
-def _followed(batch: Gated, read: Read, path: _Path, slope: Tensor | None, each: SampleLoss, sized: bool) -> Tensor:
+def _followed(
+    batch: Gated, read: Read, path: _Path, slope: Tensor | None, sample_loss: SampleLoss, sized: bool
+) -> Tensor:
     """The change without each unit, ``(units,)``, summed over the samples; by its size where it is to first order."""
-    whole, end = batch.seen[path.product.node], batch.seen[path.end]
+    whole, end = batch.numbers_by_node[path.product.node], batch.numbers_by_node[path.end]
     units = max(BLOCK // whole.numel(), 1)
     sums = []
     with torch.no_grad():
-        base = each(end, batch.targets) if path.last else None
+        base = sample_loss(end, batch.targets) if path.last else None
         for index in torch.split(read.index.to(whole.device), units):
             without: Tensor = _through(batch, path, (whole - _made_by(batch, read, path, index)).flatten(0, 1))
             without = without.reshape(len(index), *end.shape)
             if base is not None:
-                sums.append((each.of_units(without, batch.targets) - base).sum(1))
+                sums.append((sample_loss.of_units(without, batch.targets) - base).sum(1))
             elif slope is not None:
                 changes = (without - end) * slope
                 sums.append(changes.flatten(2).sum(2).abs().sum(1) if sized else changes.flatten(1).sum(1))
@@ -183,12 +185,12 @@ def _followed(batch: Gated, read: Read, path: _Path, slope: Tensor | None, each:
 
 def _made_by(batch: Gated, read: Read, path: _Path, index: Tensor) -> Tensor:
     """What a block of units alone contributes to the layer, ``(units, samples, …)``."""
-    passing, weight = batch.seen[read.source], batch.seen[path.product.weight]
+    passing, weight = batch.numbers_by_node[read.source], batch.numbers_by_node[path.product.weight]
     if not path.product.convolution:
         matrix = weight.T if path.product.out_first else weight
         alone: Tensor = torch.einsum("...up,upo->u...o", passing[..., index], matrix[index])
         return alone
-    arguments = bind(path.product.node, batch.seen)
+    arguments = bind(path.product.node, batch.numbers_by_node)
     block_inputs = passing[:, index.flatten()]
     rows = weight[:, index].movedim(1, 0).flatten(0, 1)
     arguments |= {"input": block_inputs, "weight": rows, "bias": None, "groups": len(index)}
@@ -200,6 +202,6 @@ def _through(batch: Gated, path: _Path, value: Any) -> Any:
     """Run the ops behind the layer on what it makes."""
     at = path.product.node
     for node in path.chain:
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: value if n is at else batch.seen[n])  # noqa: B023
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: value if n is at else batch.numbers_by_node[n])  # noqa: B023
         value, at = node.target(*args, **kwargs), node  # type: ignore[operator]
     return value

@@ -58,11 +58,11 @@ class Wanda(DataCriterion):
         return unit_sums(felt, sites, self.side, self.reduce)
 
 
-def _norms(parameter: Tensor, found: list[Inputs]) -> Tensor:
+def _norms(parameter: Tensor, layer_inputs: list[Inputs]) -> Tensor:
     """The norm of what each entry is multiplied by, over all products with it; 1 where there is none."""
     squares = torch.zeros(parameter.numel(), dtype=torch.float64, device=parameter.device)
     met = torch.zeros(parameter.numel(), dtype=torch.bool, device=parameter.device)
-    for inputs in found:
+    for inputs in layer_inputs:
         entries = inputs.layer.entries.to(parameter.device)
         wide = inputs.total.unsqueeze(1).expand(entries.shape)
         squares.index_add_(0, entries.flatten(), wide.flatten())
@@ -115,7 +115,7 @@ def read_by(site: Site) -> set[str]:
     return {member.parameter for member in site.members if member.role == "in"}
 
 
-def readers(site: Site, found: dict[str, list[Inputs]], doing: str) -> list[tuple[Inputs, Tensor]]:
+def readers(site: Site, inputs_by_parameter: dict[str, list[Inputs]], doing: str) -> list[tuple[Inputs, Tensor]]:
     """Return the products that read a site's units, each with the unit of every column, −1 for others: ``(groups, in)``.
 
     Raises:
@@ -128,7 +128,7 @@ def readers(site: Site, found: dict[str, list[Inputs]], doing: str) -> list[tupl
         owners = torch.full(member.shape, -1)
         for unit, places in enumerate(member.index):
             owners.index_fill_(member.dim, places, unit)
-        for inputs in found.get(member.parameter, []):
+        for inputs in inputs_by_parameter.get(member.parameter, []):
             of_entry = owners.flatten()[inputs.layer.entries]
             if bool((of_entry == of_entry[:, :1]).all()):
                 products.append((inputs, of_entry[:, 0]))
@@ -140,10 +140,12 @@ def readers(site: Site, found: dict[str, list[Inputs]], doing: str) -> list[tupl
     return products
 
 
-def gram(site: Site, parameters: Mapping[str, Tensor], found: dict[str, list[Inputs]], doing: str) -> Tensor:
+def gram(
+    site: Site, parameters: Mapping[str, Tensor], inputs_by_parameter: dict[str, list[Inputs]], doing: str
+) -> Tensor:
     """Return the products of what each two units add to their readers' outputs, summed over data: ``(units, units)``."""
     total = torch.zeros(site.size, site.size, dtype=torch.float64)
-    for inputs, owners in readers(site, found, doing):
+    for inputs, owners in readers(site, inputs_by_parameter, doing):
         weight = parameters[inputs.layer.parameter].detach().cpu().double().flatten()[inputs.layer.entries]
         both = (weight.mT @ weight) * inputs.total.cpu()
         for pair, owner in zip(both, owners, strict=True):
@@ -163,6 +165,7 @@ def greedy(gram: Tensor) -> Tensor:
     >>> greedy(torch.tensor([[4.0, 0.0], [0.0, 12.0]]))
     tensor([0.2500, 1.0000])
     """
+    # With aᵤ what unit u adds, G = [⟨aᵤ, aᵥ⟩] and R what is removed: ‖Σ_R a + aᵤ‖² = ‖Σ_R a‖² + 2 ⟨Σ_R a, aᵤ⟩ + Gᵤᵤ.
     total = gram.sum()
     scores = gram.new_zeros(len(gram))
     # What stands in `cross` is each unit's product with the sum of all that went before.

@@ -28,7 +28,7 @@ from secateur.structure.rules.recurrent import GATES
 from secateur.structure.sites import REPAIR
 from secateur.types import Loss, Member
 
-__all__ = ["Gated", "by_unit", "estimate", "gradient"]
+__all__ = ["Gated", "by_unit", "each_batch", "estimate", "gradient"]
 
 
 @dataclass(eq=False)
@@ -41,7 +41,7 @@ class Gated:
         loss: the loss of (outputs, targets), a mean over the batch.
         inputs: its inputs.
         again: runs the batch once more, with a tap of one's own at the reads.
-        seen: what the nodes made that were asked for, without gradient.
+        numbers_by_node: what the nodes made that were asked for, without gradient.
     """
 
     inputs: Tensor
@@ -49,11 +49,11 @@ class Gated:
     targets: Tensor
     loss: Loss
     again: Callable[[Tap], Tensor] = field(repr=False)
-    seen: dict[Node, Any] = field(repr=False)
+    numbers_by_node: dict[Node, Any] = field(repr=False)
     _root: Tensor = field(repr=False)
     _points: list[tuple[Places, Tensor]] = field(repr=False)
     _loops: list[tuple[str, Member, Tensor]] = field(repr=False)
-    _made: dict[Node, Any] = field(repr=False)
+    _tensors_by_node: dict[Node, Any] = field(repr=False)
 
     @property
     def count(self) -> int:
@@ -91,8 +91,8 @@ class Gated:
             yield places.read, places.sums(products, self.count).neg_()
 
     def slopes(self, along: Tensor, nodes: list[Node]) -> tuple[Tensor | None, ...]:
-        """Return the gradients of ``outputs · along`` at nodes that are `seen`; call it before the last `changes`."""
-        node_values = [self._made[node] for node in nodes]
+        """Return the gradients of ``outputs · along`` at nodes of `numbers_by_node`; call it before the last `changes`."""
+        node_values = [self._tensors_by_node[node] for node in nodes]
         grads: list[Tensor | None] = [None] * len(node_values)
         on = [at for at, tensor in enumerate(node_values) if tensor.requires_grad]
         if on:
@@ -143,6 +143,7 @@ def gradient(outputs: Tensor, targets: Tensor, loss: Loss) -> Tensor:
 
 
 PerBatch = Callable[[Gated], Mapping[str, Tensor]]
+Watch = Callable[[Tensor], set[Node]]
 
 
 def estimate(
@@ -152,27 +153,52 @@ def estimate(
     loss: Loss,
     doing: str,
     per_batch: PerBatch,
-    watch: Callable[[Tensor], set[Node]] | None = None,
+    watch: Watch | None = None,
 ) -> dict[str, Tensor]:
     """Return the mean over all samples of what `per_batch` sums over the samples of a batch, ``(units,)`` a site.
 
-    Sums are kept in float64. The model is left as it is. `watch` says, for inputs, which nodes `Gated.seen` is to hold.
+    Sums are kept in float64. The model is left as it is. `watch` says, for inputs, which nodes
+    `Gated.numbers_by_node` is to hold.
+
+    Raises:
+        InputError: unfit batches, NaN in the model, or outputs or losses that are not finite.
+    """
+    totals = {name: torch.zeros(site.shape, dtype=torch.float64) for name, site in flow.sites.items()}
+    dtype = torch.float32
+
+    def add(batch: Gated) -> None:
+        nonlocal dtype
+        for name, sums in per_batch(batch).items():
+            totals[name] += sums.detach().double().cpu()
+        dtype = torch.promote_types(dtype, batch.outputs.dtype)
+
+    count = each_batch(flow, data, batch_size, loss, doing, add, watch)
+    return {name: (total / count).to(device_of(flow.model), dtype) for name, total in totals.items()}
+
+
+def each_batch(
+    flow: Flow,
+    data: Data,
+    batch_size: int,
+    loss: Loss,
+    doing: str,
+    visit: Callable[[Gated], None],
+    watch: Watch | None = None,
+) -> int:
+    """Call `visit` with every batch, run through the model with gradients on; return how many samples there were.
 
     Raises:
         InputError: unfit batches, NaN in the model, or outputs or losses that are not finite.
     """
     check_finite(flow.model, doing, REPAIR)
-    totals = {name: torch.zeros(site.shape, dtype=torch.float64) for name, site in flow.sites.items()}
-    count, dtype, run = 0, torch.float32, _Runner(flow, loss, watch or (lambda inputs: set()))
+    count, run = 0, _Runner(flow, loss, watch or (lambda inputs: set()))
     device = device_of(flow.model)
     for number, (inputs, targets) in enumerate(iterate(data, batch_size, doing), 1):
         with torch.enable_grad():
             batch = run(inputs.to(device), targets.to(device), f"{doing}, batch {number}")
-            sums_by_site = per_batch(batch)
-        for name, sums in sums_by_site.items():
-            totals[name] += sums.detach().double().cpu()
-        count, dtype = count + batch.count, torch.promote_types(dtype, batch.outputs.dtype)
-    return {name: (total / count).to(device, dtype) for name, total in totals.items()}
+            visit(batch)
+        count += batch.count
+    return count
 
 
 See = Callable[[Node, Any], Any]
@@ -217,7 +243,7 @@ class _Runner:
 
     flow: Flow
     loss: Loss
-    watch: Callable[[Tensor], set[Node]]
+    watch: Watch
     plans: dict[tuple[object, ...], _Plan] = field(default_factory=dict)
 
     def __call__(self, inputs: Tensor, targets: Tensor, doing: str) -> Gated:
@@ -274,14 +300,14 @@ def _point(plan: _Plan, points: list[tuple[Places, Tensor]]) -> Tap:
     return tap
 
 
-def _see(plan: _Plan, watched: set[Node], made: dict[Node, Any], seen: dict[Node, Any]) -> See:
+def _see(plan: _Plan, watched: set[Node], tensors_by_node: dict[Node, Any], numbers_by_node: dict[Node, Any]) -> See:
     """Notes what the watched nodes make: the tensors themselves, and their numbers."""
 
     def see(node: Node, value: Any) -> Any:
         if node in watched:
-            made[node] = value
+            tensors_by_node[node] = value
             numbers = value.detach() if isinstance(value, Tensor) else value
-            seen[node] = numbers.clone() if plan.writes and isinstance(value, Tensor) else numbers
+            numbers_by_node[node] = numbers.clone() if plan.writes and isinstance(value, Tensor) else numbers
         return value
 
     return see

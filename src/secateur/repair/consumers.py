@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from secateur.checks import check_name, check_number
 from secateur.equations import LayerEquations
 from secateur.labelled import Data, check_data, iterate
 from secateur.repair.norms import norms_of, recalibrate
@@ -20,7 +21,7 @@ from secateur.structure.flow import Flow, Read
 from secateur.structure.ops import Product, product_of
 from secateur.structure.rules import op_name
 from secateur.structure.sites import check_keep
-from secateur.types import InputError, Keep, Sites, unknown_name
+from secateur.types import InputError, Keep, Sites
 from secateur.untouched import copied
 
 __all__ = ["REPAIRS", "Repair", "repair"]
@@ -77,33 +78,31 @@ def repair(
     >>> cut(repaired, sites, keep)[1].weight.item()     # 1 of its own, and 1 for each half of what is gone
     3.0
     """
-    chosen = (how,) if isinstance(how, str) else tuple(how)
-    for one in chosen:
-        if one not in REPAIRS:
-            raise unknown_name("repair", one, REPAIRS)
-    if isinstance(ridge, bool) or not isinstance(ridge, (int, float)) or not 0 <= ridge < float("inf"):
-        raise InputError(f"repair: ridge must be a finite number, 0 or more; got {ridge!r}")
+    methods = (how,) if isinstance(how, str) else tuple(how)
+    for method in methods:
+        check_name("repair", method, REPAIRS)
+    check_number("repair", "[0, inf)", ridge=ridge)
     check_data(data, "repair")
     checked = check_keep(sites, keep)
     _check_visible(model, sites, checked)
-    made = copied(model)
-    work = _Work(model, made, sites, checked, data, batch_size)
-    for one in ("least-squares", "bias"):
-        if one in chosen:
+    repaired = copied(model)
+    work = _Work(model, repaired, sites, checked, data, batch_size)
+    for method in ("least-squares", "bias"):
+        if method in methods:
             for name in work.consumers():
-                work.correct(name, ridge, weights=one == "least-squares")
+                work.correct(name, ridge, weights=method == "least-squares")
     # Asked for alone, it is an error where there is none.
-    if "norms" in chosen and (len(chosen) == 1 or norms_of(made)):
-        _take_statistics(made, recalibrate(mask(made, sites, keep), data, batch_size=batch_size))
-    return made
+    if "norms" in methods and (len(methods) == 1 or norms_of(repaired)):
+        _take_statistics(repaired, recalibrate(mask(repaired, sites, keep), data, batch_size=batch_size))
+    return repaired
 
 
 def _check_visible(model: nn.Module, sites: Sites, keep: Keep) -> None:
     if not isinstance(sites.structure, Structure):
         raise InputError("repair: units that others can make up for are channels; find the sites with channels(...)")
     hidden = Flow(model, sites).partial
-    for name, kept in keep.items():
-        if name in hidden and not bool(kept.all()):
+    for name, site_mask in keep.items():
+        if name in hidden and not bool(site_mask.all()):
             raise InputError(
                 f"repair: {hidden[name]} of {name!r}, so what the pruned model computes is not known before it is cut; "
                 "keep that site whole (ignore=), or train the cut model instead"
@@ -123,7 +122,7 @@ class _Consumer:
     product: Product
     weight: str
     bias: str | None
-    kept: Tensor
+    input_mask: Tensor
     inputs_first: bool
 
 
@@ -144,7 +143,7 @@ class _Work:
     def consumers(self) -> list[str]:
         """The weights that read removed units, in the order of the forward pass."""
         inputs, _ = next(iter(self.batches()))
-        return [consumer.weight for consumer in self._found(self.flows[1], inputs)]
+        return [consumer.weight for consumer in self._consumers(self.flows[1], inputs)]
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         device = device_of(self.teacher)
@@ -156,7 +155,7 @@ class _Work:
         equations: LayerEquations | None = None
         with evaluating(self.teacher), evaluating(self.student):
             for inputs, _ in self.batches():
-                consumer = next(c for c in self._found(self.flows[1], inputs) if c.weight == name)
+                consumer = next(c for c in self._consumers(self.flows[1], inputs) if c.weight == name)
                 before = self._input(self.flows[0], inputs, name, gate=False)
                 after = self._input(self.flows[1], inputs, name, gate=True)
                 equations = equations or _equations(consumer, _weight(consumer, self.student), weights)
@@ -172,22 +171,22 @@ class _Work:
 
     def _input(self, flow: Flow, inputs: Tensor, name: str, *, gate: bool) -> Tensor:
         """What a layer reads, from the kept units alone where they are gated."""
-        node = next(c.product.node for c in self._found(flow, inputs) if c.weight == name)
-        seen: dict[Node, Tensor] = {}
+        node = next(c.product.node for c in self._consumers(flow, inputs) if c.weight == name)
+        inputs_by_node: dict[Node, Tensor] = {}
 
         def tap(read: Read, x: Tensor) -> Tensor:
             passed = x * read.spread(self.keep[read.site].to(x)) if gate and read.site in self.keep else x
             if read.node is node:
-                seen[node] = passed
+                inputs_by_node[node] = passed
             return passed
 
         flow(inputs, tap)
-        return seen[node]
+        return inputs_by_node[node]
 
-    def _found(self, flow: Flow, inputs: Tensor) -> list[_Consumer]:
+    def _consumers(self, flow: Flow, inputs: Tensor) -> list[_Consumer]:
         structure, reads = flow.at(inputs)
-        gone = {structure.units[name]: kept for name, kept in self.keep.items() if not bool(kept.all())}
-        nodes = {r.node: r for name, found in reads.items() for r in found if structure.units[name] in gone}
+        gone = {structure.units[name]: site_mask for name, site_mask in self.keep.items() if not bool(site_mask.all())}
+        nodes = {r.node: r for name, site_reads in reads.items() for r in site_reads if structure.units[name] in gone}
         ordered = [nodes[node] for node in structure.graph.nodes if node in nodes]
         return [consumer for read in ordered if (consumer := _consumer(structure, read, gone))]
 
@@ -208,9 +207,9 @@ def _consumer(structure: Structure, read: Read, gone: Mapping[Atom, Tensor]) -> 
     space = state[names[holder]].ndim - 2
     if space < 0 or (space and read.dim != 1) or (bias is not None and state[names[bias]].ndim != 1):
         return None
-    kept = keep_vector(structure.values[read.source].axes[read.dim], gone)
+    input_mask = keep_vector(structure.values[read.source].axes[read.dim], gone)
     inputs_first = not (product.out_first or turned)
-    return _Consumer(product, names[holder], None if bias is None else names[bias], kept, inputs_first)
+    return _Consumer(product, names[holder], None if bias is None else names[bias], input_mask, inputs_first)
 
 
 def _uses(structure: Structure, name: str) -> int:
@@ -222,8 +221,8 @@ def _uses(structure: Structure, name: str) -> int:
 
 def _weight(consumer: _Consumer, model: nn.Module) -> Tensor:
     """The layer's weight with outputs along dimension 0, inputs along dimension 1: a view."""
-    found = own_tensors(model)[consumer.weight]
-    return found.mT if consumer.inputs_first else found
+    weight = own_tensors(model)[consumer.weight]
+    return weight.mT if consumer.inputs_first else weight
 
 
 def _run(consumer: _Consumer, x: Tensor, model: nn.Module) -> Tensor:
@@ -239,6 +238,6 @@ def _run(consumer: _Consumer, x: Tensor, model: nn.Module) -> Tensor:
 
 def _equations(consumer: _Consumer, weight: Tensor, weights: bool) -> LayerEquations:
     """The equations of the kept columns of each group's input matrix; of none of them for the bias alone."""
-    kept = consumer.kept.reshape(consumer.product.groups, -1).repeat_interleave(weight[0, 0].numel(), 1)
-    columns = [(group & weights).nonzero().flatten().to(weight.device) for group in kept]
+    group_masks = consumer.input_mask.reshape(consumer.product.groups, -1).repeat_interleave(weight[0, 0].numel(), 1)
+    columns = [(group & weights).nonzero().flatten().to(weight.device) for group in group_masks]
     return LayerEquations(weight, consumer.product.arguments, columns, bias=consumer.bias is not None)

@@ -41,25 +41,25 @@ def recalibrate(model: nn.Module, data: Data, *, batch_size: int = 256) -> nn.Mo
     """
     check_module(model, "recalibrate")
     check_data(data, "recalibrate")
-    made = copied(model)
-    norms = norms_of(made)
+    recalibrated = copied(model)
+    norms = norms_of(recalibrated)
     if not norms:
         raise InputError("recalibrate: the model has no batch norm with running statistics, so there is nothing to do")
-    device = device_of(made)
-    with modes_kept(made), _watched(norms) as seen, torch.no_grad():
-        made.eval()
+    device = device_of(recalibrated)
+    with modes_kept(recalibrated), _watched(norms) as moments, torch.no_grad():
+        recalibrated.eval()
         for norm in norms:
             norm.training = True
         before = {norm: _buffers(norm) for norm in norms}
         for inputs, _ in iterate(data, batch_size, "recalibrate"):
-            made(inputs.to(device))
+            recalibrated(inputs.to(device))
     for norm in norms:
         # Passing in training mode moved the running statistics and the count of batches.
         for buffer, old in before[norm]:
             buffer.copy_(old)
-        if norm in seen:
-            seen[norm].write(norm)
-    return made
+        if norm in moments:
+            moments[norm].write(norm)
+    return recalibrated
 
 
 def norms_of(model: nn.Module) -> list[_BatchNorm]:
@@ -97,14 +97,14 @@ class _Moments:
 
 @contextmanager
 def _watched(norms: list[_BatchNorm]) -> Iterator[dict[nn.Module, _Moments]]:
-    seen: dict[nn.Module, _Moments] = {}
+    moments: dict[nn.Module, _Moments] = {}
 
-    def look(module: nn.Module, given: tuple[Any, ...]) -> None:
-        seen.setdefault(module, _Moments()).add(given[0])
+    def look(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        moments.setdefault(module, _Moments()).add(inputs[0])
 
     handles = [norm.register_forward_pre_hook(look) for norm in norms]
     try:
-        yield seen
+        yield moments
     finally:
         for handle in handles:
             handle.remove()

@@ -10,11 +10,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import check_fraction, check_name, check_whole
 from secateur.criteria.base import scores_of
 from secateur.labelled import Data
 from secateur.rate.masks import rate
 from secateur.result import Result
-from secateur.schedules.options import check_fraction, check_rating, check_whole
+from secateur.schedules.options import check_rating
 from secateur.schedules.walk import Schedule, Walk
 from secateur.selection import SCOPES, Scope, layer_fractions, select
 from secateur.state import restore, snapshot
@@ -22,7 +23,7 @@ from secateur.structure.cutting import cut
 from secateur.structure.depth import BlockStructure
 from secateur.structure.infer import Structure
 from secateur.structure.sites import channels, mask
-from secateur.types import Criterion, InputError, Keep, Loss, Scores, Sites, unknown_name
+from secateur.types import Criterion, InputError, Keep, Loss, Scores, Sites
 
 __all__ = ["Curve", "Iterative", "Train", "fraction_at"]
 
@@ -90,11 +91,10 @@ class Iterative(Schedule):
     minimum: int = 1
 
     def __post_init__(self) -> None:
-        check_fraction("Iterative", "sparsity", self.sparsity)
-        check_whole("Iterative", "steps", self.steps, 1)
-        for what, value, known in (("curve", self.curve, CURVES), ("scope", self.scope, SCOPES)):
-            if value not in known:
-                raise unknown_name(what, value, known)
+        check_fraction(self, sparsity=self.sparsity)
+        check_whole(self, steps=self.steps)
+        for option, value, choices in (("curve", self.curve, CURVES), ("scope", self.scope, SCOPES)):
+            check_name(option, value, choices)
         check_rating("Iterative", self.data, self.loss)
 
     def _prune(self, walk: Walk) -> Result:
@@ -120,8 +120,8 @@ class Iterative(Schedule):
     def _rate(self, model: nn.Module) -> tuple[float, float]:
         if self.data is None:
             return nan, nan
-        found = rate(model, Sites({}), [{}], self.data, self.loss)
-        return float(found.losses[0]), float(found.accuracy[0])
+        evaluation = rate(model, Sites({}), [{}], self.data, self.loss)
+        return float(evaluation.losses[0]), float(evaluation.accuracy[0])
 
     def _choose(self, walk: Walk, now: _Now, fraction: float) -> dict[str, Tensor]:
         """Masks over the sites as they are now."""
@@ -150,34 +150,34 @@ class Iterative(Schedule):
 class _Now:
     """The model as it is now, its sites, and which of the original units they hold."""
 
-    def __init__(self, model: nn.Module, sites: Sites, held: dict[str, Tensor], masked: bool) -> None:
-        self.model, self.sites, self.held, self.masked = model, sites, held, masked
+    def __init__(self, model: nn.Module, sites: Sites, units_left: dict[str, Tensor], masked: bool) -> None:
+        self.model, self.sites, self.units_left, self.masked = model, sites, units_left, masked
 
     @classmethod
     def of(cls, walk: Walk, masked: bool) -> _Now:
         """Return where the walk is."""
-        held = {name: kept.flatten().nonzero().flatten() for name, kept in walk.keep.items()}
-        begun = (mask if masked else cut)(walk.model, walk.sites, walk.keep)
+        units_left = {name: site_mask.flatten().nonzero().flatten() for name, site_mask in walk.keep.items()}
+        model = (mask if masked else cut)(walk.model, walk.sites, walk.keep)
         if walk.tensors:
-            restore(begun, walk.tensors)
-        return cls(begun, walk.sites if masked else _again(begun, walk.sites, held), held, masked)
+            restore(model, walk.tensors)
+        return cls(model, walk.sites if masked else _again(model, walk.sites, units_left), units_left, masked)
 
     def remove(self, keep: Keep) -> list[tuple[str, int]]:
         """Remove units, and return them as those of the original."""
         gone = []
-        for name, kept in keep.items():
-            flat, held = kept.flatten().cpu(), self.held[name]
+        for name, site_mask in keep.items():
+            flat, units_left = site_mask.flatten().cpu(), self.units_left[name]
             if self.masked:
-                gone += [(name, int(unit)) for unit in held if not flat[unit]]
-                self.held[name] = held[flat[held]]
+                gone += [(name, int(unit)) for unit in units_left if not flat[unit]]
+                self.units_left[name] = units_left[flat[units_left]]
             else:
-                gone += [(name, int(unit)) for unit in held[~flat]]
-                self.held[name] = held[flat]
+                gone += [(name, int(unit)) for unit in units_left[~flat]]
+                self.units_left[name] = units_left[flat]
         if self.masked:
             self.model = mask(self.model, self.sites, keep)
         elif gone:
             self.model = cut(self.model, self.sites, keep)
-            self.sites = _again(self.model, self.sites, self.held)
+            self.sites = _again(self.model, self.sites, self.units_left)
         return gone
 
     def hold(self, keep: Keep) -> None:
@@ -186,15 +186,17 @@ class _Now:
             restore(self.model, snapshot(mask(self.model, self.sites, keep)))
 
 
-def _again(small: nn.Module, sites: Sites, held: Mapping[str, Tensor]) -> Sites:
+def _again(small: nn.Module, sites: Sites, units_left: Mapping[str, Tensor]) -> Sites:
     """The same sites in the smaller model; those of which one unit is left may be sites no more."""
     graph = sites.structure.graph
-    found = channels(small, dict(graph.kwargs) if graph.kwargs else graph.args)
+    small_sites = channels(small, dict(graph.kwargs) if graph.kwargs else graph.args)
     for name in sites:
-        size = found[name].size if name in found else 1
-        if size != len(held[name]):
+        size = small_sites[name].size if name in small_sites else 1
+        if size != len(units_left[name]):
             raise InputError(
-                f"Iterative: {name!r} has {len(held[name])} units left, but in the cut model {size}, as its ties "
+                f"Iterative: {name!r} has {len(units_left[name])} units left, but in the cut model {size}, as its ties "
                 "changed; leave it out with ignore=, or prune in one step"
             )
-    return Sites({name: found[name] for name in sites if name in found}, found.frozen, found.structure)
+    return Sites(
+        {name: small_sites[name] for name in sites if name in small_sites}, small_sites.frozen, small_sites.structure
+    )

@@ -8,9 +8,10 @@ from math import log, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.search.run import Arrays, Search, SearchRun, check_whole
+from secateur.checks import check_number, check_whole
+from secateur.search.run import Arrays, Search, SearchRun
 from secateur.search.space import Genes, Space
-from secateur.types import InputError, UnknownNameError, unknown_name
+from secateur.types import UnknownNameError, unknown_name
 
 __all__ = ["CmaEs", "CoordinateRows"]
 
@@ -46,14 +47,11 @@ class CmaEs(Search):
     shift: float = 0.2
 
     def __post_init__(self) -> None:
-        check_whole(self, least=4, population=self.population)
+        check_whole(self, 4, population=self.population)
         if self.scope not in SCOPES:
             raise unknown_scope(self.scope)
-        for name in ("sigma", "shift"):
-            if not 0 < getattr(self, name) < np.inf:
-                raise InputError(f"CmaEs: {name} must be above 0; got {getattr(self, name)!r}")
-        if isinstance(self.start, bool) or not 0 < self.start < 1:
-            raise InputError(f"CmaEs: start must lie between 0 and 1; got {self.start!r}")
+        check_number(self, "(0, inf)", sigma=self.sigma, shift=self.shift)
+        check_number(self, "(0, 1)", start=self.start)
 
     def begin(self, run: SearchRun) -> Arrays:
         """Start at equal thresholds and no shift of biases."""
@@ -67,27 +65,30 @@ class CmaEs(Search):
         """Draw a generation, rate it, and move the distribution to its better half."""
         count = thresholds(run.space, self.scope)
         width = np.concatenate([np.full(count, self.sigma), np.full(run.space.bias_size, self.shift)])
-        values, vectors = np.linalg.eigh(arrays["cov"])
-        root = np.sqrt(np.maximum(values, 1e-20))
+        # C = B D² Bᵀ, y = B D z with z ~ N(0, I), so y ~ N(0, C); x = m + σ w ∘ y, w the first standard deviations.
+        variances, vectors = np.linalg.eigh(arrays["cov"])
+        root = np.sqrt(np.maximum(variances, 1e-20))
         draws = run.rng.standard_normal((self.population, len(width))) * root @ vectors.T
         points = arrays["mean"] + arrays["scale"] * width * draws
         offsets = points[:, count:] if run.space.biases else None
         rating = run.rate(decoded(run.space, self.scope, points[:, :count]), offsets)
         run.record(rating)
         best = np.argsort(-rating.fitness, kind="stable")[: self.population // 2]
-        inverse = (vectors / root) @ vectors.T
+        inverse = (vectors / root) @ vectors.T  # C^(−½) = B D⁻¹ Bᵀ
         return self._adapted(arrays, draws[best], width, inverse, generation=len(run.history))
 
     def _adapted(self, arrays: Arrays, better: Floats, width: Floats, inverse: Floats, generation: int) -> Arrays:
         """Update mean m, step size σ and covariance C as Hansen (2016, appendix A) does, with the constants of his table 1.
 
-        `better` are the draws yᵢ of the better half, best first; `inverse` is C^(−½). The paths are p_σ and p_c.
+        `better` are the draws yᵢ of the better half, best first; `inverse` is C^(−½). The paths are p_σ and p_c (`path` and
+        `way`). All wᵢ are positive: the worse half, which his table weighs below zero, has no part.
         """
         n, mu = len(width), len(better)
         # wᵢ ∝ ln(μ + ½) − ln i, and μ_eff = 1 / Σ wᵢ², the number of draws that they are worth.
         weights = np.log(mu + 0.5) - np.log(np.arange(1, mu + 1))
         weights /= weights.sum()
         mu_eff = 1 / float((weights**2).sum())
+        # The rates of the paths, of rank 1 and rank μ in C (α_cov = 2), and the damping of σ.
         c_sigma, c_c = (mu_eff + 2) / (n + mu_eff + 5), (4 + mu_eff / n) / (n + 4 + 2 * mu_eff / n)
         c_1 = 2 / ((n + 1.3) ** 2 + mu_eff)
         c_mu = min(1 - c_1, 2 * (mu_eff - 2 + 1 / mu_eff) / ((n + 2) ** 2 + mu_eff))
@@ -105,7 +106,7 @@ class CmaEs(Search):
         rank_mu = (better * weights[:, None]).T @ better
         missed = (not h_sigma) * c_c * (2 - c_c)
         cov = (1 - c_1 - c_mu + c_1 * missed) * arrays["cov"] + c_1 * np.outer(way, way) + c_mu * rank_mu
-        # m ← m + σ y_w, and σ ← σ exp(c_σ / d_σ (‖p_σ‖ / E‖N(0, I)‖ − 1))
+        # m ← m + σ w ∘ y_w, and σ ← σ exp(c_σ / d_σ (‖p_σ‖ / E‖N(0, I)‖ − 1)), at most e times as large.
         return {
             "mean": arrays["mean"] + arrays["scale"] * width * mean_draw,
             "scale": arrays["scale"] * np.exp(min(1.0, c_sigma / d_sigma * (length / expected - 1))),
@@ -134,9 +135,8 @@ class CoordinateRows(Search):
     shift: float = 0.5
 
     def __post_init__(self) -> None:
-        check_whole(self, least=2, points=self.points)
-        if not 0 < self.shift < np.inf:
-            raise InputError(f"CoordinateRows: shift must be above 0; got {self.shift!r}")
+        check_whole(self, 2, points=self.points)
+        check_number(self, "(0, inf)", shift=self.shift)
 
     def begin(self, run: SearchRun) -> Arrays:
         """Find the best common fraction."""

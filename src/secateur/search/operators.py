@@ -87,7 +87,7 @@ def prune_lowest(
     >>> prune_lowest(genes, np.array([1, 3, 0, 2]), 1.0, 0.4, np.random.default_rng(0))[0].tolist()
     [[True, False, True, False]]
     """
-    return _pruned(genes, probability, strength, rng, lambda one, count: order[one[order]][:count])
+    return _pruned(genes, probability, strength, rng, lambda mask, count: order[mask[order]][:count])
 
 
 def prune_random(genes: Genes, probability: float, strength: float, rng: np.random.Generator) -> tuple[Genes, Bools]:
@@ -98,8 +98,8 @@ def prune_random(genes: Genes, probability: float, strength: float, rng: np.rand
     [7, 7]
     """
 
-    def choose(one: Genes, count: int) -> Numbers:
-        left = np.flatnonzero(one)
+    def choose(mask: Genes, count: int) -> Numbers:
+        left = np.flatnonzero(mask)
         return left[rng.choice(len(left), count, replace=False, shuffle=False)]
 
     return _pruned(genes, probability, strength, rng, choose)

@@ -81,24 +81,24 @@ class SparseGPT(Solver):
         _check_multiplied(sites, order, inputs.other_uses())
         keep = {}
         for name in sorted(sites, key=order.index):
-            found = merged(inputs.second_moments([name]).get(name, []), "SparseGPT")
-            keep[name] = self._solve(parameters[name], found, fractions[name], pattern)
+            problems = merged(inputs.second_moments([name]).get(name, []), "SparseGPT")
+            keep[name] = self._solve(parameters[name], problems, fractions[name], pattern)
         return Solution({n: keep[n] for n in sites}, {n: parameters[n].detach().clone() for n in sites})
 
-    def _solve(self, weight: Tensor, found: list[Inputs], fraction: float, pattern: str | None) -> Tensor:
+    def _solve(self, weight: Tensor, problems: list[Inputs], fraction: float, pattern: str | None) -> Tensor:
         """Change a weight in place, and return its mask."""
-        kept = torch.ones(weight.numel(), dtype=torch.bool, device=weight.device)
+        keep = torch.ones(weight.numel(), dtype=torch.bool, device=weight.device)
         flat, choose = weight.detach().flatten(), _chooser(fraction, pattern)
-        for inputs in found:
+        for inputs in problems:
             for rows, moments in zip(inputs.layer.entries.to(weight.device), inputs.total, strict=True):
                 order, spans = self._plan(inputs.layer, rows.shape[1], pattern)
                 entries, inner = rows[:, order], damped(moments[order][:, order], self.damping)
                 solved, mask = solve(flat[entries].double(), inner, spans, choose)
                 flat[entries] = solved.to(flat)
-                kept[entries] = mask
+                keep[entries] = mask
         with torch.no_grad():
             weight.copy_(flat.reshape(weight.shape))
-        return kept.reshape(weight.shape)
+        return keep.reshape(weight.shape)
 
     def _plan(self, layer: Layer, columns: int, pattern: str | None) -> tuple[Tensor, list[tuple[int, int]]]:
         """The order of a matrix's columns, and the spans of them that are chosen from at once."""
@@ -135,14 +135,14 @@ def _spans(columns: int, run: int, step: int) -> list[tuple[int, int]]:
 
 def _chooser(fraction: float, pattern: str | None) -> Choose:
     """Choose so many of each block that the fraction of all blocks so far is right."""
-    seen = removed = 0
+    scored = removed = 0
 
     def choose(scores: Tensor) -> Tensor:
-        nonlocal seen, removed
+        nonlocal scored, removed
         if pattern is not None:
             return n_of_m({"weight": scores}, pattern)["weight"]
-        seen += scores.numel()
-        count = min(max(round(fraction * seen) - removed, 0), scores.numel())
+        scored += scores.numel()
+        count = min(max(round(fraction * scored) - removed, 0), scores.numel())
         removed += count
         return select({"weight": scores}, count / scores.numel(), scope="layer", minimum=0)["weight"]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import check_number
 from secateur.criteria.batches import check_batches
 from secateur.criteria.layer_inputs import Inputs, LayerInputs
 from secateur.criteria.reconstruction import gram, greedy, read_by, readers
@@ -57,8 +58,7 @@ class ThiNet(Solver):
 
     def __post_init__(self) -> None:
         check_batches("ThiNet", self.data, self.batch_size)
-        if isinstance(self.damping, bool) or not self.damping > 0:
-            raise InputError(f"ThiNet: damping must be above 0; got {self.damping!r}")
+        check_number(self, "(0, inf)", damping=self.damping)
 
     @usual
     def solve(
@@ -77,21 +77,20 @@ class ThiNet(Solver):
             if fractions[name] == 0:
                 keep[name] = torch.ones(site.shape, dtype=torch.bool)
                 continue
-            found = {n: merged(f, "ThiNet") for n, f in inputs.second_moments(read_by(site)).items()}
-            scores = greedy(gram(site, parameters_of(work, sites), found, "ThiNet"))
+            problems = {n: merged(f, "ThiNet") for n, f in inputs.second_moments(read_by(site)).items()}
+            scores = greedy(gram(site, parameters_of(work, sites), problems, "ThiNet"))
             keep[name] = select({name: scores}, fractions[name], scope="layer")[name]
-            self._refit(
-                work, [r for r in readers(site, found, "ThiNet") if r[0].layer.parameter not in fixed], keep[name]
-            )
+            products = readers(site, problems, "ThiNet")
+            self._refit(work, [p for p in products if p[0].layer.parameter not in fixed], keep[name])
             _write(work, masked_tensors(work, sites, {name: keep[name]}))
         before = own_tensors(model)
         changed = {n: t.detach().clone() for n, t in own_tensors(work).items() if not torch.equal(t, before[n])}
         return Solution(keep, changed)
 
     def _refit(self, work: nn.Module, products: list[tuple[Inputs, Tensor]], keep: Tensor) -> None:
-        own = own_tensors(work)
+        model_tensors = own_tensors(work)
         for inputs, owners in products:
-            weight = own[inputs.layer.parameter]
+            weight = model_tensors[inputs.layer.parameter]
             flat = weight.detach().flatten().clone()
             for entries, owner, moments in zip(inputs.layer.entries.to(flat.device), owners, inputs.total, strict=True):
                 stays = ((owner < 0) | keep[owner.clamp(min=0)]).to(flat.device)
@@ -116,7 +115,7 @@ def refitted(weight: Tensor, moments: Tensor, stays: Tensor, load: float) -> Ten
 
 
 def _write(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    own = own_tensors(model)
+    model_tensors = own_tensors(model)
     with torch.no_grad():
         for name, tensor in tensors.items():
-            own[name].copy_(tensor)
+            model_tensors[name].copy_(tensor)

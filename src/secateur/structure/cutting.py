@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from secateur.checks import check_name, check_number
 from secateur.randomness import private_draws
 from secateur.state import evaluating, usual
 from secateur.structure.attention import free_attention
@@ -23,10 +24,10 @@ from secateur.structure.optimizer import carry_over, check_optimizer
 from secateur.structure.reference import Reference
 from secateur.structure.sites import check_keep, check_same_model
 from secateur.structure.verify import Verification, shapes_taken, verify
-from secateur.types import CutError, InputError, Keep, Sites, VerificationError, unknown_name
+from secateur.types import CutError, InputError, Keep, Sites, VerificationError
 from secateur.untouched import copied
 
-__all__ = ["CutModel", "Plan", "apply_plan", "cut", "cut_with_plan", "make_plan"]
+__all__ = ["CutModel", "Plan", "apply_plan", "cut", "cut_with_plan", "draft", "make_plan"]
 
 TOLERANCE = 1e-4
 
@@ -113,9 +114,8 @@ def cut_with_plan(
     model: nn.Module, sites: Sites, keep: Keep, *, form: Form = "auto", tolerance: float = TOLERANCE
 ) -> CutModel:
     """Return what `cut` does, with the plan and the difference found."""
-    if form not in FORMS:
-        raise unknown_name("form", form, FORMS)
-    _check_tolerance(tolerance)
+    check_name("form", form, FORMS)
+    check_number("cut", "[0, inf)", "a relative difference", tolerance=tolerance)
     check_same_model(model, sites)
     checked = check_keep(sites, keep)
     if isinstance(sites.structure, BlockStructure):
@@ -138,6 +138,35 @@ def cut_with_plan(
                 raise
             error = refused
     return _graph_form(cases, small, plan, structure, tolerance, error)
+
+
+def draft(model: nn.Module, sites: Sites, keep: Keep) -> nn.Module:
+    """Return what `cut` would, but not verified: for counting and timing candidates, of which most are thrown away.
+
+    Raises:
+        CutError, VerificationError: where the module form does not run, `cut` is asked, and may refuse.
+    """
+    if not isinstance(sites.structure, Structure):
+        return cut(model, sites, keep)
+    structure, checked = sites.structure, check_keep(sites, keep)
+    gone = {structure.units[name]: kept for name, kept in checked.items() if not bool(kept.all())}
+    plan = make_plan(model, structure, gone)
+    small = apply_plan(model, plan)
+    for attributes in proposals(model, structure, gone, plan.attributes):
+        set_attributes(small, attributes)
+        if _runs(small, structure):
+            return small
+        set_attributes(small, _originals(model, attributes))
+    return cut(model, sites, keep)
+
+
+def _runs(model: nn.Module, structure: Structure) -> bool:
+    try:
+        with evaluating(model), private_draws():
+            model(*structure.graph.args, **structure.graph.kwargs)
+    except Exception:  # noqa: BLE001  (the user's forward may raise anything on sizes it was not made for)
+        return False
+    return True
 
 
 def _graph_form(
@@ -210,11 +239,6 @@ def _structure(sites: Sites) -> Structure:
     if not isinstance(structure, Structure):
         raise InputError("cut: these sites are single weights, which leave the shapes as they are; use channels(...)")
     return structure
-
-
-def _check_tolerance(tolerance: float) -> None:
-    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 <= tolerance < float("inf"):
-        raise InputError(f"cut: tolerance must be a relative difference, 0 or more; got {tolerance!r}")
 
 
 def make_plan(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor]) -> Plan:

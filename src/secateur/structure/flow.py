@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from secateur.state import own_tensors, split_inputs
 from secateur.structure.axes import Atom, atoms, positions, resolve
 from secateur.structure.infer import Structure, infer
-from secateur.structure.makers import Known, Maker, makers_of, root_of, weight_nodes
+from secateur.structure.makers import Maker, OwnTensors, makers_of, root_of, weight_nodes
 from secateur.structure.ops import writes
 from secateur.structure.rules import Value, op_name
 from secateur.structure.rules.recurrent import GATES
@@ -167,7 +167,7 @@ class Flow:
 
     model: nn.Module
     sites: Sites
-    _known: dict[Any, tuple[Structure, dict[str, tuple[Read, ...]]]] = field(default_factory=dict, repr=False)
+    _traced: dict[Any, tuple[Structure, dict[str, tuple[Read, ...]]]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         check_same_model(self.model, self.sites)
@@ -245,20 +245,20 @@ class Flow:
         args, kwargs = split_inputs(inputs)
         leaves, spec = pytree.tree_flatten((args, kwargs))
         key = (str(spec), tuple((tuple(x.shape), x.dtype) if isinstance(x, Tensor) else x for x in leaves))
-        if key not in self._known:
+        if key not in self._traced:
             structure = infer(traced(self.model, inputs))
             missing = [name for name in self.sites if name not in structure.units]
             if missing:
                 raise InputError(
                     f"on inputs of this shape the model has no site {missing[0]!r}; find the sites on such inputs"
                 )
-            self._known[key] = (structure, reads(structure))
-        return self._known[key]
+            self._traced[key] = (structure, reads(structure))
+        return self._traced[key]
 
     def makers(self) -> dict[str, tuple[Maker, ...]]:
         """Return the convolutions and linear layers that produce the units of each site, in their order."""
         structure: Structure = self.sites.structure
-        makers_by_site = makers_of(structure, Known(structure.graph, self._own(structure.graph, {})))
+        makers_by_site = makers_of(structure, OwnTensors(structure.graph, self._own(structure.graph, {})))
         return {name: makers_by_site[name] for name in self.sites}
 
     def given(self, inputs: ExampleInputs) -> dict[Node, Any]:

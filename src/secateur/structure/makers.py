@@ -14,7 +14,7 @@ from secateur.structure.infer import Structure, attribute
 from secateur.structure.ops import Product, product_of
 from secateur.structure.trace import Graph
 
-__all__ = ["Known", "Maker", "makers_of", "root_of", "weight_nodes"]
+__all__ = ["Maker", "OwnTensors", "makers_of", "root_of", "weight_nodes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class Maker:
         return answer if offset is None else answer + offset
 
 
-def makers_of(structure: Structure, tensors: Known) -> dict[str, tuple[Maker, ...]]:
+def makers_of(structure: Structure, tensors: OwnTensors) -> dict[str, tuple[Maker, ...]]:
     """Return the layers that make the units of each site, in their order."""
     names = {atom: name for name, atom in structure.units.items()}
     makers_by_site: dict[str, list[Maker]] = {name: [] for name in structure.sites}
@@ -73,7 +73,7 @@ def _produced(structure: Structure, product: Product) -> set[Atom]:
     return set(atoms(structure.values[product.weight].axes[dim]))
 
 
-class Known(dict[Node, Any]):
+class OwnTensors(dict[Node, Any]):
     """The tensors of the graph that are made of the model's own alone, computed when they are asked for."""
 
     def __init__(self, graph: Graph, model_tensors: Mapping[Node, Any]) -> None:

@@ -137,7 +137,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if name not in PLAIN and func._schema.name.removeprefix("aten::") not in PLAIN:
             raise GaveUp(f"aten.{name}")
         out = func(*args, **(kwargs or {}))
-        node_arguments = tuple(self._known(a) for a in args), {k: self._known(v) for k, v in (kwargs or {}).items()}
+        node_arguments = (
+            tuple(self._as_nodes(a) for a in args),
+            {k: self._as_nodes(v) for k, v in (kwargs or {}).items()},
+        )
         if name == "mm" and not any(map(self._is_weight, node_arguments[0])):
             raise GaveUp("a product of two activations, whose size may set a temperature")
         node = self.recording.graph.create_node("call_function", func, *node_arguments)
@@ -152,10 +155,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             node = node.all_input_nodes[0]
         return node in self.recording.tensors
 
-    def _known(self, argument: Any) -> Any:
+    def _as_nodes(self, argument: Any) -> Any:
         if isinstance(argument, Tensor):
             return self.node_of(argument)
-        return [self._known(a) for a in argument] if isinstance(argument, (list, tuple)) else argument
+        return [self._as_nodes(a) for a in argument] if isinstance(argument, (list, tuple)) else argument
 
     def _know_all(self, out: Any, node: Node) -> None:
         if isinstance(out, Tensor):

@@ -11,14 +11,15 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from secateur.files import sweep, write_bytes
-from secateur.labelled import Data, in_memory
+from secateur.labelled import Samples, together
 from secateur.randomness import rng_state, set_rng_state
 from secateur.state import digest, restore, tensors
 from secateur.state_dicts import check_state
@@ -71,7 +72,7 @@ def unpack(value: Any, found: Mapping[str, Tensor]) -> Any:
 
 
 def identify(
-    model: nn.Module, options: TrainOptions, callbacks: tuple[Callback, ...], data: Mapping[str, Data | None]
+    model: nn.Module, options: TrainOptions, callbacks: tuple[Callback, ...], data: Mapping[str, Samples | None]
 ) -> dict[str, Any]:
     """Return what a checkpoint must share with the training that resumes from it.
 
@@ -79,13 +80,13 @@ def identify(
     """
     # Addresses in a printed module differ from run to run.
     structure = re.sub(r" at 0x[0-9a-f]+", "", repr(model))
-    pairs = {role: in_memory(source) if source is not None else None for role, source in data.items()}
+    wholes = {role: together(source) for role, source in data.items()}
     return {
         "options": options.to_dict(),
         "model": digest([], structure),
         "starting weights": digest(tensors(model).items()),
         "callbacks": sorted(filter(None, (callback.identity() for callback in callbacks))),
-        **{role: pair and digest(zip("xy", pair, strict=True)) for role, pair in pairs.items()},
+        **{role: None if whole is None else digest(whole.named()) for role, whole in wholes.items()},
     }
 
 
@@ -116,6 +117,7 @@ def _state(run: Run) -> dict[str, Any]:
         "random": rng_state(run.device),
         "history": run.history.to_dicts(),
         "step": run.step,
+        "average": run.average,
         "best": run.best,
         "stop": run.stop,
     }
@@ -141,10 +143,14 @@ def resume(run: Run, path: Path, identity: Mapping[str, Any]) -> None:
     run.order.set_state(state["order"])
     run.records = [EpochRecord(**epoch) for epoch in state["history"]]
     run.step, run.stop = state["step"], state["stop"]
-    if state["best"] is not None:
-        run.best = {name: tensor.to(run.device) for name, tensor in state["best"].items()}
+    # Checkpoints of 0.1 know no average.
+    run.average, run.best = (_on(run.device, state.get(name)) for name in ("average", "best"))
     # Last, so that nothing above can draw from it.
     set_rng_state(run.device, state["random"])
+
+
+def _on(device: torch.device, stored: Mapping[str, Tensor] | None) -> dict[str, Tensor] | None:
+    return None if stored is None else {name: tensor.to(device) for name, tensor in stored.items()}
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -170,7 +176,9 @@ def _check_identity(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, An
     if "options" in other:
         other.remove("options")
         options, was = ours["options"], theirs.get("options") or {}
-        changed = [n for n in options if was.get(n) != options[n]]
+        # An option that is new since has its default in what was written before.
+        default = {option.name: option.default for option in fields(TrainOptions)}
+        changed = [n for n in options if was.get(n, default[n]) != options[n]]
         other += [f"option {n} (was {was.get(n)!r}, now {options[n]!r})" for n in changed]
     if other:
         raise FileError(
