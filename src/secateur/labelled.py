@@ -13,9 +13,9 @@ from secateur.state import ordinary
 from secateur.types import Batches, InputError
 
 __all__ = [
-    "SampleBatch",
     "Data",
     "Labelled",
+    "SampleBatch",
     "Samples",
     "are_classes",
     "batches",
