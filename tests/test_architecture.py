@@ -15,6 +15,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 # The order of docs/architecture.md. Rooms on one line may not import each other.
 ORDER = [
     {"types"},
+    {"checks"},
     {"randomness"},
     {"untouched"},
     {"files", "progress", "state", "state_dicts"},

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.checks import check_number
 from secateur.state import usual
 from secateur.structure.patches import PART, Patches
 from secateur.types import InputError
@@ -65,8 +66,7 @@ def ridge_load(gram: Tensor, ridge: float, *, free: int = 0) -> Tensor:
     >>> ridge_load(torch.diag(torch.tensor([1.0, 3.0, 9.0])), 0.5, free=1)
     tensor([1., 1., 0.])
     """
-    if isinstance(ridge, bool) or not 0 <= ridge < float("inf"):
-        raise InputError(f"least_squares: ridge must be 0 or more; got {ridge!r}")
+    check_number("least_squares", "[0, inf)", ridge=ridge)
     load, costly = torch.zeros_like(gram.diagonal()), len(gram) - free
     if costly:
         load[:costly] = ridge * gram.diagonal()[:costly].mean()

@@ -11,6 +11,7 @@ from torch import nn
 from secateur import solvers
 from secateur.allocate import BUDGETS
 from secateur.allocate import budget as within
+from secateur.checks import check_name
 from secateur.criteria import by_name
 from secateur.criteria.base import level_sites, scores_of
 from secateur.measure import compare_latency
@@ -24,7 +25,7 @@ from secateur.structure import channels, weights
 from secateur.structure.cutting import Form
 from secateur.train import Data
 from secateur.train.options import describe
-from secateur.types import Criterion, ExampleInputs, InputError, Keep, Loss, Scores, Sites, unknown_name, with_changes
+from secateur.types import Criterion, ExampleInputs, InputError, Keep, Loss, Scores, Sites, with_changes
 
 __all__ = ["PruneOptions", "prune"]
 
@@ -124,8 +125,7 @@ class PruneOptions:
     )
 
     def __post_init__(self) -> None:
-        if self.unit not in UNITS:
-            raise unknown_name("unit", self.unit, UNITS)
+        check_name("unit", self.unit, UNITS)
         if self.budget is not None:
             self._check_budget(self.budget)
         if self.solver is not None:
@@ -141,8 +141,7 @@ class PruneOptions:
         if not isinstance(budget, Mapping):
             raise InputError(f'prune: budget is {budget!r}; give what may be used of what, such as {{"macs": 0.5}}')
         for name in budget:
-            if name not in BUDGETS:
-                raise unknown_name("budget", name, BUDGETS)
+            check_name("budget", name, BUDGETS)
 
     def _check_solver(self) -> None:
         for option in fields(self):

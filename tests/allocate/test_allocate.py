@@ -157,7 +157,7 @@ def test_bad_input() -> None:
     sites = channels(model, X)
     with pytest.raises(InputError, match=r"sparsities is 0\.5; give a list"):
         sensitivity(model, sites, Magnitude(), 0.5, lambda m: 0.0)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"must lie in \[0, 1\]"):
+    with pytest.raises(InputError, match=r"must be a number in \[0, 1\]"):
         sensitivity(model, sites, Magnitude(), [1.5], lambda m: 0.0)
     with pytest.raises(InputError, match="evaluate returned a str"):
         sensitivity(model, sites, Magnitude(), [0.5], lambda m: "good")
@@ -165,7 +165,7 @@ def test_bad_input() -> None:
         scan({"a": [0.1]}, 4).curve("x", "loss")
     wrong: Any
     for wrong in (-0.1, 2, True, "a"):
-        with pytest.raises(InputError, match="sparsity is the fraction removed"):
+        with pytest.raises(InputError, match=r"sparsity=.* must be a number in .0, 1.: the fraction removed"):
             erk(sites, wrong)
     with pytest.raises(InputError, match="there are no sites"):
         uniform(Sites({}), 0.5)

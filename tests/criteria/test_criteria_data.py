@@ -493,10 +493,10 @@ def test_every_criterion_scores_every_kind_of_model(name: str) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: GraSP(DATA, temperature=0), "temperature must be above 0"),
-        (lambda: ActiveFraction(DATA, threshold=-1), "threshold must be 0 or more"),
-        (lambda: HessianTrace(DATA, probes=0), "probes must be a whole number"),
-        (lambda: OptimalBrainSurgeon(DATA, damping=0.0), "damping must be above 0"),
+        (lambda: GraSP(DATA, temperature=0), "temperature=0 must be a finite number above 0"),
+        (lambda: ActiveFraction(DATA, threshold=-1), "threshold=-1 must be a finite number, 0 or more"),
+        (lambda: HessianTrace(DATA, probes=0), "probes=0 must be a whole number"),
+        (lambda: OptimalBrainSurgeon(DATA, damping=0.0), "damping=0.0 must be a finite number above 0"),
         (lambda: Wanda(iter([DATA])), "iterator"),
         (lambda: Snip(DATA, batch_size=0), "batch_size=0"),
         (lambda: Snip(DATA, loss="msf"), "unknown loss 'msf'; did you mean 'mse'"),

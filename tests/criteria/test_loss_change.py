@@ -411,7 +411,7 @@ def test_corrections_for_many_units() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"alpha": 0}, "alpha=0 must lie"),
+        ({"alpha": 0}, "alpha=0 must be a number in"),
         ({"alpha": True}, "alpha=True"),
         ({"tolerance": -1}, "tolerance=-1"),
         ({"tolerance": nan}, "tolerance=nan"),
@@ -515,8 +515,8 @@ def test_the_bar_reaches_its_end(plain: bool, monkeypatch: pytest.MonkeyPatch) -
         ({"data": ONE, "loss": 3}, "unknown loss .3."),
         ({"data": ONE, "max_memory": 0}, "max_memory=0"),
         ({"data": ONE, "batch_size": 1.5}, "batch_size=1.5"),
-        ({"data": ONE, "screen": 1}, "screen=1 must be a fraction"),
-        ({"data": ONE, "screen": True}, "screen=True must be a fraction"),
+        ({"data": ONE, "screen": 1}, "screen=1 must be a number in"),
+        ({"data": ONE, "screen": True}, "screen=True must be a number in"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, object], message: str) -> None:

@@ -80,7 +80,7 @@ def test_unfit_scores_are_refused() -> None:
 
 @pytest.mark.parametrize("fraction", [0, 1, 1.5, "half", True])
 def test_fractions_out_of_range_are_refused(fraction: Any) -> None:
-    with pytest.raises(InputError, match="fractions of the units"):
+    with pytest.raises(InputError, match=r"fractions=.* must be a number in \(0, 1\): a fraction of the units"):
         agreement(A, B, fractions=[fraction])
 
 

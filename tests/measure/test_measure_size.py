@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur.measure import ParameterCount, file_bytes, macs, parameters, peak_memory
+from secateur.measure.size import CODE_BY_DTYPE
 from secateur.types import InputError
 
 
@@ -54,6 +55,31 @@ def test_file_bytes_are_those_of_a_file(tmp_path: Path) -> None:
     assert file_bytes(model) == (tmp_path / "model").stat().st_size
     half = nn.Linear(100, 100, bias=False).half()
     assert file_bytes(nn.Linear(100, 100, bias=False)) - file_bytes(half) == 20_000
+
+
+def test_file_bytes_are_those_of_a_file_of_every_type_and_name(tmp_path: Path) -> None:
+    """Which type stands first decides how many digits the places have."""
+    model = nn.Module()
+    for place, dtype in enumerate(CODE_BY_DTYPE):
+        model.register_buffer(f"of {dtype}".replace(".", "\t"), torch.zeros(7 + 100 * place, 3).to(dtype))
+    model.register_buffer('naïve "name" \u2028', torch.zeros(()))
+    model.register_buffer("empty", torch.zeros(0, 4))
+    save_file(model.state_dict(), tmp_path / "model")
+    assert file_bytes(model) == (tmp_path / "model").stat().st_size
+
+
+def test_tensors_that_no_file_holds_are_refused() -> None:
+    for tensor in (torch.zeros(2, dtype=torch.complex128), torch.eye(2).to_sparse()):
+        model = nn.Module()
+        model.register_buffer("odd", tensor)
+        with pytest.raises(InputError, match=r"odd of the model's state is .* cannot hold; make it dense"):
+            file_bytes(model)
+
+
+def test_file_bytes_of_a_model_without_memory() -> None:
+    with torch.device("meta"):
+        model = Tied()
+    assert file_bytes(model) == file_bytes(Tied())
 
 
 def test_shared_tensors_are_in_the_file_once() -> None:

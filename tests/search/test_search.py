@@ -300,13 +300,13 @@ def test_protocols_search_on_one_split_and_report_on_the_other() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Genetic(damage=1.5), "damage must lie in"),
-        (lambda: Genetic(population=1), "population must be a whole number, 2 or more"),
+        (lambda: Genetic(damage=1.5), "damage=1.5 must be a number in"),
+        (lambda: Genetic(population=1), "population=1 must be a whole number, 2 or more"),
         (lambda: Annealing(hot=0.1, cold=0.2), "0 < cold <= hot"),
-        (lambda: CmaEs(sigma=0.0), "sigma must be above 0"),
-        (lambda: CmaEs(start=1.0), "start must lie between"),
-        (lambda: CoordinateRows(shift=-1.0), "shift must be above 0"),
-        (lambda: Supermask(pressure=-1.0), "pressure must be 0 or more"),
+        (lambda: CmaEs(sigma=0.0), "sigma=0.0 must be a finite number above 0"),
+        (lambda: CmaEs(start=1.0), "start=1.0 must be a number in"),
+        (lambda: CoordinateRows(shift=-1.0), "shift=-1.0 must be a finite number above 0"),
+        (lambda: Supermask(pressure=-1.0), "pressure=-1.0 must be a finite number, 0 or more"),
         (lambda: CmaEs("rows"), "did you mean 'row'"),
     ],
 )

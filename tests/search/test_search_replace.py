@@ -68,9 +68,9 @@ def test_what_does_not_fit_is_refused() -> None:
         least_squares(before, after, weight[:, :3])
     with pytest.raises(InputError, match="NaN"):
         least_squares(before * float("nan"), after, weight)
-    with pytest.raises(InputError, match="ridge must be 0 or more"):
+    with pytest.raises(InputError, match=r"ridge=.* must be a finite number, 0 or more"):
         least_squares(before, after, weight, ridge=-1)
     with pytest.raises(InputError, match="the moments are of"):
         corrections(Moments.of(before, after, weight), weight)
-    with pytest.raises(InputError, match="population 1 must be 2 or more"):
+    with pytest.raises(InputError, match="population=1 must be a whole number, 2 or more"):
         replacements(lambda x: x.sum(1), np.ones(2), np.ones(2), population=1)

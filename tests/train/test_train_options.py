@@ -103,7 +103,7 @@ def test_mse_refuses_shapes_that_would_broadcast() -> None:
         ({"lr": 0}, "lr=0 must be a finite number above 0"),
         ({"lr": float("nan")}, "lr=nan must be"),
         ({"lr": "fast"}, "lr='fast' must be"),
-        ({"optimizer": "sgd", "momentum": 1.0}, "momentum=1.0 must be in"),
+        ({"optimizer": "sgd", "momentum": 1.0}, "momentum=1.0 must be a number in"),
         ({"weight_decay": -0.1}, "weight_decay=-0.1 must be"),
         ({"clip_norm": 0}, "clip_norm=0 must be"),
         ({"patience": 0}, "patience=0 must be"),

@@ -163,7 +163,7 @@ def test_the_best_weights_are_those_that_were_measured() -> None:
         ({"cycles": 1.5}, InputError, "cycles=1.5 must be a whole number"),
         ({"labels": ("bad",)}, UnknownNameError, "unknown label 'bad'"),
         ({"scheme": "ones"}, UnknownNameError, "unknown initialisation 'ones'"),
-        ({"outgoing": float("nan")}, InputError, "outgoing=nan must be a number"),
+        ({"outgoing": float("nan")}, InputError, "outgoing=nan must be a finite number"),
     ],
 )
 def test_options_that_are_refused(options: dict[str, Any], error: type[Exception], message: str) -> None:

@@ -283,7 +283,7 @@ def _then(write: Any, after: Callback) -> Any:
     ("options", "message"),
     [
         ({"accumulate": 0}, "accumulate=0 must be a whole number, 1 or more"),
-        ({"ema": 1.0}, r"ema=1.0 must be in \(0, 1\)"),
+        ({"ema": 1.0}, r"ema=1.0 must be a number in \(0, 1\)"),
         ({"ema": True}, "ema=True must be"),
         ({"amp": "float16"}, "amp='float16' must be True or False"),
         ({"freeze_norms": 1}, "freeze_norms=1 must be True or False"),

@@ -14,6 +14,7 @@ from secateur.allocate.goals import allowed
 from secateur.allocate.latency import closest_in_time
 from secateur.allocate.scan import Sensitivity
 from secateur.allocate.steps import Steps, by_costs, by_scores
+from secateur.checks import check_name
 from secateur.criteria.base import check_scores
 from secateur.selection import Scope
 from secateur.state import usual
@@ -83,6 +84,8 @@ def budget(
         raise InputError("budget: zeros make a model no smaller or faster; find the sites with channels(...)")
     if scope == "row":
         raise unknown_name("scope of a budget", scope, ("global", "layer"))
+    if costs is not None and sensitivity is not None:
+        raise InputError("budget: give costs or sensitivity, as each says what the sites bear")
     options: dict[str, Any] = {"minimum": minimum, "round_to": round_to, "sites": sites}
     if sensitivity is not None:
         measure = "macs" if quantity == "latency" else quantity
@@ -112,20 +115,19 @@ def _of_scan(
 ) -> CostTable:
     """A scan's losses, and what is counted for its sites."""
     for name in sites:
-        if name not in scan.units:
-            raise unknown_name("site of the sensitivity scan", name, scan.units)
+        check_name("site of the sensitivity scan", name, scan.units)
     counted = cost_table(model, sites, measures=[measure], widths=FINEST, least=0.0, minimum=minimum, round_to=round_to)
     return counted.with_losses(scan.losses(metric, minimum))
 
 
-def _fewest(steps: Steps, count: Counter, goal: int, what: str) -> dict[str, Tensor]:
+def _fewest(steps: Steps, count: Counter, goal: int, quantity: str) -> dict[str, Tensor]:
     """The first step that is within the goal; the count falls from step to step."""
     low, high = -1, steps.last
     least = count(steps.at(high))
     if least > goal:
         whole = count(steps.at(0))
         raise InputError(
-            f"budget: {what} cannot come down to {goal:,}; with as much removed as may be, {least:,} of {whole:,} are "
+            f"budget: {quantity} cannot come down to {goal:,}; with as much removed as may be, {least:,} of {whole:,} are "
             f"left ({least / whole:.2%}). Ask for that or more, lower minimum, or ignore fewer sites"
         )
     while high - low > 1:
@@ -134,8 +136,8 @@ def _fewest(steps: Steps, count: Counter, goal: int, what: str) -> dict[str, Ten
     return steps.at(high)
 
 
-def _the_one(given: Mapping[str, Any]) -> tuple[str, Any]:
-    named = {quantity: value for quantity, value in given.items() if value is not None}
+def _the_one(budgets: Mapping[str, Any]) -> tuple[str, Any]:
+    named = {quantity: value for quantity, value in budgets.items() if value is not None}
     if len(named) != 1:
         raise InputError(f"budget: give one of {', '.join(BUDGETS)}; got {' and '.join(named) or 'none'}")
     return next(iter(named.items()))

@@ -13,8 +13,9 @@ from typing import Any, Self
 import numpy as np
 
 from secateur.allocate.goals import allowed
+from secateur.checks import check_name
 from secateur.files import write_text
-from secateur.types import FileError, InputError, unknown_name
+from secateur.types import FileError, InputError
 
 __all__ = ["CostTable", "Losses", "SiteCosts"]
 
@@ -40,18 +41,18 @@ class SiteCosts:
     costs: Mapping[str, tuple[float, ...]]
     losses: tuple[float, ...]
 
-    def removed_share(self, kept: float) -> float:
+    def removed_share(self, width: float) -> float:
         """Return the part of the units that is gone."""
-        return 1 - kept / self.units
+        return 1 - width / self.units
 
-    def at(self, values: Sequence[float], kept: int) -> float:
+    def at(self, values: Sequence[float], width: int) -> float:
         """Return one of its series at any width; between those that it has it is a line.
 
         >>> site = SiteCosts(8, (8, 4), {}, (0.0, 1.0))
         >>> site.at(site.losses, 6)
         0.5
         """
-        return float(np.interp(kept, self.kept[::-1], values[::-1]))
+        return float(np.interp(width, self.kept[::-1], values[::-1]))
 
 
 @dataclass(frozen=True)
@@ -81,31 +82,31 @@ class CostTable:
     scale: Mapping[str, float] = field(default_factory=dict)
     about: Mapping[str, str] = field(default_factory=dict)
 
-    def foretell(self, kept: Mapping[str, int]) -> dict[str, float]:
+    def foretell(self, widths: Mapping[str, int]) -> dict[str, float]:
         """Return the cost by measure for a number of units kept by site; sites that are not named stay whole.
 
         Raises:
             UnknownNameError: there is no such site.
         """
-        self._check_sites(kept)
-        return {measure: self._cost(measure, kept) for measure in self.whole}
+        self._check_sites(widths)
+        return {measure: self._cost(measure, widths) for measure in self.whole}
 
     @property
     def narrowest(self) -> dict[str, int]:
         """The least number of units of each site."""
         return {name: site.kept[-1] for name, site in self.sites.items()}
 
-    def rise(self, kept: Mapping[str, int]) -> float:
+    def rise(self, widths: Mapping[str, int]) -> float:
         """Return the sum of the sites' losses for a number of units kept by site."""
-        self._check_sites(kept)
-        return sum(self.sites[name].at(self.sites[name].losses, count) for name, count in kept.items())
+        self._check_sites(widths)
+        return sum(self.sites[name].at(self.sites[name].losses, count) for name, count in widths.items())
 
-    def corrected(self, measure: str, kept: Mapping[str, int], measured: float) -> Self:
+    def corrected(self, measure: str, widths: Mapping[str, int], measured: float) -> Self:
         """Return the table with its scale such that it foretells what was measured for these widths.
 
         Args:
             measure: of what.
-            kept: units kept by site.
+            widths: units kept by site.
             measured: the cost, in the unit of `whole`.
 
         Raises:
@@ -115,7 +116,7 @@ class CostTable:
         >>> CostTable({"macs": 10.0}, {"a": site}).corrected("macs", {"a": 2}, 7.0).scale
         {'macs': 0.75}
         """
-        foretold = self.whole[measure] - replace(self, scale={}).foretell(kept)[measure]
+        foretold = self.whole[measure] - replace(self, scale={}).foretell(widths)[measure]
         if not foretold > 0 or not measured < self.whole[measure]:
             raise InputError(
                 f"cost table: {measure} of {measured:g} tells no scale, as {self.whole[measure]:g} is the whole model's and "
@@ -137,8 +138,8 @@ class CostTable:
         """
         return replace(self, sites={name: _with_losses(name, site, losses) for name, site in self.sites.items()})
 
-    def within(self, kept: Mapping[str, int]) -> Self:
-        """Return the table for a model that is cut already: no site may be wider than `kept` says; it may stay so.
+    def within(self, widest: Mapping[str, int]) -> Self:
+        """Return the table for a model that is cut already: no site may be wider than `widest` says; it may stay so.
 
         What `whole` says, and goals with it, stays that of the unpruned model.
 
@@ -146,9 +147,9 @@ class CostTable:
         >>> table.within({"a": 3}).sites["a"].kept, table.within({"a": 3}).sites["a"].costs
         ((3, 2, 1), {'macs': (6.0, 4.0, 2.0)})
         """
-        self._check_sites(kept)
+        self._check_sites(widest)
         return replace(
-            self, sites={name: _within(site, kept.get(name, site.units)) for name, site in self.sites.items()}
+            self, sites={name: _within(site, widest.get(name, site.units)) for name, site in self.sites.items()}
         )
 
     def limit(self, goal: Mapping[str, Any]) -> tuple[str, float]:
@@ -161,8 +162,7 @@ class CostTable:
         if len(goal) != 1:
             raise InputError(f"goal: give one of {', '.join(self.whole)}; got {' and '.join(goal) or 'none'}")
         ((measure, value),) = goal.items()
-        if measure not in self.whole:
-            raise unknown_name("measure of the cost table", measure, self.whole)
+        check_name("measure of the cost table", measure, self.whole)
         return measure, allowed(measure, value, self.whole[measure])
 
     def save(self, file: str | os.PathLike[str]) -> None:
@@ -186,21 +186,20 @@ class CostTable:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise FileError(f"cost table: {path} cannot be read as one that CostTable.save wrote: {error}") from error
 
-    def _cost(self, measure: str, kept: Mapping[str, int]) -> float:
-        gone = {name: self.sites[name].removed_share(count) for name, count in kept.items()}
+    def _cost(self, measure: str, widths: Mapping[str, int]) -> float:
+        gone = {name: self.sites[name].removed_share(count) for name, count in widths.items()}
         saved = sum(
-            self.whole[measure] - site.at(site.costs[measure], kept[name])
+            self.whole[measure] - site.at(site.costs[measure], widths[name])
             for name, site in self.sites.items()
-            if name in kept
+            if name in widths
         )
         for name, others in self.shared.get(measure, {}).items():
             saved -= sum(gone.get(name, 0.0) * gone.get(other, 0.0) * both for other, both in others.items())
         return self.whole[measure] - self.scale.get(measure, 1.0) * saved
 
-    def _check_sites(self, kept: Mapping[str, int]) -> None:
-        for name in kept:
-            if name not in self.sites:
-                raise unknown_name("site of the cost table", name, self.sites)
+    def _check_sites(self, widths: Mapping[str, int]) -> None:
+        for name in widths:
+            check_name("site of the cost table", name, self.sites)
 
 
 def _site(parts: dict[str, Any]) -> SiteCosts:
@@ -210,7 +209,7 @@ def _site(parts: dict[str, Any]) -> SiteCosts:
 
 def _with_losses(name: str, site: SiteCosts, losses: Losses) -> SiteCosts:
     series = [float(value) for value in losses.get(name, ())]
-    widths = [place for place, kept in enumerate(site.kept) if site.units - kept < len(series)]
+    widths = [place for place, width in enumerate(site.kept) if site.units - width < len(series)]
     if not widths:
         raise InputError(
             f"cost table: there are no losses of site {name!r}; give the rise of the loss for 0, 1, 2, … removed units"
@@ -223,6 +222,6 @@ def _with_losses(name: str, site: SiteCosts, losses: Losses) -> SiteCosts:
 
 
 def _within(site: SiteCosts, widest: int) -> SiteCosts:
-    kept = (widest, *(width for width in site.kept if width < widest))
-    costs = {measure: tuple(site.at(values, width) for width in kept) for measure, values in site.costs.items()}
-    return SiteCosts(site.units, kept, costs, tuple(site.at(site.losses, width) for width in kept))
+    widths = (widest, *(width for width in site.kept if width < widest))
+    costs = {measure: tuple(site.at(values, width) for width in widths) for measure, values in site.costs.items()}
+    return SiteCosts(site.units, widths, costs, tuple(site.at(site.losses, width) for width in widths))

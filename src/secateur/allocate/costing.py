@@ -11,6 +11,7 @@ from torch import nn
 
 from secateur.allocate.cost_table import CostTable, Losses, SiteCosts
 from secateur.allocate.counting import COUNTED, Counter, counter_by_cutting, examples, quick_counter, size
+from secateur.checks import check_number, check_whole
 from secateur.labelled import Data
 from secateur.measure import compare_latency, latency
 from secateur.progress import bar
@@ -68,11 +69,11 @@ def measured_losses(
     """
     check_same_model(model, sites)
     losses = {}
-    for name, kept in widths_of(sites, widths, least, minimum, round_to).items():
+    for name, site_widths in widths_of(sites, widths, least, minimum, round_to).items():
         units, mine = sites[name].size, {name: scores[name]}
-        keeps = [select(mine, {name: 1 - width / units}, scope="layer", minimum=0) for width in kept]
+        keeps = [select(mine, {name: 1 - width / units}, scope="layer", minimum=0) for width in site_widths]
         rises = rate(model, sites, keeps, data, loss).losses
-        gone = [units - width for width in kept]
+        gone = [units - width for width in site_widths]
         losses[name] = np.interp(np.arange(gone[-1] + 1), gone, (rises - rises[0]).numpy()).tolist()
     return losses
 
@@ -124,19 +125,21 @@ def cost_table(
     for measure in measures:
         if measure not in (*COUNTED, "latency"):
             raise unknown_name("measure", measure, (*COUNTED, "latency"))
-    kept = widths_of(sites, widths, least, minimum, round_to)
+    widths_by_site = widths_of(sites, widths, least, minimum, round_to)
     series: dict[str, Series] = {}
     whole: dict[str, float] = {}
     shared: dict[str, Shared] = {}
     counters = {measure: _counter(model, sites, measure) for measure in (*measures, "macs") if measure in COUNTED}
     for measure, count in counters.items():
-        whole[measure], series[measure] = float(size(measure, model, sites)), _counted(sites, kept, count)
-        shared[measure] = _shared(sites, kept, count, whole[measure], series[measure])
+        whole[measure], series[measure] = float(size(measure, model, sites)), _counted(sites, widths_by_site, count)
+        shared[measure] = _shared(sites, widths_by_site, count, whole[measure], series[measure])
     if "latency" in measures:
-        whole["latency"], series["latency"] = _timed(model, sites, kept, runtime, progress)
+        whole["latency"], series["latency"] = _timed(model, sites, widths_by_site, runtime, progress)
         shared["latency"] = _shared_time(shared["macs"], whole, series)
     entries = {
-        name: SiteCosts(site.size, kept[name], {m: series[m][name] for m in measures}, (0.0,) * len(kept[name]))
+        name: SiteCosts(
+            site.size, widths_by_site[name], {m: series[m][name] for m in measures}, (0.0,) * len(widths_by_site[name])
+        )
         for name, site in sites.items()
     }
     about = {"latency": f"a forward pass in {runtime}"} if "latency" in measures else {}
@@ -160,10 +163,8 @@ def widths_of(
     """
     if isinstance(widths, Mapping):
         return {name: _asked(name, site.size, widths.get(name, ())) for name, site in sites.items()}
-    if isinstance(widths, bool) or not isinstance(widths, int) or widths < 1:
-        raise InputError(f"cost_table: widths={widths!r} must be a whole number, 1 or more, or numbers by site")
-    if isinstance(least, bool) or not isinstance(least, (int, float)) or not 0 <= least <= 1:
-        raise InputError(f"cost_table: least={least!r} must be a share of each site's units, in [0, 1]")
+    check_whole("cost_table", 1, "or give numbers by site", widths=widths)
+    check_number("cost_table", "[0, 1]", "a share of each site's units", least=least)
     return {name: _evenly(site.size, widths, least, minimum, round_to) for name, site in sites.items()}
 
 
@@ -185,18 +186,21 @@ def _counter(model: nn.Module, sites: Sites, measure: str) -> Counter:
     return quick_counter(model, sites, measure) or counter_by_cutting(model, sites, measure)
 
 
-def _first(sites: Sites, name: str, kept: int) -> Keep:
+def _first(sites: Sites, name: str, width: int) -> Keep:
     """Which units go makes no difference to the cost, as those of a site are alike."""
-    return {name: torch.arange(sites[name].size) < kept}
+    return {name: torch.arange(sites[name].size) < width}
 
 
-def _counted(sites: Sites, kept: Mapping[str, tuple[int, ...]], count: Counter) -> Series:
-    return {name: tuple(float(count(_first(sites, name, width))) for width in widths) for name, widths in kept.items()}
+def _counted(sites: Sites, widths_by_site: Mapping[str, tuple[int, ...]], count: Counter) -> Series:
+    return {
+        name: tuple(float(count(_first(sites, name, width))) for width in widths)
+        for name, widths in widths_by_site.items()
+    }
 
 
 def _shared(
     sites: Sites,
-    kept: Mapping[str, tuple[int, ...]],
+    widths_by_site: Mapping[str, tuple[int, ...]],
     count: Counter,
     whole: float,
     series: Mapping[str, Sequence[float]],
@@ -204,9 +208,11 @@ def _shared(
     """What two sites both save, counted with both at their narrowest, and taken to grow with either's removed share."""
     shared: Shared = {}
     for name, other in _neighbours(sites):
-        gone = (1 - kept[name][-1] / sites[name].size) * (1 - kept[other][-1] / sites[other].size)
+        gone = (1 - widths_by_site[name][-1] / sites[name].size) * (1 - widths_by_site[other][-1] / sites[other].size)
         if gone:
-            both = count({**_first(sites, name, kept[name][-1]), **_first(sites, other, kept[other][-1])})
+            both = count(
+                {**_first(sites, name, widths_by_site[name][-1]), **_first(sites, other, widths_by_site[other][-1])}
+            )
             twice = (both - series[name][-1] - series[other][-1] + whole) / gone
             if twice:
                 shared.setdefault(name, {})[other] = twice
@@ -221,14 +227,14 @@ def _neighbours(sites: Sites) -> list[tuple[str, str]]:
 
 
 def _timed(
-    model: nn.Module, sites: Sites, kept: Mapping[str, tuple[int, ...]], runtime: Runtime, progress: bool
+    model: nn.Module, sites: Sites, widths_by_site: Mapping[str, tuple[int, ...]], runtime: Runtime, progress: bool
 ) -> tuple[float, Series]:
     """The unpruned model's seconds, and its seconds times the ratio that each width takes, all of a site in turns."""
     now = latency(model, examples(sites), runtime=runtime, repeats=7).median
     repeats = min(max(round(SECONDS / now), 7), 41)
     series: Series = {}
-    with bar(sum(len(widths) - 1 for widths in kept.values()), progress, "widths timed") as advance:
-        for name, widths in kept.items():
+    with bar(sum(len(widths) - 1 for widths in widths_by_site.values()), progress, "widths timed") as advance:
+        for name, widths in widths_by_site.items():
             models = {str(width): cut(model, sites, _first(sites, name, width)) for width in widths[1:]}
             compared = compare_latency(
                 {"whole": model, **models}, examples(sites), runtime=runtime, warmup=2, repeats=repeats

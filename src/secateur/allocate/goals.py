@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from secateur.checks import is_whole
 from secateur.types import InputError
 
 __all__ = ["allowed"]
@@ -26,7 +27,7 @@ def allowed(measure: str, value: Any, whole: float) -> float:
     if measure == "latency":
         cost, other = _seconds(value), "a time, such as '2.5 ms'"
     else:
-        cost, other = float(value) if isinstance(value, int) and not isinstance(value, bool) else 0.0, "a whole number"
+        cost, other = float(value) if is_whole(value) else 0.0, "a whole number"
     if cost > 0:
         return cost
     raise InputError(

@@ -80,9 +80,9 @@ def plan_within(costs: CostTable, measure: str, limit: float) -> Allocation:
     """Return what `plan` does for so much of a measure, in its unit."""
     problem = _Problem.of(costs, measure, limit)
     widths = problem.solved()
-    kept = {name: site.kept[int(place)] for (name, site), place in zip(costs.sites.items(), widths, strict=True)}
+    units_kept = {name: site.kept[int(place)] for (name, site), place in zip(costs.sites.items(), widths, strict=True)}
     units = {name: site.units for name, site in costs.sites.items()}
-    return Allocation(kept, units, costs.foretell(kept), problem.loss_of(widths))
+    return Allocation(units_kept, units, costs.foretell(units_kept), problem.loss_of(widths))
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,10 +110,10 @@ class _Problem:
         shape = len(sites), most
         gone, saving, loss = np.zeros(shape), np.zeros(shape), np.full(shape, np.inf)
         for place, site in enumerate(sites):
-            here = slice(0, len(site.kept))
-            gone[place, here] = [site.removed_share(kept) for kept in site.kept]
-            saving[place, here] = costs.whole[measure] - np.array(site.costs[measure])
-            loss[place, here] = site.losses
+            filled = slice(0, len(site.kept))
+            gone[place, filled] = [site.removed_share(width) for width in site.kept]
+            saving[place, filled] = costs.whole[measure] - np.array(site.costs[measure])
+            loss[place, filled] = site.losses
         shared = np.zeros((len(sites), len(sites)))
         for name, others in costs.shared.get(measure, {}).items():
             for other, both in others.items():
@@ -161,17 +161,17 @@ class _Problem:
 
     def _knapsacks(self, others: Floats) -> Iterator[Widths]:
         """Widths that save enough, by savings counted first around a share gone of each site, then around the last ones."""
-        wanted = self.needed
+        target = self.needed
         for _ in range(ROUNDS):
-            widths = self._knapsack(others, wanted)
+            widths = self._knapsack(others, target)
             saved, gone = self.saved(widths), self.gone[self.rows, widths]
             if self.enough(saved):
                 yield widths
             elif np.abs(gone - others).max(initial=0.0) < SETTLED:
-                wanted += self.needed - saved  # savings are rounded down, or a layer lies between more than two sites
+                target += self.needed - saved  # savings are rounded down, or a layer lies between more than two sites
             others = (others + gone) / 2
 
-    def _knapsack(self, others: Floats, wanted: float) -> Widths:
+    def _knapsack(self, others: Floats, target: float) -> Widths:
         """The least loss for a saving, in which pairs are counted half with each site, the others being at `others`."""
         halves = self.shared @ others / 2
         choices = {}
@@ -180,14 +180,14 @@ class _Problem:
             saving = np.maximum(self.saving[site, finite] - self.gone[site, finite] * halves[site], 0.0)
             choices[str(site)] = Choices(saving.tolist(), self.loss[site, finite].tolist())
         table = Portions(choices)
-        return np.array(list(table.at(max(min(wanted, table.most), 0.0)).values()), dtype=np.int64)
+        return np.array(list(table.at(max(min(target, table.most), 0.0)).values()), dtype=np.int64)
 
     def _improved(self, widths: Widths) -> Widths:
         """Exchanges of one site's width, or of two sites', each the best there is, until none makes the loss less."""
         widths, loss = widths.copy(), self.loss_of(widths)
         for _ in range(EXCHANGES):
             better = min(
-                (self._exchange(widths, site, to) for site, to in self._moves(widths)), key=lambda found: found[0]
+                (self._exchange(widths, site, to) for site, to in self._moves(widths)), key=lambda exchange: exchange[0]
             )
             if better[0] >= loss - 1e-12 * max(abs(loss), 1e-12):
                 break

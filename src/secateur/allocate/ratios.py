@@ -7,6 +7,7 @@ from math import prod
 
 from secateur.allocate.dynamic import Choices, Portions
 from secateur.allocate.scan import Sensitivity
+from secateur.checks import check_fraction
 from secateur.selection import layer_fractions
 from secateur.types import InputError, Site, Sites
 
@@ -66,14 +67,14 @@ def _sparse_share(site: Site) -> float:
     return sum(map(sum, shapes)) / sum(map(prod, shapes))
 
 
-def by_sensitivity(found: Sensitivity, sparsity: float, *, metric: str = "loss", minimum: int = 1) -> dict[str, float]:
+def by_sensitivity(scan: Sensitivity, sparsity: float, *, metric: str = "loss", minimum: int = 1) -> dict[str, float]:
     """Return the fractions that lose least by a sensitivity scan, removing `sparsity` of all units together.
 
     Each site's loss over the number of its removed units is a line through the scanned points; losses of several sites
     are taken to add up, and the least sum is found by dynamic programming. No site loses more than was scanned.
 
     Args:
-        found: from `sensitivity`.
+        scan: from `sensitivity`.
         sparsity: the fraction of all units to remove, in [0, 1].
         metric: which of its figures is the loss, low = good; ``"-accuracy"`` takes one that is high = good.
         minimum: how many units every site keeps at least.
@@ -82,14 +83,14 @@ def by_sensitivity(found: Sensitivity, sparsity: float, *, metric: str = "loss",
         InputError: more is to go than was scanned.
         UnknownNameError: the scan has no such figure.
     """
-    table = Portions({name: Choices(range(len(rises)), rises) for name, rises in found.losses(metric, minimum).items()})
-    count = round(_fraction(sparsity) * sum(found.units.values()))
+    table = Portions({name: Choices(range(len(rises)), rises) for name, rises in scan.losses(metric, minimum).items()})
+    count = round(_fraction(sparsity) * sum(scan.units.values()))
     if count > table.most:
-        share = table.most / sum(found.units.values())
+        share = table.most / sum(scan.units.values())
         raise InputError(
             f"allocate: sparsity {sparsity} is more than was scanned; ask for {share:.4f} or less, or scan higher ones"
         )
-    return {name: removed / found.units[name] for name, removed in table.at(count).items()}
+    return {name: removed / scan.units[name] for name, removed in table.at(count).items()}
 
 
 def _checked(sites: Sites) -> Mapping[str, Site]:
@@ -99,6 +100,5 @@ def _checked(sites: Sites) -> Mapping[str, Site]:
 
 
 def _fraction(value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise InputError(f"allocate: sparsity is the fraction removed and must lie in [0, 1]; got {value!r}")
+    check_fraction("allocate", sparsity=value)
     return float(value)

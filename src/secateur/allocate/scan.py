@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import check_name, is_number
 from secateur.criteria.base import scores_of
 from secateur.files import require
 from secateur.labelled import Data
@@ -22,7 +23,7 @@ from secateur.state import own_tensors, usual
 from secateur.structure import Structure, cut
 from secateur.structure.flow import Flow
 from secateur.structure.sites import check_same_model, masked_tensors
-from secateur.types import Criterion, InputError, Keep, Loss, Scores, Sites, unknown_name
+from secateur.types import Criterion, InputError, Keep, Loss, Scores, Sites
 from secateur.untouched import copied
 
 if TYPE_CHECKING:
@@ -71,14 +72,12 @@ class Sensitivity:
 
     def value(self, figure: str) -> float:
         """Return a figure of the whole model."""
-        if figure not in self.baseline:
-            raise unknown_name("figure of the sensitivity scan", figure, self.baseline)
+        check_name("figure of the sensitivity scan", figure, self.baseline)
         return self.baseline[figure]
 
     def curve(self, site: str, figure: str) -> dict[int, float]:
         """Return a figure by the number of removed units, that of the whole model included."""
-        if site not in self.units:
-            raise unknown_name("site", site, self.units)
+        check_name("site", site, self.units)
         return {0: self.value(figure)} | {row.removed: row.figures[figure] for row in self.rows if row.site == site}
 
     def losses(self, metric: str = "loss", minimum: int = 1) -> dict[str, list[float]]:
@@ -204,7 +203,7 @@ def _figures(evaluation: object) -> dict[str, float]:
     figures: Any = evaluation
     if isinstance(figures, Tensor) and figures.numel() == 1:
         figures = float(figures)
-    if isinstance(figures, (int, float)) and not isinstance(figures, bool):
+    if is_number(figures):
         return {"loss": float(figures)}
     if is_dataclass(figures) and not isinstance(figures, type):
         figures = asdict(figures)

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from secateur.allocate.cost_table import CostTable
 from secateur.allocate.plans import plan_within
+from secateur.checks import check_name
 from secateur.selection import Scope, select
-from secateur.types import Scores, unknown_name
+from secateur.types import Scores
 
 __all__ = ["Steps", "by_costs", "by_scores"]
 
@@ -48,10 +49,8 @@ def by_costs(scores: Scores, costs: CostTable, measure: str, options: Mapping[st
         UnknownNameError: the table lacks a site, or the measure.
     """
     for name in scores:
-        if name not in costs.sites:
-            raise unknown_name("site of the cost table", name, costs.sites)
-    if measure not in costs.whole:
-        raise unknown_name("measure of the cost table", measure, costs.whole)
+        check_name("site of the cost table", name, costs.sites)
+    check_name("measure of the cost table", measure, costs.whole)
     whole, least = costs.whole[measure], costs.foretell(costs.narrowest)[measure]
 
     def at(step: int) -> dict[str, Tensor]:

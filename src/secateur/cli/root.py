@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from secateur.checks import is_whole
+
 __all__ = ["DataDir", "Json", "app", "options_of", "print_record", "studies_app"]
 
 # \b keeps click from wrapping the lines of a paragraph.
@@ -101,4 +103,4 @@ def _words(value: Any) -> str:
         return f"{value:.6g}"
     if isinstance(value, list):
         return " ".join(_words(v) for v in value)
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return f"{value:,}" if is_whole(value) else str(value)

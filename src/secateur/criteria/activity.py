@@ -9,6 +9,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import check_number
 from secateur.criteria.base import DataCriterion
 from secateur.criteria.batches import moved
 from secateur.criteria.weight_rows import Reduce, check_reduce, reduced
@@ -49,8 +50,7 @@ class ActiveFraction(DataCriterion):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.threshold, bool) or not self.threshold >= 0:
-            raise InputError(f"ActiveFraction: threshold must be 0 or more; got {self.threshold!r}")
+        check_number(self, "[0, inf)", threshold=self.threshold)
         check_reduce(self, self.reduce)
 
     def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import is_whole
 from secateur.criteria.base import DataCriterion
 from secateur.criteria.loss_change import LossChange, UnitWorth
 from secateur.labelled import Data, iterate
@@ -56,7 +57,7 @@ class ClassAccuracy(DataCriterion):
         super().__post_init__()
         loss_function(self.loss)
         class_numbers = list(self.classes) if isinstance(self.classes, Sequence) else []
-        if not class_numbers or any(isinstance(c, bool) or not isinstance(c, int) or c < 0 for c in class_numbers):
+        if not class_numbers or not all(is_whole(number, 0) for number in class_numbers):
             raise InputError(f"ClassAccuracy: classes={self.classes!r} must be numbers of classes, such as [3, 5]")
 
     def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import check_number
 from secateur.criteria.base import CriterionBase
 from secateur.state import evaluating
 from secateur.structure.flow import Flow
@@ -54,10 +55,7 @@ class Energy(CriterionBase):
     top: float = 1.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.threshold, bool) or not isinstance(self.threshold, (int, float)):
-            raise InputError(f"Energy: threshold must be a number in [0, 1]; got {self.threshold!r}")
-        if not 0 <= self.threshold <= 1:
-            raise InputError(f"Energy: threshold is a share of the energy and lies in [0, 1]; got {self.threshold!r}")
+        check_number(self, "[0, 1]", "a share of the energy", threshold=self.threshold)
         if self.channels not in ("same", "each"):
             raise InputError(f"Energy: channels must be 'same' or 'each'; got {self.channels!r}")
         if not self.top > 0:

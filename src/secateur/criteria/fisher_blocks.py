@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from secateur.checks import check_number, check_whole
 from secateur.criteria.parameter_gradients import Objective
 from secateur.criteria.weight_rows import parameters_of
 from secateur.types import InputError, Keep, Sites
@@ -20,10 +21,8 @@ LEAST = 1e-12
 
 def check_blocks(doing: str, block: int, damping: float) -> None:
     """Refuse a block without weights, and a damping that is not above 0."""
-    if isinstance(block, bool) or not isinstance(block, int) or block < 1:
-        raise InputError(f"{doing}: block must be a whole number of weights, at least 1; got {block!r}")
-    if isinstance(damping, bool) or not damping > 0:
-        raise InputError(f"{doing}: damping must be above 0, as the matrix could not be inverted; got {damping!r}")
+    check_whole(doing, 1, "weights of a block", block=block)
+    check_number(doing, "(0, inf)", "without it the matrix could not be inverted", damping=damping)
 
 
 def check_weights(doing: str, sites: Sites) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
+from secateur.checks import check_number
 from secateur.criteria.base import CriterionBase, LossCriterion
 from secateur.criteria.parameter_gradients import Objective
 from secateur.criteria.weight_rows import Reduce, Side, check_reduce, check_side, parameters_of, unit_sums
@@ -92,8 +93,7 @@ class GraSP(LossCriterion):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.temperature, bool) or not self.temperature > 0:
-            raise InputError(f"GraSP: temperature must be above 0; got {self.temperature!r}")
+        check_number(self, "(0, inf)", temperature=self.temperature)
         check_side(self, self.side)
         check_reduce(self, self.reduce)
 

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import check_name, check_whole
 from secateur.criteria.base import LossCriterion
 from secateur.criteria.output_curvature import curvature_roots
 from secateur.criteria.quadratic import Floats, Quadratic, Removal
 from secateur.criteria.unit_gradients import Gated, each_batch, gradient
 from secateur.rate.memory import free_memory
 from secateur.structure.flow import Flow
-from secateur.types import InputError, Keep, Sites, unknown_name
+from secateur.types import InputError, Keep, Sites
 
 __all__ = ["JointLossChange", "JointWorth"]
 
@@ -64,8 +65,7 @@ class JointWorth(dict[str, Tensor]):
             InputError: a number is below 0 or above the site's units.
         """
         for name, count in left.items():
-            if name not in self.model.sizes:
-                raise unknown_name("site", name, self.model.sizes)
+            check_name("site", name, self.model.sizes)
             if not 0 <= count <= self.model.sizes[name]:
                 raise InputError(f"choose: {name!r} cannot keep {count} of its {self.model.sizes[name]} units")
         quotas = {name: self.model.sizes[name] - count for name, count in left.items()}
@@ -130,11 +130,9 @@ class JointLossChange(LossCriterion):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.scope not in PACES:
-            raise unknown_name("scope of JointLossChange", self.scope, PACES)
-        for name, value, least in (("minimum", self.minimum, 0), ("directions", self.directions, 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"JointLossChange: {name}={value!r} must be a whole number, {least} or more")
+        check_name("scope of JointLossChange", self.scope, PACES)
+        check_whole(self, 0, minimum=self.minimum)
+        check_whole(self, directions=self.directions)
 
     def __call__(self, model: nn.Module, sites: Sites) -> JointWorth:
         """Return the scores, high = keep; each has its site's shape."""

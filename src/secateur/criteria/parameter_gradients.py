@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from secateur.checks import check_name, check_whole
 from secateur.criteria.batches import moved
 from secateur.criteria.second_order import drawn, roots
 from secateur.criteria.unit_gradients import gradient
@@ -19,10 +20,10 @@ from secateur.labelled import Data
 from secateur.losses import check_answers
 from secateur.state import check_finite, device_of, evaluating
 from secateur.structure.sites import REPAIR
-from secateur.types import InputError, Loss, Sites, unknown_name
+from secateur.types import InputError, Loss, Sites
 from secateur.untouched import run_with
 
-__all__ = ["Curvature", "Objective", "check_curvature", "check_probes"]
+__all__ = ["Curvature", "Objective", "check_curvature"]
 
 Curvature = Literal["gauss-newton", "fisher", "empirical", "hutchinson"]
 """How the diagonal of the curvature is found; see `Objective.diagonal`."""
@@ -35,15 +36,8 @@ Along = Callable[[Tensor, Tensor], Iterable[tuple[Tensor, Tensor]]]
 
 def check_curvature(criterion: object, curvature: str, probes: int) -> None:
     """Refuse an unknown curvature, and less than one probe."""
-    if curvature not in get_args(Curvature):
-        raise unknown_name(f"curvature for {type(criterion).__name__}", curvature, get_args(Curvature))
-    check_probes(criterion, probes)
-
-
-def check_probes(criterion: object, probes: int) -> None:
-    """Refuse less than one probe."""
-    if isinstance(probes, bool) or not isinstance(probes, int) or probes < 1:
-        raise InputError(f"{type(criterion).__name__}: probes must be a whole number, at least 1; got {probes!r}")
+    check_name(f"curvature for {type(criterion).__name__}", curvature, get_args(Curvature))
+    check_whole(criterion, probes=probes)
 
 
 @dataclass(frozen=True, eq=False)

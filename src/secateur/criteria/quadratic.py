@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.types import InputError, Keep, unknown_name
+from secateur.checks import check_name
+from secateur.types import InputError, Keep
 
 __all__ = ["Quadratic", "Removal"]
 
@@ -69,8 +70,7 @@ class Quadratic:
         """
         removed, spans = np.zeros(len(self.slopes)), self.spans
         for name, mask in keep.items():
-            if name not in spans:
-                raise unknown_name("site", name, spans)
+            check_name("site", name, spans)
             if tuple(mask.shape) != (self.sizes[name],):
                 raise InputError(
                     f"foretell: the mask of {name!r} has the shape {tuple(mask.shape)}, and the site {self.sizes[name]} "

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.func import jacrev, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from secateur.checks import check_name
 from secateur.criteria.base import LossCriterion
 from secateur.criteria.unit_gradients import Gated, estimate, gradient
 from secateur.labelled import are_classes
 from secateur.losses import is_plain_cross_entropy
 from secateur.structure.flow import Flow, Read
-from secateur.types import InputError, Loss, Sites, unknown_name
+from secateur.types import InputError, Loss, Sites
 
 __all__ = ["SecondOrder", "drawn", "roots"]
 
@@ -68,8 +69,7 @@ class SecondOrder(LossCriterion):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.curvature not in CURVATURES:
-            raise unknown_name("curvature", self.curvature, CURVATURES)
+        check_name("curvature", self.curvature, CURVATURES)
 
     def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep; each has its site's shape."""

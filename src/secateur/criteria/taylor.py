@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import check_name
 from secateur.criteria.base import LossCriterion
 from secateur.criteria.unit_gradients import Gated, by_unit, estimate, gradient
 from secateur.criteria.weight_rows import parameters_of
@@ -16,7 +17,7 @@ from secateur.losses import check_answers, gives_numbers
 from secateur.state import check_finite, device_of, evaluating
 from secateur.structure.flow import Flow
 from secateur.structure.sites import REPAIR
-from secateur.types import Site, Sites, unknown_name
+from secateur.types import Site, Sites
 from secateur.untouched import run_with
 
 __all__ = ["Taylor"]
@@ -66,10 +67,8 @@ class Taylor(LossCriterion):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.sign is not None and self.sign not in SIGNS:
-            raise unknown_name("sign", self.sign, SIGNS)
-        if self.on not in GATED:
-            raise unknown_name("place of the gates (on)", self.on, GATED)
+        check_name("sign", self.sign, SIGNS, or_none=True)
+        check_name("place of the gates (on)", self.on, GATED)
 
     def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep; each has its site's shape."""

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from secateur.checks import check_name
 from secateur.structure.sites import check_same_model
-from secateur.types import InputError, Member, Role, Site, Sites, unknown_name
+from secateur.types import InputError, Member, Role, Site, Sites
 
 __all__ = [
     "Reduce",
@@ -51,8 +52,7 @@ def check_channels(criterion: object, sites: Sites) -> None:
 
 def check_reduce(criterion: object, reduce: str) -> None:
     """Refuse an unknown way of reducing."""
-    if reduce not in get_args(Reduce):
-        raise unknown_name(f"way of reducing a tied group for {type(criterion).__name__}", reduce, get_args(Reduce))
+    check_name(f"way of reducing a tied group for {type(criterion).__name__}", reduce, get_args(Reduce))
 
 
 def reduced(rows: list[Tensor], score: Callable[[Tensor], Tensor], reduce: Reduce) -> Tensor:
@@ -108,8 +108,7 @@ def unit_sums(
 
 def check_side(criterion: object, side: str) -> None:
     """Refuse an unknown side of a channel."""
-    if side not in get_args(Side):
-        raise unknown_name(f"side of a channel for {type(criterion).__name__}", side, get_args(Side))
+    check_name(f"side of a channel for {type(criterion).__name__}", side, get_args(Side))
 
 
 def channel_scores(

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from secateur.checks import check_name, check_whole, is_whole, within
 from secateur.data import bundled
 from secateur.data.download import fetch, missing
 from secateur.data.folder import folder
@@ -16,7 +17,7 @@ from secateur.data.local import content, find
 from secateur.data.registry import File, Info, info
 from secateur.data.source import Source, of_bytes
 from secateur.data.split import Split
-from secateur.types import DataError, InputError, unknown_name
+from secateur.types import DataError, InputError
 
 __all__ = ["load"]
 
@@ -84,13 +85,9 @@ def load(
 
 
 def _check(split: str, seed: int | None, limit: int | None, size: int | None) -> None:
-    if split not in SPLITS:
-        raise unknown_name("split", split, SPLITS)
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
-        raise InputError(f"load: seed is {seed!r}; give a whole number of at least 0, or None for the last images")
-    for option, value in (("limit", limit), ("size", size)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise InputError(f"load: {option} is {value!r}; give a whole number of at least 1, or None")
+    check_name("split", split, SPLITS)
+    check_whole("load", 0, "without one the last images validate", or_none=True, seed=seed)
+    check_whole("load", or_none=True, limit=limit, size=size)
 
 
 def _choose(count: int, split: str, validation: float, seed: int | None, whole: bool) -> Tensor:
@@ -109,8 +106,7 @@ def _held_out(count: int, split: str, validation: float, whole: bool) -> int:
     """Return how many images of train are held out, checked."""
     if split == "test" or whole:
         return 0
-    wrong = isinstance(validation, bool) or not isinstance(validation, (int, float)) or not 0 <= validation < count
-    if wrong or (isinstance(validation, float) and validation >= 1):
+    if not within(validation, f"[0, {count if is_whole(validation) else 1})"):
         raise InputError(
             f"load: validation is {validation!r}; give a count from 0 to {count - 1}, or a fraction below 1"
         )

@@ -8,11 +8,12 @@ from math import nan
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import check_whole
 from secateur.labelled import Data, Samples, check_data, check_outputs, check_samples, iterate
 from secateur.losses import loss_function
 from secateur.rate.whole import tally_pass
 from secateur.state import check_module, device_of, evaluating, usual
-from secateur.types import InputError, Loss
+from secateur.types import Loss
 
 __all__ = ["Evaluation", "evaluate", "predict"]
 
@@ -59,7 +60,7 @@ def evaluate(
     >>> round(result.accuracy, 3), result.class_accuracy, result.count
     (0.667, (1.0, 0.5, nan), 3)
     """
-    _check_batch_size(batch_size)
+    check_whole("evaluate", batch_size=batch_size)
     check_module(model, "evaluate", compiled=True)
     check_samples(data, "evaluate")
     tally = tally_pass(model, data, loss_function(loss), batch_size, "evaluate")
@@ -96,7 +97,7 @@ def predict(model: nn.Module, data: Data | Tensor, *, batch_size: int = 256) -> 
     >>> predict(nn.Flatten(), torch.zeros(5, 2, 3), batch_size=2).shape
     torch.Size([5, 6])
     """
-    _check_batch_size(batch_size)
+    check_whole("predict", batch_size=batch_size)
     labelled: Data = (data, torch.zeros(len(data))) if isinstance(data, Tensor) else data
     check_module(model, "predict", compiled=True)
     check_data(labelled, "predict")
@@ -107,8 +108,3 @@ def predict(model: nn.Module, data: Data | Tensor, *, batch_size: int = 256) -> 
             check_outputs(rows, torch.zeros(len(inputs)), f"predict, batch {number}")
             outputs.append(rows)
     return torch.cat(outputs)
-
-
-def _check_batch_size(batch_size: int) -> None:
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError(f"batch_size={batch_size!r} must be a whole number, 1 or more")

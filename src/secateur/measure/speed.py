@@ -10,6 +10,7 @@ from statistics import median, quantiles
 from torch import nn
 
 from secateur import state
+from secateur.checks import check_whole
 from secateur.runtimes.base import Runtime, Timer
 from secateur.runtimes.inputs import batch_size_of, with_batch_size
 from secateur.runtimes.names import timer
@@ -138,9 +139,9 @@ def compare_latency(
     >>> result.speedups["large"].median, result.speedups["small"].median > 1
     (1.0, True)
     """
-    _check_numbers(batch_size=batch_size, threads=threads, repeats=repeats)
-    if isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 0:
-        raise InputError(f"latency: warmup={warmup!r} must be a whole number, 0 or more")
+    check_whole("latency", or_none=True, batch_size=batch_size, threads=threads)
+    check_whole("latency", repeats=repeats)
+    check_whole("latency", 0, warmup=warmup)
     if not models:
         raise InputError("compare_latency: there are no models; give at least one")
     for model in models.values():
@@ -170,12 +171,6 @@ def _with_threads(runtime: Runtime, threads: int | None) -> Timer:
         )
     with_threads: Timer = replace(chosen, threads=threads)  # type: ignore[type-var]
     return with_threads
-
-
-def _check_numbers(**numbers: int | None) -> None:
-    for name, value in numbers.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise InputError(f"latency: {name}={value!r} must be a whole number, 1 or more")
 
 
 def _spread(values: list[float]) -> tuple[float, float, float]:

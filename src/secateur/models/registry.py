@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
 from torch import nn
 
+from secateur.checks import check_name, check_whole, is_whole, within
 from secateur.models import cnn, mlp, resnet, vgg
 from secateur.models.schemes import SCHEMES, initialise
 from secateur.randomness import private_draws
@@ -130,14 +130,12 @@ def build(name: str, *, seed: int | None = None, init: str | None = None, **opti
     >>> build("torch.nn:Linear", in_features=2, out_features=3)
     Linear(in_features=2, out_features=3, bias=True)
     """
-    if init is not None and init not in SCHEMES:
-        raise unknown_name("initialisation", init, SCHEMES)
+    check_name("initialisation", init, SCHEMES, or_none=True)
     factory = _imported(name) if ":" in str(name) else _named(name)
     _check_options(name, factory, options)
     if seed is None:
         return _made(name, factory, init, options)
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise InputError(f"build({name!r}): seed is {seed!r}; give a whole number of at least 0, or None")
+    check_whole(f"build({name!r})", 0, or_none=True, seed=seed)
     with private_draws(seed):
         return _made(name, factory, init, options)
 
@@ -204,18 +202,13 @@ def _check_options(name: str, factory: Factory, options: Mapping[str, Any]) -> N
 
 def _wish(option: str, value: Any, several: bool) -> str:
     """Return what the option should be, or nothing when it is right."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if option == "width":
-        return "" if number and 0 < value < math.inf else "a number above 0"
+        return "" if within(value, "(0, inf)") else "a number above 0"
     if option == "dropout":
-        return "" if number and 0 <= value < 1 else "a probability from 0 to below 1"
+        return "" if within(value, "[0, 1)") else "a probability from 0 to below 1"
     if option == "batch_norm":
         return "" if isinstance(value, bool) else "True or False"
     if several:
-        right = isinstance(value, (list, tuple)) and value and all(map(_count, value))
+        right = isinstance(value, (list, tuple)) and value and all(is_whole(size, 1) for size in value)
         return "" if right else "a tuple of whole numbers of at least 1"
-    return "" if _count(value) else "a whole number of at least 1"
-
-
-def _count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return "" if is_whole(value, 1) else "a whole number of at least 1"

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from secateur.checks import check_whole
 from secateur.rate.candidates import Candidates, Genes, Offsets
 from secateur.rate.memory import POPULATION, WIDE
 from secateur.rate.program import Line, Program, Programs, Unfit, leading_to
@@ -382,9 +383,7 @@ def _check(inputs: Tensor, labels: Tensor, batch_size: int, memory: int) -> None
             f"search: labels are {labels.dtype} of shape {tuple(labels.shape)}; give whole numbers (samples,), "
             "or a loss to search by: Fitness(space, data, loss='mse')"
         )
-    for name, value in (("batch_size", batch_size), ("memory", memory)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"search: {name}={value!r} must be a whole number, 1 or more")
+    check_whole("search", batch_size=batch_size, memory=memory)
 
 
 def check_outputs(outputs: object, labels: Tensor) -> None:

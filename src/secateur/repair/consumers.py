@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from secateur.checks import check_name, check_number
 from secateur.equations import LayerEquations
 from secateur.labelled import Data, check_data, iterate
 from secateur.repair.norms import norms_of, recalibrate
@@ -20,7 +21,7 @@ from secateur.structure.flow import Flow, Read
 from secateur.structure.ops import Product, product_of
 from secateur.structure.rules import op_name
 from secateur.structure.sites import check_keep
-from secateur.types import InputError, Keep, Sites, unknown_name
+from secateur.types import InputError, Keep, Sites
 from secateur.untouched import copied
 
 __all__ = ["REPAIRS", "Repair", "repair"]
@@ -79,10 +80,8 @@ def repair(
     """
     methods = (how,) if isinstance(how, str) else tuple(how)
     for method in methods:
-        if method not in REPAIRS:
-            raise unknown_name("repair", method, REPAIRS)
-    if isinstance(ridge, bool) or not isinstance(ridge, (int, float)) or not 0 <= ridge < float("inf"):
-        raise InputError(f"repair: ridge must be a finite number, 0 or more; got {ridge!r}")
+        check_name("repair", method, REPAIRS)
+    check_number("repair", "[0, inf)", ridge=ridge)
     check_data(data, "repair")
     checked = check_keep(sites, keep)
     _check_visible(model, sites, checked)

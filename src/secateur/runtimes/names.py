@@ -9,11 +9,12 @@ from pathlib import Path
 
 from torch import nn
 
+from secateur.checks import check_name
 from secateur.runtimes.base import Exported, Exporter, Runtime, Timer
 from secateur.runtimes.eager import Eager
 from secateur.runtimes.onnx_runtime import OnnxRuntime
 from secateur.state import check_finite, check_module, split_inputs, usual
-from secateur.types import ExampleInputs, InputError, unknown_name
+from secateur.types import ExampleInputs, InputError
 
 __all__ = ["RUNTIMES", "export", "timer"]
 
@@ -36,8 +37,7 @@ def timer(runtime: Runtime) -> Timer:
     """
     if isinstance(runtime, str):
         name, _, options = runtime.partition(":")
-        if name not in RUNTIMES:
-            raise unknown_name("runtime", name, RUNTIMES)
+        check_name("runtime", name, RUNTIMES)
         return _with_options(RUNTIMES[name](), runtime, options)
     if isinstance(runtime, type) or not callable(runtime):
         raise InputError(
@@ -52,8 +52,7 @@ def _with_options(default: Eager | OnnxRuntime, runtime: str, options: str) -> T
     changes: dict[str, int] = {}
     for option in filter(None, options.split(",")):
         name, _, value = option.partition("=")
-        if name not in names:
-            raise unknown_name(f"option of runtime {runtime.partition(':')[0]}", name, names)
+        check_name(f"option of runtime {runtime.partition(':')[0]}", name, names)
         if not value.isdecimal() or int(value) < 1:
             raise InputError(f"runtime {runtime!r}: {name} must be a whole number, 1 or more, as in '{name}=2'")
         changes[name] = int(value)

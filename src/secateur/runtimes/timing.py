@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from secateur.checks import within
 from secateur.runtimes.base import Run, Runtime, Timer
 from secateur.runtimes.names import timer
 from secateur.types import ExampleInputs, InputError
@@ -53,7 +54,7 @@ def prepared(runtime: Runtime, model: nn.Module, example_inputs: ExampleInputs) 
     made: Any = chosen(model, example_inputs)
     if callable(made):
         return Prepared(made, 0.0, _alone(chosen, model))
-    if isinstance(made, bool) or not isinstance(made, (int, float)) or not made > 0:
+    if not within(made, "(0, inf]"):
         raise InputError(
             f"the timer {runtime!r} returned {made!r}; it must return a function that runs the model once, or the seconds "
             "that it takes"

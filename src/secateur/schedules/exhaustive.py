@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Literal
 
+from secateur.checks import check_fraction, check_number
 from secateur.criteria.loss_change import UnitWorth
 from secateur.labelled import Data
 from secateur.result import Result
 from secateur.schedules.losses import check_changes, losses_of
-from secateur.schedules.options import check_fraction, check_number, check_rating
+from secateur.schedules.options import check_rating
 from secateur.schedules.walk import Schedule, Unit, Walk
 from secateur.types import InputError, Loss
 
@@ -58,12 +59,12 @@ class Exhaustive(Schedule):
 
     def __post_init__(self) -> None:
         check_rating("Exhaustive", self.data, self.loss)
-        check_number("Exhaustive", "tolerance", self.tolerance)
+        check_number(self, "[0, inf)", tolerance=self.tolerance)
         if isinstance(self.until, str):
             if self.until != "no improvement":
                 raise InputError(f"Exhaustive: until={self.until!r}; give 'no improvement', or a sparsity in [0, 1]")
         else:
-            check_fraction("Exhaustive", "until", self.until)
+            check_fraction(self, until=self.until)
 
     def _prune(self, walk: Walk) -> Result:
         goal = None if isinstance(self.until, str) else walk.goal(self.until)

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import check_fraction, check_name, check_whole
 from secateur.criteria.base import scores_of
 from secateur.labelled import Data
 from secateur.rate.masks import rate
 from secateur.result import Result
 from secateur.schedules.goals import CURVES, BudgetPath, Curve, check_budget, fraction_at
-from secateur.schedules.options import check_fraction, check_rating, check_whole
+from secateur.schedules.options import check_rating
 from secateur.schedules.walk import Schedule, Walk
 from secateur.selection import SCOPES, Scope, layer_fractions, select
 from secateur.state import restore, snapshot
@@ -23,7 +24,7 @@ from secateur.structure.cutting import cut
 from secateur.structure.depth import BlockStructure
 from secateur.structure.infer import Structure
 from secateur.structure.sites import channels, mask
-from secateur.types import Criterion, InputError, Keep, Loss, Scores, Sites, unknown_name
+from secateur.types import Criterion, InputError, Keep, Loss, Scores, Sites
 
 __all__ = ["Curve", "Iterative", "Train"]
 
@@ -81,11 +82,10 @@ class Iterative(Schedule):
         if self.budget is not None:
             check_budget("Iterative", self.budget)
         else:
-            check_fraction("Iterative", "sparsity", self.sparsity)
-        check_whole("Iterative", "steps", self.steps, 1)
+            check_fraction(self, sparsity=self.sparsity)
+        check_whole(self, steps=self.steps)
         for option, value, choices in (("curve", self.curve, CURVES), ("scope", self.scope, SCOPES)):
-            if value not in choices:
-                raise unknown_name(option, value, choices)
+            check_name(option, value, choices)
         check_rating("Iterative", self.data, self.loss)
 
     def _prune(self, walk: Walk) -> Result:

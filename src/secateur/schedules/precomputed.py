@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from secateur.checks import check_fraction, check_name
 from secateur.criteria.loss_change import UnitWorth
 from secateur.criteria.loss_change.labels import LABELS
 from secateur.labelled import Data
 from secateur.rate.masks import Evaluations, Removals
 from secateur.result import Result
 from secateur.schedules.losses import check_changes
-from secateur.schedules.options import check_fraction, check_rating
+from secateur.schedules.options import check_rating
 from secateur.schedules.walk import Schedule, Unit, Walk
-from secateur.types import InputError, Loss, unknown_name
+from secateur.types import InputError, Loss
 
 __all__ = ["Precomputed"]
 
@@ -61,10 +62,9 @@ class Precomputed(Schedule):
             raise InputError(f"Precomputed: importance is a {kind}; give what LossChange(data)(model, sites) returns")
         if isinstance(self.remove, (tuple, list)):
             for label in self.remove:
-                if label not in LABELS:
-                    raise unknown_name("label", label, LABELS)
+                check_name("label", label, LABELS)
         else:
-            check_fraction("Precomputed", "remove", self.remove)
+            check_fraction(self, remove=self.remove)
         check_rating("Precomputed", self.data, self.loss)
 
     def _prune(self, walk: Walk) -> Result:

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from secateur.checks import check_whole
 from secateur.labelled import Data
 from secateur.rate.masks import Removals
 from secateur.result import Result
-from secateur.schedules.options import check_rating, check_whole
+from secateur.schedules.options import check_rating
 from secateur.schedules.walk import Schedule, Walk
 from secateur.types import InputError, Loss
 
@@ -50,8 +51,8 @@ class Shrink(Schedule):
     minimum: int = 1
 
     def __post_init__(self) -> None:
-        check_whole("Shrink", "n", self.n, 1)
-        check_whole("Shrink", "seed", self.seed, 0)
+        check_whole(self, n=self.n)
+        check_whole(self, 0, seed=self.seed)
         check_rating("Shrink", self.data, self.loss)
 
     def _prune(self, walk: Walk) -> Result:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import check_whole
 from secateur.files import require
 from secateur.progress import bar
 from secateur.result import Method, Result
@@ -25,7 +26,7 @@ from secateur.types import InputError, Sites
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["PruningLog", "Schedule", "Step", "Unit", "Walk", "is_whole"]
+__all__ = ["PruningLog", "Schedule", "Step", "Unit", "Walk"]
 
 Unit = tuple[str, int]
 """A site's name, and the number of one of its units (of a single weight: its place in the flattened weight)."""
@@ -177,8 +178,7 @@ class Walk:
     """
 
     def __init__(self, model: nn.Module, sites: Sites, minimum: int, on_step: OnStep | None) -> None:
-        if not is_whole(minimum, 0):
-            raise InputError(f"minimum={minimum!r} must be a whole number, 0 or more: the units that every site keeps")
+        check_whole("a schedule", 0, "the units that every site keeps", minimum=minimum)
         if minimum == 0 and isinstance(sites.structure, Structure):
             raise InputError("minimum=0 would empty a site, and nothing would pass it; channels need 1 or more")
         self.model, self.sites, self.minimum, self.on_step = model, sites, minimum, on_step
@@ -310,8 +310,3 @@ class Walk:
         log = PruningLog(tuple(self.steps), *self.base, self.evaluations)
         result = Result.of(self.model, self.sites, self.keep, history=log)
         return result if trained is None else replace(result, model=trained)
-
-
-def is_whole(value: object, least: int) -> bool:
-    """Whether a value is a whole number of at least this."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least

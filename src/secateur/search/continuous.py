@@ -8,9 +8,10 @@ from math import log, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.search.run import Arrays, Search, SearchRun, check_whole
+from secateur.checks import check_number, check_whole
+from secateur.search.run import Arrays, Search, SearchRun
 from secateur.search.space import Genes, Space
-from secateur.types import InputError, UnknownNameError, unknown_name
+from secateur.types import UnknownNameError, unknown_name
 
 __all__ = ["CmaEs", "CoordinateRows"]
 
@@ -46,14 +47,11 @@ class CmaEs(Search):
     shift: float = 0.2
 
     def __post_init__(self) -> None:
-        check_whole(self, least=4, population=self.population)
+        check_whole(self, 4, population=self.population)
         if self.scope not in SCOPES:
             raise unknown_scope(self.scope)
-        for name in ("sigma", "shift"):
-            if not 0 < getattr(self, name) < np.inf:
-                raise InputError(f"CmaEs: {name} must be above 0; got {getattr(self, name)!r}")
-        if isinstance(self.start, bool) or not 0 < self.start < 1:
-            raise InputError(f"CmaEs: start must lie between 0 and 1; got {self.start!r}")
+        check_number(self, "(0, inf)", sigma=self.sigma, shift=self.shift)
+        check_number(self, "(0, 1)", start=self.start)
 
     def begin(self, run: SearchRun) -> Arrays:
         """Start at equal thresholds and no shift of biases."""
@@ -137,9 +135,8 @@ class CoordinateRows(Search):
     shift: float = 0.5
 
     def __post_init__(self) -> None:
-        check_whole(self, least=2, points=self.points)
-        if not 0 < self.shift < np.inf:
-            raise InputError(f"CoordinateRows: shift must be above 0; got {self.shift!r}")
+        check_whole(self, 2, points=self.points)
+        check_number(self, "(0, inf)", shift=self.shift)
 
     def begin(self, run: SearchRun) -> Arrays:
         """Find the best common fraction."""

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from secateur.checks import check_number, check_whole
 from secateur.search import operators
 from secateur.search.fitness import Rating
-from secateur.search.run import Arrays, Search, SearchRun, check_fraction, check_whole
+from secateur.search.run import Arrays, Search, SearchRun
 from secateur.search.space import Genes
 from secateur.types import InputError
 
@@ -79,10 +80,10 @@ class Genetic(Search):
     replace: Callable[[Floats, Floats], Bools] = field(default=operators.replace_if_better, repr=False)
 
     def __post_init__(self) -> None:
-        check_fraction(
-            self, damage=self.damage, crossover=self.crossover, mutation=self.mutation, strength=self.strength
+        check_number(
+            self, "[0, 1]", damage=self.damage, crossover=self.crossover, mutation=self.mutation, strength=self.strength
         )
-        check_whole(self, least=2, population=self.population)
+        check_whole(self, 2, population=self.population)
         check_whole(self, tournament=self.tournament)
         for name in OPERATORS:
             if not callable(getattr(self, name)):

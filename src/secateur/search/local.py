@@ -8,7 +8,8 @@ from math import exp, log
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.search.run import Arrays, Search, SearchRun, check_fraction, check_whole
+from secateur.checks import check_number, check_whole
+from secateur.search.run import Arrays, Search, SearchRun
 from secateur.search.space import Genes
 from secateur.types import InputError
 
@@ -52,7 +53,7 @@ class OneShotMagnitude(Search):
     points: int = 50
 
     def __post_init__(self) -> None:
-        check_whole(self, least=4, points=self.points)
+        check_whole(self, 4, points=self.points)
 
     def begin(self, run: SearchRun) -> Arrays:
         """Search among all numbers of units."""
@@ -102,7 +103,7 @@ class HillClimbing(Search):
 
     def __post_init__(self) -> None:
         check_whole(self, neighbours=self.neighbours)
-        check_fraction(self, reach=self.reach)
+        check_number(self, "[0, 1]", reach=self.reach)
 
     def begin(self, run: SearchRun) -> Arrays:
         """Start from the unpruned model."""
@@ -142,7 +143,7 @@ class Annealing(Search):
 
     def __post_init__(self) -> None:
         check_whole(self, chains=self.chains)
-        check_fraction(self, reach=self.reach)
+        check_number(self, "[0, 1]", reach=self.reach)
         if not 0 < self.cold <= self.hot < np.inf:
             raise InputError(
                 f"Annealing: temperatures must satisfy 0 < cold <= hot; got cold={self.cold}, hot={self.hot}"

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from secateur.checks import check_number, check_whole
 from secateur.search import operators
 from secateur.search.result import Generation
-from secateur.search.run import Arrays, Search, SearchRun, check_fraction, check_whole
+from secateur.search.run import Arrays, Search, SearchRun
 
 __all__ = ["Nsga2", "front"]
 
@@ -42,8 +43,8 @@ class Nsga2(Search):
     strength: float = 0.1
 
     def __post_init__(self) -> None:
-        check_whole(self, least=4, population=self.population)
-        check_fraction(self, crossover=self.crossover, mutation=self.mutation, strength=self.strength)
+        check_whole(self, 4, population=self.population)
+        check_number(self, "[0, 1]", crossover=self.crossover, mutation=self.mutation, strength=self.strength)
 
     def begin(self, run: SearchRun) -> Arrays:
         """Rate masks by magnitude, from the whole layer to all but a tenth removed."""

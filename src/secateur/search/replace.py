@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from secateur.checks import check_whole
 from secateur.equations import Moments
 from secateur.search import operators
 from secateur.state import usual
@@ -109,11 +110,10 @@ def replacements(
     >>> found.start, found.error < 0.01
     (2.0, True)
     """
-    if population < 2 or generations < 0 or start.ndim != 1 or sigma.shape != start.shape:
-        raise InputError(
-            f"replacements: population {population} must be 2 or more, generations {generations} 0 or more, and start "
-            f"{start.shape} and sigma {sigma.shape} one number for each gene"
-        )
+    check_whole("replacements", 2, population=population)
+    check_whole("replacements", 0, generations=generations)
+    if start.ndim != 1 or sigma.shape != start.shape:
+        raise InputError(f"replacements: start {start.shape} and sigma {sigma.shape} must be one number for each gene")
     rng = np.random.default_rng(seed)
     genes = start + sigma * rng.standard_normal((population, len(start)))
     genes[0] = start

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as dump_arrays
 
+from secateur.checks import check_number, check_whole
 from secateur.files import write_bytes
 from secateur.progress import bar
 from secateur.result import Method, Result
@@ -21,9 +22,9 @@ from secateur.search.fitness import FitnessLike, Rating
 from secateur.search.result import Generation, SearchLog
 from secateur.search.space import Genes, Offsets, Space
 from secateur.state import digest, tensors, usual
-from secateur.types import FileError, InputError
+from secateur.types import FileError
 
-__all__ = ["Arrays", "Search", "SearchRun", "check_fraction", "check_whole"]
+__all__ = ["Arrays", "Search", "SearchRun"]
 
 Arrays = dict[str, NDArray[Any]]
 """All that a search carries from one step to the next."""
@@ -132,10 +133,8 @@ class Search(ABC):
             InputError: the budget is below 1.
             FileError: the state is damaged, or belongs to another search.
         """
-        if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 1 <= budget < np.inf:
-            raise InputError(f"{type(self).__name__}: budget must be at least 1 evaluation; got {budget!r}")
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise InputError(f"{type(self).__name__}: seed must be a whole number, 0 or more; got {seed!r}")
+        check_number(self, "[1, inf)", "evaluations", budget=budget)
+        check_whole(self, 0, seed=seed)
         offsets = np.zeros(space.bias_size) if space.biases else None
         run = SearchRun(
             fitness, space, np.random.default_rng(seed), budget, np.ones(space.size, dtype=np.bool_), offsets
@@ -174,20 +173,6 @@ class Search(ABC):
         run.rng = np.random.default_rng(seed)
         settings = f"{self!r} {getattr(self, 'parts', ())} {seed} {run.budget} {sites} {run.space.biases} {start.fitness.tolist()}"
         return digest(tensors(run.space.model).items(), settings)
-
-
-def check_fraction(search: object, **values: float) -> None:
-    """Refuse what is not a number in [0, 1]."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-            raise InputError(f"{type(search).__name__}: {name} must lie in [0, 1]; got {value!r}")
-
-
-def check_whole(search: object, least: int = 1, **values: int) -> None:
-    """Refuse what is not a whole number of at least `least`."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{type(search).__name__}: {name} must be a whole number, {least} or more; got {value!r}")
 
 
 def _result(space: Space, log: SearchLog, method: Method) -> Result:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from secateur.checks import check_name
 from secateur.criteria.magnitude import Magnitude
 from secateur.rate.candidates import Genes, Offsets
 from secateur.state import check_finite
@@ -75,8 +76,7 @@ class Space:
         named = dict(self.model.named_parameters())
         bias_names = [self.biases] if isinstance(self.biases, str) else list(self.biases)
         for name in bias_names:
-            if name not in named:
-                raise unknown_name("bias to search", name, named)
+            check_name("bias to search", name, named)
             if any(m.parameter == name for site in self.sites.values() for m in site.members):
                 raise InputError(
                     f"search: {name!r} belongs to a searched site; search its units or its values, not both"

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from secateur.checks import check_number, check_whole
 from secateur.search.fitness import Fitness, FitnessLike, Screened
-from secateur.search.run import Arrays, Search, SearchRun, check_fraction, check_whole
+from secateur.search.run import Arrays, Search, SearchRun
 from secateur.types import InputError
 
 __all__ = ["Supermask"]
@@ -53,9 +54,8 @@ class Supermask(Search):
 
     def __post_init__(self) -> None:
         check_whole(self, batches=self.batches, gradients=self.gradients)
-        check_fraction(self, rate=self.rate, bias_rate=self.bias_rate)
-        if isinstance(self.pressure, bool) or not 0 <= self.pressure < np.inf:
-            raise InputError(f"Supermask: pressure must be 0 or more; got {self.pressure!r}")
+        check_number(self, "[0, 1]", rate=self.rate, bias_rate=self.bias_rate)
+        check_number(self, "[0, inf)", pressure=self.pressure)
 
     def begin(self, run: SearchRun) -> Arrays:
         """Start with every number at 1."""

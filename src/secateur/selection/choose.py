@@ -12,11 +12,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from secateur.checks import check_fraction, check_name, check_number, check_whole
 from secateur.selection.nested import nearest_multiple, nested_counts
 from secateur.selection.patterns import Block, by_block, n_of_m
 from secateur.state import usual
 from secateur.structure.nesting import nested
-from secateur.types import InputError, Scores, Sites, unknown_name
+from secateur.types import InputError, Scores, Sites
 
 __all__ = ["Scope", "removed_fraction", "select"]
 
@@ -90,12 +91,9 @@ def select(
             f"select: give one of sparsity (a fraction), threshold (a score), cumulative (a share of the scores) or "
             f"pattern (N:M); got {' and '.join(ways_named) or 'none'}"
         )
-    if isinstance(minimum, bool) or not isinstance(minimum, int) or minimum < 0:
-        raise InputError(f"select: minimum must be a whole number, 0 or more; got {minimum!r}")
-    if scope not in SCOPES:
-        raise unknown_name("scope", scope, SCOPES)
-    if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
-        raise InputError(f"select: round_to must be a whole number, 1 or more; got {round_to!r}")
+    check_whole("select", 0, minimum=minimum)
+    check_name("scope", scope, SCOPES)
+    check_whole("select", round_to=round_to)
     if pattern is not None:
         return n_of_m(scores, pattern)
 
@@ -142,8 +140,7 @@ def _by_row(score: Tensor, sparsity: float, minimum: int, name: str) -> Tensor:
 
 
 def _above(scores: Scores, threshold: float, minimum: int) -> dict[str, Tensor]:
-    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or threshold != threshold:
-        raise InputError(f"select: threshold must be a number; got {threshold!r}")
+    check_number("select", "[-inf, inf]", threshold=threshold)
     return {name: _with_best(score >= threshold, score, minimum) for name, score in scores.items()}
 
 
@@ -186,8 +183,7 @@ def _check_scores(scores: Scores) -> None:
 
 
 def _fraction(value: float, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise InputError(f"select: {name} is the fraction removed and must lie in [0, 1]; got {value!r}")
+    check_fraction("select", **{name: value})
     return float(value)
 
 
@@ -197,8 +193,7 @@ def _select_by_layer(
     """Remove a fraction of each site, or all but so many units as `counts` says."""
     if isinstance(sparsity, Mapping):
         for name in sparsity:
-            if name not in scores:
-                raise unknown_name("site", name, scores)
+            check_name("site", name, scores)
         fractions = {name: _fraction(sparsity.get(name, 0.0), f"sparsity[{name!r}]") for name in scores}
     else:
         fractions = dict.fromkeys(scores, _fraction(sparsity, "sparsity"))

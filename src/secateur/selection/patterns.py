@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from secateur.checks import is_whole
 from secateur.types import InputError, Scores
 
 __all__ = ["Block", "by_block", "n_of_m", "parse_pattern"]
@@ -63,7 +64,7 @@ def by_block(scores: Scores, block: Block, choose: Callable[[Scores], dict[str, 
     [[0, 0, 1, 1], [0, 0, 1, 1]]
     """
     sizes = block if isinstance(block, tuple) else ()
-    if len(sizes) != 2 or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in sizes):
+    if len(sizes) != 2 or not all(is_whole(size, 1) for size in sizes):
         raise InputError(f"select: block is {block!r}; give rows and columns, such as (4, 4) or (1, 16)")
     means = {name: _means(_weight(score, name, "block").flatten(1).double(), block) for name, score in scores.items()}
     block_masks = choose(means)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import check_fraction
 from secateur.result import Method, Result
 from secateur.selection import layer_fractions
 from secateur.state import check_module, own_tensors, usual
@@ -100,6 +101,5 @@ def fractions_of(sparsity: Fractions, sites: Sites, doing: str) -> dict[str, flo
     )
     for name, fraction in fractions.items():
         _ = sites[name]
-        if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 <= fraction <= 1:
-            raise InputError(f"{doing}: sparsity is the fraction removed and must lie in [0, 1]; got {fraction!r}")
+        check_fraction(doing, sparsity=fraction)
     return fractions if isinstance(sparsity, Mapping) else layer_fractions(sites, sparsity)

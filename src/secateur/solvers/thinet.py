@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import check_number
 from secateur.criteria.batches import check_batches
 from secateur.criteria.layer_inputs import Inputs, LayerInputs
 from secateur.criteria.reconstruction import gram, greedy, read_by, readers
@@ -56,8 +57,7 @@ class ThiNet(Solver):
 
     def __post_init__(self) -> None:
         check_batches("ThiNet", self.data, self.batch_size)
-        if isinstance(self.damping, bool) or not self.damping > 0:
-            raise InputError(f"ThiNet: damping must be above 0; got {self.damping!r}")
+        check_number(self, "(0, inf)", damping=self.damping)
 
     @usual
     def solve(

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from secateur.checks import check_name, check_number
 from secateur.randomness import private_draws
 from secateur.state import evaluating, usual
 from secateur.structure.attention import free_attention
@@ -23,7 +24,7 @@ from secateur.structure.optimizer import carry_over, check_optimizer
 from secateur.structure.reference import Reference
 from secateur.structure.sites import check_keep, check_same_model
 from secateur.structure.verify import Verification, shapes_taken, verify
-from secateur.types import CutError, InputError, Keep, Sites, VerificationError, unknown_name
+from secateur.types import CutError, InputError, Keep, Sites, VerificationError
 from secateur.untouched import copied
 
 __all__ = ["CutModel", "Plan", "apply_plan", "cut", "cut_with_plan", "make_plan"]
@@ -113,9 +114,8 @@ def cut_with_plan(
     model: nn.Module, sites: Sites, keep: Keep, *, form: Form = "auto", tolerance: float = TOLERANCE
 ) -> CutModel:
     """Return what `cut` does, with the plan and the difference found."""
-    if form not in FORMS:
-        raise unknown_name("form", form, FORMS)
-    _check_tolerance(tolerance)
+    check_name("form", form, FORMS)
+    check_number("cut", "[0, inf)", "a relative difference", tolerance=tolerance)
     check_same_model(model, sites)
     checked = check_keep(sites, keep)
     if isinstance(sites.structure, BlockStructure):
@@ -210,11 +210,6 @@ def _structure(sites: Sites) -> Structure:
     if not isinstance(structure, Structure):
         raise InputError("cut: these sites are single weights, which leave the shapes as they are; use channels(...)")
     return structure
-
-
-def _check_tolerance(tolerance: float) -> None:
-    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 <= tolerance < float("inf"):
-        raise InputError(f"cut: tolerance must be a relative difference, 0 or more; got {tolerance!r}")
 
 
 def make_plan(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor]) -> Plan:

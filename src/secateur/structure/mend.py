@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from secateur.checks import is_whole
 from secateur.randomness import private_draws
 from secateur.state import evaluating, first_names
 from secateur.structure.axes import Atom, keep_vector
@@ -295,7 +296,7 @@ def _guesses(
 def _holds(value: object, size: int) -> bool:
     if isinstance(value, (list, tuple)):
         return any(_holds(v, size) for v in value)
-    return isinstance(value, int) and not isinstance(value, bool) and value == size
+    return is_whole(value) and value == size
 
 
 def _module_guesses(

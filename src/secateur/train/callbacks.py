@@ -12,10 +12,11 @@ from torch import Generator, Tensor, nn
 from torch.optim.optimizer import Optimizer
 from torch.utils import _pytree as pytree
 
+from secateur.checks import check_name
 from secateur.state import digest, restore, snapshot, tensors
 from secateur.train.history import EpochRecord, History
 from secateur.train.options import LearningRateSchedule, TrainOptions
-from secateur.types import InputError, Keep, unknown_name
+from secateur.types import InputError, Keep
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -154,8 +155,7 @@ class HoldZeros(Callback):
         """Check the masks and set the removed weights to zero."""
         parameters = dict(run.model.named_parameters(remove_duplicate=False))
         for name, mask in self.keep.items():
-            if name not in parameters:
-                raise unknown_name("parameter", name, parameters)
+            check_name("parameter", name, parameters)
             if mask.dtype != torch.bool or mask.shape != parameters[name].shape:
                 raise InputError(
                     f"HoldZeros: the mask of {name} is {mask.dtype} of shape {tuple(mask.shape)}; "

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from math import isfinite
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from secateur.checks import check_name, check_number
 from secateur.labelled import SampleBatch, Samples, batches, check_samples
 from secateur.losses import answers, check_answers, loss_function
 from secateur.randomness import seeded
@@ -21,7 +21,7 @@ from secateur.train.history import History
 from secateur.train.loop import fit, try_model
 from secateur.train.matching import MATCHES, Match, Matched, match_by_kind, output_tensors
 from secateur.train.options import TrainOptions, describe
-from secateur.types import InputError, Loss, unknown_name
+from secateur.types import InputError, Loss
 
 __all__ = ["Distillation", "distill"]
 
@@ -60,16 +60,12 @@ class Distillation(Callback):
     _seen: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        for name, value, right, range_text in (
-            ("temperature", self.temperature, _is_number(self.temperature) and self.temperature > 0, "above 0"),
-            ("weight", self.weight, _is_number(self.weight) and 0 <= self.weight <= 1, "in [0, 1]"),
-            ("hint_weight", self.hint_weight, _is_number(self.hint_weight) and self.hint_weight >= 0, "0 or more"),
-        ):
-            if not right:
-                raise InputError(f"distillation: {name}={value!r} must be a finite number {range_text}")
+        check_number("distillation", "(0, inf)", temperature=self.temperature)
+        check_number("distillation", "[0, 1]", weight=self.weight)
+        check_number("distillation", "[0, inf)", hint_weight=self.hint_weight)
         loss_function(self.loss)
-        if not callable(self.match) and self.match not in MATCHES:
-            raise unknown_name("match of a student and its teacher", self.match, MATCHES)
+        if not callable(self.match):
+            check_name("match of a student and its teacher", self.match, MATCHES)
         _modules(self.teacher, self.hints, "teacher")
 
     def identity(self) -> str:
@@ -234,10 +230,5 @@ def _select(theirs: Tensor, channels: Tensor, shape: torch.Size) -> Tensor:
 def _modules(model: nn.Module, names: Mapping[str, Any], whose: str) -> dict[str, nn.Module]:
     modules = dict(model.named_modules())
     for name in names:
-        if name not in modules:
-            raise unknown_name(f"module of the {whose} to take a hint from", name, modules)
+        check_name(f"module of the {whose} to take a hint from", name, modules)
     return {name: modules[name] for name in names}
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
-from math import isfinite
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from torch.optim.lr_scheduler import (
 )
 from torch.optim.optimizer import Optimizer
 
+from secateur.checks import check_number, check_whole, is_whole
 from secateur.losses import loss_function
 from secateur.types import InputError, Loss, unknown_name
 
@@ -132,30 +132,19 @@ class TrainOptions:
         loss_function(self.loss)
 
     def _check_ranges(self) -> None:
-        whole = _is_whole
-        _require("epochs", self.epochs, whole(self.epochs, 0), "a whole number, 0 or more")
-        _require("batch_size", self.batch_size, whole(self.batch_size, 1), "a whole number, 1 or more")
-        _require("accumulate", self.accumulate, whole(self.accumulate, 1), "a whole number, 1 or more")
-        _require("ema", self.ema, self.ema is None or (_is_number(self.ema) and 0 < self.ema < 1), "in (0, 1)")
+        check_whole("training", 0, epochs=self.epochs)
+        check_whole("training", 0, most=2**63 - 1, seed=self.seed)
+        check_whole("training", batch_size=self.batch_size, accumulate=self.accumulate)
+        check_whole("training", or_none=True, step_size=self.step_size, patience=self.patience)
+        check_number("training", "(0, inf)", lr=self.lr)
+        check_number("training", "(0, inf)", or_none=True, gamma=self.gamma, clip_norm=self.clip_norm)
+        check_number("training", "(0, 1)", or_none=True, ema=self.ema)
+        check_number("training", "[0, inf)", weight_decay=self.weight_decay)
+        check_number("training", "[0, 1)", momentum=self.momentum)
         for name in ("amp", "freeze_norms"):
             _require(name, getattr(self, name), isinstance(getattr(self, name), bool), "True or False")
-        _require("lr", self.lr, _is_number(self.lr) and self.lr > 0, "a finite number above 0")
-        _require("momentum", self.momentum, _is_number(self.momentum) and 0 <= self.momentum < 1, "in [0, 1)")
-        _require(
-            "weight_decay",
-            self.weight_decay,
-            _is_number(self.weight_decay) and self.weight_decay >= 0,
-            "a finite number, 0 or more",
-        )
-        _require("seed", self.seed, whole(self.seed, 0) and self.seed < 2**63, "a whole number in [0, 2**63)")
-        for name in ("gamma", "clip_norm"):
-            value = getattr(self, name)
-            _require(name, value, value is None or (_is_number(value) and value > 0), "a finite number above 0")
-        for name in ("step_size", "patience"):
-            value = getattr(self, name)
-            _require(name, value, value is None or whole(value, 1), "a whole number, 1 or more")
         at = self.milestones
-        rising = at is None or (all(whole(m, 1) for m in at) and list(at) == sorted(set(at)))
+        rising = at is None or (all(is_whole(epoch, 1) for epoch in at) and list(at) == sorted(set(at)))
         _require("milestones", at, rising, "rising whole numbers of epochs, 1 or more")
 
     def _check_belonging(self) -> None:
@@ -252,14 +241,6 @@ def describe(value: Any) -> Any:
         return f"{describe(inner)}({bound})"
     owner = value if hasattr(value, "__qualname__") else type(value)
     return f"{owner.__module__}.{owner.__qualname__}"
-
-
-def _is_whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
 def _require(name: str, value: object, right: bool, what: str) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import isfinite
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import check_name, check_number, check_whole
 from secateur.criteria.loss_change import LossChange
 from secateur.criteria.loss_change.labels import LABELS
 from secateur.labelled import Data, check_data, iterate
@@ -19,7 +19,7 @@ from secateur.models.schemes import SCHEMES
 from secateur.randomness import private_draws
 from secateur.structure.sites import channels
 from secateur.train.callbacks import Callback, Run
-from secateur.types import InputError, Loss, Member, Site, Sites, unknown_name
+from secateur.types import InputError, Loss, Member, Site, Sites
 
 __all__ = ["Reinitialise", "reinitialise_units"]
 
@@ -78,19 +78,15 @@ class Reinitialise(Callback):
     on_found: Callable[[int, Found], object] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        cycles = 0 if self.cycles is None else self.cycles
-        for name, value, least in (("every", self.every, 1), ("seed", self.seed, 0), ("cycles", cycles, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"Reinitialise: {name}={value!r} must be a whole number, {least} or more")
-        if self.outgoing is not None and not isfinite(self.outgoing):
-            raise InputError(f"Reinitialise: outgoing={self.outgoing!r} must be a number, or None to keep the weights")
+        check_whole(self, every=self.every)
+        check_whole(self, 0, seed=self.seed)
+        check_whole(self, 0, or_none=True, cycles=self.cycles)
+        check_number(self, "(-inf, inf)", "without one the weights stay", or_none=True, outgoing=self.outgoing)
         check_data(self.data, "Reinitialise")
         loss_function(self.loss)
         for label in self.labels:
-            if label not in LABELS:
-                raise unknown_name("label", label, LABELS)
-        if self.scheme not in SCHEMES:
-            raise unknown_name("initialisation", self.scheme, SCHEMES)
+            check_name("label", label, LABELS)
+        check_name("initialisation", self.scheme, SCHEMES)
 
     def identity(self) -> str:
         """Return the options; the data are not looked at."""

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from secateur.types import InputError, unknown_name
+from secateur.checks import check_name, check_number
 
 __all__ = ["CORRECTIONS", "LABELS", "Correction", "adjusted", "label_numbers"]
 
@@ -56,9 +56,6 @@ def adjusted(p: Tensor, correction: Correction | None) -> Tensor:
 
 
 def _check(alpha: float, tolerance: float, correction: object) -> None:
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < 1:
-        raise InputError(f"label: alpha={alpha!r} must lie between 0 and 1; 0.05 is usual")
-    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 <= tolerance < float("inf"):
-        raise InputError(f"label: tolerance={tolerance!r} must be a change of the loss, 0 or more")
-    if correction is not None and correction not in CORRECTIONS:
-        raise unknown_name("correction", correction, CORRECTIONS)
+    check_number("label", "(0, 1)", "0.05 is usual", alpha=alpha)
+    check_number("label", "[0, inf)", "a change of the loss", tolerance=tolerance)
+    check_name("correction", correction, CORRECTIONS, or_none=True)

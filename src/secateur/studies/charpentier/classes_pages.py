@@ -10,13 +10,13 @@ from secateur.lab.show.blocks import Basis, Block, Column, Section, Table
 from secateur.lab.show.class_damage import class_changes, class_damage
 from secateur.lab.show.judgement import paired
 from secateur.lab.show.sections import interval, pick
+from secateur.lab.show.words import percent, points
 from secateur.studies.charpentier import factors_pages
 from secateur.studies.charpentier.factors_pages import Factor, cuts
 from secateur.studies.kit.controls import METHODS
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.parts import Part
 from secateur.studies.kit.pictures import change_picture
-from secateur.studies.kit.words import points, share
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -72,7 +72,7 @@ def _by_loss(part: Part) -> list[Block]:
     pruned = pick(part.pruned, method=METHODS[0])
     changes = class_changes(part.measured, pruned, part.classes)
     table = 100 * changes.pivot(index="sparsity", columns="class", values="change").reindex(columns=list(part.classes))
-    table.index = [share(sparsity) for sparsity in table.index]
+    table.index = [percent(sparsity) for sparsity in table.index]
     table = table.rename_axis("removed")
     caption = "Change of each class's test accuracy after a cut by loss change, by the part of the units cut."
     blocks.append(change_picture("by-loss", table, caption, _HEAT, part.basis(pruned), "removed"))
@@ -97,7 +97,7 @@ def _aimed(part: Part, frame: DataFrame) -> DataFrame:
 
 def _way(part: Part, changes: DataFrame, aimed: DataFrame, way: str) -> list[Block]:
     rows, runs = pick(changes, way=way), pick(aimed, way=way)
-    basis, removed = part.basis(runs), share(runs["sparsity"].iloc[0])
+    basis, removed = part.basis(runs), percent(runs["sparsity"].iloc[0])
     table = require("pandas", "lab").DataFrame(
         {part.classes[int(number)]: _changes(part, class_runs) for number, class_runs in runs.groupby("class")}
     )
