@@ -21,7 +21,7 @@ from secateur.train.history import History
 from secateur.train.loop import fit, try_model
 from secateur.train.matching import MATCHES, Match, Matched, match_by_kind, output_tensors
 from secateur.train.options import TrainOptions, describe
-from secateur.types import InputError, Loss, unknown_name
+from secateur.types import InputError, Loss
 
 __all__ = ["Distillation", "distill"]
 
@@ -64,8 +64,8 @@ class Distillation(Callback):
         check_number("distillation", "[0, 1]", weight=self.weight)
         check_number("distillation", "[0, inf)", hint_weight=self.hint_weight)
         loss_function(self.loss)
-        if not callable(self.match) and self.match not in MATCHES:
-            raise unknown_name("match of a student and its teacher", self.match, MATCHES)
+        if not callable(self.match):
+            check_name("match of a student and its teacher", self.match, MATCHES)
         _modules(self.teacher, self.hints, "teacher")
 
     def identity(self) -> str:
