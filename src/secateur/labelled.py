@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor
+from torch.utils import _pytree as pytree
 
 from secateur.state import ordinary
 from secateur.types import Batches, InputError
@@ -27,7 +28,9 @@ __all__ = [
     "in_memory",
     "iterate",
     "logits_of",
+    "side_by_side",
     "together",
+    "unlabelled",
 ]
 
 
@@ -47,9 +50,6 @@ class Labelled(Protocol):
 
 Data = Labelled | tuple[Tensor, Tensor] | Batches
 """A `Split`, a pair (inputs, targets) of tensors, or batches of such pairs that can be iterated again."""
-
-Samples = Data | Tensor | Mapping[str, Any] | tuple[Any, Any] | Iterable[Any]
-"""What `SampleBatch.of` takes, in memory or in batches: `Data`, and samples of several inputs, of several targets or of none."""
 
 TARGETS = "labels"
 """The entry of a mapping that holds the targets, as Hugging Face's collators name it."""
@@ -81,6 +81,8 @@ class SampleBatch:
         >>> SampleBatch.of({"ids": x}).targets, SampleBatch.of([x]).targets, SampleBatch.of("text")
         (None, None, None)
         """
+        if isinstance(value, SampleBatch):
+            return value
         if isinstance(value, Tensor):
             parts: tuple[Any, ...] = (value,)
         elif isinstance(value, Mapping):
@@ -110,6 +112,10 @@ class SampleBatch:
         """Return the batch on a device."""
         return self._with(lambda tensor: tensor.to(device))
 
+    def without_targets(self) -> SampleBatch:
+        """Return the inputs alone."""
+        return SampleBatch(self.inputs)
+
     def rows(self, rows: slice | Tensor) -> SampleBatch:
         """Return some of the samples."""
         return self._with(lambda tensor: tensor[rows])
@@ -126,6 +132,10 @@ class SampleBatch:
         if isinstance(self.inputs, Tensor):
             return model(self.inputs)
         return model(**self.inputs) if isinstance(self.inputs, Mapping) else model(*self.inputs)
+
+
+Samples = Data | Tensor | Mapping[str, Any] | tuple[Any, Any] | Iterable[Any] | SampleBatch
+"""What `SampleBatch.of` takes, in memory or in batches: `Data`, and samples of several inputs, of several targets or of none."""
 
 
 def _is_tensors(part: object) -> bool:
@@ -168,6 +178,29 @@ def together(data: object) -> SampleBatch | None:
         if len(data) != 2 or not (any(single) or data[1] is None):
             return None
     return SampleBatch.of(data)
+
+
+@dataclass(frozen=True, eq=False)
+class _Unlabelled:
+    """Batches without their targets."""
+
+    data: Samples
+
+    def __iter__(self) -> Iterator[SampleBatch]:
+        return (batch.without_targets() for batch in batches(self.data, 1, "data"))
+
+    def __len__(self) -> int:
+        return count_batches(self.data, 1)
+
+
+def unlabelled(data: Samples) -> Samples:
+    """Return the same samples without their targets.
+
+    >>> [batch.targets for batch in batches(unlabelled((torch.zeros(2, 1), torch.zeros(2))), 2, "data")]
+    [None]
+    """
+    whole = together(data)
+    return _Unlabelled(data) if whole is None else whole.without_targets()
 
 
 def in_memory(data: object) -> tuple[Tensor, Tensor] | None:
@@ -289,6 +322,19 @@ def iterate(data: Data, size: int, subject: str, order: Generator | None = None)
         if pair is None:
             raise InputError(f"{subject}: batch {number} is not a pair (inputs, targets) of two tensors")
         yield pair
+
+
+def side_by_side(outputs: Any) -> Any:
+    """Return one tensor as it is, and several as one: each sample's numbers flattened, one tensor beside another.
+
+    >>> side_by_side({"box": torch.zeros(2, 4), "maps": (torch.zeros(2, 3, 5),)}).shape
+    torch.Size([2, 19])
+    """
+    outputs = logits_of(outputs)
+    if isinstance(outputs, Tensor):
+        return outputs
+    parts = [part for part in pytree.tree_leaves(outputs) if isinstance(part, Tensor) and part.is_floating_point()]
+    return torch.cat([part.flatten(1) for part in parts], dim=1) if parts else outputs
 
 
 def logits_of(outputs: Any) -> Any:

@@ -30,6 +30,7 @@ __all__ = [
     "Member",
     "MissingLibraryError",
     "Role",
+    "RoundTo",
     "Scores",
     "SecateurError",
     "Site",
@@ -219,6 +220,9 @@ Keep = Mapping[str, Tensor]
 Loss = Callable[[Any, Any], Tensor]
 """A loss of (outputs, targets) that returns a scalar, the mean over the batch: tensors, or what a model of several
 outputs returns and what the data hold."""
+
+RoundTo = int | Mapping[str, int]
+"""Of how many units every site keeps a multiple: one number, or one by site (1 for those not named)."""
 
 ExampleInputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """What a model is called with: a tensor, a tuple of positional inputs, or a mapping of keyword inputs."""

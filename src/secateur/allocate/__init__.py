@@ -4,6 +4,8 @@ from secateur.allocate.budgets import BUDGETS, budget
 from secateur.allocate.cost_table import CostTable, Losses, SiteCosts
 from secateur.allocate.costing import cost_table, measured_losses
 from secateur.allocate.dynamic import Choices, Portions
+from secateur.allocate.joint import JointAllocation, plan_jointly
+from secateur.allocate.multiples import Rounding, rounding
 from secateur.allocate.plans import Allocation, plan
 from secateur.allocate.ratios import by_sensitivity, erk, uniform
 from secateur.allocate.scan import Sensitivity, SensitivityRow, sensitivity
@@ -13,8 +15,10 @@ __all__ = [
     "Allocation",
     "Choices",
     "CostTable",
+    "JointAllocation",
     "Losses",
     "Portions",
+    "Rounding",
     "Sensitivity",
     "SensitivityRow",
     "SiteCosts",
@@ -24,6 +28,8 @@ __all__ = [
     "erk",
     "measured_losses",
     "plan",
+    "plan_jointly",
+    "rounding",
     "sensitivity",
     "uniform",
 ]

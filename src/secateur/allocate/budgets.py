@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -12,14 +12,16 @@ from secateur.allocate.costing import cost_table
 from secateur.allocate.counting import Counter, counter_by_cutting, examples, quick_counter, size
 from secateur.allocate.goals import allowed
 from secateur.allocate.latency import closest_in_time
+from secateur.allocate.multiples import filled, rounding
 from secateur.allocate.scan import Sensitivity
 from secateur.allocate.steps import Steps, by_costs, by_scores
 from secateur.checks import check_name
 from secateur.criteria.base import check_scores
+from secateur.runtimes import Runtime
 from secateur.selection import Scope
 from secateur.state import usual
 from secateur.structure.sites import check_same_model
-from secateur.types import InputError, Scores, Sites, unknown_name
+from secateur.types import InputError, Keep, RoundTo, Scores, Sites, unknown_name
 
 __all__ = ["BUDGETS", "budget"]
 
@@ -42,28 +44,30 @@ def budget(
     sensitivity: Sensitivity | None = None,
     metric: str = "loss",
     minimum: int = 1,
-    round_to: int = 1,
+    round_to: RoundTo | Literal["auto"] = 1,
+    runtime: Runtime | None = None,
 ) -> dict[str, Tensor]:
     """Return the keep masks that remove the fewest units for which the cut model is within a budget.
 
     The number of units to remove is found by bisection. Multiply-accumulates, parameters and bytes of a candidate are
     counted from the structure without cutting, and the last one is cut and counted for certain; one unit more would be
     over the budget. Latency is measured: candidates are cut and timed in turns with the unpruned model, until the
-    median of the ratios is within 5 % of what was asked for.
+    median of the ratios is within 5 % of what was asked for, or below it where no cut comes so near.
 
     Args:
         model: the model that `sites` were found in; it is left as it is.
         sites: from `channels`.
         scores: what goes first, as for `select`.
         macs, parameters, bytes: a fraction of the unpruned model's (a float up to 1), or a whole number; give one.
-        latency: a fraction of the unpruned model's time of a forward pass on the example inputs at one thread, or a
-            time such as ``"2.5 ms"`` or ``"0.1 s"``.
+        latency: a fraction of the unpruned model's time of a forward pass on the example inputs in `runtime`, or a time
+            such as ``"2.5 ms"`` or ``"0.1 s"``.
         scope: ``"global"`` removes the lowest scores of all sites, ``"layer"`` the same fraction of each.
         costs: a table of these sites with losses (`cost_table`); then each site loses what costs least for what it saves
             (`plan`), instead of what `scope` says, and the scores only tell which units go first.
         sensitivity: in its place a scan of these sites, for the losses; what widths save is counted.
         metric: which figure of the scan is the loss; ``"-accuracy"`` takes one that is high = good.
-        minimum, round_to: as for `select`.
+        minimum, round_to: as for `select`; ``"auto"`` takes the multiples that the runtime likes (`rounding`).
+        runtime: where a latency is measured; see `secateur.measure.latency`. None is eager PyTorch.
 
     Raises:
         InputError: none or several budgets, one out of range, or one that cannot be reached; the message says what can.
@@ -86,24 +90,38 @@ def budget(
         raise unknown_name("scope of a budget", scope, ("global", "layer"))
     if costs is not None and sensitivity is not None:
         raise InputError("budget: give costs or sensitivity, as each says what the sites bear")
-    options: dict[str, Any] = {"minimum": minimum, "round_to": round_to, "sites": sites}
+    multiples: RoundTo = rounding(sites, round_to, runtime).multiples
+    options: dict[str, Any] = {"minimum": minimum, "round_to": multiples, "sites": sites}
     if sensitivity is not None:
         measure = "macs" if quantity == "latency" else quantity
         steps = by_costs(
-            scores, _of_scan(model, sites, sensitivity, metric, measure, minimum, round_to), measure, options
+            scores, _of_scan(model, sites, sensitivity, metric, measure, minimum, multiples), measure, options
         )
     elif costs is not None:
         steps = by_costs(scores, costs, quantity, options)
     else:
         steps = by_scores(scores, scope, options)
     if quantity == "latency":
-        return closest_in_time(model, sites, steps, limit, examples(sites))
+        return closest_in_time(
+            model, sites, steps, limit, examples(sites), runtime or "eager", _share_of_macs(model, sites)
+        )
     quick = quick_counter(model, sites, quantity)
     goal = int(allowed(quantity, limit, size(quantity, model, sites)))
     slow = counter_by_cutting(model, sites, quantity)
-    keep = _fewest(steps, quick or slow, goal, quantity)
+
+    def within(count: Counter) -> dict[str, Tensor]:
+        keep = _fewest(steps, count, goal, quantity)
+        return filled(keep, scores, multiples, scope, lambda more: count(more) <= goal)
+
+    keep = within(quick or slow)
     # The count from the structure may miss what a cut changes beside; then cutting decides.
-    return keep if quick is None or slow(keep) <= goal else _fewest(steps, slow, goal, quantity)
+    return keep if quick is None or slow(keep) <= goal else within(slow)
+
+
+def _share_of_macs(model: nn.Module, sites: Sites) -> Callable[[Keep], float] | None:
+    count = quick_counter(model, sites, "macs")
+    whole = 0 if count is None else count({})
+    return (lambda keep: count(keep) / whole) if count is not None and whole else None
 
 
 FINEST = 64
@@ -111,7 +129,7 @@ FINEST = 64
 
 
 def _of_scan(
-    model: nn.Module, sites: Sites, scan: Sensitivity, metric: str, measure: str, minimum: int, round_to: int
+    model: nn.Module, sites: Sites, scan: Sensitivity, metric: str, measure: str, minimum: int, round_to: RoundTo
 ) -> CostTable:
     """A scan's losses, and what is counted for its sites."""
     for name in sites:

@@ -18,11 +18,12 @@ from secateur.progress import bar
 from secateur.rate.masks import rate
 from secateur.runtimes import Runtime
 from secateur.selection import select
-from secateur.selection.nested import nearest_multiple
+from secateur.selection.nested import multiple_of, nearest_multiple
 from secateur.state import usual
-from secateur.structure import Structure, cut
+from secateur.structure import Structure
+from secateur.structure.cutting import draft
 from secateur.structure.sites import check_same_model
-from secateur.types import InputError, Keep, Loss, Scores, Sites, unknown_name
+from secateur.types import InputError, Keep, Loss, RoundTo, Scores, Sites, unknown_name
 
 __all__ = ["cost_table", "measured_losses", "widths_of"]
 
@@ -44,7 +45,7 @@ def measured_losses(
     widths: int | Mapping[str, Sequence[int]] = 8,
     least: float = 0.1,
     minimum: int = 1,
-    round_to: int = 1,
+    round_to: RoundTo = 1,
 ) -> dict[str, list[float]]:
     """Return for each site the measured rise of the loss when 0, 1, 2, … of its lowest scores go, all others whole.
 
@@ -88,7 +89,7 @@ def cost_table(
     widths: int | Mapping[str, Sequence[int]] = 8,
     least: float = 0.1,
     minimum: int = 1,
-    round_to: int = 1,
+    round_to: RoundTo = 1,
     runtime: Runtime = "eager",
     progress: bool = False,
 ) -> CostTable:
@@ -154,7 +155,7 @@ Shared = dict[str, dict[str, float]]
 
 
 def widths_of(
-    sites: Sites, widths: int | Mapping[str, Sequence[int]], least: float, minimum: int, round_to: int
+    sites: Sites, widths: int | Mapping[str, Sequence[int]], least: float, minimum: int, round_to: RoundTo
 ) -> dict[str, tuple[int, ...]]:
     """Return numbers of units to keep of each site, falling, all of them first; see `cost_table`.
 
@@ -165,7 +166,9 @@ def widths_of(
         return {name: _asked(name, site.size, widths.get(name, ())) for name, site in sites.items()}
     check_whole("cost_table", 1, "or give numbers by site", widths=widths)
     check_number("cost_table", "[0, 1]", "a share of each site's units", least=least)
-    return {name: _evenly(site.size, widths, least, minimum, round_to) for name, site in sites.items()}
+    return {
+        name: _evenly(site.size, widths, least, minimum, multiple_of(round_to, name)) for name, site in sites.items()
+    }
 
 
 def _asked(name: str, units: int, widths: Sequence[int]) -> tuple[int, ...]:
@@ -175,10 +178,10 @@ def _asked(name: str, units: int, widths: Sequence[int]) -> tuple[int, ...]:
     return tuple(asked)
 
 
-def _evenly(units: int, count: int, least: float, minimum: int, round_to: int) -> tuple[int, ...]:
+def _evenly(units: int, count: int, least: float, minimum: int, multiple: int) -> tuple[int, ...]:
     narrowest = min(max(minimum, round(least * units), 1), units)
     evenly = np.linspace(units, narrowest, count) if count > 1 else np.array([units])
-    rounded = {nearest_multiple(round(width), units, round_to) for width in evenly.tolist()}
+    rounded = {nearest_multiple(round(width), units, multiple) for width in evenly.tolist()}
     return tuple(sorted({units, *(width for width in rounded if width >= minimum)}, reverse=True))
 
 
@@ -235,9 +238,9 @@ def _timed(
     series: Series = {}
     with bar(sum(len(widths) - 1 for widths in widths_by_site.values()), progress, "widths timed") as advance:
         for name, widths in widths_by_site.items():
-            models = {str(width): cut(model, sites, _first(sites, name, width)) for width in widths[1:]}
+            models = {str(width): draft(model, sites, _first(sites, name, width)) for width in widths[1:]}
             compared = compare_latency(
-                {"whole": model, **models}, examples(sites), runtime=runtime, warmup=2, repeats=repeats
+                {"whole": model, **models}, examples(sites), runtime=runtime, warmup=2, repeats=repeats, quick=True
             )
             series[name] = (now, *(now / compared.speedups[str(width)].median for width in widths[1:]))
             advance(len(models))

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from torch import nn
 
 from secateur.measure import file_bytes, macs, parameters
-from secateur.structure import Structure, cut
+from secateur.structure import Structure
 from secateur.structure.cost import Cost
+from secateur.structure.cutting import draft
 from secateur.types import ExampleInputs, Keep, Sites
 
 __all__ = ["COUNTED", "Counter", "counter_by_cutting", "examples", "quick_counter", "size"]
@@ -35,7 +36,7 @@ def size(measure: str, model: nn.Module, sites: Sites) -> int:
 
 def counter_by_cutting(model: nn.Module, sites: Sites, measure: str) -> Counter:
     """Return what cuts the model by masks and counts what is left."""
-    return lambda keep: size(measure, cut(model, sites, keep), sites)
+    return lambda keep: size(measure, draft(model, sites, keep), sites)
 
 
 def quick_counter(model: nn.Module, sites: Sites, measure: str) -> Counter | None:

@@ -9,10 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from secateur.allocate.cost_table import CostTable
-from secateur.allocate.plans import plan_within
-from secateur.checks import check_name
+from secateur.allocate.joint import descent
+from secateur.allocate.plans import Problem, plan_within
+from secateur.criteria.joint_loss_change import JointWorth
 from secateur.selection import Scope, select
-from secateur.types import Scores
+from secateur.types import Scores, unknown_name
 
 __all__ = ["Steps", "by_costs", "by_scores"]
 
@@ -43,19 +44,30 @@ def by_scores(scores: Scores, scope: Scope, options: Mapping[str, Any]) -> Steps
 
 
 def by_costs(scores: Scores, costs: CostTable, measure: str, options: Mapping[str, Any]) -> Steps:
-    """Return steps along a foretold cost, from the whole model's to that of the narrowest widths: each the best plan.
+    """Return steps along a foretold cost, from the whole model's to that of the narrowest widths.
+
+    Each is the best plan for its cost; with scores that know pairs of units (`JointWorth`), each is a place on one greedy
+    walk.
 
     Raises:
         UnknownNameError: the table lacks a site, or the measure.
+        InputError: the table does not fit the units.
     """
     for name in scores:
-        check_name("site of the cost table", name, costs.sites)
-    check_name("measure of the cost table", measure, costs.whole)
+        if name not in costs.sites:
+            raise unknown_name("site of the cost table", name, costs.sites)
+    if measure not in costs.whole:
+        raise unknown_name("measure of the cost table", measure, costs.whole)
+    if isinstance(scores, JointWorth):
+        masks = [scores.by_site(mask) for _, mask in descent(scores, Problem.of(costs, measure))]
+        return Steps(len(masks) - 1, masks.__getitem__)
+    return Steps(STEPS, lambda step: _planned(scores, costs, measure, step / STEPS, options))
+
+
+def _planned(
+    scores: Scores, costs: CostTable, measure: str, share: float, options: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """The masks of a plan whose cost lies so far between the whole and the least."""
     whole, least = costs.whole[measure], costs.foretell(costs.narrowest)[measure]
-
-    def at(step: int) -> dict[str, Tensor]:
-        planned = plan_within(costs, measure, whole + (least - whole) * step / STEPS).fractions
-        fractions = {name: planned[name] for name in scores}
-        return select(scores, fractions, scope="layer", **options)
-
-    return Steps(STEPS, at)
+    fractions = plan_within(costs, measure, whole + (least - whole) * share).fractions
+    return select(scores, {name: fractions[name] for name in scores}, scope="layer", **options)

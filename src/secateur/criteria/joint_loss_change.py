@@ -39,8 +39,7 @@ class JointWorth(dict[str, Tensor]):
     @property
     def alone(self) -> dict[str, Tensor]:
         """The foretold rise of the loss without each unit alone, float64: what `SecondOrder` estimates too."""
-        alone = torch.from_numpy(self.model.alone)
-        return {name: alone[span] for name, span in self.model.spans.items()}
+        return self.by_site(torch.from_numpy(self.model.alone))
 
     def foretell(self, keep: Keep) -> float:
         """Return the foretold rise of the mean loss when all that `keep` removes goes together.
@@ -71,7 +70,11 @@ class JointWorth(dict[str, Tensor]):
         quotas = {name: self.model.sizes[name] - count for name, count in left.items()}
         mask = torch.ones(len(self.model.slopes), dtype=torch.bool)
         mask[torch.from_numpy(self.model.greedy(quotas).units)] = False
-        return {name: mask[span].clone() for name, span in self.model.spans.items()}
+        return self.by_site(mask)
+
+    def by_site(self, units: Tensor) -> dict[str, Tensor]:
+        """Return values of all units in a row as one tensor a site."""
+        return {name: units[span].clone() for name, span in self.model.spans.items()}
 
     def __repr__(self) -> str:
         return f"JointWorth({len(self.model.slopes)} units of {len(self)} sites, on {self.samples} samples)"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from secateur.checks import check_name
 from secateur.types import InputError, Keep
 
-__all__ = ["Quadratic", "Removal"]
+__all__ = ["Descent", "Quadratic", "Removal"]
 
 Floats = NDArray[np.float64]
 
@@ -88,7 +88,7 @@ class Quadratic:
         >>> twins.greedy({"a": 2}).units.tolist(), twins.greedy({"a": 2}).rises.tolist()
         ([0, 2], [1.0, 1.0])
         """
-        return _Walk(self).take(quotas)
+        return Descent(self).take(quotas)
 
     def order(self, minimum: int, evenly: bool) -> Removal:
         """Return all units in greedy order; the last `minimum` of every site go after all others.
@@ -99,23 +99,45 @@ class Quadratic:
                 k-th when the share reaches (k − ½) / n, as `select` rounds with ``scope="layer"``; which unit that is,
                 the costs say.
         """
-        walk = _Walk(self)
+        walk = Descent(self)
         quotas = {name: max(size - minimum, 0) for name, size in self.sizes.items()}
         first = walk.take(quotas, evenly)
         last = walk.take({name: size - quotas[name] for name, size in self.sizes.items()})
         return Removal(np.concatenate([first.units, last.units]), np.concatenate([first.rises, last.rises]))
 
 
-class _Walk:
+class Descent:
     """Units taken away one after the other.
 
     What every unit would cost is kept up to date: removing unit u adds ``pairs[u]`` to it.
+
+    Attributes:
+        costs: what each unit that is left would add to the loss, float64 ``(units,)``.
+        gone: whether each unit is gone.
     """
 
     def __init__(self, model: Quadratic) -> None:
         self.model, self.spans = model, model.spans
         self.costs = model.alone.copy()
         self.gone = np.zeros(len(self.costs), dtype=bool)
+
+    def remove(self, units: list[int]) -> None:
+        """Take units away."""
+        self.costs += self.model.pairs[units].sum(0)
+        self.gone[units] = True
+
+    def cheapest(self, site: str, count: int) -> Removal:
+        """Return the units of a site that would go next if so many of them went, without taking them away."""
+        span = self.spans[site]
+        costs = np.where(self.gone[span], np.inf, self.costs[span])
+        units, rises = [], []
+        for _ in range(count):
+            unit = int(np.argmin(costs))
+            units.append(span.start + unit)
+            rises.append(float(costs[unit]))
+            costs += self.model.pairs[span.start + unit, span]
+            costs[unit] = np.inf
+        return Removal(np.array(units, dtype=np.int64), np.array(rises, dtype=np.float64))
 
     def take(self, quotas: Mapping[str, int], evenly: bool = False) -> Removal:
         """Take so many units of each site, the cheapest at each turn."""
@@ -130,8 +152,8 @@ class _Walk:
             unit = span.start + int(np.argmin(self.costs[span] + barred[span]))
             units.append(unit)
             rises.append(float(self.costs[unit]))
-            self.costs += self.model.pairs[unit]
-            self.gone[unit], barred[unit] = True, np.inf
+            self.remove([unit])
+            barred[unit] = np.inf
             left[owner[unit]] -= 1
             if not left[owner[unit]]:
                 barred[self.spans[owner[unit]]] = np.inf

@@ -125,13 +125,15 @@ def compare_latency(
     threads: int | None = None,
     warmup: int = 5,
     repeats: int = 30,
+    quick: bool = False,
 ) -> LatencyComparison:
     """Measure several models in turns, and how much faster each is than the first.
 
     Every round times each model once, beginning with another one each time, so that what else the machine
     does falls on all of them alike; the speedup is the median over the rounds of the ratio within a round.
 
-    Args and errors are those of `latency`, and there must be at least one model.
+    Args and errors are those of `latency`, and there must be at least one model. With `quick`, for many candidates of
+    which none is kept, the runtime's short way is taken, where it has one, which compares nothing with torch.
 
     >>> import torch
     >>> small, large = nn.Linear(4, 2), nn.Linear(4, 2000)
@@ -147,14 +149,14 @@ def compare_latency(
     for model in models.values():
         check_module(model, "latency", compiled=True)
     inputs = with_batch_size(example_inputs, batch_size)
-    size, chosen = batch_size_of(inputs), _with_threads(runtime, threads)
+    size, runtime_timer = batch_size_of(inputs), _with_threads(runtime, threads)
     with ExitStack() as stack:
-        stack.enter_context(state.threads(threads_of(chosen)))
+        stack.enter_context(state.threads(threads_of(runtime_timer)))
         for model in models.values():
             stack.enter_context(evaluating(model))
-        ready = {name: prepared(chosen, model, inputs) for name, model in models.items()}
+        ready = {name: prepared(runtime_timer, model, inputs, quick=quick) for name, model in models.items()}
         times = in_turns(ready, warmup=warmup, repeats=repeats)
-    count = threads_of(chosen)
+    count = threads_of(runtime_timer)
     return LatencyComparison(
         latencies={name: Latency(*_spread(wall), size, count, repeats) for name, wall in times.wall.items()},
         speedups={name: Spread(*_spread(times.ratios(name))) for name in models},
@@ -162,14 +164,14 @@ def compare_latency(
 
 
 def _with_threads(runtime: Runtime, threads: int | None) -> Timer:
-    chosen = timer(runtime)
+    runtime_timer = timer(runtime)
     if threads is None:
-        return chosen
-    if not hasattr(chosen, "threads"):
+        return runtime_timer
+    if not hasattr(runtime_timer, "threads"):
         raise InputError(
             f"latency: threads={threads} is for a runtime of secateur's; the timer {runtime!r} decides by itself"
         )
-    with_threads: Timer = replace(chosen, threads=threads)  # type: ignore[type-var]
+    with_threads: Timer = replace(runtime_timer, threads=threads)  # type: ignore[type-var]
     return with_threads
 
 

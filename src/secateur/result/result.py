@@ -52,6 +52,7 @@ class Result:
         method: how the units were chosen.
         verification: what was compared with the masked model before the cut one was returned; None for masked ones.
         latency: median seconds of a forward pass before and after; None if not measured.
+        runtime: where that was measured.
         history: how the schedule or the search went; None where there was neither.
         inputs: example inputs, to count MACs on; None where there are none.
     """
@@ -66,6 +67,7 @@ class Result:
     latency: tuple[float, float] | None = None
     history: Any = None
     inputs: ExampleInputs | None = None
+    runtime: str = "eager"
 
     @classmethod
     @usual
@@ -171,6 +173,8 @@ class Result:
             repair=self.method.repair,
             loss=self.method.loss,
             warnings=self.method.warnings,
+            runtime=self.runtime,
+            rounding=self.method.rounding,
         )
 
     def channels_left(self, *modules: str) -> dict[str, Tensor | None]:

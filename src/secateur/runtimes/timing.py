@@ -44,14 +44,19 @@ class Prepared:
         return wall, worked if self.alone else wall
 
 
-def prepared(runtime: Runtime, model: nn.Module, example_inputs: ExampleInputs) -> Prepared:
+def prepared(runtime: Runtime, model: nn.Module, example_inputs: ExampleInputs, *, quick: bool = False) -> Prepared:
     """Make a model, which must be in evaluation mode, ready in a runtime.
+
+    Args:
+        runtime, model, example_inputs: what is to run where.
+        quick: take the runtime's short way for plain layers, where it has one, which compares nothing with torch.
 
     Raises:
         InputError: a timer of one's own returned something else than a function or seconds.
     """
     chosen = timer(runtime)
-    made: Any = chosen(model, example_inputs)
+    prepare = getattr(chosen, "quick", chosen) if quick else chosen
+    made: Any = prepare(model, example_inputs)
     if callable(made):
         return Prepared(made, 0.0, _alone(chosen, model))
     if not within(made, "(0, inf]"):

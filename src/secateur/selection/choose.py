@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from secateur.checks import check_fraction, check_name, check_number, check_whole
-from secateur.selection.nested import nearest_multiple, nested_counts
+from secateur.selection.nested import multiple_of, nearest_multiple, nested_counts
 from secateur.selection.patterns import Block, by_block, n_of_m
 from secateur.state import usual
 from secateur.structure.nesting import nested
-from secateur.types import InputError, Scores, Sites
+from secateur.types import InputError, RoundTo, Scores, Sites
 
 __all__ = ["Scope", "removed_fraction", "select"]
 
@@ -38,7 +38,7 @@ def select(
     pattern: str | None = None,
     block: Block | None = None,
     minimum: int = 1,
-    round_to: int = 1,
+    round_to: RoundTo = 1,
     sites: Sites | None = None,
 ) -> dict[str, Tensor]:
     """Return one keep mask a site, True = keep, that removes the lowest scores.
@@ -64,7 +64,8 @@ def select(
         minimum: how many units every site keeps at least, its best; so no layer is emptied. With "global" the next
             lowest scores of other sites go instead, so that the number removed stays exact. 0 allows empty sites.
         round_to: keep a multiple of this many units in every site, the nearest one (halves up), at least one multiple
-            where the site has so many; hardware likes multiples of 8. The number removed is then near, not exact.
+            where the site has so many; a number, or one by site. Hardware likes multiples of 8 or 16;
+            `secateur.allocate.rounding` finds out. The number removed is then near, not exact.
         sites: what the scores are of. With "layer" and one fraction for all, sites that make up one axis together, as
             groups and the channels inside each, share the removal: of k such sites each keeps (1 − s)^(1/k), rounded so
             that their product comes nearest to 1 − s. Without it each site loses the whole fraction.
@@ -93,7 +94,8 @@ def select(
         )
     check_whole("select", 0, minimum=minimum)
     check_name("scope", scope, SCOPES)
-    check_whole("select", round_to=round_to)
+    for multiple in round_to.values() if isinstance(round_to, Mapping) else [round_to]:
+        check_whole("select", 1, "or one by site", round_to=multiple)
     if pattern is not None:
         return n_of_m(scores, pattern)
 
@@ -108,7 +110,7 @@ def select(
         return _fewest(scores, sparsity, scope, minimum)
 
     keep = choose(scores) if block is None else by_block(scores, block, choose)
-    return {name: _rounded(mask, scores[name], round_to) for name, mask in keep.items()} if round_to > 1 else keep
+    return {name: _rounded(mask, scores[name], multiple_of(round_to, name), minimum) for name, mask in keep.items()}
 
 
 def _fewest(scores: Scores, sparsity: float | Mapping[str, float], scope: Scope, minimum: int) -> dict[str, Tensor]:
@@ -121,7 +123,7 @@ def _fewest(scores: Scores, sparsity: float | Mapping[str, float], scope: Scope,
     return {name: _by_row(score, _fraction(sparsity, "sparsity"), minimum, name) for name, score in scores.items()}
 
 
-def _nested(scores: Scores, sparsity: float, minimum: int, round_to: int, sites: Sites) -> dict[str, int]:
+def _nested(scores: Scores, sparsity: float, minimum: int, round_to: RoundTo, sites: Sites) -> dict[str, int]:
     """How many units stay of the sites that lie in one axis with others."""
     sizes = {name: score.numel() for name, score in scores.items()}
     fraction = _fraction(sparsity, "sparsity")
@@ -226,9 +228,13 @@ def _select_global(scores: Scores, sparsity: float, minimum: int) -> dict[str, T
     }
 
 
-def _rounded(keep: Tensor, score: Tensor, multiple: int) -> Tensor:
-    """The best units of a site, as many as the multiple nearest to those kept."""
-    return _best(score, nearest_multiple(int(keep.sum()), score.numel(), multiple) if bool(keep.any()) else 0)
+def _rounded(keep: Tensor, score: Tensor, multiple: int, minimum: int) -> Tensor:
+    """The best units of a site, as many as the multiple nearest to those kept, but not fewer than the minimum."""
+    count = int(keep.sum())
+    if multiple == 1 or not count:
+        return keep
+    rounded = nearest_multiple(count, score.numel(), multiple)
+    return _best(score, rounded if rounded >= minimum else min(rounded + multiple, score.numel()))
 
 
 def _lowest(flat: Tensor, count: int) -> Tensor:

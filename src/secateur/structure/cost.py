@@ -18,6 +18,7 @@ from secateur.structure.infer import Structure
 from secateur.structure.ops import bind
 from secateur.structure.rules import Value, op_name
 from secateur.structure.rules.contractions import CONVOLUTIONS, TRANSPOSED
+from secateur.structure.rules.recurrent import GATES
 from secateur.types import Keep
 
 __all__ = ["Cost"]
@@ -45,7 +46,8 @@ class Cost:
     def macs(self, keep: Keep) -> int:
         """Return the multiply-accumulates for the example inputs, of the ops that `measure.macs` counts too.
 
-        Recurrent layers are not known here: compare the count of the whole model with `measure.macs` first.
+        Cells of recurrent layers in a loop of the model's own may be missed: compare the count of the whole model with
+        `measure.macs` first.
         """
         left = _Left(self._counts(keep))
         return sum(_macs(self.structure, node, left) for node in self.structure.values)
@@ -90,7 +92,10 @@ class _Left:
 def _macs(structure: Structure, node: Node, left: _Left) -> int:
     count = COUNTS.get(op_name(node)) if node.op == "call_function" else None
     output = structure.values[node]
-    return count(left, bind(node, structure.values), output) if count and isinstance(output, Value) else 0
+    first = (
+        output[0] if isinstance(output, (list, tuple)) and output else output
+    )  # a recurrent layer returns its states too
+    return count(left, bind(node, structure.values), first) if count and isinstance(first, Value) else 0
 
 
 def _product(left: _Left, arguments: Mapping[str, Any], output: Value) -> int:
@@ -127,6 +132,12 @@ def _einsum(left: _Left, arguments: Mapping[str, Any], output: Value) -> int:
     return prod(sizes.values())
 
 
+def _recurrent(left: _Left, arguments: Mapping[str, Any], output: Value) -> int:
+    """Every matrix of every layer and direction, once for each sample and moment."""
+    places = prod(left.size(axis) for axis in arguments["input"].axes[:-1])
+    return places * sum(left.numel(matrix) for matrix in arguments["params"] if len(matrix.axes) == 2)
+
+
 _Count = Callable[[_Left, Mapping[str, Any], Value], int]
 PRODUCTS = "linear matmul mm bmm mv dot addmm addmv baddbmm addbmm"
 COUNTS: Mapping[str, _Count] = {
@@ -135,4 +146,5 @@ COUNTS: Mapping[str, _Count] = {
     **dict.fromkeys(TRANSPOSED.split(), _transposed),
     "scaled_dot_product_attention": _attention,
     "einsum": _einsum,
+    **dict.fromkeys(GATES, _recurrent),
 }

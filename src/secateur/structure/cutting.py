@@ -27,7 +27,7 @@ from secateur.structure.verify import Verification, shapes_taken, verify
 from secateur.types import CutError, InputError, Keep, Sites, VerificationError
 from secateur.untouched import copied
 
-__all__ = ["CutModel", "Plan", "apply_plan", "cut", "cut_with_plan", "make_plan"]
+__all__ = ["CutModel", "Plan", "apply_plan", "cut", "cut_with_plan", "draft", "make_plan"]
 
 TOLERANCE = 1e-4
 
@@ -138,6 +138,35 @@ def cut_with_plan(
                 raise
             error = refused
     return _graph_form(cases, small, plan, structure, tolerance, error)
+
+
+def draft(model: nn.Module, sites: Sites, keep: Keep) -> nn.Module:
+    """Return what `cut` would, but not verified: for counting and timing candidates, of which most are thrown away.
+
+    Raises:
+        CutError, VerificationError: where the module form does not run, `cut` is asked, and may refuse.
+    """
+    if not isinstance(sites.structure, Structure):
+        return cut(model, sites, keep)
+    structure, checked = sites.structure, check_keep(sites, keep)
+    gone = {structure.units[name]: kept for name, kept in checked.items() if not bool(kept.all())}
+    plan = make_plan(model, structure, gone)
+    small = apply_plan(model, plan)
+    for attributes in proposals(model, structure, gone, plan.attributes):
+        set_attributes(small, attributes)
+        if _runs(small, structure):
+            return small
+        set_attributes(small, _originals(model, attributes))
+    return cut(model, sites, keep)
+
+
+def _runs(model: nn.Module, structure: Structure) -> bool:
+    try:
+        with evaluating(model), private_draws():
+            model(*structure.graph.args, **structure.graph.kwargs)
+    except Exception:  # noqa: BLE001  (the user's forward may raise anything on sizes it was not made for)
+        return False
+    return True
 
 
 def _graph_form(
