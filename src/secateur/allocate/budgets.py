@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from secateur.allocate.cost_table import CostTable
 from secateur.allocate.costing import cost_table
 from secateur.allocate.counting import Counter, counter_by_cutting, examples, quick_counter, size
 from secateur.allocate.goals import allowed
@@ -15,6 +14,7 @@ from secateur.allocate.latency import closest_in_time
 from secateur.allocate.multiples import filled, rounding
 from secateur.allocate.scan import Sensitivity
 from secateur.allocate.steps import Steps, by_costs, by_scores
+from secateur.allocate.tables import CostTable
 from secateur.checks import check_name
 from secateur.criteria.base import check_scores
 from secateur.runtimes import Runtime
@@ -102,9 +102,8 @@ def budget(
     else:
         steps = by_scores(scores, scope, options)
     if quantity == "latency":
-        return closest_in_time(
-            model, sites, steps, limit, examples(sites), runtime or "eager", _share_of_macs(model, sites)
-        )
+        expected = _share_of_macs(model, sites) if costs is None else _share_foretold(costs)
+        return closest_in_time(model, sites, steps, limit, examples(sites), runtime or "eager", expected)
     quick = quick_counter(model, sites, quantity)
     goal = int(allowed(quantity, limit, size(quantity, model, sites)))
     slow = counter_by_cutting(model, sites, quantity)
@@ -122,6 +121,14 @@ def _share_of_macs(model: nn.Module, sites: Sites) -> Callable[[Keep], float] | 
     count = quick_counter(model, sites, "macs")
     whole = 0 if count is None else count({})
     return (lambda keep: count(keep) / whole) if count is not None and whole else None
+
+
+def _share_foretold(costs: CostTable) -> Callable[[Keep], float]:
+    def share(keep: Keep) -> float:
+        widths = {name: int(mask.sum()) for name, mask in keep.items()}
+        return costs.foretell(widths)["latency"] / costs.whole["latency"]
+
+    return share
 
 
 FINEST = 64
