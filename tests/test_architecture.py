@@ -39,6 +39,7 @@ ORDER = [
     {"train"},
     {"repair"},
     {"pruning"},
+    {"compression"},
     {"lab"},
     {"studies"},
     {"testing"},

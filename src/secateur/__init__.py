@@ -23,6 +23,7 @@ from secateur import (
     solvers,
     train,
 )
+from secateur.compression import compress
 from secateur.measure import evaluate
 from secateur.pruning import prune
 from secateur.result import Result
@@ -69,6 +70,7 @@ __all__ = [
     "allocate",
     "blocks",
     "channels",
+    "compress",
     "criteria",
     "cut",
     "data",

@@ -8,14 +8,15 @@ from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor
+from torch.utils import _pytree as pytree
 
 from secateur.state import ordinary
 from secateur.types import Batches, InputError
 
 __all__ = [
-    "Batch",
     "Data",
     "Labelled",
+    "SampleBatch",
     "Samples",
     "are_classes",
     "batches",
@@ -27,7 +28,9 @@ __all__ = [
     "in_memory",
     "iterate",
     "logits_of",
+    "side_by_side",
     "together",
+    "unlabelled",
 ]
 
 
@@ -48,15 +51,12 @@ class Labelled(Protocol):
 Data = Labelled | tuple[Tensor, Tensor] | Batches
 """A `Split`, a pair (inputs, targets) of tensors, or batches of such pairs that can be iterated again."""
 
-Samples = Data | Tensor | Mapping[str, Any] | tuple[Any, Any] | Iterable[Any]
-"""What `Batch.of` takes, in memory or in batches: `Data`, and samples of several inputs, of several targets or of none."""
-
 TARGETS = "labels"
 """The entry of a mapping that holds the targets, as Hugging Face's collators name it."""
 
 
-@dataclass(frozen=True, eq=False)
-class Batch:
+@dataclass(eq=False, slots=True)
+class SampleBatch:
     """Samples as a model takes them, with their targets.
 
     Attributes:
@@ -68,7 +68,7 @@ class Batch:
     targets: Any = None
 
     @classmethod
-    def of(cls, value: object) -> Batch | None:
+    def of(cls, value: object) -> SampleBatch | None:
         """Return what a data loader yields as a batch; None for what is none.
 
         These are: a tensor or ``(inputs,)``, without targets; ``(inputs, targets)``, each of one or several tensors;
@@ -76,11 +76,13 @@ class Batch:
         what has `images` and `labels`.
 
         >>> x, y = torch.zeros(4, 2), torch.zeros(4)
-        >>> [type(Batch.of(value).inputs).__name__ for value in (x, (x, y), (x, x, y), {"ids": x, "labels": y})]
+        >>> [type(SampleBatch.of(value).inputs).__name__ for value in (x, (x, y), (x, x, y), {"ids": x, "labels": y})]
         ['Tensor', 'Tensor', 'tuple', 'dict']
-        >>> Batch.of({"ids": x}).targets, Batch.of([x]).targets, Batch.of("text")
+        >>> SampleBatch.of({"ids": x}).targets, SampleBatch.of([x]).targets, SampleBatch.of("text")
         (None, None, None)
         """
+        if isinstance(value, SampleBatch):
+            return value
         if isinstance(value, Tensor):
             parts: tuple[Any, ...] = (value,)
         elif isinstance(value, Mapping):
@@ -98,29 +100,42 @@ class Batch:
         return cls(*(_mapped(part, ordinary) for part in parts))
 
     def __len__(self) -> int:
+        if isinstance(self.inputs, Tensor) and self.inputs.ndim:
+            return len(self.inputs)
         return next((len(tensor) for _, tensor in self.named() if tensor.ndim), 0)
 
     def named(self) -> list[tuple[str, Tensor]]:
         """Return every tensor with a name: ``x`` of the inputs, ``y`` of the targets, ``x.1`` or ``x.ids`` of several."""
         return [*_named("x", self.inputs), *_named("y", self.targets)]
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> SampleBatch:
         """Return the batch on a device."""
-        return Batch(*(_mapped(part, lambda tensor: tensor.to(device)) for part in (self.inputs, self.targets)))
+        return self._with(lambda tensor: tensor.to(device))
 
-    def rows(self, rows: slice | Tensor) -> Batch:
+    def without_targets(self) -> SampleBatch:
+        """Return the inputs alone."""
+        return SampleBatch(self.inputs)
+
+    def rows(self, rows: slice | Tensor) -> SampleBatch:
         """Return some of the samples."""
-        return Batch(*(_mapped(part, lambda tensor: tensor[rows]) for part in (self.inputs, self.targets)))
+        return self._with(lambda tensor: tensor[rows])
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> SampleBatch:
+        return SampleBatch(_mapped(self.inputs, change), _mapped(self.targets, change))
 
     def run(self, model: Callable[..., Any]) -> Any:
         """Return what the model answers.
 
-        >>> Batch((torch.ones(2, 1), torch.ones(2, 3))).run(torch.nn.Bilinear(1, 3, 4)).shape
+        >>> SampleBatch((torch.ones(2, 1), torch.ones(2, 3))).run(torch.nn.Bilinear(1, 3, 4)).shape
         torch.Size([2, 4])
         """
         if isinstance(self.inputs, Tensor):
             return model(self.inputs)
         return model(**self.inputs) if isinstance(self.inputs, Mapping) else model(*self.inputs)
+
+
+Samples = Data | Tensor | Mapping[str, Any] | tuple[Any, Any] | Iterable[Any] | SampleBatch
+"""What `SampleBatch.of` takes, in memory or in batches: `Data`, and samples of several inputs, of several targets or of none."""
 
 
 def _is_tensors(part: object) -> bool:
@@ -149,7 +164,7 @@ def _named(name: str, part: Any) -> list[tuple[str, Tensor]]:
     return [(f"{name}.{key}", value) for key, value in part.items() if isinstance(value, Tensor)]
 
 
-def together(data: object) -> Batch | None:
+def together(data: object) -> SampleBatch | None:
     """Return data that are in memory as one batch; None for batches that someone else makes.
 
     Of two in a tuple or list one must be a tensor, or the second None; otherwise they are two batches.
@@ -162,7 +177,30 @@ def together(data: object) -> Batch | None:
         single = [isinstance(part, Tensor) for part in data]
         if len(data) != 2 or not (any(single) or data[1] is None):
             return None
-    return Batch.of(data)
+    return SampleBatch.of(data)
+
+
+@dataclass(frozen=True, eq=False)
+class _Unlabelled:
+    """Batches without their targets."""
+
+    data: Samples
+
+    def __iter__(self) -> Iterator[SampleBatch]:
+        return (batch.without_targets() for batch in batches(self.data, 1, "data"))
+
+    def __len__(self) -> int:
+        return count_batches(self.data, 1)
+
+
+def unlabelled(data: Samples) -> Samples:
+    """Return the same samples without their targets.
+
+    >>> [batch.targets for batch in batches(unlabelled((torch.zeros(2, 1), torch.zeros(2))), 2, "data")]
+    [None]
+    """
+    whole = together(data)
+    return _Unlabelled(data) if whole is None else whole.without_targets()
 
 
 def in_memory(data: object) -> tuple[Tensor, Tensor] | None:
@@ -171,7 +209,7 @@ def in_memory(data: object) -> tuple[Tensor, Tensor] | None:
     return _pair(batch) if batch is not None else None
 
 
-def _pair(batch: Batch) -> tuple[Tensor, Tensor] | None:
+def _pair(batch: SampleBatch) -> tuple[Tensor, Tensor] | None:
     single = isinstance(batch.inputs, Tensor) and isinstance(batch.targets, Tensor)
     return (batch.inputs, batch.targets) if single else None
 
@@ -203,7 +241,7 @@ def check_samples(data: object, subject: str) -> None:
         raise InputError(f"{subject}: there are no batches; give at least one")
 
 
-def _check_batch(batch: Batch, subject: str) -> None:
+def _check_batch(batch: SampleBatch, subject: str) -> None:
     named = batch.named()
     if len({len(tensor) if tensor.ndim else None for _, tensor in named} | {len(batch)}) > 1:
         raise InputError(
@@ -245,7 +283,7 @@ def count_batches(data: Samples, size: int) -> int:
     return len(data) if isinstance(data, Sized) else sum(1 for _ in batches(data, size, "batches"))
 
 
-def batches(data: Samples, size: int, subject: str, order: Generator | None = None) -> Iterator[Batch]:
+def batches(data: Samples, size: int, subject: str, order: Generator | None = None) -> Iterator[SampleBatch]:
     """Yield the batches of one pass: shuffled by `order` if it is given and the data are in memory.
 
     Raises:
@@ -261,10 +299,10 @@ def batches(data: Samples, size: int, subject: str, order: Generator | None = No
         yield whole.rows(slice(start, stop) if positions is None else positions[start:stop])
 
 
-def _checked(source: Iterable[object], subject: str) -> Iterator[Batch]:
+def _checked(source: Iterable[object], subject: str) -> Iterator[SampleBatch]:
     number = 0
     for number, value in enumerate(source, 1):
-        batch = Batch.of(value)
+        batch = SampleBatch.of(value)
         if batch is None:
             raise InputError(f"{subject}: batch {number} is a {type(value).__name__}, not a pair (inputs, targets)")
         _check_batch(batch, f"{subject}, batch {number}")
@@ -286,12 +324,27 @@ def iterate(data: Data, size: int, subject: str, order: Generator | None = None)
         yield pair
 
 
+def side_by_side(outputs: Any) -> Any:
+    """Return one tensor as it is, and several as one: each sample's numbers flattened, one tensor beside another.
+
+    >>> side_by_side({"box": torch.zeros(2, 4), "maps": (torch.zeros(2, 3, 5),)}).shape
+    torch.Size([2, 19])
+    """
+    outputs = logits_of(outputs)
+    if isinstance(outputs, Tensor):
+        return outputs
+    parts = [part for part in pytree.tree_leaves(outputs) if isinstance(part, Tensor) and part.is_floating_point()]
+    return torch.cat([part.flatten(1) for part in parts], dim=1) if parts else outputs
+
+
 def logits_of(outputs: Any) -> Any:
     """Return the logits of what names them, as the outputs of Hugging Face's models do; all else as it is.
 
     >>> logits_of({"loss": None, "logits": torch.zeros(1)})
     tensor([0.])
     """
+    if isinstance(outputs, Tensor):  # asked first, as it is in every step of a training
+        return outputs
     return outputs["logits"] if isinstance(outputs, Mapping) and "logits" in outputs else outputs
 
 

@@ -132,7 +132,7 @@ def answers(outputs: Any, loss: str | Loss) -> Any:
     >>> answers({"logits": torch.zeros(1)}, "mse"), answers((1, 2), lambda outputs, targets: 0)
     (tensor([0.]), (1, 2))
     """
-    return logits_of(outputs) if _is_of_tensors(loss) else outputs
+    return logits_of(outputs) if not isinstance(outputs, Tensor) and _is_of_tensors(loss) else outputs
 
 
 def _is_of_tensors(loss: str | Loss) -> bool:

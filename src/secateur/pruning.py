@@ -9,15 +9,17 @@ from typing import Any, Literal
 from torch import nn
 
 from secateur import solvers
-from secateur.allocate import BUDGETS
+from secateur.allocate import BUDGETS, Rounding, rounding
 from secateur.allocate import budget as within
-from secateur.checks import check_name
+from secateur.allocate.multiples import select_near
+from secateur.checks import check_name, check_whole
 from secateur.criteria import by_name
 from secateur.criteria.base import level_sites, scores_of
 from secateur.measure import compare_latency
 from secateur.repair.consumers import Repair
 from secateur.repair.consumers import repair as repaired
 from secateur.result import Method, Result
+from secateur.runtimes import Runtime, name_of, timer
 from secateur.selection import Scope, select
 from secateur.solvers import Solver
 from secateur.state import usual
@@ -63,7 +65,12 @@ class PruneOptions:
             None. One that looks at no loss does without it.
         ignore: sites to leave whole, by name or pattern.
         minimum: how many units every site keeps at least.
-        round_to: keep a multiple of this many units in every site.
+        round_to: keep a multiple of this many units in every site; ``"auto"`` takes for channels what the runtime and the
+            processor like, learnt by timing small layers for a second or so (see `secateur.allocate.rounding`), and
+            removes as near to the sparsity as that allows.
+        runtime: where the model is to run: ``"eager"`` PyTorch, ``"onnxruntime"``, or a timer of your own, as for
+            `secateur.measure.latency`. The report and a budget of latency time it there, and round_to rounds to what is
+            good there; None times in eager PyTorch, and rounds to what is good in every runtime that is installed.
         form: what is returned for channels: see `cut`.
 
     >>> PruneOptions("l1", 0.3).scope
@@ -114,7 +121,18 @@ class PruneOptions:
         default=(), metadata=_words("A site to leave whole, by name or pattern; may be repeated.", "SITE")
     )
     minimum: int = field(default=1, metadata=_words("How many units every site keeps at least."))
-    round_to: int = field(default=1, metadata=_words("Keep a multiple of this many units in every site."))
+    round_to: int | Literal["auto"] = field(
+        default="auto",
+        metadata=_words(
+            "Keep a multiple of this many units in every site; auto: of what the runtime likes, measured.", "NUMBER"
+        ),
+    )
+    runtime: Runtime | None = field(
+        default=None,
+        metadata=_words(
+            "Where the model is to run and is timed: eager or onnxruntime, as in onnxruntime:threads=2.", "NAME"
+        ),
+    )
     form: Form = field(
         default="auto",
         metadata=_words(
@@ -126,6 +144,10 @@ class PruneOptions:
 
     def __post_init__(self) -> None:
         check_name("unit", self.unit, UNITS)
+        if self.round_to != "auto":
+            check_whole("prune", 1, 'or "auto"', round_to=self.round_to)
+        if self.runtime is not None:
+            timer(self.runtime)
         if self.budget is not None:
             self._check_budget(self.budget)
         if self.solver is not None:
@@ -164,7 +186,7 @@ class PruneOptions:
         return replace(self, **(getattr(scorer, "default_rule", None) or {"sparsity": 0.5}))
 
 
-LEFT_TO_ALL = {"sparsity", "unit", "solver", "ignore", "form"}
+LEFT_TO_ALL = {"sparsity", "unit", "solver", "ignore", "form", "runtime"}
 """The options that go with a solver, too."""
 
 
@@ -209,7 +231,9 @@ def prune(
     )
     result = replace(result, inputs=example_inputs)
     if latency:
-        result = replace(result, latency=_latency(model, result.model, example_inputs))
+        runtime = settled_options.runtime or "eager"
+        seconds = _latency(model, result.model, example_inputs, runtime)
+        result = replace(result, latency=seconds, runtime=name_of(runtime))
     _ = result.report  # counted now, before anybody trains one of the two models
     return result
 
@@ -235,7 +259,8 @@ def _scored(model: nn.Module, example_inputs: ExampleInputs, options: PruneOptio
     options = options.completed(scorer)
     sites = _sites(model, example_inputs, options)
     scores = scores_of(scorer, model, sites, "prune")
-    keep = _keep(model, sites, scores, options)
+    multiples = rounding(sites, options.round_to, options.runtime)
+    keep = _keep(model, sites, scores, options, multiples)
     rules = {name: getattr(options, name) for name in ("cumulative", "pattern", "block", "budget")}
     method = Method(
         criterion=options.criterion if isinstance(options.criterion, str) else repr(options.criterion),
@@ -244,17 +269,20 @@ def _scored(model: nn.Module, example_inputs: ExampleInputs, options: PruneOptio
         rule={name: value for name, value in rules.items() if value is not None},
         repair=options.repairs,
         loss=None if options.loss is None else str(describe(options.loss)),
+        rounding=str(multiples),
         warnings=tuple(_by_position(scores, keep)),
     )
     ready = _repaired(model, sites, keep, options.repairs, data)
     return Result.of(model, sites, keep, repaired=ready, form=options.form, method=method)
 
 
-def _keep(model: nn.Module, sites: Sites, scores: Scores, options: PruneOptions) -> Keep:
-    ways: dict[str, Any] = {"scope": options.scope, "minimum": options.minimum, "round_to": options.round_to}
+def _keep(model: nn.Module, sites: Sites, scores: Scores, options: PruneOptions, rounds: Rounding) -> Keep:
+    ways: dict[str, Any] = {"scope": options.scope, "minimum": options.minimum, "round_to": rounds.multiples}
     if options.budget is not None:
         limits: Mapping[str, Any] = options.budget
-        return within(model, sites, scores, **limits, **ways)
+        return within(model, sites, scores, **limits, **ways, runtime=options.runtime)
+    if rounds.runtimes and isinstance(options.sparsity, float):
+        return select_near(scores, options.sparsity, sites=sites, **ways)
     rule: dict[str, Any] = {name: getattr(options, name) for name in ("cumulative", "pattern", "block")}
     return select(scores, options.sparsity, sites=sites, **ways, **rule)
 
@@ -304,6 +332,10 @@ def _repaired(model: nn.Module, sites: Sites, keep: Keep, how: tuple[Repair, ...
     return repaired(model, sites, keep, data, how)
 
 
-def _latency(model: nn.Module, small: nn.Module, example_inputs: ExampleInputs) -> tuple[float, float]:
-    comparison = compare_latency({"before": model, "after": small}, example_inputs)
-    return comparison.latencies["before"].median, comparison.latencies["after"].median
+def _latency(
+    model: nn.Module, small: nn.Module, example_inputs: ExampleInputs, runtime: Runtime
+) -> tuple[float, float]:
+    """The unpruned model's seconds, and those over the ratio, which is surer than the smaller model's own."""
+    comparison = compare_latency({"before": model, "after": small}, example_inputs, runtime=runtime)
+    before = comparison.latencies["before"].median
+    return before, before / comparison.speedups["after"].median

@@ -29,6 +29,7 @@ __all__ = [
     "modes_kept",
     "ordinary",
     "own_tensors",
+    "resting",
     "restore",
     "snapshot",
     "split_inputs",
@@ -214,21 +215,29 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model in evaluation mode, without gradients, and leave it as it was: see `untouched`.
+    """Put the model in evaluation mode, without gradients, and leave it as it was: see `resting`."""
+    with resting(model), torch.no_grad():
+        yield
+
+
+@contextmanager
+def resting(model: nn.Module) -> Iterator[None]:
+    """Put the model in evaluation mode, and leave it as it was: see `untouched`.
 
     Modules that keep tables for evaluation drop them when they are put in training mode, so that is done on the way in:
     a table made from other weights must not be used. Changing modes may itself write into parameters, as where adapters
     are merged into weights.
     """
     writes = ParameterWrites(model)
-    with untouched(model), torch.no_grad():
+    with untouched(model):
         try:
-            with writes:
+            with writes, torch.no_grad():
                 model.train()
                 model.eval()
             yield
         finally:
-            writes.put_back()
+            with torch.no_grad():
+                writes.put_back()
 
 
 @contextmanager

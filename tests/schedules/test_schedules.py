@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from secateur.criteria import LossChange, Magnitude, Random, UnitWorth
 from secateur.schedules import Exhaustive, Greedy, Iterative, Precomputed, Schedule, Shrink
-from secateur.schedules.iterative import fraction_at
+from secateur.schedules.goals import fraction_at
 from secateur.schedules.walk import Unit
 from secateur.structure import blocks, channels, mask, weights
 from secateur.testing.schedules import ScheduleConformance

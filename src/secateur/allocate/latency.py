@@ -68,14 +68,14 @@ def closest_in_time(
     with ExitStack() as stack:
         stack.enter_context(state.threads(threads_of(chosen)))
         stack.enter_context(evaluating(model))
-        before = prepared(chosen, model, inputs)
+        before = prepared(chosen, model, inputs, quick=True)
         in_turns({"before": before}, warmup=1, repeats=1)
         goal = _fraction(limit, lambda: median(in_turns({"before": before}, warmup=2, repeats=7).wall["before"]))
 
         def ratio(keep: Keep) -> float:
             small = draft(model, sites, keep)
             with evaluating(small):
-                return _ratio(before, prepared(chosen, small, inputs), goal)
+                return _ratio(before, prepared(chosen, small, inputs, quick=True), goal)
 
         return steps.at(_Search(steps, goal, ratio, expected).run())
 

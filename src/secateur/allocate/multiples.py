@@ -11,14 +11,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from secateur.runtimes import Runtime
+from secateur.checks import check_whole
+from secateur.runtimes import Runtime, name_of
 from secateur.runtimes.probes import Kind, installed, liked_multiple
 from secateur.selection import Scope, select
 from secateur.selection.nested import multiple_of
 from secateur.state import usual
 from secateur.structure import Structure
 from secateur.structure.cost import Cost
-from secateur.types import InputError, Keep, Member, RoundTo, Scores, Site, Sites
+from secateur.types import Keep, Member, RoundTo, Scores, Site, Sites
 
 __all__ = ["Rounding", "filled", "rounding", "select_near"]
 
@@ -78,8 +79,7 @@ def rounding(sites: Sites, round_to: RoundTo | Literal["auto"] = "auto", runtime
     if isinstance(round_to, Mapping):
         return Rounding(dict(round_to))
     if round_to != "auto":
-        if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
-            raise InputError(f'round_to={round_to!r} must be "auto", a whole number, 1 or more, or one by site')
+        check_whole("rounding", 1, 'or "auto", or one by site', round_to=round_to)
         return Rounding(dict.fromkeys(sites, round_to))
     if not isinstance(sites.structure, Structure):
         return Rounding({})
@@ -89,11 +89,7 @@ def rounding(sites: Sites, round_to: RoundTo | Literal["auto"] = "auto", runtime
         for name, kind in _kinds(sites, sites.structure).items()
     }
     liked = {name: multiple for name, multiple in multiples.items() if multiple > 1}
-    return Rounding(liked, tuple(map(_name, runtimes)) if multiples else ())
-
-
-def _name(runtime: Any) -> str:
-    return runtime if isinstance(runtime, str) else getattr(runtime, "__name__", type(runtime).__name__)
+    return Rounding(liked, tuple(map(name_of, runtimes)) if multiples else ())
 
 
 def _kinds(sites: Sites, structure: Structure) -> dict[str, Kind]:

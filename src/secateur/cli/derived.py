@@ -66,6 +66,8 @@ def parsed(chosen: dict[str, Any]) -> dict[str, Any]:
     values = {name: value for name, value in chosen.items() if value is not None}
     if "budget" in values:
         values["budget"] = options_of([values["budget"]], "--budget")
+    if str(values.get("round_to", "")).isdecimal():
+        values["round_to"] = int(values["round_to"])
     if "block" in values:
         try:
             values["block"] = tuple(int(size) for size in values["block"].split(","))

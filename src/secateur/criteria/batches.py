@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from secateur.checks import check_whole
-from secateur.labelled import Data, check_data, iterate
+from secateur.labelled import Data, Samples, check_samples, iterate
 
 __all__ = ["check_batches", "moved"]
 
 
-def check_batches(doing: str, data: Data, batch_size: int) -> None:
+def check_batches(doing: str, data: Samples, batch_size: int) -> None:
     """Refuse data that cannot be read again and again, and a batch without samples."""
-    check_data(data, doing)
+    check_samples(data, doing)
     check_whole(doing, batch_size=batch_size)
 
 

@@ -14,8 +14,9 @@ from secateur.criteria.batches import moved
 from secateur.labelled import Data
 from secateur.state import check_finite, device_of
 from secateur.structure.flow import Flow
-from secateur.structure.layers import Layer, layers
+from secateur.structure.layers import Layer, layers, other_uses
 from secateur.structure.sites import REPAIR
+from secateur.structure.trace import where
 from secateur.types import Sites
 
 __all__ = ["Inputs", "LayerInputs"]
@@ -63,8 +64,12 @@ class LayerInputs:
 
     def order(self) -> list[str]:
         """Return the names of all parameters that something is multiplied by, in the order of their first product."""
-        inputs, _ = next(moved(self.data, self.batch_size, self.doing, device_of(self.flow.model)))
-        return list(dict.fromkeys(layer.parameter for layer in self._of(inputs)))
+        return list(dict.fromkeys(layer.parameter for layer in self._of(self._first())))
+
+    def other_uses(self) -> dict[str, str]:
+        """Return the parameters that another op than a product reads as well, each with where the first such op is."""
+        structure, _ = self.flow.at(self._first())
+        return {name: where(node) for name, node in other_uses(structure).items()}
 
     def squares(self, names: Container[str]) -> dict[str, list[Inputs]]:
         """Return for each product with the parameters named the sums of its squared inputs, ``(groups, in)``."""
@@ -72,7 +77,8 @@ class LayerInputs:
 
     def second_moments(self, names: Container[str]) -> dict[str, list[Inputs]]:
         """Return for each product with the parameters named the sums of x xᵀ over its inputs, ``(groups, in, in)``."""
-        return self._sum(names, lambda x: (x @ x.mT).double())
+        # Summed up in single precision, inputs that depend on each other would look independent to a small damping.
+        return self._sum(names, lambda x: x.double() @ x.double().mT)
 
     def _sum(self, names: Container[str], of: Callable[[Tensor], Tensor]) -> dict[str, list[Inputs]]:
         inputs_by_layer: dict[tuple[str, int], Inputs] = {}
@@ -103,6 +109,10 @@ class LayerInputs:
         for (name, _), layer_inputs in inputs_by_layer.items():
             listed.setdefault(name, []).append(layer_inputs)
         return listed
+
+    def _first(self) -> Tensor:
+        inputs, _ = next(moved(self.data, self.batch_size, self.doing, device_of(self.flow.model)))
+        return inputs
 
     def _of(self, inputs: Tensor) -> tuple[Layer, ...]:
         structure, _ = self.flow.at(inputs)

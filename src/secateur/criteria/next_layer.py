@@ -16,7 +16,7 @@ from secateur.rate.samples import SampleLoss
 from secateur.structure.flow import Flow, Read
 from secateur.structure.ops import Product, bind, product_of, writes
 from secateur.structure.rules import op_name
-from secateur.types import Sites, unknown_name
+from secateur.types import ExampleInputs, Sites, unknown_name
 
 __all__ = ["NextLayer"]
 
@@ -74,7 +74,7 @@ class NextLayer(LossCriterion):
         """Return the scores, high = keep; each has its site's shape."""
         flow = Flow(model, sites)
 
-        def plan(inputs: Tensor) -> dict[Read, _Path]:
+        def plan(inputs: ExampleInputs) -> dict[Read, _Path]:
             return _paths(flow.reads(inputs))
 
         return estimate(

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from secateur.criteria.read_sums import Places, over, samples_of
-from secateur.labelled import Data, iterate
+from secateur.labelled import SampleBatch, Samples, batches, side_by_side
 from secateur.losses import check_answers, gives_numbers
 from secateur.state import check_finite, device_of, own_tensors
 from secateur.structure.axes import Atom, atoms
@@ -26,7 +26,7 @@ from secateur.structure.ops import writes
 from secateur.structure.rules import op_name
 from secateur.structure.rules.recurrent import GATES
 from secateur.structure.sites import REPAIR
-from secateur.types import Loss, Member
+from secateur.types import ExampleInputs, Loss, Member
 
 __all__ = ["Gated", "by_unit", "each_batch", "estimate", "gradient"]
 
@@ -36,7 +36,7 @@ class Gated:
     """A batch that has run through a model, ready for backward passes to the reads.
 
     Attributes:
-        outputs: what the model returned, without gradient.
+        outputs: what the model returned, without gradient; several tensors flattened, one beside another.
         targets: the batch's targets.
         loss: the loss of (outputs, targets), a mean over the batch.
         inputs: its inputs.
@@ -44,7 +44,7 @@ class Gated:
         numbers_by_node: what the nodes made that were asked for, without gradient.
     """
 
-    inputs: Tensor
+    inputs: ExampleInputs
     outputs: Tensor
     targets: Tensor
     loss: Loss
@@ -143,12 +143,12 @@ def gradient(outputs: Tensor, targets: Tensor, loss: Loss) -> Tensor:
 
 
 PerBatch = Callable[[Gated], Mapping[str, Tensor]]
-Watch = Callable[[Tensor], set[Node]]
+Watch = Callable[[ExampleInputs], set[Node]]
 
 
 def estimate(
     flow: Flow,
-    data: Data,
+    data: Samples,
     batch_size: int,
     loss: Loss,
     doing: str,
@@ -178,7 +178,7 @@ def estimate(
 
 def each_batch(
     flow: Flow,
-    data: Data,
+    data: Samples,
     batch_size: int,
     loss: Loss,
     doing: str,
@@ -193,9 +193,9 @@ def each_batch(
     check_finite(flow.model, doing, REPAIR)
     count, run = 0, _Runner(flow, loss, watch or (lambda inputs: set()))
     device = device_of(flow.model)
-    for number, (inputs, targets) in enumerate(iterate(data, batch_size, doing), 1):
+    for number, samples in enumerate(batches(data, batch_size, doing), 1):
         with torch.enable_grad():
-            batch = run(inputs.to(device), targets.to(device), f"{doing}, batch {number}")
+            batch = run(samples.to(device), f"{doing}, batch {number}")
             visit(batch)
         count += batch.count
     return count
@@ -221,7 +221,7 @@ class _Plan:
     places: Mapping[Read, Places]
 
 
-def _plan(flow: Flow, inputs: Tensor) -> _Plan:
+def _plan(flow: Flow, inputs: ExampleInputs, count: int) -> _Plan:
     structure, _ = flow.at(inputs)
     names = {atom: name for name, atom in structure.units.items() if name in flow.sites}
     inside = {node: {names[a] for a in looped if a in names} for node, looped in _recurrent(structure)}
@@ -233,7 +233,7 @@ def _plan(flow: Flow, inputs: Tensor) -> _Plan:
     )
     changes = any(writes(node) for node in structure.graph.nodes)
     reads = [read for several in flow.reads(inputs).values() for read in several]
-    places = {read: Places(read, samples_of(structure, read, len(inputs))) for read in reads}
+    places = {read: Places(read, samples_of(structure, read, count)) for read in reads}
     return _Plan(inside, loops, changes, places)
 
 
@@ -246,11 +246,12 @@ class _Runner:
     watch: Watch
     plans: dict[tuple[object, ...], _Plan] = field(default_factory=dict)
 
-    def __call__(self, inputs: Tensor, targets: Tensor, doing: str) -> Gated:
+    def __call__(self, samples: SampleBatch, doing: str) -> Gated:
         """Run one batch, in a context with gradients."""
-        key = (*inputs.shape, inputs.dtype)
+        inputs = samples.inputs
+        key = tuple((name, tensor.shape, tensor.dtype) for name, tensor in samples.without_targets().named())
         if key not in self.plans:
-            self.plans[key] = _plan(self.flow, inputs)
+            self.plans[key] = _plan(self.flow, inputs, len(samples))
         plan, tensors = self.plans[key], self._tensors(self.plans[key])
         points: list[tuple[Places, Tensor]] = []
         tensors_by_node: dict[Node, Any] = {}
@@ -258,19 +259,19 @@ class _Runner:
 
         def again(tap: Tap, see: See | None = None) -> Tensor:
             outside: Tap = lambda read, x: x if read.site in plan.inside.get(read.node, ()) else tap(read, x)  # noqa: E731
-            outputs: Tensor = self.flow(inputs, outside, tensors, see)
+            outputs: Tensor = side_by_side(self.flow(inputs, outside, tensors, see))
             return outputs
 
         watched = self.watch(inputs)
         outputs = again(
             _point(plan, points), _see(plan, watched, tensors_by_node, numbers_by_node) if watched else None
         )
-        check_answers(outputs, targets, self.loss, doing)
+        check_answers(outputs, samples.targets, self.loss, doing)
         loops = [(name, member, tensors[member.parameter]) for name, member in plan.loops]
         return Gated(
             inputs,
             outputs.detach(),
-            targets,
+            samples.targets,
             self.loss,
             again,
             numbers_by_node,

@@ -125,13 +125,15 @@ def compare_latency(
     threads: int | None = None,
     warmup: int = 5,
     repeats: int = 30,
+    quick: bool = False,
 ) -> LatencyComparison:
     """Measure several models in turns, and how much faster each is than the first.
 
     Every round times each model once, beginning with another one each time, so that what else the machine
     does falls on all of them alike; the speedup is the median over the rounds of the ratio within a round.
 
-    Args and errors are those of `latency`, and there must be at least one model.
+    Args and errors are those of `latency`, and there must be at least one model. With `quick`, for many candidates of
+    which none is kept, the runtime's short way is taken, where it has one, which compares nothing with torch.
 
     >>> import torch
     >>> small, large = nn.Linear(4, 2), nn.Linear(4, 2000)
@@ -152,7 +154,7 @@ def compare_latency(
         stack.enter_context(state.threads(threads_of(runtime_timer)))
         for model in models.values():
             stack.enter_context(evaluating(model))
-        ready = {name: prepared(runtime_timer, model, inputs) for name, model in models.items()}
+        ready = {name: prepared(runtime_timer, model, inputs, quick=quick) for name, model in models.items()}
         times = in_turns(ready, warmup=warmup, repeats=repeats)
     count = threads_of(runtime_timer)
     return LatencyComparison(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from secateur.edits import Cut, Depth, Edit, GraphCut, Masked, replay
@@ -23,7 +23,7 @@ from secateur.structure.cutting import Form, cut_with_plan
 from secateur.structure.depth import BlockStructure, removed_blocks
 from secateur.structure.sites import mask
 from secateur.structure.verify import Verification
-from secateur.types import ExampleInputs, Keep, Sites
+from secateur.types import ExampleInputs, InputError, Keep, Sites, unknown_name
 
 __all__ = ["Log", "Result"]
 
@@ -52,6 +52,7 @@ class Result:
         method: how the units were chosen.
         verification: what was compared with the masked model before the cut one was returned; None for masked ones.
         latency: median seconds of a forward pass before and after; None if not measured.
+        runtime: where that was measured.
         history: how the schedule or the search went; None where there was neither.
         inputs: example inputs, to count MACs on; None where there are none.
     """
@@ -66,6 +67,7 @@ class Result:
     latency: tuple[float, float] | None = None
     history: Any = None
     inputs: ExampleInputs | None = None
+    runtime: str = "eager"
 
     @classmethod
     @usual
@@ -171,7 +173,44 @@ class Result:
             repair=self.method.repair,
             loss=self.method.loss,
             warnings=self.method.warnings,
+            runtime=self.runtime,
+            rounding=self.method.rounding,
         )
+
+    def channels_left(self, *modules: str) -> dict[str, Tensor | None]:
+        """Return which of the original's output channels modules still have: the `hints` of `secateur.train.distill`.
+
+        Args:
+            modules: names of layers that have a bias or weights, such as convolutions, linear layers and norms.
+
+        Returns:
+            Positions in the original, int64 ``(channels left,)``; None where all are left.
+
+        Raises:
+            UnknownNameError: a name of no such layer.
+            InputError: the model is a graph, whose layers have no outputs of their own.
+
+        >>> from secateur.structure import channels
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> result = Result.of(model, channels(model, torch.ones(1, 4)), {"0": torch.tensor([True, False, True])})
+        >>> result.channels_left("0", "2")
+        {'0': tensor([0, 2]), '2': None}
+        """
+        if any(isinstance(edit, GraphCut) for edit in self.edits):
+            raise InputError("channels_left: the model is in graph form, whose layers cannot be looked at one by one")
+        layers = {path: parameter for path, layer in self.original.named_modules() if (parameter := _of_outputs(layer))}
+        for name in modules:
+            if name not in layers:
+                raise unknown_name("layer with weights", name, layers)
+        return {name: self._rows_left(f"{name}.{layers[name]}") for name in modules}
+
+    def _rows_left(self, parameter: str) -> Tensor | None:
+        """The rows of the original's parameter that are left after every cut."""
+        left: Tensor | None = None
+        for edit in self.edits:
+            if isinstance(edit, Cut) and (rows := edit.plan.rows.get(parameter, {}).get(0)) is not None:
+                left = rows if left is None else left[rows]
+        return left
 
     @usual
     def apply(self, model: nn.Module) -> nn.Module:
@@ -219,6 +258,16 @@ def _is_graph(model: nn.Module, small: nn.Module) -> bool:
     # A model that was a graph module before is cut as the module that it is: a copy runs the same code.
     copied = isinstance(model, GraphModule) and isinstance(small, GraphModule) and small.code == model.code
     return isinstance(small, GraphModule) and not copied
+
+
+def _of_outputs(layer: nn.Module) -> str | None:
+    """The name of a layer's parameter whose first dimension is its output channels."""
+    # A transposed convolution's weight has its inputs first.
+    for name in ("bias", "weight"):
+        tensor = getattr(layer, name, None)
+        if isinstance(tensor, Tensor) and not (name == "weight" and getattr(layer, "transposed", False)):
+            return name
+    return None
 
 
 def _unit(sites: Sites) -> str:

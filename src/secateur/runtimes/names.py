@@ -16,7 +16,7 @@ from secateur.runtimes.onnx_runtime import OnnxRuntime
 from secateur.state import check_finite, check_module, split_inputs, usual
 from secateur.types import ExampleInputs, InputError
 
-__all__ = ["RUNTIMES", "export", "timer"]
+__all__ = ["RUNTIMES", "export", "name_of", "timer"]
 
 RUNTIMES: Mapping[str, type[Eager | OnnxRuntime]] = {"eager": Eager, "onnxruntime": OnnxRuntime}
 """The runtimes by name: each is a dataclass of its options, and a timer."""
@@ -45,6 +45,15 @@ def timer(runtime: Runtime) -> Timer:
             "'onnxruntime:threads=2', or a function of (model, example inputs) that returns what runs the model once, or seconds"
         )
     return runtime
+
+
+def name_of(runtime: Runtime) -> str:
+    """Return what a report calls a runtime: its name, or that of the function.
+
+    >>> name_of("eager:threads=2"), name_of(Eager()), name_of(len)
+    ('eager:threads=2', 'Eager(threads=1)', 'len')
+    """
+    return runtime if isinstance(runtime, str) else getattr(runtime, "__name__", repr(runtime))
 
 
 def _with_options(default: Eager | OnnxRuntime, runtime: str, options: str) -> Timer:

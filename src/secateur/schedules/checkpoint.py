@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.files import sweep, write_bytes
+from secateur.files import in_order, sweep, write_bytes
 from secateur.losses import loss_function
 from secateur.state import digest, tensors
 from secateur.types import FileError, Sites
@@ -74,7 +74,7 @@ class Checkpoint:
         }
         record = json.dumps({"identity": self.identity, "state": state})
         seal = digest(sorted(tensors.items()), record)
-        write_bytes(self.path, save(tensors, {"format": FORMAT, "record": record, "seal": seal}))
+        write_bytes(self.path, in_order(save(tensors, {"format": FORMAT, "record": record, "seal": seal})))
 
     def read(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
         """Return what was written; None if there is no such file.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import nan
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from secateur.criteria.base import scores_of
 from secateur.labelled import Data
 from secateur.rate.masks import rate
 from secateur.result import Result
+from secateur.schedules.goals import CURVES, BudgetPath, Curve, check_budget, fraction_at
 from secateur.schedules.options import check_rating
 from secateur.schedules.walk import Schedule, Walk
 from secateur.selection import SCOPES, Scope, layer_fractions, select
@@ -25,44 +26,22 @@ from secateur.structure.infer import Structure
 from secateur.structure.sites import channels, mask
 from secateur.types import Criterion, InputError, Keep, Loss, Scores, Sites
 
-__all__ = ["Curve", "Iterative", "Train", "fraction_at"]
+__all__ = ["Curve", "Iterative", "Train"]
 
 Train = Callable[[nn.Module, Keep], object]
 """Trains the model in place; for single weights the masks are given too, by parameter (`HoldZeros` takes them)."""
 
-Curve = Literal["linear", "cubic", "geometric"]
-CURVES = ("linear", "cubic", "geometric")
-
-
-def fraction_at(curve: Curve, sparsity: float, step: int, steps: int) -> float:
-    """Return the fraction that is removed after `step` of `steps`.
-
-    ``"linear"``: equal parts of the original; ``"cubic"``: much at first and ever less, s(1 − (1 − t/T)³) (Zhu and
-    Gupta, 2017); ``"geometric"``: the same fraction of what is left each time (Han et al., 2015).
-
-    >>> [fraction_at("cubic", 0.5, t, 2) for t in (1, 2)], [fraction_at("geometric", 0.75, t, 2) for t in (1, 2)]
-    ([0.4375, 0.5], [0.5, 0.75])
-    """
-    done = step / steps
-    if step == steps:
-        return sparsity
-    if curve == "cubic":
-        return sparsity * (1 - (1 - done) ** 3)
-    if curve == "geometric":
-        return float(1 - (1 - sparsity) ** done)
-    return sparsity * done
-
 
 @dataclass(frozen=True)
 class Iterative(Schedule):
-    """Scores, removes the lowest, trains what is left, and so on up to a sparsity; in one step it is one-shot pruning.
+    """Scores, removes the lowest, trains what is left, and so on up to a goal; in one step it is one-shot pruning.
 
     Channels are cut before each training, so that it is that of the smaller model; single weights are set to zero, and
     again after the training. Without training in between, steps differ from one shot only by the new scores.
 
     Attributes:
         criterion: what scores; at each step it is asked about the model as it is then.
-        sparsity: the fraction of all units that is removed in the end.
+        sparsity: the fraction of all units that is removed in the end; give this or a budget.
         steps: in how many steps.
         curve: how much goes when; see `fraction_at`.
         scope: rank all units together (``"global"``) or within each site (``"layer"``), where sites that lie in one
@@ -72,16 +51,22 @@ class Iterative(Schedule):
         data: labelled samples to log the loss on, after training; None logs none.
         loss: a name that `fit` takes, or a function of (outputs, targets) that gives the mean of its samples' losses.
         minimum: how many units every site keeps at least.
+        budget: what the model may have in the end: one of ``macs``, ``parameters``, ``bytes``, ``latency`` with its
+            limit, such as ``{"macs": 0.5}``, and with it other options of `allocate.budget`. At each step the curve says
+            how much of what is over the limit is gone.
 
     >>> from secateur.criteria import Magnitude
     >>> model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> pruned = Iterative(Magnitude(), 0.5, steps=2, curve="cubic")(model, channels(model, torch.zeros(1, 2)))
     >>> [len(step.units) for step in pruned.history.steps], pruned.model[0].out_features
     ([4], 4)
+    >>> pruned = Iterative(Magnitude(), budget={"macs": 0.25}, steps=3)(model, channels(model, torch.zeros(1, 2)))
+    >>> [len(step.units) for step in pruned.history.steps], pruned.report.macs
+    ([2, 2, 2], (32, 8))
     """
 
     criterion: Criterion
-    sparsity: float
+    sparsity: float | None = None
     steps: int = 1
     curve: Curve = "linear"
     scope: Scope = "global"
@@ -89,9 +74,15 @@ class Iterative(Schedule):
     data: Data | None = field(default=None, repr=False)
     loss: str | Loss = "cross_entropy"
     minimum: int = 1
+    budget: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        check_fraction(self, sparsity=self.sparsity)
+        if (self.sparsity is None) == (self.budget is None):
+            raise InputError("Iterative: give either sparsity= or budget=: how much is removed in the end")
+        if self.budget is not None:
+            check_budget("Iterative", self.budget)
+        else:
+            check_fraction(self, sparsity=self.sparsity)
         check_whole(self, steps=self.steps)
         for option, value, choices in (("curve", self.curve, CURVES), ("scope", self.scope, SCOPES)):
             check_name(option, value, choices)
@@ -100,13 +91,12 @@ class Iterative(Schedule):
     def _prune(self, walk: Walk) -> Result:
         if isinstance(walk.sites.structure, BlockStructure):
             raise InputError("Iterative: sites of blocks cannot be found again in a model without some of them")
-        if self.scope == "global":
-            walk.goal(self.sparsity)
+        path = self._path(walk)
         # Only a training has to be that of the smaller model, whose ties may be others than the original's.
         now = _Now.of(walk, masked=self.train is None or not isinstance(walk.sites.structure, Structure))
         walk.begin(*self._rate(walk.model))
         for step in range(walk.memory.get("step", 0) + 1, self.steps + 1):
-            keep = self._choose(walk, now, fraction_at(self.curve, self.sparsity, step, self.steps))
+            keep = self._choose(walk, now, path, step)
             gone = now.remove(keep)
             if self.train is not None:
                 self.train(now.model, dict(keep) if now.masked else {})
@@ -123,11 +113,44 @@ class Iterative(Schedule):
         evaluation = rate(model, Sites({}), [{}], self.data, self.loss)
         return float(evaluation.losses[0]), float(evaluation.accuracy[0])
 
-    def _choose(self, walk: Walk, now: _Now, fraction: float) -> dict[str, Tensor]:
+    def _path(self, walk: Walk) -> BudgetPath | None:
+        """The way to the budget, where there is one; see that the goal can be reached."""
+        if self.budget is not None:
+            path = BudgetPath.of(walk.model, walk.sites, self.budget, walk.memory.get("whole"))
+            walk.memory["whole"] = path.whole
+            path.check(walk.model, walk.sites, self._budget_options())
+            return path
+        assert self.sparsity is not None
+        if self.scope == "global":
+            walk.goal(self.sparsity)
+        return None
+
+    def _budget_options(self) -> dict[str, Any]:
+        return {"scope": self.scope, "minimum": self.minimum}
+
+    def _choose(self, walk: Walk, now: _Now, path: BudgetPath | None, step: int) -> dict[str, Tensor]:
         """Masks over the sites as they are now."""
         if not now.sites:
             return {}
         scores: Scores = scores_of(self.criterion, now.model, now.sites, "Iterative")
+        if path is not None:
+            share = fraction_at(self.curve, path.share, step, self.steps)
+            return self._within(walk, now, path, share, scores)
+        assert self.sparsity is not None
+        return self._lowest(walk, now, fraction_at(self.curve, self.sparsity, step, self.steps), scores)
+
+    def _within(self, walk: Walk, now: _Now, path: BudgetPath, share: float, scores: Scores) -> dict[str, Tensor]:
+        """Masks of a model that is within a part of the budget."""
+        if not now.masked:
+            return path.masks(now.model, now.sites, scores, share, self._budget_options())
+        # What is gone stays gone: it goes first, and a budget takes no infinite scores.
+        below = min(float(x.min()) for x in scores.values()) - 1
+        lowest = {n: x.double().masked_fill(~walk.keep[n].to(x.device), below) for n, x in scores.items()}
+        keep = path.masks(walk.model, walk.sites, lowest, share, self._budget_options())
+        return {name: kept.cpu() & walk.keep[name] for name, kept in keep.items()}
+
+    def _lowest(self, walk: Walk, now: _Now, fraction: float, scores: Scores) -> dict[str, Tensor]:
+        """Masks that keep all but a fraction of the original units."""
         if now.masked:
             # What is gone stays gone: nothing is lower.
             lowest = {n: x.double().masked_fill(~walk.keep[n].to(x.device), -torch.inf) for n, x in scores.items()}

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as dump_arrays
 
 from secateur.checks import check_number, check_whole
-from secateur.files import write_bytes
+from secateur.files import in_order, write_bytes
 from secateur.progress import bar
 from secateur.result import Method, Result
 from secateur.search.fitness import FitnessLike, Rating
@@ -209,9 +209,8 @@ def _save(path: Path, run: SearchRun, arrays: Arrays, identity: str) -> None:
         "generations": [(len(g.rating), g.spent) for g in run.history],
     }
     record = json.dumps(plain)
-    write_bytes(
-        path, dump_arrays(state_arrays, metadata={"secateur-search": record, "seal": _seal(state_arrays, record)})
-    )
+    header = {"secateur-search": record, "seal": _seal(state_arrays, record)}
+    write_bytes(path, in_order(dump_arrays(state_arrays, metadata=header)))
 
 
 def _resume(path: Path, run: SearchRun, identity: str) -> Arrays | None:

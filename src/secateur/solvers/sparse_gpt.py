@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -46,7 +46,7 @@ class SparseGPT(Solver):
 
     Raises:
         InputError: unfit data, sites of channels, an option out of range, or a weight that no linear layer or
-            convolution multiplies by.
+            convolution multiplies by, or that is used in another way as well, as a table of an embedding.
 
     >>> from secateur.structure import weights
     >>> model = nn.Linear(2, 1, bias=False)
@@ -78,7 +78,7 @@ class SparseGPT(Solver):
         parameters = parameters_of(work, sites)
         inputs = LayerInputs(work, self.data, self.batch_size, "SparseGPT")
         order = inputs.order()
-        _check_multiplied(sites, order)
+        _check_multiplied(sites, order, inputs.other_uses())
         keep = {}
         for name in sorted(sites, key=order.index):
             problems = merged(inputs.second_moments([name]).get(name, []), "SparseGPT")
@@ -110,12 +110,17 @@ class SparseGPT(Solver):
         return order, _spans(columns, columns // layer.places, m)
 
 
-def _check_multiplied(sites: Sites, order: list[str]) -> None:
+def _check_multiplied(sites: Sites, order: list[str], other_uses: Mapping[str, str]) -> None:
     for name in sites:
         if name not in order:
             raise InputError(
                 f"SparseGPT: no linear layer or convolution multiplies by {name!r} itself, so there are no inputs to "
                 f"solve with; leave it out: weights(model, ignore=[{name!r}])"
+            )
+        if name in other_uses:
+            raise InputError(
+                f"SparseGPT: {name!r} is more than the weight of a layer: {other_uses[name]} reads it, too, and the inputs "
+                f"of the layer do not tell what new values do there; leave it out: weights(model, ignore=[{name!r}])"
             )
 
 

@@ -20,7 +20,7 @@ from secateur.structure.ops import product_of
 from secateur.structure.patches import PART, Patches
 from secateur.structure.rules import op_name
 
-__all__ = ["Layer", "layers"]
+__all__ = ["Layer", "layers", "other_uses"]
 
 MOVES = [
     "alias",
@@ -111,6 +111,23 @@ def layers(structure: Structure) -> tuple[Layer, ...]:
             matrix = entries if product.out_first else entries.T
             weight_layers.append(Layer(name, number, node, product.source, matrix.unsqueeze(0)))
     return tuple(weight_layers)
+
+
+def other_uses(structure: Structure) -> dict[str, Node]:
+    """Return the parameters that another op than a product reads as well, each with the first such op.
+
+    New values for such a weight change more than what its products compute: a table that an embedding looks up, and
+    that the last layer multiplies by.
+    """
+    moved, products = _Moved(structure), {layer.node for layer in layers(structure)}
+    uses: dict[str, Node] = {}
+    for node in structure.graph.nodes:
+        product = product_of(node) if node in products else None
+        for source in node.all_input_nodes:
+            place = moved[source]
+            if place is not None and moved[node] is None and (product is None or source is not product.weight):
+                uses.setdefault(place[0], node)
+    return uses
 
 
 class _Moved(dict[Any, tuple[str, Tensor] | None]):

@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from secateur.state import check_finite, check_module, check_ordinary, tensors, usual
-from secateur.structure.infer import infer
+from secateur.state import check_finite, check_module, check_ordinary, own_tensors, tensors, usual
+from secateur.structure.infer import Structure, infer
 from secateur.structure.trace import trace
 from secateur.types import ExampleInputs, InputError, Keep, Member, Site, Sites, unknown_name
 from secateur.untouched import copied
@@ -165,6 +165,22 @@ def check_same_model(model: nn.Module, sites: Sites) -> None:
                     f"the sites belong to another model ({member.parameter!r} has shape {shape}, expected "
                     f"{member.shape}); find the sites of this one first"
                 )
+    if isinstance(sites.structure, Structure):
+        _check_same_ties(own_tensors(model), sites.structure.graph.state)
+
+
+def _check_same_ties(own: Mapping[str, Tensor], traced: Mapping[str, Tensor]) -> None:
+    """Refuse a model in which other tensors are one: a site names a shared tensor once, so its twin would stay whole."""
+    names = [name for name in own if name in traced]
+    first_own, first_traced = ({id(table[name]): name for name in reversed(names)} for table in (own, traced))
+    for name in names:
+        here, there = first_own[id(own[name])], first_traced[id(traced[name])]
+        if here != there:
+            twin, tied = (there, "there and not here") if there != name else (here, "here and not there")
+            raise InputError(
+                f"the sites belong to another model ({name!r} and {twin!r} are one tensor {tied}); tie the weights as "
+                "they were, or find the sites of this model first"
+            )
 
 
 @usual

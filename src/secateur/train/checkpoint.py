@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.files import sweep, write_bytes
+from secateur.files import in_order, sweep, write_bytes
 from secateur.labelled import Samples, together
 from secateur.randomness import rng_state, set_rng_state
 from secateur.state import digest, restore, tensors
@@ -105,7 +105,7 @@ class WriteCheckpoint(Callback):
         packed: dict[str, Tensor] = {}
         record = json.dumps({"identity": self.identity_of_run, "state": pack(_state(run), packed, "state")})
         seal = digest(sorted(packed.items()), record)
-        write_bytes(self.path, save(packed, {"format": FORMAT, "record": record, "seal": seal}))
+        write_bytes(self.path, in_order(save(packed, {"format": FORMAT, "record": record, "seal": seal})))
 
 
 def _state(run: Run) -> dict[str, Any]:

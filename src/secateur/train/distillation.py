@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,16 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur.checks import check_name, check_number
-from secateur.labelled import Batch, Samples, batches, check_samples
+from secateur.labelled import SampleBatch, Samples, batches, check_samples
 from secateur.losses import answers, check_answers, loss_function
 from secateur.randomness import seeded
-from secateur.state import device_of, digest, evaluating, tensors, usual
+from secateur.state import device_of, digest, evaluating, resting, tensors, usual
 from secateur.train.callbacks import Callback, Run
 from secateur.train.history import History
 from secateur.train.loop import fit, try_model
 from secateur.train.matching import MATCHES, Match, Matched, match_by_kind, output_tensors
 from secateur.train.options import TrainOptions, describe
-from secateur.types import InputError, Loss, unknown_name
+from secateur.types import InputError, Loss
 
 __all__ = ["Distillation", "distill"]
 
@@ -63,8 +64,8 @@ class Distillation(Callback):
         check_number("distillation", "[0, 1]", weight=self.weight)
         check_number("distillation", "[0, inf)", hint_weight=self.hint_weight)
         loss_function(self.loss)
-        if not callable(self.match) and self.match not in MATCHES:
-            raise unknown_name("match of a student and its teacher", self.match, MATCHES)
+        if not callable(self.match):
+            check_name("match of a student and its teacher", self.match, MATCHES)
         _modules(self.teacher, self.hints, "teacher")
 
     def identity(self) -> str:
@@ -79,16 +80,19 @@ class Distillation(Callback):
         if run.model is self.teacher:
             raise InputError("distillation: the model is its own teacher; keep the unpruned model as the teacher")
         hinted = _modules(run.model, self.hints, "model")
+        ending = ExitStack()
+        ending.enter_context(resting(self.teacher))
         handles = [run.model.register_forward_pre_hook(self._keep_inputs, with_kwargs=True)]
         handles += [module.register_forward_hook(self._keeper("ours", name)) for name, module in hinted.items()]
         theirs = _modules(self.teacher, self.hints, "teacher")
         handles += [module.register_forward_hook(self._keeper("theirs", name)) for name, module in theirs.items()]
-        self._seen.update(run=run, handles=handles, ours={}, theirs={})
+        for handle in handles:
+            ending.callback(handle.remove)
+        self._seen.update(run=run, ending=ending, ours={}, theirs={})
 
     def on_end(self, run: Run) -> None:
         """Look no longer."""
-        for handle in self._seen.get("handles", ()):
-            handle.remove()
+        self._seen["ending"].close()
         self._seen.clear()
 
     def __call__(self, outputs: Any, targets: Any) -> Tensor:
@@ -101,7 +105,7 @@ class Distillation(Callback):
         if true is not None and not run.model.training:
             return true
         args, kwargs = self._seen["inputs"]
-        with evaluating(self.teacher):
+        with torch.no_grad():
             theirs = run.answer_of(self.teacher, *args, **kwargs)
         match = self.match if callable(self.match) else Matched((self.match,), self.temperature)
         soft = match(outputs, theirs)
@@ -210,7 +214,7 @@ def distill(
     return fit(model, train, validation, options, callbacks=[both, *callbacks], loss=both, **more)
 
 
-def _first_batch(train: Samples, size: int, teacher: nn.Module) -> Batch:
+def _first_batch(train: Samples, size: int, teacher: nn.Module) -> SampleBatch:
     """The first samples, whatever order they are trained in: a resumed training must see the same."""
     device = device_of(teacher)
     with seeded(device, 0):

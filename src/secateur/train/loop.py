@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 from torch.utils import _pytree as pytree
 
 from secateur.labelled import (
-    Batch,
+    SampleBatch,
     Samples,
     are_classes,
     batches,
@@ -160,7 +160,7 @@ class Sources:
                 check_labels(batch.targets, outputs.shape[1], role)
 
 
-def try_model(model: nn.Module, batch: Batch, what: str) -> Any:
+def try_model(model: nn.Module, batch: SampleBatch, what: str) -> Any:
     """Return what a model answers; `what` says in the error whose inputs it does not take."""
     try:
         return batch.run(model)
@@ -168,7 +168,7 @@ def try_model(model: nn.Module, batch: Batch, what: str) -> Any:
         raise InputError(f"{what}: the model does not take inputs of {_shapes(batch.inputs)}: {error}") from error
 
 
-def _try_loss(model: nn.Module, batch: Batch, loss: Loss, what: str) -> Any:
+def _try_loss(model: nn.Module, batch: SampleBatch, loss: Loss, what: str) -> Any:
     outputs = answers(try_model(model, batch, what), loss)
     check_answers(outputs, batch.targets, loss, what)
     shapes = f"outputs of {_shapes(outputs)} and targets of {_shapes(batch.targets)}"
@@ -319,14 +319,14 @@ def _set_modes(run: Run) -> None:
                 module.training = False
 
 
-def _groups(source: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+def _groups(source: Iterable[SampleBatch], size: int) -> Iterator[list[SampleBatch]]:
     """The batches of each step."""
     rest = iter(source)
     while group := list(islice(rest, size)):
         yield group
 
 
-def _gradients(run: Run, batch: Batch, loss: Loss, count: int, tally: Tally, checked: bool) -> None:
+def _gradients(run: Run, batch: SampleBatch, loss: Loss, count: int, tally: Tally, checked: bool) -> None:
     """Add the gradients of a batch's share in the mean loss of `count` samples."""
     outputs = answers(batch.run(run.answer), loss)
     if not checked and are_classes(outputs, batch.targets):

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
+from secateur.checks import check_name
 from secateur.labelled import logits_of
 from secateur.losses import LOSSES, gives_numbers, is_cross_entropy, loss_function
-from secateur.types import InputError, Loss, unknown_name
+from secateur.types import InputError, Loss
 
 __all__ = ["MATCHES", "Match", "Matched", "match_by_kind", "output_tensors", "soft_cross_entropy"]
 
@@ -171,8 +172,7 @@ def match_by_kind(match: str, temperature: float, answers: Any, targets: Any, lo
     >>> match_by_kind("auto", 4.0, torch.tensor([[0.1, 0.9], [0.2, 0.8]]), None, "cross_entropy").kinds
     ('probabilities',)
     """
-    if match not in ("auto", *MATCHES):
-        raise unknown_name("match of a student and its teacher", match, ("auto", *MATCHES))
+    check_name("match of a student and its teacher", match, ("auto", *MATCHES))
     parts = output_tensors(answers)
     # Targets say what a single tensor is; of several it is not known which of them they are of.
     said = targets if len(parts) == 1 and isinstance(targets, Tensor) else None

@@ -1,0 +1,94 @@
+"""What a smaller model costs, as a fraction of the original, and what each site adds to that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from secateur.allocate import CostTable, cost_table, rounding
+from secateur.compression.options import CompressOptions, Goal
+from secateur.measure import compare_latency, file_bytes, macs, parameters
+from secateur.structure import channels
+from secateur.types import ExampleInputs, Sites
+
+__all__ = ["Costs", "now"]
+
+WIDTHS = {"latency": 6}
+"""At how many widths of each site a cost is measured; those that are counted are counted at more."""
+
+COUNTED_WIDTHS = 16
+
+
+@dataclass(eq=False)
+class Costs:
+    """Measures what the goal is about.
+
+    Attributes:
+        goal: what is to become less.
+        original: what fractions are of.
+        inputs: what both are called with.
+        options: where latency is measured, and which widths there are.
+        file: where the table is kept; None keeps it in memory.
+        progress: show a bar.
+    """
+
+    goal: Goal
+    original: nn.Module
+    inputs: ExampleInputs
+    options: CompressOptions
+    file: Path | None = None
+    progress: bool = False
+    _table: CostTable | None = None
+
+    def __call__(self, model: nn.Module, quick: bool = False) -> float:
+        """Return the cost of a model as a fraction of the original's; latency is measured in turns with it."""
+        if self.goal.what == "latency":
+            both = {"original": self.original, "smaller": model}
+            where = self.options.where
+            speedup = compare_latency(both, self.inputs, runtime=where, quick=quick).speedups["smaller"].median
+            return 1 / speedup
+        count = COUNTS[self.goal.what]
+        return count(model, self.inputs) / count(self.original, self.inputs)
+
+    @property
+    def table(self) -> CostTable:
+        """What each site of the original costs at several widths: measured once, and kept."""
+        if self._table is None and self.file is not None and self.file.exists():
+            self._table = CostTable.load(self.file)
+        if self._table is None:
+            options, what = self.options, self.goal.what
+            sites = channels(self.original, self.inputs, options.ignore)
+            self._table = cost_table(
+                self.original,
+                sites,
+                measures=[what],
+                widths=WIDTHS.get(what, COUNTED_WIDTHS),
+                minimum=options.minimum,
+                round_to=rounding(sites, options.round_to, options.where).multiples,
+                runtime=options.where,
+                progress=self.progress,
+            )
+            if self.file is not None:
+                self._table.save(self.file)
+        return self._table
+
+
+def now(table: CostTable, sites: Sites) -> CostTable:
+    """Return the original's table for a model that was cut already.
+
+    Args:
+        table: of the original.
+        sites: of the model as it is now, under the original's names; a site of one unit is none any more.
+    """
+    table = replace(table, sites={name: site for name, site in table.sites.items() if name in sites})
+    return table.within({name: sites[name].size for name in table.sites})
+
+
+COUNTS: Mapping[str, Callable[[nn.Module, ExampleInputs], int]] = {
+    "macs": macs,
+    "parameters": lambda model, inputs: parameters(model).total,
+    "bytes": lambda model, inputs: file_bytes(model),
+}
