@@ -1,7 +1,7 @@
 """How much to remove where: a fraction for each site, by rule or by what it was found to bear, or masks for a budget."""
 
 from secateur.allocate.budgets import BUDGETS, budget
-from secateur.allocate.cost_table import CostTable, Losses, SiteCosts
+from secateur.allocate.tables import CostTable, Losses, SiteCosts
 from secateur.allocate.costing import cost_table, measured_losses
 from secateur.allocate.dynamic import Choices, Portions
 from secateur.allocate.joint import JointAllocation, plan_jointly

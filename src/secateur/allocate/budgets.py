@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from secateur.allocate.cost_table import CostTable
+from secateur.allocate.tables import CostTable
 from secateur.allocate.costing import cost_table
 from secateur.allocate.counting import Counter, counter_by_cutting, examples, quick_counter, size
 from secateur.allocate.goals import allowed
