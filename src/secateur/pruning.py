@@ -15,11 +15,10 @@ from secateur.allocate.multiples import select_near
 from secateur.checks import check_name, check_whole
 from secateur.criteria import by_name
 from secateur.criteria.base import level_sites, scores_of
-from secateur.measure import compare_latency
 from secateur.repair.consumers import Repair
 from secateur.repair.consumers import repair as repaired
 from secateur.result import Method, Result
-from secateur.runtimes import Runtime, name_of, timer
+from secateur.runtimes import Runtime, timer
 from secateur.selection import Scope, select
 from secateur.solvers import Solver
 from secateur.state import usual
@@ -232,9 +231,7 @@ def prune(
     )
     result = replace(result, inputs=example_inputs)
     if latency:
-        runtime = settled_options.runtime or "eager"
-        seconds = _latency(model, result.model, example_inputs, runtime)
-        result = replace(result, latency=seconds, runtime=name_of(runtime))
+        result = result.timed(settled_options.runtime or "eager")
     _ = result.report  # counted now, before anybody trains one of the two models
     return result
 
@@ -331,12 +328,3 @@ def _repaired(model: nn.Module, sites: Sites, keep: Keep, how: tuple[Repair, ...
     if data is None:
         raise InputError("prune: repair needs data; give a few hundred samples, such as (inputs, targets)")
     return repaired(model, sites, keep, data, how)
-
-
-def _latency(
-    model: nn.Module, small: nn.Module, example_inputs: ExampleInputs, runtime: Runtime
-) -> tuple[float, float]:
-    """The unpruned model's seconds, and those over the ratio, which is surer than the smaller model's own."""
-    comparison = compare_latency({"before": model, "after": small}, example_inputs, runtime=runtime)
-    before = comparison.latencies["before"].median
-    return before, before / comparison.speedups["after"].median
