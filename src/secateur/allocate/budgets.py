@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from secateur.allocate.tables import CostTable
 from secateur.allocate.costing import cost_table
 from secateur.allocate.counting import Counter, counter_by_cutting, examples, quick_counter, size
 from secateur.allocate.goals import allowed
@@ -15,6 +14,7 @@ from secateur.allocate.latency import closest_in_time
 from secateur.allocate.multiples import filled, rounding
 from secateur.allocate.scan import Sensitivity
 from secateur.allocate.steps import Steps, by_costs, by_scores
+from secateur.allocate.tables import CostTable
 from secateur.checks import check_name
 from secateur.criteria.base import check_scores
 from secateur.runtimes import Runtime

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.allocate.tables import CostTable
 from secateur.allocate.plans import Allocation, Problem, Widths, enough
+from secateur.allocate.tables import CostTable
 from secateur.criteria.joint_loss_change import JointWorth
 from secateur.criteria.quadratic import Descent
 from secateur.types import InputError, unknown_name

@@ -10,8 +10,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.allocate.tables import CostTable
 from secateur.allocate.dynamic import Choices, Floats, Portions
+from secateur.allocate.tables import CostTable
 from secateur.types import InputError
 
 __all__ = ["Allocation", "Problem", "Widths", "enough", "plan", "plan_within"]
