@@ -30,6 +30,7 @@ class Clock(Callback):
         trials: those that are over.
         started: the moment at which the compression began.
 
+    >>> from secateur.train.options import TrainOptions
     >>> clock = Clock(CompressOptions(steps=2, train=TrainOptions(epochs=2), finish=TrainOptions(epochs=4)), 0.25, False)
     >>> clock.left() is None      # nothing was timed
     True
@@ -93,6 +94,6 @@ class Clock(Callback):
 
     def _steps(self) -> int:
         """How many cuts lie between the best model that there is and the goal."""
-        best = min((trial.cost for trial in self.trials if trial.accepted), default=1.0)
+        best = min((trial.cost for trial in self.trials if trial.accepted and trial.cost is not None), default=1.0)
         share = log(self.fraction / best) / log(self.fraction)
         return max(ceil(share * self.options.steps - 1e-6), 1) if best > self.fraction else 0

@@ -46,14 +46,13 @@ class Compression:
     @classmethod
     def of(cls, journal: Journal, goal: Goal, metric: str) -> Self:
         """Read it from the journal of a compression that has ended."""
-        best = min((trial.cost for trial in journal.accepted), default=1.0)
         return cls(
             goal,
             metric,
             journal.runtime,
             journal.baseline["metric"],
             tuple(journal.trials),
-            best <= goal.fraction,
+            journal.cost <= goal.fraction,
             journal.done,
             journal.identity,
             versions(),
@@ -72,7 +71,9 @@ class Compression:
     @property
     def points(self) -> tuple[tuple[float, float], ...]:
         """Cost and metric of every model that was tried, the original first."""
-        return (1.0, self.baseline), *((trial.cost, trial.metric) for trial in self.trials if trial.cut)
+        return (1.0, self.baseline), *(
+            (trial.cost, trial.metric) for trial in self.trials if trial.cost is not None and trial.metric is not None
+        )
 
     @property
     def front(self) -> tuple[tuple[float, float], ...]:
@@ -114,16 +115,16 @@ def in_words(trial: Trial, trials: Sequence[Trial], what: str, metric: str, base
     >>> in_words(first, [], "macs", "accuracy", 0.91)
     'trial 1 on the original: macs 100.0% → 48.0%, accuracy 0.9100 → 0.9000 (0.8500 untrained), kept; 12 s'
     """
-    earlier = {other.number: (other.cost, other.metric) for other in trials if other.cut}
-    cost, value = earlier.get(trial.base, (1.0, baseline))
     base = f"trial {trial.base}" if trial.base else "the original"
     verdict = "kept" if trial.accepted else f"taken back: {trial.why}"
-    change = (
-        f"{what} {cost:.1%} → {trial.cost:.1%}, {metric} {value:.4f} → {trial.metric:.4f} ({trial.untrained:.4f} untrained)"
-        if trial.cut
-        else f"{what} {cost:.1%} → {trial.asked:.1%}"
+    if trial.cost is None:
+        return f"trial {trial.number} on {base}: {what} {trial.asked:.1%} cannot be had: {trial.why}; {trial.seconds:.0f} s"
+    earlier = {other.number: (other.cost, other.metric) for other in trials}
+    cost, value = earlier.get(trial.base, (1.0, baseline))
+    return (
+        f"trial {trial.number} on {base}: {what} {cost:.1%} → {trial.cost:.1%}, {metric} {value:.4f} → {trial.metric:.4f} "
+        f"({trial.untrained:.4f} untrained), {verdict}; {trial.seconds:.0f} s"
     )
-    return f"trial {trial.number} on {base}: {change}, {verdict}; {trial.seconds:.0f} s"
 
 
 def versions() -> dict[str, str]:

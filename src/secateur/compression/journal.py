@@ -27,25 +27,24 @@ class Trial:
         number: from 1.
         base: the number of the trial whose model was cut further; 0 for the original.
         asked: the cost that it was cut to, as a fraction of the original's.
-        cost: what it costs, as a fraction of the original's: measured, where it is a latency.
+        cost: what it costs, as a fraction of the original's: measured, where it is a latency. None, as the next two, where
+            there was no such model.
         metric: on the validation data, after the training.
         untrained: the same before the training.
         accepted: whether the metric is within what it may drop.
         why: what was decided, in words.
         seconds: how long it took.
-        cut: whether there was a model; without, what was asked for cannot be cut, and cost and metric say nothing.
     """
 
     number: int
     base: int
     asked: float
-    cost: float
-    metric: float
-    untrained: float
+    cost: float | None
+    metric: float | None
+    untrained: float | None
     accepted: bool
     why: str
     seconds: float
-    cut: bool = True
 
 
 @dataclass
@@ -127,3 +126,8 @@ class Journal:
     def accepted(self) -> list[Trial]:
         """The trials that are good enough, in order."""
         return [trial for trial in self.trials if trial.accepted]
+
+    @property
+    def cost(self) -> float:
+        """The least cost of those, as a fraction of the original's; 1 where there is none."""
+        return min((trial.cost for trial in self.accepted if trial.cost is not None), default=1.0)

@@ -143,7 +143,7 @@ class _Walk:
     def _next(self) -> float | None:
         """The cost to cut to next; None at the end, with the reason in the journal."""
         trials, goal = self.journal.trials, self.goal.fraction
-        best = min((trial.cost for trial in self.journal.accepted), default=1.0)
+        best = self.journal.cost
         refused = [trial for trial in trials if not trial.accepted]
         if best <= goal:
             return self._end("the goal is reached")
@@ -175,7 +175,7 @@ class _Walk:
             result = smaller(best.model, aimed, self.costs, self.scoring, self.options)
         except OutOfReach as error:
             base, seconds = now.number if now else 0, monotonic() - began
-            return Trial(number, base, asked, 1.0, 0.0, 0.0, False, str(error), seconds, cut=False), None
+            return Trial(number, base, asked, None, None, None, False, str(error), seconds), None
         untrained = self.quality(result.model)
         cost = self.costs(result.model)
         last = cost <= self.goal.fraction
