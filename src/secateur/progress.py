@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["bar"]
+__all__ = ["about_left", "bar"]
 
 
 @contextmanager
@@ -36,3 +36,15 @@ def bar(total: float, visible: bool, words: str) -> Iterator[Callable[[float], N
     with Progress(*columns, console=Console(stderr=True), expand=True) as progress:
         task = progress.add_task("", total=total)
         yield lambda more: progress.advance(task, more)
+
+
+def about_left(seconds: float) -> str:
+    """Return how long something may still take, as a person says it.
+
+    >>> about_left(20), about_left(170), about_left(7900)
+    ('less than a minute left', 'about 3 min left', 'about 2 h 12 min left')
+    """
+    if seconds < 45:
+        return "less than a minute left"
+    hours, minutes = divmod(max(round(seconds / 60), 1), 60)
+    return f"about {hours} h {minutes} min left" if hours else f"about {minutes} min left"

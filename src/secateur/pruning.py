@@ -15,11 +15,10 @@ from secateur.allocate.multiples import select_rounded
 from secateur.checks import check_name, check_whole, is_number
 from secateur.criteria import by_name
 from secateur.criteria.base import level_sites, scores_of
-from secateur.measure import compare_latency
 from secateur.repair.consumers import Repair
 from secateur.repair.consumers import repair as repaired
 from secateur.result import Method, Result
-from secateur.runtimes import Runtime, name_of, timer
+from secateur.runtimes import Runtime, timer
 from secateur.selection import Scope, select
 from secateur.solvers import Solver
 from secateur.state import usual
@@ -27,17 +26,12 @@ from secateur.structure import channels, weights
 from secateur.structure.cutting import Form
 from secateur.train import Data
 from secateur.train.options import describe
-from secateur.types import Criterion, ExampleInputs, InputError, Keep, Loss, Scores, Sites, with_changes
+from secateur.types import Criterion, ExampleInputs, InputError, Keep, Loss, Scores, Sites, option_words, with_changes
 
 __all__ = ["PruneOptions", "prune"]
 
 Unit = Literal["channels", "weights"]
 UNITS = ("channels", "weights")
-
-
-def _words(text: str, metavar: str | None = None) -> dict[str, str | None]:
-    """What the command line shows for an option."""
-    return {"help": text, "metavar": metavar}
 
 
 @dataclass(frozen=True)
@@ -77,65 +71,71 @@ class PruneOptions:
     'global'
     """
 
-    criterion: str | Criterion = field(default="l2", metadata=_words("What to score by (see `secateur list`).", "NAME"))
+    criterion: str | Criterion = field(
+        default="l2", metadata=option_words("What to score by (see `secateur list`).", "NAME")
+    )
     sparsity: float | Mapping[str, float] | None = field(
-        default=None, metadata=_words("The fraction of units to remove, 0 to 1; 0.5 where no rule is given.")
+        default=None, metadata=option_words("The fraction of units to remove, 0 to 1; 0.5 where no rule is given.")
     )
     unit: Unit = field(
         default="channels",
-        metadata=_words("channels (neurons and filters are cut out) or weights (set to zero).", "UNIT"),
+        metadata=option_words("channels (neurons and filters are cut out) or weights (set to zero).", "UNIT"),
     )
     scope: Scope = field(
         default="global",
-        metadata=_words(
+        metadata=option_words(
             "global (all units ranked together), layer (within each), or row (weights, within each output's).", "SCOPE"
         ),
     )
     cumulative: float | None = field(
-        default=None, metadata=_words("Instead: in each site the lowest scores with this share of its total.")
+        default=None, metadata=option_words("Instead: in each site the lowest scores with this share of its total.")
     )
     pattern: str | None = field(
-        default=None, metadata=_words("Instead: keep N of every M single weights, such as 2:4.", "N:M")
+        default=None, metadata=option_words("Instead: keep N of every M single weights, such as 2:4.", "N:M")
     )
     block: tuple[int, int] | None = field(
-        default=None, metadata=_words("Choose single weights in blocks of this shape, such as 4,1.", "ROWS,COLUMNS")
+        default=None,
+        metadata=option_words("Choose single weights in blocks of this shape, such as 4,1.", "ROWS,COLUMNS"),
     )
     budget: Mapping[str, float | str] | None = field(
         default=None,
-        metadata=_words(
+        metadata=option_words(
             "Instead: what may be used of macs, parameters, bytes or latency, such as macs=0.5.", "WHAT=LIMIT"
         ),
     )
     repair: Repair | Sequence[Repair] = field(
-        default=(), metadata=_words("What to repair from images: least-squares, bias or norms; may be repeated.", "HOW")
+        default=(),
+        metadata=option_words("What to repair from images: least-squares, bias or norms; may be repeated.", "HOW"),
     )
     solver: str | Solver | None = field(
         default=None,
-        metadata=_words("Instead of a criterion: thinet (channels), sparse-gpt or wood-fisher (weights).", "NAME"),
+        metadata=option_words(
+            "Instead of a criterion: thinet (channels), sparse-gpt or wood-fisher (weights).", "NAME"
+        ),
     )
     loss: str | Loss | None = field(
         default=None,
-        metadata=_words("What a criterion takes for the loss: cross-entropy (default), mse, l1 or bce.", "NAME"),
+        metadata=option_words("What a criterion takes for the loss: cross-entropy (default), mse, l1 or bce.", "NAME"),
     )
     ignore: Iterable[str] = field(
-        default=(), metadata=_words("A site to leave whole, by name or pattern; may be repeated.", "SITE")
+        default=(), metadata=option_words("A site to leave whole, by name or pattern; may be repeated.", "SITE")
     )
-    minimum: int = field(default=1, metadata=_words("How many units every site keeps at least."))
+    minimum: int = field(default=1, metadata=option_words("How many units every site keeps at least."))
     round_to: int | Literal["auto"] = field(
         default="auto",
-        metadata=_words(
+        metadata=option_words(
             "Keep a multiple of this many units in every site; auto: of what the runtime likes, measured.", "NUMBER"
         ),
     )
     runtime: Runtime | None = field(
         default=None,
-        metadata=_words(
+        metadata=option_words(
             "Where the model is to run and is timed: eager or onnxruntime, as in onnxruntime:threads=2.", "NAME"
         ),
     )
     form: Form = field(
         default="auto",
-        metadata=_words(
+        metadata=option_words(
             "module (of the model's own class), graph (a torch.fx.GraphModule), or auto (a graph only where the model's code "
             "holds sizes as literals).",
             "FORM",
@@ -231,9 +231,7 @@ def prune(
     )
     result = replace(result, inputs=example_inputs)
     if latency:
-        runtime = settled_options.runtime or "eager"
-        seconds = _latency(model, result.model, example_inputs, runtime)
-        result = replace(result, latency=seconds, runtime=name_of(runtime))
+        result = result.timed(settled_options.runtime or "eager")
     _ = result.report  # counted now, before anybody trains one of the two models
     return result
 
@@ -330,12 +328,3 @@ def _repaired(model: nn.Module, sites: Sites, keep: Keep, how: tuple[Repair, ...
     if data is None:
         raise InputError("prune: repair needs data; give a few hundred samples, such as (inputs, targets)")
     return repaired(model, sites, keep, data, how)
-
-
-def _latency(
-    model: nn.Module, small: nn.Module, example_inputs: ExampleInputs, runtime: Runtime
-) -> tuple[float, float]:
-    """The unpruned model's seconds, and those over the ratio, which is surer than the smaller model's own."""
-    comparison = compare_latency({"before": model, "after": small}, example_inputs, runtime=runtime)
-    before = comparison.latencies["before"].median
-    return before, before / comparison.speedups["after"].median

@@ -116,6 +116,15 @@ def with_changes(options: Options, changes: Mapping[str, Any], kind: str) -> Opt
     return replace(options, **changes)
 
 
+def option_words(text: str, metavar: str | None = None) -> dict[str, str | None]:
+    """Return the metadata of a field of options: what the command line shows for it.
+
+    >>> option_words("Units that stay.", "COUNT")
+    {'help': 'Units that stay.', 'metavar': 'COUNT'}
+    """
+    return {"help": text, "metavar": metavar}
+
+
 Role = Literal["out", "in", "scale"]
 """What a parameter's dimension is to a site: it produces the units, consumes them, or scales and shifts them."""
 

@@ -14,7 +14,12 @@ from secateur.compression import Compression, CompressOptions, steps
 from secateur.state import tensors
 from secateur.train.options import TrainOptions
 
-QUICK = {"train": TrainOptions(epochs=2, lr=0.01), "finish": TrainOptions(epochs=4, lr=0.01), "round_to": 1}
+QUICK = {
+    "train": TrainOptions(epochs=2, lr=0.01),
+    "finish": TrainOptions(epochs=4, lr=0.01),
+    "round_to": 1,
+    "runtime": "eager",
+}
 
 
 def blobs(count: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import monotonic
 
 import torch
 from torch import nn
 
 from secateur.allocate import CostTable, cost_table, rounding
 from secateur.compression.options import CompressOptions, Goal
-from secateur.measure import compare_latency, file_bytes, macs, parameters
+from secateur.measure import compare_latency, file_bytes, latency, macs, parameters
 from secateur.structure import channels
 from secateur.structure.cutting import draft
-from secateur.types import ExampleInputs, Sites
+from secateur.types import ExampleInputs, ExportError, Sites
 
-__all__ = ["Costs", "now"]
+__all__ = ["Costs", "now", "usable"]
 
 WIDTHS = {"latency": 6}
 """At how many widths of each site a cost is measured; those that are counted are counted at more."""
@@ -35,6 +36,7 @@ class Costs:
         options: where latency is measured, and which widths there are.
         file: where the table is kept; None keeps it in memory.
         progress: show a bar.
+        seconds: how long the table took to measure.
     """
 
     goal: Goal
@@ -43,6 +45,7 @@ class Costs:
     options: CompressOptions
     file: Path | None = None
     progress: bool = False
+    seconds: float = 0.0
     _table: CostTable | None = None
 
     def __call__(self, model: nn.Module, quick: bool = False) -> float:
@@ -61,7 +64,7 @@ class Costs:
         if self._table is None and self.file is not None and self.file.exists():
             self._table = CostTable.load(self.file)
         if self._table is None:
-            options, what = self.options, self.goal.what
+            options, what, began = self.options, self.goal.what, monotonic()
             sites = channels(self.original, self.inputs, options.ignore)
             self._table = cost_table(
                 self.original,
@@ -74,6 +77,7 @@ class Costs:
                 progress=self.progress,
             )
             self._table = self._scaled(self._table, sites)
+            self.seconds = monotonic() - began
             if self.file is not None:
                 self._table.save(self.file)
         return self._table
@@ -85,6 +89,21 @@ class Costs:
         keep = {name: torch.arange(sites[name].size) < width for name, width in table.narrowest.items()}
         cost = self(draft(self.original, sites, keep), quick=True)
         return table.corrected("latency", table.narrowest, cost * table.whole["latency"]) if cost < 1 else table
+
+
+def usable(options: CompressOptions, model: nn.Module, inputs: ExampleInputs) -> CompressOptions:
+    """Return the options with a runtime that takes the model: eager PyTorch where that by default does not.
+
+    Raises:
+        MissingLibraryError, ExportError: the runtime that was asked for does not take it; said now, not after a training.
+    """
+    try:
+        latency(model, inputs, runtime=options.where, warmup=0, repeats=1)
+    except ExportError:
+        if options.runtime is not None:
+            raise
+        return replace(options, runtime="eager")
+    return options
 
 
 def now(table: CostTable, sites: Sites) -> CostTable:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from secateur.compression.options import Goal
 from secateur.files import write_text
 from secateur.types import FileError
 
-__all__ = ["Compression", "Journal", "Trial"]
+__all__ = ["Journal", "Trial"]
 
 FORMAT = "secateur-compression-1"
+
+KEPT: Mapping[str, Callable[[Any], Any]] = {"baseline": dict, "done": str, "runtime": str, "latency": list}
+"""What the file holds beside identity and trials."""
 
 
 @dataclass(frozen=True)
@@ -44,20 +46,19 @@ class Trial:
     why: str
     seconds: float
 
-    def __str__(self) -> str:
-        verdict = "kept" if self.accepted else "taken back"
-        start = f"trial {self.number} on {self.base or 'the original'}"
-        if self.cost is None:
-            return f"{start}: not to be had: {self.why}"
-        return (
-            f"{start}: cost {self.cost:.1%}, metric {self.metric:.4f} "
-            f"({self.untrained:.4f} untrained), {verdict}: {self.why}; {self.seconds:.0f} s"
-        )
-
 
 @dataclass
 class Journal:
     """The trials so far, and what they share; `folder` is None where nothing is written.
+
+    Attributes:
+        folder: where the file is.
+        identity: what decides the outcome: another is refused.
+        baseline: the original's metric.
+        trials: all that was tried, in order.
+        done: what ended it, in words; empty while it goes on.
+        runtime: where latency is measured.
+        latency: seconds of the original and of the best, measured at the end.
 
     >>> journal = Journal(None, {"goal": "macs"})
     >>> journal.folder is None, journal.trials
@@ -69,6 +70,8 @@ class Journal:
     baseline: dict[str, float] = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=list)
     done: str = ""
+    runtime: str = ""
+    latency: list[float] = field(default_factory=list)
 
     @classmethod
     def opened(cls, folder: Path | None, identity: Mapping[str, Any]) -> Journal:
@@ -84,7 +87,7 @@ class Journal:
             record = json.loads(journal.path.read_text(encoding="utf-8"))
             theirs = record["identity"]
             trials = [Trial(**trial) for trial in record["trials"]]
-            baseline, done = dict(record["baseline"]), str(record["done"])
+            rest = {name: kind(record[name]) for name, kind in KEPT.items()}
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise FileError(f"{journal.path} is damaged ({error}); delete the folder to start over") from error
         differing = sorted(name for name in {*identity, *theirs} if theirs.get(name) != identity.get(name))
@@ -93,7 +96,7 @@ class Journal:
                 f"{folder} holds another compression; these differ: {', '.join(differing)}; give another folder, or "
                 "delete this one to start over"
             )
-        return cls(folder, identity, baseline, trials, done)
+        return cls(folder, identity, trials=trials, **rest)
 
     @property
     def path(self) -> Path:
@@ -115,9 +118,8 @@ class Journal:
         return {
             "format": FORMAT,
             "identity": dict(self.identity),
-            "baseline": self.baseline,
             "trials": [asdict(trial) for trial in self.trials],
-            "done": self.done,
+            **{name: getattr(self, name) for name in KEPT},
         }
 
     @property
@@ -129,58 +131,3 @@ class Journal:
     def cost(self) -> float:
         """The least cost of those, as a fraction of the original's; 1 where there is none."""
         return min((trial.cost for trial in self.accepted if trial.cost is not None), default=1.0)
-
-
-@dataclass(frozen=True)
-class Compression:
-    """How a compression went: the `history` of its `Result`.
-
-    Attributes:
-        goal: what was to be reached.
-        metric: the name of what was rated by.
-        runtime: where latency was measured.
-        baseline: the original's metric on the validation data.
-        trials: all that was tried, in order.
-        reached: whether the best is within the goal.
-        why: what ended it, in a sentence.
-    """
-
-    goal: Goal
-    metric: str
-    runtime: str
-    baseline: float
-    trials: tuple[Trial, ...]
-    reached: bool
-    why: str
-
-    @classmethod
-    def of(cls, journal: Journal, goal: Goal, metric: str, runtime: str) -> Self:
-        """Read it from the journal of a compression that has ended."""
-        return cls(
-            goal,
-            metric,
-            runtime,
-            journal.baseline["metric"],
-            tuple(journal.trials),
-            journal.cost <= goal.fraction,
-            journal.done,
-        )
-
-    @property
-    def best(self) -> Trial | None:
-        """The trial that came back; None where none was good enough."""
-        return next((trial for trial in reversed(self.trials) if trial.accepted), None)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data that JSON can hold."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        asked = f"{self.goal.what} {self.goal.fraction:g}" + (
-            f" in {self.runtime}" if self.goal.what == "latency" else ""
-        )
-        if self.best is None:
-            outcome = "nothing smaller was good enough; the original comes back"
-        else:
-            outcome = f"{self.best.cost:.1%} of it, {self.metric} {self.baseline:.4f} → {self.best.metric:.4f} on the validation data"
-        return "\n".join([f"goal {asked}: {self.why}; {outcome}", *map(str, self.trials)])

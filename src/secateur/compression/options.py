@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from typing import Any, Literal
 
 from secateur.allocate import BUDGETS
 from secateur.runtimes import Runtime, timer
-from secateur.train.options import TrainOptions
-from secateur.types import Criterion, InputError, Loss, RoundTo, unknown_name
+from secateur.train.options import TrainOptions, describe
+from secateur.types import Criterion, InputError, Loss, RoundTo, option_words, unknown_name
 
 __all__ = ["CompressOptions", "Goal", "Metric"]
 
@@ -78,21 +78,57 @@ class CompressOptions:
         seed: of the trainings.
     """
 
-    max_drop: float = 0.01
-    metric: str | Metric | None = None
-    loss: str | Loss | None = None
-    runtime: Runtime | None = None
-    steps: int = 2
-    criterion: str | Criterion = "joint-loss-change"
-    train: TrainOptions = SHORT
-    finish: TrainOptions | None = LONG
-    samples: int = 1000
-    retries: int = 2
-    time_limit: float | None = None
-    ignore: Iterable[str] = ()
-    round_to: RoundTo | Literal["auto"] = "auto"
-    minimum: int = 1
-    seed: int = 0
+    max_drop: float = field(
+        default=0.01, metadata=option_words("By how much the metric may be lower than the unpruned model's.")
+    )
+    metric: str | Metric | None = field(
+        default=None,
+        metadata=option_words(
+            "accuracy, agreement or fidelity; accuracy where there are classes, else fidelity.", "NAME"
+        ),
+    )
+    loss: str | Loss | None = field(
+        default=None, metadata=option_words("The loss of the labels: cross_entropy, mse, l1 or bce.", "NAME")
+    )
+    runtime: Runtime | None = field(
+        default=None,
+        metadata=option_words(
+            "Where it is to run: onnxruntime (default where it is installed) or eager, as in onnxruntime:threads=2.",
+            "NAME",
+        ),
+    )
+    steps: int = field(default=2, metadata=option_words("In how many cuts the goal is approached."))
+    criterion: str | Criterion = field(
+        default="joint-loss-change", metadata=option_words("What to score by (see `secateur list`).", "NAME")
+    )
+    train: TrainOptions = field(
+        default=SHORT,
+        metadata=option_words(
+            "The training after each cut, such as epochs=2 or lr=0.001, as JSON; may be repeated.", "KEY=VALUE"
+        ),
+    )
+    finish: TrainOptions | None = field(
+        default=LONG,
+        metadata=option_words("The training at the goal, such as epochs=6, as JSON; may be repeated.", "KEY=VALUE"),
+    )
+    samples: int = field(default=1000, metadata=option_words("How many training samples are scored and repaired with."))
+    retries: int = field(
+        default=2, metadata=option_words("How many smaller steps are tried after those that cost too much.")
+    )
+    time_limit: float | None = field(
+        default=None, metadata=option_words("Seconds after which the best that there is comes back.", "SECONDS")
+    )
+    ignore: Iterable[str] = field(
+        default=(), metadata=option_words("A site to leave whole, by name or pattern; may be repeated.", "SITE")
+    )
+    round_to: RoundTo | Literal["auto"] = field(
+        default="auto",
+        metadata=option_words(
+            "Keep a multiple of this many units in every site; auto: of what the runtime likes, measured.", "NUMBER"
+        ),
+    )
+    minimum: int = field(default=1, metadata=option_words("How many units every site keeps at least."))
+    seed: int = field(default=0, metadata=option_words("Of the trainings, and of the samples that are scored with."))
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("samples", 1), ("retries", 0), ("minimum", 1)):
@@ -113,9 +149,15 @@ class CompressOptions:
         return "onnxruntime" if find_spec("onnxruntime") and find_spec("onnxscript") else "eager"
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the outcome, as plain data."""
+        """Return what decides the outcome, as plain data that are the same in every process."""
         values = {option.name: getattr(self, option.name) for option in fields(self) if option.name != "time_limit"}
-        return {
-            name: value if isinstance(value, int | float | str | None) else repr(value)
-            for name, value in values.items()
-        }
+        return {name: _plain(value) for name, value in {**values, "runtime": self.where}.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, int | float | str | None):
+        return value
+    if isinstance(value, TrainOptions):
+        return value.to_dict()
+    # The text of a function has its address; one of a criterion or a loss that is made has its options.
+    return describe(value) if hasattr(value, "__qualname__") or hasattr(value, "func") else repr(value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import sqrt
@@ -15,13 +14,17 @@ import torch
 from torch import nn
 
 from secateur.compression.choosing import OutOfReach, Scoring, calibration, smaller
-from secateur.compression.costs import Costs
-from secateur.compression.journal import Compression, Journal, Trial
+from secateur.compression.clock import Clock
+from secateur.compression.costs import Costs, usable
+from secateur.compression.delivery import delivered
+from secateur.compression.history import Compression, in_words
+from secateur.compression.journal import Journal, Trial
+from secateur.compression.kept import keep, kept
 from secateur.compression.options import CompressOptions, Goal
 from secateur.compression.quality import Quality
 from secateur.labelled import Samples, unlabelled
 from secateur.result import Result
-from secateur.saving import load, read_edits
+from secateur.runtimes import name_of
 from secateur.state import check_module, digest, tensors, usual
 from secateur.structure import channels
 from secateur.train import distill
@@ -63,18 +66,21 @@ def compress(
         data: training data, as `distill` takes them; without labels the original's answers are all that is trained on.
         validation: data that the metric is taken on.
         options: what to choose; see `CompressOptions`.
-        folder: where all that is worked out is kept, so that the same call goes on where a killed one was. None keeps
-            nothing.
+        folder: where all that is worked out is kept, so that the same call goes on where a killed one was, and where the
+            outcome is put: the result as `Result.save` writes it (``model``, for `load`), the file for the runtime where
+            it has files (``model.onnx``, run and compared with torch), and the report (``report.txt``,
+            ``report.json``). The same call again rewrites nothing. None keeps nothing.
         progress: say on standard error what is done, and how long it may take.
         changes: single options by name, such as ``max_drop=0.02, runtime="eager"``; they win over `options`.
 
     Returns:
-        The result; its ``history`` is the `Compression`, with all that was tried and whether the goal was reached. Where
-        nothing was good enough, nothing is removed.
+        The result, timed in the runtime; its ``history`` is the `Compression`, with all that was tried, whether the goal
+        was reached, and all that is needed to repeat it. Where nothing was good enough, nothing is removed.
 
     Raises:
         InputError, UnknownNameError: an option out of range, or data that do not fit.
-        FileError: the folder holds another compression.
+        FileError: the folder holds another compression, or cannot be written.
+        MissingLibraryError, ExportError: the runtime that was asked for is not installed, or does not take the model.
         TraceError, CutError: see `channels` and `cut`.
     """
     chosen = with_changes(options or CompressOptions(), changes, "option of compress")
@@ -97,7 +103,8 @@ class _Walk:
         progress: bool,
     ) -> None:
         self.original, self.inputs, self.goal, self.options = original, inputs, goal, options
-        self.started, self.progress, self.data = monotonic(), progress, data
+        self.progress, self.data = progress, data
+        self.clock = Clock(options, goal.fraction, progress)
         self.quality = Quality.of(original, validation, options.metric)
         self.classes = self.quality.tells_classes and (options.loss in (None, "cross_entropy"))
         self.scoring = Scoring.of(original, calibration(data, options.samples, options.seed), self.classes)
@@ -108,10 +115,15 @@ class _Walk:
             "data": digest([("scored inputs", torch.cat([t.flatten() for _, t in self.scoring.named()]))]),
         }
         self.journal = Journal.opened(None if folder is None else Path(folder), identity)
-        self.costs = Costs(goal, original, inputs, options, self.journal.place("costs.json"), progress)
+        self.clock.trials = self.journal.trials
         if not self.journal.baseline:
             self.journal.baseline = {"metric": self.quality(original)}
+            self.options = usable(options, original, inputs)
+            self.journal.runtime = name_of(self.options.where)
             self.journal.write()
+        elif self.options.runtime is None:
+            self.options = replace(options, runtime=self.journal.runtime)
+        self.costs = Costs(goal, original, inputs, self.options, self.journal.place("costs.json"), progress)
 
     def run(self) -> Result:
         """Try until the goal is reached or cannot be; return the best that there is."""
@@ -151,23 +163,23 @@ class _Walk:
     def _late(self) -> bool:
         assert self.options.time_limit is not None
         spent = sum(trial.seconds for trial in self.journal.trials)
-        return max(spent, monotonic() - self.started) >= self.options.time_limit
+        return max(spent, monotonic() - self.clock.started) >= self.options.time_limit
 
     def _try(self, best: Result, asked: float) -> tuple[Trial, Result | None]:
         began, number = monotonic(), len(self.journal.trials) + 1
         now = self.journal.accepted[-1] if self.journal.accepted else None
         aimed = asked * (1 - SLACK if self.goal.what == "latency" else 1)
-        self._say(f"trial {number}: to {asked:.1%} of the {self.goal.what}")
+        self.clock.begin()
+        self.clock.say(f"trial {number}: to {asked:.1%} of the {self.goal.what}")
         try:
             result = smaller(best.model, aimed, self.costs, self.scoring, self.options)
         except OutOfReach as error:
-            trial = Trial(
-                number, now.number if now else 0, asked, 1.0, 0.0, 0.0, False, str(error), monotonic() - began
-            )
-            return trial, None
+            base, seconds = now.number if now else 0, monotonic() - began
+            return Trial(number, base, asked, None, None, None, False, str(error), seconds), None
         untrained = self.quality(result.model)
         cost = self.costs(result.model)
         last = cost <= self.goal.fraction
+        self.clock.lap("cut", aside=self.costs.seconds if number == 1 else 0.0)
         self._train(result.model, self.options.train, number, "train")
         metric, floor = self.quality(result.model), self.journal.baseline["metric"] - self.options.max_drop
         if self.options.finish is not None and (last or metric < floor):
@@ -189,7 +201,7 @@ class _Walk:
             self.data if loss is not None else unlabelled(self.data),
             options=replace(options, seed=self.options.seed),
             match="logits" if self.classes else "auto",
-            callbacks=[_StopInTime(self)] if self.options.time_limit is not None else [],
+            callbacks=[self.clock, *([_StopInTime(self)] if self.options.time_limit is not None else [])],
             checkpoint=self.journal.place(f"trial-{number}-{what}.checkpoint"),
             progress=self.progress,
             **more,
@@ -198,14 +210,16 @@ class _Walk:
     def _note(self, trial: Trial, result: Result | None) -> None:
         folder = self.journal.place(f"trial-{trial.number}")
         if folder is not None and result is not None and trial.accepted:
-            result.save(folder)
+            keep(folder, result)
         self.journal.trials.append(trial)
         self.journal.write()
         for file in ("train", "finish"):
             checkpoint = self.journal.place(f"trial-{trial.number}-{file}.checkpoint")
             if checkpoint is not None:
                 checkpoint.unlink(missing_ok=True)
-        self._say(str(trial))
+        self.clock.say(
+            in_words(trial, self.journal.trials, self.goal.what, self.quality.name, self.journal.baseline["metric"])
+        )
 
     def _resumed(self) -> Result:
         """The last model that was good enough; the original where there is none."""
@@ -215,16 +229,11 @@ class _Walk:
             return Result(copied(self.original), self.original, sites, whole, (), inputs=self.inputs)
         folder = self.journal.place(f"trial-{self.journal.accepted[-1].number}")
         assert folder is not None
-        small = load(folder, self.original)
-        return Result(small, self.original, sites, whole, tuple(read_edits(folder)), inputs=self.inputs)
+        return kept(folder, self.original, sites, self.inputs)
 
     def _finished(self, best: Result) -> Result:
-        history = Compression.of(self.journal, self.goal, self.quality.name, str(self.options.where))
-        return replace(best, history=history, inputs=self.inputs)
-
-    def _say(self, text: str) -> None:
-        if self.progress:
-            print(f"compress: {text}", file=sys.stderr)
+        history = Compression.of(self.journal, self.goal, self.quality.name)
+        return delivered(replace(best, history=history, inputs=self.inputs), self.journal, self.options)
 
 
 @dataclass(frozen=True, eq=False)

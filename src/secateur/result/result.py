@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from secateur.edits import Cut, Depth, Edit, GraphCut, Masked, replay
-from secateur.measure.size import file_bytes, macs, parameters
+from secateur.measure import compare_latency, file_bytes, macs, parameters
 from secateur.result.report import Method, PruneReport, SiteReport
+from secateur.runtimes import Runtime, name_of
 from secateur.saving import read_record, save
 from secateur.state import usual
 from secateur.state_dicts import fill
@@ -133,6 +134,9 @@ class Result:
     def after(self, earlier: Result) -> Self:
         """Return this result as one from the start: it was made of the model that `earlier` made.
 
+        The sites and masks are those of the start, too, with what either removed; where the two are of other units, as
+        blocks and channels are, they stay those of the last cut.
+
         >>> from secateur.structure import channels
         >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
         >>> first, second = (torch.tensor([True] * 2 + [False]), torch.tensor([True, False]))
@@ -140,8 +144,37 @@ class Result:
         >>> twice = Result.of(once.model, channels(once.model, torch.ones(1, 4)), {"0": second}).after(once)
         >>> len(twice.edits), twice.apply(model)[0].out_features
         (2, 1)
+        >>> twice.keep["0"].tolist()
+        [True, False, False]
         """
-        return replace(self, original=earlier.original, edits=(*earlier.edits, *self.edits))
+        sites, keep = _since(earlier, self)
+        return replace(self, original=earlier.original, sites=sites, keep=keep, edits=(*earlier.edits, *self.edits))
+
+    @usual
+    def timed(self, runtime: Runtime = "eager") -> Self:
+        """Return this result with the latency of both models on the example inputs, measured in turns.
+
+        Args:
+            runtime: where they run; see `secateur.measure.latency`.
+
+        Raises:
+            InputError: there are no example inputs, as with single weights made by hand.
+            MissingLibraryError, ExportError, UnknownNameError: see `secateur.export`.
+
+        >>> from secateur.structure import channels
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> result = Result.of(model, channels(model, torch.ones(1, 4)), {"0": torch.tensor([True, False, True])})
+        >>> result.latency is None, len(result.timed().latency)
+        (True, 2)
+        """
+        if self.inputs is None:
+            raise InputError("timed: this result has no example inputs; give them, as in replace(result, inputs=x)")
+        both = {"before": self.original, "after": self.model}
+        comparison = compare_latency(both, self.inputs, runtime=runtime)
+        before = comparison.latencies["before"].median
+        # The ratio is surer than the smaller model's own time.
+        seconds = before, before / comparison.speedups["after"].median
+        return replace(self, latency=seconds, runtime=name_of(runtime))
 
     @cached_property
     def report(self) -> PruneReport:
@@ -241,6 +274,25 @@ class Result:
             FileError: the manifest is missing or damaged.
         """
         return read_record(folder)[0]
+
+
+def _since(earlier: Result, later: Result) -> tuple[Sites, Keep]:
+    """The sites of the start and what both left of them; the later ones where they are not what is left of the earlier."""
+    if type(earlier.sites.structure) is not type(later.sites.structure) or not later.keep.keys() <= earlier.keep.keys():
+        return later.sites, later.keep
+    masks: dict[str, Tensor] = {}
+    for name, first in earlier.keep.items():
+        second = later.keep.get(name)  # a site of one unit is none any more
+        masks[name] = first.clone()
+        if second is None:
+            continue
+        if second.shape == first.shape:
+            masks[name] &= second
+        elif second.numel() == int(first.sum()):
+            masks[name][first] = second
+        else:
+            return later.sites, later.keep
+    return earlier.sites, masks
 
 
 def _edit(model: nn.Module, small: nn.Module, sites: Sites, keep: Keep, plan: Any) -> Edit:

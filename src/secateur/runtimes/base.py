@@ -38,6 +38,7 @@ class Exported:
         content: the bytes of the file.
         difference: how far the outputs were from torch's on the example: the greatest difference over the greatest output.
         file: where it was written; None if it was not.
+        suffix: what the names of such files end in.
         interface: the nesting of its inputs and outputs.
     """
 
@@ -47,6 +48,7 @@ class Exported:
     interface: Interface = field(repr=False)
     call: Callable[[list[Tensor]], list[Tensor]] = field(repr=False)
     file: Path | None = None
+    suffix: str = ""
 
     def run(self, *inputs: Any, **named: Any) -> Any:
         """Return what the runtime computes: tensors on the CPU, nested as the model's outputs are.

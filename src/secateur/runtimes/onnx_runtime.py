@@ -8,7 +8,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -87,7 +87,7 @@ class OnnxRuntime:
             exported = Exported("onnxruntime", content, 0.0, interface, _Session(_session(content, self.threads)))
             samples = [example_inputs, example, noisy(example_inputs)]
             difference = max(compare(on_cpu, exported, split_inputs(s)) for s in samples if s is not None)
-        return Exported("onnxruntime", content, difference, interface, exported.call)
+        return replace(exported, difference=difference, suffix=".onnx")
 
     def on_one_thread(self, model: nn.Module) -> bool:
         """Whether all of the work is done by one thread of this process, so that its processor time is the time."""
