@@ -128,7 +128,7 @@ def check_plain(options: Any) -> None:
     >>> from dataclasses import dataclass
     >>> @dataclass
     ... class Method:
-    ...     rounds: "int | None" = None
+    ...     rounds: int | None = None
     >>> check_plain(Method(rounds=0.5))
     Traceback (most recent call last):
     ...
