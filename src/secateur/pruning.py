@@ -11,8 +11,8 @@ from torch import nn
 from secateur import solvers
 from secateur.allocate import BUDGETS, Rounding, rounding
 from secateur.allocate import budget as within
-from secateur.allocate.multiples import select_near
-from secateur.checks import check_name, check_whole
+from secateur.allocate.multiples import select_rounded
+from secateur.checks import check_name, check_whole, is_number
 from secateur.criteria import by_name
 from secateur.criteria.base import level_sites, scores_of
 from secateur.measure import compare_latency
@@ -269,7 +269,7 @@ def _scored(model: nn.Module, example_inputs: ExampleInputs, options: PruneOptio
         rule={name: value for name, value in rules.items() if value is not None},
         repair=options.repairs,
         loss=None if options.loss is None else str(describe(options.loss)),
-        rounding=str(multiples),
+        rounding=str(multiples.seen_in(keep)),
         warnings=tuple(_by_position(scores, keep)),
     )
     ready = _repaired(model, sites, keep, options.repairs, data)
@@ -277,14 +277,14 @@ def _scored(model: nn.Module, example_inputs: ExampleInputs, options: PruneOptio
 
 
 def _keep(model: nn.Module, sites: Sites, scores: Scores, options: PruneOptions, rounds: Rounding) -> Keep:
-    ways: dict[str, Any] = {"scope": options.scope, "minimum": options.minimum, "round_to": rounds.multiples}
+    ways: dict[str, Any] = {"scope": options.scope, "minimum": options.minimum}
     if options.budget is not None:
         limits: Mapping[str, Any] = options.budget
-        return within(model, sites, scores, **limits, **ways, runtime=options.runtime)
-    if rounds.runtimes and isinstance(options.sparsity, float):
-        return select_near(scores, options.sparsity, sites=sites, **ways)
+        return within(model, sites, scores, **limits, **ways, round_to=options.round_to, runtime=options.runtime)
+    if rounds.runtimes and is_number(options.sparsity):
+        return select_rounded(scores, options.sparsity, rounds, sites=sites, **ways)
     rule: dict[str, Any] = {name: getattr(options, name) for name in ("cumulative", "pattern", "block")}
-    return select(scores, options.sparsity, sites=sites, **ways, **rule)
+    return select(scores, options.sparsity, sites=sites, round_to=rounds.none_stuck.multiples, **ways, **rule)
 
 
 def _plain(sparsity: float | Mapping[str, float] | None) -> float | dict[str, float] | None:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from secateur.allocate.cost_table import CostTable
 from secateur.allocate.costing import cost_table
 from secateur.allocate.counting import Counter, counter_by_cutting, examples, quick_counter, size
-from secateur.allocate.goals import allowed
+from secateur.allocate.goals import UnreachableError, allowed
 from secateur.allocate.latency import closest_in_time
-from secateur.allocate.multiples import filled, rounding
+from secateur.allocate.multiples import Rounding, filled, rounding
 from secateur.allocate.scan import Sensitivity
 from secateur.allocate.steps import Steps, by_costs, by_scores
-from secateur.checks import check_name
+from secateur.allocate.tables import CostTable
 from secateur.criteria.base import check_scores
 from secateur.runtimes import Runtime
 from secateur.selection import Scope
@@ -90,32 +91,77 @@ def budget(
         raise unknown_name("scope of a budget", scope, ("global", "layer"))
     if costs is not None and sensitivity is not None:
         raise InputError("budget: give costs or sensitivity, as each says what the sites bear")
-    multiples: RoundTo = rounding(sites, round_to, runtime).multiples
-    options: dict[str, Any] = {"minimum": minimum, "round_to": multiples, "sites": sites}
-    if sensitivity is not None:
-        measure = "macs" if quantity == "latency" else quantity
-        steps = by_costs(
-            scores, _of_scan(model, sites, sensitivity, metric, measure, minimum, multiples), measure, options
-        )
-    elif costs is not None:
-        steps = by_costs(scores, costs, quantity, options)
-    else:
-        steps = by_scores(scores, scope, options)
-    if quantity == "latency":
-        return closest_in_time(
-            model, sites, steps, limit, examples(sites), runtime or "eager", _share_of_macs(model, sites)
-        )
-    quick = quick_counter(model, sites, quantity)
-    goal = int(allowed(quantity, limit, size(quantity, model, sites)))
-    slow = counter_by_cutting(model, sites, quantity)
+    request = _Request(model, sites, scores, quantity, limit, scope, costs, sensitivity, metric, minimum, runtime)
+    *coarse, finest = rounding(sites, round_to, runtime).ladder(limit if isinstance(limit, float) else 1.0)
+    for rung in coarse:
+        with suppress(UnreachableError):
+            return request.masks(rung)
+    return request.masks(finest)
 
-    def within(count: Counter) -> dict[str, Tensor]:
-        keep = _fewest(steps, count, goal, quantity)
-        return filled(keep, scores, multiples, scope, lambda more: count(more) <= goal)
 
-    keep = within(quick or slow)
-    # The count from the structure may miss what a cut changes beside; then cutting decides.
-    return keep if quick is None or slow(keep) <= goal else within(slow)
+@dataclass(frozen=True, eq=False)
+class _Request:
+    """What is asked for, but for how it is rounded."""
+
+    model: nn.Module
+    sites: Sites
+    scores: Scores
+    quantity: str
+    limit: Any
+    scope: Scope
+    costs: CostTable | None
+    sensitivity: Sensitivity | None
+    metric: str
+    minimum: int
+    runtime: Runtime | None
+
+    def masks(self, rounds: Rounding) -> dict[str, Tensor]:
+        """The masks of the first step that is within the budget, filled up."""
+        model, sites, quantity = self.model, self.sites, self.quantity
+        steps = self.steps(rounds.multiples)
+        if quantity == "latency":
+            share = _share_of_macs(model, sites) if self.costs is None else _share_foretold(self.costs)
+            return closest_in_time(model, sites, steps, self.limit, examples(sites), self.runtime or "eager", share)
+        quick = quick_counter(model, sites, quantity)
+        goal = int(allowed(quantity, self.limit, size(quantity, model, sites)))
+        slow = counter_by_cutting(model, sites, quantity)
+
+        def within(count: Counter) -> dict[str, Tensor]:
+            keep = _fewest(steps, count, goal, quantity)
+            for finer in rounds.to_fill_up:
+                if count(keep) < FULL * goal:
+                    keep = filled(keep, self.scores, finer, self.scope, lambda more: count(more) <= goal)
+            return keep
+
+        keep = within(quick or slow)
+        # The count from the structure may miss what a cut changes beside; then cutting decides.
+        return keep if quick is None or slow(keep) <= goal else within(slow)
+
+    def steps(self, multiples: RoundTo) -> Steps:
+        """The candidates, from nothing removed to all that may go."""
+        options: dict[str, Any] = {"minimum": self.minimum, "round_to": multiples, "sites": self.sites}
+        if self.sensitivity is not None:
+            measure = "macs" if self.quantity == "latency" else self.quantity
+            return by_costs(self.scores, self.of_scan(self.sensitivity, measure, multiples), measure, options)
+        if self.costs is not None:
+            return by_costs(self.scores, self.costs, self.quantity, options)
+        return by_scores(self.scores, self.scope, options)
+
+    def of_scan(self, scan: Sensitivity, measure: str, multiples: RoundTo) -> CostTable:
+        """A scan's losses, and what is counted for its sites."""
+        for name in self.sites:
+            if name not in scan.units:
+                raise unknown_name("site of the sensitivity scan", name, scan.units)
+        ways: dict[str, Any] = {"minimum": self.minimum, "round_to": multiples}
+        counted = cost_table(self.model, self.sites, measures=[measure], widths=FINEST, least=0.0, **ways)
+        return counted.with_losses(scan.losses(self.metric, self.minimum))
+
+
+FINEST = 64
+"""At how many widths of a site its saving is counted, where its losses are those of a scan."""
+
+FULL = 0.95
+"""A budget that is used to this share is not filled up any more."""
 
 
 def _share_of_macs(model: nn.Module, sites: Sites) -> Callable[[Keep], float] | None:
@@ -124,18 +170,12 @@ def _share_of_macs(model: nn.Module, sites: Sites) -> Callable[[Keep], float] | 
     return (lambda keep: count(keep) / whole) if count is not None and whole else None
 
 
-FINEST = 64
-"""At how many widths of a site its saving is counted, where its losses are those of a scan."""
+def _share_foretold(costs: CostTable) -> Callable[[Keep], float]:
+    def share(keep: Keep) -> float:
+        widths = {name: int(mask.sum()) for name, mask in keep.items()}
+        return costs.foretell(widths)["latency"] / costs.whole["latency"]
 
-
-def _of_scan(
-    model: nn.Module, sites: Sites, scan: Sensitivity, metric: str, measure: str, minimum: int, round_to: RoundTo
-) -> CostTable:
-    """A scan's losses, and what is counted for its sites."""
-    for name in sites:
-        check_name("site of the sensitivity scan", name, scan.units)
-    counted = cost_table(model, sites, measures=[measure], widths=FINEST, least=0.0, minimum=minimum, round_to=round_to)
-    return counted.with_losses(scan.losses(metric, minimum))
+    return share
 
 
 def _fewest(steps: Steps, count: Counter, goal: int, quantity: str) -> dict[str, Tensor]:
@@ -144,7 +184,7 @@ def _fewest(steps: Steps, count: Counter, goal: int, quantity: str) -> dict[str,
     least = count(steps.at(high))
     if least > goal:
         whole = count(steps.at(0))
-        raise InputError(
+        raise UnreachableError(
             f"budget: {quantity} cannot come down to {goal:,}; with as much removed as may be, {least:,} of {whole:,} are "
             f"left ({least / whole:.2%}). Ask for that or more, lower minimum, or ignore fewer sites"
         )

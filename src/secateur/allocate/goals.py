@@ -8,9 +8,13 @@ from typing import Any
 from secateur.checks import is_whole
 from secateur.types import InputError
 
-__all__ = ["allowed"]
+__all__ = ["UnreachableError", "allowed"]
 
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
+
+
+class UnreachableError(InputError):
+    """A budget is below what is left when all is removed that may be."""
 
 
 def allowed(measure: str, value: Any, whole: float) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from secateur import state
-from secateur.allocate.goals import allowed
+from secateur.allocate.goals import UnreachableError, allowed
 from secateur.allocate.steps import Steps
 from secateur.runtimes import Runtime, timer
 from secateur.runtimes.timing import Prepared, in_turns, prepared, threads_of
@@ -182,7 +182,7 @@ class _Search:
     def _check_reachable(self) -> None:
         least = self._measured(self.steps.last)
         if least > self.goal * (1 + TOLERANCE):
-            raise InputError(
+            raise UnreachableError(
                 f"budget: latency cannot come down to {self.goal:.3g} of the unpruned model's; with as much removed as "
                 f"may be, it is {least:.3g} of it. Ask for that or more, lower minimum, or ignore fewer sites"
             )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from math import gcd, prod
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from secateur.structure import Structure
 from secateur.structure.cost import Cost
 from secateur.types import Keep, Member, RoundTo, Scores, Site, Sites
 
-__all__ = ["Rounding", "filled", "rounding", "select_near"]
+__all__ = ["Rounding", "filled", "rounding", "select_near", "select_rounded"]
 
 SMALL = 1_000_000
 """Layers of fewer multiply-accumulates on the example are over before their widths matter."""
@@ -32,21 +32,81 @@ class Rounding:
     """Of how many units each site keeps a multiple.
 
     Attributes:
-        multiples: by site; those that are not named keep any number.
+        multiples: by site, up to all of its units; those that are not named keep any number.
         runtimes: where that was learnt; empty where it was given.
+        sizes: the units of each site.
+        left_whole: the share of the multiply-accumulates that stays when only sites go that can lose a multiple.
     """
 
     multiples: Mapping[str, int]
     runtimes: tuple[str, ...] = ()
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    left_whole: float = 0.0
+
+    def ladder(self, share: float) -> Iterator[Rounding]:
+        """Yield what to try in turn, where a goal may be out of reach of coarse multiples; one that is given is not changed.
+
+        Args:
+            share: what is to be left of the model; sites stay whole only where all others keep half of that share.
+
+        >>> [dict(rung.multiples) for rung in Rounding({"a": 8, "b": 8}, ("eager",), {"a": 8, "b": 64}).ladder(0.5)]
+        [{'a': 8, 'b': 8}, {'a': 4, 'b': 8}, {'a': 2, 'b': 4}, {'b': 2}, {}]
+        """
+        # (share − left whole) of the work is what the others keep, of (1 − left whole).
+        if not self.runtimes or share - self.left_whole >= share / 2 * (1 - self.left_whole):
+            yield self
+        if not self.runtimes:
+            return
+        multiples = dict(self.none_stuck.multiples)
+        while multiples:
+            if multiples != self.multiples:
+                yield replace(self, multiples=multiples)
+            multiples = {name: multiple // 2 for name, multiple in multiples.items() if multiple > 2}
+        yield replace(self, multiples={})
+
+    @property
+    def none_stuck(self) -> Rounding:
+        """The same with no learnt multiple above half of a site's units, so that each can lose some."""
+        if not self.runtimes:
+            return self
+        capped = {name: _capped(multiple, self.sizes[name]) for name, multiple in self.multiples.items()}
+        return replace(self, multiples=capped)
+
+    @property
+    def to_fill_up(self) -> list[Mapping[str, int]]:
+        """The multiples by which sites are given back what a budget still bears: the same, then halves of learnt ones."""
+        halves = {name: max(multiple // 2, 1) for name, multiple in self.none_stuck.multiples.items()}
+        return [self.multiples, halves] if self.runtimes else [self.multiples]
+
+    def seen_in(self, keep: Keep) -> Rounding:
+        """Return the multiples that masks really hold to, of those that were aimed at.
+
+        >>> str(Rounding({"a": 8}).seen_in({"a": torch.arange(16) < 12}))
+        'to multiples of 4 (1 site)'
+        """
+        counts = {name: int(keep[name].sum()) for name in self.multiples if name in keep}
+        whole = {name for name in counts if bool(keep[name].all())}
+        return replace(
+            self,
+            multiples={
+                n: self.multiples[n] if n in whole else gcd(count, self.multiples[n]) for n, count in counts.items()
+            },
+        )
 
     def __str__(self) -> str:
-        if not any(multiple > 1 for multiple in self.multiples.values()):
-            return ""
-        counts = Counter(multiple for multiple in self.multiples.values() if multiple > 1)
-        words = [f"{multiple} ({count} site{'s' if count > 1 else ''})" for multiple, count in sorted(counts.items())]
-        return f"to multiples of {', '.join(words)}" + (
-            f", learnt in {' and '.join(self.runtimes)}" if self.runtimes else ""
-        )
+        whole = [name for name, multiple in self.multiples.items() if multiple == self.sizes.get(name)]
+        counts = Counter(m for name, m in self.multiples.items() if m > 1 and name not in whole)
+        words = [f"{multiple} ({_sites(count)})" for multiple, count in sorted(counts.items())]
+        parts = [f"to multiples of {', '.join(words)}"] if words else []
+        if whole:
+            parts.append(f"{_sites(len(whole))} whole, as less of so narrow a layer would hardly be faster")
+        if parts and self.runtimes:
+            parts.append(f"learnt in {' and '.join(self.runtimes)}")
+        return "; ".join(parts)
+
+
+def _sites(count: int) -> str:
+    return f"{count} site{'s' if count > 1 else ''}"
 
 
 @usual
@@ -54,10 +114,9 @@ def rounding(sites: Sites, round_to: RoundTo | Literal["auto"] = "auto", runtime
     """Return the multiples that sites are to be rounded to.
 
     With ``"auto"`` small layers of the model's kinds (linear, convolutions by kernel) and widths are timed, once a process
-    and for a second or so: a site gets the smallest multiple by which a layer can be made narrower so that it is felt. Not
-    rounded are single weights, sites whose layers have less than a million multiply-accumulates on the example, and sites of
-    which each unit is many channels already, as heads are. No multiple is above half of a site's units, so that each can
-    lose some and none loses all.
+    and for a second or so: a site gets the smallest multiple by which a layer can be made narrower so that it is felt, and
+    stays whole where it is so narrow that nothing is. Not rounded are single weights, sites whose layers have less than a
+    million multiply-accumulates on the example, and sites of which each unit is many channels already, as heads are.
 
     Args:
         sites: from `channels`.
@@ -68,7 +127,6 @@ def rounding(sites: Sites, round_to: RoundTo | Literal["auto"] = "auto", runtime
         InputError: `round_to` is none of these.
         MissingLibraryError: the runtime is not installed.
 
-    >>> import torch
     >>> from torch import nn
     >>> from secateur.structure import channels
     >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
@@ -84,12 +142,21 @@ def rounding(sites: Sites, round_to: RoundTo | Literal["auto"] = "auto", runtime
     if not isinstance(sites.structure, Structure):
         return Rounding({})
     runtimes: list[Any] = installed() if runtime is None else [runtime]
-    multiples = {
-        name: _capped(max(liked_multiple(r, kind) for r in runtimes), sites[name])
-        for name, kind in _kinds(sites, sites.structure).items()
-    }
-    liked = {name: multiple for name, multiple in multiples.items() if multiple > 1}
-    return Rounding(liked, tuple(map(name_of, runtimes)) if multiples else ())
+    sizes = {name: site.size for name, site in sites.items()}
+    multiples = {}
+    for name, kind in _kinds(sites, sites.structure).items():
+        multiple = _in_units(max(liked_multiple(r, kind) for r in runtimes), sites[name])
+        if multiple > 1:
+            multiples[name] = min(multiple, sizes[name])
+    stuck = {name for name, multiple in multiples.items() if multiple == sizes[name]}
+    left = _left_whole(sites, sites.structure, stuck)
+    return Rounding(multiples, tuple(map(name_of, runtimes)) if multiples else (), sizes, left)
+
+
+def _left_whole(sites: Sites, structure: Structure, stuck: set[str]) -> float:
+    cost = Cost(structure)
+    least = {name: torch.arange(site.size) < 1 for name, site in sites.items() if name not in stuck}
+    return cost.macs(least) / max(cost.macs({}), 1) if stuck else 0.0
 
 
 def _kinds(sites: Sites, structure: Structure) -> dict[str, Kind]:
@@ -116,13 +183,17 @@ def _channels_a_unit(maker: Member) -> int:
     return 1 if maker.index is None else maker.index.shape[1]
 
 
-def _capped(multiple: int, site: Site) -> int:
-    """The multiple in units, and at most half of them."""
+def _in_units(multiple: int, site: Site) -> int:
+    """A multiple of channels in units, each of which may be several."""
     maker = _maker(site)
-    channels = 1 if maker is None else _channels_a_unit(maker)
-    units = multiple // gcd(multiple, channels)
-    while units > max(site.size // 2, 1):
-        units //= 2
+    return multiple // gcd(multiple, 1 if maker is None else _channels_a_unit(maker))
+
+
+def _capped(multiple: int, size: int) -> int:
+    """A power of two up to the multiple, and up to half of the units, so that a site can lose some."""
+    units = 1
+    while 2 * units <= min(multiple, max(size // 2, 1)):
+        units *= 2
     return units
 
 
@@ -157,6 +228,24 @@ def select_near(
     fewer, more = at(below), at(above)
     nearer = goal - _removed(fewer) <= _removed(more) - goal
     return fewer if nearer and _removed(fewer) else more
+
+
+NEAR = 0.05
+"""How far the fraction removed may be from the one asked for, before finer multiples are tried."""
+
+
+def select_rounded(
+    scores: Scores, sparsity: float, rounds: Rounding, *, scope: Scope, minimum: int, sites: Sites
+) -> dict[str, Tensor]:
+    """Return masks that remove a fraction of all units, within 5 % of all, by the coarsest multiples that can."""
+    ways: dict[str, Any] = {"scope": scope, "minimum": minimum, "sites": sites}
+    goal = sparsity * sum(score.numel() for score in scores.values())
+    keep = {}
+    for rung in rounds.ladder(1 - sparsity):
+        keep = select_near(scores, sparsity, rung.multiples, **ways)
+        if abs(_removed(keep) - goal) <= NEAR * sum(score.numel() for score in scores.values()):
+            break
+    return keep
 
 
 def filled(

@@ -26,6 +26,9 @@ CANDIDATES = (1, 4, 8, 16)
 FELT = 0.5
 """A step in width is felt if it saves this part of the time that it should."""
 
+WORTH = 0.65
+"""Half of the narrowest layer must save this part of its share of the work, or the layer fills one block and stays whole."""
+
 MATTERS = 0.1
 """Where half of a layer's units, or 32, save less than this part of its time, no rounding does anything for it."""
 
@@ -91,7 +94,8 @@ def liked_multiple(runtime: Runtime, kind: Kind) -> int:
 
     Kernels work on blocks of units, of which the last is as dear partly filled as full. So layers of several widths are
     timed in turns: W, of whole blocks, and W − m for the multiples m = 1, 4, 8, 16, 32 (half of W at most). The largest
-    gives what a unit less should save; a smaller multiple is taken if it, and every one above it, saves half of that.
+    gives what a unit less should save; a smaller multiple is taken if it, and every one above it, saves half of that. Where
+    half of a layer of 16 saves much less than its share of the work, as it fills one block, it is 16.
 
     Raises:
         MissingLibraryError: the runtime is not installed.
@@ -117,6 +121,8 @@ def _measured(runtime: Runtime, kind: Kind) -> int:
     saved = {width: 1 - seconds[width] for width in seconds}
     if saved[kind.width - best] < MATTERS:
         return 1
+    if kind.width == WIDTHS[0] and saved[kind.width - best] < WORTH * (1 - (1 - best / kind.width) ** 2):
+        return kind.width
     a_unit, good = saved[kind.width - best] / best, best
     for multiple in reversed(tried):
         removed = max(multiple, ODD)
