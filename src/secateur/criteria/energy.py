@@ -58,7 +58,7 @@ class Energy(CriterionBase):
         super().__post_init__()
         check_number(self, "[0, 1]", "a share of the energy", threshold=self.threshold)
         check_number(self, "(0, inf]", "a frequency in cycles a pixel", top=self.top)
-        check_name("way of sending the chirp through channels", self.channels, ("same", "each"))
+        check_name("channels of Energy", self.channels, ("same", "each"))
 
     @property
     def default_rule(self) -> Mapping[str, float]:
