@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from secateur.testing.zoo import build
 from torch import Tensor, nn
 
 from secateur.allocate import CostTable, Sensitivity, SiteCosts, budget, cost_table, measured_losses, plan, plan_jointly
@@ -22,6 +21,7 @@ from secateur.measure import file_bytes, macs, parameters, rate
 from secateur.structure import channels, cut, weights
 from secateur.testing.toys import TOYS, same_state, snapshot
 from secateur.types import FileError, InputError, Keep, Sites, UnknownNameError
+from zoo import build
 
 
 def chain_table(seed: int, sites: int = 4, shared: bool = True) -> CostTable:
