@@ -23,6 +23,7 @@ __all__ = [
     "is_plain_cross_entropy",
     "loss_function",
     "mean_squared_error",
+    "sequence_cross_entropy",
 ]
 
 CERTAIN = 1e-3
@@ -59,6 +60,17 @@ def binary_cross_entropy(outputs: Tensor, targets: Tensor, reduction: str = "mea
     )
 
 
+def sequence_cross_entropy(outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+    """Return the mean cross-entropy of the classes at each position: outputs ``(N, T, C)``, targets ``(N, T)``.
+
+    Positions whose target is −100 do not count.
+
+    >>> sequence_cross_entropy(torch.zeros(1, 3, 2), torch.tensor([[0, 1, -100]]))    # log 2
+    tensor(0.6931)
+    """
+    return F.cross_entropy(outputs.movedim(-1, 1), targets, reduction=reduction)
+
+
 def _like(name: str, outputs: Tensor, targets: Tensor) -> Tensor:
     """The targets in the outputs' shape and dtype."""
     if not targets.is_floating_point() and outputs.ndim == targets.ndim + 1:
@@ -74,6 +86,7 @@ def _like(name: str, outputs: Tensor, targets: Tensor) -> Tensor:
 
 LOSSES: dict[str, Loss] = {
     "cross_entropy": F.cross_entropy,
+    "sequence_cross_entropy": sequence_cross_entropy,
     "mse": mean_squared_error,
     "l1": mean_absolute_error,
     "bce": binary_cross_entropy,
@@ -177,6 +190,8 @@ pass loss='mse', or a function of (outputs, targets)
     """
     if is_cross_entropy(loss):
         problem, name = _unfit(outputs, targets), "cross-entropy"
+    elif loss_function(loss) is sequence_cross_entropy:
+        problem, name = _unfit(outputs.movedim(-1, 1) if outputs.ndim > 1 else outputs, targets), "cross-entropy"
     else:
         labels = loss_function(loss) in (mean_squared_error, mean_absolute_error) and not targets.is_floating_point()
         one_hot = labels and outputs.ndim == targets.ndim + 1
@@ -205,6 +220,7 @@ def _unfit(outputs: Tensor, targets: Tensor) -> str:
         return (
             f"targets have the shape {shape}: give class labels of shape {expected}, "
             "or pass another loss, as loss='mse'"
+            + (", or 'sequence_cross_entropy' where the last dimension is the classes'" if outputs.ndim > 2 else "")
         )
     return "" if are_classes(outputs, targets) else _out_of_range(targets, outputs.shape[1])
 

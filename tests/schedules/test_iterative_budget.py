@@ -96,14 +96,45 @@ def test_further_options_go_to_the_budget() -> None:
     assert all(int(kept.sum()) % 4 == 0 for kept in pruned.keep.values())
 
 
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_time_is_a_part_of_the_unpruned_models_at_each_step(monkeypatch: pytest.MonkeyPatch, trained: bool) -> None:
+    """Half of it in two steps: three quarters, then two thirds of that, where the cut took exactly what it was told to."""
+    limits: list[float] = []
+    runtimes: set[Any] = set()
+
+    def told(model: nn.Module, sites: Sites, scores: Any, **options: Any) -> dict[str, torch.Tensor]:
+        limits.append(options.pop("latency"))
+        runtimes.add(options.pop("runtime"))
+        return sc.allocate.budget(model, sites, scores, **{**options, "parameters": limits[-1]})
+
+    class Timed:
+        def __init__(self, models: Any, inputs: Any, runtime: Any) -> None:
+            whole, small = (parameters(model).total for model in models.values())
+            self.speedups = {"after": type("Speedup", (), {"median": whole / small})}
+            runtimes.add(runtime)
+
+    monkeypatch.setattr("secateur.schedules.goals.budget", told)
+    monkeypatch.setattr("secateur.schedules.goals.compare_latency", Timed)
+    model = net()
+    schedule = Iterative(
+        Magnitude(),
+        budget={"latency": 0.5, "runtime": "onnxruntime"},
+        steps=2,
+        train=(lambda small, keep: None) if trained else None,
+    )
+    pruned = schedule(model, sc.channels(model, X[:1]))
+    assert limits == pytest.approx([0.75, 2 / 3 if trained else 0.5], rel=0.1)
+    assert runtimes == {"onnxruntime"}
+    assert 0.4 < parameters(pruned.model).total / parameters(model).total <= 0.5
+
+
+@pytest.mark.slow
 def test_a_time_is_reached() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(512, 2048), nn.ReLU(), nn.Linear(2048, 2048), nn.ReLU(), nn.Linear(2048, 4))
     x = torch.randn(64, 512)
-    pruned = Iterative(Magnitude(), budget={"latency": 0.5}, steps=2, train=lambda small, keep: None)(
-        model, sc.channels(model, x)
-    )
-    before, after = pruned.report.macs or (1, 1)
+    schedule = Iterative(Magnitude(), budget={"latency": 0.5}, steps=2, train=lambda small, keep: None)
+    before, after = schedule(model, sc.channels(model, x)).report.macs or (1, 1)
     assert 0.2 < after / before < 0.75
 
 

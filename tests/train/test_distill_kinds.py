@@ -48,12 +48,13 @@ class Heads(nn.Module):
         (nn.LogSoftmax(1), "logits"),
         (nn.Sigmoid(), "binary_probabilities"),
         (Normalised(), "embeddings"),
-        (nn.Identity(), "numbers"),
+        (nn.Identity(), "any"),
+        (nn.Hardsigmoid(), "any"),
     ],
 )
 def test_outputs_are_known_by_their_values(ending: nn.Module, kind: str) -> None:
     teacher, student = net(ending, 1), net(ending)
-    assert match_by_kind("auto", 4.0, teacher(X), None, "cross_entropy").kinds == (kind,)
+    assert match_by_kind("auto", 4.0, lambda: teacher(X), None, "cross_entropy").kinds == (kind,)
     before = (student(X) - teacher(X)).abs().mean()
     distill(student, teacher, X, epochs=150, lr=0.01)
     assert (student(X) - teacher(X)).abs().mean() < 0.3 * before
@@ -72,11 +73,13 @@ def test_outputs_are_known_by_their_values(ending: nn.Module, kind: str) -> None
         (torch.randn(8, 4), torch.zeros(8, dtype=torch.long), lambda outputs, targets: outputs.mean(), "logits"),
         ({"logits": torch.randn(8, 4)}, None, "cross_entropy", "logits"),
         ({"logits": torch.randn(8, 1)}, None, "cross_entropy", "numbers"),
-        ({"hidden": torch.randn(8, 4)}, None, "cross_entropy", "numbers"),
+        ({"hidden": torch.randn(8, 4)}, None, "cross_entropy", "any"),
+        (torch.randn(8), None, "cross_entropy", "numbers"),
+        (torch.randn(8, 5, 3), torch.zeros(8, 5, dtype=torch.long), "sequence_cross_entropy", "logits"),
     ],
 )
 def test_the_loss_of_the_targets_says_what_outputs_are(answers: Any, targets: Any, loss: Any, kind: str) -> None:
-    assert match_by_kind("auto", 4.0, answers, targets, loss).kinds == (kind,)
+    assert match_by_kind("auto", 4.0, lambda: answers, targets, loss).kinds == (kind,)
 
 
 def test_the_binary_loss_by_hand() -> None:
@@ -116,7 +119,7 @@ def test_classes_of_sequences_lie_last_and_of_pictures_first() -> None:
     picture = Matched(("logits",), 2.0)(ours.movedim(2, 1)[..., None], theirs.movedim(2, 1)[..., None])
     assert torch.allclose(picture, by_position, atol=1e-6)
     labels = torch.zeros(6, 3, dtype=torch.long)  # the cross-entropy has classes in dimension 1 always
-    assert match_by_kind("auto", 2.0, theirs, labels, "cross_entropy").dim == 1
+    assert match_by_kind("auto", 2.0, lambda: theirs, labels, "cross_entropy").dim == 1
 
 
 def test_sequences_are_distilled() -> None:
@@ -130,10 +133,27 @@ def test_sequences_are_distilled() -> None:
     assert (student(x).softmax(2) - teacher(x).softmax(2)).abs().mean() < 0.02
 
 
+def test_sequences_with_labels_have_a_loss_of_their_name() -> None:
+    torch.manual_seed(0)
+    teacher, student = nn.Linear(5, 3), nn.Linear(5, 3)
+    x = torch.randn(16, 3, 5, generator=torch.Generator().manual_seed(0))  # as many positions as classes
+    labels = x[..., :3].argmax(2)
+    with pytest.raises(InputError, match="'sequence_cross_entropy' where the last dimension is the classes"):
+        sc.fit(teacher, (x[:, :2], labels[:, :2]), epochs=1)
+    history = sc.fit(teacher, (x, labels), (x, labels), epochs=200, lr=0.05, loss="sequence_cross_entropy")
+    assert history[-1].validation_loss == pytest.approx(
+        F.cross_entropy(teacher(x).flatten(0, 1), labels.flatten()).item()
+    )
+    distill(student, teacher, (x, labels), loss="sequence_cross_entropy", epochs=300, lr=0.05)
+    assert bool((student(x).argmax(2) == teacher(x).argmax(2)).float().mean() > 0.95)
+    with pytest.raises(InputError, match="label 3 is out of range for 3 classes"):
+        sc.fit(teacher, (x, labels + 1), epochs=1, loss="sequence_cross_entropy")
+
+
 def test_several_outputs_weigh_alike() -> None:
     teacher, student = Heads(1), Heads(0)
-    match = match_by_kind("auto", 4.0, teacher(X), None, "cross_entropy")
-    assert match.kinds == ("probabilities", "numbers", "numbers")
+    match = match_by_kind("auto", 4.0, lambda: teacher(X), None, "cross_entropy")
+    assert match.kinds == ("probabilities", "any", "numbers")
     constant = [x.detach().mean(0, keepdim=True).expand_as(x) for x in (teacher(X)[0], *teacher(X)[1].values())]
     assert match((constant[0], constant[1:]), teacher(X)).item() == pytest.approx(3.0, rel=1e-3)
     distill(student, teacher, X, epochs=300, lr=0.02)

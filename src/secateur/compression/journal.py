@@ -25,7 +25,8 @@ class Trial:
         number: from 1.
         base: the number of the trial whose model was cut further; 0 for the original.
         asked: the cost that it was cut to, as a fraction of the original's.
-        cost: what it costs, as a fraction of the original's: measured, where it is a latency.
+        cost: what it costs, as a fraction of the original's: measured, where it is a latency. None, as the next two, where
+            there was no such model.
         metric: on the validation data, after the training.
         untrained: the same before the training.
         accepted: whether the metric is within what it may drop.
@@ -36,17 +37,20 @@ class Trial:
     number: int
     base: int
     asked: float
-    cost: float
-    metric: float
-    untrained: float
+    cost: float | None
+    metric: float | None
+    untrained: float | None
     accepted: bool
     why: str
     seconds: float
 
     def __str__(self) -> str:
         verdict = "kept" if self.accepted else "taken back"
+        start = f"trial {self.number} on {self.base or 'the original'}"
+        if self.cost is None:
+            return f"{start}: not to be had: {self.why}"
         return (
-            f"trial {self.number} on {self.base or 'the original'}: cost {self.cost:.1%}, metric {self.metric:.4f} "
+            f"{start}: cost {self.cost:.1%}, metric {self.metric:.4f} "
             f"({self.untrained:.4f} untrained), {verdict}: {self.why}; {self.seconds:.0f} s"
         )
 
@@ -121,6 +125,11 @@ class Journal:
         """The trials that are good enough, in order."""
         return [trial for trial in self.trials if trial.accepted]
 
+    @property
+    def cost(self) -> float:
+        """The least cost of those, as a fraction of the original's; 1 where there is none."""
+        return min((trial.cost for trial in self.accepted if trial.cost is not None), default=1.0)
+
 
 @dataclass(frozen=True)
 class Compression:
@@ -147,14 +156,13 @@ class Compression:
     @classmethod
     def of(cls, journal: Journal, goal: Goal, metric: str, runtime: str) -> Self:
         """Read it from the journal of a compression that has ended."""
-        best = min((trial.cost for trial in journal.accepted), default=1.0)
         return cls(
             goal,
             metric,
             runtime,
             journal.baseline["metric"],
             tuple(journal.trials),
-            best <= goal.fraction,
+            journal.cost <= goal.fraction,
             journal.done,
         )
 

@@ -131,7 +131,7 @@ class _Walk:
     def _next(self) -> float | None:
         """The cost to cut to next; None at the end, with the reason in the journal."""
         trials, goal = self.journal.trials, self.goal.fraction
-        best = min((trial.cost for trial in self.journal.accepted), default=1.0)
+        best = self.journal.cost
         refused = [trial for trial in trials if not trial.accepted]
         if best <= goal:
             return self._end("the goal is reached")

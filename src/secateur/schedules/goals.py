@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from secateur.allocate.budgets import BUDGETS, budget
 from secateur.allocate.counting import examples, size
 from secateur.allocate.goals import allowed
-from secateur.measure import latency
+from secateur.measure import compare_latency, latency
 from secateur.types import InputError, Scores, Sites
 
 __all__ = ["CURVES", "BudgetPath", "Curve", "check_budget", "fraction_at"]
@@ -52,58 +52,74 @@ def check_budget(schedule: str, goal: Mapping[str, Any]) -> None:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BudgetPath:
     """A budget that is reached over several steps.
 
     Attributes:
-        measure: what it is of.
+        model, sites: unpruned.
+        measure: what the budget is of.
         whole: how much the unpruned model has: a count, or seconds.
         share: the share of the whole that is to go in the end.
-        options: what else `budget` takes.
+        options: what `budget` takes beside.
     """
 
+    model: nn.Module
+    sites: Sites
     measure: str
     whole: float
     share: float
     options: Mapping[str, Any]
 
     @classmethod
-    def of(cls, model: nn.Module, sites: Sites, goal: Mapping[str, Any], whole: float | None) -> BudgetPath:
-        """Return the way of an unpruned model to a goal that `check_budget` let pass.
+    def of(
+        cls, model: nn.Module, sites: Sites, goal: Mapping[str, Any], defaults: Mapping[str, Any], whole: float | None
+    ) -> BudgetPath:
+        """Return the way of an unpruned model to a goal.
 
         Args:
             model, sites: unpruned.
-            goal: one of `BUDGETS` with its limit, and options of `budget`.
+            goal: what `check_budget` let pass: one of `BUDGETS` with its limit, and options of `budget`.
+            defaults: options of `budget` where the goal has none.
             whole: what the unpruned model has, where it is known already: a resumed pruning must not measure anew.
         """
         (measure,) = (name for name in goal if name in BUDGETS)
-        if whole is None:
-            timed = measure == "latency"
-            whole = latency(model, examples(sites), repeats=21).median if timed else size(measure, model, sites)
-        options = {name: value for name, value in goal.items() if name != measure}
-        return cls(measure, whole, max(1 - allowed(measure, goal[measure], whole) / whole, 0.0), options)
+        options = {**defaults, **{name: value for name, value in goal.items() if name != measure}}
+        if whole is None and measure == "latency":
+            whole = latency(model, examples(sites), runtime=options.get("runtime") or "eager").median
+        elif whole is None:
+            whole = size(measure, model, sites)
+        share = max(1 - allowed(measure, goal[measure], whole) / whole, 0.0)
+        return cls(model, sites, measure, whole, share, options)
 
-    def check(self, model: nn.Module, sites: Sites, options: Mapping[str, Any]) -> None:
-        """Refuse a count that no cut of the model comes down to; of times this would have to be measured.
+    def check(self) -> None:
+        """Refuse a count that no cut of the model comes down to; a time would have to be measured for that.
 
         Raises:
             InputError: with what can be reached.
         """
         if self.measure != "latency":
-            scores = {name: torch.arange(site.size, dtype=torch.float64) for name, site in sites.items()}
-            self.masks(model, sites, scores, self.share, options)
+            scores = {name: torch.arange(site.size, dtype=torch.float64) for name, site in self.sites.items()}
+            self.masks(self.model, self.sites, scores, self.share)
 
-    def masks(
-        self, model: nn.Module, sites: Sites, scores: Scores, share: float, options: Mapping[str, Any]
-    ) -> dict[str, Tensor]:
+    def masks(self, model: nn.Module, sites: Sites, scores: Scores, share: float) -> dict[str, Tensor]:
         """Return the masks under which a share of the whole is gone.
 
         Args:
             model, sites, scores: unpruned, or on the way.
             share: of the unpruned model's count or time.
-            options: of `budget`.
         """
-        left = self.whole * (1 - share)
-        limit = f"{1000 * left:.9f} ms" if self.measure == "latency" else max(int(left + ROUNDING), 1)
-        return budget(model, sites, scores, **{self.measure: limit, **options, **self.options})
+        limit: Any = max(int(self.whole * (1 - share) + ROUNDING), 1)
+        if self.measure == "latency":
+            limit = (1 - share) / self._time_left(model)
+            if limit >= 1:
+                return {name: torch.ones(site.shape, dtype=torch.bool) for name, site in sites.items()}
+        return budget(model, sites, scores, **{self.measure: limit, **self.options})
+
+    def _time_left(self, model: nn.Module) -> float:
+        """The time of a model on the way as a share of the unpruned one's, both timed in turns."""
+        if model is self.model:
+            return 1.0
+        both = {"before": self.model, "after": model}
+        timed = compare_latency(both, examples(self.sites), runtime=self.options.get("runtime") or "eager")
+        return 1 / timed.speedups["after"].median

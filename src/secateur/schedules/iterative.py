@@ -116,17 +116,15 @@ class Iterative(Schedule):
     def _path(self, walk: Walk) -> BudgetPath | None:
         """The way to the budget, where there is one; see that the goal can be reached."""
         if self.budget is not None:
-            path = BudgetPath.of(walk.model, walk.sites, self.budget, walk.memory.get("whole"))
+            defaults = {"scope": self.scope, "minimum": self.minimum}
+            path = BudgetPath.of(walk.model, walk.sites, self.budget, defaults, walk.memory.get("whole"))
             walk.memory["whole"] = path.whole
-            path.check(walk.model, walk.sites, self._budget_options())
+            path.check()
             return path
         assert self.sparsity is not None
         if self.scope == "global":
             walk.goal(self.sparsity)
         return None
-
-    def _budget_options(self) -> dict[str, Any]:
-        return {"scope": self.scope, "minimum": self.minimum}
 
     def _choose(self, walk: Walk, now: _Now, path: BudgetPath | None, step: int) -> dict[str, Tensor]:
         """Masks over the sites as they are now."""
@@ -142,11 +140,11 @@ class Iterative(Schedule):
     def _within(self, walk: Walk, now: _Now, path: BudgetPath, share: float, scores: Scores) -> dict[str, Tensor]:
         """Masks of a model that is within a part of the budget."""
         if not now.masked:
-            return path.masks(now.model, now.sites, scores, share, self._budget_options())
+            return path.masks(now.model, now.sites, scores, share)
         # What is gone stays gone: it goes first, and a budget takes no infinite scores.
         below = min(float(x.min()) for x in scores.values()) - 1
         lowest = {n: x.double().masked_fill(~walk.keep[n].to(x.device), below) for n, x in scores.items()}
-        keep = path.masks(walk.model, walk.sites, lowest, share, self._budget_options())
+        keep = path.masks(walk.model, walk.sites, lowest, share)
         return {name: kept.cpu() & walk.keep[name] for name, kept in keep.items()}
 
     def _lowest(self, walk: Walk, now: _Now, fraction: float, scores: Scores) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -173,9 +174,11 @@ def distill(
     - ``"probabilities"``, ``"binary_probabilities"``: the same where the model ends with a softmax or sigmoid.
     - ``"embeddings"``: 1 − cosine.
     - ``"numbers"``: the mean squared difference (Ba and Caruana, 2014, match logits so).
+    - ``"any"``: that of logits, plus the mean squared difference over the variance of the teacher's answers. It is nothing
+      only where the answers are the teacher's, whatever they are.
     - ``"auto"`` looks at the loss of the targets, and, where there are none, at the teacher's answers to the first
-      batch: rows in [0, 1] that add up to 1 are probabilities, others in [0, 1] binary probabilities, rows of length 1
-      embeddings, ``logits`` that a model names logits, and all else numbers, which do for logits too.
+      batch: rows of no negative numbers that add up to 1 are probabilities, what a sigmoid gave binary probabilities,
+      rows of length 1 embeddings, ``logits`` that a model names logits, single columns numbers, and all else any.
     - a function ``match(outputs, answers)`` of what the model and the teacher return, that gives a scalar.
 
     Where a model returns several tensors, each is matched by itself, and ``"auto"`` divides its difference by that of
@@ -209,7 +212,9 @@ def distill(
     if not callable(match):
         first = _first_batch(train, more.get("batch_size", options.batch_size), teacher)
         with evaluating(teacher):
-            match = match_by_kind(match, temperature, try_model(teacher, first, "teacher"), first.targets, loss)
+            match = match_by_kind(
+                match, temperature, partial(try_model, teacher, first, "teacher"), first.targets, loss
+            )
     both = Distillation(teacher, temperature, weight, loss, dict(hints or {}), hint_weight, match)
     return fit(model, train, validation, options, callbacks=[both, *callbacks], loss=both, **more)
 

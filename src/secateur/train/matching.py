@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.checks import check_name
 from secateur.labelled import logits_of
-from secateur.losses import LOSSES, gives_numbers, is_cross_entropy, loss_function
+from secateur.losses import LOSSES, gives_numbers, is_cross_entropy, loss_function, sequence_cross_entropy
 from secateur.types import InputError, Loss
 
 __all__ = ["MATCHES", "Match", "Matched", "match_by_kind", "output_tensors", "soft_cross_entropy"]
@@ -83,6 +84,12 @@ def _of_numbers(outputs: Tensor, answers: Tensor, temperature: float) -> Tensor:
     return F.mse_loss(outputs, answers)
 
 
+def _of_any(outputs: Tensor, answers: Tensor, temperature: float) -> Tensor:
+    # Both are nothing only at the teacher's answers, whatever these are; the first goes faster where they are logits.
+    variance = answers.var(correction=0).clamp_min(SMALLEST)
+    return soft_cross_entropy(outputs, answers, temperature) + F.mse_loss(outputs, answers) / variance
+
+
 MATCHES: Mapping[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "logits": soft_cross_entropy,
     "probabilities": _of_probabilities,
@@ -90,6 +97,7 @@ MATCHES: Mapping[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "binary_probabilities": _of_sigmoids,
     "embeddings": _of_embeddings,
     "numbers": _of_numbers,
+    "any": _of_any,
 }
 """What outputs can be, each with how the model's are held against the teacher's at a temperature."""
 
@@ -156,37 +164,59 @@ def _shapes(parts: list[Tensor]) -> str:
     return " and ".join(str(tuple(part.shape)) for part in parts)
 
 
-def match_by_kind(match: str, temperature: float, answers: Any, targets: Any, loss: str | Loss) -> Matched:
+class _Sigmoids(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Remembers what sigmoids give, by its memory: it may be viewed in another shape before it is returned."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.given: list[Tensor] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func in (torch.ops.aten.sigmoid.default, torch.ops.aten.sigmoid_.default):
+            self.given.append(output)
+        return output
+
+    def __contains__(self, tensor: Tensor) -> bool:
+        memory = tensor.untyped_storage().data_ptr()
+        return any(output.untyped_storage().data_ptr() == memory for output in self.given)
+
+
+def match_by_kind(match: str, temperature: float, answer: Callable[[], Any], targets: Any, loss: str | Loss) -> Matched:
     """Return how to hold outputs against the teacher's: by a name of `MATCHES`, or ``"auto"`` by what they are.
 
     Args:
         match: the name.
         temperature: of logits and probabilities.
-        answers: what the teacher answers on some samples.
+        answer: called once for what the teacher answers on some samples.
         targets: of these samples; None where there are none.
         loss: of the targets.
 
     Raises:
         UnknownNameError: there is no such name.
 
-    >>> match_by_kind("auto", 4.0, torch.tensor([[0.1, 0.9], [0.2, 0.8]]), None, "cross_entropy").kinds
+    >>> match_by_kind("auto", 4.0, lambda: torch.zeros(2, 3).softmax(1), None, "cross_entropy").kinds
     ('probabilities',)
     """
     check_name("match of a student and its teacher", match, ("auto", *MATCHES))
+    with _Sigmoids() as sigmoids:
+        answers = answer()
     parts = output_tensors(answers)
     # Targets say what a single tensor is; of several it is not known which of them they are of.
     said = targets if len(parts) == 1 and isinstance(targets, Tensor) else None
-    dim = 1 if said is not None and is_cross_entropy(loss) else None
+    dim = None
+    if said is not None:
+        dim = 1 if is_cross_entropy(loss) else -1 if loss_function(loss) is sequence_cross_entropy else None
     if match != "auto":
         return Matched((match,), temperature, dim=dim)
     named = logits_of(answers) is not answers
-    kinds = tuple(_kind(part, said, loss, named) for part in parts)
+    kinds = tuple(_kind(part, said, loss, named, part in sigmoids) for part in parts)
     plain = Matched(kinds, temperature, dim=dim)
     return plain if len(parts) == 1 else Matched(kinds, temperature, _scales(plain, parts))
 
 
-def _kind(answers: Tensor, targets: Tensor | None, loss: str | Loss, named: bool) -> str:
-    """What a tensor of answers is, by the loss of its targets, and else by its values."""
+def _kind(answers: Tensor, targets: Tensor | None, loss: str | Loss, named: bool, sigmoid: bool) -> str:
+    """What a tensor of answers is, by the loss of its targets, and else by where it comes from and its values."""
     function = loss_function(loss)
     if function is LOSSES["bce"]:
         return "binary_logits"
@@ -194,21 +224,22 @@ def _kind(answers: Tensor, targets: Tensor | None, loss: str | Loss, named: bool
         return "logits"
     if function in (LOSSES["mse"], LOSSES["l1"]) or (targets is not None and gives_numbers(loss, answers, targets)):
         return "numbers"
+    if sigmoid:
+        return "binary_probabilities"
     by_value = _kind_by_value(answers)
-    if by_value == "numbers" and (targets is not None or (named and answers.shape[-1] > 1)):
-        return "logits"
-    return by_value
+    return "logits" if by_value == "any" and (named or targets is not None) else by_value
 
 
 def _kind_by_value(answers: Tensor) -> str:
     rows = answers.detach().float()
     rows = rows.movedim(_class_dim(rows), -1)
-    several = rows.ndim > 1 and rows.shape[-1] > 1
-    if bool(((rows >= 0) & (rows <= 1)).all()):
-        return "probabilities" if several and _near_one(rows.sum(-1)) else "binary_probabilities"
-    if several and _near_one(rows.norm(dim=-1)):
+    if rows.ndim < 2 or rows.shape[-1] == 1:
+        return "numbers"
+    if bool((rows >= 0).all()) and _near_one(rows.sum(-1)):
+        return "probabilities"
+    if _near_one(rows.norm(dim=-1)):
         return "embeddings"
-    return "logits" if several and _near_one(rows.logsumexp(-1).exp()) else "numbers"
+    return "logits" if _near_one(rows.logsumexp(-1).exp()) else "any"
 
 
 def _near_one(values: Tensor) -> bool:
