@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from secateur.allocate.cost_table import CostTable, Losses, SiteCosts
 from secateur.allocate.counting import COUNTED, Counter, counter_by_cutting, examples, quick_counter, size
+from secateur.allocate.tables import CostTable, Losses, SiteCosts
 from secateur.checks import check_number, check_whole
 from secateur.labelled import Data
 from secateur.measure import compare_latency, latency

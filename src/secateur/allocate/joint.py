@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.allocate.cost_table import CostTable
 from secateur.allocate.plans import Allocation, Problem, Widths, enough
+from secateur.allocate.tables import CostTable
 from secateur.criteria.joint_loss_change import JointWorth
 from secateur.criteria.quadratic import Descent
 from secateur.types import InputError, unknown_name
@@ -50,7 +50,7 @@ def plan_jointly(worth: JointWorth, costs: CostTable, goal: Mapping[str, Any]) -
         InputError: the goal is out of range, or the table's widest widths are not those that `worth` has units for.
         UnknownNameError: the table has no such measure, or lacks a site.
 
-    >>> from secateur.allocate.cost_table import SiteCosts
+    >>> from secateur.allocate.tables import SiteCosts
     >>> from secateur.criteria.joint_loss_change import joint_worth
     >>> from secateur.criteria.quadratic import Quadratic
     >>> twins = Quadratic({"a": 3}, np.array([0.0, 0.0, 1.0]), np.array([[2.0, 2, 0], [2, 2, 0], [0, 0, 0]]))

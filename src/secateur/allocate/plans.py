@@ -10,8 +10,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.allocate.cost_table import CostTable
 from secateur.allocate.dynamic import Choices, Floats, Portions
+from secateur.allocate.tables import CostTable
 from secateur.types import InputError
 
 __all__ = ["Allocation", "Problem", "Widths", "enough", "plan", "plan_within"]
@@ -67,7 +67,7 @@ def plan(costs: CostTable, goal: Mapping[str, Any]) -> Allocation:
         InputError: the goal is out of range, or below what the narrowest widths cost.
         UnknownNameError: the table has no such measure.
 
-    >>> from secateur.allocate.cost_table import SiteCosts
+    >>> from secateur.allocate.tables import SiteCosts
     >>> dear = SiteCosts(2, (2, 1), {"macs": (10.0, 6.0)}, (0.0, 5.0))
     >>> cheap = SiteCosts(2, (2, 1), {"macs": (10.0, 7.0)}, (0.0, 1.0))
     >>> plan(CostTable({"macs": 10.0}, {"a": dear, "b": cheap}), {"macs": 0.7}).kept

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from secateur.allocate.cost_table import CostTable
 from secateur.allocate.joint import descent
 from secateur.allocate.plans import Problem, plan_within
+from secateur.allocate.tables import CostTable
 from secateur.criteria.joint_loss_change import JointWorth
 from secateur.selection import Scope, select
 from secateur.types import Scores, unknown_name
