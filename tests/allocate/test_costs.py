@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from secateur.testing.zoo import build
 from torch import Tensor, nn
 
 from secateur.allocate import CostTable, Sensitivity, SiteCosts, budget, cost_table, measured_losses, plan, plan_jointly
@@ -22,6 +21,7 @@ from secateur.measure import file_bytes, macs, parameters, rate
 from secateur.structure import channels, cut, weights
 from secateur.testing.toys import TOYS, same_state, snapshot
 from secateur.types import FileError, InputError, Keep, Sites, UnknownNameError
+from zoo import build
 
 
 def chain_table(seed: int, sites: int = 4, shared: bool = True) -> CostTable:
@@ -329,6 +329,23 @@ def test_a_budget_is_met_with_the_table_s_widths(measure: str, pairs: bool) -> N
         budget(model, sites, scores, costs=CostTable(table.whole, {}), **wanted)
     with pytest.raises(UnknownNameError, match="measure of the cost table"):
         budget(model, sites, scores, costs=replace(table, whole={}), **wanted)
+
+
+def test_a_time_is_met_with_the_table_s_widths_and_few_cuts_are_timed() -> None:
+    model, x, sites = wide_mlp()
+    calls = []
+
+    def timer(model: nn.Module, example: Any) -> float:
+        calls.append(model)
+        return timer_of_parameters(model, example)
+
+    worth = JointLossChange((torch.randn(40, 16), torch.arange(40) % 4))(model, sites)
+    table = cost_table(model, sites, measures=["latency"], widths=32, least=0.0, runtime=timer)
+    calls.clear()
+    keep = budget(model, sites, worth, latency=0.7, costs=table, runtime=timer)
+    small = cut(model, sites, keep)
+    assert timer_of_parameters(small, x) / timer_of_parameters(model, x) == pytest.approx(0.7, rel=0.05)
+    assert len(calls) <= 5  # the unpruned one, and the first guess or two
 
 
 def test_both_a_table_and_a_scan_are_refused() -> None:

@@ -120,7 +120,7 @@ class _Request:
         model, sites, quantity = self.model, self.sites, self.quantity
         steps = self.steps(rounds.multiples)
         if quantity == "latency":
-            share = _share_of_macs(model, sites)
+            share = _share_of_macs(model, sites) if self.costs is None else _share_foretold(self.costs)
             return closest_in_time(model, sites, steps, self.limit, examples(sites), self.runtime or "eager", share)
         quick = quick_counter(model, sites, quantity)
         goal = int(allowed(quantity, self.limit, size(quantity, model, sites)))
@@ -157,6 +157,9 @@ class _Request:
         return counted.with_losses(scan.losses(self.metric, self.minimum))
 
 
+FINEST = 64
+"""At how many widths of a site its saving is counted, where its losses are those of a scan."""
+
 FULL = 0.95
 """A budget that is used to this share is not filled up any more."""
 
@@ -167,8 +170,12 @@ def _share_of_macs(model: nn.Module, sites: Sites) -> Callable[[Keep], float] | 
     return (lambda keep: count(keep) / whole) if count is not None and whole else None
 
 
-FINEST = 64
-"""At how many widths of a site its saving is counted, where its losses are those of a scan."""
+def _share_foretold(costs: CostTable) -> Callable[[Keep], float]:
+    def share(keep: Keep) -> float:
+        widths = {name: int(mask.sum()) for name, mask in keep.items()}
+        return costs.foretell(widths)["latency"] / costs.whole["latency"]
+
+    return share
 
 
 def _fewest(steps: Steps, count: Counter, goal: int, quantity: str) -> dict[str, Tensor]:

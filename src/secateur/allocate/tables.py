@@ -122,7 +122,7 @@ class CostTable:
                 f"cost table: {measure} of {measured:g} tells no scale, as {self.whole[measure]:g} is the whole model's and "
                 f"{foretold:g} was foretold to be saved; measure widths that save some"
             )
-        return replace(self, scale={**self.scale, measure: (self.whole[measure] - measured) / foretold})
+        return replace(self, scale={**self.scale, measure: float((self.whole[measure] - measured) / foretold)})
 
     def with_losses(self, losses: Losses) -> Self:
         """Return the table with other losses: by a criterion, by measuring, or by the errors of a solver.
