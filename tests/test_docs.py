@@ -32,8 +32,8 @@ LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 NUMBER = re.compile(r"\d[\d.,]*(e[+-]?\d+)?")
 COMMANDS: Any = typer.main.get_command(cli.app)
 # What a line measures differs from machine to machine; its form does not.
-MEASURED = ("latency", "verified")
-CHEAP = ("list", "train", "prune", "evaluate", "study list")
+MEASURED = ("latency", "verified", "goal", "trial")
+CHEAP = ("list", "train", "compress", "prune", "evaluate", "study list")
 
 pytestmark = pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="the documents are not beside the tests")
 

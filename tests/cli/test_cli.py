@@ -296,7 +296,74 @@ def test_a_pruned_folder_can_be_written_again(run: Run, pruned: Path, weights: P
     assert run("evaluate", *DIGITS, "--pruned", pruned, "--json").record["parameters"] < 50_610
 
 
+# To a goal
+
+QUICK = ("--goal", "macs=0.5", "--runtime", "eager", "--round-to", "4", "--train", "epochs=1", "--finish", "epochs=1")
+
+
+def test_compress_writes_a_model_a_report_and_goes_on(run: Run, weights: Path) -> None:
+    words = (
+        "compress",
+        *DIGITS,
+        "--data",
+        "digits",
+        "--weights",
+        weights,
+        *QUICK,
+        "--max-drop",
+        "1",
+        "--folder",
+        "half",
+    )
+    record = run(*words, "--json").record
+    assert record["compression"]["reached"]
+    assert record["compression"]["settings"]["options"]["train"]["epochs"] == 1
+    assert record["macs"][1] <= record["macs"][0] / 2
+    assert record["runtime"] == "eager"
+    assert len(record["accuracy"]) == 2
+    assert run("evaluate", *DIGITS, "--pruned", "half/model", "--json").record["accuracy"] == record["accuracy"][1]
+    before = {path: path.read_bytes() for path in Path("half").rglob("*") if path.is_file()}
+    assert Path("half/report.txt") in before
+    again = run(*words)
+    assert again.code == 0, again.err
+    assert again.out.startswith("goal macs 0.5: the goal is reached")
+    assert "written to half" in again.out
+    assert before == {path: path.read_bytes() for path in Path("half").rglob("*") if path.is_file()}
+
+
+def test_compress_says_how_it_gets_on(run: Run, weights: Path) -> None:
+    done = run(
+        "compress", *DIGITS, "--data", "digits", "--weights", weights, *QUICK, "--steps", "1", "--folder", "half"
+    )
+    assert done.code == 0, done.err
+    assert "compress: trial 1: to 50.0% of the macs" in done.err
+
+
+def test_compress_writes_a_file_for_the_runtime(run: Run, weights: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    quick = [word for word in QUICK if word not in {"--runtime", "eager"}]
+    words = (*quick, "--runtime", "onnxruntime", "--max-drop", "1", "--steps", "1", "--input-shape", "4,1,8,8")
+    done = run("compress", *DIGITS, "--data", "digits", "--weights", weights, *words, "--folder", "half")
+    assert done.code == 0, done.err
+    session = runtime.InferenceSession("half/model.onnx")
+    assert session.get_inputs()[0].shape == [4, 1, 8, 8]
+    assert "model.onnx: differs from torch by" in Path("half/report.txt").read_text()
+
+
+def test_ctrl_c_in_compress_says_how_to_go_on(run: Run, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("secateur.compression.steps.distill", interrupt)
+    done = run("compress", *DIGITS, "--data", "digits", "--weights", weights, *QUICK, "--folder", "half", "--json")
+    assert done.code == 130
+    assert done.err == "secateur: interrupted; the same command goes on from here\n"
+
+
 # Errors: one clear line, exit code 1
+
+COMPRESS = ("compress", *DIGITS, "--data", "digits", "--folder", "a", "--runtime", "eager")
 
 REFUSED = {
     "model": (("train", "lenet-300", "--out", "a"), "unknown model 'lenet-300'; did you mean 'lenet-300-100'?"),
@@ -353,6 +420,16 @@ REFUSED = {
     "where and how many": (("study", "run", "demo", "--on", "serial", "--jobs", "2"), "does 1 cell at a time, not 2"),
     "study's value": (("study", "run", "demo", "--set", "epochs"), "--set 'epochs': write KEY=VALUE"),
     "no store": (("report", "demo", "--store", "none"), "there is no store at none"),
+    "goal": ((*COMPRESS, "--goal", "speed=0.5"), "unknown goal 'speed'"),
+    "goal's form": ((*COMPRESS, "--goal", "latency"), "--goal 'latency': write KEY=VALUE, such as latency=0.5"),
+    "goal's value": ((*COMPRESS, "--goal", "macs=2"), "above 0 and below 1"),
+    "metric": ((*COMPRESS, "--metric", "acuracy"), "did you mean 'accuracy'?"),
+    "option of a training": (
+        (*COMPRESS, "--train", "epoch=2"),
+        "unknown option of --train 'epoch'; did you mean 'epochs'?",
+    ),
+    "value of a training": ((*COMPRESS, "--finish", "epochs=-1"), "epochs=-1"),
+    "runtime": ((*COMPRESS[:-1], "eagre"), "unknown runtime 'eagre'; did you mean 'eager'?"),
 }
 
 
@@ -637,7 +714,8 @@ def test_help_calls_the_program_by_its_name_and_shows_examples(run: Run) -> None
 def test_no_command_imports_torch_before_it_runs() -> None:
     """The public face does; the modules of the command line themselves must not."""
     heavy = {"torch", "rich", "numpy"}
-    derived_from = {"secateur.pruning"}  # the options of `prune`, which the public face has imported by then
+    # The options of commands, which the public face has imported by then.
+    derived_from = {"secateur.pruning", "secateur.compression"}
     for path in Path(cli.__file__).parent.glob("*.py"):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []

@@ -12,9 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
-from secateur.checks import is_whole
-
 __all__ = ["DataDir", "Json", "app", "options_of", "print_record", "studies_app"]
+
+EXAMPLES = {"--budget": "macs=0.5", "--goal": "latency=0.5", "--train": "epochs=2", "--finish": "epochs=6"}
 
 # \b keeps click from wrapping the lines of a paragraph.
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
     epilog="""\b
 Examples:
   secateur train lenet-300-100 --data digits --out lenet.safetensors
+  secateur compress lenet-300-100 --data digits --weights lenet.safetensors --goal macs=0.5 --folder half
   secateur prune lenet-300-100 --data digits --weights lenet.safetensors --out small
   secateur evaluate lenet-300-100 --data digits --pruned small
   secateur study run demo
@@ -74,9 +75,7 @@ def options_of(pairs: list[str] | None, flag: str = "--set") -> dict[str, Any]:
     for pair in pairs or []:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise InputError(
-                f"{flag} {pair!r}: write KEY=VALUE, such as {'macs=0.5' if flag == '--budget' else 'input_size=8'}"
-            )
+            raise InputError(f"{flag} {pair!r}: write KEY=VALUE, such as {EXAMPLES.get(flag, 'input_size=8')}")
         try:
             options[key] = json.loads(value)
         except ValueError:
@@ -99,6 +98,8 @@ def _words(value: Any) -> str:
     >>> _words(1234567), _words([0.5, 0.25]), _words(True)
     ('1,234,567', '0.5 0.25', 'True')
     """
+    from secateur.checks import is_whole
+
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list):
