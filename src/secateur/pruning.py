@@ -12,7 +12,7 @@ from secateur import solvers
 from secateur.allocate import BUDGETS, Rounding, rounding
 from secateur.allocate import budget as within
 from secateur.allocate.multiples import select_rounded
-from secateur.checks import check_name, check_whole, is_number
+from secateur.checks import check_name, check_whole
 from secateur.criteria import by_name
 from secateur.criteria.base import level_sites, scores_of
 from secateur.repair.consumers import Repair
@@ -279,7 +279,7 @@ def _keep(model: nn.Module, sites: Sites, scores: Scores, options: PruneOptions,
     if options.budget is not None:
         limits: Mapping[str, Any] = options.budget
         return within(model, sites, scores, **limits, **ways, round_to=options.round_to, runtime=options.runtime)
-    if rounds.runtimes and is_number(options.sparsity):
+    if options.sparsity is not None and options.pattern is None and options.block is None:
         return select_rounded(scores, options.sparsity, rounds, sites=sites, **ways)
     rule: dict[str, Any] = {name: getattr(options, name) for name in ("cumulative", "pattern", "block")}
     return select(scores, options.sparsity, sites=sites, round_to=rounds.multiples, **ways, **rule)
