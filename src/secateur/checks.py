@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import fields
 from math import inf
 from typing import Any, TypeGuard
 
-from secateur.types import InputError, unknown_name
+from secateur.types import InputError, brief, unknown_name
 
-__all__ = ["check_fraction", "check_name", "check_number", "check_whole", "is_number", "is_whole", "within"]
+__all__ = [
+    "check_fraction",
+    "check_name",
+    "check_number",
+    "check_plain",
+    "check_whole",
+    "is_number",
+    "is_whole",
+    "within",
+]
 
 
 def is_whole(value: object, least: float = -inf) -> TypeGuard[int]:
@@ -98,8 +108,37 @@ def check_fraction(doing: object, **values: Any) -> None:
 
 def check_name(kind: str, name: object, known: Collection[str], *, or_none: bool = False) -> None:
     """Refuse a name that is not known, with the nearest one that is: an `UnknownNameError`."""
-    if name not in known and not (or_none and name is None):
+    if not (isinstance(name, str) and name in known) and not (or_none and name is None):
         raise unknown_name(kind, name, known)
+
+
+PLAIN: Mapping[str, tuple[str, Callable[[object], bool]]] = {
+    "bool": ("True or False", lambda value: isinstance(value, bool)),
+    "int": ("a whole number", is_whole),
+    "float": ("a number", is_number),
+    "str": ("text", lambda value: isinstance(value, str)),
+    "None": ("None", lambda value: value is None),
+}
+"""The types that an option of plain data is declared with: in words, and what has them."""
+
+
+def check_plain(options: Any) -> None:
+    """Refuse options of a dataclass that are of another kind than they are declared with: bool, int, float, str, None.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass
+    ... class Method:
+    ...     rounds: int | None = None
+    >>> check_plain(Method(rounds=0.5))
+    Traceback (most recent call last):
+    ...
+    secateur.types.InputError: Method: rounds=0.5 must be a whole number or None
+    """
+    for option in fields(options):
+        kinds = str(option.type).split(" | ")
+        value = getattr(options, option.name)
+        if set(kinds) <= set(PLAIN) and not any(PLAIN[kind][1](value) for kind in kinds):
+            raise _error(options, option.name, value, " or ".join(PLAIN[kind][0] for kind in kinds), "", False)
 
 
 def _in_words(interval: str) -> str:
@@ -115,4 +154,4 @@ def _in_words(interval: str) -> str:
 def _error(doing: object, name: str, value: object, words: str, meaning: str, or_none: bool) -> InputError:
     who = doing if isinstance(doing, str) else type(doing).__name__
     none = ", or None" if or_none else ""
-    return InputError(f"{who}: {name}={value!r} must be {words}{none}{': ' if meaning else ''}{meaning}")
+    return InputError(f"{who}: {name}={brief(value)} must be {words}{none}{': ' if meaning else ''}{meaning}")

@@ -282,7 +282,7 @@ def _keep(model: nn.Module, sites: Sites, scores: Scores, options: PruneOptions,
     if rounds.runtimes and is_number(options.sparsity):
         return select_rounded(scores, options.sparsity, rounds, sites=sites, **ways)
     rule: dict[str, Any] = {name: getattr(options, name) for name in ("cumulative", "pattern", "block")}
-    return select(scores, options.sparsity, sites=sites, round_to=rounds.none_stuck.multiples, **ways, **rule)
+    return select(scores, options.sparsity, sites=sites, round_to=rounds.multiples, **ways, **rule)
 
 
 def _plain(sparsity: float | Mapping[str, float] | None) -> float | dict[str, float] | None:

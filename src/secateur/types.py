@@ -38,6 +38,7 @@ __all__ = [
     "TraceError",
     "UnknownNameError",
     "VerificationError",
+    "brief",
     "unknown_name",
     "with_changes",
 ]
@@ -83,6 +84,16 @@ class FileError(SecateurError):
     """A file is missing, truncated, tampered with, or not one of ours."""
 
 
+def brief(value: object) -> str:
+    """Return a value as an error names it: itself where it is short, else its type.
+
+    >>> brief(0.5), brief(list(range(100)))
+    ('0.5', '<list>')
+    """
+    text = repr(value)
+    return text if len(text) <= 60 and "\n" not in text else f"<{type(value).__name__}>"
+
+
 def unknown_name(kind: str, name: object, known_names: Iterable[str]) -> UnknownNameError:
     """Return the error for an unknown `name`, with the nearest known one and the whole list.
 
@@ -92,9 +103,10 @@ def unknown_name(kind: str, name: object, known_names: Iterable[str]) -> Unknown
     from difflib import get_close_matches
 
     names = sorted(known_names)
-    near = get_close_matches(str(name), names, n=1)
+    wrong = name if isinstance(name, str) else brief(name)
+    near = get_close_matches(wrong, names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    return UnknownNameError(f"unknown {kind} {str(name)!r}{hint} Known: {', '.join(names) or 'none'}")
+    return UnknownNameError(f"unknown {kind} {wrong!r}{hint} Known: {', '.join(names) or 'none'}")
 
 
 Options = TypeVar("Options", bound="DataclassInstance")

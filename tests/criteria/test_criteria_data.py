@@ -517,14 +517,6 @@ def test_unknown_words_are_refused() -> None:
             make()
 
 
-def test_no_sites_give_no_scores() -> None:
-    model = nn.Linear(2, 2)
-    none = channels(model, DATA[0])
-    assert not none
-    for make in EVERY.values():
-        assert make(DATA)(model, none) == {}
-
-
 def test_sites_of_the_wrong_kind_are_refused() -> None:
     model = hand_mlp()
     with pytest.raises(InputError, match=r"scores channels, which '0.weight' does not have"):

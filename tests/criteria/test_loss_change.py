@@ -516,7 +516,7 @@ def test_the_bar_reaches_its_end(plain: bool, monkeypatch: pytest.MonkeyPatch) -
         ({"data": ONE, "max_memory": 0}, "max_memory=0"),
         ({"data": ONE, "batch_size": 1.5}, "batch_size=1.5"),
         ({"data": ONE, "screen": 1}, "screen=1 must be a number in"),
-        ({"data": ONE, "screen": True}, "screen=True must be a number in"),
+        ({"data": ONE, "screen": True}, "screen=True must be a number"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, object], message: str) -> None:

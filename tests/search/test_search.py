@@ -302,7 +302,7 @@ def test_protocols_search_on_one_split_and_report_on_the_other() -> None:
     [
         (lambda: Genetic(damage=1.5), "damage=1.5 must be a number in"),
         (lambda: Genetic(population=1), "population=1 must be a whole number, 2 or more"),
-        (lambda: Annealing(hot=0.1, cold=0.2), "0 < cold <= hot"),
+        (lambda: Annealing(hot=0.1, cold=0.2), "cold=0.2 must be a number in .0, 0.1.: a temperature"),
         (lambda: CmaEs(sigma=0.0), "sigma=0.0 must be a finite number above 0"),
         (lambda: CmaEs(start=1.0), "start=1.0 must be a number in"),
         (lambda: CoordinateRows(shift=-1.0), "shift=-1.0 must be a finite number above 0"),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from secateur.measure import evaluate
+from secateur.measure import evaluate, predict
 from secateur.train import distill, fit
 from secateur.types import InputError
 
@@ -54,6 +54,7 @@ def test_several_inputs_in_memory_train_alike(data: Any) -> None:
     )
     assert torch.equal(weights(model), weights(plain))
     assert evaluate(model, data).accuracy == evaluate(plain, IN_MEMORY[0]).accuracy
+    assert torch.equal(predict(model, data, batch_size=7), plain(A, B))
 
 
 @pytest.mark.parametrize("named", [False, True])

@@ -6,29 +6,23 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
-import torch
 from torch import nn
 
-from secateur.allocate.counting import COUNTED, Counter, counter_by_cutting, examples, quick_counter, size
+from secateur.allocate.clock import Clock, Series, Shared, first_units
+from secateur.allocate.counting import COUNTED, Counter, counter_by_cutting, quick_counter, size
 from secateur.allocate.tables import CostTable, Losses, SiteCosts
 from secateur.checks import check_number, check_whole
 from secateur.labelled import Data
-from secateur.measure import compare_latency, latency
-from secateur.progress import bar
 from secateur.rate.masks import rate
 from secateur.runtimes import Runtime
 from secateur.selection import select
 from secateur.selection.nested import multiple_of, nearest_multiple
 from secateur.state import usual
 from secateur.structure import Structure
-from secateur.structure.cutting import draft
 from secateur.structure.sites import check_same_model
-from secateur.types import InputError, Keep, Loss, RoundTo, Scores, Sites, unknown_name
+from secateur.types import InputError, Loss, RoundTo, Scores, Sites, unknown_name
 
 __all__ = ["cost_table", "measured_losses", "widths_of"]
-
-SECONDS = 0.5
-"""About how long each width is timed."""
 
 ALL_PAIRS = 64
 """Up to so many sites every pair is looked at for what it shares; of more sites those that share a parameter."""
@@ -135,8 +129,9 @@ def cost_table(
         whole[measure], series[measure] = float(size(measure, model, sites)), _counted(sites, widths_by_site, count)
         shared[measure] = _shared(sites, widths_by_site, count, whole[measure], series[measure])
     if "latency" in measures:
-        whole["latency"], series["latency"] = _timed(model, sites, widths_by_site, runtime, progress)
-        shared["latency"] = _shared_time(shared["macs"], whole, series)
+        clock = Clock(model, sites, runtime)
+        whole["latency"], series["latency"] = clock.whole, clock.alone(widths_by_site, progress)
+        shared["latency"] = clock.shared(widths_by_site, series, whole["macs"], shared["macs"])
     entries = {
         name: SiteCosts(
             site.size, widths_by_site[name], {m: series[m][name] for m in measures}, (0.0,) * len(widths_by_site[name])
@@ -146,12 +141,6 @@ def cost_table(
     about = {"latency": f"a forward pass in {runtime}"} if "latency" in measures else {}
     table = CostTable({m: whole[m] for m in measures}, entries, {m: shared[m] for m in measures}, about=about)
     return table if losses is None else table.with_losses(losses)
-
-
-Series = dict[str, tuple[float, ...]]
-"""The whole model's cost at each width of each site."""
-
-Shared = dict[str, dict[str, float]]
 
 
 def widths_of(
@@ -189,14 +178,9 @@ def _counter(model: nn.Module, sites: Sites, measure: str) -> Counter:
     return quick_counter(model, sites, measure) or counter_by_cutting(model, sites, measure)
 
 
-def _first(sites: Sites, name: str, width: int) -> Keep:
-    """Which units go makes no difference to the cost, as those of a site are alike."""
-    return {name: torch.arange(sites[name].size) < width}
-
-
 def _counted(sites: Sites, widths_by_site: Mapping[str, tuple[int, ...]], count: Counter) -> Series:
     return {
-        name: tuple(float(count(_first(sites, name, width))) for width in widths)
+        name: tuple(float(count(first_units(sites, name, width))) for width in widths)
         for name, widths in widths_by_site.items()
     }
 
@@ -214,7 +198,10 @@ def _shared(
         gone = (1 - widths_by_site[name][-1] / sites[name].size) * (1 - widths_by_site[other][-1] / sites[other].size)
         if gone:
             both = count(
-                {**_first(sites, name, widths_by_site[name][-1]), **_first(sites, other, widths_by_site[other][-1])}
+                {
+                    **first_units(sites, name, widths_by_site[name][-1]),
+                    **first_units(sites, other, widths_by_site[other][-1]),
+                }
             )
             twice = (both - series[name][-1] - series[other][-1] + whole) / gone
             if twice:
@@ -227,34 +214,3 @@ def _neighbours(sites: Sites) -> list[tuple[str, str]]:
     parameters = {name: {member.parameter for member in site.members} for name, site in sites.items()}
     pairs = combinations(sites, 2)
     return [(a, b) for a, b in pairs if len(sites) <= ALL_PAIRS or parameters[a] & parameters[b]]
-
-
-def _timed(
-    model: nn.Module, sites: Sites, widths_by_site: Mapping[str, tuple[int, ...]], runtime: Runtime, progress: bool
-) -> tuple[float, Series]:
-    """The unpruned model's seconds, and its seconds times the ratio that each width takes, all of a site in turns."""
-    now = latency(model, examples(sites), runtime=runtime, repeats=7).median
-    repeats = min(max(round(SECONDS / now), 7), 41)
-    series: Series = {}
-    with bar(sum(len(widths) - 1 for widths in widths_by_site.values()), progress, "widths timed") as advance:
-        for name, widths in widths_by_site.items():
-            models = {str(width): draft(model, sites, _first(sites, name, width)) for width in widths[1:]}
-            compared = compare_latency(
-                {"whole": model, **models}, examples(sites), runtime=runtime, warmup=2, repeats=repeats, quick=True
-            )
-            series[name] = (now, *(now / compared.speedups[str(width)].median for width in widths[1:]))
-            advance(len(models))
-    return now, series
-
-
-def _shared_time(macs: Shared, whole: Mapping[str, float], series: Mapping[str, Series]) -> Shared:
-    """The shared multiply-accumulates of each pair, at the mean of the seconds for each that its sites' removals saved."""
-
-    def seconds(name: str) -> float:
-        saved = {measure: whole[measure] - series[measure][name][-1] for measure in ("macs", "latency")}
-        return max(saved["latency"], 0.0) / saved["macs"] if saved["macs"] > 0 else 0.0
-
-    return {
-        name: {other: count * (seconds(name) + seconds(other)) / 2 for other, count in others.items()}
-        for name, others in macs.items()
-    }

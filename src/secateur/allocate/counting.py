@@ -10,6 +10,7 @@ from secateur.measure import file_bytes, macs, parameters
 from secateur.structure import Structure
 from secateur.structure.cost import Cost
 from secateur.structure.cutting import draft
+from secateur.structure.sites import inputs_of
 from secateur.types import ExampleInputs, Keep, Sites
 
 __all__ = ["COUNTED", "Counter", "counter_by_cutting", "examples", "quick_counter", "size"]
@@ -22,8 +23,8 @@ Counter = Callable[[Keep], int]
 
 def examples(sites: Sites) -> ExampleInputs:
     """Return the inputs that the sites were found on."""
-    graph = sites.structure.graph if isinstance(sites.structure, Structure) else sites.structure
-    inputs: ExampleInputs = graph.args or dict(graph.kwargs)
+    inputs = inputs_of(sites)
+    assert inputs is not None
     return inputs
 
 

@@ -63,11 +63,11 @@ def plan_jointly(worth: JointWorth, costs: CostTable, goal: Mapping[str, Any]) -
     needed = problem.needed(limit)
     path = descent(worth, problem)
     widths, mask = next(place for place in path if enough(problem.saved(place[0]), needed))
-    kept, keep = _widened(worth, problem, widths, needed), worth.by_site(mask)
-    if kept != problem.kept(widths) or worth.foretell(worth.choose(kept)) < worth.foretell(keep):
-        keep = worth.choose(kept)
+    counts, keep = _widened(worth, problem, widths, needed), worth.by_site(mask)
+    if counts != problem.kept(widths) or worth.foretell(worth.choose(counts)) < worth.foretell(keep):
+        keep = worth.choose(counts)
     units = {name: site.units for name, site in costs.sites.items()}
-    return JointAllocation(kept, units, costs.foretell(kept), worth.foretell(keep), keep)
+    return JointAllocation(counts, units, costs.foretell(counts), worth.foretell(keep), keep)
 
 
 def descent(worth: JointWorth, problem: Problem) -> Iterator[tuple[Widths, Tensor]]:
@@ -108,8 +108,7 @@ def _cheapest(walk: Descent, problem: Problem, widths: Widths) -> tuple[int, int
 
 def _widened(worth: JointWorth, problem: Problem, widths: Widths, needed: float) -> dict[str, int]:
     """The units kept once every site is as wide again as the goal leaves room for, the dearest first."""
-    kept = problem.kept(widths)
-    loss = worth.foretell(worth.choose(kept))
+    loss = worth.foretell(worth.choose(problem.kept(widths)))
     while True:
         saved = problem.saved(widths) + problem.changes(widths)
         wider = [np.where(problem.rows == site, widths - 1, widths) for site in problem.rows if widths[site]]

@@ -32,50 +32,45 @@ class Rounding:
     """Of how many units each site keeps a multiple.
 
     Attributes:
-        multiples: by site, up to all of its units; those that are not named keep any number.
-        runtimes: where that was learnt; empty where it was given.
-        sizes: the units of each site.
-        left_whole: the share of the multiply-accumulates that stays when only sites go that can lose a multiple.
+        multiples: by site; those that are not named keep any number. Learnt ones are half of a site's units at most, so that
+            each site can lose some.
+        runtimes: where they were learnt; empty where they were given.
+        coarse: learnt multiples that may be all of a site's units, which then stays whole.
+        left_whole: the share of the multiply-accumulates that stays when only sites go that can lose a coarse multiple.
     """
 
     multiples: Mapping[str, int]
     runtimes: tuple[str, ...] = ()
-    sizes: Mapping[str, int] = field(default_factory=dict)
+    coarse: Mapping[str, int] = field(default_factory=dict)
     left_whole: float = 0.0
 
     def ladder(self, share: float) -> Iterator[Rounding]:
-        """Yield what to try in turn, where a goal may be out of reach of coarse multiples; one that is given is not changed.
+        """Yield what to try in turn, as a goal may be out of reach of coarse multiples; what is given is not changed.
 
         Args:
             share: what is to be left of the model; sites stay whole only where all others keep half of that share.
 
-        >>> [dict(rung.multiples) for rung in Rounding({"a": 8, "b": 8}, ("eager",), {"a": 8, "b": 64}).ladder(0.5)]
+        >>> learnt = Rounding({"a": 4, "b": 8}, ("eager",), {"a": 8, "b": 8})
+        >>> [dict(rung.multiples) for rung in learnt.ladder(0.5)]
         [{'a': 8, 'b': 8}, {'a': 4, 'b': 8}, {'a': 2, 'b': 4}, {'b': 2}, {}]
         """
         # (share − left whole) of the work is what the others keep, of (1 − left whole).
-        if not self.runtimes or share - self.left_whole >= share / 2 * (1 - self.left_whole):
-            yield self
-        if not self.runtimes:
-            return
-        multiples = dict(self.none_stuck.multiples)
+        if (
+            self.coarse
+            and self.coarse != self.multiples
+            and share - self.left_whole >= share / 2 * (1 - self.left_whole)
+        ):
+            yield replace(self, multiples=self.coarse)
+        yield self
+        multiples = self.multiples if self.runtimes else {}
         while multiples:
-            if multiples != self.multiples:
-                yield replace(self, multiples=multiples)
             multiples = {name: multiple // 2 for name, multiple in multiples.items() if multiple > 2}
-        yield replace(self, multiples={})
-
-    @property
-    def none_stuck(self) -> Rounding:
-        """The same with no learnt multiple above half of a site's units, so that each can lose some."""
-        if not self.runtimes:
-            return self
-        capped = {name: _capped(multiple, self.sizes[name]) for name, multiple in self.multiples.items()}
-        return replace(self, multiples=capped)
+            yield replace(self, multiples=multiples)
 
     @property
     def to_fill_up(self) -> list[Mapping[str, int]]:
         """The multiples by which sites are given back what a budget still bears: the same, then halves of learnt ones."""
-        halves = {name: max(multiple // 2, 1) for name, multiple in self.none_stuck.multiples.items()}
+        halves = {name: max(multiple // 2, 1) for name, multiple in self.multiples.items()}
         return [self.multiples, halves] if self.runtimes else [self.multiples]
 
     def seen_in(self, keep: Keep) -> Rounding:
@@ -84,25 +79,18 @@ class Rounding:
         >>> str(Rounding({"a": 8}).seen_in({"a": torch.arange(16) < 12}))
         'to multiples of 4 (1 site)'
         """
-        counts = {name: int(keep[name].sum()) for name in self.multiples if name in keep}
-        whole = {name for name in counts if bool(keep[name].all())}
-        return replace(
-            self,
-            multiples={
-                n: self.multiples[n] if n in whole else gcd(count, self.multiples[n]) for n, count in counts.items()
-            },
-        )
+        seen = {}
+        for name, aimed in {**self.multiples, **self.coarse}.items():
+            if name in keep:
+                seen[name] = aimed if bool(keep[name].all()) else gcd(int(keep[name].sum()), aimed)
+        return replace(self, multiples=seen)
 
     def __str__(self) -> str:
-        whole = [name for name, multiple in self.multiples.items() if multiple == self.sizes.get(name)]
-        counts = Counter(m for name, m in self.multiples.items() if m > 1 and name not in whole)
-        words = [f"{multiple} ({_sites(count)})" for multiple, count in sorted(counts.items())]
-        parts = [f"to multiples of {', '.join(words)}"] if words else []
-        if whole:
-            parts.append(f"{_sites(len(whole))} whole, as less of so narrow a layer would hardly be faster")
-        if parts and self.runtimes:
-            parts.append(f"learnt in {' and '.join(self.runtimes)}")
-        return "; ".join(parts)
+        counts = Counter(multiple for multiple in self.multiples.values() if multiple > 1)
+        if not counts:
+            return ""
+        words = ", ".join(f"{multiple} ({_sites(count)})" for multiple, count in sorted(counts.items()))
+        return f"to multiples of {words}" + (f", learnt in {' and '.join(self.runtimes)}" if self.runtimes else "")
 
 
 def _sites(count: int) -> str:
@@ -114,8 +102,8 @@ def rounding(sites: Sites, round_to: RoundTo | Literal["auto"] = "auto", runtime
     """Return the multiples that sites are to be rounded to.
 
     With ``"auto"`` small layers of the model's kinds (linear, convolutions by kernel) and widths are timed, once a process
-    and for a second or so: a site gets the smallest multiple by which a layer can be made narrower so that it is felt, and
-    stays whole where it is so narrow that nothing is. Not rounded are single weights, sites whose layers have less than a
+    and for a second or so: a site gets the smallest multiple by which a layer can be made narrower so that it is felt.
+    Not rounded are single weights, sites whose layers have less than a
     million multiply-accumulates on the example, and sites of which each unit is many channels already, as heads are.
 
     Args:
@@ -142,15 +130,17 @@ def rounding(sites: Sites, round_to: RoundTo | Literal["auto"] = "auto", runtime
     if not isinstance(sites.structure, Structure):
         return Rounding({})
     runtimes: list[Any] = installed() if runtime is None else [runtime]
-    sizes = {name: site.size for name, site in sites.items()}
-    multiples = {}
+    coarse = {}
     for name, kind in _kinds(sites, sites.structure).items():
         multiple = _in_units(max(liked_multiple(r, kind) for r in runtimes), sites[name])
         if multiple > 1:
-            multiples[name] = min(multiple, sizes[name])
-    stuck = {name for name, multiple in multiples.items() if multiple == sizes[name]}
+            coarse[name] = min(multiple, sites[name].size)
+    if not coarse:
+        return Rounding({}, tuple(map(name_of, runtimes)))
+    stuck = {name for name, multiple in coarse.items() if multiple == sites[name].size}
     left = _left_whole(sites, sites.structure, stuck)
-    return Rounding(multiples, tuple(map(name_of, runtimes)) if multiples else (), sizes, left)
+    capped = {name: _capped(multiple, sites[name].size) for name, multiple in coarse.items()}
+    return Rounding(capped, tuple(map(name_of, runtimes)), coarse, left)
 
 
 def _left_whole(sites: Sites, structure: Structure, stuck: set[str]) -> float:

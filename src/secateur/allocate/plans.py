@@ -113,7 +113,7 @@ class Problem:
         gone, saving, loss = np.zeros(shape), np.zeros(shape), np.full(shape, np.inf)
         for place, site in enumerate(sites):
             here = slice(0, len(site.kept))
-            gone[place, here] = [site.removed_share(kept) for kept in site.kept]
+            gone[place, here] = [site.removed_share(width) for width in site.kept]
             saving[place, here] = costs.whole[measure] - np.array(site.costs[measure])
             loss[place, here] = site.losses
         shared = np.zeros((len(sites), len(sites)))
@@ -204,7 +204,7 @@ class Problem:
         for _ in range(EXCHANGES):
             better = min(
                 (self._exchange(widths, site, to, needed) for site, to in self._moves(widths)),
-                key=lambda found: found[0],
+                key=lambda exchange: exchange[0],
             )
             if better[0] >= loss - 1e-12 * max(abs(loss), 1e-12):
                 break

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from secateur.checks import check_number
+from secateur.checks import check_name, check_number
 from secateur.criteria.base import CriterionBase
 from secateur.state import evaluating
 from secateur.structure.flow import Flow
@@ -55,11 +55,10 @@ class Energy(CriterionBase):
     top: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number(self, "[0, 1]", "a share of the energy", threshold=self.threshold)
-        if self.channels not in ("same", "each"):
-            raise InputError(f"Energy: channels must be 'same' or 'each'; got {self.channels!r}")
-        if not self.top > 0:
-            raise InputError(f"Energy: top is a frequency in cycles a pixel, above 0; got {self.top!r}")
+        check_number(self, "(0, inf]", "a frequency in cycles a pixel", top=self.top)
+        check_name("channels of Energy", self.channels, ("same", "each"))
 
     @property
     def default_rule(self) -> Mapping[str, float]:

@@ -30,7 +30,7 @@ def check_weights(doing: str, sites: Sites) -> None:
     other = next((name for name, site in sites.items() if site.kind != "weight"), None)
     if other is not None:
         raise InputError(
-            f"{doing} compares single weights, and {other!r} has channels; take the sites of weights(model)"
+            f"{doing} compares single weights, and {other!r} has {sites[other].kind}s; take the sites of weights(model)"
         )
 
 

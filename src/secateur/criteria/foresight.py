@@ -14,8 +14,10 @@ from secateur.criteria.base import CriterionBase, LossCriterion
 from secateur.criteria.parameter_gradients import Objective
 from secateur.criteria.weight_rows import Reduce, Side, check_reduce, check_side, parameters_of, unit_sums
 from secateur.losses import check_loss
+from secateur.randomness import private_draws
 from secateur.state import check_finite, device_of, evaluating, own_tensors, split_inputs
-from secateur.structure.sites import REPAIR
+from secateur.structure.sites import REPAIR, inputs_of
+from secateur.structure.trace import check_runs
 from secateur.types import ExampleInputs, InputError, Sites
 from secateur.untouched import copied
 
@@ -143,6 +145,7 @@ class SynFlow(CriterionBase):
     reduce: Reduce = "joint"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_side(self, self.side)
         check_reduce(self, self.reduce)
 
@@ -167,19 +170,19 @@ class SynFlow(CriterionBase):
         return unit_sums(shares, sites, self.side, self.reduce)
 
     def _ones(self, model: nn.Module, sites: Sites) -> tuple[tuple[object, ...], dict[str, object]]:
-        if self.inputs is None and sites.structure is None:
+        inputs = inputs_of(sites) if self.inputs is None else self.inputs
+        if inputs is None:
             raise InputError("SynFlow: single weights do not tell the shape of the input; give SynFlow(example_inputs)")
-        inputs: tuple[tuple[object, ...], dict[str, object]]
-        if self.inputs is None:
-            inputs = sites.structure.graph.args, dict(sites.structure.graph.kwargs)
-        else:
-            inputs = split_inputs(self.inputs)
+        args, kwargs = split_inputs(inputs)
+        if self.inputs is not None:
+            with evaluating(model), private_draws():
+                check_runs(model, args, kwargs)
         device = device_of(model)
 
         def ones(x: Tensor) -> Tensor:
             return torch.ones_like(x, dtype=torch.float64, device=device) if x.is_floating_point() else x.to(device)
 
-        changed: tuple[tuple[object, ...], dict[str, object]] = pytree.tree_map_only(Tensor, ones, inputs)
+        changed: tuple[tuple[object, ...], dict[str, object]] = pytree.tree_map_only(Tensor, ones, (args, kwargs))
         return changed
 
 

@@ -43,6 +43,7 @@ class Magnitude(CriterionBase):
     reduce: Reduce = "joint"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number(self, "[1, inf]", "1, 2 and inf are usual", p=self.p)
         check_side(self, self.side)
         check_reduce(self, self.reduce)

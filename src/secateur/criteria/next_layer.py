@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx import Node
 
+from secateur.checks import check_name
 from secateur.criteria.base import LossCriterion
 from secateur.criteria.unit_gradients import Gated, estimate, gradient
 from secateur.rate.samples import SampleLoss
 from secateur.structure.flow import Flow, Read
 from secateur.structure.ops import Product, bind, product_of, writes
 from secateur.structure.rules import op_name
-from secateur.types import ExampleInputs, Sites, unknown_name
+from secateur.types import ExampleInputs, Sites
 
 __all__ = ["NextLayer"]
 
@@ -67,8 +68,7 @@ class NextLayer(LossCriterion):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.sign not in (None, "signed", "absolute"):
-            raise unknown_name("sign", self.sign, ("signed", "absolute"))
+        check_name("sign", self.sign, ("signed", "absolute"), or_none=True)
 
     def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep; each has its site's shape."""

@@ -34,6 +34,7 @@ class NormScale(CriterionBase):
     reduce: Reduce = "mean"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_reduce(self, self.reduce)
 
     def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:

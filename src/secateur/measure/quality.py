@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.checks import check_whole
-from secateur.labelled import Data, Samples, check_data, check_outputs, check_samples, iterate
+from secateur.labelled import Samples, batches, check_outputs, check_samples, logits_of
 from secateur.losses import loss_function
 from secateur.rate.whole import tally_pass
 from secateur.state import check_module, device_of, evaluating, usual
@@ -80,16 +80,16 @@ def _class_accuracy(answers: Tensor | None) -> tuple[float, ...]:
 
 
 @usual
-def predict(model: nn.Module, data: Data | Tensor, *, batch_size: int = 256) -> Tensor:
+def predict(model: nn.Module, data: Samples, *, batch_size: int = 256) -> Tensor:
     """Return the model's outputs on all samples, in their order, in evaluation mode without gradients.
 
     Args:
         model: on any device; its modes are left as they were.
-        data: what `evaluate` takes, or a tensor of inputs alone.
+        data: what `evaluate` takes, or inputs alone, such as a tensor.
         batch_size: samples a pass, where the data are in memory.
 
     Returns:
-        The outputs ``(N, …)``, on the model's device.
+        The outputs ``(N, …)``, on the model's device; the logits of a model that names them.
 
     Raises:
         InputError: no samples, values that are not finite, outputs that hold NaN.
@@ -98,13 +98,12 @@ def predict(model: nn.Module, data: Data | Tensor, *, batch_size: int = 256) -> 
     torch.Size([5, 6])
     """
     check_whole("predict", batch_size=batch_size)
-    labelled: Data = (data, torch.zeros(len(data))) if isinstance(data, Tensor) else data
     check_module(model, "predict", compiled=True)
-    check_data(labelled, "predict")
+    check_samples(data, "predict")
     device, outputs = device_of(model), []
     with evaluating(model):
-        for number, (inputs, _) in enumerate(iterate(labelled, batch_size, "predict"), 1):
-            rows = model(inputs.to(device))
-            check_outputs(rows, torch.zeros(len(inputs)), f"predict, batch {number}")
+        for number, batch in enumerate(batches(data, batch_size, "predict"), 1):
+            rows = logits_of(batch.to(device).run(model))
+            check_outputs(rows, torch.zeros(len(batch)), f"predict, batch {number}")
             outputs.append(rows)
     return torch.cat(outputs)

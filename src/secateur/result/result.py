@@ -22,7 +22,7 @@ from secateur.state import usual
 from secateur.state_dicts import fill
 from secateur.structure.cutting import Form, cut_with_plan
 from secateur.structure.depth import BlockStructure, removed_blocks
-from secateur.structure.sites import mask
+from secateur.structure.sites import inputs_of, mask
 from secateur.structure.verify import Verification
 from secateur.types import ExampleInputs, InputError, Keep, Sites, unknown_name
 
@@ -112,7 +112,7 @@ class Result:
             cut = cut_with_plan(ready, sites, masks, form=form)
             small, verification = cut.model, cut.verification
             edit = _edit(model, small, sites, masks, cut.plan)
-        return cls(small, model, sites, masks, (edit,), method, verification, None, history, _inputs(sites))
+        return cls(small, model, sites, masks, (edit,), method, verification, None, history, inputs_of(sites))
 
     @classmethod
     @usual
@@ -129,7 +129,7 @@ class Result:
         """Return the result of writing zeros where `keep` is False, channels too: shapes stay as they are."""
         small = mask(model if repaired is None else repaired, sites, keep)
         edits = (Masked.of(sites, keep),)
-        return cls(small, model, sites, dict(keep), edits, method, None, None, history, _inputs(sites))
+        return cls(small, model, sites, dict(keep), edits, method, None, None, history, inputs_of(sites))
 
     def after(self, earlier: Result) -> Self:
         """Return this result as one from the start: it was made of the model that `earlier` made.
@@ -299,7 +299,7 @@ def _edit(model: nn.Module, small: nn.Module, sites: Sites, keep: Keep, plan: An
     if isinstance(sites.structure, BlockStructure):
         return Depth(removed_blocks(sites.structure, keep))
     if _is_graph(model, small):
-        inputs = _inputs(sites)
+        inputs = inputs_of(sites)
         assert inputs is not None
         meta = cast(GraphModule, small).meta
         return GraphCut(keep, inputs, bool(meta.get("follows_batch")), meta.get("shapes", ()))
@@ -327,12 +327,3 @@ def _unit(sites: Sites) -> str:
     if sites.structure is None:
         return "weights"
     return "blocks" if isinstance(sites.structure, BlockStructure) else "channels"
-
-
-def _inputs(sites: Sites) -> ExampleInputs | None:
-    """The example inputs that the sites were found with; None for single weights."""
-    structure = sites.structure
-    if structure is None:
-        return None
-    traced = structure if isinstance(structure, BlockStructure) else structure.graph
-    return dict(traced.kwargs) if traced.kwargs else tuple(traced.args)

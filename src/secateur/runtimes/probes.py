@@ -29,6 +29,9 @@ FELT = 0.5
 WORTH = 0.65
 """Half of the narrowest layer must save this part of its share of the work, or the layer fills one block and stays whole."""
 
+DEARER = 0.5
+"""If twice the width, and four times the work, takes less than this part more time, it is calls that are timed."""
+
 MATTERS = 0.1
 """Where half of a layer's units, or 32, save less than this part of its time, no rounding does anything for it."""
 
@@ -113,20 +116,18 @@ def liked_multiple(runtime: Runtime, kind: Kind) -> int:
 
 
 def _measured(runtime: Runtime, kind: Kind) -> int:
-    best = min(32, kind.width // 2)
-    tried = [multiple for multiple in CANDIDATES if multiple < best]
-    seconds = _seconds(
-        runtime, kind, [kind.width, kind.width - best, *(kind.width - max(multiple, ODD) for multiple in tried)]
-    )
-    saved = {width: 1 - seconds[width] for width in seconds}
-    if saved[kind.width - best] < MATTERS:
+    width, best = kind.width, min(32, kind.width // 2)
+    removals = {multiple: max(multiple, ODD) for multiple in CANDIDATES if multiple < best}
+    seconds = _seconds(runtime, kind, [width, width - best, *(width - removed for removed in removals.values())])
+    saved = {other: 1 - seconds[other] for other in seconds}
+    if width == WIDTHS[0] and saved[width - best] < WORTH * (1 - (1 - best / width) ** 2):
+        twice = _seconds(runtime, kind, [width, 2 * width])[2 * width]
+        return width if twice > 1 + DEARER else 1
+    if saved[width - best] < MATTERS:
         return 1
-    if kind.width == WIDTHS[0] and saved[kind.width - best] < WORTH * (1 - (1 - best / kind.width) ** 2):
-        return kind.width
-    a_unit, good = saved[kind.width - best] / best, best
-    for multiple in reversed(tried):
-        removed = max(multiple, ODD)
-        if saved[kind.width - removed] < FELT * a_unit * removed:
+    a_unit, good = saved[width - best] / best, best
+    for multiple, removed in reversed(removals.items()):
+        if saved[width - removed] < FELT * a_unit * removed:
             break
         good = multiple
     return good

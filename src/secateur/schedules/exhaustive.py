@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Literal
 
-from secateur.checks import check_fraction, check_number
+from secateur.checks import check_fraction, check_number, check_whole
 from secateur.criteria.loss_change import UnitWorth
 from secateur.labelled import Data
 from secateur.result import Result
@@ -60,6 +60,7 @@ class Exhaustive(Schedule):
     def __post_init__(self) -> None:
         check_rating("Exhaustive", self.data, self.loss)
         check_number(self, "[0, inf)", tolerance=self.tolerance)
+        check_whole(self, or_none=True, max_memory=self.max_memory)
         if isinstance(self.until, str):
             if self.until != "no improvement":
                 raise InputError(f"Exhaustive: until={self.until!r}; give 'no improvement', or a sparsity in [0, 1]")

@@ -145,7 +145,7 @@ class Iterative(Schedule):
         below = min(float(x.min()) for x in scores.values()) - 1
         lowest = {n: x.double().masked_fill(~walk.keep[n].to(x.device), below) for n, x in scores.items()}
         keep = path.masks(walk.model, walk.sites, lowest, share)
-        return {name: kept.cpu() & walk.keep[name] for name, kept in keep.items()}
+        return {name: site_mask.cpu() & walk.keep[name] for name, site_mask in keep.items()}
 
     def _lowest(self, walk: Walk, now: _Now, fraction: float, scores: Scores) -> dict[str, Tensor]:
         """Masks that keep all but a fraction of the original units."""

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from secateur.checks import check_number, check_whole
 from secateur.search.run import Arrays, Search, SearchRun
 from secateur.search.space import Genes
-from secateur.types import InputError
 
 __all__ = ["Annealing", "HillClimbing", "OneShotMagnitude", "RandomSearch"]
 
@@ -144,10 +143,8 @@ class Annealing(Search):
     def __post_init__(self) -> None:
         check_whole(self, chains=self.chains)
         check_number(self, "[0, 1]", reach=self.reach)
-        if not 0 < self.cold <= self.hot < np.inf:
-            raise InputError(
-                f"Annealing: temperatures must satisfy 0 < cold <= hot; got cold={self.cold}, hot={self.hot}"
-            )
+        check_number(self, "(0, inf)", "a temperature", hot=self.hot)
+        check_number(self, f"(0, {self.hot}]", "a temperature, not above the hot one", cold=self.cold)
 
     def begin(self, run: SearchRun) -> Arrays:
         """Start all chains from the unpruned model."""

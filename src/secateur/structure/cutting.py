@@ -62,11 +62,12 @@ def cut(
 
     The copy is an ordinary module of the same class with the same ``state_dict`` keys; modes, dtypes, devices,
     ``requires_grad`` and shared parameters are as they were. Before it is returned, its outputs are compared with those
-    of the masked model: in float64 on weights and inputs drawn anew, and in its own type on the example inputs.
+    of the masked model: in float64 on weights and inputs drawn anew, to 1e-9 of the greatest output, at the example's
+    shapes and at others where the model runs there (a large model on one draw alone), and in its own type on the example.
 
     Args:
         model: the model that `sites` were found in; it is left as it is.
-        sites: from `channels`.
+        sites: from `channels`, or from `blocks`, which are left out.
         keep: one bool tensor a site, of the site's shape, True = keep; sites without one stay whole.
         form: ``"module"`` returns a module of the model's own class. Where its code holds a size as a literal that no
             attribute holds, that cannot run; ``"graph"`` returns the traced graph as a `torch.fx.GraphModule` instead
@@ -75,9 +76,10 @@ def cut(
         optimizer: the optimizer that trains `model`; it is changed in place to train the small model on, its moments
             cut with the parameters. It stays as it is when the cut fails.
         tolerance: the greatest relative difference between the cut and the masked model's outputs on the example; of
-            outputs in half precision, as many times that as their steps are coarser, where float64 has agreed.
+            outputs in half precision, as many times that as their steps are coarser, where the draws have agreed.
 
     Raises:
+        InputError: sites of single weights or of another model, masks that do not fit, an optimizer of another model.
         CutError: a site would lose every unit, or the smaller model cannot run; nothing is returned.
         VerificationError: the cut model computes something else than the masked one; nothing is returned.
 

@@ -171,7 +171,7 @@ class Flow:
 
     def __post_init__(self) -> None:
         check_same_model(self.model, self.sites)
-        if self.sites and self.sites.structure is None:
+        if self.sites and not isinstance(self.sites.structure, Structure):
             raise InputError("activations are those of channels; find the sites with channels(model, example_inputs)")
 
     def __call__(

@@ -14,7 +14,7 @@ from secateur.structure.trace import trace
 from secateur.types import ExampleInputs, InputError, Keep, Member, Site, Sites, unknown_name
 from secateur.untouched import copied
 
-__all__ = ["Zeros", "channels", "check_keep", "mask", "masked_tensors", "weights", "write_zeros", "zeros"]
+__all__ = ["Zeros", "channels", "check_keep", "inputs_of", "mask", "masked_tensors", "weights", "write_zeros", "zeros"]
 
 REPAIR = "load a good checkpoint, or repair the tensor, first"
 
@@ -149,6 +149,18 @@ def write_zeros(tensor: Tensor, zeroed: Zeros) -> Tensor:
     for member, keep_mask in zeroed:
         member.clear(tensor, keep_mask)
     return tensor
+
+
+def inputs_of(sites: Sites) -> ExampleInputs | None:
+    """Return the example inputs that the sites were found with; None for single weights.
+
+    >>> inputs_of(channels(nn.Linear(2, 1), torch.zeros(1, 2)))
+    (tensor([[0., 0.]]),)
+    """
+    if sites.structure is None:
+        return None
+    traced = sites.structure.graph if isinstance(sites.structure, Structure) else sites.structure
+    return dict(traced.kwargs) if traced.kwargs else tuple(traced.args)
 
 
 def check_same_model(model: nn.Module, sites: Sites) -> None:

@@ -22,7 +22,7 @@ from secateur.structure.watch import watch
 from secateur.types import ExampleInputs, InputError, TraceError
 from secateur.untouched import writes_refused
 
-__all__ = ["Graph", "trace", "where"]
+__all__ = ["Graph", "check_runs", "trace", "where"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +84,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, quick: bool = True
             return recorded
         if not known_to_run:
             # The exporter works on shapes alone, and lets pass what would fail on numbers, such as a wrong type.
-            _check_runs(model, *_fresh(args, kwargs))
+            check_runs(model, *_fresh(args, kwargs))
     # Each pass anew: what the one before kept in tables is dropped.
     with evaluating(model), private_draws():
         uses = watch(model, *_fresh(args, kwargs))
@@ -181,8 +181,8 @@ def _check_sizes_are_known(exported: Export) -> None:
             raise ValueError(f"the values of tensors decide the size of what {where(node)} returns")
 
 
-def _check_runs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Refuse inputs that the model does not take."""
+def check_runs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse inputs that the model does not take: its forward pass is tried."""
     try:
         model(*args, **kwargs)
     except Exception as error:

@@ -16,7 +16,7 @@ from secateur.checks import check_name, check_number
 from secateur.labelled import SampleBatch, Samples, batches, check_samples
 from secateur.losses import answers, check_answers, loss_function
 from secateur.randomness import seeded
-from secateur.state import device_of, digest, evaluating, resting, tensors, usual
+from secateur.state import check_module, device_of, digest, evaluating, resting, tensors, usual
 from secateur.train.callbacks import Callback, Run
 from secateur.train.history import History
 from secateur.train.loop import fit, try_model
@@ -61,6 +61,7 @@ class Distillation(Callback):
     _seen: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
+        check_module(self.teacher, "distillation")
         check_number("distillation", "(0, inf)", temperature=self.temperature)
         check_number("distillation", "[0, 1]", weight=self.weight)
         check_number("distillation", "[0, inf)", hint_weight=self.hint_weight)

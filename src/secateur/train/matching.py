@@ -203,14 +203,14 @@ def match_by_kind(match: str, temperature: float, answer: Callable[[], Any], tar
         answers = answer()
     parts = output_tensors(answers)
     # Targets say what a single tensor is; of several it is not known which of them they are of.
-    said = targets if len(parts) == 1 and isinstance(targets, Tensor) else None
+    single = targets if len(parts) == 1 and isinstance(targets, Tensor) else None
     dim = None
-    if said is not None:
+    if single is not None:
         dim = 1 if is_cross_entropy(loss) else -1 if loss_function(loss) is sequence_cross_entropy else None
     if match != "auto":
         return Matched((match,), temperature, dim=dim)
     named = logits_of(answers) is not answers
-    kinds = tuple(_kind(part, said, loss, named, part in sigmoids) for part in parts)
+    kinds = tuple(_kind(part, single, loss, named, part in sigmoids) for part in parts)
     plain = Matched(kinds, temperature, dim=dim)
     return plain if len(parts) == 1 else Matched(kinds, temperature, _scales(plain, parts))
 

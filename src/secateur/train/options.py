@@ -20,9 +20,9 @@ from torch.optim.lr_scheduler import (
 )
 from torch.optim.optimizer import Optimizer
 
-from secateur.checks import check_number, check_whole, is_whole
+from secateur.checks import check_name, check_number, check_whole, is_whole
 from secateur.losses import loss_function
-from secateur.types import InputError, Loss, unknown_name
+from secateur.types import InputError, Loss
 
 __all__ = ["OPTIMIZERS", "SCHEDULES", "LearningRateSchedule", "TrainOptions"]
 
@@ -116,7 +116,7 @@ class TrainOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.milestones is not None:
+        if isinstance(self.milestones, Iterable):
             object.__setattr__(self, "milestones", tuple(self.milestones))
         self._check_names()
         self._check_ranges()
@@ -127,8 +127,8 @@ class TrainOptions:
             ("optimizer", self.optimizer, OPTIMIZERS),
             ("learning-rate schedule", self.schedule, SCHEDULES),
         ):
-            if not callable(value) and value not in registry:
-                raise unknown_name(role, value, registry)
+            if not callable(value):
+                check_name(role, value, registry)
         loss_function(self.loss)
 
     def _check_ranges(self) -> None:
@@ -141,10 +141,11 @@ class TrainOptions:
         check_number("training", "(0, 1)", or_none=True, ema=self.ema)
         check_number("training", "[0, inf)", weight_decay=self.weight_decay)
         check_number("training", "[0, 1)", momentum=self.momentum)
-        for name in ("amp", "freeze_norms"):
+        for name in ("amp", "freeze_norms", "nesterov"):
             _require(name, getattr(self, name), isinstance(getattr(self, name), bool), "True or False")
         at = self.milestones
-        rising = at is None or (all(is_whole(epoch, 1) for epoch in at) and list(at) == sorted(set(at)))
+        whole = isinstance(at, tuple) and all(is_whole(epoch, 1) for epoch in at)
+        rising = at is None or (whole and list(at) == sorted(set(at)))
         _require("milestones", at, rising, "rising whole numbers of epochs, 1 or more")
 
     def _check_belonging(self) -> None:
