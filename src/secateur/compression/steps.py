@@ -19,9 +19,9 @@ from secateur.compression.costs import Costs, usable
 from secateur.compression.delivery import delivered
 from secateur.compression.history import Compression, in_words
 from secateur.compression.journal import Journal, Trial
-from secateur.compression.kept import keep, kept
 from secateur.compression.options import CompressOptions, Goal
 from secateur.compression.quality import Quality
+from secateur.compression.saved_trials import load_trial, save_trial
 from secateur.labelled import Samples, unlabelled
 from secateur.result import Result
 from secateur.runtimes import name_of
@@ -219,7 +219,7 @@ class _Walk:
     def _note(self, trial: Trial, result: Result | None) -> None:
         folder = self.journal.place(f"trial-{trial.number}")
         if folder is not None and result is not None and trial.accepted:
-            keep(folder, result)
+            save_trial(folder, result)
         self.journal.trials.append(trial)
         self.journal.write()
         for file in ("train", "finish"):
@@ -238,7 +238,7 @@ class _Walk:
             return Result(copied(self.original), self.original, sites, whole, (), inputs=self.inputs)
         folder = self.journal.place(f"trial-{self.journal.accepted[-1].number}")
         assert folder is not None
-        return kept(folder, self.original, sites, self.inputs)
+        return load_trial(folder, self.original, sites, self.inputs)
 
     def _finished(self, best: Result) -> Result:
         history = Compression.of(self.journal, self.goal, self.quality.name)
