@@ -113,6 +113,10 @@ class Journal:
         if self.folder is not None:
             write_text(self.path, json.dumps(self.to_dict(), indent=1))
 
+    def reopen(self) -> None:
+        """Let it go on after its end."""
+        self.done, self.latency = "", []
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that JSON can hold."""
         return {

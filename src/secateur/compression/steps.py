@@ -19,9 +19,9 @@ from secateur.compression.costs import Costs, usable
 from secateur.compression.delivery import delivered
 from secateur.compression.history import Compression, in_words
 from secateur.compression.journal import Journal, Trial
-from secateur.compression.kept import keep, kept
 from secateur.compression.options import CompressOptions, Goal
 from secateur.compression.quality import Quality
+from secateur.compression.saved_trials import load_trial, save_trial
 from secateur.labelled import Samples, unlabelled
 from secateur.result import Result
 from secateur.runtimes import name_of
@@ -34,6 +34,8 @@ from secateur.types import ExampleInputs, with_changes
 from secateur.untouched import copied
 
 __all__ = ["compress"]
+
+OUT_OF_TIME = "the time limit of {:g} s was reached before the goal"
 
 SLACK = 0.02
 """By how much less than the goal is aimed at where costs are measured times, which vary by about so much."""
@@ -116,6 +118,8 @@ class _Walk:
         }
         self.journal = Journal.opened(None if folder is None else Path(folder), identity)
         self.clock.trials = self.journal.trials
+        if self._has_other_time():
+            self.journal.reopen()
         if not self.journal.baseline:
             self.journal.baseline = {"metric": self.quality(original)}
             self.options = usable(options, original, inputs)
@@ -150,7 +154,7 @@ class _Walk:
         if len(refused) > self.options.retries:
             return self._end(f"the goal cannot be had within max_drop={self.options.max_drop:g}")
         if self.options.time_limit is not None and self._late():
-            return self._end(f"the time limit of {self.options.time_limit:g} s was reached before the goal")
+            return self._end(OUT_OF_TIME.format(self.options.time_limit))
         if refused and refused[-1].asked < best:
             return sqrt(best * refused[-1].asked)
         return max(goal, best * float(goal ** (1 / self.options.steps)))
@@ -159,6 +163,11 @@ class _Walk:
         self.journal.done = why
         self.journal.write()
         return None
+
+    def _has_other_time(self) -> bool:
+        """Whether a time limit ended it that is not the one of now."""
+        limits = ("",) if self.options.time_limit is None else ("", OUT_OF_TIME.format(self.options.time_limit))
+        return self.journal.done.startswith("the time limit") and self.journal.done not in limits
 
     def _late(self) -> bool:
         assert self.options.time_limit is not None
@@ -210,7 +219,7 @@ class _Walk:
     def _note(self, trial: Trial, result: Result | None) -> None:
         folder = self.journal.place(f"trial-{trial.number}")
         if folder is not None and result is not None and trial.accepted:
-            keep(folder, result)
+            save_trial(folder, result)
         self.journal.trials.append(trial)
         self.journal.write()
         for file in ("train", "finish"):
@@ -229,7 +238,7 @@ class _Walk:
             return Result(copied(self.original), self.original, sites, whole, (), inputs=self.inputs)
         folder = self.journal.place(f"trial-{self.journal.accepted[-1].number}")
         assert folder is not None
-        return kept(folder, self.original, sites, self.inputs)
+        return load_trial(folder, self.original, sites, self.inputs)
 
     def _finished(self, best: Result) -> Result:
         history = Compression.of(self.journal, self.goal, self.quality.name)

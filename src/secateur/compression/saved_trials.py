@@ -15,7 +15,7 @@ from secateur.saving import load, read_edits, read_record
 from secateur.structure.verify import Verification
 from secateur.types import ExampleInputs, FileError, Sites
 
-__all__ = ["keep", "kept"]
+__all__ = ["load_trial", "save_trial"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,13 +34,13 @@ class _Making(Log):
         }
 
 
-def keep(folder: Path, result: Result) -> None:
+def save_trial(folder: Path, result: Result) -> None:
     """Write a result, whole or not at all."""
     replace(result, history=_Making(result)).save(folder)
 
 
-def kept(folder: Path, original: nn.Module, sites: Sites, inputs: ExampleInputs) -> Result:
-    """Return the result that `keep` wrote.
+def load_trial(folder: Path, original: nn.Module, sites: Sites, inputs: ExampleInputs) -> Result:
+    """Return the result that `save_trial` wrote.
 
     Args:
         folder: where it was written.
