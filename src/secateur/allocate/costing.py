@@ -55,6 +55,7 @@ def measured_losses(
     Raises:
         InputError: unfit data, or an argument out of range.
 
+    >>> import torch
     >>> from secateur.structure import channels
     >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
     >>> model[0].weight.data, model[1].weight.data = torch.ones(2, 1), torch.tensor([[1.0, 2.0]])
@@ -108,6 +109,7 @@ def cost_table(
     Raises:
         InputError: an argument is out of range, or the sites are those of single weights.
 
+    >>> import torch
     >>> from secateur.structure import channels
     >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))       # 10 multiply-accumulates a unit
     >>> table = cost_table(model, channels(model, torch.zeros(1, 8)), measures=["macs"], widths=3, least=0.0)
