@@ -280,8 +280,10 @@ def _keep(model: nn.Module, sites: Sites, scores: Scores, options: PruneOptions,
         limits: Mapping[str, Any] = options.budget
         return within(model, sites, scores, **limits, **ways, round_to=options.round_to, runtime=options.runtime)
     rule: dict[str, Any] = {name: getattr(options, name) for name in ("cumulative", "pattern", "block")}
-    if rounds.runtimes and is_number(options.sparsity) and not any(rule.values()):
-        return select_rounded(scores, options.sparsity, rounds, sites=sites, **ways)
+    sparsity = options.sparsity
+    # What is out of range, or does not go together, `select` refuses.
+    if rounds.runtimes and is_number(sparsity) and 0 <= sparsity <= 1 and not any(rule.values()):
+        return select_rounded(scores, sparsity, rounds, sites=sites, **ways)
     return select(scores, options.sparsity, sites=sites, round_to=rounds.multiples, **ways, **rule)
 
 
