@@ -12,7 +12,7 @@ from secateur import solvers
 from secateur.allocate import BUDGETS, Rounding, rounding
 from secateur.allocate import budget as within
 from secateur.allocate.multiples import select_rounded
-from secateur.checks import check_name, check_whole, is_number
+from secateur.checks import check_name, check_whole
 from secateur.criteria import by_name
 from secateur.criteria.base import level_sites, scores_of
 from secateur.repair.consumers import Repair
@@ -280,10 +280,8 @@ def _keep(model: nn.Module, sites: Sites, scores: Scores, options: PruneOptions,
         limits: Mapping[str, Any] = options.budget
         return within(model, sites, scores, **limits, **ways, round_to=options.round_to, runtime=options.runtime)
     rule: dict[str, Any] = {name: getattr(options, name) for name in ("cumulative", "pattern", "block")}
-    sparsity = options.sparsity
-    # What is out of range, or does not go together, `select` refuses.
-    if rounds.runtimes and is_number(sparsity) and 0 <= sparsity <= 1 and not any(rule.values()):
-        return select_rounded(scores, sparsity, rounds, sites=sites, **ways)
+    if options.sparsity is not None and not any(rule.values()):
+        return select_rounded(scores, options.sparsity, rounds, sites=sites, **ways)
     return select(scores, options.sparsity, sites=sites, round_to=rounds.multiples, **ways, **rule)
 
 

@@ -149,6 +149,20 @@ def test_latency_is_measured_by_a_timer_and_foretold_with_what_layers_share() ->
     assert "timer_of_parameters" in table.about["latency"]
 
 
+def test_what_sites_do_not_share_adds_up() -> None:
+    """Where each neuron takes its own time, whatever it reads, as a memory-bound activation does."""
+    model, x, sites = wide_mlp()
+
+    def timer(model: nn.Module, example: Any) -> float:
+        return 1e-3 + 1e-5 * sum(layer.out_features for layer in model.modules() if isinstance(layer, nn.Linear))
+
+    table = cost_table(model, sites, measures=["latency", "macs"], widths=4, runtime=timer)
+    counts = {"0": 16, "2": 5}
+    small = cut(model, sites, first_units(sites, counts))
+    assert table.foretell(counts)["latency"] == pytest.approx(timer(small, x))
+    assert table.foretell(counts)["macs"] == pytest.approx(macs(small, x))
+
+
 def test_a_scale_is_learnt_from_one_measurement_and_holds_for_other_goals() -> None:
     model, _, sites = wide_mlp()
     table = cost_table(model, sites, measures=["macs", "parameters"], widths=16, least=0.0)

@@ -129,3 +129,76 @@ def test_what_cannot_be_timed() -> None:
         latency(nn.Identity(), torch.tensor(1.0))
     with pytest.raises(InputError, match="an empty batch"):
         latency(nn.Identity(), torch.zeros(0, 2), batch_size=4)
+
+
+def test_a_timer_of_ones_own_runs_or_says_seconds() -> None:
+    def seconds(model: nn.Module, example: Any) -> float:
+        return float(next(model.parameters()).numel())
+
+    models = {"a": nn.Linear(4, 2, bias=False), "b": nn.Linear(2, 2, bias=False)}
+    result = compare_latency(models, torch.zeros(1, 4), runtime=seconds)
+    assert result.speedups["b"] == speed.Spread(2, 2, 2)
+    assert result.latencies["a"].median == 8
+
+    calls: list[str] = []
+
+    def runs(model: nn.Module, example: Any) -> Any:
+        assert not model.training
+        name = "ab"[next(model.parameters()).shape[1] // 2 % 2]
+        return lambda: calls.append(name)
+
+    compare_latency(models, torch.zeros(1, 4), runtime=runs, warmup=0, repeats=2)
+    assert "".join(calls) == "ab" + "ba"
+
+
+def test_timers_that_give_neither() -> None:
+    for wrong in (None, 0.0, True, "fast"):
+        with pytest.raises(InputError, match="it must return a function that runs the model once, or the seconds"):
+            latency(nn.Identity(), torch.zeros(1), runtime=lambda model, example, wrong=wrong: wrong)
+    with pytest.raises(InputError, match="threads=2 is for a runtime of secateur's"):
+        latency(nn.Identity(), torch.zeros(1), runtime=lambda model, example: 1.0, threads=2)
+
+
+def test_threads_of_the_runtime_and_of_the_call() -> None:
+    counts = []
+
+    class Counts(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            counts.append(torch.get_num_threads())
+            return x
+
+    assert latency(Counts(), torch.zeros(1), runtime="eager:threads=2", warmup=0, repeats=1).threads == 2
+    assert latency(Counts(), torch.zeros(1), runtime="eager:threads=2", threads=1, warmup=0, repeats=1).threads == 1
+    assert counts == [2, 1]
+
+
+def test_one_thread_is_compared_by_the_processors_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    wall, worked = Clock(), Clock()
+    monkeypatch.setattr(timing, "perf_counter", wall)
+    monkeypatch.setattr(timing, "process_time", worked)
+
+    class Waits(nn.Module):
+        """Works one second, and waits for the processor for some more."""
+
+        def __init__(self, seconds: float) -> None:
+            super().__init__()
+            self.seconds = seconds
+
+        def forward(self, x: Tensor) -> Tensor:
+            worked.now += 1
+            wall.now += 1 + self.seconds
+            return x
+
+    models = {"a": Waits(0), "b": Waits(3)}
+    result = compare_latency(models, torch.zeros(1), warmup=0, repeats=3)
+    assert result.speedups["b"].median == 1
+    assert result.latencies["b"].median == 4
+    assert compare_latency(models, torch.zeros(1), threads=2, warmup=0, repeats=3).speedups["b"].median == 0.25
+
+
+def test_latency_in_onnx_runtime() -> None:
+    for library in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(library)
+    models = {"wide": nn.Linear(256, 4096), "narrow": nn.Linear(256, 8)}
+    result = compare_latency(models, torch.zeros(64, 256), runtime="onnxruntime", repeats=11)
+    assert result.speedups["narrow"].median > 2

@@ -45,7 +45,7 @@ def budget(
     sensitivity: Sensitivity | None = None,
     metric: str = "loss",
     minimum: int = 1,
-    round_to: RoundTo | Literal["auto"] = 1,
+    round_to: RoundTo | Rounding | Literal["auto"] = 1,
     runtime: Runtime | None = None,
 ) -> dict[str, Tensor]:
     """Return the keep masks that remove the fewest units for which the cut model is within a budget.

@@ -98,7 +98,9 @@ def _sites(count: int) -> str:
 
 
 @usual
-def rounding(sites: Sites, round_to: RoundTo | Literal["auto"] = "auto", runtime: Runtime | None = None) -> Rounding:
+def rounding(
+    sites: Sites, round_to: RoundTo | Rounding | Literal["auto"] = "auto", runtime: Runtime | None = None
+) -> Rounding:
     """Return the multiples that sites are to be rounded to.
 
     With ``"auto"`` small layers of the model's kinds (linear, convolutions by kernel) and widths are timed, once a process
@@ -108,7 +110,7 @@ def rounding(sites: Sites, round_to: RoundTo | Literal["auto"] = "auto", runtime
 
     Args:
         sites: from `channels`.
-        round_to: ``"auto"``, a number, or one by site, which are taken as they are.
+        round_to: ``"auto"``; or a number, one by site, or a rounding that was learnt before, which are taken as they are.
         runtime: where the model is to run; None takes what is good in every runtime that is installed.
 
     Raises:
@@ -122,6 +124,8 @@ def rounding(sites: Sites, round_to: RoundTo | Literal["auto"] = "auto", runtime
     >>> rounding(sites).multiples, str(rounding(sites, 4))         # far too small for its widths to matter
     ({}, 'to multiples of 4 (1 site)')
     """
+    if isinstance(round_to, Rounding):
+        return round_to
     if isinstance(round_to, Mapping):
         return Rounding(dict(round_to))
     if round_to != "auto":
@@ -225,15 +229,34 @@ NEAR = 0.05
 
 
 def select_rounded(
-    scores: Scores, sparsity: float, rounds: Rounding, *, scope: Scope, minimum: int, sites: Sites
+    scores: Scores,
+    sparsity: float | Mapping[str, float],
+    rounds: Rounding,
+    *,
+    scope: Scope = "global",
+    minimum: int = 1,
+    sites: Sites | None = None,
 ) -> dict[str, Tensor]:
-    """Return masks that remove a fraction of all units, within 5 % of all, by the coarsest multiples that can."""
+    """Return masks that remove a fraction of all units, or of each site, by the coarsest multiples that can.
+
+    Multiples that were learnt give way to finer ones until what goes is within 5 % of all units of what was asked for.
+    """
     ways: dict[str, Any] = {"scope": scope, "minimum": minimum, "sites": sites}
-    goal = sparsity * sum(score.numel() for score in scores.values())
+    total = sum(score.numel() for score in scores.values())
+    if not rounds.multiples:
+        return select(scores, sparsity, **ways)
+    if isinstance(sparsity, Mapping):
+        goal = sum(sparsity.get(name, 0.0) * score.numel() for name, score in scores.items())
+        rungs = replace(rounds, coarse={}).ladder(0.0)  # fractions of one's own are not for leaving sites whole
+    else:
+        goal, rungs = sparsity * total, rounds.ladder(1 - sparsity)
     keep = {}
-    for rung in rounds.ladder(1 - sparsity):
-        keep = select_near(scores, sparsity, rung.multiples, **ways)
-        if abs(_removed(keep) - goal) <= NEAR * sum(score.numel() for score in scores.values()):
+    for rung in rungs:
+        if isinstance(sparsity, Mapping) or not rounds.runtimes:
+            keep = select(scores, sparsity, round_to=rung.multiples, **ways)
+        else:
+            keep = select_near(scores, sparsity, rung.multiples, **ways)
+        if abs(_removed(keep) - goal) <= NEAR * total:
             break
     return keep
 

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import nan
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from secateur.allocate.multiples import Rounding, rounding, select_rounded
 from secateur.checks import check_fraction, check_name, check_whole
 from secateur.criteria.base import scores_of
 from secateur.labelled import Data
 from secateur.rate.masks import rate
 from secateur.result import Result
+from secateur.runtimes import Runtime
 from secateur.schedules.goals import CURVES, BudgetPath, Curve, check_budget, fraction_at
 from secateur.schedules.options import check_rating
 from secateur.schedules.walk import Schedule, Walk
-from secateur.selection import SCOPES, Scope, layer_fractions, select
+from secateur.selection import SCOPES, Scope, layer_fractions
 from secateur.state import restore, snapshot
 from secateur.structure.cutting import cut
 from secateur.structure.depth import BlockStructure
 from secateur.structure.infer import Structure
 from secateur.structure.sites import channels, mask
-from secateur.types import Criterion, InputError, Keep, Loss, Scores, Sites
+from secateur.types import Criterion, InputError, Keep, Loss, RoundTo, Scores, Sites
 
 __all__ = ["Curve", "Iterative", "Train"]
 
@@ -54,6 +56,8 @@ class Iterative(Schedule):
         budget: what the model may have in the end: one of ``macs``, ``parameters``, ``bytes``, ``latency`` with its
             limit, such as ``{"macs": 0.5}``, and with it other options of `allocate.budget`. At each step the curve says
             how much of what is over the limit is gone.
+        round_to, runtime: of how many units every channel site keeps a multiple, and where the model is to run, as for
+            `prune`; learnt once, before the first step.
 
     >>> from secateur.criteria import Magnitude
     >>> model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -75,6 +79,8 @@ class Iterative(Schedule):
     loss: str | Loss = "cross_entropy"
     minimum: int = 1
     budget: Mapping[str, Any] | None = None
+    round_to: RoundTo | Literal["auto"] = "auto"
+    runtime: Runtime | None = None
 
     def __post_init__(self) -> None:
         if (self.sparsity is None) == (self.budget is None):
@@ -116,7 +122,8 @@ class Iterative(Schedule):
     def _path(self, walk: Walk) -> BudgetPath | None:
         """The way to the budget, where there is one; see that the goal can be reached."""
         if self.budget is not None:
-            defaults = {"scope": self.scope, "minimum": self.minimum}
+            defaults: dict[str, Any] = {"scope": self.scope, "minimum": self.minimum, "runtime": self.runtime}
+            defaults["round_to"] = self._rounding(walk)
             path = BudgetPath.of(walk.model, walk.sites, self.budget, defaults, walk.memory.get("whole"))
             walk.memory["whole"] = path.whole
             path.check()
@@ -149,19 +156,26 @@ class Iterative(Schedule):
 
     def _lowest(self, walk: Walk, now: _Now, fraction: float, scores: Scores) -> dict[str, Tensor]:
         """Masks that keep all but a fraction of the original units."""
+        sparsity: float | dict[str, float] = fraction
         if now.masked:
             # What is gone stays gone: nothing is lower.
-            lowest = {n: x.double().masked_fill(~walk.keep[n].to(x.device), -torch.inf) for n, x in scores.items()}
-            share = self._shares(walk, fraction) if self.scope == "layer" else fraction
-            return select(lowest, share, scope=self.scope, minimum=self.minimum)
-        if self.scope == "global":
+            scores = {n: x.double().masked_fill(~walk.keep[n].to(x.device), -torch.inf) for n, x in scores.items()}
+            sparsity = self._shares(walk, fraction) if self.scope == "layer" else fraction
+        elif self.scope == "global":
             more = round(fraction * (sum(walk.left.values()) + walk.gone)) - walk.gone
-            left = sum(site.size for site in now.sites.values())
-            return select(scores, max(more, 0) / left, minimum=self.minimum)
-        whole = {n: round(share * walk.sites[n].size) for n, share in self._shares(walk, fraction).items()}
-        parts = {n: whole[n] - (walk.sites[n].size - walk.left[n]) for n in now.sites}
-        shares = {n: max(more, 0) / walk.left[n] for n, more in parts.items()}
-        return select(scores, shares, scope="layer", minimum=self.minimum)
+            sparsity = max(more, 0) / sum(site.size for site in now.sites.values())
+        else:
+            whole = {n: round(share * walk.sites[n].size) for n, share in self._shares(walk, fraction).items()}
+            parts = {n: whole[n] - (walk.sites[n].size - walk.left[n]) for n in now.sites}
+            sparsity = {n: max(more, 0) / walk.left[n] for n, more in parts.items()}
+        keep = select_rounded(scores, sparsity, self._rounding(walk), scope=self.scope, minimum=self.minimum)
+        return {name: kept & walk.keep[name].to(kept.device) for name, kept in keep.items()} if now.masked else keep
+
+    def _rounding(self, walk: Walk) -> Rounding:
+        """The multiples, learnt once: a resumed pruning goes on by the same."""
+        if "rounding" not in walk.memory:
+            walk.memory["rounding"] = asdict(rounding(walk.sites, self.round_to, self.runtime))
+        return Rounding(**walk.memory["rounding"])
 
     def _shares(self, walk: Walk, fraction: float) -> dict[str, float]:
         """The fraction of each original site that is to be gone."""
