@@ -45,7 +45,7 @@ def image(size: int, batch: int = 1, channels: int = 3) -> Tensor:
 
 
 def _zoo() -> Iterator[Case]:
-    from secateur.testing import zoo
+    import zoo
 
     for name, toy in zoo.ZOO.items():
         yield Case("zoo", "zoo", name, partial(_of_zoo, toy))

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from coverage_models import Case
-from secateur.testing import masked
-from secateur.testing.zoo_parts import randomise
+from oracle import masked
+from zoo.parts import randomise
 
 __all__ = ["LEAST", "SPARSITY", "TOLERANCE", "first_line", "run_case"]
 

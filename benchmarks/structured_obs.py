@@ -34,8 +34,13 @@ FRACTIONS = (0.5, 0.7)
 SMALL: dict[str, dict[str, Any]] = {"lenet-300-100": {}, "cnn-4": {"width": 0.25}}
 RESNET = {"width": 0.25, "input_size": 28, "in_channels": 1, "classes": 10}
 CONVOLUTIONAL: dict[str, Any] = {
-    "epochs": 12, "lr": 0.1, "optimizer": "sgd", "momentum": 0.9, "weight_decay": 5e-4,
-    "schedule": "cosine", "batch_size": 128,
+    "epochs": 12,
+    "lr": 0.1,
+    "optimizer": "sgd",
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "schedule": "cosine",
+    "batch_size": 128,
 }
 
 

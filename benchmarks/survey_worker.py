@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from coverage_models import Case
 from coverage_worker import first_line
+from oracle.unseen import Comparison, compare
 from secateur.criteria import Magnitude, Random
 from secateur.selection import select
 from secateur.state import own_tensors
 from secateur.structure import channels
 from secateur.structure.cutting import cut_with_plan
-from secateur.testing.unseen import Comparison, compare
-from secateur.testing.zoo_parts import randomise
 from secateur.types import SecateurError
+from zoo.parts import randomise
 
 __all__ = ["TOLERANCE", "VERDICTS", "survey"]
 

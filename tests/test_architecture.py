@@ -15,6 +15,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 # The order of docs/architecture.md. Rooms on one line may not import each other.
 ORDER = [
     {"types"},
+    {"checks"},
     {"randomness"},
     {"untouched"},
     {"files", "progress", "state", "state_dicts"},
@@ -24,6 +25,7 @@ ORDER = [
     {"equations"},
     {"rate"},
     {"selection"},
+    {"runtimes"},
     {"measure"},
     {"edits"},
     {"saving"},
@@ -37,6 +39,7 @@ ORDER = [
     {"data", "models"},
     {"train"},
     {"pruning"},
+    {"compression"},
     {"lab"},
     {"studies"},
     {"testing"},

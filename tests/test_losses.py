@@ -62,7 +62,7 @@ def test_names_of_losses() -> None:
         loss_function(3)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if name != "cross_entropy"])
+@pytest.mark.parametrize("name", [name for name in LOSSES if "cross_entropy" not in name])
 def test_a_named_loss_gives_that_of_each_sample(name: str) -> None:
     outputs = torch.tensor([[0.5], [-1.0], [2.0]])
     targets = torch.tensor([[1.0], [0.0], [1.0]])

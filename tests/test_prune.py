@@ -91,7 +91,7 @@ def test_a_solver_decides_what_goes_and_what_its_readers_become() -> None:
         ({"repair": "bias"}, "leave out repair"),
         ({"round_to": 2}, "leave out round_to"),
         ({"solver": ThiNet}, "give one that is made"),
-        ({"sparsity": 1.5}, r"must lie in \[0, 1\]"),
+        ({"sparsity": 1.5}, r"must be a number in \[0, 1\]"),
     ],
 )
 def test_a_solver_goes_with_no_other_rule(options: Any, words: str) -> None:

@@ -20,6 +20,7 @@ NAMESPACES = [
         "measure",
         "models",
         "repair",
+        "runtimes",
         "schedules",
         "search",
         "solvers",
@@ -59,8 +60,3 @@ def test_no_name_hides_a_module() -> None:
         or not isinstance(getattr(package, info.name), types.ModuleType)
     ]
     assert hidden == []
-
-
-def test_names_are_kept_free_for_what_comes() -> None:
-    assert not hasattr(sc, "compress")
-    assert not hasattr(sc, "export")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 ROOMS = (
     *("", ".allocate", ".criteria", ".measure", ".pruning", ".repair", ".result", ".saving", ".schedules", ".search"),
     *(".selection", ".solvers", ".structure", ".structure.cutting", ".structure.flow", ".train", ".rate"),
-    *(".rate.masks", ".testing.masked"),
+    ".rate.masks",
 )
 # What trains or loads weights is meant to change the model; of `distill`, the teacher stays as it is.
 CHANGES = {"fit": ("model",), "distill": ("model",), "load_weights": ("model",)}

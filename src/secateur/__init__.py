@@ -17,14 +17,17 @@ from secateur import (
     measure,
     models,
     repair,
+    runtimes,
     schedules,
     search,
     solvers,
     train,
 )
+from secateur.compression import compress
 from secateur.measure import evaluate
 from secateur.pruning import prune
 from secateur.result import Result
+from secateur.runtimes import export
 from secateur.saving import load
 from secateur.selection import select
 from secateur.structure import blocks, channels, cut, mask, weights
@@ -32,6 +35,7 @@ from secateur.train import distill, fit
 from secateur.types import (
     CutError,
     DataError,
+    ExportError,
     FileError,
     InputError,
     Keep,
@@ -50,6 +54,7 @@ __version__ = "0.2.0"
 __all__ = [
     "CutError",
     "DataError",
+    "ExportError",
     "FileError",
     "InputError",
     "Keep",
@@ -65,12 +70,14 @@ __all__ = [
     "allocate",
     "blocks",
     "channels",
+    "compress",
     "criteria",
     "cut",
     "data",
     "distill",
     "edits",
     "evaluate",
+    "export",
     "fit",
     "load",
     "mask",
@@ -78,6 +85,7 @@ __all__ = [
     "models",
     "prune",
     "repair",
+    "runtimes",
     "schedules",
     "search",
     "select",

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from secateur.checks import check_number
 from secateur.state import usual
 from secateur.structure.moments import LayerMoments
 from secateur.structure.patches import Patches
@@ -44,6 +45,7 @@ def solved(gram: Tensor, cross: Tensor, load: Tensor | float) -> Tensor:
     """
     gram, cross = gram.double(), cross.double()
     loads = torch.as_tensor(load, dtype=torch.float64, device=gram.device).expand(len(gram))
+    # The derivative by W is zero: W (G + L) = C. Where G is singular, C G⁺ is the solution of least norm (Penrose, 1956).
     if not bool(loads.any()):
         smallest: Tensor = cross @ torch.linalg.pinv(gram, hermitian=True, rtol=1e-12)
         return smallest
@@ -58,6 +60,9 @@ def solved(gram: Tensor, cross: Tensor, load: Tensor | float) -> Tensor:
 def ridge_load(gram: Tensor, ridge: float, *, free: int = 0) -> Tensor:
     """Return what the square of each input's weight costs: a fraction `ridge` of the inputs' mean square.
 
+    λ = ridge · tr G / inputs, so that the fraction means the same at any scale of the inputs (ridge regression: Hoerl and
+    Kennard, 1970).
+
     Args:
         gram: the sum (or mean) of x xᵀ over the inputs, ``(inputs, inputs)``.
         ridge: the fraction, 0 or more.
@@ -66,8 +71,7 @@ def ridge_load(gram: Tensor, ridge: float, *, free: int = 0) -> Tensor:
     >>> ridge_load(torch.diag(torch.tensor([1.0, 3.0, 9.0])), 0.5, free=1)
     tensor([1., 1., 0.])
     """
-    if isinstance(ridge, bool) or not 0 <= ridge < float("inf"):
-        raise InputError(f"least_squares: ridge must be 0 or more; got {ridge!r}")
+    check_number("least_squares", "[0, inf)", ridge=ridge)
     load, costly = torch.zeros_like(gram.diagonal()), len(gram) - free
     if costly:
         load[:costly] = ridge * gram.diagonal()[:costly].mean()
@@ -122,13 +126,17 @@ class Moments:
         >>> round(float(Moments.pooled(parts).gram), 3), round(float(Moments.of(x, x, weight).gram), 3)
         (4.667, 4.667)
         """
+        # A mean over all rows is that of the parts' means, weighed by their rows.
         rows = sum(part.rows for part in parts)
         gram = sum((part.rows / rows * part.gram for part in parts), torch.zeros(()))
         cross = sum((part.rows / rows * part.cross for part in parts), torch.zeros(()))
         return cls(gram, cross, sum(part.rows / rows * part.power for part in parts), rows)
 
     def error(self, weights: Tensor) -> Tensor:
-        """Return the mean squared error of each candidate ``(candidates, outputs, inputs left)``, added up over outputs."""
+        """Return the mean squared error of each candidate ``(candidates, outputs, inputs left)``, added up over outputs.
+
+        ‖X Wᵀ − Y Vᵀ‖² / rows = power − 2 ⟨V, C⟩ + ⟨V G, V⟩ for a candidate V, W the weight before.
+        """
         w = weights.double()
         return self.power - 2 * (w * self.cross).sum((-1, -2)) + ((w @ self.gram) * w).sum((-1, -2))
 
@@ -223,7 +231,7 @@ class LayerEquations:
         if self.basis is not None:
             patches = Patches.of({}, [1] * (self.weight.ndim - 2))
         # Groups that keep as many inputs are taken in together.
-        self._even = len({len(own) for own in inputs}) == 1
+        self._even = len({len(group_inputs) for group_inputs in inputs}) == 1
         parts = [len(inputs)] if self._even else [1] * len(inputs)
         self._moments = [LayerMoments(patches, groups, exact=exact) for groups in parts]
         self._sums: list[tuple[Tensor, Tensor]] = []
@@ -239,12 +247,14 @@ class LayerEquations:
             x, aims = x.reshape(-1, *self.weight.shape[1:]), aims.reshape(-1, self.shape[0], 1)
         dim = -1 if self.weight.ndim == 2 else 1 - self.weight.ndim
         groups, width = len(self.inputs), x.shape[dim] // len(self.inputs)
-        picked = [self._coordinates(x, dim, own + group * width) for group, own in enumerate(self.inputs)]
+        picked = [
+            self._coordinates(x, dim, group_inputs + group * width) for group, group_inputs in enumerate(self.inputs)
+        ]
         if self._even:
             self._moments[0].add(torch.cat(picked, dim) if groups > 1 else picked[0], aims)
         else:
-            for moments, own, wanted in zip(self._moments, picked, aims.chunk(groups, dim), strict=True):
-                moments.add(own, wanted)
+            for moments, group_inputs, group_aims in zip(self._moments, picked, aims.chunk(groups, dim), strict=True):
+                moments.add(group_inputs, group_aims)
 
     def _coordinates(self, x: Tensor, dim: int, inputs: Tensor) -> Tensor:
         """Some of the inputs; where there is a basis, what its kernels make of each."""
@@ -277,7 +287,7 @@ class LayerEquations:
         flat = self.weight.double().reshape(groups, len(self.weight) // groups, -1, self.weight[0, 0].numel())
         if self.basis is not None:
             flat = torch.einsum("goik,gikr->goir", flat, torch.unflatten(self.basis, 0, (groups, -1)))
-        return [own[:, inputs].flatten(1) for own, inputs in zip(flat, self.inputs, strict=True)]
+        return [group_weight[:, inputs].flatten(1) for group_weight, inputs in zip(flat, self.inputs, strict=True)]
 
     def restricted(self, inputs: Sequence[Tensor]) -> LayerEquations:
         """Return the equations of fewer inputs, whose aims are less what the weight makes of those that are left out.
@@ -319,15 +329,15 @@ class LayerEquations:
         weights: list[Tensor] = []
         biases: list[Tensor] = []
         shape = (len(self.weight) // len(self.inputs), self.weight.shape[1], self.each)
-        for group, (own, (best, _)) in enumerate(zip(self.inputs, self.changes(ridge), strict=True)):
-            kernels = torch.unflatten(best[:, : len(own) * self.each], 1, (len(own), self.each))
-            whole: Tensor = best.new_zeros(shape).index_copy(1, own, kernels)
+        for group, (group_inputs, (best, _)) in enumerate(zip(self.inputs, self.changes(ridge), strict=True)):
+            kernels = torch.unflatten(best[:, : len(group_inputs) * self.each], 1, (len(group_inputs), self.each))
+            whole: Tensor = best.new_zeros(shape).index_copy(1, group_inputs, kernels)
             if self.basis is not None:
                 whole = torch.einsum(
                     "oir,ikr->oik", whole, torch.unflatten(self.basis, 0, (len(self.inputs), -1))[group]
                 )
             weights.append(whole)
-            biases.append(best[:, len(own) * self.each :].sum(1))
+            biases.append(best[:, len(group_inputs) * self.each :].sum(1))
         weight = torch.cat(weights).reshape(self.shape)
         bias: Tensor | None = torch.cat(biases) if self.bias else None
         return weight, bias

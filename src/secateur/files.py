@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import time
@@ -13,7 +14,7 @@ from typing import Any
 
 from secateur.types import FileError, MissingLibraryError
 
-__all__ = ["flush", "replacing", "require", "sweep", "write_bytes", "write_text"]
+__all__ = ["flush", "in_order", "replacing", "require", "sweep", "write_bytes", "write_text"]
 
 _MARK = ".part"
 
@@ -45,6 +46,25 @@ def replacing(path: Path) -> Iterator[Path]:
         raise FileError(f"cannot write {path}: {error}; check the folder's permissions and free space") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def in_order(data: bytes) -> bytes:
+    """Return a safetensors file with what stands beside its tensors in the order of its keys.
+
+    safetensors writes that in another order each time, and the same contents should make the same file.
+
+    >>> import torch
+    >>> from safetensors.torch import save
+    >>> in_order(save({"x": torch.zeros(1)}, {"b": "", "a": ""}))[8:46]
+    b'{"__metadata__":{"a":"","b":""},"x":{"'
+    """
+    stop = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:stop])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text += b" " * (-len(text) % 8)  # the tensors are aligned
+    return len(text).to_bytes(8, "little") + text + data[stop:]
 
 
 def write_bytes(path: Path, data: bytes) -> None:

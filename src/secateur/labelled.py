@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor
+from torch.utils import _pytree as pytree
 
 from secateur.state import ordinary
 from secateur.types import Batches, InputError
@@ -14,13 +16,21 @@ from secateur.types import Batches, InputError
 __all__ = [
     "Data",
     "Labelled",
+    "SampleBatch",
+    "Samples",
     "are_classes",
+    "batches",
     "check_data",
     "check_labels",
     "check_outputs",
+    "check_samples",
     "count_batches",
     "in_memory",
     "iterate",
+    "logits_of",
+    "side_by_side",
+    "together",
+    "unlabelled",
 ]
 
 
@@ -41,47 +51,214 @@ class Labelled(Protocol):
 Data = Labelled | tuple[Tensor, Tensor] | Batches
 """A `Split`, a pair (inputs, targets) of tensors, or batches of such pairs that can be iterated again."""
 
-
-def in_memory(data: Data) -> tuple[Tensor, Tensor] | None:
-    """Return the inputs and targets of data that are in memory; None for batches."""
-    images, labels = getattr(data, "images", None), getattr(data, "labels", None)
-    if isinstance(images, Tensor) and isinstance(labels, Tensor):
-        return ordinary(images), ordinary(labels)
-    pair: Any = data
-    if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor) for part in pair):
-        return ordinary(pair[0]), ordinary(pair[1])
-    return None
+TARGETS = "labels"
+"""The entry of a mapping that holds the targets, as Hugging Face's collators name it."""
 
 
-def check_data(data: Data, what: str) -> None:
-    """Refuse data that are empty, of unequal lengths, not finite, or gone after one pass.
+@dataclass(eq=False, slots=True)
+class SampleBatch:
+    """Samples as a model takes them, with their targets.
+
+    Attributes:
+        inputs: a tensor; or several, in a tuple by position or in a mapping by name.
+        targets: a tensor; or several, in a tuple or a mapping; None where there are none.
+    """
+
+    inputs: Any
+    targets: Any = None
+
+    @classmethod
+    def of(cls, value: object) -> SampleBatch | None:
+        """Return what a data loader yields as a batch; None for what is none.
+
+        These are: a tensor or ``(inputs,)``, without targets; ``(inputs, targets)``, each of one or several tensors;
+        ``(x1, x2, …, targets)`` of tensors alone; a mapping of keyword inputs with the targets under ``"labels"``; and
+        what has `images` and `labels`.
+
+        >>> x, y = torch.zeros(4, 2), torch.zeros(4)
+        >>> [type(SampleBatch.of(value).inputs).__name__ for value in (x, (x, y), (x, x, y), {"ids": x, "labels": y})]
+        ['Tensor', 'Tensor', 'tuple', 'dict']
+        >>> SampleBatch.of({"ids": x}).targets, SampleBatch.of([x]).targets, SampleBatch.of("text")
+        (None, None, None)
+        """
+        if isinstance(value, SampleBatch):
+            return value
+        if isinstance(value, Tensor):
+            parts: tuple[Any, ...] = (value,)
+        elif isinstance(value, Mapping):
+            inputs = {str(name): part for name, part in value.items() if name != TARGETS}
+            parts = (inputs, value.get(TARGETS))
+        elif isinstance(value, tuple | list):
+            flat = len(value) > 2 and all(isinstance(part, Tensor) for part in value)
+            parts = (tuple(value[:-1]), value[-1]) if flat else tuple(value)
+        else:
+            parts = (getattr(value, "images", None), getattr(value, "labels", None))
+        if len(parts) not in (1, 2) or not _is_tensors(parts[0]):
+            return None
+        if len(parts) == 2 and parts[1] is not None and not _is_tensors(parts[1]):
+            return None
+        return cls(*(_mapped(part, ordinary) for part in parts))
+
+    def __len__(self) -> int:
+        if isinstance(self.inputs, Tensor) and self.inputs.ndim:
+            return len(self.inputs)
+        return next((len(tensor) for _, tensor in self.named() if tensor.ndim), 0)
+
+    def named(self) -> list[tuple[str, Tensor]]:
+        """Return every tensor with a name: ``x`` of the inputs, ``y`` of the targets, ``x.1`` or ``x.ids`` of several."""
+        return [*_named("x", self.inputs), *_named("y", self.targets)]
+
+    def to(self, device: torch.device) -> SampleBatch:
+        """Return the batch on a device."""
+        return self._with(lambda tensor: tensor.to(device))
+
+    def without_targets(self) -> SampleBatch:
+        """Return the inputs alone."""
+        return SampleBatch(self.inputs)
+
+    def rows(self, rows: slice | Tensor) -> SampleBatch:
+        """Return some of the samples."""
+        return self._with(lambda tensor: tensor[rows])
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> SampleBatch:
+        return SampleBatch(_mapped(self.inputs, change), _mapped(self.targets, change))
+
+    def run(self, model: Callable[..., Any]) -> Any:
+        """Return what the model answers.
+
+        >>> SampleBatch((torch.ones(2, 1), torch.ones(2, 3))).run(torch.nn.Bilinear(1, 3, 4)).shape
+        torch.Size([2, 4])
+        """
+        if isinstance(self.inputs, Tensor):
+            return model(self.inputs)
+        return model(**self.inputs) if isinstance(self.inputs, Mapping) else model(*self.inputs)
+
+
+Samples = Data | Tensor | Mapping[str, Any] | tuple[Any, Any] | Iterable[Any] | SampleBatch
+"""What `SampleBatch.of` takes, in memory or in batches: `Data`, and samples of several inputs, of several targets or of none."""
+
+
+def _is_tensors(part: object) -> bool:
+    """Whether it is a tensor, or a tuple, list or mapping that holds one, and else plain values."""
+    if isinstance(part, tuple | list | Mapping):
+        values = list(part.values() if isinstance(part, Mapping) else part)
+        nested = any(isinstance(value, tuple | list | Mapping) for value in values)
+        return not nested and any(isinstance(value, Tensor) for value in values)
+    return isinstance(part, Tensor)
+
+
+def _mapped(part: Any, change: Callable[[Tensor], Any]) -> Any:
+    """The same with each tensor changed."""
+    if isinstance(part, Tensor):
+        return change(part)
+    if isinstance(part, Mapping):
+        return {name: _mapped(value, change) for name, value in part.items()}
+    return tuple(_mapped(value, change) for value in part) if isinstance(part, tuple | list) else part
+
+
+def _named(name: str, part: Any) -> list[tuple[str, Tensor]]:
+    if isinstance(part, Tensor):
+        return [(name, part)]
+    if not isinstance(part, Mapping):
+        part = dict(enumerate(part or ()))
+    return [(f"{name}.{key}", value) for key, value in part.items() if isinstance(value, Tensor)]
+
+
+def together(data: object) -> SampleBatch | None:
+    """Return data that are in memory as one batch; None for batches that someone else makes.
+
+    Of two in a tuple or list one must be a tensor, or the second None; otherwise they are two batches.
+
+    >>> x, y = torch.zeros(4, 2), torch.zeros(4)
+    >>> [together(data) is not None for data in ((x, y), ((x, x), y), {"ids": x}, x, [(x, y), (x, y)], [(x, y)])]
+    [True, True, True, True, False, False]
+    """
+    if isinstance(data, tuple | list):
+        single = [isinstance(part, Tensor) for part in data]
+        if len(data) != 2 or not (any(single) or data[1] is None):
+            return None
+    return SampleBatch.of(data)
+
+
+@dataclass(frozen=True, eq=False)
+class _Unlabelled:
+    """Batches without their targets."""
+
+    data: Samples
+
+    def __iter__(self) -> Iterator[SampleBatch]:
+        return (batch.without_targets() for batch in batches(self.data, 1, "data"))
+
+    def __len__(self) -> int:
+        return count_batches(self.data, 1)
+
+
+def unlabelled(data: Samples) -> Samples:
+    """Return the same samples without their targets.
+
+    >>> [batch.targets for batch in batches(unlabelled((torch.zeros(2, 1), torch.zeros(2))), 2, "data")]
+    [None]
+    """
+    whole = together(data)
+    return _Unlabelled(data) if whole is None else whole.without_targets()
+
+
+def in_memory(data: object) -> tuple[Tensor, Tensor] | None:
+    """Return the inputs and targets of data that are two tensors in memory; None for batches, and all others."""
+    batch = together(data)
+    return _pair(batch) if batch is not None else None
+
+
+def _pair(batch: SampleBatch) -> tuple[Tensor, Tensor] | None:
+    single = isinstance(batch.inputs, Tensor) and isinstance(batch.targets, Tensor)
+    return (batch.inputs, batch.targets) if single else None
+
+
+def check_data(data: object, subject: str) -> None:
+    """Refuse data that are no pairs (inputs, targets), are empty, of unequal lengths, not finite, or gone after one pass.
 
     Batches are looked at one by one as they come (see `iterate`).
     """
-    pair = in_memory(data)
-    if pair is not None:
-        _check_pair(*pair, what)
-    elif isinstance(data, Tensor) or not hasattr(data, "__iter__"):
+    if in_memory(data) is None and together(data) is not None:
         raise InputError(
-            f"{what}: got a {type(data).__name__}; give a Split, a pair (inputs, targets), or batches of such pairs"
+            f"{subject}: got a {type(data).__name__}; give a Split, a pair (inputs, targets), or batches of such pairs"
+        )
+    check_samples(data, subject)
+
+
+def check_samples(data: object, subject: str) -> None:
+    """As `check_data`, for samples of several inputs, of several targets or of none too."""
+    batch = together(data)
+    if batch is not None:
+        _check_batch(batch, subject)
+    elif not hasattr(data, "__iter__"):
+        raise InputError(
+            f"{subject}: got a {type(data).__name__}; give a Split, a pair (inputs, targets), or batches of such pairs"
         )
     elif isinstance(data, Iterator):
-        raise InputError(f"{what}: got an iterator, which is empty after one pass; give a list of batches")
+        raise InputError(f"{subject}: got an iterator, which is empty after one pass; give a list of batches")
     elif isinstance(data, Sized) and len(data) == 0:
-        raise InputError(f"{what}: there are no batches; give at least one")
+        raise InputError(f"{subject}: there are no batches; give at least one")
 
 
-def _check_pair(inputs: Tensor, targets: Tensor, what: str) -> None:
-    if inputs.ndim == 0 or targets.ndim == 0 or len(inputs) != len(targets):
+def _check_batch(batch: SampleBatch, subject: str) -> None:
+    named = batch.named()
+    if len({len(tensor) if tensor.ndim else None for _, tensor in named} | {len(batch)}) > 1:
         raise InputError(
-            f"{what}: inputs of shape {tuple(inputs.shape)} and targets of shape {tuple(targets.shape)} "
+            f"{subject}: inputs of shape {_shapes(batch.inputs)} and targets of shape {_shapes(batch.targets)} "
             "do not have one target for each input"
         )
-    if len(inputs) == 0:
-        raise InputError(f"{what}: there are no samples; give at least one")
-    for name, tensor in (("inputs", inputs), ("targets", targets)):
+    if len(batch) == 0:
+        raise InputError(f"{subject}: there are no samples; give at least one")
+    for name, tensor in named:
         if not torch.isfinite(tensor).all():
-            raise InputError(f"{what}: the {name} hold NaN or infinite values; drop or repair those samples")
+            which = "inputs" if name.startswith("x") else "targets"
+            raise InputError(f"{subject}: the {which} hold NaN or infinite values; drop or repair those samples")
+
+
+def _shapes(part: Any) -> Any:
+    """The shape of a tensor, or of each of several."""
+    return _mapped(part, lambda tensor: tuple(tensor.shape))
 
 
 def spans(count: int, size: int) -> list[tuple[int, int]]:
@@ -98,69 +275,107 @@ def spans(count: int, size: int) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], count], strict=True))
 
 
-def count_batches(data: Data, size: int) -> int:
+def count_batches(data: Samples, size: int) -> int:
     """Return how many batches one pass has."""
-    pair = in_memory(data)
-    if pair is not None:
-        return len(spans(len(pair[0]), size))
-    return len(data) if isinstance(data, Sized) else sum(1 for _ in iterate(data, size, "batches"))
+    whole = together(data)
+    if whole is not None:
+        return len(spans(len(whole), size))
+    return len(data) if isinstance(data, Sized) else sum(1 for _ in batches(data, size, "batches"))
 
 
-def iterate(data: Data, size: int, what: str, order: Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(data: Samples, size: int, subject: str, order: Generator | None = None) -> Iterator[SampleBatch]:
     """Yield the batches of one pass: shuffled by `order` if it is given and the data are in memory.
 
     Raises:
-        InputError: there is no batch, or one is not a pair, is empty, or holds values that are not finite.
+        InputError: there is no batch, or one is none, is empty, or holds values that are not finite.
     """
-    pair = in_memory(data)
-    if pair is None:
-        yield from _checked(data, what)  # type: ignore[arg-type]
+    whole = together(data)
+    if whole is None:
+        yield from _checked(data, subject)  # type: ignore[arg-type]
         return
-    inputs, targets = pair
-    positions = None if order is None else torch.randperm(len(inputs), generator=order).to(inputs.device)
-    for start, stop in spans(len(inputs), size):
-        chosen = slice(start, stop) if positions is None else positions[start:stop]
-        yield inputs[chosen], targets[chosen]
+    device = whole.named()[0][1].device
+    positions = None if order is None else torch.randperm(len(whole), generator=order).to(device)
+    for start, stop in spans(len(whole), size):
+        yield whole.rows(slice(start, stop) if positions is None else positions[start:stop])
 
 
-def _checked(batches: Batches, what: str) -> Iterator[tuple[Tensor, Tensor]]:
+def _checked(source: Iterable[object], subject: str) -> Iterator[SampleBatch]:
     number = 0
-    for number, batch in enumerate(batches, 1):
-        pair = in_memory(batch)
-        if pair is None:
-            raise InputError(f"{what}: batch {number} is a {type(batch).__name__}, not a pair (inputs, targets)")
-        _check_pair(*pair, f"{what}, batch {number}")
-        yield pair
+    for number, value in enumerate(source, 1):
+        batch = SampleBatch.of(value)
+        if batch is None:
+            raise InputError(f"{subject}: batch {number} is a {type(value).__name__}, not a pair (inputs, targets)")
+        _check_batch(batch, f"{subject}, batch {number}")
+        yield batch
     if number == 0:
-        raise InputError(f"{what}: there are no batches; give at least one")
+        raise InputError(f"{subject}: there are no batches; give at least one")
 
 
-def are_classes(outputs: Tensor, targets: Tensor) -> bool:
+def iterate(data: Data, size: int, subject: str, order: Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """As `batches`, for what takes one tensor of inputs and one of targets alone.
+
+    Raises:
+        InputError: likewise, and where a batch is no such pair.
+    """
+    for number, batch in enumerate(batches(data, size, subject, order), 1):
+        pair = _pair(batch)
+        if pair is None:
+            raise InputError(f"{subject}: batch {number} is not a pair (inputs, targets) of two tensors")
+        yield pair
+
+
+def side_by_side(outputs: Any) -> Any:
+    """Return one tensor as it is, and several as one: each sample's numbers flattened, one tensor beside another.
+
+    >>> side_by_side({"box": torch.zeros(2, 4), "maps": (torch.zeros(2, 3, 5),)}).shape
+    torch.Size([2, 19])
+    """
+    outputs = logits_of(outputs)
+    if isinstance(outputs, Tensor):
+        return outputs
+    parts = [part for part in pytree.tree_leaves(outputs) if isinstance(part, Tensor) and part.is_floating_point()]
+    return torch.cat([part.flatten(1) for part in parts], dim=1) if parts else outputs
+
+
+def logits_of(outputs: Any) -> Any:
+    """Return the logits of what names them, as the outputs of Hugging Face's models do; all else as it is.
+
+    >>> logits_of({"loss": None, "logits": torch.zeros(1)})
+    tensor([0.])
+    """
+    if isinstance(outputs, Tensor):  # asked first, as it is in every step of a training
+        return outputs
+    return outputs["logits"] if isinstance(outputs, Mapping) and "logits" in outputs else outputs
+
+
+def are_classes(outputs: Any, targets: Any) -> bool:
     """Return whether the targets are class labels ``(N,)`` for outputs ``(N, classes)``."""
+    if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
+        return False
     return outputs.ndim == 2 and targets.ndim == 1 and not targets.is_floating_point()
 
 
-def check_outputs(outputs: Any, targets: Tensor, what: str) -> None:
+def check_outputs(outputs: Any, targets: Tensor, subject: str) -> None:
     """Refuse outputs that are not one tensor with a row for each target, or that hold NaN."""
     if not isinstance(outputs, Tensor):
         raise InputError(
-            f"{what}: the model returned a {type(outputs).__name__}, not one tensor; wrap it in a module that does"
+            f"{subject}: the model returned a {type(outputs).__name__}, not one tensor; wrap it in a module that does"
         )
     if outputs.ndim == 0 or len(outputs) != len(targets):
         raise InputError(
-            f"{what}: outputs of shape {tuple(outputs.shape)} do not have one row for each of {len(targets)} targets"
+            f"{subject}: outputs of shape {tuple(outputs.shape)} do not have one row for each of {len(targets)} targets"
         )
     if outputs.isnan().any():
-        raise InputError(f"{what}: the model's outputs hold NaN; look for NaN in its weights")
+        raise InputError(f"{subject}: the model's outputs hold NaN; look for NaN in its weights")
     if are_classes(outputs, targets):
-        check_labels(targets, outputs.shape[1], what)
+        check_labels(targets, outputs.shape[1], subject)
 
 
-def check_labels(labels: Tensor, classes: int, what: str) -> None:
+def check_labels(labels: Tensor, classes: int, subject: str) -> None:
     """Refuse labels that are not in 0 … classes − 1."""
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         raise InputError(
-            f"{what}: label {low if low < 0 else high} is out of range for a model of {classes} outputs; "
+            f"{subject}: label {low if low < 0 else high} is out of range for a model of {classes} outputs; "
             f"labels must be in 0 … {classes - 1}"
         )

@@ -9,17 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from secateur.labelled import are_classes, check_outputs
+from secateur.labelled import are_classes, check_outputs, logits_of
 from secateur.types import InputError, Loss, UnknownNameError, unknown_name
 
 __all__ = [
+    "IGNORED",
     "LOSSES",
+    "answers",
     "check_answers",
     "check_loss",
     "gives_numbers",
     "is_cross_entropy",
+    "is_plain_cross_entropy",
     "loss_function",
     "mean_squared_error",
+    "sequence_cross_entropy",
 ]
 
 CERTAIN = 1e-3
@@ -56,6 +60,17 @@ def binary_cross_entropy(outputs: Tensor, targets: Tensor, reduction: str = "mea
     )
 
 
+def sequence_cross_entropy(outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+    """Return the mean cross-entropy of the classes at each position: outputs ``(N, T, C)``, targets ``(N, T)``.
+
+    Positions whose target is −100 do not count.
+
+    >>> sequence_cross_entropy(torch.zeros(1, 3, 2), torch.tensor([[0, 1, -100]]))    # log 2
+    tensor(0.6931)
+    """
+    return F.cross_entropy(outputs.movedim(-1, 1), targets, reduction=reduction)
+
+
 def _like(name: str, outputs: Tensor, targets: Tensor) -> Tensor:
     """The targets in the outputs' shape and dtype."""
     if not targets.is_floating_point() and outputs.ndim == targets.ndim + 1:
@@ -71,6 +86,7 @@ def _like(name: str, outputs: Tensor, targets: Tensor) -> Tensor:
 
 LOSSES: dict[str, Loss] = {
     "cross_entropy": F.cross_entropy,
+    "sequence_cross_entropy": sequence_cross_entropy,
     "mse": mean_squared_error,
     "l1": mean_absolute_error,
     "bce": binary_cross_entropy,
@@ -99,10 +115,22 @@ def loss_function(loss: str | Loss) -> Loss:
 
 def is_cross_entropy(loss: str | Loss) -> bool:
     """Return whether a loss is the cross-entropy of classes, by name, as torch's function or as its module."""
-    made: Any = loss_function(loss)
-    while isinstance(made, partial):
-        made = made.func
-    return made is F.cross_entropy or isinstance(made, nn.CrossEntropyLoss)
+    function: Any = loss_function(loss)
+    while isinstance(function, partial):
+        function = function.func
+    return function is F.cross_entropy or isinstance(function, nn.CrossEntropyLoss)
+
+
+def is_plain_cross_entropy(loss: str | Loss) -> bool:
+    """Return whether a loss is the cross-entropy without weights of classes, so that all classes count alike.
+
+    >>> is_plain_cross_entropy("cross_entropy"), is_plain_cross_entropy(nn.CrossEntropyLoss(torch.ones(2)))
+    (True, False)
+    """
+    function: Any = loss_function(loss)
+    if isinstance(function, nn.CrossEntropyLoss):
+        return function.weight is None and function.reduction == "mean" and function.ignore_index == IGNORED
+    return function is F.cross_entropy
 
 
 def gives_numbers(loss: str | Loss, outputs: Tensor, targets: Tensor) -> bool:
@@ -111,12 +139,41 @@ def gives_numbers(loss: str | Loss, outputs: Tensor, targets: Tensor) -> bool:
     return single or (targets.is_floating_point() and not is_cross_entropy(loss))
 
 
-def check_answers(outputs: Any, targets: Tensor, loss: str | Loss, doing: str) -> None:
+def answers(outputs: Any, loss: str | Loss) -> Any:
+    """Return what a loss is of: for one that has a name, the logits of what names them; else all that a model returns.
+
+    >>> answers({"logits": torch.zeros(1)}, "mse"), answers((1, 2), lambda outputs, targets: 0)
+    (tensor([0.]), (1, 2))
+    """
+    return logits_of(outputs) if not isinstance(outputs, Tensor) and _is_of_tensors(loss) else outputs
+
+
+def _is_of_tensors(loss: str | Loss) -> bool:
+    """Whether a loss is known to be of one tensor of outputs and one of targets."""
+    return is_cross_entropy(loss) or any(loss_function(loss) is named for named in LOSSES.values())
+
+
+def check_answers(outputs: Any, targets: Any, loss: str | Loss, doing: str) -> None:
     """Refuse outputs that are no tensor with a row for each target or hold NaN, and a loss that does not fit them.
+
+    A function of one's own may take whatever the model returns and the data hold, nothing for targets included.
 
     Raises:
         InputError: with the remedy.
     """
+    if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor)) and not _is_of_tensors(loss):
+        return
+    if not isinstance(targets, Tensor):
+        problem = "no targets" if targets is None else "several targets"
+        raise InputError(
+            f"{doing}: there are {problem} for the loss; give pairs (inputs, targets), a function of (outputs, targets) "
+            "as the loss, or a teacher (distill)"
+        )
+    if not isinstance(outputs, Tensor):
+        raise InputError(
+            f"{doing}: the model returned a {type(outputs).__name__}, not one tensor; give a function of (outputs, "
+            "targets) as the loss, or wrap the model in a module that returns one"
+        )
     check_outputs(outputs, targets, doing)
     check_loss(loss, outputs, targets, doing)
 
@@ -133,6 +190,8 @@ pass loss='mse', or a function of (outputs, targets)
     """
     if is_cross_entropy(loss):
         problem, name = _unfit(outputs, targets), "cross-entropy"
+    elif loss_function(loss) is sequence_cross_entropy:
+        problem, name = _unfit(outputs.movedim(-1, 1) if outputs.ndim > 1 else outputs, targets), "cross-entropy"
     else:
         labels = loss_function(loss) in (mean_squared_error, mean_absolute_error) and not targets.is_floating_point()
         one_hot = labels and outputs.ndim == targets.ndim + 1
@@ -156,10 +215,12 @@ def _unfit(outputs: Tensor, targets: Tensor) -> str:
             f"the model has one output column (outputs of shape {tuple(outputs.shape)}), for which it is 0 whatever the "
             "answer: pass loss='bce' for a yes or no, loss='mse' for a number, or a function of (outputs, targets)"
         )
-    wanted = (outputs.shape[0], *outputs.shape[2:])
-    if shape != wanted:
+    expected = (outputs.shape[0], *outputs.shape[2:])
+    if shape != expected:
         return (
-            f"targets have the shape {shape}: give class labels of shape {wanted}, or pass another loss, as loss='mse'"
+            f"targets have the shape {shape}: give class labels of shape {expected}, "
+            "or pass another loss, as loss='mse'"
+            + (", or 'sequence_cross_entropy' where the last dimension is the classes'" if outputs.ndim > 2 else "")
         )
     return "" if are_classes(outputs, targets) else _out_of_range(targets, outputs.shape[1])
 

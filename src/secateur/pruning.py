@@ -9,14 +9,16 @@ from typing import Any, Literal
 from torch import nn
 
 from secateur import solvers
-from secateur.allocate import BUDGETS
+from secateur.allocate import BUDGETS, Rounding, rounding
 from secateur.allocate import budget as within
+from secateur.allocate.multiples import select_rounded
+from secateur.checks import check_name, check_whole
 from secateur.criteria import by_name
 from secateur.criteria.base import level_sites, scores_of
-from secateur.measure import compare_latency
 from secateur.repair.consumers import Repair
 from secateur.repair.consumers import repair as repaired
 from secateur.result import Method, Result
+from secateur.runtimes import Runtime, timer
 from secateur.selection import Scope, select
 from secateur.solvers import Solver
 from secateur.state import usual
@@ -24,17 +26,12 @@ from secateur.structure import channels, weights
 from secateur.structure.cutting import Form
 from secateur.train import Data
 from secateur.train.options import describe
-from secateur.types import Criterion, ExampleInputs, InputError, Keep, Loss, Scores, Sites, unknown_name, with_changes
+from secateur.types import Criterion, ExampleInputs, InputError, Keep, Loss, Scores, Sites, option_words, with_changes
 
 __all__ = ["PruneOptions", "prune"]
 
 Unit = Literal["channels", "weights"]
 UNITS = ("channels", "weights")
-
-
-def _words(text: str, metavar: str | None = None) -> dict[str, str | None]:
-    """What the command line shows for an option."""
-    return {"help": text, "metavar": metavar}
 
 
 @dataclass(frozen=True)
@@ -62,64 +59,83 @@ class PruneOptions:
             None. One that looks at no loss does without it.
         ignore: sites to leave whole, by name or pattern.
         minimum: how many units every site keeps at least.
-        round_to: keep a multiple of this many units in every site.
+        round_to: keep a multiple of this many units in every site; ``"auto"`` takes for channels what the runtime and the
+            processor like, learnt by timing small layers for a second or so (see `secateur.allocate.rounding`), and
+            removes as near to the sparsity as that allows.
+        runtime: where the model is to run: ``"eager"`` PyTorch, ``"onnxruntime"``, or a timer of your own, as for
+            `secateur.measure.latency`. The report and a budget of latency time it there, and round_to rounds to what is
+            good there; None times in eager PyTorch, and rounds to what is good in every runtime that is installed.
         form: what is returned for channels: see `cut`.
 
     >>> PruneOptions("l1", 0.3).scope
     'global'
     """
 
-    criterion: str | Criterion = field(default="l2", metadata=_words("What to score by (see `secateur list`).", "NAME"))
+    criterion: str | Criterion = field(
+        default="l2", metadata=option_words("What to score by (see `secateur list`).", "NAME")
+    )
     sparsity: float | Mapping[str, float] | None = field(
-        default=None, metadata=_words("The fraction of units to remove, 0 to 1; 0.5 where no rule is given.")
+        default=None, metadata=option_words("The fraction of units to remove, 0 to 1; 0.5 where no rule is given.")
     )
     unit: Unit = field(
         default="channels",
-        metadata=_words("channels (neurons and filters are cut out) or weights (set to zero).", "UNIT"),
+        metadata=option_words("channels (neurons and filters are cut out) or weights (set to zero).", "UNIT"),
     )
     scope: Scope = field(
         default="global",
-        metadata=_words(
+        metadata=option_words(
             "global (all units ranked together), layer (within each), or row (weights, within each output's).", "SCOPE"
         ),
     )
     cumulative: float | None = field(
-        default=None, metadata=_words("Instead: in each site the lowest scores with this share of its total.")
+        default=None, metadata=option_words("Instead: in each site the lowest scores with this share of its total.")
     )
     pattern: str | None = field(
-        default=None, metadata=_words("Instead: keep N of every M single weights, such as 2:4.", "N:M")
+        default=None, metadata=option_words("Instead: keep N of every M single weights, such as 2:4.", "N:M")
     )
     block: tuple[int, int] | None = field(
-        default=None, metadata=_words("Choose single weights in blocks of this shape, such as 4,1.", "ROWS,COLUMNS")
+        default=None,
+        metadata=option_words("Choose single weights in blocks of this shape, such as 4,1.", "ROWS,COLUMNS"),
     )
     budget: Mapping[str, float | str] | None = field(
         default=None,
-        metadata=_words(
+        metadata=option_words(
             "Instead: what may be used of macs, parameters, bytes or latency, such as macs=0.5.", "WHAT=LIMIT"
         ),
     )
     repair: Repair | Sequence[Repair] = field(
         default=(),
-        metadata=_words("What to repair from images: least-squares, bias, norms or kl; may be repeated.", "HOW"),
+        metadata=option_words("What to repair from images: least-squares, bias, norms or kl; may be repeated.", "HOW"),
     )
     solver: str | Solver | None = field(
         default=None,
-        metadata=_words(
+        metadata=option_words(
             "Instead of a criterion: structured-obs or thinet (channels), sparse-gpt or wood-fisher (weights).", "NAME"
         ),
     )
     loss: str | Loss | None = field(
         default=None,
-        metadata=_words("What a criterion takes for the loss: cross-entropy (default), mse, l1 or bce.", "NAME"),
+        metadata=option_words("What a criterion takes for the loss: cross-entropy (default), mse, l1 or bce.", "NAME"),
     )
     ignore: Iterable[str] = field(
-        default=(), metadata=_words("A site to leave whole, by name or pattern; may be repeated.", "SITE")
+        default=(), metadata=option_words("A site to leave whole, by name or pattern; may be repeated.", "SITE")
     )
-    minimum: int = field(default=1, metadata=_words("How many units every site keeps at least."))
-    round_to: int = field(default=1, metadata=_words("Keep a multiple of this many units in every site."))
+    minimum: int = field(default=1, metadata=option_words("How many units every site keeps at least."))
+    round_to: int | Literal["auto"] = field(
+        default="auto",
+        metadata=option_words(
+            "Keep a multiple of this many units in every site; auto: of what the runtime likes, measured.", "NUMBER"
+        ),
+    )
+    runtime: Runtime | None = field(
+        default=None,
+        metadata=option_words(
+            "Where the model is to run and is timed: eager or onnxruntime, as in onnxruntime:threads=2.", "NAME"
+        ),
+    )
     form: Form = field(
         default="auto",
-        metadata=_words(
+        metadata=option_words(
             "module (of the model's own class), graph (a torch.fx.GraphModule), or auto (a graph only where the model's code "
             "holds sizes as literals).",
             "FORM",
@@ -127,8 +143,11 @@ class PruneOptions:
     )
 
     def __post_init__(self) -> None:
-        if self.unit not in UNITS:
-            raise unknown_name("unit", self.unit, UNITS)
+        check_name("unit", self.unit, UNITS)
+        if self.round_to != "auto":
+            check_whole("prune", 1, 'or "auto"', round_to=self.round_to)
+        if self.runtime is not None:
+            timer(self.runtime)
         if self.budget is not None:
             self._check_budget(self.budget)
         if self.solver is not None:
@@ -144,8 +163,7 @@ class PruneOptions:
         if not isinstance(budget, Mapping):
             raise InputError(f'prune: budget is {budget!r}; give what may be used of what, such as {{"macs": 0.5}}')
         for name in budget:
-            if name not in BUDGETS:
-                raise unknown_name("budget", name, BUDGETS)
+            check_name("budget", name, BUDGETS)
 
     def _check_solver(self) -> None:
         for option in fields(self):
@@ -168,7 +186,7 @@ class PruneOptions:
         return replace(self, **(getattr(scorer, "default_rule", None) or {"sparsity": 0.5}))
 
 
-LEFT_TO_ALL = {"sparsity", "unit", "solver", "ignore", "form"}
+LEFT_TO_ALL = {"sparsity", "unit", "solver", "ignore", "form", "runtime"}
 """The options that go with a solver, too."""
 
 
@@ -205,13 +223,15 @@ def prune(
     (8, (178, 90))
     """
     changes |= {n: v for n, v in (("criterion", criterion), ("sparsity", sparsity)) if v is not None}
-    chosen = with_changes(options or PruneOptions(), changes, "option of prune")
+    settled_options = with_changes(options or PruneOptions(), changes, "option of prune")
     result = (
-        _solved(model, example_inputs, chosen, data) if chosen.solver else _scored(model, example_inputs, chosen, data)
+        _solved(model, example_inputs, settled_options, data)
+        if settled_options.solver
+        else _scored(model, example_inputs, settled_options, data)
     )
     result = replace(result, inputs=example_inputs)
     if latency:
-        result = replace(result, latency=_latency(model, result.model, example_inputs))
+        result = result.timed(settled_options.runtime or "eager")
     _ = result.report  # counted now, before anybody trains one of the two models
     return result
 
@@ -237,7 +257,8 @@ def _scored(model: nn.Module, example_inputs: ExampleInputs, options: PruneOptio
     options = options.completed(scorer)
     sites = _sites(model, example_inputs, options)
     scores = scores_of(scorer, model, sites, "prune")
-    keep = _keep(model, sites, scores, options)
+    multiples = rounding(sites, options.round_to, options.runtime)
+    keep = _keep(model, sites, scores, options, multiples)
     rules = {name: getattr(options, name) for name in ("cumulative", "pattern", "block", "budget")}
     method = Method(
         criterion=options.criterion if isinstance(options.criterion, str) else repr(options.criterion),
@@ -246,19 +267,22 @@ def _scored(model: nn.Module, example_inputs: ExampleInputs, options: PruneOptio
         rule={name: value for name, value in rules.items() if value is not None},
         repair=options.repairs,
         loss=None if options.loss is None else str(describe(options.loss)),
+        rounding=str(multiples.seen_in(keep)),
         warnings=tuple(_by_position(scores, keep)),
     )
     ready = _repaired(model, sites, keep, options.repairs, data)
     return Result.of(model, sites, keep, repaired=ready, form=options.form, method=method)
 
 
-def _keep(model: nn.Module, sites: Sites, scores: Scores, options: PruneOptions) -> Keep:
-    ways: dict[str, Any] = {"scope": options.scope, "minimum": options.minimum, "round_to": options.round_to}
+def _keep(model: nn.Module, sites: Sites, scores: Scores, options: PruneOptions, rounds: Rounding) -> Keep:
+    ways: dict[str, Any] = {"scope": options.scope, "minimum": options.minimum}
     if options.budget is not None:
         limits: Mapping[str, Any] = options.budget
-        return within(model, sites, scores, **limits, **ways)
+        return within(model, sites, scores, **limits, **ways, round_to=options.round_to, runtime=options.runtime)
     rule: dict[str, Any] = {name: getattr(options, name) for name in ("cumulative", "pattern", "block")}
-    return select(scores, options.sparsity, sites=sites, **ways, **rule)
+    if options.sparsity is not None and not any(rule.values()):
+        return select_rounded(scores, options.sparsity, rounds, sites=sites, **ways)
+    return select(scores, options.sparsity, sites=sites, round_to=rounds.multiples, **ways, **rule)
 
 
 def _plain(sparsity: float | Mapping[str, float] | None) -> float | dict[str, float] | None:
@@ -304,8 +328,3 @@ def _repaired(model: nn.Module, sites: Sites, keep: Keep, how: tuple[Repair, ...
     if data is None:
         raise InputError("prune: repair needs data; give a few hundred samples, such as (inputs, targets)")
     return repaired(model, sites, keep, data, how)
-
-
-def _latency(model: nn.Module, small: nn.Module, example_inputs: ExampleInputs) -> tuple[float, float]:
-    comparison = compare_latency({"before": model, "after": small}, example_inputs)
-    return comparison.latencies["before"].median, comparison.latencies["after"].median

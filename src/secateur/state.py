@@ -29,6 +29,7 @@ __all__ = [
     "modes_kept",
     "ordinary",
     "own_tensors",
+    "resting",
     "restore",
     "snapshot",
     "split_inputs",
@@ -166,16 +167,17 @@ def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[s
             f"example_inputs is a {type(example_inputs).__name__}; "
             "give a tensor, a tuple of positional inputs, or a dict of keyword inputs"
         )
-    found = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-    if not found:
+    input_tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    if not input_tensors:
         raise InputError(
             "example_inputs hold no tensor; pass a batch that the model takes, such as torch.zeros(1, 3, 224, 224)"
         )
-    if any(x.numel() == 0 for x in found):
+    if any(x.numel() == 0 for x in input_tensors):
         raise InputError(
-            f"example_inputs hold an empty tensor (shapes {[tuple(x.shape) for x in found]}); give at least one sample"
+            f"example_inputs hold an empty tensor (shapes {[tuple(x.shape) for x in input_tensors]}); "
+            "give at least one sample"
         )
-    if any(bool(torch.isnan(x).any()) for x in found):
+    if any(bool(torch.isnan(x).any()) for x in input_tensors):
         raise InputError("example_inputs hold NaN, which verifies nothing; give a real sample, or noise")
     ordinary_inputs: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map_only(Tensor, ordinary, (args, kwargs))
     return ordinary_inputs
@@ -185,8 +187,8 @@ def ordinary(tensor: Tensor) -> Tensor:
     """Return the tensor, or a copy of one that was made under `torch.inference_mode`, which autograd does not take.
 
     >>> with torch.inference_mode():
-    ...     made = torch.zeros(2)
-    >>> ordinary(made).is_inference()
+    ...     inferred = torch.zeros(2)
+    >>> ordinary(inferred).is_inference()
     False
     """
     if not tensor.is_inference():
@@ -213,21 +215,29 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model in evaluation mode, without gradients, and leave it as it was: see `untouched`.
+    """Put the model in evaluation mode, without gradients, and leave it as it was: see `resting`."""
+    with resting(model), torch.no_grad():
+        yield
+
+
+@contextmanager
+def resting(model: nn.Module) -> Iterator[None]:
+    """Put the model in evaluation mode, and leave it as it was: see `untouched`.
 
     Modules that keep tables for evaluation drop them when they are put in training mode, so that is done on the way in:
     a table made from other weights must not be used. Changing modes may itself write into parameters, as where adapters
     are merged into weights.
     """
     writes = ParameterWrites(model)
-    with untouched(model), torch.no_grad():
+    with untouched(model):
         try:
-            with writes:
+            with writes, torch.no_grad():
                 model.train()
                 model.eval()
             yield
         finally:
-            writes.put_back()
+            with torch.no_grad():
+                writes.put_back()
 
 
 @contextmanager
@@ -307,8 +317,8 @@ def _model_among(arguments: Iterable[object]) -> object:
     for argument in arguments:
         if isinstance(argument, nn.Module):
             return argument
-        if isinstance(held := getattr(argument, "model", None), nn.Module):
-            return held
+        if isinstance(inner_model := getattr(argument, "model", None), nn.Module):
+            return inner_model
     return None
 
 
@@ -316,10 +326,10 @@ def usual(function: Callable[P, R]) -> Callable[P, R]:
     """Run a function of the public face `as_usual`, whatever it is called within.
 
     >>> @usual
-    ... def made():
+    ... def blank():
     ...     return torch.zeros(1)
     >>> with torch.inference_mode():
-    ...     made().is_inference()
+    ...     blank().is_inference()
     False
     """
     context, model_among = as_usual, _model_among
@@ -330,6 +340,6 @@ def usual(function: Callable[P, R]) -> Callable[P, R]:
 
     # With the names of what is wrapped, as doctest takes no function of another module for a module's own.
     names = function.__globals__
-    made = FunctionType(run.__code__, names, function.__name__, closure=run.__closure__)
-    made.__dict__["usual"] = True
-    return cast(Callable[P, R], wraps(function)(made))
+    wrapper = FunctionType(run.__code__, names, function.__name__, closure=run.__closure__)
+    wrapper.__dict__["usual"] = True
+    return cast(Callable[P, R], wraps(function)(wrapper))

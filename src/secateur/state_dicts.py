@@ -43,14 +43,14 @@ these weights; save the state_dict of the model itself
     """
     if not isinstance(state, Mapping) or not all(isinstance(x, Tensor) for x in state.values()):
         raise FileError(f"{source}: holds no state dict (names and tensors); save model.state_dict()")
-    own = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
-    _check_names(model, own, state, source)
-    for name, tensor in own.items():
+    model_state = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
+    _check_names(model, model_state, state, source)
+    for name, tensor in model_state.items():
         _check_type(name, state[name], tensor.dtype, source)
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    for name, tensor in own.items():
+    for name, tensor in model_state.items():
         _check_numbers(name, state[name].detach().to(tensor.dtype), name in parameters, source)
-    _check_shared(own, state, source)
+    _check_shared(model_state, state, source)
 
 
 def is_lossless(old: torch.dtype, new: torch.dtype) -> bool:
@@ -72,17 +72,19 @@ def is_lossless(old: torch.dtype, new: torch.dtype) -> bool:
     return j.min <= i.min and j.max >= i.max
 
 
-def _check_names(model: nn.Module, own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: object) -> None:
-    missing = [name for name in own if name not in state]
-    spare = [name for name in state if name not in own]
-    other = [name for name in own if name in state and state[name].shape != own[name].shape]
+def _check_names(
+    model: nn.Module, model_state: Mapping[str, Tensor], state: Mapping[str, Tensor], source: object
+) -> None:
+    missing = [name for name in model_state if name not in state]
+    spare = [name for name in state if name not in model_state]
+    other = [name for name in model_state if name in state and state[name].shape != model_state[name].shape]
     parts = []
     if missing:
-        parts.append(f"{len(missing)} of the model's {len(own)} tensors are missing, the first {missing[0]!r}")
+        parts.append(f"{len(missing)} of the model's {len(model_state)} tensors are missing, the first {missing[0]!r}")
     if spare:
         parts.append(f"{len(spare)} tensors are not the model's, the first {spare[0]!r}")
     if other:
-        shapes = tuple(state[other[0]].shape), tuple(own[other[0]].shape)
+        shapes = tuple(state[other[0]].shape), tuple(model_state[other[0]].shape)
         parts.append(
             f"{len(other)} are of another shape, the first {other[0]!r}: {shapes[0]}, the model's is {shapes[1]}"
         )
@@ -93,13 +95,13 @@ def _check_names(model: nn.Module, own: Mapping[str, Tensor], state: Mapping[str
         )
 
 
-def _check_type(name: str, tensor: Tensor, wanted: torch.dtype, source: object) -> None:
+def _check_type(name: str, tensor: Tensor, model_dtype: torch.dtype, source: object) -> None:
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
         raise FileError(f"{source}: {name!r} is a sparse, quantised or empty-handed tensor; save dense ones")
-    if is_lossless(tensor.dtype, wanted):
+    if is_lossless(tensor.dtype, model_dtype):
         return
-    old, new = (str(dtype).removeprefix("torch.") for dtype in (tensor.dtype, wanted))
-    if tensor.is_floating_point() and wanted.is_floating_point:
+    old, new = (str(dtype).removeprefix("torch.") for dtype in (tensor.dtype, model_dtype))
+    if tensor.is_floating_point() and model_dtype.is_floating_point:
         remedy = (
             f"which would round its numbers; load it into model.to(torch.{old}), or round them yourself and save that: "
             f"{{name: tensor.to(torch.{new}) for name, tensor in state.items()}}"
@@ -121,10 +123,10 @@ def _check_numbers(name: str, tensor: Tensor, is_parameter: bool, source: object
         )
 
 
-def _check_shared(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: object) -> None:
+def _check_shared(model_state: Mapping[str, Tensor], state: Mapping[str, Tensor], source: object) -> None:
     """Two names of one tensor of the model must not be given different values: the last would win."""
     first: dict[tuple[object, ...], str] = {}
-    for name, tensor in own.items():
+    for name, tensor in model_state.items():
         place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.device)
         other = first.setdefault(place, name) if tensor.numel() else name
         if other != name and not torch.equal(state[other].to(tensor.dtype), state[name].to(tensor.dtype)):

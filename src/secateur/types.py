@@ -22,6 +22,7 @@ __all__ = [
     "CutError",
     "DataError",
     "ExampleInputs",
+    "ExportError",
     "FileError",
     "InputError",
     "Keep",
@@ -29,6 +30,7 @@ __all__ = [
     "Member",
     "MissingLibraryError",
     "Role",
+    "RoundTo",
     "Scores",
     "SecateurError",
     "Site",
@@ -36,6 +38,7 @@ __all__ = [
     "TraceError",
     "UnknownNameError",
     "VerificationError",
+    "brief",
     "unknown_name",
     "with_changes",
 ]
@@ -69,6 +72,10 @@ class VerificationError(CutError):
     """The cut model did not compute what the masked one does, so it was not returned."""
 
 
+class ExportError(SecateurError):
+    """The model cannot be written for a runtime, or does not compute there what it computes in torch."""
+
+
 class MissingLibraryError(SecateurError, ImportError):
     """A library that only this feature needs is not installed; the message names the extra that brings it."""
 
@@ -77,7 +84,17 @@ class FileError(SecateurError):
     """A file is missing, truncated, tampered with, or not one of ours."""
 
 
-def unknown_name(what: str, name: object, known: Iterable[str]) -> UnknownNameError:
+def brief(value: object) -> str:
+    """Return a value as an error names it: itself where it is short, else its type.
+
+    >>> brief(0.5), brief(list(range(100)))
+    ('0.5', '<list>')
+    """
+    text = repr(value)
+    return text if len(text) <= 60 and "\n" not in text else f"<{type(value).__name__}>"
+
+
+def unknown_name(kind: str, name: object, known_names: Iterable[str]) -> UnknownNameError:
     """Return the error for an unknown `name`, with the nearest known one and the whole list.
 
     >>> print(unknown_name("criterion", "l22", ["l1", "l2"]))
@@ -85,20 +102,21 @@ def unknown_name(what: str, name: object, known: Iterable[str]) -> UnknownNameEr
     """
     from difflib import get_close_matches
 
-    names = sorted(known)
-    near = get_close_matches(str(name), names, n=1)
+    names = sorted(known_names)
+    wrong = name if isinstance(name, str) else brief(name)
+    near = get_close_matches(wrong, names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    return UnknownNameError(f"unknown {what} {str(name)!r}{hint} Known: {', '.join(names) or 'none'}")
+    return UnknownNameError(f"unknown {kind} {wrong!r}{hint} Known: {', '.join(names) or 'none'}")
 
 
 Options = TypeVar("Options", bound="DataclassInstance")
 
 
-def with_changes(options: Options, changes: Mapping[str, Any], what: str) -> Options:
+def with_changes(options: Options, changes: Mapping[str, Any], kind: str) -> Options:
     """Return a frozen value of options with some of them changed by name.
 
     Raises:
-        UnknownNameError: there is no such option; `what` says of what.
+        UnknownNameError: there is no such option; `kind` says of what.
 
     >>> print(with_changes(Member("weight", (2,)), {"dim": 1}, "member").dim)
     1
@@ -106,8 +124,17 @@ def with_changes(options: Options, changes: Mapping[str, Any], what: str) -> Opt
     names = [option.name for option in fields(options)]
     for name in changes:
         if name not in names:
-            raise unknown_name(what, name, names)
+            raise unknown_name(kind, name, names)
     return replace(options, **changes)
+
+
+def option_words(text: str, metavar: str | None = None) -> dict[str, str | None]:
+    """Return the metadata of a field of options: what the command line shows for it.
+
+    >>> option_words("Units that stay.", "COUNT")
+    {'help': 'Units that stay.', 'metavar': 'COUNT'}
+    """
+    return {"help": text, "metavar": metavar}
 
 
 Role = Literal["out", "in", "scale"]
@@ -134,17 +161,17 @@ class Member:
     role: Role = "out"
     unit: int | None = None
 
-    def clear(self, tensor: Tensor, kept: Tensor) -> None:
+    def clear(self, tensor: Tensor, keep_mask: Tensor) -> None:
         """Write zeros (False in a mask) into `tensor`, of the parameter's shape, where units are not kept."""
-        kept = kept.to(tensor.device)
+        keep_mask = keep_mask.to(tensor.device)
         if self.unit is not None:
-            if not bool(kept[self.unit]):
+            if not bool(keep_mask[self.unit]):
                 tensor.zero_()
         elif self.dim is None:
-            tensor.masked_fill_(~kept, 0)
+            tensor.masked_fill_(~keep_mask, 0)
         else:
             assert self.index is not None
-            tensor.index_fill_(self.dim, self.index.to(tensor.device)[~kept].flatten(), 0)
+            tensor.index_fill_(self.dim, self.index.to(tensor.device)[~keep_mask].flatten(), 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,8 +222,8 @@ class Sites(Mapping[str, Site]):
         return name in self.table
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{name}: {site.size}" for name, site in self.table.items())
-        return f"Sites({{{shown}}}; {len(self.frozen)} layers left whole)"
+        sizes = ", ".join(f"{name}: {site.size}" for name, site in self.table.items())
+        return f"Sites({{{sizes}}}; {len(self.frozen)} layers left whole)"
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.table)
@@ -211,8 +238,12 @@ Scores = Mapping[str, Tensor]
 Keep = Mapping[str, Tensor]
 """One bool tensor a site, of the site's shape; True means keep."""
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""A loss of (outputs, targets) that returns a scalar, the mean over the batch."""
+Loss = Callable[[Any, Any], Tensor]
+"""A loss of (outputs, targets) that returns a scalar, the mean over the batch: tensors, or what a model of several
+outputs returns and what the data hold."""
+
+RoundTo = int | Mapping[str, int]
+"""Of how many units every site keeps a multiple: one number, or one by site (1 for those not named)."""
 
 ExampleInputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """What a model is called with: a tensor, a tuple of positional inputs, or a mapping of keyword inputs."""

@@ -43,23 +43,23 @@ def replaced(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
     two modules share, is replaced once under all its names, and put back whole.
 
     >>> model = nn.Sequential(nn.Linear(1, 1, bias=False))
-    >>> own = model[0].weight
+    >>> weight = model[0].weight
     >>> with replaced(model, {"0.weight": torch.tensor([[3.0]])}):
     ...     model(torch.ones(1, 1)).item()
     3.0
-    >>> model[0].weight is own
+    >>> model[0].weight is weight
     True
     """
     new = {id(_tensor(model, name)): tensor for name, tensor in tensors.items()}
     holders: list[dict[str, Any]] = [h for m in model.modules() for h in (m._parameters, m._buffers)]
-    slots = [(holder, key, own) for holder in holders for key, own in holder.items() if id(own) in new]
+    slots = [(holder, key, original) for holder in holders for key, original in holder.items() if id(original) in new]
     try:
-        for holder, key, own in slots:
-            holder[key] = new[id(own)]
+        for holder, key, original in slots:
+            holder[key] = new[id(original)]
         yield
     finally:
-        for holder, key, own in slots:
-            holder[key] = own
+        for holder, key, original in slots:
+            holder[key] = original
 
 
 def _tensor(model: nn.Module, name: str) -> Tensor:
@@ -138,7 +138,7 @@ class _State:
     """What the modules of a model hold, as it was when this was made."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.seen: dict[int, Any] = {}  # held, as an id is an object's own only while it lives
+        self.visited: dict[int, Any] = {}  # held, as an id is an object's own only while it lives
         self.containers: list[tuple[Any, Any]] = []
         self.tensors: list[_TensorState] = []
         self.generators: list[tuple[Any, Any]] = []
@@ -147,9 +147,9 @@ class _State:
 
     def _look(self, value: Any, depth: int) -> None:
         kind = type(value)
-        if kind in PLAIN or id(value) in self.seen or depth > DEPTH:
+        if kind in PLAIN or id(value) in self.visited or depth > DEPTH:
             return
-        self.seen[id(value)] = value
+        self.visited[id(value)] = value
         if kind in (dict, OrderedDict, defaultdict):
             self._hold(value, dict(value), value.values(), depth)
         elif kind in (list, deque, set):
@@ -162,9 +162,9 @@ class _State:
         elif isinstance(value, tuple):
             self._hold(None, None, value, depth)
         elif type(getattr(value, "__dict__", None)) is dict and not isinstance(value, type):
-            held = value.__dict__
+            attributes = value.__dict__
             # A module is looked into wherever it hangs, however deep the object that holds it.
-            self._hold(held, dict(held), held.values(), 0 if isinstance(value, nn.Module) else depth)
+            self._hold(attributes, dict(attributes), attributes.values(), 0 if isinstance(value, nn.Module) else depth)
 
     def _hold(self, container: Any, before: Any, values: Iterable[Any], depth: int) -> None:
         if container is not None:
@@ -255,8 +255,8 @@ class ParameterWrites(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Copy a parameter before the first op that writes into it."""
-        for given in _written(func, args, kwargs or {}):
-            hit = self._at.pop(given.untyped_storage()._cdata, None) if given.layout == torch.strided else None
+        for written in _written(func, args, kwargs or {}):
+            hit = self._at.pop(written.untyped_storage()._cdata, None) if written.layout == torch.strided else None
             if hit is not None:
                 name, parameter = hit
                 self.names.append(name)

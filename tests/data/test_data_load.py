@@ -124,11 +124,11 @@ def test_size_resizes() -> None:
         ({"validation": 0.9999}, "leaves nothing of the 1500"),
         ({"split": "validation"}, "the validation split is empty"),
         ({"split": "validation", "validation": 1e-9}, "the validation split is empty"),
-        ({"limit": 0}, "limit is 0"),
-        ({"limit": 2.0}, "limit is 2.0"),
-        ({"size": -3}, "size is -3"),
-        ({"seed": -1}, "seed is -1"),
-        ({"seed": 1.0}, "seed is 1.0"),
+        ({"limit": 0}, "limit=0 must be"),
+        ({"limit": 2.0}, "limit=2.0 must be"),
+        ({"size": -3}, "size=-3 must be"),
+        ({"seed": -1}, "seed=-1 must be"),
+        ({"seed": 1.0}, "seed=1.0 must be"),
     ],
 )
 def test_options_out_of_range_get_one_clear_error(options: dict[str, Any], message: str) -> None:

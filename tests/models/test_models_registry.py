@@ -109,8 +109,8 @@ def test_unknown_names_and_options_say_what_is_known() -> None:
         ("janjic-cnn", {"input_size": 33}, "input_size is 33, but this network reads 32×32"),
         ("calli-autoencoder", {"input_size": 30}, "give a multiple of 4"),
         ("calli-autoencoder", {"channels": (1, 2)}, "give three numbers"),
-        ("ann-128", {"seed": -1}, "seed is -1"),
-        ("ann-128", {"seed": 1.5}, "seed is 1.5"),
+        ("ann-128", {"seed": -1}, "seed=-1 must be"),
+        ("ann-128", {"seed": 1.5}, "seed=1.5 must be"),
     ],
 )
 def test_options_out_of_range_get_one_clear_error(name: str, options: dict[str, Any], message: str) -> None:

@@ -13,8 +13,8 @@ from torch.utils import _pytree as pytree
 from secateur.rate.masks import Evaluations, Removals, rate
 from secateur.structure import channels, mask, weights
 from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
-from secateur.testing.zoo import ZOO, build
 from secateur.types import Batches, InputError, Keep, Loss, Sites
+from zoo import ZOO, build
 
 Masks = list[dict[str, Tensor]]
 

@@ -320,7 +320,7 @@ def test_fractions_by_site_and_its_name() -> None:
 def test_what_it_cannot_do_is_said() -> None:
     model, x = build("mlp")
     data, sites = unlabelled(x), channels(model, x[:1])
-    with pytest.raises(InputError, match="ridge must be a finite number above 0"):
+    with pytest.raises(InputError, match=r"ridge=.* must be a finite number above 0"):
         StructuredOBS(data, ridge=0)
     with pytest.raises(UnknownNameError, match="last 'softmax'"):
         StructuredOBS(data, last="softmax")  # type: ignore[arg-type]

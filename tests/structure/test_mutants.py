@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import zoo
 from secateur.criteria import Random
 from secateur.selection import select
 from secateur.structure import channels, cut, cutting, graph, literals, mend
 from secateur.structure.axes import total
 from secateur.structure.rules import RULES, Call, Value
-from secateur.testing import zoo
 from secateur.types import Member, Sites, VerificationError
 
 Patch = pytest.MonkeyPatch

@@ -43,7 +43,7 @@ class Portions:
     """
 
     choices: Mapping[str, Choices]
-    _taken: dict[str, NDArray[np.int64]] = field(default_factory=dict, repr=False)
+    _best_choice: dict[str, NDArray[np.int64]] = field(default_factory=dict, repr=False)
 
     @property
     def most(self) -> float:
@@ -67,11 +67,11 @@ class Portions:
         least = self._least
         need = min(int(np.ceil(saving / self._unit - 1e-9)), self._reachable)
         place = need + int(np.argmin(least[need:]))
-        found = {}
+        choice_by_site = {}
         for name in reversed(list(self.choices)):
-            found[name] = int(self._taken[name][place])
-            place -= int(self._whole[name][found[name]])
-        return {name: found[name] for name in self.choices}
+            choice_by_site[name] = int(self._best_choice[name][place])
+            place -= int(self._whole[name][choice_by_site[name]])
+        return {name: choice_by_site[name] for name in self.choices}
 
     @cached_property
     def _unit(self) -> float:
@@ -91,20 +91,20 @@ class Portions:
 
     @cached_property
     def _least(self) -> Floats:
-        """The least loss for every total, filled site by site; `_taken` keeps the choices."""
+        """The least loss for every total, filled site by site; `_best_choice` keeps the choices."""
         least = np.full(self.steps + 1, np.inf)
         least[0] = 0.0
         for name, choice in self.choices.items():
-            least, self._taken[name] = _with(least, self._whole[name], np.asarray(choice.loss, dtype=np.float64))
+            least, self._best_choice[name] = _with(least, self._whole[name], np.asarray(choice.loss, dtype=np.float64))
         return least
 
 
 def _with(least: Floats, saving: NDArray[np.int64], loss: Floats) -> tuple[Floats, NDArray[np.int64]]:
     """One more site: of its choices the best for every total; of equals the one that removes less."""
-    best, taken = np.full_like(least, np.inf), np.zeros(len(least), dtype=np.int64)
+    best, best_choice = np.full_like(least, np.inf), np.zeros(len(least), dtype=np.int64)
     for number, (saved, lost) in enumerate(zip(saving, loss, strict=True)):
         tried = np.full_like(least, np.inf)
         tried[saved:] = least[: len(least) - saved] + lost
         better = tried < best
-        best[better], taken[better] = tried[better], number
-    return best, taken
+        best[better], best_choice[better] = tried[better], number
+    return best, best_choice

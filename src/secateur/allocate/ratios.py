@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import prod
 
-import numpy as np
-
-from secateur.allocate.dynamic import Choices, Floats, Portions
+from secateur.allocate.dynamic import Choices, Portions
 from secateur.allocate.scan import Sensitivity
+from secateur.checks import check_fraction
 from secateur.selection import layer_fractions
 from secateur.types import InputError, Site, Sites
 
-__all__ = ["by_sensitivity", "erk", "loss_by_removed", "uniform"]
+__all__ = ["by_sensitivity", "erk", "uniform"]
 
 
 def uniform(sites: Sites, sparsity: float) -> dict[str, float]:
@@ -68,14 +67,14 @@ def _sparse_share(site: Site) -> float:
     return sum(map(sum, shapes)) / sum(map(prod, shapes))
 
 
-def by_sensitivity(found: Sensitivity, sparsity: float, *, metric: str = "loss", minimum: int = 1) -> dict[str, float]:
+def by_sensitivity(scan: Sensitivity, sparsity: float, *, metric: str = "loss", minimum: int = 1) -> dict[str, float]:
     """Return the fractions that lose least by a sensitivity scan, removing `sparsity` of all units together.
 
     Each site's loss over the number of its removed units is a line through the scanned points; losses of several sites
     are taken to add up, and the least sum is found by dynamic programming. No site loses more than was scanned.
 
     Args:
-        found: from `sensitivity`.
+        scan: from `sensitivity`.
         sparsity: the fraction of all units to remove, in [0, 1].
         metric: which of its figures is the loss, low = good; ``"-accuracy"`` takes one that is high = good.
         minimum: how many units every site keeps at least.
@@ -84,27 +83,14 @@ def by_sensitivity(found: Sensitivity, sparsity: float, *, metric: str = "loss",
         InputError: more is to go than was scanned.
         UnknownNameError: the scan has no such figure.
     """
-    curves = loss_by_removed(found, metric, minimum)
-    table = Portions({name: Choices(range(len(loss)), loss.tolist()) for name, loss in curves.items()})
-    count = round(_fraction(sparsity) * sum(found.units.values()))
+    table = Portions({name: Choices(range(len(rises)), rises) for name, rises in scan.losses(metric, minimum).items()})
+    count = round(_fraction(sparsity) * sum(scan.units.values()))
     if count > table.most:
-        share = table.most / sum(found.units.values())
+        share = table.most / sum(scan.units.values())
         raise InputError(
             f"allocate: sparsity {sparsity} is more than was scanned; ask for {share:.4f} or less, or scan higher ones"
         )
-    return {name: removed / found.units[name] for name, removed in table.at(count).items()}
-
-
-def loss_by_removed(found: Sensitivity, metric: str, minimum: int) -> dict[str, Floats]:
-    """Return, for each site, what is lost when 0, 1, 2, … of its units go, as far as was scanned."""
-    sign, name = (-1.0, metric[1:]) if metric.startswith("-") else (1.0, metric)
-    curves: dict[str, Floats] = {}
-    for site, units in found.units.items():
-        points = found.curve(site, name)
-        most = min(max(points), max(units - minimum, 0))
-        lost = sign * (np.array([points[k] for k in sorted(points)]) - found.value(name))
-        curves[site] = np.interp(np.arange(most + 1), sorted(points), lost)
-    return curves
+    return {name: removed / scan.units[name] for name, removed in table.at(count).items()}
 
 
 def _checked(sites: Sites) -> Mapping[str, Site]:
@@ -114,6 +100,5 @@ def _checked(sites: Sites) -> Mapping[str, Site]:
 
 
 def _fraction(value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise InputError(f"allocate: sparsity is the fraction removed and must lie in [0, 1]; got {value!r}")
+    check_fraction("allocate", sparsity=value)
     return float(value)

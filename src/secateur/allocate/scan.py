@@ -9,9 +9,11 @@ from functools import partial
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import check_name, is_number
 from secateur.criteria.base import scores_of
 from secateur.files import require
 from secateur.labelled import Data
@@ -21,7 +23,7 @@ from secateur.state import own_tensors, usual
 from secateur.structure import Structure, cut
 from secateur.structure.flow import Flow
 from secateur.structure.sites import check_same_model, masked_tensors
-from secateur.types import Criterion, InputError, Keep, Loss, Scores, Sites, unknown_name
+from secateur.types import Criterion, InputError, Keep, Loss, Scores, Sites
 from secateur.untouched import copied
 
 if TYPE_CHECKING:
@@ -70,21 +72,40 @@ class Sensitivity:
 
     def value(self, figure: str) -> float:
         """Return a figure of the whole model."""
-        if figure not in self.baseline:
-            raise unknown_name("figure of the sensitivity scan", figure, self.baseline)
+        check_name("figure of the sensitivity scan", figure, self.baseline)
         return self.baseline[figure]
 
     def curve(self, site: str, figure: str) -> dict[int, float]:
         """Return a figure by the number of removed units, that of the whole model included."""
-        if site not in self.units:
-            raise unknown_name("site", site, self.units)
+        check_name("site", site, self.units)
         return {0: self.value(figure)} | {row.removed: row.figures[figure] for row in self.rows if row.site == site}
+
+    def losses(self, metric: str = "loss", minimum: int = 1) -> dict[str, list[float]]:
+        """Return for each site the rise of a figure when 0, 1, 2, … units go, as far as was scanned.
+
+        Between the scanned points it is a line.
+
+        Args:
+            metric: the figure; ``"-accuracy"`` takes one that is high = good.
+            minimum: units that every site keeps at least.
+
+        >>> Sensitivity({"loss": 1.0}, (SensitivityRow("a", 0.5, 2, 4, {"loss": 3.0}),)).losses()
+        {'a': [0.0, 1.0, 2.0]}
+        """
+        sign, figure = (-1.0, metric[1:]) if metric.startswith("-") else (1.0, metric)
+        losses = {}
+        for site, units in self.units.items():
+            points = sorted(self.curve(site, figure).items())
+            most = min(points[-1][0], max(units - minimum, 0))
+            rises = sign * (np.array([value for _, value in points]) - self.value(figure))
+            losses[site] = np.interp(np.arange(most + 1), [removed for removed, _ in points], rises).tolist()
+        return losses
 
     def frame(self) -> DataFrame:
         """Return a table with the columns site, sparsity, removed, units, and one for each figure."""
         rows = [{**{k: v for k, v in vars(row).items() if k != "figures"}, **row.figures} for row in self.rows]
-        made: DataFrame = require("pandas", "lab").DataFrame(rows)
-        return made
+        table: DataFrame = require("pandas", "lab").DataFrame(rows)
+        return table
 
 
 @usual
@@ -138,9 +159,9 @@ def sensitivity(
     baseline = _figures(rate(trial))
     rows = []
     for name in sites:
-        own = {name: scores[name]}
+        site_scores = {name: scores[name]}
         for sparsity in sparsities:
-            keep = select(own, sparsity, scope="layer", minimum=minimum)
+            keep = select(site_scores, sparsity, scope="layer", minimum=minimum)
             figures = _figures(_rated(model, trial, sites, keep, rate))
             removed = int((~keep[name]).sum())
             rows.append(SensitivityRow(name, float(sparsity), removed, keep[name].numel(), figures))
@@ -149,9 +170,9 @@ def sensitivity(
 
 def _loss_and_accuracy(model: nn.Module, data: Data | None, loss: str | Loss) -> dict[str, float]:
     assert data is not None
-    rated = rate_masks(model, Sites({}), [{}], data, loss)
-    accuracy = float(rated.accuracy[0])
-    return {"loss": float(rated.losses[0])} | ({} if isnan(accuracy) else {"accuracy": accuracy})
+    rating = rate_masks(model, Sites({}), [{}], data, loss)
+    accuracy = float(rating.accuracy[0])
+    return {"loss": float(rating.losses[0])} | ({} if isnan(accuracy) else {"accuracy": accuracy})
 
 
 def _rated(model: nn.Module, trial: nn.Module, sites: Sites, keep: Keep, evaluate: Rate) -> object:
@@ -164,33 +185,33 @@ def _rated(model: nn.Module, trial: nn.Module, sites: Sites, keep: Keep, evaluat
 @contextmanager
 def _replaced(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
     """Put other values into some tensors of the model, and the old ones back."""
-    own = own_tensors(model)
-    before = {name: own[name].detach().clone() for name in tensors}
+    tensor_by_name = own_tensors(model)
+    before = {name: tensor_by_name[name].detach().clone() for name in tensors}
     try:
         with torch.no_grad():
             for name, tensor in tensors.items():
-                own[name].copy_(tensor)
+                tensor_by_name[name].copy_(tensor)
         yield
     finally:
         with torch.no_grad():
             for name, tensor in before.items():
-                own[name].copy_(tensor)
+                tensor_by_name[name].copy_(tensor)
 
 
-def _figures(rated: object) -> dict[str, float]:
+def _figures(evaluation: object) -> dict[str, float]:
     """The numbers in what `evaluate` returned, by name."""
-    found: Any = rated
-    if isinstance(found, Tensor) and found.numel() == 1:
-        found = float(found)
-    if isinstance(found, (int, float)) and not isinstance(found, bool):
-        return {"loss": float(found)}
-    if is_dataclass(found) and not isinstance(found, type):
-        found = asdict(found)
-    if isinstance(found, Mapping):
-        numbers = {str(k): float(v) for k, v in found.items() if isinstance(v, (int, float))}
+    figures: Any = evaluation
+    if isinstance(figures, Tensor) and figures.numel() == 1:
+        figures = float(figures)
+    if is_number(figures):
+        return {"loss": float(figures)}
+    if is_dataclass(figures) and not isinstance(figures, type):
+        figures = asdict(figures)
+    if isinstance(figures, Mapping):
+        numbers = {str(k): float(v) for k, v in figures.items() if isinstance(v, (int, float))}
         if numbers:
             return numbers
     raise InputError(
-        f"sensitivity: evaluate returned a {type(rated).__name__}; it must return a number, figures by name, "
+        f"sensitivity: evaluate returned a {type(evaluation).__name__}; it must return a number, figures by name, "
         "or an Evaluation"
     )

@@ -6,20 +6,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from secateur.allocate.dynamic import Choices, Floats, Portions
-from secateur.allocate.ratios import loss_by_removed
-from secateur.allocate.scan import Sensitivity
+from secateur.allocate.joint import descent
+from secateur.allocate.plans import Problem, plan_within
+from secateur.allocate.tables import CostTable
+from secateur.criteria.joint_loss_change import JointWorth
 from secateur.selection import Scope, select
-from secateur.types import Keep, Scores, unknown_name
+from secateur.types import Scores, unknown_name
 
-__all__ = ["Steps", "by_scores", "by_sensitivity"]
+__all__ = ["Steps", "by_costs", "by_scores"]
 
-POINTS = 17
-"""At how many numbers of removed units a site's own saving is counted; between them it is a line."""
+STEPS = 4096
+"""Into how many steps the costs that a plan may have are divided."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,7 @@ class Steps:
 def by_scores(scores: Scores, scope: Scope, options: Mapping[str, Any]) -> Steps:
     """Return one step a unit: the lowest scores of all sites, or the same fraction of each.
 
+    >>> import torch
     >>> steps = by_scores({"a": torch.tensor([1.0, 3.0]), "b": torch.tensor([2.0, 4.0])}, "global", {"minimum": 1})
     >>> [[int(kept.sum()) for kept in steps.at(step).values()] for step in range(steps.last + 1)]
     [[2, 2], [1, 2], [1, 1]]
@@ -43,29 +43,31 @@ def by_scores(scores: Scores, scope: Scope, options: Mapping[str, Any]) -> Steps
     return Steps(last, lambda step: select(scores, step / max(total, 1), scope=scope, **options))
 
 
-def by_sensitivity(
-    scores: Scores, found: Sensitivity, metric: str, count: Callable[[Keep], int], options: Mapping[str, Any]
-) -> Steps:
-    """Return one step for every saving: at each site as many units go as lose least together by the scan."""
-    missing = [name for name in scores if name not in found.units]
-    if missing:
-        raise unknown_name("site of the sensitivity scan", missing[0], found.units)
-    curves = loss_by_removed(found, metric, options["minimum"])
-    saved = {name: _saved(scores[name], name, len(curves[name]), count) for name in scores}
-    table = Portions({name: Choices(saved[name].tolist(), curves[name].tolist()) for name in scores})
+def by_costs(scores: Scores, costs: CostTable, measure: str, options: Mapping[str, Any]) -> Steps:
+    """Return steps along a foretold cost, from the whole model's to that of the narrowest widths.
 
-    def at(step: int) -> dict[str, Tensor]:
-        counts = table.at(table.most * step / table.steps)
-        fractions = {name: removed / scores[name].numel() for name, removed in counts.items()}
-        return select(scores, fractions, scope="layer", **options)
+    Each is the best plan for its cost; with scores that know pairs of units (`JointWorth`), each is a place on one greedy
+    walk.
 
-    return Steps(table.steps, at)
+    Raises:
+        UnknownNameError: the table lacks a site, or the measure.
+        InputError: the table does not fit the units.
+    """
+    for name in scores:
+        if name not in costs.sites:
+            raise unknown_name("site of the cost table", name, costs.sites)
+    if measure not in costs.whole:
+        raise unknown_name("measure of the cost table", measure, costs.whole)
+    if isinstance(scores, JointWorth):
+        masks = [scores.by_site(mask) for _, mask in descent(scores, Problem.of(costs, measure))]
+        return Steps(len(masks) - 1, masks.__getitem__)
+    return Steps(STEPS, lambda step: _planned(scores, costs, measure, step / STEPS, options))
 
 
-def _saved(score: Tensor, name: str, choices: int, count: Callable[[Keep], int]) -> Floats:
-    """What removing 0, 1, 2, … units of one site saves, all else left whole."""
-    points = np.unique(np.linspace(0, choices - 1, min(choices, POINTS)).round().astype(int))
-    kept = [torch.arange(score.numel()) >= removed for removed in points.tolist()]
-    left = np.array([count({name: mask.reshape(score.shape)}) for mask in kept], dtype=np.float64)
-    saved: Floats = np.interp(np.arange(choices), points, left[0] - left).round()
-    return saved
+def _planned(
+    scores: Scores, costs: CostTable, measure: str, share: float, options: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """The masks of a plan whose cost lies so far between the whole and the least."""
+    whole, least = costs.whole[measure], costs.foretell(costs.narrowest)[measure]
+    fractions = plan_within(costs, measure, whole + (least - whole) * share).fractions
+    return select(scores, {name: fractions[name] for name in scores}, scope="layer", **options)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 
 # The modules of commands add theirs to the app as they are imported, in the order in which `--help` lists them.
-from secateur.cli import models, runs, studies
+from secateur.cli import models, one_call, runs, studies
 from secateur.cli.root import app
 
-__all__ = ["app", "main", "models", "runs", "studies"]
+__all__ = ["app", "main", "models", "one_call", "runs", "studies"]
 
 
 def main() -> None:

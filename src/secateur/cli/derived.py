@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import Field, fields
+from dataclasses import Field, fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
@@ -36,36 +36,44 @@ def takes_options(options: type[DataclassInstance]) -> Callable[[Callable[..., N
 
 
 def _parameter(option: Field[Any], hint: Any) -> inspect.Parameter:
-    shown = typer.Option(help=option.metadata["help"], metavar=option.metadata["metavar"])
-    default = None if option.default == () else option.default
+    typer_option = typer.Option(help=option.metadata["help"], metavar=option.metadata["metavar"])
+    default = None if option.default == () or is_dataclass(option.default) else option.default
     return inspect.Parameter(
         option.name,
         inspect.Parameter.KEYWORD_ONLY,
         default=default,
-        annotation=Annotated[_text_type(option.default, hint), shown],
+        annotation=Annotated[_text_type(option.default, hint), typer_option],
     )
 
 
 def _text_type(default: object, hint: Any) -> Any:
     """What the command line reads: a number where a number may be given, a list where several may, else text."""
-    if default == ():
+    if default == () or is_dataclass(default):
         return list[str] | None
-    if isinstance(default, (int, str)):
+    if isinstance(default, (int, float, str)):
         return type(default)
     return float | None if float in get_args(hint) else str | None
 
 
-def parsed(chosen: dict[str, Any]) -> dict[str, Any]:
+def parsed(chosen: dict[str, Any], options: type[DataclassInstance]) -> dict[str, Any]:
     """Return what a user chose on the command line, as the library takes it; what was not given is left out.
 
-    >>> parsed({"budget": "macs=0.5", "block": "4,1", "ignore": None, "scope": "layer"})
+    >>> from secateur.pruning import PruneOptions
+    >>> parsed({"budget": "macs=0.5", "block": "4,1", "ignore": None, "scope": "layer"}, PruneOptions)
     {'budget': {'macs': 0.5}, 'block': (4, 1), 'scope': 'layer'}
     """
-    from secateur.types import InputError
+    from secateur.types import InputError, with_changes
 
     values = {name: value for name, value in chosen.items() if value is not None}
+    for option in fields(options):
+        if option.name in values and is_dataclass(option.default):
+            flag = f"--{option.name}"
+            changes = options_of(values[option.name], flag)
+            values[option.name] = with_changes(option.default, changes, f"option of {flag}")  # type: ignore[type-var]
     if "budget" in values:
         values["budget"] = options_of([values["budget"]], "--budget")
+    if str(values.get("round_to", "")).isdecimal():
+        values["round_to"] = int(values["round_to"])
     if "block" in values:
         try:
             values["block"] = tuple(int(size) for size in values["block"].split(","))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secateur.cli.derived import parsed, takes_options
+from secateur.cli.networks import DataName, ModelName, Set, Shape, Weights, build_network, example_input, fitted_options
 from secateur.cli.root import DataDir, Json, app, options_of, print_record
 from secateur.pruning import PruneOptions
 
@@ -19,24 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate_", "inspect_", "list_", "prune_", "train"]
 
-ModelName = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A model by name (see `secateur list`), or package.module:factory.")
-]
-DataName = Annotated[
-    str, typer.Option("--data", metavar="NAME", help="A data set by name (see `secateur list`); it fits a named model.")
-]
-Shape = Annotated[
-    str | None,
-    typer.Option(
-        "--input-shape",
-        metavar="SIZES",
-        help="The shape of the example input, such as 1,3,224,224; known for named models and from --data.",
-    ),
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="An option of the model, as JSON (input_size=8); may be repeated."),
-]
 Seed = Annotated[int, typer.Option(help="Decides initial weights, batches and random scores.")]
 
 
@@ -46,17 +29,17 @@ def list_(as_json: Json = False) -> None:
     from secateur import criteria, data, models
     from secateur.studies import STUDIES
 
-    known = {
+    names_by_kind = {
         "models": models.names(),
         "data": data.names(),
         "criteria": criteria.names(),
         "studies": sorted(STUDIES),
     }
     if as_json:
-        print(json.dumps(known))
+        print(json.dumps(names_by_kind))
     else:
-        for what, names in known.items():
-            print(f"{what + ':':<10}{', '.join(names)}")
+        for kind, names in names_by_kind.items():
+            print(f"{kind + ':':<10}{', '.join(names)}")
 
 
 @app.command(
@@ -93,14 +76,14 @@ def train(
     from secateur.saving import save_weights
     from secateur.train import fit
 
-    held: dict[str, Any] = {"root": data_dir, "validation": validation, "seed": seed}
-    network = models.build(model, seed=seed, **_fitted(model, data_name, options_of(set_)))
+    split_options: dict[str, Any] = {"root": data_dir, "validation": validation, "seed": seed}
+    network = models.build(model, seed=seed, **fitted_options(model, data_name, options_of(set_)))
     checkpoint = out.with_name(out.name + ".checkpoint")
     try:
         history = fit(
             network,
-            data.load(data_name, "train", **held),
-            data.load(data_name, "validation", **held) if validation else None,
+            data.load(data_name, "train", **split_options),
+            data.load(data_name, "validation", **split_options) if validation else None,
             epochs=epochs,
             batch_size=batch_size,
             lr=lr,
@@ -115,12 +98,12 @@ def train(
         raise typer.Exit(130) from None
     save_weights(out, network)
     checkpoint.unlink(missing_ok=True)
-    rated = evaluate(network, data.load(data_name, "test", root=data_dir))
+    evaluation = evaluate(network, data.load(data_name, "test", root=data_dir))
     record = {
         "weights": str(out),
         "best_epoch": history.best_epoch,
-        "test_accuracy": rated.accuracy,
-        "test_loss": rated.loss,
+        "test_accuracy": evaluation.accuracy,
+        "test_loss": evaluation.loss,
     }
     print_record({**record, "history": history.to_dicts()} if as_json else record, as_json)
 
@@ -137,10 +120,7 @@ Examples:
 def prune_(
     model: ModelName,
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="The folder to write the pruned model to.")],
-    weights: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="The trained weights (safetensors); without them the model is random."),
-    ] = None,
+    weights: Weights = None,
     data_name: Annotated[
         str | None,
         typer.Option(
@@ -167,11 +147,11 @@ def prune_(
     from secateur.measure import evaluate
     from secateur.pruning import prune
 
-    model_options = _fitted(model, data_name, options_of(set_))
-    network = _network(model, weights, model_options)
+    model_options = fitted_options(model, data_name, options_of(set_))
+    network = build_network(model, weights, model_options)
     test = data.load(data_name, "test", root=data_dir) if data_name else None
-    example = _example(model, input_shape, model_options, None if test is None else test.images)
-    options = PruneOptions(**parsed(chosen))
+    example = example_input(model, input_shape, model_options, None if test is None else test.images)
+    options = PruneOptions(**parsed(chosen, PruneOptions))
     result = prune(network, example, options=options, data=_samples(options, data_name, data_dir, images))
     result.save(out)
     accuracies = () if test is None else (evaluate(network, test).accuracy, evaluate(result.model, test).accuracy)
@@ -208,8 +188,8 @@ def inspect_(
     if blocks and svg:
         raise InputError("--svg draws channels; leave out --blocks")
     options = options_of(set_)
-    network = _network(model, None, options)
-    example = _example(model, input_shape, options, None)
+    network = build_network(model, None, options)
+    example = example_input(model, input_shape, options, None)
     sites = structure.blocks(network, example) if blocks else structure.channels(network, example)
     if svg:
         write_text(svg, structure.to_svg(sites))
@@ -249,18 +229,18 @@ def evaluate_(
 
     if weights and pruned:
         raise InputError("give --weights or --pruned, not both: a pruned folder holds its own weights")
-    options = _fitted(model, data_name, options_of(set_))
-    before = _network(model, weights, options)
+    options = fitted_options(model, data_name, options_of(set_))
+    before = build_network(model, weights, options)
     network = load(pruned, before) if pruned else before
     test = data.load(data_name, "test", root=data_dir)
-    example = _example(model, input_shape, options, test.images)
-    rated = evaluate(network, test)
+    example = example_input(model, input_shape, options, test.images)
+    evaluation = evaluate(network, test)
     count = parameters(network)
     time = latency(network, example, batch_size=batch_size, threads=threads)
     record: dict[str, Any] = {
-        "loss": rated.loss,
-        "accuracy": rated.accuracy,
-        "class_accuracy": list(rated.class_accuracy),
+        "loss": evaluation.loss,
+        "accuracy": evaluation.accuracy,
+        "class_accuracy": list(evaluation.class_accuracy),
         "parameters": count.total,
         "nonzero": count.nonzero,
         "bytes": file_bytes(network),
@@ -304,49 +284,3 @@ def _samples(options: PruneOptions, data_name: str | None, data_dir: Path | None
     train = data.load(data_name, "train", root=data_dir)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
     return train.subset(order[:count])
-
-
-def _fitted(name: str, data_name: str | None, options: dict[str, Any]) -> dict[str, Any]:
-    """The options of a named model with what the data decide: channels, pixels and classes, unless they are given."""
-    from secateur import data, models
-
-    if data_name is None:
-        return options
-    info = data.info(data_name)
-    return {**models.fitting(name, info.shape, len(info.classes)), **options}
-
-
-def _network(name: str, weights: Path | None, options: dict[str, Any]) -> nn.Module:
-    from secateur import models
-    from secateur.saving import load_weights
-    from secateur.types import FileError
-
-    network = models.build(name, seed=0, **options)
-    if weights:
-        try:
-            load_weights(weights, network)
-        except FileError as error:
-            if "does not fit" not in str(error):
-                raise
-            raise FileError(f"{error}: the same --data and --set as in training") from error
-    return network
-
-
-def _example(name: str, shape: str | None, options: dict[str, Any], images: Tensor | None) -> Tensor:
-    """One input of the model: of the shape asked for, or of the data, or of what a named model takes."""
-    import torch
-
-    from secateur import models
-    from secateur.types import InputError
-
-    generator = torch.Generator().manual_seed(0)
-    if shape:
-        try:
-            return torch.randn([int(s) for s in shape.split(",")], generator=generator)
-        except (ValueError, RuntimeError):
-            raise InputError(f"--input-shape {shape!r}: write sizes with commas, such as 1,3,224,224") from None
-    if images is not None:
-        return torch.randn(1, *images.shape[1:], generator=generator)
-    if ":" in name:
-        raise InputError(f"what {name} takes is not known; pass --input-shape, such as 1,3,224,224, or --data")
-    return torch.randn(1, *models.input_shape(name, **options), generator=generator)

@@ -14,6 +14,8 @@ import typer
 
 __all__ = ["DataDir", "Json", "app", "options_of", "print_record", "studies_app"]
 
+EXAMPLES = {"--budget": "macs=0.5", "--goal": "latency=0.5", "--train": "epochs=2", "--finish": "epochs=6"}
+
 # \b keeps click from wrapping the lines of a paragraph.
 app = typer.Typer(
     name="secateur",
@@ -21,6 +23,7 @@ app = typer.Typer(
     epilog="""\b
 Examples:
   secateur train lenet-300-100 --data digits --out lenet.safetensors
+  secateur compress lenet-300-100 --data digits --weights lenet.safetensors --goal macs=0.5 --folder half
   secateur prune lenet-300-100 --data digits --weights lenet.safetensors --out small
   secateur evaluate lenet-300-100 --data digits --pruned small
   secateur study run demo
@@ -68,18 +71,16 @@ def options_of(pairs: list[str] | None, flag: str = "--set") -> dict[str, Any]:
     """
     from secateur.types import InputError
 
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for pair in pairs or []:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise InputError(
-                f"{flag} {pair!r}: write KEY=VALUE, such as {'macs=0.5' if flag == '--budget' else 'input_size=8'}"
-            )
+            raise InputError(f"{flag} {pair!r}: write KEY=VALUE, such as {EXAMPLES.get(flag, 'input_size=8')}")
         try:
-            found[key] = json.loads(value)
+            options[key] = json.loads(value)
         except ValueError:
-            found[key] = value
-    return found
+            options[key] = value
+    return options
 
 
 def print_record(record: dict[str, Any], as_json: bool) -> None:
@@ -97,8 +98,10 @@ def _words(value: Any) -> str:
     >>> _words(1234567), _words([0.5, 0.25]), _words(True)
     ('1,234,567', '0.5 0.25', 'True')
     """
+    from secateur.checks import is_whole
+
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list):
         return " ".join(_words(v) for v in value)
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return f"{value:,}" if is_whole(value) else str(value)

@@ -77,7 +77,7 @@ def runs_list(
     """List finished cells with their parameters and results."""
     from secateur.lab.show import browse
 
-    found = browse.listed(
+    cells = browse.listed(
         browse.open_stores(store or ()),
         study=study,
         kind=kind,
@@ -87,10 +87,10 @@ def runs_list(
         limit=limit or None,
     )
     if as_json or as_csv:
-        _print_plain(found, as_json)
+        _print_plain(cells, as_json)
         return
-    _print_table(found if columns else found[_telling(found)])
-    if limit and len(found) == limit:
+    _print_table(cells if columns else cells[_telling(cells)])
+    if limit and len(cells) == limit:
         typer.echo(f"the first {limit}; --limit 0 shows all", err=True)
 
 
@@ -101,9 +101,9 @@ def _telling(frame: DataFrame) -> list[str]:
     first = [n for n in ("store", "id", "study", "kind", "seed", "method", "sparsity", "data", "model") if n in frame]
     usual = [n for n in ("accuracy", "loss", "parameters_removed") if n in frame]
     differing = varying(frame)
-    kept = [n for n in first if n in ("id", "kind") or n in differing]
+    identifying = [n for n in first if n in ("id", "kind") or n in differing]
     more = [n for n in differing if n not in {*first, *usual, "created", "wall_seconds", "cpu_seconds"}]
-    return [*kept, *usual, *more[: max(0, 7 - len(kept) - len(usual))], "wall_seconds", "created"]
+    return [*identifying, *usual, *more[: max(0, 7 - len(identifying) - len(usual))], "wall_seconds", "created"]
 
 
 @runs_app.command(
@@ -120,8 +120,8 @@ def runs_show(
     """Show all about one cell: recipe, results, environment, and the traceback if it failed."""
     from secateur.lab.show import browse
 
-    found = browse.find(browse.open_stores(store or ()), cell)
-    facts = _facts(found)
+    cell_found = browse.find(browse.open_stores(store or ()), cell)
+    facts = _facts(cell_found)
     if as_json:
         from secateur.lab.keep.schema import queryable
 
@@ -131,18 +131,18 @@ def runs_show(
         _print_facts(title, content)
 
 
-def _facts(found: FoundCell) -> dict[str, Any]:
-    one = found.record or found.failure
-    assert one is not None
-    facts: dict[str, Any] = {"id": found.id, "store": str(found.store.path), "recipe": one.recipe.to_dict()}
-    if found.record is not None:
-        record = found.record
+def _facts(cell: FoundCell) -> dict[str, Any]:
+    outcome = cell.record or cell.failure
+    assert outcome is not None
+    facts: dict[str, Any] = {"id": cell.id, "store": str(cell.store.path), "recipe": outcome.recipe.to_dict()}
+    if cell.record is not None:
+        record = cell.record
         facts |= {"metrics": dict(record.metrics), "history": list(record.history)}
         facts |= {"wall_seconds": record.wall_seconds, "cpu_seconds": record.cpu_seconds, "created": record.created}
         facts |= {"artefact": record.artefact, "environment": dict(record.environment)}
-        facts["needed_by"] = found.store.dependents([found.id])
-    if found.failure is not None:
-        failure = found.failure
+        facts["needed_by"] = cell.store.dependents([cell.id])
+    if cell.failure is not None:
+        failure = cell.failure
         facts["failure"] = {"error": failure.error, "created": failure.created, "traceback": failure.traceback}
     return facts
 
@@ -151,8 +151,8 @@ def _print_facts(title: str, content: Any) -> None:
     from secateur.cli.root import print_record
 
     if not isinstance(content, dict):
-        shown = f"{len(content)}; --json shows them" if isinstance(content, list) and content else content
-        print_record({title: shown if shown not in (None, []) else "–"}, False)
+        text = f"{len(content)}; --json shows them" if isinstance(content, list) and content else content
+        print_record({title: text if text not in (None, []) else "–"}, False)
         return
     print(f"\n{title}")
     for name, value in content.items():
@@ -197,11 +197,11 @@ def runs_compare(
         _print(groups.table if as_json or as_csv else _narrow(groups.table), as_json, as_csv)
         _say_pooled(groups)
         return
-    found = [browse.find(stores, one) for one in cells or ()]
-    for one in found:
-        if one.record is None:
-            raise InputError(f"cell {one.id} failed and has no results; `secateur runs show {one.id}` shows why")
-    _print(browse.compare([one.record for one in found if one.record is not None]), as_json, as_csv)
+    cells_found = [browse.find(stores, prefix) for prefix in cells or ()]
+    for cell in cells_found:
+        if cell.record is None:
+            raise InputError(f"cell {cell.id} failed and has no results; `secateur runs show {cell.id}` shows why")
+    _print(browse.compare([cell.record for cell in cells_found if cell.record is not None]), as_json, as_csv)
 
 
 def _say_pooled(groups: Groups) -> None:
@@ -216,12 +216,12 @@ def _narrow(table: DataFrame) -> DataFrame:
     """Means and standard deviations in one column each, and how many values are behind them, for a screen."""
     metrics = [str(name) for name in table.columns if f"{name}.std" in table.columns]
     derived = {f"{name}{suffix}" for name in metrics for suffix in (".std", ".low", ".high")}
-    shown = table[[name for name in table.columns if name not in derived]].copy()
+    narrow = table[[name for name in table.columns if name not in derived]].copy()
     for name in metrics:
         pairs = zip(table[name], table[f"{name}.std"], strict=True)
-        shown[name] = [_mean_and_spread(mean, std) for mean, std in pairs]
-        shown[f"{name}.n"] = table[f"{name}.n"].astype(int)
-    return shown
+        narrow[name] = [_mean_and_spread(mean, std) for mean, std in pairs]
+        narrow[f"{name}.n"] = table[f"{name}.n"].astype(int)
+    return narrow
 
 
 def _mean_and_spread(mean: float, std: float) -> str:
@@ -241,9 +241,9 @@ def runs_failures(store: Stores = None, study: StudyName = None, as_json: Json =
     from secateur.lab.show import browse
 
     rows = [
-        {"store": one.path.name, "id": f.recipe.id, "cell": str(f.recipe), "error": f.error, "created": f.created}
-        for one in browse.open_stores(store or ())
-        for f in one.failures()
+        {"store": place.path.name, "id": f.recipe.id, "cell": str(f.recipe), "error": f.error, "created": f.created}
+        for place in browse.open_stores(store or ())
+        for f in place.failures()
         if study in (None, f.recipe.study)
     ]
     if as_json:
@@ -282,18 +282,18 @@ def runs_remove(
     stores = browse.open_stores(store or ())
     if bool(cells) == bool(where or study or kind):
         raise InputError("remove takes ids, or conditions (--where, --study, --kind); give one of both")
-    chosen = _chosen(stores, cells, {"study": study, "kind": kind, "where": where})
-    count = sum(map(len, chosen.values()))
+    ids_by_store = _chosen(stores, cells, {"study": study, "kind": kind, "where": where})
+    count = sum(map(len, ids_by_store.values()))
     if not count:
         typer.echo("no cell fits; nothing removed", err=True)
         return
-    for place, ids in chosen.items():
+    for place, ids in ids_by_store.items():
         _announce(place, ids)
     if not yes and not sys.stdin.isatty():
         raise InputError(f"{count} cells would be removed; say --yes where nobody can be asked")
     if not yes and not typer.confirm(f"Remove {count} cell{'s' if count > 1 else ''}?", err=True):
         raise typer.Exit(1)
-    for place, ids in chosen.items():
+    for place, ids in ids_by_store.items():
         place.delete(*ids)
     typer.echo(f"{count} removed", err=True)
 
@@ -303,16 +303,16 @@ def _chosen(stores: list[Store], cells: list[str] | None, asked: dict[str, Any])
     from secateur.lab.show import browse
     from secateur.types import UnknownNameError
 
-    chosen: dict[Store, list[str]] = {}
-    for one in (browse.find(stores, cell) for cell in cells or ()):
-        chosen.setdefault(one.store, []).append(one.id)
+    ids_by_store: dict[Store, list[str]] = {}
+    for cell_found in (browse.find(stores, cell) for cell in cells or ()):
+        ids_by_store.setdefault(cell_found.store, []).append(cell_found.id)
     if not cells:
         browse.listed(stores, **asked, columns=["id"], limit=0)  # a name that no store knows is a mistake
         for store in stores:
             with suppress(UnknownNameError):
-                found = store.query(**asked, columns=["id"])["id"].tolist()
-                chosen |= {store: found} if found else {}
-    return chosen
+                ids = store.query(**asked, columns=["id"])["id"].tolist()
+                ids_by_store |= {store: ids} if ids else {}
+    return ids_by_store
 
 
 def _announce(store: Store, ids: list[str]) -> None:
@@ -350,9 +350,9 @@ def runs_export(
     files = [file for file in (csv, parquet, json_) if file is not None]
     if not files:
         raise InputError("export writes to files; give --csv FILE, --json FILE or --parquet FILE")
-    found = browse.listed(browse.open_stores(store or ()), study=study, kind=kind, where=where)
-    browse.export(found, csv=csv, parquet=parquet, json=json_)
-    typer.echo(f"{len(found)} cells written to {', '.join(map(str, files))}", err=True)
+    frame = browse.listed(browse.open_stores(store or ()), study=study, kind=kind, where=where)
+    browse.export(frame, csv=csv, parquet=parquet, json=json_)
+    typer.echo(f"{len(frame)} cells written to {', '.join(map(str, files))}", err=True)
 
 
 @runs_app.command(

@@ -217,9 +217,9 @@ def _show(report: Report) -> None:
         console.print(paragraph, markup=False, highlight=False)
     overview = next((b for b in report.blocks() if isinstance(b, Table) and b.name == "overview"), None)
     if overview is not None:
-        shown = RichTable(title=overview.caption, title_justify="left", box=None, header_style="bold")
+        table = RichTable(title=overview.caption, title_justify="left", box=None, header_style="bold")
         for at, column in enumerate(overview.columns):
-            shown.add_column(column.heading, justify="right" if overview.is_number(at) else "left", no_wrap=at == 0)
+            table.add_column(column.heading, justify="right" if overview.is_number(at) else "left", no_wrap=at == 0)
         for row in overview.rows:
-            shown.add_row(*(c.text(v) for c, v in zip(overview.columns, row, strict=True)))
-        console.print(shown)
+            table.add_row(*(c.text(v) for c, v in zip(overview.columns, row, strict=True)))
+        console.print(table)

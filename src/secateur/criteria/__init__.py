@@ -13,6 +13,7 @@ from secateur.criteria.class_accuracy import ClassAccuracy
 from secateur.criteria.curvature import HessianTrace, OptimalBrainDamage, OptimalBrainSurgeon
 from secateur.criteria.energy import Energy
 from secateur.criteria.foresight import GraSP, Snip, SynFlow
+from secateur.criteria.joint_loss_change import JointLossChange, JointWorth
 from secateur.criteria.layerwise import Lamp
 from secateur.criteria.loss_change import Base, LossChange, UnitWorth
 from secateur.criteria.magnitude import Magnitude
@@ -41,6 +42,8 @@ __all__ = [
     "GeometricMedian",
     "GraSP",
     "HessianTrace",
+    "JointLossChange",
+    "JointWorth",
     "Lamp",
     "LossChange",
     "LossCriterion",
@@ -87,6 +90,7 @@ CRITERIA: Mapping[str, Entry] = {
     "fpgm": Entry(GeometricMedian),
     "grasp": Entry(GraSP, needs_data=True),
     "hessian-trace": Entry(HessianTrace, needs_data=True),
+    "joint-loss-change": Entry(JointLossChange, needs_data=True),
     "l1": Entry(partial(Magnitude, p=1)),
     "l2": Entry(partial(Magnitude, p=2)),
     "lamp": Entry(Lamp),
@@ -154,12 +158,12 @@ def by_name(name: str, data: Data | None = None, loss: str | Loss | None = None,
     if row.needs_data and data is None:
         raise InputError(f"criterion {name!r} looks at data: give labelled samples, such as (inputs, targets)")
     samples = (data,) if row.needs_data else ()
-    taken = [field.name for field in fields(row.make(*samples))]  # type: ignore[arg-type]
-    if loss is not None and "loss" in taken:
+    option_names = [field.name for field in fields(row.make(*samples))]  # type: ignore[arg-type]
+    if loss is not None and "loss" in option_names:
         options["loss"] = loss
     try:
         return row.make(*samples, **options)
     except TypeError as error:
         raise InputError(
-            f"criterion {name!r} cannot be made with {options}: {error}; its options are {', '.join(taken)}"
+            f"criterion {name!r} cannot be made with {options}: {error}; its options are {', '.join(option_names)}"
         ) from error

@@ -9,9 +9,10 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import check_number
 from secateur.criteria.base import DataCriterion
 from secateur.criteria.batches import moved
-from secateur.criteria.units import Reduce, check_reduce, reduced
+from secateur.criteria.weight_rows import Reduce, check_reduce, reduced
 from secateur.state import check_finite, device_of
 from secateur.structure.flow import Flow, Read, Tap
 from secateur.structure.layers import MOVES
@@ -49,8 +50,7 @@ class ActiveFraction(DataCriterion):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.threshold, bool) or not self.threshold >= 0:
-            raise InputError(f"ActiveFraction: threshold must be 0 or more; got {self.threshold!r}")
+        check_number(self, "[0, inf)", threshold=self.threshold)
         check_reduce(self, self.reduce)
 
     def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
@@ -142,11 +142,11 @@ def _map_shape(read: Read, values: int) -> tuple[int, int]:
     shape = list(node.meta["val"].shape)
     spatial = [size for dim, size in enumerate(shape) if dim not in (0, read.dim)]
     while len(spatial) < 2 or prod(spatial) != values:
-        made = node.all_input_nodes[0].meta["val"] if len(node.all_input_nodes) == 1 else None
-        if op_name(node) not in (*MOVES, "dropout") or not isinstance(made, Tensor):
+        input_value = node.all_input_nodes[0].meta["val"] if len(node.all_input_nodes) == 1 else None
+        if op_name(node) not in (*MOVES, "dropout") or not isinstance(input_value, Tensor):
             return 1, values
         node = node.all_input_nodes[0]
-        spatial = list(made.shape[2:])
+        spatial = list(input_value.shape[2:])
     return spatial[0], values // spatial[0]
 
 
@@ -180,14 +180,14 @@ class _Tally:
 
     def tap(self, reads: Mapping[str, tuple[Read, ...]]) -> Tap:
         """Return a tap that adds up what passes."""
-        numbers = {read: number for found in reads.values() for number, read in enumerate(found)}
+        numbers = {read: number for site_reads in reads.values() for number, read in enumerate(site_reads)}
 
         def tap(read: Read, passing: Tensor) -> Tensor:
-            made = self.measure(read, read.rows(passing)).flatten(1)
+            values_by_unit = self.measure(read, read.rows(passing)).flatten(1)
             sums, counts = self.sums.setdefault(read.site, {}), self.counts.setdefault(read.site, {})
             number = numbers[read]
-            sums[number] = sums.get(number, 0) + made.sum(1)
-            counts[number] = counts.get(number, 0) + made.shape[1]
+            sums[number] = sums.get(number, 0) + values_by_unit.sum(1)
+            counts[number] = counts.get(number, 0) + values_by_unit.shape[1]
             return passing
 
         return tap
@@ -202,5 +202,5 @@ class _Tally:
         sums, counts = list(self.sums[name].values()), list(self.counts[name].values())
         if reduce == "joint":
             return (torch.stack(sums).sum(0) / sum(counts)).float()
-        means = [(one / count).unsqueeze(1) for one, count in zip(sums, counts, strict=True)]
+        means = [(read_sum / count).unsqueeze(1) for read_sum, count in zip(sums, counts, strict=True)]
         return reduced(means, lambda rows: rows[:, 0], reduce).float()

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import check_plain, check_whole
 from secateur.criteria.batches import check_batches
 from secateur.labelled import Data
 from secateur.losses import loss_function
@@ -33,6 +34,10 @@ class CriterionBase(ABC):
     )
     """Why its scores may all be equal, and what to do then."""
 
+    def __post_init__(self) -> None:
+        check_plain(self)
+        check_whole(self, -(2**63), most=2**63 - 1, seed=getattr(self, "seed", 0))
+
     @property
     def default_rule(self) -> Mapping[str, float]:
         """The rule of choosing that goes with the criterion where none is asked for; none for most."""
@@ -46,6 +51,9 @@ class CriterionBase(ABC):
         """
         with as_usual(model):
             check_same_model(model, sites)
+            if not sites:
+                who = type(self).__name__
+                raise InputError(f"{who}: there are no sites to score; see sites.frozen for why nothing can be pruned")
             scores = self._score(model, sites)
             _check_finite(scores, type(self).__name__)
             return scores
@@ -71,6 +79,7 @@ class DataCriterion(CriterionBase):
     batch_size: int = field(default=500, kw_only=True)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_batches(type(self).__name__, self.data, self.batch_size)
 
 

@@ -7,17 +7,16 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from secateur.labelled import Data, check_data, iterate
-from secateur.types import InputError
+from secateur.checks import check_whole
+from secateur.labelled import Data, Samples, check_samples, iterate
 
 __all__ = ["check_batches", "moved"]
 
 
-def check_batches(doing: str, data: Data, batch_size: int) -> None:
+def check_batches(doing: str, data: Samples, batch_size: int) -> None:
     """Refuse data that cannot be read again and again, and a batch without samples."""
-    check_data(data, doing)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError(f"{doing}: batch_size={batch_size!r} must be a whole number, 1 or more")
+    check_samples(data, doing)
+    check_whole(doing, batch_size=batch_size)
 
 
 def moved(data: Data, batch_size: int, doing: str, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import is_whole
 from secateur.criteria.base import DataCriterion
 from secateur.criteria.loss_change import LossChange, UnitWorth
 from secateur.labelled import Data, iterate
@@ -55,25 +56,27 @@ class ClassAccuracy(DataCriterion):
     def __post_init__(self) -> None:
         super().__post_init__()
         loss_function(self.loss)
-        given = list(self.classes) if isinstance(self.classes, Sequence) else []
-        if not given or any(isinstance(c, bool) or not isinstance(c, int) or c < 0 for c in given):
+        class_numbers = list(self.classes) if isinstance(self.classes, Sequence) else []
+        if not class_numbers or not all(is_whole(number, 0) for number in class_numbers):
             raise InputError(f"ClassAccuracy: classes={self.classes!r} must be numbers of classes, such as [3, 5]")
 
     def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep, float64; each has its site's shape."""
-        chosen = self._measured(model, sites, chosen=True)
+        worth_in_classes = self._measured(model, sites, inside=True)
         if not self.forget:
-            gap = 1 / chosen.base.count
-            return {name: -chosen.accuracy[name] + _tie(chosen[name], gap) for name in sites}
-        others = self._measured(model, sites, chosen=False)
-        gap = 1 / chosen.base.count / others.base.count
+            gap = 1 / worth_in_classes.base.count
+            return {name: -worth_in_classes.accuracy[name] + _tie(worth_in_classes[name], gap) for name in sites}
+        worth_elsewhere = self._measured(model, sites, inside=False)
+        gap = 1 / worth_in_classes.base.count / worth_elsewhere.base.count
         return {
-            name: chosen.accuracy[name] - others.accuracy[name] + _tie(others[name] - chosen[name], gap)
+            name: worth_in_classes.accuracy[name]
+            - worth_elsewhere.accuracy[name]
+            + _tie(worth_elsewhere[name] - worth_in_classes[name], gap)
             for name in sites
         }
 
-    def _measured(self, model: nn.Module, sites: Sites, chosen: bool) -> UnitWorth:
-        samples = _Samples(self.data, tuple(self.classes), chosen, self.batch_size)
+    def _measured(self, model: nn.Module, sites: Sites, inside: bool) -> UnitWorth:
+        samples = _Samples(self.data, tuple(self.classes), inside, self.batch_size)
         return LossChange(samples, self.loss, batch_size=self.batch_size)(model, sites)
 
 
@@ -89,24 +92,26 @@ class _Samples:
 
     data: Data
     classes: tuple[int, ...]
-    chosen: bool
+    inside: bool
     size: int
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         waiting: list[tuple[Tensor, Tensor]] = []
-        found = dict.fromkeys(self.classes, False) if self.chosen else {-1: False}
+        present_by_label = dict.fromkeys(self.classes, False) if self.inside else {-1: False}
         for inputs, targets in iterate(self.data, self.size, "ClassAccuracy"):
-            picked = self._picked(targets)
-            for label in found:
-                found[label] = found[label] or bool((targets == label).any() if self.chosen else picked.any())
-            waiting.append((inputs[picked], targets[picked]))
+            sample_mask = self._picked(targets)
+            for label in present_by_label:
+                present_by_label[label] = present_by_label[label] or bool(
+                    (targets == label).any() if self.inside else sample_mask.any()
+                )
+            waiting.append((inputs[sample_mask], targets[sample_mask]))
             if sum(len(y) for _, y in waiting) >= self.size:
                 inputs, targets = _joined(waiting)
                 yield inputs[: self.size], targets[: self.size]
                 waiting = [(inputs[self.size :], targets[self.size :])]
-        missing = [label for label, there in found.items() if not there]
+        missing = [label for label, present in present_by_label.items() if not present]
         if missing:
-            which = f"of class {missing[0]}" if self.chosen else f"of classes other than {list(self.classes)}"
+            which = f"of class {missing[0]}" if self.inside else f"of classes other than {list(self.classes)}"
             raise InputError(f"ClassAccuracy: there is no sample {which} among the batches; give data that have some")
         inputs, targets = _joined(waiting)
         if len(targets):
@@ -118,8 +123,8 @@ class _Samples:
                 f"ClassAccuracy: targets of shape {tuple(targets.shape)} and type {targets.dtype} are not classes; "
                 "give whole numbers, one a sample"
             )
-        wanted = torch.isin(targets, torch.tensor(self.classes, device=targets.device))
-        return wanted if self.chosen else ~wanted
+        in_classes = torch.isin(targets, torch.tensor(self.classes, device=targets.device))
+        return in_classes if self.inside else ~in_classes
 
 
 def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

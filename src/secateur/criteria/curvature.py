@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import check_whole
 from secateur.criteria.base import LossCriterion
-from secateur.criteria.derivatives import Curvature, Objective, check_curvature, check_probes
 from secateur.criteria.fisher_blocks import check_blocks, fisher_blocks, saliencies
-from secateur.criteria.units import Reduce, Side, check_reduce, check_side, parameters_of, side_rows, unit_sums
+from secateur.criteria.parameter_gradients import Curvature, Objective, check_curvature
+from secateur.criteria.weight_rows import Reduce, Side, check_reduce, check_side, parameters_of, side_rows, unit_sums
 from secateur.types import Site, Sites
 
 __all__ = ["HessianTrace", "OptimalBrainDamage", "OptimalBrainSurgeon"]
@@ -104,7 +105,7 @@ class HessianTrace(LossCriterion):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_probes(self, self.probes)
+        check_whole(self, probes=self.probes)
         check_side(self, self.side)
 
     def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:

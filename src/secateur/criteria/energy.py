@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import check_name, check_number
 from secateur.criteria.base import CriterionBase
 from secateur.state import evaluating
 from secateur.structure.flow import Flow
@@ -54,14 +55,10 @@ class Energy(CriterionBase):
     top: float = 1.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.threshold, bool) or not isinstance(self.threshold, (int, float)):
-            raise InputError(f"Energy: threshold must be a number in [0, 1]; got {self.threshold!r}")
-        if not 0 <= self.threshold <= 1:
-            raise InputError(f"Energy: threshold is a share of the energy and lies in [0, 1]; got {self.threshold!r}")
-        if self.channels not in ("same", "each"):
-            raise InputError(f"Energy: channels must be 'same' or 'each'; got {self.channels!r}")
-        if not self.top > 0:
-            raise InputError(f"Energy: top is a frequency in cycles a pixel, above 0; got {self.top!r}")
+        super().__post_init__()
+        check_number(self, "[0, 1]", "a share of the energy", threshold=self.threshold)
+        check_number(self, "(0, inf]", "a frequency in cycles a pixel", top=self.top)
+        check_name("channels of Energy", self.channels, ("same", "each"))
 
     @property
     def default_rule(self) -> Mapping[str, float]:
@@ -93,8 +90,8 @@ class Energy(CriterionBase):
             answer = self._answer(maker, signal.expand(1, *maker.shape[1:]))
         else:
             size = maker.shape[1]
-            one_each = torch.diag_embed(signal.new_ones(1, size))[0].reshape(size, size, *[1] * signal.ndim)
-            answer = torch.cat([self._answer(maker, signal * one) for one in one_each[:, None]])
+            one_hot_channels = torch.diag_embed(signal.new_ones(1, size))[0].reshape(size, size, *[1] * signal.ndim)
+            answer = torch.cat([self._answer(maker, signal * one_hot) for one_hot in one_hot_channels[:, None]])
         squares = answer.double().square()
         by_filter = squares.movedim(1, 0).flatten(1).sum(1) / signal.numel()
         return by_filter[maker.index.to(by_filter.device)].sum(1)

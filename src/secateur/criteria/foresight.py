@@ -9,12 +9,15 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
+from secateur.checks import check_number
 from secateur.criteria.base import CriterionBase, LossCriterion
-from secateur.criteria.derivatives import Objective
-from secateur.criteria.units import Reduce, Side, check_reduce, check_side, parameters_of, unit_sums
+from secateur.criteria.parameter_gradients import Objective
+from secateur.criteria.weight_rows import Reduce, Side, check_reduce, check_side, parameters_of, unit_sums
 from secateur.losses import check_loss
+from secateur.randomness import private_draws
 from secateur.state import check_finite, device_of, evaluating, own_tensors, split_inputs
-from secateur.structure.sites import REPAIR
+from secateur.structure.sites import REPAIR, inputs_of
+from secateur.structure.trace import check_runs
 from secateur.types import ExampleInputs, InputError, Sites
 from secateur.untouched import copied
 
@@ -92,8 +95,7 @@ class GraSP(LossCriterion):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.temperature, bool) or not self.temperature > 0:
-            raise InputError(f"GraSP: temperature must be above 0; got {self.temperature!r}")
+        check_number(self, "(0, inf)", temperature=self.temperature)
         check_side(self, self.side)
         check_reduce(self, self.reduce)
 
@@ -143,6 +145,7 @@ class SynFlow(CriterionBase):
     reduce: Reduce = "joint"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_side(self, self.side)
         check_reduce(self, self.reduce)
 
@@ -154,32 +157,32 @@ class SynFlow(CriterionBase):
         flowing = _absolute(model)
         leaves = dict(flowing.named_parameters(remove_duplicate=False))
         with evaluating(flowing), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            made = pytree.tree_leaves(flowing(*args, **kwargs))
-            flow = torch.stack([y.sum() for y in made if isinstance(y, Tensor) and y.is_floating_point()]).sum()
-            found = torch.autograd.grad(flow, list(leaves.values()), allow_unused=True)
+            outputs = pytree.tree_leaves(flowing(*args, **kwargs))
+            flow = torch.stack([y.sum() for y in outputs if isinstance(y, Tensor) and y.is_floating_point()]).sum()
+            grads = torch.autograd.grad(flow, list(leaves.values()), allow_unused=True)
         if not bool(torch.isfinite(flow)):
             raise InputError(f"SynFlow: the flow is {flow.item()}, beyond what numbers hold; scale the weights down")
         # Shares, as the flow through many layers is beyond single precision.
         shares = {
             name: torch.zeros_like(leaf) if grad is None or flow == 0 else (leaf * (grad / flow)).detach()
-            for (name, leaf), grad in zip(leaves.items(), found, strict=True)
+            for (name, leaf), grad in zip(leaves.items(), grads, strict=True)
         }
         return unit_sums(shares, sites, self.side, self.reduce)
 
     def _ones(self, model: nn.Module, sites: Sites) -> tuple[tuple[object, ...], dict[str, object]]:
-        if self.inputs is None and sites.structure is None:
+        inputs = inputs_of(sites) if self.inputs is None else self.inputs
+        if inputs is None:
             raise InputError("SynFlow: single weights do not tell the shape of the input; give SynFlow(example_inputs)")
-        inputs: tuple[tuple[object, ...], dict[str, object]]
-        if self.inputs is None:
-            inputs = sites.structure.graph.args, dict(sites.structure.graph.kwargs)
-        else:
-            inputs = split_inputs(self.inputs)
+        args, kwargs = split_inputs(inputs)
+        if self.inputs is not None:
+            with evaluating(model), private_draws():
+                check_runs(model, args, kwargs)
         device = device_of(model)
 
         def ones(x: Tensor) -> Tensor:
             return torch.ones_like(x, dtype=torch.float64, device=device) if x.is_floating_point() else x.to(device)
 
-        changed: tuple[tuple[object, ...], dict[str, object]] = pytree.tree_map_only(Tensor, ones, inputs)
+        changed: tuple[tuple[object, ...], dict[str, object]] = pytree.tree_map_only(Tensor, ones, (args, kwargs))
         return changed
 
 

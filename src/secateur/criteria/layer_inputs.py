@@ -14,8 +14,9 @@ from secateur.criteria.batches import moved
 from secateur.labelled import Data
 from secateur.state import check_finite, device_of
 from secateur.structure.flow import Flow
-from secateur.structure.layers import Layer, layers
+from secateur.structure.layers import Layer, layers, other_uses
 from secateur.structure.sites import REPAIR
+from secateur.structure.trace import where
 from secateur.types import Sites
 
 __all__ = ["Inputs", "LayerInputs"]
@@ -63,8 +64,12 @@ class LayerInputs:
 
     def order(self) -> list[str]:
         """Return the names of all parameters that something is multiplied by, in the order of their first product."""
-        inputs, _ = next(moved(self.data, self.batch_size, self.doing, device_of(self.flow.model)))
-        return list(dict.fromkeys(layer.parameter for layer in self._of(inputs)))
+        return list(dict.fromkeys(layer.parameter for layer in self._of(self._first())))
+
+    def other_uses(self) -> dict[str, str]:
+        """Return the parameters that another op than a product reads as well, each with where the first such op is."""
+        structure, _ = self.flow.at(self._first())
+        return {name: where(node) for name, node in other_uses(structure).items()}
 
     def squares(self, names: Container[str]) -> dict[str, list[Inputs]]:
         """Return for each product with the parameters named the sums of its squared inputs, ``(groups, in)``."""
@@ -72,17 +77,20 @@ class LayerInputs:
 
     def second_moments(self, names: Container[str]) -> dict[str, list[Inputs]]:
         """Return for each product with the parameters named the sums of x xᵀ over its inputs, ``(groups, in, in)``."""
-        return self._sum(names, lambda x: (x @ x.mT).double())
+        # Summed up in single precision, inputs that depend on each other would look independent to a small damping.
+        return self._sum(names, lambda x: x.double() @ x.double().mT)
 
     def _sum(self, names: Container[str], of: Callable[[Tensor], Tensor]) -> dict[str, list[Inputs]]:
-        found: dict[tuple[str, int], Inputs] = {}
+        inputs_by_layer: dict[tuple[str, int], Inputs] = {}
 
         def add(layer: Layer, x: Tensor) -> None:
             key = layer.parameter, layer.number
             for columns in layer.columns(x):
                 new = Inputs(layer, of(columns), columns.shape[2])
-                old = found.get(key)
-                found[key] = new if old is None else Inputs(layer, old.total + new.total, old.count + new.count)
+                old = inputs_by_layer.get(key)
+                inputs_by_layer[key] = (
+                    new if old is None else Inputs(layer, old.total + new.total, old.count + new.count)
+                )
 
         for inputs, _ in moved(self.data, self.batch_size, self.doing, device_of(self.flow.model)):
             by_source: dict[Node, list[Layer]] = {}
@@ -90,17 +98,21 @@ class LayerInputs:
                 if layer.parameter in names:
                     by_source.setdefault(layer.source, []).append(layer)
 
-            def see(node: Node, made: Any, by_source: dict[Node, list[Layer]] = by_source) -> Any:
+            def see(node: Node, output: Any, by_source: dict[Node, list[Layer]] = by_source) -> Any:
                 for layer in by_source.get(node, []):
-                    add(layer, made)
-                return made
+                    add(layer, output)
+                return output
 
             with torch.no_grad():
                 self.flow(inputs, see=see)
         listed: dict[str, list[Inputs]] = {}
-        for (name, _), one in found.items():
-            listed.setdefault(name, []).append(one)
+        for (name, _), layer_inputs in inputs_by_layer.items():
+            listed.setdefault(name, []).append(layer_inputs)
         return listed
+
+    def _first(self) -> Tensor:
+        inputs, _ = next(moved(self.data, self.batch_size, self.doing, device_of(self.flow.model)))
+        return inputs
 
     def _of(self, inputs: Tensor) -> tuple[Layer, ...]:
         structure, _ = self.flow.at(inputs)

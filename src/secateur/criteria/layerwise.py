@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.criteria.base import CriterionBase
-from secateur.criteria.units import parameters_of, side_rows
+from secateur.criteria.weight_rows import parameters_of, side_rows
 from secateur.types import Sites
 
 __all__ = ["Lamp"]

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import check_number
 from secateur.criteria.base import CriterionBase
-from secateur.criteria.units import Reduce, Side, check_reduce, check_side, parameters_of, reduced, side_rows
-from secateur.types import InputError, Site, Sites
+from secateur.criteria.weight_rows import Reduce, Side, check_reduce, check_side, parameters_of, reduced, side_rows
+from secateur.types import Site, Sites
 
 __all__ = ["Magnitude"]
 
@@ -42,8 +43,8 @@ class Magnitude(CriterionBase):
     reduce: Reduce = "joint"
 
     def __post_init__(self) -> None:
-        if isinstance(self.p, bool) or not isinstance(self.p, (int, float)) or not self.p >= 1:
-            raise InputError(f"Magnitude: p must be at least 1 (1, 2 or inf are usual); got {self.p!r}")
+        super().__post_init__()
+        check_number(self, "[1, inf]", "1, 2 and inf are usual", p=self.p)
         check_side(self, self.side)
         check_reduce(self, self.reduce)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from secateur.criteria.base import CriterionBase
-from secateur.criteria.units import Reduce, Side, check_reduce, check_side, parameters_of, unit_sums
-from secateur.types import InputError, Sites
+from secateur.criteria.weight_rows import Reduce, Side, check_reduce, check_side, parameters_of, unit_sums
+from secateur.types import InputError, Sites, brief
 
 __all__ = ["Movement"]
 
@@ -42,6 +42,13 @@ class Movement(CriterionBase):
     reduce: Reduce = "joint"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        moved: object = self.moved
+        if not isinstance(moved, Mapping):
+            raise InputError(
+                f"Movement: moved={brief(moved)} must be the sums of a training by the parameter's name "
+                "(SumMovement().moved)"
+            )
         check_side(self, self.side)
         check_reduce(self, self.reduce)
 

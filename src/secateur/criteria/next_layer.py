@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx import Node
 
+from secateur.checks import check_name
 from secateur.criteria.base import LossCriterion
-from secateur.criteria.gates import Gated, estimate, gradient
+from secateur.criteria.unit_gradients import Gated, estimate, gradient
 from secateur.rate.samples import SampleLoss
 from secateur.structure.flow import Flow, Read
 from secateur.structure.ops import Product, bind, product_of, writes
 from secateur.structure.rules import op_name
-from secateur.types import Sites, unknown_name
+from secateur.types import ExampleInputs, Sites
 
 __all__ = ["NextLayer"]
 
@@ -67,14 +68,13 @@ class NextLayer(LossCriterion):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.sign not in (None, "signed", "absolute"):
-            raise unknown_name("sign", self.sign, ("signed", "absolute"))
+        check_name("sign", self.sign, ("signed", "absolute"), or_none=True)
 
     def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep; each has its site's shape."""
         flow = Flow(model, sites)
 
-        def plan(inputs: Tensor) -> dict[Read, _Path]:
+        def plan(inputs: ExampleInputs) -> dict[Read, _Path]:
             return _paths(flow.reads(inputs))
 
         return estimate(
@@ -92,18 +92,18 @@ def _sums(batch: Gated, paths: Mapping[Read, _Path], sign: str | None) -> dict[s
     """The changes of a batch, summed over its samples."""
     sized = batch.numbers if sign is None else sign == "absolute"
     along = gradient(batch.outputs, batch.targets, batch.loss)
-    found = {name: loop.abs() if sized else loop.clone() for name, loop in batch.loops(along).items()}
+    sums_by_site = {name: loop.abs() if sized else loop.clone() for name, loop in batch.loops(along).items()}
     ends = list(dict.fromkeys(path.end for path in paths.values() if not path.last))
     slopes = dict(zip(ends, batch.slopes(along, ends), strict=True))
-    each = SampleLoss(batch.loss)
+    sample_loss = SampleLoss(batch.loss)
     for read, changes in batch.by_read(along):
         path = paths.get(read)
         if path is None:
             sums = changes.abs().sum(0) if sized else changes.sum(0)
         else:
-            sums = _followed(batch, read, path, slopes.get(path.end), each, sized)
-        found[read.site] = found[read.site] + sums if read.site in found else sums
-    return found
+            sums = _followed(batch, read, path, slopes.get(path.end), sample_loss, sized)
+        sums_by_site[read.site] = sums_by_site[read.site] + sums if read.site in sums_by_site else sums
+    return sums_by_site
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,8 +134,8 @@ class _Path:
 
 def _paths(reads: Mapping[str, tuple[Read, ...]]) -> dict[Read, _Path]:
     """The paths of the reads that have one."""
-    found = {read: _path(read) for several in reads.values() for read in several}
-    return {read: path for read, path in found.items() if path is not None}
+    path_by_read = {read: _path(read) for several in reads.values() for read in several}
+    return {read: path for read, path in path_by_read.items() if path is not None}
 
 
 def _path(read: Read) -> _Path | None:
@@ -161,18 +161,20 @@ def _path(read: Read) -> _Path | None:
     return _Path(product, tuple(chain), last)
 
 
-def _followed(batch: Gated, read: Read, path: _Path, slope: Tensor | None, each: SampleLoss, sized: bool) -> Tensor:
+def _followed(
+    batch: Gated, read: Read, path: _Path, slope: Tensor | None, sample_loss: SampleLoss, sized: bool
+) -> Tensor:
     """The change without each unit, ``(units,)``, summed over the samples; by its size where it is to first order."""
-    whole, end = batch.seen[path.product.node], batch.seen[path.end]
+    whole, end = batch.numbers_by_node[path.product.node], batch.numbers_by_node[path.end]
     units = max(BLOCK // whole.numel(), 1)
     sums = []
     with torch.no_grad():
-        base = each(end, batch.targets) if path.last else None
+        base = sample_loss(end, batch.targets) if path.last else None
         for index in torch.split(read.index.to(whole.device), units):
             without: Tensor = _through(batch, path, (whole - _made_by(batch, read, path, index)).flatten(0, 1))
             without = without.reshape(len(index), *end.shape)
             if base is not None:
-                sums.append((each.of_units(without, batch.targets) - base).sum(1))
+                sums.append((sample_loss.of_units(without, batch.targets) - base).sum(1))
             elif slope is not None:
                 changes = (without - end) * slope
                 sums.append(changes.flatten(2).sum(2).abs().sum(1) if sized else changes.flatten(1).sum(1))
@@ -183,23 +185,23 @@ def _followed(batch: Gated, read: Read, path: _Path, slope: Tensor | None, each:
 
 def _made_by(batch: Gated, read: Read, path: _Path, index: Tensor) -> Tensor:
     """What a block of units alone contributes to the layer, ``(units, samples, …)``."""
-    passing, weight = batch.seen[read.source], batch.seen[path.product.weight]
+    passing, weight = batch.numbers_by_node[read.source], batch.numbers_by_node[path.product.weight]
     if not path.product.convolution:
         matrix = weight.T if path.product.out_first else weight
         alone: Tensor = torch.einsum("...up,upo->u...o", passing[..., index], matrix[index])
         return alone
-    arguments = bind(path.product.node, batch.seen)
-    picked = passing[:, index.flatten()]
+    arguments = bind(path.product.node, batch.numbers_by_node)
+    block_inputs = passing[:, index.flatten()]
     rows = weight[:, index].movedim(1, 0).flatten(0, 1)
-    arguments |= {"input": picked, "weight": rows, "bias": None, "groups": len(index)}
-    made: Tensor = path.product.node.target(**arguments)  # type: ignore[operator]
-    return made.reshape(len(made), len(index), -1, *made.shape[2:]).movedim(1, 0)
+    arguments |= {"input": block_inputs, "weight": rows, "bias": None, "groups": len(index)}
+    outputs: Tensor = path.product.node.target(**arguments)  # type: ignore[operator]
+    return outputs.reshape(len(outputs), len(index), -1, *outputs.shape[2:]).movedim(1, 0)
 
 
 def _through(batch: Gated, path: _Path, value: Any) -> Any:
     """Run the ops behind the layer on what it makes."""
     at = path.product.node
     for node in path.chain:
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: value if n is at else batch.seen[n])  # noqa: B023
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: value if n is at else batch.numbers_by_node[n])  # noqa: B023
         value, at = node.target(*args, **kwargs), node  # type: ignore[operator]
     return value

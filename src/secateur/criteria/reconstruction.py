@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from secateur.criteria.base import DataCriterion
 from secateur.criteria.layer_inputs import Inputs, LayerInputs
-from secateur.criteria.units import Reduce, Side, check_reduce, check_side, parameters_of, unit_sums
+from secateur.criteria.weight_rows import Reduce, Side, check_reduce, check_side, parameters_of, unit_sums
 from secateur.state import device_of
 from secateur.types import InputError, Site, Sites
 
@@ -58,11 +58,11 @@ class Wanda(DataCriterion):
         return unit_sums(felt, sites, self.side, self.reduce)
 
 
-def _norms(parameter: Tensor, found: list[Inputs]) -> Tensor:
+def _norms(parameter: Tensor, layer_inputs: list[Inputs]) -> Tensor:
     """The norm of what each entry is multiplied by, over all products with it; 1 where there is none."""
     squares = torch.zeros(parameter.numel(), dtype=torch.float64, device=parameter.device)
     met = torch.zeros(parameter.numel(), dtype=torch.bool, device=parameter.device)
-    for inputs in found:
+    for inputs in layer_inputs:
         entries = inputs.layer.entries.to(parameter.device)
         wide = inputs.total.unsqueeze(1).expand(entries.shape)
         squares.index_add_(0, entries.flatten(), wide.flatten())
@@ -115,26 +115,26 @@ def read_by(site: Site) -> set[str]:
     return {member.parameter for member in site.members if member.role == "in"}
 
 
-def readers(site: Site, found: dict[str, list[Inputs]], doing: str) -> list[tuple[Inputs, Tensor]]:
+def readers(site: Site, inputs_by_parameter: dict[str, list[Inputs]], doing: str) -> list[tuple[Inputs, Tensor]]:
     """Return the products that read a site's units, each with the unit of every column, −1 for others: ``(groups, in)``.
 
     Raises:
         InputError: there is none.
     """
-    chosen = []
+    products = []
     for member in site.members:
         if member.role != "in" or member.dim is None or member.index is None:
             continue
         owners = torch.full(member.shape, -1)
         for unit, places in enumerate(member.index):
             owners.index_fill_(member.dim, places, unit)
-        for inputs in found.get(member.parameter, []):
+        for inputs in inputs_by_parameter.get(member.parameter, []):
             of_entry = owners.flatten()[inputs.layer.entries]
             if bool((of_entry == of_entry[:, :1]).all()):
-                chosen.append((inputs, of_entry[:, 0]))
-    if not chosen or site.kind != "channel":
+                products.append((inputs, of_entry[:, 0]))
+    if not products or site.kind != "channel":
         raise unread(site, doing)
-    return chosen
+    return products
 
 
 def unread(site: Site, doing: str) -> InputError:
@@ -145,10 +145,12 @@ def unread(site: Site, doing: str) -> InputError:
     )
 
 
-def gram(site: Site, parameters: Mapping[str, Tensor], found: dict[str, list[Inputs]], doing: str) -> Tensor:
+def gram(
+    site: Site, parameters: Mapping[str, Tensor], inputs_by_parameter: dict[str, list[Inputs]], doing: str
+) -> Tensor:
     """Return the products of what each two units add to their readers' outputs, summed over data: ``(units, units)``."""
     total = torch.zeros(site.size, site.size, dtype=torch.float64)
-    for inputs, owners in readers(site, found, doing):
+    for inputs, owners in readers(site, inputs_by_parameter, doing):
         weight = parameters[inputs.layer.parameter].detach().cpu().double().flatten()[inputs.layer.entries]
         both = (weight.mT @ weight) * inputs.total.cpu()
         for pair, owner in zip(both, owners, strict=True):
@@ -168,13 +170,14 @@ def greedy(gram: Tensor) -> Tensor:
     >>> greedy(torch.tensor([[4.0, 0.0], [0.0, 12.0]]))
     tensor([0.2500, 1.0000])
     """
+    # With aᵤ what unit u adds, G = [⟨aᵤ, aᵥ⟩] and R what is removed: ‖Σ_R a + aᵤ‖² = ‖Σ_R a‖² + 2 ⟨Σ_R a, aᵤ⟩ + Gᵤᵤ.
     total = gram.sum()
     scores = gram.new_zeros(len(gram))
     # What stands in `cross` is each unit's product with the sum of all that went before.
-    cross, own, lost, last = gram.new_zeros(len(gram)), gram.diagonal(), gram.new_zeros(()), gram.new_zeros(())
+    cross, squares, lost, last = gram.new_zeros(len(gram)), gram.diagonal(), gram.new_zeros(()), gram.new_zeros(())
     left = torch.ones(len(gram), dtype=torch.bool)
     for _ in range(len(gram)):
-        after = torch.where(left, lost + 2 * cross + own, torch.inf)
+        after = torch.where(left, lost + 2 * cross + squares, torch.inf)
         unit = int(after.argmin())
         lost, left[unit] = after[unit], False
         cross = cross + gram[unit]

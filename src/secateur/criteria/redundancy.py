@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.criteria.base import CriterionBase
-from secateur.criteria.units import Reduce, channel_scores, check_reduce
+from secateur.criteria.weight_rows import Reduce, channel_scores, check_reduce
 from secateur.types import Sites
 
 __all__ = ["Correlation", "GeometricMedian"]
@@ -34,6 +34,7 @@ class GeometricMedian(CriterionBase):
     reduce: Reduce = "joint"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_reduce(self, self.reduce)
 
     def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
@@ -68,6 +69,7 @@ class Correlation(CriterionBase):
     reduce: Reduce = "joint"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_reduce(self, self.reduce)
 
     def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:

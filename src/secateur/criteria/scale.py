@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.criteria.base import CriterionBase
-from secateur.criteria.units import Reduce, check_channels, check_reduce, parameters_of, reduced
+from secateur.criteria.weight_rows import Reduce, check_channels, check_reduce, parameters_of, reduced
 from secateur.types import Member, Site, Sites
 
 __all__ = ["NormScale"]
@@ -34,6 +34,7 @@ class NormScale(CriterionBase):
     reduce: Reduce = "mean"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_reduce(self, self.reduce)
 
     def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.func import jacrev, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from secateur.checks import check_name
 from secateur.criteria.base import LossCriterion
-from secateur.criteria.gates import Gated, estimate, gradient
+from secateur.criteria.unit_gradients import Gated, estimate, gradient
 from secateur.labelled import are_classes
+from secateur.losses import is_plain_cross_entropy
 from secateur.structure.flow import Flow, Read
-from secateur.types import InputError, Loss, Sites, unknown_name
+from secateur.types import InputError, Loss, Sites
 
 __all__ = ["SecondOrder", "drawn", "roots"]
 
@@ -26,13 +28,16 @@ CURVATURES = ("squared", "fisher", "gauss-newton", "hessian")
 class SecondOrder(LossCriterion):
     """Scores a channel by the second-order estimate of how the mean loss changes when it alone is removed.
 
-    With s the first-order change of a sample's loss (see `Taylor`) the estimate is the mean of s + ½ c, where the
-    curvature c along the unit's gate is, by choice,
+    A gate g multiplies the unit, and is shut from 1 to 0. Taylor's theorem gives for a sample's loss
+    L(0) − L(1) ≈ −∂L/∂g + ½ ∂²L/∂g². So with s = −∂L/∂g, the first-order change (see `Taylor`), the estimate is the mean
+    of s + ½ c, where the curvature c along the gate (LeCun et al., 1990, take its like along a weight) is, by choice,
 
     - ``"squared"``: s² itself, the empirical Fisher (as in Theis et al., 2018). One backward pass in all.
-    - ``"fisher"``: the square of s for labels drawn from the model's own outputs. One backward pass more.
-    - ``"gauss-newton"``: exact for the outputs' loss and linear in the network, which for a network of ReLUs is the
-      Hessian. One backward pass more for each class.
+    - ``"fisher"``: the mean over labels y of (∂ log p_y/∂g)², by the square of s for a label drawn from the model's own
+      outputs. One backward pass more.
+    - ``"gauss-newton"``: (∂z/∂g)ᵀ H (∂z/∂g), with H the Hessian of the loss at the outputs z (Schraudolph, 2002). Exact
+      for the outputs' loss and linear in the network, which for a network of ReLUs is the Hessian. One backward pass more
+      for each class.
     - ``"hessian"``: exact. One backward pass more for each unit, which costs more than measuring (`LossChange`); to
       compare with.
 
@@ -64,8 +69,7 @@ class SecondOrder(LossCriterion):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.curvature not in CURVATURES:
-            raise unknown_name("curvature", self.curvature, CURVATURES)
+        check_name("curvature", self.curvature, CURVATURES)
 
     def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep; each has its site's shape."""
@@ -76,21 +80,22 @@ class SecondOrder(LossCriterion):
     def _sums(self, batch: Gated, generator: torch.Generator) -> dict[str, Tensor]:
         along = gradient(batch.outputs, batch.targets, batch.loss)
         loops = batch.loops(along)
-        found = self._curved(batch, along, generator)
-        return found | {name: found.get(name, 0) + loop for name, loop in loops.items()}
+        sums_by_site = self._curved(batch, along, generator)
+        return sums_by_site | {name: sums_by_site.get(name, 0) + loop for name, loop in loops.items()}
 
     def _curved(self, batch: Gated, along: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         if self.curvature == "hessian":
             return _with_hessian(batch)
         if self.curvature == "squared":
             return {name: _half_squared(s, s) for name, s in batch.changes(along).items()}
-        found = {name: s.sum(0) for name, s in batch.changes(along, last=False).items()}
+        sums_by_site = {name: s.sum(0) for name, s in batch.changes(along, last=False).items()}
         answers = (batch.outputs, batch.targets, batch.loss)
         drawing = self.curvature == "fisher"
+        # With H = Σ_k ±_k r_k r_kᵀ each root adds ½ ±_k (r_k · ∂z/∂g)²; a label that is drawn adds ½ (∂L_y/∂g)².
         for direction, sign in [drawn(*answers, generator, "SecondOrder")] if drawing else roots(*answers):
             for name, s in batch.changes(direction, last=False).items():
-                found[name] = found[name] + (s.square() * sign).sum(0) / 2
-        return found
+                sums_by_site[name] = sums_by_site[name] + (s.square() * sign).sum(0) / 2
+        return sums_by_site
 
 
 def _half_squared(first: Tensor, curved: Tensor) -> Tensor:
@@ -118,7 +123,10 @@ def drawn(
 
 def roots(outputs: Tensor, targets: Tensor, loss: Loss) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield vectors whose outer products add up to the Hessian of each sample's loss at its outputs, with their signs."""
-    if loss is torch.nn.functional.cross_entropy and are_classes(outputs, targets):
+    # Targets that are probabilities add up to 1, so they leave the Hessian as it is.
+    probabilities = outputs.ndim == 2 and targets.shape == outputs.shape
+    if is_plain_cross_entropy(loss) and (probabilities or are_classes(outputs, targets)):
+        # H = diag(p) − p pᵀ = Σ_c p_c (e_c − p)(e_c − p)ᵀ, so r_c = √p_c (e_c − p).
         chances = outputs.softmax(1)
         eye = torch.eye(chances.shape[1], dtype=chances.dtype, device=chances.device)
         for label in range(chances.shape[1]):
@@ -128,7 +136,7 @@ def roots(outputs: Tensor, targets: Tensor, loss: Loss) -> Iterator[tuple[Tensor
 
 
 def _eigenvectors(outputs: Tensor, targets: Tensor, loss: Loss) -> Iterator[tuple[Tensor, Tensor]]:
-    """The same for any loss, by eigenvalues."""
+    """The same for any loss, by eigenvalues: H = Σ_k λ_k v_k v_kᵀ, so r_k = √|λ_k| v_k with the sign of λ_k."""
 
     def of_one(z: Tensor, y: Tensor) -> Tensor:
         return loss(z.unsqueeze(0), y.unsqueeze(0))
@@ -142,7 +150,7 @@ def _eigenvectors(outputs: Tensor, targets: Tensor, loss: Loss) -> Iterator[tupl
 
 
 def _with_hessian(batch: Gated) -> dict[str, Tensor]:
-    """The sums over samples of the first-order change + ½ the second derivative along each gate."""
+    """The sums over samples of −∂L/∂g_u + ½ ∂²L/∂g_u² for each gate; the gates of a site count for all samples at once."""
     gates: dict[str, Tensor] = {}
 
     def tap(read: Read, passing: Tensor) -> Tensor:
@@ -154,15 +162,15 @@ def _with_hessian(batch: Gated) -> dict[str, Tensor]:
     with sdpa_kernel(SDPBackend.MATH):
         total = batch.loss(batch.again(tap), batch.targets) * batch.count
     slopes = torch.autograd.grad(total, list(gates.values()), create_graph=True)
-    found = {}
+    sums_by_site = {}
     for (name, gate), slope in zip(gates.items(), slopes, strict=True):
         bends = [_derivative(slope[unit], gate)[unit] for unit in range(len(gate))]
-        found[name] = torch.stack(bends) / 2 - slope.detach()
-    return found
+        sums_by_site[name] = torch.stack(bends) / 2 - slope.detach()
+    return sums_by_site
 
 
 def _derivative(value: Tensor, of: Tensor) -> Tensor:
     if not value.requires_grad:
         return torch.zeros_like(of)
-    (found,) = torch.autograd.grad(value, of, retain_graph=True, allow_unused=True)
-    return torch.zeros_like(of) if found is None else found
+    (grad,) = torch.autograd.grad(value, of, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(of) if grad is None else grad

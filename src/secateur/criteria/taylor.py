@@ -8,15 +8,16 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import check_name
 from secateur.criteria.base import LossCriterion
-from secateur.criteria.gates import Gated, by_unit, estimate, gradient
-from secateur.criteria.units import parameters_of
+from secateur.criteria.unit_gradients import Gated, by_unit, estimate, gradient
+from secateur.criteria.weight_rows import parameters_of
 from secateur.labelled import iterate
 from secateur.losses import check_answers, gives_numbers
 from secateur.state import check_finite, device_of, evaluating
 from secateur.structure.flow import Flow
 from secateur.structure.sites import REPAIR
-from secateur.types import Site, Sites, unknown_name
+from secateur.types import Site, Sites
 from secateur.untouched import run_with
 
 __all__ = ["Taylor"]
@@ -66,10 +67,8 @@ class Taylor(LossCriterion):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.sign is not None and self.sign not in SIGNS:
-            raise unknown_name("sign", self.sign, SIGNS)
-        if self.on not in GATED:
-            raise unknown_name("place of the gates (on)", self.on, GATED)
+        check_name("sign", self.sign, SIGNS, or_none=True)
+        check_name("place of the gates (on)", self.on, GATED)
 
     def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep; each has its site's shape."""
@@ -80,9 +79,11 @@ class Taylor(LossCriterion):
     def _sums(self, batch: Gated) -> dict[str, Tensor]:
         along = gradient(batch.outputs, batch.targets, batch.loss)
         loops = batch.loops(along)
-        found = {name: self._signed(rows, batch.numbers).sum(0) for name, rows in batch.changes(along).items()}
+        sums_by_site = {name: self._signed(rows, batch.numbers).sum(0) for name, rows in batch.changes(along).items()}
         # What a loop does is known only for the batch as a whole.
-        return found | {name: found.get(name, 0) + self._signed(loop, batch.numbers) for name, loop in loops.items()}
+        return sums_by_site | {
+            name: sums_by_site.get(name, 0) + self._signed(loop, batch.numbers) for name, loop in loops.items()
+        }
 
     def _signed(self, changes: Tensor, numbers: bool) -> Tensor:
         sign = self.sign or ("absolute" if numbers else "signed")
@@ -127,5 +128,5 @@ def _of_site(changes: dict[str, Tensor], site: Site) -> Tensor:
                 for u in range(site.size)
             ]
         )
-    chosen = [m for m in site.members if m.role == "out"] or list(site.members)
-    return torch.stack([by_unit(changes[m.parameter], m) for m in chosen]).sum(0)
+    producers = [m for m in site.members if m.role == "out"] or list(site.members)
+    return torch.stack([by_unit(changes[m.parameter], m) for m in producers]).sum(0)

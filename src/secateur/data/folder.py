@@ -71,11 +71,11 @@ def _listing(home: Path, classes: tuple[str, ...]) -> tuple[list[Path], Tensor]:
     for place in _folders(home):
         if place.name not in classes:
             raise DataError(f"load('folder'): {place} is not a class of train ({', '.join(classes[:5])}, …)")
-        found = sorted(file for file in place.rglob("*") if _is_image(file))
-        if not found:
+        images = sorted(file for file in place.rglob("*") if _is_image(file))
+        if not images:
             raise DataError(f"load('folder'): {place} holds no images ({', '.join(sorted(SUFFIXES))})")
-        paths += found
-        labels += [classes.index(place.name)] * len(found)
+        paths += images
+        labels += [classes.index(place.name)] * len(images)
     return paths, torch.tensor(labels, dtype=torch.int64)
 
 

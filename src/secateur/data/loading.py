@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from secateur.checks import check_name, check_whole, is_whole, within
 from secateur.data import bundled
 from secateur.data.download import fetch, missing
 from secateur.data.folder import folder
@@ -16,7 +17,7 @@ from secateur.data.local import content, find
 from secateur.data.registry import File, Info, info
 from secateur.data.source import Source, of_bytes
 from secateur.data.split import Split
-from secateur.types import DataError, InputError, unknown_name
+from secateur.types import DataError, InputError
 
 __all__ = ["load"]
 
@@ -84,24 +85,20 @@ def load(
 
 
 def _check(split: str, seed: int | None, limit: int | None, size: int | None) -> None:
-    if split not in SPLITS:
-        raise unknown_name("split", split, SPLITS)
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
-        raise InputError(f"load: seed is {seed!r}; give a whole number of at least 0, or None for the last images")
-    for option, value in (("limit", limit), ("size", size)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise InputError(f"load: {option} is {value!r}; give a whole number of at least 1, or None")
+    check_name("split", split, SPLITS)
+    check_whole("load", 0, "without one the last images validate", or_none=True, seed=seed)
+    check_whole("load", or_none=True, limit=limit, size=size)
 
 
 def _choose(count: int, split: str, validation: float, seed: int | None, whole: bool) -> Tensor:
     """Return the positions of the split, in rising order, once validation is carved from train."""
-    held = _held_out(count, split, validation, whole)
-    if split == "test" or held == 0:
+    held_out = _held_out(count, split, validation, whole)
+    if split == "test" or held_out == 0:
         return torch.arange(count)
     order = torch.arange(count)
     if seed is not None:
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    part = order[count - held :] if split == "validation" else order[: count - held]
+    part = order[count - held_out :] if split == "validation" else order[: count - held_out]
     return part.sort().values
 
 
@@ -109,17 +106,16 @@ def _held_out(count: int, split: str, validation: float, whole: bool) -> int:
     """Return how many images of train are held out, checked."""
     if split == "test" or whole:
         return 0
-    wrong = isinstance(validation, bool) or not isinstance(validation, (int, float)) or not 0 <= validation < count
-    if wrong or (isinstance(validation, float) and validation >= 1):
+    if not within(validation, f"[0, {count if is_whole(validation) else 1})"):
         raise InputError(
             f"load: validation is {validation!r}; give a count from 0 to {count - 1}, or a fraction below 1"
         )
-    held = round(validation * count) if isinstance(validation, float) else validation
-    if held == 0 and split == "validation":
+    held_out = round(validation * count) if isinstance(validation, float) else validation
+    if held_out == 0 and split == "validation":
         raise InputError("load: the validation split is empty; pass validation= a count or a fraction, such as 0.1")
-    if held == count:
+    if held_out == count:
         raise InputError(f"load: validation={validation} leaves nothing of the {count} images to train on")
-    return held
+    return held_out
 
 
 def _resize(images: Tensor, size: int) -> Tensor:
@@ -154,10 +150,10 @@ def _from_files(entry: Info, split: str, root: str | Path | None, download: bool
 
 
 def _content(entry: Info, file: File, root: str | Path | None) -> bytes:
-    found = find(entry, file, root)
-    if found is None:
+    path = find(entry, file, root)
+    if path is None:
         raise missing(entry, [file], "the download did not bring it", root)
-    return content(entry, file, found)
+    return content(entry, file, path)
 
 
 def _idx(entry: Info, contents: Sequence[bytes]) -> tuple[Tensor, Tensor]:

@@ -46,11 +46,11 @@ def places(info: Info, root: str | Path | None = None) -> list[Path]:
     place itself.
     """
     variable = os.environ.get(VARIABLE)
-    own = [Path(place).expanduser() for place in (root, variable) if place]
-    found = [base / folder for base in own for folder in (*info.folders, ".", "raw")]
-    found += [Path(folder) for folder in info.system]
-    found += [cache_folder() / info.name]
-    return found
+    roots = [Path(place).expanduser() for place in (root, variable) if place]
+    folders = [base / folder for base in roots for folder in (*info.folders, ".", "raw")]
+    folders += [Path(folder) for folder in info.system]
+    folders += [cache_folder() / info.name]
+    return folders
 
 
 def find(info: Info, file: File, root: str | Path | None = None) -> Found | None:
@@ -90,7 +90,7 @@ def _difference(data: bytes, file: File) -> str:
         return f"is truncated: it holds {len(data)} bytes of {file.size}"
     code = hashlib.sha256(data).hexdigest()
     for other in REGISTRY.values():
-        if any(code == known.sha256 for known in other.files):
+        if any(code == other_file.sha256 for other_file in other.files):
             return f"is a file of {other.name!r}"
     return f"is not the known file: its SHA-256 begins with {code[:12]}, not {file.sha256[:12]}"
 

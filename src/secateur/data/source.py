@@ -51,9 +51,9 @@ def in_turn(labels: Tensor) -> Tensor:
     >>> in_turn(torch.tensor([0, 0, 0, 1, 2, 2])).tolist()
     [0, 3, 4, 1, 5, 2]
     """
-    seen: Counter[int] = Counter()
+    count_by_label: Counter[int] = Counter()
     turns = []
     for label in labels.tolist():
-        turns.append((seen[label], label))
-        seen[label] += 1
+        turns.append((count_by_label[label], label))
+        count_by_label[label] += 1
     return torch.tensor(sorted(range(len(turns)), key=turns.__getitem__), dtype=torch.int64)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from secateur.checks import check_whole
 from secateur.types import InputError
 
 __all__ = ["BatchView", "Split"]
@@ -110,8 +111,7 @@ class BatchView:
     batch_size: int = 256
 
     def __post_init__(self) -> None:
-        if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise InputError(f"batches: batch_size is {self.batch_size!r}; give a whole number of at least 1")
+        check_whole("batches", batch_size=self.batch_size)
 
     def __len__(self) -> int:
         return -(-len(self.labels) // self.batch_size)

@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import nn
 
+from secateur.checks import check_name
 from secateur.edits.base import Edit
 from secateur.edits.cut import Cut
 from secateur.edits.depth import Depth
 from secateur.edits.graph import GraphCut
 from secateur.edits.masked import Masked
 from secateur.state import usual
-from secateur.types import unknown_name
 from secateur.untouched import copied
 
 __all__ = ["EDITS", "Cut", "Depth", "Edit", "GraphCut", "Masked", "from_dict", "replay", "to_dict"]
@@ -35,8 +35,7 @@ def from_dict(record: Mapping[str, Any]) -> Edit:
         FileError, LookupError, TypeError, ValueError: `record` is no such description.
     """
     kind = record["kind"]
-    if kind not in EDITS:
-        raise unknown_name("edit", kind, EDITS)
+    check_name("edit", kind, EDITS)
     return EDITS[kind].from_dict(record)
 
 

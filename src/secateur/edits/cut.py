@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor, int32, int64, nn
 
+from secateur.checks import is_whole
 from secateur.edits.base import Edit
 from secateur.structure.cutting import Plan, apply_plan
 from secateur.structure.mend import Edits
@@ -78,6 +79,4 @@ def _check_attributes(model: nn.Module, attributes: Edits) -> None:
 def _is_smaller(new: object, old: object) -> bool:
     if isinstance(new, list):
         return isinstance(old, (list, tuple)) and len(new) == len(old) and all(map(_is_smaller, new, old))
-    if any(isinstance(size, bool) or not isinstance(size, int) for size in (new, old)):
-        return False
-    return 1 <= new <= old or new == old  # type: ignore[operator]
+    return is_whole(new) and is_whole(old) and (1 <= new <= old or new == old)

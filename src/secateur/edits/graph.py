@@ -44,9 +44,9 @@ class GraphCut(Edit):
         """Return the graph of `model`, cut by the masks; its weights are those of `model`."""
         inputs = pytree.tree_map_only(Tensor, lambda x: x.to(device_of(model)), self.inputs)
         structure = graph_structure(model, trace(model, inputs), any_batch=self.follows_batch)
-        for name, kept in self.keep.items():
-            _check_mask(structure, name, kept)
-        gone = {structure.units[name]: kept for name, kept in self.keep.items() if not bool(kept.all())}
+        for name, keep_mask in self.keep.items():
+            _check_mask(structure, name, keep_mask)
+        gone = {structure.units[name]: keep_mask for name, keep_mask in self.keep.items() if not bool(keep_mask.all())}
         small = apply_plan(model, make_plan(model, structure, gone))
         graph = graph_form(small, structure, gone)
         if self.shapes:
@@ -59,7 +59,7 @@ class GraphCut(Edit):
         Raises:
             FileError: the inputs hold something else than tensors and plain values.
         """
-        masks = {name: kept.detach().cpu().contiguous() for name, kept in self.keep.items()}
+        masks = {name: keep_mask.detach().cpu().contiguous() for name, keep_mask in self.keep.items()}
         plain = {"follows_batch": self.follows_batch, "shapes": [list(shape) for shape in self.shapes]}
         return {"keep": masks, "inputs": describe(self.inputs), **plain}
 
@@ -71,10 +71,10 @@ class GraphCut(Edit):
         return cls(dict(record["keep"]), inputs, bool(record["follows_batch"]), shapes)
 
 
-def _check_mask(structure: Structure, name: str, kept: object) -> None:
+def _check_mask(structure: Structure, name: str, keep_mask: object) -> None:
     site = structure.sites.get(name)
-    if not isinstance(kept, Tensor) or kept.dtype is not torch.bool:
+    if not isinstance(keep_mask, Tensor) or keep_mask.dtype is not torch.bool:
         raise FileError(f"the mask of {name!r} is no bool tensor")
-    if site is None or tuple(kept.shape) != site.shape or not bool(kept.any()):
+    if site is None or tuple(keep_mask.shape) != site.shape or not bool(keep_mask.any()):
         units = "no such site" if site is None else f"{site.size} units"
-        raise FileError(f"the mask of {name!r} {tuple(kept.shape)} does not fit: the model has {units}")
+        raise FileError(f"the mask of {name!r} {tuple(keep_mask.shape)} does not fit: the model has {units}")

@@ -40,12 +40,12 @@ class Masked(Edit):
         {'0.weight': [[1, 1], [0, 0]], '0.bias': [1, 0], '1.weight': [[1, 0]]}
         """
         masks: dict[str, Tensor] = {}
-        for name, kept in check_keep(sites, keep).items():
-            if bool(kept.all()):
+        for name, keep_mask in check_keep(sites, keep).items():
+            if bool(keep_mask.all()):
                 continue
             for member in sites[name].members:
                 stays = masks.setdefault(member.parameter, torch.ones(member.shape, dtype=torch.bool))
-                member.clear(stays, kept)
+                member.clear(stays, keep_mask)
         return cls(masks)
 
     def apply(self, model: nn.Module) -> nn.Module:

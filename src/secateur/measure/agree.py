@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import check_name, check_number
 from secateur.files import require
 from secateur.labelled import Data
 from secateur.measure.quality import evaluate
 from secateur.selection import select
 from secateur.state import usual
 from secateur.structure import mask
-from secateur.types import InputError, Loss, Scores, Sites, unknown_name
+from secateur.types import InputError, Loss, Scores, Sites
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -102,10 +103,9 @@ def agreement(
     """
     flat_a, flat_b = _pooled(a, b)
     for at in fractions:
-        if isinstance(at, bool) or not isinstance(at, (int, float)) or not 0 < at < 1:
-            raise InputError(f"agreement: fractions of the units lie between 0 and 1; got {at!r}")
-    given = [x is not None for x in (model, sites, data)]
-    if any(given) and not all(given):
+        check_number("agreement", "(0, 1)", "a fraction of the units", fractions=at)
+    needed = [x is not None for x in (model, sites, data)]
+    if any(needed) and not all(needed):
         raise InputError("agreement: to see the loss suffered give model, sites and data, all three")
     suffered: dict[float, tuple[float, float]] = {}
     whole = nan
@@ -135,8 +135,7 @@ def _pooled(a: Scores, b: Scores) -> tuple[Tensor, Tensor]:
     if not a:
         raise InputError("agreement: there are no scores to compare")
     for name in a:
-        if name not in b:
-            raise unknown_name("site", name, b)
+        check_name("site", name, b)
         if a[name].shape != b[name].shape:
             raise InputError(
                 f"agreement: the scores of {name!r} have shapes {tuple(a[name].shape)} and {tuple(b[name].shape)}"

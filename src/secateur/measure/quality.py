@@ -8,11 +8,12 @@ from math import nan
 import torch
 from torch import Tensor, nn
 
-from secateur.labelled import Data, check_data, check_outputs, iterate
+from secateur.checks import check_whole
+from secateur.labelled import Samples, batches, check_outputs, check_samples, logits_of
 from secateur.losses import loss_function
 from secateur.rate.whole import tally_pass
 from secateur.state import check_module, device_of, evaluating, usual
-from secateur.types import InputError, Loss
+from secateur.types import Loss
 
 __all__ = ["Evaluation", "evaluate", "predict"]
 
@@ -35,7 +36,9 @@ class Evaluation:
 
 
 @usual
-def evaluate(model: nn.Module, data: Data, loss: str | Loss = "cross_entropy", *, batch_size: int = 256) -> Evaluation:
+def evaluate(
+    model: nn.Module, data: Samples, loss: str | Loss = "cross_entropy", *, batch_size: int = 256
+) -> Evaluation:
     """Run the model over labelled data, in evaluation mode without gradients, and rate it.
 
     Accuracy is counted where outputs are ``(N, classes)`` and targets are whole numbers ``(N,)``: the answer
@@ -43,8 +46,9 @@ def evaluate(model: nn.Module, data: Data, loss: str | Loss = "cross_entropy", *
 
     Args:
         model: on any device; its modes are left as they were.
-        data: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
-        loss: a name that `fit` takes, or a callable of (outputs, targets) that returns the batch's mean.
+        data: a `Split`, a pair (inputs, targets), or batches of such pairs; inputs may be several: see `fit`.
+        loss: a name that `fit` takes, or a callable of (outputs, targets) that returns the batch's mean; that may take
+            what a model of several outputs returns.
         batch_size: samples a pass, where the data are in memory.
 
     Raises:
@@ -56,9 +60,9 @@ def evaluate(model: nn.Module, data: Data, loss: str | Loss = "cross_entropy", *
     >>> round(result.accuracy, 3), result.class_accuracy, result.count
     (0.667, (1.0, 0.5, nan), 3)
     """
-    _check_batch_size(batch_size)
+    check_whole("evaluate", batch_size=batch_size)
     check_module(model, "evaluate", compiled=True)
-    check_data(data, "evaluate")
+    check_samples(data, "evaluate")
     tally = tally_pass(model, data, loss_function(loss), batch_size, "evaluate")
     accuracy = tally.accuracy
     return Evaluation(
@@ -76,16 +80,16 @@ def _class_accuracy(answers: Tensor | None) -> tuple[float, ...]:
 
 
 @usual
-def predict(model: nn.Module, data: Data | Tensor, *, batch_size: int = 256) -> Tensor:
+def predict(model: nn.Module, data: Samples, *, batch_size: int = 256) -> Tensor:
     """Return the model's outputs on all samples, in their order, in evaluation mode without gradients.
 
     Args:
         model: on any device; its modes are left as they were.
-        data: what `evaluate` takes, or a tensor of inputs alone.
+        data: what `evaluate` takes, or inputs alone, such as a tensor.
         batch_size: samples a pass, where the data are in memory.
 
     Returns:
-        The outputs ``(N, …)``, on the model's device.
+        The outputs ``(N, …)``, on the model's device; the logits of a model that names them.
 
     Raises:
         InputError: no samples, values that are not finite, outputs that hold NaN.
@@ -93,19 +97,13 @@ def predict(model: nn.Module, data: Data | Tensor, *, batch_size: int = 256) -> 
     >>> predict(nn.Flatten(), torch.zeros(5, 2, 3), batch_size=2).shape
     torch.Size([5, 6])
     """
-    _check_batch_size(batch_size)
-    labelled: Data = (data, torch.zeros(len(data))) if isinstance(data, Tensor) else data
+    check_whole("predict", batch_size=batch_size)
     check_module(model, "predict", compiled=True)
-    check_data(labelled, "predict")
+    check_samples(data, "predict")
     device, outputs = device_of(model), []
     with evaluating(model):
-        for number, (inputs, _) in enumerate(iterate(labelled, batch_size, "predict"), 1):
-            rows = model(inputs.to(device))
-            check_outputs(rows, torch.zeros(len(inputs)), f"predict, batch {number}")
+        for number, batch in enumerate(batches(data, batch_size, "predict"), 1):
+            rows = logits_of(batch.to(device).run(model))
+            check_outputs(rows, torch.zeros(len(batch)), f"predict, batch {number}")
             outputs.append(rows)
     return torch.cat(outputs)
-
-
-def _check_batch_size(batch_size: int) -> None:
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError(f"batch_size={batch_size!r} must be a whole number, 1 or more")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -17,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from secateur.measure.inputs import caller
 from secateur.randomness import private_draws
+from secateur.runtimes.inputs import caller
 from secateur.state import check_module, evaluating, tensors, usual
 from secateur.types import ExampleInputs, InputError
 
@@ -54,37 +53,47 @@ def parameters(model: nn.Module) -> ParameterCount:
     ParameterCount(total=8, nonzero=5)
     """
     check_module(model, "parameters")
-    found = list(model.parameters())
+    all_parameters = list(model.parameters())
     return ParameterCount(
-        total=sum(parameter.numel() for parameter in found),
-        nonzero=sum(int(torch.count_nonzero(parameter)) for parameter in found),
+        total=sum(parameter.numel() for parameter in all_parameters),
+        nonzero=sum(int(torch.count_nonzero(parameter)) for parameter in all_parameters),
     )
+
+
+# What a safetensors file can hold, in the order in which it does, and its names for them.
+_DTYPES = (
+    "uint64 int64 float64 complex64 float32 uint32 int32 bfloat16 float16 uint16 int16 float8_e5m2fnuz float8_e4m3fnuz "
+    "float8_e4m3fn float8_e5m2 int8 uint8 bool"
+)
+_CODES = "U64 I64 F64 C64 F32 U32 I32 BF16 F16 U16 I16 F8_E5M2FNUZ F8_E4M3FNUZ F8_E4M3 F8_E5M2 I8 U8 BOOL"
+CODE_BY_DTYPE = {getattr(torch, dtype): code for dtype, code in zip(_DTYPES.split(), _CODES.split(), strict=True)}
 
 
 @usual
 def file_bytes(model: nn.Module) -> int:
-    """Return the bytes of the model's safetensors file, by really writing one to a temporary folder.
+    """Return the bytes of the model's safetensors file, counted without writing it.
 
     The file holds what ``state_dict`` does, parameters and buffers, dense; tensors that are shared are
     written once; the header with names and shapes counts too.
 
     Raises:
-        InputError: a lazy parameter that has no shape yet, or an entry of the state that is not a tensor.
+        InputError: a lazy parameter that has no shape yet, or an entry of the state that such a file cannot hold.
 
     >>> file_bytes(nn.Linear(100, 10)) - 4 * (100 * 10 + 10)  # what is left is the header
     136
     """
-    from safetensors.torch import save_file
-
     check_module(model, "file_bytes")
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "model.safetensors"
-        save_file(_distinct_tensors(model), path)
-        return path.stat().st_size
+    header, end, order = {}, 0, list(CODE_BY_DTYPE)
+    for name, tensor in sorted(_distinct_tensors(model), key=lambda entry: (order.index(entry[1].dtype), entry[0])):
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": CODE_BY_DTYPE[tensor.dtype], "shape": [*tensor.shape], "data_offsets": [start, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    # The header's length is a number of 8 bytes; spaces fill it to a multiple of 8.
+    return 8 + -(-len(text) // 8) * 8 + end
 
 
-def _distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors of the state, those that are the same memory once, each in memory of its own."""
+def _distinct_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """The tensors of the state by name, those that are the same memory once."""
     distinct: dict[object, tuple[str, Tensor]] = {}
     for name, tensor in model.state_dict().items():
         if not isinstance(tensor, Tensor):
@@ -92,9 +101,15 @@ def _distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
                 f"file_bytes: {name} of the model's state is a {type(tensor).__name__}; "
                 "a safetensors file holds tensors only: keep it in a buffer"
             )
-        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        if tensor.layout != torch.strided or tensor.dtype not in CODE_BY_DTYPE:
+            raise InputError(
+                f"file_bytes: {name} of the model's state is {tensor.dtype}, {tensor.layout}, which a safetensors file "
+                "cannot hold; make it dense, of a type that it can: float32, say"
+            )
+        memory = tensor.data_ptr() or tensor.untyped_storage()._cdata  # on the meta device there is no pointer
+        place = (memory, tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
         distinct.setdefault(place if tensor.numel() else name, (name, tensor))
-    return {name: tensor.detach().clone().contiguous() for name, tensor in distinct.values()}
+    return list(distinct.values())
 
 
 @usual

@@ -1,20 +1,21 @@
-"""How fast a model is: the wall-clock time of a forward pass, alone and against others."""
+"""How fast a model is: the time of a forward pass in a runtime, alone and against others."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median, quantiles
-from time import perf_counter
-from typing import Any
 
-import torch
 from torch import nn
 
 from secateur import state
-from secateur.measure.inputs import batch_size_of, caller, with_batch_size
-from secateur.state import check_module, device_of, evaluating, usual
+from secateur.checks import check_whole
+from secateur.runtimes.base import Runtime, Timer
+from secateur.runtimes.inputs import batch_size_of, with_batch_size
+from secateur.runtimes.names import timer
+from secateur.runtimes.timing import in_turns, prepared, threads_of
+from secateur.state import check_module, evaluating, usual
 from secateur.types import ExampleInputs, InputError
 
 __all__ = ["Latency", "LatencyComparison", "Spread", "compare_latency", "latency"]
@@ -58,7 +59,8 @@ class LatencyComparison:
     Attributes:
         latencies: of each model, by its name.
         speedups: the first model's time ÷ this model's, round by round: the median and quartiles over the
-            rounds. Above 1 is faster than the first.
+            rounds. Above 1 is faster than the first. Where one thread does all of the work, these are times of the
+            processor, so that what else the machine does hardly enters.
     """
 
     latencies: Mapping[str, Latency]
@@ -70,8 +72,9 @@ def latency(
     model: nn.Module,
     example_inputs: ExampleInputs,
     *,
+    runtime: Runtime = "eager",
     batch_size: int | None = None,
-    threads: int = 1,
+    threads: int | None = None,
     warmup: int = 5,
     repeats: int = 30,
 ) -> Latency:
@@ -83,14 +86,19 @@ def latency(
     Args:
         model: on any device; an accelerator's work is waited for.
         example_inputs: a tensor, a tuple of positional inputs, or a dict of keyword inputs.
+        runtime: where it runs: ``"eager"`` PyTorch, ``"onnxruntime"``, one with options, as in
+            ``"onnxruntime:threads=2"``, or a timer of your own: a function of (model, example inputs) that returns a
+            function that runs the model once, or the seconds that it takes.
         batch_size: samples a pass; the example's are repeated or dropped to make them. None: as they are.
-        threads: of the CPU.
+        threads: of the CPU; None leaves them as the runtime has them, which is 1 unless it says otherwise.
         warmup: passes before the first that counts.
         repeats: passes that count.
 
     Raises:
         InputError: a number is out of range, or the example inputs have no batch.
+        MissingLibraryError, ExportError, UnknownNameError: see `secateur.export`.
 
+    >>> import torch
     >>> result = latency(nn.Linear(4, 2), torch.zeros(1, 4), batch_size=8, repeats=3)
     >>> result.batch_size, result.low <= result.median <= result.high
     (8, True)
@@ -98,6 +106,7 @@ def latency(
     compared = compare_latency(
         {"model": model},
         example_inputs,
+        runtime=runtime,
         batch_size=batch_size,
         threads=threads,
         warmup=warmup,
@@ -111,78 +120,59 @@ def compare_latency(
     models: Mapping[str, nn.Module],
     example_inputs: ExampleInputs,
     *,
+    runtime: Runtime = "eager",
     batch_size: int | None = None,
-    threads: int = 1,
+    threads: int | None = None,
     warmup: int = 5,
     repeats: int = 30,
+    quick: bool = False,
 ) -> LatencyComparison:
     """Measure several models in turns, and how much faster each is than the first.
 
     Every round times each model once, beginning with another one each time, so that what else the machine
     does falls on all of them alike; the speedup is the median over the rounds of the ratio within a round.
 
-    Args and errors are those of `latency`, and there must be at least one model.
+    Args and errors are those of `latency`, and there must be at least one model. With `quick`, for many candidates of
+    which none is kept, the runtime's short way is taken, where it has one, which compares nothing with torch.
 
+    >>> import torch
     >>> small, large = nn.Linear(4, 2), nn.Linear(4, 2000)
     >>> result = compare_latency({"large": large, "small": small}, torch.zeros(64, 4), repeats=9)
     >>> result.speedups["large"].median, result.speedups["small"].median > 1
     (1.0, True)
     """
-    _check_numbers(batch_size=batch_size, threads=threads, repeats=repeats)
-    if isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 0:
-        raise InputError(f"latency: warmup={warmup!r} must be a whole number, 0 or more")
+    check_whole("latency", or_none=True, batch_size=batch_size, threads=threads)
+    check_whole("latency", repeats=repeats)
+    check_whole("latency", 0, warmup=warmup)
     if not models:
         raise InputError("compare_latency: there are no models; give at least one")
     for model in models.values():
         check_module(model, "latency", compiled=True)
     inputs = with_batch_size(example_inputs, batch_size)
-    size = batch_size_of(inputs)
+    size, runtime_timer = batch_size_of(inputs), _with_threads(runtime, threads)
     with ExitStack() as stack:
-        stack.enter_context(state.threads(threads))
+        stack.enter_context(state.threads(threads_of(runtime_timer)))
         for model in models.values():
             stack.enter_context(evaluating(model))
-        calls = {name: _timed(model, inputs) for name, model in models.items()}
-        times = _rounds(calls, warmup, repeats)
+        ready = {name: prepared(runtime_timer, model, inputs, quick=quick) for name, model in models.items()}
+        times = in_turns(ready, warmup=warmup, repeats=repeats)
+    count = threads_of(runtime_timer)
     return LatencyComparison(
-        latencies={name: Latency(*_spread(of), size, threads, repeats) for name, of in times.items()},
-        speedups=_speedups(times),
+        latencies={name: Latency(*_spread(wall), size, count, repeats) for name, wall in times.wall.items()},
+        speedups={name: Spread(*_spread(times.ratios(name))) for name in models},
     )
 
 
-def _check_numbers(**numbers: int | None) -> None:
-    for name, value in numbers.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise InputError(f"latency: {name}={value!r} must be a whole number, 1 or more")
-
-
-def _timed(model: nn.Module, inputs: ExampleInputs) -> Callable[[], float]:
-    call, device = caller(model, inputs), device_of(model)
-
-    def once() -> float:
-        _wait(device)
-        started = perf_counter()
-        call()
-        _wait(device)
-        return perf_counter() - started
-
-    return once
-
-
-def _wait(device: torch.device) -> Any:
-    # An accelerator returns before it is done.
-    return None if device.type == "cpu" else torch.accelerator.synchronize(device)
-
-
-def _rounds(calls: Mapping[str, Callable[[], float]], warmup: int, repeats: int) -> dict[str, list[float]]:
-    names, times = list(calls), {name: [0.0] * repeats for name in calls}
-    for call in calls.values():
-        for _ in range(warmup):
-            call()
-    for turn in range(repeats):
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
-            times[name][turn] = calls[name]()
-    return times
+def _with_threads(runtime: Runtime, threads: int | None) -> Timer:
+    runtime_timer = timer(runtime)
+    if threads is None:
+        return runtime_timer
+    if not hasattr(runtime_timer, "threads"):
+        raise InputError(
+            f"latency: threads={threads} is for a runtime of secateur's; the timer {runtime!r} decides by itself"
+        )
+    with_threads: Timer = replace(runtime_timer, threads=threads)  # type: ignore[type-var]
+    return with_threads
 
 
 def _spread(values: list[float]) -> tuple[float, float, float]:
@@ -195,16 +185,3 @@ def _spread(values: list[float]) -> tuple[float, float, float]:
         return values[0], values[0], values[0]
     low, _, high = quantiles(values, n=4, method="inclusive")
     return median(values), low, high
-
-
-def _speedups(times: Mapping[str, list[float]]) -> dict[str, Spread]:
-    """Return the spread, over the rounds, of the first one's time ÷ each one's.
-
-    >>> _speedups({"a": [2.0, 4.0, 6.0], "b": [1.0, 1.0, 2.0]})["b"]
-    Spread(median=3.0, low=2.5, high=3.5)
-    """
-    first = next(iter(times.values()))
-    return {
-        name: Spread(*_spread([one / other for one, other in zip(first, of, strict=True)]))
-        for name, of in times.items()
-    }

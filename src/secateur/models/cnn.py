@@ -44,14 +44,14 @@ def _left(model: str, input_size: int, pools: int) -> int:
 def _conv(
     channels: Sequence[int], classes: int, in_channels: int, input_size: int, width: float, dropout: float
 ) -> nn.Module:
-    kept = [scaled(number, width) for number in channels]
-    side = _left(f"conv-{len(kept)}", input_size, len(kept) // 2)
+    widths = [scaled(number, width) for number in channels]
+    side = _left(f"conv-{len(widths)}", input_size, len(widths) // 2)
     hidden = scaled(256, width)
-    layers = _pairs(in_channels, kept)
+    layers = _pairs(in_channels, widths)
     layers["flatten"] = nn.Flatten()
-    for position, (n_in, n_out) in enumerate(((kept[-1] * side**2, hidden), (hidden, hidden)), 1):
+    for position, (n_in, n_out) in enumerate(((widths[-1] * side**2, hidden), (hidden, hidden)), 1):
         layers[f"fc{position}"] = nn.Linear(n_in, n_out)
-        layers[f"relu{len(kept) + position}"] = nn.ReLU()
+        layers[f"relu{len(widths) + position}"] = nn.ReLU()
         if dropout:
             layers[f"dropout{position}"] = nn.Dropout(dropout)
     layers["fc3"] = nn.Linear(hidden, classes)

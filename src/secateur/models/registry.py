@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
 from torch import nn
 
+from secateur.checks import check_name, check_whole, is_whole, within
 from secateur.models import cnn, mlp, resnet, vgg
 from secateur.models.schemes import SCHEMES, initialise
 from secateur.randomness import private_draws
@@ -84,10 +84,10 @@ def input_shape(name: str, **options: Any) -> tuple[int, ...]:
     options = {key: value for key, value in options.items() if key not in ("seed", "init")}
     _check_options(name, factory, options)
     parameters = inspect.signature(factory).parameters
-    chosen = {key: parameter.default for key, parameter in parameters.items()} | options
-    if "inputs" in chosen:
-        return (chosen["inputs"],)
-    return chosen["in_channels"], chosen["input_size"], chosen["input_size"]
+    settings = {key: parameter.default for key, parameter in parameters.items()} | options
+    if "inputs" in settings:
+        return (settings["inputs"],)
+    return settings["in_channels"], settings["input_size"], settings["input_size"]
 
 
 def fitting(name: str, shape: Sequence[int], classes: int) -> dict[str, int]:
@@ -130,14 +130,12 @@ def build(name: str, *, seed: int | None = None, init: str | None = None, **opti
     >>> build("torch.nn:Linear", in_features=2, out_features=3)
     Linear(in_features=2, out_features=3, bias=True)
     """
-    if init is not None and init not in SCHEMES:
-        raise unknown_name("initialisation", init, SCHEMES)
+    check_name("initialisation", init, SCHEMES, or_none=True)
     factory = _imported(name) if ":" in str(name) else _named(name)
     _check_options(name, factory, options)
     if seed is None:
         return _made(name, factory, init, options)
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise InputError(f"build({name!r}): seed is {seed!r}; give a whole number of at least 0, or None")
+    check_whole(f"build({name!r})", 0, or_none=True, seed=seed)
     with private_draws(seed):
         return _made(name, factory, init, options)
 
@@ -159,19 +157,19 @@ def _named(name: str) -> Factory:
 def _imported(path: str) -> Factory:
     module_name, _, attribute = path.partition(":")
     try:
-        found: Any = import_module(_MOVED.get(module_name, module_name))
+        imported: Any = import_module(_MOVED.get(module_name, module_name))
     except (ImportError, ValueError, TypeError) as error:
         raise UnknownNameError(
             f"build({path!r}): cannot import {module_name!r} ({error}); write 'package.module:factory', "
             "with the package installed or its folder on PYTHONPATH"
         ) from error
     for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise unknown_name(f"attribute of {module_name}", attribute, _public(found))
-        found = getattr(found, part)
-    if not callable(found):
-        raise InputError(f"build({path!r}): is a {type(found).__name__}; name a function or class to call")
-    factory: Factory = found
+        if not hasattr(imported, part):
+            raise unknown_name(f"attribute of {module_name}", attribute, _public(imported))
+        imported = getattr(imported, part)
+    if not callable(imported):
+        raise InputError(f"build({path!r}): is a {type(imported).__name__}; name a function or class to call")
+    factory: Factory = imported
     return factory
 
 
@@ -196,26 +194,21 @@ def _check_options(name: str, factory: Factory, options: Mapping[str, Any]) -> N
     if ":" in name:
         return  # what another package's options mean is its own affair
     for key, value in options.items():
-        known = signature.parameters.get(key)
-        wish = _wish(key, value, isinstance(known.default, tuple) if known else False)
+        declared = signature.parameters.get(key)
+        wish = _wish(key, value, isinstance(declared.default, tuple) if declared else False)
         if wish:
             raise InputError(f"build({name!r}): {key} is {value!r}; give {wish}")
 
 
 def _wish(option: str, value: Any, several: bool) -> str:
     """Return what the option should be, or nothing when it is right."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if option == "width":
-        return "" if number and 0 < value < math.inf else "a number above 0"
+        return "" if within(value, "(0, inf)") else "a number above 0"
     if option == "dropout":
-        return "" if number and 0 <= value < 1 else "a probability from 0 to below 1"
+        return "" if within(value, "[0, 1)") else "a probability from 0 to below 1"
     if option == "batch_norm":
         return "" if isinstance(value, bool) else "True or False"
     if several:
-        right = isinstance(value, (list, tuple)) and value and all(map(_count, value))
+        right = isinstance(value, (list, tuple)) and value and all(is_whole(size, 1) for size in value)
         return "" if right else "a tuple of whole numbers of at least 1"
-    return "" if _count(value) else "a whole number of at least 1"
-
-
-def _count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return "" if is_whole(value, 1) else "a whole number of at least 1"

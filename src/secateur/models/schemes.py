@@ -9,7 +9,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from secateur.types import unknown_name
+from secateur.checks import check_name
 
 __all__ = ["SCHEMES", "initialise"]
 
@@ -54,8 +54,7 @@ def initialise(model: nn.Module, scheme: str) -> nn.Module:
     >>> bool(model.weight.abs().max() <= 0.2), bool((model.bias == 0).all())
     (True, True)
     """
-    if scheme not in SCHEMES:
-        raise unknown_name("initialisation", scheme, SCHEMES)
+    check_name("initialisation", scheme, SCHEMES)
     for layer in model.modules():
         if isinstance(layer, _LAYERS):
             if prod(layer.weight.shape):

@@ -1,4 +1,7 @@
-"""The first layer after a unit, from what it computed with it: y − w_u ∗ x_u instead of a full product."""
+"""The first layer after a unit, from what it computed with it: y − w_u ∗ x_u instead of a full product.
+
+A linear layer or a convolution is a sum over its inputs, y = b + Σ_u w_u ∗ x_u, so that is exact but for rounding.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +48,8 @@ def downdate(step: Instruction, source: Node, read: Read) -> Downdate | None:
     product = product_of(step.node)
     if product is None or not product.plain or not isinstance(product.weight, Node):
         return None
-    weight = step.given[product.weight]
-    if step.given.get(product.source) is not source or weight is source or product.kind == "matmul":
+    weight = step.current[product.weight]
+    if step.current.get(product.source) is not source or weight is source or product.kind == "matmul":
         return None
     if product.convolution:
         return _of_convolution(product, source, weight, read)
@@ -75,12 +78,12 @@ def _of_convolution(product: Product, source: Node, weight: Node, read: Read) ->
     stride, padding, dilation = (list(option) for option in options)
 
     def make(old: Tensor, x: Tensor, weight: Tensor, index: Tensor) -> Tensor:
-        """One group of a grouped convolution for each unit."""
+        """y − w_u ∗ x_u for all units at once: w_u ∗ x_u is group u of one grouped convolution."""
         units = len(index)
-        picked = weight[:, index].transpose(0, 1).flatten(0, 1)  # (units · out, positions, …)
-        gone: Tensor = torch.convolution(
-            x[:, index.flatten()], picked, None, stride, padding, dilation, False, [0] * len(stride), units
+        weights_by_unit = weight[:, index].transpose(0, 1).flatten(0, 1)  # (units · out, positions, …)
+        removed: Tensor = torch.convolution(
+            x[:, index.flatten()], weights_by_unit, None, stride, padding, dilation, False, [0] * len(stride), units
         )
-        return old - gone.view(len(old), units, *old.shape[1:]).transpose(0, 1)
+        return old - removed.view(len(old), units, *old.shape[1:]).transpose(0, 1)
 
     return Downdate((source, weight), make, read.index)

@@ -2,7 +2,8 @@
 
 Without unit u the logits of a sample are ``z − h_u w_u``. With the samples sorted by class t, and
 ``d_cu = w_cu − w_tu``, its cross-entropy changes by ``log(1 + Σ_c p_c (exp(−h_u d_cu) − 1))``, where the target's own
-term is zero: no forward pass, and one exponential for each sample, unit and other class.
+term is zero: no forward pass, and one exponential for each sample, unit and other class. (From the definition of the
+cross-entropy, log Σ_c exp z_c − z_t, with p = softmax(z); nothing is approximated.)
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class LastRead:
         product = product_of(suffix.line.steps[0].node) if len(suffix.line.steps) == 1 else None
         if product is None or product.convolution or not product.plain or product.kind == "matmul":
             return None
-        operands = suffix.line.steps[0].given
+        operands = suffix.line.steps[0].current
         source = operands.get(product.source)
         if source is None or values[source].ndim != 2 or any(s.source is not source or s.dim != 1 for s in suffix.shut):
             return None
@@ -166,12 +167,12 @@ class LastLayer:
             self._total, self._squares = torch.zeros(2, self._h.shape[1], dtype=torch.float64, device=self._h.device)
             self._hits = torch.zeros(len(self._weight), self._h.shape[1], dtype=torch.int64, device=self._h.device)
             self._update(None)
-        count, here = len(self._h), ~self._gone
+        count, left = len(self._h), ~self._gone
         loss = self._h.new_full((self._size,), torch.inf, dtype=torch.float64)
         square = torch.zeros_like(loss)
         right = torch.zeros(len(self._weight), self._size, dtype=torch.int64, device=loss.device)
-        loss[self.units], square[self.units] = self._total[here] / count, self._squares[here] / count
-        right[:, self.units] = self._hits[:, here]
+        loss[self.units], square[self.units] = self._total[left] / count, self._squares[left] / count
+        right[:, self.units] = self._hits[:, left]
         return LastChanges(loss, square, right)
 
     def remove(self, unit: int) -> None:
@@ -186,6 +187,7 @@ class LastLayer:
         place = int(at[0, 0])
         column = self._h[:, place].clone()
         touched = column.nonzero()[:, 0]
+        # z ← z − h_u w_u, where h_u is not zero.
         self._logits[touched] -= column[touched, None] * self._weight[:, place]
         self._h[:, place] = 0
         self._gone[place] = True

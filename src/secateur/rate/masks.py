@@ -195,7 +195,7 @@ class Removals:
 
 def _removing(keep: Keep) -> dict[str, Tensor]:
     """The masks that remove something."""
-    return {name: kept for name, kept in keep.items() if not bool(kept.all())}
+    return {name: mask for name, mask in keep.items() if not bool(mask.all())}
 
 
 class Batch(Protocol):

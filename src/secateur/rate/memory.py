@@ -55,26 +55,26 @@ class Budget:
         total = max_memory or max(free_memory(device) // SHARE, 1)
         return cls(total, total // 2 if device.type != "cpu" else min(total // 2, NEAR))
 
-    def samples(self, kept: float, unit: float, count: int) -> int:
+    def samples(self, sample_bytes: float, unit_bytes: float, count: int) -> int:
         """Return how many of `count` samples to take at one time.
 
         Args:
-            kept: bytes that are kept for each sample.
-            unit: bytes that one unit takes for each sample.
+            sample_bytes: bytes that are kept for each sample.
+            unit_bytes: bytes that one unit takes for each sample.
             count: samples at hand.
 
-        >>> Budget(total=1000, block=500).samples(kept=100, unit=10, count=60)
+        >>> Budget(total=1000, block=500).samples(sample_bytes=100, unit_bytes=10, count=60)
         5
         """
-        return max(1, min(count, int(self.total / 2 / max(kept, unit, 1))))
+        return max(1, min(count, int(self.total / 2 / max(sample_bytes, unit_bytes, 1))))
 
-    def units(self, each: float) -> int:
+    def units(self, unit_bytes: float) -> int:
         """Return how many units of so many bytes to take at one time.
 
-        >>> Budget(total=1000, block=500).units(each=100)
+        >>> Budget(total=1000, block=500).units(unit_bytes=100)
         5
         """
-        return max(1, int(self.block / max(each, 1)))
+        return max(1, int(self.block / max(unit_bytes, 1)))
 
 
 def free_memory(device: torch.device) -> int:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from secateur.checks import check_whole
 from secateur.rate.candidates import Candidates, Genes, Offsets
 from secateur.rate.memory import POPULATION, WIDE
 from secateur.rate.program import Line, Program, Programs, Unfit, leading_to
@@ -93,13 +94,13 @@ class CountedAfter(Counted):
 
     def outputs(self, changed: Mapping[str, Tensor]) -> Tensor:
         """Run what follows the tensors that changed."""
-        return self.parted.suffix.end(self.values, self.parted.given(changed))
+        return self.parted.suffix.end(self.values, self.parted.replacements(changed))
 
     def counts(self, changed: Sequence[Mapping[str, Tensor]]) -> Counts:
         """Run what follows for the stacked tensors of all candidates."""
         if len(changed) == 1:
             return super().counts(changed)
-        rows = [self.parted.given(tensors) for tensors in changed]
+        rows = [self.parted.replacements(tensors) for tensors in changed]
         stacked = [torch.stack(tensors) for tensors in zip(*rows, strict=True)]
         return _count(self.parted.suffix.stacked(self.values, stacked).permute(2, 0, 1), self, changed.__getitem__)
 
@@ -129,17 +130,17 @@ class ParametersSuffix:
         holders = program.holders(own_tensors(model))
         # By the node, as a parameter under two names may have two, and either name may be asked for.
         self.names = {node: name for name in names for node in holders[name]}
-        self.suffix = Suffix(program, given=self.names)
+        self.suffix = Suffix(program, replaced=self.names)
         if not self.suffix.touched:
             raise InputError("search: the model's output does not depend on the sites; search other ones")
         self.before = Line(leading_to(program.steps, self.suffix.boundary), self.suffix.boundary)
-        changing = {self.names[node]: node for node in self.suffix.given}
-        alone = layer is not None and len(changing) == len(self.suffix.given)
+        changing = {self.names[node]: node for node in self.suffix.replaced}
+        alone = layer is not None and len(changing) == len(self.suffix.replaced)
         self.wide = wide(self.suffix, changing, *layer, samples) if layer is not None and alone else None
 
-    def given(self, changed: Mapping[str, Tensor]) -> list[Tensor]:
+    def replacements(self, changed: Mapping[str, Tensor]) -> list[Tensor]:
         """Return the values of the parameters that change, in the order of the suffix."""
-        return [changed[self.names[node]] for node in self.suffix.given]
+        return [changed[self.names[node]] for node in self.suffix.replaced]
 
 
 class Population:
@@ -175,7 +176,7 @@ class Population:
         self.device = device_of(space.model)
         parameters = own_tensors(space.model)
         names = [*(m.parameter for site in space.sites.values() for m in site.members), *space.biases]
-        self._own = {name: parameters[name].detach() for name in names}
+        self._parameters = {name: parameters[name].detach() for name in names}
         with evaluating(space.model):
             self.batches = tuple(self._batches(inputs, labels, batch_size))
         self._bank = self._make_bank()
@@ -228,15 +229,17 @@ class Population:
         channel = next((site.name for site in self.space.sites.values() if site.kind != "weight"), None)
         if channel is not None:
             raise InputError(f"search: gradients are taken of single weights, and {channel!r} has channels")
-        keep = {n: k.to(self._own[n]).requires_grad_() for n, k in self.space.keep(genes).items()}
-        shift = {n: x.to(self._own[n]).requires_grad_() for n, x in self.space.offset(offsets).items()}
+        keep = {n: k.to(self._parameters[n]).requires_grad_() for n, k in self.space.keep(genes).items()}
+        shift = {n: x.to(self._parameters[n]).requires_grad_() for n, x in self.space.offset(offsets).items()}
         free = [*keep.values(), *shift.values()]
         total = [torch.zeros_like(x) for x in free]
         for n in batches:
             with torch.enable_grad():
-                new = {k: self._own[k] * g for k, g in keep.items()} | {k: self._own[k] + x for k, x in shift.items()}
+                new = {k: self._parameters[k] * g for k, g in keep.items()} | {
+                    k: self._parameters[k] + x for k, x in shift.items()
+                }
                 batch = self.batches[n]
-                loss = cross_entropy(batch.outputs({**self._own, **new}), batch.labels, reduction="sum")
+                loss = cross_entropy(batch.outputs({**self._parameters, **new}), batch.labels, reduction="sum")
                 for sum_, part in zip(total, torch.autograd.grad(loss, free), strict=True):
                     sum_ += part
         return torch.cat([x.flatten() for x in total]).double().cpu().numpy() / self.count(batches)
@@ -262,14 +265,14 @@ class Population:
         alone = len(self.space.sites) == 1 and len(biases) <= 1 and site.kind == "weight"
         layer = (site.name, next(iter(biases), None)) if alone else None
         with suppress(Unfit, TraceError):
-            return ParametersSuffix(programs.at(x), self.space.model, list(self._own), len(x), layer)
+            return ParametersSuffix(programs.at(x), self.space.model, list(self._parameters), len(x), layer)
         return None
 
     def _make_bank(self) -> RowBank | None:
         first = self.batches[0].wide
         if any(b.wide is None for b in self.batches) or first is None or first.last:
             return None
-        weight = next(iter(self._own[name] for name in self.space.sites))
+        weight = next(iter(self._parameters[name] for name in self.space.sites))
         sources = [b.values[b.wide.source] for b in self.batches if isinstance(b, CountedAfter) and b.wide is not None]
         return RowBank.of(weight, sources, self.memory)
 
@@ -285,7 +288,7 @@ class Population:
 
     def _chunk(self, genes: Genes, offsets: Offsets | None) -> Counts:
         def changed(n: int) -> dict[str, Tensor]:
-            return {**self._own, **self.space.tensors(genes[n], None if offsets is None else offsets[n])}
+            return {**self._parameters, **self.space.tensors(genes[n], None if offsets is None else offsets[n])}
 
         if self._bank is not None:
             return self._banked(genes, offsets, changed)
@@ -343,15 +346,15 @@ class Population:
 
     def _masks(self, genes: Genes) -> tuple[Tensor, Tensor]:
         name, site = next(iter(self.space.sites.items()))
-        return self._own[name], torch.from_numpy(genes).to(self.device).view(-1, *site.shape)
+        return self._parameters[name], torch.from_numpy(genes).to(self.device).view(-1, *site.shape)
 
     def _bias(self, fast: Wide, values: Values, offsets: Offsets | None) -> Tensor | None:
         """The biases of the searched layer, ``(candidates or 1, outputs)``."""
         if not self.space.biases:
-            found: Tensor | None = None if fast.bias is None else values[fast.bias].unsqueeze(0)
-            return found
-        own = self._own[self.space.biases[0]]
-        return own.unsqueeze(0) if offsets is None else own + torch.from_numpy(offsets).to(own)
+            bias: Tensor | None = None if fast.bias is None else values[fast.bias].unsqueeze(0)
+            return bias
+        bias = self._parameters[self.space.biases[0]]
+        return bias.unsqueeze(0) if offsets is None else bias + torch.from_numpy(offsets).to(bias)
 
 
 def _count(logits: Tensor, batch: Counted, changed: Changed, first: int = 0) -> Counts:
@@ -380,9 +383,7 @@ def _check(inputs: Tensor, labels: Tensor, batch_size: int, memory: int) -> None
             f"search: labels are {labels.dtype} of shape {tuple(labels.shape)}; give whole numbers (samples,), "
             "or a loss to search by: Fitness(space, data, loss='mse')"
         )
-    for name, value in (("batch_size", batch_size), ("memory", memory)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"search: {name}={value!r} must be a whole number, 1 or more")
+    check_whole("search", batch_size=batch_size, memory=memory)
 
 
 def check_outputs(outputs: object, labels: Tensor) -> None:

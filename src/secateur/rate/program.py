@@ -35,19 +35,19 @@ class Instruction:
     Attributes:
         node: where it stands in the graph.
         target, args, kwargs: what is called; tensors are the nodes that have their values at this time.
-        given: for each operand in the graph, that node.
+        current: for each operand in the graph, the node that has its value at this time.
     """
 
     node: Node
     target: Callable[..., Any]
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
-    given: Mapping[Node, Node] = field(default_factory=dict)
+    current: Mapping[Node, Node] = field(default_factory=dict)
 
     @property
     def operands(self) -> set[Node]:
         """The nodes whose values it takes."""
-        return set(self.given.values())
+        return set(self.current.values())
 
     def __call__(self, values: Mapping[Node, Any], instead: Mapping[Node, Any]) -> Any:
         """Return what the op makes of `values`; operands that are in `instead` are taken from there."""
@@ -113,7 +113,7 @@ class Programs:
 
     def __init__(self, model: nn.Module, sites: Sites) -> None:
         self.model, self.flow = model, Flow(model, sites)
-        self.known: dict[int, Program] = {}  # by the identity of the structure that the flow keeps
+        self.by_structure: dict[int, Program] = {}  # by the identity of the structure that the flow keeps
         self.checked: set[tuple[int, ...]] = set()
 
     def at(self, inputs: Tensor) -> Program:
@@ -124,9 +124,9 @@ class Programs:
             TraceError, InputError: there is no graph for such inputs.
         """
         structure, reads = self.flow.at(inputs)
-        if id(structure) not in self.known:
-            self.known[id(structure)] = Program.of(structure, reads)
-        return self.known[id(structure)]
+        if id(structure) not in self.by_structure:
+            self.by_structure[id(structure)] = Program.of(structure, reads)
+        return self.by_structure[id(structure)]
 
     def run(self, line: Line, inputs: Tensor) -> dict[Node, Any]:
         """Return what a line of the program for inputs of this shape makes of them, and what the placeholders stand for."""
@@ -155,9 +155,9 @@ class Programs:
         self.checked.add(tuple(inputs.shape))
 
 
-def leading_to(steps: Sequence[Instruction], wanted: Iterable[Node]) -> list[Instruction]:
-    """Return the steps that the values of `wanted` are made by, in order."""
-    needed, leading = set(wanted), []
+def leading_to(steps: Sequence[Instruction], targets: Iterable[Node]) -> list[Instruction]:
+    """Return the steps that the values of `targets` are made by, in order."""
+    needed, leading = set(targets), []
     for step in reversed(steps):
         if step.node in needed:
             needed.update(step.operands)
@@ -225,16 +225,16 @@ class Line:
 
     Args:
         steps: in order.
-        wanted: whose values are kept to the end.
+        lasting: whose values are kept to the end.
     """
 
-    def __init__(self, steps: Iterable[Instruction], wanted: set[Node]) -> None:
+    def __init__(self, steps: Iterable[Instruction], lasting: set[Node]) -> None:
         self.steps = list(steps)
         last = {operand: step.node for step in self.steps for operand in (*step.operands, step.node)}
         inner = {step.node for step in self.steps}
         self.drop: dict[Node, list[Node]] = {}
         for node, at in last.items():
-            if node in inner and node not in wanted:
+            if node in inner and node not in lasting:
                 self.drop.setdefault(at, []).append(node)
 
     def run(

@@ -97,12 +97,12 @@ class RowBank:
         self,
         masks: NDArray[np.bool_],
         weight: Tensor,
-        chosen: NDArray[np.int64],
+        row_numbers: NDArray[np.int64],
         free: NDArray[np.int64],
         finish: Callable[[Tensor, Tensor], Tensor],
     ) -> None:
-        for start in range(0, len(chosen), CHUNK):
-            part = chosen[start : start + CHUNK]
+        for start in range(0, len(row_numbers), CHUNK):
+            part = row_numbers[start : start + CHUNK]
             numbers = torch.from_numpy(part % self.outputs).to(weight.device)
             masked = weight[numbers].mul_(torch.from_numpy(masks[part]).to(weight.device))
             place = torch.from_numpy(free[start : start + CHUNK]).to(weight.device)

@@ -41,11 +41,11 @@ class Shut:
     @classmethod
     def at(cls, read: Read, steps: Mapping[Node, Instruction]) -> Shut:
         """Return what is shut where units are read."""
-        return cls(read.node, steps[read.node].given[read.source], read.dim, read.index)
+        return cls(read.node, steps[read.node].current[read.source], read.dim, read.index)
 
-    def gates(self, kept: Tensor) -> Tensor:
+    def gates(self, keep: Tensor) -> Tensor:
         """Return which positions are open when units are kept ``(units,)`` or ``(masks, units)``."""
-        return opened(self.index, kept, int(self.source.meta["val"].shape[self.dim]))
+        return opened(self.index, keep, int(self.source.meta["val"].shape[self.dim]))
 
     def without(self, units: Tensor) -> Tensor:
         """Return which positions are open when each of these units alone is gone, ``(units, positions)``."""
@@ -58,14 +58,14 @@ class Shut:
         return torch.where(gate.to(x.device).view(*gate.shape[:-1], *[1] * self.dim, -1, *[1] * after), x, 0.0)
 
 
-def opened(index: Tensor, kept: Tensor, size: int) -> Tensor:
+def opened(index: Tensor, keep: Tensor, size: int) -> Tensor:
     """Return which of `size` positions are open when units are kept: those of no unit are.
 
     >>> opened(torch.tensor([[0, 2], [1, 3]]), torch.tensor([True, False]), 5).int().tolist()
     [1, 0, 1, 0, 1]
     """
-    gates = torch.ones(*kept.shape[:-1], size, dtype=torch.bool)
-    shut = (~kept).unsqueeze(-1).expand(*kept.shape, index.shape[1]).flatten(-2)
+    gates = torch.ones(*keep.shape[:-1], size, dtype=torch.bool)
+    shut = (~keep).unsqueeze(-1).expand(*keep.shape, index.shape[1]).flatten(-2)
     return gates.index_copy_(-1, index.flatten().cpu(), ~shut)
 
 
@@ -75,11 +75,11 @@ class Suffix:
     Args:
         program: the whole.
         shut: operands of which positions are shut.
-        given: nodes whose values are given anew, such as parameters, or results that are brought up to date.
+        replaced: nodes whose values are given anew, such as parameters, or results that are brought up to date.
     """
 
-    def __init__(self, program: Program, shut: Iterable[Shut] = (), given: Iterable[Node] = ()) -> None:
-        self.program, self.shut, anew = program, tuple(shut), tuple(given)
+    def __init__(self, program: Program, shut: Iterable[Shut] = (), replaced: Iterable[Node] = ()) -> None:
+        self.program, self.shut, anew = program, tuple(shut), tuple(replaced)
         self.shut_at: dict[Node, list[int]] = {}
         for number, operand in enumerate(self.shut):
             self.shut_at.setdefault(operand.node, []).append(number)
@@ -88,8 +88,8 @@ class Suffix:
         steps = [step for step in program.steps if step.node in dirty and step.node not in anew]
         self.line = Line(steps, {program.output})
         used = {node for step in steps for node in step.operands} | {program.output}
-        self.given = tuple(node for node in anew if node in used)
-        self.boundary = used - {step.node for step in steps} - set(self.given)
+        self.replaced = tuple(node for node in anew if node in used)
+        self.boundary = used - {step.node for step in steps} - set(self.replaced)
         self.vmapped = True
 
     @cached_property
@@ -97,9 +97,9 @@ class Suffix:
         """What its values take at one time, beside what is kept."""
         return self.line.peak
 
-    def end(self, values: Values, given: Sequence[Tensor] = (), gates: Sequence[Tensor] = ()) -> Tensor:
+    def end(self, values: Values, replacements: Sequence[Tensor] = (), gates: Sequence[Tensor] = ()) -> Tensor:
         """Return the model's outputs, given what is kept of the whole, the values given anew, and the gates."""
-        run = {node: values[node] for node in self.boundary} | dict(zip(self.given, given, strict=True))
+        run = {node: values[node] for node in self.boundary} | dict(zip(self.replaced, replacements, strict=True))
 
         def instead(node: Node, values: Values) -> Values:
             shut: dict[Node, Any] = {}
@@ -114,24 +114,26 @@ class Suffix:
         outputs: Tensor = run[self.program.output]
         return outputs
 
-    def stacked(self, values: Values, given: Sequence[Tensor] = (), gates: Sequence[Tensor] = ()) -> Tensor:
-        """Return the outputs ``(changes, samples, …)`` of several changes, each a row of what is given and of the gates."""
-        count = len([*given, *gates][0])
+    def stacked(self, values: Values, replacements: Sequence[Tensor] = (), gates: Sequence[Tensor] = ()) -> Tensor:
+        """Return the outputs ``(changes, samples, …)`` of several changes, each a row of the replacements and of the gates."""
+        count = len([*replacements, *gates][0])
         if self.vmapped and count > 1:
             try:
                 # Of the kinds of attention, only the plain one takes a further axis.
                 with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
                     warnings.simplefilter("ignore")  # that an op has no rule of its own, and is run in a loop
-                    outputs: Tensor = torch.vmap(lambda g, s: self.end(values, g, s))(list(given), list(gates))
+                    outputs: Tensor = torch.vmap(lambda r, s: self.end(values, r, s))(list(replacements), list(gates))
                     return outputs
             except Exception:  # noqa: BLE001  (whatever vmap does not take; a fault of the op itself comes again below)
                 self.vmapped = False
-        return torch.stack([self.end(values, [g[n] for g in given], [s[n] for s in gates]) for n in range(count)])
+        return torch.stack(
+            [self.end(values, [r[n] for r in replacements], [s[n] for s in gates]) for n in range(count)]
+        )
 
 
-def affected(steps: Iterable[Instruction], at: set[Node], given: set[Node]) -> set[Node]:
-    """Return the nodes whose values change: `given`, those `at` which something is shut, and all that takes up these."""
-    dirty = set(given)
+def affected(steps: Iterable[Instruction], at: set[Node], replaced: set[Node]) -> set[Node]:
+    """Return the nodes whose values change: `replaced`, those `at` which something is shut, and all that takes up these."""
+    dirty = set(replaced)
     for step in steps:
         if step.node in at or any(operand in dirty for operand in step.operands):
             dirty.add(step.node)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,9 +33,9 @@ class Tally:
     loss_sum: float = 0.0
     answers: Tensor | None = None
 
-    def add(self, outputs: Tensor, targets: Tensor, loss_sum: float) -> None:
-        """Count a batch with the sum of its samples' losses."""
-        self.count += len(targets)
+    def add(self, outputs: Any, targets: Any, loss_sum: float, count: int) -> None:
+        """Take in a batch of `count` samples with the sum of their losses."""
+        self.count += count
         self.loss_sum += loss_sum
         if are_classes(outputs, targets):
             classes = outputs.shape[1]
@@ -166,13 +167,13 @@ class UnitTally:
         self.chosen = {name: torch.arange(site.size) for name, site in self.sites.items()} | dict(self.units or {})
         self.sums = {name: Sums.of(site.size) for name, site in self.sites.items()}
 
-    def start(self, outputs: Tensor, targets: Tensor, what: str = "LossChange") -> None:
+    def start(self, outputs: Tensor, targets: Tensor, doing: str = "LossChange") -> None:
         """Take the outputs ``(samples, …)`` of the whole model on the next block of samples."""
-        check_answers(outputs, targets, self.loss, what)
+        check_answers(outputs, targets, self.loss, doing)
         outputs = outputs.float()
         self.targets, self.losses = targets, self.each(outputs, targets)
         self.each.check(self.losses, outputs, targets)
-        self.whole.add(outputs, targets, float(self.losses.double().sum()))
+        self.whole.add(outputs, targets, float(self.losses.double().sum()), len(targets))
 
     def add_outputs(self, name: str, units: Tensor | slice, outputs: Tensor) -> None:
         """Take the outputs ``(units, samples, …)`` without each of some units of a site."""

@@ -210,8 +210,8 @@ class SiteSuffix:
     def unit_bytes(self) -> int:
         """Bytes for each unit in a block."""
         first = sum(3 * bytes_of(node) for node in self.downdates)
-        shut = max((bytes_of(each.source) for each in self.suffix.shut), default=0)
-        parameters = sum(4 * int(node.meta["val"].numel()) for node in self.suffix.given if node in self.zeroed)
+        shut = max((bytes_of(read.source) for read in self.suffix.shut), default=0)
+        parameters = sum(4 * int(node.meta["val"].numel()) for node in self.suffix.replaced if node in self.zeroed)
         return max(first + shut + parameters + 2 * self.suffix.bytes, 1)
 
     def outputs(self, values: Values, units: Tensor) -> Tensor:
@@ -220,7 +220,7 @@ class SiteSuffix:
             self.downdates[node](values[node], values, units)
             if node in self.downdates
             else self._without(values, node, units)
-            for node in self.suffix.given
+            for node in self.suffix.replaced
         ]
         return self.suffix.stacked(values, anew, [shut.without(units) for shut in self.suffix.shut])
 

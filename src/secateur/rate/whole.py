@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.labelled import Data, iterate
-from secateur.losses import check_answers
+from secateur.labelled import Samples, batches, logits_of
+from secateur.losses import answers, check_answers
 from secateur.rate.tally import Tally, UnitTally
 from secateur.state import device_of, evaluating
 from secateur.structure.sites import masked_tensors
@@ -20,15 +20,16 @@ from secateur.untouched import run_with, untouched
 __all__ = ["Masked", "PlainLoop", "masked_runs", "tally_pass"]
 
 
-def tally_pass(model: nn.Module, data: Data, loss: Loss, batch_size: int, what: str) -> Tally:
+def tally_pass(model: nn.Module, data: Samples, loss: Loss, batch_size: int, doing: str) -> Tally:
     """Run the model over the data in evaluation mode, without gradients, and leave it as it was."""
     device, tally = device_of(model), Tally()
     with evaluating(model):
-        for number, (inputs, targets) in enumerate(iterate(data, batch_size, what), 1):
-            targets = targets.to(device)
-            outputs = model(inputs.to(device))
-            check_answers(outputs, targets, loss, f"{what}, batch {number}")
-            tally.add(outputs, targets, float(loss(outputs, targets)) * len(targets))
+        for number, batch in enumerate(batches(data, batch_size, doing), 1):
+            batch = batch.to(device)
+            outputs = answers(batch.run(model), loss)
+            check_answers(outputs, batch.targets, loss, f"{doing}, batch {number}")
+            total = float(loss(outputs, batch.targets)) * len(batch)
+            tally.add(logits_of(outputs), batch.targets, total, len(batch))
     return tally
 
 
@@ -75,7 +76,7 @@ class PlainLoop:
             tally.start(run({}, inputs), targets)
             for name, site in self.sites.items():
                 for unit in tally.chosen[name].tolist():
-                    kept = torch.ones(site.size, dtype=torch.bool)
-                    kept[unit] = False
-                    tally.add_outputs(name, slice(unit, unit + 1), run({name: kept.view(site.shape)}, inputs)[None])
+                    keep = torch.ones(site.size, dtype=torch.bool)
+                    keep[unit] = False
+                    tally.add_outputs(name, slice(unit, unit + 1), run({name: keep.view(site.shape)}, inputs)[None])
                     self.advance(1)

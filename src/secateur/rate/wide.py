@@ -99,7 +99,7 @@ class Wide:
         product = product_of(steps[0].node) if steps else None
         if product is None or product.convolution:
             return self.finish(values, rows.mT, after, steps)
-        operands = steps[0].given
+        operands = steps[0].current
         weight = values[operands[product.weight]]
         across = weight if product.out_first else weight.mT
         if product.bias is None:
@@ -132,7 +132,7 @@ def wide(suffix: Suffix, changing: Mapping[str, Node], weight: str, bias: str | 
     product = None if layer is None else product_of(layer.node)
     if layer is None or product is None or not product.plain or product.groups != 1 or product.kind == "matmul":
         return None
-    source, shift = layer.given.get(product.source), layer.given.get(product.bias)
+    source, shift = layer.current.get(product.source), layer.current.get(product.bias)
     batched = len(shape_of(source)) == (len(shape_of(layer.node)) if product.convolution else 2) if source else False
     if source is None or source not in suffix.boundary or not batched:
         return None
@@ -151,17 +151,17 @@ def _layer_of(steps: Sequence[Instruction], weight: Node) -> tuple[Instruction |
         passed, weight = (users[0],), users[0].node
         users = [step for step in steps if weight in step.operands]
     product = product_of(users[0].node) if len(users) == 1 else None
-    fits = product is not None and users[0].given.get(product.weight) is weight and product.out_first != bool(passed)
+    fits = product is not None and users[0].current.get(product.weight) is weight and product.out_first != bool(passed)
     return (users[0] if fits else None), passed
 
 
-def _by_sample(rest: Sequence[Instruction], layer: Node, samples: int, own: set[Node]) -> bool:
+def _by_sample(rest: Sequence[Instruction], layer: Node, samples: int, tensor_nodes: set[Node]) -> bool:
     """Whether all steps treat samples one by one and take nothing else but the model's own tensors."""
     late = {layer}
     for step in rest:
         moving = step.operands & late
         late.add(step.node)
-        if len(moving) != 1 or not step.operands - late <= own | moving or _input(step) not in moving:
+        if len(moving) != 1 or not step.operands - late <= tensor_nodes | moving or _input(step) not in moving:
             return False
         if op_name(step.node) in VIEWS:
             (before,) = moving
@@ -175,4 +175,4 @@ def _by_sample(rest: Sequence[Instruction], layer: Node, samples: int, own: set[
 def _input(step: Instruction) -> Any:
     """What a step is about: the activations of a product, the first operand of any other op."""
     product = product_of(step.node)
-    return step.args[0] if product is None else step.given.get(product.source)
+    return step.args[0] if product is None else step.current.get(product.source)

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 from torch.fx import Node
 
-from secateur.labelled import Data, iterate
+from secateur.labelled import Samples, batches
 from secateur.state import device_of
 from secateur.structure.consumers import Consumer, consumers_of
 from secateur.structure.flow import Flow, Read
 from secateur.structure.infer import Structure
 from secateur.structure.rules import op_name
 from secateur.structure.staged import Staged
-from secateur.types import Sites
+from secateur.types import ExampleInputs, Sites
 
 __all__ = ["HELD", "Beside"]
 
@@ -38,7 +38,11 @@ class _Layout:
     def of(cls, structure: Structure, reads: Mapping[str, tuple[Read, ...]]) -> _Layout:
         nodes = tuple(structure.graph.nodes)
         place = {node: number for number, node in enumerate(nodes)}
-        firsts = {name: min((r.node for r in found), key=place.__getitem__) for name, found in reads.items() if found}
+        firsts = {
+            name: min((r.node for r in site_reads), key=place.__getitem__)
+            for name, site_reads in reads.items()
+            if site_reads
+        }
         ordered = dict(sorted(firsts.items(), key=lambda item: place[item[1]]))
         return cls(nodes, {c.weight: c for c in consumers_of(structure, reads)}, ordered)
 
@@ -87,7 +91,7 @@ class Beside:
         student: nn.Module,
         sites: Sites,
         keep: dict[str, Tensor],
-        data: Data,
+        data: Samples,
         batch_size: int,
         doing: str,
     ) -> None:
@@ -98,15 +102,15 @@ class Beside:
         device = device_of(teacher)
         layouts: dict[int, _Layout] = {}
         self._batches: list[_Batch] = []
-        self._inputs: list[Tensor] = []
-        for inputs, targets in iterate(data, batch_size, doing):
-            x = inputs.to(device)
+        self._inputs: list[ExampleInputs] = []
+        for samples in batches(data, batch_size, doing):
+            x, targets = samples.to(device).inputs, samples.targets
             self._inputs.append(x)
             structure, reads = first.at(x)
             if id(structure) not in layouts:
                 layouts[id(structure)] = _Layout.of(structure, reads)
             self._batches.append(_Batch(layouts[id(structure)], Staged(flows[0], x), Staged(flows[1], x, self._gate)))
-            self.classes = targets.ndim == 1 and not targets.is_floating_point()
+            self.classes = isinstance(targets, Tensor) and targets.ndim == 1 and not targets.is_floating_point()
 
     @property
     def consumers(self) -> tuple[Consumer, ...]:
@@ -124,7 +128,7 @@ class Beside:
         """How many batches there are."""
         return len(self._batches)
 
-    def unpruned(self, number: int) -> tuple[Flow, Tensor, Mapping[str, Consumer]]:
+    def unpruned(self, number: int) -> tuple[Flow, ExampleInputs, Mapping[str, Consumer]]:
         """Return what a whole pass of the unpruned model takes: its flow, the inputs of a batch, the layers there."""
         return self._flow, self._inputs[number], self._batches[number].layout.consumers
 
@@ -154,13 +158,13 @@ class Beside:
 
     def _bound(self) -> None:
         """Let go of activations beyond those that may be held."""
-        held = 0
+        nbytes = 0
         for batch in self._batches:
             for staged in (batch.teacher, batch.student):
-                held += staged.nbytes
-                if held > HELD:
+                nbytes += staged.nbytes
+                if nbytes > HELD:
                     staged.forget()
 
     def _gate(self, read: Read, x: Tensor) -> Tensor:
-        kept = self.keep.get(read.site)
-        return x if kept is None or bool(kept.all()) else x * read.spread(kept.to(x))
+        mask = self.keep.get(read.site)
+        return x if mask is None or bool(mask.all()) else x * read.spread(mask.to(x))

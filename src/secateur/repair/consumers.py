@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import check_number
 from secateur.equations import COLUMNS, LayerEquations
-from secateur.labelled import Data, check_data
+from secateur.labelled import Samples, check_samples
 from secateur.repair.beside import Beside
 from secateur.repair.last_layer import fit_last, last_layer, no_last_layer
 from secateur.repair.norms import norms_of, recalibrate
@@ -37,7 +38,7 @@ def repair(
     model: nn.Module,
     sites: Sites,
     keep: Keep,
-    data: Data,
+    data: Samples,
     how: Repair | Sequence[Repair] = ("least-squares", "norms"),
     *,
     ridge: float = 1e-4,
@@ -60,8 +61,7 @@ def repair(
         model: the unpruned model, which `sites` were found in; it is left as it is.
         sites: from `channels`.
         keep: what is going to be cut.
-        data: a `Split`, a pair (inputs, targets) or batches of such pairs; a few hundred samples; the targets are not
-            used.
+        data: samples of any kind that `fit` takes, a few hundred; the targets are not used, and may be missing.
         how: one repair or several, done in the order least-squares, bias, norms, kl.
         ridge: what a change of weights costs, relative to the mean square of the inputs; 0 is plain least squares.
         batch_size: samples a pass, where the data are in memory.
@@ -81,32 +81,31 @@ def repair(
     >>> cut(repaired, sites, keep)[1].weight.item()     # 1 of its own, and 1 for each half of what is gone
     3.0
     """
-    chosen = (how,) if isinstance(how, str) else tuple(how)
-    for one in chosen:
-        if one not in REPAIRS:
-            raise unknown_name("repair", one, REPAIRS)
-    if isinstance(ridge, bool) or not isinstance(ridge, (int, float)) or not 0 <= ridge < float("inf"):
-        raise InputError(f"repair: ridge must be a finite number, 0 or more; got {ridge!r}")
-    check_data(data, "repair")
+    methods = (how,) if isinstance(how, str) else tuple(how)
+    for method in methods:
+        if method not in REPAIRS:
+            raise unknown_name("repair", method, REPAIRS)
+    check_number("repair", "[0, inf)", ridge=ridge)
+    check_samples(data, "repair")
     checked = check_keep(sites, keep)
     check_visible(model, sites, [name for name, kept in checked.items() if not bool(kept.all())], "repair")
-    made = copied(model)
-    for one in ("least-squares", "bias"):
-        if one in chosen:
-            beside = Beside(model, made, sites, dict(checked), data, batch_size, "repair")
+    repaired = copied(model)
+    for method in ("least-squares", "bias"):
+        if method in methods:
+            beside = Beside(model, repaired, sites, dict(checked), data, batch_size, "repair")
             for consumer in beside.consumers:
                 if not bool(consumer.kept(checked).all()):
-                    _correct(beside, consumer, ridge, weights=one == "least-squares")
+                    _correct(beside, consumer, ridge, weights=method == "least-squares")
     # Asked for alone, it is an error where there is none.
-    if "norms" in chosen and (len(chosen) == 1 or norms_of(made)):
-        _take_statistics(made, recalibrate(mask(made, sites, keep), data, batch_size=batch_size))
-    if "kl" in chosen:
-        beside = Beside(model, made, sites, dict(checked), data, batch_size, "repair")
+    if "norms" in methods and (len(methods) == 1 or norms_of(repaired)):
+        _take_statistics(repaired, recalibrate(mask(repaired, sites, keep), data, batch_size=batch_size))
+    if "kl" in methods:
+        beside = Beside(model, repaired, sites, dict(checked), data, batch_size, "repair")
         layer = last_layer(beside)
         if layer is None:
             raise no_last_layer("repair")
         fit_last(beside, layer)
-    return made
+    return repaired
 
 
 def check_visible(model: nn.Module, sites: Sites, removed: Iterable[str], doing: str) -> None:
@@ -161,9 +160,9 @@ def layer_equations(
 ) -> LayerEquations:
     """Return the equations of a layer's kept inputs; of none of them for the bias alone."""
     weight, bias = consumer.matrix(model), consumer.bias is not None
-    kept = consumer.kept(keep)
-    places = consumer.places if weight.ndim == 2 and int(kept.sum()) > COLUMNS else 1
-    by_group = kept[::places].reshape(consumer.product.groups, -1)
+    input_mask = consumer.kept(keep)
+    places = consumer.places if weight.ndim == 2 and int(input_mask.sum()) > COLUMNS else 1
+    by_group = input_mask[::places].reshape(consumer.product.groups, -1)
     inputs = [group.nonzero().flatten()[: None if weights else 0].to(weight.device) for group in by_group]
     exact = ridge < ROUNDED
     return LayerEquations(weight, consumer.product.arguments, inputs, bias=bias, exact=exact, places=places)

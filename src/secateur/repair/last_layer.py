@@ -41,19 +41,20 @@ def fit_last(beside: Beside, consumer: Consumer) -> None:
     Its inputs on all samples are held at a time.
     """
     weight = consumer.matrix(beside.student)
-    kept = consumer.kept(beside.keep).to(weight.device)
+    input_mask = consumer.kept(beside.keep).to(weight.device)
     read = [
-        (x.reshape(-1, x.shape[-1])[:, kept], aims.reshape(-1, len(weight))) for x, aims in beside.at(consumer.weight)
+        (x.reshape(-1, x.shape[-1])[:, input_mask], aims.reshape(-1, len(weight)))
+        for x, aims in beside.at(consumer.weight)
     ]
     inputs, logits = (torch.cat(parts).double() for parts in zip(*read, strict=True))
     bias = own_tensors(beside.student)[consumer.bias] if consumer.bias else None
-    start = weight.detach()[:, kept].mT.double()
+    start = weight.detach()[:, input_mask].mT.double()
     if bias is not None:
         inputs = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], 1)
         start = torch.cat([start, bias.detach().double().unsqueeze(0)])
     best = nearest_probabilities(inputs, logits.softmax(1), start)
     with torch.no_grad():
-        weight[:, kept] = best[: int(kept.sum())].mT.to(weight)
+        weight[:, input_mask] = best[: int(input_mask.sum())].mT.to(weight)
         if bias is not None:
             bias.copy_(best[-1])
 
@@ -78,16 +79,16 @@ def nearest_probabilities(
     >>> best.softmax(1)
     tensor([[0.8000, 0.2000]], dtype=torch.float64)
     """
-    held = torch.arange(len(inputs), device=inputs.device) % 5 == 4
-    if not bool(held.any()):
+    held_out = torch.arange(len(inputs), device=inputs.device) % 5 == 4
+    if not bool(held_out.any()):
         return start
     white, back = _whitened(inputs)
     before = inputs @ start
     change, best_load = torch.zeros_like(start), torch.inf
-    least = float(cross_entropy(before[held], wanted[held]))
+    least = float(cross_entropy(before[held_out], wanted[held_out]))
     for load in loads:
-        change = _least(white[~held], wanted[~held], before[~held], change, load)
-        divergence = float(cross_entropy((before + white @ change)[held], wanted[held]))
+        change = _least(white[~held_out], wanted[~held_out], before[~held_out], change, load)
+        divergence = float(cross_entropy((before + white @ change)[held_out], wanted[held_out]))
         if divergence < least:
             least, best_load = divergence, load
     if best_load == torch.inf:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from secateur.labelled import Data, check_data, iterate
+from secateur.labelled import Samples, batches, check_samples
 from secateur.state import check_module, device_of, modes_kept, usual
 from secateur.types import InputError
 from secateur.untouched import copied
@@ -20,7 +20,7 @@ __all__ = ["norms_of", "recalibrate"]
 
 
 @usual
-def recalibrate(model: nn.Module, data: Data, *, batch_size: int = 256) -> nn.Module:
+def recalibrate(model: nn.Module, data: Samples, *, batch_size: int = 256) -> nn.Module:
     """Return a copy of the model whose batch norms have the statistics of `data`.
 
     Pruning changes what a batch norm sees, and its running mean and variance no longer fit. They are set to the mean
@@ -40,26 +40,26 @@ def recalibrate(model: nn.Module, data: Data, *, batch_size: int = 256) -> nn.Mo
     (3.0, 7.0)
     """
     check_module(model, "recalibrate")
-    check_data(data, "recalibrate")
-    made = copied(model)
-    norms = norms_of(made)
+    check_samples(data, "recalibrate")
+    recalibrated = copied(model)
+    norms = norms_of(recalibrated)
     if not norms:
         raise InputError("recalibrate: the model has no batch norm with running statistics, so there is nothing to do")
-    device = device_of(made)
-    with modes_kept(made), _watched(norms) as seen, torch.no_grad():
-        made.eval()
+    device = device_of(recalibrated)
+    with modes_kept(recalibrated), _watched(norms) as moments, torch.no_grad():
+        recalibrated.eval()
         for norm in norms:
             norm.training = True
         before = {norm: _buffers(norm) for norm in norms}
-        for inputs, _ in iterate(data, batch_size, "recalibrate"):
-            made(inputs.to(device))
+        for samples in batches(data, batch_size, "recalibrate"):
+            samples.to(device).run(recalibrated)
     for norm in norms:
         # Passing in training mode moved the running statistics and the count of batches.
         for buffer, old in before[norm]:
             buffer.copy_(old)
-        if norm in seen:
-            seen[norm].write(norm)
-    return made
+        if norm in moments:
+            moments[norm].write(norm)
+    return recalibrated
 
 
 def norms_of(model: nn.Module) -> list[_BatchNorm]:
@@ -97,14 +97,14 @@ class _Moments:
 
 @contextmanager
 def _watched(norms: list[_BatchNorm]) -> Iterator[dict[nn.Module, _Moments]]:
-    seen: dict[nn.Module, _Moments] = {}
+    moments: dict[nn.Module, _Moments] = {}
 
-    def look(module: nn.Module, given: tuple[Any, ...]) -> None:
-        seen.setdefault(module, _Moments()).add(given[0])
+    def look(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        moments.setdefault(module, _Moments()).add(inputs[0])
 
     handles = [norm.register_forward_pre_hook(look) for norm in norms]
     try:
-        yield seen
+        yield moments
     finally:
         for handle in handles:
             handle.remove()

@@ -20,6 +20,7 @@ class Method:
         rule: that rule: cumulative, pattern, block, budget.
         repair: what was repaired without training, in the order of doing.
         loss: what the criterion took for the loss, where one was asked for.
+        rounding: to which multiples what each site keeps was rounded, in words.
         warnings: what may not be as it was meant, such as a site whose units all had the same score.
     """
 
@@ -29,6 +30,7 @@ class Method:
     rule: Mapping[str, Any] = field(default_factory=dict)
     repair: tuple[str, ...] = ()
     loss: str | None = None
+    rounding: str = ""
     warnings: tuple[str, ...] = ()
 
 
@@ -37,6 +39,15 @@ NEARLY_EMPTY = 0.1
 
 APART = 0.1
 """How far the share of the parameters may be from what that of the units leads to expect before it is said."""
+
+NOT_FASTER = 1.02
+"""A cut model that is not so many times as fast as the unpruned one is not faster."""
+
+FELT = 0.5
+"""Of the speedup that the multiply-accumulates foretell so much should be there."""
+
+WORTH_TIMING = 1_000_000
+"""With fewer multiply-accumulates a model's time is that of calling it."""
 
 SHOWN = 4
 """How many layers the report's text names for one reason."""
@@ -65,7 +76,7 @@ class PruneReport:
         criterion, scope, sparsity: how they were chosen; no scope and no sparsity where something else decided.
         units_removed, units: how many of how many units went.
         parameters, nonzero, macs, bytes: before and after; MACs for the example inputs (None without any), bytes of a safetensors file.
-        latency: median seconds of a forward pass before and after, interleaved, at one thread; None if not asked.
+        latency: median seconds of a forward pass before and after, in turns, in `runtime`; None if not asked.
         difference: the greatest relative difference between the cut and the masked model's outputs on the example; None
             for weights.
         verified: what else was compared, and how far it was apart.
@@ -78,6 +89,8 @@ class PruneReport:
         repair: what was repaired without training, in the order of doing.
         loss: what the criterion took for the loss, where one was asked for.
         warnings: what may not be as it was meant, such as a site whose units all had the same score.
+        runtime: where the latency was measured.
+        rounding: to which multiples what each site keeps was rounded, in words; empty if it was not.
     """
 
     unit: str
@@ -102,6 +115,8 @@ class PruneReport:
     repair: tuple[str, ...] = ()
     loss: str | None = None
     warnings: tuple[str, ...] = ()
+    runtime: str = "eager"
+    rounding: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data that JSON can hold."""
@@ -123,14 +138,23 @@ class PruneReport:
         ]
         if self.latency:
             before, after = (1000 * s for s in self.latency)
-            rows.append(f"{'latency':<11}{before:>14.3f} → {after:>14.3f} ms  (speedup {before / after:.2f}×)")
+            rows.append(
+                f"{'latency':<11}{before:>14.3f} → {after:>14.3f} ms  (speedup {before / after:.2f}× in {self.runtime})"
+            )
         if self.verified:
             rows.append(f"verified: {self.verified}")
         return "\n".join([*rows, *self._notes()])
 
     def _notes(self) -> list[str]:
         """What a reader of the numbers should know."""
-        notes = [*_warning(self.nearly_empty), *(f"WARNING: {text}" for text in self.warnings), *self._parting()]
+        notes = [
+            *_warning(self.nearly_empty),
+            *(f"WARNING: {text}" for text in self.warnings),
+            *self._slow(),
+            *self._parting(),
+        ]
+        if self.rounding:
+            notes.append(f"rounded {self.rounding}")
         if self.repair:
             notes.append(f"repaired without training: {', '.join(self.repair)}")
         if self.form == "graph":
@@ -140,6 +164,24 @@ class PruneReport:
         if self.frozen:
             notes.append(f"left whole: {_left_whole(self.frozen)}")
         return notes
+
+    def _slow(self) -> list[str]:
+        """Say so where the multiply-accumulates that went are not felt in the runtime, and what may help."""
+        if self.latency is None or self.macs is None or self.macs[0] < WORTH_TIMING or not self.macs[1]:
+            return []
+        speedup, fewer = self.latency[0] / self.latency[1], self.macs[0] / self.macs[1]
+        if fewer < 1 + APART or speedup - 1 >= FELT * (fewer - 1):
+            return []
+        found = f"{speedup:.2f}× as fast in {self.runtime} with {1 - 1 / fewer:.0%} fewer MACs; {self._remedy()}"
+        slow = "WARNING: the cut is not faster" if speedup < NOT_FASTER else "note: the cut is slower than it should be"
+        return [f"{slow}: {found}"]
+
+    def _remedy(self) -> str:
+        if not self.rounding:
+            return 'keep multiples that the runtime likes (round_to="auto", or 8), as a channel more may be faster'
+        if self.runtime.startswith("eager"):
+            return 'eager PyTorch spends much on other things than MACs: time it where it will run, as in runtime="onnxruntime"'
+        return "time a larger batch, or another runtime"
 
     def _parting(self) -> list[str]:
         """Say so where the share of the parameters that went is not what the share of the units leads to expect.
@@ -179,9 +221,9 @@ def _warning(sites: tuple[SiteReport, ...]) -> list[str]:
     return [f"WARNING: {count} {100 * NEARLY_EMPTY:g} % of the units or less: {least}"]
 
 
-def _change(what: str, before: int, after: int) -> str:
+def _change(quantity: str, before: int, after: int) -> str:
     share = f"{1 - after / before:.1%} removed" if before else "none"
-    return f"{what:<11}{before:>14,} → {after:>14,}     ({share})"
+    return f"{quantity:<11}{before:>14,} → {after:>14,}     ({share})"
 
 
 def _left_whole(frozen: Mapping[str, str]) -> str:

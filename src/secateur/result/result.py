@@ -10,20 +10,21 @@ from pathlib import Path
 from typing import Any, Protocol, Self, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from secateur.edits import Cut, Depth, Edit, GraphCut, Masked, replay
-from secateur.measure.size import file_bytes, macs, parameters
+from secateur.measure import compare_latency, file_bytes, macs, parameters
 from secateur.result.report import Method, PruneReport, SiteReport
+from secateur.runtimes import Runtime, name_of
 from secateur.saving import read_record, save
 from secateur.state import usual
 from secateur.state_dicts import fill
 from secateur.structure.cutting import Form, cut_with_plan
 from secateur.structure.depth import BlockStructure, removed_blocks
-from secateur.structure.sites import mask
+from secateur.structure.sites import inputs_of, mask
 from secateur.structure.verify import Verification
-from secateur.types import ExampleInputs, Keep, Sites
+from secateur.types import ExampleInputs, InputError, Keep, Sites, unknown_name
 
 __all__ = ["Log", "Result"]
 
@@ -52,6 +53,7 @@ class Result:
         method: how the units were chosen.
         verification: what was compared with the masked model before the cut one was returned; None for masked ones.
         latency: median seconds of a forward pass before and after; None if not measured.
+        runtime: where that was measured.
         history: how the schedule or the search went; None where there was neither.
         inputs: example inputs, to count MACs on; None where there are none.
     """
@@ -66,6 +68,7 @@ class Result:
     latency: tuple[float, float] | None = None
     history: Any = None
     inputs: ExampleInputs | None = None
+    runtime: str = "eager"
 
     @classmethod
     @usual
@@ -109,7 +112,7 @@ class Result:
             cut = cut_with_plan(ready, sites, masks, form=form)
             small, verification = cut.model, cut.verification
             edit = _edit(model, small, sites, masks, cut.plan)
-        return cls(small, model, sites, masks, (edit,), method, verification, None, history, _inputs(sites))
+        return cls(small, model, sites, masks, (edit,), method, verification, None, history, inputs_of(sites))
 
     @classmethod
     @usual
@@ -126,10 +129,13 @@ class Result:
         """Return the result of writing zeros where `keep` is False, channels too: shapes stay as they are."""
         small = mask(model if repaired is None else repaired, sites, keep)
         edits = (Masked.of(sites, keep),)
-        return cls(small, model, sites, dict(keep), edits, method, None, None, history, _inputs(sites))
+        return cls(small, model, sites, dict(keep), edits, method, None, None, history, inputs_of(sites))
 
     def after(self, earlier: Result) -> Self:
         """Return this result as one from the start: it was made of the model that `earlier` made.
+
+        The sites and masks are those of the start, too, with what either removed; where the two are of other units, as
+        blocks and channels are, they stay those of the last cut.
 
         >>> from secateur.structure import channels
         >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
@@ -138,8 +144,37 @@ class Result:
         >>> twice = Result.of(once.model, channels(once.model, torch.ones(1, 4)), {"0": second}).after(once)
         >>> len(twice.edits), twice.apply(model)[0].out_features
         (2, 1)
+        >>> twice.keep["0"].tolist()
+        [True, False, False]
         """
-        return replace(self, original=earlier.original, edits=(*earlier.edits, *self.edits))
+        sites, keep = _since(earlier, self)
+        return replace(self, original=earlier.original, sites=sites, keep=keep, edits=(*earlier.edits, *self.edits))
+
+    @usual
+    def timed(self, runtime: Runtime = "eager") -> Self:
+        """Return this result with the latency of both models on the example inputs, measured in turns.
+
+        Args:
+            runtime: where they run; see `secateur.measure.latency`.
+
+        Raises:
+            InputError: there are no example inputs, as with single weights made by hand.
+            MissingLibraryError, ExportError, UnknownNameError: see `secateur.export`.
+
+        >>> from secateur.structure import channels
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> result = Result.of(model, channels(model, torch.ones(1, 4)), {"0": torch.tensor([True, False, True])})
+        >>> result.latency is None, len(result.timed().latency)
+        (True, 2)
+        """
+        if self.inputs is None:
+            raise InputError("timed: this result has no example inputs; give them, as in replace(result, inputs=x)")
+        both = {"before": self.original, "after": self.model}
+        comparison = compare_latency(both, self.inputs, runtime=runtime)
+        before = comparison.latencies["before"].median
+        # The ratio is surer than the smaller model's own time.
+        seconds = before, before / comparison.speedups["after"].median
+        return replace(self, latency=seconds, runtime=name_of(runtime))
 
     @cached_property
     def report(self) -> PruneReport:
@@ -151,7 +186,7 @@ class Result:
             criterion=self.method.criterion,
             scope=self.method.scope,
             sparsity=self.method.sparsity,
-            units_removed=sum(int((~kept).sum()) for kept in self.keep.values()),
+            units_removed=sum(int((~keep_mask).sum()) for keep_mask in self.keep.values()),
             units=sum(site.size for site in self.sites.values()),
             parameters=(counts[0].total, counts[1].total),
             nonzero=(counts[0].nonzero, counts[1].nonzero),
@@ -162,14 +197,53 @@ class Result:
             verified="" if self.verification is None else str(self.verification),
             form="graph" if any(isinstance(edit, GraphCut) for edit in self.edits) else "module",
             shapes=next((edit.shapes for edit in self.edits if isinstance(edit, GraphCut)), ()),
-            sites=tuple(SiteReport(name, kept.numel(), int(kept.sum())) for name, kept in self.keep.items()),
+            sites=tuple(
+                SiteReport(name, keep_mask.numel(), int(keep_mask.sum())) for name, keep_mask in self.keep.items()
+            ),
             frozen=dict(self.sites.frozen),
             versions={"python": platform.python_version(), "torch": torch.__version__},
             rule=self.method.rule,
             repair=self.method.repair,
             loss=self.method.loss,
             warnings=self.method.warnings,
+            runtime=self.runtime,
+            rounding=self.method.rounding,
         )
+
+    def channels_left(self, *modules: str) -> dict[str, Tensor | None]:
+        """Return which of the original's output channels modules still have: the `hints` of `secateur.train.distill`.
+
+        Args:
+            modules: names of layers that have a bias or weights, such as convolutions, linear layers and norms.
+
+        Returns:
+            Positions in the original, int64 ``(channels left,)``; None where all are left.
+
+        Raises:
+            UnknownNameError: a name of no such layer.
+            InputError: the model is a graph, whose layers have no outputs of their own.
+
+        >>> from secateur.structure import channels
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> result = Result.of(model, channels(model, torch.ones(1, 4)), {"0": torch.tensor([True, False, True])})
+        >>> result.channels_left("0", "2")
+        {'0': tensor([0, 2]), '2': None}
+        """
+        if any(isinstance(edit, GraphCut) for edit in self.edits):
+            raise InputError("channels_left: the model is in graph form, whose layers cannot be looked at one by one")
+        layers = {path: parameter for path, layer in self.original.named_modules() if (parameter := _of_outputs(layer))}
+        for name in modules:
+            if name not in layers:
+                raise unknown_name("layer with weights", name, layers)
+        return {name: self._rows_left(f"{name}.{layers[name]}") for name in modules}
+
+    def _rows_left(self, parameter: str) -> Tensor | None:
+        """The rows of the original's parameter that are left after every cut."""
+        left: Tensor | None = None
+        for edit in self.edits:
+            if isinstance(edit, Cut) and (rows := edit.plan.rows.get(parameter, {}).get(0)) is not None:
+                left = rows if left is None else left[rows]
+        return left
 
     @usual
     def apply(self, model: nn.Module) -> nn.Module:
@@ -202,14 +276,33 @@ class Result:
         return read_record(folder)[0]
 
 
+def _since(earlier: Result, later: Result) -> tuple[Sites, Keep]:
+    """The sites of the start and what both left of them; the later ones where they are not what is left of the earlier."""
+    if type(earlier.sites.structure) is not type(later.sites.structure) or not later.keep.keys() <= earlier.keep.keys():
+        return later.sites, later.keep
+    masks: dict[str, Tensor] = {}
+    for name, first in earlier.keep.items():
+        second = later.keep.get(name)  # a site of one unit is none any more
+        masks[name] = first.clone()
+        if second is None:
+            continue
+        if second.shape == first.shape:
+            masks[name] &= second
+        elif second.numel() == int(first.sum()):
+            masks[name][first] = second
+        else:
+            return later.sites, later.keep
+    return earlier.sites, masks
+
+
 def _edit(model: nn.Module, small: nn.Module, sites: Sites, keep: Keep, plan: Any) -> Edit:
     if isinstance(sites.structure, BlockStructure):
         return Depth(removed_blocks(sites.structure, keep))
     if _is_graph(model, small):
-        inputs = _inputs(sites)
+        inputs = inputs_of(sites)
         assert inputs is not None
-        told = cast(GraphModule, small).meta
-        return GraphCut(keep, inputs, bool(told.get("follows_batch")), told.get("shapes", ()))
+        meta = cast(GraphModule, small).meta
+        return GraphCut(keep, inputs, bool(meta.get("follows_batch")), meta.get("shapes", ()))
     return Cut(plan)
 
 
@@ -219,17 +312,18 @@ def _is_graph(model: nn.Module, small: nn.Module) -> bool:
     return isinstance(small, GraphModule) and not copied
 
 
+def _of_outputs(layer: nn.Module) -> str | None:
+    """The name of a layer's parameter whose first dimension is its output channels."""
+    # A transposed convolution's weight has its inputs first.
+    for name in ("bias", "weight"):
+        tensor = getattr(layer, name, None)
+        if isinstance(tensor, Tensor) and not (name == "weight" and getattr(layer, "transposed", False)):
+            return name
+    return None
+
+
 def _unit(sites: Sites) -> str:
     """What the units of the sites are, as a report names it."""
     if sites.structure is None:
         return "weights"
     return "blocks" if isinstance(sites.structure, BlockStructure) else "channels"
-
-
-def _inputs(sites: Sites) -> ExampleInputs | None:
-    """The example inputs that the sites were found with; None for single weights."""
-    structure = sites.structure
-    if structure is None:
-        return None
-    traced = structure if isinstance(structure, BlockStructure) else structure.graph
-    return dict(traced.kwargs) if traced.kwargs else tuple(traced.args)

@@ -8,7 +8,7 @@ A folder holds three files:
 - ``secateur.json`` — the edits, the report, the history, and the SHA-256 of the other two and of itself.
 """
 
-from secateur.saving.model import load, read_record, save
+from secateur.saving.model import load, read_edits, read_record, save
 from secateur.saving.weights import load_weights, save_weights
 
-__all__ = ["load", "load_weights", "read_record", "save", "save_weights"]
+__all__ = ["load", "load_weights", "read_edits", "read_record", "save", "save_weights"]

@@ -24,17 +24,17 @@ def check_target(target: Path) -> None:
     """
     try:
         if target.is_dir():
-            found = {path.name for path in target.iterdir()}
+            file_names = {path.name for path in target.iterdir()}
         elif target.exists():
             raise FileError(f"{target}: is a file; name a folder to save to")
         else:
             return
     except OSError as error:
         raise _cannot_write(target, error) from error
-    foreign = sorted(found - set(FILES))
+    foreign = sorted(file_names - set(FILES))
     if foreign:
         raise FileError(f"{target}: holds other files ({foreign[0]}); name a new or empty folder to save to")
-    if found:
+    if file_names:
         _check_ours(target)
 
 

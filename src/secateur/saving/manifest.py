@@ -62,13 +62,13 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
-        found = body.pop("checksum") == _checksum(body)
+        intact = body.pop("checksum") == _checksum(body)
     except FileNotFoundError:
         raise FileError(f"{path}: not found; pass a folder that Result.save wrote") from None
     # json raises RecursionError on brackets that are nested thousands deep.
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise FileError(f"{path}: is not a manifest of a pruned model ({error}); save the model again") from error
-    if not found:
+    if not intact:
         raise FileError(f"{path}: was changed after it was written (its checksum differs); save the model again")
     if body.get("format") != FORMAT:
         raise FileError(f"{path}: has format {body.get('format')!r}; this version reads {FORMAT}; save the model again")

@@ -23,7 +23,7 @@ from secateur.state import check_module, usual
 from secateur.state_dicts import fill
 from secateur.types import FileError, SecateurError
 
-__all__ = ["load", "read_record", "save"]
+__all__ = ["load", "read_edits", "read_record", "save"]
 
 
 @usual
@@ -88,8 +88,7 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     tensors = read_tensors(source / MODEL, manifest.sha256[MODEL])
     numbered = read_tensors(source / EDITS, manifest.sha256[EDITS])
     try:
-        edits = [edit_kinds.from_dict(joined(record, numbered)) for record in manifest.edits]
-        small = replay(edits, model)
+        small = replay(_edits(manifest, numbered), model)
         shared = {name: tensors[other] for name, other in manifest.shared.items()}
         fill(small, {**tensors, **shared}, "the saved model")
         if isinstance(small, GraphModule) and manifest.answers is not None:
@@ -102,6 +101,20 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
             "pass the architecture that was pruned, with the same options"
         ) from error
     return small
+
+
+def _edits(manifest: Manifest, numbered: Mapping[str, Tensor]) -> list[Edit]:
+    return [edit_kinds.from_dict(joined(record, numbered)) for record in manifest.edits]
+
+
+def read_edits(folder: str | os.PathLike[str]) -> list[Edit]:
+    """Return the edits that were saved with a model.
+
+    Raises:
+        FileError: a file is missing or damaged.
+    """
+    manifest = read_manifest(Path(folder))
+    return _edits(manifest, read_tensors(Path(folder) / EDITS, manifest.sha256[EDITS]))
 
 
 def read_record(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any] | None]:

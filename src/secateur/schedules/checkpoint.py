@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.files import sweep, write_bytes
+from secateur.files import in_order, sweep, write_bytes
 from secateur.losses import loss_function
 from secateur.state import digest, tensors
 from secateur.types import FileError, Sites
@@ -62,16 +62,19 @@ class Checkpoint:
     path: Path
     identity: Mapping[str, Any]
 
-    def write(self, state: Mapping[str, Any], found: Mapping[str, Tensor]) -> None:
+    def write(self, state: Mapping[str, Any], state_tensors: Mapping[str, Tensor]) -> None:
         """Write where the pruning is."""
         # Only here is safetensors needed, and importing it is not free.
         from safetensors.torch import save
 
         # A safetensors file without a tensor is none.
-        held = {"": torch.zeros(1), **{name: x.detach().cpu().clone().contiguous() for name, x in found.items()}}
+        tensors = {
+            "": torch.zeros(1),
+            **{name: x.detach().cpu().clone().contiguous() for name, x in state_tensors.items()},
+        }
         record = json.dumps({"identity": self.identity, "state": state})
-        seal = digest(sorted(held.items()), record)
-        write_bytes(self.path, save(held, {"format": FORMAT, "record": record, "seal": seal}))
+        seal = digest(sorted(tensors.items()), record)
+        write_bytes(self.path, in_order(save(tensors, {"format": FORMAT, "record": record, "seal": seal})))
 
     def read(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
         """Return what was written; None if there is no such file.
@@ -84,18 +87,18 @@ class Checkpoint:
         sweep(self.path.parent)
         if not self.path.exists():
             return None
-        header, found = self._open()
+        header, tensors = self._open()
         if header.get("format") != FORMAT:
             raise FileError(f"{self.path} is not a checkpoint of a pruning; give another path for the checkpoint")
-        if header.get("seal") != digest(sorted(found.items()), header.get("record", "")):
+        if header.get("seal") != digest(sorted(tensors.items()), header.get("record", "")):
             raise FileError(f"checkpoint {self.path} is damaged: it does not match its hash; delete it to start over")
         record = json.loads(header["record"])
         ours = json.loads(json.dumps(self.identity))
         other = [name for name in ours if record["identity"].get(name) != ours[name]]
         if other:
             raise self._of_another(", ".join(other))
-        found.pop("")
-        return record["state"], found
+        tensors.pop("")
+        return record["state"], tensors
 
     def check_data(self, was: float, now: float) -> None:
         """Refuse data on which a model has another loss than when the checkpoint was written."""

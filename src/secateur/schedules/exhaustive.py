@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Literal
 
+from secateur.checks import check_fraction, check_number, check_whole
 from secateur.criteria.loss_change import UnitWorth
 from secateur.labelled import Data
 from secateur.result import Result
 from secateur.schedules.losses import check_changes, losses_of
-from secateur.schedules.options import check_fraction, check_number, check_rating
+from secateur.schedules.options import check_rating
 from secateur.schedules.walk import Schedule, Unit, Walk
 from secateur.types import InputError, Loss
 
@@ -58,38 +59,39 @@ class Exhaustive(Schedule):
 
     def __post_init__(self) -> None:
         check_rating("Exhaustive", self.data, self.loss)
-        check_number("Exhaustive", "tolerance", self.tolerance)
+        check_number(self, "[0, inf)", tolerance=self.tolerance)
+        check_whole(self, or_none=True, max_memory=self.max_memory)
         if isinstance(self.until, str):
             if self.until != "no improvement":
                 raise InputError(f"Exhaustive: until={self.until!r}; give 'no improvement', or a sparsity in [0, 1]")
         else:
-            check_fraction("Exhaustive", "until", self.until)
+            check_fraction(self, until=self.until)
 
     def _prune(self, walk: Walk) -> Result:
         goal = None if isinstance(self.until, str) else walk.goal(self.until)
         losses = losses_of(walk, self.data, self.loss, self.max_memory)
         while goal is None or walk.gone < goal:
-            found = losses.changes()
-            check_changes(found, walk, "Exhaustive")
+            worth = losses.changes()
+            check_changes(worth, walk, "Exhaustive")
             if not walk.steps:
-                walk.begin(found.base.loss, found.base.accuracy)
-            walk.check(walk.loss, found.base.loss)
-            best, change = lowest(found, walk)
+                walk.begin(worth.base.loss, worth.base.accuracy)
+            walk.check(walk.loss, worth.base.loss)
+            best, change = lowest(worth, walk)
             walk.evaluations += sum(walk.left.values())
-            if best is None or (goal is None and not walk.better(found.base.loss + change, self.tolerance)):
+            if best is None or (goal is None and not walk.better(worth.base.loss + change, self.tolerance)):
                 break
             name, number = best
-            accuracy = found.base.accuracy + float(found.accuracy[name].flatten()[number])
-            walk.remove([best], found.base.loss + change, accuracy, [found.label()[name][number]], found.base.loss)
+            accuracy = worth.base.accuracy + float(worth.accuracy[name].flatten()[number])
+            walk.remove([best], worth.base.loss + change, accuracy, [worth.label()[name][number]], worth.base.loss)
             losses.remove(best)
         return walk.finish()
 
 
-def lowest(found: UnitWorth, walk: Walk) -> tuple[Unit | None, float]:
+def lowest(worth: UnitWorth, walk: Walk) -> tuple[Unit | None, float]:
     """The removable unit of the lowest change, the first of equals, and its change."""
     best: Unit | None = None
     least = inf
-    for name, change in found.items():
+    for name, change in worth.items():
         if walk.left[name] > walk.minimum:
             free = change.flatten().double().cpu().masked_fill(~walk.keep[name].flatten(), inf)
             number = int(free.argmin())

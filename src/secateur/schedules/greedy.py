@@ -8,13 +8,14 @@ from typing import Literal
 import numpy as np
 import torch
 
+from secateur.checks import check_name, check_number, check_whole
 from secateur.criteria.base import scores_of
 from secateur.labelled import Data
 from secateur.rate.masks import Removals
 from secateur.result import Result
-from secateur.schedules.options import check_number, check_rating, check_whole
+from secateur.schedules.options import check_rating
 from secateur.schedules.walk import Schedule, Unit, Walk
-from secateur.types import Criterion, InputError, Loss, unknown_name
+from secateur.types import Criterion, InputError, Loss
 
 __all__ = ["Greedy"]
 
@@ -67,14 +68,11 @@ class Greedy(Schedule):
 
     def __post_init__(self) -> None:
         check_rating("Greedy", self.data, self.loss)
-        check_number("Greedy", "tolerance", self.tolerance)
-        if self.skip_rounds is not None:
-            check_whole("Greedy", "skip_rounds", self.skip_rounds, 0)
-        if self.skip_above is not None:
-            check_number("Greedy", "skip_above", self.skip_above)
-        check_whole("Greedy", "seed", self.seed, 0)
-        if self.order not in ORDERS:
-            raise unknown_name("order", self.order, ORDERS)
+        check_number(self, "[0, inf)", tolerance=self.tolerance)
+        check_number(self, "[0, inf)", or_none=True, skip_above=self.skip_above)
+        check_whole(self, 0, or_none=True, skip_rounds=self.skip_rounds)
+        check_whole(self, 0, seed=self.seed)
+        check_name("order", self.order, ORDERS)
         if (self.order == "estimated") != (self.estimate is not None):
             raise InputError('Greedy: order="estimated" and estimate=… (such as Taylor(data)) go together')
 
@@ -94,13 +92,13 @@ class Greedy(Schedule):
             keep = walk.without([unit]) if skips.due(unit) else None
             if keep is None:
                 continue
-            found = removals([keep])
+            evaluation = removals([keep])
             walk.evaluations += 1
-            loss = float(found.losses[0])
+            loss = float(evaluation.losses[0])
             if not walk.worse(loss, self.tolerance):
                 skips.begin_round()
                 label = "worse" if walk.better(loss, self.tolerance) else "zero"
-                walk.remove([unit], loss, float(found.accuracy[0]), [label])
+                walk.remove([unit], loss, float(evaluation.accuracy[0]), [label])
                 skips.needed.clear()
                 return
             skips.note(unit, important=self.skip_above is None or walk.worse(loss, self.skip_above))

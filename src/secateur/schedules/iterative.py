@@ -3,65 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import nan
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from secateur.allocate.multiples import Rounding, rounding, select_rounded
+from secateur.checks import check_fraction, check_name, check_whole
 from secateur.criteria.base import scores_of
 from secateur.labelled import Data
 from secateur.rate.masks import rate
 from secateur.result import Result
-from secateur.schedules.options import check_fraction, check_rating, check_whole
+from secateur.runtimes import Runtime
+from secateur.schedules.goals import CURVES, BudgetPath, Curve, check_budget, fraction_at
+from secateur.schedules.options import check_rating
 from secateur.schedules.walk import Schedule, Walk
-from secateur.selection import SCOPES, Scope, layer_fractions, select
+from secateur.selection import SCOPES, Scope, layer_fractions
 from secateur.state import restore, snapshot
 from secateur.structure.cutting import cut
 from secateur.structure.depth import BlockStructure
 from secateur.structure.infer import Structure
 from secateur.structure.sites import channels, mask
-from secateur.types import Criterion, InputError, Keep, Loss, Scores, Sites, unknown_name
+from secateur.types import Criterion, InputError, Keep, Loss, RoundTo, Scores, Sites
 
-__all__ = ["Curve", "Iterative", "Train", "fraction_at"]
+__all__ = ["Curve", "Iterative", "Train"]
 
 Train = Callable[[nn.Module, Keep], object]
 """Trains the model in place; for single weights the masks are given too, by parameter (`HoldZeros` takes them)."""
 
-Curve = Literal["linear", "cubic", "geometric"]
-CURVES = ("linear", "cubic", "geometric")
-
-
-def fraction_at(curve: Curve, sparsity: float, step: int, steps: int) -> float:
-    """Return the fraction that is removed after `step` of `steps`.
-
-    ``"linear"``: equal parts of the original; ``"cubic"``: much at first and ever less, s(1 − (1 − t/T)³) (Zhu and
-    Gupta, 2017); ``"geometric"``: the same fraction of what is left each time (Han et al., 2015).
-
-    >>> [fraction_at("cubic", 0.5, t, 2) for t in (1, 2)], [fraction_at("geometric", 0.75, t, 2) for t in (1, 2)]
-    ([0.4375, 0.5], [0.5, 0.75])
-    """
-    done = step / steps
-    if step == steps:
-        return sparsity
-    if curve == "cubic":
-        return sparsity * (1 - (1 - done) ** 3)
-    if curve == "geometric":
-        return float(1 - (1 - sparsity) ** done)
-    return sparsity * done
-
 
 @dataclass(frozen=True)
 class Iterative(Schedule):
-    """Scores, removes the lowest, trains what is left, and so on up to a sparsity; in one step it is one-shot pruning.
+    """Scores, removes the lowest, trains what is left, and so on up to a goal; in one step it is one-shot pruning.
 
     Channels are cut before each training, so that it is that of the smaller model; single weights are set to zero, and
     again after the training. Without training in between, steps differ from one shot only by the new scores.
 
     Attributes:
         criterion: what scores; at each step it is asked about the model as it is then.
-        sparsity: the fraction of all units that is removed in the end.
+        sparsity: the fraction of all units that is removed in the end; give this or a budget.
         steps: in how many steps.
         curve: how much goes when; see `fraction_at`.
         scope: rank all units together (``"global"``) or within each site (``"layer"``), where sites that lie in one
@@ -71,16 +53,24 @@ class Iterative(Schedule):
         data: labelled samples to log the loss on, after training; None logs none.
         loss: a name that `fit` takes, or a function of (outputs, targets) that gives the mean of its samples' losses.
         minimum: how many units every site keeps at least.
+        budget: what the model may have in the end: one of ``macs``, ``parameters``, ``bytes``, ``latency`` with its
+            limit, such as ``{"macs": 0.5}``, and with it other options of `allocate.budget`. At each step the curve says
+            how much of what is over the limit is gone.
+        round_to, runtime: of how many units every channel site keeps a multiple, and where the model is to run, as for
+            `prune`; learnt once, before the first step.
 
     >>> from secateur.criteria import Magnitude
     >>> model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> pruned = Iterative(Magnitude(), 0.5, steps=2, curve="cubic")(model, channels(model, torch.zeros(1, 2)))
     >>> [len(step.units) for step in pruned.history.steps], pruned.model[0].out_features
     ([4], 4)
+    >>> pruned = Iterative(Magnitude(), budget={"macs": 0.25}, steps=3)(model, channels(model, torch.zeros(1, 2)))
+    >>> [len(step.units) for step in pruned.history.steps], pruned.report.macs
+    ([2, 2, 2], (32, 8))
     """
 
     criterion: Criterion
-    sparsity: float
+    sparsity: float | None = None
     steps: int = 1
     curve: Curve = "linear"
     scope: Scope = "global"
@@ -88,25 +78,31 @@ class Iterative(Schedule):
     data: Data | None = field(default=None, repr=False)
     loss: str | Loss = "cross_entropy"
     minimum: int = 1
+    budget: Mapping[str, Any] | None = None
+    round_to: RoundTo | Literal["auto"] = "auto"
+    runtime: Runtime | None = None
 
     def __post_init__(self) -> None:
-        check_fraction("Iterative", "sparsity", self.sparsity)
-        check_whole("Iterative", "steps", self.steps, 1)
-        for what, value, known in (("curve", self.curve, CURVES), ("scope", self.scope, SCOPES)):
-            if value not in known:
-                raise unknown_name(what, value, known)
+        if (self.sparsity is None) == (self.budget is None):
+            raise InputError("Iterative: give either sparsity= or budget=: how much is removed in the end")
+        if self.budget is not None:
+            check_budget("Iterative", self.budget)
+        else:
+            check_fraction(self, sparsity=self.sparsity)
+        check_whole(self, steps=self.steps)
+        for option, value, choices in (("curve", self.curve, CURVES), ("scope", self.scope, SCOPES)):
+            check_name(option, value, choices)
         check_rating("Iterative", self.data, self.loss)
 
     def _prune(self, walk: Walk) -> Result:
         if isinstance(walk.sites.structure, BlockStructure):
             raise InputError("Iterative: sites of blocks cannot be found again in a model without some of them")
-        if self.scope == "global":
-            walk.goal(self.sparsity)
+        path = self._path(walk)
         # Only a training has to be that of the smaller model, whose ties may be others than the original's.
         now = _Now.of(walk, masked=self.train is None or not isinstance(walk.sites.structure, Structure))
         walk.begin(*self._rate(walk.model))
         for step in range(walk.memory.get("step", 0) + 1, self.steps + 1):
-            keep = self._choose(walk, now, fraction_at(self.curve, self.sparsity, step, self.steps))
+            keep = self._choose(walk, now, path, step)
             gone = now.remove(keep)
             if self.train is not None:
                 self.train(now.model, dict(keep) if now.masked else {})
@@ -120,27 +116,66 @@ class Iterative(Schedule):
     def _rate(self, model: nn.Module) -> tuple[float, float]:
         if self.data is None:
             return nan, nan
-        found = rate(model, Sites({}), [{}], self.data, self.loss)
-        return float(found.losses[0]), float(found.accuracy[0])
+        evaluation = rate(model, Sites({}), [{}], self.data, self.loss)
+        return float(evaluation.losses[0]), float(evaluation.accuracy[0])
 
-    def _choose(self, walk: Walk, now: _Now, fraction: float) -> dict[str, Tensor]:
+    def _path(self, walk: Walk) -> BudgetPath | None:
+        """The way to the budget, where there is one; see that the goal can be reached."""
+        if self.budget is not None:
+            defaults: dict[str, Any] = {"scope": self.scope, "minimum": self.minimum, "runtime": self.runtime}
+            defaults["round_to"] = self._rounding(walk)
+            path = BudgetPath.of(walk.model, walk.sites, self.budget, defaults, walk.memory.get("whole"))
+            walk.memory["whole"] = path.whole
+            path.check()
+            return path
+        assert self.sparsity is not None
+        if self.scope == "global":
+            walk.goal(self.sparsity)
+        return None
+
+    def _choose(self, walk: Walk, now: _Now, path: BudgetPath | None, step: int) -> dict[str, Tensor]:
         """Masks over the sites as they are now."""
         if not now.sites:
             return {}
         scores: Scores = scores_of(self.criterion, now.model, now.sites, "Iterative")
+        if path is not None:
+            share = fraction_at(self.curve, path.share, step, self.steps)
+            return self._within(walk, now, path, share, scores)
+        assert self.sparsity is not None
+        return self._lowest(walk, now, fraction_at(self.curve, self.sparsity, step, self.steps), scores)
+
+    def _within(self, walk: Walk, now: _Now, path: BudgetPath, share: float, scores: Scores) -> dict[str, Tensor]:
+        """Masks of a model that is within a part of the budget."""
+        if not now.masked:
+            return path.masks(now.model, now.sites, scores, share)
+        # What is gone stays gone: it goes first, and a budget takes no infinite scores.
+        below = min(float(x.min()) for x in scores.values()) - 1
+        lowest = {n: x.double().masked_fill(~walk.keep[n].to(x.device), below) for n, x in scores.items()}
+        keep = path.masks(walk.model, walk.sites, lowest, share)
+        return {name: site_mask.cpu() & walk.keep[name] for name, site_mask in keep.items()}
+
+    def _lowest(self, walk: Walk, now: _Now, fraction: float, scores: Scores) -> dict[str, Tensor]:
+        """Masks that keep all but a fraction of the original units."""
+        sparsity: float | dict[str, float] = fraction
         if now.masked:
             # What is gone stays gone: nothing is lower.
-            lowest = {n: x.double().masked_fill(~walk.keep[n].to(x.device), -torch.inf) for n, x in scores.items()}
-            share = self._shares(walk, fraction) if self.scope == "layer" else fraction
-            return select(lowest, share, scope=self.scope, minimum=self.minimum)
-        if self.scope == "global":
+            scores = {n: x.double().masked_fill(~walk.keep[n].to(x.device), -torch.inf) for n, x in scores.items()}
+            sparsity = self._shares(walk, fraction) if self.scope == "layer" else fraction
+        elif self.scope == "global":
             more = round(fraction * (sum(walk.left.values()) + walk.gone)) - walk.gone
-            left = sum(site.size for site in now.sites.values())
-            return select(scores, max(more, 0) / left, minimum=self.minimum)
-        whole = {n: round(share * walk.sites[n].size) for n, share in self._shares(walk, fraction).items()}
-        parts = {n: whole[n] - (walk.sites[n].size - walk.left[n]) for n in now.sites}
-        shares = {n: max(more, 0) / walk.left[n] for n, more in parts.items()}
-        return select(scores, shares, scope="layer", minimum=self.minimum)
+            sparsity = max(more, 0) / sum(site.size for site in now.sites.values())
+        else:
+            whole = {n: round(share * walk.sites[n].size) for n, share in self._shares(walk, fraction).items()}
+            parts = {n: whole[n] - (walk.sites[n].size - walk.left[n]) for n in now.sites}
+            sparsity = {n: max(more, 0) / walk.left[n] for n, more in parts.items()}
+        keep = select_rounded(scores, sparsity, self._rounding(walk), scope=self.scope, minimum=self.minimum)
+        return {name: kept & walk.keep[name].to(kept.device) for name, kept in keep.items()} if now.masked else keep
+
+    def _rounding(self, walk: Walk) -> Rounding:
+        """The multiples, learnt once: a resumed pruning goes on by the same."""
+        if "rounding" not in walk.memory:
+            walk.memory["rounding"] = asdict(rounding(walk.sites, self.round_to, self.runtime))
+        return Rounding(**walk.memory["rounding"])
 
     def _shares(self, walk: Walk, fraction: float) -> dict[str, float]:
         """The fraction of each original site that is to be gone."""
@@ -150,34 +185,34 @@ class Iterative(Schedule):
 class _Now:
     """The model as it is now, its sites, and which of the original units they hold."""
 
-    def __init__(self, model: nn.Module, sites: Sites, held: dict[str, Tensor], masked: bool) -> None:
-        self.model, self.sites, self.held, self.masked = model, sites, held, masked
+    def __init__(self, model: nn.Module, sites: Sites, units_left: dict[str, Tensor], masked: bool) -> None:
+        self.model, self.sites, self.units_left, self.masked = model, sites, units_left, masked
 
     @classmethod
     def of(cls, walk: Walk, masked: bool) -> _Now:
         """Return where the walk is."""
-        held = {name: kept.flatten().nonzero().flatten() for name, kept in walk.keep.items()}
-        begun = (mask if masked else cut)(walk.model, walk.sites, walk.keep)
+        units_left = {name: site_mask.flatten().nonzero().flatten() for name, site_mask in walk.keep.items()}
+        model = (mask if masked else cut)(walk.model, walk.sites, walk.keep)
         if walk.tensors:
-            restore(begun, walk.tensors)
-        return cls(begun, walk.sites if masked else _again(begun, walk.sites, held), held, masked)
+            restore(model, walk.tensors)
+        return cls(model, walk.sites if masked else _again(model, walk.sites, units_left), units_left, masked)
 
     def remove(self, keep: Keep) -> list[tuple[str, int]]:
         """Remove units, and return them as those of the original."""
         gone = []
-        for name, kept in keep.items():
-            flat, held = kept.flatten().cpu(), self.held[name]
+        for name, site_mask in keep.items():
+            flat, units_left = site_mask.flatten().cpu(), self.units_left[name]
             if self.masked:
-                gone += [(name, int(unit)) for unit in held if not flat[unit]]
-                self.held[name] = held[flat[held]]
+                gone += [(name, int(unit)) for unit in units_left if not flat[unit]]
+                self.units_left[name] = units_left[flat[units_left]]
             else:
-                gone += [(name, int(unit)) for unit in held[~flat]]
-                self.held[name] = held[flat]
+                gone += [(name, int(unit)) for unit in units_left[~flat]]
+                self.units_left[name] = units_left[flat]
         if self.masked:
             self.model = mask(self.model, self.sites, keep)
         elif gone:
             self.model = cut(self.model, self.sites, keep)
-            self.sites = _again(self.model, self.sites, self.held)
+            self.sites = _again(self.model, self.sites, self.units_left)
         return gone
 
     def hold(self, keep: Keep) -> None:
@@ -186,15 +221,17 @@ class _Now:
             restore(self.model, snapshot(mask(self.model, self.sites, keep)))
 
 
-def _again(small: nn.Module, sites: Sites, held: Mapping[str, Tensor]) -> Sites:
+def _again(small: nn.Module, sites: Sites, units_left: Mapping[str, Tensor]) -> Sites:
     """The same sites in the smaller model; those of which one unit is left may be sites no more."""
     graph = sites.structure.graph
-    found = channels(small, dict(graph.kwargs) if graph.kwargs else graph.args)
+    small_sites = channels(small, dict(graph.kwargs) if graph.kwargs else graph.args)
     for name in sites:
-        size = found[name].size if name in found else 1
-        if size != len(held[name]):
+        size = small_sites[name].size if name in small_sites else 1
+        if size != len(units_left[name]):
             raise InputError(
-                f"Iterative: {name!r} has {len(held[name])} units left, but in the cut model {size}, as its ties "
+                f"Iterative: {name!r} has {len(units_left[name])} units left, but in the cut model {size}, as its ties "
                 "changed; leave it out with ignore=, or prune in one step"
             )
-    return Sites({name: found[name] for name in sites if name in found}, found.frozen, found.structure)
+    return Sites(
+        {name: small_sites[name] for name in sites if name in small_sites}, small_sites.frozen, small_sites.structure
+    )

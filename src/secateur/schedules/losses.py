@@ -76,20 +76,20 @@ class LastOnly:
 
     def changes(self) -> UnitWorth:
         """Return the changes; infinite for units that are gone."""
-        found, layer = self.layer.changes(), self.layer
+        column_changes, layer = self.layer.changes(), self.layer
         count, right = int(layer.counts.sum()), layer.right
         base = Base(layer.loss, int(right.sum()) / count, right / layer.counts.double(), count, layer.counts)
-        made = UnitWorth(base)
-        variance = (found.square - found.loss.square()).clamp(min=0) / max(count - 1, 1)
-        error = torch.where(found.loss.isinf(), 0.0, variance.sqrt())
-        hits = found.right.t() - right
+        worth = UnitWorth(base)
+        variance = (column_changes.square - column_changes.loss.square()).clamp(min=0) / max(count - 1, 1)
+        error = torch.where(column_changes.loss.isinf(), 0.0, variance.sqrt())
+        hits = column_changes.right.t() - right
         for name, columns in self.columns.items():
-            made[name] = found.loss[columns]
-            made.error[name] = error[columns]
-            made.accuracy[name] = hits[columns].sum(1).double() / count
-            made.class_accuracy[name] = hits[columns] / layer.counts.double()
-            made.exact[name] = torch.ones(len(columns), dtype=torch.bool)
-        return made
+            worth[name] = column_changes.loss[columns]
+            worth.error[name] = error[columns]
+            worth.accuracy[name] = hits[columns].sum(1).double() / count
+            worth.class_accuracy[name] = hits[columns] / layer.counts.double()
+            worth.exact[name] = torch.ones(len(columns), dtype=torch.bool)
+        return worth
 
     def remove(self, unit: Unit) -> None:
         """Follow the removal of a unit."""

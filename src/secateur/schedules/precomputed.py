@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from secateur.checks import check_fraction, check_name
 from secateur.criteria.loss_change import UnitWorth
 from secateur.criteria.loss_change.labels import LABELS
 from secateur.labelled import Data
 from secateur.rate.masks import Evaluations, Removals
 from secateur.result import Result
 from secateur.schedules.losses import check_changes
-from secateur.schedules.options import check_fraction, check_rating
+from secateur.schedules.options import check_rating
 from secateur.schedules.walk import Schedule, Unit, Walk
-from secateur.types import InputError, Loss, unknown_name
+from secateur.types import InputError, Loss
 
 __all__ = ["Precomputed"]
 
@@ -55,21 +56,24 @@ class Precomputed(Schedule):
     minimum: int = 1
 
     def __post_init__(self) -> None:
-        given: object = self.importance
-        if not isinstance(given, UnitWorth):
-            kind = type(given).__name__
+        importance: object = self.importance
+        if not isinstance(importance, UnitWorth):
+            kind = type(importance).__name__
             raise InputError(f"Precomputed: importance is a {kind}; give what LossChange(data)(model, sites) returns")
         if isinstance(self.remove, (tuple, list)):
             for label in self.remove:
-                if label not in LABELS:
-                    raise unknown_name("label", label, LABELS)
+                check_name("label", label, LABELS)
         else:
-            check_fraction("Precomputed", "remove", self.remove)
+            check_fraction(self, remove=self.remove)
         check_rating("Precomputed", self.data, self.loss)
 
     def _prune(self, walk: Walk) -> Result:
         check_changes(self.importance, walk, "Precomputed")
-        labels = {(site, n): label for site, found in self.importance.label().items() for n, label in enumerate(found)}
+        labels = {
+            (site, n): label
+            for site, site_labels in self.importance.label().items()
+            for n, label in enumerate(site_labels)
+        }
         queue = self._queue(walk, labels)
         if self.data is None:
             if queue and not walk.steps:
@@ -87,18 +91,18 @@ class Precomputed(Schedule):
 
     def _queue(self, walk: Walk, labels: dict[Unit, str]) -> list[Unit]:
         """What goes, in order; the first of equals first."""
-        change = {(s, n): x for s, found in self.importance.items() for n, x in enumerate(found.flatten().tolist())}
+        change = {(s, n): x for s, changes in self.importance.items() for n, x in enumerate(changes.flatten().tolist())}
         ranked = sorted(walk.units, key=change.__getitem__)
-        chosen = set(ranked)
+        removable = set(ranked)
         goal = len(ranked)
         if isinstance(self.remove, (tuple, list)):
-            chosen = {unit for unit in ranked if labels[unit] in self.remove}
+            removable = {unit for unit in ranked if labels[unit] in self.remove}
         else:
             goal = walk.goal(self.remove)
         room = {name: site.size - walk.minimum for name, site in walk.sites.items()}
         queue: list[Unit] = []
         for unit in ranked:
-            if unit in chosen and room[unit[0]] > 0 and len(queue) < goal:
+            if unit in removable and room[unit[0]] > 0 and len(queue) < goal:
                 room[unit[0]] -= 1
                 queue.append(unit)
         return queue
@@ -107,7 +111,7 @@ class Precomputed(Schedule):
 def _follow(walk: Walk, removals: Removals, units: list[Unit], labels: dict[Unit, str]) -> None:
     """Remove units one after the other; the losses on the way are found together."""
     masks = [walk.without(units[: count + 1]) for count in range(len(units))]
-    found: Evaluations = removals([keep for keep in masks if keep is not None])
-    for unit, loss, accuracy in zip(units, found.losses.tolist(), found.accuracy.tolist(), strict=True):
+    evaluations: Evaluations = removals([keep for keep in masks if keep is not None])
+    for unit, loss, accuracy in zip(units, evaluations.losses.tolist(), evaluations.accuracy.tolist(), strict=True):
         walk.evaluations += 1
         walk.remove([unit], loss, accuracy, [labels[unit]])

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from secateur.checks import check_whole
 from secateur.labelled import Data
 from secateur.rate.masks import Removals
 from secateur.result import Result
-from secateur.schedules.options import check_rating, check_whole
+from secateur.schedules.options import check_rating
 from secateur.schedules.walk import Schedule, Walk
 from secateur.types import InputError, Loss
 
@@ -50,8 +51,8 @@ class Shrink(Schedule):
     minimum: int = 1
 
     def __post_init__(self) -> None:
-        check_whole("Shrink", "n", self.n, 1)
-        check_whole("Shrink", "seed", self.seed, 0)
+        check_whole(self, n=self.n)
+        check_whole(self, 0, seed=self.seed)
         check_rating("Shrink", self.data, self.loss)
 
     def _prune(self, walk: Walk) -> Result:
@@ -63,13 +64,13 @@ class Shrink(Schedule):
         walk.begin(float(whole.losses[0]), float(whole.accuracy[0]))
         order = [units[at] for at in np.random.default_rng(self.seed).permutation(len(units))]
         for tried in range(walk.memory.get("tried", 0), len(order) - self.n + 1, self.n):
-            drawn = order[tried : tried + self.n]
-            keep = walk.without(drawn)
+            unit_group = order[tried : tried + self.n]
+            keep = walk.without(unit_group)
             if keep is None:
                 continue
-            found = removals([keep])
+            evaluation = removals([keep])
             walk.evaluations += 1
-            if not walk.worse(float(found.losses[0])):
+            if not walk.worse(float(evaluation.losses[0])):
                 walk.memory["tried"] = tried + self.n
-                walk.remove(drawn, float(found.losses[0]), float(found.accuracy[0]))
+                walk.remove(unit_group, float(evaluation.losses[0]), float(evaluation.accuracy[0]))
         return walk.finish()

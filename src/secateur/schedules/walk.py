@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import check_whole
 from secateur.files import require
 from secateur.progress import bar
 from secateur.result import Method, Result
@@ -25,7 +26,7 @@ from secateur.types import InputError, Sites
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["PruningLog", "Schedule", "Step", "Unit", "Walk", "is_whole"]
+__all__ = ["PruningLog", "Schedule", "Step", "Unit", "Walk"]
 
 Unit = tuple[str, int]
 """A site's name, and the number of one of its units (of a single weight: its place in the flattened weight)."""
@@ -177,8 +178,7 @@ class Walk:
     """
 
     def __init__(self, model: nn.Module, sites: Sites, minimum: int, on_step: OnStep | None) -> None:
-        if not is_whole(minimum, 0):
-            raise InputError(f"minimum={minimum!r} must be a whole number, 0 or more: the units that every site keeps")
+        check_whole("a schedule", 0, "the units that every site keeps", minimum=minimum)
         if minimum == 0 and isinstance(sites.structure, Structure):
             raise InputError("minimum=0 would empty a site, and nothing would pass it; channels need 1 or more")
         self.model, self.sites, self.minimum, self.on_step = model, sites, minimum, on_step
@@ -220,7 +220,7 @@ class Walk:
             if keep[name] is self.keep[name]:
                 keep[name] = keep[name].clone()
             keep[name].view(-1)[number] = False
-        enough = all(int(kept.sum()) >= min(self.minimum, kept.numel()) for kept in keep.values())
+        enough = all(int(site_mask.sum()) >= min(self.minimum, site_mask.numel()) for site_mask in keep.values())
         return keep if enough else None
 
     def goal(self, sparsity: float) -> int:
@@ -270,9 +270,9 @@ class Walk:
         self.keep = keep
         for name, _ in units:
             self.left[name] -= 1
-        now, taken = perf_counter(), sum(step.evaluations for step in self.steps)
+        now, evaluations_before = perf_counter(), sum(step.evaluations for step in self.steps)
         before = self.loss if before is None else before
-        evaluations, seconds = self.evaluations - taken, now - self._since
+        evaluations, seconds = self.evaluations - evaluations_before, now - self._since
         self._since = now
         self.steps.append(Step(tuple(units), before, loss, accuracy, tuple(labels), evaluations, seconds))
         if self.checkpoint is not None:
@@ -288,10 +288,10 @@ class Walk:
     def restore(self) -> None:
         """Go to where the checkpoint left off; do nothing if there is no such file."""
         assert self.checkpoint is not None
-        found = self.checkpoint.read()
-        if found is None:
+        saved = self.checkpoint.read()
+        if saved is None:
             return
-        state, self.tensors = found
+        state, self.tensors = saved
         for step in state["steps"]:
             units = tuple((name, number) for name, number in step.pop("units"))
             self.steps.append(Step(units=units, labels=tuple(step.pop("labels")), **step))
@@ -310,8 +310,3 @@ class Walk:
         log = PruningLog(tuple(self.steps), *self.base, self.evaluations)
         result = Result.of(self.model, self.sites, self.keep, history=log)
         return result if trained is None else replace(result, model=trained)
-
-
-def is_whole(value: object, least: int) -> bool:
-    """Whether a value is a whole number of at least this."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -8,9 +8,10 @@ from math import log, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.search.run import Arrays, Run, Search, check_whole
+from secateur.checks import check_number, check_whole
+from secateur.search.run import Arrays, Search, SearchRun
 from secateur.search.space import Genes, Space
-from secateur.types import InputError, UnknownNameError, unknown_name
+from secateur.types import UnknownNameError, unknown_name
 
 __all__ = ["CmaEs", "CoordinateRows"]
 
@@ -46,16 +47,13 @@ class CmaEs(Search):
     shift: float = 0.2
 
     def __post_init__(self) -> None:
-        check_whole(self, least=4, population=self.population)
+        check_whole(self, 4, population=self.population)
         if self.scope not in SCOPES:
             raise unknown_scope(self.scope)
-        for name in ("sigma", "shift"):
-            if not 0 < getattr(self, name) < np.inf:
-                raise InputError(f"CmaEs: {name} must be above 0; got {getattr(self, name)!r}")
-        if isinstance(self.start, bool) or not 0 < self.start < 1:
-            raise InputError(f"CmaEs: start must lie between 0 and 1; got {self.start!r}")
+        check_number(self, "(0, inf)", sigma=self.sigma, shift=self.shift)
+        check_number(self, "(0, 1)", start=self.start)
 
-    def begin(self, run: Run) -> Arrays:
+    def begin(self, run: SearchRun) -> Arrays:
         """Start at equal thresholds and no shift of biases."""
         count = thresholds(run.space, self.scope)
         mean = np.concatenate([np.full(count, log(self.start / (1 - self.start))), np.zeros(run.space.bias_size)])
@@ -63,31 +61,34 @@ class CmaEs(Search):
         zeros = np.zeros(size)
         return {"mean": mean, "scale": np.ones(1), "cov": np.eye(size), "path": zeros, "way": zeros.copy()}
 
-    def step(self, run: Run, arrays: Arrays) -> Arrays:
+    def step(self, run: SearchRun, arrays: Arrays) -> Arrays:
         """Draw a generation, rate it, and move the distribution to its better half."""
         count = thresholds(run.space, self.scope)
         width = np.concatenate([np.full(count, self.sigma), np.full(run.space.bias_size, self.shift)])
-        values, vectors = np.linalg.eigh(arrays["cov"])
-        root = np.sqrt(np.maximum(values, 1e-20))
-        drawn = run.rng.standard_normal((self.population, len(width))) * root @ vectors.T
-        points = arrays["mean"] + arrays["scale"] * width * drawn
+        # C = B D² Bᵀ, y = B D z with z ~ N(0, I), so y ~ N(0, C); x = m + σ w ∘ y, w the first standard deviations.
+        variances, vectors = np.linalg.eigh(arrays["cov"])
+        root = np.sqrt(np.maximum(variances, 1e-20))
+        draws = run.rng.standard_normal((self.population, len(width))) * root @ vectors.T
+        points = arrays["mean"] + arrays["scale"] * width * draws
         offsets = points[:, count:] if run.space.biases else None
         rating = run.rate(decoded(run.space, self.scope, points[:, :count]), offsets)
         run.record(rating)
         best = np.argsort(-rating.fitness, kind="stable")[: self.population // 2]
-        inverse = (vectors / root) @ vectors.T
-        return self._adapted(arrays, drawn[best], width, inverse, generation=len(run.history))
+        inverse = (vectors / root) @ vectors.T  # C^(−½) = B D⁻¹ Bᵀ
+        return self._adapted(arrays, draws[best], width, inverse, generation=len(run.history))
 
     def _adapted(self, arrays: Arrays, better: Floats, width: Floats, inverse: Floats, generation: int) -> Arrays:
         """Update mean m, step size σ and covariance C as Hansen (2016, appendix A) does, with the constants of his table 1.
 
-        `better` are the draws yᵢ of the better half, best first; `inverse` is C^(−½). The paths are p_σ and p_c.
+        `better` are the draws yᵢ of the better half, best first; `inverse` is C^(−½). The paths are p_σ and p_c (`path` and
+        `way`). All wᵢ are positive: the worse half, which his table weighs below zero, has no part.
         """
         n, mu = len(width), len(better)
         # wᵢ ∝ ln(μ + ½) − ln i, and μ_eff = 1 / Σ wᵢ², the number of draws that they are worth.
         weights = np.log(mu + 0.5) - np.log(np.arange(1, mu + 1))
         weights /= weights.sum()
         mu_eff = 1 / float((weights**2).sum())
+        # The rates of the paths, of rank 1 and rank μ in C (α_cov = 2), and the damping of σ.
         c_sigma, c_c = (mu_eff + 2) / (n + mu_eff + 5), (4 + mu_eff / n) / (n + 4 + 2 * mu_eff / n)
         c_1 = 2 / ((n + 1.3) ** 2 + mu_eff)
         c_mu = min(1 - c_1, 2 * (mu_eff - 2 + 1 / mu_eff) / ((n + 2) ** 2 + mu_eff))
@@ -105,7 +106,7 @@ class CmaEs(Search):
         rank_mu = (better * weights[:, None]).T @ better
         missed = (not h_sigma) * c_c * (2 - c_c)
         cov = (1 - c_1 - c_mu + c_1 * missed) * arrays["cov"] + c_1 * np.outer(way, way) + c_mu * rank_mu
-        # m ← m + σ y_w, and σ ← σ exp(c_σ / d_σ (‖p_σ‖ / E‖N(0, I)‖ − 1))
+        # m ← m + σ w ∘ y_w, and σ ← σ exp(c_σ / d_σ (‖p_σ‖ / E‖N(0, I)‖ − 1)), at most e times as large.
         return {
             "mean": arrays["mean"] + arrays["scale"] * width * mean_draw,
             "scale": arrays["scale"] * np.exp(min(1.0, c_sigma / d_sigma * (length / expected - 1))),
@@ -134,18 +135,17 @@ class CoordinateRows(Search):
     shift: float = 0.5
 
     def __post_init__(self) -> None:
-        check_whole(self, least=2, points=self.points)
-        if not 0 < self.shift < np.inf:
-            raise InputError(f"CoordinateRows: shift must be above 0; got {self.shift!r}")
+        check_whole(self, 2, points=self.points)
+        check_number(self, "(0, inf)", shift=self.shift)
 
-    def begin(self, run: Run) -> Arrays:
+    def begin(self, run: SearchRun) -> Arrays:
         """Find the best common fraction."""
         rows = thresholds(run.space, "row")
         shares = np.tile(np.linspace(0, 0.95, 2 * self.points)[:, None], (1, rows))
         points = np.concatenate([shares, np.zeros((len(shares), run.space.bias_size))], axis=1)
         return self._tried(run, points, {"place": np.array([-1]), "reach": np.array([0.5])})
 
-    def step(self, run: Run, arrays: Arrays) -> Arrays:
+    def step(self, run: SearchRun, arrays: Arrays) -> Arrays:
         """Try other values for the next row or bias."""
         rows, size = thresholds(run.space, "row"), len(arrays["point"])
         place = (int(arrays["place"][0]) + 1) % size
@@ -158,7 +158,7 @@ class CoordinateRows(Search):
             points[:, place] += 2 * self.shift * step
         return self._tried(run, points, {**arrays, "place": np.array([place]), "reach": reach})
 
-    def _tried(self, run: Run, points: Floats, arrays: Arrays) -> Arrays:
+    def _tried(self, run: SearchRun, points: Floats, arrays: Arrays) -> Arrays:
         rows = thresholds(run.space, "row")
         offsets = points[:, rows:] if run.space.biases else None
         rating = run.rate(removed_by_row(run.space, "row", points[:, :rows]), offsets)
@@ -186,8 +186,8 @@ def removed_by_row(space: Space, scope: str, shares: Floats) -> Genes:
     sizes = np.bincount(rows)
     place = np.empty(space.size, dtype=np.int64)
     place[order] = np.arange(space.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    found: Genes = place >= np.round(shares * sizes).astype(np.int64)[:, rows]
-    return found
+    keep_masks: Genes = place >= np.round(shares * sizes).astype(np.int64)[:, rows]
+    return keep_masks
 
 
 def unknown_scope(scope: str) -> UnknownNameError:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from secateur.checks import check_number, check_whole
 from secateur.labelled import Data, check_data, in_memory, iterate
 from secateur.rate.masks import Removals
 from secateur.rate.population import Population
@@ -118,9 +119,7 @@ class Fitness:
         batch_size: int = 256,
         memory: int = 2**29,
     ) -> None:
-        for name, value in (("alpha", alpha), ("beta", beta)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
-                raise InputError(f"Fitness: {name} must be a finite number; got {value!r}")
+        check_number("Fitness", "(-inf, inf)", alpha=alpha, beta=beta)
         self.space, self.alpha, self.beta, self.loss = space, alpha, beta, loss
         self.data, self._batch_size, self._memory = _joined(data), batch_size, memory
         self._right = self._losses = None
@@ -169,14 +168,13 @@ class Fitness:
         Raises:
             InputError: there are not so many samples.
         """
-        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= self.samples:
-            raise InputError(f"subset: count is {count!r}; give a whole number from 1 to {self.samples}")
+        check_whole("subset", 1, "samples", most=self.samples, count=count)
         order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(seed))[:count].sort().values
         inputs, labels = (part[order.to(part.device)] for part in self.data)
         options = {"batch_size": self._batch_size, "memory": self._memory}
-        made = Fitness(self.space, (inputs, labels), self.alpha, self.beta, loss=self.loss, **options)
-        made.cost = count / self.samples
-        return made
+        fitness = Fitness(self.space, (inputs, labels), self.alpha, self.beta, loss=self.loss, **options)
+        fitness.cost = count / self.samples
+        return fitness
 
 
 class Surrogate:
@@ -206,8 +204,7 @@ class Surrogate:
     cost = 0.0
 
     def __init__(self, fitness: Fitness, scores: Scores, *, trials: int = 20, seed: int = 0) -> None:
-        if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
-            raise InputError(f"Surrogate: trials must be a whole number, 1 or more; got {trials!r}")
+        check_whole("Surrogate", trials=trials)
         self.fitness, self.harm = fitness, fitness.space.flat(scores).astype(np.float64)
         rng = np.random.default_rng(seed)
         rates = np.linspace(0.05, 0.5, trials)[:, None]
@@ -216,8 +213,8 @@ class Surrogate:
         self.slope = float(max(0.0, (lost * harm).sum() / max((harm * harm).sum(), 1e-300)))
 
     def _harm(self, genes: Genes) -> Floats:
-        found: Floats = self.harm.sum() - genes @ self.harm
-        return found
+        removed_harm: Floats = self.harm.sum() - genes @ self.harm
+        return removed_harm
 
     def __call__(self, genes: Genes, offsets: Offsets | None = None) -> Rating:
         """Rate candidates by their estimate; what they add to biases is not seen."""
@@ -246,8 +243,7 @@ class Screened:
     """
 
     def __init__(self, full: Fitness, cheap: FitnessLike, share: float = 0.2) -> None:
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
-            raise InputError(f"Screened: share must lie in (0, 1]; got {share!r}")
+        check_number("Screened", "(0, 1]", share=share)
         self.full, self.cheap, self.share = full, cheap, share
         self.cost = cheap.cost + share * full.cost
 
@@ -256,11 +252,11 @@ class Screened:
         guess = self.cheap(genes, offsets)
         best = np.argsort(-guess.fitness, kind="stable")[: max(1, round(self.share * len(genes)))]
         sure = self.full(genes[best], None if offsets is None else offsets[best])
-        found = Rating(
+        rating = Rating(
             guess.fitness.copy(), guess.accuracy.copy(), guess.compression.copy(), np.zeros_like(guess.exact)
         )
-        found.fitness[best], found.accuracy[best], found.exact[best] = sure.fitness, sure.accuracy, True
-        return found
+        rating.fitness[best], rating.accuracy[best], rating.exact[best] = sure.fitness, sure.accuracy, True
+        return rating
 
 
 def _joined(data: Data) -> tuple[Tensor, Tensor]:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from secateur.checks import check_number, check_whole
 from secateur.search import operators
 from secateur.search.fitness import Rating
-from secateur.search.run import Arrays, Run, Search, check_fraction, check_whole
+from secateur.search.run import Arrays, Search, SearchRun
 from secateur.search.space import Genes
 from secateur.types import InputError
 
@@ -79,10 +80,10 @@ class Genetic(Search):
     replace: Callable[[Floats, Floats], Bools] = field(default=operators.replace_if_better, repr=False)
 
     def __post_init__(self) -> None:
-        check_fraction(
-            self, damage=self.damage, crossover=self.crossover, mutation=self.mutation, strength=self.strength
+        check_number(
+            self, "[0, 1]", damage=self.damage, crossover=self.crossover, mutation=self.mutation, strength=self.strength
         )
-        check_whole(self, least=2, population=self.population)
+        check_whole(self, 2, population=self.population)
         check_whole(self, tournament=self.tournament)
         for name in OPERATORS:
             if not callable(getattr(self, name)):
@@ -93,26 +94,26 @@ class Genetic(Search):
         """The names of the operators, for a state on disk to be known by."""
         return tuple(getattr(self, name).__qualname__ for name in OPERATORS)
 
-    def begin(self, run: Run) -> Arrays:
+    def begin(self, run: SearchRun) -> Arrays:
         """Rate generation 0."""
         genes = operators.damaged(self.population, run.space.size, self.damage, run.rng)
         rating = run.rate(genes)
         run.record(rating)
         return {"genes": genes, **_arrays(rating)}
 
-    def step(self, run: Run, arrays: Arrays) -> Arrays:
+    def step(self, run: SearchRun, arrays: Arrays) -> Arrays:
         """Make one generation, and put the fitter children in."""
         genes, rating = arrays["genes"], Rating(*(arrays[name] for name in RATED))
         partners = self.select(rating.fitness, self.tournament, run.rng)
         children, crossed = self.cross(genes, partners, self.crossover, run.rng)
         children, _ = self.lowest(children, run.space.order, self.mutation, self.strength, run.rng)
         children, _ = self.drop(children, self.mutation, self.strength, run.rng)
-        rated = run.rate(children, free=(children == genes).all(1))
-        taken = self.replace(rating.fitness, rated.fitness)
-        rating = Rating(*(np.where(taken, getattr(rated, name), getattr(rating, name)) for name in RATED))
-        own = np.arange(len(genes))
-        run.record(rating, np.stack([own, np.where(taken & crossed, partners, -1)], axis=1))
-        return {"genes": np.where(taken[:, None], children, genes), **_arrays(rating)}
+        children_rating = run.rate(children, free=(children == genes).all(1))
+        replaced = self.replace(rating.fitness, children_rating.fitness)
+        rating = Rating(*(np.where(replaced, getattr(children_rating, name), getattr(rating, name)) for name in RATED))
+        indices = np.arange(len(genes))
+        run.record(rating, np.stack([indices, np.where(replaced & crossed, partners, -1)], axis=1))
+        return {"genes": np.where(replaced[:, None], children, genes), **_arrays(rating)}
 
 
 OPERATORS = ("select", "cross", "lowest", "drop", "replace")

@@ -8,9 +8,9 @@ from math import exp, log
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.search.run import Arrays, Run, Search, check_fraction, check_whole
+from secateur.checks import check_number, check_whole
+from secateur.search.run import Arrays, Search, SearchRun
 from secateur.search.space import Genes
-from secateur.types import InputError
 
 __all__ = ["Annealing", "HillClimbing", "OneShotMagnitude", "RandomSearch"]
 
@@ -25,11 +25,11 @@ class RandomSearch(Search):
     RandomSearch()
     """
 
-    def begin(self, run: Run) -> Arrays:
+    def begin(self, run: SearchRun) -> Arrays:
         """Rate nothing yet."""
         return {}
 
-    def step(self, run: Run, arrays: Arrays) -> Arrays:
+    def step(self, run: SearchRun, arrays: Arrays) -> Arrays:
         """Rate some random masks."""
         count = max(1, run.affordable(CHUNK))
         run.record(run.rate(run.rng.random((count, run.space.size)) >= run.rng.random((count, 1))))
@@ -52,13 +52,13 @@ class OneShotMagnitude(Search):
     points: int = 50
 
     def __post_init__(self) -> None:
-        check_whole(self, least=4, points=self.points)
+        check_whole(self, 4, points=self.points)
 
-    def begin(self, run: Run) -> Arrays:
+    def begin(self, run: SearchRun) -> Arrays:
         """Search among all numbers of units."""
         return {"range": np.array([0, run.space.size])}
 
-    def step(self, run: Run, arrays: Arrays) -> Arrays:
+    def step(self, run: SearchRun, arrays: Arrays) -> Arrays:
         """Rate numbers of units to remove, evenly over the range, and narrow it around the best."""
         low, high = (int(x) for x in arrays["range"])
         counts = np.unique(np.linspace(low, high, self.points).round().astype(np.int64))
@@ -78,8 +78,8 @@ def smallest_removed(order: NDArray[np.int64], counts: NDArray[np.int64]) -> Gen
     """
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order))
-    found: Genes = place >= counts[:, None]
-    return found
+    keep_masks: Genes = place >= counts[:, None]
+    return keep_masks
 
 
 @dataclass(frozen=True)
@@ -102,13 +102,13 @@ class HillClimbing(Search):
 
     def __post_init__(self) -> None:
         check_whole(self, neighbours=self.neighbours)
-        check_fraction(self, reach=self.reach)
+        check_number(self, "[0, 1]", reach=self.reach)
 
-    def begin(self, run: Run) -> Arrays:
+    def begin(self, run: SearchRun) -> Arrays:
         """Start from the unpruned model."""
         return {"genes": np.ones((1, run.space.size), dtype=np.bool_), "fitness": np.zeros(1)}
 
-    def step(self, run: Run, arrays: Arrays) -> Arrays:
+    def step(self, run: SearchRun, arrays: Arrays) -> Arrays:
         """Look at some neighbours, and move to the best of them if it is not worse."""
         moved = np.concatenate([neighbour(arrays["genes"], self.reach, run.rng) for _ in range(self.neighbours)])
         rating = run.rate(moved)
@@ -142,27 +142,25 @@ class Annealing(Search):
 
     def __post_init__(self) -> None:
         check_whole(self, chains=self.chains)
-        check_fraction(self, reach=self.reach)
-        if not 0 < self.cold <= self.hot < np.inf:
-            raise InputError(
-                f"Annealing: temperatures must satisfy 0 < cold <= hot; got cold={self.cold}, hot={self.hot}"
-            )
+        check_number(self, "[0, 1]", reach=self.reach)
+        check_number(self, "(0, inf)", "a temperature", hot=self.hot)
+        check_number(self, f"(0, {self.hot}]", "a temperature, not above the hot one", cold=self.cold)
 
-    def begin(self, run: Run) -> Arrays:
+    def begin(self, run: SearchRun) -> Arrays:
         """Start all chains from the unpruned model."""
         return {"genes": np.ones((self.chains, run.space.size), dtype=np.bool_), "fitness": np.zeros(self.chains)}
 
-    def step(self, run: Run, arrays: Arrays) -> Arrays:
+    def step(self, run: SearchRun, arrays: Arrays) -> Arrays:
         """Move each chain, or leave it."""
         moved = neighbour(arrays["genes"], self.reach, run.rng)
         rating = run.rate(moved)
         run.record(rating)
         temperature = exp(log(self.hot) + (log(self.cold) - log(self.hot)) * min(1.0, run.spent / run.budget))
         gain = np.maximum(rating.fitness, -1e300) - arrays["fitness"]
-        taken = run.rng.random(self.chains) < np.exp(np.minimum(gain, 0) / temperature)
+        accepted = run.rng.random(self.chains) < np.exp(np.minimum(gain, 0) / temperature)
         return {
-            "genes": np.where(taken[:, None], moved, arrays["genes"]),
-            "fitness": np.where(taken, rating.fitness, arrays["fitness"]),
+            "genes": np.where(accepted[:, None], moved, arrays["genes"]),
+            "fitness": np.where(accepted, rating.fitness, arrays["fitness"]),
         }
 
 
@@ -173,13 +171,13 @@ def neighbour(genes: Genes, reach: float, rng: np.random.Generator) -> Genes:
     >>> int((neighbour(start, 0.1, np.random.default_rng(0)) != start).sum(1).max()) <= 10
     True
     """
-    found = genes.copy()
-    for one in found:
-        most = max(1.0, reach * len(one))
+    neighbours = genes.copy()
+    for mask in neighbours:
+        most = max(1.0, reach * len(mask))
         count = max(1, round(exp(rng.random() * log(most))))
-        pool = np.flatnonzero(one if rng.random() < 0.75 else ~one)
+        pool = np.flatnonzero(mask if rng.random() < 0.75 else ~mask)
         if len(pool) == 0:
-            pool = np.arange(len(one))
-        chosen = rng.choice(pool, min(count, len(pool)), replace=False, shuffle=False)
-        one[chosen] = ~one[chosen]
-    return found
+            pool = np.arange(len(mask))
+        flips = rng.choice(pool, min(count, len(pool)), replace=False, shuffle=False)
+        mask[flips] = ~mask[flips]
+    return neighbours

@@ -25,11 +25,11 @@ def damaged(individuals: int, genes: int, damage: float, rng: np.random.Generato
     >>> damaged(3, 4, 0.5, np.random.default_rng(0)).sum(1).tolist()
     [4, 2, 2]
     """
-    found = np.ones((individuals, genes), dtype=np.bool_)
+    masks = np.ones((individuals, genes), dtype=np.bool_)
     count = round(damage * genes)
-    for one in found[1:]:
-        one[rng.choice(genes, count, replace=False, shuffle=False)] = False
-    return found
+    for mask in masks[1:]:
+        mask[rng.choice(genes, count, replace=False, shuffle=False)] = False
+    return masks
 
 
 def tournament(fitness: Floats, size: int, rng: np.random.Generator) -> Numbers:
@@ -42,11 +42,11 @@ def tournament(fitness: Floats, size: int, rng: np.random.Generator) -> Numbers:
     if count == 1:
         return np.zeros(1, dtype=np.int64)
     size = min(size, count - 1)
-    drawn = np.argpartition(rng.random((count, count - 1)), size - 1, axis=1)[:, :size]
-    drawn += drawn >= np.arange(count)[:, None]  # nobody meets itself
-    drawn.sort(axis=1)
-    found: Numbers = drawn[np.arange(count), np.argmax(fitness[drawn], axis=1)]
-    return found
+    rivals = np.argpartition(rng.random((count, count - 1)), size - 1, axis=1)[:, :size]
+    rivals += rivals >= np.arange(count)[:, None]  # nobody meets itself
+    rivals.sort(axis=1)
+    partners: Numbers = rivals[np.arange(count), np.argmax(fitness[rivals], axis=1)]
+    return partners
 
 
 def two_point_crossover(genes: Genes, partners: Numbers, rate: float, rng: np.random.Generator) -> tuple[Genes, Bools]:
@@ -87,7 +87,7 @@ def prune_lowest(
     >>> prune_lowest(genes, np.array([1, 3, 0, 2]), 1.0, 0.4, np.random.default_rng(0))[0].tolist()
     [[True, False, True, False]]
     """
-    return _pruned(genes, probability, strength, rng, lambda one, count: order[one[order]][:count])
+    return _pruned(genes, probability, strength, rng, lambda mask, count: order[mask[order]][:count])
 
 
 def prune_random(genes: Genes, probability: float, strength: float, rng: np.random.Generator) -> tuple[Genes, Bools]:
@@ -98,8 +98,8 @@ def prune_random(genes: Genes, probability: float, strength: float, rng: np.rand
     [7, 7]
     """
 
-    def choose(one: Genes, count: int) -> Numbers:
-        left = np.flatnonzero(one)
+    def choose(mask: Genes, count: int) -> Numbers:
+        left = np.flatnonzero(mask)
         return left[rng.choice(len(left), count, replace=False, shuffle=False)]
 
     return _pruned(genes, probability, strength, rng, choose)
@@ -113,11 +113,11 @@ def _pruned(
     choose: Callable[[Genes, int], Numbers],
 ) -> tuple[Genes, Bools]:
     changed: Bools = (rng.random(size=len(genes)) < probability) & genes.any(axis=1)
-    found = genes.copy()
+    mutants = genes.copy()
     for n in np.flatnonzero(changed):
-        left = int(np.count_nonzero(found[n]))
-        found[n, choose(found[n], max(1, round(strength * left)))] = False
-    return found, changed
+        left = int(np.count_nonzero(mutants[n]))
+        mutants[n, choose(mutants[n], max(1, round(strength * left)))] = False
+    return mutants, changed
 
 
 def replace_if_better(fitness: Floats, children: Floats) -> Bools:
@@ -126,5 +126,5 @@ def replace_if_better(fitness: Floats, children: Floats) -> Bools:
     >>> replace_if_better(np.array([1.0, 1.0]), np.array([1.0, 2.0])).tolist()
     [False, True]
     """
-    found: Bools = children > fitness
-    return found
+    fitter: Bools = children > fitness
+    return fitter

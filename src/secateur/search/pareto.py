@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from secateur.checks import check_number, check_whole
 from secateur.search import operators
 from secateur.search.result import Generation
-from secateur.search.run import Arrays, Run, Search, check_fraction, check_whole
+from secateur.search.run import Arrays, Search, SearchRun
 
 __all__ = ["Nsga2", "front"]
 
@@ -42,10 +43,10 @@ class Nsga2(Search):
     strength: float = 0.1
 
     def __post_init__(self) -> None:
-        check_whole(self, least=4, population=self.population)
-        check_fraction(self, crossover=self.crossover, mutation=self.mutation, strength=self.strength)
+        check_whole(self, 4, population=self.population)
+        check_number(self, "[0, 1]", crossover=self.crossover, mutation=self.mutation, strength=self.strength)
 
-    def begin(self, run: Run) -> Arrays:
+    def begin(self, run: SearchRun) -> Arrays:
         """Rate masks by magnitude, from the whole layer to all but a tenth removed."""
         counts = np.linspace(0, 0.9 * run.space.size, self.population)[:, None]
         place = np.empty(run.space.size, dtype=np.int64)
@@ -60,7 +61,7 @@ class Nsga2(Search):
             "compression": rating.compression,
         }
 
-    def step(self, run: Run, arrays: Arrays) -> Arrays:
+    def step(self, run: SearchRun, arrays: Arrays) -> Arrays:
         """Make as many children as there are parents, and keep the better half of all."""
         genes, rng = arrays["genes"], run.rng
         order = ranked(arrays["accuracy"], arrays["compression"])
@@ -108,8 +109,8 @@ def _beaten(accuracy: Floats, compression: Floats) -> NDArray[np.bool_]:
     """Whether the first is beaten by the second: not better in either, and worse in one."""
     a, c = (values[:, None] - values[None, :] for values in (accuracy, compression))
     with np.errstate(invalid="ignore"):
-        found: NDArray[np.bool_] = (a <= 0) & (c <= 0) & ((a < 0) | (c < 0))
-    return found
+        dominated: NDArray[np.bool_] = (a <= 0) & (c <= 0) & ((a < 0) | (c < 0))
+    return dominated
 
 
 def _gaps(values: Floats) -> Floats:
@@ -133,8 +134,8 @@ def front(generations: Sequence[Generation]) -> list[tuple[float, float]]:
     sure = [generation.rating.part(generation.rating.exact) for generation in generations]
     accuracy = np.concatenate([r.accuracy for r in sure])
     compression = np.concatenate([r.compression for r in sure])
-    found: list[tuple[float, float]] = []
+    points: list[tuple[float, float]] = []
     for n in np.lexsort((-accuracy, -compression)):
-        if not found or accuracy[n] > found[-1][1]:
-            found.append((float(compression[n]), float(accuracy[n])))
-    return found[::-1]
+        if not points or accuracy[n] > points[-1][1]:
+            points.append((float(compression[n]), float(accuracy[n])))
+    return points[::-1]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from secateur.checks import check_name
 from secateur.labelled import Data
 from secateur.result import Result
 from secateur.search.fitness import Fitness, Rating
 from secateur.search.run import Search
 from secateur.search.space import Space
 from secateur.state import usual
-from secateur.types import Loss, unknown_name
+from secateur.types import Loss
 
 __all__ = ["Judged", "Protocol", "judge"]
 
@@ -85,8 +86,7 @@ def judge(
     >>> judged.reported.fitness.tolist(), judged.gap
     ([0.75], 0.0)
     """
-    if protocol not in get_args(Protocol):
-        raise unknown_name("protocol", protocol, get_args(Protocol))
+    check_name("protocol", protocol, get_args(Protocol))
     near, far = (validation, test) if protocol == "honest" else (test, validation)
     fitness, other = (Fitness(space, data, alpha, beta, loss=loss) for data in (near, far))
     result = search(fitness, space, budget, seed)

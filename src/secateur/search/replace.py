@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from secateur.checks import check_whole
 from secateur.equations import Moments
 from secateur.search import operators
 from secateur.state import usual
@@ -71,10 +72,10 @@ def corrections(
         raise InputError(f"corrections: the weight is {shape}, and the moments are of {tuple(moments.cross.shape)}")
 
     def error(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        found: NDArray[np.float64] = (
+        squared_errors: NDArray[np.float64] = (
             moments.error(torch.from_numpy(values).view(-1, *shape).to(moments.gram)).cpu().numpy()
         )
-        return found
+        return squared_errors
 
     start = weight.detach().double().cpu().flatten().numpy()
     scale = np.full(start.shape, max(float(np.abs(start).mean()), 1e-12))
@@ -109,11 +110,10 @@ def replacements(
     >>> found.start, found.error < 0.01
     (2.0, True)
     """
-    if population < 2 or generations < 0 or start.ndim != 1 or sigma.shape != start.shape:
-        raise InputError(
-            f"replacements: population {population} must be 2 or more, generations {generations} 0 or more, and start "
-            f"{start.shape} and sigma {sigma.shape} one number for each gene"
-        )
+    check_whole("replacements", 2, population=population)
+    check_whole("replacements", 0, generations=generations)
+    if start.ndim != 1 or sigma.shape != start.shape:
+        raise InputError(f"replacements: start {start.shape} and sigma {sigma.shape} must be one number for each gene")
     rng = np.random.default_rng(seed)
     genes = start + sigma * rng.standard_normal((population, len(start)))
     genes[0] = start
@@ -125,9 +125,9 @@ def replacements(
         step = sigma * (1 - 0.9 * generation / generations)
         moved = rng.random(genes.shape) < max(0.1, 1 / len(start))
         children = np.where(swapped, genes[partners], genes) + moved * step * rng.standard_normal(genes.shape)
-        rated = error(children)
-        better = rated < errors
-        genes, errors = np.where(better[:, None], children, genes), np.where(better, rated, errors)
+        children_errors = error(children)
+        better = children_errors < errors
+        genes, errors = np.where(better[:, None], children, genes), np.where(better, children_errors, errors)
         history.append(float(errors.min()))
     best = int(np.argmin(errors))
     return Replacement(genes[best], float(errors[best]), first, tuple(history))

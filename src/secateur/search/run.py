@@ -14,23 +14,24 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as dump_arrays
 
-from secateur.files import write_bytes
+from secateur.checks import check_number, check_whole
+from secateur.files import in_order, write_bytes
 from secateur.progress import bar
 from secateur.result import Method, Result
 from secateur.search.fitness import FitnessLike, Rating
 from secateur.search.result import Generation, SearchLog
 from secateur.search.space import Genes, Offsets, Space
 from secateur.state import digest, tensors, usual
-from secateur.types import FileError, InputError
+from secateur.types import FileError
 
-__all__ = ["Arrays", "Run", "Search", "check_fraction", "check_whole"]
+__all__ = ["Arrays", "Search", "SearchRun"]
 
 Arrays = dict[str, NDArray[Any]]
 """All that a search carries from one step to the next."""
 
 
 @dataclass(eq=False)
-class Run:
+class SearchRun:
     """A search while it runs.
 
     Attributes:
@@ -52,11 +53,11 @@ class Run:
     best: tuple[float, float, float] = (0.0, 0.0, 0.0)
     history: list[Generation] = field(default_factory=list)
 
-    def affordable(self, wanted: int) -> int:
-        """Return how many candidates can still be rated, at most `wanted`."""
+    def affordable(self, candidates: int) -> int:
+        """Return how many candidates can still be rated, at most `candidates`."""
         if self.fitness.cost <= 0:
-            return wanted
-        return max(0, min(wanted, int((self.budget - self.spent) / self.fitness.cost + 1e-9)))
+            return candidates
+        return max(0, min(candidates, int((self.budget - self.spent) / self.fitness.cost + 1e-9)))
 
     def rate(self, genes: Genes, offsets: Offsets | None = None, free: NDArray[np.bool_] | None = None) -> Rating:
         """Rate candidates, remember the best, and count what it cost; those beyond the budget are worth −inf.
@@ -67,19 +68,19 @@ class Run:
             free: candidates that are counted, but need not be rated: theirs is rated −inf here and known to the caller.
         """
         count = self.affordable(len(genes))
-        wanted = np.arange(len(genes)) < count
+        to_rate = np.arange(len(genes)) < count
         if free is not None:
-            wanted &= ~free
+            to_rate &= ~free
         lost = np.full(len(genes), -np.inf)
-        found = Rating(lost, lost.copy(), lost.copy(), np.zeros(len(genes), dtype=np.bool_))
-        if wanted.any():
-            shifts = None if offsets is None else offsets[wanted]
-            rated = self.fitness(genes[wanted], shifts)
+        rating = Rating(lost, lost.copy(), lost.copy(), np.zeros(len(genes), dtype=np.bool_))
+        if to_rate.any():
+            shifts = None if offsets is None else offsets[to_rate]
+            part_rating = self.fitness(genes[to_rate], shifts)
             for name in ("fitness", "accuracy", "compression", "exact"):
-                getattr(found, name)[wanted] = getattr(rated, name)
-            self._remember(genes, offsets, found)
+                getattr(rating, name)[to_rate] = getattr(part_rating, name)
+            self._remember(genes, offsets, rating)
         self.spent += count * self.fitness.cost
-        return found
+        return rating
 
     def _remember(self, genes: Genes, offsets: Offsets | None, rating: Rating) -> None:
         sure = np.where(rating.exact, rating.fitness, -np.inf)
@@ -90,8 +91,8 @@ class Run:
 
     def record(self, rating: Rating, parents: NDArray[np.int64] | None = None) -> None:
         """Add a generation to the history."""
-        found = np.full((len(rating), 2), -1, dtype=np.int64) if parents is None else parents
-        self.history.append(Generation(rating, found, self.spent))
+        parent_numbers = np.full((len(rating), 2), -1, dtype=np.int64) if parents is None else parents
+        self.history.append(Generation(rating, parent_numbers, self.spent))
 
     @property
     def over(self) -> bool:
@@ -132,12 +133,12 @@ class Search(ABC):
             InputError: the budget is below 1.
             FileError: the state is damaged, or belongs to another search.
         """
-        if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 1 <= budget < np.inf:
-            raise InputError(f"{type(self).__name__}: budget must be at least 1 evaluation; got {budget!r}")
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise InputError(f"{type(self).__name__}: seed must be a whole number, 0 or more; got {seed!r}")
+        check_number(self, "[1, inf)", "evaluations", budget=budget)
+        check_whole(self, 0, seed=seed)
         offsets = np.zeros(space.bias_size) if space.biases else None
-        run = Run(fitness, space, np.random.default_rng(seed), budget, np.ones(space.size, dtype=np.bool_), offsets)
+        run = SearchRun(
+            fitness, space, np.random.default_rng(seed), budget, np.ones(space.size, dtype=np.bool_), offsets
+        )
         path = None if state is None else Path(state)
         identity = self._identity(run, seed) if path is not None else ""
         arrays = None if path is None else _resume(path, run, identity)
@@ -153,39 +154,25 @@ class Search(ABC):
         return _result(space, log, Method(criterion=repr(self)))
 
     @abstractmethod
-    def begin(self, run: Run) -> Arrays:
+    def begin(self, run: SearchRun) -> Arrays:
         """Rate the first candidates, and return what the first step takes."""
 
     @abstractmethod
-    def step(self, run: Run, arrays: Arrays) -> Arrays:
+    def step(self, run: SearchRun, arrays: Arrays) -> Arrays:
         """Go one step, and return what the next one takes; with an array ``done`` in it, the search is over."""
 
-    def _moved(self, arrays: Arrays, path: Path | None, run: Run, identity: str) -> Arrays:
+    def _moved(self, arrays: Arrays, path: Path | None, run: SearchRun, identity: str) -> Arrays:
         if path is not None:
             _save(path, run, arrays, identity)
         return arrays
 
-    def _identity(self, run: Run, seed: int) -> str:
+    def _identity(self, run: SearchRun, seed: int) -> str:
         """What must be the same for a state to be taken up: the search, what it searches, on which data."""
         sites = ", ".join(f"{name}{site.shape}" for name, site in run.space.sites.items())
         start = run.fitness(np.stack([run.genes, run.rng.random(run.space.size) < 0.5]))
         run.rng = np.random.default_rng(seed)
-        known = f"{self!r} {getattr(self, 'parts', ())} {seed} {run.budget} {sites} {run.space.biases} {start.fitness.tolist()}"
-        return digest(tensors(run.space.model).items(), known)
-
-
-def check_fraction(search: object, **values: float) -> None:
-    """Refuse what is not a number in [0, 1]."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-            raise InputError(f"{type(search).__name__}: {name} must lie in [0, 1]; got {value!r}")
-
-
-def check_whole(search: object, least: int = 1, **values: int) -> None:
-    """Refuse what is not a whole number of at least `least`."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{type(search).__name__}: {name} must be a whole number, {least} or more; got {value!r}")
+        settings = f"{self!r} {getattr(self, 'parts', ())} {seed} {run.budget} {sites} {run.space.biases} {start.fitness.tolist()}"
+        return digest(tensors(run.space.model).items(), settings)
 
 
 def _result(space: Space, log: SearchLog, method: Method) -> Result:
@@ -202,14 +189,18 @@ def _result(space: Space, log: SearchLog, method: Method) -> Result:
 RATED = tuple(f.name for f in fields(Rating))
 
 
-def _save(path: Path, run: Run, arrays: Arrays, identity: str) -> None:
-    kept: Arrays = {f"search.{name}": np.ascontiguousarray(value) for name, value in arrays.items()}
-    kept["best.genes"] = run.genes
+def _save(path: Path, run: SearchRun, arrays: Arrays, identity: str) -> None:
+    state_arrays: Arrays = {f"search.{name}": np.ascontiguousarray(value) for name, value in arrays.items()}
+    state_arrays["best.genes"] = run.genes
     if run.offsets is not None:
-        kept["best.offsets"] = run.offsets
+        state_arrays["best.offsets"] = run.offsets
     for name in RATED:
-        kept[f"history.{name}"] = np.concatenate([getattr(g.rating, name) for g in run.history] or [np.zeros(0)])
-    kept["history.parents"] = np.concatenate([g.parents for g in run.history] or [np.zeros((0, 2), dtype=np.int64)])
+        state_arrays[f"history.{name}"] = np.concatenate(
+            [getattr(g.rating, name) for g in run.history] or [np.zeros(0)]
+        )
+    state_arrays["history.parents"] = np.concatenate(
+        [g.parents for g in run.history] or [np.zeros((0, 2), dtype=np.int64)]
+    )
     plain = {
         "identity": identity,
         "rng": run.rng.bit_generator.state,
@@ -218,10 +209,11 @@ def _save(path: Path, run: Run, arrays: Arrays, identity: str) -> None:
         "generations": [(len(g.rating), g.spent) for g in run.history],
     }
     record = json.dumps(plain)
-    write_bytes(path, dump_arrays(kept, metadata={"secateur-search": record, "seal": _seal(kept, record)}))
+    header = {"secateur-search": record, "seal": _seal(state_arrays, record)}
+    write_bytes(path, in_order(dump_arrays(state_arrays, metadata=header)))
 
 
-def _resume(path: Path, run: Run, identity: str) -> Arrays | None:
+def _resume(path: Path, run: SearchRun, identity: str) -> Arrays | None:
     """Set the run to what the file holds, and return what the next step takes; None where there is no file."""
     if not path.exists():
         return None
@@ -229,8 +221,8 @@ def _resume(path: Path, run: Run, identity: str) -> Arrays | None:
         with safe_open(path, framework="np") as file:
             header = file.metadata() or {}
             plain = json.loads(header["secateur-search"])
-            kept: Arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-        if header["seal"] != _seal(kept, header["secateur-search"]):
+            state_arrays: Arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+        if header["seal"] != _seal(state_arrays, header["secateur-search"]):
             raise ValueError("its contents do not match its checksum")
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise FileError(f"{path} is not a whole state of a search ({error}); delete it to start anew") from error
@@ -241,20 +233,20 @@ def _resume(path: Path, run: Run, identity: str) -> Arrays | None:
         )
     run.rng.bit_generator.state = plain["rng"]
     run.spent, run.best = plain["spent"], tuple(plain["best"])
-    run.genes, run.offsets = kept["best.genes"], kept.get("best.offsets")
-    run.history = _history(kept, plain["generations"])
-    return {name.removeprefix("search."): value for name, value in kept.items() if name.startswith("search.")}
+    run.genes, run.offsets = state_arrays["best.genes"], state_arrays.get("best.offsets")
+    run.history = _history(state_arrays, plain["generations"])
+    return {name.removeprefix("search."): value for name, value in state_arrays.items() if name.startswith("search.")}
 
 
 def _seal(arrays: Arrays, record: str) -> str:
     return digest(((name, torch.tensor(value)) for name, value in sorted(arrays.items())), record)
 
 
-def _history(kept: Arrays, generations: list[tuple[int, float]]) -> list[Generation]:
-    found, first = [], 0
-    for count, spent in generations:
+def _history(state_arrays: Arrays, generations: list[tuple[int, float]]) -> list[Generation]:
+    history, first = [], 0
+    for count, evaluations in generations:
         part = slice(first, first + count)
-        rating = Rating(*(kept[f"history.{name}"][part] for name in RATED))
-        found.append(Generation(rating, kept["history.parents"][part], spent))
+        rating = Rating(*(state_arrays[f"history.{name}"][part] for name in RATED))
+        history.append(Generation(rating, state_arrays["history.parents"][part], evaluations))
         first += count
-    return found
+    return history

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from secateur.checks import check_name
 from secateur.criteria.magnitude import Magnitude
 from secateur.rate.candidates import Genes, Offsets
 from secateur.state import check_finite
@@ -32,8 +33,8 @@ def only(sites: Sites, names: str | Iterable[str]) -> Sites:
     >>> list(only(weights(model), "2.weight"))
     ['2.weight']
     """
-    wanted = [names] if isinstance(names, str) else list(names)
-    return replace(sites, table={name: sites[name] for name in wanted})
+    site_names = [names] if isinstance(names, str) else list(names)
+    return replace(sites, table={name: sites[name] for name in site_names})
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,15 +74,14 @@ class Space:
                 "search: there are no sites to choose from; see sites.frozen for why nothing can be pruned"
             )
         named = dict(self.model.named_parameters())
-        given = [self.biases] if isinstance(self.biases, str) else list(self.biases)
-        for name in given:
-            if name not in named:
-                raise unknown_name("bias to search", name, named)
+        bias_names = [self.biases] if isinstance(self.biases, str) else list(self.biases)
+        for name in bias_names:
+            check_name("bias to search", name, named)
             if any(m.parameter == name for site in self.sites.values() for m in site.members):
                 raise InputError(
                     f"search: {name!r} belongs to a searched site; search its units or its values, not both"
                 )
-        object.__setattr__(self, "biases", tuple(given))
+        object.__setattr__(self, "biases", tuple(bias_names))
 
     @property
     def size(self) -> int:
@@ -130,10 +130,10 @@ class Space:
                     f"search: the scores of {name!r} have {values[name].numel()} entries for {site.size} units"
                 )
             parts.append(values[name].detach().flatten().cpu().float().numpy())
-        found = np.concatenate(parts)
-        if np.isnan(found).any():
+        gene_values = np.concatenate(parts)
+        if np.isnan(gene_values).any():
             raise InputError("search: the scores hold NaN; repair the criterion or its data")
-        return found
+        return gene_values
 
     def keep(self, genes: Genes) -> dict[str, Tensor]:
         """Return the keep masks of one chromosome ``(units,)``."""

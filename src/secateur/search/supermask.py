@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from secateur.checks import check_number, check_whole
 from secateur.search.fitness import Fitness, FitnessLike, Screened
-from secateur.search.run import Arrays, Run, Search, check_fraction, check_whole
+from secateur.search.run import Arrays, Search, SearchRun
 from secateur.types import InputError
 
 __all__ = ["Supermask"]
@@ -53,11 +54,10 @@ class Supermask(Search):
 
     def __post_init__(self) -> None:
         check_whole(self, batches=self.batches, gradients=self.gradients)
-        check_fraction(self, rate=self.rate, bias_rate=self.bias_rate)
-        if isinstance(self.pressure, bool) or not 0 <= self.pressure < np.inf:
-            raise InputError(f"Supermask: pressure must be 0 or more; got {self.pressure!r}")
+        check_number(self, "[0, 1]", rate=self.rate, bias_rate=self.bias_rate)
+        check_number(self, "[0, inf)", pressure=self.pressure)
 
-    def begin(self, run: Run) -> Arrays:
+    def begin(self, run: SearchRun) -> Arrays:
         """Start with every number at 1."""
         exact(run.fitness)
         start = np.concatenate([np.ones(run.space.size), np.zeros(run.space.bias_size)])
@@ -69,24 +69,24 @@ class Supermask(Search):
             "t": np.zeros(1),
         }
 
-    def step(self, run: Run, arrays: Arrays) -> Arrays:
+    def step(self, run: SearchRun, arrays: Arrays) -> Arrays:
         """Follow some gradients, and rate the mask."""
         size, full = run.space.size, exact(run.fitness)
         for _ in range(self.gradients):
-            chosen = run.rng.permutation(len(full.population.batches))[: self.batches]
-            cost = GRADIENT_COST * full.population.count(chosen) / full.samples
+            batch_numbers = run.rng.permutation(len(full.population.batches))[: self.batches]
+            cost = GRADIENT_COST * full.population.count(batch_numbers) / full.samples
             if run.spent + cost + run.fitness.cost > run.budget:
                 arrays = {**arrays, "done": np.ones(1)}
                 break
             run.spent += cost
-            arrays = self._followed(arrays, self._slope(full, arrays["point"], size, chosen), size)
+            arrays = self._followed(arrays, self._slope(full, arrays["point"], size, batch_numbers), size)
         points = np.stack([arrays["point"], arrays["mean"]])
         run.record(run.rate(points[:, :size] > 0, points[:, size:] if run.space.biases else None))
         return arrays
 
-    def _slope(self, full: Fitness, point: Floats, size: int, chosen: NDArray[np.int64]) -> Floats:
+    def _slope(self, full: Fitness, point: Floats, size: int, batch_numbers: NDArray[np.int64]) -> Floats:
         genes, offsets = point[:size] > 0, point[size:]
-        slope = full.population.gradient(genes, offsets if len(offsets) else None, chosen)
+        slope = full.population.gradient(genes, offsets if len(offsets) else None, batch_numbers)
         keep = 1 / (1 + np.exp(-point[:size]))
         slope[:size] = (slope[:size] + self.pressure / size) * keep * (1 - keep)
         return slope
@@ -102,7 +102,7 @@ class Supermask(Search):
 
 def exact(fitness: FitnessLike) -> Fitness:
     """Return the fitness on all data that gradients are taken of."""
-    found = fitness.full if isinstance(fitness, Screened) else fitness
-    if not isinstance(found, Fitness):
+    full = fitness.full if isinstance(fitness, Screened) else fitness
+    if not isinstance(full, Fitness):
         raise InputError(f"Supermask needs gradients; give a Fitness, not a {type(fitness).__name__}")
-    return found
+    return full

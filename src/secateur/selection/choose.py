@@ -12,11 +12,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from secateur.selection.nested import nearest_multiple, nested_counts
+from secateur.checks import check_fraction, check_name, check_number, check_whole
+from secateur.selection.nested import multiple_of, nearest_multiple, nested_counts
 from secateur.selection.patterns import Block, by_block, n_of_m
 from secateur.state import usual
 from secateur.structure.nesting import nested
-from secateur.types import InputError, Scores, Sites, unknown_name
+from secateur.types import InputError, RoundTo, Scores, Sites
 
 __all__ = ["Scope", "removed_fraction", "select"]
 
@@ -37,7 +38,7 @@ def select(
     pattern: str | None = None,
     block: Block | None = None,
     minimum: int = 1,
-    round_to: int = 1,
+    round_to: RoundTo = 1,
     sites: Sites | None = None,
 ) -> dict[str, Tensor]:
     """Return one keep mask a site, True = keep, that removes the lowest scores.
@@ -63,7 +64,8 @@ def select(
         minimum: how many units every site keeps at least, its best; so no layer is emptied. With "global" the next
             lowest scores of other sites go instead, so that the number removed stays exact. 0 allows empty sites.
         round_to: keep a multiple of this many units in every site, the nearest one (halves up), at least one multiple
-            where the site has so many; hardware likes multiples of 8. The number removed is then near, not exact.
+            where the site has so many; a number, or one by site. Hardware likes multiples of 8 or 16;
+            `secateur.allocate.rounding` finds out. The number removed is then near, not exact.
         sites: what the scores are of. With "layer" and one fraction for all, sites that make up one axis together, as
             groups and the channels inside each, share the removal: of k such sites each keeps (1 − s)^(1/k), rounded so
             that their product comes nearest to 1 − s. Without it each site loses the whole fraction.
@@ -84,18 +86,16 @@ def select(
     """
     _check_scores(scores)
     ways = {"sparsity": sparsity, "threshold": threshold, "cumulative": cumulative, "pattern": pattern}
-    given = [name for name, value in ways.items() if value is not None]
-    if len(given) != 1:
+    ways_named = [name for name, value in ways.items() if value is not None]
+    if len(ways_named) != 1:
         raise InputError(
             f"select: give one of sparsity (a fraction), threshold (a score), cumulative (a share of the scores) or "
-            f"pattern (N:M); got {' and '.join(given) or 'none'}"
+            f"pattern (N:M); got {' and '.join(ways_named) or 'none'}"
         )
-    if isinstance(minimum, bool) or not isinstance(minimum, int) or minimum < 0:
-        raise InputError(f"select: minimum must be a whole number, 0 or more; got {minimum!r}")
-    if scope not in SCOPES:
-        raise unknown_name("scope", scope, SCOPES)
-    if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
-        raise InputError(f"select: round_to must be a whole number, 1 or more; got {round_to!r}")
+    check_whole("select", 0, minimum=minimum)
+    check_name("scope", scope, SCOPES)
+    for multiple in round_to.values() if isinstance(round_to, Mapping) else [round_to]:
+        check_whole("select", 1, "or one by site", round_to=multiple)
     if pattern is not None:
         return n_of_m(scores, pattern)
 
@@ -110,7 +110,7 @@ def select(
         return _fewest(scores, sparsity, scope, minimum)
 
     keep = choose(scores) if block is None else by_block(scores, block, choose)
-    return {name: _rounded(kept, scores[name], round_to) for name, kept in keep.items()} if round_to > 1 else keep
+    return {name: _rounded(mask, scores[name], multiple_of(round_to, name), minimum) for name, mask in keep.items()}
 
 
 def _fewest(scores: Scores, sparsity: float | Mapping[str, float], scope: Scope, minimum: int) -> dict[str, Tensor]:
@@ -123,7 +123,7 @@ def _fewest(scores: Scores, sparsity: float | Mapping[str, float], scope: Scope,
     return {name: _by_row(score, _fraction(sparsity, "sparsity"), minimum, name) for name, score in scores.items()}
 
 
-def _nested(scores: Scores, sparsity: float, minimum: int, round_to: int, sites: Sites) -> dict[str, int]:
+def _nested(scores: Scores, sparsity: float, minimum: int, round_to: RoundTo, sites: Sites) -> dict[str, int]:
     """How many units stay of the sites that lie in one axis with others."""
     sizes = {name: score.numel() for name, score in scores.items()}
     fraction = _fraction(sparsity, "sparsity")
@@ -142,8 +142,7 @@ def _by_row(score: Tensor, sparsity: float, minimum: int, name: str) -> Tensor:
 
 
 def _above(scores: Scores, threshold: float, minimum: int) -> dict[str, Tensor]:
-    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or threshold != threshold:
-        raise InputError(f"select: threshold must be a number; got {threshold!r}")
+    check_number("select", "[-inf, inf]", threshold=threshold)
     return {name: _with_best(score >= threshold, score, minimum) for name, score in scores.items()}
 
 
@@ -153,10 +152,10 @@ def _by_share(scores: Scores, share: float, minimum: int) -> dict[str, Tensor]:
         if bool((score < 0).any()):
             raise InputError(f"select: cumulative needs scores of 0 or more; {name!r} has {float(score.min()):.3g}")
         order = torch.argsort(score.flatten(), stable=True)
-        grown = score.flatten()[order].double().cumsum(0)
-        kept = torch.zeros_like(order, dtype=torch.bool)
-        kept[order] = grown > share * grown[-1]
-        keep[name] = _with_best(kept.reshape(score.shape), score, minimum)
+        cumulative_sum = score.flatten()[order].double().cumsum(0)
+        mask = torch.zeros_like(order, dtype=torch.bool)
+        mask[order] = cumulative_sum > share * cumulative_sum[-1]
+        keep[name] = _with_best(mask.reshape(score.shape), score, minimum)
     return keep
 
 
@@ -185,44 +184,42 @@ def _check_scores(scores: Scores) -> None:
         raise InputError("select: all scores are infinite, which ranks nothing; repair the criterion or its data")
 
 
-def _fraction(value: float, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise InputError(f"select: {what} is the fraction removed and must lie in [0, 1]; got {value!r}")
+def _fraction(value: float, name: str) -> float:
+    check_fraction("select", **{name: value})
     return float(value)
 
 
 def _select_by_layer(
-    scores: Scores, sparsity: float | Mapping[str, float], minimum: int, kept: Mapping[str, int] | None = None
+    scores: Scores, sparsity: float | Mapping[str, float], minimum: int, counts: Mapping[str, int] | None = None
 ) -> dict[str, Tensor]:
-    """Remove a fraction of each site, or all but so many units as `kept` says."""
+    """Remove a fraction of each site, or all but so many units as `counts` says."""
     if isinstance(sparsity, Mapping):
         for name in sparsity:
-            if name not in scores:
-                raise unknown_name("site", name, scores)
+            check_name("site", name, scores)
         fractions = {name: _fraction(sparsity.get(name, 0.0), f"sparsity[{name!r}]") for name in scores}
     else:
         fractions = dict.fromkeys(scores, _fraction(sparsity, "sparsity"))
     keep = {}
     for name, score in scores.items():
         count = min(round(fractions[name] * score.numel()), max(score.numel() - minimum, 0))
-        if kept is not None and name in kept:
-            count = score.numel() - kept[name]
+        if counts is not None and name in counts:
+            count = score.numel() - counts[name]
         keep[name] = ~_lowest(score.flatten(), count).reshape(score.shape)
     return keep
 
 
 def _select_global(scores: Scores, sparsity: float, minimum: int) -> dict[str, Tensor]:
     flat = torch.cat([s.detach().flatten().double().cpu() for s in scores.values()])
-    held = torch.cat([_best(s, minimum).flatten().cpu() for s in scores.values()])
+    protected = torch.cat([_best(s, minimum).flatten().cpu() for s in scores.values()])
     count = round(sparsity * flat.numel())
-    if count > int((~held).sum()):
+    if count > int((~protected).sum()):
         raise InputError(
             f"select: sparsity {sparsity} would remove {count} of {flat.numel()} units, but every one of the "
-            f"{len(scores)} sites keeps at least {minimum}; ask for {int((~held).sum()) / flat.numel():.4f} or less, "
+            f"{len(scores)} sites keeps at least {minimum}; ask for {int((~protected).sum()) / flat.numel():.4f} or less, "
             "or set minimum=0"
         )
-    removable = (~held).nonzero().flatten()
-    removed = torch.zeros_like(held)
+    removable = (~protected).nonzero().flatten()
+    removed = torch.zeros_like(protected)
     removed[removable[_lowest(flat[removable], count)]] = True
     parts = torch.split(~removed, [s.numel() for s in scores.values()])
     return {
@@ -231,16 +228,20 @@ def _select_global(scores: Scores, sparsity: float, minimum: int) -> dict[str, T
     }
 
 
-def _rounded(kept: Tensor, score: Tensor, multiple: int) -> Tensor:
-    """The best units of a site, as many as the multiple nearest to those kept."""
-    return _best(score, nearest_multiple(int(kept.sum()), score.numel(), multiple) if bool(kept.any()) else 0)
+def _rounded(keep: Tensor, score: Tensor, multiple: int, minimum: int) -> Tensor:
+    """The best units of a site, as many as the multiple nearest to those kept, but not fewer than the minimum."""
+    count = int(keep.sum())
+    if multiple == 1 or not count:
+        return keep
+    rounded = nearest_multiple(count, score.numel(), multiple)
+    return _best(score, rounded if rounded >= minimum else min(rounded + multiple, score.numel()))
 
 
 def _lowest(flat: Tensor, count: int) -> Tensor:
     """True at the `count` lowest entries; of equals the earlier ones."""
-    chosen = torch.zeros(flat.numel(), dtype=torch.bool, device=flat.device)
-    chosen[torch.argsort(flat, stable=True)[:count]] = True
-    return chosen
+    is_lowest = torch.zeros(flat.numel(), dtype=torch.bool, device=flat.device)
+    is_lowest[torch.argsort(flat, stable=True)[:count]] = True
+    return is_lowest
 
 
 def _best(score: Tensor, count: int) -> Tensor:
@@ -252,5 +253,5 @@ def _lowest_but(flat: Tensor, count: int) -> Tensor:
     return ~_lowest(flat, max(flat.numel() - count, 0))
 
 
-def _with_best(kept: Tensor, score: Tensor, minimum: int) -> Tensor:
-    return kept if int(kept.sum()) >= minimum else kept | _best(score, minimum)
+def _with_best(keep: Tensor, score: Tensor, minimum: int) -> Tensor:
+    return keep if int(keep.sum()) >= minimum else keep | _best(score, minimum)

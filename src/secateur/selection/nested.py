@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from math import prod
 
 from secateur.structure.nesting import nested
-from secateur.types import Sites
+from secateur.types import RoundTo, Sites
 
-__all__ = ["layer_fractions", "nearest_multiple", "nested_counts"]
+__all__ = ["layer_fractions", "multiple_of", "nearest_multiple", "nested_counts"]
 
 Product = tuple[str, ...]
 
@@ -34,8 +34,8 @@ def layer_fractions(
     {'0': 0.25, '0:2': 0.25, '2': 0.4}
     """
     sizes = {name: site.size for name, site in sites.items()}
-    kept = nested_counts(sizes, nested(sites), sparsity, minimum=minimum, left=left)
-    return {name: 1 - kept[name] / size if name in kept else sparsity for name, size in sizes.items()}
+    counts = nested_counts(sizes, nested(sites), sparsity, minimum=minimum, left=left)
+    return {name: 1 - counts[name] / size if name in counts else sparsity for name, size in sizes.items()}
 
 
 def nested_counts(
@@ -44,7 +44,7 @@ def nested_counts(
     sparsity: float,
     *,
     minimum: int = 1,
-    round_to: int = 1,
+    round_to: RoundTo = 1,
     left: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
     """Return how many units every site of `products` keeps, so that each product keeps 1 − `sparsity` of its size.
@@ -66,20 +66,21 @@ def nested_counts(
     {'groups': 7, 'inside': 6}
     """
     counts: dict[str, int] = {}
-    known = [term for term in products if all(name in sizes for name in term)]
-    for name in sorted({name for term in known for name in term}, key=lambda n: (sizes[n], n)):
-        mine = [term for term in known if name in term]
+    sized_products = [term for term in products if all(name in sizes for name in term)]
+    for name in sorted({name for term in sized_products for name in term}, key=lambda n: (sizes[n], n)):
+        multiple = multiple_of(round_to, name)
+        mine = [term for term in sized_products if name in term]
         later = [term for term in mine if any(n not in counts and n != name for n in term)]
         shares = [_needed(term, counts, sizes, 1 - sparsity) for term in later or mine]
         if later:
-            count = nearest_multiple(_rounded(max(shares), sizes[name]), sizes[name], round_to)
+            count = nearest_multiple(_rounded(max(shares), sizes[name]), sizes[name], multiple)
             while count < sizes[name] and not all(
                 _enough(t, {**counts, name: count}, sizes, 1 - sparsity) for t in later
             ):
-                count = min(count + round_to, sizes[name])
+                count = min(count + multiple, sizes[name])
         else:
             even = prod(shares) ** (1 / len(shares))
-            count = nearest_multiple(sizes[name] - round((1 - even) * sizes[name]), sizes[name], round_to)
+            count = nearest_multiple(sizes[name] - round((1 - even) * sizes[name]), sizes[name], multiple)
         counts[name] = min(max(count, minimum), (left or sizes)[name])
     return counts
 
@@ -113,3 +114,12 @@ def nearest_multiple(count: int, size: int, multiple: int) -> int:
     (16, 8, 6)
     """
     return count if multiple == 1 else min(max((count + multiple // 2) // multiple * multiple, multiple), size)
+
+
+def multiple_of(round_to: RoundTo, name: str) -> int:
+    """Return the multiple of a site.
+
+    >>> multiple_of(8, "a"), multiple_of({"a": 4}, "a"), multiple_of({"a": 4}, "b")
+    (8, 4, 1)
+    """
+    return round_to.get(name, 1) if isinstance(round_to, Mapping) else round_to

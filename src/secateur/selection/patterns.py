@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from secateur.checks import is_whole
 from secateur.types import InputError, Scores
 
 __all__ = ["Block", "by_block", "n_of_m", "parse_pattern"]
@@ -24,10 +25,10 @@ def parse_pattern(pattern: str) -> tuple[int, int]:
     >>> parse_pattern("2:4")
     (2, 4)
     """
-    found = re.fullmatch(r"(\d+):(\d+)", pattern) if isinstance(pattern, str) else None
-    if found is None or not 0 < int(found[1]) <= int(found[2]):
+    match = re.fullmatch(r"(\d+):(\d+)", pattern) if isinstance(pattern, str) else None
+    if match is None or not 0 < int(match[1]) <= int(match[2]):
         raise InputError(f"select: pattern is {pattern!r}; give how many of how many to keep, such as '2:4'")
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
 def n_of_m(scores: Scores, pattern: str) -> dict[str, Tensor]:
@@ -49,10 +50,10 @@ def _n_of_m(score: Tensor, n: int, m: int) -> Tensor:
     wide = pad(along.double(), (0, -size % m), value=-torch.inf)
     groups = wide.reshape(*wide.shape[:-1], -1, m)
     places = torch.argsort(torch.argsort(groups, dim=-1, stable=True), dim=-1)
-    kept = torch.full((groups.shape[-2], 1), n, device=score.device)
+    keep_counts = torch.full((groups.shape[-2], 1), n, device=score.device)
     if size % m:
-        kept[-1] = ceil(size % m * n / m)
-    return (places >= m - kept).flatten(-2)[..., :size].movedim(-1, 1)
+        keep_counts[-1] = ceil(size % m * n / m)
+    return (places >= m - keep_counts).flatten(-2)[..., :size].movedim(-1, 1)
 
 
 def by_block(scores: Scores, block: Block, choose: Callable[[Scores], dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -63,11 +64,11 @@ def by_block(scores: Scores, block: Block, choose: Callable[[Scores], dict[str, 
     [[0, 0, 1, 1], [0, 0, 1, 1]]
     """
     sizes = block if isinstance(block, tuple) else ()
-    if len(sizes) != 2 or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in sizes):
+    if len(sizes) != 2 or not all(is_whole(size, 1) for size in sizes):
         raise InputError(f"select: block is {block!r}; give rows and columns, such as (4, 4) or (1, 16)")
     means = {name: _means(_weight(score, name, "block").flatten(1).double(), block) for name, score in scores.items()}
-    chosen = choose(means)
-    return {name: _spread(chosen[name], block, score.shape) for name, score in scores.items()}
+    block_masks = choose(means)
+    return {name: _spread(block_masks[name], block, score.shape) for name, score in scores.items()}
 
 
 def _means(matrix: Tensor, block: Block) -> Tensor:
@@ -83,14 +84,14 @@ def _sums(matrix: Tensor, block: Block) -> Tensor:
     return whole.reshape(down, block[0], across, block[1]).sum((1, 3))
 
 
-def _spread(kept: Tensor, block: Block, shape: torch.Size) -> Tensor:
-    wide = kept.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
+def _spread(block_mask: Tensor, block: Block, shape: torch.Size) -> Tensor:
+    wide = block_mask.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
     return wide[: shape[0], : shape[1:].numel()].reshape(shape)
 
 
-def _weight(score: Tensor, name: str, what: str) -> Tensor:
+def _weight(score: Tensor, name: str, option: str) -> Tensor:
     if score.ndim < 2:
         raise InputError(
-            f"select: a {what} is one of single weights, and {name!r} has channels to choose from; use weights(model)"
+            f"select: a {option} is one of single weights, and {name!r} has channels to choose from; use weights(model)"
         )
     return score

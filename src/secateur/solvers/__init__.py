@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from secateur.checks import check_name
 from secateur.labelled import Data
 from secateur.solvers.solution import Solution, Solver
 from secateur.solvers.sparse_gpt import SparseGPT
 from secateur.solvers.structured_obs import StructuredOBS
 from secateur.solvers.thinet import ThiNet
 from secateur.solvers.wood_fisher import WoodFisher
-from secateur.types import InputError, unknown_name
+from secateur.types import InputError
 
 __all__ = ["SOLVERS", "Solution", "Solver", "SparseGPT", "StructuredOBS", "ThiNet", "WoodFisher", "by_name", "names"]
 
@@ -39,8 +40,7 @@ def by_name(name: str, data: Data | None) -> Solver:
         UnknownNameError: there is no such solver.
         InputError: there are no samples.
     """
-    if name not in SOLVERS:
-        raise unknown_name("solver", name, SOLVERS)
+    check_name("solver", name, SOLVERS)
     if data is None:
         raise InputError(f"solver {name!r} looks at data: give labelled samples, such as (inputs, targets)")
     return SOLVERS[name](data)

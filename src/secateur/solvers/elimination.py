@@ -102,7 +102,7 @@ def removals(problems: Sequence[Problem], units: int, count: int) -> list[tuple[
     [(2, 0.1), (1, 1.0)]
     """
     parts = [Elimination(problem, count) for problem in problems]
-    here = [{int(unit): place for place, unit in enumerate(part.units)} for part in parts]
+    block = [{int(unit): place for place, unit in enumerate(part.units)} for part in parts]
     left = torch.ones(units, dtype=torch.bool)
     order = []
     for _ in range(count):
@@ -112,7 +112,7 @@ def removals(problems: Sequence[Problem], units: int, count: int) -> list[tuple[
         unit = int(torch.where(left, costs, torch.inf).argmin())
         left[unit] = False
         order.append((unit, float(costs[unit])))
-        for part, places in zip(parts, here, strict=True):
+        for part, places in zip(parts, block, strict=True):
             if unit in places:
                 part.remove(places[unit])
     return order

@@ -11,26 +11,26 @@ from secateur.types import InputError
 __all__ = ["damped", "damping_of", "merged"]
 
 
-def merged(found: list[Inputs], doing: str) -> list[Inputs]:
+def merged(layer_inputs: list[Inputs], doing: str) -> list[Inputs]:
     """Return one problem for every matrix of a parameter; a layer that is used again adds to the same.
 
     Raises:
         InputError: two products that share a part of their weights only.
     """
-    chosen: list[Inputs] = []
-    for one in found:
-        same = next((i for i, other in enumerate(chosen) if _same(other, one)), None)
+    problems: list[Inputs] = []
+    for problem in layer_inputs:
+        same = next((i for i, other in enumerate(problems) if _same(other, problem)), None)
         if same is not None:
-            other = chosen[same]
-            chosen[same] = Inputs(other.layer, other.total + one.total, other.count + one.count)
-        elif any(_overlap(other, one) for other in chosen):
+            other = problems[same]
+            problems[same] = Inputs(other.layer, other.total + problem.total, other.count + problem.count)
+        elif any(_overlap(other, problem) for other in problems):
             raise InputError(
-                f"{doing}: {one.layer.parameter!r} is multiplied in two ways that share entries, as a weight and its "
-                f"transpose; leave it out: weights(model, ignore=[{one.layer.parameter!r}])"
+                f"{doing}: {problem.layer.parameter!r} is multiplied in two ways that share entries, as a weight and its "
+                f"transpose; leave it out: weights(model, ignore=[{problem.layer.parameter!r}])"
             )
         else:
-            chosen.append(one)
-    return chosen
+            problems.append(problem)
+    return problems
 
 
 def _same(a: Inputs, b: Inputs) -> bool:

@@ -59,6 +59,7 @@ def _gradients(beside: Beside, number: int, generator: torch.Generator) -> tuple
 
     with torch.enable_grad():
         scores = flow(inputs, see=probe)
+        samples = len(scores)
         scores = scores.reshape(-1, scores.shape[-1])
         chances = scores.detach().softmax(1).cpu()
         labels = torch.multinomial(chances, 1, generator=generator).squeeze(1).to(scores.device)
@@ -67,7 +68,7 @@ def _gradients(beside: Beside, number: int, generator: torch.Generator) -> tuple
     dims = {
         w: 1 - consumers[w].product.node.meta["val"].ndim if consumers[w].product.convolution else -1 for w in probes
     }
-    return len(inputs), {
+    return samples, {
         weight: gradient.movedim(dims[weight], -1).flatten(0, -2).double()
         for weight, gradient in zip(probes, found, strict=True)
     }

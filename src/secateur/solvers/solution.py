@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import check_fraction
 from secateur.result import Method, Result
 from secateur.selection import layer_fractions
 from secateur.state import check_module, own_tensors, usual
@@ -47,16 +48,16 @@ class Solution:
         """
         check_module(model, "Solution.apply")
         changed = copied(model)
-        own = own_tensors(changed)
+        model_tensors = own_tensors(changed)
         for name, tensor in self.tensors.items():
-            if name not in own or own[name].shape != tensor.shape:
-                has = tuple(own[name].shape) if name in own else "none"
+            if name not in model_tensors or model_tensors[name].shape != tensor.shape:
+                has = tuple(model_tensors[name].shape) if name in model_tensors else "none"
                 raise InputError(
                     f"Solution.apply: the solution is for another model: it changes {name!r} of shape "
                     f"{tuple(tensor.shape)}, and this one has {has}"
                 )
             with torch.no_grad():
-                own[name].copy_(tensor)
+                model_tensors[name].copy_(tensor)
         return changed
 
 
@@ -100,14 +101,13 @@ def fractions_of(sparsity: Fractions, sites: Sites, doing: str) -> dict[str, flo
     )
     for name, fraction in fractions.items():
         _ = sites[name]
-        if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 <= fraction <= 1:
-            raise InputError(f"{doing}: sparsity is the fraction removed and must lie in [0, 1]; got {fraction!r}")
+        check_fraction(doing, sparsity=fraction)
     return fractions if isinstance(sparsity, Mapping) else layer_fractions(sites, sparsity)
 
 
 def write(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Write values into the model's tensors, by name."""
-    own = own_tensors(model)
+    model_tensors = own_tensors(model)
     with torch.no_grad():
         for name, tensor in tensors.items():
-            own[name].copy_(tensor)
+            model_tensors[name].copy_(tensor)

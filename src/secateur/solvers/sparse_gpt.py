@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from secateur.criteria.batches import check_batches
 from secateur.criteria.fisher_blocks import check_blocks, check_weights
 from secateur.criteria.layer_inputs import Inputs, LayerInputs
-from secateur.criteria.units import parameters_of
+from secateur.criteria.weight_rows import parameters_of
 from secateur.labelled import Data
 from secateur.selection import select
 from secateur.selection.patterns import n_of_m, parse_pattern
@@ -46,7 +46,7 @@ class SparseGPT(Solver):
 
     Raises:
         InputError: unfit data, sites of channels, an option out of range, or a weight that no linear layer or
-            convolution multiplies by.
+            convolution multiplies by, or that is used in another way as well, as a table of an embedding.
 
     >>> from secateur.structure import weights
     >>> model = nn.Linear(2, 1, bias=False)
@@ -78,27 +78,27 @@ class SparseGPT(Solver):
         parameters = parameters_of(work, sites)
         inputs = LayerInputs(work, self.data, self.batch_size, "SparseGPT")
         order = inputs.order()
-        _check_multiplied(sites, order)
+        _check_multiplied(sites, order, inputs.other_uses())
         keep = {}
         for name in sorted(sites, key=order.index):
-            found = merged(inputs.second_moments([name]).get(name, []), "SparseGPT")
-            keep[name] = self._solve(parameters[name], found, fractions[name], pattern)
+            problems = merged(inputs.second_moments([name]).get(name, []), "SparseGPT")
+            keep[name] = self._solve(parameters[name], problems, fractions[name], pattern)
         return Solution({n: keep[n] for n in sites}, {n: parameters[n].detach().clone() for n in sites})
 
-    def _solve(self, weight: Tensor, found: list[Inputs], fraction: float, pattern: str | None) -> Tensor:
+    def _solve(self, weight: Tensor, problems: list[Inputs], fraction: float, pattern: str | None) -> Tensor:
         """Change a weight in place, and return its mask."""
-        kept = torch.ones(weight.numel(), dtype=torch.bool, device=weight.device)
+        keep = torch.ones(weight.numel(), dtype=torch.bool, device=weight.device)
         flat, choose = weight.detach().flatten(), _chooser(fraction, pattern)
-        for inputs in found:
+        for inputs in problems:
             for rows, moments in zip(inputs.layer.entries.to(weight.device), inputs.total, strict=True):
                 order, spans = self._plan(inputs.layer, rows.shape[1], pattern)
                 entries, inner = rows[:, order], damped(moments[order][:, order], self.damping)
                 solved, mask = solve(flat[entries].double(), inner, spans, choose)
                 flat[entries] = solved.to(flat)
-                kept[entries] = mask
+                keep[entries] = mask
         with torch.no_grad():
             weight.copy_(flat.reshape(weight.shape))
-        return kept.reshape(weight.shape)
+        return keep.reshape(weight.shape)
 
     def _plan(self, layer: Layer, columns: int, pattern: str | None) -> tuple[Tensor, list[tuple[int, int]]]:
         """The order of a matrix's columns, and the spans of them that are chosen from at once."""
@@ -110,12 +110,17 @@ class SparseGPT(Solver):
         return order, _spans(columns, columns // layer.places, m)
 
 
-def _check_multiplied(sites: Sites, order: list[str]) -> None:
+def _check_multiplied(sites: Sites, order: list[str], other_uses: Mapping[str, str]) -> None:
     for name in sites:
         if name not in order:
             raise InputError(
                 f"SparseGPT: no linear layer or convolution multiplies by {name!r} itself, so there are no inputs to "
                 f"solve with; leave it out: weights(model, ignore=[{name!r}])"
+            )
+        if name in other_uses:
+            raise InputError(
+                f"SparseGPT: {name!r} is more than the weight of a layer: {other_uses[name]} reads it, too, and the inputs "
+                f"of the layer do not tell what new values do there; leave it out: weights(model, ignore=[{name!r}])"
             )
 
 
@@ -130,14 +135,14 @@ def _spans(columns: int, run: int, step: int) -> list[tuple[int, int]]:
 
 def _chooser(fraction: float, pattern: str | None) -> Choose:
     """Choose so many of each block that the fraction of all blocks so far is right."""
-    seen = removed = 0
+    scored = removed = 0
 
     def choose(scores: Tensor) -> Tensor:
-        nonlocal seen, removed
+        nonlocal scored, removed
         if pattern is not None:
             return n_of_m({"weight": scores}, pattern)["weight"]
-        seen += scores.numel()
-        count = min(max(round(fraction * seen) - removed, 0), scores.numel())
+        scored += scores.numel()
+        count = min(max(round(fraction * scored) - removed, 0), scores.numel())
         removed += count
         return select({"weight": scores}, count / scores.numel(), scope="layer", minimum=0)["weight"]
 

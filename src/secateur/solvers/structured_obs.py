@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import check_number
 from secateur.criteria.batches import check_batches
 from secateur.criteria.reconstruction import unread
 from secateur.equations import LayerEquations
@@ -80,12 +81,7 @@ class StructuredOBS(Solver):
 
     def __post_init__(self) -> None:
         check_batches("StructuredOBS", self.data, self.batch_size)
-        if (
-            isinstance(self.ridge, bool)
-            or not isinstance(self.ridge, (int, float))
-            or not 0 < self.ridge < float("inf")
-        ):
-            raise InputError(f"StructuredOBS: ridge must be a finite number above 0; got {self.ridge!r}")
+        check_number(self, "(0, inf)", ridge=self.ridge)
         if self.last not in ("kl", "auto", None):
             raise unknown_name("last", self.last, ("kl", "auto", "None"))
 
@@ -198,16 +194,16 @@ def _problems(
     # Where features that follow each other are one input, one of each says whose it is.
     owners = owners[:: consumer.inputs // sum(map(len, equations.inputs))].reshape(groups, -1)
     each_group = zip(owners, equations.columns(), equations.changes(ridge), strict=True)
-    for group, (owner, own, (change, moments)) in enumerate(each_group):
+    for group, (owner, weights, (change, moments)) in enumerate(each_group):
         best = change.clone()
-        best[:, : own.shape[1]] += own
+        best[:, : weights.shape[1]] += weights
         of_column = owner.repeat_interleave(equations.each).to(best.device)
-        here = of_column[of_column >= 0].unique()
-        if len(here):
-            rows = [(of_column == unit).nonzero().flatten() for unit in here]
+        units = of_column[of_column >= 0].unique()
+        if len(units):
+            rows = [(of_column == unit).nonzero().flatten() for unit in units]
             outputs = slice(group * len(best), (group + 1) * len(best))
             root = torch.linalg.qr(metric[outputs].mT).R.mT
-            yield Problem(moments, best.mT @ root, here, nn.utils.rnn.pad_sequence(rows, True, -1))
+            yield Problem(moments, best.mT @ root, units, nn.utils.rnn.pad_sequence(rows, True, -1))
 
 
 def _spread(outputs: Tensor, dim: int) -> float:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import check_number
 from secateur.criteria.batches import check_batches
 from secateur.criteria.layer_inputs import Inputs, LayerInputs
 from secateur.criteria.reconstruction import gram, greedy, read_by, readers
-from secateur.criteria.units import parameters_of
+from secateur.criteria.weight_rows import parameters_of
 from secateur.equations import solved
 from secateur.labelled import Data
 from secateur.selection import select
@@ -18,7 +19,7 @@ from secateur.solvers.layer_problems import damping_of, merged
 from secateur.solvers.solution import Fractions, Solution, Solver, fractions_of, write
 from secateur.state import own_tensors, usual
 from secateur.structure.sites import masked_tensors
-from secateur.types import InputError, Site, Sites
+from secateur.types import InputError, Sites
 from secateur.untouched import copied
 
 __all__ = ["ThiNet"]
@@ -31,7 +32,8 @@ class ThiNet(Solver):
     Channels go by `secateur.criteria.Reconstruction`; then the readers' weights are fitted anew to what they computed
     with all channels, by least squares (He et al., 2017; the authors fit a scale for each channel). Sites are taken in
     their order, each on what the sites before leave. Every site loses the same fraction, or its own. One forward
-    pass a site, and the second moments of one site's readers at a time. No labels are needed.
+    pass a site, and the second moments of one site's readers at a time. No labels are needed. A weight that several layers
+    share is fitted to all of them; one that is used in another way as well, as a table of an embedding, is not.
 
     Attributes:
         data: labelled samples; the targets are not used.
@@ -56,8 +58,7 @@ class ThiNet(Solver):
 
     def __post_init__(self) -> None:
         check_batches("ThiNet", self.data, self.batch_size)
-        if isinstance(self.damping, bool) or not self.damping > 0:
-            raise InputError(f"ThiNet: damping must be above 0; got {self.damping!r}")
+        check_number(self, "(0, inf)", damping=self.damping)
 
     @usual
     def solve(
@@ -70,21 +71,26 @@ class ThiNet(Solver):
         work = copied(model)
         parameters_of(work, sites)
         inputs = LayerInputs(work, self.data, self.batch_size, "ThiNet")
+        fixed = inputs.other_uses()
         keep: dict[str, Tensor] = {}
         for name, site in sites.items():
-            found = {n: merged(f, "ThiNet") for n, f in inputs.second_moments(read_by(site)).items()}
-            scores = greedy(gram(site, parameters_of(work, sites), found, "ThiNet"))
+            if fractions[name] == 0:
+                keep[name] = torch.ones(site.shape, dtype=torch.bool)
+                continue
+            problems = {n: merged(f, "ThiNet") for n, f in inputs.second_moments(read_by(site)).items()}
+            scores = greedy(gram(site, parameters_of(work, sites), problems, "ThiNet"))
             keep[name] = select({name: scores}, fractions[name], scope="layer")[name]
-            self._refit(work, site, found, keep[name])
+            products = readers(site, problems, "ThiNet")
+            self._refit(work, [p for p in products if p[0].layer.parameter not in fixed], keep[name])
             write(work, masked_tensors(work, sites, {name: keep[name]}))
         before = own_tensors(model)
         changed = {n: t.detach().clone() for n, t in own_tensors(work).items() if not torch.equal(t, before[n])}
         return Solution(keep, changed)
 
-    def _refit(self, work: nn.Module, site: Site, found: dict[str, list[Inputs]], keep: Tensor) -> None:
-        own = own_tensors(work)
-        for inputs, owners in readers(site, found, "ThiNet"):
-            weight = own[inputs.layer.parameter]
+    def _refit(self, work: nn.Module, products: list[tuple[Inputs, Tensor]], keep: Tensor) -> None:
+        model_tensors = own_tensors(work)
+        for inputs, owners in products:
+            weight = model_tensors[inputs.layer.parameter]
             flat = weight.detach().flatten().clone()
             for entries, owner, moments in zip(inputs.layer.entries.to(flat.device), owners, inputs.total, strict=True):
                 stays = ((owner < 0) | keep[owner.clamp(min=0)]).to(flat.device)

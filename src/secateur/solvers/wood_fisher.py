@@ -8,16 +8,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from secateur.checks import check_name, check_whole, within
 from secateur.criteria.batches import check_batches
-from secateur.criteria.derivatives import Objective
 from secateur.criteria.fisher_blocks import check_blocks, check_weights, fisher_blocks, repaired, saliencies
-from secateur.criteria.units import parameters_of
+from secateur.criteria.parameter_gradients import Objective
+from secateur.criteria.weight_rows import parameters_of
 from secateur.labelled import Data
 from secateur.losses import loss_function
 from secateur.selection import SCOPES, Scope, select
 from secateur.solvers.solution import Fractions, Solution, Solver
 from secateur.state import usual
-from secateur.types import InputError, Keep, Loss, Sites, unknown_name
+from secateur.types import Keep, Loss, Sites
 from secateur.untouched import copied
 
 __all__ = ["WoodFisher"]
@@ -65,10 +66,8 @@ class WoodFisher(Solver):
         check_batches("WoodFisher", self.data, self.batch_size)
         loss_function(self.loss)
         check_blocks("WoodFisher", self.block, self.damping)
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            raise InputError(f"WoodFisher: steps must be a whole number, at least 1; got {self.steps!r}")
-        if self.scope not in SCOPES:
-            raise unknown_name("scope", self.scope, SCOPES)
+        check_whole(self, steps=self.steps)
+        check_name("scope", self.scope, SCOPES)
 
     @usual
     def solve(
@@ -84,8 +83,8 @@ class WoodFisher(Solver):
             fisher = fisher_blocks(objective, self.block, self.damping)
             keep = select(saliencies(work, sites, fisher, keep), goal, scope=self.scope, pattern=pattern)
             with torch.no_grad():
-                for name, kept in keep.items():
-                    parameters[name].copy_(repaired(parameters[name], fisher[name], kept))
+                for name, mask in keep.items():
+                    parameters[name].copy_(repaired(parameters[name], fisher[name], mask))
         assert keep is not None
         return Solution(keep, {name: parameters[name].detach().clone() for name in sites})
 
@@ -100,5 +99,6 @@ class WoodFisher(Solver):
                 yield self._after(step, sparsity)
 
     def _after(self, step: int, sparsity: float) -> float:
-        within = isinstance(sparsity, (int, float)) and 0 <= sparsity <= 1
-        return float(1 - (1 - sparsity) ** (step / self.steps)) if within else sparsity  # `select` says what is wrong
+        if not within(sparsity, "[0, 1]"):
+            return sparsity  # `select` says what is wrong
+        return float(1 - (1 - sparsity) ** (step / self.steps))

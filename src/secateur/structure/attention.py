@@ -41,23 +41,23 @@ class RectangularAttention(nn.MultiheadAttention):
         weights = torch.softmax(q @ k.transpose(-2, -1) * self.scale + (0 if mask is None else mask), dim=-1)
         dropped = functional.dropout(weights, self.dropout, self.training)
         out = self.out_proj((dropped @ v).transpose(1, 2).flatten(2))
-        shown = (weights.mean(1) if average_attn_weights else weights) if need_weights else None
+        returned_weights = (weights.mean(1) if average_attn_weights else weights) if need_weights else None
         if not batched:
-            return out.squeeze(0), None if shown is None else shown.squeeze(0)
-        return (out if self.batch_first else out.transpose(0, 1)), shown
+            return out.squeeze(0), None if returned_weights is None else returned_weights.squeeze(0)
+        return (out if self.batch_first else out.transpose(0, 1)), returned_weights
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         packed: Tensor | None = self.in_proj_weight
         weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight) if packed is None else packed.chunk(3)
         sizes = [w.shape[0] for w in weights]
         biases = (None, None, None) if self.in_proj_bias is None else torch.split(self.in_proj_bias, sizes)
-        made = [functional.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True)]
+        projected = [functional.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True)]
         if self.bias_k is not None and self.bias_v is not None:
-            made[1] = torch.cat([made[1], self.bias_k.expand(made[1].shape[0], -1, -1)], dim=1)
-            made[2] = torch.cat([made[2], self.bias_v.expand(made[2].shape[0], -1, -1)], dim=1)
+            projected[1] = torch.cat([projected[1], self.bias_k.expand(projected[1].shape[0], -1, -1)], dim=1)
+            projected[2] = torch.cat([projected[2], self.bias_v.expand(projected[2].shape[0], -1, -1)], dim=1)
         if self.add_zero_attn:
-            made[1:] = [functional.pad(x, (0, 0, 0, 1)) for x in made[1:]]
-        q, k, v = (x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2) for x in made)
+            projected[1:] = [functional.pad(x, (0, 0, 0, 1)) for x in projected[1:]]
+        q, k, v = (x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2) for x in projected)
         return q, k, v
 
     def _mask(self, q: Tensor, k: Tensor, padding: Tensor | None, attn_mask: Tensor | None) -> Tensor | None:

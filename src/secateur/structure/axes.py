@@ -263,8 +263,8 @@ def _factor_sum(axis: Sum, size: int) -> tuple[Axis, Axis] | None:
         halves = [factor(p, size) for p in axis.parts]
         if any(h is None for h in halves):
             return None
-        found = [h for h in halves if h is not None]
-        lefts, rights = [h[0] for h in found], [h[1] for h in found]
+        pairs = [h for h in halves if h is not None]
+        lefts, rights = [h[0] for h in pairs], [h[1] for h in pairs]
         left: Axis = total(*lefts)
     else:  # every row is a concatenation of several parts: all rows are alike, and their number is fixed
         rights, rest = [], axis
@@ -336,8 +336,8 @@ def positions(axis: Axis, atom: Atom) -> Tensor | None:
     Where the atom stands twice in a product (an outer product flattened), a place that a unit owns both ways is named
     twice.
     """
-    found = [_places(units, atom.size) for units in _unit_numbers(axis, atom)]
-    return torch.cat(found, dim=1) if found else None
+    places_by_way = [_places(units, atom.size) for units in _unit_numbers(axis, atom)]
+    return torch.cat(places_by_way, dim=1) if places_by_way else None
 
 
 def _places(units: Tensor, size: int) -> Tensor:
@@ -351,15 +351,15 @@ def _unit_numbers(axis: Axis, atom: Atom) -> list[Tensor]:
     if isinstance(axis, Atom):
         return [torch.arange(atom.size)] if axis is atom else []
     inner: Sequence[Axis] = axis.factors if isinstance(axis, Prod) else axis.parts
-    found = [_unit_numbers(a, atom) for a in inner]
+    numbers_by_part = [_unit_numbers(a, atom) for a in inner]
     if isinstance(axis, Sum):
-        ways = max(len(f) for f in found)
+        ways = max(len(f) for f in numbers_by_part)
         return [
-            torch.cat([f[way] if way < len(f) else _absent(a) for a, f in zip(inner, found, strict=True)])
+            torch.cat([f[way] if way < len(f) else _absent(a) for a, f in zip(inner, numbers_by_part, strict=True)])
             for way in range(ways)
         ]
     numbers = []
-    for at, ways_here in enumerate(found):
+    for at, ways_here in enumerate(numbers_by_part):
         outer, after = prod(a.size for a in inner[:at]), prod(a.size for a in inner[at + 1 :])
         numbers += [mine.repeat_interleave(after).repeat(outer) for mine in ways_here]
     return numbers

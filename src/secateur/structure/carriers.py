@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Attribute", "Carrier", "Dimension", "Log", "Origin", "Uses", "carried", "origins_of", "plain"]
+__all__ = ["Attribute", "Carrier", "Dimension", "Origin", "UseLog", "Uses", "carried", "origins_of", "plain"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Uses:
         return self.may_change(attribute) and attribute in self.sizes and attribute not in self.lost
 
 
-class Log:
+class UseLog:
     """Where numbers write what becomes of them, as long as it is open."""
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ class Carrier:
     """What a number of a known origin does: it hands its origins on to whatever is computed from it."""
 
     origins: Origins
-    log: Log
+    log: UseLog
 
     def __float__(self) -> float:
         self.log.number(self.origins)  # as math.sqrt does, and what it makes of it cannot be followed
@@ -133,7 +133,7 @@ class _Fraction(Carrier, float):
     """A number computed from sizes: it may become a size again; in arithmetic on tensors it tells on them."""
 
 
-def carried(value: Any, origins: Origins, log: Log) -> Any:
+def carried(value: Any, origins: Origins, log: UseLog) -> Any:
     """Return a number, or a tuple of them, with its origins; anything else, or once the log is closed, as it is."""
     if not log.open:
         return value

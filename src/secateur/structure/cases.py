@@ -69,24 +69,24 @@ class Cases:
 
     def at(self, frame: Frame) -> list[Case]:
         """Draws at some shapes; none where the original does not run there on numbers."""
-        for drawn in (True, False):
-            if cases := self._tried(frame, drawn, double=True):
+        for redrawn in (True, False):
+            if cases := self._tried(frame, redrawn, double=True):
                 return cases
         # An op of the model has no float64: the draws still tell more than the example alone.
         return self._tried(frame, True, double=False) if frame is EXAMPLE else []
 
-    def _tried(self, frame: Frame, drawn: bool, double: bool) -> list[Case]:
+    def _tried(self, frame: Frame, redrawn: bool, double: bool) -> list[Case]:
         try:
-            return list(self._cases(frame, drawn, double))
+            return list(self._cases(frame, redrawn, double))
         except Exception as error:  # noqa: BLE001  (what a model raises at shapes it was not made for is its own)
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             self.skipped[f"{frame}: {reason}"] = None
             return []
 
-    def _cases(self, frame: Frame, drawn: bool, double: bool) -> Iterator[Case]:
+    def _cases(self, frame: Frame, redrawn: bool, double: bool) -> Iterator[Case]:
         reference, statistics = self.reference, None
         for seed, gain in DRAWS if self.cheap else DRAWS[:1]:
-            inputs = drawn_inputs(reference.inputs, frame, reference.table_rows, seed, drawn=drawn)
+            inputs = drawn_inputs(reference.inputs, frame, reference.table_rows, seed, redrawn=redrawn)
             inputs = inputs if double else as_typed(inputs, reference.inputs)
             for mild in (False, True):
                 draw = Draw(reference.tensors, reference.drawn_buffers, seed, gain, mild)

@@ -18,6 +18,7 @@ from secateur.structure.infer import Structure
 from secateur.structure.ops import bind
 from secateur.structure.rules import Value, op_name
 from secateur.structure.rules.contractions import CONVOLUTIONS, TRANSPOSED
+from secateur.structure.rules.recurrent import GATES
 from secateur.types import Keep
 
 __all__ = ["Cost"]
@@ -45,7 +46,8 @@ class Cost:
     def macs(self, keep: Keep) -> int:
         """Return the multiply-accumulates for the example inputs, of the ops that `measure.macs` counts too.
 
-        Recurrent layers are not known here: compare the count of the whole model with `measure.macs` first.
+        Cells of recurrent layers in a loop of the model's own may be missed: compare the count of the whole model with
+        `measure.macs` first.
         """
         left = _Left(self._counts(keep))
         return sum(_macs(self.structure, node, left) for node in self.structure.values)
@@ -60,7 +62,7 @@ class Cost:
         return sum(n * saved[name].element_size() for name, n in self._removed(keep).items() if name in saved)
 
     def _counts(self, keep: Keep) -> dict[Atom, int]:
-        return {self.structure.units[name]: int(kept.sum()) for name, kept in keep.items()}
+        return {self.structure.units[name]: int(keep_mask.sum()) for name, keep_mask in keep.items()}
 
     def _removed(self, keep: Keep) -> dict[str, int]:
         left = _Left(self._counts(keep))
@@ -89,42 +91,51 @@ class _Left:
 
 def _macs(structure: Structure, node: Node, left: _Left) -> int:
     count = COUNTS.get(op_name(node)) if node.op == "call_function" else None
-    made = structure.values[node]
-    return count(left, bind(node, structure.values), made) if count and isinstance(made, Value) else 0
+    output = structure.values[node]
+    first = (
+        output[0] if isinstance(output, (list, tuple)) and output else output
+    )  # a recurrent layer returns its states too
+    return count(left, bind(node, structure.values), first) if count and isinstance(first, Value) else 0
 
 
-def _product(left: _Left, given: Mapping[str, Any], made: Value) -> int:
+def _product(left: _Left, arguments: Mapping[str, Any], output: Value) -> int:
     first = next(
-        given[name] for name in ("mat1", "batch1", "mat", "input", "self") if isinstance(given.get(name), Value)
+        arguments[name] for name in ("mat1", "batch1", "mat", "input", "self") if isinstance(arguments.get(name), Value)
     )
-    return left.numel(made) * left.size(first.axes[-1])
+    return left.numel(output) * left.size(first.axes[-1])
 
 
-def _convolution(left: _Left, given: Mapping[str, Any], made: Value) -> int:
-    return left.numel(made) * left.numel(given["weight"], 1)
+def _convolution(left: _Left, arguments: Mapping[str, Any], output: Value) -> int:
+    return left.numel(output) * left.numel(arguments["weight"], 1)
 
 
-def _transposed(left: _Left, given: Mapping[str, Any], made: Value) -> int:
-    return left.numel(given["input"]) * left.numel(given["weight"], 1)
+def _transposed(left: _Left, arguments: Mapping[str, Any], output: Value) -> int:
+    return left.numel(arguments["input"]) * left.numel(arguments["weight"], 1)
 
 
-def _either(left: _Left, given: Mapping[str, Any], made: Value) -> int:
-    return (_transposed if given.get("transposed") else _convolution)(left, given, made)
+def _either(left: _Left, arguments: Mapping[str, Any], output: Value) -> int:
+    return (_transposed if arguments.get("transposed") else _convolution)(left, arguments, output)
 
 
-def _attention(left: _Left, given: Mapping[str, Any], made: Value) -> int:
-    query, key, value = (given[name] for name in ("query", "key", "value"))
-    return left.numel(query) * left.size(key.axes[-2]) + left.numel(made) * left.size(value.axes[-2])
+def _attention(left: _Left, arguments: Mapping[str, Any], output: Value) -> int:
+    query, key, value = (arguments[name] for name in ("query", "key", "value"))
+    return left.numel(query) * left.size(key.axes[-2]) + left.numel(output) * left.size(value.axes[-2])
 
 
-def _einsum(left: _Left, given: Mapping[str, Any], made: Value) -> int:
-    terms = str(given["equation"]).replace(" ", "").partition("->")[0].split(",")
-    operands = [v for v in given["tensors"] if isinstance(v, Value)]
+def _einsum(left: _Left, arguments: Mapping[str, Any], output: Value) -> int:
+    terms = str(arguments["equation"]).replace(" ", "").partition("->")[0].split(",")
+    operands = [v for v in arguments["tensors"] if isinstance(v, Value)]
     if len(operands) != 2 or "..." in "".join(terms):
         return 0
     pairs = zip(terms, operands, strict=True)
     sizes = {letter: left.size(axis) for term, value in pairs for letter, axis in zip(term, value.axes, strict=True)}
     return prod(sizes.values())
+
+
+def _recurrent(left: _Left, arguments: Mapping[str, Any], output: Value) -> int:
+    """Every matrix of every layer and direction, once for each sample and moment."""
+    places = prod(left.size(axis) for axis in arguments["input"].axes[:-1])
+    return places * sum(left.numel(matrix) for matrix in arguments["params"] if len(matrix.axes) == 2)
 
 
 _Count = Callable[[_Left, Mapping[str, Any], Value], int]
@@ -135,4 +146,5 @@ COUNTS: Mapping[str, _Count] = {
     **dict.fromkeys(TRANSPOSED.split(), _transposed),
     "scaled_dot_product_attention": _attention,
     "einsum": _einsum,
+    **dict.fromkeys(GATES, _recurrent),
 }

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from secateur.checks import check_name, check_number
 from secateur.randomness import private_draws
 from secateur.state import evaluating, usual
 from secateur.structure.attention import free_attention
@@ -23,10 +24,10 @@ from secateur.structure.optimizer import carry_over, check_optimizer
 from secateur.structure.reference import Reference
 from secateur.structure.sites import check_keep, check_same_model
 from secateur.structure.verify import Verification, shapes_taken, verify
-from secateur.types import CutError, InputError, Keep, Sites, VerificationError, unknown_name
+from secateur.types import CutError, InputError, Keep, Sites, VerificationError
 from secateur.untouched import copied
 
-__all__ = ["CutModel", "Plan", "apply_plan", "cut", "cut_with_plan", "make_plan"]
+__all__ = ["CutModel", "Plan", "apply_plan", "cut", "cut_with_plan", "draft", "make_plan"]
 
 TOLERANCE = 1e-4
 
@@ -61,11 +62,12 @@ def cut(
 
     The copy is an ordinary module of the same class with the same ``state_dict`` keys; modes, dtypes, devices,
     ``requires_grad`` and shared parameters are as they were. Before it is returned, its outputs are compared with those
-    of the masked model: in float64 on weights and inputs drawn anew, and in its own type on the example inputs.
+    of the masked model: in float64 on weights and inputs drawn anew, to 1e-9 of the greatest output, at the example's
+    shapes and at others where the model runs there (a large model on one draw alone), and in its own type on the example.
 
     Args:
         model: the model that `sites` were found in; it is left as it is.
-        sites: from `channels`.
+        sites: from `channels`, or from `blocks`, which are left out.
         keep: one bool tensor a site, of the site's shape, True = keep; sites without one stay whole.
         form: ``"module"`` returns a module of the model's own class. Where its code holds a size as a literal that no
             attribute holds, that cannot run; ``"graph"`` returns the traced graph as a `torch.fx.GraphModule` instead
@@ -74,9 +76,10 @@ def cut(
         optimizer: the optimizer that trains `model`; it is changed in place to train the small model on, its moments
             cut with the parameters. It stays as it is when the cut fails.
         tolerance: the greatest relative difference between the cut and the masked model's outputs on the example; of
-            outputs in half precision, as many times that as their steps are coarser, where float64 has agreed.
+            outputs in half precision, as many times that as their steps are coarser, where the draws have agreed.
 
     Raises:
+        InputError: sites of single weights or of another model, masks that do not fit, an optimizer of another model.
         CutError: a site would lose every unit, or the smaller model cannot run; nothing is returned.
         VerificationError: the cut model computes something else than the masked one; nothing is returned.
 
@@ -93,10 +96,10 @@ def cut(
     """
     if optimizer is not None:
         check_optimizer(optimizer, model)
-    made = cut_with_plan(model, sites, keep, form=form, tolerance=tolerance)
+    verified_cut = cut_with_plan(model, sites, keep, form=form, tolerance=tolerance)
     if optimizer is not None:
-        carry_over(optimizer, model, made.model, made.plan.rows)
-    return made.model
+        carry_over(optimizer, model, verified_cut.model, verified_cut.plan.rows)
+    return verified_cut.model
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,19 +116,18 @@ def cut_with_plan(
     model: nn.Module, sites: Sites, keep: Keep, *, form: Form = "auto", tolerance: float = TOLERANCE
 ) -> CutModel:
     """Return what `cut` does, with the plan and the difference found."""
-    if form not in FORMS:
-        raise unknown_name("form", form, FORMS)
-    _check_tolerance(tolerance)
+    check_name("form", form, FORMS)
+    check_number("cut", "[0, inf)", "a relative difference", tolerance=tolerance)
     check_same_model(model, sites)
     checked = check_keep(sites, keep)
     if isinstance(sites.structure, BlockStructure):
         small = skipping(model, removed_blocks(sites.structure, checked))
         return CutModel(small, Plan(), verify(Cases(Reference(model, sites, checked)), small, {}, {}, tolerance))
     structure = _structure(sites)
-    for name, kept in checked.items():
-        if not bool(kept.any()):
+    for name, keep_mask in checked.items():
+        if not bool(keep_mask.any()):
             raise CutError(f"cut: every unit of {name!r} would go and nothing would pass it; keep at least one")
-    gone = {structure.units[name]: kept for name, kept in checked.items() if not bool(kept.all())}
+    gone = {structure.units[name]: keep_mask for name, keep_mask in checked.items() if not bool(keep_mask.all())}
     cases = Cases(Reference(model, sites, checked))
     plan = make_plan(model, structure, gone)
     small = apply_plan(model, plan)
@@ -140,6 +142,35 @@ def cut_with_plan(
     return _graph_form(cases, small, plan, structure, tolerance, error)
 
 
+def draft(model: nn.Module, sites: Sites, keep: Keep) -> nn.Module:
+    """Return what `cut` would, but not verified: for counting and timing candidates, of which most are thrown away.
+
+    Raises:
+        CutError, VerificationError: where the module form does not run, `cut` is asked, and may refuse.
+    """
+    if not isinstance(sites.structure, Structure):
+        return cut(model, sites, keep)
+    structure, checked = sites.structure, check_keep(sites, keep)
+    gone = {structure.units[name]: kept for name, kept in checked.items() if not bool(kept.all())}
+    plan = make_plan(model, structure, gone)
+    small = apply_plan(model, plan)
+    for attributes in proposals(model, structure, gone, plan.attributes):
+        set_attributes(small, attributes)
+        if _runs(small, structure):
+            return small
+        set_attributes(small, _originals(model, attributes))
+    return cut(model, sites, keep)
+
+
+def _runs(model: nn.Module, structure: Structure) -> bool:
+    try:
+        with evaluating(model), private_draws():
+            model(*structure.graph.args, **structure.graph.kwargs)
+    except Exception:  # noqa: BLE001  (the user's forward may raise anything on sizes it was not made for)
+        return False
+    return True
+
+
 def _graph_form(
     cases: Cases, small: nn.Module, plan: Plan, structure: Structure, tolerance: float, error: Exception | None
 ) -> CutModel:
@@ -148,7 +179,9 @@ def _graph_form(
     for any_batch in (True, False):
         try:
             traced = graph_structure(reference.model, structure.graph, any_batch)
-            gone = {traced.units[name]: kept for name, kept in reference.keep.items() if not bool(kept.all())}
+            gone = {
+                traced.units[name]: keep_mask for name, keep_mask in reference.keep.items() if not bool(keep_mask.all())
+            }
             graph = graph_form(small, traced, gone)
             graph.meta["follows_batch"] = any_batch
             # Verified on the example inputs themselves, not on those of the second trace.
@@ -210,21 +243,18 @@ def _structure(sites: Sites) -> Structure:
     return structure
 
 
-def _check_tolerance(tolerance: float) -> None:
-    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 <= tolerance < float("inf"):
-        raise InputError(f"cut: tolerance must be a relative difference, 0 or more; got {tolerance!r}")
-
-
 def make_plan(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor]) -> Plan:
     """Return what must be sliced and mended so that the units that the keep vectors of `gone` mark False are gone."""
     rows: dict[str, dict[int, Tensor]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for name, value in structure.tensors.items():
-        every = {dim: keep_vector(axis, gone) for dim, axis in enumerate(value.axes)}
-        kept = {dim: k for dim, k in every.items() if not bool(k.all())}
-        if kept:
-            rows[name] = {dim: k.nonzero().flatten() for dim, k in kept.items()}
-            shapes[name] = tuple(int(kept[d].sum()) if d in kept else s for d, s in enumerate(value.shape))
+        keep_vectors = {dim: keep_vector(axis, gone) for dim, axis in enumerate(value.axes)}
+        masks_by_dim = {dim: k for dim, k in keep_vectors.items() if not bool(k.all())}
+        if masks_by_dim:
+            rows[name] = {dim: k.nonzero().flatten() for dim, k in masks_by_dim.items()}
+            shapes[name] = tuple(
+                int(masks_by_dim[d].sum()) if d in masks_by_dim else s for d, s in enumerate(value.shape)
+            )
     return Plan(rows, edits(model, structure, gone, shapes))
 
 
@@ -253,9 +283,9 @@ def set_attributes(model: nn.Module, attributes: Edits) -> None:
 
 def _find_tensor(model: nn.Module, name: str) -> Tensor:
     path, _, attribute = name.rpartition(".")
-    found = getattr(model.get_submodule(path), attribute)
-    assert isinstance(found, Tensor)
-    return found
+    tensor = getattr(model.get_submodule(path), attribute)
+    assert isinstance(tensor, Tensor)
+    return tensor
 
 
 def _sliced(tensor: Tensor, rows: Mapping[int, Tensor]) -> Tensor:

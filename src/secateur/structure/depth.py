@@ -97,7 +97,7 @@ def blocks(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[str
             paths.setdefault(container, []).append(path)
             if isinstance(call[2], tuple):
                 wrapped.add(path)
-    table = {name: _site(model, name, found) for name, found in paths.items()}
+    table = {name: _site(model, name, block_paths) for name, block_paths in paths.items()}
     structure = BlockStructure(args, kwargs, {n: tuple(p) for n, p in paths.items()}, frozenset(wrapped))
     return Sites(table, frozen, structure)
 
@@ -123,12 +123,12 @@ def _is_block(module: nn.Module) -> bool:
 
 def _calls(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Called]:
     """What each candidate block was called with and gave, on the example inputs."""
-    found: dict[str, Called] = {}
+    calls_by_path: dict[str, Called] = {}
     handles = []
     for path in _candidates(model):
 
         def note(_m: nn.Module, a: tuple[Any, ...], k: dict[str, Any], out: Any, path: str = path) -> None:
-            found[path] = (a, k, out)
+            calls_by_path[path] = (a, k, out)
 
         handles.append(model.get_submodule(path).register_forward_hook(note, with_kwargs=True))
     try:
@@ -139,7 +139,7 @@ def _calls(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return calls_by_path
 
 
 def _problem(block: nn.Module, call: Called) -> str:
@@ -172,8 +172,8 @@ def removed_blocks(structure: BlockStructure, keep: Keep) -> dict[str, bool]:
     """Return the paths of the blocks that `keep` marks False, and whether each returns a tuple."""
     return {
         path: path in structure.wrapped
-        for name, kept in keep.items()
-        for path, stays in zip(structure.paths[name], kept.tolist(), strict=True)
+        for name, keep_mask in keep.items()
+        for path, stays in zip(structure.paths[name], keep_mask.tolist(), strict=True)
         if not stays
     }
 

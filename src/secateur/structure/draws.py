@@ -27,14 +27,14 @@ class Draw:
 
     Attributes:
         tensors: the model's own tensors by name.
-        drawn: the ids of the buffers that are drawn.
+        drawn_buffers: the ids of the buffers that are drawn.
         seed: another seed, other values.
         gain: how much a layer amplifies.
         mild: stay near the values that the model has, for parameters that must not have others.
     """
 
     tensors: Mapping[str, Tensor]
-    drawn: frozenset[int]
+    drawn_buffers: frozenset[int]
     seed: int = 0
     gain: float = 1.0
     mild: bool = False
@@ -46,7 +46,7 @@ class Draw:
         if not tensor.is_floating_point():
             return tensor.to(torch.complex128) if tensor.is_complex() else tensor
         if not isinstance(self.tensors[name], nn.Parameter):
-            return self._near(name, tensor) if id(self.tensors[name]) in self.drawn else tensor.double()
+            return self._near(name, tensor) if id(self.tensors[name]) in self.drawn_buffers else tensor.double()
         if self.mild:
             return self._near(name, tensor)
         if tensor.dim() < 2 or tensor.shape[0] == 1:

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from secateur.state import own_tensors, split_inputs
 from secateur.structure.axes import Atom, atoms, positions, resolve
 from secateur.structure.infer import Structure, infer
-from secateur.structure.makers import Known, Maker, makers_of, root_of, weight_nodes
+from secateur.structure.makers import Maker, OwnTensors, makers_of, root_of, weight_nodes
 from secateur.structure.ops import writes
 from secateur.structure.rules import Value, op_name
 from secateur.structure.rules.recurrent import GATES
@@ -80,12 +80,12 @@ def reads(structure: Structure) -> dict[str, tuple[Read, ...]]:
 
     >>> import torch
     >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-    >>> found = reads(infer(trace(model, torch.zeros(1, 4))))
-    >>> [(read.source.name, read.dim, read.index.tolist()) for read in found["0"]]
+    >>> site_reads = reads(infer(trace(model, torch.zeros(1, 4))))
+    >>> [(read.source.name, read.dim, read.index.tolist()) for read in site_reads["0"]]
     [('relu_default', 1, [[0], [1], [2]])]
     """
     names = {atom: name for name, atom in structure.units.items()}
-    found: dict[str, list[Read]] = {name: [] for name in structure.sites}
+    reads_by_site: dict[str, list[Read]] = {name: [] for name in structure.sites}
     weights = weight_nodes(structure)
     for node in structure.graph.nodes:
         if node.op != "call_function":
@@ -94,12 +94,12 @@ def reads(structure: Structure) -> dict[str, tuple[Read, ...]]:
         for atom, source, dim in _operands(structure, node, weights):
             name = names.get(atom)
             # Where two operands meet in the same units, as in a dot product, one edge is enough.
-            if name is None or atom in left or any(r.node is node for r in found[name]):
+            if name is None or atom in left or any(r.node is node for r in reads_by_site[name]):
                 continue
             index = positions(structure.values[source].axes[dim], atom)
             assert index is not None
-            found[name].append(Read(name, node, source, dim, index))
-    return {name: tuple(edges) for name, edges in found.items()}
+            reads_by_site[name].append(Read(name, node, source, dim, index))
+    return {name: tuple(edges) for name, edges in reads_by_site.items()}
 
 
 def _operands(structure: Structure, node: Node, weights: set[Node]) -> Iterator[tuple[Atom, Node, int]]:
@@ -119,18 +119,18 @@ def _made_anew(structure: Structure, node: Node, weights: set[Node]) -> set[Atom
         value = structure.values.get(source)
         if isinstance(value, Value) and source in weights:
             dims = [set(atoms(axis)) for axis in value.axes]
-            anew |= {atom for found in dims for atom in found if sum(atom in other for other in dims) > 1}
+            anew |= {atom for dim_atoms in dims for atom in dim_atoms if sum(atom in other for other in dims) > 1}
     return anew
 
 
 def _summed_in_weights(structure: Structure, weights: set[Node]) -> set[Atom]:
     """Units that are taken up where weights are made from others, before any activation is read."""
-    found: set[Atom] = set()
+    summed_atoms: set[Atom] = set()
     for node in weights:
         if node.op == "call_function":
             operands = set().union(*(_atoms(structure.values.get(source)) for source in node.all_input_nodes))
-            found |= operands - _atoms(structure.values.get(node))
-    return found
+            summed_atoms |= operands - _atoms(structure.values.get(node))
+    return summed_atoms
 
 
 def _atoms(value: Any) -> set[Atom]:
@@ -168,11 +168,11 @@ class Flow:
 
     model: nn.Module
     sites: Sites
-    _known: dict[Any, tuple[Structure, dict[str, tuple[Read, ...]]]] = field(default_factory=dict, repr=False)
+    _traced: dict[Any, tuple[Structure, dict[str, tuple[Read, ...]]]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         check_same_model(self.model, self.sites)
-        if self.sites and self.sites.structure is None:
+        if self.sites and not isinstance(self.sites.structure, Structure):
             raise InputError("activations are those of channels; find the sites with channels(model, example_inputs)")
 
     def __call__(
@@ -181,35 +181,35 @@ class Flow:
         tap: Tap | None = None,
         tensors: Mapping[str, Tensor] | None = None,
         see: Callable[[Node, Any], Any] | None = None,
-        known: Mapping[Node, Any] | None = None,
+        computed: Mapping[Node, Any] | None = None,
     ) -> Any:
         """Return the model's outputs on `inputs`; each read's tensor goes through `tap` on its way.
 
         Parameters and buffers named in `tensors` are taken from there instead of from the model. `see` is called with
-        every node and what it made; what it returns goes on in its place. Ops that `known` (from `values`) has do not run
-        again.
+        every node and what it made; what it returns goes on in its place. Ops that `computed` (from `values`) has do
+        not run again.
         """
-        structure, found = self.at(inputs)
+        structure, reads_by_site = self.at(inputs)
         edges: dict[Node, list[Read]] = {}
         for name in self.sites if tap is not None else ():
-            for read in found[name]:
+            for read in reads_by_site[name]:
                 edges.setdefault(read.node, []).append(read)
         flat = self._flat(structure.graph, inputs, tensors or {})
         run = Tapped(structure.graph, edges, tap, see)
         # Placeholders are filled one after the other at each run, so all of them or none would have to be known.
-        begun = {node: value for node, value in (known or {}).items() if node.op != "placeholder"}
-        return outputs_of(structure.graph, run.run(*flat, initial_env=begun))
+        initial_env = {node: value for node, value in (computed or {}).items() if node.op != "placeholder"}
+        return outputs_of(structure.graph, run.run(*flat, initial_env=initial_env))
 
     def values(self, inputs: ExampleInputs, skip: Set[Node]) -> dict[Node, Any]:
         """Run all ops but those of `skip`, and return what these and the output take up (else None), to go on from."""
         graph = self.at(inputs)[0].graph
         run = fx.Interpreter(root_of(graph), garbage_collect_values=False, graph=graph.graph)
         run.run(*self._flat(graph, inputs, {}), initial_env=dict.fromkeys(skip))
-        taken = {
+        consumed_nodes = {
             source for node in graph.nodes if node in skip or node.op == "output" for source in node.all_input_nodes
         }
         done = (node for node in graph.nodes if node not in skip and node.op != "output")
-        return {node: run.env[node] if node in taken else None for node in done}
+        return {node: run.env[node] if node in consumed_nodes else None for node in done}
 
     @property
     def partial(self) -> dict[str, str]:
@@ -220,47 +220,47 @@ class Flow:
         recurrent layer reads its own units inside its loop.
         """
         structure: Structure = self.sites.structure
-        found: dict[str, str] = {}
+        reasons: dict[str, str] = {}
         names = {atom: name for name, atom in structure.units.items() if name in self.sites}
         for axes in structure.ties.statistics.values():
             for atom in _atoms(Value(axes)):
-                found.setdefault(names.get(atom, ""), "a norm takes statistics over the units")
+                reasons.setdefault(names.get(atom, ""), "a norm takes statistics over the units")
         weights = weight_nodes(structure)
         for atom in _summed_in_weights(structure, weights):
-            found.setdefault(names.get(atom, ""), "a weight is made by a sum over the units")
+            reasons.setdefault(names.get(atom, ""), "a weight is made by a sum over the units")
         for node in structure.graph.nodes:
             if node.op == "call_function" and op_name(node) in GATES:
                 only_read = {a for a, _, _ in _operands(structure, node, weights)} - _atoms(structure.values[node])
                 for source in node.all_input_nodes:
                     for atom in _atoms(structure.values.get(source)) - only_read:
-                        found.setdefault(names.get(atom, ""), "a recurrent layer reads its own units")
-        return {name: reason for name, reason in found.items() if name}
+                        reasons.setdefault(names.get(atom, ""), "a recurrent layer reads its own units")
+        return {name: reason for name, reason in reasons.items() if name}
 
     def reads(self, inputs: ExampleInputs) -> dict[str, tuple[Read, ...]]:
         """Return the reads of the sites in the graph for inputs of this shape."""
-        found = self.at(inputs)[1]
-        return {name: found[name] for name in self.sites}
+        reads_by_site = self.at(inputs)[1]
+        return {name: reads_by_site[name] for name in self.sites}
 
     def at(self, inputs: ExampleInputs) -> tuple[Structure, dict[str, tuple[Read, ...]]]:
         """Return the structure, and the reads of all its sites, for inputs of this shape."""
         args, kwargs = split_inputs(inputs)
         leaves, spec = pytree.tree_flatten((args, kwargs))
         key = (str(spec), tuple((tuple(x.shape), x.dtype) if isinstance(x, Tensor) else x for x in leaves))
-        if key not in self._known:
+        if key not in self._traced:
             structure = infer(traced(self.model, inputs))
             missing = [name for name in self.sites if name not in structure.units]
             if missing:
                 raise InputError(
                     f"on inputs of this shape the model has no site {missing[0]!r}; find the sites on such inputs"
                 )
-            self._known[key] = (structure, reads(structure))
-        return self._known[key]
+            self._traced[key] = (structure, reads(structure))
+        return self._traced[key]
 
     def makers(self) -> dict[str, tuple[Maker, ...]]:
         """Return the convolutions and linear layers that produce the units of each site, in their order."""
         structure: Structure = self.sites.structure
-        found = makers_of(structure, Known(structure.graph, self._own(structure.graph, {})))
-        return {name: found[name] for name in self.sites}
+        makers_by_site = makers_of(structure, OwnTensors(structure.graph, self._own(structure.graph, {})))
+        return {name: makers_by_site[name] for name in self.sites}
 
     def given(self, inputs: ExampleInputs) -> dict[Node, Any]:
         """Return what the placeholders of the graph for inputs of this shape stand for."""
@@ -270,17 +270,21 @@ class Flow:
 
     def _own(self, graph: Graph, tensors: Mapping[str, Tensor]) -> dict[Node, Tensor]:
         """The model's tensors, or those in their place, by the placeholders that stand for them."""
-        own = {**graph.state, **own_tensors(self.model), **tensors}
+        tensors_by_name = {**graph.state, **own_tensors(self.model), **tensors}
         if any(map(writes, graph.nodes)):
             # What the ops write into a buffer, as a counter of calls, stays out of the model.
-            own = {name: x if isinstance(x, nn.Parameter) else x.clone() for name, x in own.items()}
-        return {node: own[name] for node, name in tensor_names(graph).items()}
+            tensors_by_name = {
+                name: x if isinstance(x, nn.Parameter) else x.clone() for name, x in tensors_by_name.items()
+            }
+        return {node: tensors_by_name[name] for node, name in tensor_names(graph).items()}
 
     def _flat(self, graph: Graph, inputs: ExampleInputs, tensors: Mapping[str, Tensor]) -> list[Any]:
         """What the graph's placeholders stand for, in their order."""
-        own = self._own(graph, tensors)
+        tensors_by_node = self._own(graph, tensors)
         leaves = iter(x for x in pytree.tree_leaves(split_inputs(inputs)) if graph.program or isinstance(x, Tensor))
-        return [own[n] if n in own else next(leaves) for n in graph.nodes if n.op == "placeholder"]
+        return [
+            tensors_by_node[n] if n in tensors_by_node else next(leaves) for n in graph.nodes if n.op == "placeholder"
+        ]
 
 
 def traced(model: nn.Module, inputs: ExampleInputs) -> Graph:
@@ -299,11 +303,11 @@ def tensor_names(graph: Graph) -> dict[Node, str]:
     return names
 
 
-def outputs_of(graph: Graph, made: Any) -> Any:
+def outputs_of(graph: Graph, leaves: Any) -> Any:
     """Return what the graph made in the form in which the model returns it."""
     if graph.program is None:
-        return made[0]
-    return pytree.tree_unflatten(list(made), graph.program.call_spec.out_spec)
+        return leaves[0]
+    return pytree.tree_unflatten(list(leaves), graph.program.call_spec.out_spec)
 
 
 class Tapped(fx.Interpreter):
@@ -321,23 +325,23 @@ class Tapped(fx.Interpreter):
 
     def run_node(self, n: Node) -> Any:
         """Run one op, and show what it made."""
-        made = self._run(n)
-        return made if self.see is None else self.see(n, made)
+        output = self._run(n)
+        return output if self.see is None else self.see(n, output)
 
     def _run(self, n: Node) -> Any:
         if n not in self.edges:
             return super().run_node(n)
-        taken = self.taken(n)
-        args, kwargs = fx.map_arg((n.args, n.kwargs), lambda a: taken.get(a, self.env[a]))
+        operands = self.taken(n)
+        args, kwargs = fx.map_arg((n.args, n.kwargs), lambda a: operands.get(a, self.env[a]))
         return n.target(*args, **kwargs)  # type: ignore[operator]
 
     def taken(self, n: Node) -> dict[Any, Any]:
         """Return what an op takes up in the place of those of its operands that are read through the tap."""
-        taken: dict[Any, Any] = {}
+        operands: dict[Any, Any] = {}
         for read in self.edges.get(n, ()):
             assert self.tap is not None
-            taken[read.source] = self.tap(read, taken.get(read.source, self.env[read.source]))
-        return taken
+            operands[read.source] = self.tap(read, operands.get(read.source, self.env[read.source]))
+        return operands
 
     def forked(self) -> Tapped:
         """Return one that has computed as much, and goes on by itself."""

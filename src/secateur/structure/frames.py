@@ -152,7 +152,7 @@ def table_rows(graph: Graph) -> dict[int, int]:
     return rows
 
 
-def drawn_inputs(inputs: Inputs, frame: Frame, rows: Mapping[int, int], seed: int, *, drawn: bool = True) -> Inputs:
+def drawn_inputs(inputs: Inputs, frame: Frame, rows: Mapping[int, int], seed: int, *, redrawn: bool = True) -> Inputs:
     """Return inputs of the shapes of `frame`, floating ones in float64.
 
     Numbers are normal, each sample with a scale of its own, and non-negative where the example is. Tokens come from
@@ -164,7 +164,7 @@ def drawn_inputs(inputs: Inputs, frame: Frame, rows: Mapping[int, int], seed: in
         frame: the shapes.
         rows: for each input that holds tokens, by number among the tensors, how many there are.
         seed: another seed, other inputs.
-        drawn: False crops or repeats everything.
+        redrawn: False crops or repeats everything.
     """
     generator = torch.Generator().manual_seed(seed)
     leaves, spec = pytree.tree_flatten(inputs)
@@ -174,9 +174,9 @@ def drawn_inputs(inputs: Inputs, frame: Frame, rows: Mapping[int, int], seed: in
         if not isinstance(x, Tensor):
             return x
         shape = frame.shape(x)
-        if drawn and x.is_floating_point() and not _is_mask(x):
+        if redrawn and x.is_floating_point() and not _is_mask(x):
             return _numbers(x, shape, seed, generator)
-        if drawn and numbers[id(x)] in rows and not x.is_floating_point():
+        if redrawn and numbers[id(x)] in rows and not x.is_floating_point():
             return _tokens(x, shape, rows[numbers[id(x)]], generator)
         fitted = _fitted(x, shape)
         return fitted.double() if x.is_floating_point() else fitted

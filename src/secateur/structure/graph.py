@@ -48,10 +48,10 @@ def check_shape(x: Tensor, shape: tuple[int | None, ...], number: int) -> None:
     secateur.types.InputError: input 0 of this graph has shape (5, 3); it takes (any, 2) alone: cut the model again...
     """
     if len(x.shape) != len(shape) or any(want not in (None, size) for size, want in zip(x.shape, shape, strict=True)):
-        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        accepted_shape = ", ".join("any" if size is None else str(size) for size in shape)
         raise InputError(
-            f"input {number} of this graph has shape {tuple(x.shape)}; it takes ({wanted}) alone: cut the model again "
-            "with an example of the shape that you need"
+            f"input {number} of this graph has shape {tuple(x.shape)}; it takes ({accepted_shape}) alone: cut the model "
+            "again with an example of the shape that you need"
         )
 
 
@@ -72,9 +72,9 @@ def graph_form(small: nn.Module, structure: Structure, gone: Mapping[Atom, Tenso
         if isinstance(module, GraphModule):
             root.add_module(name, GraphModule(module, inner[id(module.graph)]))
     graph = _top_graph(structure, program, inner[id(program.graph)])
-    made = GraphModule(root, graph, class_name=f"Cut{type(small).__name__}")
-    made.eval()
-    return made
+    graph_module = GraphModule(root, graph, class_name=f"Cut{type(small).__name__}")
+    graph_module.eval()
+    return graph_module
 
 
 def _graphs(structure: Structure) -> list[fx.Graph]:
@@ -88,14 +88,14 @@ def _holder(small: nn.Module, graph: Graph, program: ExportedProgram) -> nn.Modu
         **dict(small.named_parameters(remove_duplicate=False)),
         **dict(small.named_buffers(remove_duplicate=False)),
     }
-    kept = set(small.state_dict())
+    persistent_names = set(small.state_dict())
     for name, tensor in state.items():
         path, _, attribute = name.rpartition(".")
         module = _submodule(root, path)
         if isinstance(tensor, nn.Parameter):
             module.register_parameter(attribute, tensor)
         else:
-            module.register_buffer(attribute, tensor, persistent=name in kept)
+            module.register_buffer(attribute, tensor, persistent=name in persistent_names)
     constants = program.graph_signature.inputs_to_lifted_tensor_constants
     for name in dict.fromkeys([*graph.tensors.values(), *constants.values()]):
         if name not in state:
@@ -107,11 +107,11 @@ def _holder(small: nn.Module, graph: Graph, program: ExportedProgram) -> nn.Modu
 def _constant(small: nn.Module, program: ExportedProgram, name: str) -> Tensor:
     path, _, attribute = name.rpartition(".")
     try:
-        found = getattr(small.get_submodule(path), attribute)
+        tensor = getattr(small.get_submodule(path), attribute)
     except AttributeError:
-        found = program.constants[name]
-    assert isinstance(found, Tensor)
-    return found
+        tensor = program.constants[name]
+    assert isinstance(tensor, Tensor)
+    return tensor
 
 
 def _submodule(root: nn.Module, path: str) -> nn.Module:
@@ -171,14 +171,14 @@ def _rewritten(structure: Structure, old: fx.Graph, gone: Mapping[Atom, Tensor])
 
 def _follow_batch(structure: Structure, node: Node, copy: Node, source: Node, batch: Atom) -> None:
     """Compute from the input's batch every size of a view that contains it."""
-    made = structure.values.get(node)
+    output = structure.values.get(node)
     name = {"view": "size", "reshape": "shape", "_unsafe_view": "size", "expand": "size"}.get(op_name(node))
-    if name is None or not isinstance(made, Value):
+    if name is None or not isinstance(output, Value):
         return
     at = [a.name for a in node.target._schema.arguments].index(name)  # type: ignore[union-attr]
     sizes = list(copy.args[at]) if at < len(copy.args) else []  # type: ignore[arg-type]
     with copy.graph.inserting_before(copy):
-        for dim, (size, axis) in enumerate(zip(sizes, made.axes, strict=False)):
+        for dim, (size, axis) in enumerate(zip(sizes, output.axes, strict=False)):
             if isinstance(size, int) and size > 0 and list(atoms(axis)).count(batch) == 1:
                 now = copy.graph.call_function(torch.ops.aten.sym_size.int, (source, 0))
                 sizes[dim] = copy.graph.call_function(operator.mul, (now, size // batch.size))

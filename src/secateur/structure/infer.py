@@ -76,17 +76,17 @@ class _Solver:
         self.tensors: dict[str, Value] = {}
         self._shared: dict[int, Value] = {}
 
-    def run(self, graph: fx.Graph, given: dict[Node, Any]) -> Any:
-        """Visit every node of `graph`; `given` holds the values of the placeholders of an inlined graph."""
+    def run(self, graph: fx.Graph, placeholder_values: dict[Node, Any]) -> Any:
+        """Visit every node of `graph`; `placeholder_values` are those of an inlined graph, by placeholder."""
         for node in graph.nodes:
             if node.op == "output":
                 result = fx.map_arg(node.args[0], self.values.get)
-                if not given:
+                if not placeholder_values:
                     for value in _leaves(result):
                         for axis in value.axes:
                             freeze(axis, "the model's output")
                 return result
-            self.values[node] = given[node] if node in given else self._value(node)
+            self.values[node] = placeholder_values[node] if node in placeholder_values else self._value(node)
         return None
 
     def freeze_what_leaves(self) -> None:
@@ -128,34 +128,36 @@ class _Solver:
         if node.op == "placeholder":
             return self._placeholder(node)
         if node.op == "get_attr":
-            found = attribute(node.graph.owning_module, str(node.target))
-            return fixed_value(found.shape, "a constant") if isinstance(found, Tensor) else found
+            constant = attribute(node.graph.owning_module, str(node.target))
+            return fixed_value(constant.shape, "a constant") if isinstance(constant, Tensor) else constant
         if node.target is operator.getitem:
-            made, index = self.values[node.args[0]], node.args[1]  # type: ignore[index]
-            return made[index] if isinstance(made, (list, tuple)) and isinstance(index, int) else made
+            operand, index = self.values[node.args[0]], node.args[1]  # type: ignore[index]
+            return operand[index] if isinstance(operand, (list, tuple)) and isinstance(index, int) else operand
         return self._call(node)
 
     def _placeholder(self, node: Node) -> Value | None:
-        made = node.meta.get("val")
-        if not isinstance(made, Tensor):
+        traced_tensor = node.meta.get("val")
+        if not isinstance(traced_tensor, Tensor):
             return None
         name = self.graph.tensors.get(node)
         if name is None:
             is_input = node in self.graph.inputs
-            return fixed_value(made.shape, "the model's input" if is_input else "a constant made in the forward pass")
+            return fixed_value(
+                traced_tensor.shape, "the model's input" if is_input else "a constant made in the forward pass"
+            )
         tensor = self.graph.state.get(name)
         if id(tensor) not in self._shared:  # a tensor under two names is one tensor
-            self._shared[id(tensor)] = _tensor_value(name, made, isinstance(tensor, torch.nn.Parameter))
+            self._shared[id(tensor)] = _tensor_value(name, traced_tensor, isinstance(tensor, torch.nn.Parameter))
         self.tensors[name] = self._shared[id(tensor)]
         return self.tensors[name]
 
-    def _overwrite(self, node: Node, made: Value) -> None:
+    def _overwrite(self, node: Node, output: Value) -> None:
         """What an in-place op writes into a view is written into everything that it is a view of."""
         target = node.args[0] if node.args else None
         while isinstance(target, Node):
             old = self.values.get(target)
             if isinstance(old, Value):
-                self.values[target] = replace(old, zero=old.zero and made.zero)
+                self.values[target] = replace(old, zero=old.zero and output.zero)
             target = target.args[0] if target.op == "call_function" and target.args else None
 
     def _call(self, node: Node) -> Any:
@@ -170,18 +172,18 @@ class _Solver:
         rule = RULES.get(name)
         if (rule is not None and call.values()) or name in {"zeros", "ones", "full", "empty", "rand", "randn"}:
             assert rule is not None
-            made_value = rule(call)
-            if writes(node) and isinstance(made_value, Value):
-                self._overwrite(node, made_value)
-            return made_value
-        made = node.meta.get("val")
-        if not isinstance(made, (Tensor, list, tuple)):
+            output = rule(call)
+            if writes(node) and isinstance(output, Value):
+                self._overwrite(node, output)
+            return output
+        traced_output = node.meta.get("val")
+        if not isinstance(traced_output, (Tensor, list, tuple)):
             return None
         return freeze_all(call, f"no rule for {name}" if call.values() else "made in the forward pass")
 
 
-def _tensor_value(name: str, made: Tensor, parameter: bool) -> Value:
-    axes = tuple(Atom(int(s)) if s > 1 else fixed(int(s), f"size {int(s)}") for s in made.shape)
+def _tensor_value(name: str, tensor: Tensor, parameter: bool) -> Value:
+    axes = tuple(Atom(int(s)) if s > 1 else fixed(int(s), f"size {int(s)}") for s in tensor.shape)
     return Value(axes, parameter, tuple((name, d) for d in range(len(axes))))
 
 
@@ -231,13 +233,13 @@ def _find_sites(graph: Graph, tensors: Mapping[str, Value], ties: Ties) -> tuple
                 if not atom.frozen:
                     role = _role(ties, name, dim, len(value.axes))
                     members.setdefault(atom, []).append(Member(name, value.shape, dim, positions(axis, atom), role))
-    called = _unit_names(ties)
+    unit_by_atom = _unit_names(ties)
     sites: dict[str, Site] = {}
     units: dict[str, Atom] = {}
-    for atom, found in members.items():
-        unit = called.get(atom, "channel")
-        name = _unused(_site_name(found) + SUFFIX.get(unit, ""), sites)
-        sites[name] = Site(name, "channel", (atom.size,), tuple(found), unit)
+    for atom, site_members in members.items():
+        unit = unit_by_atom.get(atom, "channel")
+        name = _unused(_site_name(site_members) + SUFFIX.get(unit, ""), sites)
+        sites[name] = Site(name, "channel", (atom.size,), tuple(site_members), unit)
         units[name] = atom
     return sites, units
 
@@ -249,13 +251,13 @@ SUFFIX = {"head": ".heads", HEAD_DIMENSION: ".head_dim", "group": ".groups"}
 def _unit_names(ties: Ties) -> dict[Atom, str]:
     """What each atom's units are: the most particular word said of it."""
     order = ("head", "head dimension", "group", "embedding", "filter", "neuron")
-    found: dict[Atom, str] = {}
+    names_by_atom: dict[Atom, str] = {}
     for axis, name in ties.units:
         for atom in dict.fromkeys(atoms(axis)):
-            old = found.get(atom)
+            old = names_by_atom.get(atom)
             if old is None or order.index(name) < order.index(old):
-                found[atom] = name
-    return found
+                names_by_atom[atom] = name
+    return names_by_atom
 
 
 def _site_name(members: list[Member]) -> str:
@@ -264,11 +266,11 @@ def _site_name(members: list[Member]) -> str:
     return module or parameter
 
 
-def _unused(name: str, taken: Mapping[str, Site]) -> str:
-    number, found = 2, name
-    while found in taken:
-        found, number = f"{name}:{number}", number + 1
-    return found
+def _unused(name: str, sites: Mapping[str, Site]) -> str:
+    number, candidate = 2, name
+    while candidate in sites:
+        candidate, number = f"{name}:{number}", number + 1
+    return candidate
 
 
 def _find_frozen(tensors: Mapping[str, Value], ties: Ties) -> Iterator[tuple[str, str]]:

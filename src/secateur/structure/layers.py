@@ -20,7 +20,7 @@ from secateur.structure.ops import product_of
 from secateur.structure.patches import PART, Patches
 from secateur.structure.rules import op_name
 
-__all__ = ["Layer", "layers"]
+__all__ = ["Layer", "layers", "other_uses"]
 
 MOVES = [
     "alias",
@@ -90,11 +90,11 @@ def layers(structure: Structure) -> tuple[Layer, ...]:
     >>> from torch import nn
     >>> from secateur.structure import channels
     >>> model = nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.Flatten(), nn.Linear(4, 3))
-    >>> found = layers(channels(model, torch.zeros(1, 2, 3, 3)).structure)
-    >>> [(layer.parameter, tuple(layer.entries.shape)) for layer in found]
+    >>> weight_layers = layers(channels(model, torch.zeros(1, 2, 3, 3)).structure)
+    >>> [(layer.parameter, tuple(layer.entries.shape)) for layer in weight_layers]
     [('0.weight', (2, 2, 9)), ('2.weight', (1, 3, 4))]
     """
-    found: list[Layer] = []
+    weight_layers: list[Layer] = []
     moved = _Moved(structure)
     for node in structure.graph.nodes:
         product = product_of(node)
@@ -102,15 +102,32 @@ def layers(structure: Structure) -> tuple[Layer, ...]:
         if product is None or place is None or moved[product.source] is not None:
             continue
         name, entries = place
-        number = sum(layer.parameter == name for layer in found)
+        number = sum(layer.parameter == name for layer in weight_layers)
         if product.convolution:
             matrices = _matrices(entries, product.groups, product.transposed)
             patches = Patches.of(product.arguments, entries.shape[2:], transposed=product.transposed)
-            found.append(Layer(name, number, node, product.source, matrices, patches))
+            weight_layers.append(Layer(name, number, node, product.source, matrices, patches))
         elif entries.ndim == 2:
             matrix = entries if product.out_first else entries.T
-            found.append(Layer(name, number, node, product.source, matrix.unsqueeze(0)))
-    return tuple(found)
+            weight_layers.append(Layer(name, number, node, product.source, matrix.unsqueeze(0)))
+    return tuple(weight_layers)
+
+
+def other_uses(structure: Structure) -> dict[str, Node]:
+    """Return the parameters that another op than a product reads as well, each with the first such op.
+
+    New values for such a weight change more than what its products compute: a table that an embedding looks up, and
+    that the last layer multiplies by.
+    """
+    moved, products = _Moved(structure), {layer.node for layer in layers(structure)}
+    uses: dict[str, Node] = {}
+    for node in structure.graph.nodes:
+        product = product_of(node) if node in products else None
+        for source in node.all_input_nodes:
+            place = moved[source]
+            if place is not None and moved[node] is None and (product is None or source is not product.weight):
+                uses.setdefault(place[0], node)
+    return uses
 
 
 class _Moved(dict[Any, tuple[str, Tensor] | None]):
@@ -121,8 +138,8 @@ class _Moved(dict[Any, tuple[str, Tensor] | None]):
         self.graph = structure.graph
 
     def __missing__(self, node: Any) -> tuple[str, Any] | None:
-        self[node] = found = self._find(node) if isinstance(node, Node) else None
-        return found
+        self[node] = place = self._find(node) if isinstance(node, Node) else None
+        return place
 
     def _find(self, node: Node) -> tuple[str, Any] | None:
         if node in self.graph.tensors:

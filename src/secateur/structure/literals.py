@@ -22,8 +22,10 @@ class _Sizes:
     def __init__(self, structure: Structure, node: Node, gone: Mapping[Atom, Tensor]) -> None:
         self.structure, self.node, self.gone = structure, node, gone
         self.arguments = bind(node, structure.values)
-        made = structure.values.get(node)
-        self.outputs: list[Value] = [v for v in (made if isinstance(made, list) else [made]) if isinstance(v, Value)]
+        output = structure.values.get(node)
+        self.outputs: list[Value] = [
+            v for v in (output if isinstance(output, list) else [output]) if isinstance(v, Value)
+        ]
 
     def count(self, axis: Axis) -> int:
         return int(keep_vector(axis, self.gone).sum())
@@ -61,29 +63,31 @@ def _split(s: _Sizes) -> dict[str, Any]:
 def _slice(s: _Sizes) -> dict[str, Any]:
     dim = (s.arguments["dim"] or 0) % len(s.arguments["self"].axes)
     axis = s.arguments["self"].axes[dim]
-    kept = keep_vector(axis, s.gone)
+    keep_mask = keep_vector(axis, s.gone)
     step = s.arguments.get("step") or 1
     if step > 1:
         return {}
     return {
-        name: _moved(s.arguments[name], kept) for name in ("start", "end") if isinstance(s.arguments.get(name), int)
+        name: _moved(s.arguments[name], keep_mask)
+        for name in ("start", "end")
+        if isinstance(s.arguments.get(name), int)
     }
 
 
-def _moved(index: int, kept: Tensor) -> int:
+def _moved(index: int, keep_mask: Tensor) -> int:
     """Where a boundary lies after the cut."""
-    size = kept.numel()
+    size = keep_mask.numel()
     if index >= size or index <= -size:
         return index
     if index < 0:
-        return -int(kept[size + index :].sum())
-    return int(kept[:index].sum())
+        return -int(keep_mask[size + index :].sum())
+    return int(keep_mask[:index].sum())
 
 
 def _narrow(s: _Sizes) -> dict[str, Any]:
     dim = s.arguments["dim"] % len(s.arguments["self"].axes)
-    kept = keep_vector(s.arguments["self"].axes[dim], s.gone)
-    return {"start": _moved(s.arguments["start"], kept), "length": s.count(s.outputs[0].axes[dim])}
+    keep_mask = keep_vector(s.arguments["self"].axes[dim], s.gone)
+    return {"start": _moved(s.arguments["start"], keep_mask), "length": s.count(s.outputs[0].axes[dim])}
 
 
 def _groups(name: str) -> Callable[[_Sizes], dict[str, Any]]:

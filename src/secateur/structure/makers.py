@@ -14,7 +14,7 @@ from secateur.structure.infer import Structure, attribute
 from secateur.structure.ops import Product, product_of
 from secateur.structure.trace import Graph
 
-__all__ = ["Known", "Maker", "makers_of", "root_of", "weight_nodes"]
+__all__ = ["Maker", "OwnTensors", "makers_of", "root_of", "weight_nodes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +45,10 @@ class Maker:
         return answer if offset is None else answer + offset
 
 
-def makers_of(structure: Structure, known: Known) -> dict[str, tuple[Maker, ...]]:
+def makers_of(structure: Structure, tensors: OwnTensors) -> dict[str, tuple[Maker, ...]]:
     """Return the layers that make the units of each site, in their order."""
     names = {atom: name for name, atom in structure.units.items()}
-    found: dict[str, list[Maker]] = {name: [] for name in structure.sites}
+    makers_by_site: dict[str, list[Maker]] = {name: [] for name in structure.sites}
     weights = weight_nodes(structure)
     for node in structure.graph.nodes:
         product = product_of(node)
@@ -62,9 +62,9 @@ def makers_of(structure: Structure, known: Known) -> dict[str, tuple[Maker, ...]
             if atom in names and atom in _produced(structure, product):
                 index = positions(axis, atom)
                 assert index is not None
-                bias = None if product.bias is None else known[product.bias]
-                found[names[atom]].append(Maker(product, known[product.weight], bias, sample, index))
-    return {name: tuple(layers) for name, layers in found.items()}
+                bias = None if product.bias is None else tensors[product.bias]
+                makers_by_site[names[atom]].append(Maker(product, tensors[product.weight], bias, sample, index))
+    return {name: tuple(layers) for name, layers in makers_by_site.items()}
 
 
 def _produced(structure: Structure, product: Product) -> set[Atom]:
@@ -73,33 +73,33 @@ def _produced(structure: Structure, product: Product) -> set[Atom]:
     return set(atoms(structure.values[product.weight].axes[dim]))
 
 
-class Known(dict[Node, Any]):
+class OwnTensors(dict[Node, Any]):
     """The tensors of the graph that are made of the model's own alone, computed when they are asked for."""
 
-    def __init__(self, graph: Graph, own: Mapping[Node, Any]) -> None:
-        super().__init__(own)
+    def __init__(self, graph: Graph, model_tensors: Mapping[Node, Any]) -> None:
+        super().__init__(model_tensors)
         self.root = root_of(graph)
 
     def __missing__(self, node: Node) -> Any:
         if node.op == "get_attr":
-            made = attribute(self.root, str(node.target))
+            tensor = attribute(self.root, str(node.target))
         else:
             args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self[n])
-            made = node.target(*args, **kwargs)  # type: ignore[operator]
-        self[node] = made
-        return made
+            tensor = node.target(*args, **kwargs)  # type: ignore[operator]
+        self[node] = tensor
+        return tensor
 
 
 def weight_nodes(structure: Structure) -> set[Node]:
     """The tensors that are the model's own, or made of those alone, as a transposed weight is."""
-    found: set[Node] = set()
+    weights: set[Node] = set()
     for node in structure.graph.nodes:
         if node.op in {"placeholder", "get_attr"}:
             if node not in structure.graph.inputs:
-                found.add(node)
-        elif all(source in found for source in node.all_input_nodes):
-            found.add(node)
-    return found
+                weights.add(node)
+        elif all(source in weights for source in node.all_input_nodes):
+            weights.add(node)
+    return weights
 
 
 def root_of(graph: Graph) -> nn.Module:

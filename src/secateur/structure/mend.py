@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from secateur.checks import is_whole
 from secateur.randomness import private_draws
 from secateur.state import evaluating, first_names
 from secateur.structure.axes import Atom, keep_vector
@@ -65,10 +66,10 @@ def _recurrent(module: nn.Module, shapes: Mapping[str, Shape]) -> dict[str, int 
     assert isinstance(module, nn.RNNBase)
     gates = shapes["weight_ih_l0"][0]
     old = int(module.get_parameter("weight_ih_l0").shape[0]) // module.hidden_size
-    found: dict[str, int | list[int]] = {"input_size": shapes["weight_ih_l0"][1], "hidden_size": gates // old}
+    sizes: dict[str, int | list[int]] = {"input_size": shapes["weight_ih_l0"][1], "hidden_size": gates // old}
     if "weight_hr_l0" in shapes:
-        found["proj_size"] = shapes["weight_hr_l0"][0]
-    return found
+        sizes["proj_size"] = shapes["weight_hr_l0"][0]
+    return sizes
 
 
 Mender = Callable[[nn.Module, Mapping[str, Shape]], dict[str, int | list[int]]]
@@ -90,31 +91,31 @@ MENDERS: list[tuple[type[nn.Module], Mender]] = [
 def edits(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], shapes: Mapping[str, Shape]) -> Edits:
     """Return the attributes of torch's own layers that follow from the new `shapes` of their tensors (by full name)."""
     first = first_names(model)
-    found: Edits = {}
+    edits_by_path: Edits = {}
     for path, attribute, value in _group_counts(model, structure, gone):
-        found.setdefault(path, {})[attribute] = value
+        edits_by_path.setdefault(path, {})[attribute] = value
     for path, module in model.named_modules():
         if isinstance(module, nn.MultiheadAttention):
-            found.setdefault(path, {}).update(_attention(path, module, structure, gone, shapes))
+            edits_by_path.setdefault(path, {}).update(_attention(path, module, structure, gone, shapes))
             continue
         mender = next((m for kind, m in MENDERS if isinstance(module, kind)), None)
         names = {n: first[id(getattr(module, n))] for n in _own_tensors(module)}
         if mender is None or not any(full in shapes for full in names.values()):
             continue
-        own = {n: shapes.get(full) or tuple(getattr(module, n).shape) for n, full in names.items()}
-        new = mender(module, own)
-        groups = found.get(path, {}).get("groups")
+        tensor_shapes = {n: shapes.get(full) or tuple(getattr(module, n).shape) for n, full in names.items()}
+        new = mender(module, tensor_shapes)
+        groups = edits_by_path.get(path, {}).get("groups")
         if isinstance(groups, int) and isinstance(module, nn.modules.conv._ConvNd):
             grouped = "out_channels" if module.transposed else "in_channels"
             new[grouped] = int(new[grouped]) // int(module.groups) * groups  # type: ignore[arg-type]
         changed = {k: v for k, v in new.items() if _differs(getattr(module, k, None), v)}
         if changed:
-            found.setdefault(path, {}).update(changed)
+            edits_by_path.setdefault(path, {}).update(changed)
     for path, module in model.named_modules():
         # An encoder hands its layers ragged batches for a fused kernel, which keeps to attention as torch has it.
-        if isinstance(module, nn.TransformerEncoder) and any(_is_freed(model, path, inner) for inner in found):
-            found.setdefault(path, {})["use_nested_tensor"] = False
-    return {path: attributes for path, attributes in found.items() if attributes}
+        if isinstance(module, nn.TransformerEncoder) and any(_is_freed(model, path, inner) for inner in edits_by_path):
+            edits_by_path.setdefault(path, {})["use_nested_tensor"] = False
+    return {path: attributes for path, attributes in edits_by_path.items() if attributes}
 
 
 def _is_freed(model: nn.Module, path: str, inner: str) -> bool:
@@ -138,8 +139,8 @@ def _attention(
     inner = first // 3 if module.in_proj_weight is not None else first
     heads = _heads(path, module, structure, gone)
     new: dict[str, int | list[int]] = {"num_heads": heads, "head_dim": inner // heads, "embed_dim": width}
-    own = {n: f"{path}.{n}_proj_weight" if path else f"{n}_proj_weight" for n in "kv"}
-    for attribute, name in (("kdim", own["k"]), ("vdim", own["v"])):
+    projections = {n: f"{path}.{n}_proj_weight" if path else f"{n}_proj_weight" for n in "kv"}
+    for attribute, name in (("kdim", projections["k"]), ("vdim", projections["v"])):
         value = structure.tensors.get(name)
         new[attribute] = (shapes.get(name) or value.shape)[1] if value is not None else width
     return {k: v for k, v in new.items() if getattr(module, k) != v} or {"num_heads": heads}
@@ -167,17 +168,17 @@ def _differs(old: object, new: int | list[int]) -> bool:
 
 def _group_counts(model: nn.Module, structure: Structure, keep: Mapping[Atom, Tensor]) -> list[tuple[str, str, int]]:
     """New numbers of groups of the convolutions and norms whose group axis is cut."""
-    found: list[tuple[str, str, int]] = []
+    group_counts: list[tuple[str, str, int]] = []
     modules = dict(model.named_modules())
     for node, axis in structure.ties.groups.items():
-        kept = keep_vector(axis, keep)
+        keep_mask = keep_vector(axis, keep)
         stack = list((node.meta.get("nn_module_stack") or {}).values())
         path = stack[-1][0] if stack else ""
-        if bool(kept.all()) or path not in modules:
+        if bool(keep_mask.all()) or path not in modules:
             continue
         names = [a for a in ("groups", "num_groups") if getattr(modules[path], a, None) == axis.size]
-        found.extend((path, name, int(kept.sum())) for name in names)
-    return found
+        group_counts.extend((path, name, int(keep_mask.sum())) for name in names)
+    return group_counts
 
 
 @dataclass(frozen=True)
@@ -198,8 +199,10 @@ UNLIKELY = re.compile(
 )
 
 
-def proposals(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], known: Edits) -> Iterator[Edits]:
-    """Yield sets of attribute edits to try, the likeliest first; `known` ones are in every set.
+def proposals(
+    model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], certain_edits: Edits
+) -> Iterator[Edits]:
+    """Yield sets of attribute edits to try, the likeliest first; `certain_edits` are in every set.
 
     An attribute is proposed when it equals a size that changes in its module's own part of the graph, or in a part
     that it calls, and the forward pass was seen to read it for no arithmetic. Which of them are meant is decided by
@@ -210,11 +213,11 @@ def proposals(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor
     if structure.graph.uses is None or not guesses:
         # A plain network mostly needs no edits, and to watch what it reads takes another forward pass.
         tried.append(set())
-        yield known
+        yield certain_edits
     if guesses:
         uses = _uses(model, structure)
         guesses = _guesses(model, structure, gone, partial(_may_change, uses))
-    guesses = [g for g in guesses if g.attribute not in known.get(g.path, {})]
+    guesses = [g for g in guesses if g.attribute not in certain_edits.get(g.path, {})]
     kinds = list(dict.fromkeys((g.kind, g.attribute) for g in guesses))
     lost = {
         (g.kind, g.attribute)
@@ -229,7 +232,7 @@ def proposals(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor
     for choice in choices[:24]:
         if choice not in tried:
             tried.append(choice)
-            yield _merged(known, [g for g in guesses if (g.kind, g.attribute) in choice])
+            yield _merged(certain_edits, [g for g in guesses if (g.kind, g.attribute) in choice])
 
 
 def _may_change(uses: Uses, module: nn.Module, path: str, name: str) -> bool:
@@ -254,8 +257,8 @@ def _watched(uses: Uses, path: str, name: str) -> Attribute:
     return Attribute(uses.first_names.get(path, path), name)
 
 
-def _merged(known: Edits, guesses: list[Guess]) -> Edits:
-    merged = {path: dict(attributes) for path, attributes in known.items()}
+def _merged(certain_edits: Edits, guesses: list[Guess]) -> Edits:
+    merged = {path: dict(attributes) for path, attributes in certain_edits.items()}
     for guess in guesses:
         merged.setdefault(guess.path, {})[guess.attribute] = guess.value
     return merged
@@ -272,17 +275,17 @@ def _guesses(
         path: {name: value for name, value in vars(module).items() if may_change(module, path, name)}
         for path, module in modules.items()
     }
-    wanted: dict[str, dict[int, set[int]]] = {}
+    new_sizes_by_path: dict[str, dict[int, set[int]]] = {}
     for node in structure.values:
         pairs = size_changes(structure, node, gone)
         stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()] if pairs else []
         for old, new in pairs:
             for path in reversed(stack):
-                wanted.setdefault(path, {}).setdefault(old, set()).add(new)
+                new_sizes_by_path.setdefault(path, {}).setdefault(old, set()).add(new)
                 if any(_holds(value, old) for value in holders.get(path, {}).values()):
                     break
     guesses: list[Guess] = []
-    for path, sizes in wanted.items():
+    for path, sizes in new_sizes_by_path.items():
         # A size that would have to become two different ones is no single attribute.
         settled = {old: next(iter(new)) for old, new in sizes.items() if len(new) == 1}
         if path in modules:
@@ -293,12 +296,14 @@ def _guesses(
 def _holds(value: object, size: int) -> bool:
     if isinstance(value, (list, tuple)):
         return any(_holds(v, size) for v in value)
-    return isinstance(value, int) and not isinstance(value, bool) and value == size
+    return is_whole(value) and value == size
 
 
-def _module_guesses(path: str, module: nn.Module, held: Mapping[str, Any], settled: Mapping[int, int]) -> list[Guess]:
+def _module_guesses(
+    path: str, module: nn.Module, attributes: Mapping[str, Any], settled: Mapping[int, int]
+) -> list[Guess]:
     guesses = []
-    for name, value in held.items():
+    for name, value in attributes.items():
         if not any(_holds(value, old) for old in settled):
             continue
         new = settled[value] if isinstance(value, int) else [settled.get(v, v) for v in value]

@@ -22,8 +22,8 @@ def check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
         InputError: with the state that is neither a scalar nor of its parameter's shape.
     """
     owned = {id(p): name for name, p in model.named_parameters()}
-    given = [p for group in optimizer.param_groups for p in group["params"]]
-    if not any(id(p) in owned for p in given):
+    optimizer_parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if not any(id(p) in owned for p in optimizer_parameters):
         raise InputError("cut: the optimizer has none of this model's parameters; make it with model.parameters()")
     for parameter, state in optimizer.state.items():
         for key, value in state.items():

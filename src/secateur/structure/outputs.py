@@ -38,13 +38,13 @@ def tensors_within(value: Any) -> list[Tensor]:
     return list(_walk(value, set(), DEPTH))
 
 
-def _walk(value: Any, seen: set[int], depth: int) -> Iterator[Tensor]:
+def _walk(value: Any, visited_ids: set[int], depth: int) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
-    elif depth and not isinstance(value, CLOSED) and id(value) not in seen:
-        seen.add(id(value))
+    elif depth and not isinstance(value, CLOSED) and id(value) not in visited_ids:
+        visited_ids.add(id(value))
         for part in _parts(value):
-            yield from _walk(part, seen, depth - 1)
+            yield from _walk(part, visited_ids, depth - 1)
 
 
 def _parts(value: Any) -> Iterator[Any]:
@@ -85,38 +85,38 @@ class Holdings:
         self.internal = INTERNAL - {"_buffers"} if buffers else INTERNAL
         self.attributes = [(path, module, dict(vars(module))) for path, module in model.named_modules()]
         self.contents: list[tuple[Any, Any]] = []
-        seen: set[int] = set()
-        for _, _, held in self.attributes:
-            for name, value in held.items():
+        visited_ids: set[int] = set()
+        for _, _, attributes in self.attributes:
+            for name, value in attributes.items():
                 if name not in self.internal:
-                    self._remember(value, seen)
+                    self._remember(value, visited_ids)
         self.alive = [tensor for _, tensor in self._tensors()]  # an id is a tensor's own only while it lives
-        self.known = {id(tensor) for tensor in self.alive}
+        self.held_ids = {id(tensor) for tensor in self.alive}
 
-    def _remember(self, value: Any, seen: set[int]) -> None:
+    def _remember(self, value: Any, visited_ids: set[int]) -> None:
         """Keep what the plain containers among the attributes contain."""
-        if type(value) not in (list, dict, set) or id(value) in seen:
+        if type(value) not in (list, dict, set) or id(value) in visited_ids:
             return
-        seen.add(id(value))
+        visited_ids.add(id(value))
         self.contents.append((value, value.copy()))
         for inner in list(value.values()) if isinstance(value, dict) else list(value):
-            self._remember(inner, seen)
+            self._remember(inner, visited_ids)
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor that an attribute leads to now, by the attribute's name."""
-        seen: set[int] = set()
+        visited_ids: set[int] = set()
         for path, module, _ in self.attributes:
             for name, value in list(vars(module).items()):
                 if name not in self.internal:
                     dotted = path or "a buffer" if name == "_buffers" else f"{path}.{name}".lstrip(".")
-                    for tensor in _walk(value, seen, DEPTH):
+                    for tensor in _walk(value, visited_ids, DEPTH):
                         yield dotted, tensor
-        for tensor in _walk(self.inputs, seen, DEPTH):
+        for tensor in _walk(self.inputs, visited_ids, DEPTH):
             yield "an entry of an input", tensor
 
     def stored(self) -> list[tuple[str, Tensor]]:
         """Return the tensors that the modules hold now and did not hold then, with the names of the attributes."""
-        fresh = {id(tensor): (name, tensor) for name, tensor in self._tensors() if id(tensor) not in self.known}
+        fresh = {id(tensor): (name, tensor) for name, tensor in self._tensors() if id(tensor) not in self.held_ids}
         return list(fresh.values())
 
     def restore(self) -> None:
@@ -124,11 +124,11 @@ class Holdings:
         for container, content in self.contents:
             container.clear()
             (container.extend if isinstance(container, list) else container.update)(content)
-        for _, module, held in self.attributes:
+        for _, module, attributes in self.attributes:
             now = vars(module)
-            for name in [n for n in now if n not in held and n not in self.internal]:
+            for name in [n for n in now if n not in attributes and n not in self.internal]:
                 del now[name]
-            now.update({name: value for name, value in held.items() if name not in self.internal})
+            now.update({name: value for name, value in attributes.items() if name not in self.internal})
 
 
 RETURNABLE = (Tensor, int, float, complex, str, type(None), torch.dtype, torch.device, torch.layout)

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from secateur.state import first_names, own_tensors
 from secateur.structure.outputs import Holdings, opaque_type, tensors_within
 
-__all__ = ["GaveUp", "Record", "record"]
+__all__ = ["GaveUp", "Recording", "record"]
 
 # Ops that keep to their operands' shapes and values, and make nothing up.
 PLAIN = {
@@ -46,7 +46,7 @@ class GaveUp(Exception):
     """The model is not plain enough to be recorded."""
 
 
-class Record:
+class Recording:
     """A recorded graph.
 
     Attributes:
@@ -67,31 +67,31 @@ class Record:
         self.opaque = ""
 
 
-def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Record:
+def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Recording:
     """Run `model`, in eval mode and without gradients as it is given here, and return the graph of what it did.
 
     Raises:
         GaveUp: the model does more than plain ops on its own tensors.
     """
-    made = Record()
-    recorder = _Recorder(made)
+    recording = Recording()
+    recorder = _Recorder(recording)
     first = first_names(model)
     for name, tensor in own_tensors(model).items():
         if first[id(tensor)] == name:
             recorder.hold(tensor, name)
     for number, leaf in enumerate(pytree.tree_leaves((args, dict(kwargs)))):
         if isinstance(leaf, Tensor):
-            made.inputs.append(recorder.placeholder(leaf, f"input_{number}"))
+            recording.inputs.append(recorder.placeholder(leaf, f"input_{number}"))
     holdings = Holdings(model, (args, kwargs), buffers=True)
-    with _module_paths(model, made.ran) as recorder.stack, recorder, _NoReading():
+    with _module_paths(model, recording.ran) as recorder.stack, recorder, _NoReading():
         outputs = model(*args, **kwargs)
-    made.stored = {recorder.node_of(t): f"the forward pass stores it as {name}" for name, t in holdings.stored()}
+    recording.stored = {recorder.node_of(t): f"the forward pass stores it as {name}" for name, t in holdings.stored()}
     leaves = [recorder.node_of(leaf) for leaf in tensors_within(outputs)]
     if not leaves:
         raise GaveUp("no output")
-    made.graph.output(tuple(leaves))
-    made.opaque = opaque_type(outputs)
-    return made
+    recording.graph.output(tuple(leaves))
+    recording.opaque = opaque_type(outputs)
+    return recording
 
 
 class _NoReading(TorchFunctionMode):
@@ -106,18 +106,18 @@ class _NoReading(TorchFunctionMode):
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes a node for every op; knows a tensor by its storage, strides and offset, as views of one are others."""
 
-    def __init__(self, made: Record) -> None:
+    def __init__(self, recording: Recording) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.made = made
+        self.recording = recording
         self.stack: list[tuple[str, str]] = []
         self.nodes: dict[int, Node] = {}
         self.alive: list[Tensor] = []  # a tensor's id is its own only while it lives
 
     def hold(self, tensor: Tensor, name: str) -> None:
-        self.made.tensors[self.placeholder(tensor, name.replace(".", "_"))] = name
+        self.recording.tensors[self.placeholder(tensor, name.replace(".", "_"))] = name
 
     def placeholder(self, tensor: Tensor, name: str) -> Node:
-        node = self.made.graph.placeholder(name)
+        node = self.recording.graph.placeholder(name)
         self._know(tensor, node)
         node.meta["val"] = _shell(tensor)
         return node
@@ -137,10 +137,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if name not in PLAIN and func._schema.name.removeprefix("aten::") not in PLAIN:
             raise GaveUp(f"aten.{name}")
         out = func(*args, **(kwargs or {}))
-        known = tuple(self._known(a) for a in args), {k: self._known(v) for k, v in (kwargs or {}).items()}
-        if name == "mm" and not any(map(self._is_weight, known[0])):
+        node_arguments = (
+            tuple(self._as_nodes(a) for a in args),
+            {k: self._as_nodes(v) for k, v in (kwargs or {}).items()},
+        )
+        if name == "mm" and not any(map(self._is_weight, node_arguments[0])):
             raise GaveUp("a product of two activations, whose size may set a temperature")
-        node = self.made.graph.create_node("call_function", func, *known)
+        node = self.recording.graph.create_node("call_function", func, *node_arguments)
         node.meta["nn_module_stack"] = {path: (path, kind) for path, kind in self.stack}
         node.meta["stack_trace"] = _line()
         node.meta["val"] = _shell(out) if isinstance(out, Tensor) else tuple(map(_shell, out))
@@ -148,14 +151,14 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def _is_weight(self, node: Node) -> bool:
-        while node not in self.made.tensors and len(node.all_input_nodes) == 1:
+        while node not in self.recording.tensors and len(node.all_input_nodes) == 1:
             node = node.all_input_nodes[0]
-        return node in self.made.tensors
+        return node in self.recording.tensors
 
-    def _known(self, argument: Any) -> Any:
+    def _as_nodes(self, argument: Any) -> Any:
         if isinstance(argument, Tensor):
             return self.node_of(argument)
-        return [self._known(a) for a in argument] if isinstance(argument, (list, tuple)) else argument
+        return [self._as_nodes(a) for a in argument] if isinstance(argument, (list, tuple)) else argument
 
     def _know_all(self, out: Any, node: Node) -> None:
         if isinstance(out, Tensor):
@@ -163,7 +166,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         for number, part in enumerate(out):
             if isinstance(part, Tensor):
-                item = self.made.graph.create_node("call_function", operator.getitem, (node, number))
+                item = self.recording.graph.create_node("call_function", operator.getitem, (node, number))
                 item.meta["val"] = _shell(part)
                 self._know(part, item)
 

@@ -86,7 +86,7 @@ class Reference:
     def _statistics(self, structure: Structure | None) -> Statistics | None:
         if structure is None:
             return None
-        gone = {structure.units[name]: kept for name, kept in self.keep.items() if not bool(kept.all())}
+        gone = {structure.units[name]: keep_mask for name, keep_mask in self.keep.items() if not bool(keep_mask.all())}
         nodes = {
             node
             for node, axes in structure.ties.statistics.items()
@@ -96,8 +96,8 @@ class Reference:
 
     def on_example(self) -> Any:
         """Return the outputs on the example inputs, in the model's own types."""
-        own = {name: tensor.detach() for name, tensor in self.tensors.items()}
-        return self.outputs(own.__getitem__, self.inputs, self.statistics, double=False)
+        original_tensors = {name: tensor.detach() for name, tensor in self.tensors.items()}
+        return self.outputs(original_tensors.__getitem__, self.inputs, self.statistics, double=False)
 
     def outputs(self, full: Fetch, inputs: Inputs, statistics: Statistics | None = None, *, double: bool = True) -> Any:
         """Return the outputs with zeros written into the tensors that `full` returns by name."""
@@ -109,7 +109,11 @@ class Reference:
             return write_zeros(tensor.to(torch.float64 if double else tensor.dtype, copy=True), zeroed)
 
         return run_substituted(
-            self.model, fetch, inputs, lambda m, given: _outputs(m, given, statistics), double=double
+            self.model,
+            fetch,
+            inputs,
+            lambda module, case_inputs: _outputs(module, case_inputs, statistics),
+            double=double,
         )
 
 
@@ -130,12 +134,12 @@ class Statistics:
         graph = self.structure.graph
         program = graph.program
         assert program is not None, "a recorded graph takes no statistics over what is cut"
-        held = {**program.constants, **tensors}
+        tensors_by_name = {**program.constants, **tensors}
         names = {n.name: name for n, name in graph.tensors.items()}
         names |= program.graph_signature.inputs_to_lifted_tensor_constants
         leaves = iter(pytree.tree_leaves(inputs))
         holders = [n for n in program.graph.nodes if n.op == "placeholder"]
-        flat = [held[name] if (name := names.get(n.name)) else next(leaves) for n in holders]
+        flat = [tensors_by_name[name] if (name := names.get(n.name)) else next(leaves) for n in holders]
         outputs = _MaskedStatistics(program.graph_module, self).run(*flat)
         return pytree.tree_unflatten(list(outputs), program.call_spec.out_spec)
 
@@ -157,10 +161,10 @@ class _MaskedStatistics(fx.Interpreter):
         }
         args, kwargs = pytree.tree_map(lambda t: small.get(id(t), t) if isinstance(t, Tensor) else t, (args, kwargs))
         result = n.target(*self._literals(n, list(args), operands), **kwargs)  # type: ignore[operator]
-        made = self.structure.values[n]
+        full_value = self.structure.values[n]
         if isinstance(result, tuple):
-            return tuple(self._spread(v, r) for v, r in zip(made, result, strict=True))
-        return self._spread(made, result)
+            return tuple(self._spread(v, r) for v, r in zip(full_value, result, strict=True))
+        return self._spread(full_value, result)
 
     def _literals(self, n: Node, args: list[Any], operands: list[Node]) -> list[Any]:
         """Sizes and group counts among the arguments, as they are after the cut."""
@@ -174,17 +178,17 @@ class _MaskedStatistics(fx.Interpreter):
     def _kept(self, node: Node, tensor: Tensor) -> Tensor:
         value: Value = self.structure.values[node]
         for dim, axis in enumerate(value.axes):
-            kept = keep_vector(axis, self.gone)
-            if not bool(kept.all()):
-                tensor = tensor.index_select(dim, kept.nonzero().flatten().to(tensor.device))
+            keep_mask = keep_vector(axis, self.gone)
+            if not bool(keep_mask.all()):
+                tensor = tensor.index_select(dim, keep_mask.nonzero().flatten().to(tensor.device))
         return tensor
 
     def _spread(self, value: Value, tensor: Tensor) -> Tensor:
         """Put a small result back into its full shape, with zeros for the removed units."""
         for dim, axis in enumerate(value.axes):
-            kept = keep_vector(axis, self.gone)
-            if not bool(kept.all()):
+            keep_mask = keep_vector(axis, self.gone)
+            if not bool(keep_mask.all()):
                 shape = (*tensor.shape[:dim], axis.size, *tensor.shape[dim + 1 :])
-                where = kept.nonzero().flatten().to(tensor.device)
+                where = keep_mask.nonzero().flatten().to(tensor.device)
                 tensor = tensor.new_zeros(shape).index_copy_(dim, where, tensor)
         return tensor

@@ -52,8 +52,8 @@ def _heading(sites: Sites) -> str:
     return f"{_count(len(sites), 'site')} with {_count(units, 'unit')}; {_count(len(sites.frozen), 'layer')} left whole"
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _tied(site: Site, most: int = 4) -> str:
@@ -142,11 +142,11 @@ def _lane(name: str, site: Site, layers: dict[str, int], x: int, colour: str) ->
     rows = sorted(row for row, _ in marks)
     title = f"<title>{escape(name)}: {site.size} units ({site.unit})</title>"
     y1, y2 = TOP + ROW * rows[0], TOP + ROW * rows[-1]
-    drawn = [f'<g stroke="{colour}" stroke-width="2">{title}<line x1="{x}" y1="{y1}" x2="{x}" y2="{y2}"/>']
+    svg_lines = [f'<g stroke="{colour}" stroke-width="2">{title}<line x1="{x}" y1="{y1}" x2="{x}" y2="{y2}"/>']
     for row, role in sorted(marks):
         y = TOP + ROW * row
         if role == "scale":
-            drawn.append(f'<rect x="{x - 4}" y="{y - 4}" width="8" height="8" fill="{colour}"/>')
+            svg_lines.append(f'<rect x="{x - 4}" y="{y - 4}" width="8" height="8" fill="{colour}"/>')
         else:
-            drawn.append(f'<circle cx="{x}" cy="{y}" r="5" fill="{colour if role == "out" else "#fff"}"/>')
-    return [*drawn, "</g>"]
+            svg_lines.append(f'<circle cx="{x}" cy="{y}" r="5" fill="{colour if role == "out" else "#fff"}"/>')
+    return [*svg_lines, "</g>"]

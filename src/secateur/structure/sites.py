@@ -8,13 +8,13 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from secateur.state import check_finite, check_module, check_ordinary, tensors, usual
-from secateur.structure.infer import infer
+from secateur.state import check_finite, check_module, check_ordinary, own_tensors, tensors, usual
+from secateur.structure.infer import Structure, infer
 from secateur.structure.trace import trace
 from secateur.types import ExampleInputs, InputError, Keep, Member, Site, Sites, unknown_name
 from secateur.untouched import copied
 
-__all__ = ["Zeros", "channels", "check_keep", "mask", "masked_tensors", "weights", "write_zeros", "zeros"]
+__all__ = ["Zeros", "channels", "check_keep", "inputs_of", "mask", "masked_tensors", "weights", "write_zeros", "zeros"]
 
 REPAIR = "load a good checkpoint, or repair the tensor, first"
 
@@ -47,9 +47,9 @@ def channels(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[s
     structure = infer(trace(model, example_inputs))
     if structure.graph.program is None and structure.ties.statistics:
         structure = infer(trace(model, example_inputs, quick=False))  # statistics are verified on an exported program
-    chosen, ignored = _without(structure.sites, ignore, known=[*structure.sites, *structure.frozen])
+    prunable_sites, ignored = _without(structure.sites, ignore, site_names=[*structure.sites, *structure.frozen])
     frozen = {**structure.frozen, **dict.fromkeys(ignored, "ignored, as asked")}
-    return Sites(chosen, frozen, structure)
+    return Sites(prunable_sites, frozen, structure)
 
 
 @usual
@@ -76,21 +76,23 @@ def weights(model: nn.Module, ignore: Iterable[str] = ()) -> Sites:
     }
     if not table:
         raise InputError(f"{type(model).__name__} has no weights of two dimensions or more to prune")
-    chosen, ignored = _without(table, ignore, known=table)
-    return Sites(chosen, dict.fromkeys(ignored, "ignored, as asked"))
+    prunable_sites, ignored = _without(table, ignore, site_names=table)
+    return Sites(prunable_sites, dict.fromkeys(ignored, "ignored, as asked"))
 
 
-def _without(table: Mapping[str, Site], ignore: object, known: Iterable[str]) -> tuple[dict[str, Site], list[str]]:
-    given = [ignore] if isinstance(ignore, str) or not isinstance(ignore, Iterable) else list(ignore)
-    patterns = [p for p in given if isinstance(p, str)]
-    if len(patterns) != len(given):
+def _without(table: Mapping[str, Site], ignore: object, site_names: Iterable[str]) -> tuple[dict[str, Site], list[str]]:
+    ignore_entries = [ignore] if isinstance(ignore, str) or not isinstance(ignore, Iterable) else list(ignore)
+    patterns = [p for p in ignore_entries if isinstance(p, str)]
+    if len(patterns) != len(ignore_entries):
         raise InputError(f"ignore must be names or patterns of sites; got {ignore!r}")
-    called = {name: {name, *_layers(site)} for name, site in table.items()}
-    names = sorted({*known, *(n for found in called.values() for n in found)})
+    aliases_by_site = {name: {name, *_layers(site)} for name, site in table.items()}
+    names = sorted({*site_names, *(n for aliases in aliases_by_site.values() for n in aliases)})
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise unknown_name("site to ignore", pattern, names)
-    ignored = [name for name, found in called.items() if any(fnmatchcase(n, p) for n in found for p in patterns)]
+    ignored = [
+        name for name, aliases in aliases_by_site.items() if any(fnmatchcase(n, p) for n in aliases for p in patterns)
+    ]
     return {name: site for name, site in table.items() if name not in ignored}, ignored
 
 
@@ -104,15 +106,15 @@ def check_keep(sites: Sites, keep: Keep) -> dict[str, Tensor]:
     if not isinstance(keep, Mapping):
         raise InputError(f"keep must be a mapping of site name to bool tensor; got a {type(keep).__name__}")
     checked = {}
-    for name, kept in keep.items():
+    for name, keep_mask in keep.items():
         site = sites[name]
-        if not isinstance(kept, Tensor) or kept.dtype is not torch.bool:
+        if not isinstance(keep_mask, Tensor) or keep_mask.dtype is not torch.bool:
             raise InputError(
-                f"keep[{name!r}] must be a bool tensor, True = keep; got {getattr(kept, 'dtype', type(kept))}"
+                f"keep[{name!r}] must be a bool tensor, True = keep; got {getattr(keep_mask, 'dtype', type(keep_mask))}"
             )
-        if tuple(kept.shape) != site.shape:
-            raise InputError(f"keep[{name!r}] has shape {tuple(kept.shape)}; the site has {site.shape}")
-        checked[name] = kept.detach().cpu()
+        if tuple(keep_mask.shape) != site.shape:
+            raise InputError(f"keep[{name!r}] has shape {tuple(keep_mask.shape)}; the site has {site.shape}")
+        checked[name] = keep_mask.detach().cpu()
     return checked
 
 
@@ -136,17 +138,29 @@ def zeros(model: nn.Module, sites: Sites, keep: Keep) -> dict[int, Zeros]:
     check_same_model(model, sites)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     zeroed: dict[int, Zeros] = {}
-    for name, kept in check_keep(sites, keep).items():
-        for member in sites[name].members if not bool(kept.all()) else ():
-            zeroed.setdefault(id(parameters[member.parameter]), []).append((member, kept))
+    for name, keep_mask in check_keep(sites, keep).items():
+        for member in sites[name].members if not bool(keep_mask.all()) else ():
+            zeroed.setdefault(id(parameters[member.parameter]), []).append((member, keep_mask))
     return zeroed
 
 
 def write_zeros(tensor: Tensor, zeroed: Zeros) -> Tensor:
     """Write zeros into `tensor` where units are removed, and return it."""
-    for member, kept in zeroed:
-        member.clear(tensor, kept)
+    for member, keep_mask in zeroed:
+        member.clear(tensor, keep_mask)
     return tensor
+
+
+def inputs_of(sites: Sites) -> ExampleInputs | None:
+    """Return the example inputs that the sites were found with; None for single weights.
+
+    >>> inputs_of(channels(nn.Linear(2, 1), torch.zeros(1, 2)))
+    (tensor([[0., 0.]]),)
+    """
+    if sites.structure is None:
+        return None
+    traced = sites.structure.graph if isinstance(sites.structure, Structure) else sites.structure
+    return dict(traced.kwargs) if traced.kwargs else tuple(traced.args)
 
 
 def check_same_model(model: nn.Module, sites: Sites) -> None:
@@ -154,15 +168,31 @@ def check_same_model(model: nn.Module, sites: Sites) -> None:
     check_module(model, "sites")
     if not isinstance(sites, Sites):
         raise InputError(f"sites must come from channels(...) or weights(...); got a {type(sites).__name__}")
-    found = tensors(model)
+    tensors_by_name = tensors(model)
     for site in sites.values():
         for member in site.members:
-            shape = None if member.parameter not in found else tuple(found[member.parameter].shape)
+            shape = None if member.parameter not in tensors_by_name else tuple(tensors_by_name[member.parameter].shape)
             if shape != member.shape:
                 raise InputError(
                     f"the sites belong to another model ({member.parameter!r} has shape {shape}, expected "
                     f"{member.shape}); find the sites of this one first"
                 )
+    if isinstance(sites.structure, Structure):
+        _check_same_ties(own_tensors(model), sites.structure.graph.state)
+
+
+def _check_same_ties(own: Mapping[str, Tensor], traced: Mapping[str, Tensor]) -> None:
+    """Refuse a model in which other tensors are one: a site names a shared tensor once, so its twin would stay whole."""
+    names = [name for name in own if name in traced]
+    first_own, first_traced = ({id(table[name]): name for name in reversed(names)} for table in (own, traced))
+    for name in names:
+        here, there = first_own[id(own[name])], first_traced[id(traced[name])]
+        if here != there:
+            twin, tied = (there, "there and not here") if there != name else (here, "here and not there")
+            raise InputError(
+                f"the sites belong to another model ({name!r} and {twin!r} are one tensor {tied}); tie the weights as "
+                "they were, or find the sites of this model first"
+            )
 
 
 @usual

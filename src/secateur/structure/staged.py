@@ -34,10 +34,10 @@ class Staged:
     """
 
     def __init__(self, flow: Flow, inputs: ExampleInputs, tap: Tap | None = None) -> None:
-        structure, found = flow.at(inputs)
+        structure, reads_by_site = flow.at(inputs)
         edges: dict[Node, list[Read]] = {}
         for name in flow.sites if tap is not None else ():
-            for read in found[name]:
+            for read in reads_by_site[name]:
                 edges.setdefault(read.node, []).append(read)
         self._flow, self._inputs = flow, inputs
         self._nodes = list(structure.graph.nodes)
@@ -74,17 +74,17 @@ class Staged:
     @property
     def nbytes(self) -> int:
         """The bytes of the activations that are held."""
-        held = (value for node, value in self._run.env.items() if node.op == "call_function")
-        return sum(tensor.nbytes for value in held for tensor in _tensors(value))
+        tensors = (value for node, value in self._run.env.items() if node.op == "call_function")
+        return sum(tensor.nbytes for value in tensors for tensor in _tensors(value))
 
     def _advance(self, stop: int, hold: Node | None = None) -> None:
         with torch.no_grad():
             for node in self._nodes[self._done : stop]:
                 if node.op not in {"placeholder", "output"}:
                     self._run.env[node] = self._run.run_node(node)
-                    for spent in self._run.user_to_last_uses.get(node, ()):
-                        if spent is not hold:
-                            self._run.env.pop(spent, None)
+                    for used_up in self._run.user_to_last_uses.get(node, ()):
+                        if used_up is not hold:
+                            self._run.env.pop(used_up, None)
         self._done = max(self._done, stop)
 
 

@@ -53,13 +53,13 @@ class _Places:
         self.values = values
         self.nodes: defaultdict[tuple[str, tuple[int, ...]], dict[Node, None]] = defaultdict(dict)
         for node in values:
-            near = [n for n in (node, *node.all_input_nodes) if isinstance(values.get(n), Value)]
+            neighbours = [n for n in (node, *node.all_input_nodes) if isinstance(values.get(n), Value)]
             for path in {
                 "",
                 *(uses.first_names.get(p, p) for p, _ in (node.meta.get("nn_module_stack") or {}).values()),
             }:
-                for each in near:
-                    self.nodes[path, shape_of(each)][each] = None
+                for neighbour in neighbours:
+                    self.nodes[path, shape_of(neighbour)][neighbour] = None
 
     def atoms(self, dimensions: Iterable[Dimension]) -> Iterator[Atom]:
         """Yield the atoms of the axes that the dimensions may be of."""

@@ -22,7 +22,7 @@ from secateur.structure.watch import watch
 from secateur.types import ExampleInputs, InputError, TraceError
 from secateur.untouched import writes_refused
 
-__all__ = ["Graph", "trace", "where"]
+__all__ = ["Graph", "check_runs", "trace", "where"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +84,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, quick: bool = True
             return recorded
         if not known_to_run:
             # The exporter works on shapes alone, and lets pass what would fail on numbers, such as a wrong type.
-            _check_runs(model, *_fresh(args, kwargs))
+            check_runs(model, *_fresh(args, kwargs))
     # Each pass anew: what the one before kept in tables is dropped.
     with evaluating(model), private_draws():
         uses = watch(model, *_fresh(args, kwargs))
@@ -117,14 +117,18 @@ def _exported(
     names = program.graph_signature.inputs_to_parameters | program.graph_signature.inputs_to_buffers
     constants = program.graph_signature.inputs_to_lifted_tensor_constants
     names |= {holder: name for holder, name in constants.items() if _is_attribute(model, name)}
-    own, first = own_tensors(model), first_names(model)
-    names = {holder: first.get(id(own.get(name)), name) for holder, name in names.items()}
+    model_tensors, first = own_tensors(model), first_names(model)
+    names = {holder: first.get(id(model_tensors.get(name)), name) for holder, name in names.items()}
     user = set(program.graph_signature.user_inputs)
     holders = [n for n in program.graph.nodes if n.op == "placeholder"]
     graph = Graph(
         graph=program.graph,
         tensors={n: names[n.name] for n in holders if n.name in names},
-        state={**{k: v for k, v in program.constants.items() if isinstance(v, Tensor)}, **program.state_dict, **own},
+        state={
+            **{k: v for k, v in program.constants.items() if isinstance(v, Tensor)},
+            **program.state_dict,
+            **model_tensors,
+        },
         inputs=tuple(n for n in holders if n.name in user),
         args=args,
         kwargs=kwargs,
@@ -137,13 +141,13 @@ def _exported(
 
 def _with_leaving(model: nn.Module, graph: Graph, stored: Mapping[Node, str], ran: Container[int]) -> Graph:
     """The graph with all that leaves it unreturned, and all that it does not run."""
-    own = own_tensors(model)
-    parameters = {n: name for n, name in graph.tensors.items() if isinstance(own.get(name), nn.Parameter)}
+    model_tensors = own_tensors(model)
+    parameters = {n: name for n, name in graph.tensors.items() if isinstance(model_tensors.get(name), nn.Parameter)}
     # A table that is made anew from constants and kept is no output: it shrinks as those do, and so do parameters.
     computed = dependent([*graph.inputs, *parameters]) if stored else set()
     leaving = {node: reason for node, reason in stored.items() if node in computed and node.op != "placeholder"}
     leaving |= dict.fromkeys(unread(graph.graph, parameters, leaving), "computed, and nothing reads it")
-    idle, pinned = idle_parts(model, ran, {id(own[name]) for node, name in parameters.items() if node.users})
+    idle, pinned = idle_parts(model, ran, {id(model_tensors[name]) for node, name in parameters.items() if node.users})
     return replace(graph, leaving=leaving, idle=idle, pinned=pinned)
 
 
@@ -172,13 +176,13 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], use
 def _check_sizes_are_known(exported: Export) -> None:
     """Refuse tensors whose sizes the values of others decide: which units such a size counts cannot be told."""
     for node in exported.program.graph.nodes:
-        made = node.meta.get("val")
-        if isinstance(made, Tensor) and any(isinstance(size, torch.SymInt) for size in made.shape):
+        traced_output = node.meta.get("val")
+        if isinstance(traced_output, Tensor) and any(isinstance(size, torch.SymInt) for size in traced_output.shape):
             raise ValueError(f"the values of tensors decide the size of what {where(node)} returns")
 
 
-def _check_runs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Refuse inputs that the model does not take."""
+def check_runs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse inputs that the model does not take: its forward pass is tried."""
     try:
         model(*args, **kwargs)
     except Exception as error:
@@ -210,10 +214,10 @@ def where(node: Node) -> str:
 
 def _model_line(stack_trace: str) -> str:
     """The innermost line of code that is not torch's own."""
-    found = ""
+    location = ""
     for line in stack_trace.splitlines():
         head = line.strip()
         if head.startswith('File "') and "/torch/nn/" not in head and "/torch/_" not in head:
             path, number = head.split('"')[1], head.split("line ")[1].split(",")[0]
-            found = f"{path.rsplit('/', 1)[-1]}:{number}"
-    return found
+            location = f"{path.rsplit('/', 1)[-1]}:{number}"
+    return location

@@ -78,17 +78,17 @@ def verify(cases: Cases, cut: nn.Module, rows: Rows, gone: Mapping[Atom, Tensor]
     reference, is_graph = cases.reference, isinstance(cut, GraphModule)
     check_tensors(reference, cut, rows)
     elsewhere = [] if is_graph else cases.elsewhere
-    drawn = [*(cases.at_example if cases.cheap or not elsewhere else ()), *elsewhere]
+    compared_cases = [*(cases.at_example if cases.cheap or not elsewhere else ()), *elsewhere]
     sliced = Sliced(reference, cut, rows)
-    differences = {case: _compare(sliced, case) for case in drawn}
+    differences = {case: _compare(sliced, case) for case in compared_cases}
     example = difference(cases.example, sliced.run_example())
-    allowed = _tolerance(cases.example, tolerance) if drawn else tolerance
+    allowed = _tolerance(cases.example, tolerance) if compared_cases else tolerance
     if not example <= allowed:
         raise VerificationError(_differs(example, allowed, "the example"))
     if not is_graph and reference.structure is not None:
         check_sizes(cut, reference.structure, gone)
-    double = max((found for case, found in differences.items() if case.double), default=None)
-    return Verification(example, double, tuple(map(str, drawn)), tuple(cases.skipped))
+    double = max((deviation for case, deviation in differences.items() if case.double), default=None)
+    return Verification(example, double, tuple(map(str, compared_cases)), tuple(cases.skipped))
 
 
 def shapes_taken(cases: Cases, graph: GraphModule, rows: Rows) -> tuple[tuple[int | None, ...], ...]:
@@ -108,10 +108,10 @@ def shapes_taken(cases: Cases, graph: GraphModule, rows: Rows) -> tuple[tuple[in
 def _agrees(cases: Cases, sliced: Sliced, frame: Frame) -> bool:
     """Whether the original runs at these shapes, and the cut one answers as it should."""
     try:
-        found = [_compare(sliced, case) for case in cases.at(frame)]
+        deviations = [_compare(sliced, case) for case in cases.at(frame)]
     except VerificationError:
         return False
-    return bool(found)
+    return bool(deviations)
 
 
 def _compare(sliced: Sliced, case: Case) -> float:
@@ -121,16 +121,16 @@ def _compare(sliced: Sliced, case: Case) -> float:
     except Exception as error:
         sliced.run_example()  # raises where the cut model cannot run at all, which is another error
         raise VerificationError(f"the cut model fails where the original runs, {case}: {error}") from error
-    found = difference(case.outputs, outputs)
+    deviation = difference(case.outputs, outputs)
     allowed = IN_DOUBLE if case.double else _tolerance(case.outputs, IN_SINGLE)
-    if not found <= allowed:
-        raise VerificationError(_differs(found, allowed, f"weights and inputs drawn anew, {case}"))
-    return found
+    if not deviation <= allowed:
+        raise VerificationError(_differs(deviation, allowed, f"weights and inputs drawn anew, {case}"))
+    return deviation
 
 
-def _differs(found: float, allowed: float, on: str) -> str:
+def _differs(deviation: float, allowed: float, on: str) -> str:
     return (
-        f"the cut model differs from the masked one by {found:.2e} (relative; allowed {allowed:.0e}) on {on}, so it "
+        f"the cut model differs from the masked one by {deviation:.2e} (relative; allowed {allowed:.0e}) on {on}, so it "
         "was not returned. Leave out sites (ignore=...) until it passes to find the one, and please report the model."
     )
 
@@ -147,7 +147,7 @@ class Sliced:
 
     def __init__(self, reference: Reference, cut: nn.Module, rows: Rows) -> None:
         self.reference, self.cut = reference, cut
-        self.own = own_tensors(cut)
+        self.cut_tensors = own_tensors(cut)
         self.rows = rows_by_tensor(reference, rows)
 
     def run(self, case: Case) -> Any:
@@ -156,7 +156,9 @@ class Sliced:
         def fetch(name: str) -> Tensor:
             full = self.reference.tensors.get(name)
             return (
-                self.own[name].detach() if full is None else select_rows(case.draw(name), self.rows.get(id(full), {}))
+                self.cut_tensors[name].detach()
+                if full is None
+                else select_rows(case.draw(name), self.rows.get(id(full), {}))
             )
 
         return run_substituted(self.cut, fetch, case.inputs, double=case.double)
@@ -187,16 +189,16 @@ def check_tensors(reference: Reference, cut: nn.Module, rows: Rows) -> None:
         VerificationError: a tensor is another one.
     """
     by_tensor = rows_by_tensor(reference, rows)
-    own = {name: tensor for name, tensor in own_tensors(cut).items() if name in reference.tensors}
-    for name, tensor in own.items():
+    cut_tensors = {name: tensor for name, tensor in own_tensors(cut).items() if name in reference.tensors}
+    for name, tensor in cut_tensors.items():
         full = reference.tensors[name]
         expected = select_rows(full.detach(), by_tensor.get(id(full), {}))
         if tensor.dtype != full.dtype or not _is_same(tensor.detach(), expected):
             raise VerificationError(
                 f"{name} of the cut model is not what is kept of the original's; it is not returned"
             )
-    names = [name for name in reference.tensors if name in own]
-    if _partition(reference.tensors, names) != _partition(own, names):
+    names = [name for name in reference.tensors if name in cut_tensors]
+    if _partition(reference.tensors, names) != _partition(cut_tensors, names):
         raise VerificationError("tensors that are one in the original are two in the cut model; it was not returned")
 
 
@@ -273,9 +275,9 @@ def _flattens(node: Node) -> bool:
 
 
 def _expected_shapes(structure: Structure, node: Node, gone: Mapping[Atom, Tensor]) -> list[tuple[int, ...]] | None:
-    made = structure.values.get(node)
-    values = made if isinstance(made, list) else [made]
-    known = [v for v in values if isinstance(v, Value)]
-    if len(known) != len(values):
+    output = structure.values.get(node)
+    values = output if isinstance(output, list) else [output]
+    output_values = [v for v in values if isinstance(v, Value)]
+    if len(output_values) != len(values):
         return None
-    return [tuple(int(keep_vector(a, gone).sum()) for a in v.axes) for v in known]
+    return [tuple(int(keep_vector(a, gone).sum()) for a in v.axes) for v in output_values]

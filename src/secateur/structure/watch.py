@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from secateur.structure.carriers import Attribute, Dimension, Log, Origin, Uses, carried, origins_of, plain
+from secateur.structure.carriers import Attribute, Dimension, Origin, UseLog, Uses, carried, origins_of, plain
 
 __all__ = ["watch"]
 
@@ -46,7 +46,7 @@ TELLING = 5
 """The least size that is known again by its roots: 0.5 is written in much code that means no size of 2 or 4."""
 
 
-class _Watch(Log):
+class _Watch(UseLog):
     """The log of one forward pass, which knows the module that is running, and hands out the numbers."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -56,7 +56,7 @@ class _Watch(Log):
         self.uses.first_names = {path: self.paths[id(module)] for path, module in every}
         self.running: list[nn.Module] = []
         self.handed_out: dict[tuple[str, int], set[Origin]] = {}
-        self.held = {v for module in model.modules() for v in vars(module).values() if type(v) is float}
+        self.module_floats = {v for module in model.modules() for v in vars(module).values() if type(v) is float}
 
     @property
     def path(self) -> str:
@@ -89,7 +89,7 @@ class _Watch(Log):
         ``1.0 / size`` is computed by the float, which asks nobody. So a number that no module holds, and that is a root
         or an inverse of a size that was read in the same forward pass, is taken for it.
         """
-        if number in self.held or not 1e-7 < number < 1e7:
+        if number in self.module_floats or not 1e-7 < number < 1e7:
             return
         for power in POWERS:
             value = round(number ** (1 / power))

@@ -1,9 +1,9 @@
 """The studies: a folder for each publication, and one for the comparison of criteria."""
 
+from secateur.checks import check_name
 from secateur.lab.plan.study import Study
 from secateur.studies import charpentier, comparison, janjic, shootout
 from secateur.studies.comparison import custom
-from secateur.types import unknown_name
 
 __all__ = ["STUDIES", "by_name"]
 
@@ -23,7 +23,6 @@ def by_name(name: str) -> Study:
     2022
     """
     if name.endswith(".toml"):
-        return custom.from_toml(name, taken=STUDIES)
-    if name not in STUDIES:
-        raise unknown_name("study", name, STUDIES)
+        return custom.from_toml(name, reserved=STUDIES)
+    check_name("study", name, STUDIES)
     return STUDIES[name]

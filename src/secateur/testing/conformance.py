@@ -2,7 +2,7 @@
 
     from secateur.testing.conformance import CriterionConformance
 
-    class TestMine(CriterionConformance):
+    class TestMyCriterion(CriterionConformance):
         def make(self, batches, loss):
             return Mine(batches, loss)
 
@@ -116,7 +116,7 @@ class CriterionConformance:
         criterion, model, sites = self._made("cnn", "weights")
         keep = select(criterion(model, sites), 0.5)
         masked = dict(mask(model, sites, keep).named_parameters())
-        assert all(not bool(masked[name][~kept].any()) for name, kept in keep.items())
+        assert all(not bool(masked[name][~keep_mask].any()) for name, keep_mask in keep.items())
 
     @pytest.mark.parametrize("unit", ["channels", "weights"])
     def test_it_scores_a_copy_alike(self, unit: str) -> None:

@@ -2,7 +2,7 @@
 
     from secateur.testing.schedules import ScheduleConformance
 
-    class TestMine(ScheduleConformance):
+    class TestMySchedule(ScheduleConformance):
         def make(self, model, sites, batches, loss):
             return Mine(batches, loss)
 
@@ -77,13 +77,13 @@ class ScheduleConformance:
         pruned = schedule(model, sites)
         assert len(set(pruned.history.removed)) == len(pruned.history.removed)
         assert list(pruned.keep) == list(sites)
-        for site, kept in pruned.keep.items():
-            assert kept.dtype == torch.bool
+        for site, keep_mask in pruned.keep.items():
+            assert keep_mask.dtype == torch.bool
             assert (
                 sorted(unit for where, unit in pruned.history.removed if where == site)
-                == (~kept).nonzero().flatten().tolist()
+                == (~keep_mask).nonzero().flatten().tolist()
             )
-            assert int(kept.sum()) >= 1
+            assert int(keep_mask.sum()) >= 1
 
     @pytest.mark.parametrize("name", list(TOYS))
     def test_the_log_is_what_the_masked_models_do(self, name: str) -> None:
@@ -114,8 +114,8 @@ class ScheduleConformance:
             assert _count(pruned.model) < _count(model)
         if not self.trains and name != "attention":  # a norm sees fewer channels after a cut
             x = TOYS[name].inputs(seed=9)
-            wanted = mask(model, sites, pruned.keep).eval()(x)
-            torch.testing.assert_close(pruned.model.eval()(x), wanted, rtol=1e-4, atol=1e-5)
+            expected = mask(model, sites, pruned.keep).eval()(x)
+            torch.testing.assert_close(pruned.model.eval()(x), expected, rtol=1e-4, atol=1e-5)
 
     @pytest.mark.parametrize("name", list(TOYS))
     def test_the_loss_ends_no_higher(self, name: str) -> None:
@@ -128,20 +128,20 @@ class ScheduleConformance:
     @pytest.mark.parametrize("name", ["mlp", "cnn", "residual"])
     def test_it_goes_on_where_it_was_killed(self, name: str, tmp_path: Path) -> None:
         schedule, model, sites = self._made(name)
-        whole, seen = schedule(model, sites), list[Step]()
+        whole, steps_seen = schedule(model, sites), list[Step]()
         for number in sorted({0, len(whole.history.steps) // 2, len(whole.history.steps) - 1} - {-1}):
             path = tmp_path / f"{number}.safetensors"
 
             def kill(step: Step, number: int = number) -> None:
-                seen.append(step)
-                if len(seen) == number + 1:
+                steps_seen.append(step)
+                if len(steps_seen) == number + 1:
                     raise Killed
 
-            seen.clear()
+            steps_seen.clear()
             with pytest.raises(Killed):
                 schedule(model, sites, on_step=kill, checkpoint=path)
-            assert same_pruning(whole, schedule(model, sites, on_step=seen.append, checkpoint=path))
-            assert same_steps(seen, whole.history.steps)
+            assert same_pruning(whole, schedule(model, sites, on_step=steps_seen.append, checkpoint=path))
+            assert same_steps(steps_seen, whole.history.steps)
         assert [p.name for p in tmp_path.iterdir() if p.suffix != ".safetensors"] == []
 
     def test_a_checkpoint_of_another_model_is_refused(self, tmp_path: Path) -> None:
@@ -207,8 +207,8 @@ def _rate(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> tuple[float
     return float(cross_entropy(outputs, targets)), float((outputs.argmax(1) == targets).double().mean())
 
 
-def _agree(found: float, wanted: float) -> bool:
-    return found != found or found == pytest.approx(wanted, rel=1e-4, abs=1e-5)
+def _agree(logged: float, expected: float) -> bool:
+    return logged != logged or logged == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 def _count(model: nn.Module) -> int:

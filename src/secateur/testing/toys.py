@@ -216,9 +216,9 @@ def _is_plain(value: object) -> bool:
 
 def same_state(before: Snapshot, after: Snapshot) -> bool:
     """Return True when two snapshots are the same to the bit; raise `InputError` naming the first difference."""
-    for what, old in before.items():
-        if not _same(old, after[what]):
-            raise InputError(f"the {what} of the model changed")
+    for part, old in before.items():
+        if not _same(old, after[part]):
+            raise InputError(f"the {part} of the model changed")
     return True
 
 
@@ -232,5 +232,5 @@ def _same(a: object, b: object) -> bool:
 
 
 def _bytes(tensor: Tensor) -> list[int]:
-    found: list[int] = tensor.detach().contiguous().reshape(-1).view(torch.uint8).tolist()
-    return found
+    byte_values: list[int] = tensor.detach().contiguous().reshape(-1).view(torch.uint8).tolist()
+    return byte_values

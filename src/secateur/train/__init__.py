@@ -1,6 +1,6 @@
 """Training: one readable loop, extended by small callbacks, and resumed to the bit from its checkpoint."""
 
-from secateur.labelled import Data
+from secateur.labelled import Data, Samples
 from secateur.losses import loss_function
 from secateur.train.callbacks import Callback, HoldZeros, LogEpochs, Run
 from secateur.train.distillation import Distillation, distill
@@ -22,6 +22,7 @@ __all__ = [
     "Reinitialise",
     "RewindRate",
     "Run",
+    "Samples",
     "SumMovement",
     "TrainOptions",
     "distill",

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.optim.optimizer import Optimizer
+from torch.utils import _pytree as pytree
 
-from secateur.state import digest, snapshot
+from secateur.checks import check_name
+from secateur.state import digest, restore, snapshot, tensors
 from secateur.train.history import EpochRecord, History
-from secateur.train.options import Schedule, TrainOptions
-from secateur.types import InputError, Keep, unknown_name
+from secateur.train.options import LearningRateSchedule, TrainOptions
+from secateur.types import InputError, Keep
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -33,7 +36,9 @@ class Run:
         order: the generator of the samples' order.
         records: the epochs that are done.
         step: the steps that are done, over all epochs.
-        best: the model's tensors after the epoch of the lowest validation loss, where they are kept.
+        average: the running average of the model's tensors, with the option `ema`.
+        best: the model's tensors (their average, with `ema`) after the epoch of the lowest validation loss, where they
+            are kept.
         stop: set it to end the training after this epoch.
     """
 
@@ -41,10 +46,11 @@ class Run:
     device: torch.device
     options: TrainOptions
     optimizer: Optimizer
-    schedule: Schedule
+    schedule: LearningRateSchedule
     order: Generator
     records: list[EpochRecord] = field(default_factory=list)
     step: int = 0
+    average: dict[str, Tensor] | None = None
     best: dict[str, Tensor] | None = None
     stop: bool = False
 
@@ -57,6 +63,36 @@ class Run:
     def lr(self) -> float:
         """The learning rate of the optimiser's first group of parameters."""
         return float(self.optimizer.param_groups[0]["lr"])
+
+    def answer(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the model answers, computed as the option `amp` says."""
+        return self.answer_of(self.model, *args, **kwargs)
+
+    def answer_of(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """The same for another model, such as a teacher."""
+        if not self.options.amp:
+            return model(*args, **kwargs)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            outputs = model(*args, **kwargs)
+        # The loss is computed in full precision.
+        return pytree.tree_map_only(Tensor, lambda x: x.float() if x.dtype is torch.bfloat16 else x, outputs)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The tensors that the training would end with now: the model's own, or their running average."""
+        return tensors(self.model) if self.average is None else self.average
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Let the model hold the running average for a while, where there is one."""
+        if self.average is None:
+            yield
+            return
+        trained = snapshot(self.model)
+        restore(self.model, self.average)
+        try:
+            yield
+        finally:
+            restore(self.model, trained)
 
 
 class Callback:
@@ -117,14 +153,13 @@ class HoldZeros(Callback):
 
     def on_start(self, run: Run) -> None:
         """Check the masks and set the removed weights to zero."""
-        known = dict(run.model.named_parameters(remove_duplicate=False))
+        parameters = dict(run.model.named_parameters(remove_duplicate=False))
         for name, mask in self.keep.items():
-            if name not in known:
-                raise unknown_name("parameter", name, known)
-            if mask.dtype != torch.bool or mask.shape != known[name].shape:
+            check_name("parameter", name, parameters)
+            if mask.dtype != torch.bool or mask.shape != parameters[name].shape:
                 raise InputError(
                     f"HoldZeros: the mask of {name} is {mask.dtype} of shape {tuple(mask.shape)}; "
-                    f"it must be torch.bool of shape {tuple(known[name].shape)}"
+                    f"it must be torch.bool of shape {tuple(parameters[name].shape)}"
                 )
         self.on_step(run)
 
@@ -150,7 +185,7 @@ class KeepBest(Callback):
     def on_epoch(self, run: Run) -> None:
         """Keep this epoch's tensors if it is the best so far."""
         if run.history.best_epoch == run.records[-1].epoch:
-            run.best = snapshot(run.model)
+            run.best = {name: tensor.clone() for name, tensor in run.weights().items()}
 
 
 @dataclass(frozen=True)

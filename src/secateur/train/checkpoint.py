@@ -11,14 +11,15 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from secateur.files import sweep, write_bytes
-from secateur.labelled import Data, in_memory
+from secateur.files import in_order, sweep, write_bytes
+from secateur.labelled import Samples, together
 from secateur.randomness import rng_state, set_rng_state
 from secateur.state import digest, restore, tensors
 from secateur.state_dicts import check_state
@@ -71,7 +72,7 @@ def unpack(value: Any, found: Mapping[str, Tensor]) -> Any:
 
 
 def identify(
-    model: nn.Module, options: TrainOptions, callbacks: tuple[Callback, ...], data: Mapping[str, Data | None]
+    model: nn.Module, options: TrainOptions, callbacks: tuple[Callback, ...], data: Mapping[str, Samples | None]
 ) -> dict[str, Any]:
     """Return what a checkpoint must share with the training that resumes from it.
 
@@ -79,13 +80,13 @@ def identify(
     """
     # Addresses in a printed module differ from run to run.
     structure = re.sub(r" at 0x[0-9a-f]+", "", repr(model))
-    pairs = {what: in_memory(source) if source is not None else None for what, source in data.items()}
+    wholes = {role: together(source) for role, source in data.items()}
     return {
         "options": options.to_dict(),
         "model": digest([], structure),
         "starting weights": digest(tensors(model).items()),
         "callbacks": sorted(filter(None, (callback.identity() for callback in callbacks))),
-        **{what: pair and digest(zip("xy", pair, strict=True)) for what, pair in pairs.items()},
+        **{role: None if whole is None else digest(whole.named()) for role, whole in wholes.items()},
     }
 
 
@@ -101,10 +102,10 @@ class WriteCheckpoint(Callback):
         # Only here is safetensors needed, and importing it is not free.
         from safetensors.torch import save
 
-        found: dict[str, Tensor] = {}
-        record = json.dumps({"identity": self.identity_of_run, "state": pack(_state(run), found, "state")})
-        seal = digest(sorted(found.items()), record)
-        write_bytes(self.path, save(found, {"format": FORMAT, "record": record, "seal": seal}))
+        packed: dict[str, Tensor] = {}
+        record = json.dumps({"identity": self.identity_of_run, "state": pack(_state(run), packed, "state")})
+        seal = digest(sorted(packed.items()), record)
+        write_bytes(self.path, in_order(save(packed, {"format": FORMAT, "record": record, "seal": seal})))
 
 
 def _state(run: Run) -> dict[str, Any]:
@@ -116,6 +117,7 @@ def _state(run: Run) -> dict[str, Any]:
         "random": rng_state(run.device),
         "history": run.history.to_dicts(),
         "step": run.step,
+        "average": run.average,
         "best": run.best,
         "stop": run.stop,
     }
@@ -130,9 +132,9 @@ def resume(run: Run, path: Path, identity: Mapping[str, Any]) -> None:
     sweep(path.parent)
     if not path.exists():
         return
-    record, found = _read(path)
+    record, stored = _read(path)
     _check_identity(path, record["identity"], identity)
-    state = unpack(record["state"], found)
+    state = unpack(record["state"], stored)
     persistent = {name: state["model"].get(name) for name in run.model.state_dict()}
     check_state(run.model, persistent, f"checkpoint {path}")
     restore(run.model, state["model"])
@@ -141,10 +143,14 @@ def resume(run: Run, path: Path, identity: Mapping[str, Any]) -> None:
     run.order.set_state(state["order"])
     run.records = [EpochRecord(**epoch) for epoch in state["history"]]
     run.step, run.stop = state["step"], state["stop"]
-    if state["best"] is not None:
-        run.best = {name: tensor.to(run.device) for name, tensor in state["best"].items()}
+    # Checkpoints of 0.1 know no average.
+    run.average, run.best = (_on(run.device, state.get(name)) for name in ("average", "best"))
     # Last, so that nothing above can draw from it.
     set_rng_state(run.device, state["random"])
+
+
+def _on(device: torch.device, stored: Mapping[str, Tensor] | None) -> dict[str, Tensor] | None:
+    return None if stored is None else {name: tensor.to(device) for name, tensor in stored.items()}
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -153,15 +159,15 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     except (OSError, SafetensorError) as error:
         raise FileError(f"checkpoint {path} cannot be read: {error}; delete it to start over") from error
     if header.get("format") != FORMAT:
         raise FileError(f"{path} is not a checkpoint of a training; give another path for the checkpoint")
-    if header.get("seal") != digest(sorted(found.items()), header.get("record", "")):
+    if header.get("seal") != digest(sorted(stored.items()), header.get("record", "")):
         raise FileError(f"checkpoint {path} is damaged: its contents do not match its hash; delete it to start over")
     record: dict[str, Any] = json.loads(header["record"])
-    return record, found
+    return record, stored
 
 
 def _check_identity(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
@@ -170,7 +176,9 @@ def _check_identity(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, An
     if "options" in other:
         other.remove("options")
         options, was = ours["options"], theirs.get("options") or {}
-        changed = [n for n in options if was.get(n) != options[n]]
+        # An option that is new since has its default in what was written before.
+        default = {option.name: option.default for option in fields(TrainOptions)}
+        changed = [n for n in options if was.get(n, default[n]) != options[n]]
         other += [f"option {n} (was {was.get(n)!r}, now {options[n]!r})" for n in changed]
     if other:
         raise FileError(

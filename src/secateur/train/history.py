@@ -46,9 +46,9 @@ class History:
     @property
     def best_epoch(self) -> int | None:
         """The epoch (from 1) of the lowest validation loss, the first of equals; None without validation."""
-        rated = [(record.validation_loss, record.epoch) for record in self.epochs]
-        known = [(loss, epoch) for loss, epoch in rated if loss is not None]
-        return min(known)[1] if known else None
+        losses = [(record.validation_loss, record.epoch) for record in self.epochs]
+        validated = [(loss, epoch) for loss, epoch in losses if loss is not None]
+        return min(validated)[1] if validated else None
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Return the records as dictionaries, ready for JSON or a table."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
@@ -12,28 +13,32 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.utils import _pytree as pytree
 
 from secateur.labelled import (
-    Data,
+    SampleBatch,
+    Samples,
     are_classes,
-    check_data,
+    batches,
     check_labels,
+    check_samples,
     count_batches,
-    in_memory,
-    iterate,
+    logits_of,
+    together,
 )
-from secateur.losses import check_answers, loss_function
+from secateur.losses import answers, check_answers, loss_function
 from secateur.randomness import seeded
 from secateur.rate.tally import Tally
 from secateur.rate.whole import tally_pass
 from secateur.state import check_finite, check_module, check_ordinary, device_of, modes_kept, restore, snapshot, usual
+from secateur.train.average import AverageWeights
 from secateur.train.callbacks import Callback, KeepBest, Run, ShowProgress, StopEarly
 from secateur.train.checkpoint import WriteCheckpoint, identify, resume
 from secateur.train.history import EpochRecord, History
 from secateur.train.options import TrainOptions
 from secateur.types import FileError, InputError, Loss, with_changes
 
-__all__ = ["fit"]
+__all__ = ["fit", "try_model"]
 
 EVALUATION_BATCH = 256
 CALMER = "the model is as it was before; train with a lower lr, or with clip_norm"
@@ -42,8 +47,8 @@ CALMER = "the model is as it was before; train with a lower lr, or with clip_nor
 @usual
 def fit(
     model: nn.Module,
-    train: Data,
-    validation: Data | None = None,
+    train: Samples,
+    validation: Samples | None = None,
     options: TrainOptions | None = None,
     *,
     callbacks: Sequence[Callback] = (),
@@ -56,14 +61,21 @@ def fit(
     If anything goes wrong, an interruption included, the model is left as it was before; with a
     `checkpoint`, the same call takes the training up after its last whole epoch, and ends with the same
     weights and history, to the bit, as if nothing had happened. The whole model is put in training mode
-    while it trains; afterwards each module is in the mode that it was in. The global random numbers are left
-    as they were. It trains in the model's own dtype, an autocast around the call or not.
+    while it trains (but for norms, with `freeze_norms`); afterwards each module is in the mode that it was in. The
+    global random numbers are left as they were. It trains in the model's own dtype, an autocast around the call or
+    not, unless the option `amp` says otherwise.
+
+    A loss that has a name is of one tensor, or of the ``logits`` among the outputs that a model names. A model that
+    returns several takes a function of your own, ``loss(outputs, targets)``: it is given what the model returns and
+    what the data hold, None where they hold no targets.
 
     Args:
         model: trained on the device that it is on.
-        train: a `Split`, a pair (inputs, targets) of tensors, or batches that can be iterated again and
-            again. Data in memory are shuffled every epoch; batches come in their own order. A last batch of
-            one sample joins the one before it.
+        train: a `Split`, a pair (inputs, targets), or batches that can be iterated again and again, such as a
+            DataLoader's: each a pair too, ``(x1, x2, targets)`` of tensors, or a mapping of keyword inputs with the
+            targets under ``"labels"``. Inputs and targets are a tensor, or several in a tuple or mapping. Data in
+            memory are shuffled every epoch; batches come in their own order. A last batch of one sample joins the one
+            before it.
         validation: data of the same kinds, or None.
         options: what to choose; see `TrainOptions`.
         callbacks: what to do beside; see `Callback`.
@@ -107,8 +119,8 @@ def fit(
 class Sources:
     """The data of a training, with how they are to be used."""
 
-    train: Data
-    validation: Data | None
+    train: Samples
+    validation: Samples | None
     options: TrainOptions
 
     @property
@@ -119,56 +131,67 @@ class Sources:
     @property
     def keeps_best(self) -> bool:
         """Whether the best epoch's weights are wanted at the end."""
-        wanted = self.options.restore_best
-        return self.validation is not None if wanted is None else wanted
+        choice = self.options.restore_best
+        return self.validation is not None if choice is None else choice
 
     def check(self) -> None:
         """Refuse bad data, and options that need validation data where there are none."""
-        check_data(self.train, "training data")
+        check_samples(self.train, "training data")
         if self.validation is not None:
-            check_data(self.validation, "validation data")
+            check_samples(self.validation, "validation data")
             return
-        for name, wanted in (
+        for name, value in (
             ("patience", self.options.patience),
             ("restore_best", self.options.restore_best),
         ):
-            if wanted:
-                raise InputError(f"training option {name}={wanted!r} needs validation data; give them, or leave it out")
+            if value:
+                raise InputError(f"training option {name}={value!r} needs validation data; give them, or leave it out")
 
     def try_out(self, model: nn.Module) -> None:
         """Run the model on two samples of each source, to say what does not fit before training."""
-        for what, data in (("training data", self.train), ("validation data", self.validation)):
+        for role, data in (("training data", self.train), ("validation data", self.validation)):
             if data is None:
                 continue
-            pair = in_memory(data)
-            inputs, targets = pair or next(iter(iterate(data, 1, what)))
+            batch = together(data) or next(batches(data, 1, role))
             with modes_kept(model), torch.no_grad():
                 model.eval()
-                outputs = _try_model(model, inputs[:2], targets[:2], self.loss, what)
-            if are_classes(outputs, targets):
-                check_labels(targets, outputs.shape[1], what)
+                outputs = _try_loss(model, batch.rows(slice(2)).to(device_of(model)), self.loss, role)
+            if are_classes(outputs, batch.targets):
+                check_labels(batch.targets, outputs.shape[1], role)
 
 
-def _try_model(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss, what: str) -> Tensor:
-    device = device_of(model)
-    shapes = f"inputs of shape {tuple(inputs.shape)} and {inputs.dtype}"
+def try_model(model: nn.Module, batch: SampleBatch, what: str) -> Any:
+    """Return what a model answers; `what` says in the error whose inputs it does not take."""
     try:
-        outputs = model(inputs.to(device))
+        return batch.run(model)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise InputError(f"{what}: the model does not take {shapes}: {error}") from error
-    targets = targets.to(device)
-    check_answers(outputs, targets, loss, what)
-    shapes = f"outputs of shape {tuple(outputs.shape)} and {targets.dtype} targets of shape {tuple(targets.shape)}"
+        raise InputError(f"{what}: the model does not take inputs of {_shapes(batch.inputs)}: {error}") from error
+
+
+def _try_loss(model: nn.Module, batch: SampleBatch, loss: Loss, what: str) -> Any:
+    outputs = answers(try_model(model, batch, what), loss)
+    check_answers(outputs, batch.targets, loss, what)
+    shapes = f"outputs of {_shapes(outputs)} and targets of {_shapes(batch.targets)}"
     try:
-        value = loss(outputs, targets)
+        value = loss(outputs, batch.targets)
     except InputError:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise InputError(f"{what}: the loss does not take {shapes}: {error}") from error
     if not isinstance(value, Tensor) or value.ndim:
         raise InputError(f"{what}: the loss must return a scalar tensor for {shapes}; take the mean over the batch")
-    result: Tensor = outputs
-    return result
+    return logits_of(outputs)
+
+
+def _shapes(values: Any) -> Any:
+    """Shapes and types in words, of one tensor or of several.
+
+    >>> _shapes(torch.zeros(2, 3)), _shapes({"ids": torch.zeros(2), "cache": None})
+    ('shape (2, 3) and torch.float32', {'ids': 'shape (2,) and torch.float32', 'cache': 'None'})
+    """
+    return pytree.tree_map(
+        lambda leaf: f"shape {tuple(leaf.shape)} and {leaf.dtype}" if isinstance(leaf, Tensor) else str(leaf), values
+    )
 
 
 def _train(
@@ -191,8 +214,8 @@ def _train(
     with _started(every, run):
         while len(run.records) < options.epochs and not run.stop:
             _epoch(run, data, every)
-    if run.best is not None:
-        restore(model, run.best)
+    if ending := run.best or run.average:
+        restore(model, ending)
     return run.history
 
 
@@ -201,7 +224,7 @@ def _new_run(model: nn.Module, data: Sources) -> Run:
     if not parameters:
         raise InputError("training: the model has no parameter that requires a gradient; there is nothing to train")
     optimizer = data.options.make_optimizer(parameters)
-    steps = count_batches(data.train, data.options.batch_size)
+    steps = -(-count_batches(data.train, data.options.batch_size) // data.options.accumulate)
     schedule = data.options.make_schedule(optimizer, steps)
     order = Generator().manual_seed(data.options.seed)
     return Run(model, device_of(model), data.options, optimizer, schedule, order)
@@ -209,6 +232,8 @@ def _new_run(model: nn.Module, data: Sources) -> Run:
 
 def _built_in(data: Sources, progress: bool) -> list[Callback]:
     added: list[Callback] = []
+    if data.options.ema is not None:
+        added.append(AverageWeights(data.options.ema))
     if data.keeps_best:
         added.append(KeepBest())
     if data.options.patience is not None:
@@ -232,14 +257,14 @@ def _checkpoint_path(checkpoint: str | Path) -> Path:
 @contextmanager
 def _started(callbacks: list[Callback], run: Run) -> Iterator[None]:
     """Start the callbacks, and end those that were started, whatever happens."""
-    begun: list[Callback] = []
+    started: list[Callback] = []
     try:
         for callback in callbacks:
             callback.on_start(run)
-            begun.append(callback)
+            started.append(callback)
         yield
     finally:
-        for callback in reversed(begun):
+        for callback in reversed(started):
             callback.on_end(run)
 
 
@@ -251,19 +276,19 @@ def _epoch(run: Run, data: Sources, callbacks: list[Callback]) -> None:
         callback.on_begin(run)
     tally, lr = _steps(run, data, callbacks)
     check_finite(run.model, f"training, after epoch {number}", CALMER)
-    rated = _validate(run, data)
+    validated = _validate(run, data)
     run.records.append(
         EpochRecord(
             epoch=number,
             train_loss=tally.loss,
             train_accuracy=tally.accuracy,
-            validation_loss=rated.loss if rated else None,
-            validation_accuracy=rated.accuracy if rated else None,
+            validation_loss=validated.loss if validated else None,
+            validation_accuracy=validated.accuracy if validated else None,
             lr=lr,
             seconds=perf_counter() - started,
         )
     )
-    run.schedule.after_epoch(rated.loss if rated else tally.loss)
+    run.schedule.after_epoch(validated.loss if validated else tally.loss)
     for callback in callbacks:
         callback.on_epoch(run)
 
@@ -272,24 +297,50 @@ def _steps(run: Run, data: Sources, callbacks: list[Callback]) -> tuple[Tally, f
     """Take an epoch's steps; return what they counted, and the learning rate of the last."""
     tally, lr = Tally(), run.lr
     # Labels in memory were looked at once and for all.
-    loss, checked = data.loss, in_memory(data.train) is not None
-    run.model.train()
-    for inputs, targets in iterate(data.train, run.options.batch_size, "training data", run.order):
+    loss, checked = data.loss, together(data.train) is not None
+    _set_modes(run)
+    source = batches(data.train, run.options.batch_size, "training data", run.order)
+    for group in _groups(source, run.options.accumulate):
         lr = run.lr
-        outputs, targets = run.model(inputs.to(run.device)), targets.to(run.device)
-        if not checked and are_classes(outputs, targets):
-            check_labels(targets, outputs.shape[1], "training data")
-        _step(run, outputs, targets, loss, tally, callbacks)
+        run.optimizer.zero_grad(set_to_none=True)
+        count = sum(map(len, group))
+        for batch in group:
+            _gradients(run, batch.to(run.device), loss, count, tally, checked)
+        _step(run, callbacks)
     return tally, lr
 
 
-def _step(run: Run, outputs: Tensor, targets: Tensor, loss: Loss, tally: Tally, callbacks: list[Callback]) -> None:
-    value = loss(outputs, targets)
+def _set_modes(run: Run) -> None:
+    """Put the model in training mode; norms that keep running statistics only where these are not frozen."""
+    run.model.train()
+    if run.options.freeze_norms:
+        for module in run.model.modules():
+            if isinstance(getattr(module, "running_mean", None), Tensor):
+                module.training = False
+
+
+def _groups(source: Iterable[SampleBatch], size: int) -> Iterator[list[SampleBatch]]:
+    """The batches of each step."""
+    rest = iter(source)
+    while group := list(islice(rest, size)):
+        yield group
+
+
+def _gradients(run: Run, batch: SampleBatch, loss: Loss, count: int, tally: Tally, checked: bool) -> None:
+    """Add the gradients of a batch's share in the mean loss of `count` samples."""
+    outputs = answers(batch.run(run.answer), loss)
+    if not checked and are_classes(outputs, batch.targets):
+        check_labels(batch.targets, outputs.shape[1], "training data")
+    value = loss(outputs, batch.targets)
     mean = float(value.detach())
     if not isfinite(mean):
         raise InputError(f"training: the loss became {mean} {_where(run)}; {CALMER}")
-    run.optimizer.zero_grad(set_to_none=True)
-    value.backward()  # type: ignore[no-untyped-call]
+    share = value if len(batch) == count else value * (len(batch) / count)
+    share.backward()  # type: ignore[no-untyped-call]
+    tally.add(logits_of(outputs), batch.targets, mean * len(batch), len(batch))
+
+
+def _step(run: Run, callbacks: list[Callback]) -> None:
     for callback in callbacks:
         callback.on_gradients(run)
     if run.options.clip_norm is not None:
@@ -297,7 +348,6 @@ def _step(run: Run, outputs: Tensor, targets: Tensor, loss: Loss, tally: Tally, 
     run.optimizer.step()
     run.schedule.after_step()
     run.step += 1
-    tally.add(outputs, targets, mean * len(targets))
     for callback in callbacks:
         callback.on_step(run)
 
@@ -309,9 +359,10 @@ def _where(run: Run) -> str:
 def _validate(run: Run, data: Sources) -> Tally | None:
     if data.validation is None:
         return None
-    rated = tally_pass(run.model, data.validation, data.loss, EVALUATION_BATCH, "validation data")
-    if not isfinite(rated.loss):
+    with run.averaged():
+        validated = tally_pass(run.model, data.validation, data.loss, EVALUATION_BATCH, "validation data")
+    if not isfinite(validated.loss):
         raise InputError(
-            f"training: the validation loss became {rated.loss} after epoch {len(run.records) + 1}; {CALMER}"
+            f"training: the validation loss became {validated.loss} after epoch {len(run.records) + 1}; {CALMER}"
         )
-    return rated
+    return validated

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
-from math import isfinite
 from typing import Any
 
 import torch
@@ -21,10 +20,11 @@ from torch.optim.lr_scheduler import (
 )
 from torch.optim.optimizer import Optimizer
 
+from secateur.checks import check_name, check_number, check_whole, is_whole
 from secateur.losses import loss_function
-from secateur.types import InputError, Loss, unknown_name
+from secateur.types import InputError, Loss
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "Schedule", "TrainOptions"]
+__all__ = ["OPTIMIZERS", "SCHEDULES", "LearningRateSchedule", "TrainOptions"]
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 ScheduleFactory = Callable[[Optimizer], LRScheduler]
@@ -65,8 +65,19 @@ class TrainOptions:
             2019); or a callable that makes torch's scheduler from the optimiser, stepped once an epoch.
         step_size, milestones, gamma: of the schedules; `gamma` is 0.1 by default, 0.95 for ``exponential``.
         loss: ``cross_entropy``, ``mse`` or ``l1`` (class labels stand for one-hot vectors), ``bce`` (each output a yes
-            or no), or a callable of (outputs, targets) that returns the mean over the batch.
+            or no), or a callable of (outputs, targets) that returns the mean over the batch: see `fit`.
         clip_norm: the largest norm that the gradient of all parameters together may have; None does not clip.
+        accumulate: batches a step: the gradient is that of the mean loss over the samples of them all, so that a large
+            batch needs the memory of a small one. Norms see each batch by itself.
+        amp: compute the forward and backward passes in bfloat16 where that is safe (torch's autocast); the weights, the
+            loss, the steps and the validation stay in the model's dtype. No scaling of the loss is needed, as bfloat16
+            has the range of float32. It saves time where the processor has instructions for it, and memory.
+        ema: the decay of a running average of the weights, in (0, 1), such as 0.999; the average is validated, and is
+            what the model ends with. None keeps none.
+        freeze_norms: leave the running statistics of batch norms as they are, and normalise by them while training, as
+            in evaluation: for small batches, or few data. Their scales and shifts are trained all the same; call
+            ``requires_grad_(False)`` on those that should stay. Norms without running statistics (layer and group
+            norms) are as ever.
         patience: stop after this many epochs without a lower validation loss; None never stops early.
         restore_best: end with the weights of the lowest validation loss; None means: where there are
             validation data.
@@ -96,47 +107,45 @@ class TrainOptions:
     gamma: float | None = None
     loss: str | Loss = "cross_entropy"
     clip_norm: float | None = None
+    accumulate: int = 1
+    amp: bool = False
+    ema: float | None = None
+    freeze_norms: bool = False
     patience: int | None = None
     restore_best: bool | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.milestones is not None:
+        if isinstance(self.milestones, Iterable):
             object.__setattr__(self, "milestones", tuple(self.milestones))
         self._check_names()
         self._check_ranges()
         self._check_belonging()
 
     def _check_names(self) -> None:
-        for what, value, known in (
+        for role, value, registry in (
             ("optimizer", self.optimizer, OPTIMIZERS),
             ("learning-rate schedule", self.schedule, SCHEDULES),
         ):
-            if not callable(value) and value not in known:
-                raise unknown_name(what, value, known)
+            if not callable(value):
+                check_name(role, value, registry)
         loss_function(self.loss)
 
     def _check_ranges(self) -> None:
-        whole = _is_whole
-        _require("epochs", self.epochs, whole(self.epochs, 0), "a whole number, 0 or more")
-        _require("batch_size", self.batch_size, whole(self.batch_size, 1), "a whole number, 1 or more")
-        _require("lr", self.lr, _is_number(self.lr) and self.lr > 0, "a finite number above 0")
-        _require("momentum", self.momentum, _is_number(self.momentum) and 0 <= self.momentum < 1, "in [0, 1)")
-        _require(
-            "weight_decay",
-            self.weight_decay,
-            _is_number(self.weight_decay) and self.weight_decay >= 0,
-            "a finite number, 0 or more",
-        )
-        _require("seed", self.seed, whole(self.seed, 0) and self.seed < 2**63, "a whole number in [0, 2**63)")
-        for name in ("gamma", "clip_norm"):
-            value = getattr(self, name)
-            _require(name, value, value is None or (_is_number(value) and value > 0), "a finite number above 0")
-        for name in ("step_size", "patience"):
-            value = getattr(self, name)
-            _require(name, value, value is None or whole(value, 1), "a whole number, 1 or more")
+        check_whole("training", 0, epochs=self.epochs)
+        check_whole("training", 0, most=2**63 - 1, seed=self.seed)
+        check_whole("training", batch_size=self.batch_size, accumulate=self.accumulate)
+        check_whole("training", or_none=True, step_size=self.step_size, patience=self.patience)
+        check_number("training", "(0, inf)", lr=self.lr)
+        check_number("training", "(0, inf)", or_none=True, gamma=self.gamma, clip_norm=self.clip_norm)
+        check_number("training", "(0, 1)", or_none=True, ema=self.ema)
+        check_number("training", "[0, inf)", weight_decay=self.weight_decay)
+        check_number("training", "[0, 1)", momentum=self.momentum)
+        for name in ("amp", "freeze_norms", "nesterov"):
+            _require(name, getattr(self, name), isinstance(getattr(self, name), bool), "True or False")
         at = self.milestones
-        rising = at is None or (all(whole(m, 1) for m in at) and list(at) == sorted(set(at)))
+        whole = isinstance(at, tuple) and all(is_whole(epoch, 1) for epoch in at)
+        rising = at is None or (whole and list(at) == sorted(set(at)))
         _require("milestones", at, rising, "rising whole numbers of epochs, 1 or more")
 
     def _check_belonging(self) -> None:
@@ -171,17 +180,17 @@ class TrainOptions:
         make, _ = OPTIMIZERS[self.optimizer]
         return make(parameters, **{name: getattr(self, name) for name in self._optimizer_takes()})
 
-    def make_schedule(self, optimizer: Optimizer, steps_per_epoch: int) -> Schedule:
+    def make_schedule(self, optimizer: Optimizer, steps_per_epoch: int) -> LearningRateSchedule:
         """Return the schedule of this optimiser's learning rate."""
         if callable(self.schedule):
-            return Schedule(self.schedule(optimizer))
+            return LearningRateSchedule(self.schedule(optimizer))
         if self.schedule == "onecycle":
             # Momentum stays what the options say it is.
             peaks = [float(group["lr"]) for group in optimizer.param_groups]
             steps = max(1, self.epochs * steps_per_epoch)
-            one = OneCycleLR(optimizer, max_lr=peaks, total_steps=steps, cycle_momentum=False)
-            return Schedule(one, every_step=True)
-        return Schedule(self._epoch_schedule(self.schedule, optimizer))
+            cycle = OneCycleLR(optimizer, max_lr=peaks, total_steps=steps, cycle_momentum=False)
+            return LearningRateSchedule(cycle, every_step=True)
+        return LearningRateSchedule(self._epoch_schedule(self.schedule, optimizer))
 
     def _epoch_schedule(self, name: str, optimizer: Optimizer) -> LRScheduler:
         gamma = 0.1 if self.gamma is None else self.gamma
@@ -202,7 +211,7 @@ class TrainOptions:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class LearningRateSchedule:
     """One of torch's schedulers, and when it is stepped: after every step, or after every epoch."""
 
     scheduler: LRScheduler
@@ -233,14 +242,6 @@ def describe(value: Any) -> Any:
         return f"{describe(inner)}({bound})"
     owner = value if hasattr(value, "__qualname__") else type(value)
     return f"{owner.__module__}.{owner.__qualname__}"
-
-
-def _is_whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
 def _require(name: str, value: object, right: bool, what: str) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import isfinite
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import check_name, check_number, check_whole
 from secateur.criteria.loss_change import LossChange
 from secateur.criteria.loss_change.labels import LABELS
 from secateur.labelled import Data, check_data, iterate
@@ -19,7 +19,7 @@ from secateur.models.schemes import SCHEMES
 from secateur.randomness import private_draws
 from secateur.structure.sites import channels
 from secateur.train.callbacks import Callback, Run
-from secateur.types import InputError, Loss, Member, Site, Sites, unknown_name
+from secateur.types import InputError, Loss, Member, Site, Sites
 
 __all__ = ["Reinitialise", "reinitialise_units"]
 
@@ -78,19 +78,15 @@ class Reinitialise(Callback):
     on_found: Callable[[int, Found], object] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        cycles = 0 if self.cycles is None else self.cycles
-        for name, value, least in (("every", self.every, 1), ("seed", self.seed, 0), ("cycles", cycles, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"Reinitialise: {name}={value!r} must be a whole number, {least} or more")
-        if self.outgoing is not None and not isfinite(self.outgoing):
-            raise InputError(f"Reinitialise: outgoing={self.outgoing!r} must be a number, or None to keep the weights")
+        check_whole(self, every=self.every)
+        check_whole(self, 0, seed=self.seed)
+        check_whole(self, 0, or_none=True, cycles=self.cycles)
+        check_number(self, "(-inf, inf)", "without one the weights stay", or_none=True, outgoing=self.outgoing)
         check_data(self.data, "Reinitialise")
         loss_function(self.loss)
         for label in self.labels:
-            if label not in LABELS:
-                raise unknown_name("label", label, LABELS)
-        if self.scheme not in SCHEMES:
-            raise unknown_name("initialisation", self.scheme, SCHEMES)
+            check_name("label", label, LABELS)
+        check_name("initialisation", self.scheme, SCHEMES)
 
     def identity(self) -> str:
         """Return the options; the data are not looked at."""
@@ -107,18 +103,22 @@ class Reinitialise(Callback):
             return
         sites = self._sites(run)
         labels = LossChange(self.data, self.loss)(run.model, sites).label(self.alpha, self.tolerance)
-        found = {name: [n for n, label in enumerate(given) if label in self.labels] for name, given in labels.items()}
+        units = {
+            name: [n for n, label in enumerate(unit_labels) if label in self.labels]
+            for name, unit_labels in labels.items()
+        }
         if self.at_random:
-            drawn = np.random.default_rng([self.seed, done, 1])
-            found = {
-                name: sorted(drawn.permutation(sites[name].size)[: len(own)].tolist()) for name, own in found.items()
+            draws = np.random.default_rng([self.seed, done, 1])
+            units = {
+                name: sorted(draws.permutation(sites[name].size)[: len(numbers)].tolist())
+                for name, numbers in units.items()
             }
         # One number from two, so that no other seed gives the same weights in another epoch.
         seed = int(np.random.SeedSequence([self.seed, done]).generate_state(1)[0])
         with private_draws(seed):
-            reinitialise_units(run.model, sites, found, self.scheme, self.outgoing, run.optimizer.state)
+            reinitialise_units(run.model, sites, units, self.scheme, self.outgoing, run.optimizer.state)
         if self.on_found is not None:
-            self.on_found(done + 1, found)
+            self.on_found(done + 1, units)
 
     def _sites(self, run: Run) -> Sites:
         inputs, _ = next(iter(iterate(self.data, 2, "Reinitialise")))
@@ -198,6 +198,6 @@ def _forget_statistics(model: nn.Module, site: Site, numbers: list[int]) -> None
     for member in site.members:
         norm = model.get_submodule(member.parameter.rpartition(".")[0])
         for name, value in (("running_mean", 0.0), ("running_var", 1.0)):
-            held = getattr(norm, name, None)
-            if isinstance(held, Tensor) and member.dim == 0:
-                _put(held, member, numbers, torch.full_like(held, value))
+            statistic = getattr(norm, name, None)
+            if isinstance(statistic, Tensor) and member.dim == 0:
+                _put(statistic, member, numbers, torch.full_like(statistic, value))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
+from secateur.checks import check_whole
 from secateur.train.callbacks import Callback, Run
 from secateur.types import InputError
 
@@ -37,8 +38,7 @@ class RewindRate(Callback):
     epoch: int
 
     def __post_init__(self) -> None:
-        if isinstance(self.epoch, bool) or not isinstance(self.epoch, int) or self.epoch < 0:
-            raise InputError(f"RewindRate: epoch={self.epoch!r} must be a whole number, 0 or more")
+        check_whole(self, 0, epoch=self.epoch)
 
     def identity(self) -> str:
         """Return the epoch that is rewound to."""

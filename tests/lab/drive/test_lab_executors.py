@@ -307,9 +307,9 @@ def test_executors_have_names() -> None:
     assert processes.jobs == 3
     with pytest.raises(UnknownNameError, match="unknown executor 'proceses'; did you mean 'processes'"):
         by_name("proceses")
-    with pytest.raises(InputError, match="0 worker processes: give 1 or more"):
+    with pytest.raises(InputError, match="jobs=0 must be a whole number, 1 or more"):
         by_name("processes", 0)
-    with pytest.raises(InputError, match="retries is -1"):
+    with pytest.raises(InputError, match="retries=-1 must be a whole number, 0 or more"):
         Processes(1, retries=-1)
 
 
@@ -331,7 +331,7 @@ def test_processes_are_taken_where_they_can_gain(monkeypatch: pytest.MonkeyPatch
 
 
 def test_numbers_out_of_range_are_refused(store: Store) -> None:
-    for options, words in (({"threads": 0}, "threads is 0"), ({"jobs": 0}, "jobs is 0")):
+    for options, words in (({"threads": 0}, "threads=0 must be"), ({"jobs": 0}, "jobs=0 must be")):
         with pytest.raises(InputError, match=words):
             run_study(SIXTY, store, FEW, progress=False, **options)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="give the number to the executor itself"):

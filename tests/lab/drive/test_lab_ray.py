@@ -47,7 +47,7 @@ def test_addresses_are_read() -> None:
     names = {"ray": None, "ray:auto": "auto", "ray:10.0.0.1:6379": "10.0.0.1:6379", "ray://a:1": "ray://a:1"}
     made = {name: by_name(name, 3) for name in names}
     assert {name: one.address for name, one in made.items() if isinstance(one, OnRay)} == names
-    for options, words in (({"jobs": 0}, "0 jobs on Ray"), ({"retries": -1}, "retries is -1")):
+    for options, words in (({"jobs": 0}, "jobs=0 must be"), ({"retries": -1}, "retries=-1 must be")):
         with pytest.raises(InputError, match=words):
             OnRay(**options)  # type: ignore[arg-type]
 

@@ -145,7 +145,7 @@ def test_bad_conditions_are_refused(store: Store, where: Any, words: str) -> Non
 def test_unknown_names_are_refused_with_the_nearest(store: Store, asked: dict[str, Any]) -> None:
     with pytest.raises(UnknownNameError, match="unknown parameter or metric 'acuracy'; did you mean 'accuracy'"):
         store.query(**asked)
-    with pytest.raises(InputError, match="limit is -1"):
+    with pytest.raises(InputError, match="limit=-1 must be"):
         store.query(limit=-1)
     with pytest.raises(InputError, match="columns is empty"):
         store.query(columns=[])

@@ -214,7 +214,7 @@ def test_sql_asks_all_stores(run: Run) -> None:
             "there is no store at tyo, and none of a study of that name under runs; there are: other, toy",
         ),
         (("list", "--sort", "x"), "unknown parameter or metric 'x'"),
-        (("list", "--limit", "-1"), "limit is -1; give 0 or more"),
+        (("list", "--limit", "-1"), "limit=-1 must be a whole number, 0 or more"),
         (("show", "zz"), "no cell's id begins with 'zz'"),
         (("show", ""), "an empty id fits every cell"),
         (("compare", TRAIN.id), "comparing needs two or more different cells"),

@@ -250,7 +250,7 @@ def test_bad_input() -> None:
         compare(frame, value="accuracy", correction="hulm")  # type: ignore[arg-type]
     with pytest.raises(UnknownNameError, match="what is better 'less'"):
         compare(frame, value="accuracy", better="less")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"got 95; for 95 % give 0\.95"):
+    with pytest.raises(InputError, match=r"confidence=95 must be a number in \(0, 1\): for 95 % give 0\.95"):
         compare(frame, value="accuracy", confidence=95)
     with pytest.raises(InputError, match=r"two runs have sparsity 0\.5, method a, seed 0"):
         compare(pd.concat([frame, frame[:1]]), value="accuracy")

@@ -41,7 +41,7 @@ def test_a_diverged_run_shows() -> None:
 def test_bad_input() -> None:
     with pytest.raises(InputError, match="no values"):
         summarise([])
-    with pytest.raises(InputError, match=r"got 95; for 95 % give 0\.95"):
+    with pytest.raises(InputError, match=r"confidence=95 must be a number in \(0, 1\): for 95 % give 0\.95"):
         summarise([1, 2], confidence=95)
 
 
@@ -131,7 +131,7 @@ def test_bootstrap_bounds_are_in_order_and_finite(values: list[float], method: A
 def test_bootstrap_refuses_bad_input() -> None:
     with pytest.raises(InputError, match="no values"):
         bootstrap([])
-    with pytest.raises(InputError, match="at least one resample, got 0"):
+    with pytest.raises(InputError, match="resamples=0 must be a whole number, 1 or more"):
         bootstrap([1.0], resamples=0)
     with pytest.raises(UnknownNameError, match="unknown bootstrap method 'bcaa'; did you mean 'bca'"):
         bootstrap([1.0], method="bcaa")  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from secateur.checks import check_number, check_whole
 from secateur.criteria.base import LossCriterion
 from secateur.criteria.loss_change.result import UnitWorth
 from secateur.criteria.loss_change.screen import estimates, lowest, with_estimates
@@ -17,7 +18,7 @@ from secateur.rate.tally import UnitTally
 from secateur.rate.units import unit_engine
 from secateur.state import as_usual, check_finite, device_of
 from secateur.structure.sites import REPAIR
-from secateur.types import InputError, Sites
+from secateur.types import Sites
 from secateur.untouched import copied
 
 __all__ = ["LossChange"]
@@ -66,13 +67,8 @@ class LossChange(LossCriterion):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        room, given = self.max_memory, self.screen
-        if room is not None and (isinstance(room, bool) or not isinstance(room, int) or room < 1):
-            raise InputError(f"LossChange: max_memory={room!r} must be a whole number, 1 or more")
-        if given is not None and (isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 < given < 1):
-            raise InputError(
-                f"LossChange: screen={given!r} must be a fraction of the units, between 0 and 1; 0.1 is usual"
-            )
+        check_whole(self, or_none=True, max_memory=self.max_memory)
+        check_number(self, "(0, 1)", "a fraction of the units; 0.1 is usual", or_none=True, screen=self.screen)
 
     def __call__(self, model: nn.Module, sites: Sites) -> UnitWorth:
         """Return the changes, high = keep; each has its site's shape."""
@@ -83,12 +79,12 @@ class LossChange(LossCriterion):
     def _score(self, model: nn.Module, sites: Sites) -> UnitWorth:
         check_finite(model, "LossChange", REPAIR)
         # In float32 whatever the model is; and of one's own, as the plain loop writes into it.
-        own = copied(model).float()
-        with as_usual(own):
+        float_model = copied(model).float()
+        with as_usual(float_model):
             if self.screen is None:
-                return self._measured(own, sites, None)
-            scores = estimates(own, sites, _Single(self.data, self.batch_size), self._loss, self.batch_size)
-            return with_estimates(self._measured(own, sites, lowest(scores, self.screen)), scores)
+                return self._measured(float_model, sites, None)
+            scores = estimates(float_model, sites, _Single(self.data, self.batch_size), self._loss, self.batch_size)
+            return with_estimates(self._measured(float_model, sites, lowest(scores, self.screen)), scores)
 
     def _measured(self, model: nn.Module, sites: Sites, units: dict[str, Tensor] | None) -> UnitWorth:
         tally, device = UnitTally(self._loss, sites, units), device_of(model)

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from secateur.types import InputError, unknown_name
+from secateur.checks import check_name, check_number
 
 __all__ = ["CORRECTIONS", "LABELS", "Correction", "adjusted", "label_numbers"]
 
@@ -49,16 +49,13 @@ def adjusted(p: Tensor, correction: Correction | None) -> Tensor:
     ascending, order = p.sort()
     rank = torch.arange(1, count + 1, dtype=p.dtype, device=p.device)
     if correction == "holm":
-        found = (ascending * (count + 1 - rank)).cummax(0).values
+        adjusted_ascending = (ascending * (count + 1 - rank)).cummax(0).values
     else:
-        found = (ascending * count / rank).flip(0).cummin(0).values.flip(0)
-    return torch.empty_like(p).index_copy_(0, order, found.clamp(max=1))
+        adjusted_ascending = (ascending * count / rank).flip(0).cummin(0).values.flip(0)
+    return torch.empty_like(p).index_copy_(0, order, adjusted_ascending.clamp(max=1))
 
 
 def _check(alpha: float, tolerance: float, correction: object) -> None:
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < 1:
-        raise InputError(f"label: alpha={alpha!r} must lie between 0 and 1; 0.05 is usual")
-    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 <= tolerance < float("inf"):
-        raise InputError(f"label: tolerance={tolerance!r} must be a change of the loss, 0 or more")
-    if correction is not None and correction not in CORRECTIONS:
-        raise unknown_name("correction", correction, CORRECTIONS)
+    check_number("label", "(0, 1)", "0.05 is usual", alpha=alpha)
+    check_number("label", "[0, inf)", "a change of the loss", tolerance=tolerance)
+    check_name("correction", correction, CORRECTIONS, or_none=True)

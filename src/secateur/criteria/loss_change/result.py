@@ -117,12 +117,12 @@ class UnitWorth(dict[str, Tensor]):
         if tolerance is None:
             tolerance = PRECISION * abs(self.base.loss)
         labels = [[LABELS[-1]] * x.numel() for x in self.values()]
-        known = [
+        measured_units = [
             (i, unit) for i, name in enumerate(self) for unit in self.exact[name].flatten().nonzero().flatten().tolist()
         ]
         change, error = (self._measured(part) for part in (self, self.error))
         numbers = label_numbers(change, error, alpha, tolerance, correction).tolist()
-        for (i, unit), number in zip(known, numbers, strict=True):
+        for (i, unit), number in zip(measured_units, numbers, strict=True):
             labels[i][unit] = LABELS[number]
         return dict(zip(self, labels, strict=True))
 

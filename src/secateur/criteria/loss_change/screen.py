@@ -28,9 +28,9 @@ def estimates(model: nn.Module, sites: Sites, data: Data, loss: Loss, batch_size
     """
     if any(site.kind != "channel" for site in sites.values()):
         return Taylor(data, loss, "signed", batch_size=batch_size)(model, sites)
-    found = SecondOrder(data, loss, batch_size=batch_size)(model, sites)
+    change_by_site = SecondOrder(data, loss, batch_size=batch_size)(model, sites)
     unsure = Flow(model, sites).partial
-    return {name: torch.full_like(x, -torch.inf) if name in unsure else x for name, x in found.items()}
+    return {name: torch.full_like(x, -torch.inf) if name in unsure else x for name, x in change_by_site.items()}
 
 
 def lowest(scores: dict[str, Tensor], fraction: float) -> dict[str, Tensor]:
@@ -41,10 +41,10 @@ def lowest(scores: dict[str, Tensor], fraction: float) -> dict[str, Tensor]:
     """
     flat = torch.cat([x.flatten().cpu() for x in scores.values()])
     count = min(ceil(MARGIN * fraction * len(flat)), len(flat))
-    chosen = torch.zeros(len(flat), dtype=torch.bool)
-    chosen[flat.argsort(stable=True)[:count]] = True
-    chosen |= flat == -torch.inf
-    parts = chosen.split([x.numel() for x in scores.values()])  # type: ignore[no-untyped-call]
+    is_lowest = torch.zeros(len(flat), dtype=torch.bool)
+    is_lowest[flat.argsort(stable=True)[:count]] = True
+    is_lowest |= flat == -torch.inf
+    parts = is_lowest.split([x.numel() for x in scores.values()])  # type: ignore[no-untyped-call]
     return {name: part.nonzero().flatten() for name, part in zip(scores, parts, strict=True)}
 
 
@@ -52,7 +52,7 @@ def with_estimates(measured: UnitWorth, scores: dict[str, Tensor]) -> UnitWorth:
     """Put the estimates in the place of what was not measured; nothing else is known there."""
     for name, exact in measured.exact.items():
         measured[name] = torch.where(exact, measured[name], scores[name].cpu().to(measured[name].dtype))
-        for known in (measured.error, measured.accuracy):
-            known[name] = torch.where(exact, known[name], nan)
+        for figure_by_site in (measured.error, measured.accuracy):
+            figure_by_site[name] = torch.where(exact, figure_by_site[name], nan)
         measured.class_accuracy[name] = torch.where(exact[..., None], measured.class_accuracy[name], nan)
     return measured

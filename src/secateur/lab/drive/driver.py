@@ -8,6 +8,7 @@ from contextlib import ExitStack, suppress
 from multiprocessing import current_process
 from typing import Any
 
+from secateur.checks import check_whole
 from secateur.files import write_text
 from secateur.lab.drive.agenda import Agenda
 from secateur.lab.drive.executors import Executor, by_name, suited
@@ -72,10 +73,8 @@ def run_study(
         InputError: the study's list of cells is not in order, or a number is out of range.
         FileError: the store cannot be written; what was finished before stays.
     """
-    if threads < 1:
-        raise InputError(f"threads is {threads}; give 1 or more")
-    if jobs is not None and jobs < 1:
-        raise InputError(f"jobs is {jobs}; give 1 or more")
+    check_whole("run_study", threads=threads)
+    check_whole("run_study", or_none=True, jobs=jobs)
     _check_not_a_worker()
     planned = Planned.of(study, options)
     driver = _Driver(planned, store, retry_failed)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from secateur.checks import check_whole
 from secateur.files import require
 from secateur.lab.keep import frames
 from secateur.lab.keep.database import Connection, address, connected
@@ -169,8 +170,7 @@ def _clauses(where: Sequence[Condition], sort: str | None, limit: int | None) ->
     text += f" ORDER BY {missing}{order}{falling}, rowid{falling if name == 'created' else ''}"
     values += [*path, *path] if missing else path
     if limit is not None:
-        if limit < 0:
-            raise InputError(f"limit is {limit}; give 0 or more, or None for all")
+        check_whole("query", 0, "None is all", limit=limit)
         text += " LIMIT ?"
         values.append(limit)
     return text, values

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from secateur.checks import check_name, is_number, is_whole
 from secateur.lab.plan.recipe import Json
 from secateur.types import InputError, unknown_name
 
@@ -96,7 +97,7 @@ class Option:
     def _fits(self, value: Any) -> bool:
         if self.kind in ("text", "flag", "mapping"):
             return isinstance(value, {"text": str, "flag": bool, "mapping": Mapping}[self.kind])
-        number = isinstance(value, int if self.kind == "count" else (int, float)) and not isinstance(value, bool)
+        number = is_whole(value) if self.kind == "count" else is_number(value)
         if self.kind == "part":
             return number and (0 < value < 1 if isinstance(value, float) else value >= 1)
         most = math.inf if self.most is None else self.most
@@ -133,8 +134,7 @@ class Options(Mapping[str, Json]):
             UnknownNameError: there is no such option.
         """
         for name in defaults:
-            if name not in self:
-                raise unknown_name("option", name, self)
+            check_name("option", name, self)
         return Options(tuple(replace(o, default=defaults.get(o.name, o.default)) for o in self.table))
 
     def check(self, where: str, values: Mapping[str, Json]) -> None:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from torch import Tensor
 
+from secateur.checks import check_name
 from secateur.lab.plan.options import Options
 from secateur.lab.plan.recipe import Json, Recipe, canonical
-from secateur.types import InputError, unknown_name
+from secateur.types import InputError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -86,8 +87,7 @@ class Context:
     options: Mapping[str, Json] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Json:
-        if name not in self.recipe.parameters:
-            raise unknown_name("parameter", name, self.recipe.parameters)
+        check_name("parameter", name, self.recipe.parameters)
         return self.recipe.parameters[name]
 
     def record(self, position: int = 0) -> Record:
@@ -249,8 +249,7 @@ class Study:
             InputError: a value is of the wrong kind or out of range (where `defaults` are `Options`).
         """
         for name in options or {}:
-            if name not in self.defaults:
-                raise unknown_name(f"option of study {self.name!r}", name, self.defaults)
+            check_name(f"option of study {self.name!r}", name, self.defaults)
         if isinstance(self.defaults, Options):
             self.defaults.check(f"study {self.name!r}", options or {})
         return {**self.defaults, **(options or {})}

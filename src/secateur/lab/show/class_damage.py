@@ -9,6 +9,7 @@ from secateur.files import require
 from secateur.lab.show import figures
 from secateur.lab.show.blocks import Basis, Block, Column, Picture, Table
 from secateur.lab.show.stats import summarise
+from secateur.lab.show.words import points
 from secateur.types import InputError
 
 if TYPE_CHECKING:
@@ -114,20 +115,22 @@ def _first_fall(changes: DataFrame) -> float:
     return float(hurt[0] if hurt else falls.index[-1])
 
 
-def _points(change: float) -> str:
-    return f"{100 * change:+.1f}".replace("-", "−")
-
-
 def _interval(row: Any) -> str:
-    return f"95 % {_points(row['low'])} to {_points(row['high'])}" if row["low"] == row["low"] else "one seed"
+    return (
+        f"95 % {points(100 * row['low'], 1)} to {points(100 * row['high'], 1)}"
+        if row["low"] == row["low"]
+        else "one seed"
+    )
 
 
 def _words(shown: DataFrame, here: DataFrame, method: str, part: str) -> str:
-    worst = [f"{row['class']} ({_points(row['change'])} points, {_interval(row)})" for _, row in shown[:3].iterrows()]
+    worst = [
+        f"{row['class']} ({points(100 * row['change'], 1)} points, {_interval(row)})" for _, row in shown[:3].iterrows()
+    ]
     words = f"Hurt most with {part}, method {method}: {', '.join(worst)}."
     least = here.loc[here["change"].idxmin()]
     if least["method"] != method:
-        words += f" Of all methods, {least['method']} hurts one class most: {least['class']} ({_points(least['change'])} points)."
+        words += f" Of all methods, {least['method']} hurts one class most: {least['class']} ({points(100 * least['change'], 1)} points)."
     return (
         f"{words} Shown is the first sparsity at which the mean accuracy has fallen by a point, or the one asked for."
     )
@@ -147,7 +150,7 @@ def _bars(shown: DataFrame, method: str, part: str, basis: str | Basis) -> Pictu
         drawing,
         f"Test accuracy of each class, unpruned and with {part}, method {method}; the change in "
         "percentage points stands beside, the class that is hurt most on top.",
-        f"Bars of the accuracy of each class before and after pruning; {first['class']} changes by {_points(first['change'])} points.",
+        f"Bars of the accuracy of each class before and after pruning; {first['class']} changes by {points(100 * first['change'], 1)} points.",
         basis,
         shown,
     )
@@ -163,10 +166,10 @@ def _map(here: DataFrame, order: Sequence[str], part: str, basis: str | Basis) -
             table,
             label="Change (points)",
             diverging=True,
-            show=lambda points: "–" if points != points else f"{round(points, 1) + 0.0:+.1f}".replace("-", "−"),
+            show=lambda value: points(value, 1),
         ),
         f"Change of each class's accuracy in percentage points, every method with {part}.",
-        f"Heat map of methods and classes; the darkest loss is {worst['class']} with {worst['method']}, {_points(worst['change'])} points.",
+        f"Heat map of methods and classes; the darkest loss is {worst['class']} with {worst['method']}, {points(100 * worst['change'], 1)} points.",
         basis,
         here,
     )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.legend import Legend
 
-__all__ = ["layout", "legend", "note", "number", "percent", "tie"]
+__all__ = ["layout", "legend", "note", "tie"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,27 +88,6 @@ def layout(figure: Figure) -> dict[str, Any]:
         "legend": [[name, list(ids)] for name, ids in marks.legend],
         "points": [point for point in placed if point is not None],
     }
-
-
-def number(value: float) -> str:
-    """Return a number as a tooltip shows it: four digits, a true minus, a dash for a missing one.
-
-    >>> number(-0.123456), number(float("nan")), number(2386000)
-    ('−0.1235', '–', '2,386,000')
-    """
-    if not math.isfinite(value):
-        return "–"
-    text = f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
-    return text.replace("-", "−")
-
-
-def percent(fraction: float) -> str:
-    """Return a fraction as per cent.
-
-    >>> percent(0.05), percent(0.8827)
-    ('5 %', '88.27 %')
-    """
-    return f"{100 * fraction:.4g} %".replace("-", "−") if math.isfinite(fraction) else "–"
 
 
 def _of(figure: Any) -> _Marks:

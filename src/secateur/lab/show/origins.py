@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from secateur.checks import is_number
 from secateur.lab.plan.recipe import Json
 from secateur.lab.plan.study import Planned, Results
 from secateur.lab.show.blocks import Basis
@@ -81,7 +82,7 @@ class Origins:
 
 
 def _is_plain(value: Json) -> bool:
-    return isinstance(value, (str, int, float)) and not isinstance(value, bool)
+    return isinstance(value, str) or is_number(value)
 
 
 def _conditions(chosen: Any, among: Any) -> list[tuple[str, Any]]:

@@ -44,9 +44,9 @@ def chain_engine(
     >>> chain_engine(model, channels(model, torch.zeros(1, 2)), cross_entropy) is None
     True
     """
-    found = parse(model, sites) if loss is cross_entropy else None
+    chain = parse(model, sites) if loss is cross_entropy else None
     room = min(Budget.of(device_of(model), max_memory).total, CHAIN)
-    return None if found is None else ChainEngine(model, *found, sites, room, advance)
+    return None if chain is None else ChainEngine(model, *chain, sites, room, advance)
 
 
 @dataclass(eq=False)
@@ -180,12 +180,13 @@ class ChainEngine:
         return self.asked[self.start[name] : self.start[name] + self.sites[name].size]
 
     def _last(self, block: Block) -> None:
-        """The neurons that the last layer reads: a closed form."""
+        """The neurons that the last layer reads: the closed form of `rate.last`."""
         name = self.layers[-2].site
         assert name is not None
         order = block.targets.argsort(stable=True)
         counts = torch.bincount(block.targets, minlength=self.hits.shape[1])
         logits = block.gives[-1]
+        # log p = z − log Σ exp z, where the loss is log Σ exp z − z_t.
         log_p = logits - (block.losses + logits.gather(1, block.targets[:, None])[:, 0])[:, None]
         read, weight = block.reads[-1].index_select(0, order), self.layers[-1].weight
         of = self._asked(name).nonzero()[:, 0]
@@ -273,12 +274,12 @@ class ChainEngine:
             number += 1
         return values
 
-    def _add(self, block: Block, kept: Sequence[Rows]) -> None:
+    def _add(self, block: Block, parts: Sequence[Rows]) -> None:
         """Add rows of logits to the sums."""
-        if not kept:
+        if not parts:
             return
-        sample, unit = (torch.cat([getattr(rows, key) for rows in kept]) for key in ("sample", "unit"))
-        logits = torch.cat([rows.values for rows in kept]).T.contiguous()
+        sample, unit = (torch.cat([getattr(rows, key) for rows in parts]) for key in ("sample", "unit"))
+        logits = torch.cat([rows.values for rows in parts]).T.contiguous()
         target = block.targets[sample]
         delta = (_losses(logits, target) - block.losses[sample]).double()
         self.change.index_add_(0, unit, delta)
@@ -288,7 +289,7 @@ class ChainEngine:
 
 
 def _losses(logits: Tensor, target: Tensor) -> Tensor:
-    """The cross-entropy of logits ``(classes, rows)``; the same for all, so that rounding does not look like a change."""
+    """The cross-entropy log Σ_c exp z_c − z_t of logits ``(classes, rows)``; the same for all, so that rounding does not look like a change."""
     losses: Tensor = logits.logsumexp(0).sub_(logits.gather(0, target[None])[0])
     return losses
 

@@ -1,4 +1,8 @@
-"""What a layer gives without one of the maps that it reads: its output less what that map alone adds to it."""
+"""What a layer gives without one of the maps that it reads: its output less what that map alone adds to it.
+
+y − P_u W_uᵀ, where the rows of P_u are the patches of map u, one a place, as y = b + Σ_u P_u W_uᵀ (a convolution as a matrix
+product: Chellapilla et al., 2006). A linear layer that reads flattened maps has one place, and the map for its patch.
+"""
 
 from __future__ import annotations
 

@@ -144,10 +144,10 @@ class _Reader:
             return self._norm(arguments)
         return self._plain(name, arguments, node, source)
 
-    def _plain(self, name: str, given: dict[str, Any], node: Node, source: Node) -> bool:
+    def _plain(self, name: str, arguments: dict[str, Any], node: Node, source: Node) -> bool:
         """A pointwise op, a pool, or a flattening."""
         ops = self.layers[-1].post if self.layers else self.before
-        options = {k: v for k, v in given.items() if k not in {"self", "input"}}
+        options = {k: v for k, v in arguments.items() if k not in {"self", "input"}}
         if any(isinstance(v, Node) for v in options.values()) or options.get("train") is True:
             return False
         if name in VIEWS or (name == "mean" and len(_shape(source)) == 4):
@@ -190,11 +190,11 @@ class _Reader:
         self.layers.append(ChainLayer(w, b, options, site))
         return True
 
-    def _norm(self, given: dict[str, Any]) -> bool:
+    def _norm(self, arguments: dict[str, Any]) -> bool:
         """Fold a batch norm into the layer that it directly follows."""
         tensor_of = self.structure.graph.tensors
-        operands = [given.get(key) for key in ("running_mean", "running_var", "weight", "bias")]
-        if not self.layers or self.layers[-1].post or given.get("training") or None in operands[:2]:
+        operands = [arguments.get(key) for key in ("running_mean", "running_var", "weight", "bias")]
+        if not self.layers or self.layers[-1].post or arguments.get("training") or None in operands[:2]:
             return False
         if any(node is not None and node not in tensor_of for node in operands):
             return False
@@ -202,10 +202,11 @@ class _Reader:
         mean, variance, scale, shift = (None if node is None else self.state[tensor_of[node]] for node in operands)
         assert mean is not None
         assert variance is not None
-        factor = (variance.double() + given["eps"]).rsqrt() * (1.0 if scale is None else scale.double())
+        # γ (W x + b − μ) / √(σ² + ε) + β = (f W) x + (f (b − μ) + β) with f = γ / √(σ² + ε) (Ioffe and Szegedy, 2015).
+        factor = (variance.double() + arguments["eps"]).rsqrt() * (1.0 if scale is None else scale.double())
         layer.weight = (layer.weight.double() * factor.view(-1, *[1] * (layer.weight.ndim - 1))).float()
-        moved = (layer.bias.double() - mean) * factor + (0.0 if shift is None else shift.double())
-        layer.bias = moved.float()
+        bias = (layer.bias.double() - mean) * factor + (0.0 if shift is None else shift.double())
+        layer.bias = bias.float()
         return True
 
 
@@ -234,6 +235,6 @@ def _shape(node: Node) -> tuple[int, ...]:
     return tuple(int(s) for s in value.shape) if isinstance(value, Tensor) else ()
 
 
-def _pair(given: Any) -> tuple[int, int]:
-    numbers = [given] if isinstance(given, int) else list(given)
+def _pair(option: Any) -> tuple[int, int]:
+    numbers = [option] if isinstance(option, int) else list(option)
     return int(numbers[0]), int(numbers[-1])

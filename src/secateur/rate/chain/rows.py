@@ -50,6 +50,7 @@ class Sparse:
             read: what it reads, ``(samples, inputs)``.
             sample, unit: the samples and the neurons.
         """
+        # y − h_u w_u: a linear layer is a sum over what it reads.
         values = self.by_input[number].index_select(0, unit)
         values.mul_(read[sample, unit].neg_()[:, None])
         return values.add_(before if len(before) == 1 else before.index_select(0, sample))

@@ -100,11 +100,11 @@ def add_matmul(call: Call) -> Value:
     from secateur.structure.rules.elementwise import covers, pointwise
 
     a = call["mat1"] or call["batch1"]
-    made = matrix_product(call, a, call["mat2"] or call["batch2"])
+    product_value = matrix_product(call, a, call["mat2"] or call["batch2"])
     bias: Value = call["self"]
     call.role(bias, len(bias.axes) - 1, "out")
-    zero = made.zero and bias.zero and covers(bias, call.shape, [made])
-    return pointwise(call, [made, bias], zero)
+    zero = product_value.zero and bias.zero and covers(bias, call.shape, [product_value])
+    return pointwise(call, [product_value, bias], zero)
 
 
 def matrix_product(call: Call, a: Value, b: Value) -> Value:

@@ -32,12 +32,12 @@ def pointwise(call: Call, values: list[Value], zero: bool) -> Value:
     sources: list[tuple[str, int] | None] = []
     for dim, size in enumerate(shape):
         back = len(shape) - dim
-        found = [(v, len(v.axes) - back) for v in values if len(v.axes) >= back]
-        found = [(v, d) for v, d in found if v.axes[d].size == size]
-        for value, d in found[1:]:
-            call.unify(found[0][0].axes[found[0][1]], value.axes[d])
-        axes.append(found[0][0].axes[found[0][1]] if found else fixed(size))
-        sources.append(next((v.source[d] for v, d in found if d < len(v.source) and v.source[d]), None))
+        aligned = [(v, len(v.axes) - back) for v in values if len(v.axes) >= back]
+        aligned = [(v, d) for v, d in aligned if v.axes[d].size == size]
+        for value, d in aligned[1:]:
+            call.unify(aligned[0][0].axes[aligned[0][1]], value.axes[d])
+        axes.append(aligned[0][0].axes[aligned[0][1]] if aligned else fixed(size))
+        sources.append(next((v.source[d] for v, d in aligned if d < len(v.source) and v.source[d]), None))
     return Value(tuple(axes), zero, tuple(sources))
 
 
@@ -114,9 +114,9 @@ def lerp(call: Call) -> Value:
 def choose(call: Call) -> Value:
     values = call.values()
     filled = call["value"] if call["value"] is not None else call["other"]
-    chosen = [v for v in (call["self"], filled) if isinstance(v, Value)]
+    branches = [v for v in (call["self"], filled) if isinstance(v, Value)]
     literal = any(isinstance(v, (int, float)) and v != 0 for v in (call["self"], filled))
-    zero = not literal and all(v.zero and covers(v, call.shape, values) for v in chosen)
+    zero = not literal and all(v.zero and covers(v, call.shape, values) for v in branches)
     return pointwise(call, values, zero)
 
 

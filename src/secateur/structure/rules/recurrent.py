@@ -13,8 +13,8 @@ GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 def recurrent(call: Call) -> list[Value]:
     """(input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first) → output and states."""
     if call["batch_sizes"] is not None:
-        made = freeze_all(call, "packed sequences")
-        return made if isinstance(made, list) else [made]
+        frozen = freeze_all(call, "packed sequences")
+        return frozen if isinstance(frozen, list) else [frozen]
     x: Value = call["input"]
     gates = GATES[op_name(call.node)]
     states = call["hx"] if isinstance(call["hx"], (list, tuple)) else [call["hx"]]
@@ -34,9 +34,9 @@ def recurrent(call: Call) -> list[Value]:
         call.unify(state.axes[-1], axis)
     freeze(product(*x.axes[:-1]), "time and batch axes")
     zero = all(s.zero for s in states)
-    made = [Value((*x.axes[:-1], layer_in), zero)]
-    made += [Value((*s.axes[:-1], axis), zero) for s, axis in zip(states, (outer, inner), strict=False)]
-    return made
+    outputs = [Value((*x.axes[:-1], layer_in), zero)]
+    outputs += [Value((*s.axes[:-1], axis), zero) for s, axis in zip(states, (outer, inner), strict=False)]
+    return outputs
 
 
 def _sizes(call: Call, params: list[Value], gates: int, projected: bool, biases: int) -> tuple[Axis, Axis]:

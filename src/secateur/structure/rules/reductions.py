@@ -20,8 +20,8 @@ def _dims(value: Any, ndim: int) -> list[int]:
 
 
 def _reduced(call: Call, x: Value, dims: list[int]) -> tuple[Axis, ...]:
-    kept = bool(call["keepdim"])
-    return tuple(fixed(1) if d in dims else a for d, a in enumerate(x.axes) if kept or d not in dims)
+    keepdim = bool(call["keepdim"])
+    return tuple(fixed(1) if d in dims else a for d, a in enumerate(x.axes) if keepdim or d not in dims)
 
 
 @rule("sum", "nansum", "norm", "linalg_vector_norm", "frobenius_norm", "count_nonzero")
@@ -78,7 +78,7 @@ def along(call: Call) -> Value | list[Value]:
         else [len(x.axes) - 1]
     )
     call.freeze(*(x.axes[d] for d in dims), because="depends on every entry")
-    made = []
+    outputs = []
     for shape in output_shapes(call.node):
         if len(shape) == len(x.axes):
             axes = tuple(
@@ -86,8 +86,8 @@ def along(call: Call) -> Value | list[Value]:
             )
         else:
             axes = tuple(a for d, a in enumerate(x.axes) if d not in dims)
-        made.append(Value(axes, zero=False))
-    return made if isinstance(call.node.meta.get("val"), (tuple, list)) else made[0]
+        outputs.append(Value(axes, zero=False))
+    return outputs if isinstance(call.node.meta.get("val"), (tuple, list)) else outputs[0]
 
 
 @rule("softmax", "log_softmax", "_softmax", "_log_softmax")
@@ -178,11 +178,11 @@ def pool(call: Call) -> Value | list[Value]:
     x: Value = call.values()[0]
     count = next(k for k in (1, 2, 3) if f"{k}d" in op_name(call.node))
     call.freeze(*x.axes[-count:], because="pooled over")
-    made = [
+    outputs = [
         Value((*x.axes[:-count], *(fixed(s, "spatial axis") for s in shape[-count:])), x.zero)
         for shape in output_shapes(call.node)
     ]
-    return made if isinstance(call.node.meta.get("val"), (tuple, list)) else made[0]
+    return outputs if isinstance(call.node.meta.get("val"), (tuple, list)) else outputs[0]
 
 
 @rule("grid_sampler", "grid_sampler_2d", "affine_grid_generator")

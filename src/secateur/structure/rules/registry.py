@@ -147,9 +147,9 @@ def shape_of(node: Node) -> tuple[int, ...]:
 
 def output_shapes(node: Node) -> list[tuple[int, ...]]:
     """Return the shapes of all outputs of a node; () for what is no tensor."""
-    made = node.meta.get("val")
-    if isinstance(made, (list, tuple)):
-        return [tuple(m.shape) if isinstance(m, Tensor) else () for m in made]
+    traced_output = node.meta.get("val")
+    if isinstance(traced_output, (list, tuple)):
+        return [tuple(m.shape) if isinstance(m, Tensor) else () for m in traced_output]
     return [shape_of(node)]
 
 
@@ -157,10 +157,10 @@ def freeze_all(call: Call, because: str) -> Value | list[Value]:
     """Freeze all that an op touches; its outputs carry no units."""
     for value in call.values():
         call.freeze(*value.axes, because=because)
-    made = call.node.meta.get("val")
+    traced_output = call.node.meta.get("val")
     reason = f"{because} at {call.reason}"
-    if isinstance(made, (list, tuple)):
-        return [fixed_value(tuple(m.shape), reason) if isinstance(m, Tensor) else Value(()) for m in made]
+    if isinstance(traced_output, (list, tuple)):
+        return [fixed_value(tuple(m.shape), reason) if isinstance(m, Tensor) else Value(()) for m in traced_output]
     return fixed_value(call.shape, reason)
 
 

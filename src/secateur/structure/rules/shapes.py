@@ -44,35 +44,35 @@ def reshaped(call: Call, axes: Sequence[Axis], shape: Sequence[int]) -> tuple[Ax
         if size == 1:
             result.append(fixed(1))
             continue
-        run, wanted = [rest.pop(0)], [size]
-        while (have := prod(a.size for a in run)) != (want := prod(wanted)):
+        run, target_sizes = [rest.pop(0)], [size]
+        while (have := prod(a.size for a in run)) != (want := prod(target_sizes)):
             if have < want:
                 run.append(rest.pop(0))
             else:
-                wanted.append(sizes.pop(0))
-        result.extend(_regroup(call, run, wanted))
+                target_sizes.append(sizes.pop(0))
+        result.extend(_regroup(call, run, target_sizes))
     return tuple(result)
 
 
 def _regroup(call: Call, run: list[Axis], sizes: list[int]) -> list[Axis]:
     """Write the product of `run` as factors of `sizes`, refining it from the right."""
     left: Axis = product(*run)
-    found: list[Axis] = []
+    right_factors: list[Axis] = []
     for size in reversed(sizes[1:]):
         halves = factor(left, size)
         if halves is None:
             call.freeze(*run, because=f"sizes that do not divide ({[a.size for a in run]} → {sizes})")
             return [fixed(s, f"reshaped at {call.reason}") for s in sizes]
         left, right = halves
-        found.append(right)
-    return [left, *reversed(found)]
+        right_factors.append(right)
+    return [left, *reversed(right_factors)]
 
 
 @rule("squeeze", "unsqueeze")
 def squeeze(call: Call) -> Value:
     x: Value = call["self"]
-    kept = iter([(a, s) for a, s in zip(x.axes, sources(x), strict=True) if a.size != 1])
-    pairs = [next(kept) if size != 1 else (fixed(1), None) for size in call.shape]
+    wide_axes = iter([(a, s) for a, s in zip(x.axes, sources(x), strict=True) if a.size != 1])
+    pairs = [next(wide_axes) if size != 1 else (fixed(1), None) for size in call.shape]
     return Value(tuple(a for a, _ in pairs), x.zero, tuple(s for _, s in pairs))
 
 
@@ -224,8 +224,8 @@ def unbind(call: Call) -> list[Value]:
     dim = (call["dim"] or 0) % len(x.axes)
     call.freeze(x.axes[dim], because="taken apart")
     source = sources(x)
-    one = Value(x.axes[:dim] + x.axes[dim + 1 :], x.zero, source[:dim] + source[dim + 1 :])
-    return [one] * x.axes[dim].size
+    slice_value = Value(x.axes[:dim] + x.axes[dim + 1 :], x.zero, source[:dim] + source[dim + 1 :])
+    return [slice_value] * x.axes[dim].size
 
 
 @rule("select", "select_copy")
@@ -284,8 +284,8 @@ def index(call: Call) -> Value:
     used = [d for d, i in enumerate(indices) if i is not None]
     for d in used:
         call.freeze(x.axes[d], because="chosen by an index")
-    made = max((len(i.axes) for i in indices if i is not None), default=0)
-    middle = tuple(fixed(s, "indices") for s in _broadcast([i for i in indices if i is not None], made))
+    index_ndim = max((len(i.axes) for i in indices if i is not None), default=0)
+    middle = tuple(fixed(s, "indices") for s in _broadcast([i for i in indices if i is not None], index_ndim))
     rest = [d for d in range(len(x.axes)) if d not in used]
     together = used == list(range(used[0], used[0] + len(used)))
     before = [d for d in rest if together and d < used[0]]

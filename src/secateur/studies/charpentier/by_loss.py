@@ -132,11 +132,11 @@ def control_cell(context: Context) -> Outcome:
     return Outcome(metrics)
 
 
-def _means(prefix: str, rated: Evaluations) -> dict[str, Json]:
+def _means(prefix: str, ratings: Evaluations) -> dict[str, Json]:
     return {
-        f"{prefix}loss": float(rated.losses.mean()),
-        f"{prefix}accuracy": float(rated.accuracy.mean()),
-        f"{prefix}class_accuracy": rated.class_accuracy.mean(0).tolist(),
+        f"{prefix}loss": float(ratings.losses.mean()),
+        f"{prefix}accuracy": float(ratings.accuracy.mean()),
+        f"{prefix}class_accuracy": ratings.class_accuracy.mean(0).tolist(),
     }
 
 

@@ -33,12 +33,12 @@ def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
     return cells
 
 
-def _classes(study: str, name: str, wanted: list[int]) -> list[int]:
+def _classes(study: str, name: str, class_numbers: list[int]) -> list[int]:
     count = len(data.info(name).classes)
-    for number in wanted:
+    for number in class_numbers:
         if number >= count:
             raise InputError(f"study {study!r}: classes holds {number}, but {name} has the classes 0 to {count - 1}")
-    return wanted or list(range(count))
+    return class_numbers or list(range(count))
 
 
 def class_cell(context: Context) -> Outcome:

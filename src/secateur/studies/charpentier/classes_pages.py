@@ -10,13 +10,13 @@ from secateur.lab.show.blocks import Basis, Block, Column, Section, Table
 from secateur.lab.show.class_damage import class_changes, class_damage
 from secateur.lab.show.judgement import paired
 from secateur.lab.show.sections import interval, pick
+from secateur.lab.show.words import percent, points
 from secateur.studies.charpentier import factors_pages
 from secateur.studies.charpentier.factors_pages import Factor, cuts
 from secateur.studies.kit.controls import METHODS
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.parts import Part
 from secateur.studies.kit.pictures import change_picture
-from secateur.studies.kit.words import points, share
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -72,7 +72,7 @@ def _by_loss(part: Part) -> list[Block]:
     pruned = pick(part.pruned, method=METHODS[0])
     changes = class_changes(part.measured, pruned, part.classes)
     table = 100 * changes.pivot(index="sparsity", columns="class", values="change").reindex(columns=list(part.classes))
-    table.index = [share(sparsity) for sparsity in table.index]
+    table.index = [percent(sparsity) for sparsity in table.index]
     table = table.rename_axis("removed")
     caption = "Change of each class's test accuracy after a cut by loss change, by the part of the units cut."
     blocks.append(change_picture("by-loss", table, caption, _HEAT, part.basis(pruned), "removed"))
@@ -97,7 +97,7 @@ def _aimed(part: Part, frame: DataFrame) -> DataFrame:
 
 def _way(part: Part, changes: DataFrame, aimed: DataFrame, way: str) -> list[Block]:
     rows, runs = pick(changes, way=way), pick(aimed, way=way)
-    basis, removed = part.basis(runs), share(runs["sparsity"].iloc[0])
+    basis, removed = part.basis(runs), percent(runs["sparsity"].iloc[0])
     table = require("pandas", "lab").DataFrame(
         {part.classes[int(number)]: _changes(part, class_runs) for number, class_runs in runs.groupby("class")}
     )
@@ -117,14 +117,14 @@ def _changes(part: Part, runs: DataFrame) -> Any:
 
 def _table(rows: DataFrame, removed: str, way: str, basis: Basis) -> Table:
     def of(method: str, key: str) -> Callable[[DataFrame], Any]:
-        return lambda own: pick(own, method=method)[key]
+        return lambda rows: pick(rows, method=method)[key]
 
     columns = [Mean("before", Column("before", format=".4f"))]
     for method in _PREFIXES:
         columns.append(Mean(of(method, "own"), Column(f"{method}: this class", "points", format="+.1f")))
         columns.append(Mean(of(method, "others"), Column("the others", "points", format="+.1f")))
     title = "95 % of this class, class accuracy"
-    columns.append(Mean(lambda own: interval(of("class accuracy", "own")(own)), Column(title)))
+    columns.append(Mean(lambda rows: interval(of("class accuracy", "own")(rows)), Column(title)))
     caption = f"Changes of test accuracy with {removed} of the units cut to {WAYS[way]}; the controls remove as many units of each layer."
     return grouped(rows.sort_values("class", kind="stable"), way, caption, {"name": Column("class")}, columns, basis)
 

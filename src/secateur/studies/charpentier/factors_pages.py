@@ -16,12 +16,12 @@ from secateur.lab.show.class_damage import class_changes, class_damage
 from secateur.lab.show.judgement import paired
 from secateur.lab.show.sections import interval, mean, pick
 from secateur.lab.show.style import styles
+from secateur.lab.show.words import percent
 from secateur.studies.charpentier.measured import LABELS
 from secateur.studies.kit.controls import METHODS
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.parts import Part, study
 from secateur.studies.kit.pictures import change_picture
-from secateur.studies.kit.words import share
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -302,7 +302,7 @@ def _after(part: Part, factor: Factor, basis: Basis) -> Picture:
     )
     means = rows.groupby("method", sort=False)["accuracy"].mean()
     alt = "Mean test accuracy: " + ", ".join(f"{name} {value:.4f}" for name, value in means.items())
-    caption = f"Test accuracy with {share(most)} of the units cut, by {factor.words} and method."
+    caption = f"Test accuracy with {percent(most)} of the units cut, by {factor.words} and method."
     return Picture("after", drawing, caption, alt, basis, rows)
 
 
@@ -330,6 +330,6 @@ def _by_factor(part: Part, factor: Factor) -> list[Block]:
     if not rows:
         return []
     table = require("pandas", "lab").DataFrame(rows).T.reindex(columns=list(part.classes))
-    caption = f"Change of each class's test accuracy with {share(most)} cut by loss change, by {factor.words}."
+    caption = f"Change of each class's test accuracy with {percent(most)} cut by loss change, by {factor.words}."
     alt = f"Heat map; the greatest loss is {{column}} where {factor.words} is {{row}}, {{loss}} points."
     return [change_picture("classes-by-factor", table, caption, alt, part.basis(cut), factor.words)]

@@ -118,14 +118,14 @@ def _of_network(base: Cell, settled: Mapping[str, Json]) -> list[Cell]:
     return cells
 
 
-def _path(told: Mapping[str, Json], base: Cell, measure: Cell) -> list[Cell]:
+def _path(shared: Mapping[str, Json], base: Cell, measure: Cell) -> list[Cell]:
     """The cells of one way to one sparsity: the controls' step after that of the loss change, whose shape they take."""
     cells: list[Cell] = []
     before: dict[str, list[Cell]] = {method: [] for method in METHODS}
-    for step in range(1, told["steps"] + 1):
+    for step in range(1, shared["steps"] + 1):
         guide: list[Cell] = []
         for method in METHODS:
-            parameters = {**told, "method": method, "step": step}
+            parameters = {**shared, "method": method, "step": step}
             cell = base.then("prune", step_cell, parameters, after=[measure, *guide, *before[method]])
             guide, before[method] = guide or [cell], [cell]
             cells.append(cell)

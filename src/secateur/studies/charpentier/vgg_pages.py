@@ -12,11 +12,11 @@ from secateur.lab.show.class_damage import class_damage
 from secateur.lab.show.judgement import paired
 from secateur.lab.show.sections import mean, pick, trade_offs, training
 from secateur.lab.show.style import styles
+from secateur.lab.show.words import percent
 from secateur.studies.charpentier.measured import LABELS
 from secateur.studies.kit.controls import METHODS
 from secateur.studies.kit.grouped import Mean, grouped, means
 from secateur.studies.kit.parts import Part
-from secateur.studies.kit.words import share
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -46,7 +46,7 @@ def words(part: Part) -> list[str]:
     for sparsity in sorted(set(_cut(ended)["sparsity"])):
         means = pick(_cut(ended), sparsity=sparsity).groupby("named", sort=False)["accuracy"].mean()
         places.append(
-            f"with {share(sparsity)} of the units cut {means.max():.4f} by {means.idxmax()} (least: {means.min():.4f} by "
+            f"with {percent(sparsity)} of the units cut {means.max():.4f} by {means.idxmax()} (least: {means.min():.4f} by "
             f"{means.idxmin()})"
         )
     base = mean(part.measured, "accuracy")
@@ -98,7 +98,7 @@ def cards(part: Part) -> list[Card]:
     most = max(runs["sparsity"])
     small = pick(runs, sparsity=most)
     left = mean(small, "macs") / mean(part.measured, "macs")
-    label = f"multiply-accumulates left with {share(most)} of the units cut by loss change"
+    label = f"multiply-accumulates left with {percent(most)} of the units cut by loss change"
     return [Card(label, f"{left:.1%}", f"test accuracy {mean(small, 'accuracy'):.4f}")]
 
 
@@ -135,7 +135,7 @@ def _costs(part: Part, ended: DataFrame) -> Section:
         rows = _cut(ended)[["named", "sparsity", "seed", "accuracy"]].rename(columns={"named": "method"})
         drawing = figures.accuracy_by_sparsity(rows, baseline=mean(part.measured, "accuracy"), look=_LOOK)
         means = rows.groupby(["method", "sparsity"], sort=False)["accuracy"].mean()
-        alt = "Mean test accuracy: " + ", ".join(f"{m} {share(s)} {x:.4f}" for (m, s), x in means.items())
+        alt = "Mean test accuracy: " + ", ".join(f"{m} {percent(s)} {x:.4f}" for (m, s), x in means.items())
         caption = "Test accuracy after fine-tuning, by the part of the units cut."
         blocks.append(Picture("accuracy", drawing, caption, alt, basis, rows))
     return Section("What cutting costs", [*blocks, *_tests(ended)])

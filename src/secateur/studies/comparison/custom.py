@@ -21,7 +21,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _WORDS = ("name", "title", "summary")
 
 
-def from_toml(path: str | Path, taken: Container[str] = ()) -> Study:
+def from_toml(path: str | Path, reserved: Container[str] = ()) -> Study:
     """Return the comparison that a TOML file describes: data sets × networks × seeds × methods × sparsities.
 
     The keys are ``name`` (of the study and its store), ``title``, ``summary``, and the options of a comparison,
@@ -29,7 +29,7 @@ def from_toml(path: str | Path, taken: Container[str] = ()) -> Study:
 
     Args:
         path: the file.
-        taken: names that the study may not have.
+        reserved: names that the study may not have.
 
     Raises:
         FileError: the file cannot be read, or is not TOML; the error says at which line.
@@ -48,7 +48,7 @@ def from_toml(path: str | Path, taken: Container[str] = ()) -> Study:
         _check_key(toml.place(file, text, key), key, value)
     if "name" not in values:
         raise InputError(f'{file}: give the study a name, such as name = "mine"')
-    if values["name"] in taken:
+    if values["name"] in reserved:
         where = toml.place(file, text, "name")
         raise InputError(f"{where}: name is {values['name']!r}, which is a study of secateur; give another")
     defaults = OPTIONS.changed(**{key: value for key, value in values.items() if key not in _WORDS})

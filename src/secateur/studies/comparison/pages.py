@@ -11,11 +11,11 @@ from secateur.lab.show.judgement import areas, front, judged
 from secateur.lab.show.published import Published
 from secateur.lab.show.sections import interval, mean, pick, sweep, sweep_table, trade_offs, training
 from secateur.lab.show.style import styles
+from secateur.lab.show.words import percent
 from secateur.studies.comparison.options import METHODS
 from secateur.studies.comparison.words import method_caption
 from secateur.studies.kit.grouped import Mean, grouped, means
 from secateur.studies.kit.parts import Part
-from secateur.studies.kit.words import share
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -66,10 +66,10 @@ def _as_used(method: str, sparsity: float, runs: DataFrame) -> tuple[str, DataFr
     cut = _cut(runs)
     if METHODS[method][0] != "channels" or not len(cut):
         speedup = runs.get("speedup_masked_256")
-        return f"{method} pruned {share(sparsity)}", runs.assign(speedup=speedup)
+        return f"{method} pruned {percent(sparsity)}", runs.assign(speedup=speedup)
     sizes = {key: cut[f"cut_{key}"] for key in ("parameters", "nonzero", "bytes")}
     some = "" if len(cut) == len(runs) else f" ({len(cut)} of {len(runs)} networks)"
-    return f"{method} cut {share(sparsity)}{some}", cut.assign(**sizes, speedup=cut["speedup_cut_256"])
+    return f"{method} cut {percent(sparsity)}{some}", cut.assign(**sizes, speedup=cut["speedup_cut_256"])
 
 
 def _cut(rows: DataFrame) -> DataFrame:

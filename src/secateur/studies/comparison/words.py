@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from secateur.lab.plan.study import Results
 from secateur.lab.show.blocks import Card
 from secateur.lab.show.sections import mean, pick
+from secateur.lab.show.words import percent, points
 from secateur.studies.comparison.options import METHODS
 from secateur.studies.kit.networks import grid
 from secateur.studies.kit.parts import Part
-from secateur.studies.kit.words import points, share
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -36,7 +36,7 @@ def _cost(trained: DataFrame, pruned: DataFrame) -> list[str]:
             continue
         means = pick(pruned, method=method).groupby("sparsity")["accuracy"].mean()
         cheap = means[means >= base - 0.01]
-        most = f"up to {share(cheap.index.max())} of them" if len(cheap) else "at none of the sparsities tried"
+        most = f"up to {percent(cheap.index.max())} of them" if len(cheap) else "at none of the sparsities tried"
         sentences.append(
             f"Removing {method}s by magnitude, globally and without retraining, costs at most one point {most}."
         )
@@ -47,7 +47,7 @@ def _from_scratch(pruned: DataFrame, dense: DataFrame) -> list[str]:
     if not len(dense) or "accuracy" not in dense:
         return []
     parts = [
-        f"{mean(rows, 'accuracy'):.4f} at the widths of {method} with {share(sparsity)} removed "
+        f"{mean(rows, 'accuracy'):.4f} at the widths of {method} with {percent(sparsity)} removed "
         f"(cut and not retrained: {mean(pick(pruned, method=method, sparsity=sparsity), 'accuracy'):.4f})"
         for (method, sparsity), rows in dense[dense["accuracy"].notna()].groupby(["method", "sparsity"], sort=False)
     ]

@@ -17,6 +17,7 @@ from secateur.lab.show import figures
 from secateur.lab.show.blocks import Basis, Block, Column, Picture, Section, Table
 from secateur.lab.show.sections import mean, pick
 from secateur.lab.show.style import styles
+from secateur.lab.show.words import percent, points
 from secateur.measure import predict
 from secateur.randomness import private_draws
 from secateur.state import modes_kept
@@ -27,7 +28,6 @@ from secateur.studies.kit.networks import network
 from secateur.studies.kit.parts import Part, class_section, study
 from secateur.studies.kit.pictures import change_heatmap
 from secateur.studies.kit.published import published
-from secateur.studies.kit.words import points, share
 from secateur.types import InputError
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def _sections(part: Part) -> list[Section]:
     sections = [Section("The unpruned network", [_unpruned(part, whole, runs)])] if len(whole) else []
     for threshold, layers in pruned.groupby("threshold"):
         basis = part.basis(pick(runs, threshold=threshold), "test images")
-        title = f"With {share(threshold)} of a layer's energy removed"
+        title = f"With {percent(threshold)} of a layer's energy removed"
         sections.append(Section(title, _by_layer(layers, threshold, basis)))
     return [*sections, Section("Which classes it hurts", _classes(part, runs))]
 
@@ -210,7 +210,7 @@ def _by_layer(rows: DataFrame, threshold: float, basis: Basis) -> list[Block]:
         dropout=[f"{rate:g}" for rate in rows["rate"]],
         change=100 * (rows["accuracy"].to_numpy() - none.loc[keys].to_numpy()),
     )
-    removed, name = share(threshold), f"{100 * threshold:g}".replace(".", "-")
+    removed, name = percent(threshold), f"{100 * threshold:g}".replace(".", "-")
     words = _gains(rows)
     blocks: list[Block] = []
     for value, label in (("accuracy", "Test accuracy"), ("loss", "Test loss")):
@@ -254,7 +254,7 @@ def _classes(part: Part, runs: DataFrame) -> list[Block]:
     by_rate, basis = whole.assign(threshold=whole["rate"]), part.basis(runs, "test images")
     blocks = class_section(part, by_rate, basis, "dropout while testing") if len(whole) else []
     means = [
-        f"{share(threshold)}: {mean(rows, 'base_accuracy'):.4f} becomes {mean(rows, 'accuracy'):.4f}"
+        f"{percent(threshold)}: {mean(rows, 'base_accuracy'):.4f} becomes {mean(rows, 'accuracy'):.4f}"
         for threshold, rows in pruned.groupby("threshold")
     ]
     return [f"{words} With a layer pruned at {', at '.join(means)}." if means else words, *blocks]
@@ -268,7 +268,7 @@ def _words(part: Part) -> list[str]:
     for threshold, rows in part.lines(runs).groupby("threshold"):
         means = rows.groupby("rate")["accuracy"].mean()
         none, best = float(means.iloc[0]), means.idxmax()
-        name = "Unpruned" if threshold == 0 else f"With {share(threshold)} of the energy of one layer removed"
+        name = "Unpruned" if threshold == 0 else f"With {percent(threshold)} of the energy of one layer removed"
         change = f"{points(100 * (float(means.max()) - none))} points" if best != means.index[0] else "none is better"
         beside = f"the best rate is {best:g} ({change})" if len(means) > 1 else "no other rate was tried"
         sentences.append(f"{name}: {none:.4f} at a rate of {means.index[0]:g}, {beside}.")

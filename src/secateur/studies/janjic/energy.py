@@ -79,9 +79,9 @@ def layers_cell(context: Context) -> Outcome:
     return Outcome(_metrics(means, whole, [ratings[row["layer"]] for row in means]), rows)
 
 
-def _row(place: int, site: Site, keep: Tensor, whole: Evaluations, rated: Evaluations, total: int) -> dict[str, Any]:
+def _row(place: int, site: Site, keep: Tensor, whole: Evaluations, rating: Evaluations, total: int) -> dict[str, Any]:
     """The history's line of one layer that was pruned alone."""
-    removed, accuracy = int((~keep).sum()), float(rated.accuracy[0])
+    removed, accuracy = int((~keep).sum()), float(rating.accuracy[0])
     points, share = 100 * (accuracy - float(whole.accuracy[0])), removed / keep.numel()
     return {
         "step": place,
@@ -91,7 +91,7 @@ def _row(place: int, site: Site, keep: Tensor, whole: Evaluations, rated: Evalua
         "compression": share,
         "parameters_removed": filters.parameters_of(site, keep) / total,
         "accuracy": accuracy,
-        "loss": float(rated.losses[0]),
+        "loss": float(rating.losses[0]),
         "points": points,
         "fitness": points + share,
         "counted": filters.before_convolution(site),

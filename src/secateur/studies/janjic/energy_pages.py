@@ -10,10 +10,10 @@ from secateur.lab.show.blocks import Basis, Block, Card, Column, Picture, Sectio
 from secateur.lab.show.judgement import paired
 from secateur.lab.show.sections import mean, pick
 from secateur.lab.show.style import styles
+from secateur.lab.show.words import percent, points
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.parts import Part, class_section
 from secateur.studies.kit.pictures import change_heatmap, greatest_loss
-from secateur.studies.kit.words import percent, points, share
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -60,7 +60,7 @@ def sections(part: Part, claims: Sequence[Claim]) -> list[Section]:
 
 def _of_energy(part: Part, runs: DataFrame, energy: DataFrame, claims: Sequence[Claim]) -> list[Section]:
     """The sections on energy alone, as the text has them."""
-    rows, basis = energy.assign(energy=[share(t) for t in energy["threshold"]]), part.basis(runs, SPLIT)
+    rows, basis = energy.assign(energy=[percent(t) for t in energy["threshold"]]), part.basis(runs, SPLIT)
     costs = [_by_layer(rows, "accuracy", basis), _by_layer(rows, "loss", basis), _map(rows, basis)]
     modules = _sawtooth(energy, basis)
     return [
@@ -117,8 +117,8 @@ def _layer_table(energy: DataFrame, basis: Basis) -> Table:
     for t in sorted(set(energy["threshold"])):
         at_threshold = energy["threshold"] == t
         rows = rows.assign(**{f"{value} {t}": energy[value].where(at_threshold) for value in ("compression", "points")})
-        columns.append(Mean(f"compression {t}", Column(f"removed at {share(t)}", format=".1%")))
-        columns.append(Mean(f"points {t}", Column(f"at {share(t)}", "points", format="+.2f")))
+        columns.append(Mean(f"compression {t}", Column(f"removed at {percent(t)}", format=".1%")))
+        columns.append(Mean(f"points {t}", Column(f"at {percent(t)}", "points", format="+.2f")))
     caption = (
         "Every layer alone: the part of its filters that energy removes, and what that changes of the test accuracy."
     )
@@ -170,13 +170,13 @@ def _sawtooth(energy: DataFrame, basis: Basis) -> list[Block]:
         Mean("first", Column("first convolution", format=".2%")),
         Mean("second", Column("second convolution", format=".2%")),
         Mean(
-            lambda own: int((own["first"] > own["second"]).sum()),
+            lambda pairs: int((pairs["first"] > pairs["second"]).sum()),
             Column("modules whose first loses more", format=".0f"),
         ),
         Mean(len, Column("modules", format=".0f")),
     ]
     whole = float((modules["first"] > modules["second"]).mean())
-    words = f"Over all thresholds the first convolution of a module loses more filters than the second in {percent(whole)} of the cases."
+    words = f"Over all thresholds the first convolution of a module loses more filters than the second in {percent(whole, 1)} of the cases."
     caption = "The part of the filters that energy removes in the first and in the second convolution of the residual modules."
     return [words, grouped(modules, "sawtooth", caption, _THRESHOLD, columns, basis, sort=True)]
 
@@ -187,8 +187,8 @@ def _fitness(rows: DataFrame, basis: Basis) -> list[Block]:
     best = rows.loc[rows["fitness"].idxmax()]
     words = (
         f"The fittest of all layers and thresholds is convolution {best['step']} ({best['layer']}) at {best['energy']}: "
-        f"{points(best['points'])} points with {percent(best['compression'])} of its filters removed, a fitness of "
-        f"{points(best['fitness'])}. {percent((rows['fitness'] > 0).mean())} of them have a fitness above zero."
+        f"{points(best['points'])} points with {percent(best['compression'], 1)} of its filters removed, a fitness of "
+        f"{points(best['fitness'])}. {percent((rows['fitness'] > 0).mean(), 1)} of them have a fitness above zero."
     )
     drawing = figures.scatter(
         rows,
@@ -246,7 +246,7 @@ def _controls(part: Part, runs: DataFrame, layers: DataFrame) -> list[Block]:
     if runs["method"].nunique() < 2 or "energy" not in set(runs["method"]):
         return ["There are no controls to compare energy with."]
     basis = part.basis(runs, SPLIT)
-    rows = runs.assign(energy=[share(t) for t in runs["threshold"]])
+    rows = runs.assign(energy=[percent(t) for t in runs["threshold"]])
     drawing = figures.bars_with_intervals(
         rows,
         value="points",
@@ -303,7 +303,7 @@ def words(part: Part) -> list[str]:
         return ["No layer has been pruned yet."]
     by_energy = pick(runs, method="energy")
     parts = [
-        f"{share(threshold)} {percent(mean(rows, 'compression'))} ({points(mean(rows, 'points'))} points)"
+        f"{percent(threshold)} {percent(mean(rows, 'compression'), 1)} ({points(mean(rows, 'points'))} points)"
         for threshold, rows in by_energy.groupby("threshold")
     ]
     sentences = (
@@ -316,7 +316,9 @@ def words(part: Part) -> list[str]:
         least = energy["threshold"].min()
         means = pick(energy, threshold=least).groupby(["step", "layer"])["points"].mean()
         (place, name), lost = means.idxmin(), points(float(means.min()))
-        sentences.append(f"At {share(least)} the most sensitive layer is convolution {place} ({name}): {lost} points.")
+        sentences.append(
+            f"At {percent(least)} the most sensitive layer is convolution {place} ({name}): {lost} points."
+        )
     if runs["method"].nunique() > 1 and len(by_energy):
         sentences.append(_cheaper(runs))
     return sentences
@@ -332,5 +334,7 @@ def cards(part: Part) -> list[Card]:
         rows = pick(runs, method="energy", threshold=threshold)
         if len(rows):
             note = f"{points(mean(rows, 'points'))} points, one layer at a time"
-            heads.append(Card(f"filters at {share(threshold)} of the energy", percent(mean(rows, "compression")), note))
+            heads.append(
+                Card(f"filters at {percent(threshold)} of the energy", percent(mean(rows, "compression"), 1), note)
+            )
     return heads

@@ -197,13 +197,15 @@ def search_cell(context: Context) -> Outcome:
     return Outcome(metrics, _history(judged), artefact)
 
 
-def _judged(context: Context, search: Search, space: Space, rated: Mapping[str, Fitness]) -> Judged:
+def _judged(context: Context, search: Search, space: Space, fitness_by_split: Mapping[str, Fitness]) -> Judged:
     """What `judge` returns, on data whose activations are kept, as the controls are rated on them too."""
     on, other = ("test", "validation") if context["protocol"] == "thesis" else ("validation", "test")
-    result = search(rated[on], space, context["evaluations"], context["seed"])
+    result = search(fitness_by_split[on], space, context["evaluations"], context["seed"])
     log = result.history
     genes, offsets = log.genes[None], None if log.offsets is None else log.offsets[None]
-    return Judged(result, rated[on](genes, offsets), rated[other](genes, offsets), context["protocol"])
+    return Judged(
+        result, fitness_by_split[on](genes, offsets), fitness_by_split[other](genes, offsets), context["protocol"]
+    )
 
 
 def _accuracy(fitness: Fitness, rating: Rating) -> float:

@@ -231,7 +231,7 @@ def scorer(method: str, seed: int) -> Criterion:
     return table[method]
 
 
-def parameters_of(site: Site, kept: Tensor) -> int:
+def parameters_of(site: Site, keep: Tensor) -> int:
     """Return how many parameters go with the filters that a mask removes from one site.
 
     >>> import torch
@@ -247,5 +247,5 @@ def parameters_of(site: Site, kept: Tensor) -> int:
             rest = 1
             for place, length in enumerate(member.shape):
                 rest *= 1 if place == member.dim else length
-            total += rest * member.index[~kept].numel()
+            total += rest * member.index[~keep].numel()
     return total

@@ -9,9 +9,9 @@ from secateur.lab.show.blocks import Basis, Block, Column, Picture, Section, Tab
 from secateur.lab.show.judgement import paired
 from secateur.lab.show.sections import mean, pick
 from secateur.lab.show.style import styles
+from secateur.lab.show.words import percent, points
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.parts import Part, class_section
-from secateur.studies.kit.words import percent, points, share
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -105,11 +105,11 @@ def _steps(threshold: float, rows: DataFrame, basis: Basis) -> Section:
             share=value == "accuracy",
             logarithmic=value == "loss",
         )
-        caption = f"{label} after each layer, with {share(threshold)} of its energy removed; the step after the last is the retraining at the end."
+        caption = f"{label} after each layer, with {percent(threshold)} of its energy removed; the step after the last is the retraining at the end."
         alt = f"One line for each thing that follows a layer. {_fall(rows)}"
         numbers = rows[["after", "step", "layer", "seed", value]]
         blocks.append(Picture(f"{value}-{name}", drawing, caption, alt, basis, numbers))
-    return Section(f"Layer after layer at {share(threshold)} of the energy", [_fall(rows), *blocks])
+    return Section(f"Layer after layer at {percent(threshold)} of the energy", [_fall(rows), *blocks])
 
 
 def _fall(rows: DataFrame) -> str:
@@ -122,14 +122,14 @@ def _fall(rows: DataFrame) -> str:
     single = means[means < 0.1]
     when = f"after {single.index[0]} layers it is below 10 %" if len(single) else "it never falls below 10 %"
     return (
-        f"Without retraining the accuracy goes from {percent(means.iloc[0])} to {percent(ended.mean())}; {when}. The text "
+        f"Without retraining the accuracy goes from {percent(means.iloc[0], 1)} to {percent(ended.mean(), 1)}; {when}. The text "
         "finds a single digit after a few layers."
     )
 
 
 def _compared(runs: DataFrame, basis: Basis) -> list[Block]:
     drawing = figures.bars_with_intervals(
-        runs.assign(energy=[share(threshold) for threshold in runs["threshold"]]),
+        runs.assign(energy=[percent(threshold) for threshold in runs["threshold"]]),
         value="change",
         category="after",
         by="energy",
@@ -183,7 +183,7 @@ def words(part: Part) -> list[str]:
         changes = networks.groupby("after", sort=False)["change"].mean()
         parts = [f"{name} {points(change)}" for name, change in changes.items()]
         sentences.append(
-            f"{mean(networks, 'layers_pruned'):.1f} layers pruned one after another at {share(threshold)} of the energy, "
+            f"{mean(networks, 'layers_pruned'):.1f} layers pruned one after another at {percent(threshold)} of the energy, "
             f"change of accuracy in points by what follows each: {', '.join(parts)}."
         )
     return sentences

@@ -10,9 +10,9 @@ from secateur.lab.show.blocks import Block, Column, Picture, Section, Table
 from secateur.lab.show.class_damage import class_damage
 from secateur.lab.show.judgement import judged
 from secateur.lab.show.sections import mean, pick
+from secateur.lab.show.words import percent
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.parts import Part
-from secateur.studies.kit.words import share
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -51,7 +51,7 @@ def _first(cells: DataFrame) -> DataFrame:
 
 def _blocks(part: Part, rows: DataFrame, name: str) -> list[Block]:
     basis = part.basis(rows)
-    removed = rows.assign(removed=[f"{share(sparsity)} removed" for sparsity in rows["sparsity"]])
+    removed = rows.assign(removed=[f"{percent(sparsity)} removed" for sparsity in rows["sparsity"]])
     drawing = figures.bars_with_intervals(removed, value="accuracy", by="removed", label="Test accuracy", share=True)
     caption = f"Test accuracy after pruning and mending; unpruned networks have {mean(part.trained, 'accuracy'):.4f}."
     means = rows.groupby("method", sort=False)["accuracy"].mean()
@@ -120,5 +120,5 @@ def words(part: Part) -> list[str]:
             f"{method} {float(_change(runs, base).mean()):+.2f}"
             for method, runs in pick(rows, sparsity=most).groupby("method", sort=False)
         )
-        sentences.append(f"{share(most)} of {layer}'s filters gone by {choice}, points of test accuracy: {changes}.")
+        sentences.append(f"{percent(most)} of {layer}'s filters gone by {choice}, points of test accuracy: {changes}.")
     return sentences

@@ -10,6 +10,7 @@ from itertools import product
 from torch import Tensor, nn
 
 from secateur import data, models
+from secateur.checks import check_name
 from secateur.lab.plan.options import Option
 from secateur.lab.plan.recipe import Json, Recipe
 from secateur.lab.plan.study import Cell, Context, Outcome
@@ -17,7 +18,6 @@ from secateur.measure import evaluate, file_bytes, macs, parameters
 from secateur.models.registry import REGISTRY
 from secateur.state_dicts import fill
 from secateur.train import Callback, fit
-from secateur.types import unknown_name
 
 __all__ = [
     "OPTIONS",
@@ -80,8 +80,7 @@ def taken_options(settled: Mapping[str, Json]) -> Mapping[str, Json]:
 
 
 def _takes(model: str) -> list[str]:
-    if model not in REGISTRY:
-        raise unknown_name("model", model, REGISTRY)
+    check_name("model", model, REGISTRY)
     return list(inspect.signature(REGISTRY[model]).parameters)
 
 
@@ -94,8 +93,7 @@ def check(settled: Mapping[str, Json], options_of: OptionsOf = all_options) -> N
     if options_of is taken_options and not any(":" in single["model"] for single in singles(settled)):
         names = {key for single in singles(settled) for key in _takes(single["model"])}
         for key in settled["model_options"]:
-            if key not in names:
-                raise unknown_name("option of the networks:", key, names)
+            check_name("option of the networks:", key, names)
     for single in singles(settled):
         data.info(single["data"])
         if ":" not in single["model"]:

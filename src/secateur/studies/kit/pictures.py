@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from secateur.lab.show import figures
 from secateur.lab.show.blocks import Basis, Picture
-from secateur.studies.kit.words import points
+from secateur.lab.show.words import points
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,7 +22,7 @@ def change_heatmap(table: DataFrame, axes: tuple[str, str]) -> Figure:
         label="Change (points)",
         axes_labels=axes,
         diverging=True,
-        show=lambda value: points(round(value, 1) + 0.0, 1),  # no minus before a zero
+        show=lambda value: points(value, 1),
     )
 
 

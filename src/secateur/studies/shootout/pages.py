@@ -14,9 +14,9 @@ from secateur.lab.show.judgement import judged, paired, untested
 from secateur.lab.show.sections import mean, pick
 from secateur.lab.show.stats import area, compare
 from secateur.lab.show.stats.comparisons import UNTESTED
+from secateur.lab.show.words import percent
 from secateur.studies.kit.grouped import Mean, grouped, means
 from secateur.studies.kit.parts import Part
-from secateur.studies.kit.words import share
 from secateur.studies.shootout.ways import CONTROLS, SOLVERS
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _maps(unit: str, plain: DataFrame, basis: Basis) -> list[Block]:
     for scope, scope_rows in plain.groupby("scope", sort=False):
         table = 100 * scope_rows.pivot_table(index="method", columns="sparsity", values="accuracy", sort=False)
         table = table.loc[table.mean(axis=1).sort_values(ascending=False, kind="stable").index]
-        table.columns = [share(sparsity) for sparsity in table.columns]
+        table.columns = [percent(sparsity) for sparsity in table.columns]
         axes = ("removed", "")
         drawing = figures.heatmap(table, label="Test accuracy (%)", axes_labels=axes, show=lambda x: f"{x:.1f}")
         caption = f"Mean test accuracy by the part of the {unit} removed, scope {scope}, no training; the best on top."
@@ -114,7 +114,7 @@ def _overview(part: Part, unit: str, cells: DataFrame, plain: DataFrame, tuned: 
 
     sparsities = sorted(plain["sparsity"].unique())
     columns = [
-        *(Mean(at(sparsity), Column(f"accuracy at {share(sparsity)}", format=".4f")) for sparsity in sparsities),
+        *(Mean(at(sparsity), Column(f"accuracy at {percent(sparsity)}", format=".4f")) for sparsity in sparsities),
         Mean(lambda rows: _areas(rows)["area"], Column("mean accuracy", format=".4f"), "95 %"),
         Mean("rank", Column("mean rank", format=".1f")),
         *(Mean(against(control), Column(f"against {control}")) for control in CONTROLS),
@@ -185,7 +185,7 @@ def _tuned(part: Part, unit: str, rows: DataFrame, basis: Basis) -> list[Block]:
     ordered = rows.set_index("method").loc[list(order.index)].reset_index()
     columns = [Mean("accuracy", Column("accuracy", format=".4f"), "95 %")]
     caption = (
-        f"Test accuracy with {share(rows['sparsity'].iloc[0])} of the {unit} of every layer removed and one epoch of "
+        f"Test accuracy with {percent(rows['sparsity'].iloc[0])} of the {unit} of every layer removed and one epoch of "
         "fine-tuning."
     )
     table = grouped(ordered, f"{unit}-tuned", caption, {"method": Column("network")}, columns, basis)
@@ -238,8 +238,8 @@ def _solved(part: Part, unit: str, plain: DataFrame) -> list[Block]:
     return blocks
 
 
-def _joined(one: DataFrame, other: DataFrame) -> DataFrame:
-    both: DataFrame = require("pandas", "lab").concat([one, other], ignore_index=True)
+def _joined(rows: DataFrame, other: DataFrame) -> DataFrame:
+    both: DataFrame = require("pandas", "lab").concat([rows, other], ignore_index=True)
     return both
 
 
@@ -267,7 +267,7 @@ def words(part: Part) -> list[str]:
         if len(tuned):
             after = tuned.groupby("method")["accuracy"].mean()
             sentences.append(
-                f"After one epoch of fine-tuning at {share(tuned['sparsity'].iloc[0])} of the {unit}: {after.idxmax()} "
+                f"After one epoch of fine-tuning at {percent(tuned['sparsity'].iloc[0])} of the {unit}: {after.idxmax()} "
                 f"{after.max():.4f}, magnitude {_at(after, 'magnitude')}, random {_at(after, 'random')}, unpruned "
                 f"{mean(part.trained, 'accuracy'):.4f}."
             )

@@ -95,13 +95,13 @@ SOLVERS: dict[str, Solving] = {
 }
 
 
-def scorers(unit: str, wanted: list[str]) -> list[str]:
-    """Return the criteria that score a kind of unit, those `wanted`, or all where none is named.
+def scorers(unit: str, names: list[str]) -> list[str]:
+    """Return the criteria that score a kind of unit, those `names`, or all where none is named.
 
     >>> scorers("weights", ["l1", "snip"])
     ['snip']
     """
-    return [name for name, scorer in CRITERIA.items() if unit in scorer.units and (not wanted or name in wanted)]
+    return [name for name, scorer in CRITERIA.items() if unit in scorer.units and (not names or name in names)]
 
 
 def solvers(unit: str) -> list[str]:

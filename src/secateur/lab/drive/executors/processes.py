@@ -13,6 +13,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 
+from secateur.checks import check_whole
 from secateur.lab.drive.executors import worker as worker_process
 from secateur.lab.drive.executors.base import Event, Failed, Setting, Started
 from secateur.lab.drive.executors.wire import unpack
@@ -121,10 +122,8 @@ class Processes:
     name = "processes"
 
     def __init__(self, jobs: int | None = None, *, retries: int = 1) -> None:
-        if jobs is not None and jobs < 1:
-            raise InputError(f"{jobs} worker processes: give 1 or more")
-        if retries < 0:
-            raise InputError(f"retries is {retries}; give 0 or more")
+        check_whole(self, or_none=True, jobs=jobs)
+        check_whole(self, 0, retries=retries)
         self.jobs, self.retries = jobs or cores(), retries
         self._workers: list[_Worker] = []
         self._queue: deque[Cell] = deque()

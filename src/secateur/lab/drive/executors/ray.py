@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from secateur.checks import check_whole
 from secateur.files import require
 from secateur.lab.drive.executors.base import Event, Failed, Setting, Started, compute, in_one_line, overheard
 from secateur.lab.drive.executors.wire import pack, unpack
@@ -100,10 +101,8 @@ class OnRay:
     name = "ray"
 
     def __init__(self, address: str | None = None, jobs: int | None = None, *, retries: int = 3) -> None:
-        if jobs is not None and jobs < 1:
-            raise InputError(f"{jobs} jobs on Ray: give 1 or more")
-        if retries < 0:
-            raise InputError(f"retries is {retries}; give 0 or more")
+        check_whole(self, or_none=True, jobs=jobs)
+        check_whole(self, 0, retries=retries)
         # Ray reads these when it is imported.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

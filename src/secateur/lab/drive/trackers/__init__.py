@@ -11,10 +11,10 @@ from typing import Protocol
 
 from torch import Tensor
 
+from secateur.checks import check_name
 from secateur.lab.keep.records import Record
 from secateur.lab.plan.recipe import Json
 from secateur.lab.show.report import Report
-from secateur.types import unknown_name
 
 __all__ = ["TRACKERS", "Tracker", "by_name", "check"]
 
@@ -48,8 +48,7 @@ class Tracker(Protocol):
 def check(names: Iterable[str]) -> None:
     """Refuse names of trackers that there are not."""
     for name in names:
-        if name not in TRACKERS:
-            raise unknown_name("tracker", name, TRACKERS)
+        check_name("tracker", name, TRACKERS)
 
 
 def by_name(name: str, directory: Path | str) -> Tracker:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from secateur.checks import is_number
 from secateur.lab.keep.records import Record
 from secateur.lab.plan.recipe import Json, Recipe, canonical
 from secateur.types import InputError
@@ -65,7 +66,7 @@ def hyperparameters(recipe: Recipe) -> dict[str, float | str]:
     """
     values: dict[str, float | str] = {"kind": recipe.kind}
     for name, value in recipe.parameters.items():
-        if isinstance(value, str) or (isinstance(value, (int, float)) and not isinstance(value, bool)):
+        if isinstance(value, str) or is_number(value):
             values[name] = value
         elif value is not None:
             values[name] = canonical(value)

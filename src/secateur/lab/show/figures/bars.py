@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from secateur.lab.show.figures.base import canvas, check, finish, interval, legend, looks, percents
-from secateur.lab.show.marks import note, number, percent, tie
+from secateur.lab.show.marks import note, tie
 from secateur.lab.show.stats import describe
 from secateur.lab.show.style import MUTED, PALETTE, PAPER, Style, drawing
+from secateur.lab.show.words import number, percent, points
 from secateur.types import InputError
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def _class(axes: Axes, place: int, values: tuple[str, float, float], names: tupl
     title, old, new = values
     change = ""
     if math.isfinite(old) and math.isfinite(new):
-        change = f"{100 * (new - old):+.1f}".replace("-", "−")
+        change = points(100 * (new - old), 1)
         axes.text(max(old, new) + 0.012, place, change, va="center", fontsize=9, color=MUTED)
     for name, value, middle in ((names[0], old, place - 0.19), (names[1], new, place + 0.19)):
         facts = {"class": title, "accuracy": percent(value), "change": f"{change} points {words}".strip()}

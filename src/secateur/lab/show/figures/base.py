@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from secateur.checks import check_name
 from secateur.files import require
 from secateur.lab.show import marks
 from secateur.lab.show.style import Style, styles
+from secateur.lab.show.words import number
 from secateur.types import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def finish(axes: Axes, x: str, y: str, *, percent: bool = False, title: str = ""
         if scale == "log":
             # Plain numbers at 1, 2, 5: the default spells powers in TeX, and often labels one tick alone.
             axis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
-            axis.set_major_formatter(ticker.FuncFormatter(lambda number, _: plain(number)))
+            axis.set_major_formatter(ticker.FuncFormatter(lambda tick, _: plain(tick)))
             axis.set_minor_formatter(ticker.NullFormatter())
 
 
@@ -76,7 +78,7 @@ def legend(figure: Figure, axes: Axes) -> None:
     marks.legend(box)
 
 
-def interval(row: Mapping[str, Any], value: str, show: Any = marks.number) -> dict[str, str]:
+def interval(row: Mapping[str, Any], value: str, show: Any = number) -> dict[str, str]:
     """Return the words for a mean of `describe`: its interval where there is one, and how many runs."""
     words = {value: show(row[value])}
     low, high = row[f"{value}.low"], row[f"{value}.high"]
@@ -90,8 +92,7 @@ def looks(frame: DataFrame, look: Mapping[str, Style] | None, by: str = "method"
     names = list(dict.fromkeys(frame[by]))
     look = look or styles(names)
     for name in names:
-        if name not in look:
-            raise unknown_name(f"{by} without a style", name, look)
+        check_name(f"{by} without a style", name, look)
     return look
 
 

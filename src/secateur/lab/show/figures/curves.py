@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from secateur.files import require
 from secateur.lab.show.figures.base import canvas, check, finish, legend, looks
-from secateur.lab.show.marks import note, number, percent, tie
+from secateur.lab.show.marks import note, tie
 from secateur.lab.show.style import MUTED, PALETTE, Style, drawing
+from secateur.lab.show.words import number, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,8 +9,9 @@ import numpy as np
 
 from secateur.files import require
 from secateur.lab.show.figures.base import canvas, check, finish, legend, percents
-from secateur.lab.show.marks import note, number, percent, tie
+from secateur.lab.show.marks import note, tie
 from secateur.lab.show.style import GRID, INK, MUTED, PALETTE, PAPER, Style, drawing, styles
+from secateur.lab.show.words import number, percent
 from secateur.types import InputError
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ import numpy as np
 
 from secateur.files import require
 from secateur.lab.show.figures.base import canvas, check, finish, legend, looks
-from secateur.lab.show.marks import note, number, tie
+from secateur.lab.show.marks import note, tie
 from secateur.lab.show.style import MUTED, Style, drawing
+from secateur.lab.show.words import number
 from secateur.types import InputError
 
 if TYPE_CHECKING:

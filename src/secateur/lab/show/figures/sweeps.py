@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from secateur.checks import check_name
 from secateur.lab.show.figures.base import canvas, check, finish, interval, legend, looks
-from secateur.lab.show.marks import note, number, percent, tie
+from secateur.lab.show.marks import note, tie
 from secateur.lab.show.stats import describe
 from secateur.lab.show.style import INK, MUTED, Style, drawing
-from secateur.types import unknown_name
+from secateur.lab.show.words import number, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -173,8 +174,7 @@ def _band(axes: Axes, table: DataFrame, value: str, method: str, style: Style, s
 def _published(axes: Axes, table: DataFrame, value: str, look: Mapping[str, Style], show: _Show) -> None:
     check(table, ["method", "sparsity", value], "published table")
     for method, group in table.groupby("method", sort=False):
-        if method not in look:
-            raise unknown_name("method in the published table", method, look)
+        check_name("method in the published table", method, look)
         style, x = look[method], 100 * group["sparsity"]
         (points,) = axes.plot(x, group[value], color=style.colour, marker=style.marker, linestyle="none", **_HOLLOW)
         tie((method, "published"), points)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from secateur.checks import check_name, check_number
 from secateur.files import require
 from secateur.lab.show.stats.columns import check_columns, numbers
-from secateur.lab.show.stats.summary import bootstrap, check_confidence, summarise
+from secateur.lab.show.stats.summary import bootstrap, summarise
 from secateur.types import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -128,13 +129,10 @@ def compare(
 
 
 def _check_choices(test: str, correction: str | None, better: str, confidence: float) -> None:
-    if test not in _TESTS:
-        raise unknown_name("test", test, _TESTS)
-    if correction is not None and correction not in _CORRECTIONS:
-        raise unknown_name("correction", correction, _CORRECTIONS)
-    if better not in _DIRECTIONS:
-        raise unknown_name("direction of what is better", better, _DIRECTIONS)
-    check_confidence(confidence)
+    check_name("test", test, _TESTS)
+    check_name("correction", correction, _CORRECTIONS, or_none=True)
+    check_name("direction of what is better", better, _DIRECTIONS)
+    check_number("interval", "(0, 1)", "for 95 % give 0.95", confidence=confidence)
 
 
 def _table(frame: DataFrame, value: str, by: str, pair: Sequence[str], within: Sequence[str]) -> DataFrame:

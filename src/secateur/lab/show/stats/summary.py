@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from secateur.checks import check_name, check_number, check_whole
 from secateur.files import require
 from secateur.lab.show.stats.columns import check_columns
-from secateur.types import InputError, unknown_name
+from secateur.types import InputError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Summary", "bootstrap", "check_confidence", "describe", "summarise"]
+__all__ = ["Summary", "bootstrap", "describe", "summarise"]
 
 _METHODS = {"bca": "BCa", "percentile": "percentile", "basic": "basic"}
 _INTERVALS = ("t", "bootstrap")
@@ -71,7 +72,7 @@ def summarise(values: Iterable[float], confidence: float = 0.95) -> Summary:
     numbers = [float(value) for value in values]
     if not numbers:
         raise InputError("cannot summarise no values; give at least one")
-    check_confidence(confidence)
+    check_number("interval", "(0, 1)", "for 95 % give 0.95", confidence=confidence)
     n, mean = len(numbers), sum(numbers) / len(numbers)
     if n == 1:
         return Summary(mean, math.nan, math.nan, math.nan, 1)
@@ -112,10 +113,8 @@ def bootstrap(
     >>> bootstrap([0.88, 0.89, 0.90]).interval
     't'
     """
-    if method not in _METHODS:
-        raise unknown_name("bootstrap method", method, _METHODS)
-    if resamples < 1:
-        raise InputError(f"bootstrap needs at least one resample, got {resamples}; 10,000 is usual")
+    check_name("bootstrap method", method, _METHODS)
+    check_whole("bootstrap", 1, "10,000 is usual", resamples=resamples)
     numbers = [float(value) for value in values]
     plain = summarise(numbers, confidence)
     alike = min(numbers) == max(numbers) or plain.std == 0
@@ -166,8 +165,7 @@ def describe(
     [[1.0, 0.3..., 2.0], [2.0, 0.5, 1.0]]
     """
     check_columns(frame, [*by, *values])
-    if interval not in _INTERVALS:
-        raise unknown_name("interval", interval, _INTERVALS)
+    check_name("interval", interval, _INTERVALS)
     if not by:
         raise InputError("describe needs at least one column in `by` that tells the groups apart")
     rows = [
@@ -175,12 +173,6 @@ def describe(
         for key, group in frame.groupby(list(by), sort=True, dropna=False)
     ]
     return require("pandas", "lab").DataFrame(rows, columns=[*by, *_columns(values)])
-
-
-def check_confidence(confidence: float) -> None:
-    """Refuse a coverage that is not between 0 and 1."""
-    if not 0.0 < confidence < 1.0:
-        raise InputError(f"confidence must lie between 0 and 1, got {confidence}; for 95 % give 0.95")
 
 
 def _columns(values: Sequence[str]) -> list[str]:

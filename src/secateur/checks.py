@@ -1,0 +1,157 @@
+"""Checks that every room makes, of numbers and names: one error, which says what is wrong and what to give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import fields
+from math import inf
+from typing import Any, TypeGuard
+
+from secateur.types import InputError, brief, unknown_name
+
+__all__ = [
+    "check_fraction",
+    "check_name",
+    "check_number",
+    "check_plain",
+    "check_whole",
+    "is_number",
+    "is_whole",
+    "within",
+]
+
+
+def is_whole(value: object, least: float = -inf) -> TypeGuard[int]:
+    """Whether a value is a whole number of at least `least`; True and False are none.
+
+    >>> is_whole(3), is_whole(3, least=4), is_whole(True), is_whole(3.0)
+    (True, False, False, False)
+    """
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a whole or a floating-point number, nan and infinity too; True and False are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def within(value: object, interval: str) -> bool:
+    """Whether a value is a number in an interval, in which nan is never.
+
+    >>> within(0, "[0, 1)"), within(1, "[0, 1)"), within(float("inf"), "(0, inf)"), within(True, "[0, 1]")
+    (True, False, False, False)
+    """
+    least, most = map(float, interval[1:-1].split(","))
+    if not is_number(value) or not least <= value <= most:
+        return False
+    return (value > least or interval[0] == "[") and (value < most or interval[-1] == "]")
+
+
+def check_whole(
+    doing: object,
+    least: int = 1,
+    meaning: str = "",
+    /,
+    *,
+    most: float = inf,
+    or_none: bool = False,
+    **values: object,
+) -> None:
+    """Refuse what is not a whole number in a range.
+
+    Args:
+        doing: what is done, with which the error begins; or the object whose options the values are.
+        least, most: the range.
+        meaning: what the number is, in words.
+        or_none: None is right too.
+        values: the values by name.
+
+    Raises:
+        InputError: a value is another; it is named, with what to give.
+
+    >>> check_whole("latency", repeats=0)
+    Traceback (most recent call last):
+    ...
+    secateur.types.InputError: latency: repeats=0 must be a whole number, 1 or more
+    """
+    for name, value in values.items():
+        if not ((is_whole(value, least) and value <= most) or (or_none and value is None)):
+            words = f", {least} or more" if most == inf else f" from {least} to {most}"
+            raise _error(doing, name, value, "a whole number" + words, meaning, or_none)
+
+
+def check_number(
+    doing: object, interval: str, meaning: str = "", /, *, or_none: bool = False, **values: object
+) -> None:
+    """Refuse what is not a number in an interval, written as in mathematics; otherwise like `check_whole`.
+
+    >>> check_number("repair", "[0, inf)", ridge=-1.0)
+    Traceback (most recent call last):
+    ...
+    secateur.types.InputError: repair: ridge=-1.0 must be a finite number, 0 or more
+    """
+    for name, value in values.items():
+        if not (within(value, interval) or (or_none and value is None)):
+            raise _error(doing, name, value, _in_words(interval), meaning, or_none)
+
+
+def check_fraction(doing: object, **values: Any) -> None:
+    """Refuse what is not a fraction removed.
+
+    >>> check_fraction("select", sparsity=1.5)
+    Traceback (most recent call last):
+    ...
+    secateur.types.InputError: select: sparsity=1.5 must be a number in [0, 1]: the fraction removed
+    """
+    check_number(doing, "[0, 1]", "the fraction removed", **values)
+
+
+def check_name(kind: str, name: object, known: Collection[str], *, or_none: bool = False) -> None:
+    """Refuse a name that is not known, with the nearest one that is: an `UnknownNameError`."""
+    if not (isinstance(name, str) and name in known) and not (or_none and name is None):
+        raise unknown_name(kind, name, known)
+
+
+PLAIN: Mapping[str, tuple[str, Callable[[object], bool]]] = {
+    "bool": ("True or False", lambda value: isinstance(value, bool)),
+    "int": ("a whole number", is_whole),
+    "float": ("a number", is_number),
+    "str": ("text", lambda value: isinstance(value, str)),
+    "None": ("None", lambda value: value is None),
+}
+"""The types that an option of plain data is declared with: in words, and what has them."""
+
+
+def check_plain(options: Any) -> None:
+    """Refuse options of a dataclass that are of another kind than they are declared with: bool, int, float, str, None.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass
+    ... class Method:
+    ...     rounds: int | None = None
+    >>> check_plain(Method(rounds=0.5))
+    Traceback (most recent call last):
+    ...
+    secateur.types.InputError: Method: rounds=0.5 must be a whole number or None
+    """
+    for option in fields(options):
+        kinds = str(option.type).split(" | ")
+        value = getattr(options, option.name)
+        if set(kinds) <= set(PLAIN) and not any(PLAIN[kind][1](value) for kind in kinds):
+            raise _error(options, option.name, value, " or ".join(PLAIN[kind][0] for kind in kinds), "", False)
+
+
+def _in_words(interval: str) -> str:
+    least, most = interval[1:-1].split(", ")
+    if most != "inf":
+        return f"a number in {interval}"
+    words = "a finite number" if interval[-1] == ")" else "a number"
+    if least == "-inf":
+        return words
+    return f"{words}, {least} or more" if interval[0] == "[" else f"{words} above {least}"
+
+
+def _error(doing: object, name: str, value: object, words: str, meaning: str, or_none: bool) -> InputError:
+    who = doing if isinstance(doing, str) else type(doing).__name__
+    none = ", or None" if or_none else ""
+    return InputError(f"{who}: {name}={brief(value)} must be {words}{none}{': ' if meaning else ''}{meaning}")

@@ -1,0 +1,87 @@
+"""What the commands share that take a model: its options, and the network and the example input made of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["DataName", "ModelName", "Set", "Shape", "Weights", "build_network", "example_input", "fitted_options"]
+
+ModelName = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A model by name (see `secateur list`), or package.module:factory.")
+]
+DataName = Annotated[
+    str, typer.Option("--data", metavar="NAME", help="A data set by name (see `secateur list`); it fits a named model.")
+]
+Shape = Annotated[
+    str | None,
+    typer.Option(
+        "--input-shape",
+        metavar="SIZES",
+        help="The shape of the example input, such as 1,3,224,224; known for named models and from --data.",
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="An option of the model, as JSON (input_size=8); may be repeated."),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="The trained weights (safetensors); without them the model is random."),
+]
+
+
+def fitted_options(name: str, data_name: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a named model with what the data decide: channels, pixels and classes, unless they are given."""
+    from secateur import data, models
+
+    if data_name is None:
+        return options
+    info = data.info(data_name)
+    return {**models.fitting(name, info.shape, len(info.classes)), **options}
+
+
+def build_network(name: str, weights: Path | None, options: dict[str, Any]) -> nn.Module:
+    """Return the model with its weights.
+
+    Raises:
+        UnknownNameError, InputError, FileError: there is no such model, option or file, or they do not fit.
+    """
+    from secateur import models
+    from secateur.saving import load_weights
+    from secateur.types import FileError
+
+    network = models.build(name, seed=0, **options)
+    if weights:
+        try:
+            load_weights(weights, network)
+        except FileError as error:
+            if "does not fit" not in str(error):
+                raise
+            raise FileError(f"{error}: the same --data and --set as in training") from error
+    return network
+
+
+def example_input(name: str, shape: str | None, options: dict[str, Any], images: Tensor | None) -> Tensor:
+    """Return one input of the model: of the shape asked for, or of the data, or of what a named model takes."""
+    import torch
+
+    from secateur import models
+    from secateur.types import InputError
+
+    generator = torch.Generator().manual_seed(0)
+    if shape:
+        try:
+            return torch.randn([int(s) for s in shape.split(",")], generator=generator)
+        except (ValueError, RuntimeError):
+            raise InputError(f"--input-shape {shape!r}: write sizes with commas, such as 1,3,224,224") from None
+    if images is not None:
+        return torch.randn(1, *images.shape[1:], generator=generator)
+    if ":" in name:
+        raise InputError(f"what {name} takes is not known; pass --input-shape, such as 1,3,224,224, or --data")
+    return torch.randn(1, *models.input_shape(name, **options), generator=generator)

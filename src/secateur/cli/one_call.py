@@ -1,0 +1,88 @@
+"""The command that makes a trained model as small or fast as was asked for, and writes what to run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from secateur.cli.derived import parsed, takes_options
+from secateur.cli.networks import ModelName, Set, Shape, Weights, build_network, example_input, fitted_options
+from secateur.cli.root import DataDir, Json, app, options_of
+from secateur.compression import CompressOptions
+
+if TYPE_CHECKING:
+    from secateur.result import Result
+
+__all__ = ["compress_"]
+
+
+@app.command(
+    "compress",
+    epilog="""\b
+Examples:
+  secateur compress lenet-300-100 --data digits --weights lenet.safetensors --goal latency=0.5 --folder half
+  secateur compress resnet-18 --data cifar10 --weights resnet.safetensors --goal macs=0.3 --max-drop 0.02 --folder small""",
+)
+@takes_options(CompressOptions)
+def compress_(
+    model: ModelName,
+    folder: Annotated[
+        Path,
+        typer.Option(metavar="FOLDER", help="Where all is kept and written: model, file for the runtime, report."),
+    ],
+    data_name: Annotated[
+        str,
+        typer.Option(
+            "--data", metavar="NAME", help="The data set to train and choose on, and to rate on (test split)."
+        ),
+    ],
+    goal: Annotated[
+        str,
+        typer.Option(metavar="WHAT=FRACTION", help="What it may use of latency, macs, parameters or bytes."),
+    ] = "latency=0.5",
+    weights: Weights = None,
+    validation: Annotated[
+        float, typer.Option(help="Fraction of the training data held out; the metric is taken on it.")
+    ] = 0.1,
+    input_shape: Shape = None,
+    data_dir: DataDir = None,
+    set_: Set = None,
+    as_json: Json = False,
+    **chosen: Any,
+) -> None:
+    """Make a trained model smaller or faster, at the accuracy that it had: cut, trained back, verified, measured, exported.
+
+    If it is stopped, the same command goes on where it was. FOLDER/model is read by `evaluate --pruned` and
+    `secateur.load`.
+    """
+    from secateur import data
+    from secateur.compression import compress
+    from secateur.measure import evaluate
+
+    options = CompressOptions(**parsed(chosen, CompressOptions))
+    model_options = fitted_options(model, data_name, options_of(set_))
+    network = build_network(model, weights, model_options)
+    split: dict[str, Any] = {"root": data_dir, "validation": validation, "seed": options.seed}
+    train, held_out = (data.load(data_name, name, **split) for name in ("train", "validation"))
+    example = example_input(model, input_shape, model_options, train.images)
+    asked = options_of([goal], "--goal")
+    try:
+        result = compress(network, example, asked, train, held_out, options, folder=folder, progress=not as_json)
+    except KeyboardInterrupt:
+        typer.echo("secateur: interrupted; the same command goes on from here", err=True)
+        raise typer.Exit(130) from None
+    test = data.load(data_name, "test", root=data_dir)
+    _show(result, folder, data_name, (evaluate(network, test).accuracy, evaluate(result.model, test).accuracy), as_json)
+
+
+def _show(result: Result, folder: Path, data_name: str, accuracies: tuple[float, float], as_json: bool) -> None:
+    if as_json:
+        record = {"folder": str(folder), **result.report.to_dict(), "compression": result.history.to_dict()}
+        print(json.dumps({**record, "accuracy": accuracies}))
+        return
+    print(f"{result.history}\n\n{result.report}")
+    print(f"{'accuracy':<11}{accuracies[0]:>14.4f} → {accuracies[1]:>14.4f}     (test set of {data_name})")
+    print(f"written to {folder}")

@@ -1,0 +1,9 @@
+"""The one call to a goal: a trained model and what it may cost → the smallest that is nearly as good."""
+
+from secateur.compression.history import Compression
+from secateur.compression.journal import Trial
+from secateur.compression.options import CompressOptions, Goal, Metric
+from secateur.compression.quality import METRICS
+from secateur.compression.steps import compress
+
+__all__ = ["METRICS", "CompressOptions", "Compression", "Goal", "Metric", "Trial", "compress"]

@@ -1,0 +1,131 @@
+"""One cut of a compression: which units go, and the weights that make up for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from secateur.allocate import budget, plan_jointly
+from secateur.compression.costs import Costs, now
+from secateur.compression.options import CompressOptions
+from secateur.compression.quality import answers_of
+from secateur.criteria import by_name
+from secateur.criteria.base import scores_of
+from secateur.criteria.joint_loss_change import JointWorth
+from secateur.labelled import SampleBatch, Samples, batches, side_by_side, together
+from secateur.repair import repair
+from secateur.result import Method, Result
+from secateur.structure import channels
+from secateur.structure.cutting import draft
+from secateur.types import InputError, Keep, Loss, Sites
+
+__all__ = ["OutOfReach", "Scoring", "calibration", "smaller"]
+
+CORRECTIONS = 4
+"""How often a cut is planned anew after it was measured and found too slow."""
+
+
+class OutOfReach(InputError):
+    """A cost that no widths of the sites come down to."""
+
+
+def calibration(data: Samples, count: int, seed: int) -> SampleBatch:
+    """Return `count` samples of the training data: drawn with the seed where they are in memory, else the first.
+
+    >>> len(calibration((torch.zeros(9, 1), torch.zeros(9)), 4, seed=0))
+    4
+    """
+    whole = together(data)
+    if whole is not None:
+        order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))
+        return whole.rows(order[:count])
+    taken: list[SampleBatch] = []
+    for batch in batches(data, count, "training data"):
+        taken.append(batch)
+        if sum(map(len, taken)) >= count:
+            break
+    return taken[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Scoring:
+    """What units are scored and layers repaired with: some inputs, with what the original answers to them.
+
+    Units are scored by how far the answers move from the original's, so that no labels are needed: by the cross-entropy
+    with its probabilities where it tells classes, else by the squared difference, each output by its own variance.
+
+    Attributes:
+        data: inputs ``(n, …)`` and what stands for targets.
+        loss: of (outputs, those targets).
+    """
+
+    data: tuple[Any, Tensor]
+    loss: str | Loss
+
+    def named(self) -> list[tuple[str, Tensor]]:
+        """Return all tensors, with names."""
+        return SampleBatch(*self.data).named()
+
+    @classmethod
+    def of(cls, original: nn.Module, batch: SampleBatch, classes: bool) -> Self:
+        """Ask the original.
+
+        Args:
+            original: the unpruned model.
+            batch: the samples.
+            classes: whether its outputs are the logits of classes.
+        """
+        outputs, _ = answers_of(original, batch.without_targets(), "training data")
+        if classes:
+            return cls((batch.inputs, outputs.softmax(1)), "cross_entropy")
+        return cls((batch.inputs, side_by_side(outputs)), "mse")
+
+
+def smaller(model: nn.Module, asked: float, costs: Costs, scoring: Scoring, options: CompressOptions) -> Result:
+    """Return the model cut to what it may use, and repaired.
+
+    Args:
+        model: as it is now; it is left so.
+        asked: the fraction of what the original uses that it may use.
+        costs: what is used, and by what.
+        scoring: what to score and repair with.
+        options: which criterion, rounding and minimum.
+
+    Raises:
+        OutOfReach: so little cannot be reached.
+    """
+    sites = channels(model, costs.inputs, options.ignore)
+    criterion = options.criterion
+    if isinstance(criterion, str):
+        criterion = by_name(criterion, scoring.data, scoring.loss)
+    scores = scores_of(criterion, model, sites, "compress")
+    try:
+        if isinstance(scores, JointWorth):
+            keep = _by_costs(model, sites, scores, asked, costs)
+        else:
+            limit: dict[str, Any] = {costs.goal.what: asked / costs(model)}
+            keep = budget(
+                model, sites, scores, minimum=options.minimum, round_to=options.round_to, runtime=options.where, **limit
+            )
+    except InputError as error:
+        raise OutOfReach(str(error)) from error
+    repaired = repair(model, sites, keep, scoring.data)
+    method = Method(repr(criterion), None, rule={"budget": {costs.goal.what: asked}}, repair=("least-squares", "norms"))
+    return Result.of(model, sites, keep, repaired=repaired, method=method)
+
+
+def _by_costs(model: nn.Module, sites: Sites, worth: JointWorth, asked: float, costs: Costs) -> Keep:
+    """Masks that lose least for what they save; costs that are measured are measured of the cut model, and corrected."""
+    table = now(costs.table, sites)
+    for _ in range(CORRECTIONS):
+        allocation = plan_jointly(worth, table, {costs.goal.what: asked})
+        if costs.goal.what != "latency":
+            break
+        cost = costs(draft(model, sites, allocation.keep), quick=True)
+        if cost <= asked:
+            break
+        table = table.corrected("latency", allocation.kept, cost * table.whole["latency"])
+    return allocation.keep

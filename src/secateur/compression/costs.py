@@ -1,0 +1,124 @@
+"""What a smaller model costs, as a fraction of the original, and what each site adds to that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import monotonic
+
+import torch
+from torch import nn
+
+from secateur.allocate import CostTable, cost_table, rounding
+from secateur.compression.options import CompressOptions, Goal
+from secateur.measure import compare_latency, file_bytes, latency, macs, parameters
+from secateur.structure import channels
+from secateur.structure.cutting import draft
+from secateur.types import ExampleInputs, ExportError, Sites
+
+__all__ = ["Costs", "now", "usable"]
+
+WIDTHS = {"latency": 6}
+"""At how many widths of each site a cost is measured; those that are counted are counted at more."""
+
+COUNTED_WIDTHS = 16
+
+
+@dataclass(eq=False)
+class Costs:
+    """Measures what the goal is about.
+
+    Attributes:
+        goal: what is to become less.
+        original: what fractions are of.
+        inputs: what both are called with.
+        options: where latency is measured, and which widths there are.
+        file: where the table is kept; None keeps it in memory.
+        progress: show a bar.
+        seconds: how long the table took to measure.
+    """
+
+    goal: Goal
+    original: nn.Module
+    inputs: ExampleInputs
+    options: CompressOptions
+    file: Path | None = None
+    progress: bool = False
+    seconds: float = 0.0
+    _table: CostTable | None = None
+
+    def __call__(self, model: nn.Module, quick: bool = False) -> float:
+        """Return the cost of a model as a fraction of the original's; latency is measured in turns with it."""
+        if self.goal.what == "latency":
+            both = {"original": self.original, "smaller": model}
+            where = self.options.where
+            speedup = compare_latency(both, self.inputs, runtime=where, quick=quick).speedups["smaller"].median
+            return 1 / speedup
+        count = COUNTS[self.goal.what]
+        return count(model, self.inputs) / count(self.original, self.inputs)
+
+    @property
+    def table(self) -> CostTable:
+        """What each site of the original costs at several widths: measured once, and kept."""
+        if self._table is None and self.file is not None and self.file.exists():
+            self._table = CostTable.load(self.file)
+        if self._table is None:
+            options, what, began = self.options, self.goal.what, monotonic()
+            sites = channels(self.original, self.inputs, options.ignore)
+            self._table = cost_table(
+                self.original,
+                sites,
+                measures=[what],
+                widths=WIDTHS.get(what, COUNTED_WIDTHS),
+                minimum=options.minimum,
+                round_to=rounding(sites, options.round_to, options.where).multiples,
+                runtime=options.where,
+                progress=self.progress,
+            )
+            self._table = self._scaled(self._table, sites)
+            self.seconds = monotonic() - began
+            if self.file is not None:
+                self._table.save(self.file)
+        return self._table
+
+    def _scaled(self, table: CostTable, sites: Sites) -> CostTable:
+        """The table, foretelling the measured time of the narrowest model: times of single sites add up but roughly."""
+        if self.goal.what != "latency":
+            return table
+        keep = {name: torch.arange(sites[name].size) < width for name, width in table.narrowest.items()}
+        cost = self(draft(self.original, sites, keep), quick=True)
+        return table.corrected("latency", table.narrowest, cost * table.whole["latency"]) if cost < 1 else table
+
+
+def usable(options: CompressOptions, model: nn.Module, inputs: ExampleInputs) -> CompressOptions:
+    """Return the options with a runtime that takes the model: eager PyTorch where that by default does not.
+
+    Raises:
+        MissingLibraryError, ExportError: the runtime that was asked for does not take it; said now, not after a training.
+    """
+    try:
+        latency(model, inputs, runtime=options.where, warmup=0, repeats=1)
+    except ExportError:
+        if options.runtime is not None:
+            raise
+        return replace(options, runtime="eager")
+    return options
+
+
+def now(table: CostTable, sites: Sites) -> CostTable:
+    """Return the original's table for a model that was cut already.
+
+    Args:
+        table: of the original.
+        sites: of the model as it is now, under the original's names; a site of one unit is none any more.
+    """
+    table = replace(table, sites={name: site for name, site in table.sites.items() if name in sites})
+    return table.within({name: sites[name].size for name in table.sites})
+
+
+COUNTS: Mapping[str, Callable[[nn.Module, ExampleInputs], int]] = {
+    "macs": macs,
+    "parameters": lambda model, inputs: parameters(model).total,
+    "bytes": lambda model, inputs: file_bytes(model),
+}

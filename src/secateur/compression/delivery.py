@@ -1,0 +1,76 @@
+"""What a finished compression leaves in its folder: the model, the file for the runtime, and the report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from secateur.compression.history import Compression
+from secateur.compression.journal import Journal
+from secateur.compression.options import CompressOptions
+from secateur.files import write_text
+from secateur.result import Result
+from secateur.runtimes import Exported, export, timer
+from secateur.runtimes.base import Exporter
+
+__all__ = ["MODEL", "delivered"]
+
+MODEL, REPORT, TEXT = "model", "report.json", "report.txt"
+
+
+def delivered(result: Result, journal: Journal, options: CompressOptions) -> Result:
+    """Return the result with its latency in the runtime, after all was written that is not there yet.
+
+    Raises:
+        FileError: a file cannot be written.
+        ExportError: the runtime computes something else than torch.
+    """
+    if not journal.latency:
+        timed = result.timed(options.where)
+        assert timed.latency is not None
+        journal.latency = [*timed.latency]
+        journal.write()
+    before, after = journal.latency
+    result = replace(result, latency=(before, after), runtime=result.history.runtime)
+    if journal.folder is not None:
+        _write(journal.folder, result, options)
+    return result
+
+
+def _write(folder: Path, result: Result, options: CompressOptions) -> None:
+    history: Compression = result.history
+    facts = json.loads(json.dumps({"compression": history.to_dict()}))
+    if _recorded(folder / REPORT).get("compression") == facts["compression"]:
+        return
+    result.save(folder / MODEL)
+    exported = _exported(folder, result, options)
+    lines = [str(history), "", str(result.report)]
+    if exported is not None and exported.file is not None:
+        facts["file"] = {
+            "name": exported.file.name,
+            "runtime": history.runtime,
+            "bytes": len(exported.content),
+            "difference": exported.difference,
+        }
+        lines.append(f"{exported.file.name}: differs from torch by {exported.difference:.1e} in {exported.runtime}")
+    write_text(folder / TEXT, "\n".join(lines) + "\n")
+    # Last, as it stands for all of them.
+    write_text(folder / REPORT, json.dumps({**facts, "report": result.report.to_dict()}, indent=1))
+
+
+def _recorded(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _exported(folder: Path, result: Result, options: CompressOptions) -> Exported | None:
+    """The file for the runtime; None where the runtime has none."""
+    runtime: object = timer(options.where)
+    if not isinstance(runtime, Exporter) or result.inputs is None:
+        return None
+    exported = export(result.model, result.inputs, options.where)
+    return replace(exported, file=exported.save(folder / f"{MODEL}{exported.suffix}"))

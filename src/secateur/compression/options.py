@@ -1,0 +1,163 @@
+"""What can be chosen about a compression, and what its goal is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
+from typing import Any, Literal
+
+from secateur.allocate import BUDGETS
+from secateur.runtimes import Runtime, timer
+from secateur.train.options import TrainOptions, describe
+from secateur.types import Criterion, InputError, Loss, RoundTo, option_words, unknown_name
+
+__all__ = ["CompressOptions", "Goal", "Metric"]
+
+Metric = Callable[[Any, Any], float]
+"""Of (outputs, targets), all samples of the validation data together; high = good."""
+
+SHORT = TrainOptions(epochs=2, lr=1e-3, optimizer="adam", schedule="cosine")
+LONG = TrainOptions(epochs=6, lr=1e-3, optimizer="adam", schedule="cosine")
+"""The trainings of a step and of the end: chosen on validation images of the networks in docs/results/worth.md."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What the compressed model may use: a fraction of the original's latency, MACs, parameters or bytes.
+
+    >>> Goal.of({"macs": 0.5})
+    Goal(what='macs', fraction=0.5)
+    """
+
+    what: str
+    fraction: float
+
+    @classmethod
+    def of(cls, goal: object) -> Goal:
+        """Return the goal that ``{"latency": 0.5}`` names.
+
+        Raises:
+            InputError: it is no such mapping, or the fraction is not in (0, 1).
+            UnknownNameError: it is a goal of something else.
+        """
+        if not isinstance(goal, Mapping) or len(goal) != 1:
+            raise InputError(f'compress: the goal is {goal!r}; give one, such as {{"latency": 0.5}} or {{"macs": 0.3}}')
+        ((what, fraction),) = goal.items()
+        if what not in BUDGETS:
+            raise unknown_name("goal", what, BUDGETS)
+        if isinstance(fraction, bool) or not isinstance(fraction, float | int) or not 0 < fraction < 1:
+            raise InputError(
+                f"compress: the goal {what}={fraction!r} must be a fraction of the original's, above 0 and below 1"
+            )
+        return cls(what, float(fraction))
+
+
+@dataclass(frozen=True)
+class CompressOptions:
+    """What can be chosen about a compression.
+
+    Attributes:
+        max_drop: by how much the metric may be lower than the original's on the validation data.
+        metric: of (outputs, targets), high = good, or a name: ``"accuracy"``, ``"agreement"`` (the share of samples on
+            which the greatest output is the original's) or ``"fidelity"`` (the share of the variance of the original's
+            outputs that is met). None: accuracy where the targets are classes, else fidelity.
+        loss: of the true targets, as `fit` takes it; None trains on the original's answers alone.
+        runtime: where it is to run: ``"onnxruntime"``, ``"eager"``, one with options, such as
+            ``"onnxruntime:threads=2"``, or a function; see `secateur.runtimes`. None: ONNX Runtime where it is installed.
+        steps: in how many cuts the goal is approached, each followed by a training.
+        criterion: what is scored by in each step.
+        train: the training after each cut.
+        finish: the training at the goal, or None for that of each step.
+        samples: how many training samples are scored and repaired with.
+        retries: how many smaller steps are tried after those that cost too much.
+        time_limit: seconds after which the best that there is comes back; None for none.
+        ignore: sites to leave whole, by name or pattern.
+        round_to: keep a multiple of this many units in every site; ``"auto"`` measures what the runtime likes.
+        minimum: how many units every site keeps at least.
+        seed: of the trainings.
+    """
+
+    max_drop: float = field(
+        default=0.01, metadata=option_words("By how much the metric may be lower than the unpruned model's.")
+    )
+    metric: str | Metric | None = field(
+        default=None,
+        metadata=option_words(
+            "accuracy, agreement or fidelity; accuracy where there are classes, else fidelity.", "NAME"
+        ),
+    )
+    loss: str | Loss | None = field(
+        default=None, metadata=option_words("The loss of the labels: cross_entropy, mse, l1 or bce.", "NAME")
+    )
+    runtime: Runtime | None = field(
+        default=None,
+        metadata=option_words(
+            "Where it is to run: onnxruntime (default where it is installed) or eager, as in onnxruntime:threads=2.",
+            "NAME",
+        ),
+    )
+    steps: int = field(default=2, metadata=option_words("In how many cuts the goal is approached."))
+    criterion: str | Criterion = field(
+        default="joint-loss-change", metadata=option_words("What to score by (see `secateur list`).", "NAME")
+    )
+    train: TrainOptions = field(
+        default=SHORT,
+        metadata=option_words(
+            "The training after each cut, such as epochs=2 or lr=0.001, as JSON; may be repeated.", "KEY=VALUE"
+        ),
+    )
+    finish: TrainOptions | None = field(
+        default=LONG,
+        metadata=option_words("The training at the goal, such as epochs=6, as JSON; may be repeated.", "KEY=VALUE"),
+    )
+    samples: int = field(default=1000, metadata=option_words("How many training samples are scored and repaired with."))
+    retries: int = field(
+        default=2, metadata=option_words("How many smaller steps are tried after those that cost too much.")
+    )
+    time_limit: float | None = field(
+        default=None, metadata=option_words("Seconds after which the best that there is comes back.", "SECONDS")
+    )
+    ignore: Iterable[str] = field(
+        default=(), metadata=option_words("A site to leave whole, by name or pattern; may be repeated.", "SITE")
+    )
+    round_to: RoundTo | Literal["auto"] = field(
+        default="auto",
+        metadata=option_words(
+            "Keep a multiple of this many units in every site; auto: of what the runtime likes, measured.", "NUMBER"
+        ),
+    )
+    minimum: int = field(default=1, metadata=option_words("How many units every site keeps at least."))
+    seed: int = field(default=0, metadata=option_words("Of the trainings, and of the samples that are scored with."))
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("samples", 1), ("retries", 0), ("minimum", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InputError(f"compress: {name}={value!r} must be a whole number, {least} or more")
+        if isinstance(self.max_drop, bool) or not isinstance(self.max_drop, float | int) or self.max_drop < 0:
+            raise InputError(f"compress: max_drop={self.max_drop!r} must be 0 or more")
+        if self.time_limit is not None and not self.time_limit > 0:
+            raise InputError(f"compress: time_limit={self.time_limit!r} must be above 0 seconds")
+        timer(self.where)
+
+    @property
+    def where(self) -> Runtime:
+        """The runtime: the one that was asked for, or ONNX Runtime where it is installed, or eager PyTorch."""
+        if self.runtime is not None:
+            return self.runtime
+        return "onnxruntime" if find_spec("onnxruntime") and find_spec("onnxscript") else "eager"
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the outcome, as plain data that are the same in every process."""
+        values = {option.name: getattr(self, option.name) for option in fields(self) if option.name != "time_limit"}
+        return {name: _plain(value) for name, value in {**values, "runtime": self.where}.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, int | float | str | None):
+        return value
+    if isinstance(value, TrainOptions):
+        return value.to_dict()
+    # The text of a function has its address; one of a criterion or a loss that is made has its options.
+    return describe(value) if hasattr(value, "__qualname__") or hasattr(value, "func") else repr(value)

@@ -1,0 +1,74 @@
+"""A model that was good enough, in a folder of its own: written when it is there, read when a compression goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.result import Log, Method, Result
+from secateur.saving import load, read_edits, read_record
+from secateur.structure.verify import Verification
+from secateur.types import ExampleInputs, FileError, Sites
+
+__all__ = ["load_trial", "save_trial"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Making(Log):
+    """What a folder does not hold of a result else: which units are left, and how they were chosen and verified."""
+
+    result: Result
+
+    def to_dict(self) -> dict[str, Any]:
+        units = {name: mask.flatten().nonzero().flatten().tolist() for name, mask in self.result.keep.items()}
+        verification = self.result.verification
+        return {
+            "units": units,
+            "method": asdict(self.result.method),
+            "verification": None if verification is None else asdict(verification),
+        }
+
+
+def save_trial(folder: Path, result: Result) -> None:
+    """Write a result, whole or not at all."""
+    replace(result, history=_Making(result)).save(folder)
+
+
+def load_trial(folder: Path, original: nn.Module, sites: Sites, inputs: ExampleInputs) -> Result:
+    """Return the result that `save_trial` wrote.
+
+    Args:
+        folder: where it was written.
+        original: the model that it was made of.
+        sites: of the original.
+        inputs: what it is called with.
+
+    Raises:
+        FileError: a file is missing or damaged.
+    """
+    small, making = load(folder, original), read_record(folder)[1]
+    try:
+        assert making is not None
+        masks = {name: _mask(sites[name].shape, units) for name, units in making["units"].items()}
+        method = Method(**_with_tuples(making["method"]))
+        verified = making["verification"]
+        verification = None if verified is None else Verification(**_with_tuples(verified))
+    except (AssertionError, LookupError, TypeError, ValueError) as error:
+        raise FileError(f"{folder} is damaged ({error}); delete the folder of the compression to start over") from error
+    return Result(small, original, sites, masks, tuple(read_edits(folder)), method, verification, inputs=inputs)
+
+
+def _mask(shape: tuple[int, ...], units: list[int]) -> Tensor:
+    mask = torch.zeros(shape, dtype=torch.bool)
+    mask.view(-1)[units] = True
+    return mask
+
+
+def _with_tuples(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain data as it was before JSON made lists of its tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in record.items()}

@@ -1,0 +1,256 @@
+"""The one call to a goal: score, cut, repair, train with the original as teacher, rate; until the goal or the cost."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import sqrt
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.compression.choosing import OutOfReach, Scoring, calibration, smaller
+from secateur.compression.clock import Clock
+from secateur.compression.costs import Costs, usable
+from secateur.compression.delivery import delivered
+from secateur.compression.history import Compression, in_words
+from secateur.compression.journal import Journal, Trial
+from secateur.compression.options import CompressOptions, Goal
+from secateur.compression.quality import Quality
+from secateur.compression.saved_trials import load_trial, save_trial
+from secateur.labelled import Samples, unlabelled
+from secateur.result import Result
+from secateur.runtimes import name_of
+from secateur.state import check_module, digest, tensors, usual
+from secateur.structure import channels
+from secateur.train import distill
+from secateur.train.callbacks import Callback, Run
+from secateur.train.options import TrainOptions
+from secateur.types import ExampleInputs, with_changes
+from secateur.untouched import copied
+
+__all__ = ["compress"]
+
+OUT_OF_TIME = "the time limit of {:g} s was reached before the goal"
+
+SLACK = 0.02
+"""By how much less than the goal is aimed at where costs are measured times, which vary by about so much."""
+
+
+@usual
+def compress(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    goal: Mapping[str, float],
+    data: Samples,
+    validation: Samples,
+    options: CompressOptions | None = None,
+    *,
+    folder: str | os.PathLike[str] | None = None,
+    progress: bool = False,
+    **changes: Any,
+) -> Result:
+    """Return the smallest copy of a trained model that is nearly as good: cut, trained back, verified and measured.
+
+    The goal is approached in steps. In each, all units are scored together, as many are cut as the step asks for, the
+    layers that lost inputs are repaired, and the model is trained a little with the original as its teacher. A step
+    that costs more of the metric than it may is taken back, and a smaller one tried. All choices are made on the
+    training and validation data; rate what comes back on data that were in neither.
+
+    Args:
+        model: a trained module; it is left as it is.
+        example_inputs: what it is called with where it will run: latency is that of this batch.
+        goal: a fraction of what the original uses: ``{"latency": 0.5}``, or ``macs``, ``parameters``, ``bytes``.
+        data: training data, as `distill` takes them; without labels the original's answers are all that is trained on.
+        validation: data that the metric is taken on.
+        options: what to choose; see `CompressOptions`.
+        folder: where all that is worked out is kept, so that the same call goes on where a killed one was, and where the
+            outcome is put: the result as `Result.save` writes it (``model``, for `load`), the file for the runtime where
+            it has files (``model.onnx``, run and compared with torch), and the report (``report.txt``,
+            ``report.json``). The same call again rewrites nothing. None keeps nothing.
+        progress: say on standard error what is done, and how long it may take.
+        changes: single options by name, such as ``max_drop=0.02, runtime="eager"``; they win over `options`.
+
+    Returns:
+        The result, timed in the runtime; its ``history`` is the `Compression`, with all that was tried, whether the goal
+        was reached, and all that is needed to repeat it. Where nothing was good enough, nothing is removed.
+
+    Raises:
+        InputError, UnknownNameError: an option out of range, or data that do not fit.
+        FileError: the folder holds another compression, or cannot be written.
+        MissingLibraryError, ExportError: the runtime that was asked for is not installed, or does not take the model.
+        TraceError, CutError: see `channels` and `cut`.
+    """
+    chosen = with_changes(options or CompressOptions(), changes, "option of compress")
+    check_module(model, "compress")
+    return _Walk(model, example_inputs, Goal.of(goal), data, validation, chosen, folder, progress).run()
+
+
+class _Walk:
+    """A compression under way."""
+
+    def __init__(
+        self,
+        original: nn.Module,
+        inputs: ExampleInputs,
+        goal: Goal,
+        data: Samples,
+        validation: Samples,
+        options: CompressOptions,
+        folder: str | os.PathLike[str] | None,
+        progress: bool,
+    ) -> None:
+        self.original, self.inputs, self.goal, self.options = original, inputs, goal, options
+        self.progress, self.data = progress, data
+        self.clock = Clock(options, goal.fraction, progress)
+        self.quality = Quality.of(original, validation, options.metric)
+        self.classes = self.quality.tells_classes and (options.loss in (None, "cross_entropy"))
+        self.scoring = Scoring.of(original, calibration(data, options.samples, options.seed), self.classes)
+        identity = {
+            "goal": [goal.what, goal.fraction],
+            "options": options.identity(),
+            "model": digest(tensors(original).items()),
+            "data": digest([("scored inputs", torch.cat([t.flatten() for _, t in self.scoring.named()]))]),
+        }
+        self.journal = Journal.opened(None if folder is None else Path(folder), identity)
+        self.clock.trials = self.journal.trials
+        if self._has_other_time():
+            self.journal.reopen()
+        if not self.journal.baseline:
+            self.journal.baseline = {"metric": self.quality(original)}
+            self.options = usable(options, original, inputs)
+            self.journal.runtime = name_of(self.options.where)
+            self.journal.write()
+        elif self.options.runtime is None:
+            self.options = replace(options, runtime=self.journal.runtime)
+        self.costs = Costs(goal, original, inputs, self.options, self.journal.place("costs.json"), progress)
+
+    def run(self) -> Result:
+        """Try until the goal is reached or cannot be; return the best that there is."""
+        best = self._resumed()
+        while not self.journal.done:
+            asked = self._next()
+            if asked is None:
+                break
+            trial, result = self._try(best, asked)
+            if trial.accepted and result is not None:
+                best = result
+            self._note(trial, result)
+        return self._finished(best)
+
+    # What comes next depends on the trials alone, so that a resumed compression decides as it would have.
+
+    def _next(self) -> float | None:
+        """The cost to cut to next; None at the end, with the reason in the journal."""
+        trials, goal = self.journal.trials, self.goal.fraction
+        best = self.journal.cost
+        refused = [trial for trial in trials if not trial.accepted]
+        if best <= goal:
+            return self._end("the goal is reached")
+        if len(refused) > self.options.retries:
+            return self._end(f"the goal cannot be had within max_drop={self.options.max_drop:g}")
+        if self.options.time_limit is not None and self._late():
+            return self._end(OUT_OF_TIME.format(self.options.time_limit))
+        if refused and refused[-1].asked < best:
+            return sqrt(best * refused[-1].asked)
+        return max(goal, best * float(goal ** (1 / self.options.steps)))
+
+    def _end(self, why: str) -> float | None:
+        self.journal.done = why
+        self.journal.write()
+        return None
+
+    def _has_other_time(self) -> bool:
+        """Whether a time limit ended it that is not the one of now."""
+        limits = ("",) if self.options.time_limit is None else ("", OUT_OF_TIME.format(self.options.time_limit))
+        return self.journal.done.startswith("the time limit") and self.journal.done not in limits
+
+    def _late(self) -> bool:
+        assert self.options.time_limit is not None
+        spent = sum(trial.seconds for trial in self.journal.trials)
+        return max(spent, monotonic() - self.clock.started) >= self.options.time_limit
+
+    def _try(self, best: Result, asked: float) -> tuple[Trial, Result | None]:
+        began, number = monotonic(), len(self.journal.trials) + 1
+        now = self.journal.accepted[-1] if self.journal.accepted else None
+        aimed = asked * (1 - SLACK if self.goal.what == "latency" else 1)
+        self.clock.begin()
+        self.clock.say(f"trial {number}: to {asked:.1%} of the {self.goal.what}")
+        try:
+            result = smaller(best.model, aimed, self.costs, self.scoring, self.options)
+        except OutOfReach as error:
+            base, seconds = now.number if now else 0, monotonic() - began
+            return Trial(number, base, asked, None, None, None, False, str(error), seconds), None
+        untrained = self.quality(result.model)
+        cost = self.costs(result.model)
+        last = cost <= self.goal.fraction
+        self.clock.lap("cut", aside=self.costs.seconds if number == 1 else 0.0)
+        self._train(result.model, self.options.train, number, "train")
+        metric, floor = self.quality(result.model), self.journal.baseline["metric"] - self.options.max_drop
+        if self.options.finish is not None and (last or metric < floor):
+            self._train(result.model, self.options.finish, number, "finish")
+            metric = self.quality(result.model)
+        good = metric >= floor
+        why = "good enough" if good else f"{self.quality.name} fell below {floor:.4g}"
+        trial = Trial(number, now.number if now else 0, asked, cost, metric, untrained, good, why, monotonic() - began)
+        return trial, result.after(best) if best.edits else result
+
+    def _train(self, model: nn.Module, options: TrainOptions, number: int, what: str) -> None:
+        if not options.epochs:
+            return
+        loss = self.options.loss or ("cross_entropy" if self.classes and self.quality.labelled else None)
+        more: dict[str, Any] = {} if loss is None else {"loss": loss}
+        distill(
+            model,
+            self.original,
+            self.data if loss is not None else unlabelled(self.data),
+            options=replace(options, seed=self.options.seed),
+            match="logits" if self.classes else "auto",
+            callbacks=[self.clock, *([_StopInTime(self)] if self.options.time_limit is not None else [])],
+            checkpoint=self.journal.place(f"trial-{number}-{what}.checkpoint"),
+            progress=self.progress,
+            **more,
+        )
+
+    def _note(self, trial: Trial, result: Result | None) -> None:
+        folder = self.journal.place(f"trial-{trial.number}")
+        if folder is not None and result is not None and trial.accepted:
+            save_trial(folder, result)
+        self.journal.trials.append(trial)
+        self.journal.write()
+        for file in ("train", "finish"):
+            checkpoint = self.journal.place(f"trial-{trial.number}-{file}.checkpoint")
+            if checkpoint is not None:
+                checkpoint.unlink(missing_ok=True)
+        self.clock.say(
+            in_words(trial, self.journal.trials, self.goal.what, self.quality.name, self.journal.baseline["metric"])
+        )
+
+    def _resumed(self) -> Result:
+        """The last model that was good enough; the original where there is none."""
+        sites = channels(self.original, self.inputs, self.options.ignore)
+        whole = {name: torch.ones(site.shape, dtype=torch.bool) for name, site in sites.items()}
+        if not self.journal.accepted:
+            return Result(copied(self.original), self.original, sites, whole, (), inputs=self.inputs)
+        folder = self.journal.place(f"trial-{self.journal.accepted[-1].number}")
+        assert folder is not None
+        return load_trial(folder, self.original, sites, self.inputs)
+
+    def _finished(self, best: Result) -> Result:
+        history = Compression.of(self.journal, self.goal, self.quality.name)
+        return delivered(replace(best, history=history, inputs=self.inputs), self.journal, self.options)
+
+
+@dataclass(frozen=True, eq=False)
+class _StopInTime(Callback):
+    """Ends a training when the time limit is reached."""
+
+    walk: _Walk
+
+    def on_epoch(self, run: Run) -> None:
+        """Stop after this epoch."""
+        run.stop = run.stop or self.walk._late()

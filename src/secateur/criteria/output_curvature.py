@@ -1,0 +1,83 @@
+"""The curvature of a sample's loss at its outputs, as vectors whose outer products add up to it: all, or random ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import sqrt
+
+import torch
+from torch import Generator, Tensor
+
+from secateur.criteria.second_order import roots
+from secateur.losses import IGNORED, is_plain_cross_entropy
+from secateur.types import InputError, Loss
+
+__all__ = ["curvature_roots"]
+
+
+def curvature_roots(
+    outputs: Tensor, targets: Tensor, loss: Loss, most: int, generator: Generator, doing: str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield at most `most` vectors of the outputs' shape, with their signs.
+
+    The signed outer products of a sample's vectors add up to the Hessian of its loss at its outputs: exactly where it
+    has no more than `most` outputs, else on average over the draws (Hutchinson, 1989).
+
+    Raises:
+        InputError: there are more outputs, and the loss ties them in a way that is not known.
+
+    >>> import torch.nn.functional as F
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> draws = curvature_roots(torch.zeros(1, 3), torch.zeros(1, 3), F.mse_loss, 2, generator, "draw")
+    >>> [vector.square() for vector, _ in draws]       # ⅔, half by each
+    [tensor([[0.3333, 0.3333, 0.3333]]), tensor([[0.3333, 0.3333, 0.3333]])]
+    """
+    if outputs[0].numel() <= most:
+        yield from roots(outputs, targets, loss)
+    elif is_plain_cross_entropy(loss):
+        yield from _of_classes(outputs, targets, most, generator)
+    else:
+        yield from _of_separate_outputs(outputs, targets, loss, most, generator, doing)
+
+
+def _signs(outputs: Tensor, generator: Generator) -> Tensor:
+    return (torch.randint(2, outputs.shape, generator=generator) * 2 - 1).to(outputs)
+
+
+def _of_classes(outputs: Tensor, targets: Tensor, count: int, generator: Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Draws for the cross-entropy, whose Hessian is the sum over classes of p (e − p)(e − p)ᵀ at each place."""
+    chances = outputs.softmax(1)
+    # The loss is a mean over all places of all samples that count.
+    counted = targets != IGNORED if targets.ndim < outputs.ndim else torch.ones_like(targets[:, 0], dtype=torch.bool)
+    scale = counted.unsqueeze(1) * (len(outputs) / counted.sum().clamp(min=1) / count).sqrt()
+    # H = B Bᵀ with columns √p_c (e_c − p), and B ε = √p ∘ ε − p Σ_c √p_c ε_c for random signs ε, of which E ε εᵀ = I.
+    for _ in range(count):
+        weighted_signs = chances.sqrt() * _signs(outputs, generator)
+        yield scale * (weighted_signs - chances * weighted_signs.sum(1, keepdim=True)), outputs.new_ones(())
+
+
+def _of_separate_outputs(
+    outputs: Tensor, targets: Tensor, loss: Loss, count: int, generator: Generator, doing: str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Draws where the Hessian is diagonal, as that of every loss that is a sum over the outputs."""
+    with torch.enable_grad():
+        leaf = outputs.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(loss(leaf, targets) * len(outputs), leaf, create_graph=True)
+        diagonal = _times(slope, leaf, torch.ones_like(outputs))
+        probe = _signs(outputs, generator)
+        if not torch.allclose(_times(slope, leaf, probe), diagonal * probe, rtol=1e-4, atol=1e-7):
+            raise InputError(
+                f"{doing}: a sample has {outputs[0].numel():,} outputs, which this loss ties to one another; pass "
+                f"directions={outputs[0].numel()} to take all of its curvature, or a loss that is a sum over outputs"
+            )
+    for part, sign in ((diagonal.clamp(min=0), 1.0), ((-diagonal).clamp(min=0), -1.0)):
+        for _ in range(count if bool(part.any()) else 0):
+            yield part.sqrt() * _signs(outputs, generator) / sqrt(count), outputs.new_tensor(sign)
+
+
+def _times(slope: Tensor, leaf: Tensor, vector: Tensor) -> Tensor:
+    """The Hessian times a vector; zeros where the slope does not depend on the outputs."""
+    if not slope.requires_grad:
+        return torch.zeros_like(vector)
+    (product,) = torch.autograd.grad(slope, leaf, vector, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(vector) if product is None else product.detach()

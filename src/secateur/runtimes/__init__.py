@@ -1,0 +1,8 @@
+"""Runtimes: where a model runs, how it gets there, and how it is timed there. One file a runtime."""
+
+from secateur.runtimes.base import Exported, Run, Runtime, Timer
+from secateur.runtimes.eager import Eager
+from secateur.runtimes.names import RUNTIMES, export, name_of, timer
+from secateur.runtimes.onnx_runtime import OnnxRuntime
+
+__all__ = ["RUNTIMES", "Eager", "Exported", "OnnxRuntime", "Run", "Runtime", "Timer", "export", "name_of", "timer"]

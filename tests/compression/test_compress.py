@@ -1,0 +1,220 @@
+"""The one call to a goal: what comes back, on what kinds of models and data, and after being killed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import secateur as sc
+from secateur.compression import Compression, CompressOptions, steps
+from secateur.state import tensors
+from secateur.train.options import TrainOptions
+
+QUICK = {
+    "train": TrainOptions(epochs=2, lr=0.01),
+    "finish": TrainOptions(epochs=4, lr=0.01),
+    "round_to": 1,
+    "runtime": "eager",
+}
+
+
+def blobs(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Three classes around three points."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(3, (count,), generator=generator)
+    centres = 2 * torch.eye(3, 8)
+    return centres[labels] + 0.5 * torch.randn(count, 8, generator=generator), labels
+
+
+@pytest.fixture(scope="module")
+def trained() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3))
+    sc.fit(model, blobs(600, 0), epochs=10, lr=0.01)
+    return model
+
+
+def same(first: nn.Module, second: nn.Module) -> bool:
+    ours, theirs = tensors(first), tensors(second)
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_half_the_macs_at_the_same_accuracy(trained: nn.Module) -> None:
+    before = {name: tensor.clone() for name, tensor in tensors(trained).items()}
+    result = sc.compress(trained, torch.zeros(1, 8), {"macs": 0.5}, blobs(600, 0), blobs(400, 1), **QUICK)
+    history: Compression = result.history
+    assert history.reached
+    assert history.best is not None
+    assert history.best.cost <= 0.5
+    macs = result.report.macs
+    assert macs is not None
+    assert macs[1] / macs[0] == pytest.approx(history.best.cost)
+    test = blobs(500, 2)
+    assert sc.evaluate(result.model, test).accuracy >= sc.evaluate(trained, test).accuracy - 0.02
+    assert sum(site.kept for site in result.report.sites) == sum(
+        layer.out_features for layer in (result.model[0], result.model[2])
+    )
+    assert all(torch.equal(tensor, before[name]) for name, tensor in tensors(trained).items())
+
+
+@pytest.mark.parametrize("goal", [{"parameters": 0.4}, {"bytes": 0.6}])
+def test_goals_that_are_counted(trained: nn.Module, goal: dict[str, float], tmp_path: Path) -> None:
+    result = sc.compress(trained, torch.zeros(1, 8), goal, blobs(600, 0), blobs(400, 1), **QUICK)
+    assert result.history.reached
+    loaded = sc.load(result.save(tmp_path / "small"), trained)
+    assert same(loaded, result.model)
+
+
+def test_a_goal_that_cannot_be_had(trained: nn.Module) -> None:
+    options: dict[str, Any] = {**QUICK, "max_drop": 0.0, "metric": "fidelity", "retries": 1}
+    result = sc.compress(trained, torch.zeros(1, 8), {"macs": 0.02}, blobs(100, 0), blobs(100, 1), **options)
+    assert not result.history.reached
+    assert "cannot be had" in str(result.history)
+    assert "the original comes back" in str(result.history)
+    assert same(result.model, trained)
+
+
+def test_a_time_limit_ends_it(trained: nn.Module) -> None:
+    result = sc.compress(
+        trained, torch.zeros(1, 8), {"macs": 0.3}, blobs(300, 0), blobs(100, 1), **QUICK, time_limit=1e-6
+    )
+    assert not result.history.reached
+    assert "time limit" in result.history.why
+
+
+@pytest.mark.parametrize("at", range(3))
+def test_killed_at_any_moment_it_ends_the_same(
+    trained: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    call = (trained, torch.zeros(1, 8), {"macs": 0.4}, blobs(600, 0), blobs(400, 1))
+    whole = sc.compress(*call, **QUICK)
+    epochs = 0
+    distill = steps.distill
+
+    class Killed(BaseException):
+        pass
+
+    def dying(*args: Any, **more: Any) -> Any:
+        nonlocal epochs
+        result = distill(*args, **more)
+        epochs += 1
+        if epochs == at + 1:
+            raise Killed
+        return result
+
+    monkeypatch.setattr(steps, "distill", dying)
+    with pytest.raises(Killed):
+        sc.compress(*call, folder=tmp_path / "kept", **QUICK)
+    monkeypatch.setattr(steps, "distill", distill)
+    resumed = sc.compress(*call, folder=tmp_path / "kept", **QUICK)
+    assert same(resumed.model, whole.model)
+    assert [(t.asked, t.cost, t.metric) for t in resumed.history.trials] == [
+        (t.asked, t.cost, t.metric) for t in whole.history.trials
+    ]
+    again = sc.compress(*call, folder=tmp_path / "kept", **QUICK)  # all is there
+    assert same(again.model, whole.model)
+    with pytest.raises(sc.FileError, match=r"another compression.*goal"):
+        sc.compress(trained, torch.zeros(1, 8), {"macs": 0.5}, *call[3:], folder=tmp_path / "kept", **QUICK)
+
+
+def test_without_labels(trained: nn.Module) -> None:
+    result = sc.compress(
+        trained, torch.zeros(1, 8), {"macs": 0.6}, blobs(600, 0)[0], blobs(400, 1)[0], max_drop=0.05, **QUICK
+    )
+    assert result.history.metric == "fidelity"
+    assert result.history.reached
+
+
+def test_batches_of_a_loader(trained: nn.Module) -> None:
+    x, y = blobs(600, 0)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=50)
+    result = sc.compress(trained, torch.zeros(1, 8), {"macs": 0.6}, loader, loader, **QUICK)
+    assert result.history.reached
+
+
+class Heads(nn.Module):
+    """Two outputs of one trunk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.box, self.face = nn.Linear(8, 32), nn.Linear(32, 4), nn.Linear(32, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        trunk = self.trunk(x).relu()
+        return self.box(trunk), self.face(trunk).softmax(1)
+
+
+def test_several_outputs_and_a_metric_of_ones_own() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Heads()
+    x = blobs(600, 0)[0]
+
+    def nearness(outputs: Any, targets: Any) -> float:
+        with torch.no_grad():
+            return -float((outputs[0] - model(x)[0]).square().mean())
+
+    result = sc.compress(model, x[:1], {"macs": 0.6}, x, x, metric=nearness, max_drop=0.5, **QUICK)
+    assert result.history.reached
+    assert [tuple(part.shape) for part in result.model(x[:2])] == [(2, 4), (2, 2)]
+
+
+class TwoInputs(nn.Module):
+    """Adds what two layers make of two inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.head = nn.Linear(8, 32), nn.Linear(8, 32), nn.Linear(32, 3)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return self.head((self.left(left) + self.right(right)).relu())
+
+
+def test_several_inputs() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = TwoInputs()
+    x, y = blobs(600, 0)
+    sc.fit(model, ((x, x), y), epochs=5, lr=0.01)
+    result = sc.compress(model, (x[:1], x[:1]), {"macs": 0.5}, ((x, x), y), ((x, x), y), **QUICK)
+    assert result.history.reached
+
+
+@pytest.mark.parametrize(
+    ("goal", "changes", "words"),
+    [
+        ({}, {}, "give one"),
+        ({"macs": 0.5, "bytes": 0.5}, {}, "give one"),
+        ({"speed": 0.5}, {}, "unknown goal 'speed'"),
+        ({"macs": 1.5}, {}, "above 0 and below 1"),
+        ({"macs": True}, {}, "above 0 and below 1"),
+        ({"macs": 0.5}, {"steps": 0}, "steps"),
+        ({"macs": 0.5}, {"max_drop": -1}, "max_drop"),
+        ({"macs": 0.5}, {"time_limit": 0}, "time_limit"),
+        ({"macs": 0.5}, {"metric": "acuracy"}, "did you mean 'accuracy'"),
+        ({"macs": 0.5}, {"stepz": 1}, "option of compress"),
+        ({"macs": 0.5}, {"runtime": "onnx"}, "unknown runtime"),
+        ({"macs": 0.5}, {"metric": lambda outputs, targets: float("nan")}, "finite"),
+    ],
+)
+def test_bad_input(trained: nn.Module, goal: Any, changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(sc.SecateurError, match=words):
+        sc.compress(
+            trained,
+            torch.zeros(1, 8),
+            goal,
+            blobs(60, 0),
+            blobs(40, 1),
+            folder=tmp_path / "new",
+            **{**QUICK, **changes},
+        )
+    assert not (tmp_path / "new").exists()
+
+
+def test_options_are_data() -> None:
+    assert CompressOptions().identity() == CompressOptions(time_limit=5.0).identity()

@@ -1,0 +1,48 @@
+"""The graph form of a cut model: any batch size, the same keys, saved and loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.fx import GraphModule
+
+import secateur as sc
+import zoo
+
+NAMES = ("fused_qkv", "grouped_query", "relative_position", "rotary", "linear_view_deconv")
+
+
+def cut_graph(name: str, samples: int) -> tuple[torch.nn.Module, torch.Tensor, sc.Sites, dict[str, torch.Tensor]]:
+    model, inputs = zoo.build(name)
+    batch = torch.cat([inputs[0]] * 3)[:samples]
+    sites = sc.channels(model, batch)
+    return model, batch, sites, sc.select(sc.criteria.Magnitude()(model, sites), 0.3, scope="layer")
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_graph_takes_any_batch_size(name: str, samples: int) -> None:
+    model, batch, sites, keep = cut_graph(name, samples)
+    graph = sc.cut(model, sites, keep, form="graph")
+    assert isinstance(graph, GraphModule)
+    more = torch.randn(5, *batch.shape[1:], generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        together, apart = graph(more), torch.cat([graph(one) for one in more.split(1)])
+    torch.testing.assert_close(together, apart)
+
+
+def test_a_graph_has_the_keys_of_the_module() -> None:
+    model, _, sites, keep = cut_graph("fused_qkv", 2)
+    graph = sc.cut(model, sites, keep, form="graph")
+    assert list(graph.state_dict()) == list(model.state_dict())
+
+
+def test_a_plain_model_can_be_had_as_a_graph_and_saved(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    result = sc.prune(model, torch.ones(1, 3), sparsity=0.5, form="graph", latency=False)
+    assert isinstance(result.model, GraphModule)
+    again = sc.load(result.save(tmp_path / "small"), model)
+    x = torch.randn(4, 3)
+    assert torch.equal(again(x), result.model(x))
