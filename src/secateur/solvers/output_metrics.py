@@ -63,14 +63,14 @@ def _gradients(beside: Beside, number: int, generator: torch.Generator) -> tuple
         scores = scores.reshape(-1, scores.shape[-1])
         chances = scores.detach().softmax(1).cpu()
         labels = torch.multinomial(chances, 1, generator=generator).squeeze(1).to(scores.device)
-        found = torch.autograd.grad(cross_entropy(scores, labels, reduction="sum"), list(probes.values()))
+        gradients = torch.autograd.grad(cross_entropy(scores, labels, reduction="sum"), list(probes.values()))
     # The outputs of a linear layer lie last, channels of a convolution before its space.
     dims = {
         w: 1 - consumers[w].product.node.meta["val"].ndim if consumers[w].product.convolution else -1 for w in probes
     }
     return samples, {
         weight: gradient.movedim(dims[weight], -1).flatten(0, -2).double()
-        for weight, gradient in zip(probes, found, strict=True)
+        for weight, gradient in zip(probes, gradients, strict=True)
     }
 
 
