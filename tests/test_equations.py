@@ -50,9 +50,9 @@ def test_a_layer_is_found_back_from_what_it_computes(dims: int, options: dict[st
     weight = torch.randn(8, 4 // groups, *[3 if dims < 3 else 2] * dims, dtype=torch.float64)
     shift = torch.randn(8, dtype=torch.float64) if bias else None
     outputs = CONVOLVE[dims](x, weight, shift, **options) if dims else F.linear(x, weight, shift)
-    columns = [torch.arange(weight[0].numel())] * groups
+    inputs = [torch.arange(4 // groups)] * groups
     given = {"stride": 1, "padding": 0, "dilation": 1, "groups": groups, **options}
-    equations = LayerEquations(weight, given, columns, bias=bias)
+    equations = LayerEquations(weight, given, inputs, bias=bias)
     for some in (slice(0, 25), slice(25, 60)):
         equations.add(x[some], outputs[some])
     best, offset = equations.solve(0.0)

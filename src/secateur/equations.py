@@ -6,24 +6,25 @@ of any weight depends on are two small matrices of moments, whatever the number 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from secateur.checks import check_number
 from secateur.state import usual
-from secateur.structure.patches import PART, Patches
+from secateur.structure.moments import LayerMoments
+from secateur.structure.patches import Patches
 from secateur.types import InputError
 
 __all__ = [
     "LayerEquations",
     "Moments",
-    "input_columns",
     "least_squares",
-    "output_columns",
     "patches",
     "ridge_load",
     "solved",
@@ -48,8 +49,12 @@ def solved(gram: Tensor, cross: Tensor, load: Tensor | float) -> Tensor:
     if not bool(loads.any()):
         smallest: Tensor = cross @ torch.linalg.pinv(gram, hermitian=True, rtol=1e-12)
         return smallest
-    best: Tensor = torch.linalg.solve(gram + torch.diag(loads), cross, left=False)
-    return best
+    whole = gram + torch.diag(loads)
+    lower, failed = torch.linalg.cholesky_ex(whole)
+    if int(failed):
+        best: Tensor = torch.linalg.solve(whole, cross, left=False)
+        return best
+    return torch.cholesky_solve(cross.mT, lower).mT
 
 
 def ridge_load(gram: Tensor, ridge: float, *, free: int = 0) -> Tensor:
@@ -186,59 +191,123 @@ def patches(
     return torch.cat([part[0].mT for part in Patches.of(options, kernel).columns(inputs, groups=1)])
 
 
-def input_columns(x: Tensor, weight: Tensor, options: Mapping[str, Any]) -> Iterator[Tensor]:
-    """Yield what a layer multiplies by its weight, some positions at a time: ``(groups, inputs in a group, positions)``.
-
-    Args:
-        x: what the layer reads.
-        weight: of a linear layer ``(outputs, inputs)``, or of a convolution, its outputs first.
-        options: a convolution's stride, padding, dilation and groups.
-    """
-    if weight.ndim == 2:
-        for rows in torch.split(x.reshape(-1, weight.shape[1]), max(1, PART // max(weight.shape[1], 1))):
-            yield rows.mT.unsqueeze(0)
-    else:
-        yield from Patches.of(options, weight.shape[2:]).columns(x, int(options["groups"]))
-
-
-def output_columns(y: Tensor, weight: Tensor, groups: int) -> Tensor:
-    """Return a layer's outputs as ``(groups, outputs in a group, positions)``, these as in `input_columns`."""
-    last = y if weight.ndim == 2 else y.movedim(1, -1)
-    return last.reshape(-1, groups, weight.shape[0] // groups).permute(1, 2, 0)
+COLUMNS = 4096
+"""How many columns a group's equations may have; where kernels make more, weights change within fewer directions."""
 
 
 class LayerEquations:
     """The least-squares problem of a linear layer or a convolution: one for each group, over data taken in part by part.
 
+    Each input has a column for each place of the kernel. Where that makes more than `COLUMNS`, each input's kernels may
+    change only within their first principal directions, so many that there are no more (one at least); its columns are
+    the coordinates there.
+
     Args:
         weight: the layer's, its outputs first: ``(outputs, inputs in a group, *kernel)``.
         options: a convolution's stride, padding, dilation and groups; nothing for a linear layer.
-        columns: which columns of each group's input matrix may have weights, int64, by group.
+        inputs: which inputs of each group may have weights, int64, by group.
         bias: whether a bias is solved for as well.
+        exact: whether products are taken in double precision. Without a ridge they must be: what rounding adds to the
+            moments of inputs that are nearly alike would be taken for a difference.
+        places: of a linear layer, how many features that follow each other are one input, as the pixels of a map are;
+            `inputs` are then those.
     """
 
-    def __init__(self, weight: Tensor, options: Mapping[str, Any], columns: Sequence[Tensor], *, bias: bool) -> None:
-        self.weight, self.options, self.columns, self.bias = weight, options, columns, bias
-        # The sums of x xᵀ and t xᵀ, by group.
-        self.gram: list[Tensor | float] = [0.0] * len(columns)
-        self.cross: list[Tensor | float] = [0.0] * len(columns)
+    def __init__(
+        self,
+        weight: Tensor,
+        options: Mapping[str, Any],
+        inputs: Sequence[Tensor],
+        *,
+        bias: bool,
+        exact: bool = True,
+        places: int = 1,
+    ) -> None:
+        self.shape, self.options, self.inputs, self.bias = weight.shape, options, inputs, bias
+        # A linear layer on maps is a convolution that has one place.
+        self.weight = torch.unflatten(weight.detach(), 1, (-1, places)) if places > 1 else weight.detach()
+        patches = Patches.of(options, self.weight.shape[2:]) if self.weight.ndim > 2 else None
+        self.basis = _basis(self.weight, len(inputs), COLUMNS // max(*map(len, inputs), 1))
+        if self.basis is not None:
+            patches = Patches.of({}, [1] * (self.weight.ndim - 2))
+        # Groups that keep as many inputs are taken in together.
+        self._even = len({len(group_inputs) for group_inputs in inputs}) == 1
+        parts = [len(inputs)] if self._even else [1] * len(inputs)
+        self._moments = [LayerMoments(patches, groups, exact=exact) for groups in parts]
+        self._sums: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def each(self) -> int:
+        """How many columns an input has."""
+        return self.weight[0, 0].numel() if self.basis is None else self.basis.shape[2]
 
     def add(self, x: Tensor, aims: Tensor) -> None:
         """Take in what the layer reads, and what is wanted of it in the shape of its outputs."""
-        targets = output_columns(aims, self.weight, len(self.columns)).double()
-        start = 0
-        for part in input_columns(x, self.weight, self.options):
-            stop = start + part.shape[2]
-            for group, columns in enumerate(self.columns):
-                inputs = part[group, columns].double()
-                if self.bias:  # W x + b = [W b] [x; 1]
-                    inputs = torch.cat([inputs, inputs.new_ones(1, inputs.shape[1])])
-                self.gram[group] = self.gram[group] + inputs @ inputs.mT
-                self.cross[group] = self.cross[group] + targets[group, :, start:stop] @ inputs.mT
-            start = stop
+        if self.weight.shape != self.shape:
+            x, aims = x.reshape(-1, *self.weight.shape[1:]), aims.reshape(-1, self.shape[0], 1)
+        dim = -1 if self.weight.ndim == 2 else 1 - self.weight.ndim
+        groups, width = len(self.inputs), x.shape[dim] // len(self.inputs)
+        picked = [
+            self._coordinates(x, dim, group_inputs + group * width) for group, group_inputs in enumerate(self.inputs)
+        ]
+        if self._even:
+            self._moments[0].add(torch.cat(picked, dim) if groups > 1 else picked[0], aims)
+        else:
+            for moments, group_inputs, group_aims in zip(self._moments, picked, aims.chunk(groups, dim), strict=True):
+                moments.add(group_inputs, group_aims)
 
-    def solve(self, ridge: float) -> tuple[Tensor, Tensor | None]:
-        """Return the weight of the least squared error, zero outside of `columns`, and the bias, float64.
+    def _coordinates(self, x: Tensor, dim: int, inputs: Tensor) -> Tensor:
+        """Some of the inputs; where there is a basis, what its kernels make of each."""
+        picked = x.index_select(dim, inputs)
+        if self.basis is None:
+            return picked
+        kernels = self.basis[inputs].mT.reshape(-1, 1, *self.weight.shape[2:]).to(x)
+        convolve = (F.conv1d, F.conv2d, F.conv3d)[self.weight.ndim - 3]
+        options: Any = {name: self.options[name] for name in ("stride", "padding", "dilation") if name in self.options}
+        return convolve(picked, kernels, groups=len(inputs), **options)
+
+    def sums(self) -> list[tuple[Tensor, Tensor]]:
+        """Return the sums of x xᵀ and of t xᵀ by group, a 1 as the last input where there is a bias; float64.
+
+        Raises:
+            InputError: no data were taken in.
+        """
+        if not self._sums:
+            if not self._moments[0].count:
+                raise InputError("least_squares: there are no data; add some first")
+            last = None if self.bias else -1
+            for moments in self._moments:
+                grams, crosses = moments.gram()[:, :last, :last], moments.cross()[:, :last]
+                self._sums += [(gram, cross.mT) for gram, cross in zip(grams, crosses, strict=True)]
+        return self._sums
+
+    def columns(self) -> list[Tensor]:
+        """Return the layer's own weights of the columns of each group, ``(outputs, columns)``, float64."""
+        groups = len(self.inputs)
+        flat = self.weight.double().reshape(groups, len(self.weight) // groups, -1, self.weight[0, 0].numel())
+        if self.basis is not None:
+            flat = torch.einsum("goik,gikr->goir", flat, torch.unflatten(self.basis, 0, (groups, -1)))
+        return [group_weight[:, inputs].flatten(1) for group_weight, inputs in zip(flat, self.inputs, strict=True)]
+
+    def restricted(self, inputs: Sequence[Tensor]) -> LayerEquations:
+        """Return the equations of fewer inputs, whose aims are less what the weight makes of those that are left out.
+
+        The aims were what is missing of what the layer's weight makes of its inputs.
+
+        Args:
+            inputs: the inputs of each group, of those that this one has.
+        """
+        fewer = copy(self)
+        fewer.inputs, fewer._sums = inputs, []
+        for (gram, cross), before, after, weight in zip(self.sums(), self.inputs, inputs, self.columns(), strict=True):
+            stays = torch.isin(before, after).repeat_interleave(self.each)
+            lost = weight[:, ~stays]
+            stays = torch.cat([stays, stays.new_ones(int(self.bias))])
+            fewer._sums.append((gram[stays][:, stays], cross[:, stays] + lost @ gram[~stays][:, stays]))
+        return fewer
+
+    def changes(self, ridge: float) -> list[tuple[Tensor, Tensor]]:
+        """Return by group what is added to the columns' weights (and bias, last), and the moments with the ridge; float64.
 
         Args:
             ridge: what a squared weight costs, as a fraction of the mean square of the inputs; a bias costs nothing.
@@ -246,12 +315,42 @@ class LayerEquations:
         Raises:
             InputError: `ridge` is below 0, or no data were taken in.
         """
+        best = []
+        for gram, cross in self.sums():
+            load = ridge_load(gram, ridge, free=int(self.bias))
+            best.append((solved(gram, cross, load), gram + torch.diag(load)))
+        return best
+
+    def solve(self, ridge: float) -> tuple[Tensor, Tensor | None]:
+        """Return the weight of the least squared error, zero for other inputs than `inputs`, and the bias, float64.
+
+        The arguments and errors are those of `changes`.
+        """
         weights, biases = [], []
-        for columns, gram, cross in zip(self.columns, self.gram, self.cross, strict=True):
-            if not isinstance(gram, Tensor) or not isinstance(cross, Tensor):
-                raise InputError("least_squares: there are no data; add some first")
-            best = solved(gram, cross, ridge_load(gram, ridge, free=int(self.bias)))
-            flat = best.new_zeros(len(best), self.weight[0].numel())
-            weights.append(flat.index_copy(1, columns, best[:, : len(columns)]))
-            biases.append(best[:, len(columns) :].sum(1))
-        return torch.cat(weights).view(self.weight.shape), torch.cat(biases) if self.bias else None
+        shape = (len(self.weight) // len(self.inputs), self.weight.shape[1], self.each)
+        for group, (group_inputs, (best, _)) in enumerate(zip(self.inputs, self.changes(ridge), strict=True)):
+            kernels = torch.unflatten(best[:, : len(group_inputs) * self.each], 1, (len(group_inputs), self.each))
+            whole = best.new_zeros(shape).index_copy(1, group_inputs, kernels)
+            if self.basis is not None:
+                whole = torch.einsum(
+                    "oir,ikr->oik", whole, torch.unflatten(self.basis, 0, (len(self.inputs), -1))[group]
+                )
+            weights.append(whole)
+            biases.append(best[:, len(group_inputs) * self.each :].sum(1))
+        weight = torch.cat(weights).reshape(self.shape)
+        bias: Tensor | None = torch.cat(biases) if self.bias else None
+        return weight, bias
+
+
+def _basis(weight: Tensor, groups: int, limit: int) -> Tensor | None:
+    """The first principal directions of each input's kernels, ``(inputs, places, directions)``; None where all may be.
+
+    There are no more than outputs, as no kernel has a part in others.
+    """
+    places = weight[0, 0].numel()
+    if places <= max(limit, 1):
+        return None
+    kernels = weight.double().reshape(groups, len(weight) // groups, -1, places).movedim(1, 2).flatten(0, 1)
+    _, directions = torch.linalg.eigh(kernels.mT @ kernels)
+    basis: Tensor = directions[:, :, -max(min(limit, len(weight) // groups), 1) :].contiguous()
+    return basis

@@ -279,9 +279,9 @@ def _keep(model: nn.Module, sites: Sites, scores: Scores, options: PruneOptions,
     if options.budget is not None:
         limits: Mapping[str, Any] = options.budget
         return within(model, sites, scores, **limits, **ways, round_to=options.round_to, runtime=options.runtime)
-    if options.sparsity is not None and options.pattern is None and options.block is None:
-        return select_rounded(scores, options.sparsity, rounds, sites=sites, **ways)
     rule: dict[str, Any] = {name: getattr(options, name) for name in ("cumulative", "pattern", "block")}
+    if options.sparsity is not None and not any(rule.values()):
+        return select_rounded(scores, options.sparsity, rounds, sites=sites, **ways)
     return select(scores, options.sparsity, sites=sites, round_to=rounds.multiples, **ways, **rule)
 
 

@@ -7,10 +7,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from secateur.criteria import Magnitude, Random
-from secateur.equations import input_columns, output_columns
 from secateur.pruning import prune
 from secateur.repair import recalibrate, repair
 from secateur.selection import select
@@ -86,27 +84,6 @@ def test_a_large_ridge_changes_the_bias_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dims", "options"),
-    [
-        (1, {"stride": 2, "padding": 1}),
-        (2, {"stride": (1, 2), "padding": (2, 0), "dilation": (1, 2)}),
-        (2, {"padding": "same", "dilation": 2, "groups": 2}),
-        (2, {"padding": "valid", "groups": 2}),
-        (3, {"padding": 1}),
-    ],
-)
-def test_a_convolution_is_its_input_matrix_times_its_weights(dims: int, options: dict[str, Any]) -> None:
-    groups = options.get("groups", 1)
-    x, weight = torch.randn(3, 4, *[7] * dims), torch.randn(6, 4 // groups, *[3] * dims)
-    given = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, **options}
-    run = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[dims]
-    expected = output_columns(run(x, weight, **options), weight, groups)
-    columns = torch.cat(list(input_columns(x, weight, given)), 2)
-    matrix = weight.reshape(groups, 6 // groups, -1)
-    assert torch.allclose(matrix @ columns, expected, atol=1e-4)
-
-
-@pytest.mark.parametrize(
     "name",
     [
         *("residual", "unet", "grouped", "depthwise_separable", "one_dimensional", "three_dimensional", "fused_qkv"),
@@ -128,7 +105,7 @@ def test_many_parts_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
     sites = channels(model, x)
     keep = select(Magnitude()(model, sites), 0.4)
     whole = repair(model, sites, keep, labelled(x))
-    for module in ("secateur.equations", "secateur.structure.patches"):
+    for module in ("secateur.structure.moments", "secateur.structure.patches"):
         monkeypatch.setattr(f"{module}.PART", 1)
     parts = repair(model, sites, keep, [labelled(x[:3]), labelled(x[3:])])
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))

@@ -14,7 +14,7 @@ from secateur.criteria.weight_rows import Reduce, Side, check_reduce, check_side
 from secateur.state import device_of
 from secateur.types import InputError, Site, Sites
 
-__all__ = ["Reconstruction", "Wanda", "gram", "greedy", "read_by", "readers"]
+__all__ = ["Reconstruction", "Wanda", "gram", "greedy", "read_by", "readers", "unread"]
 
 
 @dataclass(frozen=True)
@@ -133,11 +133,16 @@ def readers(site: Site, inputs_by_parameter: dict[str, list[Inputs]], doing: str
             if bool((of_entry == of_entry[:, :1]).all()):
                 products.append((inputs, of_entry[:, 0]))
     if not products or site.kind != "channel":
-        raise InputError(
-            f"{doing}: no linear layer or convolution reads the units of site {site.name!r} as its input channels; "
-            f"leave it out: channels(model, inputs, ignore=[{site.name!r}]), or take another criterion"
-        )
+        raise unread(site, doing)
     return products
+
+
+def unread(site: Site, doing: str) -> InputError:
+    """Return the error for a site that no layer reads whose outputs could be compared."""
+    return InputError(
+        f"{doing}: no linear layer or convolution reads the units of site {site.name!r} as its input channels; "
+        f"leave it out: channels(model, inputs, ignore=[{site.name!r}]), or take another criterion"
+    )
 
 
 def gram(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from secateur.labelled import Data, check_data, iterate
+from secateur.labelled import Samples, batches, check_samples
 from secateur.state import check_module, device_of, modes_kept, usual
 from secateur.types import InputError
 from secateur.untouched import copied
@@ -20,7 +20,7 @@ __all__ = ["norms_of", "recalibrate"]
 
 
 @usual
-def recalibrate(model: nn.Module, data: Data, *, batch_size: int = 256) -> nn.Module:
+def recalibrate(model: nn.Module, data: Samples, *, batch_size: int = 256) -> nn.Module:
     """Return a copy of the model whose batch norms have the statistics of `data`.
 
     Pruning changes what a batch norm sees, and its running mean and variance no longer fit. They are set to the mean
@@ -40,7 +40,7 @@ def recalibrate(model: nn.Module, data: Data, *, batch_size: int = 256) -> nn.Mo
     (3.0, 7.0)
     """
     check_module(model, "recalibrate")
-    check_data(data, "recalibrate")
+    check_samples(data, "recalibrate")
     recalibrated = copied(model)
     norms = norms_of(recalibrated)
     if not norms:
@@ -51,8 +51,8 @@ def recalibrate(model: nn.Module, data: Data, *, batch_size: int = 256) -> nn.Mo
         for norm in norms:
             norm.training = True
         before = {norm: _buffers(norm) for norm in norms}
-        for inputs, _ in iterate(data, batch_size, "recalibrate"):
-            recalibrated(inputs.to(device))
+        for samples in batches(data, batch_size, "recalibrate"):
+            samples.to(device).run(recalibrated)
     for norm in norms:
         # Passing in training mode moved the running statistics and the count of batches.
         for buffer, old in before[norm]:

@@ -8,14 +8,16 @@ from secateur.checks import check_name
 from secateur.labelled import Data
 from secateur.solvers.solution import Solution, Solver
 from secateur.solvers.sparse_gpt import SparseGPT
+from secateur.solvers.structured_obs import StructuredOBS
 from secateur.solvers.thinet import ThiNet
 from secateur.solvers.wood_fisher import WoodFisher
 from secateur.types import InputError
 
-__all__ = ["SOLVERS", "Solution", "Solver", "SparseGPT", "ThiNet", "WoodFisher", "by_name", "names"]
+__all__ = ["SOLVERS", "Solution", "Solver", "SparseGPT", "StructuredOBS", "ThiNet", "WoodFisher", "by_name", "names"]
 
 SOLVERS: Mapping[str, Callable[[Data], Solver]] = {
     "sparse-gpt": SparseGPT,
+    "structured-obs": StructuredOBS,
     "thinet": ThiNet,
     "wood-fisher": WoodFisher,
 }
@@ -26,7 +28,7 @@ def names() -> list[str]:
     """Return the names of all solvers.
 
     >>> names()
-    ['sparse-gpt', 'thinet', 'wood-fisher']
+    ['sparse-gpt', 'structured-obs', 'thinet', 'wood-fisher']
     """
     return sorted(SOLVERS)
 

@@ -16,7 +16,7 @@ from secateur.state import check_module, own_tensors, usual
 from secateur.types import InputError, Keep, Sites
 from secateur.untouched import copied
 
-__all__ = ["Fractions", "Solution", "Solver", "fractions_of"]
+__all__ = ["Fractions", "Solution", "Solver", "fractions_of", "write"]
 
 Fractions = float | Mapping[str, float]
 """The fraction removed: of all, or by site."""
@@ -103,3 +103,11 @@ def fractions_of(sparsity: Fractions, sites: Sites, doing: str) -> dict[str, flo
         _ = sites[name]
         check_fraction(doing, sparsity=fraction)
     return fractions if isinstance(sparsity, Mapping) else layer_fractions(sites, sparsity)
+
+
+def write(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Write values into the model's tensors, by name."""
+    model_tensors = own_tensors(model)
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            model_tensors[name].copy_(tensor)

@@ -16,7 +16,7 @@ from secateur.equations import solved
 from secateur.labelled import Data
 from secateur.selection import select
 from secateur.solvers.layer_problems import damping_of, merged
-from secateur.solvers.solution import Fractions, Solution, Solver, fractions_of
+from secateur.solvers.solution import Fractions, Solution, Solver, fractions_of, write
 from secateur.state import own_tensors, usual
 from secateur.structure.sites import masked_tensors
 from secateur.types import InputError, Sites
@@ -82,7 +82,7 @@ class ThiNet(Solver):
             keep[name] = select({name: scores}, fractions[name], scope="layer")[name]
             products = readers(site, problems, "ThiNet")
             self._refit(work, [p for p in products if p[0].layer.parameter not in fixed], keep[name])
-            _write(work, masked_tensors(work, sites, {name: keep[name]}))
+            write(work, masked_tensors(work, sites, {name: keep[name]}))
         before = own_tensors(model)
         changed = {n: t.detach().clone() for n, t in own_tensors(work).items() if not torch.equal(t, before[n])}
         return Solution(keep, changed)
@@ -96,7 +96,7 @@ class ThiNet(Solver):
                 stays = ((owner < 0) | keep[owner.clamp(min=0)]).to(flat.device)
                 load = damping_of(moments, self.damping)
                 flat[entries] = refitted(flat[entries].double(), moments, stays, load).to(flat)
-            _write(work, {inputs.layer.parameter: flat.reshape(weight.shape)})
+            write(work, {inputs.layer.parameter: flat.reshape(weight.shape)})
 
 
 def refitted(weight: Tensor, moments: Tensor, stays: Tensor, load: float) -> Tensor:
@@ -112,10 +112,3 @@ def refitted(weight: Tensor, moments: Tensor, stays: Tensor, load: float) -> Ten
     change = solved(moments[stays][:, stays], weight[:, ~stays] @ moments[~stays][:, stays], load)
     refit[:, stays] = weight[:, stays] + change.to(weight)
     return refit
-
-
-def _write(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    model_tensors = own_tensors(model)
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            model_tensors[name].copy_(tensor)

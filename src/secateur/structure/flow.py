@@ -8,6 +8,7 @@ removes it, a gate at its reads has the unit's whole gradient, and what passes t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Set
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +27,7 @@ from secateur.structure.sites import check_same_model
 from secateur.structure.trace import Graph, trace
 from secateur.types import ExampleInputs, InputError, Sites
 
-__all__ = ["Flow", "Read", "Tap", "outputs_of", "reads", "tensor_names", "traced"]
+__all__ = ["Flow", "Read", "Tap", "Tapped", "outputs_of", "reads", "tensor_names", "traced"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +195,7 @@ class Flow:
             for read in reads_by_site[name]:
                 edges.setdefault(read.node, []).append(read)
         flat = self._flat(structure.graph, inputs, tensors or {})
-        run = _Tapped(structure.graph, edges, tap, see)
+        run = Tapped(structure.graph, edges, tap, see)
         # Placeholders are filled one after the other at each run, so all of them or none would have to be known.
         initial_env = {node: value for node, value in (computed or {}).items() if node.op != "placeholder"}
         return outputs_of(structure.graph, run.run(*flat, initial_env=initial_env))
@@ -309,7 +310,7 @@ def outputs_of(graph: Graph, leaves: Any) -> Any:
     return pytree.tree_unflatten(list(leaves), graph.program.call_spec.out_spec)
 
 
-class _Tapped(fx.Interpreter):
+class Tapped(fx.Interpreter):
     """Runs a graph; what passes the edges given goes through the tap."""
 
     def __init__(
@@ -330,9 +331,20 @@ class _Tapped(fx.Interpreter):
     def _run(self, n: Node) -> Any:
         if n not in self.edges:
             return super().run_node(n)
-        assert self.tap is not None
-        tapped_tensors: dict[Any, Any] = {}
-        for read in self.edges[n]:
-            tapped_tensors[read.source] = self.tap(read, tapped_tensors.get(read.source, self.env[read.source]))
-        args, kwargs = fx.map_arg((n.args, n.kwargs), lambda a: tapped_tensors.get(a, self.env[a]))
+        operands = self.taken(n)
+        args, kwargs = fx.map_arg((n.args, n.kwargs), lambda a: operands.get(a, self.env[a]))
         return n.target(*args, **kwargs)  # type: ignore[operator]
+
+    def taken(self, n: Node) -> dict[Any, Any]:
+        """Return what an op takes up in the place of those of its operands that are read through the tap."""
+        operands: dict[Any, Any] = {}
+        for read in self.edges.get(n, ()):
+            assert self.tap is not None
+            operands[read.source] = self.tap(read, operands.get(read.source, self.env[read.source]))
+        return operands
+
+    def forked(self) -> Tapped:
+        """Return one that has computed as much, and goes on by itself."""
+        other = copy(self)
+        other.env = dict(self.env)
+        return other

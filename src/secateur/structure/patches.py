@@ -78,12 +78,17 @@ class Patches:
             split = torch.unflatten(whole, 1, (groups, -1)).permute(1, 2, 4, 0, 3)
             yield split.flatten(3).flatten(1, 2)
 
-    def windows(self, x: Tensor) -> Tensor:
-        """Return the patches at all places of the output: ``(samples, channels, *out, *kernel)``."""
+    def windows(self, x: Tensor, whole: int | None = None) -> Tensor:
+        """Return the patches at all places of the output: ``(samples, channels, *out, *kernel)``.
+
+        Along the dimension of space `whole` nothing is cut into patches: all of it stands there, its zeros too, in the
+        place of the output, and the kernel has no such dimension.
+        """
         x = _spread_out(x, self.spread) if self.spread is not None else x
         x = pad(x, [n for pair in reversed(list(zip(self.before, self.after, strict=True))) for n in pair])
         for at, (size, step, gap) in enumerate(zip(self.kernel, self.stride, self.dilation, strict=True)):
-            x = x.unfold(2 + at, (size - 1) * gap + 1, step)[..., ::gap]
+            if at != whole:
+                x = x.unfold(2 + at, (size - 1) * gap + 1, step)[..., ::gap]
         return x
 
 

@@ -1,0 +1,159 @@
+"""The unpruned model and the one that is pruned, side by side over the same samples, one stage of the pass after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+from torch.fx import Node
+
+from secateur.labelled import Samples, batches
+from secateur.state import device_of
+from secateur.structure.consumers import Consumer, consumers_of
+from secateur.structure.flow import Flow, Read
+from secateur.structure.infer import Structure
+from secateur.structure.rules import op_name
+from secateur.structure.staged import Staged
+from secateur.types import Sites
+
+__all__ = ["HELD", "Beside"]
+
+HELD = 2**30
+"""How many bytes of activations are held; batches beyond are computed from the start whenever they are asked for."""
+
+SHAPING = {"view", "_unsafe_view", "reshape", "clone", "contiguous", "alias", "detach"}
+"""Ops that leave all numbers, and the last dimension of a linear layer's outputs, as they are."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Layout:
+    """Of inputs of one shape: where layers and sites are in the graph, in the order of the forward pass."""
+
+    nodes: tuple[Node, ...]
+    consumers: Mapping[str, Consumer]
+    first_reads: Mapping[str, Node]
+
+    @classmethod
+    def of(cls, structure: Structure, reads: Mapping[str, tuple[Read, ...]]) -> _Layout:
+        nodes = tuple(structure.graph.nodes)
+        place = {node: number for number, node in enumerate(nodes)}
+        firsts = {
+            name: min((r.node for r in site_reads), key=place.__getitem__)
+            for name, site_reads in reads.items()
+            if site_reads
+        }
+        ordered = dict(sorted(firsts.items(), key=lambda item: place[item[1]]))
+        return cls(nodes, {c.weight: c for c in consumers_of(structure, reads)}, ordered)
+
+
+@dataclass(eq=False)
+class _Batch:
+    """One batch on its way through both models."""
+
+    layout: _Layout
+    teacher: Staged
+    student: Staged
+
+    def look(self, weight: str) -> tuple[Tensor, Tensor]:
+        """What a layer reads in the student, and what it makes in the teacher."""
+        consumer = self.layout.consumers[weight]
+        aims: Tensor = self.teacher.after(consumer.node)
+        return self.student.before(consumer.node, consumer.product.source), aims
+
+    def fork(self, site: str) -> _Batch:
+        """Go on to the first read of a site, and return a second pass from there."""
+        for staged in (self.teacher, self.student):
+            staged.until(self.layout.first_reads[site])
+        return _Batch(self.layout, self.teacher.fork(), self.student.fork())
+
+
+class Beside:
+    """What the layers of a pruned model read, beside what those of the unpruned one make of the same samples.
+
+    Args:
+        teacher: the unpruned model.
+        student: a copy of it, whose weights may change between two calls.
+        sites: of the teacher.
+        keep: what is removed from the student: its units are zeros wherever they are read. Entries may come as the pass
+            goes on, each before the first read of its site.
+        data: samples; targets are not used.
+        batch_size: samples a pass, where the data are in memory.
+        doing: who asks, for the errors.
+
+    Attributes:
+        classes: whether the targets are class labels, one for each sample.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        sites: Sites,
+        keep: dict[str, Tensor],
+        data: Samples,
+        batch_size: int,
+        doing: str,
+    ) -> None:
+        self.teacher, self.student, self.sites, self.keep = teacher, student, sites, keep
+        # One trace does for both, as they differ in the values of their tensors alone.
+        first = Flow(teacher, sites)
+        flows = first, replace(first, model=student)
+        device = device_of(teacher)
+        layouts: dict[int, _Layout] = {}
+        self._batches: list[_Batch] = []
+        for samples in batches(data, batch_size, doing):
+            x, targets = samples.to(device).inputs, samples.targets
+            structure, reads = first.at(x)
+            if id(structure) not in layouts:
+                layouts[id(structure)] = _Layout.of(structure, reads)
+            self._batches.append(_Batch(layouts[id(structure)], Staged(flows[0], x), Staged(flows[1], x, self._gate)))
+            self.classes = isinstance(targets, Tensor) and targets.ndim == 1 and not targets.is_floating_point()
+
+    @property
+    def consumers(self) -> tuple[Consumer, ...]:
+        """The layers that read units and can be fitted anew, in the order of the forward pass."""
+        return tuple(self._batches[0].layout.consumers.values())
+
+    def read_before(self, consumer: Consumer) -> list[str]:
+        """Return the sites of which something is read before a layer has run, in the order of their first reads."""
+        layout = self._batches[0].layout
+        done = set(layout.nodes[: layout.nodes.index(consumer.node) + 1])
+        return [name for name, node in layout.first_reads.items() if node in done and name in self.sites]
+
+    @property
+    def last(self) -> Consumer | None:
+        """The layer whose outputs are the model's only output, in another shape at most; None where there is none."""
+        layout = self._batches[0].layout
+        by_node = {consumer.node: consumer for consumer in layout.consumers.values()}
+        sources = next(node for node in layout.nodes if node.op == "output").all_input_nodes
+        while len(sources) == 1 and sources[0] not in by_node and op_name(sources[0]) in SHAPING:
+            sources = sources[0].all_input_nodes
+        return by_node.get(sources[0]) if len(sources) == 1 else None
+
+    def at(self, weight: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Go on to a layer; yield for each batch what it reads in the student, and what it makes in the teacher."""
+        for batch in self._batches:
+            yield batch.look(weight)
+        self._bound()
+
+    def ahead(self, site: str, weights: Sequence[str]) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Go on to the first read of a site; look ahead at its readers in their order, batch by batch."""
+        for batch in self._batches:
+            fork = batch.fork(site)
+            for weight in weights:
+                yield weight, *fork.look(weight)
+        self._bound()
+
+    def _bound(self) -> None:
+        """Let go of activations beyond those that may be held."""
+        nbytes = 0
+        for batch in self._batches:
+            for staged in (batch.teacher, batch.student):
+                nbytes += staged.nbytes
+                if nbytes > HELD:
+                    staged.forget()
+
+    def _gate(self, read: Read, x: Tensor) -> Tensor:
+        mask = self.keep.get(read.site)
+        return x if mask is None or bool(mask.all()) else x * read.spread(mask.to(x))

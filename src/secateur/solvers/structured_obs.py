@@ -1,0 +1,199 @@
+"""Structured OBS: units by what their removal costs the layers that read them, once those are refitted exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from secateur.checks import check_number
+from secateur.criteria.batches import check_batches
+from secateur.criteria.reconstruction import unread
+from secateur.equations import LayerEquations
+from secateur.labelled import Data
+from secateur.repair.beside import Beside
+from secateur.repair.consumers import check_visible, layer_equations, take_change
+from secateur.repair.last_layer import fit_last, last_layer, no_last_layer
+from secateur.solvers.elimination import Problem, removals
+from secateur.solvers.solution import Fractions, Solution, Solver, fractions_of, write
+from secateur.state import own_tensors, usual
+from secateur.structure.consumers import Consumer
+from secateur.structure.sites import masked_tensors
+from secateur.types import InputError, Sites, unknown_name
+from secateur.untouched import copied
+
+__all__ = ["StructuredOBS"]
+
+TINY = 1e-30
+"""In the place of a spread of 0, where a layer's outputs are the same everywhere."""
+
+
+@dataclass(frozen=True)
+class StructuredOBS(Solver):
+    """Removes the units that the layers reading them miss least once refitted, one after the other, and refits those.
+
+    The inputs X of a layer are those that it has in the pruned network, its targets Y what it computes in the unpruned
+    one. With H = XᵀX and the weights W = H⁻¹XᵀY, the removal of a unit, whose rows are g, adds
+    tr(W_gᵀ (H⁻¹_gg)⁻¹ W_g) to the squared error of the refitted layer (Hassibi & Stork, 1992; Frantar & Alistarh, 2022).
+    The unit of the least cost goes, W and H⁻¹ are updated by block elimination, and so on (Kurtic et al., 2023, prune
+    structures so; Meng et al., 2024, layer by layer on the outputs of the unpruned network). A unit's rows are all that
+    it has: the places of a kernel, the pixels of a flattened map. Where several layers read a site their costs are added,
+    each as a share of the squares of the layer's outputs about their means. Sites are taken in the order in which they are
+    read, and layers refitted in their order, each on what the layers before leave. Every site loses the same fraction, or
+    its own.
+
+    At the end the last layer of a classifier is fitted so that its probabilities are nearest to the unpruned network's
+    (see `secateur.repair.last_layer`): squared errors of scores are not what they cost.
+
+    It takes about three forward passes of both networks, and for each layer of d input columns a matrix d × d; above
+    4,096 columns a kernel changes within its principal directions alone (see `secateur.equations.COLUMNS`).
+
+    Attributes:
+        data: labelled samples; the targets are not used, but for ``last="auto"``.
+        ridge: what a change of weights costs, relative to the mean square of the inputs.
+        last: ``"kl"`` fits the last layer's probabilities; ``"auto"`` does where the targets are classes and the model has
+            such a layer; None never.
+        batch_size: samples a pass, where the data are in memory.
+
+    Raises:
+        InputError: unfit data, an option out of range, sites of single weights, units that no linear layer or convolution
+            reads, or that do more than their readers show (see `secateur.repair.repair`).
+
+    >>> from secateur.structure import channels
+    >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
+    >>> model[0].weight.data, model[1].weight.data = torch.tensor([[1.0], [2.0]]), torch.tensor([[1.0, 1.0]])
+    >>> data = (torch.tensor([[1.0], [3.0]]), torch.zeros(2))
+    >>> solution = StructuredOBS(data, ridge=1e-9).solve(model, channels(model, torch.zeros(1, 1)), 0.5)
+    >>> solution.keep["0"].tolist(), solution.tensors["1.weight"]        # 1 · 1 + 2 · 1 = 2 · 1.5
+    ([False, True], tensor([[0.0000, 1.5000]]))
+    """
+
+    data: Data = field(repr=False)
+    ridge: float = 1e-2
+    last: Literal["kl", "auto"] | None = "auto"
+    batch_size: int = 500
+
+    def __post_init__(self) -> None:
+        check_batches("StructuredOBS", self.data, self.batch_size)
+        check_number(self, "(0, inf)", ridge=self.ridge)
+        if self.last not in ("kl", "auto", None):
+            raise unknown_name("last", self.last, ("kl", "auto", "None"))
+
+    @usual
+    def solve(
+        self, model: nn.Module, sites: Sites, sparsity: Fractions | None = None, *, pattern: str | None = None
+    ) -> Solution:
+        """Return masks and weights; one unit of every site stays at least."""
+        if sparsity is None or pattern is not None:
+            raise InputError("StructuredOBS: give a sparsity (a fraction, or one by site); channels have no pattern")
+        fractions = fractions_of(sparsity, sites, "StructuredOBS")
+        counts = {name: min(round(fractions[name] * site.size), site.size - 1) for name, site in sites.items()}
+        check_visible(model, sites, [name for name, count in counts.items() if count], "StructuredOBS")
+        student = copied(model).requires_grad_(False)
+        beside = Beside(model, student, sites, {}, self.data, self.batch_size, "StructuredOBS")
+        _Walk(self, beside, counts).run()
+        write(student, masked_tensors(student, sites, beside.keep))
+        before = own_tensors(model)
+        changed = {n: t.detach().clone() for n, t in own_tensors(student).items() if not torch.equal(t, before[n])}
+        return Solution({name: beside.keep[name] for name in sites}, changed)
+
+
+@dataclass(eq=False)
+class _Walk:
+    """From the first layer to the last: what is read by the next one is chosen, then that one is refitted."""
+
+    options: StructuredOBS
+    beside: Beside
+    counts: Mapping[str, int]
+
+    def run(self) -> None:
+        """Fill the masks, and change the student's weights."""
+        keep, sites = self.beside.keep, self.beside.sites
+        for name, count in self.counts.items():
+            if not count:
+                keep[name] = torch.ones(sites[name].size, dtype=torch.bool)
+            elif not self._readers(name):
+                raise unread(sites[name], "StructuredOBS")
+        if any(self.counts.values()):
+            for consumer in self.beside.consumers:
+                self._refit(consumer, self._choose_before(consumer))
+            self._fit_last()
+
+    def _choose_before(self, consumer: Consumer) -> LayerEquations | None:
+        """Choose what stays of sites that are read before a layer has run; return its equations if they are still right."""
+        equations = None
+        for name in self.beside.read_before(consumer):
+            if name not in self.beside.keep:
+                equations = self._choose(name).get(consumer.weight)
+        return equations
+
+    def _choose(self, name: str) -> dict[str, LayerEquations]:
+        """Choose what stays of a site; return the equations of its readers with all of its units, by weight."""
+        readers, student, ridge = self._readers(name), self.beside.student, self.options.ridge
+        equations = {weight: layer_equations(reader, student, {}, ridge) for weight, reader in readers.items()}
+        spreads = dict.fromkeys(readers, 0.0)
+        for weight, inputs, aims in self.beside.ahead(name, list(readers)):
+            equations[weight].add(inputs, aims - readers[weight].run(inputs, student))
+            spreads[weight] += _spread(aims, -1 if readers[weight].matrix(student).ndim == 2 else 1)
+        problems = [
+            problem
+            for weight, reader in readers.items()
+            for problem in _problems(reader, name, equations[weight], ridge, 1 / max(spreads[weight], TINY))
+        ]
+        size = self.beside.sites[name].size
+        gone = [unit for unit, _ in removals(problems, size, self.counts[name])]
+        self.beside.keep[name] = torch.ones(size, dtype=torch.bool).index_fill(0, torch.tensor(gone), False)
+        return equations
+
+    def _readers(self, name: str) -> dict[str, Consumer]:
+        return {c.weight: c for c in self.beside.consumers if c.units(name) is not None}
+
+    def _refit(self, consumer: Consumer, equations: LayerEquations | None) -> None:
+        beside, ridge = self.beside, self.options.ridge
+        if bool(consumer.kept(beside.keep).all()):
+            return
+        fitted = layer_equations(consumer, beside.student, beside.keep, ridge)
+        if equations is not None and fitted.weight.shape == equations.weight.shape and fitted.each == equations.each:
+            fitted = equations.restricted(fitted.inputs)
+        else:
+            for inputs, aims in beside.at(consumer.weight):
+                fitted.add(inputs, aims - consumer.run(inputs, beside.student))
+        take_change(consumer, beside.student, *fitted.solve(ridge))
+
+    def _fit_last(self) -> None:
+        layer = last_layer(self.beside) if self.options.last is not None else None
+        if layer is not None and (self.options.last == "kl" or self.beside.classes):
+            fit_last(self.beside, layer)
+        elif self.options.last == "kl":
+            raise no_last_layer("StructuredOBS")
+
+
+def _problems(
+    consumer: Consumer, site: str, equations: LayerEquations, ridge: float, scale: float
+) -> Iterator[Problem]:
+    """The least-squares problems of a layer's groups, with the columns of each unit."""
+    index, groups = consumer.units(site), len(equations.inputs)
+    assert index is not None
+    owners = torch.full((consumer.inputs,), -1)
+    owners[index.flatten()] = torch.arange(len(index)).repeat_interleave(index.shape[1])
+    # Where features that follow each other are one input, one of each says whose it is.
+    owners = owners[:: consumer.inputs // sum(map(len, equations.inputs))].reshape(groups, -1)
+    for owner, site_inputs, (change, moments) in zip(
+        owners, equations.columns(), equations.changes(ridge), strict=True
+    ):
+        best = change.clone()
+        best[:, : site_inputs.shape[1]] += site_inputs
+        of_column = owner.repeat_interleave(equations.each).to(best.device)
+        problem = of_column[of_column >= 0].unique()
+        if len(problem):
+            rows = [(of_column == unit).nonzero().flatten() for unit in problem]
+            yield Problem(moments, best.mT, problem, nn.utils.rnn.pad_sequence(rows, True, -1), scale)
+
+
+def _spread(outputs: Tensor, dim: int) -> float:
+    """The squares of outputs about the mean of each channel, summed."""
+    rows = outputs.movedim(dim, -1).flatten(0, -2).double()
+    return float((rows - rows.mean(0)).square().sum())
