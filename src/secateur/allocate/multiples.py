@@ -19,6 +19,7 @@ from secateur.selection.nested import multiple_of
 from secateur.state import usual
 from secateur.structure import Structure
 from secateur.structure.cost import Cost
+from secateur.structure.nesting import nested
 from secateur.types import Keep, Member, RoundTo, Scores, Site, Sites
 
 __all__ = ["Rounding", "filled", "rounding", "select_near", "select_rounded"]
@@ -106,7 +107,8 @@ def rounding(
     With ``"auto"`` small layers of the model's kinds (linear, convolutions by kernel) and widths are timed, once a process
     and for a second or so: a site gets the smallest multiple by which a layer can be made narrower so that it is felt.
     Not rounded are single weights, sites whose layers have less than a
-    million multiply-accumulates on the example, and sites of which each unit is many channels already, as heads are.
+    million multiply-accumulates on the example, sites of which each unit is many channels already, and those that make up one
+    axis together, as heads and their dimensions do.
 
     Args:
         sites: from `channels`.
@@ -159,8 +161,9 @@ def _kinds(sites: Sites, structure: Structure, device: str) -> dict[str, Kind]:
     cost = Cost(structure)
     whole = cost.macs({})
     kinds = {}
+    multiplied = {name for term in nested(sites) for name in term}
     for name, site in sites.items():
-        maker = _maker(site)
+        maker = None if name in multiplied else _maker(site)
         work = whole - cost.macs({name: torch.arange(site.size) < 1})
         if maker is not None and work >= SMALL:
             weights = sum(prod(member.shape) for member in site.members if len(member.shape) > 1)
@@ -209,13 +212,15 @@ def select_near(
     """
     total = sum(score.numel() for score in scores.values())
     most = sum(max(score.numel() - minimum, 0) for score in scores.values()) if scope == "global" else total
-    goal = round(sparsity * total)
+    # It refuses what cannot be; of sites that make up one axis it takes less than the fraction.
+    exact = select(scores, sparsity, scope=scope, minimum=minimum, sites=sites)
+    goal = _removed(exact)
 
     def at(step: int) -> dict[str, Tensor]:
         return select(scores, step / total, scope=scope, minimum=minimum, round_to=round_to, sites=sites)
 
-    if goal > most or not goal:
-        return select(scores, sparsity, scope=scope, minimum=minimum, sites=sites)  # refuses what cannot be
+    if not goal:
+        return exact
     below, above = 0, most
     while above - below > 1:
         middle = (below + above) // 2
@@ -246,13 +251,11 @@ def select_rounded(
     total = sum(score.numel() for score in scores.values())
     if not rounds.multiples:
         return select(scores, sparsity, **ways)
-    if isinstance(sparsity, Mapping):
-        goal = sum(sparsity.get(name, 0.0) * score.numel() for name, score in scores.items())
-        rungs = replace(rounds, coarse={}).ladder(0.0)  # fractions of one's own are not for leaving sites whole
-    else:
-        goal, rungs = sparsity * total, rounds.ladder(1 - sparsity)
+    goal = _removed(select(scores, sparsity, **ways))
+    # Fractions of one's own are not for leaving sites whole.
+    ladder = replace(rounds, coarse={}).ladder(0.0) if isinstance(sparsity, Mapping) else rounds.ladder(1 - sparsity)
     keep = {}
-    for rung in rungs:
+    for rung in ladder:
         if isinstance(sparsity, Mapping) or not rounds.runtimes:
             keep = select(scores, sparsity, round_to=rung.multiples, **ways)
         else:
