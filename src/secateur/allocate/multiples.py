@@ -133,9 +133,10 @@ def rounding(
         return Rounding(dict.fromkeys(sites, round_to))
     if not isinstance(sites.structure, Structure):
         return Rounding({})
-    runtimes: list[Any] = installed() if runtime is None else [runtime]
+    device = str(next((tensor.device for tensor in sites.structure.graph.state.values()), "cpu"))
+    runtimes: list[Any] = installed(device) if runtime is None else [runtime]
     coarse = {}
-    for name, kind in _kinds(sites, sites.structure).items():
+    for name, kind in _kinds(sites, sites.structure, device).items():
         multiple = _in_units(max(liked_multiple(r, kind) for r in runtimes), sites[name])
         if multiple > 1:
             coarse[name] = min(multiple, sites[name].size)
@@ -153,7 +154,7 @@ def _left_whole(sites: Sites, structure: Structure, stuck: set[str]) -> float:
     return cost.macs(least) / max(cost.macs({}), 1) if stuck else 0.0
 
 
-def _kinds(sites: Sites, structure: Structure) -> dict[str, Kind]:
+def _kinds(sites: Sites, structure: Structure, device: str) -> dict[str, Kind]:
     """The kind of the layer that makes a site's units, where its work is worth a thought."""
     cost = Cost(structure)
     whole = cost.macs({})
@@ -163,7 +164,7 @@ def _kinds(sites: Sites, structure: Structure) -> dict[str, Kind]:
         work = whole - cost.macs({name: torch.arange(site.size) < 1})
         if maker is not None and work >= SMALL:
             weights = sum(prod(member.shape) for member in site.members if len(member.shape) > 1)
-            kinds[name] = Kind.of(tuple(maker.shape[2:]), site.size * _channels_a_unit(maker), work // weights)
+            kinds[name] = Kind.of(tuple(maker.shape[2:]), site.size * _channels_a_unit(maker), work // weights, device)
     return kinds
 
 

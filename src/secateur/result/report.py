@@ -44,7 +44,7 @@ NOT_FASTER = 1.02
 """A cut model that is not so many times as fast as the unpruned one is not faster."""
 
 FELT = 0.5
-"""Of the speedup that the multiply-accumulates foretell so much should be there."""
+"""The speedup should be the ratio of the multiply-accumulates to at least this power: 1.41 where half of them are gone."""
 
 WORTH_TIMING = 1_000_000
 """With fewer multiply-accumulates a model's time is that of calling it."""
@@ -170,7 +170,7 @@ class PruneReport:
         if self.latency is None or self.macs is None or self.macs[0] < WORTH_TIMING or not self.macs[1]:
             return []
         speedup, fewer = self.latency[0] / self.latency[1], self.macs[0] / self.macs[1]
-        if fewer < 1 + APART or speedup - 1 >= FELT * (fewer - 1):
+        if fewer < 1 + APART or speedup >= fewer**FELT:
             return []
         found = f"{speedup:.2f}× as fast in {self.runtime} with {1 - 1 / fewer:.0%} fewer MACs; {self._remedy()}"
         slow = "WARNING: the cut is not faster" if speedup < NOT_FASTER else "note: the cut is slower than it should be"
