@@ -160,7 +160,7 @@ def test_the_report_is_plain_json_and_comes_back() -> None:
 
 def test_the_report_reads_as_text() -> None:
     text = str(run(criterion="l1", sparsity=1 / 3).report)
-    assert text.splitlines()[0] == "1 of 3 units removed (33.3%): channels by l1, global"
+    assert text.splitlines()[0] == "1 of 3 units removed (33.3%): channels by l1, layer"
     assert [line.split() for line in text.splitlines()[1:4]] == [
         ["parameters", "17", "→", "12", "(29.4%", "removed)"],
         ["non-zero", "12", "→", "8", "(33.3%", "removed)"],

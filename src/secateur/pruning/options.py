@@ -10,7 +10,7 @@ from secateur.allocate import BUDGETS
 from secateur.checks import check_name, check_whole
 from secateur.repair.consumers import Repair
 from secateur.runtimes import Runtime, timer
-from secateur.selection import Scope
+from secateur.selection import SCOPES, Scope
 from secateur.solvers import Solver
 from secateur.structure.cutting import Form
 from secateur.types import Criterion, InputError, Loss, option_words
@@ -142,6 +142,8 @@ class PruneOptions:
 
     def __post_init__(self) -> None:
         check_name("unit", self.unit, UNITS)
+        if self.scope is not None:
+            check_name("scope", self.scope, (*SCOPES, "balanced"))
         if self.round_to != "auto":
             check_whole("prune", 1, 'or "auto"', round_to=self.round_to)
         if self.runtime is not None:
