@@ -42,10 +42,10 @@ class PruneOptions:
         budget: instead of a fraction, what the result may cost: ``{"macs": 0.5}``, or ``parameters``, ``bytes``,
             ``latency``; for channels; see `secateur.allocate.budget`.
         repair: what to repair without training before the cut, with data: ``"least-squares"``, ``"bias"``,
-            ``"norms"``, or several; for channels; see `secateur.repair`. None repairs by least squares and norms where
+            ``"norms"``, ``"kl"``, or several; for channels; see `secateur.repair`. None repairs by least squares and norms where
             data are given and no criterion, as far as the model lets it; ``()`` nothing.
         solver: in the place of a criterion, a scope and a repair: what finds masks and new weights together, such as
-            `secateur.solvers.ThiNet` for channels or `SparseGPT` for weights, or its name; it takes a sparsity.
+            `secateur.solvers.StructuredOBS` for channels or `SparseGPT` for weights, or its name; it takes a sparsity.
         loss: what a criterion that is given by name takes for the loss on the data: a name that `fit` takes, such as
             ``"mse"`` for a regression, or a function of (outputs, targets) that gives the mean; cross-entropy where it is
             None. One that looks at no loss does without it.
@@ -103,12 +103,12 @@ class PruneOptions:
     )
     repair: Repair | Sequence[Repair] | None = field(
         default=None,
-        metadata=option_words("What to repair from images: least-squares, bias or norms; may be repeated.", "HOW"),
+        metadata=option_words("What to repair from images: least-squares, bias, norms or kl; may be repeated.", "HOW"),
     )
     solver: str | Solver | None = field(
         default=None,
         metadata=option_words(
-            "Instead of a criterion: thinet (channels), sparse-gpt or wood-fisher (weights).", "NAME"
+            "Instead of a criterion: structured-obs or thinet (channels), sparse-gpt or wood-fisher (weights).", "NAME"
         ),
     )
     loss: str | Loss | None = field(
