@@ -146,6 +146,7 @@ CALLS: dict[str, Callable[[nn.Module], object]] = {
         m, channels(m, X)
     ),
     "ThiNet": lambda m: sc.solvers.ThiNet(DATA)(m, channels(m, X), 0.5),
+    "StructuredOBS": lambda m: sc.solvers.StructuredOBS(DATA)(m, channels(m, X), 0.5),
     "SparseGPT": lambda m: sc.solvers.SparseGPT(DATA)(m, weights(m), 0.5),
     "WoodFisher": lambda m: sc.solvers.WoodFisher(DATA)(m, weights(m), 0.5),
     "evaluate": lambda m: sc.evaluate(m, DATA),

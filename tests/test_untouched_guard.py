@@ -81,6 +81,7 @@ def test_the_public_face_is_watched() -> None:
         sc.schedules.Iterative,
         sc.schedules.Greedy,
         sc.solvers.ThiNet,
+        sc.solvers.StructuredOBS,
         sc.solvers.SparseGPT,
         sc.Result,
     ):

@@ -326,11 +326,12 @@ class LayerEquations:
 
         The arguments and errors are those of `changes`.
         """
-        weights, biases = [], []
+        weights: list[Tensor] = []
+        biases: list[Tensor] = []
         shape = (len(self.weight) // len(self.inputs), self.weight.shape[1], self.each)
         for group, (group_inputs, (best, _)) in enumerate(zip(self.inputs, self.changes(ridge), strict=True)):
             kernels = torch.unflatten(best[:, : len(group_inputs) * self.each], 1, (len(group_inputs), self.each))
-            whole = best.new_zeros(shape).index_copy(1, group_inputs, kernels)
+            whole: Tensor = best.new_zeros(shape).index_copy(1, group_inputs, kernels)
             if self.basis is not None:
                 whole = torch.einsum(
                     "oir,ikr->oik", whole, torch.unflatten(self.basis, 0, (len(self.inputs), -1))[group]

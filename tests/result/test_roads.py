@@ -19,7 +19,7 @@ from secateur.result import Result
 from secateur.saving import load
 from secateur.schedules import Exhaustive, Greedy, Iterative, Precomputed, Shrink
 from secateur.search import Fitness, Genetic, Search, Space, Supermask
-from secateur.solvers import SparseGPT, ThiNet, WoodFisher
+from secateur.solvers import SparseGPT, StructuredOBS, ThiNet, WoodFisher
 from secateur.structure import blocks, channels, weights
 from secateur.train import fit
 
@@ -109,6 +109,7 @@ ROADS: dict[str, tuple[str, Callable[[nn.Module], Result]]] = {
     "iterative": ("mlp", lambda m: Iterative(Magnitude(), 0.5, steps=2)(m, channels(m, X[:1]))),
     "iterative, trained": ("mlp", _trained),
     "iterative, weights": ("mlp", lambda m: Iterative(Magnitude(), 0.5, steps=2)(m, weights(m))),
+    "structured-obs": ("mlp", lambda m: StructuredOBS(DATA)(m, channels(m, X[:1]), 0.5)),
     "thinet": ("mlp", lambda m: ThiNet(DATA)(m, channels(m, X[:1]), 0.5)),
     "sparse-gpt": ("mlp", lambda m: SparseGPT(DATA)(m, weights(m), 0.5)),
     "wood-fisher": ("mlp", lambda m: WoodFisher(DATA)(m, weights(m), 0.5)),

@@ -13,7 +13,7 @@ import secateur as sc
 from secateur import equations
 from secateur.equations import LayerEquations
 from secateur.repair import beside, repair
-from secateur.solvers import StructuredOBS, ThiNet, by_name
+from secateur.solvers import StructuredOBS, ThiNet, by_name, output_metrics
 from secateur.solvers.elimination import Problem, removals
 from secateur.structure import channels, cut
 from secateur.structure.patches import Patches
@@ -45,9 +45,7 @@ def problems(units: int, *blocks: int) -> list[Problem]:
         x = normal(units * block + 1, 60, seed=seed).double()
         x[: units * block] += 0.7 * x[: units * block].roll(1, 0)
         rows = torch.randperm(units * block, generator=torch.Generator().manual_seed(seed)).view(units, block)
-        drawn.append(
-            Problem(x @ x.T, normal(len(x), 3, seed=seed + 9).double(), torch.arange(units), rows, 1.0 / (seed + 1))
-        )
+        drawn.append(Problem(x @ x.T, normal(len(x), 3, seed=seed + 9).double(), torch.arange(units), rows))
     return drawn
 
 
@@ -57,8 +55,7 @@ def test_the_unit_that_goes_is_the_one_that_a_refit_of_all_candidates_finds(bloc
     for unit, added in removals(drawn, 6, 4):
         costs = {
             candidate: sum(
-                p.scale * error_without(p.moments, p.weights, torch.cat([p.rows[u] for u in (*gone, candidate)]))
-                for p in drawn
+                error_without(p.moments, p.weights, torch.cat([p.rows[u] for u in (*gone, candidate)])) for p in drawn
             )
             for candidate in set(range(6)) - set(gone)
         }
@@ -289,6 +286,19 @@ def test_the_last_layer_alone_is_a_repair(trained: Digits) -> None:
     its_sites = channels(ending, x[:1])
     with pytest.raises(InputError, match=r"repair: the model's one output is not .* leave out 'kl'"):
         repair(ending, its_sites, {}, (x, labels), "kl")
+
+
+def test_the_metric_of_the_last_layer_is_the_curvature_of_the_divergence(trained: Digits) -> None:
+    """There the Fisher matrix is the mean of diag(p) − p pᵀ, up to the labels that were drawn and what is shrunk."""
+    model, (x, labels), _ = trained
+    passes = beside.Beside(model, model, channels(model, x[:1]), {}, (x[:1000], labels[:1000]), 500, "test")
+    root = output_metrics.output_metrics(passes)["5.weight"]
+    with torch.no_grad():
+        p = model(x[:1000]).softmax(1).double()
+    fisher = (torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1)).mean(0)
+    kept = 1 - output_metrics.SHRUNK
+    expected = kept * fisher + output_metrics.SHRUNK * fisher.diagonal().mean() * torch.eye(10)
+    assert float((root @ root.mT - expected).norm() / expected.norm()) < 0.3
 
 
 def test_nothing_removed_changes_nothing(trained: Digits) -> None:

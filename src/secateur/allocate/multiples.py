@@ -266,11 +266,12 @@ def select_rounded(
 
 
 def filled(
-    keep: Keep, scores: Scores, round_to: RoundTo, scope: Scope, fits: Callable[[Keep], bool]
+    keep: Keep, scores: Scores, round_to: RoundTo, scope: str, fits: Callable[[Keep], bool]
 ) -> dict[str, Tensor]:
     """Return masks that give sites back a multiple at a time while that fits: rounded masks fall in large steps.
 
-    The site comes first that regains the highest mean score, or within layers the one that keeps the smallest share.
+    The site comes first that regains the highest mean score, or, unless the scope is global, the one that keeps the
+    smallest share.
 
     >>> scores = {"a": torch.arange(8.0), "b": torch.arange(8.0) + 3}
     >>> half = {name: score >= score.median() + 1 for name, score in scores.items()}
@@ -283,7 +284,7 @@ def filled(
     grown = {name: _grown(masks[name], scores[name], multiple_of(round_to, name)) for name in sites}
 
     def gain(name: str) -> float:
-        if scope == "layer":
+        if scope != "global":
             return -float(masks[name].double().mean())
         return float(scores[name][grown[name] & ~masks[name]].double().mean())
 

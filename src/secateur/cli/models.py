@@ -279,12 +279,13 @@ def _samples(options: PruneOptions, data_name: str | None, data_dir: Path | None
     from secateur.types import InputError
 
     needs = {
-        f"--criterion {options.criterion}": criteria.entry(str(options.criterion)).needs_data,
+        f"--criterion {options.criterion}": isinstance(options.criterion, str)
+        and criteria.entry(options.criterion).needs_data,
         f"--solver {options.solver}": options.solver is not None,
         "--repair": bool(options.repairs),
     }
     asking = next((option for option, needed in needs.items() if needed), None)
-    if asking is None:
+    if asking is None and (data_name is None or options.criterion is not None):
         return None
     if data_name is None:
         raise InputError(f"{asking} looks at images: name a data set with --data")

@@ -15,7 +15,7 @@ from secateur.structure.flow import Flow, Read
 from secateur.structure.infer import Structure
 from secateur.structure.rules import op_name
 from secateur.structure.staged import Staged
-from secateur.types import Sites
+from secateur.types import ExampleInputs, Sites
 
 __all__ = ["HELD", "Beside"]
 
@@ -97,13 +97,15 @@ class Beside:
     ) -> None:
         self.teacher, self.student, self.sites, self.keep = teacher, student, sites, keep
         # One trace does for both, as they differ in the values of their tensors alone.
-        first = Flow(teacher, sites)
+        self._flow = first = Flow(teacher, sites)
         flows = first, replace(first, model=student)
         device = device_of(teacher)
         layouts: dict[int, _Layout] = {}
         self._batches: list[_Batch] = []
+        self._inputs: list[ExampleInputs] = []
         for samples in batches(data, batch_size, doing):
             x, targets = samples.to(device).inputs, samples.targets
+            self._inputs.append(x)
             structure, reads = first.at(x)
             if id(structure) not in layouts:
                 layouts[id(structure)] = _Layout.of(structure, reads)
@@ -120,6 +122,15 @@ class Beside:
         layout = self._batches[0].layout
         done = set(layout.nodes[: layout.nodes.index(consumer.node) + 1])
         return [name for name, node in layout.first_reads.items() if node in done and name in self.sites]
+
+    @property
+    def count(self) -> int:
+        """How many batches there are."""
+        return len(self._batches)
+
+    def unpruned(self, number: int) -> tuple[Flow, ExampleInputs, Mapping[str, Consumer]]:
+        """Return what a whole pass of the unpruned model takes: its flow, the inputs of a batch, the layers there."""
+        return self._flow, self._inputs[number], self._batches[number].layout.consumers
 
     @property
     def last(self) -> Consumer | None:

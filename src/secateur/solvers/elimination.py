@@ -25,14 +25,12 @@ class Problem:
         weights: the W of the least error with all inputs, ``(inputs, outputs)``.
         units: which units have inputs here, int64 ``(units here,)``.
         rows: the inputs of each, int64 ``(units here, inputs a unit)``; -1 where a unit has fewer than others.
-        scale: what a unit of squared error counts.
     """
 
     moments: Tensor
     weights: Tensor
     units: Tensor
     rows: Tensor
-    scale: float = 1.0
 
 
 class Elimination:
@@ -52,7 +50,7 @@ class Elimination:
     """
 
     def __init__(self, problem: Problem, count: int) -> None:
-        self.units, self.rows, self.scale = problem.units, problem.rows.clamp(min=0), problem.scale
+        self.units, self.rows = problem.units, problem.rows.clamp(min=0)
         self.weights = problem.weights.double().clone()
         self._real = problem.rows >= 0
         self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(problem.moments.double()))
@@ -71,8 +69,9 @@ class Elimination:
         """Return the error that the removal of each unit here would add, ``(units here,)``; 0 for those that are gone."""
         lower = torch.linalg.cholesky(self._blocks)
         weights = self.weights[self.rows] * self._real.unsqueeze(2)
-        lost: Tensor = torch.linalg.solve_triangular(lower, weights, upper=False)
-        return lost.square().sum((1, 2)) * self.scale
+        lost = torch.linalg.solve_triangular(lower, weights, upper=False)
+        costs: Tensor = lost.square().sum((1, 2))
+        return costs
 
     def remove(self, here: int) -> None:
         """Remove a unit, by its position among `units`, and refit what is left."""

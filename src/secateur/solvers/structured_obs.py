@@ -18,6 +18,7 @@ from secateur.repair.beside import Beside
 from secateur.repair.consumers import check_visible, layer_equations, take_change
 from secateur.repair.last_layer import fit_last, last_layer, no_last_layer
 from secateur.solvers.elimination import Problem, removals
+from secateur.solvers.output_metrics import output_metrics
 from secateur.solvers.solution import Fractions, Solution, Solver, fractions_of, write
 from secateur.state import own_tensors, usual
 from secateur.structure.consumers import Consumer
@@ -41,7 +42,8 @@ class StructuredOBS(Solver):
     The unit of the least cost goes, W and H⁻¹ are updated by block elimination, and so on (Kurtic et al., 2023, prune
     structures so; Meng et al., 2024, layer by layer on the outputs of the unpruned network). A unit's rows are all that
     it has: the places of a kernel, the pixels of a flattened map. Where several layers read a site their costs are added,
-    each as a share of the squares of the layer's outputs about their means. Sites are taken in the order in which they are
+    each as a share of the squares of the layer's outputs about their means. In a classifier errors of outputs count by what
+    they do to its probabilities instead (see `secateur.solvers.output_metrics`). Sites are taken in the order in which they are
     read, and layers refitted in their order, each on what the layers before leave. Every site loses the same fraction, or
     its own.
 
@@ -54,8 +56,9 @@ class StructuredOBS(Solver):
     Attributes:
         data: labelled samples; the targets are not used, but for ``last="auto"``.
         ridge: what a change of weights costs, relative to the mean square of the inputs.
-        last: ``"kl"`` fits the last layer's probabilities; ``"auto"`` does where the targets are classes and the model has
-            such a layer; None never.
+        last: ``"kl"`` takes the outputs for a classifier's scores: its last layer is fitted to the probabilities, and errors
+            before it count by what they do to those; ``"auto"`` does so where the targets are classes and the scores
+            those of a linear layer; None never, so that there are squared errors alone.
         batch_size: samples a pass, where the data are in memory.
 
     Raises:
@@ -108,6 +111,7 @@ class _Walk:
     options: StructuredOBS
     beside: Beside
     counts: Mapping[str, int]
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
     def run(self) -> None:
         """Fill the masks, and change the student's weights."""
@@ -118,9 +122,12 @@ class _Walk:
             elif not self._readers(name):
                 raise unread(sites[name], "StructuredOBS")
         if any(self.counts.values()):
+            classifying = self._classifying()
+            self.metrics = output_metrics(self.beside) if classifying is not None else {}
             for consumer in self.beside.consumers:
                 self._refit(consumer, self._choose_before(consumer))
-            self._fit_last()
+            if classifying is not None:
+                fit_last(self.beside, classifying)
 
     def _choose_before(self, consumer: Consumer) -> LayerEquations | None:
         """Choose what stays of sites that are read before a layer has run; return its equations if they are still right."""
@@ -138,11 +145,11 @@ class _Walk:
         for weight, inputs, aims in self.beside.ahead(name, list(readers)):
             equations[weight].add(inputs, aims - readers[weight].run(inputs, student))
             spreads[weight] += _spread(aims, -1 if readers[weight].matrix(student).ndim == 2 else 1)
-        problems = [
-            problem
-            for weight, reader in readers.items()
-            for problem in _problems(reader, name, equations[weight], ridge, 1 / max(spreads[weight], TINY))
-        ]
+        problems: list[Problem] = []
+        for weight, reader in readers.items():
+            plain = torch.eye(len(reader.matrix(student)), dtype=torch.float64) / max(spreads[weight], TINY) ** 0.5
+            metric = self.metrics.get(weight, plain.to(reader.matrix(student).device))
+            problems += _problems(reader, name, equations[weight], ridge, metric)
         size = self.beside.sites[name].size
         gone = [unit for unit, _ in removals(problems, size, self.counts[name])]
         self.beside.keep[name] = torch.ones(size, dtype=torch.bool).index_fill(0, torch.tensor(gone), False)
@@ -163,34 +170,40 @@ class _Walk:
                 fitted.add(inputs, aims - consumer.run(inputs, beside.student))
         take_change(consumer, beside.student, *fitted.solve(ridge))
 
-    def _fit_last(self) -> None:
-        layer = last_layer(self.beside) if self.options.last is not None else None
-        if layer is not None and (self.options.last == "kl" or self.beside.classes):
-            fit_last(self.beside, layer)
-        elif self.options.last == "kl":
+    def _classifying(self) -> Consumer | None:
+        """The layer whose scores are taken for those of classes."""
+        if self.options.last is None or not (self.options.last == "kl" or self.beside.classes):
+            return None
+        layer = last_layer(self.beside)
+        if layer is None and self.options.last == "kl":
             raise no_last_layer("StructuredOBS")
+        return layer
 
 
 def _problems(
-    consumer: Consumer, site: str, equations: LayerEquations, ridge: float, scale: float
+    consumer: Consumer, site: str, equations: LayerEquations, ridge: float, metric: Tensor
 ) -> Iterator[Problem]:
-    """The least-squares problems of a layer's groups, with the columns of each unit."""
+    """The least-squares problems of a layer's groups, with the columns of each unit.
+
+    Errors count by the metric, whose root is given; which weights are the best does not depend on it.
+    """
     index, groups = consumer.units(site), len(equations.inputs)
     assert index is not None
     owners = torch.full((consumer.inputs,), -1)
     owners[index.flatten()] = torch.arange(len(index)).repeat_interleave(index.shape[1])
     # Where features that follow each other are one input, one of each says whose it is.
     owners = owners[:: consumer.inputs // sum(map(len, equations.inputs))].reshape(groups, -1)
-    for owner, site_inputs, (change, moments) in zip(
-        owners, equations.columns(), equations.changes(ridge), strict=True
-    ):
+    each_group = zip(owners, equations.columns(), equations.changes(ridge), strict=True)
+    for group, (owner, weights, (change, moments)) in enumerate(each_group):
         best = change.clone()
-        best[:, : site_inputs.shape[1]] += site_inputs
+        best[:, : weights.shape[1]] += weights
         of_column = owner.repeat_interleave(equations.each).to(best.device)
-        problem = of_column[of_column >= 0].unique()
-        if len(problem):
-            rows = [(of_column == unit).nonzero().flatten() for unit in problem]
-            yield Problem(moments, best.mT, problem, nn.utils.rnn.pad_sequence(rows, True, -1), scale)
+        units = of_column[of_column >= 0].unique()
+        if len(units):
+            rows = [(of_column == unit).nonzero().flatten() for unit in units]
+            outputs = slice(group * len(best), (group + 1) * len(best))
+            root = torch.linalg.qr(metric[outputs].mT).R.mT
+            yield Problem(moments, best.mT @ root, units, nn.utils.rnn.pad_sequence(rows, True, -1))
 
 
 def _spread(outputs: Tensor, dim: int) -> float:
