@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal
 
@@ -105,7 +105,10 @@ def budget(
     if costs is not None and sensitivity is not None:
         raise InputError("budget: give costs or sensitivity, as each says what the sites bear")
     request = _Request(model, sites, scores, quantity, limit, scope, costs, sensitivity, metric, minimum, runtime)
-    rungs = rounding(sites, round_to, runtime).ladder(limit if isinstance(limit, float) else 1.0)
+    rounds = rounding(sites, round_to, runtime)
+    if request.is_balanced:
+        rounds = replace(rounds, coarse={})  # sites that are left whole are the plan's to choose
+    rungs = rounds.ladder(limit if isinstance(limit, float) else 1.0)
     shares = LEAST_SHARES if least is None else (least,)
     *tries, (last, finest) = product(shares if request.is_balanced else shares[-1:], rungs)
     for share, rung in tries:
