@@ -29,7 +29,7 @@ def test_channels_by_hand() -> None:
     assert result.keep["0"].tolist() == [True, False, True]
     assert result.model(X).tolist() == [[5, 13]]
     report = result.report
-    assert (report.unit, report.criterion, report.scope, report.sparsity) == ("channels", "l1", "global", 1 / 3)
+    assert (report.unit, report.criterion, report.scope, report.sparsity) == ("channels", "l1", "layer", 1 / 3)
     assert (report.units_removed, report.units) == (1, 3)
     # 2·3 + 3 + 3·2 + 2 = 17 numbers, of which two weights and three biases are zero; then 2·2 + 2 + 2·2 + 2 = 12.
     assert report.parameters == (17, 12)
@@ -65,7 +65,9 @@ def test_criteria_of_data_by_name_remove_half(name: str) -> None:
     unit = "weights" if name == "obs" else "channels"
     result = prune(model, X, name, data=samples, unit=unit, latency=False)  # type: ignore[arg-type]
     assert result.report.criterion == name
-    assert (result.report.sparsity, result.report.units_removed) == (0.5, result.report.units // 2)
+    assert result.report.units_removed == result.report.units // 2
+    rule = (0.5, {}) if unit == "weights" else (None, {"budget": {"macs": 0.5}})
+    assert (result.report.sparsity, result.report.rule) == rule
 
 
 def test_a_solver_decides_what_goes_and_what_its_readers_become() -> None:
@@ -144,7 +146,7 @@ def test_ignore_and_minimum() -> None:
     assert [s.name for s in result.report.sites] == ["0"]
     assert result.report.frozen["4"] == "ignored, as asked"
     with pytest.raises(InputError, match="keeps at least 3"):
-        prune(toy.build(), toy.inputs(), "l2", 0.9, minimum=3, latency=False)
+        prune(toy.build(), toy.inputs(), "l2", 0.9, minimum=3, scope="global", latency=False)
 
 
 def test_the_report_is_plain_json_and_comes_back() -> None:
@@ -158,7 +160,7 @@ def test_the_report_is_plain_json_and_comes_back() -> None:
 
 def test_the_report_reads_as_text() -> None:
     text = str(run(criterion="l1", sparsity=1 / 3).report)
-    assert text.splitlines()[0] == "1 of 3 units removed (33.3%): channels by l1, global"
+    assert text.splitlines()[0] == "1 of 3 units removed (33.3%): channels by l1, layer"
     assert [line.split() for line in text.splitlines()[1:4]] == [
         ["parameters", "17", "→", "12", "(29.4%", "removed)"],
         ["non-zero", "12", "→", "8", "(33.3%", "removed)"],

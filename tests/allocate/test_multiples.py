@@ -120,16 +120,18 @@ def test_nothing_is_timed_where_it_does_not_matter() -> None:
     assert not probes._learnt
 
 
-def test_heads_are_not_rounded_and_their_dimension_by_what_is_left() -> None:
+def test_heads_and_groups_are_not_rounded_and_keep_their_share() -> None:
     torch.manual_seed(0)
-    model = nn.TransformerEncoderLayer(128, 4, 256, batch_first=True)
-    sites = channels(model, torch.randn(4, 64, 128))
-    rounds = rounding(sites, "auto", staircase(16))
-    for name, site in sites.items():
-        if site.unit == "head":
-            assert name not in rounds.multiples
-        if site.unit == "head dimension":
-            assert rounds.multiples[name] == 16 // 4
+    attention = channels(nn.TransformerEncoderLayer(128, 4, 256, batch_first=True), torch.randn(4, 64, 128))
+    rounds = rounding(attention, "auto", staircase(16))
+    assert rounds.multiples
+    assert all(attention[name].unit not in ("head", "head dimension") for name in rounds.multiples)
+    grouped = nn.Sequential(
+        *(nn.Conv2d(3, 64, 3), nn.GroupNorm(8, 64), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.GroupNorm(8, 64), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)),
+    )
+    result = sc.prune(grouped, X, "l2", 0.3, scope="layer", runtime=staircase(16), latency=False)
+    assert result.model[3].weight.shape[0] == 7 * 6
 
 
 @pytest.mark.parametrize("scope", ["global", "layer"])

@@ -122,6 +122,37 @@ def test_killed_at_any_moment_it_ends_the_same(
         sc.compress(trained, torch.zeros(1, 8), {"macs": 0.5}, *call[3:], folder=tmp_path / "kept", **QUICK)
 
 
+def test_killed_after_a_noisy_measurement_it_goes_on_with_what_it_chose(
+    trained: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = torch.Generator().manual_seed(0)
+
+    def seconds(model: nn.Module, inputs: Any) -> float:
+        count = sum(parameter.numel() for parameter in model.parameters())
+        return count * (1 + 0.2 * float(torch.rand((), generator=noise)))
+
+    call = (trained, torch.zeros(1, 8), {"latency": 0.6}, blobs(600, 0), blobs(400, 1))
+    widths: list[list[int]] = []
+    distill = steps.distill
+
+    class Killed(BaseException):
+        pass
+
+    def dying(model: nn.Module, *args: Any, **more: Any) -> Any:
+        widths.append([layer.out_features for layer in model if isinstance(layer, nn.Linear)])
+        history = distill(model, *args, **more)
+        if len(widths) == 1:
+            raise Killed
+        return history
+
+    monkeypatch.setattr(steps, "distill", dying)
+    with pytest.raises(Killed):
+        sc.compress(*call, folder=tmp_path / "noisy", **{**QUICK, "runtime": seconds})
+    resumed = sc.compress(*call, folder=tmp_path / "noisy", **{**QUICK, "runtime": seconds})
+    assert widths[0] == widths[1]
+    assert resumed.history.trials
+
+
 def test_without_labels(trained: nn.Module) -> None:
     result = sc.compress(
         trained, torch.zeros(1, 8), {"macs": 0.6}, blobs(600, 0)[0], blobs(400, 1)[0], max_drop=0.05, **QUICK

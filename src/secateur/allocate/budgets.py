@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from secateur.allocate.balance import LEAST_SHARES, foretold_losses
 from secateur.allocate.costing import cost_table
 from secateur.allocate.counting import Counter, counter_by_cutting, examples, quick_counter, size
 from secateur.allocate.goals import UnreachableError, allowed
@@ -17,14 +19,19 @@ from secateur.allocate.multiples import Rounding, filled, rounding
 from secateur.allocate.scan import Sensitivity
 from secateur.allocate.steps import Steps, by_costs, by_scores
 from secateur.allocate.tables import CostTable
+from secateur.checks import check_fraction, check_name
 from secateur.criteria.base import check_scores
 from secateur.runtimes import Runtime
-from secateur.selection import Scope
 from secateur.state import usual
 from secateur.structure.sites import check_same_model
 from secateur.types import InputError, Keep, RoundTo, Scores, Sites, unknown_name
 
 __all__ = ["BUDGETS", "budget"]
+
+BudgetScope = Literal["global", "layer", "balanced"]
+
+BUDGET_SCOPES = ("global", "layer", "balanced")
+"""What decides how much goes where."""
 
 BUDGETS = ("macs", "parameters", "bytes", "latency")
 """What a budget can be of."""
@@ -40,13 +47,14 @@ def budget(
     parameters: float | None = None,
     bytes: float | None = None,  # noqa: A002  (the word that the reports use)
     latency: float | str | None = None,
-    scope: Scope = "global",
+    scope: BudgetScope = "global",
     costs: CostTable | None = None,
     sensitivity: Sensitivity | None = None,
     metric: str = "loss",
     minimum: int = 1,
     round_to: RoundTo | Rounding | Literal["auto"] = 1,
     runtime: Runtime | None = None,
+    least: float | None = None,
 ) -> dict[str, Tensor]:
     """Return the keep masks that remove the fewest units for which the cut model is within a budget.
 
@@ -62,13 +70,17 @@ def budget(
         macs, parameters, bytes: a fraction of the unpruned model's (a float up to 1), or a whole number; give one.
         latency: a fraction of the unpruned model's time of a forward pass on the example inputs in `runtime`, or a time
             such as ``"2.5 ms"`` or ``"0.1 s"``.
-        scope: ``"global"`` removes the lowest scores of all sites, ``"layer"`` the same fraction of each.
+        scope: ``"global"`` removes the lowest scores of all sites, ``"layer"`` the same fraction of each, and
+            ``"balanced"`` from each site what leaves the most of the scores on the way through the model
+            (`foretold_losses`) for what it saves.
         costs: a table of these sites with losses (`cost_table`); then each site loses what costs least for what it saves
             (`plan`), instead of what `scope` says, and the scores only tell which units go first.
         sensitivity: in its place a scan of these sites, for the losses; what widths save is counted.
         metric: which figure of the scan is the loss; ``"-accuracy"`` takes one that is high = good.
         minimum, round_to: as for `select`; ``"auto"`` takes the multiples that the runtime likes (`rounding`).
         runtime: where a latency is measured; see `secateur.measure.latency`. None is eager PyTorch.
+        least: with scope ``"balanced"`` the share of its units that every site keeps at least; None keeps three tenths,
+            or less where the budget asks for it.
 
     Raises:
         InputError: none or several budgets, one out of range, or one that cannot be reached; the message says what can.
@@ -87,16 +99,22 @@ def budget(
     check_scores(scores, "budget: what scores")
     if sites.structure is None:
         raise InputError("budget: zeros make a model no smaller or faster; find the sites with channels(...)")
-    if scope == "row":
-        raise unknown_name("scope of a budget", scope, ("global", "layer"))
+    check_name("scope of a budget", scope, BUDGET_SCOPES)
+    if least is not None:
+        check_fraction("budget", least=least)
     if costs is not None and sensitivity is not None:
         raise InputError("budget: give costs or sensitivity, as each says what the sites bear")
     request = _Request(model, sites, scores, quantity, limit, scope, costs, sensitivity, metric, minimum, runtime)
-    *coarse, finest = rounding(sites, round_to, runtime).ladder(limit if isinstance(limit, float) else 1.0)
-    for rung in coarse:
+    rounds = rounding(sites, round_to, runtime)
+    if request.is_balanced:
+        rounds = replace(rounds, coarse={})  # sites that are left whole are the plan's to choose
+    rungs = rounds.ladder(limit if isinstance(limit, float) else 1.0)
+    shares = LEAST_SHARES if least is None else (least,)
+    *tries, (last, finest) = product(shares if request.is_balanced else shares[-1:], rungs)
+    for share, rung in tries:
         with suppress(UnreachableError):
-            return request.masks(rung)
-    return request.masks(finest)
+            return request.masks(rung, share)
+    return request.masks(finest, last)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,17 +126,22 @@ class _Request:
     scores: Scores
     quantity: str
     limit: Any
-    scope: Scope
+    scope: BudgetScope
     costs: CostTable | None
     sensitivity: Sensitivity | None
     metric: str
     minimum: int
     runtime: Runtime | None
 
-    def masks(self, rounds: Rounding) -> dict[str, Tensor]:
+    @property
+    def is_balanced(self) -> bool:
+        """Whether nothing but the scores says what the sites bear."""
+        return self.scope == "balanced" and self.costs is None and self.sensitivity is None
+
+    def masks(self, rounds: Rounding, least: float) -> dict[str, Tensor]:
         """The masks of the first step that is within the budget, filled up."""
         model, sites, quantity = self.model, self.sites, self.quantity
-        steps = self.steps(rounds.multiples)
+        steps = self.steps(rounds.multiples, least)
         if quantity == "latency":
             share = _share_of_macs(model, sites) if self.costs is None else _share_foretold(self.costs)
             return closest_in_time(model, sites, steps, self.limit, examples(sites), self.runtime or "eager", share)
@@ -137,15 +160,30 @@ class _Request:
         # The count from the structure may miss what a cut changes beside; then cutting decides.
         return keep if quick is None or slow(keep) <= goal else within(slow)
 
-    def steps(self, multiples: RoundTo) -> Steps:
+    def steps(self, multiples: RoundTo, least: float) -> Steps:
         """The candidates, from nothing removed to all that may go."""
         options: dict[str, Any] = {"minimum": self.minimum, "round_to": multiples, "sites": self.sites}
+        measure = "macs" if self.quantity == "latency" else self.quantity
         if self.sensitivity is not None:
-            measure = "macs" if self.quantity == "latency" else self.quantity
             return by_costs(self.scores, self.of_scan(self.sensitivity, measure, multiples), measure, options)
         if self.costs is not None:
             return by_costs(self.scores, self.costs, self.quantity, options)
+        if self.scope == "balanced":
+            return by_costs(self.scores, self.of_scores(measure, multiples, least), measure, options)
         return by_scores(self.scores, self.scope, options)
+
+    def of_scores(self, measure: str, multiples: RoundTo, least: float) -> CostTable:
+        """What is counted of the sites, and the losses that their scores let expect."""
+        return cost_table(
+            self.model,
+            self.sites,
+            foretold_losses(self.scores, self.sites),
+            measures=[measure],
+            widths=WIDTHS,
+            least=least,
+            minimum=self.minimum,
+            round_to=multiples,
+        )
 
     def of_scan(self, scan: Sensitivity, measure: str, multiples: RoundTo) -> CostTable:
         """A scan's losses, and what is counted for its sites."""
@@ -156,6 +194,9 @@ class _Request:
         counted = cost_table(self.model, self.sites, measures=[measure], widths=FINEST, least=0.0, **ways)
         return counted.with_losses(scan.losses(self.metric, self.minimum))
 
+
+WIDTHS = 16
+"""At how many widths of a site its saving is counted, where its losses are those that scores let expect."""
 
 FINEST = 64
 """At how many widths of a site its saving is counted, where its losses are those of a scan."""
@@ -188,6 +229,10 @@ def _fewest(steps: Steps, count: Counter, goal: int, quantity: str) -> dict[str,
             f"budget: {quantity} cannot come down to {goal:,}; with as much removed as may be, {least:,} of {whole:,} are "
             f"left ({least / whole:.2%}). Ask for that or more, lower minimum, or ignore fewer sites"
         )
+    if steps.expected is not None:
+        for step in (steps.expected(goal), steps.expected(goal) + 1):
+            if step <= high and count(steps.at(step)) <= goal:
+                return steps.at(step)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if count(steps.at(middle)) <= goal else (middle, high)

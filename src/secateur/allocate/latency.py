@@ -28,13 +28,13 @@ TOLERANCE = 0.05
 CLOSE = 0.7 * TOLERANCE
 """How far what was measured may be: the error of measuring comes on top of it."""
 
-PRECISION = 0.015
+PRECISION = 0.02
 """A candidate is timed until the standard error of the median ratio is below this, relatively, …"""
 
 SURE = 3.0
 """… or so many standard errors from being taken, …"""
 
-SECONDS = 0.4
+SECONDS = 0.25
 """… or for so long."""
 
 LEAST = 3
@@ -121,6 +121,7 @@ class _Search:
         expected: what it is taken for before it is measured.
         times: what was measured, by step.
         by_counts: the same by how many units each site keeps, as rounding makes many steps alike.
+        confirmed: the steps that were measured again, as what is taken is chosen for what was measured.
     """
 
     steps: Steps
@@ -129,6 +130,7 @@ class _Search:
     expected: Callable[[Keep], float] | None = None
     times: dict[int, float] = field(default_factory=lambda: {0: 1.0})
     by_counts: dict[tuple[int, ...], float] = field(default_factory=dict)
+    confirmed: set[int] = field(default_factory=lambda: {0})
 
     def run(self) -> int:
         """Return a step whose time is the goal's, within 5 %, or else the slowest measured that is faster."""
@@ -177,6 +179,10 @@ class _Search:
         return abs(self._measured(step) / self.goal - 1)
 
     def _close(self, step: int) -> bool:
+        """Whether a step's time is the goal's, by the mean of two measurements."""
+        if self._apart(step) <= CLOSE and step not in self.confirmed:
+            self.confirmed.add(step)
+            self.times[step] = (self.times[step] + self.ratio(self.steps.at(step))) / 2
         return self._apart(step) <= CLOSE
 
     def _check_reachable(self) -> None:

@@ -19,6 +19,7 @@ from secateur.selection.nested import multiple_of
 from secateur.state import usual
 from secateur.structure import Structure
 from secateur.structure.cost import Cost
+from secateur.structure.nesting import nested
 from secateur.types import Keep, Member, RoundTo, Scores, Site, Sites
 
 __all__ = ["Rounding", "filled", "rounding", "select_near", "select_rounded"]
@@ -106,7 +107,8 @@ def rounding(
     With ``"auto"`` small layers of the model's kinds (linear, convolutions by kernel) and widths are timed, once a process
     and for a second or so: a site gets the smallest multiple by which a layer can be made narrower so that it is felt.
     Not rounded are single weights, sites whose layers have less than a
-    million multiply-accumulates on the example, and sites of which each unit is many channels already, as heads are.
+    million multiply-accumulates on the example, sites of which each unit is many channels already, and those that make up one
+    axis together, as heads and their dimensions do.
 
     Args:
         sites: from `channels`.
@@ -133,9 +135,10 @@ def rounding(
         return Rounding(dict.fromkeys(sites, round_to))
     if not isinstance(sites.structure, Structure):
         return Rounding({})
-    runtimes: list[Any] = installed() if runtime is None else [runtime]
+    device = str(next((tensor.device for tensor in sites.structure.graph.state.values()), "cpu"))
+    runtimes: list[Any] = installed(device) if runtime is None else [runtime]
     coarse = {}
-    for name, kind in _kinds(sites, sites.structure).items():
+    for name, kind in _kinds(sites, sites.structure, device).items():
         multiple = _in_units(max(liked_multiple(r, kind) for r in runtimes), sites[name])
         if multiple > 1:
             coarse[name] = min(multiple, sites[name].size)
@@ -153,17 +156,18 @@ def _left_whole(sites: Sites, structure: Structure, stuck: set[str]) -> float:
     return cost.macs(least) / max(cost.macs({}), 1) if stuck else 0.0
 
 
-def _kinds(sites: Sites, structure: Structure) -> dict[str, Kind]:
+def _kinds(sites: Sites, structure: Structure, device: str) -> dict[str, Kind]:
     """The kind of the layer that makes a site's units, where its work is worth a thought."""
     cost = Cost(structure)
     whole = cost.macs({})
     kinds = {}
+    multiplied = {name for term in nested(sites) for name in term}
     for name, site in sites.items():
-        maker = _maker(site)
+        maker = None if name in multiplied else _maker(site)
         work = whole - cost.macs({name: torch.arange(site.size) < 1})
         if maker is not None and work >= SMALL:
             weights = sum(prod(member.shape) for member in site.members if len(member.shape) > 1)
-            kinds[name] = Kind.of(tuple(maker.shape[2:]), site.size * _channels_a_unit(maker), work // weights)
+            kinds[name] = Kind.of(tuple(maker.shape[2:]), site.size * _channels_a_unit(maker), work // weights, device)
     return kinds
 
 
@@ -208,13 +212,15 @@ def select_near(
     """
     total = sum(score.numel() for score in scores.values())
     most = sum(max(score.numel() - minimum, 0) for score in scores.values()) if scope == "global" else total
-    goal = round(sparsity * total)
+    # It refuses what cannot be; of sites that make up one axis it takes less than the fraction.
+    exact = select(scores, sparsity, scope=scope, minimum=minimum, sites=sites)
+    goal = _removed(exact)
 
     def at(step: int) -> dict[str, Tensor]:
         return select(scores, step / total, scope=scope, minimum=minimum, round_to=round_to, sites=sites)
 
-    if goal > most or not goal:
-        return select(scores, sparsity, scope=scope, minimum=minimum, sites=sites)  # refuses what cannot be
+    if not goal:
+        return exact
     below, above = 0, most
     while above - below > 1:
         middle = (below + above) // 2
@@ -245,13 +251,11 @@ def select_rounded(
     total = sum(score.numel() for score in scores.values())
     if not rounds.multiples:
         return select(scores, sparsity, **ways)
-    if isinstance(sparsity, Mapping):
-        goal = sum(sparsity.get(name, 0.0) * score.numel() for name, score in scores.items())
-        rungs = replace(rounds, coarse={}).ladder(0.0)  # fractions of one's own are not for leaving sites whole
-    else:
-        goal, rungs = sparsity * total, rounds.ladder(1 - sparsity)
+    goal = _removed(select(scores, sparsity, **ways))
+    # Fractions of one's own are not for leaving sites whole.
+    ladder = replace(rounds, coarse={}).ladder(0.0) if isinstance(sparsity, Mapping) else rounds.ladder(1 - sparsity)
     keep = {}
-    for rung in rungs:
+    for rung in ladder:
         if isinstance(sparsity, Mapping) or not rounds.runtimes:
             keep = select(scores, sparsity, round_to=rung.multiples, **ways)
         else:
@@ -262,11 +266,12 @@ def select_rounded(
 
 
 def filled(
-    keep: Keep, scores: Scores, round_to: RoundTo, scope: Scope, fits: Callable[[Keep], bool]
+    keep: Keep, scores: Scores, round_to: RoundTo, scope: str, fits: Callable[[Keep], bool]
 ) -> dict[str, Tensor]:
     """Return masks that give sites back a multiple at a time while that fits: rounded masks fall in large steps.
 
-    The site comes first that regains the highest mean score, or within layers the one that keeps the smallest share.
+    The site comes first that regains the highest mean score, or, unless the scope is global, the one that keeps the
+    smallest share.
 
     >>> scores = {"a": torch.arange(8.0), "b": torch.arange(8.0) + 3}
     >>> half = {name: score >= score.median() + 1 for name, score in scores.items()}
@@ -279,7 +284,7 @@ def filled(
     grown = {name: _grown(masks[name], scores[name], multiple_of(round_to, name)) for name in sites}
 
     def gain(name: str) -> float:
-        if scope == "layer":
+        if scope != "global":
             return -float(masks[name].double().mean())
         return float(scores[name][grown[name] & ~masks[name]].double().mean())
 

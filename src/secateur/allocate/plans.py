@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.allocate.dynamic import Choices, Floats, Portions
+from secateur.allocate.goals import UnreachableError
 from secateur.allocate.tables import CostTable
-from secateur.types import InputError
 
 __all__ = ["Allocation", "Problem", "Widths", "enough", "plan", "plan_within"]
 
@@ -133,7 +133,7 @@ class Problem:
         whole, scale = self.costs.whole[self.measure], self.costs.scale.get(self.measure, 1.0)
         least = whole - scale * self.saved(self.narrowest)
         if least > limit * (1 + 1e-9):
-            raise InputError(
+            raise UnreachableError(
                 f"plan: {self.measure} cannot come down to {limit:.6g}; with as much removed as the table has, {least:.6g} "
                 f"of {whole:.6g} are left ({least / whole:.2%}). Ask for that or more, or make a table with narrower widths"
             )

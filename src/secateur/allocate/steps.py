@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import floor
 from typing import Any
 
 from torch import Tensor
@@ -23,10 +24,17 @@ STEPS = 4096
 
 @dataclass(frozen=True)
 class Steps:
-    """The masks of step 0 (nothing removed) to step `last`; each step removes no less than the one before."""
+    """The masks of step 0 (nothing removed) to step `last`; each step removes no less than the one before.
+
+    Attributes:
+        last: the last step.
+        at: the masks of a step.
+        expected: the last step that is foretold not to be below a cost; None where nothing foretells it.
+    """
 
     last: int
     at: Callable[[int], dict[str, Tensor]]
+    expected: Callable[[float], int] | None = None
 
 
 def by_scores(scores: Scores, scope: Scope, options: Mapping[str, Any]) -> Steps:
@@ -61,13 +69,15 @@ def by_costs(scores: Scores, costs: CostTable, measure: str, options: Mapping[st
     if isinstance(scores, JointWorth):
         masks = [scores.by_site(mask) for _, mask in descent(scores, Problem.of(costs, measure))]
         return Steps(len(masks) - 1, masks.__getitem__)
-    return Steps(STEPS, lambda step: _planned(scores, costs, measure, step / STEPS, options))
-
-
-def _planned(
-    scores: Scores, costs: CostTable, measure: str, share: float, options: Mapping[str, Any]
-) -> dict[str, Tensor]:
-    """The masks of a plan whose cost lies so far between the whole and the least."""
     whole, least = costs.whole[measure], costs.foretell(costs.narrowest)[measure]
-    fractions = plan_within(costs, measure, whole + (least - whole) * share).fractions
-    return select(scores, {name: fractions[name] for name in scores}, scope="layer", **options)
+
+    def at(step: int) -> dict[str, Tensor]:
+        """The masks of a plan whose cost lies so far between the whole and the least."""
+        fractions = plan_within(costs, measure, whole + (least - whole) * step / STEPS).fractions
+        return select(scores, {name: fractions[name] for name in scores}, scope="layer", **options)
+
+    def expected(cost: float) -> int:
+        share = (whole - cost) / (whole - least) if whole > least else 0.0
+        return min(max(floor(STEPS * share), 0), STEPS)
+
+    return Steps(STEPS, at, expected)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import Field, fields, is_dataclass
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -48,7 +48,7 @@ def _parameter(option: Field[Any], hint: Any) -> inspect.Parameter:
 
 def _text_type(default: object, hint: Any) -> Any:
     """What the command line reads: a number where a number may be given, a list where several may, else text."""
-    if default == () or is_dataclass(default):
+    if default == () or is_dataclass(default) or any(get_origin(kind) is Sequence for kind in get_args(hint)):
         return list[str] | None
     if isinstance(default, (int, float, str)):
         return type(default)

@@ -214,7 +214,13 @@ def evaluate_(
     data_name: DataName = "digits",
     data_dir: DataDir = None,
     batch_size: Annotated[int, typer.Option(help="The batch size at which latency is measured.")] = 1,
-    threads: Annotated[int, typer.Option(help="The number of threads at which latency is measured.")] = 1,
+    runtime: Annotated[
+        str, typer.Option(metavar="NAME", help="Where latency is measured: eager or onnxruntime.")
+    ] = "eager",
+    threads: Annotated[
+        int | None,
+        typer.Option(help="The number of threads at which latency is measured; 1 unless the runtime says more."),
+    ] = None,
     set_: Set = None,
     as_json: Json = False,
 ) -> None:
@@ -236,7 +242,8 @@ def evaluate_(
     example = example_input(model, input_shape, options, test.images)
     evaluation = evaluate(network, test)
     count = parameters(network)
-    time = latency(network, example, batch_size=batch_size, threads=threads)
+    ways: dict[str, Any] = {"runtime": runtime, "batch_size": batch_size, "threads": threads}
+    time = latency(network, example, **ways)
     record: dict[str, Any] = {
         "loss": evaluation.loss,
         "accuracy": evaluation.accuracy,
@@ -249,18 +256,18 @@ def evaluate_(
         "latency_quartiles_ms": [1000 * time.low, 1000 * time.high],
     }
     if pruned:
-        record |= _against(before, network, example, batch_size, threads, pruned)
+        record |= _against(before, network, example, ways, pruned)
     print_record(record, as_json)
 
 
 def _against(
-    before: nn.Module, after: nn.Module, example: Tensor, batch_size: int, threads: int, folder: Path
+    before: nn.Module, after: nn.Module, example: Tensor, ways: dict[str, Any], folder: Path
 ) -> dict[str, Any]:
     """How much faster a pruned model is than the one it was made of, and what it was pruned by."""
     from secateur.measure import compare_latency
     from secateur.result import Result
 
-    both = compare_latency({"before": before, "after": after}, example, batch_size=batch_size, threads=threads)
+    both = compare_latency({"before": before, "after": after}, example, **ways)
     return {"speedup": both.speedups["after"].median, "pruned_by": Result.read_report(folder)["criterion"]}
 
 
@@ -272,12 +279,13 @@ def _samples(options: PruneOptions, data_name: str | None, data_dir: Path | None
     from secateur.types import InputError
 
     needs = {
-        f"--criterion {options.criterion}": criteria.entry(str(options.criterion)).needs_data,
+        f"--criterion {options.criterion}": isinstance(options.criterion, str)
+        and criteria.entry(options.criterion).needs_data,
         f"--solver {options.solver}": options.solver is not None,
         "--repair": bool(options.repairs),
     }
     asking = next((option for option, needed in needs.items() if needed), None)
-    if asking is None:
+    if asking is None and (data_name is None or options.criterion is not None):
         return None
     if data_name is None:
         raise InputError(f"{asking} looks at images: name a data set with --data")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from time import monotonic
 
 import torch
 from torch import nn
 
-from secateur.allocate import CostTable, cost_table, rounding
+from secateur.allocate import CostTable, Rounding, cost_table, rounding
 from secateur.compression.options import CompressOptions, Goal
 from secateur.measure import compare_latency, file_bytes, latency, macs, parameters
 from secateur.structure import channels
@@ -58,6 +59,12 @@ class Costs:
         count = COUNTS[self.goal.what]
         return count(model, self.inputs) / count(self.original, self.inputs)
 
+    @cached_property
+    def rounding(self) -> Rounding:
+        """Of how many units each site of the original keeps a multiple."""
+        sites = channels(self.original, self.inputs, self.options.ignore)
+        return rounding(sites, self.options.round_to, self.options.where)
+
     @property
     def table(self) -> CostTable:
         """What each site of the original costs at several widths: measured once, and kept."""
@@ -72,7 +79,7 @@ class Costs:
                 measures=[what],
                 widths=WIDTHS.get(what, COUNTED_WIDTHS),
                 minimum=options.minimum,
-                round_to=rounding(sites, options.round_to, options.where).multiples,
+                round_to=self.rounding.multiples,
                 runtime=options.where,
                 progress=self.progress,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.compression.choosing import Chosen
+from secateur.files import write_text
 from secateur.result import Log, Method, Result
 from secateur.saving import load, read_edits, read_record
 from secateur.structure.verify import Verification
-from secateur.types import ExampleInputs, FileError, Sites
+from secateur.types import ExampleInputs, FileError, Keep, Sites
 
-__all__ = ["load_trial", "save_trial"]
+__all__ = ["load_choice", "load_trial", "save_choice", "save_trial"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,10 +28,9 @@ class _Making(Log):
     result: Result
 
     def to_dict(self) -> dict[str, Any]:
-        units = {name: mask.flatten().nonzero().flatten().tolist() for name, mask in self.result.keep.items()}
         verification = self.result.verification
         return {
-            "units": units,
+            "units": _units(self.result.keep),
             "method": asdict(self.result.method),
             "verification": None if verification is None else asdict(verification),
         }
@@ -54,7 +56,7 @@ def load_trial(folder: Path, original: nn.Module, sites: Sites, inputs: ExampleI
     small, making = load(folder, original), read_record(folder)[1]
     try:
         assert making is not None
-        masks = {name: _mask(sites[name].shape, units) for name, units in making["units"].items()}
+        masks = _masks(making["units"], sites)
         method = Method(**_with_tuples(making["method"]))
         verified = making["verification"]
         verification = None if verified is None else Verification(**_with_tuples(verified))
@@ -63,10 +65,34 @@ def load_trial(folder: Path, original: nn.Module, sites: Sites, inputs: ExampleI
     return Result(small, original, sites, masks, tuple(read_edits(folder)), method, verification, inputs=inputs)
 
 
-def _mask(shape: tuple[int, ...], units: list[int]) -> Tensor:
-    mask = torch.zeros(shape, dtype=torch.bool)
-    mask.view(-1)[units] = True
-    return mask
+def save_choice(file: Path, choice: Chosen) -> None:
+    """Write which units of a model stay, before it is trained: measured again, the choice might be another."""
+    write_text(file, json.dumps({"units": _units(choice.keep), "cost": choice.cost}))
+
+
+def load_choice(file: Path, sites: Sites) -> Chosen:
+    """Return what `save_choice` wrote.
+
+    Raises:
+        FileError: the file is damaged.
+    """
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        return Chosen(_masks(record["units"], sites), float(record["cost"]))
+    except (OSError, LookupError, TypeError, ValueError) as error:
+        raise FileError(f"{file} is damaged ({error}); delete it to choose anew") from error
+
+
+def _units(keep: Keep) -> dict[str, list[int]]:
+    return {name: mask.flatten().nonzero().flatten().tolist() for name, mask in keep.items()}
+
+
+def _masks(units_by_site: Mapping[str, list[int]], sites: Sites) -> dict[str, Tensor]:
+    masks = {}
+    for name, units in units_by_site.items():
+        masks[name] = torch.zeros(sites[name].shape, dtype=torch.bool)
+        masks[name].view(-1)[units] = True
+    return masks
 
 
 def _with_tuples(record: Mapping[str, Any]) -> dict[str, Any]:

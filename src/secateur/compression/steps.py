@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.compression.choosing import OutOfReach, Scoring, calibration, smaller
+from secateur.allocate.goals import UnreachableError
+from secateur.compression.choosing import Chosen, Scoring, calibration, chosen, smaller
 from secateur.compression.clock import Clock
 from secateur.compression.costs import Costs, usable
 from secateur.compression.delivery import delivered
@@ -21,7 +22,7 @@ from secateur.compression.history import Compression, in_words
 from secateur.compression.journal import Journal, Trial
 from secateur.compression.options import CompressOptions, Goal
 from secateur.compression.quality import Quality
-from secateur.compression.saved_trials import load_trial, save_trial
+from secateur.compression.saved_trials import load_choice, load_trial, save_choice, save_trial
 from secateur.labelled import Samples, unlabelled
 from secateur.result import Result
 from secateur.runtimes import name_of
@@ -36,6 +37,9 @@ from secateur.untouched import copied
 __all__ = ["compress"]
 
 OUT_OF_TIME = "the time limit of {:g} s was reached before the goal"
+
+CHOICE, CHECKPOINT = "trial-{}.choice.json", "trial-{}-{}.checkpoint"
+"""Files of the trial under way."""
 
 SLACK = 0.02
 """By how much less than the goal is aimed at where costs are measured times, which vary by about so much."""
@@ -152,7 +156,8 @@ class _Walk:
         if best <= goal:
             return self._end("the goal is reached")
         if len(refused) > self.options.retries:
-            return self._end(f"the goal cannot be had within max_drop={self.options.max_drop:g}")
+            within = "" if refused[-1].cost is None else f" within max_drop={self.options.max_drop:g}"
+            return self._end(f"the goal cannot be had{within}")
         if self.options.time_limit is not None and self._late():
             return self._end(OUT_OF_TIME.format(self.options.time_limit))
         if refused and refused[-1].asked < best:
@@ -181,12 +186,12 @@ class _Walk:
         self.clock.begin()
         self.clock.say(f"trial {number}: to {asked:.1%} of the {self.goal.what}")
         try:
-            result = smaller(best.model, aimed, self.costs, self.scoring, self.options)
-        except OutOfReach as error:
+            choice = self._choice(best.model, number, aimed)
+        except UnreachableError as error:
             base, seconds = now.number if now else 0, monotonic() - began
             return Trial(number, base, asked, None, None, None, False, str(error), seconds), None
-        untrained = self.quality(result.model)
-        cost = self.costs(result.model)
+        result = smaller(best.model, choice, aimed, self.costs, self.scoring, self.options)
+        untrained, cost = self.quality(result.model), choice.cost
         last = cost <= self.goal.fraction
         self.clock.lap("cut", aside=self.costs.seconds if number == 1 else 0.0)
         self._train(result.model, self.options.train, number, "train")
@@ -198,6 +203,16 @@ class _Walk:
         why = "good enough" if good else f"{self.quality.name} fell below {floor:.4g}"
         trial = Trial(number, now.number if now else 0, asked, cost, metric, untrained, good, why, monotonic() - began)
         return trial, result.after(best) if best.edits else result
+
+    def _choice(self, model: nn.Module, number: int, asked: float) -> Chosen:
+        """Which units go; read where it was written before a compression was killed."""
+        file = self.journal.place(CHOICE.format(number))
+        if file is not None and file.exists():
+            return load_choice(file, channels(model, self.inputs, self.options.ignore))
+        choice = chosen(model, asked, self.costs, self.scoring, self.options)
+        if file is not None:
+            save_choice(file, choice)
+        return choice
 
     def _train(self, model: nn.Module, options: TrainOptions, number: int, what: str) -> None:
         if not options.epochs:
@@ -211,7 +226,7 @@ class _Walk:
             options=replace(options, seed=self.options.seed),
             match="logits" if self.classes else "auto",
             callbacks=[self.clock, *([_StopInTime(self)] if self.options.time_limit is not None else [])],
-            checkpoint=self.journal.place(f"trial-{number}-{what}.checkpoint"),
+            checkpoint=self.journal.place(CHECKPOINT.format(number, what)),
             progress=self.progress,
             **more,
         )
@@ -222,10 +237,13 @@ class _Walk:
             save_trial(folder, result)
         self.journal.trials.append(trial)
         self.journal.write()
-        for file in ("train", "finish"):
-            checkpoint = self.journal.place(f"trial-{trial.number}-{file}.checkpoint")
-            if checkpoint is not None:
-                checkpoint.unlink(missing_ok=True)
+        for name in (
+            CHOICE.format(trial.number),
+            *(CHECKPOINT.format(trial.number, what) for what in ("train", "finish")),
+        ):
+            file = self.journal.place(name)
+            if file is not None:
+                file.unlink(missing_ok=True)
         self.clock.say(
             in_words(trial, self.journal.trials, self.goal.what, self.quality.name, self.journal.baseline["metric"])
         )

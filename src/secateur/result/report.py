@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from secateur.result.change import OutputChange
+
 __all__ = ["Method", "PruneReport", "SiteReport"]
 
 
@@ -44,7 +46,7 @@ NOT_FASTER = 1.02
 """A cut model that is not so many times as fast as the unpruned one is not faster."""
 
 FELT = 0.5
-"""Of the speedup that the multiply-accumulates foretell so much should be there."""
+"""The speedup should be the ratio of the multiply-accumulates to at least this power: 1.41 where half of them are gone."""
 
 WORTH_TIMING = 1_000_000
 """With fewer multiply-accumulates a model's time is that of calling it."""
@@ -91,6 +93,7 @@ class PruneReport:
         warnings: what may not be as it was meant, such as a site whose units all had the same score.
         runtime: where the latency was measured.
         rounding: to which multiples what each site keeps was rounded, in words; empty if it was not.
+        change: how far the outputs are from the unpruned model's; None if not compared.
     """
 
     unit: str
@@ -117,6 +120,7 @@ class PruneReport:
     warnings: tuple[str, ...] = ()
     runtime: str = "eager"
     rounding: str = ""
+    change: OutputChange | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data that JSON can hold."""
@@ -149,6 +153,7 @@ class PruneReport:
         """What a reader of the numbers should know."""
         notes = [
             *_warning(self.nearly_empty),
+            *self._beyond_recognition(),
             *(f"WARNING: {text}" for text in self.warnings),
             *self._slow(),
             *self._parting(),
@@ -165,12 +170,19 @@ class PruneReport:
             notes.append(f"left whole: {_left_whole(self.frozen)}")
         return notes
 
+    def _beyond_recognition(self) -> list[str]:
+        """Say so where the smaller model answers something else."""
+        if self.change is None or not self.change.is_beyond_recognition:
+            return []
+        remedy = "train it back, " if self.repair else "give data= to score and repair with, train it back, "
+        return [f"WARNING: {self.change}: hardly recognisable; {remedy}or remove less"]
+
     def _slow(self) -> list[str]:
         """Say so where the multiply-accumulates that went are not felt in the runtime, and what may help."""
         if self.latency is None or self.macs is None or self.macs[0] < WORTH_TIMING or not self.macs[1]:
             return []
         speedup, fewer = self.latency[0] / self.latency[1], self.macs[0] / self.macs[1]
-        if fewer < 1 + APART or speedup - 1 >= FELT * (fewer - 1):
+        if fewer < 1 + APART or speedup >= fewer**FELT:
             return []
         found = f"{speedup:.2f}× as fast in {self.runtime} with {1 - 1 / fewer:.0%} fewer MACs; {self._remedy()}"
         slow = "WARNING: the cut is not faster" if speedup < NOT_FASTER else "note: the cut is slower than it should be"

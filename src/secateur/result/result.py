@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from secateur.edits import Cut, Depth, Edit, GraphCut, Masked, replay
+from secateur.labelled import SampleBatch
 from secateur.measure import compare_latency, file_bytes, macs, parameters
+from secateur.result.change import OutputChange, output_change
 from secateur.result.report import Method, PruneReport, SiteReport
 from secateur.runtimes import Runtime, name_of
 from secateur.saving import read_record, save
-from secateur.state import usual
+from secateur.state import device_of, usual
 from secateur.state_dicts import fill
 from secateur.structure.cutting import Form, cut_with_plan
 from secateur.structure.depth import BlockStructure, removed_blocks
@@ -54,6 +56,7 @@ class Result:
         verification: what was compared with the masked model before the cut one was returned; None for masked ones.
         latency: median seconds of a forward pass before and after; None if not measured.
         runtime: where that was measured.
+        change: how far the outputs are from the original's; None if not compared.
         history: how the schedule or the search went; None where there was neither.
         inputs: example inputs, to count MACs on; None where there are none.
     """
@@ -69,6 +72,7 @@ class Result:
     history: Any = None
     inputs: ExampleInputs | None = None
     runtime: str = "eager"
+    change: OutputChange | None = None
 
     @classmethod
     @usual
@@ -176,6 +180,27 @@ class Result:
         seconds = before, before / comparison.speedups["after"].median
         return replace(self, latency=seconds, runtime=name_of(runtime))
 
+    @usual
+    def compared(self, data: SampleBatch | None = None) -> Self:
+        """Return this result with how far the outputs are from the original's, on samples or on the example inputs.
+
+        Args:
+            data: the samples; None takes the example inputs. Where there are neither, nothing is compared.
+
+        >>> from secateur.structure import channels
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> result = Result.of(model, channels(model, torch.ones(1, 4)), {"0": torch.tensor([True, True, True])})
+        >>> result.compared().change.relative
+        0.0
+        """
+        batch = SampleBatch(self.inputs) if data is None else data
+        if batch.inputs is None:
+            return self
+        batch = batch.to(device_of(self.original))
+        return replace(
+            self, change=output_change(self.original, self.model, batch, "example" if data is None else "data")
+        )
+
     @cached_property
     def report(self) -> PruneReport:
         """What went, what it cost and what it gained."""
@@ -208,6 +233,7 @@ class Result:
             warnings=self.method.warnings,
             runtime=self.runtime,
             rounding=self.method.rounding,
+            change=self.change,
         )
 
     def channels_left(self, *modules: str) -> dict[str, Tensor | None]:

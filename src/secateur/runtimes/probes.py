@@ -53,18 +53,19 @@ SECONDS = 0.3
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of layer: its kernel (none for a linear one), about how wide it is, and whether it has many rows."""
+    """A kind of layer: its kernel (none for a linear one), about how wide it is, whether it has many rows, and its device."""
 
     kernel: tuple[int, ...]
     width: int
     many: bool = False
+    device: str = "cpu"
 
     @classmethod
-    def of(cls, kernel: tuple[int, ...], units: int, rows: int) -> Kind:
+    def of(cls, kernel: tuple[int, ...], units: int, rows: int, device: str = "cpu") -> Kind:
         """Return the kind of a layer of so many units that is applied at so many places."""
         about = units if units < WIDTHS[-1] else units // 2  # what is left of wide layers is tried
         width = max((width for width in WIDTHS if width <= about), default=WIDTHS[0])
-        return cls(tuple(min(size, 3) for size in kernel), width, not kernel and rows >= 16)
+        return cls(tuple(min(size, 3) for size in kernel), width, not kernel and rows >= 16, device)
 
     def probe(self, width: int) -> tuple[nn.Module, Tensor]:
         """Return three layers of this kind and width in a row, and an input."""
@@ -84,9 +85,10 @@ def _in_row(layers: list[Any]) -> nn.Module:
     return nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2]).eval()
 
 
-def installed() -> list[str]:
-    """Return the names of the runtimes that can be used here."""
-    return ["eager", *(["onnxruntime"] if all(find_spec(library) for library in LIBRARIES) else [])]
+def installed(device: str = "cpu") -> list[str]:
+    """Return the names of the runtimes that can be used here for a model on a device."""
+    others = ["onnxruntime"] if device == "cpu" and all(find_spec(library) for library in LIBRARIES) else []
+    return ["eager", *others]
 
 
 _learnt: dict[tuple[Hashable, Kind], int] = {}
@@ -147,4 +149,4 @@ def _seconds(runtime: Runtime, kind: Kind, widths: list[int]) -> dict[int, float
 
 def _prepared(chosen: Any, kind: Kind, width: int) -> Prepared:
     model, example = kind.probe(width)
-    return prepared(chosen, model, example, quick=True)
+    return prepared(chosen, model.to(kind.device), example.to(kind.device), quick=True)

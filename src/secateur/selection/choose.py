@@ -19,7 +19,7 @@ from secateur.state import usual
 from secateur.structure.nesting import nested
 from secateur.types import InputError, RoundTo, Scores, Sites
 
-__all__ = ["Scope", "removed_fraction", "select"]
+__all__ = ["SCOPES", "Scope", "removed_fraction", "select"]
 
 Scope = Literal["global", "layer", "row"]
 """What competes: all units, those of one site, or the weights that lead to one output."""

@@ -1,0 +1,35 @@
+"""A draft of a cut is the cut, without the verification."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from secateur.criteria import Random
+from secateur.selection import select
+from secateur.structure import channels, cut
+from secateur.structure.cutting import draft
+from secateur.testing.toys import TOYS, same_state, snapshot
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_a_draft_has_the_numbers_and_outputs_of_the_cut(name: str) -> None:
+    toy = TOYS[name]
+    model, x = toy.build(), toy.inputs()
+    before = snapshot(model)
+    sites = channels(model, x)
+    if not sites:
+        return
+    keep = select(Random(seed=0)(model, sites), 0.4)
+    drafted, verified = draft(model, sites, keep), cut(model, sites, keep)
+    numbers = verified.state_dict()
+    assert drafted.state_dict().keys() == numbers.keys()
+    assert all(torch.equal(tensor, numbers[name]) for name, tensor in drafted.state_dict().items())
+    args = x if isinstance(x, tuple) else (x,)
+    with torch.no_grad():
+        assert torch.equal(_first(drafted.eval()(*args)), _first(verified.eval()(*args)))
+    assert same_state(before, snapshot(model))
+
+
+def _first(outputs: object) -> torch.Tensor:
+    return outputs if isinstance(outputs, torch.Tensor) else outputs[0]  # type: ignore[index]
