@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ def linear(inputs: int, outputs: int, seed: int) -> nn.Linear:
 
 
 def mlp(*widths: int) -> nn.Sequential:
-    layers = [linear(a, b, seed) for seed, (a, b) in enumerate(zip(widths, widths[1:], strict=False))]
+    layers = [linear(a, b, seed) for seed, (a, b) in enumerate(pairwise(widths))]
     return nn.Sequential(*[module for layer in layers for module in (layer, nn.ReLU())][:-1])
 
 
