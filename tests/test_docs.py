@@ -32,7 +32,7 @@ LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 NUMBER = re.compile(r"\d[\d.,]*(e[+-]?\d+)?")
 COMMANDS: Any = typer.main.get_command(cli.app)
 # What a line measures differs from machine to machine; its form does not.
-MEASURED = ("latency", "verified", "goal", "trial")
+MEASURED = ("latency", "verified", "goal", "trial", "WARNING: outputs")
 CHEAP = ("list", "train", "compress", "prune", "evaluate", "study list")
 
 pytestmark = pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="the documents are not beside the tests")

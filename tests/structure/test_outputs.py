@@ -205,7 +205,7 @@ def test_tensors_of_the_last_step_are_no_outputs() -> None:
     model, x = Trains(Features, True).train(), torch.randn(4, 8)
     model(x).sum().backward()
     stored = model.features
-    result = sc.prune(model, x, sparsity=0.5, latency=False)
+    result = sc.prune(model, x, "l2", 0.5, scope="global", latency=False)
     assert result.model.b.weight.shape[0] < 12
     assert model.features is stored
 

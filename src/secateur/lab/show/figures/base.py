@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from secateur.checks import check_name
 from secateur.files import require
 from secateur.lab.show import marks
 from secateur.lab.show.style import Style, styles
@@ -92,7 +91,8 @@ def looks(frame: DataFrame, look: Mapping[str, Style] | None, by: str = "method"
     names = list(dict.fromkeys(frame[by]))
     look = look or styles(names)
     for name in names:
-        check_name(f"{by} without a style", name, look)
+        if name not in look:  # a name may be a number, as a sparsity is
+            raise unknown_name(f"{by} without a style", str(name), map(str, look))
     return look
 
 
