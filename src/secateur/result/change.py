@@ -71,11 +71,7 @@ def output_change(original: nn.Module, smaller: nn.Module, batch: SampleBatch, i
     """
     answers = []
     for model in (original, smaller):
-<<<<<<< HEAD
-        with evaluating(model), private_draws(0):  # what a model draws is not what was changed
-=======
         with private_draws(0), evaluating(model):  # what both draw is alike
->>>>>>> main
             answers.append([tensor.double() for tensor in map(_real, output_tensors(batch.run(model)))])
     before, after = answers
     if [tensor.shape for tensor in before] != [tensor.shape for tensor in after]:
