@@ -158,7 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, required=True, help="folder of trained weights")
     parser.add_argument("--networks", default=",".join([*ARCHITECTURES, "crepe-tiny", "onet"]))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5, help="of the small networks; of the others at most three")
     parser.add_argument("--csv", type=Path, help="write all figures there")
     chosen = parser.parse_args()
     warnings.simplefilter("ignore")

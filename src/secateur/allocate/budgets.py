@@ -221,6 +221,11 @@ def _share_foretold(costs: CostTable) -> Callable[[Keep], float]:
 
 def _fewest(steps: Steps, count: Counter, goal: int, quantity: str) -> dict[str, Tensor]:
     """The first step that is within the goal; the count falls from step to step."""
+    if steps.expected is not None:
+        foretold = steps.expected(goal)
+        for keep in (steps.at(step) for step in (foretold, foretold + 1) if step <= steps.last):
+            if count(keep) <= goal:
+                return keep
     low, high = -1, steps.last
     least = count(steps.at(high))
     if least > goal:
@@ -229,10 +234,6 @@ def _fewest(steps: Steps, count: Counter, goal: int, quantity: str) -> dict[str,
             f"budget: {quantity} cannot come down to {goal:,}; with as much removed as may be, {least:,} of {whole:,} are "
             f"left ({least / whole:.2%}). Ask for that or more, lower minimum, or ignore fewer sites"
         )
-    if steps.expected is not None:
-        for step in (steps.expected(goal), steps.expected(goal) + 1):
-            if step <= high and count(steps.at(step)) <= goal:
-                return steps.at(step)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if count(steps.at(middle)) <= goal else (middle, high)

@@ -33,7 +33,7 @@ class OutputChange:
             where nothing changed, about 1 where the outputs tell no more than their mean does. Its square is the part
             of the variance that is lost.
         agreement: the share of samples whose greatest output is where it was; None unless the outputs are one tensor of
-            ``(samples, several)``.
+            ``(samples, several)``, and of 16 samples or more.
         samples: how many were looked at.
         inputs: ``"example"`` or ``"data"``.
     """
@@ -46,8 +46,7 @@ class OutputChange:
     @property
     def is_beyond_recognition(self) -> bool:
         """Whether the outputs tell little of what they told."""
-        agreement = 1.0 if self.agreement is None or self.samples < TELLING else self.agreement
-        return not self.relative < UNRECOGNISABLE or agreement < FEW_AGREE
+        return not self.relative < UNRECOGNISABLE or (self.agreement is not None and self.agreement < FEW_AGREE)
 
     def __str__(self) -> str:
         same = "" if self.agreement is None else f", {self.agreement:.0%} of the greatest are where they were"
@@ -99,6 +98,6 @@ def _relative(before: list[Tensor], after: list[Tensor]) -> float:
 
 
 def _agreement(before: list[Tensor], after: list[Tensor]) -> float | None:
-    if len(before) != 1 or before[0].ndim != 2 or before[0].shape[1] < 2:
+    if len(before) != 1 or before[0].ndim != 2 or before[0].shape[1] < 2 or len(before[0]) < TELLING:
         return None
     return float((before[0].argmax(1) == after[0].argmax(1)).double().mean())
