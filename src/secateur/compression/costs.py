@@ -60,10 +60,14 @@ class Costs:
         return count(model, self.inputs) / count(self.original, self.inputs)
 
     @cached_property
+    def sites(self) -> Sites:
+        """The sites of the original."""
+        return channels(self.original, self.inputs, self.options.ignore)
+
+    @cached_property
     def rounding(self) -> Rounding:
         """Of how many units each site of the original keeps a multiple."""
-        sites = channels(self.original, self.inputs, self.options.ignore)
-        return rounding(sites, self.options.round_to, self.options.where)
+        return rounding(self.sites, self.options.round_to, self.options.where)
 
     @property
     def table(self) -> CostTable:
@@ -72,10 +76,9 @@ class Costs:
             self._table = CostTable.load(self.file)
         if self._table is None:
             options, what, began = self.options, self.goal.what, monotonic()
-            sites = channels(self.original, self.inputs, options.ignore)
             self._table = cost_table(
                 self.original,
-                sites,
+                self.sites,
                 measures=[what],
                 widths=WIDTHS.get(what, COUNTED_WIDTHS),
                 minimum=options.minimum,
@@ -83,18 +86,18 @@ class Costs:
                 runtime=options.where,
                 progress=self.progress,
             )
-            self._table = self._scaled(self._table, sites)
+            self._table = self._scaled(self._table)
             self.seconds = monotonic() - began
             if self.file is not None:
                 self._table.save(self.file)
         return self._table
 
-    def _scaled(self, table: CostTable, sites: Sites) -> CostTable:
+    def _scaled(self, table: CostTable) -> CostTable:
         """The table, foretelling the measured time of the narrowest model: times of single sites add up but roughly."""
         if self.goal.what != "latency":
             return table
-        keep = {name: torch.arange(sites[name].size) < width for name, width in table.narrowest.items()}
-        cost = self(draft(self.original, sites, keep), quick=True)
+        keep = {name: torch.arange(self.sites[name].size) < width for name, width in table.narrowest.items()}
+        cost = self(draft(self.original, self.sites, keep), quick=True)
         return table.corrected("latency", table.narrowest, cost * table.whole["latency"]) if cost < 1 else table
 
 

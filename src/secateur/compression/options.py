@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from secateur.allocate import BUDGETS
+from secateur.checks import check_number, check_whole
 from secateur.runtimes import Runtime, timer
 from secateur.train.options import TrainOptions, describe
 from secateur.types import Criterion, InputError, Loss, RoundTo, option_words, unknown_name
@@ -131,14 +132,11 @@ class CompressOptions:
     seed: int = field(default=0, metadata=option_words("Of the trainings, and of the samples that are scored with."))
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("samples", 1), ("retries", 0), ("minimum", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"compress: {name}={value!r} must be a whole number, {least} or more")
-        if isinstance(self.max_drop, bool) or not isinstance(self.max_drop, float | int) or self.max_drop < 0:
-            raise InputError(f"compress: max_drop={self.max_drop!r} must be 0 or more")
-        if self.time_limit is not None and not self.time_limit > 0:
-            raise InputError(f"compress: time_limit={self.time_limit!r} must be above 0 seconds")
+        check_whole("compress", steps=self.steps, samples=self.samples, minimum=self.minimum)
+        check_whole("compress", 0, retries=self.retries)
+        check_number("compress", "[0, inf]", max_drop=self.max_drop)
+        if self.time_limit is not None:
+            check_number("compress", "(0, inf]", "seconds", time_limit=self.time_limit)
         timer(self.where)
 
     @property
