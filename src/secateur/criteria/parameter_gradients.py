@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from secateur.checks import check_name, check_whole
 from secateur.criteria.batches import moved
+from secateur.criteria.output_curvature import random_roots
 from secateur.criteria.second_order import drawn, roots
 from secateur.criteria.unit_gradients import gradient
 from secateur.criteria.weight_rows import parameters_of
@@ -23,12 +24,18 @@ from secateur.structure.sites import REPAIR
 from secateur.types import InputError, Loss, Sites
 from secateur.untouched import run_with
 
-__all__ = ["Curvature", "Objective", "check_curvature"]
+__all__ = ["Curvature", "Objective", "UnitSums", "check_curvature"]
 
 Curvature = Literal["gauss-newton", "fisher", "empirical", "hutchinson"]
 """How the diagonal of the curvature is found; see `Objective.diagonal`."""
 
 Tensors = dict[str, Tensor]
+
+UnitSums = Callable[[Tensors], Tensors]
+"""Linear in a tensor for each parameter, such as sums over units; keeps little of what would be much."""
+
+GROUPS = 50
+"""Into how many parts a batch falls where gradients are squared: more leave less chance, and have more passes."""
 
 Along = Callable[[Tensor, Tensor], Iterable[tuple[Tensor, Tensor]]]
 """From the outputs and targets of one sample to directions at its outputs, each with a sign."""
@@ -94,14 +101,41 @@ class Objective:
 
         Each batch has `probes` of its own, two backward passes each (Hutchinson, 1989; Bekas et al., 2007).
         """
-        generator = torch.Generator().manual_seed(seed)
+        estimates = self.hessian_draws(probes, torch.Generator().manual_seed(seed), dict)
+        return {name: torch.stack([draw[name] for draw in estimates]).mean(0) for name in estimates[0]}
+
+    def hessian_draws(self, count: int, generator: torch.Generator, unit: UnitSums) -> list[Tensors]:
+        """Return so many estimates of the Hessian's diagonal, each from random signs z: `unit` of z · Hz."""
+        draws: list[Tensors] = [{} for _ in range(count)]
         with self._leaves() as leaves:
-            totals, count = _zeros(leaves), 0
+            samples = 0
             for mean, size in self._losses(leaves):
-                for signs, curved in _curved(mean, leaves, lambda: _signs(leaves, generator), probes):
-                    _add(totals, [z * h for z, h in zip(signs, curved, strict=True)], size)
-                count += size * probes
-        return _over(totals, count)
+                products = _curved(mean, leaves, lambda: _signs(leaves, generator), count)
+                for draw, (signs, curved) in zip(draws, products, strict=False):
+                    _add_units(draw, unit(_named(leaves, (z * h for z, h in zip(signs, curved, strict=True)))), size)
+                samples += size
+        return [_over(draw, samples) for draw in draws]
+
+    def gauss_newton_draws(self, count: int, generator: torch.Generator, unit: UnitSums) -> list[Tensors]:
+        """Return so many estimates of the diagonal of the Gauss–Newton matrix: `unit` of squared gradients.
+
+        Each sample draws a random root u of the curvature at its outputs, E u uᵀ = H. The gradient of Σ u · outputs over
+        some samples has the square that their diagonals add up to, on average; few at a time leave little chance. One
+        backward pass a draw.
+        """
+        draws: list[Tensors] = [{} for _ in range(count)]
+        with self._leaves() as leaves:
+            samples = 0
+            for number, (inputs, targets) in self._batches():
+                few = max(1, len(inputs) // GROUPS)
+                for x, y in zip(inputs.split(few), targets.split(few), strict=True):
+                    outputs = self._outputs(leaves, x, y, number)
+                    for draw in draws:
+                        for root, sign in random_roots(outputs.detach(), y, self.loss, generator, self.doing):
+                            slopes = _grad(outputs, leaves, root, again=True)
+                            _add_units(draw, unit(_named(leaves, (sign * slope.square() for slope in slopes))))
+                samples += len(inputs)
+        return [_over(draw, samples) for draw in draws]
 
     def diagonal(self, curvature: Curvature, probes: int = 1, seed: int = 0) -> Tensors:
         """Return the diagonal of the mean loss's curvature.
@@ -228,6 +262,15 @@ def _zeros(leaves: Tensors) -> Tensors:
 def _add(totals: Tensors, values: Iterable[Tensor], factor: float = 1.0) -> None:
     for total, value in zip(totals.values(), values, strict=True):
         total.add_(value.detach(), alpha=factor)
+
+
+def _named(leaves: Tensors, values: Iterable[Tensor]) -> Tensors:
+    return {name: value.detach().double() for name, value in zip(leaves, values, strict=True)}
+
+
+def _add_units(totals: Tensors, units: Tensors, factor: float = 1.0) -> None:
+    for name, value in units.items():
+        totals[name] = totals.get(name, 0) + value * factor
 
 
 def _over(totals: Tensors, count: float) -> Tensors:

@@ -22,7 +22,7 @@ from secateur.types import InputError, Loss, Scores, Sites
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Agreement", "agreement"]
+__all__ = ["Agreement", "agreement", "spearman"]
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ def agreement(
             first, second = (evaluate(mask(model, sites, keep), data, loss).loss for keep in (by_a, by_b))
             suffered[at] = (first, second)
     return Agreement(
-        spearman=_spearman(flat_a, flat_b),
-        by_site={name: _spearman(_flat(a[name]), _flat(b[name])) for name in a},
+        spearman=spearman(flat_a, flat_b),
+        by_site={name: spearman(_flat(a[name]), _flat(b[name])) for name in a},
         bottom={at: _overlap(flat_a, flat_b, at) for at in fractions},
         top={at: _overlap(-flat_a, -flat_b, at) for at in fractions},
         best=bool(flat_b[flat_a.argmin()] == flat_b.min()),
@@ -156,7 +156,12 @@ def _ranks(values: Tensor) -> Tensor:
     return ranks
 
 
-def _spearman(a: Tensor, b: Tensor) -> float:
+def spearman(a: Tensor, b: Tensor) -> float:
+    """Return Spearman's rank correlation of two rows of numbers; nan where one is constant.
+
+    >>> spearman(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 4.0, 9.0]))
+    1.0
+    """
     first, second = (ranks - ranks.mean() for ranks in (_ranks(a), _ranks(b)))
     spread = float(first.norm() * second.norm())
     return float(first @ second) / spread if spread else nan
