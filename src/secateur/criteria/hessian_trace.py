@@ -131,9 +131,9 @@ class HessianTrace(LossCriterion):
 
     def _is_piecewise_linear(self, model: nn.Module, sites: Sites) -> bool:
         names = {member.parameter for site in sites.values() for member in site.members}
-        inputs, _ = next(moved(self.data, self.batch_size, "HessianTrace", device_of(model)))
+        batch = next(moved(self.data, self.batch_size, "HessianTrace", device_of(model)))
         try:
-            return is_piecewise_linear(traced(model, inputs), names)
+            return is_piecewise_linear(traced(model, batch.inputs), names)
         except TraceError:
             return False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import sqrt
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -19,7 +20,7 @@ MANY = 64
 
 
 def curvature_roots(
-    outputs: Tensor, targets: Tensor, loss: Loss, most: int, generator: Generator, doing: str
+    outputs: Tensor, targets: Any, loss: Loss, most: int, generator: Generator, doing: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield at most `most` vectors of the outputs' shape, with their signs.
 
@@ -42,7 +43,7 @@ def curvature_roots(
 
 
 def _of_many(
-    outputs: Tensor, targets: Tensor, loss: Loss, count: int, generator: Generator, doing: str
+    outputs: Tensor, targets: Any, loss: Loss, count: int, generator: Generator, doing: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
     if is_plain_cross_entropy(loss):
         yield from _of_classes(outputs, targets, count, generator)
@@ -51,7 +52,7 @@ def _of_many(
 
 
 def random_roots(
-    outputs: Tensor, targets: Tensor, loss: Loss, generator: Generator, doing: str
+    outputs: Tensor, targets: Any, loss: Loss, generator: Generator, doing: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield a random vector u for each sample, with a sign: on average the signed u uᵀ add up to the Hessian at its outputs.
 
@@ -94,7 +95,7 @@ def _of_classes(outputs: Tensor, targets: Tensor, count: int, generator: Generat
 
 
 def _of_separate_outputs(
-    outputs: Tensor, targets: Tensor, loss: Loss, count: int, generator: Generator, doing: str
+    outputs: Tensor, targets: Any, loss: Loss, count: int, generator: Generator, doing: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Draws where the Hessian is diagonal, as that of every loss that is a sum over the outputs."""
     with torch.enable_grad():

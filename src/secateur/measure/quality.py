@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import nan
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from secateur.checks import check_whole
-from secateur.labelled import Samples, batches, check_outputs, check_samples, logits_of
+from secateur.labelled import Samples, check_samples, unlabelled
 from secateur.losses import loss_function
-from secateur.rate.whole import tally_pass
-from secateur.state import check_module, device_of, evaluating, usual
-from secateur.types import Loss
+from secateur.rate.whole import answered, tally_pass
+from secateur.state import check_module, usual
+from secateur.trees import numbers_within
+from secateur.types import InputError, Loss
 
 __all__ = ["Evaluation", "evaluate", "predict"]
 
@@ -80,7 +81,7 @@ def _class_accuracy(answers: Tensor | None) -> tuple[float, ...]:
 
 
 @usual
-def predict(model: nn.Module, data: Samples, *, batch_size: int = 256) -> Tensor:
+def predict(model: nn.Module, data: Samples, *, batch_size: int = 256) -> Any:
     """Return the model's outputs on all samples, in their order, in evaluation mode without gradients.
 
     Args:
@@ -89,7 +90,8 @@ def predict(model: nn.Module, data: Samples, *, batch_size: int = 256) -> Tensor
         batch_size: samples a pass, where the data are in memory.
 
     Returns:
-        The outputs ``(N, …)``, on the model's device; the logits of a model that names them.
+        The outputs ``(N, …)``, on the model's device, in the form in which the model returns them; the logits of a model
+        that names them.
 
     Raises:
         InputError: no samples, values that are not finite, outputs that hold NaN.
@@ -100,10 +102,7 @@ def predict(model: nn.Module, data: Samples, *, batch_size: int = 256) -> Tensor
     check_whole("predict", batch_size=batch_size)
     check_module(model, "predict", compiled=True)
     check_samples(data, "predict")
-    device, outputs = device_of(model), []
-    with evaluating(model):
-        for number, batch in enumerate(batches(data, batch_size, "predict"), 1):
-            rows = logits_of(batch.to(device).run(model))
-            check_outputs(rows, torch.zeros(len(batch)), f"predict, batch {number}")
-            outputs.append(rows)
-    return torch.cat(outputs)
+    outputs, _ = answered(model, unlabelled(data), batch_size, "predict")
+    if any(bool(tensor.isnan().any()) for tensor in numbers_within(outputs)):
+        raise InputError("predict: the model's outputs hold NaN; look for NaN in its weights")
+    return outputs

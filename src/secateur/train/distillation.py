@@ -20,7 +20,7 @@ from secateur.state import check_module, device_of, digest, evaluating, resting,
 from secateur.train.callbacks import Callback, Run
 from secateur.train.history import History
 from secateur.train.loop import fit, try_model
-from secateur.train.matching import MATCHES, Match, Matched, match_by_kind, output_tensors
+from secateur.train.matching import MATCHES, Match, Matched, match_by_kind, numbers_of
 from secateur.train.options import TrainOptions, describe
 from secateur.types import InputError, Loss
 
@@ -139,7 +139,7 @@ class Distillation(Callback):
 
     def _keeper(self, whose: str, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def look(module: nn.Module, args: Any, output: Any) -> None:
-            self._seen[whose][name] = output_tensors(output)[0]
+            self._seen[whose][name] = numbers_of(output)[0]
 
         return look
 

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.checks import check_name
 from secateur.labelled import logits_of
 from secateur.losses import LOSSES, gives_numbers, is_cross_entropy, loss_function, sequence_cross_entropy
+from secateur.trees import numbers_within
 from secateur.types import InputError, Loss
 
-__all__ = ["MATCHES", "Match", "Matched", "match_by_kind", "output_tensors", "soft_cross_entropy"]
+__all__ = ["MATCHES", "Match", "Matched", "match_by_kind", "numbers_of", "soft_cross_entropy"]
 
 Match = Callable[[Any, Any], Tensor]
 """From the model's outputs and the teacher's to a scalar; whatever both return."""
@@ -123,7 +123,7 @@ class Matched:
 
     def __call__(self, outputs: Any, answers: Any) -> Tensor:
         """Return the sum over the output tensors."""
-        ours, theirs = output_tensors(outputs), output_tensors(answers)
+        ours, theirs = numbers_of(outputs), numbers_of(answers)
         if [x.shape for x in ours] != [x.shape for x in theirs]:
             raise InputError(
                 f"distillation: the teacher answers in the shape {_shapes(theirs)}, the model in {_shapes(ours)}; "
@@ -141,17 +141,16 @@ class Matched:
         return MATCHES[kind](outputs, answers, self.temperature)
 
 
-def output_tensors(outputs: Any) -> list[Tensor]:
+def numbers_of(outputs: Any) -> list[Tensor]:
     """Return the tensors of numbers among a model's outputs, in their order; the logits alone of what names them.
 
     Raises:
         InputError: there is none.
 
-    >>> len(output_tensors((torch.zeros(1), [torch.zeros(1), None]))), len(output_tensors({"logits": torch.zeros(1)}))
+    >>> len(numbers_of((torch.zeros(1), [torch.zeros(1), None]))), len(numbers_of({"logits": torch.zeros(1)}))
     (2, 1)
     """
-    leaves = pytree.tree_leaves(logits_of(outputs))
-    numbers = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim]
+    numbers = numbers_within(logits_of(outputs))
     if not numbers:
         raise InputError(
             f"distillation: the model returns a {type(outputs).__name__} without a tensor of numbers; give "
@@ -201,7 +200,7 @@ def match_by_kind(match: str, temperature: float, answer: Callable[[], Any], tar
     check_name("match of a student and its teacher", match, ("auto", *MATCHES))
     with _Sigmoids() as sigmoids:
         answers = answer()
-    parts = output_tensors(answers)
+    parts = numbers_of(answers)
     # Targets say what a single tensor is; of several it is not known which of them they are of.
     single = targets if len(parts) == 1 and isinstance(targets, Tensor) else None
     dim = None
