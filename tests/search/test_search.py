@@ -116,7 +116,8 @@ def test_a_coin_a_weight_scatters_as_the_published_initial_maxima_do() -> None:
     # Table 5.2: the greatest compressions of generation 0, of 50 individuals of 2,000 weights.
     for damage, published in ((0.1, 0.115), (0.3, 0.3245), (0.5, 0.524), (0.7, 0.719), (0.9, 0.917)):
         greatest = [
-            1 - operators.coin_damaged(50, 2000, damage, np.random.default_rng(seed)).mean(1).min() for seed in range(200)
+            1 - operators.coin_damaged(50, 2000, damage, np.random.default_rng(seed)).mean(1).min()
+            for seed in range(200)
         ]
         low, high = np.quantile(greatest, [0.025, 0.975])
         assert low <= published <= high, (damage, low, high)

@@ -243,7 +243,9 @@ def test_the_search_itself_gives_the_same(results: Results, store: Store) -> Non
     model = models.build("janjic-mlp", seed=0, hidden=30, input_size=8)
     model.load_state_dict(store.artefact(store.get(row["id"]).recipe.needs[0]))
     space = Space(model, only(weights(model), "fc2.weight"))
-    found = Genetic(0.9, 10, initial=coin_damaged, lowest=prune_near_lowest)(Fitness(space, part("validation")), space, 40, 0)
+    found = Genetic(0.9, 10, initial=coin_damaged, lowest=prune_near_lowest)(
+        Fitness(space, part("validation")), space, 40, 0
+    )
     assert torch.equal(torch.from_numpy(found.history.genes), store.artefact(row["id"])["genes"])
 
 

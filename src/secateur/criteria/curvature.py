@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from secateur.checks import check_whole
 from secateur.criteria.base import LossCriterion
 from secateur.criteria.fisher_blocks import check_blocks, fisher_blocks, saliencies
 from secateur.criteria.parameter_gradients import Curvature, Objective, check_curvature
 from secateur.criteria.weight_rows import Reduce, Side, check_reduce, check_side, parameters_of, unit_sums
-from secateur.types import Site, Sites
+from secateur.types import Sites
 
 __all__ = ["OptimalBrainDamage", "OptimalBrainSurgeon"]
 

@@ -90,7 +90,9 @@ def options(model: str) -> Options:
         Option("lr", "number", 0.05, "learning rate of the stochastic gradient descent", least=0),
         Option("layer", "text", "fc2", "the layer whose weights are searched"),
         Option("damages", "number", [0.1, 0.3, 0.5, 0.7, 0.9], "initial damage rates", least=0, most=1, many="any"),
-        Option("initial", "text", COIN, "initial damage: one coin a weight, or an exact fraction", allowed=(COIN, FRACTION)),
+        Option(
+            "initial", "text", COIN, "initial damage: one coin a weight, or an exact fraction", allowed=(COIN, FRACTION)
+        ),
         Option(
             "weakest",
             "text",
