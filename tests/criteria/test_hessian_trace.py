@@ -82,6 +82,7 @@ def test_probes_that_do_not_settle_the_ranks_are_said() -> None:
     model = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 2)).eval()
     for p in model.parameters():
         p.data.fill_(0.3).add_(1e-6 * torch.randn_like(p))
+    model[2].weight.data[1].neg_()
     x, y = torch.randn(40, 2), torch.randint(0, 2, (40,))
     with pytest.warns(UserWarning, match="after 256 probes two seeds would rank the units of '0' alike only to"):
         HessianTrace((x, y))(model, channels(model, x[:1]))

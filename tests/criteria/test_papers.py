@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from secateur.criteria import ActivationRank, ActiveFraction, Taylor
-from secateur.selection import select
 from secateur.structure import channels, weights
 from secateur.structure.maps import feature_maps
 
@@ -116,8 +115,8 @@ def test_absolute_taylor_is_that_of_2017(net: nn.Module, data: tuple[Tensor, Ten
     for site, score in raw.items():
         torch.testing.assert_close(score / score.norm(), scores[site], rtol=1e-4, atol=1e-6)
         assert torch.equal(score.argsort(), scores[site].argsort())
-    keeps = [select(s, 0.4, scope="global") for s in (raw, scores)]
-    assert any(not torch.equal(keeps[0][site], keeps[1][site]) for site in raw), "at global scope it decides"
+    orders = [torch.cat(list(both.values())).argsort() for both in (raw, scores)]
+    assert not torch.equal(*orders), "at global scope it decides"
 
 
 @pytest.mark.parametrize("minibatch", [1, 8, 32])

@@ -17,8 +17,8 @@ from secateur.criteria.parameter_gradients import Objective, UnitSums
 from secateur.criteria.weight_rows import Side, check_side, parameters_of, side_members, side_rows
 from secateur.measure.agree import spearman
 from secateur.state import device_of
-from secateur.structure.flow import traced
 from secateur.structure.piecewise import is_piecewise_linear
+from secateur.structure.trace import trace
 from secateur.types import Site, Sites, TraceError
 
 __all__ = ["HessianTrace", "TraceScores"]
@@ -133,7 +133,7 @@ class HessianTrace(LossCriterion):
         names = {member.parameter for site in sites.values() for member in site.members}
         batch = next(moved(self.data, self.batch_size, "HessianTrace", device_of(model)))
         try:
-            return is_piecewise_linear(traced(model, batch.inputs), names)
+            return is_piecewise_linear(trace(model, batch.inputs), names)
         except TraceError:
             return False
 

@@ -79,7 +79,7 @@ def importance_cell(context: Context) -> Outcome:
     changes = LossChange(images)(model, sites)
     seconds = process_time() - since
     test = LossChange(split(context, recipe, "test"))(model, sites)
-    labels = changes.label(alpha=context["alpha"])
+    labels = changes.label(alpha=context["alpha"], reading="significance")
     metrics: dict[str, Json] = {
         "units": sum(site.size for site in sites.values()),
         "train_loss": changes.base.loss,
