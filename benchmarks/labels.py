@@ -38,7 +38,7 @@ def rows_of(
     model: nn.Module, seed: int, count: int, train: sc.data.Split, test: sc.data.Split
 ) -> Iterator[dict[str, Any]]:
     """One row a way of removing."""
-    images = sc.data.Split(train.images[:count], train.labels[:count], train.name, train.split, train.classes)
+    images = train.subset(range(count))
     sites = sc.channels(model, train.images[:1])
     worth = LossChange(images)(model, sites)
     before = sc.evaluate(model, test)

@@ -14,7 +14,7 @@ from secateur.criteria.base import LossCriterion
 from secateur.criteria.batches import moved
 from secateur.criteria.unit_gradients import Gated, by_unit, estimate, gradient
 from secateur.criteria.weight_rows import parameters_of
-from secateur.losses import answers, check_answers, check_slope, gives_numbers
+from secateur.losses import answers, check_answers, check_slope, gives_numbers, is_cross_entropy
 from secateur.state import check_finite, device_of, evaluating
 from secateur.structure.flow import Flow
 from secateur.structure.sites import REPAIR
@@ -81,6 +81,11 @@ class Taylor(LossCriterion):
         check_whole(self, minibatch=self.minibatch)
         check_name("sign", self.sign, SIGNS, or_none=True)
         check_name("place of the gates (on)", self.on, GATED)
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether each estimates the change without one unit, with its sign."""
+        return (self.sign == "signed" or (self.sign is None and is_cross_entropy(self.loss))) and not self.normalise
 
     def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep; each has its site's shape."""
