@@ -99,6 +99,10 @@ class Ledger:
         """Remove a record, its history and its failure."""
         if self._forget("record", identity):
             self._connection.execute("DELETE FROM histories WHERE id = ?", (identity,))
+        self.forgive(identity)
+
+    def forgive(self, identity: str) -> None:
+        """Remove a failure."""
         self._forget("failure", identity)
 
     def close(self) -> None:

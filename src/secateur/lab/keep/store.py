@@ -194,6 +194,11 @@ class Store:
         with database.writing(self.database) as ledger:
             ledger.put_failure({**row, "traceback": failure.traceback, "created": failure.created})
 
+    def forgive(self, identity: str) -> None:
+        """Forget that a cell failed, so that the next run tries it again; a record of it stays."""
+        with database.writing(self.database) as ledger:
+            ledger.forgive(identity)
+
     def failures(self) -> list[Failure]:
         """Return the cells that failed and have not succeeded since, oldest first."""
         with database.connected(self.database) as connection:
