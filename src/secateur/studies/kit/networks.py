@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
 
+import torch
 from torch import Tensor, nn
 
 from secateur import data, models
@@ -25,6 +26,7 @@ __all__ = [
     "all_options",
     "bases",
     "check",
+    "drawn",
     "example",
     "first",
     "fit_and_rate",
@@ -182,6 +184,12 @@ def fit_and_rate(
 def first(images: data.Split, count: int | None) -> data.Split:
     """Return the first `count` images, or all where there are fewer or none is asked for."""
     return images if count is None else images.subset(range(min(count, len(images))))
+
+
+def drawn(images: data.Split, count: int, seed: int) -> data.Split:
+    """Return `count` of the images, drawn by the seed without replacement; all of them where there are no more."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    return images.subset(order[:count])
 
 
 def network(context: Context, position: int = 0) -> tuple[nn.Module, Mapping[str, Json]]:

@@ -96,12 +96,13 @@ SOLVERS: dict[str, Solving] = {
 
 
 def scorers(unit: str, names: list[str]) -> list[str]:
-    """Return the criteria that score a kind of unit, those `names`, or all where none is named.
+    """Return the criteria that score a kind of unit: the controls and those `names`, or all where none is named.
 
     >>> scorers("weights", ["l1", "snip"])
-    ['snip']
+    ['random', 'magnitude', 'snip']
     """
-    return [name for name, scorer in CRITERIA.items() if unit in scorer.units and (not names or name in names)]
+    asked = {*CONTROLS, *names} if names else CRITERIA
+    return [name for name, scorer in CRITERIA.items() if unit in scorer.units and name in asked]
 
 
 def solvers(unit: str) -> list[str]:
