@@ -89,6 +89,7 @@ def sweep(
     *,
     look: Mapping[str, Style],
     published: Published | None = None,
+    training: str = "no retraining",
 ) -> list[Block]:
     """Return the figures of accuracy and loss over sparsity, with published points hollow beside ours.
 
@@ -98,6 +99,7 @@ def sweep(
         basis: what the values were computed from.
         look: the style of each method.
         published: the publication's points.
+        training: whether there was any after the pruning, in words.
     """
     points = frame[["method", "sparsity", "seed", "accuracy", "loss"]]
     theirs = [None if published is None else published.frame(*which) for which in ((0, "accuracy"), (1, "loss"))]
@@ -108,13 +110,11 @@ def sweep(
     )
     reach, basis = _said(points, baselines["accuracy"]), basis.also("mean and 95 % interval of the mean")
     return [
-        Picture(
-            "accuracy", accuracy, f"Test accuracy by the part removed, no retraining{hollow}.", reach, basis, points
-        ),
+        Picture("accuracy", accuracy, f"Test accuracy by the part removed, {training}{hollow}.", reach, basis, points),
         Picture(
             "loss",
             loss,
-            f"Test loss by the part removed, no retraining{hollow}.",
+            f"Test loss by the part removed, {training}{hollow}.",
             f"Loss by sparsity. {reach}",
             basis,
             points,
