@@ -83,13 +83,15 @@ def runs_list(
         where=where,
         columns=_split(columns),
         sort=sort or "-created",
-        limit=limit or None,
+        limit=limit + 1 if limit else None,
     )
+    more = 0 < limit < len(cells)
+    cells = cells.head(limit) if more else cells
     if as_json or as_csv:
         print_plain(cells, as_json)
         return
     print_table(cells if columns else cells[telling(cells)])
-    if limit and len(cells) == limit:
+    if more:
         typer.echo(f"the first {limit}; --limit 0 shows all", err=True)
 
 

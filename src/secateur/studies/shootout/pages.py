@@ -120,7 +120,7 @@ def _overview(part: Part, unit: str, plain: DataFrame, tuned: DataFrame, basis: 
     sparsities = sorted(plain["sparsity"].unique())
     columns = [
         *(Mean(at(sparsity), Column(f"accuracy at {percent(sparsity)}", format=".4f")) for sparsity in sparsities),
-        Mean(lambda rows: _areas(rows)["area"], Column("mean accuracy", format=".4f"), "95 %"),
+        Mean(lambda rows: _areas(rows)["area"], Column("mean accuracy", format=".4f"), "95 %", share=True),
         Mean("rank", Column("mean rank", format=".1f")),
         *(Mean(against(control), Column(f"against {control}")) for control in CONTROLS),
         Mean(lambda rows: mean(same(tuned, rows, "scope", "method"), "accuracy"), Column("fine-tuned", format=".4f")),
