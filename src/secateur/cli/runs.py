@@ -83,7 +83,7 @@ def runs_list(
         where=where,
         columns=_split(columns),
         sort=sort or "-created",
-        limit=limit + 1 if limit else None,
+        limit=limit + 1 if limit > 0 else limit or None,
     )
     more = 0 < limit < len(cells)
     cells = cells.head(limit) if more else cells

@@ -103,7 +103,7 @@ def cells(study: str, settled: Mapping[str, Json]) -> list[Cell]:
     Raises:
         InputError, UnknownNameError: a data set or network is not what the studies take; nothing has run then.
     """
-    networks.check(settled | {"validation": None})
+    networks.check({**settled, "validation": None})
     networks.check_layers(settled, "layer", (nn.Linear, nn.Conv2d))
     return [
         cell
