@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secateur.cli.derived import parsed, takes_options
-from secateur.cli.networks import DataName, ModelName, Set, Shape, Weights, build_network, example_input, fitted_options
+from secateur.cli.networks import (
+    DataName,
+    ModelName,
+    Set,
+    Shape,
+    Weights,
+    blindness,
+    build_network,
+    example_input,
+    fitted_options,
+)
 from secateur.cli.root import DataDir, Json, app, options_of, print_record
 from secateur.pruning import PruneOptions
 
@@ -105,6 +115,8 @@ def train(
         "test_accuracy": evaluation.accuracy,
         "test_loss": evaluation.loss,
     }
+    if not as_json and (warning := blindness(evaluation, "more --epochs, another --lr or another --seed")):
+        print(warning)
     print_record({**record, "history": history.to_dicts()} if as_json else record, as_json)
 
 
@@ -154,11 +166,14 @@ def prune_(
     options = PruneOptions(**parsed(chosen, PruneOptions))
     result = prune(network, example, options=options, data=_samples(options, data_name, data_dir, images))
     result.save(out)
-    accuracies = () if test is None else (evaluate(network, test).accuracy, evaluate(result.model, test).accuracy)
+    evaluations = () if test is None else (evaluate(network, test), evaluate(result.model, test))
+    accuracies = tuple(evaluation.accuracy for evaluation in evaluations)
     if as_json:
         record = {"folder": str(out), **result.report.to_dict()}
         print(json.dumps({**record, "accuracy": accuracies} if accuracies else record))
         return
+    if evaluations and (warning := blindness(evaluations[0])):
+        print(warning)
     print(result.report)
     if accuracies:
         print(f"{'accuracy':<11}{accuracies[0]:>14.4f} → {accuracies[1]:>14.4f}     (test set of {data_name})")
@@ -257,6 +272,8 @@ def evaluate_(
     }
     if pruned:
         record |= _against(before, network, example, ways, pruned)
+    if not as_json and (warning := blindness(evaluation)):
+        print(warning)
     print_record(record, as_json)
 
 

@@ -9,11 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secateur.cli.derived import parsed, takes_options
-from secateur.cli.networks import ModelName, Set, Shape, Weights, build_network, example_input, fitted_options
+from secateur.cli.networks import (
+    ModelName,
+    Set,
+    Shape,
+    Weights,
+    blindness,
+    build_network,
+    example_input,
+    fitted_options,
+)
 from secateur.cli.root import DataDir, Json, app, options_of
 from secateur.compression import CompressOptions
 
 if TYPE_CHECKING:
+    from secateur.measure import Evaluation
     from secateur.result import Result
 
 __all__ = ["compress_"]
@@ -75,14 +85,19 @@ def compress_(
         typer.echo("secateur: interrupted; the same command goes on from here", err=True)
         raise typer.Exit(130) from None
     test = data.load(data_name, "test", root=data_dir)
-    _show(result, folder, data_name, (evaluate(network, test).accuracy, evaluate(result.model, test).accuracy), as_json)
+    _show(result, folder, data_name, (evaluate(network, test), evaluate(result.model, test)), as_json)
 
 
-def _show(result: Result, folder: Path, data_name: str, accuracies: tuple[float, float], as_json: bool) -> None:
+def _show(
+    result: Result, folder: Path, data_name: str, evaluations: tuple[Evaluation, Evaluation], as_json: bool
+) -> None:
+    accuracies = tuple(evaluation.accuracy for evaluation in evaluations)
     if as_json:
         record = {"folder": str(folder), **result.report.to_dict(), "compression": result.history.to_dict()}
         print(json.dumps({**record, "accuracy": accuracies}))
         return
+    if warning := blindness(evaluations[0]):
+        print(warning)
     print(f"{result.history}\n\n{result.report}")
     print(f"{'accuracy':<11}{accuracies[0]:>14.4f} → {accuracies[1]:>14.4f}     (test set of {data_name})")
     print(f"written to {folder}")

@@ -8,7 +8,7 @@ from itertools import product
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from secateur import data
 from secateur.lab.plan.options import Option, Options
@@ -116,6 +116,8 @@ def cells(study: str, settled: Mapping[str, Json]) -> list[Cell]:
     Raises:
         InputError, UnknownNameError: a data set or network is not what the studies take; nothing has run then.
     """
+    networks.check({**settled, "validation": None})
+    networks.check_layers(settled, "layer", (nn.Linear, nn.Conv2d))
     return [
         cell
         for options in planned(settled)
