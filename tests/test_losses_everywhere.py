@@ -16,8 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import secateur as sc
-from secateur import criteria, schedules, search, solvers
 from secateur.criteria import CRITERIA, by_name
 from secateur.structure import channels, weights
 

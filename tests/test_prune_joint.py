@@ -91,7 +91,12 @@ def test_what_foretells_nothing_is_not_measured(criterion: str) -> None:
 
 def test_without_its_sign_a_score_foretells_nothing() -> None:
     _, data = twins()
-    for criterion in (Taylor(data, sign="absolute"), Taylor(data, sign="squared"), Taylor(data, "mse"), sc.criteria.Snip(data)):
+    for criterion in (
+        Taylor(data, sign="absolute"),
+        Taylor(data, sign="squared"),
+        Taylor(data, "mse"),
+        sc.criteria.Snip(data),
+    ):
         assert criterion.foretold({}, {}) is None
     assert Taylor(data, "mse", sign="signed").foretold({}, {}) == 0
 

@@ -10,6 +10,7 @@ from itertools import product
 from torch import nn
 
 from secateur import data
+from secateur.criteria import TraceScores
 from secateur.lab.plan.options import Option, Options
 from secateur.lab.plan.recipe import Json
 from secateur.lab.plan.study import Cell, Context, Outcome
@@ -22,7 +23,7 @@ from secateur.studies.kit.parts import study
 from secateur.studies.shootout.pages import NOTES, sections, words
 from secateur.studies.shootout.ways import CRITERIA, SOLVERS, criterion, scorers, solvers
 from secateur.train import HoldZeros, fit
-from secateur.types import InputError, Keep, Sites
+from secateur.types import InputError, Keep, Scores, Sites
 
 __all__ = ["STUDY"]
 
@@ -123,7 +124,15 @@ def score_cell(context: Context) -> Outcome:
     sites, _ = _removing(context, model, recipe)
     since = time.process_time()
     scores = criterion(context["method"], model, images, context["seed"])(model, sites)
-    return Outcome(_cost(time.process_time() - since, model, images), artefact=dict(scores))
+    cost = _cost(time.process_time() - since, model, images)
+    return Outcome({**cost, **_probes(scores)}, artefact=dict(scores))
+
+
+def _probes(scores: Scores) -> dict[str, Json]:
+    """How many probes scores by chance took, and the least rank correlation within a site that is foretold of two seeds."""
+    if not isinstance(scores, TraceScores):
+        return {}
+    return {"probes": max(scores.probes.values()), "probe_correlation": min(scores.correlation.values())}
 
 
 def prune_cell(context: Context) -> Outcome:
