@@ -408,9 +408,12 @@ def test_labels_by_interval_and_tolerance() -> None:
 def test_more_samples_decide_more_units() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 3)).eval()
-    x, y = torch.randn(8000, 6), torch.randint(0, 3, (8000,))
+    with torch.no_grad():
+        model[2].weight.mul_(4)
+        x = torch.randn(8000, 6)
+        y = torch.multinomial(model(x).softmax(1), 1).flatten()
     undecided = []
-    for count in (50, 400, 8000):
+    for count in (50, 1000, 8000):
         found = LossChange((x[:count], y[:count]))(model, channels(model, x[:1]))
         undecided.append(found.label()["0"].count("undecided"))
         needed = found.images()["0"]
@@ -475,7 +478,10 @@ def test_the_table_has_a_row_for_each_unit() -> None:
     x, y = torch.randn(8, 2), torch.tensor([0, 1] * 4)
     found = LossChange((x, y))(model, weights(model))
     table = found.frame()
-    assert list(table) == ["site", "unit", "loss", "error", "accuracy", "class 0", "class 1", "label", "exact"]
+    assert list(table) == [
+        *("site", "unit", "loss", "error", "low", "high", "accuracy", "images", "class 0", "class 1", "label"),
+        *("significance", "exact"),
+    ]
     assert len(table) == 12
     row = table[(table.site == "2.weight") & (table.unit == 4)].iloc[0]
     assert row.loss == pytest.approx(float(found["2.weight"][1, 1]))
