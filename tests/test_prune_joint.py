@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import log
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,9 +19,9 @@ def twins() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 10), nn.ReLU(), nn.Linear(10, 5)).eval()
     with torch.no_grad():
-        model[0].weight.copy_(torch.eye(5).repeat(2, 1))
+        model[0].weight.copy_(torch.eye(5).repeat(2, 1) * torch.linspace(1, 1.3, 10)[:, None])
         model[0].bias.zero_()
-        model[2].weight.copy_(20 * torch.eye(5).repeat(1, 2))
+        model[2].weight.copy_(6 * torch.eye(5).repeat(1, 2))
         model[2].bias.zero_()
     labels = torch.arange(5).repeat(20)
     return model, (torch.eye(5)[labels], labels)
@@ -50,6 +52,7 @@ def test_a_joint_cut_far_worse_than_the_scores_is_warned_of() -> None:
     assert joint is not None
     assert joint.before == pytest.approx(loss(model, data), abs=1e-7)
     assert joint.after == pytest.approx(loss(result.model, data), abs=1e-6)
+    assert joint.empty == pytest.approx(log(5), abs=1e-6)
     assert joint.foretold == pytest.approx(joint.before, abs=1e-6)
     assert joint.is_far_worse
     assert "WARNING: loss" in str(result.report)
@@ -102,7 +105,8 @@ def test_without_its_sign_a_score_foretells_nothing() -> None:
 
 
 def test_far_is_beside_the_greater_of_both() -> None:
-    assert JointCut(0.3, -0.17, 1.61, 500).is_far_worse
-    assert not JointCut(0.3, -0.17, 0.44, 500).is_far_worse
-    assert not JointCut(0.3, 0.5, 0.7, 500).is_far_worse
-    assert JointCut(0.3, 0.5, float("nan"), 500).is_far_worse
+    assert JointCut(0.3, -0.17, 1.61, 2.3, 500).is_far_worse
+    assert not JointCut(0.3, -0.17, 0.44, 2.3, 500).is_far_worse
+    assert not JointCut(0.3, 0.5, 0.7, 2.3, 500).is_far_worse
+    assert not JointCut(0.001, 0.001, 0.01, 2.3, 500).is_far_worse, "a trifle, though ten times as much"
+    assert JointCut(0.3, 0.5, float("nan"), 2.3, 500).is_far_worse

@@ -101,8 +101,14 @@ class Objective:
 
         Each batch has `probes` of its own, two backward passes each (Hutchinson, 1989; Bekas et al., 2007).
         """
-        estimates = self.hessian_draws(probes, torch.Generator().manual_seed(seed), dict)
-        return {name: torch.stack([draw[name] for draw in estimates]).mean(0) for name in estimates[0]}
+        generator = torch.Generator().manual_seed(seed)
+        with self._leaves() as leaves:
+            totals, count = _zeros(leaves), 0
+            for mean, size in self._losses(leaves):
+                for signs, curved in _curved(mean, leaves, lambda: _signs(leaves, generator), probes):
+                    _add(totals, [z * h for z, h in zip(signs, curved, strict=True)], size)
+                count += size * probes
+        return _over(totals, count)
 
     def hessian_draws(self, count: int, generator: torch.Generator, unit: UnitSums) -> list[Tensors]:
         """Return so many estimates of the Hessian's diagonal, each from random signs z: `unit` of z · Hz."""
@@ -229,16 +235,14 @@ def _grad(
 
 def _curved(
     mean: Tensor, leaves: Tensors, vector: Callable[[], list[Tensor]], count: int
-) -> list[tuple[list[Tensor], list[Tensor]]]:
+) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
     """`count` vectors v, and the Hessian of `mean` times each: H v = ∇(∇L · v) (Pearlmutter, 1994)."""
     slopes = _grad(mean, leaves, graph=True)
-    vectors_and_products = []
     for _ in range(count if leaves else 0):
         along = vector()
         # Of one leaf under two names the slope is met once.
         dot_by_leaf = {id(leaf): (s * v).sum() for leaf, s, v in zip(leaves.values(), slopes, along, strict=True)}
-        vectors_and_products.append((along, _grad(torch.stack(list(dot_by_leaf.values())).sum(), leaves, again=True)))
-    return vectors_and_products
+        yield along, _grad(torch.stack(list(dot_by_leaf.values())).sum(), leaves, again=True)
 
 
 def _signs(leaves: Tensors, generator: torch.Generator) -> list[Tensor]:

@@ -174,10 +174,11 @@ def _joint(
     if foretold is None or all(bool(mask.all()) for mask in keep.values()):
         return None
     whole, masked = models
-    before = rate(whole, sites, [{}], scorer.data, scorer.loss, batch_size=scorer.batch_size)
+    empty = {name: mask.new_zeros(mask.shape) for name, mask in keep.items()}
+    before = rate(whole, sites, [{}, empty], scorer.data, scorer.loss, batch_size=scorer.batch_size)
     after = rate(masked, sites, [keep], scorer.data, scorer.loss, batch_size=scorer.batch_size)
-    loss = float(before.losses[0])
-    return JointCut(loss, loss + foretold, float(after.losses[0]), before.count)
+    loss, nothing = before.losses.tolist()
+    return JointCut(loss, loss + foretold, float(after.losses[0]), nothing, before.count)
 
 
 def _scorer(options: PruneOptions, data: Data | None) -> Criterion:

@@ -165,7 +165,9 @@ def _units(part: Part) -> DataFrame:
 def _worth(cell: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> UnitWorth:
     """The changes as they were stored, as of one image: what `images` says is how many times as many would decide."""
     nothing = torch.zeros(0)
-    worth = UnitWorth(Base(cell["train_loss"], nan, nothing, 1, nothing), {n: tensors[f"change.{n}"] for n in cell["labels"]})
+    worth = UnitWorth(
+        Base(cell["train_loss"], nan, nothing, 1, nothing), {n: tensors[f"change.{n}"] for n in cell["labels"]}
+    )
     worth.error = {name: tensors[f"error.{name}"] for name in cell["labels"]}
     return worth
 
