@@ -127,9 +127,7 @@ KINDS: Mapping[str, Kind] = {
         _only_left,
         lambda o, y: F.huber_loss(o, y, delta=0.3),
     ),
-    "logits of a name": Kind(
-        lambda a, b: {"logits": a, "hidden": b}, lambda y: y[:, :3], "mse", _only_left, _mse
-    ),
+    "logits of a name": Kind(lambda a, b: {"logits": a, "hidden": b}, lambda y: y[:, :3], "mse", _only_left, _mse),
     "tuple": _many(lambda a, b: (a, b), lambda o: o),
     "list in a tuple": _many(lambda a, b: (a, [None, b]), lambda o: (o[0], o[1][1])),
     "named tuple": _many(Named, lambda o: (o.left, o.right)),

@@ -15,7 +15,17 @@ from torch import Tensor, nn
 
 from secateur.types import InputError
 
-__all__ = ["Packing", "TreeDef", "changed", "joined", "leaves_within", "numbers_within", "side_by_side", "tensors_within", "walk"]
+__all__ = [
+    "Packing",
+    "TreeDef",
+    "changed",
+    "joined",
+    "leaves_within",
+    "numbers_within",
+    "side_by_side",
+    "tensors_within",
+    "walk",
+]
 
 T = TypeVar("T")
 

@@ -104,9 +104,7 @@ def _half_squared(first: Tensor, curved: Tensor) -> Tensor:
     return torch.addcmul(first, curved, curved, value=0.5).sum(0)
 
 
-def drawn(
-    outputs: Tensor, targets: Any, loss: Loss, generator: torch.Generator, doing: str
-) -> tuple[Tensor, Tensor]:
+def drawn(outputs: Tensor, targets: Any, loss: Loss, generator: torch.Generator, doing: str) -> tuple[Tensor, Tensor]:
     """Return the gradient of each sample's loss at its outputs for a label drawn from them, and its sign, 1.
 
     Raises:

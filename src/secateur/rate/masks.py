@@ -266,7 +266,9 @@ class PartedBatch:
         self.values = {node: values[node] for node in parted.suffix.boundary}
         results = [value for node, value in self.values.items() if node.op != "placeholder"]
         targets = SampleBatch(None, samples.targets).named()
-        self.bytes = sum(tensor.nbytes for _, tensor in targets) + sum(x.nbytes for x in pytree.tree_leaves(results) if isinstance(x, Tensor))
+        self.bytes = sum(tensor.nbytes for _, tensor in targets) + sum(
+            x.nbytes for x in pytree.tree_leaves(results) if isinstance(x, Tensor)
+        )
         self.last = LastRead.of(parted.suffix, dict(parted.shut), self.values)
 
     @property

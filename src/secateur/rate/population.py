@@ -266,7 +266,9 @@ class Population:
         alone = len(self.space.sites) == 1 and len(biases) <= 1 and site.kind == "weight"
         layer = (site.name, next(iter(biases), None)) if alone else None
         with suppress(Unfit, TraceError):
-            return ParametersSuffix(programs.at(SampleBatch(x)), self.space.model, list(self._parameters), len(x), layer)
+            return ParametersSuffix(
+                programs.at(SampleBatch(x)), self.space.model, list(self._parameters), len(x), layer
+            )
         return None
 
     def _make_bank(self) -> RowBank | None:

@@ -129,7 +129,9 @@ def _packed(outputs: Any, samples: int) -> tuple[Packing, Instruction]:
         raise Unfit("the model returns a tensor that has no row for each sample")
     node = fx.Graph().placeholder("packed")
     node.meta["val"] = packing.pack_tensors([shells[node] for node in nodes])
-    return packing, Instruction(node, lambda *tensors: packing.pack_tensors(tensors), tuple(nodes), {}, {n: n for n in nodes})
+    return packing, Instruction(
+        node, lambda *tensors: packing.pack_tensors(tensors), tuple(nodes), {}, {n: n for n in nodes}
+    )
 
 
 class Programs:
