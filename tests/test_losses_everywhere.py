@@ -236,7 +236,9 @@ def classes(name: str) -> Case:
 def test_logits_behind_a_name_score_as_logits(criterion: str) -> None:
     plain, named = (classes(name) for name in LABELLED)
     if criterion == "class-accuracy":
-        ours, theirs = (criteria.ClassAccuracy(c.data, [0])(c.model, channels(c.model, c.inputs)) for c in (named, plain))
+        ours, theirs = (
+            criteria.ClassAccuracy(c.data, [0])(c.model, channels(c.model, c.inputs)) for c in (named, plain)
+        )
         ours, theirs = ours["second"], theirs["second"]
     else:
         ours, theirs = (torch.cat([score.flatten() for score in _scores(criterion, c)]) for c in (named, plain))
@@ -278,7 +280,9 @@ def test_fit_learns(name: str) -> None:
     before = measure.evaluate(case.model, case.data, case.loss).loss
     history = sc.fit(case.model, case.data, case.data, epochs=30, lr=1e-2, batch_size=12, loss=case.loss)
     assert measure.evaluate(case.model, case.data, case.loss).loss < 0.9 * before
-    assert history[-1].validation_loss == pytest.approx(measure.evaluate(case.model, case.data, case.loss).loss, rel=0.5)
+    assert history[-1].validation_loss == pytest.approx(
+        measure.evaluate(case.model, case.data, case.loss).loss, rel=0.5
+    )
 
 
 @ALL
@@ -327,9 +331,7 @@ ROADS: Mapping[str, Callable[[Case, Any], Any]] = {
 @pytest.mark.parametrize("road", ROADS)
 def test_roads_end_where_the_twin_ends(road: str, name: str) -> None:
     ours, twin = made(name), made(name, twin=True)
-    result, expected = (
-        ROADS[road](c, channels(c.model, c.inputs[:2], ignore=["right"])) for c in (ours, twin)
-    )
+    result, expected = (ROADS[road](c, channels(c.model, c.inputs[:2], ignore=["right"])) for c in (ours, twin))
     for site in ("first", "second"):
         assert torch.equal(result.keep[site], expected.keep[site])
     if isinstance(result.history, schedules.PruningLog) and road != "thinet":
@@ -353,9 +355,7 @@ def test_solvers_of_weights_end_where_the_twin_ends(solver: Any, name: str) -> N
 @ALL
 @pytest.mark.parametrize("how", ["least-squares", "bias"])
 def test_repairs_are_those_of_the_twin(how: Any, name: str) -> None:
-    ours, twin = (
-        repair(c.model, *_half(c), c.data, how).state_dict() for c in (made(name), made(name, twin=True))
-    )
+    ours, twin = (repair(c.model, *_half(c), c.data, how).state_dict() for c in (made(name), made(name, twin=True)))
     for parameter, tensor in ours.items():
         torch.testing.assert_close(tensor, twin[parameter], rtol=1e-4, atol=1e-6)
 
@@ -390,10 +390,14 @@ def test_kl_is_of_classes_and_of_logits_behind_a_name() -> None:
 def test_prune_with_data(name: str) -> None:
     """The whole line, the default and by name, repairs included."""
     case = made(name)
-    result = sc.prune(case.model, case.inputs[:2], data=case.data, loss=case.loss, criterion="joint-loss-change", latency=False)
+    result = sc.prune(
+        case.model, case.inputs[:2], data=case.data, loss=case.loss, criterion="joint-loss-change", latency=False
+    )
     assert result.report.parameters[1] < result.report.parameters[0]
     assert measure.evaluate(result.model, case.data, case.loss).loss > 0
-    solved = sc.prune(case.model, case.inputs[:2], data=case.data, loss=case.loss, solver="wood-fisher", unit="weights", latency=False)
+    solved = sc.prune(
+        case.model, case.inputs[:2], data=case.data, loss=case.loss, solver="wood-fisher", unit="weights", latency=False
+    )
     assert solved.report.nonzero[1] < solved.report.nonzero[0]
 
 

@@ -131,7 +131,8 @@ def loss_function(loss: str | Loss) -> Loss:
         return loss
     if ":" in str(loss):
         function: Any = imported(str(loss), f"loss {loss!r}", "loss")
-        return function() if isinstance(function, type) else function
+        made: Loss = function() if isinstance(function, type) else function
+        return made
     name = str(loss).replace("-", "_")
     if name not in LOSSES:
         raise UnknownNameError(

@@ -184,7 +184,9 @@ def _solver(options: PruneOptions, data: Data | None) -> Solver:
     if isinstance(solver, str):
         return solvers.by_name(solver, data, options.loss)
     if options.loss is not None:
-        raise InputError("prune: loss goes with a solver that is given by its name; one that is made brings its own")
+        raise InputError(
+            "prune: loss goes with a solver that is given by its name; one that is made brings its own: leave out loss"
+        )
     if not isinstance(solver, Solver):
         raise InputError(
             f"prune: solver is {solver!r}; give one that is made, such as ThiNet(data), or the name of one, such as 'thinet'"
