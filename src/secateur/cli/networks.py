@@ -10,13 +10,33 @@ import typer
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["DataName", "ModelName", "Set", "Shape", "Weights", "build_network", "example_input", "fitted_options"]
+__all__ = [
+    "DataName",
+    "LossName",
+    "MetricName",
+    "ModelName",
+    "Set",
+    "Shape",
+    "Weights",
+    "build_network",
+    "example_input",
+    "fitted_options",
+]
 
 ModelName = Annotated[
     str, typer.Argument(metavar="MODEL", help="A model by name (see `secateur list`), or package.module:factory.")
 ]
 DataName = Annotated[
     str, typer.Option("--data", metavar="NAME", help="A data set by name (see `secateur list`); it fits a named model.")
+]
+LossName = Annotated[
+    str, typer.Option("--loss", metavar="NAME", help="cross_entropy, mse, l1, bce or package.module:function.")
+]
+MetricName = Annotated[
+    str | None,
+    typer.Option(
+        "--metric", metavar="NAME", help="A metric of (outputs, targets) to show too, as package.module:function."
+    ),
 ]
 Shape = Annotated[
     str | None,

@@ -164,9 +164,9 @@ def _means(of: DataCriterion, reduce: Reduce, model: nn.Module, sites: Sites, me
         )
     check_finite(model, doing, REPAIR)
     flow, tally = Flow(model, sites), _Tally(measure)
-    for inputs, _ in moved(of.data, of.batch_size, doing, device_of(model)):
+    for batch in moved(of.data, of.batch_size, doing, device_of(model)):
         with torch.no_grad():
-            flow(inputs, tally.tap(flow.reads(inputs)))
+            flow(batch.inputs, tally.tap(flow.reads(batch.inputs)))
     return {name: tally.score(name, reduce, doing) for name in sites}
 
 

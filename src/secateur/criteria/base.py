@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from secateur.checks import check_plain, check_whole
 from secateur.criteria.batches import check_batches
-from secateur.labelled import Data
+from secateur.labelled import Samples
 from secateur.losses import loss_function
 from secateur.state import as_usual
 from secateur.structure.sites import check_same_model
@@ -68,14 +68,15 @@ class DataCriterion(CriterionBase):
     """The base of criteria that look at samples.
 
     Attributes:
-        data: samples: a pair (inputs, targets) of tensors, a data set with ``images`` and ``labels`` such as
-            `secateur.data.Split`, or batches of such pairs that can be iterated again.
+        data: samples: a pair (inputs, targets), a data set with ``images`` and ``labels`` such as
+            `secateur.data.Split`, or batches of such pairs that can be iterated again. Inputs and targets are a tensor, or
+            several in a tuple or mapping (see `secateur.fit`); where a criterion looks at no targets they may be missing.
         batch_size: samples a pass, where the data are in memory.
     """
 
     level: ClassVar[str] = "the samples pass the units without a difference; look at the inputs, and at dead layers"
 
-    data: Data = field(repr=False)
+    data: Samples = field(repr=False)
     batch_size: int = field(default=500, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -89,7 +90,8 @@ class LossCriterion(DataCriterion):
 
     Attributes:
         loss: ``"cross_entropy"``, ``"mse"``, or another name that `secateur.fit` takes, or a function of (outputs,
-            targets) that returns the mean over a batch.
+            targets) that returns the mean over a batch. That is given what the model returns, in a tuple, a mapping or an
+            object of any kind, and what the data hold.
     """
 
     level: ClassVar[str] = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import sqrt
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -16,7 +17,7 @@ __all__ = ["curvature_roots"]
 
 
 def curvature_roots(
-    outputs: Tensor, targets: Tensor, loss: Loss, most: int, generator: Generator, doing: str
+    outputs: Tensor, targets: Any, loss: Loss, most: int, generator: Generator, doing: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield at most `most` vectors of the outputs' shape, with their signs.
 
@@ -57,7 +58,7 @@ def _of_classes(outputs: Tensor, targets: Tensor, count: int, generator: Generat
 
 
 def _of_separate_outputs(
-    outputs: Tensor, targets: Tensor, loss: Loss, count: int, generator: Generator, doing: str
+    outputs: Tensor, targets: Any, loss: Loss, count: int, generator: Generator, doing: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Draws where the Hessian is diagonal, as that of every loss that is a sum over the outputs."""
     with torch.enable_grad():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,22 +16,22 @@ from secateur.criteria.batches import moved
 from secateur.criteria.second_order import drawn, roots
 from secateur.criteria.unit_gradients import gradient
 from secateur.criteria.weight_rows import parameters_of
-from secateur.labelled import Data
-from secateur.losses import check_answers
+from secateur.labelled import SampleBatch, Samples
+from secateur.losses import answers, check_answers, check_slope, packed
 from secateur.state import check_finite, device_of, evaluating
 from secateur.structure.sites import REPAIR
 from secateur.types import InputError, Loss, Sites
 from secateur.untouched import run_with
 
-__all__ = ["Curvature", "Objective", "check_curvature"]
+__all__ = ["Curvature", "Objective", "check_curvature", "own"]
 
 Curvature = Literal["gauss-newton", "fisher", "empirical", "hutchinson"]
 """How the diagonal of the curvature is found; see `Objective.diagonal`."""
 
 Tensors = dict[str, Tensor]
 
-Along = Callable[[Tensor, Tensor], Iterable[tuple[Tensor, Tensor]]]
-"""From the outputs and targets of one sample to directions at its outputs, each with a sign."""
+Along = Callable[[Tensor, Any, Loss], Iterable[tuple[Tensor, Tensor]]]
+"""From the outputs of one sample, its targets and the loss of both to directions at its outputs, each with a sign."""
 
 
 def check_curvature(criterion: object, curvature: str, probes: int) -> None:
@@ -64,7 +64,7 @@ class Objective:
 
     model: nn.Module
     sites: Sites
-    data: Data
+    data: Samples
     batch_size: int
     loss: Loss
     doing: str
@@ -118,10 +118,10 @@ class Objective:
             return self.hutchinson(probes, seed)
         generator = torch.Generator().manual_seed(seed)
 
-        def along(outputs: Tensor, targets: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+        def along(outputs: Tensor, targets: Any, loss: Loss) -> Iterable[tuple[Tensor, Tensor]]:
             if curvature == "fisher":
-                return [drawn(outputs, targets, self.loss, generator, self.doing)]
-            return self.own(outputs, targets) if curvature == "empirical" else roots(outputs, targets, self.loss)
+                return [drawn(outputs, targets, loss, generator, self.doing)]
+            return own(outputs, targets, loss) if curvature == "empirical" else roots(outputs, targets, loss)
 
         totals: Tensors = {}
         count = 0
@@ -134,35 +134,33 @@ class Objective:
                 _add(totals, [slope.square() * sign for slope in slopes.values()])
         return _over(totals, count)
 
-    def own(self, outputs: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return the gradient of the samples' own losses at their outputs, as the one direction for `by_sample`."""
-        return [(gradient(outputs, targets, self.loss), outputs.new_ones(()))]
-
     def by_sample(self, along: Along) -> Iterator[Iterator[tuple[Tensors, Tensor]]]:
         """Yield for each sample the gradients of ``outputs · direction``, each with its direction's sign."""
         with self._leaves() as leaves:
-            for number, (inputs, targets) in self._batches():
-                for x, y in zip(torch.split(inputs, 1), torch.split(targets, 1), strict=True):
-                    outputs = self._outputs(leaves, x, y, number)
-                    yield _along(outputs, leaves, along(outputs.detach(), y))
+            for number, batch in self._batches():
+                for sample in batch.split(1):
+                    outputs, loss = packed(self._outputs(leaves, sample, number), self.loss, 1)
+                    yield _along(outputs, leaves, along(outputs.detach(), sample.targets, loss))
 
-    def _batches(self) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
+    def _batches(self) -> Iterator[tuple[int, SampleBatch]]:
         return enumerate(moved(self.data, self.batch_size, self.doing, device_of(self.model)), 1)
 
-    def _outputs(self, leaves: Tensors, inputs: Tensor, targets: Tensor, number: int) -> Tensor:
-        outputs: Tensor = run_with(self.model, leaves, (inputs,))
-        check_answers(outputs, targets, self.loss, f"{self.doing}, batch {number}")
+    def _outputs(self, leaves: Tensors, batch: SampleBatch, number: int) -> Any:
+        """What the loss is of."""
+        outputs = answers(batch.run(lambda *args, **kwargs: run_with(self.model, leaves, args, kwargs)), self.loss)
+        check_answers(outputs, batch.targets, self.loss, f"{self.doing}, batch {number}")
         return outputs
 
     def _losses(self, leaves: Tensors) -> Iterator[tuple[Tensor, int]]:
         """The mean loss of each batch, and how many samples it has."""
-        for number, (inputs, targets) in self._batches():
-            mean = self.loss(self._outputs(leaves, inputs, targets, number), targets)
+        for number, batch in self._batches():
+            mean = self.loss(self._outputs(leaves, batch, number), batch.targets)
+            check_slope(mean)
             if not bool(torch.isfinite(mean)):
                 raise InputError(
                     f"{self.doing}, batch {number}: the loss is {mean.item()}; look at its inputs and targets"
                 )
-            yield mean, len(inputs)
+            yield mean, len(batch)
 
     @contextmanager
     def _leaves(self) -> Iterator[Tensors]:
@@ -176,6 +174,11 @@ class Objective:
         # The fused attention kernels cannot be derived twice.
         with evaluating(self.model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             yield leaves
+
+
+def own(outputs: Tensor, targets: Any, loss: Loss) -> list[tuple[Tensor, Tensor]]:
+    """Return the gradient of the samples' own losses at their outputs, as the one direction for `Objective.by_sample`."""
+    return [(gradient(outputs, targets, loss), outputs.new_ones(()))]
 
 
 def _grad(

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from secateur.checks import check_name
 from secateur.criteria.base import LossCriterion
+from secateur.criteria.batches import moved
 from secateur.criteria.unit_gradients import Gated, by_unit, estimate, gradient
 from secateur.criteria.weight_rows import parameters_of
-from secateur.labelled import iterate
-from secateur.losses import check_answers, gives_numbers
+from secateur.losses import answers, check_answers, check_slope, gives_numbers
 from secateur.state import check_finite, device_of, evaluating
 from secateur.structure.flow import Flow
 from secateur.structure.sites import REPAIR
@@ -103,17 +103,18 @@ class Taylor(LossCriterion):
         needed = {member.parameter for site in sites.values() for member in site.members}
         leaves = {n: p.detach().requires_grad_() for n, p in parameters_of(model, sites).items() if n in needed}
         totals = {name: torch.zeros_like(leaf, dtype=torch.float64) for name, leaf in leaves.items()}
-        count, device, numbers = 0, device_of(model), False
+        count, numbers = 0, False
         with evaluating(model), torch.enable_grad():
-            for number, (inputs, targets) in enumerate(iterate(self.data, self.batch_size, "Taylor"), 1):
-                outputs = run_with(model, leaves, (inputs.to(device),))
-                check_answers(outputs, targets, self.loss, f"Taylor, batch {number}")
-                mean = self._loss(outputs, targets.to(device))
+            for number, batch in enumerate(moved(self.data, self.batch_size, "Taylor", device_of(model)), 1):
+                outputs = answers(batch.run(lambda *args, **kwargs: run_with(model, leaves, args, kwargs)), self.loss)
+                check_answers(outputs, batch.targets, self.loss, f"Taylor, batch {number}")
+                mean = self._loss(outputs, batch.targets)
+                check_slope(mean)
                 grads = torch.autograd.grad(mean, list(leaves.values()), allow_unused=True)
                 for name, grad in zip(leaves, grads, strict=True):
                     if grad is not None:
-                        totals[name].add_(grad, alpha=len(inputs))
-                count, numbers = count + len(inputs), gives_numbers(self.loss, outputs, targets)
+                        totals[name].add_(grad, alpha=len(batch))
+                count, numbers = count + len(batch), gives_numbers(self.loss, outputs, batch.targets)
         return {name: (total / count).to(leaves[name].dtype) for name, total in totals.items()}, numbers
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from secateur.checks import check_name, check_number, check_whole
 from secateur.criteria.loss_change import LossChange
 from secateur.criteria.loss_change.labels import LABELS
-from secateur.labelled import Data, check_data, iterate
+from secateur.labelled import Data, batches, check_samples
 from secateur.losses import loss_function
 from secateur.models.schemes import SCHEMES
 from secateur.randomness import private_draws
@@ -82,7 +82,7 @@ class Reinitialise(Callback):
         check_whole(self, 0, seed=self.seed)
         check_whole(self, 0, or_none=True, cycles=self.cycles)
         check_number(self, "(-inf, inf)", "without one the weights stay", or_none=True, outgoing=self.outgoing)
-        check_data(self.data, "Reinitialise")
+        check_samples(self.data, "Reinitialise")
         loss_function(self.loss)
         for label in self.labels:
             check_name("label", label, LABELS)
@@ -121,8 +121,8 @@ class Reinitialise(Callback):
             self.on_found(done + 1, units)
 
     def _sites(self, run: Run) -> Sites:
-        inputs, _ = next(iter(iterate(self.data, 2, "Reinitialise")))
-        sites = channels(run.model, inputs[:2].to(run.device))
+        batch = next(batches(self.data, 2, "Reinitialise"))
+        sites = channels(run.model, batch.rows(slice(2)).to(run.device).inputs)
         if not sites:
             raise InputError(
                 "Reinitialise: the model has no units that could be removed; see channels(…).frozen for why"

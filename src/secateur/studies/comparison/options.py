@@ -23,6 +23,7 @@ _SPARSITIES = [0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99]
 OPTIONS = Options(
     (
         *networks.OPTIONS,
+        networks.LOSS,
         Option("sparsities", "number", _SPARSITIES, "fractions of the units to remove", 0, 1, many="list"),
         Option("methods", "text", list(METHODS), "prunings to compare", allowed=tuple(METHODS), many="list"),
         Option("minimum", "count", 0, "units that each layer keeps at least"),

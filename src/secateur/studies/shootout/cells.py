@@ -40,7 +40,7 @@ _OWN = (
     Option("tune_images", "count", 5000, "training images of the one epoch of fine-tuning, the first ones", least=1),
 )
 
-OPTIONS = Options((*networks.OPTIONS, *_OWN)).changed(
+OPTIONS = Options((*networks.OPTIONS, networks.LOSS, *_OWN)).changed(
     seeds=5, epochs=3, model=["lenet-300-100", "cnn-4"], model_options={"cnn-4": {"width": 0.25}}
 )
 
@@ -83,7 +83,7 @@ def prune_cell(context: Context) -> Outcome:
     images = networks.first(networks.split(context, recipe, "train"), context["shown"])
     sites, remove = _removing(context, model, recipe)
     since = time.process_time()
-    scores = criterion(context["method"], model, images, context["seed"])(model, sites)
+    scores = criterion(context["method"], model, images, context["seed"], networks.loss_of(recipe))(model, sites)
     cost = _cost(time.process_time() - since, model, images)
     metrics: dict[str, Json] = dict(cost)
     history = []
@@ -109,7 +109,7 @@ def solve_cell(context: Context) -> Outcome:
     history, seconds = [], 0.0
     for sparsity in context["sparsities"]:
         since = time.process_time()
-        solution = way.make(images).solve(model, sites, sparsity)
+        solution = way.made(images, networks.loss_of(recipe)).solve(model, sites, sparsity)
         seconds += time.process_time() - since
         row = _row(context, recipe, model, remove(solution.apply(model), solution.keep), solution.keep)
         history.append(_numbers(row | {"scope": way.scope, "sparsity": sparsity}))
@@ -140,7 +140,8 @@ def _cost(seconds: float, model: nn.Module, images: data.Split) -> dict[str, Jso
 def _row(
     context: Context, recipe: Mapping[str, Json], model: nn.Module, small: nn.Module, keep: Keep
 ) -> dict[str, Json]:
-    quality = networks.quality(small, networks.first(networks.split(context, recipe, "test"), recipe["rated"]))
+    test = networks.first(networks.split(context, recipe, "test"), recipe["rated"])
+    quality = networks.quality(small, test, loss=networks.loss_of(recipe))
     units = sum(mask.numel() for mask in keep.values())
     removed = 1 - parameters(small).nonzero / parameters(model).total
     return {
@@ -162,7 +163,8 @@ def _counts(keep: Keep) -> dict[str, Json]:
 def _tune(context: Context, recipe: Mapping[str, Json], small: nn.Module, keep: Keep) -> None:
     images = networks.first(networks.split(context, recipe, "train"), context["tune_images"])
     callbacks = [HoldZeros(keep)] if context["unit"] == "weights" else []
-    fit(small, images, epochs=1, batch_size=recipe["batch_size"], seed=context["seed"], callbacks=callbacks)
+    options = {"batch_size": recipe["batch_size"], "seed": context["seed"], "loss": networks.loss_of(recipe)}
+    fit(small, images, epochs=1, callbacks=callbacks, **options)
 
 
 STUDY = study(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -44,6 +44,11 @@ class Solving:
     unit: str
     scope: str
 
+    def made(self, images: data.Split, loss: str) -> Solver:
+        """Return the solver on images, with a loss where it takes one."""
+        solver = self.make(images)
+        return replace(solver, loss=loss) if hasattr(solver, "loss") else solver  # type: ignore[type-var]
+
 
 _CHANNELS = Scorer(("channels",))
 
@@ -77,15 +82,15 @@ CRITERIA: dict[str, Scorer] = {
 """Every criterion that means something on networks without norms."""
 
 
-def criterion(name: str, model: nn.Module, images: data.Split, seed: int) -> Criterion:
-    """Return a criterion of the study for a network, the training images that criteria are shown, and a seed."""
+def criterion(name: str, model: nn.Module, images: data.Split, seed: int, loss: str) -> Criterion:
+    """Return a criterion of the study for a network, the training images that criteria are shown, a seed and a loss."""
     if name == "movement":
         # Summed over one epoch on the images, in a copy.
         moved = SumMovement()
-        fit(copy.deepcopy(model), images, epochs=1, batch_size=32, seed=seed, callbacks=[moved])
+        fit(copy.deepcopy(model), images, epochs=1, batch_size=32, seed=seed, callbacks=[moved], loss=loss)
         return Movement(moved.moved)
     further: dict[str, dict[str, Any]] = {"random": {"seed": seed}, "synflow": {"inputs": images.images[:1]}}
-    return by_name(CRITERIA[name].name or name, images, **CRITERIA[name].options, **further.get(name, {}))
+    return by_name(CRITERIA[name].name or name, images, loss, **CRITERIA[name].options, **further.get(name, {}))
 
 
 SOLVERS: dict[str, Solving] = {
