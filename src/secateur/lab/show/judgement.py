@@ -136,14 +136,14 @@ def areas(frame: DataFrame, basis: Basis) -> list[Block]:
         return []
     heights = area(curves)
     rows = [
-        [method, group["area"].mean(), interval(group["area"]), len(group)]
+        [method, group["area"].mean(), interval(group["area"], share=True), len(group)]
         for method, group in heights.groupby("method", sort=False)
     ]
     rows.sort(key=lambda row: -float(row[1]))
     columns = [Column("method"), Column("mean accuracy", format=".4f", best="max"), Column("95 %"), Column("seeds")]
     caption = (
         f"Accuracy averaged over all sparsities from {100 * usual[0]:g} to {100 * usual[1]:g} % (area under the "
-        "accuracy–sparsity curve), the best first."
+        "accuracy–sparsity curve), the highest first."
     )
     return [Table("areas", caption, columns, rows, basis)]
 
