@@ -17,7 +17,10 @@ from secateur.solvers import Solver
 from secateur.train import SumMovement, fit
 from secateur.types import Criterion, InputError, SecateurError
 
-__all__ = ["criterion", "made", "solver"]
+__all__ = ["MOVEMENT", "criterion", "made", "solver"]
+
+MOVEMENT = "movement"
+"""A criterion that looks at a training, so that the library has no name for it."""
 
 
 def criterion(
@@ -35,7 +38,7 @@ def criterion(
     """
     if ":" in name:
         return made(name, "criterion", {"data": images, "seed": seed, "model": model, "loss": loss, **options})  # type: ignore[no-any-return]
-    if name == "movement":
+    if name == MOVEMENT:
         moved = SumMovement()
         fit(copy.deepcopy(model), images, epochs=1, batch_size=32, seed=seed, callbacks=[moved], loss=loss)
         return Movement(moved.moved)
@@ -60,8 +63,11 @@ def made(path: str, kind: str, offered: Mapping[str, Any]) -> Any:
     factory = imported(path, kind, "Class")
     try:
         taken = inspect.signature(factory).parameters
-        return factory(**{name: value for name, value in offered.items() if name in taken})
+        thing = factory(**{name: value for name, value in offered.items() if name in taken})
     except (TypeError, ValueError) as error:
         if isinstance(error, SecateurError):
             raise
         raise InputError(f"{kind} {path!r} cannot be made: {error}; it is offered {', '.join(offered)}") from error
+    if not callable(thing):
+        raise InputError(f"{kind} {path!r} makes a {type(thing).__name__}, which cannot be called with (model, sites)")
+    return thing
