@@ -21,11 +21,13 @@ __all__ = [
     "LOSSES",
     "PackedLoss",
     "answers",
+    "are_probabilities",
     "check_answers",
     "check_loss",
     "check_slope",
     "gives_numbers",
     "is_cross_entropy",
+    "is_of_tensors",
     "is_plain_cross_entropy",
     "loss_function",
     "mean_squared_error",
@@ -129,7 +131,8 @@ def loss_function(loss: str | Loss) -> Loss:
         return loss
     if ":" in str(loss):
         function: Any = imported(str(loss), f"loss {loss!r}", "loss")
-        return function() if isinstance(function, type) else function
+        made: Loss = function() if isinstance(function, type) else function
+        return made
     name = str(loss).replace("-", "_")
     if name not in LOSSES:
         raise UnknownNameError(
@@ -177,7 +180,7 @@ def answers(outputs: Any, loss: str | Loss) -> Any:
     >>> answers({"logits": torch.zeros(1)}, "mse"), answers((1, 2), lambda outputs, targets: 0)
     (tensor([0.]), (1, 2))
     """
-    return logits_of(outputs) if not isinstance(outputs, Tensor) and _is_of_tensors(loss) else outputs
+    return logits_of(outputs) if not isinstance(outputs, Tensor) and is_of_tensors(loss) else outputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,7 +214,7 @@ def packed(outputs: Any, loss: Loss, count: int) -> tuple[Tensor, Loss]:
     return packing.pack(outputs), PackedLoss(loss, packing)
 
 
-def _is_of_tensors(loss: str | Loss) -> bool:
+def is_of_tensors(loss: str | Loss) -> bool:
     """Whether a loss is known to be of one tensor of outputs and one of targets."""
     return is_cross_entropy(loss) or any(loss_function(loss) is named for named in LOSSES.values())
 
@@ -224,7 +227,7 @@ def check_answers(outputs: Any, targets: Any, loss: str | Loss, doing: str) -> N
     Raises:
         InputError: with the remedy.
     """
-    if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor)) and not _is_of_tensors(loss):
+    if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor)) and not is_of_tensors(loss):
         if any(bool(tensor.isnan().any()) for tensor in numbers_within(outputs)):
             raise InputError(f"{doing}: the model's outputs hold NaN; look for NaN in its weights")
         return
@@ -262,7 +265,7 @@ pass loss='mse', or a function of (outputs, targets)
         labels = loss_function(loss) in (mean_squared_error, mean_absolute_error) and not targets.is_floating_point()
         one_hot = labels and outputs.ndim == targets.ndim + 1 and not _is_column(outputs, targets)
         problem, name = _out_of_range(targets, outputs.shape[-1]) if one_hot else "", "a distance to one-hot vectors"
-        if not _is_of_tensors(loss) and _is_loose(loss_function(loss), outputs, targets):
+        if not is_of_tensors(loss) and _is_loose(loss_function(loss), outputs, targets):
             name = "the same whichever target goes with which sample"
             problem = (
                 f"outputs of shape {tuple(outputs.shape)} and targets of shape {tuple(targets.shape)} are all compared "
@@ -286,6 +289,17 @@ def check_slope(mean: Tensor) -> None:
         )
 
 
+def are_probabilities(targets: Tensor) -> bool:
+    """Return whether targets are probabilities of two classes or more, along dimension 1.
+
+    >>> are_probabilities(torch.tensor([[0.3, 0.7]])), are_probabilities(torch.tensor([[0.3, 0.6]]))
+    (True, False)
+    """
+    if targets.ndim < 2 or targets.shape[1] < 2 or float(targets.min()) < 0:
+        return False
+    return bool(((targets.sum(1) - 1).abs() <= CERTAIN).all())
+
+
 def _is_loose(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:
     """Whether shapes that differ by dimensions of 1 let a loss forget which target is which output's."""
     as_many = outputs.numel() == targets.numel() and outputs.shape != targets.shape and len(targets) > 1
@@ -302,8 +316,7 @@ def _unfit(outputs: Tensor, targets: Tensor) -> str:
     shape = tuple(targets.shape)
     if targets.is_floating_point():
         if targets.shape == outputs.shape and outputs.ndim > 1 and outputs.shape[1] > 1:
-            sums, least = targets.sum(1), float(targets.min())
-            if least >= 0 and bool(((sums - 1).abs() <= CERTAIN).all()):
+            if are_probabilities(targets):
                 return ""
             return f"targets are floats of shape {shape} that are no probabilities: {NUMBERS}"
         return f"targets are floats of shape {shape}: {NUMBERS}"

@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils import _pytree as pytree
 
 from secateur.criteria import LossChange, SecondOrder, UnitWorth
+from secateur.labelled import SampleBatch
 from secateur.pruning import prune
 from secateur.rate.memory import Budget
 from secateur.rate.tally import UnitTally
@@ -58,7 +59,7 @@ def brute(model: nn.Module, sites: Sites, x: Tensor, y: Tensor) -> dict[str, Ten
 def measured(model: nn.Module, sites: Sites, x: Tensor, y: Tensor, budget: Budget = ROOMY) -> UnitWorth:
     """The changes by the engine for traced models alone, in the model's own precision: where it gives up the test fails."""
     tally = UnitTally(cross_entropy, sites)
-    GraphEngine(model, sites, budget).measure(x, y, tally)
+    GraphEngine(model, sites, budget).measure(SampleBatch(x, y), tally)
     return UnitWorth.of(tally)
 
 
@@ -505,7 +506,7 @@ def test_a_tally_that_misses_units_is_told_apart() -> None:
     x, y = torch.randn(4, 2), torch.tensor([0, 1] * 2)
     sites = channels(model, x)
     tally = UnitTally(cross_entropy, sites, {"0": torch.tensor([2])})
-    GraphEngine(model, sites, ROOMY).measure(x, y, tally)
+    GraphEngine(model, sites, ROOMY).measure(SampleBatch(x, y), tally)
     assert UnitWorth.of(tally).exact["0"].tolist() == [False, False, True]
 
 
@@ -593,7 +594,7 @@ def test_the_plain_loop_leaves_its_model_as_it_was() -> None:
     before = copy.deepcopy(model.state_dict())
     sites = channels(model, TOYS["attention"].inputs())
     x, y = TOYS["attention"].batches()[0]
-    PlainLoop(model, sites).measure(x, y, UnitTally(cross_entropy, sites))
+    PlainLoop(model, sites).measure(SampleBatch(x, y), UnitTally(cross_entropy, sites))
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 

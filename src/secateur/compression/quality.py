@@ -10,11 +10,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from secateur.compression.options import Metric
 from secateur.labelled import Samples, are_classes
+from secateur.measure.quality import metric_function
 from secateur.rate.whole import answered
 from secateur.trees import numbers_within
-from secateur.types import InputError, unknown_name
+from secateur.types import InputError, Metric, unknown_name
 
 __all__ = ["METRICS", "Quality"]
 
@@ -94,8 +94,9 @@ class Quality:
         facts = (targets is not None, classes)
         if metric is None:
             metric = "accuracy" if classes else "fidelity"
-        if callable(metric):
-            return cls(getattr(metric, "__name__", repr(metric)), data, original, _without_original(metric), *facts)
+        if callable(metric) or ":" in metric:
+            name = metric if isinstance(metric, str) else getattr(metric, "__name__", repr(metric))
+            return cls(name, data, original, _without_original(metric_function(metric)), *facts)
         if metric not in METRICS:
             raise unknown_name("metric", metric, METRICS)
         return cls(metric, data, original, METRICS[metric], *facts)

@@ -25,7 +25,7 @@ __all__ = ["NextLayer"]
 # Ops that treat every sample and channel by itself, whatever the number of samples.
 FOLLOWED = {
     *("relu", "tanh", "sigmoid", "gelu", "silu", "elu", "leaky_relu", "hardtanh", "hardswish", "hardsigmoid", "mish"),
-    *("softplus", "max_pool2d_with_indices", "max_pool2d", "avg_pool2d", "getitem", "dropout", "batch_norm"),
+    *("softplus", "squeeze", "max_pool2d_with_indices", "max_pool2d", "avg_pool2d", "getitem", "dropout", "batch_norm"),
     *("_native_batch_norm_legit_no_training", "native_batch_norm"),
 }
 BLOCK = 1 << 20  # numbers in a block of units; more leaves the processor's caches

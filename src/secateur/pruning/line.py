@@ -90,7 +90,7 @@ def _sites(model: nn.Module, example_inputs: ExampleInputs, options: PruneOption
 
 def _solved(model: nn.Module, example_inputs: ExampleInputs, options: PruneOptions, data: Data | None) -> Result:
     """The result of a solver, which finds masks and weights together."""
-    solver = _solver(options.solver, data)
+    solver = _solver(options, data)
     sites = _sites(model, example_inputs, options)
     sparsity = 0.5 if options.sparsity is None else options.sparsity
     solution = solver.solve(model, sites, sparsity)
@@ -201,9 +201,14 @@ def _scorer(options: PruneOptions, data: Data | None) -> Criterion:
     return criterion
 
 
-def _solver(solver: object, data: Data | None) -> Solver:
+def _solver(options: PruneOptions, data: Data | None) -> Solver:
+    solver: object = options.solver
     if isinstance(solver, str):
-        return solvers.by_name(solver, data)
+        return solvers.by_name(solver, data, options.loss)
+    if options.loss is not None:
+        raise InputError(
+            "prune: loss goes with a solver that is given by its name; one that is made brings its own: leave out loss"
+        )
     if not isinstance(solver, Solver):
         raise InputError(
             f"prune: solver is {solver!r}; give one that is made, such as ThiNet(data), or the name of one, such as 'thinet'"

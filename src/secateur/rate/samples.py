@@ -55,8 +55,8 @@ class SampleLoss:
                 return self._ones(torch.vmap(partial(self._one, tree))(outputs, rows), outputs)
             except Exception:  # noqa: BLE001  (whatever vmap does not take; a fault of the loss itself comes again below)
                 self.vmapped = False
-        losses = [self._one(tree, output, [part[at] for part in rows]) for at, output in enumerate(outputs)]
-        return self._ones(torch.stack(losses), outputs)
+        singles = [self._one(tree, output, [part[at] for part in rows]) for at, output in enumerate(outputs)]
+        return self._ones(torch.stack(singles), outputs)
 
     def of_units(self, outputs: Tensor, targets: Any) -> Tensor:
         """Return the losses ``(units, samples)`` of outputs ``(units, samples, …)``."""

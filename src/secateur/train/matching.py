@@ -14,10 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from secateur.checks import check_name
 from secateur.labelled import logits_of
 from secateur.losses import LOSSES, gives_numbers, is_cross_entropy, loss_function, sequence_cross_entropy
-from secateur.trees import numbers_within
+from secateur.trees import changed, numbers_within, tensors_within
 from secateur.types import InputError, Loss
 
-__all__ = ["MATCHES", "Match", "Matched", "match_by_kind", "numbers_of", "soft_cross_entropy"]
+__all__ = ["MATCHES", "Match", "Matched", "check_teaches", "match_by_kind", "numbers_of", "soft_cross_entropy"]
 
 Match = Callable[[Any, Any], Tensor]
 """From the model's outputs and the teacher's to a scalar; whatever both return."""
@@ -157,6 +157,65 @@ def numbers_of(outputs: Any) -> list[Tensor]:
             "match= as a function of (outputs, answers)"
         )
     return numbers
+
+
+def check_teaches(match: Match, outputs: Any, answers: Any) -> None:
+    """Refuse a function of one's own by which no student could learn from its teacher.
+
+    It must return a scalar, whose gradient by the model's outputs is not 0 everywhere, and that changes where other
+    answers of the teacher's stand beside the same outputs.
+
+    Args:
+        match: the function.
+        outputs, answers: what the model and the teacher return for the same samples.
+
+    Raises:
+        InputError: with what is wrong with it.
+
+    >>> check_teaches(lambda outputs, answers: outputs.square().mean(), torch.eye(2), torch.ones(2, 2) + torch.eye(2))
+    Traceback (most recent call last):
+    secateur.types.InputError: distillation: the loss cannot teach: it does not depend on the teacher's answers; give a \
+function of (outputs, answers) that falls as the first come nearer to the second, such as torch.nn.functional.mse_loss
+    """
+    values = [_value_and_slopes(match, part, answers) for part in (outputs, *_others(outputs))]
+    others = _others(answers)
+    problem = next((problem for problem, _ in values if problem), "")
+    if not problem and not any(bool(slope.any()) for _, found in values for slope in found[1:]):
+        problem = "it is constant: its gradient by the model's outputs is 0"
+    if not problem and others:
+        told = [_value_and_slopes(match, outputs, other)[1] for other in others]
+        if all(map(torch.equal, values[0][1] * len(told), [part for found in told for part in found])):
+            problem = "it does not depend on the teacher's answers"
+    if problem:
+        raise InputError(
+            f"distillation: the loss cannot teach: {problem}; give a function of (outputs, answers) that falls as the "
+            "first come nearer to the second, such as torch.nn.functional.mse_loss"
+        )
+
+
+def _value_and_slopes(match: Match, outputs: Any, answers: Any) -> tuple[str, list[Tensor]]:
+    """What is wrong, if anything is; the value, and its gradient by each tensor of the outputs."""
+    with torch.enable_grad():
+        leafed = changed(outputs, lambda x: x.detach().requires_grad_() if x.is_floating_point() else x)
+        value: object = match(leafed, answers)
+        if not isinstance(value, Tensor) or value.ndim:
+            what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            return f"it returns {what} and no scalar tensor", []
+        if not value.requires_grad:
+            return "it has no gradient by the model's outputs", []
+        leaves = [leaf for leaf in tensors_within(leafed) if leaf.requires_grad]
+        slopes = torch.autograd.grad(value, leaves, allow_unused=True)
+    return "", [value.detach(), *(x.new_zeros(()) if s is None else s for x, s in zip(leaves, slopes, strict=True))]
+
+
+def _others(value: Any) -> list[Any]:
+    """The same with each sample's rows in another's place, and with the first sample's in all; none if that is the same."""
+    if all(bool((x == x[:1]).all()) for x in numbers_within(value)):
+        return []
+    return [
+        changed(value, lambda x: x.roll(1, 0) if x.ndim else x),
+        changed(value, lambda x: x[:1].expand_as(x) if x.ndim else x),
+    ]
 
 
 def _shapes(parts: list[Tensor]) -> str:

@@ -28,7 +28,7 @@ from secateur.structure import channels
 from secateur.studies.charpentier.common import NETWORKS, SOURCE, WIDTH, bases, options
 from secateur.studies.charpentier.measured import LABELS
 from secateur.studies.kit.grouped import Mean, grouped, means
-from secateur.studies.kit.networks import example, first, network, split
+from secateur.studies.kit.networks import example, first, loss_of, network, split
 from secateur.studies.kit.parts import Part, study
 from secateur.types import Criterion, Sites
 
@@ -55,14 +55,14 @@ NOTES = (
 )
 
 
-def _estimates(images: data.Split, seed: int) -> dict[str, Criterion]:
+def _estimates(images: data.Split, loss: str, seed: int) -> dict[str, Criterion]:
     """What is compared with the exact answer: the estimates, and the controls that see no loss."""
     return {
-        "first order": Taylor(images),
-        "first order, absolute": Taylor(images, sign="absolute"),
-        "second order": SecondOrder(images),
-        "second order, Fisher": SecondOrder(images, curvature="fisher", seed=seed),
-        "next layer": NextLayer(images),
+        "first order": Taylor(images, loss),
+        "first order, absolute": Taylor(images, loss, sign="absolute"),
+        "second order": SecondOrder(images, loss),
+        "second order, Fisher": SecondOrder(images, loss, curvature="fisher", seed=seed),
+        "next layer": NextLayer(images, loss),
         "magnitude": Magnitude(p=2),
         "random": Random(seed),
     }
@@ -79,11 +79,11 @@ def importance_cell(context: Context) -> Outcome:
     """Measure every unit on training and test images, label it, and compare the estimates."""
     model, recipe = network(context)
     sites = channels(model, example(context, recipe))
-    images = first(split(context, recipe, "train"), context["images"])
+    images, loss = first(split(context, recipe, "train"), context["images"]), loss_of(recipe)
     since = process_time()
-    changes = LossChange(images)(model, sites)
+    changes = LossChange(images, loss)(model, sites)
     seconds = process_time() - since
-    test = LossChange(split(context, recipe, "test"))(model, sites)
+    test = LossChange(split(context, recipe, "test"), loss)(model, sites)
     labels = changes.label(alpha=context["alpha"], reading="significance")
     metrics: dict[str, Json] = {
         "units": sum(site.size for site in sites.values()),
@@ -95,7 +95,7 @@ def importance_cell(context: Context) -> Outcome:
         **_on_test(labels, test),
         "test_spearman": agreement(changes, test).spearman,
         "class_accuracy": _without_best(changes, test),
-        "estimates": _compared(_estimates(images, context["seed"]), changes, model, sites),
+        "estimates": _compared(_estimates(images, loss, context["seed"]), changes, model, sites),
     }
     numbers = {name: torch.tensor([LABELS.index(label) for label in names]) for name, names in labels.items()}
     tensors: dict[str, Mapping[str, torch.Tensor]] = {

@@ -13,6 +13,7 @@ from torch import nn
 from secateur import criteria, data, schedules
 from secateur.checks import check_name
 from secateur.criteria.base import scores_of
+from secateur.lab.drive.executors.base import in_one_line
 from secateur.lab.plan.recipe import Json
 from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.labelled import Data
@@ -24,7 +25,7 @@ from secateur.structure import channels, mask, weights
 from secateur.structure.difference import difference
 from secateur.studies.comparison.options import ONE_SHOT, SOLVED, Method, methods_of
 from secateur.studies.kit import networks
-from secateur.studies.kit.making import criterion, made, solver
+from secateur.studies.kit.making import MOVEMENT, criterion, made, solver
 from secateur.train import HoldZeros, fit
 from secateur.types import Criterion, InputError, Keep, SecateurError, Sites
 
@@ -61,14 +62,21 @@ def _try(method: Method) -> None:
         check_name("schedule", method.schedule, SCHEDULES)
     if method.solver and ":" not in method.solver:
         check_name("solver", method.solver, SOLVED)
-    if method.criterion and ":" not in method.criterion:
+    if method.criterion and ":" not in method.criterion and method.criterion != MOVEMENT:
         criteria.entry(method.criterion)
     toy, samples = _toy()
     sites = channels(toy, samples[0][:1]) if method.unit == "channels" else weights(toy)
     try:
         _remove(method, toy, sites, samples, 0.5, {"seed": 0, "minimum": 1, "train": None})
     except SecateurError as error:
-        raise InputError(f"{method.label} cannot be compared: {error}") from error
+        raise type(error)(f"{method.label} cannot be compared: {error}") from error
+    except Exception as error:
+        # Code of the user's own fails in its own way.
+        if not any(":" in name for name in (method.criterion, method.solver, method.schedule)):
+            raise
+        raise InputError(
+            f"{method.label} cannot be compared: {in_one_line(error)}, on a network of four filters"
+        ) from error
 
 
 def _toy() -> tuple[nn.Sequential, tuple[torch.Tensor, torch.Tensor]]:
@@ -121,7 +129,11 @@ def _remove(
     if method.solver:
         solution = solver(method.solver, images, ways["seed"]).solve(model, sites, sparsity)
         return _result(model, sites, solution.keep, solution.apply(model))
-    scorer = criterion(method.criterion, model, images, ways["seed"])
+
+    def scorer(model: nn.Module, sites: Sites) -> dict[str, torch.Tensor]:
+        # Made for the model as it is: a schedule asks about smaller ones.
+        return criterion(method.criterion, model, images, ways["seed"])(model, sites)
+
     if method.schedule != ONE_SHOT:
         return _scheduled(method, scorer, images, sparsity, ways)(model, sites), None
     scope: Any = method.scope

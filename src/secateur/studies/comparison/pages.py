@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from math import nan
@@ -14,7 +13,7 @@ from secateur.lab.show.judgement import areas, front, judged
 from secateur.lab.show.published import Published
 from secateur.lab.show.sections import interval, mean, pick, sweep, sweep_table, trade_offs, training
 from secateur.lab.show.style import Style, styles
-from secateur.lab.show.words import percent
+from secateur.lab.show.words import file_name, percent
 from secateur.studies.comparison.options import METHODS, Method, methods_of
 from secateur.studies.comparison.words import method_caption
 from secateur.studies.kit.grouped import Mean, grouped, means
@@ -105,22 +104,13 @@ def _damage(part: Part, published: Published) -> Section:
     for label, method in _methods(part).items():
         rows = pick(part.pruned, method=label)
         theirs = published.points.get(label)
-        name = _file_name("damage", label)
+        name = f"damage-{file_name(label)}"
         blocks.append(sweep_table(rows, name, method_caption(label, method), part.basis(rows), theirs=theirs))
     return Section("What pruning costs", blocks)
 
 
 def _look(part: Part) -> dict[str, Style]:
     return styles([*METHODS, *methods_of(part.options)])
-
-
-def _file_name(kind: str, label: str) -> str:
-    """A name for a table's file, of letters, digits and hyphens.
-
-    >>> _file_name("damage", "taylor weights global, tuned 2 epochs")
-    'damage-taylor-weights-global-tuned-2-epochs'
-    """
-    return "-".join([kind, *re.findall(r"[\w]+", label)])
 
 
 def _faster(part: Part) -> list[Section]:
@@ -229,7 +219,7 @@ def _gain_table(part: Part, method: str) -> Table:
         "neurons nothing is left to cut (the network is constant). Speedup is unpruned ÷ pruned time, measured in turns "
         "in one run at one thread."
     )
-    name, groups = _file_name("gain", method), {"sparsity": Column("removed", format=".0%")}
+    name, groups = f"gain-{file_name(method)}", {"sparsity": Column("removed", format=".0%")}
     return grouped(rows, name, caption, groups, columns, part.basis(rows), sort=True)
 
 
