@@ -41,6 +41,7 @@ class OptimalBrainDamage(LossCriterion):
         reduce: how several weights of a tied group become one score; ``"joint"`` adds all up.
         batch_size: samples a pass, where the data are in memory.
 
+    >>> import torch
     >>> from secateur.structure import weights
     >>> model = nn.Linear(2, 1, bias=False)
     >>> model.weight.data = torch.tensor([[1.0, 2.0]])
@@ -89,6 +90,7 @@ class OptimalBrainSurgeon(LossCriterion):
     Raises:
         InputError: unfit data, sites of channels, or an option out of range.
 
+    >>> import torch
     >>> from secateur.structure import weights
     >>> model = nn.Linear(2, 1, bias=False)
     >>> model.weight.data = torch.tensor([[1.0, 2.0]])

@@ -181,8 +181,8 @@ def _ranks(values: Tensor) -> Tensor:
 def spearman(a: Tensor, b: Tensor) -> float:
     """Return Spearman's rank correlation of two rows of numbers; nan where one is constant.
 
-    >>> spearman(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 4.0, 9.0]))
-    1.0
+    >>> round(spearman(torch.arange(5.0), torch.tensor([0.0, 4.0, 1.0, 9.0, 16.0])), 4)      # one pair swapped: 1 − 6 · 2 / 120
+    0.9
     """
     first, second = (ranks - ranks.mean() for ranks in (_ranks(a), _ranks(b)))
     spread = float(first.norm() * second.norm())

@@ -47,7 +47,7 @@ def coin_damaged(individuals: int, genes: int, damage: float, rng: np.random.Gen
     One coin a gene: the compressions of 49 individuals scatter, as the initial maxima in Janjić's Table 5.2 do.
 
     >>> coin_damaged(3, 4, 0.5, np.random.default_rng(0)).sum(1).tolist()
-    [4, 1, 3]
+    [4, 4, 3]
     """
     masks = rng.random((individuals, genes)) >= damage
     masks[0] = True

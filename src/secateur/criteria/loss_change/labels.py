@@ -83,7 +83,7 @@ def images_needed(change: Tensor, half: Tensor, tolerance: float, count: int) ->
     An interval shrinks with the root of the samples, and is to fit into what lies between the change and the nearest
     border that it must not cross.
 
-    >>> images_needed(torch.tensor([0.3]), torch.tensor([0.4]), 0.1, 100)       # half as wide: four times as many
+    >>> images_needed(torch.tensor([0.5]), torch.tensor([0.5]), 0.25, 100)      # half as wide: four times as many
     tensor([400.])
     """
     room = torch.stack([change - tolerance, -change, tolerance - change.abs()]).amax(0)

@@ -192,7 +192,7 @@ class UnitWorth(dict[str, Tensor]):
         4 units on 100 samples, loss 1
         practical (tolerance 0.1 % of the loss): 1 important, 1 zero, 1 worse, 1 undecided
         significance (zero: no evidence): 1 important, 2 zero, 1 worse
-        about 2,496 samples would decide half of the undecided, 2,496 nine in ten
+        about 2,495 samples would decide half of the undecided, 2,495 nine in ten
         """
         share = TOLERANCES["practical"] if tolerance is None else tolerance
         titles = {

@@ -34,7 +34,9 @@ NOTES = (
     "description of this comparison: the best of many flatters itself a little. What the tests show is corrected for it.",
     "Criteria that score units only by norms that the networks lack (bn-scale), and those that aim at classes, take no "
     "part. OBD takes the Fisher diagonal of the given labels, OBS and WoodFisher blocks of 16 weights, WoodFisher two "
-    "steps. Movement is summed over one epoch of training on the images shown, at batch 32. SynFlow takes one step.",
+    "steps. Movement is summed over one epoch of training on the images shown, at batch 32. SynFlow takes one step. Active "
+    "fraction and activation rank look at the map behind the ReLU, before a pool; absolute Taylor is divided by each layer's "
+    "Euclidean norm. All cut in one shot: loss change, which does not add up, is better in steps that measure anew.",
     "Ranks are those of accuracy among the criteria at one scope, sparsity and seed, 1 the best. Tests are paired by "
     "seed and corrected by Holm's method over all tests of one table. A forward pass is one over all images shown; "
     "costs are processor time.",
