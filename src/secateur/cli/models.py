@@ -19,6 +19,7 @@ from secateur.cli.networks import (
     Set,
     Shape,
     Weights,
+    blindness,
     build_network,
     example_input,
     fitted_options,
@@ -121,6 +122,8 @@ def train(
         "test_accuracy": evaluation.accuracy,
         "test_loss": evaluation.loss,
     }
+    if not as_json and (warning := blindness(evaluation, "more --epochs, another --lr or another --seed")):
+        print(warning)
     print_record({**record, "history": history.to_dicts()} if as_json else record, as_json)
 
 
@@ -177,6 +180,8 @@ def prune_(
         record = {"folder": str(out), **result.report.to_dict()}
         print(json.dumps({**record, "accuracy": [rating.accuracy for rating in ratings]} if ratings else record))
         return
+    if ratings and (warning := blindness(ratings[0])):
+        print(warning)
     print(result.report)
     if ratings:
         print(on_test(ratings, data_name))
@@ -285,6 +290,8 @@ def evaluate_(
     }
     if pruned:
         record |= _against(before, network, example, ways, pruned)
+    if not as_json and (warning := blindness(evaluation)):
+        print(warning)
     print_record(record, as_json)
 
 

@@ -10,6 +10,8 @@ import typer
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from secateur.measure import Evaluation
+
 __all__ = [
     "DataName",
     "LossName",
@@ -18,6 +20,7 @@ __all__ = [
     "Set",
     "Shape",
     "Weights",
+    "blindness",
     "build_network",
     "example_input",
     "fitted_options",
@@ -85,6 +88,18 @@ def build_network(name: str, weights: Path | None, options: dict[str, Any]) -> n
                 raise
             raise FileError(f"{error}: the same --data and --set as in training") from error
     return network
+
+
+def blindness(evaluation: Evaluation, remedy: str = "trained --weights") -> str:
+    """Return the warning that a network has not learnt; empty where it has."""
+    from secateur.measure import has_learnt
+
+    if has_learnt(evaluation.class_accuracy):
+        return ""
+    return (
+        f"WARNING: the network has not learnt: its accuracy is {evaluation.accuracy:.4f}, that of blind answers to "
+        f"{len(evaluation.class_accuracy)} classes; give {remedy}"
+    )
 
 
 def example_input(name: str, shape: str | None, options: dict[str, Any], images: Tensor | None) -> Tensor:

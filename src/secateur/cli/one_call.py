@@ -11,7 +11,16 @@ import typer
 
 from secateur.cli.derived import parsed, takes_options
 from secateur.cli.models import on_test
-from secateur.cli.networks import ModelName, Set, Shape, Weights, build_network, example_input, fitted_options
+from secateur.cli.networks import (
+    ModelName,
+    Set,
+    Shape,
+    Weights,
+    blindness,
+    build_network,
+    example_input,
+    fitted_options,
+)
 from secateur.cli.root import DataDir, Json, app, options_of
 from secateur.compression import CompressOptions
 
@@ -87,6 +96,8 @@ def _show(result: Result, folder: Path, data_name: str, ratings: Sequence[Evalua
         record = {"folder": str(folder), **result.report.to_dict(), "compression": result.history.to_dict()}
         print(json.dumps({**record, "accuracy": [rating.accuracy for rating in ratings]}))
         return
+    if warning := blindness(ratings[0]):
+        print(warning)
     print(f"{result.history}\n\n{result.report}")
     print(on_test(ratings, data_name))
     print(f"written to {folder}")

@@ -16,7 +16,7 @@ from secateur.labelled import Samples
 from secateur.losses import loss_function
 from secateur.state import as_usual
 from secateur.structure.sites import check_same_model
-from secateur.types import Criterion, InputError, Loss, Scores, Sites
+from secateur.types import Criterion, InputError, Keep, Loss, Scores, Sites
 
 __all__ = ["CriterionBase", "DataCriterion", "LossCriterion", "check_scores", "level_sites", "scores_of"]
 
@@ -57,6 +57,15 @@ class CriterionBase(ABC):
             scores = self._score(model, sites)
             _check_finite(scores, type(self).__name__)
             return scores
+
+    def foretold(self, scores: Scores, keep: Keep) -> float | None:
+        """Return the rise of the mean loss that scores foretell for a joint cut; None where they are no changes of it.
+
+        Args:
+            scores: what a call returned.
+            keep: masks of the same sites.
+        """
+        return None
 
     @abstractmethod
     def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
@@ -108,6 +117,17 @@ class LossCriterion(DataCriterion):
     @property
     def _loss(self) -> Loss:
         return loss_function(self.loss)
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether a score is a change of the loss, or its estimate, so that sums of scores foretell joint cuts."""
+        return False
+
+    def foretold(self, scores: Scores, keep: Keep) -> float | None:
+        """Return what `CriterionBase.foretold` does: the sum of the scores of what goes, where they add up."""
+        if not self.adds_up:
+            return None
+        return sum(float(scores[name].double()[~mask.to(scores[name].device)].sum()) for name, mask in keep.items())
 
 
 def scores_of(criterion: Criterion, model: nn.Module, sites: Sites, doing: str) -> dict[str, Tensor]:

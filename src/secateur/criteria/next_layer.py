@@ -13,7 +13,7 @@ from torch.fx import Node
 from secateur.checks import check_name
 from secateur.criteria.base import LossCriterion
 from secateur.criteria.unit_gradients import Gated, estimate, gradient
-from secateur.losses import answers
+from secateur.losses import answers, is_cross_entropy
 from secateur.rate.samples import SampleLoss
 from secateur.structure.flow import Flow, Read
 from secateur.structure.ops import Product, bind, product_of, writes
@@ -70,6 +70,11 @@ class NextLayer(LossCriterion):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_name("sign", self.sign, ("signed", "absolute"), or_none=True)
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether each estimates the change without one unit, with its sign."""
+        return self.sign == "signed" or (self.sign is None and is_cross_entropy(self.loss))
 
     def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep; each has its site's shape."""

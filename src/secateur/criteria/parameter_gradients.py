@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from secateur.checks import check_name, check_whole
 from secateur.criteria.batches import moved
+from secateur.criteria.output_curvature import random_roots
 from secateur.criteria.second_order import drawn, roots
 from secateur.criteria.unit_gradients import gradient
 from secateur.criteria.weight_rows import parameters_of
@@ -23,12 +24,18 @@ from secateur.structure.sites import REPAIR
 from secateur.types import InputError, Loss, Sites
 from secateur.untouched import run_with
 
-__all__ = ["Curvature", "Objective", "check_curvature", "own"]
+__all__ = ["Curvature", "Objective", "UnitSums", "check_curvature", "own"]
 
 Curvature = Literal["gauss-newton", "fisher", "empirical", "hutchinson"]
 """How the diagonal of the curvature is found; see `Objective.diagonal`."""
 
 Tensors = dict[str, Tensor]
+
+UnitSums = Callable[[Tensors], Tensors]
+"""Linear in a tensor for each parameter, such as sums over units; keeps little of what would be much."""
+
+GROUPS = 50
+"""Into how many parts a batch falls where gradients are squared: more leave less chance, and have more passes."""
 
 Along = Callable[[Tensor, Any, Loss], Iterable[tuple[Tensor, Tensor]]]
 """From the outputs of one sample, its targets and the loss of both to directions at its outputs, each with a sign."""
@@ -102,6 +109,38 @@ class Objective:
                     _add(totals, [z * h for z, h in zip(signs, curved, strict=True)], size)
                 count += size * probes
         return _over(totals, count)
+
+    def hessian_draws(self, count: int, generator: torch.Generator, unit: UnitSums) -> list[Tensors]:
+        """Return so many estimates of the Hessian's diagonal, each from random signs z: `unit` of z · Hz."""
+        draws: list[Tensors] = [{} for _ in range(count)]
+        with self._leaves() as leaves:
+            samples = 0
+            for mean, size in self._losses(leaves):
+                products = _curved(mean, leaves, lambda: _signs(leaves, generator), count)
+                for draw, (signs, curved) in zip(draws, products, strict=False):
+                    _add_units(draw, unit(_named(leaves, (z * h for z, h in zip(signs, curved, strict=True)))), size)
+                samples += size
+        return [_over(draw, samples) for draw in draws]
+
+    def gauss_newton_draws(self, count: int, generator: torch.Generator, unit: UnitSums) -> list[Tensors]:
+        """Return so many estimates of the diagonal of the Gauss–Newton matrix: `unit` of squared gradients.
+
+        Each sample draws a random root u of the curvature at its outputs, E u uᵀ = H. The gradient of Σ u · outputs over
+        some samples has the square that their diagonals add up to, on average; few at a time leave little chance. One
+        backward pass a draw.
+        """
+        draws: list[Tensors] = [{} for _ in range(count)]
+        with self._leaves() as leaves:
+            samples = 0
+            for number, batch in self._batches():
+                for few in batch.split(max(1, len(batch) // GROUPS)):
+                    outputs, loss = packed(self._outputs(leaves, few, number), self.loss, len(few))
+                    for draw in draws:
+                        for root, sign in random_roots(outputs.detach(), few.targets, loss, generator, self.doing):
+                            slopes = _grad(outputs, leaves, root, again=True)
+                            _add_units(draw, unit(_named(leaves, (sign * slope.square() for slope in slopes))))
+                samples += len(batch)
+        return [_over(draw, samples) for draw in draws]
 
     def diagonal(self, curvature: Curvature, probes: int = 1, seed: int = 0) -> Tensors:
         """Return the diagonal of the mean loss's curvature.
@@ -196,16 +235,14 @@ def _grad(
 
 def _curved(
     mean: Tensor, leaves: Tensors, vector: Callable[[], list[Tensor]], count: int
-) -> list[tuple[list[Tensor], list[Tensor]]]:
+) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
     """`count` vectors v, and the Hessian of `mean` times each: H v = ∇(∇L · v) (Pearlmutter, 1994)."""
     slopes = _grad(mean, leaves, graph=True)
-    vectors_and_products = []
     for _ in range(count if leaves else 0):
         along = vector()
         # Of one leaf under two names the slope is met once.
         dot_by_leaf = {id(leaf): (s * v).sum() for leaf, s, v in zip(leaves.values(), slopes, along, strict=True)}
-        vectors_and_products.append((along, _grad(torch.stack(list(dot_by_leaf.values())).sum(), leaves, again=True)))
-    return vectors_and_products
+        yield along, _grad(torch.stack(list(dot_by_leaf.values())).sum(), leaves, again=True)
 
 
 def _signs(leaves: Tensors, generator: torch.Generator) -> list[Tensor]:
@@ -231,6 +268,15 @@ def _zeros(leaves: Tensors) -> Tensors:
 def _add(totals: Tensors, values: Iterable[Tensor], factor: float = 1.0) -> None:
     for total, value in zip(totals.values(), values, strict=True):
         total.add_(value.detach(), alpha=factor)
+
+
+def _named(leaves: Tensors, values: Iterable[Tensor]) -> Tensors:
+    return {name: value.detach().double() for name, value in zip(leaves, values, strict=True)}
+
+
+def _add_units(totals: Tensors, units: Tensors, factor: float = 1.0) -> None:
+    for name, value in units.items():
+        totals[name] = totals.get(name, 0) + value * factor
 
 
 def _over(totals: Tensors, count: float) -> Tensors:

@@ -72,6 +72,11 @@ class SecondOrder(LossCriterion):
         super().__post_init__()
         check_name("curvature", self.curvature, CURVATURES)
 
+    @property
+    def adds_up(self) -> bool:
+        """True: each estimates the change without one unit."""
+        return True
+
     def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep; each has its site's shape."""
         generator = torch.Generator().manual_seed(self.seed)

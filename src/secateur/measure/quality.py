@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import nan
 from typing import Any
@@ -16,7 +17,7 @@ from secateur.rate.whole import answered, tally_pass
 from secateur.state import check_module, usual
 from secateur.types import InputError, Loss, Metric, UnknownNameError
 
-__all__ = ["Evaluation", "evaluate", "metric_function", "predict", "rated"]
+__all__ = ["Evaluation", "evaluate", "has_learnt", "metric_function", "predict", "rated"]
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,25 @@ def metric_function(metric: str | Metric) -> Metric:
             "'package.module:name'"
         )
     return imported(str(metric), f"metric {metric!r}", "metric")
+
+
+BLIND = 0.1
+"""A model that goes less than this part of the way from blind answers to right ones has not learnt."""
+
+
+def has_learnt(class_accuracy: Sequence[float]) -> bool:
+    """Say whether a classifier does better than blind answers: by the mean of its classes' accuracies.
+
+    One that gives the same answer to everything is right on one class of n, whichever classes are frequent.
+
+    >>> has_learnt([1.0, 0.0, 0.0]), has_learnt([0.9, 0.8, 0.4]), has_learnt([])
+    (False, True, True)
+    """
+    rated = [accuracy for accuracy in class_accuracy if accuracy == accuracy]
+    if len(rated) < 2:
+        return True
+    chance = 1 / len(rated)
+    return sum(rated) / len(rated) >= chance + BLIND * (1 - chance)
 
 
 def _class_accuracy(answers: Tensor | None) -> tuple[float, ...]:

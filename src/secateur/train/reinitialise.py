@@ -40,12 +40,12 @@ class Reinitialise(Callback):
         every: after how many epochs, each time; the last epoch is never followed by one.
         data: labelled samples to measure on: a `Split`, a pair (inputs, targets), or batches of such pairs.
         loss: a name that `fit` takes, or a function of (outputs, targets) that gives the mean of its samples' losses.
-        labels: which units begin anew (see `UnitWorth.label`).
+        labels: which units begin anew, by significance (see `UnitWorth.label`).
         scheme: how incoming weights are drawn: one of the schemes of `secateur.models.initialise`.
         outgoing: outgoing weights are drawn by the scheme and multiplied by this; 0 sets them to zero, None keeps them.
         cycles: how many times at most; None for no limit.
         seed: of the weights that are drawn.
-        tolerance, alpha: of the labels.
+        tolerance, alpha: of the labels; the tolerance is a share of the loss.
         at_random: the control: as many units of each site begin anew, but drawn at random among all of them.
         on_found: called with the epoch that begins and the units, by site.
 
@@ -102,7 +102,9 @@ class Reinitialise(Callback):
         if not done or rest or (self.cycles is not None and cycle > self.cycles):
             return
         sites = self._sites(run)
-        labels = LossChange(self.data, self.loss)(run.model, sites).label(self.alpha, self.tolerance)
+        labels = LossChange(self.data, self.loss)(run.model, sites).label(
+            self.alpha, self.tolerance, reading="significance"
+        )
         units = {
             name: [n for n, label in enumerate(unit_labels) if label in self.labels]
             for name, unit_labels in labels.items()

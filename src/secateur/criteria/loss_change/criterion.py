@@ -70,6 +70,11 @@ class LossChange(LossCriterion):
         check_whole(self, or_none=True, max_memory=self.max_memory)
         check_number(self, "(0, 1)", "a fraction of the units; 0.1 is usual", or_none=True, screen=self.screen)
 
+    @property
+    def adds_up(self) -> bool:
+        """True: each is the change without one unit."""
+        return True
+
     def __call__(self, model: nn.Module, sites: Sites) -> UnitWorth:
         """Return the changes, high = keep; each has its site's shape."""
         changes = super().__call__(model, sites)

@@ -78,7 +78,7 @@ def worth(changes: UnitWorth) -> dict[str, Json]:
     >>> {name: worth(changes)[name] for name in ("units", "important", "zero", "worse", "change_max")}
     {'units': 2, 'important': 0.5, 'zero': 0.5, 'worse': 0.0, 'change_max': 0.5}
     """
-    labels = changes.label()
+    labels = changes.label(reading="significance")
     every = [label for names in labels.values() for label in names]
     flat: Tensor = torch.cat([change.double().flatten() for change in changes.values()])
     places = (("min", 0.0), ("25", 0.25), ("50", 0.5), ("75", 0.75), ("max", 1.0))

@@ -64,7 +64,7 @@ def rank_cell(context: Context) -> Outcome:
     since = process_time()
     changes = LossChange(splits["train"], loss_of(recipe))(model, sites)
     measuring = process_time() - since
-    pruned = Precomputed(changes, LABELS, splits["train"], loss_of(recipe))(model, sites)
+    pruned = Precomputed(changes, LABELS, splits["train"], loss_of(recipe), reading="significance")(model, sites)
     metrics: dict[str, Json] = {
         "order": [name for name, _ in pruned.history.removed],
         "numbers": [number for _, number in pruned.history.removed],

@@ -19,6 +19,7 @@ from secateur.rate.masks import rate as rate_masks
 from secateur.selection import select
 from secateur.structure import channels
 from secateur.studies.charpentier.common import SOURCE, bases, options, printed
+from secateur.studies.kit import networks
 from secateur.studies.kit.controls import drawn
 from secateur.studies.kit.distributions import describe_table, quartiles, statistics
 from secateur.studies.kit.grouped import Mean, grouped
@@ -43,6 +44,7 @@ NOTES = (
 
 
 def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
+    networks.check_count(settled, "removed", networks.taken_options)
     cells = []
     for base in bases(name, settled):
         draws = [{"n": n, "draws": settled["draws"]} for n in settled["removed"]]

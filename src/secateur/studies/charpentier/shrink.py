@@ -20,6 +20,7 @@ from secateur.rate.masks import rate as rate_masks
 from secateur.schedules import Shrink
 from secateur.structure import channels
 from secateur.studies.charpentier.common import SOURCE, bases, options, printed
+from secateur.studies.kit import networks
 from secateur.studies.kit.controls import by_magnitude, drawn_like
 from secateur.studies.kit.distributions import describe_table, quartiles, statistics
 from secateur.studies.kit.grouped import Mean, grouped
@@ -49,6 +50,7 @@ NOTES = (
 
 
 def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
+    networks.check_count(settled, "n", networks.taken_options)
     cells = []
     for base in bases(name, settled):
         effort = {key: settled[key] for key in ("runs", "images")}

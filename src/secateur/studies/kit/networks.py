@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fnmatch
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
 
+import torch
 from torch import Tensor, nn
 
 from secateur import data, models
@@ -18,7 +20,9 @@ from secateur.losses import loss_function
 from secateur.measure import evaluate, file_bytes, macs, parameters
 from secateur.models.registry import REGISTRY
 from secateur.state_dicts import fill
+from secateur.structure import channels
 from secateur.train import Callback, fit
+from secateur.types import InputError, unknown_name
 
 __all__ = [
     "LOSS",
@@ -27,6 +31,9 @@ __all__ = [
     "all_options",
     "bases",
     "check",
+    "check_count",
+    "check_layers",
+    "drawn",
     "example",
     "first",
     "fit_and_rate",
@@ -105,9 +112,61 @@ def check(settled: Mapping[str, Json], options_of: OptionsOf = all_options) -> N
             check_name("option of the networks:", key, names)
     loss_function(settled.get("loss", PLAIN))
     for single in singles(settled):
-        data.info(single["data"])
+        _check_held_out(single)
         if ":" not in single["model"]:
             models.input_shape(single["model"], **fitted(single["data"], single["model"], options_of(single)))
+
+
+def _check_held_out(single: Mapping[str, Json]) -> None:
+    """Refuse to hold out more images than there are, or none; of folders nobody knows beforehand."""
+    name, validation = single["data"], single["validation"]
+    count = data.info(name).counts.get("train")
+    if count is None or validation is None:
+        return
+    held_out = round(validation * count) if isinstance(validation, float) else validation
+    if not 0 < held_out < count:
+        raise InputError(
+            f"validation is {validation}, which holds out {held_out:,} of the {count:,} training images of {name}; give a "
+            f"count from 1 to {count - 1}, or a fraction such as 0.1"
+        )
+
+
+def check_count(settled: Mapping[str, Json], option: str, options_of: OptionsOf = all_options) -> None:
+    """Refuse to remove more units than a network has, before one is trained.
+
+    Raises:
+        InputError: the greatest of the values of `option` is more than that.
+    """
+    most = max(settled[option])
+    for single in singles(settled):
+        shape = data.info(single["data"]).shape
+        if not all(shape):
+            continue
+        model = models.build(single["model"], seed=0, **fitted(single["data"], single["model"], options_of(single)))
+        units = sum(site.size for site in channels(model, torch.zeros(1, *shape)).values())
+        if most > units:
+            raise InputError(
+                f"{option} holds {most}, but {single['model']} has only {units} units; give at most {units}"
+            )
+
+
+def check_layers(
+    settled: Mapping[str, Json], option: str, kinds: tuple[type[nn.Module], ...], options_of: OptionsOf = all_options
+) -> None:
+    """Refuse names and patterns of layers that fit none of a network, before one is trained.
+
+    Raises:
+        UnknownNameError: one of the values of `option` fits no layer of these kinds.
+    """
+    patterns = [settled[option]] if isinstance(settled[option], str) else settled[option]
+    for single in singles(settled):
+        # Without memory for the weights: only the names are wanted.
+        with torch.device("meta"):
+            model = models.build(single["model"], **fitted(single["data"], single["model"], options_of(single)))
+        names = [name for name, module in model.named_modules() if isinstance(module, kinds)]
+        for pattern in patterns:
+            if not fnmatch.filter(names, pattern):
+                raise unknown_name(f"layer in {option} of {single['model']}:", pattern, names)
 
 
 def grid(settled: Mapping[str, Json]) -> list[tuple[str, str]]:
@@ -194,6 +253,12 @@ def fit_and_rate(
 def first(images: data.Split, count: int | None) -> data.Split:
     """Return the first `count` images, or all where there are fewer or none is asked for."""
     return images if count is None else images.subset(range(min(count, len(images))))
+
+
+def drawn(images: data.Split, count: int, seed: int) -> data.Split:
+    """Return `count` of the images, drawn by the seed without replacement; all of them where there are no more."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    return images.subset(order[:count])
 
 
 def network(context: Context, position: int = 0) -> tuple[nn.Module, Mapping[str, Json]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -11,9 +10,8 @@ from typing import Any
 from torch import nn
 
 from secateur import data
-from secateur.criteria import Movement, by_name
 from secateur.solvers import Solver, SparseGPT, ThiNet, WoodFisher
-from secateur.train import SumMovement, fit
+from secateur.studies.kit import making
 from secateur.types import Criterion
 
 __all__ = ["CONTROLS", "CRITERIA", "SOLVERS", "Scorer", "Solving", "criterion", "scorers", "solvers"]
@@ -84,13 +82,7 @@ CRITERIA: dict[str, Scorer] = {
 
 def criterion(name: str, model: nn.Module, images: data.Split, seed: int, loss: str) -> Criterion:
     """Return a criterion of the study for a network, the training images that criteria are shown, a seed and a loss."""
-    if name == "movement":
-        # Summed over one epoch on the images, in a copy.
-        moved = SumMovement()
-        fit(copy.deepcopy(model), images, epochs=1, batch_size=32, seed=seed, callbacks=[moved], loss=loss)
-        return Movement(moved.moved)
-    further: dict[str, dict[str, Any]] = {"random": {"seed": seed}, "synflow": {"inputs": images.images[:1]}}
-    return by_name(CRITERIA[name].name or name, images, loss, **CRITERIA[name].options, **further.get(name, {}))
+    return making.criterion(CRITERIA[name].name or name, model, images, seed, loss, **CRITERIA[name].options)
 
 
 SOLVERS: dict[str, Solving] = {
@@ -101,12 +93,13 @@ SOLVERS: dict[str, Solving] = {
 
 
 def scorers(unit: str, names: list[str]) -> list[str]:
-    """Return the criteria that score a kind of unit, those `names`, or all where none is named.
+    """Return the criteria that score a kind of unit: the controls and those `names`, or all where none is named.
 
     >>> scorers("weights", ["l1", "snip"])
-    ['snip']
+    ['random', 'magnitude', 'snip']
     """
-    return [name for name, scorer in CRITERIA.items() if unit in scorer.units and (not names or name in names)]
+    asked = {*CONTROLS, *names} if names else CRITERIA
+    return [name for name, scorer in CRITERIA.items() if unit in scorer.units and name in asked]
 
 
 def solvers(unit: str) -> list[str]:
