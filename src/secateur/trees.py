@@ -229,7 +229,9 @@ class Packing:
         """Return the tensors in the places of outputs as one."""
         by_number = dict(zip(self.numbers, places, strict=True))
         tensors = [by_number[number] for number in range(len(self.shapes))]
-        listed = [t.unsqueeze(-1).flatten(1) for t, shape in zip(tensors, self.shapes, strict=True) if shape is not None]
+        listed = [
+            t.unsqueeze(-1).flatten(1) for t, shape in zip(tensors, self.shapes, strict=True) if shape is not None
+        ]
         dtype = next(tensor.dtype for tensor in listed if tensor.is_floating_point())
         return torch.cat([t if t.is_floating_point() else t.to(dtype) for t in listed], dim=1)
 
