@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from secateur.state import ordinary
+from secateur.trees import numbers_within
 from secateur.types import InputError
 
 __all__ = [
@@ -20,7 +21,9 @@ __all__ = [
     "are_classes",
     "batches",
     "check_labels",
+    "check_no_nan",
     "check_outputs",
+    "check_rows",
     "check_samples",
     "count_batches",
     "logits_of",
@@ -316,14 +319,24 @@ def check_outputs(outputs: Any, targets: Tensor, subject: str) -> None:
         raise InputError(
             f"{subject}: the model returned a {type(outputs).__name__}, not one tensor; wrap it in a module that does"
         )
-    if outputs.ndim == 0 or len(outputs) != len(targets):
-        raise InputError(
-            f"{subject}: outputs of shape {tuple(outputs.shape)} do not have one row for each of {len(targets)} targets"
-        )
-    if outputs.isnan().any():
-        raise InputError(f"{subject}: the model's outputs hold NaN; look for NaN in its weights")
+    check_rows(outputs, len(targets), subject)
     if are_classes(outputs, targets):
         check_labels(targets, outputs.shape[1], subject)
+
+
+def check_rows(outputs: Any, count: int, subject: str) -> None:
+    """Refuse one tensor that has not `count` rows, and outputs that hold NaN."""
+    if isinstance(outputs, Tensor) and (outputs.ndim == 0 or len(outputs) != count):
+        raise InputError(
+            f"{subject}: outputs of shape {tuple(outputs.shape)} do not have one row for each of {count} targets"
+        )
+    check_no_nan(outputs, subject)
+
+
+def check_no_nan(outputs: Any, subject: str) -> None:
+    """Refuse outputs that hold NaN, in containers and objects of any kind."""
+    if any(bool(tensor.isnan().any()) for tensor in numbers_within(outputs)):
+        raise InputError(f"{subject}: the model's outputs hold NaN; look for NaN in its weights")
 
 
 def check_labels(labels: Tensor, classes: int, subject: str) -> None:
