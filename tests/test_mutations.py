@@ -378,6 +378,7 @@ def test_no_silent_difference_and_no_foreign_error(name: str, tmp_path: Path) ->
     kind, whole = KINDS[name], tmp_path / "whole"
     kind.make(whole)
     truth = kind.read(whole)
+    assert None not in truth
     outcomes: Counter[str] = Counter()
     faults = []
     for seed in range(COUNT):
