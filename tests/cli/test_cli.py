@@ -216,6 +216,21 @@ def test_from_training_to_the_pruned_model(run: Run) -> None:
     assert small["speedup"] > 0
 
 
+def test_losses_and_metrics_by_name_and_by_import_path(run: Run, weights: Path) -> None:
+    trained = run("train", *DIGITS, "--epochs", "1", "--loss", "mse", "--out", "mse.safetensors", "--json").record
+    assert trained["test_loss"] < 0.2, "squared differences from one-hot vectors"
+    rate = ("evaluate", *DIGITS, "--weights", "mse.safetensors", "--json", "--loss")
+    assert run(*rate, "mse").record["loss"] == trained["test_loss"]
+    path = "torch.nn.functional:cross_entropy"
+    both = run(*rate, path, "--metric", path).record
+    assert both["metric"] == pytest.approx(both["loss"], rel=1e-5)
+    wanted = ("prune", *DIGITS, "--data", "digits", "--weights", "mse.safetensors", "--criterion", "taylor", "--loss")
+    assert run(*wanted, "mse", "--out", "small", "--json").record["loss"] == "mse"
+    for words, error in (((*rate, "msee"), "did you mean 'mse'"), ((*rate, "nothing:at_all"), "cannot import")):
+        done = run(*words)
+        assert (done.code, error in done.err) == (1, True), done
+
+
 def test_training_again_gives_the_same_weights(run: Run) -> None:
     for name in ("a", "b"):
         run("train", *DIGITS, "--epochs", "1", "--seed", "3", "--out", f"{name}.safetensors")

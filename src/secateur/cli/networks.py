@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DataName",
+    "LossName",
+    "MetricName",
     "ModelName",
     "Set",
     "Shape",
@@ -29,6 +31,15 @@ ModelName = Annotated[
 ]
 DataName = Annotated[
     str, typer.Option("--data", metavar="NAME", help="A data set by name (see `secateur list`); it fits a named model.")
+]
+LossName = Annotated[
+    str, typer.Option("--loss", metavar="NAME", help="cross_entropy, mse, l1, bce or package.module:function.")
+]
+MetricName = Annotated[
+    str | None,
+    typer.Option(
+        "--metric", metavar="NAME", help="A metric of (outputs, targets) to show too, as package.module:function."
+    ),
 ]
 Shape = Annotated[
     str | None,

@@ -21,7 +21,7 @@ from secateur.structure import channels, cut, mask, weights
 from secateur.structure.difference import difference
 from secateur.studies.comparison.grid import cell_of, check_methods, speed
 from secateur.studies.comparison.options import METHODS
-from secateur.studies.kit.networks import bases, example, fit_and_rate, network, quality, size, split
+from secateur.studies.kit.networks import bases, example, fit_and_rate, loss_of, network, quality, size, split
 from secateur.types import CutError, Keep, Sites
 
 __all__ = ["cells", "dense", "dense_cell", "prune_cell"]
@@ -88,7 +88,7 @@ def prune_cell(context: Context) -> Outcome:
     sites, keep = _choose(context, model, image)
     masked = mask(model, sites, keep)
     metrics: dict[str, Json] = {
-        **quality(masked, test),
+        **quality(masked, test, loss=loss_of(recipe)),
         **size(masked, image),
         "units_removed": sum(int((~k).sum()) for k in keep.values()) / sum(k.numel() for k in keep.values()),
         "kept": {name: int(k.sum()) for name, k in keep.items()},

@@ -84,6 +84,7 @@ def _several(name: str, default: Json, help_: str, allowed: tuple[str, ...] = ()
 OPTIONS = Options(
     (
         *networks.OPTIONS,
+        networks.LOSS,
         Option("sparsities", "number", _SPARSITIES, "fractions of the units to remove", 0, 1, many="list"),
         Option("methods", "text", list(METHODS), "prunings to compare", allowed=tuple(METHODS), many="any"),
         Option("minimum", "count", 0, "units that each layer keeps at least"),

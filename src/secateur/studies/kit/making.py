@@ -23,26 +23,29 @@ MOVEMENT = "movement"
 """A criterion that looks at a training, so that the library has no name for it."""
 
 
-def criterion(name: str, model: nn.Module, images: Data, seed: int, **options: Any) -> Criterion:
+def criterion(
+    name: str, model: nn.Module, images: Data, seed: int, loss: str = "cross_entropy", **options: Any
+) -> Criterion:
     """Return a criterion for a network: by name, or one of one's own, ``module:Class``.
 
     Args:
-        name: the criterion's. A class of one's own is given ``data``, ``seed`` and ``model`` as far as it takes them.
+        name: the criterion's. A class of one's own is given ``data``, ``seed``, ``model`` and ``loss`` as far as it takes them.
         model: the network; one that looks at a training is shown one epoch on the images, in a copy.
         images: what it looks at, if it does.
         seed: of what is drawn.
+        loss: what the network was trained for, where the criterion takes one.
         options: what else it takes.
     """
     if ":" in name:
-        return made(name, "criterion", {"data": images, "seed": seed, "model": model, **options})  # type: ignore[no-any-return]
+        return made(name, "criterion", {"data": images, "seed": seed, "model": model, "loss": loss, **options})  # type: ignore[no-any-return]
     if name == MOVEMENT:
         moved = SumMovement()
-        fit(copy.deepcopy(model), images, epochs=1, batch_size=32, seed=seed, callbacks=[moved])
+        fit(copy.deepcopy(model), images, epochs=1, batch_size=32, seed=seed, callbacks=[moved], loss=loss)
         return Movement(moved.moved)
     further: dict[str, dict[str, Any]] = {"random": {"seed": seed}}
     if name == "synflow":
         further[name] = {"inputs": images.images[:1]} if isinstance(images, data.Split) else {}
-    return criteria.by_name(name, images, **options, **further.get(name, {}))
+    return criteria.by_name(name, images, loss, **options, **further.get(name, {}))
 
 
 def solver(name: str, images: Data, seed: int) -> Solver:

@@ -16,6 +16,7 @@ from secateur.checks import check_name
 from secateur.lab.plan.options import Option
 from secateur.lab.plan.recipe import Json, Recipe
 from secateur.lab.plan.study import Cell, Context, Outcome
+from secateur.losses import loss_function
 from secateur.measure import evaluate, file_bytes, macs, parameters
 from secateur.models.registry import REGISTRY
 from secateur.state_dicts import fill
@@ -24,6 +25,7 @@ from secateur.train import Callback, fit
 from secateur.types import InputError, unknown_name
 
 __all__ = [
+    "LOSS",
     "OPTIONS",
     "OptionsOf",
     "all_options",
@@ -38,6 +40,7 @@ __all__ = [
     "fitted",
     "grid",
     "images_of",
+    "loss_of",
     "network",
     "quality",
     "rate",
@@ -48,6 +51,9 @@ __all__ = [
     "train_cell",
     "trained",
 ]
+
+PLAIN = "cross_entropy"
+"""The loss that recipes do not name."""
 
 OPTIONS = (
     Option("seeds", "count", 3, "how many networks to train", least=1, most=1_000_000),
@@ -60,6 +66,9 @@ OPTIONS = (
     Option("model_options", "mapping", {}, "options of the networks; what the data decide is added"),
 )
 """What every study of trained networks takes."""
+
+LOSS = Option("loss", "text", PLAIN, "what networks are trained, scored and rated by: a name or an import path")
+"""What studies take whose every step asks for the loss."""
 
 _TRAINING = ("epochs", "batch_size", "validation")
 _IMAGES = ("size", "train_images")
@@ -101,6 +110,7 @@ def check(settled: Mapping[str, Json], options_of: OptionsOf = all_options) -> N
         names = {key for single in singles(settled) for key in _takes(single["model"])}
         for key in settled["model_options"]:
             check_name("option of the networks:", key, names)
+    loss_function(settled.get("loss", PLAIN))
     for single in singles(settled):
         _check_held_out(single)
         if ":" not in single["model"]:
@@ -205,7 +215,9 @@ def trained(study: str, seed: int, settled: Mapping[str, Json]) -> Cell:
     parameters |= {key: settled[key] for key in _TRAINING}
     parameters |= {key: settled[key] for key in _IMAGES if settled.get(key) is not None}
     # Without further options the recipe is what it was before there were any.
-    parameters |= {"fit": settled["fit"]} if settled.get("fit") else {}
+    loss = settled.get("loss", PLAIN)
+    further = {**(settled.get("fit") or {}), **({} if loss == PLAIN else {"loss": loss})}
+    parameters |= {"fit": further} if further else {}
     return Cell(Recipe(study, "train", {"seed": seed, **parameters}), train_cell, lookup=lookup)
 
 
@@ -234,7 +246,7 @@ def fit_and_rate(
         **recipe.get("fit", {}),
     )
     test = first(split(context, recipe, "test"), recipe.get("rated"))
-    metrics = {**quality(model, test), **size(model, example(context, recipe))}
+    metrics = {**quality(model, test, loss=loss_of(recipe)), **size(model, example(context, recipe))}
     return Outcome({**metrics, "best_epoch": history.best_epoch}, history.to_dicts(), model.state_dict())
 
 
@@ -286,9 +298,19 @@ def example(context: Context, recipe: Mapping[str, Json]) -> Tensor:
     return split(context, recipe, "test").images[:1]
 
 
-def quality(model: nn.Module, images: data.Split, prefix: str = "") -> dict[str, Json]:
+def loss_of(recipe: Mapping[str, Json]) -> str:
+    """Return what a network was trained by, from its recipe.
+
+    >>> loss_of({}), loss_of({"fit": {"loss": "mse"}})
+    ('cross_entropy', 'mse')
+    """
+    loss: str = recipe.get("fit", {}).get("loss", PLAIN)
+    return loss
+
+
+def quality(model: nn.Module, images: data.Split, prefix: str = "", loss: str = PLAIN) -> dict[str, Json]:
     """Return loss, accuracy and the accuracy of each class."""
-    evaluation = evaluate(model, images, batch_size=1000)
+    evaluation = evaluate(model, images, loss, batch_size=1000)
     metrics = {
         "loss": evaluation.loss,
         "accuracy": evaluation.accuracy,
@@ -297,12 +319,12 @@ def quality(model: nn.Module, images: data.Split, prefix: str = "") -> dict[str,
     return {f"{prefix}{name}": value for name, value in metrics.items()}
 
 
-def rate(model: nn.Module, splits: Mapping[str, data.Split]) -> dict[str, Json]:
+def rate(model: nn.Module, splits: Mapping[str, data.Split], loss: str = PLAIN) -> dict[str, Json]:
     """Return loss, accuracy and the accuracy of each class on each split; those on ``test`` without a prefix."""
     return {
         name: value
         for key, images in splits.items()
-        for name, value in quality(model, images, "" if key == "test" else f"{key}_").items()
+        for name, value in quality(model, images, "" if key == "test" else f"{key}_", loss).items()
     }
 
 

@@ -10,6 +10,7 @@ from itertools import product
 from torch import nn
 
 from secateur import data
+from secateur.criteria import TraceScores
 from secateur.lab.plan.options import Option, Options
 from secateur.lab.plan.recipe import Json
 from secateur.lab.plan.study import Cell, Context, Outcome
@@ -22,7 +23,7 @@ from secateur.studies.kit.parts import study
 from secateur.studies.shootout.pages import NOTES, sections, words
 from secateur.studies.shootout.ways import CRITERIA, SOLVERS, criterion, scorers, solvers
 from secateur.train import HoldZeros, fit
-from secateur.types import InputError, Keep, Sites
+from secateur.types import InputError, Keep, Scores, Sites
 
 __all__ = ["STUDY"]
 
@@ -51,7 +52,7 @@ _OWN = (
     Option("tune_images", "count", 5000, "training images of the one epoch of fine-tuning, drawn by the seed", least=1),
 )
 
-OPTIONS = Options((*networks.OPTIONS, *_OWN)).changed(
+OPTIONS = Options((*networks.OPTIONS, networks.LOSS, *_OWN)).changed(
     seeds=5, epochs=3, model=["lenet-300-100", "cnn-4"], model_options={"cnn-4": {"width": 0.25}}
 )
 
@@ -122,8 +123,16 @@ def score_cell(context: Context) -> Outcome:
     images = _shown(context, recipe)
     sites, _ = _removing(context, model, recipe)
     since = time.process_time()
-    scores = criterion(context["method"], model, images, context["seed"])(model, sites)
-    return Outcome(_cost(time.process_time() - since, model, images), artefact=dict(scores))
+    scores = criterion(context["method"], model, images, context["seed"], networks.loss_of(recipe))(model, sites)
+    cost = _cost(time.process_time() - since, model, images)
+    return Outcome({**cost, **_probes(scores)}, artefact=dict(scores))
+
+
+def _probes(scores: Scores) -> dict[str, Json]:
+    """How many probes scores by chance took, and the least rank correlation within a site that is foretold of two seeds."""
+    if not isinstance(scores, TraceScores):
+        return {}
+    return {"probes": max(scores.probes.values()), "probe_correlation": min(scores.correlation.values())}
 
 
 def prune_cell(context: Context) -> Outcome:
@@ -139,7 +148,8 @@ def tune_cell(context: Context) -> Outcome:
     small, keep = _pruned(context, model, recipe)
     images = networks.drawn(_trained_on(context, recipe), context["tune_images"], context["seed"])
     callbacks = [HoldZeros(keep)] if context["unit"] == "weights" else []
-    fit(small, images, epochs=1, batch_size=recipe["batch_size"], seed=context["seed"], callbacks=callbacks)
+    options = {"batch_size": recipe["batch_size"], "seed": context["seed"], "loss": networks.loss_of(recipe)}
+    fit(small, images, epochs=1, callbacks=callbacks, **options)
     return Outcome(_rated(context, recipe, model, small, keep))
 
 
@@ -149,7 +159,9 @@ def solve_cell(context: Context) -> Outcome:
     images = _shown(context, recipe)
     sites, remove = _removing(context, model, recipe)
     since = time.process_time()
-    solution = SOLVERS[context["method"]].make(images).solve(model, sites, context["sparsity"])
+    solution = (
+        SOLVERS[context["method"]].made(images, networks.loss_of(recipe)).solve(model, sites, context["sparsity"])
+    )
     cost = _cost(time.process_time() - since, model, images)
     small = remove(solution.apply(model), solution.keep)
     return Outcome({**_rated(context, recipe, model, small, solution.keep), **cost})
@@ -194,7 +206,8 @@ def _cost(seconds: float, model: nn.Module, images: data.Split) -> dict[str, Jso
 def _rated(
     context: Context, recipe: Mapping[str, Json], model: nn.Module, small: nn.Module, keep: Keep
 ) -> dict[str, Json]:
-    quality = networks.quality(small, networks.first(networks.split(context, recipe, "test"), recipe["rated"]))
+    test = networks.first(networks.split(context, recipe, "test"), recipe["rated"])
+    quality = networks.quality(small, test, loss=networks.loss_of(recipe))
     units = sum(mask.numel() for mask in keep.values())
     return {
         **quality,

@@ -41,6 +41,10 @@ NOTES = (
 )
 
 
+OVER = "accuracy over sparsities"
+"""What a criterion keeps over all sparsities; a mean accuracy is one over seeds, at one sparsity."""
+
+
 def ranked(rows: DataFrame) -> DataFrame:
     """Return the rows with a column ``rank``: of accuracy among the methods at one scope, sparsity and seed, 1 the best.
 
@@ -120,7 +124,7 @@ def _overview(part: Part, unit: str, plain: DataFrame, tuned: DataFrame, basis: 
     sparsities = sorted(plain["sparsity"].unique())
     columns = [
         *(Mean(at(sparsity), Column(f"accuracy at {percent(sparsity)}", format=".4f")) for sparsity in sparsities),
-        Mean(lambda rows: _areas(rows)["area"], Column("mean accuracy", format=".4f"), "95 %", share=True),
+        Mean(lambda rows: _areas(rows)["area"], Column(OVER, format=".4f"), "95 %", share=True),
         Mean("rank", Column("mean rank", format=".1f")),
         *(Mean(against(control), Column(f"against {control}")) for control in CONTROLS),
         Mean(lambda rows: mean(same(tuned, rows, "scope", "method"), "accuracy"), Column("fine-tuned", format=".4f")),
@@ -128,8 +132,8 @@ def _overview(part: Part, unit: str, plain: DataFrame, tuned: DataFrame, basis: 
         Mean(lambda rows: rows["seed"].nunique(), Column("seeds")),
     ]
     caption = (
-        f"Criteria that remove {unit}, the highest mean test accuracy (area under the curve) of each scope first; what paired "
-        "tests of it show against the controls, corrected over the criteria of a scope; accuracy after fine-tuning; "
+        f"Criteria that remove {unit}, the highest {OVER} of each scope first (the area under the curve, divided by the range of "
+        "sparsities); what paired tests of it show against the controls, corrected over the criteria of a scope; accuracy after fine-tuning; "
         "what scoring costs."
     )
     titles = {"network": "network", "unit": "unit", "scope": "scope", "method": "criterion"}
@@ -257,25 +261,39 @@ def words(part: Part) -> list[str]:
     """Return who is shown to beat magnitude, who does not beat random, and what fine-tuning leaves of it."""
     sentences = []
     for unit in _units(part):
+        sentences += _probed(_of_unit(part, "score", unit))
         plain, tuned = (_of_unit(part, kind, unit) for kind in ("prune", "tune"))
         for scope, rows in plain.groupby("scope", sort=False):
             count = f"{rows['sparsity'].nunique()} sparsities, {rows['seed'].nunique()} seeds"
             areas = _areas(rows).groupby("method")["area"].mean()
-            highest = f"{_highest(areas)}. " if len(areas) else ""
+            highest = f"{_highest(areas, OVER)}. " if len(areas) else ""
             sentences.append(f"{unit.capitalize()}, scope {scope}, {count}: {highest}{_beaten(rows)}")
         if len(tuned):
             accuracies = tuned.groupby("method")["accuracy"].mean()
             sentences.append(
                 f"After one epoch of fine-tuning at {percent(tuned['sparsity'].iloc[0])} of the {unit}: "
-                f"{_highest(accuracies)}; unpruned {mean(part.trained, 'accuracy'):.4f}."
+                f"{_highest(accuracies, 'mean accuracy')}; unpruned {mean(part.trained, 'accuracy'):.4f}."
             )
     return sentences
 
 
-def _highest(accuracies: Series) -> str:
-    """The highest mean, said to be chosen on what it is measured on, beside the controls."""
+def _probed(scored: DataFrame) -> list[str]:
+    """How many probes the traces of the Hessian took, and how sure their ranks are."""
+    if "probes" not in scored or not scored["probes"].notna().any():
+        return []
+    rows = scored[scored["probes"].notna()]
+    least, most = int(rows["probes"].min()), int(rows["probes"].max())
+    count = f"{least}" if least == most else f"{least} to {most}"
+    return [
+        f"Hessian trace: estimated from {count} probes, not the exact diagonal; between two seeds of them the ranks within "
+        f"a layer are foretold to correlate by {rows['probe_correlation'].min():.2f} or more."
+    ]
+
+
+def _highest(accuracies: Series, quantity: str) -> str:
+    """The highest of a quantity, said to be chosen on what it is measured on, beside the controls."""
     return (
-        f"of {len(accuracies)} criteria the highest mean accuracy, chosen on the test images themselves, is "
+        f"of {len(accuracies)} criteria the highest {quantity}, chosen on the test images themselves, is "
         f"{accuracies.idxmax()}'s, {accuracies.max():.4f}, beside {_at(accuracies, 'magnitude')} by magnitude and "
         f"{_at(accuracies, 'random')} at random"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -42,6 +42,11 @@ class Solving:
     unit: str
     scope: str
 
+    def made(self, images: data.Split, loss: str) -> Solver:
+        """Return the solver on images, with a loss where it takes one."""
+        solver = self.make(images)
+        return replace(solver, loss=loss) if hasattr(solver, "loss") else solver  # type: ignore[type-var]
+
 
 _CHANNELS = Scorer(("channels",))
 
@@ -75,9 +80,9 @@ CRITERIA: dict[str, Scorer] = {
 """Every criterion that means something on networks without norms."""
 
 
-def criterion(name: str, model: nn.Module, images: data.Split, seed: int) -> Criterion:
-    """Return a criterion of the study for a network, the training images that criteria are shown, and a seed."""
-    return making.criterion(CRITERIA[name].name or name, model, images, seed, **CRITERIA[name].options)
+def criterion(name: str, model: nn.Module, images: data.Split, seed: int, loss: str = "cross_entropy") -> Criterion:
+    """Return a criterion of the study for a network, the training images that criteria are shown, a seed and a loss."""
+    return making.criterion(CRITERIA[name].name or name, model, images, seed, loss, **CRITERIA[name].options)
 
 
 SOLVERS: dict[str, Solving] = {
