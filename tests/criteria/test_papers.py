@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -91,7 +93,7 @@ def test_hrank_takes_the_rank_of_the_map_behind_the_relu(net: nn.Module, data: t
 def test_absolute_taylor_is_that_of_2017(net: nn.Module, data: tuple[Tensor, Tensor]) -> None:
     """Θ = mean over samples of |mean over the map of activation · gradient|, over the layer's Euclidean norm."""
     scores = Taylor(data, sign="absolute", batch_size=7)(net, channels(net, data[0][:1]))
-    sums = dict.fromkeys(MAPS, 0.0)
+    sums: dict[str, Any] = dict.fromkeys(MAPS, 0.0)
     for at in range(len(data[0])):
         outputs, seen = hooked(net, data[0][at : at + 1])
         nn.functional.cross_entropy(outputs, data[1][at : at + 1]).backward()
