@@ -41,6 +41,9 @@ OUT_OF_TIME = "the time limit of {:g} s was reached before the goal"
 CHOICE, CHECKPOINT = "trial-{}.choice.json", "trial-{}-{}.checkpoint"
 """Files of the trial under way."""
 
+TEMPERATURE = 1.0
+"""Of the teacher's probabilities: what they are, and not their logits far from them, is to be learnt."""
+
 SLACK = 0.02
 """By how much less than the goal is aimed at where costs are measured times, which vary by about so much."""
 
@@ -125,7 +128,7 @@ class _Walk:
         if self._has_other_time():
             self.journal.reopen()
         if not self.journal.baseline:
-            self.journal.baseline = {"metric": self.quality(original)}
+            self.journal.baseline = {"metric": self.quality.baseline}
             self.options = usable(options, original, inputs)
             self.journal.runtime = name_of(self.options.where)
             self.journal.write()
@@ -158,7 +161,7 @@ class _Walk:
         if len(refused) > self.options.retries:
             within = "" if refused[-1].cost is None else f" within max_drop={self.options.max_drop:g}"
             return self._end(f"the goal cannot be had{within}")
-        if self.options.time_limit is not None and self._late():
+        if self.late:
             return self._end(OUT_OF_TIME.format(self.options.time_limit))
         if refused and refused[-1].asked < best:
             return sqrt(best * refused[-1].asked)
@@ -174,10 +177,12 @@ class _Walk:
         limits = ("",) if self.options.time_limit is None else ("", OUT_OF_TIME.format(self.options.time_limit))
         return self.journal.done.startswith("the time limit") and self.journal.done not in limits
 
-    def _late(self) -> bool:
-        assert self.options.time_limit is not None
+    @property
+    def late(self) -> bool:
+        """Whether the time is up."""
         spent = sum(trial.seconds for trial in self.journal.trials)
-        return max(spent, monotonic() - self.clock.started) >= self.options.time_limit
+        limit = self.options.time_limit
+        return limit is not None and max(spent, monotonic() - self.clock.started) >= limit
 
     def _try(self, best: Result, asked: float) -> tuple[Trial, Result | None]:
         began, number = monotonic(), len(self.journal.trials) + 1
@@ -215,7 +220,7 @@ class _Walk:
         return choice
 
     def _train(self, model: nn.Module, options: TrainOptions, number: int, what: str) -> None:
-        if not options.epochs:
+        if not options.epochs or self.late:
             return
         loss = self.options.loss or ("cross_entropy" if self.classes and self.quality.labelled else None)
         more: dict[str, Any] = {} if loss is None else {"loss": loss}
@@ -225,7 +230,8 @@ class _Walk:
             self.data if loss is not None else unlabelled(self.data),
             options=replace(options, seed=self.options.seed),
             match="logits" if self.classes else "auto",
-            callbacks=[self.clock, *([_StopInTime(self)] if self.options.time_limit is not None else [])],
+            temperature=TEMPERATURE,
+            callbacks=[self.clock, _StopInTime(self)],
             checkpoint=self.journal.place(CHECKPOINT.format(number, what)),
             progress=self.progress,
             **more,
@@ -269,6 +275,6 @@ class _StopInTime(Callback):
 
     walk: _Walk
 
-    def on_epoch(self, run: Run) -> None:
-        """Stop after this epoch."""
-        run.stop = run.stop or self.walk._late()
+    def on_step(self, run: Run) -> None:
+        """Stop after this step."""
+        run.stop = run.stop or self.walk.late
