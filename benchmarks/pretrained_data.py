@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from math import log, pi
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Generator, Tensor
 from torch.nn import functional as F
+
+from published import folder
 
 __all__ = ["OTHER", "TRAINED", "faces", "speech", "tones"]
 
@@ -81,7 +81,7 @@ def faces(part: str, count: int, seed: int) -> tuple[Tensor, Tensor]:
     for each part, and out of the 100 pictures without a face of the same set.
     """
     generator = torch.Generator().manual_seed(seed)
-    small = torch.from_numpy(np.load(_folder() / "lfw_subset.npy")).float()
+    small = torch.from_numpy(np.load(folder("skimage") / "data" / "lfw_subset.npy")).float()
     first, last = {"train": (0, 60), "validation": (60, 80), "test": (80, 100)}[part]
     people, others = small[first:last, None].expand(-1, 3, -1, -1), small[100 + first : 100 + last, None].expand(-1, 3, -1, -1)
     scenes = [_picture(name) for name in SCENES[part]]
@@ -97,14 +97,8 @@ SCENES = {
 }
 
 
-def _folder() -> Path:
-    found = find_spec("skimage")
-    assert found is not None and found.origin is not None, "pip install scikit-image, which brings the pictures"
-    return Path(found.origin).parent / "data"
-
-
 def _picture(name: str) -> Tensor:
-    picture = Image.open(_folder() / name).convert("RGB")
+    picture = Image.open(folder("skimage") / "data" / name).convert("RGB")
     picture.thumbnail((400, 400))
     values = torch.from_numpy(np.array(picture))
     return values.permute(2, 0, 1).float() / 255

@@ -303,3 +303,12 @@ def test_no_training_begins_when_the_time_is_up(trained: nn.Module, monkeypatch:
     (trial,) = result.history.trials
     assert trial.metric == trial.untrained
     assert "time limit" in result.history.why
+
+
+def test_a_training_that_makes_it_worse_is_undone(trained: nn.Module) -> None:
+    changes = {**QUICK, "train": TrainOptions(epochs=1, lr=3.0), "finish": None, "steps": 1, "max_drop": 1.0}
+    validation = blobs(400, 1)
+    result = sc.compress(trained, torch.zeros(1, 8), {"macs": 0.4}, blobs(600, 0), validation, **changes)
+    (trial,) = result.history.trials
+    assert trial.metric == trial.untrained == sc.evaluate(result.model, validation).accuracy
+    assert trial.untrained > 0.5

@@ -26,7 +26,7 @@ from secateur.compression.saved_trials import load_choice, load_trial, save_choi
 from secateur.labelled import Samples, unlabelled
 from secateur.result import Result
 from secateur.runtimes import name_of
-from secateur.state import check_module, digest, tensors, usual
+from secateur.state import check_module, digest, restore, snapshot, tensors, usual
 from secateur.structure import channels
 from secateur.train import distill
 from secateur.train.callbacks import Callback, Run
@@ -43,6 +43,9 @@ CHOICE, CHECKPOINT = "trial-{}.choice.json", "trial-{}-{}.checkpoint"
 
 TEMPERATURE = 1.0
 """Of the teacher's probabilities: what they are, and not their logits far from them, is to be learnt."""
+
+CALMER = 0.1
+"""By what the learning rate is multiplied after a training that made the model worse."""
 
 SLACK = 0.02
 """By how much less than the goal is aimed at where costs are measured times, which vary by about so much."""
@@ -196,17 +199,16 @@ class _Walk:
             base, seconds = now.number if now else 0, monotonic() - began
             return Trial(number, base, asked, None, None, None, False, str(error), seconds), None
         result = smaller(best.model, choice, aimed, self.costs, self.scoring, self.options)
-        untrained, cost = self.quality(result.model), choice.cost
-        last = cost <= self.goal.fraction
+        untrained, floor = self.quality(result.model), self.journal.baseline["metric"] - self.options.max_drop
         self.clock.lap("cut", aside=self.costs.seconds if number == 1 else 0.0)
-        self._train(result.model, self.options.train, number, "train")
-        metric, floor = self.quality(result.model), self.journal.baseline["metric"] - self.options.max_drop
-        if self.options.finish is not None and (last or metric < floor):
-            self._train(result.model, self.options.finish, number, "finish")
-            metric = self.quality(result.model)
+        metric, helped = self._trained(result.model, untrained, self.options.train, number, "train")
+        finish = self.options.finish
+        if finish is not None and (choice.cost <= self.goal.fraction or metric < floor):
+            finish = finish if helped else replace(finish, lr=finish.lr * CALMER)
+            metric, _ = self._trained(result.model, metric, finish, number, "finish")
         good = metric >= floor
         why = "good enough" if good else f"{self.quality.name} fell below {floor:.4g}"
-        trial = Trial(number, now.number if now else 0, asked, cost, metric, untrained, good, why, monotonic() - began)
+        trial = Trial(number, now.number if now else 0, asked, choice.cost, metric, untrained, good, why, monotonic() - began)
         return trial, result.after(best) if best.edits else result
 
     def _choice(self, model: nn.Module, number: int, asked: float) -> Chosen:
@@ -219,9 +221,18 @@ class _Walk:
             save_choice(file, choice)
         return choice
 
-    def _train(self, model: nn.Module, options: TrainOptions, number: int, what: str) -> None:
+    def _trained(self, model: nn.Module, metric: float, options: TrainOptions, number: int, what: str) -> tuple[float, bool]:
+        """Train a model of a metric; return the metric that it has then, and whether that helped: if not, it is undone."""
         if not options.epochs or self.late:
-            return
+            return metric, True
+        before = snapshot(model)
+        self._train(model, options, number, what)
+        after = self.quality(model)
+        if after < metric:
+            restore(model, before)
+        return max(metric, after), after >= metric
+
+    def _train(self, model: nn.Module, options: TrainOptions, number: int, what: str) -> None:
         loss = self.options.loss or ("cross_entropy" if self.classes and self.quality.labelled else None)
         more: dict[str, Any] = {} if loss is None else {"loss": loss}
         distill(
