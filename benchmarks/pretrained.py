@@ -162,7 +162,9 @@ def _pairs(embeddings: Tensor, speakers: Tensor) -> tuple[Tensor, Tensor]:
 def _threshold(similarities: Tensor, same: Tensor) -> float:
     """Where as many pairs of one speaker are refused as pairs of two are accepted."""
     steps = torch.linspace(0, 1, 1001)
-    gaps = [float(abs((similarities[same] < s).double().mean() - (similarities[~same] >= s).double().mean())) for s in steps]
+    gaps = [
+        float(abs((similarities[same] < s).double().mean() - (similarities[~same] >= s).double().mean())) for s in steps
+    ]
     return float(steps[min(range(len(gaps)), key=gaps.__getitem__)])
 
 

@@ -38,7 +38,9 @@ def tones(count: int, seed: int, timbres: tuple[str, ...]) -> tuple[Tensor, Tens
     phase = 2 * pi * pitch * (torch.expm1(drift * seconds) / drift)
     numbers = torch.arange(1, 25.0)
     which = torch.randint(len(timbres), (count,), generator=generator)
-    strength = torch.stack([_strength(timbre, pitch, numbers, generator) for timbre in timbres])[which, torch.arange(count)]
+    strength = torch.stack([_strength(timbre, pitch, numbers, generator) for timbre in timbres])[
+        which, torch.arange(count)
+    ]
     strength = strength * (pitch * numbers < 0.48 * RATE)
     starts = _uniform(generator, 0, 2 * pi, count, 24)
     sound = torch.zeros(count, 1024)
@@ -83,7 +85,10 @@ def faces(part: str, count: int, seed: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     small = torch.from_numpy(np.load(folder("skimage") / "data" / "lfw_subset.npy")).float()
     first, last = {"train": (0, 60), "validation": (60, 80), "test": (80, 100)}[part]
-    people, others = small[first:last, None].expand(-1, 3, -1, -1), small[100 + first : 100 + last, None].expand(-1, 3, -1, -1)
+    people, others = (
+        small[first:last, None].expand(-1, 3, -1, -1),
+        small[100 + first : 100 + last, None].expand(-1, 3, -1, -1),
+    )
     scenes = [_picture(name) for name in SCENES[part]]
     labels = (torch.rand(count, generator=generator) < 0.5).float()
     pictures = torch.stack([_cut(people if label else others, scenes, bool(label), generator) for label in labels])

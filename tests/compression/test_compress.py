@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -312,3 +313,13 @@ def test_a_training_that_makes_it_worse_is_undone(trained: nn.Module) -> None:
     (trial,) = result.history.trials
     assert trial.metric == trial.untrained == sc.evaluate(result.model, validation).accuracy
     assert trial.untrained > 0.5
+
+
+def test_a_cut_that_is_no_faster_is_taken_back(trained: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = steps.chosen
+    monkeypatch.setattr(steps, "chosen", lambda *args: replace(real(*args), cost=1.1))
+    changes = {**QUICK, "max_drop": 1.0, "finish": None, "retries": 0}
+    result = sc.compress(trained, torch.zeros(1, 8), {"macs": 0.3}, blobs(300, 0), blobs(100, 1), **changes)
+    (trial,) = result.history.rejected
+    assert trial.why == "no less macs than before"
+    assert same(result.model, trained)

@@ -189,7 +189,7 @@ def _by_costs(model: nn.Module, sites: Sites, worth: JointWorth, asked: float, c
         if costs.goal.what != "latency":
             break
         cost = costs(draft(model, sites, allocation.keep), quick=True)
-        if cost <= asked:
+        if cost <= asked or cost >= 1:
             break
         table = table.corrected("latency", allocation.kept, cost * table.whole["latency"])
     return allocation.keep

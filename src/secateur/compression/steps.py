@@ -206,9 +206,13 @@ class _Walk:
         if finish is not None and (choice.cost <= self.goal.fraction or metric < floor):
             finish = finish if helped else replace(finish, lr=finish.lr * CALMER)
             metric, _ = self._trained(result.model, metric, finish, number, "finish")
-        good = metric >= floor
-        why = "good enough" if good else f"{self.quality.name} fell below {floor:.4g}"
-        trial = Trial(number, now.number if now else 0, asked, choice.cost, metric, untrained, good, why, monotonic() - began)
+        why = "good enough" if metric >= floor else f"{self.quality.name} fell below {floor:.4g}"
+        if choice.cost >= self.journal.cost:
+            why = f"no less {self.goal.what} than before"
+        good = why == "good enough"
+        trial = Trial(
+            number, now.number if now else 0, asked, choice.cost, metric, untrained, good, why, monotonic() - began
+        )
         return trial, result.after(best) if best.edits else result
 
     def _choice(self, model: nn.Module, number: int, asked: float) -> Chosen:
@@ -221,7 +225,9 @@ class _Walk:
             save_choice(file, choice)
         return choice
 
-    def _trained(self, model: nn.Module, metric: float, options: TrainOptions, number: int, what: str) -> tuple[float, bool]:
+    def _trained(
+        self, model: nn.Module, metric: float, options: TrainOptions, number: int, what: str
+    ) -> tuple[float, bool]:
         """Train a model of a metric; return the metric that it has then, and whether that helped: if not, it is undone."""
         if not options.epochs or self.late:
             return metric, True
