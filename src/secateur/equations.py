@@ -194,6 +194,9 @@ def patches(
 COLUMNS = 4096
 """How many columns a group's equations may have; where kernels make more, weights change within fewer directions."""
 
+SHARED = 16
+"""Places beside each other see nearly the same of a kernel that is longer: one in a sixteenth of its length is looked at."""
+
 
 class LayerEquations:
     """The least-squares problem of a linear layer or a convolution: one for each group, over data taken in part by part.
@@ -250,6 +253,13 @@ class LayerEquations:
         picked = [
             self._coordinates(x, dim, group_inputs + group * width) for group, group_inputs in enumerate(self.inputs)
         ]
+        if self.basis is not None:
+            # With a basis, neighbouring places share no products.
+            some: tuple[Any, ...] = (
+                ...,
+                *(slice(None, None, max(size // SHARED, 1)) for size in self.weight.shape[2:]),
+            )
+            picked, aims = [part[some] for part in picked], aims[some]
         if self._even:
             self._moments[0].add(torch.cat(picked, dim) if groups > 1 else picked[0], aims)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sc
-from secateur.compression import Compression, CompressOptions, steps
+from secateur.compression import Compression, CompressOptions, choosing, steps
+from secateur.labelled import SampleBatch
 from secateur.state import tensors
 from secateur.train.options import TrainOptions
 
@@ -249,3 +251,75 @@ def test_bad_input(trained: nn.Module, goal: Any, changes: dict[str, Any], words
 
 def test_options_are_data() -> None:
     assert CompressOptions().identity() == CompressOptions(time_limit=5.0).identity()
+
+
+class _Sequences(nn.Module):
+    """A recurrent layer, whose units nothing can make up for before the cut, and two layers behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop, self.hidden, self.head = nn.LSTM(4, 16, batch_first=True), nn.Linear(16, 32), nn.Linear(32, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return three numbers for each sequence."""
+        last: Tensor = self.loop(x)[0][:, -1]
+        scores: Tensor = self.head(self.hidden(last).relu())
+        return scores
+
+
+def test_layers_beside_one_that_cannot_be_refitted_still_are() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, x = _Sequences(), torch.randn(200, 6, 4)
+    changes = {**QUICK, "train": TrainOptions(epochs=1), "max_drop": 1.0, "steps": 1, "finish": None}
+    result = sc.compress(model, x[:1], {"macs": 0.5}, x, x[:100], **changes)
+    assert result.history.reached
+    kept = {site.name: site.kept for site in result.report.sites}
+    assert result.method is not None
+    assert result.method.repair == ("structured-obs",) or kept["hidden"] == 32
+
+
+def test_many_outputs_are_looked_at_in_as_many_directions_as_tell_the_units_apart() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 40), nn.ReLU(), nn.Linear(40, 100)), torch.randn(50, 4)
+    sites = sc.channels(model, x[:1])
+    few, many = (choosing.Scoring.of(model, SampleBatch(inputs), False) for inputs in (x[:10], x))
+    directions = [choosing._criterion(CompressOptions(), scoring, sites).directions for scoring in (few, many)]
+    assert directions == [2 * 40 // 10, 4]
+    classes = choosing.Scoring.of(model[:2], SampleBatch(x), False)  # 40 outputs: exact
+    assert choosing._criterion(CompressOptions(), classes, sites).directions == 64
+
+
+def test_no_training_begins_when_the_time_is_up(trained: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, real = [0.0], steps.chosen
+
+    def slow(*args: Any) -> Any:
+        choice = real(*args)
+        now[0] = 1e12
+        return choice
+
+    monkeypatch.setattr(steps, "chosen", slow)
+    monkeypatch.setattr(steps, "monotonic", lambda: now[0])
+    call = (trained, torch.zeros(1, 8), {"macs": 0.3}, blobs(300, 0), blobs(100, 1))
+    result = sc.compress(*call, **QUICK, max_drop=1.0, time_limit=60.0)
+    (trial,) = result.history.trials
+    assert trial.metric == trial.untrained
+    assert "time limit" in result.history.why
+
+
+def test_a_training_that_makes_it_worse_is_undone(trained: nn.Module) -> None:
+    changes = {**QUICK, "train": TrainOptions(epochs=1, lr=3.0), "finish": None, "steps": 1, "max_drop": 1.0}
+    validation = blobs(400, 1)
+    result = sc.compress(trained, torch.zeros(1, 8), {"macs": 0.4}, blobs(600, 0), validation, **changes)
+    (trial,) = result.history.trials
+    assert trial.metric == trial.untrained == sc.evaluate(result.model, validation).accuracy
+    assert trial.untrained > 0.5
+
+
+def test_a_cut_that_is_no_faster_is_taken_back(trained: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = steps.chosen
+    monkeypatch.setattr(steps, "chosen", lambda *args: replace(real(*args), cost=1.1))
+    changes = {**QUICK, "max_drop": 1.0, "finish": None, "retries": 0}
+    result = sc.compress(trained, torch.zeros(1, 8), {"macs": 0.3}, blobs(300, 0), blobs(100, 1), **changes)
+    (trial,) = result.history.rejected
+    assert trial.why == "no less macs than before"
+    assert same(result.model, trained)

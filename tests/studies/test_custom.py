@@ -98,7 +98,7 @@ def change(line: str, by: str) -> str:
         (
             change("seeds = 2", "seeds = 0"),
             InputError,
-            r"mine\.toml, line 6: seeds is 0; give a whole number of at least 1",
+            r"mine\.toml, line 6: seeds is 0; give a whole number from 1 to",
         ),
         (
             change("[0.5]", "0.5"),

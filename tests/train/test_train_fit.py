@@ -220,6 +220,16 @@ def test_callbacks_are_called_in_order_and_can_stop() -> None:
     assert watch.seen == ["start", "gradients", "step 1", "gradients", "step 2", "epoch 1", "end"]
 
 
+def test_a_callback_can_stop_after_a_step() -> None:
+    class Late(Callback):
+        def on_step(self, run: Run) -> None:
+            self.steps, run.stop = run.step, run.step == 3
+
+    late = Late()
+    history = fit(net(), blobs(8), epochs=5, batch_size=4, callbacks=[late])  # two steps an epoch
+    assert (len(history), late.steps) == (2, 3)
+
+
 def test_progress_is_shown_on_the_standard_error_stream(capsys: pytest.CaptureFixture[str]) -> None:
     fit(net(), blobs(8), blobs(8), epochs=2, progress=True)
     shown = capsys.readouterr()

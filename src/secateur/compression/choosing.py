@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -15,7 +14,7 @@ from secateur.compression.costs import Costs, now
 from secateur.compression.options import CompressOptions
 from secateur.criteria import by_name
 from secateur.criteria.base import scores_of
-from secateur.criteria.joint_loss_change import JointWorth
+from secateur.criteria.joint_loss_change import JointLossChange, JointWorth
 from secateur.labelled import SampleBatch, Samples, batches, together
 from secateur.rate.whole import answered
 from secateur.repair import repair
@@ -25,12 +24,15 @@ from secateur.solvers import StructuredOBS
 from secateur.structure import channels
 from secateur.structure.cutting import draft
 from secateur.trees import side_by_side
-from secateur.types import InputError, Keep, Loss, Sites
+from secateur.types import Criterion, Keep, Loss, Sites
 
 __all__ = ["Chosen", "Scoring", "calibration", "chosen", "smaller"]
 
 CORRECTIONS = 4
 """How often a cut is planned anew after it was measured and found too slow."""
+
+PROBES, LEAST = 2, 4
+"""Random directions of the outputs that units are scored by, for each unit over all samples; and for each sample."""
 
 
 def calibration(data: Samples, count: int, seed: int) -> SampleBatch:
@@ -121,10 +123,7 @@ def chosen(model: nn.Module, asked: float, costs: Costs, scoring: Scoring, optio
         UnreachableError: no widths cost so little.
     """
     sites = channels(model, costs.inputs, options.ignore)
-    criterion = options.criterion
-    if isinstance(criterion, str):
-        criterion = by_name(criterion, scoring.data, scoring.loss)
-    scores = scores_of(criterion, model, sites, "compress")
+    scores = scores_of(_criterion(options, scoring, sites), model, sites, "compress")
     if isinstance(scores, JointWorth):
         keep = _by_costs(model, sites, scores, asked, costs)
     else:
@@ -162,18 +161,34 @@ def smaller(
     return Result.of(model, sites, keep, repaired=repaired, method=method)
 
 
+def _criterion(options: CompressOptions, scoring: Scoring, sites: Sites) -> Criterion:
+    """The criterion; one of that name looks at as many directions of the outputs as it takes to tell the units apart."""
+    if not isinstance(options.criterion, str):
+        return options.criterion
+    criterion = by_name(options.criterion, scoring.data, scoring.loss)
+    if isinstance(criterion, JointLossChange) and scoring.data[1][0].numel() > criterion.directions:
+        units, samples = sum(site.size for site in sites.values()), len(scoring.data[1])
+        enough = max(-(-PROBES * units // samples), LEAST)
+        return replace(criterion, directions=min(enough, criterion.directions))
+    return criterion
+
+
 def _made_up(model: nn.Module, sites: Sites, keep: Keep, scoring: Scoring) -> tuple[Keep, nn.Module, tuple[str, ...]]:
-    """Masks of the same widths, weights for what stays, and the names of what made them: the first that can."""
-    fractions = {name: 1 - int(mask.sum()) / mask.numel() for name, mask in keep.items()}
-    with suppress(InputError):
-        solution = StructuredOBS(scoring.answers).solve(model, sites, fractions)
-        solved = solution.apply(model)
-        has_norms = bool(norms_of(solved))
-        done = repair(solved, sites, solution.keep, scoring.data, "norms") if has_norms else solved
-        return solution.keep, done, ("structured-obs", *(["norms"] if has_norms else []))
-    with suppress(InputError):
-        return keep, repair(model, sites, keep, scoring.data), ("least-squares", "norms")
-    return keep, model, ()
+    """Masks of the same widths, weights for what stays, and the names of what made them.
+
+    Sites that the solver cannot choose from keep what was chosen, and their readers their weights.
+    """
+    solver = StructuredOBS(scoring.answers)
+    able = solver.able(model, sites)
+    fractions = {name: 1 - int(mask.sum()) / mask.numel() for name, mask in keep.items() if name in able}
+    if not any(fractions.values()):
+        return keep, model, ()
+    solution = solver.solve(model, sites, fractions)
+    solved, ways = solution.apply(model), ["structured-obs"]
+    solved_keep = {name: solution.keep[name] for name in fractions}
+    if norms_of(solved):
+        solved, ways = repair(solved, sites, solved_keep, scoring.data, "norms"), [*ways, "norms"]
+    return {**keep, **solved_keep}, solved, tuple(ways)
 
 
 def _by_costs(model: nn.Module, sites: Sites, worth: JointWorth, asked: float, costs: Costs) -> Keep:
@@ -184,7 +199,7 @@ def _by_costs(model: nn.Module, sites: Sites, worth: JointWorth, asked: float, c
         if costs.goal.what != "latency":
             break
         cost = costs(draft(model, sites, allocation.keep), quick=True)
-        if cost <= asked:
+        if cost <= asked or cost >= 1:
             break
         table = table.corrected("latency", allocation.kept, cost * table.whole["latency"])
     return allocation.keep

@@ -70,16 +70,16 @@ class Quality:
         name: of the metric.
         data: the validation data.
         original: what the original answers on them.
+        targets: theirs; None where there are none.
         measure: the metric, of (outputs, targets, the original's outputs).
-        labelled: whether the data have targets.
         tells_classes: whether the targets are classes, and the outputs their logits.
     """
 
     name: str
     data: Samples
     original: Any
+    targets: Any
     measure: Callable[[Any, Any, Any], float]
-    labelled: bool
     tells_classes: bool
 
     @classmethod
@@ -91,15 +91,24 @@ class Quality:
         """
         original, targets = _answered(model, data)
         classes = isinstance(original, Tensor) and isinstance(targets, Tensor) and are_classes(original, targets)
-        facts = (targets is not None, classes)
         if metric is None:
             metric = "accuracy" if classes else "fidelity"
         if callable(metric) or ":" in metric:
             name = metric if isinstance(metric, str) else getattr(metric, "__name__", repr(metric))
-            return cls(name, data, original, _without_original(metric_function(metric)), *facts)
+            return cls(name, data, original, targets, _without_original(metric_function(metric)), classes)
         if metric not in METRICS:
             raise unknown_name("metric", metric, METRICS)
-        return cls(metric, data, original, METRICS[metric], *facts)
+        return cls(metric, data, original, targets, METRICS[metric], classes)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the data have targets."""
+        return self.targets is not None
+
+    @property
+    def baseline(self) -> float:
+        """The metric of the original."""
+        return self._rated(self.original, self.targets)
 
     def __call__(self, model: nn.Module) -> float:
         """Return the metric of a model.
@@ -107,7 +116,10 @@ class Quality:
         Raises:
             InputError: it is no finite number.
         """
-        value = float(self.measure(*_answered(model, self.data), self.original))
+        return self._rated(*_answered(model, self.data))
+
+    def _rated(self, outputs: Any, targets: Any) -> float:
+        value = float(self.measure(outputs, targets, self.original))
         if not isfinite(value):
             raise InputError(f"compress: the metric {self.name} is {value}; it must be a finite number, high = good")
         return value

@@ -26,7 +26,7 @@ from secateur.compression.saved_trials import load_choice, load_trial, save_choi
 from secateur.labelled import Samples, unlabelled
 from secateur.result import Result
 from secateur.runtimes import name_of
-from secateur.state import check_module, digest, tensors, usual
+from secateur.state import check_module, digest, restore, snapshot, tensors, usual
 from secateur.structure import channels
 from secateur.train import distill
 from secateur.train.callbacks import Callback, Run
@@ -40,6 +40,12 @@ OUT_OF_TIME = "the time limit of {:g} s was reached before the goal"
 
 CHOICE, CHECKPOINT = "trial-{}.choice.json", "trial-{}-{}.checkpoint"
 """Files of the trial under way."""
+
+TEMPERATURE = 1.0
+"""Of the teacher's probabilities: what they are, and not their logits far from them, is to be learnt."""
+
+CALMER = 0.1
+"""By what the learning rate is multiplied after a training that made the model worse."""
 
 SLACK = 0.02
 """By how much less than the goal is aimed at where costs are measured times, which vary by about so much."""
@@ -125,7 +131,7 @@ class _Walk:
         if self._has_other_time():
             self.journal.reopen()
         if not self.journal.baseline:
-            self.journal.baseline = {"metric": self.quality(original)}
+            self.journal.baseline = {"metric": self.quality.baseline}
             self.options = usable(options, original, inputs)
             self.journal.runtime = name_of(self.options.where)
             self.journal.write()
@@ -158,7 +164,7 @@ class _Walk:
         if len(refused) > self.options.retries:
             within = "" if refused[-1].cost is None else f" within max_drop={self.options.max_drop:g}"
             return self._end(f"the goal cannot be had{within}")
-        if self.options.time_limit is not None and self._late():
+        if self.late:
             return self._end(OUT_OF_TIME.format(self.options.time_limit))
         if refused and refused[-1].asked < best:
             return sqrt(best * refused[-1].asked)
@@ -174,10 +180,12 @@ class _Walk:
         limits = ("",) if self.options.time_limit is None else ("", OUT_OF_TIME.format(self.options.time_limit))
         return self.journal.done.startswith("the time limit") and self.journal.done not in limits
 
-    def _late(self) -> bool:
-        assert self.options.time_limit is not None
+    @property
+    def late(self) -> bool:
+        """Whether the time is up."""
         spent = sum(trial.seconds for trial in self.journal.trials)
-        return max(spent, monotonic() - self.clock.started) >= self.options.time_limit
+        limit = self.options.time_limit
+        return limit is not None and max(spent, monotonic() - self.clock.started) >= limit
 
     def _try(self, best: Result, asked: float) -> tuple[Trial, Result | None]:
         began, number = monotonic(), len(self.journal.trials) + 1
@@ -191,17 +199,20 @@ class _Walk:
             base, seconds = now.number if now else 0, monotonic() - began
             return Trial(number, base, asked, None, None, None, False, str(error), seconds), None
         result = smaller(best.model, choice, aimed, self.costs, self.scoring, self.options)
-        untrained, cost = self.quality(result.model), choice.cost
-        last = cost <= self.goal.fraction
+        untrained, floor = self.quality(result.model), self.journal.baseline["metric"] - self.options.max_drop
         self.clock.lap("cut", aside=self.costs.seconds if number == 1 else 0.0)
-        self._train(result.model, self.options.train, number, "train")
-        metric, floor = self.quality(result.model), self.journal.baseline["metric"] - self.options.max_drop
-        if self.options.finish is not None and (last or metric < floor):
-            self._train(result.model, self.options.finish, number, "finish")
-            metric = self.quality(result.model)
-        good = metric >= floor
-        why = "good enough" if good else f"{self.quality.name} fell below {floor:.4g}"
-        trial = Trial(number, now.number if now else 0, asked, cost, metric, untrained, good, why, monotonic() - began)
+        metric, helped = self._trained(result.model, untrained, self.options.train, number, "train")
+        finish = self.options.finish
+        if finish is not None and (choice.cost <= self.goal.fraction or metric < floor):
+            finish = finish if helped else replace(finish, lr=finish.lr * CALMER)
+            metric, _ = self._trained(result.model, metric, finish, number, "finish")
+        why = "good enough" if metric >= floor else f"{self.quality.name} fell below {floor:.4g}"
+        if choice.cost >= self.journal.cost:
+            why = f"no less {self.goal.what} than before"
+        good = why == "good enough"
+        trial = Trial(
+            number, now.number if now else 0, asked, choice.cost, metric, untrained, good, why, monotonic() - began
+        )
         return trial, result.after(best) if best.edits else result
 
     def _choice(self, model: nn.Module, number: int, asked: float) -> Chosen:
@@ -214,9 +225,20 @@ class _Walk:
             save_choice(file, choice)
         return choice
 
+    def _trained(
+        self, model: nn.Module, metric: float, options: TrainOptions, number: int, what: str
+    ) -> tuple[float, bool]:
+        """Train a model of a metric; return the metric that it has then, and whether that helped: if not, it is undone."""
+        if not options.epochs or self.late:
+            return metric, True
+        before = snapshot(model)
+        self._train(model, options, number, what)
+        after = self.quality(model)
+        if after < metric:
+            restore(model, before)
+        return max(metric, after), after >= metric
+
     def _train(self, model: nn.Module, options: TrainOptions, number: int, what: str) -> None:
-        if not options.epochs:
-            return
         loss = self.options.loss or ("cross_entropy" if self.classes and self.quality.labelled else None)
         more: dict[str, Any] = {} if loss is None else {"loss": loss}
         distill(
@@ -225,7 +247,8 @@ class _Walk:
             self.data if loss is not None else unlabelled(self.data),
             options=replace(options, seed=self.options.seed),
             match="logits" if self.classes else "auto",
-            callbacks=[self.clock, *([_StopInTime(self)] if self.options.time_limit is not None else [])],
+            temperature=TEMPERATURE,
+            callbacks=[self.clock, _StopInTime(self)],
             checkpoint=self.journal.place(CHECKPOINT.format(number, what)),
             progress=self.progress,
             **more,
@@ -269,6 +292,6 @@ class _StopInTime(Callback):
 
     walk: _Walk
 
-    def on_epoch(self, run: Run) -> None:
-        """Stop after this epoch."""
-        run.stop = run.stop or self.walk._late()
+    def on_step(self, run: Run) -> None:
+        """Stop after this step."""
+        run.stop = run.stop or self.walk.late

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil, nan
 
 import torch
@@ -115,7 +116,7 @@ class HessianTrace(LossCriterion):
         tallies = {name: _Estimates() for name in sites}
         for names, draws in self._probing(model, Sites(weights_of, structure=sites.structure)):
             unit = self._unit_sums({name: weights_of[name] for name in names}, parameters)
-            self._settle({name: tallies[name] for name in names}, lambda n, d=draws, u=unit: d(n, generator, u))
+            self._settle({name: tallies[name] for name in names}, partial(draws, generator, unit))
         return _scores(tallies, sites)
 
     def _probing(self, model: nn.Module, sites: Sites) -> Iterator[tuple[list[str], Draws]]:
@@ -175,7 +176,7 @@ class HessianTrace(LossCriterion):
             )
 
 
-Draws = Callable[[int, torch.Generator, UnitSums], list[dict[str, Tensor]]]
+Draws = Callable[[torch.Generator, UnitSums, int], list[dict[str, Tensor]]]
 
 
 class _Estimates:

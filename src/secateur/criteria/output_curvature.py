@@ -73,9 +73,9 @@ def random_roots(
         signed = vector * _signs(outputs.flatten(1)[:, 0], generator).reshape(-1, *[1] * (outputs.ndim - 1))
         bends_up = sign.reshape(-1, *[1] * (outputs.ndim - 1)) > 0
         up, down = up + signed * bends_up, down + signed * ~bends_up
-    for total, sign in ((up, 1.0), (down, -1.0)):
+    for total, bend in ((up, 1.0), (down, -1.0)):
         if bool(total.any()):
-            yield total, outputs.new_tensor(sign)
+            yield total, outputs.new_tensor(bend)
 
 
 def _signs(outputs: Tensor, generator: Generator) -> Tensor:

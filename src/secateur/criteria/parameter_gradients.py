@@ -110,7 +110,7 @@ class Objective:
                 count += size * probes
         return _over(totals, count)
 
-    def hessian_draws(self, count: int, generator: torch.Generator, unit: UnitSums) -> list[Tensors]:
+    def hessian_draws(self, generator: torch.Generator, unit: UnitSums, count: int) -> list[Tensors]:
         """Return so many estimates of the Hessian's diagonal, each from random signs z: `unit` of z · Hz."""
         draws: list[Tensors] = [{} for _ in range(count)]
         with self._leaves() as leaves:
@@ -122,7 +122,7 @@ class Objective:
                 samples += size
         return [_over(draw, samples) for draw in draws]
 
-    def gauss_newton_draws(self, count: int, generator: torch.Generator, unit: UnitSums) -> list[Tensors]:
+    def gauss_newton_draws(self, generator: torch.Generator, unit: UnitSums, count: int) -> list[Tensors]:
         """Return so many estimates of the diagonal of the Gauss–Newton matrix: `unit` of squared gradients.
 
         Each sample draws a random root u of the curvature at its outputs, E u uᵀ = H. The gradient of Σ u · outputs over

@@ -172,7 +172,7 @@ def _summed(changes: Tensor, sign: str, size: int) -> Tensor:
     """The sum over samples, ``(samples, units)``, of what is signed of the mean of each `size` of them."""
     if size == 1:
         return _signed(changes, sign).sum(0)
-    return torch.stack([_signed(part.mean(0), sign) * len(part) for part in changes.split(size)]).sum(0)
+    return torch.stack([_signed(part.mean(0), sign) * len(part) for part in torch.split(changes, size)]).sum(0)
 
 
 def _of_site(changes: dict[str, Tensor], site: Site) -> Tensor:

@@ -10,6 +10,7 @@ from torch.fx import Node
 
 from secateur.labelled import Samples, batches, logits_of
 from secateur.losses import are_probabilities
+from secateur.rate.memory import free_memory
 from secateur.state import device_of
 from secateur.structure.consumers import Consumer, consumers_of
 from secateur.structure.flow import Flow, Read
@@ -21,8 +22,9 @@ from secateur.types import ExampleInputs, Sites
 
 __all__ = ["HELD", "Beside"]
 
-HELD = 2**30
-"""How many bytes of activations are held; batches beyond are computed from the start whenever they are asked for."""
+HELD, SHARE = 2**30, 8
+"""How many bytes of activations are held, or one in so many of those that are free; batches beyond are computed from the
+start whenever they are asked for."""
 
 SHAPING = {"view", "_unsafe_view", "reshape", "clone", "contiguous", "alias", "detach"}
 """Ops that leave all numbers, and the last dimension of a linear layer's outputs, as they are."""
@@ -103,6 +105,7 @@ class Beside:
         self._flow = first = Flow(teacher, sites)
         flows = first, replace(first, model=student)
         device = device_of(teacher)
+        self._free = free_memory(device)
         layouts: dict[int, _Layout] = {}
         self._batches: list[_Batch] = []
         self._inputs: list[ExampleInputs] = []
@@ -164,11 +167,11 @@ class Beside:
 
     def _bound(self) -> None:
         """Let go of activations beyond those that may be held."""
-        nbytes = 0
+        nbytes, most = 0, max(HELD, self._free // SHARE)
         for batch in self._batches:
             for staged in (batch.teacher, batch.student):
                 nbytes += staged.nbytes
-                if nbytes > HELD:
+                if nbytes > most:
                     staged.forget()
 
     def _gate(self, read: Read, x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,8 +76,8 @@ class Genetic(Search):
     cross: Callable[[Genes, Numbers, float, np.random.Generator], tuple[Genes, Bools]] = field(
         default=operators.two_point_crossover, repr=False
     )
-    lowest: Callable[[Genes, Floats, float, float, np.random.Generator], tuple[Genes, Bools]] = field(
-        default=operators.prune_lowest, repr=False
+    lowest: Callable[[Genes, NDArray[np.floating[Any]], float, float, np.random.Generator], tuple[Genes, Bools]] = (
+        field(default=operators.prune_lowest, repr=False)
     )
     drop: Callable[[Genes, float, float, np.random.Generator], tuple[Genes, Bools]] = field(
         default=operators.prune_random, repr=False

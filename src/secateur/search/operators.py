@@ -6,6 +6,7 @@ Chromosomes are rows of bool, ``(individuals, genes)``, True = keep. All chance 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,7 +95,7 @@ def two_point_crossover(genes: Genes, partners: Numbers, rate: float, rng: np.ra
 
 
 def prune_lowest(
-    genes: Genes, magnitudes: Floats, probability: float, strength: float, rng: np.random.Generator
+    genes: Genes, magnitudes: NDArray[np.floating[Any]], probability: float, strength: float, rng: np.random.Generator
 ) -> tuple[Genes, Bools]:
     """Return the individuals with their weakest genes removed, and who was changed.
 
@@ -119,7 +120,7 @@ def prune_lowest(
 
 
 def prune_near_lowest(
-    genes: Genes, magnitudes: Floats, probability: float, strength: float, rng: np.random.Generator
+    genes: Genes, magnitudes: NDArray[np.floating[Any]], probability: float, strength: float, rng: np.random.Generator
 ) -> tuple[Genes, Bools]:
     """Return the individuals without the genes up to the lowest magnitude left plus a fraction of it, and who was changed.
 

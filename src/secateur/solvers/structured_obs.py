@@ -13,7 +13,7 @@ from secateur.checks import check_number
 from secateur.criteria.batches import check_batches
 from secateur.criteria.reconstruction import unread
 from secateur.equations import LayerEquations
-from secateur.labelled import Data
+from secateur.labelled import Data, batches
 from secateur.repair.beside import Beside
 from secateur.repair.consumers import check_visible, layer_equations, take_change
 from secateur.repair.last_layer import fit_last, last_layer, no_last_layer
@@ -21,7 +21,8 @@ from secateur.solvers.elimination import LeastSquares, removals
 from secateur.solvers.output_metrics import output_metrics
 from secateur.solvers.solution import Fractions, Solution, Solver, fractions_of, write
 from secateur.state import own_tensors, usual
-from secateur.structure.consumers import Consumer
+from secateur.structure.consumers import Consumer, consumers_of
+from secateur.structure.flow import Flow
 from secateur.structure.sites import masked_tensors
 from secateur.types import InputError, Sites, unknown_name
 from secateur.untouched import copied
@@ -84,6 +85,20 @@ class StructuredOBS(Solver):
         check_number(self, "(0, inf)", ridge=self.ridge)
         if self.last not in ("kl", "auto", None):
             raise unknown_name("last", self.last, ("kl", "auto", "None"))
+
+    def able(self, model: nn.Module, sites: Sites) -> list[str]:
+        """Return the sites that it can choose from; `solve` refuses to remove units of others.
+
+        >>> from secateur.structure import channels
+        >>> model, x = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 8), nn.Linear(8, 2)), torch.zeros(2, 4)
+        >>> sites = channels(model, x)
+        >>> [*sites], StructuredOBS((x, torch.zeros(2))).able(model, sites)
+        (['0', '2'], ['2'])
+        """
+        flow = Flow(model, sites)
+        layers = consumers_of(*flow.at(next(batches(self.data, self.batch_size, "StructuredOBS")).inputs))
+        read = {name for name in sites if any(layer.units(name) is not None for layer in layers)}
+        return [name for name in sites if name in read and name not in flow.partial]
 
     @usual
     def solve(

@@ -39,7 +39,7 @@ class Run:
         average: the running average of the model's tensors, with the option `ema`.
         best: the model's tensors (their average, with `ema`) after the epoch of the lowest validation loss, where they
             are kept.
-        stop: set it to end the training after this epoch.
+        stop: set it to end the training: after a step, its epoch ends there; after an epoch, none follows.
     """
 
     model: nn.Module

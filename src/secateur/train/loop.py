@@ -305,6 +305,8 @@ def _steps(run: Run, data: Sources, callbacks: list[Callback]) -> tuple[Tally, f
         for batch in group:
             _gradients(run, batch.to(run.device), loss, count, tally, checked)
         _step(run, callbacks)
+        if run.stop:
+            break
     return tally, lr
 
 

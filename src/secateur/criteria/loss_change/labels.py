@@ -60,8 +60,8 @@ def half_widths(error: Tensor, alpha: float, correction: Correction | None) -> T
         )
     tests = 1 if correction is None else max(len(error), 1)
     z = torch.special.ndtri(torch.tensor(1 - alpha / 2 / tests, dtype=torch.float64))
-    half: Tensor = error * z.to(error)
-    return half
+    widths: Tensor = error * z.to(error)
+    return widths
 
 
 def practical_numbers(change: Tensor, half: Tensor, tolerance: float, precision: float) -> Tensor:

@@ -187,11 +187,13 @@ def check_history(row: Row) -> None:
 def check_records(connection: sqlite3.Connection) -> None:
     """Refuse a database any record of which was changed, lost or added."""
     _check_all(connection, "record", RECORD)
+    _check_kinds(connection, "record", dict.fromkeys(("id", "study", "kind", "created"), "text") | _TIMES)
 
 
 def check_failures(connection: sqlite3.Connection) -> None:
     """Refuse a database any failure of which was changed, lost or added."""
     _check_all(connection, "failure", FAILURE)
+    _check_kinds(connection, "failure", dict.fromkeys(FAILURE[1:], "text"))
 
 
 def check_histories(connection: sqlite3.Connection) -> None:
@@ -226,6 +228,19 @@ def _check_all(connection: sqlite3.Connection, kind: str, columns: Sequence[str]
     ledger = Ledger(connection).values
     if (len(seals), reduce(xor, seals.values(), 0)) != (ledger[f"{kind}s"], ledger[f"{kind}_seals"]):
         raise Damaged(f"{ledger[f'{kind}s']} {kind}s were kept, and {len(seals)}, or other ones, are found")
+
+
+def _check_kinds(connection: sqlite3.Connection, kind: str, columns: Mapping[str, str]) -> None:
+    """Refuse what no program of ours writes, whoever sealed it: SQLite holds anything in any column."""
+    wrong = " OR ".join(
+        f"typeof({name}) NOT IN ({', '.join(map(repr, kinds.split()))})" for name, kinds in columns.items()
+    )
+    row = connection.execute(f"SELECT id FROM {kind}s NOT INDEXED WHERE {wrong} LIMIT 1").fetchone()
+    if row is not None:
+        raise Damaged(f"{kind} {row[0]!r} holds values of another kind than it should")
+
+
+_TIMES = dict.fromkeys(("wall_seconds", "cpu_seconds"), "real integer")
 
 
 def _is_sealed(row: Sequence[Any]) -> bool:

@@ -155,7 +155,7 @@ def _units(part: Part) -> DataFrame:
         worth = _worth(cell, tensors)
         practical, images = worth.label(alpha=cell["alpha"]), worth.images(alpha=cell["alpha"])
         for name in cell["labels"]:
-            values = {key: tensors[f"{key}.{name}"].numpy() for key in ("change", "error", "test")}
+            values: dict[str, Any] = {key: tensors[f"{key}.{name}"].numpy() for key in ("change", "error", "test")}
             label = [LABELS[at] for at in tensors[f"label.{name}"].tolist()]
             values |= {"practical": practical[name], "times the images": images[name].numpy()}
             rows.append(pandas.DataFrame({"seed": cell["seed"], "site": name, "label": label, **values}))

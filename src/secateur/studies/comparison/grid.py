@@ -67,7 +67,7 @@ def _try(method: Method) -> None:
     toy, samples = _toy()
     sites = channels(toy, samples[0][:1]) if method.unit == "channels" else weights(toy)
     try:
-        _remove(method, toy, sites, samples, 0.5, {"seed": 0, "minimum": 1, "train": None})
+        _remove(method, toy, sites, samples, 0.5, {"seed": 0, "minimum": 1, "loss": networks.PLAIN, "train": None})
     except SecateurError as error:
         raise type(error)(f"{method.label} cannot be compared: {error}") from error
     except Exception as error:
@@ -101,17 +101,25 @@ def method_cell(context: Context) -> Outcome:
     trained_on = networks.split(context, recipe, "train")
     images = networks.drawn(trained_on, settings["shown"], context["seed"])
     sites = _sites(method, model, images.images[:1], context["output"])
-    tune = partial(_tune, method, trained_on, recipe["batch_size"], context["seed"])
-    ways = {"seed": context["seed"], "minimum": context["minimum"], "train": tune if method.finetune else None}
+    loss = networks.loss_of(recipe)
+    tuning = {"batch_size": recipe["batch_size"], "seed": context["seed"], "loss": loss}
+    tune = partial(_tune, method, trained_on, tuning)
+    ways = {
+        "seed": context["seed"],
+        "minimum": context["minimum"],
+        "loss": loss,
+        "train": tune if method.finetune else None,
+    }
     result, masked = _remove(method, model, sites, images, context["sparsity"], ways)
     test = networks.split(context, recipe, "test")
     metrics: dict[str, Json] = {}
     if masked is not None:
         metrics |= _verified(method, result.model, masked, test)
         if method.finetune:
-            untuned = networks.quality(result.model, test)
+            untuned = networks.quality(result.model, test, loss=loss)
             metrics |= {"accuracy_untuned": untuned["accuracy"], "loss_untuned": untuned["loss"]}
             tune(result.model, dict(result.keep))
+    metrics |= networks.quality(result.model, test, loss=loss)
     return Outcome({**metrics, **_measured(method, model, result, test)})
 
 
@@ -132,7 +140,7 @@ def _remove(
 
     def scorer(model: nn.Module, sites: Sites) -> dict[str, torch.Tensor]:
         # Made for the model as it is: a schedule asks about smaller ones.
-        return criterion(method.criterion, model, images, ways["seed"])(model, sites)
+        return criterion(method.criterion, model, images, ways["seed"], ways["loss"])(model, sites)
 
     if method.schedule != ONE_SHOT:
         return _scheduled(method, scorer, images, sparsity, ways)(model, sites), None
@@ -161,10 +169,10 @@ def _scheduled(
     return schedule
 
 
-def _tune(method: Method, images: data.Split, batch_size: int, seed: int, model: nn.Module, keep: Keep) -> None:
+def _tune(method: Method, images: data.Split, options: Mapping[str, Any], model: nn.Module, keep: Keep) -> None:
     """Train what is left; removed weights stay zero."""
     callbacks = [HoldZeros(keep)] if keep and method.unit == "weights" else []
-    fit(model, images, epochs=method.finetune, batch_size=batch_size, seed=seed, callbacks=callbacks)
+    fit(model, images, epochs=method.finetune, callbacks=callbacks, **options)
 
 
 def _verified(method: Method, small: nn.Module, masked: nn.Module, test: data.Split) -> dict[str, Json]:
@@ -178,7 +186,6 @@ def _measured(method: Method, model: nn.Module, result: Result, test: data.Split
     units = sum(site_mask.numel() for site_mask in keep.values())
     size = networks.size(result.model, image)
     metrics = {
-        **networks.quality(result.model, test),
         **size,
         "kept": {name: int(site_mask.sum()) for name, site_mask in keep.items()},
         "units_removed": sum(int((~site_mask).sum()) for site_mask in keep.values()) / units,

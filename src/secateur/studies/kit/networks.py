@@ -56,7 +56,7 @@ PLAIN = "cross_entropy"
 """The loss that recipes do not name."""
 
 OPTIONS = (
-    Option("seeds", "count", 3, "how many networks to train", least=1),
+    Option("seeds", "count", 3, "how many networks to train", least=1, most=1_000_000),
     Option("epochs", "count", 10, "passes over the training images", least=1),
     Option("batch_size", "count", 128, "images a step", least=1),
     Option("validation", "part", 6000, "training images to hold out"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -239,7 +240,8 @@ class Processes:
 
 def _started(context: ForkServerContext, name: str, arguments: tuple[object, ...]) -> ForkServerProcess:
     """Start a worker, from another fork server where somebody killed the one that there was."""
-    for _ in range(_TRIES):
+    for number in range(_TRIES):
+        time.sleep(0.1 * number)  # the system may not know yet that it is dead
         process = context.Process(target=worker_process.work, args=arguments, name=f"secateur-{name}")
         try:
             process.start()
