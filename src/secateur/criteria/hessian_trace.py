@@ -113,7 +113,7 @@ class HessianTrace(LossCriterion):
             for name, site in sites.items()
         }
         generator = torch.Generator().manual_seed(self.seed)
-        tallies = {name: _Tally() for name in sites}
+        tallies = {name: _Estimates() for name in sites}
         for names, draws in self._probing(model, Sites(weights_of, structure=sites.structure)):
             unit = self._unit_sums({name: weights_of[name] for name in names}, parameters)
             self._settle({name: tallies[name] for name in names}, partial(draws, generator, unit))
@@ -151,7 +151,7 @@ class HessianTrace(LossCriterion):
         counts = _total({name: torch.ones_like(x) for name, x in squares.items()}, site, self.side).clamp(min=1)
         return _total(squares, site, self.side) / 2 / counts if self.weighted else 1 / counts
 
-    def _settle(self, tallies: Mapping[str, _Tally], draw: Callable[[int], list[dict[str, Tensor]]]) -> None:
+    def _settle(self, tallies: Mapping[str, _Estimates], draw: Callable[[int], list[dict[str, Tensor]]]) -> None:
         """Draw until every site's ranks are settled; so many probes where their number is given."""
         count = self.probes or FIRST
         while True:
@@ -166,7 +166,7 @@ class HessianTrace(LossCriterion):
         if left and not self.probes:
             self._warn(tallies, left)
 
-    def _warn(self, tallies: Mapping[str, _Tally], left: list[str]) -> None:
+    def _warn(self, tallies: Mapping[str, _Estimates], left: list[str]) -> None:
         worst = min(left, key=lambda name: tallies[name].correlation)
         if tallies[worst].correlation < self.reach:
             warnings.warn(
@@ -179,7 +179,7 @@ class HessianTrace(LossCriterion):
 Draws = Callable[[torch.Generator, UnitSums, int], list[dict[str, Tensor]]]
 
 
-class _Tally:
+class _Estimates:
     """Estimates of a site's scores, one for each probe: how many, their mean, and how far they lie apart."""
 
     def __init__(self) -> None:
@@ -212,7 +212,7 @@ class _Tally:
         return sum(spearman(mean, other) for other in others) / len(others)
 
 
-def _scores(tallies: Mapping[str, _Tally], sites: Sites) -> TraceScores:
+def _scores(tallies: Mapping[str, _Estimates], sites: Sites) -> TraceScores:
     scores = TraceScores({name: tally.mean.reshape(sites[name].shape).float() for name, tally in tallies.items()})
     for name, tally in tallies.items():
         scores.error[name] = tally.error.reshape(sites[name].shape).float()
