@@ -255,7 +255,10 @@ class LayerEquations:
         ]
         if self.basis is not None:
             # With a basis, neighbouring places share no products.
-            some: Any = (..., *(slice(None, None, max(size // SHARED, 1)) for size in self.weight.shape[2:]))
+            some: tuple[Any, ...] = (
+                ...,
+                *(slice(None, None, max(size // SHARED, 1)) for size in self.weight.shape[2:]),
+            )
             picked, aims = [part[some] for part in picked], aims[some]
         if self._even:
             self._moments[0].add(torch.cat(picked, dim) if groups > 1 else picked[0], aims)

@@ -34,10 +34,10 @@ def test_the_ids_of_a_study_of_ones_own_stay_what_they_were(tmp_path: Path) -> N
     file = tmp_path / "mine.toml"
     file.write_text(
         'name = "mine"\ndata = ["digits", "mnist-5k"]\nmodel = ["lenet-300-100", "ann-128"]\nseeds = 2\n'
-        "sparsities = [0.5, 0.8]\ndense = [0.8]\nminimum = 1\n",
+        "sparsities = [0.5, 0.8]\ndense = [0.8]\nminimum = 1\nvalidation = 300\n",
         encoding="utf-8",
     )
     assert fingerprint(by_name(str(file)), {}) == {
         "kinds": {"dense": 16, "prune": 96, "train": 8},
-        "ids": "de254b4fda5b8194126dc82c9aa4e9353b8fa9999d766ff9ed654419edeec6a2",
+        "ids": "0df05a29edf99196c54fac68a9f2d2c755a6197fed588b7baccf2f1a4a886d94",
     }

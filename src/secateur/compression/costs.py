@@ -8,14 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from time import monotonic
 
-import torch
 from torch import nn
 
 from secateur.allocate import CostTable, Rounding, cost_table, rounding
 from secateur.compression.options import CompressOptions, Goal
 from secateur.measure import compare_latency, file_bytes, latency, macs, parameters
 from secateur.structure import channels
-from secateur.structure.cutting import draft
 from secateur.types import ExampleInputs, ExportError, Sites
 
 __all__ = ["Costs", "now", "usable"]
@@ -86,19 +84,10 @@ class Costs:
                 runtime=options.where,
                 progress=self.progress,
             )
-            self._table = self._scaled(self._table)
             self.seconds = monotonic() - began
             if self.file is not None:
                 self._table.save(self.file)
         return self._table
-
-    def _scaled(self, table: CostTable) -> CostTable:
-        """The table, foretelling the measured time of the narrowest model: times of single sites add up but roughly."""
-        if self.goal.what != "latency":
-            return table
-        keep = {name: torch.arange(self.sites[name].size) < width for name, width in table.narrowest.items()}
-        cost = self(draft(self.original, self.sites, keep), quick=True)
-        return table.corrected("latency", table.narrowest, cost * table.whole["latency"]) if cost < 1 else table
 
 
 def usable(options: CompressOptions, model: nn.Module, inputs: ExampleInputs) -> CompressOptions:

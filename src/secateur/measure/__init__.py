@@ -1,7 +1,7 @@
 """Measuring: how large a model is, how fast, and how good."""
 
 from secateur.measure.agree import Agreement, agreement
-from secateur.measure.quality import Evaluation, evaluate, predict
+from secateur.measure.quality import Evaluation, evaluate, has_learnt, predict
 from secateur.measure.size import ParameterCount, file_bytes, macs, parameters, peak_memory
 from secateur.measure.speed import Latency, LatencyComparison, Spread, compare_latency, latency
 from secateur.rate.masks import rate
@@ -17,6 +17,7 @@ __all__ = [
     "compare_latency",
     "evaluate",
     "file_bytes",
+    "has_learnt",
     "latency",
     "macs",
     "parameters",

@@ -81,4 +81,5 @@ def _pool(seed: int, exponent: int) -> Tensor:
     """Normal numbers with a standard deviation of 2 to the `exponent`: few distinct ones, so that they are soon copied."""
     if exponent:
         return _pool(seed, 0) * 2.0**exponent
-    return torch.randn(POOL, generator=torch.Generator().manual_seed(seed))
+    # In float64 they would be other numbers, and a pool is made anew whenever it is asked for after it was forgotten.
+    return torch.randn(POOL, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)

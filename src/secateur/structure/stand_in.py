@@ -174,10 +174,10 @@ class _Substitutes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self.widened[id(tensor)][1]
 
     def _stood_for(self, name: str, written: bool) -> Tensor:
-        """The parameter; kept where it is used again, and where an op may write into it, in a copy."""
+        """A copy of the parameter, as a view of it may be written into; kept where it is used again."""
         if name in self.fetched:
             return self.fetched[name]
-        tensor = self.fetch(name).to(self.dtypes[name], copy=written)
+        tensor = self.fetch(name).to(self.dtypes[name], copy=True)
         if written or (name in self.used and tensor.numel() * tensor.element_size() <= LARGEST_CACHED):
             self.fetched[name] = tensor
         self.used.add(name)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping
+from multiprocessing.forkserver import _forkserver
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +156,41 @@ def test_a_killed_worker_costs_its_own_cell_alone(store: Store, tmp_path: Path) 
     assert "2 times: killed by SIGABRT" in crashed.error
     log = (store.path / "logs" / f"{crashed.recipe.id}.log").read_text()
     assert "about to crash" in log or "Fatal Python error: Aborted" in log
+
+
+def kill_fork_server() -> None:
+    """End the process that workers are forked from, as a lack of memory may."""
+    if pid := _forkserver._forkserver_pid:
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_a_killed_fork_server_costs_no_result(store: Store) -> None:
+    """Once before the workers are started, and once while they are at work."""
+
+    class Killer(Listener):
+        def __call__(self, notice: Notice) -> None:
+            super().__call__(notice)
+            if notice.what == "done" and len(self.of("done")) == 1:
+                kill_fork_server()
+
+    executor = Processes(2)
+    executor.start(Setting(store, {}, 1))
+    executor.stop()
+    kill_fork_server()
+    summary = run_study(SIXTY, store, FEW, executor=Processes(2), progress=Killer())
+    assert not summary.failed, [failure.error for failure in summary.failed]
+    assert len(store.ids()) == len(SIXTY.plan(FEW))
+
+
+def test_a_fork_server_that_never_lives_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr("multiprocessing.context.ForkServerProcess.start", refuse)
+    with pytest.raises(
+        InputError, match=r"their fork server was killed 5 times \(ConnectionRefusedError\); the serial"
+    ):
+        run_study(SIXTY, store, FEW, executor=Processes(2), progress=False)
 
 
 def test_retries_are_counted(store: Store, tmp_path: Path) -> None:

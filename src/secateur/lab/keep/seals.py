@@ -15,6 +15,8 @@ from operator import xor
 from typing import Any
 from uuid import uuid4
 
+from secateur.files import from_json
+
 __all__ = [
     "FAILURE",
     "RECORD",
@@ -27,6 +29,7 @@ __all__ = [
     "check_record",
     "check_records",
     "open_ledger",
+    "plain",
     "seal",
 ]
 
@@ -53,6 +56,27 @@ def seal(*values: object) -> int:
     """
     text = "\x1f".join([value if type(value) is str else f"\x00{value!r}" for value in values])
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def plain(text: str | None, kind: type, name: str) -> Any:
+    """Return what the JSON in a column says.
+
+    Raises:
+        Damaged: it is no JSON, nested too deep, or of another kind.
+
+    >>> plain("[1]", list, "history")
+    [1]
+    >>> plain("[1]", dict, "metrics")
+    Traceback (most recent call last):
+    secateur.lab.keep.seals.Damaged: its metrics are a list
+    """
+    try:
+        value = from_json(text or "")
+    except (ValueError, TypeError) as error:
+        raise Damaged(f"its {name} cannot be read: {error}") from error
+    if not isinstance(value, kind):
+        raise Damaged(f"its {name} are a {type(value).__name__}")
+    return value
 
 
 class Ledger:
@@ -99,6 +123,10 @@ class Ledger:
         """Remove a record, its history and its failure."""
         if self._forget("record", identity):
             self._connection.execute("DELETE FROM histories WHERE id = ?", (identity,))
+        self.forgive(identity)
+
+    def forgive(self, identity: str) -> None:
+        """Remove a failure."""
         self._forget("failure", identity)
 
     def close(self) -> None:
@@ -159,11 +187,13 @@ def check_history(row: Row) -> None:
 def check_records(connection: sqlite3.Connection) -> None:
     """Refuse a database any record of which was changed, lost or added."""
     _check_all(connection, "record", RECORD)
+    _check_kinds(connection, "record", dict.fromkeys(("id", "study", "kind", "created"), "text") | _TIMES)
 
 
 def check_failures(connection: sqlite3.Connection) -> None:
     """Refuse a database any failure of which was changed, lost or added."""
     _check_all(connection, "failure", FAILURE)
+    _check_kinds(connection, "failure", dict.fromkeys(FAILURE[1:], "text"))
 
 
 def check_histories(connection: sqlite3.Connection) -> None:
@@ -198,6 +228,19 @@ def _check_all(connection: sqlite3.Connection, kind: str, columns: Sequence[str]
     ledger = Ledger(connection).values
     if (len(seals), reduce(xor, seals.values(), 0)) != (ledger[f"{kind}s"], ledger[f"{kind}_seals"]):
         raise Damaged(f"{ledger[f'{kind}s']} {kind}s were kept, and {len(seals)}, or other ones, are found")
+
+
+def _check_kinds(connection: sqlite3.Connection, kind: str, columns: Mapping[str, str]) -> None:
+    """Refuse what no program of ours writes, whoever sealed it: SQLite holds anything in any column."""
+    wrong = " OR ".join(
+        f"typeof({name}) NOT IN ({', '.join(map(repr, kinds.split()))})" for name, kinds in columns.items()
+    )
+    row = connection.execute(f"SELECT id FROM {kind}s NOT INDEXED WHERE {wrong} LIMIT 1").fetchone()
+    if row is not None:
+        raise Damaged(f"{kind} {row[0]!r} holds values of another kind than it should")
+
+
+_TIMES = dict.fromkeys(("wall_seconds", "cpu_seconds"), "real integer")
 
 
 def _is_sealed(row: Sequence[Any]) -> bool:

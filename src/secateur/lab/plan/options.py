@@ -88,7 +88,7 @@ class Option:
 
     def _range(self) -> str:
         if self.most is not None:
-            return f" from {self._least():g} to {self.most:g}"
+            return f" from {self._least():g} to {self.most:,.15g}"
         return f" of at least {self._least():g}" if self._least() > -math.inf else ""
 
     def _least(self) -> float:

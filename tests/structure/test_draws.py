@@ -1,0 +1,37 @@
+"""Tests of the numbers that a cut is verified on: the same whenever they are asked for."""
+
+from __future__ import annotations
+
+import torch
+
+import secateur as sc
+from secateur.structure import draws
+
+
+def test_numbers_do_not_hang_on_the_default_dtype_they_were_first_made_under() -> None:
+    draws._pool.cache_clear()
+    single = draws._pool(3, -1).clone()
+    draws._pool.cache_clear()
+    torch.set_default_dtype(torch.float64)
+    try:
+        double = draws._pool(3, -1)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        draws._pool.cache_clear()
+    assert double.dtype is torch.float32
+    assert torch.equal(single, double)
+
+
+def test_a_cut_is_verified_after_a_model_of_double_precision_was() -> None:
+    """What is forgotten in between is made anew as it was."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        for seed in range(3):
+            for exponent in range(-6, 1):
+                draws._pool(seed, exponent)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    model = sc.models.build("resnet-18", width=0.125, input_size=32, seed=0)
+    sites = sc.blocks(model, torch.randn(1, 3, 32, 32))
+    keep = sc.select(sc.criteria.Magnitude()(model, sites), 0.4, minimum=0)
+    assert sc.measure.parameters(sc.cut(model, sites, keep)).total < sc.measure.parameters(model).total
