@@ -25,6 +25,7 @@ BAD: dict[str, list[Any]] = {
     "output": [3, None],
     "dense": [0.5, [2], ["a"], None],
     "minimum": [-1, "1", 0.5],
+    "loss": [3, None],
     "criteria": [3, [], [3]],
     "unit": [3, [], None],
     "scope": [3, None],

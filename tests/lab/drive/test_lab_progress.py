@@ -80,7 +80,7 @@ def test_a_study_shows_how_many_cells_and_which(screen: io.StringIO) -> None:
     bar, best, *running = drawn_at_the_end(screen, "started", tally)[-4:]
     # 66 cells of 1.25 s with two workers: 41 s.
     assert re.fullmatch(r"\0*demo ━[━╸╺]{15} 12/78 ETA 0:00:41", bar), bar
-    assert best == "  best accuracy 0.9: prune neuron per layer 50.3 % (seed 2)"
+    assert best == "  highest accuracy so far 0.9: prune neuron per layer 50.3 % (seed 2)"
     assert running == [f"    {n}  0:00:00  prune neuron per layer {p} % (seed 2)" for n, p in ((1, 51.2), (2, 51.3))]
 
 

@@ -40,7 +40,7 @@ def from_toml(path: str | Path, reserved: Container[str] = ()) -> Study:
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "mine.toml"
-    >>> _ = file.write_text('name = "mine"\\ndata = "digits"\\nmodel = ["lenet-300-100", "ann-128"]\\nseeds = 2')
+    >>> _ = file.write_text('name = "mine"\\ndata = "digits"\\nvalidation = 300\\nmodel = ["lenet-300-100", "ann-128"]\\nseeds = 2')
     >>> len(from_toml(file).plan({"methods": ["neuron"], "sparsities": [0.5]}))
     8
     """

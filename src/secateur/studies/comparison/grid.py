@@ -23,7 +23,7 @@ from secateur.result import Result
 from secateur.selection import select
 from secateur.structure import channels, mask, weights
 from secateur.structure.difference import difference
-from secateur.studies.comparison.options import ONE_SHOT, SOLVED, Method, methods_of
+from secateur.studies.comparison.options import ONE_SHOT, SOLVED, Pruning, methods_of
 from secateur.studies.kit import networks
 from secateur.studies.kit.making import MOVEMENT, criterion, made, solver
 from secateur.train import HoldZeros, fit
@@ -40,7 +40,7 @@ SCHEDULES = (ONE_SHOT, "iterative")
 # What can be seen before anything runs
 
 
-def check_methods(study: str, settled: Mapping[str, Json]) -> dict[str, Method]:
+def check_methods(study: str, settled: Mapping[str, Json]) -> dict[str, Pruning]:
     """Return the methods that the options ask for, each of them tried on a toy.
 
     Raises:
@@ -56,7 +56,7 @@ def check_methods(study: str, settled: Mapping[str, Json]) -> dict[str, Method]:
     return methods
 
 
-def _try(method: Method) -> None:
+def _try(method: Pruning) -> None:
     """Prune a toy of a few weights: what cannot be done to that cannot be done to a network."""
     if method.schedule not in SCHEDULES and ":" not in method.schedule:
         check_name("schedule", method.schedule, SCHEDULES)
@@ -97,7 +97,7 @@ def method_cell(context: Context) -> Outcome:
     """Prune a trained network by one method at one sparsity, fine-tune it if asked, rate and measure it."""
     model, recipe = networks.network(context)
     settings = context.recipe.parameters
-    method = Method(**{f.name: settings[f.name] for f in fields(Method) if f.name in settings})
+    method = Pruning(**{f.name: settings[f.name] for f in fields(Pruning) if f.name in settings})
     trained_on = networks.split(context, recipe, "train")
     images = networks.drawn(trained_on, settings["shown"], context["seed"])
     sites = _sites(method, model, images.images[:1], context["output"])
@@ -123,7 +123,7 @@ def method_cell(context: Context) -> Outcome:
     return Outcome({**metrics, **_measured(method, model, result, test)})
 
 
-def _sites(method: Method, model: nn.Module, image: torch.Tensor, output: str) -> Sites:
+def _sites(method: Pruning, model: nn.Module, image: torch.Tensor, output: str) -> Sites:
     sites = channels(model, image)
     if method.unit == "channels":
         return sites
@@ -131,7 +131,7 @@ def _sites(method: Method, model: nn.Module, image: torch.Tensor, output: str) -
 
 
 def _remove(
-    method: Method, model: nn.Module, sites: Sites, images: Data, sparsity: float, ways: Mapping[str, Any]
+    method: Pruning, model: nn.Module, sites: Sites, images: Data, sparsity: float, ways: Mapping[str, Any]
 ) -> tuple[Result, nn.Module | None]:
     """What is left, and the same network with zeros in it; None where a schedule has trained on the way."""
     if method.solver:
@@ -159,7 +159,7 @@ def _result(model: nn.Module, sites: Sites, keep: Keep, ready: nn.Module) -> tup
 
 
 def _scheduled(
-    method: Method, scorer: Criterion, images: Data, sparsity: float, ways: Mapping[str, Any]
+    method: Pruning, scorer: Criterion, images: Data, sparsity: float, ways: Mapping[str, Any]
 ) -> Callable[[nn.Module, Sites], Result]:
     offered: dict[str, Any] = {"criterion": scorer, "sparsity": sparsity, "steps": method.steps, "scope": method.scope}
     offered |= {"minimum": ways["minimum"], "train": ways["train"]}
@@ -169,19 +169,19 @@ def _scheduled(
     return schedule
 
 
-def _tune(method: Method, images: data.Split, options: Mapping[str, Any], model: nn.Module, keep: Keep) -> None:
+def _tune(method: Pruning, images: data.Split, options: Mapping[str, Any], model: nn.Module, keep: Keep) -> None:
     """Train what is left; removed weights stay zero."""
     callbacks = [HoldZeros(keep)] if keep and method.unit == "weights" else []
     fit(model, images, epochs=method.finetune, callbacks=callbacks, **options)
 
 
-def _verified(method: Method, small: nn.Module, masked: nn.Module, test: data.Split) -> dict[str, Json]:
+def _verified(method: Pruning, small: nn.Module, masked: nn.Module, test: data.Split) -> dict[str, Json]:
     if method.unit == "weights":
         return {}
     return {"cut_difference": difference(predict(masked, test), predict(small, test))}
 
 
-def _measured(method: Method, model: nn.Module, result: Result, test: data.Split) -> dict[str, Json]:
+def _measured(method: Pruning, model: nn.Module, result: Result, test: data.Split) -> dict[str, Json]:
     image, keep = test.images[:1], result.keep
     units = sum(site_mask.numel() for site_mask in keep.values())
     size = networks.size(result.model, image)
@@ -209,7 +209,7 @@ def speed(compared: Mapping[str, nn.Module], image: torch.Tensor) -> dict[str, J
     return result
 
 
-def cell_of(base: Cell, method: Method, sparsity: float, settled: Mapping[str, Json]) -> Cell:
+def cell_of(base: Cell, method: Pruning, sparsity: float, settled: Mapping[str, Json]) -> Cell:
     """Return the cell that prunes a trained network by a method; it is looked up by what the method is called."""
     settings = {key: settled[key] for key in ("minimum", "output", "shown")}
     parameters_ = {**method.parameters, "sparsity": sparsity, **settings}

@@ -10,13 +10,13 @@ from secateur.lab.plan.options import Option, Options
 from secateur.lab.plan.recipe import Json
 from secateur.studies.kit import networks
 
-__all__ = ["METHODS", "ONE_SHOT", "OPTIONS", "Method", "methods_of"]
+__all__ = ["METHODS", "ONE_SHOT", "OPTIONS", "Pruning", "methods_of"]
 
 ONE_SHOT = "one-shot"
 
 
 @dataclass(frozen=True)
-class Method:
+class Pruning:
     """One way of pruning.
 
     Attributes:
@@ -41,7 +41,7 @@ class Method:
     def label(self) -> str:
         """What it is called: what is usual is not said.
 
-        >>> Method("weights", "taylor", "global", finetune=2).label
+        >>> Pruning("weights", "taylor", "global", finetune=2).label
         'taylor weights global, tuned 2 epochs'
         """
         words = [self.criterion or self.solver, *(["weights"] if self.unit == "weights" else [])]
@@ -58,17 +58,17 @@ class Method:
 
     @property
     def parameters(self) -> dict[str, Json]:
-        """What of it differs from the usual, as a recipe holds it; `Method(**parameters)` is the method again."""
-        return {name: value for name, value in asdict(self).items() if value != getattr(Method(), name)}
+        """What of it differs from the usual, as a recipe holds it; `Pruning(**parameters)` is the method again."""
+        return {name: value for name, value in asdict(self).items() if value != getattr(Pruning(), name)}
 
 
-METHODS: dict[str, Method] = {
-    "weight": Method("weights", "magnitude", "global"),
-    "weight per layer": Method("weights", "magnitude", "layer"),
-    "weight random": Method("weights", "random", "global"),
-    "neuron": Method("channels", "magnitude", "global"),
-    "neuron per layer": Method("channels", "magnitude", "layer"),
-    "neuron random": Method("channels", "random", "global"),
+METHODS: dict[str, Pruning] = {
+    "weight": Pruning("weights", "magnitude", "global"),
+    "weight per layer": Pruning("weights", "magnitude", "layer"),
+    "weight random": Pruning("weights", "random", "global"),
+    "neuron": Pruning("channels", "magnitude", "global"),
+    "neuron per layer": Pruning("channels", "magnitude", "layer"),
+    "neuron random": Pruning("channels", "random", "global"),
 }
 """The methods that have a name; none of them trains."""
 
@@ -107,7 +107,7 @@ OPTIONS = Options(
 """What a comparison takes."""
 
 
-def methods_of(settled: Mapping[str, Json]) -> dict[str, Method]:
+def methods_of(settled: Mapping[str, Json]) -> dict[str, Pruning]:
     """Return the methods that the options ask for, by what they are called: those with a name, then the grid.
 
     >>> asked = dict(OPTIONS) | {"methods": ["neuron"], "criteria": ["l2", "taylor"], "scope": ["layer", "global"]}
@@ -118,18 +118,18 @@ def methods_of(settled: Mapping[str, Json]) -> dict[str, Method]:
     return {**{name: METHODS[name] for name in settled["methods"]}, **{method.label: method for method in grid}}
 
 
-def _by_criteria(settled: Mapping[str, Json]) -> Iterator[Method]:
+def _by_criteria(settled: Mapping[str, Json]) -> Iterator[Pruning]:
     keys = ("unit", "criteria", "scope", "schedule")
     for unit, criterion, scope, schedule in product(*(_listed(settled[key]) for key in keys)):
         steps = 1 if schedule == ONE_SHOT else settled["steps"]
-        yield Method(unit, criterion, scope, "", schedule, steps, settled["finetune"])
+        yield Pruning(unit, criterion, scope, "", schedule, steps, settled["finetune"])
 
 
-def _by_solvers(settled: Mapping[str, Json]) -> Iterator[Method]:
+def _by_solvers(settled: Mapping[str, Json]) -> Iterator[Pruning]:
     for solver in _listed(settled["solver"]):
         units = [SOLVED[solver]] if solver in SOLVED else _listed(settled["unit"])
         for unit in units:
-            yield Method(unit, "", "layer", solver, finetune=settled["finetune"])
+            yield Pruning(unit, "", "layer", solver, finetune=settled["finetune"])
 
 
 SOLVED: Mapping[str, str] = {

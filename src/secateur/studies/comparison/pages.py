@@ -14,7 +14,7 @@ from secateur.lab.show.published import Published
 from secateur.lab.show.sections import interval, mean, pick, sweep, sweep_table, trade_offs, training
 from secateur.lab.show.style import Style, styles
 from secateur.lab.show.words import file_name, percent
-from secateur.studies.comparison.options import METHODS, Method, methods_of
+from secateur.studies.comparison.options import METHODS, Pruning, methods_of
 from secateur.studies.comparison.words import method_caption
 from secateur.studies.kit.grouped import Mean, grouped, means
 from secateur.studies.kit.parts import Part
@@ -35,7 +35,7 @@ def _controls(part: Part) -> dict[str, list[str]]:
     }
 
 
-def _is_control_of(label: str, control: Method, method: Method) -> bool:
+def _is_control_of(label: str, control: Pruning, method: Pruning) -> bool:
     """Methods with a name have one control a unit; those of a grid the one that goes as they go."""
     if method.unit != control.unit or method.is_random:
         return False
@@ -80,7 +80,7 @@ def _retraining(part: Part) -> str:
     return "fine-tuned where its name says so" if any(m.finetune for m in _methods(part).values()) else "no retraining"
 
 
-def _as_used(label: str, method: Method, sparsity: float, runs: DataFrame) -> tuple[str, DataFrame]:
+def _as_used(label: str, method: Pruning, sparsity: float, runs: DataFrame) -> tuple[str, DataFrame]:
     """What is left of the networks as one would use it, cut where that could be, and what it is called."""
     cut = _cut(runs)
     if method.unit != "channels" or not len(cut):
@@ -240,7 +240,7 @@ def _classes(part: Part) -> Section:
     return Section("Which classes a cut hurts", blocks)
 
 
-def _methods(part: Part) -> dict[str, Method]:
+def _methods(part: Part) -> dict[str, Pruning]:
     """The methods of which there are results, in the order of the options."""
     finished = set(part.pruned["method"])
     return {label: method for label, method in methods_of(part.options).items() if label in finished}

@@ -9,7 +9,7 @@ from secateur.lab.plan.study import Results
 from secateur.lab.show.blocks import Card
 from secateur.lab.show.sections import mean, pick
 from secateur.lab.show.words import percent, points
-from secateur.studies.comparison.options import METHODS, ONE_SHOT, Method, methods_of
+from secateur.studies.comparison.options import METHODS, ONE_SHOT, Pruning, methods_of
 from secateur.studies.kit.networks import grid
 from secateur.studies.kit.parts import Part
 
@@ -31,7 +31,7 @@ def words(part: Part) -> list[str]:
     ]
 
 
-def _cost(trained: DataFrame, pruned: DataFrame, methods: Mapping[str, Method]) -> list[str]:
+def _cost(trained: DataFrame, pruned: DataFrame, methods: Mapping[str, Pruning]) -> list[str]:
     if not len(trained):
         return ["The unpruned networks are not there, so nothing can be said of what pruning costs."]
     base = mean(trained, "accuracy")
@@ -101,13 +101,13 @@ def cards(part: Part) -> list[Card]:
     return heads
 
 
-def method_caption(label: str, method: Method) -> str:
+def method_caption(label: str, method: Pruning) -> str:
     """Return the caption of a method's table.
 
-    >>> from secateur.studies.comparison.options import METHODS, ONE_SHOT, Method, methods_of
+    >>> from secateur.studies.comparison.options import METHODS, ONE_SHOT, Pruning, methods_of
     >>> method_caption("weight random", METHODS["weight random"])
     'Weights removed, at random, all layers pooled; not retrained.'
-    >>> method_caption("thinet, tuned 2 epochs", Method(solver="thinet", finetune=2))
+    >>> method_caption("thinet, tuned 2 epochs", Pruning(solver="thinet", finetune=2))
     'Channels removed, and what stays repaired, by thinet; then fine-tuned for 2 epochs.'
     """
     unit = "Weights" if method.unit == "weights" else "Neurons" if label in METHODS else "Channels"
@@ -122,7 +122,7 @@ def method_caption(label: str, method: Method) -> str:
     return f"{unit} removed, {chosen}, {where}{steps}; {_trained_after(method)}."
 
 
-def _trained_after(method: Method) -> str:
+def _trained_after(method: Pruning) -> str:
     if not method.finetune:
         return "not retrained"
     epochs = f"{method.finetune} epoch{'s' if method.finetune > 1 else ''}"
