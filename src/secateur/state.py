@@ -308,7 +308,7 @@ AUTOCAST = ("cpu", "cuda", "mps", "xpu")
 
 
 @contextmanager
-def as_usual(model: object = None, doing: str = "secateur") -> Iterator[None]:
+def as_usual(model: object = None, doing: str = "secateur", computes: bool = True) -> Iterator[None]:
     """Work as if nothing were set around the call.
 
     Inference mode and autocast are off, gradients are on where the outermost call begins, and what is made without a
@@ -323,7 +323,8 @@ def as_usual(model: object = None, doing: str = "secateur") -> Iterator[None]:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
         if not _WITHIN.get():
-            _check_arguments(doing, (model,))
+            if computes:
+                _check_arguments(doing, (model,))
             stack.callback(_WITHIN.reset, _WITHIN.set(True))
             stack.enter_context(torch.enable_grad())
         for device in AUTOCAST:
@@ -374,7 +375,7 @@ def usual(function: Callable[P, R], computes: bool = True) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         if computes and not within.get():
             check(doing, (*args, *kwargs.values()))
-        with context(model_among((*args, *kwargs.values())), doing):
+        with context(model_among((*args, *kwargs.values())), doing, computes):
             return function(*args, **kwargs)
 
     # With the names of what is wrapped, as doctest takes no function of another module for a module's own.
