@@ -112,6 +112,8 @@ def inline(page: Path) -> list[list[str]]:
 def find_command(words: list[str]) -> tuple[Any, list[str]]:
     """The command that the words after `secateur` name, and the words that are left."""
     command, rest = COMMANDS, words
+    if words in (["--help"], ["--version"]):
+        return command, []
     while hasattr(command, "commands"):
         assert rest, f"`secateur {' '.join(words)}` names no command"
         assert rest[0] in command.commands, f"there is no command `secateur {' '.join(words)}`"

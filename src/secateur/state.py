@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from secateur.types import ExampleInputs, InputError
-from secateur.untouched import ParameterWrites, untouched
+from secateur.untouched import UNMADE, ParameterWrites, untouched
 
 __all__ = [
     "as_usual",
@@ -27,6 +27,7 @@ __all__ = [
     "digest",
     "evaluating",
     "first_names",
+    "looking",
     "modes_kept",
     "ordinary",
     "own_tensors",
@@ -205,8 +206,9 @@ def _check_arguments(doing: str, arguments: Iterable[object]) -> None:
     """Refuse models and example inputs of a call that cannot be computed with."""
     for argument in arguments:
         if isinstance(argument, nn.Module):
-            for name, tensor in tensors(argument).items():
-                check_usable(tensor, doing, f"the values of {name} of the model")
+            for name, tensor in own_tensors(argument).items():
+                if not isinstance(tensor, UNMADE):
+                    check_usable(tensor, doing, f"the values of {name} of the model")
         parts = list(argument.values()) if isinstance(argument, Mapping) else argument
         for part in parts if isinstance(parts, (tuple, list)) else (parts,):
             if isinstance(part, Tensor):
@@ -306,7 +308,7 @@ AUTOCAST = ("cpu", "cuda", "mps", "xpu")
 
 
 @contextmanager
-def as_usual(model: object = None, doing: str = "secateur") -> Iterator[None]:
+def as_usual(model: object = None, doing: str = "secateur", computes: bool = True) -> Iterator[None]:
     """Work as if nothing were set around the call.
 
     Inference mode and autocast are off, gradients are on where the outermost call begins, and what is made without a
@@ -321,7 +323,8 @@ def as_usual(model: object = None, doing: str = "secateur") -> Iterator[None]:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
         if not _WITHIN.get():
-            _check_arguments(doing, (model,))
+            if computes:
+                _check_arguments(doing, (model,))
             stack.callback(_WITHIN.reset, _WITHIN.set(True))
             stack.enter_context(torch.enable_grad())
         for device in AUTOCAST:
@@ -353,8 +356,12 @@ def _model_among(arguments: Iterable[object]) -> object:
     return None
 
 
-def usual(function: Callable[P, R]) -> Callable[P, R]:
+def usual(function: Callable[P, R], computes: bool = True) -> Callable[P, R]:
     """Run a function of the public face `as_usual`, whatever it is called within.
+
+    Args:
+        function: the function.
+        computes: whether tensors that cannot be computed with are refused.
 
     >>> @usual
     ... def blank():
@@ -366,9 +373,9 @@ def usual(function: Callable[P, R]) -> Callable[P, R]:
     context, model_among, within, check, doing = as_usual, _model_among, _WITHIN, _check_arguments, function.__name__
 
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        if not within.get():
+        if computes and not within.get():
             check(doing, (*args, *kwargs.values()))
-        with context(model_among((*args, *kwargs.values())), doing):
+        with context(model_among((*args, *kwargs.values())), doing, computes):
             return function(*args, **kwargs)
 
     # With the names of what is wrapped, as doctest takes no function of another module for a module's own.
@@ -376,3 +383,15 @@ def usual(function: Callable[P, R]) -> Callable[P, R]:
     wrapper = FunctionType(run.__code__, names, function.__name__, closure=run.__closure__)
     wrapper.__dict__["usual"] = True
     return cast(Callable[P, R], wraps(function)(wrapper))
+
+
+def looking(function: Callable[P, R]) -> Callable[P, R]:
+    """As `usual`, for a function that counts, reads or writes tensors: those of every kind will do.
+
+    >>> @looking
+    ... def entries(module):
+    ...     return sum(p.numel() for p in module.parameters())
+    >>> entries(nn.Linear(2, 1, device="meta"))
+    3
+    """
+    return usual(function, computes=False)

@@ -89,8 +89,10 @@ def test_mse_takes_labels_as_one_hot_vectors() -> None:
 
 
 def test_mse_refuses_shapes_that_would_broadcast() -> None:
-    with pytest.raises(InputError, match=r"\(3, 1\) against targets of shape \(3,\)"):
-        loss_function("mse")(torch.zeros(3, 1), torch.zeros(3))
+    with pytest.raises(InputError, match=r"\(3, 2\) against targets of shape \(3,\)"):
+        loss_function("mse")(torch.zeros(3, 2), torch.zeros(3))
+    column = torch.tensor([[1.0], [2.0], [4.0]])  # one number a sample, as most write a regression
+    assert loss_function("mse")(column, torch.tensor([1.0, 2.0, 1.0])) == 3
 
 
 @pytest.mark.parametrize(

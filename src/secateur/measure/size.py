@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.randomness import private_draws
 from secateur.runtimes.inputs import caller
-from secateur.state import check_module, evaluating, tensors, usual
+from secateur.state import check_module, evaluating, looking, tensors, usual
 from secateur.types import ExampleInputs, InputError
 
 __all__ = ["ParameterCount", "file_bytes", "macs", "parameters", "peak_memory"]
@@ -37,7 +37,7 @@ class ParameterCount:
         return 1 - self.nonzero / self.total if self.total else 0.0
 
 
-@usual
+@looking
 def parameters(model: nn.Module) -> ParameterCount:
     """Count the parameters of a model; a parameter that several modules share counts once.
 
@@ -69,7 +69,7 @@ _CODES = "U64 I64 F64 C64 F32 U32 I32 BF16 F16 U16 I16 F8_E5M2FNUZ F8_E4M3FNUZ F
 CODE_BY_DTYPE = {getattr(torch, dtype): code for dtype, code in zip(_DTYPES.split(), _CODES.split(), strict=True)}
 
 
-@usual
+@looking
 def file_bytes(model: nn.Module) -> int:
     """Return the bytes of the model's safetensors file, counted without writing it.
 

@@ -201,7 +201,7 @@ def _runs() -> pd.DataFrame:
 def test_a_sweep_table_stands_beside_the_published_numbers() -> None:
     table = sweep_table(_runs(), "t", "", "", theirs={0.5: (0.88, None)})
     assert table.rows[0] == [0.2, 0.5, 0.9, "", 0.5, "", None, None]
-    assert table.rows[1] == [0.5, 0.5, pytest.approx(0.85), "± 0.6353", 1.5, "± 6.3531", 0.88, None]
+    assert table.rows[1] == [0.5, 0.5, pytest.approx(0.85), "0.2147 to 1.0000", 1.5, "± 6.3531", 0.88, None]
     assert [column.published for column in table.columns[-2:]] == [True, True]
 
 

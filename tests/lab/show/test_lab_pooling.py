@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from secateur.cli.runs import _narrow
+from secateur.cli.tables import narrow
 from secateur.lab import Recipe, Record, Store
 from secateur.lab.show import browse
 from secateur.lab.show.pooling import deciding, with_needed
@@ -62,7 +62,7 @@ def test_each_metric_has_its_own_count(tmp_path: Path) -> None:
     found = browse.groups([filled(tmp_path, 30, 0.86)], ["kind"])
     counts = {row[0]: row[1:] for row in shown(found, "kind", "accuracy.n", "loss.n", "parameters_removed.n")}
     assert counts == {"dense": (3, 3, 0), "prune": (3, 3, 3), "train": (3, 0, 0)}
-    table = _narrow(found.table)
+    table = narrow(found.table)
     assert [name for name in table.columns if name.endswith(".n")] == ["accuracy.n", "loss.n", "parameters_removed.n"]
     assert table.loc[table["kind"] == "dense", "parameters_removed"].tolist() == ["–"]
 

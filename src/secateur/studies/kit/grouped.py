@@ -78,7 +78,7 @@ def grouped(
     >>> rows = pandas.DataFrame({"method": ["l2", "l2", "l1"], "accuracy": [0.5, 0.7, 0.9]})
     >>> shown = [Mean("accuracy", Column("accuracy"), "95 %"), Mean(len, Column("networks"))]
     >>> grouped(rows, "toy", "Toys.", {"method": Column("method")}, shown, "").rows
-    [['l2', 0.6, '± 1.2706', 2], ['l1', 0.9, '', 1]]
+    [['l2', 0.6, '0.0000 to 1.0000', 2], ['l1', 0.9, '', 1]]
     """
     headings = [*groups.values(), *(column for mean in columns for column in mean.columns)]
     rows = (
