@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 import secateur as sc
 from secateur.compression import Compression, CompressOptions, choosing, steps
+from secateur.compression.costs import Costs
+from secateur.compression.options import Goal
 from secateur.labelled import SampleBatch
 from secateur.state import tensors
 from secateur.train.options import TrainOptions
@@ -323,3 +325,21 @@ def test_a_cut_that_is_no_faster_is_taken_back(trained: nn.Module, monkeypatch: 
     (trial,) = result.history.rejected
     assert trial.why == "no less macs than before"
     assert same(result.model, trained)
+
+
+def test_a_cut_saves_what_is_asked_whatever_a_table_of_times_foretells(trained: nn.Module) -> None:
+    """Of a table that foretells too little saved, or too much, the widths are planned anew once they were measured."""
+    options = replace(CompressOptions(runtime=numbers_of), round_to=1)
+    scoring = choosing.Scoring.of(trained, choosing.calibration(blobs(300, 0), 300, 0), True)
+    chosen_costs = []
+    for scale in (0.6, 1.0, 1.6):
+        costs = Costs(Goal.of({"latency": 0.7}), trained, torch.zeros(1, 8), options)
+        costs._table = replace(costs.table, scale={"latency": scale})
+        chosen_costs.append(choosing.chosen(trained, 0.7, costs, scoring, options).cost)
+    assert chosen_costs[1] <= 0.7
+    assert chosen_costs == [chosen_costs[1]] * 3
+
+
+def numbers_of(model: nn.Module, inputs: Any) -> float:
+    """A time that is the number of parameters."""
+    return float(sum(parameter.numel() for parameter in model.parameters()))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from secateur.allocate import budget, plan_jointly
+from secateur.allocate.goals import UnreachableError
 from secateur.compression.costs import Costs, now
 from secateur.compression.options import CompressOptions
 from secateur.criteria import by_name
@@ -29,7 +30,10 @@ from secateur.types import Criterion, Keep, Loss, Sites
 __all__ = ["Chosen", "Scoring", "calibration", "chosen", "smaller"]
 
 CORRECTIONS = 4
-"""How often a cut is planned anew after it was measured and found too slow."""
+"""How often a cut is planned at most: anew where it was measured and found too slow, or faster than it needs to be."""
+
+UNUSED = 0.03
+"""What part of the original's latency a cut may save beyond what was asked before it is planned anew."""
 
 PROBES, LEAST = 2, 4
 """Random directions of the outputs that units are scored by, for each unit over all samples; and for each sample."""
@@ -192,14 +196,30 @@ def _made_up(model: nn.Module, sites: Sites, keep: Keep, scoring: Scoring) -> tu
 
 
 def _by_costs(model: nn.Module, sites: Sites, worth: JointWorth, asked: float, costs: Costs) -> Keep:
-    """Masks that lose least for what they save; costs that are measured are measured of the cut model, and corrected."""
-    table = now(costs.table, sites)
+    """Masks that lose least for what they save; costs that are measured are measured of the cut model, and corrected.
+
+    Of those that were measured, the dearest that is within what was asked; where none is, the cheapest.
+    """
+    table, best, best_rank = now(costs.table, sites), None, (False, -torch.inf)
+    planned: list[Mapping[str, int]] = []
     for _ in range(CORRECTIONS):
-        allocation = plan_jointly(worth, table, {costs.goal.what: asked})
-        if costs.goal.what != "latency":
+        try:
+            allocation = plan_jointly(worth, table, {costs.goal.what: asked})
+        except UnreachableError:
+            if best is None:
+                raise
             break
+        if costs.goal.what != "latency":
+            return allocation.keep
+        if allocation.kept in planned:
+            break
+        planned.append(allocation.kept)
         cost = costs(draft(model, sites, allocation.keep), quick=True)
-        if cost <= asked or cost >= 1:
+        rank = (cost <= asked, cost if cost <= asked else -cost)
+        if best is None or rank > best_rank:
+            best, best_rank = allocation.keep, rank
+        if cost >= 1 or asked - UNUSED <= cost <= asked:
             break
         table = table.corrected("latency", allocation.kept, cost * table.whole["latency"])
-    return allocation.keep
+    assert best is not None
+    return best

@@ -70,7 +70,9 @@ def random_roots(
     up, down = torch.zeros_like(outputs), torch.zeros_like(outputs)
     for vector, sign in roots(outputs, targets, loss):
         # One random sign for each sample and vector: E ε εᵀ = I, so mixed products vanish on average.
-        signed = vector * _signs(outputs.reshape(len(outputs), -1)[:, 0], generator).reshape(-1, *[1] * (outputs.ndim - 1))
+        signed = vector * _signs(outputs.reshape(len(outputs), -1)[:, 0], generator).reshape(
+            -1, *[1] * (outputs.ndim - 1)
+        )
         bends_up = sign.reshape(-1, *[1] * (outputs.ndim - 1)) > 0
         up, down = up + signed * bends_up, down + signed * ~bends_up
     for total, bend in ((up, 1.0), (down, -1.0)):
