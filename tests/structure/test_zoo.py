@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,9 @@ from torch.fx import GraphModule
 
 import zoo
 from oracle import masked, unseen
+from secateur import load
 from secateur.criteria import Magnitude
+from secateur.result import Result
 from secateur.selection import select
 from secateur.structure import channels, cut
 from secateur.types import Sites, TraceError, UnknownNameError
@@ -262,3 +266,27 @@ def test_relative_difference_of_other_shapes_and_nan() -> None:
     assert masked.relative_difference(one, torch.ones(3)) == float("inf")
     assert masked.relative_difference(one, torch.tensor([1.0, float("nan")])) == float("inf")
     assert masked.relative_difference((), ()) == float("inf")
+
+
+class NestedEncoder(nn.Module):
+    """An encoder as torch makes it by default, with nested tensors on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True)
+        self.inp, self.encoder, self.out = nn.Linear(6, 16), nn.TransformerEncoder(layer, 1), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        answers: Tensor = self.out(self.encoder(self.inp(x))[:, 0])
+        return answers
+
+
+@pytest.mark.parametrize("name", [*LEAST_UNITS, "nested encoder"])
+def test_what_is_saved_of_a_cut_is_taken_back(name: str, tmp_path: Path) -> None:
+    nested = name == "nested encoder"
+    model, inputs = (NestedEncoder().eval(), (torch.randn(3, 5, 6),)) if nested else zoo.build(name)
+    sites = channels(model, inputs)
+    result = Result.of(model, sites, select(Magnitude(p=2)(model, sites), 0.3, scope="layer"))
+    ours, again = result.model.state_dict(), load(result.save(tmp_path / "small"), model).state_dict()
+    assert ours.keys() == again.keys()
+    assert all(torch.equal(ours[key], again[key]) for key in ours if isinstance(ours[key], Tensor))

@@ -11,7 +11,7 @@ from torch import Tensor, int32, int64, nn
 from secateur.checks import is_whole
 from secateur.edits.base import Edit
 from secateur.structure.cutting import Plan, apply_plan
-from secateur.structure.mend import Edits
+from secateur.structure.mend import SWITCHES, Edits
 from secateur.types import FileError
 
 __all__ = ["Cut"]
@@ -72,7 +72,9 @@ def _check_attributes(model: nn.Module, attributes: Edits) -> None:
     for path, values in attributes.items():
         for attribute, value in values.items():
             sizes = {} if attribute.startswith("_") or path not in modules else vars(modules[path])
-            if not _is_smaller(value, sizes.get(attribute)):
+            before = sizes.get(attribute)
+            turned_off = attribute in SWITCHES and value is False and isinstance(before, bool)
+            if not turned_off and not _is_smaller(value, before):
                 raise FileError(f"{path}.{attribute} = {value!r} is no size of it")
 
 

@@ -19,14 +19,14 @@ from secateur.saving.folder import check_target, write_folder
 from secateur.saving.manifest import EDITS, MANIFEST, MODEL, Manifest, dump_manifest, read_manifest, read_tensors
 from secateur.saving.records import joined, parted
 from secateur.saving.weights import unshared
-from secateur.state import check_module, looking, usual
+from secateur.state import check_module, usual
 from secateur.state_dicts import fill
 from secateur.types import FileError, SecateurError
 
 __all__ = ["load", "read_edits", "read_record", "save"]
 
 
-@looking
+@usual
 def save(
     folder: str | os.PathLike[str],
     model: nn.Module,

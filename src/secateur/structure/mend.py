@@ -20,10 +20,13 @@ from secateur.structure.literals import size_changes
 from secateur.structure.rules import op_name
 from secateur.structure.watch import watch
 
-__all__ = ["Edits", "edits", "proposals"]
+__all__ = ["SWITCHES", "Edits", "edits", "proposals"]
 
 Edits = dict[str, dict[str, int | list[int]]]
 """New values of attributes: module path → attribute → value."""
+
+SWITCHES = frozenset({"use_nested_tensor"})
+"""Attributes that are no sizes, and turned off: what they ask for takes layers of torch's own sizes alone."""
 
 Shape = tuple[int, ...]
 
@@ -114,7 +117,7 @@ def edits(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], s
     for path, module in model.named_modules():
         # An encoder hands its layers ragged batches for a fused kernel, which keeps to attention as torch has it.
         if isinstance(module, nn.TransformerEncoder) and any(_is_freed(model, path, inner) for inner in edits_by_path):
-            edits_by_path.setdefault(path, {})["use_nested_tensor"] = False
+            edits_by_path.setdefault(path, {}).update(dict.fromkeys(SWITCHES, False))
     return {path: attributes for path, attributes in edits_by_path.items() if attributes}
 
 
