@@ -386,7 +386,7 @@ def usual(function: Callable[P, R], computes: bool = True) -> Callable[P, R]:
 
 
 def looking(function: Callable[P, R]) -> Callable[P, R]:
-    """As `usual`, for a function that counts, reads or writes tensors: those of every kind will do.
+    """As `usual`, for a function that only looks at tensors, not at their values: those of every kind will do.
 
     >>> @looking
     ... def entries(module):

@@ -37,7 +37,7 @@ class ParameterCount:
         return 1 - self.nonzero / self.total if self.total else 0.0
 
 
-@looking
+@usual
 def parameters(model: nn.Module) -> ParameterCount:
     """Count the parameters of a model; a parameter that several modules share counts once.
 

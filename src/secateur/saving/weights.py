@@ -15,7 +15,7 @@ from safetensors.torch import save as dump_tensors
 from torch import Tensor, nn
 
 from secateur.files import from_json, write_bytes
-from secateur.state import check_module, digest, looking
+from secateur.state import check_module, digest, usual
 from secateur.state_dicts import fill
 from secateur.types import FileError, InputError
 
@@ -24,7 +24,7 @@ __all__ = ["load_weights", "save_weights", "unshared"]
 FORMAT = "secateur-weights-1"
 
 
-@looking
+@usual
 def save_weights(path: str | os.PathLike[str], model: nn.Module) -> None:
     """Write the state dict of `model` to one safetensors file, with a checksum; it appears whole or not at all.
 
@@ -48,7 +48,7 @@ def save_weights(path: str | os.PathLike[str], model: nn.Module) -> None:
     write_bytes(Path(path), dump_tensors(tensors, _header(tensors, json.dumps(shared))))
 
 
-@looking
+@usual
 def load_weights(path: str | os.PathLike[str], model: nn.Module) -> None:
     """Load a state dict from a safetensors file, or from one that `torch.save` wrote, into `model`.
 
