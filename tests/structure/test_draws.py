@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 import secateur as sc
 from secateur.structure import draws
@@ -35,3 +36,13 @@ def test_a_cut_is_verified_after_a_model_of_double_precision_was() -> None:
     sites = sc.blocks(model, torch.randn(1, 3, 32, 32))
     keep = sc.select(sc.criteria.Magnitude()(model, sites), 0.4, minimum=0)
     assert sc.measure.parameters(sc.cut(model, sites, keep)).total < sc.measure.parameters(model).total
+
+
+def test_a_variance_of_nothing_is_drawn_above_it() -> None:
+    """A norm that was set to the statistics of a masked model has such; below 0 nothing would be verified."""
+    norm = nn.BatchNorm2d(50)
+    assert norm.running_var is not None
+    norm.running_var.zero_()
+    tensors = dict(norm.named_buffers())
+    drawn = draws.Draw(tensors, frozenset(map(id, tensors.values())))("running_var")
+    assert float(drawn.min()) > 0

@@ -161,6 +161,8 @@ class PruneOptions:
             self._check_solver()
         if self.scope == "balanced" and (self._rules or self.unit == "weights"):
             raise InputError('prune: scope="balanced" goes with a budget for channels; take "layer" or "global"')
+        if not isinstance(self.repair, str | tuple | list | None):
+            raise InputError(f"prune: repair is {self.repair!r}; give a name of a repair, several, or () for none")
         if self.repairs and self.unit == "weights":
             raise InputError('prune: repair makes up for channels that are cut out; it goes with unit="channels"')
 

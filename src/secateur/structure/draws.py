@@ -54,9 +54,13 @@ class Draw:
         return self._noise(name, tensor, self.gain / prod(tensor.shape[1:]) ** 0.5)
 
     def _near(self, name: str, tensor: Tensor) -> Tensor:
-        """t (1 + u/3) with u in (−1, 1), which keeps the sign, and small numbers where t is 0."""
+        """t (1 + u/3) with u in (−1, 1), which keeps the sign, and small numbers where t is 0: those of a buffer above 0.
+
+        A norm that was set to the statistics of a masked model has variances of 0.
+        """
         noise, value = self._noise(name, tensor), tensor.double()
-        return torch.where(value == 0, 0.1 * noise, value * (1 + noise.tanh() / 3))
+        small = noise if isinstance(self.tensors[name], nn.Parameter) else noise.abs()
+        return torch.where(value == 0, 0.1 * small, value * (1 + noise.tanh() / 3))
 
     def _noise(self, name: str, tensor: Tensor, deviation: float = 1.0) -> Tensor:
         """Normal numbers: a stretch of the pool that begins where the name says."""
