@@ -22,7 +22,7 @@ ORDER = [
     {"labelled"},
     {"losses"},
     {"structure"},
-    {"equations"},
+    {"activations", "equations"},
     {"rate"},
     {"selection"},
     {"runtimes"},
