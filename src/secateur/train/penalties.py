@@ -176,11 +176,12 @@ class GroupLasso(Callback):
         inputs: example inputs, to find the units of the model that is trained, smaller ones included.
         roles: what belongs to the group: ``"out"`` (incoming weights and biases), ``"in"`` (the weights that read it),
             ``"scale"`` (a norm's scale and shift; behind a norm the size of the incoming weights changes nothing).
+        sites: names of the sites that are meant, or patterns of them; empty for all.
         epsilon: under the root, so that it has a gradient at zero.
 
     Raises:
         InputError: the model has no units that can be told apart.
-        UnknownNameError: a role of no known name.
+        UnknownNameError: a role or site of no known name.
 
     >>> from secateur.train import fit
     >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
@@ -194,8 +195,9 @@ class GroupLasso(Callback):
     strength: float
     inputs: ExampleInputs = field(repr=False)
     roles: Sequence[Role] = ("out", "in")
+    sites: Sequence[str] = ()
     epsilon: float = 1e-12
-    _found: dict[str, Site] = field(default_factory=dict, init=False, repr=False)
+    _groups: dict[str, Site] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_number(self, "[0, inf)", strength=self.strength)
@@ -212,13 +214,14 @@ class GroupLasso(Callback):
         sites: Sites = channels(run.model, self.inputs)
         if not sites:
             raise InputError(f"GroupLasso: {type(run.model).__name__} has no units; see channels(...).frozen for why")
-        self._found.clear()
-        self._found.update(sites)
+        names = matching(list(sites), self.sites, "site") or list(sites)
+        self._groups.clear()
+        self._groups.update({name: sites[name] for name in names})
 
     def penalty(self, run: Run) -> Tensor:
         """Return the term."""
         parameters = dict(run.model.named_parameters(remove_duplicate=False))
-        return self.strength * _total([self._norms(parameters, site).sum() for site in self._found.values()])
+        return self.strength * _total([self._norms(parameters, site).sum() for site in self._groups.values()])
 
     def _norms(self, parameters: Mapping[str, Tensor], site: Site) -> Tensor:
         """The norm of each unit's group, ``(units,)``."""

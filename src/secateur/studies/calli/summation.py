@@ -75,7 +75,7 @@ def cycle_cell(context: Context) -> Outcome:
     data, fresh = samples(context["samples"], context["low"], seed), samples(FRESH, context["low"], seed + 10**6)
     options = way.options(epochs=context["epochs"], batch_size=context["batch_size"], loss="mse", seed=seed)
     steps, trained = _FirstSteps(context["low"]), _Trained(data)
-    result = way.prune(model, data, options, context["cycles"], trained, [steps])
+    result = way.prune(model, data, data, options, context["cycles"], trained, [steps])
     loss = _loss(result.model, fresh)
     settle = TrainOptions(epochs=context["settle"], batch_size=context["batch_size"], loss="mse", lr=0.01)
     fit(result.model, data, options=settle, schedule="cosine", seed=seed)
@@ -96,7 +96,7 @@ def _weights(model: Any) -> dict[str, Json]:
     product = (w2 @ w1)[0]
     weights: dict[str, Json] = {"product": product.tolist(), "off": float((product - 1).abs().max())}
     if len(w1) == 1 and model.hidden.bias is not None:
-        weights |= {"w1": w1[0].tolist(), "w2": float(w2), "b1": float(model.hidden.bias), "b2": float(model.output.bias)}
+        weights |= {"w1": w1[0].tolist(), "w2": w2.item(), "b1": model.hidden.bias.item(), "b2": model.output.bias.item()}
     return weights
 
 
