@@ -23,6 +23,7 @@ from secateur.types import InputError, Sites
 __all__ = ["UnitCounts", "UnitStatistics", "activation_counts", "activation_statistics"]
 
 BATCH = 500
+EXACT = 2**24
 
 
 @dataclass(eq=False)
@@ -234,5 +235,11 @@ def _first_reads(flow: Flow, inputs: Tensor, doing: str) -> set[Read]:
 def _active(activations: Tensor, dim: int, threshold: float) -> Tensor:
     """How many entries are not zero along all other dimensions, int64."""
     others = [other for other in range(activations.ndim) if other != dim]
-    firing = activations if threshold == 0 else activations.abs() > threshold
-    return torch.count_nonzero(firing, dim=others)
+    if threshold:
+        return torch.count_nonzero(activations.abs() > threshold, dim=others)
+    if activations.numel() // max(activations.shape[dim], 1) <= EXACT:
+        # Three times as fast as counting; sums of ones are exact in float32 up to there.
+        ones = activations.sign().abs_().sum(others, dtype=torch.float32)
+        if bool(torch.isfinite(ones).all()):
+            return ones.long()
+    return torch.count_nonzero(activations, dim=others)
