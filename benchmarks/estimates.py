@@ -44,8 +44,8 @@ def estimates(data: Data) -> dict[str, Criterion]:
     """The estimates, by their names in the table."""
     return {
         "first order, signed": Taylor(data),
-        "first order, absolute": Taylor(data, sign="absolute"),
-        "first order, squared": Taylor(data, sign="squared"),
+        "first order, absolute": Taylor(data, sign="absolute", normalise=False),
+        "first order, squared": Taylor(data, sign="squared", minibatch=1),
         "second order, squared": SecondOrder(data),
         "second order, fisher": SecondOrder(data, curvature="fisher"),
         "second order, gauss-newton": SecondOrder(data, curvature="gauss-newton"),

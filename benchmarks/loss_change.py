@@ -28,6 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import secateur as sc
 from secateur import data, models
 from secateur.criteria import UnitWorth
+from secateur.labelled import SampleBatch
 from secateur.rate.chain.engine import chain_engine
 from secateur.rate.chain.gemm import product
 from secateur.rate.last import LastLayer
@@ -110,7 +111,7 @@ def ours(model: nn.Module, sites: Sites, units: dict[str, Tensor] | None, inputs
     engine = chain_engine(model, sites, cross_entropy)
     assert engine is not None
     tally = UnitTally(cross_entropy, sites, units)
-    engine.measure(inputs, targets, tally)
+    engine.measure(SampleBatch(inputs, targets), tally)
     return UnitWorth.of(tally)
 
 

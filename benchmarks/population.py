@@ -105,11 +105,11 @@ def gemm(rounds: int) -> list[float]:
     return [peak / ours for peak, ours in pairs[1:]]
 
 
-def ours(genes: np.ndarray, fitness: np.ndarray, order: np.ndarray, rng: np.random.Generator) -> None:
+def ours(genes: np.ndarray, fitness: np.ndarray, magnitudes: np.ndarray, rng: np.random.Generator) -> None:
     """One generation of operators."""
     partners = operators.tournament(fitness, 3, rng)
     children, _ = operators.two_point_crossover(genes, partners, 0.7, rng)
-    children, _ = operators.prune_lowest(children, order, 0.5, 0.1, rng)
+    children, _ = operators.prune_lowest(children, magnitudes, 0.5, 0.1, rng)
     operators.prune_random(children, 0.5, 0.1, rng)
 
 
@@ -142,13 +142,13 @@ def operators_against_deap(rounds: int) -> list[float]:
         creator.create("Individual", list, fitness=creator.Best)
     rng = np.random.default_rng(0)
     genes, fitness, size = rng.random((50, GENES)) < 0.7, rng.random(50), rng.random(GENES)
-    order, ratios = np.argsort(size), []
+    ratios = []
     lists = [creator.Individual(row) for row in genes.astype(int).tolist()]
     for one, value in zip(lists, fitness, strict=True):
         one.fitness.values = (value,)
     for _ in range(rounds):
         slow, _ = seconds(lambda: with_deap(lists, size))
-        fast = min(seconds(lambda: ours(genes, fitness, order, rng))[0] for _ in range(3))
+        fast = min(seconds(lambda: ours(genes, fitness, size, rng))[0] for _ in range(3))
         ratios.append(slow / fast)
     return ratios
 
@@ -168,12 +168,12 @@ def pygad(function: Callable[..., float], genes: int, parents: int, generations:
 def operators_against_pygad(rounds: int) -> list[float]:
     """Ratios of a generation of PyGAD with a fitness that costs nothing to our operators."""
     rng = np.random.default_rng(0)
-    genes, fitness, order = rng.random((50, GENES)) < 0.7, rng.random(50), rng.permutation(GENES)
+    genes, fitness, magnitudes = rng.random((50, GENES)) < 0.7, rng.random(50), rng.random(GENES)
     ratios = []
     for _ in range(rounds):
         algorithm = pygad(lambda _ga, _one, number: float(number), GENES, 50, 2)
         slow, _ = seconds(algorithm.run)
-        fast = min(seconds(lambda: ours(genes, fitness, order, rng))[0] for _ in range(3))
+        fast = min(seconds(lambda: ours(genes, fitness, magnitudes, rng))[0] for _ in range(3))
         ratios.append(slow / 2 / fast)
     return ratios
 

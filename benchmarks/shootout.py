@@ -21,7 +21,7 @@ def joined(store: Path) -> pandas.DataFrame:
 
 
 def markdown(rows: pandas.DataFrame, unit: str, scope: str = "layer") -> str:
-    """Return one line a criterion: mean accuracy on each network, mean rank, fine-tuned, verdicts, cost."""
+    """Return one line a criterion: accuracy over sparsities on each network, mean rank, fine-tuned, verdicts, cost."""
     own = rows[(rows["unit"] == unit) & (rows["scope"] == scope)]
     means = own.pivot(index="criterion", columns="network")
     order = means["mean rank"].mean(axis=1).sort_values(kind="stable").index
@@ -31,7 +31,11 @@ def markdown(rows: pandas.DataFrame, unit: str, scope: str = "layer") -> str:
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     for name in order:
         one = means.loc[name]
-        cells = [name, *(f"{one['mean accuracy', n]:.3f}" for n in networks), f"{one['mean rank'].mean():.1f}"]
+        cells = [
+            name,
+            *(f"{one['accuracy over sparsities', n]:.3f}" for n in networks),
+            f"{one['mean rank'].mean():.1f}",
+        ]
         cells += [f"{one['fine-tuned', n]:.3f}" for n in networks]
         for column in ("against random", "against magnitude"):
             cells.append(", ".join(SIGNS.get(one[column, n], "–") for n in networks))

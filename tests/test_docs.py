@@ -279,7 +279,7 @@ def test_the_criteria_in_the_readme_are_those_of_the_shoot_out() -> None:
     assert len(shown) >= 5
     for name, cells in shown:
         found = [known[network, name] for network in ("cnn-4", "lenet-300-100")]
-        numbers = [row[key] for key in ("mean accuracy", "fine-tuned") for row in found]
+        numbers = [row[key] for key in ("accuracy over sparsities", "fine-tuned") for row in found]
         assert cells.split(" | ") == [format(float(number), ".3f") for number in numbers], name
 
 

@@ -20,7 +20,19 @@ import torch
 from torch import Tensor, nn
 
 ROOMS = (
-    *("", ".activations", ".allocate", ".criteria", ".measure", ".pruning", ".repair", ".result", ".saving", ".schedules", ".search"),
+    *(
+        "",
+        ".activations",
+        ".allocate",
+        ".criteria",
+        ".measure",
+        ".pruning",
+        ".repair",
+        ".result",
+        ".saving",
+        ".schedules",
+        ".search",
+    ),
     *(".selection", ".solvers", ".structure", ".structure.cutting", ".structure.flow", ".train", ".rate"),
     ".rate.masks",
 )

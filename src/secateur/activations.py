@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from secateur.checks import check_number, check_whole
-from secateur.labelled import Data, check_data, iterate
+from secateur.labelled import Samples, batches, check_samples
 from secateur.state import check_finite, device_of, usual
 from secateur.structure.flow import Flow, Read
+from secateur.structure.maps import feature_maps, watching
 from secateur.structure.sites import REPAIR
-from secateur.types import InputError, Sites
+from secateur.types import ExampleInputs, InputError, Sites
 
 __all__ = ["UnitCounts", "UnitStatistics", "activation_counts", "activation_statistics"]
 
@@ -57,7 +58,7 @@ class UnitCounts:
         self._add(_active(rows, 0, self.threshold), rows[0].numel())
 
     def add_read(self, read: Read, activations: Tensor) -> None:
-        """Add what passes a read, without sorting it by unit: ``activations`` is counted where it lies."""
+        """Add what is in a map, without sorting it by unit: ``activations`` is counted where it lies."""
         active_D = _active(activations, read.dim, self.threshold)
         index = read.index.to(activations.device)
         places = activations.numel() // activations.shape[read.dim]
@@ -112,7 +113,7 @@ class UnitStatistics:
         self.merge(UnitStatistics(counts, mean, values.abs().mean(1), deviations, values.amax(1)))
 
     def add_read(self, read: Read, activations: Tensor) -> None:
-        """Add what passes a read."""
+        """Add what is in a map."""
         self.add(read.rows(activations))
 
     def merge(self, other: UnitStatistics) -> None:
@@ -139,18 +140,17 @@ class UnitStatistics:
 
 @usual
 def activation_counts(
-    model: nn.Module, sites: Sites, data: Data, *, threshold: float = 0.0, batch_size: int = BATCH
+    model: nn.Module, sites: Sites, data: Samples, *, threshold: float = 0.0, batch_size: int = BATCH
 ) -> dict[str, UnitCounts]:
     """Return how often each unit fires on the data, in one pass, by site.
 
-    Activations are taken where layers read them, so after the nonlinearity where there is one. A tensor that several
-    layers read is counted once.
+    Activations are those of the units' maps (`secateur.structure.maps`): after the nonlinearity where there is one, and before
+    a pool. A map that several layers read is counted once.
 
     Args:
         model: in evaluation mode or not, it is run as in evaluation, and left as it is.
         sites: from `channels` on this model.
-        data: the split to count on: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs; the
-            targets are not used.
+        data: the split to count on, of any kind that `fit` takes; targets are not used.
         threshold: absolute values up to this count as zero.
         batch_size: samples a pass, where the data are in memory.
 
@@ -170,7 +170,7 @@ def activation_counts(
 
 @usual
 def activation_statistics(
-    model: nn.Module, sites: Sites, data: Data, *, threshold: float = 0.0, batch_size: int = BATCH
+    model: nn.Module, sites: Sites, data: Samples, *, threshold: float = 0.0, batch_size: int = BATCH
 ) -> dict[str, UnitStatistics]:
     """Return what each unit answers on the data, in one pass, by site; the arguments are those of `activation_counts`.
 
@@ -196,40 +196,32 @@ Collected = TypeVar("Collected", bound=_Collects)
 
 
 def _one_pass(
-    model: nn.Module, sites: Sites, data: Data, batch_size: int, doing: str, empty: Callable[[], Collected]
+    model: nn.Module, sites: Sites, data: Samples, batch_size: int, doing: str, empty: Callable[[], Collected]
 ) -> dict[str, Collected]:
     """What `empty` makes for each site, with everything added that passes its reads."""
     check_whole(doing, batch_size=batch_size)
-    check_data(data, doing)
+    check_samples(data, doing)
     check_finite(model, doing, REPAIR)
     flow, collected = Flow(model, sites), {name: empty() for name in sites}
     device = device_of(model)
-    for inputs, _ in iterate(data, batch_size, doing):
-        inputs = inputs.to(device)
-        first = _first_reads(flow, inputs, doing)
-
-        def tap(read: Read, passing: Tensor, first: set[Read] = first) -> Tensor:
-            if read in first:
-                collected[read.site].add_read(read, passing)
-            return passing
-
+    for batch in batches(data, batch_size, doing):
+        inputs = batch.to(device).inputs
+        maps = [read for reads in _maps(flow, inputs, doing).values() for read in reads]
         with torch.no_grad():
-            flow(inputs, tap)
+            flow(inputs, see=watching(maps, lambda read, passing: collected[read.site].add_read(read, passing)))
     return collected
 
 
-def _first_reads(flow: Flow, inputs: Tensor, doing: str) -> set[Read]:
-    """The reads at which a site's tensors are met for the first time: one that is read twice is counted once."""
-    first: set[Read] = set()
-    for name, reads in flow.reads(inputs).items():
-        if not reads:
+def _maps(flow: Flow, inputs: ExampleInputs, doing: str) -> dict[str, tuple[Read, ...]]:
+    """The maps of each site, which must have some."""
+    maps_by_site = feature_maps(flow.at(inputs)[0], flow.reads(inputs))
+    for name, maps in maps_by_site.items():
+        if not maps:
             raise InputError(
                 f"{doing}: no layer reads the units of site {name!r}; leave it out: "
                 f"channels(model, inputs, ignore=[{name!r}])"
             )
-        by_source = {(read.source, read.dim): read for read in reversed(reads)}
-        first |= set(by_source.values())
-    return first
+    return maps_by_site
 
 
 def _active(activations: Tensor, dim: int, threshold: float) -> Tensor:

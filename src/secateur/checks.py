@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
+from importlib import import_module
 from math import inf
 from typing import Any, TypeGuard
 
-from secateur.types import InputError, brief, unknown_name
+from secateur.types import InputError, UnknownNameError, brief, unknown_name
 
 __all__ = [
     "check_fraction",
@@ -15,6 +16,7 @@ __all__ = [
     "check_number",
     "check_plain",
     "check_whole",
+    "imported",
     "is_number",
     "is_whole",
     "within",
@@ -155,3 +157,37 @@ def _error(doing: object, name: str, value: object, words: str, meaning: str, or
     who = doing if isinstance(doing, str) else type(doing).__name__
     none = ", or None" if or_none else ""
     return InputError(f"{who}: {name}={brief(value)} must be {words}{none}{': ' if meaning else ''}{meaning}")
+
+
+def imported(path: str, doing: str, kind: str) -> Callable[..., Any]:
+    """Return the callable that an import path names.
+
+    Args:
+        path: ``"package.module:name"``.
+        doing: who asks, for the errors.
+        kind: what it is to be, for the errors, such as ``"factory"``.
+
+    Raises:
+        UnknownNameError: there is no such module, or it has no such attribute.
+        InputError: it is nothing that can be called.
+
+    >>> imported("torch.nn.functional:mse_loss", "fit", "loss").__name__
+    'mse_loss'
+    """
+    module_name, _, attribute = path.partition(":")
+    try:
+        thing: Any = import_module(module_name)
+    except (ImportError, ValueError, TypeError) as error:
+        raise UnknownNameError(
+            f"{doing}: cannot import {module_name!r} ({error}); write 'package.module:{kind}', "
+            "with the package installed or its folder on PYTHONPATH"
+        ) from error
+    for part in attribute.split("."):
+        if not hasattr(thing, part):
+            public = [name for name in dir(thing) if not name.startswith("_")]
+            raise unknown_name(f"attribute of {module_name}", attribute, public)
+        thing = getattr(thing, part)
+    if not callable(thing):
+        raise InputError(f"{doing}: is a {type(thing).__name__}; name a function or class to call")
+    called: Callable[..., Any] = thing
+    return called

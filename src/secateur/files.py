@@ -14,9 +14,65 @@ from typing import Any
 
 from secateur.types import FileError, MissingLibraryError
 
-__all__ = ["flush", "in_order", "replacing", "require", "sweep", "write_bytes", "write_text"]
+__all__ = [
+    "DEEPEST",
+    "check_depth",
+    "flush",
+    "from_json",
+    "in_order",
+    "replacing",
+    "require",
+    "sweep",
+    "write_bytes",
+    "write_text",
+]
 
 _MARK = ".part"
+
+DEEPEST = 100
+"""Plain data that are nested deeper are nobody's: what walks through them would run out of Python's stack."""
+
+
+def from_json(text: str | bytes) -> Any:
+    """Return what JSON from a file says.
+
+    Raises:
+        ValueError: it is no JSON, holds a number of thousands of digits, or is nested deeper than anything of ours.
+
+    >>> from_json('{"a": [1]}')
+    {'a': [1]}
+    >>> from_json("[" * 5000 + "]" * 5000)
+    Traceback (most recent call last):
+    ValueError: it is nested more than 100 deep
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"it is nested more than {DEEPEST} deep") from None
+    # Where there are fewer brackets nothing can be nested so deep.
+    count = text.count(b"[") + text.count(b"{") if isinstance(text, bytes) else text.count("[") + text.count("{")
+    if count > DEEPEST:
+        check_depth(value)
+    return value
+
+
+def check_depth(value: object) -> None:
+    """Refuse plain data that are nested too deep.
+
+    Raises:
+        ValueError: they are.
+    """
+    layer = [value]
+    for _ in range(DEEPEST + 1):
+        layer = [
+            inner
+            for outer in layer
+            if isinstance(outer, (dict, list, tuple))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not layer:
+            return
+    raise ValueError(f"it is nested more than {DEEPEST} deep")
 
 
 @contextmanager

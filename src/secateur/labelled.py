@@ -8,10 +8,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor
-from torch.utils import _pytree as pytree
 
 from secateur.state import ordinary
-from secateur.types import Batches, InputError
+from secateur.types import InputError
 
 __all__ = [
     "Data",
@@ -20,15 +19,11 @@ __all__ = [
     "Samples",
     "are_classes",
     "batches",
-    "check_data",
     "check_labels",
     "check_outputs",
     "check_samples",
     "count_batches",
-    "in_memory",
-    "iterate",
     "logits_of",
-    "side_by_side",
     "together",
     "unlabelled",
 ]
@@ -47,9 +42,6 @@ class Labelled(Protocol):
         """The targets."""
         ...
 
-
-Data = Labelled | tuple[Tensor, Tensor] | Batches
-"""A `Split`, a pair (inputs, targets) of tensors, or batches of such pairs that can be iterated again."""
 
 TARGETS = "labels"
 """The entry of a mapping that holds the targets, as Hugging Face's collators name it."""
@@ -110,7 +102,7 @@ class SampleBatch:
 
     def to(self, device: torch.device) -> SampleBatch:
         """Return the batch on a device."""
-        return self._with(lambda tensor: tensor.to(device))
+        return self.changed(lambda tensor: tensor.to(device))
 
     def without_targets(self) -> SampleBatch:
         """Return the inputs alone."""
@@ -118,9 +110,14 @@ class SampleBatch:
 
     def rows(self, rows: slice | Tensor) -> SampleBatch:
         """Return some of the samples."""
-        return self._with(lambda tensor: tensor[rows])
+        return self.changed(lambda tensor: tensor[rows])
 
-    def _with(self, change: Callable[[Tensor], Tensor]) -> SampleBatch:
+    def split(self, size: int) -> list[SampleBatch]:
+        """Return the samples in parts of `size`, the last of what is left."""
+        return [self.rows(slice(start, start + size)) for start in range(0, len(self), size)]
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> SampleBatch:
+        """Return the samples with each of their tensors changed."""
         return SampleBatch(_mapped(self.inputs, change), _mapped(self.targets, change))
 
     def run(self, model: Callable[..., Any]) -> Any:
@@ -134,8 +131,12 @@ class SampleBatch:
         return model(**self.inputs) if isinstance(self.inputs, Mapping) else model(*self.inputs)
 
 
-Samples = Data | Tensor | Mapping[str, Any] | tuple[Any, Any] | Iterable[Any] | SampleBatch
-"""What `SampleBatch.of` takes, in memory or in batches: `Data`, and samples of several inputs, of several targets or of none."""
+Samples = Labelled | Tensor | Mapping[str, Any] | tuple[Any, Any] | Iterable[Any] | SampleBatch
+"""What `SampleBatch.of` takes, in memory, as a `Split` or a pair (inputs, targets), or in batches that can be iterated again:
+samples of one tensor of inputs or several, and of one of targets, several or none."""
+
+Data = Samples
+"""`Samples` with targets."""
 
 
 def _is_tensors(part: object) -> bool:
@@ -203,31 +204,11 @@ def unlabelled(data: Samples) -> Samples:
     return _Unlabelled(data) if whole is None else whole.without_targets()
 
 
-def in_memory(data: object) -> tuple[Tensor, Tensor] | None:
-    """Return the inputs and targets of data that are two tensors in memory; None for batches, and all others."""
-    batch = together(data)
-    return _pair(batch) if batch is not None else None
-
-
-def _pair(batch: SampleBatch) -> tuple[Tensor, Tensor] | None:
-    single = isinstance(batch.inputs, Tensor) and isinstance(batch.targets, Tensor)
-    return (batch.inputs, batch.targets) if single else None
-
-
-def check_data(data: object, subject: str) -> None:
-    """Refuse data that are no pairs (inputs, targets), are empty, of unequal lengths, not finite, or gone after one pass.
-
-    Batches are looked at one by one as they come (see `iterate`).
-    """
-    if in_memory(data) is None and together(data) is not None:
-        raise InputError(
-            f"{subject}: got a {type(data).__name__}; give a Split, a pair (inputs, targets), or batches of such pairs"
-        )
-    check_samples(data, subject)
-
-
 def check_samples(data: object, subject: str) -> None:
-    """As `check_data`, for samples of several inputs, of several targets or of none too."""
+    """Refuse data that are no samples, are empty, of unequal lengths, not finite, or gone after one pass.
+
+    Batches are looked at one by one as they come (see `batches`).
+    """
     batch = together(data)
     if batch is not None:
         _check_batch(batch, subject)
@@ -309,32 +290,6 @@ def _checked(source: Iterable[object], subject: str) -> Iterator[SampleBatch]:
         yield batch
     if number == 0:
         raise InputError(f"{subject}: there are no batches; give at least one")
-
-
-def iterate(data: Data, size: int, subject: str, order: Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """As `batches`, for what takes one tensor of inputs and one of targets alone.
-
-    Raises:
-        InputError: likewise, and where a batch is no such pair.
-    """
-    for number, batch in enumerate(batches(data, size, subject, order), 1):
-        pair = _pair(batch)
-        if pair is None:
-            raise InputError(f"{subject}: batch {number} is not a pair (inputs, targets) of two tensors")
-        yield pair
-
-
-def side_by_side(outputs: Any) -> Any:
-    """Return one tensor as it is, and several as one: each sample's numbers flattened, one tensor beside another.
-
-    >>> side_by_side({"box": torch.zeros(2, 4), "maps": (torch.zeros(2, 3, 5),)}).shape
-    torch.Size([2, 19])
-    """
-    outputs = logits_of(outputs)
-    if isinstance(outputs, Tensor):
-        return outputs
-    parts = [part for part in pytree.tree_leaves(outputs) if isinstance(part, Tensor) and part.is_floating_point()]
-    return torch.cat([part.flatten(1) for part in parts], dim=1) if parts else outputs
 
 
 def logits_of(outputs: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -9,20 +11,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from secateur.checks import imported
 from secateur.labelled import are_classes, check_outputs, logits_of
+from secateur.trees import Packing, numbers_within, tensors_within
 from secateur.types import InputError, Loss, UnknownNameError, unknown_name
 
 __all__ = [
     "IGNORED",
     "LOSSES",
+    "PackedLoss",
     "answers",
+    "are_probabilities",
     "check_answers",
     "check_loss",
+    "check_slope",
     "gives_numbers",
     "is_cross_entropy",
+    "is_of_tensors",
     "is_plain_cross_entropy",
     "loss_function",
     "mean_squared_error",
+    "packed",
     "sequence_cross_entropy",
 ]
 
@@ -33,6 +42,8 @@ CERTAIN = 1e-3
 def mean_squared_error(outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
     """Return the mean of the squared differences; class labels stand for their one-hot vectors.
 
+    One column takes targets ``(N,)`` too, as numbers.
+
     >>> mean_squared_error(torch.tensor([[1.0, 0.0]]), torch.tensor([1]))
     tensor(1.)
     """
@@ -41,6 +52,8 @@ def mean_squared_error(outputs: Tensor, targets: Tensor, reduction: str = "mean"
 
 def mean_absolute_error(outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
     """Return the mean of the absolute differences; class labels stand for their one-hot vectors.
+
+    One column takes targets ``(N,)`` too, as numbers.
 
     >>> mean_absolute_error(torch.tensor([[3.0], [0.0]]), torch.tensor([[1.0], [0.0]]))
     tensor(1.)
@@ -54,10 +67,7 @@ def binary_cross_entropy(outputs: Tensor, targets: Tensor, reduction: str = "mea
     >>> binary_cross_entropy(torch.zeros(2, 1), torch.tensor([0, 1]))    # log 2
     tensor(0.6931)
     """
-    single = outputs.ndim == 2 and outputs.shape[1] == 1 and targets.ndim == 1
-    return F.binary_cross_entropy_with_logits(
-        outputs, _like("bce", outputs, targets.unsqueeze(1) if single else targets), reduction=reduction
-    )
+    return F.binary_cross_entropy_with_logits(outputs, _like("bce", outputs, targets), reduction=reduction)
 
 
 def sequence_cross_entropy(outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
@@ -73,15 +83,22 @@ def sequence_cross_entropy(outputs: Tensor, targets: Tensor, reduction: str = "m
 
 def _like(name: str, outputs: Tensor, targets: Tensor) -> Tensor:
     """The targets in the outputs' shape and dtype."""
+    if _is_column(outputs, targets):
+        targets = targets.unsqueeze(1)
     if not targets.is_floating_point() and outputs.ndim == targets.ndim + 1:
         classes = torch.arange(outputs.shape[-1], device=targets.device)
         targets = targets.unsqueeze(-1) == classes  # as one_hot, which torch.vmap does not take
     if targets.shape != outputs.shape:
         raise InputError(
             f"{name}: outputs of shape {tuple(outputs.shape)} against targets of shape {tuple(targets.shape)}; "
-            "give targets of the outputs' shape (targets[:, None] for one column), or class labels of shape (N,)"
+            "give targets of the outputs' shape, or class labels of shape (N,)"
         )
     return targets.to(outputs.dtype)
+
+
+def _is_column(outputs: Tensor, targets: Tensor) -> bool:
+    """Whether outputs are one column, and targets a number for each of its rows."""
+    return outputs.ndim == 2 and outputs.shape[1] == 1 and targets.ndim == 1
 
 
 LOSSES: dict[str, Loss] = {
@@ -95,21 +112,33 @@ LOSSES: dict[str, Loss] = {
 
 
 def loss_function(loss: str | Loss) -> Loss:
-    """Return the loss of this name, or the callable itself.
+    """Return the loss of this name, what an import path such as ``"package.module:name"`` names, or the callable itself.
+
+    A class, as one of `torch.nn`, is made without arguments.
 
     Raises:
-        UnknownNameError: it is neither.
+        UnknownNameError: it is none of these.
+        InputError: the import path names nothing that can be called.
 
     >>> loss_function("mse")(torch.tensor([1.0, 3.0]), torch.tensor([0.0, 0.0]))
     tensor(5.)
     >>> loss_function("cross-entropy") is F.cross_entropy
     True
+    >>> loss_function("torch.nn:HuberLoss")
+    HuberLoss()
     """
     if callable(loss):
         return loss
+    if ":" in str(loss):
+        function: Any = imported(str(loss), f"loss {loss!r}", "loss")
+        made: Loss = function() if isinstance(function, type) else function
+        return made
     name = str(loss).replace("-", "_")
     if name not in LOSSES:
-        raise UnknownNameError(f"{unknown_name('loss', loss, LOSSES)}; or give a function of (outputs, targets)")
+        raise UnknownNameError(
+            f"{unknown_name('loss', loss, LOSSES)}; or give a function of (outputs, targets), by its import path "
+            "('package.module:name') where a name is asked for"
+        )
     return LOSSES[name]
 
 
@@ -133,8 +162,14 @@ def is_plain_cross_entropy(loss: str | Loss) -> bool:
     return function is F.cross_entropy
 
 
-def gives_numbers(loss: str | Loss, outputs: Tensor, targets: Tensor) -> bool:
-    """Return whether outputs are numbers of their own, as in a regression, and not the logits of classes."""
+def gives_numbers(loss: str | Loss, outputs: Any, targets: Any) -> bool:
+    """Return whether outputs are numbers of their own, as in a regression, and not the logits of classes.
+
+    Of several outputs, where any of the targets is a number, or there are none.
+    """
+    if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor)):
+        kinds = [target.is_floating_point() for target in tensors_within(targets)]
+        return any(kinds) or not kinds
     single = outputs.ndim < 2 or outputs.shape[1] == 1
     return single or (targets.is_floating_point() and not is_cross_entropy(loss))
 
@@ -145,23 +180,56 @@ def answers(outputs: Any, loss: str | Loss) -> Any:
     >>> answers({"logits": torch.zeros(1)}, "mse"), answers((1, 2), lambda outputs, targets: 0)
     (tensor([0.]), (1, 2))
     """
-    return logits_of(outputs) if not isinstance(outputs, Tensor) and _is_of_tensors(loss) else outputs
+    return logits_of(outputs) if not isinstance(outputs, Tensor) and is_of_tensors(loss) else outputs
 
 
-def _is_of_tensors(loss: str | Loss) -> bool:
+@dataclass(frozen=True, eq=False)
+class PackedLoss:
+    """A loss of several outputs, as one of the tensor in which they lie.
+
+    Attributes:
+        loss: of (outputs, targets).
+        packing: how the outputs lie in the tensor.
+    """
+
+    loss: Loss
+    packing: Packing
+
+    def __call__(self, outputs: Tensor, targets: Any) -> Tensor:
+        """Return the loss of outputs ``(samples, numbers)``."""
+        return self.loss(self.packing.unpack(outputs), targets)
+
+
+def packed(outputs: Any, loss: Loss, count: int) -> tuple[Tensor, Loss]:
+    """Return what a loss is of as one tensor with a row for each of `count` samples, and the loss of that.
+
+    >>> outputs, loss = packed({"a": torch.ones(2, 3), "b": torch.zeros(2)}, lambda o, y: (o["a"].sum(1) + o["b"]).sum(), 2)
+    >>> outputs.shape, loss(outputs, None)
+    (torch.Size([2, 4]), tensor(6.))
+    """
+    outputs = answers(outputs, loss)
+    if isinstance(outputs, Tensor):
+        return outputs, loss
+    packing = Packing.of(outputs, count)
+    return packing.pack(outputs), PackedLoss(loss, packing)
+
+
+def is_of_tensors(loss: str | Loss) -> bool:
     """Whether a loss is known to be of one tensor of outputs and one of targets."""
     return is_cross_entropy(loss) or any(loss_function(loss) is named for named in LOSSES.values())
 
 
 def check_answers(outputs: Any, targets: Any, loss: str | Loss, doing: str) -> None:
-    """Refuse outputs that are no tensor with a row for each target or hold NaN, and a loss that does not fit them.
+    """Refuse outputs that hold NaN, a loss that does not fit them, and, for one tensor, rows that are not the targets'.
 
     A function of one's own may take whatever the model returns and the data hold, nothing for targets included.
 
     Raises:
         InputError: with the remedy.
     """
-    if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor)) and not _is_of_tensors(loss):
+    if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor)) and not is_of_tensors(loss):
+        if any(bool(tensor.isnan().any()) for tensor in numbers_within(outputs)):
+            raise InputError(f"{doing}: the model's outputs hold NaN; look for NaN in its weights")
         return
     if not isinstance(targets, Tensor):
         problem = "no targets" if targets is None else "several targets"
@@ -179,9 +247,10 @@ def check_answers(outputs: Any, targets: Any, loss: str | Loss, doing: str) -> N
 
 
 def check_loss(loss: str | Loss, outputs: Tensor, targets: Tensor, doing: str) -> None:
-    """Refuse the cross-entropy where targets are no classes, or the model has one output column.
+    """Refuse the cross-entropy where targets are no classes, or the model has one output column, and loose pairs.
 
-    Its value would be an error of torch's at best, and at worst 0 or nonsense, whatever the model answers.
+    Its value would be an error of torch's at best, and at worst 0 or nonsense, whatever the model answers. Pairs are
+    loose where shapes such as ``(N, 1)`` and ``(N,)`` make a function of one's own compare all outputs with all targets.
 
     >>> check_loss("cross_entropy", torch.zeros(4, 1), torch.zeros(4, 1), "evaluate")
     Traceback (most recent call last):
@@ -194,10 +263,52 @@ pass loss='mse', or a function of (outputs, targets)
         problem, name = _unfit(outputs.movedim(-1, 1) if outputs.ndim > 1 else outputs, targets), "cross-entropy"
     else:
         labels = loss_function(loss) in (mean_squared_error, mean_absolute_error) and not targets.is_floating_point()
-        one_hot = labels and outputs.ndim == targets.ndim + 1
+        one_hot = labels and outputs.ndim == targets.ndim + 1 and not _is_column(outputs, targets)
         problem, name = _out_of_range(targets, outputs.shape[-1]) if one_hot else "", "a distance to one-hot vectors"
+        if not is_of_tensors(loss) and _is_loose(loss_function(loss), outputs, targets):
+            name = "the same whichever target goes with which sample"
+            problem = (
+                f"outputs of shape {tuple(outputs.shape)} and targets of shape {tuple(targets.shape)} are all compared "
+                "with all: give targets of the outputs' shape, or pass loss='mse'"
+            )
     if problem:
         raise InputError(f"{doing}: the loss is {name}, and {problem}")
+
+
+def check_slope(mean: Tensor) -> None:
+    """Refuse a loss that cannot be derived, as where it detaches the outputs, counts, or takes the greatest.
+
+    >>> check_slope(torch.zeros(()))
+    Traceback (most recent call last):
+    secateur.types.InputError: the loss has no gradient by the model's outputs: it does not depend on them, or in a way that cannot be derived (detach, argmax, numpy); give one that has
+    """
+    if not (isinstance(mean, Tensor) and mean.requires_grad):
+        raise InputError(
+            "the loss has no gradient by the model's outputs: it does not depend on them, or in a way that cannot be "
+            "derived (detach, argmax, numpy); give one that has"
+        )
+
+
+def are_probabilities(targets: Tensor) -> bool:
+    """Return whether targets are probabilities of two classes or more, along dimension 1.
+
+    >>> are_probabilities(torch.tensor([[0.3, 0.7]])), are_probabilities(torch.tensor([[0.3, 0.6]]))
+    (True, False)
+    """
+    if targets.ndim < 2 or targets.shape[1] < 2 or float(targets.min()) < 0:
+        return False
+    return bool(((targets.sum(1) - 1).abs() <= CERTAIN).all())
+
+
+def _is_loose(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:
+    """Whether shapes that differ by dimensions of 1 let a loss forget which target is which output's."""
+    as_many = outputs.numel() == targets.numel() and outputs.shape != targets.shape and len(targets) > 1
+    if not as_many or bool((targets == targets[0]).all()):
+        return False
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own losses warn of such shapes
+        paired, rolled = (float(loss(outputs, y)) for y in (targets, targets.roll(1, 0)))
+    return abs(paired - rolled) <= 1e-6 * max(abs(paired), abs(rolled))
 
 
 def _unfit(outputs: Tensor, targets: Tensor) -> str:
@@ -205,8 +316,7 @@ def _unfit(outputs: Tensor, targets: Tensor) -> str:
     shape = tuple(targets.shape)
     if targets.is_floating_point():
         if targets.shape == outputs.shape and outputs.ndim > 1 and outputs.shape[1] > 1:
-            sums, least = targets.sum(1), float(targets.min())
-            if least >= 0 and bool(((sums - 1).abs() <= CERTAIN).all()):
+            if are_probabilities(targets):
                 return ""
             return f"targets are floats of shape {shape} that are no probabilities: {NUMBERS}"
         return f"targets are floats of shape {shape}: {NUMBERS}"

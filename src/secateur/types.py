@@ -242,6 +242,9 @@ Loss = Callable[[Any, Any], Tensor]
 """A loss of (outputs, targets) that returns a scalar, the mean over the batch: tensors, or what a model of several
 outputs returns and what the data hold."""
 
+Metric = Callable[[Any, Any], float]
+"""How good a model is: of (outputs, targets), all samples together; high = good."""
+
 RoundTo = int | Mapping[str, int]
 """Of how many units every site keeps a multiple: one number, or one by site (1 for those not named)."""
 

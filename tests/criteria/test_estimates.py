@@ -89,8 +89,16 @@ HAND = [(torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.zeros(2, 2))]
 )
 def test_first_order_by_hand(sign: Any, expected: list[float]) -> None:
     model = hand_mlp()
-    scores = Taylor(HAND, total, sign)(model, channels(model, HAND[0][0]))
-    assert scores["0"].tolist() == expected
+    sites = channels(model, HAND[0][0])
+    assert Taylor(HAND, total, sign, normalise=False, minibatch=1)(model, sites)["0"].tolist() == expected
+
+
+def test_the_papers_norm_and_minibatch_by_hand() -> None:
+    model = hand_mlp()
+    sites = channels(model, HAND[0][0])
+    absolute, squared = (Taylor(HAND, total, sign)(model, sites)["0"] for sign in ("absolute", "squared"))
+    torch.testing.assert_close(absolute, torch.tensor([7.5, 1.5, 2.0]) / (7.5**2 + 1.5**2 + 2**2) ** 0.5)
+    assert squared.tolist() == [7.5**2, 1.5**2, 2.0**2]
 
 
 def test_the_signed_estimate_is_the_change_itself_where_the_loss_is_linear() -> None:

@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils import _pytree as pytree
 
 from secateur.criteria import LossChange, SecondOrder, UnitWorth
+from secateur.labelled import SampleBatch
 from secateur.pruning import prune
 from secateur.rate.memory import Budget
 from secateur.rate.tally import UnitTally
@@ -58,7 +59,7 @@ def brute(model: nn.Module, sites: Sites, x: Tensor, y: Tensor) -> dict[str, Ten
 def measured(model: nn.Module, sites: Sites, x: Tensor, y: Tensor, budget: Budget = ROOMY) -> UnitWorth:
     """The changes by the engine for traced models alone, in the model's own precision: where it gives up the test fails."""
     tally = UnitTally(cross_entropy, sites)
-    GraphEngine(model, sites, budget).measure(x, y, tally)
+    GraphEngine(model, sites, budget).measure(SampleBatch(x, y), tally)
     return UnitWorth.of(tally)
 
 
@@ -378,34 +379,84 @@ def changes(values: list[float], errors: list[float]) -> UnitWorth:
     return made
 
 
-def test_labels_by_interval() -> None:
+def test_labels_by_interval_and_tolerance() -> None:
+    base = changes([0.0] * 3, [0.0] * 3).base.loss
+    allowed = 0.001 * base  # 0.089
+    z = 2.3940  # of 1 − 0.05 / 2 / 3, for three units at once
+    half = [0.01, 0.05, 0.2]
+    for change, expected in (
+        (allowed + 0.06, ["important", "important", "undecided"]),
+        (allowed + 0.02, ["important", "undecided", "undecided"]),
+        (0.02, ["zero", "zero", "undecided"]),
+        (-0.03, ["worse", "zero", "undecided"]),  # −0.03 ± 0.05 lies within ±0.089
+        (-0.15, ["worse", "worse", "undecided"]),
+        (-0.25, ["worse", "worse", "worse"]),
+    ):
+        made = changes([change] * 3, [h / z for h in half])
+        assert made.label()["0"] == expected, change
+        low, high = made.interval()["0"].T
+        torch.testing.assert_close(high - low, 2 * torch.tensor(half, dtype=torch.float64), rtol=1e-3, atol=0)
+        needed = made.images()["0"]
+        for label, count in zip(expected, needed.tolist(), strict=True):
+            assert (label == "undecided") == (count > made.base.count)
+    assert changes([0.02] * 3, [0.2 / z] * 3).label(tolerance=1.0)["0"] == ["zero"] * 3
+    assert changes([0.1, 0.0, -0.1], [inf] * 3).label()["0"] == ["undecided"] * 3
+    assert changes([1.0, 0.0, -0.1], [0.0] * 3).label()["0"] == ["important", "zero", "worse"]
+    with pytest.raises(InputError, match="'fdr' has no intervals"):
+        made.label(correction="fdr")
+
+
+def test_more_samples_decide_more_units() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 3)).eval()
+    with torch.no_grad():
+        model[2].weight.mul_(4)
+        x = torch.randn(8000, 6)
+        y = torch.multinomial(model(x).softmax(1), 1).flatten()
+    undecided = []
+    for count in (50, 1000, 8000):
+        found = LossChange((x[:count], y[:count]))(model, channels(model, x[:1]))
+        undecided.append(found.label()["0"].count("undecided"))
+        needed = found.images()["0"]
+        assert int((needed > count).sum()) == undecided[-1]
+    assert undecided[0] > undecided[1] > undecided[2]
+    text = found.summary()
+    assert "practical (tolerance 0.1 % of the loss)" in text
+    assert "significance" in text
+    if undecided[-1]:
+        assert "samples would decide half of the undecided" in text
+
+
+def test_labels_by_significance() -> None:
     made = changes([0.25, 0.15, -0.25], [0.1, 0.1, 0.1])  # 1.96 · 0.1 reaches 0.196
-    assert made.label(correction=None) == {"0": ["important", "zero", "worse"]}
-    assert made.label(correction=None, tolerance=0.06) == {"0": ["zero", "zero", "zero"]}
-    assert made.label(alpha=0.2, correction=None) == {"0": ["important", "important", "worse"]}
+    assert made.label(correction=None, reading="significance") == {"0": ["important", "zero", "worse"]}
+    assert made.label(correction=None, tolerance=0.06 / made.base.loss, reading="significance") == {
+        "0": ["zero", "zero", "zero"]
+    }
+    assert made.label(alpha=0.2, correction=None, reading="significance") == {"0": ["important", "important", "worse"]}
 
 
 def test_a_change_without_error_is_sure_and_one_without_any_is_zero() -> None:
-    assert changes([0.1, 0.0, -0.1], [0.0] * 3).label() == {"0": ["important", "zero", "worse"]}
-    assert changes([0.1, 0.0, -0.1], [inf] * 3).label() == {"0": ["zero"] * 3}
+    assert changes([0.1, 0.0, -0.1], [0.0] * 3).label(reading="significance") == {"0": ["important", "zero", "worse"]}
+    assert changes([0.1, 0.0, -0.1], [inf] * 3).label(reading="significance") == {"0": ["zero"] * 3}
 
 
 def test_what_is_within_the_numbers_precision_is_zero() -> None:
     made = changes([2e-4, -8e-4, 1e-3], [1e-9] * 3)  # the loss is 89
-    assert made.label() == {"0": ["zero", "zero", "important"]}
-    assert made.label(tolerance=0) == {"0": ["important", "worse", "important"]}
+    assert made.label(reading="significance") == {"0": ["zero", "zero", "important"]}
+    assert made.label(tolerance=0, reading="significance") == {"0": ["important", "worse", "important"]}
 
 
 def test_corrections_for_many_units() -> None:
     """p = 0.0124, 0.0244, 0.0455: Bonferroni allows 0.0167 each; Holm 0.0167, 0.025, 0.05; Benjamini–Hochberg as many."""
     made = changes([2.5, 2.25, -2.0], [1.0] * 3)
-    assert made.label(correction=None)["0"] == ["important", "important", "worse"]
-    assert made.label(correction="bonferroni")["0"] == ["important", "zero", "zero"]
-    assert made.label(correction="holm")["0"] == ["important", "important", "worse"]
-    assert made.label(correction="fdr")["0"] == ["important", "important", "worse"]
+    assert made.label(correction=None, reading="significance")["0"] == ["important", "important", "worse"]
+    assert made.label(correction="bonferroni", reading="significance")["0"] == ["important", "zero", "zero"]
+    assert made.label(correction="holm", reading="significance")["0"] == ["important", "important", "worse"]
+    assert made.label(correction="fdr", reading="significance")["0"] == ["important", "important", "worse"]
     made = changes([2.25, 2.1, -2.0], [1.0] * 3)  # p = 0.0244, 0.0357, 0.0455: the first is above 0.0167
-    assert made.label(correction="holm")["0"] == ["zero", "zero", "zero"]
-    assert made.label(correction="fdr")["0"] == ["important", "important", "worse"]
+    assert made.label(correction="holm", reading="significance")["0"] == ["zero", "zero", "zero"]
+    assert made.label(correction="fdr", reading="significance")["0"] == ["important", "important", "worse"]
 
 
 @pytest.mark.parametrize(
@@ -428,7 +479,10 @@ def test_the_table_has_a_row_for_each_unit() -> None:
     x, y = torch.randn(8, 2), torch.tensor([0, 1] * 4)
     found = LossChange((x, y))(model, weights(model))
     table = found.frame()
-    assert list(table) == ["site", "unit", "loss", "error", "accuracy", "class 0", "class 1", "label", "exact"]
+    assert list(table) == [
+        *("site", "unit", "loss", "error", "low", "high", "accuracy", "images", "class 0", "class 1", "label"),
+        *("significance", "exact"),
+    ]
     assert len(table) == 12
     row = table[(table.site == "2.weight") & (table.unit == 4)].iloc[0]
     assert row.loss == pytest.approx(float(found["2.weight"][1, 1]))
@@ -452,7 +506,7 @@ def test_a_tally_that_misses_units_is_told_apart() -> None:
     x, y = torch.randn(4, 2), torch.tensor([0, 1] * 2)
     sites = channels(model, x)
     tally = UnitTally(cross_entropy, sites, {"0": torch.tensor([2])})
-    GraphEngine(model, sites, ROOMY).measure(x, y, tally)
+    GraphEngine(model, sites, ROOMY).measure(SampleBatch(x, y), tally)
     assert UnitWorth.of(tally).exact["0"].tolist() == [False, False, True]
 
 
@@ -540,7 +594,7 @@ def test_the_plain_loop_leaves_its_model_as_it_was() -> None:
     before = copy.deepcopy(model.state_dict())
     sites = channels(model, TOYS["attention"].inputs())
     x, y = TOYS["attention"].batches()[0]
-    PlainLoop(model, sites).measure(x, y, UnitTally(cross_entropy, sites))
+    PlainLoop(model, sites).measure(SampleBatch(x, y), UnitTally(cross_entropy, sites))
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 

@@ -56,6 +56,11 @@ def test_the_loss_suffered_is_that_of_the_masked_model() -> None:
     assert list(found.suffered[0.3]) == expected
     assert found.loss == evaluate(model, batches).loss
     assert "loss after removal" in str(found)
+    sums = [sum(float(b[name].double()[~select(s, 0.3)[name]].sum()) for name in sites) for s in (a, b)]
+    assert found.added[0.3] == pytest.approx(tuple(sums))
+    assert found.joint[0.3] == pytest.approx(tuple(loss - found.loss for loss in expected))
+    assert f"joint change {found.joint[0.3][0]:+.4f}" in str(found)
+    assert found.frame()["joint_b"].tolist() == pytest.approx([found.joint[0.3][1]])
 
 
 def test_the_table_has_a_row_a_fraction() -> None:

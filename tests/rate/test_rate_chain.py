@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from secateur.criteria.loss_change import LossChange
 from secateur.criteria.loss_change.result import UnitWorth
+from secateur.labelled import SampleBatch
 from secateur.rate.chain.engine import ChainEngine, chain_engine
 from secateur.rate.chain.gemm import product
 from secateur.rate.chain.parse import parse
@@ -84,7 +85,7 @@ def measured(
     for each in (engine, PlainLoop(copy.deepcopy(model), sites)):
         tally = UnitTally(cross_entropy, sites)
         for x, y in zip(inputs.split(batch), targets.split(batch), strict=True):
-            each.measure(x, y, tally)
+            each.measure(SampleBatch(x, y), tally)
         found.append(UnitWorth.of(tally))
     return found[0], found[1]
 
@@ -254,7 +255,7 @@ def test_the_model_stays_as_it_was() -> None:
     inputs, targets = labelled(2, 9, 9)
     engine = chain_engine(model, channels(model, inputs[:1]), cross_entropy)
     assert isinstance(engine, ChainEngine)
-    engine.measure(inputs, targets, UnitTally(cross_entropy, engine.sites))
+    engine.measure(SampleBatch(inputs, targets), UnitTally(cross_entropy, engine.sites))
     assert model.training
     assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
 
@@ -383,7 +384,7 @@ def test_every_unit_is_reported_done(name: str) -> None:
     sites, done = channels(model, inputs[:1]), list[float]()
     engine = chain_engine(model, sites, cross_entropy, max_memory=20_000, advance=done.append)
     assert engine is not None
-    engine.measure(inputs, targets, UnitTally(cross_entropy, sites))
+    engine.measure(SampleBatch(inputs, targets), UnitTally(cross_entropy, sites))
     assert sum(done) == pytest.approx(sum(site.size for site in sites.values()))
 
 
@@ -409,5 +410,5 @@ def test_a_model_that_swerves_is_measured_all_the_same() -> None:
     assert chain_engine(model, sites, cross_entropy) is not None
     found = LossChange((inputs, targets))(model, sites)
     tally = UnitTally(cross_entropy, sites)
-    PlainLoop(copy.deepcopy(model), sites).measure(inputs, targets, tally)
+    PlainLoop(copy.deepcopy(model), sites).measure(SampleBatch(inputs, targets), tally)
     torch.testing.assert_close(found["first"], UnitWorth.of(tally)["first"], rtol=1e-5, atol=1e-6)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur.criteria import LossChange
+from secateur.labelled import SampleBatch
 from secateur.rate.masks import rate
 from secateur.rate.population import Population
 from secateur.rate.program import Line, Programs, Unfit, leading_to
@@ -180,17 +181,17 @@ def test_units_are_those_of_the_masked_model(net: type[Net]) -> None:
 def test_a_program_without_its_changes_is_the_model() -> None:
     model, x = hand_mlp(), torch.tensor([[1.0, 2.0]])  # outputs (3, 13); hidden (5, 2, 1)
     programs = Programs(model, channels(model, x))
-    program = programs.at(x)
+    program = programs.at(SampleBatch(x))
     (read,) = program.reads["0"]
     shut = Shut.at(read, {step.node: step for step in program.steps})
     suffix = Suffix(program, [shut])
-    values = programs.run(Line(leading_to(program.steps, suffix.boundary), suffix.boundary), x)
+    values = programs.run(Line(leading_to(program.steps, suffix.boundary), suffix.boundary), SampleBatch(x))
     gates = shut.gates(torch.tensor([[True, True, True], [True, False, True], [False, True, True]]))
     assert suffix.stacked(values, gates=[gates])[:, 0].tolist() == [[3, 13], [5, 13], [-2, 3]]
     assert [suffix.end(values, gates=[gate])[0].tolist() for gate in gates] == [[3, 13], [5, 13], [-2, 3]]
     programs.model = nn.Sequential(model, nn.ReLU())
     with pytest.raises(Unfit, match="something else"):
-        programs.check(-x, -x)
+        programs.check(SampleBatch(-x), SampleBatch(-x))
 
 
 def test_what_an_op_does_is_read_from_its_schema_and_its_blocks() -> None:

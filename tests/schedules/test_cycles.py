@@ -149,7 +149,9 @@ def test_size_never_rises_and_each_cut_is_verified(norm: bool) -> None:
         sizes.append((parameters(model).total, macs(model, data[0][:1])))
 
     train = TrainCycle(data, TrainOptions(epochs=1), on_cycle=note)
-    result = Cycles(ActivationCount(data), train, Outliers(1.0), cycles=4, patience=4)(model, channels(model, data[0][:1]))
+    result = Cycles(ActivationCount(data), train, Outliers(1.0), cycles=4, patience=4)(
+        model, channels(model, data[0][:1])
+    )
     assert len(sizes) == 4
     assert sizes == sorted(sizes, reverse=True)
     assert [b for _, b in sizes] == sorted((b for _, b in sizes), reverse=True)

@@ -29,7 +29,7 @@ class TestPrecomputed(ScheduleConformance):
 
 class TestPrecomputedAtOnce(ScheduleConformance):
     def make(self, model: nn.Module, sites: Sites, batches: Batches, loss: Loss) -> Schedule:
-        return Precomputed(LossChange(batches, loss)(model, sites))
+        return Precomputed(LossChange(batches, loss)(model, sites), reading="significance")
 
 
 class TestExhaustive(ScheduleConformance):
@@ -299,10 +299,11 @@ def test_precomputed_by_hand() -> None:
     model, sites = margins(1.0, -2.0, 0.0, -1.0)
     found = LossChange(ONE)(model, sites)
     assert units(Precomputed(found, 0.5), 1.0, -2.0, 0.0, -1.0) == [1, 3]
-    # One sample tells nothing of chance: all are zero.
-    assert units(Precomputed(found), 1.0, -2.0, 0.0, -1.0) == [1, 3, 2]
+    # One sample tells nothing of chance: by significance all are zero, and nothing is decided.
+    assert units(Precomputed(found, reading="significance"), 1.0, -2.0, 0.0, -1.0) == [1, 3, 2]
+    assert units(Precomputed(found), 1.0, -2.0, 0.0, -1.0) == []
     for name in sites:
-        found.error[name] = torch.full((4,), 1e-3)
+        found.error[name] = torch.full((4,), 1e-5)
     assert found.label() == {"hidden": ["important", "worse", "zero", "worse"]}
     assert units(Precomputed(found), 1.0, -2.0, 0.0, -1.0) == [1, 3, 2]
     assert units(Precomputed(found, ("worse",)), 1.0, -2.0, 0.0, -1.0) == [1, 3]
@@ -507,3 +508,21 @@ def test_whole_blocks_can_go() -> None:
     assert pruned.history.loss == pytest.approx(Plain(model, sites, data).loss(pruned.history.removed), abs=1e-6)
     with pytest.raises(InputError, match="sites of blocks"):
         Iterative(Magnitude(), 1 / 3)(model, sites)
+
+
+def test_precomputed_stops_where_the_joint_loss_leaves_the_tolerance() -> None:
+    model, data, sites = net(hidden=80)
+    found, plain = LossChange(data)(model, sites), Plain(model, sites, data)
+    whole = plain.loss([])
+    found["0"] = torch.rand(80, generator=torch.Generator().manual_seed(0))  # in an order that helps nobody
+    full = Precomputed(found, 0.9, data)(model, sites).history
+    rises = [step.loss / whole - 1 for step in full.steps]
+    within = (max(rises) + max(rises[:10])) / 2
+    stopped = Precomputed(found, 0.9, data, within=within)(model, sites).history
+    count = next(at for at, rise in enumerate(rises) if rise > within)
+    assert 10 <= count < 72
+    assert stopped.removed == full.removed[:count]
+    assert all(plain.loss(full.removed[:at]) <= (1 + within) * whole for at in range(count + 1))
+    assert plain.loss(full.removed[: count + 1]) > (1 + within) * whole
+    with pytest.raises(InputError, match="give data to follow it on"):
+        Precomputed(found, within=0.01)

@@ -112,6 +112,40 @@ def test_generation_0_has_the_undamaged_layer_first() -> None:
     assert len(np.unique(genes, axis=0)) == 5
 
 
+def test_a_coin_a_weight_scatters_as_the_published_initial_maxima_do() -> None:
+    # Table 5.2: the greatest compressions of generation 0, of 50 individuals of 2,000 weights.
+    for damage, published in ((0.1, 0.115), (0.3, 0.3245), (0.5, 0.524), (0.7, 0.719), (0.9, 0.917)):
+        greatest = [
+            1 - operators.coin_damaged(50, 2000, damage, np.random.default_rng(seed)).mean(1).min()
+            for seed in range(200)
+        ]
+        low, high = np.quantile(greatest, [0.025, 0.975])
+        assert low <= published <= high, (damage, low, high)
+        exact = 1 - operators.damaged(50, 2000, damage, np.random.default_rng(0)).mean(1).min()
+        assert exact == pytest.approx(damage)
+        assert exact < low
+
+
+def test_damage_and_mutators_are_what_plain_loops_give() -> None:
+    rng = np.random.default_rng(5)
+    magnitudes = rng.random(30)
+    genes = operators.coin_damaged(6, 30, 0.4, np.random.default_rng(1))
+    coins = np.random.default_rng(1).random((6, 30))
+    for number, mask in enumerate(genes):
+        assert [bool(gene) for gene in mask] == [number == 0 or coin >= 0.4 for coin in coins[number]]
+    for strength in (0.0, 0.1, 0.5):
+        mutants, changed = operators.prune_near_lowest(genes, magnitudes, 0.5, strength, np.random.default_rng(2))
+        heads = np.random.default_rng(2).random(6) < 0.5
+        assert changed.tolist() == heads.tolist()
+        for mask, mutant, head in zip(genes, mutants, heads, strict=True):
+            lowest = min(m for m, gene in zip(magnitudes, mask, strict=True) if gene)
+            expected = [
+                bool(gene and not (head and m <= lowest * (1 + strength)))
+                for m, gene in zip(magnitudes, mask, strict=True)
+            ]
+            assert mutant.tolist() == expected
+
+
 def test_nobody_is_its_own_partner_and_the_fittest_wins() -> None:
     fitness = np.array([1.0, 5.0, 3.0, 4.0])
     for seed in range(20):
@@ -134,15 +168,15 @@ def test_a_child_is_the_parent_outside_two_cuts_and_the_partner_between() -> Non
 
 def test_mutators_take_a_part_of_what_is_left() -> None:
     genes = np.array([[True] * 10 + [False] * 10, [True] * 20])
-    order = np.arange(20)[::-1].copy()  # the last gene is the weakest
-    lowest, _ = operators.prune_lowest(genes, order, 1.0, 0.2, np.random.default_rng(0))
+    magnitudes = np.arange(20, 0, -1) / 20  # the last gene is the weakest
+    lowest, _ = operators.prune_lowest(genes, magnitudes, 1.0, 0.2, np.random.default_rng(0))
     assert np.flatnonzero(~lowest[0]).tolist() == [8, 9, *range(10, 20)]
     assert np.flatnonzero(~lowest[1]).tolist() == [16, 17, 18, 19]
     dropped, changed = operators.prune_random(genes, 1.0, 0.2, np.random.default_rng(0))
     assert dropped.sum(1).tolist() == [8, 16]
     assert not (dropped & ~genes).any()
     assert changed.all()
-    weakest, _ = operators.prune_lowest(genes, order, 1.0, 0.0, np.random.default_rng(0))
+    weakest, _ = operators.prune_lowest(genes, magnitudes, 1.0, 0.0, np.random.default_rng(0))
     assert weakest.sum(1).tolist() == [9, 19], "one gene at least"
     nothing, changed = operators.prune_random(np.zeros((1, 4), dtype=np.bool_), 1.0, 0.5, np.random.default_rng(0))
     assert not nothing.any()

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sc
-from secateur.structure.outputs import tensors_within
 from secateur.structure.trace import trace
+from secateur.trees import tensors_within
 from secateur.types import CutError, TraceError
 
 

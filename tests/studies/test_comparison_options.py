@@ -25,6 +25,14 @@ BAD: dict[str, list[Any]] = {
     "output": [3, None],
     "dense": [0.5, [2], ["a"], None],
     "minimum": [-1, "1", 0.5],
+    "criteria": [3, [], [3]],
+    "unit": [3, [], None],
+    "scope": [3, None],
+    "solver": [3, []],
+    "schedule": [3, [], None],
+    "steps": [0, "4", None],
+    "finetune": [-1, 0.5],
+    "shown": [0, "x"],
 }
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from secateur.lab import Store, Table, build_report, run_study
+from secateur.lab import Store, Study, Table, build_report, run_study
 from secateur.studies import STUDIES, by_name
 from secateur.types import FileError, InputError, UnknownNameError
 
@@ -135,3 +138,160 @@ def test_what_is_wrong_is_named_with_its_place(file: Path, text: str, error: Any
 def test_a_file_that_is_not_there() -> None:
     with pytest.raises(FileError, match=r"cannot read nowhere\.toml"):
         by_name("nowhere.toml")
+
+
+# Criteria, solvers and schedules, the library's and one's own
+
+CRITERIA_STUDY = EXAMPLE.with_name("criteria-study.toml")
+SMALL = {"data": "digits", "seeds": 1, "epochs": 2, "validation": 300, "sparsities": [0.5], "shown": 60}
+
+OWN = '''
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from secateur.criteria.base import CriterionBase
+from secateur.schedules import Iterative
+from secateur.solvers import Solution, Solver
+from secateur.solvers.solution import fractions_of
+
+
+@dataclass(frozen=True)
+class Last(CriterionBase):
+    """Keeps the last units."""
+
+    def _score(self, model, sites):
+        return {name: torch.arange(float(site.size)).reshape(site.shape) for name, site in sites.items()}
+
+
+class Half(Solver):
+    """Removes the first units, repairs nothing."""
+
+    def solve(self, model, sites, sparsity=None, *, pattern=None):
+        parts = fractions_of(sparsity, sites, "Half")
+        keep = {n: torch.arange(s.size) >= round(parts[n] * s.size) for n, s in sites.items()}
+        return Solution({n: mask.reshape(sites[n].shape) for n, mask in keep.items()}, {})
+
+
+def slowly(criterion, sparsity, steps, train):
+    """Iterative pruning along the cubic."""
+    return Iterative(criterion, sparsity, steps=steps, curve="cubic", train=train, scope="layer", round_to=1)
+
+
+class Nothing:
+    pass
+
+
+class Broken(Last):
+    def _score(self, model, sites):
+        return {name: site.nonsense for name, site in sites.items()}
+'''
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "own_methods.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "own_methods", raising=False)
+    return "own_methods"
+
+
+def grid(tmp_path: Path, *lines: str) -> Study:
+    """The study that a file of these lines describes, on a small setting."""
+    text = ['name = "mine"', 'model = "lenet-300-100"', *(f"{key} = {value!r}" for key, value in SMALL.items())]
+    (tmp_path / "grid.toml").write_text("\n".join([*text, *lines]))
+    return by_name(str(tmp_path / "grid.toml"))
+
+
+@pytest.mark.skipif(not CRITERIA_STUDY.is_file(), reason="the documents are not beside the tests")
+def test_ten_lines_compare_three_criteria(tmp_path: Path) -> None:
+    assert len(CRITERIA_STUDY.read_text().splitlines()) == 10
+    study = by_name(str(CRITERIA_STUDY))
+    # three networks, each pruned by three criteria and a solver at three sparsities
+    assert Counter(cell.recipe.kind for cell in study.plan()) == {"train": 3, "prune": 3 * (3 + 1) * 3}
+    options = SMALL | {"sparsities": [0.3, 0.7], "seeds": 2}
+    store = Store(tmp_path / "store")
+    assert run_study(study, store, options, progress=False, executor="serial").exit_code == 0
+    labels = {"random, tuned 1 epoch", "l2, tuned 1 epoch", "taylor, tuned 1 epoch", "thinet, tuned 1 epoch"}
+    rows = store.query(kind="prune", where={"sparsity": 0.7})
+    assert set(rows["method"]) == labels
+    assert (rows["units_removed"] - 0.7).abs().max() < 0.01
+    assert (rows["accuracy"] > rows["accuracy_untuned"]).mean() > 0.5
+    assert rows["cut_difference"].max() < 1e-4
+    report = build_report(study, store, options)
+    blocks = {b.name: b for b in report.blocks() if not isinstance(b, str)}
+    overview = blocks["overview"]
+    assert isinstance(overview, Table)
+    assert {str(row[0]).partition(" cut ")[0] for row in overview.rows} == {"unpruned", *labels}
+    assert {"damage-taylor-tuned-1-epoch", "gain-l2-tuned-1-epoch", "against-random-tuned-1-epoch"} <= set(blocks)
+
+
+def test_every_kind_of_method_runs(tmp_path: Path, own: str) -> None:
+    study = grid(
+        tmp_path,
+        f'criteria = ["obd", "movement", "{own}:Last"]',
+        f'solver = ["{own}:Half", "sparse-gpt"]',
+        'unit = ["channels", "weights"]',
+        'scope = ["layer", "global"]',
+        f'schedule = ["one-shot", "iterative", "{own}:slowly"]',
+        "steps = 2",
+        "finetune = 1",
+    )
+    cells = study.plan()
+    labels = [c.recipe.parameters["method"] for c in cells if c.recipe.kind == "prune"]
+    assert len(labels) == 3 * 2 * 2 * 3 + 2 + 1
+    wanted = {
+        f"{own}:Last, tuned 1 epoch",
+        f"{own}:Half, tuned 1 epoch",
+        "sparse-gpt weights, tuned 1 epoch",
+        "obd weights global, iterative in 2, tuned 1 epoch",
+        f"movement, {own}:slowly in 2, tuned 1 epoch",
+    }
+    assert wanted < set(labels)
+    keep = [c for c in cells if c.recipe.kind == "train" or c.recipe.parameters["method"] in wanted]
+    few = replace(study, cells=lambda _: keep)
+    store = Store(tmp_path / "store")
+    summary = run_study(few, store, progress=False, executor="serial")
+    assert not summary.failed, [failure.error for failure in store.failures()]
+    rows = store.query(kind="prune").set_index("method")
+    assert (rows["units_removed"] - 0.5).abs().max() < 0.01
+    last = store.query(kind="prune", where={"method": f"{own}:Last, tuned 1 epoch"})
+    assert last["kept"].item() == {"fc1": 150, "fc2": 50}
+    assert build_report(few, store).summary
+
+
+def test_a_method_is_the_same_cell_whatever_is_compared_with_it(tmp_path: Path) -> None:
+    alone = grid(tmp_path, 'criteria = "taylor"')
+    beside = grid(tmp_path, 'criteria = ["l1", "taylor"]', 'scope = ["layer", "global"]', 'methods = ["neuron"]')
+    assert {cell.id for cell in alone.plan()} < {cell.id for cell in beside.plan()}
+    assert len(beside.plan()) == 1 + 4 + 1
+
+
+@pytest.mark.parametrize(
+    ("line", "error", "words"),
+    [
+        ('criteria = ["tailor"]', UnknownNameError, "unknown criterion 'tailor'; did you mean 'taylor'"),
+        ('criteria = ["obs"]', InputError, "obs cannot be compared: .*compares single weights"),
+        ('criteria = "next-layer"\nunit = "weights"', InputError, "next-layer weights cannot be compared"),
+        ('criteria = "l2"\nschedule = "iteratively"', UnknownNameError, "'iteratively'; did you mean 'iterative'"),
+        ('solver = "thinnet"', UnknownNameError, "'thinnet'; did you mean 'thinet'"),
+        ('criteria = "no_such_module:X"', UnknownNameError, "cannot import 'no_such_module'"),
+        ('criteria = "own_methods:Lats"', UnknownNameError, "'Lats'; did you mean 'Last'"),
+        ('criteria = "own_methods:Nothing"', InputError, "own_methods:Nothing"),
+        ('criteria = "own_methods:Broken"', InputError, "own_methods:Broken cannot be compared: AttributeError"),
+        ('solver = "own_methods:Last"', InputError, "derive it from secateur.solvers.Solver"),
+        ('criteria = "l2"\nschedule = "own_methods:Nothing"', InputError, "own_methods:Nothing"),
+        ("methods = []", InputError, r"methods is \[\]; give one or more, or criteria, or a solver"),
+        ('criteria = "l2"\nscope = "row"', UnknownNameError, "'row'"),
+        ("criteria = 3", InputError, "criteria is 3; give a text, or a list"),
+        ('criteria = "l2"\nfinetune = -1', InputError, "finetune is -1"),
+        ('criteria = "l2"\nsteps = 0', InputError, "steps is 0"),
+    ],
+)
+def test_a_method_that_cannot_be_is_refused_before_anything_runs(
+    tmp_path: Path, own: str, line: str, error: Any, words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        grid(tmp_path, line)

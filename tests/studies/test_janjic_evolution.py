@@ -14,7 +14,7 @@ from secateur.lab import Report, Results, Store, Table, run_study, write_report
 from secateur.lab.plan.study import Study
 from secateur.measure import evaluate
 from secateur.search import Genetic, Space, only
-from secateur.search.operators import damaged
+from secateur.search.operators import coin_damaged, prune_near_lowest
 from secateur.structure import weights
 from secateur.studies import by_name
 from secateur.studies.janjic.evolution import AUTHORS, CONVERGED, SEARCHES, planned
@@ -130,8 +130,12 @@ PINNED = {
 
 @pytest.mark.parametrize("name", PINNED)
 def test_recipes_keep_their_ids(name: str) -> None:
+    """With exact fractions, as before there was a choice; the text's reading of both is another recipe."""
+    exact = by_name(name).plan({"initial": "fraction", "weakest": "fraction"})
+    assert {at: exact[at].id for at in PINNED[name]} == PINNED[name]
     plan = by_name(name).plan()
-    assert {at: plan[at].id for at in PINNED[name]} == PINNED[name]
+    evolved = [at for at, cell in enumerate(plan) if "damage" in cell.recipe.parameters]
+    assert [at for at, cell in enumerate(plan) if cell.id != exact[at].id] == evolved
 
 
 def test_more_seeds_keep_every_result(mlp: Study) -> None:
@@ -161,6 +165,14 @@ def test_mistakes_are_refused_before_anything_runs(
 def rows(results: Results, **wanted: Any) -> list[dict[str, Any]]:
     found = results.frame.to_dict("records")
     return [row for row in found if all(row.get(key) == value for key, value in wanted.items())]
+
+
+def test_generation_0_is_damaged_by_one_coin_a_weight(results: Results) -> None:
+    for damage in (0.1, 0.9):
+        greatest = [row["initial_compression_max"] for row in rows(results, kind="search", damage=damage)]
+        assert min(greatest) > 100 * damage
+        means = {row["initial_compression_mean"] for row in rows(results, kind="search", damage=damage)}
+        assert len(means) > 1, "an exact fraction is the same for every seed"
 
 
 def test_every_cell_is_there(results: Results) -> None:
@@ -219,7 +231,7 @@ def test_generations_are_kept_whole(results: Results, store: Store) -> None:
         assert kept["fitness"].allclose(kept["accuracy"] + kept["compression"], atol=1e-5)
         line = kept["lineages"][0]
         assert line[-1] == kept["fitness"][-1].argmax()
-        begun = damaged(10, 300, 0.9, np.random.default_rng(row["seed"]))
+        begun = coin_damaged(10, 300, 0.9, np.random.default_rng(row["seed"]))
         assert np.array_equal(kept["begun"].numpy(), begun[int(line[0])])
         assert kept["compression"][0, int(line[0])].item() == pytest.approx(1 - begun[int(line[0])].mean())
 
@@ -232,7 +244,9 @@ def test_the_search_itself_gives_the_same(results: Results, store: Store) -> Non
     model = models.build("janjic-mlp", seed=0, hidden=30, input_size=8)
     model.load_state_dict(store.artefact(store.get(row["id"]).recipe.needs[0]))
     space = Space(model, only(weights(model), "fc2.weight"))
-    found = Genetic(0.9, 10)(Fitness(space, part("validation")), space, 40, 0)
+    found = Genetic(0.9, 10, initial=coin_damaged, lowest=prune_near_lowest)(
+        Fitness(space, part("validation")), space, 40, 0
+    )
     assert torch.equal(torch.from_numpy(found.history.genes), store.artefact(row["id"])["genes"])
 
 

@@ -45,7 +45,11 @@ def group_norms(model: nn.Sequential) -> Tensor:
 
 TERMS: list[tuple[str, Callback, Any]] = [
     ("l1", WeightPenalty(0.3), lambda m, h: 0.3 * sum(p.abs().sum() for p in m.parameters())),
-    ("l1 of biases", WeightPenalty(0.3, ("*.bias",)), lambda m, h: 0.3 * (m[0].bias.abs().sum() + m[2].bias.abs().sum())),
+    (
+        "l1 of biases",
+        WeightPenalty(0.3, ("*.bias",)),
+        lambda m, h: 0.3 * (m[0].bias.abs().sum() + m[2].bias.abs().sum()),
+    ),
     ("activations", ActivationPenalty(0.2), lambda m, h: 0.2 * h.abs().sum(1).mean()),
     ("lasso", GroupLasso(0.1, X[:1]), lambda m, h: 0.1 * group_norms(m)),
     ("incoming lasso", GroupLasso(0.1, X[:1], ("in",)), lambda m, h: 0.1 * m[2].weight.norm(dim=0).sum()),

@@ -16,20 +16,23 @@ from torch import Tensor, nn
 from secateur.checks import check_name, is_number
 from secateur.criteria.base import scores_of
 from secateur.files import require
-from secateur.labelled import Data
+from secateur.labelled import Samples
+from secateur.measure.quality import rated
 from secateur.rate.masks import rate as rate_masks
 from secateur.selection import select
 from secateur.state import own_tensors, usual
 from secateur.structure import Structure, cut
 from secateur.structure.flow import Flow
 from secateur.structure.sites import check_same_model, masked_tensors
-from secateur.types import Criterion, InputError, Keep, Loss, Scores, Sites
+from secateur.types import Criterion, InputError, Keep, Loss, Metric, Scores, Sites
 from secateur.untouched import copied
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 __all__ = ["Sensitivity", "SensitivityRow", "sensitivity"]
+
+BATCH = 500
 
 Rate = Callable[[nn.Module], object]
 """Rates a model: returns a number (a loss), figures by name, or a dataclass of figures such as `Evaluation`."""
@@ -116,8 +119,9 @@ def sensitivity(
     sparsities: Sequence[float],
     evaluate: Rate | None = None,
     *,
-    data: Data | None = None,
+    data: Samples | None = None,
     loss: str | Loss = "cross_entropy",
+    metric: str | Metric | None = None,
     minimum: int = 1,
 ) -> Sensitivity:
     """Prune each site alone by each fraction, and rate the model each time, as it was before but for that site.
@@ -133,6 +137,7 @@ def sensitivity(
         evaluate: called with a model; returns its loss, figures by name, or an `Evaluation`.
         data: in its place, labelled samples to find the loss and the accuracy on.
         loss: of those samples: a name that `fit` takes, or a function of (outputs, targets).
+        metric: of those samples too, as `evaluate` takes it; a figure called ``"metric"``.
         minimum: how many units every site keeps at least.
 
     Raises:
@@ -153,7 +158,7 @@ def sensitivity(
         raise InputError(f"sensitivity: sparsities is {sparsities!r}; give a list of fractions, such as [0.25, 0.5]")
     if (evaluate is None) == (data is None):
         raise InputError("sensitivity: give evaluate, which rates a model, or data to find the loss on")
-    rate: Rate = evaluate or partial(_loss_and_accuracy, data=data, loss=loss)
+    rate: Rate = evaluate or partial(_figures_on, data=data, loss=loss, metric=metric)
     scores = scores_of(criterion, model, sites, "sensitivity") if callable(criterion) else criterion
     trial = copied(model)
     baseline = _figures(rate(trial))
@@ -168,11 +173,14 @@ def sensitivity(
     return Sensitivity(baseline, tuple(rows))
 
 
-def _loss_and_accuracy(model: nn.Module, data: Data | None, loss: str | Loss) -> dict[str, float]:
+def _figures_on(
+    model: nn.Module, data: Samples | None, loss: str | Loss, metric: str | Metric | None
+) -> dict[str, float]:
     assert data is not None
+    further = {} if metric is None else {"metric": rated(model, data, metric, BATCH, "sensitivity")}
     rating = rate_masks(model, Sites({}), [{}], data, loss)
     accuracy = float(rating.accuracy[0])
-    return {"loss": float(rating.losses[0])} | ({} if isnan(accuracy) else {"accuracy": accuracy})
+    return {"loss": float(rating.losses[0]), **({} if isnan(accuracy) else {"accuracy": accuracy}), **further}
 
 
 def _rated(model: nn.Module, trial: nn.Module, sites: Sites, keep: Keep, evaluate: Rate) -> object:

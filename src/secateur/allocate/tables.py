@@ -14,7 +14,7 @@ import numpy as np
 
 from secateur.allocate.goals import allowed
 from secateur.checks import check_name
-from secateur.files import write_text
+from secateur.files import from_json, write_text
 from secateur.types import FileError, InputError
 
 __all__ = ["CostTable", "Losses", "SiteCosts"]
@@ -178,7 +178,7 @@ class CostTable:
         """
         path = Path(file)
         try:
-            parts = json.loads(path.read_text(encoding="utf-8"))
+            parts = from_json(path.read_text(encoding="utf-8"))
             if parts.pop("format") != FORMAT:
                 raise ValueError("its format is another")
             sites = {name: _site(site) for name, site in parts.pop("sites").items()}

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
-# The modules of commands add theirs to the app as they are imported, in the order in which `--help` lists them.
-from secateur.cli import models, one_call, runs, studies
 from secateur.cli.root import app
 
-__all__ = ["app", "main", "models", "one_call", "runs", "studies"]
+__all__ = ["app", "main"]
 
 
 def main() -> None:
     """Run the command line; one clear line for every error that is ours, and no traceback."""
+    _spell_out()
     try:
         app(prog_name="secateur")
     except SystemExit as end:
@@ -22,6 +22,8 @@ def main() -> None:
     except KeyboardInterrupt:
         _end("interrupted", 130)
     except Exception as error:
+        if _was_interrupted(error):
+            _end("interrupted", 130)
         # Only now, since the errors' module imports torch.
         from secateur.types import SecateurError
 
@@ -30,9 +32,22 @@ def main() -> None:
         _end(str(error), 1)
 
 
-def _was_interrupted(end: SystemExit) -> bool:
-    """Whether it was Ctrl-C that ended the command, which typer turns into an exit without a word."""
-    return isinstance(end.__context__, BaseException) and isinstance(end.__context__.__cause__, KeyboardInterrupt)
+def _spell_out() -> None:
+    """Let what a terminal or a file cannot hold, such as an arrow in Latin-1, be a question mark and no error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether it was Ctrl-C that ended the command: typer, and imports that it breaks, make other exceptions of it."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _end(words: str, code: int) -> None:

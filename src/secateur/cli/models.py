@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from secateur.cli.derived import parsed, takes_options
-from secateur.cli.networks import DataName, ModelName, Set, Shape, Weights, build_network, example_input, fitted_options
+from secateur.cli.networks import (
+    DataName,
+    LossName,
+    MetricName,
+    ModelName,
+    Set,
+    Shape,
+    Weights,
+    blindness,
+    build_network,
+    example_input,
+    fitted_options,
+)
 from secateur.cli.root import DataDir, Json, app, options_of, print_record
 from secateur.pruning import PruneOptions
 
@@ -17,8 +31,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from secateur.data import Split
+    from secateur.measure import Evaluation
 
-__all__ = ["evaluate_", "inspect_", "list_", "prune_", "train"]
+__all__ = ["evaluate_", "inspect_", "list_", "on_test", "prune_", "train"]
 
 Seed = Annotated[int, typer.Option(help="Decides initial weights, batches and random scores.")]
 
@@ -55,6 +70,7 @@ def train(
     batch_size: Annotated[int, typer.Option(help="Samples a step.")] = 128,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
     optimizer: Annotated[str, typer.Option(metavar="NAME", help="sgd, adam, adamw or rmsprop.")] = "adam",
+    loss: LossName = "cross_entropy",
     validation: Annotated[
         float, typer.Option(help="Fraction of the training data held out; the best epoch is chosen on it.")
     ] = 0.1,
@@ -88,6 +104,7 @@ def train(
             batch_size=batch_size,
             lr=lr,
             optimizer=optimizer,
+            loss=loss,
             patience=patience,
             seed=seed,
             checkpoint=checkpoint,
@@ -98,13 +115,15 @@ def train(
         raise typer.Exit(130) from None
     save_weights(out, network)
     checkpoint.unlink(missing_ok=True)
-    evaluation = evaluate(network, data.load(data_name, "test", root=data_dir))
+    evaluation = evaluate(network, data.load(data_name, "test", root=data_dir), loss)
     record = {
         "weights": str(out),
         "best_epoch": history.best_epoch,
         "test_accuracy": evaluation.accuracy,
         "test_loss": evaluation.loss,
     }
+    if not as_json and (warning := blindness(evaluation, "more --epochs, another --lr or another --seed")):
+        print(warning)
     print_record({**record, "history": history.to_dicts()} if as_json else record, as_json)
 
 
@@ -154,15 +173,26 @@ def prune_(
     options = PruneOptions(**parsed(chosen, PruneOptions))
     result = prune(network, example, options=options, data=_samples(options, data_name, data_dir, images))
     result.save(out)
-    accuracies = () if test is None else (evaluate(network, test).accuracy, evaluate(result.model, test).accuracy)
+    ratings = (
+        [] if test is None else [evaluate(m, test, options.loss or "cross_entropy") for m in (network, result.model)]
+    )
     if as_json:
         record = {"folder": str(out), **result.report.to_dict()}
-        print(json.dumps({**record, "accuracy": accuracies} if accuracies else record))
+        print(json.dumps({**record, "accuracy": [rating.accuracy for rating in ratings]} if ratings else record))
         return
+    if ratings and (warning := blindness(ratings[0])):
+        print(warning)
     print(result.report)
-    if accuracies:
-        print(f"{'accuracy':<11}{accuracies[0]:>14.4f} → {accuracies[1]:>14.4f}     (test set of {data_name})")
+    if ratings:
+        print(on_test(ratings, data_name))
     print(f"written to {out}")
+
+
+def on_test(ratings: Sequence[Evaluation], data_name: str | None) -> str:
+    """Return a line with the accuracy before and after, or the loss where there are no classes."""
+    name = "loss" if isnan(ratings[0].accuracy) else "accuracy"
+    before, after = (getattr(rating, name) for rating in ratings)
+    return f"{name:<11}{before:>14.4f} → {after:>14.4f}     (test set of {data_name})"
 
 
 @app.command(
@@ -221,6 +251,8 @@ def evaluate_(
         int | None,
         typer.Option(help="The number of threads at which latency is measured; 1 unless the runtime says more."),
     ] = None,
+    loss: LossName = "cross_entropy",
+    metric: MetricName = None,
     set_: Set = None,
     as_json: Json = False,
 ) -> None:
@@ -240,7 +272,7 @@ def evaluate_(
     network = load(pruned, before) if pruned else before
     test = data.load(data_name, "test", root=data_dir)
     example = example_input(model, input_shape, options, test.images)
-    evaluation = evaluate(network, test)
+    evaluation = evaluate(network, test, loss, metric=metric)
     count = parameters(network)
     ways: dict[str, Any] = {"runtime": runtime, "batch_size": batch_size, "threads": threads}
     time = latency(network, example, **ways)
@@ -248,6 +280,7 @@ def evaluate_(
         "loss": evaluation.loss,
         "accuracy": evaluation.accuracy,
         "class_accuracy": list(evaluation.class_accuracy),
+        **({} if metric is None else {"metric": evaluation.metric}),
         "parameters": count.total,
         "nonzero": count.nonzero,
         "bytes": file_bytes(network),
@@ -257,6 +290,8 @@ def evaluate_(
     }
     if pruned:
         record |= _against(before, network, example, ways, pruned)
+    if not as_json and (warning := blindness(evaluation)):
+        print(warning)
     print_record(record, as_json)
 
 

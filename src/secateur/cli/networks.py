@@ -10,13 +10,36 @@ import typer
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["DataName", "ModelName", "Set", "Shape", "Weights", "build_network", "example_input", "fitted_options"]
+    from secateur.measure import Evaluation
+
+__all__ = [
+    "DataName",
+    "LossName",
+    "MetricName",
+    "ModelName",
+    "Set",
+    "Shape",
+    "Weights",
+    "blindness",
+    "build_network",
+    "example_input",
+    "fitted_options",
+]
 
 ModelName = Annotated[
     str, typer.Argument(metavar="MODEL", help="A model by name (see `secateur list`), or package.module:factory.")
 ]
 DataName = Annotated[
     str, typer.Option("--data", metavar="NAME", help="A data set by name (see `secateur list`); it fits a named model.")
+]
+LossName = Annotated[
+    str, typer.Option("--loss", metavar="NAME", help="cross_entropy, mse, l1, bce or package.module:function.")
+]
+MetricName = Annotated[
+    str | None,
+    typer.Option(
+        "--metric", metavar="NAME", help="A metric of (outputs, targets) to show too, as package.module:function."
+    ),
 ]
 Shape = Annotated[
     str | None,
@@ -65,6 +88,18 @@ def build_network(name: str, weights: Path | None, options: dict[str, Any]) -> n
                 raise
             raise FileError(f"{error}: the same --data and --set as in training") from error
     return network
+
+
+def blindness(evaluation: Evaluation, remedy: str = "trained --weights") -> str:
+    """Return the warning that a network has not learnt; empty where it has."""
+    from secateur.measure import has_learnt
+
+    if has_learnt(evaluation.class_accuracy):
+        return ""
+    return (
+        f"WARNING: the network has not learnt: its accuracy is {evaluation.accuracy:.4f}, that of blind answers to "
+        f"{len(evaluation.class_accuracy)} classes; give {remedy}"
+    )
 
 
 def example_input(name: str, shape: str | None, options: dict[str, Any], images: Tensor | None) -> Tensor:

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from secateur.cli.derived import parsed, takes_options
-from secateur.cli.networks import ModelName, Set, Shape, Weights, build_network, example_input, fitted_options
+from secateur.cli.models import on_test
+from secateur.cli.networks import (
+    ModelName,
+    Set,
+    Shape,
+    Weights,
+    blindness,
+    build_network,
+    example_input,
+    fitted_options,
+)
 from secateur.cli.root import DataDir, Json, app, options_of
 from secateur.compression import CompressOptions
 
 if TYPE_CHECKING:
+    from secateur.measure import Evaluation
     from secateur.result import Result
 
 __all__ = ["compress_"]
@@ -75,14 +87,17 @@ def compress_(
         typer.echo("secateur: interrupted; the same command goes on from here", err=True)
         raise typer.Exit(130) from None
     test = data.load(data_name, "test", root=data_dir)
-    _show(result, folder, data_name, (evaluate(network, test).accuracy, evaluate(result.model, test).accuracy), as_json)
+    ratings = [evaluate(rated, test, options.loss or "cross_entropy") for rated in (network, result.model)]
+    _show(result, folder, data_name, ratings, as_json)
 
 
-def _show(result: Result, folder: Path, data_name: str, accuracies: tuple[float, float], as_json: bool) -> None:
+def _show(result: Result, folder: Path, data_name: str, ratings: Sequence[Evaluation], as_json: bool) -> None:
     if as_json:
         record = {"folder": str(folder), **result.report.to_dict(), "compression": result.history.to_dict()}
-        print(json.dumps({**record, "accuracy": accuracies}))
+        print(json.dumps({**record, "accuracy": [rating.accuracy for rating in ratings]}))
         return
+    if warning := blindness(ratings[0]):
+        print(warning)
     print(f"{result.history}\n\n{result.report}")
-    print(f"{'accuracy':<11}{accuracies[0]:>14.4f} → {accuracies[1]:>14.4f}     (test set of {data_name})")
+    print(on_test(ratings, data_name))
     print(f"written to {folder}")

@@ -1,24 +1,87 @@
 """The app that the commands belong to, the options that several of them share, and how results are printed.
 
-Nothing here or in the modules of commands imports torch before a command runs, so that help and mistakes are quick.
+Nothing here imports torch, and a command's module is imported when the command is asked for, so that the help is quick.
 """
 
 from __future__ import annotations
 
 import json
+import textwrap
+from collections.abc import Iterator, Mapping, MutableMapping
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 __all__ = ["DataDir", "Json", "app", "options_of", "print_record", "studies_app"]
 
 EXAMPLES = {"--budget": "macs=0.5", "--goal": "latency=0.5", "--train": "epochs=2", "--finish": "epochs=6"}
 
+MODULES = {
+    "list": ("models", "List all that has a name: models, data, criteria, studies."),
+    "train": ("models", "Train a model and write the weights of its best epoch."),
+    "prune": ("models", "Prune a model, verify and measure the result."),
+    "inspect": ("models", "Show what can be cut out of a model, what is tied to it, and what is left whole and why."),
+    "evaluate": ("models", "Measure a model: accuracy, size, MACs and latency."),
+    "compress": (
+        "one_call",
+        "Make a trained model smaller or faster, at the accuracy that it had: cut, trained back, verified, measured, exported.",
+    ),
+    "study": ("studies", "Run a published experiment again, from training to report."),
+    "report": ("studies", "Write a study's report again, computing nothing."),
+    "runs": ("runs", "Look into the stores: list, filter, compare, export and remove results."),
+}
+"""Command → the module that has it, and its help in one line; in the order in which `--help` lists them."""
+
+
+class _Commands(MutableMapping[str, Any]):
+    """The commands, each imported when it is looked at."""
+
+    def __init__(self, registered: Mapping[str, Any]) -> None:
+        self.registered = dict(registered)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in MODULES:
+            raise KeyError(name)
+        if name not in self.registered:
+            import_module(f"secateur.cli.{MODULES[name][0]}")
+            # What was registered meanwhile is in a group that is built anew.
+            self.registered |= typer.main.get_command(app).commands.registered  # type: ignore[attr-defined]
+        return self.registered[name]
+
+    def __setitem__(self, name: str, command: Any) -> None:
+        self.registered[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self.registered[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(MODULES)
+
+    def __len__(self) -> int:
+        return len(MODULES)
+
+
+class _Group(TyperGroup):
+    """The group of all commands: the list in its help needs none of them."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = _Commands(self.commands)
+
+    def format_commands(self, _: Any, formatter: Any) -> None:
+        width = formatter.width - 6 - max(map(len, MODULES))
+        rows = [(name, textwrap.shorten(words, width, placeholder="...")) for name, (_, words) in MODULES.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
 # \b keeps click from wrapping the lines of a paragraph.
 app = typer.Typer(
     name="secateur",
+    cls=_Group,
     help="Find what a trained network does not need, cut it out for real, and show what the cut cost and gained.",
     epilog="""\b
 Examples:
@@ -69,6 +132,7 @@ def options_of(pairs: list[str] | None, flag: str = "--set") -> dict[str, Any]:
     >>> options_of(["input_size=8", "data=digits", "sparsities=[0.5]"])
     {'input_size': 8, 'data': 'digits', 'sparsities': [0.5]}
     """
+    from secateur.files import from_json
     from secateur.types import InputError
 
     options: dict[str, Any] = {}
@@ -77,7 +141,7 @@ def options_of(pairs: list[str] | None, flag: str = "--set") -> dict[str, Any]:
         if not equals or not key:
             raise InputError(f"{flag} {pair!r}: write KEY=VALUE, such as {EXAMPLES.get(flag, 'input_size=8')}")
         try:
-            options[key] = json.loads(value)
+            options[key] = from_json(value)
         except ValueError:
             options[key] = value
     return options

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secateur.cli.root import Json, app
+from secateur.cli.tables import narrow, print_plain, print_rows, print_table, telling
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
-
     from secateur.lab.keep.store import Store
     from secateur.lab.show.browse import FoundCell, Groups
 
@@ -84,26 +83,16 @@ def runs_list(
         where=where,
         columns=_split(columns),
         sort=sort or "-created",
-        limit=limit or None,
+        limit=limit + 1 if limit > 0 else limit or None,
     )
+    more = 0 < limit < len(cells)
+    cells = cells.head(limit) if more else cells
     if as_json or as_csv:
-        _print_plain(cells, as_json)
+        print_plain(cells, as_json)
         return
-    _print_table(cells if columns else cells[_telling(cells)])
-    if limit and len(cells) == limit:
+    print_table(cells if columns else cells[telling(cells)])
+    if more:
         typer.echo(f"the first {limit}; --limit 0 shows all", err=True)
-
-
-def _telling(frame: DataFrame) -> list[str]:
-    """The columns for a screen: what the cells are, the usual results, and what differs, as far as there is room."""
-    from secateur.lab.show.browse import varying
-
-    first = [n for n in ("store", "id", "study", "kind", "seed", "method", "sparsity", "data", "model") if n in frame]
-    usual = [n for n in ("accuracy", "loss", "parameters_removed") if n in frame]
-    differing = varying(frame)
-    identifying = [n for n in first if n in ("id", "kind") or n in differing]
-    more = [n for n in differing if n not in {*first, *usual, "created", "wall_seconds", "cpu_seconds"}]
-    return [*identifying, *usual, *more[: max(0, 7 - len(identifying) - len(usual))], "wall_seconds", "created"]
 
 
 @runs_app.command(
@@ -194,14 +183,14 @@ def runs_compare(
         raise InputError("compare takes two or more ids, or --by NAME for groups; give one of both")
     if by:
         groups = browse.groups(stores, by, _split(metrics) or (), study=study, kind=kind, where=where)
-        _print(groups.table if as_json or as_csv else _narrow(groups.table), as_json, as_csv)
+        print_rows(groups.table if as_json or as_csv else narrow(groups.table), as_json, as_csv)
         _say_pooled(groups)
         return
     cells_found = [browse.find(stores, prefix) for prefix in cells or ()]
     for cell in cells_found:
         if cell.record is None:
             raise InputError(f"cell {cell.id} failed and has no results; `secateur runs show {cell.id}` shows why")
-    _print(browse.compare([cell.record for cell in cells_found if cell.record is not None]), as_json, as_csv)
+    print_rows(browse.compare([cell.record for cell in cells_found if cell.record is not None]), as_json, as_csv)
 
 
 def _say_pooled(groups: Groups) -> None:
@@ -212,47 +201,39 @@ def _say_pooled(groups: Groups) -> None:
         typer.echo(f"kept apart, as not the seed alone differs: {', '.join(groups.apart)}", err=True)
 
 
-def _narrow(table: DataFrame) -> DataFrame:
-    """Means and standard deviations in one column each, and how many values are behind them, for a screen."""
-    metrics = [str(name) for name in table.columns if f"{name}.std" in table.columns]
-    derived = {f"{name}{suffix}" for name in metrics for suffix in (".std", ".low", ".high")}
-    narrow = table[[name for name in table.columns if name not in derived]].copy()
-    for name in metrics:
-        pairs = zip(table[name], table[f"{name}.std"], strict=True)
-        narrow[name] = [_mean_and_spread(mean, std) for mean, std in pairs]
-        narrow[f"{name}.n"] = table[f"{name}.n"].astype(int)
-    return narrow
-
-
-def _mean_and_spread(mean: float, std: float) -> str:
-    if mean != mean:
-        return "–"
-    return f"{mean:.4g} ± {std:.2g}" if std == std else f"{mean:.4g}"
-
-
 @runs_app.command(
     "failures",
     epilog="""\b
-Example:
-  secateur runs failures --study demo""",
+Examples:
+  secateur runs failures --study demo
+  secateur runs failures --study demo --forget""",
 )
-def runs_failures(store: Stores = None, study: StudyName = None, as_json: Json = False) -> None:
+def runs_failures(
+    store: Stores = None,
+    study: StudyName = None,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Forget them, as where the mended cells have other options.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """List the cells that failed and have not succeeded since, each with its error."""
     from secateur.lab.show import browse
 
+    failed = browse.failures(browse.open_stores(store or ()), study)
     rows = [
         {"store": place.path.name, "id": f.recipe.id, "cell": str(f.recipe), "error": f.error, "created": f.created}
-        for place in browse.open_stores(store or ())
-        for f in place.failures()
-        if study in (None, f.recipe.study)
+        for place, f in failed
     ]
+    if forget:
+        for place, failure in failed:
+            place.forgive(failure.recipe.id)
     if as_json:
         print(json.dumps({"failures": rows}))
         return
     for row in rows:
         print(f"{row['id']}  {row['created']}  {row['cell']}  ({row['store']})\n    {row['error']}")
     words = "; `secateur runs show ID` shows a traceback" if rows else ""
-    typer.echo(f"{len(rows)} failed{words}", err=True)
+    typer.echo(f"{len(rows)} failed{', forgotten' if forget and rows else words}", err=True)
 
 
 @runs_app.command(
@@ -373,43 +354,4 @@ def runs_sql(
     """Ask the stores in SQL; nothing can be changed this way."""
     from secateur.lab.show import browse
 
-    _print(browse.sql(browse.open_stores(store or ()), query), as_json, as_csv)
-
-
-def _print(frame: DataFrame, as_json: bool, as_csv: bool) -> None:
-    if as_json or as_csv:
-        _print_plain(frame, as_json)
-    else:
-        _print_table(frame)
-
-
-def _print_plain(frame: DataFrame, as_json: bool) -> None:
-    from secateur.lab.show.browse import to_json
-
-    if as_json:
-        print(f'{{"rows": {to_json(frame)}}}')
-    else:
-        print(frame.to_csv(index=False), end="")
-
-
-def _print_table(frame: DataFrame) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for place, name in enumerate(frame.columns):
-        number = frame.dtypes.iloc[place].kind in "iuf"
-        table.add_column(str(name), justify="right" if number else "left", no_wrap=name == "id", overflow="fold")
-    for row in frame.itertuples(index=False):
-        table.add_row(*(_cell(value) for value in row))
-    console.print(table, markup=False, highlight=False)
-
-
-def _cell(value: Any) -> str:
-    """A value in a table; what is missing is a dash."""
-    from rich.markup import escape
-
-    if value is None or value != value:
-        return "–"
-    return escape(f"{value:.5g}" if isinstance(value, float) else str(value))
+    print_rows(browse.sql(browse.open_stores(store or ()), query), as_json, as_csv)

@@ -12,6 +12,9 @@ import typer
 from secateur.cli.root import DataDir, Json, app, options_of, studies_app
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from secateur.lab.keep.records import Failure
     from secateur.lab.keep.store import Store
     from secateur.lab.plan.study import Planned
     from secateur.lab.show.report import Report
@@ -123,10 +126,22 @@ def study_run(
         _write_report(planned, place, quiet, as_json, str(summary))
     else:
         _say(str(summary))
-    failed = len(summary.failed) + len(summary.failed_before)
-    if failed:
-        _say(f"{failed} failed; rerun them with --retry-failed")
+    if failed := [*summary.failed, *summary.failed_before]:
+        _say(_about(failed, place, study.name))
     raise typer.Exit(summary.exit_code)
+
+
+def _about(failed: Sequence[Failure], store: Store, study: str) -> str:
+    """What helps against failures: those of mistakes come again as long as the study is asked for the same."""
+    listing = f"secateur runs failures --store {store.path} --study {study}"
+    refused = [failure for failure in failed if failure.error.startswith(_REFUSALS)]
+    if len(refused) == len(failed):
+        return f"{len(failed)} failed, and would again: change what the errors name (`{listing}`)"
+    return f"{len(failed)} failed (`{listing}`); once the causes are mended, --retry-failed runs them again"
+
+
+_REFUSALS = ("InputError", "UnknownNameError", "CutError", "TraceError", "VerificationError")
+"""The errors that a cell ends in whenever it is computed."""
 
 
 def _check_where(on: str | None, jobs: int | None, threads: int) -> None:

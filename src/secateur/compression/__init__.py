@@ -2,8 +2,9 @@
 
 from secateur.compression.history import Compression
 from secateur.compression.journal import Trial
-from secateur.compression.options import CompressOptions, Goal, Metric
+from secateur.compression.options import CompressOptions, Goal
 from secateur.compression.quality import METRICS
 from secateur.compression.steps import compress
+from secateur.types import Metric
 
 __all__ = ["METRICS", "CompressOptions", "Compression", "Goal", "Metric", "Trial", "compress"]

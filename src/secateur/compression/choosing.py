@@ -8,21 +8,23 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import mse_loss
 
 from secateur.allocate import budget, plan_jointly
 from secateur.compression.costs import Costs, now
 from secateur.compression.options import CompressOptions
-from secateur.compression.quality import answers_of
 from secateur.criteria import by_name
 from secateur.criteria.base import scores_of
 from secateur.criteria.joint_loss_change import JointWorth
-from secateur.labelled import SampleBatch, Samples, batches, side_by_side, together
+from secateur.labelled import SampleBatch, Samples, batches, together
+from secateur.rate.whole import answered
 from secateur.repair import repair
 from secateur.repair.norms import norms_of
 from secateur.result import Method, Result
 from secateur.solvers import StructuredOBS
 from secateur.structure import channels
 from secateur.structure.cutting import draft
+from secateur.trees import side_by_side
 from secateur.types import InputError, Keep, Loss, Sites
 
 __all__ = ["Chosen", "Scoring", "calibration", "chosen", "smaller"]
@@ -83,10 +85,18 @@ class Scoring:
             batch: the samples.
             classes: whether its outputs are the logits of classes.
         """
-        outputs, _ = answers_of(original, batch.without_targets(), "training data")
+        samples = batch.without_targets()
+        outputs, _ = answered(original, samples, len(samples), "training data", torch.device("cpu"))
         if classes:
             return cls((batch.inputs, outputs.softmax(1)), "cross_entropy")
-        return cls((batch.inputs, side_by_side(outputs)), "mse")
+        if isinstance(outputs, Tensor):
+            return cls((batch.inputs, outputs), "mse")
+        return cls((batch.inputs, side_by_side(outputs)), _distance)
+
+
+def _distance(outputs: Any, answers: Tensor) -> Tensor:
+    """The mean squared difference of several outputs from answers ``(samples, numbers)``."""
+    return mse_loss(side_by_side(outputs), answers)
 
 
 @dataclass(frozen=True, eq=False)

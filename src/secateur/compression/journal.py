@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from secateur.files import write_text
+from secateur.files import from_json, write_text
 from secateur.types import FileError
 
 __all__ = ["Journal", "Trial"]
@@ -84,7 +84,7 @@ class Journal:
         if folder is None or not journal.path.exists():
             return journal
         try:
-            record = json.loads(journal.path.read_text(encoding="utf-8"))
+            record = from_json(journal.path.read_text(encoding="utf-8"))
             theirs = record["identity"]
             trials = [Trial(**trial) for trial in record["trials"]]
             rest = {name: kind(record[name]) for name, kind in KEPT.items()}

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from typing import Any, Literal
 
 from secateur.allocate import BUDGETS
 from secateur.checks import check_number, check_whole
+from secateur.losses import loss_function
 from secateur.runtimes import Runtime, timer
 from secateur.train.options import TrainOptions, describe
-from secateur.types import Criterion, InputError, Loss, RoundTo, option_words, unknown_name
+from secateur.types import Criterion, InputError, Loss, Metric, RoundTo, option_words, unknown_name
 
-__all__ = ["CompressOptions", "Goal", "Metric"]
-
-Metric = Callable[[Any, Any], float]
-"""Of (outputs, targets), all samples of the validation data together; high = good."""
+__all__ = ["CompressOptions", "Goal"]
 
 SHORT = TrainOptions(epochs=2, lr=1e-3, optimizer="adam", schedule="cosine")
 LONG = TrainOptions(epochs=6, lr=1e-3, optimizer="adam", schedule="cosine")
@@ -62,7 +60,8 @@ class CompressOptions:
         max_drop: by how much the metric may be lower than the original's on the validation data.
         metric: of (outputs, targets), high = good, or a name: ``"accuracy"``, ``"agreement"`` (the share of samples on
             which the greatest output is the original's) or ``"fidelity"`` (the share of the variance of the original's
-            outputs that is met). None: accuracy where the targets are classes, else fidelity.
+            outputs that is met), or an import path, ``"package.module:name"``. None: accuracy where the targets are
+            classes, else fidelity.
         loss: of the true targets, as `fit` takes it; None trains on the original's answers alone.
         runtime: where it is to run: ``"onnxruntime"``, ``"eager"``, one with options, such as
             ``"onnxruntime:threads=2"``, or a function; see `secateur.runtimes`. None: ONNX Runtime where it is installed.
@@ -85,11 +84,15 @@ class CompressOptions:
     metric: str | Metric | None = field(
         default=None,
         metadata=option_words(
-            "accuracy, agreement or fidelity; accuracy where there are classes, else fidelity.", "NAME"
+            "accuracy, agreement or fidelity, or package.module:function; accuracy where there are classes, else fidelity.",
+            "NAME",
         ),
     )
     loss: str | Loss | None = field(
-        default=None, metadata=option_words("The loss of the labels: cross_entropy, mse, l1 or bce.", "NAME")
+        default=None,
+        metadata=option_words(
+            "The loss of the labels: cross_entropy, mse, l1, bce or package.module:function.", "NAME"
+        ),
     )
     runtime: Runtime | None = field(
         default=None,
@@ -137,6 +140,8 @@ class CompressOptions:
         check_number("compress", "[0, inf]", max_drop=self.max_drop)
         if self.time_limit is not None:
             check_number("compress", "(0, inf]", "seconds", time_limit=self.time_limit)
+        if self.loss is not None:
+            loss_function(self.loss)
         timer(self.where)
 
     @property

@@ -9,42 +9,16 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from secateur.compression.options import Metric
-from secateur.labelled import Samples, are_classes, batches, logits_of
-from secateur.state import device_of, evaluating
-from secateur.types import InputError, unknown_name
+from secateur.labelled import Samples, are_classes
+from secateur.measure.quality import metric_function
+from secateur.rate.whole import answered
+from secateur.trees import numbers_within
+from secateur.types import InputError, Metric, unknown_name
 
-__all__ = ["METRICS", "Quality", "answers_of"]
+__all__ = ["METRICS", "Quality"]
 
 BATCH = 256
-
-
-def answers_of(model: nn.Module, data: Samples, what: str = "validation data") -> tuple[Any, Any]:
-    """Return all that a model answers on data, and the targets, each nested as a batch of them is; on the CPU.
-
-    >>> answers_of(nn.Identity(), (torch.eye(2), torch.tensor([0, 1])))
-    (tensor([[1., 0.],
-            [0., 1.]]), tensor([0, 1]))
-    """
-    device, outputs, targets = device_of(model), [], []
-    with evaluating(model):
-        for batch in batches(data, BATCH, what):
-            outputs.append(logits_of(batch.to(device).run(model)))
-            targets.append(batch.targets)
-    return _joined(outputs), _joined(targets)
-
-
-def _joined(parts: list[Any]) -> Any:
-    def join(*leaves: Any) -> Any:
-        return torch.cat([leaf.detach().cpu() for leaf in leaves]) if isinstance(leaves[0], Tensor) else leaves[0]
-
-    return pytree.tree_map(join, parts[0], *parts[1:])
-
-
-def _tensors(outputs: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
 def accuracy(outputs: Any, targets: Any, original: Any) -> float:
@@ -59,7 +33,7 @@ def accuracy(outputs: Any, targets: Any, original: Any) -> float:
 
 def agreement(outputs: Any, targets: Any, original: Any) -> float:
     """Return the share of samples whose greatest output is the original's; the least over several outputs."""
-    pairs = zip(_tensors(outputs), _tensors(original), strict=True)
+    pairs = zip(numbers_within(outputs), numbers_within(original), strict=True)
     return min(float((ours.argmax(-1) == theirs.argmax(-1)).double().mean()) for ours, theirs in pairs)
 
 
@@ -70,7 +44,7 @@ def fidelity(outputs: Any, targets: Any, original: Any) -> float:
     >>> fidelity(torch.tensor([[1.0], [3.0]]), None, torch.tensor([[1.0], [3.0]]))
     1.0
     """
-    return min(_explained(*pair) for pair in zip(_tensors(outputs), _tensors(original), strict=True))
+    return min(_explained(*pair) for pair in zip(numbers_within(outputs), numbers_within(original), strict=True))
 
 
 def _explained(outputs: Tensor, original: Tensor) -> float:
@@ -115,13 +89,14 @@ class Quality:
         Raises:
             UnknownNameError: a metric of no known name.
         """
-        original, targets = answers_of(model, data)
+        original, targets = _answered(model, data)
         classes = isinstance(original, Tensor) and isinstance(targets, Tensor) and are_classes(original, targets)
         facts = (targets is not None, classes)
         if metric is None:
             metric = "accuracy" if classes else "fidelity"
-        if callable(metric):
-            return cls(getattr(metric, "__name__", repr(metric)), data, original, _without_original(metric), *facts)
+        if callable(metric) or ":" in metric:
+            name = metric if isinstance(metric, str) else getattr(metric, "__name__", repr(metric))
+            return cls(name, data, original, _without_original(metric_function(metric)), *facts)
         if metric not in METRICS:
             raise unknown_name("metric", metric, METRICS)
         return cls(metric, data, original, METRICS[metric], *facts)
@@ -132,10 +107,14 @@ class Quality:
         Raises:
             InputError: it is no finite number.
         """
-        value = float(self.measure(*answers_of(model, self.data), self.original))
+        value = float(self.measure(*_answered(model, self.data), self.original))
         if not isfinite(value):
             raise InputError(f"compress: the metric {self.name} is {value}; it must be a finite number, high = good")
         return value
+
+
+def _answered(model: nn.Module, data: Samples) -> tuple[Any, Any]:
+    return answered(model, data, BATCH, "validation data", torch.device("cpu"))
 
 
 def _without_original(metric: Metric) -> Callable[[Any, Any, Any], float]:

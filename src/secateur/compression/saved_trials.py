@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.compression.choosing import Chosen
-from secateur.files import write_text
+from secateur.files import from_json, write_text
 from secateur.result import Log, Method, Result
 from secateur.saving import load, read_edits, read_record
 from secateur.structure.verify import Verification
@@ -77,7 +77,7 @@ def load_choice(file: Path, sites: Sites) -> Chosen:
         FileError: the file is damaged.
     """
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = from_json(file.read_text(encoding="utf-8"))
         return Chosen(_masks(record["units"], sites), float(record["cost"]))
     except (OSError, LookupError, TypeError, ValueError) as error:
         raise FileError(f"{file} is damaged ({error}); delete it to choose anew") from error

@@ -10,9 +10,10 @@ from math import inf
 from secateur.criteria.activity import ActivationCount, ActivationRank, ActiveFraction, MeanActivation
 from secateur.criteria.base import CriterionBase, DataCriterion, LossCriterion
 from secateur.criteria.class_accuracy import ClassAccuracy
-from secateur.criteria.curvature import HessianTrace, OptimalBrainDamage, OptimalBrainSurgeon
+from secateur.criteria.curvature import OptimalBrainDamage, OptimalBrainSurgeon
 from secateur.criteria.energy import Energy
 from secateur.criteria.foresight import GraSP, Snip, SynFlow
+from secateur.criteria.hessian_trace import HessianTrace, TraceScores
 from secateur.criteria.joint_loss_change import JointLossChange, JointWorth
 from secateur.criteria.layerwise import Lamp
 from secateur.criteria.loss_change import Base, LossChange, UnitWorth
@@ -61,6 +62,7 @@ __all__ = [
     "Snip",
     "SynFlow",
     "Taylor",
+    "TraceScores",
     "UnitWorth",
     "Wanda",
     "by_name",

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Node
 
 from secateur.activations import activation_counts
-from secateur.checks import check_number
+from secateur.checks import check_name, check_number
 from secateur.criteria.base import DataCriterion
 from secateur.criteria.batches import moved
 from secateur.criteria.weight_rows import Reduce, check_reduce, reduced
 from secateur.state import check_finite, device_of
-from secateur.structure.flow import Flow, Read, Tap
+from secateur.structure.flow import Flow, Read
 from secateur.structure.layers import MOVES
+from secateur.structure.maps import feature_maps, watching
 from secateur.structure.rules import op_name
 from secateur.structure.sites import REPAIR
 from secateur.types import InputError, Sites
@@ -24,18 +27,24 @@ from secateur.types import InputError, Sites
 __all__ = ["ActivationCount", "ActivationRank", "ActiveFraction", "MeanActivation"]
 
 
+Place = Literal["map", "read"]
+"""Where activations are looked at: at the feature map (see `secateur.structure.maps`), or where a layer reads them."""
+
+
 @dataclass(frozen=True)
 class ActiveFraction(DataCriterion):
     """Scores a channel by the fraction of its activations that are not zero: 1 − APoZ (Hu et al., 2016).
 
-    Activations are taken where layers read them, so after a ReLU where there is one; without one nearly none is zero,
-    and `threshold` or another criterion says more.
+    Activations are those of the paper's maps: after the ReLU and before a pool, which leaves fewer zeros
+    (``at="read"`` takes them where layers read them). Without a ReLU nearly none is zero, and `threshold` or another
+    criterion says more.
 
     Attributes:
         data: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs; the targets
             are not used.
         threshold: absolute values up to this count as zero.
-        reduce: how several reads of a channel become one score; ``"joint"`` pools their activations.
+        reduce: how several maps of a channel become one score; ``"joint"`` pools their activations.
+        at: ``"map"``, or ``"read"``.
         batch_size: samples a pass, where the data are in memory.
 
     >>> from secateur.structure import channels
@@ -48,15 +57,17 @@ class ActiveFraction(DataCriterion):
 
     threshold: float = 0.0
     reduce: Reduce = "joint"
+    at: Place = "map"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number(self, "[0, inf)", threshold=self.threshold)
         check_reduce(self, self.reduce)
+        check_name("place of activations (at)", self.at, get_args(Place))
 
     def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, in [0, 1]; high = keep."""
-        return _means(self, self.reduce, model, sites, self._active)
+        return _means(self, self.reduce, self.at, model, sites, self._active)
 
     def _active(self, read: Read, rows: Tensor) -> Tensor:
         return (rows.abs() > self.threshold).double()
@@ -125,7 +136,7 @@ class MeanActivation(DataCriterion):
 
     def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep."""
-        return _means(self, self.reduce, model, sites, self._size)
+        return _means(self, self.reduce, "read", model, sites, self._size)
 
     def _size(self, read: Read, rows: Tensor) -> Tensor:
         return rows.abs().double() if self.absolute else rows.double()
@@ -135,14 +146,16 @@ class MeanActivation(DataCriterion):
 class ActivationRank(DataCriterion):
     """Scores a channel by the mean rank of its feature maps (HRank: Lin et al., 2020).
 
-    A map is what one sample gives in one channel, height × width (a volume's last two dimensions taken as one), where
-    layers read it; behind a `flatten` it is as it was before. A channel that has no map, as a neuron, is taken as a map
-    of one row: its rank is 1 where it answers at all.
+    A map is what one sample gives in one channel, height × width (a volume's last two dimensions taken as one), as the
+    paper has it: after the ReLU and before a pool, which takes rank away (``at="read"`` takes it where layers read it;
+    behind a `flatten` it is as it was before). A channel that has no map, as a neuron, is taken as a map of one row: its
+    rank is 1 where it answers at all.
 
     Attributes:
         data: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs; the targets
             are not used.
-        reduce: how several reads of a channel become one score; ``"joint"`` pools their maps.
+        reduce: how several maps of a channel become one score; ``"joint"`` pools them.
+        at: ``"map"``, or ``"read"``.
         batch_size: samples a pass, where the data are in memory.
 
     >>> from secateur.structure import channels
@@ -154,14 +167,16 @@ class ActivationRank(DataCriterion):
     """
 
     reduce: Reduce = "joint"
+    at: Place = "map"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_reduce(self, self.reduce)
+        check_name("place of maps (at)", self.at, get_args(Place))
 
     def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, 0 or more; high = keep."""
-        return _means(self, self.reduce, model, sites, _ranks)
+        return _means(self, self.reduce, self.at, model, sites, _ranks)
 
 
 def _ranks(read: Read, rows: Tensor) -> Tensor:
@@ -188,8 +203,10 @@ Measure = Callable[[Read, Tensor], Tensor]
 """From what passes a read, ``(units, samples, values)``, to what is averaged over all but the units."""
 
 
-def _means(of: DataCriterion, reduce: Reduce, model: nn.Module, sites: Sites, measure: Measure) -> dict[str, Tensor]:
-    """The mean of what is measured at each read, and over the reads."""
+def _means(
+    of: DataCriterion, reduce: Reduce, at: Place, model: nn.Module, sites: Sites, measure: Measure
+) -> dict[str, Tensor]:
+    """The mean of what is measured at each map or read, and over these."""
     doing = type(of).__name__
     other = next((name for name, site in sites.items() if site.kind != "channel"), None)
     if other is not None:
@@ -198,33 +215,33 @@ def _means(of: DataCriterion, reduce: Reduce, model: nn.Module, sites: Sites, me
         )
     check_finite(model, doing, REPAIR)
     flow, tally = Flow(model, sites), _Tally(measure)
-    for inputs, _ in moved(of.data, of.batch_size, doing, device_of(model)):
+    for batch in moved(of.data, of.batch_size, doing, device_of(model)):
+        places = flow.reads(batch.inputs)
+        if at == "map":
+            places = feature_maps(flow.at(batch.inputs)[0], places)
         with torch.no_grad():
-            flow(inputs, tally.tap(flow.reads(inputs)))
+            flow(batch.inputs, see=tally.watch(places))
     return {name: tally.score(name, reduce, doing) for name in sites}
 
 
 class _Tally:
-    """Sums and counts of what is measured, by site and read."""
+    """Sums and counts of what is measured, by site and place."""
 
     def __init__(self, measure: Measure) -> None:
         self.measure = measure
         self.sums: dict[str, dict[int, Tensor]] = {}
         self.counts: dict[str, dict[int, int]] = {}
 
-    def tap(self, reads: Mapping[str, tuple[Read, ...]]) -> Tap:
-        """Return a tap that adds up what passes."""
-        numbers = {read: number for site_reads in reads.values() for number, read in enumerate(site_reads)}
+    def watch(self, places: Mapping[str, tuple[Read, ...]]) -> Callable[[Node, Any], Any]:
+        """Return what sees the ops run, and adds up what is in each source when its op has taken it."""
+        numbers = {read: number for site_places in places.values() for number, read in enumerate(site_places)}
+        return watching(numbers, lambda read, passing: self._add(numbers[read], read, passing))
 
-        def tap(read: Read, passing: Tensor) -> Tensor:
-            values_by_unit = self.measure(read, read.rows(passing)).flatten(1)
-            sums, counts = self.sums.setdefault(read.site, {}), self.counts.setdefault(read.site, {})
-            number = numbers[read]
-            sums[number] = sums.get(number, 0) + values_by_unit.sum(1)
-            counts[number] = counts.get(number, 0) + values_by_unit.shape[1]
-            return passing
-
-        return tap
+    def _add(self, number: int, read: Read, passing: Tensor) -> None:
+        values_by_unit = self.measure(read, read.rows(passing)).flatten(1)
+        sums, counts = self.sums.setdefault(read.site, {}), self.counts.setdefault(read.site, {})
+        sums[number] = sums.get(number, 0) + values_by_unit.sum(1)
+        counts[number] = counts.get(number, 0) + values_by_unit.shape[1]
 
     def score(self, name: str, reduce: Reduce, doing: str) -> Tensor:
         """Return a site's means."""

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from secateur.checks import check_plain, check_whole
 from secateur.criteria.batches import check_batches
-from secateur.labelled import Data
+from secateur.labelled import Samples
 from secateur.losses import loss_function
 from secateur.state import as_usual
 from secateur.structure.sites import check_same_model
-from secateur.types import Criterion, InputError, Loss, Scores, Sites
+from secateur.types import Criterion, InputError, Keep, Loss, Scores, Sites
 
 __all__ = ["CriterionBase", "DataCriterion", "LossCriterion", "check_scores", "level_sites", "scores_of"]
 
@@ -58,6 +58,15 @@ class CriterionBase(ABC):
             _check_finite(scores, type(self).__name__)
             return scores
 
+    def foretold(self, scores: Scores, keep: Keep) -> float | None:
+        """Return the rise of the mean loss that scores foretell for a joint cut; None where they are no changes of it.
+
+        Args:
+            scores: what a call returned.
+            keep: masks of the same sites.
+        """
+        return None
+
     @abstractmethod
     def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores."""
@@ -68,14 +77,15 @@ class DataCriterion(CriterionBase):
     """The base of criteria that look at samples.
 
     Attributes:
-        data: samples: a pair (inputs, targets) of tensors, a data set with ``images`` and ``labels`` such as
-            `secateur.data.Split`, or batches of such pairs that can be iterated again.
+        data: samples: a pair (inputs, targets), a data set with ``images`` and ``labels`` such as
+            `secateur.data.Split`, or batches of such pairs that can be iterated again. Inputs and targets are a tensor, or
+            several in a tuple or mapping (see `secateur.fit`); where a criterion looks at no targets they may be missing.
         batch_size: samples a pass, where the data are in memory.
     """
 
     level: ClassVar[str] = "the samples pass the units without a difference; look at the inputs, and at dead layers"
 
-    data: Data = field(repr=False)
+    data: Samples = field(repr=False)
     batch_size: int = field(default=500, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -89,7 +99,8 @@ class LossCriterion(DataCriterion):
 
     Attributes:
         loss: ``"cross_entropy"``, ``"mse"``, or another name that `secateur.fit` takes, or a function of (outputs,
-            targets) that returns the mean over a batch.
+            targets) that returns the mean over a batch. That is given what the model returns, in a tuple, a mapping or an
+            object of any kind, and what the data hold.
     """
 
     level: ClassVar[str] = (
@@ -106,6 +117,17 @@ class LossCriterion(DataCriterion):
     @property
     def _loss(self) -> Loss:
         return loss_function(self.loss)
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether a score is a change of the loss, or its estimate, so that sums of scores foretell joint cuts."""
+        return False
+
+    def foretold(self, scores: Scores, keep: Keep) -> float | None:
+        """Return what `CriterionBase.foretold` does: the sum of the scores of what goes, where they add up."""
+        if not self.adds_up:
+            return None
+        return sum(float(scores[name].double()[~mask.to(scores[name].device)].sum()) for name, mask in keep.items())
 
 
 def scores_of(criterion: Criterion, model: nn.Module, sites: Sites, doing: str) -> dict[str, Tensor]:

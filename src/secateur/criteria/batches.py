@@ -1,14 +1,13 @@
-"""Labelled samples as criteria take them: checked when the criterion is made, and moved to the model as it reads them."""
+"""Samples as criteria take them: checked when the criterion is made, and moved to the model as it reads them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 
 from secateur.checks import check_whole
-from secateur.labelled import Data, Samples, check_samples, iterate
+from secateur.labelled import SampleBatch, Samples, batches, check_samples
 
 __all__ = ["check_batches", "moved"]
 
@@ -19,12 +18,12 @@ def check_batches(doing: str, data: Samples, batch_size: int) -> None:
     check_whole(doing, batch_size=batch_size)
 
 
-def moved(data: Data, batch_size: int, doing: str, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+def moved(data: Samples, batch_size: int, doing: str, device: torch.device) -> Iterator[SampleBatch]:
     """Yield the batches, moved to `device`.
 
     >>> x, y = torch.zeros(3, 2), torch.tensor([0, 1, 0])
-    >>> [len(labels) for _, labels in moved((x, y), 2, "count", torch.device("cpu"))]    # one alone joins the others
+    >>> [len(batch) for batch in moved((x, y), 2, "count", torch.device("cpu"))]    # one alone joins the others
     [3]
     """
-    for inputs, targets in iterate(data, batch_size, doing):
-        yield inputs.to(device), targets.to(device)
+    for batch in batches(data, batch_size, doing):
+        yield batch.to(device)

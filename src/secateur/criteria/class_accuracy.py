@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 from secateur.checks import is_whole
 from secateur.criteria.base import DataCriterion
 from secateur.criteria.loss_change import LossChange, UnitWorth
-from secateur.labelled import Data, iterate
+from secateur.labelled import SampleBatch, Samples, batches
 from secateur.losses import loss_function
+from secateur.trees import joined
 from secateur.types import InputError, Loss, Sites
 
 __all__ = ["ClassAccuracy"]
@@ -90,42 +92,40 @@ def _tie(loss: Tensor, gap: float) -> Tensor:
 class _Samples:
     """The samples of some classes, or of all others, in batches of one size that can be iterated again."""
 
-    data: Data
+    data: Samples
     classes: tuple[int, ...]
     inside: bool
     size: int
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        waiting: list[tuple[Tensor, Tensor]] = []
+    def __iter__(self) -> Iterator[SampleBatch]:
+        waiting: list[SampleBatch] = []
         present_by_label = dict.fromkeys(self.classes, False) if self.inside else {-1: False}
-        for inputs, targets in iterate(self.data, self.size, "ClassAccuracy"):
-            sample_mask = self._picked(targets)
+        for batch in batches(self.data, self.size, "ClassAccuracy"):
+            targets, sample_mask = batch.targets, self._picked(batch.targets)
             for label in present_by_label:
                 present_by_label[label] = present_by_label[label] or bool(
                     (targets == label).any() if self.inside else sample_mask.any()
                 )
-            waiting.append((inputs[sample_mask], targets[sample_mask]))
-            if sum(len(y) for _, y in waiting) >= self.size:
-                inputs, targets = _joined(waiting)
-                yield inputs[: self.size], targets[: self.size]
-                waiting = [(inputs[self.size :], targets[self.size :])]
+            waiting.append(batch.rows(sample_mask))
+            if sum(map(len, waiting)) >= self.size:
+                whole: SampleBatch = joined(waiting)
+                yield whole.rows(slice(self.size))
+                waiting = [whole.rows(slice(self.size, None))]
         missing = [label for label, present in present_by_label.items() if not present]
         if missing:
             which = f"of class {missing[0]}" if self.inside else f"of classes other than {list(self.classes)}"
             raise InputError(f"ClassAccuracy: there is no sample {which} among the batches; give data that have some")
-        inputs, targets = _joined(waiting)
-        if len(targets):
-            yield inputs, targets
+        rest: SampleBatch = joined(waiting)
+        if len(rest):
+            yield rest
 
-    def _picked(self, targets: Tensor) -> Tensor:
-        if targets.ndim != 1 or targets.is_floating_point():
-            raise InputError(
-                f"ClassAccuracy: targets of shape {tuple(targets.shape)} and type {targets.dtype} are not classes; "
-                "give whole numbers, one a sample"
+    def _picked(self, targets: Any) -> Tensor:
+        if not isinstance(targets, Tensor) or targets.ndim != 1 or targets.is_floating_point():
+            which = (
+                f"targets of shape {tuple(targets.shape)} and type {targets.dtype}"
+                if isinstance(targets, Tensor)
+                else f"targets of type {type(targets).__name__}"
             )
+            raise InputError(f"ClassAccuracy: {which} are not classes; give whole numbers, one a sample")
         in_classes = torch.isin(targets, torch.tensor(self.classes, device=targets.device))
         return in_classes if self.inside else ~in_classes
-
-
-def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])

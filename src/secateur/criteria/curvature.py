@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from secateur.checks import check_whole
 from secateur.criteria.base import LossCriterion
 from secateur.criteria.fisher_blocks import check_blocks, fisher_blocks, saliencies
 from secateur.criteria.parameter_gradients import Curvature, Objective, check_curvature
-from secateur.criteria.weight_rows import Reduce, Side, check_reduce, check_side, parameters_of, side_rows, unit_sums
-from secateur.types import Site, Sites
+from secateur.criteria.weight_rows import Reduce, Side, check_reduce, check_side, parameters_of, unit_sums
+from secateur.types import Sites
 
-__all__ = ["HessianTrace", "OptimalBrainDamage", "OptimalBrainSurgeon"]
+__all__ = ["OptimalBrainDamage", "OptimalBrainSurgeon"]
 
 
 @dataclass(frozen=True)
@@ -70,66 +68,6 @@ class OptimalBrainDamage(LossCriterion):
         parameters = parameters_of(model, sites)
         costs = {name: h * parameters[name].detach().double().square() / 2 for name, h in curved.items()}
         return unit_sums(costs, sites, self.side, self.reduce)
-
-
-@dataclass(frozen=True)
-class HessianTrace(LossCriterion):
-    """Scores a channel by the mean curvature over its weights times half their squared norm (Yu et al., 2022).
-
-    The trace of the Hessian over a channel's weights is estimated from random signs (Hutchinson), two backward passes
-    for each probe and batch. With ``weighted=False`` the score is the mean curvature alone, whose mean over a layer is
-    the sensitivity by which HAWQ orders layers (Dong et al., 2020). For a single weight it is `OptimalBrainDamage` with
-    ``"hutchinson"``.
-
-    Attributes:
-        data: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs.
-        loss: a name that `fit` takes, or a function of (outputs, targets) that gives the mean over a batch.
-        probes: how many random vectors for each batch.
-        seed: of the random signs.
-        weighted: whether to multiply by half the squared norm of the weights.
-        side: the weights of a channel that count.
-        batch_size: samples a pass, where the data are in memory.
-
-    >>> from secateur.structure import weights
-    >>> model = nn.Linear(2, 1, bias=False)
-    >>> model.weight.data = torch.tensor([[1.0, 2.0]])
-    >>> data = [(torch.eye(2), torch.zeros(2, 1))]       # ½ w1² + ½ w2², so the Hessian is diagonal, 1 and 1
-    >>> HessianTrace(data, nn.functional.mse_loss, probes=1)(model, weights(model))
-    {'weight': tensor([[0.5000, 2.0000]])}
-    """
-
-    probes: int = 8
-    seed: int = 0
-    weighted: bool = True
-    side: Side = "incoming"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_whole(self, probes=self.probes)
-        check_side(self, self.side)
-
-    def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
-        """Return the scores, high = keep; each has its site's shape."""
-        objective = Objective(model, sites, self.data, self.batch_size, self._loss, "HessianTrace")
-        curved = objective.hutchinson(self.probes, self.seed)
-        parameters = {name: p.detach() for name, p in parameters_of(model, sites).items()}
-        return {name: self._of_site(curved, parameters, site).float() for name, site in sites.items()}
-
-    def _of_site(self, curved: dict[str, Tensor], parameters: dict[str, Tensor], site: Site) -> Tensor:
-        if site.kind == "weight":
-            mean, squares = curved[site.name], parameters[site.name].double().square()
-        else:
-            # Counts, as the rows of blocks are filled up with zeros.
-            ones = {m.parameter: torch.ones(m.shape, device=parameters[m.parameter].device) for m in site.members}
-            mean = _total(curved, site, self.side) / _total(ones, site, self.side).clamp(min=1)
-            squares = _total(
-                {m.parameter: parameters[m.parameter].double().square() for m in site.members}, site, self.side
-            )
-        return mean * squares / 2 if self.weighted else mean
-
-
-def _total(values: dict[str, Tensor], site: Site, side: Side) -> Tensor:
-    return torch.cat(side_rows(values, site, side), dim=1).sum(1)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from secateur.checks import check_number, check_whole
-from secateur.criteria.parameter_gradients import Objective
+from secateur.criteria.parameter_gradients import Objective, own
 from secateur.criteria.weight_rows import parameters_of
 from secateur.types import InputError, Keep, Sites
 
@@ -56,7 +56,7 @@ def fisher_blocks(objective: Objective, block: int, damping: float) -> dict[str,
     totals = {name: torch.zeros((), dtype=torch.float64) for name in sites}
     blocks_by_site: dict[str, list[Tensor]] = {name: [] for name in sites}
     count = 0
-    for sample_gradients in objective.by_sample(objective.own):
+    for sample_gradients in objective.by_sample(own):
         for slopes, _ in sample_gradients:
             for name in sites:
                 blocks_by_site[name].append(in_blocks(slopes[name].double(), sizes[name]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +14,12 @@ from secateur.checks import check_number
 from secateur.criteria.base import CriterionBase, LossCriterion
 from secateur.criteria.parameter_gradients import Objective
 from secateur.criteria.weight_rows import Reduce, Side, check_reduce, check_side, parameters_of, unit_sums
-from secateur.losses import check_loss
+from secateur.losses import answers, check_answers
 from secateur.randomness import private_draws
 from secateur.state import check_finite, device_of, evaluating, own_tensors, split_inputs
 from secateur.structure.sites import REPAIR, inputs_of
 from secateur.structure.trace import check_runs
+from secateur.trees import changed, tensors_within
 from secateur.types import ExampleInputs, InputError, Sites
 from secateur.untouched import copied
 
@@ -107,9 +109,13 @@ class GraSP(LossCriterion):
         flows = {name: parameters[name].detach() * change for name, change in curved.items()}
         return unit_sums(flows, sites, self.side, self.reduce)
 
-    def _cooled(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        check_loss(self.loss, outputs, targets, "GraSP")
-        return self._loss(outputs / self.temperature, targets)
+    def _cooled(self, outputs: Any, targets: Any) -> Tensor:
+        outputs = answers(outputs, self.loss)
+        check_answers(outputs, targets, self.loss, "GraSP")
+        return self._loss(changed(outputs, self._divided), targets)
+
+    def _divided(self, outputs: Tensor) -> Tensor:
+        return outputs / self.temperature if outputs.is_floating_point() else outputs
 
 
 @dataclass(frozen=True)
@@ -157,8 +163,8 @@ class SynFlow(CriterionBase):
         flowing = _absolute(model)
         leaves = dict(flowing.named_parameters(remove_duplicate=False))
         with evaluating(flowing), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            outputs = pytree.tree_leaves(flowing(*args, **kwargs))
-            flow = torch.stack([y.sum() for y in outputs if isinstance(y, Tensor) and y.is_floating_point()]).sum()
+            outputs = tensors_within(flowing(*args, **kwargs))
+            flow = torch.stack([y.sum() for y in outputs if y.is_floating_point()]).sum()
             grads = torch.autograd.grad(flow, list(leaves.values()), allow_unused=True)
         if not bool(torch.isfinite(flow)):
             raise InputError(f"SynFlow: the flow is {flow.item()}, beyond what numbers hold; scale the weights down")

@@ -17,7 +17,7 @@ from secateur.criteria.quadratic import Floats, Quadratic, Removal
 from secateur.criteria.unit_gradients import Gated, each_batch, gradient
 from secateur.rate.memory import free_memory
 from secateur.structure.flow import Flow
-from secateur.types import InputError, Keep, Sites
+from secateur.types import InputError, Keep, Scores, Sites
 
 __all__ = ["JointLossChange", "JointWorth"]
 
@@ -142,6 +142,10 @@ class JointLossChange(LossCriterion):
         scores = super().__call__(model, sites)
         assert isinstance(scores, JointWorth)
         return scores
+
+    def foretold(self, scores: Scores, keep: Keep) -> float | None:
+        """Return what the pairs foretell (`JointWorth.foretell`)."""
+        return scores.foretell(keep) if isinstance(scores, JointWorth) else None
 
     def _score(self, model: nn.Module, sites: Sites) -> JointWorth:
         flow, sums = Flow(model, sites), _Sums(sites, self.directions, self.seed)

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from secateur.criteria.batches import moved
-from secateur.labelled import Data
+from secateur.labelled import Samples
 from secateur.state import check_finite, device_of
 from secateur.structure.flow import Flow
 from secateur.structure.layers import Layer, layers, other_uses
 from secateur.structure.sites import REPAIR
 from secateur.structure.trace import where
-from secateur.types import Sites
+from secateur.types import ExampleInputs, Sites
 
 __all__ = ["Inputs", "LayerInputs"]
 
@@ -47,7 +47,7 @@ class LayerInputs:
 
     Args:
         model: it may change its numbers between two sums, not its shapes.
-        data: labelled samples; the targets are not used.
+        data: samples; the targets are not used.
         batch_size: samples a pass, where the data are in memory.
         doing: who asks, for the errors.
 
@@ -57,7 +57,7 @@ class LayerInputs:
     [[25.0, 1.0]]
     """
 
-    def __init__(self, model: nn.Module, data: Data, batch_size: int, doing: str) -> None:
+    def __init__(self, model: nn.Module, data: Samples, batch_size: int, doing: str) -> None:
         check_finite(model, doing, REPAIR)
         self.flow, self.data, self.batch_size, self.doing = Flow(model, Sites({})), data, batch_size, doing
         self._layers: dict[int, tuple[Layer, ...]] = {}
@@ -92,9 +92,9 @@ class LayerInputs:
                     new if old is None else Inputs(layer, old.total + new.total, old.count + new.count)
                 )
 
-        for inputs, _ in moved(self.data, self.batch_size, self.doing, device_of(self.flow.model)):
+        for batch in moved(self.data, self.batch_size, self.doing, device_of(self.flow.model)):
             by_source: dict[Node, list[Layer]] = {}
-            for layer in self._of(inputs):
+            for layer in self._of(batch.inputs):
                 if layer.parameter in names:
                     by_source.setdefault(layer.source, []).append(layer)
 
@@ -104,17 +104,18 @@ class LayerInputs:
                 return output
 
             with torch.no_grad():
-                self.flow(inputs, see=see)
+                self.flow(batch.inputs, see=see)
         listed: dict[str, list[Inputs]] = {}
         for (name, _), layer_inputs in inputs_by_layer.items():
             listed.setdefault(name, []).append(layer_inputs)
         return listed
 
-    def _first(self) -> Tensor:
-        inputs, _ = next(moved(self.data, self.batch_size, self.doing, device_of(self.flow.model)))
+    def _first(self) -> ExampleInputs:
+        batch = next(moved(self.data, self.batch_size, self.doing, device_of(self.flow.model)))
+        inputs: ExampleInputs = batch.inputs
         return inputs
 
-    def _of(self, inputs: Tensor) -> tuple[Layer, ...]:
+    def _of(self, inputs: ExampleInputs) -> tuple[Layer, ...]:
         structure, _ = self.flow.at(inputs)
         if id(structure) not in self._layers:  # the flow keeps the structures
             self._layers[id(structure)] = layers(structure)

@@ -13,6 +13,7 @@ from torch.fx import Node
 from secateur.checks import check_name
 from secateur.criteria.base import LossCriterion
 from secateur.criteria.unit_gradients import Gated, estimate, gradient
+from secateur.losses import answers, is_cross_entropy
 from secateur.rate.samples import SampleLoss
 from secateur.structure.flow import Flow, Read
 from secateur.structure.ops import Product, bind, product_of, writes
@@ -24,7 +25,7 @@ __all__ = ["NextLayer"]
 # Ops that treat every sample and channel by itself, whatever the number of samples.
 FOLLOWED = {
     *("relu", "tanh", "sigmoid", "gelu", "silu", "elu", "leaky_relu", "hardtanh", "hardswish", "hardsigmoid", "mish"),
-    *("softplus", "max_pool2d_with_indices", "max_pool2d", "avg_pool2d", "getitem", "dropout", "batch_norm"),
+    *("softplus", "squeeze", "max_pool2d_with_indices", "max_pool2d", "avg_pool2d", "getitem", "dropout", "batch_norm"),
     *("_native_batch_norm_legit_no_training", "native_batch_norm"),
 }
 BLOCK = 1 << 20  # numbers in a block of units; more leaves the processor's caches
@@ -70,12 +71,18 @@ class NextLayer(LossCriterion):
         super().__post_init__()
         check_name("sign", self.sign, ("signed", "absolute"), or_none=True)
 
+    @property
+    def adds_up(self) -> bool:
+        """Whether each estimates the change without one unit, with its sign."""
+        return self.sign == "signed" or (self.sign is None and is_cross_entropy(self.loss))
+
     def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep; each has its site's shape."""
         flow = Flow(model, sites)
 
         def plan(inputs: ExampleInputs) -> dict[Read, _Path]:
-            return _paths(flow.reads(inputs))
+            answer = flow.answer(inputs, lambda outputs: answers(outputs, self.loss))
+            return _paths(flow.reads(inputs), answer)
 
         return estimate(
             flow,
@@ -113,7 +120,7 @@ class _Path:
     Attributes:
         product: the linear layer or convolution.
         chain: the ops behind it.
-        last: whether they end in the model's outputs.
+        last: whether they end in what the loss is of.
     """
 
     product: Product
@@ -132,13 +139,13 @@ class _Path:
         return {layer, self.end, *(n for node in (layer, *self.chain) for n in node.all_input_nodes)}
 
 
-def _paths(reads: Mapping[str, tuple[Read, ...]]) -> dict[Read, _Path]:
-    """The paths of the reads that have one."""
-    path_by_read = {read: _path(read) for several in reads.values() for read in several}
+def _paths(reads: Mapping[str, tuple[Read, ...]], answer: Node | None) -> dict[Read, _Path]:
+    """The paths of the reads that have one; `answer` is the one tensor that the loss is of."""
+    path_by_read = {read: _path(read, answer) for several in reads.values() for read in several}
     return {read: path for read, path in path_by_read.items() if path is not None}
 
 
-def _path(read: Read) -> _Path | None:
+def _path(read: Read, answer: Node | None) -> _Path | None:
     product = product_of(read.node)
     if product is None or not product.plain or product.groups != 1 or product.kind == "matmul":
         return None
@@ -154,7 +161,7 @@ def _path(read: Read) -> _Path | None:
     while chain and not isinstance(chain[-1].meta["val"], Tensor):
         chain = chain[:-1]  # what has several results is no end
     end = chain[-1] if chain else read.node
-    last = all(user.op == "output" for user in end.users)
+    last = end is answer
     # What is changed in place behind the end has another gradient there.
     if not (chain or last) or any(writes(user) for user in end.users):
         return None
@@ -169,12 +176,13 @@ def _followed(
     units = max(BLOCK // whole.numel(), 1)
     sums = []
     with torch.no_grad():
-        base = sample_loss(end, batch.targets) if path.last else None
+        base = sample_loss(batch.outputs, batch.targets) if path.last else None
         for index in torch.split(read.index.to(whole.device), units):
             without: Tensor = _through(batch, path, (whole - _made_by(batch, read, path, index)).flatten(0, 1))
             without = without.reshape(len(index), *end.shape)
             if base is not None:
-                sums.append((sample_loss.of_units(without, batch.targets) - base).sum(1))
+                rows = without.reshape(len(index), *batch.outputs.shape)
+                sums.append((sample_loss.of_units(rows, batch.targets) - base).sum(1))
             elif slope is not None:
                 changes = (without - end) * slope
                 sums.append(changes.flatten(2).sum(2).abs().sum(1) if sized else changes.flatten(1).sum(1))

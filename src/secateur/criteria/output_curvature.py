@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import sqrt
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -12,11 +13,14 @@ from secateur.criteria.second_order import roots
 from secateur.losses import IGNORED, is_plain_cross_entropy
 from secateur.types import InputError, Loss
 
-__all__ = ["curvature_roots"]
+__all__ = ["curvature_roots", "random_roots"]
+
+MANY = 64
+"""Outputs of a sample, above which all vectors of its curvature are too many."""
 
 
 def curvature_roots(
-    outputs: Tensor, targets: Tensor, loss: Loss, most: int, generator: Generator, doing: str
+    outputs: Tensor, targets: Any, loss: Loss, most: int, generator: Generator, doing: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield at most `most` vectors of the outputs' shape, with their signs.
 
@@ -34,10 +38,44 @@ def curvature_roots(
     """
     if outputs[0].numel() <= most:
         yield from roots(outputs, targets, loss)
-    elif is_plain_cross_entropy(loss):
-        yield from _of_classes(outputs, targets, most, generator)
     else:
-        yield from _of_separate_outputs(outputs, targets, loss, most, generator, doing)
+        yield from _of_many(outputs, targets, loss, most, generator, doing)
+
+
+def _of_many(
+    outputs: Tensor, targets: Any, loss: Loss, count: int, generator: Generator, doing: str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    if is_plain_cross_entropy(loss):
+        yield from _of_classes(outputs, targets, count, generator)
+    else:
+        yield from _of_separate_outputs(outputs, targets, loss, count, generator, doing)
+
+
+def random_roots(
+    outputs: Tensor, targets: Any, loss: Loss, generator: Generator, doing: str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield a random vector u for each sample, with a sign: on average the signed u uᵀ add up to the Hessian at its outputs.
+
+    Samples' vectors are drawn independently, so that on average the outer product of their sum is the sum of theirs, too.
+    There are two such draws where the loss bends down somewhere.
+
+    >>> import torch.nn.functional as F
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> [vector.square() for vector, _ in random_roots(torch.zeros(1, 2), torch.zeros(1, 2), F.mse_loss, generator, "draw")]
+    [tensor([[1., 1.]])]
+    """
+    if is_plain_cross_entropy(loss) or outputs[0].numel() > MANY:
+        yield from _of_many(outputs, targets, loss, 1, generator, doing)
+        return
+    up, down = torch.zeros_like(outputs), torch.zeros_like(outputs)
+    for vector, sign in roots(outputs, targets, loss):
+        # One random sign for each sample and vector: E ε εᵀ = I, so mixed products vanish on average.
+        signed = vector * _signs(outputs.flatten(1)[:, 0], generator).reshape(-1, *[1] * (outputs.ndim - 1))
+        bends_up = sign.reshape(-1, *[1] * (outputs.ndim - 1)) > 0
+        up, down = up + signed * bends_up, down + signed * ~bends_up
+    for total, sign in ((up, 1.0), (down, -1.0)):
+        if bool(total.any()):
+            yield total, outputs.new_tensor(sign)
 
 
 def _signs(outputs: Tensor, generator: Generator) -> Tensor:
@@ -57,7 +95,7 @@ def _of_classes(outputs: Tensor, targets: Tensor, count: int, generator: Generat
 
 
 def _of_separate_outputs(
-    outputs: Tensor, targets: Tensor, loss: Loss, count: int, generator: Generator, doing: str
+    outputs: Tensor, targets: Any, loss: Loss, count: int, generator: Generator, doing: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Draws where the Hessian is diagonal, as that of every loss that is a sum over the outputs."""
     with torch.enable_grad():

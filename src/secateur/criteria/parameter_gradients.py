@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,25 +13,32 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from secateur.checks import check_name, check_whole
 from secateur.criteria.batches import moved
+from secateur.criteria.output_curvature import random_roots
 from secateur.criteria.second_order import drawn, roots
 from secateur.criteria.unit_gradients import gradient
 from secateur.criteria.weight_rows import parameters_of
-from secateur.labelled import Data
-from secateur.losses import check_answers
+from secateur.labelled import SampleBatch, Samples
+from secateur.losses import answers, check_answers, check_slope, packed
 from secateur.state import check_finite, device_of, evaluating
 from secateur.structure.sites import REPAIR
 from secateur.types import InputError, Loss, Sites
 from secateur.untouched import run_with
 
-__all__ = ["Curvature", "Objective", "check_curvature"]
+__all__ = ["Curvature", "Objective", "UnitSums", "check_curvature", "own"]
 
 Curvature = Literal["gauss-newton", "fisher", "empirical", "hutchinson"]
 """How the diagonal of the curvature is found; see `Objective.diagonal`."""
 
 Tensors = dict[str, Tensor]
 
-Along = Callable[[Tensor, Tensor], Iterable[tuple[Tensor, Tensor]]]
-"""From the outputs and targets of one sample to directions at its outputs, each with a sign."""
+UnitSums = Callable[[Tensors], Tensors]
+"""Linear in a tensor for each parameter, such as sums over units; keeps little of what would be much."""
+
+GROUPS = 50
+"""Into how many parts a batch falls where gradients are squared: more leave less chance, and have more passes."""
+
+Along = Callable[[Tensor, Any, Loss], Iterable[tuple[Tensor, Tensor]]]
+"""From the outputs of one sample, its targets and the loss of both to directions at its outputs, each with a sign."""
 
 
 def check_curvature(criterion: object, curvature: str, probes: int) -> None:
@@ -64,7 +71,7 @@ class Objective:
 
     model: nn.Module
     sites: Sites
-    data: Data
+    data: Samples
     batch_size: int
     loss: Loss
     doing: str
@@ -103,6 +110,38 @@ class Objective:
                 count += size * probes
         return _over(totals, count)
 
+    def hessian_draws(self, count: int, generator: torch.Generator, unit: UnitSums) -> list[Tensors]:
+        """Return so many estimates of the Hessian's diagonal, each from random signs z: `unit` of z · Hz."""
+        draws: list[Tensors] = [{} for _ in range(count)]
+        with self._leaves() as leaves:
+            samples = 0
+            for mean, size in self._losses(leaves):
+                products = _curved(mean, leaves, lambda: _signs(leaves, generator), count)
+                for draw, (signs, curved) in zip(draws, products, strict=False):
+                    _add_units(draw, unit(_named(leaves, (z * h for z, h in zip(signs, curved, strict=True)))), size)
+                samples += size
+        return [_over(draw, samples) for draw in draws]
+
+    def gauss_newton_draws(self, count: int, generator: torch.Generator, unit: UnitSums) -> list[Tensors]:
+        """Return so many estimates of the diagonal of the Gauss–Newton matrix: `unit` of squared gradients.
+
+        Each sample draws a random root u of the curvature at its outputs, E u uᵀ = H. The gradient of Σ u · outputs over
+        some samples has the square that their diagonals add up to, on average; few at a time leave little chance. One
+        backward pass a draw.
+        """
+        draws: list[Tensors] = [{} for _ in range(count)]
+        with self._leaves() as leaves:
+            samples = 0
+            for number, batch in self._batches():
+                for few in batch.split(max(1, len(batch) // GROUPS)):
+                    outputs, loss = packed(self._outputs(leaves, few, number), self.loss, len(few))
+                    for draw in draws:
+                        for root, sign in random_roots(outputs.detach(), few.targets, loss, generator, self.doing):
+                            slopes = _grad(outputs, leaves, root, again=True)
+                            _add_units(draw, unit(_named(leaves, (sign * slope.square() for slope in slopes))))
+                samples += len(batch)
+        return [_over(draw, samples) for draw in draws]
+
     def diagonal(self, curvature: Curvature, probes: int = 1, seed: int = 0) -> Tensors:
         """Return the diagonal of the mean loss's curvature.
 
@@ -118,10 +157,10 @@ class Objective:
             return self.hutchinson(probes, seed)
         generator = torch.Generator().manual_seed(seed)
 
-        def along(outputs: Tensor, targets: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+        def along(outputs: Tensor, targets: Any, loss: Loss) -> Iterable[tuple[Tensor, Tensor]]:
             if curvature == "fisher":
-                return [drawn(outputs, targets, self.loss, generator, self.doing)]
-            return self.own(outputs, targets) if curvature == "empirical" else roots(outputs, targets, self.loss)
+                return [drawn(outputs, targets, loss, generator, self.doing)]
+            return own(outputs, targets, loss) if curvature == "empirical" else roots(outputs, targets, loss)
 
         totals: Tensors = {}
         count = 0
@@ -134,35 +173,33 @@ class Objective:
                 _add(totals, [slope.square() * sign for slope in slopes.values()])
         return _over(totals, count)
 
-    def own(self, outputs: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return the gradient of the samples' own losses at their outputs, as the one direction for `by_sample`."""
-        return [(gradient(outputs, targets, self.loss), outputs.new_ones(()))]
-
     def by_sample(self, along: Along) -> Iterator[Iterator[tuple[Tensors, Tensor]]]:
         """Yield for each sample the gradients of ``outputs · direction``, each with its direction's sign."""
         with self._leaves() as leaves:
-            for number, (inputs, targets) in self._batches():
-                for x, y in zip(torch.split(inputs, 1), torch.split(targets, 1), strict=True):
-                    outputs = self._outputs(leaves, x, y, number)
-                    yield _along(outputs, leaves, along(outputs.detach(), y))
+            for number, batch in self._batches():
+                for sample in batch.split(1):
+                    outputs, loss = packed(self._outputs(leaves, sample, number), self.loss, 1)
+                    yield _along(outputs, leaves, along(outputs.detach(), sample.targets, loss))
 
-    def _batches(self) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
+    def _batches(self) -> Iterator[tuple[int, SampleBatch]]:
         return enumerate(moved(self.data, self.batch_size, self.doing, device_of(self.model)), 1)
 
-    def _outputs(self, leaves: Tensors, inputs: Tensor, targets: Tensor, number: int) -> Tensor:
-        outputs: Tensor = run_with(self.model, leaves, (inputs,))
-        check_answers(outputs, targets, self.loss, f"{self.doing}, batch {number}")
+    def _outputs(self, leaves: Tensors, batch: SampleBatch, number: int) -> Any:
+        """What the loss is of."""
+        outputs = answers(batch.run(lambda *args, **kwargs: run_with(self.model, leaves, args, kwargs)), self.loss)
+        check_answers(outputs, batch.targets, self.loss, f"{self.doing}, batch {number}")
         return outputs
 
     def _losses(self, leaves: Tensors) -> Iterator[tuple[Tensor, int]]:
         """The mean loss of each batch, and how many samples it has."""
-        for number, (inputs, targets) in self._batches():
-            mean = self.loss(self._outputs(leaves, inputs, targets, number), targets)
+        for number, batch in self._batches():
+            mean = self.loss(self._outputs(leaves, batch, number), batch.targets)
+            check_slope(mean)
             if not bool(torch.isfinite(mean)):
                 raise InputError(
                     f"{self.doing}, batch {number}: the loss is {mean.item()}; look at its inputs and targets"
                 )
-            yield mean, len(inputs)
+            yield mean, len(batch)
 
     @contextmanager
     def _leaves(self) -> Iterator[Tensors]:
@@ -176,6 +213,11 @@ class Objective:
         # The fused attention kernels cannot be derived twice.
         with evaluating(self.model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             yield leaves
+
+
+def own(outputs: Tensor, targets: Any, loss: Loss) -> list[tuple[Tensor, Tensor]]:
+    """Return the gradient of the samples' own losses at their outputs, as the one direction for `Objective.by_sample`."""
+    return [(gradient(outputs, targets, loss), outputs.new_ones(()))]
 
 
 def _grad(
@@ -193,16 +235,14 @@ def _grad(
 
 def _curved(
     mean: Tensor, leaves: Tensors, vector: Callable[[], list[Tensor]], count: int
-) -> list[tuple[list[Tensor], list[Tensor]]]:
+) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
     """`count` vectors v, and the Hessian of `mean` times each: H v = ∇(∇L · v) (Pearlmutter, 1994)."""
     slopes = _grad(mean, leaves, graph=True)
-    vectors_and_products = []
     for _ in range(count if leaves else 0):
         along = vector()
         # Of one leaf under two names the slope is met once.
         dot_by_leaf = {id(leaf): (s * v).sum() for leaf, s, v in zip(leaves.values(), slopes, along, strict=True)}
-        vectors_and_products.append((along, _grad(torch.stack(list(dot_by_leaf.values())).sum(), leaves, again=True)))
-    return vectors_and_products
+        yield along, _grad(torch.stack(list(dot_by_leaf.values())).sum(), leaves, again=True)
 
 
 def _signs(leaves: Tensors, generator: torch.Generator) -> list[Tensor]:
@@ -228,6 +268,15 @@ def _zeros(leaves: Tensors) -> Tensors:
 def _add(totals: Tensors, values: Iterable[Tensor], factor: float = 1.0) -> None:
     for total, value in zip(totals.values(), values, strict=True):
         total.add_(value.detach(), alpha=factor)
+
+
+def _named(leaves: Tensors, values: Iterable[Tensor]) -> Tensors:
+    return {name: value.detach().double() for name, value in zip(leaves, values, strict=True)}
+
+
+def _add_units(totals: Tensors, units: Tensors, factor: float = 1.0) -> None:
+    for name, value in units.items():
+        totals[name] = totals.get(name, 0) + value * factor
 
 
 def _over(totals: Tensors, count: float) -> Tensors:

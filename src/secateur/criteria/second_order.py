@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,9 @@ from secateur.checks import check_name
 from secateur.criteria.base import LossCriterion
 from secateur.criteria.unit_gradients import Gated, estimate, gradient
 from secateur.labelled import are_classes
-from secateur.losses import is_plain_cross_entropy
+from secateur.losses import PackedLoss, is_plain_cross_entropy
 from secateur.structure.flow import Flow, Read
+from secateur.trees import TreeDef, tensors_within
 from secateur.types import InputError, Loss, Sites
 
 __all__ = ["SecondOrder", "drawn", "roots"]
@@ -71,6 +72,11 @@ class SecondOrder(LossCriterion):
         super().__post_init__()
         check_name("curvature", self.curvature, CURVATURES)
 
+    @property
+    def adds_up(self) -> bool:
+        """True: each estimates the change without one unit."""
+        return True
+
     def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep; each has its site's shape."""
         generator = torch.Generator().manual_seed(self.seed)
@@ -103,28 +109,26 @@ def _half_squared(first: Tensor, curved: Tensor) -> Tensor:
     return torch.addcmul(first, curved, curved, value=0.5).sum(0)
 
 
-def drawn(
-    outputs: Tensor, targets: Tensor, loss: Loss, generator: torch.Generator, doing: str
-) -> tuple[Tensor, Tensor]:
+def drawn(outputs: Tensor, targets: Any, loss: Loss, generator: torch.Generator, doing: str) -> tuple[Tensor, Tensor]:
     """Return the gradient of each sample's loss at its outputs for a label drawn from them, and its sign, 1.
 
     Raises:
         InputError: the outputs are no logits of classes, or the targets no labels.
     """
-    if not are_classes(outputs, targets):
+    if not are_classes(outputs, targets) or isinstance(loss, PackedLoss):
         raise InputError(
-            f"{doing}: curvature='fisher' draws class labels, and needs outputs (samples, classes) and whole-number "
-            f"targets; got {tuple(outputs.shape)} and {targets.dtype}. Take another, such as 'gauss-newton'."
+            f"{doing}: curvature='fisher' draws class labels, and needs outputs (samples, classes), one tensor, and "
+            "whole-number targets (samples,); these are others. Take another, such as 'gauss-newton'."
         )
     chances = outputs.detach().float().softmax(1).cpu()
     labels = torch.multinomial(chances, 1, generator=generator).squeeze(1).to(targets.device)
     return gradient(outputs, labels, loss), outputs.new_ones(())
 
 
-def roots(outputs: Tensor, targets: Tensor, loss: Loss) -> Iterator[tuple[Tensor, Tensor]]:
+def roots(outputs: Tensor, targets: Any, loss: Loss) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield vectors whose outer products add up to the Hessian of each sample's loss at its outputs, with their signs."""
     # Targets that are probabilities add up to 1, so they leave the Hessian as it is.
-    probabilities = outputs.ndim == 2 and targets.shape == outputs.shape
+    probabilities = outputs.ndim == 2 and isinstance(targets, Tensor) and targets.shape == outputs.shape
     if is_plain_cross_entropy(loss) and (probabilities or are_classes(outputs, targets)):
         # H = diag(p) − p pᵀ = Σ_c p_c (e_c − p)(e_c − p)ᵀ, so r_c = √p_c (e_c − p).
         chances = outputs.softmax(1)
@@ -135,13 +139,14 @@ def roots(outputs: Tensor, targets: Tensor, loss: Loss) -> Iterator[tuple[Tensor
     yield from _eigenvectors(outputs, targets, loss)
 
 
-def _eigenvectors(outputs: Tensor, targets: Tensor, loss: Loss) -> Iterator[tuple[Tensor, Tensor]]:
+def _eigenvectors(outputs: Tensor, targets: Any, loss: Loss) -> Iterator[tuple[Tensor, Tensor]]:
     """The same for any loss, by eigenvalues: H = Σ_k λ_k v_k v_kᵀ, so r_k = √|λ_k| v_k with the sign of λ_k."""
+    tree = TreeDef.of(targets)
 
-    def of_one(z: Tensor, y: Tensor) -> Tensor:
-        return loss(z.unsqueeze(0), y.unsqueeze(0))
+    def of_one(z: Tensor, y: list[Tensor]) -> Tensor:
+        return loss(z.unsqueeze(0), tree.filled([part.unsqueeze(0) for part in y]))
 
-    curved = vmap(jacrev(jacrev(of_one)))(outputs, targets)
+    curved = vmap(jacrev(jacrev(of_one)))(outputs, tensors_within(targets))
     size = outputs[0].numel()
     values, vectors = torch.linalg.eigh(curved.detach().reshape(len(outputs), size, size))
     for at in range(size):

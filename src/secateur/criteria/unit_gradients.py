@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from secateur.criteria.batches import moved
 from secateur.criteria.read_sums import Places, over, samples_of
-from secateur.labelled import SampleBatch, Samples, batches, side_by_side
-from secateur.losses import check_answers, gives_numbers
+from secateur.labelled import SampleBatch, Samples
+from secateur.losses import answers, check_answers, check_slope, gives_numbers, packed
 from secateur.state import check_finite, device_of, own_tensors
 from secateur.structure.axes import Atom, atoms
 from secateur.structure.flow import Flow, Read, Tap
@@ -36,18 +37,20 @@ class Gated:
     """A batch that has run through a model, ready for backward passes to the reads.
 
     Attributes:
-        outputs: what the model returned, without gradient; several tensors flattened, one beside another.
-        targets: the batch's targets.
-        loss: the loss of (outputs, targets), a mean over the batch.
         inputs: its inputs.
+        outputs: what the loss is of, without gradient, a row for each sample; several outputs as one tensor of rows.
+        targets: the batch's targets.
+        loss: the loss of (outputs, targets), a mean over the batch; that of the outputs as one tensor.
+        numbers: whether the outputs are numbers, as in a regression, and not the logits of classes.
         again: runs the batch once more, with a tap of one's own at the reads.
         numbers_by_node: what the nodes made that were asked for, without gradient.
     """
 
     inputs: ExampleInputs
     outputs: Tensor
-    targets: Tensor
+    targets: Any
     loss: Loss
+    numbers: bool
     again: Callable[[Tap], Tensor] = field(repr=False)
     numbers_by_node: dict[Node, Any] = field(repr=False)
     _root: Tensor = field(repr=False)
@@ -59,11 +62,6 @@ class Gated:
     def count(self) -> int:
         """How many samples the batch has."""
         return len(self.outputs)
-
-    @property
-    def numbers(self) -> bool:
-        """Whether the outputs are numbers, as in a regression, and not the logits of classes."""
-        return gives_numbers(self.loss, self.outputs, self.targets)
 
     def changes(self, along: Tensor, last: bool = True) -> dict[str, Tensor]:
         """Return for each site how each sample's ``(outputs · along)`` changes to first order without each unit.
@@ -130,15 +128,20 @@ def by_unit(values: Tensor, member: Member) -> Tensor:
     return over(values, (member.dim,))[member.index.to(values.device)].sum(1)
 
 
-def gradient(outputs: Tensor, targets: Tensor, loss: Loss) -> Tensor:
+def gradient(outputs: Tensor, targets: Any, loss: Loss) -> Tensor:
     """Return the gradient of each sample's own loss at its outputs; `loss` is a mean over the samples.
+
+    Raises:
+        InputError: the loss does not depend on the outputs in a way that can be derived.
 
     >>> gradient(torch.zeros(2, 2), torch.tensor([0, 1]), torch.nn.functional.cross_entropy).tolist()
     [[-0.5, 0.5], [0.5, -0.5]]
     """
     with torch.enable_grad():
         leaf = outputs.detach().requires_grad_()
-        (grad,) = torch.autograd.grad(loss(leaf, targets), leaf)
+        mean = loss(leaf, targets)
+        check_slope(mean)
+        (grad,) = torch.autograd.grad(mean, leaf)
     return grad * len(outputs)
 
 
@@ -192,10 +195,9 @@ def each_batch(
     """
     check_finite(flow.model, doing, REPAIR)
     count, run = 0, _Runner(flow, loss, watch or (lambda inputs: set()))
-    device = device_of(flow.model)
-    for number, samples in enumerate(batches(data, batch_size, doing), 1):
+    for number, samples in enumerate(moved(data, batch_size, doing, device_of(flow.model)), 1):
         with torch.enable_grad():
-            batch = run(samples.to(device), f"{doing}, batch {number}")
+            batch = run(samples, f"{doing}, batch {number}")
             visit(batch)
         count += batch.count
     return count
@@ -257,23 +259,24 @@ class _Runner:
         tensors_by_node: dict[Node, Any] = {}
         numbers_by_node: dict[Node, Any] = {}
 
-        def again(tap: Tap, see: See | None = None) -> Tensor:
+        def answered(tap: Tap, see: See | None = None) -> Any:
             outside: Tap = lambda read, x: x if read.site in plan.inside.get(read.node, ()) else tap(read, x)  # noqa: E731
-            outputs: Tensor = side_by_side(self.flow(inputs, outside, tensors, see))
-            return outputs
+            return answers(self.flow(inputs, outside, tensors, see), self.loss)
 
         watched = self.watch(inputs)
-        outputs = again(
+        several = answered(
             _point(plan, points), _see(plan, watched, tensors_by_node, numbers_by_node) if watched else None
         )
-        check_answers(outputs, samples.targets, self.loss, doing)
+        check_answers(several, samples.targets, self.loss, doing)
+        outputs, loss = packed(several, self.loss, len(samples))
         loops = [(name, member, tensors[member.parameter]) for name, member in plan.loops]
         return Gated(
             inputs,
             outputs.detach(),
             samples.targets,
-            self.loss,
-            again,
+            loss,
+            gives_numbers(self.loss, several, samples.targets),
+            lambda tap: packed(answered(tap), self.loss, len(samples))[0],
             numbers_by_node,
             outputs,
             points,

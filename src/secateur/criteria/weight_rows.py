@@ -22,6 +22,7 @@ __all__ = [
     "check_side",
     "parameters_of",
     "reduced",
+    "side_members",
     "side_rows",
     "unit_rows",
     "unit_sums",
@@ -123,9 +124,16 @@ def channel_scores(
 
 def side_rows(tensors: Mapping[str, Tensor], site: Site, side: Side = "incoming") -> list[Tensor]:
     """Return the rows of a site's weights on one side, or of all its parameters."""
-    if site.kind == "block" or side != "all":
-        return unit_rows(tensors, site, "in" if side == "outgoing" else "out")
-    return _rows(tensors, list(site.members))
+    if site.kind == "block":
+        return [_block_rows(tensors, site)]
+    return _rows(tensors, side_members(tensors, site, side))
+
+
+def side_members(tensors: Mapping[str, Tensor], site: Site, side: Side = "incoming") -> list[Member]:
+    """Return those members of a site that count on a side; all of a block's, and of single weights."""
+    if site.kind != "channel" or side == "all":
+        return list(site.members)
+    return _of_role(tensors, site, "in" if side == "outgoing" else "out")
 
 
 def unit_rows(tensors: Mapping[str, Tensor], site: Site, role: Role = "out") -> list[Tensor]:
@@ -136,9 +144,12 @@ def unit_rows(tensors: Mapping[str, Tensor], site: Site, role: Role = "out") -> 
     """
     if site.kind == "block":
         return [_block_rows(tensors, site)]
+    return _rows(tensors, _of_role(tensors, site, role))
+
+
+def _of_role(tensors: Mapping[str, Tensor], site: Site, role: Role) -> list[Member]:
     members = [m for m in site.members if m.role == role] or list(site.members)
-    members = [m for m in members if tensors[m.parameter].ndim > 1] or members
-    return _rows(tensors, members)
+    return [m for m in members if tensors[m.parameter].ndim > 1] or members
 
 
 def _rows(tensors: Mapping[str, Tensor], members: list[Member]) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 from secateur.activations import UnitCounts, UnitStatistics, activation_counts, activation_statistics
 from secateur.measure.agree import Agreement, agreement
-from secateur.measure.quality import Evaluation, evaluate, predict
+from secateur.measure.quality import Evaluation, evaluate, has_learnt, predict
 from secateur.measure.size import ParameterCount, file_bytes, macs, parameters, peak_memory
 from secateur.measure.speed import Latency, LatencyComparison, Spread, compare_latency, latency
 from secateur.rate.masks import rate
@@ -22,6 +22,7 @@ __all__ = [
     "compare_latency",
     "evaluate",
     "file_bytes",
+    "has_learnt",
     "latency",
     "macs",
     "parameters",

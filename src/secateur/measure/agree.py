@@ -17,12 +17,12 @@ from secateur.measure.quality import evaluate
 from secateur.selection import select
 from secateur.state import usual
 from secateur.structure import mask
-from secateur.types import InputError, Loss, Scores, Sites
+from secateur.types import InputError, Keep, Loss, Scores, Sites
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Agreement", "agreement"]
+__all__ = ["Agreement", "agreement", "spearman"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Agreement:
         suffered: for each fraction, the mean loss after removing that share of all units by `a` and by `b`; empty where
             no model was given.
         loss: the mean loss of the whole model; nan where none was given.
+        added: for each fraction, what `b`'s scores of the units that `a` removes, and of those that `b` removes, add up to:
+            where `b` is measured one by one, what the joint change would be if changes added up; empty as `suffered`.
     """
 
     spearman: float
@@ -47,12 +49,21 @@ class Agreement:
     best: bool
     suffered: Mapping[float, tuple[float, float]] = field(default_factory=dict)
     loss: float = nan
+    added: Mapping[float, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def joint(self) -> dict[float, tuple[float, float]]:
+        """For each fraction, the change of the loss when all its units go together, by `a` and by `b`."""
+        return {at: (a - self.loss, b - self.loss) for at, (a, b) in self.suffered.items()}
 
     def frame(self) -> DataFrame:
-        """Return one row a fraction: the overlaps, and the losses suffered where a model was given."""
+        """Return one row a fraction: overlaps, and where a model was given the losses suffered, their changes and sums."""
+        nothing = (nan, nan)
         rows = [
             {"fraction": at, "bottom": self.bottom[at], "top": self.top[at]}
-            | dict(zip(("loss_a", "loss_b"), self.suffered.get(at, (nan, nan)), strict=True))
+            | dict(zip(("loss_a", "loss_b"), self.suffered.get(at, nothing), strict=True))
+            | dict(zip(("joint_a", "joint_b"), self.joint.get(at, nothing), strict=True))
+            | dict(zip(("added_a", "added_b"), self.added.get(at, nothing), strict=True))
             for at in self.bottom
         ]
         return require("pandas", "lab").DataFrame(rows)
@@ -65,6 +76,8 @@ class Agreement:
             if at in self.suffered:
                 a, b = self.suffered[at]
                 line += f"; loss after removal {a:.4f}, against {b:.4f} (whole model {self.loss:.4f})"
+                (a, b), (sum_a, sum_b) = self.joint[at], self.added[at]
+                line += f"; joint change {a:+.4f}, against {b:+.4f} (the second's scores add up to {sum_a:+.4f}, {sum_b:+.4f})"
             lines.append(line)
         return "\n".join(lines)
 
@@ -83,7 +96,8 @@ def agreement(
     """Compare scores `a`, such as a cheap estimate, with scores `b`, such as exact loss changes.
 
     With `model`, `sites` and `data` it also removes the lowest fractions by either, all sites pooled (each keeps its
-    best unit), and gives the loss suffered: the ranks of units removed one by one need not tell that.
+    best unit), and gives the loss suffered and its joint change: the ranks of units removed one by one need not tell that,
+    nor does the sum of their changes, which stands beside it.
 
     Args:
         a, b: one tensor a site; the same sites and shapes.
@@ -108,6 +122,7 @@ def agreement(
     if any(needed) and not all(needed):
         raise InputError("agreement: to see the loss suffered give model, sites and data, all three")
     suffered: dict[float, tuple[float, float]] = {}
+    added: dict[float, tuple[float, float]] = {}
     whole = nan
     if model is not None and sites is not None and data is not None:
         whole = evaluate(model, data, loss).loss
@@ -115,15 +130,22 @@ def agreement(
         for at, (by_a, by_b) in both.items():
             first, second = (evaluate(mask(model, sites, keep), data, loss).loss for keep in (by_a, by_b))
             suffered[at] = (first, second)
+            added[at] = (_sum(b, by_a), _sum(b, by_b))
     return Agreement(
-        spearman=_spearman(flat_a, flat_b),
-        by_site={name: _spearman(_flat(a[name]), _flat(b[name])) for name in a},
+        spearman=spearman(flat_a, flat_b),
+        by_site={name: spearman(_flat(a[name]), _flat(b[name])) for name in a},
         bottom={at: _overlap(flat_a, flat_b, at) for at in fractions},
         top={at: _overlap(-flat_a, -flat_b, at) for at in fractions},
         best=bool(flat_b[flat_a.argmin()] == flat_b.min()),
         suffered=suffered,
         loss=whole,
+        added=added,
     )
+
+
+def _sum(scores: Scores, keep: Keep) -> float:
+    """The sum of the scores of what goes."""
+    return float(sum(_flat(scores[name])[~mask.flatten()].sum() for name, mask in keep.items()))
 
 
 def _flat(scores: Tensor) -> Tensor:
@@ -156,7 +178,12 @@ def _ranks(values: Tensor) -> Tensor:
     return ranks
 
 
-def _spearman(a: Tensor, b: Tensor) -> float:
+def spearman(a: Tensor, b: Tensor) -> float:
+    """Return Spearman's rank correlation of two rows of numbers; nan where one is constant.
+
+    >>> spearman(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 4.0, 9.0]))
+    1.0
+    """
     first, second = (ranks - ranks.mean() for ranks in (_ranks(a), _ranks(b)))
     spread = float(first.norm() * second.norm())
     return float(first @ second) / spread if spread else nan

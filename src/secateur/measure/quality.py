@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import nan
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from secateur.checks import check_whole
-from secateur.labelled import Samples, batches, check_outputs, check_samples, logits_of
+from secateur.checks import check_whole, imported, is_number
+from secateur.labelled import Samples, check_samples, unlabelled
 from secateur.losses import loss_function
-from secateur.rate.whole import tally_pass
-from secateur.state import check_module, device_of, evaluating, usual
-from secateur.types import Loss
+from secateur.rate.whole import answered, tally_pass
+from secateur.state import check_module, usual
+from secateur.trees import numbers_within
+from secateur.types import InputError, Loss, Metric, UnknownNameError
 
-__all__ = ["Evaluation", "evaluate", "predict"]
+__all__ = ["Evaluation", "evaluate", "has_learnt", "metric_function", "predict", "rated"]
 
 
 @dataclass(frozen=True)
@@ -27,17 +30,24 @@ class Evaluation:
         accuracy: fraction of samples answered rightly; nan where the targets are not classes.
         class_accuracy: the same for each class's samples; nan for a class without any; empty without classes.
         count: samples.
+        metric: what a metric that was asked for says; None where none was.
     """
 
     loss: float
     accuracy: float
     class_accuracy: tuple[float, ...]
     count: int
+    metric: float | None = None
 
 
 @usual
 def evaluate(
-    model: nn.Module, data: Samples, loss: str | Loss = "cross_entropy", *, batch_size: int = 256
+    model: nn.Module,
+    data: Samples,
+    loss: str | Loss = "cross_entropy",
+    *,
+    metric: str | Metric | None = None,
+    batch_size: int = 256,
 ) -> Evaluation:
     """Run the model over labelled data, in evaluation mode without gradients, and rate it.
 
@@ -49,11 +59,13 @@ def evaluate(
         data: a `Split`, a pair (inputs, targets), or batches of such pairs; inputs may be several: see `fit`.
         loss: a name that `fit` takes, or a callable of (outputs, targets) that returns the batch's mean; that may take
             what a model of several outputs returns.
+        metric: a callable of (outputs, targets), of all samples together, that returns a number; or its import path,
+            ``"package.module:name"``. It takes a pass of its own.
         batch_size: samples a pass, where the data are in memory.
 
     Raises:
         InputError: no samples, values that are not finite, outputs that hold NaN, labels out of range.
-        UnknownNameError: a loss of no known name.
+        UnknownNameError: a loss or a metric of no known name.
 
     >>> inputs, labels = torch.eye(3), torch.tensor([0, 1, 1])
     >>> result = evaluate(nn.Identity(), (inputs, labels))
@@ -70,7 +82,60 @@ def evaluate(
         accuracy=nan if accuracy is None else accuracy,
         class_accuracy=_class_accuracy(tally.answers),
         count=tally.count,
+        metric=None if metric is None else rated(model, data, metric, batch_size, "evaluate"),
     )
+
+
+def rated(model: nn.Module, data: Samples, metric: str | Metric, batch_size: int, doing: str) -> float:
+    """Return what a metric says of a model's outputs on all samples, and their targets; both are on the CPU.
+
+    Raises:
+        InputError: it is no number.
+    """
+    measure = metric_function(metric)
+    value: Any = measure(*answered(model, data, batch_size, doing, torch.device("cpu")))
+    number = float(value) if isinstance(value, Tensor) and value.numel() == 1 else value
+    if not is_number(number):
+        raise InputError(f"{doing}: the metric returned a {type(value).__name__}; it must return a number")
+    return float(number)
+
+
+def metric_function(metric: str | Metric) -> Metric:
+    """Return the metric itself, or what its import path ``"package.module:name"`` names.
+
+    Raises:
+        UnknownNameError: there is nothing there.
+
+    >>> metric_function("torch.nn.functional:l1_loss") is torch.nn.functional.l1_loss
+    True
+    """
+    if callable(metric):
+        return metric
+    if ":" not in str(metric):
+        raise UnknownNameError(
+            f"there is no metric {metric!r}; give a function of (outputs, targets), or its import path, such as "
+            "'package.module:name'"
+        )
+    return imported(str(metric), f"metric {metric!r}", "metric")
+
+
+BLIND = 0.1
+"""A model that goes less than this part of the way from blind answers to right ones has not learnt."""
+
+
+def has_learnt(class_accuracy: Sequence[float]) -> bool:
+    """Say whether a classifier does better than blind answers: by the mean of its classes' accuracies.
+
+    One that gives the same answer to everything is right on one class of n, whichever classes are frequent.
+
+    >>> has_learnt([1.0, 0.0, 0.0]), has_learnt([0.9, 0.8, 0.4]), has_learnt([])
+    (False, True, True)
+    """
+    rated = [accuracy for accuracy in class_accuracy if accuracy == accuracy]
+    if len(rated) < 2:
+        return True
+    chance = 1 / len(rated)
+    return sum(rated) / len(rated) >= chance + BLIND * (1 - chance)
 
 
 def _class_accuracy(answers: Tensor | None) -> tuple[float, ...]:
@@ -80,7 +145,7 @@ def _class_accuracy(answers: Tensor | None) -> tuple[float, ...]:
 
 
 @usual
-def predict(model: nn.Module, data: Samples, *, batch_size: int = 256) -> Tensor:
+def predict(model: nn.Module, data: Samples, *, batch_size: int = 256) -> Any:
     """Return the model's outputs on all samples, in their order, in evaluation mode without gradients.
 
     Args:
@@ -89,7 +154,8 @@ def predict(model: nn.Module, data: Samples, *, batch_size: int = 256) -> Tensor
         batch_size: samples a pass, where the data are in memory.
 
     Returns:
-        The outputs ``(N, …)``, on the model's device; the logits of a model that names them.
+        The outputs ``(N, …)``, on the model's device, in the form in which the model returns them; the logits of a model
+        that names them.
 
     Raises:
         InputError: no samples, values that are not finite, outputs that hold NaN.
@@ -100,10 +166,7 @@ def predict(model: nn.Module, data: Samples, *, batch_size: int = 256) -> Tensor
     check_whole("predict", batch_size=batch_size)
     check_module(model, "predict", compiled=True)
     check_samples(data, "predict")
-    device, outputs = device_of(model), []
-    with evaluating(model):
-        for number, batch in enumerate(batches(data, batch_size, "predict"), 1):
-            rows = logits_of(batch.to(device).run(model))
-            check_outputs(rows, torch.zeros(len(batch)), f"predict, batch {number}")
-            outputs.append(rows)
-    return torch.cat(outputs)
+    outputs, _ = answered(model, unlabelled(data), batch_size, "predict")
+    if any(bool(tensor.isnan().any()) for tensor in numbers_within(outputs)):
+        raise InputError("predict: the model's outputs hold NaN; look for NaN in its weights")
+    return outputs

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
 from typing import Any
 
 from torch import nn
 
-from secateur.checks import check_name, check_whole, is_whole, within
+from secateur.checks import check_name, check_whole, imported, is_whole, within
 from secateur.models import cnn, mlp, resnet, vgg
 from secateur.models.schemes import SCHEMES, initialise
 from secateur.randomness import private_draws
-from secateur.types import InputError, UnknownNameError, unknown_name
+from secateur.types import InputError, unknown_name
 
 __all__ = ["REGISTRY", "build", "describe", "fitting", "input_shape", "names"]
 
@@ -156,25 +155,7 @@ def _named(name: str) -> Factory:
 
 def _imported(path: str) -> Factory:
     module_name, _, attribute = path.partition(":")
-    try:
-        imported: Any = import_module(_MOVED.get(module_name, module_name))
-    except (ImportError, ValueError, TypeError) as error:
-        raise UnknownNameError(
-            f"build({path!r}): cannot import {module_name!r} ({error}); write 'package.module:factory', "
-            "with the package installed or its folder on PYTHONPATH"
-        ) from error
-    for part in attribute.split("."):
-        if not hasattr(imported, part):
-            raise unknown_name(f"attribute of {module_name}", attribute, _public(imported))
-        imported = getattr(imported, part)
-    if not callable(imported):
-        raise InputError(f"build({path!r}): is a {type(imported).__name__}; name a function or class to call")
-    factory: Factory = imported
-    return factory
-
-
-def _public(thing: object) -> list[str]:
-    return [name for name in dir(thing) if not name.startswith("_")]
+    return imported(f"{_MOVED.get(module_name, module_name)}:{attribute}", f"build({path!r})", "factory")
 
 
 def _check_options(name: str, factory: Factory, options: Mapping[str, Any]) -> None:

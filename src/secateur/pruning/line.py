@@ -15,12 +15,13 @@ from secateur.allocate import budget as within
 from secateur.allocate.balance import LEAST_SHARES
 from secateur.allocate.goals import UnreachableError
 from secateur.allocate.multiples import select_rounded
-from secateur.criteria import JointLossChange, by_name
+from secateur.criteria import JointLossChange, LossCriterion, by_name
 from secateur.criteria.base import level_sites, scores_of
 from secateur.labelled import SampleBatch, batches
 from secateur.pruning.options import BY_DEFAULT, HALF, PruneOptions
+from secateur.rate.masks import rate
 from secateur.repair.consumers import repair as repaired
-from secateur.result import Method, Result
+from secateur.result import JointCut, Method, Result
 from secateur.selection import select
 from secateur.solvers import Solver
 from secateur.state import usual
@@ -89,7 +90,7 @@ def _sites(model: nn.Module, example_inputs: ExampleInputs, options: PruneOption
 
 def _solved(model: nn.Module, example_inputs: ExampleInputs, options: PruneOptions, data: Data | None) -> Result:
     """The result of a solver, which finds masks and weights together."""
-    solver = _solver(options.solver, data)
+    solver = _solver(options, data)
     sites = _sites(model, example_inputs, options)
     sparsity = 0.5 if options.sparsity is None else options.sparsity
     solution = solver.solve(model, sites, sparsity)
@@ -117,6 +118,7 @@ def _scored(model: nn.Module, example_inputs: ExampleInputs, options: PruneOptio
         loss=None if options.loss is None else str(describe(options.loss)),
         rounding=str(multiples.seen_in(keep)),
         warnings=(*_by_position(scores, keep), *refusals),
+        joint=_joint(scorer, scores, keep, sites, (model, ready)),
     )
     return Result.of(model, sites, keep, repaired=ready, form=options.form, method=method)
 
@@ -159,6 +161,26 @@ def _by_position(scores: Scores, keep: Keep) -> Iterator[str]:
             yield f"all scores of {name!r} are equal, so the position of its units decided which of them went"
 
 
+def _joint(
+    scorer: Criterion, scores: Scores, keep: Keep, sites: Sites, models: tuple[nn.Module, nn.Module]
+) -> JointCut | None:
+    """What the cut does to the loss on the criterion's own samples, where its scores foretell that.
+
+    Not for models in half precision, which the criterion's samples may not fit.
+    """
+    if not isinstance(scorer, LossCriterion) or any(p.dtype.itemsize < 4 for p in models[0].parameters()):
+        return None
+    foretold = scorer.foretold(scores, keep)
+    if foretold is None or all(bool(mask.all()) for mask in keep.values()):
+        return None
+    whole, masked = models
+    empty = {name: mask.new_zeros(mask.shape) for name, mask in keep.items()}
+    before = rate(whole, sites, [{}, empty], scorer.data, scorer.loss, batch_size=scorer.batch_size)
+    after = rate(masked, sites, [keep], scorer.data, scorer.loss, batch_size=scorer.batch_size)
+    loss, nothing = before.losses.tolist()
+    return JointCut(loss, loss + foretold, float(after.losses[0]), nothing, before.count)
+
+
 def _scorer(options: PruneOptions, data: Data | None) -> Criterion:
     criterion: object = options.criterion
     if isinstance(criterion, str):
@@ -179,9 +201,14 @@ def _scorer(options: PruneOptions, data: Data | None) -> Criterion:
     return criterion
 
 
-def _solver(solver: object, data: Data | None) -> Solver:
+def _solver(options: PruneOptions, data: Data | None) -> Solver:
+    solver: object = options.solver
     if isinstance(solver, str):
-        return solvers.by_name(solver, data)
+        return solvers.by_name(solver, data, options.loss)
+    if options.loss is not None:
+        raise InputError(
+            "prune: loss goes with a solver that is given by its name; one that is made brings its own: leave out loss"
+        )
     if not isinstance(solver, Solver):
         raise InputError(
             f"prune: solver is {solver!r}; give one that is made, such as ThiNet(data), or the name of one, such as 'thinet'"

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from secateur.allocate import BUDGETS
 from secateur.checks import check_name, check_whole
+from secateur.losses import loss_function
 from secateur.repair.consumers import Repair
 from secateur.runtimes import Runtime, timer
 from secateur.selection import SCOPES, Scope
@@ -46,9 +47,9 @@ class PruneOptions:
             data are given and no criterion, as far as the model lets it; ``()`` nothing.
         solver: in the place of a criterion, a scope and a repair: what finds masks and new weights together, such as
             `secateur.solvers.StructuredOBS` for channels or `SparseGPT` for weights, or its name; it takes a sparsity.
-        loss: what a criterion that is given by name takes for the loss on the data: a name that `fit` takes, such as
-            ``"mse"`` for a regression, or a function of (outputs, targets) that gives the mean; cross-entropy where it is
-            None. One that looks at no loss does without it.
+        loss: what a criterion or solver that is given by name takes for the loss on the data: a name that `fit` takes, such as
+            ``"mse"`` for a regression, an import path (``"package.module:name"``), or a function of (outputs, targets) that
+            gives the mean; cross-entropy where it is None. One that looks at no loss does without it.
         ignore: sites to leave whole, by name or pattern.
         minimum: how many units every site keeps at least.
         round_to: keep a multiple of this many units in every site; ``"auto"`` takes for channels what the runtime and the
@@ -113,7 +114,11 @@ class PruneOptions:
     )
     loss: str | Loss | None = field(
         default=None,
-        metadata=option_words("What a criterion takes for the loss: cross-entropy (default), mse, l1 or bce.", "NAME"),
+        metadata=option_words(
+            "What a criterion or solver takes for the loss: cross-entropy (default), mse, l1, bce or "
+            "package.module:function.",
+            "NAME",
+        ),
     )
     ignore: Iterable[str] = field(
         default=(), metadata=option_words("A site to leave whole, by name or pattern; may be repeated.", "SITE")
@@ -144,6 +149,8 @@ class PruneOptions:
         check_name("unit", self.unit, UNITS)
         if self.scope is not None:
             check_name("scope", self.scope, (*SCOPES, "balanced"))
+        if self.loss is not None:
+            loss_function(self.loss)
         if self.round_to != "auto":
             check_whole("prune", 1, 'or "auto"', round_to=self.round_to)
         if self.runtime is not None:
@@ -212,5 +219,5 @@ HALF: Mapping[str, float | str] = {"macs": 0.5}
 BY_DEFAULT: tuple[Repair, ...] = ("least-squares", "norms")
 """What is repaired where nothing is chosen but data are given."""
 
-LEFT_TO_ALL = {"sparsity", "unit", "solver", "ignore", "form", "runtime"}
+LEFT_TO_ALL = {"sparsity", "unit", "solver", "loss", "ignore", "form", "runtime"}
 """The options that go with a solver, too."""

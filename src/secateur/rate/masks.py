@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from math import nan
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from secateur.labelled import Data, check_data, check_outputs, iterate
-from secateur.losses import loss_function
+from secateur.labelled import SampleBatch, Samples, batches, check_samples
+from secateur.losses import answers, loss_function
 from secateur.rate.last import LastLayer, LastRead
 from secateur.rate.memory import KEPT
 from secateur.rate.program import Line, Program, Programs, Unfit, leading_to
@@ -23,6 +24,7 @@ from secateur.rate.whole import masked_runs
 from secateur.state import device_of, evaluating, usual
 from secateur.structure.infer import Structure
 from secateur.structure.sites import check_keep, check_same_model
+from secateur.trees import Packing
 from secateur.types import InputError, Keep, Loss, Sites, TraceError
 
 __all__ = ["Evaluations", "Removals", "rate"]
@@ -63,7 +65,7 @@ def rate(
     model: nn.Module,
     sites: Sites,
     keeps: Sequence[Keep],
-    data: Data,
+    data: Samples,
     loss: str | Loss = "cross_entropy",
     *,
     max_memory: int | None = None,
@@ -115,7 +117,7 @@ class Removals:
 
     model: nn.Module
     sites: Sites
-    data: Data
+    data: Samples
     loss: str | Loss = "cross_entropy"
     max_memory: int | None = None
     batch_size: int = 500
@@ -125,9 +127,9 @@ class Removals:
 
     def __post_init__(self) -> None:
         check_same_model(self.model, self.sites)
-        check_data(self.data, DOING)
+        check_samples(self.data, DOING)
         if isinstance(self.sites.structure, Structure):
-            self._programs = Programs(self.model, self.sites)
+            self._programs = Programs(self.model, self.sites, partial(answers, loss=self.loss))
 
     @usual
     def __call__(self, keeps: Sequence[Keep]) -> Evaluations:
@@ -139,7 +141,7 @@ class Removals:
         with evaluating(self.model):
             for batch in self._batches(frozenset(name for keep in masks for name in keep)):
                 for first, outputs in batch.outputs(masks):
-                    tally.add(first, outputs, batch.targets)
+                    tally.add(first, outputs, batch.samples, batch.packing)
         return Evaluations.of(tally)
 
     @usual
@@ -152,11 +154,11 @@ class Removals:
         with evaluating(self.model):
             if any(not isinstance(batch, PartedBatch) or not batch.single for batch in self._batches(names)):
                 return None
-        batches = self._kept.get(names)
-        if batches is None or any(b.targets.ndim != 1 or b.targets.is_floating_point() for b in batches):
+        kept = self._kept.get(names)
+        if kept is None or not all(_are_labels(batch.samples.targets) for batch in kept):
             return None
-        reads = [batch.last for batch in batches if isinstance(batch, PartedBatch) and batch.last is not None]
-        x, targets = torch.cat([read.x for read in reads]), torch.cat([batch.targets for batch in batches])
+        reads = [batch.last for batch in kept if isinstance(batch, PartedBatch) and batch.last is not None]
+        x, targets = torch.cat([read.x for read in reads]), torch.cat([batch.samples.targets for batch in kept])
         bias = None if reads[0].bias is None else reads[0].bias.detach()
         layer = LastLayer(x.detach(), reads[0].weight.detach(), bias, targets)
         return layer, {name: index[:, 0] for name, index in reads[0].columns.items()}
@@ -169,8 +171,8 @@ class Removals:
         held_back: list[Batch] | None = []
         room = KEPT if self.max_memory is None else self.max_memory
         device = device_of(self.model)
-        for inputs, targets in iterate(self.data, self.batch_size, DOING):
-            batch = self._batch(names, inputs.to(device), targets.to(device))
+        for samples in batches(self.data, self.batch_size, DOING):
+            batch = self._batch(names, samples.to(device))
             room -= batch.bytes
             # All or nothing: batches that are drawn anew come in another order, and none may be counted twice.
             if held_back is not None and room >= 0:
@@ -181,16 +183,20 @@ class Removals:
         if held_back is not None:
             self._kept = {names: held_back}
 
-    def _batch(self, names: frozenset[str], inputs: Tensor, targets: Tensor) -> Batch:
+    def _batch(self, names: frozenset[str], samples: SampleBatch) -> Batch:
         # What its reads do not show of a unit is seen only in a run of the masked model.
         if self._programs is not None and not names & set(self._programs.flow.partial):
             with suppress(Unfit, TraceError):
-                program = self._programs.at(inputs)
+                program = self._programs.at(samples)
                 if (program, names) not in self._suffixes:
                     self._suffixes[program, names] = SitesSuffix(program, names)
                 suffix = self._suffixes[program, names]
-                return PartedBatch(targets, suffix, self._programs.run(suffix.before, inputs))
-        return WholeBatch(self.model, self.sites, inputs, targets)
+                return PartedBatch(samples, suffix, self._programs.run(suffix.before, samples), program.packing)
+        return WholeBatch(self.model, self.sites, samples, loss_function(self.loss))
+
+
+def _are_labels(targets: Any) -> bool:
+    return isinstance(targets, Tensor) and targets.ndim == 1 and not targets.is_floating_point()
 
 
 def _removing(keep: Keep) -> dict[str, Tensor]:
@@ -202,12 +208,14 @@ class Batch(Protocol):
     """A batch of samples on which masks can be tried.
 
     Attributes:
-        targets: of the samples.
+        samples: with their targets.
         bytes: what it holds.
+        packing: how several outputs lie in the tensor of each mask; None for one by itself.
     """
 
-    targets: Tensor
+    samples: SampleBatch
     bytes: int
+    packing: Packing | None
 
     def outputs(self, masks: Sequence[Keep]) -> Iterator[tuple[int, Tensor]]:
         """Yield the outputs under masks, ``(masks, samples, …)`` block by block, with the number of the first."""
@@ -217,15 +225,20 @@ class Batch(Protocol):
 class WholeBatch:
     """A batch on which the masked model runs from the beginning."""
 
-    def __init__(self, model: nn.Module, sites: Sites, inputs: Tensor, targets: Tensor) -> None:
-        self.model, self.sites, self.inputs, self.targets = model, sites, inputs, targets
-        self.bytes = inputs.nbytes + targets.nbytes
+    def __init__(self, model: nn.Module, sites: Sites, samples: SampleBatch, loss: Loss) -> None:
+        self.model, self.sites, self.samples, self.loss = model, sites, samples, loss
+        self.bytes = sum(tensor.nbytes for _, tensor in samples.named())
+        self.packing: Packing | None = None
 
     def outputs(self, masks: Sequence[Keep]) -> Iterator[tuple[int, Tensor]]:
         """Run the masked model for each."""
         with masked_runs(self.model, self.sites) as run:
             for number, keep in enumerate(masks):
-                yield number, _checked(run(keep, self.inputs), self.targets).unsqueeze(0)
+                outputs = answers(run(keep, self.samples), self.loss)
+                if not isinstance(outputs, Tensor):
+                    self.packing = self.packing or Packing.of(outputs, len(self.samples))
+                    outputs = self.packing.pack(outputs)
+                yield number, _checked(outputs).unsqueeze(0)
 
 
 class SitesSuffix:
@@ -248,11 +261,14 @@ class SitesSuffix:
 class PartedBatch:
     """A batch that has run up to where units are read; `last` is the layer that alone follows, if one does."""
 
-    def __init__(self, targets: Tensor, parted: SitesSuffix, values: Values) -> None:
-        self.targets, self.parted = targets, parted
+    def __init__(self, samples: SampleBatch, parted: SitesSuffix, values: Values, packing: Packing | None) -> None:
+        self.samples, self.parted, self.packing = samples, parted, packing
         self.values = {node: values[node] for node in parted.suffix.boundary}
         results = [value for node, value in self.values.items() if node.op != "placeholder"]
-        self.bytes = targets.nbytes + sum(x.nbytes for x in pytree.tree_leaves(results) if isinstance(x, Tensor))
+        targets = SampleBatch(None, samples.targets).named()
+        self.bytes = sum(tensor.nbytes for _, tensor in targets) + sum(
+            x.nbytes for x in pytree.tree_leaves(results) if isinstance(x, Tensor)
+        )
         self.last = LastRead.of(parted.suffix, dict(parted.shut), self.values)
 
     @property
@@ -268,14 +284,15 @@ class PartedBatch:
         for number, keep in enumerate(masks):
             gates = [shut.gates(keep.get(site, _whole(shut))) for site, shut in self.parted.shut]
             outputs = self.parted.suffix.end(self.values, gates=gates)
-            yield number, _checked(outputs, self.targets).unsqueeze(0)
+            yield number, _checked(outputs).unsqueeze(0)
 
 
 def _whole(shut: Shut) -> Tensor:
     return torch.ones(len(shut.index), dtype=torch.bool)
 
 
-def _checked(outputs: object, targets: Tensor) -> Tensor:
-    check_outputs(outputs, targets, DOING)
-    assert isinstance(outputs, Tensor)
+def _checked(outputs: Tensor) -> Tensor:
+    """Refuse outputs of which a mask makes NaN; all else is asked once."""
+    if outputs.isnan().any():
+        raise InputError(f"{DOING}: the model's outputs hold NaN; look for NaN in its weights")
     return outputs

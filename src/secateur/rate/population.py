@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from secateur.checks import check_whole
+from secateur.labelled import SampleBatch, logits_of
 from secateur.rate.candidates import Candidates, Genes, Offsets
 from secateur.rate.memory import POPULATION, WIDE
 from secateur.rate.program import Line, Program, Programs, Unfit, leading_to
@@ -76,7 +77,7 @@ class CountedWhole(Counted):
         """Run the model with the tensors that changed."""
         gradients = torch.is_grad_enabled()
         with evaluating(self.model), torch.set_grad_enabled(gradients):
-            outputs: Tensor = run_with(self.model, changed, (self.inputs,))
+            outputs: Tensor = logits_of(run_with(self.model, changed, (self.inputs,)))
             return outputs
 
 
@@ -246,17 +247,17 @@ class Population:
 
     def _batches(self, inputs: Tensor, labels: Tensor, batch_size: int) -> Iterator[Counted]:
         parted: dict[int, ParametersSuffix | None] = {}
-        programs = Programs(self.space.model, Sites({}))
+        programs = Programs(self.space.model, Sites({}), logits_of)
         for x, y in zip(torch.split(inputs, batch_size), torch.split(labels, batch_size), strict=True):
             x, y = x.to(self.device), y.to(self.device)
             if len(x) not in parted:
-                check_outputs(self.space.model(x), y)
+                check_outputs(logits_of(self.space.model(x)), y)
                 parted[len(x)] = self._parted(programs, x)
             suffix = parted[len(x)]
             if suffix is None:
                 yield CountedWhole(y, self.space.model, x)
             else:
-                values = programs.run(suffix.before, x)
+                values = programs.run(suffix.before, SampleBatch(x))
                 yield CountedAfter(y, suffix, {node: values[node] for node in suffix.suffix.boundary})
 
     def _parted(self, programs: Programs, x: Tensor) -> ParametersSuffix | None:
@@ -265,7 +266,9 @@ class Population:
         alone = len(self.space.sites) == 1 and len(biases) <= 1 and site.kind == "weight"
         layer = (site.name, next(iter(biases), None)) if alone else None
         with suppress(Unfit, TraceError):
-            return ParametersSuffix(programs.at(x), self.space.model, list(self._parameters), len(x), layer)
+            return ParametersSuffix(
+                programs.at(SampleBatch(x)), self.space.model, list(self._parameters), len(x), layer
+            )
         return None
 
     def _make_bank(self) -> RowBank | None:

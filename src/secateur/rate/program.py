@@ -11,17 +11,23 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx import Node
 
+from secateur.labelled import SampleBatch
 from secateur.structure.flow import Flow, Read, outputs_of, tensor_names
 from secateur.structure.infer import Structure, attribute
 from secateur.structure.makers import root_of
 from secateur.structure.ops import is_view, writes
 from secateur.structure.rules import op_name
-from secateur.types import Sites
+from secateur.trees import Packing, TreeDef, leaves_within
+from secateur.types import InputError, Sites
 
-__all__ = ["Instruction", "Line", "Program", "Programs", "Unfit", "bytes_of", "leading_to"]
+__all__ = ["Instruction", "Line", "Part", "Program", "Programs", "Unfit", "bytes_of", "leading_to"]
 
 TOLERANCE = 1e-3
 """The greatest relative difference between a program's outputs and the model's own."""
+
+
+Part = Callable[[Any], Any]
+"""From a model's outputs, in the form in which it returns them, to what is looked at of them."""
 
 
 class Unfit(Exception):
@@ -65,34 +71,40 @@ class Program:
         structure: what in its graph is tied to what.
         reads: for each site where its units are taken up.
         steps: the ops that lead to the output, in order.
-        output: the node of the model's one output.
+        output: the node of what is looked at of the model's outputs; several lie in its one tensor.
+        packing: how they lie there; None for one tensor by itself.
     """
 
     structure: Structure
     reads: Mapping[str, tuple[Read, ...]]
     steps: Sequence[Instruction]
     output: Node
+    packing: Packing | None = None
 
     @classmethod
-    def of(cls, structure: Structure, reads: Mapping[str, tuple[Read, ...]]) -> Program:
+    def of(cls, structure: Structure, reads: Mapping[str, tuple[Read, ...]], part: Part, samples: int) -> Program:
         """Return the program of a traced model.
 
+        Args:
+            structure, reads: what is known of it.
+            part: what is looked at of its outputs.
+            samples: how many it was traced on.
+
         Raises:
-            Unfit: the model's output is not one tensor, or an op writes into what is read on through another view.
+            Unfit: an output has no row for each sample, or an op writes into what is read on through another view.
         """
         graph, writer, steps = structure.graph, _Writer(), list[Instruction]()
-        if graph.opaque:
-            raise Unfit(f"the model returns a {graph.opaque}")
         for node in graph.nodes:
             if node.op == "get_attr":
                 steps.append(Instruction(node, partial(attribute, root_of(graph), str(node.target))))
             elif node.op == "call_function":
                 steps.append(writer.step(node))
-        returned: Any = next(n for n in graph.nodes if n.op == "output").args[0]
-        outputs = [writer.now(node) for node in returned if isinstance(node, Node)]
-        if len(returned) != 1 or len(outputs) != 1 or not isinstance(outputs_of(graph, outputs), Node):
-            raise Unfit(f"the model has {len(returned)} outputs, or gives its one in a container")
-        return cls(structure, reads, leading_to(steps, {outputs[0]}), outputs[0])
+        leaves: Any = next(n for n in graph.nodes if n.op == "output").args[0]
+        outputs = part(outputs_of(graph, [writer.now(leaf) if isinstance(leaf, Node) else leaf for leaf in leaves]))
+        if isinstance(outputs, Node):
+            return cls(structure, reads, leading_to(steps, {outputs}), outputs)
+        packing, last = _packed(outputs, samples)
+        return cls(structure, reads, [*leading_to(steps, last.operands), last], last.node, packing)
 
     def holders(self, parameters: Mapping[str, Tensor]) -> dict[str, list[Node]]:
         """Return what stands for each parameter in the graph, under every name of it: one under two names is one."""
@@ -103,56 +115,76 @@ class Program:
         return {name: nodes.get(id(tensor), []) for name, tensor in parameters.items()}
 
 
+def _packed(outputs: Any, samples: int) -> tuple[Packing, Instruction]:
+    """How several outputs lie in one tensor, and the step that lays them there."""
+    tree, nodes = TreeDef.of(outputs, Node), leaves_within(outputs, Node)
+    if not nodes:
+        raise Unfit(f"the model returns a {type(outputs).__name__} without a tensor that it computes")
+    shells = {node: torch.empty_like(node.meta["val"], device="meta", requires_grad=False) for node in nodes}
+    try:
+        packing = Packing.of(tree.filled([shells[node] for node in nodes]), samples)
+    except InputError as error:
+        raise Unfit(str(error)) from error
+    if any(fixed is not None for fixed in packing.fixed):
+        raise Unfit("the model returns a tensor that has no row for each sample")
+    node = fx.Graph().placeholder("packed")
+    node.meta["val"] = packing.pack_tensors([shells[node] for node in nodes])
+    return packing, Instruction(
+        node, lambda *tensors: packing.pack_tensors(tensors), tuple(nodes), {}, {n: n for n in nodes}
+    )
+
+
 class Programs:
     """A model as programs, one for each shape of inputs that it meets; each was compared with the model once.
 
     Args:
         model: the model; its tensors are taken as they are at each run.
         sites: whose reads are wanted; none for the programs alone.
+        part: what is looked at of the model's outputs.
     """
 
-    def __init__(self, model: nn.Module, sites: Sites) -> None:
-        self.model, self.flow = model, Flow(model, sites)
+    def __init__(self, model: nn.Module, sites: Sites, part: Part = lambda outputs: outputs) -> None:
+        self.model, self.flow, self.part = model, Flow(model, sites), part
         self.by_structure: dict[int, Program] = {}  # by the identity of the structure that the flow keeps
-        self.checked: set[tuple[int, ...]] = set()
+        self.checked: set[tuple[object, ...]] = set()
 
-    def at(self, inputs: Tensor) -> Program:
-        """Return the program for inputs of this shape.
+    def at(self, batch: SampleBatch) -> Program:
+        """Return the program for inputs of these shapes.
 
         Raises:
             Unfit: the model cannot be run in parts.
             TraceError, InputError: there is no graph for such inputs.
         """
-        structure, reads = self.flow.at(inputs)
+        structure, reads = self.flow.at(batch.inputs)
         if id(structure) not in self.by_structure:
-            self.by_structure[id(structure)] = Program.of(structure, reads)
+            self.by_structure[id(structure)] = Program.of(structure, reads, self.part, len(batch))
         return self.by_structure[id(structure)]
 
-    def run(self, line: Line, inputs: Tensor) -> dict[Node, Any]:
-        """Return what a line of the program for inputs of this shape makes of them, and what the placeholders stand for."""
-        values = self.flow.given(inputs)
+    def run(self, line: Line, batch: SampleBatch) -> dict[Node, Any]:
+        """Return what a line of the program for such inputs makes of them, and what the placeholders stand for."""
+        values = self.flow.given(batch.inputs)
         line.run(values)
         return values
 
-    def check(self, inputs: Tensor, first: Tensor) -> None:
-        """Compare the program for `first`, the first samples of `inputs`, with the model on all, once for each shape.
+    def check(self, batch: SampleBatch, first: SampleBatch) -> None:
+        """Compare the program for `first`, the first samples of `batch`, with the model on all, once for each shape.
 
         Raises:
             Unfit: they differ, as where samples depend on each other, or on more than what was traced.
         """
-        if tuple(inputs.shape) in self.checked:
+        shapes = tuple(tensor.shape for _, tensor in batch.without_targets().named())
+        if shapes in self.checked:
             return
-        expected = self.model(inputs)
-        if not isinstance(expected, Tensor):
-            raise Unfit(f"the model returns a {type(expected).__name__}")
-        program = self.at(first)
+        program, expected = self.at(first), self.part(batch.run(self.model))
+        if program.packing is not None:
+            expected = program.packing.pack(expected)
         outputs = self.run(Line(program.steps, {program.output}), first)[program.output]
-        if len(expected) != len(inputs) or outputs.shape != expected[: len(first)].shape:
+        if len(expected) != len(batch) or outputs.shape != expected[: len(first)].shape:
             raise Unfit("the samples do not lie along the first axis of the outputs")
         expected = expected[: len(first)]
         if not bool((outputs - expected).abs().max() <= TOLERANCE * expected.abs().max().clamp(min=1e-6)):
             raise Unfit("the model computes something else on other inputs than those that it was traced on")
-        self.checked.add(tuple(inputs.shape))
+        self.checked.add(shapes)
 
 
 def leading_to(steps: Sequence[Instruction], targets: Iterable[Node]) -> list[Instruction]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from secateur.losses import PackedLoss
+from secateur.trees import Packing, TreeDef, changed, tensors_within
 from secateur.types import InputError, Loss
 
 __all__ = ["SampleLoss"]
@@ -33,29 +36,39 @@ class SampleLoss:
         self.each = _unreduced(loss)
         self.vmapped = True
 
-    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the losses ``(samples,)``."""
+    def of_packed(self, packing: Packing | None) -> SampleLoss:
+        """Return the same for several outputs that lie in one tensor like this; None for one tensor by itself."""
+        plain = self.loss.loss if isinstance(self.loss, PackedLoss) else self.loss
+        lies = self.loss.packing if isinstance(self.loss, PackedLoss) else None
+        if packing is lies:
+            return self
+        return SampleLoss(plain if packing is None else PackedLoss(plain, packing))
+
+    def __call__(self, outputs: Tensor, targets: Any) -> Tensor:
+        """Return the losses ``(samples,)``; targets are a tensor, several in a container, or None."""
         if self.each is not None:
             losses: Tensor = self.each(outputs, targets)
             return losses.reshape(len(outputs), -1).mean(1)
+        tree, rows = TreeDef.of(targets), tensors_within(targets)
         if self.vmapped:
             try:
-                return self._ones(torch.vmap(self._one)(outputs, targets), outputs)
+                return self._ones(torch.vmap(partial(self._one, tree))(outputs, rows), outputs)
             except Exception:  # noqa: BLE001  (whatever vmap does not take; a fault of the loss itself comes again below)
                 self.vmapped = False
-        return self._ones(torch.stack([self._one(o, t) for o, t in zip(outputs, targets, strict=True)]), outputs)
+        singles = [self._one(tree, output, [part[at] for part in rows]) for at, output in enumerate(outputs)]
+        return self._ones(torch.stack(singles), outputs)
 
-    def of_units(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def of_units(self, outputs: Tensor, targets: Any) -> Tensor:
         """Return the losses ``(units, samples)`` of outputs ``(units, samples, …)``."""
         units, samples = outputs.shape[:2]
         if self.loss is cross_entropy and outputs.ndim == 3 and targets.ndim == 1:
             # Fifteen times as fast where the samples lie innermost.
             losses: Tensor = cross_entropy(outputs.transpose(1, 2), targets.expand(units, -1), reduction="none")
             return losses
-        repeated = targets.expand(units, *targets.shape).flatten(0, 1)
+        repeated = changed(targets, lambda part: part.expand(units, *part.shape).flatten(0, 1))
         return self(outputs.flatten(0, 1), repeated).view(units, samples)
 
-    def check(self, losses: Tensor, outputs: Tensor, targets: Tensor) -> None:
+    def check(self, losses: Tensor, outputs: Tensor, targets: Any) -> None:
         """Refuse a loss that is not the mean of its samples' losses.
 
         Raises:
@@ -68,8 +81,8 @@ class SampleLoss:
                 "that is the plain mean of its samples' losses (no weights of classes, no labels that are ignored)"
             )
 
-    def _one(self, output: Tensor, target: Tensor) -> Tensor:
-        return self.loss(output[None], target[None])
+    def _one(self, tree: TreeDef, output: Tensor, target: Sequence[Tensor]) -> Tensor:
+        return self.loss(output[None], tree.filled([part[None] for part in target]))
 
     def _ones(self, losses: Tensor, outputs: Tensor) -> Tensor:
         if losses.shape != (len(outputs),):

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from secateur.labelled import are_classes
-from secateur.losses import check_answers, check_loss
+from secateur.labelled import SampleBatch, are_classes
+from secateur.losses import check_answers
 from secateur.rate.samples import SampleLoss
+from secateur.trees import Packing
 from secateur.types import InputError, Loss, Sites
 
 __all__ = ["MaskTally", "Sums", "Tally", "UnitTally", "right_by_class"]
@@ -125,24 +126,29 @@ class MaskTally:
     """
 
     def __init__(self, masks: int, loss: Loss, doing: str) -> None:
-        self.each, self.sums, self.doing = SampleLoss(loss), Sums.of(masks), doing
+        self.loss, self.each, self.sums, self.doing = loss, SampleLoss(loss), Sums.of(masks), doing
         self.asked: Tensor | None = None  # samples of each class
 
-    def add(self, first: int, outputs: Tensor, targets: Tensor) -> None:
-        """Count the outputs ``(masks, samples, …)`` of the masks from `first` on, on a batch."""
+    def add(self, first: int, outputs: Tensor, batch: SampleBatch, packing: Packing | None = None) -> None:
+        """Count the outputs ``(masks, samples, …)`` of the masks from `first` on, on a batch.
+
+        Several outputs come as one tensor ``(masks, samples, numbers)``, with how they lie in it.
+        """
+        targets, whole = batch.targets, outputs[0] if packing is None else packing.unpack(outputs[0])
+        self.each = self.each.of_packed(packing)
         if first == 0:
-            check_loss(self.each.loss, outputs[0], targets, self.doing)
+            check_answers(whole, targets, self.loss, self.doing)
         losses = self.each.of_units(outputs, targets)
         if first == 0:
             self.each.check(losses[0], outputs[0], targets)
         right = None
-        if are_classes(outputs[0], targets):
+        if are_classes(whole, targets):
             right = right_by_class(outputs, targets)
             if first == 0:
                 asked = targets.bincount(minlength=outputs.shape[2]).cpu()
                 self.asked = asked if self.asked is None else self.asked + asked
         rows = slice(first, first + len(outputs))
-        self.sums.add(rows, len(targets), losses.sum(1, dtype=torch.float64), right=right)
+        self.sums.add(rows, len(batch), losses.sum(1, dtype=torch.float64), right=right)
 
 
 @dataclass(eq=False)
@@ -167,13 +173,17 @@ class UnitTally:
         self.chosen = {name: torch.arange(site.size) for name, site in self.sites.items()} | dict(self.units or {})
         self.sums = {name: Sums.of(site.size) for name, site in self.sites.items()}
 
-    def start(self, outputs: Tensor, targets: Tensor, doing: str = "LossChange") -> None:
-        """Take the outputs ``(samples, …)`` of the whole model on the next block of samples."""
-        check_answers(outputs, targets, self.loss, doing)
-        outputs = outputs.float()
+    def start(self, outputs: Tensor, targets: Any, packing: Packing | None = None, doing: str = "LossChange") -> None:
+        """Take the outputs ``(samples, …)`` of the whole model on the next block of samples.
+
+        Several outputs come as one tensor ``(samples, numbers)``, here and in `add_outputs`, with how they lie in it.
+        """
+        whole = outputs if packing is None else packing.unpack(outputs)
+        check_answers(whole, targets, self.loss, doing)
+        outputs, self.each = outputs.float(), self.each.of_packed(packing)
         self.targets, self.losses = targets, self.each(outputs, targets)
         self.each.check(self.losses, outputs, targets)
-        self.whole.add(outputs, targets, float(self.losses.double().sum()), len(targets))
+        self.whole.add(whole, targets, float(self.losses.double().sum()), len(outputs))
 
     def add_outputs(self, name: str, units: Tensor | slice, outputs: Tensor) -> None:
         """Take the outputs ``(units, samples, …)`` without each of some units of a site."""
@@ -184,7 +194,7 @@ class UnitTally:
 
     def add(self, name: str, units: Tensor | slice, change: Tensor, square: Tensor, right: Tensor | None) -> None:
         """Take what the block's samples sum up to: δ and δ² ``(units,)``, and right answers ``(units, classes)``."""
-        self.sums[name].add(units, len(self.targets), change, square, right)
+        self.sums[name].add(units, len(self.losses), change, square, right)
 
     def check(self) -> None:
         """See that every chosen unit was measured on every sample.

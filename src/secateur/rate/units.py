@@ -5,16 +5,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from secateur.labelled import SampleBatch
+from secateur.losses import answers
 from secateur.rate.chain.engine import ChainEngine, chain_engine
 from secateur.rate.downdate import Downdate, downdate
 from secateur.rate.memory import Budget
-from secateur.rate.program import Line, Program, Programs, Unfit, bytes_of
+from secateur.rate.program import Line, Part, Program, Programs, Unfit, bytes_of
 from secateur.rate.suffix import Shut, Suffix, Values, affected
 from secateur.rate.tally import UnitTally
 from secateur.rate.whole import PlainLoop
@@ -38,7 +41,7 @@ class UnitEngine(Protocol):
 
     advance: Advance
 
-    def measure(self, inputs: Tensor, targets: Tensor, tally: UnitTally) -> None:
+    def measure(self, batch: SampleBatch, tally: UnitTally) -> None:
         """Add the changes of the units that the tally asks for on a batch.
 
         Raises:
@@ -66,7 +69,8 @@ def unit_engine(model: nn.Module, sites: Sites, loss: Loss, max_memory: int | No
     """
     engines: list[UnitEngine] = [PlainLoop(model, sites)]
     if isinstance(sites.structure, Structure):
-        engines.insert(0, GraphEngine(model, sites, Budget.of(device_of(model), max_memory)))
+        part = partial(answers, loss=loss)
+        engines.insert(0, GraphEngine(model, sites, Budget.of(device_of(model), max_memory), part=part))
     chain = chain_engine(model, sites, loss, max_memory)
     return FirstThat(engines if chain is None else [chain, *engines])
 
@@ -88,11 +92,11 @@ class FirstThat:
         for engine in self.engines:
             engine.advance = advance
 
-    def measure(self, inputs: Tensor, targets: Tensor, tally: UnitTally) -> None:
+    def measure(self, batch: SampleBatch, tally: UnitTally) -> None:
         """Add the changes of the units that the tally asks for on a batch."""
         for engine in self.engines[:-1]:
             try:
-                engine.measure(inputs, targets, tally)
+                engine.measure(batch, tally)
             except (Unfit, TraceError) as error:
                 reason = error
             else:
@@ -103,7 +107,7 @@ class FirstThat:
                 stacklevel=5,
             )
             self.warned = True
-        self.engines[-1].measure(inputs, targets, tally)
+        self.engines[-1].measure(batch, tally)
 
 
 class GraphEngine:
@@ -114,34 +118,41 @@ class GraphEngine:
         sites: from `channels`.
         budget: how much memory there is.
         advance: called with the number of units that are done.
+        part: what the loss is of, of the model's outputs.
     """
 
-    def __init__(self, model: nn.Module, sites: Sites, budget: Budget, advance: Advance = lambda units: None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Sites,
+        budget: Budget,
+        advance: Advance = lambda units: None,
+        part: Part = lambda outputs: outputs,
+    ) -> None:
         self.model, self.sites, self.budget, self.advance = model, sites, budget, advance
-        self.programs = Programs(model, sites)
+        self.programs = Programs(model, sites, part)
         self.parted: dict[Program, Parted] = {}
 
-    def measure(self, inputs: Tensor, targets: Tensor, tally: UnitTally) -> None:
+    def measure(self, batch: SampleBatch, tally: UnitTally) -> None:
         """Add the changes of the units that the tally asks for on a batch.
 
         Raises:
             Unfit: the graph does not compute what the model does, or cannot be run in parts.
             TraceError, InputError: there is no graph for inputs of this shape.
         """
-        size = self._samples(inputs)
-        parts = list(zip(torch.split(inputs, size), torch.split(targets, size), strict=True))
+        parts = batch.split(self._samples(batch))
         with evaluating(self.model):
-            for x, _ in parts:
-                self._parted(x)  # so that a part that cannot be traced is known before any is added
-            self.programs.check(inputs, parts[0][0])
-            for x, y in parts:
-                self._part(x, y, tally, len(x) / len(inputs))
+            for part in parts:
+                self._parted(part)  # so that a part that cannot be traced is known before any is added
+            self.programs.check(batch, parts[0])
+            for part in parts:
+                self._part(part, tally, len(part) / len(batch))
 
-    def _part(self, inputs: Tensor, targets: Tensor, tally: UnitTally, share: float) -> None:
-        parted = self._parted(inputs)
-        values = self.programs.run(parted.whole, inputs)
+    def _part(self, batch: SampleBatch, tally: UnitTally, share: float) -> None:
+        parted = self._parted(batch)
+        values = self.programs.run(parted.whole, batch)
         outputs = values[parted.program.output]
-        tally.start(outputs, targets)
+        tally.start(outputs, batch.targets, parted.program.packing)
         for name, site in parted.sites.items():
             asked = tally.chosen[name]
             for units in torch.split(asked, self.budget.units(site.unit_bytes)) if len(asked) else ():
@@ -150,14 +161,14 @@ class GraphEngine:
                 tally.add_outputs(name, units, without)
                 self.advance(len(units) * share)
 
-    def _samples(self, inputs: Tensor) -> int:
+    def _samples(self, batch: SampleBatch) -> int:
         """How many samples fit at one time, so that at least one unit does."""
-        parted = self._parted(inputs)
+        parted = self._parted(batch)
         unit = max((site.unit_bytes for site in parted.sites.values()), default=0)
-        return self.budget.samples(parted.whole.peak / len(inputs), unit / len(inputs), len(inputs))
+        return self.budget.samples(parted.whole.peak / len(batch), unit / len(batch), len(batch))
 
-    def _parted(self, inputs: Tensor) -> Parted:
-        program = self.programs.at(inputs)
+    def _parted(self, batch: SampleBatch) -> Parted:
+        program = self.programs.at(batch)
         if program not in self.parted:
             partial, holders = self.programs.flow.partial, program.holders(own_tensors(self.model))
             sites = {

@@ -9,15 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.labelled import Samples, batches, logits_of
+from secateur.labelled import SampleBatch, Samples, batches, logits_of
 from secateur.losses import answers, check_answers
 from secateur.rate.tally import Tally, UnitTally
 from secateur.state import device_of, evaluating
 from secateur.structure.sites import masked_tensors
+from secateur.trees import Packing, changed, joined
 from secateur.types import Keep, Loss, Sites
 from secateur.untouched import run_with, untouched
 
-__all__ = ["Masked", "PlainLoop", "masked_runs", "tally_pass"]
+__all__ = ["Masked", "PlainLoop", "answered", "masked_runs", "tally_pass"]
 
 
 def tally_pass(model: nn.Module, data: Samples, loss: Loss, batch_size: int, doing: str) -> Tally:
@@ -33,8 +34,34 @@ def tally_pass(model: nn.Module, data: Samples, loss: Loss, batch_size: int, doi
     return tally
 
 
-Masked = Callable[[Keep, Tensor], Any]
-"""From keep masks and inputs to what the masked model answers."""
+def answered(
+    model: nn.Module, data: Samples, batch_size: int, doing: str, device: torch.device | None = None
+) -> tuple[Any, Any]:
+    """Return all that a model answers on data, and the targets, each nested as a batch of them is.
+
+    Args:
+        model: runs in evaluation mode, without gradients, and is left as it was.
+        data: the samples.
+        batch_size: samples a pass, where the data are in memory.
+        doing: who asks, for the errors.
+        device: where all is put; None leaves it on the model's.
+
+    >>> answered(nn.Identity(), (torch.eye(2), torch.tensor([0, 1])), 1, "answer")
+    (tensor([[1., 0.],
+            [0., 1.]]), tensor([0, 1]))
+    """
+    home = device_of(model)
+    outputs, targets = [], []
+    with evaluating(model):
+        for batch in batches(data, batch_size, doing):
+            batch = batch.to(home)
+            outputs.append(changed(logits_of(batch.run(model)), lambda part: part.detach().to(device or home)))
+            targets.append(changed(batch.targets, lambda part: part.to(device or home)))
+    return joined(outputs), joined(targets)
+
+
+Masked = Callable[[Keep, SampleBatch], Any]
+"""From keep masks and samples to what the masked model answers."""
 
 
 @contextmanager
@@ -45,13 +72,14 @@ def masked_runs(model: nn.Module, sites: Sites) -> Iterator[Masked]:
     >>> model = nn.Linear(2, 1, bias=False)
     >>> model.weight.data = torch.tensor([[1.0, 2.0]])
     >>> with masked_runs(model, weights(model)) as run:
-    ...     run({"weight": torch.tensor([[True, False]])}, torch.ones(1, 2))
+    ...     run({"weight": torch.tensor([[True, False]])}, SampleBatch(torch.ones(1, 2)))
     tensor([[1.]])
     """
     with evaluating(model), untouched(model) as renew:
 
-        def run(keep: Keep, inputs: Tensor) -> Any:
-            outputs = run_with(model, masked_tensors(model, sites, keep), (inputs,))
+        def run(keep: Keep, batch: SampleBatch) -> Any:
+            tensors = masked_tensors(model, sites, keep)
+            outputs = batch.run(lambda *args, **kwargs: run_with(model, tensors, args, kwargs))
             renew()  # a table that a module keeps for evaluation was made from other weights
             return outputs
 
@@ -70,13 +98,17 @@ class PlainLoop:
     def __init__(self, model: nn.Module, sites: Sites, advance: Callable[[float], None] = lambda units: None) -> None:
         self.model, self.sites, self.advance = model, sites, advance
 
-    def measure(self, inputs: Tensor, targets: Tensor, tally: UnitTally) -> None:
+    def measure(self, batch: SampleBatch, tally: UnitTally) -> None:
         """Add the changes of every unit on a batch."""
         with masked_runs(self.model, self.sites) as run:
-            tally.start(run({}, inputs), targets)
+            whole = answers(run({}, batch), tally.loss)
+            packing = None if isinstance(whole, Tensor) else Packing.of(whole, len(batch))
+            tally.start(whole if packing is None else packing.pack(whole), batch.targets, packing)
             for name, site in self.sites.items():
                 for unit in tally.chosen[name].tolist():
                     keep = torch.ones(site.size, dtype=torch.bool)
                     keep[unit] = False
-                    tally.add_outputs(name, slice(unit, unit + 1), run({name: keep.view(site.shape)}, inputs)[None])
+                    outputs = answers(run({name: keep.view(site.shape)}, batch), tally.loss)
+                    rows = outputs if packing is None else packing.pack(outputs)
+                    tally.add_outputs(name, slice(unit, unit + 1), rows[None])
                     self.advance(1)

@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 from torch.fx import Node
 
-from secateur.labelled import Samples, batches
+from secateur.labelled import Samples, batches, logits_of
+from secateur.losses import are_probabilities
 from secateur.state import device_of
 from secateur.structure.consumers import Consumer, consumers_of
 from secateur.structure.flow import Flow, Read
 from secateur.structure.infer import Structure
 from secateur.structure.rules import op_name
 from secateur.structure.staged import Staged
+from secateur.trees import tensors_within
 from secateur.types import ExampleInputs, Sites
 
 __all__ = ["HELD", "Beside"]
@@ -83,6 +85,7 @@ class Beside:
 
     Attributes:
         classes: whether the targets are class labels, one for each sample.
+        numbers: whether they are numbers that are no probabilities either, so that outputs are not the scores of classes.
     """
 
     def __init__(
@@ -111,6 +114,8 @@ class Beside:
                 layouts[id(structure)] = _Layout.of(structure, reads)
             self._batches.append(_Batch(layouts[id(structure)], Staged(flows[0], x), Staged(flows[1], x, self._gate)))
             self.classes = isinstance(targets, Tensor) and targets.ndim == 1 and not targets.is_floating_point()
+            floats = [part for part in tensors_within(targets) if part.is_floating_point()]
+            self.numbers = bool(floats) and not all(map(are_probabilities, floats))
 
     @property
     def consumers(self) -> tuple[Consumer, ...]:
@@ -134,10 +139,11 @@ class Beside:
 
     @property
     def last(self) -> Consumer | None:
-        """The layer whose outputs are the model's only output, in another shape at most; None where there is none."""
+        """The layer whose outputs are the model's only output, or the logits that it names, in another shape at most."""
         layout = self._batches[0].layout
         by_node = {consumer.node: consumer for consumer in layout.consumers.values()}
-        sources = next(node for node in layout.nodes if node.op == "output").all_input_nodes
+        answer = self._flow.answer(self._inputs[0], logits_of)
+        sources = [] if answer is None else [answer]
         while len(sources) == 1 and sources[0] not in by_node and op_name(sources[0]) in SHAPING:
             sources = sources[0].all_input_nodes
         return by_node.get(sources[0]) if len(sources) == 1 else None

@@ -21,7 +21,7 @@ STEPS = 100
 
 def last_layer(beside: Beside) -> Consumer | None:
     """Return the linear layer that gives the model's one output, scores of two classes or more; None where none does."""
-    layer = beside.last
+    layer = None if beside.numbers else beside.last
     if layer is None or layer.matrix(beside.student).ndim != 2 or len(layer.matrix(beside.student)) < 2:
         return None
     return layer
@@ -31,7 +31,7 @@ def no_last_layer(doing: str) -> InputError:
     """Return the error for a model that has no such layer."""
     return InputError(
         f"{doing}: the model's one output is not what a linear layer of two classes or more makes of units that can be "
-        "removed, so there are no probabilities to fit; leave out 'kl'"
+        "removed, or the targets are numbers, so there are no probabilities to fit; leave out 'kl', or the targets"
     )
 
 

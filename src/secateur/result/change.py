@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from secateur.labelled import SampleBatch
 from secateur.randomness import private_draws
 from secateur.state import evaluating
-from secateur.structure.difference import output_tensors
+from secateur.structure.difference import compared_tensors
 
 __all__ = ["OutputChange", "output_change"]
 
@@ -72,7 +72,7 @@ def output_change(original: nn.Module, smaller: nn.Module, batch: SampleBatch, i
     answers = []
     for model in (original, smaller):
         with private_draws(0), evaluating(model):  # what both draw is alike
-            answers.append([tensor.double() for tensor in map(_real, output_tensors(batch.run(model)))])
+            answers.append([tensor.double() for tensor in map(_real, compared_tensors(batch.run(model)))])
     before, after = answers
     if [tensor.shape for tensor in before] != [tensor.shape for tensor in after]:
         return OutputChange(float("inf"), None, len(batch), inputs)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from secateur.result.change import OutputChange
+from secateur.result.joint import JointCut
 
 __all__ = ["Method", "PruneReport", "SiteReport"]
 
@@ -24,6 +25,7 @@ class Method:
         loss: what the criterion took for the loss, where one was asked for.
         rounding: to which multiples what each site keeps was rounded, in words.
         warnings: what may not be as it was meant, such as a site whose units all had the same score.
+        joint: what the cut did to the loss beside what the scores foretold; None where they are no changes of the loss.
     """
 
     criterion: str = "hand"
@@ -34,6 +36,7 @@ class Method:
     loss: str | None = None
     rounding: str = ""
     warnings: tuple[str, ...] = ()
+    joint: JointCut | None = None
 
 
 NEARLY_EMPTY = 0.1
@@ -94,6 +97,7 @@ class PruneReport:
         runtime: where the latency was measured.
         rounding: to which multiples what each site keeps was rounded, in words; empty if it was not.
         change: how far the outputs are from the unpruned model's; None if not compared.
+        joint: what the cut did to the loss beside what the scores foretold; None where they are no changes of the loss.
     """
 
     unit: str
@@ -121,6 +125,7 @@ class PruneReport:
     runtime: str = "eager"
     rounding: str = ""
     change: OutputChange | None = None
+    joint: JointCut | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data that JSON can hold."""
@@ -154,6 +159,7 @@ class PruneReport:
         notes = [
             *_warning(self.nearly_empty),
             *self._beyond_recognition(),
+            *self._not_additive(),
             *(f"WARNING: {text}" for text in self.warnings),
             *self._slow(),
             *self._parting(),
@@ -176,6 +182,17 @@ class PruneReport:
             return []
         remedy = "train it back, " if self.repair else "give data= to score and repair with, train it back, "
         return [f"WARNING: {self.change}: hardly recognisable; {remedy}or remove less"]
+
+    def _not_additive(self) -> list[str]:
+        """Say what the joint cut did to the loss, and so that nobody misses it where that is far from what was foretold."""
+        if self.joint is None:
+            return []
+        if not self.joint.is_far_worse:
+            return [str(self.joint)]
+        remedy = (
+            "units that make up for each other do not add up; cut in steps (secateur.schedules.Iterative), or score "
+        )
+        return [f"WARNING: {self.joint}: {remedy}jointly (joint-loss-change)"]
 
     def _slow(self) -> list[str]:
         """Say so where the multiply-accumulates that went are not felt in the runtime, and what may help."""

@@ -234,6 +234,7 @@ class Result:
             runtime=self.runtime,
             rounding=self.method.rounding,
             change=self.change,
+            joint=self.method.joint,
         )
 
     def channels_left(self, *modules: str) -> dict[str, Tensor | None]:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as parse_tensors
 from torch import Tensor
 
+from secateur.files import from_json
 from secateur.types import FileError
 
 __all__ = ["EDITS", "FILES", "MANIFEST", "MODEL", "Manifest", "dump_manifest", "read_manifest", "read_tensors"]
@@ -61,7 +62,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
+        body = from_json(path.read_text(encoding="utf-8"))
         intact = body.pop("checksum") == _checksum(body)
     except FileNotFoundError:
         raise FileError(f"{path}: not found; pass a folder that Result.save wrote") from None

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as dump_tensors
 from torch import Tensor, nn
 
-from secateur.files import write_bytes
+from secateur.files import from_json, write_bytes
 from secateur.state import check_module, digest, usual
 from secateur.state_dicts import fill
 from secateur.types import FileError, InputError
@@ -106,13 +106,13 @@ def _read_safetensors(source: Path) -> dict[str, Tensor]:
     shared = _shared(header[FORMAT])
     if shared is None or header != _header(tensors, shared):
         raise FileError(f"{source}: was damaged or changed after it was written (its checksum differs); write it again")
-    return tensors | {name: tensors[other] for name, other in json.loads(shared).items()}
+    return tensors | {name: tensors[other] for name, other in from_json(shared).items()}
 
 
 def _shared(entry: str) -> str | None:
     """The names that are other tensors', as JSON; None where the entry is damaged."""
     try:
-        shared = json.loads(entry)["shared"]
+        shared = from_json(entry)["shared"]
         return shared if isinstance(shared, str) else None
     except (ValueError, LookupError, TypeError):
         return None

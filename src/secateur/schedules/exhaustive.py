@@ -82,7 +82,8 @@ class Exhaustive(Schedule):
                 break
             name, number = best
             accuracy = worth.base.accuracy + float(worth.accuracy[name].flatten()[number])
-            walk.remove([best], worth.base.loss + change, accuracy, [worth.label()[name][number]], worth.base.loss)
+            label = worth.label(reading="significance")[name][number]
+            walk.remove([best], worth.base.loss + change, accuracy, [label], worth.base.loss)
             losses.remove(best)
         return walk.finish()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from math import nan
 from typing import Any, Literal
 
 import torch
@@ -14,7 +13,6 @@ from secateur.allocate.multiples import Rounding, rounding, select_rounded
 from secateur.checks import check_fraction, check_name, check_whole
 from secateur.criteria.base import scores_of
 from secateur.labelled import Data
-from secateur.rate.masks import rate
 from secateur.result import Result
 from secateur.runtimes import Runtime
 from secateur.schedules.goals import CURVES, BudgetPath, Curve, check_budget, fraction_at
@@ -22,12 +20,10 @@ from secateur.schedules.options import check_rating
 from secateur.schedules.shrinking import Shrinking, loss_and_accuracy
 from secateur.schedules.walk import Schedule, Walk
 from secateur.selection import SCOPES, Scope, layer_fractions
-from secateur.state import restore, snapshot
-from secateur.structure.cutting import cut
+from secateur.state import snapshot
 from secateur.structure.depth import BlockStructure
 from secateur.structure.infer import Structure
-from secateur.structure.sites import channels, mask
-from secateur.types import Criterion, InputError, Keep, Loss, RoundTo, Scores, Sites
+from secateur.types import Criterion, InputError, Keep, Loss, RoundTo, Scores
 
 __all__ = ["Curve", "Iterative", "Train"]
 

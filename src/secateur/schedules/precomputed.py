@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 
-from secateur.checks import check_fraction, check_name
+from secateur.checks import check_fraction, check_name, check_number
 from secateur.criteria.loss_change import UnitWorth
-from secateur.criteria.loss_change.labels import LABELS
+from secateur.criteria.loss_change.labels import LABELS, READINGS, Reading
 from secateur.labelled import Data
 from secateur.rate.masks import Evaluations, Removals
 from secateur.result import Result
@@ -26,13 +27,16 @@ class Precomputed(Schedule):
     """Removes units worst first, by loss changes that were measured once on the whole model (Charpentier, 2020).
 
     What a unit is worth alone says little of what many are worth together: two units that do the same are each *zero*,
-    and both go. So this removes more than the model can spare, which following the loss shows.
+    and both go. So this may remove more than the model can spare, which following the loss shows, and `within` prevents.
 
     Attributes:
         importance: what `LossChange` found on the same model and sites.
         remove: which labels go (see `UnitWorth.label`); or a sparsity: the lowest changes go, whatever their labels.
         data: labelled samples to follow the loss on, one removal a step; None removes all in one step.
         loss: a name that `fit` takes, or a function of (outputs, targets) that gives the mean of its samples' losses.
+        reading: of the labels: ``"practical"``, or ``"significance"``, by which much is *zero* that few samples tell
+            nothing of.
+        within: stop where the loss that is followed would rise by more than this share of the whole model's; None goes on.
         minimum: how many units every site keeps at least; the worst go first, and what would leave fewer stays.
 
     >>> import torch
@@ -54,6 +58,8 @@ class Precomputed(Schedule):
     data: Data | None = field(default=None, repr=False)
     loss: str | Loss = "cross_entropy"
     minimum: int = 1
+    reading: Reading = "practical"
+    within: float | None = None
 
     def __post_init__(self) -> None:
         importance: object = self.importance
@@ -66,12 +72,16 @@ class Precomputed(Schedule):
         else:
             check_fraction(self, remove=self.remove)
         check_rating("Precomputed", self.data, self.loss)
+        check_name("reading of labels", self.reading, READINGS)
+        check_number(self, "[0, inf)", "a share of the loss; 0.001 is usual", or_none=True, within=self.within)
+        if self.within is not None and self.data is None:
+            raise InputError("Precomputed: within=... follows the loss; give data to follow it on")
 
     def _prune(self, walk: Walk) -> Result:
         check_changes(self.importance, walk, "Precomputed")
         labels = {
             (site, n): label
-            for site, site_labels in self.importance.label().items()
+            for site, site_labels in self.importance.label(reading=self.reading).items()
             for n, label in enumerate(site_labels)
         }
         queue = self._queue(walk, labels)
@@ -85,8 +95,10 @@ class Precomputed(Schedule):
         removals = Removals(walk.model, walk.sites, self.data, self.loss)
         whole = removals([{}])
         walk.begin(float(whole.losses[0]), float(whole.accuracy[0]))
+        highest = inf if self.within is None else walk.base[0] + self.within * abs(walk.base[0])
         while left := queue[len(walk.steps) :]:
-            _follow(walk, removals, left[:BLOCK], labels)
+            if not _follow(walk, removals, left[:BLOCK], labels, highest):
+                break
         return walk.finish()
 
     def _queue(self, walk: Walk, labels: dict[Unit, str]) -> list[Unit]:
@@ -108,10 +120,13 @@ class Precomputed(Schedule):
         return queue
 
 
-def _follow(walk: Walk, removals: Removals, units: list[Unit], labels: dict[Unit, str]) -> None:
-    """Remove units one after the other; the losses on the way are found together."""
+def _follow(walk: Walk, removals: Removals, units: list[Unit], labels: dict[Unit, str], highest: float) -> bool:
+    """Remove units one after the other, the losses on the way found together; return whether none left the highest loss."""
     masks = [walk.without(units[: count + 1]) for count in range(len(units))]
     evaluations: Evaluations = removals([keep for keep in masks if keep is not None])
     for unit, loss, accuracy in zip(units, evaluations.losses.tolist(), evaluations.accuracy.tolist(), strict=True):
         walk.evaluations += 1
+        if loss > highest:
+            return False
         walk.remove([unit], loss, accuracy, [labels[unit]])
+    return True

@@ -9,14 +9,14 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from secateur.checks import check_number, check_whole
-from secateur.labelled import Data, check_data, in_memory, iterate
+from secateur.labelled import SampleBatch, Samples, batches, check_samples, together
 from secateur.rate.masks import Removals
 from secateur.rate.population import Population
 from secateur.search.space import Genes, Offsets, Space
 from secateur.state import usual
+from secateur.trees import joined
 from secateur.types import InputError, Loss, Scores
 
 __all__ = ["Fitness", "FitnessLike", "Rating", "Screened", "Surrogate"]
@@ -84,7 +84,7 @@ class Fitness:
 
     Args:
         space: what is searched.
-        data: a pair (inputs, labels) of tensors, a `Split`, or batches of such pairs.
+        data: a pair (inputs, labels), a `Split`, or batches of such pairs; right answers are those of one tensor of inputs.
         alpha: the weight of the change of accuracy.
         beta: the weight of the fraction removed.
         loss: where right answers say too little, as in a regression: the fall of this loss, as a fraction of the unpruned
@@ -111,7 +111,7 @@ class Fitness:
     def __init__(
         self,
         space: Space,
-        data: Data,
+        data: Samples,
         alpha: float = 100.0,
         beta: float = 1.0,
         *,
@@ -124,7 +124,8 @@ class Fitness:
         self.data, self._batch_size, self._memory = _joined(data), batch_size, memory
         self._right = self._losses = None
         if loss is None:
-            self._right = Population(space, *self.data, batch_size=batch_size, memory=memory)
+            right = {"batch_size": batch_size, "memory": memory}
+            self._right = Population(space, self.data.inputs, self.data.targets, **right)
             self.start: float = int(self._right.right(np.ones((1, space.size), dtype=np.bool_))[0])
         else:
             if space.biases:
@@ -142,7 +143,7 @@ class Fitness:
     @property
     def samples(self) -> int:
         """How many samples a candidate is rated on."""
-        return len(self.data[0])
+        return len(self.data)
 
     def _change(self, genes: Genes, offsets: Offsets | None) -> Floats:
         """What candidates gain, as a fraction: of the samples, or of the unpruned model's loss."""
@@ -170,9 +171,9 @@ class Fitness:
         """
         check_whole("subset", 1, "samples", most=self.samples, count=count)
         order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(seed))[:count].sort().values
-        inputs, labels = (part[order.to(part.device)] for part in self.data)
+        data = self.data.changed(lambda part: part[order.to(part.device)])
         options = {"batch_size": self._batch_size, "memory": self._memory}
-        fitness = Fitness(self.space, (inputs, labels), self.alpha, self.beta, loss=self.loss, **options)
+        fitness = Fitness(self.space, data, self.alpha, self.beta, loss=self.loss, **options)
         fitness.cost = count / self.samples
         return fitness
 
@@ -259,11 +260,8 @@ class Screened:
         return rating
 
 
-def _joined(data: Data) -> tuple[Tensor, Tensor]:
-    """The inputs and labels of all data, in memory."""
-    check_data(data, "Fitness")
-    pair = in_memory(data)
-    if pair is not None:
-        return pair
-    inputs, targets = zip(*iterate(data, 1, "Fitness"), strict=True)
-    return torch.cat(inputs), torch.cat(targets)
+def _joined(data: Samples) -> SampleBatch:
+    """All samples, in memory."""
+    check_samples(data, "Fitness")
+    whole: SampleBatch = together(data) or joined(list(batches(data, 1, "Fitness")))
+    return whole

@@ -26,13 +26,15 @@ Bools = NDArray[np.bool_]
 class Genetic(Search):
     """Evolves keep masks by selection, crossover and pruning mutation (Janjić, 2018, section 4.1).
 
-    Generation 0 is the undamaged layer and `population` − 1 copies with a fraction `damage` removed at random. In
-    every generation each individual gets the fittest of `tournament` others for a partner, takes its genes between two
+    Generation 0 is the undamaged layer and `population` − 1 copies with a fraction `damage` removed at random, exactly
+    (``initial=operators.damaged``) or by one coin a gene (``operators.coin_damaged``, by which the author's initial
+    compressions come about). In every generation each individual gets the fittest of `tournament` others for a partner, takes its genes between two
     cuts with probability `crossover`, loses its weakest genes and then random ones, each with probability `mutation`
     and `strength` of the genes left, and takes the place of the individual of its number if it is fitter.
 
-    The text states the population of 50, the 20 generations and the damage of 10 to 90 %; the other rates are ours,
-    and give its Table 5.2. A budget of population × (generations + 1), 1,050, is what one trial takes; a search with
+    The weakest genes are a fraction of those left (``lowest=operators.prune_lowest``), or, as the text has it, all up to
+    the lowest magnitude plus that fraction of it (``operators.prune_near_lowest``). The text states the population of 50,
+    the 20 generations and the damage of 10 to 90 %; the other rates are ours. A budget of population × (generations + 1), 1,050, is what one trial takes; a search with
     more goes on. A child that equals its parent is counted, and not run again. Biases are not evolved.
 
     Attributes:
@@ -41,10 +43,11 @@ class Genetic(Search):
         crossover: the probability of a crossover.
         tournament: how many others compete to be an individual's partner.
         mutation: the probability of each mutator.
-        strength: the fraction of the genes left that a mutator removes.
+        strength: the fraction of the genes left that a mutator removes, or of the lowest magnitude.
+        initial: from individuals, genes, damage and generator to generation 0.
         select: from fitness, tournament size and generator to partners.
         cross: from genes, partners, rate and generator to children, and who was crossed.
-        lowest: from genes, order by magnitude, probability, strength and generator to mutants, and who was changed.
+        lowest: from genes, magnitudes, probability, strength and generator to mutants, and who was changed.
         drop: from genes, probability, strength and generator to mutants, and who was changed.
         replace: from the fitness of individuals and of their children to where a child takes the place.
 
@@ -67,11 +70,12 @@ class Genetic(Search):
     tournament: int = 3
     mutation: float = 0.5
     strength: float = 0.1
+    initial: Callable[[int, int, float, np.random.Generator], Genes] = field(default=operators.damaged, repr=False)
     select: Callable[[Floats, int, np.random.Generator], Numbers] = field(default=operators.tournament, repr=False)
     cross: Callable[[Genes, Numbers, float, np.random.Generator], tuple[Genes, Bools]] = field(
         default=operators.two_point_crossover, repr=False
     )
-    lowest: Callable[[Genes, Numbers, float, float, np.random.Generator], tuple[Genes, Bools]] = field(
+    lowest: Callable[[Genes, Floats, float, float, np.random.Generator], tuple[Genes, Bools]] = field(
         default=operators.prune_lowest, repr=False
     )
     drop: Callable[[Genes, float, float, np.random.Generator], tuple[Genes, Bools]] = field(
@@ -96,7 +100,7 @@ class Genetic(Search):
 
     def begin(self, run: SearchRun) -> Arrays:
         """Rate generation 0."""
-        genes = operators.damaged(self.population, run.space.size, self.damage, run.rng)
+        genes = self.initial(self.population, run.space.size, self.damage, run.rng)
         rating = run.rate(genes)
         run.record(rating)
         return {"genes": genes, **_arrays(rating)}
@@ -106,7 +110,7 @@ class Genetic(Search):
         genes, rating = arrays["genes"], Rating(*(arrays[name] for name in RATED))
         partners = self.select(rating.fitness, self.tournament, run.rng)
         children, crossed = self.cross(genes, partners, self.crossover, run.rng)
-        children, _ = self.lowest(children, run.space.order, self.mutation, self.strength, run.rng)
+        children, _ = self.lowest(children, run.space.magnitude, self.mutation, self.strength, run.rng)
         children, _ = self.drop(children, self.mutation, self.strength, run.rng)
         children_rating = run.rate(children, free=(children == genes).all(1))
         replaced = self.replace(rating.fitness, children_rating.fitness)
@@ -116,7 +120,7 @@ class Genetic(Search):
         return {"genes": np.where(replaced[:, None], children, genes), **_arrays(rating)}
 
 
-OPERATORS = ("select", "cross", "lowest", "drop", "replace")
+OPERATORS = ("initial", "select", "cross", "lowest", "drop", "replace")
 RATED = tuple(f.name for f in fields(Rating))
 
 

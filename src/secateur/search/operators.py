@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 
 from secateur.search.space import Genes
 
-__all__ = ["damaged", "prune_lowest", "prune_random", "replace_if_better", "tournament", "two_point_crossover"]
+__all__ = [
+    "coin_damaged",
+    "damaged",
+    "prune_lowest",
+    "prune_near_lowest",
+    "prune_random",
+    "replace_if_better",
+    "tournament",
+    "two_point_crossover",
+]
 
 Floats = NDArray[np.float64]
 Numbers = NDArray[np.int64]
@@ -20,7 +29,7 @@ Bools = NDArray[np.bool_]
 
 
 def damaged(individuals: int, genes: int, damage: float, rng: np.random.Generator) -> Genes:
-    """Return the first generation: the first individual undamaged, the others with a fraction removed at random.
+    """Return the first generation: the first individual undamaged, the others with exactly a fraction removed at random.
 
     >>> damaged(3, 4, 0.5, np.random.default_rng(0)).sum(1).tolist()
     [4, 2, 2]
@@ -29,6 +38,19 @@ def damaged(individuals: int, genes: int, damage: float, rng: np.random.Generato
     count = round(damage * genes)
     for mask in masks[1:]:
         mask[rng.choice(genes, count, replace=False, shuffle=False)] = False
+    return masks
+
+
+def coin_damaged(individuals: int, genes: int, damage: float, rng: np.random.Generator) -> Genes:
+    """Return the first generation: the first individual undamaged, each gene of the others removed with this probability.
+
+    One coin a gene: the compressions of 49 individuals scatter, as the initial maxima in Janjić's Table 5.2 do.
+
+    >>> coin_damaged(3, 4, 0.5, np.random.default_rng(0)).sum(1).tolist()
+    [4, 1, 3]
+    """
+    masks = rng.random((individuals, genes)) >= damage
+    masks[0] = True
     return masks
 
 
@@ -72,22 +94,50 @@ def two_point_crossover(genes: Genes, partners: Numbers, rate: float, rng: np.ra
 
 
 def prune_lowest(
-    genes: Genes, order: Numbers, probability: float, strength: float, rng: np.random.Generator
+    genes: Genes, magnitudes: Floats, probability: float, strength: float, rng: np.random.Generator
 ) -> tuple[Genes, Bools]:
     """Return the individuals with their weakest genes removed, and who was changed.
 
     Args:
         genes: ``(individuals, genes)``.
-        order: the genes from the lowest magnitude to the highest.
+        magnitudes: of the genes' weights, ``(genes,)``.
         probability: that an individual is changed.
         strength: the fraction of the genes left that is removed; one gene at least.
         rng: where chance comes from.
 
     >>> genes = np.array([[True, False, True, True]])
-    >>> prune_lowest(genes, np.array([1, 3, 0, 2]), 1.0, 0.4, np.random.default_rng(0))[0].tolist()
+    >>> prune_lowest(genes, np.array([0.3, 0.1, 0.4, 0.2]), 1.0, 0.4, np.random.default_rng(0))[0].tolist()
     [[True, False, True, False]]
     """
-    return _pruned(genes, probability, strength, rng, lambda mask, count: order[mask[order]][:count])
+    order = np.argsort(magnitudes, kind="stable")
+
+    def weakest(left: Numbers, mask: Genes) -> Numbers:
+        removed: Numbers = order[mask[order]][: max(1, round(strength * len(left)))]
+        return removed
+
+    return _pruned(genes, probability, rng, weakest)
+
+
+def prune_near_lowest(
+    genes: Genes, magnitudes: Floats, probability: float, strength: float, rng: np.random.Generator
+) -> tuple[Genes, Bools]:
+    """Return the individuals without the genes up to the lowest magnitude left plus a fraction of it, and who was changed.
+
+    The mutator as Janjić (2018, section 4.1.2) writes it: the weight of the lowest magnitude goes, or all "less than the
+    lowest magnitude weight plus 10 %" with a `strength` of 0.1; the other arguments as of `prune_lowest`.
+
+    >>> genes = np.array([[True, False, True, True]])
+    >>> prune_near_lowest(genes, np.array([0.21, 0.1, 0.4, 0.2]), 1.0, 0.1, np.random.default_rng(0))[0].tolist()
+    [[False, False, True, False]]
+    """
+
+    def near_lowest(left: Numbers, mask: Genes) -> Numbers:
+        lowest = magnitudes[left].min()
+        # Of several that are lowest at strength 0, or where the lowest is 0, all go.
+        removed: Numbers = left[magnitudes[left] <= lowest * (1 + strength)]
+        return removed
+
+    return _pruned(genes, probability, rng, near_lowest)
 
 
 def prune_random(genes: Genes, probability: float, strength: float, rng: np.random.Generator) -> tuple[Genes, Bools]:
@@ -98,25 +148,21 @@ def prune_random(genes: Genes, probability: float, strength: float, rng: np.rand
     [7, 7]
     """
 
-    def choose(mask: Genes, count: int) -> Numbers:
-        left = np.flatnonzero(mask)
+    def choose(left: Numbers, mask: Genes) -> Numbers:
+        count = max(1, round(strength * len(left)))
         return left[rng.choice(len(left), count, replace=False, shuffle=False)]
 
-    return _pruned(genes, probability, strength, rng, choose)
+    return _pruned(genes, probability, rng, choose)
 
 
 def _pruned(
-    genes: Genes,
-    probability: float,
-    strength: float,
-    rng: np.random.Generator,
-    choose: Callable[[Genes, int], Numbers],
+    genes: Genes, probability: float, rng: np.random.Generator, choose: Callable[[Numbers, Genes], Numbers]
 ) -> tuple[Genes, Bools]:
+    """Remove from some individuals, each with `probability`, what `choose` takes of the genes left and of the mask."""
     changed: Bools = (rng.random(size=len(genes)) < probability) & genes.any(axis=1)
     mutants = genes.copy()
     for n in np.flatnonzero(changed):
-        left = int(np.count_nonzero(mutants[n]))
-        mutants[n, choose(mutants[n], max(1, round(strength * left)))] = False
+        mutants[n, choose(np.flatnonzero(mutants[n]), mutants[n])] = False
     return mutants, changed
 
 

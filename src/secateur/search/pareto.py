@@ -69,7 +69,7 @@ class Nsga2(Search):
         worth[order] = -np.arange(len(genes))
         first = operators.tournament(worth, 2, rng)
         children, _ = operators.two_point_crossover(genes[first], rng.permutation(len(genes)), self.crossover, rng)
-        children, _ = operators.prune_lowest(children, run.space.order, self.mutation, self.strength, rng)
+        children, _ = operators.prune_lowest(children, run.space.magnitude, self.mutation, self.strength, rng)
         children, _ = operators.prune_random(children, self.mutation / 2, self.strength, rng)
         put_back, _ = operators.prune_random(~children, self.mutation, self.strength, rng)
         rating = run.rate(~put_back)

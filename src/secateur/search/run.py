@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as dump_arrays
 
 from secateur.checks import check_number, check_whole
-from secateur.files import in_order, write_bytes
+from secateur.files import from_json, in_order, write_bytes
 from secateur.progress import bar
 from secateur.result import Method, Result
 from secateur.search.fitness import FitnessLike, Rating
@@ -220,7 +220,7 @@ def _resume(path: Path, run: SearchRun, identity: str) -> Arrays | None:
     try:
         with safe_open(path, framework="np") as file:
             header = file.metadata() or {}
-            plain = json.loads(header["secateur-search"])
+            plain = from_json(header["secateur-search"])
             state_arrays: Arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
         if header["seal"] != _seal(state_arrays, header["secateur-search"]):
             raise ValueError("its contents do not match its checksum")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from secateur.checks import check_name
 from secateur.labelled import Data
@@ -11,7 +12,7 @@ from secateur.solvers.sparse_gpt import SparseGPT
 from secateur.solvers.structured_obs import StructuredOBS
 from secateur.solvers.thinet import ThiNet
 from secateur.solvers.wood_fisher import WoodFisher
-from secateur.types import InputError
+from secateur.types import InputError, Loss
 
 __all__ = ["SOLVERS", "Solution", "Solver", "SparseGPT", "StructuredOBS", "ThiNet", "WoodFisher", "by_name", "names"]
 
@@ -33,8 +34,8 @@ def names() -> list[str]:
     return sorted(SOLVERS)
 
 
-def by_name(name: str, data: Data | None) -> Solver:
-    """Return the solver called `name`, on these samples.
+def by_name(name: str, data: Data | None, loss: str | Loss | None = None) -> Solver:
+    """Return the solver called `name`, on these samples, with this loss where it takes one.
 
     Raises:
         UnknownNameError: there is no such solver.
@@ -43,4 +44,5 @@ def by_name(name: str, data: Data | None) -> Solver:
     check_name("solver", name, SOLVERS)
     if data is None:
         raise InputError(f"solver {name!r} looks at data: give labelled samples, such as (inputs, targets)")
-    return SOLVERS[name](data)
+    solver = SOLVERS[name](data)
+    return solver if loss is None or not hasattr(solver, "loss") else replace(solver, loss=loss)  # type: ignore[type-var]

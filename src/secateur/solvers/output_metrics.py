@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.nn.functional import cross_entropy
 
+from secateur.labelled import logits_of
 from secateur.repair.beside import Beside
 
 __all__ = ["output_metrics"]
@@ -58,7 +59,7 @@ def _gradients(beside: Beside, number: int, generator: torch.Generator) -> tuple
         return made + probes[by_node[node]]
 
     with torch.enable_grad():
-        scores = flow(inputs, see=probe)
+        scores = logits_of(flow(inputs, see=probe))
         samples = len(scores)
         scores = scores.reshape(-1, scores.shape[-1])
         chances = scores.detach().softmax(1).cpu()

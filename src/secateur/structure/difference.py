@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.structure.outputs import tensors_within
+from secateur.trees import tensors_within
 
-__all__ = ["difference", "is_usable", "output_tensors"]
+__all__ = ["compared_tensors", "difference", "is_usable"]
 
 
 def difference(reference: Any, outputs: Any) -> float:
@@ -18,7 +18,7 @@ def difference(reference: Any, outputs: Any) -> float:
     >>> difference([torch.tensor([1.0, -4.0])], [torch.tensor([1.0, -3.0])])
     0.25
     """
-    expected, answers = output_tensors(reference), output_tensors(outputs)
+    expected, answers = compared_tensors(reference), compared_tensors(outputs)
     if [t.shape for t in expected] != [t.shape for t in answers]:
         return float("inf")
     return max((_difference(a, b) for a, b in zip(expected, answers, strict=True) if a.numel()), default=0.0)
@@ -44,7 +44,7 @@ def _wide(x: Tensor) -> Tensor:
     return x.to(torch.complex128) if x.is_complex() else x.double()
 
 
-def output_tensors(outputs: Any) -> list[Tensor]:
+def compared_tensors(outputs: Any) -> list[Tensor]:
     """Return the numbers in a model's outputs, whatever holds them."""
     return [tensor for tensor in tensors_within(outputs) if tensor.dtype is not torch.bool]
 
@@ -52,5 +52,5 @@ def output_tensors(outputs: Any) -> list[Tensor]:
 def is_usable(outputs: Any) -> bool:
     """Whether outputs hold no NaN, and numbers in every tensor: others prove nothing."""
     return all(
-        bool(torch.isfinite(t).any()) and not bool(torch.isnan(t).any()) for t in output_tensors(outputs) if t.numel()
+        bool(torch.isfinite(t).any()) and not bool(torch.isnan(t).any()) for t in compared_tensors(outputs) if t.numel()
     )

@@ -17,7 +17,8 @@ from torch.fx import Node
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from secateur.state import own_tensors
-from secateur.structure.outputs import Holdings, opaque_type, tensors_within
+from secateur.structure.outputs import Holdings, opaque_type
+from secateur.trees import TreeDef, tensors_within
 
 __all__ = ["Export", "export"]
 
@@ -33,12 +34,14 @@ class Export:
         leaving: the nodes that leave in another way, with the reason.
         ran: the ids of the modules whose forward pass ran.
         opaque: the type of the outputs where no graph could return it; the program then returns their tensors.
+        tree: what holds the tensors, in that case.
     """
 
     program: ExportedProgram
     leaving: Mapping[Node, str]
     ran: frozenset[int]
     opaque: str
+    tree: TreeDef | None
 
 
 def export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], touched: Container[int] | None) -> Export:
@@ -76,7 +79,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], sil
     leaving = _part_outputs(program, tap)
     # Where modules have several names and buffers move, the exporter runs a copy, whose modules are others.
     ran = tap.ran if id(model) in tap.ran else _ran(model, args, kwargs)
-    return Export(program, leaving, frozenset(ran), tap.opaque)
+    return Export(program, leaving, frozenset(ran), tap.opaque, tap.tree)
 
 
 def _ran(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> set[int]:
@@ -138,6 +141,7 @@ class _Tap:
     results: list[Tensor] = field(default_factory=list)
     stored: list[tuple[str, Tensor]] = field(default_factory=list)
     opaque: str = ""
+    tree: TreeDef | None = None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -167,6 +171,7 @@ class _Tap:
         self.stored = self.holdings.stored()
         self.holdings.restore()
         self.opaque = opaque_type(outputs)
+        self.tree = TreeDef.of(outputs) if self.opaque else None
         if not (self.stored or self.results or self.opaque):
             return None
         returned = tensors_within(outputs) if self.opaque else outputs

@@ -25,9 +25,10 @@ from secateur.structure.rules import Value, op_name
 from secateur.structure.rules.recurrent import GATES
 from secateur.structure.sites import check_same_model
 from secateur.structure.trace import Graph, trace
+from secateur.trees import leaves_within
 from secateur.types import ExampleInputs, InputError, Sites
 
-__all__ = ["Flow", "Read", "Tap", "Tapped", "outputs_of", "reads", "tensor_names", "traced"]
+__all__ = ["Flow", "Read", "Tap", "Tapped", "outputs_of", "reads", "returned", "tensor_names"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,7 +248,7 @@ class Flow:
         leaves, spec = pytree.tree_flatten((args, kwargs))
         key = (str(spec), tuple((tuple(x.shape), x.dtype) if isinstance(x, Tensor) else x for x in leaves))
         if key not in self._traced:
-            structure = infer(traced(self.model, inputs))
+            structure = infer(trace(self.model, inputs))
             missing = [name for name in self.sites if name not in structure.units]
             if missing:
                 raise InputError(
@@ -255,6 +256,16 @@ class Flow:
                 )
             self._traced[key] = (structure, reads(structure))
         return self._traced[key]
+
+    def answer(self, inputs: ExampleInputs, of: Callable[[Any], Any]) -> Node | None:
+        """Return the node of the one tensor in a part of the outputs on inputs of this shape; None where it has several.
+
+        Args:
+            inputs: what the model is called with.
+            of: from the outputs, in the form in which the model returns them, to the part.
+        """
+        nodes = dict.fromkeys(leaves_within(of(returned(self.at(inputs)[0].graph)), Node))
+        return next(iter(nodes)) if len(nodes) == 1 else None
 
     def makers(self) -> dict[str, tuple[Maker, ...]]:
         """Return the convolutions and linear layers that produce the units of each site, in their order."""
@@ -287,13 +298,6 @@ class Flow:
         ]
 
 
-def traced(model: nn.Module, inputs: ExampleInputs) -> Graph:
-    """Return the graph of the model, exported where it has several outputs, so that their form is known."""
-    graph = trace(model, inputs)
-    several = graph.program is None and len(next(n for n in graph.nodes if n.op == "output").args[0]) > 1  # type: ignore[arg-type]
-    return trace(model, inputs, quick=False) if several else graph
-
-
 def tensor_names(graph: Graph) -> dict[Node, str]:
     """Return the name of every tensor of the model that a placeholder stands for, constants included."""
     names = dict(graph.tensors)
@@ -303,8 +307,15 @@ def tensor_names(graph: Graph) -> dict[Node, str]:
     return names
 
 
+def returned(graph: Graph) -> Any:
+    """Return the nodes that the graph returns, in the form in which the model returns their tensors."""
+    return outputs_of(graph, next(node for node in graph.nodes if node.op == "output").args[0])
+
+
 def outputs_of(graph: Graph, leaves: Any) -> Any:
     """Return what the graph made in the form in which the model returns it."""
+    if graph.tree is not None:
+        return graph.tree.filled(list(leaves))
     if graph.program is None:
         return leaves[0]
     return pytree.tree_unflatten(list(leaves), graph.program.call_spec.out_spec)

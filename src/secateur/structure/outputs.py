@@ -1,71 +1,20 @@
-"""What leaves a forward pass: the tensors in all that it returns, and those that it stores on the model."""
+"""What leaves a forward pass beside what it returns: the tensors that it stores on the model, and what nothing reads."""
 
 from __future__ import annotations
 
 import operator
-from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from functools import partial
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-__all__ = ["Holdings", "dependent", "idle_parts", "opaque_type", "tensors_within", "unread"]
+from secateur.trees import walk
 
-CONTAINERS = (list, tuple, set, frozenset, deque)
-CLOSED = (
-    *(type(None), int, float, complex, str, bytes, type, torch.dtype, torch.device, torch.Generator),
-    *(nn.Module, ModuleType, FunctionType, BuiltinFunctionType, MethodType),
-)
-DEPTH = 12
-
-
-def tensors_within(value: Any) -> list[Tensor]:
-    """Return the tensors in `value`, in order: in containers, and in the fields of objects.
-
-    Modules, classes and functions are not looked into.
-
-    >>> from dataclasses import dataclass
-    >>> @dataclass
-    ... class Features:
-    ...     hidden: torch.Tensor
-    >>> tensors_within((torch.ones(2), {"more": [Features(torch.zeros(1))]}))
-    [tensor([1., 1.]), tensor([0.])]
-    """
-    return list(_walk(value, set(), DEPTH))
-
-
-def _walk(value: Any, visited_ids: set[int], depth: int) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif depth and not isinstance(value, CLOSED) and id(value) not in visited_ids:
-        visited_ids.add(id(value))
-        for part in _parts(value):
-            yield from _walk(part, visited_ids, depth - 1)
-
-
-def _parts(value: Any) -> Iterator[Any]:
-    """What a container or an object holds."""
-    if isinstance(value, Mapping):
-        yield from list(value.values())
-    elif isinstance(value, CONTAINERS):
-        yield from list(value)
-    yield from list(getattr(value, "__dict__", {}).values())
-    for kind in type(value).__mro__:
-        for name in _slots(kind):
-            if hasattr(value, name):
-                yield getattr(value, name)
-
-
-def _slots(kind: type) -> Iterator[str]:
-    slots = vars(kind).get("__slots__", ())
-    for name in [slots] if isinstance(slots, str) else slots:
-        private = name.startswith("__") and not name.endswith("__")
-        yield f"_{kind.__name__.lstrip('_')}{name}" if private else name
-
+__all__ = ["Holdings", "dependent", "idle_parts", "opaque_type", "unread"]
 
 INTERNAL = set(vars(nn.Module()))
 """The attributes in which a module keeps parameters, buffers, submodules and hooks."""
@@ -109,9 +58,9 @@ class Holdings:
             for name, value in list(vars(module).items()):
                 if name not in self.internal:
                     dotted = path or "a buffer" if name == "_buffers" else f"{path}.{name}".lstrip(".")
-                    for tensor in _walk(value, visited_ids, DEPTH):
+                    for tensor in walk(value, visited_ids, Tensor):
                         yield dotted, tensor
-        for tensor in _walk(self.inputs, visited_ids, DEPTH):
+        for tensor in walk(self.inputs, visited_ids, Tensor):
             yield "an entry of an input", tensor
 
     def stored(self) -> list[tuple[str, Tensor]]:

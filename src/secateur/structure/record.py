@@ -21,7 +21,8 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.state import first_names, own_tensors
-from secateur.structure.outputs import Holdings, opaque_type, tensors_within
+from secateur.structure.outputs import Holdings, opaque_type
+from secateur.trees import TreeDef, tensors_within
 
 __all__ = ["GaveUp", "Recording", "record"]
 
@@ -56,6 +57,7 @@ class Recording:
         stored: the nodes that the forward pass stored on the model, with the reason why they leave it.
         ran: the ids of the modules whose forward pass ran.
         opaque: the type of the outputs, where it is no container to torch.
+        tree: what holds the tensors that it returns; None where it returns one alone.
     """
 
     def __init__(self) -> None:
@@ -65,6 +67,7 @@ class Recording:
         self.stored: dict[Node, str] = {}
         self.ran: set[int] = set()
         self.opaque = ""
+        self.tree: TreeDef | None = None
 
 
 def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Recording:
@@ -91,6 +94,7 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
         raise GaveUp("no output")
     recording.graph.output(tuple(leaves))
     recording.opaque = opaque_type(outputs)
+    recording.tree = None if isinstance(outputs, Tensor) else TreeDef.of(outputs)
     return recording
 
 

@@ -19,6 +19,7 @@ from secateur.structure.export import Export, export
 from secateur.structure.outputs import dependent, idle_parts, unread
 from secateur.structure.record import record
 from secateur.structure.watch import watch
+from secateur.trees import TreeDef
 from secateur.types import ExampleInputs, InputError, TraceError
 from secateur.untouched import writes_refused
 
@@ -42,6 +43,7 @@ class Graph:
         pinned: names of tensors that must not shrink, with the reason.
         uses: what the forward pass does with the sizes that the modules hold; None where it was not watched.
         opaque: the type of the outputs, where it is no container that a graph could return; else "".
+        tree: what holds the tensors that the model returns, where no program knows it; None for one tensor alone.
     """
 
     graph: fx.Graph
@@ -56,6 +58,7 @@ class Graph:
     pinned: Mapping[str, str] = field(default_factory=dict)
     uses: Uses | None = None
     opaque: str = ""
+    tree: TreeDef | None = None
 
     @property
     def nodes(self) -> Iterator[Node]:
@@ -106,7 +109,7 @@ def _recorded(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     except Exception:  # noqa: BLE001  (what is wrong with the model is found and said by the export)
         return None
     graph = Graph(recording.graph, recording.tensors, own_tensors(model), tuple(recording.inputs), args, kwargs)
-    graph = replace(graph, opaque=recording.opaque)
+    graph = replace(graph, opaque=recording.opaque, tree=recording.tree)
     return _with_leaving(model, graph, recording.stored, recording.ran)
 
 
@@ -135,6 +138,7 @@ def _exported(
         program=program,
         uses=uses,
         opaque=exported.opaque,
+        tree=exported.tree,
     )
     return _with_leaving(model, graph, exported.leaving, exported.ran)
 

@@ -16,7 +16,7 @@ from secateur.state import evaluating, own_tensors
 from secateur.structure.attention import RectangularAttention
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.cases import Case, Cases
-from secateur.structure.difference import difference, output_tensors
+from secateur.structure.difference import compared_tensors, difference
 from secateur.structure.frames import Frame, wider_frames
 from secateur.structure.infer import Structure
 from secateur.structure.literals import new_sizes
@@ -137,7 +137,7 @@ def _differs(deviation: float, allowed: float, on: str) -> str:
 
 def _tolerance(outputs: Any, tolerance: float) -> float:
     """What is proven in float64 needs only to be seen in half precision, whose steps are this much coarser."""
-    steps = [torch.finfo(t.dtype).eps for t in output_tensors(outputs) if t.is_floating_point()]
+    steps = [torch.finfo(t.dtype).eps for t in compared_tensors(outputs) if t.is_floating_point()]
     coarser = max(steps, default=0.0) / torch.finfo(torch.float32).eps
     return max(tolerance, min(0.5, tolerance * coarser))
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Generator, Tensor, nn
 from torch.optim.optimizer import Optimizer
-from torch.utils import _pytree as pytree
 
 from secateur.checks import check_name
 from secateur.state import digest, restore, snapshot, tensors
 from secateur.train.history import EpochRecord, History
 from secateur.train.options import LearningRateSchedule, TrainOptions
+from secateur.trees import changed
 from secateur.types import InputError, Keep
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Run:
         with torch.autocast(self.device.type, torch.bfloat16):
             outputs = model(*args, **kwargs)
         # The loss is computed in full precision.
-        return pytree.tree_map_only(Tensor, lambda x: x.float() if x.dtype is torch.bfloat16 else x, outputs)
+        return changed(outputs, lambda x: x.float() if x.dtype is torch.bfloat16 else x)
 
     def weights(self) -> dict[str, Tensor]:
         """The tensors that the training would end with now: the model's own, or their running average."""

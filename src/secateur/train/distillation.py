@@ -14,13 +14,13 @@ from torch.nn import functional as F
 
 from secateur.checks import check_name, check_number
 from secateur.labelled import SampleBatch, Samples, batches, check_samples
-from secateur.losses import answers, check_answers, loss_function
-from secateur.randomness import seeded
+from secateur.losses import answers, check_answers, is_of_tensors, loss_function
+from secateur.randomness import private_draws, seeded
 from secateur.state import check_module, device_of, digest, evaluating, resting, tensors, usual
 from secateur.train.callbacks import Callback, Run
 from secateur.train.history import History
 from secateur.train.loop import fit, try_model
-from secateur.train.matching import MATCHES, Match, Matched, match_by_kind, output_tensors
+from secateur.train.matching import MATCHES, Match, Matched, check_teaches, match_by_kind, numbers_of
 from secateur.train.options import TrainOptions, describe
 from secateur.types import InputError, Loss
 
@@ -139,7 +139,7 @@ class Distillation(Callback):
 
     def _keeper(self, whose: str, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def look(module: nn.Module, args: Any, output: Any) -> None:
-            self._seen[whose][name] = output_tensors(output)[0]
+            self._seen[whose][name] = numbers_of(output)[0]
 
         return look
 
@@ -152,6 +152,7 @@ def distill(
     validation: Samples | None = None,
     options: TrainOptions | None = None,
     *,
+    loss: str | Loss | None = None,
     match: str | Match = "auto",
     temperature: float = 4.0,
     weight: float = 0.9,
@@ -180,7 +181,8 @@ def distill(
     - ``"auto"`` looks at the loss of the targets, and, where there are none, at the teacher's answers to the first
       batch: rows of no negative numbers that add up to 1 are probabilities, what a sigmoid gave binary probabilities,
       rows of length 1 embeddings, ``logits`` that a model names logits, single columns numbers, and all else any.
-    - a function ``match(outputs, answers)`` of what the model and the teacher return, that gives a scalar.
+    - a function ``match(outputs, answers)`` of what the model and the teacher return, that gives a scalar. It is tried on
+      the first batch, and refused if nobody could learn by it.
 
     Where a model returns several tensors, each is matched by itself, and ``"auto"`` divides its difference by that of
     the teacher's mean answer, so that none outweighs the others.
@@ -188,8 +190,10 @@ def distill(
     Args:
         model: the pruned model.
         teacher: the unpruned one; it is left as it is.
-        train, validation, options, callbacks: as for `fit`; the loss in the options is that of the true targets. Without
-            targets: a tensor of inputs, or batches of a tensor, of ``(inputs,)``, or of a mapping without ``"labels"``.
+        train, validation, options, callbacks: as for `fit`. Without targets: a tensor of inputs, or batches of a tensor,
+            of ``(inputs,)``, or of a mapping without ``"labels"``.
+        loss: of the true targets, as `fit` takes it; None takes that of the options. Where there are none the teacher's
+            answers stand for them, so a function of one's own is the match.
         match: what the outputs are.
         temperature: T, above 0.
         weight: w, in [0, 1]; without targets it is 1.
@@ -198,6 +202,7 @@ def distill(
 
     Raises:
         InputError, UnknownNameError: as for `fit` and `Distillation`.
+        InputError: a loss or match of one's own that cannot teach: it ignores the teacher, is constant, or has no gradient.
 
     >>> with torch.random.fork_rng():
     ...     _ = torch.manual_seed(0)
@@ -208,16 +213,27 @@ def distill(
     True
     """
     options = options or TrainOptions()
-    loss = more.pop("loss", options.loss)
+    loss = options.loss if loss is None else loss
     check_samples(train, "training data")
-    if not callable(match):
-        first = _first_batch(train, more.get("batch_size", options.batch_size), teacher)
+    first = _first_batch(train, more.get("batch_size", options.batch_size), teacher)
+    if first.targets is None and match == "auto" and not is_of_tensors(loss):
+        match = loss_function(loss)
+    if callable(match):
+        _check_teaches(match, model, teacher, first)
+    else:
         with evaluating(teacher):
             match = match_by_kind(
                 match, temperature, partial(try_model, teacher, first, "teacher"), first.targets, loss
             )
     both = Distillation(teacher, temperature, weight, loss, dict(hints or {}), hint_weight, match)
     return fit(model, train, validation, options, callbacks=[both, *callbacks], loss=both, **more)
+
+
+def _check_teaches(match: Match, model: nn.Module, teacher: nn.Module, first: SampleBatch) -> None:
+    check_module(model, "distillation")
+    with evaluating(model), evaluating(teacher), private_draws(0):
+        outputs = try_model(model, first.to(device_of(model)), "model")
+        check_teaches(match, outputs, try_model(teacher, first, "teacher"))
 
 
 def _first_batch(train: Samples, size: int, teacher: nn.Module) -> SampleBatch:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.utils import _pytree as pytree
 
 from secateur.labelled import (
     SampleBatch,
@@ -26,7 +25,7 @@ from secateur.labelled import (
     logits_of,
     together,
 )
-from secateur.losses import answers, check_answers, loss_function
+from secateur.losses import answers, check_answers, check_slope, loss_function
 from secateur.randomness import seeded
 from secateur.rate.tally import Tally
 from secateur.rate.whole import tally_pass
@@ -36,6 +35,7 @@ from secateur.train.callbacks import Callback, KeepBest, Run, ShowProgress, Stop
 from secateur.train.checkpoint import WriteCheckpoint, identify, resume
 from secateur.train.history import EpochRecord, History
 from secateur.train.options import TrainOptions
+from secateur.trees import changed
 from secateur.types import FileError, InputError, Loss, with_changes
 
 __all__ = ["fit", "try_model"]
@@ -187,11 +187,9 @@ def _shapes(values: Any) -> Any:
     """Shapes and types in words, of one tensor or of several.
 
     >>> _shapes(torch.zeros(2, 3)), _shapes({"ids": torch.zeros(2), "cache": None})
-    ('shape (2, 3) and torch.float32', {'ids': 'shape (2,) and torch.float32', 'cache': 'None'})
+    ('shape (2, 3) and torch.float32', {'ids': 'shape (2,) and torch.float32', 'cache': None})
     """
-    return pytree.tree_map(
-        lambda leaf: f"shape {tuple(leaf.shape)} and {leaf.dtype}" if isinstance(leaf, Tensor) else str(leaf), values
-    )
+    return changed(values, lambda tensor: f"shape {tuple(tensor.shape)} and {tensor.dtype}")
 
 
 def _train(
@@ -340,6 +338,7 @@ def _gradients(
     if not checked and are_classes(outputs, batch.targets):
         check_labels(batch.targets, outputs.shape[1], "training data")
     value = loss(outputs, batch.targets)
+    check_slope(value)
     mean = float(value.detach())
     if not isfinite(mean):
         raise InputError(f"training: the loss became {mean} {_where(run)}; {CALMER}")

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.checks import check_name
 from secateur.labelled import logits_of
 from secateur.losses import LOSSES, gives_numbers, is_cross_entropy, loss_function, sequence_cross_entropy
+from secateur.trees import changed, numbers_within, tensors_within
 from secateur.types import InputError, Loss
 
-__all__ = ["MATCHES", "Match", "Matched", "match_by_kind", "output_tensors", "soft_cross_entropy"]
+__all__ = ["MATCHES", "Match", "Matched", "check_teaches", "match_by_kind", "numbers_of", "soft_cross_entropy"]
 
 Match = Callable[[Any, Any], Tensor]
 """From the model's outputs and the teacher's to a scalar; whatever both return."""
@@ -123,7 +123,7 @@ class Matched:
 
     def __call__(self, outputs: Any, answers: Any) -> Tensor:
         """Return the sum over the output tensors."""
-        ours, theirs = output_tensors(outputs), output_tensors(answers)
+        ours, theirs = numbers_of(outputs), numbers_of(answers)
         if [x.shape for x in ours] != [x.shape for x in theirs]:
             raise InputError(
                 f"distillation: the teacher answers in the shape {_shapes(theirs)}, the model in {_shapes(ours)}; "
@@ -141,23 +141,81 @@ class Matched:
         return MATCHES[kind](outputs, answers, self.temperature)
 
 
-def output_tensors(outputs: Any) -> list[Tensor]:
+def numbers_of(outputs: Any) -> list[Tensor]:
     """Return the tensors of numbers among a model's outputs, in their order; the logits alone of what names them.
 
     Raises:
         InputError: there is none.
 
-    >>> len(output_tensors((torch.zeros(1), [torch.zeros(1), None]))), len(output_tensors({"logits": torch.zeros(1)}))
+    >>> len(numbers_of((torch.zeros(1), [torch.zeros(1), None]))), len(numbers_of({"logits": torch.zeros(1)}))
     (2, 1)
     """
-    leaves = pytree.tree_leaves(logits_of(outputs))
-    numbers = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim]
+    numbers = numbers_within(logits_of(outputs))
     if not numbers:
         raise InputError(
             f"distillation: the model returns a {type(outputs).__name__} without a tensor of numbers; give "
             "match= as a function of (outputs, answers)"
         )
     return numbers
+
+
+def check_teaches(match: Match, outputs: Any, answers: Any) -> None:
+    """Refuse a function of one's own by which no student could learn from its teacher.
+
+    It must return a scalar, whose gradient by the model's outputs is not 0 everywhere, and that changes where other
+    answers of the teacher's stand beside the same outputs.
+
+    Args:
+        match: the function.
+        outputs, answers: what the model and the teacher return for the same samples.
+
+    Raises:
+        InputError: with what is wrong with it.
+
+    >>> check_teaches(lambda outputs, answers: outputs.square().mean(), torch.eye(2), torch.ones(2, 2) + torch.eye(2))
+    Traceback (most recent call last):
+    secateur.types.InputError: distillation: the loss cannot teach: it does not depend on the teacher's answers; give a \
+function of (outputs, answers) that falls as the first come nearer to the second, such as torch.nn.functional.mse_loss
+    """
+    values = [_value_and_slopes(match, part, answers) for part in (outputs, *_others(outputs))]
+    others = _others(answers)
+    problem = next((problem for problem, _ in values if problem), "")
+    if not problem and not any(bool(slope.any()) for _, found in values for slope in found[1:]):
+        problem = "it is constant: its gradient by the model's outputs is 0"
+    if not problem and others:
+        told = [_value_and_slopes(match, outputs, other)[1] for other in others]
+        if all(map(torch.equal, values[0][1] * len(told), [part for found in told for part in found])):
+            problem = "it does not depend on the teacher's answers"
+    if problem:
+        raise InputError(
+            f"distillation: the loss cannot teach: {problem}; give a function of (outputs, answers) that falls as the "
+            "first come nearer to the second, such as torch.nn.functional.mse_loss"
+        )
+
+
+def _value_and_slopes(match: Match, outputs: Any, answers: Any) -> tuple[str, list[Tensor]]:
+    """What is wrong, if anything is; the value, and its gradient by each tensor of the outputs."""
+    with torch.enable_grad():
+        leafed = changed(outputs, lambda x: x.detach().requires_grad_() if x.is_floating_point() else x)
+        value: object = match(leafed, answers)
+        if not isinstance(value, Tensor) or value.ndim:
+            what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            return f"it returns {what} and no scalar tensor", []
+        if not value.requires_grad:
+            return "it has no gradient by the model's outputs", []
+        leaves = [leaf for leaf in tensors_within(leafed) if leaf.requires_grad]
+        slopes = torch.autograd.grad(value, leaves, allow_unused=True)
+    return "", [value.detach(), *(x.new_zeros(()) if s is None else s for x, s in zip(leaves, slopes, strict=True))]
+
+
+def _others(value: Any) -> list[Any]:
+    """The same with each sample's rows in another's place, and with the first sample's in all; none if that is the same."""
+    if all(bool((x == x[:1]).all()) for x in numbers_within(value)):
+        return []
+    return [
+        changed(value, lambda x: x.roll(1, 0) if x.ndim else x),
+        changed(value, lambda x: x[:1].expand_as(x) if x.ndim else x),
+    ]
 
 
 def _shapes(parts: list[Tensor]) -> str:
@@ -201,7 +259,7 @@ def match_by_kind(match: str, temperature: float, answer: Callable[[], Any], tar
     check_name("match of a student and its teacher", match, ("auto", *MATCHES))
     with _Sigmoids() as sigmoids:
         answers = answer()
-    parts = output_tensors(answers)
+    parts = numbers_of(answers)
     # Targets say what a single tensor is; of several it is not known which of them they are of.
     single = targets if len(parts) == 1 and isinstance(targets, Tensor) else None
     dim = None

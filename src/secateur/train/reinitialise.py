@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from secateur.checks import check_name, check_number, check_whole
 from secateur.criteria.loss_change import LossChange
 from secateur.criteria.loss_change.labels import LABELS
-from secateur.labelled import Data, check_data, iterate
+from secateur.labelled import Data, batches, check_samples
 from secateur.losses import loss_function
 from secateur.models.schemes import SCHEMES
 from secateur.randomness import private_draws
@@ -40,12 +40,12 @@ class Reinitialise(Callback):
         every: after how many epochs, each time; the last epoch is never followed by one.
         data: labelled samples to measure on: a `Split`, a pair (inputs, targets), or batches of such pairs.
         loss: a name that `fit` takes, or a function of (outputs, targets) that gives the mean of its samples' losses.
-        labels: which units begin anew (see `UnitWorth.label`).
+        labels: which units begin anew, by significance (see `UnitWorth.label`).
         scheme: how incoming weights are drawn: one of the schemes of `secateur.models.initialise`.
         outgoing: outgoing weights are drawn by the scheme and multiplied by this; 0 sets them to zero, None keeps them.
         cycles: how many times at most; None for no limit.
         seed: of the weights that are drawn.
-        tolerance, alpha: of the labels.
+        tolerance, alpha: of the labels; the tolerance is a share of the loss.
         at_random: the control: as many units of each site begin anew, but drawn at random among all of them.
         on_found: called with the epoch that begins and the units, by site.
 
@@ -82,7 +82,7 @@ class Reinitialise(Callback):
         check_whole(self, 0, seed=self.seed)
         check_whole(self, 0, or_none=True, cycles=self.cycles)
         check_number(self, "(-inf, inf)", "without one the weights stay", or_none=True, outgoing=self.outgoing)
-        check_data(self.data, "Reinitialise")
+        check_samples(self.data, "Reinitialise")
         loss_function(self.loss)
         for label in self.labels:
             check_name("label", label, LABELS)
@@ -102,7 +102,9 @@ class Reinitialise(Callback):
         if not done or rest or (self.cycles is not None and cycle > self.cycles):
             return
         sites = self._sites(run)
-        labels = LossChange(self.data, self.loss)(run.model, sites).label(self.alpha, self.tolerance)
+        labels = LossChange(self.data, self.loss)(run.model, sites).label(
+            self.alpha, self.tolerance, reading="significance"
+        )
         units = {
             name: [n for n, label in enumerate(unit_labels) if label in self.labels]
             for name, unit_labels in labels.items()
@@ -121,8 +123,8 @@ class Reinitialise(Callback):
             self.on_found(done + 1, units)
 
     def _sites(self, run: Run) -> Sites:
-        inputs, _ = next(iter(iterate(self.data, 2, "Reinitialise")))
-        sites = channels(run.model, inputs[:2].to(run.device))
+        batch = next(batches(self.data, 2, "Reinitialise"))
+        sites = channels(run.model, batch.rows(slice(2)).to(run.device).inputs)
         if not sites:
             raise InputError(
                 "Reinitialise: the model has no units that could be removed; see channels(…).frozen for why"

@@ -144,6 +144,37 @@ def test_failures(run: Run) -> None:
     assert json.loads(run("failures", "--study", "other", "--json")[1]) == {"failures": []}
 
 
+def test_what_was_mended_is_forgotten_wherever_it_was(run: Run) -> None:
+    store, failed = Store(paths.store_dir("other")), prune("neuron", 0.99)
+    store.put(Record(failed, {"accuracy": 0.1}, created="2001-01-01T00:00:00+00:00"))
+    assert "1 failed" in run("failures")[2]  # it failed after that
+    store.put(Record(failed, {"accuracy": 0.1}))
+    assert run("failures")[1:] == ("", "0 failed\n")
+    assert "1 failed" in run("failures", "--store", "toy")[2]
+
+
+def test_failures_can_be_forgotten(run: Run) -> None:
+    toy = Store(paths.store_dir("toy"))
+    toy.fail(Failure(TRAIN, "OSError: no room", "Traceback", "2999-01-01T00:00:00+00:00"))
+    assert "2 failed, forgotten" in run("failures", "--forget")[2]
+    assert (run("failures")[1], toy.failures(), toy.has(TRAIN.id)) == ("", [], True)
+    toy.check()
+
+
+@pytest.mark.parametrize("stores", [(), ("--store", "toy")])
+@pytest.mark.parametrize("asked", [("--kind", "nosuch"), ("--where", "accuracy>5"), ("--study", "nosuch")])
+def test_no_match_is_an_empty_table(run: Run, stores: tuple[str, ...], asked: tuple[str, ...]) -> None:
+    code, out, err = run("list", *stores, *asked)
+    assert (code, out.split(), err) == (0, ["id", "kind", "wall_seconds", "created"], "")
+    assert rows(run("list", *stores, *asked, "--json")) == []
+    header = "accuracy\n" if stores else "store,accuracy\n"
+    assert run("list", *stores, *asked, "--columns", "accuracy", "--csv")[1] == header
+    assert run("list", *stores, *asked, "--sort", "accuracy")[0] == 0
+    assert run("export", *stores, *asked, "--csv", "a.csv")[0] == 0
+    code, _, err = run("compare", *stores, *asked, "--by", "method")
+    assert (code, err) == (1, "secateur: no finished cell fits; see `secateur runs list`\n")
+
+
 def test_remove_asks_and_says_what_depends(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     code, _, err = run("remove", TRAIN.id)
     assert code == 1

@@ -12,7 +12,7 @@ from secateur.checks import check_number, check_whole
 from secateur.criteria.base import LossCriterion
 from secateur.criteria.loss_change.result import UnitWorth
 from secateur.criteria.loss_change.screen import estimates, lowest, with_estimates
-from secateur.labelled import Data, count_batches, iterate
+from secateur.labelled import SampleBatch, Samples, batches, count_batches
 from secateur.progress import bar
 from secateur.rate.tally import UnitTally
 from secateur.rate.units import unit_engine
@@ -70,6 +70,11 @@ class LossChange(LossCriterion):
         check_whole(self, or_none=True, max_memory=self.max_memory)
         check_number(self, "(0, 1)", "a fraction of the units; 0.1 is usual", or_none=True, screen=self.screen)
 
+    @property
+    def adds_up(self) -> bool:
+        """True: each is the change without one unit."""
+        return True
+
     def __call__(self, model: nn.Module, sites: Sites) -> UnitWorth:
         """Return the changes, high = keep; each has its site's shape."""
         changes = super().__call__(model, sites)
@@ -96,8 +101,8 @@ class LossChange(LossCriterion):
         steps = count * count_batches(self.data, size) if self.progress else 0
         with bar(steps, self.progress, "loss changes") as advance:
             engine.report(advance)
-            for inputs, targets in _Single(self.data, size):
-                engine.measure(inputs.to(device), targets.to(device), tally)
+            for batch in _Single(self.data, size):
+                engine.measure(batch.to(device), tally)
         return UnitWorth.of(tally)
 
     def __repr__(self) -> str:
@@ -109,13 +114,12 @@ class LossChange(LossCriterion):
 class _Single:
     """Batches in float32, that can be iterated again and again."""
 
-    data: Data
+    data: Samples
     batch_size: int
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for pair in iterate(self.data, self.batch_size, "LossChange"):
-            inputs, targets = (x.float() if x.is_floating_point() else x for x in pair)
-            yield inputs, targets
+    def __iter__(self) -> Iterator[SampleBatch]:
+        for batch in batches(self.data, self.batch_size, "LossChange"):
+            yield batch.changed(lambda x: x.float() if x.is_floating_point() else x)
 
 
 def _warn_of_many(sites: Sites, units: int) -> None:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import nan
+from math import ceil, nan
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from secateur.criteria.loss_change.labels import LABELS, Correction, label_numbers
+from secateur.criteria.loss_change.labels import (
+    LABELS,
+    TOLERANCES,
+    Correction,
+    Reading,
+    check_options,
+    half_widths,
+    images_needed,
+    practical_numbers,
+    significance_numbers,
+)
 from secateur.files import require
 from secateur.rate.tally import Sums, Tally, UnitTally
 
@@ -83,74 +94,182 @@ class UnitWorth(dict[str, Tensor]):
         return changes
 
     def label(
-        self, alpha: float = 0.05, tolerance: float | None = None, correction: Correction | None = "holm"
+        self,
+        alpha: float = 0.05,
+        tolerance: float | None = None,
+        correction: Correction | None = "holm",
+        reading: Reading = "practical",
     ) -> dict[str, list[str]]:
-        """Return ``"important"``, ``"zero"``, ``"worse"`` or ``"unmeasured"`` for each unit (Charpentier, 2020).
+        """Return what each unit is: ``"important"``, ``"zero"``, ``"worse"`` or ``"undecided"`` (Charpentier, 2020).
 
-        A unit is *important* when its change is above `tolerance` beyond chance, *worse* when it is below
-        ``-tolerance`` beyond chance (the model is better without it), and *zero* otherwise: there is no evidence that
-        its removal changes the loss by more than the tolerance. Units that were estimated alone are *unmeasured*, and
-        do not count among the many. Beyond chance means that the interval change ± z · error
-        lies wholly beyond the tolerance, z the normal quantile of ``1 - alpha / 2``, after the correction.
+        Each change has an interval, change ± z · error, and the loss a practical tolerance. A unit is *important* where
+        its interval lies above the tolerance, *zero* where it lies within the tolerance on both sides of 0, *worse*
+        where it lies below 0 (the model is better without it), and *undecided* where it is too wide to say; more samples
+        decide more units (see `images`). Units that were estimated alone are *unmeasured*.
+
+        With ``reading="significance"``, after the thesis, a unit is *important* or *worse* when its change is beyond the
+        tolerance, there the precision of the changes, beyond chance, and *zero* otherwise. Then zero says that there is
+        no evidence, and with few samples much is zero that the model needs.
 
         Args:
             alpha: the probability of error that is allowed, in (0, 1).
-            tolerance: the change of the loss that does not matter, ≥ 0; by default 1e-5 of the whole model's loss, the
-                precision that the changes are held to: below it a rounding that is always the same looks sure.
-            correction: for asking about many units at once, over all units of all sites: ``"holm"`` and
-                ``"bonferroni"`` hold the probability of a single wrong label at `alpha`, ``"fdr"`` (Benjamini and
-                Hochberg, 1995) the expected share of wrong ones among the important and the worse; None corrects nothing.
+            tolerance: the share of the whole model's loss that does not matter, ≥ 0; by default 0.001, and 1e-5, the
+                precision that the changes are held to, by significance.
+            correction: for asking about many units at once, over all units of all sites: with ``"holm"`` and
+                ``"bonferroni"`` no label at all is wrong with probability 1 − `alpha` (intervals hold all at once, which
+                is the same for both; Holm's test is sharper by significance); ``"fdr"`` (Benjamini and Hochberg, 1995;
+                by significance) holds the expected share of wrong ones among the important and the worse; None corrects
+                nothing.
+            reading: ``"practical"`` or ``"significance"``.
 
         Returns:
             For each site its units' labels, in order; those of single weights as the weight's entries lie in memory.
 
         Raises:
-            InputError: `alpha` or `tolerance` is out of range.
-            UnknownNameError: a correction of no known name.
+            InputError: `alpha` or `tolerance` is out of range, or the correction has no intervals.
+            UnknownNameError: a correction or reading of no known name.
 
         >>> base = Base(1.0, 0.5, torch.zeros(2), 100, torch.tensor([50, 50]))
-        >>> changes = UnitWorth(base, {"fc": torch.tensor([0.5, 0.01, -0.5])})
-        >>> changes.error["fc"] = torch.tensor([0.1, 0.1, 0.1])
+        >>> changes = UnitWorth(base, {"fc": torch.tensor([0.5, 0.01, 0.0, -0.5])})
+        >>> changes.error["fc"] = torch.tensor([0.1, 0.1, 1e-4, 0.1])
         >>> changes.label()
-        {'fc': ['important', 'zero', 'worse']}
+        {'fc': ['important', 'undecided', 'zero', 'worse']}
+        >>> changes.label(reading="significance")
+        {'fc': ['important', 'zero', 'zero', 'worse']}
         """
-        if tolerance is None:
-            tolerance = PRECISION * abs(self.base.loss)
-        labels = [[LABELS[-1]] * x.numel() for x in self.values()]
-        measured_units = [
-            (i, unit) for i, name in enumerate(self) for unit in self.exact[name].flatten().nonzero().flatten().tolist()
-        ]
+        check_options(alpha, tolerance, correction, reading)
         change, error = (self._measured(part) for part in (self, self.error))
-        numbers = label_numbers(change, error, alpha, tolerance, correction).tolist()
-        for (i, unit), number in zip(measured_units, numbers, strict=True):
-            labels[i][unit] = LABELS[number]
-        return dict(zip(self, labels, strict=True))
+        allowed = self._allowed(tolerance, reading)
+        if reading == "significance":
+            numbers = significance_numbers(change, error, alpha, allowed, correction)
+        else:
+            half = half_widths(error, alpha, correction)
+            numbers = practical_numbers(change, half, allowed, PRECISION * abs(self.base.loss))
+        by_site = self._spread(numbers, LABELS.index("unmeasured"))
+        return {name: [LABELS[n] for n in site.flatten().tolist()] for name, site in by_site.items()}
+
+    def interval(self, alpha: float = 0.05, correction: Correction | None = "holm") -> dict[str, Tensor]:
+        """Return the ends of each change's interval, ``(*shape, 2)``, float64; nan where it was not measured.
+
+        >>> base = Base(1.0, 0.5, torch.zeros(2), 100, torch.tensor([50, 50]))
+        >>> changes = UnitWorth(base, {"fc": torch.tensor([0.5])})
+        >>> changes.error["fc"] = torch.tensor([0.1])
+        >>> [round(end, 2) for end in changes.interval()["fc"][0].tolist()]
+        [0.3, 0.7]
+        """
+        check_options(alpha, None, correction, "practical")
+        change, error = (self._measured(part) for part in (self, self.error))
+        half = half_widths(error, alpha, correction)
+        ends = (self._spread(end, nan) for end in (change - half, change + half))
+        return {name: torch.stack(pair, dim=-1) for name, pair in _zipped(*ends).items()}
+
+    def images(
+        self, alpha: float = 0.05, tolerance: float | None = None, correction: Correction | None = "holm"
+    ) -> dict[str, Tensor]:
+        """Return about how many samples would decide each unit, were its change what was measured, float64.
+
+        Those of units that are decided are no more than were measured on; inf where no number would do, nan where a unit
+        was not measured.
+
+        >>> base = Base(1.0, 0.5, torch.zeros(2), 100, torch.tensor([50, 50]))
+        >>> changes = UnitWorth(base, {"fc": torch.tensor([0.101])})
+        >>> changes.error["fc"] = torch.tensor([0.1])
+        >>> changes.images()["fc"].round()                 # the interval, 0.101 ± 0.196, must end above 0.001
+        tensor([384.], dtype=torch.float64)
+        """
+        check_options(alpha, tolerance, correction, "practical")
+        change, error = (self._measured(part) for part in (self, self.error))
+        half = half_widths(error, alpha, correction)
+        return self._spread(images_needed(change, half, self._allowed(tolerance, "practical"), self.base.count), nan)
+
+    def summary(self, alpha: float = 0.05, tolerance: float | None = None) -> str:
+        """Return how many units have each label, by either reading, and how many samples would decide the undecided.
+
+        >>> base = Base(1.0, 0.5, torch.zeros(2), 100, torch.tensor([50, 50]))
+        >>> changes = UnitWorth(base, {"fc": torch.tensor([0.5, 0.051, 0.0, -0.5])})
+        >>> changes.error["fc"] = torch.tensor([0.1, 0.1, 1e-4, 0.1])
+        >>> print(changes.summary())
+        4 units on 100 samples, loss 1
+        practical (tolerance 0.1 % of the loss): 1 important, 1 zero, 1 worse, 1 undecided
+        significance (zero: no evidence): 1 important, 2 zero, 1 worse
+        about 2,496 samples would decide half of the undecided, 2,496 nine in ten
+        """
+        share = TOLERANCES["practical"] if tolerance is None else tolerance
+        titles = {
+            "practical": f"practical (tolerance {100 * share:g} % of the loss)",
+            "significance": "significance (zero: no evidence)",
+        }
+        head = (
+            f"{sum(x.numel() for x in self.values()):,} units on {self.base.count:,} samples, loss {self.base.loss:.4g}"
+        )
+        labels = {"practical": self.label(alpha, tolerance), "significance": self.label(alpha, reading="significance")}
+        lines = [head, *(f"{titles[reading]}: {_counts(by_site)}" for reading, by_site in labels.items())]
+        needed = [
+            count
+            for name, counts in self.images(alpha, tolerance).items()
+            for count, label in zip(counts.flatten().tolist(), labels["practical"][name], strict=True)
+            if label == "undecided"
+        ]
+        if needed:
+            half, most = (sorted(needed)[min(ceil(share * len(needed)), len(needed)) - 1] for share in (0.5, 0.9))
+            lines.append(f"about {half:,.0f} samples would decide half of the undecided, {most:,.0f} nine in ten")
+        return "\n".join(lines)
+
+    def _allowed(self, tolerance: float | None, reading: str) -> float:
+        """The change of the loss that does not matter."""
+        return (TOLERANCES[reading] if tolerance is None else tolerance) * abs(self.base.loss)
+
+    def _spread(self, values: Tensor, otherwise: float) -> dict[str, Tensor]:
+        """Values of all measured units, in order, by site; `otherwise` where a unit was not measured."""
+        by_site, start = {}, 0
+        for name, exact in self.exact.items():
+            stop = start + int(exact.sum())
+            by_site[name] = torch.full(exact.shape, otherwise, dtype=values.dtype)
+            by_site[name][exact.cpu()] = values[start:stop].cpu()
+            start = stop
+        return by_site
 
     def _measured(self, values: Mapping[str, Tensor]) -> Tensor:
         """The values of all units that were measured, in order."""
         return torch.cat([torch.zeros(0), *(values[name][self.exact[name]].flatten() for name in self)]).double()
 
     def frame(self) -> DataFrame:
-        """Return a pandas table with a row for each unit: site, unit, loss change, error, accuracies, label, exact.
+        """Return a pandas table with a row for each unit: site, unit, loss change, its error and interval, accuracies.
 
-        The columns ``class 0``, ``class 1``, … are the changes of the accuracy on each class. ``unit`` counts along
-        the site; that of a single weight is its place in the flattened weight.
+        Besides its labels by either reading (``label``, ``significance``), about how many ``images`` would decide it, and
+        whether the change is exact. The columns ``class 0``, ``class 1``, … are the changes of the accuracy on each class.
+        ``unit`` counts along the site; that of a single weight is its place in the flattened weight.
         """
-        labels, rows = self.label(), []
+        labels, significance = self.label(), self.label(reading="significance")
+        interval, images, rows = self.interval(), self.images(), []
         for name, change in self.items():
-            columns = [change, self.error[name], self.accuracy[name], self.exact[name]]
+            ends = interval[name].reshape(-1, 2)
+            columns = [change, self.error[name], ends[:, 0], ends[:, 1], self.accuracy[name], images[name]]
             classes = self.class_accuracy[name].reshape(change.numel(), -1).tolist()
-            for unit, (loss, error, accuracy, exact) in enumerate(
-                zip(*(c.flatten().tolist() for c in columns), strict=True)
-            ):
-                row = {"site": name, "unit": unit, "loss": loss, "error": error, "accuracy": accuracy}
+            exact = self.exact[name].flatten().tolist()
+            for unit, values in enumerate(zip(*(c.flatten().tolist() for c in columns), strict=True)):
+                row: dict[str, object] = {"site": name, "unit": unit}
+                row |= dict(zip(("loss", "error", "low", "high", "accuracy", "images"), values, strict=True))
                 row |= {f"class {k}": value for k, value in enumerate(classes[unit])}
-                rows.append(row | {"label": labels[name][unit], "exact": exact})
+                row |= {"label": labels[name][unit], "significance": significance[name][unit], "exact": exact[unit]}
+                rows.append(row)
         return require("pandas", "lab").DataFrame(rows)
 
     def __repr__(self) -> str:
         units = sum(x.numel() for x in self.values())
         return f"UnitWorth({units} units of {len(self)} sites, loss {self.base.loss:.4g} on {self.base.count} samples)"
+
+
+def _zipped(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    return {name: (value, second[name]) for name, value in first.items()}
+
+
+def _counts(labels: Mapping[str, list[str]]) -> str:
+    counts = Counter(label for names in labels.values() for label in names)
+    shown = ("important", "zero", "worse", "undecided", "unmeasured")
+    return ", ".join(
+        f"{counts[label]:,} {label}" for label in shown if label in ("important", "zero", "worse") or counts[label]
+    )
 
 
 def _base(whole: Tally) -> Base:

@@ -227,7 +227,7 @@ class _Driver:
         self._trackers.tell("cell", record, outcome.artefact)
 
     def _fail(self, event: Failed, cell: Cell) -> None:
-        failure = Failure(cell.recipe, event.error, event.traceback or event.error)
+        failure = Failure(cell.recipe, _whole(event.error), _whole(event.traceback or event.error))
         self._store.fail(failure)
         write_text(paths.log_file(self._store.path, cell.id), _log(failure, event))
         del self._in_flight[cell.id]
@@ -261,6 +261,11 @@ class _Driver:
         self._watch(Notice(what, self._name, self.tally, recipe, **facts))
 
 
+def _whole(text: str) -> str:
+    """A text that a file can hold: names of files that are not UTF-8 bring half characters into errors."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def _log(failure: Failure, event: Failed) -> str:
     parts = [f"{failure.recipe}\n{failure.error}\n", failure.traceback]
-    return "\n".join([*parts, f"What it printed:\n\n{event.output}"] if event.output else parts)
+    return "\n".join([*parts, f"What it printed:\n\n{_whole(event.output)}"] if event.output else parts)

@@ -177,7 +177,7 @@ class Screen:
         self._bar.update(
             self._task, description=words[0], total=tally.total, completed=tally.settled, state="  ".join(words[2:])
         )
-        best = [Text(f"  best {_best(tally)}", style="green", no_wrap=True, overflow="ellipsis")] if tally.best else []
+        best = [Text(f"  {_best(tally)}", style="green", no_wrap=True, overflow="ellipsis")] if tally.best else []
         return Group(self._bar.get_renderable(), *best, *_running(tally))
 
 
@@ -224,8 +224,8 @@ def _trouble(notice: Notice) -> str:
 def _best(tally: RunTally) -> str:
     if tally.best is None or tally.best_of is None:
         return ""
-    value, recipe = tally.best
-    return f"{tally.best_of[0]} {value:.4g}: {short(recipe)}"
+    (name, way), (value, recipe) = tally.best_of, tally.best
+    return f"{'highest' if way == 'max' else 'lowest'} {name} so far {value:.4g}: {short(recipe)}"
 
 
 def _bar(console: Console) -> tuple[Progress, Any]:

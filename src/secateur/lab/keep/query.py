@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import sqlite3
@@ -14,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from secateur.checks import check_whole
-from secateur.files import require
+from secateur.files import from_json, require
 from secateur.lab.keep import frames
 from secateur.lab.keep.database import Connection, address, connected
 from secateur.lab.keep.schema import VIEWS
-from secateur.lab.keep.seals import FAILURE, RECORD, check_record
+from secateur.lab.keep.seals import FAILURE, RECORD, check_record, plain
 from secateur.lab.plan.recipe import Json
 from secateur.types import InputError, unknown_name
 
@@ -180,17 +179,17 @@ def _rows(connection: sqlite3.Connection, text: str, values: Sequence[Json]) -> 
     columns = "id, study, kind, wall_seconds, cpu_seconds, created, coalesce(exact, metrics) AS metrics"
     columns += ", json_extract(recipe, '$.parameters') AS parameters"
     answers = map(dict, connection.execute(f"SELECT {columns} FROM records {text}", values))
-    return [r | {name: json.loads(r[name]) for name in ("parameters", "metrics")} for r in answers]
+    return [r | {name: plain(r[name], dict, name) for name in ("parameters", "metrics")} for r in answers]
 
 
 def _read(text: str | None) -> Json:
     # What JSON cannot say, nan, is null there (`queryable`).
-    return math.nan if text == "null" else None if text is None else json.loads(text)
+    return math.nan if text == "null" else None if text is None else plain(text, object, "values")
 
 
 def _value(text: str) -> Json:
     try:
-        return json.loads(text)
+        return from_json(text)
     except ValueError:
         return text
 

@@ -15,6 +15,8 @@ from operator import xor
 from typing import Any
 from uuid import uuid4
 
+from secateur.files import from_json
+
 __all__ = [
     "FAILURE",
     "RECORD",
@@ -27,6 +29,7 @@ __all__ = [
     "check_record",
     "check_records",
     "open_ledger",
+    "plain",
     "seal",
 ]
 
@@ -53,6 +56,27 @@ def seal(*values: object) -> int:
     """
     text = "\x1f".join([value if type(value) is str else f"\x00{value!r}" for value in values])
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def plain(text: str | None, kind: type, name: str) -> Any:
+    """Return what the JSON in a column says.
+
+    Raises:
+        Damaged: it is no JSON, nested too deep, or of another kind.
+
+    >>> plain("[1]", list, "history")
+    [1]
+    >>> plain("[1]", dict, "metrics")
+    Traceback (most recent call last):
+    secateur.lab.keep.seals.Damaged: its metrics are a list
+    """
+    try:
+        value = from_json(text or "")
+    except (ValueError, TypeError) as error:
+        raise Damaged(f"its {name} cannot be read: {error}") from error
+    if not isinstance(value, kind):
+        raise Damaged(f"its {name} are a {type(value).__name__}")
+    return value
 
 
 class Ledger:
@@ -99,6 +123,10 @@ class Ledger:
         """Remove a record, its history and its failure."""
         if self._forget("record", identity):
             self._connection.execute("DELETE FROM histories WHERE id = ?", (identity,))
+        self.forgive(identity)
+
+    def forgive(self, identity: str) -> None:
+        """Remove a failure."""
         self._forget("failure", identity)
 
     def close(self) -> None:

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from secateur.files import sweep, write_bytes
+from secateur.files import check_depth, sweep, write_bytes
 from secateur.lab.keep import database, frames, paths, query
 from secateur.lab.keep.records import Failure, Record
 from secateur.lab.keep.schema import queryable
-from secateur.lab.keep.seals import RECORD, Damaged, check_failures, check_history, check_ids, check_record
+from secateur.lab.keep.seals import RECORD, Damaged, check_failures, check_history, check_ids, check_record, plain
 from secateur.lab.plan.recipe import Json, Recipe
 from secateur.types import FileError, InputError, UnknownNameError
 
@@ -194,6 +194,11 @@ class Store:
         with database.writing(self.database) as ledger:
             ledger.put_failure({**row, "traceback": failure.traceback, "created": failure.created})
 
+    def forgive(self, identity: str) -> None:
+        """Forget that a cell failed, so that the next run tries it again; a record of it stays."""
+        with database.writing(self.database) as ledger:
+            ledger.forgive(identity)
+
     def failures(self) -> list[Failure]:
         """Return the cells that failed and have not succeeded since, oldest first."""
         with database.connected(self.database) as connection:
@@ -321,8 +326,8 @@ class Store:
 
     def _recipe(self, text: str) -> Recipe:
         try:
-            return Recipe.from_dict(json.loads(text))
-        except (ValueError, FileError) as error:
+            return Recipe.from_dict(plain(text, dict, "recipes"))
+        except (Damaged, FileError) as error:
             raise database.damaged(self.database, error) from error
 
     def _decoded(self, row: sqlite3.Row) -> Record:
@@ -335,15 +340,27 @@ class Store:
 
     def _record(self, row: sqlite3.Row | Mapping[str, Any]) -> Record:
         texts = (row["exact"] or row["metrics"], row["history"] or "[]", row["environment"])
+        kinds = ((dict, "metrics"), (list, "histories"), (dict, "environments"))
         try:
-            metrics, history, environment = map(json.loads, texts)
-        except (ValueError, TypeError) as error:
+            metrics, history, environment = (plain(text, *kind) for text, kind in zip(texts, kinds, strict=True))
+            _check_plain(row, history)
+        except Damaged as error:
             raise database.damaged(self.database, error) from error
         rest = {name: row[name] for name in ("artefact", "wall_seconds", "cpu_seconds", "created")}
         recipe = self._recipe(row["recipe"])
         if recipe.id != row["id"]:
             raise database.damaged(self.database, FileError(f"record {row['id']} holds the recipe of cell {recipe.id}"))
         return Record(recipe, metrics, history, environment, **rest)
+
+
+def _check_plain(row: sqlite3.Row | Mapping[str, Any], history: list[Any]) -> None:
+    """Refuse what no record of ours holds, whoever wrote it."""
+    if not all(isinstance(step, dict) for step in history):
+        raise Damaged("its history is no list of mappings")
+    kinds: dict[str, tuple[type, ...]] = {"wall_seconds": (int, float), "cpu_seconds": (int, float), "created": (str,)}
+    for name, kind in {**kinds, "artefact": (str, type(None))}.items():
+        if not isinstance(row[name], kind):
+            raise Damaged(f"its {name} is {row[name]!r}")
 
 
 def _encoded(record: Record) -> tuple[dict[str, Any], str]:
@@ -353,7 +370,9 @@ def _encoded(record: Record) -> tuple[dict[str, Any], str]:
         metrics, exact = queryable(json.dumps(dict(record.metrics)))
         history = json.dumps([dict(row) for row in record.history])
         environment = json.dumps(dict(record.environment))
-    except (TypeError, ValueError) as error:
+        for values in (dict(record.metrics), list(record.history), dict(record.environment)):
+            check_depth(values)
+    except (TypeError, ValueError, RecursionError) as error:
         raise InputError(
             f"the results of cell {recipe} cannot be kept: {error}; give plain numbers (.item() or .tolist())"
         ) from error
@@ -375,13 +394,21 @@ def _save(path: Path, tensors: Mapping[str, Tensor]) -> str:
 
 
 def _load(path: Path, checksum: str, identity: str) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
-    return load(_read(path, checksum, identity))
+    try:
+        return load(_read(path, checksum, identity))
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise FileError(f"the artefact {path} is no safetensors file ({error}); {_remedy(identity)}") from error
+
+
+def _remedy(identity: str) -> str:
+    return f"forget the cell with Store.delete({identity!r}) and run the study again"
 
 
 def _read(path: Path, checksum: str, identity: str) -> bytes:
-    remedy = f"forget the cell with Store.delete({identity!r}) and run the study again"
+    remedy = _remedy(identity)
     try:
         data = path.read_bytes()
     except OSError as error:

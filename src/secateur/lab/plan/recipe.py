@@ -11,9 +11,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from secateur.files import write_text
+from secateur.files import DEEPEST, write_text
 from secateur.lab.plan import toml
-from secateur.types import FileError, InputError, unknown_name
+from secateur.types import FileError, InputError, brief, unknown_name
 
 __all__ = ["SEEDS", "Json", "Recipe", "canonical"]
 
@@ -63,6 +63,7 @@ class Recipe:
         for name, value in (("study", self.study), ("kind", self.kind)):
             if not isinstance(value, str) or not value.strip():
                 raise InputError(f"a recipe's {name} must be a name, got {value!r}")
+            _text(name, value)
         # Normal forms, and copies: a caller's later change must not change what the recipe is.
         object.__setattr__(self, "parameters", _normal_mapping(self.parameters))
         object.__setattr__(self, "defaults", _normal_mapping(self.defaults))
@@ -214,22 +215,35 @@ def _ids(needs: Sequence[str]) -> tuple[str, ...]:
 def _key(name: object) -> str:
     if not isinstance(name, str) or not name:
         raise InputError(f"a recipe's parameter must be named by a string, got {name!r}")
-    return name
+    return _text("parameter's name", name)
 
 
-def _normal(name: str, value: Json) -> Json:
-    if value is None or isinstance(value, (bool, str)):
+def _normal(name: str, value: Json, depth: int = 0) -> Json:
+    if depth > DEEPEST:
+        raise InputError(f"the recipe's parameter {brief(name)} is nested more than {DEEPEST} deep; give plain values")
+    if isinstance(value, str):
+        return _text(name, value)
+    if value is None or isinstance(value, bool):
         return value
     if isinstance(value, (int, float)):
         return _number(name, value)
     if isinstance(value, Mapping):
-        return {_key(key): _normal(f"{name}.{key}", part) for key, part in value.items()}
+        return {_key(key): _normal(f"{name}.{key}", part, depth + 1) for key, part in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
-        return [_normal(name, part) for part in value]
+        return [_normal(name, part, depth + 1) for part in value]
     raise InputError(
         f"the recipe's parameter {name!r} is a {type(value).__name__}, which has no lasting spelling; "
         "give plain JSON values (numbers, strings, lists, mappings)"
     )
+
+
+def _text(name: str, value: str) -> str:
+    """Refuse half a character, as names of files that are not UTF-8 have: no file could hold it."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"the recipe's {name} is {value!r}, which is no whole text ({error.reason})") from error
+    return value
 
 
 def _number(name: str, value: int | float) -> int | float:

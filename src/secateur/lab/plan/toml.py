@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from secateur.files import DEEPEST, check_depth
 from secateur.types import FileError, InputError
 
 __all__ = ["dumps", "place", "read"]
@@ -24,10 +25,14 @@ def read(path: Path) -> tuple[dict[str, Any], str]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        return tomllib.loads(text), text
+        values = tomllib.loads(text)
+        check_depth(values)
+        return values, text
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"cannot read {path}: {error}; give a TOML file in UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise FileError(f"{path} is nested more than {DEEPEST} deep; write plain values") from None
+    except ValueError as error:  # tomllib's own, and Python's where a number has thousands of digits
         raise FileError(f"{path} is not TOML: {error}; see https://toml.io") from error
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from secateur.files import replacing, require, write_text
 from secateur.lab.keep import paths, query
+from secateur.lab.keep.frames import FIXED
 from secateur.lab.keep.records import Failure, Record
 from secateur.lab.keep.schema import queryable
 from secateur.lab.keep.store import Store
@@ -26,6 +27,7 @@ __all__ = [
     "Groups",
     "compare",
     "export",
+    "failures",
     "find",
     "groups",
     "listed",
@@ -107,14 +109,19 @@ def listed(
             frames.append(frame)
     if unknown and len(unknown) == len(stores):
         raise unknown[0]
-    both = _joined(pandas, frames, sort, limit) if frames else pandas.DataFrame(columns=columns or ["id"])
+    both = _joined(pandas, frames, sort, limit) if frames else _nothing(pandas, columns)
     return both if columns is None else both[[*(["store"] if "store" in both else []), *columns]]
 
 
-def _joined(pandas: Any, found: Sequence[DataFrame], sort: str | None, limit: int | None) -> DataFrame:
-    if len(found) == 1:
-        return found[0]
-    both = pandas.concat([frame.astype(object) for frame in found], ignore_index=True).infer_objects()
+def _nothing(pandas: Any, columns: Sequence[str] | None) -> DataFrame:
+    """The table without rows, with the columns that a table with rows is sure to have."""
+    return pandas.DataFrame(columns=list(dict.fromkeys(["store", *(FIXED if columns is None else columns)])))
+
+
+def _joined(pandas: Any, frames: Sequence[DataFrame], sort: str | None, limit: int | None) -> DataFrame:
+    if len(frames) == 1:
+        return frames[0]
+    both = pandas.concat([frame.astype(object) for frame in frames], ignore_index=True).infer_objects()
     if sort:
         both = both.sort_values(sort.removeprefix("-"), ascending=not sort.startswith("-"), kind="stable")
     return both.head(limit).reset_index(drop=True) if limit is not None else both
@@ -142,6 +149,26 @@ def find(stores: Sequence[Store], start: str) -> FoundCell:
     record = store.get(identity) if store.has(identity) else None
     failure = next((failed for failed in store.failures() if failed.recipe.id == identity), None)
     return FoundCell(identity, store, record, failure)
+
+
+def failures(stores: Sequence[Store], study: str | None = None) -> list[tuple[Store, Failure]]:
+    """Return the cells that failed and have not succeeded since in any of the stores, each with its store.
+
+    Args:
+        stores: where to look.
+        study: those of this study alone.
+    """
+    failed = [(store, failure) for store in stores for failure in store.failures()]
+    ids = sorted({failure.recipe.id for _, failure in failed})
+    finished: dict[str, str] = {}
+    for store in stores if ids else ():
+        for record in store.records(ids):
+            finished[record.id] = max(record.created, finished.get(record.id, ""))
+    return [
+        (store, failure)
+        for store, failure in failed
+        if study in (None, failure.recipe.study) and failure.created > finished.get(failure.recipe.id, "")
+    ]
 
 
 def compare(records: Sequence[Record]) -> DataFrame:
@@ -218,6 +245,8 @@ def groups(
         InputError: there is nothing to average.
     """
     frame = listed(stores, study=study, kind=kind, where=where)
+    if not len(frame):
+        raise InputError("no finished cell fits; see `secateur runs list`")
     for name in [*by, *values]:
         if name not in frame.columns:
             raise unknown_name("column", name, map(str, frame.columns))

@@ -11,6 +11,7 @@ from secateur.lab.show.sections import interval
 from secateur.lab.show.stats import area, compare, pareto
 from secateur.lab.show.stats.comparisons import UNTESTED
 from secateur.lab.show.tables import comparison_table
+from secateur.lab.show.words import file_name
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -104,9 +105,7 @@ def judged(
         blocks += [
             _counted(str(name), control, method_tests) for name, method_tests in tests.groupby("method", sort=False)
         ]
-        table = comparison_table(
-            tests, f"against-{control.replace(' ', '-')}", f"Each method against {control}: {value}."
-        )
+        table = comparison_table(tests, f"against-{file_name(control)}", f"Each method against {control}: {value}.")
         blocks.append(replace(table, basis=basis.also(str(table.basis))))
     return blocks
 
@@ -136,14 +135,14 @@ def areas(frame: DataFrame, basis: Basis) -> list[Block]:
         return []
     heights = area(curves)
     rows = [
-        [method, group["area"].mean(), interval(group["area"]), len(group)]
+        [method, group["area"].mean(), interval(group["area"], share=True), len(group)]
         for method, group in heights.groupby("method", sort=False)
     ]
     rows.sort(key=lambda row: -float(row[1]))
     columns = [Column("method"), Column("mean accuracy", format=".4f", best="max"), Column("95 %"), Column("seeds")]
     caption = (
         f"Accuracy averaged over all sparsities from {100 * usual[0]:g} to {100 * usual[1]:g} % (area under the "
-        "accuracy–sparsity curve), the best first."
+        "accuracy–sparsity curve), the highest first."
     )
     return [Table("areas", caption, columns, rows, basis)]
 

@@ -5,6 +5,7 @@ A study's pages choose the rows, call these, and write the words that are its ow
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -42,15 +43,21 @@ def mean(frame: DataFrame, column: str) -> float:
     return float(frame[column].mean()) if column in frame and frame[column].notna().any() else float("nan")
 
 
-def interval(values: Any) -> str:
-    """Return the half width of the 95 % interval of a mean in words; empty where one value shows no spread.
+def interval(values: Any, *, share: bool = False) -> str:
+    """Return the 95 % interval of a mean in words: its half width; empty where one value shows no spread.
 
-    >>> interval([0.88, 0.89, 0.90]), interval([0.88])
-    ('± 0.0248', '')
+    Args:
+        values: one a run.
+        share: they are shares, such as accuracies; an interval that would pass 0 or 1 ends there, and has both ends.
+
+    >>> interval([0.88, 0.89, 0.90]), interval([0.88]), interval([0.93, 0.97, 0.99], share=True)
+    ('± 0.0248', '', '0.8874 to 1.0000')
     """
-    summary = summarise(values)
-    half = summary.high - summary.mean
-    return f"± {half:.4f}" if half == half else ""
+    summary = summarise(values, within=(0, 1) if share else None)
+    below, above = summary.mean - summary.low, summary.high - summary.mean
+    if above != above:
+        return ""
+    return f"± {above:.4f}" if math.isclose(below, above, rel_tol=1e-9) else f"{summary.low:.4f} to {summary.high:.4f}"
 
 
 def training(
@@ -89,6 +96,7 @@ def sweep(
     *,
     look: Mapping[str, Style],
     published: Published | None = None,
+    training: str = "no retraining",
 ) -> list[Block]:
     """Return the figures of accuracy and loss over sparsity, with published points hollow beside ours.
 
@@ -98,6 +106,7 @@ def sweep(
         basis: what the values were computed from.
         look: the style of each method.
         published: the publication's points.
+        training: whether there was any after the pruning, in words.
     """
     points = frame[["method", "sparsity", "seed", "accuracy", "loss"]]
     theirs = [None if published is None else published.frame(*which) for which in ((0, "accuracy"), (1, "loss"))]
@@ -108,13 +117,11 @@ def sweep(
     )
     reach, basis = _said(points, baselines["accuracy"]), basis.also("mean and 95 % interval of the mean")
     return [
-        Picture(
-            "accuracy", accuracy, f"Test accuracy by the part removed, no retraining{hollow}.", reach, basis, points
-        ),
+        Picture("accuracy", accuracy, f"Test accuracy by the part removed, {training}{hollow}.", reach, basis, points),
         Picture(
             "loss",
             loss,
-            f"Test loss by the part removed, no retraining{hollow}.",
+            f"Test loss by the part removed, {training}{hollow}.",
             f"Loss by sparsity. {reach}",
             basis,
             points,
@@ -151,7 +158,7 @@ def sweep_table(
     for sparsity, runs in frame.groupby("sparsity"):
         row: list[Any] = [sparsity, mean(runs, "parameters_removed")]
         for value in ("accuracy", "loss"):
-            row += [mean(runs, value), interval(runs[value])]
+            row += [mean(runs, value), interval(runs[value], share=value == "accuracy")]
         rows.append(row + ([] if theirs is None else list(theirs.get(sparsity) or (None, None))))
     return Table(name, caption, columns, rows, basis)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 
-__all__ = ["number", "percent", "points"]
+__all__ = ["file_name", "number", "percent", "points"]
 
 
 def number(value: float) -> str:
@@ -36,3 +37,12 @@ def points(change: float, digits: int = 2) -> str:
 
 def _minus(text: str, value: float) -> str:
     return text.replace("-", "−") if math.isfinite(value) else "–"
+
+
+def file_name(words: str) -> str:
+    """Return what names a file after words: small letters, digits and hyphens.
+
+    >>> file_name("taylor weights global, tuned 2 epochs"), file_name("mine:Last")
+    ('taylor-weights-global-tuned-2-epochs', 'mine-last')
+    """
+    return re.sub(r"[^a-z0-9_]+", "-", words.lower()).strip("-")

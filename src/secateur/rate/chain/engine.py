@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from secateur.labelled import SampleBatch
 from secateur.rate.chain.images import MapDowndate
 from secateur.rate.chain.parse import ChainLayer, ChainOp, parse
 from secateur.rate.chain.rows import Rows, Sparse
@@ -104,12 +105,15 @@ class ChainEngine:
         self.asked = torch.ones(total, dtype=torch.bool, device=layers[-1].weight.device)
         self.hits = torch.zeros(total, len(layers[-1].weight), dtype=torch.float64, device=layers[-1].weight.device)
 
-    def measure(self, inputs: Tensor, targets: Tensor, tally: UnitTally) -> None:
+    def measure(self, batch: SampleBatch, tally: UnitTally) -> None:
         """Add the changes of the units that the tally asks for on a batch.
 
         Raises:
-            Unfit: the model computes something else than the chain.
+            Unfit: the model computes something else than the chain, or takes several inputs.
         """
+        inputs, targets = batch.inputs, batch.targets
+        if not isinstance(inputs, Tensor) or not isinstance(targets, Tensor):
+            raise Unfit("the model takes several inputs, or the data hold several targets or none")
         self._check(inputs)
         self.asked.zero_()
         for name, start in self.start.items():

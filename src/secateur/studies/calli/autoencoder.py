@@ -45,8 +45,17 @@ WAYS: Mapping[str, Way] = {
     "outliers": Way(**_ADAM, rule="outliers", limit=2.0, patience=3),
     "group lasso": Way(**_ADAM, lasso=1e-3, lasso_of=EDGES, roles=("scale", "in"), floor=0.01, patience=9),
     "combined": Way(
-        **_ADAM, distort="multiply", strength=0.3, decay=0.5, lasso=1e-3, lasso_of=EDGES, roles=("scale", "in"), floor=0.01,
-        rule="outliers", limit=2.0, patience=9,
+        **_ADAM,
+        distort="multiply",
+        strength=0.3,
+        decay=0.5,
+        lasso=1e-3,
+        lasso_of=EDGES,
+        roles=("scale", "in"),
+        floor=0.01,
+        rule="outliers",
+        limit=2.0,
+        patience=9,
     ),
 }
 """The rows of the study: the text's, and what was found to make the network smaller."""
@@ -62,7 +71,9 @@ def _cells(name: str, settled: Mapping[str, Json]) -> Iterator[Cell]:
                 parameters_ = {**common, "way": words_, "channels": list(channels)}
                 yield Cell(Recipe(name, "scratch", parameters_), scratch_cell, lookup=lookup)
             for way in settled["ways"]:
-                yield Cell(Recipe(name, "cycle", {**common, "way": way, "how": WAYS[way].recipe()}), cycle_cell, lookup=lookup)
+                yield Cell(
+                    Recipe(name, "cycle", {**common, "way": way, "how": WAYS[way].recipe()}), cycle_cell, lookup=lookup
+                )
 
 
 def scratch_cell(context: Context) -> Outcome:
@@ -92,7 +103,10 @@ def _course(context: Context, images: Tensor) -> Course:
 def _images(context: Context) -> tuple[Tensor, Tensor]:
     """Training and test images in [0, 1], the first ones."""
     root = context.options.get("data_dir")
-    splits = (data.load(context["data"], which, root=root, normalise=False, limit=context["images"]) for which in ("train", "test"))
+    splits = (
+        data.load(context["data"], which, root=root, normalise=False, limit=context["images"])
+        for which in ("train", "test")
+    )
     train, test = (split.images for split in splits)
     return train, test
 

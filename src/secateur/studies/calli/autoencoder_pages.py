@@ -66,9 +66,17 @@ def _table(part: Part, rows: DataFrame) -> Table:
         Mean("macs", Column("MACs", format=",.0f")),
     ]
     published_row = ["published", *theirs["pruned"], None, "", None, None, None]
-    caption = "Channels left in each block (the means of the networks), the reconstruction loss on test images, and the size."
+    caption = (
+        "Channels left in each block (the means of the networks), the reconstruction loss on test images, and the size."
+    )
     return grouped(
-        rows, "channels", caption, {"way": Column("way")}, columns, part.basis(rows, "test images"), first=[published_row]
+        rows,
+        "channels",
+        caption,
+        {"way": Column("way")},
+        columns,
+        part.basis(rows, "test images"),
+        first=[published_row],
     )
 
 
@@ -80,14 +88,21 @@ def _by_cycle(part: Part, cells: DataFrame) -> list[Block]:
     look = styles(cells["way"])
     for value, label, words_, share in (
         ("units", "Channels left", "Channels left in all blocks after each cycle", False),
-        ("least_active", "Least active channel", "How often the least active channel fires after each cycle's training", True),
+        (
+            "least_active",
+            "Least active channel",
+            "How often the least active channel fires after each cycle's training",
+            True,
+        ),
     ):
         seen = history.dropna(subset=[value])
         drawing = figures.path(seen, value=value, by="way", label=("Cycle", label), look=look, share=share)
         last = seen.groupby("way", sort=False)[value].agg(lambda values: values.iloc[-1])
         alt = f"{label} in the end: " + ", ".join(f"{way} {number:.3g}" for way, number in last.items()) + "."
         name = value.replace("_", "-")
-        blocks.append(Picture(name, drawing, f"{words_}.", alt, part.basis(cells), seen[["way", "seed", "step", value]]))
+        blocks.append(
+            Picture(name, drawing, f"{words_}.", alt, part.basis(cells), seen[["way", "seed", "step", value]])
+        )
     return blocks
 
 
@@ -135,4 +150,6 @@ def cards(part: Part) -> list[Card]:
         return []
     best = small.loc[small["loss"].idxmin()]
     left = ", ".join(f"{best[name]:.0f}" for name in BLOCKS)
-    return [Card(f"channels left, {best['way']}", left, f"loss {best['loss'] / _unpruned(rows) - 1:+.1%} beside unpruned")]
+    return [
+        Card(f"channels left, {best['way']}", left, f"loss {best['loss'] / _unpruned(rows) - 1:+.1%} beside unpruned")
+    ]

@@ -121,7 +121,13 @@ def _course(context: Context, train: object, counted: object) -> Course:
 
 
 def _study(
-    network: str, title: str, summary: str, ways: Mapping[str, Way], notes: tuple[str, ...], *further: Option, **defaults: Json
+    network: str,
+    title: str,
+    summary: str,
+    ways: Mapping[str, Way],
+    notes: tuple[str, ...],
+    *further: Option,
+    **defaults: Json,
 ) -> Study:
     table = (
         Option("seeds", "count", 1, "how many networks of each way", least=1),

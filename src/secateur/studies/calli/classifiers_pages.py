@@ -55,7 +55,9 @@ def _table(part: Part, cells: DataFrame) -> Table:
         Mean("units_removed", Column("units removed", format=".1%")),
         Mean("accuracy", Column("accuracy", format=".4f"), "95 %"),
         Mean("loss", Column("loss", format=".4f")),
-        Mean(lambda rows: 1 - rows["parameters"] / rows["parameters_before"], Column("parameters removed", format=".1%")),
+        Mean(
+            lambda rows: 1 - rows["parameters"] / rows["parameters_before"], Column("parameters removed", format=".1%")
+        ),
         Mean(lambda rows: 1 - rows["macs"] / rows["macs_before"], Column("MACs removed", format=".1%")),
         Mean(lambda rows: _text(rows, "ending"), Column("why it ended")),
     ]
@@ -72,12 +74,25 @@ def _least_active(part: Part, cells: DataFrame) -> list[Block]:
     if not len(history):
         return []
     drawing = figures.path(
-        history, value="least_active", by="way", label=("Cycle", "Least active unit"), look=styles(cells["way"]), share=True
+        history,
+        value="least_active",
+        by="way",
+        label=("Cycle", "Least active unit"),
+        look=styles(cells["way"]),
+        share=True,
     )
     last = history.groupby("way", sort=False)["least_active"].agg(lambda values: values.iloc[-1])
-    alt = "In the end the least active unit fires in: " + ", ".join(f"{way} {share:.1%}" for way, share in last.items()) + "."
+    alt = (
+        "In the end the least active unit fires in: "
+        + ", ".join(f"{way} {share:.1%}" for way, share in last.items())
+        + "."
+    )
     caption = "How often the least active unit of all layers fires, after each cycle's training."
-    return [Picture("least-active", drawing, caption, alt, part.basis(cells), history[["way", "seed", "step", "least_active"]])]
+    return [
+        Picture(
+            "least-active", drawing, caption, alt, part.basis(cells), history[["way", "seed", "step", "least_active"]]
+        )
+    ]
 
 
 def words(part: Part) -> list[str]:

@@ -17,8 +17,17 @@ from secateur.result import Result
 from secateur.schedules import Cycles
 from secateur.selection import AtMost, BelowQuantile, Outliers, Rule
 from secateur.structure import channels
-from secateur.train import ActivationPenalty, Callback, Distortion, GroupLasso, History, TrainCycle, TrainOptions
-from secateur.train import WeightPenalty, fit
+from secateur.train import (
+    ActivationPenalty,
+    Callback,
+    Distortion,
+    GroupLasso,
+    History,
+    TrainCycle,
+    TrainOptions,
+    WeightPenalty,
+    fit,
+)
 from secateur.types import Criterion
 
 __all__ = ["SOURCE", "Course", "OnCycle", "Way"]
@@ -69,7 +78,9 @@ class Way:
     def recipe(self) -> dict[str, Json]:
         """Return what differs from the defaults, for a recipe."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
-        return {name: dict(v) if name == "network" else list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+        return {
+            name: dict(v) if name == "network" else list(v) if isinstance(v, tuple) else v for name, v in values.items()
+        }
 
     @classmethod
     def of(cls, recipe: Mapping[str, Json]) -> Way:

@@ -101,7 +101,12 @@ def _weights(model: Any) -> dict[str, Json]:
     product = (w2 @ w1)[0]
     weights: dict[str, Json] = {"product": product.tolist(), "off": float((product - 1).abs().max())}
     if len(w1) == 1 and model.hidden.bias is not None:
-        weights |= {"w1": w1[0].tolist(), "w2": w2.item(), "b1": model.hidden.bias.item(), "b2": model.output.bias.item()}
+        weights |= {
+            "w1": w1[0].tolist(),
+            "w2": w2.item(),
+            "b1": model.hidden.bias.item(),
+            "b2": model.output.bias.item(),
+        }
     return weights
 
 

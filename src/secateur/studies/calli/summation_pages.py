@@ -88,7 +88,9 @@ def _by_cycle(part: Part, cells: DataFrame, history: DataFrame) -> list[Block]:
     ends = cells.groupby("way", sort=False)["left"].median()
     alt = "Nodes by cycle; in the median the ways end at " + ", ".join(f"{w}: {n:.0f}" for w, n in ends.items()) + "."
     caption = "Nodes left after each cycle: mean and range of the networks that got so far."
-    return [Picture("nodes-by-cycle", drawing, caption, alt, part.basis(cells), history[["way", "seed", "step", "nodes"]])]
+    return [
+        Picture("nodes-by-cycle", drawing, caption, alt, part.basis(cells), history[["way", "seed", "step", "nodes"]])
+    ]
 
 
 def _first_steps(part: Part, cells: DataFrame, history: DataFrame) -> list[Block]:
@@ -102,7 +104,9 @@ def _first_steps(part: Part, cells: DataFrame, history: DataFrame) -> list[Block
     ):
         drawing = figures.path(history, value=value, by="way", label=("Step", label), logarithmic=True)
         last = history[history["step"] == history["step"].max()].groupby("way")[value].mean()
-        alt = f"{label} at the last step shown: " + ", ".join(f"{way} {number:.3g}" for way, number in last.items()) + "."
+        alt = (
+            f"{label} at the last step shown: " + ", ".join(f"{way} {number:.3g}" for way, number in last.items()) + "."
+        )
         caption = f"{words_} after each of the first steps: mean and range."
         data = history[["way", "seed", "step", value]]
         blocks.append(Picture(f"first-steps-{value}", drawing, caption, alt, part.basis(cells), data))
@@ -128,14 +132,35 @@ def _gradients(part: Part, cells: DataFrame, history: DataFrame) -> list[Block]:
 def _weights(part: Part, cells: DataFrame) -> Table:
     single = cells[cells["left"] == 1]
     rows = [
-        [row["way"], row["seed"], *_pair(row["w1"]), row["b1"], row["w2"], row["b2"], *_pair(row["product"]), row["settled_loss"]]
+        [
+            row["way"],
+            row["seed"],
+            *_pair(row["w1"]),
+            row["b1"],
+            row["w2"],
+            row["b2"],
+            *_pair(row["product"]),
+            row["settled_loss"],
+        ]
         for row in single.to_dict("records")
     ]
     theirs = published("calli")["sum"]
-    rows.insert(0, ["published, distorted", None, *theirs["w1"], theirs["b1"], theirs["w2"], theirs["b2"], *_times(theirs), None])
+    rows.insert(
+        0,
+        ["published, distorted", None, *theirs["w1"], theirs["b1"], theirs["w2"], theirs["b2"], *_times(theirs), None],
+    )
     titles = ("way", "seed", "w₁ of i₁", "w₁ of i₂", "b₁", "w₂", "b₂", "w₁·w₂ of i₁", "of i₂")
-    columns = [*(Column(title, format="" if title in ("way", "seed") else ".4f") for title in titles), Column("loss", format=".1e")]
-    return Table("weights", "The networks of one node, trained on, and the one that the text prints.", columns, rows, part.basis(single))
+    columns = [
+        *(Column(title, format="" if title in ("way", "seed") else ".4f") for title in titles),
+        Column("loss", format=".1e"),
+    ]
+    return Table(
+        "weights",
+        "The networks of one node, trained on, and the one that the text prints.",
+        columns,
+        rows,
+        part.basis(single),
+    )
 
 
 def _pair(values: object) -> list[float | None]:

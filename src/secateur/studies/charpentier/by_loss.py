@@ -88,7 +88,7 @@ def _rows(images: str, counts: Sequence[int], losses: Sequence[float], right: Se
 
 
 def cut_and_rate(
-    model: nn.Module, sites: Sites, keep: Keep, splits: Mapping[str, data.Split], further: Mapping[str, Json]
+    model: nn.Module, sites: Sites, keep: Keep, splits: Mapping[str, data.Split], loss: str, further: Mapping[str, Json]
 ) -> Outcome:
     """Cut for real, compare with the masked network on all test images, and rate before and after; keeps the masks."""
     image = splits["test"].images[:1]
@@ -101,8 +101,8 @@ def cut_and_rate(
         "removed": sum(removed.values()),
         "share": sum(removed.values()) / units,
         "kept": {name: site.size - removed[name] for name, site in sites.items()},
-        **{f"whole_{key}": value for key, value in {**rate(model, splits), **size(model, image)}.items()},
-        **rate(small, splits),
+        **{f"whole_{key}": value for key, value in {**rate(model, splits, loss), **size(model, image)}.items()},
+        **rate(small, splits, loss),
         **size(small, image),
         "cut_difference": difference(predict(masked, splits["test"]), predict(small, splits["test"])),
     }

@@ -47,13 +47,14 @@ def class_cell(context: Context) -> Outcome:
     image, test = networks.example(context, recipe), networks.split(context, recipe, "test")
     sites = channels(model, image)
     images = networks.first(networks.split(context, recipe, "train"), context["images"])
-    scores = ClassAccuracy(images, [context["class"]], forget=context["way"] == "forget")(model, sites)
+    loss = networks.loss_of(recipe)
+    scores = ClassAccuracy(images, [context["class"]], forget=context["way"] == "forget", loss=loss)(model, sites)
     keep = select(scores, context["sparsity"])
     small = cut(model, sites, keep)
-    metrics = {**rate(small, images_of(context, recipe, context["images"])), **networks.size(small, image)}
+    metrics = {**rate(small, images_of(context, recipe, context["images"]), loss), **networks.size(small, image)}
     at_random = as_many(Random(context["seed"])(model, sites), keep)
     for name, control in (("random", at_random), ("magnitude", by_magnitude(keep, model, sites))):
-        metrics |= networks.quality(cut(model, sites, control), test, f"{name}_")
+        metrics |= networks.quality(cut(model, sites, control), test, f"{name}_", loss)
     return Outcome({**metrics, "kept": {site: int(mask.sum()) for site, mask in keep.items()}})
 
 

@@ -33,7 +33,7 @@ def options(*further: Option, **changes: Json) -> Options:
     5
     """
     defaults = {"epochs": 5, "batch_size": 32, "model": "ann-128"}
-    return Options((*networks.OPTIONS, *further)).changed(**{**defaults, **changes})
+    return Options((*networks.OPTIONS, networks.LOSS, *further)).changed(**{**defaults, **changes})
 
 
 def bases(study: str, settled: Mapping[str, Json]) -> Iterator[Cell]:

@@ -14,7 +14,7 @@ from secateur.schedules import Exhaustive, Greedy
 from secateur.structure import channels
 from secateur.studies.charpentier.by_loss import DRAWS, IMAGES, cut_and_rate, path, pruning_study, with_controls
 from secateur.studies.charpentier.common import NETWORKS, WIDTH, bases, options
-from secateur.studies.kit.networks import example, images_of, network
+from secateur.studies.kit.networks import example, images_of, loss_of, network
 
 __all__ = ["STUDY"]
 
@@ -50,18 +50,18 @@ def prune_cell(context: Context) -> Outcome:
     folder = context.options.get("checkpoints")
     file = None if folder is None else Path(folder) / f"{context.recipe.id}.safetensors"
     since = process_time()
-    pruned = _schedule(context, splits["train"])(model, sites, checkpoint=file)
+    pruned = _schedule(context, splits["train"], loss_of(recipe))(model, sites, checkpoint=file)
     effort = {"evaluations": pruned.history.evaluations, "cpu_seconds": process_time() - since}
-    outcome = cut_and_rate(model, sites, pruned.keep, splits, effort)
+    outcome = cut_and_rate(model, sites, pruned.keep, splits, loss_of(recipe), effort)
     if file is not None:
         file.unlink(missing_ok=True)
     return Outcome(outcome.metrics, path(pruned.history, model, sites, splits), outcome.artefact)
 
 
-def _schedule(context: Context, images: Split) -> Exhaustive | Greedy:
+def _schedule(context: Context, images: Split, loss: str) -> Exhaustive | Greedy:
     if context["schedule"] == "exhaustive":
-        return Exhaustive(images)
-    return Greedy(images, tolerance=context["tolerance"], skip_rounds=context["skip_rounds"])
+        return Exhaustive(images, loss)
+    return Greedy(images, loss, tolerance=context["tolerance"], skip_rounds=context["skip_rounds"])
 
 
 STUDY = pruning_study(

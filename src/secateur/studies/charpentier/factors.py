@@ -63,7 +63,7 @@ def ask(question: Question) -> Study:
             for cell in measured(base, settled, **{question.factor.key: value})
         ]
 
-    shared = (option for option in networks.OPTIONS if option.name != question.without)
+    shared = (option for option in (*networks.OPTIONS, networks.LOSS) if option.name != question.without)
     options = Options((*shared, *OPTIONS, question.values)).changed(**question.defaults)
     return factor_study(
         question.name,

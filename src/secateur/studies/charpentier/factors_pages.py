@@ -161,12 +161,12 @@ def words(part: Part, factor: Factor) -> str:
         )
     most = max(rows, key=lambda value: mean(rows[value], "important"))
     least = min(rows, key=lambda value: mean(rows[value], "important"))
-    best = max(rows, key=lambda value: mean(rows[value], "accuracy"))
+    highest = max(rows, key=lambda value: mean(rows[value], "accuracy"))
     return (
         f"The share of important units is greatest where {factor.words} is {most} "
         f"({mean(rows[most], 'important'):.1%}) and least where it is {least} ({mean(rows[least], 'important'):.1%}); worse "
-        f"units are {mean(part.measured, 'worse'):.1%} of all. The test accuracy is greatest where it is {best} "
-        f"({mean(rows[best], 'accuracy'):.4f})."
+        f"units are {mean(part.measured, 'worse'):.1%} of all. The test accuracy is greatest where it is {highest} "
+        f"({mean(rows[highest], 'accuracy'):.4f}; found on the test images themselves)."
     )
 
 
@@ -174,7 +174,7 @@ def _labels(part: Part, factor: Factor) -> list[Block]:
     columns = [
         Mean(len, Column("networks", format=".0f")),
         *RATED,
-        Mean(lambda rows: interval(rows["accuracy"]), Column("95 % of test")),
+        Mean(lambda rows: interval(rows["accuracy"], share=True), Column("95 % of test")),
         *(Mean(label, Column(label, format=".1%")) for label in LABELS),
         Mean(lambda rows: interval(100 * rows["important"]), Column("95 % of important", "points")),
         Mean("change_mean", Column("mean Δ", format="+.2e")),
@@ -267,7 +267,7 @@ def cuts(part: Part, factor: Factor) -> list[Block]:
     """Return the blocks on what cutting costs: a table, the accuracies as bars, and the tests against the controls."""
     columns = [
         *RATED,
-        Mean(lambda rows: interval(rows["accuracy"]), Column("95 % of test")),
+        Mean(lambda rows: interval(rows["accuracy"], share=True), Column("95 % of test")),
         Mean("loss", Column("test loss", format=".4f")),
         Mean("parameters", Column("parameters", format=",.0f")),
         Mean("macs", Column("MACs", format=",.0f")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from math import inf, nan
 from time import process_time
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,8 @@ import torch
 from torch import nn
 
 from secateur import data
-from secateur.criteria import LossChange, Magnitude, NextLayer, Random, SecondOrder, Taylor, UnitWorth
+from secateur.criteria import Base, LossChange, Magnitude, NextLayer, Random, SecondOrder, Taylor, UnitWorth
+from secateur.criteria.loss_change.labels import TOLERANCES
 from secateur.files import require
 from secateur.lab.plan.options import Option
 from secateur.lab.plan.recipe import Json
@@ -26,7 +28,7 @@ from secateur.structure import channels
 from secateur.studies.charpentier.common import NETWORKS, SOURCE, WIDTH, bases, options
 from secateur.studies.charpentier.measured import LABELS
 from secateur.studies.kit.grouped import Mean, grouped, means
-from secateur.studies.kit.networks import example, first, network, split
+from secateur.studies.kit.networks import example, first, loss_of, network, split
 from secateur.studies.kit.parts import Part, study
 from secateur.types import Criterion, Sites
 
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["STUDY"]
 
+PRACTICAL = ("important", "zero", "worse", "undecided")
+
 FRACTION = 0.1
 """Of all units: whether an estimate finds the lowest of these."""
 
@@ -42,7 +46,8 @@ NOTES = (
     "Δ is the change of the mean loss when one unit alone is removed, measured exactly. A unit is important where Δ lies "
     "above zero beyond chance, worse where it lies below, zero otherwise: by the interval of the paired differences of the "
     "images' losses, with Holm's correction over all units of a network. The text has no test; where it draws its lines is "
-    "not printed.",
+    "not printed. So zero says that there is no evidence, and grows where images are few. Beside it stand labels by the same "
+    "intervals, all at once, and a practical tolerance, by which a unit that is not known to be harmless is undecided.",
     "The labels and estimates come from training images alone. The same units were measured on the test images too, only to "
     "see whether the labels hold there.",
     "The text gives no sizes for the network of three hidden layers, nor for the convolutional one: 128 nodes each, and "
@@ -50,14 +55,14 @@ NOTES = (
 )
 
 
-def _estimates(images: data.Split, seed: int) -> dict[str, Criterion]:
+def _estimates(images: data.Split, loss: str, seed: int) -> dict[str, Criterion]:
     """What is compared with the exact answer: the estimates, and the controls that see no loss."""
     return {
-        "first order": Taylor(images),
-        "first order, absolute": Taylor(images, sign="absolute"),
-        "second order": SecondOrder(images),
-        "second order, Fisher": SecondOrder(images, curvature="fisher", seed=seed),
-        "next layer": NextLayer(images),
+        "first order": Taylor(images, loss),
+        "first order, absolute": Taylor(images, loss, sign="absolute"),
+        "second order": SecondOrder(images, loss),
+        "second order, Fisher": SecondOrder(images, loss, curvature="fisher", seed=seed),
+        "next layer": NextLayer(images, loss),
         "magnitude": Magnitude(p=2),
         "random": Random(seed),
     }
@@ -74,12 +79,12 @@ def importance_cell(context: Context) -> Outcome:
     """Measure every unit on training and test images, label it, and compare the estimates."""
     model, recipe = network(context)
     sites = channels(model, example(context, recipe))
-    images = first(split(context, recipe, "train"), context["images"])
+    images, loss = first(split(context, recipe, "train"), context["images"]), loss_of(recipe)
     since = process_time()
-    changes = LossChange(images)(model, sites)
+    changes = LossChange(images, loss)(model, sites)
     seconds = process_time() - since
-    test = LossChange(split(context, recipe, "test"))(model, sites)
-    labels = changes.label(alpha=context["alpha"])
+    test = LossChange(split(context, recipe, "test"), loss)(model, sites)
+    labels = changes.label(alpha=context["alpha"], reading="significance")
     metrics: dict[str, Json] = {
         "units": sum(site.size for site in sites.values()),
         "train_loss": changes.base.loss,
@@ -90,7 +95,7 @@ def importance_cell(context: Context) -> Outcome:
         **_on_test(labels, test),
         "test_spearman": agreement(changes, test).spearman,
         "class_accuracy": _without_best(changes, test),
-        "estimates": _compared(_estimates(images, context["seed"]), changes, model, sites),
+        "estimates": _compared(_estimates(images, loss, context["seed"]), changes, model, sites),
     }
     numbers = {name: torch.tensor([LABELS.index(label) for label in names]) for name, names in labels.items()}
     tensors: dict[str, Mapping[str, torch.Tensor]] = {
@@ -147,24 +152,38 @@ def _units(part: Part) -> DataFrame:
     rows = []
     for cell in part.kind("importance").to_dict("records"):
         tensors = part.results.store.artefact(cell["id"])
+        worth = _worth(cell, tensors)
+        practical, images = worth.label(alpha=cell["alpha"]), worth.images(alpha=cell["alpha"])
         for name in cell["labels"]:
             values = {key: tensors[f"{key}.{name}"].numpy() for key in ("change", "error", "test")}
             label = [LABELS[at] for at in tensors[f"label.{name}"].tolist()]
+            values |= {"practical": practical[name], "times the images": images[name].numpy()}
             rows.append(pandas.DataFrame({"seed": cell["seed"], "site": name, "label": label, **values}))
     return pandas.concat(rows, ignore_index=True)
+
+
+def _worth(cell: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> UnitWorth:
+    """The changes as they were stored, as of one image: what `images` says is how many times as many would decide."""
+    nothing = torch.zeros(0)
+    worth = UnitWorth(
+        Base(cell["train_loss"], nan, nothing, 1, nothing), {n: tensors[f"change.{n}"] for n in cell["labels"]}
+    )
+    worth.error = {name: tensors[f"error.{name}"] for name in cell["labels"]}
+    return worth
 
 
 def _sections(part: Part) -> list[Section]:
     cells, units = part.kind("importance"), _units(part)
     return [
-        Section("Important, zero or worse", [_labels(part, cells, units), *_histograms(part, cells, units)]),
+        Section("Important, zero or worse", [*_labels(part, cells, units), *_histograms(part, cells, units)]),
         Section("Do the labels hold on test images?", [_test_table(part, cells), _test_scatter(part, cells, units)]),
         Section("Estimates", [_estimate_table(part, cells)]),
         Section("Classes", _classes(part, cells)),
     ]
 
 
-def _labels(part: Part, cells: DataFrame, units: DataFrame) -> Table:
+def _labels(part: Part, cells: DataFrame, units: DataFrame) -> list[Block]:
+    """The labels by significance and by interval and tolerance, a row a site."""
     columns = [
         Mean(lambda rows: len(rows) // rows["seed"].nunique(), Column("units")),
         *(Mean(partial(_count, label=label), Column(f"{label} units", format=".1f")) for label in LABELS),
@@ -173,16 +192,38 @@ def _labels(part: Part, cells: DataFrame, units: DataFrame) -> Table:
         Mean(lambda rows: rows["change"].max(), Column("greatest Δ", format="+.5f")),
     ]
     caption = (
-        "How many units of each site have which label, and Δ, the change of the training loss; means over networks."
+        "How many units of each site have which label by significance, and Δ, the change of the training loss; means over "
+        "networks."
+    )
+    by_interval = [
+        *(Mean(partial(_count, label=label, of="practical"), Column(label, format=".1f")) for label in PRACTICAL),
+        Mean(partial(_deciding, share=0.5), Column("times the images to decide half", format=".1f")),
+        Mean(partial(_deciding, share=0.9), Column("nine in ten", format=".1f")),
+    ]
+    tolerance = 100 * TOLERANCES["practical"]
+    practical = (
+        f"The same by intervals and a tolerance of {tolerance:g} % of the training loss: important lies above it, zero within "
+        "it, worse below 0; undecided is too wide to say, and how many times as many images would decide."
     )
     basis = part.basis(cells, "training images")
-    table = grouped(units, "labels", caption, {"site": Column("site")}, columns, basis)
+    tables = [("labels", caption, columns), ("practical-labels", practical, by_interval)]
+    return [_with_all(grouped(units, n, words, {"site": Column("site")}, c, basis), units, c) for n, words, c in tables]
+
+
+def _with_all(table: Table, units: DataFrame, columns: list[Mean]) -> Table:
     return replace(table, rows=[*table.rows, ["all", *means(units, columns)]])
 
 
-def _count(units: DataFrame, label: str) -> float:
+def _count(units: DataFrame, label: str, of: str = "label") -> float:
     """How many units of a network have a label, on the mean of the networks."""
-    return float((units["label"] == label).groupby(units["seed"]).sum().mean())
+    return float((units[of] == label).groupby(units["seed"]).sum().mean())
+
+
+def _deciding(units: DataFrame, share: float) -> float | None:
+    """How many times as many images would decide a share of the undecided units; None where none is, or none would."""
+    needed = units[units["practical"] == "undecided"]["times the images"]
+    times = float(needed.quantile(share, interpolation="higher")) if len(needed) else inf
+    return times if times < inf else None
 
 
 def _histograms(part: Part, cells: DataFrame, units: DataFrame) -> list[Block]:

@@ -14,7 +14,7 @@ from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.measure import parameters
 from secateur.structure import channels, cut
 from secateur.studies.kit.controls import METHODS, by_method
-from secateur.studies.kit.networks import example, first, images_of, network, rate, size, split
+from secateur.studies.kit.networks import example, first, images_of, loss_of, network, rate, size, split
 from secateur.types import Keep
 
 __all__ = ["LABELS", "OPTIONS", "measure_cell", "measured", "prune_cell", "worth"]
@@ -47,8 +47,10 @@ def measure_cell(context: Context) -> Outcome:
     """Measure the loss change of every unit on training images, and rate the whole network."""
     model, recipe = network(context)
     image = example(context, recipe)
-    changes = LossChange(first(split(context, recipe, "train"), context["images"]))(model, channels(model, image))
-    metrics = {**rate(model, images_of(context, recipe, context["images"])), **size(model, image), **worth(changes)}
+    loss, images = loss_of(recipe), first(split(context, recipe, "train"), context["images"])
+    changes = LossChange(images, loss)(model, channels(model, image))
+    rating = rate(model, images_of(context, recipe, context["images"]), loss)
+    metrics = {**rating, **size(model, image), **worth(changes)}
     tensors = {f"change.{name}": change for name, change in changes.items()}
     tensors |= {f"error.{name}": error for name, error in changes.error.items()}
     return Outcome(metrics, artefact=tensors)
@@ -62,7 +64,8 @@ def prune_cell(context: Context) -> Outcome:
     changes = {name: tensors[f"change.{name}"] for name in sites}
     keep = by_method(context["method"], model, sites, changes, context["sparsity"], context["seed"])
     small = cut(model, sites, keep)
-    metrics = rate(small, images_of(context, recipe, context.record(1).recipe.parameters["images"]))
+    count = context.record(1).recipe.parameters["images"]
+    metrics = rate(small, images_of(context, recipe, count), loss_of(recipe))
     return Outcome({**metrics, **size(small, image), **_removed(model, small, keep)})
 
 
@@ -75,7 +78,7 @@ def worth(changes: UnitWorth) -> dict[str, Json]:
     >>> {name: worth(changes)[name] for name in ("units", "important", "zero", "worse", "change_max")}
     {'units': 2, 'important': 0.5, 'zero': 0.5, 'worse': 0.0, 'change_max': 0.5}
     """
-    labels = changes.label()
+    labels = changes.label(reading="significance")
     every = [label for names in labels.values() for label in names]
     flat: Tensor = torch.cat([change.double().flatten() for change in changes.values()])
     places = (("min", 0.0), ("25", 0.25), ("50", 0.5), ("75", 0.75), ("max", 1.0))

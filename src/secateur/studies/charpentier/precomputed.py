@@ -24,7 +24,7 @@ from secateur.studies.charpentier.by_loss import (
     without,
 )
 from secateur.studies.charpentier.common import NETWORKS, WIDTH, bases, options
-from secateur.studies.kit.networks import example, images_of, network
+from secateur.studies.kit.networks import example, images_of, loss_of, network
 from secateur.studies.kit.parts import Part
 
 if TYPE_CHECKING:
@@ -62,9 +62,9 @@ def rank_cell(context: Context) -> Outcome:
     sites = channels(model, example(context, recipe))
     splits = images_of(context, recipe, context["images"])
     since = process_time()
-    changes = LossChange(splits["train"])(model, sites)
+    changes = LossChange(splits["train"], loss_of(recipe))(model, sites)
     measuring = process_time() - since
-    pruned = Precomputed(changes, LABELS, splits["train"])(model, sites)
+    pruned = Precomputed(changes, LABELS, splits["train"], loss_of(recipe), reading="significance")(model, sites)
     metrics: dict[str, Json] = {
         "order": [name for name, _ in pruned.history.removed],
         "numbers": [number for _, number in pruned.history.removed],
@@ -86,7 +86,7 @@ def prune_cell(context: Context) -> Outcome:
     # Where the way ends is found by following the loss; labels need no more than the measuring.
     followed = 0 if STOPS[context["schedule"]] else len(ranked["order"])
     effort = {"evaluations": ranked["evaluations"] + followed, "cpu_seconds": ranked["cpu_seconds"]}
-    return cut_and_rate(model, sites, keep, splits, effort)
+    return cut_and_rate(model, sites, keep, splits, loss_of(recipe), effort)
 
 
 def stop(schedule: str, ranked: Mapping[str, Json]) -> list[Unit]:

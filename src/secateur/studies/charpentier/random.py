@@ -19,10 +19,11 @@ from secateur.rate.masks import rate as rate_masks
 from secateur.selection import select
 from secateur.structure import channels
 from secateur.studies.charpentier.common import SOURCE, bases, options, printed
+from secateur.studies.kit import networks
 from secateur.studies.kit.controls import drawn
 from secateur.studies.kit.distributions import describe_table, quartiles, statistics
 from secateur.studies.kit.grouped import Mean, grouped
-from secateur.studies.kit.networks import example, network, split
+from secateur.studies.kit.networks import example, loss_of, network, split
 from secateur.studies.kit.parts import Part, class_rows, study
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ NOTES = (
 
 
 def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
+    networks.check_count(settled, "removed", networks.taken_options)
     cells = []
     for base in bases(name, settled):
         draws = [{"n": n, "draws": settled["draws"]} for n in settled["removed"]]
@@ -57,7 +59,7 @@ def remove_cell(context: Context) -> Outcome:
     keeps = drawn(model, sites, n, context["draws"], (context["seed"], n))
     share = n / sum(site.size for site in sites.values())
     keeps.append(select(Magnitude(p=2)(model, sites), share, minimum=0))
-    ratings = rate_masks(model, sites, keeps, split(context, recipe, "test"))
+    ratings = rate_masks(model, sites, keeps, split(context, recipe, "test"), loss_of(recipe))
     metrics: dict[str, Json] = {
         "share": share,
         "loss": float(ratings.losses[:-1].mean()),

@@ -64,6 +64,7 @@ def reinitialise_cell(context: Context) -> Outcome:
     again = Reinitialise(
         every=recipe["every"],
         data=networks.first(networks.split(context, recipe, "train"), recipe["measured"]),
+        loss=networks.loss_of(recipe),
         scheme=recipe["scheme"],
         outgoing=recipe["outgoing"],
         cycles=recipe["cycles"],

@@ -20,10 +20,11 @@ from secateur.rate.masks import rate as rate_masks
 from secateur.schedules import Shrink
 from secateur.structure import channels
 from secateur.studies.charpentier.common import SOURCE, bases, options, printed
+from secateur.studies.kit import networks
 from secateur.studies.kit.controls import by_magnitude, drawn_like
 from secateur.studies.kit.distributions import describe_table, quartiles, statistics
 from secateur.studies.kit.grouped import Mean, grouped
-from secateur.studies.kit.networks import example, images_of, network
+from secateur.studies.kit.networks import example, images_of, loss_of, network
 from secateur.studies.kit.parts import Part, class_rows, study
 from secateur.types import Keep
 
@@ -49,6 +50,7 @@ NOTES = (
 
 
 def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
+    networks.check_count(settled, "n", networks.taken_options)
     cells = []
     for base in bases(name, settled):
         effort = {key: settled[key] for key in ("runs", "images")}
@@ -63,14 +65,14 @@ def shrink_cell(context: Context) -> Outcome:
     sites = channels(model, example(context, recipe))
     generator = np.random.default_rng([context["seed"], context["n"]])
     seeds = [int(number) for number in generator.integers(2**31, size=(int(context["runs"]),))]
-    runs = [Shrink(context["n"], splits["train"], seed=seed)(model, sites) for seed in seeds]
+    runs = [Shrink(context["n"], splits["train"], loss_of(recipe), seed=seed)(model, sites) for seed in seeds]
     keeps: dict[str, list[Keep]] = {
         "shrink": [run.keep for run in runs],
         "random": [drawn_like(run.keep, model, sites, 1, (1, seed))[0] for run, seed in zip(runs, seeds, strict=True)],
         "magnitude": [by_magnitude(run.keep, model, sites) for run in runs],
     }
     masks = [{}, *(keep for method in METHODS for keep in keeps[method])]
-    ratings = {name: rate_masks(model, sites, masks, images) for name, images in splits.items()}
+    ratings = {name: rate_masks(model, sites, masks, images, loss_of(recipe)) for name, images in splits.items()}
     units = sum(site.size for site in sites.values())
     removed = [len(run.history.removed) for run in runs]
     metrics: dict[str, Json] = {

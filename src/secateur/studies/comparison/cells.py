@@ -13,20 +13,18 @@ from secateur import data, models
 from secateur.criteria import Magnitude, Random
 from secateur.lab.plan.recipe import Json
 from secateur.lab.plan.study import Cell, Context, Outcome
-from secateur.measure import compare_latency, parameters, predict
+from secateur.measure import parameters, predict
 from secateur.models.schemes import initialise
 from secateur.randomness import private_draws
 from secateur.selection import Scope, select
 from secateur.structure import channels, cut, mask, weights
 from secateur.structure.difference import difference
+from secateur.studies.comparison.grid import cell_of, check_methods, speed
 from secateur.studies.comparison.options import METHODS
-from secateur.studies.kit.networks import bases, example, fit_and_rate, network, quality, size, split
+from secateur.studies.kit.networks import bases, example, fit_and_rate, loss_of, network, quality, size, split
 from secateur.types import CutError, Keep, Sites
 
 __all__ = ["cells", "dense", "dense_cell", "prune_cell"]
-
-BATCHES = (1, 256)
-"""The batch sizes at which latency is measured."""
 
 OWN_SEED = 1000
 """Added to the seed of a network that is trained from scratch, so that it does not begin with the large one's weights."""
@@ -43,15 +41,18 @@ def cells(study: str, settled: Mapping[str, Json]) -> list[Cell]:
     Raises:
         InputError, UnknownNameError: there is no such data set, network or option of it.
     """
+    methods = check_methods(study, settled)
     pruned: list[Cell] = []
     controls: list[Cell] = []
     for base in bases(study, settled):
         pruned.append(base)
-        for method, sparsity in product(settled["methods"], settled["sparsities"]):
-            choice = {"method": method, "sparsity": sparsity}
-            cell = base.then("prune", prune_cell, {**choice, **{key: settled[key] for key in ("minimum", "output")}})
+        for (label, method), sparsity in product(methods.items(), settled["sparsities"]):
+            choice = {"method": label, "sparsity": sparsity}
+            keys = {key: settled[key] for key in ("minimum", "output")}
+            named = base.then("prune", prune_cell, {**choice, **keys})
+            cell = named if label in METHODS else cell_of(base, method, sparsity, settled)
             pruned.append(cell)
-            if sparsity in settled["dense"] and METHODS[method][:2] == ("channels", "magnitude"):
+            if sparsity in settled["dense"] and method.unit == "channels" and not method.is_random:
                 controls.append(dense(base, cell, choice))
     # The controls last, so that the order of what there was before them stays as it was.
     return [*pruned, *controls]
@@ -87,27 +88,27 @@ def prune_cell(context: Context) -> Outcome:
     sites, keep = _choose(context, model, image)
     masked = mask(model, sites, keep)
     metrics: dict[str, Json] = {
-        **quality(masked, test),
+        **quality(masked, test, loss=loss_of(recipe)),
         **size(masked, image),
         "units_removed": sum(int((~k).sum()) for k in keep.values()) / sum(k.numel() for k in keep.values()),
         "kept": {name: int(k.sum()) for name, k in keep.items()},
     }
     if sites.structure is None:
-        metrics |= _speed({"unpruned": model, "masked": masked}, image)
+        metrics |= speed({"unpruned": model, "masked": masked}, image)
     elif all(bool(k.any()) for k in keep.values()):
         metrics |= _really_cut(model, masked, sites, keep, test, image)
     return Outcome({**metrics, "parameters_removed": _removed(model, metrics)})
 
 
 def _choose(context: Context, model: nn.Module, image: Tensor) -> tuple[Sites, Keep]:
-    unit, criterion, scope = METHODS[context["method"]]
+    method = METHODS[context["method"]]
     sites = channels(model, image)
-    if unit == "weights":
+    if method.unit == "weights":
         # Neurons of the output layer are always left whole; "whole" leaves its weights so, too.
         last = [f"{name}.weight" for name in sites.frozen] if context["output"] == "whole" else []
         sites = weights(model, ignore=last)
-    scorer = Random(context["seed"]) if criterion == "random" else Magnitude(p=2)
-    within: Scope = "layer" if scope == "layer" else "global"
+    scorer = Random(context["seed"]) if method.is_random else Magnitude(p=2)
+    within: Scope = "layer" if method.scope == "layer" else "global"
     keep = select(scorer(model, sites), context["sparsity"], scope=within, minimum=context["minimum"], sites=sites)
     return sites, keep
 
@@ -121,20 +122,8 @@ def _really_cut(
     except CutError as error:
         return {"cut_error": str(error)}
     off = difference(predict(masked, test), predict(small, test))
-    speed = _speed({"unpruned": model, "masked": masked, "cut": small}, image)
-    return {**speed, **{f"cut_{k}": v for k, v in size(small, image).items()}, "cut_difference": off}
-
-
-def _speed(compared: Mapping[str, nn.Module], image: Tensor) -> dict[str, Json]:
-    """Median milliseconds of a batch, all models in turns in one run at one thread, and the speedups."""
-    result: dict[str, Json] = {}
-    for batch in BATCHES:
-        timed = compare_latency(dict(compared), image, batch_size=batch, repeats=15)
-        for name, latency in timed.latencies.items():
-            result[f"ms_{name}_{batch}"] = 1000 * latency.median
-            if name != "unpruned":
-                result[f"speedup_{name}_{batch}"] = timed.speedups[name].median
-    return result
+    times = speed({"unpruned": model, "masked": masked, "cut": small}, image)
+    return {**times, **{f"cut_{k}": v for k, v in size(small, image).items()}, "cut_difference": off}
 
 
 def _removed(model: nn.Module, metrics: Mapping[str, Any]) -> float:

@@ -11,6 +11,7 @@ from secateur.lab.plan import toml
 from secateur.lab.plan.recipe import Json
 from secateur.lab.plan.study import Study
 from secateur.studies.comparison.declare import comparison
+from secateur.studies.comparison.grid import check_methods
 from secateur.studies.comparison.options import OPTIONS
 from secateur.studies.kit import networks
 from secateur.types import InputError, SecateurError, unknown_name
@@ -25,7 +26,8 @@ def from_toml(path: str | Path, reserved: Container[str] = ()) -> Study:
     """Return the comparison that a TOML file describes: data sets × networks × seeds × methods × sparsities.
 
     The keys are ``name`` (of the study and its store), ``title``, ``summary``, and the options of a comparison,
-    each checked by itself. ``data`` and ``model`` may be lists; the report then has a part for each pair.
+    each checked by itself. The methods are those of ``methods``, and each of ``criteria`` with each ``unit``, ``scope`` and
+    ``schedule``, and each ``solver``; where there are criteria or solvers, ``methods`` are none by default. ``data`` and ``model`` may be lists; the report then has a part for each pair.
 
     Args:
         path: the file.
@@ -51,10 +53,14 @@ def from_toml(path: str | Path, reserved: Container[str] = ()) -> Study:
     if values["name"] in reserved:
         where = toml.place(file, text, "name")
         raise InputError(f"{where}: name is {values['name']!r}, which is a study of secateur; give another")
-    defaults = OPTIONS.changed(**{key: value for key, value in values.items() if key not in _WORDS})
+    options = {key: value for key, value in values.items() if key not in _WORDS}
+    if {"criteria", "solver"} & set(options):
+        options = {"methods": [], **options}
+    defaults = OPTIONS.changed(**options)
     try:
         OPTIONS.check(f"study {values['name']!r}", defaults)
         networks.check(defaults)
+        check_methods(values["name"], defaults)
     except SecateurError as error:
         raise type(error)(f"{file}: {error}") from error
     title = values.get("title", f"A comparison of prunings: {values['name']}")

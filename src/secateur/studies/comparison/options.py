@@ -2,32 +2,145 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import product
+
 from secateur.lab.plan.options import Option, Options
+from secateur.lab.plan.recipe import Json
 from secateur.studies.kit import networks
 
-__all__ = ["METHODS", "OPTIONS"]
+__all__ = ["METHODS", "ONE_SHOT", "OPTIONS", "Method", "methods_of"]
 
-METHODS: dict[str, tuple[str, str, str]] = {
-    "weight": ("weights", "magnitude", "global"),
-    "weight per layer": ("weights", "magnitude", "layer"),
-    "weight random": ("weights", "random", "global"),
-    "neuron": ("channels", "magnitude", "global"),
-    "neuron per layer": ("channels", "magnitude", "layer"),
-    "neuron random": ("channels", "random", "global"),
+ONE_SHOT = "one-shot"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way of pruning.
+
+    Attributes:
+        unit: what is removed: ``channels`` or ``weights``.
+        criterion: what scores it, by the library's name or as ``module:Class``; empty where a solver chooses.
+        scope: where units compete.
+        solver: what finds masks and weights together, by name or as ``module:Class``; empty where a criterion scores.
+        schedule: ``one-shot``, ``iterative``, or ``module:Class``.
+        steps: in how many steps it goes, where not in one.
+        finetune: epochs of fine-tuning after the removal, and with a schedule after each step.
+    """
+
+    unit: str = "channels"
+    criterion: str = ""
+    scope: str = "layer"
+    solver: str = ""
+    schedule: str = ONE_SHOT
+    steps: int = 1
+    finetune: int = 0
+
+    @property
+    def label(self) -> str:
+        """What it is called: what is usual is not said.
+
+        >>> Method("weights", "taylor", "global", finetune=2).label
+        'taylor weights global, tuned 2 epochs'
+        """
+        words = [self.criterion or self.solver, *(["weights"] if self.unit == "weights" else [])]
+        words += [self.scope] if self.criterion and self.scope != "layer" else []
+        label = " ".join(words)
+        if self.schedule != ONE_SHOT:
+            label += f", {self.schedule} in {self.steps}"
+        return label + (f", tuned {self.finetune} epoch{'s' if self.finetune > 1 else ''}" if self.finetune else "")
+
+    @property
+    def is_random(self) -> bool:
+        """Whether chance chooses, so that it is a control of others."""
+        return self.criterion == "random"
+
+    @property
+    def parameters(self) -> dict[str, Json]:
+        """What of it differs from the usual, as a recipe holds it; `Method(**parameters)` is the method again."""
+        return {name: value for name, value in asdict(self).items() if value != getattr(Method(), name)}
+
+
+METHODS: dict[str, Method] = {
+    "weight": Method("weights", "magnitude", "global"),
+    "weight per layer": Method("weights", "magnitude", "layer"),
+    "weight random": Method("weights", "random", "global"),
+    "neuron": Method("channels", "magnitude", "global"),
+    "neuron per layer": Method("channels", "magnitude", "layer"),
+    "neuron random": Method("channels", "random", "global"),
 }
-"""Method → what is pruned, by which criterion, within which scope."""
+"""The methods that have a name; none of them trains."""
 
 _SPARSITIES = [0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99]
+_UNITS = ("channels", "weights")
+_SCOPES = ("layer", "global")
+
+
+def _several(name: str, default: Json, help_: str, allowed: tuple[str, ...] = ()) -> Option:
+    return Option(name, "text", default, help_, allowed=allowed, many="either", optional=default is None)
 
 
 OPTIONS = Options(
     (
         *networks.OPTIONS,
+        networks.LOSS,
         Option("sparsities", "number", _SPARSITIES, "fractions of the units to remove", 0, 1, many="list"),
-        Option("methods", "text", list(METHODS), "prunings to compare", allowed=tuple(METHODS), many="list"),
+        Option("methods", "text", list(METHODS), "prunings to compare", allowed=tuple(METHODS), many="any"),
         Option("minimum", "count", 0, "units that each layer keeps at least"),
         Option("dense", "number", [], "where to train a small network from scratch", 0, 1, many="any"),
         Option("output", "text", "whole", "what happens to the output layer", allowed=("whole", "pruned")),
+        _several("criteria", None, "criteria to compare, by name or as module:Class"),
+        _several("unit", "channels", "what criteria remove", _UNITS),
+        _several("scope", "layer", "where the units that criteria score compete", _SCOPES),
+        _several("solver", None, "solvers to compare, by name or as module:Class"),
+        _several("schedule", ONE_SHOT, "when criteria remove: one-shot, iterative, or module:Class"),
+        Option("steps", "count", 4, "in how many steps a schedule removes", least=1),
+        Option(
+            "finetune", "count", 0, "epochs of fine-tuning after a removal by criteria, a solver or a schedule's step"
+        ),
+        Option(
+            "shown", "count", 500, "training images that criteria and solvers are shown, drawn by the seed", least=1
+        ),
     )
 )
 """What a comparison takes."""
+
+
+def methods_of(settled: Mapping[str, Json]) -> dict[str, Method]:
+    """Return the methods that the options ask for, by what they are called: those with a name, then the grid.
+
+    >>> asked = dict(OPTIONS) | {"methods": ["neuron"], "criteria": ["l2", "taylor"], "scope": ["layer", "global"]}
+    >>> list(methods_of(asked))
+    ['neuron', 'l2', 'l2 global', 'taylor', 'taylor global']
+    """
+    grid = [*_by_criteria(settled), *_by_solvers(settled)]
+    return {**{name: METHODS[name] for name in settled["methods"]}, **{method.label: method for method in grid}}
+
+
+def _by_criteria(settled: Mapping[str, Json]) -> Iterator[Method]:
+    keys = ("unit", "criteria", "scope", "schedule")
+    for unit, criterion, scope, schedule in product(*(_listed(settled[key]) for key in keys)):
+        steps = 1 if schedule == ONE_SHOT else settled["steps"]
+        yield Method(unit, criterion, scope, "", schedule, steps, settled["finetune"])
+
+
+def _by_solvers(settled: Mapping[str, Json]) -> Iterator[Method]:
+    for solver in _listed(settled["solver"]):
+        units = [SOLVED[solver]] if solver in SOLVED else _listed(settled["unit"])
+        for unit in units:
+            yield Method(unit, "", "layer", solver, finetune=settled["finetune"])
+
+
+SOLVED: Mapping[str, str] = {
+    "sparse-gpt": "weights",
+    "structured-obs": "channels",
+    "thinet": "channels",
+    "wood-fisher": "weights",
+}
+"""What each solver with a name removes."""
+
+
+def _listed(value: Json) -> list[str]:
+    """One text, or several, or none, as a list."""
+    return [] if value is None else [value] if isinstance(value, str) else list(value)

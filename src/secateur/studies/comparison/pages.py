@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from math import nan
 from typing import TYPE_CHECKING, Any
 
 from secateur.lab.show.blocks import Block, Column, Section, Table
@@ -10,9 +12,9 @@ from secateur.lab.show.class_damage import class_damage
 from secateur.lab.show.judgement import areas, front, judged
 from secateur.lab.show.published import Published
 from secateur.lab.show.sections import interval, mean, pick, sweep, sweep_table, trade_offs, training
-from secateur.lab.show.style import styles
-from secateur.lab.show.words import percent
-from secateur.studies.comparison.options import METHODS
+from secateur.lab.show.style import Style, styles
+from secateur.lab.show.words import file_name, percent
+from secateur.studies.comparison.options import METHODS, Method, methods_of
 from secateur.studies.comparison.words import method_caption
 from secateur.studies.kit.grouped import Mean, grouped, means
 from secateur.studies.kit.parts import Part
@@ -22,10 +24,22 @@ if TYPE_CHECKING:
 
 __all__ = ["sections"]
 
-CONTROLS = {
-    kind: [m for m in METHODS if m.startswith(kind.split()[0]) and m != kind] for kind in METHODS if "random" in kind
-}
-"""Blind pruning of the same units: what every method must beat."""
+
+def _controls(part: Part) -> dict[str, list[str]]:
+    """Blind pruning of the same units: what every method must beat."""
+    methods = _methods(part)
+    return {
+        control: [label for label, method in methods.items() if _is_control_of(label, methods[control], method)]
+        for control in methods
+        if methods[control].is_random
+    }
+
+
+def _is_control_of(label: str, control: Method, method: Method) -> bool:
+    """Methods with a name have one control a unit; those of a grid the one that goes as they go."""
+    if method.unit != control.unit or method.is_random:
+        return False
+    return label in METHODS or replace(method, criterion="random") == control or bool(method.solver)
 
 
 def sections(part: Part, published: Published) -> list[Section]:
@@ -35,7 +49,7 @@ def sections(part: Part, published: Published) -> list[Section]:
         parts.append(training(part.trained, part.epochs, part.basis(part.trained), published=published))
     if len(part.pruned):
         parts.insert(0, Section("At a glance", [_overview(part)]))
-        parts += [_damage(part, published), _faster(part), _gain(part), _judgement(part), _classes(part)]
+        parts += [_damage(part, published), *_faster(part), _gain(part), _judgement(part), _classes(part)]
     return parts
 
 
@@ -50,26 +64,31 @@ def _overview(part: Part) -> Table:
         Mean("speedup", Column("speedup", format=".2f")),
     ]
     rows = [["unpruned", *means(part.trained.assign(speedup=1.0), columns)]]
-    for method in _methods(part.pruned):
-        for sparsity in (0.5, 0.8):
-            runs = pick(part.pruned, method=method, sparsity=sparsity)
+    shown = set(part.pruned["sparsity"]) & {0.5, 0.8} or sorted(set(part.pruned["sparsity"]))[:3]
+    for name, method in _methods(part).items():
+        for sparsity in sorted(shown):
+            runs = pick(part.pruned, method=name, sparsity=sparsity)
             if len(runs):
-                label, runs = _as_used(method, sparsity, runs)
+                label, runs = _as_used(name, method, sparsity, runs)
                 rows.append([label, *means(runs, columns)])
-    caption = "Unpruned, weight-pruned (zeros in the same shapes) and neuron-cut networks; means, no retraining. Speedup at batch 256."
+    caption = f"Unpruned, weight-pruned (zeros in the same shapes) and neuron-cut networks; means, {_retraining(part)}. Speedup at batch 256."
     headings = [Column("network"), *(column.column for column in columns)]
     return Table("overview", caption, headings, rows, part.basis(part.pruned))
 
 
-def _as_used(method: str, sparsity: float, runs: DataFrame) -> tuple[str, DataFrame]:
+def _retraining(part: Part) -> str:
+    return "fine-tuned where its name says so" if any(m.finetune for m in _methods(part).values()) else "no retraining"
+
+
+def _as_used(label: str, method: Method, sparsity: float, runs: DataFrame) -> tuple[str, DataFrame]:
     """What is left of the networks as one would use it, cut where that could be, and what it is called."""
     cut = _cut(runs)
-    if METHODS[method][0] != "channels" or not len(cut):
+    if method.unit != "channels" or not len(cut):
         speedup = runs.get("speedup_masked_256")
-        return f"{method} pruned {percent(sparsity)}", runs.assign(speedup=speedup)
+        return f"{label} pruned {percent(sparsity)}", runs.assign(speedup=speedup)
     sizes = {key: cut[f"cut_{key}"] for key in ("parameters", "nonzero", "bytes")}
     some = "" if len(cut) == len(runs) else f" ({len(cut)} of {len(runs)} networks)"
-    return f"{method} cut {percent(sparsity)}{some}", cut.assign(**sizes, speedup=cut["speedup_cut_256"])
+    return f"{label} cut {percent(sparsity)}{some}", cut.assign(**sizes, speedup=cut["speedup_cut_256"])
 
 
 def _cut(rows: DataFrame) -> DataFrame:
@@ -79,16 +98,25 @@ def _cut(rows: DataFrame) -> DataFrame:
 
 def _damage(part: Part, published: Published) -> Section:
     base = {name: mean(part.trained, name) for name in ("accuracy", "loss")}
-    blocks = sweep(part.pruned, base, part.basis(part.pruned), look=styles(METHODS), published=published)
-    for method in _methods(part.pruned):
-        rows = pick(part.pruned, method=method)
-        name = f"damage-{method.replace(' ', '-')}"
-        theirs = published.points.get(method)
-        blocks.append(sweep_table(rows, name, method_caption(method), part.basis(rows), theirs=theirs))
+    how = _retraining(part)
+    look = _look(part)
+    blocks = sweep(part.pruned, base, part.basis(part.pruned), look=look, published=published, training=how)
+    for label, method in _methods(part).items():
+        rows = pick(part.pruned, method=label)
+        theirs = published.points.get(label)
+        name = f"damage-{file_name(label)}"
+        blocks.append(sweep_table(rows, name, method_caption(label, method), part.basis(rows), theirs=theirs))
     return Section("What pruning costs", blocks)
 
 
-def _faster(part: Part) -> Section:
+def _look(part: Part) -> dict[str, Style]:
+    return styles([*METHODS, *methods_of(part.options)])
+
+
+def _faster(part: Part) -> list[Section]:
+    """What neurons lose before weights do, where both are pruned by magnitude."""
+    if not {"weight", "neuron"} <= set(part.pruned["method"]):
+        return []
     columns = [
         Mean("weight", Column("weight pruning", "points", format="+.2f")),
         Mean("neuron", Column("neuron pruning", "points", format="+.2f")),
@@ -109,14 +137,14 @@ def _faster(part: Part) -> Section:
     )
     groups = {"sparsity": Column("removed", format=".0%")}
     table = grouped(rows, "gap", caption, groups, columns, part.basis(part.pruned), sort=True)
-    return Section("Neurons go sooner than weights", [table])
+    return [Section("Neurons go sooner than weights", [table])]
 
 
 def _gain(part: Part) -> Section:
     cut, trained = _cut(part.pruned), part.trained
     if "cut_parameters" not in part.pruned:
         return Section("What cutting gains", ["No network could be cut."])
-    methods = [method for method in ("neuron", "neuron per layer") if method in set(part.pruned["method"])]
+    methods = [name for name, m in _methods(part).items() if m.unit == "channels" and not m.is_random]
     blocks: list[Block] = [*(_gain_table(part, method) for method in methods), *_from_scratch(part)]
     columns = ["method", "sparsity", "seed", "accuracy"]
     cost = cut[[*columns, "ms_cut_256", "cut_bytes", "cut_macs"]].rename(
@@ -129,7 +157,7 @@ def _gain(part: Part) -> Section:
     }
     basis = part.origins.of(cut, f"test set of {part.data}", having="cut_parameters")
     caption = "Points say which part of the neurons was cut."
-    blocks += trade_offs(cost, axes, mean(trained, "accuracy"), basis, look=styles(METHODS), caption=caption)
+    blocks += trade_offs(cost, axes, mean(trained, "accuracy"), basis, look=_look(part), caption=caption)
     return Section("What cutting gains", blocks)
 
 
@@ -169,7 +197,10 @@ def _gap(key: str) -> Callable[[DataFrame], Any]:
 
 def _gain_table(part: Part, method: str) -> Table:
     def cut(key: str) -> Callable[[DataFrame], Any]:
-        return lambda rows: _cut(rows)[key]
+        return lambda rows: mean(_cut(rows), key)
+
+    def greatest(rows: DataFrame) -> float:
+        return float(rows["cut_difference"].max()) if "cut_difference" in rows else nan
 
     columns = [
         Mean("cut_parameters", Column("parameters", format=",.0f")),
@@ -179,7 +210,7 @@ def _gain_table(part: Part, method: str) -> Table:
         Mean("speedup_cut_256", Column("speedup cut, batch 256", format=".2f")),
         Mean(cut("speedup_masked_256"), Column("speedup masked, batch 256", format=".2f")),
         Mean(cut("accuracy"), Column("accuracy", format=".4f")),
-        Mean(lambda rows: float(rows["cut_difference"].max()), Column("difference from masked", format=".1e")),
+        Mean(greatest, Column("difference from masked", format=".1e")),
         Mean(lambda rows: f"{len(_cut(rows))} of {len(rows)}", Column("networks cut")),
     ]
     rows = pick(part.pruned, method=method)
@@ -188,23 +219,28 @@ def _gain_table(part: Part, method: str) -> Table:
         "neurons nothing is left to cut (the network is constant). Speedup is unpruned ÷ pruned time, measured in turns "
         "in one run at one thread."
     )
-    name, groups = f"gain-{method.replace(' ', '-')}", {"sparsity": Column("removed", format=".0%")}
+    name, groups = f"gain-{file_name(method)}", {"sparsity": Column("removed", format=".0%")}
     return grouped(rows, name, caption, groups, columns, part.basis(rows), sort=True)
 
 
 def _judgement(part: Part) -> Section:
     rows = part.pruned[part.pruned["accuracy"].notna()]
     basis = part.basis(rows)
-    blocks = [*judged(rows, CONTROLS, basis), *areas(rows, basis)]
+    blocks = [*judged(rows, _controls(part), basis), *areas(rows, basis)]
     if "cut_parameters" in rows:
         blocks += front(rows, "cut_parameters", "parameters", basis)
     return Section("More than luck?", blocks or ["There is nothing to compare yet."])
 
 
 def _classes(part: Part) -> Section:
-    blocks = class_damage(part.trained, part.pruned, part.classes, method="neuron", basis=part.basis(part.pruned))
+    methods = _methods(part)
+    usual = next((name for name, m in methods.items() if m.unit == "channels" and not m.is_random), next(iter(methods)))
+    method = "neuron" if "neuron" in methods else usual
+    blocks = class_damage(part.trained, part.pruned, part.classes, method=method, basis=part.basis(part.pruned))
     return Section("Which classes a cut hurts", blocks)
 
 
-def _methods(pruned: DataFrame) -> list[str]:
-    return [m for m in METHODS if m in set(pruned["method"])]
+def _methods(part: Part) -> dict[str, Method]:
+    """The methods of which there are results, in the order of the options."""
+    finished = set(part.pruned["method"])
+    return {label: method for label, method in methods_of(part.options).items() if label in finished}

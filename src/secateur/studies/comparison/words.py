@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from secateur.lab.plan.study import Results
 from secateur.lab.show.blocks import Card
 from secateur.lab.show.sections import mean, pick
 from secateur.lab.show.words import percent, points
-from secateur.studies.comparison.options import METHODS
+from secateur.studies.comparison.options import METHODS, ONE_SHOT, Method, methods_of
 from secateur.studies.kit.networks import grid
 from secateur.studies.kit.parts import Part
 
@@ -23,23 +24,29 @@ def words(part: Part) -> list[str]:
     pruned = part.pruned
     if not len(pruned):
         return []
-    return [*_cost(part.trained, pruned), _really_cut(pruned), *_from_scratch(pruned, part.kind("dense"))]
+    return [
+        *_cost(part.trained, pruned, methods_of(part.options)),
+        _really_cut(pruned),
+        *_from_scratch(pruned, part.kind("dense")),
+    ]
 
 
-def _cost(trained: DataFrame, pruned: DataFrame) -> list[str]:
+def _cost(trained: DataFrame, pruned: DataFrame, methods: Mapping[str, Method]) -> list[str]:
     if not len(trained):
         return ["The unpruned networks are not there, so nothing can be said of what pruning costs."]
     base = mean(trained, "accuracy")
     sentences = [f"Unpruned, the networks reach a mean test accuracy of {base:.4f} (loss {mean(trained, 'loss'):.4f})."]
-    for method in ("weight", "neuron"):
-        if method not in set(pruned["method"]):
+    for label, method in methods.items():
+        if label not in set(pruned["method"]) or (label in METHODS and label not in ("weight", "neuron")):
             continue
-        means = pick(pruned, method=method).groupby("sparsity")["accuracy"].mean()
+        means = pick(pruned, method=label).groupby("sparsity")["accuracy"].mean()
         cheap = means[means >= base - 0.01]
-        most = f"up to {percent(cheap.index.max())} of them" if len(cheap) else "at none of the sparsities tried"
-        sentences.append(
-            f"Removing {method}s by magnitude, globally and without retraining, costs at most one point {most}."
-        )
+        most = f"up to {percent(cheap.index.max())}" if len(cheap) else "at none of the sparsities tried"
+        if label in METHODS:
+            words_ = f"Removing {label}s by magnitude, globally and without retraining, costs at most one point"
+            sentences.append(f"{words_} {most}{' of them' if len(cheap) else ''}.")
+        else:
+            sentences.append(f"{label} ({_trained_after(method)}) costs at most one point {most}.")
     return [" ".join(sentences)]
 
 
@@ -60,10 +67,13 @@ def _really_cut(pruned: DataFrame) -> str:
         return ""
     really = pruned[pruned["cut_parameters"].notna()]
     half = pick(really, method="neuron", sparsity=0.5)
-    text = (
-        f"{len(really)} neuron-pruned networks were really cut; on all test images they differ from the masked ones by at "
-        f"most {float(really['cut_difference'].max()):.1e} (relative)."
-    )
+    text = f"{len(really)} networks that lost channels were really cut"
+    if "cut_difference" in really:
+        text += (
+            "; on all test images they differ from the masked ones by at most "
+            f"{float(really['cut_difference'].max()):.1e} (relative)"
+        )
+    text += "."
     if len(half):
         text += (
             f" With half of the neurons cut, {100 * mean(half, 'parameters_removed'):.0f} % of the parameters are gone and a "
@@ -91,20 +101,41 @@ def cards(part: Part) -> list[Card]:
     return heads
 
 
-def method_caption(method: str) -> str:
+def method_caption(label: str, method: Method) -> str:
     """Return the caption of a method's table.
 
-    >>> method_caption("weight random")
+    >>> from secateur.studies.comparison.options import METHODS, ONE_SHOT, Method, methods_of
+    >>> method_caption("weight random", METHODS["weight random"])
     'Weights removed, at random, all layers pooled; not retrained.'
+    >>> method_caption("thinet, tuned 2 epochs", Method(solver="thinet", finetune=2))
+    'Channels removed, and what stays repaired, by thinet; then fine-tuned for 2 epochs.'
     """
-    unit, criterion, scope = METHODS[method]
-    name = {
-        "magnitude": "lowest L2 norm of incoming weights" if unit == "channels" else "lowest magnitude",
-        "random": "at random",
-    }[criterion]
-    where = {"global": "all layers pooled", "layer": "in each layer alone"}[scope]
-    units = "Neurons" if unit == "channels" else "Weights"
-    return f"{units} removed, {name}, {where}; not retrained."
+    unit = "Weights" if method.unit == "weights" else "Neurons" if label in METHODS else "Channels"
+    if method.solver:
+        return f"{unit} removed, and what stays repaired, by {method.solver}; {_trained_after(method)}."
+    norm = "L2 norm of incoming weights" if method.unit == "channels" else "magnitude"
+    chosen = {"magnitude": f"lowest {norm}", "random": "at random"}.get(
+        method.criterion, f"lowest by {method.criterion}"
+    )
+    where = {"global": "all layers pooled", "layer": "in each layer alone"}[method.scope]
+    steps = "" if method.schedule == ONE_SHOT else f", {method.schedule} in {method.steps} steps"
+    return f"{unit} removed, {chosen}, {where}{steps}; {_trained_after(method)}."
+
+
+def _trained_after(method: Method) -> str:
+    if not method.finetune:
+        return "not retrained"
+    epochs = f"{method.finetune} epoch{'s' if method.finetune > 1 else ''}"
+    return f"{'then' if method.schedule == ONE_SHOT else 'after each step'} fine-tuned for {epochs}"
+
+
+def _pruning(results: Results) -> str:
+    if all(label in METHODS for label in methods_of(results.options)):
+        return "Pruning follows without retraining."
+    return (
+        f"Pruning follows; criteria and solvers look at {results.options['shown']} training images, drawn by the seed. What "
+        "is fine-tuned says so in its name."
+    )
 
 
 def notes(results: Results) -> list[str]:
@@ -114,7 +145,7 @@ def notes(results: Results) -> list[str]:
     return [
         f"Each network ({models}) is trained for {o['epochs']} epochs of Adam (learning rate 0.001, batch {o['batch_size']}); the last "
         f"{o['validation']} training images are the validation set, and the weights of the epoch with the lowest "
-        "validation loss are kept. Pruning follows without retraining. Test images are used for reporting only: no choice was made on them.",
+        f"validation loss are kept. {_pruning(results)} Test images are used for reporting only: no choice was made on them.",
         "Weight pruning pools the entries of the hidden layers' weight matrices. Neuron pruning ranks the hidden neurons by the L2 norm "
         "of their incoming weights; the output layer is kept. Random pruning is the control: the same numbers, chosen blindly.",
         "A masked network has zeros where something was removed and keeps its shapes, so it is neither smaller nor faster. "

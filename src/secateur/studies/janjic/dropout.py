@@ -267,10 +267,16 @@ def _words(part: Part) -> list[str]:
     sentences = []
     for threshold, rows in part.lines(runs).groupby("threshold"):
         means = rows.groupby("rate")["accuracy"].mean()
-        none, best = float(means.iloc[0]), means.idxmax()
+        none, highest = float(means.iloc[0]), means.idxmax()
         name = "Unpruned" if threshold == 0 else f"With {percent(threshold)} of the energy of one layer removed"
-        change = f"{points(100 * (float(means.max()) - none))} points" if best != means.index[0] else "none is better"
-        beside = f"the best rate is {best:g} ({change})" if len(means) > 1 else "no other rate was tried"
+        change = (
+            f"{points(100 * (float(means.max()) - none))} points" if highest != means.index[0] else "none is higher"
+        )
+        beside = (
+            f"the highest of these test accuracies is at {highest:g} ({change})"
+            if len(means) > 1
+            else "no other rate was tried"
+        )
         sentences.append(f"{name}: {none:.4f} at a rate of {means.index[0]:g}, {beside}.")
     gain = max(accuracy for _, accuracy in _THESIS.values()) - _THESIS[0][1]
     return [*sentences, f"The text finds gains of up to {gain:.2f} points by dropout up to 0.4."]

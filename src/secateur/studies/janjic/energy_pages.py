@@ -186,7 +186,8 @@ def _fitness(rows: DataFrame, basis: Basis) -> list[Block]:
     rows = rows.assign(percent=100 * rows["compression"])
     best = rows.loc[rows["fitness"].idxmax()]
     words = (
-        f"The fittest of all layers and thresholds is convolution {best['step']} ({best['layer']}) at {best['energy']}: "
+        "The fittest of all layers and thresholds, by the test images that fitness is measured on, is convolution "
+        f"{best['step']} ({best['layer']}) at {best['energy']}: "
         f"{points(best['points'])} points with {percent(best['compression'], 1)} of its filters removed, a fitness of "
         f"{points(best['fitness'])}. {percent((rows['fitness'] > 0).mean(), 1)} of them have a fitness above zero."
     )

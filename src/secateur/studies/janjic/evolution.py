@@ -8,7 +8,7 @@ from itertools import product
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from secateur import data
 from secateur.lab.plan.options import Option, Options
@@ -34,13 +34,13 @@ from secateur.search import (
     only,
 )
 from secateur.search.local import smallest_removed
-from secateur.search.operators import damaged
+from secateur.search.operators import coin_damaged, damaged, prune_lowest, prune_near_lowest
 from secateur.structure import weights
 from secateur.studies.kit import networks
 from secateur.studies.kit.networks import first, network, rate, split
 from secateur.types import InputError
 
-__all__ = ["AUTHORS", "CONVERGED", "SEARCHES", "cells", "genetic", "options", "planned", "search_cell"]
+__all__ = ["AUTHORS", "CONVERGED", "FRACTION", "SEARCHES", "cells", "genetic", "options", "planned", "search_cell"]
 
 SEARCHES: Mapping[str, tuple[Callable[[], Search], bool]] = {
     "random": (RandomSearch, False),
@@ -58,6 +58,9 @@ SEARCHES: Mapping[str, tuple[Callable[[], Search], bool]] = {
 
 AUTHORS, CONVERGED = "author's", "converged"
 """The two trainings: stochastic gradient descent as long as the author's, and Adam to a plateau."""
+
+COIN, LOWEST_PLUS, FRACTION = "coin", "lowest plus", "fraction"
+"""How weights are damaged at first and lost by the weakest-weight mutator: as the text has both, or an exact fraction."""
 
 _IMAGES = {AUTHORS: 24_000, CONVERGED: 45_000}  # how many images a training sees at least, if no epochs are given
 _LEAST = {AUTHORS: 1, CONVERGED: 6}
@@ -87,6 +90,16 @@ def options(model: str) -> Options:
         Option("lr", "number", 0.05, "learning rate of the stochastic gradient descent", least=0),
         Option("layer", "text", "fc2", "the layer whose weights are searched"),
         Option("damages", "number", [0.1, 0.3, 0.5, 0.7, 0.9], "initial damage rates", least=0, most=1, many="any"),
+        Option(
+            "initial", "text", COIN, "initial damage: one coin a weight, or an exact fraction", allowed=(COIN, FRACTION)
+        ),
+        Option(
+            "weakest",
+            "text",
+            LOWEST_PLUS,
+            "what the weakest-weight mutator removes: all up to the lowest magnitude plus 10 %, or a tenth of the weights left",
+            allowed=(LOWEST_PLUS, FRACTION),
+        ),
         Option("population", "count", 50, "individuals", least=2),
         Option("generations", "count", 20, "generations after the initial one", least=1),
         Option("protocols", "text", ["thesis", "honest"], "where to search", allowed=("thesis", "honest"), many="list"),
@@ -103,6 +116,8 @@ def cells(study: str, settled: Mapping[str, Json]) -> list[Cell]:
     Raises:
         InputError, UnknownNameError: a data set or network is not what the studies take; nothing has run then.
     """
+    networks.check({**settled, "validation": None})
+    networks.check_layers(settled, "layer", (nn.Linear, nn.Conv2d))
     return [
         cell
         for options in planned(settled)
@@ -143,6 +158,8 @@ def _of_network(base: Cell, options: Mapping[str, Json]) -> Iterator[Cell]:
         # A search whose own settings change is another search, so they are part of the recipe.
         parameters = {"search": repr(Genetic(damage, options["population"])), "population": options["population"]}
         parameters |= {"network": AUTHORS, "protocol": protocol, "method": genetic(damage), "damage": damage}
+        # Recipes of before these were options had an exact fraction of both.
+        parameters |= {name: options[name] for name in ("initial", "weakest") if options[name] != FRACTION}
         yield base.then("search", search_cell, {**parameters, **shared})
     for method in options["searches"]:
         yield base.then("search", search_cell, {"network": AUTHORS, **_other(method), **shared})
@@ -213,8 +230,14 @@ def _accuracy(fitness: Fitness, rating: Rating) -> float:
 
 
 def _search(context: Context) -> tuple[Search, bool]:
-    if "damage" in context.recipe.parameters:
-        return Genetic(damage=context["damage"], population=context["population"]), False
+    parameters = context.recipe.parameters
+    if "damage" in parameters:
+        return Genetic(
+            damage=context["damage"],
+            population=context["population"],
+            initial=coin_damaged if parameters.get("initial") == COIN else damaged,
+            lowest=prune_near_lowest if parameters.get("weakest") == LOWEST_PLUS else prune_lowest,
+        ), False
     make, biased = SEARCHES[context["method"]]
     return make(), biased
 
@@ -264,7 +287,7 @@ def _generations(judged: Judged, search: Genetic, seed: int) -> dict[str, Tensor
     }
     last = log.generations[-1].rating
     lines = [lineage(log.generations, int(values.argmax())) for values in (last.fitness, last.accuracy)]
-    initial = damaged(search.population, len(log.genes), search.damage, np.random.default_rng(seed))
+    initial = search.initial(search.population, len(log.genes), search.damage, np.random.default_rng(seed))
     return {
         **ratings,
         "lineages": torch.tensor(lines),

@@ -213,7 +213,9 @@ def _others(part: Part, rows: DataFrame) -> list[Block]:
     ranked = rows.set_index("method").loc[list(order)].reset_index()
     bars = figures.bars_with_intervals(ranked, value="untouched_fitness", label="Fitness on untouched test images")
     alt = f"Bars; {order[0]} is first with {mean(pick(rows, method=order[0]), 'untouched_fitness'):.3f}."
-    caption = "Fitness on the untouched test images of what each search found on the validation images, best first."
+    caption = (
+        "Fitness on the untouched test images of what each search found on the validation images, the highest first."
+    )
     numbers = ranked[["method", "seed", "untouched_fitness"]]
     methods = [m for m in dict.fromkeys(rows["method"]) if m not in ("magnitude", "random")]
     controls = {"magnitude": methods, "random": methods}

@@ -17,7 +17,7 @@ from secateur.studies.kit.parts import Part
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Trial", "contour", "evolution", "kurtosis", "overlap", "solutions", "trials", "weights_before"]
+__all__ = ["EvolutionRun", "contour", "evolution", "kurtosis", "overlap", "solutions", "trials", "weights_before"]
 
 Floats = NDArray[np.float64]
 LABELS = {
@@ -28,7 +28,7 @@ LABELS = {
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
+class EvolutionRun:
     """One evolution of one network's layer, read from the store.
 
     Attributes:
@@ -57,7 +57,7 @@ class Trial:
         return f"{100 * self.row['damage']:g}".replace(".", "-")
 
 
-def trials(part: Part, rows: DataFrame) -> list[Trial]:
+def trials(part: Part, rows: DataFrame) -> list[EvolutionRun]:
     """Return the evolutions of these rows."""
     store, evolutions = part.results.store, []
     for row in rows.to_dict("records"):
@@ -65,7 +65,7 @@ def trials(part: Part, rows: DataFrame) -> list[Trial]:
         base = store.artefact(store.get(row["id"]).recipe.needs[0])
         ratings = {name: arrays[name].astype(np.float64) for name in LABELS}
         layer = base[f"{row['layer']}.weight"].flatten().double().numpy()
-        evolutions.append(Trial(row, ratings, arrays["lineages"], layer, arrays["begun"], arrays["genes"]))
+        evolutions.append(EvolutionRun(row, ratings, arrays["lineages"], layer, arrays["begun"], arrays["genes"]))
     return evolutions
 
 
@@ -107,7 +107,7 @@ def _bottom(values: Floats) -> float:
     return float((np.abs(values) < 0.1 * np.abs(values).max()).mean())
 
 
-def individuals(trial: Trial) -> DataFrame:
+def individuals(trial: EvolutionRun) -> DataFrame:
     """Return one row for each individual of each generation."""
     generations, size = trial.rated["fitness"].shape
     numbers = {
@@ -120,7 +120,7 @@ def individuals(trial: Trial) -> DataFrame:
     return frame
 
 
-def evolution(trial: Trial, basis: Any) -> list[Block]:
+def evolution(trial: EvolutionRun, basis: Any) -> list[Block]:
     """Return how a population moves: its fitness by generation, then each quantity over time with two lineages."""
     frame, fitness = individuals(trial), trial.rated["fitness"]
     drawing = figures.ridge(frame, group="generation", value="fitness", label=("Fitness", "Generation"))
@@ -131,7 +131,7 @@ def evolution(trial: Trial, basis: Any) -> list[Block]:
     return [ridge, *(_over_time(trial, frame, value, basis) for value in LABELS)]
 
 
-def _over_time(trial: Trial, frame: DataFrame, value: str, basis: Any) -> Picture:
+def _over_time(trial: EvolutionRun, frame: DataFrame, value: str, basis: Any) -> Picture:
     pandas = require("pandas", "lab")
     series = [frame[["generation", value]].assign(series="population, mean and range")]
     steps = np.arange(len(trial.rated[value]))
@@ -146,12 +146,12 @@ def _over_time(trial: Trial, frame: DataFrame, value: str, basis: Any) -> Pictur
     return Picture(f"{value}-{trial.name}", drawing, caption, alt, basis, rows)
 
 
-def overlap(evolutions: list[Trial]) -> float:
+def overlap(evolutions: list[EvolutionRun]) -> float:
     """Return the fraction of the weights that the best solutions of all trials removed in common."""
     return float((~np.stack([trial.genes for trial in evolutions])).all(axis=0).mean())
 
 
-def solutions(evolutions: list[Trial], theirs: Mapping[str, Any] | None, basis: Any) -> list[Block]:
+def solutions(evolutions: list[EvolutionRun], theirs: Mapping[str, Any] | None, basis: Any) -> list[Block]:
     """Return the heat map of the final weights across damage rates, and each solution's histograms."""
     table = require("pandas", "lab").DataFrame(
         {trial.damage: np.where(trial.genes, trial.weights, np.nan) for trial in evolutions}
@@ -169,7 +169,7 @@ def solutions(evolutions: list[Trial], theirs: Mapping[str, Any] | None, basis: 
     return [heatmap, *(_histograms(trial, basis) for trial in evolutions)]
 
 
-def _histograms(trial: Trial, basis: Any) -> Picture:
+def _histograms(trial: EvolutionRun, basis: Any) -> Picture:
     parts = {"at the start": trial.weights[trial.begun], "at the end": trial.weights[trial.genes]}
     series = {name: values for name, values in parts.items() if len(values)} or {"layer": trial.weights}
     caption = f"Weights left in the ancestor of the best solution and in the solution, initial damage {trial.damage}."

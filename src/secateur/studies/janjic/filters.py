@@ -78,6 +78,7 @@ def bases(study: str, settled: Mapping[str, Json]) -> list[Cell]:
         FileError: the file of weights cannot be read.
     """
     trained = list(networks.bases(study, settled, _fitted))
+    networks.check_layers(settled, "layers", (nn.Conv2d,), _fitted)
     if settled["weights"] is None:
         return trained
     parameters = {

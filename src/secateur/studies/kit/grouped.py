@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from secateur.lab.show.blocks import Basis, Column, Table
 from secateur.lab.show.sections import interval
+from secateur.lab.show.stats.columns import range_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -25,12 +26,15 @@ class Mean:
         value: a column of the rows, nan where they lack it; or a function from the rows to numbers, of which the mean is
             taken, or to one number or text, which is shown as it is.
         column: how it is shown.
-        interval: the title of a further column with the half width of the mean's 95 % interval; none when empty.
+        interval: the title of a further column with the mean's 95 % interval; none when empty.
+        share: whether the values are shares of something, which no interval leaves; None: if they are of a column of
+            accuracies.
     """
 
     value: Value
     column: Column
     interval: str = ""
+    share: bool | None = None
 
     @property
     def columns(self) -> list[Column]:
@@ -43,7 +47,10 @@ class Mean:
         if not hasattr(values, "notna"):
             return [values, *([""] if self.interval else [])]
         mean = float(values.mean()) if values.notna().any() else float("nan")
-        return [mean, *([interval(values) if len(values) else ""] if self.interval else [])]
+        if not self.interval:
+            return [mean]
+        named = isinstance(self.value, str) and range_of(self.value, values) is not None
+        return [mean, interval(values, share=named if self.share is None else self.share) if len(values) else ""]
 
 
 def grouped(

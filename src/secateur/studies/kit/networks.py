@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fnmatch
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
 
+import torch
 from torch import Tensor, nn
 
 from secateur import data, models
@@ -14,23 +16,31 @@ from secateur.checks import check_name
 from secateur.lab.plan.options import Option
 from secateur.lab.plan.recipe import Json, Recipe
 from secateur.lab.plan.study import Cell, Context, Outcome
+from secateur.losses import loss_function
 from secateur.measure import evaluate, file_bytes, macs, parameters
 from secateur.models.registry import REGISTRY
 from secateur.state_dicts import fill
+from secateur.structure import channels
 from secateur.train import Callback, fit
+from secateur.types import InputError, unknown_name
 
 __all__ = [
+    "LOSS",
     "OPTIONS",
     "OptionsOf",
     "all_options",
     "bases",
     "check",
+    "check_count",
+    "check_layers",
+    "drawn",
     "example",
     "first",
     "fit_and_rate",
     "fitted",
     "grid",
     "images_of",
+    "loss_of",
     "network",
     "quality",
     "rate",
@@ -41,6 +51,9 @@ __all__ = [
     "train_cell",
     "trained",
 ]
+
+PLAIN = "cross_entropy"
+"""The loss that recipes do not name."""
 
 OPTIONS = (
     Option("seeds", "count", 3, "how many networks to train", least=1),
@@ -53,6 +66,9 @@ OPTIONS = (
     Option("model_options", "mapping", {}, "options of the networks; what the data decide is added"),
 )
 """What every study of trained networks takes."""
+
+LOSS = Option("loss", "text", PLAIN, "what networks are trained, scored and rated by: a name or an import path")
+"""What studies take whose every step asks for the loss."""
 
 _TRAINING = ("epochs", "batch_size", "validation")
 _IMAGES = ("size", "train_images")
@@ -94,10 +110,63 @@ def check(settled: Mapping[str, Json], options_of: OptionsOf = all_options) -> N
         names = {key for single in singles(settled) for key in _takes(single["model"])}
         for key in settled["model_options"]:
             check_name("option of the networks:", key, names)
+    loss_function(settled.get("loss", PLAIN))
     for single in singles(settled):
-        data.info(single["data"])
+        _check_held_out(single)
         if ":" not in single["model"]:
             models.input_shape(single["model"], **fitted(single["data"], single["model"], options_of(single)))
+
+
+def _check_held_out(single: Mapping[str, Json]) -> None:
+    """Refuse to hold out more images than there are, or none; of folders nobody knows beforehand."""
+    name, validation = single["data"], single["validation"]
+    count = data.info(name).counts.get("train")
+    if count is None or validation is None:
+        return
+    held_out = round(validation * count) if isinstance(validation, float) else validation
+    if not 0 < held_out < count:
+        raise InputError(
+            f"validation is {validation}, which holds out {held_out:,} of the {count:,} training images of {name}; give a "
+            f"count from 1 to {count - 1}, or a fraction such as 0.1"
+        )
+
+
+def check_count(settled: Mapping[str, Json], option: str, options_of: OptionsOf = all_options) -> None:
+    """Refuse to remove more units than a network has, before one is trained.
+
+    Raises:
+        InputError: the greatest of the values of `option` is more than that.
+    """
+    most = max(settled[option])
+    for single in singles(settled):
+        shape = data.info(single["data"]).shape
+        if not all(shape):
+            continue
+        model = models.build(single["model"], seed=0, **fitted(single["data"], single["model"], options_of(single)))
+        units = sum(site.size for site in channels(model, torch.zeros(1, *shape)).values())
+        if most > units:
+            raise InputError(
+                f"{option} holds {most}, but {single['model']} has only {units} units; give at most {units}"
+            )
+
+
+def check_layers(
+    settled: Mapping[str, Json], option: str, kinds: tuple[type[nn.Module], ...], options_of: OptionsOf = all_options
+) -> None:
+    """Refuse names and patterns of layers that fit none of a network, before one is trained.
+
+    Raises:
+        UnknownNameError: one of the values of `option` fits no layer of these kinds.
+    """
+    patterns = [settled[option]] if isinstance(settled[option], str) else settled[option]
+    for single in singles(settled):
+        # Without memory for the weights: only the names are wanted.
+        with torch.device("meta"):
+            model = models.build(single["model"], **fitted(single["data"], single["model"], options_of(single)))
+        names = [name for name, module in model.named_modules() if isinstance(module, kinds)]
+        for pattern in patterns:
+            if not fnmatch.filter(names, pattern):
+                raise unknown_name(f"layer in {option} of {single['model']}:", pattern, names)
 
 
 def grid(settled: Mapping[str, Json]) -> list[tuple[str, str]]:
@@ -146,7 +215,9 @@ def trained(study: str, seed: int, settled: Mapping[str, Json]) -> Cell:
     parameters |= {key: settled[key] for key in _TRAINING}
     parameters |= {key: settled[key] for key in _IMAGES if settled.get(key) is not None}
     # Without further options the recipe is what it was before there were any.
-    parameters |= {"fit": settled["fit"]} if settled.get("fit") else {}
+    loss = settled.get("loss", PLAIN)
+    further = {**(settled.get("fit") or {}), **({} if loss == PLAIN else {"loss": loss})}
+    parameters |= {"fit": further} if further else {}
     return Cell(Recipe(study, "train", {"seed": seed, **parameters}), train_cell, lookup=lookup)
 
 
@@ -175,13 +246,19 @@ def fit_and_rate(
         **recipe.get("fit", {}),
     )
     test = first(split(context, recipe, "test"), recipe.get("rated"))
-    metrics = {**quality(model, test), **size(model, example(context, recipe))}
+    metrics = {**quality(model, test, loss=loss_of(recipe)), **size(model, example(context, recipe))}
     return Outcome({**metrics, "best_epoch": history.best_epoch}, history.to_dicts(), model.state_dict())
 
 
 def first(images: data.Split, count: int | None) -> data.Split:
     """Return the first `count` images, or all where there are fewer or none is asked for."""
     return images if count is None else images.subset(range(min(count, len(images))))
+
+
+def drawn(images: data.Split, count: int, seed: int) -> data.Split:
+    """Return `count` of the images, drawn by the seed without replacement; all of them where there are no more."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    return images.subset(order[:count])
 
 
 def network(context: Context, position: int = 0) -> tuple[nn.Module, Mapping[str, Json]]:
@@ -221,9 +298,19 @@ def example(context: Context, recipe: Mapping[str, Json]) -> Tensor:
     return split(context, recipe, "test").images[:1]
 
 
-def quality(model: nn.Module, images: data.Split, prefix: str = "") -> dict[str, Json]:
+def loss_of(recipe: Mapping[str, Json]) -> str:
+    """Return what a network was trained by, from its recipe.
+
+    >>> loss_of({}), loss_of({"fit": {"loss": "mse"}})
+    ('cross_entropy', 'mse')
+    """
+    loss: str = recipe.get("fit", {}).get("loss", PLAIN)
+    return loss
+
+
+def quality(model: nn.Module, images: data.Split, prefix: str = "", loss: str = PLAIN) -> dict[str, Json]:
     """Return loss, accuracy and the accuracy of each class."""
-    evaluation = evaluate(model, images, batch_size=1000)
+    evaluation = evaluate(model, images, loss, batch_size=1000)
     metrics = {
         "loss": evaluation.loss,
         "accuracy": evaluation.accuracy,
@@ -232,12 +319,12 @@ def quality(model: nn.Module, images: data.Split, prefix: str = "") -> dict[str,
     return {f"{prefix}{name}": value for name, value in metrics.items()}
 
 
-def rate(model: nn.Module, splits: Mapping[str, data.Split]) -> dict[str, Json]:
+def rate(model: nn.Module, splits: Mapping[str, data.Split], loss: str = PLAIN) -> dict[str, Json]:
     """Return loss, accuracy and the accuracy of each class on each split; those on ``test`` without a prefix."""
     return {
         name: value
         for key, images in splits.items()
-        for name, value in quality(model, images, "" if key == "test" else f"{key}_").items()
+        for name, value in quality(model, images, "" if key == "test" else f"{key}_", loss).items()
     }
 
 

@@ -16,6 +16,7 @@ from secateur.lab.show.class_damage import class_damage
 from secateur.lab.show.origins import Origins
 from secateur.lab.show.report import Report
 from secateur.lab.show.sections import pick, training
+from secateur.measure import has_learnt
 from secateur.studies.kit.networks import grid
 
 if TYPE_CHECKING:
@@ -181,6 +182,7 @@ def report(
     several = len(grid(results.options)) > 1
     body: list[Section] = []
     summary: list[str] = []
+    warnings: list[str] = []
     heads: list[Card] = []
     for part in parts(results):
         there = len(part.cells) > 0
@@ -188,11 +190,30 @@ def report(
         part_sections += [networks_section(part)] if trained and (len(part.trained) or len(part.kind("load"))) else []
         prefix = f"{part.model} on {part.data}: " if several else ""
         body += [section.within(part.data, part.model) for section in part_sections] if several else part_sections
+        warnings += [f"{prefix}{warning}" for warning in _not_learnt(part)]
         summary += [f"{prefix}{sentence}" for sentence in (words(part) if there else ()) if sentence]
         heads += [Card(f"{prefix}{c.label}", c.value, c.note) for c in (cards(part) if there else ())]
     how = notes(results) if callable(notes) else [note.format(**results.options) for note in notes]
     body.append(Section("How it was done", list(how)))
-    return Report(title, summary=summary or ["Nothing has been computed yet."], cards=heads, sections=body)
+    summary = [*warnings, *summary] or ["Nothing has been computed yet."]
+    return Report(title, summary=summary, cards=heads, sections=body)
+
+
+def _not_learnt(part: Part) -> list[str]:
+    """The warning that the unpruned networks answer blindly, so that nothing is learnt from pruning them."""
+    rows = part.trained if len(part.trained) else part.kind("load")
+    if not len(rows) or "class_accuracy" not in rows:
+        return []
+    blind = rows[[not has_learnt(classes) for classes in rows["class_accuracy"]]]
+    if not len(blind):
+        return []
+    low, high = (f"{100 * accuracy:.1f} %" for accuracy in (blind["accuracy"].min(), blind["accuracy"].max()))
+    chance = f"{100 / len(blind['class_accuracy'].iloc[0]):.1f} %"
+    return [
+        f"WARNING: {len(blind)} of {len(rows)} unpruned networks have not learnt: their test accuracy is "
+        f"{low if low == high else f'{low} to {high}'}, where blind answers have about {chance}. What pruning does to them "
+        "says nothing of networks that have learnt; see their training below."
+    ]
 
 
 def networks_section(part: Part) -> Section:

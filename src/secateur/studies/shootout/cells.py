@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import product
 
 from torch import nn
 
 from secateur import data
+from secateur.criteria import TraceScores
 from secateur.lab.plan.options import Option, Options
 from secateur.lab.plan.recipe import Json
 from secateur.lab.plan.study import Cell, Context, Outcome
@@ -21,26 +23,36 @@ from secateur.studies.kit.parts import study
 from secateur.studies.shootout.pages import NOTES, sections, words
 from secateur.studies.shootout.ways import CRITERIA, SOLVERS, criterion, scorers, solvers
 from secateur.train import HoldZeros, fit
-from secateur.types import Keep, Sites
+from secateur.types import InputError, Keep, Scores, Sites
 
 __all__ = ["STUDY"]
 
 SCOPES: tuple[Scope, ...] = ("layer", "global")
 
+_NAMES = {"channels": ("sparsities", "tune_at"), "weights": ("weight_sparsities", "tune_weights_at")}
+"""Unit → the options that say how much of it to remove, and at which of these to fine-tune."""
+
 _OWN = (
     Option("images", "count", 20_000, "training images to train on, the first ones", least=1),
     Option("rated", "count", 10_000, "test images to rate on, the first ones", least=1),
-    Option("shown", "count", 500, "training images that criteria and solvers are shown, the first ones", least=1),
+    Option("shown", "count", 500, "training images that criteria and solvers are shown, drawn by the seed", least=1),
     Option("units", "text", ["channels", "weights"], "what is removed", allowed=("channels", "weights"), many="list"),
-    Option("criteria", "text", [], "criteria to compare; [] for all", allowed=tuple(CRITERIA), many="any"),
+    Option(
+        "criteria",
+        "text",
+        [],
+        "criteria to compare beside the controls; [] for all",
+        allowed=tuple(CRITERIA),
+        many="any",
+    ),
     Option("sparsities", "number", [0.3, 0.5, 0.7], "fractions of the channels to cut", 0, 1, many="list"),
     Option("weight_sparsities", "number", [0.7, 0.9], "fractions of the weights to remove", 0, 1, many="list"),
-    Option("tune_at", "number", 0.5, "the fraction of the channels at which is fine-tuned", 0, 1),
-    Option("tune_weights_at", "number", 0.9, "the fraction of the weights at which is fine-tuned", 0, 1),
-    Option("tune_images", "count", 5000, "training images of the one epoch of fine-tuning, the first ones", least=1),
+    Option("tune_at", "number", 0.5, "the fraction of the channels at which is fine-tuned", 0, 1, optional=True),
+    Option("tune_weights_at", "number", 0.9, "the fraction of the weights at which is fine-tuned", 0, 1, optional=True),
+    Option("tune_images", "count", 5000, "training images of the one epoch of fine-tuning, drawn by the seed", least=1),
 )
 
-OPTIONS = Options((*networks.OPTIONS, *_OWN)).changed(
+OPTIONS = Options((*networks.OPTIONS, networks.LOSS, *_OWN)).changed(
     seeds=5, epochs=3, model=["lenet-300-100", "cnn-4"], model_options={"cnn-4": {"width": 0.25}}
 )
 
@@ -52,6 +64,7 @@ def _options_of(settled: Mapping[str, Json]) -> Mapping[str, Json]:
 
 
 def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
+    _check_tuned(settled)
     bases = [_base(cell, settled) for cell in networks.bases(name, settled, _options_of)]
     # Seed by seed, so that a run that is stopped leaves whole comparisons.
     bases.sort(key=lambda base: base.recipe.seed or 0)
@@ -66,54 +79,107 @@ def _base(cell: Cell, settled: Mapping[str, Json]) -> Cell:
 def _of_network(base: Cell, settled: Mapping[str, Json]) -> list[Cell]:
     cells = [base]
     for unit in settled["units"]:
-        which, at = ("weight_sparsities", "tune_weights_at") if unit == "weights" else ("sparsities", "tune_at")
-        shared = {"unit": unit, "shown": settled["shown"], "sparsities": settled[which]}
-        tuned = {**shared, "tune_at": settled[at], "tune_images": settled["tune_images"]}
         for method in scorers(unit, settled["criteria"]):
-            cells.append(pruned := base.then("prune", prune_cell, {**tuned, "method": method}))
-            if (unit, method) == ("channels", "magnitude"):
-                cells.append(dense(base, pruned, {}))
-        cells += [base.then("solve", solve_cell, {**shared, "method": method}) for method in solvers(unit)]
+            cells += _of_criterion(base, unit, method, settled)
+        shown = {"unit": unit, "shown": settled["shown"]}
+        for method, sparsity in product(solvers(unit), settled[_NAMES[unit][0]]):
+            chosen = {"method": method, "scope": SOLVERS[method].scope, "sparsity": sparsity}
+            cells.append(base.then("solve", solve_cell, {**shown, **chosen}))
     return cells
 
 
-def prune_cell(context: Context) -> Outcome:
-    """Score once, remove by every sparsity and scope, rate each network that is left, and fine-tune one a scope."""
+def _of_criterion(base: Cell, unit: str, method: str, settled: Mapping[str, Json]) -> list[Cell]:
+    """Scores, and of them one cell a network that is left, so that each of its numbers can be asked for."""
+    sparsities, tune_at = (settled[name] for name in _NAMES[unit])
+    of_method = {"unit": unit, "method": method}
+    scores = base.then("score", score_cell, {**of_method, "shown": settled["shown"]})
+    cells = [scores]
+    for scope, sparsity in product(SCOPES, sparsities):
+        choice = {**of_method, "scope": scope, "sparsity": sparsity}
+        cells.append(pruned := base.then("prune", prune_cell, choice, after=[scores]))
+        if (scope, sparsity) != ("layer", tune_at):
+            continue
+        tuning = {**choice, "tune_images": settled["tune_images"]}
+        cells.append(base.then("tune", tune_cell, tuning, after=[scores]))
+        if (unit, method) == ("channels", "magnitude"):
+            cells.append(dense(base, pruned, choice))
+    return cells
+
+
+def _check_tuned(settled: Mapping[str, Json]) -> None:
+    """Refuse to fine-tune at a sparsity at which nothing is removed."""
+    for unit in settled["units"]:
+        sparsities, tune_at = _NAMES[unit]
+        if settled[tune_at] is not None and settled[tune_at] not in settled[sparsities]:
+            raise InputError(
+                f"{tune_at} is {settled[tune_at]}, which is none of {sparsities} {settled[sparsities]}; give one of them, "
+                "or null for no fine-tuning"
+            )
+
+
+def score_cell(context: Context) -> Outcome:
+    """Score the units once; the scores are kept."""
     model, recipe = networks.network(context)
-    images = networks.first(networks.split(context, recipe, "train"), context["shown"])
-    sites, remove = _removing(context, model, recipe)
+    images = _shown(context, recipe)
+    sites, _ = _removing(context, model, recipe)
     since = time.process_time()
-    scores = criterion(context["method"], model, images, context["seed"])(model, sites)
+    scores = criterion(context["method"], model, images, context["seed"], networks.loss_of(recipe))(model, sites)
     cost = _cost(time.process_time() - since, model, images)
-    metrics: dict[str, Json] = dict(cost)
-    history = []
-    for scope in SCOPES:
-        for sparsity in context["sparsities"]:
-            keep = select(scores, sparsity, scope=scope, sites=sites)
-            small = remove(model, keep)
-            history.append(_row(context, recipe, model, small, keep) | {"scope": scope, "sparsity": sparsity})
-            if sparsity == context["tune_at"] and scope == "layer":
-                metrics |= {"class_accuracy": history[-1].pop("class_accuracy"), "kept": _counts(keep)}
-                _tune(context, recipe, small, keep)
-                tuned = _row(context, recipe, model, small, keep)
-                history.append(tuned | {"scope": scope, "sparsity": sparsity, "tuned": 1})
-    return Outcome(metrics, [_numbers(row) for row in history])
+    return Outcome({**cost, **_probes(scores)}, artefact=dict(scores))
+
+
+def _probes(scores: Scores) -> dict[str, Json]:
+    """How many probes scores by chance took, and the least rank correlation within a site that is foretold of two seeds."""
+    if not isinstance(scores, TraceScores):
+        return {}
+    return {"probes": max(scores.probes.values()), "probe_correlation": min(scores.correlation.values())}
+
+
+def prune_cell(context: Context) -> Outcome:
+    """Remove by the scores, and rate what is left."""
+    model, recipe = networks.network(context)
+    small, keep = _pruned(context, model, recipe)
+    return Outcome(_rated(context, recipe, model, small, keep))
+
+
+def tune_cell(context: Context) -> Outcome:
+    """Remove by the scores, fine-tune what is left, and rate it."""
+    model, recipe = networks.network(context)
+    small, keep = _pruned(context, model, recipe)
+    images = networks.drawn(_trained_on(context, recipe), context["tune_images"], context["seed"])
+    callbacks = [HoldZeros(keep)] if context["unit"] == "weights" else []
+    options = {"batch_size": recipe["batch_size"], "seed": context["seed"], "loss": networks.loss_of(recipe)}
+    fit(small, images, epochs=1, callbacks=callbacks, **options)
+    return Outcome(_rated(context, recipe, model, small, keep))
 
 
 def solve_cell(context: Context) -> Outcome:
-    """Remove and repair by a solver at every sparsity, and rate what is left, without any training."""
+    """Remove and repair by a solver, and rate what is left, without any training."""
     model, recipe = networks.network(context)
-    images = networks.first(networks.split(context, recipe, "train"), context["shown"])
+    images = _shown(context, recipe)
     sites, remove = _removing(context, model, recipe)
-    way = SOLVERS[context["method"]]
-    history, seconds = [], 0.0
-    for sparsity in context["sparsities"]:
-        since = time.process_time()
-        solution = way.make(images).solve(model, sites, sparsity)
-        seconds += time.process_time() - since
-        row = _row(context, recipe, model, remove(solution.apply(model), solution.keep), solution.keep)
-        history.append(_numbers(row | {"scope": way.scope, "sparsity": sparsity}))
-    return Outcome(_cost(seconds / len(history), model, images), history)
+    since = time.process_time()
+    solution = (
+        SOLVERS[context["method"]].made(images, networks.loss_of(recipe)).solve(model, sites, context["sparsity"])
+    )
+    cost = _cost(time.process_time() - since, model, images)
+    small = remove(solution.apply(model), solution.keep)
+    return Outcome({**_rated(context, recipe, model, small, solution.keep), **cost})
+
+
+def _trained_on(context: Context, recipe: Mapping[str, Json]) -> data.Split:
+    return networks.first(networks.split(context, recipe, "train"), recipe["images"])
+
+
+def _shown(context: Context, recipe: Mapping[str, Json]) -> data.Split:
+    """The images that the methods of one seed are shown: of those that the network was trained on, drawn by the seed."""
+    return networks.drawn(_trained_on(context, recipe), context["shown"], context["seed"])
+
+
+def _pruned(context: Context, model: nn.Module, recipe: Mapping[str, Json]) -> tuple[nn.Module, Keep]:
+    sites, remove = _removing(context, model, recipe)
+    keep = select(context.artefact(1), context["sparsity"], scope=context["scope"], sites=sites)
+    return remove(model, keep), keep
 
 
 def _removing(
@@ -137,32 +203,18 @@ def _cost(seconds: float, model: nn.Module, images: data.Split) -> dict[str, Jso
     return {"score_seconds": seconds, "forward_passes": seconds / sorted(passes)[2]}
 
 
-def _row(
+def _rated(
     context: Context, recipe: Mapping[str, Json], model: nn.Module, small: nn.Module, keep: Keep
 ) -> dict[str, Json]:
-    quality = networks.quality(small, networks.first(networks.split(context, recipe, "test"), recipe["rated"]))
+    test = networks.first(networks.split(context, recipe, "test"), recipe["rated"])
+    quality = networks.quality(small, test, loss=networks.loss_of(recipe))
     units = sum(mask.numel() for mask in keep.values())
-    removed = 1 - parameters(small).nonzero / parameters(model).total
     return {
         **quality,
-        "tuned": 0,
+        "kept": {name: int(mask.sum()) for name, mask in keep.items()},
         "units_removed": sum(int((~mask).sum()) for mask in keep.values()) / units,
-        "parameters_removed": removed,
+        "parameters_removed": 1 - parameters(small).nonzero / parameters(model).total,
     }
-
-
-def _numbers(row: Mapping[str, Json]) -> dict[str, Json]:
-    return {name: value for name, value in row.items() if name != "class_accuracy"}
-
-
-def _counts(keep: Keep) -> dict[str, Json]:
-    return {name: int(mask.sum()) for name, mask in keep.items()}
-
-
-def _tune(context: Context, recipe: Mapping[str, Json], small: nn.Module, keep: Keep) -> None:
-    images = networks.first(networks.split(context, recipe, "train"), context["tune_images"])
-    callbacks = [HoldZeros(keep)] if context["unit"] == "weights" else []
-    fit(small, images, epochs=1, batch_size=recipe["batch_size"], seed=context["seed"], callbacks=callbacks)
 
 
 STUDY = study(

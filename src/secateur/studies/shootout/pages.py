@@ -20,15 +20,18 @@ from secateur.studies.kit.parts import Part
 from secateur.studies.shootout.ways import CONTROLS, SOLVERS
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 __all__ = ["NOTES", "ranked", "sections", "words"]
 
 NOTES = (
-    "Each criterion scores a trained network once, from the same first training images; the lowest scores go, the same "
-    "fraction of every layer (scope layer) or of all units pooled (scope global). Channels are really cut, single weights "
-    "are set to zero; the output layer stays whole. Fine-tuning is one epoch with Adam, rate 0.001, at one sparsity, "
-    "in scope layer; removed weights stay zero.",
+    "Each criterion scores a trained network once; the lowest scores go, the same fraction of every layer (scope layer) or "
+    "of all units pooled (scope global). The training images that criteria are shown are drawn by the seed, the same for "
+    "all criteria of a seed, so that intervals over seeds carry the luck of that draw, too. Channels are really cut, single "
+    "weights are set to zero; the output layer stays whole. Fine-tuning is one epoch with Adam, rate 0.001, on images drawn "
+    "by the seed, at one sparsity, in scope layer; removed weights stay zero.",
+    "Random and magnitude always run. Criteria are ranked on the test images, and a rank or a best of that kind is a "
+    "description of this comparison: the best of many flatters itself a little. What the tests show is corrected for it.",
     "Criteria that score units only by norms that the networks lack (bn-scale), and those that aim at classes, take no "
     "part. OBD takes the Fisher diagonal of the given labels, OBS and WoodFisher blocks of 16 weights, WoodFisher two "
     "steps. Movement is summed over one epoch of training on the images shown, at batch 32. SynFlow takes one step.",
@@ -36,6 +39,10 @@ NOTES = (
     "seed and corrected by Holm's method over all tests of one table. A forward pass is one over all images shown; "
     "costs are processor time.",
 )
+
+
+OVER = "accuracy over sparsities"
+"""What a criterion keeps over all sparsities; a mean accuracy is one over seeds, at one sparsity."""
 
 
 def ranked(rows: DataFrame) -> DataFrame:
@@ -50,29 +57,28 @@ def ranked(rows: DataFrame) -> DataFrame:
     return rows.assign(rank=places)
 
 
-def _rows(part: Part, kind: str) -> DataFrame:
-    """One row for each network that is left, whatever was done to it."""
-    rows = part.histories
-    return pick(rows, kind=kind).dropna(axis=1, how="all") if len(rows) else rows
-
-
 def _units(part: Part) -> list[str]:
-    rows = _rows(part, "prune")
-    return list(dict.fromkeys(rows["unit"])) if len(rows) else []
+    return list(dict.fromkeys(part.pruned["unit"])) if len(part.pruned) else []
+
+
+def _of_unit(part: Part, kind: str, unit: str) -> DataFrame:
+    """The cells of a kind, one row each."""
+    rows = part.kind(kind)
+    return pick(rows, unit=unit) if len(rows) else rows
 
 
 def sections(part: Part) -> list[Section]:
     """Return the sections of each kind of unit."""
     parts = []
     for unit in _units(part):
-        cells, rows = pick(part.pruned, unit=unit), pick(_rows(part, "prune"), unit=unit)
-        basis, plain, tuned = part.basis(cells), pick(rows, tuned=0), pick(rows, tuned=1)
+        plain, tuned = (_of_unit(part, kind, unit) for kind in ("prune", "tune"))
+        basis = part.basis(plain)
         blocks = {
-            "all criteria": [*_maps(unit, plain, basis), _overview(part, unit, cells, plain, tuned, basis)],
+            "all criteria": [*_maps(unit, plain, basis), _overview(part, unit, plain, tuned, basis)],
             "tests": [*_area_tests(unit, plain, basis), *_tests(unit, plain, "", basis)],
-            "after fine-tuning": _tuned(part, unit, tuned, basis),
+            "after fine-tuning": _tuned(part, unit, tuned),
             "solvers, no training": _solved(part, unit, plain),
-            "classes": _classes(part, unit, cells, basis),
+            "classes": _classes(part, unit, plain, tuned),
         }
         parts += [
             Section(f"{unit.capitalize()}: {title}", unit_blocks)
@@ -93,14 +99,17 @@ def _maps(unit: str, plain: DataFrame, basis: Basis) -> list[Block]:
         table.columns = [percent(sparsity) for sparsity in table.columns]
         axes = ("removed", "")
         drawing = figures.heatmap(table, label="Test accuracy (%)", axes_labels=axes, show=lambda x: f"{x:.1f}")
-        caption = f"Mean test accuracy by the part of the {unit} removed, scope {scope}, no training; the best on top."
-        alt = f"Heat map of criteria and sparsities; on the mean {table.index[0]} is best and {table.index[-1]} worst."
+        caption = (
+            f"Mean test accuracy by the part of the {unit} removed, scope {scope}, no training; the highest on top."
+        )
+        alt = f"Heat map; the mean test accuracy is highest with {table.index[0]} and lowest with {table.index[-1]}."
         blocks.append(Picture(f"{unit}-{scope}", drawing, caption, alt, basis, table.reset_index()))
     return blocks
 
 
-def _overview(part: Part, unit: str, cells: DataFrame, plain: DataFrame, tuned: DataFrame, basis: Basis) -> Table:
+def _overview(part: Part, unit: str, plain: DataFrame, tuned: DataFrame, basis: Basis) -> Table:
     """One row a criterion and scope: the table that a reader takes home."""
+    scored = _of_unit(part, "score", unit)
     verdicts = {(scope, c): _verdicts(rows, c) for scope, rows in plain.groupby("scope") for c in CONTROLS}
 
     def at(sparsity: float) -> Callable[[DataFrame], Any]:
@@ -110,21 +119,21 @@ def _overview(part: Part, unit: str, cells: DataFrame, plain: DataFrame, tuned: 
         return lambda rows: verdicts[rows["scope"].iloc[0], control].get(rows["method"].iloc[0])
 
     def same(frame: DataFrame, rows: DataFrame, *keys: str) -> DataFrame:
-        return pick(frame, **{key: rows[key].iloc[0] for key in keys})
+        return pick(frame, **{key: rows[key].iloc[0] for key in keys}) if len(frame) else frame
 
     sparsities = sorted(plain["sparsity"].unique())
     columns = [
         *(Mean(at(sparsity), Column(f"accuracy at {percent(sparsity)}", format=".4f")) for sparsity in sparsities),
-        Mean(lambda rows: _areas(rows)["area"], Column("mean accuracy", format=".4f"), "95 %"),
+        Mean(lambda rows: _areas(rows)["area"], Column(OVER, format=".4f"), "95 %", share=True),
         Mean("rank", Column("mean rank", format=".1f")),
         *(Mean(against(control), Column(f"against {control}")) for control in CONTROLS),
         Mean(lambda rows: mean(same(tuned, rows, "scope", "method"), "accuracy"), Column("fine-tuned", format=".4f")),
-        Mean(lambda rows: mean(same(cells, rows, "method"), "forward_passes"), Column("forward passes", format=".3g")),
+        Mean(lambda rows: mean(same(scored, rows, "method"), "forward_passes"), Column("forward passes", format=".3g")),
         Mean(lambda rows: rows["seed"].nunique(), Column("seeds")),
     ]
     caption = (
-        f"Criteria that remove {unit}, the best mean accuracy (area under the curve) of each scope first; what paired "
-        "tests of it show against the controls, corrected over the criteria of a scope; accuracy after fine-tuning; "
+        f"Criteria that remove {unit}, the highest {OVER} of each scope first (the area under the curve, divided by the range of "
+        "sparsities); what paired tests of it show against the controls, corrected over the criteria of a scope; accuracy after fine-tuning; "
         "what scoring costs."
     )
     titles = {"network": "network", "unit": "unit", "scope": "scope", "method": "criterion"}
@@ -178,9 +187,10 @@ def _tests(unit: str, rows: DataFrame, suffix: str, basis: Basis) -> list[Block]
 # After fine-tuning, solvers, classes
 
 
-def _tuned(part: Part, unit: str, rows: DataFrame, basis: Basis) -> list[Block]:
+def _tuned(part: Part, unit: str, rows: DataFrame) -> list[Block]:
     if not len(rows):
         return []
+    basis = part.basis(rows)
     order = rows.groupby("method")["accuracy"].mean().sort_values(ascending=False, kind="stable")
     ordered = rows.set_index("method").loc[list(order.index)].reset_index()
     columns = [Mean("accuracy", Column("accuracy", format=".4f"), "95 %")]
@@ -194,7 +204,7 @@ def _tuned(part: Part, unit: str, rows: DataFrame, basis: Basis) -> list[Block]:
     if unit == "channels" and "accuracy" in dense:
         beside.append(["as small, from scratch", *means(dense[dense["accuracy"].notna()], columns)])
     drawing = figures.bars_with_intervals(ordered, value="accuracy", label="Accuracy", share=True)
-    alt = f"Bars of accuracy after fine-tuning; {order.index[0]} is best with {order.iloc[0]:.4f}."
+    alt = f"Bars of test accuracy after fine-tuning; the highest is {order.index[0]}'s, {order.iloc[0]:.4f}."
     return [
         Picture(f"{unit}-tuned-bars", drawing, caption, alt, basis, rows),
         replace(table, rows=[*table.rows, *beside]),
@@ -204,12 +214,10 @@ def _tuned(part: Part, unit: str, rows: DataFrame, basis: Basis) -> list[Block]:
 
 def _solved(part: Part, unit: str, plain: DataFrame) -> list[Block]:
     """Solvers beside the controls at the same scope and sparsity."""
-    rows = _rows(part, "solve")
-    rows = pick(rows, unit=unit) if len(rows) else rows
+    rows = _of_unit(part, "solve", unit)
     if not len(rows):
         return []
-    cells = pick(part.kind("solve"), unit=unit)
-    basis = part.basis(cells)
+    basis = part.basis(rows)
     controls = plain[plain["method"].isin(CONTROLS) & plain["scope"].isin(set(rows["scope"]))]
 
     def control(name: str) -> Callable[[DataFrame], float]:
@@ -221,10 +229,7 @@ def _solved(part: Part, unit: str, plain: DataFrame) -> list[Block]:
     columns = [
         Mean("accuracy", Column("accuracy", format=".4f"), "95 %"),
         *(Mean(control(name), Column(name, format=".4f")) for name in CONTROLS),
-        Mean(
-            lambda solver_rows: mean(pick(cells, method=solver_rows["method"].iloc[0]), "forward_passes"),
-            Column("forward passes", format=".3g"),
-        ),
+        Mean("forward_passes", Column("forward passes", format=".3g")),
     ]
     groups = {"method": Column("solver"), "scope": Column("scope"), "sparsity": Column("removed", format=".0%")}
     caption = f"Solvers, which also repair, beside the controls that remove as many {unit}, without training."
@@ -243,11 +248,12 @@ def _joined(rows: DataFrame, other: DataFrame) -> DataFrame:
     return both
 
 
-def _classes(part: Part, unit: str, cells: DataFrame, basis: Basis) -> list[Block]:
-    if "class_accuracy" not in cells:
+def _classes(part: Part, unit: str, plain: DataFrame, tuned: DataFrame) -> list[Block]:
+    """What magnitude costs each class, at the sparsity and scope at which is fine-tuned."""
+    if not len(tuned) or not len(part.trained):
         return []
-    cells_rated = cells[cells["class_accuracy"].notna()].assign(sparsity=lambda rows: rows["tune_at"])
-    blocks = class_damage(part.trained, cells_rated, part.classes, method="magnitude", basis=basis)
+    rows = pick(plain, scope="layer", sparsity=tuned["sparsity"].iloc[0])
+    blocks = class_damage(part.trained, rows, part.classes, method="magnitude", basis=part.basis(rows))
     return [b if isinstance(b, str) else replace(b, name=f"{unit}-{b.name}") for b in blocks]
 
 
@@ -255,37 +261,54 @@ def words(part: Part) -> list[str]:
     """Return who is shown to beat magnitude, who does not beat random, and what fine-tuning leaves of it."""
     sentences = []
     for unit in _units(part):
-        rows = pick(_rows(part, "prune"), unit=unit)
-        plain, tuned = pick(rows, tuned=0), pick(rows, tuned=1)
-        for scope, scope_rows in plain.groupby("scope", sort=False):
-            best = scope_rows.groupby("method")["accuracy"].mean()
-            sentences.append(
-                f"{unit.capitalize()}, scope {scope}, {scope_rows['sparsity'].nunique()} sparsities, {scope_rows['seed'].nunique()} "
-                f"seeds: the best mean accuracy is {best.idxmax()}'s, {best.max():.4f}, beside {_at(best, 'magnitude')} by "
-                f"magnitude and {_at(best, 'random')} at random. {_beaten(part, scope_rows)}"
-            )
+        sentences += _probed(_of_unit(part, "score", unit))
+        plain, tuned = (_of_unit(part, kind, unit) for kind in ("prune", "tune"))
+        for scope, rows in plain.groupby("scope", sort=False):
+            count = f"{rows['sparsity'].nunique()} sparsities, {rows['seed'].nunique()} seeds"
+            areas = _areas(rows).groupby("method")["area"].mean()
+            highest = f"{_highest(areas, OVER)}. " if len(areas) else ""
+            sentences.append(f"{unit.capitalize()}, scope {scope}, {count}: {highest}{_beaten(rows)}")
         if len(tuned):
-            after = tuned.groupby("method")["accuracy"].mean()
+            accuracies = tuned.groupby("method")["accuracy"].mean()
             sentences.append(
-                f"After one epoch of fine-tuning at {percent(tuned['sparsity'].iloc[0])} of the {unit}: {after.idxmax()} "
-                f"{after.max():.4f}, magnitude {_at(after, 'magnitude')}, random {_at(after, 'random')}, unpruned "
-                f"{mean(part.trained, 'accuracy'):.4f}."
+                f"After one epoch of fine-tuning at {percent(tuned['sparsity'].iloc[0])} of the {unit}: "
+                f"{_highest(accuracies, 'mean accuracy')}; unpruned {mean(part.trained, 'accuracy'):.4f}."
             )
     return sentences
 
 
-def _beaten(part: Part, rows: DataFrame) -> str:
+def _probed(scored: DataFrame) -> list[str]:
+    """How many probes the traces of the Hessian took, and how sure their ranks are."""
+    if "probes" not in scored or not scored["probes"].notna().any():
+        return []
+    rows = scored[scored["probes"].notna()]
+    least, most = int(rows["probes"].min()), int(rows["probes"].max())
+    count = f"{least}" if least == most else f"{least} to {most}"
+    return [
+        f"Hessian trace: estimated from {count} probes, not the exact diagonal; between two seeds of them the ranks within "
+        f"a layer are foretold to correlate by {rows['probe_correlation'].min():.2f} or more."
+    ]
+
+
+def _highest(accuracies: Series, quantity: str) -> str:
+    """The highest of a quantity, said to be chosen on what it is measured on, beside the controls."""
+    return (
+        f"of {len(accuracies)} criteria the highest {quantity}, chosen on the test images themselves, is "
+        f"{accuracies.idxmax()}'s, {accuracies.max():.4f}, beside {_at(accuracies, 'magnitude')} by magnitude and "
+        f"{_at(accuracies, 'random')} at random"
+    )
+
+
+def _beaten(rows: DataFrame) -> str:
     """What the tests of one scope show against both controls, or that there were none, and why."""
     verdicts = {control: _verdicts(rows, control) for control in CONTROLS}
     beat = [method for method, verdict in verdicts["magnitude"].items() if verdict == "better"]
     methods = [method for method in dict.fromkeys(rows["method"]) if method in verdicts["random"]]
     lost = [method for method in methods if verdicts["random"][method] not in ("better", UNTESTED)]
     claims = {"magnitude": ("Shown to beat magnitude", beat), "random": ("Not shown to beat random", lost)}
-    asked, sentences = part.options["criteria"], []
+    sentences = []
     for control, (claim, winners) in claims.items():
         reason = untested(_areas(rows), control, value="area")
-        if asked and control not in asked:
-            reason = "no control was asked for"
         without = [method for method, verdict in verdicts[control].items() if verdict == UNTESTED]
         if reason:
             sentences.append(f"Against {control} not tested: {reason}.")
@@ -296,5 +319,5 @@ def _beaten(part: Part, rows: DataFrame) -> str:
     return " ".join(sentences)
 
 
-def _at(means: Any, method: str) -> str:
+def _at(means: Series, method: str) -> str:
     return f"{means[method]:.4f}" if method in means else "–"

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from torch import nn
 
 from secateur import data
-from secateur.criteria import Movement, by_name
 from secateur.solvers import Solver, SparseGPT, ThiNet, WoodFisher
-from secateur.train import SumMovement, fit
+from secateur.studies.kit import making
 from secateur.types import Criterion
 
 __all__ = ["CONTROLS", "CRITERIA", "SOLVERS", "Scorer", "Solving", "criterion", "scorers", "solvers"]
@@ -43,6 +41,11 @@ class Solving:
     make: Callable[[data.Split], Solver]
     unit: str
     scope: str
+
+    def made(self, images: data.Split, loss: str) -> Solver:
+        """Return the solver on images, with a loss where it takes one."""
+        solver = self.make(images)
+        return replace(solver, loss=loss) if hasattr(solver, "loss") else solver  # type: ignore[type-var]
 
 
 _CHANNELS = Scorer(("channels",))
@@ -77,15 +80,9 @@ CRITERIA: dict[str, Scorer] = {
 """Every criterion that means something on networks without norms."""
 
 
-def criterion(name: str, model: nn.Module, images: data.Split, seed: int) -> Criterion:
-    """Return a criterion of the study for a network, the training images that criteria are shown, and a seed."""
-    if name == "movement":
-        # Summed over one epoch on the images, in a copy.
-        moved = SumMovement()
-        fit(copy.deepcopy(model), images, epochs=1, batch_size=32, seed=seed, callbacks=[moved])
-        return Movement(moved.moved)
-    further: dict[str, dict[str, Any]] = {"random": {"seed": seed}, "synflow": {"inputs": images.images[:1]}}
-    return by_name(CRITERIA[name].name or name, images, **CRITERIA[name].options, **further.get(name, {}))
+def criterion(name: str, model: nn.Module, images: data.Split, seed: int, loss: str) -> Criterion:
+    """Return a criterion of the study for a network, the training images that criteria are shown, a seed and a loss."""
+    return making.criterion(CRITERIA[name].name or name, model, images, seed, loss, **CRITERIA[name].options)
 
 
 SOLVERS: dict[str, Solving] = {
@@ -96,12 +93,13 @@ SOLVERS: dict[str, Solving] = {
 
 
 def scorers(unit: str, names: list[str]) -> list[str]:
-    """Return the criteria that score a kind of unit, those `names`, or all where none is named.
+    """Return the criteria that score a kind of unit: the controls and those `names`, or all where none is named.
 
     >>> scorers("weights", ["l1", "snip"])
-    ['snip']
+    ['random', 'magnitude', 'snip']
     """
-    return [name for name, scorer in CRITERIA.items() if unit in scorer.units and (not names or name in names)]
+    asked = {*CONTROLS, *names} if names else CRITERIA
+    return [name for name, scorer in CRITERIA.items() if unit in scorer.units and name in asked]
 
 
 def solvers(unit: str) -> list[str]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 
 from secateur.checks import check_whole
 from secateur.lab.drive.executors import worker as worker_process
@@ -25,6 +25,9 @@ __all__ = ["Processes", "can_be_sent", "cores"]
 _TAIL = 64_000
 _STILLBORN = 5
 """After so many workers in a row that left before they were ready, it is no accident."""
+_TRIES = 5
+_ORPHANED = 255
+"""What multiprocessing says of a process whose fork server is gone, dead or not."""
 _STRUCK = 100
 """Likewise of workers that something killed: whoever did it may stop."""
 
@@ -219,23 +222,35 @@ class Processes:
 
     def _hire(self) -> _Worker:
         context = get_context("forkserver")
-        context.set_forkserver_preload([worker_process.__name__])
+        # All that cells use is imported once, before the workers are forked.
+        context.set_forkserver_preload([worker_process.__name__, "secateur.compression"])
         messages, their_messages = context.Pipe()
         output, their_output = context.Pipe(duplex=False)
         os.set_blocking(output.fileno(), False)
         numbers = {int(worker.name) for worker in self._workers}
         name = str(min(set(range(1, self.jobs + 1)) - numbers))
-        process = context.Process(
-            target=worker_process.work,
-            args=(their_messages, their_output, name, self._setting),
-            name=f"secateur-{name}",
-        )
         with _pinned(self._setting.threads):
-            process.start()
+            process = _started(context, name, (their_messages, their_output, name, self._setting))
         their_messages.close()
         their_output.close()
         self._workers.append(_Worker(name, process, messages, output))
         return self._workers[-1]
+
+
+def _started(context: ForkServerContext, name: str, arguments: tuple[object, ...]) -> ForkServerProcess:
+    """Start a worker, from another fork server where somebody killed the one that there was."""
+    for _ in range(_TRIES):
+        process = context.Process(target=worker_process.work, args=arguments, name=f"secateur-{name}")
+        try:
+            process.start()
+        except (ConnectionError, EOFError, BrokenPipeError, FileNotFoundError) as error:
+            reason = error
+        else:
+            return process
+    raise InputError(
+        f"the worker processes do not start: their fork server was killed {_TRIES} times ({type(reason).__name__}); the "
+        "serial executor (--jobs 1) needs no processes"
+    )
 
 
 @contextmanager
@@ -275,6 +290,8 @@ def _cause(code: int | None) -> str:
     >>> _cause(3)
     'it left with exit code 3'
     """
+    if code == _ORPHANED:
+        return "it left with exit code 255, or the fork server that it came of was killed"
     if code is None or code >= 0:
         return f"it left with exit code {code}"
     try:

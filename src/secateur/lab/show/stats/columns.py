@@ -13,7 +13,7 @@ from secateur.types import InputError, unknown_name
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["check_columns", "numbers"]
+__all__ = ["check_columns", "numbers", "range_of"]
 
 
 def check_columns(frame: DataFrame, names: Iterable[str]) -> None:
@@ -21,6 +21,19 @@ def check_columns(frame: DataFrame, names: Iterable[str]) -> None:
     for name in names:
         if name not in frame.columns:
             raise unknown_name("column", name, map(str, frame.columns))
+
+
+def range_of(name: object, values: Iterable[float]) -> tuple[float, float] | None:
+    """Return the range that no mean can leave, known by a column's name: an accuracy is a share of the images.
+
+    Values outside it are no accuracies but changes of them, in points or not, and have none.
+
+    >>> range_of("validation_accuracy", [0.9]), range_of("accuracy", [-0.1]), range_of("loss", [0.9])
+    ((0.0, 1.0), None, None)
+    """
+    if str(name).split("_")[-1] == "accuracy" and all(0 <= value <= 1 for value in values if value == value):
+        return 0.0, 1.0
+    return None
 
 
 def numbers(frame: DataFrame, column: str, doing: str) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from secateur.checks import check_name, check_number, check_whole
 from secateur.files import require
-from secateur.lab.show.stats.columns import check_columns
+from secateur.lab.show.stats.columns import check_columns, range_of
 from secateur.types import InputError
 
 if TYPE_CHECKING:
@@ -51,7 +51,9 @@ class Summary:
 _NOTHING = Summary(math.nan, math.nan, math.nan, math.nan, 0)
 
 
-def summarise(values: Iterable[float], confidence: float = 0.95) -> Summary:
+def summarise(
+    values: Iterable[float], confidence: float = 0.95, *, within: tuple[float, float] | None = None
+) -> Summary:
     """Return the mean of independent values and the confidence interval of that mean.
 
     The interval is mean ± t · std / √n with Student's t at n − 1 degrees of freedom (Student, 1908): right
@@ -62,12 +64,15 @@ def summarise(values: Iterable[float], confidence: float = 0.95) -> Summary:
     Args:
         values: the values, one a seed. A nan among them (a diverged run) makes the result nan.
         confidence: the interval's coverage, between 0 and 1.
+        within: the range that the mean cannot leave, such as (0, 1) for accuracies; the interval ends there.
 
     Raises:
         InputError: there are no values, or the confidence is out of range.
 
     >>> print(summarise([0.88, 0.89, 0.90]))
     0.89 [0.8652, 0.9148] (n = 3)
+    >>> print(summarise([0.93, 0.97, 0.99], within=(0, 1)))
+    0.9633 [0.8874, 1] (n = 3)
     """
     numbers = [float(value) for value in values]
     if not numbers:
@@ -78,7 +83,8 @@ def summarise(values: Iterable[float], confidence: float = 0.95) -> Summary:
         return Summary(mean, math.nan, math.nan, math.nan, 1)
     std = math.sqrt(sum((number - mean) ** 2 for number in numbers) / (n - 1))
     half = float(require("scipy.stats", "lab").t.ppf((1 + confidence) / 2, n - 1)) * std / math.sqrt(n)
-    return Summary(mean, std, mean - half, mean + half, n)
+    least, most = within or (-math.inf, math.inf)
+    return Summary(mean, std, max(mean - half, least), min(mean + half, most), n)
 
 
 def bootstrap(
@@ -88,6 +94,7 @@ def bootstrap(
     resamples: int = 10_000,
     seed: int = 0,
     method: Literal["bca", "percentile", "basic"] = "bca",
+    within: tuple[float, float] | None = None,
 ) -> Summary:
     """Return the mean of independent values with its bootstrap interval, which assumes no normal distribution.
 
@@ -102,6 +109,7 @@ def bootstrap(
         resamples: how many samples to draw.
         seed: of the draw; the same seed gives the same bounds.
         method: ``"bca"``, ``"percentile"`` or ``"basic"``.
+        within: as in `summarise`.
 
     Raises:
         InputError: there are no values, or the confidence or the number of resamples is out of range.
@@ -116,7 +124,7 @@ def bootstrap(
     check_name("bootstrap method", method, _METHODS)
     check_whole("bootstrap", 1, "10,000 is usual", resamples=resamples)
     numbers = [float(value) for value in values]
-    plain = summarise(numbers, confidence)
+    plain = summarise(numbers, confidence, within=within)
     alike = min(numbers) == max(numbers) or plain.std == 0
     if len(numbers) < _ENOUGH or not math.isfinite(plain.mean) or alike:
         return plain
@@ -131,7 +139,8 @@ def bootstrap(
         rng=np.random.default_rng(seed),
     )
     low, high = (plain.mean + plain.std * float(bound) for bound in result.confidence_interval)
-    return replace(plain, low=low, high=high, interval=method)
+    least, most = within or (-math.inf, math.inf)
+    return replace(plain, low=max(low, least), high=min(high, most), interval=method)
 
 
 def describe(
@@ -147,7 +156,8 @@ def describe(
     Args:
         frame: one row a run, as from `Store.frame`.
         by: the columns that tell groups apart, such as method and sparsity; all that differ but the seed.
-        values: the columns to summarise; missing entries are left out, and n counts what is there.
+        values: the columns to summarise; missing entries are left out, and n counts what is there. The interval of an
+            accuracy (a column of that name, or ``…_accuracy``) ends at 0 and 1.
         confidence: as in `summarise`.
         interval: ``"t"`` as in `summarise`, or ``"bootstrap"`` as in `bootstrap`.
 
@@ -182,14 +192,17 @@ def _columns(values: Sequence[str]) -> list[str]:
 def _described(group: DataFrame, values: Sequence[str], confidence: float, interval: str) -> dict[str, float]:
     row: dict[str, float] = {}
     for name in values:
-        summary = _summary(group[name].dropna().tolist(), confidence, interval)
+        summary = _summary(name, group[name].dropna().tolist(), confidence, interval)
         row |= dict(
             zip(_columns([name]), (summary.mean, summary.std, summary.low, summary.high, summary.n), strict=True)
         )
     return row
 
 
-def _summary(numbers: Sequence[float], confidence: float, interval: str) -> Summary:
+def _summary(name: str, numbers: Sequence[float], confidence: float, interval: str) -> Summary:
     if not numbers:
         return _NOTHING
-    return bootstrap(numbers, confidence=confidence) if interval == "bootstrap" else summarise(numbers, confidence)
+    within = range_of(name, numbers)
+    if interval == "bootstrap":
+        return bootstrap(numbers, confidence=confidence, within=within)
+    return summarise(numbers, confidence, within=within)

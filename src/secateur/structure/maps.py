@@ -1,0 +1,100 @@
+"""Where the feature maps of a site's units lie: behind their activation, before pools and what else readies them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.fx import Node
+
+from secateur.structure.axes import Atom, positions
+from secateur.structure.flow import Read
+from secateur.structure.infer import Structure
+from secateur.structure.layers import MOVES
+from secateur.structure.ops import NORMS
+from secateur.structure.ops import POOLS as MAP_BY_MAP
+from secateur.structure.rules import Value, op_name
+from secateur.structure.rules.reductions import POOLS
+
+__all__ = ["feature_maps", "watching"]
+
+PASSED = {*MOVES, *MAP_BY_MAP, *POOLS, "mean", "dropout", "feature_dropout"} - {"select", "slice"}
+"""Ops between a map and the layer that reads it."""
+
+RECTIFIERS = {"relu", "relu6"}
+
+
+def feature_maps(structure: Structure, reads: Mapping[str, tuple[Read, ...]]) -> dict[str, tuple[Read, ...]]:
+    """Return for each site its maps, each as a read at which it is to be looked at: one that is read twice is one map.
+
+    From where a layer reads the units the way goes back through pools, flattening, dropout and means over places; through
+    a norm only where a ReLU stands before it.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from secateur.structure.flow import reads
+    >>> from secateur.structure.infer import infer
+    >>> from secateur.structure.trace import trace
+    >>> layers = nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 1)
+    >>> structure = infer(trace(nn.Sequential(*layers), torch.zeros(1, 1, 6, 6)))
+    >>> maps = feature_maps(structure, reads(structure))
+    >>> [(read.source.name, tuple(read.source.meta["val"].shape)) for read in maps["0"]]
+    [('relu_default', (1, 2, 4, 4))]
+    """
+    maps_by_site: dict[str, tuple[Read, ...]] = {}
+    for name, site_reads in reads.items():
+        by_source: dict[Node, Read] = {}
+        for read in site_reads:
+            at = _map_of(structure, read)
+            by_source.setdefault(at.source, at)
+        maps_by_site[name] = tuple(by_source.values())
+    return maps_by_site
+
+
+def watching(places: Iterable[Read], add: Callable[[Read, Tensor], object]) -> Callable[[Node, Any], Any]:
+    """Return what `Flow` is to show its ops to (``see``): `add` is called with what each source holds when its op has run."""
+    by_node: dict[Node, list[Read]] = {}
+    for read in places:
+        by_node.setdefault(read.node, []).append(read)
+    waiting = Counter(read.source for reads in by_node.values() for read in reads)
+    values: dict[Node, Tensor] = {}
+
+    def see(node: Node, value: Any) -> Any:
+        if node in waiting:
+            values[node] = value
+        for read in by_node.get(node, ()):
+            add(read, values[read.source])
+            waiting[read.source] -= 1
+            if not waiting[read.source]:
+                del values[read.source]
+        return value
+
+    return see
+
+
+def _map_of(structure: Structure, read: Read) -> Read:
+    plain = _back(structure, read, PASSED)
+    behind_norm = _back(structure, plain, PASSED | NORMS)
+    return behind_norm if op_name(behind_norm.source) in RECTIFIERS else plain
+
+
+def _back(structure: Structure, read: Read, passed: set[str]) -> Read:
+    """The read of the first source on the way back that is not made by one of these ops, by the op next to it."""
+    node = read.source
+    while node.op == "call_function" and op_name(node) in passed and node.all_input_nodes:
+        consumer, node = node, node.all_input_nodes[0]
+        value = structure.values.get(node)
+        if isinstance(value, Value):  # an op of several results has none: the way goes on through it
+            dims = _dims(value, structure.units[read.site])
+            if len(dims) != 1:
+                break
+            read = Read(read.site, consumer, node, *dims[0])
+    return read
+
+
+def _dims(value: Value, atom: Atom) -> list[tuple[int, Tensor]]:
+    """The dimensions along which the units lie, with their positions."""
+    indices = ((dim, positions(axis, atom)) for dim, axis in enumerate(value.axes))
+    return [(dim, index) for dim, index in indices if index is not None]

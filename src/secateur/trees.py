@@ -1,0 +1,244 @@
+"""Values that hold tensors, whatever holds them: a tuple, a mapping, a dataclass, an object of one's own."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from math import prod
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from secateur.types import InputError
+
+__all__ = [
+    "Packing",
+    "TreeDef",
+    "changed",
+    "joined",
+    "leaves_within",
+    "numbers_within",
+    "side_by_side",
+    "tensors_within",
+    "walk",
+]
+
+T = TypeVar("T")
+
+CONTAINERS = (list, tuple, set, frozenset, deque)
+CLOSED = (
+    *(type(None), int, float, complex, str, bytes, type, torch.dtype, torch.device, torch.Generator),
+    *(nn.Module, ModuleType, FunctionType, BuiltinFunctionType, MethodType),
+)
+DEPTH = 12
+
+
+def tensors_within(value: Any) -> list[Tensor]:
+    """Return the tensors in `value`, in order: in containers, and in the fields of objects.
+
+    Modules, classes and functions are not looked into.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass
+    ... class Features:
+    ...     hidden: torch.Tensor
+    >>> tensors_within((torch.ones(2), {"more": [Features(torch.zeros(1))]}))
+    [tensor([1., 1.]), tensor([0.])]
+    """
+    return leaves_within(value, Tensor)
+
+
+def leaves_within(value: Any, kind: type[T]) -> list[T]:
+    """Return what of this type is in `value`, as `tensors_within` does."""
+    return list(walk(value, set(), kind))
+
+
+def numbers_within(value: Any) -> list[Tensor]:
+    """Return the tensors of real numbers in `value` that have samples, each once.
+
+    >>> x = torch.zeros(2, 1)
+    >>> len(numbers_within({"logits": x, "again": x, "seen": torch.zeros(2, dtype=torch.bool), "scale": torch.ones(())}))
+    1
+    """
+    once = {id(tensor): tensor for tensor in tensors_within(value)}
+    return [tensor for tensor in once.values() if tensor.is_floating_point() and tensor.ndim]
+
+
+def side_by_side(value: Any) -> Tensor:
+    """Return the numbers within `value` as one tensor: each sample's flattened, one tensor beside another.
+
+    >>> side_by_side({"box": torch.zeros(2, 4), "maps": (torch.zeros(2, 3, 5),)}).shape
+    torch.Size([2, 19])
+    """
+    return torch.cat([tensor.flatten(1) for tensor in numbers_within(value)], dim=1)
+
+
+def walk(value: Any, visited_ids: set[int], kind: type[T], depth: int = DEPTH) -> Iterator[T]:
+    """Yield what of this type is in `value`, and note the containers and objects that were looked into."""
+    if isinstance(value, kind):
+        yield value
+    elif depth and not isinstance(value, CLOSED) and id(value) not in visited_ids:
+        visited_ids.add(id(value))
+        for part in _parts(value):
+            yield from walk(part, visited_ids, kind, depth - 1)
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """What a container or an object holds."""
+    if isinstance(value, Mapping):
+        yield from list(value.values())
+    elif isinstance(value, CONTAINERS):
+        yield from list(value)
+    yield from list(getattr(value, "__dict__", {}).values())
+    for kind in type(value).__mro__:
+        for name in _slots(kind):
+            if hasattr(value, name):
+                yield getattr(value, name)
+
+
+def _slots(kind: type) -> Iterator[str]:
+    slots = vars(kind).get("__slots__", ())
+    for name in [slots] if isinstance(slots, str) else slots:
+        private = name.startswith("__") and not name.endswith("__")
+        yield f"_{kind.__name__.lstrip('_')}{name}" if private else name
+
+
+def changed(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """Return a copy of `value` in which each tensor is another.
+
+    >>> changed({"box": (torch.zeros(2, 4), None)}, lambda tensor: tuple(tensor.shape))
+    {'box': ((2, 4), None)}
+    """
+    if isinstance(value, Tensor):
+        return change(value)
+    once = {id(tensor): tensor for tensor in tensors_within(value)}
+    return _with(value, {key: change(tensor) for key, tensor in once.items()})
+
+
+def _with(value: Any, by_id: dict[int, Any]) -> Any:
+    # A copy goes by ids, and takes what the memo has for a thing, whatever holds it.
+    return deepcopy(value, dict(by_id))
+
+
+def joined(parts: Sequence[Any]) -> Any:
+    """Return values of one form as one whose tensors are theirs after each other; a scalar is that of the first.
+
+    >>> joined([(torch.zeros(2, 1), None), (torch.ones(1, 1), None)])
+    (tensor([[0.],
+            [0.],
+            [1.]]), None)
+    """
+    by_id = {}
+    for same in zip(*map(tensors_within, parts), strict=True):
+        by_id[id(same[0])] = torch.cat(same) if same[0].ndim else same[0]
+    return _with(parts[0], by_id)
+
+
+class _Place:
+    """Stands where a tensor was."""
+
+
+@dataclass(frozen=True, eq=False)
+class TreeDef:
+    """What holds the tensors of a value.
+
+    Attributes:
+        template: the value without its tensors.
+        places: what stands for each of them there, in the order of `tensors_within`.
+    """
+
+    template: Any
+    places: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, value: Any, kind: type[Any] = Tensor) -> Self:
+        """Return the form of a value, or of one that has others of a type in the places of tensors."""
+        leaves = leaves_within(value, kind)
+        by_id = {id(leaf): _Place() for leaf in leaves}
+        return cls(_with(value, by_id), tuple(by_id[id(leaf)] for leaf in leaves))
+
+    def filled(self, tensors: Sequence[Any]) -> Any:
+        """Return a value of this form that holds these in the places of its tensors.
+
+        >>> TreeDef.of({"a": torch.zeros(1), "b": [torch.zeros(2), None]}).filled([3, 4])
+        {'a': 3, 'b': [4, None]}
+        """
+        return _with(self.template, {id(place): new for place, new in zip(self.places, tensors, strict=True)})
+
+
+@dataclass(frozen=True, eq=False)
+class Packing:
+    """How several outputs lie in one tensor: each sample's numbers in a row, one tensor's beside another's.
+
+    Whole numbers are there too, as a loss may read them. What has no samples, as a learned scale, stays outside.
+
+    Attributes:
+        tree: what holds the tensors.
+        numbers: which tensor is in each place of the tree: one that is there twice lies in the tensor once.
+        shapes: of one sample of each tensor, None for one that has no samples.
+        dtypes: of the tensors.
+        fixed: those that have no samples, None for the others.
+    """
+
+    tree: TreeDef
+    numbers: tuple[int, ...]
+    shapes: tuple[tuple[int, ...] | None, ...]
+    dtypes: tuple[torch.dtype, ...]
+    fixed: tuple[Tensor | None, ...]
+
+    @classmethod
+    def of(cls, outputs: Any, count: int) -> Self:
+        """Return the layout of what a model returned for a batch of `count` samples.
+
+        Raises:
+            InputError: no tensor has a row for each sample, or one that depends on the weights has none.
+        """
+        places = tensors_within(outputs)
+        once = {id(tensor): tensor for tensor in places}
+        tensors, order = list(once.values()), {key: number for number, key in enumerate(once)}
+        by_sample = [bool(tensor.ndim) and len(tensor) == count and not tensor.is_complex() for tensor in tensors]
+        numbers = any(t.is_floating_point() for t, listed in zip(tensors, by_sample, strict=True) if listed)
+        unlisted = [t for t, listed in zip(tensors, by_sample, strict=True) if t.requires_grad and not listed]
+        if not numbers or unlisted:
+            which = f"a tensor of shape {tuple(unlisted[0].shape)} that has no" if unlisted else "no tensor that has a"
+            raise InputError(
+                f"the model returns a {type(outputs).__name__} with {which} row of real numbers for each of {count} "
+                "samples; wrap the model in a module that returns such tensors alone"
+            )
+        return cls(
+            TreeDef.of(outputs),
+            tuple(order[id(tensor)] for tensor in places),
+            tuple(tuple(t.shape[1:]) if listed else None for t, listed in zip(tensors, by_sample, strict=True)),
+            tuple(tensor.dtype for tensor in tensors),
+            tuple(None if listed else t.detach() for t, listed in zip(tensors, by_sample, strict=True)),
+        )
+
+    def pack(self, outputs: Any) -> Tensor:
+        """Return outputs as one tensor ``(samples, numbers)``.
+
+        >>> Packing.of(both := {"box": torch.zeros(2, 4), "maps": (torch.zeros(2, 3, 5),)}, 2).pack(both).shape
+        torch.Size([2, 19])
+        """
+        return self.pack_tensors(tensors_within(outputs))
+
+    def pack_tensors(self, places: Sequence[Tensor]) -> Tensor:
+        """Return the tensors in the places of outputs as one."""
+        by_number = dict(zip(self.numbers, places, strict=True))
+        tensors = [by_number[number] for number in range(len(self.shapes))]
+        listed = [t.flatten(1) for t, shape in zip(tensors, self.shapes, strict=True) if shape is not None]
+        dtype = next(tensor.dtype for tensor in listed if tensor.is_floating_point())
+        return torch.cat([t if t.is_floating_point() else t.to(dtype) for t in listed], dim=1)
+
+    def unpack(self, packed: Tensor) -> Any:
+        """Return the outputs that were packed, or others of as many numbers, for any number of samples."""
+        sizes = [prod(shape) for shape in self.shapes if shape is not None]
+        parts = iter(packed.split(sizes, dim=1))  # type: ignore[no-untyped-call]
+        tensors = [
+            fixed if shape is None else next(parts).reshape(-1, *shape).to(dtype)
+            for shape, dtype, fixed in zip(self.shapes, self.dtypes, self.fixed, strict=True)
+        ]
+        return self.tree.filled([tensors[number] for number in self.numbers])
