@@ -55,6 +55,7 @@ class Cycles(Schedule):
         loss: a name that `fit` takes, or a function of (outputs, targets) that gives the mean of its samples' losses.
         minimum: how many units every site keeps at least.
 
+    >>> import torch
     >>> from secateur.criteria import ActivationCount
     >>> from secateur.structure import channels
     >>> from secateur.train import TrainCycle, TrainOptions

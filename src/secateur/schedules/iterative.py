@@ -57,6 +57,7 @@ class Iterative(Schedule):
             `prune`; learnt once, before the first step.
 
     >>> from secateur.criteria import Magnitude
+    >>> from secateur.structure import channels
     >>> model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> pruned = Iterative(Magnitude(), 0.5, steps=2, curve="cubic")(model, channels(model, torch.zeros(1, 2)))
     >>> [len(step.units) for step in pruned.history.steps], pruned.model[0].out_features

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +28,8 @@ PICTURED = 8
 EDGES = ("encoder1*", "decoder1*")
 """The blocks in which the text's pruned network is smaller; encoder 2 stays whole there."""
 
-_ADAM = {"optimizer": "adam", "lr": RATE, "momentum": 0.0}
+_ADAM = Way(optimizer="adam", lr=RATE, momentum=0.0)
+_LASSO: dict[str, Any] = {"lasso": 1e-3, "lasso_of": EDGES, "roles": ("scale", "in"), "floor": 0.01, "patience": 9}
 
 BASELINES: Mapping[str, tuple[int, ...]] = {
     "unpruned": tuple(published("calli")["autoencoder"]["whole"]),
@@ -36,27 +39,15 @@ BASELINES: Mapping[str, tuple[int, ...]] = {
 """Networks that are trained as long and not pruned: their channels."""
 
 WAYS: Mapping[str, Way] = {
-    "activation": Way(**_ADAM),
-    "activation, standard normal": Way(**_ADAM, init="standard-normal"),
-    "activation, rate 0.1": Way(**{**_ADAM, "lr": 0.1}),
-    "fires in at most 10 %": Way(**_ADAM, rule="fraction", limit=0.1),
-    "distorted": Way(**_ADAM, distort="multiply", strength=1.0, patience=3),
-    "regularised": Way(**_ADAM, l1=3e-5, l1_of=("*.bn.weight",), patience=3),
-    "outliers": Way(**_ADAM, rule="outliers", limit=2.0, patience=3),
-    "group lasso": Way(**_ADAM, lasso=1e-3, lasso_of=EDGES, roles=("scale", "in"), floor=0.01, patience=9),
-    "combined": Way(
-        **_ADAM,
-        distort="multiply",
-        strength=0.3,
-        decay=0.5,
-        lasso=1e-3,
-        lasso_of=EDGES,
-        roles=("scale", "in"),
-        floor=0.01,
-        rule="outliers",
-        limit=2.0,
-        patience=9,
-    ),
+    "activation": _ADAM,
+    "activation, standard normal": replace(_ADAM, init="standard-normal"),
+    "activation, rate 0.1": replace(_ADAM, lr=0.1),
+    "fires in at most 10 %": replace(_ADAM, rule="fraction", limit=0.1),
+    "distorted": replace(_ADAM, distort="multiply", patience=3),
+    "regularised": replace(_ADAM, l1=3e-5, l1_of=("*.bn.weight",), patience=3),
+    "outliers": replace(_ADAM, rule="outliers", limit=2.0, patience=3),
+    "group lasso": replace(_ADAM, **_LASSO),
+    "combined": replace(_ADAM, **_LASSO, distort="multiply", strength=0.3, decay=0.5, rule="outliers", limit=2.0),
 }
 """The rows of the study: the text's, and what was found to make the network smaller."""
 
@@ -80,7 +71,7 @@ def scratch_cell(context: Context) -> Outcome:
     """Train one network that is not pruned, as long as the others."""
     model = models.build(NETWORK, seed=context["seed"], channels=context["channels"])
     train, test = _images(context)
-    _course(context, train).plain(Way(**_ADAM), model, context["seed"])
+    _course(context, train).plain(_ADAM, model, context["seed"])
     return _outcome(model, test, context["channels"])
 
 
@@ -97,7 +88,8 @@ def cycle_cell(context: Context) -> Outcome:
 
 def _course(context: Context, images: Tensor) -> Course:
     pairs = (images, images)
-    return Course(pairs, pairs, *(context[name] for name in ("epochs", "cycles", "settle", "batch_size")), loss="mse")
+    epochs, cycles, settle, batch_size = (context[name] for name in ("epochs", "cycles", "settle", "batch_size"))
+    return Course(pairs, pairs, epochs, cycles, settle, batch_size, "mse")
 
 
 def _images(context: Context) -> tuple[Tensor, Tensor]:
@@ -115,7 +107,7 @@ def _outcome(model: nn.Module, test: Tensor, left: list[int]) -> Outcome:
     """The loss on test images, the size, and how the first of them come out."""
     model.eval()
     with torch.no_grad():
-        outputs = torch.cat([model(part) for part in test.split(500)])
+        outputs = torch.cat([model(part) for part in torch.split(test, 500)])
     blocks = dict(zip(("encoder1", "encoder2", "decoder1"), left, strict=True))
     size = {"parameters": parameters(model).total, "macs": macs(model, test[:1]), "total": sum(left)}
     shown = {"images": test[:PICTURED].clone(), "reconstructed": outputs[:PICTURED].clone()}

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
+from torch import Tensor
+
 from secateur import data, models
 from secateur.lab.plan.options import Option, Options
 from secateur.lab.plan.recipe import Json, Recipe
 from secateur.lab.plan.study import Cell, Context, Outcome, Study
+from secateur.labelled import Samples
 from secateur.measure import evaluate, macs, parameters
 from secateur.result import Result
 from secateur.studies.calli.augment import Augmented, centred, cifar_form
@@ -114,10 +117,9 @@ def _cifar(context: Context) -> tuple[Course, data.Split]:
     )
 
 
-def _course(context: Context, train: object, counted: object) -> Course:
-    return Course(
-        train, counted, *(context[name] for name in ("epochs", "cycles", "settle", "batch_size")), loss="cross_entropy"
-    )
+def _course(context: Context, train: Samples, counted: tuple[Tensor, Tensor]) -> Course:
+    epochs, cycles, settle, batch_size = (context[name] for name in ("epochs", "cycles", "settle", "batch_size"))
+    return Course(train, counted, epochs, cycles, settle, batch_size, "cross_entropy")
 
 
 def _study(

@@ -178,7 +178,7 @@ STUDY = study(
     options=Options(
         (
             Option("seeds", "count", 10, f"how many networks of {', '.join(MAIN)}", least=1),
-            Option("few", "count", 3, "how many networks of the other ways, at most", least=1),
+            Option("few", "count", 1, "how many networks of the other ways, at most", least=1),
             Option("ways", "text", list(WAYS), "what is done in the cycles", allowed=tuple(WAYS), many="list"),
             Option("hidden", "count", 1000, "nodes to begin with", least=1),
             Option("samples", "count", 20_000, "pairs of numbers; the text has 1,000,000", least=1),
