@@ -25,7 +25,7 @@ __all__ = ["BASELINES", "STUDY", "WAYS"]
 NETWORK = "calli-autoencoder"
 RATE = 2e-3
 PICTURED = 8
-EDGES = ("encoder1*", "decoder1*")
+EDGES = (("encoder1*", 1.0), ("decoder1*", 4.0))
 """The blocks in which the text's pruned network is smaller; encoder 2 stays whole there."""
 
 _ADAM = Way(optimizer="adam", lr=RATE, momentum=0.0)

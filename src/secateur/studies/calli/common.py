@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -46,7 +47,8 @@ class Way:
         distort, strength, decay, until: of `Distortion`; "" distorts nothing.
         l1, l1_of: strength of an L1 on the parameters of these patterns.
         activity: strength of an L1 on the activations.
-        lasso, lasso_of, roles: strength of the group lasso, the sites of these patterns, and what belongs to a group.
+        lasso, lasso_of, roles: strength of the group lasso, its factor at the sites of each pattern, and what belongs to a
+            group.
         rule, limit: ``"at most"`` so many activations, ``"fraction"`` of them, below a ``"quantile"``, or ``"outliers"``
             below mean − limit · standard deviation.
         floor: absolute activations up to this count as zero.
@@ -66,7 +68,7 @@ class Way:
     l1_of: tuple[str, ...] = ("*",)
     activity: float = 0.0
     lasso: float = 0.0
-    lasso_of: tuple[str, ...] = ()
+    lasso_of: tuple[tuple[str, float], ...] = (("*", 1.0),)
     roles: tuple[Any, ...] = ("out", "in")
     rule: str = "at most"
     limit: float = 0.0
@@ -78,9 +80,8 @@ class Way:
     def recipe(self) -> dict[str, Json]:
         """Return what differs from the defaults, for a recipe."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
-        return {
-            name: dict(v) if name == "network" else list(v) if isinstance(v, tuple) else v for name, v in values.items()
-        }
+        plain: dict[str, Json] = json.loads(json.dumps(values))
+        return plain | ({"network": dict(self.network)} if self.network else {})
 
     @classmethod
     def of(cls, recipe: Mapping[str, Json]) -> Way:
@@ -90,7 +91,8 @@ class Way:
         >>> Way.of(way.recipe()) == way
         True
         """
-        tuples = {"network": lambda value: tuple(value.items()), "roles": tuple, "l1_of": tuple, "lasso_of": tuple}
+        tuples: dict[str, Callable[[Any], Any]] = {"roles": tuple, "l1_of": tuple}
+        tuples |= {"network": lambda value: tuple(value.items()), "lasso_of": lambda pairs: tuple(map(tuple, pairs))}
         return cls(**{name: tuples[name](value) if name in tuples else value for name, value in recipe.items()})
 
     def options(self, **further: Any) -> TrainOptions:
@@ -105,8 +107,8 @@ class Way:
             terms.append(WeightPenalty(self.l1, self.l1_of))
         if self.activity:
             terms.append(ActivationPenalty(self.activity))
-        if self.lasso:
-            terms.append(GroupLasso(self.lasso, example, self.roles, self.lasso_of))
+        for pattern, factor in self.lasso_of if self.lasso else ():
+            terms.append(GroupLasso(self.lasso * factor, example, self.roles, (pattern,)))
         return terms
 
     def prune(
