@@ -19,6 +19,7 @@ ORDER = [
     {"randomness"},
     {"untouched"},
     {"files", "progress", "state", "state_dicts"},
+    {"trees"},
     {"labelled"},
     {"losses"},
     {"structure"},
@@ -139,3 +140,14 @@ def check_no_circle(graph: dict[str, set[str]]) -> None:
 
     for name in sorted(graph):
         visit(name, ())
+
+
+def test_no_two_types_share_a_name() -> None:
+    """A reader who meets a name knows which type it is."""
+    places: dict[str, list[str]] = {}
+    for file in sorted(ROOT.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(str(file.relative_to(ROOT)))
+    shared = {name: files for name, files in places.items() if len(files) > 1}
+    assert not shared, shared

@@ -417,3 +417,119 @@ def _value(loss: Any, outputs: Any, targets: Any) -> Tensor:
     from secateur.losses import loss_function
 
     return loss_function(loss)(outputs, targets)
+
+
+X, Y = torch.randn(40, 4, generator=torch.Generator().manual_seed(3)), torch.arange(40.0)
+
+
+def _line(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets).square().mean()
+
+
+UNTEACHING: Mapping[str, tuple[Callable[[Any, Any], Any], str]] = {
+    "ignores the teacher": (lambda o, a: o.square().mean(), "does not depend on the teacher's answers"),
+    "is constant": (lambda o, a: (0 * o).sum() + a.mean(), "it is constant"),
+    "has no gradient": (lambda o, a: (o.detach() - a).square().mean(), "has no gradient"),
+    "counts": (lambda o, a: (o.argmax(1) == a.argmax(1)).float().mean(), "has no gradient"),
+    "is no scalar": (lambda o, a: (o - a).square(), "no scalar tensor"),
+    "is a number": (lambda o, a: 1.0, "returns float"),
+}
+
+
+@pytest.mark.parametrize("name", UNTEACHING)
+@pytest.mark.parametrize("way", ["match", "loss without targets"])
+def test_distill_refuses_what_cannot_teach(name: str, way: str) -> None:
+    function, problem = UNTEACHING[name]
+    student, teacher = nn.Linear(4, 3), nn.Linear(4, 3)
+    before = student.weight.clone()
+    data, options = ((X, Y.long() % 3), {"match": function}) if way == "match" else (X, {"loss": function})
+    with pytest.raises(sc.InputError, match=f"cannot teach: .*{problem}"):
+        sc.distill(student, teacher, data, epochs=1, **options)
+    assert torch.equal(student.weight, before)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        F.mse_loss,
+        F.smooth_l1_loss,
+        lambda o, a: (o.mean(0) - a.mean(0)).square().sum(),
+        lambda o, a: (torch.cdist(o, o) - torch.cdist(a, a)).square().mean(),
+        lambda o, a: F.cross_entropy(o, a.argmax(1)),
+    ],
+    ids=["mse", "huber", "means", "relations", "hard labels"],
+)
+def test_distill_takes_what_can(function: Any) -> None:
+    """Also where the student is its teacher's copy, so that all gradients are nothing at first."""
+    student, teacher = nn.Linear(4, 3), nn.Linear(4, 3)
+    for weights_of in (teacher, student):
+        student.load_state_dict(weights_of.state_dict())
+        sc.distill(student, teacher, X, match=function, epochs=1)
+        sc.distill(student, teacher, X, loss=function, epochs=1)
+
+
+@pytest.mark.parametrize("loss", [F.mse_loss, nn.L1Loss(), nn.HuberLoss(), _line], ids=["mse", "l1", "huber", "own"])
+def test_loose_pairs_are_refused(loss: Any) -> None:
+    """Outputs (N, 1) against targets (N,) are N² pairs to torch."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+    for call in (
+        lambda: sc.fit(model, (X, Y), epochs=1, loss=loss),
+        lambda: measure.evaluate(model, (X, Y), loss),
+        lambda: criteria.Taylor((X, Y), loss)(model, channels(model, X[:1])),
+        lambda: criteria.LossChange((X, Y), loss)(model, channels(model, X[:1])),
+    ):
+        with pytest.raises(sc.InputError, match="whichever target goes with which sample"):
+            call()
+    assert measure.evaluate(model, (X, Y), "mse").loss == pytest.approx(
+        measure.evaluate(model, (X, Y[:, None]), loss=_line).loss
+    )
+
+
+def test_a_loss_without_a_gradient_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+    blind = lambda o, y: (o.detach() - y[:, None]).square().mean()  # noqa: E731
+    for call in (
+        lambda: sc.fit(model, (X, Y), epochs=1, loss=blind),
+        lambda: criteria.Taylor((X, Y), blind)(model, channels(model, X[:1])),
+        lambda: criteria.Snip((X, Y), blind)(model, weights(model)),
+        lambda: criteria.Taylor((X, Y), blind)(model, weights(model)),
+    ):
+        with pytest.raises(sc.InputError, match="no gradient by the model's outputs"):
+            call()
+
+
+def test_losses_and_metrics_by_import_path() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+    data, path = (X, Y[:, None]), f"{__name__}:_line"
+    rated = measure.evaluate(model, data, path, metric="torch.nn.functional:l1_loss")
+    assert rated.loss == pytest.approx(measure.evaluate(model, data, _line).loss)
+    assert rated.metric == pytest.approx(measure.evaluate(model, data, "l1").loss)
+    assert measure.evaluate(model, data, "torch.nn:HuberLoss").loss > 0
+    pruned = sc.prune(model, X[:1], "taylor", 0.5, data=data, loss=path, latency=False)
+    assert pruned.report.units_removed == 4
+    for wrong, error in (("no_such_module:loss", "cannot import"), ("torch.nn:HuberLos", "HuberLoss")):
+        with pytest.raises(sc.UnknownNameError, match=error):
+            sc.prune(model, X[:1], "taylor", data=data, loss=wrong)
+    with pytest.raises(sc.UnknownNameError, match="import path"):
+        measure.evaluate(model, data, "mse", metric="r2")
+
+
+def test_packing_holds_all_that_a_loss_may_read() -> None:
+    from secateur.trees import Packing
+
+    shared = torch.randn(3, 2)
+    outputs = {"a": shared, "again": shared, "ids": torch.tensor([5, 7, 9]), "seen": torch.ones(3, dtype=torch.bool)}
+    outputs |= {"scale": torch.tensor(2.0), "pair": Pair(torch.randn(3, 2, 2), shared)}
+    packing = Packing.of(outputs, 3)
+    packed = packing.pack(outputs)
+    assert packed.shape == (3, 2 + 1 + 1 + 4)
+    back = packing.unpack(packed[1:])
+    assert back["again"] is back["a"]
+    assert back["pair"].right is back["a"]
+    assert torch.equal(back["ids"], outputs["ids"][1:])
+    assert back["seen"].dtype is torch.bool
+    assert back["scale"] == 2
+    assert torch.equal(back["pair"].left, outputs["pair"].left[1:])
+    assert back["pair"].note == "no tensor"
+    with pytest.raises(sc.InputError, match=r"shape \(\) that has no row"):
+        Packing.of((shared, torch.ones((), requires_grad=True)), 3)

@@ -80,11 +80,22 @@ def test_pairs_foretell_by_pairs() -> None:
     scores = criterion(model, sc.channels(model, data[0][:1]))
     keep = sc.select(scores, 0.5, scope="layer")
     assert criterion.foretold(scores, keep) == pytest.approx(scores.foretell(keep))
-    result = pruned(criterion)
-    assert result.report.joint is not None
-    assert not result.report.joint.is_far_worse
-    assert "WARNING: loss" not in str(result.report)
-    assert "where the scores foretold" in str(result.report)
+    joint = pruned(JointLossChange(data, scope="layer")).report.joint
+    assert joint is not None
+    layer = JointLossChange(data, scope="layer")(model, sc.channels(model, data[0][:1]))
+    expected = layer.foretell(sc.select(layer, 0.5, scope="layer"))
+    assert joint.foretold - joint.before == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_cut_that_keeps_the_loss_is_not_warned_of() -> None:
+    model, data = twins()
+    with torch.no_grad():
+        model[2].weight[:, 5:] = 0  # nothing reads the second of each pair
+    report = sc.prune(model, data[0][:2], LossChange(data), 0.5, scope="layer", latency=False).report
+    assert report.joint is not None
+    assert report.joint.after == pytest.approx(report.joint.before)
+    assert "WARNING: loss" not in str(report)
+    assert "where the scores foretold" in str(report)
 
 
 @pytest.mark.parametrize("criterion", ["l2", "random"])

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Generator, Tensor
 
-from secateur.state import ordinary
+from secateur.state import check_usable, ordinary
+from secateur.trees import numbers_within
 from secateur.types import InputError
 
 __all__ = [
@@ -20,7 +21,9 @@ __all__ = [
     "are_classes",
     "batches",
     "check_labels",
+    "check_no_nan",
     "check_outputs",
+    "check_rows",
     "check_samples",
     "count_batches",
     "logits_of",
@@ -89,7 +92,8 @@ class SampleBatch:
             return None
         if len(parts) == 2 and parts[1] is not None and not _is_tensors(parts[1]):
             return None
-        return cls(*(_mapped(part, ordinary) for part in parts))
+        inputs, *targets = parts
+        return cls(_mapped(inputs, ordinary), *(_mapped(part, _as_targets) for part in targets))
 
     def __len__(self) -> int:
         if isinstance(self.inputs, Tensor) and self.inputs.ndim:
@@ -129,6 +133,19 @@ class SampleBatch:
         if isinstance(self.inputs, Tensor):
             return model(self.inputs)
         return model(**self.inputs) if isinstance(self.inputs, Mapping) else model(*self.inputs)
+
+
+def _as_targets(tensor: Tensor) -> Tensor:
+    """Return targets as torch's losses take them: class labels of any whole numbers, or of yes and no, as int64.
+
+    >>> _as_targets(torch.tensor([0, 2], dtype=torch.uint8)), _as_targets(torch.tensor([True, False]))
+    (tensor([0, 2]), tensor([1, 0]))
+    """
+    numbers = tensor.is_floating_point() or tensor.is_complex() or tensor.is_quantized
+    # Many answers a sample, each yes or no, are no labels.
+    if numbers or tensor.dtype is torch.int64 or (tensor.dtype is torch.bool and tensor.ndim != 1):
+        return ordinary(tensor)
+    return ordinary(tensor).long()
 
 
 Samples = Labelled | Tensor | Mapping[str, Any] | tuple[Any, Any] | Iterable[Any] | SampleBatch
@@ -224,6 +241,8 @@ def check_samples(data: object, subject: str) -> None:
 
 def _check_batch(batch: SampleBatch, subject: str) -> None:
     named = batch.named()
+    for name, tensor in named:
+        check_usable(tensor, subject, "inputs" if name.startswith("x") else "targets")
     if len({len(tensor) if tensor.ndim else None for _, tensor in named} | {len(batch)}) > 1:
         raise InputError(
             f"{subject}: inputs of shape {_shapes(batch.inputs)} and targets of shape {_shapes(batch.targets)} "
@@ -232,6 +251,8 @@ def _check_batch(batch: SampleBatch, subject: str) -> None:
     if len(batch) == 0:
         raise InputError(f"{subject}: there are no samples; give at least one")
     for name, tensor in named:
+        if name.startswith("y") and tensor.is_complex():
+            raise InputError(f"{subject}: the targets are {tensor.dtype}; give whole numbers for classes, or real ones")
         if not torch.isfinite(tensor).all():
             which = "inputs" if name.startswith("x") else "targets"
             raise InputError(f"{subject}: the {which} hold NaN or infinite values; drop or repair those samples")
@@ -316,14 +337,24 @@ def check_outputs(outputs: Any, targets: Tensor, subject: str) -> None:
         raise InputError(
             f"{subject}: the model returned a {type(outputs).__name__}, not one tensor; wrap it in a module that does"
         )
-    if outputs.ndim == 0 or len(outputs) != len(targets):
-        raise InputError(
-            f"{subject}: outputs of shape {tuple(outputs.shape)} do not have one row for each of {len(targets)} targets"
-        )
-    if outputs.isnan().any():
-        raise InputError(f"{subject}: the model's outputs hold NaN; look for NaN in its weights")
+    check_rows(outputs, len(targets), subject)
     if are_classes(outputs, targets):
         check_labels(targets, outputs.shape[1], subject)
+
+
+def check_rows(outputs: Any, count: int, subject: str) -> None:
+    """Refuse one tensor that has not `count` rows, and outputs that hold NaN."""
+    if isinstance(outputs, Tensor) and (outputs.ndim == 0 or len(outputs) != count):
+        raise InputError(
+            f"{subject}: outputs of shape {tuple(outputs.shape)} do not have one row for each of {count} targets"
+        )
+    check_no_nan(outputs, subject)
+
+
+def check_no_nan(outputs: Any, subject: str) -> None:
+    """Refuse outputs that hold NaN, in containers and objects of any kind."""
+    if any(bool(tensor.isnan().any()) for tensor in numbers_within(outputs)):
+        raise InputError(f"{subject}: the model's outputs hold NaN; look for NaN in its weights")
 
 
 def check_labels(labels: Tensor, classes: int, subject: str) -> None:

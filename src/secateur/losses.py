@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur.checks import imported
-from secateur.labelled import are_classes, check_outputs, logits_of
-from secateur.trees import Packing, numbers_within, tensors_within
+from secateur.labelled import are_classes, check_no_nan, check_outputs, logits_of
+from secateur.trees import Packing, tensors_within
 from secateur.types import InputError, Loss, UnknownNameError, unknown_name
 
 __all__ = [
@@ -228,8 +228,7 @@ def check_answers(outputs: Any, targets: Any, loss: str | Loss, doing: str) -> N
         InputError: with the remedy.
     """
     if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor)) and not is_of_tensors(loss):
-        if any(bool(tensor.isnan().any()) for tensor in numbers_within(outputs)):
-            raise InputError(f"{doing}: the model's outputs hold NaN; look for NaN in its weights")
+        check_no_nan(outputs, doing)
         return
     if not isinstance(targets, Tensor):
         problem = "no targets" if targets is None else "several targets"

@@ -22,6 +22,7 @@ __all__ = [
     "check_finite",
     "check_module",
     "check_ordinary",
+    "check_usable",
     "device_of",
     "digest",
     "evaluating",
@@ -183,6 +184,35 @@ def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[s
     return ordinary_inputs
 
 
+def check_usable(tensor: Tensor, doing: str, name: str) -> None:
+    """Refuse a tensor with which hardly any op of torch can do anything.
+
+    >>> check_usable(torch.zeros(2, device="meta"), "evaluate", "inputs")
+    Traceback (most recent call last):
+    ...
+    secateur.types.InputError: evaluate: inputs on the meta device hold no values; load them first
+    """
+    if tensor.is_meta:
+        raise InputError(f"{doing}: {name} on the meta device hold no values; load them first")
+    if tensor.is_nested or tensor.layout is not torch.strided:
+        layout = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+        raise InputError(f"{doing}: {name} are {layout} tensors; make them dense, as by .to_dense()")
+    if tensor.is_quantized or (tensor.is_floating_point() and tensor.dtype.itemsize < 2):
+        raise InputError(f"{doing}: {name} are {tensor.dtype}, in which torch computes little; make them float32 first")
+
+
+def _check_arguments(doing: str, arguments: Iterable[object]) -> None:
+    """Refuse models and example inputs of a call that cannot be computed with."""
+    for argument in arguments:
+        if isinstance(argument, nn.Module):
+            for name, tensor in tensors(argument).items():
+                check_usable(tensor, doing, f"the values of {name} of the model")
+        parts = list(argument.values()) if isinstance(argument, Mapping) else argument
+        for part in parts if isinstance(parts, (tuple, list)) else (parts,):
+            if isinstance(part, Tensor):
+                check_usable(part, doing, "the tensors given")
+
+
 def ordinary(tensor: Tensor) -> Tensor:
     """Return the tensor, or a copy of one that was made under `torch.inference_mode`, which autograd does not take.
 
@@ -276,7 +306,7 @@ AUTOCAST = ("cpu", "cuda", "mps", "xpu")
 
 
 @contextmanager
-def as_usual(model: object = None) -> Iterator[None]:
+def as_usual(model: object = None, doing: str = "secateur") -> Iterator[None]:
     """Work as if nothing were set around the call.
 
     Inference mode and autocast are off, gradients are on where the outermost call begins, and what is made without a
@@ -291,6 +321,7 @@ def as_usual(model: object = None) -> Iterator[None]:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
         if not _WITHIN.get():
+            _check_arguments(doing, (model,))
             stack.callback(_WITHIN.reset, _WITHIN.set(True))
             stack.enter_context(torch.enable_grad())
         for device in AUTOCAST:
@@ -332,10 +363,12 @@ def usual(function: Callable[P, R]) -> Callable[P, R]:
     ...     blank().is_inference()
     False
     """
-    context, model_among = as_usual, _model_among
+    context, model_among, within, check, doing = as_usual, _model_among, _WITHIN, _check_arguments, function.__name__
 
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        with context(model_among((*args, *kwargs.values()))):
+        if not within.get():
+            check(doing, (*args, *kwargs.values()))
+        with context(model_among((*args, *kwargs.values())), doing):
             return function(*args, **kwargs)
 
     # With the names of what is wrapped, as doctest takes no function of another module for a module's own.

@@ -74,7 +74,7 @@ def side_by_side(value: Any) -> Tensor:
     >>> side_by_side({"box": torch.zeros(2, 4), "maps": (torch.zeros(2, 3, 5),)}).shape
     torch.Size([2, 19])
     """
-    return torch.cat([tensor.flatten(1) for tensor in numbers_within(value)], dim=1)
+    return torch.cat([tensor.unsqueeze(-1).flatten(1) for tensor in numbers_within(value)], dim=1)
 
 
 def walk(value: Any, visited_ids: set[int], kind: type[T], depth: int = DEPTH) -> Iterator[T]:
@@ -229,7 +229,9 @@ class Packing:
         """Return the tensors in the places of outputs as one."""
         by_number = dict(zip(self.numbers, places, strict=True))
         tensors = [by_number[number] for number in range(len(self.shapes))]
-        listed = [t.flatten(1) for t, shape in zip(tensors, self.shapes, strict=True) if shape is not None]
+        listed = [
+            t.unsqueeze(-1).flatten(1) for t, shape in zip(tensors, self.shapes, strict=True) if shape is not None
+        ]
         dtype = next(tensor.dtype for tensor in listed if tensor.is_floating_point())
         return torch.cat([t if t.is_floating_point() else t.to(dtype) for t in listed], dim=1)
 

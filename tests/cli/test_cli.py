@@ -21,6 +21,7 @@ import typer
 
 import secateur
 from secateur import cli, models
+from secateur.cli.root import MODULES
 from secateur.saving import load_weights, save_weights
 
 DIGITS = ("lenet-300-100", "--set", "input_size=8")
@@ -215,6 +216,21 @@ def test_from_training_to_the_pruned_model(run: Run) -> None:
     assert small["speedup"] > 0
 
 
+def test_losses_and_metrics_by_name_and_by_import_path(run: Run, weights: Path) -> None:
+    trained = run("train", *DIGITS, "--epochs", "1", "--loss", "mse", "--out", "mse.safetensors", "--json").record
+    assert trained["test_loss"] < 0.2, "squared differences from one-hot vectors"
+    rate = ("evaluate", *DIGITS, "--weights", "mse.safetensors", "--json", "--loss")
+    assert run(*rate, "mse").record["loss"] == trained["test_loss"]
+    path = "torch.nn.functional:cross_entropy"
+    both = run(*rate, path, "--metric", path).record
+    assert both["metric"] == pytest.approx(both["loss"], rel=1e-5)
+    wanted = ("prune", *DIGITS, "--data", "digits", "--weights", "mse.safetensors", "--criterion", "taylor", "--loss")
+    assert run(*wanted, "mse", "--out", "small", "--json").record["loss"] == "mse"
+    for words, error in (((*rate, "msee"), "did you mean 'mse'"), ((*rate, "nothing:at_all"), "cannot import")):
+        done = run(*words)
+        assert (done.code, error in done.err) == (1, True), done
+
+
 def test_training_again_gives_the_same_weights(run: Run) -> None:
     for name in ("a", "b"):
         run("train", *DIGITS, "--epochs", "1", "--seed", "3", "--out", f"{name}.safetensors")
@@ -328,7 +344,8 @@ def test_compress_writes_a_model_a_report_and_goes_on(run: Run, weights: Path) -
     assert Path("half/report.txt") in before
     again = run(*words)
     assert again.code == 0, again.err
-    assert again.out.startswith("goal macs 0.5: the goal is reached")
+    assert again.out.startswith("WARNING: the network has not learnt: its accuracy is 0.1")  # it had one epoch
+    assert "goal macs 0.5: the goal is reached" in again.out
     assert "written to half" in again.out
     assert before == {path: path.read_bytes() for path in Path("half").rglob("*") if path.is_file()}
 
@@ -713,10 +730,77 @@ def test_help_calls_the_program_by_its_name_and_shows_examples(run: Run) -> None
         assert "list[str]" not in done.out
 
 
+def secateur_process(*words: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """The program as people start it, in a process of its own."""
+    source = str(Path(secateur.__file__).parents[1])
+    variables = {**os.environ, "PYTHONPATH": source, **environment}
+    return subprocess.run([sys.executable, *words], capture_output=True, check=False, env=variables)
+
+
+@pytest.mark.parametrize("words", [("--help",), ("--version",), (), ("study", "--help"), ("runs", "list", "--help")])
+def test_help_and_version_need_no_torch(words: tuple[str, ...]) -> None:
+    code = (
+        "import sys; from secateur.__main__ import main\n"
+        f"sys.argv = ['secateur', *{words!r}]\n"
+        "try: main()\n"
+        "finally: print(sorted({'torch', 'numpy', 'pandas'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = secateur_process("-c", code)
+    assert done.stderr.decode().splitlines()[-1] == "[]"
+    assert done.returncode == (0 if words else 2)
+
+
+def test_the_list_of_commands_is_that_of_their_modules() -> None:
+    group: Any = typer.main.get_command(cli.app)
+    for name, (_, words) in MODULES.items():
+        assert group.commands[name].help.strip().partition("\n\n")[0].replace("\n", " ") == words, name
+    assert list(group.commands) == list(MODULES) == list(group.commands.registered | dict.fromkeys(MODULES))
+    assert {entry.name or "" for entry in cli.app.registered_groups} == {"study", "runs"}
+
+
+def test_words_that_a_terminal_cannot_spell_are_no_error(weights: Path, tmp_path: Path) -> None:
+    words = ("-m", "secateur", "prune", *DIGITS, "--weights", str(weights), "--data", "digits", "--criterion", "l2")
+    done = secateur_process(*words, "--out", str(tmp_path / "small"), PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"accuracy" in done.stdout
+    assert b" ? " in done.stdout  # the arrow
+    odd = secateur_process("-m", "secateur", "report", os.fsdecode(b"mine\xff.toml"))
+    assert odd.returncode == 1
+    assert odd.stderr.startswith(b"secateur: cannot read mine?.toml")
+    assert odd.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("wrapped", ["KeyboardInterrupt()", "ImportError('numpy failed to import')"])
+def test_ctrl_c_while_modules_are_imported_is_one_line(tmp_path: Path, wrapped: str) -> None:
+    """Also where an import that it breaks makes an error of its own of it."""
+    text = f"try: raise KeyboardInterrupt\nexcept KeyboardInterrupt as cut: raise {wrapped} from cut"
+    (tmp_path / "torch.py").write_text(text)
+    path = os.pathsep.join([str(tmp_path), str(Path(secateur.__file__).parents[1])])
+    done = secateur_process("-m", "secateur", "list", PYTHONPATH=path)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"secateur: interrupted\n")
+
+
+def test_ctrl_c_by_a_signal_during_the_imports(tmp_path: Path) -> None:
+    """A real one, at the moment when torch is being imported, and before the commands are."""
+    source = str(Path(secateur.__file__).parents[1])
+    for module in ("torch", "typer"):
+        folder = tmp_path / module
+        folder.mkdir()
+        (folder / f"{module}.py").write_text("import time, pathlib\npathlib.Path('there').touch()\ntime.sleep(60)")
+        path = os.pathsep.join([str(folder), source])
+        words = [sys.executable, "-m", "secateur", "list"]
+        environment = {**os.environ, "PYTHONPATH": path}
+        with subprocess.Popen(words, cwd=folder, stderr=subprocess.PIPE, env=environment) as process:
+            while not (folder / "there").exists():
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+        assert (process.returncode, errors) == (130, b"secateur: interrupted\n"), module
+
+
 def test_no_command_imports_torch_before_it_runs() -> None:
-    """The public face does; the modules of the command line themselves must not."""
+    """A command's module may take the options that it derives its own from; all else waits until it runs."""
     heavy = {"torch", "rich", "numpy"}
-    # The options of commands, which the public face has imported by then.
     derived_from = {"secateur.pruning", "secateur.compression"}
     for path in Path(cli.__file__).parent.glob("*.py"):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:

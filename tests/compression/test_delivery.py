@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import secateur as sc
 from secateur.compression import Compression, CompressOptions, Goal, Trial, costs, steps
-from secateur.compression.clock import Clock
+from secateur.compression.clock import Stopwatch
 from secateur.train.options import TrainOptions
 from secateur.types import ExportError
 
@@ -162,12 +162,12 @@ def test_the_front_and_what_was_rejected() -> None:
 
 def test_the_time_that_is_left() -> None:
     options = CompressOptions(steps=2, train=TrainOptions(epochs=3), finish=TrainOptions(epochs=10), runtime="eager")
-    clock = Clock(options, 0.25, visible=False)
+    clock = Stopwatch(options, 0.25, visible=False)
     clock.seconds, clock.counts = {"cut": 20.0, "epoch": 6.0}, {"cut": 2, "epoch": 3}
     assert clock.left() == pytest.approx(2 * 10 + (2 * 3 + 10) * 2)
     clock.trials = [Trial(1, 0, 0.5, 0.49, 1.0, 1.0, True, "good enough", 1.0)]
     assert clock.left() == pytest.approx(10 + (3 + 10) * 2)
-    limited = Clock(CompressOptions(time_limit=5.0, runtime="eager"), 0.25, visible=False)
+    limited = Stopwatch(CompressOptions(time_limit=5.0, runtime="eager"), 0.25, visible=False)
     limited.seconds, limited.counts = clock.seconds, clock.counts
     left = limited.left()
     assert left is not None

@@ -319,7 +319,7 @@ def test_a_surrogate_adds_up_what_is_removed() -> None:
 
 def test_protocols_search_on_one_split_and_report_on_the_other() -> None:
     space, fitness = _toy()
-    x, y = fitness.data
+    x, y = fitness.data.inputs, fitness.data.targets
     first, second = (x[:30], y[:30]), (x[30:], y[30:])
     honest = judge(Genetic(population=10), space, first, second, budget=50)
     thesis = judge(Genetic(population=10), space, second, first, budget=50, protocol="thesis")

@@ -14,7 +14,7 @@ from secateur import equations
 from secateur.equations import LayerEquations
 from secateur.repair import beside, repair
 from secateur.solvers import StructuredOBS, ThiNet, by_name, output_metrics
-from secateur.solvers.elimination import Problem, removals
+from secateur.solvers.elimination import LeastSquares, removals
 from secateur.structure import channels, cut
 from secateur.structure.patches import Patches
 from secateur.testing.toys import same_state, snapshot
@@ -38,14 +38,14 @@ def error_without(moments: Tensor, best: Tensor, gone: Tensor) -> float:
     return float(((refit - best) * (moments @ (refit - best))).sum())
 
 
-def problems(units: int, *blocks: int) -> list[Problem]:
+def problems(units: int, *blocks: int) -> list[LeastSquares]:
     """One problem for each number of inputs that a unit has; the last input belongs to no unit."""
     drawn = []
     for seed, block in enumerate(blocks):
         x = normal(units * block + 1, 60, seed=seed).double()
         x[: units * block] += 0.7 * x[: units * block].roll(1, 0)
         rows = torch.randperm(units * block, generator=torch.Generator().manual_seed(seed)).view(units, block)
-        drawn.append(Problem(x @ x.T, normal(len(x), 3, seed=seed + 9).double(), torch.arange(units), rows))
+        drawn.append(LeastSquares(x @ x.T, normal(len(x), 3, seed=seed + 9).double(), torch.arange(units), rows))
     return drawn
 
 
@@ -79,7 +79,7 @@ def test_the_first_choice_is_the_best_of_all_and_later_ones_near_to_it() -> None
 def test_units_without_inputs_in_a_problem_cost_nothing_there() -> None:
     moments = torch.diag(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
     weights = torch.tensor([[1.0], [1.0], [2.0]], dtype=torch.float64)
-    uneven = Problem(moments, weights, torch.tensor([0, 2]), torch.tensor([[0, 1], [2, -1]]))
+    uneven = LeastSquares(moments, weights, torch.tensor([0, 2]), torch.tensor([[0, 1], [2, -1]]))
     # Unit 1 has none, so it is free; unit 0 costs 1 · 1² + 2 · 1², unit 2 costs 3 · 2².
     assert removals([uneven], 3, 3) == [(1, 0.0), (0, pytest.approx(3.0)), (2, pytest.approx(12.0))]
 

@@ -31,6 +31,27 @@ def ids(found: list[Cell]) -> list[str]:
     return [cell.id for cell in found]
 
 
+def test_a_toml_file_takes_a_loss(tmp_path: Path) -> None:
+    """Networks are trained and rated by it, and only another than the default makes other cells."""
+    file = tmp_path / "mine.toml"
+    text = 'name = "mine"\ndata = "digits"\nmodel = "ann-128"\nseeds = 1\nepochs = 1\nvalidation = 300\n'
+    text += 'sparsities = [0.5]\nmethods = ["neuron"]\n'
+    stores = {}
+    for loss in ("", "cross_entropy", "mse", "torch.nn:MSELoss"):
+        file.write_text(text + (f'loss = "{loss}"\n' if loss else ""), encoding="utf-8")
+        stores[loss] = ids(by_name(str(file)).plan())
+    assert stores[""] == stores["cross_entropy"]
+    assert len({tuple(plan) for plan in stores.values()}) == 3
+    file.write_text(text + 'loss = "mse"\n', encoding="utf-8")
+    study, store = by_name(str(file)), Store(tmp_path / "runs")
+    assert not run_study(study, store, {}, progress=False, executor="serial").failed
+    losses = [store.get(cell.id).metrics["loss"] for cell in study.plan()]
+    assert all(loss < 0.5 for loss in losses), "squared differences from one-hot vectors"
+    file.write_text(text + 'loss = "msee"\n', encoding="utf-8")
+    with pytest.raises(UnknownNameError, match="did you mean 'mse'"):
+        by_name(str(file)).plan()
+
+
 # Their names and grids
 
 

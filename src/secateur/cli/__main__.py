@@ -1,6 +1,6 @@
 """``python -m secateur.cli`` is the command line."""
 
-from secateur.__main__ import main
+from secateur.cli import main
 
 if __name__ == "__main__":
     main()

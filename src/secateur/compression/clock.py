@@ -13,14 +13,14 @@ from secateur.compression.options import CompressOptions
 from secateur.progress import about_left
 from secateur.train.callbacks import Callback, Run
 
-__all__ = ["Clock"]
+__all__ = ["Stopwatch"]
 
 SAY_AGAIN = 20.0
 """Seconds between two words about the time that is left, within one training."""
 
 
 @dataclass(eq=False)
-class Clock(Callback):
+class Stopwatch(Callback):
     """Times the cuts and the epochs that are done, and foretells those to come.
 
     Attributes:
@@ -31,7 +31,7 @@ class Clock(Callback):
         started: the moment at which the compression began.
 
     >>> from secateur.train.options import TrainOptions
-    >>> clock = Clock(CompressOptions(steps=2, train=TrainOptions(epochs=2), finish=TrainOptions(epochs=4)), 0.25, False)
+    >>> clock = Stopwatch(CompressOptions(steps=2, train=TrainOptions(epochs=2), finish=TrainOptions(epochs=4)), 0.25, False)
     >>> clock.left() is None      # nothing was timed
     True
     >>> clock.seconds, clock.counts = {"cut": 30.0, "epoch": 20.0}, {"cut": 1, "epoch": 2}

@@ -15,7 +15,7 @@ from torch import nn
 
 from secateur.allocate.goals import UnreachableError
 from secateur.compression.choosing import Chosen, Scoring, calibration, chosen, smaller
-from secateur.compression.clock import Clock
+from secateur.compression.clock import Stopwatch
 from secateur.compression.costs import Costs, usable
 from secateur.compression.delivery import delivered
 from secateur.compression.history import Compression, in_words
@@ -110,7 +110,7 @@ class _Walk:
     ) -> None:
         self.original, self.inputs, self.goal, self.options = original, inputs, goal, options
         self.progress, self.data = progress, data
-        self.clock = Clock(options, goal.fraction, progress)
+        self.clock = Stopwatch(options, goal.fraction, progress)
         self.quality = Quality.of(original, validation, options.metric)
         self.classes = self.quality.tells_classes and (options.loss in (None, "cross_entropy"))
         self.scoring = Scoring.of(original, calibration(data, options.samples, options.seed), self.classes)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.labelled import SampleBatch, Samples, batches, logits_of
+from secateur.labelled import SampleBatch, Samples, batches, check_rows, logits_of
 from secateur.losses import answers, check_answers
 from secateur.rate.tally import Tally, UnitTally
 from secateur.state import device_of, evaluating
@@ -46,6 +46,9 @@ def answered(
         doing: who asks, for the errors.
         device: where all is put; None leaves it on the model's.
 
+    Raises:
+        InputError: outputs that hold NaN, or one tensor without a row for each sample.
+
     >>> answered(nn.Identity(), (torch.eye(2), torch.tensor([0, 1])), 1, "answer")
     (tensor([[1., 0.],
             [0., 1.]]), tensor([0, 1]))
@@ -53,9 +56,11 @@ def answered(
     home = device_of(model)
     outputs, targets = [], []
     with evaluating(model):
-        for batch in batches(data, batch_size, doing):
+        for number, batch in enumerate(batches(data, batch_size, doing), 1):
             batch = batch.to(home)
-            outputs.append(changed(logits_of(batch.run(model)), lambda part: part.detach().to(device or home)))
+            rows = logits_of(batch.run(model))
+            check_rows(rows, len(batch), f"{doing}, batch {number}")
+            outputs.append(changed(rows, lambda part: part.detach().to(device or home)))
             targets.append(changed(batch.targets, lambda part: part.to(device or home)))
     return joined(outputs), joined(targets)
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Elimination", "Problem", "removals"]
+__all__ = ["Elimination", "LeastSquares", "removals"]
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class LeastSquares:
     """A least-squares problem whose inputs belong to units.
 
     Attributes:
@@ -41,7 +41,7 @@ class Elimination:
         count: how many units will go at most.
 
     >>> moments = torch.tensor([[1.0, 1.0], [1.0, 2.0]])
-    >>> units = Elimination(Problem(moments, torch.tensor([[1.0], [2.0]]), torch.arange(2), torch.tensor([[0], [1]])), 1)
+    >>> units = Elimination(LeastSquares(moments, torch.tensor([[1.0], [2.0]]), torch.arange(2), torch.tensor([[0], [1]])), 1)
     >>> units.costs()                           # w² / [H⁻¹]ᵢᵢ, with H⁻¹ = [[2, −1], [−1, 1]]
     tensor([0.5000, 4.0000], dtype=torch.float64)
     >>> units.remove(0)                         # [1, 2] − 1 / 2 · [2, −1]
@@ -49,7 +49,7 @@ class Elimination:
     (tensor([0.0000, 2.5000], dtype=torch.float64), tensor([ 0.0000, 12.5000], dtype=torch.float64))
     """
 
-    def __init__(self, problem: Problem, count: int) -> None:
+    def __init__(self, problem: LeastSquares, count: int) -> None:
         self.units, self.rows = problem.units, problem.rows.clamp(min=0)
         self.weights = problem.weights.double().clone()
         self._real = problem.rows >= 0
@@ -91,13 +91,13 @@ class Elimination:
         self._blocks[self._gone] = torch.eye(self.rows.shape[1], dtype=new.dtype, device=new.device)
 
 
-def removals(problems: Sequence[Problem], units: int, count: int) -> list[tuple[int, float]]:
+def removals(problems: Sequence[LeastSquares], units: int, count: int) -> list[tuple[int, float]]:
     """Return which `count` units to remove, in order, each with the error that it added, summed over all problems.
 
     Each time the unit goes whose removal adds least, all weights of what is left being fitted anew.
 
     >>> moments = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 1.1]])   # inputs 0 and 2 are much alike
-    >>> problem = Problem(moments, torch.tensor([[2.0], [1.0], [1.0]]), torch.arange(3), torch.arange(3).view(3, 1))
+    >>> problem = LeastSquares(moments, torch.tensor([[2.0], [1.0], [1.0]]), torch.arange(3), torch.arange(3).view(3, 1))
     >>> [(unit, round(error, 3)) for unit, error in removals([problem], 3, 2)]
     [(2, 0.1), (1, 1.0)]
     """

@@ -17,7 +17,7 @@ from secateur.labelled import Data
 from secateur.repair.beside import Beside
 from secateur.repair.consumers import check_visible, layer_equations, take_change
 from secateur.repair.last_layer import fit_last, last_layer, no_last_layer
-from secateur.solvers.elimination import Problem, removals
+from secateur.solvers.elimination import LeastSquares, removals
 from secateur.solvers.output_metrics import output_metrics
 from secateur.solvers.solution import Fractions, Solution, Solver, fractions_of, write
 from secateur.state import own_tensors, usual
@@ -97,7 +97,7 @@ class StructuredOBS(Solver):
         check_visible(model, sites, [name for name, count in counts.items() if count], "StructuredOBS")
         student = copied(model).requires_grad_(False)
         beside = Beside(model, student, sites, {}, self.data, self.batch_size, "StructuredOBS")
-        _Walk(self, beside, counts).run()
+        _Refitting(self, beside, counts).run()
         write(student, masked_tensors(student, sites, beside.keep))
         before = own_tensors(model)
         changed = {n: t.detach().clone() for n, t in own_tensors(student).items() if not torch.equal(t, before[n])}
@@ -105,7 +105,7 @@ class StructuredOBS(Solver):
 
 
 @dataclass(eq=False)
-class _Walk:
+class _Refitting:
     """From the first layer to the last: what is read by the next one is chosen, then that one is refitted."""
 
     options: StructuredOBS
@@ -145,7 +145,7 @@ class _Walk:
         for weight, inputs, aims in self.beside.ahead(name, list(readers)):
             equations[weight].add(inputs, aims - readers[weight].run(inputs, student))
             spreads[weight] += _spread(aims, -1 if readers[weight].matrix(student).ndim == 2 else 1)
-        problems: list[Problem] = []
+        problems: list[LeastSquares] = []
         for weight, reader in readers.items():
             plain = torch.eye(len(reader.matrix(student)), dtype=torch.float64) / max(spreads[weight], TINY) ** 0.5
             metric = self.metrics.get(weight, plain.to(reader.matrix(student).device))
@@ -182,7 +182,7 @@ class _Walk:
 
 def _problems(
     consumer: Consumer, site: str, equations: LayerEquations, ridge: float, metric: Tensor
-) -> Iterator[Problem]:
+) -> Iterator[LeastSquares]:
     """The least-squares problems of a layer's groups, with the columns of each unit.
 
     Errors count by the metric, whose root is given; which weights are the best does not depend on it.
@@ -203,7 +203,7 @@ def _problems(
             rows = [(of_column == unit).nonzero().flatten() for unit in units]
             outputs = slice(group * len(best), (group + 1) * len(best))
             root = torch.linalg.qr(metric[outputs].mT).R.mT
-            yield Problem(moments, best.mT @ root, units, nn.utils.rnn.pad_sequence(rows, True, -1))
+            yield LeastSquares(moments, best.mT @ root, units, nn.utils.rnn.pad_sequence(rows, True, -1))
 
 
 def _spread(outputs: Tensor, dim: int) -> float:

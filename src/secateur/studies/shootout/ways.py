@@ -80,7 +80,7 @@ CRITERIA: dict[str, Scorer] = {
 """Every criterion that means something on networks without norms."""
 
 
-def criterion(name: str, model: nn.Module, images: data.Split, seed: int, loss: str) -> Criterion:
+def criterion(name: str, model: nn.Module, images: data.Split, seed: int, loss: str = "cross_entropy") -> Criterion:
     """Return a criterion of the study for a network, the training images that criteria are shown, a seed and a loss."""
     return making.criterion(CRITERIA[name].name or name, model, images, seed, loss, **CRITERIA[name].options)
 
