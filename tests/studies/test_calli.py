@@ -92,7 +92,12 @@ def test_sum_end_to_end(tmp_path: Path) -> None:
     options: dict[str, Json] = {
         "seeds": 2,
         "ways": ["vanilla", "small weights", "distorted, added", "distorted + L1", "Adam + group lasso", "no biases"],
-        **{"hidden": 60, "samples": 2000, "epochs": 4, "batch_size": 100, "cycles": 4, "settle": 4},
+        "hidden": 60,
+        "samples": 2000,
+        "epochs": 4,
+        "batch_size": 100,
+        "cycles": 4,
+        "settle": 4,
     }
     results = run("calli-sum", tmp_path, options)
     assert len(results.frame) == 2 * 2 + 4
@@ -196,7 +201,7 @@ def test_augmented_images_are_crops_brighter_and_with_another_contrast() -> None
 def test_a_crop_is_a_part_of_its_image_up_to_shift_scale_and_flip() -> None:
     image = torch.zeros(1, 3, 32, 32)
     image[:, :, 14:18, 14:16] = 1.0  # in every crop
-    (out, _), = Augmented(image, torch.zeros(1), 1, seed=1)
+    ((out, _),) = Augmented(image, torch.zeros(1), 1, seed=1)
     assert int((out > 0).sum()) == 3 * 4 * 2
     assert centred(image).shape == (1, 3, CROP, CROP)
 

@@ -23,13 +23,13 @@ from secateur.studies.kit.published import published
 __all__ = ["BASELINES", "STUDY", "WAYS"]
 
 NETWORK = "calli-autoencoder"
-RATE = 2e-3
+RATE = 4e-3
 PICTURED = 8
-EDGES = (("encoder1*", 1.0), ("decoder1*", 4.0))
+EDGES = (("encoder1*", 1.0), ("decoder1*", 5.0))
 """The blocks in which the text's pruned network is smaller; encoder 2 stays whole there."""
 
 _ADAM = Way(optimizer="adam", lr=RATE, momentum=0.0)
-_LASSO: dict[str, Any] = {"lasso": 1e-3, "lasso_of": EDGES, "roles": ("scale", "in"), "floor": 0.01, "patience": 9}
+_LASSO: dict[str, Any] = {"lasso": 2.5e-4, "lasso_of": EDGES, "roles": ("scale", "in"), "floor": 0.01, "patience": 9}
 
 BASELINES: Mapping[str, tuple[int, ...]] = {
     "unpruned": tuple(published("calli")["autoencoder"]["whole"]),
@@ -125,11 +125,11 @@ STUDY = study(
             Option("ways", "text", list(WAYS), "what is done in the cycles", allowed=tuple(WAYS), many="list"),
             Option("data", "text", ["mnist-5k", "fashion-mnist"], "data sets, by name", many="either"),
             Option("data_dir", "text", None, "the folder with the data files", optional=True),
-            Option("images", "count", 4000, "training and test images, the first ones", least=1),
+            Option("images", "count", 2000, "training and test images, the first ones", least=1),
             Option("epochs", "count", 2, "passes over the images in a cycle", least=1),
             Option("cycles", "count", 5, "how many cycles at most", least=1),
             Option("settle", "count", 6, "passes without penalty and distortion at the end", least=1),
-            Option("batch_size", "count", 100, "images a step", least=1),
+            Option("batch_size", "count", 25, "images a step", least=1),
         )
     ),
     cells=lambda name, settled: list(_cells(name, settled)),
