@@ -25,6 +25,8 @@ __all__ = ["UnitCounts", "UnitStatistics", "activation_counts", "activation_stat
 
 BATCH = 500
 EXACT = 2**24
+"""Ones that a sum in float32 holds exactly."""
+PART = 2**20
 
 
 @dataclass(eq=False)
@@ -229,9 +231,13 @@ def _active(activations: Tensor, dim: int, threshold: float) -> Tensor:
     others = [other for other in range(activations.ndim) if other != dim]
     if threshold:
         return torch.count_nonzero(activations.abs() > threshold, dim=others)
-    if activations.numel() // max(activations.shape[dim], 1) <= EXACT:
-        # Three times as fast as counting; sums of ones are exact in float32 up to there.
-        ones = activations.sign().abs_().sum(others, dtype=torch.float32)
-        if bool(torch.isfinite(ones).all()):
-            return ones.long()
-    return torch.count_nonzero(activations, dim=others)
+    # A part that stays in the cache is summed many times as fast as it would be counted.
+    samples = max(PART // max(activations[0].numel(), 1), 1) if dim else len(activations)
+    return torch.stack([_not_zero(part, others) for part in activations.split(samples)]).sum(0)  # type: ignore[no-untyped-call]
+
+
+def _not_zero(part: Tensor, others: list[int]) -> Tensor:
+    """The same of a part."""
+    ones = part.sign().abs_().sum(others, dtype=torch.float32)
+    exact = part.numel() <= EXACT and bool(torch.isfinite(ones).all())
+    return ones.long() if exact else torch.count_nonzero(part, dim=others)

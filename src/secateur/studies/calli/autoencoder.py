@@ -110,8 +110,8 @@ def _outcome(model: nn.Module, test: Tensor, left: list[int]) -> Outcome:
         outputs = torch.cat([model(part) for part in torch.split(test, 500)])
     blocks = dict(zip(("encoder1", "encoder2", "decoder1"), left, strict=True))
     size = {"parameters": parameters(model).total, "macs": macs(model, test[:1]), "total": sum(left)}
-    shown = {"images": test[:PICTURED].clone(), "reconstructed": outputs[:PICTURED].clone()}
-    return Outcome({"loss": float(mse_loss(outputs, test)), **blocks, **size}, artefact=shown)
+    pictures = {"images": test[:PICTURED].clone(), "reconstructed": outputs[:PICTURED].clone()}
+    return Outcome({"loss": float(mse_loss(outputs, test)), **blocks, **size}, artefact=pictures)
 
 
 STUDY = study(

@@ -109,16 +109,16 @@ def _by_cycle(part: Part, cells: DataFrame) -> list[Block]:
 def _pictures(part: Part, rows: DataFrame) -> list[Block]:
     """The first test images, and how they come out of the unpruned network and of the pruned ones."""
     seed = rows["seed"].min()
-    shown = pick(rows, seed=seed)
+    first_rows = pick(rows, seed=seed)
     strips = {}
-    for row in shown.to_dict("records"):
+    for row in first_rows.to_dict("records"):
         tensors = part.results.store.artefact(row["id"])
         strips.setdefault("images", tensors["images"][:, 0].numpy())
         strips[row["way"]] = tensors["reconstructed"][:, 0].numpy()
     caption = "The first test images, and what each network makes of them (one seed)."
-    losses = ", ".join(f"{row['way']} {row['loss']:.4f}" for row in shown.to_dict("records"))
+    losses = ", ".join(f"{row['way']} {row['loss']:.4f}" for row in first_rows.to_dict("records"))
     alt = f"Rows of images. The losses are: {losses}."
-    return [Picture("reconstructions", figures.images(strips), caption, alt, part.basis(shown, "test images"))]
+    return [Picture("reconstructions", figures.images(strips), caption, alt, part.basis(first_rows, "test images"))]
 
 
 def within_reach(rows: DataFrame) -> DataFrame:
