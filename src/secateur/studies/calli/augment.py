@@ -48,13 +48,14 @@ class Augmented:
     """Batches of images that are distorted anew at each pass, in an order of their own.
 
     Attributes:
-        images, labels: in CIFAR-10's form, in [0, 1].
+        whole: the images in CIFAR-10's form, in [0, 1].
+        classes: their labels.
         batch_size: images a step; a last smaller batch is left out.
         seed: of all that is random.
     """
 
-    images: Tensor
-    labels: Tensor
+    whole: Tensor
+    classes: Tensor
     batch_size: int
     seed: int
     _random: Generator = field(init=False, repr=False)
@@ -63,12 +64,12 @@ class Augmented:
         self._random = Generator().manual_seed(self.seed)
 
     def __len__(self) -> int:
-        return len(self.images) // self.batch_size
+        return len(self.whole) // self.batch_size
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(self.images), generator=self._random)
+        order = torch.randperm(len(self.whole), generator=self._random)
         for index in order.split(self.batch_size)[: len(self)]:
-            yield self._distorted(self.images[index]), self.labels[index]
+            yield self._distorted(self.whole[index]), self.classes[index]
 
     def _distorted(self, images: Tensor) -> Tensor:
         crops = torch.stack([self._crop(image) for image in images])

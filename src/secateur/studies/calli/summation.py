@@ -124,10 +124,9 @@ def firing(model: Any, low: float) -> int:
 
 def positive(model: nn.Module) -> float:
     """Return the share of positive entries among the gradients of the weights that are not zero."""
-    gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None and p.ndim > 1]
-    moving = torch.cat(gradients)
-    moving = moving[moving != 0]
-    return float((moving > 0).double().mean()) if len(moving) else float("nan")
+    gradients = [p.grad[p.grad != 0] for p in model.parameters() if p.grad is not None and p.ndim > 1]
+    count = sum(map(len, gradients))
+    return sum(int((gradient > 0).sum()) for gradient in gradients) / count if count else float("nan")
 
 
 class _FirstSteps(Callback):
