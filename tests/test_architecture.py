@@ -23,7 +23,7 @@ ORDER = [
     {"labelled"},
     {"losses"},
     {"structure"},
-    {"equations"},
+    {"activations", "equations"},
     {"rate"},
     {"selection"},
     {"runtimes"},

@@ -20,13 +20,28 @@ import torch
 from torch import Tensor, nn
 
 ROOMS = (
-    *("", ".allocate", ".criteria", ".measure", ".pruning", ".repair", ".result", ".saving", ".schedules", ".search"),
+    *(
+        "",
+        ".activations",
+        ".allocate",
+        ".criteria",
+        ".measure",
+        ".pruning",
+        ".repair",
+        ".result",
+        ".saving",
+        ".schedules",
+        ".search",
+    ),
     *(".selection", ".solvers", ".structure", ".structure.cutting", ".structure.flow", ".train", ".rate"),
     ".rate.masks",
 )
 # What trains or loads weights is meant to change the model; of `distill`, the teacher stays as it is.
 CHANGES = {"fit": ("model",), "distill": ("model",), "load_weights": ("model",)}
-EXEMPT = {"Callback", "Distillation", "HoldZeros", "LogEpochs", "Reinitialise", "RewindRate", "Run", "SumMovement"}
+EXEMPT = {
+    *("ActivationPenalty", "Callback", "Distillation", "Distortion", "GroupLasso", "HoldZeros", "LogEpochs"),
+    *("Reinitialise", "RewindRate", "Run", "SumMovement", "TrainCycle", "WeightPenalty"),
+}
 SMALL = 2**16
 
 _state = threading.local()

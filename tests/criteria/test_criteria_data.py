@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from secateur.criteria import (
+    ActivationCount,
     ActivationRank,
     ActiveFraction,
     GraSP,
@@ -81,6 +82,13 @@ class TestActiveFraction(CriterionConformance):
 
     def make(self, batches: Batches, loss: Loss) -> Criterion:
         return ActiveFraction(batches)
+
+
+class TestActivationCount(CriterionConformance):
+    units = ("channels",)
+
+    def make(self, batches: Batches, loss: Loss) -> Criterion:
+        return ActivationCount(batches)
 
 
 class TestMeanActivation(CriterionConformance):

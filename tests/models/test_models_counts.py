@@ -119,6 +119,13 @@ def test_fathollahi_has_no_biases_and_2384000_weights_that_may_be_pruned() -> No
             (9 + 1) + (9 + 1) + (4 * 4 + 4) + 20 + 50,
         ),
         ("calli-mnist", {"batch_norm": True}, HAND["calli-mnist"] + 32 + 64 + 128),
+        ("calli-mnist", {"bias": False}, HAND["calli-mnist"] - 32 - 64 - 128 - 10),
+        (
+            "calli-mnist",
+            {"one_dimensional": True},
+            *[5 * 32 + 5 * 32 * 32 + 64 + 5 * 32 * 64 + 5 * 64 * 64 + 128 + 7 * 64 * 128 + 7 * 128 * 128 + 256 + 1290],
+        ),
+        ("calli-sum", {"bias": False}, 3000),
         ("vgg-16", {"batch_norm": True}, 138_365_992),
         # 14,714,688 in the convolutions, then 512-512-512-10.
         ("vgg-16", {"input_size": 32, "classes": 10}, 14_714_688 + 2 * (512 * 512 + 512) + 5_130),

@@ -35,7 +35,14 @@ _EVOLUTION = {
     "converged_epochs": 2,
 }
 
+_CYCLES = {"images": 60, "epochs": 1, "cycles": 2, "settle": 1, "batch_size": 20}
+_FEW_SUMS = {"hidden": 60, "samples": 2000, "epochs": 4, "batch_size": 100, "cycles": 4, "settle": 4}
+
 SMALL: dict[str, dict[str, Any]] = {
+    "calli-sum": {**_FEW_SUMS, "seeds": 2, "ways": ["vanilla", "small weights"]},
+    "calli-autoencoder": {**_CYCLES, "data": "mnist-5k", "ways": ["outliers", "combined"]},
+    "calli-mnist": {**_CYCLES, "rated": 40, "ways": ["unpruned", "outliers"]},
+    "calli-cifar": {**_CYCLES, "rated": 40, "ways": ["unpruned", "group lasso"]},
     "demo": {"seeds": 2, "epochs": 8, "sparsities": [0.2, 0.5, 0.8], "methods": ["weight", "neuron", "neuron random"]},
     "fathollahi": {**_DIGITS, "model": "lenet-300-100", "model_options": {"input_size": 8}, "sparsities": [0.5, 0.8]},
     "charpentier-random": {**_DIGITS, "model_options": {"hidden": 12}, "removed": [1, 6], "draws": 5},
@@ -115,6 +122,10 @@ _WIDE_EVOLUTION = {
 }
 
 OTHER: dict[str, dict[str, Any]] = {
+    "calli-sum": {**_FEW_SUMS, "seeds": 3, "few": 2, "low": -1.0, "ways": ["Adam", "L1", "distorted, added"]},
+    "calli-autoencoder": {**_CYCLES, "seeds": 2, "ways": ["activation"], "data": ["mnist", "fashion-mnist"]},
+    "calli-mnist": {**_CYCLES, "seeds": 2, "rated": 30, "ways": ["no biases"], "data": ["mnist", "digits"]},
+    "calli-cifar": {**_CYCLES, "seeds": 2, "rated": 30, "ways": ["distorted"], "data": "cifar-10"},
     "demo": {**_NETWORKS, "model_options": {}, "minimum": 0, "dense": [0.9], "output": "pruned"},
     "fathollahi": {**_NETWORKS, "minimum": 2, "dense": [], "methods": ["weight random", "neuron per layer"]},
     "charpentier-random": {**_NETWORKS, "removed": [3], "draws": 7},

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from math import inf
 
-from secateur.criteria.activity import ActivationRank, ActiveFraction, MeanActivation
+from secateur.criteria.activity import ActivationCount, ActivationRank, ActiveFraction, MeanActivation
 from secateur.criteria.base import CriterionBase, DataCriterion, LossCriterion
 from secateur.criteria.class_accuracy import ClassAccuracy
 from secateur.criteria.curvature import OptimalBrainDamage, OptimalBrainSurgeon
@@ -31,6 +31,7 @@ from secateur.types import Criterion, InputError, Loss, unknown_name
 
 __all__ = [
     "CRITERIA",
+    "ActivationCount",
     "ActivationRank",
     "ActiveFraction",
     "Base",
@@ -84,6 +85,7 @@ class Entry:
 
 
 CRITERIA: Mapping[str, Entry] = {
+    "activation-count": Entry(ActivationCount, needs_data=True),
     "activation-rank": Entry(ActivationRank, needs_data=True),
     "active-fraction": Entry(ActiveFraction, needs_data=True),
     "bn-scale": Entry(NormScale),
@@ -120,7 +122,7 @@ def names() -> list[str]:
     """Return the names of all criteria.
 
     >>> names()[:3]
-    ['activation-rank', 'active-fraction', 'bn-scale']
+    ['activation-count', 'activation-rank', 'active-fraction']
     """
     return sorted(CRITERIA)
 

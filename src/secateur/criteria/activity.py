@@ -1,8 +1,7 @@
-"""Activity: what channels answer on data (Hu et al., 2016; Molchanov et al., 2017; Lin et al., 2020)."""
+"""Activity: what channels answer on data (Hu et al., 2016; Molchanov et al., 2017; Çallı, 2017; Lin et al., 2020)."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from secateur.activations import activation_counts
 from secateur.checks import check_name, check_number
 from secateur.criteria.base import DataCriterion
 from secateur.criteria.batches import moved
@@ -19,12 +19,12 @@ from secateur.criteria.weight_rows import Reduce, check_reduce, reduced
 from secateur.state import check_finite, device_of
 from secateur.structure.flow import Flow, Read
 from secateur.structure.layers import MOVES
-from secateur.structure.maps import feature_maps
+from secateur.structure.maps import feature_maps, watching
 from secateur.structure.rules import op_name
 from secateur.structure.sites import REPAIR
 from secateur.types import InputError, Sites
 
-__all__ = ["ActivationRank", "ActiveFraction", "MeanActivation"]
+__all__ = ["ActivationCount", "ActivationRank", "ActiveFraction", "MeanActivation"]
 
 
 Place = Literal["map", "read"]
@@ -71,6 +71,39 @@ class ActiveFraction(DataCriterion):
 
     def _active(self, read: Read, rows: Tensor) -> Tensor:
         return (rows.abs() > self.threshold).double()
+
+
+@dataclass(frozen=True)
+class ActivationCount(DataCriterion):
+    """Scores a channel by how many of its activations are not zero (Çallı, 2017, sections 1.5.2 and 1.5.3).
+
+    Counted over all samples and places, after the nonlinearity; `ActiveFraction` is the same as a probability. The
+    thresholds of `secateur.selection` say which counts are too few: `AtMost`, `BelowQuantile`, `Outliers`.
+
+    Attributes:
+        data: labelled samples: a `Split`, a pair (inputs, targets) of tensors, or batches of such pairs; the targets
+            are not used.
+        threshold: absolute values up to this count as zero.
+        batch_size: samples a pass, where the data are in memory.
+
+    >>> from secateur.structure import channels
+    >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1))
+    >>> model[0].weight.data = torch.tensor([[1.0], [-1.0]])
+    >>> data = [(torch.tensor([[1.0], [2.0], [3.0], [-1.0]]), torch.zeros(4))]
+    >>> ActivationCount(data)(model, channels(model, torch.zeros(1, 1)))
+    {'0': tensor([3., 1.], dtype=torch.float64)}
+    """
+
+    threshold: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(self, "[0, inf)", threshold=self.threshold)
+
+    def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+        """Return the counts; in float64, which holds them exactly."""
+        counts = activation_counts(model, sites, self.data, threshold=self.threshold, batch_size=self.batch_size)
+        return {name: site_counts.active.double() for name, site_counts in counts.items()}
 
 
 @dataclass(frozen=True)
@@ -201,22 +234,8 @@ class _Tally:
 
     def watch(self, places: Mapping[str, tuple[Read, ...]]) -> Callable[[Node, Any], Any]:
         """Return what sees the ops run, and adds up what is in each source when its op has taken it."""
-        numbered = [(number, read) for site_places in places.values() for number, read in enumerate(site_places)]
-        waiting = Counter(read.source for _, read in numbered)
-        values: dict[Node, Tensor] = {}
-
-        def see(node: Node, value: Any) -> Any:
-            if node in waiting:
-                values[node] = value
-            for number, read in numbered:
-                if read.node is node:
-                    self._add(number, read, values[read.source])
-                    waiting[read.source] -= 1
-                    if not waiting[read.source]:
-                        del values[read.source]
-            return value
-
-        return see
+        numbers = {read: number for site_places in places.values() for number, read in enumerate(site_places)}
+        return watching(numbers, lambda read, passing: self._add(numbers[read], read, passing))
 
     def _add(self, number: int, read: Read, passing: Tensor) -> None:
         values_by_unit = self.measure(read, read.rows(passing)).flatten(1)

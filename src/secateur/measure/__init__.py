@@ -1,5 +1,6 @@
 """Measuring: how large a model is, how fast, and how good."""
 
+from secateur.activations import UnitCounts, UnitStatistics, activation_counts, activation_statistics
 from secateur.measure.agree import Agreement, agreement
 from secateur.measure.quality import Evaluation, evaluate, has_learnt, predict
 from secateur.measure.size import ParameterCount, file_bytes, macs, parameters, peak_memory
@@ -13,6 +14,10 @@ __all__ = [
     "LatencyComparison",
     "ParameterCount",
     "Spread",
+    "UnitCounts",
+    "UnitStatistics",
+    "activation_counts",
+    "activation_statistics",
     "agreement",
     "compare_latency",
     "evaluate",

@@ -180,35 +180,53 @@ def _decoder(n_in: int, n_out: int, size: int) -> nn.Sequential:
 
 
 def calli_mnist(
-    *, classes: int = 10, in_channels: int = 1, input_size: int = 28, batch_norm: bool = False
+    *,
+    classes: int = 10,
+    in_channels: int = 1,
+    input_size: int = 28,
+    batch_norm: bool = False,
+    bias: bool = True,
+    one_dimensional: bool = False,
 ) -> nn.Module:
     """Three convolutions and a dense layer for MNIST (calli, E. Çallı, 2017, section 2.1.3, table 2.2).
 
     5×5 with 32 filters, pool 2, 5×5 with 64, pool 2 (SAME), 7×7 with 128 (VALID, so it sees all that is
     left), then the dense layer. Layers ``conv1``, ``conv2``, ``conv3``, ``fc``; 454,922 parameters. Begun as
-    the text says: a normal of standard deviation 0.1, truncated at 0.2. `batch_norm` gives what its note
-    asks for: no biases in the convolutions, batch normalisation after them.
+    the text says: a normal of standard deviation 0.1, truncated at 0.2. What its notes ask for: `batch_norm`
+    puts batch normalisation after the convolutions and no biases into them, `bias` False leaves out all biases,
+    and `one_dimensional` (section 2.3.1, a heading alone) makes each convolution a column and then a row.
 
     >>> calli_mnist().conv3
     Conv2d(64, 128, kernel_size=(7, 7), stride=(1, 1))
-    """
-    kernel = _left("calli-mnist", input_size, 2)
-    convolutions = (
-        nn.Conv2d(in_channels, 32, 5, padding=2, bias=not batch_norm),
-        nn.Conv2d(32, 64, 5, padding=2, bias=not batch_norm),
-        nn.Conv2d(64, 128, kernel, bias=not batch_norm),
+    >>> calli_mnist(one_dimensional=True).conv1
+    Sequential(
+      (column): Conv2d(1, 32, kernel_size=(5, 1), stride=(1, 1), padding=(2, 0))
+      (row): Conv2d(32, 32, kernel_size=(1, 5), stride=(1, 1), padding=(0, 2))
     )
+    """
+    kernel, biased = _left("calli-mnist", input_size, 2), bias and not batch_norm
+    convolution = _column_and_row if one_dimensional else _square
     layers: dict[str, nn.Module] = {}
-    for position, convolution in enumerate(convolutions, 1):
-        layers[f"conv{position}"] = convolution
+    widths = ((in_channels, 32, 5, 2), (32, 64, 5, 2), (64, 128, kernel, 0))
+    for position, (n_in, n_out, size, padding) in enumerate(widths, 1):
+        layers[f"conv{position}"] = convolution(n_in, n_out, size, padding, biased)
         if batch_norm:
-            layers[f"bn{position}"] = nn.BatchNorm2d(convolution.out_channels)
+            layers[f"bn{position}"] = nn.BatchNorm2d(n_out)
         layers[f"relu{position}"] = nn.ReLU()
         if position < 3:
             layers[f"pool{position}"] = nn.MaxPool2d(2)
     layers["flatten"] = nn.Flatten()
-    layers["fc"] = nn.Linear(128, classes)
+    layers["fc"] = nn.Linear(128, classes, bias=bias)
     return initialise(stack(layers), "truncated-normal")
+
+
+def _square(n_in: int, n_out: int, size: int, padding: int, bias: bool) -> nn.Module:
+    return nn.Conv2d(n_in, n_out, size, padding=padding, bias=bias)
+
+
+def _column_and_row(n_in: int, n_out: int, size: int, padding: int, bias: bool) -> nn.Module:
+    column = nn.Conv2d(n_in, n_out, (size, 1), padding=(padding, 0), bias=bias)
+    return stack({"column": column, "row": nn.Conv2d(n_out, n_out, (1, size), padding=(0, padding), bias=bias)})
 
 
 def calli_cifar(*, classes: int = 10, in_channels: int = 3, input_size: int = 24) -> nn.Module:

@@ -96,17 +96,17 @@ def lenet_300_100(*, classes: int = 10, in_channels: int = 1, input_size: int = 
     return initialise(_mlp(sizes, ("fc1", "fc2", "fc3"), dropout=dropout), "xavier-normal")
 
 
-def calli_sum(*, inputs: int = 2, hidden: int = 1000) -> nn.Module:
+def calli_sum(*, inputs: int = 2, hidden: int = 1000, bias: bool = True) -> nn.Module:
     """The sum of two numbers: 2-1000-1 with ReLU (calli, E. Çallı, 2017, section 2.1.1).
 
     Takes ``(N, 2)`` and gives ``(N, 1)``. Layers ``hidden`` and ``output``; 4,001 parameters. The text
     states no initialisation here; its other networks' is taken: a normal of standard deviation 0.1,
-    truncated at 0.2.
+    truncated at 0.2. `bias` False leaves the biases out.
 
     >>> calli_sum().output
     Linear(in_features=1000, out_features=1, bias=True)
     """
-    return initialise(_mlp((inputs, hidden, 1), ("hidden", "output")), "truncated-normal")
+    return initialise(_mlp((inputs, hidden, 1), ("hidden", "output"), bias=bias), "truncated-normal")
 
 
 def janjic_mlp(*, classes: int = 10, in_channels: int = 1, input_size: int = 28, hidden: int = 2048) -> nn.Module:

@@ -115,8 +115,8 @@ def build(name: str, *, seed: int | None = None, init: str | None = None, **opti
         seed: makes the weights the same each time, in any thread; the global random state is neither read nor
             moved. None draws them from the global random state, as torch does.
         init: how weights begin, in place of the network's own way: one of ``xavier-normal``,
-            ``xavier-uniform``, ``kaiming-normal``, ``kaiming-uniform``, ``truncated-normal``; biases
-            begin at zero.
+            ``xavier-uniform``, ``kaiming-normal``, ``kaiming-uniform``, ``truncated-normal``,
+            ``standard-normal``; biases begin at zero.
         options: the network's own; most take ``classes``, ``in_channels`` and ``input_size``, larger ones
             ``width``, ``batch_norm`` and ``dropout``.
 
@@ -187,7 +187,7 @@ def _wish(option: str, value: Any, several: bool) -> str:
         return "" if within(value, "(0, inf)") else "a number above 0"
     if option == "dropout":
         return "" if within(value, "[0, 1)") else "a probability from 0 to below 1"
-    if option == "batch_norm":
+    if option in ("batch_norm", "bias", "one_dimensional"):
         return "" if isinstance(value, bool) else "True or False"
     if several:
         right = isinstance(value, (list, tuple)) and value and all(is_whole(size, 1) for size in value)

@@ -25,6 +25,7 @@ SCHEMES: dict[str, Callable[[Tensor], Tensor]] = {
     "kaiming-normal": partial(nn.init.kaiming_normal_, nonlinearity="relu"),
     "kaiming-uniform": partial(nn.init.kaiming_uniform_, nonlinearity="relu"),
     "truncated-normal": _truncated_normal,
+    "standard-normal": nn.init.normal_,
 }
 
 _LAYERS = (
@@ -44,8 +45,8 @@ def initialise(model: nn.Module, scheme: str) -> nn.Module:
     Args:
         model: the model to change; it is returned.
         scheme: ``"xavier-normal"`` and ``"xavier-uniform"`` (Glorot and Bengio, 2010), ``"kaiming-normal"``
-            and ``"kaiming-uniform"`` (He et al., 2015; fan in, ReLU), or ``"truncated-normal"`` (standard
-            deviation 0.1, nothing beyond 0.2).
+            and ``"kaiming-uniform"`` (He et al., 2015; fan in, ReLU), ``"truncated-normal"`` (standard
+            deviation 0.1, nothing beyond 0.2), or ``"standard-normal"`` (1, TensorFlow's ``random_normal`` as it comes).
 
     Raises:
         UnknownNameError: there is no such scheme.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from math import nan
 from typing import Any, Literal
 
 import torch
@@ -14,19 +13,17 @@ from secateur.allocate.multiples import Rounding, rounding, select_rounded
 from secateur.checks import check_fraction, check_name, check_whole
 from secateur.criteria.base import scores_of
 from secateur.labelled import Data
-from secateur.rate.masks import rate
 from secateur.result import Result
 from secateur.runtimes import Runtime
 from secateur.schedules.goals import CURVES, BudgetPath, Curve, check_budget, fraction_at
 from secateur.schedules.options import check_rating
+from secateur.schedules.shrinking import Shrinking, loss_and_accuracy
 from secateur.schedules.walk import Schedule, Walk
 from secateur.selection import SCOPES, Scope, layer_fractions
-from secateur.state import restore, snapshot
-from secateur.structure.cutting import cut
+from secateur.state import snapshot
 from secateur.structure.depth import BlockStructure
 from secateur.structure.infer import Structure
-from secateur.structure.sites import channels, mask
-from secateur.types import Criterion, InputError, Keep, Loss, RoundTo, Scores, Sites
+from secateur.types import Criterion, InputError, Keep, Loss, RoundTo, Scores
 
 __all__ = ["Curve", "Iterative", "Train"]
 
@@ -60,6 +57,7 @@ class Iterative(Schedule):
             `prune`; learnt once, before the first step.
 
     >>> from secateur.criteria import Magnitude
+    >>> from secateur.structure import channels
     >>> model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> pruned = Iterative(Magnitude(), 0.5, steps=2, curve="cubic")(model, channels(model, torch.zeros(1, 2)))
     >>> [len(step.units) for step in pruned.history.steps], pruned.model[0].out_features
@@ -99,8 +97,8 @@ class Iterative(Schedule):
             raise InputError("Iterative: sites of blocks cannot be found again in a model without some of them")
         path = self._path(walk)
         # Only a training has to be that of the smaller model, whose ties may be others than the original's.
-        now = _Now.of(walk, masked=self.train is None or not isinstance(walk.sites.structure, Structure))
-        walk.begin(*self._rate(walk.model))
+        now = Shrinking.of(walk, masked=self.train is None or not isinstance(walk.sites.structure, Structure))
+        walk.begin(*loss_and_accuracy(walk.model, self.data, self.loss))
         for step in range(walk.memory.get("step", 0) + 1, self.steps + 1):
             keep = self._choose(walk, now, path, step)
             gone = now.remove(keep)
@@ -110,14 +108,8 @@ class Iterative(Schedule):
             walk.memory["step"] = step
             walk.tensors = snapshot(now.model) if self.train is not None else {}
             if gone or self.train is not None:
-                walk.remove(gone, *self._rate(now.model))
+                walk.remove(gone, *loss_and_accuracy(now.model, self.data, self.loss))
         return walk.finish(now.model if self.train is not None else None)
-
-    def _rate(self, model: nn.Module) -> tuple[float, float]:
-        if self.data is None:
-            return nan, nan
-        evaluation = rate(model, Sites({}), [{}], self.data, self.loss)
-        return float(evaluation.losses[0]), float(evaluation.accuracy[0])
 
     def _path(self, walk: Walk) -> BudgetPath | None:
         """The way to the budget, where there is one; see that the goal can be reached."""
@@ -133,7 +125,7 @@ class Iterative(Schedule):
             walk.goal(self.sparsity)
         return None
 
-    def _choose(self, walk: Walk, now: _Now, path: BudgetPath | None, step: int) -> dict[str, Tensor]:
+    def _choose(self, walk: Walk, now: Shrinking, path: BudgetPath | None, step: int) -> dict[str, Tensor]:
         """Masks over the sites as they are now."""
         if not now.sites:
             return {}
@@ -144,7 +136,7 @@ class Iterative(Schedule):
         assert self.sparsity is not None
         return self._lowest(walk, now, fraction_at(self.curve, self.sparsity, step, self.steps), scores)
 
-    def _within(self, walk: Walk, now: _Now, path: BudgetPath, share: float, scores: Scores) -> dict[str, Tensor]:
+    def _within(self, walk: Walk, now: Shrinking, path: BudgetPath, share: float, scores: Scores) -> dict[str, Tensor]:
         """Masks of a model that is within a part of the budget."""
         if not now.masked:
             return path.masks(now.model, now.sites, scores, share)
@@ -154,7 +146,7 @@ class Iterative(Schedule):
         keep = path.masks(walk.model, walk.sites, lowest, share)
         return {name: site_mask.cpu() & walk.keep[name] for name, site_mask in keep.items()}
 
-    def _lowest(self, walk: Walk, now: _Now, fraction: float, scores: Scores) -> dict[str, Tensor]:
+    def _lowest(self, walk: Walk, now: Shrinking, fraction: float, scores: Scores) -> dict[str, Tensor]:
         """Masks that keep all but a fraction of the original units."""
         sparsity: float | dict[str, float] = fraction
         if now.masked:
@@ -180,58 +172,3 @@ class Iterative(Schedule):
     def _shares(self, walk: Walk, fraction: float) -> dict[str, float]:
         """The fraction of each original site that is to be gone."""
         return layer_fractions(walk.sites, fraction, minimum=self.minimum, left=walk.left)
-
-
-class _Now:
-    """The model as it is now, its sites, and which of the original units they hold."""
-
-    def __init__(self, model: nn.Module, sites: Sites, units_left: dict[str, Tensor], masked: bool) -> None:
-        self.model, self.sites, self.units_left, self.masked = model, sites, units_left, masked
-
-    @classmethod
-    def of(cls, walk: Walk, masked: bool) -> _Now:
-        """Return where the walk is."""
-        units_left = {name: site_mask.flatten().nonzero().flatten() for name, site_mask in walk.keep.items()}
-        model = (mask if masked else cut)(walk.model, walk.sites, walk.keep)
-        if walk.tensors:
-            restore(model, walk.tensors)
-        return cls(model, walk.sites if masked else _again(model, walk.sites, units_left), units_left, masked)
-
-    def remove(self, keep: Keep) -> list[tuple[str, int]]:
-        """Remove units, and return them as those of the original."""
-        gone = []
-        for name, site_mask in keep.items():
-            flat, units_left = site_mask.flatten().cpu(), self.units_left[name]
-            if self.masked:
-                gone += [(name, int(unit)) for unit in units_left if not flat[unit]]
-                self.units_left[name] = units_left[flat[units_left]]
-            else:
-                gone += [(name, int(unit)) for unit in units_left[~flat]]
-                self.units_left[name] = units_left[flat]
-        if self.masked:
-            self.model = mask(self.model, self.sites, keep)
-        elif gone:
-            self.model = cut(self.model, self.sites, keep)
-            self.sites = _again(self.model, self.sites, self.units_left)
-        return gone
-
-    def hold(self, keep: Keep) -> None:
-        """Set to zero what a training may have brought back."""
-        if self.masked:
-            restore(self.model, snapshot(mask(self.model, self.sites, keep)))
-
-
-def _again(small: nn.Module, sites: Sites, units_left: Mapping[str, Tensor]) -> Sites:
-    """The same sites in the smaller model; those of which one unit is left may be sites no more."""
-    graph = sites.structure.graph
-    small_sites = channels(small, dict(graph.kwargs) if graph.kwargs else graph.args)
-    for name in sites:
-        size = small_sites[name].size if name in small_sites else 1
-        if size != len(units_left[name]):
-            raise InputError(
-                f"Iterative: {name!r} has {len(units_left[name])} units left, but in the cut model {size}, as its ties "
-                "changed; leave it out with ignore=, or prune in one step"
-            )
-    return Sites(
-        {name: small_sites[name] for name in sites if name in small_sites}, small_sites.frozen, small_sites.structure
-    )

@@ -63,12 +63,14 @@ class PruningLog:
         steps: the removals, in order.
         loss_before, accuracy_before: of the original model on the schedule's data; nan without any.
         evaluations: how many losses over all of the data the pruning took.
+        ending: why it ended, where that was not the goal that it was given.
     """
 
     steps: tuple[Step, ...]
     loss_before: float
     accuracy_before: float
     evaluations: int
+    ending: str = ""
 
     @property
     def loss(self) -> float:

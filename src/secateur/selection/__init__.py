@@ -2,5 +2,16 @@
 
 from secateur.selection.choose import SCOPES, Scope, removed_fraction, select
 from secateur.selection.nested import layer_fractions
+from secateur.selection.thresholds import AtMost, BelowQuantile, Outliers, Rule
 
-__all__ = ["SCOPES", "Scope", "layer_fractions", "removed_fraction", "select"]
+__all__ = [
+    "SCOPES",
+    "AtMost",
+    "BelowQuantile",
+    "Outliers",
+    "Rule",
+    "Scope",
+    "layer_fractions",
+    "removed_fraction",
+    "select",
+]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from torch import Tensor
 from torch.fx import Node
@@ -16,7 +18,7 @@ from secateur.structure.ops import POOLS as MAP_BY_MAP
 from secateur.structure.rules import Value, op_name
 from secateur.structure.rules.reductions import POOLS
 
-__all__ = ["feature_maps"]
+__all__ = ["feature_maps", "watching"]
 
 PASSED = {*MOVES, *MAP_BY_MAP, *POOLS, "mean", "dropout", "feature_dropout"} - {"select", "slice"}
 """Ops between a map and the layer that reads it."""
@@ -49,6 +51,27 @@ def feature_maps(structure: Structure, reads: Mapping[str, tuple[Read, ...]]) ->
             by_source.setdefault(at.source, at)
         maps_by_site[name] = tuple(by_source.values())
     return maps_by_site
+
+
+def watching(places: Iterable[Read], add: Callable[[Read, Tensor], object]) -> Callable[[Node, Any], Any]:
+    """Return what `Flow` is to show its ops to (``see``): `add` is called with what each source holds when its op has run."""
+    by_node: dict[Node, list[Read]] = {}
+    for read in places:
+        by_node.setdefault(read.node, []).append(read)
+    waiting = Counter(read.source for reads in by_node.values() for read in reads)
+    values: dict[Node, Tensor] = {}
+
+    def see(node: Node, value: Any) -> Any:
+        if node in waiting:
+            values[node] = value
+        for read in by_node.get(node, ()):
+            add(read, values[read.source])
+            waiting[read.source] -= 1
+            if not waiting[read.source]:
+                del values[read.source]
+        return value
+
+    return see
 
 
 def _map_of(structure: Structure, read: Read) -> Read:

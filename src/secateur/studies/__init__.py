@@ -2,13 +2,20 @@
 
 from secateur.checks import check_name
 from secateur.lab.plan.study import Study
-from secateur.studies import charpentier, comparison, janjic, shootout
+from secateur.studies import calli, charpentier, comparison, janjic, shootout
 from secateur.studies.comparison import custom
 
 __all__ = ["STUDIES", "by_name"]
 
 STUDIES: dict[str, Study] = {
-    study.name: study for study in (*comparison.STUDIES, *charpentier.STUDIES, *janjic.STUDIES, *shootout.STUDIES)
+    study.name: study
+    for study in (
+        *comparison.STUDIES,
+        *charpentier.STUDIES,
+        *janjic.STUDIES,
+        *calli.STUDIES,
+        *shootout.STUDIES,
+    )
 }
 
 

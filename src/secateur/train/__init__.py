@@ -3,19 +3,25 @@
 from secateur.labelled import Data, Samples
 from secateur.losses import loss_function
 from secateur.train.callbacks import Callback, HoldZeros, LogEpochs, Run
+from secateur.train.cycle import TrainCycle
 from secateur.train.distillation import Distillation, distill
+from secateur.train.distortion import Distortion
 from secateur.train.history import EpochRecord, History
 from secateur.train.loop import fit
 from secateur.train.movement import SumMovement
 from secateur.train.options import TrainOptions
+from secateur.train.penalties import ActivationPenalty, GroupLasso, WeightPenalty
 from secateur.train.reinitialise import Reinitialise
 from secateur.train.rewind import RewindRate
 
 __all__ = [
+    "ActivationPenalty",
     "Callback",
     "Data",
     "Distillation",
+    "Distortion",
     "EpochRecord",
+    "GroupLasso",
     "History",
     "HoldZeros",
     "LogEpochs",
@@ -24,7 +30,9 @@ __all__ = [
     "Run",
     "Samples",
     "SumMovement",
+    "TrainCycle",
     "TrainOptions",
+    "WeightPenalty",
     "distill",
     "fit",
     "loss_function",

@@ -111,6 +111,9 @@ class Callback:
     def on_begin(self, run: Run) -> None:
         """Called before every epoch; ``run.records`` are those that are done. Here the model may be changed."""
 
+    def penalty(self, run: Run) -> Tensor | None:
+        """Called after every forward pass of the training: a scalar that is added to the batch's loss; None adds none."""
+
     def on_gradients(self, run: Run) -> None:
         """Called in every step when the gradients are there, before they are clipped."""
 

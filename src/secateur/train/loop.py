@@ -303,7 +303,7 @@ def _steps(run: Run, data: Sources, callbacks: list[Callback]) -> tuple[Tally, f
         run.optimizer.zero_grad(set_to_none=True)
         count = sum(map(len, group))
         for batch in group:
-            _gradients(run, batch.to(run.device), loss, count, tally, checked)
+            _gradients(run, batch.to(run.device), loss, count, tally, checked, callbacks)
         _step(run, callbacks)
         if run.stop:
             break
@@ -326,8 +326,16 @@ def _groups(source: Iterable[SampleBatch], size: int) -> Iterator[list[SampleBat
         yield group
 
 
-def _gradients(run: Run, batch: SampleBatch, loss: Loss, count: int, tally: Tally, checked: bool) -> None:
-    """Add the gradients of a batch's share in the mean loss of `count` samples."""
+def _gradients(
+    run: Run,
+    batch: SampleBatch,
+    loss: Loss,
+    count: int,
+    tally: Tally,
+    checked: bool,
+    callbacks: Sequence[Callback],
+) -> None:
+    """Add the gradients of a batch's share in the mean loss of `count` samples, penalties included."""
     outputs = answers(batch.run(run.answer), loss)
     if not checked and are_classes(outputs, batch.targets):
         check_labels(batch.targets, outputs.shape[1], "training data")
@@ -336,6 +344,8 @@ def _gradients(run: Run, batch: SampleBatch, loss: Loss, count: int, tally: Tall
     mean = float(value.detach())
     if not isfinite(mean):
         raise InputError(f"training: the loss became {mean} {_where(run)}; {CALMER}")
+    # The penalties are trained on, and stay out of the loss that is recorded.
+    value = sum((term for callback in callbacks if (term := callback.penalty(run)) is not None), value)
     share = value if len(batch) == count else value * (len(batch) / count)
     share.backward()  # type: ignore[no-untyped-call]
     tally.add(logits_of(outputs), batch.targets, mean * len(batch), len(batch))

@@ -10,6 +10,7 @@ from secateur.lab.show.figures.bars import bars_with_intervals, class_bars
 from secateur.lab.show.figures.curves import learning_curves, path
 from secateur.lab.show.figures.distributions import box, histogram, ridge
 from secateur.lab.show.figures.fields import heatmap, scatter
+from secateur.lab.show.figures.pictures import images
 from secateur.lab.show.figures.sweeps import accuracy_by_sparsity, loss_by_sparsity, trade_off
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "class_bars",
     "heatmap",
     "histogram",
+    "images",
     "learning_curves",
     "loss_by_sparsity",
     "path",

@@ -1,0 +1,243 @@
+"""What the units of a model answer on data, counted in one pass: how often they fire, and their moments.
+
+Statistics of parts of the data merge into those of the whole, in any order: what workers counted apart adds up. Counts
+and maxima are exact to the bit; means and variances merge by the update of Chan et al. (1979), in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from secateur.checks import check_number, check_whole
+from secateur.labelled import Samples, batches, check_samples
+from secateur.state import check_finite, device_of, usual
+from secateur.structure.flow import Flow, Read
+from secateur.structure.maps import feature_maps, watching
+from secateur.structure.sites import REPAIR
+from secateur.types import ExampleInputs, InputError, Sites
+
+__all__ = ["UnitCounts", "UnitStatistics", "activation_counts", "activation_statistics"]
+
+BATCH = 500
+EXACT = 2**24
+"""Ones that a sum in float32 holds exactly."""
+PART = 2**20
+
+
+@dataclass(eq=False)
+class UnitCounts:
+    """How often each unit of a site fires.
+
+    Attributes:
+        threshold: absolute values up to this count as zero.
+        values: how many activations every unit had: samples × places.
+        active: how many of them are not zero, int64 ``(units,)``; empty before anything was added.
+
+    >>> first, second = UnitCounts(), UnitCounts()
+    >>> first.add(torch.tensor([[[1.0, 0.0]], [[0.0, 0.0]]]))     # two units, one sample of two places
+    >>> second.add(torch.tensor([[[3.0, 2.0]], [[0.0, 5.0]]]))
+    >>> first.merge(second)
+    >>> first.values, first.active.tolist(), first.fraction.tolist()
+    (4, [3, 1], [0.75, 0.25])
+    """
+
+    threshold: float = 0.0
+    values: int = 0
+    active: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+
+    @property
+    def fraction(self) -> Tensor:
+        """How often each unit fires: a probability, float64 ``(units,)``."""
+        return self.active.double() / self.values
+
+    def add(self, rows: Tensor) -> None:
+        """Add a batch's activations, ``(units, samples, places)``."""
+        self._add(_active(rows, 0, self.threshold), rows[0].numel())
+
+    def add_read(self, read: Read, activations: Tensor) -> None:
+        """Add what is in a map, without sorting it by unit: ``activations`` is counted where it lies."""
+        active_D = _active(activations, read.dim, self.threshold)
+        index = read.index.to(activations.device)
+        places = activations.numel() // activations.shape[read.dim]
+        self._add(active_D[index].sum(1), places * index.shape[1])
+
+    def merge(self, other: UnitCounts) -> None:
+        """Add what was counted on other data."""
+        if other.values:
+            if other.threshold != self.threshold:
+                raise InputError(f"counts above {other.threshold} cannot be added to counts above {self.threshold}")
+            self._add(other.active, other.values)
+
+    def _add(self, active: Tensor, values: int) -> None:
+        self.active = self.active.to(active.device) + active if self.values else active
+        self.values += values
+
+
+@dataclass(eq=False)
+class UnitStatistics:
+    """What each unit of a site answers; all tensors ``(units,)`` and float64 but the counts.
+
+    Attributes:
+        counts: how often each fires.
+        mean, mean_absolute, maximum: of its activations.
+        deviations: the sum of their squared deviations from the mean.
+
+    >>> statistics = UnitStatistics()
+    >>> for batch in ([[[1.0, -3.0]]], [[[2.0, 0.0]]]):
+    ...     statistics.add(torch.tensor(batch))
+    >>> [float(x) for x in (statistics.mean, statistics.mean_absolute, statistics.variance, statistics.maximum)]
+    [0.0, 1.5, 3.5, 2.0]
+    """
+
+    counts: UnitCounts = field(default_factory=UnitCounts)
+    mean: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+    mean_absolute: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+    deviations: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+    maximum: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance of each unit's activations, over all of them (not one less)."""
+        return self.deviations / self.counts.values
+
+    def add(self, rows: Tensor) -> None:
+        """Add a batch's activations, ``(units, samples, places)``."""
+        values = rows.flatten(1).double()
+        counts = UnitCounts(self.counts.threshold)
+        counts.add(rows)
+        mean = values.mean(1)
+        deviations = (values - mean.unsqueeze(1)).square().sum(1)
+        self.merge(UnitStatistics(counts, mean, values.abs().mean(1), deviations, values.amax(1)))
+
+    def add_read(self, read: Read, activations: Tensor) -> None:
+        """Add what is in a map."""
+        self.add(read.rows(activations))
+
+    def merge(self, other: UnitStatistics) -> None:
+        """Add the statistics of other data: those of both together."""
+        if not other.counts.values:
+            return
+        if not self.counts.values:
+            self.mean, self.mean_absolute = other.mean, other.mean_absolute
+            self.deviations, self.maximum = other.deviations, other.maximum
+        else:
+            self._combine(other)
+        self.counts.merge(other.counts)
+
+    def _combine(self, other: UnitStatistics) -> None:
+        # With the share s = m / (n + m) of the other's m values among all, and δ the difference of the means:
+        # mean + s·δ, and the squared deviations add up with n·s·δ² (Chan, Golub and LeVeque, 1979).
+        n, m = self.counts.values, other.counts.values
+        share, difference = m / (n + m), other.mean - self.mean
+        self.mean = self.mean + share * difference
+        self.mean_absolute = self.mean_absolute + share * (other.mean_absolute - self.mean_absolute)
+        self.deviations = self.deviations + other.deviations + n * share * difference.square()
+        self.maximum = torch.maximum(self.maximum, other.maximum)
+
+
+@usual
+def activation_counts(
+    model: nn.Module, sites: Sites, data: Samples, *, threshold: float = 0.0, batch_size: int = BATCH
+) -> dict[str, UnitCounts]:
+    """Return how often each unit fires on the data, in one pass, by site.
+
+    Activations are those of the units' maps (`secateur.structure.maps`): after the nonlinearity where there is one, and before
+    a pool. A map that several layers read is counted once.
+
+    Args:
+        model: in evaluation mode or not, it is run as in evaluation, and left as it is.
+        sites: from `channels` on this model.
+        data: the split to count on, of any kind that `fit` takes; targets are not used.
+        threshold: absolute values up to this count as zero.
+        batch_size: samples a pass, where the data are in memory.
+
+    Raises:
+        InputError: sites of single weights or of another model, units that no layer reads, NaN in the model.
+
+    >>> from secateur.structure import channels
+    >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1))
+    >>> model[0].weight.data = torch.tensor([[1.0], [-1.0]])
+    >>> data = torch.tensor([[1.0], [2.0], [3.0], [-1.0]]), torch.zeros(4)
+    >>> activation_counts(model, channels(model, torch.zeros(1, 1)), data)["0"].active.tolist()
+    [3, 1]
+    """
+    check_number("activation_counts", "[0, inf)", threshold=threshold)
+    return _one_pass(model, sites, data, batch_size, "activation_counts", lambda: UnitCounts(threshold))
+
+
+@usual
+def activation_statistics(
+    model: nn.Module, sites: Sites, data: Samples, *, threshold: float = 0.0, batch_size: int = BATCH
+) -> dict[str, UnitStatistics]:
+    """Return what each unit answers on the data, in one pass, by site; the arguments are those of `activation_counts`.
+
+    >>> from secateur.structure import channels
+    >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1))
+    >>> model[0].weight.data = torch.tensor([[2.0], [-1.0]])
+    >>> data = torch.tensor([[1.0], [3.0]]), torch.zeros(2)
+    >>> statistics = activation_statistics(model, channels(model, torch.zeros(1, 1)), data)["0"]
+    >>> statistics.mean.tolist(), statistics.variance.tolist()
+    ([4.0, 0.0], [4.0, 0.0])
+    """
+    check_number("activation_statistics", "[0, inf)", threshold=threshold)
+    return _one_pass(
+        model, sites, data, batch_size, "activation_statistics", lambda: UnitStatistics(UnitCounts(threshold))
+    )
+
+
+class _Collects(Protocol):
+    def add_read(self, read: Read, activations: Tensor) -> None: ...
+
+
+Collected = TypeVar("Collected", bound=_Collects)
+
+
+def _one_pass(
+    model: nn.Module, sites: Sites, data: Samples, batch_size: int, doing: str, empty: Callable[[], Collected]
+) -> dict[str, Collected]:
+    """What `empty` makes for each site, with everything added that passes its reads."""
+    check_whole(doing, batch_size=batch_size)
+    check_samples(data, doing)
+    check_finite(model, doing, REPAIR)
+    flow, collected = Flow(model, sites), {name: empty() for name in sites}
+    device = device_of(model)
+    for batch in batches(data, batch_size, doing):
+        inputs = batch.to(device).inputs
+        maps = [read for reads in _maps(flow, inputs, doing).values() for read in reads]
+        with torch.no_grad():
+            flow(inputs, see=watching(maps, lambda read, passing: collected[read.site].add_read(read, passing)))
+    return collected
+
+
+def _maps(flow: Flow, inputs: ExampleInputs, doing: str) -> dict[str, tuple[Read, ...]]:
+    """The maps of each site, which must have some."""
+    maps_by_site = feature_maps(flow.at(inputs)[0], flow.reads(inputs))
+    for name, maps in maps_by_site.items():
+        if not maps:
+            raise InputError(
+                f"{doing}: no layer reads the units of site {name!r}; leave it out: "
+                f"channels(model, inputs, ignore=[{name!r}])"
+            )
+    return maps_by_site
+
+
+def _active(activations: Tensor, dim: int, threshold: float) -> Tensor:
+    """How many entries are not zero along all other dimensions, int64."""
+    others = [other for other in range(activations.ndim) if other != dim]
+    if threshold:
+        return torch.count_nonzero(activations.abs() > threshold, dim=others)
+    # A part that stays in the cache is summed many times as fast as it would be counted.
+    samples = max(PART // max(activations[0].numel(), 1), 1) if dim else len(activations)
+    return torch.stack([_not_zero(part, others) for part in activations.split(samples)]).sum(0)  # type: ignore[no-untyped-call]
+
+
+def _not_zero(part: Tensor, others: list[int]) -> Tensor:
+    """The same of a part."""
+    ones = part.sign().abs_().sum(others, dtype=torch.float32)
+    exact = part.numel() <= EXACT and bool(torch.isfinite(ones).all())
+    return ones.long() if exact else torch.count_nonzero(part, dim=others)

@@ -1,0 +1,212 @@
+"""The studies after E. Çallı, 2017: what their cells compute, and what their reports say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from secateur import models
+from secateur.lab import Results, Store, run_study, write_report
+from secateur.lab.plan.recipe import Json
+from secateur.lab.show.figures import images
+from secateur.studies import by_name
+from secateur.studies.calli.augment import CROP, Augmented, centred, cifar_form, standardised
+from secateur.studies.calli.autoencoder import WAYS as AUTOENCODER_WAYS
+from secateur.studies.calli.classifiers import CIFAR_WAYS, MNIST_WAYS
+from secateur.studies.calli.common import Course, Way
+from secateur.studies.calli.summation import MAIN, firing, positive, samples
+from secateur.studies.calli.summation import WAYS as SUM_WAYS
+from secateur.studies.kit.published import published
+from secateur.types import InputError
+
+PLAIN: dict[str, Json] = {"images": 60, "epochs": 1, "cycles": 2, "settle": 1, "batch_size": 20}
+
+
+def run(name: str, folder: Path, options: dict[str, Json]) -> Results:
+    """Run a study whole and write its report."""
+    store = Store(folder)
+    summary = run_study(by_name(name), store, options, progress=False)
+    assert summary.exit_code == 0, store.failures()
+    assert write_report(by_name(name), store, options).is_file()
+    return by_name(name).results(store, options)
+
+
+@pytest.mark.parametrize("ways", [SUM_WAYS, AUTOENCODER_WAYS, MNIST_WAYS, CIFAR_WAYS])
+def test_a_way_stands_whole_in_a_recipe(ways: dict[str, Way]) -> None:
+    recipes = {name: way.recipe() for name, way in ways.items()}
+    assert {name: Way.of(recipe) for name, recipe in recipes.items()} == dict(ways)
+
+
+def test_the_ways_without_distortion_and_penalty_are_the_plain_ones() -> None:
+    assert SUM_WAYS["vanilla"].penalties(torch.zeros(1, 2)) == []
+    assert SUM_WAYS["vanilla"].options(epochs=1).momentum == 0.3
+    assert SUM_WAYS["Adam"].options(epochs=1).optimizer == "adam"
+    assert set(MAIN) < set(SUM_WAYS)
+
+
+# The sum of two numbers
+
+
+def sum_of(*nodes: tuple[float, float, float, float]) -> nn.Module:
+    """A network of nodes (weights of both inputs, bias, outgoing weight)."""
+    model = models.build("calli-sum", hidden=len(nodes))
+    table = torch.tensor(nodes)
+    with torch.no_grad():
+        model.hidden.weight.copy_(table[:, :2])
+        model.hidden.bias.copy_(table[:, 2])
+        model.output.weight.copy_(table[:, 3:].T)
+    return model
+
+
+def test_nodes_fire_where_a_corner_of_the_square_is_positive() -> None:
+    model = sum_of((1, 1, 0, 1), (-1, -1, 0, 1), (-1, -1, 0.5, 1), (1, -3, -0.5, 1), (1, 1, -2, 1))
+    assert firing(model, 0.0) == 3
+    assert firing(model, -1.0) == 4
+    x, _ = samples(100_000, 0.0, seed=0)
+    assert int((model.hidden(x) > 0).any(0).sum()) == 3
+
+
+def test_samples_are_of_the_range_and_the_seed() -> None:
+    x, y = samples(1000, -0.5, seed=3)
+    assert -0.5 <= float(x.min()) < -0.49
+    assert 0.99 < float(x.max()) <= 1
+    assert torch.equal(y[:, 0], x[:, 0] + x[:, 1])
+    assert torch.equal(x, samples(1000, -0.5, seed=3)[0])
+    assert not torch.equal(x, samples(1000, -0.5, seed=4)[0])
+
+
+def test_where_the_gradients_point() -> None:
+    model = sum_of((1, 1, 0, 1), (-1, -1, 0, 1))
+    x, y = samples(100, 0.0, seed=0)
+    (model(x) + 5 - y).square().mean().backward()
+    # Every output is too large: what lowers the loss is less of each weight of the node that fires.
+    assert positive(model) == 1.0
+    model.zero_grad()
+    assert positive(model) != positive(model), "nothing moves"
+
+
+def test_sum_end_to_end(tmp_path: Path) -> None:
+    options: dict[str, Json] = {
+        "seeds": 2,
+        "ways": ["vanilla", "small weights", "distorted, added", "distorted + L1", "Adam + group lasso", "no biases"],
+        "hidden": 60,
+        "samples": 2000,
+        "epochs": 4,
+        "batch_size": 100,
+        "cycles": 4,
+        "settle": 4,
+    }
+    results = run("calli-sum", tmp_path, options)
+    assert len(results.frame) == 2 * 2 + 4
+    vanilla = results.frame[results.frame["way"] == "vanilla"]
+    assert (vanilla["left"] < 60).all()
+    steps = results.histories[results.histories["phase"] == "steps"]
+    assert steps["nodes"].between(0, 60).all()
+    assert (steps.groupby("id").size() == 60).all()
+    assert steps["positive"].dropna().between(0, 1).all()
+    cycles = results.histories[results.histories["phase"] == "cycles"].groupby("id")["nodes"]
+    assert cycles.apply(lambda nodes: nodes.is_monotonic_decreasing).all()
+
+
+# The auto-encoder and the classifiers
+
+
+def test_the_published_figures_are_those_of_the_text() -> None:
+    theirs = published("calli")
+    assert theirs["autoencoder"]["pruned"] == [16, 64, 22]
+    assert theirs["sum"]["first"] == 950
+    assert theirs["sum"]["w2"] == -6.75151157
+
+
+def test_pruned_and_unpruned_networks_train_as_long() -> None:
+    passes: list[int] = []
+
+    class Counted:
+        def __len__(self) -> int:
+            return 2
+
+        def __iter__(self):  # type: ignore[no-untyped-def]
+            passes.append(1)
+            yield from [(torch.rand(8, 2), torch.rand(8, 1))] * 2
+
+    pairs = torch.rand(8, 2), torch.rand(8, 1)
+    course, way = Course(Counted(), pairs, 2, 3, 4, 8, "mse"), Way(lr=1e-4)
+    counts = []
+    for train in (course.plain, course.prune):
+        passes.clear()
+        train(way, models.build("calli-sum", hidden=9, seed=0), 0)
+        counts.append(len(passes))
+    # The passes besides are those that look at the data before a training: one for each call of fit.
+    assert counts[0] - 2 == 2 * 3 + 4
+    assert counts[1] >= 2 * 3 + 4
+
+
+def test_autoencoder_end_to_end(tmp_path: Path) -> None:
+    options = {**PLAIN, "seeds": 1, "data": "mnist-5k", "ways": ["outliers", "fires in at most 10 %", "combined"]}
+    results = run("calli-autoencoder", tmp_path, options)
+    frame = results.frame.set_index("way")
+    assert list(frame.loc["unpruned", ["encoder1", "encoder2", "decoder1"]]) == [32, 64, 32]
+    assert frame.loc["unpruned", "parameters"] == 37_827
+    assert frame.loc["the text's widths from scratch", "total"] == 102
+    assert (frame.loc[["outliers", "combined"], "macs"] <= frame.loc["unpruned", "macs"]).all()
+    report = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert "what each network makes of them" in report
+
+
+@pytest.mark.parametrize("name", ["calli-mnist", "calli-cifar"])
+def test_classifiers_end_to_end(name: str, tmp_path: Path) -> None:
+    options = {**PLAIN, "rated": 40, "data": "mnist-5k", "ways": ["unpruned", "activation", "outliers", "group lasso"]}
+    results = run(name, tmp_path, options)
+    frame = results.frame.set_index("way")
+    assert frame.loc["unpruned", "parameters"] == frame.loc["unpruned", "parameters_before"]
+    assert frame.loc["outliers", "macs"] <= frame.loc["outliers", "macs_before"]
+    assert frame["accuracy"].between(0, 1).all()
+
+
+# Images as table 2.3 has them
+
+
+def test_images_take_the_form_of_cifar() -> None:
+    grey = torch.rand(3, 1, 28, 28)
+    formed = cifar_form(grey)
+    assert formed.shape == (3, 3, 32, 32)
+    assert torch.equal(formed[:, 1, 2:30, 2:30], grey[:, 0])
+    assert float(formed[:, :, :2].abs().max()) == 0
+    whole = torch.rand(2, 3, 32, 32)
+    assert torch.equal(cifar_form(whole), whole)
+
+
+def test_each_image_is_standardised() -> None:
+    out = standardised(torch.rand(4, 3, 5, 5) * 7 + 2)
+    assert float(out.mean((1, 2, 3)).abs().max()) < 1e-5
+    torch.testing.assert_close(out.std((1, 2, 3), correction=0), torch.ones(4))
+    assert float(standardised(torch.ones(1, 3, 5, 5)).abs().max()) == 0
+
+
+def test_augmented_images_are_crops_brighter_and_with_another_contrast() -> None:
+    data = torch.rand(40, 3, 32, 32)
+    augmented = Augmented(data, torch.arange(40), 8, seed=0)
+    assert len(augmented) == 5
+    first, second = list(augmented), list(augmented)
+    labels = torch.cat([y for _, y in first])
+    assert sorted(labels.tolist()) == list(range(40))
+    assert not torch.equal(labels, torch.cat([y for _, y in second]))
+    assert all(x.shape == (8, 3, CROP, CROP) for x, _ in first)
+    again = Augmented(data, torch.arange(40), 8, seed=0)
+    assert torch.equal(next(iter(again))[0], first[0][0])
+
+
+def test_a_crop_is_a_part_of_its_image_up_to_shift_scale_and_flip() -> None:
+    image = torch.zeros(1, 3, 32, 32)
+    image[:, :, 14:18, 14:16] = 1.0  # in every crop
+    ((out, _),) = Augmented(image, torch.zeros(1), 1, seed=1)
+    assert int((out > 0).sum()) == 3 * 4 * 2
+    assert centred(image).shape == (1, 3, CROP, CROP)
+
+
+def test_strips_of_unequal_lengths_are_refused() -> None:
+    with pytest.raises(InputError, match="as many of each"):
+        images({"a": torch.zeros(2, 3, 3), "b": torch.zeros(1, 3, 3)})
