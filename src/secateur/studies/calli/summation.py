@@ -46,7 +46,7 @@ WAYS: Mapping[str, Way] = {
 }
 """The rows of the study: the text's, and what its notes ask for."""
 
-MAIN = ("vanilla", "distorted, multiplied", "group lasso", "Adam + group lasso")
+MAIN = ("vanilla", "distorted, multiplied", "group lasso", "distorted + group lasso", "Adam + group lasso")
 """The ways that are run with every seed; the others with the first ones."""
 
 
