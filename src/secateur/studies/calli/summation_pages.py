@@ -30,6 +30,8 @@ NOTES = (
     "author's framework drew unless told otherwise, biases are zero; 'small weights' are its other networks': a normal of "
     "0.1, truncated at 0.2. Of the distortion it gives rand(shape) · (1 − var(w)) with values between −1 and 1, and not "
     "what is done with it: both readings, multiplied and added, have a row. Before the first cycle nothing is distorted.",
+    "With no negative inputs the nodes of which both weights are negative, a quarter, never fire from the beginning; they are "
+    "among those that the first cycle cuts.",
     "Where a penalty draws weights to zero, they do not come to rest there but tremble about it by the learning rate, so "
     "activations up to 0.05 count as zero in those ways.",
     "After the cycles every network is trained on without penalty and distortion ({settle} passes, Adam, its rate going "
