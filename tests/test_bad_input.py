@@ -111,7 +111,7 @@ def test_models_without_parameters() -> None:
     with pytest.raises(InputError, match="no weights of two dimensions"):
         weights(model)
     assert len(channels(model, X)) == 0
-    with pytest.raises(InputError, match="no sites"):
+    with pytest.raises(InputError, match="nothing of this model can be removed"):
         prune(model, X, latency=False)
 
 

@@ -231,6 +231,23 @@ class Sites(Mapping[str, Site]):
     def __len__(self) -> int:
         return len(self.table)
 
+    def check_any(self, doing: str) -> None:
+        """Refuse a model of which nothing can be removed, with the reasons.
+
+        >>> Sites({}, {"fc": "the model's output"}).check_any("budget")
+        Traceback (most recent call last):
+        ...
+        secateur.types.InputError: budget: nothing of this model can be removed (sites.frozen): fc: the model's output
+        """
+        if not self.table:
+            reasons = [f"{name}: {why}" for name, why in self.frozen.items()]
+            more = f"; and {len(reasons) - REASONS} more" if len(reasons) > REASONS else ""
+            told = "; ".join(reasons[:REASONS]) or "no layer has units that another one reads"
+            raise InputError(f"{doing}: nothing of this model can be removed (sites.frozen): {told}{more}")
+
+
+REASONS = 3
+"""How many reasons an error tells."""
 
 Scores = Mapping[str, Tensor]
 """One tensor of scores a site, of the site's shape; high means keep."""

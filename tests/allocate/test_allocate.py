@@ -167,5 +167,5 @@ def test_bad_input() -> None:
     for wrong in (-0.1, 2, True, "a"):
         with pytest.raises(InputError, match=r"sparsity=.* must be a number in .0, 1.: the fraction removed"):
             erk(sites, wrong)
-    with pytest.raises(InputError, match="there are no sites"):
+    with pytest.raises(InputError, match="nothing of this model can be removed"):
         uniform(Sites({}), 0.5)

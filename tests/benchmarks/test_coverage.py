@@ -59,7 +59,7 @@ def test_a_model_without_hidden_units_is_said_not_to_pass() -> None:
     found = coverage._in_child(case, "ours", LIMITS)
     assert not found["passed"]
     assert found["stage"] == "select"
-    assert "there are no sites" in found["error"]
+    assert "nothing of this model can be removed" in found["error"]
 
 
 def test_a_model_that_cannot_be_built() -> None:

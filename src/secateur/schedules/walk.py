@@ -152,8 +152,7 @@ class Schedule(ABC):
             CutError, VerificationError: see `cut`.
         """
         check_same_model(model, sites)
-        if not sites:
-            raise InputError("there are no sites to prune; see sites.frozen for why")
+        sites.check_any("prune")
         walk = Walk(model, sites, self.minimum, on_step)
         with bar(len(walk.units), progress, "units removed") as walk.advance:
             if checkpoint is not None:
