@@ -343,3 +343,17 @@ def test_a_cut_saves_what_is_asked_whatever_a_table_of_times_foretells(trained: 
 def numbers_of(model: nn.Module, inputs: Any) -> float:
     """A time that is the number of parameters."""
     return float(sum(parameter.numel() for parameter in model.parameters()))
+
+
+def test_a_transformer_is_cut_in_steps(tmp_path: Path) -> None:
+    """Where all heads but one are gone, their dimensions are a site that the original did not have."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+    model = nn.Sequential(
+        nn.Unflatten(1, (4, 2)), nn.Linear(2, 16), nn.TransformerEncoder(layer, 2), nn.Flatten(), nn.Linear(64, 3)
+    )
+    sc.fit(model, blobs(300, 0), epochs=2, lr=0.003)
+    goal, options = {"macs": 0.35}, {**QUICK, "finish": None, "steps": 3, "samples": 60}
+    result = sc.compress(model, torch.zeros(2, 8), goal, blobs(300, 0), blobs(200, 1), max_drop=0.5, **options)
+    assert result.history.reached
+    assert same(sc.load(result.save(tmp_path / "small"), model), result.model)

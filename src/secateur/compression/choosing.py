@@ -127,7 +127,7 @@ def chosen(model: nn.Module, asked: float, costs: Costs, scoring: Scoring, optio
     Raises:
         UnreachableError: no widths cost so little.
     """
-    sites = channels(model, costs.inputs, options.ignore)
+    sites = _of_original(channels(model, costs.inputs, options.ignore), costs.sites)
     scores = scores_of(_criterion(options, scoring, sites), model, sites, "compress")
     if isinstance(scores, JointWorth):
         keep = _by_costs(model, sites, scores, asked, costs)
@@ -136,6 +136,11 @@ def chosen(model: nn.Module, asked: float, costs: Costs, scoring: Scoring, optio
         ways: dict[str, Any] = {"minimum": options.minimum, "round_to": options.round_to, "runtime": options.where}
         keep = budget(model, sites, scores, **limit, **ways)
     return Chosen(keep, costs(draft(model, sites, keep)))
+
+
+def _of_original(sites: Sites, original: Sites) -> Sites:
+    """The sites that the original has, too: where one head is left, say, its dimensions are a site whose cost nobody knows."""
+    return replace(sites, table={name: site for name, site in sites.items() if name in original})
 
 
 def smaller(

@@ -291,7 +291,8 @@ def _guesses(
     for path, sizes in new_sizes_by_path.items():
         # A size that would have to become two different ones is no single attribute.
         settled = {old: next(iter(new)) for old, new in sizes.items() if len(new) == 1}
-        if path in modules:
+        # The sizes of attention are worked out (`_attention`), and its code would not stumble over wrong ones.
+        if path in modules and not isinstance(modules[path], nn.MultiheadAttention):
             guesses += _module_guesses(path, modules[path], holders[path], settled)
     return guesses
 
