@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
@@ -62,5 +63,5 @@ class TrainCycle:
 
 def _carrying(options: TrainOptions, optimizer: Optimizer, cycle: int) -> TrainOptions:
     """The same options with an optimizer that is there already, and another order of the samples."""
-    plain = {"lr": 1e-3, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
+    plain: dict[str, Any] = {"lr": 1e-3, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
     return replace(options, optimizer=lambda _: optimizer, seed=options.seed + cycle - 1, **plain)

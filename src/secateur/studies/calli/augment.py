@@ -68,7 +68,7 @@ class Augmented:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(self.whole), generator=self._random)
-        for index in order.split(self.batch_size)[: len(self)]:
+        for index in torch.split(order, self.batch_size)[: len(self)]:
             yield self._distorted(self.whole[index]), self.classes[index]
 
     def _distorted(self, images: Tensor) -> Tensor:

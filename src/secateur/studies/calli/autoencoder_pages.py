@@ -118,7 +118,7 @@ def _pictures(part: Part, rows: DataFrame) -> list[Block]:
     """The first test images, and how they come out of the unpruned network and of the pruned ones."""
     seed = rows["seed"].min()
     first_rows = pick(rows, seed=seed)
-    strips = {}
+    strips: dict[str, Any] = {}
     for row in first_rows.to_dict("records"):
         tensors = part.results.store.artefact(row["id"])
         strips.setdefault("images", tensors["images"][:, 0].numpy())

@@ -74,7 +74,8 @@ def cycle_cell(context: Context) -> Outcome:
     model = models.build(network, seed=seed, **options)
     example = course.counted[0][:1]
     whole = {"parameters_before": parameters(model).total, "macs_before": macs(model, example)}
-    rows, left = [], {}
+    rows: list[dict[str, Json]] = []
+    left: dict[str, Json] = {}
     if context["way"] == "unpruned":
         course.plain(way, model, seed)
     else:

@@ -97,7 +97,7 @@ class Way:
 
     def options(self, **further: Any) -> TrainOptions:
         """Return the options of a cycle's training."""
-        momentum = {"momentum": self.momentum} if self.optimizer in ("sgd", "rmsprop") else {}
+        momentum: dict[str, Any] = {"momentum": self.momentum} if self.optimizer in ("sgd", "rmsprop") else {}
         return TrainOptions(optimizer=self.optimizer, lr=self.lr, **momentum, **further)
 
     def penalties(self, example: Tensor) -> list[Callback]:

@@ -156,7 +156,7 @@ class _Trained:
         self.rows: list[dict[str, Json]] = []
 
     def __call__(self, cycle: int, model: nn.Module, history: History) -> None:
-        mse_loss(model(self.data[0]), self.data[1]).backward()
+        mse_loss(model(self.data[0]), self.data[1]).backward()  # type: ignore[no-untyped-call]
         self.rows.append({"train_loss": history.to_dicts()[-1]["train_loss"], "positive": positive(model)})
         model.zero_grad(set_to_none=True)
 

@@ -34,7 +34,9 @@ def images(strips: Mapping[str, Any]) -> Figure:
     if len(set(counts.values())) != 1:
         raise InputError(f"images: as many of each are drawn beside each other; got {counts or 'none'}")
     with drawing():
-        figure = require("matplotlib.figure", "lab").Figure(figsize=(7.2, 1.05 * len(strips)), layout="constrained")
+        figure: Figure = require("matplotlib.figure", "lab").Figure(
+            figsize=(7.2, 1.05 * len(strips)), layout="constrained"
+        )
         panels = figure.subplots(len(strips), 1, squeeze=False)[:, 0]
         for axes, (name, strip) in zip(panels, strips.items(), strict=True):
             axes.imshow(np.concatenate(list(np.asarray(strip)), axis=1), cmap="gray", vmin=0, vmax=1)
