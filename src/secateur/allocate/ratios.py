@@ -95,7 +95,7 @@ def by_sensitivity(scan: Sensitivity, sparsity: float, *, metric: str = "loss", 
 
 def _checked(sites: Sites) -> Mapping[str, Site]:
     if not sites:
-        raise InputError("allocate: there are no sites; see sites.frozen for why nothing can be pruned")
+        raise InputError(f"allocate: there are no sites: {sites.why_whole()}")
     return sites
 
 

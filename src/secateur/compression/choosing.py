@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -133,7 +134,10 @@ def chosen(model: nn.Module, asked: float, costs: Costs, scoring: Scoring, optio
     else:
         limit: dict[str, Any] = {costs.goal.what: asked / costs(model)}
         ways: dict[str, Any] = {"minimum": options.minimum, "round_to": options.round_to, "runtime": options.where}
-        keep = budget(model, sites, scores, **limit, **ways)
+        try:
+            keep = budget(model, sites, scores, **limit, **ways)
+        except UnreachableError as error:
+            raise UnreachableError(str(error), error.least * costs(model)) from None  # of the original's
     return Chosen(keep, costs(draft(model, sites, keep)))
 
 

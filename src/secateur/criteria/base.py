@@ -53,7 +53,7 @@ class CriterionBase(ABC):
             check_same_model(model, sites)
             if not sites:
                 who = type(self).__name__
-                raise InputError(f"{who}: there are no sites to score; see sites.frozen for why nothing can be pruned")
+                raise InputError(f"{who}: there are no sites to score: {sites.why_whole()}")
             scores = self._score(model, sites)
             _check_finite(scores, type(self).__name__)
             return scores

@@ -151,7 +151,7 @@ class Schedule(ABC):
         """
         check_same_model(model, sites)
         if not sites:
-            raise InputError("there are no sites to prune; see sites.frozen for why")
+            raise InputError(f"there are no sites to prune: {sites.why_whole()}")
         walk = Walk(model, sites, self.minimum, on_step)
         with bar(len(walk.units), progress, "units removed") as walk.advance:
             if checkpoint is not None:

@@ -70,9 +70,7 @@ class Space:
         check_same_model(self.model, self.sites)
         check_finite(self.model, "search", REPAIR)
         if not self.sites:
-            raise InputError(
-                "search: there are no sites to choose from; see sites.frozen for why nothing can be pruned"
-            )
+            raise InputError(f"search: there are no sites to choose from: {self.sites.why_whole()}")
         named = dict(self.model.named_parameters())
         bias_names = [self.biases] if isinstance(self.biases, str) else list(self.biases)
         for name in bias_names:
