@@ -347,3 +347,18 @@ def test_classes_need_their_loss_by_name_too() -> None:
         if name not in OF_WEIGHTS:
             one, other = (by_name(name, data, loss)(model, sites) for loss in ("cross_entropy", F.cross_entropy))
             assert torch.equal(one["0"], other["0"])
+
+
+@pytest.mark.parametrize("loss", ["mse", "l1", "bce"])
+def test_one_column_takes_whole_numbers_as_numbers_and_not_as_classes(loss: str) -> None:
+    model, x = nn.Linear(2, 1), torch.randn(8, 2)
+    labels = torch.arange(8) % 2
+    assert sc.fit(model, (x, labels), epochs=1, loss=loss).epochs[0].train_accuracy is None
+    named = sc.evaluate(model, (x, labels), loss)
+    assert named.loss == pytest.approx(sc.evaluate(model, (x, labels[:, None].float()), loss).loss)
+
+
+def test_a_loss_that_compares_all_with_all_is_seen_where_the_first_targets_are_alike() -> None:
+    x, y = torch.randn(8, 2), torch.tensor([0.5, 0.5, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7])
+    with pytest.raises(sc.InputError, match="all compared with all"):
+        sc.fit(nn.Linear(2, 1), (x, y), epochs=1, loss=nn.functional.mse_loss)

@@ -14,6 +14,7 @@ __all__ = [
     "check_fraction",
     "check_name",
     "check_number",
+    "check_options",
     "check_plain",
     "check_whole",
     "imported",
@@ -112,6 +113,19 @@ def check_name(kind: str, name: object, known: Collection[str], *, or_none: bool
     """Refuse a name that is not known, with the nearest one that is: an `UnknownNameError`."""
     if not (isinstance(name, str) and name in known) and not (or_none and name is None):
         raise unknown_name(kind, name, known)
+
+
+def check_options(doing: object, kind: type, /, *, or_none: bool = False, **values: object) -> None:
+    """Refuse what is no value of a dataclass of options.
+
+    >>> check_options("fit", type(None), options={"epochs": 1})
+    Traceback (most recent call last):
+    ...
+    secateur.types.InputError: fit: options={'epochs': 1} must be made by NoneType(…)
+    """
+    for name, value in values.items():
+        if not isinstance(value, kind) and not (or_none and value is None):
+            raise _error(doing, name, value, f"made by {kind.__name__}(…)", "", or_none)
 
 
 PLAIN: Mapping[str, tuple[str, Callable[[object], bool]]] = {

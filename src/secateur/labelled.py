@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -229,6 +230,8 @@ def check_samples(data: object, subject: str) -> None:
     batch = together(data)
     if batch is not None:
         _check_batch(batch, subject)
+    elif problem := _foreign(data):
+        raise InputError(f"{subject}: {problem}")
     elif not hasattr(data, "__iter__"):
         raise InputError(
             f"{subject}: got a {type(data).__name__}; give a Split, a pair (inputs, targets), or batches of such pairs"
@@ -237,6 +240,42 @@ def check_samples(data: object, subject: str) -> None:
         raise InputError(f"{subject}: got an iterator, which is empty after one pass; give a list of batches")
     elif isinstance(data, Sized) and len(data) == 0:
         raise InputError(f"{subject}: there are no batches; give at least one")
+
+
+def _foreign(data: object) -> str:
+    """What data, or a batch, hold in place of tensors, with the remedy; empty where nothing is seen.
+
+    >>> _foreign((torch.zeros(2, 1), ["cat", "dog"]))
+    'the targets are text; number the classes, as in torch.tensor([classes.index(label) for label in labels])'
+    """
+    if isinstance(data, np.ndarray):
+        return _in_place_of_tensor("data", data)
+    if isinstance(data, Mapping):
+        named = [("targets" if name == TARGETS else f"inputs {name!r}", part) for name, part in data.items()]
+    elif isinstance(data, tuple | list):
+        paired = len(data) == 2 and any(isinstance(part, Tensor | np.ndarray) for part in data)
+        named = list(zip(("inputs", "targets") if paired else ["inputs"] * len(data), data, strict=True))
+    else:
+        named = [("inputs", getattr(data, "images", None)), ("targets", getattr(data, "labels", None))]
+    return next((words for name, part in named if (words := _in_place_of_tensor(name, part))), "")
+
+
+def _in_place_of_tensor(name: str, part: object) -> str:
+    if isinstance(part, np.ndarray):
+        if part.dtype.kind in "biuf":
+            return f"the {name} are a numpy array; make it a tensor, as by torch.from_numpy(array)"
+        text = part.dtype.kind in "USO"
+    else:
+        if not isinstance(part, list | tuple) or not part:
+            return ""
+        if not all(isinstance(value, str | int | float) for value in part):
+            return ""
+        text = isinstance(part[0], str)
+    if text:
+        return (
+            f"the {name} are text; number the classes, as in torch.tensor([classes.index(label) for label in labels])"
+        )
+    return f"the {name} are a {type(part).__name__} of numbers; make it a tensor, as by torch.tensor(values)"
 
 
 def _check_batch(batch: SampleBatch, subject: str) -> None:
@@ -306,6 +345,8 @@ def _checked(source: Iterable[object], subject: str) -> Iterator[SampleBatch]:
     for number, value in enumerate(source, 1):
         batch = SampleBatch.of(value)
         if batch is None:
+            if problem := _foreign(value):
+                raise InputError(f"{subject}, batch {number}: {problem}")
             raise InputError(f"{subject}: batch {number} is a {type(value).__name__}, not a pair (inputs, targets)")
         _check_batch(batch, f"{subject}, batch {number}")
         yield batch
@@ -325,10 +366,14 @@ def logits_of(outputs: Any) -> Any:
 
 
 def are_classes(outputs: Any, targets: Any) -> bool:
-    """Return whether the targets are class labels ``(N,)`` for outputs ``(N, classes)``."""
+    """Return whether the targets are class labels ``(N,)`` for outputs ``(N, classes)``; one column tells no classes.
+
+    >>> [are_classes(torch.zeros(2, columns), torch.tensor([0, 1])) for columns in (1, 2)]
+    [False, True]
+    """
     if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
         return False
-    return outputs.ndim == 2 and targets.ndim == 1 and not targets.is_floating_point()
+    return outputs.ndim == 2 and outputs.shape[1] > 1 and targets.ndim == 1 and not targets.is_floating_point()
 
 
 def check_outputs(outputs: Any, targets: Tensor, subject: str) -> None:

@@ -302,8 +302,13 @@ def are_probabilities(targets: Tensor) -> bool:
 def _is_loose(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:
     """Whether shapes that differ by dimensions of 1 let a loss forget which target is which output's."""
     as_many = outputs.numel() == targets.numel() and outputs.shape != targets.shape and len(targets) > 1
-    if not as_many or bool((targets == targets[0]).all()):
+    if not as_many:
         return False
+    if bool((targets == targets[0]).all()):
+        if not targets.is_floating_point():
+            return False
+        # Targets that are alike tell nothing; others in [0, 1], which every loss of numbers takes, do.
+        targets = torch.linspace(0, 1, targets.numel(), dtype=targets.dtype, device=targets.device).view_as(targets)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own losses warn of such shapes
         paired, rolled = (float(loss(outputs, y)) for y in (targets, targets.roll(1, 0)))

@@ -6,7 +6,7 @@ a mask's ``True`` means *keep*; a high score means *keep*; MACs are multiply-acc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
@@ -137,6 +137,32 @@ def option_words(text: str, metavar: str | None = None) -> dict[str, str | None]
     return {"help": text, "metavar": metavar}
 
 
+MOST_NAMED = 4
+"""How many names a text lists for one reason."""
+
+
+def in_groups(reasons: Mapping[str, str]) -> str:
+    """Return names with their reasons, by reason.
+
+    >>> in_groups({"a": "ignored, as asked", "fc": "the model's output", "b": "ignored, as asked"})
+    "a, b (ignored, as asked); fc (the model's output)"
+    """
+    groups: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        groups.setdefault(reason, []).append(name)
+    return "; ".join(f"{some_of(names)} ({reason})" for reason, names in groups.items())
+
+
+def some_of(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are.
+
+    >>> some_of(["a", "b", "c", "d", "e"])
+    'a, b, c, d and 1 more'
+    """
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
 Role = Literal["out", "in", "scale"]
 """What a parameter's dimension is to a site: it produces the units, consumes them, or scales and shifts them."""
 
@@ -220,6 +246,14 @@ class Sites(Mapping[str, Site]):
 
     def __contains__(self, name: object) -> bool:
         return name in self.table
+
+    def why_whole(self) -> str:
+        """Return what stayed whole, and why, in words.
+
+        >>> Sites({}, {"fc": "the model's output"}).why_whole()
+        "fc (the model's output)"
+        """
+        return in_groups(self.frozen) or "the model has no layer whose units could go"
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name}: {site.size}" for name, site in self.table.items())

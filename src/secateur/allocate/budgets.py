@@ -232,7 +232,8 @@ def _fewest(steps: Steps, count: Counter, goal: int, quantity: str) -> dict[str,
         whole = count(steps.at(0))
         raise UnreachableError(
             f"budget: {quantity} cannot come down to {goal:,}; with as much removed as may be, {least:,} of {whole:,} are "
-            f"left ({least / whole:.2%}). Ask for that or more, lower minimum, or ignore fewer sites"
+            f"left ({least / whole:.2%}). Ask for that or more, lower minimum, or ignore fewer sites",
+            least / whole,
         )
     while high - low > 1:
         middle = (low + high) // 2

@@ -14,7 +14,15 @@ SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
 
 
 class UnreachableError(InputError):
-    """A budget is below what is left when all is removed that may be."""
+    """A budget is below what is left when all is removed that may be.
+
+    Attributes:
+        least: what is left then, as a fraction of the whole.
+    """
+
+    def __init__(self, message: str, least: float) -> None:
+        super().__init__(message)
+        self.least = least
 
 
 def allowed(measure: str, value: Any, whole: float) -> float:

@@ -190,7 +190,8 @@ class _Search:
         if least > self.goal * (1 + TOLERANCE):
             raise UnreachableError(
                 f"budget: latency cannot come down to {self.goal:.3g} of the unpruned model's; with as much removed as "
-                f"may be, it is {least:.3g} of it. Ask for that or more, lower minimum, or ignore fewer sites"
+                f"may be, it is {least:.3g} of it. Ask for that or more, lower minimum, or ignore fewer sites",
+                least,
             )
 
     def _around(self, center: int) -> int:

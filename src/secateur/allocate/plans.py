@@ -135,7 +135,8 @@ class Problem:
         if least > limit * (1 + 1e-9):
             raise UnreachableError(
                 f"plan: {self.measure} cannot come down to {limit:.6g}; with as much removed as the table has, {least:.6g} "
-                f"of {whole:.6g} are left ({least / whole:.2%}). Ask for that or more, or make a table with narrower widths"
+                f"of {whole:.6g} are left ({least / whole:.2%}). Ask for that or more, or make a table with narrower widths",
+                least / whole,
             )
         return (whole - limit) / scale
 

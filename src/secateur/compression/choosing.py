@@ -134,7 +134,10 @@ def chosen(model: nn.Module, asked: float, costs: Costs, scoring: Scoring, optio
     else:
         limit: dict[str, Any] = {costs.goal.what: asked / costs(model)}
         ways: dict[str, Any] = {"minimum": options.minimum, "round_to": options.round_to, "runtime": options.where}
-        keep = budget(model, sites, scores, **limit, **ways)
+        try:
+            keep = budget(model, sites, scores, **limit, **ways)
+        except UnreachableError as error:
+            raise UnreachableError(str(error), error.least * costs(model)) from None  # of the original's
     return Chosen(keep, costs(draft(model, sites, keep)))
 
 

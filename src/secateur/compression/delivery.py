@@ -55,6 +55,11 @@ def _write(folder: Path, result: Result, options: CompressOptions) -> None:
             "difference": exported.difference,
         }
         lines.append(f"{exported.file.name}: differs from torch by {exported.difference:.1e} in {exported.runtime}")
+    else:
+        lines.append(
+            f"no file for the runtime: {history.runtime} has none; secateur.export(result.model, example, 'onnxruntime', "
+            "'model.onnx') writes one"
+        )
     write_text(folder / TEXT, "\n".join(lines) + "\n")
     # Last, as it stands for all of them.
     write_text(folder / REPORT, json.dumps({**facts, "report": result.report.to_dict()}, indent=1))

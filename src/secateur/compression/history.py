@@ -11,7 +11,7 @@ from typing import Any, Self
 from secateur.compression.journal import Journal, Trial
 from secateur.compression.options import Goal
 
-__all__ = ["Compression", "in_words"]
+__all__ = ["Compression", "in_words", "nothing_narrower"]
 
 LIBRARIES = ("secateur", "torch", "onnx", "onnxruntime")
 
@@ -31,6 +31,7 @@ class Compression:
         settings: all that decides the outcome: goal, options with the seed, and digests of the model and of the inputs
             that units were scored with.
         versions: of Python and the libraries.
+        note: what is not rated, and what to give so that it is; empty where there is nothing to say.
     """
 
     goal: Goal
@@ -42,9 +43,10 @@ class Compression:
     why: str
     settings: Mapping[str, Any]
     versions: Mapping[str, str]
+    note: str = ""
 
     @classmethod
-    def of(cls, journal: Journal, goal: Goal, metric: str) -> Self:
+    def of(cls, journal: Journal, goal: Goal, metric: str, note: str = "") -> Self:
         """Read it from the journal of a compression that has ended."""
         return cls(
             goal,
@@ -56,6 +58,7 @@ class Compression:
             journal.done,
             journal.identity,
             versions(),
+            note,
         )
 
     @property
@@ -98,7 +101,8 @@ class Compression:
         else:
             outcome = f"{self.best.cost:.1%} of it, {self.metric} {self.baseline:.4f} → {self.best.metric:.4f} on the validation data"
         rows = [in_words(trial, self.trials, what, self.metric, self.baseline) for trial in self.trials]
-        return "\n".join([f"goal {asked}: {self.why}; {outcome}", *rows])
+        notes = [f"WARNING: {self.note}"] if self.note else []
+        return "\n".join([f"goal {asked}: {self.why}; {outcome}", *notes, *rows])
 
 
 def in_words(trial: Trial, trials: Sequence[Trial], what: str, metric: str, baseline: float) -> str:
@@ -124,6 +128,23 @@ def in_words(trial: Trial, trials: Sequence[Trial], what: str, metric: str, base
     return (
         f"trial {trial.number} on {base}: {what} {cost:.1%} → {trial.cost:.1%}, {metric} {value:.4f} → {trial.metric:.4f} "
         f"({trial.untrained:.4f} untrained), {verdict}; {trial.seconds:.0f} s"
+    )
+
+
+def nothing_narrower(least: float, what: str) -> str:
+    """Return why a goal cannot be had, and what to do.
+
+    Args:
+        least: what is left when all is removed that may be, as a fraction of the original's.
+        what: the goal's measure.
+
+    >>> nothing_narrower(0.0417, "macs")
+    '4.2% are left with as much removed as may be; give a greater fraction, a smaller round_to or minimum, or ignore less'
+    """
+    more = ", or time another batch" if what == "latency" else ""
+    return (
+        f"{least:.1%} are left with as much removed as may be; give a greater fraction, a smaller round_to or minimum, "
+        f"or ignore less{more}"
     )
 
 

@@ -8,11 +8,11 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from secateur.allocate import BUDGETS
-from secateur.checks import check_number, check_whole
+from secateur.checks import check_number, check_options, check_whole
 from secateur.losses import loss_function
 from secateur.runtimes import Runtime, timer
 from secateur.train.options import TrainOptions, describe
-from secateur.types import Criterion, InputError, Loss, Metric, RoundTo, option_words, unknown_name
+from secateur.types import Criterion, InputError, Loss, Metric, RoundTo, brief, option_words, unknown_name
 
 __all__ = ["CompressOptions", "Goal"]
 
@@ -140,8 +140,14 @@ class CompressOptions:
         check_number("compress", "[0, inf]", max_drop=self.max_drop)
         if self.time_limit is not None:
             check_number("compress", "(0, inf]", "seconds", time_limit=self.time_limit)
+        check_options("compress", TrainOptions, train=self.train)
+        check_options("compress", TrainOptions, or_none=True, finish=self.finish)
         if self.loss is not None:
             loss_function(self.loss)
+        if not (self.metric is None or isinstance(self.metric, str) or callable(self.metric)):
+            raise InputError(
+                f"compress: metric={brief(self.metric)} must be a name, a function of (outputs, targets), or None"
+            )
         timer(self.where)
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import isfinite
 from typing import Any, Self
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.labelled import Samples, are_classes
-from secateur.measure.quality import metric_function
+from secateur.measure.quality import metric_function, metric_value
 from secateur.rate.whole import answered
 from secateur.trees import numbers_within
 from secateur.types import InputError, Metric, unknown_name
@@ -73,6 +74,7 @@ class Quality:
         targets: theirs; None where there are none.
         measure: the metric, of (outputs, targets, the original's outputs).
         tells_classes: whether the targets are classes, and the outputs their logits.
+        note: what the reader should know of the metric; empty where there is nothing.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Quality:
     targets: Any
     measure: Callable[[Any, Any, Any], float]
     tells_classes: bool
+    note: str = ""
 
     @classmethod
     def of(cls, model: nn.Module, data: Samples, metric: str | Metric | None) -> Self:
@@ -90,6 +93,7 @@ class Quality:
             UnknownNameError: a metric of no known name.
         """
         original, targets = _answered(model, data)
+        automatic = metric is None
         classes = isinstance(original, Tensor) and isinstance(targets, Tensor) and are_classes(original, targets)
         if metric is None:
             metric = "accuracy" if classes else "fidelity"
@@ -98,14 +102,15 @@ class Quality:
             return cls(name, data, original, targets, _without_original(metric_function(metric)), classes)
         if metric not in METRICS:
             raise unknown_name("metric", metric, METRICS)
-        return cls(metric, data, original, targets, METRICS[metric], classes)
+        note = _unrated(original, targets) if automatic and not classes and targets is not None else ""
+        return cls(metric, data, original, targets, METRICS[metric], classes, note)
 
     @property
     def labelled(self) -> bool:
         """Whether the data have targets."""
         return self.targets is not None
 
-    @property
+    @cached_property
     def baseline(self) -> float:
         """The metric of the original."""
         return self._rated(self.original, self.targets)
@@ -130,4 +135,22 @@ def _answered(model: nn.Module, data: Samples) -> tuple[Any, Any]:
 
 
 def _without_original(metric: Metric) -> Callable[[Any, Any, Any], float]:
-    return lambda outputs, targets, original: metric(outputs, targets)
+    return lambda outputs, targets, original: metric_value(metric, outputs, targets, "compress")
+
+
+def _unrated(outputs: Any, targets: Any) -> str:
+    """Why fidelity is rated where there are targets.
+
+    >>> _unrated(torch.zeros(4, 3), torch.zeros(4, 1))
+    "the labels are not rated, only how near the outputs stay to the original's (fidelity): outputs of shape (4, 3) and \
+targets of shape (4, 1) are not those of classes, (N, classes) and whole numbers (N,); give metric= a function of (outputs, targets)"
+    """
+    shapes = [
+        f"of shape {tuple(part.shape)}" if isinstance(part, Tensor) else f"in a {type(part).__name__}"
+        for part in (outputs, targets)
+    ]
+    return (
+        "the labels are not rated, only how near the outputs stay to the original's (fidelity): outputs "
+        f"{shapes[0]} and targets {shapes[1]} are not those of classes, (N, classes) and whole numbers (N,); give "
+        "metric= a function of (outputs, targets)"
+    )

@@ -14,11 +14,13 @@ import torch
 from torch import nn
 
 from secateur.allocate.goals import UnreachableError
+from secateur.checks import check_options
+from secateur.compression.checking import check_data, check_model, check_training, cuttable
 from secateur.compression.choosing import Chosen, Scoring, calibration, chosen, smaller
 from secateur.compression.clock import Stopwatch
 from secateur.compression.costs import Costs, usable
 from secateur.compression.delivery import delivered
-from secateur.compression.history import Compression, in_words
+from secateur.compression.history import Compression, in_words, nothing_narrower
 from secateur.compression.journal import Journal, Trial
 from secateur.compression.options import CompressOptions, Goal
 from secateur.compression.quality import Quality
@@ -26,7 +28,7 @@ from secateur.compression.saved_trials import load_choice, load_trial, save_choi
 from secateur.labelled import Samples, unlabelled
 from secateur.result import Result
 from secateur.runtimes import name_of
-from secateur.state import check_module, digest, restore, snapshot, tensors, usual
+from secateur.state import digest, restore, snapshot, tensors, usual
 from secateur.structure import channels
 from secateur.train import distill
 from secateur.train.callbacks import Callback, Run
@@ -95,8 +97,8 @@ def compress(
         MissingLibraryError, ExportError: the runtime that was asked for is not installed, or does not take the model.
         TraceError, CutError: see `channels` and `cut`.
     """
+    check_options("compress", CompressOptions, or_none=True, options=options)
     chosen = with_changes(options or CompressOptions(), changes, "option of compress")
-    check_module(model, "compress")
     return _Walk(model, example_inputs, Goal.of(goal), data, validation, chosen, folder, progress).run()
 
 
@@ -117,8 +119,17 @@ class _Walk:
         self.original, self.inputs, self.goal, self.options = original, inputs, goal, options
         self.progress, self.data = progress, data
         self.clock = Stopwatch(options, goal.fraction, progress)
+        check_model(original, inputs, options)
+        for role, samples, metric in (("training data", data, None), ("validation data", validation, options.metric)):
+            check_data(original, inputs, samples, role, classes=metric in (None, "accuracy"))
         self.quality = Quality.of(original, validation, options.metric)
+        baseline = self.quality.baseline
         self.classes = self.quality.tells_classes and (options.loss in (None, "cross_entropy"))
+        self.loss = options.loss or ("cross_entropy" if self.classes and self.quality.labelled else None)
+        check_training(original, data, self.loss)
+        sites = cuttable(original, inputs, options.ignore)
+        if self.quality.note:
+            self.clock.say(f"WARNING: {self.quality.note}")
         self.scoring = Scoring.of(original, calibration(data, options.samples, options.seed), self.classes)
         identity = {
             "goal": [goal.what, goal.fraction],
@@ -131,13 +142,14 @@ class _Walk:
         if self._has_other_time():
             self.journal.reopen()
         if not self.journal.baseline:
-            self.journal.baseline = {"metric": self.quality.baseline}
+            self.journal.baseline = {"metric": baseline}
             self.options = usable(options, original, inputs)
             self.journal.runtime = name_of(self.options.where)
             self.journal.write()
         elif self.options.runtime is None:
             self.options = replace(options, runtime=self.journal.runtime)
         self.costs = Costs(goal, original, inputs, self.options, self.journal.place("costs.json"), progress)
+        self.costs.sites = sites
 
     def run(self) -> Result:
         """Try until the goal is reached or cannot be; return the best that there is."""
@@ -197,7 +209,8 @@ class _Walk:
             choice = self._choice(best.model, number, aimed)
         except UnreachableError as error:
             base, seconds = now.number if now else 0, monotonic() - began
-            return Trial(number, base, asked, None, None, None, False, str(error), seconds), None
+            why = nothing_narrower(error.least, self.goal.what)
+            return Trial(number, base, asked, None, None, None, False, why, seconds), None
         result = smaller(best.model, choice, aimed, self.costs, self.scoring, self.options)
         untrained, floor = self.quality(result.model), self.journal.baseline["metric"] - self.options.max_drop
         self.clock.lap("cut", aside=self.costs.seconds if number == 1 else 0.0)
@@ -239,12 +252,11 @@ class _Walk:
         return max(metric, after), after >= metric
 
     def _train(self, model: nn.Module, options: TrainOptions, number: int, what: str) -> None:
-        loss = self.options.loss or ("cross_entropy" if self.classes and self.quality.labelled else None)
-        more: dict[str, Any] = {} if loss is None else {"loss": loss}
+        more: dict[str, Any] = {} if self.loss is None else {"loss": self.loss}
         distill(
             model,
             self.original,
-            self.data if loss is not None else unlabelled(self.data),
+            self.data if self.loss is not None else unlabelled(self.data),
             options=replace(options, seed=self.options.seed),
             match="logits" if self.classes else "auto",
             temperature=TEMPERATURE,
@@ -273,7 +285,7 @@ class _Walk:
 
     def _resumed(self) -> Result:
         """The last model that was good enough; the original where there is none."""
-        sites = channels(self.original, self.inputs, self.options.ignore)
+        sites = self.costs.sites
         whole = {name: torch.ones(site.shape, dtype=torch.bool) for name, site in sites.items()}
         if not self.journal.accepted:
             return Result(copied(self.original), self.original, sites, whole, (), inputs=self.inputs)
@@ -282,7 +294,7 @@ class _Walk:
         return load_trial(folder, self.original, sites, self.inputs)
 
     def _finished(self, best: Result) -> Result:
-        history = Compression.of(self.journal, self.goal, self.quality.name)
+        history = Compression.of(self.journal, self.goal, self.quality.name, self.quality.note)
         return delivered(replace(best, history=history, inputs=self.inputs), self.journal, self.options)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import nan
+from math import nan, prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +18,7 @@ from secateur.rate.whole import answered, tally_pass
 from secateur.state import check_module, usual
 from secateur.types import InputError, Loss, Metric, UnknownNameError
 
-__all__ = ["Evaluation", "evaluate", "has_learnt", "metric_function", "predict", "rated"]
+__all__ = ["Evaluation", "evaluate", "has_learnt", "metric_function", "metric_value", "predict", "rated"]
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,32 @@ def rated(model: nn.Module, data: Samples, metric: str | Metric, batch_size: int
     Raises:
         InputError: it is no number.
     """
-    measure = metric_function(metric)
-    value: Any = measure(*answered(model, data, batch_size, doing, torch.device("cpu")))
-    number = float(value) if isinstance(value, Tensor) and value.numel() == 1 else value
+    return metric_value(metric_function(metric), *answered(model, data, batch_size, doing, torch.device("cpu")), doing)
+
+
+def metric_value(measure: Metric, outputs: Any, targets: Any, doing: str) -> float:
+    """Return what a metric says of outputs and targets.
+
+    Raises:
+        InputError: it raises something, which is then the cause, or returns no number.
+
+    >>> metric_value(lambda outputs, targets: outputs, torch.ones(2), None, "evaluate")
+    Traceback (most recent call last):
+    secateur.types.InputError: evaluate: the metric returned a Tensor of shape (2,); it must return one number, high = good
+    """
+    try:
+        value: Any = measure(outputs, targets)
+    except InputError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{doing}: the metric does not take the outputs and targets: {reason}") from error
+    number = value.item() if isinstance(value, Tensor | np.generic) and prod(value.shape) == 1 else value
     if not is_number(number):
-        raise InputError(f"{doing}: the metric returned a {type(value).__name__}; it must return a number")
+        shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
+        raise InputError(
+            f"{doing}: the metric returned a {type(value).__name__}{shape}; it must return one number, high = good"
+        )
     return float(number)
 
 

@@ -15,6 +15,7 @@ from secateur.allocate import budget as within
 from secateur.allocate.balance import LEAST_SHARES
 from secateur.allocate.goals import UnreachableError
 from secateur.allocate.multiples import select_rounded
+from secateur.checks import check_options
 from secateur.criteria import JointLossChange, LossCriterion, by_name
 from secateur.criteria.base import level_sites, scores_of
 from secateur.labelled import SampleBatch, batches
@@ -70,6 +71,7 @@ def prune(
     (8, (178, 90))
     """
     changes |= {n: v for n, v in (("criterion", criterion), ("sparsity", sparsity)) if v is not None}
+    check_options("prune", PruneOptions, or_none=True, options=options)
     settled_options = with_changes(options or PruneOptions(), changes, "option of prune")
     result = (
         _solved(model, example_inputs, settled_options, data)

@@ -8,6 +8,7 @@ from typing import Any
 
 from secateur.result.change import OutputChange
 from secateur.result.joint import JointCut
+from secateur.types import in_groups, some_of
 
 __all__ = ["Method", "PruneReport", "SiteReport"]
 
@@ -53,9 +54,6 @@ FELT = 0.5
 
 WORTH_TIMING = 1_000_000
 """With fewer multiply-accumulates a model's time is that of calling it."""
-
-SHOWN = 4
-"""How many layers the report's text names for one reason."""
 
 
 @dataclass(frozen=True)
@@ -136,10 +134,19 @@ class PruneReport:
         """The sites that keep a tenth of their units or less, those that keep the least first."""
         return tuple(sorted((site for site in self.sites if site.share <= NEARLY_EMPTY), key=lambda site: site.share))
 
+    @property
+    def headline(self) -> str:
+        """How many units went, and by what, in a line."""
+        if not self.units_removed:
+            return f"nothing removed: all {self.units:,} units are kept"
+        return (
+            f"{self.units_removed:,} of {self.units:,} units removed ({self.units_removed / self.units:.1%}): "
+            f"{self.unit} by {self.criterion}" + (f", {self.scope}" if self.scope else "")
+        )
+
     def __str__(self) -> str:
         rows = [
-            f"{self.units_removed:,} of {self.units:,} units removed ({self.units_removed / self.units:.1%}): "
-            f"{self.unit} by {self.criterion}" + (f", {self.scope}" if self.scope else ""),
+            self.headline,
             _change("parameters", *self.parameters),
             _change("non-zero", *self.nonzero),
             *([_change("MACs", *self.macs)] if self.macs else []),
@@ -173,7 +180,7 @@ class PruneReport:
         if self.unit == "weights":
             notes.append("zeros are not cut out: the shapes stay, so the model is neither smaller nor faster")
         if self.frozen:
-            notes.append(f"left whole: {_left_whole(self.frozen)}")
+            notes.append(f"left whole: {in_groups(self.frozen)}")
         return notes
 
     def _beyond_recognition(self) -> list[str]:
@@ -246,27 +253,10 @@ def _warning(sites: tuple[SiteReport, ...]) -> list[str]:
     if not sites:
         return []
     count = f"{len(sites)} sites keep" if len(sites) > 1 else "1 site keeps"
-    least = _some([f"{site.name} ({site.kept} of {site.units})" for site in sites])
+    least = some_of([f"{site.name} ({site.kept} of {site.units})" for site in sites])
     return [f"WARNING: {count} {100 * NEARLY_EMPTY:g} % of the units or less: {least}"]
 
 
 def _change(quantity: str, before: int, after: int) -> str:
     share = f"{1 - after / before:.1%} removed" if before else "none"
     return f"{quantity:<11}{before:>14,} → {after:>14,}     ({share})"
-
-
-def _left_whole(frozen: Mapping[str, str]) -> str:
-    """The layers that stayed whole, by reason.
-
-    >>> _left_whole({"a": "ignored, as asked", "fc": "the model's output", "b": "ignored, as asked"})
-    "a, b (ignored, as asked); fc (the model's output)"
-    """
-    groups: dict[str, list[str]] = {}
-    for name, reason in frozen.items():
-        groups.setdefault(reason, []).append(name)
-    return "; ".join(f"{_some(names)} ({reason})" for reason, names in groups.items())
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -74,6 +74,13 @@ class Result:
     runtime: str = "eager"
     change: OutputChange | None = None
 
+    def __repr__(self) -> str:
+        before, after = (parameters(model).total for model in (self.original, self.model))
+        units = sum(site.size for site in self.sites.values())
+        left = sum(int(keep_mask.sum()) for keep_mask in self.keep.values())
+        units_left = f"{left:,} of {units:,} {_unit(self.sites)} kept"
+        return f"<Result: {type(self.model).__name__}, {units_left}, parameters {before:,} → {after:,}>"
+
     @classmethod
     @usual
     def of(

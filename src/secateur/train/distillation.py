@@ -119,7 +119,10 @@ class Distillation(Callback):
     def _of_targets(self, outputs: Any, targets: Any) -> Tensor:
         single = answers(outputs, self.loss)
         check_answers(single, targets, self.loss, "distillation")
-        return loss_function(self.loss)(single, targets)
+        value: object = loss_function(self.loss)(single, targets)
+        if not isinstance(value, Tensor) or value.ndim:
+            raise InputError("distillation: the loss must return a scalar tensor; take the mean over the batch")
+        return value
 
     def _of_hints(self) -> Tensor | float:
         total: Tensor | float = 0.0

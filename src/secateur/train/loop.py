@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from secateur.checks import check_options
 from secateur.labelled import (
     SampleBatch,
     Samples,
@@ -38,7 +39,7 @@ from secateur.train.options import TrainOptions
 from secateur.trees import changed
 from secateur.types import FileError, InputError, Loss, with_changes
 
-__all__ = ["fit", "try_model"]
+__all__ = ["fit", "in_one_line", "try_loss", "try_model"]
 
 EVALUATION_BATCH = 256
 CALMER = "the model is as it was before; train with a lower lr, or with clip_norm"
@@ -95,6 +96,7 @@ def fit(
     >>> round(model.weight.item(), 4), len(history)
     (3.0, 50)
     """
+    check_options("fit", TrainOptions, or_none=True, options=options)
     options = with_changes(options or TrainOptions(), changes, "training option")
     data = Sources(train, validation, options)
     data.check()
@@ -155,7 +157,7 @@ class Sources:
             batch = together(data) or next(batches(data, 1, role))
             with modes_kept(model), torch.no_grad():
                 model.eval()
-                outputs = _try_loss(model, batch.rows(slice(2)).to(device_of(model)), self.loss, role)
+                outputs = try_loss(model, batch.rows(slice(2)).to(device_of(model)), self.loss, role)
             if are_classes(outputs, batch.targets):
                 check_labels(batch.targets, outputs.shape[1], role)
 
@@ -164,11 +166,29 @@ def try_model(model: nn.Module, batch: SampleBatch, what: str) -> Any:
     """Return what a model answers; `what` says in the error whose inputs it does not take."""
     try:
         return batch.run(model)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise InputError(f"{what}: the model does not take inputs of {_shapes(batch.inputs)}: {error}") from error
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{what}: the model does not take inputs of {_shapes(batch.inputs)}: {in_one_line(error)}"
+        ) from error
 
 
-def _try_loss(model: nn.Module, batch: SampleBatch, loss: Loss, what: str) -> Any:
+def in_one_line(error: Exception) -> str:
+    """Return what went wrong in code that is not ours.
+
+    >>> in_one_line(KeyError("scale"))
+    "KeyError: 'scale'"
+    """
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def try_loss(model: nn.Module, batch: SampleBatch, loss: Loss, what: str) -> Any:
+    """Return what a model answers, the logits of what names them, where the loss takes it.
+
+    Raises:
+        InputError: it does not, raises something, or returns no scalar.
+    """
     outputs = answers(try_model(model, batch, what), loss)
     check_answers(outputs, batch.targets, loss, what)
     shapes = f"outputs of {_shapes(outputs)} and targets of {_shapes(batch.targets)}"
@@ -176,8 +196,8 @@ def _try_loss(model: nn.Module, batch: SampleBatch, loss: Loss, what: str) -> An
         value = loss(outputs, batch.targets)
     except InputError:
         raise
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise InputError(f"{what}: the loss does not take {shapes}: {error}") from error
+    except Exception as error:
+        raise InputError(f"{what}: the loss does not take {shapes}: {in_one_line(error)}") from error
     if not isinstance(value, Tensor) or value.ndim:
         raise InputError(f"{what}: the loss must return a scalar tensor for {shapes}; take the mean over the batch")
     return logits_of(outputs)

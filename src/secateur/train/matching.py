@@ -197,7 +197,7 @@ def _value_and_slopes(match: Match, outputs: Any, answers: Any) -> tuple[str, li
     """What is wrong, if anything is; the value, and its gradient by each tensor of the outputs."""
     with torch.enable_grad():
         leafed = changed(outputs, lambda x: x.detach().requires_grad_() if x.is_floating_point() else x)
-        value: object = match(leafed, answers)
+        value: object = _matched(match, leafed, answers)
         if not isinstance(value, Tensor) or value.ndim:
             what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             return f"it returns {what} and no scalar tensor", []
@@ -206,6 +206,17 @@ def _value_and_slopes(match: Match, outputs: Any, answers: Any) -> tuple[str, li
         leaves = [leaf for leaf in tensors_within(leafed) if leaf.requires_grad]
         slopes = torch.autograd.grad(value, leaves, allow_unused=True)
     return "", [value.detach(), *(x.new_zeros(()) if s is None else s for x, s in zip(leaves, slopes, strict=True))]
+
+
+def _matched(match: Match, outputs: Any, answers: Any) -> object:
+    try:
+        return match(outputs, answers)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"distillation: the loss does not take the model's outputs and the teacher's: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _others(value: Any) -> list[Any]:
