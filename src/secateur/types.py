@@ -271,17 +271,11 @@ class Sites(Mapping[str, Site]):
         >>> Sites({}, {"fc": "the model's output"}).check_any("budget")
         Traceback (most recent call last):
         ...
-        secateur.types.InputError: budget: nothing of this model can be removed (sites.frozen): fc: the model's output
+        secateur.types.InputError: budget: nothing of this model can be removed (sites.frozen): fc (the model's output)
         """
         if not self.table:
-            reasons = [f"{name}: {why}" for name, why in self.frozen.items()]
-            more = f"; and {len(reasons) - REASONS} more" if len(reasons) > REASONS else ""
-            told = "; ".join(reasons[:REASONS]) or "no layer has units that another one reads"
-            raise InputError(f"{doing}: nothing of this model can be removed (sites.frozen): {told}{more}")
+            raise InputError(f"{doing}: nothing of this model can be removed (sites.frozen): {self.why_whole()}")
 
-
-REASONS = 3
-"""How many reasons an error tells."""
 
 Scores = Mapping[str, Tensor]
 """One tensor of scores a site, of the site's shape; high means keep."""

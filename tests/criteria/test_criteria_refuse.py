@@ -37,12 +37,8 @@ def test_without_sites_there_is_nothing_to_score(name: str) -> None:
     single = nn.Linear(6, 3)
     criterion = by_name(name, DATA)
     with pytest.raises(
-<<<<<<< HEAD
         InputError,
         match=rf"^{type(criterion).__name__}: nothing of this model can be removed \(sites.frozen\): .*the model's output",
-=======
-        InputError, match=rf"^{type(criterion).__name__}: there are no sites to score: "
->>>>>>> fresh2
     ):
         criterion(single, channels(single, X))
 

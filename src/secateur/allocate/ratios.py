@@ -94,12 +94,7 @@ def by_sensitivity(scan: Sensitivity, sparsity: float, *, metric: str = "loss", 
 
 
 def _checked(sites: Sites) -> Mapping[str, Site]:
-<<<<<<< HEAD
     sites.check_any("allocate")
-=======
-    if not sites:
-        raise InputError(f"allocate: there are no sites: {sites.why_whole()}")
->>>>>>> fresh2
     return sites
 
 

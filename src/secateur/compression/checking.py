@@ -71,8 +71,7 @@ def cuttable(model: nn.Module, inputs: ExampleInputs, ignore: Iterable[str]) -> 
         InputError: there is none; it says why.
     """
     sites = channels(model, inputs, ignore)
-    if not sites:
-        raise InputError(f"compress: there is nothing to cut: {sites.why_whole()}")
+    sites.check_any("compress")
     return sites
 
 

@@ -51,13 +51,7 @@ class CriterionBase(ABC):
         """
         with as_usual(model):
             check_same_model(model, sites)
-<<<<<<< HEAD
             sites.check_any(type(self).__name__)
-=======
-            if not sites:
-                who = type(self).__name__
-                raise InputError(f"{who}: there are no sites to score: {sites.why_whole()}")
->>>>>>> fresh2
             scores = self._score(model, sites)
             _check_finite(scores, type(self).__name__)
             return scores

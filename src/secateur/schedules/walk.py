@@ -152,12 +152,7 @@ class Schedule(ABC):
             CutError, VerificationError: see `cut`.
         """
         check_same_model(model, sites)
-<<<<<<< HEAD
         sites.check_any("prune")
-=======
-        if not sites:
-            raise InputError(f"there are no sites to prune: {sites.why_whole()}")
->>>>>>> fresh2
         walk = Walk(model, sites, self.minimum, on_step)
         with bar(len(walk.units), progress, "units removed") as walk.advance:
             if checkpoint is not None:

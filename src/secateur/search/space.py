@@ -69,12 +69,7 @@ class Space:
     def __post_init__(self) -> None:
         check_same_model(self.model, self.sites)
         check_finite(self.model, "search", REPAIR)
-<<<<<<< HEAD
         self.sites.check_any("search")
-=======
-        if not self.sites:
-            raise InputError(f"search: there are no sites to choose from: {self.sites.why_whole()}")
->>>>>>> fresh2
         named = dict(self.model.named_parameters())
         bias_names = [self.biases] if isinstance(self.biases, str) else list(self.biases)
         for name in bias_names:
