@@ -35,7 +35,8 @@ NOTES = (
     "its kernel; behind its norm and ReLU a whole quarter may be shut from the beginning, and then makes nearly all of the loss. "
     "That lies in the draw, so each network is compared with the unpruned one of its own draw, and the median of the four "
     "quarters' losses stands beside the mean.",
-    "The strengths were chosen with another seed, on MNIST-5k. The loss shown is that on test images.",
+    "The strengths were chosen with another seed on MNIST-5k, by the loss on its test images; the loss shown is that on test "
+    "images, too.",
 )
 
 
