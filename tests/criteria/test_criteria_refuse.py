@@ -36,9 +36,7 @@ def model() -> nn.Module:
 def test_without_sites_there_is_nothing_to_score(name: str) -> None:
     single = nn.Linear(6, 3)
     criterion = by_name(name, DATA)
-    with pytest.raises(
-        InputError, match=rf"^{type(criterion).__name__}: there are no sites to score: "
-    ):
+    with pytest.raises(InputError, match=rf"^{type(criterion).__name__}: there are no sites to score: "):
         criterion(single, channels(single, X))
 
 
