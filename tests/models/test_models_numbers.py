@@ -130,6 +130,7 @@ def test_vgg_and_resnet_begin_as_torchvisions() -> None:
         ("kaiming-normal", (2 / 784) ** 0.5),
         ("kaiming-uniform", (2 / 784) ** 0.5),
         ("truncated-normal", 0.0880),
+        ("standard-normal", 1.0),
     ],
 )
 def test_init_replaces_the_networks_own(init: str, std: float) -> None:
@@ -148,6 +149,7 @@ def test_every_scheme_is_tested() -> None:
         "kaiming-normal",
         "kaiming-uniform",
         "truncated-normal",
+        "standard-normal",
     }
     with pytest.raises(UnknownNameError, match="unknown initialisation 'xavier'; did you mean"):
         models.build("ann-128", init="xavier")

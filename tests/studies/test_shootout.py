@@ -71,8 +71,9 @@ def tables(report: Report) -> dict[str, Table]:
 
 
 def test_every_criterion_takes_part() -> None:
-    """All but those by norms, l2, which is magnitude, and the one that came after the study."""
-    assert set(names()) - {name.replace(" ", "-") for name in CRITERIA} == {"bn-scale", "joint-loss-change", "l2"}
+    """All but those by norms, l2, which is magnitude, counts, which rank as the active fraction does, and what came later."""
+    others = {"activation-count", "bn-scale", "joint-loss-change", "l2"}
+    assert set(names()) - {name.replace(" ", "-") for name in CRITERIA} == others
 
 
 @pytest.mark.parametrize("unit", ["channels", "weights"])
