@@ -204,7 +204,7 @@ def check_usable(tensor: Tensor, doing: str, name: str) -> None:
 
 def _check_arguments(doing: str, arguments: Iterable[object]) -> None:
     """Refuse models and example inputs of a call that cannot be computed with."""
-    for argument in arguments:
+    for argument in {id(argument): argument for argument in arguments}.values():
         if isinstance(argument, nn.Module):
             for name, tensor in own_tensors(argument).items():
                 if not isinstance(tensor, UNMADE):
@@ -373,9 +373,11 @@ def usual(function: Callable[P, R], computes: bool = True) -> Callable[P, R]:
     context, model_among, within, check, doing = as_usual, _model_among, _WITHIN, _check_arguments, function.__name__
 
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        arguments = (*args, *kwargs.values())
+        model = model_among(arguments)
         if computes and not within.get():
-            check(doing, (*args, *kwargs.values()))
-        with context(model_among((*args, *kwargs.values())), doing, computes):
+            check(doing, (*arguments, model))
+        with context(model, doing, computes=False):  # it was looked at with the other arguments
             return function(*args, **kwargs)
 
     # With the names of what is wrapped, as doctest takes no function of another module for a module's own.
