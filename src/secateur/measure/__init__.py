@@ -2,7 +2,7 @@
 
 from secateur.activations import UnitCounts, UnitStatistics, activation_counts, activation_statistics
 from secateur.measure.agree import Agreement, agreement
-from secateur.measure.quality import Evaluation, evaluate, has_learnt, predict
+from secateur.measure.quality import Evaluation, calibration_error, evaluate, has_learnt, predict
 from secateur.measure.size import ParameterCount, file_bytes, macs, parameters, peak_memory
 from secateur.measure.speed import Latency, LatencyComparison, Spread, compare_latency, latency
 from secateur.rate.masks import rate
@@ -19,6 +19,7 @@ __all__ = [
     "activation_counts",
     "activation_statistics",
     "agreement",
+    "calibration_error",
     "compare_latency",
     "evaluate",
     "file_bytes",

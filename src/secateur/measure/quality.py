@@ -18,7 +18,7 @@ from secateur.rate.whole import answered, tally_pass
 from secateur.state import check_module, usual
 from secateur.types import InputError, Loss, Metric, UnknownNameError
 
-__all__ = ["Evaluation", "evaluate", "has_learnt", "metric_function", "metric_value", "predict", "rated"]
+__all__ = ["Evaluation", "calibration_error", "evaluate", "has_learnt", "metric_function", "metric_value", "predict", "rated"]
 
 
 @dataclass(frozen=True)
@@ -189,3 +189,34 @@ def predict(model: nn.Module, data: Samples, *, batch_size: int = 256) -> Any:
     check_samples(data, "predict")
     outputs, _ = answered(model, unlabelled(data), batch_size, "predict")
     return outputs
+
+
+def calibration_error(outputs: Tensor, targets: Tensor, bins: int = 15) -> float:
+    """Return the expected calibration error of a classifier (Guo et al., 2017): how far confidence is from accuracy.
+
+    Samples are sorted into equal bins of confidence, the greatest probability that softmax gives; each bin's distance
+    between mean confidence and accuracy counts by its share of the samples.
+
+    Args:
+        outputs: logits, ``(N, classes)``, as `predict` gives them.
+        targets: the classes, ``(N,)``.
+        bins: how many.
+
+    Raises:
+        InputError: the shapes do not fit.
+
+    >>> sure = torch.tensor([[9.0, -9.0], [9.0, -9.0]])  # twice sure of class 0, once right
+    >>> round(calibration_error(sure, torch.tensor([0, 1])), 3)
+    0.5
+    """
+    check_whole("calibration_error", bins=bins)
+    if outputs.ndim != 2 or targets.shape != outputs.shape[:1] or not len(targets):
+        raise InputError(
+            f"calibration_error: outputs are {tuple(outputs.shape)} and targets {tuple(targets.shape)}; give (N, classes) "
+            "and (N,)"
+        )
+    confidence, answer = outputs.double().softmax(1).max(1)
+    right = (answer == targets.to(answer.device)).double()
+    place = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    gaps = torch.zeros(bins, dtype=torch.double, device=outputs.device).index_add(0, place, confidence - right)
+    return float(gaps.abs().sum() / len(targets))

@@ -32,6 +32,7 @@ def accuracy_by_sparsity(
     baseline: float | None = None,
     look: Mapping[str, Style] | None = None,
     label: str = "Test accuracy",
+    density: bool = False,
 ) -> Figure:
     """Draw accuracy over sparsity, one line a method: the mean over runs and its 95 % confidence band.
 
@@ -42,6 +43,8 @@ def accuracy_by_sparsity(
         baseline: the unpruned model's value; a dashed line.
         look: the style of each method (`styles`).
         label: the vertical axis.
+        density: draw it over the part that is left, from all of it to the least on a logarithmic axis: for sparsities
+            that differ beyond 90 %.
 
     Raises:
         UnknownNameError: the table has no such column, or `look` no such method.
@@ -52,7 +55,7 @@ def accuracy_by_sparsity(
     >>> accuracy_by_sparsity(runs, baseline=0.91).axes[0].get_xlabel()
     'Sparsity: part removed (%)'
     """
-    return _sweep(frame, value, published, baseline, look, label, share=True, logarithmic=False)
+    return _sweep(frame, value, published, baseline, look, label, share=True, density=density)
 
 
 def loss_by_sparsity(
@@ -138,7 +141,8 @@ def _sweep(
     label: str,
     *,
     share: bool,
-    logarithmic: bool,
+    logarithmic: bool = False,
+    density: bool = False,
 ) -> Figure:
     check(frame, ["method", "sparsity", value])
     look = looks(frame, look)
@@ -150,17 +154,27 @@ def _sweep(
             line = axes.axhline(baseline, color=MUTED, linestyle=(0, (4, 3)), linewidth=1.2, label="unpruned")
             tie("unpruned", line)
         for method in dict.fromkeys(frame["method"]):
-            _band(axes, table[table["method"] == method], value, method, look[method], show)
+            _band(axes, table[table["method"] == method], value, method, look[method], show, density=density)
         if published is not None:
-            _published(axes, published, value, look, show)
+            _published(axes, published, value, look, show, density=density)
         _limits(axes, [table[value], [] if published is None else published[value], [baseline]], logarithmic)
-        finish(axes, "Sparsity: part removed (%)", label, percent=share)
+        if density:
+            axes.set_xscale("log")
+            axes.invert_xaxis()
+        finish(axes, "Density: part left (%)" if density else "Sparsity: part removed (%)", label, percent=share)
         legend(figure, axes)
     return figure
 
 
-def _band(axes: Axes, table: DataFrame, value: str, method: str, style: Style, show: _Show) -> None:
-    x, y = 100 * table["sparsity"], table[value]
+def _across(sparsity: Any, density: bool) -> Any:
+    """Where a sparsity stands on the horizontal axis."""
+    return 100 * (1 - sparsity) if density else 100 * sparsity
+
+
+def _band(
+    axes: Axes, table: DataFrame, value: str, method: str, style: Style, show: _Show, *, density: bool
+) -> None:
+    x, y = _across(table["sparsity"], density), table[value]
     band = axes.fill_between(
         x, table[f"{value}.low"], table[f"{value}.high"], color=style.colour, alpha=0.18, linewidth=0
     )
@@ -168,19 +182,21 @@ def _band(axes: Axes, table: DataFrame, value: str, method: str, style: Style, s
     tie(method, band, line)
     for row in table.to_dict("records"):
         words = {"removed": percent(row["sparsity"])} | interval(row, value, show)
-        note(axes, method, (100 * row["sparsity"], row[value]), words)
+        note(axes, method, (_across(row["sparsity"], density), row[value]), words)
 
 
-def _published(axes: Axes, table: DataFrame, value: str, look: Mapping[str, Style], show: _Show) -> None:
+def _published(
+    axes: Axes, table: DataFrame, value: str, look: Mapping[str, Style], show: _Show, *, density: bool
+) -> None:
     check(table, ["method", "sparsity", value], "published table")
     for method, group in table.groupby("method", sort=False):
         check_name("method in the published table", method, look)
-        style, x = look[method], 100 * group["sparsity"]
+        style, x = look[method], _across(group["sparsity"], density)
         (points,) = axes.plot(x, group[value], color=style.colour, marker=style.marker, linestyle="none", **_HOLLOW)
         tie((method, "published"), points)
         for sparsity, number_ in zip(group["sparsity"], group[value], strict=True):
             words = {"removed": percent(sparsity), value: show(number_)}
-            note(axes, (method, "published"), (100 * sparsity, number_), words)
+            note(axes, (method, "published"), (_across(sparsity, density), number_), words)
     # One entry for all: the colours and shapes are the methods' own.
     axes.plot([], [], color=MUTED, marker="o", linestyle="none", label="published", **_HOLLOW)
 
