@@ -2,12 +2,13 @@
 
 from secateur.labelled import Data, Samples
 from secateur.losses import loss_function
-from secateur.train.callbacks import Callback, HoldZeros, LogEpochs, Run
+from secateur.train.callbacks import Callback, LogEpochs, Run
 from secateur.train.cycle import TrainCycle
 from secateur.train.distillation import Distillation, distill
 from secateur.train.distortion import Distortion
 from secateur.train.history import EpochRecord, History
 from secateur.train.loop import fit
+from secateur.train.masks import HoldZeros, TrainingMasks
 from secateur.train.movement import SumMovement
 from secateur.train.options import TrainOptions
 from secateur.train.penalties import ActivationPenalty, GroupLasso, WeightPenalty
@@ -32,6 +33,7 @@ __all__ = [
     "SumMovement",
     "TrainCycle",
     "TrainOptions",
+    "TrainingMasks",
     "WeightPenalty",
     "distill",
     "fit",
