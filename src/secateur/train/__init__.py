@@ -14,6 +14,8 @@ from secateur.train.options import TrainOptions
 from secateur.train.penalties import ActivationPenalty, GroupLasso, WeightPenalty
 from secateur.train.reinitialise import Reinitialise
 from secateur.train.rewind import RewindRate
+from secateur.train.sparse import GradualMagnitude, RigL, SparseEvolution
+from secateur.train.tickets import TrainSparse, TrainTicket
 
 __all__ = [
     "ActivationPenalty",
@@ -22,17 +24,22 @@ __all__ = [
     "Distillation",
     "Distortion",
     "EpochRecord",
+    "GradualMagnitude",
     "GroupLasso",
     "History",
     "HoldZeros",
     "LogEpochs",
     "Reinitialise",
     "RewindRate",
+    "RigL",
     "Run",
     "Samples",
+    "SparseEvolution",
     "SumMovement",
     "TrainCycle",
     "TrainOptions",
+    "TrainSparse",
+    "TrainTicket",
     "TrainingMasks",
     "WeightPenalty",
     "distill",

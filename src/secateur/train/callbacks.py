@@ -15,6 +15,7 @@ from secateur.state import restore, snapshot, tensors
 from secateur.train.history import EpochRecord, History
 from secateur.train.options import LearningRateSchedule, TrainOptions
 from secateur.trees import changed
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
