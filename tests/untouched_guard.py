@@ -40,7 +40,8 @@ ROOMS = (
 CHANGES = {"fit": ("model",), "distill": ("model",), "load_weights": ("model",)}
 EXEMPT = {
     *("ActivationPenalty", "Callback", "Distillation", "Distortion", "GroupLasso", "HoldZeros", "LogEpochs"),
-    *("Reinitialise", "RewindRate", "Run", "SumMovement", "TrainCycle", "WeightPenalty"),
+    *("GradualMagnitude", "Reinitialise", "RewindRate", "RigL", "Run", "SparseEvolution", "SumMovement", "TrainCycle"),
+    *("TrainSparse", "TrainTicket", "TrainingMasks", "WeightPenalty"),
 }
 SMALL = 2**16
 

@@ -26,7 +26,7 @@ from secateur.types import InputError, Sites
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["PruningLog", "Schedule", "Step", "Unit", "Walk"]
+__all__ = ["PruningLog", "Round", "Schedule", "Step", "Unit", "Walk"]
 
 Unit = tuple[str, int]
 """A site's name, and the number of one of its units (of a single weight: its place in the flattened weight)."""
@@ -55,6 +55,30 @@ class Step:
     seconds: float = field(compare=False)
 
 
+@dataclass(frozen=True)
+class Round:
+    """One training of a schedule that trains a network again and again, each time with less of it.
+
+    Attributes:
+        round: counted from 0, the training of the whole network.
+        sparsity: the fraction of the units that are gone.
+        loss, accuracy: after the training, on the schedule's data; nan without any.
+        steps: how many steps the training took.
+        stopping_step: the step of the lowest validation loss, where early stopping would have ended it; the steps that
+            the training took as done are counted. None without validation data.
+        stopping_loss, stopping_accuracy: on the validation data, at that step.
+    """
+
+    round: int
+    sparsity: float
+    loss: float
+    accuracy: float
+    steps: int
+    stopping_step: int | None = None
+    stopping_loss: float | None = None
+    stopping_accuracy: float | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class PruningLog:
     """How a schedule went: the `history` of its `Result`.
@@ -64,6 +88,7 @@ class PruningLog:
         loss_before, accuracy_before: of the original model on the schedule's data; nan without any.
         evaluations: how many losses over all of the data the pruning took.
         ending: why it ended, where that was not the goal that it was given.
+        rounds: the trainings, of a schedule that trains in rounds; empty of others.
     """
 
     steps: tuple[Step, ...]
@@ -71,6 +96,7 @@ class PruningLog:
     accuracy_before: float
     evaluations: int
     ending: str = ""
+    rounds: tuple[Round, ...] = ()
 
     @property
     def loss(self) -> float:
@@ -216,11 +242,12 @@ class Walk:
 
     def without(self, units: Iterable[Unit]) -> dict[str, Tensor] | None:
         """The masks without these units too; None where a site would keep fewer than the minimum."""
-        keep = dict(self.keep)
+        keep, numbers = dict(self.keep), dict[str, list[int]]()
         for name, number in units:
-            if keep[name] is self.keep[name]:
-                keep[name] = keep[name].clone()
-            keep[name].view(-1)[number] = False
+            numbers.setdefault(name, []).append(number)
+        for name, gone in numbers.items():
+            keep[name] = keep[name].clone()
+            keep[name].view(-1)[gone] = False
         enough = all(int(site_mask.sum()) >= min(self.minimum, site_mask.numel()) for site_mask in keep.values())
         return keep if enough else None
 
@@ -306,8 +333,20 @@ class Walk:
         loss, accuracy = state["base"]
         self.base = (loss, accuracy)
 
-    def finish(self, trained: nn.Module | None = None) -> Result:
-        """Cut and verify; `trained` is the model that was cut and trained on the way, where there is one."""
-        log = PruningLog(tuple(self.steps), *self.base, self.evaluations)
-        result = Result.of(self.model, self.sites, self.keep, history=log)
+    def finish(
+        self,
+        trained: nn.Module | None = None,
+        *,
+        masked: nn.Module | None = None,
+        rounds: Sequence[Round] = (),
+    ) -> Result:
+        """Cut and verify.
+
+        Args:
+            trained: the model that was cut and trained on the way, where there is one.
+            masked: the model that was trained on the way with its removed units at zero, and is to be cut.
+            rounds: for the log.
+        """
+        log = PruningLog(tuple(self.steps), *self.base, self.evaluations, rounds=tuple(rounds))
+        result = Result.of(self.model, self.sites, self.keep, repaired=masked, history=log)
         return result if trained is None else replace(result, model=trained)

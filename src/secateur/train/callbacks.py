@@ -11,17 +11,15 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from secateur.checks import check_name
-from secateur.state import digest, restore, snapshot, tensors
+from secateur.state import restore, snapshot, tensors
 from secateur.train.history import EpochRecord, History
 from secateur.train.options import LearningRateSchedule, TrainOptions
 from secateur.trees import changed
-from secateur.types import InputError, Keep
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-__all__ = ["Callback", "HoldZeros", "KeepBest", "LogEpochs", "Run", "ShowProgress", "StopEarly"]
+__all__ = ["Callback", "KeepBest", "LogEpochs", "Run", "ShowProgress", "StopEarly"]
 
 
 @dataclass
@@ -36,9 +34,12 @@ class Run:
         order: the generator of the samples' order.
         records: the epochs that are done.
         step: the steps that are done, over all epochs.
+        total_steps: how many steps all epochs of the options have.
         average: the running average of the model's tensors, with the option `ema`.
         best: the model's tensors (their average, with `ema`) after the epoch of the lowest validation loss, where they
             are kept.
+        masks: the masks of the weights that are trained under masks, by parameter; None without any.
+        settled: how many epochs were done when the masks last changed: only the later ones can be the best.
         stop: set it to end the training: after a step, its epoch ends there; after an epoch, none follows.
     """
 
@@ -50,14 +51,22 @@ class Run:
     order: Generator
     records: list[EpochRecord] = field(default_factory=list)
     step: int = 0
+    total_steps: int = 0
     average: dict[str, Tensor] | None = None
     best: dict[str, Tensor] | None = None
+    masks: dict[str, Tensor] | None = None
+    settled: int = 0
     stop: bool = False
 
     @property
     def history(self) -> History:
         """The epochs that are done."""
         return History(tuple(self.records))
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch of the lowest validation loss among those since the masks last changed; None without validation."""
+        return History(tuple(self.records[self.settled :])).best_epoch
 
     @property
     def lr(self) -> float:
@@ -127,67 +136,12 @@ class Callback:
         """Called at the end, after an error too."""
 
 
-@dataclass(frozen=True, eq=False)
-class HoldZeros(Callback):
-    """Keeps pruned weights at zero while the rest is trained.
-
-    Gradients are masked before they are clipped and used, so that a removed weight weighs on nothing.
-
-    Attributes:
-        keep: one bool tensor a parameter, by the parameter's name and of its shape; True means keep.
-
-    Raises:
-        InputError: a mask is not bool, or not of its parameter's shape.
-        UnknownNameError: the model has no parameter of that name.
-
-    >>> from secateur.train import fit
-    >>> model = nn.Linear(2, 1, bias=False)
-    >>> hold = HoldZeros({"weight": torch.tensor([[True, False]])})
-    >>> _ = fit(model, (torch.ones(4, 2), torch.ones(4, 1)), epochs=1, loss="mse", callbacks=[hold])
-    >>> model.weight[0, 1].item()
-    0.0
-    """
-
-    keep: Keep
-
-    def identity(self) -> str:
-        """Return a hash of the masks."""
-        return f"HoldZeros {digest(sorted(self.keep.items()))}"
-
-    def on_start(self, run: Run) -> None:
-        """Check the masks and set the removed weights to zero."""
-        parameters = dict(run.model.named_parameters(remove_duplicate=False))
-        for name, mask in self.keep.items():
-            check_name("parameter", name, parameters)
-            if mask.dtype != torch.bool or mask.shape != parameters[name].shape:
-                raise InputError(
-                    f"HoldZeros: the mask of {name} is {mask.dtype} of shape {tuple(mask.shape)}; "
-                    f"it must be torch.bool of shape {tuple(parameters[name].shape)}"
-                )
-        self.on_step(run)
-
-    def on_gradients(self, run: Run) -> None:
-        """Set the gradients of the removed weights to zero."""
-        for parameter, gone in self._removed(run.model):
-            if parameter.grad is not None:
-                parameter.grad.masked_fill_(gone, 0)
-
-    def on_step(self, run: Run) -> None:
-        """Set the removed weights to zero."""
-        for parameter, gone in self._removed(run.model):
-            parameter.detach().masked_fill_(gone, 0)
-
-    def _removed(self, model: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
-        pairs = [(model.get_parameter(name), mask) for name, mask in self.keep.items()]
-        return [(parameter, ~mask.to(parameter.device)) for parameter, mask in pairs]
-
-
 class KeepBest(Callback):
     """Keeps the model's tensors of the epoch with the lowest validation loss."""
 
     def on_epoch(self, run: Run) -> None:
         """Keep this epoch's tensors if it is the best so far."""
-        if run.history.best_epoch == run.records[-1].epoch:
+        if run.best_epoch == run.records[-1].epoch:
             run.best = {name: tensor.clone() for name, tensor in run.weights().items()}
 
 
@@ -199,7 +153,7 @@ class StopEarly(Callback):
 
     def on_epoch(self, run: Run) -> None:
         """Stop if the best epoch is long ago."""
-        best = run.history.best_epoch
+        best = run.best_epoch
         if best is not None and run.records[-1].epoch - best >= self.patience:
             run.stop = True
 

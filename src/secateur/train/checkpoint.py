@@ -119,6 +119,8 @@ def _state(run: Run) -> dict[str, Any]:
         "step": run.step,
         "average": run.average,
         "best": run.best,
+        "masks": run.masks,
+        "settled": run.settled,
         "stop": run.stop,
     }
 
@@ -143,8 +145,9 @@ def resume(run: Run, path: Path, identity: Mapping[str, Any]) -> None:
     run.order.set_state(state["order"])
     run.records = [EpochRecord(**epoch) for epoch in state["history"]]
     run.step, run.stop = state["step"], state["stop"]
-    # Checkpoints of 0.1 know no average.
-    run.average, run.best = (_on(run.device, state.get(name)) for name in ("average", "best"))
+    # Checkpoints of 0.1 know no average, and those of before masks changed none.
+    run.average, run.best, run.masks = (_on(run.device, state.get(name)) for name in ("average", "best", "masks"))
+    run.settled = state.get("settled", 0)
     # Last, so that nothing above can draw from it.
     set_rng_state(run.device, state["random"])
 

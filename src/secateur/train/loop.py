@@ -245,7 +245,8 @@ def _new_run(model: nn.Module, data: Sources) -> Run:
     steps = -(-count_batches(data.train, data.options.batch_size) // data.options.accumulate)
     schedule = data.options.make_schedule(optimizer, steps)
     order = Generator().manual_seed(data.options.seed)
-    return Run(model, device_of(model), data.options, optimizer, schedule, order)
+    total = steps * data.options.epochs
+    return Run(model, device_of(model), data.options, optimizer, schedule, order, total_steps=total)
 
 
 def _built_in(data: Sources, progress: bool) -> list[Callback]:

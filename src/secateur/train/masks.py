@@ -1,0 +1,126 @@
+"""Pruned weights that stay at zero while the rest is trained: the one mechanism of every training under masks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from secateur.checks import check_name
+from secateur.state import digest
+from secateur.train.callbacks import Callback, Run
+from secateur.types import InputError, Keep
+
+__all__ = ["HoldZeros", "TrainingMasks", "clear_pruned"]
+
+
+class TrainingMasks(Callback, ABC):
+    """Trains under masks: at every moment, pruned weights and all that the optimizer holds of them are exactly zero.
+
+    A gradient is masked before it is clipped and used, so that a pruned weight weighs on nothing; after the step the
+    weight is set to zero, whatever the optimizer did. The masks stand in ``run.masks`` and in checkpoints. Where several
+    callbacks mask a parameter, a weight is pruned where any begins with it pruned.
+
+    A new kind writes `first`, and `changed` where its masks change on the way.
+    """
+
+    @abstractmethod
+    def first(self, run: Run) -> Keep:
+        """Return the masks that the training begins with: bool, by parameter; True means keep."""
+
+    def changed(self, run: Run, masks: Mapping[str, Tensor]) -> Keep | None:
+        """Return other masks, or None; called in every step when the gradients of all weights, pruned ones too, are there.
+
+        What is zero in the new masks becomes zero; what is kept anew goes on from zero.
+        """
+        return None
+
+    def on_start(self, run: Run) -> None:
+        """Begin with the first masks; a resumed training has its masks already."""
+        if not run.records or run.masks is None:
+            held = run.masks or {}
+            masks = _checked(self.first(run), run.model, type(self).__name__)
+            run.masks = held | {name: mask & held.get(name, mask) for name, mask in masks.items()}
+        clear_pruned(run)
+
+    def on_gradients(self, run: Run) -> None:
+        """Change the masks where it is time, and set the gradients of pruned weights to zero."""
+        assert run.masks is not None
+        masks = self.changed(run, run.masks)
+        if masks is not None:
+            run.masks = run.masks | _checked(masks, run.model, type(self).__name__)
+            run.settled, run.best = len(run.records), None
+            clear_pruned(run)
+        for parameter, pruned in _pruned(run):
+            if parameter.grad is not None:
+                parameter.grad.masked_fill_(pruned, 0)
+
+    def on_step(self, run: Run) -> None:
+        """Set the pruned weights to zero, and what the optimizer may have gathered of them."""
+        clear_pruned(run)
+
+
+@dataclass(frozen=True, eq=False)
+class HoldZeros(TrainingMasks):
+    """Keeps pruned weights at zero while the rest is trained.
+
+    Attributes:
+        keep: one bool tensor a parameter, by the parameter's name and of its shape; True means keep.
+
+    Raises:
+        InputError: a mask is not bool, or not of its parameter's shape.
+        UnknownNameError: the model has no parameter of that name.
+
+    >>> from secateur.train import fit
+    >>> model = nn.Linear(2, 1, bias=False)
+    >>> hold = HoldZeros({"weight": torch.tensor([[True, False]])})
+    >>> _ = fit(model, (torch.ones(4, 2), torch.ones(4, 1)), epochs=1, loss="mse", callbacks=[hold])
+    >>> model.weight[0, 1].item()
+    0.0
+    """
+
+    keep: Keep
+
+    def identity(self) -> str:
+        """Return a hash of the masks."""
+        return f"HoldZeros {digest(sorted(self.keep.items()))}"
+
+    def first(self, run: Run) -> Keep:
+        """Return the masks."""
+        return self.keep
+
+
+def clear_pruned(run: Run) -> None:
+    """Set to zero what is pruned: the weights, their moments in the optimizer, and their running average."""
+    for parameter, pruned in _pruned(run):
+        parameter.detach().masked_fill_(pruned, 0)
+        for moment in run.optimizer.state.get(parameter, {}).values():
+            if isinstance(moment, Tensor) and moment.shape == parameter.shape:
+                moment.masked_fill_(pruned, 0)
+    if run.average is not None:
+        for name, mask in (run.masks or {}).items():
+            run.average[name].masked_fill_(~mask, 0)
+
+
+def _pruned(run: Run) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    """Each masked parameter, with True where it is pruned."""
+    for name, mask in (run.masks or {}).items():
+        yield run.model.get_parameter(name), ~mask
+
+
+def _checked(keep: Keep, model: nn.Module, what: str) -> dict[str, Tensor]:
+    """The masks on the model's device, after a look at their names, types and shapes."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    masks = {}
+    for name, mask in keep.items():
+        check_name("parameter", name, parameters)
+        if mask.dtype != torch.bool or mask.shape != parameters[name].shape:
+            raise InputError(
+                f"{what}: the mask of {name} is {mask.dtype} of shape {tuple(mask.shape)}; "
+                f"it must be torch.bool of shape {tuple(parameters[name].shape)}"
+            )
+        masks[name] = mask.to(parameters[name].device)
+    return masks
