@@ -18,7 +18,16 @@ from secateur.rate.whole import answered, tally_pass
 from secateur.state import check_module, usual
 from secateur.types import InputError, Loss, Metric, UnknownNameError
 
-__all__ = ["Evaluation", "calibration_error", "evaluate", "has_learnt", "metric_function", "metric_value", "predict", "rated"]
+__all__ = [
+    "Evaluation",
+    "calibration_error",
+    "evaluate",
+    "has_learnt",
+    "metric_function",
+    "metric_value",
+    "predict",
+    "rated",
+]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from secateur.checks import check_name
 from secateur.lab.plan.study import Study
-from secateur.studies import calli, charpentier, comparison, janjic, shootout
+from secateur.studies import calli, charpentier, comparison, janjic, shootout, wijnja
 from secateur.studies.comparison import custom
 
 __all__ = ["STUDIES", "by_name"]
@@ -14,6 +14,7 @@ STUDIES: dict[str, Study] = {
         *charpentier.STUDIES,
         *janjic.STUDIES,
         *calli.STUDIES,
+        *wijnja.STUDIES,
         *shootout.STUDIES,
     )
 }

@@ -13,6 +13,7 @@ from secateur.train.movement import SumMovement
 from secateur.train.options import TrainOptions
 from secateur.train.penalties import ActivationPenalty, GroupLasso, WeightPenalty
 from secateur.train.reinitialise import Reinitialise
+from secateur.train.replicas import fit_replicas
 from secateur.train.rewind import RewindRate
 from secateur.train.sparse import GradualMagnitude, RigL, SparseEvolution
 from secateur.train.tickets import TrainSparse, TrainTicket
@@ -44,5 +45,6 @@ __all__ = [
     "WeightPenalty",
     "distill",
     "fit",
+    "fit_replicas",
     "loss_function",
 ]

@@ -25,7 +25,7 @@ SPARSE = 0.9
 """From this sparsity on, what is claimed of tickets is tested."""
 
 NOTES = (
-    "A round trains a network from its initial weights under its mask ({epochs} passes by data set, over at most {images} "
+    "A round trains a network from its initial weights under its mask ({epochs} passes by data set, over at most {train_images} "
     "training images, Adam with learning rate {lr}, batches of {batch_size}), then takes {rate:.0%} of the weights that are "
     "left in each layer, those of least magnitude, and half that share in the output layer (Frankle and Carbin, 2019); "
     "biases stay. The sparsity in tables is that of the hidden layers' schedule, 1 − (1 − {rate:g})^round; the density beside it is "
@@ -68,10 +68,17 @@ def _by_scheme(part: Part, tickets: DataFrame) -> list[Block]:
     basis = part.basis(tickets, "test images").also("mean and 95 % interval of the mean")
     drawing = figures.accuracy_by_sparsity(runs, baseline=dense, look=styles(runs["scheme"]), density=True)
     ends = runs[runs["sparsity"] == runs["sparsity"].max()].groupby("scheme")["accuracy"].mean()
-    alt = f"Accuracy by weights left; at the sparsest {', '.join(f'{name} {value:.3f}' for name, value in ends.items())}."
+    alt = (
+        f"Accuracy by weights left; at the sparsest {', '.join(f'{name} {value:.3f}' for name, value in ends.items())}."
+    )
     caption = "Test accuracy by the share of weights left, after training from the initial weights under the mask."
     data = runs[["scheme", "seed", "sparsity", "accuracy"]]
-    return [Picture("accuracy", drawing, caption, alt, basis, data), *areas(runs, basis), _falls(part, tickets), _curve(part, tickets)]
+    return [
+        Picture("accuracy", drawing, caption, alt, basis, data),
+        *areas(runs, basis),
+        _falls(part, tickets),
+        _curve(part, tickets),
+    ]
 
 
 def falls_at(runs: DataFrame, points: float = 1.0) -> float:
@@ -101,16 +108,29 @@ def _falls(part: Part, tickets: DataFrame) -> Table:
         Mean("falls", Column("falls by a point at", format=".1%"), "95 %", share=True),
         Mean(lambda rows: int(rows["falls"].notna().sum()), Column("networks")),
     ]
-    caption = "The sparsity from which on accuracy is more than a point below the unpruned network's; mean over networks."
-    return grouped(_fall_rows(tickets), "falls", caption, {"scheme": Column("scheme")}, columns, part.basis(tickets, "test images"))
+    caption = (
+        "The sparsity from which on accuracy is more than a point below the unpruned network's; mean over networks."
+    )
+    return grouped(
+        _fall_rows(tickets), "falls", caption, {"scheme": Column("scheme")}, columns, part.basis(tickets, "test images")
+    )
 
 
 def _curve(part: Part, tickets: DataFrame) -> Table:
     table = tickets.pivot_table(index="sparsity", columns="scheme", values="accuracy", sort=False)
     density = tickets.groupby("sparsity")["density"].mean()
-    columns = [Column("removed", format=".1%"), Column("weights left", format=".1%"), *(Column(str(name), format=".4f") for name in table)]
-    rows = [[sparsity, density[sparsity], *values] for sparsity, values in zip(table.index, table.to_numpy().tolist(), strict=True)]
-    return Table("curve", "Test accuracy at each round, mean over networks.", columns, rows, part.basis(tickets, "test images"))
+    columns = [
+        Column("removed", format=".1%"),
+        Column("weights left", format=".1%"),
+        *(Column(str(name), format=".4f") for name in table),
+    ]
+    rows = [
+        [sparsity, density[sparsity], *values]
+        for sparsity, values in zip(table.index, table.to_numpy().tolist(), strict=True)
+    ]
+    return Table(
+        "curve", "Test accuracy at each round, mean over networks.", columns, rows, part.basis(tickets, "test images")
+    )
 
 
 def _tests(part: Part, tickets: DataFrame) -> list[Block]:
@@ -139,7 +159,15 @@ def leaders(tickets: DataFrame) -> list[list[Any]]:
         return [[sparsity, first, second, None, "", None, "not tested"] for sparsity, first, second, _ in rows]
     tests = compare(_joined(rows), value="accuracy", by="scheme", baseline="second", within=["sparsity"])
     return [
-        [sparsity, first, second, 100 * test["difference"], f"{100 * test['low']:+.2f} to {100 * test['high']:+.2f}".replace("-", "−"), test["p_corrected"], test["verdict"]]
+        [
+            sparsity,
+            first,
+            second,
+            100 * test["difference"],
+            f"{100 * test['low']:+.2f} to {100 * test['high']:+.2f}".replace("-", "−"),
+            test["p_corrected"],
+            test["verdict"],
+        ]
         for (sparsity, first, second, _), test in zip(rows, tests.to_dict("records"), strict=True)
     ]
 
@@ -192,9 +220,7 @@ def _measures(part: Part, tickets: DataFrame) -> list[Block]:
         Mean("worst_class", Column("worst class", format=".4f")),
     ]
     rows = rows.assign(worst_class=[min(values) for values in rows["class_accuracy"]])
-    caption = (
-        "Test loss, expected calibration error (Guo et al., 2017; 15 bins of confidence) and the accuracy of the worst class."
-    )
+    caption = "Test loss, expected calibration error (Guo et al., 2017; 15 bins of confidence) and the accuracy of the worst class."
     groups = {"scheme": Column("scheme"), "sparsity": Column("removed", format=".1%")}
     basis = part.basis(rows, "test images")
     return [grouped(rows, "measures", caption, groups, columns, basis), *_classes(part, tickets)]
@@ -208,7 +234,9 @@ def _classes(part: Part, tickets: DataFrame) -> list[Block]:
     first = pick(pruned, scheme=best_scheme(tickets))
     base = [dense[(scheme, seed)] for scheme, seed in zip(first["scheme"], first["seed"], strict=True)]
     runs = class_rows(first, {"ticket": "class_accuracy"}, first["sparsity"])
-    return class_section(part, runs.assign(threshold=runs["sparsity"], base_class_accuracy=base), part.basis(first), "of the weights")
+    return class_section(
+        part, runs.assign(threshold=runs["sparsity"], base_class_accuracy=base), part.basis(first), "of the weights"
+    )
 
 
 def _lottery(part: Part, rows: DataFrame) -> list[Block]:
@@ -219,22 +247,44 @@ def _lottery(part: Part, rows: DataFrame) -> list[Block]:
     dense = pick(pick(rows, scheme=scheme), sparsity=0.0, treatment="ticket").set_index("seed")["accuracy"]
     runs = runs.assign(method=runs["treatment"], gain=100 * (runs["accuracy"] - runs["seed"].map(dense)))
     basis = part.basis(runs, "test images")
-    columns = [Mean("accuracy", Column("accuracy", format=".4f"), "95 %"), Mean("gain", Column("beside unpruned", "points", format="+.2f"), "95 %")]
+    columns = [
+        Mean("accuracy", Column("accuracy", format=".4f"), "95 %"),
+        Mean("gain", Column("beside unpruned", "points", format="+.2f"), "95 %"),
+    ]
     groups = {"sparsity": Column("removed", format=".1%"), "method": Column("network")}
     caption = f"Tickets of {scheme} and their controls, beside the unpruned network of the same seed; means."
-    drawing = figures.accuracy_by_sparsity(runs, baseline=float(dense.mean()), look=styles(runs["method"]), density=True)
+    drawing = figures.accuracy_by_sparsity(
+        runs, baseline=float(dense.mean()), look=styles(runs["method"]), density=True
+    )
     ends = runs[runs["sparsity"] == max(levels)].groupby("method")["accuracy"].mean()
     alt = f"At the sparsest: {', '.join(f'{name} {value:.3f}' for name, value in ends.items())}."
-    picture = Picture("lottery", drawing, "Tickets and their controls: test accuracy by weights left.", alt, basis, runs[["method", "seed", "sparsity", "accuracy"]])
+    picture = Picture(
+        "lottery-curve",
+        drawing,
+        "Tickets and their controls: test accuracy by weights left.",
+        alt,
+        basis,
+        runs[["method", "seed", "sparsity", "accuracy"]],
+    )
     controls = [name for name in dict.fromkeys(runs["method"]) if name != "ticket"]
-    tests = [block for control in controls for block in judged(runs[runs["method"].isin(["ticket", control])], {control: ["ticket"]}, basis)]
+    tests = [
+        block
+        for control in controls
+        for block in judged(runs[runs["method"].isin(["ticket", control])], {control: ["ticket"]}, basis)
+    ]
     return [picture, grouped(runs, "lottery", caption, groups, columns, basis, sort=True), *tests]
 
 
 def _longer(part: Part) -> list[Block]:
     rows = part.kind("long")
-    history = part.lines(rows).merge(rows[["id", "treatment"]], on="id")
-    drawing = figures.path(history, value="accuracy", by="treatment", label=("Pass over the training images", "Validation accuracy"), share=True)
+    history = part.lines(rows)
+    drawing = figures.path(
+        history,
+        value="accuracy",
+        by="treatment",
+        label=("Pass over the training images", "Validation accuracy"),
+        share=True,
+    )
     wide = history.pivot_table(index=["step", "seed"], columns="treatment", values="accuracy").reset_index()
     controls = [name for name in dict.fromkeys(rows["treatment"]) if name != "ticket"]
     for name in controls:
@@ -246,8 +296,16 @@ def _longer(part: Part) -> list[Block]:
     caption = f"How far tickets of {removed} removed are ahead as training grows longer, paired by seed."
     basis = part.basis(rows, "validation images")
     table = grouped(shown, "longer", caption, {"step": Column("passes")}, columns, basis, sort=True)
-    alt = f"At the last pass tickets lead by {', '.join(f'{mean(wide[wide["step"] == steps[-1]], name):+.2f} points over {name}' for name in controls)}."
-    picture = Picture("longer", drawing, f"Validation accuracy over the training: tickets of {removed} removed, and controls.", alt, basis, history[["treatment", "seed", "step", "accuracy"]])
+    end = wide[wide["step"] == steps[-1]]
+    alt = f"At the last pass tickets lead by {', '.join(f'{mean(end, name):+.2f} points over {name}' for name in controls)}."
+    picture = Picture(
+        "longer-curve",
+        drawing,
+        f"Validation accuracy over the training: tickets of {removed} removed, and controls.",
+        alt,
+        basis,
+        history[["treatment", "seed", "step", "accuracy"]],
+    )
     return [picture, table]
 
 
@@ -259,7 +317,13 @@ def _others(part: Part) -> list[Block]:
     caption = "The same networks pruned otherwise: at once after one training and trained again from the start (one-shot), and before any training (SNIP)."
     blocks: list[Block] = [grouped(rows, "others", caption, groups, columns, basis, sort=True)]
     for way, group in rows.groupby("way", sort=False):
-        blocks += paired(group, f"others-{way}", f"Schemes under {way}, against the best under iterative pruning.", baseline=best_scheme(pick(part.kind("ticket"), treatment="ticket")), by="scheme")
+        blocks += paired(
+            group,
+            f"others-{way}",
+            f"Schemes under {way}, against the best under iterative pruning.",
+            baseline=best_scheme(pick(part.kind("ticket"), treatment="ticket")),
+            by="scheme",
+        )
     return blocks
 
 
@@ -310,7 +374,9 @@ def _lottery_words(part: Part, rows: DataFrame) -> list[str]:
     gaps = {"the unpruned network": at["ticket"] - dense}
     gaps |= {name: at["ticket"] - at[name] for name in dict.fromkeys(sparse["treatment"])}
     told = [f"{_gap(values)} {name}" for name, values in gaps.items()]
-    return [f"With {percent(level)} of the weights removed, tickets of {scheme} have {', '.join(told)} (points of test accuracy, paired)."]
+    return [
+        f"With {percent(level)} of the weights removed, tickets of {scheme} have {', '.join(told)} (points of test accuracy, paired)."
+    ]
 
 
 def _gap(values: Any) -> str:
@@ -328,4 +394,11 @@ def cards(part: Part) -> list[Card]:
     falls = _fall_rows(pick(tickets, scheme=best))["falls"]
     runs = pick(tickets, scheme=best).groupby("seed")["accuracy"].mean()
     head = Card("best over all sparsities", best, f"{100 * runs.mean():.2f} % {interval(100 * runs)}".strip())
-    return [head, *([Card("falls by a point at", f"{100 * falls.mean():.1f} %", f"removed, {best}")] if falls.notna().any() else [])]
+    return [
+        head,
+        *(
+            [Card("falls by a point at", f"{100 * falls.mean():.1f} %", f"removed, {best}")]
+            if falls.notna().any()
+            else []
+        ),
+    ]

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
-
-from torch import Tensor
 
 from secateur.lab.plan.options import Option, Options
 from secateur.lab.plan.recipe import Json, Recipe
 from secateur.lab.plan.study import Cell, Context, Outcome, Publication
 from secateur.models.schemes import SCHEMES
+from secateur.studies.calli.augment import cifar_form
 from secateur.studies.kit import networks
 from secateur.studies.kit.parts import study
 from secateur.studies.wijnja.pages import NOTES, cards, sections, words
-from secateur.studies.wijnja.training import CONTROLS, WAYS, Round, figures_of
+from secateur.studies.wijnja.training import CONTROLS, WAYS, Block, figures_of
 
 __all__ = ["CONV", "DENSE"]
 
 SOURCE = Publication("wijnja", "S. Wijnja, E. Wierstra, T. Hamburger", 2020, "Making Networks Prune-Ready")
 
-_TOLD = ("images", "validation", "batch_size", "lr", "rate", "scope", "rewind")
+_TOLD = ("train_images", "validation", "batch_size", "lr", "rate", "scope", "colour")
 TICKET = "ticket"
 
 
@@ -65,8 +64,13 @@ class _Grid:
     ) -> Iterator[Cell]:
         """Yield the cell that trains a block, then one for each of its networks."""
         lookup = {key: self.settled[key] for key in ("data", "model")}
-        options = networks.fitted(lookup["data"], lookup["model"], self.settled["model_options"])
-        told = {key: self.settled[key] for key in _TOLD} | {"epochs": passes or self._passes(), "model_options": options}
+        options = self.settled["model_options"]
+        if not self.settled["colour"]:
+            options = networks.fitted(lookup["data"], lookup["model"], options)
+        told = {key: self.settled[key] for key in _TOLD} | {
+            "epochs": passes or self._passes(),
+            "model_options": options,
+        }
         parameters = {"scheme": scheme, "round": number, **how, **told, **lookup}
         needs = () if last is None else (last.id,)
         trained = Cell(Recipe(self.study, f"train-{kind}", {"seeds": seeds, **parameters}, needs), train_cell)
@@ -103,10 +107,12 @@ def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
 def train_cell(context: Context) -> Outcome:
     """Train the networks of a block, and keep their figures and the masks of the next round."""
     masks = context.artefact() if context.recipe.needs else {}
-    splits = {name: networks.split(context, context.recipe.parameters, name) for name in ("train", "validation", "test")}
-    block = Round(context.recipe.kind, context.recipe.parameters, splits, masks)
-    histories, tensors = block.trained()
-    rows = [{"seed": seed, **row} for seed, rows in zip(context["seeds"], histories, strict=True) for row in rows]
+    recipe = context.recipe.parameters
+    splits = {name: networks.split(context, recipe, name) for name in ("train", "validation", "test")}
+    if recipe["colour"]:
+        splits = {name: replace(images, images=cifar_form(images.images)) for name, images in splits.items()}
+    histories, tensors = Block(recipe, splits, masks, goes_on=context.recipe.kind == "train-round").trained()
+    rows = [{"network": seed, **row} for seed, rows in zip(context["seeds"], histories, strict=True) for row in rows]
     means = {name: float(tensors[name].mean()) for name in ("accuracy", "loss", "density")}
     return Outcome(means, rows, tensors)
 
@@ -114,8 +120,8 @@ def train_cell(context: Context) -> Outcome:
 def figures_cell(context: Context) -> Outcome:
     """Take one network's figures out of its block's."""
     metrics = figures_of(context.artefact(), context["place"])
-    history = [dict(row) for row in context.record().history if row["seed"] == context["seed"]]
-    return Outcome(metrics, [{key: value for key, value in row.items() if key != "seed"} for row in history])
+    history = [dict(row) for row in context.record().history if row["network"] == context["seed"]]
+    return Outcome(metrics, [{key: value for key, value in row.items() if key != "network"} for row in history])
 
 
 def _options(*changed: tuple[str, Json]) -> Options:
@@ -123,16 +129,34 @@ def _options(*changed: tuple[str, Json]) -> Options:
     shared = {option.name: option for option in networks.OPTIONS}
     table = (
         *(shared[name] for name in ("seeds", "batch_size", "validation", "data", "data_dir", "model", "model_options")),
-        Option("epochs", "mapping", {"fashion-mnist": 5, "mnist-5k": 12}, "passes a round, by data set; others as the first"),
-        Option("images", "count", 20_000, "training images, at most", least=1),
+        Option(
+            "epochs",
+            "mapping",
+            {"fashion-mnist": 5, "mnist-5k": 12},
+            "passes a round, by data set; others as the first",
+        ),
+        Option("train_images", "count", 20_000, "training images, at most", least=1),
         Option("lr", "number", 1.2e-3, "learning rate of Adam", least=0),
         Option("schemes", "text", list(THEIRS), "how weights begin", allowed=names, many="list"),
         Option("rounds", "count", 25, "how often is pruned", least=1),
-        Option("rate", "number", 0.2, "the share of the weights left that a round takes; half of it of the output layer", least=0, most=1),
+        Option(
+            "rate",
+            "number",
+            0.2,
+            "the share of the weights left that a round takes; half of it of the output layer",
+            least=0,
+            most=1,
+        ),
         Option("scope", "text", "layer", "where weights compete", allowed=("layer", "global")),
-        Option("rewind", "count", 0, "the pass after which weights are as they are reset to; 0: as they began"),
+        Option("colour", "flag", False, "grey images as CIFAR-10 has them, 3 × 32 × 32"),
         Option("replicas", "count", 5, "how many seeds are trained as one", least=1),
-        Option("controls", "count", [4, 7, 11, 15, 20], "the rounds at which tickets stand beside their controls", many="any"),
+        Option(
+            "controls",
+            "count",
+            [4, 7, 11, 15, 20],
+            "the rounds at which tickets stand beside their controls",
+            many="any",
+        ),
         Option("control_scheme", "text", "xavier-normal", "the scheme of the controls", allowed=names),
         Option("longer", "count", 4, "how many times as long the longer training is; 1 for none", least=1),
         Option("long_round", "count", 11, "the round of the longer training"),
@@ -180,4 +204,11 @@ CONV = _study(
     ("data", "fashion-mnist"),
     ("model", "conv-2"),
     ("validation", 500),
+    ("colour", True),
+    ("lr", 2e-4),
+    ("epochs", {"fashion-mnist": 3}),
+    ("train_images", 3000),
+    ("controls", []),
+    ("longer", 1),
+    ("other_sparsities", []),
 )

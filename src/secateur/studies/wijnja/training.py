@@ -1,8 +1,7 @@
-"""One round of iterative pruning for several networks at once: their masks, their training, and all that is asked of them."""
+"""One training of a block of networks that differ in their seeds: how they begin, under which masks, and what became of them."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,18 +9,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from secateur import models
 from secateur.criteria import Snip
 from secateur.data import Split
 from secateur.lab.plan.recipe import Json
 from secateur.measure import calibration_error, evaluate, predict
+from secateur.models.schemes import initialise
+from secateur.randomness import private_draws
+from secateur.schedules import Rewind, random_ticket, reinitialised, shuffled, small_dense
+from secateur.schedules.tickets import Ticket, TrainedTicket, lowest_removed
+from secateur.selection import select
 from secateur.structure import weights
-from secateur.train import TrainOptions
-from secateur.types import Keep
+from secateur.studies.wijnja.flow import movement
+from secateur.train import History, TrainOptions, TrainTicket, fit_replicas
+from secateur.types import Keep, Sites
+from secateur.untouched import copied
 
-__all__ = ["CONTROLS", "WAYS", "Round", "figures_of"]
+__all__ = ["CONTROLS", "WAYS", "Block", "figures_of"]
 
 CONTROLS = ("reinitialised", "shuffled", "random mask", "small")
 """What a ticket stands beside."""
@@ -30,25 +36,177 @@ WAYS = ("one-shot", "snip")
 """The other ways to prune."""
 
 ELSEWHERE = 1_000_000
-"""What is added to a seed to draw other weights, or a mask."""
+"""What is added to a seed where weights or masks are drawn anew."""
 
-GRADIENT_IMAGES = 1000
-EARLY = "early"
-MASK, WEIGHT = "mask:", "weight:"
+SCORED = 1000
+MASK, WEIGHT = "mask ", "weight "
 
 
 @dataclass(frozen=True, eq=False)
-class Round:
-    """The networks of one block: begun, masked, trained and rated.
+class Block:
+    """The networks of one cell.
 
     Attributes:
-        kind: of the cell.
-        recipe: its parameters.
+        recipe: the cell's parameters.
         splits: the data.
-        needed: the tensors of the round before: packed masks, and the weights of the first round.
+        needed: the tensors of the round before: packed masks for this round, and of the first round the weights.
+        goes_on: whether a round follows, for which masks are kept.
     """
 
-    kind: str
     recipe: Mapping[str, Any]
     splits: Mapping[str, Split]
     needed: Mapping[str, Tensor]
+    goes_on: bool
+
+    def trained(self) -> tuple[list[list[dict[str, Json]]], dict[str, Tensor]]:
+        """Train the networks; return the passes of each, and their figures with what the cells that build upon them need."""
+        tickets = [self._ticket(place) for place in range(len(self.recipe["seeds"]))]
+        starts = [self._network(place, ticket) for place, ticket in enumerate(tickets)]
+        networks = [copied(start) for start in starts]
+        keeps = [ticket.masks if ticket is not None else {} for ticket in tickets]
+        histories = fit_replicas(
+            networks,
+            self.splits["train"],
+            self.splits["validation"],
+            self._options,
+            seeds=self.recipe["seeds"],
+            keeps=keeps,
+        )
+        rows = [
+            self._figures(start, network, keep, history)
+            for start, network, keep, history in zip(starts, networks, keeps, histories, strict=True)
+        ]
+        figures = {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in rows[0]}
+        return [_passes(history) for history in histories], figures | self._kept(networks, tickets)
+
+    @property
+    def _options(self) -> TrainOptions:
+        # The network at the end of its training is what Frankle and Carbin prune, and what is rated.
+        told = {name: self.recipe[name] for name in ("epochs", "batch_size", "lr")}
+        return TrainOptions(restore_best=False, **told)
+
+    def _begun(self, place: int, elsewhere: int = 0) -> nn.Module:
+        recipe = self.recipe
+        seed = recipe["seeds"][place] + elsewhere
+        return models.build(recipe["model"], seed=seed, init=recipe["scheme"], **recipe["model_options"])
+
+    def _ticket(self, place: int) -> Ticket | None:
+        """How a network begins, and under which masks; None: it is small, and whole."""
+        begun = self._begun(place)
+        sites = weights(begun)
+        if "way" in self.recipe:
+            return Ticket.of(sites, self._otherwise(place, begun, sites), begun.state_dict())
+        masks = {name: torch.ones(site.shape, dtype=torch.bool) for name, site in sites.items()}
+        treatment = self.recipe["treatment"]
+        if self.needed and treatment != "unpruned":
+            masks = {name: _unpacked(self.needed[MASK + name][place], mask.shape) for name, mask in masks.items()}
+        return self._treated(Ticket.of(sites, masks, begun.state_dict(), self.recipe["round"]), place, sites)
+
+    def _treated(self, ticket: Ticket, place: int, sites: Sites) -> Ticket | None:
+        seed = self.recipe["seeds"][place] + ELSEWHERE
+        treatment = self.recipe["treatment"]
+        if treatment == "reinitialised":
+            return reinitialised(ticket, self._begun(place, ELSEWHERE))
+        if treatment == "shuffled":
+            return shuffled(ticket, sites, seed)
+        if treatment == "random mask":
+            return random_ticket(ticket, sites, seed)
+        return None if treatment == "small" else ticket
+
+    def _network(self, place: int, ticket: Ticket | None) -> nn.Module:
+        begun = self._begun(place)
+        if ticket is not None:
+            return ticket.model(begun)
+        left = sum(int(_unpacked_count(self.needed[MASK + name][place])) for name in weights(begun))
+        others = sum(p.numel() for name, p in begun.named_parameters() if name not in weights(begun))
+        # Which channels stay is the same for all, so that the networks are of one architecture.
+        small = small_dense(begun, self.splits["test"].images[:1], max(left, 1) + others)
+        with private_draws(self.recipe["seeds"][place]):
+            return initialise(small, self.recipe["scheme"])
+
+    def _otherwise(self, place: int, begun: nn.Module, sites: Sites) -> Keep:
+        """The masks of another way to prune, at once."""
+        sparsity = self.recipe["sparsity"]
+        if self.recipe["way"] == "snip":
+            images = self.splits["train"].subset(range(min(SCORED, len(self.splits["train"]))))
+            return select(Snip(images)(begun, sites), sparsity)
+        scores = {name: self.needed[WEIGHT + name][place].abs().double() for name in sites}
+        whole = {name: torch.ones(site.shape, dtype=torch.bool) for name, site in sites.items()}
+        rates = {name: sparsity / (2 if name == list(sites)[-1] else 1) for name in sites}
+        return lowest_removed(scores, whole, rates, pooled=False)
+
+    def _kept(self, networks: Sequence[nn.Module], tickets: Sequence[Ticket | None]) -> dict[str, Tensor]:
+        """The masks of the next round, packed, where one follows; of the whole networks the weights as well."""
+        if not self.goes_on:
+            return {}
+        recipe = self.recipe
+        rewind = Rewind(TrainTicket(self.splits["train"]), rate=recipe["rate"], scope=recipe["scope"])
+        masks: dict[str, list[Tensor]] = {}
+        for place, (network, ticket) in enumerate(zip(networks, tickets, strict=True)):
+            assert ticket is not None
+            begun = self._begun(place)
+            last = TrainedTicket(ticket.keep, network.state_dict(), round=recipe["round"])
+            for name, mask in rewind.ticket(begun, weights(begun), last).keep.items():
+                masks.setdefault(name, []).append(_packed(mask))
+        kept = {MASK + name: torch.stack(packed) for name, packed in masks.items()}
+        if recipe["round"] == 0:
+            kept |= {
+                WEIGHT + name: torch.stack([dict(n.named_parameters())[name].detach() for n in networks])
+                for name in masks
+            }
+        return kept
+
+    def _figures(self, start: nn.Module, network: nn.Module, keep: Keep, history: History) -> dict[str, Any]:
+        test = self.splits["test"]
+        rated = evaluate(network, test, batch_size=1000)
+        outputs = predict(network, test, batch_size=1000)
+        total = sum(site.size for site in weights(network).values())
+        kept = total - sum(int((~mask).sum()) for mask in keep.values())
+        early = min(history, key=lambda record: record.validation_loss)
+        return {
+            "accuracy": rated.accuracy,
+            "loss": rated.loss,
+            "class_accuracy": list(rated.class_accuracy),
+            "calibration_error": calibration_error(outputs, test.labels),
+            "density": kept / self._whole,
+            "early_iteration": float(early.epoch * -(-len(self.splits["train"]) // self.recipe["batch_size"])),
+            "early_accuracy": early.validation_accuracy,
+            **movement(
+                start, network, keep, self.splits["train"].subset(range(min(SCORED, len(self.splits["train"]))))
+            ),
+        }
+
+    @cached_property
+    def _whole(self) -> int:
+        return sum(site.size for site in weights(self._begun(0)).values())
+
+
+def figures_of(tensors: Mapping[str, Tensor], place: int) -> dict[str, Json]:
+    """Return the figures of one network of a block."""
+    return {name: values[place].tolist() for name, values in tensors.items() if not name.startswith((MASK, WEIGHT))}
+
+
+def _passes(history: History) -> list[dict[str, Json]]:
+    return [
+        {
+            "step": record.epoch,
+            "train_loss": record.train_loss,
+            "validation_loss": record.validation_loss,
+            "accuracy": record.validation_accuracy,
+        }
+        for record in history
+    ]
+
+
+def _packed(mask: Tensor) -> Tensor:
+    """Eight entries a byte."""
+    return torch.from_numpy(np.packbits(mask.flatten().numpy()))
+
+
+def _unpacked(packed: Tensor, shape: Sequence[int]) -> Tensor:
+    count = int(np.prod(shape))
+    return torch.from_numpy(np.unpackbits(packed.numpy(), count=count)).bool().reshape(tuple(shape))
+
+
+def _unpacked_count(packed: Tensor) -> int:
+    return int(np.unpackbits(packed.numpy()).sum())

@@ -54,7 +54,9 @@ def _densities(part: Part, tickets: DataFrame) -> Table:
     rows = _by_layer(tickets[tickets["sparsity"] == tickets["sparsity"].max()])
     columns = [Mean("left", Column("left", format=".2%"), "95 %", share=True)]
     caption = "What is left of each layer at the highest sparsity; with a share a layer the schemes cannot differ in it, with one for all they can."
-    return grouped(rows, "layers", caption, {"scheme": Column("scheme"), "layer": Column("layer")}, columns, part.basis(tickets))
+    return grouped(
+        rows, "layers", caption, {"scheme": Column("scheme"), "layer": Column("layer")}, columns, part.basis(tickets)
+    )
 
 
 def _pictures(part: Part, tickets: DataFrame) -> list[Block]:
@@ -62,11 +64,28 @@ def _pictures(part: Part, tickets: DataFrame) -> list[Block]:
     look = styles(tickets["scheme"])
     numbered = tickets.sort_values("round")
     for value, label, caption, share in (
-        ("moved", "Distance moved, beside the start", "How far the weights that are left move in a round's training.", False),
-        ("flipped", "Signs changed", "The share of the weights that are left that change their sign in a round's training.", True),
-        ("gradient", "Norm of the gradient", "The norm of the loss's gradient at the start of a round, over the weights that are left.", False),
+        (
+            "moved",
+            "Distance moved, beside the start",
+            "How far the weights that are left move in a round's training.",
+            False,
+        ),
+        (
+            "flipped",
+            "Signs changed",
+            "The share of the weights that are left that change their sign in a round's training.",
+            True,
+        ),
+        (
+            "gradient",
+            "Norm of the gradient",
+            "The norm of the loss's gradient at the start of a round, over the weights that are left.",
+            False,
+        ),
     ):
-        drawing = figures.path(numbered, step="round", value=value, by="scheme", label=("Round", label), look=look, share=share)
+        drawing = figures.path(
+            numbered, step="round", value=value, by="scheme", label=("Round", label), look=look, share=share
+        )
         last = numbered[numbered["round"] == numbered["round"].max()].groupby("scheme")[value].mean()
         alt = f"{label} in the last round: {', '.join(f'{name} {number:.3g}' for name, number in last.items())}."
         data = numbered[["scheme", "seed", "round", value]]

@@ -171,9 +171,7 @@ def _across(sparsity: Any, density: bool) -> Any:
     return 100 * (1 - sparsity) if density else 100 * sparsity
 
 
-def _band(
-    axes: Axes, table: DataFrame, value: str, method: str, style: Style, show: _Show, *, density: bool
-) -> None:
+def _band(axes: Axes, table: DataFrame, value: str, method: str, style: Style, show: _Show, *, density: bool) -> None:
     x, y = _across(table["sparsity"], density), table[value]
     band = axes.fill_between(
         x, table[f"{value}.low"], table[f"{value}.high"], color=style.colour, alpha=0.18, linewidth=0
