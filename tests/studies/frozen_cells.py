@@ -38,11 +38,23 @@ _EVOLUTION = {
 _CYCLES = {"images": 60, "epochs": 1, "cycles": 2, "settle": 1, "batch_size": 20}
 _FEW_SUMS = {"hidden": 60, "samples": 2000, "epochs": 4, "batch_size": 100, "cycles": 4, "settle": 4}
 
+_ROUNDS = {
+    "seeds": 2,
+    "data": "digits",
+    "validation": 200,
+    "train_images": 300,
+    "epochs": {"digits": 2},
+    "rounds": 3,
+    "schemes": ["xavier-normal", "kaiming-uniform"],
+}
+
 SMALL: dict[str, dict[str, Any]] = {
     "calli-sum": {**_FEW_SUMS, "seeds": 2, "ways": ["vanilla", "small weights"]},
     "calli-autoencoder": {**_CYCLES, "data": "mnist-5k", "ways": ["outliers", "combined"]},
     "calli-mnist": {**_CYCLES, "rated": 40, "ways": ["unpruned", "outliers"]},
     "calli-cifar": {**_CYCLES, "rated": 40, "ways": ["unpruned", "group lasso"]},
+    "wijnja": {**_ROUNDS, "controls": [2], "long_round": 2, "longer": 2, "other_sparsities": [0.5]},
+    "wijnja-conv": {**_ROUNDS, "train_images": 60, "model_options": {"width": 0.0625}},
     "demo": {"seeds": 2, "epochs": 8, "sparsities": [0.2, 0.5, 0.8], "methods": ["weight", "neuron", "neuron random"]},
     "fathollahi": {**_DIGITS, "model": "lenet-300-100", "model_options": {"input_size": 8}, "sparsities": [0.5, 0.8]},
     "charpentier-random": {**_DIGITS, "model_options": {"hidden": 12}, "removed": [1, 6], "draws": 5},
@@ -126,6 +138,8 @@ OTHER: dict[str, dict[str, Any]] = {
     "calli-autoencoder": {**_CYCLES, "seeds": 2, "ways": ["activation"], "data": ["mnist", "fashion-mnist"]},
     "calli-mnist": {**_CYCLES, "seeds": 2, "rated": 30, "ways": ["no biases"], "data": ["mnist", "digits"]},
     "calli-cifar": {**_CYCLES, "seeds": 2, "rated": 30, "ways": ["distorted"], "data": "cifar-10"},
+    "wijnja": {**_ROUNDS, "seeds": 3, "replicas": 2, "rate": 0.5, "scope": "global", "controls": []},
+    "wijnja-conv": {**_ROUNDS, "model": ["conv-4", "conv-6"], "lr": 0.001, "batch_size": 20},
     "demo": {**_NETWORKS, "model_options": {}, "minimum": 0, "dense": [0.9], "output": "pruned"},
     "fathollahi": {**_NETWORKS, "minimum": 2, "dense": [], "methods": ["weight random", "neuron per layer"]},
     "charpentier-random": {**_NETWORKS, "removed": [3], "draws": 7},

@@ -49,7 +49,7 @@ def sections(part: Part) -> list[Section]:
     tickets = pick(rows, treatment="ticket")
     found = [
         Section("Which scheme bears pruning best", _by_scheme(part, tickets)),
-        Section("Scheme against scheme", _tests(part, tickets)),
+        *([Section("Scheme against scheme", _tests(part, tickets))] if tickets["scheme"].nunique() > 1 else []),
         Section("Early stopping", [_early(part, tickets)]),
         Section("Other measures than accuracy", _measures(part, tickets)),
     ]
@@ -152,6 +152,8 @@ def leaders(tickets: DataFrame) -> list[list[Any]]:
     """
     rows = []
     for sparsity, group in tickets.groupby("sparsity", sort=True):
+        if group["scheme"].nunique() < 2:
+            continue
         first, second = group.groupby("scheme")["accuracy"].mean().nlargest(2).index
         pair = group[group["scheme"].isin([first, second])].assign(duel=sparsity)
         rows.append((sparsity, first, second, pair.replace({"scheme": {first: "first", second: "second"}})))
