@@ -65,20 +65,18 @@ class TrainTicket:
         history = fit(model, self.data, self.validation, self.options, callbacks=beside)
         if self.on_round is not None:
             self.on_round(ticket.round, model, history)
-        best = min(watch.looks, key=lambda look: look.loss, default=_Look(None, None, None))
-        return Training(watch.steps, watch.early, _later(best.step, ticket.step), best.loss, best.accuracy)
-
-
-def _later(step: int | None, done: int) -> int | None:
-    return None if step is None else step + done
+        if not watch.looks:
+            return Training(watch.steps, watch.early)
+        best = min(watch.looks, key=lambda look: look.loss)
+        return Training(watch.steps, watch.early, best.step + ticket.step, best.loss, best.accuracy)
 
 
 @dataclass(frozen=True)
 class _Look:
     """What the validation data told after a step."""
 
-    step: int | None
-    loss: float | None
+    step: int
+    loss: float
     accuracy: float | None
 
 
