@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from secateur.criteria import Random
@@ -25,6 +27,7 @@ from secateur.schedules import (
     shuffled,
     small_dense,
 )
+from secateur.schedules.tickets import lowest_removed
 from secateur.state import tensors
 from secateur.structure import blocks, channels, weights
 from secateur.testing.schedules import ScheduleConformance
@@ -210,7 +213,7 @@ def test_a_round_takes_the_steps_that_are_left_at_the_rate_of_then() -> None:
     train = TrainTicket(
         data,
         TrainOptions(**{**options.to_dict(), "lr": 0.01}),
-        on_round=lambda round, model, history: rates.append([r.lr for r in history]),
+        on_round=lambda number, model, history: rates.append([r.lr for r in history]),
     )
     model = net()
     result = Rewind(train, rounds=1, rate=0.5, step=5)(model, weights(model))
@@ -279,6 +282,43 @@ def test_the_small_dense_network_has_no_more_parameters_and_nearly_as_many() -> 
     assert 300 < parameters(small).total <= 400
     assert small[0].out_features < 20
     assert small[2].out_features < 10
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=4),
+    rates=st.lists(st.floats(0, 1), min_size=4, max_size=4),
+    pooled=st.booleans(),
+    minimum=st.integers(0, 3),
+    seed=st.integers(0, 99),
+)
+def test_each_round_removes_its_part_of_what_is_left(
+    sizes: list[int], rates: list[float], pooled: bool, minimum: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scores = {str(i): torch.rand(size, generator=generator) for i, size in enumerate(sizes)}
+    keep = {name: torch.ones(score.shape, dtype=torch.bool) for name, score in scores.items()}
+    by_site = {name: rates[i] for i, name in enumerate(scores)}
+    for _ in range(3):
+        lower = lowest_removed(scores, keep, by_site, pooled=pooled, minimum=minimum)
+        for name, mask in keep.items():
+            assert not bool((lower[name] & ~mask).any())
+            assert int(lower[name].sum()) >= min(minimum, int(mask.sum()))
+            if not pooled:
+                gone = min(round(by_site[name] * int(mask.sum())), max(int(mask.sum()) - minimum, 0))
+                assert int((mask & ~lower[name]).sum()) == gone
+                left, lost = scores[name][lower[name]], scores[name][mask & ~lower[name]]
+                assert not left.numel() or not lost.numel() or left.min() >= lost.max()
+        keep = lower
+
+
+def test_a_plateau_rate_is_trained_from_the_start() -> None:
+    plateau: Any = torch.optim.lr_scheduler.ReduceLROnPlateau
+    train = TrainTicket(TOYS["mlp"].batches(), TrainOptions(epochs=1, schedule=plateau))
+    model = TOYS["mlp"].build()
+    assert len(Rewind(train, rounds=1)(model, weights(model)).history.rounds) == 2
+    with pytest.raises(InputError, match="no rate of its own to rewind to"):
+        Rewind(train, rounds=1, step=1)(model, weights(model))
 
 
 def test_any_criterion_scores() -> None:

@@ -61,7 +61,8 @@ class TrainTicket:
     def __call__(self, model: nn.Module, ticket: Ticket, early: int | None) -> Training:
         """Train; return what became of it."""
         watch = _Watch(early, self.validation, self.validate_every)
-        beside = [*self.callbacks, HoldZeros(ticket.masks), RewindRate(0, ticket.step), watch]
+        rate = [RewindRate(0, ticket.step)] if ticket.step else []
+        beside = [*self.callbacks, HoldZeros(ticket.masks), *rate, watch]
         history = fit(model, self.data, self.validation, self.options, callbacks=beside)
         if self.on_round is not None:
             self.on_round(ticket.round, model, history)
