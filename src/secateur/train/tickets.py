@@ -60,7 +60,7 @@ class TrainTicket:
 
     def __call__(self, model: nn.Module, ticket: Ticket, early: int | None) -> Training:
         """Train; return what became of it."""
-        watch = _Watch(early, self.validation, self.validate_every)
+        watch = _TicketWatch(early, self.validation, self.validate_every)
         rate = [RewindRate(0, ticket.step)] if ticket.step else []
         beside = [*self.callbacks, HoldZeros(ticket.masks), *rate, watch]
         history = fit(model, self.data, self.validation, self.options, callbacks=beside)
@@ -81,7 +81,7 @@ class _Look:
     accuracy: float | None
 
 
-class _Watch(Callback):
+class _TicketWatch(Callback):
     """Notes what a ticket's training is asked for; it belongs to one training, which no checkpoint takes up."""
 
     def __init__(self, early: int | None, validation: Samples | None, every: int | None) -> None:
