@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from secateur.pruning import prune
 from secateur.testing.toys import same_state, snapshot
-from secateur.train import Distillation, RewindRate, distill, fit
+from secateur.train import Callback, Distillation, RewindRate, distill, fit
 from secateur.train.matching import soft_cross_entropy
 from secateur.types import FileError, InputError, UnknownNameError
 
@@ -103,6 +103,27 @@ def test_rewound_rates_are_those_of_the_original(schedule: str) -> None:
     original = fit(net(), (X, Y), **options)
     again = fit(net(), (X, Y), callbacks=[RewindRate(2)], **options)
     assert [r.lr for r in again] == [r.lr for r in original][2:]
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "onecycle"])
+def test_a_rate_is_rewound_into_the_middle_of_an_epoch(schedule: str) -> None:
+    options: dict[str, Any] = {"epochs": 6, "batch_size": 8, "schedule": schedule, "lr": 0.01}
+    rates: list[list[float]] = [[], []]
+
+    class Note(Callback):
+        def __init__(self, seen: list[float]) -> None:
+            self.seen = seen
+
+        def on_gradients(self, run: Any) -> None:
+            self.seen.append(run.lr)
+
+    fit(net(), (X, Y), callbacks=[Note(rates[0])], **options)
+    fit(net(), (X, Y), callbacks=[RewindRate(2, 1), Note(rates[1])], **options)
+    steps = len(rates[0]) // 6
+    assert len(rates[1]) == len(rates[0]) - 2 * steps - 1
+    # A rate of whole epochs begins with that of the epoch; one of every step with that of the step.
+    first = 2 * steps + (1 if schedule == "onecycle" else 0)
+    assert rates[1] == rates[0][first : first + len(rates[1])]
 
 
 def test_the_weights_are_kept() -> None:

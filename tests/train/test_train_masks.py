@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,9 @@ def test_what_comes_back_begins_at_zero_and_without_moments() -> None:
 
 def test_the_best_epoch_is_one_of_the_last_masks() -> None:
     model, data = net(), samples()
-    history = fit(model, data, data, epochs=6, batch_size=24, lr=0.1, callbacks=[GradualMagnitude(0.9, every=1, end=0.5)])
+    history = fit(
+        model, data, data, epochs=6, batch_size=24, lr=0.1, callbacks=[GradualMagnitude(0.9, every=1, end=0.5)]
+    )
     assert len(history) == 6
     zeros = sum(int((p == 0).sum()) for p in model.parameters() if p.ndim > 1)
     assert zeros == round(0.9 * 84)
@@ -248,7 +251,7 @@ def test_gradual_pruning_reaches_its_end_where_the_steps_do_not_divide() -> None
 
 def test_gradual_pruning_takes_nothing_back() -> None:
     masks = run_with(GradualMagnitude(0.9, every=1), net())
-    for before, after in zip(masks, masks[1:], strict=False):
+    for before, after in pairwise(masks):
         assert all(not bool((after[name] & ~before[name]).any()) for name in before)
 
 

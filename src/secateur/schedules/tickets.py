@@ -165,6 +165,9 @@ def lowest_removed(
         groups.setdefault(rates[name] if pooled else name, []).append(name)
     lower: dict[str, Tensor] = {}
     for names in groups.values():
+        if not any(bool(keep[n].any()) for n in names):
+            lower |= {n: keep[n].cpu() for n in names}
+            continue
         ranked = {n: scores[n].double().masked_fill(~keep[n].to(scores[n].device), -torch.inf) for n in names}
         left = {n: int(keep[n].sum()) for n in names}
         most = sum(max(count - minimum, 0) for count in left.values())

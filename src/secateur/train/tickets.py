@@ -60,29 +60,28 @@ class TrainTicket:
 
     def __call__(self, model: nn.Module, ticket: Ticket, early: int | None) -> Training:
         """Train; return what became of it."""
-        watch = _Watch(early, self.validation, self.validate_every)
-        beside = [*self.callbacks, HoldZeros(ticket.masks), RewindRate(0, ticket.step), watch]
+        watch = _TicketWatch(early, self.validation, self.validate_every)
+        rate = [RewindRate(0, ticket.step)] if ticket.step else []
+        beside = [*self.callbacks, HoldZeros(ticket.masks), *rate, watch]
         history = fit(model, self.data, self.validation, self.options, callbacks=beside)
         if self.on_round is not None:
             self.on_round(ticket.round, model, history)
-        best = min(watch.looks, key=lambda look: look.loss, default=_Look(None, None, None))
-        return Training(watch.steps, watch.early, _later(best.step, ticket.step), best.loss, best.accuracy)
-
-
-def _later(step: int | None, done: int) -> int | None:
-    return None if step is None else step + done
+        if not watch.looks:
+            return Training(watch.steps, watch.early)
+        best = min(watch.looks, key=lambda look: look.loss)
+        return Training(watch.steps, watch.early, best.step + ticket.step, best.loss, best.accuracy)
 
 
 @dataclass(frozen=True)
 class _Look:
     """What the validation data told after a step."""
 
-    step: int | None
-    loss: float | None
+    step: int
+    loss: float
     accuracy: float | None
 
 
-class _Watch(Callback):
+class _TicketWatch(Callback):
     """Notes what a ticket's training is asked for; it belongs to one training, which no checkpoint takes up."""
 
     def __init__(self, early: int | None, validation: Samples | None, every: int | None) -> None:
