@@ -37,7 +37,7 @@ ROOMS = (
     ".rate.masks",
 )
 # What trains or loads weights is meant to change the model; of `distill`, the teacher stays as it is.
-CHANGES = {"fit": ("model",), "distill": ("model",), "load_weights": ("model",)}
+CHANGES = {"fit": ("model",), "fit_replicas": ("models",), "distill": ("model",), "load_weights": ("model",)}
 EXEMPT = {
     *("ActivationPenalty", "Callback", "Distillation", "Distortion", "GroupLasso", "HoldZeros", "LogEpochs"),
     *("Reinitialise", "RewindRate", "Run", "SumMovement", "TrainCycle", "WeightPenalty"),

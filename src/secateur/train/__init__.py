@@ -12,6 +12,7 @@ from secateur.train.movement import SumMovement
 from secateur.train.options import TrainOptions
 from secateur.train.penalties import ActivationPenalty, GroupLasso, WeightPenalty
 from secateur.train.reinitialise import Reinitialise
+from secateur.train.replicas import fit_replicas, pays
 from secateur.train.rewind import RewindRate
 
 __all__ = [
@@ -35,5 +36,7 @@ __all__ = [
     "WeightPenalty",
     "distill",
     "fit",
+    "fit_replicas",
     "loss_function",
+    "pays",
 ]
