@@ -72,7 +72,7 @@ def measure(asked: argparse.Namespace, data: sc.data.Split) -> tuple[float, floa
     """Seconds for one epoch of all networks, each way."""
     options = {"in_channels": 3, "input_size": 32} if asked.model.startswith("conv") else {}
     nets: Sequence[nn.Module] = [sc.models.build(asked.model, seed=seed, **options) for seed in range(asked.count)]
-    keeps = [{name: mask for name, mask in masks(net, asked.density).items()} for net in nets]
+    keeps = [masks(net, asked.density) for net in nets]
     images, labels, scale = data.images, data.labels, asked.count / ALONE
     alone = []
     for loop in (with_loader, in_memory):
