@@ -93,7 +93,7 @@ def test_every_layer_answers_with_unit_variance_after_lsuv(name: str) -> None:
 def test_what_lsuv_refuses() -> None:
     with pytest.raises(InputError, match="looks at data"):
         build("lenet-300-100", init="lsuv")
-    with pytest.raises(InputError, match="variance 0.0; give other data"):
+    with pytest.raises(InputError, match=r"variance 0\.0; give other data"):
         initialise(nn.Linear(4, 3), "lsuv", torch.zeros(8, 4))
 
 

@@ -21,7 +21,7 @@ from secateur.types import InputError, Keep
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-__all__ = ["Callback", "HoldZeros", "KeepBest", "LogEpochs", "Run", "ShowProgress", "StopEarly", "check_keep"]
+__all__ = ["Callback", "HoldZeros", "KeepBest", "LogEpochs", "Run", "ShowProgress", "StopEarly"]
 
 
 @dataclass
@@ -156,7 +156,14 @@ class HoldZeros(Callback):
 
     def on_start(self, run: Run) -> None:
         """Check the masks and set the removed weights to zero."""
-        check_keep(run.model, self.keep, "HoldZeros")
+        parameters = dict(run.model.named_parameters(remove_duplicate=False))
+        for name, mask in self.keep.items():
+            check_name("parameter", name, parameters)
+            if mask.dtype != torch.bool or mask.shape != parameters[name].shape:
+                raise InputError(
+                    f"HoldZeros: the mask of {name} is {mask.dtype} of shape {tuple(mask.shape)}; "
+                    f"it must be torch.bool of shape {tuple(parameters[name].shape)}"
+                )
         self.on_step(run)
 
     def on_gradients(self, run: Run) -> None:
@@ -173,18 +180,6 @@ class HoldZeros(Callback):
     def _removed(self, model: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
         pairs = [(model.get_parameter(name), mask) for name, mask in self.keep.items()]
         return [(parameter, ~mask.to(parameter.device)) for parameter, mask in pairs]
-
-
-def check_keep(model: nn.Module, keep: Keep, doing: str) -> None:
-    """Refuse masks that are not one bool for each entry of a parameter of the model."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    for name, mask in keep.items():
-        check_name("parameter", name, parameters)
-        if mask.dtype != torch.bool or mask.shape != parameters[name].shape:
-            raise InputError(
-                f"{doing}: the mask of {name} is {mask.dtype} of shape {tuple(mask.shape)}; "
-                f"it must be torch.bool of shape {tuple(parameters[name].shape)}"
-            )
 
 
 class KeepBest(Callback):

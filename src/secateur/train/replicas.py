@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from secateur.checks import check_options, check_whole
+from secateur.checks import check_name, check_options, check_whole
 from secateur.labelled import Samples, are_classes, spans, together
 from secateur.state import (
     check_finite,
@@ -26,7 +26,7 @@ from secateur.state import (
     tensors,
     usual,
 )
-from secateur.train.callbacks import HoldZeros, check_keep
+from secateur.train.callbacks import HoldZeros
 from secateur.train.dense import DenseChain, is_dense_as, read_dense
 from secateur.train.history import EpochRecord, History
 from secateur.train.loop import CALMER, EVALUATION_BATCH, Sources, fit
@@ -138,10 +138,21 @@ def _check(models: Sequence[nn.Module], seeds: Sequence[int], keeps: Sequence[Ke
         check_module(model, "fit_replicas")
         check_ordinary(model, "fit_replicas")
         check_finite(model, "training", "repair them before training")
-        check_keep(model, keep, f"fit_replicas, network {number}")
+        _check_keep(model, keep, f"fit_replicas, network {number}")
     held = [id(tensor) for model in models for tensor in {id(t): t for t in own_tensors(model).values()}.values()]
     if len(set(held)) < len(held):
         raise InputError("fit_replicas: networks share tensors; give copies, as by copy.deepcopy")
+
+
+def _check_keep(model: nn.Module, keep: Keep, doing: str) -> None:
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, mask in keep.items():
+        check_name("parameter", name, parameters)
+        if mask.dtype != torch.bool or mask.shape != parameters[name].shape:
+            raise InputError(
+                f"{doing}: the mask of {name} is {mask.dtype} of shape {tuple(mask.shape)}; "
+                f"it must be torch.bool of shape {tuple(parameters[name].shape)}"
+            )
 
 
 def _common_chain(models: Sequence[nn.Module], data: Sources) -> DenseChain | None:
