@@ -114,9 +114,8 @@ def build(name: str, *, seed: int | None = None, init: str | None = None, **opti
         name: one of `names()`, or ``"package.module:factory"``, called with `options`, that returns a module.
         seed: makes the weights the same each time, in any thread; the global random state is neither read nor
             moved. None draws them from the global random state, as torch does.
-        init: how weights begin, in place of the network's own way: one of ``xavier-normal``,
-            ``xavier-uniform``, ``kaiming-normal``, ``kaiming-uniform``, ``truncated-normal``,
-            ``standard-normal``; biases begin at zero.
+        init: how weights begin, in place of the network's own way: one of the schemes of `initialise` that look at no
+            data, such as ``kaiming-normal``; biases begin at zero.
         options: the network's own; most take ``classes``, ``in_channels`` and ``input_size``, larger ones
             ``width``, ``batch_norm`` and ``dropout``.
 

@@ -13,7 +13,7 @@ from secateur.train.movement import SumMovement
 from secateur.train.options import TrainOptions
 from secateur.train.penalties import ActivationPenalty, GroupLasso, WeightPenalty
 from secateur.train.reinitialise import Reinitialise
-from secateur.train.replicas import fit_replicas
+from secateur.train.replicas import fit_replicas, pays
 from secateur.train.rewind import RewindRate
 from secateur.train.sparse import GradualMagnitude, RigL, SparseEvolution
 from secateur.train.tickets import TrainSparse, TrainTicket
@@ -47,4 +47,5 @@ __all__ = [
     "fit",
     "fit_replicas",
     "loss_function",
+    "pays",
 ]

@@ -14,7 +14,7 @@ from secateur.state import digest
 from secateur.train.callbacks import Callback, Run
 from secateur.types import InputError, Keep
 
-__all__ = ["HoldZeros", "TrainingMasks", "clear_pruned"]
+__all__ = ["HoldZeros", "TrainingMasks", "checked_masks", "clear_pruned"]
 
 
 class TrainingMasks(Callback, ABC):
@@ -42,7 +42,7 @@ class TrainingMasks(Callback, ABC):
         """Begin with the first masks; a resumed training has its masks already."""
         if not run.records or run.masks is None:
             held = run.masks or {}
-            masks = _checked(self.first(run), run.model, type(self).__name__)
+            masks = checked_masks(self.first(run), run.model, type(self).__name__)
             run.masks = held | {name: mask & held.get(name, mask) for name, mask in masks.items()}
         clear_pruned(run)
 
@@ -51,7 +51,7 @@ class TrainingMasks(Callback, ABC):
         assert run.masks is not None
         masks = self.changed(run, run.masks)
         if masks is not None:
-            run.masks = run.masks | _checked(masks, run.model, type(self).__name__)
+            run.masks = run.masks | checked_masks(masks, run.model, type(self).__name__)
             run.settled, run.best = len(run.records), None
             clear_pruned(run)
         for parameter, mask in _masked(run):
@@ -127,7 +127,7 @@ def _clear(tensors: Sequence[Tensor], mask: Tensor) -> None:
         tensor.view(WHOLE_NUMBERS[size]).bitwise_and_(bits[size])
 
 
-def _checked(keep: Keep, model: nn.Module, what: str) -> dict[str, Tensor]:
+def checked_masks(keep: Keep, model: nn.Module, what: str) -> dict[str, Tensor]:
     """The masks on the model's device, after a look at their names, types and shapes."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     masks = {}

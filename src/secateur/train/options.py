@@ -37,6 +37,9 @@ OPTIMIZERS: dict[str, tuple[Callable[..., Optimizer], tuple[str, ...]]] = {
 }
 """The optimisers that have a name, with the options that each takes beside `lr` and `weight_decay`."""
 
+FUSED = ("sgd", "adam", "adamw")
+"""The optimisers of which torch has a fused step: the same numbers but for rounding, in a third of the time."""
+
 SCHEDULES: dict[str, tuple[str, ...]] = {
     "constant": (),
     "cosine": (),
@@ -173,12 +176,13 @@ class TrainOptions:
     def _schedule_takes(self) -> tuple[str, ...]:
         return SCHEDULES[self.schedule] if isinstance(self.schedule, str) else ()
 
-    def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
-        """Return the optimiser of these parameters."""
+    def make_optimizer(self, parameters: Iterable[nn.Parameter], *, fused: bool = False) -> Optimizer:
+        """Return the optimiser of these parameters; `fused`, one that has a name by torch's fused steps where it has them."""
         if callable(self.optimizer):
             return self.optimizer(parameters)
         make, _ = OPTIMIZERS[self.optimizer]
-        return make(parameters, **{name: getattr(self, name) for name in self._optimizer_takes()})
+        extra = {"fused": True} if fused and self.optimizer in FUSED else {}
+        return make(parameters, **{name: getattr(self, name) for name in self._optimizer_takes()}, **extra)
 
     def make_schedule(self, optimizer: Optimizer, steps_per_epoch: int) -> LearningRateSchedule:
         """Return the schedule of this optimiser's learning rate."""

@@ -15,7 +15,7 @@ from secateur.criteria.loss_change import LossChange
 from secateur.criteria.loss_change.labels import LABELS
 from secateur.labelled import Data, batches, check_samples
 from secateur.losses import loss_function
-from secateur.models.schemes import SCHEMES
+from secateur.models.schemes import LAYER_SCHEMES
 from secateur.randomness import private_draws
 from secateur.structure.sites import channels
 from secateur.train.callbacks import Callback, Run
@@ -41,7 +41,7 @@ class Reinitialise(Callback):
         data: labelled samples to measure on: a `Split`, a pair (inputs, targets), or batches of such pairs.
         loss: a name that `fit` takes, or a function of (outputs, targets) that gives the mean of its samples' losses.
         labels: which units begin anew, by significance (see `UnitWorth.label`).
-        scheme: how incoming weights are drawn: one of the schemes of `secateur.models.initialise`.
+        scheme: how incoming weights are drawn: one of the schemes of `secateur.models.initialise` that draw each layer by itself.
         outgoing: outgoing weights are drawn by the scheme and multiplied by this; 0 sets them to zero, None keeps them.
         cycles: how many times at most; None for no limit.
         seed: of the weights that are drawn.
@@ -86,7 +86,7 @@ class Reinitialise(Callback):
         loss_function(self.loss)
         for label in self.labels:
             check_name("label", label, LABELS)
-        check_name("initialisation", self.scheme, SCHEMES)
+        check_name("initialisation", self.scheme, LAYER_SCHEMES)
 
     def identity(self) -> str:
         """Return the options; the data are not looked at."""
@@ -181,7 +181,7 @@ def _fresh(model: nn.Module, member: Member, parameter: Tensor, scheme: str, out
     if parameter.ndim > 1:
         if member.role == "in" and not outgoing:
             return fresh
-        SCHEMES[scheme](fresh)
+        LAYER_SCHEMES[scheme](fresh)
         return fresh * outgoing if member.role == "in" and outgoing is not None else fresh
     # A norm begins with scales of one and shifts of zero.
     return fresh + 1 if member.role == "scale" and member.parameter.endswith("weight") else fresh

@@ -20,7 +20,7 @@ from secateur.structure.ops import NORMS, POINTWISE, POOLS, Product, bind, produ
 from secateur.structure.rules import Value, op_name
 from secateur.types import Sites
 
-__all__ = ["ChainLayer", "ChainOp", "parse"]
+__all__ = ["ChainLayer", "ChainOp", "parse", "read_chain"]
 
 VIEWS = {"view", "reshape", "flatten", "_unsafe_view", "squeeze"}
 RISING = {"relu", "tanh", "sigmoid", "hardtanh", "relu6"}
@@ -54,6 +54,7 @@ class ChainLayer:
         options: of a convolution: stride, padding, dilation, two numbers each.
         site: the name of the site that its outputs are; None where they cannot be removed.
         post: what follows.
+        names: of its weight and its bias in the model; a bias that it does not have is None.
     """
 
     weight: Tensor
@@ -61,6 +62,7 @@ class ChainLayer:
     options: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     site: str | None = None
     post: list[ChainOp] = field(default_factory=list)
+    names: tuple[str, str | None] = ("", None)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return what the layer gives, before what follows it."""
@@ -93,17 +95,23 @@ def parse(model: nn.Module, sites: Sites) -> tuple[list[ChainOp], list[ChainLaye
     >>> [(tuple(layer.weight.shape), layer.site, [op.name for op in layer.post]) for layer in found[1]]
     [((3, 4), '0', ['relu']), ((2, 3), None, [])]
     """
+    chain = read_chain(model, sites)
+    if chain is None:
+        return None
+    last = chain[1][-1]
+    names = {layer.site for layer in chain[1][:-1]}
+    if not last.linear or last.post or not set(sites) <= names or len(last.weight) < 2:
+        return None
+    return chain
+
+
+def read_chain(model: nn.Module, sites: Sites) -> tuple[list[ChainOp], list[ChainLayer]] | None:
+    """Return what `parse` does, whatever the chain ends in and whichever sites there are; None for no chain."""
     structure = sites.structure
     if not isinstance(structure, Structure) or len(structure.graph.inputs) != 1:
         return None
     reader = _Reader(structure, {name: x.float() for name, x in tensors(model).items()})
-    if not reader.read() or not reader.layers:
-        return None
-    last = reader.layers[-1]
-    names = {layer.site for layer in reader.layers[:-1]}
-    if not last.linear or last.post or not set(sites) <= names or len(last.weight) < 2:
-        return None
-    return reader.before, reader.layers
+    return (reader.before, reader.layers) if reader.read() and reader.layers else None
 
 
 class _Reader:
@@ -187,7 +195,8 @@ class _Reader:
         b = w.new_zeros(len(w)) if bias is None else self.state[tensor_of[bias]].clone()
         if b.shape != w.shape[:1]:
             return False
-        self.layers.append(ChainLayer(w, b, options, site))
+        names = (tensor_of[weight], None if bias is None else tensor_of[bias])
+        self.layers.append(ChainLayer(w, b, options, site, names=names))
         return True
 
     def _norm(self, arguments: dict[str, Any]) -> bool:

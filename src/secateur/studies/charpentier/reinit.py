@@ -12,7 +12,7 @@ from secateur.lab.plan.study import Cell, Context, Outcome, Results
 from secateur.lab.show import figures
 from secateur.lab.show.blocks import Block, Column, Picture, Section, Table
 from secateur.lab.show.sections import interval, pick
-from secateur.models.schemes import SCHEMES
+from secateur.models.schemes import LAYER_SCHEMES
 from secateur.studies.charpentier.common import SOURCE, options
 from secateur.studies.charpentier.factors_pages import Factor, compared, factor_study
 from secateur.studies.charpentier.measured import OPTIONS, measured
@@ -160,7 +160,9 @@ STUDY = factor_study(
         *OPTIONS,
         Option("every", "count", 5, "epochs before units begin anew, each time", least=1),
         Option("cycles", "count", None, "how many times at most", optional=True),
-        Option("schemes", "text", ["kaiming-uniform"], "how weights are drawn", allowed=tuple(SCHEMES), many="list"),
+        Option(
+            "schemes", "text", ["kaiming-uniform"], "how weights are drawn", allowed=tuple(LAYER_SCHEMES), many="list"
+        ),
         Option("outgoing", "number", 0.0, "scale of new outgoing weights; null keeps the old ones", optional=True),
         epochs=20,
         model=["ann-128", "mlp-3"],
