@@ -162,7 +162,7 @@ class Block:
         outputs = predict(network, test, batch_size=1000)
         total = sum(site.size for site in weights(network).values())
         kept = total - sum(int((~mask).sum()) for mask in keep.values())
-        early = min(history, key=lambda record: record.validation_loss)
+        early = history.epochs[(history.best_epoch or 1) - 1]
         return {
             "accuracy": rated.accuracy,
             "loss": rated.loss,
