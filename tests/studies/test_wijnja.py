@@ -21,7 +21,7 @@ from secateur.studies import by_name
 from secateur.studies.wijnja.flow import movement
 from secateur.studies.wijnja.pages import falls_at, leaders
 from secateur.studies.wijnja.tickets import removed
-from secateur.studies.wijnja.training import CONTROLS, Block
+from secateur.studies.wijnja.training import CONTROLS, SeedBlock
 
 
 def run(name: str, folder: Path, options: dict[str, Json]) -> Results:
@@ -89,7 +89,7 @@ def test_convolutional_networks_take_grey_images_in_colour(tmp_path: Path) -> No
 # The parts
 
 
-def _block(treatment: str, mask: torch.Tensor) -> Block:
+def _block(treatment: str, mask: torch.Tensor) -> SeedBlock:
     recipe = {
         "scheme": "xavier-normal",
         "seeds": [0],
@@ -100,7 +100,7 @@ def _block(treatment: str, mask: torch.Tensor) -> Block:
     }
     split = data.load("digits", "test", limit=20)
     needed = {f"mask {name}": mask for name in ("fc1.weight", "fc2.weight", "fc3.weight")}
-    return Block(recipe, {"test": split, "train": split}, needed, goes_on=False)
+    return SeedBlock(recipe, {"test": split, "train": split}, needed, goes_on=False)
 
 
 def test_a_ticket_begins_with_its_own_first_weights_and_a_reinitialised_one_with_others() -> None:

@@ -7,22 +7,20 @@ from typing import TYPE_CHECKING, Any
 from secateur.files import require
 from secateur.lab.show import figures
 from secateur.lab.show.blocks import Block, Card, Column, Picture, Section, Table
-from secateur.lab.show.judgement import areas, judged, paired, untested
+from secateur.lab.show.judgement import areas, paired, untested
 from secateur.lab.show.sections import interval, mean, pick
-from secateur.lab.show.stats import compare, summarise
+from secateur.lab.show.stats import compare
 from secateur.lab.show.style import styles
 from secateur.lab.show.words import percent
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.parts import Part, class_rows, class_section
+from secateur.studies.wijnja.ticket_pages import longer, lottery, lottery_words, others
 from secateur.studies.wijnja.why_pages import why
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 __all__ = ["NOTES", "cards", "sections", "words"]
-
-SPARSE = 0.9
-"""From this sparsity on, what is claimed of tickets is tested."""
 
 NOTES = (
     "A round trains a network from its initial weights under its mask ({epochs} passes by data set, over at most {train_images} "
@@ -54,11 +52,11 @@ def sections(part: Part) -> list[Section]:
         Section("Other measures than accuracy", _measures(part, tickets)),
     ]
     if rows["treatment"].nunique() > 1:
-        found.append(Section("Do tickets win?", _lottery(part, rows)))
+        found.append(Section("Do tickets win?", lottery(part, rows)))
     if len(part.kind("long")):
-        found.append(Section("Longer training", _longer(part)))
+        found.append(Section("Longer training", longer(part)))
     if len(part.kind("other")):
-        found.append(Section("Other ways to prune", _others(part)))
+        found.append(Section("Other ways to prune", others(part, best_scheme(tickets))))
     return [*found, *why(part, tickets)]
 
 
@@ -241,99 +239,11 @@ def _classes(part: Part, tickets: DataFrame) -> list[Block]:
     )
 
 
-def _lottery(part: Part, rows: DataFrame) -> list[Block]:
-    scheme = part.options["control_scheme"]
-    runs = pick(rows, scheme=scheme)
-    levels = set(runs[runs["treatment"] != "ticket"]["sparsity"])
-    runs = runs[runs["sparsity"].isin(levels)]
-    dense = pick(pick(rows, scheme=scheme), sparsity=0.0, treatment="ticket").set_index("seed")["accuracy"]
-    runs = runs.assign(method=runs["treatment"], gain=100 * (runs["accuracy"] - runs["seed"].map(dense)))
-    basis = part.basis(runs, "test images")
-    columns = [
-        Mean("accuracy", Column("accuracy", format=".4f"), "95 %"),
-        Mean("gain", Column("beside unpruned", "points", format="+.2f"), "95 %"),
-    ]
-    groups = {"sparsity": Column("removed", format=".1%"), "method": Column("network")}
-    caption = f"Tickets of {scheme} and their controls, beside the unpruned network of the same seed; means."
-    drawing = figures.accuracy_by_sparsity(
-        runs, baseline=float(dense.mean()), look=styles(runs["method"]), density=True
-    )
-    ends = runs[runs["sparsity"] == max(levels)].groupby("method")["accuracy"].mean()
-    alt = f"At the sparsest: {', '.join(f'{name} {value:.3f}' for name, value in ends.items())}."
-    picture = Picture(
-        "lottery-curve",
-        drawing,
-        "Tickets and their controls: test accuracy by weights left.",
-        alt,
-        basis,
-        runs[["method", "seed", "sparsity", "accuracy"]],
-    )
-    controls = [name for name in dict.fromkeys(runs["method"]) if name != "ticket"]
-    tests = [
-        block
-        for control in controls
-        for block in judged(runs[runs["method"].isin(["ticket", control])], {control: ["ticket"]}, basis)
-    ]
-    return [picture, grouped(runs, "lottery", caption, groups, columns, basis, sort=True), *tests]
-
-
-def _longer(part: Part) -> list[Block]:
-    rows = part.kind("long")
-    history = part.lines(rows)
-    drawing = figures.path(
-        history,
-        value="accuracy",
-        by="treatment",
-        label=("Pass over the training images", "Validation accuracy"),
-        share=True,
-    )
-    wide = history.pivot_table(index=["step", "seed"], columns="treatment", values="accuracy").reset_index()
-    controls = [name for name in dict.fromkeys(rows["treatment"]) if name != "ticket"]
-    for name in controls:
-        wide[name] = 100 * (wide["ticket"] - wide[name])
-    columns = [Mean(name, Column(f"over {name}", "points", format="+.2f"), f"95 %, {name}") for name in controls]
-    steps = sorted(set(wide["step"]))
-    shown = wide[wide["step"].isin(steps[:: max(1, len(steps) // 8)] + steps[-1:])]
-    removed = percent(rows["sparsity"].iloc[0])
-    caption = f"How far tickets of {removed} removed are ahead as training grows longer, paired by seed."
-    basis = part.basis(rows, "validation images")
-    table = grouped(shown, "longer", caption, {"step": Column("passes")}, columns, basis, sort=True)
-    end = wide[wide["step"] == steps[-1]]
-    alt = f"At the last pass tickets lead by {', '.join(f'{mean(end, name):+.2f} points over {name}' for name in controls)}."
-    picture = Picture(
-        "longer-curve",
-        drawing,
-        f"Validation accuracy over the training: tickets of {removed} removed, and controls.",
-        alt,
-        basis,
-        history[["treatment", "seed", "step", "accuracy"]],
-    )
-    return [picture, table]
-
-
-def _others(part: Part) -> list[Block]:
-    rows = part.kind("other")
-    basis = part.basis(rows, "test images")
-    columns = [Mean("accuracy", Column("accuracy", format=".4f"), "95 %")]
-    groups = {"way": Column("way"), "sparsity": Column("removed", format=".1%"), "scheme": Column("scheme")}
-    caption = "The same networks pruned otherwise: at once after one training and trained again from the start (one-shot), and before any training (SNIP)."
-    blocks: list[Block] = [grouped(rows, "others", caption, groups, columns, basis, sort=True)]
-    for way, group in rows.groupby("way", sort=False):
-        blocks += paired(
-            group,
-            f"others-{way}",
-            f"Schemes under {way}, against the best under iterative pruning.",
-            baseline=best_scheme(pick(part.kind("ticket"), treatment="ticket")),
-            by="scheme",
-        )
-    return blocks
-
-
 def words(part: Part) -> list[str]:
     """Return the conclusions, from the numbers."""
     rows = part.kind("ticket")
     tickets = pick(rows, treatment="ticket")
-    return [_best_words(tickets), *_spread_words(tickets), *_lottery_words(part, rows)]
+    return [_best_words(tickets), *_spread_words(tickets), *lottery_words(part, rows)]
 
 
 def _best_words(tickets: DataFrame) -> str:
@@ -362,31 +272,6 @@ def _spread_words(tickets: DataFrame) -> list[str]:
         + (f": {', '.join(f'{row[1]} at {percent(row[0])}' for row in tested)}." if tested else "."),
         *([f"Accuracy has fallen by a point, on average: {words_}."] if words_ else []),
     ]
-
-
-def _lottery_words(part: Part, rows: DataFrame) -> list[str]:
-    scheme = part.options["control_scheme"]
-    runs = pick(rows, scheme=scheme)
-    sparse = runs[(runs["sparsity"] >= SPARSE) & (runs["treatment"] != "ticket")]
-    if not len(sparse):
-        return []
-    level = sparse["sparsity"].min()
-    at = runs[runs["sparsity"] == level].set_index(["treatment", "seed"])["accuracy"]
-    dense = pick(runs, sparsity=0.0, treatment="ticket").set_index("seed")["accuracy"]
-    gaps = {"the unpruned network": at["ticket"] - dense}
-    gaps |= {name: at["ticket"] - at[name] for name in dict.fromkeys(sparse["treatment"])}
-    told = [f"{_gap(values)} {name}" for name, values in gaps.items()]
-    return [
-        f"With {percent(level)} of the weights removed, tickets of {scheme} have {', '.join(told)} (points of test accuracy, paired)."
-    ]
-
-
-def _gap(values: Any) -> str:
-    summary = summarise([100 * float(value) for value in values.dropna()])
-    side = "above" if summary.mean >= 0 else "below"
-    if summary.low != summary.low:
-        return f"{abs(summary.mean):.2f} {side}"
-    return f"{abs(summary.mean):.2f} ({summary.low:+.2f} to {summary.high:+.2f}) {side}".replace("-", "−")
 
 
 def cards(part: Part) -> list[Card]:

@@ -15,7 +15,7 @@ from secateur.studies.calli.augment import cifar_form
 from secateur.studies.kit import networks
 from secateur.studies.kit.parts import study
 from secateur.studies.wijnja.pages import NOTES, cards, sections, words
-from secateur.studies.wijnja.training import CONTROLS, WAYS, Block, figures_of
+from secateur.studies.wijnja.training import CONTROLS, WAYS, SeedBlock, figures_of
 
 __all__ = ["CONV", "DENSE"]
 
@@ -111,7 +111,7 @@ def train_cell(context: Context) -> Outcome:
     splits = {name: networks.split(context, recipe, name) for name in ("train", "validation", "test")}
     if recipe["colour"]:
         splits = {name: replace(images, images=cifar_form(images.images)) for name, images in splits.items()}
-    histories, tensors = Block(recipe, splits, masks, goes_on=context.recipe.kind == "train-round").trained()
+    histories, tensors = SeedBlock(recipe, splits, masks, goes_on=context.recipe.kind == "train-round").trained()
     rows = [{"network": seed, **row} for seed, rows in zip(context["seeds"], histories, strict=True) for row in rows]
     means = {name: float(tensors[name].mean()) for name in ("accuracy", "loss", "density")}
     return Outcome(means, rows, tensors)

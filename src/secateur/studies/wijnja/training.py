@@ -27,7 +27,7 @@ from secateur.train import History, TrainOptions, TrainTicket, fit_replicas
 from secateur.types import Keep, Sites
 from secateur.untouched import copied
 
-__all__ = ["CONTROLS", "WAYS", "Block", "figures_of"]
+__all__ = ["CONTROLS", "WAYS", "SeedBlock", "figures_of"]
 
 CONTROLS = ("reinitialised", "shuffled", "random mask", "small")
 """What a ticket stands beside."""
@@ -43,7 +43,7 @@ MASK, WEIGHT = "mask ", "weight "
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
+class SeedBlock:
     """The networks of one cell.
 
     Attributes:
