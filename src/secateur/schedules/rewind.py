@@ -133,8 +133,9 @@ class Rewind(Schedule):
             raise InputError(
                 f"Rewind: the training has no step {self.step} to go back to, it took {training.steps}; give a lower step"
             )
-        early = training.early if last is None else last.early
-        return TrainedTicket(ticket.keep, snapshot(network), early, ticket.round, training)
+        early = training.early if asks else None
+        handed_on = early if last is None else last.early
+        return TrainedTicket(ticket.keep, snapshot(network), handed_on, ticket.round, training)
 
     def _prune(self, walk: Walk) -> Result:
         last = TrainedTicket.of_tensors(walk.tensors, len(walk.steps) - 1) if walk.steps else None
@@ -173,14 +174,14 @@ def gone_between(before: Keep, after: Keep) -> list[Unit]:
 
 
 def _round(ticket: Ticket, trained: TrainedTicket, loss: float, accuracy: float) -> Round:
-    told = trained.training
+    training = trained.training
     return Round(
         ticket.round,
         ticket.sparsity,
         loss,
         accuracy,
-        told.steps,
-        told.stopping_step,
-        told.stopping_loss,
-        told.stopping_accuracy,
+        training.steps,
+        training.stopping_step,
+        training.stopping_loss,
+        training.stopping_accuracy,
     )
