@@ -135,7 +135,7 @@ def initialise(model: nn.Module, scheme: str, data: Samples | None = None) -> nn
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:
-    return [layer for layer in model.modules() if isinstance(layer, _LAYERS) and prod(layer.weight.shape)]
+    return [layer for layer in model.modules() if isinstance(layer, _LAYERS) and layer.get_parameter("weight").numel()]
 
 
 def _draw(model: nn.Module, draw: Callable[[Tensor], Tensor]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from torch import Tensor, nn
@@ -197,7 +198,7 @@ def _put(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
 def _products(x_KBI: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor] = ()) -> Tensor:
     """Return the networks' products ``(K, B, O)``: one after the other where each fills a core, else at once."""
     if _fills_a_core(weights[0]):
-        rows = zip(x_KBI, weights, biases or [None] * len(weights), strict=True)
+        rows = zip_longest(x_KBI, weights, biases)
         return torch.stack([_product(x, weight, bias) for x, weight, bias in rows])
     stacked = torch.stack(list(weights)).mT
     return torch.baddbmm(torch.stack(list(biases))[:, None], x_KBI, stacked) if biases else torch.bmm(x_KBI, stacked)

@@ -190,7 +190,7 @@ class _Replica:
     number: int
     model: nn.Module
     order: Generator
-    held: list[tuple[Tensor, Tensor]]
+    held: list[tuple[nn.Parameter, Tensor]]
     records: list[EpochRecord] = field(default_factory=list)
     best: dict[str, Tensor] | None = None
     stopped: bool = False
@@ -321,7 +321,7 @@ class _Stack:
         for start, stop in self.spans:
             lr = float(self.optimizer.param_groups[0]["lr"])
             rows_KB = orders_KN[:, start:stop]
-            x_KBI = inputs.index_select(0, rows_KB.flatten()).unflatten(0, rows_KB.shape)
+            x_KBI = inputs.index_select(0, rows_KB.flatten()).view(*rows_KB.shape, -1)
             y_KB = targets[rows_KB]
             self.optimizer.zero_grad(set_to_none=True)
             outputs, losses = self.chain.gradients(x_KBI, parameters, partial(_losses, self.loss, targets_KB=y_KB))
@@ -330,11 +330,12 @@ class _Stack:
         return pass_.figures(), lr
 
     def _step(self, active: Sequence[_Replica]) -> None:
-        held = [pair for replica in active for pair in replica.held if pair[0].grad is not None]
+        pairs = [pair for replica in active for pair in replica.held]
+        held = [(parameter.grad, mask) for parameter, mask in pairs if parameter.grad is not None]
         if held:
             # A removed weight whose gradients were zero from the start stays zero: every optimizer that has a name moves a
             # weight by multiples of its gradients and of itself alone.
-            torch._foreach_mul_([parameter.grad for parameter, _ in held], [mask for _, mask in held])
+            torch._foreach_mul_([gradient for gradient, _ in held], [mask for _, mask in held])
         if self.options.clip_norm is not None:
             for replica in active:
                 nn.utils.clip_grad_norm_(replica.model.parameters(), self.options.clip_norm)
@@ -366,5 +367,5 @@ def _losses(loss: Loss, outputs_KBO: Tensor, targets_KB: Tensor) -> Tensor:
     if loss is cross_entropy:
         # As `fit` does it, but for all networks in one call.
         rows = cross_entropy(outputs_KBO.flatten(0, 1), targets_KB.flatten(0, 1), reduction="none")
-        return rows.unflatten(0, outputs_KBO.shape[:2]).mean(1)
+        return rows.view(len(outputs_KBO), -1).mean(1)
     return torch.stack([loss(outputs, targets) for outputs, targets in zip(outputs_KBO, targets_KB, strict=True)])
