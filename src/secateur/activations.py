@@ -6,27 +6,32 @@ and maxima are exact to the bit; means and variances merge by the update of Chan
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from secateur.checks import check_number, check_whole
 from secateur.labelled import Samples, batches, check_samples
 from secateur.state import check_finite, device_of, usual
-from secateur.structure.flow import Flow, Read
-from secateur.structure.maps import feature_maps, watching
+from secateur.structure.flow import Flow, Read, reads
+from secateur.structure.infer import Structure
+from secateur.structure.maps import MapPass, feature_maps
 from secateur.structure.sites import REPAIR
-from secateur.types import ExampleInputs, InputError, Sites
+from secateur.types import InputError, Sites
 
 __all__ = ["UnitCounts", "UnitStatistics", "activation_counts", "activation_statistics"]
 
 BATCH = 500
 EXACT = 2**24
 """Ones that a sum in float32 holds exactly."""
-PART = 2**20
+PART = 2**19
+"""Values that the cache holds beside the layer that makes them."""
+FEWEST = 16
 
 
 @dataclass(eq=False)
@@ -110,9 +115,12 @@ class UnitStatistics:
         values = rows.flatten(1).double()
         counts = UnitCounts(self.counts.threshold)
         counts.add(rows)
+        least, greatest = values.aminmax(dim=1)
         mean = values.mean(1)
-        deviations = (values - mean.unsqueeze(1)).square().sum(1)
-        self.merge(UnitStatistics(counts, mean, values.abs().mean(1), deviations, values.amax(1)))
+        # Behind a ReLU each value is its own size, and one pass over them is saved.
+        mean_absolute = mean if bool((least >= 0).all()) else values.abs().mean(1)
+        off = values - mean.unsqueeze(1)
+        self.merge(UnitStatistics(counts, mean, mean_absolute, torch.linalg.vecdot(off, off), greatest))
 
     def add_read(self, read: Read, activations: Tensor) -> None:
         """Add what is in a map."""
@@ -154,7 +162,7 @@ def activation_counts(
         sites: from `channels` on this model.
         data: the split to count on, of any kind that `fit` takes; targets are not used.
         threshold: absolute values up to this count as zero.
-        batch_size: samples a pass, where the data are in memory.
+        batch_size: samples a pass at most, where the data are in memory; fewer where their maps would not stay in the cache.
 
     Raises:
         InputError: sites of single weights or of another model, units that no layer reads, NaN in the model.
@@ -205,18 +213,17 @@ def _one_pass(
     check_samples(data, doing)
     check_finite(model, doing, REPAIR)
     flow, collected = Flow(model, sites), {name: empty() for name in sites}
+    run = MapPass(flow, lambda read, passing: collected[read.site].add_read(read, passing), partial(_maps, doing))
     device = device_of(model)
-    for batch in batches(data, batch_size, doing):
-        inputs = batch.to(device).inputs
-        maps = [read for reads in _maps(flow, inputs, doing).values() for read in reads]
-        with torch.no_grad():
-            flow(inputs, see=watching(maps, lambda read, passing: collected[read.site].add_read(read, passing)))
+    with torch.no_grad():
+        for batch in batches(data, min(batch_size, _samples_in_cache(sites)), doing):
+            run(batch.to(device).inputs)
     return collected
 
 
-def _maps(flow: Flow, inputs: ExampleInputs, doing: str) -> dict[str, tuple[Read, ...]]:
+def _maps(doing: str, structure: Structure, reads: Mapping[str, tuple[Read, ...]]) -> dict[str, tuple[Read, ...]]:
     """The maps of each site, which must have some."""
-    maps_by_site = feature_maps(flow.at(inputs)[0], flow.reads(inputs))
+    maps_by_site = feature_maps(structure, reads)
     for name, maps in maps_by_site.items():
         if not maps:
             raise InputError(
@@ -224,6 +231,17 @@ def _maps(flow: Flow, inputs: ExampleInputs, doing: str) -> dict[str, tuple[Read
                 f"channels(model, inputs, ignore=[{name!r}])"
             )
     return maps_by_site
+
+
+def _samples_in_cache(sites: Sites) -> int:
+    """How many samples have maps that stay in the cache until they are counted; not too few for what reads many weights."""
+    structure = sites.structure
+    if not isinstance(structure, Structure):
+        return FEWEST  # the sites are refused when the model runs
+    example = next(leaf for leaf in tree_leaves((structure.graph.args, structure.graph.kwargs)) if isinstance(leaf, Tensor))
+    maps = [read for site_maps in feature_maps(structure, reads(structure)).values() for read in site_maps]
+    largest = max((read.source.meta["val"].numel() for read in maps), default=1)
+    return max(PART * max(len(example) if example.ndim else 1, 1) // max(largest, 1), FEWEST)
 
 
 def _active(activations: Tensor, dim: int, threshold: float) -> Tensor:
