@@ -18,15 +18,15 @@ from secateur.structure import channels
 
 NETWORKS: dict[str, tuple[dict[str, Any], int]] = {
     "calli-sum": ({}, 20_000),
-    "lenet-300-100": ({}, 10_000),
+    "lenet-300-100": ({}, 20_000),
     "calli-autoencoder": ({}, 4000),
     "calli-mnist": ({}, 2000),
-    "calli-cifar": ({}, 1000),
-    "cnn-4": ({}, 1000),
-    "vgg-16": ({"input_size": 32, "classes": 10, "width": 0.25}, 500),
-    "resnet-18": ({}, 32),
+    "calli-cifar": ({}, 2000),
+    "cnn-4": ({}, 2000),
+    "vgg-16": ({"input_size": 32, "classes": 10, "width": 0.25}, 2000),
+    "resnet-18": ({}, 100),
 }
-"""Options, and how many images a pass has: about a second."""
+"""Options, and how many images a pass has."""
 
 
 def timed(run: Callable[[], object]) -> float:

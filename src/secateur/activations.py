@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from secateur.checks import check_number, check_whole
-from secateur.labelled import Samples, batches, check_samples
+from secateur.labelled import Samples, batches, check_samples, together
 from secateur.state import check_finite, device_of, usual
 from secateur.structure.flow import Flow, Read, reads
 from secateur.structure.infer import Structure
@@ -29,9 +29,10 @@ __all__ = ["UnitCounts", "UnitStatistics", "activation_counts", "activation_stat
 BATCH = 500
 EXACT = 2**24
 """Ones that a sum in float32 holds exactly."""
-PART = 2**19
-"""Values that the cache holds beside the layer that makes them."""
-FEWEST = 16
+PART = 2**20
+"""Values of a map that stay in the cache until they are counted."""
+PARTS, FEWEST = 20, 16
+"""Parts that a pass has, so that tracing the model on one of them costs little; and samples of a part, as each reads all weights."""
 
 
 @dataclass(eq=False)
@@ -62,14 +63,19 @@ class UnitCounts:
 
     def add(self, rows: Tensor) -> None:
         """Add a batch's activations, ``(units, samples, places)``."""
-        self._add(_active(rows, 0, self.threshold), rows[0].numel())
+        self._add_along(rows, 0, torch.arange(len(rows), device=rows.device).unsqueeze(1))
 
     def add_read(self, read: Read, activations: Tensor) -> None:
         """Add what is in a map, without sorting it by unit: ``activations`` is counted where it lies."""
-        active_D = _active(activations, read.dim, self.threshold)
-        index = read.index.to(activations.device)
-        places = activations.numel() // activations.shape[read.dim]
-        self._add(active_D[index].sum(1), places * index.shape[1])
+        self._add_along(activations, read.dim, read.index.to(activations.device))
+
+    def _add_along(self, activations: Tensor, dim: int, index: Tensor) -> None:
+        """Add a map that has each unit at some positions of a dimension, ``(units, positions)``."""
+        active_D = _active(activations, dim, self.threshold)
+        places = activations.numel() // activations.shape[dim]
+        # By far the most units lie at one position.
+        active = active_D[index[:, 0]] if index.shape[1] == 1 else active_D[index].sum(1)
+        self._add(active, places * index.shape[1])
 
     def merge(self, other: UnitCounts) -> None:
         """Add what was counted on other data."""
@@ -112,19 +118,28 @@ class UnitStatistics:
 
     def add(self, rows: Tensor) -> None:
         """Add a batch's activations, ``(units, samples, places)``."""
-        values = rows.flatten(1).double()
-        counts = UnitCounts(self.counts.threshold)
-        counts.add(rows)
-        least, greatest = values.aminmax(dim=1)
-        mean = values.mean(1)
-        # Behind a ReLU each value is its own size, and one pass over them is saved.
-        mean_absolute = mean if bool((least >= 0).all()) else values.abs().mean(1)
-        off = values - mean.unsqueeze(1)
-        self.merge(UnitStatistics(counts, mean, mean_absolute, torch.linalg.vecdot(off, off), greatest))
+        self._add(rows, 0, torch.arange(len(rows), device=rows.device).unsqueeze(1))
 
     def add_read(self, read: Read, activations: Tensor) -> None:
-        """Add what is in a map."""
-        self.add(read.rows(activations))
+        """Add what is in a map, without sorting it by unit."""
+        self._add(activations, read.dim, read.index.to(activations.device))
+
+    def _add(self, activations: Tensor, dim: int, index: Tensor) -> None:
+        """Add a map that has each unit at some positions of a dimension, ``(units, positions)``."""
+        counts = UnitCounts(self.counts.threshold)
+        counts._add_along(activations, dim, index)
+        others = _other_dims(activations, dim)
+        values = activations.double()
+        mean_D = values.mean(others, keepdim=True)
+        # Behind a ReLU each value is its own size, and one pass over them is saved.
+        sizes_D = mean_D if bool(activations.min() >= 0) else values.abs().mean(others, keepdim=True)
+        squares_D = (values - mean_D).square_().sum(others)
+        of_units = [part.flatten()[index] for part in (mean_D, sizes_D, squares_D, activations.amax(others).double())]
+        means, sizes, squares, greatest = of_units
+        mean = means.mean(1)
+        # The squared deviations from a unit's mean: those from the mean of each of its positions, and these means' own.
+        between = activations.numel() // mean_D.numel() * (means - mean.unsqueeze(1)).square()
+        self.merge(UnitStatistics(counts, mean, sizes.mean(1), (squares + between).sum(1), greatest.amax(1)))
 
     def merge(self, other: UnitStatistics) -> None:
         """Add the statistics of other data: those of both together."""
@@ -216,7 +231,7 @@ def _one_pass(
     run = MapPass(flow, lambda read, passing: collected[read.site].add_read(read, passing), partial(_maps, doing))
     device = device_of(model)
     with torch.no_grad():
-        for batch in batches(data, min(batch_size, _samples_in_cache(sites)), doing):
+        for batch in batches(data, _part_size(sites, data, batch_size), doing):
             run(batch.to(device).inputs)
     return collected
 
@@ -233,29 +248,46 @@ def _maps(doing: str, structure: Structure, reads: Mapping[str, tuple[Read, ...]
     return maps_by_site
 
 
+def _part_size(sites: Sites, data: Samples, most: int) -> int:
+    """How many samples run at once, where they are in memory; see `PART`, `PARTS` and `FEWEST`."""
+    whole = together(data)
+    if whole is None:
+        return most
+    size = min(most, _samples_in_cache(sites), max(len(whole) // PARTS, FEWEST))
+    # Parts of another size are traced anew, so all are of one where a size near by allows it.
+    return next((near for near in range(size, size // 2, -1) if len(whole) % near == 0), size)
+
+
 def _samples_in_cache(sites: Sites) -> int:
-    """How many samples have maps that stay in the cache until they are counted; not too few for what reads many weights."""
+    """How many samples have maps that stay in the cache until they are counted, at least `FEWEST`."""
     structure = sites.structure
     if not isinstance(structure, Structure):
         return FEWEST  # the sites are refused when the model runs
-    example = next(leaf for leaf in tree_leaves((structure.graph.args, structure.graph.kwargs)) if isinstance(leaf, Tensor))
+    inputs = tree_leaves((structure.graph.args, structure.graph.kwargs))
+    samples = next((len(x) for x in inputs if isinstance(x, Tensor) and x.ndim), 1)
     maps = [read for site_maps in feature_maps(structure, reads(structure)).values() for read in site_maps]
     largest = max((read.source.meta["val"].numel() for read in maps), default=1)
-    return max(PART * max(len(example) if example.ndim else 1, 1) // max(largest, 1), FEWEST)
+    return max(PART * samples // max(largest, 1), FEWEST)
+
+
+def _other_dims(activations: Tensor, dim: int) -> list[int]:
+    return [other for other in range(activations.ndim) if other != dim]
 
 
 def _active(activations: Tensor, dim: int, threshold: float) -> Tensor:
     """How many entries are not zero along all other dimensions, int64."""
-    others = [other for other in range(activations.ndim) if other != dim]
+    others = _other_dims(activations, dim)
     if threshold:
         return torch.count_nonzero(activations.abs() > threshold, dim=others)
+    if activations.numel() <= PART or not dim:
+        return _not_zero(activations, others)
     # A part that stays in the cache is summed many times as fast as it would be counted.
-    samples = max(PART // max(activations[0].numel(), 1), 1) if dim else len(activations)
+    samples = max(PART // max(activations[0].numel(), 1), 1)
     return torch.stack([_not_zero(part, others) for part in activations.split(samples)]).sum(0)  # type: ignore[no-untyped-call]
 
 
 def _not_zero(part: Tensor, others: list[int]) -> Tensor:
     """The same of a part."""
     ones = part.sign().abs_().sum(others, dtype=torch.float32)
-    exact = part.numel() <= EXACT and bool(torch.isfinite(ones).all())
+    exact = part.numel() <= EXACT and bool(torch.isfinite(ones.sum()))
     return ones.long() if exact else torch.count_nonzero(part, dim=others)

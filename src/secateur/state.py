@@ -18,6 +18,7 @@ from secateur.types import ExampleInputs, InputError
 from secateur.untouched import UNMADE, ParameterWrites, untouched
 
 __all__ = [
+    "all_finite",
     "arguments_of",
     "as_usual",
     "check_finite",
@@ -139,13 +140,24 @@ def check_finite(model: nn.Module, when: str, remedy: str) -> None:
     """
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     for name, tensor in tensors(model).items():
-        # A sum is finite unless a term is not, or it overflows; only then is each entry looked at.
-        if not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum())):
+        if all_finite(tensor):
             continue
         wrong = ~torch.isfinite(tensor) if name in parameters else torch.isnan(tensor)
         if bool(wrong.any()):
             bad = int(wrong.sum())
             raise InputError(f"{when}: {name} of the model holds {bad} NaN or infinite values; {remedy}")
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Return whether there is no NaN and no infinity among the values.
+
+    >>> all_finite(torch.tensor([1e38, 3e38])), all_finite(torch.tensor([float("inf")]))
+    (True, False)
+    """
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return True
+    # A sum is finite unless a term is not, or it overflows; only then is each entry looked at.
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
 def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -179,14 +191,14 @@ def arguments_of(inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]
     >>> arguments_of({"x": torch.zeros(1)})
     ((), {'x': tensor([0.])})
     """
+    if isinstance(inputs, Tensor):
+        return (ordinary(inputs),), {}
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = {}
     if isinstance(inputs, Mapping):
         kwargs = {str(name): value for name, value in inputs.items()}
     elif isinstance(inputs, tuple):
         args = inputs
-    elif isinstance(inputs, Tensor):
-        args = (inputs,)
     else:
         raise InputError(
             f"example_inputs is a {type(inputs).__name__}; "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from secateur.activations import activation_counts
 from secateur.criteria import ActivationCount, ActiveFraction
+from secateur.lab.plan.options import Option, Options
 from secateur.lab.plan.recipe import Json
 from secateur.lab.plan.study import Publication
 from secateur.labelled import Samples
@@ -31,11 +32,37 @@ from secateur.train import (
 )
 from secateur.types import Criterion
 
-__all__ = ["SOURCE", "Course", "OnCycle", "Way"]
+__all__ = ["ON_IMAGES", "SOURCE", "Course", "OnCycle", "Way", "cycle_options"]
 
 SOURCE = Publication("calli", "E. Çallı", 2017, "Optimizing Neural Networks for Mobile Devices")
 
 OnCycle = Callable[[int, nn.Module, History], object]
+
+ON_IMAGES = (
+    Option("data", "text", "", "data sets, by name", many="either"),
+    Option("data_dir", "text", None, "the folder with the data files", optional=True),
+    Option("images", "count", 2000, "training images, the first ones", least=1),
+)
+"""The options of a study that is on images."""
+
+
+def cycle_options(ways: Iterable[str], *further: Option, least_batch: int = 1, **defaults: Json) -> Options:
+    """Return the options that all studies of cycles have, and further ones, with a study's own defaults.
+
+    >>> dict(cycle_options(["vanilla"], seeds=3))["seeds"]
+    3
+    """
+    names = tuple(ways)
+    table = (
+        Option("seeds", "count", 1, "how many networks of each way", least=1),
+        Option("ways", "text", list(names), "what is done in the cycles", allowed=names, many="list"),
+        *further,
+        Option("epochs", "count", 2, "passes over the samples in a cycle", least=1),
+        Option("cycles", "count", 2, "how many cycles at most", least=1),
+        Option("settle", "count", 2, "passes without penalty and distortion at the end", least=1),
+        Option("batch_size", "count", 50, "samples a step", least=least_batch),
+    )
+    return Options(table).changed(**defaults)
 
 
 @dataclass(frozen=True)
