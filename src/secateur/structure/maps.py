@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
@@ -18,7 +18,6 @@ from secateur.structure.layers import MOVES
 from secateur.structure.makers import root_of
 from secateur.structure.ops import NORMS
 from secateur.structure.ops import POOLS as MAP_BY_MAP
-from secateur.structure.ops import writes
 from secateur.structure.rules import Value, op_name
 from secateur.structure.rules.reductions import POOLS
 from secateur.structure.trace import Graph
@@ -85,7 +84,7 @@ MapsOf = Callable[[Structure, Mapping[str, tuple[Read, ...]]], Mapping[str, tupl
 
 @dataclass(eq=False)
 class MapPass:
-    """Runs a model as far as its maps need, and shows each map when it is there: no op behind the last one runs.
+    """Runs a model as far as its maps need, and shows each before it is read: no op behind the last map runs.
 
     For each shape of inputs the graph is written as a module of its own, which runs as fast as the model.
 
@@ -130,38 +129,26 @@ class _Shows(nn.Module):
         self.add(self.read, activations)
 
 
-def _showing(graph: Graph, places: Iterable[Read], add: Callable[[Read, Tensor], object]) -> fx.GraphModule:
-    """A graph's ops that lead to some places, as a module that is given what the graph's placeholders stand for."""
-    by_source: dict[Node, list[Read]] = {}
-    for read in places:
-        by_source.setdefault(read.source, []).append(read)
-    needed, parts, copies = _leading_to(by_source), dict[str, Any](), dict[Node, Node]()
+def _showing(graph: Graph, places: Sequence[Read], add: Callable[[Read, Tensor], object]) -> fx.GraphModule:
+    """A graph's ops before the last of some places, as a module that is given what the graph's placeholders stand for."""
+    waiting = {read.node: [other for other in places if other.node is read.node] for read in places}
+    parts: dict[str, Any] = {}
+    copies: dict[Node, Node] = {}
     written = fx.Graph()
     for node in graph.nodes:
+        for read in waiting.pop(node, ()):
+            parts[f"map_{len(parts)}"] = _Shows(read, add)
+            written.call_module(f"map_{len(parts) - 1}", (copies[read.source],))
         if node.op == "placeholder":
-            copies[node] = written.placeholder(f"tensor_{len(copies)}")  # a parameter's own name may be no name in Python
-        elif node in needed:
+            copies[node] = written.placeholder(
+                f"tensor_{len(copies)}"
+            )  # a parameter's own name may be no name in Python
+        elif waiting:
             copies[node] = written.node_copy(node, copies.__getitem__)
-            if node.op == "get_attr":
-                parts[str(node.target)] = attrgetter(str(node.target))(root_of(graph))
-        for read in by_source.get(node, ()):
-            name = f"map_{len(parts)}"
-            parts[name] = _Shows(read, add)
-            written.call_module(name, (copies[node],))
+        if node.op == "get_attr" and node in copies:
+            parts[str(node.target)] = attrgetter(str(node.target))(root_of(graph))
     written.output(None)
     return fx.GraphModule(parts, written)
-
-
-def _leading_to(nodes: Iterable[Node]) -> set[Node]:
-    """These nodes and all that they are made of; what writes into one of them leads to it, too."""
-    needed: set[Node] = set()
-    waiting = list(nodes)
-    while waiting:
-        node = waiting.pop()
-        if node not in needed:
-            needed.add(node)
-            waiting += [*node.all_input_nodes, *(user for user in node.users if writes(user))]
-    return needed
 
 
 def _map_of(structure: Structure, read: Read) -> Read:

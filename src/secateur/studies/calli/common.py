@@ -72,6 +72,7 @@ class Way:
     Attributes:
         optimizer, lr, momentum: of the training.
         distort, strength, decay, until: of `Distortion`; "" distorts nothing.
+        distort_of: patterns of the parameters that it disturbs; empty for the weights.
         l1, l1_of: strength of an L1 on the parameters of these patterns.
         activity: strength of an L1 on the activations.
         lasso, lasso_of, roles: strength of the group lasso, its factor at the sites of each pattern, and what belongs to a
@@ -91,6 +92,7 @@ class Way:
     strength: float = 1.0
     decay: float = 1.0
     until: int | None = None
+    distort_of: tuple[str, ...] = ()
     l1: float = 0.0
     l1_of: tuple[str, ...] = ("*",)
     activity: float = 0.0
@@ -118,7 +120,7 @@ class Way:
         >>> Way.of(way.recipe()) == way
         True
         """
-        tuples: dict[str, Callable[[Any], Any]] = {"roles": tuple, "l1_of": tuple}
+        tuples: dict[str, Callable[[Any], Any]] = {"roles": tuple, "l1_of": tuple, "distort_of": tuple}
         tuples |= {"network": lambda value: tuple(value.items()), "lasso_of": lambda pairs: tuple(map(tuple, pairs))}
         return cls(**{name: tuples[name](value) if name in tuples else value for name, value in recipe.items()})
 
@@ -154,7 +156,7 @@ class Way:
         if self.distort:
             # Both names are checked there.
             how: Any = self.distort
-            distort = Distortion(how, self.strength, self.decay, self.until, seed=options.seed)
+            distort = Distortion(how, self.strength, self.decay, self.until, self.distort_of, seed=options.seed)
         training = TrainCycle(train, options, [*self.penalties(example), *callbacks], distort, on_cycle)
         schedule = Cycles(self._criterion(counted), training, self._rule(), cycles, self.patience)
         return schedule(model, channels(model, example))
