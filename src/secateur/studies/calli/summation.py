@@ -35,6 +35,8 @@ WAYS: Mapping[str, Way] = {
     "RMSProp": Way(init=NORMAL, optimizer="rmsprop", momentum=0.0),
     "fires in at most 1 %": Way(init=NORMAL, rule="fraction", limit=0.01),
     "distorted, multiplied": Way(init=NORMAL, distort="multiply", patience=3),
+    "distorted, patient": Way(init=NORMAL, distort="multiply", patience=12),
+    "distorted, biases too": Way(init=NORMAL, distort="multiply", distort_of=("*",), patience=12),
     "distorted, added": Way(init=NORMAL, distort="add", patience=3),
     "L1": Way(init=NORMAL, l1=0.01, floor=0.05, patience=6),
     "distorted + L1": Way(init=NORMAL, l1=0.01, floor=0.05, distort="multiply", strength=0.5, until=3, patience=6),
@@ -43,10 +45,29 @@ WAYS: Mapping[str, Way] = {
         init=NORMAL, lasso=0.05, floor=0.05, distort="multiply", strength=0.5, until=3, patience=12
     ),
     "Adam + group lasso": Way(init=NORMAL, optimizer="adam", lasso=0.02, floor=0.05, patience=12),
+    "distorted + Adam + group lasso": Way(
+        init=NORMAL,
+        optimizer="adam",
+        lasso=0.02,
+        floor=0.05,
+        distort="multiply",
+        strength=0.5,
+        until=3,
+        patience=12,
+    ),
 }
 """The rows of the study: the text's, and what its notes ask for."""
 
-MAIN = ("vanilla", "distorted, multiplied", "group lasso", "distorted + group lasso", "Adam + group lasso")
+MAIN = (
+    "vanilla",
+    "distorted, multiplied",
+    "distorted, patient",
+    "distorted, biases too",
+    "group lasso",
+    "distorted + group lasso",
+    "Adam + group lasso",
+    "distorted + Adam + group lasso",
+)
 """The ways that are run with every seed; the others with the first ones."""
 
 
