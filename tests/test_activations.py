@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.activations import UnitCounts, UnitStatistics, activation_counts, activation_statistics
 from secateur.criteria import ActivationCount, ActiveFraction
 from secateur.structure import channels
+from secateur.structure.flow import Flow
+from secateur.structure.maps import MapPass
 from secateur.types import InputError
 
 
@@ -113,6 +117,61 @@ def test_the_count_is_the_fraction_times_the_values() -> None:
     sites, data = channels(model, inputs[:1]), (inputs, torch.zeros(len(inputs)))
     counts = activation_counts(model, sites, data)["0"]
     torch.testing.assert_close(ActiveFraction(data)(model, sites)["0"].double(), counts.fraction, rtol=1e-6, atol=0)
+
+
+class Ops(TorchDispatchMode):
+    """Notes which ops run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func._schema.name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_pass_runs_no_op_behind_the_last_map() -> None:
+    model, inputs = model_of("linear")
+    sizes: list[tuple[int, ...]] = []
+    run = MapPass(Flow(model, channels(model, inputs[:1])), lambda read, activations: sizes.append(activations.shape))
+    run(inputs)
+    with Ops() as ops:
+        run(inputs)
+    assert sizes == [(23, 6), (23, 6)]
+    assert (ops.names.count("aten::addmm"), ops.names.count("aten::relu")) == (1, 1)
+
+
+class InPlace(nn.Module):
+    """What is read was written into after its op had run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x.view(-1).relu_()
+        return self.last(x)
+
+
+def test_a_map_is_counted_as_it_is_when_it_is_read() -> None:
+    torch.manual_seed(0)
+    model, inputs = InPlace().eval(), torch.randn(40, 4)
+    counts = activation_counts(model, channels(model, inputs[:1]), (inputs, torch.zeros(40)))["first"]
+    assert torch.equal(counts.active, (model.first(inputs) > 0).sum(0))
+
+
+@pytest.mark.parametrize("samples", [1, 15, 37, 100, 1009])
+def test_counts_are_the_same_whatever_the_parts(samples: int) -> None:
+    model, _ = model_of("convolution")
+    inputs = torch.randn(samples, 2, 7, 7, generator=torch.Generator().manual_seed(samples))
+    expected = (brute_force(model, inputs) != 0).sum(1)
+    counts = activation_counts(model, channels(model, inputs[:1]), (inputs, torch.zeros(samples)))["0"]
+    assert torch.equal(counts.active, expected)
+    assert counts.values == samples * 25
+    both = activation_counts(model, channels(model, inputs[:1]), [(inputs, torch.zeros(samples))] * 2)["0"]
+    assert torch.equal(both.active, 2 * expected)
 
 
 class Twice(nn.Module):

@@ -6,20 +6,23 @@ and maxima are exact to the bit; means and variances merge by the update of Chan
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from secateur.checks import check_number, check_whole
-from secateur.labelled import Samples, batches, check_samples
+from secateur.labelled import Samples, batches, check_samples, together
 from secateur.state import check_finite, device_of, usual
-from secateur.structure.flow import Flow, Read
-from secateur.structure.maps import feature_maps, watching
+from secateur.structure.flow import Flow, Read, reads
+from secateur.structure.infer import Structure
+from secateur.structure.maps import MapPass, feature_maps
 from secateur.structure.sites import REPAIR
-from secateur.types import ExampleInputs, InputError, Sites
+from secateur.types import InputError, Sites
 
 __all__ = ["UnitCounts", "UnitStatistics", "activation_counts", "activation_statistics"]
 
@@ -27,6 +30,9 @@ BATCH = 500
 EXACT = 2**24
 """Ones that a sum in float32 holds exactly."""
 PART = 2**20
+"""Values of a map that stay in the cache until they are counted."""
+PARTS, FEWEST = 20, 16
+"""Parts that a pass has, so that tracing the model on one of them costs little; and samples of a part, as each reads all weights."""
 
 
 @dataclass(eq=False)
@@ -57,14 +63,19 @@ class UnitCounts:
 
     def add(self, rows: Tensor) -> None:
         """Add a batch's activations, ``(units, samples, places)``."""
-        self._add(_active(rows, 0, self.threshold), rows[0].numel())
+        self._add_along(rows, 0, torch.arange(len(rows), device=rows.device).unsqueeze(1))
 
     def add_read(self, read: Read, activations: Tensor) -> None:
         """Add what is in a map, without sorting it by unit: ``activations`` is counted where it lies."""
-        active_D = _active(activations, read.dim, self.threshold)
-        index = read.index.to(activations.device)
-        places = activations.numel() // activations.shape[read.dim]
-        self._add(active_D[index].sum(1), places * index.shape[1])
+        self._add_along(activations, read.dim, read.index.to(activations.device))
+
+    def _add_along(self, activations: Tensor, dim: int, index: Tensor) -> None:
+        """Add a map that has each unit at some positions of a dimension, ``(units, positions)``."""
+        active_D = _active(activations, dim, self.threshold)
+        places = activations.numel() // activations.shape[dim]
+        # By far the most units lie at one position.
+        active = active_D[index[:, 0]] if index.shape[1] == 1 else active_D[index].sum(1)
+        self._add(active, places * index.shape[1])
 
     def merge(self, other: UnitCounts) -> None:
         """Add what was counted on other data."""
@@ -107,16 +118,28 @@ class UnitStatistics:
 
     def add(self, rows: Tensor) -> None:
         """Add a batch's activations, ``(units, samples, places)``."""
-        values = rows.flatten(1).double()
-        counts = UnitCounts(self.counts.threshold)
-        counts.add(rows)
-        mean = values.mean(1)
-        deviations = (values - mean.unsqueeze(1)).square().sum(1)
-        self.merge(UnitStatistics(counts, mean, values.abs().mean(1), deviations, values.amax(1)))
+        self._add(rows, 0, torch.arange(len(rows), device=rows.device).unsqueeze(1))
 
     def add_read(self, read: Read, activations: Tensor) -> None:
-        """Add what is in a map."""
-        self.add(read.rows(activations))
+        """Add what is in a map, without sorting it by unit."""
+        self._add(activations, read.dim, read.index.to(activations.device))
+
+    def _add(self, activations: Tensor, dim: int, index: Tensor) -> None:
+        """Add a map that has each unit at some positions of a dimension, ``(units, positions)``."""
+        counts = UnitCounts(self.counts.threshold)
+        counts._add_along(activations, dim, index)
+        others = _other_dims(activations, dim)
+        values = activations.double()
+        mean_D = values.mean(others, keepdim=True)
+        # Behind a ReLU each value is its own size, and one pass over them is saved.
+        sizes_D = mean_D if bool(activations.min() >= 0) else values.abs().mean(others, keepdim=True)
+        squares_D = (values - mean_D).square_().sum(others)
+        of_units = [part.flatten()[index] for part in (mean_D, sizes_D, squares_D, activations.amax(others).double())]
+        means, sizes, squares, greatest = of_units
+        mean = means.mean(1)
+        # The squared deviations from a unit's mean: those from the mean of each of its positions, and these means' own.
+        between = activations.numel() // mean_D.numel() * (means - mean.unsqueeze(1)).square()
+        self.merge(UnitStatistics(counts, mean, sizes.mean(1), (squares + between).sum(1), greatest.amax(1)))
 
     def merge(self, other: UnitStatistics) -> None:
         """Add the statistics of other data: those of both together."""
@@ -154,7 +177,7 @@ def activation_counts(
         sites: from `channels` on this model.
         data: the split to count on, of any kind that `fit` takes; targets are not used.
         threshold: absolute values up to this count as zero.
-        batch_size: samples a pass, where the data are in memory.
+        batch_size: samples a pass at most, where the data are in memory; fewer where their maps would not stay in the cache.
 
     Raises:
         InputError: sites of single weights or of another model, units that no layer reads, NaN in the model.
@@ -205,18 +228,17 @@ def _one_pass(
     check_samples(data, doing)
     check_finite(model, doing, REPAIR)
     flow, collected = Flow(model, sites), {name: empty() for name in sites}
+    run = MapPass(flow, lambda read, passing: collected[read.site].add_read(read, passing), partial(_maps, doing))
     device = device_of(model)
-    for batch in batches(data, batch_size, doing):
-        inputs = batch.to(device).inputs
-        maps = [read for reads in _maps(flow, inputs, doing).values() for read in reads]
-        with torch.no_grad():
-            flow(inputs, see=watching(maps, lambda read, passing: collected[read.site].add_read(read, passing)))
+    with torch.no_grad():
+        for batch in batches(data, _part_size(sites, data, batch_size), doing):
+            run(batch.to(device).inputs)
     return collected
 
 
-def _maps(flow: Flow, inputs: ExampleInputs, doing: str) -> dict[str, tuple[Read, ...]]:
+def _maps(doing: str, structure: Structure, reads: Mapping[str, tuple[Read, ...]]) -> dict[str, tuple[Read, ...]]:
     """The maps of each site, which must have some."""
-    maps_by_site = feature_maps(flow.at(inputs)[0], flow.reads(inputs))
+    maps_by_site = feature_maps(structure, reads)
     for name, maps in maps_by_site.items():
         if not maps:
             raise InputError(
@@ -226,18 +248,46 @@ def _maps(flow: Flow, inputs: ExampleInputs, doing: str) -> dict[str, tuple[Read
     return maps_by_site
 
 
+def _part_size(sites: Sites, data: Samples, most: int) -> int:
+    """How many samples run at once, where they are in memory; see `PART`, `PARTS` and `FEWEST`."""
+    whole = together(data)
+    if whole is None:
+        return most
+    size = min(most, _samples_in_cache(sites), max(len(whole) // PARTS, FEWEST))
+    # Parts of another size are traced anew, so all are of one where a size near by allows it.
+    return next((near for near in range(size, size // 2, -1) if len(whole) % near == 0), size)
+
+
+def _samples_in_cache(sites: Sites) -> int:
+    """How many samples have maps that stay in the cache until they are counted, at least `FEWEST`."""
+    structure = sites.structure
+    if not isinstance(structure, Structure):
+        return FEWEST  # the sites are refused when the model runs
+    inputs = tree_leaves((structure.graph.args, structure.graph.kwargs))
+    samples = next((len(x) for x in inputs if isinstance(x, Tensor) and x.ndim), 1)
+    maps = [read for site_maps in feature_maps(structure, reads(structure)).values() for read in site_maps]
+    largest = max((read.source.meta["val"].numel() for read in maps), default=1)
+    return max(PART * samples // max(largest, 1), FEWEST)
+
+
+def _other_dims(activations: Tensor, dim: int) -> list[int]:
+    return [other for other in range(activations.ndim) if other != dim]
+
+
 def _active(activations: Tensor, dim: int, threshold: float) -> Tensor:
     """How many entries are not zero along all other dimensions, int64."""
-    others = [other for other in range(activations.ndim) if other != dim]
+    others = _other_dims(activations, dim)
     if threshold:
         return torch.count_nonzero(activations.abs() > threshold, dim=others)
+    if activations.numel() <= PART or not dim:
+        return _not_zero(activations, others)
     # A part that stays in the cache is summed many times as fast as it would be counted.
-    samples = max(PART // max(activations[0].numel(), 1), 1) if dim else len(activations)
+    samples = max(PART // max(activations[0].numel(), 1), 1)
     return torch.stack([_not_zero(part, others) for part in activations.split(samples)]).sum(0)  # type: ignore[no-untyped-call]
 
 
 def _not_zero(part: Tensor, others: list[int]) -> Tensor:
     """The same of a part."""
     ones = part.sign().abs_().sum(others, dtype=torch.float32)
-    exact = part.numel() <= EXACT and bool(torch.isfinite(ones).all())
+    exact = part.numel() <= EXACT and bool(torch.isfinite(ones.sum()))
     return ones.long() if exact else torch.count_nonzero(part, dim=others)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from secateur.state import check_usable, ordinary
+from secateur.state import all_finite, check_usable, ordinary
 from secateur.trees import numbers_within
 from secateur.types import InputError
 
@@ -292,7 +292,7 @@ def _check_batch(batch: SampleBatch, subject: str) -> None:
     for name, tensor in named:
         if name.startswith("y") and tensor.is_complex():
             raise InputError(f"{subject}: the targets are {tensor.dtype}; give whole numbers for classes, or real ones")
-        if not torch.isfinite(tensor).all():
+        if not all_finite(tensor):
             which = "inputs" if name.startswith("x") else "targets"
             raise InputError(f"{subject}: the {which} hold NaN or infinite values; drop or repair those samples")
 

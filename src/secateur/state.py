@@ -18,6 +18,8 @@ from secateur.types import ExampleInputs, InputError
 from secateur.untouched import UNMADE, ParameterWrites, untouched
 
 __all__ = [
+    "all_finite",
+    "arguments_of",
     "as_usual",
     "check_finite",
     "check_module",
@@ -138,13 +140,24 @@ def check_finite(model: nn.Module, when: str, remedy: str) -> None:
     """
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     for name, tensor in tensors(model).items():
-        # A sum is finite unless a term is not, or it overflows; only then is each entry looked at.
-        if not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum())):
+        if all_finite(tensor):
             continue
         wrong = ~torch.isfinite(tensor) if name in parameters else torch.isnan(tensor)
         if bool(wrong.any()):
             bad = int(wrong.sum())
             raise InputError(f"{when}: {name} of the model holds {bad} NaN or infinite values; {remedy}")
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Return whether there is no NaN and no infinity among the values.
+
+    >>> all_finite(torch.tensor([1e38, 3e38])), all_finite(torch.tensor([float("inf")]))
+    (True, False)
+    """
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return True
+    # A sum is finite unless a term is not, or it overflows; only then is each entry looked at.
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
 def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -156,19 +169,7 @@ def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[s
     >>> split_inputs(torch.zeros(1)), split_inputs({"x": torch.zeros(1)})
     (((tensor([0.]),), {}), ((), {'x': tensor([0.])}))
     """
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = {}
-    if isinstance(example_inputs, Mapping):
-        kwargs = {str(name): value for name, value in example_inputs.items()}
-    elif isinstance(example_inputs, tuple):
-        args = example_inputs
-    elif isinstance(example_inputs, Tensor):
-        args = (example_inputs,)
-    else:
-        raise InputError(
-            f"example_inputs is a {type(example_inputs).__name__}; "
-            "give a tensor, a tuple of positional inputs, or a dict of keyword inputs"
-        )
+    args, kwargs = arguments_of(example_inputs)
     input_tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
     if not input_tensors:
         raise InputError(
@@ -181,6 +182,28 @@ def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[s
         )
     if any(bool(torch.isnan(x).any()) for x in input_tensors):
         raise InputError("example_inputs hold NaN, which verifies nothing; give a real sample, or noise")
+    return args, kwargs
+
+
+def arguments_of(inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return what `split_inputs` does, without a look at the values: for inputs that were looked at before.
+
+    >>> arguments_of({"x": torch.zeros(1)})
+    ((), {'x': tensor([0.])})
+    """
+    if isinstance(inputs, Tensor):
+        return (ordinary(inputs),), {}
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
+    if isinstance(inputs, Mapping):
+        kwargs = {str(name): value for name, value in inputs.items()}
+    elif isinstance(inputs, tuple):
+        args = inputs
+    else:
+        raise InputError(
+            f"example_inputs is a {type(inputs).__name__}; "
+            "give a tensor, a tuple of positional inputs, or a dict of keyword inputs"
+        )
     ordinary_inputs: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map_only(Tensor, ordinary, (args, kwargs))
     return ordinary_inputs
 

@@ -13,9 +13,9 @@ from torch.optim import Optimizer
 from secateur.criteria import ActivationCount
 from secateur.measure import macs, parameters
 from secateur.result import Result
-from secateur.schedules import Cycles, Schedule
+from secateur.schedules import Cycles, Schedule, shrinking
 from secateur.selection import AtMost, BelowQuantile, Outliers
-from secateur.structure import blocks, channels, weights
+from secateur.structure import blocks, channels, cut, mask, weights
 from secateur.testing.schedules import ScheduleConformance
 from secateur.train import Distortion, TrainCycle, TrainOptions
 from secateur.types import Batches, InputError, Loss, Scores, Sites
@@ -158,6 +158,25 @@ def test_size_never_rises_and_each_cut_is_verified(norm: bool) -> None:
     assert sizes[-1][0] < sizes[0][0]
     assert result.verification is not None
     assert result.report.parameters[1] <= sizes[-1][0]
+
+
+def test_each_cut_gives_what_the_masked_model_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(16, 2)
+    differences, verified = [], []
+
+    def compared(model: nn.Module, sites: Sites, keep: Any, **options: Any) -> nn.Module:
+        small = cut(model, sites, keep, **options)
+        differences.append(float((small(x) - mask(model, sites, keep)(x)).abs().max()))
+        verified.append(options.get("verify", True))
+        return small
+
+    monkeypatch.setattr(shrinking, "cut", compared)
+    result = run(net(0, units=6), Script(at2=kill(1), at3=kill(0)))
+    assert [len(step.units) for step in result.history.steps] == [1, 1, 1, 0]
+    assert len(differences) == 4, "the whole model, and three cuts"
+    assert max(differences) < 1e-6
+    assert all(verified)
 
 
 def test_what_cannot_be_cut_is_refused() -> None:

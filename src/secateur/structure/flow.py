@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
-from secateur.state import own_tensors, split_inputs
+from secateur.state import arguments_of, own_tensors
 from secateur.structure.axes import Atom, atoms, positions, resolve
 from secateur.structure.infer import Structure, infer
 from secateur.structure.makers import Maker, OwnTensors, makers_of, root_of, weight_nodes
@@ -244,9 +244,8 @@ class Flow:
 
     def at(self, inputs: ExampleInputs) -> tuple[Structure, dict[str, tuple[Read, ...]]]:
         """Return the structure, and the reads of all its sites, for inputs of this shape."""
-        args, kwargs = split_inputs(inputs)
-        leaves, spec = pytree.tree_flatten((args, kwargs))
-        key = (str(spec), tuple((tuple(x.shape), x.dtype) if isinstance(x, Tensor) else x for x in leaves))
+        leaves, spec = _flattened(inputs)
+        key = (spec, tuple((tuple(x.shape), x.dtype) if isinstance(x, Tensor) else x for x in leaves))
         if key not in self._traced:
             structure = infer(trace(self.model, inputs))
             missing = [name for name in self.sites if name not in structure.units]
@@ -292,10 +291,18 @@ class Flow:
     def _flat(self, graph: Graph, inputs: ExampleInputs, tensors: Mapping[str, Tensor]) -> list[Any]:
         """What the graph's placeholders stand for, in their order."""
         tensors_by_node = self._own(graph, tensors)
-        leaves = iter(x for x in pytree.tree_leaves(split_inputs(inputs)) if graph.program or isinstance(x, Tensor))
+        leaves = iter(x for x in _flattened(inputs)[0] if graph.program or isinstance(x, Tensor))
         return [
             tensors_by_node[n] if n in tensors_by_node else next(leaves) for n in graph.nodes if n.op == "placeholder"
         ]
+
+
+def _flattened(inputs: ExampleInputs) -> tuple[list[Any], str]:
+    """What a model is called with, one after the other, and how it is put together."""
+    if isinstance(inputs, Tensor):  # by far the most, and flattening takes as long as a small layer
+        return [*arguments_of(inputs)[0]], "one tensor"
+    leaves, spec = pytree.tree_flatten(arguments_of(inputs))
+    return leaves, str(spec)
 
 
 def tensor_names(graph: Graph) -> dict[Node, str]:

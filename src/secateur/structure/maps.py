@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, fx, nn
 from torch.fx import Node
 
 from secateur.structure.axes import Atom, positions
-from secateur.structure.flow import Read
+from secateur.structure.flow import Flow, Read
 from secateur.structure.infer import Structure
 from secateur.structure.layers import MOVES
+from secateur.structure.makers import root_of
 from secateur.structure.ops import NORMS
 from secateur.structure.ops import POOLS as MAP_BY_MAP
 from secateur.structure.rules import Value, op_name
 from secateur.structure.rules.reductions import POOLS
+from secateur.structure.trace import Graph
+from secateur.types import ExampleInputs
 
-__all__ = ["feature_maps", "watching"]
+__all__ = ["MapPass", "feature_maps", "watching"]
 
 PASSED = {*MOVES, *MAP_BY_MAP, *POOLS, "mean", "dropout", "feature_dropout"} - {"select", "slice"}
 """Ops between a map and the layer that reads it."""
@@ -72,6 +77,78 @@ def watching(places: Iterable[Read], add: Callable[[Read, Tensor], object]) -> C
         return value
 
     return see
+
+
+MapsOf = Callable[[Structure, Mapping[str, tuple[Read, ...]]], Mapping[str, tuple[Read, ...]]]
+
+
+@dataclass(eq=False)
+class MapPass:
+    """Runs a model as far as its maps need, and shows each before it is read: no op behind the last map runs.
+
+    For each shape of inputs the graph is written as a module of its own, which runs as fast as the model.
+
+    Attributes:
+        flow: the model and its sites.
+        add: called with each map's read and what it holds.
+        maps: from a structure and its reads to the maps of each site.
+
+    >>> import torch
+    >>> from secateur.structure import channels
+    >>> model = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1))
+    >>> x, shapes = torch.ones(4, 1), []
+    >>> run = MapPass(Flow(model, channels(model, x)), lambda read, activations: shapes.append(activations.shape))
+    >>> run(x)
+    >>> shapes
+    [torch.Size([4, 2])]
+    """
+
+    flow: Flow
+    add: Callable[[Read, Tensor], object]
+    maps: MapsOf = feature_maps
+    _modules: dict[int, fx.GraphModule] = field(default_factory=dict, repr=False)
+
+    def __call__(self, inputs: ExampleInputs) -> None:
+        """Run on inputs of any shape that the model takes."""
+        structure = self.flow.at(inputs)[0]  # the flow keeps it, so that its id stays its own
+        if id(structure) not in self._modules:
+            maps_by_site = self.maps(structure, self.flow.reads(inputs))
+            places = [read for site_maps in maps_by_site.values() for read in site_maps]
+            self._modules[id(structure)] = _showing(structure.graph, places, self.add)
+        self._modules[id(structure)](*self.flow.given(inputs).values())
+
+
+class _Shows(nn.Module):
+    """Hands on what one map holds."""
+
+    def __init__(self, read: Read, add: Callable[[Read, Tensor], object]) -> None:
+        super().__init__()
+        self.read, self.add = read, add
+
+    def forward(self, activations: Tensor) -> None:
+        self.add(self.read, activations)
+
+
+def _showing(graph: Graph, places: Sequence[Read], add: Callable[[Read, Tensor], object]) -> fx.GraphModule:
+    """A graph's ops before the last of some places, as a module that is given what the graph's placeholders stand for."""
+    waiting = {read.node: [other for other in places if other.node is read.node] for read in places}
+    parts: dict[str, Any] = {}
+    copies: dict[Node, Node] = {}
+    written = fx.Graph()
+    for node in graph.nodes:
+        for read in waiting.pop(node, ()):
+            parts[f"map_{len(parts)}"] = _Shows(read, add)
+            written.call_module(f"map_{len(parts) - 1}", (copies[read.source],))
+        if node.op == "placeholder":
+            copies[node] = written.placeholder(
+                f"tensor_{len(copies)}"
+            )  # a parameter's own name may be no name in Python
+        elif waiting:
+            copies[node] = written.node_copy(node, copies.__getitem__)
+        if node.op == "get_attr" and node in copies:
+            parts[str(node.target)] = attrgetter(str(node.target))(root_of(graph))
+    written.output(None)
+    return fx.GraphModule(parts, written)
 
 
 def _map_of(structure: Structure, read: Read) -> Read:

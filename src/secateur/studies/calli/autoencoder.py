@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from secateur import data, models
-from secateur.lab.plan.options import Option, Options
 from secateur.lab.plan.recipe import Json, Recipe
 from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.measure import macs, parameters
 from secateur.studies.calli.autoencoder_pages import NOTES, cards, sections, words
-from secateur.studies.calli.common import SOURCE, Course, Way
+from secateur.studies.calli.common import ON_IMAGES, SOURCE, Course, Way, cycle_options
 from secateur.studies.kit.parts import study
 from secateur.studies.kit.published import published
 
@@ -137,18 +136,8 @@ STUDY = study(
     "An auto-encoder pruned by its activations",
     "A convolutional auto-encoder with 32, 64 and 32 channels, pruned in cycles: silent channels, outliers, distortion, penalties.",
     source=SOURCE,
-    options=Options(
-        (
-            Option("seeds", "count", 1, "how many networks of each way", least=1),
-            Option("ways", "text", list(WAYS), "what is done in the cycles", allowed=tuple(WAYS), many="list"),
-            Option("data", "text", ["mnist-5k", "fashion-mnist"], "data sets, by name", many="either"),
-            Option("data_dir", "text", None, "the folder with the data files", optional=True),
-            Option("images", "count", 2000, "training and test images, the first ones", least=1),
-            Option("epochs", "count", 2, "passes over the images in a cycle", least=1),
-            Option("cycles", "count", 5, "how many cycles at most", least=1),
-            Option("settle", "count", 6, "passes without penalty and distortion at the end", least=1),
-            Option("batch_size", "count", 25, "images a step", least=1),
-        )
+    options=cycle_options(
+        WAYS, *ON_IMAGES, data=["mnist-5k", "fashion-mnist"], epochs=2, cycles=5, settle=6, batch_size=25
     ),
     cells=lambda name, settled: list(_cells(name, settled)),
     sections=sections,

@@ -11,7 +11,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from secateur import data, models
-from secateur.lab.plan.options import Option, Options
+from secateur.lab.plan.options import Option
 from secateur.lab.plan.recipe import Json, Recipe
 from secateur.lab.plan.study import Cell, Context, Outcome, Study
 from secateur.labelled import Samples
@@ -19,7 +19,7 @@ from secateur.measure import evaluate, macs, parameters
 from secateur.result import Result
 from secateur.studies.calli.augment import Augmented, centred, cifar_form
 from secateur.studies.calli.classifiers_pages import CIFAR_NOTES, MNIST_NOTES, cards, sections, words
-from secateur.studies.calli.common import SOURCE, Course, Way
+from secateur.studies.calli.common import ON_IMAGES, SOURCE, Course, Way, cycle_options
 from secateur.studies.kit.parts import study
 
 __all__ = ["CIFAR", "CIFAR_WAYS", "MNIST", "MNIST_WAYS"]
@@ -129,27 +129,15 @@ def _study(
     summary: str,
     ways: Mapping[str, Way],
     notes: tuple[str, ...],
-    *further: Option,
     **defaults: Json,
 ) -> Study:
-    table = (
-        Option("seeds", "count", 1, "how many networks of each way", least=1),
-        Option("ways", "text", list(ways), "what is done in the cycles", allowed=tuple(ways), many="list"),
-        Option("data", "text", "", "data sets, by name", many="either"),
-        Option("data_dir", "text", None, "the folder with the data files", optional=True),
-        Option("images", "count", 2000, "training images, the first ones", least=1),
-        Option("rated", "count", 1000, "test images, the first ones", least=1),
-        Option("epochs", "count", 2, "passes over the images in a cycle", least=1),
-        Option("cycles", "count", 2, "how many cycles at most", least=1),
-        Option("settle", "count", 2, "passes without penalty and distortion at the end", least=1),
-        Option("batch_size", "count", 50, "images a step", least=2),
-    )
+    rated = Option("rated", "count", 1000, "test images, the first ones", least=1)
     return study(
         network,
         title,
         summary,
         source=SOURCE,
-        options=Options(table).changed(**defaults),
+        options=cycle_options(ways, *ON_IMAGES, rated, least_batch=2, **defaults),
         cells=lambda name, settled: list(_cells(name, network, ways, settled)),
         sections=sections,
         words=words,
@@ -167,6 +155,10 @@ MNIST = _study(
     MNIST_WAYS,
     MNIST_NOTES,
     data="mnist-5k",
+    images=4000,
+    epochs=5,
+    cycles=4,
+    settle=5,
 )
 CIFAR = _study(
     "calli-cifar",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from secateur.activations import activation_counts
 from secateur.criteria import ActivationCount, ActiveFraction
+from secateur.lab.plan.options import Option, Options
 from secateur.lab.plan.recipe import Json
 from secateur.lab.plan.study import Publication
 from secateur.labelled import Samples
@@ -31,11 +32,37 @@ from secateur.train import (
 )
 from secateur.types import Criterion
 
-__all__ = ["SOURCE", "Course", "OnCycle", "Way"]
+__all__ = ["ON_IMAGES", "SOURCE", "Course", "OnCycle", "Way", "cycle_options"]
 
 SOURCE = Publication("calli", "E. Çallı", 2017, "Optimizing Neural Networks for Mobile Devices")
 
 OnCycle = Callable[[int, nn.Module, History], object]
+
+ON_IMAGES = (
+    Option("data", "text", "", "data sets, by name", many="either"),
+    Option("data_dir", "text", None, "the folder with the data files", optional=True),
+    Option("images", "count", 2000, "training images, the first ones", least=1),
+)
+"""The options of a study that is on images."""
+
+
+def cycle_options(ways: Iterable[str], *further: Option, least_batch: int = 1, **defaults: Json) -> Options:
+    """Return the options that all studies of cycles have, and further ones, with a study's own defaults.
+
+    >>> dict(cycle_options(["vanilla"], seeds=3))["seeds"]
+    3
+    """
+    names = tuple(ways)
+    table = (
+        Option("seeds", "count", 1, "how many networks of each way", least=1),
+        Option("ways", "text", list(names), "what is done in the cycles", allowed=names, many="list"),
+        *further,
+        Option("epochs", "count", 2, "passes over the samples in a cycle", least=1),
+        Option("cycles", "count", 2, "how many cycles at most", least=1),
+        Option("settle", "count", 2, "passes without penalty and distortion at the end", least=1),
+        Option("batch_size", "count", 50, "samples a step", least=least_batch),
+    )
+    return Options(table).changed(**defaults)
 
 
 @dataclass(frozen=True)
@@ -45,6 +72,7 @@ class Way:
     Attributes:
         optimizer, lr, momentum: of the training.
         distort, strength, decay, until: of `Distortion`; "" distorts nothing.
+        distort_of: patterns of the parameters that it disturbs; empty for the weights.
         l1, l1_of: strength of an L1 on the parameters of these patterns.
         activity: strength of an L1 on the activations.
         lasso, lasso_of, roles: strength of the group lasso, its factor at the sites of each pattern, and what belongs to a
@@ -64,6 +92,7 @@ class Way:
     strength: float = 1.0
     decay: float = 1.0
     until: int | None = None
+    distort_of: tuple[str, ...] = ()
     l1: float = 0.0
     l1_of: tuple[str, ...] = ("*",)
     activity: float = 0.0
@@ -91,7 +120,7 @@ class Way:
         >>> Way.of(way.recipe()) == way
         True
         """
-        tuples: dict[str, Callable[[Any], Any]] = {"roles": tuple, "l1_of": tuple}
+        tuples: dict[str, Callable[[Any], Any]] = {"roles": tuple, "l1_of": tuple, "distort_of": tuple}
         tuples |= {"network": lambda value: tuple(value.items()), "lasso_of": lambda pairs: tuple(map(tuple, pairs))}
         return cls(**{name: tuples[name](value) if name in tuples else value for name, value in recipe.items()})
 
@@ -127,7 +156,7 @@ class Way:
         if self.distort:
             # Both names are checked there.
             how: Any = self.distort
-            distort = Distortion(how, self.strength, self.decay, self.until, seed=options.seed)
+            distort = Distortion(how, self.strength, self.decay, self.until, self.distort_of, seed=options.seed)
         training = TrainCycle(train, options, [*self.penalties(example), *callbacks], distort, on_cycle)
         schedule = Cycles(self._criterion(counted), training, self._rule(), cycles, self.patience)
         return schedule(model, channels(model, example))

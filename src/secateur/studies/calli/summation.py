@@ -10,11 +10,11 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import mse_loss
 
 from secateur import models
-from secateur.lab.plan.options import Option, Options
+from secateur.lab.plan.options import Option
 from secateur.lab.plan.recipe import Json, Recipe
 from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.result import Result
-from secateur.studies.calli.common import SOURCE, Way
+from secateur.studies.calli.common import SOURCE, Way, cycle_options
 from secateur.studies.calli.summation_pages import NOTES, cards, sections, words
 from secateur.studies.kit.parts import study
 from secateur.train import Callback, History, Run, TrainOptions, fit
@@ -35,6 +35,8 @@ WAYS: Mapping[str, Way] = {
     "RMSProp": Way(init=NORMAL, optimizer="rmsprop", momentum=0.0),
     "fires in at most 1 %": Way(init=NORMAL, rule="fraction", limit=0.01),
     "distorted, multiplied": Way(init=NORMAL, distort="multiply", patience=3),
+    "distorted, patient": Way(init=NORMAL, distort="multiply", patience=12),
+    "distorted, biases too": Way(init=NORMAL, distort="multiply", distort_of=("*",), patience=12),
     "distorted, added": Way(init=NORMAL, distort="add", patience=3),
     "L1": Way(init=NORMAL, l1=0.01, floor=0.05, patience=6),
     "distorted + L1": Way(init=NORMAL, l1=0.01, floor=0.05, distort="multiply", strength=0.5, until=3, patience=6),
@@ -43,10 +45,29 @@ WAYS: Mapping[str, Way] = {
         init=NORMAL, lasso=0.05, floor=0.05, distort="multiply", strength=0.5, until=3, patience=12
     ),
     "Adam + group lasso": Way(init=NORMAL, optimizer="adam", lasso=0.02, floor=0.05, patience=12),
+    "distorted + Adam + group lasso": Way(
+        init=NORMAL,
+        optimizer="adam",
+        lasso=0.02,
+        floor=0.05,
+        distort="multiply",
+        strength=0.5,
+        until=3,
+        patience=12,
+    ),
 }
 """The rows of the study: the text's, and what its notes ask for."""
 
-MAIN = ("vanilla", "distorted, multiplied", "group lasso", "distorted + group lasso", "Adam + group lasso")
+MAIN = (
+    "vanilla",
+    "distorted, multiplied",
+    "distorted, patient",
+    "distorted, biases too",
+    "group lasso",
+    "distorted + group lasso",
+    "Adam + group lasso",
+    "distorted + Adam + group lasso",
+)
 """The ways that are run with every seed; the others with the first ones."""
 
 
@@ -174,20 +195,18 @@ STUDY = study(
     "The sum of two numbers: from a thousand nodes to one",
     "A network of a thousand nodes learns i₁ + i₂ and is pruned by its activations in cycles: vanilla, distorted, penalised.",
     source=SOURCE,
-    options=Options(
-        (
-            Option("seeds", "count", 10, f"how many networks of {', '.join(MAIN)}", least=1),
-            Option("few", "count", 1, "how many networks of the other ways, at most", least=1),
-            Option("ways", "text", list(WAYS), "what is done in the cycles", allowed=tuple(WAYS), many="list"),
-            Option("hidden", "count", 1000, "nodes to begin with", least=1),
-            Option("samples", "count", 20_000, "pairs of numbers; the text has 1,000,000", least=1),
-            Option("low", "number", 0.0, "the least number; the greatest is 1", most=0.9),
-            Option("epochs", "count", 10, "passes over the samples in a cycle", least=1),
-            Option("batch_size", "count", 1000, "samples a step", least=1),
-            Option("cycles", "count", 60, "how many cycles at most", least=1),
-            Option("settle", "count", 50, "passes without penalty and distortion at the end", least=1),
-            Option("data", "text", "sums", "what is learnt", allowed=("sums",)),
-        )
+    options=cycle_options(
+        WAYS,
+        Option("few", "count", 1, "how many networks of ways that are not among the main ones, at most", least=1),
+        Option("hidden", "count", 1000, "nodes to begin with", least=1),
+        Option("samples", "count", 20_000, "pairs of numbers; the text has 1,000,000", least=1),
+        Option("low", "number", 0.0, "the least number; the greatest is 1", most=0.9),
+        Option("data", "text", "sums", "what is learnt", allowed=("sums",)),
+        seeds=10,
+        epochs=10,
+        cycles=60,
+        settle=50,
+        batch_size=1000,
     ),
     cells=lambda name, settled: list(_cells(name, settled)),
     sections=sections,

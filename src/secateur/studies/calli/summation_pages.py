@@ -30,6 +30,9 @@ NOTES = (
     "author's framework drew unless told otherwise, biases are zero; 'small weights' are its other networks': a normal of "
     "0.1, truncated at 0.2. Of the distortion it gives rand(shape) · (1 − var(w)) with values between −1 and 1, and not "
     "what is done with it: both readings, multiplied and added, have a row. Before the first cycle nothing is distorted.",
+    "Nor does it say whether biases are disturbed. Left alone they keep a node firing however small its weights become, so "
+    "that distortion comes to a stop; 'biases too' disturbs all parameters. Both it and 'patient' wait for twelve cycles "
+    "that remove nothing instead of three: what each of the two changes is seen side by side.",
     "With no negative inputs the nodes of which both weights are negative, a quarter, never fire from the beginning; they are "
     "among those that the first cycle cuts.",
     "Where a penalty draws weights to zero, they do not come to rest there but tremble about it by the learning rate, so "
