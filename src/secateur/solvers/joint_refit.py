@@ -1,0 +1,173 @@
+"""All layers that lost something, fitted anew so that the probabilities are nearest to those of the unpruned model.
+
+Least squares meets each layer's outputs; what those errors become behind the layers that follow, it does not see. Near to
+the weights as they are, the KL divergence is a quadratic of each layer's outputs z, whose gradient δ and Fisher matrix F one
+pass gives: its least is at z − F⁻¹δ. So each layer gets the weights that come nearest to those aims, by the same least
+squares with the same kind of ridge, and all of them together move as far on that way as samples say that had no part in it
+(a Gauss–Newton step, blockwise and factored: Martens & Grosse, 2015; Grosse & Martens, 2016, for convolutions).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from secateur.equations import COLUMNS, LayerEquations
+from secateur.labelled import logits_of
+from secateur.repair.beside import HELD, Beside
+from secateur.repair.consumers import layer_equations
+from secateur.solvers.layer_problems import damped
+from secateur.solvers.output_metrics import Probed
+from secateur.solvers.solution import write
+from secateur.state import own_tensors
+
+__all__ = ["refit_jointly"]
+
+RIDGE = 0.1
+"""What a change of weights costs: more than where aims are outputs themselves, as these hold near to the weights only."""
+
+DAMPING = 1.0
+"""What is added to the diagonal of F, as a share of its mean: the directions that few samples made cost something, too."""
+
+STEPS = (0.5, 0.25, 0.125, 0.0625)
+"""Of the way to the aims; the first that helps is taken."""
+
+FOLDS = 5
+"""One row of scores in so many has no part in the aims, and says how far to go."""
+
+
+Changes = dict[str, tuple[Tensor, Tensor | None]]
+"""What is added to the weight, outputs first, and to the bias, by layer."""
+
+
+def refit_jointly(beside: Beside, weights: list[str], rounds: int) -> None:
+    """Change layers of the student, all at a time, so that its probabilities are nearer to the teacher's.
+
+    Args:
+        beside: both models; the student's masks are all there.
+        weights: the names of the layers' weights.
+        rounds: so often at most; it ends before where no step brings held-out samples nearer.
+    """
+    wanted = [_scores(beside.unpruned(number)).softmax(1) for number in range(beside.count)]
+    least = _held_out(beside, wanted, {})
+    for _ in range(rounds):
+        before = least
+        for part in _parts(beside, weights):
+            least = _step(beside, _changes(beside, part, wanted), wanted, least)
+        if least == before:
+            return
+
+
+def _step(beside: Beside, changes: Changes, wanted: list[Tensor], least: float) -> float:
+    """Go the longest step that brings what is held out nearer than it is, if there is one; return how near it is then."""
+    for step in STEPS:
+        tensors = _moved(beside, changes, step)
+        divergence = _held_out(beside, wanted, tensors)
+        if divergence < least:
+            write(beside.student, tensors)
+            return divergence
+    return least
+
+
+def _parts(beside: Beside, weights: list[str]) -> list[list[str]]:
+    """The layers in groups whose moments are held at a time; without those that have too many columns."""
+    parts: list[list[str]] = [[]]
+    held = 0
+    for weight in weights:
+        equations = layer_equations(beside.layers()[weight], beside.student, beside.keep, RIDGE)
+        columns = [len(inputs) * equations.each for inputs in equations.inputs]
+        if max(columns) > COLUMNS:
+            continue
+        size = 8 * sum(count * count for count in columns)
+        if held + size > HELD and parts[-1]:
+            parts, held = [*parts, []], 0
+        parts[-1].append(weight)
+        held += size
+    return [part for part in parts if part]
+
+
+def _scores(outputs: object) -> Tensor:
+    scores: Tensor = logits_of(outputs)
+    return scores.detach().reshape(-1, scores.shape[-1])
+
+
+def _held(rows: Tensor) -> Tensor:
+    return torch.arange(len(rows), device=rows.device) % FOLDS == FOLDS - 1
+
+
+def _held_out(beside: Beside, wanted: list[Tensor], tensors: Mapping[str, Tensor]) -> float:
+    """The cross-entropy of the student on the rows that are held out, summed, with some of its tensors replaced."""
+    total = 0.0
+    for number, probabilities in enumerate(wanted):
+        held = _held(probabilities)
+        with torch.no_grad():
+            scores = _scores(beside.pruned(number, tensors=tensors))
+        total += float(cross_entropy(scores[held].double(), probabilities[held].double(), reduction="sum"))
+    return total
+
+
+@dataclass(eq=False)
+class _Layer:
+    """What the change of one layer depends on, added up over batches: A of its inputs, and F of its outputs."""
+
+    equations: LayerEquations
+    groups: int
+    fisher: Tensor | float = 0.0
+    rows: int = 0
+
+    def add(self, inputs: Tensor, gradient: Tensor, drawn: Tensor) -> None:
+        self.equations.add(inputs, -gradient)
+        self.fisher, self.rows = self.fisher + drawn.mT @ drawn, self.rows + len(drawn)
+
+    def change(self) -> tuple[Tensor, Tensor | None]:
+        """F⁻¹ C A⁻¹, where C are the moments of −δ and the inputs; outputs of two groups share no weights."""
+        change, shift = self.equations.solve(RIDGE)
+        assert isinstance(self.fisher, Tensor)
+        group = torch.arange(len(self.fisher), device=self.fisher.device) * self.groups // len(self.fisher)
+        fisher = damped(self.fisher / self.rows, DAMPING) * (group.unsqueeze(0) == group.unsqueeze(1))
+        flat = torch.linalg.solve(fisher, change.flatten(1))
+        return flat.reshape(change.shape), None if shift is None else torch.linalg.solve(fisher, shift)
+
+
+def _changes(beside: Beside, weights: list[str], wanted: list[Tensor]) -> Changes:
+    """The whole way to the aims, by layer."""
+    parts = {weight: _layer(beside, weight) for weight in weights}
+    generator = torch.Generator().manual_seed(0)
+    for number, probabilities in enumerate(wanted):
+        layers = {weight: beside.layers(number)[weight] for weight in weights}
+        probed = Probed.of(lambda see, number=number: beside.pruned(number, see), layers)  # type: ignore[misc]
+        fitted = ~_held(probabilities)
+        with torch.enable_grad():
+            loss = cross_entropy(probed.scores[fitted], probabilities[fitted], reduction="sum")
+        # The moments of the inputs are those of all rows.
+        share = float(fitted.double().mean())
+        drawn = probed.drawn(generator)
+        for weight, gradient in probed.gradients(loss / max(share, 1 / FOLDS)).items():
+            parts[weight].add(probed.inputs[weight], gradient, drawn[weight])
+    return {weight: part.change() for weight, part in parts.items()}
+
+
+def _layer(beside: Beside, weight: str) -> _Layer:
+    layer = beside.layers()[weight]
+    return _Layer(layer_equations(layer, beside.student, beside.keep, RIDGE), layer.product.groups)
+
+
+def _moved(beside: Beside, changes: Changes, step: float) -> dict[str, Tensor]:
+    """The tensors of the layers so far on their way."""
+    return {name: tensor for weight, change in changes.items() for name, tensor in _of_layer(beside, weight, change, step)}
+
+
+def _of_layer(
+    beside: Beside, weight: str, change: tuple[Tensor, Tensor | None], step: float
+) -> Iterator[tuple[str, Tensor]]:
+    layer, (matrix_change, shift) = beside.layers()[weight], change
+    matrix = layer.matrix(beside.student)
+    moved = matrix + step * matrix_change.to(matrix)
+    yield weight, moved.mT if layer.inputs_first else moved
+    if layer.bias is not None and shift is not None:
+        bias = own_tensors(beside.student)[layer.bias]
+        yield layer.bias, bias + step * shift.to(bias)
