@@ -21,9 +21,10 @@ from secateur.labelled import logits_of
 from secateur.repair.beside import HELD, Beside
 from secateur.repair.consumers import layer_equations
 from secateur.solvers.layer_problems import damped
-from secateur.solvers.output_metrics import Probed
+from secateur.solvers.output_metrics import SAMPLES, Probed
 from secateur.solvers.solution import write
 from secateur.state import own_tensors
+from secateur.structure.consumers import Consumer
 
 __all__ = ["refit_jointly"]
 
@@ -36,12 +37,16 @@ DAMPING = 1.0
 STEPS = (0.5, 0.25, 0.125, 0.0625)
 """Of the way to the aims; the first that helps is taken."""
 
+ENOUGH = 10
+"""So many places for each column, if there are as many."""
+
 FOLDS = 5
 """One row of scores in so many has no part in the aims, and says how far to go."""
 
 
-Changes = dict[str, tuple[Tensor, Tensor | None]]
-"""What is added to the weight, outputs first, and to the bias, by layer."""
+Change = tuple[Tensor, Tensor | None]
+Changes = dict[str, Change]
+"""What is added to the weight, outputs first, and to the bias; and that by layer."""
 
 
 def refit_jointly(beside: Beside, weights: list[str], rounds: int) -> None:
@@ -52,14 +57,15 @@ def refit_jointly(beside: Beside, weights: list[str], rounds: int) -> None:
         weights: the names of the layers' weights.
         rounds: so often at most; it ends before where no step brings held-out samples nearer.
     """
-    wanted = [_scores(beside.unpruned(number)).softmax(1) for number in range(beside.count)]
+    with torch.no_grad():
+        wanted = [_scores(beside.unpruned(number)).softmax(1) for number in range(beside.count)]
     least = _held_out(beside, wanted, {})
-    for _ in range(rounds):
-        before = least
-        for part in _parts(beside, weights):
-            least = _step(beside, _changes(beside, part, wanted), wanted, least)
-        if least == before:
-            return
+    for part in _parts(beside, weights):
+        for _ in range(rounds):
+            before = least
+            least = _step(beside, _changes(beside, _curvatures(beside, part), wanted), wanted, least)
+            if least == before:
+                break
 
 
 def _step(beside: Beside, changes: Changes, wanted: list[Tensor], least: float) -> float:
@@ -78,7 +84,7 @@ def _parts(beside: Beside, weights: list[str]) -> list[list[str]]:
     parts: list[list[str]] = [[]]
     held = 0
     for weight in weights:
-        equations = layer_equations(beside.layers()[weight], beside.student, beside.keep, RIDGE)
+        equations = _equations(beside, weight)
         columns = [len(inputs) * equations.each for inputs in equations.inputs]
         if max(columns) > COLUMNS:
             continue
@@ -92,7 +98,7 @@ def _parts(beside: Beside, weights: list[str]) -> list[list[str]]:
 
 def _scores(outputs: object) -> Tensor:
     scores: Tensor = logits_of(outputs)
-    return scores.detach().reshape(-1, scores.shape[-1])
+    return scores.reshape(-1, scores.shape[-1])
 
 
 def _held(rows: Tensor) -> Tensor:
@@ -111,59 +117,92 @@ def _held_out(beside: Beside, wanted: list[Tensor], tensors: Mapping[str, Tensor
 
 
 @dataclass(eq=False)
-class _Layer:
-    """What the change of one layer depends on, added up over batches: A of its inputs, and F of its outputs."""
+class _Curvature:
+    """How the divergence bends with one layer's weights: A of its inputs and F of its outputs, added up over samples."""
 
+    layer: Consumer
     equations: LayerEquations
-    groups: int
     fisher: Tensor | float = 0.0
+    places: int = 0
     rows: int = 0
 
-    def add(self, inputs: Tensor, gradient: Tensor, drawn: Tensor) -> None:
-        self.equations.add(inputs, -gradient)
-        self.fisher, self.rows = self.fisher + drawn.mT @ drawn, self.rows + len(drawn)
+    @property
+    def is_enough(self) -> bool:
+        """Whether there are so many places that A is more than chance."""
+        return self.places >= ENOUGH * max(len(inputs) * self.equations.each for inputs in self.equations.inputs)
 
-    def change(self) -> tuple[Tensor, Tensor | None]:
-        """F⁻¹ C A⁻¹, where C are the moments of −δ and the inputs; outputs of two groups share no weights."""
-        change, shift = self.equations.solve(RIDGE)
+    def add(self, inputs: Tensor, outputs: Tensor, drawn: Tensor, rows: int) -> None:
+        """Take in a batch: what was read, zeros as outputs, gradients for labels that were drawn, and rows of scores."""
+        self.equations.add(inputs, outputs)
+        self.fisher, self.places = self.fisher + drawn.mT @ drawn, self.places + len(drawn)
+        self.rows += rows
+
+    def change(self, weight: Tensor, bias: Tensor | None) -> Change:
+        """Return F⁻¹ C A⁻¹ of the mean gradient −C; outputs of two groups share no weights."""
+        aims = self.equations.aimed(-self.rows * weight, None if bias is None else -self.rows * bias)
+        change, shift = aims.solve(RIDGE)
         assert isinstance(self.fisher, Tensor)
-        group = torch.arange(len(self.fisher), device=self.fisher.device) * self.groups // len(self.fisher)
-        fisher = damped(self.fisher / self.rows, DAMPING) * (group.unsqueeze(0) == group.unsqueeze(1))
+        group = (
+            torch.arange(len(self.fisher), device=self.fisher.device) * self.layer.product.groups // len(self.fisher)
+        )
+        fisher = damped(self.fisher / self.places, DAMPING) * (group.unsqueeze(0) == group.unsqueeze(1))
         flat = torch.linalg.solve(fisher, change.flatten(1))
         return flat.reshape(change.shape), None if shift is None else torch.linalg.solve(fisher, shift)
 
 
-def _changes(beside: Beside, weights: list[str], wanted: list[Tensor]) -> Changes:
-    """The whole way to the aims, by layer."""
-    parts = {weight: _layer(beside, weight) for weight in weights}
-    generator = torch.Generator().manual_seed(0)
-    for number, probabilities in enumerate(wanted):
+def _curvatures(beside: Beside, weights: list[str]) -> dict[str, _Curvature]:
+    """Of some layers, on as many samples as are enough."""
+    generator, count = torch.Generator().manual_seed(0), 0
+    curvatures = {weight: _Curvature(beside.layers()[weight], _equations(beside, weight)) for weight in weights}
+    for number in range(beside.count):
+        if count >= SAMPLES and all(curvature.is_enough for curvature in curvatures.values()):
+            break
         layers = {weight: beside.layers(number)[weight] for weight in weights}
         probed = Probed.of(lambda see, number=number: beside.pruned(number, see), layers)  # type: ignore[misc]
+        count += probed.samples
+        for weight, drawn in probed.drawn(generator).items():
+            outputs = probed.probes[weight].detach()
+            curvatures[weight].add(probed.inputs[weight], outputs, drawn, len(probed.scores))
+    return curvatures
+
+
+def _equations(beside: Beside, weight: str) -> LayerEquations:
+    return layer_equations(beside.layers()[weight], beside.student, beside.keep, RIDGE)
+
+
+def _changes(beside: Beside, curvatures: Mapping[str, _Curvature], wanted: list[Tensor]) -> Changes:
+    """The whole way to the aims, by layer."""
+    model_tensors = own_tensors(beside.student)
+    layers = [curvature.layer for curvature in curvatures.values()]
+    names = [name for layer in layers for name in (layer.weight, layer.bias) if name]
+    leaves = {name: model_tensors[name].detach().clone().requires_grad_() for name in names}
+    sums = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
+    rows = sum(int((~_held(probabilities)).sum()) for probabilities in wanted)
+    for number, probabilities in enumerate(wanted):
         fitted = ~_held(probabilities)
         with torch.enable_grad():
-            loss = cross_entropy(probed.scores[fitted], probabilities[fitted], reduction="sum")
-        # The moments of the inputs are those of all rows.
-        share = float(fitted.double().mean())
-        drawn = probed.drawn(generator)
-        for weight, gradient in probed.gradients(loss / max(share, 1 / FOLDS)).items():
-            parts[weight].add(probed.inputs[weight], gradient, drawn[weight])
-    return {weight: part.change() for weight, part in parts.items()}
-
-
-def _layer(beside: Beside, weight: str) -> _Layer:
-    layer = beside.layers()[weight]
-    return _Layer(layer_equations(layer, beside.student, beside.keep, RIDGE), layer.product.groups)
+            scores = _scores(beside.pruned(number, tensors=leaves))
+            loss = cross_entropy(scores[fitted], probabilities[fitted], reduction="sum") / rows
+        gradients = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+        for total, gradient in zip(sums.values(), gradients, strict=True):
+            total += gradient
+    return {
+        layer.weight: curvatures[layer.weight].change(
+            sums[layer.weight].mT if layer.inputs_first else sums[layer.weight],
+            sums[layer.bias] if layer.bias else None,
+        )
+        for layer in layers
+    }
 
 
 def _moved(beside: Beside, changes: Changes, step: float) -> dict[str, Tensor]:
     """The tensors of the layers so far on their way."""
-    return {name: tensor for weight, change in changes.items() for name, tensor in _of_layer(beside, weight, change, step)}
+    return {
+        name: tensor for weight, change in changes.items() for name, tensor in _of_layer(beside, weight, change, step)
+    }
 
 
-def _of_layer(
-    beside: Beside, weight: str, change: tuple[Tensor, Tensor | None], step: float
-) -> Iterator[tuple[str, Tensor]]:
+def _of_layer(beside: Beside, weight: str, change: Change, step: float) -> Iterator[tuple[str, Tensor]]:
     layer, (matrix_change, shift) = beside.layers()[weight], change
     matrix = layer.matrix(beside.student)
     moved = matrix + step * matrix_change.to(matrix)

@@ -15,7 +15,7 @@ from secateur.labelled import logits_of
 from secateur.repair.beside import Beside, See
 from secateur.structure.consumers import Consumer
 
-__all__ = ["Probed", "output_metrics"]
+__all__ = ["SAMPLES", "Probed", "output_metrics"]
 
 SAMPLES = 1000
 """So many samples are enough, in whole batches."""
@@ -64,19 +64,14 @@ class Probed:
         inputs = {weight: values[layer.product.source] for weight, layer in layers.items()}
         return cls(len(outputs), scores, inputs, probes, layers)
 
-    def gradients(self, loss: Tensor) -> dict[str, Tensor]:
-        """Return the gradients of a loss at the outputs of each layer, in their shape."""
-        probes = list(self.probes.values())
-        gradients = torch.autograd.grad(loss, probes, retain_graph=True, materialize_grads=True)
-        return dict(zip(self.probes, gradients, strict=True))
-
     def drawn(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the gradients for labels drawn from the probabilities, by layer, a row for each place of each sample."""
         chances = self.scores.detach().softmax(1).cpu()
         labels = torch.multinomial(chances, 1, generator=generator).squeeze(1).to(self.scores.device)
         with torch.enable_grad():
             loss = cross_entropy(self.scores, labels, reduction="sum")
-        return {weight: self._rows(weight, gradient) for weight, gradient in self.gradients(loss).items()}
+        gradients = torch.autograd.grad(loss, list(self.probes.values()), materialize_grads=True)
+        return {weight: self._rows(weight, g) for weight, g in zip(self.probes, gradients, strict=True)}
 
     def _rows(self, weight: str, gradient: Tensor) -> Tensor:
         # The outputs of a linear layer lie last, channels of a convolution before its space.
