@@ -37,6 +37,9 @@ DAMPING = 1.0
 STEPS = (0.5, 0.25, 0.125, 0.0625)
 """Of the way to the aims; the first that helps is taken."""
 
+GAIN = 1e-5
+"""The least that a step must bring, as a share of the cross-entropy; less may be what single precision rounds off."""
+
 ENOUGH = 10
 """So many places for each column, if there are as many."""
 
@@ -73,7 +76,7 @@ def _step(beside: Beside, changes: Changes, wanted: list[Tensor], least: float) 
     for step in STEPS:
         tensors = _moved(beside, changes, step)
         divergence = _held_out(beside, wanted, tensors)
-        if divergence < least:
+        if divergence < least * (1 - GAIN):
             write(beside.student, tensors)
             return divergence
     return least
@@ -101,15 +104,16 @@ def _scores(outputs: object) -> Tensor:
     return scores.reshape(-1, scores.shape[-1])
 
 
-def _held(rows: Tensor) -> Tensor:
-    return torch.arange(len(rows), device=rows.device) % FOLDS == FOLDS - 1
+def _held(rows: Tensor, number: int) -> Tensor:
+    """Which rows of a batch are held out; of batches of one, one in so many."""
+    return (torch.arange(len(rows), device=rows.device) + number) % FOLDS == FOLDS - 1
 
 
 def _held_out(beside: Beside, wanted: list[Tensor], tensors: Mapping[str, Tensor]) -> float:
     """The cross-entropy of the student on the rows that are held out, summed, with some of its tensors replaced."""
     total = 0.0
     for number, probabilities in enumerate(wanted):
-        held = _held(probabilities)
+        held = _held(probabilities, number)
         with torch.no_grad():
             scores = _scores(beside.pruned(number, tensors=tensors))
         total += float(cross_entropy(scores[held].double(), probabilities[held].double(), reduction="sum"))
@@ -177,9 +181,9 @@ def _changes(beside: Beside, curvatures: Mapping[str, _Curvature], wanted: list[
     names = [name for layer in layers for name in (layer.weight, layer.bias) if name]
     leaves = {name: model_tensors[name].detach().clone().requires_grad_() for name in names}
     sums = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
-    rows = sum(int((~_held(probabilities)).sum()) for probabilities in wanted)
+    rows = sum(int((~_held(probabilities, number)).sum()) for number, probabilities in enumerate(wanted))
     for number, probabilities in enumerate(wanted):
-        fitted = ~_held(probabilities)
+        fitted = ~_held(probabilities, number)
         with torch.enable_grad():
             scores = _scores(beside.pruned(number, tensors=leaves))
             loss = cross_entropy(scores[fitted], probabilities[fitted], reduction="sum") / rows
