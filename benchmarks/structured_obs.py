@@ -51,6 +51,7 @@ def solvers(data: Pair) -> dict[str, Solver]:
     return {
         "ThiNet": ThiNet(data),
         "StructuredOBS, least squares alone": StructuredOBS(data, last=None),
+        "StructuredOBS, without rounds": StructuredOBS(data, rounds=0),
         "StructuredOBS": StructuredOBS(data),
     }
 

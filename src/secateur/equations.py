@@ -316,6 +316,23 @@ class LayerEquations:
             fewer._sums.append((gram[stays][:, stays], cross[:, stays] + lost @ gram[~stays][:, stays]))
         return fewer
 
+    def aimed(self, weight: Tensor, bias: Tensor | None) -> LayerEquations:
+        """Return the equations of the same inputs whose sum of t xᵀ is another one.
+
+        Args:
+            weight: that sum for each entry of the layer's weight, in its shape, as a gradient is.
+            bias: that for each entry of the bias, the sum of t; None where no bias is solved for.
+        """
+        other, places = copy(self), copy(self)
+        places.weight = weight.reshape(self.weight.shape)
+        crosses = places.columns()
+        if bias is not None:
+            crosses = [
+                torch.cat(pair, 1) for pair in zip(crosses, bias.double().reshape(len(crosses), -1, 1), strict=True)
+            ]
+        other._sums = [(gram, cross) for (gram, _), cross in zip(self.sums(), crosses, strict=True)]
+        return other
+
     def changes(self, ridge: float) -> list[tuple[Tensor, Tensor]]:
         """Return by group what is added to the columns' weights (and bias, last), and the moments with the ridge; float64.
 

@@ -13,7 +13,7 @@ import secateur as sc
 from secateur import equations
 from secateur.equations import LayerEquations
 from secateur.repair import beside, repair
-from secateur.solvers import StructuredOBS, ThiNet, by_name, output_metrics
+from secateur.solvers import StructuredOBS, ThiNet, by_name, joint_refit, output_metrics
 from secateur.solvers.elimination import LeastSquares, removals
 from secateur.structure import channels, cut
 from secateur.structure.patches import Patches
@@ -308,6 +308,103 @@ def test_the_metric_of_the_last_layer_is_the_curvature_of_the_divergence(trained
     assert float((root @ root.mT - expected).norm() / expected.norm()) < 0.3
 
 
+def test_layers_fitted_together_bring_unseen_probabilities_nearer(trained: Digits) -> None:
+    model, data, test = trained
+    sites = channels(model, test[0][:1])
+    apart, together = (StructuredOBS(data, rounds=rounds).solve(model, sites, 0.7) for rounds in (0, 4))
+    assert all(torch.equal(apart.keep[name], together.keep[name]) for name in sites)
+    first, second = apart.apply(model), together.apply(model)
+    assert divergence(model, second, test[0]) < 0.9 * divergence(model, first, test[0])
+    changed = [n for n, p in first.named_parameters() if not torch.equal(p, second.get_parameter(n))]
+    assert changed == ["1.weight", "1.bias", "3.weight", "3.bias", "5.weight", "5.bias"]
+    assert not second[1].weight[~together.keep["1"]].any()
+
+
+def test_layers_that_lose_nothing_keep_their_weights(trained: Digits) -> None:
+    model, data, test = trained
+    solution = StructuredOBS(data).solve(model, channels(model, test[0][:1]), {"3": 0.6})
+    assert {name.split(".")[0] for name in solution.tensors} == {"3", "5"}
+
+
+def test_a_step_is_the_gauss_newton_step_of_each_layer_by_itself(
+    trained: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against F⁻¹ C A⁻¹ from gradients of single samples; the model is beside itself with other scores."""
+    teacher, (x, _), _ = trained
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 10))
+    monkeypatch.setattr(joint_refit, "ENOUGH", 0)
+    x = x[:100]
+    passes = beside.Beside(model, model, channels(model, x[:1]), {}, unlabelled(x), 100, "test")
+    with torch.no_grad():
+        wanted = teacher(x).softmax(1)
+    curvatures = joint_refit._curvatures(passes, ["1.weight", "3.weight"])
+    change, shift = joint_refit._changes(passes, curvatures, [wanted])["3.weight"]
+    labels = torch.multinomial(model(x).softmax(1).detach(), 1, generator=torch.Generator().manual_seed(0)).squeeze(1)
+    with torch.no_grad():
+        ones = torch.ones(100, 1, dtype=torch.float64)
+        read = torch.cat([model[:3](x).double(), ones], 1)
+        p = model(x).softmax(1).double()
+        drawn = p - nn.functional.one_hot(labels, 10)
+        fisher = drawn.mT @ drawn / 100
+        fisher += fisher.diagonal().mean() * torch.eye(10)
+        moments = read.mT @ read / 100
+        moments[range(6), range(6)] += joint_refit.RIDGE * moments.diagonal()[:6].mean()
+        fitted = torch.arange(100) % 5 != 4
+        gradient = (p - wanted)[fitted].mT @ read[fitted] / 80
+        expected = -torch.linalg.inv(fisher) @ gradient @ torch.linalg.inv(moments)
+    assert shift is not None
+    torch.testing.assert_close(torch.cat([change, shift.unsqueeze(1)], 1), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_groups_are_layers_of_their_own() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(4, 4, 1, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(12, 3))
+    x = normal(40, 4, 3)
+    passes = beside.Beside(model, model, channels(model, x[:1]), {}, unlabelled(x), 40, "test")
+    wanted = [normal(40, 3, seed=2).softmax(1)]
+    curvatures = joint_refit._curvatures(passes, ["0.weight"])
+    change, _ = joint_refit._changes(passes, curvatures, wanted)["0.weight"]
+    curvature = curvatures["0.weight"]
+    fisher = (
+        curvature.fisher / curvature.places
+        + torch.eye(4) * float(curvature.fisher.diagonal().mean()) / curvature.places
+    )
+    leaf = model[0].weight.detach().clone().requires_grad_()
+    scores = passes.pruned(0, tensors={"0.weight": leaf})
+    fitted = torch.arange(40) % 5 != 4
+    nn.functional.cross_entropy(scores[fitted], wanted[0][fitted]).backward()
+    assert leaf.grad is not None
+    for group in range(2):
+        rows = slice(2 * group, 2 * group + 2)
+        read = torch.cat([x[:, rows].movedim(1, -1).flatten(0, 1).double(), torch.ones(120, 1)], 1)
+        moments = read.mT @ read / 40
+        moments[range(2), range(2)] += joint_refit.RIDGE * moments.diagonal()[:2].mean()
+        # The bias is solved for besides, with the gradient of its own.
+        inverse = torch.linalg.inv(moments)[:2, :2]
+        apart = torch.linalg.inv(fisher[rows, rows]) @ leaf.grad[rows, :, 0].double() @ inverse
+        bias = torch.linalg.inv(fisher[rows, rows]) @ _bias_gradient(passes, wanted[0], fitted)[rows].double()
+        expected = -(apart + bias.unsqueeze(1) @ torch.linalg.inv(moments)[2:, :2])
+        torch.testing.assert_close(change[rows, :, 0], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_what_cannot_come_nearer_stays() -> None:
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    x = normal(40, 4)
+    passes = beside.Beside(model, model, channels(model, x[:1]), {}, unlabelled(x), 40, "test")
+    before = snapshot(model)
+    joint_refit.refit_jointly(passes, ["0.weight", "2.weight"], 3)
+    assert same_state(before, snapshot(model))
+
+
+def _bias_gradient(passes: beside.Beside, wanted: Tensor, fitted: Tensor) -> Tensor:
+    bias = dict(passes.student.named_parameters())["0.bias"].detach().clone().requires_grad_()
+    scores = passes.pruned(0, tensors={"0.bias": bias})
+    nn.functional.cross_entropy(scores[fitted], wanted[fitted]).backward()
+    assert bias.grad is not None
+    return bias.grad
+
+
 def test_nothing_removed_changes_nothing(trained: Digits) -> None:
     model, data, _ = trained
     solution = StructuredOBS(data).solve(model, channels(model, data[0][:1]), 0.0)
@@ -329,6 +426,8 @@ def test_what_it_cannot_do_is_said() -> None:
     data, sites = unlabelled(x), channels(model, x[:1])
     with pytest.raises(InputError, match=r"ridge=.* must be a finite number above 0"):
         StructuredOBS(data, ridge=0)
+    with pytest.raises(InputError, match=r"rounds=-1 must be a whole number"):
+        StructuredOBS(data, rounds=-1)
     with pytest.raises(UnknownNameError, match="last 'softmax'"):
         StructuredOBS(data, last="softmax")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="give a sparsity"):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor, nn
 from torch.fx import Node
@@ -12,7 +13,7 @@ from secateur.labelled import Samples, batches, logits_of
 from secateur.losses import are_probabilities
 from secateur.rate.memory import free_memory
 from secateur.state import device_of
-from secateur.structure.consumers import Consumer, consumers_of
+from secateur.structure.consumers import Consumer, layers_of
 from secateur.structure.flow import Flow, Read
 from secateur.structure.infer import Structure
 from secateur.structure.rules import op_name
@@ -20,7 +21,10 @@ from secateur.structure.staged import Staged
 from secateur.trees import tensors_within
 from secateur.types import ExampleInputs, Sites
 
-__all__ = ["HELD", "Beside"]
+__all__ = ["HELD", "Beside", "See"]
+
+See = Callable[[Node, Any], Any]
+"""Called with a node of the graph and what it made; what it returns goes on in its place."""
 
 HELD, SHARE = 2**30, 8
 """How many bytes of activations are held, or one in so many of those that are free; batches beyond are computed from the
@@ -35,6 +39,7 @@ class _Layout:
     """Of inputs of one shape: where layers and sites are in the graph, in the order of the forward pass."""
 
     nodes: tuple[Node, ...]
+    layers: Mapping[str, Consumer]
     consumers: Mapping[str, Consumer]
     first_reads: Mapping[str, Node]
 
@@ -48,7 +53,8 @@ class _Layout:
             if site_reads
         }
         ordered = dict(sorted(firsts.items(), key=lambda item: place[item[1]]))
-        return cls(nodes, {c.weight: c for c in consumers_of(structure, reads)}, ordered)
+        layers = {layer.weight: layer for layer in layers_of(structure, reads)}
+        return cls(nodes, layers, {name: layer for name, layer in layers.items() if layer.reads}, ordered)
 
 
 @dataclass(eq=False)
@@ -103,7 +109,7 @@ class Beside:
         self.teacher, self.student, self.sites, self.keep = teacher, student, sites, keep
         # One trace does for both, as they differ in the values of their tensors alone.
         self._flow = first = Flow(teacher, sites)
-        flows = first, replace(first, model=student)
+        self._pruned_flow = replace(first, model=student)
         device = device_of(teacher)
         self._free = free_memory(device)
         layouts: dict[int, _Layout] = {}
@@ -115,7 +121,8 @@ class Beside:
             structure, reads = first.at(x)
             if id(structure) not in layouts:
                 layouts[id(structure)] = _Layout.of(structure, reads)
-            self._batches.append(_Batch(layouts[id(structure)], Staged(flows[0], x), Staged(flows[1], x, self._gate)))
+            pruned = Staged(self._pruned_flow, x, self._gate)
+            self._batches.append(_Batch(layouts[id(structure)], Staged(first, x), pruned))
             self.classes = isinstance(targets, Tensor) and targets.ndim == 1 and not targets.is_floating_point()
             floats = [part for part in tensors_within(targets) if part.is_floating_point()]
             self.numbers = bool(floats) and not all(map(are_probabilities, floats))
@@ -136,9 +143,17 @@ class Beside:
         """How many batches there are."""
         return len(self._batches)
 
-    def unpruned(self, number: int) -> tuple[Flow, ExampleInputs, Mapping[str, Consumer]]:
-        """Return what a whole pass of the unpruned model takes: its flow, the inputs of a batch, the layers there."""
-        return self._flow, self._inputs[number], self._batches[number].layout.consumers
+    def layers(self, number: int = 0) -> Mapping[str, Consumer]:
+        """Return all layers that can be fitted anew, as they are in the graph of a batch, by the names of their weights."""
+        return self._batches[number].layout.layers
+
+    def unpruned(self, number: int, see: See | None = None) -> Any:
+        """Return the outputs of a whole pass of the unpruned model over a batch; `see` is that of `Flow`."""
+        return self._flow(self._inputs[number], see=see)
+
+    def pruned(self, number: int, see: See | None = None, tensors: Mapping[str, Tensor] | None = None) -> Any:
+        """Return the outputs of a whole pass of the pruned model over a batch, with some of its tensors replaced."""
+        return self._pruned_flow(self._inputs[number], self._gate, tensors, see)
 
     @property
     def last(self) -> Consumer | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,15 +12,72 @@ from torch.fx import Node
 from torch.nn.functional import cross_entropy
 
 from secateur.labelled import logits_of
-from secateur.repair.beside import Beside
+from secateur.repair.beside import Beside, See
+from secateur.structure.consumers import Consumer
 
-__all__ = ["output_metrics"]
+__all__ = ["SAMPLES", "Probed", "output_metrics"]
 
 SAMPLES = 1000
 """So many samples are enough, in whole batches."""
 
 SHRUNK = 0.3
 """How much of a metric is replaced by its mean over all outputs, as it is estimated from few samples."""
+
+
+@dataclass(frozen=True, eq=False)
+class Probed:
+    """A pass over a batch whose gradients at layers' outputs can be asked for.
+
+    Attributes:
+        samples: how many there are in the batch.
+        scores: the logits, ``(rows, classes)``.
+        inputs: what each layer read, by the name of its weight.
+        probes: what was added to what each layer made: zeros.
+        layers: the layers.
+    """
+
+    samples: int
+    scores: Tensor
+    inputs: Mapping[str, Tensor]
+    probes: Mapping[str, Tensor]
+    layers: Mapping[str, Consumer]
+
+    @classmethod
+    def of(cls, run: Callable[[See], Any], layers: Mapping[str, Consumer]) -> Probed:
+        """Run a pass, of some of `Beside`'s, with probes at these layers."""
+        by_node = {layer.node: weight for weight, layer in layers.items()}
+        sources = {layer.product.source for layer in layers.values()}
+        values: dict[Node, Tensor] = {}
+        probes: dict[str, Tensor] = {}
+
+        def probe(node: Node, made: Any) -> Any:
+            if node in by_node:
+                probes[by_node[node]] = torch.zeros_like(made, requires_grad=True)
+                made = made + probes[by_node[node]]
+            if node in sources:
+                values[node] = made.detach()
+            return made
+
+        with torch.enable_grad():
+            outputs = logits_of(run(probe))
+            scores = outputs.reshape(-1, outputs.shape[-1])
+        inputs = {weight: values[layer.product.source] for weight, layer in layers.items()}
+        return cls(len(outputs), scores, inputs, probes, layers)
+
+    def drawn(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the gradients for labels drawn from the probabilities, by layer, a row for each place of each sample."""
+        chances = self.scores.detach().softmax(1).cpu()
+        labels = torch.multinomial(chances, 1, generator=generator).squeeze(1).to(self.scores.device)
+        with torch.enable_grad():
+            loss = cross_entropy(self.scores, labels, reduction="sum")
+        gradients = torch.autograd.grad(loss, list(self.probes.values()), materialize_grads=True)
+        return {weight: self._rows(weight, g) for weight, g in zip(self.probes, gradients, strict=True)}
+
+    def _rows(self, weight: str, gradient: Tensor) -> Tensor:
+        # The outputs of a linear layer lie last, channels of a convolution before its space.
+        product = self.layers[weight].product
+        dim = 1 - product.node.meta["val"].ndim if product.convolution else -1
+        return gradient.movedim(dim, -1).flatten(0, -2).double()
 
 
 def output_metrics(beside: Beside) -> dict[str, Tensor]:
@@ -39,40 +98,12 @@ def output_metrics(beside: Beside) -> dict[str, Tensor]:
     for number in range(beside.count):
         if count >= SAMPLES:
             break
-        samples, gradients = _gradients(beside, number, generator)
-        count += samples
-        for weight, rows in gradients.items():
+        layers = {weight: layer for weight, layer in beside.layers(number).items() if layer.reads}
+        probed = Probed.of(lambda see, number=number: beside.unpruned(number, see), layers)  # type: ignore[misc]
+        count += probed.samples
+        for weight, rows in probed.drawn(generator).items():
             sums[weight] = sums.get(weight, 0) + rows.mT @ rows
     return {weight: _root(total / max(count, 1)) for weight, total in sums.items()}
-
-
-def _gradients(beside: Beside, number: int, generator: torch.Generator) -> tuple[int, dict[str, Tensor]]:
-    """How many samples a batch has, and the gradients at the outputs of each layer, one row for each place of each."""
-    flow, inputs, consumers = beside.unpruned(number)
-    by_node = {consumer.node: weight for weight, consumer in consumers.items()}
-    probes: dict[str, Tensor] = {}
-
-    def probe(node: Node, made: Any) -> Any:
-        if node not in by_node:
-            return made
-        probes[by_node[node]] = torch.zeros_like(made, requires_grad=True)
-        return made + probes[by_node[node]]
-
-    with torch.enable_grad():
-        scores = logits_of(flow(inputs, see=probe))
-        samples = len(scores)
-        scores = scores.reshape(-1, scores.shape[-1])
-        chances = scores.detach().softmax(1).cpu()
-        labels = torch.multinomial(chances, 1, generator=generator).squeeze(1).to(scores.device)
-        gradients = torch.autograd.grad(cross_entropy(scores, labels, reduction="sum"), list(probes.values()))
-    # The outputs of a linear layer lie last, channels of a convolution before its space.
-    dims = {
-        w: 1 - consumers[w].product.node.meta["val"].ndim if consumers[w].product.convolution else -1 for w in probes
-    }
-    return samples, {
-        weight: gradient.movedim(dims[weight], -1).flatten(0, -2).double()
-        for weight, gradient in zip(probes, gradients, strict=True)
-    }
 
 
 def _root(metric: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from secateur.structure.ops import Product, product_of
 from secateur.structure.rules import op_name
 from secateur.types import Keep
 
-__all__ = ["Consumer", "consumers_of"]
+__all__ = ["Consumer", "consumers_of", "layers_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class Consumer:
         product: the op.
         weight, bias: the names of its parameters; None where it has no bias.
         inputs_first: whether the parameter's inputs lie along dimension 0.
-        reads: where it takes up units, one read a site.
+        reads: where it takes up units, one read a site; none where it reads the model's inputs alone, say.
     """
 
     product: Product
@@ -45,7 +45,7 @@ class Consumer:
     @property
     def inputs(self) -> int:
         """How many inputs it reads: channels of a convolution, features of a linear layer."""
-        return int(self.reads[0].source.meta["val"].shape[self.reads[0].dim])
+        return int(self.product.source.meta["val"].shape[1 if self.product.convolution else -1])
 
     def units(self, site: str) -> Tensor | None:
         """Return the inputs that belong to each unit of a site, int64 ``(units, inputs a unit)``; None if it reads none."""
@@ -54,6 +54,8 @@ class Consumer:
     @property
     def places(self) -> int:
         """How many inputs that follow each other always stay or go together, as the pixels of a flattened map; 1 if none."""
+        if not self.reads:
+            return 1
         index = self.reads[0].index
         together = len(self.reads) == 1 and torch.equal(index.flatten(), torch.arange(self.inputs))
         return index.shape[1] if together else 1
@@ -94,17 +96,30 @@ def consumers_of(structure: Structure, reads: Mapping[str, Iterable[Read]]) -> t
     >>> [(consumer.weight, consumer.bias, consumer.inputs) for consumer in consumers_of(structure, reads)]
     [('2.weight', '2.bias', 3)]
     """
+    return tuple(layer for layer in layers_of(structure, reads) if layer.reads)
+
+
+def layers_of(structure: Structure, reads: Mapping[str, Iterable[Read]]) -> tuple[Consumer, ...]:
+    """Return all layers that can be fitted anew, those that read no units included, in the order of the forward pass.
+
+    >>> from secateur.structure import channels
+    >>> from secateur.structure.flow import Flow
+    >>> model, x = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.zeros(1, 4)
+    >>> structure, reads = Flow(model, channels(model, x)).at(x)
+    >>> [(layer.weight, layer.inputs) for layer in layers_of(structure, reads)]
+    [('0.weight', 4), ('2.weight', 3)]
+    """
     by_node: dict[Node, list[Read]] = {}
     for site_reads in reads.values():
         for read in site_reads:
             by_node.setdefault(read.node, []).append(read)
-    ordered = (by_node[node] for node in structure.graph.nodes if node in by_node)
-    return tuple(consumer for read in ordered if (consumer := _consumer(structure, tuple(read))) is not None)
+    layers = (_layer(structure, node, tuple(by_node.get(node, ()))) for node in structure.graph.nodes)
+    return tuple(layer for layer in layers if layer is not None)
 
 
-def _consumer(structure: Structure, reads: tuple[Read, ...]) -> Consumer | None:
-    product = product_of(reads[0].node)
-    if product is None or not product.plain or product.kind == "matmul":
+def _layer(structure: Structure, node: Node, reads: tuple[Read, ...]) -> Consumer | None:
+    product = product_of(node)
+    if product is None or not isinstance(product.source, Node) or not product.plain or product.kind == "matmul":
         return None
     weight, bias = product.weight, product.bias
     turned = isinstance(weight, Node) and weight.op == "call_function" and op_name(weight) in {"t", "transpose"}
@@ -117,7 +132,9 @@ def _consumer(structure: Structure, reads: tuple[Read, ...]) -> Consumer | None:
     if any(_uses(structure, names[tensor]) > 1 for tensor in (holder, bias) if tensor is not None):
         return None
     space = state[names[holder]].ndim - 2
-    if space < 0 or (space and reads[0].dim != 1) or (bias is not None and state[names[bias]].ndim != 1):
+    if space < 0 or (space and any(read.dim != 1 for read in reads)):
+        return None
+    if bias is not None and state[names[bias]].ndim != 1:
         return None
     inputs_first = not (product.out_first or turned)
     return Consumer(product, names[holder], None if bias is None else names[bias], inputs_first, reads)
