@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sc
+from secateur import deadline
 from secateur.compression import Compression, CompressOptions, choosing, steps
 from secateur.compression.costs import Costs
 from secateur.compression.options import Goal
@@ -292,15 +293,15 @@ def test_many_outputs_are_looked_at_in_as_many_directions_as_tell_the_units_apar
 
 
 def test_no_training_begins_when_the_time_is_up(trained: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    now, real = [0.0], steps.chosen
+    now, real = [0.0], steps.smaller
 
     def slow(*args: Any) -> Any:
-        choice = real(*args)
+        result = real(*args)
         now[0] = 1e12
-        return choice
+        return result
 
-    monkeypatch.setattr(steps, "chosen", slow)
-    monkeypatch.setattr(steps, "monotonic", lambda: now[0])
+    monkeypatch.setattr(steps, "smaller", slow)
+    monkeypatch.setattr(deadline, "monotonic", lambda: now[0])
     call = (trained, torch.zeros(1, 8), {"macs": 0.3}, blobs(300, 0), blobs(100, 1))
     result = sc.compress(*call, **QUICK, max_drop=1.0, time_limit=60.0)
     (trial,) = result.history.trials
@@ -336,8 +337,7 @@ def test_a_cut_saves_what_is_asked_whatever_a_table_of_times_foretells(trained: 
         costs = Costs(Goal.of({"latency": 0.7}), trained, torch.zeros(1, 8), options)
         costs._table = replace(costs.table, scale={"latency": scale})
         chosen_costs.append(choosing.chosen(trained, 0.7, costs, scoring, options).cost)
-    assert chosen_costs[1] <= 0.7
-    assert chosen_costs == [chosen_costs[1]] * 3
+    assert all(0.68 <= cost <= 0.7 for cost in chosen_costs)
 
 
 def numbers_of(model: nn.Module, inputs: Any) -> float:
