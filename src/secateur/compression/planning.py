@@ -26,6 +26,9 @@ CORRECTIONS = 6
 UNUSED = 0.03
 """What part of the original's latency a cut may save beyond what was asked before it is planned anew."""
 
+LEAST = 1e-3
+"""By how much less than a plan that is too slow is foretold the table is asked for at least."""
+
 WIDENINGS = {"latency": 12}
 """How often a wider site is tried at most where costs are timed; else `COUNTED_WIDENINGS` times."""
 
@@ -95,9 +98,9 @@ class _Plans:
             # Counts are as the table has them.
             if what != "latency" or cost >= 1 or self.asked - UNUSED <= cost <= self.asked:
                 break
-            low, high = (low, limit) if cost > self.asked else (limit, high)
-            between = low > 0 and high < 1
-            limit = (low + high) / 2 if between else 1 - (1 - limit) * (1 - aim) / (1 - cost)
+            low, high = (low, self._foretold(plan.kept)) if cost > self.asked else (limit, high)
+            scaled = 1 - (1 - limit) * (1 - aim) / (1 - cost)
+            limit = (low + high) / 2 if low > 0 and high < 1 else min(scaled, high - LEAST)
         return max(plans, key=self._rank)
 
     def widened(self, widths: Widths) -> Widths:
