@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 from typing import Any
@@ -30,7 +30,7 @@ def model() -> nn.Module:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """A clock that goes on by a second whenever it is looked at."""
     seconds = [0.0]
 
@@ -39,7 +39,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
         return seconds[0]
 
     monkeypatch.setattr(deadline, "monotonic", tick)
-    yield seconds
+    return seconds
 
 
 def _timer(model: nn.Module, inputs: Any) -> Callable[[], None]:

@@ -17,6 +17,7 @@ from secateur.compression.costs import Costs
 from secateur.compression.options import Goal
 from secateur.labelled import SampleBatch
 from secateur.state import tensors
+from secateur.structure.cutting import draft
 from secateur.train.options import TrainOptions
 
 QUICK = {
@@ -338,6 +339,84 @@ def test_a_cut_saves_what_is_asked_whatever_a_table_of_times_foretells(trained: 
         costs._table = replace(costs.table, scale={"latency": scale})
         chosen_costs.append(choosing.chosen(trained, 0.7, costs, scoring, options).cost)
     assert all(0.68 <= cost <= 0.7 for cost in chosen_costs)
+
+
+@pytest.mark.parametrize("what", ["macs", "parameters", "latency"])
+def test_no_unit_is_cut_for_nothing(trained: nn.Module, what: str) -> None:
+    """No site can have a portion more of its units within what was asked."""
+    options, inputs = CompressOptions(runtime=stairs, round_to=1), torch.zeros(1, 8)
+    scoring = choosing.Scoring.of(trained, choosing.calibration(blobs(300, 0), 300, 0), True)
+    costs = Costs(Goal.of({what: 0.6}), trained, inputs, options)
+    choice = choosing.chosen(trained, 0.6, costs, scoring, options)
+    assert choice.cost <= 0.6
+    for name, mask in choice.keep.items():
+        wider = {**choice.keep, name: torch.arange(32) < min(int(mask.sum()) + 2, 32)}
+        assert bool(mask.all()) or costs(draft(trained, choice.sites, wider)) > 0.6
+
+
+def stairs(model: nn.Module, inputs: Any) -> float:
+    """A time that falls in steps of eight units, as that of blocked kernels does."""
+    widths = [-(-layer.out_features // 8) for layer in model if isinstance(layer, nn.Linear)]
+    return float(1 + 3 * widths[0] + widths[0] * widths[1])
+
+
+def test_a_trial_looks_for_the_sites_once(trained: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, looks = choosing.channels, []
+
+    def counting(*args: Any) -> Any:
+        looks.append(args)
+        return real(*args)
+
+    for module in (choosing, steps):
+        monkeypatch.setattr(module, "channels", counting)
+    call = (trained, torch.zeros(1, 8), {"macs": 0.4}, blobs(300, 0), blobs(100, 1))
+    result = sc.compress(*call, **{**QUICK, "max_drop": 1.0})
+    assert len(looks) == len(result.history.trials) == 2
+
+
+@pytest.mark.parametrize(
+    ("metrics", "trainings"),
+    [
+        ([0.95, 0.97, 0.985, 0.995, 0.999], 3),  # until it is enough
+        ([0.95, 0.951, 0.952], 1),  # at this pace it would not be by the end
+        ([0.95, 0.96, 0.975, 0.976, 0.99], 3),  # it slows down
+        ([0.95, 0.992], 1),
+    ],
+)
+def test_training_goes_on_while_it_would_lead_to_the_metric(
+    trained: nn.Module, monkeypatch: pytest.MonkeyPatch, metrics: list[float], trainings: int
+) -> None:
+    seeds: list[int] = []
+
+    def train(self: Any, model: nn.Module, metric: float, options: TrainOptions, number: int, what: str) -> Any:
+        if what == "train":
+            return metrics[0], True
+        seeds.append(options.seed)
+        return metrics[len(seeds)], True
+
+    monkeypatch.setattr(steps._Walk, "_trained", train)
+    walk = steps._Walk(
+        trained,
+        torch.zeros(1, 8),
+        Goal("macs", 0.5),
+        blobs(300, 0),
+        blobs(100, 1),
+        CompressOptions(**QUICK),
+        None,
+        False,
+    )
+    metric = walk._trained_back(trained, 0.9, cost=0.5, floor=0.99, number=1)
+    assert metric == metrics[trainings]
+    assert seeds == [*range(trainings)]
+
+
+def test_a_metric_without_a_name(trained: nn.Module) -> None:
+    call = (trained, torch.zeros(1, 8), {"macs": 0.6}, blobs(300, 0), blobs(100, 1))
+    result = sc.compress(
+        *call, metric=lambda outputs, targets: float((outputs.argmax(1) == targets).float().mean()), **QUICK
+    )
+    assert result.history.metric == "metric"
+    assert "lambda" not in str(result.history)
 
 
 def numbers_of(model: nn.Module, inputs: Any) -> float:

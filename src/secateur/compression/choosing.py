@@ -84,10 +84,6 @@ class Scoring:
         inputs, targets = self.data
         return (inputs, targets.argmax(1)) if self.loss == "cross_entropy" else (inputs, targets)
 
-    def named(self) -> list[tuple[str, Tensor]]:
-        """Return all tensors, with names."""
-        return SampleBatch(*self.data).named()
-
     @classmethod
     def of(cls, original: nn.Module, batch: SampleBatch, classes: bool) -> Self:
         """Ask the original.

@@ -100,19 +100,19 @@ class Costs:
         return self._table
 
 
-def usable(options: CompressOptions, model: nn.Module, inputs: ExampleInputs) -> CompressOptions:
-    """Return the options with a runtime that takes the model: eager PyTorch where that by default does not.
+def usable(options: CompressOptions, model: nn.Module, inputs: ExampleInputs) -> tuple[CompressOptions, float]:
+    """Return the options with a runtime that takes the model, eager PyTorch where that by default does not, and the seconds
+    of one pass there.
 
     Raises:
         MissingLibraryError, ExportError: the runtime that was asked for does not take it; said now, not after a training.
     """
     try:
-        latency(model, inputs, runtime=options.where, warmup=0, repeats=1)
+        return options, latency(model, inputs, runtime=options.where, warmup=0, repeats=1).median
     except ExportError:
         if options.runtime is not None:
             raise
-        return replace(options, runtime="eager")
-    return options
+        return usable(replace(options, runtime="eager"), model, inputs)
 
 
 def within_table(table: CostTable, sites: Sites) -> CostTable:

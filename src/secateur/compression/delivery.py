@@ -38,9 +38,12 @@ def delivered(result: Result, journal: Journal, options: CompressOptions, *, hur
         ExportError: the runtime computes something else than torch.
     """
     if not journal.latency:
-        timed = result.timed(options.where, **HURRIED if hurried else {})
-        assert timed.latency is not None
-        journal.latency = [*timed.latency]
+        if hurried and not result.edits:
+            journal.latency = [journal.baseline["latency"]] * 2  # one model is as fast as the same one
+        else:
+            timed = result.timed(options.where, **HURRIED if hurried else {})
+            assert timed.latency is not None
+            journal.latency = [*timed.latency]
         journal.write()
     before, after = journal.latency
     result = replace(result, latency=(before, after), runtime=result.history.runtime)

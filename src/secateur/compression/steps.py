@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import sqrt
 from pathlib import Path
 from time import monotonic
@@ -49,6 +50,9 @@ TEMPERATURE = 1.0
 
 CALMER = 0.1
 """By what the learning rate is multiplied after a training that made the model worse."""
+
+RESERVED = 5
+"""One part in so many of the time limit, at most, is kept for the end: export and timing of what comes back."""
 
 FINISHES = 6
 """How often the training at the goal is gone through at most, while at its pace it would bring the metric where it must be."""
@@ -135,12 +139,12 @@ class _Walk:
         sites = cuttable(original, inputs, options.ignore)
         if self.quality.note:
             self.clock.say(f"WARNING: {self.quality.note}")
-        self.scoring = Scoring.of(original, calibration(data, options.samples, options.seed), self.classes)
+        self.samples = calibration(data, options.samples, options.seed).without_targets()
         identity = {
             "goal": [goal.what, goal.fraction],
             "options": options.identity(),
             "model": digest(tensors(original).items()),
-            "data": digest([("scored inputs", torch.cat([t.flatten() for _, t in self.scoring.named()]))]),
+            "data": digest([("scored inputs", torch.cat([t.flatten() for _, t in self.samples.named()]))]),
         }
         self.journal = Journal.opened(None if folder is None else Path(folder), identity)
         self.clock.trials = self.journal.trials
@@ -148,11 +152,11 @@ class _Walk:
         if self._has_other_time():
             self.journal.reopen()
         if not self.journal.baseline:
-            self.journal.baseline = {"metric": baseline}
             began = monotonic()
-            self.options = usable(options, original, inputs)
+            self.options, seconds = usable(options, original, inputs)
             # At the end the outcome is made ready and timed in the same way.
-            self.deadline = self.deadline.sooner(min(monotonic() - began, (options.time_limit or 0) / 4))
+            self.deadline = self.deadline.sooner(min(monotonic() - began, (options.time_limit or 0) / RESERVED))
+            self.journal.baseline = {"metric": baseline, "latency": seconds}
             self.journal.runtime = name_of(self.options.where)
             self.journal.write()
         elif self.options.runtime is None:
@@ -176,6 +180,11 @@ class _Walk:
                 best = result
             self._note(trial, result)
         return self._finished(best)
+
+    @cached_property
+    def scoring(self) -> Scoring:
+        """What units are scored with: asked of the original when it is needed first, as that takes long."""
+        return Scoring.of(self.original, self.samples, self.classes)
 
     # What comes next depends on the trials alone, so that a resumed compression decides as it would have.
 
