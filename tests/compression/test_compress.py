@@ -337,7 +337,7 @@ def test_a_cut_saves_what_is_asked_whatever_a_table_of_times_foretells(trained: 
     for scale in (0.6, 1.0, 1.6):
         costs = Costs(Goal.of({"latency": 0.7}), trained, torch.zeros(1, 8), options)
         costs._table = replace(costs.table, scale={"latency": scale})
-        chosen_costs.append(choosing.chosen(trained, 0.7, costs, scoring, options).cost)
+        chosen_costs.append(choosing.chosen(trained, 0.7, costs, scoring, options, lambda model: 0.0).cost)
     assert all(0.68 <= cost <= 0.7 for cost in chosen_costs)
 
 
@@ -347,11 +347,31 @@ def test_no_unit_is_cut_for_nothing(trained: nn.Module, what: str) -> None:
     options, inputs = CompressOptions(runtime=stairs, round_to=1), torch.zeros(1, 8)
     scoring = choosing.Scoring.of(trained, choosing.calibration(blobs(300, 0), 300, 0), True)
     costs = Costs(Goal.of({what: 0.6}), trained, inputs, options)
-    choice = choosing.chosen(trained, 0.6, costs, scoring, options)
+    choice = choosing.chosen(trained, 0.6, costs, scoring, options, lambda model: 0.0)
     assert choice.cost <= 0.6
     for name, mask in choice.keep.items():
         wider = {**choice.keep, name: torch.arange(32) < min(int(mask.sum()) + 2, 32)}
         assert bool(mask.all()) or costs(draft(trained, choice.sites, wider)) > 0.6
+
+
+def test_of_several_allocations_the_one_that_is_rated_best_is_taken(trained: nn.Module) -> None:
+    """One by which no site loses more than half of its units is tried beside the one that is foretold to lose least."""
+    options, inputs, goal = CompressOptions(runtime="eager", round_to=1), torch.zeros(1, 8), Goal.of({"macs": 0.35})
+    scoring = choosing.Scoring.of(trained, choosing.calibration(blobs(300, 0), 300, 0), True)
+    costs = Costs(goal, trained, inputs, options)
+
+    def narrowest(model: nn.Module) -> float:
+        return float(
+            min(layer.out_features for layer in model if isinstance(layer, nn.Linear) and layer.out_features > 3)
+        )
+
+    even, uneven = (
+        choosing.chosen(trained, 0.35, costs, scoring, options, rating)
+        for rating in (narrowest, lambda m: -narrowest(m))
+    )
+    counts = [[int(mask.sum()) for mask in choice.keep.values()] for choice in (even, uneven)]
+    assert min(counts[0]) >= 16 > min(counts[1])
+    assert max(even.cost, uneven.cost) <= 0.35
 
 
 def stairs(model: nn.Module, inputs: Any) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any, Self
@@ -14,7 +15,7 @@ from secateur.allocate import budget
 from secateur.allocate.goals import UnreachableError
 from secateur.compression.costs import Costs
 from secateur.compression.options import CompressOptions
-from secateur.compression.planning import masks_within
+from secateur.compression.planning import plans_within
 from secateur.criteria import by_name
 from secateur.criteria.base import DataCriterion, scores_of
 from secateur.criteria.joint_loss_change import JointLossChange, JointWorth
@@ -141,8 +142,15 @@ class Chosen:
     sites: Sites
 
 
-def chosen(model: nn.Module, asked: float, costs: Costs, scoring: Scoring, options: CompressOptions) -> Chosen:
+Rating = Callable[[nn.Module], float]
+
+
+def chosen(
+    model: nn.Module, asked: float, costs: Costs, scoring: Scoring, options: CompressOptions, rating: Rating
+) -> Chosen:
     """Return masks within what the model may use, by scores of all units together and what they save.
+
+    Where there are several allocations, each is repaired and rated, and the best is taken.
 
     Args:
         model: as it is now; it is left so.
@@ -150,6 +158,7 @@ def chosen(model: nn.Module, asked: float, costs: Costs, scoring: Scoring, optio
         costs: what is used, and by what.
         scoring: what to score with.
         options: which criterion, rounding and minimum.
+        rating: of smaller models, high = good.
 
     Raises:
         UnreachableError: no widths cost so little.
@@ -158,15 +167,22 @@ def chosen(model: nn.Module, asked: float, costs: Costs, scoring: Scoring, optio
     sites = _of_original(all_sites, costs.sites)
     scores = scores_of(_criterion(options, scoring, sites), model, sites, "compress")
     if isinstance(scores, JointWorth):
-        keep = masks_within(model, sites, scores, asked, costs)
+        keeps: list[Keep] = plans_within(model, sites, scores, asked, costs)
     else:
         limit: dict[str, Any] = {costs.goal.what: asked / costs(model)}
         ways: dict[str, Any] = {"minimum": options.minimum, "round_to": options.round_to, "runtime": options.where}
         try:
-            keep = budget(model, sites, scores, **limit, **ways)
+            keeps = [budget(model, sites, scores, **limit, **ways)]
         except UnreachableError as error:
             raise UnreachableError(str(error), error.least * costs(model)) from None  # of the original's
-    return Chosen(keep, costs(draft(model, sites, keep)), all_sites)
+    cuts = [Chosen(keep, costs(draft(model, sites, keep)), all_sites) for keep in keeps]
+    return cuts[0] if len(cuts) == 1 else max(cuts, key=lambda cut: rating(_repaired_draft(model, cut, scoring)))
+
+
+def _repaired_draft(model: nn.Module, cut: Chosen, scoring: Scoring) -> nn.Module:
+    """A cut of a model as `smaller` makes it, not verified."""
+    keep, repaired, _ = _made_up(model, cut, scoring)
+    return draft(repaired, cut.sites, keep)
 
 
 def _of_original(sites: Sites, original: Sites) -> Sites:

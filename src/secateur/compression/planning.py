@@ -18,7 +18,7 @@ from secateur.selection.nested import multiple_of
 from secateur.structure.cutting import draft
 from secateur.types import Keep, Sites
 
-__all__ = ["masks_within"]
+__all__ = ["plans_within"]
 
 CORRECTIONS = 6
 """How often a cut is planned at most: anew where it was measured and found too slow, or faster than it needs to be."""
@@ -34,12 +34,18 @@ WIDENINGS = {"latency": 12}
 
 COUNTED_WIDENINGS = 64
 
+SHARES = (0.5, 0.25)
+"""What every site keeps of its units at least in other allocations."""
+
 PORTION = 16
 """A site is widened by one part in so many of its units, or by what the runtime likes if that is more."""
 
 
-def masks_within(model: nn.Module, sites: Sites, worth: JointWorth, asked: float, costs: Costs) -> Keep:
-    """Return masks that lose least among those whose cost is within what was asked, as near to it as can be.
+def plans_within(model: nn.Module, sites: Sites, worth: JointWorth, asked: float, costs: Costs) -> list[Keep]:
+    """Return masks of several allocations whose cost is within what was asked, as near to it as can be.
+
+    The first loses least as the scores foretell it. They do not know what the refitted readers make up for, so that there are
+    others, by which no site loses more than a share of the original's units.
 
     Args:
         model, sites: as it is now; it is left so.
@@ -51,7 +57,15 @@ def masks_within(model: nn.Module, sites: Sites, worth: JointWorth, asked: float
         UnreachableError: no widths cost so little.
     """
     plans = _Plans(model, sites, worth, asked, costs)
-    return plans.keep(plans.widened(plans.planned()))
+    allocations = [plans.widened(plans.planned(plans.table))]
+    for share in SHARES:
+        try:
+            widths = plans.widened(plans.planned(plans.table.at_least(share)))
+        except UnreachableError:
+            continue
+        if widths not in allocations and plans.cost(widths) <= asked:
+            allocations.append(widths)
+    return [plans.keep(widths) for widths in allocations]
 
 
 Widths = Mapping[str, int]
@@ -62,7 +76,7 @@ class _Plans:
     """The plans of one cut.
 
     Attributes:
-        model, sites, worth, asked, costs: as for `masks_within`.
+        model, sites, worth, asked, costs: as for `plans_within`.
         cost_by_widths: what plans were found to cost.
         keep_by_widths: the units that stay, where a plan says which.
     """
@@ -75,8 +89,8 @@ class _Plans:
     cost_by_widths: dict[tuple[int, ...], float] = field(default_factory=dict)
     keep_by_widths: dict[tuple[int, ...], Keep] = field(default_factory=dict)
 
-    def planned(self) -> Widths:
-        """Return widths by the table, planned anew for more or less where they were found to cost something else.
+    def planned(self, table: CostTable) -> Widths:
+        """Return widths by a table, planned anew for more or less where they were found to cost something else.
 
         What the table is asked for is corrected as if all that it foretells to be saved were too much or too little by the
         same part, and halved in once it is known to lie between two. Of what was measured, the dearest is taken that is within
@@ -87,7 +101,7 @@ class _Plans:
         plans: list[Widths] = []
         for _ in range(CORRECTIONS):
             try:
-                plan = plan_jointly(self.worth, self.table, {what: limit})
+                plan = plan_jointly(self.worth, table, {what: limit})
             except UnreachableError:
                 if not plans:
                     raise

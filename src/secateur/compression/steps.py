@@ -250,7 +250,7 @@ class _Walk:
         file = self.journal.place(CHOICE.format(number))
         if file is not None and file.exists():
             return load_choice(file, channels(model, self.inputs, self.options.ignore))
-        choice = chosen(model, asked, self.costs, self.scoring, self.options)
+        choice = chosen(model, asked, self.costs, self.scoring, self.options, self.quality)
         if file is not None:
             save_choice(file, choice)
         return choice
