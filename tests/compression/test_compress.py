@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -428,6 +429,40 @@ def test_training_goes_on_while_it_would_lead_to_the_metric(
     metric = walk._trained_back(trained, 0.9, cost=0.5, floor=0.99, number=1)
     assert metric == metrics[trainings]
     assert seeds == [*range(trainings)]
+
+
+@pytest.mark.parametrize(
+    ("helps", "rates"),
+    [([True, False, False], [0.01, 0.01, 0.001]), ([False, False], [0.01, 0.001]), ([True, True], [0.01] * 2)],
+)
+def test_a_training_that_made_it_worse_is_followed_by_a_calmer_one(
+    trained: nn.Module, monkeypatch: pytest.MonkeyPatch, helps: list[bool], rates: list[float]
+) -> None:
+    seen: list[float] = []
+
+    def train(self: Any, model: nn.Module, metric: float, options: TrainOptions, number: int, what: str) -> Any:
+        seen.append(options.lr)
+        return metric, helps[len(seen) - 1]
+
+    monkeypatch.setattr(steps._Walk, "_trained", train)
+    walk = steps._Walk(
+        trained,
+        torch.zeros(1, 8),
+        Goal("macs", 0.5),
+        blobs(300, 0),
+        blobs(100, 1),
+        CompressOptions(**QUICK),
+        None,
+        False,
+    )
+    assert walk._trained_back(trained, 0.95, cost=0.5, floor=0.99, number=1) == 0.95
+    assert seen == pytest.approx(rates)
+
+
+def test_an_optimizer_of_ones_own_has_a_rate_of_its_own() -> None:
+    own = TrainOptions(optimizer=partial(torch.optim.SGD, lr=0.1))
+    assert steps.calmer(own) == own
+    assert steps.calmer(TrainOptions(lr=0.5)).lr == pytest.approx(0.05)
 
 
 def test_a_metric_without_a_name(trained: nn.Module) -> None:

@@ -259,19 +259,22 @@ class _Walk:
         """Train a cut model; return the metric that it has then.
 
         At the goal, or where the metric is too low, the longer training follows: once, and again as long as the rest of the
-        way would be gone in the trainings that are left, at the pace of the last one.
+        way would be gone in the trainings that are left, at the pace of the last one. One that made the model worse is
+        followed by a calmer one.
         """
         metric, helped = self._trained(model, untrained, self.options.train, number, "train")
         finish = self.options.finish
         if finish is None or (cost > self.goal.fraction and metric >= floor):
             return metric
-        finish = finish if helped else replace(finish, lr=finish.lr * CALMER)
+        calm = calmer(finish)
+        finish = finish if helped else calm
         for left in reversed(range(FINISHES)):
             before = metric
-            metric, _ = self._trained(model, before, finish, number, f"finish-{FINISHES - left}")
-            if floor <= metric or floor - metric > left * (metric - before):
+            metric, helped = self._trained(model, before, finish, number, f"finish-{FINISHES - left}")
+            hopeless = floor - metric > left * (metric - before)
+            if floor <= metric or (hopeless and (helped or finish.lr == calm.lr)):
                 break
-            finish = replace(finish, seed=finish.seed + 1)
+            finish = replace(finish if helped else calm, seed=finish.seed + 1)
         return metric
 
     def _trained(
@@ -327,6 +330,11 @@ class _Walk:
         history = Compression.of(self.journal, self.goal, self.quality.name, self.quality.note)
         whole = replace(best, history=history, inputs=self.inputs)
         return delivered(whole, self.journal, self.options, hurried=self._out_of_time)
+
+
+def calmer(options: TrainOptions) -> TrainOptions:
+    """Return the training with smaller steps, for a model that it made worse; a callable optimiser has a rate of its own."""
+    return options if callable(options.optimizer) else replace(options, lr=options.lr * CALMER)
 
 
 @dataclass(frozen=True, eq=False)
