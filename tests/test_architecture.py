@@ -18,7 +18,7 @@ ORDER = [
     {"checks"},
     {"randomness"},
     {"untouched"},
-    {"files", "progress", "state", "state_dicts"},
+    {"deadline", "files", "progress", "state", "state_dicts"},
     {"trees"},
     {"labelled"},
     {"losses"},

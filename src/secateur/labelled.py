@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from secateur.deadline import check_time
 from secateur.state import all_finite, check_usable, ordinary
 from secateur.trees import numbers_within
 from secateur.types import InputError
@@ -332,11 +333,14 @@ def batches(data: Samples, size: int, subject: str, order: Generator | None = No
     """
     whole = together(data)
     if whole is None:
-        yield from _checked(data, subject)  # type: ignore[arg-type]
+        for batch in _checked(data, subject):  # type: ignore[arg-type]
+            check_time()
+            yield batch
         return
     device = whole.named()[0][1].device
     positions = None if order is None else torch.randperm(len(whole), generator=order).to(device)
     for start, stop in spans(len(whole), size):
+        check_time()
         yield whole.rows(slice(start, stop) if positions is None else positions[start:stop])
 
 

@@ -88,6 +88,12 @@ def test_data_that_do_not_fit(model: nn.Module, role: str, data: Any, words: str
         ({"train": {"epochs": 1}}, "train=.*TrainOptions"),
         ({"train": 1}, "train=1 .*TrainOptions"),
         ({"finish": 1}, "finish=1 .*TrainOptions"),
+        (
+            {"train": TrainOptions(epochs=1, loss="mse")},
+            r"train=TrainOptions\(loss='mse'\) is not .*give it to compress itself",
+        ),
+        ({"finish": TrainOptions(epochs=1, loss=broken)}, "finish=TrainOptions.*broken.* is not .*as loss="),
+        ({"train": TrainOptions(loss="mse"), "loss": "l1"}, r"train=TrainOptions\(loss='mse'\) is not"),
         ({"options": {"steps": 1}}, "options=.*CompressOptions"),
         ({"options": SHORT}, "options=.*CompressOptions"),
         ({"example": X[:4, :5]}, r"does not take the example_inputs, of shape \(4, 5\)"),
@@ -107,7 +113,7 @@ def test_options_and_functions_that_do_not_fit(model: nn.Module, changes: dict[s
     with pytest.raises(sc.InputError, match=words) as caught:
         compressed(model, **changes)
     assert "\n" not in str(caught.value)
-    if broken in changes.values():
+    if broken in (changes.get("loss"), changes.get("metric")):
         assert isinstance(caught.value.__cause__, KeyError)
 
 

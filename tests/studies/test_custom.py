@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -32,6 +33,15 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "mine.toml"
     path.write_text(GRID)
     return path
+
+
+def test_small_data_sets_hold_out_a_tenth(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    for data, validation in (("digits", 0.1), ("fashion-mnist", 6000), (["fashion-mnist", "digits"], 0.1)):
+        path.write_text(f'name = "mine"\ndata = {json.dumps(data)}\nmodel = "ann-128"\n')
+        assert by_name(str(path)).defaults["validation"] == validation
+    path.write_text('name = "mine"\ndata = "digits"\nvalidation = 300\nmodel = "ann-128"\n')
+    assert by_name(str(path)).defaults["validation"] == 300
 
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "example-study.toml"

@@ -12,6 +12,7 @@ from secateur.allocate.clock import Clock, Series, Shared, first_units
 from secateur.allocate.counting import COUNTED, Counter, counter_by_cutting, quick_counter, size
 from secateur.allocate.tables import CostTable, Losses, SiteCosts
 from secateur.checks import check_number, check_whole
+from secateur.deadline import check_time
 from secateur.labelled import Data
 from secateur.rate.masks import rate
 from secateur.runtimes import Runtime
@@ -20,7 +21,7 @@ from secateur.selection.nested import multiple_of, nearest_multiple
 from secateur.state import usual
 from secateur.structure import Structure
 from secateur.structure.sites import check_same_model
-from secateur.types import InputError, Loss, RoundTo, Scores, Sites, unknown_name
+from secateur.types import InputError, Keep, Loss, RoundTo, Scores, Sites, unknown_name
 
 __all__ = ["cost_table", "measured_losses", "widths_of"]
 
@@ -182,9 +183,14 @@ def _counter(model: nn.Module, sites: Sites, measure: str) -> Counter:
 
 def _counted(sites: Sites, widths_by_site: Mapping[str, tuple[int, ...]], count: Counter) -> Series:
     return {
-        name: tuple(float(count(first_units(sites, name, width))) for width in widths)
+        name: tuple(_count(count, first_units(sites, name, width)) for width in widths)
         for name, widths in widths_by_site.items()
     }
+
+
+def _count(count: Counter, keep: Keep) -> float:
+    check_time()  # it may cut the model
+    return float(count(keep))
 
 
 def _shared(

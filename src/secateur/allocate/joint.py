@@ -14,6 +14,7 @@ from secateur.allocate.plans import Allocation, Problem, Widths, enough
 from secateur.allocate.tables import CostTable
 from secateur.criteria.joint_loss_change import JointWorth
 from secateur.criteria.quadratic import Descent
+from secateur.deadline import check_time
 from secateur.types import InputError, unknown_name
 
 __all__ = ["JointAllocation", "descent", "plan_jointly"]
@@ -80,6 +81,7 @@ def descent(worth: JointWorth, problem: Problem) -> Iterator[tuple[Widths, Tenso
     walk, widths = Descent(worth.model), np.zeros(len(problem.gone), dtype=np.int64)
     yield widths, torch.from_numpy(~walk.gone)
     while bool((widths < problem.narrowest).any()):
+        check_time()
         site, to, units = _cheapest(walk, problem, widths)
         walk.remove(units)
         widths = widths.copy()

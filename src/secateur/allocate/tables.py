@@ -152,6 +152,15 @@ class CostTable:
             self, sites={name: _within(site, widest.get(name, site.units)) for name, site in self.sites.items()}
         )
 
+    def at_least(self, share: float) -> Self:
+        """Return the table without the widths that are less than a share of a site's units; the widest of each stays.
+
+        >>> table = CostTable({}, {"a": SiteCosts(4, (4, 2, 1), {"macs": (8.0, 4.0, 2.0)}, (0.0, 0.1, 0.2))})
+        >>> table.at_least(0.5).sites["a"].kept, table.at_least(0.5).sites["a"].costs
+        ((4, 2), {'macs': (8.0, 4.0)})
+        """
+        return replace(self, sites={name: _at_least(site, share * site.units) for name, site in self.sites.items()})
+
     def limit(self, goal: Mapping[str, Any]) -> tuple[str, float]:
         """Return the measure of a goal such as ``{"macs": 0.5}``, and the cost that is allowed.
 
@@ -219,6 +228,12 @@ def _with_losses(name: str, site: SiteCosts, losses: Losses) -> SiteCosts:
         raise InputError(f"cost table: a loss of site {name!r} is NaN or infinite")
     costs = {measure: tuple(values[place] for place in widths) for measure, values in site.costs.items()}
     return SiteCosts(site.units, tuple(site.kept[place] for place in widths), costs, rises)
+
+
+def _at_least(site: SiteCosts, fewest: float) -> SiteCosts:
+    count = max(sum(width >= fewest for width in site.kept), 1)
+    costs = {measure: values[:count] for measure, values in site.costs.items()}
+    return replace(site, kept=site.kept[:count], costs=costs, losses=site.losses[:count])
 
 
 def _within(site: SiteCosts, widest: int) -> SiteCosts:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import sqrt
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from secateur.allocate import budget, plan_jointly
+from secateur.allocate import budget
 from secateur.allocate.goals import UnreachableError
-from secateur.compression.costs import Costs, now
+from secateur.compression.costs import Costs
 from secateur.compression.options import CompressOptions
+from secateur.compression.planning import plans_within
 from secateur.criteria import by_name
-from secateur.criteria.base import scores_of
+from secateur.criteria.base import DataCriterion, scores_of
 from secateur.criteria.joint_loss_change import JointLossChange, JointWorth
 from secateur.labelled import SampleBatch, Samples, batches, together
+from secateur.measure import macs
 from secateur.rate.whole import answered
 from secateur.repair import repair
 from secateur.repair.norms import norms_of
@@ -25,16 +28,16 @@ from secateur.result import Method, Result
 from secateur.solvers import StructuredOBS
 from secateur.structure import channels
 from secateur.structure.cutting import draft
-from secateur.trees import side_by_side
+from secateur.trees import numbers_within, side_by_side
 from secateur.types import Criterion, Keep, Loss, Sites
 
 __all__ = ["Chosen", "Scoring", "calibration", "chosen", "smaller"]
 
-CORRECTIONS = 4
-"""How often a cut is planned at most: anew where it was measured and found too slow, or faster than it needs to be."""
+PASS = 2 * 10**9
+"""About how many multiply-accumulates a pass through the original has, so that work can be ended between two of them."""
 
-UNUSED = 0.03
-"""What part of the original's latency a cut may save beyond what was asked before it is planned anew."""
+LEAST_SAMPLES, MOST_SAMPLES = 8, 500
+"""Samples of such a pass."""
 
 PROBES, LEAST = 2, 4
 """Random directions of the outputs that units are scored by, for each unit over all samples; and for each sample."""
@@ -63,25 +66,24 @@ class Scoring:
     """What units are scored and layers repaired with: some inputs, with what the original answers to them.
 
     Units are scored by how far the answers move from the original's, so that no labels are needed: by the cross-entropy
-    with its probabilities where it tells classes, else by the squared difference, each output by its own variance.
+    with its probabilities where it tells classes, else by the squared difference, that of each of several outputs as a
+    share of its variance.
 
     Attributes:
         data: inputs ``(n, …)`` and what stands for targets.
         loss: of (outputs, those targets).
+        batch_size: samples a pass: so few that no pass takes long.
     """
 
     data: tuple[Any, Tensor]
     loss: str | Loss
+    batch_size: int = MOST_SAMPLES
 
     @property
     def answers(self) -> tuple[Any, Tensor]:
         """The inputs with the original's answers: the classes themselves, where it tells classes."""
         inputs, targets = self.data
         return (inputs, targets.argmax(1)) if self.loss == "cross_entropy" else (inputs, targets)
-
-    def named(self) -> list[tuple[str, Tensor]]:
-        """Return all tensors, with names."""
-        return SampleBatch(*self.data).named()
 
     @classmethod
     def of(cls, original: nn.Module, batch: SampleBatch, classes: bool) -> Self:
@@ -93,29 +95,62 @@ class Scoring:
             classes: whether its outputs are the logits of classes.
         """
         samples = batch.without_targets()
-        outputs, _ = answered(original, samples, len(samples), "training data", torch.device("cpu"))
+        few = samples.rows(slice(2))
+        size = PASS // max(macs(original, few.inputs) // len(few), 1)
+        size = min(max(size, LEAST_SAMPLES), MOST_SAMPLES)
+        outputs, _ = answered(original, samples, size, "training data", torch.device("cpu"))
         if classes:
-            return cls((batch.inputs, outputs.softmax(1)), "cross_entropy")
+            return cls((batch.inputs, outputs.softmax(1)), "cross_entropy", size)
         if isinstance(outputs, Tensor):
-            return cls((batch.inputs, outputs), "mse")
-        return cls((batch.inputs, side_by_side(outputs)), _distance)
+            return cls((batch.inputs, outputs), "mse", size)
+        alike = _Alike.of(outputs)
+        return cls((batch.inputs, alike.numbers(outputs)), alike, size)
 
 
-def _distance(outputs: Any, answers: Tensor) -> Tensor:
-    """The mean squared difference of several outputs from answers ``(samples, numbers)``."""
-    return mse_loss(side_by_side(outputs), answers)
+@dataclass(frozen=True)
+class _Alike:
+    """The mean squared difference of several outputs from what `numbers` made of answers: all weigh alike.
+
+    Attributes:
+        spreads: what the numbers of each output are divided by, so that their variances add up to 1.
+    """
+
+    spreads: tuple[float, ...]
+
+    @classmethod
+    def of(cls, outputs: Any) -> Self:
+        """Take the spreads from answers to many samples."""
+        parts = [tensor.double().unsqueeze(-1).flatten(1) for tensor in numbers_within(outputs)]
+        variances = (float((part - part.mean(0)).square().mean(0).sum()) for part in parts)
+        return cls(tuple(sqrt(variance) or 1.0 for variance in variances))
+
+    def numbers(self, outputs: Any) -> Tensor:
+        """Return all outputs beside one another, ``(samples, numbers)``."""
+        parts = zip(numbers_within(outputs), self.spreads, strict=True)
+        return side_by_side([tensor / spread for tensor, spread in parts])
+
+    def __call__(self, outputs: Any, answers: Tensor) -> Tensor:
+        return mse_loss(self.numbers(outputs), answers)
 
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """One cut, decided: what is left of each site, and what that costs."""
+    """One cut, decided: what is left of each site, what that costs, and the sites of the model that is to be cut."""
 
     keep: Keep
     cost: float
+    sites: Sites
 
 
-def chosen(model: nn.Module, asked: float, costs: Costs, scoring: Scoring, options: CompressOptions) -> Chosen:
+Rating = Callable[[nn.Module], float]
+
+
+def chosen(
+    model: nn.Module, asked: float, costs: Costs, scoring: Scoring, options: CompressOptions, rating: Rating
+) -> Chosen:
     """Return masks within what the model may use, by scores of all units together and what they save.
+
+    Where there are several allocations, each is repaired and rated, and the best is taken.
 
     Args:
         model: as it is now; it is left so.
@@ -123,22 +158,31 @@ def chosen(model: nn.Module, asked: float, costs: Costs, scoring: Scoring, optio
         costs: what is used, and by what.
         scoring: what to score with.
         options: which criterion, rounding and minimum.
+        rating: of smaller models, high = good.
 
     Raises:
         UnreachableError: no widths cost so little.
     """
-    sites = _of_original(channels(model, costs.inputs, options.ignore), costs.sites)
+    all_sites = channels(model, costs.inputs, options.ignore)
+    sites = _of_original(all_sites, costs.sites)
     scores = scores_of(_criterion(options, scoring, sites), model, sites, "compress")
     if isinstance(scores, JointWorth):
-        keep = _by_costs(model, sites, scores, asked, costs)
+        keeps: list[Keep] = plans_within(model, sites, scores, asked, costs)
     else:
         limit: dict[str, Any] = {costs.goal.what: asked / costs(model)}
         ways: dict[str, Any] = {"minimum": options.minimum, "round_to": options.round_to, "runtime": options.where}
         try:
-            keep = budget(model, sites, scores, **limit, **ways)
+            keeps = [budget(model, sites, scores, **limit, **ways)]
         except UnreachableError as error:
             raise UnreachableError(str(error), error.least * costs(model)) from None  # of the original's
-    return Chosen(keep, costs(draft(model, sites, keep)))
+    cuts = [Chosen(keep, costs(draft(model, sites, keep)), all_sites) for keep in keeps]
+    return cuts[0] if len(cuts) == 1 else max(cuts, key=lambda cut: rating(_repaired_draft(model, cut, scoring)))
+
+
+def _repaired_draft(model: nn.Module, cut: Chosen, scoring: Scoring) -> nn.Module:
+    """A cut of a model as `smaller` makes it, not verified."""
+    keep, repaired, _ = _made_up(model, cut, scoring)
+    return draft(repaired, cut.sites, keep)
 
 
 def _of_original(sites: Sites, original: Sites) -> Sites:
@@ -162,8 +206,7 @@ def smaller(
     Raises:
         CutError: see `secateur.cut`.
     """
-    sites = channels(model, costs.inputs, options.ignore)
-    keep, repaired, repairs = _made_up(model, sites, cut.keep, scoring)
+    keep, repaired, repairs = _made_up(model, cut, scoring)
     method = Method(
         options.criterion if isinstance(options.criterion, str) else repr(options.criterion),
         None,
@@ -171,7 +214,7 @@ def smaller(
         repair=repairs,
         rounding=str(costs.rounding.seen_in(keep)),
     )
-    return Result.of(model, sites, keep, repaired=repaired, method=method)
+    return Result.of(model, cut.sites, keep, repaired=repaired, method=method)
 
 
 def _criterion(options: CompressOptions, scoring: Scoring, sites: Sites) -> Criterion:
@@ -179,6 +222,8 @@ def _criterion(options: CompressOptions, scoring: Scoring, sites: Sites) -> Crit
     if not isinstance(options.criterion, str):
         return options.criterion
     criterion = by_name(options.criterion, scoring.data, scoring.loss)
+    if isinstance(criterion, DataCriterion):
+        criterion = replace(criterion, batch_size=scoring.batch_size)
     if isinstance(criterion, JointLossChange) and scoring.data[1][0].numel() > criterion.directions:
         units, samples = sum(site.size for site in sites.values()), len(scoring.data[1])
         enough = max(-(-PROBES * units // samples), LEAST)
@@ -186,12 +231,14 @@ def _criterion(options: CompressOptions, scoring: Scoring, sites: Sites) -> Crit
     return criterion
 
 
-def _made_up(model: nn.Module, sites: Sites, keep: Keep, scoring: Scoring) -> tuple[Keep, nn.Module, tuple[str, ...]]:
+def _made_up(model: nn.Module, cut: Chosen, scoring: Scoring) -> tuple[Keep, nn.Module, tuple[str, ...]]:
     """Masks of the same widths, weights for what stays, and the names of what made them.
 
     Sites that the solver cannot choose from keep what was chosen, and their readers their weights.
     """
-    solver = StructuredOBS(scoring.answers, rounds=0)  # the training that follows does the same, on more data
+    sites, keep = cut.sites, cut.keep
+    # The training that follows fits all layers together, on more data.
+    solver = StructuredOBS(scoring.answers, batch_size=scoring.batch_size, rounds=0)
     able = solver.able(model, sites)
     fractions = {name: 1 - int(mask.sum()) / mask.numel() for name, mask in keep.items() if name in able}
     if not any(fractions.values()):
@@ -202,33 +249,3 @@ def _made_up(model: nn.Module, sites: Sites, keep: Keep, scoring: Scoring) -> tu
     if norms_of(solved):
         solved, ways = repair(solved, sites, solved_keep, scoring.data, "norms"), [*ways, "norms"]
     return {**keep, **solved_keep}, solved, tuple(ways)
-
-
-def _by_costs(model: nn.Module, sites: Sites, worth: JointWorth, asked: float, costs: Costs) -> Keep:
-    """Masks that lose least for what they save; costs that are measured are measured of the cut model, and corrected.
-
-    Of those that were measured, the dearest that is within what was asked; where none is, the cheapest.
-    """
-    table, best, best_rank = now(costs.table, sites), None, (False, -torch.inf)
-    planned: list[Mapping[str, int]] = []
-    for _ in range(CORRECTIONS):
-        try:
-            allocation = plan_jointly(worth, table, {costs.goal.what: asked})
-        except UnreachableError:
-            if best is None:
-                raise
-            break
-        if costs.goal.what != "latency":
-            return allocation.keep
-        if allocation.kept in planned:
-            break
-        planned.append(allocation.kept)
-        cost = costs(draft(model, sites, allocation.keep), quick=True)
-        rank = (cost <= asked, cost if cost <= asked else -cost)
-        if best is None or rank > best_rank:
-            best, best_rank = allocation.keep, rank
-        if cost >= 1 or asked - UNUSED <= cost <= asked:
-            break
-        table = table.corrected("latency", allocation.kept, cost * table.whole["latency"])
-    assert best is not None
-    return best

@@ -16,12 +16,16 @@ from secateur.measure import compare_latency, file_bytes, latency, macs, paramet
 from secateur.structure import channels
 from secateur.types import ExampleInputs, ExportError, Sites
 
-__all__ = ["Costs", "now", "usable"]
+__all__ = ["Costs", "usable", "within_table"]
 
 WIDTHS = {"latency": 6}
 """At how many widths of each site a cost is measured; those that are counted are counted at more."""
 
 COUNTED_WIDTHS = 16
+
+QUICK_ROUNDS: Mapping[str, int] = {"warmup": 2, "repeats": 15}
+SURE_ROUNDS: Mapping[str, int] = {"warmup": 5, "repeats": 30}
+"""How often a model is timed beside the original."""
 
 
 @dataclass(eq=False)
@@ -48,12 +52,18 @@ class Costs:
     _table: CostTable | None = None
 
     def __call__(self, model: nn.Module, quick: bool = False) -> float:
-        """Return the cost of a model as a fraction of the original's; latency is measured in turns with it."""
+        """Return the cost of a model as a fraction of the original's; latency is measured in turns with it.
+
+        Args:
+            model: the smaller one.
+            quick: it is one of many, of which the best is measured again.
+        """
         if self.goal.what == "latency":
             both = {"original": self.original, "smaller": model}
             where = self.options.where
-            speedup = compare_latency(both, self.inputs, runtime=where, quick=quick).speedups["smaller"].median
-            return 1 / speedup
+            rounds = QUICK_ROUNDS if quick else SURE_ROUNDS
+            compared = compare_latency(both, self.inputs, runtime=where, quick=quick, **rounds)
+            return 1 / compared.speedups["smaller"].median
         count = COUNTS[self.goal.what]
         return count(model, self.inputs) / count(self.original, self.inputs)
 
@@ -90,22 +100,22 @@ class Costs:
         return self._table
 
 
-def usable(options: CompressOptions, model: nn.Module, inputs: ExampleInputs) -> CompressOptions:
-    """Return the options with a runtime that takes the model: eager PyTorch where that by default does not.
+def usable(options: CompressOptions, model: nn.Module, inputs: ExampleInputs) -> tuple[CompressOptions, float]:
+    """Return the options with a runtime that takes the model, eager PyTorch where that by default does not, and the seconds
+    of one pass there.
 
     Raises:
         MissingLibraryError, ExportError: the runtime that was asked for does not take it; said now, not after a training.
     """
     try:
-        latency(model, inputs, runtime=options.where, warmup=0, repeats=1)
+        return options, latency(model, inputs, runtime=options.where, warmup=0, repeats=1).median
     except ExportError:
         if options.runtime is not None:
             raise
-        return replace(options, runtime="eager")
-    return options
+        return usable(replace(options, runtime="eager"), model, inputs)
 
 
-def now(table: CostTable, sites: Sites) -> CostTable:
+def within_table(table: CostTable, sites: Sites) -> CostTable:
     """Return the original's table for a model that was cut already.
 
     Args:

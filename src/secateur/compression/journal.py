@@ -113,6 +113,12 @@ class Journal:
         if self.folder is not None:
             write_text(self.path, json.dumps(self.to_dict(), indent=1))
 
+    def forget(self, *patterns: str) -> None:
+        """Delete the parts of the folder whose names match one of the patterns."""
+        if self.folder is not None:
+            for file in (file for pattern in patterns for file in self.folder.glob(pattern)):
+                file.unlink(missing_ok=True)
+
     def reopen(self) -> None:
         """Let it go on after its end."""
         self.done, self.latency = "", []

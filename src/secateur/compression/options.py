@@ -67,8 +67,9 @@ class CompressOptions:
             ``"onnxruntime:threads=2"``, or a function; see `secateur.runtimes`. None: ONNX Runtime where it is installed.
         steps: in how many cuts the goal is approached, each followed by a training.
         criterion: what is scored by in each step.
-        train: the training after each cut.
-        finish: the training at the goal, or None for that of each step.
+        train: the training after each cut; its loss is `loss`.
+        finish: the training at the goal, or None for that of each step. It is gone through again while the metric is a
+            little too low and rises.
         samples: how many training samples are scored and repaired with.
         retries: how many smaller steps are tried after those that cost too much.
         time_limit: seconds after which the best that there is comes back; None for none.
@@ -144,11 +145,21 @@ class CompressOptions:
         check_options("compress", TrainOptions, or_none=True, finish=self.finish)
         if self.loss is not None:
             loss_function(self.loss)
+        self._check_trainings()
         if not (self.metric is None or isinstance(self.metric, str) or callable(self.metric)):
             raise InputError(
                 f"compress: metric={brief(self.metric)} must be a name, a function of (outputs, targets), or None"
             )
         timer(self.where)
+
+    def _check_trainings(self) -> None:
+        """Refuse a loss that would be ignored in silence."""
+        for name, training in (("train", self.train), ("finish", self.finish)):
+            if training is not None and training.loss not in (TrainOptions.loss, self.loss):
+                raise InputError(
+                    f"compress: {name}=TrainOptions(loss={describe(training.loss)!r}) is not what is trained by, as scores and "
+                    "all trainings share one loss; give it to compress itself, as loss="
+                )
 
     @property
     def where(self) -> Runtime:

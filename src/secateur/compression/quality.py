@@ -98,8 +98,7 @@ class Quality:
         if metric is None:
             metric = "accuracy" if classes else "fidelity"
         if callable(metric) or ":" in metric:
-            name = metric if isinstance(metric, str) else getattr(metric, "__name__", repr(metric))
-            return cls(name, data, original, targets, _without_original(metric_function(metric)), classes)
+            return cls(_name(metric), data, original, targets, _without_original(metric_function(metric)), classes)
         if metric not in METRICS:
             raise unknown_name("metric", metric, METRICS)
         note = _unrated(original, targets) if automatic and not classes and targets is not None else ""
@@ -128,6 +127,20 @@ class Quality:
         if not isfinite(value):
             raise InputError(f"compress: the metric {self.name} is {value}; it must be a finite number, high = good")
         return value
+
+
+def _name(metric: str | Metric) -> str:
+    """What a metric of one's own is called.
+
+    >>> from functools import partial
+    >>> _name("pitch:accuracy"), _name(max), _name(lambda outputs, targets: 0.0), _name(partial(max, key=abs))
+    ('pitch:accuracy', 'max', 'metric', 'max')
+    """
+    if isinstance(metric, str):
+        return metric
+    inner = getattr(metric, "func", metric)  # of a partial
+    name = str(getattr(inner, "__name__", type(inner).__name__))
+    return "metric" if name == "<lambda>" else name
 
 
 def _answered(model: nn.Module, data: Samples) -> tuple[Any, Any]:

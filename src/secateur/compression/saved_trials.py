@@ -78,7 +78,7 @@ def load_choice(file: Path, sites: Sites) -> Chosen:
     """
     try:
         record = from_json(file.read_text(encoding="utf-8"))
-        return Chosen(_masks(record["units"], sites), float(record["cost"]))
+        return Chosen(_masks(record["units"], sites), float(record["cost"]), sites)
     except (OSError, LookupError, TypeError, ValueError) as error:
         raise FileError(f"{file} is damaged ({error}); delete it to choose anew") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import sqrt
 from pathlib import Path
 from time import monotonic
@@ -25,6 +26,7 @@ from secateur.compression.journal import Journal, Trial
 from secateur.compression.options import CompressOptions, Goal
 from secateur.compression.quality import Quality
 from secateur.compression.saved_trials import load_choice, load_trial, save_choice, save_trial
+from secateur.deadline import Deadline, OutOfTime
 from secateur.labelled import Samples, unlabelled
 from secateur.result import Result
 from secateur.runtimes import name_of
@@ -48,6 +50,12 @@ TEMPERATURE = 1.0
 
 CALMER = 0.1
 """By what the learning rate is multiplied after a training that made the model worse."""
+
+RESERVED = 5
+"""One part in so many of the time limit, at most, is kept for the end: export and timing of what comes back."""
+
+FINISHES = 6
+"""How often the training at the goal is gone through at most, while at its pace it would bring the metric where it must be."""
 
 SLACK = 0.02
 """By how much less than the goal is aimed at where costs are measured times, which vary by about so much."""
@@ -119,6 +127,7 @@ class _Walk:
         self.original, self.inputs, self.goal, self.options = original, inputs, goal, options
         self.progress, self.data = progress, data
         self.clock = Stopwatch(options, goal.fraction, progress)
+        self.deadline = Deadline.after(options.time_limit)
         check_model(original, inputs, options)
         for role, samples, metric in (("training data", data, None), ("validation data", validation, options.metric)):
             check_data(original, inputs, samples, role, classes=metric in (None, "accuracy"))
@@ -130,20 +139,24 @@ class _Walk:
         sites = cuttable(original, inputs, options.ignore)
         if self.quality.note:
             self.clock.say(f"WARNING: {self.quality.note}")
-        self.scoring = Scoring.of(original, calibration(data, options.samples, options.seed), self.classes)
+        self.samples = calibration(data, options.samples, options.seed).without_targets()
         identity = {
             "goal": [goal.what, goal.fraction],
             "options": options.identity(),
             "model": digest(tensors(original).items()),
-            "data": digest([("scored inputs", torch.cat([t.flatten() for _, t in self.scoring.named()]))]),
+            "data": digest([("scored inputs", torch.cat([t.flatten() for _, t in self.samples.named()]))]),
         }
         self.journal = Journal.opened(None if folder is None else Path(folder), identity)
         self.clock.trials = self.journal.trials
+        self.deadline = self.deadline.sooner(sum(trial.seconds for trial in self.journal.trials))
         if self._has_other_time():
             self.journal.reopen()
         if not self.journal.baseline:
-            self.journal.baseline = {"metric": baseline}
-            self.options = usable(options, original, inputs)
+            began = monotonic()
+            self.options, seconds = usable(options, original, inputs)
+            # At the end the outcome is made ready and timed in the same way.
+            self.deadline = self.deadline.sooner(min(monotonic() - began, (options.time_limit or 0) / RESERVED))
+            self.journal.baseline = {"metric": baseline, "latency": seconds}
             self.journal.runtime = name_of(self.options.where)
             self.journal.write()
         elif self.options.runtime is None:
@@ -158,11 +171,20 @@ class _Walk:
             asked = self._next()
             if asked is None:
                 break
-            trial, result = self._try(best, asked)
+            try:
+                trial, result = self._try(best, asked)
+            except OutOfTime:
+                self._end(OUT_OF_TIME.format(self.options.time_limit))
+                break
             if trial.accepted and result is not None:
                 best = result
             self._note(trial, result)
         return self._finished(best)
+
+    @cached_property
+    def scoring(self) -> Scoring:
+        """What units are scored with: asked of the original when it is needed first, as that takes long."""
+        return Scoring.of(self.original, self.samples, self.classes)
 
     # What comes next depends on the trials alone, so that a resumed compression decides as it would have.
 
@@ -173,11 +195,11 @@ class _Walk:
         refused = [trial for trial in trials if not trial.accepted]
         if best <= goal:
             return self._end("the goal is reached")
+        if self.deadline.over:
+            return self._end(OUT_OF_TIME.format(self.options.time_limit))
         if len(refused) > self.options.retries:
             within = "" if refused[-1].cost is None else f" within max_drop={self.options.max_drop:g}"
             return self._end(f"the goal cannot be had{within}")
-        if self.late:
-            return self._end(OUT_OF_TIME.format(self.options.time_limit))
         if refused and refused[-1].asked < best:
             return sqrt(best * refused[-1].asked)
         return max(goal, best * float(goal ** (1 / self.options.steps)))
@@ -190,14 +212,12 @@ class _Walk:
     def _has_other_time(self) -> bool:
         """Whether a time limit ended it that is not the one of now."""
         limits = ("",) if self.options.time_limit is None else ("", OUT_OF_TIME.format(self.options.time_limit))
-        return self.journal.done.startswith("the time limit") and self.journal.done not in limits
+        return self._out_of_time and self.journal.done not in limits
 
     @property
-    def late(self) -> bool:
-        """Whether the time is up."""
-        spent = sum(trial.seconds for trial in self.journal.trials)
-        limit = self.options.time_limit
-        return limit is not None and max(spent, monotonic() - self.clock.started) >= limit
+    def _out_of_time(self) -> bool:
+        """Whether a time limit ended it."""
+        return self.journal.done.startswith(OUT_OF_TIME.split("{")[0])
 
     def _try(self, best: Result, asked: float) -> tuple[Trial, Result | None]:
         began, number = monotonic(), len(self.journal.trials) + 1
@@ -206,19 +226,16 @@ class _Walk:
         self.clock.begin()
         self.clock.say(f"trial {number}: to {asked:.1%} of the {self.goal.what}")
         try:
-            choice = self._choice(best.model, number, aimed)
+            with self.deadline.enforced():
+                choice = self._choice(best.model, number, aimed)
+                result = smaller(best.model, choice, aimed, self.costs, self.scoring, self.options)
         except UnreachableError as error:
             base, seconds = now.number if now else 0, monotonic() - began
             why = nothing_narrower(error.least, self.goal.what)
             return Trial(number, base, asked, None, None, None, False, why, seconds), None
-        result = smaller(best.model, choice, aimed, self.costs, self.scoring, self.options)
         untrained, floor = self.quality(result.model), self.journal.baseline["metric"] - self.options.max_drop
         self.clock.lap("cut", aside=self.costs.seconds if number == 1 else 0.0)
-        metric, helped = self._trained(result.model, untrained, self.options.train, number, "train")
-        finish = self.options.finish
-        if finish is not None and (choice.cost <= self.goal.fraction or metric < floor):
-            finish = finish if helped else replace(finish, lr=finish.lr * CALMER)
-            metric, _ = self._trained(result.model, metric, finish, number, "finish")
+        metric = self._trained_back(result.model, untrained, choice.cost, floor, number)
         why = "good enough" if metric >= floor else f"{self.quality.name} fell below {floor:.4g}"
         if choice.cost >= self.journal.cost:
             why = f"no less {self.goal.what} than before"
@@ -233,16 +250,38 @@ class _Walk:
         file = self.journal.place(CHOICE.format(number))
         if file is not None and file.exists():
             return load_choice(file, channels(model, self.inputs, self.options.ignore))
-        choice = chosen(model, asked, self.costs, self.scoring, self.options)
+        choice = chosen(model, asked, self.costs, self.scoring, self.options, self.quality)
         if file is not None:
             save_choice(file, choice)
         return choice
+
+    def _trained_back(self, model: nn.Module, untrained: float, cost: float, floor: float, number: int) -> float:
+        """Train a cut model; return the metric that it has then.
+
+        At the goal, or where the metric is too low, the longer training follows: once, and again as long as the rest of the
+        way would be gone in the trainings that are left, at the pace of the last one. One that made the model worse is
+        followed by a calmer one.
+        """
+        metric, helped = self._trained(model, untrained, self.options.train, number, "train")
+        finish = self.options.finish
+        if finish is None or (cost > self.goal.fraction and metric >= floor):
+            return metric
+        calm = calmer(finish)
+        finish = finish if helped else calm
+        for left in reversed(range(FINISHES)):
+            before = metric
+            metric, helped = self._trained(model, before, finish, number, f"finish-{FINISHES - left}")
+            hopeless = floor - metric > left * (metric - before)
+            if floor <= metric or (hopeless and (helped or finish.lr == calm.lr)):
+                break
+            finish = replace(finish if helped else calm, seed=finish.seed + 1)
+        return metric
 
     def _trained(
         self, model: nn.Module, metric: float, options: TrainOptions, number: int, what: str
     ) -> tuple[float, bool]:
         """Train a model of a metric; return the metric that it has then, and whether that helped: if not, it is undone."""
-        if not options.epochs or self.late:
+        if not options.epochs or self.deadline.over:
             return metric, True
         before = snapshot(model)
         self._train(model, options, number, what)
@@ -257,10 +296,10 @@ class _Walk:
             model,
             self.original,
             self.data if self.loss is not None else unlabelled(self.data),
-            options=replace(options, seed=self.options.seed),
+            options=replace(options, seed=self.options.seed + options.seed),
             match="logits" if self.classes else "auto",
             temperature=TEMPERATURE,
-            callbacks=[self.clock, _StopInTime(self)],
+            callbacks=[self.clock, _StopInTime(self.deadline)],
             checkpoint=self.journal.place(CHECKPOINT.format(number, what)),
             progress=self.progress,
             **more,
@@ -272,13 +311,7 @@ class _Walk:
             save_trial(folder, result)
         self.journal.trials.append(trial)
         self.journal.write()
-        for name in (
-            CHOICE.format(trial.number),
-            *(CHECKPOINT.format(trial.number, what) for what in ("train", "finish")),
-        ):
-            file = self.journal.place(name)
-            if file is not None:
-                file.unlink(missing_ok=True)
+        self.journal.forget(CHOICE.format(trial.number), CHECKPOINT.format(trial.number, "*"))
         self.clock.say(
             in_words(trial, self.journal.trials, self.goal.what, self.quality.name, self.journal.baseline["metric"])
         )
@@ -295,15 +328,21 @@ class _Walk:
 
     def _finished(self, best: Result) -> Result:
         history = Compression.of(self.journal, self.goal, self.quality.name, self.quality.note)
-        return delivered(replace(best, history=history, inputs=self.inputs), self.journal, self.options)
+        whole = replace(best, history=history, inputs=self.inputs)
+        return delivered(whole, self.journal, self.options, hurried=self._out_of_time)
+
+
+def calmer(options: TrainOptions) -> TrainOptions:
+    """Return the training with smaller steps, for a model that it made worse; a callable optimiser has a rate of its own."""
+    return options if callable(options.optimizer) else replace(options, lr=options.lr * CALMER)
 
 
 @dataclass(frozen=True, eq=False)
 class _StopInTime(Callback):
     """Ends a training when the time limit is reached."""
 
-    walk: _Walk
+    deadline: Deadline
 
     def on_step(self, run: Run) -> None:
         """Stop after this step."""
-        run.stop = run.stop or self.walk.late
+        run.stop = run.stop or self.deadline.over

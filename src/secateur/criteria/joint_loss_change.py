@@ -15,6 +15,7 @@ from secateur.criteria.base import LossCriterion
 from secateur.criteria.output_curvature import curvature_roots
 from secateur.criteria.quadratic import Floats, Quadratic, Removal
 from secateur.criteria.unit_gradients import Gated, each_batch, gradient
+from secateur.deadline import check_time
 from secateur.rate.memory import free_memory
 from secateur.structure.flow import Flow
 from secateur.types import InputError, Keep, Scores, Sites
@@ -183,6 +184,7 @@ class _Sums:
         """Each root's changes ``(samples, units)``, and the same times the roots' signs."""
         answers = batch.outputs, batch.targets, batch.loss
         for root, sign in curvature_roots(*answers, self.directions, self.generator, "JointLossChange"):
+            check_time()
             changes = batch.changes(root, last=False)
             whole = [changes.get(n, batch.outputs.new_zeros(batch.count, k)) for n, k in self.sizes.items()]
             rows = torch.cat(whole, dim=1)

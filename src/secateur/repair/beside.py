@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.fx import Node
 
+from secateur.deadline import check_time
 from secateur.labelled import Samples, batches, logits_of
 from secateur.losses import are_probabilities
 from secateur.rate.memory import free_memory
@@ -169,12 +170,14 @@ class Beside:
     def at(self, weight: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Go on to a layer; yield for each batch what it reads in the student, and what it makes in the teacher."""
         for batch in self._batches:
+            check_time()
             yield batch.look(weight)
         self._bound()
 
     def ahead(self, site: str, weights: Sequence[str]) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Go on to the first read of a site; look ahead at its readers in their order, batch by batch."""
         for batch in self._batches:
+            check_time()
             fork = batch.fork(site)
             for weight in weights:
                 yield weight, *fork.look(weight)

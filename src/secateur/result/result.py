@@ -162,11 +162,12 @@ class Result:
         return replace(self, original=earlier.original, sites=sites, keep=keep, edits=(*earlier.edits, *self.edits))
 
     @usual
-    def timed(self, runtime: Runtime = "eager") -> Self:
+    def timed(self, runtime: Runtime = "eager", *, warmup: int = 5, repeats: int = 30) -> Self:
         """Return this result with the latency of both models on the example inputs, measured in turns.
 
         Args:
             runtime: where they run; see `secateur.measure.latency`.
+            warmup, repeats: passes of each model, before the first that counts and that count.
 
         Raises:
             InputError: there are no example inputs, as with single weights made by hand.
@@ -181,7 +182,7 @@ class Result:
         if self.inputs is None:
             raise InputError("timed: this result has no example inputs; give them, as in replace(result, inputs=x)")
         both = {"before": self.original, "after": self.model}
-        comparison = compare_latency(both, self.inputs, runtime=runtime)
+        comparison = compare_latency(both, self.inputs, runtime=runtime, warmup=warmup, repeats=repeats)
         before = comparison.latencies["before"].median
         # The ratio is surer than the smaller model's own time.
         seconds = before, before / comparison.speedups["after"].median

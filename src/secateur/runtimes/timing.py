@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from secateur.checks import within
+from secateur.deadline import check_time
 from secateur.runtimes.base import Run, Runtime, Timer
 from secateur.runtimes.names import timer
 from secateur.types import ExampleInputs, InputError
@@ -54,6 +55,7 @@ def prepared(runtime: Runtime, model: nn.Module, example_inputs: ExampleInputs, 
     Raises:
         InputError: a timer of one's own returned something else than a function or seconds.
     """
+    check_time()
     chosen = timer(runtime)
     prepare = getattr(chosen, "quick", chosen) if quick else chosen
     made: Any = prepare(model, example_inputs)
@@ -111,9 +113,11 @@ def in_turns(models: Mapping[str, Prepared], *, warmup: int, repeats: int) -> Ti
     samples = {name: [(0.0, 0.0)] * repeats for name in names}
     for model in models.values():
         for _ in range(warmup):
+            check_time()
             model.once()
     for turn in range(repeats):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
+            check_time()
             samples[name][turn] = models[name].once()
     return Times(*({name: [pair[clock] for pair in samples[name]] for name in names} for clock in (0, 1)))

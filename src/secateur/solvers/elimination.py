@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from secateur.deadline import check_time
+
 __all__ = ["Elimination", "LeastSquares", "removals"]
 
 
@@ -106,6 +108,7 @@ def removals(problems: Sequence[LeastSquares], units: int, count: int) -> list[t
     left = torch.ones(units, dtype=torch.bool)
     order = []
     for _ in range(count):
+        check_time()
         costs = torch.zeros(units, dtype=torch.float64)
         for part in parts:
             costs[part.units.cpu()] += part.costs().cpu()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from secateur import data
 from secateur.lab.plan import toml
 from secateur.lab.plan.recipe import Json
 from secateur.lab.plan.study import Study
@@ -26,7 +27,7 @@ def from_toml(path: str | Path, reserved: Container[str] = ()) -> Study:
     """Return the comparison that a TOML file describes: data sets × networks × seeds × methods × sparsities.
 
     The keys are ``name`` (of the study and its store), ``title``, ``summary``, and the options of a comparison,
-    each checked by itself. The methods are those of ``methods``, and each of ``criteria`` with each ``unit``, ``scope`` and
+    each checked by itself; of small data sets a tenth is held out where ``validation`` is not said. The methods are those of ``methods``, and each of ``criteria`` with each ``unit``, ``scope`` and
     ``schedule``, and each ``solver``; where there are criteria or solvers, ``methods`` are none by default. ``data`` and ``model`` may be lists; the report then has a part for each pair.
 
     Args:
@@ -40,7 +41,7 @@ def from_toml(path: str | Path, reserved: Container[str] = ()) -> Study:
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "mine.toml"
-    >>> _ = file.write_text('name = "mine"\\ndata = "digits"\\nvalidation = 300\\nmodel = ["lenet-300-100", "ann-128"]\\nseeds = 2')
+    >>> _ = file.write_text('name = "mine"\\ndata = "digits"\\nmodel = ["lenet-300-100", "ann-128"]\\nseeds = 2')
     >>> len(from_toml(file).plan({"methods": ["neuron"], "sparsities": [0.5]}))
     8
     """
@@ -56,8 +57,8 @@ def from_toml(path: str | Path, reserved: Container[str] = ()) -> Study:
     options = {key: value for key, value in values.items() if key not in _WORDS}
     if {"criteria", "solver"} & set(options):
         options = {"methods": [], **options}
-    defaults = OPTIONS.changed(**options)
     try:
+        defaults = OPTIONS.changed(**{**_for_small_sets(values), **options})
         OPTIONS.check(f"study {values['name']!r}", defaults)
         networks.check(defaults)
         check_methods(values["name"], defaults)
@@ -66,6 +67,14 @@ def from_toml(path: str | Path, reserved: Container[str] = ()) -> Study:
     title = values.get("title", f"A comparison of prunings: {values['name']}")
     summary = values.get("summary", "Weights removed and neurons cut; costs and gains measured.")
     return replace(comparison(values["name"], title, summary, options=defaults, best=None), file=file)
+
+
+def _for_small_sets(values: Mapping[str, Json]) -> dict[str, Json]:
+    """A tenth to hold out where the usual number of images is more than half of a data set."""
+    names = values.get("data", OPTIONS["data"])
+    known = [data.info(name).counts.get("train") for name in ([names] if isinstance(names, str) else names)]
+    usual: int = OPTIONS["validation"]
+    return {"validation": 0.1} if any(count is not None and count < 2 * usual for count in known) else {}
 
 
 def _check_key(where: str, key: str, value: Json) -> None:
