@@ -25,6 +25,7 @@ __all__ = ["heatmap", "scatter"]
 # Apart in hue for every kind of colour vision, and in lightness. Not the palette's own: those change on a dark page.
 _DIVERGING = ("#a34700", "#e9a56a", "#f6f5f2", "#74b1d8", "#00507d")
 _RISING = ("#f4f8fb", "#8fbfdd", "#23719f", "#08304d")
+_BLANK = "#8d9399"
 _LETTERS = 300  # cells; with more, numbers could not be read
 _VECTORS = 4000  # cells; with more, the drawing would be larger than an image of it
 
@@ -35,6 +36,8 @@ def heatmap(
     label: str,
     axes_labels: tuple[str, str] = ("", ""),
     diverging: bool = False,
+    falling: bool = False,
+    blank: str = "",
     show: Callable[[float], str] = number,
 ) -> Figure:
     """Draw a table of numbers as coloured cells, with the numbers in them where they fit.
@@ -44,6 +47,8 @@ def heatmap(
         label: what the colours say.
         axes_labels: the horizontal and the vertical axis.
         diverging: colours run both ways from zero; for changes.
+        falling: low numbers are the good ones, as of a loss: the colours run the other way.
+        blank: what cells without a number are; grey, unlike any number, and named in the legend.
         show: how a number is written.
 
     Raises:
@@ -61,8 +66,10 @@ def heatmap(
     finite = numbers[np.isfinite(numbers)]
     limits = (-most, most) if diverging else (float(finite.min()), float(finite.max()))
     colours = require("matplotlib.colors", "lab").LinearSegmentedColormap.from_list(
-        "secateur", _DIVERGING if diverging else _RISING
+        "secateur", (_DIVERGING if diverging else _RISING)[:: -1 if falling else 1]
     )
+    if blank:
+        colours.set_bad(_BLANK)
     rows, columns = numbers.shape
     with drawing():
         figure, (axes,) = canvas(min(8.0, max(2.2, 1.3 + 0.36 * rows)))
@@ -90,6 +97,10 @@ def heatmap(
         axes.tick_params(length=0)
         bar = figure.colorbar(mesh, ax=axes, label=label, pad=0.015, fraction=0.05, aspect=18)
         bar.outline.set_visible(False)
+        if blank:
+            axes.bar([0], [0], color=_BLANK, label=blank)  # for the legend alone
+            axes.set_xlim(0, columns)
+            legend(figure, axes)
         bar.ax.yaxis.set_major_formatter(require("matplotlib.ticker", "lab").FuncFormatter(lambda v, _: show(v)))
     return figure
 
