@@ -30,7 +30,7 @@ from secateur.studies.kit.published import published
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["NOTES", "cards", "sections", "words"]
+__all__ = ["NOTES", "cards", "progress", "sections", "words"]
 
 Trials = Mapping[str, Any]
 """What the text prints of a network's five trials (`published.toml`)."""
@@ -237,7 +237,7 @@ def _others(part: Part, rows: DataFrame) -> list[Block]:
     return [
         _table(part, ranked, "searches", caption),
         Picture("searches-bars", bars, caption, alt, basis, numbers),
-        *_progress(part, rows),
+        *progress(part, rows),
         *judged(rows, controls, basis, value="untouched_fitness", within=()),
     ]
 
@@ -260,7 +260,8 @@ def _table(part: Part, rows: DataFrame, name: str, caption: str) -> Table:
     return grouped(rows, name, caption, {"method": Column("search")}, columns, part.basis(rows))
 
 
-def _progress(part: Part, rows: DataFrame) -> list[Block]:
+def progress(part: Part, rows: DataFrame) -> list[Block]:
+    """Return the picture of the best fitness so far by evaluations, one line for each method."""
     steps = part.steps(rows)
     # Every method at the same numbers of evaluations, so that means are means of all networks.
     budget = float(rows["evaluations"].iloc[0])

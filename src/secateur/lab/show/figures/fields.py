@@ -68,8 +68,7 @@ def heatmap(
     colours = require("matplotlib.colors", "lab").LinearSegmentedColormap.from_list(
         "secateur", (_DIVERGING if diverging else _RISING)[:: -1 if falling else 1]
     )
-    if blank:
-        colours.set_bad(_BLANK)
+    colours = colours.with_extremes(bad=_BLANK) if blank else colours
     rows, columns = numbers.shape
     with drawing():
         figure, (axes,) = canvas(min(8.0, max(2.2, 1.3 + 0.36 * rows)))
