@@ -130,9 +130,9 @@ def test_what_cannot_be_rated(model: nn.Module, data: Any, message: str) -> None
         ),
         (nn.Linear(3, 2), torch.ones(4, 3, dtype=torch.int64), "does not take .*int64.*: bring both to one type"),
         (nn.Linear(3, 2), torch.ones(4, 3) > 0, "does not take .*bool.*: bring both to one type"),
-        (nn.Linear(3, 2).to(torch.cfloat), torch.ones(4, 3), "does not take .*its weights are torch.complex64"),
+        (nn.Linear(3, 2), torch.ones(4, 3).to(torch.cfloat), "does not take .*complex64.*weights are torch.float32"),
         (
-            nn.Linear(3, 2).to(torch.cfloat),
+            nn.Flatten(),
             torch.ones(4, 3).to(torch.cfloat),
             "the loss does not take outputs of .*complex64",
         ),
