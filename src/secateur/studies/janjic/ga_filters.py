@@ -61,7 +61,9 @@ OPTIONS = Options(
     (
         *networks.OPTIONS,
         Option("layers", "text", "*", "which convolutions, by name or pattern", many="either"),
-        Option("fitnesses", "text", list(FITNESSES), "what candidates are rated by", tuple(FITNESSES), many="list"),
+        Option(
+            "fitnesses", "text", list(FITNESSES), "what candidates are rated by", allowed=tuple(FITNESSES), many="list"
+        ),
         Option("images", "count", 500, "validation images to search on", least=1),
         Option("share", "number", 0.1, "the part of them that 'some images' takes", 0.001, 1),
         Option("again", "number", 0.2, "the part of the candidates that is rated again on all of them", 0.001, 1),
