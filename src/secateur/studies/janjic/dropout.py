@@ -228,11 +228,11 @@ def _changes(rows: DataFrame, name: str, removed: str, words: str, basis: Basis)
     ]
     axes = ("Convolution", "Dropout")
     loss = figures.heatmap(
-        tables[1], label="Change of loss", axes_labels=axes, diverging=True, falling=True, show=_three_digits
+        tables[1], label="Change of loss", axes_labels=axes, diverging=True, falling=True, show=_two_digits
     )
     caption = f"What dropout changes of the {{}} of the networks with {removed} removed; blue is a gain."
     rate, place = tables[1].stack().idxmin()
-    least = f"The loss falls most by {rate} of dropout with convolution {place} pruned: {_three_digits(float(tables[1].min().min()))}."
+    least = f"The loss falls most by {rate} of dropout with convolution {place} pruned: {_two_digits(float(tables[1].min().min()))}."
     return [
         Picture(
             f"change-{name}",
@@ -246,8 +246,8 @@ def _changes(rows: DataFrame, name: str, removed: str, words: str, basis: Basis)
     ]
 
 
-def _three_digits(change: float) -> str:
-    return number(float(f"{change:.3g}"))
+def _two_digits(change: float) -> str:
+    return number(float(f"{change:.2g}"))
 
 
 def _gains(rows: DataFrame) -> str:
