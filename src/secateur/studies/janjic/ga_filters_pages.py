@@ -51,7 +51,7 @@ def sections(part: Part) -> list[Section]:
         basis=part.basis(rows),
     )
     return [
-        Section("What each fitness finds", _found(part, rows)),
+        Section("What each fitness finds", _by_fitness(part, rows)),
         Section("Against as many filters by other choices", [_controls(part, rows)]),
         Section("Classes", damage),
     ]
@@ -62,7 +62,7 @@ def _fittest(rows: DataFrame) -> str:
     return str(rows.groupby("method", sort=False)["fitness"].mean().idxmax())
 
 
-def _found(part: Part, rows: DataFrame) -> list[Block]:
+def _by_fitness(part: Part, rows: DataFrame) -> list[Block]:
     basis = part.basis(rows)
     bars = figures.bars_with_intervals(rows, value="untouched_fitness", label="Fitness on untouched test images")
     means = rows.groupby("method", sort=False)["untouched_fitness"].mean()

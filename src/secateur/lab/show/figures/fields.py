@@ -82,16 +82,7 @@ def heatmap(
             rasterized=numbers.size > _VECTORS,
         )
         _cells(axes, table, numbers, mesh, show)
-        places, titles = _ticks(table.columns, columns)
-        axes.set_xticks(places, titles)
-        if sum(map(len, titles)) > 60:
-            axes.tick_params(axis="x", rotation=40)
-            for text in axes.get_xticklabels():
-                text.set_horizontalalignment("right")
-                text.set_rotation_mode("anchor")
-        axes.set_yticks(*_ticks(table.index, rows))
-        axes.set_ylim(rows, 0)
-        axes.spines[:].set_visible(False)
+        _name_cells(axes, table)
         finish(axes, *axes_labels)
         axes.tick_params(length=0)
         bar = figure.colorbar(mesh, ax=axes, label=label, pad=0.015, fraction=0.05, aspect=18)
@@ -174,6 +165,21 @@ def _cells(axes: Axes, table: DataFrame, numbers: Any, mesh: Any, show: Callable
             dark = float(np.dot(mesh.cmap(mesh.norm(value))[:3], (0.2126, 0.7152, 0.0722))) < 0.45
             colour = "#fefefe" if dark else "#101010"
             axes.text(column + 0.5, row + 0.5, show(value), ha="center", va="center", fontsize=8.5, color=colour)
+
+
+def _name_cells(axes: Axes, table: DataFrame) -> None:
+    """Write the names of rows and columns beside the cells, aslant where they would run into each other."""
+    rows, columns = table.shape
+    places, titles = _ticks(table.columns, columns)
+    axes.set_xticks(places, titles)
+    if sum(map(len, titles)) > 60:
+        axes.tick_params(axis="x", rotation=40)
+        for text in axes.get_xticklabels():
+            text.set_horizontalalignment("right")
+            text.set_rotation_mode("anchor")
+    axes.set_yticks(*_ticks(table.index, rows))
+    axes.set_ylim(rows, 0)
+    axes.spines[:].set_visible(False)
 
 
 def _ticks(names: Any, count: int) -> tuple[list[float], list[str]]:
