@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from secateur.lab.show.figures.base import canvas, check, finish, legend, looks, percents, whole_ticks
 from secateur.lab.show.marks import note, tie
@@ -109,7 +112,7 @@ def path(
         whole_ticks(axes, frame[step])
         if beside is not None:
             title, shift = beside
-            right = axes.secondary_yaxis("right", functions=(lambda y: y + shift, lambda y: y - shift))
+            right = axes.secondary_yaxis("right", functions=(partial(np.add, shift), partial(np.add, -shift)))
             right.set_ylabel(title)
         legend(figure, axes)
     return figure
