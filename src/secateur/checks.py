@@ -18,10 +18,21 @@ __all__ = [
     "check_plain",
     "check_whole",
     "imported",
+    "in_one_line",
     "is_number",
     "is_whole",
     "within",
 ]
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return an error's class and words, without line breaks.
+
+    >>> in_one_line(ValueError("two\\nlines"))
+    'ValueError: two lines'
+    """
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words[:200]}" if words else type(error).__name__
 
 
 def is_whole(value: object, least: float = -inf) -> TypeGuard[int]:

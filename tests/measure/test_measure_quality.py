@@ -115,6 +115,63 @@ def test_what_cannot_be_rated(model: nn.Module, data: Any, message: str) -> None
         evaluate(model, data)
 
 
+@pytest.mark.parametrize(
+    ("model", "inputs", "message"),
+    [
+        (
+            nn.Linear(3, 2),
+            torch.ones(4, 3).half(),
+            "evaluate, batch 1: the model does not take .*float16.*float32: bring both",
+        ),
+        (
+            nn.Linear(3, 2).double(),
+            torch.ones(4, 3),
+            "does not take .*float32.* its weights are torch.float64: bring both",
+        ),
+        (nn.Linear(3, 2), torch.ones(4, 3, dtype=torch.int64), "does not take .*int64.*: bring both to one type"),
+        (nn.Linear(3, 2), torch.ones(4, 3) > 0, "does not take .*bool.*: bring both to one type"),
+        (nn.Linear(3, 2), torch.ones(4, 3).to(torch.cfloat), "does not take .*complex64.*weights are torch.float32"),
+        (
+            nn.Flatten(),
+            torch.ones(4, 3).to(torch.cfloat),
+            "the loss does not take outputs of .*complex64",
+        ),
+        (
+            nn.Flatten(),
+            torch.ones(4, 3, dtype=torch.int64),
+            "the loss does not take outputs of shape .* and torch.int64",
+        ),
+        (
+            nn.Linear(3, 2),
+            torch.ones(4, 5),
+            "does not take inputs of shape .4, 5. and torch.float32: RuntimeError: [^;]*$",
+        ),
+    ],
+)
+def test_types_that_a_model_or_the_loss_does_not_take(model: nn.Module, inputs: Tensor, message: str) -> None:
+    with pytest.raises(InputError, match=message) as raised:
+        evaluate(model, (inputs, torch.tensor([0, 1, 0, 1])))
+    assert isinstance(raised.value.__cause__, RuntimeError), "torch's own words are the cause"
+    if "the loss" not in message:
+        with pytest.raises(InputError, match=message.replace("evaluate", "predict")):
+            predict(model, inputs)
+
+
+def test_types_that_fit_are_rated() -> None:
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        result = evaluate(nn.Linear(3, 2).to(dtype), (torch.ones(4, 3, dtype=dtype), torch.tensor([0, 1, 0, 1])))
+        assert result.accuracy == 0.5
+
+
+def test_what_runs_out_of_memory_is_not_the_inputs_fault() -> None:
+    class Greedy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise MemoryError("no more")
+
+    with pytest.raises(MemoryError):
+        predict(Greedy(), OUTPUTS)
+
+
 def test_options_and_names() -> None:
     with pytest.raises(InputError, match="batch_size=0 must be"):
         evaluate(nn.Identity(), (OUTPUTS, LABELS), batch_size=0)

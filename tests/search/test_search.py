@@ -359,3 +359,28 @@ def test_a_gradient_search_refuses_channels_and_surrogates() -> None:
     space, fitness = _toy()
     with pytest.raises(InputError, match="needs gradients"):
         Supermask()(Surrogate(fitness, {"7.weight": torch.ones(3, 20)}), space, 50)
+
+
+def test_a_metric_stands_for_accuracy() -> None:
+    """Δ of the metric for Δ of accuracy; of the share of right answers, the same to the bit."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    data = (torch.randn(12, 4), torch.randint(3, (12,)))
+    space = Space(model, weights(model))
+    genes = np.random.default_rng(0).random((3, space.size)) > 0.3
+
+    def right(outputs: torch.Tensor, labels: torch.Tensor) -> float:
+        return float((outputs.argmax(1) == labels).double().mean())
+
+    plain, measured = Fitness(space, data), Fitness(space, data, metric=right)
+    assert measured(genes).accuracy == pytest.approx(plain(genes).accuracy)
+    assert measured(genes).fitness == pytest.approx(plain(genes).fitness)
+    assert measured.subset(5)(genes).accuracy == pytest.approx(plain.subset(5)(genes).accuracy)
+    judged = judge(RandomSearch(), space, data, data, metric=right, budget=5)
+    assert judged.gap == 0
+    with pytest.raises(InputError, match="loss and metric are two ways"):
+        Fitness(space, data, loss="mse", metric=right)
+    with pytest.raises(InputError, match="leave out loss and metric"):
+        Fitness(Space(model, only(weights(model), "0.weight"), ["2.bias"]), data, metric=right)
+    with pytest.raises(InputError, match="right answers"):
+        _ = measured.population

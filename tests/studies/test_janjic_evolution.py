@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from secateur import data, models
-from secateur.lab import Report, Results, Store, Table, run_study, write_report
+from secateur.lab import Picture, Report, Results, Store, Table, run_study, write_report
 from secateur.lab.plan.study import Study
 from secateur.measure import evaluate
 from secateur.search import Genetic, Space, only
@@ -18,8 +18,9 @@ from secateur.search.operators import coin_damaged, prune_near_lowest
 from secateur.structure import weights
 from secateur.studies import by_name
 from secateur.studies.janjic.evolution import AUTHORS, CONVERGED, SEARCHES, planned
+from secateur.studies.janjic.evolution_claims import ours
 from secateur.studies.janjic.evolution_pages import sections
-from secateur.studies.janjic.evolution_pictures import kurtosis
+from secateur.studies.janjic.evolution_pictures import EvolutionRun, individuals, kurtosis, trials
 from secateur.studies.kit.parts import parts
 from secateur.studies.kit.published import published
 from secateur.types import InputError, UnknownNameError
@@ -83,15 +84,45 @@ def test_the_published_tables_are_typed_right() -> None:
     assert fitness == pytest.approx(accuracy - CNN["base"] + compression, abs=1e-9)
     assert CNN["fitness"][damage][5] == fitness
     assert MLP["best"][1] == pytest.approx(MLP["best"][2] - MLP["base"] + MLP["best"][3], abs=0.01)
-    for trials in (CNN["fitness"], CNN["accuracy"], CNN["compression"]):
-        assert list(trials) == [0.1, 0.3, 0.5, 0.7, 0.9]
-        for row in trials.values():
+    for rates in (CNN["fitness"], CNN["accuracy"], CNN["compression"]):
+        assert list(rates) == [0.1, 0.3, 0.5, 0.7, 0.9]
+        for row in rates.values():
             assert row[0] <= row[1] <= row[2]
             assert row[3] <= row[4] <= row[5]
 
 
 def test_kurtosis_of_an_even_distribution_is_minus_1_2() -> None:
     assert kurtosis(np.linspace(-1, 1, 10_001)) == pytest.approx(-1.2, abs=1e-3)
+
+
+def evolved(damage: float, fitness: list[float], genes: list[bool]) -> EvolutionRun:
+    """An evolution that ends with individuals of this fitness, half of whose weights are removed."""
+    final = np.array([[0.0] * len(fitness), fitness])
+    rated = {"fitness": final, "accuracy": final - 0.5, "compression": np.full(final.shape, 0.5)}
+    layer = np.array([-2.0, -1.0, 0.5, 1.0, 2.0])
+    kept, nobody = np.array(genes), np.zeros((2, 2), dtype=np.int64)
+    return EvolutionRun({"damage": damage}, rated, nobody, layer, np.ones(5, dtype=np.bool_), kept)
+
+
+def test_the_texts_numbers_of_populations_by_hand() -> None:
+    few = evolved(0.3, [1.0, -1.0], [True, False, False, True, True])
+    many = evolved(0.5, [2.0, 3.0], [False, False, True, True, True])
+    both = [few, many]
+    assert ours({"value": "individuals"}, both) == 3
+    assert ours({"value": "individuals", "damages": [0.3]}, both) == 1
+    assert ours({"value": "fitness", "positive": True}, both) == 2
+    assert ours({"value": "accuracy", "positive": True}, both) == 1.5
+    assert ours({"value": "compression"}, both) == 50
+    assert ours({"value": "common", "damages": [0.3, 0.5]}, both) == 20, "the second weight alone"
+    assert ours({"value": "gap", "damages": [0.3]}, both) == 75, "none from −2 to 1, of −2 to 2"
+    assert ours({"value": "band", "damages": [0.3]}, both) == pytest.approx(37.5), "−1 and 0.5 are nearest to zero"
+    assert np.isnan(ours({"value": "individuals", "damages": [0.7]}, both)), "not run"
+    assert np.isnan(ours({"value": "fitness", "positive": True, "damages": [0.3]}, [evolved(0.3, [-1.0], [True] * 5)]))
+
+
+def test_the_texts_numbers_of_populations_are_typed_right() -> None:
+    assert [claim["theirs"] for claim in MLP["claims"]] == [85.64, 65.02, 0.33, 6.81, 6.81]
+    assert [claim["theirs"] for claim in CNN["claims"]] == [29, 1, 65.03, 0.46, 54.1]
 
 
 # The grid
@@ -294,8 +325,43 @@ def test_the_report_is_written(mlp: Study, store: Store) -> None:
     page = write_report(mlp, store, TINY)
     names = {path.name for path in (Path(page).parent / "figures").iterdir()}
     wanted = {"weights-before", "weights-kept", "solutions", "searches-bars", "progress", "classes"}
-    wanted |= {f"{kind}-{d}" for kind in ("ridge", "fitness", "accuracy", "compression", "weights") for d in (10, 90)}
+    wanted |= {"final-populations", "zero-fitness"}
+    kinds = ("ridge", "fitness", "accuracy", "compression", "weights", "individuals")
+    wanted |= {f"{kind}-{d}" for kind in kinds for d in (10, 90)}
     assert {f"{name}.svg" for name in wanted} <= names
+
+
+def picture(report: Report, name: str) -> Picture:
+    (block,) = (b for s in report.sections for b in s.blocks if isinstance(b, Picture) and b.name == name)
+    return block
+
+
+def test_the_pictures_show_every_individual(report: Report, results: Results) -> None:
+    (part,) = parts(results)
+    runs = part.kind("search")
+    first = runs[(runs["seed"] == 0) & (runs["protocol"] == "thesis") & runs["damage"].notna()]
+    evolutions = trials(part, first)
+    for trial in evolutions:
+        lines = picture(report, f"individuals-{trial.name}").figure.axes[0].lines
+        drawn = np.stack([line.get_ydata() for line in lines[:10]], axis=1)
+        assert drawn.tolist() == trial.rated["fitness"].tolist()
+        assert individuals(trial).groupby("generation").size().tolist() == [10] * 4
+    final = picture(report, "final-populations").data
+    assert final["fitness"].tolist() == [value for trial in evolutions for value in trial.rated["fitness"][-1]]
+    assert list(final["damage"]) == ["10 %"] * 10 + ["90 %"] * 10
+
+
+def test_histograms_of_all_damage_rates_have_one_scale(report: Report) -> None:
+    drawn = [picture(report, f"weights-{name}").figure.axes[0] for name in ("before", "10", "90")]
+    assert len({(axes.get_xlim(), axes.get_ylim()) for axes in drawn}) == 1
+
+
+def test_the_lines_of_zero_fitness(report: Report, results: Results) -> None:
+    """Half of the layer may cost half a point with α = 100, and half of all answers with α = 1."""
+    rows = picture(report, "zero-fitness").data
+    half = rows[rows["removed"] == 50].set_index("alpha")["change"]
+    assert half["α = 1"] == -50
+    assert half["α = 100 (here)"] == -0.5
 
 
 def test_a_study_under_way_shows_what_there_is(mlp: Study, results: Results) -> None:

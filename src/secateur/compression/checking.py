@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import in_one_line
 from secateur.compression.options import CompressOptions
 from secateur.labelled import (
     SampleBatch,
@@ -21,9 +22,9 @@ from secateur.labelled import (
 )
 from secateur.losses import is_of_tensors, loss_function
 from secateur.randomness import seeded
+from secateur.rate.trying import try_loss, try_model
 from secateur.state import check_module, check_ordinary, device_of, evaluating, split_inputs
 from secateur.structure import channels
-from secateur.train.loop import in_one_line, try_loss, try_model
 from secateur.train.matching import check_teaches
 from secateur.trees import tensors_within
 from secateur.types import ExampleInputs, InputError, Loss, Sites

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from secateur.checks import check_whole, imported, is_number
+from secateur.checks import check_whole, imported, in_one_line, is_number
 from secateur.labelled import Samples, check_samples, unlabelled
 from secateur.losses import loss_function
 from secateur.rate.whole import answered, tally_pass
@@ -119,8 +119,7 @@ def metric_value(measure: Metric, outputs: Any, targets: Any, doing: str) -> flo
     except InputError:
         raise
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError(f"{doing}: the metric does not take the outputs and targets: {reason}") from error
+        raise InputError(f"{doing}: the metric does not take the outputs and targets: {in_one_line(error)}") from error
     number = value.item() if isinstance(value, Tensor | np.generic) and prod(value.shape) == 1 else value
     if not is_number(number):
         shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from secateur.labelled import SampleBatch, Samples, batches, check_rows, logits_of
 from secateur.losses import answers, check_answers
 from secateur.rate.tally import Tally, UnitTally
+from secateur.rate.trying import loss_of_answers, try_model
 from secateur.state import device_of, evaluating
 from secateur.structure.sites import masked_tensors
 from secateur.trees import Packing, changed, joined
@@ -27,9 +28,9 @@ def tally_pass(model: nn.Module, data: Samples, loss: Loss, batch_size: int, doi
     with evaluating(model):
         for number, batch in enumerate(batches(data, batch_size, doing), 1):
             batch = batch.to(device)
-            outputs = answers(batch.run(model), loss)
-            check_answers(outputs, batch.targets, loss, f"{doing}, batch {number}")
-            total = float(loss(outputs, batch.targets)) * len(batch)
+            outputs = answers(try_model(model, batch, where := f"{doing}, batch {number}"), loss)
+            check_answers(outputs, batch.targets, loss, where)
+            total = float(loss_of_answers(outputs, batch.targets, loss, where)) * len(batch)
             tally.add(logits_of(outputs), batch.targets, total, len(batch))
     return tally
 
@@ -58,8 +59,8 @@ def answered(
     with evaluating(model):
         for number, batch in enumerate(batches(data, batch_size, doing), 1):
             batch = batch.to(home)
-            rows = logits_of(batch.run(model))
-            check_rows(rows, len(batch), f"{doing}, batch {number}")
+            rows = logits_of(try_model(model, batch, where := f"{doing}, batch {number}"))
+            check_rows(rows, len(batch), where)
             outputs.append(changed(rows, lambda part: part.detach().to(device or home)))
             targets.append(changed(batch.targets, lambda part: part.to(device or home)))
     return joined(outputs), joined(targets)

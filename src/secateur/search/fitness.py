@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from secateur.checks import check_number, check_whole
 from secateur.labelled import SampleBatch, Samples, batches, check_samples, together
+from secateur.measure.quality import rated
 from secateur.rate.masks import Removals
 from secateur.rate.population import Population
 from secateur.search.space import Genes, Offsets, Space
 from secateur.state import usual
+from secateur.structure import mask
 from secateur.trees import joined
-from secateur.types import InputError, Loss, Scores
+from secateur.types import InputError, Loss, Metric, Scores
 
 __all__ = ["Fitness", "FitnessLike", "Rating", "Screened", "Surrogate"]
 
@@ -89,11 +91,14 @@ class Fitness:
         beta: the weight of the fraction removed.
         loss: where right answers say too little, as in a regression: the fall of this loss, as a fraction of the unpruned
             model's, stands for the change of accuracy. A name that `fit` takes, or a function of (outputs, targets).
+        metric: what is gained of it stands for the change of accuracy: a function of (outputs, targets) of all samples
+            that returns a number, high = good, or its import path. Each candidate takes a pass of the masked model.
         batch_size: samples a batch; the counts equal those of the masked model run in such batches.
         memory: bytes that populations may take beside what is kept of the data.
 
     Raises:
-        InputError: the data do not fit the model, or a weight is not finite.
+        InputError: the data do not fit the model, a weight is not finite, or both loss and metric are given.
+        UnknownNameError: a loss or a metric of no known name.
 
     >>> from torch import nn
     >>> from secateur.structure import weights
@@ -116,28 +121,41 @@ class Fitness:
         beta: float = 1.0,
         *,
         loss: str | Loss | None = None,
+        metric: str | Metric | None = None,
         batch_size: int = 256,
         memory: int = 2**29,
     ) -> None:
         check_number("Fitness", "(-inf, inf)", alpha=alpha, beta=beta)
-        self.space, self.alpha, self.beta, self.loss = space, alpha, beta, loss
+        self.space, self.alpha, self.beta, self.loss, self.metric = space, alpha, beta, loss, metric
         self.data, self._batch_size, self._memory = _joined(data), batch_size, memory
         self._right = self._losses = None
-        if loss is None:
-            right = {"batch_size": batch_size, "memory": memory}
-            self._right = Population(space, self.data.inputs, self.data.targets, **right)
-            self.start: float = int(self._right.right(np.ones((1, space.size), dtype=np.bool_))[0])
-        else:
-            if space.biases:
-                raise InputError("Fitness: biases are searched by right answers; leave out loss, or the space's biases")
+        self._check_ways()
+        if metric is not None:
+            self.start: float = self._measured(np.ones((1, space.size), dtype=np.bool_))[0]
+        elif loss is not None:
             self._losses = Removals(space.model, space.sites, self.data, loss, memory, batch_size)
             self.start = float(self._losses([{}]).losses[0])
+        else:
+            right = {"batch_size": batch_size, "memory": memory}
+            self._right = Population(space, self.data.inputs, self.data.targets, **right)
+            self.start = int(self._right.right(np.ones((1, space.size), dtype=np.bool_))[0])
+
+    def _check_ways(self) -> None:
+        """Refuse two ways of rating at once, and biases where right answers are not counted."""
+        if self.loss is not None and self.metric is not None:
+            raise InputError("Fitness: loss and metric are two ways to rate a candidate; give one of them")
+        if self.space.biases and not (self.loss is None and self.metric is None):
+            raise InputError(
+                "Fitness: biases are searched by right answers; leave out loss and metric, or the space's biases"
+            )
 
     @property
     def population(self) -> Population:
         """What counts right answers."""
         if self._right is None:
-            raise InputError("Fitness: with a loss no right answers are counted, nor gradients taken; leave out loss")
+            raise InputError(
+                "Fitness: with a loss or a metric no right answers are counted, nor gradients taken; leave it out"
+            )
         return self._right
 
     @property
@@ -146,12 +164,23 @@ class Fitness:
         return len(self.data)
 
     def _change(self, genes: Genes, offsets: Offsets | None) -> Floats:
-        """What candidates gain, as a fraction: of the samples, or of the unpruned model's loss."""
+        """What candidates gain: as a fraction of the samples, or of the unpruned model's loss; or of the metric itself."""
+        if self.metric is not None:
+            return np.array(self._measured(genes), dtype=np.float64) - self.start
         if self._losses is None:
             gained: Floats = (self.population.right(genes, offsets) - self.start) / self.samples
             return gained
         losses = self._losses([self.space.keep(row) for row in genes]).losses.numpy()
         return np.asarray((self.start - losses) / max(abs(self.start), 1e-12), dtype=np.float64)
+
+    def _measured(self, genes: Genes) -> list[float]:
+        """What the metric says of each masked model."""
+        model, sites = self.space.model, self.space.sites
+        assert self.metric is not None
+        return [
+            rated(mask(model, sites, self.space.keep(row)), self.data, self.metric, self._batch_size, "Fitness")
+            for row in genes
+        ]
 
     def __call__(self, genes: Genes, offsets: Offsets | None = None) -> Rating:
         """Rate candidates ``(candidates, units)``, with what they add to the searched biases if any."""
@@ -172,8 +201,9 @@ class Fitness:
         check_whole("subset", 1, "samples", most=self.samples, count=count)
         order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(seed))[:count].sort().values
         data = self.data.changed(lambda part: part[order.to(part.device)])
-        options = {"batch_size": self._batch_size, "memory": self._memory}
-        fitness = Fitness(self.space, data, self.alpha, self.beta, loss=self.loss, **options)
+        options: dict[str, Any] = {"batch_size": self._batch_size, "memory": self._memory}
+        options |= {"loss": self.loss, "metric": self.metric}
+        fitness = Fitness(self.space, data, self.alpha, self.beta, **options)
         fitness.cost = count / self.samples
         return fitness
 

@@ -12,7 +12,7 @@ from secateur.search.fitness import Fitness, Rating
 from secateur.search.run import Search
 from secateur.search.space import Space
 from secateur.state import usual
-from secateur.types import Loss
+from secateur.types import Loss, Metric
 
 __all__ = ["Judged", "Protocol", "judge"]
 
@@ -60,6 +60,7 @@ def judge(
     alpha: float = 100.0,
     beta: float = 1.0,
     loss: str | Loss | None = None,
+    metric: str | Metric | None = None,
 ) -> Judged:
     """Search on one split, and rate what was found on both.
 
@@ -70,7 +71,7 @@ def judge(
         protocol: ``"honest"`` searches on the validation split; ``"thesis"`` on the test split, as Janjić (2018) did,
             and the validation split is then the untouched one.
         budget, seed: as a search takes them.
-        alpha, beta, loss: of `Fitness`.
+        alpha, beta, loss, metric: of `Fitness`.
 
     Raises:
         UnknownNameError: a protocol that is not known.
@@ -88,7 +89,7 @@ def judge(
     """
     check_name("protocol", protocol, get_args(Protocol))
     near, far = (validation, test) if protocol == "honest" else (test, validation)
-    fitness, other = (Fitness(space, data, alpha, beta, loss=loss) for data in (near, far))
+    fitness, other = (Fitness(space, data, alpha, beta, loss=loss, metric=metric) for data in (near, far))
     result = search(fitness, space, budget, seed)
     log = result.history
     genes, offsets = log.genes[None], None if log.offsets is None else log.offsets[None]

@@ -16,10 +16,11 @@ from secateur.checks import check_name, check_number
 from secateur.labelled import SampleBatch, Samples, batches, check_samples
 from secateur.losses import answers, check_answers, is_of_tensors, loss_function
 from secateur.randomness import private_draws, seeded
+from secateur.rate.trying import try_model
 from secateur.state import check_module, device_of, digest, evaluating, resting, tensors, usual
 from secateur.train.callbacks import Callback, Run
 from secateur.train.history import History
-from secateur.train.loop import fit, try_model
+from secateur.train.loop import fit
 from secateur.train.matching import MATCHES, Match, Matched, check_teaches, match_by_kind, numbers_of
 from secateur.train.options import TrainOptions, describe
 from secateur.types import InputError, Loss

@@ -26,9 +26,10 @@ from secateur.labelled import (
     logits_of,
     together,
 )
-from secateur.losses import answers, check_answers, check_slope, loss_function
+from secateur.losses import answers, check_slope, loss_function
 from secateur.randomness import seeded
 from secateur.rate.tally import Tally
+from secateur.rate.trying import try_loss
 from secateur.rate.whole import tally_pass
 from secateur.state import check_finite, check_module, check_ordinary, device_of, modes_kept, restore, snapshot, usual
 from secateur.train.average import AverageWeights
@@ -36,10 +37,9 @@ from secateur.train.callbacks import Callback, KeepBest, Run, ShowProgress, Stop
 from secateur.train.checkpoint import WriteCheckpoint, identify, resume
 from secateur.train.history import EpochRecord, History
 from secateur.train.options import TrainOptions
-from secateur.trees import changed
 from secateur.types import FileError, InputError, Loss, with_changes
 
-__all__ = ["fit", "in_one_line", "try_loss", "try_model"]
+__all__ = ["fit"]
 
 EVALUATION_BATCH = 256
 CALMER = "the model is as it was before; train with a lower lr, or with clip_norm"
@@ -160,56 +160,6 @@ class Sources:
                 outputs = try_loss(model, batch.rows(slice(2)).to(device_of(model)), self.loss, role)
             if are_classes(outputs, batch.targets):
                 check_labels(batch.targets, outputs.shape[1], role)
-
-
-def try_model(model: nn.Module, batch: SampleBatch, what: str) -> Any:
-    """Return what a model answers; `what` says in the error whose inputs it does not take."""
-    try:
-        return batch.run(model)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(
-            f"{what}: the model does not take inputs of {_shapes(batch.inputs)}: {in_one_line(error)}"
-        ) from error
-
-
-def in_one_line(error: Exception) -> str:
-    """Return what went wrong in code that is not ours.
-
-    >>> in_one_line(KeyError("scale"))
-    "KeyError: 'scale'"
-    """
-    return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def try_loss(model: nn.Module, batch: SampleBatch, loss: Loss, what: str) -> Any:
-    """Return what a model answers, the logits of what names them, where the loss takes it.
-
-    Raises:
-        InputError: it does not, raises something, or returns no scalar.
-    """
-    outputs = answers(try_model(model, batch, what), loss)
-    check_answers(outputs, batch.targets, loss, what)
-    shapes = f"outputs of {_shapes(outputs)} and targets of {_shapes(batch.targets)}"
-    try:
-        value = loss(outputs, batch.targets)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"{what}: the loss does not take {shapes}: {in_one_line(error)}") from error
-    if not isinstance(value, Tensor) or value.ndim:
-        raise InputError(f"{what}: the loss must return a scalar tensor for {shapes}; take the mean over the batch")
-    return logits_of(outputs)
-
-
-def _shapes(values: Any) -> Any:
-    """Shapes and types in words, of one tensor or of several.
-
-    >>> _shapes(torch.zeros(2, 3)), _shapes({"ids": torch.zeros(2), "cache": None})
-    ('shape (2, 3) and torch.float32', {'ids': 'shape (2,) and torch.float32', 'cache': None})
-    """
-    return changed(values, lambda tensor: f"shape {tuple(tensor.shape)} and {tensor.dtype}")
 
 
 def _train(

@@ -16,6 +16,7 @@ from secateur.lab.show.figures import (
     class_bars,
     heatmap,
     histogram,
+    individuals,
     path,
     ridge,
     scatter,
@@ -197,3 +198,85 @@ def test_class_bars_tell_the_change() -> None:
 
 def test_equal_figures_give_equal_bytes() -> None:
     assert svg(trade_off(RUNS, cost="ms", label="ms")) == svg(trade_off(RUNS, cost="ms", label="ms"))
+
+
+def test_every_individual_has_a_line_and_marked_ones_stand_out() -> None:
+    rows = pd.DataFrame(
+        {
+            "generation": [0, 0, 1, 1],
+            "individual": [0, 1, 0, 1],
+            "fitness": [0.0, -1.0, 0.5, 0.2],
+            "removed": [0, 0.1] * 2,
+        }
+    )
+    values = {"fitness": "Fitness", "removed": "Removed"}
+    figure = individuals(rows, step="generation", values=values, marked={"best": 0}, shares=["removed"])
+    fitness, removed = figure.axes
+    assert [line.get_ydata().tolist() for line in fitness.lines] == [[0.0, 0.5], [-1.0, 0.2], [0.0, 0.5]]
+    assert legend(figure) == ["an individual", "best"]
+    assert [point["rows"] for point in told(figure)[-2:]] == [
+        {"generation": "0", "best": "0 %"},
+        {"generation": "1", "best": "0 %"},
+    ]
+    assert removed.yaxis.get_major_formatter()(0.1, 0) in ("10 %", "10.0 %")
+    with pytest.raises(UnknownNameError, match="column of the table 'loss'"):
+        individuals(rows, step="generation", values={"loss": "Loss"})
+
+
+@pytest.mark.parametrize(("last", "whole"), [(20, True), (2.5, False)])
+def test_ticks_are_whole_where_steps_are(last: float, whole: bool) -> None:
+    rows = pd.DataFrame({"method": "a", "step": [0, 1, last], "loss": [1.0, 0.5, 0.2]})
+    ticks = path(rows).axes[0].get_xticks()
+    assert all(float(tick).is_integer() for tick in ticks) == whole
+
+
+def test_the_second_axis_is_the_first_one_moved() -> None:
+    rows = pd.DataFrame({"method": "a", "step": [0, 100], "change": [0.0, -1.0]})
+    figure = path(rows, value="change", beside=("Accuracy (%)", 95.0))
+    svg(figure)
+    (right,) = figure.axes[0].child_axes
+    assert np.array(right.get_ylim()) == pytest.approx(np.array(figure.axes[0].get_ylim()) + 95)
+    assert right.get_ylabel() == "Accuracy (%)"
+
+
+@pytest.mark.parametrize(
+    "names", [[f"genetic {n} %" for n in (10, 30, 50, 70, 90)], ["a long name " * 5, "b" * 70, "c"]]
+)
+def test_legends_lie_inside_the_picture(names: list[str]) -> None:
+    rows = pd.DataFrame({"method": names, "step": 0, "loss": 1.0})
+    figure = path(rows)
+    svg(figure)
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
+    assert sorted(legend(figure)) == sorted(names)
+
+
+def test_several_histograms_on_one_scale() -> None:
+    scale = {"bins": [0.0, 1.0, 2.0], "counts": True, "most": 4}
+    figures = [histogram({"weights": values}, label="weight", **scale) for values in ([0.5] * 3, [1.5])]
+    assert {figure.axes[0].get_ylim() for figure in figures} == {(0.0, 4.0)}
+    assert {figure.axes[0].get_xlim() for figure in figures} == {(0.0, 2.0)}
+    assert told(figures[0])[0]["rows"] == {"from": "0", "to": "1", "values": "3", "share": "100 %"}
+    assert figures[0].axes[0].patches[-1].get_data().values.tolist() == [3, 0]
+
+
+def test_blank_cells_are_unlike_any_number() -> None:
+    table = pd.DataFrame([[-1.0, math.nan, 1e-9]])
+    figure = heatmap(table, label="weight", diverging=True, blank="removed")
+    mesh = figure.axes[0].collections[0]
+    svg(figure)
+    removed, near_zero = mesh.get_facecolors()[1:3]
+    assert abs(removed[:3] - near_zero[:3]).max() > 0.25
+    assert legend(figure) == ["removed"]
+    assert figure.axes[0].get_xlim() == (0.0, 3.0)
+
+
+def test_falling_colours_run_the_other_way() -> None:
+    table = pd.DataFrame([[-1.0, 1.0]])
+    colours = []
+    for falling in (False, True):
+        figure = heatmap(table, label="change", diverging=True, falling=falling)
+        svg(figure)
+        colours.append(figure.axes[0].collections[0].get_facecolors().tolist())
+    assert colours[0] == colours[1][::-1]

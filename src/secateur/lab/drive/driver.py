@@ -8,11 +8,11 @@ from contextlib import ExitStack, suppress
 from multiprocessing import current_process
 from typing import Any
 
-from secateur.checks import check_whole
+from secateur.checks import check_whole, in_one_line
 from secateur.files import write_text
 from secateur.lab.drive.agenda import Agenda
 from secateur.lab.drive.executors import Executor, by_name, suited
-from secateur.lab.drive.executors.base import Done, Event, Failed, Setting, Started, in_one_line
+from secateur.lab.drive.executors.base import Done, Event, Failed, Setting, Started
 from secateur.lab.drive.interrupts import Interrupts
 from secateur.lab.drive.locks import Locks
 from secateur.lab.drive.progress import Notice, Watcher, watcher

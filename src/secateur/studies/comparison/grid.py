@@ -11,9 +11,8 @@ import torch
 from torch import nn
 
 from secateur import criteria, data, schedules
-from secateur.checks import check_name
+from secateur.checks import check_name, in_one_line
 from secateur.criteria.base import scores_of
-from secateur.lab.drive.executors.base import in_one_line
 from secateur.lab.plan.recipe import Json
 from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.labelled import Data

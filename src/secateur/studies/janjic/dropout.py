@@ -16,8 +16,7 @@ from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.lab.show import figures
 from secateur.lab.show.blocks import Basis, Block, Column, Picture, Section, Table
 from secateur.lab.show.sections import mean, pick
-from secateur.lab.show.style import styles
-from secateur.lab.show.words import percent, points
+from secateur.lab.show.words import number, percent, points
 from secateur.measure import predict
 from secateur.randomness import private_draws
 from secateur.state import modes_kept
@@ -26,7 +25,7 @@ from secateur.studies.janjic import filters
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.networks import network
 from secateur.studies.kit.parts import Part, class_section, study
-from secateur.studies.kit.pictures import change_heatmap
+from secateur.studies.kit.pictures import change_heatmap, over_layers
 from secateur.studies.kit.published import published
 from secateur.types import InputError
 
@@ -204,34 +203,51 @@ def _unpruned(part: Part, whole: DataFrame, runs: DataFrame) -> Table:
 
 def _by_layer(rows: DataFrame, threshold: float, basis: Basis) -> list[Block]:
     """Lines by layer, one for each rate, and the change that dropout makes, as Figures 5.17 and 5.18."""
-    none = rows[rows["rate"] == rows["rate"].min()].set_index(["seed", "step"])["accuracy"]
+    none = rows[rows["rate"] == rows["rate"].min()].set_index(["seed", "step"])[["accuracy", "loss"]]
     keys = list(zip(rows["seed"], rows["step"], strict=True))
+    changes = rows[["accuracy", "loss"]].to_numpy() - none.loc[keys].to_numpy()
     rows = rows.assign(
-        dropout=[f"{rate:g}" for rate in rows["rate"]],
-        change=100 * (rows["accuracy"].to_numpy() - none.loc[keys].to_numpy()),
+        dropout=[f"{rate:g}" for rate in rows["rate"]], change=100 * changes[:, 0], loss_change=changes[:, 1]
     )
     removed, name = percent(threshold), f"{100 * threshold:g}".replace(".", "-")
     words = _gains(rows)
-    blocks: list[Block] = []
-    for value, label in (("accuracy", "Test accuracy"), ("loss", "Test loss")):
-        drawing = figures.path(
+    caption = f"{{label}} with {removed} of the energy of one layer removed, by layer and rate of dropout."
+    alt = f"One line for each rate of dropout over the convolutions. {words}"
+    lines = [
+        over_layers(rows, value, f"{value}-{name}", (caption, alt), basis, by="dropout")
+        for value in ("accuracy", "loss")
+    ]
+    return [words, *lines, *_changes(rows, name, removed, words, basis)]
+
+
+def _changes(rows: DataFrame, name: str, removed: str, words: str, basis: Basis) -> list[Picture]:
+    """What dropout changes of accuracy and of loss, by layer and rate."""
+    tables = [
+        rows.pivot_table(index="dropout", columns="step", values=value, sort=False)
+        for value in ("change", "loss_change")
+    ]
+    axes = ("Convolution", "Dropout")
+    loss = figures.heatmap(
+        tables[1], label="Change of loss", axes_labels=axes, diverging=True, falling=True, show=_two_digits
+    )
+    caption = f"What dropout changes of the {{}} of the networks with {removed} removed; blue is a gain."
+    rate, place = tables[1].stack().idxmin()
+    least = f"The loss falls most by {rate} of dropout with convolution {place} pruned: {_two_digits(float(tables[1].min().min()))}."
+    return [
+        Picture(
+            f"change-{name}",
+            change_heatmap(tables[0], axes),
+            caption.format("accuracy"),
+            f"Heat map. {words}",
+            basis,
             rows,
-            step="step",
-            value=value,
-            by="dropout",
-            label=("Convolution", label),
-            look=styles(rows["dropout"]),
-            share=value == "accuracy",
-            logarithmic=value == "loss",
-        )
-        caption = f"{label} with {removed} of the energy of one layer removed, by layer and rate of dropout."
-        alt = f"One line for each rate of dropout over the convolutions. {words}"
-        numbers = rows[["dropout", "step", "seed", value]]
-        blocks.append(Picture(f"{value}-{name}", drawing, caption, alt, basis, numbers))
-    table = rows.pivot_table(index="dropout", columns="step", values="change", sort=False)
-    drawing = change_heatmap(table, ("Convolution", "Dropout"))
-    caption = f"What dropout changes of the accuracy of the networks with {removed} removed; blue is a gain."
-    return [words, *blocks, Picture(f"change-{name}", drawing, caption, f"Heat map. {words}", basis, rows)]
+        ),
+        Picture(f"loss-change-{name}", loss, caption.format("loss"), f"Heat map. {least}", basis, rows),
+    ]
+
+
+def _two_digits(change: float) -> str:
+    return number(float(f"{change:.2g}"))
 
 
 def _gains(rows: DataFrame) -> str:

@@ -13,7 +13,7 @@ from secateur.lab.show.style import styles
 from secateur.lab.show.words import percent, points
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.parts import Part, class_section
-from secateur.studies.kit.pictures import change_heatmap, greatest_loss
+from secateur.studies.kit.pictures import change_heatmap, greatest_loss, over_layers
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -91,24 +91,17 @@ def _overview(part: Part, runs: DataFrame) -> Table:
     return grouped(runs, "overview", caption, groups, columns, part.basis(runs, SPLIT))
 
 
-_WORDS = {
-    "compression": ("Filters removed", "part of the layer's filters removed"),
-    "accuracy": ("Test accuracy", "test accuracy"),
-    "loss": ("Test loss", "test loss"),
-}
+_WORDS = {"compression": "part of the layer's filters removed", "accuracy": "test accuracy", "loss": "test loss"}
 
 
 def _by_layer(rows: DataFrame, value: str, basis: Basis) -> Picture:
     """One line a threshold over the layers, as Figures 5.15, 5.16, 5.19 and 5.20 of the text."""
-    label, words = _WORDS[value]
-    part, axes = value != "loss", ("Convolution", label)
-    drawing = figures.path(rows, step="step", value=value, by="energy", label=axes, share=part, logarithmic=not part)
     means = rows.groupby(["energy", "step"])[value].mean()
     at = means.idxmin() if value == "accuracy" else means.idxmax()
     end = "Lowest" if value == "accuracy" else "Highest"
-    alt = f"Lines of the {words} over the convolutions, one for each threshold. {end}: convolution {at[1]} at {at[0]}."
-    caption = f"{label} by layer, one line for each share of the layer's energy; mean and range over seeds."
-    return Picture(f"layers-{value}", drawing, caption, alt, basis, rows[["energy", "step", "layer", "seed", value]])
+    alt = f"Lines of the {_WORDS[value]} over the convolutions, one for each threshold. {end}: convolution {at[1]} at {at[0]}."
+    caption = "{label} by layer, one line for each share of the layer's energy; mean and range over seeds."
+    return over_layers(rows, value, f"layers-{value}", (caption, alt), basis, by="energy")
 
 
 def _layer_table(energy: DataFrame, basis: Basis) -> Table:

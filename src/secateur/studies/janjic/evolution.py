@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 
@@ -19,6 +19,7 @@ from secateur.search import (
     CmaEs,
     CoordinateRows,
     Fitness,
+    Generation,
     Genetic,
     HillClimbing,
     Judged,
@@ -40,7 +41,18 @@ from secateur.studies.kit import networks
 from secateur.studies.kit.networks import first, network, rate, split
 from secateur.types import InputError
 
-__all__ = ["AUTHORS", "CONVERGED", "FRACTION", "SEARCHES", "cells", "genetic", "options", "planned", "search_cell"]
+__all__ = [
+    "AUTHORS",
+    "CONVERGED",
+    "FRACTION",
+    "SEARCHES",
+    "cells",
+    "genetic",
+    "options",
+    "planned",
+    "progress_rows",
+    "search_cell",
+]
 
 SEARCHES: Mapping[str, tuple[Callable[[], Search], bool]] = {
     "random": (RandomSearch, False),
@@ -211,7 +223,7 @@ def search_cell(context: Context) -> Outcome:
         on = fitnesses["test" if context["protocol"] == "thesis" else "validation"]
         metrics |= _population(judged, 100 * on.start / on.samples)
         artefact |= _generations(judged, search, seed)
-    return Outcome(metrics, _history(judged), artefact)
+    return Outcome(metrics, progress_rows(judged.result.history.generations), artefact)
 
 
 def _judged(context: Context, search: Search, space: Space, fitness_by_split: Mapping[str, Fitness]) -> Judged:
@@ -296,11 +308,11 @@ def _generations(judged: Judged, search: Genetic, seed: int) -> dict[str, Tensor
     }
 
 
-def _history(judged: Judged) -> list[dict[str, Json]]:
-    """One row a generation or step: what was spent, and the best so far."""
+def progress_rows(generations: Sequence[Generation]) -> list[dict[str, Json]]:
+    """Return one row a generation or step: what was spent, and the best so far."""
     rows: list[dict[str, Json]] = []
     best = 0.0
-    for number, generation in enumerate(judged.result.history.generations):
+    for number, generation in enumerate(generations):
         sure = generation.rating.fitness[generation.rating.exact]
         best = max(best, float(sure.max(initial=-np.inf)))
         rows.append({"step": number, "evaluations": generation.spent, "best": best})

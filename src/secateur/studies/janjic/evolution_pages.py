@@ -12,7 +12,17 @@ from secateur.lab.show.class_damage import class_damage
 from secateur.lab.show.judgement import judged
 from secateur.lab.show.sections import interval, mean, pick
 from secateur.studies.janjic.evolution import AUTHORS, CONVERGED
-from secateur.studies.janjic.evolution_pictures import contour, evolution, overlap, solutions, trials, weights_before
+from secateur.studies.janjic.evolution_claims import claims_table
+from secateur.studies.janjic.evolution_pictures import (
+    contour,
+    evolution,
+    final_populations,
+    overlap,
+    solutions,
+    trials,
+    weights_before,
+    zero_fitness,
+)
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.parts import Part
 from secateur.studies.kit.published import published
@@ -20,7 +30,7 @@ from secateur.studies.kit.published import published
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["NOTES", "cards", "sections", "words"]
+__all__ = ["NOTES", "cards", "progress", "sections", "words"]
 
 Trials = Mapping[str, Any]
 """What the text prints of a network's five trials (`published.toml`)."""
@@ -84,7 +94,12 @@ def _evolutions(part: Part, rows: DataFrame, theirs: Trials | None) -> list[Sect
     split = images[rows["protocol"].iloc[0]]
     basis = part.basis(first, split)
     layers = [trial.weights for trial in trials(part, rows.drop_duplicates("seed"))]
-    solved = [*solutions(evolutions, theirs, basis), contour(rows, part.basis(rows, split))]
+    solved = [
+        *solutions(evolutions, theirs, basis),
+        final_populations(evolutions, basis),
+        contour(rows, part.basis(rows, split)),
+        zero_fitness(100 * mean(part.trained, "accuracy"), part.basis(part.trained)),
+    ]
     return [
         Section("The layer before pruning", weights_before(layers, theirs, basis)),
         Section("Evolution", [block for trial in evolutions for block in evolution(trial, basis)]),
@@ -103,7 +118,7 @@ def _populations(part: Part, rows: DataFrame, theirs: Trials | None) -> list[Blo
         beside = theirs if protocol == "thesis" else None
         blocks += [_population(part, runs, name, protocol, beside) for name in ("fitness", "accuracy", "compression")]
         if beside is not None:
-            blocks.append(_best(part, runs, beside))
+            blocks += [_best(part, runs, beside), claims_table(part, runs, beside["claims"], _SEARCHED)]
         bands = published("janjic")["bands"].get(part.model, {}).get(part.data)
         if protocol == "thesis" and bands:
             blocks += _bands(part, runs, bands)
@@ -222,7 +237,7 @@ def _others(part: Part, rows: DataFrame) -> list[Block]:
     return [
         _table(part, ranked, "searches", caption),
         Picture("searches-bars", bars, caption, alt, basis, numbers),
-        *_progress(part, rows),
+        *progress(part, rows),
         *judged(rows, controls, basis, value="untouched_fitness", within=()),
     ]
 
@@ -245,7 +260,8 @@ def _table(part: Part, rows: DataFrame, name: str, caption: str) -> Table:
     return grouped(rows, name, caption, {"method": Column("search")}, columns, part.basis(rows))
 
 
-def _progress(part: Part, rows: DataFrame) -> list[Block]:
+def progress(part: Part, rows: DataFrame) -> list[Block]:
+    """Return the picture of the best fitness so far by evaluations, one line for each method."""
     steps = part.steps(rows)
     # Every method at the same numbers of evaluations, so that means are means of all networks.
     budget = float(rows["evaluations"].iloc[0])

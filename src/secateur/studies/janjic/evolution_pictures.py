@@ -17,9 +17,23 @@ from secateur.studies.kit.parts import Part
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["EvolutionRun", "contour", "evolution", "kurtosis", "overlap", "solutions", "trials", "weights_before"]
+__all__ = [
+    "EvolutionRun",
+    "contour",
+    "evolution",
+    "final_populations",
+    "kurtosis",
+    "overlap",
+    "solutions",
+    "trials",
+    "weights_before",
+    "zero_fitness",
+]
 
 Floats = NDArray[np.float64]
+ALPHAS = (1, 2, 5, 10, 100)
+"""Weights of accuracy, as a fraction, beside a weight of compression of 1."""
+
 LABELS = {
     "fitness": "Fitness",
     "accuracy": "Change of accuracy (points)",
@@ -82,7 +96,7 @@ def kurtosis(values: Floats) -> float:
 def weights_before(layers: list[Floats], theirs: Mapping[str, Any] | None, basis: Any) -> list[Block]:
     """Return the histogram of the first network's weights, and what the text says of his beside all of ours."""
     first = layers[0]
-    drawing = figures.histogram({"weights": first}, label="Weight")
+    drawing = figures.histogram({"weights": first}, label="Weight", **_scale(first))
     words = f"The weights of the layer before pruning, first network; excess kurtosis {kurtosis(first):.2f}"
     alt = f"Histogram of {first.size} weights from {first.min():.3f} to {first.max():.3f}."
     table = require("pandas", "lab").DataFrame({"weight": first})
@@ -103,6 +117,12 @@ def weights_before(layers: list[Floats], theirs: Mapping[str, Any] | None, basis
     ]
 
 
+def _scale(layer: Floats) -> dict[str, Any]:
+    """The bins and the height of all histograms of one layer's weights, as counts."""
+    edges = np.histogram_bin_edges(layer, 60)
+    return {"bins": edges.tolist(), "counts": True, "most": 1.05 * float(np.histogram(layer, edges)[0].max())}
+
+
 def _bottom(values: Floats) -> float:
     return float((np.abs(values) < 0.1 * np.abs(values).max()).mean())
 
@@ -121,21 +141,39 @@ def individuals(trial: EvolutionRun) -> DataFrame:
 
 
 def evolution(trial: EvolutionRun, basis: Any) -> list[Block]:
-    """Return how a population moves: its fitness by generation, then each quantity over time with two lineages."""
+    """Return how a population moves: its fitness by generation, then each quantity over time, with every individual."""
     frame, fitness = individuals(trial), trial.rated["fitness"]
     drawing = figures.ridge(frame, group="generation", value="fitness", label=("Fitness", "Generation"))
     caption = f"Fitness of the population by generation, initial damage {trial.damage}."
     ends = [f"from {function(fitness[0]):.3f} to {function(fitness[-1]):.3f}" for function in (np.mean, np.max)]
     alt = f"Ridges; the mean goes {ends[0]}, the best {ends[1]}."
     ridge = Picture(f"ridge-{trial.name}", drawing, caption, alt, basis, frame)
-    return [ridge, *(_over_time(trial, frame, value, basis) for value in LABELS)]
+    return [ridge, *(_over_time(trial, frame, value, basis) for value in LABELS), _individuals(trial, frame, basis)]
+
+
+def _individuals(trial: EvolutionRun, frame: DataFrame, basis: Any) -> Picture:
+    """Every individual's fitness, accuracy and compression over the generations, as Figures A.1 to A.6."""
+    fittest = int(trial.lineages[0][-1])
+    marked = {"the fittest at the end": fittest, "began undamaged": 0}
+    titles = {**LABELS, "accuracy": "Accuracy (points)"}
+    drawing = figures.individuals(frame, step="generation", values=titles, marked=marked, shares=["compression"])
+    above = int((trial.rated["fitness"][-1] > 0).sum())
+    size = len(trial.rated["fitness"][-1])
+    caption = f"Every individual by generation, initial damage {trial.damage}; an individual is the line of its number."
+    began = ", which began undamaged" if fittest == 0 else ""
+    alt = f"{size} lines in three panels; {above} end with a fitness above 0. The fittest at the end is number {fittest}{began}."
+    return Picture(f"individuals-{trial.name}", drawing, caption, alt, basis, frame)
 
 
 def _over_time(trial: EvolutionRun, frame: DataFrame, value: str, basis: Any) -> Picture:
     pandas = require("pandas", "lab")
     series = [frame[["generation", value]].assign(series="population, mean and range")]
     steps = np.arange(len(trial.rated[value]))
-    for name, line in zip(("lineage of the fittest", "lineage of the most accurate"), trial.lineages, strict=True):
+    fittest, accurate = trial.lineages
+    lines = {"lineage of the fittest": fittest, "lineage of the most accurate": accurate}
+    if (fittest == accurate).all():
+        lines = {"lineage of the fittest and most accurate": fittest}
+    for name, line in lines.items():
         series.append(pandas.DataFrame({"generation": steps, value: trial.rated[value][steps, line], "series": name}))
     rows = pandas.concat(series, ignore_index=True)
     label, share = ("Generation", LABELS[value]), value == "compression"
@@ -159,11 +197,11 @@ def solutions(evolutions: list[EvolutionRun], theirs: Mapping[str, Any] | None, 
     common = float(np.stack([trial.genes for trial in evolutions]).all(axis=0).mean())
     text = f" (the text has {100 * theirs['common']:.2f} %)" if theirs and "common" in theirs else ""
     caption = (
-        "The weights of the best solution of each initial damage rate; what was removed is blank. "
+        "The weights of the best solution of each initial damage rate; what was removed is grey, near zero is white. "
         f"{100 * overlap(evolutions):.2f} % were removed in common{text}, {100 * common:.2f} % kept in common."
     )
     axes = ("Initial damage", "Weight number")
-    drawing = figures.heatmap(table, label="Weight", axes_labels=axes, diverging=True)
+    drawing = figures.heatmap(table, label="Weight", axes_labels=axes, diverging=True, blank="removed")
     alt = f"Heat map of {len(table)} weights and {len(evolutions)} damage rates. {caption}"
     heatmap = Picture("weights-kept", drawing, caption, alt, basis, table)
     return [heatmap, *(_histograms(trial, basis) for trial in evolutions)]
@@ -177,7 +215,69 @@ def _histograms(trial: EvolutionRun, basis: Any) -> Picture:
     table = require("pandas", "lab").DataFrame(
         {"weight": trial.weights, "at the start": trial.begun, "at the end": trial.genes}
     )
-    return Picture(f"weights-{trial.name}", figures.histogram(series, label="Weight"), caption, alt, basis, table)
+    drawing = figures.histogram(series, label="Weight", **_scale(trial.weights))
+    return Picture(f"weights-{trial.name}", drawing, caption, alt, basis, table)
+
+
+def final_populations(evolutions: list[EvolutionRun], basis: Any) -> Picture:
+    """Return all individuals of the last generations on the lines of equal fitness, as Figures 5.7 and 5.14."""
+    pandas = require("pandas", "lab")
+    columns = [
+        {
+            "damage": trial.damage,
+            "removed": 100 * trial.rated["compression"][-1],
+            "change": trial.rated["accuracy"][-1],
+            "fitness": trial.rated["fitness"][-1],
+        }
+        for trial in evolutions
+    ]
+    rows = pandas.concat([pandas.DataFrame(each) for each in columns], ignore_index=True)
+    drawing = figures.scatter(
+        rows,
+        x="removed",
+        y="change",
+        by="damage",
+        label=("Removed (%)", LABELS["accuracy"]),
+        height=lambda x, y: y + x / 100,
+        height_label="fitness",
+    )
+    above = ", ".join(f"{int((trial.rated['fitness'][-1] > 0).sum())} at {trial.damage}" for trial in evolutions)
+    size = len(evolutions[0].rated["fitness"][-1])
+    caption = (
+        "The final populations of all initial damage rates on the lines of equal fitness, where they were evolved."
+    )
+    alt = f"Points over contour lines. Individuals of {size} with a fitness above 0: {above}."
+    return Picture("final-populations", drawing, f"{caption} {alt.partition('. ')[2]}", alt, basis, rows)
+
+
+def zero_fitness(base: float, basis: Any) -> Picture:
+    """Return the lines of zero fitness for several weights α of accuracy, with β = 1, as Figure 4.1.
+
+    Args:
+        base: the unpruned network's accuracy in per cent, for the axis on the right.
+        basis: of the picture.
+    """
+    removed = np.linspace(0, 100, 11)
+    lines = [
+        {"removed": at, "change": -at / alpha, "alpha": f"α = {alpha}" + " (here)" * (alpha == 100)}
+        for alpha in ALPHAS
+        for at in removed
+    ]
+    rows = require("pandas", "lab").DataFrame(lines)
+    drawing = figures.path(
+        rows,
+        step="removed",
+        value="change",
+        by="alpha",
+        label=("Removed (%)", LABELS["accuracy"]),
+        beside=("Accuracy (%)", base),
+    )
+    caption = (
+        "Where fitness α · change of accuracy + β · part removed is zero, for β = 1: solutions above a line are worth more "
+        "than the unpruned layer. The searches take α = 100, a point of accuracy for the whole layer."
+    )
+    alt = "Lines that fall from zero: the greater α, the less accuracy may be lost for what is removed."
+    return Picture("zero-fitness", drawing, caption, alt, basis, rows)
 
 
 def contour(rows: DataFrame, basis: Any) -> Picture:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from secateur.data import Split
 from secateur.lab.plan.options import Option
 from secateur.lab.plan.recipe import Json
-from secateur.lab.plan.study import Cell, Context, Outcome
+from secateur.lab.plan.study import Cell, Context, Outcome, Study
 from secateur.measure import evaluate, macs, parameters
 from secateur.rate.masks import Removals
 from secateur.repair import repair
@@ -25,7 +25,7 @@ from secateur.studies.kit.parts import study
 from secateur.train import fit
 from secateur.types import Sites
 
-__all__ = ["MODES", "STUDY", "slices"]
+__all__ = ["MODES", "RESNET", "VGG", "slices"]
 
 REPAIRS = ("norms", "bias", "least-squares")
 MODES = ("none", "each", "end", *REPAIRS)
@@ -149,25 +149,46 @@ def slices(images: int, count: int, first: int, last: int) -> Tensor:
     return torch.arange((first - 1) * count, last * count) % images
 
 
-STUDY = study(
-    "janjic-iterative",
-    "Layer after layer pruned by energy, without and with retraining and repairs",
-    "The layers of VGG-16 that can be pruned alone at little cost, pruned one after another: alone, retrained, repaired.",
-    source=filters.SOURCE,
-    options=filters.options(
-        Option("thresholds", "number", [0.01, 0.1], "shares of a layer's energy to remove", 0, 1, many="list"),
-        Option("modes", "text", list(MODES), "what follows a pruned layer", allowed=MODES, many="list"),
-        Option("methods", "text", ["energy", "random", "l2"], "what chooses", allowed=filters.METHODS, many="list"),
-        Option("tolerance", "number", 2.0, "points that a layer may lose alone, to be pruned at all", least=0),
-        Option("retrain_images", "count", 2048, "training images for each pruned layer", least=1),
-        Option("retrain_lr", "number", 1e-4, "the learning rate of the retraining", least=0),
-        Option("calibration", "count", 512, "training images for a repair", least=1),
-        model="vgg-16",
-        model_options={"width": 0.125, "batch_norm": True},
-        epochs=6,
-    ),
-    cells=_cells,
-    sections=sections,
-    words=words,
-    notes=NOTES,
+def _layer_after_layer(name: str, network: str, **defaults: Json) -> Study:
+    return study(
+        name,
+        f"Layer after layer of {network} pruned by energy, without and with retraining and repairs",
+        f"The layers of {network} that can be pruned alone at little cost, pruned one after another: alone, retrained, repaired.",
+        source=filters.SOURCE,
+        options=filters.options(
+            Option("thresholds", "number", [0.01, 0.1], "shares of a layer's energy to remove", 0, 1, many="list"),
+            Option("modes", "text", list(MODES), "what follows a pruned layer", allowed=MODES, many="list"),
+            Option("methods", "text", ["energy", "random", "l2"], "what chooses", allowed=filters.METHODS, many="list"),
+            Option("tolerance", "number", 2.0, "points that a layer may lose alone, to be pruned at all", least=0),
+            Option("retrain_images", "count", 2048, "training images for each pruned layer", least=1),
+            Option("retrain_lr", "number", 1e-4, "the learning rate of the retraining", least=0),
+            Option("calibration", "count", 512, "training images for a repair", least=1),
+            **defaults,
+        ),
+        cells=_cells,
+        sections=sections,
+        words=words,
+        notes=NOTES,
+    )
+
+
+VGG = _layer_after_layer(
+    "janjic-iterative", "VGG-16", model="vgg-16", model_options={"width": 0.125, "batch_norm": True}, epochs=6
+)
+
+RESNET = _layer_after_layer(
+    "janjic-iterative-resnet101",
+    "ResNet-101",
+    model="resnet-101",
+    model_options={"width": 0.0625},
+    layers="layer*",
+    # As in the study of its layers alone; each of some tens of cuts is traced and verified.
+    seeds=1,
+    epochs=3,
+    train_images=20_000,
+    test_images=500,
+    thresholds=[0.01],
+    modes=["none", "end"],
+    methods=["energy", "random"],
+    retrain_images=512,
 )

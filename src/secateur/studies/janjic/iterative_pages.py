@@ -8,10 +8,10 @@ from secateur.lab.show import figures
 from secateur.lab.show.blocks import Basis, Block, Column, Picture, Section, Table
 from secateur.lab.show.judgement import paired
 from secateur.lab.show.sections import mean, pick
-from secateur.lab.show.style import styles
 from secateur.lab.show.words import percent, points
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.parts import Part, class_section
+from secateur.studies.kit.pictures import over_layers
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -93,22 +93,15 @@ def _overview(runs: DataFrame, basis: Basis) -> Table:
 
 def _steps(threshold: float, rows: DataFrame, basis: Basis) -> Section:
     name = f"{100 * threshold:g}".replace(".", "-")
-    blocks: list[Block] = []
-    for value, label in (("accuracy", "Test accuracy"), ("loss", "Test loss")):
-        drawing = figures.path(
-            rows,
-            step="step",
-            value=value,
-            by="after",
-            label=("Layers pruned", label),
-            look=styles(rows["after"]),
-            share=value == "accuracy",
-            logarithmic=value == "loss",
-        )
-        caption = f"{label} after each layer, with {percent(threshold)} of its energy removed; the step after the last is the retraining at the end."
-        alt = f"One line for each thing that follows a layer. {_fall(rows)}"
-        numbers = rows[["after", "step", "layer", "seed", value]]
-        blocks.append(Picture(f"{value}-{name}", drawing, caption, alt, basis, numbers))
+    caption = (
+        f"{{label}} after each layer, with {percent(threshold)} of its energy removed; the step after the last is the "
+        "retraining at the end."
+    )
+    words = caption, f"One line for each thing that follows a layer. {_fall(rows)}"
+    blocks = [
+        over_layers(rows, value, f"{value}-{name}", words, basis, by="after", steps="Layers pruned")
+        for value in ("accuracy", "loss")
+    ]
     return Section(f"Layer after layer at {percent(threshold)} of the energy", [_fall(rows), *blocks])
 
 

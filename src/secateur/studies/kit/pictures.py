@@ -6,13 +6,44 @@ from typing import TYPE_CHECKING
 
 from secateur.lab.show import figures
 from secateur.lab.show.blocks import Basis, Picture
+from secateur.lab.show.style import styles
 from secateur.lab.show.words import points
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-__all__ = ["change_heatmap", "change_picture", "greatest_loss"]
+__all__ = ["change_heatmap", "change_picture", "greatest_loss", "over_layers"]
+
+_LABELS = {"accuracy": "Test accuracy", "loss": "Test loss", "compression": "Filters removed"}
+
+
+def over_layers(
+    rows: DataFrame, value: str, name: str, words: tuple[str, str], basis: Basis, *, by: str, steps: str = "Convolution"
+) -> Picture:
+    """Return the picture of a value over layers or steps, one line for each name in `by`, losses on a logarithmic axis.
+
+    Args:
+        rows: one row for each ``step``, ``layer`` and ``seed``.
+        value: ``accuracy``, ``loss`` or ``compression``.
+        name, basis: the picture's.
+        words: its caption, with ``{label}`` for what is drawn, and what it shows.
+        by: the column that tells the lines apart.
+        steps: the horizontal axis.
+    """
+    label = _LABELS[value]
+    drawing = figures.path(
+        rows,
+        step="step",
+        value=value,
+        by=by,
+        label=(steps, label),
+        look=styles(rows[by]),
+        share=value != "loss",
+        logarithmic=value == "loss",
+    )
+    caption, alt = (text.format(label=label) for text in words)
+    return Picture(name, drawing, caption, alt, basis, rows[[by, "step", "layer", "seed", value]])
 
 
 def change_heatmap(table: DataFrame, axes: tuple[str, str]) -> Figure:

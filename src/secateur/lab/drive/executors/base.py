@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from secateur.checks import in_one_line
 from secateur.lab.keep.store import Store
 from secateur.lab.plan.recipe import Json, Recipe
 from secateur.lab.plan.study import Cell, Context, Needed, Outcome
@@ -27,7 +28,6 @@ __all__ = [
     "Setting",
     "Started",
     "compute",
-    "in_one_line",
     "overheard",
 ]
 
@@ -135,16 +135,6 @@ def compute(
         return Failed(cell.id, worker, in_one_line(error), traceback.format_exc())
     times = (time.perf_counter() - wall, time.process_time() - cpu)
     return Done(cell.id, worker, outcome, *times, environment)
-
-
-def in_one_line(error: BaseException) -> str:
-    """Return an error's class and words, without line breaks.
-
-    >>> in_one_line(ValueError("two\\nlines"))
-    'ValueError: two lines'
-    """
-    words = " ".join(str(error).split())
-    return f"{type(error).__name__}: {words[:200]}" if words else type(error).__name__
 
 
 @contextmanager

@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import Tensor
 
-from secateur.checks import check_whole
+from secateur.checks import check_whole, in_one_line
 from secateur.files import require
-from secateur.lab.drive.executors.base import Event, Failed, Setting, Started, compute, in_one_line, overheard
+from secateur.lab.drive.executors.base import Event, Failed, Setting, Started, compute, overheard
 from secateur.lab.drive.executors.wire import pack, unpack
 from secateur.lab.keep.environment import environment
 from secateur.lab.keep.records import Record

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from secateur.lab.drive.executors.base import Done, Failed, in_one_line
+from secateur.checks import in_one_line
+from secateur.lab.drive.executors.base import Done, Failed
 from secateur.lab.plan.study import Outcome
 
 __all__ = ["pack", "unpack"]

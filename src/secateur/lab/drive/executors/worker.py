@@ -11,7 +11,8 @@ from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from threading import Thread
 
-from secateur.lab.drive.executors.base import Done, Failed, Setting, compute, in_one_line
+from secateur.checks import in_one_line
+from secateur.lab.drive.executors.base import Done, Failed, Setting, compute
 from secateur.lab.drive.executors.wire import pack
 from secateur.lab.keep.environment import environment
 from secateur.lab.plan.recipe import Json

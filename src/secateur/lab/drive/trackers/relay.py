@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from secateur.lab.drive.executors.base import in_one_line
+from secateur.checks import in_one_line
 from secateur.lab.drive.trackers import Tracker
 
 __all__ = ["Trackers"]

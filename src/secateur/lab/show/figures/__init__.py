@@ -7,7 +7,7 @@ them at the pointer.
 """
 
 from secateur.lab.show.figures.bars import bars_with_intervals, class_bars
-from secateur.lab.show.figures.curves import learning_curves, path
+from secateur.lab.show.figures.curves import individuals, learning_curves, path
 from secateur.lab.show.figures.distributions import box, histogram, ridge
 from secateur.lab.show.figures.fields import heatmap, scatter
 from secateur.lab.show.figures.pictures import images
@@ -21,6 +21,7 @@ __all__ = [
     "heatmap",
     "histogram",
     "images",
+    "individuals",
     "learning_curves",
     "loss_by_sparsity",
     "path",

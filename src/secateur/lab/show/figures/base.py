@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from secateur.files import require
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-__all__ = ["canvas", "check", "finish", "interval", "legend", "looks", "percents", "plain"]
+__all__ = ["canvas", "check", "finish", "interval", "legend", "looks", "percents", "plain", "whole_ticks"]
 
 _WIDTH = 7.2  # inches; at 700 pixels a page shows 10 points as 13 pixels
 
@@ -69,12 +69,23 @@ def legend(figure: Figure, axes: Axes) -> None:
     table = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     # What is compared first, then what it is compared with, in rows: matplotlib fills column by column.
     names = sorted(table, key=lambda name: (name == "published", name == "unpruned"))
-    # As many columns as fit the width: about 96 characters, with seven for each handle.
-    columns = max(1, min(5, len(names), 96 // (7 + max(map(len, names), default=0))))
-    names = [name for column in range(columns) for name in names[column::columns]]
-    handles = [table[name] for name in names]
-    box = figure.legend(handles, names, loc="outside upper left", ncols=columns, handlelength=2.2)
+    for columns in range(max(1, min(5, len(names))), 0, -1):
+        in_rows = [name for column in range(columns) for name in names[column::columns]]
+        handles = [table[name] for name in in_rows]
+        box = figure.legend(handles, in_rows, loc="outside upper left", ncols=columns, handlelength=2.2)
+        # A page's letters may be a little wider than those measured here.
+        if columns == 1 or box.get_window_extent().width <= 0.95 * figure.bbox.width:
+            break
+        box.remove()
     marks.legend(box)
+
+
+def whole_ticks(axes: Axes, steps: Iterable[float]) -> None:
+    """Put whole numbers at the ticks of the horizontal axis where all steps are whole, as generations are."""
+    if all(float(step).is_integer() for step in steps):
+        axes.xaxis.set_major_locator(
+            require("matplotlib.ticker", "lab").MaxNLocator(8, integer=True, steps=[1, 2, 5, 10])
+        )
 
 
 def interval(row: Mapping[str, Any], value: str, show: Any = number) -> dict[str, str]:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from secateur.files import require
-from secateur.lab.show.figures.base import canvas, check, finish, legend, looks
+import numpy as np
+
+from secateur.lab.show.figures.base import canvas, check, finish, legend, looks, percents, whole_ticks
 from secateur.lab.show.marks import note, tie
-from secateur.lab.show.style import MUTED, PALETTE, Style, drawing
+from secateur.lab.show.style import INK, MUTED, PALETTE, Style, drawing
 from secateur.lab.show.words import number, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
-__all__ = ["learning_curves", "path"]
+__all__ = ["individuals", "learning_curves", "path"]
 
 
 def learning_curves(
@@ -59,7 +61,7 @@ def learning_curves(
                 _curve(axes, history, epoch, column, name, look, title.lower())
             _mark_epoch(axes, best_epoch)
             finish(axes, "Epoch", title, percent="accuracy" in title.lower(), title=title)
-            axes.xaxis.set_major_locator(require("matplotlib.ticker", "lab").MaxNLocator(8, integer=True))
+            whole_ticks(axes, history[epoch])
         legend(figure, panels[0])
     return figure
 
@@ -74,6 +76,7 @@ def path(
     look: Mapping[str, Style] | None = None,
     share: bool = False,
     logarithmic: bool = False,
+    beside: tuple[str, float] | None = None,
 ) -> Figure:
     """Draw a value after each step, one line for each name in `by`: the mean over runs, and their whole range.
 
@@ -86,6 +89,7 @@ def path(
         look: the style of each line (`styles`).
         share: the values are fractions, shown as per cent.
         logarithmic: for values that differ tenfold.
+        beside: the label of a second vertical axis, and by how much its values are greater than the first one's.
 
     Raises:
         UnknownNameError: the table has no such column, or `look` no such name.
@@ -105,8 +109,67 @@ def path(
         for name in dict.fromkeys(frame[by]):
             _curve(axes, frame[frame[by] == name], step, value, name, look[name], label[1].lower(), share=share)
         finish(axes, *label, percent=share)
+        whole_ticks(axes, frame[step])
+        if beside is not None:
+            title, shift = beside
+            right = axes.secondary_yaxis("right", functions=(partial(np.add, shift), partial(np.add, -shift)))
+            right.set_ylabel(title)
         legend(figure, axes)
     return figure
+
+
+def individuals(
+    frame: DataFrame,
+    *,
+    step: str,
+    values: Mapping[str, str],
+    by: str = "individual",
+    marked: Mapping[str, int] | None = None,
+    shares: Sequence[str] = (),
+) -> Figure:
+    """Draw one thin line for each individual of a population, a panel for each value; those that are marked stand out.
+
+    Args:
+        frame: one row for each individual at each step.
+        step, by: the columns of steps and of the individuals' numbers.
+        values: the panels: column → title.
+        marked: words for the legend → the number of the individual.
+        shares: the values that are fractions, shown as per cent.
+
+    Raises:
+        UnknownNameError: the table has no such column.
+        InputError: the table is empty.
+
+    >>> import pandas
+    >>> rows = {"generation": [0, 0, 1, 1], "individual": [0, 1, 0, 1], "fitness": [0.0, -1.0, 0.5, 0.2]}
+    >>> figure = individuals(pandas.DataFrame(rows), step="generation", values={"fitness": "Fitness"})
+    >>> [line.get_ydata().tolist() for line in figure.axes[0].lines]
+    [[0.0, 0.5], [-1.0, 0.2]]
+    """
+    check(frame, [step, by, *values])
+    with drawing():
+        figure, panels = canvas(3.4, len(values))
+        for axes, (value, title) in zip(panels, values.items(), strict=True):
+            table = frame.pivot_table(index=step, columns=by, values=value)
+            thin = axes.plot(table.index, table.to_numpy(), color=MUTED, linewidth=0.6, alpha=0.55)
+            thin[0].set_label("an individual")
+            tie("an individual", *thin)
+            for place, (name, number_) in enumerate((marked or {}).items()):
+                look = Style((*PALETTE[:2], INK)[place % 3], "", ("-", "--", ":")[place % 3])
+                _marked(axes, table[number_], step, name, look, value in shares)
+            finish(axes, step.capitalize(), title, title=title)
+            whole_ticks(axes, table.index)
+            if value in shares:
+                axes.yaxis.set_major_formatter(percents())
+        legend(figure, panels[0])
+    return figure
+
+
+def _marked(axes: Axes, line: Series, step: str, name: str, look: Style, share: bool) -> None:
+    """One individual's line that stands out, with its values at the pointer."""
+    tie(name, *axes.plot(line.index, line, color=look.colour, linestyle=look.line, linewidth=2.0, label=name))
+    for at, value in line.items():
+        note(axes, name, (float(at), float(value)), {step: number(at), name: (percent if share else number)(value)})
 
 
 def _curve(

@@ -133,17 +133,21 @@ def histogram(
     values: Mapping[str, ArrayLike],
     *,
     label: str,
-    bins: int = 60,
+    bins: int | Sequence[float] = 60,
+    counts: bool = False,
+    most: float | None = None,
     regions: Mapping[str, tuple[float, float]] | None = None,
     look: Mapping[str, Style] | None = None,
     logarithmic: bool = False,
 ) -> Figure:
-    """Draw several histograms on the same bins, as the share of each one's values.
+    """Draw several histograms on the same bins, as the share of each one's values or as counts.
 
     Args:
         values: name → numbers, such as weights before and after.
         label: the horizontal axis.
-        bins: how many bins span all values.
+        bins: how many bins span all values; or their edges, for several figures on one scale.
+        counts: how many values a bin holds, in place of their share.
+        most: the top of the vertical axis, for several figures on one scale.
         regions: name → from, to: ranges to mark, such as important, zero and worse.
         look: the style of each name (`styles`).
         logarithmic: a logarithmic share, for long tails.
@@ -163,7 +167,7 @@ def histogram(
     with drawing():
         figure, (axes,) = canvas(3.6)
         for name, numbers in arrays.items():
-            _steps(axes, edges, numbers, name, look[name])
+            _steps(axes, edges, numbers, name, look[name], counts)
         if logarithmic:
             axes.set_yscale("log")
         for name, (start, end) in (regions or {}).items():
@@ -180,7 +184,9 @@ def histogram(
                 color=MUTED,
             )
         axes.set_xlim(edges[0], edges[-1])
-        finish(axes, label, "Share of the values", percent=True)
+        if most is not None:
+            axes.set_ylim(top=most)
+        finish(axes, label, "Number of values" if counts else "Share of the values", percent=not counts)
         legend(figure, axes)
     return figure
 
@@ -220,14 +226,17 @@ def _density(values: NDArray[np.float64], grid: NDArray[np.float64]) -> NDArray[
     return np.asarray(density / density.max(), dtype=np.float64)
 
 
-def _steps(axes: Axes, edges: NDArray[np.float64], numbers: NDArray[np.float64], name: str, look: Style) -> None:
-    counts: Sequence[int] = np.histogram(numbers, edges)[0].tolist()
-    shares = [count / max(1, len(numbers)) for count in counts]
-    filled = axes.stairs(shares, edges, fill=True, color=look.colour, alpha=0.22)
-    outline = axes.stairs(shares, edges, color=look.colour, linewidth=1.5, linestyle=look.line, label=name)
+def _steps(
+    axes: Axes, edges: NDArray[np.float64], numbers: NDArray[np.float64], name: str, look: Style, counts: bool
+) -> None:
+    in_bins: Sequence[int] = np.histogram(numbers, edges)[0].tolist()
+    shares = [count / max(1, len(numbers)) for count in in_bins]
+    heights = in_bins if counts else shares
+    filled = axes.stairs(heights, edges, fill=True, color=look.colour, alpha=0.22)
+    outline = axes.stairs(heights, edges, color=look.colour, linewidth=1.5, linestyle=look.line, label=name)
     tie(name, filled, outline)
-    for place, (count, part) in enumerate(zip(counts, shares, strict=True)):
+    for place, (count, part) in enumerate(zip(in_bins, shares, strict=True)):
         start, end = float(edges[place]), float(edges[place + 1])
         words = {"from": number(start), "to": number(end), "values": f"{count:,}", "share": percent(part)}
         if count:
-            note(axes, name, ((start + end) / 2, part), words)
+            note(axes, name, ((start + end) / 2, heights[place]), words)

@@ -25,6 +25,7 @@ __all__ = ["heatmap", "scatter"]
 # Apart in hue for every kind of colour vision, and in lightness. Not the palette's own: those change on a dark page.
 _DIVERGING = ("#a34700", "#e9a56a", "#f6f5f2", "#74b1d8", "#00507d")
 _RISING = ("#f4f8fb", "#8fbfdd", "#23719f", "#08304d")
+_BLANK = "#8d9399"
 _LETTERS = 300  # cells; with more, numbers could not be read
 _VECTORS = 4000  # cells; with more, the drawing would be larger than an image of it
 
@@ -35,6 +36,8 @@ def heatmap(
     label: str,
     axes_labels: tuple[str, str] = ("", ""),
     diverging: bool = False,
+    falling: bool = False,
+    blank: str = "",
     show: Callable[[float], str] = number,
 ) -> Figure:
     """Draw a table of numbers as coloured cells, with the numbers in them where they fit.
@@ -44,6 +47,8 @@ def heatmap(
         label: what the colours say.
         axes_labels: the horizontal and the vertical axis.
         diverging: colours run both ways from zero; for changes.
+        falling: low numbers are the good ones, as of a loss: the colours run the other way.
+        blank: what cells without a number are; grey, unlike any number, and named in the legend.
         show: how a number is written.
 
     Raises:
@@ -61,8 +66,9 @@ def heatmap(
     finite = numbers[np.isfinite(numbers)]
     limits = (-most, most) if diverging else (float(finite.min()), float(finite.max()))
     colours = require("matplotlib.colors", "lab").LinearSegmentedColormap.from_list(
-        "secateur", _DIVERGING if diverging else _RISING
+        "secateur", (_DIVERGING if diverging else _RISING)[:: -1 if falling else 1]
     )
+    colours = colours.with_extremes(bad=_BLANK) if blank else colours
     rows, columns = numbers.shape
     with drawing():
         figure, (axes,) = canvas(min(8.0, max(2.2, 1.3 + 0.36 * rows)))
@@ -76,20 +82,15 @@ def heatmap(
             rasterized=numbers.size > _VECTORS,
         )
         _cells(axes, table, numbers, mesh, show)
-        places, titles = _ticks(table.columns, columns)
-        axes.set_xticks(places, titles)
-        if sum(map(len, titles)) > 60:
-            axes.tick_params(axis="x", rotation=40)
-            for text in axes.get_xticklabels():
-                text.set_horizontalalignment("right")
-                text.set_rotation_mode("anchor")
-        axes.set_yticks(*_ticks(table.index, rows))
-        axes.set_ylim(rows, 0)
-        axes.spines[:].set_visible(False)
+        _name_cells(axes, table)
         finish(axes, *axes_labels)
         axes.tick_params(length=0)
         bar = figure.colorbar(mesh, ax=axes, label=label, pad=0.015, fraction=0.05, aspect=18)
         bar.outline.set_visible(False)
+        if blank:
+            axes.bar([0], [0], color=_BLANK, label=blank)  # for the legend alone
+            axes.set_xlim(0, columns)
+            legend(figure, axes)
         bar.ax.yaxis.set_major_formatter(require("matplotlib.ticker", "lab").FuncFormatter(lambda v, _: show(v)))
     return figure
 
@@ -164,6 +165,21 @@ def _cells(axes: Axes, table: DataFrame, numbers: Any, mesh: Any, show: Callable
             dark = float(np.dot(mesh.cmap(mesh.norm(value))[:3], (0.2126, 0.7152, 0.0722))) < 0.45
             colour = "#fefefe" if dark else "#101010"
             axes.text(column + 0.5, row + 0.5, show(value), ha="center", va="center", fontsize=8.5, color=colour)
+
+
+def _name_cells(axes: Axes, table: DataFrame) -> None:
+    """Write the names of rows and columns beside the cells, aslant where they would run into each other."""
+    rows, columns = table.shape
+    places, titles = _ticks(table.columns, columns)
+    axes.set_xticks(places, titles)
+    if sum(map(len, titles)) > 60:
+        axes.tick_params(axis="x", rotation=40)
+        for text in axes.get_xticklabels():
+            text.set_horizontalalignment("right")
+            text.set_rotation_mode("anchor")
+    axes.set_yticks(*_ticks(table.index, rows))
+    axes.set_ylim(rows, 0)
+    axes.spines[:].set_visible(False)
 
 
 def _ticks(names: Any, count: int) -> tuple[list[float], list[str]]:
