@@ -39,6 +39,7 @@ ORDER = [
     {"search"},
     {"data", "models"},
     {"train"},
+    {"transforms"},
     {"pruning"},
     {"compression"},
     {"lab"},
