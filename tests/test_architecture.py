@@ -19,7 +19,7 @@ ORDER = [
     {"randomness"},
     {"untouched"},
     {"files", "progress", "state", "state_dicts"},
-    {"trees"},
+    {"trees", "coding"},
     {"labelled"},
     {"losses"},
     {"structure"},

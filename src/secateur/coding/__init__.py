@@ -1,6 +1,6 @@
 """Tensors of few values in few bytes, without loss: packed, entropy coded, and read again with every size checked."""
 
-from secateur.coding.codecs import CODECS, Codebook, Codec, Grid, decode_tensor, from_grid, to_grid
+from secateur.coding.codecs import CODECS, Codebook, Codec, Grid, as_integers, decode_tensor, from_grid, to_grid
 from secateur.coding.coders import CODERS, check_coder, decode_symbols, encode_symbols
 from secateur.coding.packing import pack, unpack
 
@@ -10,6 +10,7 @@ __all__ = [
     "Codebook",
     "Codec",
     "Grid",
+    "as_integers",
     "check_coder",
     "decode_symbols",
     "decode_tensor",

@@ -20,7 +20,7 @@ from secateur.result.change import OutputChange, output_change
 from secateur.result.layers import LayerReport, Replayed
 from secateur.result.report import Method, PruneReport, SiteReport
 from secateur.runtimes import Runtime, name_of
-from secateur.saving import read_record, save
+from secateur.saving import read_record, save, stored_bytes
 from secateur.state import device_of, usual
 from secateur.state_dicts import fill
 from secateur.structure.cutting import Form, cut_with_plan
@@ -231,7 +231,7 @@ class Result:
             parameters=(counts[0].total, counts[1].total),
             nonzero=(counts[0].nonzero, counts[1].nonzero),
             macs=None if self.inputs is None else (macs(before, self.inputs), macs(after, self.inputs)),
-            bytes=(file_bytes(before), file_bytes(after)),
+            bytes=(file_bytes(before), self._stored_bytes()),
             latency=self.latency,
             difference=self.verification.example if isinstance(self.verification, Verification) else None,
             verified="" if self.verification is None else str(self.verification),
@@ -252,6 +252,11 @@ class Result:
             joint=self.method.joint,
             layers=self.layers,
         )
+
+    def _stored_bytes(self) -> int:
+        """The bytes of the smaller model's tensors on disk, encoded where an edit says how."""
+        is_encoded = any(edit.codecs() for edit in self.edits)
+        return stored_bytes(self.model, self.edits) if is_encoded else file_bytes(self.model)
 
     def channels_left(self, *modules: str) -> dict[str, Tensor | None]:
         """Return which of the original's output channels modules still have: the `hints` of `secateur.train.distill`.
