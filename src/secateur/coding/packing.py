@@ -76,7 +76,9 @@ def unpack(octets: NDArray[np.uint8], bits: int, count: int) -> NDArray[np.uint1
     check_whole("unpack", 1, most=WIDEST, bits=bits)
     # Before anything is allocated for them.
     if octets.size != packed_size(count, bits):
-        raise FileError(f"{count:,} numbers of {bits} bits take {packed_size(count, bits):,} bytes, not {octets.size:,}")
+        raise FileError(
+            f"{count:,} numbers of {bits} bits take {packed_size(count, bits):,} bytes, not {octets.size:,}"
+        )
     spare = 8 * octets.size - count * bits
     if spare and int(octets[-1]) >> (8 - spare):
         raise FileError(f"the bits after the last of {count:,} numbers of {bits} bits are no zeros")

@@ -13,12 +13,27 @@ from secateur.edits.cut import Cut
 from secateur.edits.depth import Depth
 from secateur.edits.graph import GraphCut
 from secateur.edits.masked import Masked
-from secateur.edits.quantize import Quantised
-from secateur.edits.sharing import Shared
+from secateur.edits.quantize import InputGrid, Quantised, quantised
+from secateur.edits.sharing import Shared, nearest
 from secateur.state import usual
 from secateur.untouched import copied
 
-__all__ = ["EDITS", "Cut", "Depth", "Edit", "GraphCut", "Masked", "Quantised", "Shared", "from_dict", "replay", "to_dict"]
+__all__ = [
+    "EDITS",
+    "Cut",
+    "Depth",
+    "Edit",
+    "GraphCut",
+    "InputGrid",
+    "Masked",
+    "Quantised",
+    "Shared",
+    "from_dict",
+    "nearest",
+    "quantised",
+    "replay",
+    "to_dict",
+]
 
 EDITS: Mapping[str, type[Edit]] = {edit.kind: edit for edit in (Cut, GraphCut, Masked, Depth, Shared, Quantised)}
 """All edits, by the name that a saved folder gives them."""

@@ -1,5 +1,7 @@
 """Transforms: what makes a model smaller in another way than by cutting, one file each."""
 
 from secateur.transforms.base import Transform, Transformed
+from secateur.transforms.codebooks import centroids
+from secateur.transforms.sharing import HoldShared, Share
 
-__all__ = ["Transform", "Transformed"]
+__all__ = ["HoldShared", "Share", "Transform", "Transformed", "centroids"]
