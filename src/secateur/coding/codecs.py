@@ -114,15 +114,22 @@ class Grid(Codec):
     coder: str = "auto"
 
     def encode(self, tensor: Tensor) -> dict[str, Any] | None:
-        """Return the grid and the coded numbers; None where the tensor has other values, or another number of channels."""
+        """Return the grid and the coded numbers; a tensor with other values, or another number of channels, as a codebook."""
         tensor = tensor.detach().cpu()
-        if len(self.scale) not in (1, len(tensor)) or self.scale.dtype != tensor.dtype:
-            return None
-        numbers = to_grid(tensor, self.bits, self.scale, self.zero)
-        if not torch.equal(as_integers(from_grid(numbers, self.scale, self.zero)), as_integers(tensor)):
-            return None
+        numbers = self._numbers(tensor)
+        if numbers is None:
+            return Codebook(self.coder).encode(tensor)
         symbols = encode_symbols(numbers.flatten().numpy().astype(np.uint16), 1 << self.bits, self.coder)
         return _record(self, tensor, {"scale": self.scale, "zero": self.zero, **symbols})
+
+    def _numbers(self, tensor: Tensor) -> Tensor | None:
+        """The whole number of every entry; None where the tensor does not lie on the grid."""
+        if len(self.scale) not in (1, len(tensor)) or self.scale.dtype != tensor.dtype:
+            return None
+        scale, zero = self.scale.cpu(), self.zero.cpu()
+        numbers = to_grid(tensor, self.bits, scale, zero)
+        is_same = torch.equal(as_integers(from_grid(numbers, scale, zero)), as_integers(tensor))
+        return numbers if is_same else None
 
     @classmethod
     def decode(cls, record: Mapping[str, Any], shape: tuple[int, ...]) -> Tensor:

@@ -59,8 +59,8 @@ class InputGrid:
         x = inputs[0]
         least, most = -self.zero * self.scale, ((1 << self.bits) - 1 - self.zero) * self.scale
         within = x.clamp(least, most)
-        rounded = (torch.round(within / self.scale)) * self.scale
-        return within + (rounded - within).detach(), *inputs[1:]
+        rounded = torch.round(within.detach() / self.scale) * self.scale
+        return rounded + (within - within.detach()), *inputs[1:]
 
 
 @dataclass(frozen=True, eq=False)

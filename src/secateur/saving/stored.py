@@ -23,16 +23,22 @@ __all__ = ["StateOnDisk", "encoded", "stored_bytes"]
 def encoded(state: Mapping[str, Tensor], edits: Sequence[Edit]) -> dict[str, dict[str, Any]]:
     """Return what the codecs of the edits make of the tensors that they can store, by name.
 
-    Where several edits name a tensor, the last one whose codec can store it does. What it makes is decoded and compared:
-    a tensor that would not come back to the bit is left out.
+    Where several edits name a tensor, the last one whose codec can store it does. Left out is what would take more bytes,
+    or would not come back to the bit.
     """
     records: dict[str, dict[str, Any]] = {}
     for edit in edits:
         for name, codec in edit.codecs().items():
             record = codec.encode(state[name]) if name in state else None
-            if record is not None and torch.equal(as_integers(decode_tensor(record)), as_integers(state[name])):
+            if record is not None and _is_worth(record, state[name]):
                 records[name] = record
     return records
+
+
+def _is_worth(record: Mapping[str, Any], tensor: Tensor) -> bool:
+    size = sum(part.numel() * part.element_size() for part in record.values() if isinstance(part, Tensor))
+    is_same = torch.equal(as_integers(decode_tensor(record)), as_integers(tensor))
+    return is_same and size < tensor.numel() * tensor.element_size()
 
 
 @usual

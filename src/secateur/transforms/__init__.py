@@ -2,6 +2,7 @@
 
 from secateur.transforms.base import Transform, Transformed
 from secateur.transforms.codebooks import centroids
+from secateur.transforms.quantize import Quantize
 from secateur.transforms.sharing import HoldShared, Share
 
-__all__ = ["HoldShared", "Share", "Transform", "Transformed", "centroids"]
+__all__ = ["HoldShared", "Quantize", "Share", "Transform", "Transformed", "centroids"]
