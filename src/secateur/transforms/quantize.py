@@ -117,15 +117,16 @@ class Quantize(Transform):
         grids = [self._spanning(share * least, share * most) for share in SHRUNK]
         errors = torch.stack([(quantised(rows, self.bits, *grid) - rows).square().sum(1) for grid in grids])
         best = errors.argmin(0)
-        scale, zero = (torch.stack([grid[part] for grid in grids]).gather(0, best[None])[0] for part in (0, 1))
-        return scale, zero
+        scale, zero = (torch.stack([grid[part] for grid in grids]) for part in (0, 1))
+        channel = torch.arange(len(best), device=best.device)
+        return scale[best, channel], zero[0] if self.symmetric else zero[best, channel]
 
     def _spanning(self, least: Tensor, most: Tensor) -> Grid:
         """The grid from the least to the greatest value, or around zero to the farthest of them."""
         if self.symmetric:
             middle = 1 << (self.bits - 1)
             scale = torch.maximum(-least, most) / (middle - 1)
-            return _positive(scale), torch.full_like(scale, middle)
+            return _positive(scale), torch.full_like(scale[:1], middle)
         scale = _positive((most - least) / ((1 << self.bits) - 1))
         return scale, torch.round(-least / scale)
 
