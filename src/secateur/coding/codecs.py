@@ -75,10 +75,10 @@ class Codebook(Codec):
 
     def encode(self, tensor: Tensor) -> dict[str, Any] | None:
         """Return the values and the coded indices; None where there are more than 65,536 values."""
-        values, indices = as_integers(tensor).flatten().unique(return_inverse=True)
+        values, indices = torch.unique(as_integers(tensor), return_inverse=True)
         if not 0 < len(values) <= 1 << WIDEST:
             return None
-        symbols = encode_symbols(indices.numpy().astype(np.uint16), len(values), self.coder)
+        symbols = encode_symbols(indices.flatten().numpy().astype(np.uint16), len(values), self.coder)
         return _record(self, tensor, {"values": values.view(tensor.dtype), **symbols})
 
     @classmethod

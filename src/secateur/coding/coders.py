@@ -68,7 +68,8 @@ class Ans(Coder):
         counts = np.bincount(symbols, minlength=alphabet)
         coder = stream.stack.AnsCoder()
         coder.encode_reverse(symbols.astype(np.int32), _frequencies(stream, counts))
-        return counts.astype("<u4").tobytes() + coder.get_compressed().astype("<u4").tobytes()
+        words: bytes = coder.get_compressed().astype("<u4").tobytes()
+        return counts.astype("<u4").tobytes() + words
 
     def decode(self, data: bytes, alphabet: int, count: int) -> Symbols:
         """Decode by the counts, which the symbols must have."""
@@ -82,7 +83,7 @@ class Ans(Coder):
             coder = stream.stack.AnsCoder(words.astype(np.uint32))
         except ValueError as error:
             raise FileError(f"the coded words are damaged ({error})") from error
-        symbols = coder.decode(_frequencies(stream, counts.astype(np.int64)), count)
+        symbols: NDArray[np.int32] = coder.decode(_frequencies(stream, counts.astype(np.int64)), count)
         if not coder.is_empty() or not np.array_equal(np.bincount(symbols, minlength=alphabet), counts):
             raise FileError("the coded words hold other symbols than were counted")
         return symbols.astype(np.uint16)

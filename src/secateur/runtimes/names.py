@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -63,7 +64,7 @@ def name_of(runtime: Runtime) -> str:
 
 def _with_options(default: Eager | OnnxRuntime | OnnxInt8, runtime: str, options: str) -> Timer:
     names = [option.name for option in fields(default) if option.type == "int"]
-    changes: dict[str, int] = {}
+    changes: dict[str, Any] = {}
     for option in filter(None, options.split(",")):
         name, _, value = option.partition("=")
         check_name(f"option of runtime {runtime.partition(':')[0]}", name, names)

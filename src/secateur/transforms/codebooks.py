@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -46,8 +46,8 @@ class _Sorted:
 
     @classmethod
     def weighted(cls, values: Floats, counts: Floats, offset: float) -> Self:
-        sums = [np.concatenate([[0.0], np.cumsum(counts * values**power)]) for power in range(3)]
-        return cls(values, *sums, offset)
+        count, first, second = (np.concatenate([[0.0], np.cumsum(counts * values**power)]) for power in range(3))
+        return cls(values, count, first, second, offset)
 
     def cost(self, start: NDArray[np.int64], stop: NDArray[np.int64]) -> Floats:
         """Σw(x − mean)² over the numbers of each slice: Σwx² − (Σwx)² / Σw."""
@@ -108,7 +108,8 @@ def _linear(data: _Sorted, k: int, seed: int) -> Floats:
 
 def _density(data: _Sorted, k: int, seed: int) -> Floats:
     shares = (np.arange(k) + 0.5) / k
-    return data.values[np.searchsorted(data.count[1:], shares * data.count[-1])]
+    places = np.searchsorted(data.count[1:], shares * data.count[-1])
+    return np.asarray(data.values[places])
 
 
 def _random(data: _Sorted, k: int, seed: int) -> Floats:
@@ -117,7 +118,11 @@ def _random(data: _Sorted, k: int, seed: int) -> Floats:
     return np.sort(np.random.default_rng(seed).choice(data.values, k, replace=False, p=shares))
 
 
-INITIALISATIONS: Mapping[str, object] = {"linear": _linear, "density": _density, "random": _random}
+INITIALISATIONS: Mapping[str, Callable[[_Sorted, int, int], Floats]] = {
+    "linear": _linear,
+    "density": _density,
+    "random": _random,
+}
 """Where Lloyd's iteration begins."""
 
 

@@ -104,7 +104,7 @@ class _Cluster:
         parameters = [own[name] for name in group]
         index = torch.cat([clusters.flatten() for clusters in group.values()]).to(parameters[0].device)
         # Clusters without a weight are left out of account.
-        numbers, index = index.unique(return_inverse=True)
+        numbers, index = torch.unique(index, return_inverse=True)
         first = torch.full_like(numbers, len(index))
         first.scatter_reduce_(0, index, torch.arange(len(index), device=index.device), "amin")
         start = torch.cat([parameter.detach().flatten() for parameter in parameters])[first]
@@ -134,7 +134,7 @@ class _Cluster:
 
     def _parts(self, string: Tensor) -> list[Tensor]:
         sizes = [parameter.numel() for parameter in self.parameters]
-        return [part.view_as(p) for part, p in zip(string.split(sizes), self.parameters, strict=True)]
+        return [part.view_as(p) for part, p in zip(torch.split(string, sizes), self.parameters, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ class Share(Transform):
         if self.data is not None:
             hold = HoldShared(clusters)
             history = Training(fit(result, self.data, self.validation, self.train, callbacks=[hold]))
-        codebooks = tuple(torch.cat([own[name].detach().flatten() for name in group]).unique() for group in groups)
+        codebooks = tuple(torch.unique(torch.cat([own[name].detach().flatten() for name in group])) for group in groups)
         edit = Shared(codebooks, {name: place for place, group in enumerate(groups) for name in group}, self.coder)
         before = own_tensors(model)
         layers = tuple(_layer(name, before[name].detach(), own[name].detach(), edit.codebook(name)) for name in edit.of)
@@ -206,7 +206,7 @@ class Share(Transform):
         others, has_zeros = string[string != 0], bool((string == 0).any())
         room = (1 << self.bits) - has_zeros
         numbers = others.double().cpu().numpy() if others.numel() else np.zeros(1)
-        values = torch.from_numpy(centroids(numbers, room, self.initialisation, self.seed)).to(string).unique()
+        values = torch.unique(torch.from_numpy(centroids(numbers, room, self.initialisation, self.seed)).to(string))
         clusters = {}
         for name, parameter in parameters.items():
             index, zeros = nearest(parameter, values), parameter.detach() == 0
