@@ -1,5 +1,13 @@
 """Transforms: what makes a model smaller in another way than by cutting, one file each."""
 
-from secateur.transforms.base import Transform, Transformed
+from __future__ import annotations
 
-__all__ = ["Transform", "Transformed"]
+from collections.abc import Mapping
+
+from secateur.transforms.base import Transform, Transformed
+from secateur.transforms.low_rank import LowRank
+
+__all__ = ["TRANSFORMS", "LowRank", "Transform", "Transformed"]
+
+TRANSFORMS: Mapping[str, type[Transform]] = {transform.kind: transform for transform in (LowRank,)}
+"""The transforms by name."""
