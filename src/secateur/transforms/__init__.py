@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from secateur.transforms.base import Transform, Transformed
 from secateur.transforms.low_rank import LowRank
+from secateur.transforms.tensor_factors import FACTORISATIONS, factor_layer
 
-__all__ = ["TRANSFORMS", "LowRank", "Transform", "Transformed"]
+__all__ = ["FACTORISATIONS", "TRANSFORMS", "LowRank", "Transform", "Transformed", "factor_layer"]
 
 TRANSFORMS: Mapping[str, type[Transform]] = {transform.kind: transform for transform in (LowRank,)}
 """The transforms by name."""

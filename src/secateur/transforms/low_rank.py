@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from secateur.checks import check_name, check_number, check_whole, is_whole
 from secateur.criteria.batches import check_batches
 from secateur.edits import Factored
-from secateur.edits.rebuilt import LayerSpec, replace_layer, rows_of
+from secateur.edits.rebuilt import LayerSpec, replace_layer
 from secateur.labelled import Samples
 from secateur.measure import macs, parameters
 from secateur.result import LayerReport
 from secateur.state import own_tensors
 from secateur.transforms.base import Transform, Transformed
 from secateur.transforms.calibration import Calibration, OutputSpectrum
-from secateur.transforms.factors import ChannelSVD, Conv, Rank, build_row, own_spec
+from secateur.transforms.factors import ChannelSVD, Conv, Rank, own_spec
 from secateur.transforms.layers import changeable, layers_of, seen_shapes
 from secateur.transforms.ranks import (
     Candidate,
@@ -28,7 +28,7 @@ from secateur.transforms.ranks import (
     for_budget,
     rank_words,
 )
-from secateur.transforms.tensor_factors import FACTORISATIONS, by_layer
+from secateur.transforms.tensor_factors import FACTORISATIONS, by_layer, check_rank, factor_layer
 from secateur.types import ExampleInputs, InputError, unknown_name
 from secateur.untouched import copied
 
@@ -157,13 +157,15 @@ class LowRank(Transform):
                 raise unknown_name("linear layer or convolution", name, layers)
             if name in left:
                 raise InputError(f"LowRank: {name!r} cannot be split: {left[name]}")
-            full = by_layer(self.method, layers[name]).full(layers[name])
-            if not _fits(rank, full):
-                raise InputError(f"LowRank: {rank_words(rank, full)} in {name!r}: give at most the full rank")
+            factorisation = by_layer(self.method, layers[name])
+            rank = factorisation.rank_of(layers[name], rank)
+            check_rank(rank, factorisation.full(layers[name]), f"LowRank: {name}")
         fulls = [by_layer(self.method, layer).full(layer) for name, layer in layers.items() if name not in left]
         if isinstance(self.rank, (int, tuple)) and fulls and not any(_fits(self.rank, full) for full in fulls):
             largest = max(fulls, key=lambda full: full if isinstance(full, int) else min(full))
-            raise InputError(f"LowRank: {rank_words(self.rank, largest)}, the largest layer's; give at most that")
+            raise InputError(
+                f"LowRank: rank={self.rank} must be from 1 to {largest}, the full rank of the largest layer"
+            )
 
     def _by_svd(self, layers: Mapping[str, nn.Module], names: Sequence[str]) -> list[str]:
         return [name for name in names if isinstance(by_layer(self.method, layers[name]), ChannelSVD)]
@@ -241,20 +243,10 @@ class LowRank(Transform):
         if calibration is not None and spectrum is not None:
             assert isinstance(rank, int)
             return calibration.regressed(student, name, rank, spectrum) if self.refit else spectrum.row(layer, rank)
-        factorisation, bias = by_layer(self.method, layer), self._bias(layer)
-        row = build_row(
-            factorisation.specs(layer, rank, bias=bias is not None), factorisation.weights(layer, rank), bias
-        )
+        row = list(factor_layer(layer, rank, self.method, bias=self._has_bias(layer)))
         if calibration is not None:
             calibration.refit_last(student if self.refit else calibration.teacher, name, row)
         return row
-
-    def _bias(self, layer: nn.Module) -> Tensor | None:
-        if isinstance(layer.bias, Tensor):
-            return layer.bias.detach()
-        weight = layer.weight
-        assert isinstance(weight, Tensor)
-        return weight.new_zeros(rows_of(layer)[1]) if self._has_bias(layer) else None
 
 
 def _fits(rank: Rank, full: Rank) -> bool:

@@ -9,6 +9,7 @@ from math import ceil, prod
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import check_name, is_whole
 from secateur.edits.rebuilt import LayerSpec, rows_of
 from secateur.files import require
 from secateur.transforms.factors import (
@@ -18,6 +19,7 @@ from secateur.transforms.factors import (
     Rank,
     SpatialSVD,
     along,
+    build_row,
     group_sizes,
     group_tensors,
     groups_of,
@@ -26,8 +28,9 @@ from secateur.transforms.factors import (
     pointwise,
     tails,
 )
+from secateur.types import InputError
 
-__all__ = ["FACTORISATIONS", "CanonicalPolyadic", "Tucker2", "by_layer"]
+__all__ = ["FACTORISATIONS", "CanonicalPolyadic", "Tucker2", "by_layer", "check_rank", "factor_layer"]
 
 SWEEPS = 10
 """How often HOOI goes over both sides; its error falls little after the first few."""
@@ -106,8 +109,10 @@ class Tucker2(Factorisation):
 
 def _leading(matrices: Tensor, rank: int) -> Tensor:
     """The first left singular vectors, ``(groups, rows, rank)``."""
-    left: Tensor = torch.linalg.svd(matrices, full_matrices=False)[0][..., :rank]
-    return left
+    # Of M Mᵀ, which is small; that its values are squared costs no digits that float32 weights have.
+    _, vectors = torch.linalg.eigh(matrices @ matrices.mT)
+    leading: Tensor = vectors.flip(2)[..., :rank]
+    return leading
 
 
 @dataclass(frozen=True)
@@ -184,3 +189,48 @@ FACTORISATIONS: Mapping[str, Factorisation] = {
 def by_layer(method: str, layer: nn.Module) -> Factorisation:
     """Return how a layer is split: what is no kernel, or one of one place, by SVD whatever the method."""
     return FACTORISATIONS["svd" if prod(kernel_of(layer)) == 1 else method]
+
+
+def factor_layer(layer: nn.Module, rank: Rank, method: str = "svd", *, bias: bool = False) -> nn.Sequential:
+    """Return a linear layer or a convolution as plain layers in a row, of any rank, cheaper or not.
+
+    Args:
+        layer: it is left as it is.
+        rank: of every group.
+        method: a name of `FACTORISATIONS`.
+        bias: whether the last has a bias where the layer has none; it is 0 then.
+
+    Raises:
+        InputError: the layer cannot be split so, or the rank is above the full one.
+        UnknownNameError: there is no such method.
+
+    >>> layer = nn.Linear(6, 4)
+    >>> x = torch.randn(3, 6)
+    >>> torch.allclose(factor_layer(layer, 4)(x), layer(x), atol=1e-6)
+    True
+    """
+    check_name("factorisation", method, FACTORISATIONS)
+    factorisation = by_layer(method, layer)
+    if reason := factorisation.why_not(layer):
+        raise InputError(f"factor_layer: {reason}")
+    rank = factorisation.rank_of(layer, rank)
+    check_rank(rank, factorisation.full(layer), "factor_layer")
+    own, weight = layer.bias, layer.weight
+    assert isinstance(weight, Tensor)
+    values = own.detach() if isinstance(own, Tensor) else weight.new_zeros(rows_of(layer)[1]) if bias else None
+    specs = factorisation.specs(layer, rank, bias=values is not None)
+    row = build_row(specs, factorisation.weights(layer, rank), values)
+    return nn.Sequential(*row).to(weight.dtype)
+
+
+def check_rank(rank: Rank, full: Rank, doing: str) -> None:
+    """Refuse a rank that is no whole number from 1 to the full one.
+
+    >>> check_rank(70, 64, "LowRank")
+    Traceback (most recent call last):
+    ...
+    secateur.types.InputError: LowRank: rank=70 must be from 1 to 64, the full rank
+    """
+    pairs = zip(*(r if isinstance(r, tuple) else (r,) for r in (rank, full)), strict=True)
+    if not all(is_whole(part, 1) and part <= most for part, most in pairs):
+        raise InputError(f"{doing}: rank={rank!r} must be from 1 to {full}, the full rank")
