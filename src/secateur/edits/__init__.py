@@ -12,9 +12,11 @@ from secateur.edits.base import Edit
 from secateur.edits.cut import Cut
 from secateur.edits.depth import Depth
 from secateur.edits.graph import GraphCut
+from secateur.edits.low_rank import Factored
 from secateur.edits.masked import Masked
 from secateur.edits.quantize import InputGrid, Quantised, quantised
 from secateur.edits.sharing import Shared, nearest
+from secateur.edits.structures import Replaced
 from secateur.state import usual
 from secateur.untouched import copied
 
@@ -23,10 +25,12 @@ __all__ = [
     "Cut",
     "Depth",
     "Edit",
+    "Factored",
     "GraphCut",
     "InputGrid",
     "Masked",
     "Quantised",
+    "Replaced",
     "Shared",
     "from_dict",
     "nearest",
@@ -35,7 +39,9 @@ __all__ = [
     "to_dict",
 ]
 
-EDITS: Mapping[str, type[Edit]] = {edit.kind: edit for edit in (Cut, GraphCut, Masked, Depth, Shared, Quantised)}
+EDITS: Mapping[str, type[Edit]] = {
+    edit.kind: edit for edit in (Cut, GraphCut, Masked, Depth, Factored, Replaced, Shared, Quantised)
+}
 """All edits, by the name that a saved folder gives them."""
 
 

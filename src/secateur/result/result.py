@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from secateur.edits import Cut, Depth, Edit, GraphCut, Masked, replay
+from secateur.edits.rebuilt import Rebuilt
 from secateur.labelled import SampleBatch
 from secateur.measure import compare_latency, file_bytes, macs, parameters
 from secateur.result.change import OutputChange, output_change
@@ -283,13 +284,15 @@ class Result:
         for name in modules:
             if name not in layers:
                 raise unknown_name("layer with weights", name, layers)
-        return {name: self._rows_left(f"{name}.{layers[name]}") for name in modules}
+        return {name: self._rows_left(name, layers[name]) for name in modules}
 
-    def _rows_left(self, parameter: str) -> Tensor | None:
-        """The rows of the original's parameter that are left after every cut."""
+    def _rows_left(self, layer: str, parameter: str) -> Tensor | None:
+        """The rows of the original layer's parameter that are left after every cut."""
         left: Tensor | None = None
         for edit in self.edits:
-            if isinstance(edit, Cut) and (rows := edit.plan.rows.get(parameter, {}).get(0)) is not None:
+            if isinstance(edit, Rebuilt):
+                layer = edit.outputs_under(layer)
+            elif isinstance(edit, Cut) and (rows := edit.plan.rows.get(f"{layer}.{parameter}", {}).get(0)) is not None:
                 left = rows if left is None else left[rows]
         return left
 

@@ -1,8 +1,28 @@
 """Transforms: what makes a model smaller in another way than by cutting, one file each."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+
 from secateur.transforms.base import Transform, Transformed
 from secateur.transforms.codebooks import centroids
+from secateur.transforms.low_rank import LowRank
 from secateur.transforms.quantize import Quantize
 from secateur.transforms.sharing import HoldShared, Share
+from secateur.transforms.tensor_factors import FACTORISATIONS, factor_layer
 
-__all__ = ["HoldShared", "Quantize", "Share", "Transform", "Transformed", "centroids"]
+__all__ = [
+    "FACTORISATIONS",
+    "TRANSFORMS",
+    "HoldShared",
+    "LowRank",
+    "Quantize",
+    "Share",
+    "Transform",
+    "Transformed",
+    "centroids",
+    "factor_layer",
+]
+
+TRANSFORMS: Mapping[str, type[Transform]] = {transform.kind: transform for transform in (LowRank, Share, Quantize)}
+"""The transforms by name."""

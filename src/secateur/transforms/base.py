@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +17,7 @@ from secateur.result import LayerReport, Log, Method, Replayed, Result
 from secateur.state import check_finite, check_module, evaluating, split_inputs, usual
 from secateur.state_dicts import fill
 from secateur.structure.difference import difference, is_usable
-from secateur.types import ExampleInputs, InputError, Sites, VerificationError, in_groups
+from secateur.types import ExampleInputs, InputError, Sites, VerificationError, brief, in_groups
 
 __all__ = ["Transform", "Transformed", "check_changed"]
 
@@ -78,7 +78,7 @@ class Transform(ABC):
         check_finite(model, doing, "repair the model first")
         change = self._transform(model, example_inputs)
         verification = check_changed(model, change, example_inputs, doing)
-        method = Method(criterion=repr(self), warnings=change.warnings)
+        method = Method(criterion=self._words(), warnings=change.warnings)
         return Result(
             model=change.model,
             original=model,
@@ -91,6 +91,12 @@ class Transform(ABC):
             inputs=example_inputs,
             layers=change.layers,
         ).compared()
+
+    def _words(self) -> str:
+        """The options that are not as they are without a word, and that a line can hold."""
+        options = fields(self)  # type: ignore[arg-type]
+        said = [o for o in options if o.repr and getattr(self, o.name) != o.default]
+        return f"{type(self).__name__}({', '.join(f'{o.name}={brief(getattr(self, o.name))}' for o in said)})"
 
     @abstractmethod
     def _transform(self, model: nn.Module, example_inputs: ExampleInputs) -> Transformed:
