@@ -104,19 +104,19 @@ class _Compressor(Coder):
         """Decompress them, and no more of them than there should be."""
         width = _width(alphabet)
         try:
-            content = self._decompress(data, count * width.itemsize + 1)
+            decompressor = self._decompressor()
+            content = decompressor.decompress(data, count * width.itemsize + 1)
         except (zlib.error, lzma.LZMAError, EOFError) as error:
             raise FileError(f"the compressed symbols are damaged ({error})") from error
-        if len(content) != count * width.itemsize:
-            raise FileError(f"the compressed symbols are not {count:,}")
+        if len(content) != count * width.itemsize or not decompressor.eof or decompressor.unused_data:
+            raise FileError(f"the compressed symbols are not {count:,}, or do not end where they should")
         return np.frombuffer(content, width).astype(np.uint16)
 
     @abstractmethod
     def _compress(self, content: bytes) -> bytes: ...
 
     @abstractmethod
-    def _decompress(self, data: bytes, most: int) -> bytes:
-        """At most so many bytes."""
+    def _decompressor(self) -> Any: ...
 
 
 def _width(alphabet: int) -> np.dtype[Any]:
@@ -129,8 +129,8 @@ class Zlib(_Compressor):
     def _compress(self, content: bytes) -> bytes:
         return zlib.compress(content, 9)
 
-    def _decompress(self, data: bytes, most: int) -> bytes:
-        return zlib.decompressobj().decompress(data, most)
+    def _decompressor(self) -> Any:
+        return zlib.decompressobj()
 
 
 # Written without a container, whose headers would weigh in small layers; the window bounds what decoding takes.
@@ -143,8 +143,8 @@ class Lzma(_Compressor):
     def _compress(self, content: bytes) -> bytes:
         return lzma.compress(content, lzma.FORMAT_RAW, filters=FILTERS)
 
-    def _decompress(self, data: bytes, most: int) -> bytes:
-        return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=FILTERS).decompress(data, most)
+    def _decompressor(self) -> Any:
+        return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=FILTERS)
 
 
 CODERS: Mapping[str, Coder] = {"packed": Packed(), "constriction": Ans(), "lzma": Lzma(), "zlib": Zlib()}
