@@ -119,7 +119,9 @@ class Grid(Codec):
         numbers = self._numbers(tensor)
         if numbers is None:
             return Codebook(self.coder).encode(tensor)
-        symbols = encode_symbols(numbers.flatten().numpy().astype(np.uint16), 1 << self.bits, self.coder)
+        symbols = encode_symbols(
+            numbers.flatten().to(torch.int32).numpy().astype(np.uint16), 1 << self.bits, self.coder
+        )
         return _record(self, tensor, {"scale": self.scale, "zero": self.zero, **symbols})
 
     def _numbers(self, tensor: Tensor) -> Tensor | None:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from secateur.checks import check_whole, is_number
+from secateur.checks import check_whole, is_whole, within
 from secateur.coding import Codec, Grid, from_grid, to_grid
 from secateur.edits.base import Edit
 from secateur.edits.tensors import floating_tensor
@@ -17,6 +17,8 @@ from secateur.types import FileError, InputError
 from secateur.untouched import copied
 
 __all__ = ["InputGrid", "Quantised", "quantised"]
+
+WIDEST = 8
 
 
 def quantised(tensor: Tensor, bits: int, scale: Tensor, zero: Tensor) -> Tensor:
@@ -116,7 +118,7 @@ class Quantised(Edit):
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
         """Return the edit that `to_dict` described."""
         try:
-            check_whole("a quantised model", 1, most=8, bits=record["bits"])
+            check_whole("a quantised model", 1, most=WIDEST, bits=record["bits"])
         except InputError as error:
             raise FileError(str(error)) from error
         inputs = {path: _input_grid(grid) for path, grid in record["inputs"].items()}
@@ -131,6 +133,7 @@ def _grid_part(part: object, name: str, tensor: Tensor) -> Tensor:
 
 def _input_grid(record: Mapping[str, Any]) -> InputGrid:
     grid = InputGrid(**record)
-    if not all(is_number(value) for value in record.values()) or not grid.scale > 0:
+    is_whole_bits = is_whole(grid.bits, 1) and grid.bits <= WIDEST
+    if not is_whole_bits or not within(grid.scale, "(0, inf)") or not within(grid.zero, "(-inf, inf)"):
         raise FileError(f"{dict(record)!r} is no grid of a layer's inputs")
     return grid

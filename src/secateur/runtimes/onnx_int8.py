@@ -19,7 +19,7 @@ from secateur.runtimes.base import Exported, Run
 from secateur.runtimes.inputs import batch_size_of
 from secateur.runtimes.onnx_runtime import EXTRA, OnnxRuntime, Session, feeds_of, open_session, silent
 from secateur.state import device_of, evaluating, split_inputs
-from secateur.types import ExampleInputs, ExportError, InputError
+from secateur.types import ExampleInputs, ExportError, InputError, SecateurError
 
 __all__ = ["OnnxInt8"]
 
@@ -100,6 +100,8 @@ class OnnxInt8:
                 else:
                     reader = _Reader(self._feeds(exact, size))
                     library.quantize_static(proto, target, reader, activation_type=library.QuantType.QUInt8, **weights)
+            except SecateurError:
+                raise
             except Exception as error:
                 raise ExportError(f"export: ONNX Runtime cannot quantise this model: {error}") from error
             content = target.read_bytes()

@@ -16,9 +16,9 @@ from secateur.coding import check_coder
 from secateur.edits import InputGrid, Quantised, quantised
 from secateur.labelled import Samples, batches
 from secateur.result import LayerReport
-from secateur.state import device_of, evaluating, own_tensors
+from secateur.state import device_of, evaluating, own_tensors, restore, tensors
 from secateur.structure import weights
-from secateur.train import TrainOptions, fit
+from secateur.train import History, TrainOptions, fit
 from secateur.transforms.base import Transform, Transformed
 from secateur.transforms.history import Training
 from secateur.types import ExampleInputs, InputError
@@ -98,14 +98,23 @@ class Quantize(Transform):
         inputs = {} if self.input_bits is None else self._input_grids(result, grids)
         history = None
         if self.train is not None:
-            with _trained_rounded(result, grids, self.bits, inputs):
-                history = Training(fit(result, self.data, self.validation, self.train))  # type: ignore[arg-type]
+            history = Training(self._trained(result, grids, inputs))
         scales, zeros = ({name: grid[part] for name, grid in grids.items()} for part in (0, 1))
         edit = Quantised(self.bits, scales, zeros, inputs, self.coder)
         rounded = edit.apply(result)
         after, before = own_tensors(rounded), own_tensors(model)
         layers = tuple(self._layer(name, before[name].detach(), after[name].detach()) for name in grids)
         return Transformed(rounded, (edit,), layers, history=history)
+
+    def _trained(self, model: nn.Module, grids: Mapping[str, Grid], inputs: Mapping[str, InputGrid]) -> History:
+        """Train the model's exact weights, in place, as they answer when they are rounded."""
+        assert self.data is not None
+        # A copy learns: a module that computed with other weights for a while has its parameters in another order.
+        learner = copied(model)
+        with _rounded(learner, grids, self.bits, inputs):
+            history = fit(learner, self.data, self.validation, self.train)
+        restore(model, tensors(learner))
+        return history
 
     def _grid(self, weight: Tensor) -> Grid:
         """The grid of each channel, or of the tensor."""
@@ -192,9 +201,7 @@ class _Rounded(nn.Module):
 
 
 @contextmanager
-def _trained_rounded(
-    model: nn.Module, grids: Mapping[str, Grid], bits: int, inputs: Mapping[str, InputGrid]
-) -> Iterator[None]:
+def _rounded(model: nn.Module, grids: Mapping[str, Grid], bits: int, inputs: Mapping[str, InputGrid]) -> Iterator[None]:
     """Let the model compute with rounded weights and inputs for a while; its parameters stay as exact as they are."""
     places = _places(model, grids)
     for name, (module, attribute) in places.items():
