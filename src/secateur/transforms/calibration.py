@@ -23,6 +23,7 @@ from secateur.transforms.factors import (
     Conv,
     Rank,
     build_row,
+    dtype_of,
     group_matrices,
     group_sizes,
     groups_of,
@@ -69,7 +70,9 @@ class OutputSpectrum:
         # ȳ where the basis does not reach, the layer's own bias where it does.
         shift = self.mean + projected(basis, bias - self.mean)
         svd = ChannelSVD()
-        return build_row(svd.specs(layer, rank, bias=True), svd.written(layer, basis, right), shift.flatten())
+        return build_row(
+            svd.specs(layer, rank, bias=True), svd.written(layer, basis, right), shift.flatten(), dtype_of(layer)
+        )
 
 
 def projected(basis: Tensor, vectors: Tensor) -> Tensor:
@@ -183,7 +186,7 @@ class Calibration:
         shift = mean_y - projected(basis, (fitted @ mean_x.unsqueeze(2)).squeeze(2))
         svd = ChannelSVD()
         weights = svd.written(layer, basis, basis.mT @ fitted)
-        return build_row(svd.specs(layer, rank, bias=True), weights, shift.flatten())
+        return build_row(svd.specs(layer, rank, bias=True), weights, shift.flatten(), dtype_of(layer))
 
     def _moments(self, student: nn.Module, name: str) -> tuple[Tensor, Tensor, int]:
         """Sums of x xᵀ and x yᵀ, a 1 as the last input."""
