@@ -6,9 +6,19 @@ from collections.abc import Mapping
 
 from secateur.transforms.base import Transform, Transformed
 from secateur.transforms.low_rank import LowRank
+from secateur.transforms.structures import STRUCTURES, Replace
 from secateur.transforms.tensor_factors import FACTORISATIONS, factor_layer
 
-__all__ = ["FACTORISATIONS", "TRANSFORMS", "LowRank", "Transform", "Transformed", "factor_layer"]
+__all__ = [
+    "FACTORISATIONS",
+    "STRUCTURES",
+    "TRANSFORMS",
+    "LowRank",
+    "Replace",
+    "Transform",
+    "Transformed",
+    "factor_layer",
+]
 
-TRANSFORMS: Mapping[str, type[Transform]] = {transform.kind: transform for transform in (LowRank,)}
+TRANSFORMS: Mapping[str, type[Transform]] = {transform.kind: transform for transform in (LowRank, Replace)}
 """The transforms by name."""

@@ -309,5 +309,6 @@ def row_cost(specs: Sequence[LayerSpec], shapes: Sequence[Sequence[int]]) -> tup
 
 
 def on_meta(spec: LayerSpec) -> nn.Module:
-    layer: nn.Module = getattr(nn, spec.kind)(**spec.options, device="meta")
-    return layer
+    options = dict(spec.options) if spec.kind == "ReLU" else {**spec.options, "device": "meta"}
+    layer: nn.Module = getattr(nn, spec.kind)(**options)
+    return layer.eval()
