@@ -167,7 +167,7 @@ class Replace(Transform):
             assert isinstance(layer, Conv)
             row_specs = [] if (reason := self._why_not(layer)) else self._specs(layer)
             if reason or row_cost(row_specs, shapes[name])[0] >= row_cost([own_spec(layer)], shapes[name])[0]:
-                left[name] = reason or f"{self.structure} it would take no fewer multiply-accumulates"
+                left[name] = reason or f"{self.structure}, it would take no fewer multiply-accumulates"
                 continue
             row = self._row(layer, row_specs, number)
             if calibration is not None:
@@ -278,11 +278,6 @@ def _separated(layer: Conv, filters: int) -> list[Tensor]:
     """The depthwise and the pointwise weight nearest to a convolution's: for each input an SVD of its kernels."""
     kernels = group_tensors(layer)[0].flatten(2).movedim(1, 0)  # inputs, outputs, places
     u, s, v = torch.linalg.svd(kernels, full_matrices=False)
-    missing = max(filters - s.shape[1], 0)
-    # More filters than a kernel has directions: those beyond are zeros, which training may use.
-    u, s, v = (
-        nn.functional.pad(part, pads) for part, pads in ((u, (0, missing)), (s, (0, missing)), (v, (0, 0, 0, missing)))
-    )
     scaled = u[..., :filters] * s[:, None, :filters]
     return [v[:, :filters].flatten(0, 1), scaled.movedim(1, 0).flatten(1)]
 
