@@ -76,6 +76,10 @@ class LayerSpec:
         return {"kind": self.kind, "options": options}
 
 
+def _is_weighted(kind: str) -> bool:
+    return kind in OPTIONS and kind.startswith(("Linear", "Conv"))
+
+
 def _is_option(value: object) -> bool:
     if isinstance(value, (list, tuple)):
         return len(value) <= 3 and all(is_whole(size, 0) and size <= MOST for size in value)
@@ -98,7 +102,7 @@ class Rebuilt(Edit):
         result = copied(model)
         modules = dict(result.named_modules())
         for path, specs in self.layers.items():
-            if path not in modules or type(modules[path]).__name__ not in OPTIONS:
+            if path not in modules or not _is_weighted(type(modules[path]).__name__):
                 raise FileError(f"{path!r} is no linear layer or convolution of it")
             if not specs or any(spec.kind not in self.kinds for spec in specs):
                 raise FileError(f"what stands in the place of {path!r} is none of {', '.join(self.kinds)}")
@@ -126,7 +130,7 @@ class Rebuilt(Edit):
         """
         if path not in self.layers:
             return path
-        weighted = [number for number, spec in enumerate(self.layers[path]) if spec.kind.startswith(("Linear", "Conv"))]
+        weighted = [number for number, spec in enumerate(self.layers[path]) if _is_weighted(spec.kind)]
         return f"{path}.{weighted[-1]}" if path else str(weighted[-1])
 
 

@@ -9,14 +9,17 @@ from secateur.transforms.codebooks import centroids
 from secateur.transforms.low_rank import LowRank
 from secateur.transforms.quantize import Quantize
 from secateur.transforms.sharing import HoldShared, Share
+from secateur.transforms.structures import STRUCTURES, Replace
 from secateur.transforms.tensor_factors import FACTORISATIONS, factor_layer
 
 __all__ = [
     "FACTORISATIONS",
+    "STRUCTURES",
     "TRANSFORMS",
     "HoldShared",
     "LowRank",
     "Quantize",
+    "Replace",
     "Share",
     "Transform",
     "Transformed",
@@ -24,5 +27,7 @@ __all__ = [
     "factor_layer",
 ]
 
-TRANSFORMS: Mapping[str, type[Transform]] = {transform.kind: transform for transform in (LowRank, Share, Quantize)}
+TRANSFORMS: Mapping[str, type[Transform]] = {
+    transform.kind: transform for transform in (LowRank, Replace, Share, Quantize)
+}
 """The transforms by name."""

@@ -17,7 +17,7 @@ from secateur.result import LayerReport, Log, Method, Replayed, Result
 from secateur.state import check_finite, check_module, evaluating, split_inputs, usual
 from secateur.state_dicts import fill
 from secateur.structure.difference import difference, is_usable
-from secateur.types import ExampleInputs, InputError, Sites, VerificationError, brief, in_groups
+from secateur.types import ExampleInputs, FileError, InputError, Sites, VerificationError, brief, in_groups
 
 __all__ = ["Transform", "Transformed", "check_changed"]
 
@@ -118,8 +118,11 @@ def check_changed(model: nn.Module, change: Transformed, example_inputs: Example
             f"{doing}: the changed model does not answer in the form in which the model does, or with NaN; leave out layers "
             "with ignore=[…]"
         )
-    again = replay(change.edits, model)
-    fill(again, change.model.state_dict(), f"{doing}: the changed model")
+    try:
+        again = replay(change.edits, model)
+        fill(again, change.model.state_dict(), "the changed model")
+    except FileError as error:
+        raise VerificationError(f"{doing}: its edits done again do not fit ({error})") from error
     apart = difference(after, _answers(again, example_inputs))
     if not apart <= TOLERANCE:
         raise VerificationError(f"{doing}: its edits done again give other answers (relative difference {apart:.1e})")

@@ -23,6 +23,7 @@ from secateur.transforms.factors import (
     Conv,
     Rank,
     build_row,
+    dtype_of,
     group_matrices,
     group_sizes,
     groups_of,
@@ -69,7 +70,9 @@ class OutputSpectrum:
         # ȳ where the basis does not reach, the layer's own bias where it does.
         shift = self.mean + projected(basis, bias - self.mean)
         svd = ChannelSVD()
-        return build_row(svd.specs(layer, rank, bias=True), svd.written(layer, basis, right), shift.flatten())
+        return build_row(
+            svd.specs(layer, rank, bias=True), svd.written(layer, basis, right), shift.flatten(), dtype_of(layer)
+        )
 
 
 def projected(basis: Tensor, vectors: Tensor) -> Tensor:
@@ -131,8 +134,8 @@ class Calibration:
                     sums[name].add(y)
         return {name: OutputSpectrum.of(s.count, s.sums, s.products) for name, s in sums.items()}
 
-    def _beside(self, student: nn.Module, name: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """What a layer reads in the student, and what it makes in the teacher, call by call."""
+    def beside(self, student: nn.Module, name: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield what a layer reads in the student, and what it makes in the teacher, call by call."""
         for ours, theirs in zip(self._calls(student, name), self._calls(self.teacher, name), strict=True):
             for (x, _), (_, y) in zip(ours, theirs, strict=True):
                 yield x, y
@@ -151,11 +154,11 @@ class Calibration:
         inputs = [torch.arange(weight.shape[1], device=weight.device)] * groups
         equations = LayerEquations(weight, options, inputs, bias=True)
         with torch.no_grad():
-            for x, y in self._beside(student, name):
+            for x, y in self.beside(student, name):
                 z = x
                 for layer in row[:-1]:
                     z = layer(z)
-                equations.add(z, y - last(z))
+                equations.add(_padded(last, z), y - last(z))
             change, shift = equations.solve(self.ridge)
             weight += change.to(weight)
             assert shift is not None
@@ -183,7 +186,7 @@ class Calibration:
         shift = mean_y - projected(basis, (fitted @ mean_x.unsqueeze(2)).squeeze(2))
         svd = ChannelSVD()
         weights = svd.written(layer, basis, basis.mT @ fitted)
-        return build_row(svd.specs(layer, rank, bias=True), weights, shift.flatten())
+        return build_row(svd.specs(layer, rank, bias=True), weights, shift.flatten(), dtype_of(layer))
 
     def _moments(self, student: nn.Module, name: str) -> tuple[Tensor, Tensor, int]:
         """Sums of x xᵀ and x yᵀ, a 1 as the last input."""
@@ -192,7 +195,7 @@ class Calibration:
         transposed = bool(getattr(layer, "transposed", False))
         patches = Patches.of(_options(layer), kernel, transposed=transposed) if kernel else None
         moments = LayerMoments(patches, groups, exact=True)
-        for x, y in self._beside(student, name):
+        for x, y in self.beside(student, name):
             moments.add(_padded(layer, x), y)
         return moments.gram(), moments.cross(), moments.count
 

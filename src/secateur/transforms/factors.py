@@ -25,6 +25,7 @@ __all__ = [
     "SpatialSVD",
     "along",
     "build_row",
+    "dtype_of",
     "group_matrices",
     "group_sizes",
     "group_tensors",
@@ -266,18 +267,23 @@ def along(layer: Conv, dim: int) -> dict[str, Any]:
     return options
 
 
-def build_row(specs: Sequence[LayerSpec], weights: Sequence[Tensor], bias: Tensor | None) -> list[nn.Module]:
-    """Return layers in a row with these weights, and this bias in the last."""
+def build_row(
+    specs: Sequence[LayerSpec], weights: Sequence[Tensor], bias: Tensor | None, dtype: torch.dtype
+) -> list[nn.Module]:
+    """Return layers in a row with these weights, and this bias in the last, in a type."""
     row = [spec.build() for spec in specs]
-    with torch.no_grad():
-        for layer, weight in zip(row, weights, strict=True):
-            own = layer.weight
-            assert isinstance(own, Tensor)
-            layer.to(device=weight.device)
-            layer.weight = nn.Parameter(weight.to(own.dtype).contiguous())
-        if bias is not None:
-            row[-1].bias = nn.Parameter(bias.to(row[-1].weight))  # type: ignore[arg-type]
+    for layer, weight in zip(row, weights, strict=True):
+        layer.weight = nn.Parameter(weight.to(dtype).contiguous())
+    if bias is not None:  # a copy, as it may be the bias of the layer that is left as it is
+        row[-1].bias = nn.Parameter(bias.to(weights[-1].device, dtype, copy=True))
     return row
+
+
+def dtype_of(layer: nn.Module) -> torch.dtype:
+    """Return the type of a layer's weight."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight.dtype
 
 
 def row_cost(specs: Sequence[LayerSpec], shapes: Sequence[Sequence[int]]) -> tuple[int, int]:
@@ -303,5 +309,6 @@ def row_cost(specs: Sequence[LayerSpec], shapes: Sequence[Sequence[int]]) -> tup
 
 
 def on_meta(spec: LayerSpec) -> nn.Module:
-    layer: nn.Module = getattr(nn, spec.kind)(**spec.options, device="meta")
-    return layer
+    options = dict(spec.options) if spec.kind == "ReLU" else {**spec.options, "device": "meta"}
+    layer: nn.Module = getattr(nn, spec.kind)(**options)
+    return layer.eval()

@@ -62,12 +62,12 @@ def changeable(
 
 
 def _why_whole(layer: nn.Module, uses: Mapping[int, int], *, called: bool) -> str:
-    if type(layer).__module__ not in ("torch.nn.modules.linear", "torch.nn.modules.conv"):
-        return f"a {type(layer).__name__}, which is none of torch's own layers"
-    if type(layer).__name__ == "NonDynamicallyQuantizableLinear" or not called:
-        return "its module is not called: other code reads its weight"
     if parametrize.is_parametrized(layer) or "weight" not in layer._parameters:
         return "its weight is computed"
+    if type(layer).__name__ == "NonDynamicallyQuantizableLinear" or not called:
+        return "its module is not called: other code reads its weight"
+    if type(layer).__module__ not in ("torch.nn.modules.linear", "torch.nn.modules.conv"):
+        return f"a {type(layer).__name__}, which is none of torch's own layers"
     if any(uses[id(p)] > 1 for p in layer._parameters.values() if p is not None):
         return "it shares a parameter with another layer"
     if layer._forward_hooks or layer._forward_pre_hooks:

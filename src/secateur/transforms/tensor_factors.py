@@ -219,8 +219,8 @@ def factor_layer(layer: nn.Module, rank: Rank, method: str = "svd", *, bias: boo
     assert isinstance(weight, Tensor)
     values = own.detach() if isinstance(own, Tensor) else weight.new_zeros(rows_of(layer)[1]) if bias else None
     specs = factorisation.specs(layer, rank, bias=values is not None)
-    row = build_row(specs, factorisation.weights(layer, rank), values)
-    return nn.Sequential(*row).to(weight.dtype)
+    row = build_row(specs, factorisation.weights(layer, rank), values, weight.dtype)
+    return nn.Sequential(*row)
 
 
 def check_rank(rank: Rank, full: Rank, doing: str) -> None:
