@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate, one_hot, pad
 import secateur as sc
 from published import crepe, folder, onet
 
-__all__ = ["Network", "networks"]
+__all__ = ["Network", "networks", "on_fashion"]
 
 TESTED, FEW = 2000, 500
 """How many samples networks are rated by, and how many the calls with data get."""
@@ -65,7 +65,7 @@ def networks(cache: Path, seeds: int, names: list[str]) -> Iterator[Network]:
     for name in names:
         if name in ARCHITECTURES:
             for seed in range(min(seeds, ARCHITECTURES[name].seeds)):
-                yield _on_fashion(name, seed, cache)
+                yield on_fashion(name, seed, cache)
         else:
             yield {"crepe-tiny": partial(_crepe, "tiny"), "onet": _onet}[name]()
 
@@ -91,8 +91,8 @@ ARCHITECTURES = {
 }
 
 
-def _on_fashion(name: str, seed: int, cache: Path) -> Network:
-    """A network of the table; of a fixed shuffle the first 10,000 images are kept from training."""
+def on_fashion(name: str, seed: int, cache: Path) -> Network:
+    """Return a network of the table; of a fixed shuffle the first 10,000 images are kept from training."""
     training = ARCHITECTURES[name]
     train, test = sc.data.load("fashion-mnist"), sc.data.load("fashion-mnist", "test")
     order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(100))

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         search,
         solvers,
         train,
+        transforms,
     )
     from secateur.compression import compress
     from secateur.measure import evaluate
@@ -98,6 +99,7 @@ __all__ = [
     "select",
     "solvers",
     "train",
+    "transforms",
     "weights",
 ]
 

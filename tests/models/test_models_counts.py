@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -45,7 +47,23 @@ HAND = {
     "resnet-50": 25_557_032,
     "resnet-101": 44_549_160,
     "resnet-152": 60_192_808,
+    "inception": 6_998_552,
 }
+
+
+# GoogLeNet's blocks: 1×1; 1×1, 3×3; 1×1, 5×5; 1×1 after the pool.
+INCEPTION = [
+    (64, 96, 128, 16, 32, 32),
+    (128, 128, 192, 32, 96, 64),
+    (192, 96, 208, 16, 48, 64),
+    (160, 112, 224, 24, 64, 64),
+    (128, 128, 256, 24, 64, 64),
+    (112, 144, 288, 32, 64, 64),
+    (256, 160, 320, 32, 128, 128),
+    (256, 160, 320, 32, 128, 128),
+    (384, 192, 384, 48, 128, 128),
+]
+INCEPTION_CHANNELS = (192, 256, 480, 512, 512, 512, 528, 832, 832, 1024)
 
 
 def meta(name: str, **options: object) -> nn.Module:
@@ -65,7 +83,7 @@ def test_parameters_are_as_worked_by_hand(name: str) -> None:
 
 @pytest.mark.parametrize("name", models.names())
 def test_outputs_have_the_stated_shape(name: str) -> None:
-    expected: tuple[int, ...] = (1000,) if name.startswith(("vgg", "resnet")) else (10,)
+    expected: tuple[int, ...] = (1000,) if name.startswith(("vgg", "resnet", "inception")) else (10,)
     expected = {"calli-sum": (1,), "calli-autoencoder": (1, 28, 28)}.get(name, expected)
     inputs = torch.empty(3, *models.input_shape(name), device="meta")
     assert meta(name)(inputs).shape == (3, *expected)
@@ -130,12 +148,38 @@ def test_fathollahi_has_no_biases_and_2384000_weights_that_may_be_pruned() -> No
         # 14,714,688 in the convolutions, then 512-512-512-10.
         ("vgg-16", {"input_size": 32, "classes": 10}, 14_714_688 + 2 * (512 * 512 + 512) + 5_130),
         ("resnet-18", {"input_size": 32, "classes": 10}, 11_173_962),
+        # A bias for the two numbers of each norm: 64 + 3 · 2 · 64 + 4 · 2 · 128 + 6 · 2 · 256 + 3 · 2 · 512, shortcuts 896.
+        ("resnet-34", {"batch_norm": False}, 21_797_672 - (64 + 384 + 1024 + 3072 + 3072 + 896)),
+        # Without the 1×1 shortcuts, each with a norm.
+        (
+            "resnet-34",
+            {"residual": False},
+            21_797_672 - (64 * 128 + 128 * 256 + 256 * 512 + 2 * (128 + 256 + 512)),
+        ),
+        (
+            "resnet-50",
+            {"residual": False},
+            25_557_032 - (64 * 256 + 256 * 512 + 512 * 1024 + 1024 * 2048 + 2 * (256 + 512 + 1024 + 2048)),
+        ),
+        # A norm's two numbers for each bias: 64 + 64 + 192, and six convolutions a block.
+        ("inception", {"batch_norm": True}, 6_998_552 + 64 + 64 + 192 + sum(map(sum, INCEPTION))),
+        # 25 m n and a bias become 9 m n + 9 n² and two.
+        (
+            "inception",
+            {"factorised": True},
+            6_998_552 + sum(9 * n * n - 16 * m * n + n for _, _, _, m, n, _ in INCEPTION),
+        ),
+        (
+            "inception",
+            {"residual": True},
+            6_998_552 + sum(n_in * n_out + n_out for n_in, n_out in pairwise(INCEPTION_CHANNELS)),
+        ),
     ],
 )
 def test_options_change_what_they_say(name: str, options: dict[str, object], parameters: int) -> None:
     model = meta(name, **options)
     assert count(model) == parameters
-    usual = 1000 if name.startswith(("vgg", "resnet")) else 1 if name == "calli-sum" else 10
+    usual = 1000 if name.startswith(("vgg", "resnet", "inception")) else 1 if name == "calli-sum" else 10
     shape = models.input_shape(name, **options)
     assert model(torch.empty(2, *shape, device="meta")).shape == (
         2,
@@ -160,7 +204,7 @@ def test_janjics_networks_pad_to_32(name: str, size: int) -> None:
 
 @pytest.mark.parametrize("size", [32, 64, 96, 224, 256])
 def test_large_networks_take_every_size(size: int) -> None:
-    for name in ("vgg-16", "resnet-18", "resnet-50"):
+    for name in ("vgg-16", "resnet-18", "resnet-50", "inception"):
         options: dict[str, object] = {"input_size": size, "width": 0.125, "classes": 7}
         assert meta(name, **options)(torch.empty(2, 3, size, size, device="meta")).shape == (2, 7)
 

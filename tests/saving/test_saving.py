@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pickle
@@ -18,6 +17,7 @@ from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as dump_tensors
 from torch import Tensor, nn
 
+from saved_folders import reseal
 from secateur.pruning import prune
 from secateur.result import Result
 from secateur.saving import load
@@ -37,17 +37,6 @@ def pruned(name: str = "cnn", **options: Any) -> tuple[Result, nn.Module]:
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     return pruned()[0].save(tmp_path / "small")
-
-
-def reseal(folder: Path, change: Callable[[dict[str, Any]], None] = lambda m: None) -> None:
-    """Change the manifest as one would who knows how the checksums are made."""
-    manifest = json.loads((folder / MANIFEST).read_text())
-    manifest.pop("checksum")
-    for name in (MODEL, EDITS):
-        manifest["sha256"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-    change(manifest)
-    checksum = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-    (folder / MANIFEST).write_text(json.dumps({**manifest, "checksum": checksum}))
 
 
 def forge(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -315,7 +304,7 @@ def test_a_manifest_that_is_not_text(saved: Path) -> None:
     refuse(saved, "not a manifest")
 
 
-@pytest.mark.parametrize("key", ["format", "sha256", "edits", "shared", "report", "history", "answers"])
+@pytest.mark.parametrize("key", ["format", "sha256", "edits", "shared", "report", "history", "answers", "encoded"])
 @pytest.mark.parametrize("value", [None, 7, "text", [1], {"x": 1}, {"x": {"y": "z"}}, {"": {"__class__": 1}}])
 def test_sealed_manifests_of_the_wrong_form(saved: Path, key: str, value: Any) -> None:
     """Whoever reseals a manifest can put anything in it; it is read or refused, never another error."""

@@ -13,10 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as dump_tensors
-from test_saving import EDITS, MANIFEST, forge, reseal
+from test_saving import EDITS, MANIFEST, forge
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from saved_folders import reseal
 from secateur.edits.inputs import describe, restore
 from secateur.pruning import prune
 from secateur.result import Result

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from secateur.compression.choosing import Chosen
 from secateur.files import from_json, write_text
 from secateur.result import Log, Method, Result
-from secateur.saving import load, read_edits, read_record
+from secateur.saving import load_with_edits, read_record
 from secateur.structure.verify import Verification
 from secateur.types import ExampleInputs, FileError, Keep, Sites
 
@@ -53,7 +53,7 @@ def load_trial(folder: Path, original: nn.Module, sites: Sites, inputs: ExampleI
     Raises:
         FileError: a file is missing or damaged.
     """
-    small, making = load(folder, original), read_record(folder)[1]
+    (small, edits), making = load_with_edits(folder, original), read_record(folder)[1]
     try:
         assert making is not None
         masks = _masks(making["units"], sites)
@@ -62,7 +62,7 @@ def load_trial(folder: Path, original: nn.Module, sites: Sites, inputs: ExampleI
         verification = None if verified is None else Verification(**_with_tuples(verified))
     except (AssertionError, LookupError, TypeError, ValueError) as error:
         raise FileError(f"{folder} is damaged ({error}); delete the folder of the compression to start over") from error
-    return Result(small, original, sites, masks, tuple(read_edits(folder)), method, verification, inputs=inputs)
+    return Result(small, original, sites, masks, edits, method, verification, inputs=inputs)
 
 
 def save_choice(file: Path, choice: Chosen) -> None:

@@ -12,13 +12,36 @@ from secateur.edits.base import Edit
 from secateur.edits.cut import Cut
 from secateur.edits.depth import Depth
 from secateur.edits.graph import GraphCut
+from secateur.edits.low_rank import Factored
 from secateur.edits.masked import Masked
+from secateur.edits.quantize import InputGrid, Quantised, quantised
+from secateur.edits.sharing import Shared, nearest
+from secateur.edits.structures import Replaced
 from secateur.state import usual
 from secateur.untouched import copied
 
-__all__ = ["EDITS", "Cut", "Depth", "Edit", "GraphCut", "Masked", "from_dict", "replay", "to_dict"]
+__all__ = [
+    "EDITS",
+    "Cut",
+    "Depth",
+    "Edit",
+    "Factored",
+    "GraphCut",
+    "InputGrid",
+    "Masked",
+    "Quantised",
+    "Replaced",
+    "Shared",
+    "from_dict",
+    "nearest",
+    "quantised",
+    "replay",
+    "to_dict",
+]
 
-EDITS: Mapping[str, type[Edit]] = {edit.kind: edit for edit in (Cut, GraphCut, Masked, Depth)}
+EDITS: Mapping[str, type[Edit]] = {
+    edit.kind: edit for edit in (Cut, GraphCut, Masked, Depth, Factored, Replaced, Shared, Quantised)
+}
 """All edits, by the name that a saved folder gives them."""
 
 

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Self
 
 from torch import nn
 
+from secateur.coding import Codec
+
 __all__ = ["Edit"]
 
 
@@ -29,6 +31,14 @@ class Edit(ABC):
         Raises:
             FileError: the edit does not fit this model.
         """
+
+    def codecs(self) -> Mapping[str, Codec]:
+        """Return how tensors of the smaller model are stored, by their names; those that are not named are as they are.
+
+        A codec is without loss: it stores what a tensor holds when it is saved, or leaves it as it is where it cannot,
+        as after a training that none of its values outlived.
+        """
+        return {}
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:

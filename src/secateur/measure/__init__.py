@@ -2,6 +2,15 @@
 
 from secateur.activations import UnitCounts, UnitStatistics, activation_counts, activation_statistics
 from secateur.measure.agree import Agreement, agreement
+from secateur.measure.complexity import (
+    bottleneck_macs,
+    composed_macs,
+    convolution_macs,
+    factored_macs,
+    linear_macs,
+    rank_bound,
+    separable_macs,
+)
 from secateur.measure.quality import Evaluation, calibration_error, evaluate, has_learnt, predict
 from secateur.measure.size import ParameterCount, file_bytes, macs, parameters, peak_memory
 from secateur.measure.speed import Latency, LatencyComparison, Spread, compare_latency, latency
@@ -19,15 +28,22 @@ __all__ = [
     "activation_counts",
     "activation_statistics",
     "agreement",
+    "bottleneck_macs",
     "calibration_error",
     "compare_latency",
+    "composed_macs",
+    "convolution_macs",
     "evaluate",
+    "factored_macs",
     "file_bytes",
     "has_learnt",
     "latency",
+    "linear_macs",
     "macs",
     "parameters",
     "peak_memory",
     "predict",
+    "rank_bound",
     "rate",
+    "separable_macs",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from secateur.checks import check_name, check_whole, imported, is_whole, within
-from secateur.models import cnn, mlp, resnet, vgg
+from secateur.models import cnn, inception, mlp, resnet, vgg
 from secateur.models.schemes import SCHEMES, initialise
 from secateur.randomness import private_draws
 from secateur.types import InputError, unknown_name
@@ -42,6 +42,7 @@ REGISTRY: dict[str, Factory] = {
     "resnet-50": resnet.resnet_50,
     "resnet-101": resnet.resnet_101,
     "resnet-152": resnet.resnet_152,
+    "inception": inception.inception,
 }
 
 
@@ -186,7 +187,7 @@ def _wish(option: str, value: Any, several: bool) -> str:
         return "" if within(value, "(0, inf)") else "a number above 0"
     if option == "dropout":
         return "" if within(value, "[0, 1)") else "a probability from 0 to below 1"
-    if option in ("batch_norm", "bias", "one_dimensional"):
+    if option in ("batch_norm", "bias", "factorised", "one_dimensional", "residual"):
         return "" if isinstance(value, bool) else "True or False"
     if several:
         right = isinstance(value, (list, tuple)) and value and all(is_whole(size, 1) for size in value)

@@ -2,7 +2,18 @@
 
 from secateur.result.change import OutputChange
 from secateur.result.joint import JointCut
+from secateur.result.layers import LayerReport, Replayed
 from secateur.result.report import Method, PruneReport, SiteReport
 from secateur.result.result import Log, Result
 
-__all__ = ["JointCut", "Log", "Method", "OutputChange", "PruneReport", "Result", "SiteReport"]
+__all__ = [
+    "JointCut",
+    "LayerReport",
+    "Log",
+    "Method",
+    "OutputChange",
+    "PruneReport",
+    "Replayed",
+    "Result",
+    "SiteReport",
+]

@@ -8,6 +8,7 @@ from typing import Any
 
 from secateur.result.change import OutputChange
 from secateur.result.joint import JointCut
+from secateur.result.layers import LayerReport
 from secateur.types import in_groups, some_of
 
 __all__ = ["Method", "PruneReport", "SiteReport"]
@@ -75,7 +76,8 @@ class PruneReport:
     """What a pruning removed, what it left, and what it took.
 
     Attributes:
-        unit: ``"channels"`` (cut out), ``"blocks"`` (left out) or ``"weights"`` (set to zero).
+        unit: ``"channels"`` (cut out), ``"blocks"`` (left out), ``"weights"`` (set to zero), or ``"layers"`` where no units
+            went, but layers were put in another form.
         criterion, scope, sparsity: how they were chosen; no scope and no sparsity where something else decided.
         units_removed, units: how many of how many units went.
         parameters, nonzero, macs, bytes: before and after; MACs for the example inputs (None without any), bytes of a safetensors file.
@@ -96,6 +98,7 @@ class PruneReport:
         rounding: to which multiples what each site keeps was rounded, in words; empty if it was not.
         change: how far the outputs are from the unpruned model's; None if not compared.
         joint: what the cut did to the loss beside what the scores foretold; None where they are no changes of the loss.
+        layers: what became of each layer that was put in another form.
     """
 
     unit: str
@@ -124,6 +127,7 @@ class PruneReport:
     rounding: str = ""
     change: OutputChange | None = None
     joint: JointCut | None = None
+    layers: tuple[LayerReport, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data that JSON can hold."""
@@ -136,7 +140,9 @@ class PruneReport:
 
     @property
     def headline(self) -> str:
-        """How many units went, and by what, in a line."""
+        """How many units went, or layers changed, and by what, in a line."""
+        if not self.units and self.layers:
+            return f"{len(self.layers):,} layers changed by {self.criterion}"
         if not self.units_removed:
             return f"nothing removed: all {self.units:,} units are kept"
         return (
@@ -170,6 +176,7 @@ class PruneReport:
             *(f"WARNING: {text}" for text in self.warnings),
             *self._slow(),
             *self._parting(),
+            *map(str, self.layers),
         ]
         if self.rounding:
             notes.append(f"rounded {self.rounding}")
@@ -225,6 +232,8 @@ class PruneReport:
         With the fraction u of the units of every layer, a weight that loses outputs alone loses u, one that loses inputs
         too 1 − (1 − u)².
         """
+        if not self.units or self.layers:
+            return []
         units, parameters = self.units_removed / self.units, 1 - self.parameters[1] / max(self.parameters[0], 1)
         if self.unit == "weights" or units - APART <= parameters <= 1 - (1 - units) ** 2 + APART:
             return []

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from secateur.edits import Cut, Depth, Edit, GraphCut, Masked, replay
+from secateur.edits.rebuilt import Rebuilt
 from secateur.labelled import SampleBatch
 from secateur.measure import compare_latency, file_bytes, macs, parameters
 from secateur.result.change import OutputChange, output_change
+from secateur.result.layers import LayerReport, Replayed
 from secateur.result.report import Method, PruneReport, SiteReport
 from secateur.runtimes import Runtime, name_of
-from secateur.saving import read_record, save
+from secateur.saving import read_record, save, stored_bytes
 from secateur.state import device_of, usual
 from secateur.state_dicts import fill
 from secateur.structure.cutting import Form, cut_with_plan
@@ -53,12 +55,14 @@ class Result:
         sites, keep: the sites of the original and the masks that were chosen.
         edits: what was done to the original, in order.
         method: how the units were chosen.
-        verification: what was compared with the masked model before the cut one was returned; None for masked ones.
+        verification: what was compared before the smaller model was returned: a cut one with the masked one, and what a
+            transform made with its edits done again; None for masked ones.
         latency: median seconds of a forward pass before and after; None if not measured.
         runtime: where that was measured.
         change: how far the outputs are from the original's; None if not compared.
         history: how the schedule or the search went; None where there was neither.
         inputs: example inputs, to count MACs on; None where there are none.
+        layers: what became of each layer that was put in another form (see `secateur.transforms`).
     """
 
     model: nn.Module
@@ -67,19 +71,22 @@ class Result:
     keep: Keep
     edits: tuple[Edit, ...]
     method: Method = BY_HAND
-    verification: Verification | None = None
+    verification: Verification | Replayed | None = None
     latency: tuple[float, float] | None = None
     history: Any = None
     inputs: ExampleInputs | None = None
     runtime: str = "eager"
     change: OutputChange | None = None
+    layers: tuple[LayerReport, ...] = ()
 
     def __repr__(self) -> str:
         before, after = (parameters(model).total for model in (self.original, self.model))
         units = sum(site.size for site in self.sites.values())
         left = sum(int(keep_mask.sum()) for keep_mask in self.keep.values())
-        units_left = f"{left:,} of {units:,} {_unit(self.sites)} kept"
-        return f"<Result: {type(self.model).__name__}, {units_left}, parameters {before:,} → {after:,}>"
+        units_left = [f"{left:,} of {units:,} {_unit(self.sites)} kept"] if units else []
+        changed = [f"{len(self.layers)} layers changed"] if self.layers else []
+        done = ", ".join([type(self.model).__name__, *units_left, *changed])
+        return f"<Result: {done}, parameters {before:,} → {after:,}>"
 
     @classmethod
     @usual
@@ -159,7 +166,9 @@ class Result:
         [True, False, False]
         """
         sites, keep = _since(earlier, self)
-        return replace(self, original=earlier.original, sites=sites, keep=keep, edits=(*earlier.edits, *self.edits))
+        edits, layers = (*earlier.edits, *self.edits), (*earlier.layers, *self.layers)
+        both = replace(self, original=earlier.original, sites=sites, keep=keep, edits=edits, layers=layers)
+        return both if self.change is None else both.compared()
 
     @usual
     def timed(self, runtime: Runtime = "eager", *, warmup: int = 5, repeats: int = 30) -> Self:
@@ -215,7 +224,7 @@ class Result:
         before, after = self.original, self.model
         counts = parameters(before), parameters(after)
         return PruneReport(
-            unit=_unit(self.sites),
+            unit=_unit(self.sites) if self.sites or not self.layers else "layers",
             criterion=self.method.criterion,
             scope=self.method.scope,
             sparsity=self.method.sparsity,
@@ -224,9 +233,9 @@ class Result:
             parameters=(counts[0].total, counts[1].total),
             nonzero=(counts[0].nonzero, counts[1].nonzero),
             macs=None if self.inputs is None else (macs(before, self.inputs), macs(after, self.inputs)),
-            bytes=(file_bytes(before), file_bytes(after)),
+            bytes=(file_bytes(before), self._stored_bytes()),
             latency=self.latency,
-            difference=None if self.verification is None else self.verification.example,
+            difference=self.verification.example if isinstance(self.verification, Verification) else None,
             verified="" if self.verification is None else str(self.verification),
             form="graph" if any(isinstance(edit, GraphCut) for edit in self.edits) else "module",
             shapes=next((edit.shapes for edit in self.edits if isinstance(edit, GraphCut)), ()),
@@ -243,7 +252,13 @@ class Result:
             rounding=self.method.rounding,
             change=self.change,
             joint=self.method.joint,
+            layers=self.layers,
         )
+
+    def _stored_bytes(self) -> int:
+        """The bytes of the smaller model's tensors on disk, encoded where an edit says how."""
+        is_encoded = any(edit.codecs() for edit in self.edits)
+        return stored_bytes(self.model, self.edits) if is_encoded else file_bytes(self.model)
 
     def channels_left(self, *modules: str) -> dict[str, Tensor | None]:
         """Return which of the original's output channels modules still have: the `hints` of `secateur.train.distill`.
@@ -270,13 +285,15 @@ class Result:
         for name in modules:
             if name not in layers:
                 raise unknown_name("layer with weights", name, layers)
-        return {name: self._rows_left(f"{name}.{layers[name]}") for name in modules}
+        return {name: self._rows_left(name, layers[name]) for name in modules}
 
-    def _rows_left(self, parameter: str) -> Tensor | None:
-        """The rows of the original's parameter that are left after every cut."""
+    def _rows_left(self, layer: str, parameter: str) -> Tensor | None:
+        """The rows of the original layer's parameter that are left after every cut."""
         left: Tensor | None = None
         for edit in self.edits:
-            if isinstance(edit, Cut) and (rows := edit.plan.rows.get(parameter, {}).get(0)) is not None:
+            if isinstance(edit, Rebuilt):
+                layer = edit.outputs_under(layer)
+            elif isinstance(edit, Cut) and (rows := edit.plan.rows.get(f"{layer}.{parameter}", {}).get(0)) is not None:
                 left = rows if left is None else left[rows]
         return left
 
@@ -313,6 +330,11 @@ class Result:
 
 def _since(earlier: Result, later: Result) -> tuple[Sites, Keep]:
     """The sites of the start and what both left of them; the later ones where they are not what is left of the earlier."""
+    if not later.sites or not earlier.sites:  # a transform has none
+        before = later if not earlier.sites else earlier
+        return Sites(
+            before.sites.table, {**earlier.sites.frozen, **later.sites.frozen}, before.sites.structure
+        ), before.keep
     if type(earlier.sites.structure) is not type(later.sites.structure) or not later.keep.keys() <= earlier.keep.keys():
         return later.sites, later.keep
     masks: dict[str, Tensor] = {}

@@ -3,6 +3,19 @@
 from secateur.runtimes.base import Exported, Run, Runtime, Timer
 from secateur.runtimes.eager import Eager
 from secateur.runtimes.names import RUNTIMES, export, name_of, timer
+from secateur.runtimes.onnx_int8 import OnnxInt8
 from secateur.runtimes.onnx_runtime import OnnxRuntime
 
-__all__ = ["RUNTIMES", "Eager", "Exported", "OnnxRuntime", "Run", "Runtime", "Timer", "export", "name_of", "timer"]
+__all__ = [
+    "RUNTIMES",
+    "Eager",
+    "Exported",
+    "OnnxInt8",
+    "OnnxRuntime",
+    "Run",
+    "Runtime",
+    "Timer",
+    "export",
+    "name_of",
+    "timer",
+]

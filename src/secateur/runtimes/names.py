@@ -6,19 +6,25 @@ import os
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from secateur.checks import check_name
 from secateur.runtimes.base import Exported, Exporter, Runtime, Timer
 from secateur.runtimes.eager import Eager
+from secateur.runtimes.onnx_int8 import OnnxInt8
 from secateur.runtimes.onnx_runtime import OnnxRuntime
 from secateur.state import check_finite, check_module, split_inputs, usual
 from secateur.types import ExampleInputs, InputError
 
 __all__ = ["RUNTIMES", "export", "name_of", "timer"]
 
-RUNTIMES: Mapping[str, type[Eager | OnnxRuntime]] = {"eager": Eager, "onnxruntime": OnnxRuntime}
+RUNTIMES: Mapping[str, type[Eager | OnnxRuntime | OnnxInt8]] = {
+    "eager": Eager,
+    "onnxruntime": OnnxRuntime,
+    "onnxruntime-int8": OnnxInt8,
+}
 """The runtimes by name: each is a dataclass of its options, and a timer."""
 
 
@@ -33,7 +39,7 @@ def timer(runtime: Runtime) -> Timer:
     >>> timer("onnx-runtime")
     Traceback (most recent call last):
     ...
-    secateur.types.UnknownNameError: unknown runtime 'onnx-runtime'; did you mean 'onnxruntime'? Known: eager, onnxruntime
+    secateur.types.UnknownNameError: unknown runtime 'onnx-runtime'; did you mean 'onnxruntime'? Known: eager, onnxruntime, onnxruntime-int8
     """
     if isinstance(runtime, str):
         name, _, options = runtime.partition(":")
@@ -56,9 +62,9 @@ def name_of(runtime: Runtime) -> str:
     return runtime if isinstance(runtime, str) else getattr(runtime, "__name__", repr(runtime))
 
 
-def _with_options(default: Eager | OnnxRuntime, runtime: str, options: str) -> Timer:
-    names = [option.name for option in fields(default)]
-    changes: dict[str, int] = {}
+def _with_options(default: Eager | OnnxRuntime | OnnxInt8, runtime: str, options: str) -> Timer:
+    names = [option.name for option in fields(default) if option.type == "int"]
+    changes: dict[str, Any] = {}
     for option in filter(None, options.split(",")):
         name, _, value = option.partition("=")
         check_name(f"option of runtime {runtime.partition(':')[0]}", name, names)
@@ -85,7 +91,8 @@ def export(
         model: any module; those that `prune`, `cut` and the others return too.
         example_inputs: a tensor, a tuple of positional inputs, or a dict of keyword inputs. They may be nested, and so may
             the outputs.
-        runtime: ``"onnxruntime"`` (an ``.onnx`` file); threads, if given, are those of `Exported.run`.
+        runtime: ``"onnxruntime"`` (an ``.onnx`` file), or ``"onnxruntime-int8"`` (one with 8-bit weights; with data,
+            `secateur.runtimes.OnnxInt8`, everything in 8 bits); threads, if given, are those of `Exported.run`.
         file: where to write it, wholly or not at all; None keeps it in memory (`Exported.save` writes it later).
         dynamic_batch: whether the first dimension, of all inputs in which it is as long as the first input's, may be any.
 

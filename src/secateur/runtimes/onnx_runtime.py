@@ -25,7 +25,7 @@ from secateur.state import device_of, evaluating, split_inputs
 from secateur.types import ExampleInputs, ExportError, InputError
 from secateur.untouched import copied
 
-__all__ = ["OnnxRuntime"]
+__all__ = ["EXTRA", "OnnxRuntime", "Session", "feeds_of", "open_session", "silent"]
 
 EXTRA = "onnx"
 LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
@@ -54,7 +54,7 @@ class OnnxRuntime:
         exported = self.export(model, example_inputs)
         tensors = exported.interface.flat(*split_inputs(example_inputs))
         session = exported.call.session  # type: ignore[attr-defined]
-        feeds = _feeds(session, tensors)
+        feeds = feeds_of(session, tensors)
         return lambda: session.run(None, feeds)
 
     def quick(self, model: nn.Module, example_inputs: ExampleInputs) -> Run:
@@ -63,10 +63,10 @@ class OnnxRuntime:
         on_cpu, (args, kwargs) = _on_cpu(model, split_inputs(example_inputs))
         written: Any = io.BytesIO()
         try:
-            with _silent():
+            with silent():
                 torch.onnx.export(on_cpu, args, written, kwargs=kwargs, dynamo=False, verbose=False)
-            session = _session(written.getvalue(), self.threads)
-            feeds = _feeds(session, [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)])
+            session = open_session(written.getvalue(), self.threads)
+            feeds = feeds_of(session, [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)])
             session.run(None, feeds)
         except Exception:  # noqa: BLE001  (it takes fewer models, and is to be removed from torch in one way or another)
             return self(model, example_inputs)
@@ -83,7 +83,7 @@ class OnnxRuntime:
             interface = Interface.of(args, kwargs, expected)
             check_runnable(interface.flat(args, kwargs), expected)
             content = _onnx(on_cpu, args, kwargs, batch_size_of(example) if dynamic_batch else None)
-            exported = Exported("onnxruntime", content, 0.0, interface, _Session(_session(content, self.threads)))
+            exported = Exported("onnxruntime", content, 0.0, interface, Session(open_session(content, self.threads)))
             samples = [example_inputs, example, noisy(example_inputs)]
             difference = max(compare(on_cpu, exported, split_inputs(s)) for s in samples if s is not None)
         return replace(exported, difference=difference, suffix=".onnx")
@@ -109,7 +109,7 @@ def _onnx(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], ba
     """The bytes of the ONNX file."""
     shapes = None if batch is None else _dynamic_shapes(model, args, kwargs, batch)
     try:
-        with _silent(), _registry_kept():
+        with silent(), _registry_kept():
             program: Any = torch.onnx.export(
                 model, args, kwargs=dict(kwargs), dynamo=True, verbose=False, dynamic_shapes=shapes
             )
@@ -148,7 +148,7 @@ def _dynamic_shapes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Keep what torch's exporter says of its own workings to itself."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -180,7 +180,12 @@ def _registry_kept() -> Iterator[None]:
 _registries: dict[int, Any] = {}
 
 
-def _session(content: bytes, threads: int) -> Any:
+def open_session(content: bytes, threads: int) -> Any:
+    """Return a session of ONNX Runtime on the CPU.
+
+    Raises:
+        ExportError: it does not take the file.
+    """
     runtime = require("onnxruntime", EXTRA)
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -194,19 +199,20 @@ def _session(content: bytes, threads: int) -> Any:
         ) from error
 
 
-def _feeds(session: Any, tensors: list[Tensor]) -> dict[str, Any]:
+def feeds_of(session: Any, tensors: list[Tensor]) -> dict[str, Any]:
+    """Return tensors by the names of a session's inputs, as arrays."""
     names = [argument.name for argument in session.get_inputs()]
     return {name: tensor.contiguous().numpy() for name, tensor in zip(names, tensors, strict=True)}
 
 
 @dataclass(frozen=True, eq=False)
-class _Session:
-    """Calls a session with tensors."""
+class Session:
+    """Calls a session of ONNX Runtime with tensors."""
 
     session: Any
 
     def __call__(self, tensors: list[Tensor]) -> list[Tensor]:
-        feeds = _feeds(self.session, tensors)
+        feeds = feeds_of(self.session, tensors)
         try:
             arrays = self.session.run(None, feeds)
         except Exception as error:

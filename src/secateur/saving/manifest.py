@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from secateur.types import FileError
 
 __all__ = ["EDITS", "FILES", "MANIFEST", "MODEL", "Manifest", "dump_manifest", "read_manifest", "read_tensors"]
 
-FORMAT = 2
+FORMAT = 3
+READABLE = (2, 3)
+"""Before 3, every tensor was stored as it is."""
 MODEL, EDITS, MANIFEST = "model.safetensors", "edits.safetensors", "secateur.json"
 FILES = (MODEL, EDITS, MANIFEST)
 
@@ -34,6 +36,7 @@ class Manifest:
         report: the report of the pruning.
         history: how it went, as plain data; None where there is nothing to tell.
         answers: what a graph answers to plain inputs; None for a module.
+        encoded: the tensors of the model that are not stored as they are, with what their codecs made of them.
     """
 
     sha256: Mapping[str, str]
@@ -42,6 +45,7 @@ class Manifest:
     report: Mapping[str, Any]
     history: Any = None
     answers: Mapping[str, Any] | None = None
+    encoded: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def dump_manifest(manifest: Manifest) -> bytes:
@@ -71,8 +75,12 @@ def read_manifest(folder: Path) -> Manifest:
         raise FileError(f"{path}: is not a manifest of a pruned model ({error}); save the model again") from error
     if not intact:
         raise FileError(f"{path}: was changed after it was written (its checksum differs); save the model again")
-    if body.get("format") != FORMAT:
-        raise FileError(f"{path}: has format {body.get('format')!r}; this version reads {FORMAT}; save the model again")
+    if body.get("format") not in READABLE:
+        raise FileError(
+            f"{path}: has format {body.get('format')!r}; this version reads {FORMAT} and older; save the model again"
+        )
+    if body["format"] < FORMAT:
+        body["encoded"] = {}
     for part, right in PARTS.items():
         if part not in body or not right(body[part]):
             raise FileError(
@@ -106,6 +114,7 @@ PARTS: Mapping[str, Callable[[Any], bool]] = {
     "report": lambda value: isinstance(value, dict),
     "history": lambda value: value is None or isinstance(value, dict),
     "answers": lambda value: value is None or isinstance(value, dict),
+    "encoded": lambda value: _mapping_of(lambda record: isinstance(record, dict))(value),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,19 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from secateur import edits as edit_kinds
-from secateur.edits import Edit, GraphCut, replay
+from secateur.edits import Edit, GraphCut
 from secateur.saving.answers import check_answers, question_and_answers
 from secateur.saving.folder import check_target, write_folder
 from secateur.saving.manifest import EDITS, MANIFEST, MODEL, Manifest, dump_manifest, read_manifest, read_tensors
 from secateur.saving.records import joined, parted
+from secateur.saving.stored import StateOnDisk, encoded
 from secateur.saving.weights import unshared
 from secateur.state import check_module, usual
 from secateur.state_dicts import fill
-from secateur.types import FileError, SecateurError
+from secateur.types import FileError, MissingLibraryError, SecateurError
+from secateur.untouched import copied
 
-__all__ = ["load", "read_edits", "read_record", "save"]
+__all__ = ["load", "load_with_edits", "read_record", "save"]
 
 
 @usual
@@ -50,13 +53,16 @@ def save(
     target = Path(folder)
     check_target(target)
     tensors, shared = unshared(model.state_dict())
+    stored = encoded(tensors, edits)
     numbered: dict[str, Tensor] = {}
-    records = [parted(edit_kinds.to_dict(edit), numbered) for edit in edits]
+    records = [parted(edit_kinds.to_dict(edit), numbered, tensors) for edit in edits]
+    codes = parted(stored, numbered)
     graph = next((edit for edit in edits if isinstance(edit, GraphCut)), None)
     answers = None if graph is None else parted(question_and_answers(model, graph.inputs), numbered)
-    files = {MODEL: dump_tensors(tensors), EDITS: dump_tensors(numbered)}
+    plain = {name: tensor for name, tensor in tensors.items() if name not in stored}
+    files = {MODEL: dump_tensors(plain), EDITS: dump_tensors(numbered)}
     sha256 = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    manifest = Manifest(sha256, records, shared, report, history, answers)
+    manifest = Manifest(sha256, records, shared, report, history, answers, codes)
     write_folder(target, {**files, MANIFEST: dump_manifest(manifest)})
     return target
 
@@ -74,6 +80,7 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
 
     Raises:
         FileError: a file is missing, truncated or tampered with, or `model` is of another architecture.
+        MissingLibraryError: its tensors were written by an entropy coder that is not installed.
 
     >>> import tempfile, torch
     >>> from secateur.pruning import prune
@@ -82,17 +89,25 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     >>> load(folder, nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2)))[0]
     Linear(in_features=8, out_features=8, bias=True)
     """
+    return load_with_edits(folder, model)[0]
+
+
+@usual
+def load_with_edits(folder: str | os.PathLike[str], model: nn.Module) -> tuple[nn.Module, tuple[Edit, ...]]:
+    """Return the smaller model as `load` does, and the edits that were saved with it."""
     check_module(model, "load")
     source = Path(folder)
     manifest = read_manifest(source)
     tensors = read_tensors(source / MODEL, manifest.sha256[MODEL])
     numbered = read_tensors(source / EDITS, manifest.sha256[EDITS])
+    state = StateOnDisk(tensors, manifest.encoded, numbered, manifest.shared)
     try:
-        small = replay(_edits(manifest, numbered), model)
-        shared = {name: tensors[other] for name, other in manifest.shared.items()}
-        fill(small, {**tensors, **shared}, "the saved model")
+        small, edits = _replayed(manifest, numbered, state, model)
+        fill(small, state.whole(small), "the saved model")
         if isinstance(small, GraphModule) and manifest.answers is not None:
             check_answers(small, joined(manifest.answers, numbered))
+    except MissingLibraryError:
+        raise
     # What a wrong architecture or a forged manifest leads to; the trace itself says what it cannot follow.
     except (SecateurError, RuntimeError, LookupError, AttributeError, TypeError, ValueError) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
@@ -100,21 +115,19 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
             f"{source}: does not fit this {type(model).__name__} ({first}); "
             "pass the architecture that was pruned, with the same options"
         ) from error
-    return small
+    return small, edits
 
 
-def _edits(manifest: Manifest, numbered: Mapping[str, Tensor]) -> list[Edit]:
-    return [edit_kinds.from_dict(joined(record, numbered)) for record in manifest.edits]
-
-
-def read_edits(folder: str | os.PathLike[str]) -> list[Edit]:
-    """Return the edits that were saved with a model.
-
-    Raises:
-        FileError: a file is missing or damaged.
-    """
-    manifest = read_manifest(Path(folder))
-    return _edits(manifest, read_tensors(Path(folder) / EDITS, manifest.sha256[EDITS]))
+def _replayed(
+    manifest: Manifest, numbered: Mapping[str, Tensor], state: StateOnDisk, model: nn.Module
+) -> tuple[nn.Module, tuple[Edit, ...]]:
+    """Do the edits one after another: what one of them takes from the saved tensors must fit the model so far."""
+    edits: list[Edit] = []
+    small = model
+    for record in manifest.edits:
+        edits.append(edit_kinds.from_dict(joined(record, numbered, partial(state.tensor, model=small))))
+        small = edits[-1].apply(small)
+    return copied(model) if small is model else small, tuple(edits)
 
 
 def read_record(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any] | None]:
