@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -34,10 +34,9 @@ from secateur.schedules import Iterative
 from secateur.train import HoldZeros, TrainOptions
 from secateur.transforms import Share
 
-DENSE = TrainOptions(epochs=15, batch_size=256, schedule="cosine")
-BETWEEN = TrainOptions(epochs=4, batch_size=256, lr=1e-3, schedule="cosine")
-LAST = TrainOptions(epochs=10, batch_size=256, lr=1e-3, schedule="cosine")
-SHARED = TrainOptions(epochs=3, batch_size=256, lr=1e-4, schedule="cosine")
+PLAIN = TrainOptions(batch_size=256, optimizer="adamw", weight_decay=0.1, schedule="cosine", restore_best=False)
+DENSE, BETWEEN, LAST = replace(PLAIN, epochs=12), replace(PLAIN, epochs=3), replace(PLAIN, epochs=8)
+SHARED = replace(PLAIN, epochs=2, lr=1e-4, weight_decay=0.0)
 
 LOADER = """
 import sys, torch, secateur as sc
@@ -139,9 +138,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", default="fashion-mnist")
     parser.add_argument("--net", default="lenet-300-100")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--sparsities", type=float, nargs="+", default=[0.5, 0.75, 0.85, 0.9, 0.93, 0.95, 0.96, 0.97])
-    parser.add_argument("--least", type=float, default=0.93, help="the sparsity from which candidates are made")
-    parser.add_argument("--bits", type=int, nargs="+", default=[3, 4, 5])
+    parser.add_argument("--sparsities", type=float, nargs="+", default=[0.6, 0.8, 0.88, 0.92, 0.94])
+    parser.add_argument("--least", type=float, default=0.92, help="the sparsity from which candidates are made")
+    parser.add_argument("--bits", type=int, nargs="+", default=[4, 5])
     parser.add_argument("--allowance", type=float, default=0.3, help="points of validation accuracy that may be lost")
     parser.add_argument("--out", help="where the folder is kept")
     return parser.parse_args()
@@ -151,7 +150,7 @@ def main() -> None:
     """Compress a network, and print what it took."""
     args, started = arguments(), time.perf_counter()
     torch.set_num_threads(1)
-    splits = {split: sc.data.load(args.data, split, validation=5000) for split in ("train", "validation", "test")}
+    splits = {split: sc.data.load(args.data, split, validation=10_000) for split in ("train", "validation", "test")}
     images = Images(**splits)
     model = sc.models.build(args.net, seed=args.seed)
     sc.fit(model, images.train, images.validation, DENSE)
