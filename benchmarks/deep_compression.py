@@ -65,6 +65,7 @@ class Candidate:
     sparsity: float
     bits: int
     accuracy: float
+    size: int
     result: sc.Result
 
 
@@ -96,8 +97,24 @@ def candidates(model: nn.Module, images: Images, args: argparse.Namespace) -> It
             shared = share(result.model, images.validation.images[:16]).after(result)
             accuracy = sc.evaluate(shared.model, images.validation).accuracy
             assert accuracy is not None
-            print(f"{sparsity:.3f} pruned, {bits} bits: {shared.report.bytes[1]:,} bytes, validation {accuracy:.2%}")
-            yield Candidate(sparsity, bits, accuracy, shared)
+            candidate = Candidate(sparsity, bits, accuracy, size_on_disk(shared), shared)
+            print(f"{sparsity:.3f} pruned, {bits} bits: {candidate.size:,} bytes, validation {accuracy:.2%}")
+            yield candidate
+
+
+def size_on_disk(result: sc.Result) -> int:
+    """Return the bytes of the folder that a result is saved in, all that is written beside the tensors included."""
+    with tempfile.TemporaryDirectory() as parent:
+        return sum(file.stat().st_size for file in result.save(Path(parent) / "saved").iterdir())
+
+
+def choice(made: list[Candidate], least: float) -> Candidate:
+    """Return the smallest that is accurate enough on the validation split; where none is, the most accurate."""
+    able = [candidate for candidate in made if candidate.accuracy >= least]
+    if able:
+        return min(able, key=lambda candidate: candidate.size)
+    print("no candidate keeps its accuracy on the validation split: the most accurate one is taken")
+    return max(made, key=lambda candidate: candidate.accuracy)
 
 
 def outputs_elsewhere(folder: Path, images: Tensor, net: str) -> Tensor:
@@ -138,10 +155,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", default="fashion-mnist")
     parser.add_argument("--net", default="lenet-300-100")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--sparsities", type=float, nargs="+", default=[0.6, 0.8, 0.88, 0.92, 0.94])
+    parser.add_argument("--sparsities", type=float, nargs="+", default=[0.6, 0.8, 0.88, 0.92, 0.93])
     parser.add_argument("--least", type=float, default=0.92, help="the sparsity from which candidates are made")
     parser.add_argument("--bits", type=int, nargs="+", default=[4, 5])
     parser.add_argument("--allowance", type=float, default=0.3, help="points of validation accuracy that may be lost")
+    parser.add_argument("--smaller", type=float, default=35.0, help="times that the folder is to be smaller")
     parser.add_argument("--out", help="where the folder is kept")
     return parser.parse_args()
 
@@ -157,10 +175,11 @@ def main() -> None:
     before = sc.evaluate(model, images.validation).accuracy
     assert before is not None
     print(f"trained: {file_bytes(model):,} bytes, validation {before:.2%}")
-    able = [c for c in candidates(model, images, args) if c.accuracy >= before - args.allowance / 100]
-    if not able:
-        sys.exit("no candidate keeps its accuracy; prune less")
-    report(model, min(able, key=lambda c: c.result.report.bytes[1]), images, args)
+    most = file_bytes(model) / args.smaller
+    made = [candidate for candidate in candidates(model, images, args) if candidate.size <= most]
+    if not made:
+        sys.exit(f"no candidate is {args.smaller:g} times smaller: prune more, or take fewer bits")
+    report(model, choice(made, before - args.allowance / 100), images, args)
     print(f"{time.perf_counter() - started:.0f} s")
 
 
