@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import secateur as sc
 from secateur.runtimes import OnnxInt8
-from secateur.runtimes.agreement import Agreement
+from secateur.runtimes.fidelity import Fidelity
 from secateur.types import ExportError, InputError
 
 for library in ("onnx", "onnxscript", "onnxruntime"):
@@ -123,19 +123,19 @@ def test_bad_input(model: nn.Sequential) -> None:
 def test_written_out_agreement() -> None:
     exact = torch.tensor([[2.0, 1.0], [0.0, 4.0]])
     other = torch.tensor([[2.0, 1.0], [5.0, 4.0]])
-    agreement = Agreement()
-    agreement.add(exact, other, torch.tensor([0, 1]))
-    assert (agreement.right, agreement.labelled, agreement.same, agreement.relative) == ([2, 1], 2, 1, 1.25)
-    agreement.check("int8", 0.5)  # one sample may always be lost
-    agreement.add(exact, other, torch.tensor([0, 1]))
+    fidelity = Fidelity()
+    fidelity.add(exact, other, torch.tensor([0, 1]))
+    assert (fidelity.right, fidelity.labelled, fidelity.same, fidelity.relative) == ([2, 1], 2, 1, 1.25)
+    fidelity.check("int8", 0.5)  # one sample may always be lost
+    fidelity.add(exact, other, torch.tensor([0, 1]))
     with pytest.raises(ExportError, match=r"50\.00 %, torch 100\.00 %, on 4 samples"):
-        agreement.check("int8", 0.5)
+        fidelity.check("int8", 0.5)
 
 
 def test_other_outputs_are_compared_by_their_size() -> None:
-    agreement = Agreement()
-    agreement.add({"y": torch.ones(2, 3, 4)}, {"y": torch.full((2, 3, 4), 1.05)}, None)
-    agreement.check("int8", 0.5)
-    agreement.add({"y": torch.ones(2, 3, 4)}, {"y": torch.full((2, 3, 4), 1.5)}, None)
+    fidelity = Fidelity()
+    fidelity.add({"y": torch.ones(2, 3, 4)}, {"y": torch.full((2, 3, 4), 1.05)}, None)
+    fidelity.check("int8", 0.5)
+    fidelity.add({"y": torch.ones(2, 3, 4)}, {"y": torch.full((2, 3, 4), 1.5)}, None)
     with pytest.raises(ExportError, match="apart from torch"):
-        agreement.check("int8", 0.5)
+        fidelity.check("int8", 0.5)

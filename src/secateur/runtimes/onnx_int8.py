@@ -14,8 +14,8 @@ from torch import nn
 from secateur.checks import check_number, check_whole
 from secateur.files import require
 from secateur.labelled import SampleBatch, Samples, batches, check_samples
-from secateur.runtimes.agreement import Agreement
 from secateur.runtimes.base import Exported, Run
+from secateur.runtimes.fidelity import Fidelity
 from secateur.runtimes.inputs import batch_size_of
 from secateur.runtimes.onnx_runtime import EXTRA, OnnxRuntime, Session, feeds_of, open_session, silent
 from secateur.state import device_of, evaluating, split_inputs
@@ -76,13 +76,13 @@ class OnnxInt8:
         content = self._quantised(exact, size)
         exported = replace(exact, runtime=NAME, content=content, call=Session(open_session(content, self.threads)))
         samples = [SampleBatch(example_inputs)] if self.data is None else _batches(self.data, size)
-        agreement = Agreement()
+        fidelity = Fidelity()
         with evaluating(model), torch.no_grad():
             for batch in samples:
                 expected = batch.to(device_of(model)).run(model)
-                agreement.add(expected, batch.run(exported.run), batch.targets)
-        agreement.check(NAME, self.points)
-        return replace(exported, difference=agreement.relative)
+                fidelity.add(expected, batch.run(exported.run), batch.targets)
+        fidelity.check(NAME, self.points)
+        return replace(exported, difference=fidelity.relative)
 
     def on_one_thread(self, model: nn.Module) -> bool:
         """Whether all of the work is done by one thread of this process, so that its processor time is the time."""
@@ -98,7 +98,7 @@ class OnnxInt8:
                 if self.data is None:
                     library.quantize_dynamic(proto, target, list(DYNAMIC), **weights)
                 else:
-                    reader = _Reader(self._feeds(exact, size))
+                    reader = _CalibrationReader(self._feeds(exact, size))
                     library.quantize_static(proto, target, reader, activation_type=library.QuantType.QUInt8, **weights)
             except SecateurError:
                 raise
@@ -111,11 +111,11 @@ class OnnxInt8:
     def _feeds(self, exact: Exported, size: int) -> Iterator[dict[str, Any]]:
         """What the file is called with, for the samples that give the ranges."""
         assert self.data is not None
-        session, seen = exact.call.session, 0  # type: ignore[attr-defined]
+        session, count = exact.call.session, 0  # type: ignore[attr-defined]
         for batch in _batches(self.data, size):
             yield feeds_of(session, exact.interface.flat(*split_inputs(batch.inputs)))
-            seen += len(batch)
-            if seen >= self.samples:
+            count += len(batch)
+            if count >= self.samples:
                 return
 
 
@@ -162,7 +162,7 @@ def _check_some(proto: Any) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class _Reader:
+class _CalibrationReader:
     """Hands samples to ONNX Runtime's quantiser, one batch after another."""
 
     feeds: Iterator[dict[str, Any]]

@@ -98,5 +98,5 @@ class StateOnDisk:
 
     def whole(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the state dict for a model."""
-        own = {**self.plain, **{name: self.tensor(name, model) for name in self.records}}
-        return {**own, **{name: own[other] for name, other in self.shared.items()}}
+        state = {**self.plain, **{name: self.tensor(name, model) for name in self.records}}
+        return {**state, **{name: state[other] for name, other in self.shared.items()}}

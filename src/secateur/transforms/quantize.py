@@ -93,8 +93,8 @@ class Quantize(Transform):
     def _transform(self, model: nn.Module, example_inputs: ExampleInputs) -> Transformed:
         """Choose the grids, train on them where asked, and round."""
         result = copied(model)
-        own = own_tensors(result)
-        grids = {name: self._grid(own[name].detach()) for name in weights(model, self.ignore)}
+        named = own_tensors(result)
+        grids = {name: self._grid(named[name].detach()) for name in weights(model, self.ignore)}
         inputs = {} if self.input_bits is None else self._input_grids(result, grids)
         history = None
         if self.train is not None:

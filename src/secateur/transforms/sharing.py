@@ -96,12 +96,14 @@ class _Cluster:
 
     @classmethod
     def of(cls, model: nn.Module, group: Mapping[str, Tensor]) -> _Cluster:
-        own = own_tensors(model)
+        named = own_tensors(model)
         for name, clusters in group.items():
-            check_name("parameter", name, own)
-            if clusters.shape != own[name].shape or clusters.is_floating_point():
-                raise InputError(f"HoldShared: the clusters of {name} must be whole numbers of shape {own[name].shape}")
-        parameters = [own[name] for name in group]
+            check_name("parameter", name, named)
+            if clusters.shape != named[name].shape or clusters.is_floating_point():
+                raise InputError(
+                    f"HoldShared: the clusters of {name} must be whole numbers of shape {named[name].shape}"
+                )
+        parameters = [named[name] for name in group]
         index = torch.cat([clusters.flatten() for clusters in group.values()]).to(parameters[0].device)
         # Clusters without a weight are left out of account.
         numbers, index = torch.unique(index, return_inverse=True)
@@ -188,16 +190,20 @@ class Share(Transform):
         names = list(weights(model, self.ignore))
         groups = [names] if self.scope == "global" else [[name] for name in names]
         result = copied(model)
-        own = own_tensors(result)
-        clusters = [self._clusters({name: own[name] for name in group}) for group in groups]
+        named = own_tensors(result)
+        clusters = [self._clusters({name: named[name] for name in group}) for group in groups]
         history = None
         if self.data is not None:
             hold = HoldShared(clusters)
             history = Training(fit(result, self.data, self.validation, self.train, callbacks=[hold]))
-        codebooks = tuple(torch.unique(torch.cat([own[name].detach().flatten() for name in group])) for group in groups)
+        codebooks = tuple(
+            torch.unique(torch.cat([named[name].detach().flatten() for name in group])) for group in groups
+        )
         edit = Shared(codebooks, {name: place for place, group in enumerate(groups) for name in group}, self.coder)
         before = own_tensors(model)
-        layers = tuple(_layer(name, before[name].detach(), own[name].detach(), edit.codebook(name)) for name in edit.of)
+        layers = tuple(
+            _layer(name, before[name].detach(), named[name].detach(), edit.codebook(name)) for name in edit.of
+        )
         return Transformed(result, (edit,), layers, history=history)
 
     def _clusters(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from secateur.labelled import are_classes, logits_of
 from secateur.types import ExportError
 
-__all__ = ["Agreement"]
+__all__ = ["Fidelity"]
 
 AGREE = 0.98
 """The share of greatest outputs that must be where they were, where there are no labels."""
@@ -25,7 +25,7 @@ TELLING = 16
 
 
 @dataclass
-class Agreement:
+class Fidelity:
     """What two models answered on the same samples.
 
     Attributes:
@@ -36,9 +36,9 @@ class Agreement:
         squares: Σ(other − exact)² and Σexact² over all outputs.
         greatest: the greatest difference, and the greatest exact output.
 
-    >>> agreement = Agreement()
-    >>> agreement.add(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 1.5]]), torch.tensor([1]))
-    >>> agreement.right, agreement.same, agreement.relative
+    >>> fidelity = Fidelity()
+    >>> fidelity.add(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 1.5]]), torch.tensor([1]))
+    >>> fidelity.right, fidelity.same, fidelity.relative
     ([1, 1], 1, 0.25)
     """
 
