@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from secateur.types import InputError
@@ -88,6 +88,15 @@ class Interface:
         leaves = pytree.tree_leaves((args, dict(kwargs)))
         return [leaf.detach().cpu() for leaf in leaves if isinstance(leaf, Tensor)]
 
+    def flattened(self, model: nn.Module) -> nn.Module:
+        """Return the model as one that takes tensors one after another, and returns a tuple of tensors."""
+        return _Flat(model, self).eval()
+
+    def called(self, model: nn.Module, tensors: Sequence[Tensor]) -> Any:
+        """Return what the model answers to tensors, nested as the example was."""
+        args, kwargs = self.inputs.rebuilt(tensors)
+        return model(*args, **kwargs)
+
     def outputs(self, tensors: Sequence[Tensor]) -> Any:
         """Return tensors nested as what the model returned."""
         return self.returned.rebuilt(tensors)
@@ -96,6 +105,18 @@ class Interface:
     def output_count(self) -> int:
         """How many tensors the model returns."""
         return self.returned.leaves - len(self.returned.others)
+
+
+class _Flat(nn.Module):
+    """A model without the nesting of its inputs and outputs, for runtimes that know tensors alone."""
+
+    def __init__(self, model: nn.Module, interface: Interface) -> None:
+        super().__init__()
+        self.model, self.interface = model, interface
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        returned = pytree.tree_leaves(self.interface.called(self.model, tensors))
+        return tuple(leaf for leaf in returned if isinstance(leaf, Tensor))
 
 
 def _words(nesting: _Nesting) -> str:

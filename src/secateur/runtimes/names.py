@@ -13,17 +13,26 @@ from torch import nn
 from secateur.checks import check_name
 from secateur.runtimes.base import Exported, Exporter, Runtime, Timer
 from secateur.runtimes.eager import Eager
+from secateur.runtimes.executorch import ExecuTorch
+from secateur.runtimes.exporting import FileRuntime
+from secateur.runtimes.litert import LiteRt
+from secateur.runtimes.ncnn import Ncnn
 from secateur.runtimes.onnx_int8 import OnnxInt8
 from secateur.runtimes.onnx_runtime import OnnxRuntime
+from secateur.runtimes.openvino import OpenVino
 from secateur.state import check_finite, check_module, split_inputs, usual
 from secateur.types import ExampleInputs, InputError
 
 __all__ = ["RUNTIMES", "export", "name_of", "timer"]
 
-RUNTIMES: Mapping[str, type[Eager | OnnxRuntime | OnnxInt8]] = {
+RUNTIMES: Mapping[str, type[Eager | FileRuntime | OnnxInt8]] = {
     "eager": Eager,
     "onnxruntime": OnnxRuntime,
     "onnxruntime-int8": OnnxInt8,
+    "openvino": OpenVino,
+    "executorch": ExecuTorch,
+    "litert": LiteRt,
+    "ncnn": Ncnn,
 }
 """The runtimes by name: each is a dataclass of its options, and a timer."""
 
@@ -62,7 +71,7 @@ def name_of(runtime: Runtime) -> str:
     return runtime if isinstance(runtime, str) else getattr(runtime, "__name__", repr(runtime))
 
 
-def _with_options(default: Eager | OnnxRuntime | OnnxInt8, runtime: str, options: str) -> Timer:
+def _with_options(default: Eager | FileRuntime | OnnxInt8, runtime: str, options: str) -> Timer:
     names = [option.name for option in fields(default) if option.type == "int"]
     changes: dict[str, Any] = {}
     for option in filter(None, options.split(",")):
