@@ -2,6 +2,8 @@
 
 from secateur.activations import UnitCounts, UnitStatistics, activation_counts, activation_statistics
 from secateur.measure.agree import Agreement, agreement
+from secateur.measure.bench import Bench, BenchRow, bench
+from secateur.measure.bundle import read_results, write_bundle
 from secateur.measure.complexity import (
     bottleneck_macs,
     composed_macs,
@@ -18,6 +20,8 @@ from secateur.rate.masks import rate
 
 __all__ = [
     "Agreement",
+    "Bench",
+    "BenchRow",
     "Evaluation",
     "Latency",
     "LatencyComparison",
@@ -28,6 +32,7 @@ __all__ = [
     "activation_counts",
     "activation_statistics",
     "agreement",
+    "bench",
     "bottleneck_macs",
     "calibration_error",
     "compare_latency",
@@ -45,5 +50,7 @@ __all__ = [
     "predict",
     "rank_bound",
     "rate",
+    "read_results",
     "separable_macs",
+    "write_bundle",
 ]

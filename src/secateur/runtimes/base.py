@@ -65,6 +65,11 @@ class Exported:
     beside: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     @property
+    def parts(self) -> dict[str, bytes]:
+        """The contents of all its files by suffix, the main one first."""
+        return {self.suffix: self.content, **self.beside}
+
+    @property
     def size(self) -> int:
         """The bytes of all its files."""
         return len(self.content) + sum(len(part) for part in self.beside.values())

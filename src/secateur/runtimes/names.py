@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from secateur.runtimes.openvino import OpenVino
 from secateur.state import check_finite, check_module, split_inputs, usual
 from secateur.types import ExampleInputs, InputError
 
-__all__ = ["RUNTIMES", "export", "name_of", "timer"]
+__all__ = ["RUNTIMES", "available", "export", "name_of", "timer"]
 
 RUNTIMES: Mapping[str, type[Eager | FileRuntime | OnnxInt8]] = {
     "eager": Eager,
@@ -37,6 +38,23 @@ RUNTIMES: Mapping[str, type[Eager | FileRuntime | OnnxInt8]] = {
 """The runtimes by name: each is a dataclass of its options, and a timer."""
 
 
+def available() -> list[str]:
+    """Return the names of the runtimes whose libraries are installed, in float32.
+
+    >>> available()[0]
+    'eager'
+    """
+    kinds = {name: kind for name, kind in RUNTIMES.items() if issubclass(kind, FileRuntime)}
+    return ["eager", *(name for name, kind in kinds.items() if all(map(_is_installed, kind.libraries)))]
+
+
+def _is_installed(library: str) -> bool:
+    try:
+        return find_spec(library) is not None
+    except ImportError:  # a package above it is missing
+        return False
+
+
 def timer(runtime: Runtime) -> Timer:
     """Return the timer of a runtime: of a name, with options after a colon, or the function that was given.
 
@@ -48,7 +66,7 @@ def timer(runtime: Runtime) -> Timer:
     >>> timer("onnx-runtime")
     Traceback (most recent call last):
     ...
-    secateur.types.UnknownNameError: unknown runtime 'onnx-runtime'; did you mean 'onnxruntime'? Known: eager, onnxruntime, onnxruntime-int8
+    secateur.types.UnknownNameError: unknown runtime 'onnx-runtime'; did you mean 'onnxruntime'? Known: eager, executorch, litert, ncnn, onnxruntime, onnxruntime-int8, openvino
     """
     if isinstance(runtime, str):
         name, _, options = runtime.partition(":")
