@@ -2,8 +2,6 @@
 
 from secateur.activations import UnitCounts, UnitStatistics, activation_counts, activation_statistics
 from secateur.measure.agree import Agreement, agreement
-from secateur.measure.bench import Bench, BenchRow, bench
-from secateur.measure.bundle import read_results, write_bundle
 from secateur.measure.complexity import (
     bottleneck_macs,
     composed_macs,
@@ -14,6 +12,7 @@ from secateur.measure.complexity import (
     separable_macs,
 )
 from secateur.measure.quality import Evaluation, calibration_error, evaluate, has_learnt, predict
+from secateur.measure.side_by_side import Bench, BenchRow, bench, bundle, read_bench
 from secateur.measure.size import ParameterCount, file_bytes, macs, parameters, peak_memory
 from secateur.measure.speed import Latency, LatencyComparison, Spread, compare_latency, latency
 from secateur.rate.masks import rate
@@ -34,6 +33,7 @@ __all__ = [
     "agreement",
     "bench",
     "bottleneck_macs",
+    "bundle",
     "calibration_error",
     "compare_latency",
     "composed_macs",
@@ -50,7 +50,6 @@ __all__ = [
     "predict",
     "rank_bound",
     "rate",
-    "read_results",
+    "read_bench",
     "separable_macs",
-    "write_bundle",
 ]

@@ -24,7 +24,17 @@ from secateur.state import device_of, evaluating, split_inputs
 from secateur.types import ExampleInputs, ExportError, InputError
 from secateur.untouched import copied
 
-__all__ = ["FileRuntime", "Inputs", "check_fixed", "check_float32", "exported_program", "on_cpu", "reason_of", "silent", "unsupported"]
+__all__ = [
+    "FileRuntime",
+    "Inputs",
+    "check_fixed",
+    "check_float32",
+    "exported_program",
+    "on_cpu",
+    "reason_of",
+    "silent",
+    "unsupported",
+]
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments."""
@@ -71,7 +81,13 @@ class FileRuntime(ABC):
             with silent():
                 content, *beside = self.written(cpu_model, interface, (args, kwargs), batch).items()
             exported = Exported(
-                self.name, content[1], 0.0, interface, self.opened(dict([content, *beside])), suffix=content[0], beside=dict(beside)
+                self.name,
+                content[1],
+                0.0,
+                interface,
+                self.opened(dict([content, *beside])),
+                suffix=content[0],
+                beside=dict(beside),
             )
             samples = [example_inputs, example, noisy(example_inputs)]
             difference = max(compare(cpu_model, exported, split_inputs(s)) for s in samples if s is not None)
@@ -115,7 +131,9 @@ def on_cpu(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs]:
     return (model if device_of(model).type == "cpu" else copied(model).cpu()), inputs
 
 
-def exported_program(runtime: str, model: nn.Module, interface: Interface, inputs: Inputs, batch: int | None = None) -> Any:
+def exported_program(
+    runtime: str, model: nn.Module, interface: Interface, inputs: Inputs, batch: int | None = None
+) -> Any:
     """Return torch's exported program of a model, which takes flat tensors and returns a tuple of them.
 
     Raises:

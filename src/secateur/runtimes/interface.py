@@ -45,10 +45,15 @@ class Interface:
     [tensor([1., 1., 1.])]
     >>> interface.outputs([torch.zeros(2), torch.ones(2)])
     {'sum': tensor([0., 0.]), 'more': [tensor([1., 1.]), None]}
+
+    Attributes:
+        inputs, returned: how its inputs and its outputs are nested.
+        outputs_like: the types and shapes of the tensors that it returned.
     """
 
     inputs: _Nesting
     returned: _Nesting
+    outputs_like: tuple[tuple[torch.dtype, torch.Size], ...]
 
     @classmethod
     def of(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: Any) -> Self:
@@ -66,7 +71,8 @@ class Interface:
                 )
         if len(returned.others) == returned.leaves:
             raise InputError("export: the model returns no tensor, so there is nothing to run it for")
-        return cls(_Nesting.of((args, dict(kwargs))), returned)
+        tensors = [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
+        return cls(_Nesting.of((args, dict(kwargs))), returned, tuple((leaf.dtype, leaf.shape) for leaf in tensors))
 
     def flat(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
         """Return the tensors of other inputs, which must be nested as the example was.
@@ -98,8 +104,12 @@ class Interface:
         return model(*args, **kwargs)
 
     def outputs(self, tensors: Sequence[Tensor]) -> Any:
-        """Return tensors nested as what the model returned."""
-        return self.returned.rebuilt(tensors)
+        """Return tensors nested as what the model returned.
+
+        Runtimes may give whole numbers of another width, and leave out dimensions of 1: those are as the model's again.
+        """
+        pairs = zip(tensors, self.outputs_like, strict=True)
+        return self.returned.rebuilt([_like(tensor, dtype, shape) for tensor, (dtype, shape) in pairs])
 
     @property
     def output_count(self) -> int:
@@ -117,6 +127,12 @@ class _Flat(nn.Module):
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         returned = pytree.tree_leaves(self.interface.called(self.model, tensors))
         return tuple(leaf for leaf in returned if isinstance(leaf, Tensor))
+
+
+def _like(tensor: Tensor, dtype: torch.dtype, shape: torch.Size) -> Tensor:
+    if tensor.ndim != len(shape) and tensor.numel() == shape.numel():
+        tensor = tensor.reshape(shape)
+    return tensor if tensor.is_floating_point() or tensor.is_complex() else tensor.to(dtype)
 
 
 def _words(nesting: _Nesting) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -41,11 +43,13 @@ class LiteRt(FileRuntime):
         check_float32(WORDS, model)
         library = require("litert_torch", self.extra)
         try:
-            converted = library.convert(interface.flattened(model), tuple(interface.flat(*inputs)))
+            with redirect_stdout(StringIO()):  # it tells every step of its own
+                converted = library.convert(interface.flattened(model), tuple(interface.flat(*inputs)))
         except Exception as error:
             raise unsupported(WORDS, error) from error
         with tempfile.TemporaryDirectory() as folder:
-            converted.export(f"{folder}/model.tflite")
+            with redirect_stdout(StringIO()):
+                converted.export(f"{folder}/model.tflite")
             return {self.suffix: (Path(folder) / "model.tflite").read_bytes()}
 
     def opened(self, parts: Mapping[str, bytes]) -> Call:

@@ -119,7 +119,7 @@ class _Net:
         _check_one_sample(tensors)
         extracted = self._extracted(self._mats(tensors))
         # A Mat of ncnn is a view of memory that the network takes back.
-        return [torch.tensor(mat.numpy()).unsqueeze(0) for mat in extracted]
+        return [torch.tensor(mat.numpy()) for mat in extracted]
 
     def ready(self, tensors: list[Tensor]) -> Run:
         mats = self._mats(tensors)

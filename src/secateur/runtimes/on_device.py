@@ -11,6 +11,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def _ncnn(file: Path, inputs: list[Any], threads: int) -> Outputs:
         extractor = net.create_extractor()
         for place, mat in enumerate(mats):
             extractor.input(f"in{place}", mat)
-        return [extractor.extract(name)[1].numpy()[None] for name in names]
+        return [extractor.extract(name)[1].numpy() for name in names]
 
     return run
 
@@ -109,15 +110,16 @@ def _memory(key: str) -> int | None:
 
 
 def _forget_peak() -> None:
-    try:
+    with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 def _apart(outputs: list[Any], expected: list[Any]) -> float:
     """The greatest difference over the greatest output."""
-    pairs = [(np.asarray(a, np.float64), np.asarray(b, np.float64)) for a, b in zip(outputs, expected, strict=True)]
+    # Flat, as runtimes may leave out dimensions of 1.
+    pairs = [
+        (np.ravel(a).astype(np.float64), np.ravel(b).astype(np.float64)) for a, b in zip(outputs, expected, strict=True)
+    ]
     largest = max((float(np.abs(b).max()) for _, b in pairs), default=0.0)
     return max((float(np.abs(a - b).max()) for a, b in pairs), default=0.0) / (largest or 1.0)
 
@@ -157,7 +159,11 @@ def main(folder: Path) -> None:
             try:
                 line = measured(folder, entry, threads, bench["repeats"])
             except Exception as error:  # noqa: BLE001  (what one runtime lacks says nothing of the others)
-                line = {**{key: entry[key] for key in ("model", "runtime", "file")}, "threads": threads, "error": str(error)}
+                line = {
+                    **{key: entry[key] for key in ("model", "runtime", "file")},
+                    "threads": threads,
+                    "error": str(error),
+                }
             print(json.dumps(line), flush=True)
 
 

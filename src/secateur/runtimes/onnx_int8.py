@@ -15,8 +15,8 @@ from secateur.checks import check_number, check_whole
 from secateur.files import require
 from secateur.labelled import SampleBatch, Samples, batches, check_samples
 from secateur.runtimes.base import Exported, Run
-from secateur.runtimes.fidelity import Fidelity
 from secateur.runtimes.exporting import silent
+from secateur.runtimes.fidelity import Fidelity
 from secateur.runtimes.inputs import batch_size_of
 from secateur.runtimes.onnx_runtime import EXTRA, OnnxRuntime, Session, feeds_of, open_session
 from secateur.state import device_of, evaluating, split_inputs

@@ -16,7 +16,7 @@ from torch import nn
 
 from secateur import state
 from secateur.checks import check_whole
-from secateur.measure.bundle import FILE, SCRIPT, write_bundle
+from secateur.measure.device_folder import FILE, SCRIPT, read_results, write_bundle
 from secateur.measure.size import file_bytes, macs, parameters, peak_memory
 from secateur.measure.speed import Spread, compare_latency, spread
 from secateur.runtimes.base import Exported, Runtime
@@ -24,10 +24,10 @@ from secateur.runtimes.exporting import FileRuntime
 from secateur.runtimes.inputs import with_batch_size
 from secateur.runtimes.names import available, name_of, timer
 from secateur.runtimes.timing import Prepared, in_turns
-from secateur.state import check_module, evaluating, split_inputs, usual
-from secateur.types import ExampleInputs, ExportError, InputError, MissingLibraryError
+from secateur.state import check_module, split_inputs, usual
+from secateur.types import ExampleInputs, ExportError, InputError
 
-__all__ = ["Bench", "BenchRow", "bench"]
+__all__ = ["Bench", "BenchRow", "bench", "bundle", "read_bench"]
 
 FASTER = 1.05
 """A cut model that is not so many times as fast as the whole one is not faster: machines are no more exact."""
@@ -83,7 +83,6 @@ class Bench:
     Attributes:
         macs, parameters: of one pass over the example, and of the models: before, after.
         rows: one a runtime and number of threads.
-        batch: the length of the first dimension.
     """
 
     macs: tuple[int, int]
@@ -108,7 +107,17 @@ class Bench:
 
     def __str__(self) -> str:
         head = f"MACs {self.macs[0]:,} → {self.macs[1]:,} (÷ {self.macs[0] / max(self.macs[1], 1):.2f}), parameters {self.parameters[0]:,} → {self.parameters[1]:,}"
-        columns = ["runtime", "threads", "ms before", "ms after", "speedup", "KB before", "KB after", "peak KB before", "after"]
+        columns = [
+            "runtime",
+            "threads",
+            "ms before",
+            "ms after",
+            "speedup",
+            "KB before",
+            "KB after",
+            "peak KB before",
+            "after",
+        ]
         lines = [columns, *(_cells(row) for row in self.rows if not row.problem)]
         widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
         table = ["  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)) for line in lines]
@@ -181,9 +190,74 @@ def bench(
             rows += _rows(chosen, name_of(runtime).partition(":")[0], models, example, counts, memory, times)
         else:
             rows += [_in_process(runtime, models, example, count, times) for count in counts]
-    sizes = [parameters(model).total for model in (before, after)]
-    work = [macs(model, example) for model in (before, after)]
-    return Bench((work[0], work[1]), (sizes[0], sizes[1]), tuple(rows))
+    return Bench(*_sizes(models.values(), example), tuple(rows))
+
+
+@usual
+def bundle(
+    before: nn.Module,
+    after: nn.Module,
+    example_inputs: ExampleInputs,
+    folder: str | os.PathLike[str],
+    *,
+    runtimes: Sequence[Runtime] | None = None,
+    threads: Sequence[int] = (1, 4),
+    repeats: int = 50,
+) -> Path:
+    """Write a folder that measures a model before and after a cut on another machine, such as a telephone.
+
+    ``sh bench.sh`` there, or ``sh bench.sh --adb`` here, writes ``results.txt`` into it, which `read_bench` reads.
+
+    Args:
+        before, after, example_inputs, runtimes, threads, repeats: as for `bench`.
+        folder: where; made if need be.
+
+    Raises:
+        MissingLibraryError, ExportError: see `secateur.export`.
+        InputError: none of the runtimes has files.
+        FileError: it cannot be written.
+    """
+    models = {BEFORE: before, AFTER: after}
+    exporters = [timer(runtime) for runtime in (available() if runtimes is None else runtimes)]
+    able = [runtime for runtime in exporters if isinstance(runtime, FileRuntime)]
+    if not able:
+        raise InputError(
+            "bundle: none of the runtimes has files; install one (pip install 'secateur[onnx]') and name it"
+        )
+    exported = {name: [runtime.export(model, example_inputs) for runtime in able] for name, model in models.items()}
+    sizes = dict(zip(("macs", "parameters"), _sizes(models.values(), example_inputs), strict=True))
+    return write_bundle(Path(folder), models, exported, example_inputs, threads=threads, repeats=repeats, notes=sizes)
+
+
+def read_bench(file: str | os.PathLike[str]) -> Bench:
+    """Return what a bundle measured on a device, read from its ``results.txt``, which lies in the bundle.
+
+    Raises:
+        FileError: it cannot be read, or holds no results.
+    """
+    notes, results = read_results(Path(file))
+    by_row: dict[tuple[str, int], dict[str, Any]] = {}
+    for result in results:
+        # Of a runtime's own tool and Python the later one stands, which is the tool's.
+        by_row.setdefault((result["runtime"], result["threads"]), {})[result["model"]] = result
+    rows = [_read_row(runtime, threads, pair) for (runtime, threads), pair in by_row.items()]
+    return Bench(tuple(notes["macs"]), tuple(notes["parameters"]), tuple(rows))
+
+
+def _read_row(runtime: str, threads: int, results: Mapping[str, Mapping[str, Any]]) -> BenchRow:
+    both = [results.get(name, {"error": "it was not measured"}) for name in (BEFORE, AFTER)]
+    problems = [f"{name}: {each['error']}" for name, each in zip((BEFORE, AFTER), both, strict=True) if "error" in each]
+    if problems:
+        return BenchRow(runtime, threads, problem="; ".join(problems))
+    columns = {key: (both[0].get(key), both[1].get(key)) for key in ("seconds", "bytes", "memory", "difference")}
+    return BenchRow(runtime, threads, **columns)
+
+
+def _sizes(models: Iterable[nn.Module], example: ExampleInputs) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The multiply-accumulates and the parameters of two models."""
+    (first, second) = models
+    counts = (parameters(first).total, parameters(second).total)
+    return (macs(first, example), macs(second, example)), counts
 
 
 def _thread_counts(threads: Sequence[int] | None) -> list[int]:

@@ -23,7 +23,7 @@ from secateur.runtimes.exporting import on_cpu
 from secateur.state import evaluating, split_inputs
 from secateur.types import ExampleInputs, FileError
 
-__all__ = ["FILE", "SCRIPT", "read_results", "write_bundle"]
+__all__ = ["FILE", "SCRIPT", "SHELL_SCRIPT", "calls", "read_results", "write_bundle"]
 
 FILE, SCRIPT, SHELL, RESULTS = "bench.json", "bench.py", "bench.sh", "results.txt"
 
@@ -73,8 +73,9 @@ def write_bundle(
     exported: Mapping[str, Sequence[Exported]],
     example_inputs: ExampleInputs,
     *,
-    threads: Sequence[int] = (1, 4),
-    repeats: int = 50,
+    threads: Sequence[int],
+    repeats: int,
+    notes: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a folder that measures exported models on another machine, and return it.
 
@@ -87,6 +88,7 @@ def write_bundle(
         exported: their files, by the same names.
         example_inputs: what they take.
         threads, repeats: how they are to be timed there.
+        notes: what is to be known when the results are read.
 
     Raises:
         FileError: it cannot be written.
@@ -98,11 +100,11 @@ def write_bundle(
             each.save(folder / file)
             example = f"{name}.npz"
             inputs, outputs = _write_example(folder / example, model, each, example_inputs)
-            counts = {"example": example, "inputs": inputs, "outputs": outputs}
+            counts = {"example": example, "inputs": inputs, "outputs": outputs, "bytes": each.size}
             entries.append({"model": name, "runtime": each.runtime, "file": file, **counts})
-    bench = {"files": entries, "threads": list(threads), "repeats": repeats}
+    bench = {"files": entries, "threads": list(threads), "repeats": repeats, "notes": dict(notes or {})}
     write_text(folder / FILE, json.dumps(bench, indent=1))
-    write_text(folder / SHELL, SHELL_SCRIPT + _calls(bench))
+    write_text(folder / SHELL, SHELL_SCRIPT + calls(bench))
     (folder / SHELL).chmod(0o755)
     shutil.copyfile(on_device.__file__, folder / SCRIPT)
     return folder
@@ -122,8 +124,8 @@ def _write_example(file: Path, model: nn.Module, exported: Exported, example_inp
     return len(inputs), len(outputs)
 
 
-def _calls(bench: Mapping[str, Any]) -> str:
-    """The lines of the shell script that run the runtimes' own tools."""
+def calls(bench: Mapping[str, Any]) -> str:
+    """Return the lines of the shell script that run the runtimes' own tools."""
     lines = []
     for entry in bench["files"]:
         if entry["runtime"] not in TOOLS:
@@ -135,19 +137,21 @@ def _calls(bench: Mapping[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
-def read_results(file: Path) -> list[dict[str, Any]]:
-    """Return what ``bench.sh`` or ``bench.py`` wrote on a device: a mapping for each file and number of threads.
+def read_results(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return a bundle's notes, and what ``bench.sh`` or ``bench.py`` wrote on a device.
 
-    Each has model, runtime, file, threads, and seconds (the median, or the mean that a tool says), memory and difference,
-    or an error.
+    That is a mapping for each file and number of threads: model, runtime, file, threads, bytes, and seconds (the median, or
+    the mean that a tool says), memory and difference, or an error.
 
     Raises:
         FileError: it cannot be read, or there is nothing in it.
     """
     try:
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
-        raise FileError(f"cannot read {file}: {error}") from error
+        bench = from_json(file.with_name(FILE).read_text(encoding="utf-8"))
+        sizes = {entry["file"]: entry["bytes"] for entry in bench["files"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FileError(f"cannot read {file} with the {FILE} beside it: {error!r}; leave it in its bundle") from error
     results: list[dict[str, Any]] = []
     for line in lines:
         if line.startswith("{"):
@@ -159,7 +163,10 @@ def read_results(file: Path) -> list[dict[str, Any]]:
             results[-1] |= _from_tool(line)
     if not results:
         raise FileError(f"{file} holds no results; give the results.txt that bench.sh wrote, or what bench.py printed")
-    return [result if "seconds" in result else {"error": "the tool said no time", **result} for result in results]
+    for result in results:
+        if "seconds" not in result:
+            result.setdefault("error", "the tool said no time")
+    return bench["notes"], [{"bytes": sizes.get(result["file"]), **result} for result in results]
 
 
 def _from_python(line: str, file: Path) -> dict[str, Any]:
