@@ -182,7 +182,8 @@ def bench(
         check_module(model, "bench")
     example = with_batch_size(example_inputs, batch_size)
     counts = _thread_counts(threads)
-    models, times = {BEFORE: before, AFTER: after}, {"warmup": warmup, "repeats": repeats}
+    models = {BEFORE: before, AFTER: after}
+    times: dict[str, Any] = {"warmup": warmup, "repeats": repeats}
     rows: list[BenchRow] = []
     for runtime in available() if runtimes is None else runtimes:
         chosen = timer(runtime)
@@ -249,7 +250,9 @@ def _read_row(runtime: str, threads: int, results: Mapping[str, Mapping[str, Any
     problems = [f"{name}: {each['error']}" for name, each in zip((BEFORE, AFTER), both, strict=True) if "error" in each]
     if problems:
         return BenchRow(runtime, threads, problem="; ".join(problems))
-    columns = {key: (both[0].get(key), both[1].get(key)) for key in ("seconds", "bytes", "memory", "difference")}
+    columns: dict[str, Any] = {
+        key: (both[0].get(key), both[1].get(key)) for key in ("seconds", "bytes", "memory", "difference")
+    }
     return BenchRow(runtime, threads, **columns)
 
 
@@ -272,7 +275,7 @@ def _thread_counts(threads: Sequence[int] | None) -> list[int]:
 
 
 def _in_process(
-    runtime: Runtime, models: Mapping[str, nn.Module], example: ExampleInputs, threads: int, times: Mapping[str, int]
+    runtime: Runtime, models: Mapping[str, nn.Module], example: ExampleInputs, threads: int, times: Mapping[str, Any]
 ) -> BenchRow:
     """Models that run without a file: in eager PyTorch, or in a timer of the user's."""
     has_threads = hasattr(timer(runtime), "threads")
@@ -295,7 +298,7 @@ def _rows(
     example: ExampleInputs,
     counts: Sequence[int],
     memory: bool,
-    times: Mapping[str, int],
+    times: Mapping[str, Any],
 ) -> list[BenchRow]:
     """The rows of a runtime that has files."""
     try:
@@ -316,7 +319,7 @@ def _rows(
 
 
 def _timed(
-    runtime: FileRuntime, exported: Mapping[str, Exported], example: ExampleInputs, times: Mapping[str, int]
+    runtime: FileRuntime, exported: Mapping[str, Exported], example: ExampleInputs, times: Mapping[str, Any]
 ) -> tuple[Pair, Spread]:
     ready = {}
     for name, each in exported.items():

@@ -49,7 +49,8 @@ class Ncnn(FileRuntime):
         with tempfile.TemporaryDirectory() as folder:
             script = Path(folder) / "model.pt"
             try:
-                torch.jit.trace(interface.flattened(model), tuple(tensors), check_trace=False).save(script)
+                trace: Any = torch.jit.trace
+                trace(interface.flattened(model), tuple(tensors), check_trace=False).save(script)
             except Exception as error:
                 raise ExportError(f"export: torch cannot trace this model: {reason_of(error)}") from error
             log = _translated(script, tensors)
