@@ -118,13 +118,14 @@ def export(
         model: any module; those that `prune`, `cut` and the others return too.
         example_inputs: a tensor, a tuple of positional inputs, or a dict of keyword inputs. They may be nested, and so may
             the outputs.
-        runtime: ``"onnxruntime"`` (an ``.onnx`` file), or ``"onnxruntime-int8"`` (one with 8-bit weights; with data,
-            `secateur.runtimes.OnnxInt8`, everything in 8 bits); threads, if given, are those of `Exported.run`.
+        runtime: ``"onnxruntime"`` (an ``.onnx`` file), ``"openvino"`` (``.xml`` and ``.bin``), ``"executorch"`` (``.pte``),
+            ``"litert"`` (``.tflite``), ``"ncnn"`` (``.param`` and ``.bin``), or ``"onnxruntime-int8"`` (with 8-bit weights;
+            with data, `secateur.runtimes.OnnxInt8`, everything in 8 bits); threads, if given, are those of `Exported.run`.
         file: where to write it, wholly or not at all; None keeps it in memory (`Exported.save` writes it later).
         dynamic_batch: whether the first dimension, of all inputs in which it is as long as the first input's, may be any.
 
     Raises:
-        MissingLibraryError: the extra ``onnx`` is not installed.
+        MissingLibraryError: the runtime's extra is not installed.
         ExportError: torch cannot export the model, or the runtime computes something else; the message says how far.
         FileError: the file cannot be written.
         UnknownNameError, InputError: no such runtime, or one that has no files.
