@@ -6,8 +6,9 @@
 Iterative magnitude pruning with resetting (Frankle and Carbin, 2019): train, remove the smallest weights of each layer (the
 last layer's at half the rate), set the others back to how they began, again. All seeds and schemes are one stack of
 `fit_replicas`. A scheme's figure is its mean accuracy over the rounds after the first, which is the area under the curve of
-accuracy over the logarithm of density. Of our own schemes the best of ann-128 on\nvalidation images of MNIST-5k, seeds 0, 1, …, is chosen; it is judged
-beside the known ones by lenet-300-100 on the first images of Fashion-MNIST, with other seeds, paired by seed (t-test, Holm).
+accuracy over the logarithm of density. Of our own schemes the best of ann-128 on validation images of MNIST-5k, seeds 0, 1,
+…, is chosen; it is judged beside the known ones by lenet-300-100 on Fashion-MNIST, with other seeds, paired by seed (t-test,
+Holm).
 """
 
 from __future__ import annotations
