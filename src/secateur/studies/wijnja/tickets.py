@@ -211,7 +211,7 @@ CONV = _study(
     ("schemes", list(THEIRS)),
     ("lr", 1e-3),
     ("epochs", {"fashion-mnist": 2}),
-    ("train_images", 1500),
+    ("train_images", 1000),
     ("rate", 0.4),
     ("rounds", 11),
     ("controls", []),
