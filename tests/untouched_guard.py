@@ -33,7 +33,16 @@ ROOMS = (
         ".schedules",
         ".search",
     ),
-    *(".selection", ".solvers", ".structure", ".structure.cutting", ".structure.flow", ".train", ".rate"),
+    *(
+        ".selection",
+        ".solvers",
+        ".structure",
+        ".structure.cutting",
+        ".structure.flow",
+        ".train",
+        ".rate",
+        ".transforms",
+    ),
     ".rate.masks",
 )
 # What trains or loads weights is meant to change the model; of `distill`, the teacher stays as it is.
