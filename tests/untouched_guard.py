@@ -50,7 +50,7 @@ CHANGES = {"fit": ("model",), "fit_replicas": ("models",), "distill": ("model",)
 EXEMPT = {
     *("ActivationPenalty", "Callback", "Distillation", "Distortion", "GroupLasso", "HoldZeros", "LogEpochs"),
     *("GradualMagnitude", "Reinitialise", "RewindRate", "RigL", "Run", "SparseEvolution", "SumMovement", "TrainCycle"),
-    *("TrainSparse", "TrainTicket", "TrainingMasks", "WeightPenalty"),
+    *("HoldShared", "TrainSparse", "TrainTicket", "TrainingMasks", "WeightPenalty"),
 }
 SMALL = 2**16
 
