@@ -131,6 +131,14 @@ def _scores(sites: sc.Sites) -> dict[str, Tensor]:
     return {name: torch.rand(site.shape, generator=generator) for name, site in sites.items()}
 
 
+def _transformed(transform: sc.transforms.Transform, model: nn.Module) -> None:
+    try:
+        transform(model, X)
+    except InputError as error:  # where all layers share their weights, none is changed
+        if "no layer was changed" not in str(error):
+            raise
+
+
 CALLS: dict[str, Callable[[nn.Module], object]] = {
     "prune": lambda m: sc.prune(m, X, "l2", scope="layer"),
     "prune weights": lambda m: sc.prune(m, X, unit="weights"),
@@ -149,6 +157,8 @@ CALLS: dict[str, Callable[[nn.Module], object]] = {
     "StructuredOBS": lambda m: sc.solvers.StructuredOBS(DATA)(m, channels(m, X), 0.5),
     "SparseGPT": lambda m: sc.solvers.SparseGPT(DATA)(m, weights(m), 0.5),
     "WoodFisher": lambda m: sc.solvers.WoodFisher(DATA)(m, weights(m), 0.5),
+    "LowRank": lambda m: _transformed(sc.transforms.LowRank(rank=1), m),
+    "LowRank, refitted": lambda m: _transformed(sc.transforms.LowRank(rank=1, data=DATA, refit=True), m),
     "evaluate": lambda m: sc.evaluate(m, DATA),
     "predict": lambda m: sc.measure.predict(m, X),
     "latency": lambda m: sc.measure.latency(m, X, repeats=2, warmup=0),

@@ -83,6 +83,8 @@ def test_the_public_face_is_watched() -> None:
         sc.solvers.ThiNet,
         sc.solvers.StructuredOBS,
         sc.solvers.SparseGPT,
+        sc.transforms.LowRank,
+        sc.transforms.Replace,
         sc.Result,
     ):
         assert any(hasattr(method, "watched") for c in kind.__mro__ for method in vars(c).values()), kind

@@ -33,7 +33,16 @@ ROOMS = (
         ".schedules",
         ".search",
     ),
-    *(".selection", ".solvers", ".structure", ".structure.cutting", ".structure.flow", ".train", ".rate"),
+    *(
+        ".selection",
+        ".solvers",
+        ".structure",
+        ".structure.cutting",
+        ".structure.flow",
+        ".train",
+        ".rate",
+        ".transforms",
+    ),
     ".rate.masks",
 )
 # What trains or loads weights is meant to change the model; of `distill`, the teacher stays as it is.
@@ -41,7 +50,7 @@ CHANGES = {"fit": ("model",), "fit_replicas": ("models",), "distill": ("model",)
 EXEMPT = {
     *("ActivationPenalty", "Callback", "Distillation", "Distortion", "GroupLasso", "HoldZeros", "LogEpochs"),
     *("GradualMagnitude", "Reinitialise", "RewindRate", "RigL", "Run", "SparseEvolution", "SumMovement", "TrainCycle"),
-    *("TrainSparse", "TrainTicket", "TrainingMasks", "WeightPenalty"),
+    *("HoldShared", "TrainSparse", "TrainTicket", "TrainingMasks", "WeightPenalty"),
 }
 SMALL = 2**16
 

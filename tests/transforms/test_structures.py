@@ -147,14 +147,14 @@ def test_the_middle() -> None:
 )
 def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Replace(**options)
+        Replace("separable", **options)
 
 
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(UnknownNameError, match="structure 'seperable'"):
         Replace("seperable")
     with pytest.raises(UnknownNameError, match="layer to ignore"):
-        Replace(ignore=["conv9"])(network(), X[:1])
+        Replace("separable", ignore=["conv9"])(network(), X[:1])
 
 
 class Mixed(nn.Module):

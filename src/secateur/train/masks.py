@@ -122,6 +122,9 @@ def _clear(tensors: Sequence[Tensor], mask: Tensor) -> None:
     bits: dict[int, Tensor] = {}
     for tensor in tensors:
         size = tensor.element_size()
+        if size not in WHOLE_NUMBERS:  # complex128
+            tensor.masked_fill_(~mask, 0)
+            continue
         if size not in bits:
             bits[size] = mask.view(torch.int8).to(WHOLE_NUMBERS[size]).neg_()
         tensor.view(WHOLE_NUMBERS[size]).bitwise_and_(bits[size])

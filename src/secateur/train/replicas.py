@@ -100,6 +100,7 @@ def fit_replicas(
             model.zero_grad(set_to_none=True)
 
 
+@usual
 def pays(model: nn.Module, train: Samples, options: TrainOptions | None = None) -> bool:
     """Return whether `fit_replicas` trains networks like this one as one stack, which is faster.
 
@@ -222,14 +223,14 @@ class _Replica:
 
 
 @dataclass(frozen=True, eq=False)
-class _Samples:
+class _StackData:
     """Data as the chain reads them: inputs ``(N, I)`` and targets ``(N, …)``."""
 
     inputs: Tensor
     targets: Tensor
 
     @classmethod
-    def of(cls, data: Samples, chain: DenseChain, device: torch.device) -> _Samples:
+    def of(cls, data: Samples, chain: DenseChain, device: torch.device) -> _StackData:
         batch = together(data)
         assert batch is not None
         batch = batch.to(device)
@@ -278,8 +279,8 @@ class _Stack:
         self.chain, self.options, self.loss, self.keeps_best = chain, data.options, data.loss, data.keeps_best
         self.replicas = [_Replica.of(k, *each) for k, each in enumerate(zip(models, seeds, keeps, strict=True))]
         device = device_of(models[0])
-        self.samples = _Samples.of(data.train, chain, device)
-        self.validation = None if data.validation is None else _Samples.of(data.validation, chain, device)
+        self.samples = _StackData.of(data.train, chain, device)
+        self.validation = None if data.validation is None else _StackData.of(data.validation, chain, device)
         trained = [p for model in models for p in model.parameters() if p.requires_grad]
         if not trained:
             raise InputError("training: no network has a parameter that requires a gradient; there is nothing to train")
@@ -342,7 +343,7 @@ class _Stack:
         self.optimizer.step()
         self.schedule.after_step()
 
-    def _validate(self, samples: _Samples, epoch: int, active: Sequence[_Replica]) -> list[Figures]:
+    def _validate(self, samples: _StackData, epoch: int, active: Sequence[_Replica]) -> list[Figures]:
         parameters, pass_ = [tensors(replica.model) for replica in active], _Pass()
         for start, stop in spans(len(samples.inputs), EVALUATION_BATCH):
             x, y = samples.inputs[start:stop], samples.targets[start:stop]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from secateur.edits import Edit, replay
-from secateur.labelled import SampleBatch
+from secateur.labelled import SampleBatch, batches
 from secateur.randomness import private_draws
 from secateur.result import LayerReport, Log, Method, Replayed, Result
 from secateur.state import check_finite, check_module, evaluating, split_inputs, usual
@@ -23,6 +23,10 @@ __all__ = ["Transform", "Transformed", "check_changed"]
 
 TOLERANCE = 1e-6
 """What rounding may do between a result and the same edits done again, as a share of the greatest output."""
+
+
+COMPARED = 256
+"""On how many samples of the data, where they are in memory, outputs are compared with the original's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +94,12 @@ class Transform(ABC):
             history=change.history,
             inputs=example_inputs,
             layers=change.layers,
-        ).compared()
+        ).compared(self._samples())
+
+    def _samples(self) -> SampleBatch | None:
+        """What the outputs are compared on: the first batch of the data, where the transform has some."""
+        data = getattr(self, "data", None)
+        return None if data is None else next(batches(data, COMPARED, type(self).__name__))
 
     def _words(self) -> str:
         """The options that are not as they are without a word, and that a line can hold."""

@@ -7,11 +7,11 @@ from typing import Any
 
 from secateur.train import History
 
-__all__ = ["Training"]
+__all__ = ["TransformTraining"]
 
 
 @dataclass(frozen=True)
-class Training:
+class TransformTraining:
     """The epochs of the training that a transform did."""
 
     epochs: History

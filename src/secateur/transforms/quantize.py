@@ -20,7 +20,7 @@ from secateur.state import device_of, evaluating, own_tensors, restore, tensors
 from secateur.structure import weights
 from secateur.train import History, TrainOptions, fit
 from secateur.transforms.base import Transform, Transformed
-from secateur.transforms.history import Training
+from secateur.transforms.history import TransformTraining
 from secateur.types import ExampleInputs, InputError
 from secateur.untouched import copied
 
@@ -98,7 +98,7 @@ class Quantize(Transform):
         inputs = {} if self.input_bits is None else self._input_grids(result, grids)
         history = None
         if self.train is not None:
-            history = Training(self._trained(result, grids, inputs))
+            history = TransformTraining(self._trained(result, grids, inputs))
         scales, zeros = ({name: grid[part] for name, grid in grids.items()} for part in (0, 1))
         edit = Quantised(self.bits, scales, zeros, inputs, self.coder)
         rounded = edit.apply(result)

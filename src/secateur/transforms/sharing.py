@@ -20,7 +20,7 @@ from secateur.structure import weights
 from secateur.train import Callback, Run, TrainOptions, fit
 from secateur.transforms.base import Transform, Transformed
 from secateur.transforms.codebooks import INITIALISATIONS, centroids
-from secateur.transforms.history import Training
+from secateur.transforms.history import TransformTraining
 from secateur.types import ExampleInputs, InputError
 from secateur.untouched import copied
 
@@ -195,7 +195,7 @@ class Share(Transform):
         history = None
         if self.data is not None:
             hold = HoldShared(clusters)
-            history = Training(fit(result, self.data, self.validation, self.train, callbacks=[hold]))
+            history = TransformTraining(fit(result, self.data, self.validation, self.train, callbacks=[hold]))
         codebooks = tuple(
             torch.unique(torch.cat([named[name].detach().flatten() for name in group])) for group in groups
         )

@@ -134,7 +134,7 @@ class Replace(Transform):
 
     kind: ClassVar[str] = "structure"
 
-    structure: str = "separable"
+    structure: str
     data: Samples | None = field(default=None, repr=False)
     filters: int = 1
     middle: int | float | None = None
