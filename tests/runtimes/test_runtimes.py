@@ -14,6 +14,7 @@ import secateur as sc
 from secateur import files
 from secateur.data import load
 from secateur.runtimes import RUNTIMES, FileRuntime
+from secateur.runtimes.probes import Kind, liked_multiple
 from secateur.types import ExportError, InputError, MissingLibraryError
 
 PACKAGES = {
@@ -72,6 +73,15 @@ def test_it_is_timed_by_name(runtime: str) -> None:
     compared = sc.measure.compare_latency(models, torch.randn(1, 64), runtime=f"{runtime}:threads=1", repeats=9)
     assert compared.latencies["small"].median > 0
     assert compared.speedups["small"].median > 1
+
+
+def test_its_quick_way_runs_what_the_whole_one_does(runtime: str) -> None:
+    kind = RUNTIMES[runtime]
+    if not hasattr(kind, "quick"):
+        assert liked_multiple(runtime, Kind((3, 3), 32)) == 8
+        return
+    run = kind().quick(Residual().eval(), X)
+    assert run() is not None
 
 
 class Outside(nn.Module):

@@ -16,7 +16,7 @@ from secateur.files import require
 from secateur.runtimes.base import Call, Run
 from secateur.runtimes.exporting import FileRuntime, Inputs, check_fixed, check_float32, reason_of, unsupported
 from secateur.runtimes.interface import Interface
-from secateur.types import ExportError, InputError
+from secateur.types import ExampleInputs, ExportError, InputError
 
 __all__ = ["Ncnn"]
 
@@ -39,6 +39,10 @@ class Ncnn(FileRuntime):
     extra: ClassVar[str] = "ncnn"
     libraries: ClassVar[tuple[str, ...]] = ("ncnn", "pnnx")
     suffix: ClassVar[str] = ".param"
+
+    def quick(self, model: nn.Module, example_inputs: ExampleInputs) -> Run:
+        """Return what runs a model once; there is no shorter way than the whole one, which is quick."""
+        return self(model, example_inputs)
 
     def written(self, model: nn.Module, interface: Interface, inputs: Inputs, batch: int | None) -> dict[str, bytes]:
         """Return the graph and the weights, as pnnx translates them from TorchScript."""

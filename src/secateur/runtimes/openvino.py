@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from secateur.files import require
 from secateur.runtimes.base import Call, Run
-from secateur.runtimes.exporting import FileRuntime, Inputs, exported_program, unsupported
+from secateur.runtimes.exporting import FileRuntime, Inputs, exported_program, on_cpu, silent, unsupported
 from secateur.runtimes.interface import Interface
-from secateur.types import InputError
+from secateur.state import evaluating, split_inputs
+from secateur.types import ExampleInputs, InputError
 
 __all__ = ["OpenVino"]
 
@@ -35,6 +36,22 @@ class OpenVino(FileRuntime):
     libraries: ClassVar[tuple[str, ...]] = ("openvino",)
     suffix: ClassVar[str] = ".xml"
 
+    def quick(self, model: nn.Module, example_inputs: ExampleInputs) -> Run:
+        """Return what runs a model once: read from its trace, in a tenth of the time, not compared."""
+        library = require("openvino", self.extra)
+        cpu_model, (args, kwargs) = on_cpu(model, split_inputs(example_inputs))
+        trace: Any = torch.jit.trace
+        try:
+            with evaluating(cpu_model), silent():
+                interface = Interface.of(args, kwargs, cpu_model(*args, **kwargs))
+                tensors = interface.flat(args, kwargs)
+                traced = trace(interface.flattened(cpu_model), tuple(tensors), check_trace=False)
+                converted = library.convert_model(traced, example_input=tuple(tensors))
+                converted.reshape(dict(enumerate([*tensor.shape] for tensor in tensors)))
+            return self._compiled(library.Core(), converted).ready(tensors)
+        except Exception:  # noqa: BLE001  (tracing takes other models than exporting)
+            return self(model, example_inputs)
+
     def written(self, model: nn.Module, interface: Interface, inputs: Inputs, batch: int | None) -> dict[str, bytes]:
         """Return the graph and the weights."""
         library = require("openvino", self.extra)
@@ -51,14 +68,15 @@ class OpenVino(FileRuntime):
 
     def opened(self, parts: Mapping[str, bytes]) -> Call:
         """Open the files on the CPU, in float32 even where the processor has shorter numbers."""
-        library = require("openvino", self.extra)
-        options = {"INFERENCE_NUM_THREADS": self.threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+        core = require("openvino", self.extra).Core()
         try:
-            core = library.Core()
-            model = core.read_model(parts[".xml"], parts[".bin"])
-            return _Session(core.compile_model(model, "CPU", options).create_infer_request())
+            return self._compiled(core, core.read_model(parts[".xml"], parts[".bin"]))
         except Exception as error:
             raise unsupported(WORDS, error) from error
+
+    def _compiled(self, core: Any, model: Any) -> _Session:
+        options = {"INFERENCE_NUM_THREADS": self.threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+        return _Session(core.compile_model(model, "CPU", options).create_infer_request())
 
 
 @dataclass(frozen=True, eq=False)
