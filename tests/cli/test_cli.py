@@ -374,7 +374,7 @@ def test_ctrl_c_in_compress_says_how_to_go_on(run: Run, weights: Path, monkeypat
     def interrupt(*args: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("secateur.compression.steps.distill", interrupt)
+    monkeypatch.setattr("secateur.compression.work.distill", interrupt)
     done = run("compress", *DIGITS, "--data", "digits", "--weights", weights, *QUICK, "--folder", "half", "--json")
     assert done.code == 130
     assert done.err == "secateur: interrupted; the same command goes on from here\n"
