@@ -409,7 +409,9 @@ def test_training_goes_on_while_it_would_lead_to_the_metric(
 ) -> None:
     seeds: list[int] = []
 
-    def train(self: Any, model: nn.Module, metric: float, options: TrainOptions, number: int, what: str) -> Any:
+    def train(
+        self: Any, model: nn.Module, metric: float, options: TrainOptions, number: int, what: str, edits: Any
+    ) -> Any:
         if what == "train":
             return metrics[0], True
         seeds.append(options.seed)
@@ -426,7 +428,8 @@ def test_training_goes_on_while_it_would_lead_to_the_metric(
         None,
         False,
     )
-    metric = walk._trained_back(trained, 0.9, cost=0.5, floor=0.99, number=1)
+    walk.journal.baseline["metric"] = 0.99 + walk.options.max_drop
+    metric = walk._trained_back(trained, 0.9, 1, is_last=True)
     assert metric == metrics[trainings]
     assert seeds == [*range(trainings)]
 
@@ -440,7 +443,9 @@ def test_a_training_that_made_it_worse_is_followed_by_a_calmer_one(
 ) -> None:
     seen: list[float] = []
 
-    def train(self: Any, model: nn.Module, metric: float, options: TrainOptions, number: int, what: str) -> Any:
+    def train(
+        self: Any, model: nn.Module, metric: float, options: TrainOptions, number: int, what: str, edits: Any
+    ) -> Any:
         seen.append(options.lr)
         return metric, helps[len(seen) - 1]
 
@@ -455,7 +460,8 @@ def test_a_training_that_made_it_worse_is_followed_by_a_calmer_one(
         None,
         False,
     )
-    assert walk._trained_back(trained, 0.95, cost=0.5, floor=0.99, number=1) == 0.95
+    walk.journal.baseline["metric"] = 0.99 + walk.options.max_drop
+    assert walk._trained_back(trained, 0.95, 1, is_last=True) == 0.95
     assert seen == pytest.approx(rates)
 
 

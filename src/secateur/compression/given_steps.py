@@ -188,7 +188,7 @@ class GivenSteps(Work[StepTrial]):
 def _composed(best: Result, result: Result) -> Result:
     """A step's result as one from the start."""
     if not best.edits:
-        return result
+        return replace(result, original=best.original)
     criterion = f"{best.method.criterion}, then {result.method.criterion}"
     warnings = (*best.method.warnings, *result.method.warnings)
     return replace(result, method=replace(result.method, criterion=criterion, warnings=warnings)).after(best)
