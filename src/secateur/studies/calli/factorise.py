@@ -1,4 +1,4 @@
-"""E. Çallı, 2017, section 1.3: layers written as products of lower rank, by weights or by what they do on data."""
+"""E. Çallı, 2017, section 1.3.1: layers written as products of lower rank, by weights or by what they do on data."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ STUDY = study(
     source=SOURCE,
     options=smaller_options(
         tuple(WAYS),
-        Option("macs", "part", [0.25, 0.5, 0.75], "shares of the MACs that are left", many="list"),
-        Option("energies", "part", [0.8, 0.95], "shares of the energy that layers keep", many="list"),
-        Option("ranks", "count", [4, 12], "ranks of every layer", least=1, many="list"),
+        Option("macs", "part", [0.25, 0.5], "shares of the MACs that are left", many="list"),
+        Option("energies", "part", [0.9], "shares of the energy that layers keep", many="list"),
+        Option("ranks", "count", [8], "ranks of every layer", least=1, many="list"),
         model="conv-2",
         model_options={"width": 0.25},
     ),

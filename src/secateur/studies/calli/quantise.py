@@ -1,4 +1,4 @@
-"""E. Çallı, 2017, section 1.5: weights of n bits, rounded after the training or trained so."""
+"""E. Çallı, 2017, section 1.6: weights of n bits, rounded after the training or trained so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""E. Çallı, 2017, section 1.6: weights that share few values, by the bits of an index and by how k-means begins."""
+"""E. Çallı, 2017, section 1.3.2: weights that share few values, by the bits of an index and by how k-means begins."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["STUDY", "WAYS"]
 
 def _settings(initialisation: str, scope: str, settled: Mapping[str, Json]) -> Sequence[Setting]:
     options = {"initialisation": initialisation, "scope": scope, "coder": "packed"}
-    return [Setting(f"{bits} bits", float(bits), {**options, "bits": bits}) for bits in settled["bits"]]
+    return [Setting(f"{bits} bit{'s' if bits > 1 else ''}", float(bits), {**options, "bits": bits}) for bits in settled["bits"]]
 
 
 LINEAR, EXACT = "linear", "exact"

@@ -63,7 +63,7 @@ def smaller_options(ways: Sequence[str], *further: Option, **defaults: Json) -> 
         Option("few", "count", 300, "training images that layers are looked at with, drawn by the seed", least=1),
         Option("tune", "count", 1, "passes over the training images afterwards", least=1),
     )
-    return Options(table).changed(**{"seeds": 5, "epochs": 8, "batch_size": 64, "validation": 1000, **defaults})
+    return Options(table).changed(**{"seeds": 3, "epochs": 8, "batch_size": 64, "validation": 1000, **defaults})
 
 
 def cells(name: str, settled: Mapping[str, Json], transform: str, ways: Mapping[str, SettingsOf]) -> Iterator[Cell]:
