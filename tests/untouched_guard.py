@@ -47,7 +47,10 @@ ROOMS = (
 )
 # What trains or loads weights is meant to change the model; of `distill`, the teacher stays as it is.
 CHANGES = {
-    "fit": ("model",), "fit_replicas": ("models",), "distill": ("model",), "load_weights": ("model",),
+    "fit": ("model",),
+    "fit_replicas": ("models",),
+    "distill": ("model",),
+    "load_weights": ("model",),
     "train_held": ("model",),
 }
 EXEMPT = {

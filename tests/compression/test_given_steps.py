@@ -217,5 +217,8 @@ def test_steps_as_text() -> None:
         step_of("share:bit=3")
     with pytest.raises(InputError, match="write KEY=VALUE"):
         step_of("share:3")
+    with pytest.raises(InputError, match="it needs structure"):
+        step_of("structure")
+    assert step_of("structure:structure=separable") == Replace("separable")
     with pytest.raises(InputError, match="bits"):
         step_of("share:bits=33")

@@ -144,7 +144,12 @@ _WIDE_EVOLUTION = {
 _OTHER_SMALLER = {**_TWO, "rated": 30, "few": 20, "tune": 3, "train_images": 99}
 
 OTHER: dict[str, dict[str, Any]] = {
-    "calli-factorise": {**_OTHER_SMALLER, "model": ["conv-2", "conv-4"], "ways": ["SVD on data", "Tucker-2"], "ranks": [3]},
+    "calli-factorise": {
+        **_OTHER_SMALLER,
+        "model": ["conv-2", "conv-4"],
+        "ways": ["SVD on data", "Tucker-2"],
+        "ranks": [3],
+    },
     "calli-share": {**_OTHER_SMALLER, "model": ["lenet-300-100", "mlp-3"], "bits": [3], "ways": ["random"]},
     "calli-quantise": {**_OTHER_SMALLER, "model": ["lenet-300-100", "mlp-3"], "bits": [5], "ways": ["per tensor"]},
     "calli-structures": {**_OTHER_SMALLER, "model": ["conv-2", "conv-4"], "ways": ["1-D"], "table_size": 64},

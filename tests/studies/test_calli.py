@@ -215,7 +215,13 @@ def test_strips_of_unequal_lengths_are_refused() -> None:
 # Smaller without cutting
 
 TINY: dict[str, Json] = {
-    "seeds": 2, "data": "digits", "epochs": 2, "validation": 300, "train_images": 300, "rated": 60, "few": 40,
+    "seeds": 2,
+    "data": "digits",
+    "epochs": 2,
+    "validation": 300,
+    "train_images": 300,
+    "rated": 60,
+    "few": 40,
 }
 
 

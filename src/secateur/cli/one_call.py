@@ -65,7 +65,7 @@ def compress_(
         list[str] | None,
         typer.Option(
             metavar="STEP:KEY=VALUE,…",
-            help="Instead of cuts to a goal: prune, low-rank, replace, share or quantize, as in share:bits=4; may be "
+            help="Instead of cuts to a goal: prune, low-rank, structure, share or quantize, as in share:bits=4; may be "
             "repeated, and they are taken in that order.",
         ),
     ] = None,

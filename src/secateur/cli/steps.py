@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any
 
 from secateur.cli.root import options_of
@@ -43,7 +43,7 @@ def step_of(text: str, data: Samples | None = None) -> Step:
     from secateur.checks import check_name
     from secateur.pruning import Prune
     from secateur.transforms import TRANSFORMS
-    from secateur.types import unknown_name
+    from secateur.types import InputError, unknown_name
 
     kinds: dict[str, Any] = {Prune.kind: Prune, **TRANSFORMS}
     name, _, options = text.partition(":")
@@ -53,11 +53,14 @@ def step_of(text: str, data: Samples | None = None) -> Step:
     pairs = options_of(NEXT_OPTION.split(options) if options else [], f"--step {name}")
     values = {option: tuple(value) if isinstance(value, list) else value for option, value in pairs.items()}
     known_options = {option.name for option in fields(kind)} - {"data", "validation", "train"}
+    for needed in (option.name for option in fields(kind) if option.default is MISSING is option.default_factory):
+        if needed not in values:
+            raise InputError(f"--step {name}: it needs {needed}, as in --step {name}:{needed}=…")
     for option in values:
         if option not in known_options:
             raise unknown_name(f"option of the step {name}", option, known_options)
     if name == "quantize" and values.get("input_bits") is None:
         data = None
-    looks = name in ("low-rank", "replace", "quantize") and data is not None
+    looks = name in ("low-rank", "structure", "quantize") and data is not None
     step: Step = kind(**values, **({"data": data} if looks else {}))
     return step

@@ -17,7 +17,10 @@ __all__ = ["STUDY", "WAYS"]
 
 def _settings(initialisation: str, scope: str, settled: Mapping[str, Json]) -> Sequence[Setting]:
     options = {"initialisation": initialisation, "scope": scope, "coder": "packed"}
-    return [Setting(f"{bits} bit{'s' if bits > 1 else ''}", float(bits), {**options, "bits": bits}) for bits in settled["bits"]]
+    return [
+        Setting(f"{bits} bit{'s' if bits > 1 else ''}", float(bits), {**options, "bits": bits})
+        for bits in settled["bits"]
+    ]
 
 
 LINEAR, EXACT = "linear", "exact"
