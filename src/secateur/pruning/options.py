@@ -221,5 +221,5 @@ HALF: Mapping[str, float | str] = {"macs": 0.5}
 BY_DEFAULT: tuple[Repair, ...] = ("least-squares", "norms")
 """What is repaired where nothing is chosen but data are given."""
 
-LEFT_TO_ALL = {"sparsity", "unit", "solver", "loss", "ignore", "form", "runtime"}
+LEFT_TO_ALL = {"sparsity", "unit", "solver", "loss", "ignore", "form", "runtime", "data"}
 """The options that go with a solver, too."""
