@@ -133,7 +133,8 @@ class PruneOptions:
     runtime: Runtime | None = field(
         default=None,
         metadata=option_words(
-            "Where the model is to run and is timed: eager or onnxruntime, as in onnxruntime:threads=2.", "NAME"
+            "Where the model is to run and is timed: eager, onnxruntime, openvino, ..., as in onnxruntime:threads=2.",
+            "NAME",
         ),
     )
     form: Form = field(
