@@ -75,6 +75,10 @@ def _recurrent(module: nn.Module, shapes: Mapping[str, Shape]) -> dict[str, int 
     return sizes
 
 
+def _cell(module: nn.Module, shapes: Mapping[str, Shape]) -> dict[str, int | list[int]]:
+    return {"input_size": shapes["weight_ih"][1], "hidden_size": shapes["weight_hh"][1]}
+
+
 Mender = Callable[[nn.Module, Mapping[str, Shape]], dict[str, int | list[int]]]
 
 # The first class that a module is an instance of decides.
@@ -86,8 +90,10 @@ MENDERS: list[tuple[type[nn.Module], Mender]] = [
     (nn.RMSNorm, _layer_norm),
     (nn.GroupNorm, _group_norm),
     (nn.Embedding, _embedding),
+    (nn.EmbeddingBag, _embedding),
     (nn.PReLU, _prelu),
     (nn.RNNBase, _recurrent),
+    (nn.RNNCellBase, _cell),
 ]
 
 
