@@ -39,6 +39,7 @@ __all__ = [
     "UnknownNameError",
     "VerificationError",
     "brief",
+    "layer_of",
     "unknown_name",
     "with_changes",
 ]
@@ -167,6 +168,16 @@ Role = Literal["out", "in", "scale"]
 """What a parameter's dimension is to a site: it produces the units, consumes them, or scales and shifts them."""
 
 
+def layer_of(parameter: str) -> str:
+    """Return the path of the module that has a parameter; of a parametrized one, that whose weight is made of it.
+
+    >>> layer_of("fc.weight"), layer_of("fc.parametrizations.weight.original0")
+    ('fc', 'fc')
+    """
+    path = parameter.rpartition(".")[0]
+    return f".{path}".partition(".parametrizations")[0].lstrip(".")
+
+
 @dataclass(frozen=True, eq=False)
 class Member:
     """The part that one parameter has in a site.
@@ -178,6 +189,8 @@ class Member:
         index: positions along `dim`, one row for each unit, int64 ``(units, positions)``; None with `dim`.
         role: whether this dimension produces the units, consumes them, or scales them.
         unit: the number of the unit that owns the whole parameter; None where units share it.
+        masked: whether removed units are zeros here when they are masked; where not, another tensor makes them so, as
+            the length of a weight whose direction cannot be zero.
     """
 
     parameter: str
@@ -186,9 +199,17 @@ class Member:
     index: Tensor | None = None
     role: Role = "out"
     unit: int | None = None
+    masked: bool = True
+
+    @property
+    def layer(self) -> str:
+        """The path of the module that has the parameter."""
+        return layer_of(self.parameter)
 
     def clear(self, tensor: Tensor, keep_mask: Tensor) -> None:
         """Write zeros (False in a mask) into `tensor`, of the parameter's shape, where units are not kept."""
+        if not self.masked:
+            return
         keep_mask = keep_mask.to(tensor.device)
         if self.unit is not None:
             if not bool(keep_mask[self.unit]):

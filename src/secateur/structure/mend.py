@@ -57,6 +57,11 @@ def _group_norm(module: nn.Module, shapes: Mapping[str, Shape]) -> dict[str, int
     return {"num_channels": shapes["weight"][0]} if "weight" in shapes else {}
 
 
+def _bilinear(module: nn.Module, shapes: Mapping[str, Shape]) -> dict[str, int | list[int]]:
+    out, first, second = shapes["weight"]
+    return {"out_features": out, "in1_features": first, "in2_features": second}
+
+
 def _embedding(module: nn.Module, shapes: Mapping[str, Shape]) -> dict[str, int | list[int]]:
     return {"num_embeddings": shapes["weight"][0], "embedding_dim": shapes["weight"][1]}
 
@@ -68,7 +73,7 @@ def _prelu(module: nn.Module, shapes: Mapping[str, Shape]) -> dict[str, int | li
 def _recurrent(module: nn.Module, shapes: Mapping[str, Shape]) -> dict[str, int | list[int]]:
     assert isinstance(module, nn.RNNBase)
     gates = shapes["weight_ih_l0"][0]
-    old = int(module.get_parameter("weight_ih_l0").shape[0]) // module.hidden_size
+    old = int(module.weight_ih_l0.shape[0]) // module.hidden_size  # type: ignore[index, operator]
     sizes: dict[str, int | list[int]] = {"input_size": shapes["weight_ih_l0"][1], "hidden_size": gates // old}
     if "weight_hr_l0" in shapes:
         sizes["proj_size"] = shapes["weight_hr_l0"][0]
@@ -86,6 +91,7 @@ MENDERS: list[tuple[type[nn.Module], Mender]] = [
     (nn.Linear, _linear),
     (nn.modules.conv._ConvNd, _conv),
     (nn.modules.batchnorm._NormBase, _norm),
+    (nn.Bilinear, _bilinear),
     (nn.LayerNorm, _layer_norm),
     (nn.RMSNorm, _layer_norm),
     (nn.GroupNorm, _group_norm),
@@ -109,6 +115,7 @@ def edits(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], s
             continue
         mender = next((m for kind, m in MENDERS if isinstance(module, kind)), None)
         names = {n: first[id(getattr(module, n))] for n in _own_tensors(module)}
+        names |= {n: full for full in structure.derived if (n := _name_in(path, full))}
         if mender is None or not any(full in shapes for full in names.values()):
             continue
         tensor_shapes = {n: shapes.get(full) or tuple(getattr(module, n).shape) for n, full in names.items()}
@@ -125,6 +132,12 @@ def edits(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], s
         if isinstance(module, nn.TransformerEncoder) and any(_is_freed(model, path, inner) for inner in edits_by_path):
             edits_by_path.setdefault(path, {}).update(dict.fromkeys(SWITCHES, False))
     return {path: attributes for path, attributes in edits_by_path.items() if attributes}
+
+
+def _name_in(path: str, full: str) -> str:
+    """The name of a tensor in the module at `path`; "" where it is another module's."""
+    layer, _, name = full.rpartition(".")
+    return name if layer == path else ""
 
 
 def _is_freed(model: nn.Module, path: str, inner: str) -> bool:

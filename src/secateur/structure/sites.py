@@ -98,7 +98,7 @@ def _without(table: Mapping[str, Site], ignore: object, site_names: Iterable[str
 
 def _layers(site: Site) -> set[str]:
     """The layers that produce a site's units: any of them names it."""
-    return {m.parameter.rpartition(".")[0] for m in site.members if m.role == "out" and m.dim is not None}
+    return {m.layer for m in site.members if m.role == "out" and m.dim is not None}
 
 
 def check_keep(sites: Sites, keep: Keep) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from secateur.state import own_tensors
 from secateur.structure.frames import Inputs
 from secateur.untouched import copied
 
-__all__ = ["Fetch", "run_substituted"]
+__all__ = ["DOUBLE", "Fetch", "run_substituted"]
 
 DOUBLE = {
     **dict.fromkeys((torch.float32, torch.float16, torch.bfloat16), torch.float64),

@@ -1,0 +1,88 @@
+"""Weights that are no parameters: what a parametrization, a mask or a normalisation makes of parameters on each run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx import Node
+from torch.nn.utils.parametrize import ParametrizationList
+
+from secateur.state import own_tensors
+
+__all__ = ["effective_weights", "parametrized"]
+
+
+def parametrized(model: nn.Module, graph: fx.Graph, tensors: Mapping[Node, str]) -> dict[str, Node]:
+    """Return the nodes that make the parametrized weights of a model, by the weights' names.
+
+    Args:
+        model: the model.
+        graph: its graph.
+        tensors: the placeholders of the graph that stand for the model's tensors, with their names.
+    """
+    lists = [path for path, module in model.named_modules() if isinstance(module, ParametrizationList)]
+    if not lists:
+        return {}
+    makers: dict[str, Node] = {}
+    for node in graph.nodes:
+        stack = {path for path, _ in (node.meta.get("nn_module_stack") or {}).values()}
+        if node.op == "call_function" and isinstance(node.meta.get("val"), Tensor):
+            makers |= {path: node for path in lists if path in stack}
+    holders = {name: node for node, name in tensors.items()}
+    # A parametrization that gives back what it is given leaves no node.
+    nodes = {path: makers.get(path, holders.get(f"{path}.original")) for path in lists}
+    return {_weight_name(path): node for path, node in nodes.items() if node is not None}
+
+
+def _weight_name(path: str) -> str:
+    """The name of the weight whose parametrizations lie at a path."""
+    layer, _, name = path.rpartition("parametrizations.")
+    return layer + name
+
+
+def effective_weights(
+    model: nn.Module, derived: Mapping[str, Node], tensors: Mapping[Node, str]
+) -> dict[str, Tensor]:
+    """Return what layers compute with in the place of parameters that a mask, a norm or another function changes.
+
+    Args:
+        model: the model.
+        derived: the nodes of its graph that make weights of parameters.
+        tensors: the placeholders of the graph, with the names of the model's tensors.
+
+    Returns:
+        The weights by the names of those parameters of theirs that have their shape: ``weight_orig``, ``weight_v``.
+    """
+    own, weights = own_tensors(model), {}
+    values: dict[Node, Tensor] = {}
+    for node in derived.values():
+        sources = _sources(node)
+        if not all(source.op == "call_function" or tensors.get(source) in own for source in sources):
+            continue
+        with torch.no_grad():
+            for source in sources:
+                values.setdefault(source, _computed(source, values, own, tensors))
+        names = [tensors[source] for source in sources if source in tensors]
+        alike = [name for name in names if isinstance(own[name], nn.Parameter) and own[name].shape == values[node].shape]
+        weights |= dict.fromkeys(alike, values[node])
+    return weights
+
+
+def _sources(node: Node) -> list[Node]:
+    """What a node is computed from, in order, with itself."""
+    needed, waiting = {node}, [node]
+    while waiting:
+        fresh = [operand for operand in waiting.pop().all_input_nodes if operand not in needed]
+        needed.update(fresh)
+        waiting += fresh
+    return [candidate for candidate in node.graph.nodes if candidate in needed]
+
+
+def _computed(node: Node, values: Mapping[Node, Tensor], own: Mapping[str, Tensor], tensors: Mapping[Node, str]) -> Any:
+    if node.op == "placeholder":
+        return own[tensors[node]].detach()
+    args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+    return node.target(*args, **kwargs)  # type: ignore[operator]
