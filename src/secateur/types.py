@@ -245,6 +245,12 @@ class Site:
         return prod(self.shape)
 
 
+FOLDING = (
+    ". Where a parametrization is in the way, let it make a plain weight first: prune(..., fold=True), or "
+    "secateur.folded(model)"
+)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Sites(Mapping[str, Site]):
     """The sites of a model, by name and in the order of the forward pass.
@@ -274,7 +280,8 @@ class Sites(Mapping[str, Site]):
         >>> Sites({}, {"fc": "the model's output"}).why_whole()
         "fc (the model's output)"
         """
-        return in_groups(self.frozen) or "the model has no layer whose units could go"
+        reasons = in_groups(self.frozen) or "the model has no layer whose units could go"
+        return reasons + (FOLDING if ".parametrizations." in reasons else "")
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name}: {site.size}" for name, site in self.table.items())

@@ -27,7 +27,7 @@ from secateur.structure.verify import Verification, shapes_taken, verify
 from secateur.types import CutError, InputError, Keep, Sites, VerificationError
 from secateur.untouched import copied
 
-__all__ = ["CutModel", "Plan", "apply_plan", "cut", "cut_with_plan", "draft", "make_plan"]
+__all__ = ["TOLERANCE", "CutModel", "Plan", "apply_plan", "cut", "cut_with_plan", "draft", "make_plan"]
 
 TOLERANCE = 1e-4
 

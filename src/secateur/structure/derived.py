@@ -8,11 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx import Node
-from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils import prune, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized, remove_parametrizations
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
-from secateur.state import own_tensors
+from secateur.state import check_module, modes_kept, own_tensors, usual
+from secateur.untouched import copied
 
-__all__ = ["effective_weights", "parametrized"]
+__all__ = ["effective_weights", "folded", "parametrized"]
 
 
 def parametrized(model: nn.Module, graph: fx.Graph, tensors: Mapping[Node, str]) -> dict[str, Node]:
@@ -41,6 +45,38 @@ def _weight_name(path: str) -> str:
     """The name of the weight whose parametrizations lie at a path."""
     layer, _, name = path.rpartition("parametrizations.")
     return layer + name
+
+
+@usual
+def folded(model: nn.Module) -> nn.Module:
+    """Return a copy of `model` whose weights are plain parameters, with the values that they have in evaluation.
+
+    Masks of `torch.nn.utils.prune`, parametrizations, and weight and spectral norms of either kind are carried out once
+    and leave. The copy answers as the model does; trained, it is another one.
+
+    >>> model = torch.nn.utils.parametrizations.weight_norm(nn.Linear(2, 1))
+    >>> sorted(folded(model).state_dict())
+    ['bias', 'weight']
+    """
+    check_module(model, "folded")
+    plain = copied(model)
+    with modes_kept(plain):
+        for module in plain.eval().modules():
+            for name in list(getattr(module, "parametrizations", ())) if is_parametrized(module) else ():
+                remove_parametrizations(module, name)
+            for hook in list(module._forward_pre_hooks.values()):
+                _fold_hook(module, hook)
+    return plain
+
+
+def _fold_hook(module: nn.Module, hook: object) -> None:
+    """Carry out what a hook of torch's makes of weights before each run."""
+    if isinstance(hook, WeightNorm):
+        remove_weight_norm(module, hook.name)
+    elif isinstance(hook, SpectralNorm):
+        remove_spectral_norm(module, hook.name)
+    elif isinstance(hook, prune.BasePruningMethod):
+        prune.remove(module, hook._tensor_name)
 
 
 def effective_weights(

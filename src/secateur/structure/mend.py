@@ -17,7 +17,7 @@ from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.carriers import Attribute, Uses
 from secateur.structure.infer import Structure
 from secateur.structure.literals import size_changes
-from secateur.structure.rules import op_name
+from secateur.structure.rules import Value, op_name
 from secateur.structure.watch import watch
 
 __all__ = ["SWITCHES", "Edits", "edits", "proposals"]
@@ -127,11 +127,45 @@ def edits(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], s
         changed = {k: v for k, v in new.items() if _differs(getattr(module, k, None), v)}
         if changed:
             edits_by_path.setdefault(path, {}).update(changed)
+    for path, attribute, sizes in _other_sizes(model, structure, gone, edits_by_path):
+        edits_by_path.setdefault(path, {})[attribute] = sizes
     for path, module in model.named_modules():
         # An encoder hands its layers ragged batches for a fused kernel, which keeps to attention as torch has it.
         if isinstance(module, nn.TransformerEncoder) and any(_is_freed(model, path, inner) for inner in edits_by_path):
             edits_by_path.setdefault(path, {}).update(dict.fromkeys(SWITCHES, False))
     return {path: attributes for path, attributes in edits_by_path.items() if attributes}
+
+
+NORMS: list[tuple[type[nn.Module], str]] = [
+    (nn.modules.batchnorm._NormBase, "num_features"),
+    (nn.GroupNorm, "num_channels"),
+    (nn.LayerNorm, "normalized_shape"),
+    (nn.RMSNorm, "normalized_shape"),
+]
+
+
+def _other_sizes(
+    model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], edits_by_path: Edits
+) -> Iterator[tuple[str, str, int | list[int]]]:
+    """The sizes that norms without tensors remember, and the width that a transformer compares its inputs with."""
+    modules = dict(model.named_modules())
+    for path, module in modules.items():
+        first_norm = f"{path}.encoder.layers.0.norm1".lstrip(".")
+        width = edits_by_path.get(first_norm, {}).get("normalized_shape")
+        if isinstance(module, nn.Transformer) and isinstance(width, list):
+            yield path, "d_model", width[0]
+    for node in structure.values:
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        path = stack[-1][0] if stack else ""
+        name = next((a for kind, a in NORMS if isinstance(modules.get(path), kind)), None)
+        if name is None or "norm" not in op_name(node) or _own_tensors(modules[path]):
+            continue
+        seen = structure.values.get(node.args[0])  # type: ignore[arg-type]
+        kept = [int(keep_vector(axis, gone).sum()) for axis in seen.axes] if isinstance(seen, Value) else []
+        old = getattr(modules[path], name)
+        new: int | list[int] = kept[-len(old) :] if isinstance(old, (list, tuple)) else (kept[1:2] or [old])[0]
+        if kept and _differs(old, new):
+            yield path, name, new
 
 
 def _name_in(path: str, full: str) -> str:

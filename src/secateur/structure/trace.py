@@ -13,7 +13,7 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from secateur.randomness import private_draws
-from secateur.state import check_module, check_ordinary, evaluating, first_names, own_tensors, split_inputs
+from secateur.state import check_module, check_ordinary, check_readable, evaluating, first_names, own_tensors, split_inputs
 from secateur.structure.carriers import Uses
 from secateur.structure.export import Export, export
 from secateur.structure.derived import parametrized
@@ -86,6 +86,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, quick: bool = True
         TraceError: the forward pass depends on the values of its tensors, or uses what cannot be exported.
     """
     check_module(model, "trace")
+    check_readable(model, "trace")
     check_ordinary(model, "trace")
     args, kwargs = split_inputs(example_inputs)
     with evaluating(model), private_draws(), writes_refused(model):
