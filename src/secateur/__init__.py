@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from secateur.runtimes import export
     from secateur.saving import load
     from secateur.selection import select
-    from secateur.structure import blocks, channels, cut, folded, mask, weights
+    from secateur.structure import blocks, channels, cut, mask, weights
     from secateur.train import distill, fit
     from secateur.types import (
         CutError,
@@ -87,7 +87,6 @@ __all__ = [
     "evaluate",
     "export",
     "fit",
-    "folded",
     "load",
     "mask",
     "measure",
@@ -113,7 +112,7 @@ _NAMES = {
     "secateur.runtimes": ("export",),
     "secateur.saving": ("load",),
     "secateur.selection": ("select",),
-    "secateur.structure": ("blocks", "channels", "cut", "folded", "mask", "weights"),
+    "secateur.structure": ("blocks", "channels", "cut", "mask", "weights"),
     "secateur.train": ("distill", "fit"),
     "secateur.types": (
         "CutError",

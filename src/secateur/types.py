@@ -247,7 +247,7 @@ class Site:
 
 FOLDING = (
     ". Where a parametrization is in the way, let it make a plain weight first: prune(..., fold=True), or "
-    "secateur.folded(model)"
+    "secateur.structure.folded(model)"
 )
 
 

@@ -125,23 +125,6 @@ def test_units_that_a_mask_has_emptied_go_first() -> None:
     assert torch.equal(result.keep["2"], ~emptied)
 
 
-@ignore_old
-def test_a_recurrent_layers_normalised_weights_are_cut() -> None:
-    class Tagger(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.lstm = weight_norm(weight_norm(nn.LSTM(6, 16, batch_first=True), "weight_hh_l0"), "weight_ih_l0")
-            self.head = nn.Linear(16, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.lstm(x)[0])
-
-    x = torch.randn(2, 4, 6)
-    small = sc.prune(Tagger().eval(), x, sparsity=0.5, scope="layer", latency=False).model
-    assert small.lstm.hidden_size == 8
-    assert small(x).shape == (2, 4, 3)
-
-
 def test_a_standardised_weight_is_standardised_over_what_is_kept() -> None:
     model, x = _convolutional()
     parametrize.register_parametrization(model[2], "weight", Standardized())

@@ -12,6 +12,7 @@ import typer
 from secateur.cli.derived import parsed, takes_options
 from secateur.cli.models import on_test
 from secateur.cli.networks import (
+    Inputs,
     ModelName,
     Set,
     Shape,
@@ -60,6 +61,7 @@ def compress_(
         float, typer.Option(help="Fraction of the training data held out; the metric is taken on it.")
     ] = 0.1,
     input_shape: Shape = None,
+    inputs: Inputs = None,
     data_dir: DataDir = None,
     set_: Set = None,
     as_json: Json = False,
@@ -79,7 +81,7 @@ def compress_(
     network = build_network(model, weights, model_options)
     split: dict[str, Any] = {"root": data_dir, "validation": validation, "seed": options.seed}
     train, held_out = (data.load(data_name, name, **split) for name in ("train", "validation"))
-    example = example_input(model, input_shape, model_options, train.images)
+    example = example_input(model, input_shape, model_options, train.images, inputs)
     asked = options_of([goal], "--goal")
     try:
         result = compress(network, example, asked, train, held_out, options, folder=folder, progress=not as_json)

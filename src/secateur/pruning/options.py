@@ -61,7 +61,7 @@ class PruneOptions:
         form: what is returned for channels: see `cut`.
         tolerance: by how much the outputs on the example may differ from the masked model's: see `cut`.
         fold: make plain weights first of those that `torch.nn.utils.prune` masks, and of those that a parametrization or
-            a norm makes: see `secateur.folded`. Without it they are cut as they are, where that is exact.
+            a norm makes: see `secateur.structure.folded`. Without it they are cut as they are, where that is exact.
 
     >>> PruneOptions("l1", 0.3).scope is None
     True
@@ -149,7 +149,9 @@ class PruneOptions:
     )
     tolerance: float = field(
         default=TOLERANCE,
-        metadata=option_words("The greatest relative difference from the masked model's outputs on the example.", "NUMBER"),
+        metadata=option_words(
+            "The greatest relative difference from the masked model's outputs on the example.", "NUMBER"
+        ),
     )
     fold: bool = field(
         default=False,

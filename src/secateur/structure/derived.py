@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx import Node
 from torch.nn.utils import prune, remove_spectral_norm, remove_weight_norm
-from torch.nn.utils.parametrize import ParametrizationList, is_parametrized, remove_parametrizations
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
@@ -62,11 +62,26 @@ def folded(model: nn.Module) -> nn.Module:
     plain = copied(model)
     with modes_kept(plain):
         for module in plain.eval().modules():
-            for name in list(getattr(module, "parametrizations", ())) if is_parametrized(module) else ():
-                remove_parametrizations(module, name)
+            if is_parametrized(module):
+                _make_plain(module)
             for hook in list(module._forward_pre_hooks.values()):
                 _fold_hook(module, hook)
     return plain
+
+
+def _make_plain(module: nn.Module) -> None:
+    """Let a parametrized module be one of its own class again; torch's way changes the class, which copies share."""
+    lists = dict(module.parametrizations.items())  # type: ignore[union-attr, operator]
+    values = {name: getattr(module, name).detach().clone() for name in lists}
+    del module.parametrizations
+    module.__class__ = type(module).__bases__[0]
+    for name, value in values.items():
+        originals = list(lists[name].parameters(recurse=False))
+        if originals:
+            trained = any(original.requires_grad for original in originals)
+            module.register_parameter(name, nn.Parameter(value, requires_grad=trained))
+        else:
+            module.register_buffer(name, value)
 
 
 def _fold_hook(module: nn.Module, hook: object) -> None:
@@ -76,12 +91,10 @@ def _fold_hook(module: nn.Module, hook: object) -> None:
     elif isinstance(hook, SpectralNorm):
         remove_spectral_norm(module, hook.name)
     elif isinstance(hook, prune.BasePruningMethod):
-        prune.remove(module, hook._tensor_name)
+        prune.remove(module, hook._tensor_name)  # type: ignore[no-untyped-call]
 
 
-def effective_weights(
-    model: nn.Module, derived: Mapping[str, Node], tensors: Mapping[Node, str]
-) -> dict[str, Tensor]:
+def effective_weights(model: nn.Module, derived: Mapping[str, Node], tensors: Mapping[Node, str]) -> dict[str, Tensor]:
     """Return what layers compute with in the place of parameters that a mask, a norm or another function changes.
 
     Args:
@@ -92,7 +105,8 @@ def effective_weights(
     Returns:
         The weights by the names of those parameters of theirs that have their shape: ``weight_orig``, ``weight_v``.
     """
-    own, weights = own_tensors(model), {}
+    own = own_tensors(model)
+    weights: dict[str, Tensor] = {}
     values: dict[Node, Tensor] = {}
     for node in derived.values():
         sources = _sources(node)
@@ -102,7 +116,9 @@ def effective_weights(
             for source in sources:
                 values.setdefault(source, _computed(source, values, own, tensors))
         names = [tensors[source] for source in sources if source in tensors]
-        alike = [name for name in names if isinstance(own[name], nn.Parameter) and own[name].shape == values[node].shape]
+        alike = [
+            name for name in names if isinstance(own[name], nn.Parameter) and own[name].shape == values[node].shape
+        ]
         weights |= dict.fromkeys(alike, values[node])
     return weights
 

@@ -195,7 +195,5 @@ def _part_outputs(program: ExportedProgram, tap: _Tap) -> dict[Node, Stored]:
     output.args = (tuple(nodes[:count]),)
     program.graph_module.recompile()
     return {
-        node: stored
-        for node, (stored, _) in zip(nodes[count:], tap.stored, strict=False)
-        if isinstance(node, Node)
+        node: stored for node, (stored, _) in zip(nodes[count:], tap.stored, strict=False) if isinstance(node, Node)
     }

@@ -67,7 +67,9 @@ def infer(graph: Graph) -> Structure:
     tensors = {name: solver.tensors[name] for name in sorted(solver.tensors, key=lambda n: order.get(n, inf))}
     sites, units = _find_sites(graph, tensors, solver.ties)
     frozen = {**dict(_find_frozen(tensors, solver.ties)), **graph.idle}
-    derived = {name: value for name, node in graph.derived.items() if isinstance(value := solver.values.get(node), Value)}
+    derived = {
+        name: value for name, node in graph.derived.items() if isinstance(value := solver.values.get(node), Value)
+    }
     return Structure(graph, tensors, solver.values, solver.ties, sites, units, frozen, derived)
 
 

@@ -73,7 +73,7 @@ def _prelu(module: nn.Module, shapes: Mapping[str, Shape]) -> dict[str, int | li
 def _recurrent(module: nn.Module, shapes: Mapping[str, Shape]) -> dict[str, int | list[int]]:
     assert isinstance(module, nn.RNNBase)
     gates = shapes["weight_ih_l0"][0]
-    old = int(module.weight_ih_l0.shape[0]) // module.hidden_size  # type: ignore[index, operator]
+    old = int(module.weight_ih_l0.shape[0]) // module.hidden_size  # type: ignore[index]
     sizes: dict[str, int | list[int]] = {"input_size": shapes["weight_ih_l0"][1], "hidden_size": gates // old}
     if "weight_hr_l0" in shapes:
         sizes["proj_size"] = shapes["weight_hr_l0"][0]

@@ -13,10 +13,18 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from secateur.randomness import private_draws
-from secateur.state import check_module, check_ordinary, check_readable, evaluating, first_names, own_tensors, split_inputs
+from secateur.state import (
+    check_module,
+    check_ordinary,
+    check_readable,
+    evaluating,
+    first_names,
+    own_tensors,
+    split_inputs,
+)
 from secateur.structure.carriers import Uses
-from secateur.structure.export import Export, export
 from secateur.structure.derived import parametrized
+from secateur.structure.export import Export, export
 from secateur.structure.outputs import Stored, dependent, idle_parts, unread
 from secateur.structure.record import record
 from secateur.structure.watch import watch
