@@ -24,7 +24,7 @@ from secateur.runtimes import Runtime, name_of
 from secateur.saving import read_record, save, stored_bytes
 from secateur.state import device_of, usual
 from secateur.state_dicts import fill
-from secateur.structure.cutting import Form, cut_with_plan
+from secateur.structure.cutting import TOLERANCE, Form, cut_with_plan
 from secateur.structure.depth import BlockStructure, removed_blocks
 from secateur.structure.sites import inputs_of, mask
 from secateur.structure.verify import Verification
@@ -98,6 +98,7 @@ class Result:
         *,
         repaired: nn.Module | None = None,
         form: Form = "auto",
+        tolerance: float = TOLERANCE,
         method: Method = BY_HAND,
         history: Log | None = None,
     ) -> Self:
@@ -108,7 +109,7 @@ class Result:
             sites: from `channels`, `blocks` or `weights`.
             keep: one bool tensor a site, True = keep; sites without one stay whole.
             repaired: a model of the same architecture with the weights that the smaller one is to have.
-            form: for channels: see `cut`.
+            form, tolerance: for channels: see `cut`.
             method, history: for the report and the folder.
 
         Raises:
@@ -127,7 +128,7 @@ class Result:
             edit: Edit = Masked.of(sites, masks)
             small, verification = mask(ready, sites, masks), None
         else:
-            cut = cut_with_plan(ready, sites, masks, form=form)
+            cut = cut_with_plan(ready, sites, masks, form=form, tolerance=tolerance)
             small, verification = cut.model, cut.verification
             edit = _edit(model, small, sites, masks, cut.plan)
         return cls(small, model, sites, masks, (edit,), method, verification, None, history, inputs_of(sites))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from secateur.transforms.base import Transform, Transformed
 from secateur.transforms.codebooks import centroids
 from secateur.transforms.csr import CsrLayer, CsrModel, CsrTiming, as_csr
+from secateur.transforms.held import train_held
 from secateur.transforms.low_rank import LowRank
 from secateur.transforms.quantize import Quantize
 from secateur.transforms.sharing import HoldShared, Share
@@ -30,6 +31,7 @@ __all__ = [
     "as_csr",
     "centroids",
     "factor_layer",
+    "train_held",
 ]
 
 TRANSFORMS: Mapping[str, type[Transform]] = {
