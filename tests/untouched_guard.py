@@ -65,7 +65,7 @@ EXEMPT = {
         "LogEpochs",
     ),
     *("GradualMagnitude", "Reinitialise", "RewindRate", "RigL", "Run", "SparseEvolution", "SumMovement", "TrainCycle"),
-    *("TrainSparse", "TrainTicket", "TrainingMasks", "WeightPenalty"),
+    *("HoldShared", "TrainSparse", "TrainTicket", "TrainingMasks", "WeightPenalty"),
 }
 SMALL = 2**16
 

@@ -13,6 +13,7 @@ import typer
 from secateur.cli.derived import parsed, takes_options
 from secateur.cli.models import on_test
 from secateur.cli.networks import (
+    Inputs,
     ModelName,
     Set,
     Shape,
@@ -74,6 +75,7 @@ def compress_(
         float, typer.Option(help="Fraction of the training data held out; the metric is taken on it.")
     ] = 0.1,
     input_shape: Shape = None,
+    inputs: Inputs = None,
     data_dir: DataDir = None,
     set_: Set = None,
     as_json: Json = False,
@@ -95,7 +97,7 @@ def compress_(
     network = build_network(model, weights, model_options)
     split: dict[str, Any] = {"root": data_dir, "validation": validation, "seed": options.seed}
     train, held_out = (data.load(data_name, name, **split) for name in ("train", "validation"))
-    example = example_input(model, input_shape, model_options, train.images)
+    example = example_input(model, input_shape, model_options, train.images, inputs)
     if step:
         options = replace(options, steps=steps_of(step, calibration(train, options.samples, options.seed)))
     try:

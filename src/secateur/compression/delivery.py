@@ -65,7 +65,7 @@ def _write(folder: Path, result: Result, options: CompressOptions) -> None:
         facts["file"] = {
             "name": exported.file.name,
             "runtime": history.runtime,
-            "bytes": len(exported.content),
+            "bytes": exported.size,
             "difference": exported.difference,
         }
         lines.append(f"{exported.file.name}: differs from torch by {exported.difference:.1e} in {exported.runtime}")

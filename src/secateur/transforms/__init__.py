@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from secateur.transforms.base import Transform, Transformed
 from secateur.transforms.codebooks import centroids
+from secateur.transforms.csr import CsrLayer, CsrModel, CsrTiming, as_csr
 from secateur.transforms.held import train_held
 from secateur.transforms.low_rank import LowRank
 from secateur.transforms.quantize import Quantize
@@ -17,6 +18,9 @@ __all__ = [
     "FACTORISATIONS",
     "STRUCTURES",
     "TRANSFORMS",
+    "CsrLayer",
+    "CsrModel",
+    "CsrTiming",
     "HoldShared",
     "LowRank",
     "Quantize",
@@ -24,6 +28,7 @@ __all__ = [
     "Share",
     "Transform",
     "Transformed",
+    "as_csr",
     "centroids",
     "factor_layer",
     "train_held",
