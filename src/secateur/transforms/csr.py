@@ -36,7 +36,7 @@ WORTH = 1.05
 class CsrLayer(nn.Module):
     """A linear layer, or a convolution of one pixel, whose weight is a CSR matrix: ``csr @ x``, for inference.
 
-    It multiplies explicitly, as ``F.linear`` with such a weight is several times slower than with a dense one.
+    It multiplies explicitly: for several samples ``F.linear`` with such a weight is mostly slower than with a dense one.
 
     >>> dense = nn.Linear(3, 2)
     >>> x = torch.ones(4, 5, 3)
