@@ -138,6 +138,16 @@ def option_words(text: str, metavar: str | None = None) -> dict[str, str | None]
     return {"help": text, "metavar": metavar}
 
 
+def changed_options(options: Any) -> str:
+    """Return the options of a dataclass that are not as they are without a word, and that a line can hold.
+
+    >>> changed_options(Member("weight", (2,), 1))
+    "Member(parameter='weight', shape=(2,), dim=1)"
+    """
+    said = [o for o in fields(options) if o.repr and getattr(options, o.name) != o.default]
+    return f"{type(options).__name__}({', '.join(f'{o.name}={brief(getattr(options, o.name))}' for o in said)})"
+
+
 MOST_NAMED = 4
 """How many names a text lists for one reason."""
 

@@ -250,7 +250,10 @@ def evaluate_(
     data_dir: DataDir = None,
     batch_size: Annotated[int, typer.Option(help="The batch size at which latency is measured.")] = 1,
     runtime: Annotated[
-        str, typer.Option(metavar="NAME", help="Where latency is measured: eager or onnxruntime.")
+        str,
+        typer.Option(
+            metavar="NAME", help="Where latency is measured: eager, onnxruntime, openvino, executorch, litert or ncnn."
+        ),
     ] = "eager",
     threads: Annotated[
         int | None,

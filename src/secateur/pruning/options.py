@@ -136,7 +136,8 @@ class PruneOptions:
     runtime: Runtime | None = field(
         default=None,
         metadata=option_words(
-            "Where the model is to run and is timed: eager or onnxruntime, as in onnxruntime:threads=2.", "NAME"
+            "Where the model is to run and is timed: eager, onnxruntime, openvino, ..., as in onnxruntime:threads=2.",
+            "NAME",
         ),
     )
     form: Form = field(
@@ -234,5 +235,5 @@ HALF: Mapping[str, float | str] = {"macs": 0.5}
 BY_DEFAULT: tuple[Repair, ...] = ("least-squares", "norms")
 """What is repaired where nothing is chosen but data are given."""
 
-LEFT_TO_ALL = {"sparsity", "unit", "solver", "loss", "ignore", "form", "tolerance", "fold", "runtime"}
+LEFT_TO_ALL = {"sparsity", "unit", "solver", "loss", "ignore", "form", "tolerance", "fold", "runtime", "data"}
 """The options that go with a solver, too."""

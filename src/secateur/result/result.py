@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from secateur.edits import Cut, Depth, Edit, GraphCut, Masked, replay
+from secateur.edits import Cut, Depth, Edit, GraphCut, Masked, joined_edits, replay
 from secateur.edits.rebuilt import Rebuilt
 from secateur.labelled import SampleBatch
 from secateur.measure import compare_latency, file_bytes, macs, parameters
@@ -167,7 +167,7 @@ class Result:
         [True, False, False]
         """
         sites, keep = _since(earlier, self)
-        edits, layers = (*earlier.edits, *self.edits), (*earlier.layers, *self.layers)
+        edits, layers = joined_edits(earlier.edits, self.edits), (*earlier.layers, *self.layers)
         both = replace(self, original=earlier.original, sites=sites, keep=keep, edits=edits, layers=layers)
         return both if self.change is None else both.compared()
 
