@@ -6,14 +6,14 @@ they always had, since all that enters or leaves a region is frozen.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
@@ -95,11 +95,10 @@ def trace_regions(model: nn.Module, example_inputs: ExampleInputs, whole: TraceE
 
 
 def called_with(inputs: Inputs) -> tuple[Any, ...]:
-    """Return what tells one call from another: the shapes and types of tensors, the types of all else."""
+    """Return what tells one call from another: the shapes of tensors, and what else is given."""
     leaves, spec = pytree.tree_flatten(inputs)
     described = (
-        (tuple(x.shape), x.dtype) if isinstance(x, Tensor) else x if isinstance(x, (bool, int, str)) else type(x)
-        for x in leaves
+        tuple(x.shape) if isinstance(x, Tensor) else x if isinstance(x, (bool, int, str)) else type(x) for x in leaves
     )
     return (str(spec), *described)
 
@@ -162,7 +161,7 @@ def _traced(model: nn.Module, path: str, calls: Iterable[Inputs]) -> list[Region
         if graph.uses is None:
             with evaluating(alone), private_draws():
                 graph = replace(graph, uses=watch(alone, *_copied((graph.args, dict(graph.kwargs)))))
-        regions.append(Region(path, graph, alone))
+        regions.append(Region(path, graph))
     return regions
 
 
@@ -173,7 +172,7 @@ def _joined(model: nn.Module, regions: tuple[Region, ...], inputs: Inputs, whole
     for region in regions:
         for node, name in region.graph.tensors.items():
             tensors[node] = first.get(id(region.graph.state[name]), name)
-    outside = _used_outside(model, {region.path for region in regions}, inputs)
+    outside, ran = _used_outside(model, {region.path for region in regions}, inputs)
     pinned = {first[key]: "what cannot be traced uses it, too" for key in outside if key in first}
     for region in regions:
         pinned |= {first[id(region.graph.state[name])]: why for name, why in region.graph.pinned.items()}
@@ -185,30 +184,36 @@ def _joined(model: nn.Module, regions: tuple[Region, ...], inputs: Inputs, whole
         args=inputs[0],
         kwargs=inputs[1],
         leaving={node: why for region in regions for node, why in region.graph.leaving.items()},
-        idle=_idle(model, set(tensors.values()), regions, whole),
+        idle=_idle(model, set(tensors.values()), regions, ran, first_line(whole.__cause__ or whole)),
         pinned=pinned,
         uses=reduce(_both, (region.graph.uses or Uses() for region in regions)),
         regions=regions,
     )
 
 
-def _idle(model: nn.Module, inside: set[str], regions: tuple[Region, ...], whole: TraceError) -> dict[str, str]:
+def _idle(
+    model: nn.Module, inside: set[str], regions: tuple[Region, ...], ran: Container[int], cause: str
+) -> dict[str, str]:
     """What no region uses, by its name, with the reason."""
     never: dict[str, str] = {}
     for region in regions:
         calls = [other.graph.idle for other in regions if other.path == region.path]
         never |= {name: why for name, why in region.graph.idle.items() if all(name in idle for idle in calls)}
-    outside = f"it stands in what cannot be traced ({first_line(whole)})"
     for name, parameter in model.named_parameters():
         above = any(f"{name}.".startswith(f"{path}.") for path in never)
         if name not in inside and not above and parameter.dim() > 1:
-            never[name.rpartition(".")[0] or name] = outside
+            path = name.rpartition(".")[0]
+            runs = id(model.get_submodule(path)) in ran
+            why = f"it stands in what cannot be traced ({cause})" if runs else "the example inputs never run it"
+            never[path or name] = why
     return never
 
 
 def _both(a: Uses, b: Uses) -> Uses:
     """What two forward passes did."""
-    sizes = {attribute: {*a.sizes.get(attribute, ()), *b.sizes.get(attribute, ())} for attribute in {**a.sizes, **b.sizes}}
+    sizes = {
+        attribute: {*a.sizes.get(attribute, ()), *b.sizes.get(attribute, ())} for attribute in {**a.sizes, **b.sizes}
+    }
     return Uses(
         read=a.read | b.read,
         numbers=a.numbers | b.numbers,
@@ -219,13 +224,13 @@ def _both(a: Uses, b: Uses) -> Uses:
     )
 
 
-def _used_outside(model: nn.Module, paths: Iterable[str], inputs: Inputs) -> set[int]:
-    """The ids of the model's tensors that a forward pass uses elsewhere than in the regions."""
+def _used_outside(model: nn.Module, paths: Iterable[str], inputs: Inputs) -> tuple[set[int], set[int]]:
+    """The ids of the model's tensors that a forward pass uses elsewhere than in the regions, and of modules that run."""
     uses = _Outside({id(tensor) for tensor in own_tensors(model).values()})
     with evaluating(model), private_draws(), uses.entering(map(model.get_submodule, paths)), uses:
         args, kwargs = _copied(inputs)
         model(*args, **kwargs)
-    return uses.used
+    return uses.used, uses.ran
 
 
 ASIDE = {"dtype", "device", "requires_grad", "is_floating_point", "is_cuda", "is_meta", "grad", "layout"}
@@ -238,6 +243,7 @@ class _Outside(TorchFunctionMode):
 
     own: set[int]
     used: set[int] = field(default_factory=set)
+    ran: set[int] = field(default_factory=set)
     depth: int = 0
 
     def __post_init__(self) -> None:
@@ -246,7 +252,7 @@ class _Outside(TorchFunctionMode):
     @contextmanager
     def entering(self, modules: Iterable[nn.Module]) -> Iterator[None]:
         """Know when a region runs."""
-        handles = []
+        handles = [register_module_forward_pre_hook(lambda module, _: self.ran.add(id(module)))]
         for module in modules:
             handles.append(module.register_forward_pre_hook(lambda _m, _a: self._step(1)))
             handles.append(module.register_forward_hook(lambda _m, _a, _o: self._step(-1)))

@@ -78,14 +78,11 @@ class Region:
 
     Attributes:
         path: the submodule.
-        graph: the trace of `alone`, which holds the submodule under its name in the whole model; its inputs are those
-            that the submodule was called with.
-        alone: the module that was traced.
+        graph: its trace, in which tensors and modules have the names that they have in the whole model (`Alone`).
     """
 
     path: str
     graph: Graph
-    alone: nn.Module
 
 
 def trace(model: nn.Module, example_inputs: ExampleInputs, *, quick: bool = True, known_to_run: bool = False) -> Graph:
