@@ -17,14 +17,14 @@ from secateur.structure.trace import trace
 
 # The regions of each model and its sites.
 REGIONS = {
-    "early_exit": ({"blocks.0", "blocks.1", "blocks.2", "exits.0", "exits.1", "exits.2"}, 6),
+    "early_exit": ({"blocks.0", "exits.0"}, 2),
     "two_ways": ({"stem", "above"}, 2),
     "boolean_indexing": ({"gate", "body"}, 2),
     "until_convergence": ({"step", "head"}, 2),
     "nonzero": ({"backbone", "head"}, 2),
     "pyramid": ({"backbone", "head"}, 3),
     "used_outside": ({"body"}, 0),
-    "recurrent_until_stopped": ({"encoder.lstm", "head"}, 3),
+    "recurrent_until_stopped": ({"parts.encoder", "head"}, 2),
 }
 
 
@@ -72,7 +72,8 @@ def test_cut(name: str) -> None:
     for seed in range(5):  # other values, by which it may decide otherwise
         generator = torch.Generator().manual_seed(seed)
         x = torch.randn(inputs[0].shape, generator=generator, dtype=torch.float64) * (seed - 2)
-        assert difference(masked(x), small(x)) <= 1e-9
+        with torch.no_grad():
+            assert difference(masked(x), small(x)) <= 1e-9
 
 
 def test_a_norm_over_cut_channels_is_verified_in_the_whole_model() -> None:
@@ -80,12 +81,12 @@ def test_a_norm_over_cut_channels_is_verified_in_the_whole_model() -> None:
     model, inputs = build("pyramid")
     sites = sc.channels(model, inputs)
     assert sites.structure.ties.statistics
-    groups = next(name for name in sites if name.endswith(".groups"))
-    keep = {groups: torch.tensor([True, False, True])}
+    keep = {"head.0": torch.tensor([True, False, True])}
     small, masked = sc.cut(model, sites, keep).double(), sc.mask(model, sites, keep).double()
     assert small.head[1].num_groups == 2
     x = inputs[0].double()
-    assert difference(masked(x), small(x)) <= 1e-9
+    with torch.no_grad():
+        assert difference(masked(x), small(x)) <= 1e-9
 
 
 def test_what_is_used_outside_of_the_regions_is_frozen() -> None:

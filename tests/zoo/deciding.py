@@ -134,18 +134,30 @@ class UsedOutside(nn.Module):
         return y
 
 
-@toy(TOYS, "recurrent_until_stopped", sequence())
-class RecurrentUntilStopped(nn.Module):
-    """A recurrent layer asked again, on what it answered, until its answers are small."""
+class Encoder(nn.Module):
+    """A recurrent layer whose states are read by a linear one."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = nn.ModuleDict({"lstm": nn.LSTM(8, 10, 2, proj_size=8, batch_first=True)})
+        self.lstm, self.out = nn.LSTM(8, 10, batch_first=True), nn.Linear(10, 8)
+
+    def forward(self, x: Tensor, *, scale: float) -> Tensor:
+        y: Tensor = self.out(self.lstm(x)[0]) * scale
+        return y
+
+
+@toy(TOYS, "recurrent_until_stopped", sequence())
+class RecurrentUntilStopped(nn.Module):
+    """A recurrent layer asked again, on what it answered and with an argument by name, until its answers are small."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict({"encoder": Encoder()})
         self.head = mlp(8, 9, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         for _ in range(3):
-            x, _ = self.encoder["lstm"](x)
+            x = self.parts["encoder"](x, scale=0.5)
             if x.norm() < 1:
                 break
         y: Tensor = self.head(x)
