@@ -182,3 +182,20 @@ def test_the_model_is_left_as_it_is() -> None:
     sc.cut(model, sites, keep_of(sites))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert hooks == [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
+
+
+def test_prune_by_data_says_that_it_was_not_scored_by_them() -> None:
+    model, inputs = build("two_ways")
+    data = torch.randn(8, 3, 16, 16), torch.zeros(8, dtype=torch.long)
+    result = sc.prune(model, inputs[0], data=data, latency=False)
+    assert any("not scored by the data" in warning for warning in result.method.warnings)
+    assert size(result.model) < size(model)
+
+
+def test_what_runs_the_graph_on_data_says_what_to_do() -> None:
+    model, inputs = build("two_ways")
+    data = torch.randn(8, 3, 16, 16), torch.zeros(8, dtype=torch.long)
+    sites = sc.channels(model, inputs)
+    with pytest.raises(sc.TraceError, match="choose a criterion of the weights"):
+        sc.criteria.by_name("taylor", data)(model, sites)
+    assert set(sc.criteria.by_name("loss-change", data)(model, sites)) == set(sites)

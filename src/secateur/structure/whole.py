@@ -84,6 +84,8 @@ def verify_whole(
     check_tensors(cases.reference, cut, rows)
     verifications = {}
     for region, part in cases.parts:
+        if all(bool(keep_mask.all()) for keep_mask in part.reference.keep.values()):
+            continue
         part_rows = {_named(part.reference.model, name, cases.reference): dims for name, dims in rows.items()}
         present = {name: dims for name, dims in part_rows.items() if name is not None}
         verifications[region] = verify(part, Alone(cut, region.path), present, gone, tolerance)
@@ -94,10 +96,12 @@ def verify_whole(
         if double is None:
             raise VerificationError(_differs(example, "the example"))
         skipped.append(f"in its own type the whole model decides otherwise on the example (difference {example:.1e})")
-        example = max(verification.example for verification in verifications.values())
+        example = max((verification.example for verification in verifications.values()), default=0.0)
     doubles = [double, *(verification.double for verification in verifications.values())]
     draws = [f"{region.path}: {draw}" for region, v in verifications.items() for draw in v.draws]
     skipped += [f"{region.path}: {why}" for region, v in verifications.items() for why in v.skipped]
+    if double is not None:
+        draws.append("the whole model on the example")
     return Verification(example, max((d for d in doubles if d is not None), default=None), tuple(draws), tuple(skipped))
 
 
