@@ -158,7 +158,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sparsities", type=float, nargs="+", default=[0.6, 0.8, 0.88, 0.92, 0.93])
     parser.add_argument("--least", type=float, default=0.92, help="the sparsity from which candidates are made")
     parser.add_argument("--bits", type=int, nargs="+", default=[4, 5])
-    parser.add_argument("--allowance", type=float, default=0.3, help="points of validation accuracy that may be lost")
+    parser.add_argument("--allowance", type=float, default=0.5, help="points of validation accuracy that may be lost")
     parser.add_argument("--smaller", type=float, default=35.0, help="times that the folder is to be smaller")
     parser.add_argument("--out", help="where the folder is kept")
     return parser.parse_args()

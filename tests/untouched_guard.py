@@ -46,11 +46,26 @@ ROOMS = (
     ".rate.masks",
 )
 # What trains or loads weights is meant to change the model; of `distill`, the teacher stays as it is.
-CHANGES = {"fit": ("model",), "fit_replicas": ("models",), "distill": ("model",), "load_weights": ("model",)}
+CHANGES = {
+    "fit": ("model",),
+    "fit_replicas": ("models",),
+    "distill": ("model",),
+    "load_weights": ("model",),
+    "train_held": ("model",),
+}
 EXEMPT = {
-    *("ActivationPenalty", "Callback", "Distillation", "Distortion", "GroupLasso", "HoldZeros", "LogEpochs"),
+    *(
+        "ActivationPenalty",
+        "Callback",
+        "Distillation",
+        "Distortion",
+        "GroupLasso",
+        "HoldShared",
+        "HoldZeros",
+        "LogEpochs",
+    ),
     *("GradualMagnitude", "Reinitialise", "RewindRate", "RigL", "Run", "SparseEvolution", "SumMovement", "TrainCycle"),
-    *("TrainSparse", "TrainTicket", "TrainingMasks", "WeightPenalty"),
+    *("HoldShared", "TrainSparse", "TrainTicket", "TrainingMasks", "WeightPenalty"),
 }
 SMALL = 2**16
 

@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from secateur.types import ExampleInputs, InputError
@@ -24,6 +25,7 @@ __all__ = [
     "check_finite",
     "check_module",
     "check_ordinary",
+    "check_readable",
     "check_usable",
     "device_of",
     "digest",
@@ -39,6 +41,7 @@ __all__ = [
     "split_inputs",
     "tensors",
     "threads",
+    "unfused_attention",
     "usual",
 ]
 
@@ -121,6 +124,40 @@ def check_module(model: object, doing: str, *, compiled: bool = False) -> None:
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise InputError(f"parameter {name} has no shape yet; run the model once on an input first")
+
+
+UNREADABLE = {
+    "torch.ao.nn.": "quantized, so its weights are no numbers that could be cut; prune the model before it is quantized",
+    "torch.nn.quantized": "quantized, so its weights are no numbers that could be cut; prune the model before",
+    "torch.ao.quantization.": "made for quantization; prune the model before it is prepared for that",
+    "torchao.": "quantized, so its weights are no numbers that could be cut; prune the model before it is quantized",
+}
+"""Modules that cannot be cut, by where they are defined, with what to say of them."""
+
+
+def check_readable(model: nn.Module, doing: str) -> None:
+    """Refuse a model of which a part has code or weights that cannot be read and changed.
+
+    >>> check_readable(nn.Sequential(torch.jit.script(nn.ReLU())), "channels")
+    Traceback (most recent call last):
+    ...
+    secateur.types.InputError: channels: 0 of the model is compiled by TorchScript...
+    """
+    if isinstance(model, GraphModule) and "eval" in vars(model):
+        raise InputError(
+            f"{doing}: the model is an exported program, whose modes and code cannot be changed; pass the Python module "
+            "that it was exported from"
+        )
+    for path, module in model.named_modules():
+        part = f"{path} of the model" if path else "the model"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise InputError(
+                f"{doing}: {part} is compiled by TorchScript, whose code cannot be read or changed; put the Python "
+                "module in its place that it was made from"
+            )
+        kind = type(module).__module__
+        if said := next((said for start, said in UNREADABLE.items() if kind.startswith(start)), ""):
+            raise InputError(f"{doing}: {part}, a {type(module).__name__}, is {said}")
 
 
 def check_ordinary(model: nn.Module, doing: str) -> None:
@@ -293,6 +330,21 @@ def resting(model: nn.Module) -> Iterator[None]:
         finally:
             with torch.no_grad():
                 writes.put_back()
+
+
+@contextmanager
+def unfused_attention() -> Iterator[None]:
+    """Let encoders take the one path that they take in training too.
+
+    Their fast path in evaluation leaves zeros where their slow one leaves numbers that padding hides: a cut model, which
+    may be of another shape than the fast one takes, is compared on the slow one.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @contextmanager

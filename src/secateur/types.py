@@ -39,6 +39,7 @@ __all__ = [
     "UnknownNameError",
     "VerificationError",
     "brief",
+    "layer_of",
     "unknown_name",
     "with_changes",
 ]
@@ -137,6 +138,16 @@ def option_words(text: str, metavar: str | None = None) -> dict[str, str | None]
     return {"help": text, "metavar": metavar}
 
 
+def changed_options(options: Any) -> str:
+    """Return the options of a dataclass that are not as they are without a word, and that a line can hold.
+
+    >>> changed_options(Member("weight", (2,), 1))
+    "Member(parameter='weight', shape=(2,), dim=1)"
+    """
+    said = [o for o in fields(options) if o.repr and getattr(options, o.name) != o.default]
+    return f"{type(options).__name__}({', '.join(f'{o.name}={brief(getattr(options, o.name))}' for o in said)})"
+
+
 MOST_NAMED = 4
 """How many names a text lists for one reason."""
 
@@ -167,6 +178,16 @@ Role = Literal["out", "in", "scale"]
 """What a parameter's dimension is to a site: it produces the units, consumes them, or scales and shifts them."""
 
 
+def layer_of(parameter: str) -> str:
+    """Return the path of the module that has a parameter; of a parametrized one, that whose weight is made of it.
+
+    >>> layer_of("fc.weight"), layer_of("fc.parametrizations.weight.original0")
+    ('fc', 'fc')
+    """
+    path = parameter.rpartition(".")[0]
+    return f".{path}".partition(".parametrizations")[0].lstrip(".")
+
+
 @dataclass(frozen=True, eq=False)
 class Member:
     """The part that one parameter has in a site.
@@ -178,6 +199,8 @@ class Member:
         index: positions along `dim`, one row for each unit, int64 ``(units, positions)``; None with `dim`.
         role: whether this dimension produces the units, consumes them, or scales them.
         unit: the number of the unit that owns the whole parameter; None where units share it.
+        masked: whether removed units are zeros here when they are masked; where not, another tensor makes them so, as
+            the length of a weight whose direction cannot be zero.
     """
 
     parameter: str
@@ -186,9 +209,17 @@ class Member:
     index: Tensor | None = None
     role: Role = "out"
     unit: int | None = None
+    masked: bool = True
+
+    @property
+    def layer(self) -> str:
+        """The path of the module that has the parameter."""
+        return layer_of(self.parameter)
 
     def clear(self, tensor: Tensor, keep_mask: Tensor) -> None:
         """Write zeros (False in a mask) into `tensor`, of the parameter's shape, where units are not kept."""
+        if not self.masked:
+            return
         keep_mask = keep_mask.to(tensor.device)
         if self.unit is not None:
             if not bool(keep_mask[self.unit]):
@@ -224,6 +255,12 @@ class Site:
         return prod(self.shape)
 
 
+FOLDING = (
+    ". Where a parametrization is in the way, let it make a plain weight first: prune(..., fold=True), or "
+    "secateur.structure.folded(model)"
+)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Sites(Mapping[str, Site]):
     """The sites of a model, by name and in the order of the forward pass.
@@ -253,7 +290,8 @@ class Sites(Mapping[str, Site]):
         >>> Sites({}, {"fc": "the model's output"}).why_whole()
         "fc (the model's output)"
         """
-        return in_groups(self.frozen) or "the model has no layer whose units could go"
+        reasons = in_groups(self.frozen) or "the model has no layer whose units could go"
+        return reasons + (FOLDING if ".parametrizations." in reasons else "")
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name}: {site.size}" for name, site in self.table.items())

@@ -358,6 +358,19 @@ def test_compress_says_how_it_gets_on(run: Run, weights: Path) -> None:
     assert "compress: trial 1: to 50.0% of the macs" in done.err
 
 
+def test_compress_takes_steps_in_their_order(run: Run, weights: Path) -> None:
+    words = ("compress", *DIGITS, "--data", "digits", "--weights", weights, "--runtime", "eager", "--max-drop", "1")
+    steps = ("--step", "prune:unit=weights,sparsity=0.5", "--step", "share:bits=3", "--train", "epochs=0")
+    done = run(*words, *steps, "--folder", "few", "--json")
+    assert done.code == 0, done.err
+    steps_done = done.record["compression"]["steps"]
+    assert [step["step"] for step in steps_done] == ["Prune(sparsity=0.5, unit='weights')", "Share(bits=3)"]
+    assert run("evaluate", *DIGITS, "--pruned", "few/model", "--json").code == 0
+    wrong = run(*words, "--step", "shar:bits=3", "--folder", "few")
+    assert wrong.code != 0
+    assert "unknown step 'shar'; did you mean 'share'?" in wrong.err
+
+
 def test_compress_writes_a_file_for_the_runtime(run: Run, weights: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -374,7 +387,7 @@ def test_ctrl_c_in_compress_says_how_to_go_on(run: Run, weights: Path, monkeypat
     def interrupt(*args: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("secateur.compression.steps.distill", interrupt)
+    monkeypatch.setattr("secateur.compression.work.distill", interrupt)
     done = run("compress", *DIGITS, "--data", "digits", "--weights", weights, *QUICK, "--folder", "half", "--json")
     assert done.code == 130
     assert done.err == "secateur: interrupted; the same command goes on from here\n"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import secateur as sc
 from secateur.compression import Compression, CompressOptions, steps
+from secateur.compression import work as trainings
 from secateur.train.options import TrainOptions
 
 SHORT = TrainOptions(epochs=1, lr=0.001)
@@ -39,7 +40,7 @@ def nothing_done(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("work was begun")
 
     monkeypatch.setattr(steps, "chosen", work)
-    monkeypatch.setattr(steps, "distill", work)
+    monkeypatch.setattr(trainings, "distill", work)
 
 
 def compressed(model: nn.Module, data: Any = (X, Y), validation: Any = (X, Y), **changes: Any) -> sc.Result:

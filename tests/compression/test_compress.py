@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import secateur as sc
 from secateur import deadline
 from secateur.compression import Compression, CompressOptions, choosing, steps
+from secateur.compression import work as trainings
 from secateur.compression.costs import Costs
 from secateur.compression.options import Goal
 from secateur.labelled import SampleBatch
@@ -101,7 +102,7 @@ def test_killed_at_any_moment_it_ends_the_same(
     call = (trained, torch.zeros(1, 8), {"macs": 0.4}, blobs(600, 0), blobs(400, 1))
     whole = sc.compress(*call, **QUICK)
     epochs = 0
-    distill = steps.distill
+    distill = trainings.distill
 
     class Killed(BaseException):
         pass
@@ -114,10 +115,10 @@ def test_killed_at_any_moment_it_ends_the_same(
             raise Killed
         return result
 
-    monkeypatch.setattr(steps, "distill", dying)
+    monkeypatch.setattr(trainings, "distill", dying)
     with pytest.raises(Killed):
         sc.compress(*call, folder=tmp_path / "kept", **QUICK)
-    monkeypatch.setattr(steps, "distill", distill)
+    monkeypatch.setattr(trainings, "distill", distill)
     resumed = sc.compress(*call, folder=tmp_path / "kept", **QUICK)
     assert same(resumed.model, whole.model)
     assert [(t.asked, t.cost, t.metric) for t in resumed.history.trials] == [
@@ -140,7 +141,7 @@ def test_killed_after_a_noisy_measurement_it_goes_on_with_what_it_chose(
 
     call = (trained, torch.zeros(1, 8), {"latency": 0.6}, blobs(600, 0), blobs(400, 1))
     widths: list[list[int]] = []
-    distill = steps.distill
+    distill = trainings.distill
 
     class Killed(BaseException):
         pass
@@ -152,7 +153,7 @@ def test_killed_after_a_noisy_measurement_it_goes_on_with_what_it_chose(
             raise Killed
         return history
 
-    monkeypatch.setattr(steps, "distill", dying)
+    monkeypatch.setattr(trainings, "distill", dying)
     with pytest.raises(Killed):
         sc.compress(*call, folder=tmp_path / "noisy", **{**QUICK, "runtime": seconds})
     resumed = sc.compress(*call, folder=tmp_path / "noisy", **{**QUICK, "runtime": seconds})
@@ -409,7 +410,9 @@ def test_training_goes_on_while_it_would_lead_to_the_metric(
 ) -> None:
     seeds: list[int] = []
 
-    def train(self: Any, model: nn.Module, metric: float, options: TrainOptions, number: int, what: str) -> Any:
+    def train(
+        self: Any, model: nn.Module, metric: float, options: TrainOptions, number: int, what: str, edits: Any
+    ) -> Any:
         if what == "train":
             return metrics[0], True
         seeds.append(options.seed)
@@ -426,7 +429,8 @@ def test_training_goes_on_while_it_would_lead_to_the_metric(
         None,
         False,
     )
-    metric = walk._trained_back(trained, 0.9, cost=0.5, floor=0.99, number=1)
+    walk.journal.baseline["metric"] = 0.99 + walk.options.max_drop
+    metric = walk._trained_back(trained, 0.9, 1, is_last=True)
     assert metric == metrics[trainings]
     assert seeds == [*range(trainings)]
 
@@ -440,7 +444,9 @@ def test_a_training_that_made_it_worse_is_followed_by_a_calmer_one(
 ) -> None:
     seen: list[float] = []
 
-    def train(self: Any, model: nn.Module, metric: float, options: TrainOptions, number: int, what: str) -> Any:
+    def train(
+        self: Any, model: nn.Module, metric: float, options: TrainOptions, number: int, what: str, edits: Any
+    ) -> Any:
         seen.append(options.lr)
         return metric, helps[len(seen) - 1]
 
@@ -455,14 +461,15 @@ def test_a_training_that_made_it_worse_is_followed_by_a_calmer_one(
         None,
         False,
     )
-    assert walk._trained_back(trained, 0.95, cost=0.5, floor=0.99, number=1) == 0.95
+    walk.journal.baseline["metric"] = 0.99 + walk.options.max_drop
+    assert walk._trained_back(trained, 0.95, 1, is_last=True) == 0.95
     assert seen == pytest.approx(rates)
 
 
 def test_an_optimizer_of_ones_own_has_a_rate_of_its_own() -> None:
     own = TrainOptions(optimizer=partial(torch.optim.SGD, lr=0.1))
-    assert steps.calmer(own) == own
-    assert steps.calmer(TrainOptions(lr=0.5)).lr == pytest.approx(0.05)
+    assert trainings.calmer(own) == own
+    assert trainings.calmer(TrainOptions(lr=0.5)).lr == pytest.approx(0.05)
 
 
 def test_a_metric_without_a_name(trained: nn.Module) -> None:

@@ -48,7 +48,13 @@ _ROUNDS = {
     "schemes": ["xavier-normal", "kaiming-uniform"],
 }
 
+_SMALLER = {"seeds": 2, "data": "digits", "epochs": 2, "validation": 300, "train_images": 300, "rated": 60, "few": 40}
+
 SMALL: dict[str, dict[str, Any]] = {
+    "calli-factorise": {**_SMALLER, "macs": [0.5], "energies": [0.9], "ranks": [4]},
+    "calli-share": {**_SMALLER, "model_options": {"input_size": 8}, "bits": [1, 4], "ways": ["linear", "exact"]},
+    "calli-quantise": {**_SMALLER, "model_options": {"input_size": 8}, "bits": [2, 8]},
+    "calli-structures": {**_SMALLER, "table_width": 0.0625, "table_size": 32},
     "calli-sum": {**_FEW_SUMS, "seeds": 2, "ways": ["vanilla", "small weights"]},
     "calli-autoencoder": {**_CYCLES, "data": "mnist-5k", "ways": ["outliers", "combined"]},
     "calli-mnist": {**_CYCLES, "rated": 40, "ways": ["unpruned", "outliers"]},
@@ -135,7 +141,18 @@ _WIDE_EVOLUTION = {
     "converged_epochs": 0,
 }
 
+_OTHER_SMALLER = {**_TWO, "rated": 30, "few": 20, "tune": 3, "train_images": 99}
+
 OTHER: dict[str, dict[str, Any]] = {
+    "calli-factorise": {
+        **_OTHER_SMALLER,
+        "model": ["conv-2", "conv-4"],
+        "ways": ["SVD on data", "Tucker-2"],
+        "ranks": [3],
+    },
+    "calli-share": {**_OTHER_SMALLER, "model": ["lenet-300-100", "mlp-3"], "bits": [3], "ways": ["random"]},
+    "calli-quantise": {**_OTHER_SMALLER, "model": ["lenet-300-100", "mlp-3"], "bits": [5], "ways": ["per tensor"]},
+    "calli-structures": {**_OTHER_SMALLER, "model": ["conv-2", "conv-4"], "ways": ["1-D"], "table_size": 64},
     "calli-sum": {**_FEW_SUMS, "seeds": 3, "few": 2, "low": -1.0, "ways": ["Adam", "L1", "distorted, added"]},
     "calli-autoencoder": {**_CYCLES, "seeds": 2, "ways": ["activation"], "data": ["mnist", "fashion-mnist"]},
     "calli-mnist": {**_CYCLES, "seeds": 2, "rated": 30, "ways": ["no biases"], "data": ["mnist", "digits"]},

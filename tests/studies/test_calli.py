@@ -210,3 +210,75 @@ def test_a_crop_is_a_part_of_its_image_up_to_shift_scale_and_flip() -> None:
 def test_strips_of_unequal_lengths_are_refused() -> None:
     with pytest.raises(InputError, match="as many of each"):
         images({"a": torch.zeros(2, 3, 3), "b": torch.zeros(1, 3, 3)})
+
+
+# Smaller without cutting
+
+TINY: dict[str, Json] = {
+    "seeds": 2,
+    "data": "digits",
+    "epochs": 2,
+    "validation": 300,
+    "train_images": 300,
+    "rated": 60,
+    "few": 40,
+}
+
+
+def test_factorise_end_to_end(tmp_path: Path) -> None:
+    options = {**TINY, "model_options": {"width": 0.25}, "ways": ["SVD", "SVD on data", "spatial"], "energies": [0.9]}
+    frame = run("calli-factorise", tmp_path, {**options, "macs": [0.5], "ranks": [4]}).frame
+    rows = frame[frame["kind"] == "smaller"]
+    assert set(rows["setting"]) == {"", "MACs 0.5", "energy 0.9", "rank 4", "the bound"}
+    assert (rows.loc[rows["setting"] == "MACs 0.5", "macs_left"] <= 0.5).all()
+    assert (rows.loc[rows["setting"] == "the bound", "macs_left"] < 1).all()
+    assert (rows.loc[rows["way"] == "unchanged", ["macs_left", "bytes_left"]] == 1).all(axis=None)
+
+
+def test_share_end_to_end(tmp_path: Path) -> None:
+    options = {**TINY, "model_options": {"input_size": 8}, "bits": [1, 4], "ways": ["linear", "exact"]}
+    results = run("calli-share", tmp_path, options)
+    rows = results.frame[results.frame["kind"] == "smaller"].set_index(["way", "setting"])
+    assert rows.loc[("exact", "4 bits"), "bytes_left"].max() < 0.2
+    assert rows.loc[("exact", "1 bit"), "bytes_left"].max() < rows.loc[("exact", "4 bits"), "bytes_left"].min()
+    summary = by_name("calli-share").pages(results).summary
+    assert any(sentence.startswith("Against linear, paired: exact, untrained: ") for sentence in summary)
+
+
+def test_quantise_end_to_end(tmp_path: Path) -> None:
+    options = {**TINY, "model_options": {"input_size": 8}, "bits": [2, 8], "ways": ["per tensor", "per channel"]}
+    frame = run("calli-quantise", tmp_path, options).frame
+    rows = frame[frame["kind"] == "smaller"].set_index(["way", "setting"])
+    whole = rows.loc["unchanged", "accuracy"].to_numpy()
+    assert abs(rows.loc[("per channel", "8 bits"), "accuracy"].to_numpy() - whole).max() < 0.05
+    assert (rows.loc[("per tensor", "2 bits"), "bytes_left"] < 0.12).all()
+
+
+def test_structures_end_to_end(tmp_path: Path) -> None:
+    options = {**TINY, "model_options": {"width": 0.25}, "ways": ["separable", "bottleneck"]}
+    results = run("calli-structures", tmp_path, {**options, "table_width": 0.0625, "table_size": 32})
+    frame = results.frame
+    rows = frame[frame["kind"] == "smaller"].set_index(["way", "setting"])
+    imitated, plain = (rows.loc[("separable", name)] for name in ("imitated", "not trained"))
+    assert (imitated["macs_left"].to_numpy() == plain["macs_left"].to_numpy()).all()
+    assert (imitated["difference"].to_numpy() > 0).all()
+    counted = results.histories[results.histories["phase"] == "formula"]
+    assert len(counted) == 20
+    assert (counted["formula"] == counted["macs"]).all(), "the formulas give what is counted"
+    summary = by_name("calli-structures").pages(results).summary
+    assert "By formula and counted: equal in 20 of 20 configurations." in summary
+    assert summary[-1].startswith("Table 1.1: 34-layer ")
+
+
+def test_the_parts_of_the_networks_of_the_table_add_up() -> None:
+    from secateur.measure import macs, parameters
+    from secateur.studies.calli.structures import _table
+
+    rows = list(_table(0.125, 64))
+    for title, name in (("34-layer", "resnet-34"), ("50-layer", "resnet-50")):
+        model = models.build(name, seed=0, width=0.125, input_size=64)
+        parts = [row for row in rows if row["structure"] == title]
+        assert [row["layer"] for row in parts] == ["conv1", "conv2_x", "conv3_x", "conv4_x", "conv5_x", "fc"]
+        assert sum(row["macs"] for row in parts) == macs(model, torch.zeros(1, 3, 64, 64))
+        norm = parameters(model.bn1).total
+        assert sum(row["parameters"] for row in parts) + norm == parameters(model).total

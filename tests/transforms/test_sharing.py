@@ -177,6 +177,19 @@ def test_masks_that_the_tensors_tell_are_not_stored_again(tmp_path: Path) -> Non
     assert all(torch.equal(masked.masks[name], mask) for name, mask in expected.masks.items())
 
 
+def test_masks_upon_masks_are_one_edit_and_stored_once(tmp_path: Path) -> None:
+    once = pruned(mlp(), 0.5)
+    with torch.no_grad():
+        once.model[0].weight.mul_(1.5)
+    twice = pruned(once.model, 0.8).after(once)
+    result = Share(3, coder="packed")(twice.model, X).after(twice)
+    assert [type(edit) for edit in result.edits] == [Masked, Shared]
+    folder = result.save(tmp_path / "small")
+    assert all(tensor.dtype is not torch.bool for tensor in parse_tensors((folder / EDITS).read_bytes()).values())
+    with torch.no_grad():
+        assert torch.equal(sc.load(folder, mlp(9))(X), result.model(X))
+
+
 def load_edits(folder: Path) -> Any:
     from secateur.saving import load_with_edits
 

@@ -48,10 +48,10 @@ def _parameter(option: Field[Any], hint: Any) -> inspect.Parameter:
 
 def _text_type(default: object, hint: Any) -> Any:
     """What the command line reads: a number where a number may be given, a list where several may, else text."""
-    if default == () or is_dataclass(default) or any(get_origin(kind) is Sequence for kind in get_args(hint)):
-        return list[str] | None
     if isinstance(default, (int, float, str)):
         return type(default)
+    if default == () or is_dataclass(default) or any(get_origin(kind) is Sequence for kind in get_args(hint)):
+        return list[str] | None
     return float | None if float in get_args(hint) else str | None
 
 

@@ -13,6 +13,7 @@ import typer
 from secateur.cli.derived import parsed, takes_options
 from secateur.cli.networks import (
     DataName,
+    Inputs,
     LossName,
     MetricName,
     ModelName,
@@ -28,10 +29,11 @@ from secateur.cli.root import DataDir, Json, app, options_of, print_record
 from secateur.pruning import PruneOptions
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from secateur.data import Split
     from secateur.measure import Evaluation
+    from secateur.types import ExampleInputs
 
 __all__ = ["evaluate_", "inspect_", "list_", "on_test", "prune_", "train"]
 
@@ -153,6 +155,7 @@ def prune_(
         typer.Option(min=1, help="How many training images a criterion, solver or repair looks at, drawn at random."),
     ] = 1000,
     input_shape: Shape = None,
+    inputs: Inputs = None,
     data_dir: DataDir = None,
     set_: Set = None,
     as_json: Json = False,
@@ -169,7 +172,7 @@ def prune_(
     model_options = fitted_options(model, data_name, options_of(set_))
     network = build_network(model, weights, model_options)
     test = data.load(data_name, "test", root=data_dir) if data_name else None
-    example = example_input(model, input_shape, model_options, None if test is None else test.images)
+    example = example_input(model, input_shape, model_options, None if test is None else test.images, inputs)
     options = PruneOptions(**parsed(chosen, PruneOptions))
     result = prune(network, example, options=options, data=_samples(options, data_name, data_dir, images))
     result.save(out)
@@ -207,6 +210,7 @@ def inspect_(
     blocks: Annotated[bool, typer.Option("--blocks", help="Show whole blocks that can be left out instead.")] = False,
     svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a picture of what is tied to what.")] = None,
     input_shape: Shape = None,
+    inputs: Inputs = None,
     set_: Set = None,
     as_json: Json = False,
 ) -> None:
@@ -219,7 +223,7 @@ def inspect_(
         raise InputError("--svg draws channels; leave out --blocks")
     options = options_of(set_)
     network = build_network(model, None, options)
-    example = example_input(model, input_shape, options, None)
+    example = example_input(model, input_shape, options, None, inputs)
     sites = structure.blocks(network, example) if blocks else structure.channels(network, example)
     if svg:
         write_text(svg, structure.to_svg(sites))
@@ -241,11 +245,15 @@ def evaluate_(
         typer.Option(metavar="FOLDER", help="A folder that `secateur prune` wrote; MODEL is the model before pruning."),
     ] = None,
     input_shape: Shape = None,
+    inputs: Inputs = None,
     data_name: DataName = "digits",
     data_dir: DataDir = None,
     batch_size: Annotated[int, typer.Option(help="The batch size at which latency is measured.")] = 1,
     runtime: Annotated[
-        str, typer.Option(metavar="NAME", help="Where latency is measured: eager or onnxruntime.")
+        str,
+        typer.Option(
+            metavar="NAME", help="Where latency is measured: eager, onnxruntime, openvino, executorch, litert or ncnn."
+        ),
     ] = "eager",
     threads: Annotated[
         int | None,
@@ -271,7 +279,7 @@ def evaluate_(
     before = build_network(model, weights, options)
     network = load(pruned, before) if pruned else before
     test = data.load(data_name, "test", root=data_dir)
-    example = example_input(model, input_shape, options, test.images)
+    example = example_input(model, input_shape, options, test.images, inputs)
     evaluation = evaluate(network, test, loss, metric=metric)
     count = parameters(network)
     ways: dict[str, Any] = {"runtime": runtime, "batch_size": batch_size, "threads": threads}
@@ -296,7 +304,7 @@ def evaluate_(
 
 
 def _against(
-    before: nn.Module, after: nn.Module, example: Tensor, ways: dict[str, Any], folder: Path
+    before: nn.Module, after: nn.Module, example: ExampleInputs, ways: dict[str, Any], folder: Path
 ) -> dict[str, Any]:
     """How much faster a pruned model is than the one it was made of, and what it was pruned by."""
     from secateur.measure import compare_latency

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,9 +12,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from secateur.measure import Evaluation
+    from secateur.types import ExampleInputs
 
 __all__ = [
     "DataName",
+    "Inputs",
     "LossName",
     "MetricName",
     "ModelName",
@@ -47,6 +50,15 @@ Shape = Annotated[
         "--input-shape",
         metavar="SIZES",
         help="The shape of the example input, such as 1,3,224,224; known for named models and from --data.",
+    ),
+]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="INPUT",
+        help="Instead: an example input, such as 'ids=int64[2,128]<50257', '[1,3,224,224]', or a .safetensors file of "
+        "them; may be repeated.",
     ),
 ]
 Set = Annotated[
@@ -102,13 +114,20 @@ def blindness(evaluation: Evaluation, remedy: str = "trained --weights") -> str:
     )
 
 
-def example_input(name: str, shape: str | None, options: dict[str, Any], images: Tensor | None) -> Tensor:
-    """Return one input of the model: of the shape asked for, or of the data, or of what a named model takes."""
+def example_input(
+    name: str, shape: str | None, options: dict[str, Any], images: Tensor | None, inputs: Sequence[str] | None = None
+) -> ExampleInputs:
+    """Return example inputs: those asked for, of the shape asked for, of the data, or what a named model takes."""
     import torch
 
     from secateur import models
+    from secateur.cli.inputs import example_inputs
     from secateur.types import InputError
 
+    if inputs and shape:
+        raise InputError("give --input or --input-shape, not both")
+    if inputs:
+        return example_inputs(inputs)
     generator = torch.Generator().manual_seed(0)
     if shape:
         try:
@@ -118,5 +137,5 @@ def example_input(name: str, shape: str | None, options: dict[str, Any], images:
     if images is not None:
         return torch.randn(1, *images.shape[1:], generator=generator)
     if ":" in name:
-        raise InputError(f"what {name} takes is not known; pass --input-shape, such as 1,3,224,224, or --data")
+        raise InputError(f"what {name} takes is not known; pass --input-shape, such as 1,3,224,224, --input or --data")
     return torch.randn(1, *models.input_shape(name, **options), generator=generator)

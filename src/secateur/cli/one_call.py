@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ import typer
 from secateur.cli.derived import parsed, takes_options
 from secateur.cli.models import on_test
 from secateur.cli.networks import (
+    Inputs,
     ModelName,
     Set,
     Shape,
@@ -22,6 +24,7 @@ from secateur.cli.networks import (
     fitted_options,
 )
 from secateur.cli.root import DataDir, Json, app, options_of
+from secateur.cli.steps import steps_of
 from secateur.compression import CompressOptions
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ __all__ = ["compress_"]
     epilog="""\b
 Examples:
   secateur compress lenet-300-100 --data digits --weights lenet.safetensors --goal latency=0.5 --folder half
+  secateur compress lenet-300-100 --data digits --weights lenet.safetensors --step prune:unit=weights,sparsity=0.8 --step share:bits=4 --folder few
   secateur compress resnet-18 --data cifar10 --weights resnet.safetensors --goal macs=0.3 --max-drop 0.02 --folder small""",
 )
 @takes_options(CompressOptions)
@@ -52,14 +56,26 @@ def compress_(
         ),
     ],
     goal: Annotated[
-        str,
-        typer.Option(metavar="WHAT=FRACTION", help="What it may use of latency, macs, parameters or bytes."),
-    ] = "latency=0.5",
+        str | None,
+        typer.Option(
+            metavar="WHAT=FRACTION",
+            help="What it may use of latency, macs, parameters or bytes; latency=0.5 where no --step is given.",
+        ),
+    ] = None,
+    step: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="STEP:KEY=VALUE,…",
+            help="Instead of cuts to a goal: prune, low-rank, structure, share or quantize, as in share:bits=4; may be "
+            "repeated, and they are taken in that order.",
+        ),
+    ] = None,
     weights: Weights = None,
     validation: Annotated[
         float, typer.Option(help="Fraction of the training data held out; the metric is taken on it.")
     ] = 0.1,
     input_shape: Shape = None,
+    inputs: Inputs = None,
     data_dir: DataDir = None,
     set_: Set = None,
     as_json: Json = False,
@@ -72,15 +88,18 @@ def compress_(
     """
     from secateur import data
     from secateur.compression import compress
+    from secateur.compression.choosing import calibration
     from secateur.measure import evaluate
 
+    asked = None if goal is None and step else options_of([goal or "latency=0.5"], "--goal")
     options = CompressOptions(**parsed(chosen, CompressOptions))
     model_options = fitted_options(model, data_name, options_of(set_))
     network = build_network(model, weights, model_options)
     split: dict[str, Any] = {"root": data_dir, "validation": validation, "seed": options.seed}
     train, held_out = (data.load(data_name, name, **split) for name in ("train", "validation"))
-    example = example_input(model, input_shape, model_options, train.images)
-    asked = options_of([goal], "--goal")
+    example = example_input(model, input_shape, model_options, train.images, inputs)
+    if step:
+        options = replace(options, steps=steps_of(step, calibration(train, options.samples, options.seed)))
     try:
         result = compress(network, example, asked, train, held_out, options, folder=folder, progress=not as_json)
     except KeyboardInterrupt:

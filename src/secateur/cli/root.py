@@ -29,6 +29,11 @@ MODULES = {
         "one_call",
         "Make a trained model smaller or faster, at the accuracy that it had: cut, trained back, verified, measured, exported.",
     ),
+    "export": ("deploy", "Write a model as a file for a runtime, once it was run there and compared with torch."),
+    "bench": (
+        "deploy",
+        "Measure a model before and after pruning in all runtimes: time, bytes, memory, and whether pruning made it faster.",
+    ),
     "study": ("studies", "Run a published experiment again, from training to report."),
     "report": ("studies", "Write a study's report again, computing nothing."),
     "runs": ("runs", "Look into the stores: list, filter, compare, export and remove results."),

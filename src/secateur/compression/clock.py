@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from math import ceil, log
 from time import monotonic
 
-from secateur.compression.journal import Trial
+from secateur.compression.journal import StepTrial, Trial
 from secateur.compression.options import CompressOptions
 from secateur.progress import about_left
 from secateur.train.callbacks import Callback, Run
@@ -25,7 +25,7 @@ class Stopwatch(Callback):
 
     Attributes:
         options: how many steps of how many epochs there are, and the time limit.
-        fraction: the goal.
+        fraction: the goal; None where the steps were given.
         visible: whether anything is said, on standard error.
         trials: those that are over.
         started: the moment at which the compression began.
@@ -41,9 +41,9 @@ class Stopwatch(Callback):
     """
 
     options: CompressOptions
-    fraction: float
+    fraction: float | None
     visible: bool
-    trials: Sequence[Trial] = ()
+    trials: Sequence[Trial] | Sequence[StepTrial] = ()
     started: float = field(default_factory=monotonic)
     seconds: dict[str, float] = field(default_factory=lambda: {"cut": 0.0, "epoch": 0.0})
     counts: dict[str, int] = field(default_factory=lambda: {"cut": 0, "epoch": 0})
@@ -93,7 +93,10 @@ class Stopwatch(Callback):
         return seconds if limit is None else max(min(seconds, limit - (monotonic() - self.started)), 0.0)
 
     def _steps(self) -> int:
-        """How many cuts lie between the best model that there is and the goal."""
-        best = min((trial.cost for trial in self.trials if trial.accepted and trial.cost is not None), default=1.0)
+        """How many cuts lie between the best model that there is and the goal, or how many of the given steps are left."""
+        if self.fraction is None or self.options.given_steps:
+            return self.options.count - len(self.trials)
+        costs = (trial.cost for trial in self.trials if isinstance(trial, Trial) and trial.accepted)
+        best = min((cost for cost in costs if cost is not None), default=1.0)
         share = log(self.fraction / best) / log(self.fraction)
-        return max(ceil(share * self.options.steps - 1e-6), 1) if best > self.fraction else 0
+        return max(ceil(share * self.options.count - 1e-6), 1) if best > self.fraction else 0

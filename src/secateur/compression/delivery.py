@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from secateur.compression.combination import Combination
 from secateur.compression.history import Compression
 from secateur.compression.journal import Journal
 from secateur.compression.options import CompressOptions
@@ -25,7 +26,7 @@ HURRIED: Mapping[str, int] = {"warmup": 1, "repeats": 3}
 """How often both models are run where the time is up."""
 
 
-def delivered(result: Result, journal: Journal, options: CompressOptions, *, hurried: bool) -> Result:
+def delivered(result: Result, journal: Journal[Any], options: CompressOptions, *, hurried: bool) -> Result:
     """Return the result with its latency in the runtime, after all was written that is not there yet.
 
     Args:
@@ -53,7 +54,7 @@ def delivered(result: Result, journal: Journal, options: CompressOptions, *, hur
 
 
 def _write(folder: Path, result: Result, options: CompressOptions) -> None:
-    history: Compression = result.history
+    history: Compression | Combination = result.history
     facts = json.loads(json.dumps({"compression": history.to_dict()}))
     if _recorded(folder / REPORT).get("compression") == facts["compression"]:
         return
@@ -64,7 +65,7 @@ def _write(folder: Path, result: Result, options: CompressOptions) -> None:
         facts["file"] = {
             "name": exported.file.name,
             "runtime": history.runtime,
-            "bytes": len(exported.content),
+            "bytes": exported.size,
             "difference": exported.difference,
         }
         lines.append(f"{exported.file.name}: differs from torch by {exported.difference:.1e} in {exported.runtime}")

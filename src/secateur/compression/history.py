@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any, Self
 
-from secateur.compression.journal import Journal, Trial
+from secateur.compression.journal import Journal, Trial, least_cost
 from secateur.compression.options import Goal
 
 __all__ = ["Compression", "in_words", "nothing_narrower"]
@@ -46,7 +46,7 @@ class Compression:
     note: str = ""
 
     @classmethod
-    def of(cls, journal: Journal, goal: Goal, metric: str, note: str = "") -> Self:
+    def of(cls, journal: Journal[Trial], goal: Goal, metric: str, note: str = "") -> Self:
         """Read it from the journal of a compression that has ended."""
         return cls(
             goal,
@@ -54,7 +54,7 @@ class Compression:
             journal.runtime,
             journal.baseline["metric"],
             tuple(journal.trials),
-            journal.cost <= goal.fraction,
+            least_cost(journal) <= goal.fraction,
             journal.done,
             journal.identity,
             versions(),

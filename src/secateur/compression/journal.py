@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from secateur.files import from_json, write_text
 from secateur.types import FileError
 
-__all__ = ["Journal", "Trial"]
+__all__ = ["Attempt", "Journal", "StepTrial", "Trial", "least_cost"]
 
 FORMAT = "secateur-compression-1"
 
@@ -47,8 +47,39 @@ class Trial:
     seconds: float
 
 
+@dataclass(frozen=True)
+class StepTrial:
+    """One of the steps that were given, as it was tried.
+
+    Attributes:
+        number: from 1.
+        step: what it does, in words.
+        macs, parameters, bytes: of what it made, and after training; None where it could not be done.
+        latency: median seconds of the original and of what it made, in turns; empty where it does not run in the runtime.
+        metric, untrained: on the validation data, after the training and before it.
+        accepted: whether the metric is within what it may drop.
+        why: what was decided, in words.
+        seconds: how long it took.
+    """
+
+    number: int
+    step: str
+    macs: int | None
+    parameters: int | None
+    bytes: int | None
+    latency: Sequence[float]
+    metric: float | None
+    untrained: float | None
+    accepted: bool
+    why: str
+    seconds: float
+
+
+Attempt = TypeVar("Attempt", Trial, StepTrial)
+
+
 @dataclass
-class Journal:
+class Journal(Generic[Attempt]):
     """The trials so far, and what they share; `folder` is None where nothing is written.
 
     Attributes:
@@ -68,13 +99,13 @@ class Journal:
     folder: Path | None
     identity: Mapping[str, Any]
     baseline: dict[str, float] = field(default_factory=dict)
-    trials: list[Trial] = field(default_factory=list)
+    trials: list[Attempt] = field(default_factory=list)
     done: str = ""
     runtime: str = ""
     latency: list[float] = field(default_factory=list)
 
     @classmethod
-    def opened(cls, folder: Path | None, identity: Mapping[str, Any]) -> Journal:
+    def opened(cls, folder: Path | None, identity: Mapping[str, Any], attempts: type[Attempt]) -> Journal[Attempt]:
         """Return the journal of a folder, or a new one.
 
         Raises:
@@ -85,8 +116,8 @@ class Journal:
             return journal
         try:
             record = from_json(journal.path.read_text(encoding="utf-8"))
-            theirs = record["identity"]
-            trials = [Trial(**trial) for trial in record["trials"]]
+            theirs: dict[str, Any] = record["identity"]
+            trials = [attempts(**trial) for trial in record["trials"]]
             rest = {name: kind(record[name]) for name, kind in KEPT.items()}
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise FileError(f"{journal.path} is damaged ({error}); delete the folder to start over") from error
@@ -133,11 +164,11 @@ class Journal:
         }
 
     @property
-    def accepted(self) -> list[Trial]:
+    def accepted(self) -> list[Attempt]:
         """The trials that are good enough, in order."""
         return [trial for trial in self.trials if trial.accepted]
 
-    @property
-    def cost(self) -> float:
-        """The least cost of those, as a fraction of the original's; 1 where there is none."""
-        return min((trial.cost for trial in self.accepted if trial.cost is not None), default=1.0)
+
+def least_cost(journal: Journal[Trial]) -> float:
+    """Return the least cost of the trials that are good enough, as a fraction of the original's; 1 where there is none."""
+    return min((trial.cost for trial in journal.accepted if trial.cost is not None), default=1.0)

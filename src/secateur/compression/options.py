@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -10,11 +10,16 @@ from typing import Any, Literal
 from secateur.allocate import BUDGETS
 from secateur.checks import check_number, check_options, check_whole
 from secateur.losses import loss_function
+from secateur.pruning import Prune
 from secateur.runtimes import Runtime, timer
 from secateur.train.options import TrainOptions, describe
+from secateur.transforms import TRANSFORMS, Transform
 from secateur.types import Criterion, InputError, Loss, Metric, RoundTo, brief, option_words, unknown_name
 
-__all__ = ["CompressOptions", "Goal"]
+__all__ = ["CompressOptions", "Goal", "Step"]
+
+Step = Prune | Transform
+"""One of the steps that are combined: called with (model, example inputs), it returns a `Result`."""
 
 SHORT = TrainOptions(epochs=2, lr=1e-3, optimizer="adam", schedule="cosine")
 LONG = TrainOptions(epochs=6, lr=1e-3, optimizer="adam", schedule="cosine")
@@ -65,7 +70,9 @@ class CompressOptions:
         loss: of the true targets, as `fit` takes it; None trains on the original's answers alone.
         runtime: where it is to run: ``"onnxruntime"``, ``"eager"``, one with options, such as
             ``"onnxruntime:threads=2"``, or a function; see `secateur.runtimes`. None: ONNX Runtime where it is installed.
-        steps: in how many cuts the goal is approached, each followed by a training.
+        steps: in how many cuts the goal is approached, each followed by a training. Or the steps themselves, in their order:
+            `secateur.pruning.Prune` and `secateur.transforms`; then criterion, retries, ignore, round_to and minimum are
+            theirs.
         criterion: what is scored by in each step.
         train: the training after each cut; its loss is `loss`.
         finish: the training at the goal, or None for that of each step. It is gone through again while the metric is a
@@ -102,7 +109,7 @@ class CompressOptions:
             "NAME",
         ),
     )
-    steps: int = field(default=2, metadata=option_words("In how many cuts the goal is approached."))
+    steps: int | Sequence[Step] = field(default=2, metadata=option_words("In how many cuts the goal is approached."))
     criterion: str | Criterion = field(
         default="joint-loss-change", metadata=option_words("What to score by (see `secateur list`).", "NAME")
     )
@@ -136,7 +143,8 @@ class CompressOptions:
     seed: int = field(default=0, metadata=option_words("Of the trainings, and of the samples that are scored with."))
 
     def __post_init__(self) -> None:
-        check_whole("compress", steps=self.steps, samples=self.samples, minimum=self.minimum)
+        check_whole("compress", samples=self.samples, minimum=self.minimum)
+        self._check_steps(self.steps)
         check_whole("compress", 0, retries=self.retries)
         check_number("compress", "[0, inf]", max_drop=self.max_drop)
         if self.time_limit is not None:
@@ -151,6 +159,30 @@ class CompressOptions:
                 f"compress: metric={brief(self.metric)} must be a name, a function of (outputs, targets), or None"
             )
         timer(self.where)
+
+    def _check_steps(self, steps: object) -> None:
+        if not isinstance(steps, tuple | list):
+            check_whole("compress", 1, "or a list of steps, such as [LowRank(), Share()]", steps=steps)
+            return
+        for step in steps:
+            if not isinstance(step, Step):
+                known_steps = ", ".join(["Prune", *(transform.__name__ for transform in TRANSFORMS.values())])
+                raise InputError(f"compress: {brief(step)} in steps is no step; make each with one of {known_steps}")
+        if not steps:
+            raise InputError("compress: steps is empty; give at least one, such as LowRank()")
+        for option in fields(self):
+            if option.name in OF_STEPS and getattr(self, option.name) != option.default:
+                raise InputError(f"compress: {option.name} does nothing where the steps are given; give it to them")
+
+    @property
+    def given_steps(self) -> tuple[Step, ...]:
+        """The steps that were given; none where their number was."""
+        return () if isinstance(self.steps, int) else tuple(self.steps)
+
+    @property
+    def count(self) -> int:
+        """How many steps there are, or cuts to the goal."""
+        return self.steps if isinstance(self.steps, int) else len(self.steps)
 
     def _check_trainings(self) -> None:
         """Refuse a loss that would be ignored in silence."""
@@ -174,10 +206,22 @@ class CompressOptions:
         return {name: _plain(value) for name, value in {**values, "runtime": self.where}.items()}
 
 
+OF_STEPS = {"criterion", "retries", "ignore", "round_to", "minimum"}
+"""Options that each step has for itself."""
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, int | float | str | None):
         return value
     if isinstance(value, TrainOptions):
         return value.to_dict()
+    if isinstance(value, tuple | list) and all(isinstance(part, Step) for part in value):
+        return [_plain_step(step) for step in value]
     # The text of a function has its address; one of a criterion or a loss that is made has its options.
     return describe(value) if hasattr(value, "__qualname__") or hasattr(value, "func") else repr(value)
+
+
+def _plain_step(step: Step) -> dict[str, Any]:
+    """The options of a step, by name; its data are not among them."""
+    values = {option.name: getattr(step, option.name) for option in fields(step)}  # type: ignore[arg-type]
+    return {"step": step.kind, **{n: _plain(value) for n, value in values.items() if n not in ("data", "validation")}}

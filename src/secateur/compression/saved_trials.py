@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from secateur.compression.choosing import Chosen
 from secateur.files import from_json, write_text
-from secateur.result import Log, Method, Result
+from secateur.result import JointCut, LayerReport, Log, Method, Replayed, Result
 from secateur.saving import load_with_edits, read_record
 from secateur.structure.verify import Verification
 from secateur.types import ExampleInputs, FileError, Keep, Sites
@@ -33,6 +33,8 @@ class _Making(Log):
             "units": _units(self.result.keep),
             "method": asdict(self.result.method),
             "verification": None if verification is None else asdict(verification),
+            "layers": [asdict(layer) for layer in self.result.layers],
+            "frozen": dict(self.result.sites.frozen),
         }
 
 
@@ -57,12 +59,25 @@ def load_trial(folder: Path, original: nn.Module, sites: Sites, inputs: ExampleI
     try:
         assert making is not None
         masks = _masks(making["units"], sites)
-        method = Method(**_with_tuples(making["method"]))
-        verified = making["verification"]
-        verification = None if verified is None else Verification(**_with_tuples(verified))
+        verification = _verification(making["verification"])
+        layers = tuple(LayerReport(**_with_tuples(layer)) for layer in making["layers"])
+        method = _method(making["method"])
+        sites = Sites(sites.table, {**making["frozen"]}, sites.structure)
     except (AssertionError, LookupError, TypeError, ValueError) as error:
         raise FileError(f"{folder} is damaged ({error}); delete the folder of the compression to start over") from error
-    return Result(small, original, sites, masks, edits, method, verification, inputs=inputs)
+    return Result(small, original, sites, masks, edits, method, verification, inputs=inputs, layers=layers)
+
+
+def _method(record: Mapping[str, Any]) -> Method:
+    method = Method(**_with_tuples(record))
+    joint = record["joint"]
+    return method if joint is None else replace(method, joint=JointCut(**joint))
+
+
+def _verification(record: Mapping[str, Any] | None) -> Verification | Replayed | None:
+    if record is None:
+        return None
+    return Verification(**_with_tuples(record)) if "double" in record else Replayed(**record)
 
 
 def save_choice(file: Path, choice: Chosen) -> None:

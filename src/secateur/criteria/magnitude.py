@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from secateur.checks import check_number
 from secateur.criteria.base import CriterionBase
-from secateur.criteria.weight_rows import Reduce, Side, check_reduce, check_side, parameters_of, reduced, side_rows
+from secateur.criteria.weight_rows import Reduce, Side, check_reduce, check_side, reduced, side_rows, weights_of
 from secateur.types import Site, Sites
 
 __all__ = ["Magnitude"]
@@ -50,14 +50,14 @@ class Magnitude(CriterionBase):
 
     def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, high = keep; each has its site's shape."""
-        parameters = parameters_of(model, sites)
+        tensors = weights_of(model, sites)
         with torch.no_grad():
-            return {name: self._of_site(parameters, site) for name, site in sites.items()}
+            return {name: self._of_site(tensors, site) for name, site in sites.items()}
 
-    def _of_site(self, parameters: dict[str, nn.Parameter], site: Site) -> Tensor:
+    def _of_site(self, tensors: dict[str, Tensor], site: Site) -> Tensor:
         if site.kind == "weight":
-            return parameters[site.name].detach().abs()
-        return reduced(side_rows(parameters, site, self.side), self._norm, self.reduce)
+            return tensors[site.name].detach().abs()
+        return reduced(side_rows(tensors, site, self.side), self._norm, self.reduce)
 
     def _norm(self, rows: Tensor) -> Tensor:
         norm: Tensor = torch.linalg.vector_norm(rows, ord=self.p, dim=1)

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from secateur.checks import check_name
+from secateur.structure.derived import effective_weights
+from secateur.structure.infer import Structure
 from secateur.structure.sites import check_same_model
 from secateur.types import InputError, Member, Role, Site, Sites
 
@@ -26,6 +28,7 @@ __all__ = [
     "side_rows",
     "unit_rows",
     "unit_sums",
+    "weights_of",
 ]
 
 Reduce = Literal["joint", "mean", "sum", "max", "first"]
@@ -39,6 +42,18 @@ def parameters_of(model: nn.Module, sites: Sites) -> dict[str, nn.Parameter]:
     """Return the model's parameters by every name, after checking that the sites were found in this model."""
     check_same_model(model, sites)
     return dict(model.named_parameters(remove_duplicate=False))
+
+
+def weights_of(model: nn.Module, sites: Sites) -> dict[str, Tensor]:
+    """Return the parameters by every name, as the layers compute with them: masked, normalised, parametrized.
+
+    A unit that a mask of `torch.nn.utils.prune` has emptied is worth nothing, whatever stands behind the mask.
+    """
+    parameters = parameters_of(model, sites)
+    if not isinstance(sites.structure, Structure):
+        return {**parameters}
+    graph = sites.structure.graph
+    return {**parameters, **effective_weights(model, graph.derived, graph.tensors)}
 
 
 def check_channels(criterion: object, sites: Sites) -> None:
@@ -117,9 +132,9 @@ def channel_scores(
 ) -> dict[str, Tensor]:
     """Return the scores of whole channels by their incoming weights; see `reduced`."""
     check_channels(criterion, sites)
-    parameters = parameters_of(model, sites)
+    tensors = weights_of(model, sites)
     with torch.no_grad():
-        return {name: reduced(side_rows(parameters, site), score, reduce) for name, site in sites.items()}
+        return {name: reduced(side_rows(tensors, site), score, reduce) for name, site in sites.items()}
 
 
 def side_rows(tensors: Mapping[str, Tensor], site: Site, side: Side = "incoming") -> list[Tensor]:

@@ -33,6 +33,7 @@ __all__ = [
     "Replaced",
     "Shared",
     "from_dict",
+    "joined_edits",
     "nearest",
     "quantised",
     "replay",
@@ -60,6 +61,23 @@ def from_dict(record: Mapping[str, Any]) -> Edit:
     kind = record["kind"]
     check_name("edit", kind, EDITS)
     return EDITS[kind].from_dict(record)
+
+
+def joined_edits(earlier: Sequence[Edit], later: Sequence[Edit]) -> tuple[Edit, ...]:
+    """Return edits one after another; masks that follow upon masks are one edit with them.
+
+    >>> from torch import tensor
+    >>> first, second = Masked({"weight": tensor([True, False])}), Masked({"weight": tensor([False, True])})
+    >>> [edit.masks["weight"].tolist() for edit in joined_edits([first], [second])]
+    [[False, False]]
+    """
+    edits = list(earlier)
+    for edit in later:
+        if edits and isinstance(edit, Masked) and isinstance(edits[-1], Masked):
+            edits[-1] = edit.after(edits[-1])
+        else:
+            edits.append(edit)
+    return tuple(edits)
 
 
 @usual

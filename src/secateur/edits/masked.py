@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -47,6 +47,16 @@ class Masked(Edit):
                 stays = masks.setdefault(member.parameter, torch.ones(member.shape, dtype=torch.bool))
                 member.clear(stays, keep_mask)
         return cls(masks)
+
+    def after(self, earlier: Masked) -> Self:
+        """Return both at once: zeros where either has them.
+
+        >>> first, second = Masked({"weight": torch.tensor([True, False])}), Masked({"weight": torch.tensor([False, True])})
+        >>> second.after(first).masks["weight"].tolist()
+        [False, False]
+        """
+        both = {name: stays & self.masks[name] for name, stays in earlier.masks.items() if name in self.masks}
+        return replace(self, masks={**earlier.masks, **self.masks, **both})
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Return a copy of `model` with zeros where the masks are False."""

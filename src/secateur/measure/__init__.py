@@ -12,12 +12,15 @@ from secateur.measure.complexity import (
     separable_macs,
 )
 from secateur.measure.quality import Evaluation, calibration_error, evaluate, has_learnt, predict
+from secateur.measure.side_by_side import Bench, BenchRow, bench, bundle, read_bench
 from secateur.measure.size import ParameterCount, file_bytes, macs, parameters, peak_memory
 from secateur.measure.speed import Latency, LatencyComparison, Spread, compare_latency, latency
 from secateur.rate.masks import rate
 
 __all__ = [
     "Agreement",
+    "Bench",
+    "BenchRow",
     "Evaluation",
     "Latency",
     "LatencyComparison",
@@ -28,7 +31,9 @@ __all__ = [
     "activation_counts",
     "activation_statistics",
     "agreement",
+    "bench",
     "bottleneck_macs",
+    "bundle",
     "calibration_error",
     "compare_latency",
     "composed_macs",
@@ -45,5 +50,6 @@ __all__ = [
     "predict",
     "rank_bound",
     "rate",
+    "read_bench",
     "separable_macs",
 ]

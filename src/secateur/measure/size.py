@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.randomness import private_draws
 from secateur.runtimes.inputs import caller
-from secateur.state import check_module, evaluating, looking, tensors, usual
+from secateur.state import check_module, evaluating, looking, tensors, unfused_attention, usual
 from secateur.types import ExampleInputs, InputError
 
 __all__ = ["ParameterCount", "file_bytes", "macs", "parameters", "peak_memory"]
@@ -160,17 +160,14 @@ VECTOR_PRODUCTS: dict[Any, Any] = {
 @contextmanager
 def _plain_operations() -> Iterator[None]:
     """Switch off the fused kernels of attention and recurrent layers, and put their switches back."""
-    fast = torch.backends.mha.get_fastpath_enabled()
     libraries: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
     enabled = [library.enabled for library in libraries]
     try:
-        torch.backends.mha.set_fastpath_enabled(False)
         for library in libraries:
             library.enabled = False
-        with sdpa_kernel(SDPBackend.MATH):
+        with unfused_attention(), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
         for library, was in zip(libraries, enabled, strict=True):
             library.enabled = was
 

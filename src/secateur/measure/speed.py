@@ -18,7 +18,7 @@ from secateur.runtimes.timing import in_turns, prepared, threads_of
 from secateur.state import check_module, evaluating, usual
 from secateur.types import ExampleInputs, InputError
 
-__all__ = ["Latency", "LatencyComparison", "Spread", "compare_latency", "latency"]
+__all__ = ["Latency", "LatencyComparison", "Spread", "compare_latency", "latency", "spread"]
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,8 @@ def compare_latency(
         times = in_turns(ready, warmup=warmup, repeats=repeats)
     count = threads_of(runtime_timer)
     return LatencyComparison(
-        latencies={name: Latency(*_spread(wall), size, count, repeats) for name, wall in times.wall.items()},
-        speedups={name: Spread(*_spread(times.ratios(name))) for name in models},
+        latencies={name: Latency(*spread(wall), size, count, repeats) for name, wall in times.wall.items()},
+        speedups={name: Spread(*spread(times.ratios(name))) for name in models},
     )
 
 
@@ -175,10 +175,10 @@ def _with_threads(runtime: Runtime, threads: int | None) -> Timer:
     return with_threads
 
 
-def _spread(values: list[float]) -> tuple[float, float, float]:
+def spread(values: list[float]) -> tuple[float, float, float]:
     """Return the median and the quartiles.
 
-    >>> _spread([1.0, 2.0, 3.0, 4.0, 5.0])
+    >>> spread([1.0, 2.0, 3.0, 4.0, 5.0])
     (3.0, 2.0, 4.0)
     """
     if len(values) == 1:

@@ -123,7 +123,7 @@ def initialise(model: nn.Module, scheme: str, data: Samples | None = None) -> nn
     >>> bool(model.weight.abs().max() <= 0.2), bool((model.bias == 0).all())
     (True, True)
     >>> x = torch.randn(64, 50)
-    >>> round(float(initialise(model, "lsuv", x)(x).var()), 1)
+    >>> round(initialise(model, "lsuv", x)(x).var().item(), 1)
     1.0
     """
     check_name("initialisation", scheme, SCHEMES)

@@ -2,5 +2,6 @@
 
 from secateur.pruning.line import prune
 from secateur.pruning.options import PruneOptions
+from secateur.pruning.step import Prune
 
-__all__ = ["PruneOptions", "prune"]
+__all__ = ["Prune", "PruneOptions", "prune"]

@@ -26,7 +26,7 @@ from secateur.result import JointCut, Method, Result
 from secateur.selection import select
 from secateur.solvers import Solver
 from secateur.state import usual
-from secateur.structure import Structure, channels, weights
+from secateur.structure import Structure, channels, folded, weights
 from secateur.train import Data
 from secateur.train.options import describe
 from secateur.types import Criterion, ExampleInputs, InputError, Keep, Scores, Sites, with_changes
@@ -73,6 +73,7 @@ def prune(
     changes |= {n: v for n, v in (("criterion", criterion), ("sparsity", sparsity)) if v is not None}
     check_options("prune", PruneOptions, or_none=True, options=options)
     settled_options = with_changes(options or PruneOptions(), changes, "option of prune")
+    model = folded(model) if settled_options.fold else model
     result = (
         _solved(model, example_inputs, settled_options, data)
         if settled_options.solver
@@ -97,7 +98,8 @@ def _solved(model: nn.Module, example_inputs: ExampleInputs, options: PruneOptio
     sparsity = 0.5 if options.sparsity is None else options.sparsity
     solution = solver.solve(model, sites, sparsity)
     method = Method(repr(solver), "in its own scope", _plain(sparsity))
-    return Result.of(model, sites, solution.keep, repaired=solution.apply(model), form=options.form, method=method)
+    ways: dict[str, Any] = {"form": options.form, "tolerance": options.tolerance, "method": method}
+    return Result.of(model, sites, solution.keep, repaired=solution.apply(model), **ways)
 
 
 def _scored(model: nn.Module, example_inputs: ExampleInputs, options: PruneOptions, data: Data | None) -> Result:
@@ -125,7 +127,8 @@ def _scored(model: nn.Module, example_inputs: ExampleInputs, options: PruneOptio
         warnings=(*unused, *_by_position(scores, keep), *refusals),
         joint=_joint(scorer, scores, keep, sites, (model, ready)),
     )
-    return Result.of(model, sites, keep, repaired=ready, form=options.form, method=method)
+    ways: dict[str, Any] = {"form": options.form, "tolerance": options.tolerance, "method": method}
+    return Result.of(model, sites, keep, repaired=ready, **ways)
 
 
 def _settled(options: PruneOptions, data: Data | None, *, by_data: bool) -> tuple[Criterion, PruneOptions]:

@@ -13,7 +13,7 @@ from secateur.repair.consumers import Repair
 from secateur.runtimes import Runtime, timer
 from secateur.selection import SCOPES, Scope
 from secateur.solvers import Solver
-from secateur.structure.cutting import Form
+from secateur.structure.cutting import TOLERANCE, Form
 from secateur.types import Criterion, InputError, Loss, option_words
 
 __all__ = ["BY_DEFAULT", "HALF", "PruneOptions"]
@@ -59,6 +59,9 @@ class PruneOptions:
             `secateur.measure.latency`. The report and a budget of latency time it there, and round_to rounds to what is
             good there; None times in eager PyTorch, and rounds to what is good in every runtime that is installed.
         form: what is returned for channels: see `cut`.
+        tolerance: by how much the outputs on the example may differ from the masked model's: see `cut`.
+        fold: make plain weights first of those that `torch.nn.utils.prune` masks, and of those that a parametrization or
+            a norm makes: see `secateur.structure.folded`. Without it they are cut as they are, where that is exact.
 
     >>> PruneOptions("l1", 0.3).scope is None
     True
@@ -133,7 +136,8 @@ class PruneOptions:
     runtime: Runtime | None = field(
         default=None,
         metadata=option_words(
-            "Where the model is to run and is timed: eager or onnxruntime, as in onnxruntime:threads=2.", "NAME"
+            "Where the model is to run and is timed: eager, onnxruntime, openvino, ..., as in onnxruntime:threads=2.",
+            "NAME",
         ),
     )
     form: Form = field(
@@ -143,6 +147,16 @@ class PruneOptions:
             "holds sizes as literals).",
             "FORM",
         ),
+    )
+    tolerance: float = field(
+        default=TOLERANCE,
+        metadata=option_words(
+            "The greatest relative difference from the masked model's outputs on the example.", "NUMBER"
+        ),
+    )
+    fold: bool = field(
+        default=False,
+        metadata=option_words("Make plain weights first of masked, normalised and parametrized ones.", "BOOL"),
     )
 
     def __post_init__(self) -> None:
@@ -221,5 +235,5 @@ HALF: Mapping[str, float | str] = {"macs": 0.5}
 BY_DEFAULT: tuple[Repair, ...] = ("least-squares", "norms")
 """What is repaired where nothing is chosen but data are given."""
 
-LEFT_TO_ALL = {"sparsity", "unit", "solver", "loss", "ignore", "form", "runtime"}
+LEFT_TO_ALL = {"sparsity", "unit", "solver", "loss", "ignore", "form", "tolerance", "fold", "runtime", "data"}
 """The options that go with a solver, too."""

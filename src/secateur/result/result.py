@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from secateur.edits import Cut, Depth, Edit, GraphCut, Masked, replay
+from secateur.edits import Cut, Depth, Edit, GraphCut, Masked, joined_edits, replay
 from secateur.edits.rebuilt import Rebuilt
 from secateur.labelled import SampleBatch
 from secateur.measure import compare_latency, file_bytes, macs, parameters
@@ -24,7 +24,7 @@ from secateur.runtimes import Runtime, name_of
 from secateur.saving import read_record, save, stored_bytes
 from secateur.state import device_of, usual
 from secateur.state_dicts import fill
-from secateur.structure.cutting import Form, cut_with_plan
+from secateur.structure.cutting import TOLERANCE, Form, cut_with_plan
 from secateur.structure.depth import BlockStructure, removed_blocks
 from secateur.structure.sites import inputs_of, mask
 from secateur.structure.verify import Verification
@@ -98,6 +98,7 @@ class Result:
         *,
         repaired: nn.Module | None = None,
         form: Form = "auto",
+        tolerance: float = TOLERANCE,
         method: Method = BY_HAND,
         history: Log | None = None,
     ) -> Self:
@@ -108,7 +109,7 @@ class Result:
             sites: from `channels`, `blocks` or `weights`.
             keep: one bool tensor a site, True = keep; sites without one stay whole.
             repaired: a model of the same architecture with the weights that the smaller one is to have.
-            form: for channels: see `cut`.
+            form, tolerance: for channels: see `cut`.
             method, history: for the report and the folder.
 
         Raises:
@@ -127,7 +128,7 @@ class Result:
             edit: Edit = Masked.of(sites, masks)
             small, verification = mask(ready, sites, masks), None
         else:
-            cut = cut_with_plan(ready, sites, masks, form=form)
+            cut = cut_with_plan(ready, sites, masks, form=form, tolerance=tolerance)
             small, verification = cut.model, cut.verification
             edit = _edit(model, small, sites, masks, cut.plan)
         return cls(small, model, sites, masks, (edit,), method, verification, None, history, inputs_of(sites))
@@ -166,7 +167,7 @@ class Result:
         [True, False, False]
         """
         sites, keep = _since(earlier, self)
-        edits, layers = (*earlier.edits, *self.edits), (*earlier.layers, *self.layers)
+        edits, layers = joined_edits(earlier.edits, self.edits), (*earlier.layers, *self.layers)
         both = replace(self, original=earlier.original, sites=sites, keep=keep, edits=edits, layers=layers)
         return both if self.change is None else both.compared()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -14,7 +14,7 @@ from secateur import files
 from secateur.runtimes.interface import Interface
 from secateur.types import ExampleInputs
 
-__all__ = ["Exported", "Exporter", "Run", "Runtime", "Timer"]
+__all__ = ["Call", "Exported", "Exporter", "Run", "Runtime", "Timer"]
 
 Run = Callable[[], object]
 """Runs a model once; what it returns is not looked at."""
@@ -29,6 +29,18 @@ Runtime = str | Timer
 """The name of a runtime, with its options after a colon (``"onnxruntime:threads=2"``), or a timer of one's own."""
 
 
+class Call(Protocol):
+    """A model that is open in a runtime."""
+
+    def __call__(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Return the outputs, in memory of their own."""
+        ...
+
+    def ready(self, tensors: list[Tensor]) -> Run:
+        """Return what runs the model once on these tensors, with as little around it as there can be."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Exported:
     """A model in the form of a runtime, which computed what torch does when it was made.
@@ -36,6 +48,7 @@ class Exported:
     Attributes:
         runtime: its name.
         content: the bytes of the file.
+        beside: those of the files that belong to it, by suffix: they are written beside it, with the same stem.
         difference: how far the outputs were from torch's on the example: the greatest difference over the greatest output.
         file: where it was written; None if it was not.
         suffix: what the names of such files end in.
@@ -46,9 +59,20 @@ class Exported:
     content: bytes = field(repr=False)
     difference: float
     interface: Interface = field(repr=False)
-    call: Callable[[list[Tensor]], list[Tensor]] = field(repr=False)
+    call: Call = field(repr=False)
     file: Path | None = None
     suffix: str = ""
+    beside: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+
+    @property
+    def parts(self) -> dict[str, bytes]:
+        """The contents of all its files by suffix, the main one first."""
+        return {self.suffix: self.content, **self.beside}
+
+    @property
+    def size(self) -> int:
+        """The bytes of all its files."""
+        return len(self.content) + sum(len(part) for part in self.beside.values())
 
     def run(self, *inputs: Any, **named: Any) -> Any:
         """Return what the runtime computes: tensors on the CPU, nested as the model's outputs are.
@@ -62,12 +86,14 @@ class Exported:
         return self.interface.outputs(self.call(self.interface.flat(inputs, named)))
 
     def save(self, file: str | os.PathLike[str]) -> Path:
-        """Write the file, wholly or not at all, and return its path.
+        """Write the file, wholly or not at all, and those that belong to it before, and return its path.
 
         Raises:
             FileError: it cannot be written.
         """
         path = Path(file)
+        for suffix, part in self.beside.items():
+            files.write_bytes(path.with_suffix(suffix), part)
         files.write_bytes(path, self.content)
         return path
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from secateur.types import InputError
@@ -45,10 +45,15 @@ class Interface:
     [tensor([1., 1., 1.])]
     >>> interface.outputs([torch.zeros(2), torch.ones(2)])
     {'sum': tensor([0., 0.]), 'more': [tensor([1., 1.]), None]}
+
+    Attributes:
+        inputs, returned: how its inputs and its outputs are nested.
+        outputs_like: the types and shapes of the tensors that it returned.
     """
 
     inputs: _Nesting
     returned: _Nesting
+    outputs_like: tuple[tuple[torch.dtype, torch.Size], ...]
 
     @classmethod
     def of(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: Any) -> Self:
@@ -66,7 +71,8 @@ class Interface:
                 )
         if len(returned.others) == returned.leaves:
             raise InputError("export: the model returns no tensor, so there is nothing to run it for")
-        return cls(_Nesting.of((args, dict(kwargs))), returned)
+        tensors = [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
+        return cls(_Nesting.of((args, dict(kwargs))), returned, tuple((leaf.dtype, leaf.shape) for leaf in tensors))
 
     def flat(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
         """Return the tensors of other inputs, which must be nested as the example was.
@@ -88,14 +94,45 @@ class Interface:
         leaves = pytree.tree_leaves((args, dict(kwargs)))
         return [leaf.detach().cpu() for leaf in leaves if isinstance(leaf, Tensor)]
 
+    def flattened(self, model: nn.Module) -> nn.Module:
+        """Return the model as one that takes tensors one after another, and returns a tuple of tensors."""
+        return _Flat(model, self).eval()
+
+    def called(self, model: nn.Module, tensors: Sequence[Tensor]) -> Any:
+        """Return what the model answers to tensors, nested as the example was."""
+        args, kwargs = self.inputs.rebuilt(tensors)
+        return model(*args, **kwargs)
+
     def outputs(self, tensors: Sequence[Tensor]) -> Any:
-        """Return tensors nested as what the model returned."""
-        return self.returned.rebuilt(tensors)
+        """Return tensors nested as what the model returned.
+
+        Runtimes may give whole numbers of another width, and leave out dimensions of 1: those are as the model's again.
+        """
+        pairs = zip(tensors, self.outputs_like, strict=True)
+        return self.returned.rebuilt([_like(tensor, dtype, shape) for tensor, (dtype, shape) in pairs])
 
     @property
     def output_count(self) -> int:
         """How many tensors the model returns."""
         return self.returned.leaves - len(self.returned.others)
+
+
+class _Flat(nn.Module):
+    """A model without the nesting of its inputs and outputs, for runtimes that know tensors alone."""
+
+    def __init__(self, model: nn.Module, interface: Interface) -> None:
+        super().__init__()
+        self.model, self.interface = model, interface
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        returned = pytree.tree_leaves(self.interface.called(self.model, tensors))
+        return tuple(leaf for leaf in returned if isinstance(leaf, Tensor))
+
+
+def _like(tensor: Tensor, dtype: torch.dtype, shape: torch.Size) -> Tensor:
+    if tensor.ndim != len(shape) and tensor.numel() == shape.numel():
+        tensor = tensor.reshape(shape)
+    return tensor if tensor.is_floating_point() or tensor.is_complex() else tensor.to(dtype)
 
 
 def _words(nesting: _Nesting) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,45 @@ from torch import nn
 from secateur.checks import check_name
 from secateur.runtimes.base import Exported, Exporter, Runtime, Timer
 from secateur.runtimes.eager import Eager
+from secateur.runtimes.executorch import ExecuTorch
+from secateur.runtimes.exporting import FileRuntime
+from secateur.runtimes.litert import LiteRt
+from secateur.runtimes.ncnn import Ncnn
 from secateur.runtimes.onnx_int8 import OnnxInt8
 from secateur.runtimes.onnx_runtime import OnnxRuntime
+from secateur.runtimes.openvino import OpenVino
 from secateur.state import check_finite, check_module, split_inputs, usual
 from secateur.types import ExampleInputs, InputError
 
-__all__ = ["RUNTIMES", "export", "name_of", "timer"]
+__all__ = ["RUNTIMES", "available", "export", "name_of", "timer"]
 
-RUNTIMES: Mapping[str, type[Eager | OnnxRuntime | OnnxInt8]] = {
+RUNTIMES: Mapping[str, type[Eager | FileRuntime | OnnxInt8]] = {
     "eager": Eager,
     "onnxruntime": OnnxRuntime,
     "onnxruntime-int8": OnnxInt8,
+    "openvino": OpenVino,
+    "executorch": ExecuTorch,
+    "litert": LiteRt,
+    "ncnn": Ncnn,
 }
 """The runtimes by name: each is a dataclass of its options, and a timer."""
+
+
+def available() -> list[str]:
+    """Return the names of the runtimes whose libraries are installed, in float32.
+
+    >>> available()[0]
+    'eager'
+    """
+    kinds = {name: kind for name, kind in RUNTIMES.items() if issubclass(kind, FileRuntime)}
+    return ["eager", *(name for name, kind in kinds.items() if all(map(_is_installed, kind.libraries)))]
+
+
+def _is_installed(library: str) -> bool:
+    try:
+        return find_spec(library) is not None
+    except ImportError:  # a package above it is missing
+        return False
 
 
 def timer(runtime: Runtime) -> Timer:
@@ -39,7 +66,7 @@ def timer(runtime: Runtime) -> Timer:
     >>> timer("onnx-runtime")
     Traceback (most recent call last):
     ...
-    secateur.types.UnknownNameError: unknown runtime 'onnx-runtime'; did you mean 'onnxruntime'? Known: eager, onnxruntime, onnxruntime-int8
+    secateur.types.UnknownNameError: unknown runtime 'onnx-runtime'; did you mean 'onnxruntime'? Known: eager, executorch, litert, ncnn, onnxruntime, onnxruntime-int8, openvino
     """
     if isinstance(runtime, str):
         name, _, options = runtime.partition(":")
@@ -62,7 +89,7 @@ def name_of(runtime: Runtime) -> str:
     return runtime if isinstance(runtime, str) else getattr(runtime, "__name__", repr(runtime))
 
 
-def _with_options(default: Eager | OnnxRuntime | OnnxInt8, runtime: str, options: str) -> Timer:
+def _with_options(default: Eager | FileRuntime | OnnxInt8, runtime: str, options: str) -> Timer:
     names = [option.name for option in fields(default) if option.type == "int"]
     changes: dict[str, Any] = {}
     for option in filter(None, options.split(",")):
@@ -91,13 +118,14 @@ def export(
         model: any module; those that `prune`, `cut` and the others return too.
         example_inputs: a tensor, a tuple of positional inputs, or a dict of keyword inputs. They may be nested, and so may
             the outputs.
-        runtime: ``"onnxruntime"`` (an ``.onnx`` file), or ``"onnxruntime-int8"`` (one with 8-bit weights; with data,
-            `secateur.runtimes.OnnxInt8`, everything in 8 bits); threads, if given, are those of `Exported.run`.
+        runtime: ``"onnxruntime"`` (an ``.onnx`` file), ``"openvino"`` (``.xml`` and ``.bin``), ``"executorch"`` (``.pte``),
+            ``"litert"`` (``.tflite``), ``"ncnn"`` (``.param`` and ``.bin``), or ``"onnxruntime-int8"`` (with 8-bit weights;
+            with data, `secateur.runtimes.OnnxInt8`, everything in 8 bits); threads, if given, are those of `Exported.run`.
         file: where to write it, wholly or not at all; None keeps it in memory (`Exported.save` writes it later).
         dynamic_batch: whether the first dimension, of all inputs in which it is as long as the first input's, may be any.
 
     Raises:
-        MissingLibraryError: the extra ``onnx`` is not installed.
+        MissingLibraryError: the runtime's extra is not installed.
         ExportError: torch cannot export the model, or the runtime computes something else; the message says how far.
         FileError: the file cannot be written.
         UnknownNameError, InputError: no such runtime, or one that has no files.

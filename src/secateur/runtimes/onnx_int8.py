@@ -15,9 +15,10 @@ from secateur.checks import check_number, check_whole
 from secateur.files import require
 from secateur.labelled import SampleBatch, Samples, batches, check_samples
 from secateur.runtimes.base import Exported, Run
+from secateur.runtimes.exporting import silent
 from secateur.runtimes.fidelity import Fidelity
 from secateur.runtimes.inputs import batch_size_of
-from secateur.runtimes.onnx_runtime import EXTRA, OnnxRuntime, Session, feeds_of, open_session, silent
+from secateur.runtimes.onnx_runtime import EXTRA, OnnxRuntime, Session, feeds_of, open_session
 from secateur.state import device_of, evaluating, split_inputs
 from secateur.types import ExampleInputs, ExportError, InputError, SecateurError
 
@@ -65,9 +66,7 @@ class OnnxInt8:
             MissingLibraryError, ExportError, InputError: see `secateur.export`.
         """
         exported = self.export(model, example_inputs)
-        session = exported.call.session  # type: ignore[attr-defined]
-        feeds = feeds_of(session, exported.interface.flat(*split_inputs(example_inputs)))
-        return lambda: session.run(None, feeds)
+        return exported.call.ready(exported.interface.flat(*split_inputs(example_inputs)))
 
     def export(self, model: nn.Module, example_inputs: ExampleInputs, *, dynamic_batch: bool = False) -> Exported:
         """Return the model in ONNX with 8-bit weights, once it was run and compared with torch; see `secateur.export`."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import inspect
 import io
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 from unittest.mock import patch
 
 import torch
@@ -17,54 +15,41 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from secateur.files import require
-from secateur.runtimes.base import Exported, Run
-from secateur.runtimes.inputs import batch_size_of, with_batch_size
+from secateur.runtimes.base import Run
+from secateur.runtimes.exporting import FileRuntime, Inputs, on_cpu, reason_of, silent
 from secateur.runtimes.interface import Interface
-from secateur.runtimes.verify import check_runnable, compare, noisy
-from secateur.state import device_of, evaluating, split_inputs
+from secateur.state import split_inputs
 from secateur.types import ExampleInputs, ExportError, InputError
-from secateur.untouched import copied
 
-__all__ = ["EXTRA", "OnnxRuntime", "Session", "feeds_of", "open_session", "silent"]
+__all__ = ["EXTRA", "LIBRARIES", "OnnxRuntime", "Session", "feeds_of", "open_session"]
 
 EXTRA = "onnx"
 LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
 LARGEST = 2**31 - 1
 """How many bytes one ONNX file can hold (it is a protocol buffer)."""
 
-Call = Callable[[list[Tensor]], list[Tensor]]
-
 
 @dataclass(frozen=True)
-class OnnxRuntime:
+class OnnxRuntime(FileRuntime):
     """Exports models to ONNX, and times them in ONNX Runtime on the CPU.
 
     Attributes:
         threads: of the CPU, within an op; ops run one after the other.
     """
 
-    threads: int = 1
-
-    def __call__(self, model: nn.Module, example_inputs: ExampleInputs) -> Run:
-        """Return what runs the exported model once, on the example; it was compared with torch before.
-
-        Raises:
-            MissingLibraryError, ExportError, InputError: see `secateur.export`.
-        """
-        exported = self.export(model, example_inputs)
-        tensors = exported.interface.flat(*split_inputs(example_inputs))
-        session = exported.call.session  # type: ignore[attr-defined]
-        feeds = feeds_of(session, tensors)
-        return lambda: session.run(None, feeds)
+    name: ClassVar[str] = "onnxruntime"
+    extra: ClassVar[str] = EXTRA
+    libraries: ClassVar[tuple[str, ...]] = LIBRARIES
+    suffix: ClassVar[str] = ".onnx"
 
     def quick(self, model: nn.Module, example_inputs: ExampleInputs) -> Run:
         """Return what runs a model once: written by torch's older exporter, in a tenth of the time, not compared."""
         require("onnxruntime", EXTRA)  # the others take a second to import, and are not needed
-        on_cpu, (args, kwargs) = _on_cpu(model, split_inputs(example_inputs))
+        cpu_model, (args, kwargs) = on_cpu(model, split_inputs(example_inputs))
         written: Any = io.BytesIO()
         try:
             with silent():
-                torch.onnx.export(on_cpu, args, written, kwargs=kwargs, dynamo=False, verbose=False)
+                torch.onnx.export(cpu_model, args, written, kwargs=kwargs, dynamo=False, verbose=False)
             session = open_session(written.getvalue(), self.threads)
             feeds = feeds_of(session, [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)])
             session.run(None, feeds)
@@ -72,44 +57,20 @@ class OnnxRuntime:
             return self(model, example_inputs)
         return lambda: session.run(None, feeds)
 
-    def export(self, model: nn.Module, example_inputs: ExampleInputs, *, dynamic_batch: bool = False) -> Exported:
-        """Return the model in ONNX, once it was run and compared with torch; see `secateur.export`."""
-        for library in LIBRARIES:
-            require(library, EXTRA)
-        example = _twice(example_inputs) if dynamic_batch else example_inputs
-        on_cpu, (args, kwargs) = _on_cpu(model, split_inputs(example))
-        with evaluating(on_cpu):
-            expected = on_cpu(*args, **kwargs)
-            interface = Interface.of(args, kwargs, expected)
-            check_runnable(interface.flat(args, kwargs), expected)
-            content = _onnx(on_cpu, args, kwargs, batch_size_of(example) if dynamic_batch else None)
-            exported = Exported("onnxruntime", content, 0.0, interface, Session(open_session(content, self.threads)))
-            samples = [example_inputs, example, noisy(example_inputs)]
-            difference = max(compare(on_cpu, exported, split_inputs(s)) for s in samples if s is not None)
-        return replace(exported, difference=difference, suffix=".onnx")
+    def written(self, model: nn.Module, interface: Interface, inputs: Inputs, batch: int | None) -> dict[str, bytes]:
+        """Return the file; its inputs are named as the model's are."""
+        return {self.suffix: _onnx(model, *inputs, batch)}
 
-    def on_one_thread(self, model: nn.Module) -> bool:
-        """Whether all of the work is done by one thread of this process, so that its processor time is the time."""
-        return self.threads == 1
-
-
-def _twice(example_inputs: ExampleInputs) -> ExampleInputs:
-    """One sample more than the example has: torch takes a size of 1 for a constant."""
-    return with_batch_size(example_inputs, batch_size_of(example_inputs) + 1)
-
-
-def _on_cpu(
-    model: nn.Module, inputs: tuple[tuple[Any, ...], dict[str, Any]]
-) -> tuple[nn.Module, tuple[tuple[Any, ...], dict[str, Any]]]:
-    inputs = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().cpu(), inputs)
-    return (model if device_of(model).type == "cpu" else copied(model).cpu()), inputs
+    def opened(self, parts: Mapping[str, bytes]) -> Session:
+        """Open the file on the CPU."""
+        return Session(open_session(parts[self.suffix], self.threads))
 
 
 def _onnx(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], batch: int | None) -> bytes:
     """The bytes of the ONNX file."""
     shapes = None if batch is None else _dynamic_shapes(model, args, kwargs, batch)
     try:
-        with silent(), _registry_kept():
+        with _registry_kept():
             program: Any = torch.onnx.export(
                 model, args, kwargs=dict(kwargs), dynamo=True, verbose=False, dynamic_shapes=shapes
             )
@@ -125,14 +86,10 @@ def _onnx(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], ba
 
 def _unexported(error: Exception, batch: int | None) -> str:
     """What to say of a model that torch does not export: its own first reason, and what to do."""
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    reason = next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
     dynamic = "; or leave out dynamic_batch" if batch is not None else ""
     return (
-        f"export: torch cannot write this model as ONNX: {reason}. Try torch.export.export on it, whose message names "
-        f"the line of the model{dynamic}"
+        f"export: torch cannot write this model as ONNX: {reason_of(error)}. Try torch.export.export on it, whose message "
+        f"names the line of the model{dynamic}"
     )
 
 
@@ -145,20 +102,6 @@ def _dynamic_shapes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
         return {0: size} if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == batch else None
 
     return {name: pytree.tree_map(shape, value) for name, value in named.items()}
-
-
-@contextmanager
-def silent() -> Iterator[None]:
-    """Keep what torch's exporter says of its own workings to itself."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    try:
-        logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 @contextmanager
@@ -220,3 +163,8 @@ class Session:
             reason = str(error).splitlines()[0]
             raise InputError(f"ONNX Runtime refuses inputs of shapes {shapes}: {reason}") from error
         return [torch.from_numpy(array) for array in arrays]
+
+    def ready(self, tensors: list[Tensor]) -> Run:
+        """Return what runs the session once on these tensors."""
+        feeds = feeds_of(self.session, tensors)
+        return lambda: self.session.run(None, feeds)

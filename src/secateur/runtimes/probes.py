@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from secateur import state
 from secateur.randomness import private_draws
 from secateur.runtimes.base import Runtime
+from secateur.runtimes.exporting import FileRuntime
 from secateur.runtimes.names import timer
 from secateur.runtimes.onnx_runtime import LIBRARIES
 from secateur.runtimes.timing import Prepared, in_turns, prepared, threads_of
@@ -42,7 +43,7 @@ ODD = 3
 """The odd width that stands for all is so many units below the whole: one unit less could not be told apart."""
 
 UNMEASURED = 8
-"""What is taken where a timer of the user's does not time a small layer."""
+"""What is taken where a timer of the user's does not time a small layer, or a runtime has no quick way to time many."""
 
 WORK = 4e6
 """About how many multiply-accumulates a small layer has for each sample."""
@@ -108,6 +109,8 @@ def liked_multiple(runtime: Runtime, kind: Kind) -> int:
     chosen = timer(runtime)
     key = (chosen if isinstance(chosen, Hashable) else id(chosen), kind)
     if key not in _learnt:
+        if isinstance(chosen, FileRuntime) and not hasattr(chosen, "quick"):
+            return UNMEASURED
         try:
             _learnt[key] = _measured(runtime, kind)
         except MissingLibraryError:

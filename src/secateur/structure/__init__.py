@@ -6,8 +6,9 @@ and mends (`mend`), and `verify` compares the result with the masked model.
 
 from secateur.structure.cutting import cut
 from secateur.structure.depth import blocks
+from secateur.structure.derived import folded
 from secateur.structure.infer import Structure
 from secateur.structure.show import to_dict, to_svg, to_text
 from secateur.structure.sites import channels, mask, weights
 
-__all__ = ["Structure", "blocks", "channels", "cut", "mask", "to_dict", "to_svg", "to_text", "weights"]
+__all__ = ["Structure", "blocks", "channels", "cut", "folded", "mask", "to_dict", "to_svg", "to_text", "weights"]

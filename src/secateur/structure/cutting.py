@@ -28,7 +28,7 @@ from secateur.structure.whole import WholeCases, verify_whole
 from secateur.types import CutError, InputError, Keep, Sites, VerificationError
 from secateur.untouched import copied
 
-__all__ = ["CutModel", "Plan", "apply_plan", "cut", "cut_with_plan", "draft", "make_plan"]
+__all__ = ["TOLERANCE", "CutModel", "Plan", "apply_plan", "cut", "cut_with_plan", "draft", "make_plan"]
 
 TOLERANCE = 1e-4
 
@@ -264,7 +264,7 @@ def make_plan(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor
     """Return what must be sliced and mended so that the units that the keep vectors of `gone` mark False are gone."""
     rows: dict[str, dict[int, Tensor]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, value in structure.tensors.items():
+    for name, value in {**structure.tensors, **structure.derived}.items():
         keep_vectors = {dim: keep_vector(axis, gone) for dim, axis in enumerate(value.axes)}
         masks_by_dim = {dim: k for dim, k in keep_vectors.items() if not bool(k.all())}
         if masks_by_dim:
@@ -272,7 +272,14 @@ def make_plan(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor
             shapes[name] = tuple(
                 int(masks_by_dim[d].sum()) if d in masks_by_dim else s for d, s in enumerate(value.shape)
             )
+    # What a property computes has no rows of its own.
+    rows = {name: dims for name, dims in rows.items() if name not in structure.derived or _is_held(model, name)}
     return Plan(rows, edits(model, structure, gone, shapes))
+
+
+def _is_held(model: nn.Module, name: str) -> bool:
+    path, _, attribute = name.rpartition(".")
+    return attribute in vars(model.get_submodule(path))
 
 
 def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:

@@ -19,7 +19,8 @@ from torch.fx import Node
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from secateur.state import own_tensors
-from secateur.structure.outputs import Holdings, opaque_type
+from secateur.structure.outputs import Holdings, Stored, opaque_type
+from secateur.structure.traceable import by_shapes
 from secateur.trees import TreeDef, tensors_within
 
 __all__ = ["Export", "export"]
@@ -33,17 +34,19 @@ class Export:
 
     Attributes:
         program: the program; what nothing reads is still in its graph where it is named here.
-        leaving: the nodes that leave in another way, with the reason.
+        stored: the nodes that the forward pass stores on the model, with where it does.
         ran: the ids of the modules whose forward pass ran.
         opaque: the type of the outputs where no graph could return it; the program then returns their tensors.
         tree: what holds the tensors, in that case.
+        packed: whether it packs sequences, of which the program takes all to be full.
     """
 
     program: ExportedProgram
-    leaving: Mapping[Node, str]
+    stored: Mapping[Node, Stored]
     ran: frozenset[int]
     opaque: str
     tree: TreeDef | None
+    packed: bool = False
 
 
 def export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], touched: Container[int] | None) -> Export:
@@ -76,12 +79,12 @@ def _silent(model: nn.Module, exported: Export, touched: Container[int] | None) 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], silent: Iterable[nn.Module]) -> Export:
     tap = _Tap(model, tuple(silent))
-    with _exporter, _quiet(), _empty_buffers_apart(model), tap.listening():
+    with _exporter, _quiet(), _empty_buffers_apart(model), by_shapes() as traceable, tap.listening():
         program = torch.export.export(model, args, kwargs, strict=False)
-    leaving = _part_outputs(program, tap)
+    stored = _part_outputs(program, tap)
     # Where modules have several names and buffers move, the exporter runs a copy, whose modules are others.
     ran = tap.ran if id(model) in tap.ran else _ran(model, args, kwargs)
-    return Export(program, leaving, frozenset(ran), tap.opaque, tap.tree)
+    return Export(program, stored, frozenset(ran), tap.opaque, tap.tree, traceable.packed)
 
 
 def _ran(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> set[int]:
@@ -154,7 +157,7 @@ class _Tap:
     silent: Sequence[nn.Module]
     ran: set[int] = field(default_factory=set)
     results: list[Tensor] = field(default_factory=list)
-    stored: list[tuple[str, Tensor]] = field(default_factory=list)
+    stored: list[tuple[Stored, Tensor]] = field(default_factory=list)
     opaque: str = ""
     tree: TreeDef | None = None
 
@@ -193,7 +196,7 @@ class _Tap:
         return returned, [tensor for _, tensor in self.stored], self.results
 
 
-def _part_outputs(program: ExportedProgram, tap: _Tap) -> dict[Node, str]:
+def _part_outputs(program: ExportedProgram, tap: _Tap) -> dict[Node, Stored]:
     """Let the program return what the model returned, and name the nodes of what it stored."""
     if not (tap.stored or tap.results or tap.opaque):
         return {}
@@ -207,7 +210,5 @@ def _part_outputs(program: ExportedProgram, tap: _Tap) -> dict[Node, str]:
     output.args = (tuple(nodes[:count]),)
     program.graph_module.recompile()
     return {
-        node: f"the forward pass stores it as {name}"
-        for node, (name, _) in zip(nodes[count:], tap.stored, strict=False)
-        if isinstance(node, Node)
+        node: stored for node, (stored, _) in zip(nodes[count:], tap.stored, strict=False) if isinstance(node, Node)
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
 
@@ -18,7 +18,7 @@ from secateur.structure.outputs import dependent
 from secateur.structure.rules import RULES, Call, Ties, Value, fixed_value, freeze_all, op_name
 from secateur.structure.temperature import HEAD_DIMENSION, freeze_temperatures
 from secateur.structure.trace import Graph
-from secateur.types import Member, Role, Site
+from secateur.types import Member, Role, Site, layer_of
 
 __all__ = ["Structure", "attribute", "infer"]
 
@@ -35,6 +35,7 @@ class Structure:
     Attributes:
         graph: the traced graph.
         tensors: the axes of every parameter, buffer and constant, by name.
+        derived: those of the weights that are made of parameters on each run, by name.
         values: what the rules found for every node.
         ties: the roles of weights, and the nodes that see fewer channels after a cut.
         sites: the sites, in the order of the forward pass.
@@ -49,6 +50,7 @@ class Structure:
     sites: Mapping[str, Site]
     units: Mapping[str, Atom]
     frozen: Mapping[str, str]
+    derived: Mapping[str, Value] = field(default_factory=dict)
 
 
 def infer(graph: Graph) -> Structure:
@@ -61,6 +63,8 @@ def infer(graph: Graph) -> Structure:
         solver.run(graph.graph, {}, "the model's output")
     solver.freeze_what_leaves()
     solver.freeze_what_nothing_reads()
+    if graph.packed:
+        solver.freeze_statistics("a statistic in a model of packed sequences")
     for traced in [region.graph for region in graph.regions] or [graph]:
         if traced.uses is not None:
             freeze_temperatures(traced.uses, solver.values, solver.ties)
@@ -68,7 +72,10 @@ def infer(graph: Graph) -> Structure:
     tensors = {name: solver.tensors[name] for name in sorted(solver.tensors, key=lambda n: order.get(n, inf))}
     sites, units = _find_sites(graph, tensors, solver.ties)
     frozen = {**dict(_find_frozen(tensors, solver.ties)), **graph.idle}
-    return Structure(graph, tensors, solver.values, solver.ties, sites, units, frozen)
+    derived = {
+        name: value for name, node in graph.derived.items() if isinstance(value := solver.values.get(node), Value)
+    }
+    return Structure(graph, tensors, solver.values, solver.ties, sites, units, frozen, derived)
 
 
 class _Solver:
@@ -118,6 +125,11 @@ class _Solver:
                 for atom in atoms(axis):
                     if atom not in read and name in self.graph.state:
                         freeze(atom, "no example reads it")
+
+    def freeze_statistics(self, because: str) -> None:
+        """Freeze what statistics are taken over, where the graph could not be run to verify them."""
+        for axes in self.ties.statistics.values():
+            freeze(product(*axes), because)
 
     def _written(self) -> dict[str, str]:
         """The model's tensors into which it writes what it computes, such as a cache, with the reason."""
@@ -239,7 +251,9 @@ def _find_sites(graph: Graph, tensors: Mapping[str, Value], ties: Ties) -> tuple
             for atom in dict.fromkeys(atoms(axis)):
                 if not atom.frozen:
                     role = _role(ties, name, dim, len(value.axes))
-                    members.setdefault(atom, []).append(Member(name, value.shape, dim, positions(axis, atom), role))
+                    masked = (name, dim) not in ties.unmasked
+                    member = Member(name, value.shape, dim, positions(axis, atom), role, masked=masked)
+                    members.setdefault(atom, []).append(member)
     unit_by_atom = _unit_names(ties)
     sites: dict[str, Site] = {}
     units: dict[str, Atom] = {}
@@ -269,8 +283,7 @@ def _unit_names(ties: Ties) -> dict[Atom, str]:
 
 def _site_name(members: list[Member]) -> str:
     first = next((m for m in members if m.role == "out"), members[0])
-    module, _, parameter = first.parameter.rpartition(".")
-    return module or parameter
+    return first.layer or first.parameter
 
 
 def _unused(name: str, sites: Mapping[str, Site]) -> str:
@@ -287,7 +300,7 @@ def _find_frozen(tensors: Mapping[str, Value], ties: Ties) -> Iterator[tuple[str
         for dim, axis in enumerate(value.axes):
             if "out" not in ties.roles.get((name, dim), set()) or axis.size == 1:
                 continue
-            layer, parts = name.rpartition(".")[0] or name, list(dict.fromkeys(atoms(axis)))
+            layer, parts = layer_of(name) or name, list(dict.fromkeys(atoms(axis)))
             if is_fixed(axis):
                 yield layer, next(a.frozen for a in parts if a.frozen) or ""
                 break

@@ -17,7 +17,7 @@ from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.carriers import Attribute, Uses
 from secateur.structure.infer import Structure
 from secateur.structure.literals import size_changes
-from secateur.structure.rules import op_name
+from secateur.structure.rules import Value, op_name
 from secateur.structure.watch import watch
 
 __all__ = ["SWITCHES", "Edits", "edits", "proposals"]
@@ -57,6 +57,11 @@ def _group_norm(module: nn.Module, shapes: Mapping[str, Shape]) -> dict[str, int
     return {"num_channels": shapes["weight"][0]} if "weight" in shapes else {}
 
 
+def _bilinear(module: nn.Module, shapes: Mapping[str, Shape]) -> dict[str, int | list[int]]:
+    out, first, second = shapes["weight"]
+    return {"out_features": out, "in1_features": first, "in2_features": second}
+
+
 def _embedding(module: nn.Module, shapes: Mapping[str, Shape]) -> dict[str, int | list[int]]:
     return {"num_embeddings": shapes["weight"][0], "embedding_dim": shapes["weight"][1]}
 
@@ -68,11 +73,15 @@ def _prelu(module: nn.Module, shapes: Mapping[str, Shape]) -> dict[str, int | li
 def _recurrent(module: nn.Module, shapes: Mapping[str, Shape]) -> dict[str, int | list[int]]:
     assert isinstance(module, nn.RNNBase)
     gates = shapes["weight_ih_l0"][0]
-    old = int(module.get_parameter("weight_ih_l0").shape[0]) // module.hidden_size
+    old = int(module.weight_ih_l0.shape[0]) // module.hidden_size  # type: ignore[index]
     sizes: dict[str, int | list[int]] = {"input_size": shapes["weight_ih_l0"][1], "hidden_size": gates // old}
     if "weight_hr_l0" in shapes:
         sizes["proj_size"] = shapes["weight_hr_l0"][0]
     return sizes
+
+
+def _cell(module: nn.Module, shapes: Mapping[str, Shape]) -> dict[str, int | list[int]]:
+    return {"input_size": shapes["weight_ih"][1], "hidden_size": shapes["weight_hh"][1]}
 
 
 Mender = Callable[[nn.Module, Mapping[str, Shape]], dict[str, int | list[int]]]
@@ -82,12 +91,15 @@ MENDERS: list[tuple[type[nn.Module], Mender]] = [
     (nn.Linear, _linear),
     (nn.modules.conv._ConvNd, _conv),
     (nn.modules.batchnorm._NormBase, _norm),
+    (nn.Bilinear, _bilinear),
     (nn.LayerNorm, _layer_norm),
     (nn.RMSNorm, _layer_norm),
     (nn.GroupNorm, _group_norm),
     (nn.Embedding, _embedding),
+    (nn.EmbeddingBag, _embedding),
     (nn.PReLU, _prelu),
     (nn.RNNBase, _recurrent),
+    (nn.RNNCellBase, _cell),
 ]
 
 
@@ -103,6 +115,7 @@ def edits(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], s
             continue
         mender = next((m for kind, m in MENDERS if isinstance(module, kind)), None)
         names = {n: first[id(getattr(module, n))] for n in _own_tensors(module)}
+        names |= {n: full for full in structure.derived if (n := _name_in(path, full))}
         if mender is None or not any(full in shapes for full in names.values()):
             continue
         tensor_shapes = {n: shapes.get(full) or tuple(getattr(module, n).shape) for n, full in names.items()}
@@ -114,11 +127,51 @@ def edits(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], s
         changed = {k: v for k, v in new.items() if _differs(getattr(module, k, None), v)}
         if changed:
             edits_by_path.setdefault(path, {}).update(changed)
+    for path, attribute, sizes in _other_sizes(model, structure, gone, edits_by_path):
+        edits_by_path.setdefault(path, {})[attribute] = sizes
     for path, module in model.named_modules():
         # An encoder hands its layers ragged batches for a fused kernel, which keeps to attention as torch has it.
         if isinstance(module, nn.TransformerEncoder) and any(_is_freed(model, path, inner) for inner in edits_by_path):
             edits_by_path.setdefault(path, {}).update(dict.fromkeys(SWITCHES, False))
     return {path: attributes for path, attributes in edits_by_path.items() if attributes}
+
+
+NORMS: list[tuple[type[nn.Module], str]] = [
+    (nn.modules.batchnorm._NormBase, "num_features"),
+    (nn.GroupNorm, "num_channels"),
+    (nn.LayerNorm, "normalized_shape"),
+    (nn.RMSNorm, "normalized_shape"),
+]
+
+
+def _other_sizes(
+    model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], edits_by_path: Edits
+) -> Iterator[tuple[str, str, int | list[int]]]:
+    """The sizes that norms without tensors remember, and the width that a transformer compares its inputs with."""
+    modules = dict(model.named_modules())
+    for path, module in modules.items():
+        first_norm = f"{path}.encoder.layers.0.norm1".lstrip(".")
+        width = edits_by_path.get(first_norm, {}).get("normalized_shape")
+        if isinstance(module, nn.Transformer) and isinstance(width, list):
+            yield path, "d_model", width[0]
+    for node in structure.values:
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        path = stack[-1][0] if stack else ""
+        name = next((a for kind, a in NORMS if isinstance(modules.get(path), kind)), None)
+        if name is None or "norm" not in op_name(node) or _own_tensors(modules[path]):
+            continue
+        seen = structure.values.get(node.args[0])  # type: ignore[arg-type]
+        kept = [int(keep_vector(axis, gone).sum()) for axis in seen.axes] if isinstance(seen, Value) else []
+        old = getattr(modules[path], name)
+        new: int | list[int] = kept[-len(old) :] if isinstance(old, (list, tuple)) else (kept[1:2] or [old])[0]
+        if kept and _differs(old, new):
+            yield path, name, new
+
+
+def _name_in(path: str, full: str) -> str:
+    """The name of a tensor in the module at `path`; "" where it is another module's."""
+    layer, _, name = full.rpartition(".")
+    return name if layer == path else ""
 
 
 def _is_freed(model: nn.Module, path: str, inner: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
@@ -14,10 +15,23 @@ from torch.utils import _pytree as pytree
 
 from secateur.trees import walk
 
-__all__ = ["Holdings", "dependent", "idle_parts", "opaque_type", "unread"]
+__all__ = ["Holdings", "Stored", "dependent", "idle_parts", "opaque_type", "unread"]
 
 INTERNAL = set(vars(nn.Module()))
 """The attributes in which a module keeps parameters, buffers, submodules and hooks."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a forward pass stored a tensor.
+
+    Attributes:
+        name: the attribute that leads to it, with the path of its module.
+        renewed: whether it took the place of a tensor that the attribute itself held before.
+    """
+
+    name: str
+    renewed: bool = False
 
 
 class Holdings:
@@ -39,6 +53,12 @@ class Holdings:
             for name, value in attributes.items():
                 if name not in self.internal:
                     self._remember(value, visited_ids)
+        self.held_names = {
+            _dotted(path, name)
+            for path, _, attributes in self.attributes
+            for name, value in attributes.items()
+            if isinstance(value, Tensor)
+        }
         self.alive = [tensor for _, tensor in self._tensors()]  # an id is a tensor's own only while it lives
         self.held_ids = {id(tensor) for tensor in self.alive}
 
@@ -57,16 +77,16 @@ class Holdings:
         for path, module, _ in self.attributes:
             for name, value in list(vars(module).items()):
                 if name not in self.internal:
-                    dotted = path or "a buffer" if name == "_buffers" else f"{path}.{name}".lstrip(".")
+                    dotted = path or "a buffer" if name == "_buffers" else _dotted(path, name)
                     for tensor in walk(value, visited_ids, Tensor):
                         yield dotted, tensor
         for tensor in walk(self.inputs, visited_ids, Tensor):
             yield "an entry of an input", tensor
 
-    def stored(self) -> list[tuple[str, Tensor]]:
-        """Return the tensors that the modules hold now and did not hold then, with the names of the attributes."""
+    def stored(self) -> list[tuple[Stored, Tensor]]:
+        """Return the tensors that the modules hold now and did not hold then, with where they are."""
         fresh = {id(tensor): (name, tensor) for name, tensor in self._tensors() if id(tensor) not in self.held_ids}
-        return list(fresh.values())
+        return [(Stored(name, name in self.held_names), tensor) for name, tensor in fresh.values()]
 
     def restore(self) -> None:
         """Let the modules hold again what they held then."""
@@ -78,6 +98,10 @@ class Holdings:
             for name in [n for n in now if n not in attributes and n not in self.internal]:
                 del now[name]
             now.update({name: value for name, value in attributes.items() if name not in self.internal})
+
+
+def _dotted(path: str, name: str) -> str:
+    return f"{path}.{name}".lstrip(".")
 
 
 RETURNABLE = (Tensor, int, float, complex, str, type(None), torch.dtype, torch.device, torch.layout)

@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.state import first_names, own_tensors
-from secateur.structure.outputs import Holdings, opaque_type
+from secateur.structure.outputs import Holdings, Stored, opaque_type
 from secateur.trees import TreeDef, tensors_within
 
 __all__ = ["GaveUp", "Recording", "record"]
@@ -54,7 +54,7 @@ class Recording:
         graph: the nodes; the last returns the tensors in what the model returned.
         tensors: the placeholders of the model's tensors, with their names.
         inputs: the placeholders of the model's inputs.
-        stored: the nodes that the forward pass stored on the model, with the reason why they leave it.
+        stored: the nodes that the forward pass stored on the model, with where it did.
         ran: the ids of the modules whose forward pass ran.
         opaque: the type of the outputs, where it is no container to torch.
         tree: what holds the tensors that it returns; None where it returns one alone.
@@ -64,7 +64,7 @@ class Recording:
         self.graph = fx.Graph()
         self.tensors: dict[Node, str] = {}
         self.inputs: list[Node] = []
-        self.stored: dict[Node, str] = {}
+        self.stored: dict[Node, Stored] = {}
         self.ran: set[int] = set()
         self.opaque = ""
         self.tree: TreeDef | None = None
@@ -88,7 +88,7 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     holdings = Holdings(model, (args, kwargs), buffers=True)
     with _module_paths(model, recording.ran) as recorder.stack, recorder, _NoReading():
         outputs = model(*args, **kwargs)
-    recording.stored = {recorder.node_of(t): f"the forward pass stores it as {name}" for name, t in holdings.stored()}
+    recording.stored = {recorder.node_of(tensor): stored for stored, tensor in holdings.stored()}
     leaves = [recorder.node_of(leaf) for leaf in tensors_within(outputs)]
     if not leaves:
         raise GaveUp("no output")

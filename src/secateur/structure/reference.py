@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.fx import Node
 from torch.utils import _pytree as pytree
@@ -19,7 +18,7 @@ from secateur.structure.frames import Inputs, as_typed, table_rows
 from secateur.structure.infer import Structure, infer
 from secateur.structure.rules import Value, op_name
 from secateur.structure.sites import write_zeros, zeros
-from secateur.structure.stand_in import Fetch, run_substituted
+from secateur.structure.stand_in import DOUBLE, Fetch, run_substituted
 from secateur.structure.trace import trace
 from secateur.types import Keep, Sites
 
@@ -106,7 +105,8 @@ class Reference:
             tensor, zeroed = full(name), self._zeros.get(id(self.tensors[name]))
             if not zeroed:
                 return tensor
-            return write_zeros(tensor.to(torch.float64 if double else tensor.dtype, copy=True), zeroed)
+            dtype = DOUBLE.get(tensor.dtype, tensor.dtype) if double else tensor.dtype
+            return write_zeros(tensor.to(dtype, copy=True), zeroed)
 
         return run_substituted(
             self.model,

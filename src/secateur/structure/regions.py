@@ -186,6 +186,8 @@ def _joined(model: nn.Module, regions: tuple[Region, ...], inputs: Inputs, whole
         leaving={node: why for region in regions for node, why in region.graph.leaving.items()},
         idle=_idle(model, set(tensors.values()), regions, ran, first_line(whole.__cause__ or whole)),
         pinned=pinned,
+        derived={name: node for region in regions for name, node in region.graph.derived.items()},
+        packed=any(region.graph.packed for region in regions),
         uses=reduce(_both, (region.graph.uses or Uses() for region in regions)),
         regions=regions,
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any
 
-from secateur.types import Member, Site, Sites
+from secateur.types import Member, Site, Sites, layer_of
 
 __all__ = ["owned", "to_dict", "to_svg", "to_text"]
 
@@ -109,11 +109,11 @@ def _layers(sites: Sites) -> dict[str, int]:
     """The layers in the order in which the sites touch them, each with its row."""
     structure = sites.structure
     names: Iterable[str] = structure.tensors if structure is not None else sites
-    return {layer: at for at, layer in enumerate(dict.fromkeys(n.rpartition(".")[0] or n for n in names))}
+    return {layer: at for at, layer in enumerate(dict.fromkeys(layer_of(n) or n for n in names))}
 
 
 def _layer_of(member: Member) -> str:
-    return member.parameter.rpartition(".")[0] or member.parameter
+    return member.layer or member.parameter
 
 
 def _lanes(sites: Sites, layers: dict[str, int]) -> dict[str, int]:

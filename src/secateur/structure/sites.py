@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from secateur.state import check_finite, check_module, check_ordinary, own_tensors, tensors, usual
+from secateur.state import check_finite, check_module, check_ordinary, check_readable, own_tensors, tensors, usual
 from secateur.structure.infer import Structure, infer
 from secateur.structure.regions import trace_regions
 from secateur.structure.trace import trace
@@ -43,6 +43,7 @@ def channels(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[s
     ({'0': (3,)}, {'2': "the model's output"})
     """
     check_module(model, "channels")
+    check_readable(model, "channels")
     check_ordinary(model, "channels")
     check_finite(model, "channels", REPAIR)
     structure = _traced(model, example_inputs)
@@ -108,7 +109,7 @@ def _without(table: Mapping[str, Site], ignore: object, site_names: Iterable[str
 
 def _layers(site: Site) -> set[str]:
     """The layers that produce a site's units: any of them names it."""
-    return {m.parameter.rpartition(".")[0] for m in site.members if m.role == "out" and m.dim is not None}
+    return {m.layer for m in site.members if m.role == "out" and m.dim is not None}
 
 
 def check_keep(sites: Sites, keep: Keep) -> dict[str, Tensor]:

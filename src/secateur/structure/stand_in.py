@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.randomness import private_draws
-from secateur.state import own_tensors
+from secateur.state import own_tensors, unfused_attention
 from secateur.structure.frames import Inputs
 from secateur.untouched import copied
 
-__all__ = ["Fetch", "run_substituted"]
+__all__ = ["DOUBLE", "Fetch", "run_substituted"]
 
 DOUBLE = {
     **dict.fromkeys((torch.float32, torch.float16, torch.bfloat16), torch.float64),
@@ -73,7 +73,7 @@ def run_substituted(
     with torch.no_grad():
         for name, buffer in shells.buffers.items():
             buffer.copy_(fetch(name))
-        with _Substitutes(shells, fetch), private_draws():
+        with _Substitutes(shells, fetch), private_draws(), unfused_attention():
             # Back and forth, as tables that a module keeps for evaluation were made from other weights.
             shells.model.train()
             shells.model.eval()

@@ -14,10 +14,19 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from secateur.randomness import private_draws
-from secateur.state import check_module, check_ordinary, evaluating, first_names, own_tensors, split_inputs
+from secateur.state import (
+    check_module,
+    check_ordinary,
+    check_readable,
+    evaluating,
+    first_names,
+    own_tensors,
+    split_inputs,
+)
 from secateur.structure.carriers import Uses
+from secateur.structure.derived import parametrized
 from secateur.structure.export import Export, export
-from secateur.structure.outputs import dependent, idle_parts, unread
+from secateur.structure.outputs import Stored, dependent, idle_parts, unread
 from secateur.structure.record import record
 from secateur.structure.watch import watch
 from secateur.trees import TreeDef
@@ -43,10 +52,13 @@ class Graph:
         idle: what the example inputs do not run, by its name, with the reason.
         pinned: names of tensors that must not shrink, with the reason.
         uses: what the forward pass does with the sizes that the modules hold; None where it was not watched.
+        derived: what makes the weights that are no parameters, but made of some on each run (by a parametrization, a
+            mask, a normalisation), by the name that the model has them under.
         opaque: the type of the outputs, where it is no container that a graph could return; else "".
         tree: what holds the tensors that the model returns, where no program knows it; None for one tensor alone.
         regions: the parts that were traced each by itself, where the model could not be traced whole (`regions`); the
             ops are then theirs, and `graph` is empty: nothing can run it.
+        packed: whether the model packs sequences, which the ops take to be full: they tie as they do, and do not run so.
     """
 
     graph: fx.Graph
@@ -60,9 +72,11 @@ class Graph:
     idle: Mapping[str, str] = field(default_factory=dict)
     pinned: Mapping[str, str] = field(default_factory=dict)
     uses: Uses | None = None
+    derived: Mapping[str, Node] = field(default_factory=dict)
     opaque: str = ""
     tree: TreeDef | None = None
     regions: tuple[Region, ...] = ()
+    packed: bool = False
 
     @property
     def nodes(self) -> Iterator[Node]:
@@ -99,6 +113,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, quick: bool = True
         TraceError: the forward pass depends on the values of its tensors, or uses what cannot be exported.
     """
     check_module(model, "trace")
+    check_readable(model, "trace")
     check_ordinary(model, "trace")
     args, kwargs = split_inputs(example_inputs)
     with evaluating(model), private_draws(), writes_refused(model):
@@ -158,17 +173,26 @@ def _exported(
         uses=uses,
         opaque=exported.opaque,
         tree=exported.tree,
+        packed=exported.packed,
     )
-    return _with_leaving(model, graph, exported.leaving, exported.ran)
+    return _with_leaving(model, graph, exported.stored, exported.ran)
 
 
-def _with_leaving(model: nn.Module, graph: Graph, stored: Mapping[Node, str], ran: Container[int]) -> Graph:
+def _with_leaving(model: nn.Module, graph: Graph, stored: Mapping[Node, Stored], ran: Container[int]) -> Graph:
     """The graph with all that leaves it unreturned, and all that it does not run."""
     model_tensors = own_tensors(model)
     parameters = {n: name for n, name in graph.tensors.items() if isinstance(model_tensors.get(name), nn.Parameter)}
-    # A table that is made anew from constants and kept is no output: it shrinks as those do, and so do parameters.
+    # A table that is made anew from constants and kept is no output: it shrinks as those do, and so do parameters; and
+    # so does a weight that is made anew of parameters on each run, as masks and normalisations make it.
     computed = dependent([*graph.inputs, *parameters]) if stored else set()
-    leaving = {node: reason for node, reason in stored.items() if node in computed and node.op != "placeholder"}
+    by_input = dependent(graph.inputs) if stored else set()
+    leaving = {
+        node: f"the forward pass stores it as {place.name}"
+        for node, place in stored.items()
+        if node in (by_input if place.renewed else computed) and node.op != "placeholder"
+    }
+    renewed = {place.name: node for node, place in stored.items() if place.renewed and node not in leaving}
+    graph = replace(graph, derived={**renewed, **parametrized(model, graph.graph, graph.tensors)})
     leaving |= dict.fromkeys(unread(graph.graph, parameters, leaving), "computed, and nothing reads it")
     idle, pinned = idle_parts(model, ran, {id(model_tensors[name]) for node, name in parameters.items() if node.users})
     return replace(graph, leaving=leaving, idle=idle, pinned=pinned)

@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from secateur.randomness import private_draws
-from secateur.state import evaluating, own_tensors
+from secateur.state import evaluating, own_tensors, unfused_attention
 from secateur.structure.attention import RectangularAttention
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.cases import Case, Cases
@@ -166,7 +166,7 @@ class Sliced:
     def run_example(self) -> Any:
         """Return what it answers to the example."""
         args, kwargs = self.reference.inputs
-        with evaluating(self.cut), private_draws():
+        with evaluating(self.cut), private_draws(), unfused_attention():
             return self.cut(*args, **kwargs)
 
 

@@ -221,6 +221,7 @@ def _part(reference: Reference, structure: Structure, region: Region) -> Cases:
         sites=sites,
         units=units,
         frozen=structure.frozen,
+        derived={name: v for name, v in structure.derived.items() if name.startswith(f"{region.path}.")},
     )
     keep: Keep = {name: keep_mask for name, keep_mask in reference.keep.items() if name in sites}
     return Cases(Reference(alone, Sites(sites, {}, part), keep))

@@ -100,6 +100,7 @@ def fit_replicas(
             model.zero_grad(set_to_none=True)
 
 
+@usual
 def pays(model: nn.Module, train: Samples, options: TrainOptions | None = None) -> bool:
     """Return whether `fit_replicas` trains networks like this one as one stack, which is faster.
 

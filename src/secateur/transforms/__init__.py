@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from secateur.transforms.base import Transform, Transformed
 from secateur.transforms.codebooks import centroids
+from secateur.transforms.csr import CsrLayer, CsrModel, CsrTiming, as_csr
+from secateur.transforms.held import train_held
 from secateur.transforms.low_rank import LowRank
 from secateur.transforms.quantize import Quantize
 from secateur.transforms.sharing import HoldShared, Share
@@ -16,6 +18,9 @@ __all__ = [
     "FACTORISATIONS",
     "STRUCTURES",
     "TRANSFORMS",
+    "CsrLayer",
+    "CsrModel",
+    "CsrTiming",
     "HoldShared",
     "LowRank",
     "Quantize",
@@ -23,8 +28,10 @@ __all__ = [
     "Share",
     "Transform",
     "Transformed",
+    "as_csr",
     "centroids",
     "factor_layer",
+    "train_held",
 ]
 
 TRANSFORMS: Mapping[str, type[Transform]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +17,7 @@ from secateur.result import LayerReport, Log, Method, Replayed, Result
 from secateur.state import check_finite, check_module, evaluating, split_inputs, usual
 from secateur.state_dicts import fill
 from secateur.structure.difference import difference, is_usable
-from secateur.types import ExampleInputs, FileError, InputError, Sites, VerificationError, brief, in_groups
+from secateur.types import ExampleInputs, FileError, InputError, Sites, VerificationError, changed_options, in_groups
 
 __all__ = ["Transform", "Transformed", "check_changed"]
 
@@ -82,7 +82,7 @@ class Transform(ABC):
         check_finite(model, doing, "repair the model first")
         change = self._transform(model, example_inputs)
         verification = check_changed(model, change, example_inputs, doing)
-        method = Method(criterion=self._words(), warnings=change.warnings)
+        method = Method(criterion=changed_options(self), warnings=change.warnings)
         return Result(
             model=change.model,
             original=model,
@@ -100,12 +100,6 @@ class Transform(ABC):
         """What the outputs are compared on: the first batch of the data, where the transform has some."""
         data = getattr(self, "data", None)
         return None if data is None else next(batches(data, COMPARED, type(self).__name__))
-
-    def _words(self) -> str:
-        """The options that are not as they are without a word, and that a line can hold."""
-        options = fields(self)  # type: ignore[arg-type]
-        said = [o for o in options if o.repr and getattr(self, o.name) != o.default]
-        return f"{type(self).__name__}({', '.join(f'{o.name}={brief(getattr(self, o.name))}' for o in said)})"
 
     @abstractmethod
     def _transform(self, model: nn.Module, example_inputs: ExampleInputs) -> Transformed:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from secateur.checks import check_name, check_options, check_whole
 from secateur.coding import check_coder
 from secateur.edits import InputGrid, Quantised, quantised
 from secateur.labelled import Samples, batches
 from secateur.result import LayerReport
-from secateur.state import device_of, evaluating, own_tensors, restore, tensors
+from secateur.state import device_of, evaluating, own_tensors
 from secateur.structure import weights
-from secateur.train import History, TrainOptions, fit
+from secateur.train import History, HoldZeros, TrainOptions, fit
 from secateur.transforms.base import Transform, Transformed
 from secateur.transforms.history import TransformTraining
+from secateur.transforms.rounding import train_rounded
 from secateur.types import ExampleInputs, InputError
 from secateur.untouched import copied
 
@@ -96,25 +95,32 @@ class Quantize(Transform):
         named = own_tensors(result)
         grids = {name: self._grid(named[name].detach()) for name in weights(model, self.ignore)}
         inputs = {} if self.input_bits is None else self._input_grids(result, grids)
-        history = None
-        if self.train is not None:
-            history = TransformTraining(self._trained(result, grids, inputs))
         scales, zeros = ({name: grid[part] for name, grid in grids.items()} for part in (0, 1))
         edit = Quantised(self.bits, scales, zeros, inputs, self.coder)
+        history = None
+        if self.train is not None:
+            history = TransformTraining(self._trained(result, edit))
         rounded = edit.apply(result)
         after, before = own_tensors(rounded), own_tensors(model)
         layers = tuple(self._layer(name, before[name].detach(), after[name].detach()) for name in grids)
         return Transformed(rounded, (edit,), layers, history=history)
 
-    def _trained(self, model: nn.Module, grids: Mapping[str, Grid], inputs: Mapping[str, InputGrid]) -> History:
-        """Train the model's exact weights, in place, as they answer when they are rounded."""
-        assert self.data is not None
-        # A copy learns: a module that computed with other weights for a while has its parameters in another order.
-        learner = copied(model)
-        with _rounded(learner, grids, self.bits, inputs):
-            history = fit(learner, self.data, self.validation, self.train)
-        restore(model, tensors(learner))
-        return history
+    def _trained(self, model: nn.Module, edit: Quantised) -> History:
+        """Train the model's exact weights, in place, as they answer when they are rounded; zeros stay zeros."""
+        data, named = self.data, own_tensors(model)
+        assert data is not None
+        pruned = {name: named[name] != 0 for name in edit.scales if not bool((named[name] != 0).all())}
+        return train_rounded(
+            model,
+            edit,
+            lambda learner, name_in: fit(
+                learner,
+                data,
+                self.validation,
+                self.train,
+                callbacks=[HoldZeros({name_in(name): mask for name, mask in pruned.items()})],
+            ),
+        )
 
     def _grid(self, weight: Tensor) -> Grid:
         """The grid of each channel, or of the tensor."""
@@ -183,46 +189,3 @@ def _spans(model: nn.Module, paths: set[str], data: Samples) -> dict[str, tuple[
         for hook in hooks:
             hook.remove()
     return spans
-
-
-class _Rounded(nn.Module):
-    """A weight as the forward pass sees it: on its grid, with a gradient within the grid."""
-
-    def __init__(self, bits: int, grid: Grid, ndim: int) -> None:
-        super().__init__()
-        scale, zero = (part.reshape(-1, *[1] * (ndim - 1)) for part in grid)
-        self.bits, self.grid = bits, grid
-        self.least, self.most = -zero * scale, ((1 << bits) - 1 - zero) * scale
-
-    def forward(self, weight: Tensor) -> Tensor:
-        within = weight.clamp(self.least, self.most)
-        rounded = quantised(weight.detach(), self.bits, *self.grid)
-        return rounded + (within - within.detach())
-
-
-@contextmanager
-def _rounded(model: nn.Module, grids: Mapping[str, Grid], bits: int, inputs: Mapping[str, InputGrid]) -> Iterator[None]:
-    """Let the model compute with rounded weights and inputs for a while; its parameters stay as exact as they are."""
-    places = _places(model, grids)
-    for name, (module, attribute) in places.items():
-        grid = grids[name]
-        rounded = _Rounded(bits, grid, getattr(module, attribute).ndim)
-        parametrize.register_parametrization(module, attribute, rounded)
-    modules = dict(model.named_modules())
-    hooks = [modules[path].register_forward_pre_hook(grid) for path, grid in inputs.items()]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, attribute in places.values():
-            parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
-
-
-def _places(model: nn.Module, names: Iterable[str]) -> dict[str, tuple[nn.Module, str]]:
-    """The module and attribute of each parameter."""
-    places = {}
-    for name in names:
-        path, _, attribute = name.rpartition(".")
-        places[name] = model.get_submodule(path), attribute
-    return places

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from secateur.structure.axes import Axis, factor, fixed, freeze, is_fixed, product, resolve
-from secateur.structure.rules.registry import Call, Value, freeze_all, rule
+from secateur.structure.rules.registry import Call, Value, fixed_value, freeze_all, output_shapes, rule
 
 
 def contract(call: Call, a: Value, b: Value, axis_a: Axis, axis_b: Axis) -> None:
@@ -89,7 +89,7 @@ def _conv_axes(
     return w_out
 
 
-@rule("matmul", "mm", "bmm", "mv", "dot")
+@rule("matmul", "mm", "bmm", "mv", "dot", "vdot")
 def matmul(call: Call) -> Value:
     a, b = call["self"], call["other"] or call["mat2"] or call["vec"] or call["tensor"]
     return matrix_product(call, a, b)
@@ -219,9 +219,16 @@ def embedding(call: Call) -> Value:
     return Value((*indices.axes, weight.axes[1]), weight.zero)
 
 
-@rule("embedding_bag", "_embedding_bag")
-def embedding_bag(call: Call) -> list[Value] | Value:
-    return freeze_all(call, "bags of embeddings")
+@rule("embedding_bag", "_embedding_bag", "_embedding_bag_forward_only")
+def embedding_bag(call: Call) -> list[Value]:
+    """Sums, means or extremes of rows; what comes beside them are numbers of the rows."""
+    weight: Value = call["weight"]
+    call.freeze(weight.axes[0], because="rows are chosen by the data")
+    call.role(weight, 1, "out")
+    call.unit(weight.axes[1], "embedding")
+    bags, *rest = output_shapes(call.node)
+    others = [fixed_value(shape, f"numbers of rows at {call.reason}") for shape in rest]
+    return [Value((fixed(bags[0], "bags"), weight.axes[1]), weight.zero), *others]
 
 
 @rule("scaled_dot_product_attention")

@@ -37,7 +37,9 @@ def pointwise(call: Call, values: list[Value], zero: bool) -> Value:
         for value, d in aligned[1:]:
             call.unify(aligned[0][0].axes[aligned[0][1]], value.axes[d])
         axes.append(aligned[0][0].axes[aligned[0][1]] if aligned else fixed(size))
-        sources.append(next((v.source[d] for v, d in aligned if d < len(v.source) and v.source[d]), None))
+        # A mask or another buffer that a weight is multiplied by is not what makes the units.
+        weights_first = sorted(aligned, key=lambda pair: not pair[0].zero)
+        sources.append(next((v.source[d] for v, d in weights_first if d < len(v.source) and v.source[d]), None))
     return Value(tuple(axes), zero, tuple(sources))
 
 

@@ -1,4 +1,4 @@
-"""Rules of the recurrent layers: gates × hidden units, tied over layers and directions as the module holds one size."""
+"""Rules of the recurrent layers and cells: gates × hidden units, tied over layers and directions as a module has one size."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from secateur.structure.rules.contractions import contract
 from secateur.structure.rules.registry import Call, Value, freeze_all, op_name, rule
 
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+CELLS = {f"{name}_cell": gates for name, gates in GATES.items()}
 
 
 @rule(*GATES)
@@ -23,7 +24,8 @@ def recurrent(call: Call) -> list[Value]:
     biases = 2 if call["has_biases"] else 0
     projected = len(params) != call["num_layers"] * directions * (2 + biases)
     step = 2 + biases + int(projected)
-    inner, outer = _sizes(call, params, gates, projected, biases)
+    inner = _hidden(params[0], gates)
+    outer = params[2 + biases].axes[0] if projected else inner
     layer_in: Axis = x.axes[-1]
     for layer in range(call["num_layers"]):
         for direction in range(directions):
@@ -39,12 +41,29 @@ def recurrent(call: Call) -> list[Value]:
     return outputs
 
 
-def _sizes(call: Call, params: list[Value], gates: int, projected: bool, biases: int) -> tuple[Axis, Axis]:
-    """The axis of the hidden units, and that of what is passed on (the projection, where there is one)."""
-    halves = factor(params[0].axes[0], params[0].axes[0].size // gates)
+@rule(*CELLS)
+def cell(call: Call) -> Value | list[Value]:
+    """(input, hx, w_ih, w_hh, b_ih, b_hh) → the new state, or both states of an LSTM."""
+    x: Value = call["input"]
+    several = isinstance(call["hx"], (list, tuple))
+    states: list[Value] = list(call["hx"]) if several else [call["hx"]]
+    params = [p for name in ("w_ih", "w_hh", "b_ih", "b_hh") if (p := call[name]) is not None]
+    gates = CELLS[op_name(call.node)]
+    hidden = _hidden(params[0], gates)
+    _tie(call, x, params, gates, x.axes[-1], hidden, hidden, projected=False)
+    for state in states:
+        call.unify(state.axes[-1], hidden)
+    freeze(product(*x.axes[:-1]), "time and batch axes")
+    outputs = [Value((*x.axes[:-1], hidden), all(s.zero for s in states)) for _ in states]
+    return outputs if several else outputs[0]
+
+
+def _hidden(w_ih: Value, gates: int) -> Axis:
+    """The axis of the hidden units, of which each gate has one row."""
+    halves = factor(w_ih.axes[0], w_ih.axes[0].size // gates)
     assert halves is not None, "an atom can always be factored by its gates"
     freeze(halves[0], "gates")
-    return halves[1], params[2 + biases].axes[0] if projected else halves[1]
+    return halves[1]
 
 
 def _tie(

@@ -157,6 +157,20 @@ def group_norm(call: Call) -> Value | list[Value]:
     return Value(x.axes, weight is not None and bias is not None and weight.zero and bias.zero)
 
 
+@rule("_weight_norm")
+def weight_norm(call: Call) -> Value:
+    """g · v / |v|, with one length for each slice along `dim` (−1: one for all).
+
+    A masked slice has the length 0 and keeps its direction, as a direction of zeros would be 0/0.
+    """
+    v, g, dim = call["v"], call["g"], call["dim"]
+    if dim >= 0:
+        call.unify(v.axes[dim], g.axes[dim])
+        if v.source[dim:] and v.source[dim]:
+            call.ties.unmasked.add(v.source[dim])
+    return Value(v.axes, v.zero and g.zero, v.source)
+
+
 POOLS = [
     f"{kind}{k}d" for kind in ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool") for k in (1, 2, 3)
 ]

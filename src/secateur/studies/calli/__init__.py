@@ -1,7 +1,16 @@
 """The studies after E. Çallı, 2017."""
 
-from secateur.studies.calli import autoencoder, classifiers, summation
+from secateur.studies.calli import autoencoder, classifiers, factorise, quantise, share, structures, summation
 
 __all__ = ["STUDIES"]
 
-STUDIES = (summation.STUDY, autoencoder.STUDY, classifiers.MNIST, classifiers.CIFAR)
+STUDIES = (
+    summation.STUDY,
+    autoencoder.STUDY,
+    classifiers.MNIST,
+    classifiers.CIFAR,
+    factorise.STUDY,
+    share.STUDY,
+    quantise.STUDY,
+    structures.STUDY,
+)

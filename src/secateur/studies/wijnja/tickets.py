@@ -21,7 +21,7 @@ __all__ = ["CONV", "DENSE"]
 
 SOURCE = Publication("wijnja", "S. Wijnja, E. Wierstra, T. Hamburger", 2020, "Making Networks Prune-Ready")
 
-_TOLD = ("train_images", "validation", "batch_size", "lr", "rate", "scope", "colour")
+_TOLD = ("train_images", "rated", "validation", "batch_size", "lr", "rate", "scope", "colour")
 TICKET = "ticket"
 
 
@@ -109,6 +109,7 @@ def train_cell(context: Context) -> Outcome:
     masks = context.artefact() if context.recipe.needs else {}
     recipe = context.recipe.parameters
     splits = {name: networks.split(context, recipe, name) for name in ("train", "validation", "test")}
+    splits["test"] = networks.first(splits["test"], recipe["rated"])
     if recipe["colour"]:
         splits = {name: replace(images, images=cifar_form(images.images)) for name, images in splits.items()}
     histories, tensors = SeedBlock(recipe, splits, masks, goes_on=context.recipe.kind == "train-round").trained()
@@ -136,6 +137,7 @@ def _options(*changed: tuple[str, Json]) -> Options:
             "passes a round, by data set; others as the first",
         ),
         Option("train_images", "count", 20_000, "training images, at most", least=1),
+        Option("rated", "count", None, "test images, the first; null for all", least=1, optional=True),
         Option("lr", "number", 1.2e-3, "learning rate of Adam", least=0),
         Option("schemes", "text", [*THEIRS, OURS], "how weights begin", allowed=names, many="list"),
         Option("rounds", "count", 25, "how often is pruned", least=1),
@@ -211,7 +213,8 @@ CONV = _study(
     ("schemes", list(THEIRS)),
     ("lr", 1e-3),
     ("epochs", {"fashion-mnist": 2}),
-    ("train_images", 1500),
+    ("train_images", 1000),
+    ("rated", 2000),
     ("rate", 0.4),
     ("rounds", 11),
     ("controls", []),

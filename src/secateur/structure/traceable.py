@@ -1,0 +1,115 @@
+"""What torch's layers do by the values of tensors, done by shapes alone while a model is traced.
+
+A trace says which axes are one; for that the lengths of packed sequences do not matter, nor whether a mask is known to be
+causal. What is verified is run as it is.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.modules import transformer
+
+__all__ = ["Traceable", "by_shapes"]
+
+RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+
+
+class Traceable:
+    """Notes what was done by shapes alone.
+
+    Attributes:
+        packed: whether the model packs sequences: the traced ops then stand for ragged ones, and are not to be run.
+    """
+
+    packed = False
+
+
+class _FullBatches(tuple[int, ...]):
+    """How many sequences go on at each step, as a tensor has it that a packed sequence holds: all of them."""
+
+    __slots__ = ()
+    device = torch.device("cpu")
+
+    def size(self, dim: int) -> int:
+        return len(self)
+
+
+@contextmanager
+def by_shapes() -> Iterator[Traceable]:
+    """Let this thread pack sequences as if all were full, and look into no attention mask.
+
+    >>> from torch.nn.utils.rnn import pack_padded_sequence
+    >>> with by_shapes():
+    ...     pack_padded_sequence(torch.zeros(2, 3, 1), torch.tensor([3, 1]), batch_first=True).data.shape
+    torch.Size([6, 1])
+    """
+    noted, thread = Traceable(), threading.get_ident()
+    functions: Any = torch._VF
+    names = ("_pack_padded_sequence", "_pad_packed_sequence", *RECURRENT)
+    originals = {name: getattr(functions, name) for name in names}
+    replacements = {
+        "_pack_padded_sequence": _packing(noted),
+        "_pad_packed_sequence": _unpacked,
+        **{name: _recurrent(originals[name]) for name in RECURRENT},
+    }
+    causal = transformer._detect_is_causal_mask
+
+    def here(original: Callable[..., Any], replacement: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return (replacement if threading.get_ident() == thread else original)(*args, **kwargs)
+
+        return call
+
+    try:
+        for name, replacement in replacements.items():
+            setattr(functions, name, here(originals[name], replacement))
+        transformer._detect_is_causal_mask = here(causal, _as_told)
+        yield noted
+    finally:
+        transformer._detect_is_causal_mask = causal
+        for name in names:
+            delattr(functions, name)  # the module finds torch's own by itself
+
+
+def _as_told(mask: Tensor | None, is_causal: bool | None = None, size: int | None = None) -> bool:
+    """Whether a mask is said to be causal; one of which nothing is said is used as it is, with the same outputs."""
+    return is_causal is True
+
+
+def _packing(noted: Traceable) -> Callable[..., Any]:
+    def pack(x: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Any]:
+        noted.packed = True
+        steps = x.transpose(0, 1) if batch_first else x
+        return steps.flatten(0, 1), _FullBatches([steps.shape[1]] * steps.shape[0])
+
+    return pack
+
+
+def _unpacked(
+    data: Tensor, batch_sizes: _FullBatches, batch_first: bool, padding: float, length: int
+) -> tuple[Tensor, Tensor]:
+    padded = torch.unflatten(data, 0, (len(batch_sizes), batch_sizes[0]))
+    if length > len(batch_sizes):
+        more = padded.new_full((length - len(batch_sizes), *padded.shape[1:]), padding)
+        padded = torch.cat([padded, more])
+    lengths = torch.full((batch_sizes[0],), len(batch_sizes), dtype=torch.int64)
+    return padded.transpose(0, 1) if batch_first else padded, lengths
+
+
+def _recurrent(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A recurrent layer that takes packed data of full sequences as what they are."""
+
+    def run(data: Tensor, second: Any, *rest: Any) -> Any:
+        if not isinstance(second, _FullBatches):
+            return original(data, second, *rest)
+        steps = torch.unflatten(data, 0, (len(second), second[0]))
+        output, *states = original(steps, *rest, False)  # time comes first
+        return output.flatten(0, 1), *states
+
+    return run
