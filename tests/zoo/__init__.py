@@ -1,6 +1,6 @@
 """The zoo: toy models, each a few lines, that are hard to cut for one reason each; for tests, not for use.
 
-`ZOO` holds models that must be cut right, `REFUSED` models that must be refused with a clear error. `build` makes one
+`ZOO` holds models that must be cut right, `DECIDING` such as must be cut in regions, `REFUSED` models that must be refused with a clear error. `build` makes one
 with seeded weights, and with norms, gates and tables moved off their initial zeros and ones, so that a wrong cut shows.
 
 >>> model, inputs = build("unet")
@@ -14,13 +14,16 @@ from torch import Tensor, nn
 
 from secateur.randomness import private_draws
 from secateur.types import unknown_name
-from zoo import branches, convolutions, sequences
+from zoo import branches, convolutions, deciding, sequences
 from zoo.parts import ZooToy, randomise
 
-__all__ = ["REFUSED", "ZOO", "ZooToy", "build", "randomise"]
+__all__ = ["DECIDING", "REFUSED", "ZOO", "ZooToy", "build", "randomise"]
 
 ZOO: dict[str, ZooToy] = {**branches.TOYS, **convolutions.TOYS, **sequences.TOYS}
 """Models that must be cut right, by name."""
+
+DECIDING: dict[str, ZooToy] = dict(deciding.TOYS)
+"""Models that decide by the values of tensors, and must be cut in regions, by name."""
 
 REFUSED: dict[str, ZooToy] = dict(sequences.REFUSED)
 """Models that must be refused with a clear error, by name."""
@@ -30,7 +33,7 @@ def build(name: str, seed: int = 0) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """Return the toy model `name` in eval mode with its example inputs; the global random state stays as it is.
 
     Args:
-        name: a key of `ZOO` or `REFUSED`.
+        name: a key of `ZOO`, `DECIDING` or `REFUSED`.
         seed: same seed, same weights and inputs.
 
     Raises:
@@ -39,7 +42,7 @@ def build(name: str, seed: int = 0) -> tuple[nn.Module, tuple[Tensor, ...]]:
     >>> build("lstm")[0].fc.out_features
     3
     """
-    toys = {**ZOO, **REFUSED}
+    toys = {**ZOO, **DECIDING, **REFUSED}
     if name not in toys:
         raise unknown_name("toy model", name, toys)
     with private_draws(seed):

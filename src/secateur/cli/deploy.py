@@ -12,9 +12,10 @@ from secateur.cli.networks import ModelName, Set, Shape, Weights, build_network,
 from secateur.cli.root import Json, app, options_of, print_record
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from secateur.measure import Bench
+    from secateur.types import ExampleInputs
 
 __all__ = ["bench_", "export_"]
 
@@ -130,12 +131,16 @@ def _network(
     shape: str | None,
     batch_size: int | None,
     options: dict[str, Any],
-) -> tuple[nn.Module, Tensor]:
+) -> tuple[nn.Module, ExampleInputs]:
     """The model before pruning, and an example for it."""
     fitted = fitted_options(name, data_name, options)
     example = example_input(name, shape, fitted, None)
     network = build_network(name, weights, fitted)
-    return network, example if batch_size is None else example.repeat(batch_size, *[1] * (example.ndim - 1))
+    if batch_size is None:
+        return network, example
+    from secateur.trees import changed
+
+    return network, changed(example, lambda x: x.repeat(batch_size, *[1] * (x.ndim - 1)))
 
 
 def _loaded(pruned: Path | None, before: nn.Module) -> nn.Module:
@@ -144,7 +149,7 @@ def _loaded(pruned: Path | None, before: nn.Module) -> nn.Module:
     return load(pruned, before) if pruned else before
 
 
-def _cut(network: nn.Module, example: Tensor, sparsity: float) -> nn.Module:
+def _cut(network: nn.Module, example: ExampleInputs, sparsity: float) -> nn.Module:
     from secateur.pruning import prune
 
     return prune(network, example, "l2", sparsity=sparsity, latency=False).model

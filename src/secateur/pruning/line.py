@@ -26,7 +26,7 @@ from secateur.result import JointCut, Method, Result
 from secateur.selection import select
 from secateur.solvers import Solver
 from secateur.state import usual
-from secateur.structure import channels, folded, weights
+from secateur.structure import Structure, channels, folded, weights
 from secateur.train import Data
 from secateur.train.options import describe
 from secateur.types import Criterion, ExampleInputs, InputError, Keep, Scores, Sites, with_changes
@@ -104,10 +104,13 @@ def _solved(model: nn.Module, example_inputs: ExampleInputs, options: PruneOptio
 
 def _scored(model: nn.Module, example_inputs: ExampleInputs, options: PruneOptions, data: Data | None) -> Result:
     """The result of a criterion and a rule of choosing."""
-    options = options.settled(data is not None)
-    scorer = _scorer(options, data)
-    options = options.completed(scorer)
+    asked = options
+    scorer, options = _settled(asked, data, by_data=data is not None)
     sites = _sites(model, example_inputs, options)
+    unused = []
+    if data is not None and asked.criterion is None and _in_regions(sites):
+        scorer, options = _settled(asked, data, by_data=False)
+        unused = ["not scored by the data, as the model was traced in regions; criterion='loss-change' scores by them"]
     scores = scores_of(scorer, model, sites, "prune")
     multiples = rounding(sites, options.round_to, options.runtime)
     options, keep = _chosen(model, sites, scores, options, multiples)
@@ -121,11 +124,22 @@ def _scored(model: nn.Module, example_inputs: ExampleInputs, options: PruneOptio
         repair=() if refusals else options.repairs,
         loss=None if options.loss is None else str(describe(options.loss)),
         rounding=str(multiples.seen_in(keep)),
-        warnings=(*_by_position(scores, keep), *refusals),
+        warnings=(*unused, *_by_position(scores, keep), *refusals),
         joint=_joint(scorer, scores, keep, sites, (model, ready)),
     )
     ways: dict[str, Any] = {"form": options.form, "tolerance": options.tolerance, "method": method}
     return Result.of(model, sites, keep, repaired=ready, **ways)
+
+
+def _settled(options: PruneOptions, data: Data | None, *, by_data: bool) -> tuple[Criterion, PruneOptions]:
+    """The criterion, and the options with a rule of choosing."""
+    options = options.settled(by_data)
+    scorer = _scorer(options, data)
+    return scorer, options.completed(scorer)
+
+
+def _in_regions(sites: Sites) -> bool:
+    return isinstance(sites.structure, Structure) and bool(sites.structure.graph.regions)
 
 
 def _chosen(

@@ -24,6 +24,7 @@ from secateur.structure.optimizer import carry_over, check_optimizer
 from secateur.structure.reference import Reference
 from secateur.structure.sites import check_keep, check_same_model
 from secateur.structure.verify import Verification, shapes_taken, verify
+from secateur.structure.whole import WholeCases, verify_whole
 from secateur.types import CutError, InputError, Keep, Sites, VerificationError
 from secateur.untouched import copied
 
@@ -128,7 +129,8 @@ def cut_with_plan(
         if not bool(keep_mask.any()):
             raise CutError(f"cut: every unit of {name!r} would go and nothing would pass it; keep at least one")
     gone = {structure.units[name]: keep_mask for name, keep_mask in checked.items() if not bool(keep_mask.all())}
-    cases = Cases(Reference(model, sites, checked))
+    reference = Reference(model, sites, checked)
+    cases = WholeCases(reference) if structure.graph.regions else Cases(reference)
     plan = make_plan(model, structure, gone)
     small = apply_plan(model, plan)
     error: Exception | None = None
@@ -136,9 +138,11 @@ def cut_with_plan(
         try:
             return _module_form(cases, small, plan, structure, gone, tolerance)
         except CutError as refused:
-            if form == "module":
+            if form == "module" or isinstance(cases, WholeCases):
                 raise
             error = refused
+    if isinstance(cases, WholeCases):
+        raise CutError(f'cut: {type(model).__name__} cannot be traced whole and has no graph; ask for form="module"')
     return _graph_form(cases, small, plan, structure, tolerance, error)
 
 
@@ -198,8 +202,21 @@ def _graph_form(
     raise AssertionError("the second attempt returns or raises")
 
 
+def _verified(
+    cases: Cases | WholeCases, small: nn.Module, plan: Plan, gone: Mapping[Atom, Tensor], tolerance: float
+) -> Verification:
+    if isinstance(cases, WholeCases):
+        return verify_whole(cases, small, plan.rows, gone, tolerance)
+    return verify(cases, small, plan.rows, gone, tolerance)
+
+
 def _module_form(
-    cases: Cases, small: nn.Module, plan: Plan, structure: Structure, gone: Mapping[Atom, Tensor], tolerance: float
+    cases: Cases | WholeCases,
+    small: nn.Module,
+    plan: Plan,
+    structure: Structure,
+    gone: Mapping[Atom, Tensor],
+    tolerance: float,
 ) -> CutModel:
     """Try the proposed attribute edits in turn on `small`; the first that runs and verifies is it."""
     model = cases.reference.model
@@ -207,7 +224,7 @@ def _module_form(
     for attributes in proposals(model, structure, gone, plan.attributes):
         set_attributes(small, attributes)
         try:
-            verification = verify(cases, small, plan.rows, gone, tolerance)
+            verification = _verified(cases, small, plan, gone, tolerance)
             return CutModel(small, Plan(plan.rows, attributes), verification)
         except VerificationError as error:
             failure = failure or error

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import sys
 import threading
 import warnings
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor, nn
@@ -119,17 +121,30 @@ LOGGERS = [
 ]
 
 
+class _Muted(io.TextIOBase):
+    """A stream that passes on what other threads write."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream, self.thread = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        """Write, unless it comes from the thread that made this."""
+        return len(text) if threading.get_ident() == self.thread else self.stream.write(text)
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep back the exporter's notices to its own developers; what fails raises, and a cut may be tried in vain."""
-    before = [logger.disabled for logger in LOGGERS]
+    before, stderr = [logger.disabled for logger in LOGGERS], sys.stderr
     for logger in LOGGERS:
         logger.disabled = True
+    sys.stderr = _Muted(stderr)  # it prints the graph up to where it failed
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        sys.stderr = stderr
         for logger, disabled in zip(LOGGERS, before, strict=True):
             logger.disabled = disabled
 

@@ -26,7 +26,7 @@ from secateur.structure.rules.recurrent import GATES
 from secateur.structure.sites import check_same_model
 from secateur.structure.trace import Graph, trace
 from secateur.trees import leaves_within
-from secateur.types import ExampleInputs, InputError, Sites
+from secateur.types import ExampleInputs, InputError, Sites, TraceError
 
 __all__ = ["Flow", "Read", "Tap", "Tapped", "outputs_of", "reads", "returned", "tensor_names"]
 
@@ -247,6 +247,7 @@ class Flow:
         leaves, spec = _flattened(inputs)
         key = (spec, tuple((tuple(x.shape), x.dtype) if isinstance(x, Tensor) else x for x in leaves))
         if key not in self._traced:
+            self._check_whole()
             structure = infer(trace(self.model, inputs))
             missing = [name for name in self.sites if name not in structure.units]
             if missing:
@@ -255,6 +256,15 @@ class Flow:
                 )
             self._traced[key] = (structure, reads(structure))
         return self._traced[key]
+
+    def _check_whole(self) -> None:
+        """Refuse a model that was traced in regions: nothing runs what stands between them but the model itself."""
+        if isinstance(self.sites.structure, Structure) and self.sites.structure.graph.regions:
+            raise TraceError(
+                f"{type(self.model).__name__} cannot be traced whole, and this runs the traced graph on data; choose a "
+                "criterion of the weights, such as 'l2', or one that runs the model itself, such as 'loss-change', "
+                "'energy' or 'snip'"
+            )
 
     def answer(self, inputs: ExampleInputs, of: Callable[[Any], Any]) -> Node | None:
         """Return the node of the one tensor in a part of the outputs on inputs of this shape; None where it has several.

@@ -56,13 +56,18 @@ class Structure:
 def infer(graph: Graph) -> Structure:
     """Return the structure of a traced model."""
     solver = _Solver(graph)
-    solver.run(graph.graph, {})
+    if graph.regions:
+        for region in graph.regions:
+            solver.run(region.graph.graph, {}, f"it leaves {region.path}, and what takes it cannot be traced")
+    else:
+        solver.run(graph.graph, {}, "the model's output")
     solver.freeze_what_leaves()
     solver.freeze_what_nothing_reads()
     if graph.packed:
         solver.freeze_statistics("a statistic in a model of packed sequences")
-    if graph.uses is not None:
-        freeze_temperatures(graph.uses, solver.values, solver.ties)
+    for traced in [region.graph for region in graph.regions] or [graph]:
+        if traced.uses is not None:
+            freeze_temperatures(traced.uses, solver.values, solver.ties)
     order = _first_use(graph)
     tensors = {name: solver.tensors[name] for name in sorted(solver.tensors, key=lambda n: order.get(n, inf))}
     sites, units = _find_sites(graph, tensors, solver.ties)
@@ -83,15 +88,18 @@ class _Solver:
         self.tensors: dict[str, Value] = {}
         self._shared: dict[int, Value] = {}
 
-    def run(self, graph: fx.Graph, placeholder_values: dict[Node, Any]) -> Any:
-        """Visit every node of `graph`; `placeholder_values` are those of an inlined graph, by placeholder."""
+    def run(self, graph: fx.Graph, placeholder_values: dict[Node, Any], leaving: str = "") -> Any:
+        """Visit every node of `graph`, and freeze what it returns, with the reason.
+
+        `placeholder_values` are those of an inlined graph, by placeholder, whose outputs are not frozen.
+        """
         for node in graph.nodes:
             if node.op == "output":
                 result = fx.map_arg(node.args[0], self.values.get)
                 if not placeholder_values:
                     for value in _leaves(result):
                         for axis in value.axes:
-                            freeze(axis, "the model's output")
+                            freeze(axis, leaving)
                 return result
             self.values[node] = placeholder_values[node] if node in placeholder_values else self._value(node)
         return None
@@ -154,9 +162,8 @@ class _Solver:
         name = self.graph.tensors.get(node)
         if name is None:
             is_input = node in self.graph.inputs
-            return fixed_value(
-                traced_tensor.shape, "the model's input" if is_input else "a constant made in the forward pass"
-            )
+            entering = "it enters a region from what cannot be traced" if self.graph.regions else "the model's input"
+            return fixed_value(traced_tensor.shape, entering if is_input else "a constant made in the forward pass")
         tensor = self.graph.state.get(name)
         if id(tensor) not in self._shared:  # a tensor under two names is one tensor
             self._shared[id(tensor)] = _tensor_value(name, traced_tensor, isinstance(tensor, torch.nn.Parameter))

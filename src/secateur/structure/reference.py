@@ -118,7 +118,7 @@ class Reference:
 
 
 def _outputs(module: nn.Module, inputs: Inputs, statistics: Statistics | None) -> Any:
-    return module(*inputs[0], **inputs[1]) if statistics is None else statistics.run(own_tensors(module), inputs)
+    return module(*inputs[0], **inputs[1]) if statistics is None else statistics.run(module, inputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,12 +129,12 @@ class Statistics:
     gone: Mapping[Atom, Tensor]
     nodes: set[Node]
 
-    def run(self, tensors: Mapping[str, Tensor], inputs: Inputs) -> Any:
-        """Return what the graph gives with the model's tensors as given, statistics taken over the kept units."""
+    def run(self, module: nn.Module, inputs: Inputs) -> Any:
+        """Return what the graph gives with the module's tensors, statistics taken over the kept units."""
         graph = self.structure.graph
         program = graph.program
         assert program is not None, "a recorded graph takes no statistics over what is cut"
-        tensors_by_name = {**program.constants, **tensors}
+        tensors_by_name = {**program.constants, **own_tensors(module)}
         names = {n.name: name for n, name in graph.tensors.items()}
         names |= program.graph_signature.inputs_to_lifted_tensor_constants
         leaves = iter(pytree.tree_leaves(inputs))

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from secateur.state import check_finite, check_module, check_ordinary, check_readable, own_tensors, tensors, usual
 from secateur.structure.infer import Structure, infer
+from secateur.structure.regions import trace_regions
 from secateur.structure.trace import trace
-from secateur.types import ExampleInputs, InputError, Keep, Member, Site, Sites, unknown_name
+from secateur.types import ExampleInputs, InputError, Keep, Member, Site, Sites, TraceError, unknown_name
 from secateur.untouched import copied
 
 __all__ = ["Zeros", "channels", "check_keep", "inputs_of", "mask", "masked_tensors", "weights", "write_zeros", "zeros"]
@@ -45,9 +46,7 @@ def channels(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[s
     check_readable(model, "channels")
     check_ordinary(model, "channels")
     check_finite(model, "channels", REPAIR)
-    structure = infer(trace(model, example_inputs))
-    if structure.graph.program is None and structure.ties.statistics:
-        structure = infer(trace(model, example_inputs, quick=False))  # statistics are verified on an exported program
+    structure = _traced(model, example_inputs)
     prunable_sites, ignored = _without(structure.sites, ignore, site_names=[*structure.sites, *structure.frozen])
     frozen = {**structure.frozen, **dict.fromkeys(ignored, "ignored, as asked")}
     return Sites(prunable_sites, frozen, structure)
@@ -79,6 +78,17 @@ def weights(model: nn.Module, ignore: Iterable[str] = ()) -> Sites:
         raise InputError(f"{type(model).__name__} has no weights of two dimensions or more to prune")
     prunable_sites, ignored = _without(table, ignore, site_names=table)
     return Sites(prunable_sites, dict.fromkeys(ignored, "ignored, as asked"))
+
+
+def _traced(model: nn.Module, example_inputs: ExampleInputs) -> Structure:
+    """The structure of the model, or of its regions where it cannot be traced whole."""
+    try:
+        structure = infer(trace(model, example_inputs))
+    except TraceError as error:
+        return infer(trace_regions(model, example_inputs, error))
+    if structure.graph.program is None and structure.ties.statistics:
+        return infer(trace(model, example_inputs, quick=False))  # statistics are verified on an exported program
+    return structure
 
 
 def _without(table: Mapping[str, Site], ignore: object, site_names: Iterable[str]) -> tuple[dict[str, Site], list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ from secateur.trees import TreeDef
 from secateur.types import ExampleInputs, InputError, TraceError
 from secateur.untouched import writes_refused
 
-__all__ = ["Graph", "check_runs", "trace", "where"]
+__all__ = ["Graph", "Region", "check_runs", "first_line", "trace", "where"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +56,8 @@ class Graph:
             mask, a normalisation), by the name that the model has them under.
         opaque: the type of the outputs, where it is no container that a graph could return; else "".
         tree: what holds the tensors that the model returns, where no program knows it; None for one tensor alone.
+        regions: the parts that were traced each by itself, where the model could not be traced whole (`regions`); the
+            ops are then theirs, and `graph` is empty: nothing can run it.
         packed: whether the model packs sequences, which the ops take to be full: they tie as they do, and do not run so.
     """
 
@@ -72,12 +75,28 @@ class Graph:
     derived: Mapping[str, Node] = field(default_factory=dict)
     opaque: str = ""
     tree: TreeDef | None = None
+    regions: tuple[Region, ...] = ()
     packed: bool = False
 
     @property
     def nodes(self) -> Iterator[Node]:
         """The nodes, in the order in which they run."""
+        if self.regions:
+            return chain.from_iterable(region.graph.nodes for region in self.regions)
         return iter(self.graph.nodes)
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A submodule that was traced by itself, as it was called once.
+
+    Attributes:
+        path: the submodule.
+        graph: its trace, in which tensors and modules have the names that they have in the whole model (`Alone`).
+    """
+
+    path: str
+    graph: Graph
 
 
 def trace(model: nn.Module, example_inputs: ExampleInputs, *, quick: bool = True, known_to_run: bool = False) -> Graph:
@@ -195,7 +214,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], use
         return exported
     except Exception as error:
         raise TraceError(
-            f"{type(model).__name__} cannot be traced: {_first_line(error)}. Usual causes: control flow that depends on "
+            f"{type(model).__name__} cannot be traced: {first_line(error)}. Usual causes: control flow that depends on "
             "the values of tensors (use torch.where or torch.cond), .item(), numpy in the forward pass, or a custom "
             "autograd function. torch.export.export(model, inputs, strict=False) shows the whole trace."
         ) from error
@@ -216,11 +235,12 @@ def check_runs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     except Exception as error:
         raise InputError(
             f"the model's forward pass failed on the example inputs {_shapes(args, kwargs)}: "
-            f"{_first_line(error)}. Pass inputs that the model takes."
+            f"{first_line(error)}. Pass inputs that the model takes."
         ) from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its type."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 

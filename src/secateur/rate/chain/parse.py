@@ -108,7 +108,7 @@ def parse(model: nn.Module, sites: Sites) -> tuple[list[ChainOp], list[ChainLaye
 def read_chain(model: nn.Module, sites: Sites) -> tuple[list[ChainOp], list[ChainLayer]] | None:
     """Return what `parse` does, whatever the chain ends in and whichever sites there are; None for no chain."""
     structure = sites.structure
-    if not isinstance(structure, Structure) or len(structure.graph.inputs) != 1:
+    if not isinstance(structure, Structure) or structure.graph.regions or len(structure.graph.inputs) != 1:
         return None
     reader = _Reader(structure, {name: x.float() for name, x in tensors(model).items()})
     return (reader.before, reader.layers) if reader.read() and reader.layers else None

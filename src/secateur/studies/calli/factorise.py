@@ -8,7 +8,7 @@ from functools import partial
 from secateur.lab.plan.options import Option
 from secateur.lab.plan.recipe import Json
 from secateur.studies.calli.common import SOURCE
-from secateur.studies.calli.smaller import Setting, SettingsOf, cells, smaller_options
+from secateur.studies.calli.smaller import SettingsOf, WaySetting, cells, smaller_options
 from secateur.studies.calli.smaller_pages import NOTES, Pages
 from secateur.studies.kit.parts import study
 
@@ -17,12 +17,12 @@ __all__ = ["STUDY", "WAYS"]
 SVD, DATA, REFIT = "SVD", "SVD on data", "SVD on data, refitted"
 
 
-def _settings(method: str, aware: Mapping[str, Json], every: bool, settled: Mapping[str, Json]) -> Sequence[Setting]:
+def _settings(method: str, aware: Mapping[str, Json], every: bool, settled: Mapping[str, Json]) -> Sequence[WaySetting]:
     """By shares of the MACs; for the ways that are compared in more detail, by energy and by ranks, too."""
     options = {"method": method, **{name: value for name, value in aware.items() if value}}
 
-    def made(name: str, amount: float, **more: Json) -> Setting:
-        return Setting(name, amount, {**options, **more}, with_data=bool(aware))
+    def made(name: str, amount: float, **more: Json) -> WaySetting:
+        return WaySetting(name, amount, {**options, **more}, with_data=bool(aware))
 
     rows = [made(f"MACs {share:g}", share, macs=share) for share in settled["macs"]]
     if every:

@@ -8,7 +8,7 @@ from functools import partial
 from secateur.lab.plan.options import Option
 from secateur.lab.plan.recipe import Json
 from secateur.studies.calli.common import SOURCE
-from secateur.studies.calli.smaller import Setting, SettingsOf, cells, smaller_options
+from secateur.studies.calli.smaller import SettingsOf, WaySetting, cells, smaller_options
 from secateur.studies.calli.smaller_pages import NOTES, Pages
 from secateur.studies.kit.parts import study
 
@@ -17,9 +17,9 @@ __all__ = ["STUDY", "WAYS"]
 CHANNEL, TENSOR = "per channel", "per tensor"
 
 
-def _settings(options: Mapping[str, Json], settled: Mapping[str, Json]) -> Sequence[Setting]:
+def _settings(options: Mapping[str, Json], settled: Mapping[str, Json]) -> Sequence[WaySetting]:
     shared = {**options, "coder": "packed"}
-    return [Setting(f"{bits} bits", float(bits), {**shared, "bits": bits}) for bits in settled["bits"]]
+    return [WaySetting(f"{bits} bits", float(bits), {**shared, "bits": bits}) for bits in settled["bits"]]
 
 
 WAYS: Mapping[str, SettingsOf] = {

@@ -8,17 +8,17 @@ from functools import partial
 from secateur.lab.plan.options import Option
 from secateur.lab.plan.recipe import Json
 from secateur.studies.calli.common import SOURCE
-from secateur.studies.calli.smaller import Setting, SettingsOf, cells, smaller_options
+from secateur.studies.calli.smaller import SettingsOf, WaySetting, cells, smaller_options
 from secateur.studies.calli.smaller_pages import NOTES, Pages
 from secateur.studies.kit.parts import study
 
 __all__ = ["STUDY", "WAYS"]
 
 
-def _settings(initialisation: str, scope: str, settled: Mapping[str, Json]) -> Sequence[Setting]:
+def _settings(initialisation: str, scope: str, settled: Mapping[str, Json]) -> Sequence[WaySetting]:
     options = {"initialisation": initialisation, "scope": scope, "coder": "packed"}
     return [
-        Setting(f"{bits} bit{'s' if bits > 1 else ''}", float(bits), {**options, "bits": bits})
+        WaySetting(f"{bits} bit{'s' if bits > 1 else ''}", float(bits), {**options, "bits": bits})
         for bits in settled["bits"]
     ]
 

@@ -22,14 +22,14 @@ from secateur.transforms import TRANSFORMS, Quantize, Replace, Transform, train_
 from secateur.types import Sites
 from secateur.untouched import copied
 
-__all__ = ["UNCHANGED", "Setting", "cells", "rated", "smaller_options"]
+__all__ = ["UNCHANGED", "WaySetting", "cells", "rated", "smaller_options"]
 
 UNCHANGED = "unchanged"
 """The way of the network as it is, which is trained on as long as the others."""
 
 
 @dataclass(frozen=True)
-class Setting:
+class WaySetting:
     """How a network is made smaller in one cell.
 
     Attributes:
@@ -45,7 +45,7 @@ class Setting:
     with_data: bool = False
 
 
-SettingsOf = Callable[[Mapping[str, Json]], Sequence[Setting]]
+SettingsOf = Callable[[Mapping[str, Json]], Sequence[WaySetting]]
 
 
 def smaller_options(ways: Sequence[str], *further: Option, **defaults: Json) -> Options:

@@ -16,7 +16,7 @@ from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.lab.show.blocks import Column, Section, Table
 from secateur.lab.show.sections import pick
 from secateur.studies.calli.common import SOURCE
-from secateur.studies.calli.smaller import Setting, SettingsOf, cells, smaller_options
+from secateur.studies.calli.smaller import SettingsOf, WaySetting, cells, smaller_options
 from secateur.studies.calli.smaller_pages import NOTES, Pages
 from secateur.studies.kit.parts import Part, study
 from secateur.transforms import Replace
@@ -39,9 +39,9 @@ SIZE = 12
 """Their height and width."""
 
 
-def _settings(structure: str, options: Mapping[str, Json], settled: Mapping[str, Json]) -> Sequence[Setting]:
+def _settings(structure: str, options: Mapping[str, Json], settled: Mapping[str, Json]) -> Sequence[WaySetting]:
     whole = {"structure": structure, **options}
-    return [Setting(IMITATED, 1.0, whole, with_data=True), Setting(PLAIN, 0.0, whole)]
+    return [WaySetting(IMITATED, 1.0, whole, with_data=True), WaySetting(PLAIN, 0.0, whole)]
 
 
 WAYS: Mapping[str, SettingsOf] = {
@@ -126,13 +126,13 @@ def _further(part: Part) -> list[Section]:
         *(Column(n, format=",.0f") for n in ("formula", "counted", "layer's")),
     ]
     caption = f"Multiply–accumulates at {SIZE}×{SIZE} places, by the text's formulas and counted."
-    formulas = Table("formulas", columns, rows, caption, basis)
+    formulas = Table("formulas", caption, columns, rows, basis)
     stages, both = _stages(part)
     heads = [
         Column("part"),
         *(Column(f"{net}, {what}", format=",.0f") for net in both for what in ("MACs", "parameters")),
     ]
-    table = Table("table-1-1", heads, stages, "The parts of both networks of Table 1.1.", basis)
+    table = Table("table-1-1", "The parts of both networks of Table 1.1.", heads, stages, basis)
     return [Section("What the structures take", [formulas]), Section("The blocks of Table 1.1", [table])]
 
 

@@ -1,0 +1,243 @@
+"""Verify a model that was cut in regions: each region by itself on draws, and the whole in its real forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from secateur.randomness import private_draws
+from secateur.state import evaluating, first_names
+from secateur.structure.axes import Atom
+from secateur.structure.cases import Cases
+from secateur.structure.difference import difference, is_usable
+from secateur.structure.frames import Inputs
+from secateur.structure.infer import Structure
+from secateur.structure.reference import Reference, Statistics
+from secateur.structure.regions import Alone, called_with
+from secateur.structure.stand_in import run_substituted
+from secateur.structure.trace import Region, first_line
+from secateur.structure.verify import IN_DOUBLE, Rows, Verification, check_tensors, verify
+from secateur.trees import changed
+from secateur.types import Keep, Member, Site, Sites, VerificationError
+
+__all__ = ["WholeCases", "verify_whole"]
+
+
+class WholeCases:
+    """What a model that was traced in regions is verified on; the masked model runs once, whatever number of cuts is tried.
+
+    Attributes:
+        reference: the whole model, masked.
+        parts: the regions, each masked by itself, with its draws.
+    """
+
+    def __init__(self, reference: Reference) -> None:
+        structure = reference.structure
+        assert structure is not None
+        self.reference = reference
+        self.parts = [(region, _part(reference, structure, region)) for region in structure.graph.regions]
+        self._answers: dict[bool, Any] = {}
+
+    def answers(self, double: bool) -> Any:
+        """Return what the masked model answers to the example, and what its regions do on the way.
+
+        Raises:
+            Exception: an op of the model has no float64.
+        """
+        if double not in self._answers:
+            tensors = {name: tensor.detach() for name, tensor in self.reference.tensors.items()}
+            self._answers[double] = self.reference.outputs(
+                tensors.__getitem__,
+                self.inputs(double),
+                _WholeStatistics(self.parts),  # type: ignore[arg-type]
+                double=double,
+            )
+        return self._answers[double]
+
+    def inputs(self, double: bool) -> Inputs:
+        """The example, in float64 where that is asked for."""
+        if not double:
+            return self.reference.inputs
+        args, kwargs = changed(self.reference.inputs, lambda x: x.double() if x.is_floating_point() else x)
+        return args, kwargs
+
+    def paths(self) -> list[str]:
+        """The regions' paths, each once."""
+        return list(dict.fromkeys(region.path for region, _ in self.parts))
+
+
+def verify_whole(
+    cases: WholeCases, cut: nn.Module, rows: Rows, gone: Mapping[Atom, Tensor], tolerance: float
+) -> Verification:
+    """Compare a cut model with the masked one: its regions as `verify` does, the whole on the example.
+
+    The whole runs in float64, so that what it decides by the values of tensors does not hang on rounding, and in its own
+    type. There it may still decide otherwise where two numbers are all but equal, which is noted.
+
+    Raises:
+        VerificationError: a region differs, or the whole does.
+    """
+    check_tensors(cases.reference, cut, rows)
+    verifications = {}
+    for region, part in cases.parts:
+        if all(bool(keep_mask.all()) for keep_mask in part.reference.keep.values()):
+            continue
+        part_rows = {_named(part.reference.model, name, cases.reference): dims for name, dims in rows.items()}
+        present = {name: dims for name, dims in part_rows.items() if name is not None}
+        verifications[region] = verify(part, Alone(cut, region.path), present, gone, tolerance)
+    double, skipped = _in_double(cases, cut)
+    with evaluating(cut), private_draws():
+        example = difference(cases.answers(double=False), _run(cut, cases.reference.inputs, cases.paths()))
+    if not example <= tolerance:
+        if double is None:
+            raise VerificationError(_differs(example, "the example"))
+        skipped.append(f"in its own type the whole model decides otherwise on the example (difference {example:.1e})")
+        example = max((verification.example for verification in verifications.values()), default=0.0)
+    doubles = [double, *(verification.double for verification in verifications.values())]
+    draws = [f"{region.path}: {draw}" for region, v in verifications.items() for draw in v.draws]
+    skipped += [f"{region.path}: {why}" for region, v in verifications.items() for why in v.skipped]
+    if double is not None:
+        draws.append("the whole model on the example")
+    return Verification(example, max((d for d in doubles if d is not None), default=None), tuple(draws), tuple(skipped))
+
+
+def _in_double(cases: WholeCases, cut: nn.Module) -> tuple[float | None, list[str]]:
+    """The difference on the example in float64; None where that cannot run, with the reason."""
+    try:
+        expected = cases.answers(double=True)
+    except VerificationError:
+        raise
+    except Exception as error:  # noqa: BLE001  (what an op raises that has no float64 is its own)
+        return None, [f"the whole model in float64: {first_line(error)}"]
+    if not is_usable(expected):
+        return None, ["the whole model in float64: it answers with NaN"]
+    tensors, paths = dict(_tensors(cut)), cases.paths()
+    answers = run_substituted(
+        cut, tensors.__getitem__, cases.inputs(double=True), lambda module, inputs: _run(module, inputs, paths)
+    )
+    double = difference(expected, answers)
+    if not double <= IN_DOUBLE:
+        raise VerificationError(_differs(double, "the example, in float64"))
+    return double, []
+
+
+def _differs(deviation: float, on: str) -> str:
+    return (
+        f"the whole cut model differs from the masked one by {deviation:.2e} (relative) on {on}, so it was not returned. "
+        "Leave out sites (ignore=...) until it passes to find the one, and please report the model."
+    )
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for named in (module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)):
+        for name, tensor in named:
+            yield name, tensor.detach()
+
+
+def _run(module: nn.Module, inputs: Inputs, paths: list[str]) -> Any:
+    """What a model answers, and what its regions do on the way, in their order."""
+    answers: list[Any] = []
+    handles = [
+        module.get_submodule(path).register_forward_hook(lambda _m, _a, answer: answers.append(answer))
+        for path in paths
+    ]
+    try:
+        return module(*inputs[0], **inputs[1]), answers
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass(frozen=True, eq=False)
+class _WholeStatistics:
+    """Runs the masked model; regions in which norms take statistics over what is cut are interpreted."""
+
+    parts: list[tuple[Region, Cases]]
+
+    def run(self, module: nn.Module, inputs: Inputs) -> Any:
+        """Return what the model answers, and what its regions do on the way."""
+        paths = list(dict.fromkeys(region.path for region, _ in self.parts))
+        with _interpreted(module, self.parts):
+            return _run(module, inputs, paths)
+
+
+@contextmanager
+def _interpreted(module: nn.Module, parts: list[tuple[Region, Cases]]) -> Iterator[None]:
+    """Let regions answer by their graphs where their norms see fewer channels after the cut."""
+    by_call: dict[str, dict[tuple[Any, ...], Statistics]] = {}
+    for region, part in parts:
+        if part.reference.statistics is not None:
+            call = region.graph.args
+            by_call.setdefault(region.path, {})[called_with((call[0], call[1]))] = part.reference.statistics
+    replaced: list[nn.Module] = []
+    try:
+        for path, statistics in by_call.items():
+            submodule = module.get_submodule(path)
+            submodule.forward = _interpreting(Alone(module, path), submodule.forward, statistics)
+            replaced.append(submodule)
+        yield
+    finally:
+        for submodule in replaced:
+            del submodule.forward
+
+
+def _interpreting(alone: Alone, forward: Any, statistics: Mapping[tuple[Any, ...], Statistics]) -> Any:
+    def answer(*args: Any, **kwargs: Any) -> Any:
+        run = statistics.get(called_with((args, kwargs)))
+        if run is None:
+            raise VerificationError(
+                f"{alone.path} is called in more ways than were traced, and its norms see fewer channels after the cut; "
+                "leave its sites out with ignore="
+            )
+        return run.run(alone, ((args, kwargs), {}))
+
+    return answer
+
+
+def _part(reference: Reference, structure: Structure, region: Region) -> Cases:
+    """What a region is verified on: its own tensors, by the names that they have where it stands alone."""
+    alone = Alone(reference.model, region.path)
+
+    def named(name: str) -> str | None:
+        return _named(alone, name, reference)
+
+    nodes = set(region.graph.nodes)
+    sites = {name: site for name, old in structure.sites.items() if (site := _within(old, named)).members}
+    units = {name: structure.units[name] for name in sites}
+    ties = replace(
+        structure.ties,
+        statistics={node: axes for node, axes in structure.ties.statistics.items() if node in nodes},
+        groups={node: axis for node, axis in structure.ties.groups.items() if node in nodes},
+    )
+    part = Structure(
+        graph=region.graph,
+        tensors={inner: value for name, value in structure.tensors.items() if (inner := named(name)) is not None},
+        values={node: value for node, value in structure.values.items() if node in nodes},
+        ties=ties,
+        sites=sites,
+        units=units,
+        frozen=structure.frozen,
+        derived={name: v for name, v in structure.derived.items() if name.startswith(f"{region.path}.")},
+    )
+    keep: Keep = {name: keep_mask for name, keep_mask in reference.keep.items() if name in sites}
+    return Cases(Reference(alone, Sites(sites, {}, part), keep))
+
+
+def _within(site: Site, named: Any) -> Site:
+    """The site with those of its members that a region holds."""
+    members = ((named(member.parameter), member) for member in site.members)
+    return replace(site, members=tuple(_renamed(member, inner) for inner, member in members if inner is not None))
+
+
+def _renamed(member: Member, name: str) -> Member:
+    return member if member.parameter == name else replace(member, parameter=name)
+
+
+def _named(alone: nn.Module, name: str, reference: Reference) -> str | None:
+    """The first name of a tensor of the model in a module that stands alone; None where it holds no such tensor."""
+    tensor = reference.tensors.get(name)
+    return None if tensor is None else first_names(alone).get(id(tensor))
