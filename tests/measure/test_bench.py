@@ -20,7 +20,7 @@ from secateur.types import FileError, InputError
 
 X = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
 
-# What LiteRT's benchmark_model and ExecuTorch's executor_runner print, as their sources have it.
+# What LiteRT's benchmark_model and ExecuTorch's executor_runner print, from memory, not recorded.
 LITERT = """INFO: STARTING!
 INFO: Inference timings in us: Init: 5685, First inference: 1853, Warmup (avg): 1446.2, Inference (avg): {us}
 INFO: Memory footprint delta from the start of the tool (MB): init=5.1 overall=9.5
