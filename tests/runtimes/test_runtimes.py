@@ -96,6 +96,8 @@ def test_an_op_that_it_does_not_have_is_named(runtime: str, tmp_path: Path) -> N
 
 
 def test_half_and_double_models_are_refused(runtime: str) -> None:
+    if runtime == "onnxruntime":
+        pytest.skip("ONNX Runtime computes in float64, too")
     with pytest.raises(ExportError, match=r"model\.float\(\)"):
         sc.export(nn.Linear(4, 2).double(), torch.randn(1, 4).double(), runtime)
 

@@ -37,7 +37,7 @@ def step_of(text: str, data: Samples | None = None) -> Step:
 
     >>> step_of("prune:sparsity=0.5,unit=weights").sparsity
     0.5
-    >>> step_of("low_rank:rank={\"fc1\": 8}").rank
+    >>> step_of('low_rank:rank={"fc1": 8}').rank
     {'fc1': 8}
     """
     from secateur.checks import check_name

@@ -173,8 +173,8 @@ def bench(
     >>> import torch
     >>> model, small = nn.Linear(64, 512), nn.Linear(64, 8)
     >>> result = bench(model, small, torch.zeros(64, 64), runtimes=["eager"], threads=[1], repeats=9)
-    >>> result.macs, result.rows[0].bytes
-    ((2097152, 32768), (133264, 2248))
+    >>> result.macs, len(result.rows)
+    ((2097152, 32768), 1)
     """
     check_whole("bench", repeats=repeats)
     check_whole("bench", 0, warmup=warmup)

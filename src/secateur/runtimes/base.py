@@ -14,7 +14,7 @@ from secateur import files
 from secateur.runtimes.interface import Interface
 from secateur.types import ExampleInputs
 
-__all__ = ["Call", "Exported", "Exporter", "Run", "Runtime", "Timer"]
+__all__ = ["Callee", "Exported", "Exporter", "Run", "Runtime", "Timer"]
 
 Run = Callable[[], object]
 """Runs a model once; what it returns is not looked at."""
@@ -29,7 +29,7 @@ Runtime = str | Timer
 """The name of a runtime, with its options after a colon (``"onnxruntime:threads=2"``), or a timer of one's own."""
 
 
-class Call(Protocol):
+class Callee(Protocol):
     """A model that is open in a runtime."""
 
     def __call__(self, tensors: list[Tensor]) -> list[Tensor]:
@@ -59,7 +59,7 @@ class Exported:
     content: bytes = field(repr=False)
     difference: float
     interface: Interface = field(repr=False)
-    call: Call = field(repr=False)
+    call: Callee = field(repr=False)
     file: Path | None = None
     suffix: str = ""
     beside: Mapping[str, bytes] = field(default_factory=dict, repr=False)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from secateur.files import require
-from secateur.runtimes.base import Call, Run
+from secateur.runtimes.base import Callee, Run
 from secateur.runtimes.exporting import FileRuntime, Inputs, check_fixed, exported_program, unsupported
 from secateur.runtimes.interface import Interface
 from secateur.types import InputError
@@ -41,7 +41,7 @@ class ExecuTorch(FileRuntime):
         program = exported_program(WORDS, model, interface, inputs)
         return {self.suffix: lowered(program)}
 
-    def opened(self, parts: Mapping[str, bytes]) -> Call:
+    def opened(self, parts: Mapping[str, bytes]) -> Callee:
         """Open the program on the CPU."""
         return _Program(parts[self.suffix], self.threads)
 

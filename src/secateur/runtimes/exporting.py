@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from secateur.files import require
-from secateur.runtimes.base import Call, Exported, Run
+from secateur.runtimes.base import Callee, Exported, Run
 from secateur.runtimes.inputs import batch_size_of, with_batch_size
 from secateur.runtimes.interface import Interface
 from secateur.runtimes.verify import check_runnable, compare, noisy
@@ -112,7 +112,7 @@ class FileRuntime(ABC):
         """
 
     @abstractmethod
-    def opened(self, parts: Mapping[str, bytes]) -> Call:
+    def opened(self, parts: Mapping[str, bytes]) -> Callee:
         """Open files in the runtime.
 
         Raises:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.files import require
-from secateur.runtimes.base import Call, Run
+from secateur.runtimes.base import Callee, Run
 from secateur.runtimes.exporting import FileRuntime, Inputs, check_fixed, check_float32, unsupported
 from secateur.runtimes.interface import Interface
 from secateur.types import InputError
@@ -52,7 +52,7 @@ class LiteRt(FileRuntime):
                 converted.export(f"{folder}/model.tflite")
             return {self.suffix: (Path(folder) / "model.tflite").read_bytes()}
 
-    def opened(self, parts: Mapping[str, bytes]) -> Call:
+    def opened(self, parts: Mapping[str, bytes]) -> Callee:
         """Open the file on the CPU, with the kernels of XNNPACK."""
         library = require("ai_edge_litert.interpreter", self.extra)
         try:

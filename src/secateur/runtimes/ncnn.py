@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.files import require
-from secateur.runtimes.base import Call, Run
+from secateur.runtimes.base import Callee, Run
 from secateur.runtimes.exporting import FileRuntime, Inputs, check_fixed, check_float32, reason_of, unsupported
 from secateur.runtimes.interface import Interface
 from secateur.types import ExampleInputs, ExportError, InputError
@@ -65,7 +65,7 @@ class Ncnn(FileRuntime):
         _check_layers(files[".param"])
         return files
 
-    def opened(self, parts: Mapping[str, bytes]) -> Call:
+    def opened(self, parts: Mapping[str, bytes]) -> Callee:
         """Open the files on the CPU, in float32."""
         library = require("ncnn", self.extra)
         net = library.Net()

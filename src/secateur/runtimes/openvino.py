@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.files import require
-from secateur.runtimes.base import Call, Run
+from secateur.runtimes.base import Callee, Run
 from secateur.runtimes.exporting import FileRuntime, Inputs, exported_program, on_cpu, silent, unsupported
 from secateur.runtimes.interface import Interface
 from secateur.state import evaluating, split_inputs
@@ -66,7 +66,7 @@ class OpenVino(FileRuntime):
             library.save_model(converted, Path(folder) / "model.xml", compress_to_fp16=False)
             return {suffix: (Path(folder) / f"model{suffix}").read_bytes() for suffix in (".xml", ".bin")}
 
-    def opened(self, parts: Mapping[str, bytes]) -> Call:
+    def opened(self, parts: Mapping[str, bytes]) -> Callee:
         """Open the files on the CPU, in float32 even where the processor has shorter numbers."""
         core = require("openvino", self.extra).Core()
         try:

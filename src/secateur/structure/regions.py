@@ -69,6 +69,7 @@ def trace_regions(model: nn.Module, example_inputs: ExampleInputs, whole: TraceE
         InputError: the inputs do not fit the model.
         TraceError: no submodule in which anything could be cut can be traced either.
 
+    >>> import torch
     >>> class Halting(nn.Module):
     ...     def __init__(self):
     ...         super().__init__()
