@@ -23,6 +23,7 @@ from secateur.schedules import Rewind, random_ticket, reinitialised, shuffled, s
 from secateur.schedules.tickets import Ticket, TrainedTicket, lowest_removed
 from secateur.selection import select
 from secateur.structure import weights
+from secateur.studies.kit.networks import first
 from secateur.studies.wijnja.flow import movement
 from secateur.train import History, TrainOptions, TrainTicket, fit_replicas
 from secateur.types import Keep, Sites
@@ -129,7 +130,7 @@ class SeedBlock:
         """The masks of another way to prune, at once."""
         sparsity = self.recipe["sparsity"]
         if self.recipe["way"] == "snip":
-            images = self.splits["train"].subset(range(min(SCORED, len(self.splits["train"]))))
+            images = first(self.splits["train"], SCORED)
             return select(Snip(images)(begun, sites), sparsity)
         scores = {name: self.needed[WEIGHT + name][place].abs().double() for name in sites}
         whole = {name: torch.ones(site.shape, dtype=torch.bool) for name, site in sites.items()}
@@ -168,9 +169,7 @@ class SeedBlock:
             "density": kept / self._whole,
             "early_iteration": float(early.epoch * -(-len(self.splits["train"]) // self.recipe["batch_size"])),
             "early_accuracy": early.validation_accuracy,
-            **movement(
-                start, network, keep, self.splits["train"].subset(range(min(SCORED, len(self.splits["train"]))))
-            ),
+            **movement(start, network, keep, first(self.splits["train"], SCORED)),
         }
 
     @cached_property
