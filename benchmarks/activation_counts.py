@@ -17,7 +17,7 @@ from secateur.activations import activation_counts, activation_statistics
 from secateur.structure import channels
 
 NETWORKS: dict[str, tuple[dict[str, Any], int]] = {
-    "calli-sum": ({}, 1_000_000),
+    "calli-sum": ({}, 300_000),
     "lenet-300-100": ({}, 60_000),
     "calli-autoencoder": ({}, 4000),
     "calli-mnist": ({}, 2000),
@@ -26,7 +26,7 @@ NETWORKS: dict[str, tuple[dict[str, Any], int]] = {
     "vgg-16": ({"input_size": 32, "classes": 10, "width": 0.25}, 2000),
     "resnet-18": ({}, 100),
 }
-"""Options, and how many samples a pass has: of the first two, as many as their data sets."""
+"""Options, and how many samples a pass has."""
 
 
 def timed(run: Callable[[], object]) -> float:
