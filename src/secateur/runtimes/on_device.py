@@ -91,7 +91,6 @@ def _ncnn(file: Path, inputs: list[Any], threads: int) -> Outputs:
 
 OPEN = {
     "onnxruntime": _onnxruntime,
-    "onnxruntime-int8": _onnxruntime,
     "openvino": _openvino,
     "executorch": _executorch,
     "litert": _litert,
@@ -129,11 +128,11 @@ def measured(folder: Path, entry: dict[str, Any], threads: int, repeats: int) ->
     with np.load(folder / entry["example"]) as archive:
         inputs = [archive[f"input_{place}"] for place in range(entry["inputs"])]
         expected = [archive[f"output_{place}"] for place in range(entry["outputs"])]
-    library = LIBRARIES.get(entry["runtime"], entry["runtime"].partition("-")[0])
-    __import__(library)  # what the library itself takes is not the model's
+    exact = entry["runtime"].removesuffix("-int8")  # files with whole numbers are opened as the others are
+    __import__(LIBRARIES.get(exact, exact))  # what the library itself takes is not the model's
     _forget_peak()
     before = _memory("VmRSS")
-    run = OPEN[entry["runtime"]](folder / entry["file"], inputs, threads)
+    run = OPEN[exact](folder / entry["file"], inputs, threads)
     outputs = [np.array(output) for output in run()]
     peak = _memory("VmHWM")
     seconds = []
