@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from torch import nn
 
 from secateur.files import require
@@ -20,7 +21,8 @@ from secateur.types import SecateurError
 
 __all__ = ["LiteRtInt8"]
 
-QUANTIZER, RECIPE = "ai_edge_quantizer.quantizer", "ai_edge_quantizer.recipe"
+QUANTIZER = "ai_edge_quantizer.quantizer"
+EVERYWHERE = ".*"
 
 
 @dataclass(frozen=True)
@@ -44,23 +46,36 @@ class LiteRtInt8(Int8):
         """Return the file."""
         content = LiteRt().written(model, interface, inputs, batch)[self.suffix]
         try:
-            with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()):
-                return {self.suffix: self._quantised(content, Path(folder) / "model.tflite", interface, inputs)}
+            with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+                content = self._quantised(content, Path(folder) / "model.tflite", interface, inputs)
         except SecateurError:
             raise
         except Exception as error:
             raise unsupported(WORDS, error) from error
+        _check_some(content)
+        return {self.suffix: content}
 
     def _quantised(self, content: bytes, file: Path, interface: Interface, inputs: Inputs) -> bytes:
-        recipes = require(RECIPE, self.extra)
         file.write_bytes(content)
-        recipe = recipes.dynamic_wi8_afp32() if self.data is None else recipes.static_wi8_ai8()
-        quantizer = require(QUANTIZER, self.extra).Quantizer(str(file), recipe)
+        quantizer = require(QUANTIZER, self.extra).Quantizer(str(file))
         ranges: Any = None
-        if self.data is not None:
+        if self.data is None:
+            quantizer.add_dynamic_config(EVERYWHERE, "*", num_bits=8)
+        else:
+            quantizer.add_static_config(EVERYWHERE, "*", activation_num_bits=8, weight_num_bits=8)
+            for end in ("INPUT", "OUTPUT"):  # what goes in and comes out stays float32
+                quantizer.update_quantization_recipe(EVERYWHERE, end, algorithm_key="no_quantize")
             feeds = [
                 {f"args_{place}": tensor.contiguous().numpy() for place, tensor in enumerate(tensors)}
                 for tensors in self.calibration(interface, inputs)
             ]
             ranges = quantizer.calibrate({"serving_default": feeds}, num_threads=self.threads)
-        return bytes(quantizer.quantize(ranges).quantized_model)
+        return bytes(quantizer.quantize(ranges, enable_progress_report=False).quantized_model)
+
+
+def _check_some(content: bytes) -> None:
+    """Refuse a file without whole numbers of 8 bits."""
+    interpreter = require("ai_edge_litert.interpreter", LiteRt.extra).Interpreter(model_content=content)
+    if not any(tensor["dtype"] is np.int8 for tensor in interpreter.get_tensor_details()):
+        kinds = {op["op_name"] for op in interpreter._get_ops_details()}  # the public list has none of the ops
+        raise nothing_to_quantise(WORDS, LiteRt.name, kinds - {"DELEGATE"})

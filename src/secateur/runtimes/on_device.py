@@ -43,9 +43,15 @@ def _executorch(file: Path, inputs: list[Any], threads: int) -> Outputs:
     from executorch.extension.pybindings import portable_lib
 
     portable_lib._unsafe_reset_threadpool(threads)
-    program = portable_lib._load_for_executorch_from_buffer(file.read_bytes())
+    content = file.read_bytes()  # which the program reads as it runs
+    program = portable_lib._load_for_executorch_from_buffer(content)
     tensors = tuple(torch.from_numpy(array) for array in inputs)
-    return lambda: [output.numpy() for output in program.forward(tensors)]
+
+
+    def run(_: bytes = content) -> Any:
+        return [output.numpy() for output in program.forward(tensors)]
+
+    return run
 
 
 def _litert(file: Path, inputs: list[Any], threads: int) -> Outputs:
