@@ -8,7 +8,7 @@ from secateur.runtimes.exporting import FileRuntime
 from secateur.runtimes.int8 import Int8
 from secateur.runtimes.litert import LiteRt
 from secateur.runtimes.litert_int8 import LiteRtInt8
-from secateur.runtimes.names import RUNTIMES, available, export, name_of, timer
+from secateur.runtimes.names import RUNTIMES, available, export, is_installed, name_of, timer
 from secateur.runtimes.ncnn import Ncnn
 from secateur.runtimes.onnx_int8 import OnnxInt8
 from secateur.runtimes.onnx_runtime import OnnxRuntime
@@ -35,6 +35,7 @@ __all__ = [
     "Timer",
     "available",
     "export",
+    "is_installed",
     "name_of",
     "timer",
 ]

@@ -28,7 +28,7 @@ from secateur.runtimes.openvino_int8 import OpenVinoInt8
 from secateur.state import check_finite, check_module, split_inputs, usual
 from secateur.types import ExampleInputs, InputError
 
-__all__ = ["RUNTIMES", "available", "export", "name_of", "timer"]
+__all__ = ["RUNTIMES", "available", "export", "is_installed", "name_of", "timer"]
 
 RUNTIMES: Mapping[str, type[Eager | FileRuntime]] = {
     "eager": Eager,
@@ -52,10 +52,24 @@ def available() -> list[str]:
     'eager'
     """
     kinds = {n: kind for n, kind in RUNTIMES.items() if issubclass(kind, FileRuntime) and not issubclass(kind, Int8)}
-    return ["eager", *(name for name, kind in kinds.items() if all(map(_is_installed, kind.libraries)))]
+    return ["eager", *filter(is_installed, kinds)]
 
 
-def _is_installed(library: str) -> bool:
+def is_installed(name: str) -> bool:
+    """Return whether the libraries of a runtime of this name are installed.
+
+    Raises:
+        UnknownNameError: there is no such runtime.
+
+    >>> is_installed("eager")
+    True
+    """
+    check_name("runtime", name, RUNTIMES)
+    kind = RUNTIMES[name]
+    return not issubclass(kind, FileRuntime) or all(map(_is_there, kind.libraries))
+
+
+def _is_there(library: str) -> bool:
     try:
         return find_spec(library) is not None
     except ImportError:  # a package above it is missing
