@@ -159,7 +159,13 @@ OTHER: dict[str, dict[str, Any]] = {
     "calli-quantise": {**_OTHER_SMALLER, "model": ["lenet-300-100", "mlp-3"], "bits": [5], "ways": ["per tensor"]},
     "calli-structures": {**_OTHER_SMALLER, "model": ["conv-2", "conv-4"], "ways": ["1-D"], "table_size": 64},
     "calli-mobile": {**_MOBILE, "runtimes": ["eager"], "model": ["conv-2", "conv-4"], "repeats": 5},
-    "calli-combine": {**_COMBINED, "channels": [0.3], "share": [4], "drops": [0.1], "model": ["lenet-300-100", "mlp-3"]},
+    "calli-combine": {
+        **_COMBINED,
+        "channels": [0.3],
+        "share": [4],
+        "drops": [0.1],
+        "model": ["lenet-300-100", "mlp-3"],
+    },
     "calli-sum": {**_FEW_SUMS, "seeds": 3, "few": 2, "low": -1.0, "ways": ["Adam", "L1", "distorted, added"]},
     "calli-autoencoder": {**_CYCLES, "seeds": 2, "ways": ["activation"], "data": ["mnist", "fashion-mnist"]},
     "calli-mnist": {**_CYCLES, "seeds": 2, "rated": 30, "ways": ["no biases"], "data": ["mnist", "digits"]},
@@ -261,9 +267,13 @@ OTHER: dict[str, dict[str, Any]] = {
 """Settings that change nearly every option, on two data sets and two networks where a study takes them."""
 
 
+INSTALLED = {"calli-mobile": {"runtimes": ["eager"]}}
+"""Options whose defaults plan what is installed, at what always is."""
+
+
 def settings(name: str) -> dict[str, dict[str, Any]]:
     """Return the three settings of a study at which its cells are frozen."""
-    return {"defaults": {}, "small": SMALL[name], "other": OTHER[name]}
+    return {"defaults": INSTALLED.get(name, {}), "small": SMALL[name], "other": OTHER[name]}
 
 
 def fingerprint(study: Study, options: dict[str, Any]) -> dict[str, Any]:

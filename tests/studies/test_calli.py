@@ -305,12 +305,21 @@ def test_mobile_end_to_end(tmp_path: Path) -> None:
 
 def test_mobile_says_plainly_where_a_cut_is_not_faster() -> None:
     rows = [
-        {"kind": "mobile", "sparsity": 0.5, "runtime": name, "speedup": speedup, "faster": speedup > 1.05, "macs_ratio": 4.0}
+        {
+            "kind": "mobile",
+            "sparsity": 0.5,
+            "runtime": name,
+            "speedup": speedup,
+            "faster": speedup > 1.05,
+            "macs_ratio": 4.0,
+        }
         for name, speedup in (("eager", 0.9), ("ncnn", 2.0))
     ]
     refused = {**rows[0], "runtime": "litert", "problem": "LiteRT has no way to compute aten.lu"}
     frame = DataFrame([*({**row, "problem": ""} for row in rows), refused])
-    part = Part("digits", "conv-2", frame, frame, frame, SimpleNamespace(options={"runtimes": ["eager", "openvino"]}), None)  # type: ignore[arg-type]
+    part = Part(
+        "digits", "conv-2", frame, frame, frame, SimpleNamespace(options={"runtimes": ["eager", "openvino"]}), None
+    )  # type: ignore[arg-type]
     assert mobile._words(part) == [
         "50% of the channels cut, 4.00 times fewer MACs: times as fast in eager 0.90, ncnn 2.00.",
         "Pruning did NOT make it faster in eager.",

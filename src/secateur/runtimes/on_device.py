@@ -47,7 +47,6 @@ def _executorch(file: Path, inputs: list[Any], threads: int) -> Outputs:
     program = portable_lib._load_for_executorch_from_buffer(content)
     tensors = tuple(torch.from_numpy(array) for array in inputs)
 
-
     def run(_: bytes = content) -> Any:
         return [output.numpy() for output in program.forward(tensors)]
 

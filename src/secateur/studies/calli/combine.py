@@ -36,11 +36,21 @@ FRONT, OTHERS = "on the front", "others"
 TABLE = (
     *OPTIONS,
     Option("channels", "number", [0.0, 0.5], "shares of the channels that are cut", least=0.0, most=0.99, many="list"),
-    Option("low_rank", "number", [0.0, 0.5], "shares of the MACs that low rank leaves", least=0.0, most=0.99, many="list"),
+    Option(
+        "low_rank", "number", [0.0, 0.5], "shares of the MACs that low rank leaves", least=0.0, most=0.99, many="list"
+    ),
     Option("weights", "number", [0.0, 0.8], "shares of the weights that are zeros", least=0.0, most=0.99, many="list"),
     Option("share", "count", [0, 3, 5], "bits of shared weights", least=0, most=8, many="list"),
     Option("quantise", "count", [0, 6], "bits of a weight", least=0, most=8, many="list"),
-    Option("drops", "number", [0.005, 0.01, 0.02], "by how much the accuracy may be lower", least=0.0, most=0.99, many="list"),
+    Option(
+        "drops",
+        "number",
+        [0.005, 0.01, 0.02],
+        "by how much the accuracy may be lower",
+        least=0.0,
+        most=0.99,
+        many="list",
+    ),
     Option("train_images", "count", 4000, "training images, the first ones", least=1),
     Option("tune", "count", 2, "passes over the training images after each step", least=1),
 )
@@ -104,7 +114,9 @@ def combined_cell(context: Context) -> Outcome:
         done = sum(step.accepted for step in result.history.steps)
         settled = {"done": done, "macs_left": macs[1] / macs[0], "bytes_left": report.bytes[1] / report.bytes[0]}
     rated = {name: evaluate(model, splits[name], batch_size=500).accuracy for name in ("validation", "test")}
-    return Outcome({"accuracy": rated["test"], "validation_accuracy": rated["validation"], "asked": len(steps), **settled})
+    return Outcome(
+        {"accuracy": rated["test"], "validation_accuracy": rated["validation"], "asked": len(steps), **settled}
+    )
 
 
 def front(points: DataFrame) -> DataFrame:
@@ -154,7 +166,9 @@ def _smallest(part: Part) -> list[tuple[float, dict[str, Json]]]:
     return smallest
 
 
-def _table(part: Part, name: str, caption: str, first_column: Column, rows: list[tuple[Json, Mapping[str, Json]]]) -> Table:
+def _table(
+    part: Part, name: str, caption: str, first_column: Column, rows: list[tuple[Json, Mapping[str, Json]]]
+) -> Table:
     columns = [
         first_column,
         Column("combination"),

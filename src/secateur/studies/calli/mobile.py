@@ -144,12 +144,16 @@ def _words(part: Part) -> list[str]:
     sentences = []
     for sparsity in dict.fromkeys(rows["sparsity"]) if len(rows) else ():
         some = pick(rows, sparsity=sparsity)
-        speedups = [f"{name} {mean(pick(some, runtime=name), 'speedup'):.2f}" for name in dict.fromkeys(some["runtime"])]
+        speedups = [
+            f"{name} {mean(pick(some, runtime=name), 'speedup'):.2f}" for name in dict.fromkeys(some["runtime"])
+        ]
         head = f"{sparsity:.0%} of the channels cut, {mean(some, 'macs_ratio'):.2f} times fewer MACs"
         sentences.append(f"{head}: times as fast in {', '.join(speedups)}.")
         slow = [name for name in dict.fromkeys(some["runtime"]) if not pick(some, runtime=name)["faster"].any()]
         sentences += [f"Pruning did NOT make it faster in {', '.join(slow)}."] if slow else []
-    sentences += [f"{name}: {why}." for name, why in dict.fromkeys(zip(refused["runtime"], refused["problem"], strict=True))]
+    sentences += [
+        f"{name}: {why}." for name, why in dict.fromkeys(zip(refused["runtime"], refused["problem"], strict=True))
+    ]
     absent = [name for name in part.options["runtimes"] if name not in set(part.kind(KIND)["runtime"])]
     return sentences + ([f"Not measured, as it is not installed here: {', '.join(absent)}."] if absent else [])
 
