@@ -17,7 +17,7 @@ from secateur.lab.show.style import styles
 from secateur.measure import evaluate
 from secateur.pruning import Prune
 from secateur.studies.calli.common import SOURCE
-from secateur.studies.kit.networks import OPTIONS, bases, example, first, network, split
+from secateur.studies.kit.networks import OPTIONS, bases, example, network, split
 from secateur.studies.kit.parts import Part, study
 from secateur.train import TrainOptions
 from secateur.transforms import LowRank, Quantize, Share
