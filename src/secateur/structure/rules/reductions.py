@@ -204,6 +204,8 @@ def grid_sample(call: Call) -> Value | list[Value]:
     x = call["input"]
     if not isinstance(x, Value):
         return freeze_all(call, "sampling grid")
-    freeze(product(*call["grid"].axes), "sampling grid")
+    grid: Value = call["grid"]
+    call.unify(x.axes[0], grid.axes[0])
+    freeze(product(*grid.axes[1:]), "sampling grid")
     call.freeze(*x.axes[2:], because="sampled over")
     return Value((*x.axes[:2], *(fixed(s, "spatial axis") for s in call.shape[2:])), x.zero)
