@@ -28,7 +28,16 @@ def sources(value: Value) -> tuple[tuple[str, int] | None, ...]:
 )
 def reshape(call: Call) -> Value:
     x: Value = call["self"]
-    return Value(reshaped(call, x.axes, call.shape), x.zero)
+    axes = reshaped(call, x.axes, call.shape)
+    return Value(axes, x.zero, _untouched(x, axes))
+
+
+def _untouched(x: Value, axes: Sequence[Axis]) -> tuple[tuple[str, int] | None, ...]:
+    """The parameters' dimensions that axes after a reshape still are."""
+    if not any(x.source):
+        return ()
+    by_axis = {id(resolve(a)): s for a, s in zip(x.axes, x.source, strict=True) if a.size > 1}
+    return tuple(by_axis.get(id(resolve(axis))) for axis in axes)
 
 
 def reshaped(call: Call, axes: Sequence[Axis], shape: Sequence[int]) -> tuple[Axis, ...]:
