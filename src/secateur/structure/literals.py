@@ -90,6 +90,11 @@ def _narrow(s: _Sizes) -> dict[str, Any]:
     return {"start": _moved(s.arguments["start"], keep_mask), "length": s.count(s.outputs[0].axes[dim])}
 
 
+def _repeated(s: _Sizes) -> dict[str, Any]:
+    dim, old = s.arguments["dim"], s.arguments.get("output_size")
+    return {"output_size": s.count(s.outputs[0].axes[dim])} if isinstance(dim, int) and isinstance(old, int) else {}
+
+
 def _groups(name: str) -> Callable[[_Sizes], dict[str, Any]]:
     def sizes(s: _Sizes) -> dict[str, Any]:
         axis = s.structure.ties.groups.get(s.node)
@@ -124,6 +129,7 @@ SIZES: dict[str, Callable[[_Sizes], dict[str, Any]]] = {
     "chunk": _split,
     "slice": _slice,
     "narrow": _narrow,
+    "repeat_interleave": _repeated,
     "group_norm": _groups("num_groups"),
     "channel_shuffle": _groups("groups"),
     "native_channel_shuffle": _groups("groups"),

@@ -7,14 +7,15 @@ So such a head dimension stays whole, with all that the same attribute sizes; he
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch.fx import Node
 
 from secateur.structure.axes import Atom, atoms
-from secateur.structure.carriers import Attribute, Dimension, Uses
-from secateur.structure.rules import Ties, Value, shape_of
+from secateur.structure.carriers import Attribute, Uses
+from secateur.structure.places import Places
+from secateur.structure.rules import Ties
 
 __all__ = ["HEAD_DIMENSION", "freeze_temperatures"]
 
@@ -25,7 +26,7 @@ def freeze_temperatures(uses: Uses, values: Mapping[Node, Any], ties: Ties) -> N
     """Freeze every head dimension whose size was seen to enter arithmetic, with the reason."""
     if not uses.numbers:
         return
-    places = _Places(uses, values)
+    places = Places(uses, values)
     words: defaultdict[Atom, set[str]] = defaultdict(set)
     for axis, unit in ties.units:
         for atom in atoms(axis):
@@ -44,25 +45,3 @@ def freeze_temperatures(uses: Uses, values: Mapping[Node, Any], ties: Ties) -> N
             if not atom.frozen and "head" not in words[atom]:
                 atom.frozen = f"it shares its size with the attention's temperature ({attribute})"
                 ties.units.append((atom, HEAD_DIMENSION))
-
-
-class _Places:
-    """Finds the axes of tensors that a module had in its hands by their shapes."""
-
-    def __init__(self, uses: Uses, values: Mapping[Node, Any]) -> None:
-        self.values = values
-        self.nodes: defaultdict[tuple[str, tuple[int, ...]], dict[Node, None]] = defaultdict(dict)
-        for node in values:
-            neighbours = [n for n in (node, *node.all_input_nodes) if isinstance(values.get(n), Value)]
-            for path in {
-                "",
-                *(uses.first_names.get(p, p) for p, _ in (node.meta.get("nn_module_stack") or {}).values()),
-            }:
-                for neighbour in neighbours:
-                    self.nodes[path, shape_of(neighbour)][neighbour] = None
-
-    def atoms(self, dimensions: Iterable[Dimension]) -> Iterator[Atom]:
-        """Yield the atoms of the axes that the dimensions may be of."""
-        for dimension in dimensions:
-            for node in self.nodes.get((dimension.path, dimension.shape), ()):
-                yield from atoms(self.values[node].axes[dimension.dim])
