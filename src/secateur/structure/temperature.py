@@ -1,19 +1,20 @@
 """Freeze the head dimensions whose size is also the attention's temperature, as in ``scores / head_dim**0.5``.
 
 A module reads one attribute, or one shape, for both. Cut, it would divide by the root of what is left: another function.
-So such a head dimension stays whole, with all that the same attribute sizes; heads and widths can still be cut.
+So such a head dimension stays whole, with all that the same attribute sizes; heads and widths can still be cut. So does a
+head dimension that shares its attribute with one that cannot change, such as queries whose halves are rotated.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch.fx import Node
 
-from secateur.structure.axes import Atom, atoms
-from secateur.structure.carriers import Attribute, Uses
+from secateur.structure.axes import Atom, atoms, is_fixed
+from secateur.structure.carriers import Attribute, Dimension, Uses
 from secateur.structure.places import Places
 from secateur.structure.rules import Ties
 
@@ -24,8 +25,6 @@ HEAD_DIMENSION = "head dimension"
 
 def freeze_temperatures(uses: Uses, values: Mapping[Node, Any], ties: Ties) -> None:
     """Freeze every head dimension whose size was seen to enter arithmetic, with the reason."""
-    if not uses.numbers:
-        return
     places = Places(uses, values)
     words: defaultdict[Atom, set[str]] = defaultdict(set)
     for axis, unit in ties.units:
@@ -41,7 +40,14 @@ def freeze_temperatures(uses: Uses, values: Mapping[Node, Any], ties: Ties) -> N
     # What the same attribute sizes, such as the values beside queries and keys, would have to shrink alike.
     for attribute, dimensions in uses.sizes.items():
         sized = set(places.atoms(dimensions))
-        for atom in sized if sized & frozen else ():
+        held = sized & frozen or {atom for atom in sized & hot if _is_held(places, dimensions)}
+        for atom in sized if held else ():
             if not atom.frozen and "head" not in words[atom]:
-                atom.frozen = f"it shares its size with the attention's temperature ({attribute})"
+                because = "with the attention's temperature" if sized & frozen else "with what cannot change"
+                atom.frozen = f"it shares its size {because} ({attribute})"
                 ties.units.append((atom, HEAD_DIMENSION))
+
+
+def _is_held(places: Places, dimensions: Iterable[Dimension]) -> bool:
+    """Whether one of the dimensions is an axis that cannot change, and so its size cannot, as rotated halves of a head."""
+    return any(map(is_fixed, places.axes(dimensions)))
