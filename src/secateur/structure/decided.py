@@ -10,13 +10,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch._subclasses import fake_impls
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from secateur.state import own_tensors
 from secateur.trees import tensors_within
@@ -48,6 +51,18 @@ def decided_values(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
     return values if any(value is not None for several in values.values() for value in several) else {}
 
 
+@dataclass(frozen=True)
+class _Shape:
+    """A tensor's shape and type, where those are all that the exporter wants of it."""
+
+    sizes: tuple[int, ...]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, x: Tensor) -> _Shape:
+        return cls(tuple(x.shape), x.dtype)
+
+
 def _is_whole(x: Tensor) -> bool:
     return not x.is_floating_point() and not x.is_complex()
 
@@ -66,21 +81,23 @@ class _Recording(TorchDispatchMode):
     def __init__(self, whole: list[Tensor]) -> None:
         super().__init__()
         self.values: Decided = {}
+        self.asked: dict[tuple[int, int], Tensor] = {}
+        self.escaped = False
         self.followed = {
             x.untyped_storage()._cdata: x for x in whole
         }  # the tensors live as long, so that no number returns
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        random = torch.Tag.nondeterministic_seeded in func.tags
-        follows = not random and all(self._follows(x) for x in tensors_within((args, kwargs or {})))
+        follows = torch.Tag.nondeterministic_seeded not in func.tags and self._all_follow((args, kwargs or {}), func)
         if func is aten._local_scalar_dense.default:
-            self._note(result if follows else None)
-        elif func is aten.nonzero.default:
-            self._note(len(result) if follows else None)
+            self._note_number(args[0], result if follows else None)
         elif func in INDEXING:
             for mask in (x for x in args[1] if x is not None and x.dtype in (torch.bool, torch.uint8)):
-                self._note(int(mask.count_nonzero()) if self._follows(mask) else None)
+                places = _Shape((int(mask.count_nonzero()), mask.dim()), torch.int64)
+                self._note(places if self._follows(mask) else None)
+        elif torch.Tag.dynamic_output_shape in func.tags:
+            self._note(tree_map_only(Tensor, _Shape.of, result) if follows else None)
         for x in tensors_within(result):
             if follows:
                 self.followed[x.untyped_storage()._cdata] = x
@@ -88,8 +105,21 @@ class _Recording(TorchDispatchMode):
                 self.followed.pop(x.untyped_storage()._cdata, None)
         return result
 
+    def _all_follow(self, arguments: Any, func: Any) -> bool:
+        """Whether nothing but whole numbers goes into a call; Python numbers do until one is another tensor's."""
+        operands = [] if func is aten.lift_fresh.default else tensors_within(arguments)
+        return all(map(self._follows, operands)) if operands else not self.escaped
+
     def _follows(self, x: Tensor) -> bool:
         return x.untyped_storage()._cdata in self.followed
+
+    def _note_number(self, x: Tensor, value: Any) -> None:
+        """Note a number once, however often the same tensor is asked for it: that differs where there are no values."""
+        key = id(x), x._version
+        self.escaped |= value is None
+        if key not in self.asked:
+            self.asked[key] = x
+            self._note(value)
 
     def _note(self, value: Any) -> None:
         self.values.setdefault(_line(), []).append(value)
@@ -104,7 +134,15 @@ class _Replay:
 
     def begin(self) -> None:
         """Start from the beginning of the forward pass."""
+        self.asked: dict[tuple[int, int], tuple[Tensor, Any]] = {}
         self.left: dict[tuple[str, int], Iterator[Any]] = {line: iter(several) for line, several in self.values.items()}
+
+    def number(self, x: Tensor) -> Any:
+        """The number that a tensor holds."""
+        key = id(x), x._version
+        if key not in self.asked:
+            self.asked[key] = x, self.next()
+        return self.asked[key][1]
 
     def next(self) -> Any:
         """The next value of the line that runs; None where there is none."""
@@ -115,19 +153,22 @@ class _Replay:
 def deciding_as(values: Decided) -> Iterator[Callable[[], None]]:
     """Let the exporter's tensors without values answer as given; yields what is to be called when a forward pass begins."""
     replay, table = _Replay(values), fake_impls.op_implementations_dict
-    originals = {op: table[op] for op in (aten._local_scalar_dense.default, aten.nonzero.default)}
+    ops = [op for op in table if isinstance(op, OpOverload) and torch.Tag.dynamic_output_shape in op.tags]
+    originals = {op: table[op] for op in (aten._local_scalar_dense.default, *ops) if op not in INDEXING}
 
     def number(mode: Any, op: Any, x: Any) -> Any:
-        value = replay.next()
+        value = replay.number(x)
         return originals[op](mode, op, x) if value is None else value
 
-    def places(mode: Any, op: Any, x: Any) -> Any:
-        count = replay.next()
-        return originals[op](mode, op, x) if count is None else x.new_empty((count, x.dim()), dtype=torch.int64)
+    def shaped(mode: Any, op: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        shapes = replay.next()
+        if shapes is None:
+            return originals[op](mode, op, x, *args, **kwargs)
+        return tree_map_only(_Shape, lambda shape: x.new_empty(shape.sizes, dtype=shape.dtype), shapes)
 
     try:
         if values:
-            table.update({aten._local_scalar_dense.default: number, aten.nonzero.default: places})
+            table.update({op: number if op is aten._local_scalar_dense.default else shaped for op in originals})
         yield replay.begin
     finally:
         table.update(originals)
