@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.parts import ZooToy, toy
+from zoo.parts import ZooToy, image, sequence, tokens, toy
 
 __all__ = ["TOYS"]
 
@@ -180,3 +180,64 @@ class WindowsWritten(nn.Module):
         y[:, self.places + 1] = self.odd(x[:, self.places + 1])
         answer: Tensor = self.head(y)
         return answer
+
+
+@toy(TOYS, "decided_by_tokens", tokens())
+class DecidedByTokens(nn.Module):
+    """How many steps there are, which of them are taken and what runs: all by the tokens, which no weight changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.never = nn.Embedding(11, 12), nn.Linear(12, 12)
+        self.mlp, self.head = nn.Sequential(nn.Linear(12, 20), nn.GELU(), nn.Linear(20, 12)), nn.Linear(12, 3)
+        self.register_buffer("step", torch.tensor(1))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        longest = int((tokens >= 0).sum(1).max())
+        x = self.table(tokens)[:, : longest : int(self.step)]
+        if bool((tokens > 99).any()):
+            x = self.never(x)
+        x = x[:, (tokens[0] >= 0).nonzero()[:, 0]]
+        x = x[:, tokens[0] >= 0]
+        y: Tensor = self.head(x + self.mlp(x))
+        return y
+
+
+@toy(TOYS, "sizes_alike", sequence())
+class SizesAlike(nn.Module):
+    """As many heads as each has channels and states: which attribute is which, its value does not tell."""
+
+    def __init__(self, heads: int = 4, groups: int = 2, channels: int = 4, states: int = 4) -> None:
+        super().__init__()
+        self.heads, self.groups, self.channels, self.states = heads, groups, channels, states
+        self.inner, self.shared = heads * channels, groups * states
+        self.project = nn.Linear(8, self.inner + self.shared + heads)
+        self.head = nn.Linear(heads * channels * states, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, _ = x.shape
+        x, shared, gates = self.project(x).split([self.inner, self.shared, self.heads], dim=-1)
+        x = x.view(batch, length, self.heads, self.channels) * gates.tanh().unsqueeze(-1)
+        shared = shared.view(batch, length, self.groups, self.states)
+        shared = shared.repeat_interleave(self.heads // self.groups, dim=2, output_size=self.heads)
+        y: Tensor = self.head((shared.unsqueeze(-1) * x.unsqueeze(-2)).cumsum(1).flatten(2))
+        return y
+
+
+@toy(TOYS, "weight_standardised_by_batch_norm", image(1))
+class Standardised(nn.Module):
+    """A convolution whose weight a batch norm standardises, as networks without norms have it; one input channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 10, 3, padding=1), nn.Conv2d(10, 12, 3, padding=1)
+        self.gains = nn.ParameterList(torch.ones(size, 1, 1, 1) for size in (10, 12))
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv, gain in zip((self.first, self.second), self.gains, strict=True):
+            rows = conv.weight.reshape(1, conv.out_channels, -1)
+            weight = F.batch_norm(rows, None, None, weight=(gain * 0.5).view(-1), training=True, momentum=0.0)
+            x = F.conv2d(x, weight.reshape_as(conv.weight), conv.bias, padding=1).relu()
+        y: Tensor = self.head(x.mean((2, 3)))
+        return y

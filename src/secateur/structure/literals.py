@@ -87,7 +87,9 @@ def _moved(index: int, keep_mask: Tensor) -> int:
 def _narrow(s: _Sizes) -> dict[str, Any]:
     dim = s.arguments["dim"] % len(s.arguments["self"].axes)
     keep_mask = keep_vector(s.arguments["self"].axes[dim], s.gone)
-    return {"start": _moved(s.arguments["start"], keep_mask), "length": s.count(s.outputs[0].axes[dim])}
+    start = s.arguments["start"]
+    length = {"length": s.count(s.outputs[0].axes[dim])}
+    return {"start": _moved(start, keep_mask), **length} if isinstance(start, int) else length
 
 
 def _repeated(s: _Sizes) -> dict[str, Any]:

@@ -8,13 +8,13 @@ head dimension that shares its attribute with one that cannot change, such as qu
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch.fx import Node
 
-from secateur.structure.axes import Atom, atoms, is_fixed
-from secateur.structure.carriers import Attribute, Dimension, Uses
+from secateur.structure.axes import Atom, atoms, is_fixed, resolve
+from secateur.structure.carriers import Attribute, Uses
 from secateur.structure.places import Places
 from secateur.structure.rules import Ties
 
@@ -39,15 +39,11 @@ def freeze_temperatures(uses: Uses, values: Mapping[Node, Any], ties: Ties) -> N
                 frozen.add(atom)
     # What the same attribute sizes, such as the values beside queries and keys, would have to shrink alike.
     for attribute, dimensions in uses.sizes.items():
-        sized = set(places.atoms(dimensions))
-        held = sized & frozen or {atom for atom in sized & hot if _is_held(places, dimensions)}
-        for atom in sized if held else ():
-            if not atom.frozen and "head" not in words[atom]:
-                because = "with the attention's temperature" if sized & frozen else "with what cannot change"
+        axes = list(map(resolve, places.axes(dimensions)))
+        held = [axis for axis in axes if is_fixed(axis)]
+        by_temperature = any(frozen.intersection(atoms(axis)) for axis in held)
+        for atom in (axis for axis in axes if isinstance(axis, Atom) and held):
+            if not atom.frozen and "head" not in words[atom] and (by_temperature or atom in hot):
+                because = "with the attention's temperature" if by_temperature else "with what cannot change"
                 atom.frozen = f"it shares its size {because} ({attribute})"
                 ties.units.append((atom, HEAD_DIMENSION))
-
-
-def _is_held(places: Places, dimensions: Iterable[Dimension]) -> bool:
-    """Whether one of the dimensions is an axis that cannot change, and so its size cannot, as rotated halves of a head."""
-    return any(map(is_fixed, places.axes(dimensions)))

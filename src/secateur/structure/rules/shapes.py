@@ -251,6 +251,9 @@ def slice_(call: Call) -> Value:
     x: Value = call["self"]
     dim = (call["dim"] or 0) % len(x.axes)
     size, step = x.axes[dim].size, call["step"] or 1
+    if isinstance(call["start"], Value):
+        call.freeze(x.axes[dim], because="a part of it starts where the data says")
+        return with_axis(x, dim, fixed(call.shape[dim], "a part that starts where the data says"))
     start = min(max(_index(call["start"], size), 0), size)
     stop = start + call["length"] if call["length"] is not None else min(_index(call["end"], size, size), size)
     if (start, stop, step) == (0, size, 1):
