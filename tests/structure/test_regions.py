@@ -213,7 +213,7 @@ def test_decisions_that_no_weight_changes_are_traced_and_never_written_as_a_grap
         sc.cut(model, sites, keep_of(sites), form="graph")
 
 
-@pytest.mark.parametrize("site", ["project.heads", "project", "project:2"])
+@pytest.mark.parametrize("site", ["project", "project:2", "project:3"])
 def test_attributes_of_one_value_are_told_apart(site: str) -> None:
     model, inputs = build("sizes_alike")
     sites = sc.channels(model, inputs)
