@@ -169,6 +169,8 @@ class FeaturesAmongTokens(nn.Module):
 class WindowsWritten(nn.Module):
     """Steps that are computed apart are written into one tensor at their places."""
 
+    places: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.odd, self.even, self.head = nn.Linear(8, 10), nn.Linear(8, 10), nn.Linear(10, 3)
@@ -185,6 +187,8 @@ class WindowsWritten(nn.Module):
 @toy(TOYS, "decided_by_tokens", tokens())
 class DecidedByTokens(nn.Module):
     """How many steps there are, which of them are taken and what runs: all by the tokens, which no weight changes."""
+
+    step: Tensor
 
     def __init__(self) -> None:
         super().__init__()

@@ -75,11 +75,11 @@ def _line() -> tuple[str, int]:
     return frame.f_code.co_filename, frame.f_lineno
 
 
-class _Recording(TorchDispatchMode):
+class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows whole numbers through a forward pass, and notes what is asked of tensors."""
 
     def __init__(self, whole: list[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.values: Decided = {}
         self.asked: dict[tuple[int, int], Tensor] = {}
         self.escaped = False

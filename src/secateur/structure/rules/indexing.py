@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.fx import Node
 
@@ -52,7 +54,8 @@ def _around(call: Call) -> tuple[tuple[Axis, ...], tuple[Axis, ...], int]:
 
 def _is_mask(call: Call, number: int) -> bool:
     """Whether an index says for every place whether it is meant, and stands for as many dimensions as it has."""
-    node = list(call.node.args[1])[number]  # type: ignore[arg-type]
+    indices: Any = call.node.args[1]
+    node = indices[number]
     return isinstance(node, Node) and node.meta["val"].dtype in (torch.bool, torch.uint8)
 
 
@@ -121,10 +124,11 @@ def masked_scatter(call: Call) -> Value | list[Value]:
 
 def _same_along_rows(call: Call) -> bool:
     """Whether the mask was repeated along its last dimension."""
-    node = call.node.args[1]
+    node: Any = call.node.args[1]
     while isinstance(node, Node) and op_name(node) in {"_to_copy", "to", "clone", "contiguous", "detach"}:
         node = node.args[0]
     if not isinstance(node, Node) or op_name(node) not in {"expand", "expand_as", "broadcast_to"}:
         return False
-    narrow, wide = node.args[0].meta["val"].shape, node.meta["val"].shape
+    before: Any = node.args[0]
+    narrow, wide = before.meta["val"].shape, node.meta["val"].shape
     return len(wide) > 1 and len(narrow) == len(wide) and narrow[-1] == 1
