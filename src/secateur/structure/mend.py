@@ -17,8 +17,8 @@ from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.carriers import Attribute, Uses
 from secateur.structure.infer import Structure
 from secateur.structure.literals import size_changes
-from secateur.structure.places import Places
 from secateur.structure.rules import Value, op_name
+from secateur.structure.sized_axes import SizedAxes
 from secateur.structure.watch import watch
 
 __all__ = ["SWITCHES", "Edits", "edits", "proposals"]
@@ -309,7 +309,7 @@ def _sized(
 
     Two attributes of one value, such as as many heads as each has dimensions, are told apart so.
     """
-    places, known = Places(uses, structure.values), {}
+    places, known = SizedAxes(uses, structure.values), {}
     paths = {uses.first_names.get(path, path): path for path, _ in model.named_modules()}
     for attribute, dimensions in uses.sizes.items():
         path = paths.get(attribute.path, attribute.path)

@@ -15,8 +15,8 @@ from torch.fx import Node
 
 from secateur.structure.axes import Atom, atoms, is_fixed, resolve
 from secateur.structure.carriers import Attribute, Uses
-from secateur.structure.places import Places
 from secateur.structure.rules import Ties
+from secateur.structure.sized_axes import SizedAxes
 
 __all__ = ["HEAD_DIMENSION", "freeze_temperatures"]
 
@@ -25,7 +25,7 @@ HEAD_DIMENSION = "head dimension"
 
 def freeze_temperatures(uses: Uses, values: Mapping[Node, Any], ties: Ties) -> None:
     """Freeze every head dimension whose size was seen to enter arithmetic, with the reason."""
-    places = Places(uses, values)
+    places = SizedAxes(uses, values)
     words: defaultdict[Atom, set[str]] = defaultdict(set)
     for axis, unit in ties.units:
         for atom in atoms(axis):

@@ -38,7 +38,8 @@ def _around(call: Call) -> tuple[tuple[Axis, ...], tuple[Axis, ...], int]:
     """Freeze what is indexed; return the axes before and after the places in the result, and how many dimensions those have."""
     x: Value = call["self"]
     indices: list[Value | None] = list(call["indices"])
-    used, at = [], 0
+    used: list[int] = []
+    at = 0
     for number, value in enumerate(indices):
         width = len(value.axes) if value is not None and _is_mask(call, number) else 1
         used += range(at, at + width) if value is not None else []

@@ -12,10 +12,10 @@ from secateur.structure.axes import Atom, Axis, atoms
 from secateur.structure.carriers import Dimension, Uses
 from secateur.structure.rules import Value, shape_of
 
-__all__ = ["Places"]
+__all__ = ["SizedAxes"]
 
 
-class Places:
+class SizedAxes:
     """Finds the axes of tensors that a module had in its hands by their shapes."""
 
     def __init__(self, uses: Uses, values: Mapping[Node, Any]) -> None:
