@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.legend import Legend
 
-__all__ = ["layout", "legend", "note", "tie"]
+__all__ = ["entries", "layout", "legend", "note", "restore", "tie"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +67,16 @@ def legend(drawn: Legend) -> None:
     for handle, text in zip(drawn.legend_handles, drawn.get_texts(), strict=True):
         artists = [text] if handle is None else [text, handle]
         marks.legend.append((text.get_text(), tuple(_name(artist) for artist in artists)))
+
+
+def entries(figure: Figure) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the entries of a figure's legends that can be switched, a list that may be changed."""
+    return _of(figure).legend
+
+
+def restore(figure: Figure, legend_entries: list[tuple[str, tuple[str, ...]]]) -> None:
+    """Put back entries that `entries` gave."""
+    _of(figure).legend[:] = legend_entries
 
 
 def layout(figure: Figure) -> dict[str, Any]:

@@ -120,8 +120,7 @@ def _faster(part: Part) -> list[Section]:
     columns = [
         Mean("weight", Column("weight pruning", "points", format="+.2f")),
         Mean("neuron", Column("neuron pruning", "points", format="+.2f")),
-        Mean("gap", Column("neuron − weight", "points", format="+.2f")),
-        Mean(lambda rows: interval(rows["gap"].dropna()), Column("95 %")),
+        Mean("gap", Column("neuron − weight", "points", format="+.2f"), "95 %"),
     ]
     rows = part.pruned[part.pruned["method"].isin(["weight", "neuron"])]
     rows = rows.pivot(index=["sparsity", "seed"], columns="method", values="accuracy")
