@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-__all__ = ["Basis", "Block", "Card", "Column", "Picture", "Section", "Table"]
+__all__ = ["Basis", "Block", "Card", "Column", "Picture", "Section", "Table", "Tone"]
 
 Tone = Literal["", "good", "bad"]
 """What a value means to the reader; neither good nor bad when empty."""

@@ -34,7 +34,7 @@ class Report:
         sections: the body.
         source: the publication that the study follows.
         command: the exact command that makes the report again.
-        lead: the name of the figure that the page leads with; its first one when empty.
+        lead: the figure that the page leads with: the name of one in the body, or one of its own; the first when empty.
         environment: what it was computed with, by name (`secateur.lab.keep.environment`).
 
     Raises:
@@ -54,19 +54,20 @@ class Report:
     source: str = ""
     command: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
-    lead: str = ""
+    lead: str | Picture = ""
 
     def __post_init__(self) -> None:
         names = [block.name for block in self.blocks() if not isinstance(block, str)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise InputError(f"report {self.title!r}: two blocks are named {', '.join(twice)}; rename one")
-        if self.lead:
+        if isinstance(self.lead, str) and self.lead:
             check_name(f"figure of report {self.title!r}", self.lead, [picture.name for picture in self.pictures()])
 
     def blocks(self) -> list[Block]:
-        """Return the blocks of all sections, in order."""
-        return [block for section in self.sections for block in section.blocks]
+        """Return the figure that leads, where it is in no section, and the blocks of all sections, in order."""
+        head = [self.lead] if isinstance(self.lead, Picture) else []
+        return [*head, *(block for section in self.sections for block in section.blocks)]
 
     def pictures(self) -> list[Picture]:
         """Return the figures, in order."""
@@ -75,6 +76,8 @@ class Report:
     @property
     def leading(self) -> Picture | None:
         """The figure that the page leads with; None where there is none."""
+        if isinstance(self.lead, Picture):
+            return self.lead
         pictures = self.pictures()
         return next((picture for picture in pictures if picture.name == self.lead), next(iter(pictures), None))
 

@@ -9,17 +9,17 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from secateur.lab.show import figures
-from secateur.lab.show.blocks import Basis, Block, Column, Picture, Section, Table
+from secateur.lab.show.blocks import Basis, Block, Card, Column, Picture, Section, Table, Tone
 from secateur.lab.show.published import Published
 from secateur.lab.show.stats import summarise
 from secateur.lab.show.stats.columns import SHARE, range_of
 from secateur.lab.show.style import Style
-from secateur.lab.show.words import spread
+from secateur.lab.show.words import formatted, spread
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["interval", "mean", "pick", "sweep", "sweep_table", "trade_offs", "training"]
+__all__ = ["interval", "mean", "mean_card", "pick", "sweep", "sweep_table", "trade_offs", "training"]
 
 
 def pick(frame: DataFrame, **where: object) -> DataFrame:
@@ -58,6 +58,36 @@ def interval(values: Any, *, within: tuple[float, float] | None = None, shape: s
     """
     summary = summarise(values, within=within)
     return spread(summary.mean, summary.low, summary.high, shape)
+
+
+def mean_card(
+    label: str,
+    values: Any,
+    note: str = "",
+    *,
+    shape: str = ".4f",
+    unit: str = "",
+    within: tuple[float, float] | None = None,
+) -> Card:
+    """Return the card of a mean with its interval; a change whose interval leaves out zero is coloured good or bad.
+
+    Args:
+        label, note: as `Card` has them.
+        values: one a run; greater is better.
+        shape: the Python format; with a sign it is a change.
+        unit: what follows the number.
+        within: the range that the mean cannot leave.
+
+    >>> card = mean_card("half removed", [-3.0, -3.5, -4.0], shape="+.2f", unit=" points")
+    >>> card.value, card.interval, card.tone
+    ('−3.50 points', '± 1.24', 'bad')
+    """
+    summary = summarise(values, within=within)
+    words = spread(summary.mean, summary.low, summary.high, shape)
+    tone: Tone = ""
+    if shape.startswith("+"):
+        tone = "good" if summary.low > 0 else "bad" if summary.high < 0 else ""
+    return Card(label, f"{formatted(summary.mean, shape)}{unit}", note, words, tone)
 
 
 def training(

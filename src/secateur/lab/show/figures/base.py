@@ -64,9 +64,11 @@ def plain(number: float) -> str:
     return f"{number:g}"
 
 
-def legend(figure: Figure, axes: Axes) -> None:
-    """Put the legend of `axes` above the figure; its entries can be switched on the page."""
-    table = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+def legend(figure: Figure, *panels: Axes) -> None:
+    """Put the legend of one or several axes above the figure; its entries can be switched on the page."""
+    table: dict[str, Any] = {}
+    for axes in panels:
+        table |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     # What is compared first, then what it is compared with, in rows: matplotlib fills column by column.
     names = sorted(table, key=lambda name: (name == "published", name == "unpruned"))
     for columns in range(max(1, min(5, len(names))), 0, -1):
