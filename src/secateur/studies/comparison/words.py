@@ -120,8 +120,8 @@ def _how(method: Pruning, rows: DataFrame) -> str:
     words_ = f"{scored}, {_trained_after(method)}"
     if method.unit == "channels" and "speedup_cut_256" in rows and rows["speedup_cut_256"].notna().any():
         speedups = rows["speedup_cut_256"].dropna()
-        about = interval(speedups, within=range_of("speedup", speedups), shape=".1f")
-        words_ += f"; cut, {speedups.mean():.1f}× as fast{f' ({about})' if about else ''}"
+        about = interval(speedups, within=range_of("speedup", speedups), shape=".2f")
+        words_ += f"; cut, {speedups.mean():.2f}× as fast{f' ({about})' if about else ''}"
     return words_
 
 

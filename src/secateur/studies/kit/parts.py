@@ -19,7 +19,8 @@ from secateur.lab.show.report import Report
 from secateur.lab.show.sections import mean, pick, training
 from secateur.lab.show.style import styles
 from secateur.measure import has_learnt
-from secateur.studies.kit.networks import grid
+from secateur.studies.kit.networks import grid, layer_sizes
+from secateur.studies.kit.pictures import kept_picture
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -200,18 +201,34 @@ def report(
     for part in there_are:
         there = len(part.cells) > 0
         part_sections = list(sections(part)) if there or not trained else []
+        part_sections += _kept(part) if there else []
         part_sections += [networks_section(part)] if trained and (len(part.trained) or len(part.kind("load"))) else []
         prefix = f"{part.model} on {part.data}: " if several else ""
         body += [section.within(part.data, part.model) for section in part_sections] if several else part_sections
         warnings += [f"{prefix}{warning}" for warning in _not_learnt(part)]
         summary += [f"{prefix}{sentence}" for sentence in (words(part) if there else ()) if sentence]
-        heads += [Card(f"{prefix}{c.label}", c.value, c.note) for c in (cards(part) if there else ())]
+        heads += [replace(card, label=f"{prefix}{card.label}") for card in (cards(part) if there else ())]
     how = notes(results) if callable(notes) else [note.format(**results.options) for note in notes]
     body.append(Section("How it was done", list(how)))
     summary = [*warnings, *summary] or ["Nothing has been computed yet."]
     names = {block.name for section in body for block in section.blocks if not isinstance(block, str)}
     head = lead if lead in names else _lead(there_are, curves(there_are)) or ""
     return Report(title, summary=summary, cards=heads, sections=body, lead=head)
+
+
+def _kept(part: Part) -> list[Section]:
+    """What each layer kept, a picture for each kind of unit, where networks say it."""
+    rows = part.pruned
+    if not {"kept", "method", "sparsity"} <= set(rows):
+        return []
+    if "scope" in rows and "global" in set(rows["scope"]):  # where layers compete; else all keep the same part
+        rows = pick(rows, scope="global")
+    units = dict.fromkeys(rows["unit"]) if "unit" in rows else [""]
+    frames = {unit: pick(rows, unit=unit) if unit else rows for unit in units}
+    sizes = layer_sizes(part.model, part.trained["model_options"].iloc[0]) if "model_options" in part.trained else {}
+    pictures = [kept_picture(frame, sizes, unit, part.basis(frame, "networks")) for unit, frame in frames.items()]
+    blocks: list[Block] = [picture for picture in pictures if picture is not None]
+    return [Section("What each layer kept", blocks)] if blocks else []
 
 
 def pruned_curves(parts_: Sequence[Part]) -> dict[str, DataFrame]:

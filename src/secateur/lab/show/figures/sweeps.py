@@ -78,15 +78,17 @@ def accuracy_panels(
     >>> [axes.get_title("left") for axes in accuracy_panels({"small": runs, "large": runs}, {}).axes]
     ['small', 'large']
     """
-    whole = require("pandas", "lab").concat(list(frames.values())) if frames else None
-    if whole is None:
+    if not frames:
         raise InputError("accuracy_panels: there is nothing to draw; give at least one table")
+    whole = require("pandas", "lab").concat(frames, names=["panel", None]).reset_index("panel")
     look = looks(whole, look)
     with drawing():
         figure, panels = canvas(3.6 if len(frames) > 1 else 4.0, len(frames), share=True)
         for axes, (title, frame) in zip(panels, frames.items(), strict=True):
             _panel(axes, frame, baselines.get(title), look)
             finish(axes, "Sparsity: part removed (%)", "", percent=True, title=title)
+        means = whole.groupby(["panel", "method", "sparsity"])["accuracy"].mean()
+        _limits(panels[0], [means, baselines.values()], logarithmic=False)
         legend(figure, *panels)
     return figure
 
@@ -98,9 +100,6 @@ def _panel(axes: Axes, frame: DataFrame, baseline: float | None, look: Mapping[s
         tie("unpruned", axes.axhline(baseline, color=MUTED, linestyle=(0, (4, 3)), linewidth=1.2, label="unpruned"))
     for method in dict.fromkeys(frame["method"]):
         _band(axes, table[table["method"] == method], "accuracy", method, look[method], percent, density=False)
-    # Panels share their axis: the widest decides.
-    low, high = axes.get_ylim()
-    axes.set_ylim(max(low, 0.0), min(high, 1.02))
 
 
 def loss_by_sparsity(
