@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from secateur.lab.show.words import formatted
 from secateur.types import InputError, unknown_name
@@ -126,7 +126,7 @@ class Column:
             return "yes" if value else "no"
         if _is_number(value):
             shape = self.format or ("d" if isinstance(value, Integral) else ".4g")
-            return formatted(value, shape)
+            return formatted(cast(float, value), shape)
         return str(value)
 
 

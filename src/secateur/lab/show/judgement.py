@@ -175,7 +175,9 @@ def front(frame: DataFrame, cost: str, label: str, basis: Basis) -> list[Block]:
     learnt = [_learnt(groups.get_group(key)) for key in means.index]
     blind, means = learnt.count(False), means[learnt].reset_index()
     if not len(means):
-        return [f"No network is better than chance, so there is no Pareto front of accuracy and {label}."] if blind else []
+        return (
+            [f"No network is better than chance, so there is no Pareto front of accuracy and {label}."] if blind else []
+        )
     best = means[pareto(means, maximise=["accuracy"], minimise=[cost])].sort_values(cost, ascending=False)
     columns = [
         Column("method"),

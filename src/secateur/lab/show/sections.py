@@ -12,7 +12,7 @@ from secateur.lab.show import figures
 from secateur.lab.show.blocks import Basis, Block, Card, Column, Picture, Section, Table, Tone
 from secateur.lab.show.published import Published
 from secateur.lab.show.stats import summarise
-from secateur.lab.show.stats.columns import SHARE, range_of
+from secateur.lab.show.stats.columns import range_of
 from secateur.lab.show.style import Style
 from secateur.lab.show.words import formatted, spread
 
@@ -49,11 +49,11 @@ def interval(values: Any, *, within: tuple[float, float] | None = None, shape: s
 
     Args:
         values: one a run.
-        within: the range that the mean cannot leave, such as `SHARE` for accuracies; an interval that would pass its end
+        within: the range that the mean cannot leave, such as (0, 1) for accuracies; an interval that would pass its end
             ends there, and has both ends.
         shape: the Python format of the mean beside which it stands, so that their digits agree.
 
-    >>> interval([0.88, 0.89, 0.90]), interval([0.88]), interval([0.93, 0.97, 0.99], within=SHARE, shape=".2f")
+    >>> interval([0.88, 0.89, 0.90]), interval([0.88]), interval([0.93, 0.97, 0.99], within=(0, 1), shape=".2f")
     ('± 0.0248', '', '0.89 to 1.00')
     """
     summary = summarise(values, within=within)

@@ -177,7 +177,10 @@ def _labels(part: Part, factor: Factor) -> list[Block]:
         *RATED,
         Mean(lambda rows: interval(rows["accuracy"], within=SHARE), Column("95 % of test")),
         *(Mean(label, Column(label, format=".1%")) for label in LABELS),
-        Mean(lambda rows: interval(100 * rows["important"], within=(0, 100), shape=".1f"), Column("95 % of important", "points")),
+        Mean(
+            lambda rows: interval(100 * rows["important"], within=(0, 100), shape=".1f"),
+            Column("95 % of important", "points"),
+        ),
         Mean("change_mean", Column("mean Δ", format="+.2e")),
         Mean("change_50", Column("median Δ", format="+.2e")),
     ]

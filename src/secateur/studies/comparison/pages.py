@@ -11,7 +11,7 @@ from secateur.lab.show.blocks import Block, Column, Section, Table
 from secateur.lab.show.class_damage import class_damage
 from secateur.lab.show.judgement import areas, front, judged
 from secateur.lab.show.published import Published
-from secateur.lab.show.sections import interval, mean, pick, sweep, sweep_table, trade_offs, training
+from secateur.lab.show.sections import mean, pick, sweep, sweep_table, trade_offs, training
 from secateur.lab.show.style import Style, styles
 from secateur.lab.show.words import file_name, percent
 from secateur.studies.comparison.options import METHODS, Pruning, methods_of

@@ -99,7 +99,9 @@ def cards(part: Part) -> list[Card]:
         rows = pick(pruned, method=label, sparsity=middle)
         changes = 100 * (rows["accuracy"] - rows["seed"].map(trained.set_index("seed")["accuracy"]))
         if changes.notna().any():
-            title = f"{percent(middle)} of {label}s removed" if label in METHODS else f"{percent(middle)} removed, {label}"
+            title = (
+                f"{percent(middle)} of {label}s removed" if label in METHODS else f"{percent(middle)} removed, {label}"
+            )
             heads.append(
                 mean_card(title, changes.dropna(), _how(method, rows), shape="+.2f", unit=" points", within=(-100, 100))
             )
@@ -110,7 +112,7 @@ def _headed(part: Part) -> dict[str, Pruning]:
     """The two methods whose cost stands at the head."""
     finished = set(part.pruned["method"])
     methods = {label: m for label, m in methods_of(part.options).items() if label in finished and not m.is_random}
-    usual = {label: methods[label] for label in ("weight", "neuron") if label in methods}
+    usual = {label: method for label, method in methods.items() if label in ("weight", "neuron")}
     return usual if len(usual) == 2 else dict(list(methods.items())[:2])
 
 

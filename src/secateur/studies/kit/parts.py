@@ -155,7 +155,9 @@ def study(
 
     def pages(results: Results) -> Report:
         named = replace(results, options={**results.options, "model": network}) if network else results
-        return report(named, title, sections, words, cards, notes, trained=trained, lead=lead, curves=curves or pruned_curves)
+        return report(
+            named, title, sections, words, cards, notes, trained=trained, lead=lead, curves=curves or pruned_curves
+        )
 
     return Study(
         name=name,
@@ -262,7 +264,10 @@ def _lead(parts_: Sequence[Part], rows: Mapping[str, DataFrame]) -> Picture | No
     alt = f"Accuracy by sparsity, one line a method; on {title} it is least with {method} at {100 * sparsity:g} %, {least:.4f}."
     caption = f"Test accuracy by the part removed: the mean over the networks, and its 95 % interval as a band{left}."
     both = require("pandas", "lab").concat(
-        [rows_.assign(network=name)[["network", "method", "sparsity", "seed", "accuracy"]] for name, rows_ in panels.items()]
+        [
+            rows_.assign(network=name)[["network", "method", "sparsity", "seed", "accuracy"]]
+            for name, rows_ in panels.items()
+        ]
     )
     return Picture("lead", drawing, caption, alt, there_are[title].basis(frame), both)
 

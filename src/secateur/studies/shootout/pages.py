@@ -276,7 +276,9 @@ def cards(part: Part) -> list[Card]:
         runs = pick(at_middle, method=method)
         changes = (100 * (runs["accuracy"] - runs["seed"].map(base))).dropna()
         if len(changes):
-            title = f"{percent(runs['sparsity'].iloc[0])} of the {runs['unit'].iloc[0]} of each layer removed by {method}"
+            title = (
+                f"{percent(runs['sparsity'].iloc[0])} of the {runs['unit'].iloc[0]} of each layer removed by {method}"
+            )
             heads.append(mean_card(title, changes, words_, shape="+.2f", unit=" points", within=(-100, 100)))
     return heads
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from secateur.lab.show.style import drawing
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.gridspec import SubplotSpec
 
 __all__ = ["narrowed"]
 
@@ -34,12 +35,13 @@ def narrowed(figure: Figure) -> Iterator[None]:
     with drawing(), ExitStack() as stack:
         width, height = figure.get_size_inches()
         stack.callback(figure.set_size_inches, width, height)
-        panels = [axes for axes in figure.axes if axes.get_subplotspec() is not None]
-        columns = max([axes.get_subplotspec().get_gridspec().ncols for axes in panels], default=1)
+        places = [(axes, place) for axes in figure.axes if (place := axes.get_subplotspec()) is not None]
+        panels = [axes for axes, _ in places]
+        columns = max([place.get_gridspec().ncols for _, place in places], default=1)
         rows = any(axes.collections and _is_map(axes) for axes in panels)
         figure.set_size_inches(_WIDTH, height * columns * (1.0 if rows else 0.9))
         if columns > 1:
-            _restack(panels, stack)
+            _restack(figure, places, stack)
         for legend in list(figure.legends):
             _relegend(figure, legend, stack)
         figure.draw_without_rendering()
@@ -48,13 +50,13 @@ def narrowed(figure: Figure) -> Iterator[None]:
         yield
 
 
-def _restack(panels: list[Axes], stack: ExitStack) -> None:
+def _restack(figure: Figure, panels: Sequence[tuple[Axes, SubplotSpec]], stack: ExitStack) -> None:
     """Put panels that stand side by side below each other, each with the labels of its own axis."""
-    grid = require("matplotlib.gridspec", "lab").GridSpec(len(panels), 1, figure=panels[0].figure)
-    for place, axes in enumerate(panels):
-        stack.callback(axes.set_subplotspec, axes.get_subplotspec())
+    grid = require("matplotlib.gridspec", "lab").GridSpec(len(panels), 1, figure=figure)
+    for row, (axes, place) in enumerate(panels):
+        stack.callback(axes.set_subplotspec, place)
         stack.callback(axes.tick_params, axis="y", labelleft=axes.yaxis.get_tick_params().get("labelleft", True))
-        axes.set_subplotspec(grid[place, 0])
+        axes.set_subplotspec(grid[row, 0])
         axes.tick_params(axis="y", labelleft=True)
 
 
@@ -96,7 +98,12 @@ def _fit_letters(axes: Axes, stack: ExitStack) -> None:
     names = axes.get_xticklabels()
     if _is_map(axes) and sum(name.get_window_extent().width for name in names) > 0.9 * axes.bbox.width:
         for name in names:
-            stack.callback(name.set, rotation=name.get_rotation(), ha=name.get_ha(), rotation_mode="anchor")
+            stack.callback(
+                name.set,
+                rotation=name.get_rotation(),
+                ha=name.get_horizontalalignment(),
+                rotation_mode=name.get_rotation_mode(),
+            )
             name.set(rotation=60, ha="right", rotation_mode="anchor")
 
 
