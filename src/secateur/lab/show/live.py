@@ -169,7 +169,7 @@ def curves(store: Store) -> dict[str, str]:
     frame = store.frame()
     drawn = {}
     if len(rows := _swept(frame)):
-        by_network = {", ".join(map(str, key)): group for key, group in rows.groupby("network", sort=False)}
+        by_network = {str(network): group for network, group in rows.groupby("network", sort=False)}
         drawn["Accuracy by the part removed"] = figures.accuracy_panels(dict(list(by_network.items())[:2]), {})
     histories = store.histories(frame.loc[frame["kind"] == "train", "id"]) if len(frame) else frame
     if {"epoch", "train_loss", "validation_loss", "train_accuracy", "validation_accuracy"} <= set(histories):

@@ -22,7 +22,7 @@ from secateur.lab.show.words import file_name
 from secateur.types import InputError, UnknownNameError
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 __all__ = ["labels", "overlay"]
 
@@ -100,15 +100,24 @@ def _runs(stores: Sequence[Store], where: query.Where) -> _Runs:
         name for name in pooling.apart(facts, rows[["run", "network", "method", "sparsity"]]) if name not in network
     ]
     for name in apart:
-        several = (
-            rows.groupby("run")["id"].transform(lambda ids, name=name: facts.loc[ids.index, name].nunique(dropna=False))
-            > 1
-        )
-        rows["method"] = rows["method"].where(~several, rows["method"] + ", " + name + " " + facts[name].map(_plain))
+        rows["method"] += [
+            _said(name, value, usual) for value, usual in zip(*_with_usual(rows["run"], facts[name]), strict=True)
+        ]
     differing = _differing(rows, facts.drop(columns=[*apart, *network], errors="ignore"))
     seeds = rows["seed"].nunique() if "seed" in rows else 0
     basis = Basis(f"{len(rows)} networks, {seeds} seeds", "", tuple(rows["id"]))
     return _Runs(rows, differing, basis)
+
+
+def _with_usual(runs: Series[str], values: Series[Any]) -> tuple[list[str], list[str]]:
+    """The values as text, and beside each the one that its run has most often."""
+    plain = values.map(_plain)
+    return plain.tolist(), plain.groupby(runs).transform(lambda group: group.mode().iloc[0]).tolist()
+
+
+def _said(name: str, value: str, usual: str) -> str:
+    """What a method's name says of a parameter that differs within a run: nothing where it is as usual."""
+    return "" if value == usual else f", {name} {value}"
 
 
 def _frame(stores: Sequence[Store], where: query.Where) -> DataFrame:

@@ -77,6 +77,9 @@ def _relegend(figure: Figure, wide: Any, stack: ExitStack) -> None:
         box.remove()
     stack.callback(box.remove)
     marks.legend(box)
+    # What the taller legend takes, the axes keep.
+    room = (box.get_window_extent().height - wide.get_window_extent().height) / figure.dpi
+    figure.set_figheight(figure.get_figheight() + max(0.0, room))
 
 
 def _is_map(axes: Axes) -> bool:
