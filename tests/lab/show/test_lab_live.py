@@ -59,7 +59,8 @@ def test_failures_come_with_their_logs(failed: Store) -> None:
     first = now.failed[0]
     assert first.words == "prune weight 20 % (seed 0)"
     assert "RuntimeError: made to fail" in first.error
-    assert "Traceback" in first.log and "toy_study.py" in first.log
+    assert "Traceback" in first.log
+    assert "toy_study.py" in first.log
 
 
 def test_what_is_locked_is_running_and_what_was_killed_is_not(tmp_path: Path) -> None:
@@ -97,13 +98,15 @@ def test_curves_come_as_soon_as_there_are_rows(done: Store, tmp_path: Path) -> N
 
 
 def test_the_server_answers_this_machine_alone(address: str) -> None:
-    state = json.loads(urllib.request.urlopen(f"{address}/state.json").read())
+    with urllib.request.urlopen(f"{address}/state.json") as answer:
+        state = json.loads(answer.read())
     assert (state["total"], state["done"], len(state["failed"])) == (10, 2, 8)
     for path, host, status in (("/state.json", "evil.example", 403), ("/records.sqlite", "127.0.0.1", 404)):
         request = urllib.request.Request(f"{address}{path}", headers={"Host": host})
         with pytest.raises(urllib.error.HTTPError) as caught:
             urllib.request.urlopen(request)
         assert caught.value.code == status
+        caught.value.close()
 
 
 def test_a_port_that_is_taken_is_named(address: str, done: Store) -> None:

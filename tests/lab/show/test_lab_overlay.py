@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from secateur.cli import app
-from secateur.lab import Picture, Record, Recipe, Store, Table
+from secateur.lab import Picture, Recipe, Record, Store, Table
 from secateur.lab.show.overlay import labels, overlay
 from secateur.types import InputError, UnknownNameError
 
@@ -107,6 +107,7 @@ def test_the_command_writes_the_page(pair: list[Store], tmp_path: Path) -> None:
     answer = CliRunner().invoke(app, words)
     assert answer.exit_code == 0, answer.output
     text = (tmp_path / "page" / "report.md").read_text(encoding="utf-8")
-    assert "a and b compared" in text and "sparsity=0.5" in text
+    assert "a and b compared" in text
+    assert "sparsity=0.5" in text
     refused = CliRunner().invoke(app, [*words, "--seeds", "2"])
     assert refused.exit_code == 1

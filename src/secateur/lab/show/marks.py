@@ -61,12 +61,13 @@ def note(
     _of(axes.get_figure(root=True)).points.append(_Point(axes, names, corners, tuple(values.items())))
 
 
-def legend(drawn: Legend) -> None:
-    """Let each entry of a figure's legend switch the series that it names."""
+def legend(drawn: Legend, names: Iterable[str] | None = None) -> None:
+    """Let each entry of a figure's legend switch the series that it names, or that `names` says where it is written shorter."""
     marks = _of(drawn.get_figure(root=True))
-    for handle, text in zip(drawn.legend_handles, drawn.get_texts(), strict=True):
+    series = names if names is not None else [text.get_text() for text in drawn.get_texts()]
+    for name, handle, text in zip(series, drawn.legend_handles, drawn.get_texts(), strict=True):
         artists = [text] if handle is None else [text, handle]
-        marks.legend.append((text.get_text(), tuple(_name(artist) for artist in artists)))
+        marks.legend.append((name, tuple(_name(artist) for artist in artists)))
 
 
 def entries(figure: Figure) -> list[tuple[str, tuple[str, ...]]]:

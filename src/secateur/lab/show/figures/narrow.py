@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from secateur.files import require
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["narrowed"]
 
+_LETTERS = 20
+"""A name of more letters is broken."""
 _WIDTH = 3.7  # inches; at 335 pixels a page shows 10 points as 12.6 pixels
 
 
@@ -42,6 +45,8 @@ def narrowed(figure: Figure) -> Iterator[None]:
         figure.set_size_inches(_WIDTH, height * columns * (1.0 if rows else 0.9))
         if columns > 1:
             _restack(figure, places, stack)
+        for axes in panels:
+            _wrap_rows(axes, stack)
         for legend in list(figure.legends):
             _relegend(figure, legend, stack)
         figure.draw_without_rendering()
@@ -70,16 +75,37 @@ def _relegend(figure: Figure, wide: Any, stack: ExitStack) -> None:
     stack.callback(wide.set, visible=True, in_layout=True)
     for columns in (3, 2, 1):
         box = figure.legend(
-            wide.legend_handles, names, loc="outside upper left", ncols=columns, handlelength=1.8, columnspacing=1.0
+            wide.legend_handles,
+            list(map(_wrapped, names)),
+            loc="outside upper left",
+            ncols=columns,
+            handlelength=1.8,
+            columnspacing=1.0,
         )
         if columns == 1 or box.get_window_extent().width <= 0.95 * figure.bbox.width:
             break
         box.remove()
     stack.callback(box.remove)
-    marks.legend(box)
+    marks.legend(box, names)
     # What the taller legend takes, the axes keep.
     room = (box.get_window_extent().height - wide.get_window_extent().height) / figure.dpi
     figure.set_figheight(figure.get_figheight() + max(0.0, room))
+
+
+def _wrap_rows(axes: Axes, stack: ExitStack) -> None:
+    """Break the names of rows that would leave no room for what they name."""
+    if type(axes.yaxis.get_major_locator()).__name__ != "FixedLocator":
+        return
+    places, names = list(axes.get_yticks()), [name.get_text() for name in axes.get_yticklabels()]
+    if any(len(name) > _LETTERS for name in names):
+        stack.callback(axes.set_yticks, places, names)
+        axes.set_yticks(places, [_wrapped(name, _LETTERS) for name in names])
+
+
+def _wrapped(name: str, letters: int = 2 * _LETTERS) -> str:
+    """A name in lines of so many letters, three at most."""
+    lines = wrap(name, letters) or [name]
+    return "\n".join([*lines[:2], lines[2] + (" …" if len(lines) > 3 else "")] if len(lines) > 2 else lines)
 
 
 def _is_map(axes: Axes) -> bool:
