@@ -10,7 +10,7 @@ from torch import Tensor, int32, int64, nn
 
 from secateur.checks import is_whole
 from secateur.edits.base import Edit
-from secateur.structure.configs import is_config, plain_config
+from secateur.structure.configs import is_config, whole_numbers
 from secateur.structure.cutting import Plan, apply_plan
 from secateur.structure.mend import SWITCHES, Edits
 from secateur.types import FileError
@@ -84,7 +84,7 @@ def _sizes(module: nn.Module) -> dict[str, Any]:
     """What may hold sizes: attributes, and those of the config by dotted names; a config may leave a size open (None)."""
     attributes = {name: value for name, value in vars(module).items() if value is not None and name[:1] != "_"}
     config = attributes.get("config")
-    numbers = plain_config(config) if is_config(config) else {}
+    numbers = whole_numbers(config) if is_config(config) else {}
     return attributes | {f"config.{name}": value for name, value in numbers.items()}
 
 

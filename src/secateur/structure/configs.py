@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from secateur.checks import is_whole
 from secateur.structure.axes import Atom, Axis, Prod, Sum, atoms, product, resolve
@@ -26,10 +27,12 @@ from secateur.structure.infer import Structure
 from secateur.structure.mend import Edits
 from secateur.types import Sites
 
-__all__ = ["ConfigWidth", "config_edits", "config_widths", "is_config", "is_configured", "kept_steps", "plain_config"]
+__all__ = ["ConfigWidth", "config_edits", "config_widths", "is_config", "is_configured", "kept_steps", "rebuilt_shapes", "whole_numbers"]
 
 SizeName = tuple[str | int, ...]
 """Where a size stands in a config: names of attributes, of nested configs too, and a place in a list."""
+
+Shapes = dict[str, tuple[int, ...]]
 
 MOST_TOGETHER = 3
 """So many sizes of a config are tried to shrink together."""
@@ -104,6 +107,7 @@ class _Search:
             rebuilt = self.rebuilding.built(self.stated)
             assert rebuilt is not None
             self.whole = rebuilt
+        self.runs_whole = self._runs(self.whole)
         numbers = {**dict(_whole_numbers(self.rebuilding.config)), **self.stated}
         # A size alone may count units in a way of its own, as a ratio of widths does; sizes together stand in the axes.
         together = [place for place, size in numbers.items() if size in candidates]
@@ -140,9 +144,7 @@ class _Search:
     def _width(self, sizes: dict[SizeName, int], smaller: Sequence[ConfigWidth]) -> ConfigWidth | None:
         """The sizes as a width, in steps as fine as can be; None where they are none, or fall apart into others."""
         most = gcd(*sizes.values())
-        for steps in (most, most // 2):
-            if steps < 2:
-                return None
+        for steps in (n for n in (most, most // 2, most // 4) if n > 1):
             share = Fraction(steps - 1, steps)
             rebuilt = self.rebuilding.built({**self.stated, **{place: int(n * share) for place, n in sizes.items()}})
             if rebuilt is None or _differences(self.whole, rebuilt) is None:
@@ -150,10 +152,23 @@ class _Search:
             scaled = self._scaled(_shapes(rebuilt), share)
             if not scaled or (len(sizes) > 1 and not all(self._is_seen(n, scaled, share) for n in sizes.values())):
                 continue
+            if self.runs_whole and not self._runs(rebuilt):
+                continue  # its code wants a multiple
             units = {self.names[atom]: atom.size for atom in scaled}
             parts = [w for w in smaller if set(w.sizes) < set(sizes) and set(w.units) <= set(units)]
             return None if parts else ConfigWidth(sizes, units, steps)
         return None
+
+    def _runs(self, rebuilt: nn.Module) -> bool:
+        """Whether a rebuilt model takes the example inputs, on the meta device."""
+        graph = self.structure.graph
+        with torch.device("meta"), torch.no_grad():
+            inputs = pytree.tree_map_only(Tensor, lambda x: x.to("meta"), (graph.args, dict(graph.kwargs)))
+            try:
+                rebuilt.eval()(*inputs[0], **inputs[1])
+            except Exception:  # noqa: BLE001  (sizes that do not fit, or a value that meta tensors do not have)
+                return False
+        return True
 
     def _is_seen(self, size: int, scaled: Sequence[Atom], share: Fraction) -> bool:
         """Whether some part of an axis has this size and is scaled: another reading of the shapes is no cut of these sites."""
@@ -226,6 +241,12 @@ def _settled(widths: Sequence[ConfigWidth]) -> Iterator[ConfigWidth]:
     yield from (width for width in widths if width in taken)
 
 
+def rebuilt_shapes(model: nn.Module) -> Shapes | None:
+    """Return the shapes of what a model's class keeps (its state dict) when it is made of the model's config; None where it cannot be."""
+    rebuilt = _Rebuilding(model).built({})
+    return None if rebuilt is None else {name: tuple(tensor.shape) for name, tensor in rebuilt.state_dict().items()}
+
+
 class _Rebuilding:
     """A model's class made anew, on the meta device, of its config with other sizes."""
 
@@ -285,15 +306,12 @@ def _open_sizes(config: Any, path: SizeName = ()) -> Iterator[SizeName]:
         yield from _open_sizes(inner, (*path, name))
 
 
-Shapes = dict[str, tuple[int, ...]]
-
-
 def _shapes(model: nn.Module) -> Shapes:
     tensors: list[tuple[str, Tensor]] = [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]
     return {name: tuple(tensor.shape) for name, tensor in tensors}
 
 
-def plain_config(config: Any) -> dict[str, Any]:
+def whole_numbers(config: Any) -> dict[str, Any]:
     """Return the whole numbers of a config, of nested ones too, by dotted names; lists whole."""
     numbers = {}
     for name, value in vars(config).items():
@@ -301,7 +319,7 @@ def plain_config(config: Any) -> dict[str, Any]:
         if (is_whole(value) or whole_list or value is None) and not name.startswith("_"):
             numbers[name] = list(value) if whole_list else value
     for name, inner in _nested(config):
-        numbers |= {f"{name}.{key}": value for key, value in plain_config(inner).items()}
+        numbers |= {f"{name}.{key}": value for key, value in whole_numbers(inner).items()}
     return numbers
 
 
@@ -310,7 +328,7 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
     plain = {}
     for name, value in vars(module).items():
         if name == "config":
-            plain |= {f"config.{key}": number for key, number in plain_config(value).items()} if is_config(value) else {}
+            plain |= {f"config.{key}": number for key, number in whole_numbers(value).items()} if is_config(value) else {}
         elif not name.startswith("_") and isinstance(value, int | float | list | tuple):
             plain[name] = value
     return plain
