@@ -329,7 +329,7 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
     for name, value in vars(module).items():
         if name == "config":
             plain |= {f"config.{key}": number for key, number in whole_numbers(value).items()} if is_config(value) else {}
-        elif not name.startswith("_") and isinstance(value, int | float | list | tuple):
+        elif name != "training" and not name.startswith("_") and isinstance(value, int | float | list | tuple):
             plain[name] = value
     return plain
 
