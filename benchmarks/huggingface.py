@@ -67,7 +67,9 @@ def cut_one(name: str, folder: Path) -> dict[str, Any]:
     huggingface.save(result, folder / name)
     tensors = {f"in.{key}": value for key, value in inputs.items() if isinstance(value, Tensor)}
     outputs = answers(result.model, inputs)
-    save_file({**tensors, **{f"out.{n}": value for n, value in enumerate(outputs)}}, folder / TENSORS / f"{name}.safetensors")
+    save_file(
+        {**tensors, **{f"out.{n}": value for n, value in enumerate(outputs)}}, folder / TENSORS / f"{name}.safetensors"
+    )
     return row
 
 
@@ -125,7 +127,11 @@ def load_all(folder: Path) -> None:
         try:
             row = load_one(cut["name"], folder)
         except Exception as error:  # noqa: BLE001  (a row says what stood in the way)
-            row = {"name": cut["name"], "equal": False, "error": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
+            row = {
+                "name": cut["name"],
+                "equal": False,
+                "error": f"{type(error).__name__}: {str(error).splitlines()[0]}",
+            }
         with open(folder / LOADED, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
     assert "secateur" not in sys.modules
@@ -141,7 +147,10 @@ def table(folder: Path) -> str:
     loaded = {row["name"]: row for row in rows(folder / LOADED)}
     cut = {row["name"]: row for row in rows(folder / ROWS)}
     lines = ["# Cut, saved, and loaded by `from_pretrained`", "", *INTRODUCTION]
-    for title, names in (("Causal language models", CAUSAL), ("Encoders, encoder-decoders, pictures and sound", OTHERS)):
+    for title, names in (
+        ("Causal language models", CAUSAL),
+        ("Encoders, encoder-decoders, pictures and sound", OTHERS),
+    ):
         tried = [name for name in names if name in cut]
         held = [name for name in tried if _holds(loaded.get(name, {}))]
         lines += ["", f"## {title}: {len(held)} of {len(tried)}", ""]
@@ -164,7 +173,9 @@ def _holds(row: dict[str, Any]) -> bool:
 def _line(cut: dict[str, Any], loaded: dict[str, Any]) -> str:
     if "error" in cut:
         return f"| {cut['name']} | {cut['error'][:120]} | | | |"
-    sizes = ", ".join(f"{name} {'open' if old is None else old} → {new}" for name, (old, new) in cut.get("sizes", {}).items())
+    sizes = ", ".join(
+        f"{name} {'open' if old is None else old} → {new}" for name, (old, new) in cut.get("sizes", {}).items()
+    )
     left = f"{cut['parameters'][1] / cut['parameters'][0]:.0%}"
     if not cut["reloadable"]:
         return f"| {cut['name']} | none that the config says ({cut['form']}) | {left} | own folder | |"

@@ -108,7 +108,9 @@ def budget(
         check_fraction("budget", least=least)
     if costs is not None and sensitivity is not None:
         raise InputError("budget: give costs or sensitivity, as each says what the sites bear")
-    request = _Request(model, sites, scores, quantity, limit, scope, costs, sensitivity, metric, minimum, runtime, widths)
+    request = _Request(
+        model, sites, scores, quantity, limit, scope, costs, sensitivity, metric, minimum, runtime, widths
+    )
     rounds = rounding(sites, round_to, runtime)
     if request.is_balanced:
         rounds = replace(rounds, coarse={})  # sites that are left whole are the plan's to choose

@@ -72,7 +72,9 @@ def example_inputs(model: nn.Module) -> dict[str, Any]:
         size = config.image_size
         height, width = size if isinstance(size, list | tuple) else (size, size)
         return {name: torch.randn(1, getattr(config, "num_channels", 3), height, width, generator=generator)}
-    raise InputError(f"what {type(model).__name__} reads ({name}) cannot be made up from its config; give example inputs")
+    raise InputError(
+        f"what {type(model).__name__} reads ({name}) cannot be made up from its config; give example inputs"
+    )
 
 
 def is_reloadable(model: nn.Module) -> bool:
@@ -126,7 +128,9 @@ def _check_reloaded(result: Result, folder: Path) -> None:
     state = model.state_dict()
     differing = [name for name, tensor in again.state_dict().items() if not torch.equal(tensor, state[name])]
     if differing:
-        raise FileError(f"save: {differing[0]!r} is another tensor when the model is loaded again, so nothing is written")
+        raise FileError(
+            f"save: {differing[0]!r} is another tensor when the model is loaded again, so nothing is written"
+        )
     if result.inputs is not None and not _same_answers(model, again, result.inputs):
         raise FileError(
             f"save: {type(model).__name__} answers otherwise when it is loaded again, so nothing is written: something that "
@@ -151,7 +155,15 @@ def model_card(result: Result) -> str:
     header = ["---", "library_name: transformers", "tags:", "- secateur", "- pruning"]
     header += [f"base_model: {base}"] if base.count("/") == 1 and not Path(base).exists() else []
     of = f" of `{base}`" if base else ""
-    text = [*header, "---", "", f"# {name}, pruned", "", f"A smaller copy{of}, cut by [secateur](https://pypi.org/project/secateur/).", ""]
+    text = [
+        *header,
+        "---",
+        "",
+        f"# {name}, pruned",
+        "",
+        f"A smaller copy{of}, cut by [secateur](https://pypi.org/project/secateur/).",
+        "",
+    ]
     text += ["## How to load it", "", *_how_to_load(name, is_reloadable(model), base), ""]
     sizes = list(_new_sizes(result))
     if sizes:
@@ -161,7 +173,13 @@ def model_card(result: Result) -> str:
 
 def _how_to_load(name: str, reloadable: bool, base: str) -> Iterator[str]:
     if reloadable:
-        yield from ("```python", f"from transformers import {name}", "", f'model = {name}.from_pretrained("PATH")', "```")
+        yield from (
+            "```python",
+            f"from transformers import {name}",
+            "",
+            f'model = {name}.from_pretrained("PATH")',
+            "```",
+        )
         return
     yield (
         "The widths of its layers differ in a way that a config of transformers cannot say, so `from_pretrained` cannot "

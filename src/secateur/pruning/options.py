@@ -246,5 +246,17 @@ HALF: Mapping[str, float | str] = {"macs": 0.5}
 BY_DEFAULT: tuple[Repair, ...] = ("least-squares", "norms")
 """What is repaired where nothing is chosen but data are given."""
 
-LEFT_TO_ALL = {"sparsity", "unit", "solver", "loss", "ignore", "form", "tolerance", "uniform", "fold", "runtime", "data"}
+LEFT_TO_ALL = {
+    "sparsity",
+    "unit",
+    "solver",
+    "loss",
+    "ignore",
+    "form",
+    "tolerance",
+    "uniform",
+    "fold",
+    "runtime",
+    "data",
+}
 """The options that go with a solver, too."""

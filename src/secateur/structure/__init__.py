@@ -12,4 +12,20 @@ from secateur.structure.infer import Structure
 from secateur.structure.show import to_dict, to_svg, to_text
 from secateur.structure.sites import channels, mask, weights
 
-__all__ = ["ConfigWidth", "Structure", "blocks", "channels", "config_widths", "cut", "folded", "is_configured", "mask", "rebuilt_shapes", "to_dict", "to_svg", "to_text", "weights", "whole_numbers"]
+__all__ = [
+    "ConfigWidth",
+    "Structure",
+    "blocks",
+    "channels",
+    "config_widths",
+    "cut",
+    "folded",
+    "is_configured",
+    "mask",
+    "rebuilt_shapes",
+    "to_dict",
+    "to_svg",
+    "to_text",
+    "weights",
+    "whole_numbers",
+]

@@ -27,7 +27,16 @@ from secateur.structure.infer import Structure
 from secateur.structure.mend import Edits
 from secateur.types import Sites
 
-__all__ = ["ConfigWidth", "config_edits", "config_widths", "is_config", "is_configured", "kept_steps", "rebuilt_shapes", "whole_numbers"]
+__all__ = [
+    "ConfigWidth",
+    "config_edits",
+    "config_widths",
+    "is_config",
+    "is_configured",
+    "kept_steps",
+    "rebuilt_shapes",
+    "whole_numbers",
+]
 
 SizeName = tuple[str | int, ...]
 """Where a size stands in a config: names of attributes, of nested configs too, and a place in a list."""
@@ -328,7 +337,9 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
     plain = {}
     for name, value in vars(module).items():
         if name == "config":
-            plain |= {f"config.{key}": number for key, number in whole_numbers(value).items()} if is_config(value) else {}
+            plain |= (
+                {f"config.{key}": number for key, number in whole_numbers(value).items()} if is_config(value) else {}
+            )
         elif name != "training" and not name.startswith("_") and isinstance(value, int | float | list | tuple):
             plain[name] = value
     return plain
