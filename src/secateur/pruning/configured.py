@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
-from secateur.structure.configs import ConfigWidth, config_widths, is_configured
+from secateur.structure.configs import ConfigWidth, config_widths
+from secateur.structure.rebuilding import is_configured
 from secateur.types import ExampleInputs, InputError, Sites
 
 __all__ = ["uniform_sites", "without_cache"]
@@ -24,12 +24,10 @@ def without_cache(model: nn.Module, example_inputs: ExampleInputs) -> ExampleInp
     parameters = list(inspect.signature(model.forward).parameters)
     if not is_configured(model) or not getattr(model.config, "use_cache", False) or "use_cache" not in parameters:
         return example_inputs
-    inputs: dict[str, Any] = (
-        dict(example_inputs)
-        if isinstance(example_inputs, Mapping)
-        else dict(zip(parameters, [example_inputs] if isinstance(example_inputs, Tensor) else example_inputs))
-    )
-    return {"use_cache": False, **inputs}
+    if isinstance(example_inputs, Mapping):
+        return {"use_cache": False, **example_inputs}
+    positional = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    return {"use_cache": False, **dict(zip(parameters, positional, strict=False))}
 
 
 def uniform_sites(model: nn.Module, sites: Sites, asked: bool | None) -> tuple[Sites, Sequence[ConfigWidth]]:

@@ -7,41 +7,32 @@ that a cut of some sites would give it, and nothing else about the rebuilt model
 
 from __future__ import annotations
 
-import copy
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations
 from math import gcd, prod
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from secateur.checks import is_whole
 from secateur.structure.axes import Atom, Axis, Prod, Sum, atoms, product, resolve
 from secateur.structure.infer import Structure
 from secateur.structure.mend import Edits
+from secateur.structure.rebuilding import (
+    Rebuilding,
+    SizeName,
+    differences,
+    is_configured,
+    open_sizes,
+    shapes_of,
+    sizes_of,
+)
 from secateur.types import Sites
 
-__all__ = [
-    "ConfigWidth",
-    "config_edits",
-    "config_widths",
-    "is_config",
-    "is_configured",
-    "kept_steps",
-    "rebuilt_shapes",
-    "whole_numbers",
-]
-
-SizeName = tuple[str | int, ...]
-"""Where a size stands in a config: names of attributes, of nested configs too, and a place in a list."""
-
-Shapes = dict[str, tuple[int, ...]]
+__all__ = ["ConfigWidth", "config_edits", "config_widths", "kept_steps"]
 
 MOST_TOGETHER = 3
 """So many sizes of a config are tried to shrink together."""
@@ -71,11 +62,6 @@ class ConfigWidth:
         return " and ".join(".".join(map(str, place)) for place in self.sizes)
 
 
-def is_configured(model: nn.Module) -> bool:
-    """Return whether a model says that its class is made of one config."""
-    return hasattr(type(model), "config_class") and is_config(getattr(model, "config", None))
-
-
 _WIDTHS: WeakKeyDictionary[Structure, tuple[dict[SizeName, int], tuple[ConfigWidth, ...]]] = WeakKeyDictionary()
 
 
@@ -99,7 +85,7 @@ class _Search:
 
     def __init__(self, model: nn.Module, structure: Structure) -> None:
         self.structure = structure
-        self.rebuilding = _Rebuilding(model)
+        self.rebuilding = Rebuilding(model)
         self.names = {atom: name for name, atom in structure.units.items()}
         self.liked = {name: site.unit == "head dimension" for name, site in structure.sites.items()}
         self.stated: dict[SizeName, int] = {}
@@ -107,7 +93,7 @@ class _Search:
     def widths(self) -> tuple[dict[SizeName, int], tuple[ConfigWidth, ...]]:
         """Sizes that shrink alone first, then those that have to shrink together."""
         whole = self.rebuilding.built({})
-        if whole is None or _shapes(whole) != _shapes(self.rebuilding.model):
+        if whole is None or shapes_of(whole) != shapes_of(self.rebuilding.model):
             return {}, ()
         self.whole = whole
         candidates = self._candidates()
@@ -117,7 +103,7 @@ class _Search:
             assert rebuilt is not None
             self.whole = rebuilt
         self.runs_whole = self._runs(self.whole)
-        numbers = {**dict(_whole_numbers(self.rebuilding.config)), **self.stated}
+        numbers = {**dict(sizes_of(self.rebuilding.config)), **self.stated}
         # A size alone may count units in a way of its own, as a ratio of widths does; sizes together stand in the axes.
         together = [place for place, size in numbers.items() if size in candidates]
         widths: list[ConfigWidth] = []
@@ -139,14 +125,14 @@ class _Search:
 
     def _stated(self, candidates: set[int]) -> Iterator[tuple[SizeName, int]]:
         """The sizes that a config leaves to others (None), said outright, so that they shrink by themselves."""
-        whole = _shapes(self.whole)
-        for place in _open_sizes(self.rebuilding.config):
+        whole = shapes_of(self.whole)
+        for place in open_sizes(self.rebuilding.config):
             other = self.rebuilding.built({place: max(candidates, default=1) + 1})
-            if other is None or _shapes(other) == whole:
+            if other is None or shapes_of(other) == whole:
                 continue
             for size in sorted(candidates):
                 rebuilt = self.rebuilding.built({place: size})
-                if rebuilt is not None and _shapes(rebuilt) == whole and _is_same_but_for_config(self.whole, rebuilt):
+                if rebuilt is not None and shapes_of(rebuilt) == whole and _is_same_but_for_config(self.whole, rebuilt):
                     yield place, size
                     break
 
@@ -156,9 +142,9 @@ class _Search:
         for steps in (n for n in (most, most // 2, most // 4) if n > 1):
             share = Fraction(steps - 1, steps)
             rebuilt = self.rebuilding.built({**self.stated, **{place: int(n * share) for place, n in sizes.items()}})
-            if rebuilt is None or _differences(self.whole, rebuilt) is None:
+            if rebuilt is None or differences(self.whole, rebuilt) is None:
                 continue
-            scaled = self._scaled(_shapes(rebuilt), share)
+            scaled = self._scaled(shapes_of(rebuilt), share)
             if not scaled or (len(sizes) > 1 and not all(self._is_seen(n, scaled, share) for n in sizes.values())):
                 continue
             if self.runs_whole and not self._runs(rebuilt):
@@ -188,7 +174,7 @@ class _Search:
 
     def _scaled(self, shapes: Mapping[str, tuple[int, ...]], share: Fraction) -> list[Atom]:
         """The atoms that a cut keeps `share` of to give every tensor its new shape; empty where no cut does."""
-        if set(shapes) != set(_shapes(self.whole)):
+        if set(shapes) != set(shapes_of(self.whole)):
             return []
         scaled: list[Atom] = []
         axes = [
@@ -250,130 +236,8 @@ def _settled(widths: Sequence[ConfigWidth]) -> Iterator[ConfigWidth]:
     yield from (width for width in widths if width in taken)
 
 
-def rebuilt_shapes(model: nn.Module) -> Shapes | None:
-    """Return the shapes of what a model's class keeps (its state dict) when it is made of the model's config; None where it cannot be."""
-    rebuilt = _Rebuilding(model).built({})
-    return None if rebuilt is None else {name: tuple(tensor.shape) for name, tensor in rebuilt.state_dict().items()}
-
-
-class _Rebuilding:
-    """A model's class made anew, on the meta device, of its config with other sizes."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.config: Any = model.config
-
-    def built(self, sizes: Mapping[SizeName, int]) -> nn.Module | None:
-        """The class with these sizes; None where it refuses them."""
-        config = copy.deepcopy(self.config)
-        try:
-            for place, size in sizes.items():
-                set_size(config, place, size)
-            with torch.device("meta"), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return type(self.model)(config)  # type: ignore[no-any-return]
-        except Exception:  # noqa: BLE001  (a class may raise anything on sizes that do not fit together)
-            return None
-
-
-def set_size(config: Any, place: SizeName, size: int) -> None:
-    """Write a size into a config."""
-    *path, last = place
-    for name in path if isinstance(last, str) else path[:-1]:
-        config = getattr(config, str(name))
-    if isinstance(last, str):
-        setattr(config, last, size)
-        return
-    sizes = list(getattr(config, str(path[-1])))
-    sizes[last] = size
-    setattr(config, str(path[-1]), type(getattr(config, str(path[-1])))(sizes))
-
-
-def _nested(config: Any) -> Iterator[tuple[str, Any]]:
-    yield from ((name, value) for name, value in vars(config).items() if is_config(value))
-
-
-def _whole_numbers(config: Any, path: SizeName = ()) -> Iterator[tuple[SizeName, int]]:
-    for name, value in vars(config).items():
-        if is_whole(value) and not name.startswith("_"):
-            yield (*path, name), value
-        elif isinstance(value, list | tuple):
-            yield from (((*path, name, place), size) for place, size in enumerate(value) if is_whole(size))
-    for name, inner in _nested(config):
-        yield from _whole_numbers(inner, (*path, name))
-
-
-NO_SIZES = ("_id", "dtype", "_version", "_type", "architectures")
-"""How names of config attributes end that are no sizes where they are None."""
-
-
-def _open_sizes(config: Any, path: SizeName = ()) -> Iterator[SizeName]:
-    for name, value in vars(config).items():
-        if value is None and not name.startswith("_") and not name.endswith(NO_SIZES):
-            yield (*path, name)
-    for name, inner in _nested(config):
-        yield from _open_sizes(inner, (*path, name))
-
-
-def _shapes(model: nn.Module) -> Shapes:
-    tensors: list[tuple[str, Tensor]] = [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]
-    return {name: tuple(tensor.shape) for name, tensor in tensors}
-
-
-def whole_numbers(config: Any) -> dict[str, Any]:
-    """Return the whole numbers of a config, of nested ones too, by dotted names; lists whole."""
-    numbers = {}
-    for name, value in vars(config).items():
-        whole_list = isinstance(value, list | tuple) and value and all(map(is_whole, value))
-        if (is_whole(value) or whole_list or value is None) and not name.startswith("_"):
-            numbers[name] = list(value) if whole_list else value
-    for name, inner in _nested(config):
-        numbers |= {f"{name}.{key}": value for key, value in whole_numbers(inner).items()}
-    return numbers
-
-
-def _attributes(module: nn.Module) -> dict[str, Any]:
-    """The plain attributes of a module, and the whole numbers of its config."""
-    plain = {}
-    for name, value in vars(module).items():
-        if name == "config":
-            plain |= (
-                {f"config.{key}": number for key, number in whole_numbers(value).items()} if is_config(value) else {}
-            )
-        elif name != "training" and not name.startswith("_") and isinstance(value, int | float | list | tuple):
-            plain[name] = value
-    return plain
-
-
-def is_config(value: Any) -> bool:
-    """Return whether a value is a config, as transformers has them."""
-    return callable(getattr(value, "to_dict", None)) and hasattr(value, "__dict__")
-
-
-def _differences(whole: nn.Module, rebuilt: nn.Module) -> Edits | None:
-    """The sizes that differ between two models of one class, by module; None where something else does, as a temperature.
-
-    A buffer that is not saved is computed when the model is made: one of another shape has other values, too.
-    """
-    modules = dict(whole.named_modules())
-    edits: Edits = {}
-    if [path for path, _ in rebuilt.named_modules()] != list(modules):
-        return None
-    for path, module in rebuilt.named_modules():
-        before, after = _attributes(modules[path]), _attributes(module)
-        for name in (n for n in after if n in before and after[n] != before[n]):
-            new = list(after[name]) if isinstance(after[name], list | tuple) else after[name]
-            if not all(map(is_whole, new if isinstance(new, list) else [new])):
-                return None
-            edits.setdefault(path, {})[name] = new
-        computed = [n for n in module._non_persistent_buffers_set if module._buffers[n] is not None]
-        if any(module._buffers[n].shape != modules[path]._buffers[n].shape for n in computed):  # type: ignore[union-attr]
-            return None
-    return edits
-
-
 def _is_same_but_for_config(whole: nn.Module, rebuilt: nn.Module) -> bool:
-    edits = _differences(whole, rebuilt)
+    edits = differences(whole, rebuilt)
     return edits is not None and all(name.startswith("config.") for names in edits.values() for name in names)
 
 
@@ -401,11 +265,11 @@ def config_edits(model: nn.Module, structure: Structure, gone: Mapping[Atom, Ten
         if steps is None:
             return None
         sizes |= {place: size * steps // width.steps for place, size in width.sizes.items()}
-    rebuilding = _Rebuilding(model)
+    rebuilding = Rebuilding(model)
     whole, rebuilt = rebuilding.built({}), rebuilding.built(sizes)
     if whole is None or rebuilt is None:
         return None
-    edits = _differences(whole, rebuilt)
+    edits = differences(whole, rebuilt)
     return None if edits is None else _of_each_config(model, edits)
 
 
