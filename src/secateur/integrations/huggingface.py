@@ -22,7 +22,7 @@ from secateur.structure import is_configured, rebuilt_shapes, whole_numbers
 from secateur.trees import tensors_within
 from secateur.types import ExampleInputs, FileError, InputError
 
-__all__ = ["example_inputs", "is_reloadable", "load", "model_card", "push_to_hub", "save"]
+__all__ = ["example_inputs", "is_reloadable", "load", "load_tokenizer", "model_card", "push_to_hub", "save"]
 
 EXTRA = "lm"
 OWN_FOLDER = "secateur"
@@ -53,6 +53,15 @@ def load(path: str, **options: Any) -> nn.Module:
         return kind.from_pretrained(path, **options).eval()  # type: ignore[no-any-return]
     except (OSError, ValueError) as error:
         raise FileError(f"{path}: transformers cannot load it: {error}") from error
+
+
+def load_tokenizer(path: str) -> Any:
+    """Return the tokenizer that lies with a model; None where there is none."""
+    transformers = require("transformers", EXTRA)
+    try:
+        return transformers.AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, LookupError, ImportError):
+        return None
 
 
 def example_inputs(model: nn.Module) -> dict[str, Any]:
