@@ -76,11 +76,11 @@ def config_widths(model: nn.Module, sites: Sites) -> tuple[ConfigWidth, ...]:
 def _widths(model: nn.Module, structure: Structure) -> tuple[dict[SizeName, int], tuple[ConfigWidth, ...]]:
     """What the config is to say that it left open, and the widths that stand in it."""
     if structure not in _WIDTHS:
-        _WIDTHS[structure] = _Search(model, structure).widths()
+        _WIDTHS[structure] = _WidthSearch(model, structure).widths()
     return _WIDTHS[structure]
 
 
-class _Search:
+class _WidthSearch:
     """The search for the sizes of one model's config."""
 
     def __init__(self, model: nn.Module, structure: Structure) -> None:
