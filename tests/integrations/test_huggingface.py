@@ -113,7 +113,16 @@ def test_what_cannot_be_saved_says_why(tmp_path: Path, monkeypatch: pytest.Monke
 @quiet
 def test_the_command_cuts_what_transformers_keeps(tmp_path: Path) -> None:
     llama().save_pretrained(tmp_path / "whole")
-    words = ["prune", f"hf:{tmp_path / 'whole'}", "--sparsity", "0.25", "--scope", "layer", "--out", str(tmp_path / "small")]
+    words = [
+        "prune",
+        f"hf:{tmp_path / 'whole'}",
+        "--sparsity",
+        "0.25",
+        "--scope",
+        "layer",
+        "--out",
+        str(tmp_path / "small"),
+    ]
     ran = CliRunner().invoke(app, words)
     assert ran.exit_code == 0, ran.output
     again = huggingface.load(str(tmp_path / "small"))
@@ -134,7 +143,11 @@ class _Hub(BaseHTTPRequestHandler):
             files = json.loads(body)["files"]
             answer = {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]}
         elif "/commit/" in self.path:
-            answer = {"commitUrl": f"http://{self.headers['Host']}/me/small/commit/1", "commitOid": "1", "success": True}
+            answer = {
+                "commitUrl": f"http://{self.headers['Host']}/me/small/commit/1",
+                "commitOid": "1",
+                "success": True,
+            }
         else:
             answer = {"errors": [], "warnings": []}
         self._answer(answer)

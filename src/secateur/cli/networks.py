@@ -35,7 +35,11 @@ TRANSFORMERS = "hf:"
 """How a name begins that stands for a model of transformers."""
 
 ModelName = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A model by name (see `secateur list`), package.module:factory, or hf:PATH of transformers.")
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A model by name (see `secateur list`), package.module:factory, or hf:PATH of transformers.",
+    ),
 ]
 DataName = Annotated[
     str, typer.Option("--data", metavar="NAME", help="A data set by name (see `secateur list`); it fits a named model.")
