@@ -139,7 +139,7 @@ def macs(model: nn.Module, example_inputs: ExampleInputs) -> int:
 
 
 class _Untracked:
-    """In the place of what tells the counter's modules apart, which fails where a parameter is given to one (DeBERTa)."""
+    """In the place of what tells the counter's modules apart, which fails on some inputs of modules (DeBERTa's tables of positions)."""
 
     parents = frozenset({"Global"})
 
