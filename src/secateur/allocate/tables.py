@@ -13,8 +13,8 @@ from typing import Any, Self
 import numpy as np
 
 from secateur.allocate.goals import allowed
-from secateur.checks import check_name
-from secateur.files import from_json, write_text
+from secateur.checks import check_name, from_plain
+from secateur.files import MALFORMED, from_json, read_text, write_text
 from secateur.types import FileError, InputError
 
 __all__ = ["CostTable", "Losses", "SiteCosts"]
@@ -187,12 +187,11 @@ class CostTable:
         """
         path = Path(file)
         try:
-            parts = from_json(path.read_text(encoding="utf-8"))
+            parts = from_json(read_text(path))
             if parts.pop("format") != FORMAT:
                 raise ValueError("its format is another")
-            sites = {name: _site(site) for name, site in parts.pop("sites").items()}
-            return cls(sites=sites, **parts)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return from_plain(cls, parts)
+        except (OSError, *MALFORMED) as error:
             raise FileError(f"cost table: {path} cannot be read as one that CostTable.save wrote: {error}") from error
 
     def _cost(self, measure: str, widths: Mapping[str, int]) -> float:
@@ -209,11 +208,6 @@ class CostTable:
     def _check_sites(self, widths: Mapping[str, int]) -> None:
         for name in widths:
             check_name("site of the cost table", name, self.sites)
-
-
-def _site(parts: dict[str, Any]) -> SiteCosts:
-    series = {measure: tuple(values) for measure, values in parts["costs"].items()}
-    return SiteCosts(parts["units"], tuple(parts["kept"]), series, tuple(parts["losses"]))
 
 
 def _with_losses(name: str, site: SiteCosts, losses: Losses) -> SiteCosts:

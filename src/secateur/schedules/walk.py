@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.checks import check_whole
-from secateur.files import require
+from secateur.files import MALFORMED, require
 from secateur.progress import bar
 from secateur.result import Method, Result
 from secateur.schedules.checkpoint import Checkpoint, identify
@@ -320,6 +320,14 @@ class Walk:
         if saved is None:
             return
         state, self.tensors = saved
+        try:
+            self._take(state)
+        except MALFORMED as error:
+            raise self.checkpoint.damaged(error) from error
+        self.advance(self.gone)
+
+    def _take(self, state: dict[str, Any]) -> None:
+        """Do the steps of a checkpoint again."""
         for step in state["steps"]:
             units = tuple((name, number) for name, number in step.pop("units"))
             self.steps.append(Step(units=units, labels=tuple(step.pop("labels")), **step))
@@ -328,8 +336,7 @@ class Walk:
             self.keep = keep
             for name, _ in units:
                 self.left[name] -= 1
-        self.advance(self.gone)
-        self.memory, self.evaluations = state["memory"], state["evaluations"]
+        self.memory, self.evaluations = dict(state["memory"]), int(state["evaluations"])
         loss, accuracy = state["base"]
         self.base = (loss, accuracy)
 
