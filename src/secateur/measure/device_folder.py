@@ -31,10 +31,11 @@ FILE, SCRIPT, SHELL, RESULTS = "bench.json", "bench.py", "bench.sh", "results.tx
 TOOLS = {"litert": "benchmark_model", "executorch": "executor_runner"}
 """The program that times a runtime's files on a device without Python."""
 
-HEADER = re.compile(r"^## model=(\S+) runtime=(\S+) file=(\S+) threads=(\d+)$")
-LITERT_TIMES = re.compile(r"Inference timings in us:.*Inference \(avg\): ([\d.e+]+)")
-LITERT_MEMORY = re.compile(r"Memory footprint delta from the start of the tool \(MB\):.*overall=([\d.]+)")
-EXECUTORCH_TIMES = re.compile(r"Model executed successfully (\d+) time\(s\) in ([\d.]+) ms")
+HEADER = re.compile(r"^## model=(\S+) runtime=(\S+) file=(\S+) threads=(\d{1,9})$")
+NUMBER = r"\d{1,15}(?:\.\d{1,15})?(?:e[+-]?\d{1,2})?(?![\d.e])"
+LITERT_TIMES = re.compile(rf"Inference timings in us:.*Inference \(avg\): ({NUMBER})")
+LITERT_MEMORY = re.compile(rf"Memory footprint delta from the start of the tool \(MB\):.*overall=({NUMBER})")
+EXECUTORCH_TIMES = re.compile(rf"Model executed successfully (\d{{1,9}}) time\(s\) in ({NUMBER}) ms")
 
 SHELL_SCRIPT = """#!/bin/sh
 # Times the files of this folder and writes results.txt, which `secateur bench --read results.txt` shows.

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save as dump_arrays
 
-from secateur.checks import check_number, check_whole, in_one_line
+from secateur.checks import check_number, check_whole, in_one_line, is_number
 from secateur.files import MALFORMED, from_json, in_order, read_tensors, write_bytes
 from secateur.progress import bar
 from secateur.result import Method, Result
@@ -240,7 +240,10 @@ def _taken(run: SearchRun, plain: Mapping[str, Any], state_arrays: Arrays) -> Ar
     if genes.shape != run.genes.shape or genes.dtype != run.genes.dtype:
         raise ValueError(f"its best candidate is of {genes.shape} {genes.dtype}, not of {run.genes.shape} bool")
     run.rng.bit_generator.state = plain["rng"]
-    run.spent, run.best = plain["spent"], tuple(plain["best"])
+    spent, best = plain["spent"], tuple(plain["best"])
+    if not all(map(is_number, (spent, *best))):
+        raise ValueError("its evaluations or its best rating are no numbers")
+    run.spent, run.best = spent, best
     run.genes, run.offsets = state_arrays["best.genes"], state_arrays.get("best.offsets")
     run.history = _history(state_arrays, plain["generations"])
     return {name.removeprefix("search."): value for name, value in state_arrays.items() if name.startswith("search.")}
