@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields, is_dataclass
 from importlib import import_module
+from inspect import Parameter, signature
 from math import inf
 from types import UnionType
 from typing import Any, Literal, TypeGuard, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -12,12 +13,14 @@ from typing import Any, Literal, TypeGuard, TypeVar, Union, get_args, get_origin
 from secateur.types import InputError, UnknownNameError, brief, unknown_name
 
 __all__ = [
+    "check_fields",
     "check_fraction",
     "check_name",
     "check_number",
     "check_options",
     "check_plain",
     "check_whole",
+    "explain",
     "from_plain",
     "has_type",
     "imported",
@@ -187,7 +190,7 @@ def has_type(value: object, hint: Any) -> bool:
     if hint in (int, float):
         return is_whole(value) if hint is int else is_number(value)
     kind = type(None) if hint is None else origin or hint
-    if not isinstance(kind, type):
+    if kind is Any or not isinstance(kind, type) or getattr(kind, "_is_protocol", False):
         return True
     if not isinstance(value, kind) or (isinstance(value, str) and kind is not str and kind is not object):
         return False
@@ -196,6 +199,80 @@ def has_type(value: object, hint: Any) -> bool:
     if isinstance(value, tuple) and inner and inner[-1] is not ...:
         return len(value) == len(inner) and all(map(has_type, value, inner))
     return not (isinstance(value, Collection) and inner) or all(has_type(part, inner[0]) for part in value)
+
+
+def explain(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Refuse the first argument of a call that is of another type than the function declares.
+
+    It is asked after a call that failed: what works is not looked at, and what fails for another reason is not explained.
+
+    Raises:
+        InputError: there is one.
+
+    >>> def double(number: int) -> int:
+    ...     return 2 * number
+    >>> explain(double, ("4",), {})
+    Traceback (most recent call last):
+    secateur.types.InputError: double: number='4' is a str; give an int
+    """
+    try:
+        parameters, hints = signature(function), get_type_hints(function)
+        values = parameters.bind(*args, **kwargs).arguments
+    except (NameError, TypeError):  # a hint of a library that is not there, or arguments of other names
+        return
+    for name, value in values.items():
+        kind = parameters.parameters[name].kind
+        each = value if kind is Parameter.VAR_POSITIONAL else [value]
+        if kind is Parameter.VAR_KEYWORD or name not in hints:
+            continue
+        for argument in each:
+            if not has_type(argument, hints[name]):
+                raise InputError(
+                    f"{function.__name__}: {name}={brief(argument)} is {_a(type(argument))}; give {_said(hints[name])}"
+                )
+
+
+def check_fields(options: Any, *names: str) -> None:
+    """Refuse fields of a dataclass that are of another type than they are declared with.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass
+    ... class Space:
+    ...     biases: tuple[str, ...] | None
+    >>> check_fields(Space(3), "biases")
+    Traceback (most recent call last):
+    secateur.types.InputError: Space: biases=3 is an int; give a tuple of str or None
+    """
+    hints = get_type_hints(type(options))
+    for name in names:
+        value = getattr(options, name)
+        if not has_type(value, hints[name]):
+            raise InputError(
+                f"{type(options).__name__}: {name}={brief(value)} is {_a(type(value))}; give {_said(hints[name])}"
+            )
+
+
+def _a(kind: type) -> str:
+    return f"{'an' if kind.__name__[:1] in 'aeiouAEIOU' else 'a'} {kind.__name__}"
+
+
+def _said(hint: Any) -> str:
+    """A type in words.
+
+    >>> _said(int | None), _said(Mapping[str, float])
+    ('an int or None', 'a Mapping of str, float')
+    """
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(dict.fromkeys(map(_said, inner)))
+    if origin is Literal:
+        return " or ".join(map(repr, inner))
+    if hint in (type(None), None):
+        return "None"
+    name = getattr(origin or hint, "__name__", str(hint))
+    parts = [getattr(part, "__name__", str(part)) for part in inner if part is not ...]
+    article = "an" if name[:1] in "aeiouAEIOU" else "a"
+    return f"{article} {name}" + (f" of {', '.join(parts)}" if parts else "")
 
 
 Made = TypeVar("Made")

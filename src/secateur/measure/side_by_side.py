@@ -25,7 +25,7 @@ from secateur.runtimes.exporting import FileRuntime
 from secateur.runtimes.inputs import with_batch_size
 from secateur.runtimes.names import available, name_of, timer
 from secateur.runtimes.timing import Prepared, in_turns
-from secateur.state import check_module, split_inputs, usual
+from secateur.state import check_module, looking, split_inputs, usual
 from secateur.types import ExampleInputs, ExportError, FileError, InputError
 
 __all__ = ["Bench", "BenchRow", "bench", "bundle", "read_bench"]
@@ -231,6 +231,7 @@ def bundle(
     return write_bundle(Path(folder), models, exported, example_inputs, threads=threads, repeats=repeats, notes=sizes)
 
 
+@looking
 def read_bench(file: str | os.PathLike[str]) -> Bench:
     """Return what a bundle measured on a device, read from its ``results.txt``, which lies in the bundle.
 
