@@ -181,6 +181,8 @@ def has_type(value: object, hint: Any) -> bool:
 
     >>> has_type({"a": 1}, Mapping[str, float]), has_type((1, None), tuple[int, int | None]), has_type([True], list[int])
     (True, True, False)
+    >>> has_type((), Collection[str]), has_type(("a", "b"), Collection[str])
+    (True, True)
     """
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
@@ -196,7 +198,7 @@ def has_type(value: object, hint: Any) -> bool:
         return False
     if isinstance(value, Mapping) and len(inner) == 2:
         return all(has_type(key, inner[0]) and has_type(part, inner[1]) for key, part in value.items())
-    if isinstance(value, tuple) and inner and inner[-1] is not ...:
+    if origin is tuple and inner and inner[-1] is not ...:
         return len(value) == len(inner) and all(map(has_type, value, inner))
     return not (isinstance(value, Collection) and inner) or all(has_type(part, inner[0]) for part in value)
 
