@@ -138,9 +138,14 @@ def cut_with_plan(
         try:
             return _module_form(cases, small, plan, structure, gone, tolerance)
         except CutError as refused:
-            if form == "module" or isinstance(cases, WholeCases):
+            if form == "module" or isinstance(cases, WholeCases) or structure.graph.decided:
                 raise
             error = refused
+    if structure.graph.decided:
+        raise CutError(
+            f"cut: what {type(model).__name__} runs hangs on the values of its inputs, which a graph would hold on to; ask "
+            'for form="module"'
+        )
     if isinstance(cases, WholeCases):
         raise CutError(f'cut: {type(model).__name__} cannot be traced whole and has no graph; ask for form="module"')
     return _graph_form(cases, small, plan, structure, tolerance, error)
