@@ -198,7 +198,7 @@ def has_type(value: object, hint: Any) -> bool:
         return False
     if isinstance(value, Mapping) and len(inner) == 2:
         return all(has_type(key, inner[0]) and has_type(part, inner[1]) for key, part in value.items())
-    if origin is tuple and inner and inner[-1] is not ...:
+    if isinstance(value, tuple) and origin is tuple and inner and inner[-1] is not ...:
         return len(value) == len(inner) and all(map(has_type, value, inner))
     return not (isinstance(value, Collection) and inner) or all(has_type(part, inner[0]) for part in value)
 
