@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secateur.cli.root import DataDir, Json, app, options_of, studies_app
-from secateur.types import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -148,6 +147,7 @@ _REFUSALS = ("InputError", "UnknownNameError", "CutError", "TraceError", "Verifi
 def _check_where(on: str | None, jobs: int | None, threads: int) -> None:
     """Refuse a mistake before there is a store."""
     from secateur.lab.drive.executors import by_name
+    from secateur.types import InputError
 
     for option, value in (("--jobs", jobs), ("--threads", threads)):
         if value is not None and value < 1:
@@ -256,6 +256,7 @@ def report_(
     from secateur.lab.keep.store import Store
     from secateur.lab.show.live import last_run
     from secateur.studies import STUDIES, by_name
+    from secateur.types import InputError
 
     name, options, place, alone = names[0], None, store, len(names) == 1 and not where
     if alone and paths.database_file(Path(name)).exists() and not (seeds or set_ or store or out):
@@ -280,6 +281,7 @@ def _compare_runs(
     from secateur.lab.show.browse import open_stores
     from secateur.lab.show.overlay import labels, overlay
     from secateur.lab.show.words import file_name
+    from secateur.types import InputError
 
     for option, value in of_study.items():
         if value is not None:
@@ -298,6 +300,8 @@ def _study_options(defaults: Any, seeds: int | None, data_dir: Path | None, set_
     options = options_of(set_)
     if seeds is not None:
         if seeds < 1:
+            from secateur.types import InputError
+
             raise InputError(f"--seeds {seeds}: give 1 or more")
         options["seeds"] = seeds
     if data_dir is not None and "data_dir" in defaults:
