@@ -103,10 +103,6 @@ def test_weights_are_solved_and_masked_on_the_walk() -> None:
     assert bool(((pattern.layers[0].q.weight.view(-1, 4) == 0).sum(1) == 2).all())
 
 
-class Padded(Decoder):
-    """A decoder that takes a mask and calls its blocks in its own way, with tuples as older models do."""
-
-
 def test_sequences_of_different_lengths_are_filled_up() -> None:
     tokens = text(3)
     walked = walk(decoder(), [tokens[0], tokens[1, :12], tokens[2]], CutUnits(0.25))
@@ -120,7 +116,7 @@ def test_a_cut_that_multiplies_the_perplexity_is_said_loudly() -> None:
     told = model(tokens).argmax(-1)
     held_out = torch.cat([tokens[:, :1], told[:, :-1]], 1)
     with pytest.warns(UserWarning, match="perplexity on held-out text went from .* Try: repair"):
-        walked = walk(model, tokens, CutUnits(0.9), held_out=held_out)
+        walked = walk(model, tokens, CutUnits(0.96), held_out=held_out)
     assert walked.after is not None
     assert walked.before is not None
     assert walked.after > 1.5 * walked.before

@@ -1,7 +1,22 @@
 """A walk over the blocks of a language model: each is scored, cut and repaired once, on what the blocks before it make."""
 
 from secateur.stream.blocks import block_container
+from secateur.stream.plan import Planned, plan
+from secateur.stream.shards import WalkedFolder, empty_weights, walk_folder
 from secateur.stream.steps import CutUnits, SparsifyWeights
 from secateur.stream.walk import CutBlock, Walk, Walked, walk
 
-__all__ = ["CutBlock", "CutUnits", "SparsifyWeights", "Walk", "Walked", "block_container", "walk"]
+__all__ = [
+    "CutBlock",
+    "CutUnits",
+    "Planned",
+    "SparsifyWeights",
+    "Walk",
+    "Walked",
+    "WalkedFolder",
+    "block_container",
+    "empty_weights",
+    "plan",
+    "walk",
+    "walk_folder",
+]

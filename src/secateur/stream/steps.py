@@ -126,7 +126,7 @@ class CutUnits:
 
     def __call__(self, stage: Stage) -> Beside:
         """Change the student; return both passes with the masks of its units."""
-        counts = self._counts(stage.sites)
+        counts = self.counts(stage.sites)
         keep = {} if self.criterion in ORDERS else self._scored(stage, counts)
         beside = stage.beside(keep, stream=self.repair == "stream")
         choose = ORDERS.get(self.criterion, by_output) if isinstance(self.criterion, str) else by_output
@@ -134,8 +134,12 @@ class CutUnits:
         Refitting(beside, counts, self.ridge, "walk", choose=choose, refits=refits).run()
         return beside
 
-    def _counts(self, sites: Sites) -> dict[str, int]:
-        """How many units of each site go; at least one stays."""
+    def counts(self, sites: Sites) -> dict[str, int]:
+        """Return how many units of each site of a block go; at least one stays.
+
+        Raises:
+            UnknownNameError: no block has such a unit or site.
+        """
         counts = dict.fromkeys(sites, 0)
         for wanted, fraction in self._fractions.items():
             names = sites_of(sites, wanted)

@@ -6,7 +6,7 @@ Beside the cut model's activations flow those of the uncut one: what the residua
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from secateur.deadline import check_time
 from secateur.measure.language import Tokens, check_tokens, perplexity
+from secateur.labelled import SampleBatch
 from secateur.repair.beside import Beside
 from secateur.state import check_module, device_of, own_tensors, usual
 from secateur.stream.blocks import Recorded, block_container, record
+from secateur.stream.config import fitting_sizes
 from secateur.stream.slots import PREFIX, Frame, Slot, kind_of
 from secateur.stream.steps import CutUnits, Stage, Step
 from secateur.structure import channels
@@ -26,7 +28,7 @@ from secateur.structure.flow import Flow
 from secateur.types import ExampleInputs, InputError, Keep, Sites, VerificationError
 from secateur.untouched import copied
 
-__all__ = ["CutBlock", "Walk", "Walked", "walk"]
+__all__ = ["CutBlock", "Kind", "Walk", "Walked", "walk"]
 
 LOUD = 1.5
 """From this many times the perplexity on, a cut is warned of."""
@@ -53,17 +55,14 @@ class CutBlock:
     attributes: Mapping[str, Mapping[str, Any]]
     error: float
 
-    def smaller(self, block: nn.Module) -> nn.Module:
-        """Return a copy of the model's block (with weights, or on meta) with these tensors and attributes."""
+    def replacing(self, block: nn.Module) -> dict[int, Any]:
+        """Return the block's new parameters by the identity of those in whose place they come when the model is copied."""
         own = own_tensors(block)
-        memo: dict[int, Any] = {
+        return {
             id(own[name]): nn.Parameter(tensor, own[name].requires_grad)
             for name, tensor in self.tensors.items()
             if isinstance(own[name], nn.Parameter)
         }
-        small = copied(block, memo)
-        set_attributes(small, self.attributes)
-        return small
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +118,7 @@ def walk(
     >>> model, tokens = decoder(blocks=2, neurons=12), torch.arange(40).view(2, 20) % 11
     >>> walked = walk(model, tokens, CutUnits(0.25))
     >>> {name: int(mask.sum()) for name, mask in walked.keep.items()}
-    {'layers.0.up': 9, 'layers.1.up': 9}
+    {'layers.0.gate': 9, 'layers.1.gate': 9}
     """
     check_module(model, "walk")
     step = step or CutUnits()
@@ -127,13 +126,23 @@ def walk(
     blocks = dict(model.get_submodule(path).named_children())
     walking = Walk.begin(model, path, tokens, mask, own_tensors(next(iter(blocks.values()))))
     cut_blocks = [walking.advance(step, own_tensors(block)) for block in blocks.values()]
-    memo: dict[int, Any] = {
-        id(block): cut.smaller(block) for block, cut in zip(blocks.values(), cut_blocks, strict=True)
-    }
-    small = copied(model, memo)
+    small = _assembled(model, blocks.values(), cut_blocks)
     keep = {name: mask for cut in cut_blocks for name, mask in cut.keep.items()}
     walked = Walked(small, keep, {cut.name: cut.error for cut in cut_blocks})
     return walked if held_out is None else _rated(walked, model, held_out, step)
+
+
+def _assembled(model: nn.Module, blocks: Iterable[nn.Module], cut_blocks: Sequence[CutBlock]) -> nn.Module:
+    """A copy of the model with its cut blocks, and the sizes in its config that its class makes such a model of."""
+    memo: dict[int, Any] = {}
+    for block, cut in zip(blocks, cut_blocks, strict=True):
+        memo |= cut.replacing(block)
+    small = copied(model, memo)
+    for cut in cut_blocks:
+        set_attributes(small.get_submodule(cut.name), cut.attributes)
+    for name, size in fitting_sizes(model, {n: tuple(t.shape) for n, t in own_tensors(small).items()}).items():
+        setattr(small.config, name, size)
+    return small
 
 
 def _rated(walked: Walked, model: nn.Module, held_out: Tokens, step: Step) -> Walked:
@@ -151,8 +160,14 @@ def _rated(walked: Walked, model: nn.Module, held_out: Tokens, step: Step) -> Wa
 
 
 @dataclass(eq=False)
-class _Kind:
-    """Blocks that are made alike: the two slots that hold one of them at a time, and what was found out once for all."""
+class Kind:
+    """Blocks that are made alike: the two slots that hold one of them at a time, and what was found out once for all.
+
+    Attributes:
+        teacher, student: the slots.
+        sites, flow: of both.
+        attributes: what else changes in a block that is cut, by the counts of units that stay.
+    """
 
     teacher: Slot
     student: Slot
@@ -161,7 +176,7 @@ class _Kind:
     attributes: dict[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, block: nn.Module, frame: Frame, tensors: Mapping[str, Tensor], example: ExampleInputs) -> _Kind:
+    def of(cls, block: nn.Module, frame: Frame, tensors: Mapping[str, Tensor], example: ExampleInputs) -> Kind:
         device = (example[0] if isinstance(example, tuple) else example).device  # type: ignore[union-attr]
         teacher, student = Slot(block, frame, device), Slot(block, frame, device)
         for slot in (teacher, student):
@@ -186,7 +201,7 @@ class Walk:
     dense: list[Tensor]
     pruned: list[Tensor]
     number: int = 0
-    _kinds: dict[str, _Kind] = field(default_factory=dict)
+    _kinds: dict[str, Kind] = field(default_factory=dict)
 
     @classmethod
     def begin(
@@ -217,15 +232,9 @@ class Walk:
     def advance(self, step: Step, tensors: Mapping[str, Tensor]) -> CutBlock:
         """Do a step to the next block, whose tensors are given, and go on behind it."""
         check_time()
-        name, block = list(self.blocks.items())[self.number]
-        calls = [recorded.calls[self.number] for recorded in self.recorded]
-        frame = Frame.of(calls)
-        dense = [frame.batch(x, call) for x, call in zip(self.dense, calls, strict=True)]
-        pruned = [frame.batch(x, call) for x, call in zip(self.pruned, calls, strict=True)]
-        key = kind_of(block, frame)
-        if key not in self._kinds:
-            self._kinds[key] = _Kind.of(block, frame, tensors, pruned[0].inputs)
-        kind = self._kinds[key]
+        name = list(self.blocks)[self.number]
+        kind, frame = self.kind(tensors), self._frame
+        dense, pruned = self._batches(frame, self.dense), self._batches(frame, self.pruned)
         for slot in (kind.teacher, kind.student):
             slot.load(tensors, frame)
         beside = step(Stage(kind.teacher, kind.student, kind.sites, kind.flow, dense, pruned))
@@ -235,6 +244,23 @@ class Walk:
         self.number += 1
         named = {f"{name}.{site.removeprefix(PREFIX)}": mask for site, mask in keep.items()}
         return CutBlock(name, named, small, attributes, error)
+
+    def kind(self, tensors: Mapping[str, Tensor]) -> Kind:
+        """Return the slots for the next block, whose tensors are given."""
+        block, frame = list(self.blocks.values())[self.number], self._frame
+        key = kind_of(block, frame)
+        if key not in self._kinds:
+            self._kinds[key] = Kind.of(block, frame, tensors, self._batches(frame, self.pruned)[0].inputs)
+        return self._kinds[key]
+
+    @property
+    def _frame(self) -> Frame:
+        return Frame.of([recorded.calls[self.number] for recorded in self.recorded])
+
+    def _batches(self, frame: Frame, activations: Sequence[Tensor]) -> list[SampleBatch]:
+        """What enters the next block."""
+        calls = (recorded.calls[self.number] for recorded in self.recorded)
+        return [frame.batch(x, call) for x, call in zip(activations, calls, strict=True)]
 
     def _go_on(self, beside: Beside) -> float:
         """Take what the block makes for what enters the next; return the error of the stream."""
@@ -247,7 +273,7 @@ class Walk:
 
 
 def _cut(
-    kind: _Kind, keep: Keep, inputs: ExampleInputs, outputs: Tensor
+    kind: Kind, keep: Keep, inputs: ExampleInputs, outputs: Tensor
 ) -> tuple[dict[str, Tensor], Mapping[str, Mapping[str, Any]]]:
     """The tensors of the student's block without what goes, by their names in the block, and what changes besides.
 
