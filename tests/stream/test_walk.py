@@ -11,7 +11,7 @@ from torch import nn
 import secateur as sc
 from secateur.criteria import Wanda
 from secateur.solvers import SparseGPT
-from secateur.stream import CutUnits, SparsifyWeights, block_container, walk
+from secateur.stream import CutUnits, SparsifyWeights, block_container, block_influence, block_losses, drop_blocks, walk
 from secateur.testing.decoder import Decoder, decoder
 from secateur.types import InputError, UnknownNameError
 
@@ -74,7 +74,8 @@ def test_repair_aims_at_the_stream_of_the_uncut_model() -> None:
 def test_repair_brings_the_stream_nearer_than_none_and_than_layers_by_themselves() -> None:
     model, tokens = decoder(blocks=4), text(24)
     errors = {
-        how: list(walk(model, tokens, CutUnits(0.5, repair=how)).errors.values())[-1] for how in (None, "layer", "stream")
+        how: list(walk(model, tokens, CutUnits(0.5, repair=how)).errors.values())[-1]
+        for how in (None, "layer", "stream")
     }
     assert errors["stream"] < errors["layer"] < errors[None]
 
@@ -111,12 +112,14 @@ def test_sequences_of_different_lengths_are_filled_up() -> None:
 
 def test_a_cut_that_multiplies_the_perplexity_is_said_loudly() -> None:
     model, tokens = decoder(blocks=1), text(2)
-    with torch.no_grad():  # a model that is sure of what it says
-        model.head.weight.mul_(40)
-    told = model(tokens).argmax(-1)
-    held_out = torch.cat([tokens[:, :1], told[:, :-1]], 1)
+    with torch.no_grad():  # a model whose MLP decides, and that is sure of what it says
+        model.head.weight.mul_(20)
+        model.layers[0].down.weight.mul_(100)
+        held_out = tokens[:, :1]
+        for _ in range(19):
+            held_out = torch.cat([held_out, model(held_out)[:, -1:].argmax(-1)], 1)
     with pytest.warns(UserWarning, match="perplexity on held-out text went from .* Try: repair"):
-        walked = walk(model, tokens, CutUnits(0.96), held_out=held_out)
+        walked = walk(model, tokens, CutUnits(0.9), held_out=held_out, container="layers")
     assert walked.after is not None
     assert walked.before is not None
     assert walked.after > 1.5 * walked.before
@@ -136,6 +139,32 @@ def test_what_cannot_be_walked_is_refused_with_the_remedy() -> None:
 def test_the_container_of_blocks_is_the_outermost() -> None:
     assert block_container(decoder()) == "layers"
     assert block_container(nn.Sequential(nn.Embedding(3, 16), nn.ModuleDict({"m": decoder()}))) == "1.m.layers"
+
+
+def test_a_block_like_another_is_known_by_its_inputs_and_outputs_and_by_the_loss() -> None:
+    model, tokens = decoder(blocks=4), text(4)
+    with torch.no_grad():  # the third block passes all on as it is
+        model.layers[2].down.weight.zero_()
+        model.layers[2].o.weight.zero_()
+    influence, losses = block_influence(model, tokens), block_losses(model, tokens)
+    assert min(influence, key=influence.__getitem__) == "layers.2"
+    assert influence["layers.2"] == pytest.approx(0, abs=1e-6)
+    assert losses["layers.2"] == pytest.approx(0, abs=1e-6)
+    small = drop_blocks(model, tokens, 1, "influence")
+    assert small.removed == ("layers.2",)
+    assert torch.allclose(small.model(tokens), model(tokens), atol=1e-6)
+    assert [*dict(small.model.layers.named_children())] == ["0", "1", "2"]
+    assert len(model.layers) == 4
+
+
+def test_blocks_go_one_after_the_other_by_the_loss_without_them() -> None:
+    model, tokens = decoder(blocks=3, seed=2), text(4)
+    small = drop_blocks(model, tokens, 2)
+    assert small.removed[0] == min(small.scores, key=small.scores.__getitem__)
+    again = block_losses(model, tokens, without=small.removed[:1])
+    assert small.removed[1] == min(again, key=again.__getitem__)
+    with pytest.raises(InputError, match="one stays at least"):
+        drop_blocks(model, tokens, 3)
 
 
 def test_the_public_face_has_the_room() -> None:

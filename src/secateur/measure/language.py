@@ -39,7 +39,9 @@ def check_tokens(tokens: Tokens, mask: Tensor | None, doing: str) -> tuple[Tenso
     if not isinstance(tokens, Tensor):
         parts = list(tokens)
         if mask is not None or not parts or any(not isinstance(p, Tensor) or p.ndim != 1 for p in parts):
-            raise InputError(f"{doing}: several sequences of tokens are tensors (length,), at least one, without a mask")
+            raise InputError(
+                f"{doing}: several sequences of tokens are tensors (length,), at least one, without a mask"
+            )
         lengths = torch.tensor([len(part) for part in parts])
         tokens = nn.utils.rnn.pad_sequence(parts, batch_first=True)
         mask = torch.arange(tokens.shape[1]) < lengths.unsqueeze(1)

@@ -140,9 +140,7 @@ class Refitting:
         take_change(consumer, beside.student, *fitted.solve(ridge))
 
 
-def _by_group(
-    reader: Reader, site: str
-) -> Iterator[tuple[Tensor, Tensor, tuple[Tensor, Tensor], Tensor]]:
+def _by_group(reader: Reader, site: str) -> Iterator[tuple[Tensor, Tensor, tuple[Tensor, Tensor], Tensor]]:
     """By group of a layer: the unit of each column (-1 for others), its weights, its moments, and its outputs' metric."""
     consumer, equations = reader.layer, reader.equations
     index, groups = consumer.units(site), len(equations.inputs)

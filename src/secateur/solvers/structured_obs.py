@@ -28,6 +28,7 @@ from secateur.untouched import copied
 
 __all__ = ["StructuredOBS"]
 
+
 @dataclass(frozen=True)
 class StructuredOBS(Solver):
     """Removes the units that the layers reading them miss least once refitted, one after the other, and refits those.

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from secateur.measure.language import run_on_tokens
-from secateur.state import evaluating
+from secateur.state import device_of, evaluating
 from secateur.types import InputError
 
 __all__ = ["Call", "Recorded", "block_container", "record"]
@@ -96,7 +97,9 @@ class _EnoughError(Exception):
 class _Recorder(nn.Module):
     """Stands where a block was, notes what it is called with, and passes the activations on."""
 
-    def __init__(self, calls: list[tuple[Tensor, Call]], first: nn.Module | None, last: bool, wrapped: list[bool]) -> None:
+    def __init__(
+        self, calls: list[tuple[Tensor, Call]], first: nn.Module | None, last: bool, wrapped: list[bool]
+    ) -> None:
         super().__init__()
         self.calls, self.last, self.wrapped = calls, last, wrapped
         self.__dict__["first"] = first  # not a part of the model that is recorded
@@ -113,6 +116,8 @@ class _Recorder(nn.Module):
         x, call = _split(args, kwargs)
         self.calls.append((x, call))
         if self.first is not None and not self.wrapped:
+            device = device_of(self.first)
+            args, kwargs = pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), (args, kwargs))
             self.wrapped.append(isinstance(self.first(*args, **kwargs), tuple))
         if self.last:
             raise _EnoughError
@@ -156,7 +161,7 @@ def record(
         container: the path of the blocks' container.
         tokens: the batches.
         masks: of each, True where there is a token; None where all are.
-        first: the first block with its weights.
+        first: the first block with its weights, or on meta with all of its tensors.
     """
     recorded = []
     with evaluating(model), torch.no_grad(), _recording(model.get_submodule(container), first) as (calls, wrapped):

@@ -62,7 +62,7 @@ class Planned:
 def plan(model: nn.Module, step: CutUnits | None = None, *, length: int = 128, container: str | None = None) -> Planned:
     """Return what a walk would leave of a model, which may be on the meta device.
 
-    One block of each kind is made, of zeros, and traced; what stands outside of the blocks takes memory only where it runs.
+    One block of each kind is traced on the meta device; what stands in front of the blocks runs, on zeros where it is on meta.
 
     Args:
         model: a Hugging Face causal model, or one of blocks that takes token ids ``(sequences, length)``.
@@ -72,8 +72,8 @@ def plan(model: nn.Module, step: CutUnits | None = None, *, length: int = 128, c
 
     >>> from secateur.testing.decoder import decoder
     >>> planned = plan(decoder(blocks=2), CutUnits(0.25), length=8)
-    >>> planned.kept, planned.before.parameters - planned.after.parameters       # 2 · 6 neurons · 3 matrices · 16
-    ({'layers.0.gate': 18, 'layers.1.gate': 18}, 576)
+    >>> planned.kept["layers.1.gate"], planned.before.parameters - planned.after.parameters     # 2 · 6 neurons · 3 · 16
+    (18, 576)
     """
     check_module(model, "plan")
     check_whole("plan", length=length)
@@ -81,10 +81,11 @@ def plan(model: nn.Module, step: CutUnits | None = None, *, length: int = 128, c
     real = _of_zeros(model, path)
     blocks = {f"{path}.{name}": block for name, block in model.get_submodule(path).named_children()}
     tokens = torch.zeros(1, length, dtype=torch.long)
-    walking = Walk.begin(real, path, tokens, None, _zeros(next(iter(blocks.values()))))
+    walking = Walk.begin(real, path, tokens, None, _shapes(next(iter(blocks.values()))))
+    walking.pruned = [x.to("meta") for x in walking.pruned]
     outcomes: dict[str, _Outcome] = {}
     for name, block in blocks.items():
-        outcomes[name] = _outcome(walking.kind(_zeros(block)), step, walking.pruned[0])
+        outcomes[name] = _outcome(walking.kind(_shapes(block)), step, walking.pruned[0])
         walking.number += 1
     sites = {f"{name}.{site}": size for name, outcome in outcomes.items() for site, size in outcome.sites.items()}
     kept = {f"{name}.{site}": size for name, outcome in outcomes.items() for site, size in outcome.kept.items()}
@@ -125,7 +126,9 @@ def _of_zeros(model: nn.Module, path: str) -> nn.Module:
         if id(tensor) in inside:
             memo[id(tensor)] = _like(tensor, tensor.detach().to("meta"))
         else:
-            memo[id(tensor)] = _like(tensor, torch.zeros_like(tensor, device="cpu") if tensor.is_meta else tensor.detach())
+            memo[id(tensor)] = _like(
+                tensor, torch.zeros_like(tensor, device="cpu") if tensor.is_meta else tensor.detach()
+            )
     return copied(model, memo)
 
 
@@ -133,5 +136,5 @@ def _like(tensor: Tensor, values: Tensor) -> Tensor:
     return nn.Parameter(values, False) if isinstance(tensor, nn.Parameter) else values
 
 
-def _zeros(block: nn.Module) -> dict[str, Tensor]:
-    return {name: torch.zeros_like(t, device="cpu") for name, t in own_tensors(block).items()}
+def _shapes(block: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("meta") for name, tensor in own_tensors(block).items()}

@@ -158,7 +158,9 @@ def walk_folder(
     files.write(rest)
     for name in blocks:
         cut = walking.advance(step, _block(shards, name))
-        small = {f"{name}.{tensor}": value for tensor, value in cut.tensors.items() if f"{name}.{tensor}" in shards.files}
+        small = {
+            f"{name}.{tensor}": value for tensor, value in cut.tensors.items() if f"{name}.{tensor}" in shards.files
+        }
         files.write(small)
         errors[name] = cut.error
         shapes |= {tensor: tuple(value.shape) for tensor, value in small.items()}

@@ -125,7 +125,9 @@ class Slot(nn.Module):
                 if name in tensors:
                     mine.copy_(tensors[name])
                 elif isinstance(mine, nn.Parameter):
-                    raise InputError(f"walk: the weights of a block have no {name!r}; are the files those of this model?")
+                    raise InputError(
+                        f"walk: the weights of a block have no {name!r}; are the files those of this model?"
+                    )
             for position, tensor in frame.constants.items():
                 getattr(self, f"constant_{position}").copy_(tensor)
 

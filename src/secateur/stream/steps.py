@@ -145,7 +145,9 @@ class CutUnits:
             names = sites_of(sites, wanted)
             if not names:
                 units = sorted({site.unit for site in sites.values()})
-                raise unknown_name("unit or site of a block", wanted, [*units, *(n.removeprefix(PREFIX) for n in sites)])
+                raise unknown_name(
+                    "unit or site of a block", wanted, [*units, *(n.removeprefix(PREFIX) for n in sites)]
+                )
             for name in names:
                 size = sites[name].size
                 counts[name] = min(round(fraction * size), size - 1)

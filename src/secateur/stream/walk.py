@@ -154,7 +154,7 @@ def _rated(walked: Walked, model: nn.Module, held_out: Tokens, step: Step) -> Wa
             f"walk: the perplexity on held-out text went from {before:.4g} to {after:.4g}, {after / before:.3g} times as much; "
             f"the model will make less sense. Try: {remedy}, give more calibration text of the kind that the model is for, "
             "or train the cut model (secateur.distill)",
-            stacklevel=2,
+            stacklevel=4,
         )
     return Walked(walked.model, walked.keep, walked.errors, before, after)
 
@@ -213,7 +213,7 @@ class Walk:
             model: whose tensors outside of the blocks are there.
             path: of the blocks' container.
             tokens, mask: as in `walk`.
-            first: the tensors of the first block.
+            first: the tensors of the first block, or such on meta.
         """
         ids, ids_mask = check_tokens(tokens, mask, "walk")
         container = model.get_submodule(path)
@@ -221,12 +221,14 @@ class Walk:
         block = next(iter(blocks.values()))
         device = device_of(model)
         device = torch.device("cpu") if device.type == "meta" else device
+        meta = any(tensor.is_meta for tensor in first.values())
+        target = torch.device("meta") if meta else device
         memo: dict[int, Any] = {
-            id(p): nn.Parameter(first[name].to(device), p.requires_grad) for name, p in block.named_parameters()
+            id(p): nn.Parameter(first[name].to(target), False) for name, p in block.named_parameters()
         }
         masks = [None] * len(ids) if ids_mask is None else [row.unsqueeze(0).to(device) for row in ids_mask]
         batches = [row.unsqueeze(0).to(device) for row in ids]
-        recorded = record(model, path, batches, masks, copied(block, memo).eval())
+        recorded = record(model, path, batches, masks, copied(block, memo).to(target).eval())
         return cls(blocks, recorded, [r.x for r in recorded], [r.x for r in recorded])
 
     def advance(self, step: Step, tensors: Mapping[str, Tensor]) -> CutBlock:
@@ -318,4 +320,6 @@ def _verify(
         difference = cut_slot(*(inputs if isinstance(inputs, tuple) else (inputs,))) - outputs
     apart = float(difference.abs().max()) / max(float(outputs.abs().max()), 1e-30)
     if not apart <= ALIKE:
-        raise VerificationError(f"walk: a cut block is {apart:.2g} away from the masked one, relative to its greatest output")
+        raise VerificationError(
+            f"walk: a cut block is {apart:.2g} away from the masked one, relative to its greatest output"
+        )

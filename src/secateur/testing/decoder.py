@@ -60,7 +60,14 @@ class Decoder(nn.Module):
 
 
 def decoder(
-    *, blocks: int = 2, width: int = 16, heads: int = 4, groups: int = 2, neurons: int = 24, vocabulary: int = 11, seed: int = 0
+    *,
+    blocks: int = 2,
+    width: int = 16,
+    heads: int = 4,
+    groups: int = 2,
+    neurons: int = 24,
+    vocabulary: int = 11,
+    seed: int = 0,
 ) -> Decoder:
     """Return an untrained `Decoder`, the same for the same seed.
 
