@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.randomness import private_draws
 from secateur.runtimes.inputs import caller
-from secateur.state import check_module, evaluating, looking, tensors, unfused_attention, shaping, usual
+from secateur.state import check_module, evaluating, looking, shaping, tensors, unfused_attention, usual
 from secateur.types import ExampleInputs, InputError
 
 __all__ = ["ParameterCount", "file_bytes", "macs", "parameters", "peak_memory"]

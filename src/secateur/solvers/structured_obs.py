@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from secateur.checks import check_number, check_whole
 from secateur.criteria.batches import check_batches

@@ -36,7 +36,7 @@ def fitting_sizes(model: nn.Module, shapes: Shapes) -> dict[str, int]:
     config = getattr(model, "config", None)
     if config is None:
         return {}
-    fixed = {name: size for name, size in _head_size(config)}
+    fixed = dict(_head_size(config))
     sizes: dict[str, int] = {}
     missing = _unlike(model, config, fixed, shapes)
     for name, size in _candidates(config, _ratios(model, shapes)):

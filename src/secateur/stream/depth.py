@@ -123,9 +123,9 @@ def _wrapped(model: nn.Module, names: Sequence[str], tokens: Tokens) -> bool:
     """Whether the blocks return tuples."""
     kinds: list[bool] = []
     ids, _ = check_tokens(tokens, None, "block_losses")
-    with evaluating(model), torch.no_grad():
-        with _watched(model, dict.fromkeys(names, 0.0), lambda _n, _x, out: kinds.append(isinstance(out, tuple))):
-            run_on_tokens(model, ids[:1, :2].to(device_of(model)), None)
+    note = _watched(model, dict.fromkeys(names, 0.0), lambda _n, _x, out: kinds.append(isinstance(out, tuple)))
+    with evaluating(model), torch.no_grad(), note:
+        run_on_tokens(model, ids[:1, :2].to(device_of(model)), None)
     return any(kinds)
 
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
-
-import torch
-from torch import nn
 
 from secateur.checks import check_fraction, check_name, check_number
 from secateur.criteria import by_name
 from secateur.criteria.base import scores_of
 from secateur.labelled import SampleBatch
-from secateur.repair import repair
 from secateur.repair.beside import Beside
 from secateur.selection import select
 from secateur.solvers.refitting import Choose, Refitting, by_elimination, by_output
@@ -22,7 +18,7 @@ from secateur.stream.slots import PREFIX, Slot
 from secateur.structure import weights
 from secateur.structure.flow import Flow
 from secateur.structure.sites import masked_tensors
-from secateur.types import Criterion, InputError, Keep, Sites, unknown_name
+from secateur.types import Criterion, InputError, Sites, unknown_name
 
 __all__ = ["CutUnits", "MakeCriterion", "MakeSolver", "Repair", "SparsifyWeights", "Stage", "Step"]
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur.deadline import check_time
-from secateur.measure.language import Tokens, check_tokens, perplexity
 from secateur.labelled import SampleBatch
+from secateur.measure.language import Tokens, check_tokens, perplexity
 from secateur.repair.beside import Beside
 from secateur.state import check_module, device_of, own_tensors, usual
 from secateur.stream.blocks import Recorded, block_container, record
@@ -25,7 +25,7 @@ from secateur.stream.steps import CutUnits, Stage, Step
 from secateur.structure import channels
 from secateur.structure.cutting import cut_with_plan, make_plan, set_attributes
 from secateur.structure.flow import Flow
-from secateur.types import ExampleInputs, InputError, Keep, Sites, VerificationError
+from secateur.types import ExampleInputs, Keep, Sites, VerificationError
 from secateur.untouched import copied
 
 __all__ = ["CutBlock", "Kind", "Walk", "Walked", "walk"]

@@ -14,8 +14,8 @@ from secateur.state import (
     check_ordinary,
     check_readable,
     own_tensors,
-    tensors,
     shaping,
+    tensors,
     usual,
 )
 from secateur.structure.infer import Structure, infer
