@@ -124,7 +124,8 @@ class _Recorder(nn.Module):
 
 
 def _split(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Call]:
-    for place, value in [*enumerate(args), *kwargs.items()]:
+    places: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+    for place, value in places:
         if isinstance(value, Tensor) and value.is_floating_point():
             if isinstance(place, int):
                 return value, Call((*args[:place], None, *args[place + 1 :]), kwargs, place)
