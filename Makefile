@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Two workers on two cores: each keeps to one thread.
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help demo test test-all check format lint types docs clean
+.PHONY: help demo test test-all check format lint types docs site clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -43,5 +43,9 @@ types: $(STAMP)  ## mypy, strict
 docs: $(STAMP)  ## the documents' examples and links, and that nothing public is undocumented
 	$(THREADS) $(BIN)/python -m pytest tests/test_docs.py
 
+site: $(STAMP)  ## the documentation as web pages, in site/; needs no network to be read
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[site]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:  ## remove what the targets made
-	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

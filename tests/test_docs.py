@@ -26,7 +26,12 @@ from secateur.types import MissingLibraryError, SecateurError
 from test_architecture import ORDER
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *sorted(page for page in (ROOT / "docs").rglob("*.md") if "results" not in page.parts),
+]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 NUMBER = re.compile(r"\d[\d.,]*(e[+-]?\d+)?")
@@ -323,3 +328,18 @@ def test_every_public_name_is_explained(name: str) -> None:
 def test_every_error_is_in_the_guide(name: str) -> None:
     if name != "SecateurError":
         assert f"| `{name}` |" in text_of("docs/guide.md")
+
+
+def test_every_public_namespace_has_a_page_in_the_reference() -> None:
+    """Its names are then there, too: the page shows all that stands in the namespace's `__all__`."""
+    config = text_of("mkdocs.yml")
+    for name in secateur.__all__:
+        if inspect.ismodule(getattr(secateur, name)):
+            assert f"::: secateur.{name}\n" in text_of(f"docs/reference/{name}.md")
+            assert f" reference/{name}.md\n" in config
+
+
+def test_every_page_is_found_from_the_site() -> None:
+    config = text_of("mkdocs.yml")
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert f" {page.relative_to(ROOT / 'docs')}\n" in config, page

@@ -17,6 +17,7 @@ from secateur.compression import Compression, CompressOptions, choosing, steps
 from secateur.compression import work as trainings
 from secateur.compression.costs import Costs
 from secateur.compression.options import Goal
+from secateur.compression.work import Task
 from secateur.labelled import SampleBatch
 from secateur.state import tensors
 from secateur.structure.cutting import draft
@@ -419,16 +420,9 @@ def test_training_goes_on_while_it_would_lead_to_the_metric(
         return metrics[len(seeds)], True
 
     monkeypatch.setattr(steps._Walk, "_trained", train)
-    walk = steps._Walk(
-        trained,
-        torch.zeros(1, 8),
-        Goal("macs", 0.5),
-        blobs(300, 0),
-        blobs(100, 1),
-        CompressOptions(**QUICK),
-        None,
-        False,
-    )
+    options = CompressOptions(**QUICK)
+    task = Task(trained, torch.zeros(1, 8), Goal("macs", 0.5), blobs(300, 0), blobs(100, 1), options, None, False)
+    walk = steps._Walk(task)
     walk.journal.baseline["metric"] = 0.99 + walk.options.max_drop
     metric = walk._trained_back(trained, 0.9, 1, is_last=True)
     assert metric == metrics[trainings]
@@ -451,16 +445,9 @@ def test_a_training_that_made_it_worse_is_followed_by_a_calmer_one(
         return metric, helps[len(seen) - 1]
 
     monkeypatch.setattr(steps._Walk, "_trained", train)
-    walk = steps._Walk(
-        trained,
-        torch.zeros(1, 8),
-        Goal("macs", 0.5),
-        blobs(300, 0),
-        blobs(100, 1),
-        CompressOptions(**QUICK),
-        None,
-        False,
-    )
+    options = CompressOptions(**QUICK)
+    task = Task(trained, torch.zeros(1, 8), Goal("macs", 0.5), blobs(300, 0), blobs(100, 1), options, None, False)
+    walk = steps._Walk(task)
     walk.journal.baseline["metric"] = 0.99 + walk.options.max_drop
     assert walk._trained_back(trained, 0.95, 1, is_last=True) == 0.95
     assert seen == pytest.approx(rates)

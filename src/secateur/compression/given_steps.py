@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from time import monotonic
@@ -14,11 +13,10 @@ from secateur.compression.combination import Combination, figures, step_in_words
 from secateur.compression.costs import usable
 from secateur.compression.delivery import delivered
 from secateur.compression.journal import StepTrial
-from secateur.compression.options import CompressOptions, Goal, Step
+from secateur.compression.options import CompressOptions, Step
 from secateur.compression.saved_trials import load_trial, save_trial
-from secateur.compression.work import CHECKPOINT, OUT_OF_TIME, Work
+from secateur.compression.work import CHECKPOINT, OUT_OF_TIME, Task, Work
 from secateur.deadline import OutOfTime
-from secateur.labelled import Samples
 from secateur.measure import file_bytes, macs, parameters
 from secateur.pruning import Prune
 from secateur.result import Result
@@ -27,7 +25,6 @@ from secateur.structure import channels, weights
 from secateur.transforms import LowRank, Replace
 from secateur.types import (
     CutError,
-    ExampleInputs,
     ExportError,
     InputError,
     Sites,
@@ -49,22 +46,12 @@ FEW = {"warmup": 2, "repeats": 10}
 class GivenSteps(Work[StepTrial]):
     """A compression by given steps."""
 
-    def __init__(
-        self,
-        original: nn.Module,
-        inputs: ExampleInputs,
-        goal: Goal | None,
-        data: Samples,
-        validation: Samples,
-        options: CompressOptions,
-        folder: str | os.PathLike[str] | None,
-        progress: bool,
-    ) -> None:
-        super().__init__(original, inputs, goal, data, validation, options, folder, progress)
-        self.goal, self.asked = goal, options
-        self.steps = [self._supplied(step) for step in options.given_steps]
-        counts = {"macs": macs(original, inputs), "parameters": parameters(original).total}
-        self.journal.baseline |= {**counts, "bytes": file_bytes(original)}
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.goal, self.asked = task.goal, task.options
+        self.steps = [self._supplied(step) for step in task.options.given_steps]
+        counts = {"macs": macs(self.original, self.inputs), "parameters": parameters(self.original).total}
+        self.journal.baseline |= {**counts, "bytes": file_bytes(self.original)}
 
     def _attempts(self) -> type[StepTrial]:
         return StepTrial

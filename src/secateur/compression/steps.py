@@ -23,7 +23,7 @@ from secateur.compression.history import Compression, in_words, nothing_narrower
 from secateur.compression.journal import Trial, least_cost
 from secateur.compression.options import CompressOptions, Goal
 from secateur.compression.saved_trials import load_choice, load_trial, save_choice, save_trial
-from secateur.compression.work import CHECKPOINT, OUT_OF_TIME, Work
+from secateur.compression.work import CHECKPOINT, OUT_OF_TIME, Task, Work
 from secateur.deadline import OutOfTime
 from secateur.labelled import Samples
 from secateur.result import Result
@@ -93,32 +93,21 @@ def compress(
     """
     check_options("compress", CompressOptions, or_none=True, options=options)
     chosen = with_changes(options or CompressOptions(), changes, "option of compress")
-    work: Work[Any]
-    if chosen.given_steps:
-        asked = None if goal is None else Goal.of(goal)
-        work = GivenSteps(model, example_inputs, asked, data, validation, chosen, folder, progress)
-    else:
-        work = _Walk(model, example_inputs, Goal.of(goal), data, validation, chosen, folder, progress)
+    goal_read = None if goal is None and chosen.given_steps else Goal.of(goal)
+    task = Task(model, example_inputs, goal_read, data, validation, chosen, folder, progress)
+    work: Work[Any] = GivenSteps(task) if chosen.given_steps else _Walk(task)
     return work.run()
 
 
 class _Walk(Work[Trial]):
     """A compression to a goal."""
 
-    def __init__(
-        self,
-        original: nn.Module,
-        inputs: ExampleInputs,
-        goal: Goal,
-        data: Samples,
-        validation: Samples,
-        options: CompressOptions,
-        folder: str | os.PathLike[str] | None,
-        progress: bool,
-    ) -> None:
-        self.goal = goal
-        super().__init__(original, inputs, goal, data, validation, options, folder, progress)
-        self.costs = Costs(goal, original, inputs, self.options, self.journal.place("costs.json"), progress)
+    def __init__(self, task: Task) -> None:
+        assert task.goal is not None
+        self.goal = task.goal
+        super().__init__(task)
+        place = self.journal.place("costs.json")
+        self.costs = Costs(self.goal, self.original, self.inputs, self.options, place, self.progress)
         self.costs.sites = self.sites
 
     def _attempts(self) -> type[Trial]:

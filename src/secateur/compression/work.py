@@ -33,7 +33,7 @@ from secateur.train.options import TrainOptions
 from secateur.transforms import train_held
 from secateur.types import ExampleInputs
 
-__all__ = ["CHECKPOINT", "OUT_OF_TIME", "Work"]
+__all__ = ["CHECKPOINT", "OUT_OF_TIME", "Task", "Work"]
 
 OUT_OF_TIME = "the time limit of {:g} s was reached before the goal"
 
@@ -53,36 +53,44 @@ FINISHES = 6
 """How often the training at the goal is gone through at most, while at its pace it would bring the metric where it must be."""
 
 
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What `compress` was called with."""
+
+    original: nn.Module
+    inputs: ExampleInputs
+    goal: Goal | None
+    data: Samples
+    validation: Samples
+    options: CompressOptions
+    folder: str | os.PathLike[str] | None
+    progress: bool
+
+
 class Work(ABC, Generic[Attempt]):
     """A compression under way: model and data are checked, and the journal is open, when it is there."""
 
-    def __init__(
-        self,
-        original: nn.Module,
-        inputs: ExampleInputs,
-        goal: Goal | None,
-        data: Samples,
-        validation: Samples,
-        options: CompressOptions,
-        folder: str | os.PathLike[str] | None,
-        progress: bool,
-    ) -> None:
+    def __init__(self, task: Task) -> None:
+        original, inputs, goal, options = task.original, task.inputs, task.goal, task.options
         self.original, self.inputs, self.options = original, inputs, options
-        self.progress, self.data = progress, data
-        self.clock = Stopwatch(options, None if goal is None else goal.fraction, progress)
+        self.progress, self.data = task.progress, task.data
+        self.clock = Stopwatch(options, None if goal is None else goal.fraction, task.progress)
         self.deadline = Deadline.after(options.time_limit)
         check_model(original, inputs, options)
-        for role, samples, metric in (("training data", data, None), ("validation data", validation, options.metric)):
+        for role, samples, metric in (
+            ("training data", task.data, None),
+            ("validation data", task.validation, options.metric),
+        ):
             check_data(original, inputs, samples, role, classes=metric in (None, "accuracy"))
-        self.quality = Quality.of(original, validation, options.metric)
+        self.quality = Quality.of(original, task.validation, options.metric)
         baseline = self.quality.baseline
         self.classes = self.quality.tells_classes and (options.loss in (None, "cross_entropy"))
         self.loss = options.loss or ("cross_entropy" if self.classes and self.quality.labelled else None)
-        check_training(original, data, self.loss)
+        check_training(original, task.data, self.loss)
         self._check_sites()
         if self.quality.note:
             self.clock.say(f"WARNING: {self.quality.note}")
-        self.samples = calibration(data, options.samples, options.seed).without_targets()
+        self.samples = calibration(task.data, options.samples, options.seed).without_targets()
         identity = {
             "goal": None if goal is None else [goal.what, goal.fraction],
             "options": options.identity(),
@@ -90,7 +98,7 @@ class Work(ABC, Generic[Attempt]):
             "data": digest([("scored inputs", torch.cat([t.flatten() for _, t in self.samples.named()]))]),
         }
         self.journal: Journal[Attempt] = Journal.opened(
-            None if folder is None else Path(folder), identity, self._attempts()
+            None if task.folder is None else Path(task.folder), identity, self._attempts()
         )
         self.clock.trials = self.journal.trials
         self.deadline = self.deadline.sooner(sum(trial.seconds for trial in self.journal.trials))

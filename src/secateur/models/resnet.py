@@ -118,13 +118,15 @@ class ResNet(nn.Module):
         in_channels: int = 3,
         input_size: int = 224,
         width: float = 1.0,
-        parts: Parts = Parts(),
+        batch_norm: bool = True,
+        residual: bool = True,
     ) -> None:
         super().__init__()
+        parts = Parts(batch_norm, residual)
         planes = [scaled(channels, width) for channels in (64, 128, 256, 512)]
         small = input_size <= 64
         kernel, stride, padding = (3, 1, 1) if small else (7, 2, 3)
-        self.conv1 = nn.Conv2d(in_channels, planes[0], kernel, stride, padding, bias=not parts.batch_norm)
+        self.conv1 = nn.Conv2d(in_channels, planes[0], kernel, stride, padding, bias=not batch_norm)
         self.bn1 = parts.norm(planes[0])
         self.relu = nn.ReLU()
         self.maxpool = nn.Identity() if small else nn.MaxPool2d(3, 2, padding=1)
@@ -176,9 +178,8 @@ def resnet_18(
     >>> resnet_18(input_size=32, classes=10, width=0.125).fc
     Linear(in_features=64, out_features=10, bias=True)
     """
-    parts = Parts(batch_norm, residual)
     sizes: Any = {"classes": classes, "in_channels": in_channels, "input_size": input_size, "width": width}
-    return ResNet(BasicBlock, (2, 2, 2, 2), parts=parts, **sizes)
+    return ResNet(BasicBlock, (2, 2, 2, 2), batch_norm=batch_norm, residual=residual, **sizes)
 
 
 def resnet_34(
@@ -197,9 +198,8 @@ def resnet_34(
     >>> len(resnet_34(input_size=32, width=0.03125).layer3)
     6
     """
-    parts = Parts(batch_norm, residual)
     sizes: Any = {"classes": classes, "in_channels": in_channels, "input_size": input_size, "width": width}
-    return ResNet(BasicBlock, (3, 4, 6, 3), parts=parts, **sizes)
+    return ResNet(BasicBlock, (3, 4, 6, 3), batch_norm=batch_norm, residual=residual, **sizes)
 
 
 def resnet_50(
@@ -218,9 +218,8 @@ def resnet_50(
     >>> resnet_50(input_size=32, width=0.03125).layer1[0].conv3
     Conv2d(2, 8, kernel_size=(1, 1), stride=(1, 1), bias=False)
     """
-    parts = Parts(batch_norm, residual)
     sizes: Any = {"classes": classes, "in_channels": in_channels, "input_size": input_size, "width": width}
-    return ResNet(Bottleneck, (3, 4, 6, 3), parts=parts, **sizes)
+    return ResNet(Bottleneck, (3, 4, 6, 3), batch_norm=batch_norm, residual=residual, **sizes)
 
 
 def resnet_101(
@@ -239,9 +238,8 @@ def resnet_101(
     >>> len(resnet_101(input_size=32, width=0.03125).layer3)
     23
     """
-    parts = Parts(batch_norm, residual)
     sizes: Any = {"classes": classes, "in_channels": in_channels, "input_size": input_size, "width": width}
-    return ResNet(Bottleneck, (3, 4, 23, 3), parts=parts, **sizes)
+    return ResNet(Bottleneck, (3, 4, 23, 3), batch_norm=batch_norm, residual=residual, **sizes)
 
 
 def resnet_152(
@@ -260,6 +258,5 @@ def resnet_152(
     >>> len(resnet_152(input_size=32, width=0.03125).layer3)
     36
     """
-    parts = Parts(batch_norm, residual)
     sizes: Any = {"classes": classes, "in_channels": in_channels, "input_size": input_size, "width": width}
-    return ResNet(Bottleneck, (3, 8, 36, 3), parts=parts, **sizes)
+    return ResNet(Bottleneck, (3, 8, 36, 3), batch_norm=batch_norm, residual=residual, **sizes)
