@@ -25,6 +25,7 @@ from secateur.stream.steps import CutUnits, Stage, Step
 from secateur.structure import channels
 from secateur.structure.cutting import cut_with_plan, make_plan, set_attributes
 from secateur.structure.flow import Flow
+from secateur.structure.mend import Edits
 from secateur.types import ExampleInputs, Keep, Sites, VerificationError
 from secateur.untouched import copied
 
@@ -52,7 +53,7 @@ class CutBlock:
     name: str
     keep: Keep
     tensors: Mapping[str, Tensor]
-    attributes: Mapping[str, Mapping[str, Any]]
+    attributes: Edits
     error: float
 
     def replacing(self, block: nn.Module) -> dict[int, Any]:
@@ -173,7 +174,7 @@ class Kind:
     student: Slot
     sites: Sites
     flow: Flow
-    attributes: dict[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    attributes: dict[str, Edits] = field(default_factory=dict)
 
     @classmethod
     def of(cls, block: nn.Module, frame: Frame, tensors: Mapping[str, Tensor], example: ExampleInputs) -> Kind:
@@ -274,9 +275,7 @@ class Walk:
         return missing / max(total, 1e-300)
 
 
-def _cut(
-    kind: Kind, keep: Keep, inputs: ExampleInputs, outputs: Tensor
-) -> tuple[dict[str, Tensor], Mapping[str, Mapping[str, Any]]]:
+def _cut(kind: Kind, keep: Keep, inputs: ExampleInputs, outputs: Tensor) -> tuple[dict[str, Tensor], Edits]:
     """The tensors of the student's block without what goes, by their names in the block, and what changes besides.
 
     The first block of a kind is cut and verified as any model is; the others lose as much, and must give what the masked
@@ -308,7 +307,7 @@ def _rows(tensor: Tensor, rows: Mapping[int, Tensor]) -> Tensor:
 def _verify(
     student: Slot,
     small: Mapping[str, Tensor],
-    attributes: Mapping[str, Mapping[str, Any]],
+    attributes: Edits,
     inputs: ExampleInputs,
     outputs: Tensor,
 ) -> None:
