@@ -20,10 +20,10 @@ import torch
 from secateur.measure import perplexity
 from secateur.solvers import SparseGPT
 from secateur.stream import CutUnits, SparsifyWeights, drop_blocks, empty_weights, plan, walk, walk_folder
-from secateur.stream.steps import Step
+from secateur.stream.steps import BlockStep
 from secateur.testing.decoder import decoder
 
-WALKS: dict[str, Step] = {
+WALKS: dict[str, BlockStep] = {
     "quarter": CutUnits(0.25),
     "quarter-repaired": CutUnits(0.25, repair="stream"),
     "quarter-eliminated": CutUnits(0.25, "elimination", "stream"),

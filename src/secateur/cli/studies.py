@@ -235,7 +235,7 @@ def report_(
         list[str],
         typer.Argument(
             metavar="NAME...",
-            help="The study whose results to show, by name, or a TOML file; or several runs to compare, by store or study.",
+            help="The study whose results to show, by name, store or TOML file; or several runs to compare, by store or study.",
         ),
     ],
     seeds: Annotated[int | None, typer.Option(metavar="COUNT", help="As in `study run`.")] = None,
@@ -254,18 +254,23 @@ def report_(
     """
     from secateur.lab.keep import paths
     from secateur.lab.keep.store import Store
-    from secateur.studies import by_name
+    from secateur.lab.show.live import last_run
+    from secateur.studies import STUDIES, by_name
 
-    if len(names) > 1 or where or paths.database_file(Path(names[0])).exists():
+    name, options, place, alone = names[0], None, store, len(names) == 1 and not where
+    if alone and paths.database_file(Path(name)).exists() and not (seeds or set_ or store or out):
+        # A store knows which study it holds, unless that is of a file.
+        study_run = last_run(Path(name))
+        if study_run is not None and study_run[0] in STUDIES:
+            (name, options), place = study_run, Path(name)
+    if not alone or (options is None and paths.database_file(Path(name)).exists()):
         _compare_runs(names, {"--seeds": seeds, "--set": set_, "--store": store}, where, out, as_json)
         return
-    (name,) = names
     if out is not None:
         raise InputError("--out: a study's report lies in its store; it is for comparisons of several runs")
     study = by_name(name)
-    place = Store(store or paths.store_dir(study.name), create=False)
-    planned = study.planned(_study_options(study.defaults, seeds, None, set_))
-    _write_report(planned, place, False, as_json, "")
+    planned = study.planned(options or _study_options(study.defaults, seeds, None, set_))
+    _write_report(planned, Store(place or paths.store_dir(study.name), create=False), False, as_json, "")
 
 
 def _compare_runs(

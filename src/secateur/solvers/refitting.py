@@ -165,7 +165,7 @@ def _problems(reader: Reader, site: str) -> Iterator[LeastSquares]:
     for (of_column, weights, _, root), (change, moments) in each_group:
         best = change.clone()
         best[:, : weights.shape[1]] += weights
-        units = of_column[of_column >= 0].unique()
+        units = torch.unique(of_column[of_column >= 0])
         if len(units):
             rows = [(of_column == unit).nonzero().flatten() for unit in units]
             yield LeastSquares(moments, best.mT @ root, units, nn.utils.rnn.pad_sequence(rows, True, -1))

@@ -15,7 +15,7 @@ from secateur.measure.language import run_on_tokens
 from secateur.state import device_of, evaluating
 from secateur.types import InputError
 
-__all__ = ["Call", "Recorded", "block_container", "record"]
+__all__ = ["BlockCall", "Recorded", "block_container", "record"]
 
 
 def block_container(model: nn.Module) -> str:
@@ -50,7 +50,7 @@ def block_container(model: nn.Module) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Call:
+class BlockCall:
     """What a block is called with, besides the activations.
 
     Attributes:
@@ -66,7 +66,7 @@ class Call:
     def filled(self, x: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return all arguments, with the activations in their place.
 
-        >>> Call((None,), {"mask": None}, 0).filled(torch.ones(1))
+        >>> BlockCall((None,), {"mask": None}, 0).filled(torch.ones(1))
         ((tensor([1.]),), {'mask': None})
         """
         if isinstance(self.place, int):
@@ -85,7 +85,7 @@ class Recorded:
     """
 
     x: Tensor
-    calls: tuple[Call, ...]
+    calls: tuple[BlockCall, ...]
     wrapped: bool
 
 
@@ -93,11 +93,11 @@ class _EnoughError(Exception):
     """All blocks have been called; what comes behind them is not wanted."""
 
 
-class _Recorder(nn.Module):
+class _CallRecorder(nn.Module):
     """Stands where a block was, notes what it is called with, and passes the activations on."""
 
     def __init__(
-        self, calls: list[tuple[Tensor, Call]], first: nn.Module | None, last: bool, wrapped: list[bool]
+        self, calls: list[tuple[Tensor, BlockCall]], first: nn.Module | None, last: bool, wrapped: list[bool]
     ) -> None:
         super().__init__()
         self.calls, self.last, self.wrapped = calls, last, wrapped
@@ -123,24 +123,24 @@ class _Recorder(nn.Module):
         return (x,) if self.wrapped[0] else x
 
 
-def _split(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Call]:
+def _split(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, BlockCall]:
     places: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
     for place, value in places:
         if isinstance(value, Tensor) and value.is_floating_point():
             if isinstance(place, int):
-                return value, Call((*args[:place], None, *args[place + 1 :]), kwargs, place)
-            return value, Call(args, {**kwargs, place: None}, place)
+                return value, BlockCall((*args[:place], None, *args[place + 1 :]), kwargs, place)
+            return value, BlockCall(args, {**kwargs, place: None}, place)
     raise InputError("walk: the blocks are called without a tensor of activations; name another container")
 
 
 @contextmanager
-def _recording(container: nn.Module, first: nn.Module) -> Iterator[tuple[list[tuple[Tensor, Call]], list[bool]]]:
+def _recording(container: nn.Module, first: nn.Module) -> Iterator[tuple[list[tuple[Tensor, BlockCall]], list[bool]]]:
     originals = dict(container.named_children())
-    calls: list[tuple[Tensor, Call]] = []
+    calls: list[tuple[Tensor, BlockCall]] = []
     wrapped: list[bool] = []
     try:
         for number, (name, block) in enumerate(originals.items()):
-            recorder = _Recorder(calls, first if number == 0 else None, number == len(originals) - 1, wrapped)
+            recorder = _CallRecorder(calls, first if number == 0 else None, number == len(originals) - 1, wrapped)
             recorder.__dict__["block"] = block
             container._modules[name] = recorder
         yield calls, wrapped

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
-import torch
 from torch import nn
 
 from secateur.state import own_tensors
+from secateur.structure.rebuilding import Rebuilding
 
 __all__ = ["fitting_sizes"]
 
@@ -36,13 +35,14 @@ def fitting_sizes(model: nn.Module, shapes: Shapes) -> dict[str, int]:
     config = getattr(model, "config", None)
     if config is None:
         return {}
+    rebuilding = Rebuilding(model)
     fixed = dict(_head_size(config))
     sizes: dict[str, int] = {}
-    missing = _unlike(model, config, fixed, shapes)
+    missing = _unlike(rebuilding, fixed, shapes)
     for name, size in _candidates(config, _ratios(model, shapes)):
         if not missing or name in {**sizes, **fixed}:
             continue
-        rest = _unlike(model, config, {**fixed, **sizes, name: size}, shapes)
+        rest = _unlike(rebuilding, {**fixed, **sizes, name: size}, shapes)
         if rest is not None and rest < missing:
             sizes[name], missing = size, rest
     return {**fixed, **sizes} if sizes and missing == 0 else {}
@@ -67,14 +67,10 @@ def _candidates(config: Any, ratios: list[Fraction]) -> Iterator[tuple[str, int]
             yield from ((name, int(value * ratio)) for ratio in ratios if (value * ratio).denominator == 1)
 
 
-def _unlike(model: nn.Module, config: Any, sizes: Mapping[str, int], shapes: Shapes) -> int | None:
+def _unlike(rebuilding: Rebuilding, sizes: Mapping[str, int], shapes: Shapes) -> int | None:
     """How many tensors the class makes in another shape, from a config with these sizes; None where it makes none."""
-    changed = copy.deepcopy(config)
-    try:
-        for name, size in sizes.items():
-            setattr(changed, name, size)
-        with torch.device("meta"):
-            rebuilt = own_tensors(type(model)(changed))
-    except Exception:  # noqa: BLE001  (a class may refuse sizes that do not fit each other in any way)
+    rebuilt = rebuilding.built({(name,): size for name, size in sizes.items()})
+    if rebuilt is None:
         return None
-    return sum(name not in rebuilt or tuple(rebuilt[name].shape) != shape for name, shape in shapes.items())
+    remade = own_tensors(rebuilt)
+    return sum(name not in remade or tuple(remade[name].shape) != shape for name, shape in shapes.items())

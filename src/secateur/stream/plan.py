@@ -15,11 +15,11 @@ from secateur.state import check_module, looking, own_tensors
 from secateur.stream.blocks import block_container
 from secateur.stream.slots import PREFIX
 from secateur.stream.steps import CutUnits
-from secateur.stream.walk import Kind, Walk
+from secateur.stream.walk import BlockKind, BlockWalk
 from secateur.structure.cutting import draft
 from secateur.untouched import copied
 
-__all__ = ["Amounts", "Planned", "plan"]
+__all__ = ["Amounts", "WalkPlan", "plan"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Amounts:
 
 
 @dataclass(frozen=True)
-class Planned:
+class WalkPlan:
     """What a walk would do.
 
     Attributes:
@@ -59,7 +59,9 @@ class Planned:
 
 
 @looking
-def plan(model: nn.Module, step: CutUnits | None = None, *, length: int = 128, container: str | None = None) -> Planned:
+def plan(
+    model: nn.Module, step: CutUnits | None = None, *, length: int = 128, container: str | None = None
+) -> WalkPlan:
     """Return what a walk would leave of a model, which may be on the meta device.
 
     One block of each kind is traced on the meta device; what stands in front of the blocks runs, on zeros where it is on meta.
@@ -81,7 +83,7 @@ def plan(model: nn.Module, step: CutUnits | None = None, *, length: int = 128, c
     real = _of_zeros(model, path)
     blocks = {f"{path}.{name}": block for name, block in model.get_submodule(path).named_children()}
     tokens = torch.zeros(1, length, dtype=torch.long)
-    walking = Walk.begin(real, path, tokens, None, _shapes(next(iter(blocks.values()))))
+    walking = BlockWalk.begin(real, path, tokens, None, _shapes(next(iter(blocks.values()))))
     walking.pruned = [x.to("meta") for x in walking.pruned]
     outcomes: dict[str, _Outcome] = {}
     for name, block in blocks.items():
@@ -95,7 +97,7 @@ def plan(model: nn.Module, step: CutUnits | None = None, *, length: int = 128, c
         for amount in ("parameters", "nbytes", "macs")
     ]
     after = Amounts(before.parameters - gone[0], before.nbytes - gone[1], before.macs - gone[2])
-    return Planned(sites, kept, before, after)
+    return WalkPlan(sites, kept, before, after)
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class _Outcome:
     after: Amounts
 
 
-def _outcome(kind: Kind, step: CutUnits, x: Tensor) -> _Outcome:
+def _outcome(kind: BlockKind, step: CutUnits, x: Tensor) -> _Outcome:
     counts = {name: count for name, count in step.counts(kind.sites).items() if count}
     # Which units go does not matter to sizes.
     keep = {name: torch.arange(kind.sites[name].size) >= count for name, count in counts.items()}

@@ -20,8 +20,8 @@ from secateur.measure.language import Tokens
 from secateur.state import check_module, looking, own_tensors
 from secateur.stream.blocks import block_container
 from secateur.stream.config import fitting_sizes
-from secateur.stream.steps import CutUnits, Step
-from secateur.stream.walk import Walk
+from secateur.stream.steps import BlockStep, CutUnits
+from secateur.stream.walk import BlockWalk
 from secateur.types import FileError
 from secateur.untouched import copied
 
@@ -124,7 +124,7 @@ def walk_folder(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
     tokens: Tokens,
-    step: Step | None = None,
+    step: BlockStep | None = None,
     *,
     mask: Tensor | None = None,
     container: str | None = None,
@@ -152,7 +152,7 @@ def walk_folder(
     step = step or CutUnits()
     blocks = {f"{path}.{name}": block for name, block in model.get_submodule(path).named_children()}
     rest = shards.read(name for name in shards.files if not name.startswith(f"{path}."))
-    walking = Walk.begin(_with_tensors(model, rest), path, tokens, mask, _block(shards, next(iter(blocks))))
+    walking = BlockWalk.begin(_with_tensors(model, rest), path, tokens, mask, _block(shards, next(iter(blocks))))
     files, errors, shapes = _Files(root, len(blocks) + 1), {}, {n: tuple(t.shape) for n, t in rest.items()}
     files.write(rest)
     for name in blocks:

@@ -12,11 +12,11 @@ from torch.utils import _pytree as pytree
 
 from secateur.labelled import SampleBatch
 from secateur.state import own_tensors
-from secateur.stream.blocks import Call
+from secateur.stream.blocks import BlockCall
 from secateur.types import InputError
 from secateur.untouched import copied
 
-__all__ = ["PREFIX", "Frame", "Slot", "kind_of"]
+__all__ = ["PREFIX", "CallFrame", "Slot", "kind_of"]
 
 PREFIX = "block."
 """Before the names of a block's own tensors in a slot."""
@@ -26,7 +26,7 @@ COUNTERS = {"layer_idx", "layer_id", "layer_number", "idx", "index", "training"}
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
+class CallFrame:
     """What the calls of one block on all batches have in common.
 
     Attributes:
@@ -44,7 +44,7 @@ class Frame:
     place: int | str
 
     @classmethod
-    def of(cls, calls: Sequence[Call]) -> Frame:
+    def of(cls, calls: Sequence[BlockCall]) -> CallFrame:
         """Return the frame of a block's calls, one a batch.
 
         Raises:
@@ -67,10 +67,10 @@ class Frame:
             raise InputError("walk: a block is called with other arguments on some batches; give batches of one kind")
         return cls(tuple(leaves), spec, constants, tuple(varying), calls[0].place)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Frame:
+    def __deepcopy__(self, memo: dict[int, Any]) -> CallFrame:
         return self  # it never changes
 
-    def batch(self, x: Tensor, call: Call) -> SampleBatch:
+    def batch(self, x: Tensor, call: BlockCall) -> SampleBatch:
         """Return a batch of a slot: the activations, and what differs from batch to batch."""
         flat = pytree.tree_flatten((call.args, dict(call.kwargs)))[0]
         return SampleBatch((x, *(flat[position] for position in self.varying)) if self.varying else x)
@@ -84,14 +84,14 @@ class Slot(nn.Module):
         frame: what it is called with besides.
         device: where the slot is.
 
-    >>> from secateur.stream.blocks import Call
-    >>> slot = Slot(nn.Linear(2, 2), Frame.of([Call((None,), {}, 0)]), torch.device("cpu"))
+    >>> from secateur.stream.blocks import BlockCall
+    >>> slot = Slot(nn.Linear(2, 2), CallFrame.of([BlockCall((None,), {}, 0)]), torch.device("cpu"))
     >>> slot.load({"weight": torch.eye(2), "bias": torch.zeros(2)}, slot.frame)
     >>> slot(torch.ones(1, 2))
     tensor([[1., 1.]])
     """
 
-    def __init__(self, block: nn.Module, frame: Frame, device: torch.device) -> None:
+    def __init__(self, block: nn.Module, frame: CallFrame, device: torch.device) -> None:
         super().__init__()
         memo: dict[int, Any] = {
             id(p): nn.Parameter(torch.empty_like(p, device=device), False) for p in block.parameters()
@@ -109,12 +109,12 @@ class Slot(nn.Module):
         for position, tensor in zip(self.frame.varying, varying, strict=True):
             leaves[position] = tensor
         args, kwargs = pytree.tree_unflatten(leaves, self.frame.spec)
-        args, kwargs = Call(args, kwargs, self.frame.place).filled(x)
+        args, kwargs = BlockCall(args, kwargs, self.frame.place).filled(x)
         out = self.block(*args, **kwargs)
         result: Tensor = out[0] if isinstance(out, tuple) else out
         return result
 
-    def load(self, tensors: Mapping[str, Tensor], frame: Frame) -> None:
+    def load(self, tensors: Mapping[str, Tensor], frame: CallFrame) -> None:
         """Take over a block's tensors, by their names in the block, and what is constant in its calls.
 
         Raises:
@@ -132,10 +132,10 @@ class Slot(nn.Module):
                 getattr(self, f"constant_{position}").copy_(tensor)
 
 
-def kind_of(block: nn.Module, frame: Frame) -> str:
+def kind_of(block: nn.Module, frame: CallFrame) -> str:
     """Return what blocks that one slot can hold have in common: class, tensors, attributes and the form of their calls.
 
-    >>> frame = Frame.of([Call((None,), {}, 0)])
+    >>> frame = CallFrame.of([BlockCall((None,), {}, 0)])
     >>> kind_of(nn.Linear(2, 2), frame) == kind_of(nn.Linear(2, 2), frame), kind_of(nn.Linear(2, 2), frame) == kind_of(nn.Linear(2, 3), frame)
     (True, False)
     """

@@ -20,7 +20,7 @@ from secateur.structure.flow import Flow
 from secateur.structure.sites import masked_tensors
 from secateur.types import Criterion, InputError, Sites, unknown_name
 
-__all__ = ["CutUnits", "MakeCriterion", "MakeSolver", "Repair", "SparsifyWeights", "Stage", "Step"]
+__all__ = ["BlockStep", "CutUnits", "MakeCriterion", "MakeSolver", "Repair", "SparsifyWeights", "Stage"]
 
 MakeCriterion = Callable[[Any], Criterion]
 """From samples to a criterion that looks at them, as the class `secateur.criteria.Wanda` is."""
@@ -31,7 +31,7 @@ MakeSolver = Callable[[Any], Solver]
 ORDERS: Mapping[str, Choose] = {"output-norm": by_output, "elimination": by_elimination}
 """The orders that look at what the readers of units make of them on the walk, and not at a block by itself."""
 
-Repair = Literal["stream", "layer", "bias"]
+Repair = Literal["stream", "layer"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ class Stage:
         )
 
 
-class Step(Protocol):
+class BlockStep(Protocol):
     """What is done to each block."""
 
     def __call__(self, stage: Stage) -> Beside:
@@ -89,8 +89,8 @@ class CutUnits:
 
     With ``repair="stream"`` a layer that lost inputs and writes into the residual stream gets the weights that bring the stream
     nearest to the uncut model's, by least squares in which each change from the old weights has its price; so it makes up for
-    what blocks before have lost, too. ``"layer"`` aims at what the layer makes in the uncut model. ``"bias"`` changes biases
-    alone (An et al., 2024), of layers that have one. None leaves all weights as they are.
+    what blocks before have lost, too. ``"layer"`` aims at what the layer makes in the uncut model. None leaves all weights
+    as they are.
 
     Attributes:
         sparsity: the fraction of every MLP's neurons that goes; or fractions by unit (``{"neuron": 0.25, "head": 1 / 3}``)
@@ -114,7 +114,7 @@ class CutUnits:
         for fraction in self._fractions.values():
             check_fraction("CutUnits", sparsity=fraction)
         if self.repair is not None:
-            check_name("repair of CutUnits", self.repair, ("stream", "layer", "bias"))
+            check_name("repair of CutUnits", self.repair, ("stream", "layer"))
 
     @property
     def _fractions(self) -> Mapping[str, float]:
@@ -199,7 +199,7 @@ class SparsifyWeights:
         """Change the student; return both passes."""
         student = stage.student
         sites = weights(student)
-        method = _criterion(self.by, stage.pruned)  # type: ignore[arg-type]
+        method: Any = _criterion(self.by, stage.pruned)  # type: ignore[arg-type]
         if isinstance(method, Solver):
             write(student, method.solve(student, sites, self.sparsity, pattern=self.pattern).tensors)
         else:

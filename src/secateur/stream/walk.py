@@ -20,8 +20,8 @@ from secateur.repair.beside import Beside
 from secateur.state import check_module, device_of, own_tensors, usual
 from secateur.stream.blocks import Recorded, block_container, record
 from secateur.stream.config import fitting_sizes
-from secateur.stream.slots import PREFIX, Frame, Slot, kind_of
-from secateur.stream.steps import CutUnits, Stage, Step
+from secateur.stream.slots import PREFIX, CallFrame, Slot, kind_of
+from secateur.stream.steps import BlockStep, CutUnits, Stage
 from secateur.structure import channels
 from secateur.structure.cutting import cut_with_plan, make_plan, set_attributes
 from secateur.structure.flow import Flow
@@ -29,7 +29,7 @@ from secateur.structure.mend import Edits
 from secateur.types import ExampleInputs, Keep, Sites, VerificationError
 from secateur.untouched import copied
 
-__all__ = ["CutBlock", "Kind", "Walk", "Walked", "walk"]
+__all__ = ["BlockKind", "BlockWalk", "CutBlock", "Walked", "walk"]
 
 LOUD = 1.5
 """From this many times the perplexity on, a cut is warned of."""
@@ -88,7 +88,7 @@ class Walked:
 def walk(
     model: nn.Module,
     tokens: Tokens,
-    step: Step | None = None,
+    step: BlockStep | None = None,
     *,
     mask: Tensor | None = None,
     container: str | None = None,
@@ -125,7 +125,7 @@ def walk(
     step = step or CutUnits()
     path = container or block_container(model)
     blocks = dict(model.get_submodule(path).named_children())
-    walking = Walk.begin(model, path, tokens, mask, own_tensors(next(iter(blocks.values()))))
+    walking = BlockWalk.begin(model, path, tokens, mask, own_tensors(next(iter(blocks.values()))))
     cut_blocks = [walking.advance(step, own_tensors(block)) for block in blocks.values()]
     small = _assembled(model, blocks.values(), cut_blocks)
     keep = {name: mask for cut in cut_blocks for name, mask in cut.keep.items()}
@@ -146,7 +146,7 @@ def _assembled(model: nn.Module, blocks: Iterable[nn.Module], cut_blocks: Sequen
     return small
 
 
-def _rated(walked: Walked, model: nn.Module, held_out: Tokens, step: Step) -> Walked:
+def _rated(walked: Walked, model: nn.Module, held_out: Tokens, step: BlockStep) -> Walked:
     before, after = perplexity(model, held_out), perplexity(walked.model, held_out)
     if after > LOUD * before:
         repaired = getattr(step, "repair", None) == "stream"
@@ -161,7 +161,7 @@ def _rated(walked: Walked, model: nn.Module, held_out: Tokens, step: Step) -> Wa
 
 
 @dataclass(eq=False)
-class Kind:
+class BlockKind:
     """Blocks that are made alike: the two slots that hold one of them at a time, and what was found out once for all.
 
     Attributes:
@@ -177,7 +177,7 @@ class Kind:
     attributes: dict[str, Edits] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, block: nn.Module, frame: Frame, tensors: Mapping[str, Tensor], example: ExampleInputs) -> Kind:
+    def of(cls, block: nn.Module, frame: CallFrame, tensors: Mapping[str, Tensor], example: ExampleInputs) -> BlockKind:
         device = (example[0] if isinstance(example, tuple) else example).device  # type: ignore[union-attr]
         teacher, student = Slot(block, frame, device), Slot(block, frame, device)
         for slot in (teacher, student):
@@ -187,7 +187,7 @@ class Kind:
 
 
 @dataclass(eq=False)
-class Walk:
+class BlockWalk:
     """A walk that is under way: the next block, and what enters it.
 
     Attributes:
@@ -202,12 +202,12 @@ class Walk:
     dense: list[Tensor]
     pruned: list[Tensor]
     number: int = 0
-    _kinds: dict[str, Kind] = field(default_factory=dict)
+    _kinds: dict[str, BlockKind] = field(default_factory=dict)
 
     @classmethod
     def begin(
         cls, model: nn.Module, path: str, tokens: Tokens, mask: Tensor | None, first: Mapping[str, Tensor]
-    ) -> Walk:
+    ) -> BlockWalk:
         """Run the model as far as its first block, on one sequence after the other.
 
         Args:
@@ -232,7 +232,7 @@ class Walk:
         recorded = record(model, path, batches, masks, copied(block, memo).to(target).eval())
         return cls(blocks, recorded, [r.x for r in recorded], [r.x for r in recorded])
 
-    def advance(self, step: Step, tensors: Mapping[str, Tensor]) -> CutBlock:
+    def advance(self, step: BlockStep, tensors: Mapping[str, Tensor]) -> CutBlock:
         """Do a step to the next block, whose tensors are given, and go on behind it."""
         check_time()
         name = list(self.blocks)[self.number]
@@ -248,19 +248,19 @@ class Walk:
         named = {f"{name}.{site.removeprefix(PREFIX)}": mask for site, mask in keep.items()}
         return CutBlock(name, named, small, attributes, error)
 
-    def kind(self, tensors: Mapping[str, Tensor]) -> Kind:
+    def kind(self, tensors: Mapping[str, Tensor]) -> BlockKind:
         """Return the slots for the next block, whose tensors are given."""
         block, frame = list(self.blocks.values())[self.number], self._frame
         key = kind_of(block, frame)
         if key not in self._kinds:
-            self._kinds[key] = Kind.of(block, frame, tensors, self._batches(frame, self.pruned)[0].inputs)
+            self._kinds[key] = BlockKind.of(block, frame, tensors, self._batches(frame, self.pruned)[0].inputs)
         return self._kinds[key]
 
     @property
-    def _frame(self) -> Frame:
-        return Frame.of([recorded.calls[self.number] for recorded in self.recorded])
+    def _frame(self) -> CallFrame:
+        return CallFrame.of([recorded.calls[self.number] for recorded in self.recorded])
 
-    def _batches(self, frame: Frame, activations: Sequence[Tensor]) -> list[SampleBatch]:
+    def _batches(self, frame: CallFrame, activations: Sequence[Tensor]) -> list[SampleBatch]:
         """What enters the next block."""
         calls = (recorded.calls[self.number] for recorded in self.recorded)
         return [frame.batch(x, call) for x, call in zip(activations, calls, strict=True)]
@@ -275,7 +275,7 @@ class Walk:
         return missing / max(total, 1e-300)
 
 
-def _cut(kind: Kind, keep: Keep, inputs: ExampleInputs, outputs: Tensor) -> tuple[dict[str, Tensor], Edits]:
+def _cut(kind: BlockKind, keep: Keep, inputs: ExampleInputs, outputs: Tensor) -> tuple[dict[str, Tensor], Edits]:
     """The tensors of the student's block without what goes, by their names in the block, and what changes besides.
 
     The first block of a kind is cut and verified as any model is; the others lose as much, and must give what the masked
@@ -314,7 +314,9 @@ def _verify(
     own = own_tensors(student.block)
     memo: dict[int, Any] = {id(own[name]): nn.Parameter(tensor, False) for name, tensor in small.items()}
     cut_slot = copied(student, memo)
-    set_attributes(cut_slot.block, attributes)
+    block = cut_slot.block
+    assert isinstance(block, nn.Module)
+    set_attributes(block, attributes)
     with torch.no_grad():
         difference = cut_slot(*(inputs if isinstance(inputs, tuple) else (inputs,))) - outputs
     apart = float(difference.abs().max()) / max(float(outputs.abs().max()), 1e-30)

@@ -9,9 +9,10 @@ from secateur.structure.cutting import cut
 from secateur.structure.depth import blocks
 from secateur.structure.derived import folded
 from secateur.structure.infer import Structure
+from secateur.structure.masking import mask
 from secateur.structure.rebuilding import is_configured, rebuilt_shapes, whole_numbers
 from secateur.structure.show import to_dict, to_svg, to_text
-from secateur.structure.sites import channels, mask, weights
+from secateur.structure.sites import channels, weights
 
 __all__ = [
     "ConfigWidth",

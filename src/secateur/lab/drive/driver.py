@@ -140,9 +140,10 @@ class _Driver:
         return summary
 
     def _write_plan(self) -> None:
-        """Say what is to be computed, for those who watch the store."""
+        """Say what is to be computed, for those who watch the store and for reports that are written again."""
         cells = {cell.id: cell.recipe.short for cell in self._planned.cells}
-        write_text(paths.plan_file(self._store.path, self._name), json.dumps({"study": self._name, "cells": cells}))
+        plan = {"study": self._name, "options": self._planned.options, "cells": cells}
+        write_text(paths.plan_file(self._store.path, self._name), json.dumps(plan))
 
     def _sort(self, cells: Sequence[Cell], failed: Mapping[str, Failure]) -> tuple[list[Cell], Agenda]:
         """Count what is finished or has failed before, and return the rest."""

@@ -24,7 +24,7 @@ from secateur.types import InputError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["FailedCell", "Progress", "RunningCell", "curves", "page", "progress", "server"]
+__all__ = ["FailedCell", "Progress", "RunningCell", "curves", "last_run", "page", "progress", "server"]
 
 _LOG = 20_000
 """So many letters of a failed cell's log are shown, the last ones."""
@@ -123,6 +123,16 @@ def progress(store: Store) -> Progress:
         failed,
         str(last["created"].iloc[0]) if len(last) else "",
     )
+
+
+def last_run(store: Path) -> tuple[str, dict[str, Any]] | None:
+    """Return the study that was run in a store, and with which options; None where it holds several, or none says so."""
+    files = sorted(paths.plan_file(store, "*").parent.glob("*.json"))
+    with suppress(OSError, ValueError, KeyError):
+        plans = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        if len(plans) == 1:
+            return str(plans[0]["study"]), dict(plans[0]["options"])
+    return None
 
 
 def _planned(store: Path) -> dict[str, Mapping[str, str]]:
