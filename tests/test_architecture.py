@@ -35,6 +35,7 @@ ORDER = [
     {"allocate"},
     {"repair"},
     {"solvers"},
+    {"stream"},
     {"schedules"},
     {"search"},
     {"data", "models"},

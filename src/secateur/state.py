@@ -38,6 +38,7 @@ __all__ = [
     "own_tensors",
     "resting",
     "restore",
+    "shaping",
     "snapshot",
     "split_inputs",
     "tensors",
@@ -184,12 +185,12 @@ def check_finite(model: nn.Module, when: str, remedy: str) -> None:
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """Return whether there is no NaN and no infinity among the values.
+    """Return whether there is no NaN and no infinity among the values; on the meta device there are none at all.
 
     >>> all_finite(torch.tensor([1e38, 3e38])), all_finite(torch.tensor([float("inf")]))
     (True, False)
     """
-    if not (tensor.is_floating_point() or tensor.is_complex()):
+    if tensor.is_meta or not (tensor.is_floating_point() or tensor.is_complex()):
         return True
     # A sum is finite unless a term is not, or it overflows; only then is each entry looked at.
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
@@ -215,7 +216,7 @@ def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[s
             f"example_inputs hold an empty tensor (shapes {[tuple(x.shape) for x in input_tensors]}); "
             "give at least one sample"
         )
-    if any(bool(torch.isnan(x).any()) for x in input_tensors):
+    if any(bool(torch.isnan(x).any()) for x in input_tensors if not x.is_meta):
         raise InputError("example_inputs hold NaN, which verifies nothing; give a real sample, or noise")
     return args, kwargs
 
@@ -260,16 +261,16 @@ def check_usable(tensor: Tensor, doing: str, name: str) -> None:
         raise InputError(f"{doing}: {name} are {tensor.dtype}, in which torch computes little; make them float32 first")
 
 
-def _check_arguments(doing: str, arguments: Iterable[object]) -> None:
-    """Refuse models and example inputs of a call that cannot be computed with."""
+def _check_arguments(doing: str, arguments: Iterable[object], meta: bool = False) -> None:
+    """Refuse models and example inputs of a call that cannot be computed with; on the meta device only where `meta` says so."""
     for argument in {id(argument): argument for argument in arguments}.values():
         if isinstance(argument, nn.Module):
             for name, tensor in own_tensors(argument).items():
-                if not isinstance(tensor, UNMADE):
+                if not isinstance(tensor, UNMADE) and not (meta and tensor.is_meta):
                     check_usable(tensor, doing, f"the values of {name} of the model")
         parts = list(argument.values()) if isinstance(argument, Mapping) else argument
         for part in parts if isinstance(parts, (tuple, list)) else (parts,):
-            if isinstance(part, Tensor):
+            if isinstance(part, Tensor) and not (meta and part.is_meta):
                 check_usable(part, doing, "the tensors given")
 
 
@@ -429,12 +430,13 @@ def _model_among(arguments: Iterable[object]) -> object:
     return None
 
 
-def usual(function: Callable[P, R], computes: bool = True) -> Callable[P, R]:
+def usual(function: Callable[P, R], computes: bool = True, meta: bool = False) -> Callable[P, R]:
     """Run a function of the public face `as_usual`, whatever it is called within.
 
     Args:
         function: the function.
         computes: whether tensors that cannot be computed with are refused.
+        meta: whether tensors on the meta device, which have shapes and no values, are not.
 
     >>> @usual
     ... def blank():
@@ -450,7 +452,7 @@ def usual(function: Callable[P, R], computes: bool = True) -> Callable[P, R]:
         arguments = (*args, *kwargs.values())
         model = model_among(arguments)
         if computes and not within.get():
-            check(doing, (*arguments, model))
+            check(doing, (*arguments, model), meta)
         try:
             with context(model, doing, computes=False):  # it was looked at with the other arguments
                 return function(*args, **kwargs)
@@ -466,6 +468,18 @@ def usual(function: Callable[P, R], computes: bool = True) -> Callable[P, R]:
     wrapper = FunctionType(run.__code__, names, function.__name__, closure=run.__closure__)
     wrapper.__dict__["usual"] = True
     return cast(Callable[P, R], wraps(function)(wrapper))
+
+
+def shaping(function: Callable[P, R]) -> Callable[P, R]:
+    """As `usual`, for a function whose outcome follows from shapes: tensors on the meta device will do.
+
+    >>> @shaping
+    ... def outputs(layer, x):
+    ...     return layer(x).shape
+    >>> outputs(nn.Linear(2, 1, device="meta"), torch.zeros(3, 2, device="meta"))
+    torch.Size([3, 1])
+    """
+    return usual(function, meta=True)
 
 
 def looking(function: Callable[P, R]) -> Callable[P, R]:

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.randomness import private_draws
 from secateur.runtimes.inputs import caller
-from secateur.state import check_module, evaluating, looking, tensors, unfused_attention, usual
+from secateur.state import check_module, evaluating, looking, shaping, tensors, unfused_attention, usual
 from secateur.types import ExampleInputs, InputError
 
 __all__ = ["ParameterCount", "file_bytes", "macs", "parameters", "peak_memory"]
@@ -112,7 +112,7 @@ def _distinct_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     return list(distinct.values())
 
 
-@usual
+@shaping
 def macs(model: nn.Module, example_inputs: ExampleInputs) -> int:
     """Count the multiply-accumulates of one forward pass over the example inputs, in evaluation mode.
 

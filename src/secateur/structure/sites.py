@@ -8,7 +8,16 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from secateur.state import check_finite, check_module, check_ordinary, check_readable, own_tensors, tensors, usual
+from secateur.state import (
+    check_finite,
+    check_module,
+    check_ordinary,
+    check_readable,
+    own_tensors,
+    shaping,
+    tensors,
+    usual,
+)
 from secateur.structure.infer import Structure, infer
 from secateur.structure.regions import trace_regions
 from secateur.structure.trace import trace
@@ -30,7 +39,7 @@ __all__ = [
 REPAIR = "load a good checkpoint, or repair the tensor, first"
 
 
-@usual
+@shaping
 def channels(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[str] = ()) -> Sites:
     """Return the sites of `model` whose units can be cut out for real: neurons, filters, channels.
 
@@ -39,7 +48,8 @@ def channels(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[s
     ``sites.frozen`` with the reason.
 
     Args:
-        model: any module that `torch.export` takes; it is left as it is.
+        model: any module that `torch.export` takes; it is left as it is. On the meta device, with example inputs that are,
+            too, sites are found without any weights.
         example_inputs: what the model is called with.
         ignore: sites to leave whole, by name or pattern (``"fc*"``); a name that matches nothing is an error.
 
