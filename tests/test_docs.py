@@ -7,6 +7,7 @@ import csv
 import inspect
 import io
 import re
+import runpy
 import shlex
 import sys
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ PAGES = [
     ROOT / "CHANGELOG.md",
     *sorted(page for page in (ROOT / "docs").rglob("*.md") if "results" not in page.parts),
 ]
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```(\w*)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 NUMBER = re.compile(r"\d[\d.,]*(e[+-]?\d+)?")
 COMMANDS: Any = typer.main.get_command(cli.app)
@@ -53,7 +54,28 @@ def text_of(*names: str) -> str:
 
 def blocks(page: Path) -> list[tuple[str, str]]:
     """The fenced blocks of a page: language and content."""
-    return [(m[1], m[2]) for m in FENCE.finditer(page.read_text(encoding="utf-8"))]
+    return [(m[1], m[3]) for m in FENCE.finditer(page.read_text(encoding="utf-8"))]
+
+
+def files_of(page: Path) -> dict[str, str]:
+    """The blocks with a title: files that the reader writes."""
+    return {m[2]: m[3] for m in FENCE.finditer(page.read_text(encoding="utf-8")) if m[2]}
+
+
+@contextlib.contextmanager
+def written(page: Path) -> Iterator[dict[str, str]]:
+    """Write a page's files into the working folder, from which Python imports them meanwhile; gives name by content."""
+    files = files_of(page)
+    for name, content in files.items():
+        Path(name).write_text(content, encoding="utf-8")
+    path = list(sys.path)
+    sys.path.append(str(Path.cwd()))
+    try:
+        yield {content: name for name, content in files.items()}
+    finally:
+        sys.path[:] = path
+        for name in files:
+            sys.modules.pop(Path(name).stem, None)
 
 
 def form(line: str) -> str:
@@ -75,7 +97,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("page", [p for p in PAGES if any(kind == "python" for kind, _ in blocks(p))], ids=name_of)
 def test_python_blocks_print_what_the_page_shows(page: Path, elsewhere: Path) -> None:
-    """The blocks of a page are one script; a `text` block after one is what it prints."""
+    """The blocks of a page are one script, a file among them is run as one; a `text` block after one is what it prints."""
     found = [*blocks(page), ("", "")]
     module = type(sys)("secateur_docs_example")
     sys.modules[module.__name__] = module  # dataclasses look their module up
@@ -84,8 +106,11 @@ def test_python_blocks_print_what_the_page_shows(page: Path, elsewhere: Path) ->
             if kind != "python":
                 continue
             printed = io.StringIO()
-            with contextlib.redirect_stdout(printed):
-                exec(compile(code, name_of(page), "exec"), module.__dict__)
+            with contextlib.redirect_stdout(printed), written(page) as files:
+                if code in files:
+                    runpy.run_path(files[code], run_name="__main__")
+                else:
+                    exec(compile(code, name_of(page), "exec"), module.__dict__)
             if after == "text":
                 assert comparable(printed.getvalue()) == comparable(shown)
             else:
@@ -139,20 +164,22 @@ def test_commands_that_are_shown_exist(page: Path) -> None:
         assert used <= options_of(command), f"{name_of(page)}: {' '.join(words)}"
 
 
-def is_cheap(words: list[str]) -> bool:
-    return " ".join(words[1:]).startswith(CHEAP)
+def is_cheap(words: list[str], page: Path) -> bool:
+    """Whether it takes seconds; a study does that the page itself writes."""
+    return " ".join(words[1:]).startswith(CHEAP) or bool(set(words) & set(files_of(page)))
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if any(is_cheap(w) for w, _ in console(p))], ids=name_of)
+@pytest.mark.parametrize("page", [p for p in PAGES if any(is_cheap(w, p) for w, _ in console(p))], ids=name_of)
 def test_cheap_commands_do_what_is_shown(
     page: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("SECATEUR_JOBS", "1")
     for words, shown in console(page):
-        if not is_cheap(words):
+        if not is_cheap(words, page):
             assert not shown, "output that no test checks"
             continue
         monkeypatch.setattr(sys, "argv", words)
-        with pytest.raises(SystemExit) as end:
+        with written(page), pytest.raises(SystemExit) as end:
             cli.main()
         printed, problem = capsys.readouterr()
         assert end.value.code == 0, f"{' '.join(words)}: {problem}"
