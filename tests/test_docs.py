@@ -108,7 +108,7 @@ def test_python_blocks_print_what_the_page_shows(page: Path, elsewhere: Path) ->
             printed = io.StringIO()
             with contextlib.redirect_stdout(printed), written(page) as files:
                 if code in files:
-                    runpy.run_path(files[code], run_name="__main__")
+                    runpy.run_path(str(Path.cwd() / files[code]), run_name="__main__")
                 else:
                     exec(compile(code, name_of(page), "exec"), module.__dict__)
             if after == "text":
