@@ -11,6 +11,7 @@ import runpy
 import shlex
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,12 @@ import typer
 
 import secateur
 from secateur import cli, data, models
+from secateur.compression.history import Compression
+from secateur.compression.journal import Trial
 from secateur.criteria import CRITERIA
 from secateur.measure import parameters
+from secateur.measure.side_by_side import Bench, BenchRow
+from secateur.result.report import PruneReport, SiteReport
 from secateur.studies import STUDIES
 from secateur.types import MissingLibraryError, SecateurError
 from test_architecture import ORDER
@@ -31,6 +36,7 @@ PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "CHANGELOG.md",
+    ROOT / "AGENTS.md",
     *sorted(page for page in (ROOT / "docs").rglob("*.md") if "results" not in page.parts),
 ]
 FENCE = re.compile(r"^```(\w*)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -92,6 +98,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to run in, so that what an example writes goes away."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("MPLBACKEND", "agg")
     return tmp_path
 
 
@@ -115,6 +122,8 @@ def test_python_blocks_print_what_the_page_shows(page: Path, elsewhere: Path) ->
                 assert comparable(printed.getvalue()) == comparable(shown)
             else:
                 assert not printed.getvalue(), f"{name_of(page)} does not show what this prints: {code}"
+        for picture in re.findall(r"!\[[^\]]*\]\(([^)/]+\.svg)\)$", page.read_text(encoding="utf-8"), re.MULTILINE):
+            assert (elsewhere / picture).stat().st_size > 1000
     except MissingLibraryError as error:
         pytest.skip(str(error))
     finally:
@@ -228,6 +237,36 @@ def section(page: str, heading: str) -> str:
 def test_every_command_and_option_is_documented(name: str, command: Any) -> None:
     rows = set(re.findall(r"^\| `(--[\w-]+)` \|", section("docs/cli.md", name), re.M))
     assert rows == options_of(command)
+
+
+@pytest.mark.parametrize(("name", "command"), list(walk(COMMANDS)), ids=lambda v: v if isinstance(v, str) else "")
+def test_every_command_shows_an_example_of_itself(name: str, command: Any) -> None:
+    examples = [shlex.split(line) for line in (command.epilog or "").splitlines() if line.startswith("  secateur ")]
+    assert examples, f"{name} --help has no example"
+    for words in examples:
+        named, rest = find_command(words[1:])
+        assert named.name == command.name
+        assert {word.partition("=")[0] for word in rest if word.startswith("--")} <= options_of(command)
+
+
+def test_assistants_are_told_what_every_command_prints_as_json() -> None:
+    rows = dict(re.findall(r"^\| `([\w ]+)` \| (.*) \|$", text_of("AGENTS.md"), re.M))
+    commands = {name.removeprefix("secateur "): command for name, command in walk(COMMANDS)}
+    assert set(rows) == {name for name, command in commands.items() if "--json" in options_of(command)}
+    report, _, history = text_of("AGENTS.md").partition("\nThe *report*:")[2].partition("\n`compression`:")
+    for text, kinds in ((report, (PruneReport, SiteReport)), (history, (Compression, Trial)), (rows["bench"], (Bench, BenchRow))):
+        assert {field.name for kind in kinds for field in fields(kind)} <= set(re.findall(r"`(\w+)`", text))
+
+
+def test_the_figures_of_the_texts_stand_in_the_findings() -> None:
+    figures = set(re.findall(r"\d[\d,]*\.\d+|\d{1,3}(?:,\d{3})+", text_of("docs/theses.md")))
+    assert len(figures) > 30
+    assert {f for f in figures if f not in text_of("docs/results/findings.md", "README.md")} == set()
+
+
+def test_links_of_the_index_for_machines_lead_somewhere() -> None:
+    targets = LINK.findall(text_of("llms.txt"))
+    assert all((ROOT / target).exists() for target in targets), targets
 
 
 def test_the_documented_defaults_are_the_real_ones() -> None:
@@ -364,6 +403,19 @@ def test_every_public_namespace_has_a_page_in_the_reference() -> None:
         if inspect.ismodule(getattr(secateur, name)):
             assert f"::: secateur.{name}\n" in text_of(f"docs/reference/{name}.md")
             assert f" reference/{name}.md\n" in config
+
+
+GALLERY = [page for page in PAGES if page.parent.name == "gallery" and page.stem != "index"]
+
+
+@pytest.mark.parametrize("page", GALLERY, ids=name_of)
+def test_a_page_of_the_gallery_makes_the_picture_that_it_shows(page: Path) -> None:
+    picture = f"{page.stem}.svg"
+    code = "\n".join(code for kind, code in blocks(page) if kind == "python")
+    assert f'.savefig("{picture}")' in code
+    assert f"]({picture})" in page.read_text(encoding="utf-8")
+    assert f"]({page.name})" in text_of("docs/gallery/index.md")
+    assert "</svg>" in (page.parent / picture).read_text(encoding="utf-8")
 
 
 def test_every_page_is_found_from_the_site() -> None:
