@@ -254,7 +254,11 @@ def test_assistants_are_told_what_every_command_prints_as_json() -> None:
     commands = {name.removeprefix("secateur "): command for name, command in walk(COMMANDS)}
     assert set(rows) == {name for name, command in commands.items() if "--json" in options_of(command)}
     report, _, history = text_of("AGENTS.md").partition("\nThe *report*:")[2].partition("\n`compression`:")
-    for text, kinds in ((report, (PruneReport, SiteReport)), (history, (Compression, Trial)), (rows["bench"], (Bench, BenchRow))):
+    for text, kinds in (
+        (report, (PruneReport, SiteReport)),
+        (history, (Compression, Trial)),
+        (rows["bench"], (Bench, BenchRow)),
+    ):
         assert {field.name for kind in kinds for field in fields(kind)} <= set(re.findall(r"`(\w+)`", text))
 
 

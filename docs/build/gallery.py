@@ -16,7 +16,7 @@ from pathlib import Path
 GALLERY = Path(__file__).parents[1] / "gallery"
 CODE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # The same code makes the same file: no date, no drawn ids; text stays text.
-LOOK = 'svg.hashsalt: secateur\nsvg.fonttype: none\nsavefig.facecolor: white\n'
+LOOK = "svg.hashsalt: secateur\nsvg.fonttype: none\nsavefig.facecolor: white\n"
 
 
 def draw(page: Path) -> None:

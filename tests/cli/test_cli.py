@@ -837,7 +837,9 @@ def test_ctrl_c_in_any_command_is_one_line(run: Run, monkeypatch: pytest.MonkeyP
 
 
 def test_import_paths_reach_modules_of_the_working_folder_after_all_others(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "my_network.py").write_text("from torch.nn import *\ndef made(): return Sequential(Linear(4, 8), Linear(8, 2))\n")
+    (tmp_path / "my_network.py").write_text(
+        "from torch.nn import *\ndef made(): return Sequential(Linear(4, 8), Linear(8, 2))\n"
+    )
     (tmp_path / "secateur.py").write_text("raise RuntimeError('hides the library')")
     done = run("inspect", "my_network:made", "--input-shape", "1,4", "--json")
     assert [site["units"] for site in done.record["sites"]] == [8]
