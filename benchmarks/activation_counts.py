@@ -1,6 +1,6 @@
 """A pass that counts activations beside a plain forward pass: CPU seconds at one thread, in turns.
 
-python benchmarks/activation_counts.py [--batch-sizes 50 500] [--rounds 5]
+python benchmarks/activation_counts.py [--batch-sizes 50 500 1000] [--rounds 5]
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from secateur.activations import activation_counts, activation_statistics
 from secateur.structure import channels
 
 NETWORKS: dict[str, tuple[dict[str, Any], int]] = {
-    "calli-sum": ({}, 20_000),
-    "lenet-300-100": ({}, 20_000),
+    "calli-sum": ({}, 300_000),
+    "lenet-300-100": ({}, 60_000),
     "calli-autoencoder": ({}, 4000),
     "calli-mnist": ({}, 2000),
     "calli-cifar": ({}, 2000),
@@ -26,7 +26,7 @@ NETWORKS: dict[str, tuple[dict[str, Any], int]] = {
     "vgg-16": ({"input_size": 32, "classes": 10, "width": 0.25}, 2000),
     "resnet-18": ({}, 100),
 }
-"""Options, and how many images a pass has."""
+"""Options, and how many samples a pass has."""
 
 
 def timed(run: Callable[[], object]) -> float:
@@ -58,7 +58,7 @@ def ratios(name: str, batch_size: int, rounds: int) -> tuple[float, float, float
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batch-sizes", type=int, nargs="*", default=[50, 500])
+    parser.add_argument("--batch-sizes", type=int, nargs="*", default=[50, 500, 1000])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
     options = parser.parse_args()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import secateur as sc
 from secateur import files
 from secateur.data import load
-from secateur.runtimes import RUNTIMES, FileRuntime
+from secateur.runtimes import RUNTIMES, FileRuntime, Int8
 from secateur.runtimes.probes import Kind, liked_multiple
 from secateur.types import ExportError, InputError, MissingLibraryError
 
@@ -24,7 +24,7 @@ PACKAGES = {
     "litert": ("litert_torch", "ai_edge_litert"),
     "ncnn": ("ncnn", "pnnx"),
 }
-NAMES = [name for name, kind in RUNTIMES.items() if issubclass(kind, FileRuntime)]
+NAMES = [name for name, kind in RUNTIMES.items() if issubclass(kind, FileRuntime) and not issubclass(kind, Int8)]
 X = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the runtimes' own

@@ -48,6 +48,9 @@ _ROUNDS = {
     "schemes": ["xavier-normal", "kaiming-uniform"],
 }
 
+_LITTLE = {"data": "digits", "epochs": 2, "validation": 300, "train_images": 300}
+_MOBILE = {**_LITTLE, "seeds": 1, "rated": 60, "few": 40, "model": "conv-2", "model_options": {"width": 0.125}}
+_COMBINED = {**_LITTLE, "seeds": 2, "low_rank": [0.0, 0.5], "tune": 1, "model_options": {"input_size": 8}}
 _SMALLER = {"seeds": 2, "data": "digits", "epochs": 2, "validation": 300, "train_images": 300, "rated": 60, "few": 40}
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -55,6 +58,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "calli-share": {**_SMALLER, "model_options": {"input_size": 8}, "bits": [1, 4], "ways": ["linear", "exact"]},
     "calli-quantise": {**_SMALLER, "model_options": {"input_size": 8}, "bits": [2, 8]},
     "calli-structures": {**_SMALLER, "table_width": 0.0625, "table_size": 32},
+    "calli-mobile": {**_MOBILE, "runtimes": ["eager"], "sparsities": [0.5]},
+    "calli-combine": {**_COMBINED, "channels": [0.0, 0.5], "weights": [0.8], "share": [0, 3], "quantise": [0]},
     "calli-sum": {**_FEW_SUMS, "seeds": 2, "ways": ["vanilla", "small weights"]},
     "calli-autoencoder": {**_CYCLES, "data": "mnist-5k", "ways": ["outliers", "combined"]},
     "calli-mnist": {**_CYCLES, "rated": 40, "ways": ["unpruned", "outliers"]},
@@ -153,6 +158,14 @@ OTHER: dict[str, dict[str, Any]] = {
     "calli-share": {**_OTHER_SMALLER, "model": ["lenet-300-100", "mlp-3"], "bits": [3], "ways": ["random"]},
     "calli-quantise": {**_OTHER_SMALLER, "model": ["lenet-300-100", "mlp-3"], "bits": [5], "ways": ["per tensor"]},
     "calli-structures": {**_OTHER_SMALLER, "model": ["conv-2", "conv-4"], "ways": ["1-D"], "table_size": 64},
+    "calli-mobile": {**_MOBILE, "runtimes": ["eager"], "model": ["conv-2", "conv-4"], "repeats": 5},
+    "calli-combine": {
+        **_COMBINED,
+        "channels": [0.3],
+        "share": [4],
+        "drops": [0.1],
+        "model": ["lenet-300-100", "mlp-3"],
+    },
     "calli-sum": {**_FEW_SUMS, "seeds": 3, "few": 2, "low": -1.0, "ways": ["Adam", "L1", "distorted, added"]},
     "calli-autoencoder": {**_CYCLES, "seeds": 2, "ways": ["activation"], "data": ["mnist", "fashion-mnist"]},
     "calli-mnist": {**_CYCLES, "seeds": 2, "rated": 30, "ways": ["no biases"], "data": ["mnist", "digits"]},
@@ -254,9 +267,13 @@ OTHER: dict[str, dict[str, Any]] = {
 """Settings that change nearly every option, on two data sets and two networks where a study takes them."""
 
 
+INSTALLED = {"calli-mobile": {"runtimes": ["eager"]}}
+"""Options whose defaults plan what is installed, at what always is."""
+
+
 def settings(name: str) -> dict[str, dict[str, Any]]:
     """Return the three settings of a study at which its cells are frozen."""
-    return {"defaults": {}, "small": SMALL[name], "other": OTHER[name]}
+    return {"defaults": INSTALLED.get(name, {}), "small": SMALL[name], "other": OTHER[name]}
 
 
 def fingerprint(study: Study, options: dict[str, Any]) -> dict[str, Any]:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from frozen_cells import SMALL
+from pandas import DataFrame
 from torch import nn
 
-from secateur import models
+from secateur import models, runtimes
 from secateur.lab import Results, Store, run_study, write_report
 from secateur.lab.plan.recipe import Json
 from secateur.lab.show.figures import images
+from secateur.lab.show.sections import pick
 from secateur.studies import by_name
+from secateur.studies.calli import mobile
 from secateur.studies.calli.augment import CROP, Augmented, centred, cifar_form, standardised
 from secateur.studies.calli.autoencoder import WAYS as AUTOENCODER_WAYS
 from secateur.studies.calli.classifiers import CIFAR_WAYS, MNIST_WAYS
 from secateur.studies.calli.common import Course, Way
 from secateur.studies.calli.summation import MAIN, firing, positive, samples
 from secateur.studies.calli.summation import WAYS as SUM_WAYS
+from secateur.studies.kit.parts import Part
 from secateur.studies.kit.published import published
 from secateur.types import InputError
 
@@ -282,3 +288,57 @@ def test_the_parts_of_the_networks_of_the_table_add_up() -> None:
         assert sum(row["macs"] for row in parts) == macs(model, torch.zeros(1, 3, 64, 64))
         norm = parameters(model.bn1).total
         assert sum(row["parameters"] for row in parts) + norm == parameters(model).total
+
+
+def test_mobile_end_to_end(tmp_path: Path) -> None:
+    results = run("calli-mobile", tmp_path, {**SMALL["calli-mobile"], "runtimes": ["eager", "ncnn"], "repeats": 3})
+    (row,) = pick(results.frame, kind="mobile", runtime="eager").to_dict("records")
+    assert row["macs_ratio"] > 3
+    assert row["kilobytes_before"] > 3 * row["kilobytes_after"]
+    assert row["speedup"] > 0
+    summary = by_name("calli-mobile").pages(results).summary
+    assert "50% of the channels cut" in summary[0]
+    assert "times as fast in eager" in summary[0]
+    if not runtimes.is_installed("ncnn"):
+        assert summary[-1] == "Not measured, as it is not installed here: ncnn."
+
+
+def test_mobile_says_plainly_where_a_cut_is_not_faster() -> None:
+    rows = [
+        {
+            "kind": "mobile",
+            "sparsity": 0.5,
+            "runtime": name,
+            "speedup": speedup,
+            "faster": speedup > 1.05,
+            "macs_ratio": 4.0,
+        }
+        for name, speedup in (("eager", 0.9), ("ncnn", 2.0))
+    ]
+    refused = {**rows[0], "runtime": "litert", "problem": "LiteRT has no way to compute aten.lu"}
+    frame = DataFrame([*({**row, "problem": ""} for row in rows), refused])
+    part = Part(
+        "digits", "conv-2", frame, frame, frame, SimpleNamespace(options={"runtimes": ["eager", "openvino"]}), None
+    )  # type: ignore[arg-type]
+    assert mobile._words(part) == [
+        "50% of the channels cut, 4.00 times fewer MACs: times as fast in eager 0.90, ncnn 2.00.",
+        "Pruning did NOT make it faster in eager.",
+        "litert: LiteRT has no way to compute aten.lu.",
+        "Not measured, as it is not installed here: openvino.",
+    ]
+
+
+def test_combine_end_to_end(tmp_path: Path) -> None:
+    results = run("calli-combine", tmp_path, {**SMALL["calli-combine"], "seeds": 1, "drops": [0.05, 0.5]})
+    rows = results.frame[results.frame["kind"] == "combined"]
+    assert list(rows["asked"]) == [1, 2, 2, 3, 2, 3, 3, 4]
+    assert (rows["done"] == rows["asked"]).all()
+    by_steps = rows.set_index(["channels", "low_rank", "share"])["bytes_left"]
+    assert by_steps[0.0, 0.0, 3] < 0.5 * by_steps[0.0, 0.0, 0]
+    assert by_steps[0.5, 0.0, 3] < by_steps[0.0, 0.0, 3]
+    report = by_name("calli-combine").pages(results)
+    assert any("times smaller" in sentence for sentence in report.summary)
+    tables = {block.name: block for section in report.sections for block in section.blocks if hasattr(block, "rows")}
+    assert {"front-table", "smallest"} <= set(tables)
+    sizes = [row[2] for row in tables["front-table"].rows]
+    assert sizes == sorted(sizes)

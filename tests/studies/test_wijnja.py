@@ -74,7 +74,7 @@ def test_the_report_writes_its_conclusions_from_the_numbers(results: Any, tmp_pa
     report = by_name("wijnja").pages(results)
     tickets = results.frame[(results.frame["kind"] == "ticket") & (results.frame["treatment"] == "ticket")]
     best = tickets.groupby("scheme")["accuracy"].mean().idxmax()
-    assert report.summary[0].startswith(f"Over all sparsities {best} has the highest mean test accuracy")
+    assert report.summary[0].startswith(f"Over all rounds {best} has the highest mean test accuracy")
     page = report.write(tmp_path).read_text(encoding="utf-8")
     for words in ("Do tickets win?", "Longer training", "Other ways to prune", "Why"):
         assert words in page

@@ -41,7 +41,10 @@ def export_(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The file to write.")],
     runtime: Annotated[
         str,
-        typer.Option(metavar="NAME", help="onnxruntime, onnxruntime-int8, openvino, executorch, litert or ncnn."),
+        typer.Option(
+            metavar="NAME",
+            help="onnxruntime, openvino, executorch, litert or ncnn; all but ncnn with -int8 behind it, too.",
+        ),
     ] = "onnxruntime",
     weights: Weights = None,
     pruned: Pruned = None,

@@ -128,11 +128,12 @@ def calls(bench: Mapping[str, Any]) -> str:
     """Return the lines of the shell script that run the runtimes' own tools."""
     lines = []
     for entry in bench["files"]:
-        if entry["runtime"] not in TOOLS:
+        exact = entry["runtime"].removesuffix("-int8")
+        if exact not in TOOLS:
             continue
         for threads in bench["threads"]:
-            options = COMMANDS[entry["runtime"]].format(file=entry["file"], threads=threads, repeats=bench["repeats"])
-            words = [entry["model"], entry["runtime"], entry["file"], threads, TOOLS[entry["runtime"]], options]
+            options = COMMANDS[exact].format(file=entry["file"], threads=threads, repeats=bench["repeats"])
+            words = [entry["model"], entry["runtime"], entry["file"], threads, TOOLS[exact], options]
             lines.append(" ".join(["run", *map(str, words)]))
     return "\n".join([*lines, ""])
 

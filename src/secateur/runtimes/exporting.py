@@ -89,9 +89,23 @@ class FileRuntime(ABC):
                 suffix=content[0],
                 beside=dict(beside),
             )
-            samples = [example_inputs, example, noisy(example_inputs)]
-            difference = max(compare(cpu_model, exported, split_inputs(s)) for s in samples if s is not None)
-        return replace(exported, difference=difference)
+            return replace(exported, difference=self.compared(cpu_model, exported, example_inputs, example))
+
+    def compared(
+        self, model: nn.Module, exported: Exported, example_inputs: ExampleInputs, example: ExampleInputs
+    ) -> float:
+        """Return how far an exported model's outputs are from torch's.
+
+        Args:
+            model: in evaluation mode, on the CPU.
+            exported: the same in the runtime.
+            example_inputs, example: what the user gave, and what it was exported for.
+
+        Raises:
+            ExportError: too far; the message says how far.
+        """
+        samples = [example_inputs, example, noisy(example_inputs)]
+        return max(compare(model, exported, split_inputs(s)) for s in samples if s is not None)
 
     def on_one_thread(self, model: nn.Module) -> bool:
         """Whether all of the work is done by one thread of this process, so that its processor time is the time."""

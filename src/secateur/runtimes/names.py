@@ -15,24 +15,31 @@ from secateur.checks import check_name
 from secateur.runtimes.base import Exported, Exporter, Runtime, Timer
 from secateur.runtimes.eager import Eager
 from secateur.runtimes.executorch import ExecuTorch
+from secateur.runtimes.executorch_int8 import ExecuTorchInt8
 from secateur.runtimes.exporting import FileRuntime
+from secateur.runtimes.int8 import Int8
 from secateur.runtimes.litert import LiteRt
+from secateur.runtimes.litert_int8 import LiteRtInt8
 from secateur.runtimes.ncnn import Ncnn
 from secateur.runtimes.onnx_int8 import OnnxInt8
 from secateur.runtimes.onnx_runtime import OnnxRuntime
 from secateur.runtimes.openvino import OpenVino
+from secateur.runtimes.openvino_int8 import OpenVinoInt8
 from secateur.state import check_finite, check_module, split_inputs, usual
 from secateur.types import ExampleInputs, InputError
 
-__all__ = ["RUNTIMES", "available", "export", "name_of", "timer"]
+__all__ = ["RUNTIMES", "available", "export", "is_installed", "name_of", "timer"]
 
-RUNTIMES: Mapping[str, type[Eager | FileRuntime | OnnxInt8]] = {
+RUNTIMES: Mapping[str, type[Eager | FileRuntime]] = {
     "eager": Eager,
     "onnxruntime": OnnxRuntime,
     "onnxruntime-int8": OnnxInt8,
     "openvino": OpenVino,
+    "openvino-int8": OpenVinoInt8,
     "executorch": ExecuTorch,
+    "executorch-int8": ExecuTorchInt8,
     "litert": LiteRt,
+    "litert-int8": LiteRtInt8,
     "ncnn": Ncnn,
 }
 """The runtimes by name: each is a dataclass of its options, and a timer."""
@@ -44,11 +51,25 @@ def available() -> list[str]:
     >>> available()[0]
     'eager'
     """
-    kinds = {name: kind for name, kind in RUNTIMES.items() if issubclass(kind, FileRuntime)}
-    return ["eager", *(name for name, kind in kinds.items() if all(map(_is_installed, kind.libraries)))]
+    kinds = {n: kind for n, kind in RUNTIMES.items() if issubclass(kind, FileRuntime) and not issubclass(kind, Int8)}
+    return ["eager", *filter(is_installed, kinds)]
 
 
-def _is_installed(library: str) -> bool:
+def is_installed(name: str) -> bool:
+    """Return whether the libraries of a runtime of this name are installed.
+
+    Raises:
+        UnknownNameError: there is no such runtime.
+
+    >>> is_installed("eager")
+    True
+    """
+    check_name("runtime", name, RUNTIMES)
+    kind = RUNTIMES[name]
+    return not issubclass(kind, FileRuntime) or all(map(_is_there, kind.libraries))
+
+
+def _is_there(library: str) -> bool:
     try:
         return find_spec(library) is not None
     except ImportError:  # a package above it is missing
@@ -66,7 +87,7 @@ def timer(runtime: Runtime) -> Timer:
     >>> timer("onnx-runtime")
     Traceback (most recent call last):
     ...
-    secateur.types.UnknownNameError: unknown runtime 'onnx-runtime'; did you mean 'onnxruntime'? Known: eager, executorch, litert, ncnn, onnxruntime, onnxruntime-int8, openvino
+    secateur.types.UnknownNameError: unknown runtime 'onnx-runtime'; did you mean 'onnxruntime'? Known: eager, executorch, executorch-int8, litert, litert-int8, ncnn, onnxruntime, onnxruntime-int8, openvino, openvino-int8
     """
     if isinstance(runtime, str):
         name, _, options = runtime.partition(":")
@@ -89,7 +110,7 @@ def name_of(runtime: Runtime) -> str:
     return runtime if isinstance(runtime, str) else getattr(runtime, "__name__", repr(runtime))
 
 
-def _with_options(default: Eager | FileRuntime | OnnxInt8, runtime: str, options: str) -> Timer:
+def _with_options(default: Eager | FileRuntime, runtime: str, options: str) -> Timer:
     names = [option.name for option in fields(default) if option.type == "int"]
     changes: dict[str, Any] = {}
     for option in filter(None, options.split(",")):
@@ -119,8 +140,9 @@ def export(
         example_inputs: a tensor, a tuple of positional inputs, or a dict of keyword inputs. They may be nested, and so may
             the outputs.
         runtime: ``"onnxruntime"`` (an ``.onnx`` file), ``"openvino"`` (``.xml`` and ``.bin``), ``"executorch"`` (``.pte``),
-            ``"litert"`` (``.tflite``), ``"ncnn"`` (``.param`` and ``.bin``), or ``"onnxruntime-int8"`` (with 8-bit weights;
-            with data, `secateur.runtimes.OnnxInt8`, everything in 8 bits); threads, if given, are those of `Exported.run`.
+            ``"litert"`` (``.tflite``), ``"ncnn"`` (``.param`` and ``.bin``), or one of these with 8-bit weights
+            (``"onnxruntime-int8"`` and so on; with data, such as `secateur.runtimes.OnnxInt8`, everything in 8 bits); threads,
+            if given, are those of `Exported.run`.
         file: where to write it, wholly or not at all; None keeps it in memory (`Exported.save` writes it later).
         dynamic_batch: whether the first dimension, of all inputs in which it is as long as the first input's, may be any.
 

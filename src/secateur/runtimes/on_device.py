@@ -43,9 +43,14 @@ def _executorch(file: Path, inputs: list[Any], threads: int) -> Outputs:
     from executorch.extension.pybindings import portable_lib
 
     portable_lib._unsafe_reset_threadpool(threads)
-    program = portable_lib._load_for_executorch_from_buffer(file.read_bytes())
+    content = file.read_bytes()  # which the program reads as it runs
+    program = portable_lib._load_for_executorch_from_buffer(content)
     tensors = tuple(torch.from_numpy(array) for array in inputs)
-    return lambda: [output.numpy() for output in program.forward(tensors)]
+
+    def run(_: bytes = content) -> Any:
+        return [output.numpy() for output in program.forward(tensors)]
+
+    return run
 
 
 def _litert(file: Path, inputs: list[Any], threads: int) -> Outputs:
@@ -91,7 +96,6 @@ def _ncnn(file: Path, inputs: list[Any], threads: int) -> Outputs:
 
 OPEN = {
     "onnxruntime": _onnxruntime,
-    "onnxruntime-int8": _onnxruntime,
     "openvino": _openvino,
     "executorch": _executorch,
     "litert": _litert,
@@ -129,11 +133,11 @@ def measured(folder: Path, entry: dict[str, Any], threads: int, repeats: int) ->
     with np.load(folder / entry["example"]) as archive:
         inputs = [archive[f"input_{place}"] for place in range(entry["inputs"])]
         expected = [archive[f"output_{place}"] for place in range(entry["outputs"])]
-    library = LIBRARIES.get(entry["runtime"], entry["runtime"].partition("-")[0])
-    __import__(library)  # what the library itself takes is not the model's
+    exact = entry["runtime"].removesuffix("-int8")  # files with whole numbers are opened as the others are
+    __import__(LIBRARIES.get(exact, exact))  # what the library itself takes is not the model's
     _forget_peak()
     before = _memory("VmRSS")
-    run = OPEN[entry["runtime"]](folder / entry["file"], inputs, threads)
+    run = OPEN[exact](folder / entry["file"], inputs, threads)
     outputs = [np.array(output) for output in run()]
     peak = _memory("VmHWM")
     seconds = []

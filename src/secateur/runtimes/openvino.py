@@ -18,7 +18,7 @@ from secateur.runtimes.interface import Interface
 from secateur.state import evaluating, split_inputs
 from secateur.types import ExampleInputs, InputError
 
-__all__ = ["OpenVino"]
+__all__ = ["OpenVino", "converted", "saved"]
 
 WORDS = "OpenVINO"
 
@@ -46,25 +46,15 @@ class OpenVino(FileRuntime):
                 interface = Interface.of(args, kwargs, cpu_model(*args, **kwargs))
                 tensors = interface.flat(args, kwargs)
                 traced = trace(interface.flattened(cpu_model), tuple(tensors), check_trace=False)
-                converted = library.convert_model(traced, example_input=tuple(tensors))
-                converted.reshape(dict(enumerate([*tensor.shape] for tensor in tensors)))
-            return self._compiled(library.Core(), converted).ready(tensors)
+                graph = library.convert_model(traced, example_input=tuple(tensors))
+                graph.reshape(dict(enumerate([*tensor.shape] for tensor in tensors)))
+            return self._compiled(library.Core(), graph).ready(tensors)
         except Exception:  # noqa: BLE001  (tracing takes other models than exporting)
             return self(model, example_inputs)
 
     def written(self, model: nn.Module, interface: Interface, inputs: Inputs, batch: int | None) -> dict[str, bytes]:
         """Return the graph and the weights."""
-        library = require("openvino", self.extra)
-        program = exported_program(WORDS, model, interface, inputs, batch)
-        try:
-            converted = library.convert_model(program)
-            if batch is None:  # the converter forgets the sizes, and with them the program is faster
-                converted.reshape(dict(enumerate([*tensor.shape] for tensor in interface.flat(*inputs))))
-        except Exception as error:
-            raise unsupported(WORDS, error) from error
-        with tempfile.TemporaryDirectory() as folder:
-            library.save_model(converted, Path(folder) / "model.xml", compress_to_fp16=False)
-            return {suffix: (Path(folder) / f"model{suffix}").read_bytes() for suffix in (".xml", ".bin")}
+        return saved(converted(model, interface, inputs, batch))
 
     def opened(self, parts: Mapping[str, bytes]) -> Callee:
         """Open the files on the CPU, in float32 even where the processor has shorter numbers."""
@@ -77,6 +67,31 @@ class OpenVino(FileRuntime):
     def _compiled(self, core: Any, model: Any) -> _Session:
         options = {"INFERENCE_NUM_THREADS": self.threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
         return _Session(core.compile_model(model, "CPU", options).create_infer_request())
+
+
+def converted(model: nn.Module, interface: Interface, inputs: Inputs, batch: int | None) -> Any:
+    """Return a model in OpenVINO's form, with norms folded into convolutions.
+
+    Raises:
+        ExportError: torch or OpenVINO does not take it; the message names the op or the reason.
+    """
+    library = require("openvino", OpenVino.extra)
+    program = exported_program(WORDS, model, interface, inputs, batch)
+    try:
+        graph = library.convert_model(program)
+        if batch is None:  # the converter forgets the sizes, and with them the program is faster
+            graph.reshape(dict(enumerate([*tensor.shape] for tensor in interface.flat(*inputs))))
+    except Exception as error:
+        raise unsupported(WORDS, error) from error
+    return graph
+
+
+def saved(graph: Any) -> dict[str, bytes]:
+    """Return the files of a model in OpenVINO's form by their suffixes."""
+    library = require("openvino", OpenVino.extra)
+    with tempfile.TemporaryDirectory() as folder:
+        library.save_model(graph, Path(folder) / "model.xml", compress_to_fp16=False)
+        return {suffix: (Path(folder) / f"model{suffix}").read_bytes() for suffix in (".xml", ".bin")}
 
 
 @dataclass(frozen=True, eq=False)

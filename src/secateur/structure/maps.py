@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.fx import Node
 
@@ -16,7 +17,7 @@ from secateur.structure.flow import Flow, Read
 from secateur.structure.infer import Structure
 from secateur.structure.layers import MOVES
 from secateur.structure.makers import root_of
-from secateur.structure.ops import NORMS
+from secateur.structure.ops import NORMS, product_of, writes
 from secateur.structure.ops import POOLS as MAP_BY_MAP
 from secateur.structure.rules import Value, op_name
 from secateur.structure.rules.reductions import POOLS
@@ -82,54 +83,70 @@ def watching(places: Iterable[Read], add: Callable[[Read, Tensor], object]) -> C
 MapsOf = Callable[[Structure, Mapping[str, tuple[Read, ...]]], Mapping[str, tuple[Read, ...]]]
 
 
+Showing = Callable[[Read, Tensor, bool], object]
+"""Called with a map's read, what the map holds, and whether nothing reads it afterwards, so that it may be written into."""
+
+
 @dataclass(eq=False)
 class MapPass:
     """Runs a model as far as its maps need, and shows each before it is read: no op behind the last map runs.
 
-    For each shape of inputs the graph is written as a module of its own, which runs as fast as the model.
+    For each shape of inputs the graph is written as a module of its own, which runs as fast as the model; it takes the
+    model's tensors that there are when it is written.
 
     Attributes:
         flow: the model and its sites.
-        add: called with each map's read and what it holds.
+        add: called with each map; see `Showing`.
         maps: from a structure and its reads to the maps of each site.
 
     >>> import torch
     >>> from secateur.structure import channels
     >>> model = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1))
     >>> x, shapes = torch.ones(4, 1), []
-    >>> run = MapPass(Flow(model, channels(model, x)), lambda read, activations: shapes.append(activations.shape))
+    >>> run = MapPass(Flow(model, channels(model, x)), lambda read, activations, spent: shapes.append(activations.shape))
     >>> run(x)
     >>> shapes
     [torch.Size([4, 2])]
     """
 
     flow: Flow
-    add: Callable[[Read, Tensor], object]
+    add: Showing
     maps: MapsOf = feature_maps
-    _modules: dict[int, fx.GraphModule] = field(default_factory=dict, repr=False)
+    _runs: dict[int, Callable[[ExampleInputs], object]] = field(default_factory=dict, repr=False)
 
     def __call__(self, inputs: ExampleInputs) -> None:
         """Run on inputs of any shape that the model takes."""
         structure = self.flow.at(inputs)[0]  # the flow keeps it, so that its id stays its own
-        if id(structure) not in self._modules:
-            maps_by_site = self.maps(structure, self.flow.reads(inputs))
-            places = [read for site_maps in maps_by_site.values() for read in site_maps]
-            self._modules[id(structure)] = _showing(structure.graph, places, self.add)
-        self._modules[id(structure)](*self.flow.given(inputs).values())
+        if id(structure) not in self._runs:
+            self._runs[id(structure)] = self._run_of(structure, inputs)
+        self._runs[id(structure)](inputs)
+
+    def _run_of(self, structure: Structure, inputs: ExampleInputs) -> Callable[[ExampleInputs], object]:
+        """What runs on inputs of one shape."""
+        graph = structure.graph
+        maps_by_site = self.maps(structure, self.flow.reads(inputs))
+        module = _showing(graph, [read for site_maps in maps_by_site.values() for read in site_maps], self.add)
+        if not isinstance(inputs, Tensor) or any(map(writes, graph.nodes)):
+            return lambda inputs: module(*self.flow.given(inputs).values())
+        # Looking the model's tensors up takes as long as a small layer.
+        values = self.flow.given(inputs)
+        position = list(values).index(graph.inputs[0])
+        before, after = list(values.values())[:position], list(values.values())[position + 1 :]
+        return lambda inputs: module(*before, inputs, *after)
 
 
 class _Shows(nn.Module):
     """Hands on what one map holds."""
 
-    def __init__(self, read: Read, add: Callable[[Read, Tensor], object]) -> None:
+    def __init__(self, read: Read, add: Showing) -> None:
         super().__init__()
-        self.read, self.add = read, add
+        self.read, self.add, self.spent = read, add, False
 
     def forward(self, activations: Tensor) -> None:
-        self.add(self.read, activations)
+        self.add(self.read, activations, self.spent)
 
 
-def _showing(graph: Graph, places: Sequence[Read], add: Callable[[Read, Tensor], object]) -> fx.GraphModule:
+def _showing(graph: Graph, places: Sequence[Read], add: Showing) -> fx.GraphModule:
     """A graph's ops before the last of some places, as a module that is given what the graph's placeholders stand for."""
     waiting = {read.node: [other for other in places if other.node is read.node] for read in places}
     parts: dict[str, Any] = {}
@@ -148,7 +165,36 @@ def _showing(graph: Graph, places: Sequence[Read], add: Callable[[Read, Tensor],
         if node.op == "get_attr" and node in copies:
             parts[str(node.target)] = attrgetter(str(node.target))(root_of(graph))
     written.output(None)
+    _write_in_place(written, parts)
     return fx.GraphModule(parts, written)
+
+
+def _write_in_place(written: fx.Graph, parts: Mapping[str, Any]) -> None:
+    """Let a ReLU write into what it alone reads, and mark the maps that only their showing reads: new memory costs time."""
+    for node in written.nodes:
+        source = node.all_input_nodes[0] if node.all_input_nodes else None
+        if source is None or len(source.users) > 1 or not _made_new(source):
+            continue
+        if node.target is torch.ops.aten.relu.default:
+            node.target = torch.ops.aten.relu_.default
+        elif node.op == "call_module":
+            parts[str(node.target)].spent = True
+
+
+def _made_new(node: Node) -> bool:
+    """Whether what a node made shares its memory with nothing that its own readers do not name."""
+    if node.op != "call_function":
+        return False
+    if node.target is torch.ops.aten.relu_.default:
+        (source,) = node.all_input_nodes
+        return len(source.users) == 1 and _made_new(source)
+    if op_name(node) == "getitem":
+        return op_name(node.all_input_nodes[0]) in NORMS
+    return node.target in NEW or op_name(node) in NORMS or product_of(node) is not None
+
+
+NEW = {torch.ops.aten.relu.default, torch.ops.aten.add.Tensor}
+"""Beside norms and products, what makes a tensor of its own whatever it is given."""
 
 
 def _map_of(structure: Structure, read: Read) -> Read:

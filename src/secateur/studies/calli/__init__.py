@@ -1,6 +1,16 @@
 """The studies after E. Çallı, 2017."""
 
-from secateur.studies.calli import autoencoder, classifiers, factorise, quantise, share, structures, summation
+from secateur.studies.calli import (
+    autoencoder,
+    classifiers,
+    combine,
+    factorise,
+    mobile,
+    quantise,
+    share,
+    structures,
+    summation,
+)
 
 __all__ = ["STUDIES"]
 
@@ -13,4 +23,6 @@ STUDIES = (
     share.STUDY,
     quantise.STUDY,
     structures.STUDY,
+    mobile.STUDY,
+    combine.STUDY,
 )

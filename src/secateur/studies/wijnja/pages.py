@@ -132,13 +132,13 @@ def _curve(part: Part, tickets: DataFrame) -> Table:
 
 
 def _tests(part: Part, tickets: DataFrame) -> list[Block]:
-    caption = "Each scheme against the one of the highest mean accuracy over all sparsities, paired by seed."
+    caption = "Each scheme against the one of the highest mean accuracy over all rounds, paired by seed."
     best = best_scheme(tickets)
     return [_leaders(part, tickets), *paired(tickets, "schemes", caption, baseline=best, by="scheme")]
 
 
 def best_scheme(tickets: DataFrame) -> str:
-    """Return the scheme of the highest accuracy over all sparsities."""
+    """Return the scheme of the highest mean accuracy over all rounds, each counting alike."""
     means = tickets.groupby("scheme", sort=False)["accuracy"].mean()
     return str(means.idxmax())
 
@@ -251,7 +251,7 @@ def _best_words(tickets: DataFrame) -> str:
     runs = tickets.groupby(["scheme", "seed"], sort=False)["accuracy"].mean().reset_index()
     best = best_scheme(tickets)
     means = runs.groupby("scheme", sort=False)["accuracy"].mean()
-    head = f"Over all sparsities {best} has the highest mean test accuracy, {100 * means[best]:.2f} %"
+    head = f"Over all rounds {best} has the highest mean test accuracy, {100 * means[best]:.2f} %"
     if len(means) < 2 or untested(runs, best, by="scheme"):
         return f"{head}."
     tests = compare(runs, value="accuracy", by="scheme", baseline=best, within=())
@@ -280,7 +280,7 @@ def cards(part: Part) -> list[Card]:
     best = best_scheme(tickets)
     falls = _fall_rows(pick(tickets, scheme=best))["falls"]
     runs = pick(tickets, scheme=best).groupby("seed")["accuracy"].mean()
-    head = Card("best over all sparsities", best, f"{100 * runs.mean():.2f} % {interval(100 * runs)}".strip())
+    head = Card("best over all rounds", best, f"{100 * runs.mean():.2f} % {interval(100 * runs)}".strip())
     return [
         head,
         *(
