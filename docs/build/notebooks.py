@@ -32,7 +32,8 @@ def cells(fence: re.Match[str]) -> str:
         return cell("\n".join(f"!{line[2:]}" for line in content.splitlines() if line.startswith("$ ")))
     if kind == "text":
         return ""
-    return cell(content) if kind == "python" else fence[0]
+    # Of a shell's block jupytext would make a cell that clones and installs.
+    return cell(content) if kind == "python" else f"```\n{content}```\n"
 
 
 def main(folder: Path) -> None:
