@@ -151,7 +151,7 @@ def inline(page: Path) -> list[list[str]]:
 def find_command(words: list[str]) -> tuple[Any, list[str]]:
     """The command that the words after `secateur` name, and the words that are left."""
     command, rest = COMMANDS, words
-    if words in (["--help"], ["--version"]):
+    if len(words) == 1 and words[0] in options_of(COMMANDS) | {"--help"}:
         return command, []
     while hasattr(command, "commands"):
         assert rest, f"`secateur {' '.join(words)}` names no command"
