@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Two workers on two cores: each keeps to one thread.
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help demo test test-all check format lint types docs site gallery notebooks package clean
+.PHONY: help demo test test-all check format lint types docs supply site gallery notebooks package clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -29,7 +29,7 @@ test: $(STAMP)  ## the default tests, doctests included
 test-all: $(STAMP)  ## the default tests and the long ones
 	$(THREADS) $(BIN)/python -m pytest -n 2 -m "slow or not slow"
 
-check: format lint types test docs  ## all that a change must pass
+check: format lint types test docs supply  ## all that a change must pass
 
 format: $(STAMP)  ## formatting, checked (ruff format . mends it)
 	$(BIN)/ruff format --check .
@@ -42,6 +42,10 @@ types: $(STAMP)  ## mypy, strict
 
 docs: $(STAMP)  ## the documents' examples and links, and that nothing public is undocumented
 	$(THREADS) $(BIN)/python -m pytest tests/test_docs.py
+
+supply: $(STAMP)  ## dependencies: justified, pinned, of known licences, fitting together; imports quick and lazy
+	$(BIN)/python -m pip check
+	$(THREADS) $(BIN)/python -m pytest tests/test_supply.py
 
 site: $(STAMP)  ## the documentation as web pages, in site/; needs no network to be read
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[site]'

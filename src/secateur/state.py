@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
-from secateur.types import ExampleInputs, InputError
+from secateur.checks import explain
+from secateur.types import ExampleInputs, InputError, SecateurError
 from secateur.untouched import UNMADE, ParameterWrites, untouched
 
 __all__ = [
@@ -443,14 +444,22 @@ def usual(function: Callable[P, R], computes: bool = True) -> Callable[P, R]:
     False
     """
     context, model_among, within, check, doing = as_usual, _model_among, _WITHIN, _check_arguments, function.__name__
+    ours, explain_call = SecateurError, explain
 
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         arguments = (*args, *kwargs.values())
         model = model_among(arguments)
         if computes and not within.get():
             check(doing, (*arguments, model))
-        with context(model, doing, computes=False):  # it was looked at with the other arguments
-            return function(*args, **kwargs)
+        try:
+            with context(model, doing, computes=False):  # it was looked at with the other arguments
+                return function(*args, **kwargs)
+        except ours:
+            raise
+        except Exception:
+            if not within.get():
+                explain_call(function, args, kwargs)
+            raise
 
     # With the names of what is wrapped, as doctest takes no function of another module for a module's own.
     names = function.__globals__

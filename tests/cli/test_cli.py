@@ -653,6 +653,11 @@ def test_a_study_runs_and_its_report_is_written_again(run: Run, tmp_path: Path) 
     assert page.read_text(encoding="utf-8") == written
     assert len(finished(tmp_path / "runs" / "demo")) == 3
 
+    page.unlink()
+    of_the_store = run("report", str(tmp_path / "runs" / "demo"), "--json").record
+    assert of_the_store["report"].endswith("runs/demo/report/report.html"), "a store knows its study and its options"
+    assert page.read_text(encoding="utf-8") == written
+
     quiet = run("study", "run", *TINY_STUDY, *TINY_METHODS, "--quiet")
     assert quiet.out == f"report: {page}\n"
     assert not quiet.err

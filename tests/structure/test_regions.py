@@ -200,3 +200,22 @@ def test_what_runs_the_graph_on_data_says_what_to_do() -> None:
         sc.criteria.by_name("taylor", data)(model, sites)
     with pytest.warns(UserWarning, match="runs the whole model once for each unit"):
         assert set(sc.criteria.by_name("loss-change", data)(model, sites)) == set(sites)
+
+
+def test_decisions_that_no_weight_changes_are_traced_and_never_written_as_a_graph() -> None:
+    model, inputs = build("decided_by_tokens")
+    graph = trace(model, inputs)
+    assert graph.decided
+    assert not graph.regions
+    sites = sc.channels(model, inputs)
+    assert type(sc.cut(model, sites, keep_of(sites))) is type(model)
+    with pytest.raises(sc.CutError, match="hangs on the values of its inputs"):
+        sc.cut(model, sites, keep_of(sites), form="graph")
+
+
+@pytest.mark.parametrize("site", ["project", "project:2", "project:3"])
+def test_attributes_of_one_value_are_told_apart(site: str) -> None:
+    model, inputs = build("sizes_alike")
+    sites = sc.channels(model, inputs)
+    cut = sc.cut(model, sites, {site: torch.arange(sites[site].size) > 0}, form="module")
+    assert size(cut) < size(model)

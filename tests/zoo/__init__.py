@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from secateur.randomness import private_draws
 from secateur.types import unknown_name
-from zoo import branches, convolutions, deciding, sequences
+from zoo import branches, convolutions, deciding, indexed, sequences
 from zoo.parts import ZooToy, randomise
 
 __all__ = ["DECIDING", "REFUSED", "ZOO", "ZooToy", "build", "randomise"]
 
-ZOO: dict[str, ZooToy] = {**branches.TOYS, **convolutions.TOYS, **sequences.TOYS}
+ZOO: dict[str, ZooToy] = {**branches.TOYS, **convolutions.TOYS, **indexed.TOYS, **sequences.TOYS}
 """Models that must be cut right, by name."""
 
 DECIDING: dict[str, ZooToy] = dict(deciding.TOYS)

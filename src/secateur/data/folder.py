@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import struct
+import zlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,15 @@ import torch
 from torch import Tensor
 
 from secateur.data.source import Source, in_turn
-from secateur.files import require
+from secateur.files import MALFORMED, check_regular, require
 from secateur.types import DataError, InputError
 
 __all__ = ["SUFFIXES", "folder", "read_image"]
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+MOST_DRAWN_OUT = 100
+"""How many times longer than wide an image may be."""
 
 _FOLDERS = {"train": ("train",), "validation": ("val", "validation"), "test": ("test", "val", "validation")}
 
@@ -113,13 +118,34 @@ def read_image(path: str | Path, size: int) -> Tensor:
     """
     pillow = require("PIL.Image", "data")
     try:
+        check_regular(path)
         with pillow.open(path) as opened:
+            _check_shape(opened.size, size)
             image = _prepare(opened.convert("RGB"), size, pillow)
     # Pillow's decoders raise all of these for broken files.
-    except (OSError, SyntaxError, ValueError, EOFError, pillow.DecompressionBombError) as error:
+    except (
+        OSError,
+        SyntaxError,
+        EOFError,
+        struct.error,
+        zlib.error,
+        pillow.DecompressionBombError,
+        *MALFORMED,
+    ) as error:
         raise DataError(f"load('folder'): cannot read {path}: {error}; mend or remove the file") from error
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return pixels.view(size, size, 3).permute(2, 0, 1).float().div_(255)
+
+
+def _check_shape(image_size: tuple[int, int], size: int) -> None:
+    """Refuse an image of which a strip, resized to its short side, would fill the memory.
+
+    Raises:
+        ValueError: it is one.
+    """
+    width, height = image_size
+    if max(width, height) > MOST_DRAWN_OUT * min(width, height):
+        raise ValueError(f"it has {width} × {height} pixels, and only a line would be kept of it")
 
 
 def _prepare(image: Any, size: int, pillow: Any) -> Any:

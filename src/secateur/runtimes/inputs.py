@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.state import split_inputs
+from secateur.trees import tensors_within
 from secateur.types import ExampleInputs, InputError
 
 __all__ = ["batch_size_of", "caller", "with_batch_size"]
@@ -21,13 +22,13 @@ def caller(model: nn.Module, example_inputs: ExampleInputs) -> Callable[[], Any]
 
 
 def batch_size_of(example_inputs: ExampleInputs) -> int:
-    """Return the length of the first dimension of the first tensor.
+    """Return the length of the first dimension of the first tensor, or of the first list, whose entries are samples.
 
-    >>> batch_size_of((torch.zeros(4, 2),))
-    4
+    >>> batch_size_of((torch.zeros(4, 2),)), batch_size_of(([torch.zeros(3, 8, 9), torch.zeros(3, 7, 7)],))
+    (4, 2)
     """
     for part in _parts(example_inputs):
-        if isinstance(part, Tensor) and part.ndim:
+        if (isinstance(part, Tensor) and part.ndim) or _is_samples(part):
             return len(part)
     raise InputError("example_inputs hold no tensor with a batch dimension")
 
@@ -37,6 +38,8 @@ def with_batch_size(example_inputs: ExampleInputs, batch_size: int | None) -> Ex
 
     >>> with_batch_size(torch.tensor([1, 2, 3]), 5)
     tensor([1, 2, 3, 1, 2])
+    >>> [len(image) for image in with_batch_size(([torch.zeros(3), torch.zeros(4)],), 3)[0]]
+    [3, 4, 3]
     """
     if batch_size is None:
         return example_inputs
@@ -46,6 +49,8 @@ def with_batch_size(example_inputs: ExampleInputs, batch_size: int | None) -> Ex
 
     def resize(part: Any) -> Any:
         # Only what has the batch dimension is resized: a table of positions, say, stays as it is.
+        if _is_samples(part) and len(part) == have:
+            return [part[number % have] for number in range(batch_size)]
         if not isinstance(part, Tensor) or part.ndim == 0 or len(part) != have:
             return part
         return part[torch.arange(batch_size, device=part.device) % have]
@@ -56,6 +61,11 @@ def with_batch_size(example_inputs: ExampleInputs, batch_size: int | None) -> Ex
         return tuple(resize(part) for part in example_inputs)
     resized: Tensor = resize(example_inputs)
     return resized
+
+
+def _is_samples(part: object) -> bool:
+    """Whether an input is a list of samples, as detectors take images of several sizes."""
+    return isinstance(part, list) and len(tensors_within(part)) >= len(part) > 0
 
 
 def _parts(example_inputs: ExampleInputs) -> list[Any]:

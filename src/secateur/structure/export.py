@@ -7,7 +7,7 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TextIO
@@ -19,6 +19,7 @@ from torch.fx import Node
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from secateur.state import own_tensors
+from secateur.structure.decided import Decided, deciding_as
 from secateur.structure.outputs import Holdings, Stored, opaque_type
 from secateur.structure.traceable import by_shapes
 from secateur.trees import TreeDef, tensors_within
@@ -39,6 +40,7 @@ class Export:
         opaque: the type of the outputs where no graph could return it; the program then returns their tensors.
         tree: what holds the tensors, in that case.
         packed: whether it packs sequences, of which the program takes all to be full.
+        decided: whether values of the example decided what the program is.
     """
 
     program: ExportedProgram
@@ -47,9 +49,16 @@ class Export:
     opaque: str
     tree: TreeDef | None
     packed: bool = False
+    decided: bool = False
 
 
-def export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], touched: Container[int] | None) -> Export:
+def export(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    touched: Container[int] | None,
+    values: Decided | None = None,
+) -> Export:
     """Return the exported program of the model.
 
     The exporter drops what is computed and never read, such as the head that a wrapper leaves out. The modules that ran
@@ -58,10 +67,11 @@ def export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], touc
     Args:
         model, args, kwargs: the model and what it is called with.
         touched: the ids of the parameters that its forward pass does anything with; None where that is not known.
+        values: what its tensors answer where they are asked for values (`decided_values`).
     """
-    exported = _export(model, args, kwargs, ())
+    exported = _export(model, args, kwargs, (), values or {})
     silent = _silent(model, exported, touched)
-    return _export(model, args, kwargs, silent) if silent else exported
+    return _export(model, args, kwargs, silent, values or {}) if silent else exported
 
 
 def _silent(model: nn.Module, exported: Export, touched: Container[int] | None) -> list[nn.Module]:
@@ -77,14 +87,23 @@ def _silent(model: nn.Module, exported: Export, touched: Container[int] | None) 
     return [module for module in ran if any(id(p) in dropped for p in module.parameters(recurse=False))]
 
 
-def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], silent: Iterable[nn.Module]) -> Export:
+def _export(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], silent: Iterable[nn.Module], values: Decided
+) -> Export:
     tap = _Tap(model, tuple(silent))
-    with _exporter, _quiet(), _empty_buffers_apart(model), by_shapes() as traceable, tap.listening():
+    with (
+        _exporter,
+        _quiet(),
+        _empty_buffers_apart(model),
+        by_shapes() as traceable,
+        deciding_as(values) as begin,
+        tap.listening(begin),
+    ):
         program = torch.export.export(model, args, kwargs, strict=False)
     stored = _part_outputs(program, tap)
     # Where modules have several names and buffers move, the exporter runs a copy, whose modules are others.
     ran = tap.ran if id(model) in tap.ran else _ran(model, args, kwargs)
-    return Export(program, stored, frozenset(ran), tap.opaque, tap.tree, traceable.packed)
+    return Export(program, stored, frozenset(ran), tap.opaque, tap.tree, traceable.packed, bool(values))
 
 
 def _ran(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> set[int]:
@@ -162,9 +181,10 @@ class _Tap:
     tree: TreeDef | None = None
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self, begin: Callable[[], None]) -> Iterator[None]:
         """Hook into the model, and unhook. The exporter runs it more than once: each run begins anew."""
         handles = [
+            self.model.register_forward_pre_hook(lambda _m, _a: begin(), prepend=True),
             self.model.register_forward_pre_hook(self._begin, prepend=True, with_kwargs=True),
             register_module_forward_pre_hook(lambda module, _: self.ran.add(id(module))),
             *(module.register_forward_hook(lambda _m, _a, out: self._take(out)) for module in self.silent),

@@ -87,7 +87,14 @@ def _moved(index: int, keep_mask: Tensor) -> int:
 def _narrow(s: _Sizes) -> dict[str, Any]:
     dim = s.arguments["dim"] % len(s.arguments["self"].axes)
     keep_mask = keep_vector(s.arguments["self"].axes[dim], s.gone)
-    return {"start": _moved(s.arguments["start"], keep_mask), "length": s.count(s.outputs[0].axes[dim])}
+    start = s.arguments["start"]
+    length = {"length": s.count(s.outputs[0].axes[dim])}
+    return {"start": _moved(start, keep_mask), **length} if isinstance(start, int) else length
+
+
+def _repeated(s: _Sizes) -> dict[str, Any]:
+    dim, old = s.arguments["dim"], s.arguments.get("output_size")
+    return {"output_size": s.count(s.outputs[0].axes[dim])} if isinstance(dim, int) and isinstance(old, int) else {}
 
 
 def _groups(name: str) -> Callable[[_Sizes], dict[str, Any]]:
@@ -124,6 +131,7 @@ SIZES: dict[str, Callable[[_Sizes], dict[str, Any]]] = {
     "chunk": _split,
     "slice": _slice,
     "narrow": _narrow,
+    "repeat_interleave": _repeated,
     "group_norm": _groups("num_groups"),
     "channel_shuffle": _groups("groups"),
     "native_channel_shuffle": _groups("groups"),

@@ -18,6 +18,7 @@ from secateur.structure.carriers import Attribute, Uses
 from secateur.structure.infer import Structure
 from secateur.structure.literals import size_changes
 from secateur.structure.rules import Value, op_name
+from secateur.structure.sized_axes import SizedAxes
 from secateur.structure.watch import watch
 
 __all__ = ["SWITCHES", "Edits", "edits", "proposals"]
@@ -239,13 +240,14 @@ def _group_counts(model: nn.Module, structure: Structure, keep: Mapping[Atom, Te
 
 @dataclass(frozen=True)
 class Guess:
-    """An attribute that holds a size which changes where its module's forward uses it."""
+    """An attribute that holds a size which changes where its module's forward uses it; `seen` to set that very size."""
 
     path: str
     attribute: str
     value: int | list[int]
     kind: str
     of_torch: bool = False
+    seen: bool = False
 
 
 # Names of attributes that hold sizes of other things than channels: tried last.
@@ -264,31 +266,63 @@ def proposals(
     that it calls, and the forward pass was seen to read it for no arithmetic. Which of them are meant is decided by
     trying: a wrong set fails to run or to verify. Last come those of whose use something was lost from sight.
     """
-    tried: list[set[tuple[str, str]]] = []
-    uses, guesses = Uses(), _guesses(model, structure, gone, lambda module, path, name: True)
+    uses = structure.graph.uses or Uses()
+    guesses = _guesses(model, structure, gone, lambda module, path, name: True)
+    tried: list[Edits] = []
     if structure.graph.uses is None or not guesses:
         # A plain network mostly needs no edits, and to watch what it reads takes another forward pass.
-        tried.append(set())
+        tried.append(certain_edits)
         yield certain_edits
     if guesses:
         uses = _uses(model, structure)
         guesses = _guesses(model, structure, gone, partial(_may_change, uses))
-    guesses = [g for g in guesses if g.attribute not in certain_edits.get(g.path, {})]
+    sized = _sized(model, structure, gone, uses, guesses)
+    for known in (sized, guesses):
+        some = [g for g in known if g.attribute not in certain_edits.get(g.path, {})]
+        for choice in _choices(uses, some):
+            attempt = _merged(certain_edits, [g for g in some if (g.kind, g.attribute) in choice])
+            if attempt not in tried:
+                tried.append(attempt)
+                yield attempt
+
+
+def _choices(uses: Uses, guesses: list[Guess]) -> list[set[tuple[str, str]]]:
+    """Which kinds of attributes to change, the likeliest first."""
     kinds = list(dict.fromkeys((g.kind, g.attribute) for g in guesses))
     lost = {
         (g.kind, g.attribute)
         for g in guesses
         if not g.of_torch and not uses.only_sizes(_watched(uses, g.path, g.attribute))
     }
-    unlikely = {k for k in kinds if UNLIKELY.search(k[1])} - lost
+    unlikely = {k for k in kinds if UNLIKELY.search(k[1])} - lost - {(g.kind, g.attribute) for g in guesses if g.seen}
     likely = set(kinds) - unlikely - lost
     choices = [likely, likely | unlikely, likely | lost, set(kinds), set()]
     choices += [likely - {k} for k in kinds if k in likely]
     choices += [likely | {k} for k in kinds if k not in likely]
-    for choice in choices[:24]:
-        if choice not in tried:
-            tried.append(choice)
-            yield _merged(certain_edits, [g for g in guesses if (g.kind, g.attribute) in choice])
+    return choices[:24]
+
+
+def _sized(
+    model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], uses: Uses, guesses: list[Guess]
+) -> list[Guess]:
+    """The guesses, and in their place what is known where an attribute was seen to set dimensions that the graph has.
+
+    Two attributes of one value, such as as many heads as each has dimensions, are told apart so.
+    """
+    places, known = SizedAxes(uses, structure.values), {}
+    paths = {uses.first_names.get(path, path): path for path, _ in model.named_modules()}
+    for attribute, dimensions in uses.sizes.items():
+        path = paths.get(attribute.path, attribute.path)
+        module = model.get_submodule(path)
+        old = vars(module).get(attribute.name)
+        if not uses.may_change(attribute) or type(old) is not int:
+            continue
+        axes = places.axes(d for d in dimensions if d.shape[d.dim] == old)
+        sizes = {int(keep_vector(axis, gone).sum()) for axis in axes}
+        if len(sizes) == 1:
+            known[path, attribute.name] = Guess(path, attribute.name, sizes.pop(), type(module).__qualname__, seen=True)
+    others = [known.pop((g.path, g.attribute), g) for g in guesses]
+    return others + [g for g in known.values() if g.value != getattr(model.get_submodule(g.path), g.attribute)]
 
 
 def _may_change(uses: Uses, module: nn.Module, path: str, name: str) -> bool:

@@ -51,7 +51,8 @@ class Reference:
     @cached_property
     def table_rows(self) -> dict[int, int]:
         """How many rows the tables have that inputs are looked up in."""
-        return table_rows(self.structure.graph) if self.structure is not None else {}
+        drawn = self.structure is not None and not self.structure.graph.decided  # other tokens might run other ops
+        return table_rows(self.structure.graph) if self.structure is not None and drawn else {}
 
     @cached_property
     def drawn_buffers(self) -> frozenset[int]:

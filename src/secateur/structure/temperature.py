@@ -1,20 +1,22 @@
 """Freeze the head dimensions whose size is also the attention's temperature, as in ``scores / head_dim**0.5``.
 
 A module reads one attribute, or one shape, for both. Cut, it would divide by the root of what is left: another function.
-So such a head dimension stays whole, with all that the same attribute sizes; heads and widths can still be cut.
+So such a head dimension stays whole, with all that the same attribute sizes; heads and widths can still be cut. So does a
+head dimension that shares its attribute with one that cannot change, such as queries whose halves are rotated.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch.fx import Node
 
-from secateur.structure.axes import Atom, atoms
-from secateur.structure.carriers import Attribute, Dimension, Uses
-from secateur.structure.rules import Ties, Value, shape_of
+from secateur.structure.axes import Atom, atoms, is_fixed, resolve
+from secateur.structure.carriers import Attribute, Uses
+from secateur.structure.rules import Ties
+from secateur.structure.sized_axes import SizedAxes
 
 __all__ = ["HEAD_DIMENSION", "freeze_temperatures"]
 
@@ -23,9 +25,7 @@ HEAD_DIMENSION = "head dimension"
 
 def freeze_temperatures(uses: Uses, values: Mapping[Node, Any], ties: Ties) -> None:
     """Freeze every head dimension whose size was seen to enter arithmetic, with the reason."""
-    if not uses.numbers:
-        return
-    places = _Places(uses, values)
+    places = SizedAxes(uses, values)
     words: defaultdict[Atom, set[str]] = defaultdict(set)
     for axis, unit in ties.units:
         for atom in atoms(axis):
@@ -39,30 +39,11 @@ def freeze_temperatures(uses: Uses, values: Mapping[Node, Any], ties: Ties) -> N
                 frozen.add(atom)
     # What the same attribute sizes, such as the values beside queries and keys, would have to shrink alike.
     for attribute, dimensions in uses.sizes.items():
-        sized = set(places.atoms(dimensions))
-        for atom in sized if sized & frozen else ():
-            if not atom.frozen and "head" not in words[atom]:
-                atom.frozen = f"it shares its size with the attention's temperature ({attribute})"
+        axes = list(map(resolve, places.axes(dimensions)))
+        held = [axis for axis in axes if is_fixed(axis)]
+        by_temperature = any(frozen.intersection(atoms(axis)) for axis in held)
+        for atom in (axis for axis in axes if isinstance(axis, Atom) and held):
+            if not atom.frozen and "head" not in words[atom] and (by_temperature or atom in hot):
+                because = "with the attention's temperature" if by_temperature else "with what cannot change"
+                atom.frozen = f"it shares its size {because} ({attribute})"
                 ties.units.append((atom, HEAD_DIMENSION))
-
-
-class _Places:
-    """Finds the axes of tensors that a module had in its hands by their shapes."""
-
-    def __init__(self, uses: Uses, values: Mapping[Node, Any]) -> None:
-        self.values = values
-        self.nodes: defaultdict[tuple[str, tuple[int, ...]], dict[Node, None]] = defaultdict(dict)
-        for node in values:
-            neighbours = [n for n in (node, *node.all_input_nodes) if isinstance(values.get(n), Value)]
-            for path in {
-                "",
-                *(uses.first_names.get(p, p) for p, _ in (node.meta.get("nn_module_stack") or {}).values()),
-            }:
-                for neighbour in neighbours:
-                    self.nodes[path, shape_of(neighbour)][neighbour] = None
-
-    def atoms(self, dimensions: Iterable[Dimension]) -> Iterator[Atom]:
-        """Yield the atoms of the axes that the dimensions may be of."""
-        for dimension in dimensions:
-            for node in self.nodes.get((dimension.path, dimension.shape), ()):
-                yield from atoms(self.values[node].axes[dimension.dim])

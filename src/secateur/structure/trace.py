@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
@@ -24,6 +25,7 @@ from secateur.state import (
     split_inputs,
 )
 from secateur.structure.carriers import Uses
+from secateur.structure.decided import decided_values
 from secateur.structure.derived import parametrized
 from secateur.structure.export import Export, export
 from secateur.structure.outputs import Stored, dependent, idle_parts, unread
@@ -59,6 +61,7 @@ class Graph:
         regions: the parts that were traced each by itself, where the model could not be traced whole (`regions`); the
             ops are then theirs, and `graph` is empty: nothing can run it.
         packed: whether the model packs sequences, which the ops take to be full: they tie as they do, and do not run so.
+        decided: whether values of the example decided which ops ran (`decided`): other values may run others.
     """
 
     graph: fx.Graph
@@ -77,6 +80,7 @@ class Graph:
     tree: TreeDef | None = None
     regions: tuple[Region, ...] = ()
     packed: bool = False
+    decided: bool = False
 
     @property
     def nodes(self) -> Iterator[Node]:
@@ -174,6 +178,7 @@ def _exported(
         opaque=exported.opaque,
         tree=exported.tree,
         packed=exported.packed,
+        decided=exported.decided,
     )
     return _with_leaving(model, graph, exported.stored, exported.ran)
 
@@ -208,11 +213,13 @@ def _is_attribute(model: nn.Module, name: str) -> bool:
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], uses: Uses | None) -> Export:
+    touched = uses.parameters if uses else None
     try:
-        exported = export(model, args, kwargs, uses.parameters if uses else None)
-        _check_sizes_are_known(exported)
-        return exported
+        return _of_known_sizes(export(model, args, kwargs, touched))
     except Exception as error:
+        with suppress(Exception):  # the first error says more
+            if values := decided_values(model, *_fresh(args, kwargs)):
+                return _of_known_sizes(export(model, args, kwargs, touched, values))
         raise TraceError(
             f"{type(model).__name__} cannot be traced: {first_line(error)}. Usual causes: control flow that depends on "
             "the values of tensors (use torch.where or torch.cond), .item(), numpy in the forward pass, or a custom "
@@ -220,12 +227,13 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], use
         ) from error
 
 
-def _check_sizes_are_known(exported: Export) -> None:
-    """Refuse tensors whose sizes the values of others decide: which units such a size counts cannot be told."""
+def _of_known_sizes(exported: Export) -> Export:
+    """The same; refuse tensors whose sizes the values of others decide: which units such a size counts cannot be told."""
     for node in exported.program.graph.nodes:
         traced_output = node.meta.get("val")
         if isinstance(traced_output, Tensor) and any(isinstance(size, torch.SymInt) for size in traced_output.shape):
             raise ValueError(f"the values of tensors decide the size of what {where(node)} returns")
+    return exported
 
 
 def check_runs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -157,7 +157,7 @@ SIZES: dict[str, tuple[int, int, tuple[str, ...]]] = {
     "channel_shuffle": (1, 2, ("groups",)),
     "one_hot": (1, 2, ("num_classes",)),
     "pad": (1, 2, ("pad",)),
-    "repeat_interleave": (1, 2, ("repeats",)),
+    "repeat_interleave": (1, 2, ("repeats", "output_size")),
     "narrow": (2, 4, ("start", "length")),
     "arange": (0, 2, ("start", "end")),  # its step is arithmetic
 }

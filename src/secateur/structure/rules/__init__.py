@@ -1,6 +1,6 @@
 """The rule book: one small function for each ATen op, in files by kind. `RULES` has them by the op's name."""
 
-from secateur.structure.rules import contractions, elementwise, recurrent, reductions, shapes
+from secateur.structure.rules import contractions, elementwise, indexing, recurrent, reductions, shapes
 from secateur.structure.rules.registry import RULES, Call, Ties, Value, fixed_value, freeze_all, op_name, shape_of
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "elementwise",
     "fixed_value",
     "freeze_all",
+    "indexing",
     "op_name",
     "recurrent",
     "reductions",

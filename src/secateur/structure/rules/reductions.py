@@ -105,14 +105,15 @@ def batch_norm(call: Call) -> Value | list[Value]:
     for name in ("weight", "bias", "running_mean", "running_var"):
         if call[name] is not None:
             call.unify(channels, call[name].axes[0])
-    by_batch = op_name(call.node) == "instance_norm" or bool(call["training"])
+    by_sample = op_name(call.node) == "instance_norm"
+    by_batch = by_sample or bool(call["training"])
     if by_batch:
-        call.statistic(*x.axes[2:], *([] if op_name(call.node) == "instance_norm" else x.axes[:1]))
-    others_fixed = all(is_fixed(a) for d, a in enumerate(x.axes) if d != 1)
-    zero = (weight is not None and bias is not None and weight.zero and bias.zero) or (
-        by_batch and x.zero and bias is None
-    )
-    value = Value(x.axes, zero and others_fixed)
+        call.statistic(*x.axes[2:], *([] if by_sample else x.axes[:1]))
+    # What a statistic is taken over without the removed units is zero at those.
+    others = x.axes[:1] if by_sample else () if by_batch else (*x.axes[:1], *x.axes[2:])
+    shifts_nothing = (bias is None and by_batch) or (bias is not None and bias.zero)
+    zero = shifts_nothing and ((weight is not None and weight.zero) or (by_batch and bias is None and x.zero))
+    value = Value(x.axes, zero and all(map(is_fixed, others)), x.source)
     if not isinstance(call.node.meta.get("val"), (tuple, list)):
         return value
     # The statistics come out beside it: one number a channel, or nothing in evaluation.
@@ -204,6 +205,8 @@ def grid_sample(call: Call) -> Value | list[Value]:
     x = call["input"]
     if not isinstance(x, Value):
         return freeze_all(call, "sampling grid")
-    freeze(product(*call["grid"].axes), "sampling grid")
+    grid: Value = call["grid"]
+    call.unify(x.axes[0], grid.axes[0])
+    freeze(product(*grid.axes[1:]), "sampling grid")
     call.freeze(*x.axes[2:], because="sampled over")
     return Value((*x.axes[:2], *(fixed(s, "spatial axis") for s in call.shape[2:])), x.zero)

@@ -28,7 +28,16 @@ def sources(value: Value) -> tuple[tuple[str, int] | None, ...]:
 )
 def reshape(call: Call) -> Value:
     x: Value = call["self"]
-    return Value(reshaped(call, x.axes, call.shape), x.zero)
+    axes = reshaped(call, x.axes, call.shape)
+    return Value(axes, x.zero, _untouched(x, axes))
+
+
+def _untouched(x: Value, axes: Sequence[Axis]) -> tuple[tuple[str, int] | None, ...]:
+    """The parameters' dimensions that axes after a reshape still are."""
+    if not any(x.source):
+        return ()
+    by_axis = {id(resolve(a)): s for a, s in zip(x.axes, x.source, strict=True) if a.size > 1}
+    return tuple(by_axis.get(id(resolve(axis))) for axis in axes)
 
 
 def reshaped(call: Call, axes: Sequence[Axis], shape: Sequence[int]) -> tuple[Axis, ...]:
@@ -204,17 +213,17 @@ def split_up(call: Call) -> list[Value]:
         for part in parts[1:]:
             if part.size == parts[0].size:
                 call.unify(parts[0], part)
-    return [_with(x, dim, part) for part in parts]
+    return [with_axis(x, dim, part) for part in parts]
 
 
 def halve(call: Call, x: Value, dim: int | None) -> list[Value]:
     """Split `x` into two equal parts along `dim`, the last by default."""
     at = (-1 if dim is None else dim) % len(x.axes)
     size = x.axes[at].size // 2
-    return [_with(x, at, part) for part in cut_up(call, x.axes[at], [size, size])]
+    return [with_axis(x, at, part) for part in cut_up(call, x.axes[at], [size, size])]
 
 
-def _with(x: Value, dim: int, axis: Axis) -> Value:
+def with_axis(x: Value, dim: int, axis: Axis) -> Value:
     return Value((*x.axes[:dim], axis, *x.axes[dim + 1 :]), x.zero)
 
 
@@ -242,14 +251,17 @@ def slice_(call: Call) -> Value:
     x: Value = call["self"]
     dim = (call["dim"] or 0) % len(x.axes)
     size, step = x.axes[dim].size, call["step"] or 1
+    if isinstance(call["start"], Value):
+        call.freeze(x.axes[dim], because="a part of it starts where the data says")
+        return with_axis(x, dim, fixed(call.shape[dim], "a part that starts where the data says"))
     start = min(max(_index(call["start"], size), 0), size)
     stop = start + call["length"] if call["length"] is not None else min(_index(call["end"], size, size), size)
     if (start, stop, step) == (0, size, 1):
         return x
     if step > 1:
-        return _with(x, dim, _strided(call, x.axes[dim], start, step, call.shape[dim]))
+        return with_axis(x, dim, _strided(call, x.axes[dim], start, step, call.shape[dim]))
     parts = cut_up(call, x.axes[dim], [start, stop - start, size - stop])
-    return _with(x, dim, parts[1])
+    return with_axis(x, dim, parts[1])
 
 
 def _index(value: Any, size: int, default: int = 0) -> int:
@@ -266,55 +278,6 @@ def _strided(call: Call, axis: Axis, start: int, step: int, length: int) -> Axis
         return fixed(length, f"sliced with a step at {call.reason}")
     freeze(halves[1], "interleaved")
     return halves[0]
-
-
-@rule("index_select")
-def index_select(call: Call) -> Value:
-    x: Value = call["self"]
-    dim = call["dim"] % len(x.axes)
-    call.freeze(x.axes[dim], because="chosen by an index")
-    return _with(x, dim, call["index"].axes[0] if call["index"].axes else fixed(1))
-
-
-@rule("index")
-def index(call: Call) -> Value:
-    """Indexed axes are frozen; the axes of the indices stand where they do in the result."""
-    x: Value = call["self"]
-    indices: list[Value | None] = list(call["indices"])
-    used = [d for d, i in enumerate(indices) if i is not None]
-    for d in used:
-        call.freeze(x.axes[d], because="chosen by an index")
-    index_ndim = max((len(i.axes) for i in indices if i is not None), default=0)
-    middle = tuple(fixed(s, "indices") for s in _broadcast([i for i in indices if i is not None], index_ndim))
-    rest = [d for d in range(len(x.axes)) if d not in used]
-    together = used == list(range(used[0], used[0] + len(used)))
-    before = [d for d in rest if together and d < used[0]]
-    after = [d for d in rest if d not in before]
-    axes = tuple(x.axes[d] for d in before) + middle + tuple(x.axes[d] for d in after)
-    if tuple(a.size for a in axes) != call.shape:
-        frozen = freeze_all(call, "indexed")
-        assert isinstance(frozen, Value)
-        return frozen
-    return Value(axes, x.zero)
-
-
-def _broadcast(indices: list[Value], ndim: int) -> list[int]:
-    shape = [1] * ndim
-    for value in indices:
-        for back, axis in enumerate(reversed(value.axes), start=1):
-            shape[-back] = max(shape[-back], axis.size)
-    return shape
-
-
-@rule("gather", "take_along_dim")
-def gather(call: Call) -> Value:
-    x, index_value = call["self"], call["index"] or call["indices"]
-    dim = (call["dim"] or 0) % len(x.axes)
-    call.freeze(x.axes[dim], index_value.axes[dim], because="gathered by an index")
-    for d, (a, b) in enumerate(zip(x.axes, index_value.axes, strict=True)):
-        if d != dim:
-            (call.unify if a.size == b.size else call.freeze)(a, b)
-    return Value(index_value.axes, x.zero)
 
 
 @rule("roll", "flip")
@@ -394,7 +357,7 @@ def channel_shuffle(call: Call) -> Value:
     size = x.axes[1].size
     groups, inner = _regroup(call, [x.axes[1]], [call["groups"], size // call["groups"]])
     call.ties.groups[call.node] = groups
-    return _with(x, 1, product(inner, groups))
+    return with_axis(x, 1, product(inner, groups))
 
 
 @rule("im2col")

@@ -280,7 +280,11 @@ def cards(part: Part) -> list[Card]:
     best = best_scheme(tickets)
     falls = _fall_rows(pick(tickets, scheme=best))["falls"]
     runs = pick(tickets, scheme=best).groupby("seed")["accuracy"].mean()
-    head = Card("best over all rounds", best, f"{100 * runs.mean():.2f} % {interval(100 * runs)}".strip())
+    head = Card(
+        "best over all rounds",
+        best,
+        f"{100 * runs.mean():.2f} % {interval(100 * runs, within=(0, 100), shape='.2f')}".strip(),
+    )
     return [
         head,
         *(

@@ -1,0 +1,42 @@
+"""Where the sizes that a forward pass was seen to read or to set stand among the axes of its graph."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from torch.fx import Node
+
+from secateur.structure.axes import Atom, Axis, atoms
+from secateur.structure.carriers import Dimension, Uses
+from secateur.structure.rules import Value, shape_of
+
+__all__ = ["SizedAxes"]
+
+
+class SizedAxes:
+    """Finds the axes of tensors that a module had in its hands by their shapes."""
+
+    def __init__(self, uses: Uses, values: Mapping[Node, Any]) -> None:
+        self.values = values
+        self.nodes: defaultdict[tuple[str, tuple[int, ...]], dict[Node, None]] = defaultdict(dict)
+        for node in values:
+            neighbours = [n for n in (node, *node.all_input_nodes) if isinstance(values.get(n), Value)]
+            for path in {
+                "",
+                *(uses.first_names.get(p, p) for p, _ in (node.meta.get("nn_module_stack") or {}).values()),
+            }:
+                for neighbour in neighbours:
+                    self.nodes[path, shape_of(neighbour)][neighbour] = None
+
+    def atoms(self, dimensions: Iterable[Dimension]) -> Iterator[Atom]:
+        """Yield the atoms of the axes that the dimensions may be of."""
+        for axis in self.axes(dimensions):
+            yield from atoms(axis)
+
+    def axes(self, dimensions: Iterable[Dimension]) -> Iterator[Axis]:
+        """Yield the axes that the dimensions may be of."""
+        for dimension in dimensions:
+            for node in self.nodes.get((dimension.path, dimension.shape), ()):
+                yield self.values[node].axes[dimension.dim]
