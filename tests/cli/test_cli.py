@@ -55,13 +55,14 @@ Run = Callable[..., Done]
 
 def call(capsys: pytest.CaptureFixture[str], *words: str | Path) -> Done:
     before, sys.argv = sys.argv, ["secateur", *map(str, words)]
+    path = list(sys.path)
     try:
         cli.main()
         code: Any = 0
     except SystemExit as end:
         code = end.code
     finally:
-        sys.argv = before
+        sys.argv, sys.path[:] = before, path
     return Done(int(code or 0), *capsys.readouterr())
 
 
@@ -839,6 +840,16 @@ def test_ctrl_c_in_any_command_is_one_line(run: Run, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(models, "build", interrupt)
     done = run("prune", *DIGITS, "--out", "a")
     assert (done.code, done.out, done.err) == (130, "", "secateur: interrupted\n")
+
+
+def test_import_paths_reach_modules_of_the_working_folder_after_all_others(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "my_network.py").write_text(
+        "from torch.nn import *\ndef made(): return Sequential(Linear(4, 8), Linear(8, 2))\n"
+    )
+    (tmp_path / "secateur.py").write_text("raise RuntimeError('hides the library')")
+    done = run("inspect", "my_network:made", "--input-shape", "1,4", "--json")
+    assert [site["units"] for site in done.record["sites"]] == [8]
+    sys.modules.pop("my_network")
 
 
 def test_a_full_disk_is_one_clear_line(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

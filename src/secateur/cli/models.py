@@ -41,7 +41,12 @@ __all__ = ["evaluate_", "inspect_", "list_", "on_test", "prune_", "train"]
 Seed = Annotated[int, typer.Option(help="Decides initial weights, batches and random scores.")]
 
 
-@app.command("list")
+@app.command(
+    "list",
+    epilog="""\b
+Example:
+  secateur list --json""",
+)
 def list_(as_json: Json = False) -> None:
     """List all that has a name: models, data, criteria, studies."""
     from secateur import criteria, data, models

@@ -24,7 +24,12 @@ __all__ = ["report_", "study_list", "study_run", "study_watch"]
 app.add_typer(studies_app, name="study")
 
 
-@studies_app.command("list")
+@studies_app.command(
+    "list",
+    epilog="""\b
+Example:
+  secateur study list""",
+)
 def study_list(as_json: Json = False) -> None:
     """List the studies with what each compares."""
     from secateur.studies import STUDIES

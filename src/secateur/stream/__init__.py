@@ -2,10 +2,10 @@
 
 from secateur.stream.blocks import block_container
 from secateur.stream.depth import WithoutBlocks, block_influence, block_losses, drop_blocks
-from secateur.stream.plan import WalkPlan, plan
+from secateur.stream.planning import WalkPlan, plan
 from secateur.stream.shards import WalkedFolder, empty_weights, walk_folder
 from secateur.stream.steps import CutUnits, SparsifyWeights
-from secateur.stream.walk import BlockWalk, CutBlock, Walked, walk
+from secateur.stream.walking import BlockWalk, CutBlock, Walked, walk
 
 __all__ = [
     "BlockWalk",

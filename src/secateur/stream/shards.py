@@ -21,7 +21,7 @@ from secateur.state import check_module, looking, own_tensors
 from secateur.stream.blocks import block_container
 from secateur.stream.config import fitting_sizes
 from secateur.stream.steps import BlockStep, CutUnits
-from secateur.stream.walk import BlockWalk
+from secateur.stream.walking import BlockWalk
 from secateur.types import FileError
 from secateur.untouched import copied
 

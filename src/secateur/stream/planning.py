@@ -15,7 +15,7 @@ from secateur.state import check_module, looking, own_tensors
 from secateur.stream.blocks import block_container
 from secateur.stream.slots import PREFIX
 from secateur.stream.steps import CutUnits
-from secateur.stream.walk import BlockKind, BlockWalk
+from secateur.stream.walking import BlockKind, BlockWalk
 from secateur.structure.cutting import draft
 from secateur.untouched import copied
 
