@@ -210,12 +210,21 @@ def report(
         warnings += [f"{prefix}{warning}" for warning in _not_learnt(part)]
         summary += [f"{prefix}{sentence}" for sentence in (words(part) if there else ()) if sentence]
         heads += [replace(card, label=f"{prefix}{card.label}") for card in (cards(part) if there else ())]
-    how = notes(results) if callable(notes) else [note.format(**results.options) for note in notes]
+    how = notes(results) if callable(notes) else _filled(notes, results.options)
     body.append(Section("How it was done", list(how)))
     summary = [*warnings, *summary] or ["Nothing has been computed yet."]
     names = {block.name for section in body for block in section.blocks if not isinstance(block, str)}
     head = lead if lead in names else _lead(there_are, curves(there_are)) or ""
     return Report(title, summary=summary, cards=heads, sections=body, lead=head)
+
+
+def _filled(notes: Sequence[str], options: Mapping[str, Any]) -> list[str]:
+    """Notes with the options in their places; one that has a value for each of several names is told by name."""
+    values = {
+        name: ", ".join(f"{key}: {item}" for key, item in value.items()) if isinstance(value, Mapping) else value
+        for name, value in options.items()
+    }
+    return [note.format(**values) for note in notes]
 
 
 def _kept(part: Part) -> list[Section]:
