@@ -363,7 +363,7 @@ def test_what_stands_around_a_model_is_refused_with_the_remedy(call: str, tmp_pa
 def test_running_with_the_masked_tensors_is_running_the_masked_model(toy: str) -> None:
     model, inputs = TOYS[toy].build(), TOYS[toy].inputs()
     sites = channels(model, inputs)
-    masked = mask(model, sites, _keep(sites))
+    masked = mask(model, sites, _keep(sites), statistics="all")
     with evaluating(model), evaluating(masked):
         made = run_with(model, dict(masked.named_parameters(remove_duplicate=False)), (inputs,))
         torch.testing.assert_close(made, masked(inputs))

@@ -262,16 +262,28 @@ def check_usable(tensor: Tensor, doing: str, name: str) -> None:
 
 
 def _check_arguments(doing: str, arguments: Iterable[object], meta: bool = False) -> None:
-    """Refuse models and example inputs of a call that cannot be computed with; on the meta device only where `meta` says so."""
-    for argument in {id(argument): argument for argument in arguments}.values():
-        if isinstance(argument, nn.Module):
-            for name, tensor in own_tensors(argument).items():
-                if not isinstance(tensor, UNMADE) and not (meta and tensor.is_meta):
-                    check_usable(tensor, doing, f"the values of {name} of the model")
-        parts = list(argument.values()) if isinstance(argument, Mapping) else argument
-        for part in parts if isinstance(parts, (tuple, list)) else (parts,):
-            if isinstance(part, Tensor) and not (meta and part.is_meta):
-                check_usable(part, doing, "the tensors given")
+    """Refuse models and example inputs of a call that cannot be computed with; `meta` says whether all may be without values."""
+    named = [
+        (name, tensor)
+        for argument in {id(argument): argument for argument in arguments}.values()
+        for name, tensor in _tensors_of(argument)
+    ]
+    if meta and all(tensor.is_meta for _, tensor in named):
+        return
+    for name, tensor in named:
+        check_usable(tensor, doing, name)
+
+
+def _tensors_of(argument: object) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a model, or of example inputs, in words."""
+    if isinstance(argument, nn.Module):
+        for name, tensor in own_tensors(argument).items():
+            if not isinstance(tensor, UNMADE):
+                yield f"the values of {name} of the model", tensor
+    parts = list(argument.values()) if isinstance(argument, Mapping) else argument
+    for part in parts if isinstance(parts, (tuple, list)) else (parts,):
+        if isinstance(part, Tensor):
+            yield "the tensors given", part
 
 
 def ordinary(tensor: Tensor) -> Tensor:

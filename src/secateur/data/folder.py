@@ -20,8 +20,8 @@ __all__ = ["SUFFIXES", "folder", "read_image"]
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
-MOST_DRAWN_OUT = 100
-"""How many times longer than wide an image may be."""
+MOST_PIXELS = 2**27
+"""Of an image whose short side has been resized: twice what a camera takes."""
 
 _FOLDERS = {"train": ("train",), "validation": ("val", "validation"), "test": ("test", "val", "validation")}
 
@@ -144,7 +144,8 @@ def _check_shape(image_size: tuple[int, int], size: int) -> None:
         ValueError: it is one.
     """
     width, height = image_size
-    if max(width, height) > MOST_DRAWN_OUT * min(width, height):
+    short_side = round(size * 256 / 224)
+    if short_side**2 * max(width, height) > MOST_PIXELS * min(width, height):
         raise ValueError(f"it has {width} × {height} pixels, and only a line would be kept of it")
 
 

@@ -110,7 +110,6 @@ def fitting(name: str, shape: Sequence[int], classes: int) -> dict[str, int]:
     return {key: value for key, value in decided.items() if value and key in takes and takes[key].default != value}
 
 
-@looking
 def build(name: str, *, seed: int | None = None, init: str | None = None, **options: Any) -> nn.Module:
     """Return a network, by name or by import path.
 
@@ -132,6 +131,10 @@ def build(name: str, *, seed: int | None = None, init: str | None = None, **opti
     >>> build("torch.nn:Linear", in_features=2, out_features=3)
     Linear(in_features=2, out_features=3, bias=True)
     """
+    if not isinstance(name, str):
+        raise InputError(
+            f"build: the name is a {type(name).__name__}; give a network's name, or 'package.module:factory'"
+        )
     check_name("initialisation", init, SCHEMES, or_none=True)
     factory = _imported(name) if ":" in str(name) else _named(name)
     _check_options(name, factory, options)

@@ -21,8 +21,10 @@ def without_cache(model: nn.Module, example_inputs: ExampleInputs) -> ExampleInp
 
     The keys and values in a cache leave the model, so no head could go; generation makes caches of the new sizes.
     """
+    if not is_configured(model) or not getattr(model.config, "use_cache", False):
+        return example_inputs
     parameters = list(inspect.signature(model.forward).parameters)
-    if not is_configured(model) or not getattr(model.config, "use_cache", False) or "use_cache" not in parameters:
+    if "use_cache" not in parameters:
         return example_inputs
     if isinstance(example_inputs, Mapping):
         return {"use_cache": False, **example_inputs}

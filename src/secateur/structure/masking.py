@@ -16,7 +16,7 @@ from secateur.state import usual
 from secateur.structure.reference import Reference, Statistics
 from secateur.structure.sites import with_zeros
 from secateur.structure.whole import WholeCases, interpreted
-from secateur.types import Keep, Sites
+from secateur.types import InputError, Keep, Sites
 
 __all__ = ["mask"]
 
@@ -93,8 +93,14 @@ class KeptStatistics:
         """The graph at the shapes of the inputs, for which the model is traced once."""
         shapes = str(pytree.tree_map(lambda leaf: tuple(leaf.shape) if isinstance(leaf, Tensor) else leaf, inputs))
         if shapes not in self._by_shapes:
-            with torch.no_grad():
-                self._by_shapes[shapes] = reference.statistics_at(inputs)
+            try:
+                with torch.no_grad():
+                    self._by_shapes[shapes] = reference.statistics_at(inputs)
+            except LookupError as error:
+                raise InputError(
+                    f"mask: the masked copy has no site {error} on these inputs: its forward pass computes with tensors that are "
+                    "not its own, as of a module in a closure; make that module a submodule, or mask with statistics='all'"
+                ) from error
         return self._by_shapes[shapes]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KeptStatistics:
