@@ -246,6 +246,7 @@ class _Driver:
         if cell.id in self._known:
             with suppress(OSError):
                 paths.log_file(self._store.path, cell.id).unlink(missing_ok=True)
+        self._store.forget_checkpoint(cell.id)
         self._locks.give_back(cell.id)
         self._agenda.finish(cell.id)
 

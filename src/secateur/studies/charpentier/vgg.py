@@ -226,7 +226,7 @@ def _fit(
     model.to(context.options.get("device", "cpu"))
     validation = networks.split(context, recipe, "validation")
     options = {"epochs": epochs, "batch_size": recipe["batch_size"], "seed": recipe["seed"], **recipe.get("fit", {})}
-    history = fit(model, images, validation, **options)
+    history = networks.resumed(context, model, images, validation, **options)
     model.to("cpu")
     return history.to_dicts(), history.best_epoch
 

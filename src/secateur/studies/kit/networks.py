@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +22,8 @@ from secateur.measure import evaluate, file_bytes, macs, parameters
 from secateur.models.registry import REGISTRY
 from secateur.state_dicts import fill
 from secateur.structure import channels
-from secateur.train import Callback, fit
-from secateur.types import InputError, unknown_name
+from secateur.train import Callback, History, fit
+from secateur.types import CheckpointError, InputError, unknown_name
 
 __all__ = [
     "LOSS",
@@ -44,6 +45,7 @@ __all__ = [
     "network",
     "quality",
     "rate",
+    "resumed",
     "singles",
     "size",
     "split",
@@ -55,6 +57,9 @@ __all__ = [
 PLAIN = "cross_entropy"
 """The loss that recipes do not name."""
 
+CHECKPOINT_SECONDS = 30
+"""A shorter training writes no checkpoint: repeating it is cheaper than hashing its data."""
+
 OPTIONS = (
     Option("seeds", "count", 3, "how many networks to train", least=1, most=1_000_000),
     Option("epochs", "count", 10, "passes over the training images", least=1),
@@ -64,6 +69,7 @@ OPTIONS = (
     Option("data_dir", "text", None, "the folder with the data files", optional=True),
     Option("model", "text", "fathollahi-5", "networks, by name or import path", many="either"),
     Option("model_options", "mapping", {}, "options of the networks; what the data decide is added"),
+    Option("checkpoint_seconds", "number", CHECKPOINT_SECONDS, "training that a killed run may lose, in seconds", least=0),
 )
 """What every study of trained networks takes."""
 
@@ -235,7 +241,8 @@ def fit_and_rate(
 
     Where the recipe has ``images`` or ``rated``, only so many of the first training or test images are taken.
     """
-    history = fit(
+    history = resumed(
+        context,
         model,
         first(split(context, recipe, "train"), recipe.get("images")),
         split(context, recipe, "validation"),
@@ -248,6 +255,23 @@ def fit_and_rate(
     test = first(split(context, recipe, "test"), recipe.get("rated"))
     metrics = {**quality(model, test, loss=loss_of(recipe)), **size(model, example(context, recipe))}
     return Outcome({**metrics, "best_epoch": history.best_epoch}, history.to_dicts(), model.state_dict())
+
+
+def resumed(context: Context, model: nn.Module, *samples: data.Split, **options: Any) -> History:
+    """Train as `secateur.fit` does, and go on where a killed run of the same cell stopped.
+
+    With callbacks it begins anew, since the cell may keep what they tell it, which is not in the checkpoint.
+    """
+    checkpoint = None if options.get("callbacks") else context.checkpoint
+    seconds = context.options.get("checkpoint_seconds", CHECKPOINT_SECONDS)
+    try:
+        return fit(model, *samples, checkpoint=checkpoint, checkpoint_seconds=seconds, **options)
+    except CheckpointError:
+        # Of other code, or damaged: nothing but this cell reads it.
+        if checkpoint is None:
+            raise
+        checkpoint.unlink(missing_ok=True)
+        return fit(model, *samples, checkpoint=checkpoint, checkpoint_seconds=seconds, **options)
 
 
 def first(images: data.Split, count: int | None) -> data.Split:
