@@ -180,7 +180,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of a training; give another path for the checkpoint")
     if header.get("seal") != digest(sorted(stored.items()), header.get("record", "")):
-        raise CheckpointError(f"checkpoint {path} is damaged: its contents do not match its hash; delete it to start over")
+        raise CheckpointError(
+            f"checkpoint {path} is damaged: its contents do not match its hash; delete it to start over"
+        )
     record: dict[str, Any] = json.loads(header["record"])
     return record, stored
 

@@ -158,7 +158,7 @@ class Sources:
         for role, data in (("training data", self.train), ("validation data", self.validation)):
             if data is None:
                 continue
-            batch = together(data) or next(batches(data, 1, role))
+            batch = together(data) or next(batches(data, 2, role))
             with modes_kept(model), torch.no_grad():
                 model.eval()
                 outputs = try_loss(model, batch.rows(slice(2)).to(device_of(model)), self.loss, role)

@@ -18,7 +18,6 @@ import pytest
 import torch
 from torch import nn
 
-from secateur import data
 from secateur.lab import Cell, Context, Outcome, Recipe, Record, Report, Store, Study, run_study
 from secateur.lab.drive.executors import OnRay, Processes, Serial
 from secateur.lab.drive.executors.base import Done
@@ -56,8 +55,6 @@ def lines(log: str | Path) -> list[str]:
     return path.read_text(encoding="utf-8").split() if path.exists() else []
 
 
-
-
 def train(context: Context) -> Outcome:
     torch.manual_seed(0)
     recipe = {"data": "digits", "validation": 300, "epochs": EPOCHS, "batch_size": 600}
@@ -88,7 +85,9 @@ STEPS = 2
 """Steps of an epoch: 1,200 images by 600."""
 
 
-def alike(first: tuple[Record, dict[str, torch.Tensor], Any], second: tuple[Record, dict[str, torch.Tensor], Any]) -> None:
+def alike(
+    first: tuple[Record, dict[str, torch.Tensor], Any], second: tuple[Record, dict[str, torch.Tensor], Any]
+) -> None:
     (record, tensors, _), (other, others, _) = first, second
     assert record.metrics == other.metrics
     assert [{**row, "seconds": 0} for row in record.history] == [{**row, "seconds": 0} for row in other.history]

@@ -75,7 +75,9 @@ class _Parcel:
             return load(require("ray", "ray").get(self.artefacts[identity]))
         folder = self.folder
         if folder is None:
-            raise FileError("this node joined without the store's folder, which all others have; mount it there as well")
+            raise FileError(
+                "this node joined without the store's folder, which all others have; mount it there as well"
+            )
         return load_artefact(paths.artefact_file(folder, identity), checksum, identity)
 
 
@@ -213,7 +215,8 @@ class OnRay:
     def _end_of(self, reference: Any) -> Event:
         cell = self._running.pop(reference)
         try:
-            return unpack(*self._ray.get(reference), self._setting.store.path)
+            head, tensors = self._ray.get(reference)
+            return unpack(head, tensors, self._setting.store.path)
         except self._ray.exceptions.RayError as error:
             words = f"Ray lost the cell after {self.retries} retries: {in_one_line(error)}"
             return Failed(cell.id, "ray", words, str(error))
@@ -247,7 +250,9 @@ class OnRay:
         by_node = require("ray.util.scheduling_strategies", "ray").NodeAffinitySchedulingStrategy
         nodes = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
         for node in nodes - self._sees.keys():
-            probe = self._ray.remote(Presence.is_here).options(num_cpus=0, scheduling_strategy=by_node(node, soft=False))
+            probe = self._ray.remote(Presence.is_here).options(
+                num_cpus=0, scheduling_strategy=by_node(node, soft=False)
+            )
             try:
                 self._sees[node] = self._ray.get(probe.remote(self._presence), timeout=_PROBE)
             except self._ray.exceptions.RayError:
