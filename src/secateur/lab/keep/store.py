@@ -91,22 +91,52 @@ class Store:
             InputError: a metric or the history is not JSON.
             FileError: the disk refuses; nothing of the record is kept then.
         """
-        row, history = _encoded(record)
-        if tensors is None:
-            self._insert(row, history)
-        else:
-            file = paths.artefact_file(self.path, record.id)
-            # Without its record an artefact is nothing, so the old pair goes before the new file comes.
-            if file.exists() or self.has(record.id):
-                self.delete(record.id)
-            row["artefact"] = tensors.move(file) if isinstance(tensors, Arrival) else _save(file, tensors)
-            try:
-                self._insert(row, history)
-            except BaseException:
+        (result,) = self.put_all([(record, tensors)])
+        if isinstance(result, InputError):
+            raise result
+        return result
+
+    def put_all(self, results: Sequence[tuple[Record, Mapping[str, Tensor] | None]]) -> list[Record | InputError]:
+        """Keep several records in one transaction, which costs the disk little more than one record; as `put`.
+
+        Returns:
+            For each the record as kept, or why it cannot be kept; the others are.
+
+        Raises:
+            FileError: the disk refuses; nothing of any of them is kept then.
+        """
+        rows: list[tuple[dict[str, Any], str] | InputError] = []
+        files: list[Path] = []
+        try:
+            for record, tensors in results:
+                try:
+                    row, history = _encoded(record)
+                except InputError as error:
+                    rows.append(error)
+                    continue
+                if tensors is not None:
+                    row["artefact"] = self._put_artefact(record.id, tensors, files)
+                rows.append((row, history))
+            with database.writing(self.database) as ledger:
+                for entry in rows:
+                    if not isinstance(entry, InputError):
+                        ledger.put_record(*entry)
+        except BaseException:
+            for file in files:
                 with suppress(OSError):
                     file.unlink()
-                raise
-        return self._record({**row, "history": history})
+            raise
+        return [e if isinstance(e, InputError) else self._record({**e[0], "history": e[1]}) for e in rows]
+
+    def _put_artefact(self, identity: str, tensors: Mapping[str, Tensor], files: list[Path]) -> str:
+        """Write the tensors to their file, which goes to `files`; return its checksum."""
+        file = paths.artefact_file(self.path, identity)
+        # Without its record an artefact is nothing, so the old pair goes before the new file comes.
+        if file.exists() or self.has(identity):
+            self.delete(identity)
+        checksum = tensors.move(file) if isinstance(tensors, Arrival) else _save(file, tensors)
+        files.append(file)
+        return checksum
 
     def get(self, identity: str) -> Record:
         """Return one record.
@@ -325,10 +355,6 @@ class Store:
     def close(self) -> None:
         """Close this process's connection to the database; the next call opens it again."""
         database.close(self.database)
-
-    def _insert(self, row: Mapping[str, Any], history: str) -> None:
-        with database.writing(self.database) as ledger:
-            ledger.put_record(row, history)
 
     def _check_missing(self, identities: set[str]) -> None:
         """Refuse the database where records are there that are not found."""

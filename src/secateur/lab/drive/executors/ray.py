@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import time
@@ -33,6 +34,7 @@ __all__ = ["OnRay"]
 
 _SHARED = 64
 """How many artefacts stay in the cluster's memory for the cells to come."""
+_LOOK = 1.0
 _PROBE = 60.0
 """Seconds in which a node must say whether it sees the store's folder."""
 
@@ -134,6 +136,8 @@ class OnRay:
         self._events: list[Event] = []
         self._shared: OrderedDict[str, Any] = OrderedDict()
         self._sees: dict[str, bool] = {}
+        self._alive: list[dict[str, Any]] = []
+        self._looked = -math.inf
         self._ours = False
 
     @property
@@ -150,6 +154,7 @@ class OnRay:
         self._setting = setting
         self._commit = environment()["commit"]
         self._sees.clear()
+        self._looked = -math.inf
         self._presence = Presence.of(setting.store.path)
         if not self._ray.is_initialized():
             self._connect(self.address or os.environ.get("RAY_ADDRESS") or "local")
@@ -222,7 +227,7 @@ class OnRay:
             return Failed(cell.id, "ray", words, str(error))
 
     def _some_node_has(self, cpus: float, gpus: float, memory: int) -> bool:
-        totals = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        totals = [node["Resources"] for node in self._nodes()]
         amounts = {"CPU": cpus, "GPU": gpus, "memory": memory}
         return any(all(total.get(name, 0.0) >= value for name, value in amounts.items()) for total in totals)
 
@@ -245,10 +250,17 @@ class OnRay:
             self._presence,
         )
 
+    def _nodes(self) -> list[dict[str, Any]]:
+        """Return the nodes that are alive, as they were within the last second: asking is a call of the network."""
+        if time.monotonic() - self._looked > _LOOK:
+            self._alive = [node for node in self._ray.nodes() if node["Alive"]]
+            self._looked = time.monotonic()
+        return self._alive
+
     def _all_nodes_see(self) -> bool:
         """Say whether every node sees the store's folder, so that artefacts need not travel."""
         by_node = require("ray.util.scheduling_strategies", "ray").NodeAffinitySchedulingStrategy
-        nodes = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
+        nodes = {node["NodeID"] for node in self._nodes()}
         for node in nodes - self._sees.keys():
             probe = self._ray.remote(Presence.is_here).options(
                 num_cpus=0, scheduling_strategy=by_node(node, soft=False)
