@@ -72,7 +72,6 @@ def _options() -> Options:
         Option("tune_epochs", "count", 1, "passes of fine-tuning for each of these steps", least=1),
         Option("tune_images", "count", 20_000, "training images to fine-tune on, the first ones", least=1),
         Option("tune_lr", "number", 0.0005, "learning rate of the fine-tuning", 0),
-        Option("device", "text", "cpu", "where to train and measure, such as cuda"),
     )
     table = Options((*(option for option in networks.OPTIONS if option.name not in fixed), *further))
     return table.changed(seeds=2, epochs=5, batch_size=64)
