@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Two workers on two cores: each keeps to one thread.
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help demo test test-all check format lint types docs site clean
+.PHONY: help demo test test-all check format lint types docs supply site gallery notebooks package clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -29,7 +29,7 @@ test: $(STAMP)  ## the default tests, doctests included
 test-all: $(STAMP)  ## the default tests and the long ones
 	$(THREADS) $(BIN)/python -m pytest -n 2 -m "slow or not slow"
 
-check: format lint types test docs  ## all that a change must pass
+check: format lint types test docs supply  ## all that a change must pass
 
 format: $(STAMP)  ## formatting, checked (ruff format . mends it)
 	$(BIN)/ruff format --check .
@@ -43,9 +43,26 @@ types: $(STAMP)  ## mypy, strict
 docs: $(STAMP)  ## the documents' examples and links, and that nothing public is undocumented
 	$(THREADS) $(BIN)/python -m pytest tests/test_docs.py
 
+supply: $(STAMP)  ## dependencies: justified, pinned, of known licences, fitting together; imports quick and lazy
+	$(BIN)/python -m pip check
+	$(THREADS) $(BIN)/python -m pytest tests/test_supply.py
+
 site: $(STAMP)  ## the documentation as web pages, in site/; needs no network to be read
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[site]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+gallery: $(STAMP)  ## run the gallery's pages anew and put their pictures beside them
+	$(THREADS) $(BIN)/python docs/build/gallery.py
+
+notebooks: $(STAMP)  ## the tutorial and the gallery as notebooks, in build/notebooks, each run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[notebooks]'
+	$(THREADS) $(BIN)/python docs/build/notebooks.py build/notebooks
+	$(THREADS) $(BIN)/python -m pytest --nbmake --override-ini addopts= --override-ini filterwarnings=default build/notebooks
+
+package: $(STAMP)  ## the wheel and the source archive, in dist/, and the wheel tried in an environment of its own
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check build
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python docs/build/try_wheel.py dist
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) runs build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

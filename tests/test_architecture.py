@@ -35,6 +35,7 @@ ORDER = [
     {"allocate"},
     {"repair"},
     {"solvers"},
+    {"stream"},
     {"schedules"},
     {"search"},
     {"data", "models"},
@@ -42,6 +43,7 @@ ORDER = [
     {"transforms"},
     {"pruning"},
     {"compression"},
+    {"integrations"},
     {"lab"},
     {"studies"},
     {"testing"},
@@ -89,6 +91,13 @@ def test_imports_point_upwards(path: Path) -> None:
         there = room(name)
         assert there is not None, f"{path}: imports the public face; import from the room itself"
         assert there == here or LEVEL[there] < LEVEL[here], f"{path}: {here} may not import {there}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "integrations").glob("*.py")), ids=lambda p: p.name)
+def test_integrations_know_rooms_by_their_public_names(path: Path) -> None:
+    """What another library's models need of ours, anybody's own can have."""
+    for name in imports(path):
+        assert name.count(".") == 1, f"{path.name}: {name} is inside a room; import from the room itself"
 
 
 LAB = ["plan", "keep", "show", "drive"]

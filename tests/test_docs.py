@@ -7,9 +7,11 @@ import csv
 import inspect
 import io
 import re
+import runpy
 import shlex
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,12 @@ import typer
 
 import secateur
 from secateur import cli, data, models
+from secateur.compression.history import Compression
+from secateur.compression.journal import Trial
 from secateur.criteria import CRITERIA
 from secateur.measure import parameters
+from secateur.measure.side_by_side import Bench, BenchRow
+from secateur.result.report import PruneReport, SiteReport
 from secateur.studies import STUDIES
 from secateur.types import MissingLibraryError, SecateurError
 from test_architecture import ORDER
@@ -30,9 +36,10 @@ PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "CHANGELOG.md",
+    ROOT / "AGENTS.md",
     *sorted(page for page in (ROOT / "docs").rglob("*.md") if "results" not in page.parts),
 ]
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```(\w*)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 NUMBER = re.compile(r"\d[\d.,]*(e[+-]?\d+)?")
 COMMANDS: Any = typer.main.get_command(cli.app)
@@ -53,7 +60,28 @@ def text_of(*names: str) -> str:
 
 def blocks(page: Path) -> list[tuple[str, str]]:
     """The fenced blocks of a page: language and content."""
-    return [(m[1], m[2]) for m in FENCE.finditer(page.read_text(encoding="utf-8"))]
+    return [(m[1], m[3]) for m in FENCE.finditer(page.read_text(encoding="utf-8"))]
+
+
+def files_of(page: Path) -> dict[str, str]:
+    """The blocks with a title: files that the reader writes."""
+    return {m[2]: m[3] for m in FENCE.finditer(page.read_text(encoding="utf-8")) if m[2]}
+
+
+@contextlib.contextmanager
+def written(page: Path) -> Iterator[dict[str, str]]:
+    """Write a page's files into the working folder, from which Python imports them meanwhile; gives name by content."""
+    files = files_of(page)
+    for name, content in files.items():
+        Path(name).write_text(content, encoding="utf-8")
+    path = list(sys.path)
+    sys.path.append(str(Path.cwd()))
+    try:
+        yield {content: name for name, content in files.items()}
+    finally:
+        sys.path[:] = path
+        for name in files:
+            sys.modules.pop(Path(name).stem, None)
 
 
 def form(line: str) -> str:
@@ -70,12 +98,13 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to run in, so that what an example writes goes away."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("MPLBACKEND", "agg")
     return tmp_path
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if any(kind == "python" for kind, _ in blocks(p))], ids=name_of)
 def test_python_blocks_print_what_the_page_shows(page: Path, elsewhere: Path) -> None:
-    """The blocks of a page are one script; a `text` block after one is what it prints."""
+    """The blocks of a page are one script, a file among them is run as one; a `text` block after one is what it prints."""
     found = [*blocks(page), ("", "")]
     module = type(sys)("secateur_docs_example")
     sys.modules[module.__name__] = module  # dataclasses look their module up
@@ -84,12 +113,17 @@ def test_python_blocks_print_what_the_page_shows(page: Path, elsewhere: Path) ->
             if kind != "python":
                 continue
             printed = io.StringIO()
-            with contextlib.redirect_stdout(printed):
-                exec(compile(code, name_of(page), "exec"), module.__dict__)
+            with contextlib.redirect_stdout(printed), written(page) as files:
+                if code in files:
+                    runpy.run_path(str(Path.cwd() / files[code]), run_name="__main__")
+                else:
+                    exec(compile(code, name_of(page), "exec"), module.__dict__)
             if after == "text":
                 assert comparable(printed.getvalue()) == comparable(shown)
             else:
                 assert not printed.getvalue(), f"{name_of(page)} does not show what this prints: {code}"
+        for picture in re.findall(r"!\[[^\]]*\]\(([^)/]+\.svg)\)$", page.read_text(encoding="utf-8"), re.MULTILINE):
+            assert (elsewhere / picture).stat().st_size > 1000
     except MissingLibraryError as error:
         pytest.skip(str(error))
     finally:
@@ -117,7 +151,7 @@ def inline(page: Path) -> list[list[str]]:
 def find_command(words: list[str]) -> tuple[Any, list[str]]:
     """The command that the words after `secateur` name, and the words that are left."""
     command, rest = COMMANDS, words
-    if words in (["--help"], ["--version"]):
+    if len(words) == 1 and words[0] in options_of(COMMANDS) | {"--help"}:
         return command, []
     while hasattr(command, "commands"):
         assert rest, f"`secateur {' '.join(words)}` names no command"
@@ -139,20 +173,22 @@ def test_commands_that_are_shown_exist(page: Path) -> None:
         assert used <= options_of(command), f"{name_of(page)}: {' '.join(words)}"
 
 
-def is_cheap(words: list[str]) -> bool:
-    return " ".join(words[1:]).startswith(CHEAP)
+def is_cheap(words: list[str], page: Path) -> bool:
+    """Whether it takes seconds; a study does that the page itself writes."""
+    return " ".join(words[1:]).startswith(CHEAP) or bool(set(words) & set(files_of(page)))
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if any(is_cheap(w) for w, _ in console(p))], ids=name_of)
+@pytest.mark.parametrize("page", [p for p in PAGES if any(is_cheap(w, p) for w, _ in console(p))], ids=name_of)
 def test_cheap_commands_do_what_is_shown(
     page: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("SECATEUR_JOBS", "1")
     for words, shown in console(page):
-        if not is_cheap(words):
+        if not is_cheap(words, page):
             assert not shown, "output that no test checks"
             continue
         monkeypatch.setattr(sys, "argv", words)
-        with pytest.raises(SystemExit) as end:
+        with written(page), pytest.raises(SystemExit) as end:
             cli.main()
         printed, problem = capsys.readouterr()
         assert end.value.code == 0, f"{' '.join(words)}: {problem}"
@@ -201,6 +237,40 @@ def section(page: str, heading: str) -> str:
 def test_every_command_and_option_is_documented(name: str, command: Any) -> None:
     rows = set(re.findall(r"^\| `(--[\w-]+)` \|", section("docs/cli.md", name), re.M))
     assert rows == options_of(command)
+
+
+@pytest.mark.parametrize(("name", "command"), list(walk(COMMANDS)), ids=lambda v: v if isinstance(v, str) else "")
+def test_every_command_shows_an_example_of_itself(name: str, command: Any) -> None:
+    examples = [shlex.split(line) for line in (command.epilog or "").splitlines() if line.startswith("  secateur ")]
+    assert examples, f"{name} --help has no example"
+    for words in examples:
+        named, rest = find_command(words[1:])
+        assert named.name == command.name
+        assert {word.partition("=")[0] for word in rest if word.startswith("--")} <= options_of(command)
+
+
+def test_assistants_are_told_what_every_command_prints_as_json() -> None:
+    rows = dict(re.findall(r"^\| `([\w ]+)` \| (.*) \|$", text_of("AGENTS.md"), re.M))
+    commands = {name.removeprefix("secateur "): command for name, command in walk(COMMANDS)}
+    assert set(rows) == {name for name, command in commands.items() if "--json" in options_of(command)}
+    report, _, history = text_of("AGENTS.md").partition("\nThe *report*:")[2].partition("\n`compression`:")
+    for text, kinds in (
+        (report, (PruneReport, SiteReport)),
+        (history, (Compression, Trial)),
+        (rows["bench"], (Bench, BenchRow)),
+    ):
+        assert {field.name for kind in kinds for field in fields(kind)} <= set(re.findall(r"`(\w+)`", text))
+
+
+def test_the_figures_of_the_texts_stand_in_the_findings() -> None:
+    figures = set(re.findall(r"\d[\d,]*\.\d+|\d{1,3}(?:,\d{3})+", text_of("docs/theses.md")))
+    assert len(figures) > 30
+    assert {f for f in figures if f not in text_of("docs/results/findings.md", "README.md")} == set()
+
+
+def test_links_of_the_index_for_machines_lead_somewhere() -> None:
+    targets = LINK.findall(text_of("llms.txt"))
+    assert all((ROOT / target).exists() for target in targets), targets
 
 
 def test_the_documented_defaults_are_the_real_ones() -> None:
@@ -337,6 +407,19 @@ def test_every_public_namespace_has_a_page_in_the_reference() -> None:
         if inspect.ismodule(getattr(secateur, name)):
             assert f"::: secateur.{name}\n" in text_of(f"docs/reference/{name}.md")
             assert f" reference/{name}.md\n" in config
+
+
+GALLERY = [page for page in PAGES if page.parent.name == "gallery" and page.stem != "index"]
+
+
+@pytest.mark.parametrize("page", GALLERY, ids=name_of)
+def test_a_page_of_the_gallery_makes_the_picture_that_it_shows(page: Path) -> None:
+    picture = f"{page.stem}.svg"
+    code = "\n".join(code for kind, code in blocks(page) if kind == "python")
+    assert f'.savefig("{picture}")' in code
+    assert f"]({picture})" in page.read_text(encoding="utf-8")
+    assert f"]({page.name})" in text_of("docs/gallery/index.md")
+    assert "</svg>" in (page.parent / picture).read_text(encoding="utf-8")
 
 
 def test_every_page_is_found_from_the_site() -> None:

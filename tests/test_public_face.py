@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import subprocess
+import sys
 import types
 from collections.abc import Iterator
+from importlib.metadata import requires
+from itertools import takewhile
 
 import pytest
 
@@ -50,6 +54,25 @@ def test_a_namespace_is_a_package_whose_names_are_there(name: str) -> None:
     assert name in sc.__all__
     missing = [inner for inner in namespace.__all__ if not hasattr(namespace, inner)]
     assert not missing
+
+
+def test_the_core_imports_torch_numpy_and_safetensors_alone() -> None:
+    """`pip install secateur` is light: nothing of the extras is loaded by any public name, and nothing at all by the import."""
+    code = (
+        "import sys, importlib.metadata as m; owners = m.packages_distributions(); import secateur as sc\n"
+        "def loaded(): return {d for name in list(sys.modules) for d in owners.get(name, ())}\n"
+        "assert 'torch' not in loaded(), 'the import alone loads torch'\n"
+        "[getattr(sc, name) for name in sc.__all__]; print(*sorted(loaded()))"
+    )
+    names = set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
+    ours = {"filelock", "numpy", "rich", "safetensors", "secateur", "torch", "typer"}
+    extras = {
+        "".join(takewhile(lambda c: c.isalnum() or c in "-_", line)).lower()
+        for line in requires("secateur") or ()
+        if "extra ==" in line
+    }
+    assert {"torch", "numpy", "safetensors"} <= names
+    assert not names & (extras - ours)
 
 
 def test_no_name_hides_a_module() -> None:

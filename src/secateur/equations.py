@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from secateur.checks import check_number
-from secateur.state import usual
+from secateur.state import looking, usual
 from secateur.structure.moments import LayerMoments
 from secateur.structure.patches import Patches
 from secateur.types import InputError
@@ -171,6 +171,7 @@ def least_squares(before: Tensor, after: Tensor, weight: Tensor, *, ridge: float
     return Moments.of(before, after, weight).best(ridge).to(weight)
 
 
+@looking
 def patches(
     inputs: Tensor,
     kernel: Sequence[int],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,10 +18,16 @@ from secateur.types import FileError, MissingLibraryError
 
 __all__ = [
     "DEEPEST",
+    "LARGEST_TEXT",
+    "MALFORMED",
     "check_depth",
+    "check_regular",
     "flush",
     "from_json",
     "in_order",
+    "read_bytes",
+    "read_tensors",
+    "read_text",
     "replacing",
     "require",
     "sweep",
@@ -31,6 +39,70 @@ _MARK = ".part"
 
 DEEPEST = 100
 """Plain data that are nested deeper are nobody's: what walks through them would run out of Python's stack."""
+
+MALFORMED = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What comes of plain data that have another form than those that were written, whatever their checksum says."""
+
+LARGEST_TEXT = 1 << 28
+"""A text of ours is of kilobytes; one of more bytes than this is nobody's, and would fill the memory."""
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Refuse what is no file: a pipe would hold its reader for ever, a device has no end.
+
+    Raises:
+        OSError: it is no regular file, nor a link to one, or is not there.
+
+    >>> check_regular("/dev/null")
+    Traceback (most recent call last):
+    OSError: [Errno 22] it is no regular file: '/dev/null'
+    """
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder", os.fspath(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return what a regular file holds.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    check_regular(path)
+    return path.read_bytes()
+
+
+def read_text(path: Path, errors: str = "strict") -> str:
+    """Return what a regular file of text in UTF-8 holds.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+        ValueError: it is not in UTF-8, or larger than any text of ours.
+    """
+    check_regular(path)
+    if (size := path.stat().st_size) > LARGEST_TEXT:
+        raise ValueError(f"it holds {size} bytes, and no text of ours has more than {LARGEST_TEXT}")
+    return path.read_text(encoding="utf-8", errors=errors)
+
+
+def read_tensors(path: Path, framework: str = "pt") -> tuple[dict[str, str], dict[str, Any]]:
+    """Return what a safetensors file says beside its tensors, and the tensors by name.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+        ValueError: it is no whole safetensors file.
+    """
+    # Only here is safetensors needed, and importing it is not free.
+    from safetensors import SafetensorError, safe_open
+
+    check_regular(path)
+    try:
+        with safe_open(path, framework) as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"it is no whole safetensors file ({error})") from error
 
 
 def from_json(text: str | bytes) -> Any:

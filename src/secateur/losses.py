@@ -31,6 +31,7 @@ __all__ = [
     "is_plain_cross_entropy",
     "loss_function",
     "mean_squared_error",
+    "next_token_cross_entropy",
     "packed",
     "sequence_cross_entropy",
 ]
@@ -81,6 +82,17 @@ def sequence_cross_entropy(outputs: Tensor, targets: Tensor, reduction: str = "m
     return F.cross_entropy(outputs.movedim(-1, 1), targets, reduction=reduction)
 
 
+def next_token_cross_entropy(outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+    """Return the cross-entropy of a causal language model: outputs ``(N, T, C)`` foretell the tokens ``(N, T)`` one later.
+
+    Tokens that are −100 do not count; neither do the first of each sequence, nor what is foretold behind the last.
+
+    >>> next_token_cross_entropy(torch.zeros(1, 3, 2), torch.tensor([[0, 1, -100]]))    # log 2, of the 1 alone
+    tensor(0.6931)
+    """
+    return sequence_cross_entropy(outputs[:, :-1], targets[:, 1:], reduction)
+
+
 def _like(name: str, outputs: Tensor, targets: Tensor) -> Tensor:
     """The targets in the outputs' shape and dtype."""
     if _is_column(outputs, targets):
@@ -104,6 +116,7 @@ def _is_column(outputs: Tensor, targets: Tensor) -> bool:
 LOSSES: dict[str, Loss] = {
     "cross_entropy": F.cross_entropy,
     "sequence_cross_entropy": sequence_cross_entropy,
+    "next_token_cross_entropy": next_token_cross_entropy,
     "mse": mean_squared_error,
     "l1": mean_absolute_error,
     "bce": binary_cross_entropy,
@@ -258,7 +271,7 @@ pass loss='mse', or a function of (outputs, targets)
     """
     if is_cross_entropy(loss):
         problem, name = _unfit(outputs, targets), "cross-entropy"
-    elif loss_function(loss) is sequence_cross_entropy:
+    elif loss_function(loss) in (sequence_cross_entropy, next_token_cross_entropy):
         problem, name = _unfit(outputs.movedim(-1, 1) if outputs.ndim > 1 else outputs, targets), "cross-entropy"
     else:
         labels = loss_function(loss) in (mean_squared_error, mean_absolute_error) and not targets.is_floating_point()

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
-from secateur.types import ExampleInputs, InputError
+from secateur.checks import explain
+from secateur.types import ExampleInputs, InputError, SecateurError
 from secateur.untouched import UNMADE, ParameterWrites, untouched
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "own_tensors",
     "resting",
     "restore",
+    "shaping",
     "snapshot",
     "split_inputs",
     "tensors",
@@ -183,12 +185,12 @@ def check_finite(model: nn.Module, when: str, remedy: str) -> None:
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """Return whether there is no NaN and no infinity among the values.
+    """Return whether there is no NaN and no infinity among the values; on the meta device there are none at all.
 
     >>> all_finite(torch.tensor([1e38, 3e38])), all_finite(torch.tensor([float("inf")]))
     (True, False)
     """
-    if not (tensor.is_floating_point() or tensor.is_complex()):
+    if tensor.is_meta or not (tensor.is_floating_point() or tensor.is_complex()):
         return True
     # A sum is finite unless a term is not, or it overflows; only then is each entry looked at.
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
@@ -214,7 +216,7 @@ def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[s
             f"example_inputs hold an empty tensor (shapes {[tuple(x.shape) for x in input_tensors]}); "
             "give at least one sample"
         )
-    if any(bool(torch.isnan(x).any()) for x in input_tensors):
+    if any(bool(torch.isnan(x).any()) for x in input_tensors if not x.is_meta):
         raise InputError("example_inputs hold NaN, which verifies nothing; give a real sample, or noise")
     return args, kwargs
 
@@ -259,16 +261,16 @@ def check_usable(tensor: Tensor, doing: str, name: str) -> None:
         raise InputError(f"{doing}: {name} are {tensor.dtype}, in which torch computes little; make them float32 first")
 
 
-def _check_arguments(doing: str, arguments: Iterable[object]) -> None:
-    """Refuse models and example inputs of a call that cannot be computed with."""
+def _check_arguments(doing: str, arguments: Iterable[object], meta: bool = False) -> None:
+    """Refuse models and example inputs of a call that cannot be computed with; on the meta device only where `meta` says so."""
     for argument in {id(argument): argument for argument in arguments}.values():
         if isinstance(argument, nn.Module):
             for name, tensor in own_tensors(argument).items():
-                if not isinstance(tensor, UNMADE):
+                if not isinstance(tensor, UNMADE) and not (meta and tensor.is_meta):
                     check_usable(tensor, doing, f"the values of {name} of the model")
         parts = list(argument.values()) if isinstance(argument, Mapping) else argument
         for part in parts if isinstance(parts, (tuple, list)) else (parts,):
-            if isinstance(part, Tensor):
+            if isinstance(part, Tensor) and not (meta and part.is_meta):
                 check_usable(part, doing, "the tensors given")
 
 
@@ -428,12 +430,13 @@ def _model_among(arguments: Iterable[object]) -> object:
     return None
 
 
-def usual(function: Callable[P, R], computes: bool = True) -> Callable[P, R]:
+def usual(function: Callable[P, R], computes: bool = True, meta: bool = False) -> Callable[P, R]:
     """Run a function of the public face `as_usual`, whatever it is called within.
 
     Args:
         function: the function.
         computes: whether tensors that cannot be computed with are refused.
+        meta: whether tensors on the meta device, which have shapes and no values, are not.
 
     >>> @usual
     ... def blank():
@@ -443,20 +446,40 @@ def usual(function: Callable[P, R], computes: bool = True) -> Callable[P, R]:
     False
     """
     context, model_among, within, check, doing = as_usual, _model_among, _WITHIN, _check_arguments, function.__name__
+    ours, explain_call = SecateurError, explain
 
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         arguments = (*args, *kwargs.values())
         model = model_among(arguments)
         if computes and not within.get():
-            check(doing, (*arguments, model))
-        with context(model, doing, computes=False):  # it was looked at with the other arguments
-            return function(*args, **kwargs)
+            check(doing, (*arguments, model), meta)
+        try:
+            with context(model, doing, computes=False):  # it was looked at with the other arguments
+                return function(*args, **kwargs)
+        except ours:
+            raise
+        except Exception:
+            if not within.get():
+                explain_call(function, args, kwargs)
+            raise
 
     # With the names of what is wrapped, as doctest takes no function of another module for a module's own.
     names = function.__globals__
     wrapper = FunctionType(run.__code__, names, function.__name__, closure=run.__closure__)
     wrapper.__dict__["usual"] = True
     return cast(Callable[P, R], wraps(function)(wrapper))
+
+
+def shaping(function: Callable[P, R]) -> Callable[P, R]:
+    """As `usual`, for a function whose outcome follows from shapes: tensors on the meta device will do.
+
+    >>> @shaping
+    ... def outputs(layer, x):
+    ...     return layer(x).shape
+    >>> outputs(nn.Linear(2, 1, device="meta"), torch.zeros(3, 2, device="meta"))
+    torch.Size([3, 1])
+    """
+    return usual(function, meta=True)
 
 
 def looking(function: Callable[P, R]) -> Callable[P, R]:

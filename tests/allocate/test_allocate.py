@@ -24,7 +24,8 @@ from secateur.allocate import (
 from secateur.criteria import Magnitude
 from secateur.measure import evaluate
 from secateur.selection import select
-from secateur.structure import channels, cut, mask, weights
+from secateur.structure import channels, cut, weights
+from secateur.structure.sites import with_zeros
 from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
 from secateur.types import InputError, Sites, UnknownNameError
 
@@ -124,7 +125,7 @@ def test_a_scan_rates_what_the_masked_model_gives(monkeypatch: pytest.MonkeyPatc
     found = sensitivity(model, sites, scores, [0.25, 0.5], lambda m: evaluate(m, batches))
     for row in found.rows:
         keep = select({row.site: scores[row.site]}, row.sparsity, scope="layer")
-        rated = evaluate(mask(model, sites, keep), batches)
+        rated = evaluate(with_zeros(model, sites, keep), batches)
         assert row.figures == {"loss": rated.loss, "accuracy": rated.accuracy, "count": 12}
     assert [(row.site, row.removed, row.units) for row in found.rows] == [
         ("stem", 1, 4),

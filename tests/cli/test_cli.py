@@ -55,13 +55,14 @@ Run = Callable[..., Done]
 
 def call(capsys: pytest.CaptureFixture[str], *words: str | Path) -> Done:
     before, sys.argv = sys.argv, ["secateur", *map(str, words)]
+    path = list(sys.path)
     try:
         cli.main()
         code: Any = 0
     except SystemExit as end:
         code = end.code
     finally:
-        sys.argv = before
+        sys.argv, sys.path[:] = before, path
     return Done(int(code or 0), *capsys.readouterr())
 
 
@@ -135,7 +136,8 @@ def test_help_explains_every_option(run: Run, words: tuple[str, ...]) -> None:
         command = command.commands[word]
     for parameter in command.params:
         assert getattr(parameter, "help", None), f"{' '.join(words)} {parameter.name} has no help"
-        assert parameter.opts[0] in done.out
+        is_option = parameter.param_type_name == "option"
+        assert (parameter.opts[0] if is_option else parameter.metavar or parameter.opts[0]) in done.out
 
 
 @pytest.mark.parametrize(
@@ -652,6 +654,11 @@ def test_a_study_runs_and_its_report_is_written_again(run: Run, tmp_path: Path) 
     assert page.read_text(encoding="utf-8") == written
     assert len(finished(tmp_path / "runs" / "demo")) == 3
 
+    page.unlink()
+    of_the_store = run("report", str(tmp_path / "runs" / "demo"), "--json").record
+    assert of_the_store["report"].endswith("runs/demo/report/report.html"), "a store knows its study and its options"
+    assert page.read_text(encoding="utf-8") == written
+
     quiet = run("study", "run", *TINY_STUDY, *TINY_METHODS, "--quiet")
     assert quiet.out == f"report: {page}\n"
     assert not quiet.err
@@ -740,7 +747,7 @@ def test_help_calls_the_program_by_its_name_and_shows_examples(run: Run) -> None
     for command in ("train", "prune", "evaluate", "report"):
         done = run(command, "--help")
         assert f"  secateur {command} " in done.out.partition("Example")[2]
-        assert "list[str]" not in done.out
+        assert "list[str]" not in done.out.partition("Options")[2]
 
 
 def secateur_process(*words: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
@@ -833,6 +840,16 @@ def test_ctrl_c_in_any_command_is_one_line(run: Run, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(models, "build", interrupt)
     done = run("prune", *DIGITS, "--out", "a")
     assert (done.code, done.out, done.err) == (130, "", "secateur: interrupted\n")
+
+
+def test_import_paths_reach_modules_of_the_working_folder_after_all_others(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "my_network.py").write_text(
+        "from torch.nn import *\ndef made(): return Sequential(Linear(4, 8), Linear(8, 2))\n"
+    )
+    (tmp_path / "secateur.py").write_text("raise RuntimeError('hides the library')")
+    done = run("inspect", "my_network:made", "--input-shape", "1,4", "--json")
+    assert [site["units"] for site in done.record["sites"]] == [8]
+    sys.modules.pop("my_network")
 
 
 def test_a_full_disk_is_one_clear_line(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

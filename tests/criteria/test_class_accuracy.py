@@ -11,7 +11,8 @@ from torch.nn.functional import cross_entropy
 
 from secateur.criteria import ClassAccuracy, LossChange
 from secateur.selection import select
-from secateur.structure import channels, mask, weights
+from secateur.structure import channels, weights
+from secateur.structure.sites import with_zeros
 from secateur.testing.conformance import CriterionConformance
 from secateur.testing.toys import TOYS, hand_mlp
 from secateur.types import Batches, Criterion, InputError, Loss
@@ -51,7 +52,7 @@ def test_what_chosen_classes_need_is_kept() -> None:
     assert scores.round(decimals=1).tolist() == pytest.approx([0.0, 0.5, 0.5, 0.0], abs=0.11)
     keep = select({"0": scores}, 0.5)
     assert keep["0"].tolist() == [False, True, True, False]
-    answers = mask(model, sites, keep)(DATA[0]).argmax(1)
+    answers = with_zeros(model, sites, keep)(DATA[0]).argmax(1)
     assert answers.tolist() == [0, 1, 2, 0, 1, 2]
 
 
@@ -60,7 +61,7 @@ def test_what_only_the_chosen_class_needs_goes_first() -> None:
     sites = channels(model, DATA[0])
     keep = select(ClassAccuracy(DATA, [2], forget=True)(model, sites), 0.25)
     assert keep["0"].tolist() == [True, True, False, True]
-    assert mask(model, sites, keep)(DATA[0]).argmax(1).tolist() == [0, 1, 0, 0, 1, 0]
+    assert with_zeros(model, sites, keep)(DATA[0]).argmax(1).tolist() == [0, 1, 0, 0, 1, 0]
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
@@ -78,7 +79,7 @@ def test_accuracies_come_before_losses(name: str) -> None:
         rows = []
         for unit in range(len(found)):
             keep = {site: torch.arange(len(found)) != unit}
-            outputs = mask(model, sites, keep)(x).detach()
+            outputs = with_zeros(model, sites, keep)(x).detach()
             right = int((outputs.argmax(1) == y).sum()) - int((whole.argmax(1) == y).sum())
             rows.append((-right, float(cross_entropy(outputs, y)), unit))
             assert abs(float(found[unit]) + right / len(y)) <= 0.5 / len(y)

@@ -30,7 +30,8 @@ from secateur.criteria.parameter_gradients import Objective
 from secateur.criteria.reconstruction import greedy
 from secateur.schedules import Iterative
 from secateur.selection import select
-from secateur.structure import channels, mask, weights
+from secateur.structure import channels, weights
+from secateur.structure.sites import with_zeros
 from secateur.testing.conformance import CriterionConformance
 from secateur.testing.toys import TOYS, hand_mlp
 from secateur.train import SumMovement, fit
@@ -303,7 +304,7 @@ def test_a_hundred_rounds_of_synaptic_flow_leave_the_flow_through_every_layer() 
     keep = Iterative(SynFlow(images), 0.95, steps=100, curve="geometric", minimum=0)(model, weights(model)).keep
     removed = sum(int((~kept).sum()) for kept in keep.values())
     assert removed == round(0.95 * sum(kept.numel() for kept in keep.values()))
-    left = SynFlow(images)(mask(model, weights(model), keep), weights(model))
+    left = SynFlow(images)(with_zeros(model, weights(model), keep), weights(model))
     assert [float(score.sum()) for score in left.values()] == [pytest.approx(1, rel=1e-5)] * 4
 
 

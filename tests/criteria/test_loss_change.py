@@ -24,7 +24,8 @@ from secateur.rate.memory import Budget
 from secateur.rate.tally import UnitTally
 from secateur.rate.units import GraphEngine
 from secateur.rate.whole import PlainLoop
-from secateur.structure import blocks, channels, mask, weights
+from secateur.structure import blocks, channels, weights
+from secateur.structure.sites import with_zeros
 from secateur.testing.conformance import CriterionConformance
 from secateur.testing.toys import TOYS, hand_mlp
 from secateur.types import Batches, Criterion, InputError, Loss, SecateurError, Sites, TraceError
@@ -50,7 +51,7 @@ def brute(model: nn.Module, sites: Sites, x: Tensor, y: Tensor) -> dict[str, Ten
         for unit in range(site.size):
             kept = torch.ones(site.size, dtype=torch.bool)
             kept[unit] = False
-            masked = mask(model, sites, {name: kept.view(site.shape)}).eval()
+            masked = with_zeros(model, sites, {name: kept.view(site.shape)}).eval()
             changes.append(cross_entropy(masked(x).double(), y) - base)
         found[name] = torch.stack(changes).float().view(site.shape)
     return found
@@ -356,7 +357,7 @@ def test_losses_of_all_kinds_are_taken_by_sample(loss: Loss) -> None:
     found = LossChange((x, y), loss)(model, sites)
     with torch.no_grad():
         base = float(loss(model(x), y))
-        masked = mask(model, sites, {"0": torch.tensor([True, False, True, True])})
+        masked = with_zeros(model, sites, {"0": torch.tensor([True, False, True, True])})
         assert found.base.loss == pytest.approx(base, rel=1e-6)
         assert float(found["0"][1]) == pytest.approx(float(loss(masked(x), y)) - base, abs=1e-6)
     assert getattr(loss, "reduction", "mean") == "mean"

@@ -59,11 +59,12 @@ class Browser:
         os.close(self._write)
         os.close(self._read)
 
-    def open(self, page: Path) -> None:
-        """Open a file and wait until it is loaded."""
-        self._call("Page.navigate", url=page.resolve().as_uri())
+    def open(self, page: Path | str) -> None:
+        """Open a file, or an address, and wait until it is loaded."""
+        address = page if isinstance(page, str) else page.resolve().as_uri()
+        self._call("Page.navigate", url=address)
         for _ in range(1000):
-            if self.ask("document.readyState") == "complete" and self.ask("location.protocol") == "file:":
+            if self.ask("document.readyState") == "complete" and self.ask("location.protocol") != "about:":
                 return
         raise AssertionError("the page did not load")
 
@@ -94,6 +95,23 @@ class Browser:
     def media(self, kind: str) -> None:
         """Show the page as on ``"print"`` or ``"screen"``."""
         self._call("Emulation.setEmulatedMedia", media=kind)
+
+    def size(self, width: int, *, dark: bool = False) -> None:
+        """Give the page a width in pixels, and a reader who likes it light or dark."""
+        self._call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+        theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._call("Emulation.setEmulatedMedia", media="", features=[theme])
+
+    def cut_off(self) -> list[str]:
+        """Return what is wider than it is shown: the page, or a table, figure or command in it."""
+        return self.ask(
+            """(() => { const wide = [...document.querySelectorAll(".scroll, .plot, pre, table, svg, figcaption, .cards > div")]
+            .filter((e) => e.checkVisibility() && (e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0
+                || e.getBoundingClientRect().right > document.documentElement.clientWidth + 1));
+            const page = document.documentElement;
+            return [...(page.scrollWidth > page.clientWidth ? ["the page"] : []),
+                ...wide.map((e) => `${e.tagName} ${e.closest("figure")?.id ?? ""}`)]; })()"""
+        )
 
     def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._count += 1

@@ -13,7 +13,8 @@ from secateur.criteria import LossChange, SecondOrder
 from secateur.measure.agree import agreement
 from secateur.measure.quality import evaluate
 from secateur.selection import select
-from secateur.structure import channels, mask
+from secateur.structure import channels
+from secateur.structure.sites import with_zeros
 from secateur.testing.toys import TOYS
 from secateur.types import InputError, UnknownNameError
 
@@ -52,7 +53,7 @@ def test_the_loss_suffered_is_that_of_the_masked_model() -> None:
     sites = channels(model, toy.inputs())
     a, b = SecondOrder(batches)(model, sites), LossChange(batches)(model, sites)
     found = agreement(a, b, fractions=[0.3], model=model, sites=sites, data=batches)
-    expected = [evaluate(mask(model, sites, select(s, 0.3)), batches).loss for s in (a, b)]
+    expected = [evaluate(with_zeros(model, sites, select(s, 0.3)), batches).loss for s in (a, b)]
     assert list(found.suffered[0.3]) == expected
     assert found.loss == evaluate(model, batches).loss
     assert "loss after removal" in str(found)

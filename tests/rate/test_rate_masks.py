@@ -11,7 +11,8 @@ from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils import _pytree as pytree
 
 from secateur.rate.masks import Evaluations, Removals, rate
-from secateur.structure import channels, mask, weights
+from secateur.structure import channels, weights
+from secateur.structure.sites import with_zeros
 from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
 from secateur.types import Batches, InputError, Keep, Loss, Sites
 from zoo import ZOO, build
@@ -23,7 +24,7 @@ def plain(model: nn.Module, sites: Sites, keeps: Masks, batches: Batches, loss: 
     """One masked model after another."""
     losses, accuracy, by_class = [], [], []
     for keep in keeps:
-        masked = mask(model, sites, keep).eval()
+        masked = with_zeros(model, sites, keep).eval()
         with torch.no_grad():
             outputs = torch.cat([masked(x) for x, _ in batches])
         targets = torch.cat([y for _, y in batches])
@@ -103,7 +104,7 @@ def test_the_zoo(name: str) -> None:
     keeps = draws(sites, 2)
     found = rate(model, sites, keeps, [(x, target)], mse_loss)
     with torch.no_grad():
-        wanted = [mse_loss(mask(model, sites, keep).eval()(x), target).double() for keep in keeps]
+        wanted = [mse_loss(with_zeros(model, sites, keep).eval()(x), target).double() for keep in keeps]
     torch.testing.assert_close(found.losses, torch.stack(wanted), rtol=1e-4, atol=1e-6)
     assert bool(found.accuracy.isnan().all())
     assert found.class_accuracy.shape == (2, 0)

@@ -15,8 +15,9 @@ from secateur.rate.population import Population
 from secateur.rate.program import Line, Programs, Unfit, leading_to
 from secateur.rate.suffix import Shut, Suffix
 from secateur.search import Space, only
-from secateur.structure import channels, mask, weights
+from secateur.structure import channels, weights
 from secateur.structure.ops import product_of, writes
+from secateur.structure.sites import with_zeros
 from secateur.testing.toys import hand_mlp
 from secateur.types import Sites
 
@@ -117,7 +118,7 @@ def test_masks_are_those_of_the_masked_model(net: type[Net], unit: str) -> None:
     keeps = draws(sites, 4)
     losses = rate(model, sites, keeps, (x, y)).losses
     with torch.no_grad():
-        expected = [F.cross_entropy(mask(model, sites, keep).eval()(x), y).double() for keep in keeps]
+        expected = [F.cross_entropy(with_zeros(model, sites, keep).eval()(x), y).double() for keep in keeps]
     torch.testing.assert_close(losses, torch.stack(expected), rtol=1e-5, atol=1e-6)
 
 
@@ -130,7 +131,7 @@ def test_candidates_are_those_of_the_masked_model(net: type[Net], unit: str) -> 
     genes = np.random.default_rng(0).random((6, space.size)) < 0.6
     counts = Population(space, x, y).right(genes)
     with torch.no_grad():
-        masked = [mask(model, space.sites, space.keep(row)).eval() for row in genes]
+        masked = [with_zeros(model, space.sites, space.keep(row)).eval() for row in genes]
         expected = [int((one(x).argmax(1) == y).sum()) for one in masked]
     assert counts.tolist() == expected
 
@@ -143,7 +144,7 @@ def test_candidates_of_one_layer_are_those_of_the_masked_model(net: type[Net]) -
     genes = np.random.default_rng(0).random((6, space.size)) < 0.6
     counts = Population(space, x, y).right(genes)
     with torch.no_grad():
-        masked = [mask(model, space.sites, space.keep(row)).eval() for row in genes]
+        masked = [with_zeros(model, space.sites, space.keep(row)).eval() for row in genes]
         expected = [int((one(x).argmax(1) == y).sum()) for one in masked]
     assert counts.tolist() == expected
 
@@ -155,7 +156,7 @@ def test_gradients_are_those_of_the_masked_model(net: type[Net]) -> None:
     space = Space(model, only(weights(model), "b.weight"))
     genes = np.random.default_rng(0).random(space.size) < 0.6
     slopes = Population(space, x, y).gradient(genes, None, np.array([0]))
-    masked = mask(model, space.sites, space.keep(genes)).eval()
+    masked = with_zeros(model, space.sites, space.keep(genes)).eval()
     F.cross_entropy(masked(x), y).backward()
     gradient = masked.get_parameter("b.weight").grad
     assert gradient is not None
@@ -174,7 +175,7 @@ def test_units_are_those_of_the_masked_model(net: type[Net]) -> None:
         for name, site in sites.items():
             for unit in range(site.size):
                 keep = {name: torch.arange(site.size) != unit}
-                change = F.cross_entropy(mask(model, sites, keep).eval()(x), y) - whole
+                change = F.cross_entropy(with_zeros(model, sites, keep).eval()(x), y) - whole
                 torch.testing.assert_close(worth[name][unit], change, rtol=1e-4, atol=2e-6)
 
 

@@ -14,7 +14,8 @@ from secateur.models import build
 from secateur.rate.population import Population
 from secateur.rate.row_bank import RowBank
 from secateur.search import Fitness, Space, only
-from secateur.structure import channels, mask, weights
+from secateur.structure import channels, weights
+from secateur.structure.sites import with_zeros
 from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
 from secateur.types import InputError, UnknownNameError
 
@@ -37,7 +38,7 @@ def _draws(space: Space, count: int, seed: int = 0) -> tuple[Any, Any]:
 
 def _applied(space: Space, genes: Any, offsets: Any = None) -> nn.Module:
     """The model that a candidate stands for."""
-    return mask(space.shifted(offsets), space.sites, space.keep(genes)).eval()
+    return with_zeros(space.shifted(offsets), space.sites, space.keep(genes)).eval()
 
 
 def _plain(space: Space, genes: Any, offsets: Any, data: Any, batch_size: int) -> list[int]:

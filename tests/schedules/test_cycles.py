@@ -15,7 +15,8 @@ from secateur.measure import macs, parameters
 from secateur.result import Result
 from secateur.schedules import Cycles, Schedule, shrinking
 from secateur.selection import AtMost, BelowQuantile, Outliers
-from secateur.structure import blocks, channels, cut, mask, weights
+from secateur.structure import blocks, channels, cut, weights
+from secateur.structure.sites import with_zeros
 from secateur.testing.schedules import ScheduleConformance
 from secateur.train import Distortion, TrainCycle, TrainOptions
 from secateur.types import Batches, InputError, Loss, Scores, Sites
@@ -168,7 +169,7 @@ def test_each_cut_gives_what_the_masked_model_gives(monkeypatch: pytest.MonkeyPa
     def compared(model: nn.Module, sites: Sites, keep: Any, **options: Any) -> nn.Module:
         small = cut(model, sites, keep, **options)
         with torch.no_grad():
-            differences.append(float((small(x) - mask(model, sites, keep)(x)).abs().max()))
+            differences.append(float((small(x) - with_zeros(model, sites, keep)(x)).abs().max()))
         verified.append(options.get("verify", True))
         return small
 

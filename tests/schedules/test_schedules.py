@@ -14,7 +14,8 @@ from secateur.criteria import LossChange, Magnitude, Random, UnitWorth
 from secateur.schedules import Exhaustive, Greedy, Iterative, Precomputed, Schedule, Shrink
 from secateur.schedules.goals import fraction_at
 from secateur.schedules.walk import Unit
-from secateur.structure import blocks, channels, mask, weights
+from secateur.structure import blocks, channels, weights
+from secateur.structure.sites import with_zeros
 from secateur.testing.schedules import ScheduleConformance
 from secateur.testing.toys import TOYS
 from secateur.types import Batches, FileError, InputError, Keep, Loss, Sites, UnknownNameError
@@ -107,7 +108,7 @@ class Plain:
         for name, unit in gone:
             keep[name].view(-1)[unit] = False
         with torch.no_grad():
-            return float(cross_entropy(mask(self.model, self.sites, keep).eval()(self.data[0]), self.data[1]))
+            return float(cross_entropy(with_zeros(self.model, self.sites, keep).eval()(self.data[0]), self.data[1]))
 
     def last_of_its_site(self, gone: list[Unit], unit: Unit) -> bool:
         return sum(name == unit[0] for name, _ in gone) == self.sites[unit[0]].size - 1

@@ -6,6 +6,7 @@ is a valid network, and a shorter list is a simpler one (which is what hypothesi
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -381,3 +382,17 @@ def random_keep(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Tens
         keep_mask[int(torch.randint(shape[0], (), generator=generator))] = True
         keep[name] = keep_mask
     return keep
+
+
+def random_net(seed: int) -> RandomNet:
+    """Return a random net of three to seven steps; the same seed gives the same net.
+
+    >>> random_net(1).text == random_net(1).text
+    True
+    """
+    chance = random.Random(seed)
+    steps = [
+        NetStep(chance.randrange(len(RULES)), chance.randrange(12), chance.randrange(12))
+        for _ in range(chance.randint(3, 7))
+    ]
+    return RandomNet(steps, kind=seed, seed=seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
@@ -17,12 +17,13 @@ from secateur.allocate.goals import UnreachableError, allowed
 from secateur.allocate.latency import closest_in_time
 from secateur.allocate.multiples import Rounding, filled, rounding
 from secateur.allocate.scan import Sensitivity
-from secateur.allocate.steps import Steps, by_costs, by_scores
+from secateur.allocate.steps import Steps, by_costs, by_scores, evened
 from secateur.allocate.tables import CostTable
 from secateur.checks import check_fraction, check_name
 from secateur.criteria.base import check_scores
 from secateur.runtimes import Runtime
 from secateur.state import usual
+from secateur.structure.configs import ConfigWidth
 from secateur.structure.sites import check_same_model
 from secateur.types import InputError, Keep, RoundTo, Scores, Sites, unknown_name
 
@@ -55,6 +56,7 @@ def budget(
     round_to: RoundTo | Rounding | Literal["auto"] = 1,
     runtime: Runtime | None = None,
     least: float | None = None,
+    widths: Sequence[ConfigWidth] = (),
 ) -> dict[str, Tensor]:
     """Return the keep masks that remove the fewest units for which the cut model is within a budget.
 
@@ -81,6 +83,8 @@ def budget(
         runtime: where a latency is measured; see `secateur.measure.latency`. None is eager PyTorch.
         least: with scope ``"balanced"`` the share of its units that every site keeps at least; None keeps three tenths,
             or less where the budget asks for it.
+        widths: sizes of the model's config (`secateur.structure.configs.config_widths`): sites whose widths follow from
+            one of them keep the same share.
 
     Raises:
         InputError: none or several budgets, one out of range, or one that cannot be reached; the message says what can.
@@ -104,7 +108,9 @@ def budget(
         check_fraction("budget", least=least)
     if costs is not None and sensitivity is not None:
         raise InputError("budget: give costs or sensitivity, as each says what the sites bear")
-    request = _Request(model, sites, scores, quantity, limit, scope, costs, sensitivity, metric, minimum, runtime)
+    request = _Request(
+        model, sites, scores, quantity, limit, scope, costs, sensitivity, metric, minimum, runtime, widths
+    )
     rounds = rounding(sites, round_to, runtime)
     if request.is_balanced:
         rounds = replace(rounds, coarse={})  # sites that are left whole are the plan's to choose
@@ -132,6 +138,7 @@ class _Request:
     metric: str
     minimum: int
     runtime: Runtime | None
+    widths: Sequence[ConfigWidth]
 
     @property
     def is_balanced(self) -> bool:
@@ -141,7 +148,7 @@ class _Request:
     def masks(self, rounds: Rounding, least: float) -> dict[str, Tensor]:
         """The masks of the first step that is within the budget, filled up."""
         model, sites, quantity = self.model, self.sites, self.quantity
-        steps = self.steps(rounds.multiples, least)
+        steps = evened(self.steps(rounds.multiples, least), self.scores, self.widths, rounds.multiples)
         if quantity == "latency":
             share = _share_of_macs(model, sites) if self.costs is None else _share_foretold(self.costs)
             return closest_in_time(model, sites, steps, self.limit, examples(sites), self.runtime or "eager", share)
@@ -151,7 +158,7 @@ class _Request:
 
         def within(count: Counter) -> dict[str, Tensor]:
             keep = _fewest(steps, count, goal, quantity)
-            for finer in rounds.to_fill_up:
+            for finer in [] if self.widths else rounds.to_fill_up:
                 if count(keep) < FULL * goal:
                     keep = filled(keep, self.scores, finer, self.scope, lambda more: count(more) <= goal)
             return keep

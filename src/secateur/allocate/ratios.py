@@ -9,11 +9,13 @@ from secateur.allocate.dynamic import Choices, Portions
 from secateur.allocate.scan import Sensitivity
 from secateur.checks import check_fraction
 from secateur.selection import layer_fractions
+from secateur.state import looking
 from secateur.types import InputError, Site, Sites
 
 __all__ = ["by_sensitivity", "erk", "uniform"]
 
 
+@looking
 def uniform(sites: Sites, sparsity: float) -> dict[str, float]:
     """Return the fraction of each site so that every tensor loses `sparsity` of its channels.
 
@@ -29,6 +31,7 @@ def uniform(sites: Sites, sparsity: float) -> dict[str, float]:
     return layer_fractions(sites, _fraction(sparsity))
 
 
+@looking
 def erk(sites: Sites, sparsity: float) -> dict[str, float]:
     """Return fractions by the Erdős–Rényi-kernel rule: the larger a layer, the more of it goes.
 
@@ -67,6 +70,7 @@ def _sparse_share(site: Site) -> float:
     return sum(map(sum, shapes)) / sum(map(prod, shapes))
 
 
+@looking
 def by_sensitivity(scan: Sensitivity, sparsity: float, *, metric: str = "loss", minimum: int = 1) -> dict[str, float]:
     """Return the fractions that lose least by a sensitivity scan, removing `sparsity` of all units together.
 

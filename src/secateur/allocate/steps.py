@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import floor
 from typing import Any
@@ -14,9 +14,11 @@ from secateur.allocate.plans import Problem, plan_within
 from secateur.allocate.tables import CostTable
 from secateur.criteria.joint_loss_change import JointWorth
 from secateur.selection import Scope, select
-from secateur.types import Scores, unknown_name
+from secateur.selection.uniform import uniform
+from secateur.structure.configs import ConfigWidth
+from secateur.types import RoundTo, Scores, unknown_name
 
-__all__ = ["Steps", "by_costs", "by_scores"]
+__all__ = ["Steps", "by_costs", "by_scores", "evened"]
 
 STEPS = 4096
 """Into how many steps the costs that a plan may have are divided."""
@@ -81,3 +83,10 @@ def by_costs(scores: Scores, costs: CostTable, measure: str, options: Mapping[st
         return min(max(floor(STEPS * share), 0), STEPS)
 
     return Steps(STEPS, at, expected)
+
+
+def evened(steps: Steps, scores: Scores, widths: Sequence[ConfigWidth], round_to: RoundTo) -> Steps:
+    """Return the steps with equal shares of the sites whose widths follow from one size of a config."""
+    if not widths:
+        return steps
+    return Steps(steps.last, lambda step: uniform(steps.at(step), scores, widths, round_to))

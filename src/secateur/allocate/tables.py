@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from math import isfinite
 from pathlib import Path
 from typing import Any, Self
@@ -13,13 +14,16 @@ from typing import Any, Self
 import numpy as np
 
 from secateur.allocate.goals import allowed
-from secateur.checks import check_name
-from secateur.files import from_json, write_text
+from secateur.checks import check_name, from_plain
+from secateur.files import MALFORMED, from_json, read_text, write_text
 from secateur.types import FileError, InputError
 
 __all__ = ["CostTable", "Losses", "SiteCosts"]
 
 FORMAT = "secateur cost table 1"
+
+MOST_UNITS = 1 << 53
+"""More are not told apart by a float."""
 
 Losses = Mapping[str, Sequence[float]]
 """For each site the rise of the loss when 0, 1, 2, … of its units go, as far as it is known."""
@@ -187,12 +191,14 @@ class CostTable:
         """
         path = Path(file)
         try:
-            parts = from_json(path.read_text(encoding="utf-8"))
+            parts = from_json(read_text(path))
             if parts.pop("format") != FORMAT:
                 raise ValueError("its format is another")
-            sites = {name: _site(site) for name, site in parts.pop("sites").items()}
-            return cls(sites=sites, **parts)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            table = from_plain(cls, parts)
+            for name, site in table.sites.items():
+                _check_series(name, site, table.whole)
+            return table
+        except (OSError, *MALFORMED) as error:
             raise FileError(f"cost table: {path} cannot be read as one that CostTable.save wrote: {error}") from error
 
     def _cost(self, measure: str, widths: Mapping[str, int]) -> float:
@@ -211,9 +217,19 @@ class CostTable:
             check_name("site of the cost table", name, self.sites)
 
 
-def _site(parts: dict[str, Any]) -> SiteCosts:
-    series = {measure: tuple(values) for measure, values in parts["costs"].items()}
-    return SiteCosts(parts["units"], tuple(parts["kept"]), series, tuple(parts["losses"]))
+def _check_series(name: str, site: SiteCosts, measures: Mapping[str, float]) -> None:
+    """Refuse a site of a file that no site can be.
+
+    Raises:
+        ValueError: its widths do not fall, or a series is of another length or missing.
+    """
+    widths = (site.units + 1, *site.kept, -1)
+    if len(widths) == 2 or any(narrow >= wide for wide, narrow in pairwise(widths)) or site.units > MOST_UNITS:
+        raise ValueError(f"the widths of site {name!r} do not fall from {site.units}")
+    if site.units < 1 or {len(series) for series in (site.losses, *site.costs.values())} != {len(site.kept)}:
+        raise ValueError(f"a series of site {name!r} has another length than its widths")
+    if missing := sorted({*measures} - {*site.costs}):
+        raise ValueError(f"site {name!r} has no costs in {missing[0]!r}")
 
 
 def _with_losses(name: str, site: SiteCosts, losses: Losses) -> SiteCosts:

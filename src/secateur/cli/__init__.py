@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 
 from secateur.cli.root import app
@@ -13,6 +14,7 @@ __all__ = ["app", "main"]
 def main() -> None:
     """Run the command line; one clear line for every error that is ours, and no traceback."""
     _spell_out()
+    _look_here()
     try:
         app(prog_name="secateur")
     except SystemExit as end:
@@ -37,6 +39,13 @@ def _spell_out() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def _look_here() -> None:
+    """Let import paths name modules of the working folder, after all others, so that none of theirs is hidden."""
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)
 
 
 def _was_interrupted(error: BaseException | None) -> bool:

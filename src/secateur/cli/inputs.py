@@ -55,9 +55,7 @@ def example_inputs(texts: Sequence[str]) -> ExampleInputs:
 
 
 def _of_file(text: str) -> list[tuple[str, Tensor]]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
+    from secateur.files import read_tensors
     from secateur.types import FileError, InputError
 
     path = Path(text)
@@ -67,10 +65,13 @@ def _of_file(text: str) -> list[tuple[str, Tensor]]:
             "a shell takes < for its own), or name a .safetensors file"
         )
     try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise FileError(f"--input: {path} cannot be read: {error}") from error
-    if all(name.isdecimal() for name in tensors):
+        _, tensors = read_tensors(path)
+    except (OSError, ValueError) as error:
+        raise FileError(f"--input: {path} cannot be read: {error}; give a .safetensors file of tensors") from error
+    if not tensors:
+        raise FileError(f"--input: {path} holds no tensor; give a .safetensors file of tensors")
+    # Names of ASCII digits: others that are decimal digits, too, would stand for the same positions.
+    if all(name.isascii() and name.isdecimal() for name in tensors):
         return [("", tensors[name]) for name in sorted(tensors, key=int)]
     return list(tensors.items())
 

@@ -24,6 +24,7 @@ from secateur.cli.networks import (
     build_network,
     example_input,
     fitted_options,
+    write_pruned,
 )
 from secateur.cli.root import DataDir, Json, app, options_of, print_record
 from secateur.pruning import PruneOptions
@@ -40,7 +41,12 @@ __all__ = ["evaluate_", "inspect_", "list_", "on_test", "prune_", "train"]
 Seed = Annotated[int, typer.Option(help="Decides initial weights, batches and random scores.")]
 
 
-@app.command("list")
+@app.command(
+    "list",
+    epilog="""\b
+Example:
+  secateur list --json""",
+)
 def list_(as_json: Json = False) -> None:
     """List all that has a name: models, data, criteria, studies."""
     from secateur import criteria, data, models
@@ -135,7 +141,8 @@ def train(
 Examples:
   secateur prune lenet-300-100 --data digits --weights lenet.safetensors --out small
   secateur prune lenet-300-100 --data digits --weights lenet.safetensors --criterion loss-change --out small
-  secateur prune torchvision.models:resnet18 --input-shape 1,3,224,224 --out small""",
+  secateur prune torchvision.models:resnet18 --input-shape 1,3,224,224 --out small
+  secateur prune hf:path/to/llama --sparsity 0.25 --scope layer --out small""",
 )
 @takes_options(PruneOptions)
 def prune_(
@@ -163,7 +170,8 @@ def prune_(
 ) -> None:
     """Prune a model, verify and measure the result.
 
-    It is written to a folder that `evaluate --pruned` and `secateur.load` read.
+    It is written to a folder that `evaluate --pruned` and `secateur.load` read; that of a model of transformers
+    (hf:PATH) is read by plain `from_pretrained`.
     """
     from secateur import data
     from secateur.measure import evaluate
@@ -172,10 +180,10 @@ def prune_(
     model_options = fitted_options(model, data_name, options_of(set_))
     network = build_network(model, weights, model_options)
     test = data.load(data_name, "test", root=data_dir) if data_name else None
-    example = example_input(model, input_shape, model_options, None if test is None else test.images, inputs)
+    example = example_input(model, input_shape, model_options, None if test is None else test.images, inputs, network)
     options = PruneOptions(**parsed(chosen, PruneOptions))
     result = prune(network, example, options=options, data=_samples(options, data_name, data_dir, images))
-    result.save(out)
+    write_pruned(model, result, out)
     ratings = (
         [] if test is None else [evaluate(m, test, options.loss or "cross_entropy") for m in (network, result.model)]
     )
@@ -223,7 +231,7 @@ def inspect_(
         raise InputError("--svg draws channels; leave out --blocks")
     options = options_of(set_)
     network = build_network(model, None, options)
-    example = example_input(model, input_shape, options, None, inputs)
+    example = example_input(model, input_shape, options, None, inputs, network)
     sites = structure.blocks(network, example) if blocks else structure.channels(network, example)
     if svg:
         write_text(svg, structure.to_svg(sites))

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from secateur.measure import Evaluation
+    from secateur.result import Result
     from secateur.types import ExampleInputs
 
 __all__ = [
@@ -27,10 +28,18 @@ __all__ = [
     "build_network",
     "example_input",
     "fitted_options",
+    "write_pruned",
 ]
 
+TRANSFORMERS = "hf:"
+"""How a name begins that stands for a model of transformers."""
+
 ModelName = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A model by name (see `secateur list`), or package.module:factory.")
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A model by name (see `secateur list`), package.module:factory, or hf:PATH of transformers.",
+    ),
 ]
 DataName = Annotated[
     str, typer.Option("--data", metavar="NAME", help="A data set by name (see `secateur list`); it fits a named model.")
@@ -91,7 +100,7 @@ def build_network(name: str, weights: Path | None, options: dict[str, Any]) -> n
     from secateur.saving import load_weights
     from secateur.types import FileError
 
-    network = models.build(name, seed=0, **options)
+    network = from_transformers(name, options) if is_of_transformers(name) else models.build(name, seed=0, **options)
     if weights:
         try:
             load_weights(weights, network)
@@ -100,6 +109,28 @@ def build_network(name: str, weights: Path | None, options: dict[str, Any]) -> n
                 raise
             raise FileError(f"{error}: the same --data and --set as in training") from error
     return network
+
+
+def is_of_transformers(name: str) -> bool:
+    """Return whether a name stands for what transformers keeps in a folder or on the hub."""
+    return name.startswith(TRANSFORMERS)
+
+
+def from_transformers(name: str, options: dict[str, Any]) -> nn.Module:
+    """Return the model that transformers loads."""
+    from secateur.integrations import huggingface
+
+    return huggingface.load(name.removeprefix(TRANSFORMERS), **options)
+
+
+def write_pruned(name: str, result: Result, folder: Path) -> None:
+    """Write a pruned model: one of transformers as that keeps it, with its tokenizer."""
+    if not is_of_transformers(name):
+        result.save(folder)
+        return
+    from secateur.integrations import huggingface
+
+    huggingface.save(result, folder, huggingface.load_tokenizer(name.removeprefix(TRANSFORMERS)))
 
 
 def blindness(evaluation: Evaluation, remedy: str = "trained --weights") -> str:
@@ -115,9 +146,17 @@ def blindness(evaluation: Evaluation, remedy: str = "trained --weights") -> str:
 
 
 def example_input(
-    name: str, shape: str | None, options: dict[str, Any], images: Tensor | None, inputs: Sequence[str] | None = None
+    name: str,
+    shape: str | None,
+    options: dict[str, Any],
+    images: Tensor | None,
+    inputs: Sequence[str] | None = None,
+    network: nn.Module | None = None,
 ) -> ExampleInputs:
-    """Return example inputs: those asked for, of the shape asked for, of the data, or what a named model takes."""
+    """Return example inputs: those asked for, of the shape asked for, of the data, or what a named model takes.
+
+    What a `network` of transformers takes, its config says.
+    """
     import torch
 
     from secateur import models
@@ -136,6 +175,10 @@ def example_input(
             raise InputError(f"--input-shape {shape!r}: write sizes with commas, such as 1,3,224,224") from None
     if images is not None:
         return torch.randn(1, *images.shape[1:], generator=generator)
+    if network is not None and is_of_transformers(name):
+        from secateur.integrations import huggingface
+
+        return huggingface.example_inputs(network)
     if ":" in name:
         raise InputError(f"what {name} takes is not known; pass --input-shape, such as 1,3,224,224, --input or --data")
     return torch.randn(1, *models.input_shape(name, **options), generator=generator)

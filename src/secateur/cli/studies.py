@@ -12,19 +12,24 @@ import typer
 from secateur.cli.root import DataDir, Json, app, options_of, studies_app
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from secateur.lab.keep.records import Failure
     from secateur.lab.keep.store import Store
     from secateur.lab.plan.study import Planned
     from secateur.lab.show.report import Report
 
-__all__ = ["report_", "study_list", "study_run"]
+__all__ = ["report_", "study_list", "study_run", "study_watch"]
 
 app.add_typer(studies_app, name="study")
 
 
-@studies_app.command("list")
+@studies_app.command(
+    "list",
+    epilog="""\b
+Example:
+  secateur study list""",
+)
 def study_list(as_json: Json = False) -> None:
     """List the studies with what each compares."""
     from secateur.studies import STUDIES
@@ -162,41 +167,152 @@ def _check_where(on: str | None, jobs: int | None, threads: int) -> None:
         by_name(on, jobs)
 
 
+@studies_app.command(
+    "watch",
+    epilog="""\b
+Examples:
+  secateur study watch demo
+  secateur study watch runs/fathollahi --terminal""",
+)
+def study_watch(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="A store's directory, or a study.")],
+    port: Annotated[int, typer.Option(metavar="PORT", help="Where the page is served; 0 for a free port.")] = 0,
+    terminal: Annotated[
+        bool, typer.Option("--terminal", help="Show it here instead of on a page, until nothing is left to compute.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the present state as one JSON object, and end.")
+    ] = False,
+) -> None:
+    """Show a study while it runs: cells, curves as they come, failures with their logs.
+
+    It serves a page on the loopback interface of this machine until Ctrl-C, and only reads the store.
+    """
+    from contextlib import suppress
+    from dataclasses import asdict
+
+    from secateur.lab.show import live
+    from secateur.lab.show.browse import open_stores
+
+    (place,) = open_stores([store])
+    if as_json:
+        now = live.progress(place)
+        print(json.dumps({**asdict(now), "over": now.is_over}))
+        return
+    with suppress(KeyboardInterrupt):
+        if terminal:
+            _watch_here(place)
+            return
+        with live.server(place, port) as serving:
+            print(f"watching {place.path} at http://127.0.0.1:{serving.server_port}/ (Ctrl-C ends it)", flush=True)
+            serving.serve_forever()
+
+
+def _watch_here(store: Store) -> None:
+    """Show the state on the terminal until nothing is left; where there is none, a line for each change."""
+    import time
+
+    from rich.console import Console
+    from rich.live import Live
+
+    from secateur.lab.show.live import progress
+
+    console, last = Console(), ""
+    with Live(console=console, auto_refresh=False) as screen:
+        while True:
+            now = progress(store)
+            lines = [f"{', '.join(now.studies)}: {now}"]
+            lines += [f"  running {cell.seconds:4.0f} s  {cell.words}" for cell in now.running[:8]]
+            lines += [f"  failed  {cell.words}: {cell.error} (secateur runs show {cell.id})" for cell in now.failed]
+            if console.is_terminal:
+                screen.update("\n".join(lines).replace("[", "\\["), refresh=True)
+            elif str(now) != last:
+                print("\n".join(lines), flush=True)
+            last = str(now)
+            if now.is_over:
+                return
+            time.sleep(1)
+
+
 @app.command(
     "report",
     epilog="""\b
-Example:
-  secateur report demo""",
+Examples:
+  secateur report demo
+  secateur report demo runs/mine --where method=neuron""",
 )
 def report_(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="The study whose results to show, by name, or a TOML file.")
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME...",
+            help="The study whose results to show, by name, store or TOML file; or several runs to compare, by store or study.",
+        ),
     ],
     seeds: Annotated[int | None, typer.Option(metavar="COUNT", help="As in `study run`.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As in `study run`.")] = None,
     store: Annotated[Path | None, typer.Option(help="Where the results are; runs/NAME by default.")] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CONDITION", help="Of a comparison: only networks with NAME=VALUE, as in `runs list`."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Of a comparison: the folder to write.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a study's report again, computing nothing.
+    """Write a study's report again, or one page that compares several runs, computing nothing.
 
-    Give it the --seeds and --set that the study was run with.
+    Of one study, give it the --seeds and --set that the study was run with.
     """
     from secateur.lab.keep import paths
     from secateur.lab.keep.store import Store
-    from secateur.studies import by_name
+    from secateur.lab.show.live import last_run
+    from secateur.studies import STUDIES, by_name
+    from secateur.types import InputError
 
+    name, options, place, alone = names[0], None, store, len(names) == 1 and not where
+    if alone and paths.database_file(Path(name)).exists() and not (seeds or set_ or store or out):
+        # A store knows which study it holds, unless that is of a file.
+        study_run = last_run(Path(name))
+        if study_run is not None and study_run[0] in STUDIES:
+            (name, options), place = study_run, Path(name)
+    if not alone or (options is None and paths.database_file(Path(name)).exists()):
+        _compare_runs(names, {"--seeds": seeds, "--set": set_, "--store": store}, where, out, as_json)
+        return
+    if out is not None:
+        raise InputError("--out: a study's report lies in its store; it is for comparisons of several runs")
     study = by_name(name)
-    place = Store(store or paths.store_dir(study.name), create=False)
-    planned = study.planned(_study_options(study.defaults, seeds, None, set_))
-    _write_report(planned, place, False, as_json, "")
+    planned = study.planned(options or _study_options(study.defaults, seeds, None, set_))
+    _write_report(planned, Store(place or paths.store_dir(study.name), create=False), False, as_json, "")
+
+
+def _compare_runs(
+    names: Sequence[str], of_study: Mapping[str, object], where: list[str] | None, out: Path | None, as_json: bool
+) -> None:
+    from secateur.lab.keep import paths
+    from secateur.lab.show.browse import open_stores
+    from secateur.lab.show.overlay import labels, overlay
+    from secateur.lab.show.words import file_name
+    from secateur.types import InputError
+
+    for option, value in of_study.items():
+        if value is not None:
+            raise InputError(f"{option}: several runs are compared by what their stores hold; choose with --where")
+    stores = open_stores(names)
+    report = overlay(stores, where=where)
+    page = report.write(out or paths.comparison_dir([file_name(label) for label in labels(stores)]))
+    if as_json:
+        print(json.dumps({"report": str(page), "summary": list(report.summary)}))
+        return
+    _show(report)
+    print(f"report: {page.resolve()}")
 
 
 def _study_options(defaults: Any, seeds: int | None, data_dir: Path | None, set_: list[str] | None) -> dict[str, Any]:
-    from secateur.types import InputError
-
     options = options_of(set_)
     if seeds is not None:
         if seeds < 1:
+            from secateur.types import InputError
+
             raise InputError(f"--seeds {seeds}: give 1 or more")
         options["seeds"] = seeds
     if data_dir is not None and "data_dir" in defaults:

@@ -12,7 +12,7 @@ from secateur.compression.combination import Combination
 from secateur.compression.history import Compression
 from secateur.compression.journal import Journal
 from secateur.compression.options import CompressOptions
-from secateur.files import from_json, write_text
+from secateur.files import from_json, read_text, write_text
 from secateur.result import Result
 from secateur.runtimes import Exported, export, timer
 from secateur.runtimes.base import Exporter
@@ -81,7 +81,7 @@ def _write(folder: Path, result: Result, options: CompressOptions) -> None:
 
 def _recorded(file: Path) -> dict[str, Any]:
     try:
-        return dict(from_json(file.read_text(encoding="utf-8")))
+        return dict(from_json(read_text(file)))
     except (OSError, ValueError, TypeError):
         return {}
 

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from secateur.files import from_json, write_text
+from secateur.checks import from_plain
+from secateur.files import MALFORMED, from_json, read_text, write_text
 from secateur.types import FileError
 
 __all__ = ["Attempt", "Journal", "StepTrial", "Trial", "least_cost"]
@@ -115,11 +116,11 @@ class Journal(Generic[Attempt]):
         if folder is None or not journal.path.exists():
             return journal
         try:
-            record = from_json(journal.path.read_text(encoding="utf-8"))
-            theirs: dict[str, Any] = record["identity"]
-            trials = [attempts(**trial) for trial in record["trials"]]
+            record = from_json(read_text(journal.path))
+            theirs: dict[str, Any] = dict(record["identity"])
+            trials = [from_plain(attempts, trial) for trial in record["trials"]]
             rest = {name: kind(record[name]) for name, kind in KEPT.items()}
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except (OSError, *MALFORMED) as error:
             raise FileError(f"{journal.path} is damaged ({error}); delete the folder to start over") from error
         differing = sorted(name for name in {*identity, *theirs} if theirs.get(name) != identity.get(name))
         if differing:

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import from_plain
 from secateur.compression.choosing import Chosen
-from secateur.files import from_json, write_text
-from secateur.result import JointCut, LayerReport, Log, Method, Replayed, Result
+from secateur.files import MALFORMED, from_json, read_text, write_text
+from secateur.result import LayerReport, Log, Method, Replayed, Result
 from secateur.saving import load_with_edits, read_record
 from secateur.structure.verify import Verification
 from secateur.types import ExampleInputs, FileError, Keep, Sites
@@ -60,24 +61,22 @@ def load_trial(folder: Path, original: nn.Module, sites: Sites, inputs: ExampleI
         assert making is not None
         masks = _masks(making["units"], sites)
         verification = _verification(making["verification"])
-        layers = tuple(LayerReport(**_with_tuples(layer)) for layer in making["layers"])
+        layers = tuple(from_plain(LayerReport, layer) for layer in making["layers"])
         method = _method(making["method"])
         sites = Sites(sites.table, {**making["frozen"]}, sites.structure)
-    except (AssertionError, LookupError, TypeError, ValueError) as error:
+    except MALFORMED as error:
         raise FileError(f"{folder} is damaged ({error}); delete the folder of the compression to start over") from error
     return Result(small, original, sites, masks, edits, method, verification, inputs=inputs, layers=layers)
 
 
 def _method(record: Mapping[str, Any]) -> Method:
-    method = Method(**_with_tuples(record))
-    joint = record["joint"]
-    return method if joint is None else replace(method, joint=JointCut(**joint))
+    return from_plain(Method, record)
 
 
 def _verification(record: Mapping[str, Any] | None) -> Verification | Replayed | None:
     if record is None:
         return None
-    return Verification(**_with_tuples(record)) if "double" in record else Replayed(**record)
+    return from_plain(Verification, record) if "double" in record else from_plain(Replayed, record)
 
 
 def save_choice(file: Path, choice: Chosen) -> None:
@@ -92,9 +91,9 @@ def load_choice(file: Path, sites: Sites) -> Chosen:
         FileError: the file is damaged.
     """
     try:
-        record = from_json(file.read_text(encoding="utf-8"))
+        record = from_json(read_text(file))
         return Chosen(_masks(record["units"], sites), float(record["cost"]), sites)
-    except (OSError, LookupError, TypeError, ValueError) as error:
+    except (OSError, *MALFORMED) as error:
         raise FileError(f"{file} is damaged ({error}); delete it to choose anew") from error
 
 
@@ -108,8 +107,3 @@ def _masks(units_by_site: Mapping[str, list[int]], sites: Sites) -> dict[str, Te
         masks[name] = torch.zeros(sites[name].shape, dtype=torch.bool)
         masks[name].view(-1)[units] = True
     return masks
-
-
-def _with_tuples(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain data as it was before JSON made lists of its tuples."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in record.items()}

@@ -27,6 +27,7 @@ from secateur.criteria.scale import NormScale
 from secateur.criteria.second_order import SecondOrder
 from secateur.criteria.taylor import Taylor
 from secateur.labelled import Data
+from secateur.state import looking
 from secateur.types import Criterion, InputError, Loss, unknown_name
 
 __all__ = [
@@ -127,6 +128,7 @@ def names() -> list[str]:
     return sorted(CRITERIA)
 
 
+@looking
 def entry(name: str) -> Entry:
     """Return the table's entry of the criterion called `name`.
 
@@ -142,6 +144,7 @@ def entry(name: str) -> Entry:
     return CRITERIA[spelling]
 
 
+@looking
 def by_name(name: str, data: Data | None = None, loss: str | Loss | None = None, **options: object) -> Criterion:
     """Return the criterion called `name`.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import struct
+import zlib
 from array import array
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor
 
 from secateur.data.source import Source, in_turn
-from secateur.files import require
+from secateur.files import MALFORMED, check_regular, require
 from secateur.types import DataError, InputError
 
 __all__ = [
@@ -28,6 +30,9 @@ __all__ = [
 ]
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+MOST_DRAWN_OUT = 100
+"""How many times longer than wide an image may be."""
 
 _FOLDERS = {"train": ("train",), "validation": ("val", "validation"), "test": ("test", "val", "validation")}
 
@@ -180,18 +185,43 @@ def read_image(path: str | Path, size: int) -> Tensor:
     """
     pillow = require("PIL.Image", "data")
     try:
+        check_regular(path)
         with pillow.open(path) as opened:
             return prepared(opened, size)
     # Pillow's decoders raise all of these for broken files.
-    except (OSError, SyntaxError, ValueError, EOFError, pillow.DecompressionBombError) as error:
+    except (
+        OSError,
+        SyntaxError,
+        EOFError,
+        struct.error,
+        zlib.error,
+        pillow.DecompressionBombError,
+        *MALFORMED,
+    ) as error:
         raise DataError(f"load('folder'): cannot read {path}: {error}; mend or remove the file") from error
 
 
 def prepared(image: Any, size: int) -> Tensor:
-    """Return an image of Pillow's as `read_image` does."""
+    """Return an image of Pillow's as `read_image` does.
+
+    Raises:
+        ValueError: it is so drawn out that only a line would be kept of it.
+    """
+    _check_shape(image.size, size)
     cropped = _cropped(image.convert("RGB"), size, require("PIL.Image", "data"))
     pixels = torch.frombuffer(bytearray(cropped.tobytes()), dtype=torch.uint8)
     return pixels.view(size, size, 3).permute(2, 0, 1).float().div_(255)
+
+
+def _check_shape(image_size: tuple[int, int], size: int) -> None:
+    """Refuse an image of which a strip, resized to its short side, would fill the memory.
+
+    Raises:
+        ValueError: it is one.
+    """
+    width, height = image_size
+    if max(width, height) > MOST_DRAWN_OUT * min(width, height):
+        raise ValueError(f"it has {width} × {height} pixels, and only a line would be kept of it")
 
 
 def _cropped(image: Any, size: int, pillow: Any) -> Any:

@@ -20,6 +20,9 @@ __all__ = ["VARIABLE", "Found", "cache_folder", "content", "find", "places"]
 
 VARIABLE = "SECATEUR_DATA"
 
+_SLACK = 1 << 20
+"""Bytes of an archive besides its files: headers, and small files such as a list of the classes."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -76,7 +79,7 @@ def content(info: Info, file: File, found: Found) -> bytes:
     """
     remedy = f"delete it, then load again to fetch it, or set {VARIABLE} to a folder with a good copy"
     try:
-        with _open(found) as stream:
+        with _open(found, 2 * sum(each.size for each in info.files) + _SLACK) as stream:
             data = stream.read(file.size + 1)
     except (OSError, EOFError, zlib.error, tarfile.TarError, KeyError) as error:
         raise DataError(f"load({info.name!r}): cannot read {found}: {error}; {remedy}") from error
@@ -96,9 +99,13 @@ def _difference(data: bytes, file: File) -> str:
 
 
 @contextmanager
-def _open(found: Found) -> Iterator[BinaryIO]:
+def _open(found: Found, most: int) -> Iterator[BinaryIO]:
     if found.member is not None:
-        with tarfile.open(found.path, "r:gz") as archive:
+        # What is decompressed on the way to the member is counted: a few kilobytes can swell without end.
+        with (
+            gzip.open(found.path, "rb") as stream,
+            tarfile.open(fileobj=cast(BinaryIO, _Bounded(stream, most)), mode="r|") as archive,
+        ):
             yield _member(archive, found.member)
     elif found.path.suffix == ".gz":
         with gzip.open(found.path, "rb") as stream:
@@ -106,6 +113,20 @@ def _open(found: Found) -> Iterator[BinaryIO]:
     else:
         with found.path.open("rb") as plain:
             yield plain
+
+
+class _Bounded:
+    """A stream of which no more is read than a whole archive could hold."""
+
+    def __init__(self, stream: gzip.GzipFile, most: int) -> None:
+        self.stream, self.left = stream, most
+
+    def read(self, count: int) -> bytes:
+        data = self.stream.read(min(count, self.left + 1))
+        self.left -= len(data)
+        if self.left < 0:
+            raise tarfile.ReadError("it holds more than twice what the data set does")
+        return data
 
 
 def _member(archive: tarfile.TarFile, name: str) -> BinaryIO:

@@ -17,7 +17,7 @@ from secateur.edits.masked import Masked
 from secateur.edits.quantize import InputGrid, Quantised, quantised
 from secateur.edits.sharing import Shared, nearest
 from secateur.edits.structures import Replaced
-from secateur.state import usual
+from secateur.state import looking, usual
 from secateur.untouched import copied
 
 __all__ = [
@@ -46,11 +46,13 @@ EDITS: Mapping[str, type[Edit]] = {
 """All edits, by the name that a saved folder gives them."""
 
 
+@looking
 def to_dict(edit: Edit) -> dict[str, Any]:
     """Return an edit as mappings, lists, plain values and tensors, its kind among them."""
     return {"kind": edit.kind, **edit.to_dict()}
 
 
+@looking
 def from_dict(record: Mapping[str, Any]) -> Edit:
     """Return the edit that `to_dict` described.
 

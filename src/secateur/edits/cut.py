@@ -12,6 +12,7 @@ from secateur.checks import is_whole
 from secateur.edits.base import Edit
 from secateur.structure.cutting import Plan, apply_plan
 from secateur.structure.mend import SWITCHES, Edits
+from secateur.structure.rebuilding import is_config, whole_numbers
 from secateur.types import FileError
 
 __all__ = ["Cut"]
@@ -71,11 +72,20 @@ def _check_attributes(model: nn.Module, attributes: Edits) -> None:
     modules = dict(model.named_modules())
     for path, values in attributes.items():
         for attribute, value in values.items():
-            sizes = {} if attribute.startswith("_") or path not in modules else vars(modules[path])
+            sizes = _sizes(modules[path]) if path in modules else {}
             before = sizes.get(attribute)
+            stated = attribute in sizes and before is None and is_whole(value) and value >= 1
             turned_off = attribute in SWITCHES and value is False and isinstance(before, bool)
-            if not turned_off and not _is_smaller(value, before):
+            if not turned_off and not stated and not _is_smaller(value, before):
                 raise FileError(f"{path}.{attribute} = {value!r} is no size of it")
+
+
+def _sizes(module: nn.Module) -> dict[str, Any]:
+    """What may hold sizes: attributes, and those of the config by dotted names; a config may leave a size open (None)."""
+    attributes = {name: value for name, value in vars(module).items() if value is not None and name[:1] != "_"}
+    config = attributes.get("config")
+    numbers = whole_numbers(config) if is_config(config) else {}
+    return attributes | {f"config.{name}": value for name, value in numbers.items()}
 
 
 def _is_smaller(new: object, old: object) -> bool:

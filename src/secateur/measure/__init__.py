@@ -11,6 +11,7 @@ from secateur.measure.complexity import (
     rank_bound,
     separable_macs,
 )
+from secateur.measure.language import perplexity
 from secateur.measure.quality import Evaluation, calibration_error, evaluate, has_learnt, predict
 from secateur.measure.side_by_side import Bench, BenchRow, bench, bundle, read_bench
 from secateur.measure.size import ParameterCount, file_bytes, macs, parameters, peak_memory
@@ -47,6 +48,7 @@ __all__ = [
     "macs",
     "parameters",
     "peak_memory",
+    "perplexity",
     "predict",
     "rank_bound",
     "rate",

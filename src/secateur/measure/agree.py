@@ -16,7 +16,7 @@ from secateur.labelled import Data
 from secateur.measure.quality import evaluate
 from secateur.selection import select
 from secateur.state import usual
-from secateur.structure import mask
+from secateur.structure.sites import with_zeros
 from secateur.types import InputError, Keep, Loss, Scores, Sites
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def agreement(
         whole = evaluate(model, data, loss).loss
         both = {at: [select(scores, at) for scores in (a, b)] for at in fractions}
         for at, (by_a, by_b) in both.items():
-            first, second = (evaluate(mask(model, sites, keep), data, loss).loss for keep in (by_a, by_b))
+            first, second = (evaluate(with_zeros(model, sites, keep), data, loss).loss for keep in (by_a, by_b))
             suffered[at] = (first, second)
             added[at] = (_sum(b, by_a), _sum(b, by_b))
     return Agreement(

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from secateur.files import from_json, write_bytes, write_text
+from secateur.checks import in_one_line
+from secateur.files import MALFORMED, from_json, read_text, write_bytes, write_text
 from secateur.runtimes import on_device
 from secateur.runtimes.base import Exported
 from secateur.runtimes.exporting import on_cpu
@@ -30,10 +31,11 @@ FILE, SCRIPT, SHELL, RESULTS = "bench.json", "bench.py", "bench.sh", "results.tx
 TOOLS = {"litert": "benchmark_model", "executorch": "executor_runner"}
 """The program that times a runtime's files on a device without Python."""
 
-HEADER = re.compile(r"^## model=(\S+) runtime=(\S+) file=(\S+) threads=(\d+)$")
-LITERT_TIMES = re.compile(r"Inference timings in us:.*Inference \(avg\): ([\d.e+]+)")
-LITERT_MEMORY = re.compile(r"Memory footprint delta from the start of the tool \(MB\):.*overall=([\d.]+)")
-EXECUTORCH_TIMES = re.compile(r"Model executed successfully (\d+) time\(s\) in ([\d.]+) ms")
+HEADER = re.compile(r"^## model=(\S+) runtime=(\S+) file=(\S+) threads=(\d{1,9})$")
+NUMBER = r"\d{1,15}(?:\.\d{1,15})?(?:e[+-]?\d{1,2})?(?![\d.e])"
+LITERT_TIMES = re.compile(rf"Inference timings in us:.*Inference \(avg\): ({NUMBER})")
+LITERT_MEMORY = re.compile(rf"Memory footprint delta from the start of the tool \(MB\):.*overall=({NUMBER})")
+EXECUTORCH_TIMES = re.compile(rf"Model executed successfully (\d{{1,9}}) time\(s\) in ({NUMBER}) ms")
 
 SHELL_SCRIPT = """#!/bin/sh
 # Times the files of this folder and writes results.txt, which `secateur bench --read results.txt` shows.
@@ -148,10 +150,10 @@ def read_results(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         FileError: it cannot be read, or there is nothing in it.
     """
     try:
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-        bench = from_json(file.with_name(FILE).read_text(encoding="utf-8"))
-        sizes = {entry["file"]: entry["bytes"] for entry in bench["files"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        lines = read_text(file, errors="replace").splitlines()
+        bench = from_json(read_text(file.with_name(FILE)))
+        notes, sizes = dict(bench["notes"]), {entry["file"]: entry["bytes"] for entry in bench["files"]}
+    except (OSError, *MALFORMED) as error:
         raise FileError(f"cannot read {file} with the {FILE} beside it: {error!r}; leave it in its bundle") from error
     results: list[dict[str, Any]] = []
     for line in lines:
@@ -167,17 +169,17 @@ def read_results(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     for result in results:
         if "seconds" not in result:
             result.setdefault("error", "the tool said no time")
-    return bench["notes"], [{"bytes": sizes.get(result["file"]), **result} for result in results]
+    return notes, [{"bytes": sizes.get(result["file"]), **result} for result in results]
 
 
 def _from_python(line: str, file: Path) -> dict[str, Any]:
     try:
         result: dict[str, Any] = from_json(line)
-    except ValueError as error:
-        raise FileError(f"{file} has a damaged line: {error}; run bench.sh again") from error
-    if result.get("seconds"):
-        result["seconds"] = median(result["seconds"])
-    return result
+        if result.get("seconds"):
+            result["seconds"] = median(result["seconds"])
+        return {**result, "model": str(result["model"]), "file": str(result["file"])}
+    except MALFORMED as error:
+        raise FileError(f"{file} has a damaged line: {in_one_line(error)}; run bench.sh again") from error
 
 
 def _from_tool(line: str) -> dict[str, Any]:

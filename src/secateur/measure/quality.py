@@ -15,7 +15,7 @@ from secateur.checks import check_whole, imported, in_one_line, is_number
 from secateur.labelled import Samples, check_samples, unlabelled
 from secateur.losses import loss_function
 from secateur.rate.whole import answered, tally_pass
-from secateur.state import check_module, usual
+from secateur.state import check_module, looking, usual
 from secateur.types import InputError, Loss, Metric, UnknownNameError
 
 __all__ = [
@@ -152,6 +152,7 @@ BLIND = 0.1
 """A model that goes less than this part of the way from blind answers to right ones has not learnt."""
 
 
+@looking
 def has_learnt(class_accuracy: Sequence[float]) -> bool:
     """Say whether a classifier does better than blind answers: by the mean of its classes' accuracies.
 

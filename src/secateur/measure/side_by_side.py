@@ -15,7 +15,8 @@ from typing import Any
 from torch import nn
 
 from secateur import state
-from secateur.checks import check_whole
+from secateur.checks import check_whole, from_plain, in_one_line
+from secateur.files import MALFORMED
 from secateur.measure.device_folder import FILE, SCRIPT, read_results, write_bundle
 from secateur.measure.size import file_bytes, macs, parameters, peak_memory
 from secateur.measure.speed import Spread, compare_latency, spread
@@ -24,8 +25,8 @@ from secateur.runtimes.exporting import FileRuntime
 from secateur.runtimes.inputs import with_batch_size
 from secateur.runtimes.names import available, name_of, timer
 from secateur.runtimes.timing import Prepared, in_turns
-from secateur.state import check_module, split_inputs, usual
-from secateur.types import ExampleInputs, ExportError, InputError
+from secateur.state import check_module, looking, split_inputs, usual
+from secateur.types import ExampleInputs, ExportError, FileError, InputError
 
 __all__ = ["Bench", "BenchRow", "bench", "bundle", "read_bench"]
 
@@ -230,6 +231,7 @@ def bundle(
     return write_bundle(Path(folder), models, exported, example_inputs, threads=threads, repeats=repeats, notes=sizes)
 
 
+@looking
 def read_bench(file: str | os.PathLike[str]) -> Bench:
     """Return what a bundle measured on a device, read from its ``results.txt``, which lies in the bundle.
 
@@ -237,12 +239,22 @@ def read_bench(file: str | os.PathLike[str]) -> Bench:
         FileError: it cannot be read, or holds no results.
     """
     notes, results = read_results(Path(file))
-    by_row: dict[tuple[str, int], dict[str, Any]] = {}
+    try:
+        return _read_bench(notes, results)
+    except MALFORMED as error:
+        raise FileError(
+            f"{file} does not say what a bundle measures ({in_one_line(error)}); run bench.sh again, or write the bundle anew"
+        ) from error
+
+
+def _read_bench(notes: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> Bench:
+    by_row: dict[tuple[str, int], dict[str, Mapping[str, Any]]] = {}
     for result in results:
         # Of a runtime's own tool and Python the later one stands, which is the tool's.
         by_row.setdefault((result["runtime"], result["threads"]), {})[result["model"]] = result
     rows = [_read_row(runtime, threads, pair) for (runtime, threads), pair in by_row.items()]
-    return Bench(tuple(notes["macs"]), tuple(notes["parameters"]), tuple(rows))
+    counts = {name: notes[name] for name in ("macs", "parameters")}
+    return from_plain(Bench, {**counts, "rows": rows})
 
 
 def _read_row(runtime: str, threads: int, results: Mapping[str, Mapping[str, Any]]) -> BenchRow:
@@ -250,10 +262,8 @@ def _read_row(runtime: str, threads: int, results: Mapping[str, Mapping[str, Any
     problems = [f"{name}: {each['error']}" for name, each in zip((BEFORE, AFTER), both, strict=True) if "error" in each]
     if problems:
         return BenchRow(runtime, threads, problem="; ".join(problems))
-    columns: dict[str, Any] = {
-        key: (both[0].get(key), both[1].get(key)) for key in ("seconds", "bytes", "memory", "difference")
-    }
-    return BenchRow(runtime, threads, **columns)
+    columns = {key: [both[0].get(key), both[1].get(key)] for key in ("seconds", "bytes", "memory", "difference")}
+    return from_plain(BenchRow, {"runtime": runtime, "threads": threads, **columns})
 
 
 def _sizes(models: Iterable[nn.Module], example: ExampleInputs) -> tuple[tuple[int, int], tuple[int, int]]:

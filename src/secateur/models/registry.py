@@ -12,6 +12,7 @@ from secateur.checks import check_name, check_whole, imported, is_whole, within
 from secateur.models import cnn, inception, mlp, resnet, vgg
 from secateur.models.schemes import SCHEMES, initialise
 from secateur.randomness import private_draws
+from secateur.state import looking
 from secateur.types import InputError, unknown_name
 
 __all__ = ["REGISTRY", "build", "describe", "fitting", "input_shape", "names"]
@@ -64,6 +65,7 @@ def describe(name: str) -> str:
     return (inspect.getdoc(_named(name)) or "").partition("\n")[0]
 
 
+@looking
 def input_shape(name: str, **options: Any) -> tuple[int, ...]:
     """Return the shape of one input of a network: ``(C, H, W)``, or ``(inputs,)`` where it takes no images.
 
@@ -108,6 +110,7 @@ def fitting(name: str, shape: Sequence[int], classes: int) -> dict[str, int]:
     return {key: value for key, value in decided.items() if value and key in takes and takes[key].default != value}
 
 
+@looking
 def build(name: str, *, seed: int | None = None, init: str | None = None, **options: Any) -> nn.Module:
     """Return a network, by name or by import path.
 

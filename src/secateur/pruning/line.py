@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -19,14 +19,17 @@ from secateur.checks import check_options
 from secateur.criteria import JointLossChange, LossCriterion, by_name
 from secateur.criteria.base import level_sites, scores_of
 from secateur.labelled import SampleBatch, batches
+from secateur.pruning.configured import uniform_sites, without_cache
 from secateur.pruning.options import BY_DEFAULT, HALF, PruneOptions
 from secateur.rate.masks import rate
 from secateur.repair.consumers import repair as repaired
 from secateur.result import JointCut, Method, Result
 from secateur.selection import select
+from secateur.selection.uniform import uniform
 from secateur.solvers import Solver
 from secateur.state import usual
 from secateur.structure import Structure, channels, folded, weights
+from secateur.structure.configs import ConfigWidth
 from secateur.train import Data
 from secateur.train.options import describe
 from secateur.types import Criterion, ExampleInputs, InputError, Keep, Scores, Sites, with_changes
@@ -74,6 +77,7 @@ def prune(
     check_options("prune", PruneOptions, or_none=True, options=options)
     settled_options = with_changes(options or PruneOptions(), changes, "option of prune")
     model = folded(model) if settled_options.fold else model
+    example_inputs = without_cache(model, example_inputs)
     result = (
         _solved(model, example_inputs, settled_options, data)
         if settled_options.solver
@@ -86,15 +90,18 @@ def prune(
     return result
 
 
-def _sites(model: nn.Module, example_inputs: ExampleInputs, options: PruneOptions) -> Sites:
-    channelled = options.unit == "channels"
-    return channels(model, example_inputs, options.ignore) if channelled else weights(model, options.ignore)
+def _sites(
+    model: nn.Module, example_inputs: ExampleInputs, options: PruneOptions
+) -> tuple[Sites, Sequence[ConfigWidth]]:
+    if options.unit == "weights":
+        return weights(model, options.ignore), ()
+    return uniform_sites(model, channels(model, example_inputs, options.ignore), options.uniform)
 
 
 def _solved(model: nn.Module, example_inputs: ExampleInputs, options: PruneOptions, data: Data | None) -> Result:
     """The result of a solver, which finds masks and weights together."""
     solver = _solver(options, data)
-    sites = _sites(model, example_inputs, options)
+    sites, _ = _sites(model, example_inputs, options)
     sparsity = 0.5 if options.sparsity is None else options.sparsity
     solution = solver.solve(model, sites, sparsity)
     method = Method(repr(solver), "in its own scope", _plain(sparsity))
@@ -106,14 +113,14 @@ def _scored(model: nn.Module, example_inputs: ExampleInputs, options: PruneOptio
     """The result of a criterion and a rule of choosing."""
     asked = options
     scorer, options = _settled(asked, data, by_data=data is not None)
-    sites = _sites(model, example_inputs, options)
+    sites, widths = _sites(model, example_inputs, options)
     unused = []
     if data is not None and asked.criterion is None and _in_regions(sites):
         scorer, options = _settled(asked, data, by_data=False)
         unused = ["not scored by the data, as the model was traced in regions; criterion='loss-change' scores by them"]
     scores = scores_of(scorer, model, sites, "prune")
     multiples = rounding(sites, options.round_to, options.runtime)
-    options, keep = _chosen(model, sites, scores, options, multiples)
+    options, keep = _chosen(model, sites, scores, options, _Widths(multiples, widths))
     ready, refusals = _repaired(model, sites, keep, options, data)
     rules = {name: getattr(options, name) for name in ("cumulative", "pattern", "block", "budget")}
     method = Method(
@@ -142,31 +149,43 @@ def _in_regions(sites: Sites) -> bool:
     return isinstance(sites.structure, Structure) and bool(sites.structure.graph.regions)
 
 
+@dataclass(frozen=True)
+class _Widths:
+    """What widths may be: rounded to multiples, and equal where a config says them."""
+
+    rounds: Rounding
+    uniform: Sequence[ConfigWidth]
+
+
 def _chosen(
-    model: nn.Module, sites: Sites, scores: Scores, options: PruneOptions, rounds: Rounding
+    model: nn.Module, sites: Sites, scores: Scores, options: PruneOptions, widths: _Widths
 ) -> tuple[PruneOptions, Keep]:
     """The masks, and the options that they were chosen by: where half of the MACs cannot go, half of each site does."""
     if options.budget is not HALF:
-        return options, _keep(model, sites, scores, options, rounds)
+        return options, _keep(model, sites, scores, options, widths)
     with suppress(UnreachableError):
-        keep = _keep(model, sites, scores, options, rounds)
+        keep = _keep(model, sites, scores, options, widths)
         if not all(bool(mask.all()) for mask in keep.values()):
             return options, keep
     scope = "layer" if options.scope == "balanced" else options.scope
     halved = replace(options, budget=None, sparsity=0.5, scope=scope)
-    return halved, _keep(model, sites, scores, halved, rounds)
+    return halved, _keep(model, sites, scores, halved, widths)
 
 
-def _keep(model: nn.Module, sites: Sites, scores: Scores, options: PruneOptions, rounds: Rounding) -> Keep:
+def _keep(model: nn.Module, sites: Sites, scores: Scores, options: PruneOptions, widths: _Widths) -> Keep:
     ways: dict[str, Any] = {"scope": options.scope, "minimum": options.minimum}
+    rounds = widths.rounds
     if options.budget is not None:
         limits: Mapping[str, Any] = options.budget
         least = LEAST_SHARES[0] if options.budget is HALF else None
-        return within(model, sites, scores, **limits, **ways, round_to=rounds, runtime=options.runtime, least=least)
+        ways |= {"round_to": rounds, "runtime": options.runtime, "least": least, "widths": widths.uniform}
+        return within(model, sites, scores, **limits, **ways)
     rule: dict[str, Any] = {name: getattr(options, name) for name in ("cumulative", "pattern", "block")}
     if options.sparsity is not None and not any(rule.values()):
-        return select_rounded(scores, options.sparsity, rounds, sites=sites, **ways)
-    return select(scores, options.sparsity, sites=sites, round_to=rounds.multiples, **ways, **rule)
+        keep = select_rounded(scores, options.sparsity, rounds, sites=sites, **ways)
+    else:
+        keep = select(scores, options.sparsity, sites=sites, round_to=rounds.multiples, **ways, **rule)
+    return uniform(keep, scores, widths.uniform, rounds.multiples)
 
 
 def _plain(sparsity: float | Mapping[str, float] | None) -> float | dict[str, float] | None:

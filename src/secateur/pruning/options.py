@@ -59,6 +59,10 @@ class PruneOptions:
             `secateur.measure.latency`. The report and a budget of latency time it there, and round_to rounds to what is
             good there; None times in eager PyTorch, and rounds to what is good in every runtime that is installed.
         form: what is returned for channels: see `cut`.
+        uniform: keep the same share of all sites whose widths follow from one size of the model's config, as in
+            transformers, and leave those whole that follow from none: the config then says the new sizes, and
+            ``save_pretrained`` and ``from_pretrained`` take the model as any other. None does so where a config says
+            some widths; True is an error where none does, and False lets every site have a width of its own.
         tolerance: by how much the outputs on the example may differ from the masked model's: see `cut`.
         fold: make plain weights first of those that `torch.nn.utils.prune` masks, and of those that a parametrization or
             a norm makes: see `secateur.structure.folded`. Without it they are cut as they are, where that is exact.
@@ -154,6 +158,13 @@ class PruneOptions:
             "The greatest relative difference from the masked model's outputs on the example.", "NUMBER"
         ),
     )
+    uniform: bool | None = field(
+        default=None,
+        metadata=option_words(
+            "Equal widths where the model's config says them, so that from_pretrained loads it (default where it does).",
+            "BOOL",
+        ),
+    )
     fold: bool = field(
         default=False,
         metadata=option_words("Make plain weights first of masked, normalised and parametrized ones.", "BOOL"),
@@ -235,5 +246,17 @@ HALF: Mapping[str, float | str] = {"macs": 0.5}
 BY_DEFAULT: tuple[Repair, ...] = ("least-squares", "norms")
 """What is repaired where nothing is chosen but data are given."""
 
-LEFT_TO_ALL = {"sparsity", "unit", "solver", "loss", "ignore", "form", "tolerance", "fold", "runtime", "data"}
+LEFT_TO_ALL = {
+    "sparsity",
+    "unit",
+    "solver",
+    "loss",
+    "ignore",
+    "form",
+    "tolerance",
+    "uniform",
+    "fold",
+    "runtime",
+    "data",
+}
 """The options that go with a solver, too."""

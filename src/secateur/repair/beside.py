@@ -34,6 +34,9 @@ start whenever they are asked for."""
 SHAPING = {"view", "_unsafe_view", "reshape", "clone", "contiguous", "alias", "detach"}
 """Ops that leave all numbers, and the last dimension of a linear layer's outputs, as they are."""
 
+UNCHANGED = {"clone", "contiguous", "alias", "detach"}
+"""Ops that give what they are given."""
+
 
 @dataclass(frozen=True, eq=False)
 class _Layout:
@@ -43,6 +46,7 @@ class _Layout:
     layers: Mapping[str, Consumer]
     consumers: Mapping[str, Consumer]
     first_reads: Mapping[str, Node]
+    streams: Mapping[str, tuple[Node, Node]]
 
     @classmethod
     def of(cls, structure: Structure, reads: Mapping[str, tuple[Read, ...]]) -> _Layout:
@@ -55,7 +59,23 @@ class _Layout:
         }
         ordered = dict(sorted(firsts.items(), key=lambda item: place[item[1]]))
         layers = {layer.weight: layer for layer in layers_of(structure, reads)}
-        return cls(nodes, layers, {name: layer for name, layer in layers.items() if layer.reads}, ordered)
+        streams = {name: ends for name, layer in layers.items() if (ends := _stream(layer.node)) is not None}
+        consumers = {name: layer for name, layer in layers.items() if layer.reads}
+        return cls(nodes, layers, consumers, ordered, streams)
+
+
+def _stream(node: Node) -> tuple[Node, Node] | None:
+    """The sum of a residual stream that a layer's outputs are added to, and the stream before; None where there is none."""
+    while len(node.users) == 1:
+        user = next(iter(node.users))
+        if op_name(user) in {"add", "add_"} and not user.kwargs and len(user.all_input_nodes) == 2:
+            before = next(source for source in user.all_input_nodes if source is not node)
+            same = before.meta["val"].shape == user.meta["val"].shape == node.meta["val"].shape
+            return (user, before) if same else None
+        if op_name(user) not in UNCHANGED:
+            return None
+        node = user
+    return None
 
 
 @dataclass(eq=False)
@@ -65,18 +85,25 @@ class _Batch:
     layout: _Layout
     teacher: Staged
     student: Staged
+    stream: bool = False
 
     def look(self, weight: str) -> tuple[Tensor, Tensor]:
-        """What a layer reads in the student, and what it makes in the teacher."""
+        """What a layer reads in the student, and what it is to make of it."""
         consumer = self.layout.consumers[weight]
-        aims: Tensor = self.teacher.after(consumer.node)
-        return self.student.before(consumer.node, consumer.product.source), aims
+        inputs = self.student.before(consumer.node, consumer.product.source)
+        ends = self.layout.streams.get(weight) if self.stream else None
+        if ends is None:
+            aims: Tensor = self.teacher.after(consumer.node)
+            return inputs, aims
+        # With the student's stream h and the teacher's sum s, the outputs that make h + outputs = s.
+        total, before = ends
+        return inputs, self.teacher.after(total) - self.student.held(before)
 
     def fork(self, site: str) -> _Batch:
         """Go on to the first read of a site, and return a second pass from there."""
         for staged in (self.teacher, self.student):
             staged.until(self.layout.first_reads[site])
-        return _Batch(self.layout, self.teacher.fork(), self.student.fork())
+        return replace(self, teacher=self.teacher.fork(), student=self.student.fork())
 
 
 class Beside:
@@ -91,6 +118,10 @@ class Beside:
         data: samples; targets are not used.
         batch_size: samples a pass, where the data are in memory.
         doing: who asks, for the errors.
+        pruned_data: what the student reads in the place of `data`, batch by batch, where layers before it were pruned.
+        stream: whether layers that write into a residual stream aim at what the stream is behind them in the teacher, so
+            that they make up for what was lost before them as well; else at what they make in the teacher.
+        flow: of the teacher, where there is one already; it may hold the weights of another model of the same structure.
 
     Attributes:
         classes: whether the targets are class labels, one for each sample.
@@ -106,24 +137,33 @@ class Beside:
         data: Samples,
         batch_size: int,
         doing: str,
+        *,
+        pruned_data: Samples | None = None,
+        stream: bool = False,
+        flow: Flow | None = None,
     ) -> None:
         self.teacher, self.student, self.sites, self.keep = teacher, student, sites, keep
         # One trace does for both, as they differ in the values of their tensors alone.
-        self._flow = first = Flow(teacher, sites)
+        self._flow = first = flow or Flow(teacher, sites)
         self._pruned_flow = replace(first, model=student)
         device = device_of(teacher)
         self._free = free_memory(device)
         layouts: dict[int, _Layout] = {}
         self._batches: list[_Batch] = []
         self._inputs: list[ExampleInputs] = []
-        for samples in batches(data, batch_size, doing):
+        both = zip(
+            batches(data, batch_size, doing),
+            batches(data if pruned_data is None else pruned_data, batch_size, doing),
+            strict=True,
+        )
+        for samples, pruned_samples in both:
             x, targets = samples.to(device).inputs, samples.targets
             self._inputs.append(x)
             structure, reads = first.at(x)
             if id(structure) not in layouts:
                 layouts[id(structure)] = _Layout.of(structure, reads)
-            pruned = Staged(self._pruned_flow, x, self._gate)
-            self._batches.append(_Batch(layouts[id(structure)], Staged(first, x), pruned))
+            pruned = Staged(self._pruned_flow, pruned_samples.to(device).inputs, self._gate)
+            self._batches.append(_Batch(layouts[id(structure)], Staged(first, x), pruned, stream))
             self.classes = isinstance(targets, Tensor) and targets.ndim == 1 and not targets.is_floating_point()
             floats = [part for part in tensors_within(targets) if part.is_floating_point()]
             self.numbers = bool(floats) and not all(map(are_probabilities, floats))
@@ -155,6 +195,12 @@ class Beside:
     def pruned(self, number: int, see: See | None = None, tensors: Mapping[str, Tensor] | None = None) -> Any:
         """Return the outputs of a whole pass of the pruned model over a batch, with some of its tensors replaced."""
         return self._pruned_flow(self._inputs[number], self._gate, tensors, see)
+
+    def outputs(self) -> Iterator[tuple[Any, Any]]:
+        """Go on to the end; yield for each batch what the teacher and the student return."""
+        for batch in self._batches:
+            check_time()
+            yield batch.teacher.outputs(), batch.student.outputs()
 
     @property
     def last(self) -> Consumer | None:

@@ -15,10 +15,10 @@ from secateur.repair.beside import Beside
 from secateur.repair.last_layer import fit_last, last_layer, no_last_layer
 from secateur.repair.norms import norms_of, recalibrate
 from secateur.state import own_tensors, usual
-from secateur.structure import Structure, mask
+from secateur.structure import Structure
 from secateur.structure.consumers import Consumer
 from secateur.structure.flow import Flow
-from secateur.structure.sites import check_keep
+from secateur.structure.sites import check_keep, with_zeros
 from secateur.types import InputError, Keep, Sites, unknown_name
 from secateur.untouched import copied
 
@@ -98,7 +98,7 @@ def repair(
                     _correct(beside, consumer, ridge, weights=method == "least-squares")
     # Asked for alone, it is an error where there is none.
     if "norms" in methods and (len(methods) == 1 or norms_of(repaired)):
-        _take_statistics(repaired, recalibrate(mask(repaired, sites, keep), data, batch_size=batch_size))
+        _take_statistics(repaired, recalibrate(with_zeros(repaired, sites, keep), data, batch_size=batch_size))
     if "kl" in methods:
         beside = Beside(model, repaired, sites, dict(checked), data, batch_size, "repair")
         layer = last_layer(beside)

@@ -26,7 +26,7 @@ from secateur.state import device_of, usual
 from secateur.state_dicts import fill
 from secateur.structure.cutting import TOLERANCE, Form, cut_with_plan
 from secateur.structure.depth import BlockStructure, removed_blocks
-from secateur.structure.sites import inputs_of, mask
+from secateur.structure.sites import inputs_of, with_zeros
 from secateur.structure.verify import Verification
 from secateur.types import ExampleInputs, InputError, Keep, Sites, unknown_name
 
@@ -126,7 +126,7 @@ class Result:
         masks = dict(keep)
         if sites.structure is None:
             edit: Edit = Masked.of(sites, masks)
-            small, verification = mask(ready, sites, masks), None
+            small, verification = with_zeros(ready, sites, masks), None
         else:
             cut = cut_with_plan(ready, sites, masks, form=form, tolerance=tolerance)
             small, verification = cut.model, cut.verification
@@ -146,7 +146,7 @@ class Result:
         history: Log | None = None,
     ) -> Self:
         """Return the result of writing zeros where `keep` is False, channels too: shapes stay as they are."""
-        small = mask(model if repaired is None else repaired, sites, keep)
+        small = with_zeros(model if repaired is None else repaired, sites, keep)
         edits = (Masked.of(sites, keep),)
         return cls(small, model, sites, dict(keep), edits, method, None, None, history, inputs_of(sites))
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as parse_tensors
 from torch import Tensor
 
-from secateur.files import from_json
+from secateur.files import from_json, read_bytes, read_text
 from secateur.types import FileError
 
 __all__ = ["EDITS", "FILES", "MANIFEST", "MODEL", "Manifest", "dump_manifest", "read_manifest", "read_tensors"]
@@ -66,7 +66,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        body = from_json(path.read_text(encoding="utf-8"))
+        body = from_json(read_text(path))
         intact = body.pop("checksum") == _checksum(body)
     except FileNotFoundError:
         raise FileError(f"{path}: not found; pass a folder that Result.save wrote") from None
@@ -121,7 +121,7 @@ PARTS: Mapping[str, Callable[[Any], bool]] = {
 def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file after checking that it is the one that was written."""
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except OSError as error:
         raise FileError(f"{path}: cannot be read ({error.strerror}); save the model again") from error
     if hashlib.sha256(data).hexdigest() != sha256:

@@ -15,6 +15,7 @@ from torch.fx import GraphModule
 
 from secateur import edits as edit_kinds
 from secateur.edits import Edit, GraphCut
+from secateur.files import MALFORMED
 from secateur.saving.answers import check_answers, question_and_answers
 from secateur.saving.folder import check_target, write_folder
 from secateur.saving.manifest import EDITS, MANIFEST, MODEL, Manifest, dump_manifest, read_manifest, read_tensors
@@ -109,7 +110,7 @@ def load_with_edits(folder: str | os.PathLike[str], model: nn.Module) -> tuple[n
     except MissingLibraryError:
         raise
     # What a wrong architecture or a forged manifest leads to; the trace itself says what it cannot follow.
-    except (SecateurError, RuntimeError, LookupError, AttributeError, TypeError, ValueError) as error:
+    except (SecateurError, *MALFORMED) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise FileError(
             f"{source}: does not fit this {type(model).__name__} ({first}); "

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import os
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as dump_tensors
 from torch import Tensor, nn
 
-from secateur.files import from_json, write_bytes
+from secateur.files import check_regular, from_json, read_tensors, write_bytes
 from secateur.state import check_module, digest, usual
 from secateur.state_dicts import fill
 from secateur.types import FileError, InputError
@@ -87,19 +87,16 @@ def _header(tensors: Mapping[str, Tensor], shared: str) -> dict[str, str]:
 
 
 def _is_safetensors(source: Path) -> bool:
+    check_regular(source)
     with source.open("rb") as file:
         return source.suffix == ".safetensors" or file.read(9)[8:] == b"{"
 
 
 def _read_safetensors(source: Path) -> dict[str, Tensor]:
     try:
-        with safe_open(source, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-    except (SafetensorError, ValueError) as error:
-        raise FileError(
-            f"{source}: cannot be read as weights: it is no whole safetensors file ({error}); write it again"
-        ) from error
+        header, tensors = read_tensors(source)
+    except ValueError as error:
+        raise FileError(f"{source}: cannot be read as weights: {error}; write it again") from error
     if FORMAT not in header:
         # From elsewhere, or from an older version, which kept shared names without a seal.
         return {name: tensors[other] for name, other in header.items() if other in tensors} | tensors
@@ -120,6 +117,7 @@ def _shared(entry: str) -> str | None:
 
 def _read_pickle(source: Path) -> Any:
     try:
+        _check_swelling(source)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(source, map_location="cpu", weights_only=True)
@@ -134,6 +132,18 @@ def _read_pickle(source: Path) -> Any:
             f"{source}: cannot be read as weights: it {reason}; where the model is at hand, save its tensors alone, with "
             "secateur.saving.save_weights(FILE, model) or torch.save(model.state_dict(), FILE)"
         ) from None
+
+
+def _check_swelling(source: Path) -> None:
+    """Refuse an archive with compressed parts: torch stores them as they are, and a few kilobytes can swell to terabytes.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if zipfile.is_zipfile(source):
+        with zipfile.ZipFile(source) as archive:
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                raise ValueError("it is compressed")
 
 
 def _is_refusal(error: Exception) -> bool:

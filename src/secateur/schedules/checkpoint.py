@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.files import in_order, sweep, write_bytes
+from secateur.checks import in_one_line
+from secateur.files import MALFORMED, from_json, in_order, read_tensors, sweep, write_bytes
 from secateur.losses import loss_function
 from secateur.state import digest, tensors
 from secateur.types import FileError, Sites
@@ -92,13 +93,22 @@ class Checkpoint:
             raise FileError(f"{self.path} is not a checkpoint of a pruning; give another path for the checkpoint")
         if header.get("seal") != digest(sorted(tensors.items()), header.get("record", "")):
             raise FileError(f"checkpoint {self.path} is damaged: it does not match its hash; delete it to start over")
-        record = json.loads(header["record"])
         ours = json.loads(json.dumps(self.identity))
-        other = [name for name in ours if record["identity"].get(name) != ours[name]]
+        try:
+            record = from_json(header["record"])
+            other = [name for name in ours if record["identity"].get(name) != ours[name]]
+            state, _ = dict(record["state"]), tensors.pop("")
+        except MALFORMED as error:
+            raise self.damaged(error) from error
         if other:
             raise self._of_another(", ".join(other))
-        tensors.pop("")
-        return record["state"], tensors
+        return state, tensors
+
+    def damaged(self, error: Exception) -> FileError:
+        """Return the error for a file whose hash is right, and which no pruning wrote."""
+        return FileError(
+            f"checkpoint {self.path} is damaged: it says what no pruning does ({in_one_line(error)}); delete it to start over"
+        )
 
     def check_data(self, was: float, now: float) -> None:
         """Refuse data on which a model has another loss than when the checkpoint was written."""
@@ -112,10 +122,7 @@ class Checkpoint:
         )
 
     def _open(self) -> tuple[dict[str, str], dict[str, Tensor]]:
-        from safetensors import SafetensorError, safe_open
-
         try:
-            with safe_open(self.path, "pt") as file:
-                return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
+            return read_tensors(self.path)
+        except (OSError, ValueError) as error:
             raise FileError(f"checkpoint {self.path} cannot be read: {error}; delete it to start over") from error

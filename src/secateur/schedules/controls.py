@@ -11,7 +11,7 @@ from secateur.allocate.budgets import budget
 from secateur.criteria.random import Random
 from secateur.schedules.tickets import Ticket
 from secateur.selection import select
-from secateur.state import snapshot
+from secateur.state import looking, snapshot
 from secateur.structure.cutting import cut
 from secateur.structure.sites import channels
 from secateur.types import ExampleInputs, Scores, Sites
@@ -36,6 +36,7 @@ def reinitialised(ticket: Ticket, fresh: nn.Module) -> Ticket:
     return replace(ticket, start=snapshot(fresh))
 
 
+@looking
 def random_ticket(ticket: Ticket, sites: Sites, seed: int = 0) -> Ticket:
     """Return as sparse a network with its zeros anywhere, whatever the layer; each site keeps one unit at least.
 
@@ -49,6 +50,7 @@ def random_ticket(ticket: Ticket, sites: Sites, seed: int = 0) -> Ticket:
     return Ticket.of(sites, keep, ticket.start, ticket.round, ticket.step)
 
 
+@looking
 def shuffled(ticket: Ticket, sites: Sites, seed: int = 0) -> Ticket:
     """Return the ticket with the places of its zeros shuffled within each layer: is it more than how dense each layer is?
 

@@ -16,7 +16,7 @@ from secateur.losses import loss_function
 from secateur.rate.last import LastLayer
 from secateur.rate.masks import Removals
 from secateur.schedules.walk import Unit, Walk
-from secateur.structure.sites import mask
+from secateur.structure.sites import with_zeros
 from secateur.types import InputError, Loss
 
 __all__ = ["Losses", "check_changes", "losses_of"]
@@ -55,7 +55,7 @@ class Measured:
     def changes(self) -> UnitWorth:
         """Return the changes."""
         walk = self.walk
-        masked = mask(walk.model, walk.sites, walk.keep) if walk.gone else walk.model
+        masked = with_zeros(walk.model, walk.sites, walk.keep) if walk.gone else walk.model
         return self.criterion(masked, walk.sites)
 
     def remove(self, unit: Unit) -> None:

@@ -13,7 +13,7 @@ from secateur.rate.masks import rate
 from secateur.schedules.walk import Walk
 from secateur.state import restore, snapshot
 from secateur.structure.cutting import cut
-from secateur.structure.sites import channels, mask
+from secateur.structure.sites import channels, with_zeros
 from secateur.types import InputError, Keep, Loss, Sites
 
 __all__ = ["Shrinking", "loss_and_accuracy"]
@@ -37,7 +37,7 @@ class Shrinking:
     def of(cls, walk: Walk, masked: bool) -> Shrinking:
         """Return where the walk is: its tensors, where it keeps any, in the place of the original's."""
         units_left = {name: site_mask.flatten().nonzero().flatten() for name, site_mask in walk.keep.items()}
-        model = (mask if masked else cut)(walk.model, walk.sites, walk.keep)
+        model = (with_zeros if masked else cut)(walk.model, walk.sites, walk.keep)
         if walk.tensors:
             restore(model, walk.tensors)
         return cls(model, walk.sites if masked else _again(model, walk.sites, units_left), units_left, masked)
@@ -54,7 +54,7 @@ class Shrinking:
                 gone += [(name, int(unit)) for unit in units_left[~flat]]
                 self.units_left[name] = units_left[flat]
         if self.masked:
-            self.model = mask(self.model, self.sites, keep)
+            self.model = with_zeros(self.model, self.sites, keep)
         elif gone:
             self.model = cut(self.model, self.sites, keep, optimizer=optimizer)
             self.sites = _again(self.model, self.sites, self.units_left)
@@ -63,7 +63,7 @@ class Shrinking:
     def hold(self, keep: Keep) -> None:
         """Set to zero what a training may have brought back."""
         if self.masked:
-            restore(self.model, snapshot(mask(self.model, self.sites, keep)))
+            restore(self.model, snapshot(with_zeros(self.model, self.sites, keep)))
 
 
 def _again(small: nn.Module, sites: Sites, units_left: Mapping[str, Tensor]) -> Sites:

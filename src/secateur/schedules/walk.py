@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from secateur.checks import check_whole
-from secateur.files import require
+from secateur.checks import check_whole, from_plain
+from secateur.files import MALFORMED, require
 from secateur.progress import bar
 from secateur.result import Method, Result
 from secateur.schedules.checkpoint import Checkpoint, identify
@@ -320,17 +320,25 @@ class Walk:
         if saved is None:
             return
         state, self.tensors = saved
-        for step in state["steps"]:
-            units = tuple((name, number) for name, number in step.pop("units"))
-            self.steps.append(Step(units=units, labels=tuple(step.pop("labels")), **step))
-            keep = self.without(units)
-            assert keep is not None
-            self.keep = keep
-            for name, _ in units:
-                self.left[name] -= 1
+        try:
+            self._take(state)
+        except MALFORMED as error:
+            raise self.checkpoint.damaged(error) from error
         self.advance(self.gone)
-        self.memory, self.evaluations = state["memory"], state["evaluations"]
-        loss, accuracy = state["base"]
+
+    def _take(self, state: dict[str, Any]) -> None:
+        """Do the steps of a checkpoint again."""
+        for record in state["steps"]:
+            step = from_plain(Step, record)
+            keep = self.without(step.units)
+            if keep is None or not all(map(self.removable, step.units)):
+                raise ValueError(f"step {len(self.steps) + 1} removes what cannot go")
+            self.steps.append(step)
+            self.keep = keep
+            for name, _ in step.units:
+                self.left[name] -= 1
+        self.memory, self.evaluations = dict(state["memory"]), int(state["evaluations"])
+        loss, accuracy = map(float, state["base"])
         self.base = (loss, accuracy)
 
     def finish(

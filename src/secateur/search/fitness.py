@@ -17,7 +17,7 @@ from secateur.rate.masks import Removals
 from secateur.rate.population import Population
 from secateur.search.space import Genes, Offsets, Space
 from secateur.state import usual
-from secateur.structure import mask
+from secateur.structure.sites import with_zeros
 from secateur.trees import joined
 from secateur.types import InputError, Loss, Metric, Scores
 
@@ -178,7 +178,7 @@ class Fitness:
         model, sites = self.space.model, self.space.sites
         assert self.metric is not None
         return [
-            rated(mask(model, sites, self.space.keep(row)), self.data, self.metric, self._batch_size, "Fitness")
+            rated(with_zeros(model, sites, self.space.keep(row)), self.data, self.metric, self._batch_size, "Fitness")
             for row in genes
         ]
 

@@ -12,6 +12,7 @@ from secateur.checks import check_number, check_whole
 from secateur.search import operators
 from secateur.search.result import Generation
 from secateur.search.run import Arrays, Search, SearchRun
+from secateur.state import looking
 
 __all__ = ["Nsga2", "front"]
 
@@ -123,6 +124,7 @@ def _gaps(values: Floats) -> Floats:
     return gaps
 
 
+@looking
 def front(generations: Sequence[Generation]) -> list[tuple[float, float]]:
     """Return the pairs (compression, accuracy) of the front of all that was rated on all data, by compression.
 

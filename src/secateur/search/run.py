@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as dump_arrays
 
-from secateur.checks import check_number, check_whole
-from secateur.files import from_json, in_order, write_bytes
+from secateur.checks import check_number, check_whole, in_one_line, is_number
+from secateur.files import MALFORMED, from_json, in_order, read_tensors, write_bytes
 from secateur.progress import bar
 from secateur.result import Method, Result
 from secateur.search.fitness import FitnessLike, Rating
@@ -218,21 +218,32 @@ def _resume(path: Path, run: SearchRun, identity: str) -> Arrays | None:
     if not path.exists():
         return None
     try:
-        with safe_open(path, framework="np") as file:
-            header = file.metadata() or {}
-            plain = from_json(header["secateur-search"])
-            state_arrays: Arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+        header, state_arrays = read_tensors(path, "np")
+        plain = from_json(header["secateur-search"])
         if header["seal"] != _seal(state_arrays, header["secateur-search"]):
             raise ValueError("its contents do not match its checksum")
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise FileError(f"{path} is not a whole state of a search ({error}); delete it to start anew") from error
-    if plain["identity"] != identity:
+        if plain["identity"] != identity:
+            raise FileError(
+                f"{path} is the state of another search (other settings, seed, budget, model or data); give another path, "
+                "or delete it to start anew"
+            )
+        return _taken(run, plain, state_arrays)
+    except (OSError, *MALFORMED) as error:
         raise FileError(
-            f"{path} is the state of another search (other settings, seed, budget, model or data); give another path, "
-            "or delete it to start anew"
-        )
+            f"{path} is not a whole state of a search ({in_one_line(error)}); delete it to start anew"
+        ) from error
+
+
+def _taken(run: SearchRun, plain: Mapping[str, Any], state_arrays: Arrays) -> Arrays:
+    """Set the run to a state, and return what the next step takes."""
+    genes = state_arrays["best.genes"]
+    if genes.shape != run.genes.shape or genes.dtype != run.genes.dtype:
+        raise ValueError(f"its best candidate is of {genes.shape} {genes.dtype}, not of {run.genes.shape} bool")
     run.rng.bit_generator.state = plain["rng"]
-    run.spent, run.best = plain["spent"], tuple(plain["best"])
+    spent, best = plain["spent"], tuple(plain["best"])
+    if not all(map(is_number, (spent, *best))):
+        raise ValueError("its evaluations or its best rating are no numbers")
+    run.spent, run.best = spent, best
     run.genes, run.offsets = state_arrays["best.genes"], state_arrays.get("best.offsets")
     run.history = _history(state_arrays, plain["generations"])
     return {name.removeprefix("search."): value for name, value in state_arrays.items() if name.startswith("search.")}

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from secateur.checks import check_name
+from secateur.checks import check_fields, check_name
 from secateur.criteria.magnitude import Magnitude
 from secateur.rate.candidates import Genes, Offsets
-from secateur.state import check_finite
+from secateur.state import check_finite, looking
 from secateur.structure.sites import REPAIR, check_keep, check_same_model, masked_tensors
 from secateur.types import InputError, Keep, Sites, unknown_name
 from secateur.untouched import copied
@@ -22,6 +22,7 @@ from secateur.untouched import copied
 __all__ = ["Genes", "Offsets", "Space", "only"]
 
 
+@looking
 def only(sites: Sites, names: str | Iterable[str]) -> Sites:
     """Return the sites of these names alone, such as the one layer that a search is to prune.
 
@@ -70,6 +71,8 @@ class Space:
         check_same_model(self.model, self.sites)
         check_finite(self.model, "search", REPAIR)
         self.sites.check_any("search")
+        if not isinstance(self.biases, str):
+            check_fields(self, "biases")
         named = dict(self.model.named_parameters())
         bias_names = [self.biases] if isinstance(self.biases, str) else list(self.biases)
         for name in bias_names:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from secateur.checks import check_number, check_whole
 from secateur.criteria.batches import check_batches
-from secateur.criteria.reconstruction import unread
-from secateur.equations import LayerEquations
 from secateur.labelled import Data, batches
 from secateur.repair.beside import Beside
-from secateur.repair.consumers import check_visible, layer_equations, take_change
+from secateur.repair.consumers import check_visible
 from secateur.repair.last_layer import fit_last, last_layer, no_last_layer
-from secateur.solvers.elimination import LeastSquares, removals
 from secateur.solvers.joint_refit import refit_jointly
 from secateur.solvers.output_metrics import output_metrics
+from secateur.solvers.refitting import Refitting
 from secateur.solvers.solution import Fractions, Solution, Solver, fractions_of, write
 from secateur.state import own_tensors, usual
 from secateur.structure.consumers import Consumer, consumers_of
@@ -29,9 +27,6 @@ from secateur.types import InputError, Sites, unknown_name
 from secateur.untouched import copied
 
 __all__ = ["StructuredOBS"]
-
-TINY = 1e-30
-"""In the place of a spread of 0, where a layer's outputs are the same everywhere."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +114,7 @@ class StructuredOBS(Solver):
         check_visible(model, sites, [name for name, count in counts.items() if count], "StructuredOBS")
         student = copied(model).requires_grad_(False)
         beside = Beside(model, student, sites, {}, self.data, self.batch_size, "StructuredOBS")
-        _Refitting(self, beside, counts).run()
+        _Classifying(self, beside, counts).run()
         write(student, masked_tensors(student, sites, beside.keep))
         before = own_tensors(model)
         changed = {n: t.detach().clone() for n, t in own_tensors(student).items() if not torch.equal(t, before[n])}
@@ -127,71 +122,21 @@ class StructuredOBS(Solver):
 
 
 @dataclass(eq=False)
-class _Refitting:
-    """From the first layer to the last: what is read by the next one is chosen, then that one is refitted."""
+class _Classifying:
+    """What is done besides where the outputs are the scores of classes."""
 
     options: StructuredOBS
     beside: Beside
     counts: Mapping[str, int]
-    metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
     def run(self) -> None:
         """Fill the masks, and change the student's weights."""
-        keep, sites = self.beside.keep, self.beside.sites
-        for name, count in self.counts.items():
-            if not count:
-                keep[name] = torch.ones(sites[name].size, dtype=torch.bool)
-            elif not self._readers(name):
-                raise unread(sites[name], "StructuredOBS")
-        if any(self.counts.values()):
-            classifying = self._classifying()
-            self.metrics = output_metrics(self.beside) if classifying is not None else {}
-            for consumer in self.beside.consumers:
-                self._refit(consumer, self._choose_before(consumer))
-            if classifying is not None:
-                fit_last(self.beside, classifying)
-                refit_jointly(self.beside, self._losing(), self.options.rounds)
-
-    def _choose_before(self, consumer: Consumer) -> LayerEquations | None:
-        """Choose what stays of sites that are read before a layer has run; return its equations if they are still right."""
-        equations = None
-        for name in self.beside.read_before(consumer):
-            if name not in self.beside.keep:
-                equations = self._choose(name).get(consumer.weight)
-        return equations
-
-    def _choose(self, name: str) -> dict[str, LayerEquations]:
-        """Choose what stays of a site; return the equations of its readers with all of its units, by weight."""
-        readers, student, ridge = self._readers(name), self.beside.student, self.options.ridge
-        equations = {weight: layer_equations(reader, student, {}, ridge) for weight, reader in readers.items()}
-        spreads = dict.fromkeys(readers, 0.0)
-        for weight, inputs, aims in self.beside.ahead(name, list(readers)):
-            equations[weight].add(inputs, aims - readers[weight].run(inputs, student))
-            spreads[weight] += _spread(aims, -1 if readers[weight].matrix(student).ndim == 2 else 1)
-        problems: list[LeastSquares] = []
-        for weight, reader in readers.items():
-            plain = torch.eye(len(reader.matrix(student)), dtype=torch.float64) / max(spreads[weight], TINY) ** 0.5
-            metric = self.metrics.get(weight, plain.to(reader.matrix(student).device))
-            problems += _problems(reader, name, equations[weight], ridge, metric)
-        size = self.beside.sites[name].size
-        gone = [unit for unit, _ in removals(problems, size, self.counts[name])]
-        self.beside.keep[name] = torch.ones(size, dtype=torch.bool).index_fill(0, torch.tensor(gone), False)
-        return equations
-
-    def _readers(self, name: str) -> dict[str, Consumer]:
-        return {c.weight: c for c in self.beside.consumers if c.units(name) is not None}
-
-    def _refit(self, consumer: Consumer, equations: LayerEquations | None) -> None:
-        beside, ridge = self.beside, self.options.ridge
-        if bool(consumer.kept(beside.keep).all()):
-            return
-        fitted = layer_equations(consumer, beside.student, beside.keep, ridge)
-        if equations is not None and fitted.weight.shape == equations.weight.shape and fitted.each == equations.each:
-            fitted = equations.restricted(fitted.inputs)
-        else:
-            for inputs, aims in beside.at(consumer.weight):
-                fitted.add(inputs, aims - consumer.run(inputs, beside.student))
-        take_change(consumer, beside.student, *fitted.solve(ridge))
+        last = self._last() if any(self.counts.values()) else None
+        metrics = output_metrics(self.beside) if last is not None else {}
+        Refitting(self.beside, self.counts, self.options.ridge, "StructuredOBS", metrics=metrics).run()
+        if last is not None:
+            fit_last(self.beside, last)
+            refit_jointly(self.beside, self._losing(), self.options.rounds)
 
     def _losing(self) -> list[str]:
         """The layers that lose inputs or outputs, by their weights."""
@@ -199,7 +144,7 @@ class _Refitting:
         members = {m.parameter for name, count in self.counts.items() if count for m in sites[name].members}
         return [weight for weight in self.beside.layers() if weight in members]
 
-    def _classifying(self) -> Consumer | None:
+    def _last(self) -> Consumer | None:
         """The layer whose scores are taken for those of classes."""
         if self.options.last is None or not (self.options.last == "kl" or self.beside.classes):
             return None
@@ -207,35 +152,3 @@ class _Refitting:
         if layer is None and self.options.last == "kl":
             raise no_last_layer("StructuredOBS")
         return layer
-
-
-def _problems(
-    consumer: Consumer, site: str, equations: LayerEquations, ridge: float, metric: Tensor
-) -> Iterator[LeastSquares]:
-    """The least-squares problems of a layer's groups, with the columns of each unit.
-
-    Errors count by the metric, whose root is given; which weights are the best does not depend on it.
-    """
-    index, groups = consumer.units(site), len(equations.inputs)
-    assert index is not None
-    owners = torch.full((consumer.inputs,), -1)
-    owners[index.flatten()] = torch.arange(len(index)).repeat_interleave(index.shape[1])
-    # Where features that follow each other are one input, one of each says whose it is.
-    owners = owners[:: consumer.inputs // sum(map(len, equations.inputs))].reshape(groups, -1)
-    each_group = zip(owners, equations.columns(), equations.changes(ridge), strict=True)
-    for group, (owner, weights, (change, moments)) in enumerate(each_group):
-        best = change.clone()
-        best[:, : weights.shape[1]] += weights
-        of_column = owner.repeat_interleave(equations.each).to(best.device)
-        units = of_column[of_column >= 0].unique()
-        if len(units):
-            rows = [(of_column == unit).nonzero().flatten() for unit in units]
-            outputs = slice(group * len(best), (group + 1) * len(best))
-            root = torch.linalg.qr(metric[outputs].mT).R.mT
-            yield LeastSquares(moments, best.mT @ root, units, nn.utils.rnn.pad_sequence(rows, True, -1))
-
-
-def _spread(outputs: Tensor, dim: int) -> float:
-    """The squares of outputs about the mean of each channel, summed."""
-    rows = outputs.movedim(dim, -1).flatten(0, -2).double()
-    return float((rows - rows.mean(0)).square().sum())

@@ -4,11 +4,30 @@
 and mends (`mend`), and `verify` compares the result with the masked model.
 """
 
+from secateur.structure.configs import ConfigWidth, config_widths
 from secateur.structure.cutting import cut
 from secateur.structure.depth import blocks
 from secateur.structure.derived import folded
 from secateur.structure.infer import Structure
+from secateur.structure.masking import mask
+from secateur.structure.rebuilding import is_configured, rebuilt_shapes, whole_numbers
 from secateur.structure.show import to_dict, to_svg, to_text
-from secateur.structure.sites import channels, mask, weights
+from secateur.structure.sites import channels, weights
 
-__all__ = ["Structure", "blocks", "channels", "cut", "folded", "mask", "to_dict", "to_svg", "to_text", "weights"]
+__all__ = [
+    "ConfigWidth",
+    "Structure",
+    "blocks",
+    "channels",
+    "config_widths",
+    "cut",
+    "folded",
+    "is_configured",
+    "mask",
+    "rebuilt_shapes",
+    "to_dict",
+    "to_svg",
+    "to_text",
+    "weights",
+    "whole_numbers",
+]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from secateur.state import evaluating, usual
 from secateur.structure.attention import free_attention
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.cases import Cases
+from secateur.structure.configs import config_edits
 from secateur.structure.depth import BlockStructure, removed_blocks, skipping
 from secateur.structure.graph import graph_form, graph_structure, require_shapes
 from secateur.structure.infer import Structure
@@ -163,7 +165,7 @@ def draft(model: nn.Module, sites: Sites, keep: Keep) -> nn.Module:
     gone = {structure.units[name]: kept for name, kept in checked.items() if not bool(kept.all())}
     plan = make_plan(model, structure, gone)
     small = apply_plan(model, plan)
-    for attributes in proposals(model, structure, gone, plan.attributes):
+    for attributes in _attribute_sets(model, structure, gone, plan.attributes):
         set_attributes(small, attributes)
         if _runs(small, structure):
             return small
@@ -226,7 +228,7 @@ def _module_form(
     """Try the proposed attribute edits in turn on `small`; the first that runs and verifies is it."""
     model = cases.reference.model
     failure: CutError | None = None
-    for attributes in proposals(model, structure, gone, plan.attributes):
+    for attributes in _attribute_sets(model, structure, gone, plan.attributes):
         set_attributes(small, attributes)
         try:
             verification = _verified(cases, small, plan, gone, tolerance)
@@ -240,8 +242,19 @@ def _module_form(
     raise failure
 
 
+def _attribute_sets(
+    model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], certain_edits: Edits
+) -> Iterator[Edits]:
+    """The sets of attribute edits to try: those of the class made of a new config, then those that are proposed."""
+    rebuilt = config_edits(model, structure, gone)
+    if rebuilt is not None:
+        paths = dict.fromkeys([*certain_edits, *rebuilt])
+        yield {path: {**certain_edits.get(path, {}), **rebuilt.get(path, {})} for path in paths}
+    yield from proposals(model, structure, gone, certain_edits)
+
+
 def _originals(model: nn.Module, attributes: Edits) -> Edits:
-    return {p: {a: getattr(model.get_submodule(p), a) for a in names} for p, names in attributes.items()}
+    return {p: {a: attrgetter(a)(model.get_submodule(p)) for a in names} for p, names in attributes.items()}
 
 
 def _cannot_run(small: nn.Module, structure: Structure, error: Exception) -> str:
@@ -306,8 +319,9 @@ def set_attributes(model: nn.Module, attributes: Edits) -> None:
         if isinstance(module, nn.MultiheadAttention):
             free_attention(module)
         for attribute, value in values.items():
-            kind = type(getattr(module, attribute))
-            setattr(module, attribute, kind(value) if isinstance(value, list) else value)
+            *inner, last = attribute.split(".")
+            holder: Any = attrgetter(".".join(inner))(module) if inner else module  # a config, of this module or nested
+            setattr(holder, last, type(getattr(holder, last))(value) if isinstance(value, list) else value)
 
 
 def _find_tensor(model: nn.Module, name: str) -> Tensor:

@@ -8,19 +8,38 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from secateur.state import check_finite, check_module, check_ordinary, check_readable, own_tensors, tensors, usual
+from secateur.state import (
+    check_finite,
+    check_module,
+    check_ordinary,
+    check_readable,
+    own_tensors,
+    shaping,
+    tensors,
+    usual,
+)
 from secateur.structure.infer import Structure, infer
 from secateur.structure.regions import trace_regions
 from secateur.structure.trace import trace
 from secateur.types import ExampleInputs, InputError, Keep, Member, Site, Sites, TraceError, unknown_name
 from secateur.untouched import copied
 
-__all__ = ["Zeros", "channels", "check_keep", "inputs_of", "mask", "masked_tensors", "weights", "write_zeros", "zeros"]
+__all__ = [
+    "Zeros",
+    "channels",
+    "check_keep",
+    "inputs_of",
+    "masked_tensors",
+    "weights",
+    "with_zeros",
+    "write_zeros",
+    "zeros",
+]
 
 REPAIR = "load a good checkpoint, or repair the tensor, first"
 
 
-@usual
+@shaping
 def channels(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[str] = ()) -> Sites:
     """Return the sites of `model` whose units can be cut out for real: neurons, filters, channels.
 
@@ -29,7 +48,8 @@ def channels(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[s
     ``sites.frozen`` with the reason.
 
     Args:
-        model: any module that `torch.export` takes; it is left as it is.
+        model: any module that `torch.export` takes; it is left as it is. On the meta device, with example inputs that are,
+            too, sites are found without any weights.
         example_inputs: what the model is called with.
         ignore: sites to leave whole, by name or pattern (``"fc*"``); a name that matches nothing is an error.
 
@@ -207,22 +227,12 @@ def _check_same_ties(own: Mapping[str, Tensor], traced: Mapping[str, Tensor]) ->
 
 
 @usual
-def mask(model: nn.Module, sites: Sites, keep: Keep) -> nn.Module:
-    """Return a copy of `model` with zeros where `keep` is False; shapes stay as they are.
+def with_zeros(model: nn.Module, sites: Sites, keep: Keep) -> nn.Module:
+    """Return a copy of `model` with zeros where `keep` is False; norms take their statistics over all channels.
 
-    For a channel all that is tied to it becomes zero: the weights and bias that produce it, the scale and shift of
-    norms, and the weights that consume it.
-
-    Args:
-        model: the model that `sites` were found in; it is left as it is.
-        sites: from `channels` or `weights`.
-        keep: one bool tensor a site, of the site's shape, True = keep; sites without one stay whole.
-
-    >>> model = nn.Linear(2, 2, bias=False)
-    >>> model.weight.data = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    >>> masked = mask(model, weights(model), {"weight": torch.tensor([[True, False], [True, True]])})
-    >>> masked.weight.tolist(), model.weight.tolist()
-    ([[1.0, 0.0], [3.0, 4.0]], [[1.0, 2.0], [3.0, 4.0]])
+    >>> model = nn.Linear(2, 1, bias=False)
+    >>> with_zeros(model, weights(model), {"weight": torch.tensor([[False, False]])}).weight.tolist()
+    [[0.0, 0.0]]
     """
     changed = masked_tensors(model, sites, keep)
     result = copied(model)

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.fx import Node
 
-from secateur.structure.flow import Flow, Read, Tap, Tapped
+from secateur.structure.flow import Flow, Read, Tap, Tapped, outputs_of
 from secateur.types import ExampleInputs
 
 __all__ = ["Staged"]
@@ -55,6 +55,17 @@ class Staged:
         """Run all ops up to `node`, and return what it makes."""
         self._advance(self._places[node] + 1, hold=node)
         return self._run.env[node]
+
+    def held(self, node: Node) -> Any:
+        """Return what an op before has made, which some op to come still takes."""
+        return self._run.env[node]
+
+    def outputs(self) -> Any:
+        """Run all ops that are left, and return what the model does."""
+        end = self._nodes[-1]
+        self.until(end)
+        leaves = fx.map_arg(end.args[0], lambda node: self._run.env[node])
+        return outputs_of(self._flow.at(self._inputs)[0].graph, leaves)
 
     def until(self, node: Node) -> None:
         """Run all ops before `node`."""

@@ -24,7 +24,7 @@ from secateur.structure.verify import IN_DOUBLE, Rows, Verification, check_tenso
 from secateur.trees import changed
 from secateur.types import Keep, Member, Site, Sites, VerificationError
 
-__all__ = ["WholeCases", "verify_whole"]
+__all__ = ["WholeCases", "interpreted", "verify_whole"]
 
 
 class WholeCases:
@@ -161,12 +161,12 @@ class _WholeStatistics:
     def run(self, module: nn.Module, inputs: Inputs) -> Any:
         """Return what the model answers, and what its regions do on the way."""
         paths = list(dict.fromkeys(region.path for region, _ in self.parts))
-        with _interpreted(module, self.parts):
+        with interpreted(module, self.parts):
             return _run(module, inputs, paths)
 
 
 @contextmanager
-def _interpreted(module: nn.Module, parts: list[tuple[Region, Cases]]) -> Iterator[None]:
+def interpreted(module: nn.Module, parts: list[tuple[Region, Cases]]) -> Iterator[None]:
     """Let regions answer by their graphs where their norms see fewer channels after the cut."""
     by_call: dict[str, dict[tuple[Any, ...], Statistics]] = {}
     for region, part in parts:

@@ -34,6 +34,12 @@ def _sites(model: nn.Module, toy: Toy, unit: str) -> Sites:
     return channels(model, toy.inputs()) if unit == "channels" else weights(model)
 
 
+OF_ONE_UNIT = {
+    "channels": "test_what_is_tied_gets_one_score_and_can_be_cut",
+    "weights": "test_single_weights_are_masked_by_its_scores",
+}
+
+
 class CriterionConformance:
     """The contract of a criterion; inherit it, and write `make`.
 
@@ -43,13 +49,23 @@ class CriterionConformance:
 
     units: tuple[Unit, ...] = ("channels", "weights")
 
+    def __init_subclass__(cls) -> None:
+        """Leave out what only one kind of unit is asked."""
+        super().__init_subclass__()
+        for unit, test in OF_ONE_UNIT.items():
+            if unit not in cls.units:
+                setattr(cls, test, None)
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Ask about the units that the criterion scores, and no others."""
+        if "unit" in metafunc.fixturenames:
+            metafunc.parametrize("unit", self.units)
+
     def make(self, batches: Batches, loss: Loss) -> Criterion:
         """Return the criterion under test; one that needs no data leaves the arguments alone."""
         raise NotImplementedError("write make(self, batches, loss): return the criterion under test")
 
     def _made(self, name: str, unit: str) -> tuple[Criterion, nn.Module, Sites]:
-        if unit not in self.units:
-            pytest.skip(f"does not score {unit}")
         toy = TOYS[name]
         model = toy.build()
         return self.make(toy.batches(), cross_entropy), model, _sites(model, toy, unit)
@@ -58,7 +74,6 @@ class CriterionConformance:
         criterion, model, sites = self._made(name, unit)
         return criterion(model, sites), sites
 
-    @pytest.mark.parametrize("unit", ["channels", "weights"])
     @pytest.mark.parametrize("name", list(TOYS))
     def test_scores_have_the_sites_names_and_shapes_and_are_finite(self, name: str, unit: str) -> None:
         scores, sites = self._scores(name, unit)
@@ -69,7 +84,6 @@ class CriterionConformance:
             assert bool(torch.isfinite(scores[site.name]).all()), site.name
             assert not scores[site.name].requires_grad
 
-    @pytest.mark.parametrize("unit", ["channels", "weights"])
     @pytest.mark.parametrize("name", list(TOYS))
     def test_the_same_scores_come_again(self, name: str, unit: str) -> None:
         first, _ = self._scores(name, unit)
@@ -77,7 +91,6 @@ class CriterionConformance:
         again, _ = self._scores(name, unit)
         assert all(torch.equal(first[site], again[site]) for site in first)
 
-    @pytest.mark.parametrize("unit", ["channels", "weights"])
     @pytest.mark.parametrize("name", list(TOYS))
     @pytest.mark.parametrize("training", [True, False])
     def test_the_model_stays_as_it_is(self, name: str, unit: str, training: bool) -> None:
@@ -89,7 +102,6 @@ class CriterionConformance:
         criterion(model, sites)
         assert same_state(before, snapshot(model))
 
-    @pytest.mark.parametrize("unit", ["channels", "weights"])
     def test_scores_do_not_share_memory_with_the_model(self, unit: str) -> None:
         criterion, model, sites = self._made("mlp", unit)
         scores = criterion(model, sites)
@@ -98,7 +110,6 @@ class CriterionConformance:
             score.fill_(7)
         assert same_state(before, snapshot(model))
 
-    @pytest.mark.parametrize("unit", ["channels", "weights"])
     def test_the_model_s_mode_does_not_change_the_scores(self, unit: str) -> None:
         criterion, model, sites = self._made("residual", unit)
         evaluating = criterion(model.eval(), sites)
@@ -118,13 +129,11 @@ class CriterionConformance:
         masked = dict(mask(model, sites, keep).named_parameters())
         assert all(not bool(masked[name][~keep_mask].any()) for name, keep_mask in keep.items())
 
-    @pytest.mark.parametrize("unit", ["channels", "weights"])
     def test_it_scores_a_copy_alike(self, unit: str) -> None:
         criterion, model, sites = self._made("cnn", unit)
         scores, others = criterion(model, sites), criterion(copy.deepcopy(model), sites)
         assert all(torch.equal(scores[site], others[site]) for site in sites)
 
-    @pytest.mark.parametrize("unit", ["channels", "weights"])
     def test_weights_that_are_nan_are_refused_by_name(self, unit: str) -> None:
         criterion, model, sites = self._made("mlp", unit)
         with torch.no_grad():

@@ -56,6 +56,11 @@ class SearchConformance:
     channels = True
     biases = False
 
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Ask about channels where it searches them."""
+        if "unit" in metafunc.fixturenames:
+            metafunc.parametrize("unit", ["weights", "channels"] if self.channels else ["weights"])
+
     def make(self) -> Search:
         """Return the search under test."""
         raise NotImplementedError("write make(self): return the search under test")
@@ -76,10 +81,7 @@ class SearchConformance:
     def _run(self, space: Space, seed: int = 0, state: Path | None = None) -> Result:
         return self.make()(self._fitness(space), space, self.budget, seed, state=state)
 
-    @pytest.mark.parametrize("unit", ["weights", "channels"])
     def test_the_budget_is_kept(self, unit: str) -> None:
-        if unit == "channels" and not self.channels:
-            pytest.skip("does not search channels")
         space = self._space(unit)
         result = self._run(space)
         assert result.history.spent <= self.budget

@@ -19,10 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.files import in_order, sweep, write_bytes
+from secateur.checks import in_one_line
+from secateur.files import MALFORMED, from_json, in_order, read_tensors, sweep, write_bytes
 from secateur.labelled import Samples, together
 from secateur.randomness import rng_state, set_rng_state
-from secateur.state import digest, restore, tensors
+from secateur.state import digest, restore, snapshot, tensors
 from secateur.state_dicts import check_state
 from secateur.train.callbacks import Callback, Run
 from secateur.train.history import EpochRecord
@@ -146,9 +147,19 @@ def resume(run: Run, path: Path, identity: Mapping[str, Any]) -> None:
     sweep(path.parent)
     if not path.exists():
         return
-    record, stored = _read(path)
-    _check_identity(path, record["identity"], identity)
-    state = unpack(record["state"], stored)
+    before = snapshot(run.model)
+    try:
+        record, stored = _read(path)
+        _check_identity(path, record["identity"], identity)
+        _take(run, path, unpack(record["state"], stored))
+    except MALFORMED as error:
+        restore(run.model, before)
+        raise CheckpointError(
+            f"checkpoint {path} is damaged: it says what no training does ({in_one_line(error)}); delete it to start over"
+        ) from error
+
+
+def _take(run: Run, path: Path, state: Mapping[str, Any]) -> None:
     persistent = {name: state["model"].get(name) for name in run.model.state_dict()}
     check_state(run.model, persistent, f"checkpoint {path}")
     restore(run.model, state["model"])
@@ -169,13 +180,9 @@ def _on(device: torch.device, stored: Mapping[str, Tensor] | None) -> dict[str, 
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-    except (OSError, SafetensorError) as error:
+        header, stored = read_tensors(path)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}; delete it to start over") from error
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of a training; give another path for the checkpoint")
@@ -183,7 +190,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise CheckpointError(
             f"checkpoint {path} is damaged: its contents do not match its hash; delete it to start over"
         )
-    record: dict[str, Any] = json.loads(header["record"])
+    record: dict[str, Any] = from_json(header["record"])
     return record, stored
 
 

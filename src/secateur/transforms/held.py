@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.edits import Edit, Masked, Quantised, Shared
-from secateur.state import own_tensors, restore, tensors
+from secateur.state import looking, own_tensors, restore, tensors
 from secateur.train import Callback, HoldZeros
 from secateur.transforms.rounding import NameIn, train_rounded
 from secateur.transforms.sharing import WIDEST, HoldShared
@@ -20,6 +20,7 @@ MOST_SHARED = (1 << WIDEST) + 1
 """Values of a codebook and zero: what has more of them is not shared any more."""
 
 
+@looking
 def train_held(
     model: nn.Module, edits: Sequence[Edit], train: Callable[[nn.Module, Sequence[Callback]], object]
 ) -> None:

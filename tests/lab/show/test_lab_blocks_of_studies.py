@@ -159,8 +159,8 @@ def test_the_command_in_the_report_works_as_it_stands(tmp_path: Path, monkeypatc
 def test_class_changes_are_paired_by_seed() -> None:
     found = class_changes(FULL, CUT, ["cat", "dog"]).set_index(["method", "sparsity", "class"])
     cat = found.loc[("l1", 0.5, "cat")]
-    # Changes of −0.1 and −0.3: t(0.975, 1) = 12.706 times 0.1.
-    assert (cat["change"], cat["high"]) == (pytest.approx(-0.2), pytest.approx(-0.2 + 1.2706, abs=1e-4))
+    # Changes of −0.1 and −0.3: t(0.975, 1) = 12.706 times 0.1; but who had 0.9 can lose 0.9 and gain 0.1.
+    assert (cat["change"], cat["low"], cat["high"]) == tuple(pytest.approx(at) for at in (-0.2, -0.9, 0.1))
     assert (cat["before"], cat["after"], cat["n"]) == (pytest.approx(0.9), pytest.approx(0.7), 2)
     lone = class_changes(FULL[:1], CUT, ["cat", "dog"])
     assert set(lone["n"]) == {1}
@@ -173,7 +173,7 @@ def test_class_damage_names_the_worst_class() -> None:
     words, bars, heat, numbers = class_damage(FULL, CUT, ["cat", "dog"], method="l1", basis="2 seeds")
     assert isinstance(words, str)
     assert words.startswith(
-        "Hurt most with 50 % removed, method l1: cat (−20.0 points, 95 % −147.1 to +107.1), dog (+0.0"
+        "Hurt most with 50 % removed, method l1: cat (−20.0 points, 95 % −90.0 to +10.0), dog (+0.0"
     )
     assert "Of all methods, l2 hurts one class most: dog (−40.0 points)." in words
     assert isinstance(bars, Picture)
@@ -183,7 +183,7 @@ def test_class_damage_names_the_worst_class() -> None:
     assert [t.get_text() for t in heat.figure.axes[0].texts] == ["−20.0", "+0.0", "+0.0", "−40.0"]
     assert isinstance(numbers, Table)
     assert [row[:2] for row in numbers.rows] == [["l1", "cat"], ["l1", "dog"], ["l2", "cat"], ["l2", "dog"]]
-    assert [numbers.is_best(row, 4) for row in range(4)] == [False, False, False, True]
+    assert [numbers.tone(row, 4) for row in range(4)] == ["", "", "", "bad"]
 
 
 def test_class_damage_without_what_it_needs() -> None:
@@ -201,7 +201,7 @@ def _runs() -> pd.DataFrame:
 def test_a_sweep_table_stands_beside_the_published_numbers() -> None:
     table = sweep_table(_runs(), "t", "", "", theirs={0.5: (0.88, None)})
     assert table.rows[0] == [0.2, 0.5, 0.9, "", 0.5, "", None, None]
-    assert table.rows[1] == [0.5, 0.5, pytest.approx(0.85), "0.2147 to 1.0000", 1.5, "± 6.3531", 0.88, None]
+    assert table.rows[1] == [0.5, 0.5, pytest.approx(0.85), "0.2147 to 1.0000", 1.5, "0.0000 to 7.8531", 0.88, None]
     assert [column.published for column in table.columns[-2:]] == [True, True]
 
 

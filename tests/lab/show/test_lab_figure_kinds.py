@@ -54,9 +54,9 @@ def test_each_mean_is_told_with_its_interval_and_runs() -> None:
     first, *_ = told(accuracy_by_sparsity(RUNS))
     assert first["s"] == ["l1"]
     # Two values 0.1 apart: t(0.975, 1) = 12.706 times 0.1 / 2 to both sides, and no more than all.
-    assert first["rows"] == {"removed": "50 %", "accuracy": "85 %", "95 %": "21.47 % to 100 %", "runs": "2"}
+    assert first["rows"] == {"removed": "50 %", "accuracy": "85.00 %", "95 %": "21.47 % to 100.00 %", "runs": "2"}
     single = told(accuracy_by_sparsity(RUNS))[2]
-    assert single["rows"] == {"removed": "50 %", "accuracy": "70 %", "runs": "1"}
+    assert single["rows"] == {"removed": "50 %", "accuracy": "70.00 %", "runs": "1"}
 
 
 def test_points_lie_where_they_are_drawn() -> None:
@@ -154,7 +154,7 @@ def test_bars_have_intervals_where_there_is_spread() -> None:
     assert widths == pytest.approx([0.85, 0.7, 0.4, 0.2])
     points = told(figure)
     assert [("95 %" in point["rows"]) for point in points] == [True, False, True, False]
-    assert points[0]["rows"]["accuracy"] == "85 %"
+    assert points[0]["rows"]["accuracy"] == "85.00 %"
     with pytest.raises(InputError, match="has no rows"):
         bars_with_intervals(RUNS[:0], value="accuracy")
 

@@ -91,3 +91,25 @@ def test_curves_that_are_not_finished_are_left_out() -> None:
 def test_the_front_has_what_nothing_beats() -> None:
     rows = table(front(pandas.DataFrame(ROWS), "size", "kilobytes", Basis("3 seeds"))[0]).rows
     assert [row[:3] for row in rows] == [["l2", 0.5, 50], ["l2", 0.9, 10]]
+
+
+def test_networks_at_chance_level_are_on_no_front() -> None:
+    rows = [
+        {"method": "l2", "sparsity": p, "seed": seed, "accuracy": a, "parameters": n, "class_accuracy": classes}
+        for p, a, n, classes in (
+            (0.2, 0.9, 100.0, [0.9, 0.9]),
+            (0.5, 0.8, 50.0, [0.9, 0.7]),
+            (0.9, 0.5, 10.0, [1.0, 0.0]),
+        )
+        for seed in (0, 1)
+    ]
+    (table,) = front(pandas.DataFrame(rows), "parameters", "parameters", Basis("2 seeds"))
+    assert isinstance(table, Table)
+    assert [row[1] for row in table.rows] == [0.2, 0.5]
+    assert "1 at chance level is left out" in table.caption
+    (words,) = front(pandas.DataFrame(rows[4:]), "parameters", "parameters", Basis("2 seeds"))
+    assert words == "No network is better than chance, so there is no Pareto front of accuracy and parameters."
+    (plain,) = front(
+        pandas.DataFrame(rows).drop(columns="class_accuracy"), "parameters", "parameters", Basis("2 seeds")
+    )
+    assert len(plain.rows) == 3, "without accuracies of classes nothing is known"

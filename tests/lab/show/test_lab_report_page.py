@@ -136,6 +136,57 @@ def test_files_are_saved_from_the_page_itself(page: Browser, toy: Path) -> None:
         assert text == (toy.parent / file).read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [1280, 400])
+def test_nothing_is_cut_off(page: Browser, toy: Path, width: int, dark: bool) -> None:
+    """Also what is folded, once it is opened."""
+    page.size(width, dark=dark)
+    page.open(toy)
+    page.ask('document.querySelectorAll("details").forEach((one) => { one.open = true; })')
+    assert page.cut_off() == []
+    forms = page.ask('[...document.querySelectorAll("#figure-accuracy .plot")].map((plot) => plot.checkVisibility())')
+    assert forms == [width > 640, width <= 640], "each width has a form of the figure"
+    assert page.complaints == []
+    page.size(1100)
+
+
+def test_what_is_too_wide_is_noticed(browser: Browser, tmp_path: Path) -> None:
+    """Else the test above could not fail."""
+    table = Table("t", "Wide.", [Column("x" * 400)] * 3, [[1.0, 2.0, 3.0]])
+    browser.open(Report("Wide", sections=[Section("s", [table])]).write(tmp_path))
+    assert browser.cut_off()
+
+
+def test_the_page_leads_with_the_picture_and_then_the_numbers(page: Browser) -> None:
+    order = page.ask('[...document.getElementById("summary").children].map((one) => one.id || one.className)')
+    assert order[:3] == ["figure-learning-curves", "cards", "lead"]
+    assert page.ask('document.querySelectorAll("#figure-learning-curves").length') == 1, "and does not repeat it"
+
+
+def test_long_tables_are_folded_and_unfolded_on_paper(page: Browser, tmp_path: Path) -> None:
+    rows = [[f"row {place}", place] for place in range(13)]
+    columns = [Column("name"), Column("x")]
+    sections = [Section("s", [Table("long", "Long.", columns, rows), Table("short", "Short.", columns, rows[:12])])]
+    page.open(Report("Tables", sections=sections).write(tmp_path))
+    seen = '[...document.querySelectorAll("table")].map((table) => table.checkVisibility())'
+    assert page.ask(seen) == [False, True]
+    page.media("print")
+    assert page.ask(seen) == [True, True]
+    page.media("")
+
+
+def test_a_narrow_page_has_its_values_at_the_pointer_too(page: Browser, toy: Path) -> None:
+    page.size(400)
+    page.open(toy)
+    page.ask('document.querySelector("#figure-accuracy .plot.narrow").focus()')
+    page.press("ArrowRight")
+    assert page.ask('document.querySelectorAll("#tip dd").length') > 1
+    page.size(1100)  # turned: the other form takes over
+    page.ask('document.querySelector("#figure-accuracy .plot.wide").focus()')
+    page.press("ArrowRight")
+    assert page.ask('getComputedStyle(document.getElementById("tip")).visibility') == "visible"
+
+
 def test_hostile_names_stay_words(browser: Browser, tmp_path: Path) -> None:
     browser.complaints.clear()
     basis = Basis(HOSTILE, HOSTILE, (HOSTILE,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -121,6 +122,7 @@ class _Driver:
     def run(self, executor: Executor, threads: int, watch: Watcher, trackers: Trackers) -> RunSummary:
         self._executor, self._watch, self._trackers = executor, watch, trackers
         interrupted = False
+        self._write_plan()
         self._tell("begin")
         trackers.tell("start", self._name, self._planned.options)
         with ExitStack() as stack:
@@ -136,6 +138,12 @@ class _Driver:
         summary = self.tally.summary(interrupted)
         self._tell("end", summary=summary)
         return summary
+
+    def _write_plan(self) -> None:
+        """Say what is to be computed, for those who watch the store and for reports that are written again."""
+        cells = {cell.id: cell.recipe.short for cell in self._planned.cells}
+        plan = {"study": self._name, "options": self._planned.options, "cells": cells}
+        write_text(paths.plan_file(self._store.path, self._name), json.dumps(plan))
 
     def _sort(self, cells: Sequence[Cell], failed: Mapping[str, Failure]) -> tuple[list[Cell], Agenda]:
         """Count what is finished or has failed before, and return the rest."""

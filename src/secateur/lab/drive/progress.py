@@ -181,22 +181,6 @@ class Screen:
         return Group(self._bar.get_renderable(), *best, *_running(tally))
 
 
-def short(recipe: Recipe) -> str:
-    """Return what tells a cell from its neighbours, in as few words as can be.
-
-    >>> short(Recipe("demo", "prune", {"seed": 2, "method": "neuron", "sparsity": 0.5, "minimum": 1}, needs=("a",)))
-    'prune neuron 50 % (seed 2)'
-    >>> short(Recipe("demo", "train", {"seed": 0, "epochs": 30}))
-    'train (seed 0)'
-    """
-    parameters = recipe.parameters
-    words = [recipe.kind, *([str(parameters["method"])] if "method" in parameters else [])]
-    sparsity = parameters.get("sparsity")
-    if isinstance(sparsity, (int, float)):
-        words.append(f"{100 * sparsity:.4g} %")
-    return " ".join([*words, *([f"(seed {parameters['seed']})"] if "seed" in parameters else [])])
-
-
 def _state(notice: Notice) -> list[str]:
     """The name, the count, and what else is to be said: failures, what is left to wait."""
     tally = notice.tally
@@ -225,7 +209,7 @@ def _best(tally: RunTally) -> str:
     if tally.best is None or tally.best_of is None:
         return ""
     (name, way), (value, recipe) = tally.best_of, tally.best
-    return f"{'highest' if way == 'max' else 'lowest'} {name} so far {value:.4g}: {short(recipe)}"
+    return f"{'highest' if way == 'max' else 'lowest'} {name} so far {value:.4g}: {recipe.short}"
 
 
 def _bar(console: Console) -> tuple[Progress, Any]:
@@ -255,4 +239,4 @@ def _running(tally: RunTally) -> list[RenderableType]:
 
 
 def _one(running: Running) -> str:
-    return f"  {running.worker:>3}  {clock(time.monotonic() - running.since)}  {short(running.recipe)}"
+    return f"  {running.worker:>3}  {clock(time.monotonic() - running.since)}  {running.recipe.short}"

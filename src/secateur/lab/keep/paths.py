@@ -18,6 +18,7 @@ A store is one directory (``runs/<study>`` unless told otherwise)::
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 __all__ = [
@@ -26,12 +27,14 @@ __all__ = [
     "artefact_file",
     "artefacts_dir",
     "checkpoint_file",
+    "comparison_dir",
     "database_file",
     "figure_file",
     "html_file",
     "lock_file",
     "log_file",
     "markdown_file",
+    "plan_file",
     "presence_file",
     "report_dir",
     "runs_dir",
@@ -102,6 +105,20 @@ def log_file(store: Path, identity: str) -> Path:
 def lock_file(store: Path, identity: str) -> Path:
     """Return the file that is locked while a cell is being computed."""
     return store / "locks" / f"{identity}.lock"
+
+
+def plan_file(store: Path, study: str) -> Path:
+    """Return the file that says which cells the last run of a study was to compute."""
+    return store / "plans" / f"{study}.json"
+
+
+def comparison_dir(names: Sequence[str]) -> Path:
+    """Return the default directory of a report on several runs.
+
+    >>> comparison_dir(["demo", "mine"]).name
+    'demo-mine'
+    """
+    return runs_dir() / "comparisons" / "-".join(names)
 
 
 def report_dir(store: Path) -> Path:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from secateur.files import check_depth, sweep, write_bytes
+from secateur.files import check_depth, read_bytes, sweep, write_bytes
 from secateur.lab.keep import database, frames, paths, query
 from secateur.lab.keep.arrivals import Arrival
 from secateur.lab.keep.records import Failure, Record
@@ -461,7 +461,7 @@ def _remedy(identity: str) -> str:
 def _read(path: Path, checksum: str, identity: str) -> bytes:
     remedy = _remedy(identity)
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except OSError as error:
         raise FileError(f"cannot read the artefact {path}: {error}; {remedy}") from error
     if hashlib.sha256(data).hexdigest() != checksum:

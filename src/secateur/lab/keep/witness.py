@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from zlib import crc32
 
+from secateur.files import read_text
 from secateur.lab.keep.paths import witness_file
 from secateur.lab.keep.seals import Damaged
 
@@ -24,7 +25,7 @@ State = tuple[str, int]
 def read(database: Path) -> State | None:
     """Return what it says; None where there is none, or half of one."""
     try:
-        store, sequence, check_ = witness_file(database).read_text().split()
+        store, sequence, check_ = read_text(witness_file(database)).split()
         return (store, int(sequence)) if check_ == _check(store, int(sequence)) else None
     except (OSError, ValueError):
         return None
@@ -44,7 +45,9 @@ def write(database: Path, state: State) -> None:
     text = f"{store} {sequence:020d} {_check(store, sequence)}\n".encode()
     # Of one length, at one go and in place. What it says is already in the database, so no error is worth more.
     with suppress(OSError):
-        handle = os.open(witness_file(database), os.O_WRONLY | os.O_CREAT, 0o666)
+        # No link is followed, as what it points to would be overwritten, and no pipe waited for.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        handle = os.open(witness_file(database), flags, 0o666)
         try:
             os.pwrite(handle, text, 0)
             os.ftruncate(handle, len(text))

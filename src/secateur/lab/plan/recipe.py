@@ -95,6 +95,21 @@ class Recipe:
         seed = self.parameters.get("seed")
         return seed if isinstance(seed, int) else None
 
+    @property
+    def short(self) -> str:
+        """What tells the cell from its neighbours, in as few words as can be.
+
+        >>> Recipe("demo", "prune", {"seed": 2, "method": "neuron", "sparsity": 0.5, "minimum": 1}, needs=("a",)).short
+        'prune neuron 50 % (seed 2)'
+        >>> Recipe("demo", "train", {"seed": 0, "epochs": 30}).short
+        'train (seed 0)'
+        """
+        words = [self.kind, *([str(self.parameters["method"])] if "method" in self.parameters else [])]
+        sparsity = self.parameters.get("sparsity")
+        if isinstance(sparsity, (int, float)):
+            words.append(f"{100 * sparsity:.4g} %")
+        return " ".join([*words, *([f"(seed {self.parameters['seed']})"] if "seed" in self.parameters else [])])
+
     def to_dict(self) -> dict[str, Json]:
         """Return the recipe as plain JSON values; `Recipe.from_dict` reads it back."""
         return {

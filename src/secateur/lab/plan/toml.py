@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from secateur.files import DEEPEST, check_depth
+from secateur.files import DEEPEST, check_depth, read_text
 from secateur.types import FileError, InputError
 
 __all__ = ["dumps", "place", "read"]
@@ -24,7 +24,7 @@ def read(path: Path) -> tuple[dict[str, Any], str]:
         FileError: it is missing or cannot be read, or it is not TOML; the error says at which line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         values = tomllib.loads(text)
         check_depth(values)
         return values, text

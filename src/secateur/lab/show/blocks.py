@@ -5,19 +5,26 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
+from secateur.lab.show.words import formatted
 from secateur.types import InputError, unknown_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-__all__ = ["Basis", "Block", "Card", "Column", "Picture", "Section", "Table"]
+__all__ = ["Basis", "Block", "Card", "Column", "Picture", "Section", "Table", "Tone"]
 
+Tone = Literal["", "good", "bad"]
+"""What a value means to the reader; neither good nor bad when empty."""
+
+_VERDICTS: Mapping[str, Tone] = {"better": "good", "worse": "bad"}
+_LONG = 12
+"""A table of more rows is folded."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
@@ -48,11 +55,21 @@ class Basis:
 
 @dataclass(frozen=True)
 class Card:
-    """One main number at the head of the report: what it is, the number as text, and a note under it."""
+    """One main number at the head of the report.
+
+    Attributes:
+        label: what it is.
+        value: the number as text.
+        note: what stands under it.
+        interval: its 95 % interval as text (`secateur.lab.show.words.spread`).
+        tone: what it means, to be coloured by.
+    """
 
     label: str
     value: str
     note: str = ""
+    interval: str = ""
+    tone: Tone = ""
 
 
 @dataclass(frozen=True)
@@ -65,6 +82,7 @@ class Column:
         format: a Python format for the numbers, such as ``".4f"`` or ``".1%"``.
         published: the figures are the publication's, not ours; shown apart.
         best: highlight the greatest (``"max"``) or the least (``"min"``) number.
+        worst: mark the greatest or the least number as the bad one.
         key: the column of a data frame that `Table.of` takes; the title when empty.
 
     Raises:
@@ -76,16 +94,18 @@ class Column:
     format: str = ""
     published: bool = False
     best: Literal["max", "min"] | None = None
+    worst: Literal["max", "min"] | None = None
     key: str = ""
 
     def __post_init__(self) -> None:
         try:
             format(0.5, self.format)
-            if self.best not in (None, "max", "min"):
-                raise ValueError(f"best is {self.best!r}")
+            for name, which in (("best", self.best), ("worst", self.worst)):
+                if which not in (None, "max", "min"):
+                    raise ValueError(f"{name} is {which!r}")
         except ValueError as error:
             raise InputError(
-                f"column {self.title!r}: {error}; give a format such as '.3f' or '.1%', and best 'max' or 'min'"
+                f"column {self.title!r}: {error}; give a format such as '.3f' or '.1%', and best or worst 'max' or 'min'"
             ) from error
 
     @property
@@ -106,7 +126,7 @@ class Column:
             return "yes" if value else "no"
         if _is_number(value):
             shape = self.format or ("d" if isinstance(value, Integral) else ".4g")
-            return format(value, shape).replace("-", "−").replace("%", "\N{NO-BREAK SPACE}%")
+            return formatted(cast(float, value), shape)
         return str(value)
 
 
@@ -154,6 +174,11 @@ class Table:
                 raise unknown_name("column of the data frame", key, map(str, frame.columns))
         return cls(name, caption, columns, [list(row) for row in frame[keys].itertuples(index=False)], basis)
 
+    @property
+    def is_long(self) -> bool:
+        """Whether there are so many rows that a page folds them."""
+        return len(self.rows) > _LONG
+
     def is_number(self, column: int) -> bool:
         """Say whether a column holds numbers, which stand on the right."""
         return any(_is_number(row[column]) for row in self.rows)
@@ -165,7 +190,16 @@ class Table:
 
     def is_best(self, row: int, column: int) -> bool:
         """Say whether a value is the one to highlight (equal ones all are)."""
-        want = self.columns[column].best
+        return self._is_end(row, column, self.columns[column].best)
+
+    def tone(self, row: int, column: int) -> Tone:
+        """Return what a value means, to be coloured by: a verdict, or the number that a column marks."""
+        if self._is_end(row, column, self.columns[column].worst):
+            return "bad"
+        value = self.rows[row][column]
+        return "good" if self.is_best(row, column) else _VERDICTS.get(value, "") if isinstance(value, str) else ""
+
+    def _is_end(self, row: int, column: int, want: str | None) -> bool:
         values = [line[column] for line in self.rows if _is_number(line[column])]
         if want is None or not values:
             return False

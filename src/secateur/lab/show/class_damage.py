@@ -104,8 +104,9 @@ def _known(*values: float | None) -> bool:
 
 
 def _change(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
-    summary = summarise(now - was for was, now in pairs)
     means = {"before": sum(was for was, _ in pairs) / len(pairs), "after": sum(now for _, now in pairs) / len(pairs)}
+    # A class can lose no more than it had, and gain no more than it lacked.
+    summary = summarise((now - was for was, now in pairs), within=(-means["before"], 1 - means["before"]))
     return means | {"change": summary.mean, "low": summary.low, "high": summary.high, "n": len(pairs)}
 
 
@@ -181,7 +182,7 @@ def _numbers(here: DataFrame, part: str, basis: str | Basis) -> Table:
         Column("class"),
         Column("before", format=".4f"),
         Column("after", format=".4f"),
-        Column("change", "points", format="+.2f", key="points", best="min"),
+        Column("change", "points", format="+.2f", key="points", worst="min"),
         Column("95 % from", "points", format="+.2f", key="from"),
         Column("to", "points", format="+.2f", key="upto"),
         Column("seeds", format=".0f", key="n"),

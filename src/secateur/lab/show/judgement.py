@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Literal
 from secateur.lab.show.blocks import Basis, Block, Column, Table
 from secateur.lab.show.sections import interval
 from secateur.lab.show.stats import area, compare, pareto
+from secateur.lab.show.stats.columns import SHARE
 from secateur.lab.show.stats.comparisons import UNTESTED
 from secateur.lab.show.tables import comparison_table
 from secateur.lab.show.words import file_name
+from secateur.measure import has_learnt
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -135,7 +137,7 @@ def areas(frame: DataFrame, basis: Basis) -> list[Block]:
         return []
     heights = area(curves)
     rows = [
-        [method, group["area"].mean(), interval(group["area"], share=True), len(group)]
+        [method, group["area"].mean(), interval(group["area"], within=SHARE), len(group)]
         for method, group in heights.groupby("method", sort=False)
     ]
     rows.sort(key=lambda row: -float(row[1]))
@@ -147,18 +149,35 @@ def areas(frame: DataFrame, basis: Basis) -> list[Block]:
     return [Table("areas", caption, columns, rows, basis)]
 
 
+def _learnt(runs: DataFrame) -> bool:
+    """Whether networks of one kind are better than blind answers, by their mean accuracy of each class."""
+    if "class_accuracy" not in runs:
+        return True
+    rated = [classes for classes in runs["class_accuracy"] if isinstance(classes, (list, tuple))]
+    return has_learnt([sum(values) / len(values) for values in zip(*rated, strict=True)])
+
+
 def front(frame: DataFrame, cost: str, label: str, basis: Basis) -> list[Block]:
     """Return the networks that no other beats in both accuracy and cost, means over seeds.
 
+    Networks at chance level have no place there, however small they are: those of which the mean of the classes'
+    accuracies is no better than blind answers' (`secateur.measure.has_learnt`).
+
     Args:
-        frame: one row a run, with ``method``, ``sparsity``, ``accuracy`` and `cost`.
+        frame: one row a run, with ``method``, ``sparsity``, ``accuracy`` and `cost`, and ``class_accuracy`` where there is.
         cost: a column where less is better, such as parameters.
         label: what it is called.
         basis: what the rows are.
     """
-    means = frame.groupby(["method", "sparsity"], sort=False)[["accuracy", cost]].mean().dropna().reset_index()
+    frame = frame[frame[cost].notna()]
+    groups = frame.groupby(["method", "sparsity"], sort=False)
+    means = groups[["accuracy", cost]].mean().dropna()
+    learnt = [_learnt(groups.get_group(key)) for key in means.index]
+    blind, means = learnt.count(False), means[learnt].reset_index()
     if not len(means):
-        return []
+        return (
+            [f"No network is better than chance, so there is no Pareto front of accuracy and {label}."] if blind else []
+        )
     best = means[pareto(means, maximise=["accuracy"], minimise=[cost])].sort_values(cost, ascending=False)
     columns = [
         Column("method"),
@@ -167,4 +186,6 @@ def front(frame: DataFrame, cost: str, label: str, basis: Basis) -> list[Block]:
         Column("accuracy", format=".4f"),
     ]
     caption = f"The Pareto front: networks that no other one beats in both accuracy and {label}."
+    if blind:
+        caption += f" {blind} at chance level {'is' if blind == 1 else 'are'} left out."
     return [Table.of(best, f"front-{cost.replace('_', '-')}", caption, columns, basis)]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.legend import Legend
 
-__all__ = ["layout", "legend", "note", "tie"]
+__all__ = ["entries", "layout", "legend", "note", "restore", "tie"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +61,23 @@ def note(
     _of(axes.get_figure(root=True)).points.append(_Point(axes, names, corners, tuple(values.items())))
 
 
-def legend(drawn: Legend) -> None:
-    """Let each entry of a figure's legend switch the series that it names."""
+def legend(drawn: Legend, names: Iterable[str] | None = None) -> None:
+    """Let each entry of a figure's legend switch the series that it names, or that `names` says where it is written shorter."""
     marks = _of(drawn.get_figure(root=True))
-    for handle, text in zip(drawn.legend_handles, drawn.get_texts(), strict=True):
+    series = names if names is not None else [text.get_text() for text in drawn.get_texts()]
+    for name, handle, text in zip(series, drawn.legend_handles, drawn.get_texts(), strict=True):
         artists = [text] if handle is None else [text, handle]
-        marks.legend.append((text.get_text(), tuple(_name(artist) for artist in artists)))
+        marks.legend.append((name, tuple(_name(artist) for artist in artists)))
+
+
+def entries(figure: Figure) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the entries of a figure's legends that can be switched, a list that may be changed."""
+    return _of(figure).legend
+
+
+def restore(figure: Figure, legend_entries: list[tuple[str, tuple[str, ...]]]) -> None:
+    """Put back entries that `entries` gave."""
+    _of(figure).legend[:] = legend_entries
 
 
 def layout(figure: Figure) -> dict[str, Any]:

@@ -11,9 +11,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from secateur.checks import check_name
 from secateur.files import require, write_bytes, write_text
 from secateur.lab.keep import paths
 from secateur.lab.show.blocks import Basis, Block, Card, Picture, Section, Table
+from secateur.lab.show.figures.narrow import narrowed
 from secateur.lab.show.marks import layout
 from secateur.lab.show.style import inline_svg, png, svg
 from secateur.types import InputError
@@ -32,6 +34,7 @@ class Report:
         sections: the body.
         source: the publication that the study follows.
         command: the exact command that makes the report again.
+        lead: the figure that the page leads with: the name of one in the body, or one of its own; the first when empty.
         environment: what it was computed with, by name (`secateur.lab.keep.environment`).
 
     Raises:
@@ -51,16 +54,32 @@ class Report:
     source: str = ""
     command: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
+    lead: str | Picture = ""
 
     def __post_init__(self) -> None:
         names = [block.name for block in self.blocks() if not isinstance(block, str)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise InputError(f"report {self.title!r}: two blocks are named {', '.join(twice)}; rename one")
+        if isinstance(self.lead, str) and self.lead:
+            check_name(f"figure of report {self.title!r}", self.lead, [picture.name for picture in self.pictures()])
 
     def blocks(self) -> list[Block]:
-        """Return the blocks of all sections, in order."""
-        return [block for section in self.sections for block in section.blocks]
+        """Return the figure that leads, where it is in no section, and the blocks of all sections, in order."""
+        head = [self.lead] if isinstance(self.lead, Picture) else []
+        return [*head, *(block for section in self.sections for block in section.blocks)]
+
+    def pictures(self) -> list[Picture]:
+        """Return the figures, in order."""
+        return [block for block in self.blocks() if isinstance(block, Picture)]
+
+    @property
+    def leading(self) -> Picture | None:
+        """The figure that the page leads with; None where there is none."""
+        if isinstance(self.lead, Picture):
+            return self.lead
+        pictures = self.pictures()
+        return next((picture for picture in pictures if picture.name == self.lead), next(iter(pictures), None))
 
     def write(self, directory: Path | str) -> Path:
         """Write the page, its text form, and the files of its figures and tables.
@@ -77,7 +96,7 @@ class Report:
             FileError: the directory cannot be written.
         """
         folder = Path(directory)
-        drawings = {block.name: svg(block.figure) for block in self.blocks() if isinstance(block, Picture)}
+        drawings = {picture.name: svg(picture.figure) for picture in self.pictures()}
         page, plain = html(self, drawings), markdown(self)
         for block in self.blocks():
             if isinstance(block, Picture):
@@ -104,15 +123,13 @@ def html(report: Report, drawings: Mapping[str, str]) -> str:
     jinja2 = require("jinja2", "lab")
     maker = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     safe = require("markupsafe", "lab").Markup
-    pictures = [block for block in report.blocks() if isinstance(block, Picture)]
+    forms = [form for picture in report.pictures() for form in _forms(picture, drawings[picture.name])]
     page = maker.from_string(_template("report.html.j2")).render(
         report=report,
         style=safe(_template("report.css")),
         script=safe(_template("report.js")),
-        marks=safe(_json({picture.name: layout(picture.figure) for picture in pictures})),
-        drawn={
-            picture.name: safe(inline_svg(drawings[picture.name], picture.name, picture.alt)) for picture in pictures
-        },
+        marks=safe(_json({name: places for name, _, places in forms})),
+        drawn={name: safe(drawn) for name, drawn, _ in forms},
         anchors=_anchors([section.title for section in report.sections]),
         kind=_kind,
         numbers=_numbers(report),
@@ -132,6 +149,14 @@ def markdown(report: Report) -> str:
     <BLANKLINE>
     """
     return "\n\n".join(_paragraphs(report)) + "\n"
+
+
+def _forms(picture: Picture, wide: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """A figure's two forms on the page: the name, the drawing, and where its values are."""
+    yield picture.name, inline_svg(wide, picture.name, picture.alt), layout(picture.figure)
+    with narrowed(picture.figure):
+        name, drawn = f"{picture.name}.narrow", svg(picture.figure)
+        yield name, inline_svg(drawn, name, picture.alt), layout(picture.figure)
 
 
 def _template(name: str) -> str:
@@ -155,8 +180,10 @@ def _kind(block: Block) -> str:
 def _numbers(report: Report) -> dict[str, int]:
     """Number figures and tables, each kind from 1, by name."""
     numbers: dict[str, int] = {}
+    lead = report.leading
     for kind in (Table, Picture):
         blocks = [block for block in report.blocks() if isinstance(block, kind)]
+        blocks.sort(key=lambda block: block is not lead)
         numbers |= {block.name: position for position, block in enumerate(blocks, 1)}
     return numbers
 
@@ -171,14 +198,17 @@ def _paragraphs(report: Report) -> Iterator[str]:
     yield f"# {_escape(report.title)}"
     if report.source:
         yield f"After {_escape(report.source)}"
-    yield from map(_escape, report.summary)
+    numbers, lead = _numbers(report), report.leading
+    if lead is not None:
+        yield _block(lead, numbers)
     if report.cards:
-        yield "\n".join(f"- {_card(card.label, card.value, card.note)}" for card in report.cards)
-    numbers = _numbers(report)
+        yield "\n".join(map(_card, report.cards))
+    yield from map(_escape, report.summary)
     for section in report.sections:
         yield f"## {_escape(section.title)}"
         for block in section.blocks:
-            yield _block(block, numbers)
+            if block is not lead:
+                yield _block(block, numbers)
     if report.command:
         yield "## How to reproduce"
         yield "\n".join(f"    {line}" for line in report.command.splitlines())
@@ -187,8 +217,9 @@ def _paragraphs(report: Report) -> Iterator[str]:
         yield "\n".join(f"- {_escape(key)}: {_escape(value)}" for key, value in report.environment.items())
 
 
-def _card(label: str, value: str, note: str) -> str:
-    return f"{_escape(label)}: **{_escape(value)}**" + (f" ({_escape(note)})" if note else "")
+def _card(card: Card) -> str:
+    notes = [*([f"95 %: {card.interval}"] if card.interval else []), *([card.note] if card.note else [])]
+    return f"- {_escape(card.label)}: **{_escape(card.value)}**" + (f" ({_escape('; '.join(notes))})" if notes else "")
 
 
 def _block(block: Block, numbers: Mapping[str, int]) -> str:

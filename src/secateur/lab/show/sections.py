@@ -5,20 +5,21 @@ A study's pages choose the rows, call these, and write the words that are its ow
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from secateur.lab.show import figures
-from secateur.lab.show.blocks import Basis, Block, Column, Picture, Section, Table
+from secateur.lab.show.blocks import Basis, Block, Card, Column, Picture, Section, Table, Tone
 from secateur.lab.show.published import Published
 from secateur.lab.show.stats import summarise
+from secateur.lab.show.stats.columns import range_of
 from secateur.lab.show.style import Style
+from secateur.lab.show.words import formatted, spread
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["interval", "mean", "pick", "sweep", "sweep_table", "trade_offs", "training"]
+__all__ = ["interval", "mean", "mean_card", "pick", "sweep", "sweep_table", "trade_offs", "training"]
 
 
 def pick(frame: DataFrame, **where: object) -> DataFrame:
@@ -43,21 +44,50 @@ def mean(frame: DataFrame, column: str) -> float:
     return float(frame[column].mean()) if column in frame and frame[column].notna().any() else float("nan")
 
 
-def interval(values: Any, *, share: bool = False) -> str:
+def interval(values: Any, *, within: tuple[float, float] | None = None, shape: str = ".4f") -> str:
     """Return the 95 % interval of a mean in words: its half width; empty where one value shows no spread.
 
     Args:
         values: one a run.
-        share: they are shares, such as accuracies; an interval that would pass 0 or 1 ends there, and has both ends.
+        within: the range that the mean cannot leave, such as (0, 1) for accuracies; an interval that would pass its end
+            ends there, and has both ends.
+        shape: the Python format of the mean beside which it stands, so that their digits agree.
 
-    >>> interval([0.88, 0.89, 0.90]), interval([0.88]), interval([0.93, 0.97, 0.99], share=True)
-    ('± 0.0248', '', '0.8874 to 1.0000')
+    >>> interval([0.88, 0.89, 0.90]), interval([0.88]), interval([0.93, 0.97, 0.99], within=(0, 1), shape=".2f")
+    ('± 0.0248', '', '0.89 to 1.00')
     """
-    summary = summarise(values, within=(0, 1) if share else None)
-    below, above = summary.mean - summary.low, summary.high - summary.mean
-    if above != above:
-        return ""
-    return f"± {above:.4f}" if math.isclose(below, above, rel_tol=1e-9) else f"{summary.low:.4f} to {summary.high:.4f}"
+    summary = summarise(values, within=within)
+    return spread(summary.mean, summary.low, summary.high, shape)
+
+
+def mean_card(
+    label: str,
+    values: Any,
+    note: str = "",
+    *,
+    shape: str = ".4f",
+    unit: str = "",
+    within: tuple[float, float] | None = None,
+) -> Card:
+    """Return the card of a mean with its interval; a change whose interval leaves out zero is coloured good or bad.
+
+    Args:
+        label, note: as `Card` has them.
+        values: one a run; greater is better.
+        shape: the Python format; with a sign it is a change.
+        unit: what follows the number.
+        within: the range that the mean cannot leave.
+
+    >>> card = mean_card("half removed", [-3.0, -3.5, -4.0], shape="+.2f", unit=" points")
+    >>> card.value, card.interval, card.tone
+    ('−3.50 points', '± 1.24', 'bad')
+    """
+    summary = summarise(values, within=within)
+    words = spread(summary.mean, summary.low, summary.high, shape)
+    tone: Tone = ""
+    if shape.startswith("+"):
+        tone = "good" if summary.low > 0 else "bad" if summary.high < 0 else ""
+    return Card(label, f"{formatted(summary.mean, shape)}{unit}", note, words, tone)
 
 
 def training(
@@ -158,7 +188,7 @@ def sweep_table(
     for sparsity, runs in frame.groupby("sparsity"):
         row: list[Any] = [sparsity, mean(runs, "parameters_removed")]
         for value in ("accuracy", "loss"):
-            row += [mean(runs, value), interval(runs[value], share=value == "accuracy")]
+            row += [mean(runs, value), interval(runs[value], within=range_of(value, runs[value]))]
         rows.append(row + ([] if theirs is None else list(theirs.get(sparsity) or (None, None))))
     return Table(name, caption, columns, rows, basis)
 

@@ -1,11 +1,11 @@
-"""Numbers in the words of a report: a true minus, a dash for a missing one."""
+"""Numbers in the words of a report: a true minus, a dash for a missing one, and a mean and its interval in the same digits."""
 
 from __future__ import annotations
 
 import math
 import re
 
-__all__ = ["file_name", "number", "percent", "points"]
+__all__ = ["agreeing", "file_name", "formatted", "number", "percent", "points", "spread"]
 
 
 def number(value: float) -> str:
@@ -33,6 +33,42 @@ def points(change: float, digits: int = 2) -> str:
     ('−3.23', '+0.0')
     """
     return _minus(f"{round(change, digits) + 0.0:+.{digits}f}", change)
+
+
+def formatted(value: float, shape: str) -> str:
+    """Return a number in a Python format, as reports write it.
+
+    >>> formatted(-0.5, "+.2f"), formatted(0.25, ".1%")
+    ('−0.50', '25.0\\xa0%')
+    """
+    return format(value, shape).replace("-", "−").replace("%", "\N{NO-BREAK SPACE}%")
+
+
+def spread(mean: float, low: float, high: float, shape: str = ".4f") -> str:
+    """Return the interval of a mean in the digits that the mean is shown in; empty where one value shows no spread.
+
+    Its half width where it is as wide below as above, else both ends: one that ends where the values do is not.
+
+    >>> spread(0.9, 0.88, 0.92), spread(0.96, 0.89, 1.0), spread(-3.2, -4.2, -2.2, "+.1f")
+    ('± 0.0200', '0.8900 to 1.0000', '± 1.0')
+    """
+    if high != high:
+        return ""
+    if math.isclose(mean - low, high - mean, rel_tol=1e-9):
+        return f"± {formatted(high - mean, shape.replace('+', ''))}"
+    return f"{formatted(low, shape)} to {formatted(high, shape)}"
+
+
+def agreeing(mean: float, *others: float) -> list[str]:
+    """Return a mean with four digits, and its bounds with as many decimals; what is missing is a dash.
+
+    >>> agreeing(0.85, 0.2147, 1.0), agreeing(123456.0, 120000.0)
+    (['0.8500', '0.2147', '1.0000'], ['123,456', '120,000'])
+    """
+    size = math.floor(math.log10(abs(mean))) if mean and math.isfinite(mean) else 0
+    if size < -4:  # in plain decimals it would be a row of zeros
+        return [number(value) for value in (mean, *others)]
+    return [_minus(f"{value:,.{max(0, 3 - size)}f}", value) for value in (mean, *others)]
 
 
 def _minus(text: str, value: float) -> str:

@@ -95,6 +95,22 @@ def matmul(call: Call) -> Value:
     return matrix_product(call, a, b)
 
 
+@rule("_grouped_mm", "transformers::grouped_mm_fallback")
+def grouped_product(call: Call) -> Value:
+    """Rows (n, k), each times the matrix (k, m) of its group (g, k, m), as the experts of a mixture are."""
+    rows, weight = call["self"] or call["input"], call["mat2"] or call["weight"]
+    if len(rows.axes) != 2 or len(weight.axes) != 3 or call["bias"] is not None:
+        frozen = freeze_all(call, "another kind of grouped product")
+        assert isinstance(frozen, Value)
+        return frozen
+    call.freeze(rows.axes[0], weight.axes[0], because="rows are routed to groups by number")
+    contract(call, rows, weight, rows.axes[1], weight.axes[1])
+    call.role(weight, 1, "in")
+    call.role(weight, 2, "out")
+    call.unit(weight.axes[2], "neuron")
+    return Value((rows.axes[0], weight.axes[2]), weight.zero)
+
+
 @rule("addmm", "baddbmm", "addbmm")
 def add_matmul(call: Call) -> Value:
     from secateur.structure.rules.elementwise import covers, pointwise

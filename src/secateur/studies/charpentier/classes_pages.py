@@ -124,7 +124,9 @@ def _table(rows: DataFrame, removed: str, way: str, basis: Basis) -> Table:
         columns.append(Mean(of(method, "own"), Column(f"{method}: this class", "points", format="+.1f")))
         columns.append(Mean(of(method, "others"), Column("the others", "points", format="+.1f")))
     title = "95 % of this class, class accuracy"
-    columns.append(Mean(lambda rows: interval(of("class accuracy", "own")(rows)), Column(title)))
+    columns.append(
+        Mean(lambda rows: interval(of("class accuracy", "own")(rows), within=(-100, 100), shape="+.1f"), Column(title))
+    )
     caption = f"Changes of test accuracy with {removed} of the units cut to {WAYS[way]}; the controls remove as many units of each layer."
     return grouped(rows.sort_values("class", kind="stable"), way, caption, {"name": Column("class")}, columns, basis)
 

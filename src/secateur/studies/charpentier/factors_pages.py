@@ -15,6 +15,7 @@ from secateur.lab.show.blocks import Basis, Block, Card, Column, Picture, Sectio
 from secateur.lab.show.class_damage import class_changes, class_damage
 from secateur.lab.show.judgement import paired
 from secateur.lab.show.sections import interval, mean, pick
+from secateur.lab.show.stats.columns import SHARE
 from secateur.lab.show.style import styles
 from secateur.lab.show.words import percent
 from secateur.studies.charpentier.measured import LABELS
@@ -174,9 +175,12 @@ def _labels(part: Part, factor: Factor) -> list[Block]:
     columns = [
         Mean(len, Column("networks", format=".0f")),
         *RATED,
-        Mean(lambda rows: interval(rows["accuracy"], share=True), Column("95 % of test")),
+        Mean(lambda rows: interval(rows["accuracy"], within=SHARE), Column("95 % of test")),
         *(Mean(label, Column(label, format=".1%")) for label in LABELS),
-        Mean(lambda rows: interval(100 * rows["important"]), Column("95 % of important", "points")),
+        Mean(
+            lambda rows: interval(100 * rows["important"], within=(0, 100), shape=".1f"),
+            Column("95 % of important", "points"),
+        ),
         Mean("change_mean", Column("mean Δ", format="+.2e")),
         Mean("change_50", Column("median Δ", format="+.2e")),
     ]
@@ -267,7 +271,7 @@ def cuts(part: Part, factor: Factor) -> list[Block]:
     """Return the blocks on what cutting costs: a table, the accuracies as bars, and the tests against the controls."""
     columns = [
         *RATED,
-        Mean(lambda rows: interval(rows["accuracy"], share=True), Column("95 % of test")),
+        Mean(lambda rows: interval(rows["accuracy"], within=SHARE), Column("95 % of test")),
         Mean("loss", Column("test loss", format=".4f")),
         Mean("parameters", Column("parameters", format=",.0f")),
         Mean("macs", Column("MACs", format=",.0f")),

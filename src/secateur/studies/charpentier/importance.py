@@ -256,7 +256,7 @@ def _test_table(part: Part, cells: DataFrame) -> Table:
     for label in LABELS:
         key = f"{label}_test_change"
         values = (1000 * cells[key].dropna()).tolist() if key in cells else []
-        measured = [sum(values) / len(values), interval(values)] if values else [None, ""]
+        measured = [sum(values) / len(values), interval(values, shape="+.3f")] if values else [None, ""]
         rows.append([label, mean(cells, f"{label}_units"), *measured, len(values)])
     rho = mean(cells, "test_spearman")
     caption = f"Units by their label, measured on test images. Spearman correlation of both measurements: {rho:.3f}."
@@ -298,7 +298,7 @@ def _estimate(name: str, cells: DataFrame) -> list[Any]:
     return [
         name,
         sum(ranks) / len(ranks) if ranks else None,
-        interval(ranks) if ranks else "",
+        interval(ranks, within=(-1, 1), shape=".3f") if ranks else "",
         sum(run["lowest"] for run in runs) / len(runs),
         f"{sum(run['best'] for run in runs)} of {len(runs)}",
         sum(speed) / len(speed) if name not in ("magnitude", "random") else None,

@@ -131,7 +131,9 @@ def _bands(part: Part, cells: DataFrame, draws: DataFrame) -> Table:
     def row(quantity: str, values: list[float], middle: float, tolerance: float, digits: int) -> None:
         ours = summarise(values).mean
         ends = [round(middle - tolerance, digits), round(middle + tolerance, digits)]
-        rows.append([quantity, round(ours, digits), interval(values), *ends, ends[0] <= ours <= ends[1]])
+        rows.append(
+            [quantity, round(ours, digits), interval(values, shape=f".{digits}f"), *ends, ends[0] <= ours <= ends[1]]
+        )
 
     for n, (middle, tolerance) in printed("bands", part.data).items():
         if n == 0:

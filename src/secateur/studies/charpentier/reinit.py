@@ -147,7 +147,7 @@ def _against_plain(part: Part, factor: Factor) -> str:
     for arm in factor.values[1:]:
         gap = (100 * (pick(part.measured, arm=arm).set_index("seed")["accuracy"] - plain)).dropna()
         if len(gap):
-            gaps.append(f"{arm}: {gap.mean():+.2f} points {interval(gap)}".strip())
+            gaps.append(f"{arm}: {gap.mean():+.2f} points {interval(gap, shape='+.2f')}".strip())
     return f"Test accuracy against plain training for as many epochs, paired by seed: {'; '.join(gaps) or 'not known yet'}."
 
 

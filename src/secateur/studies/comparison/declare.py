@@ -49,5 +49,6 @@ def comparison(
         cards=cards,
         notes=lambda results: [*notes(results), *theirs.notes],
         trained=False,
+        lead="accuracy",
         best=best,
     )

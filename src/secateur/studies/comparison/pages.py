@@ -11,7 +11,7 @@ from secateur.lab.show.blocks import Block, Column, Section, Table
 from secateur.lab.show.class_damage import class_damage
 from secateur.lab.show.judgement import areas, front, judged
 from secateur.lab.show.published import Published
-from secateur.lab.show.sections import interval, mean, pick, sweep, sweep_table, trade_offs, training
+from secateur.lab.show.sections import mean, pick, sweep, sweep_table, trade_offs, training
 from secateur.lab.show.style import Style, styles
 from secateur.lab.show.words import file_name, percent
 from secateur.studies.comparison.options import METHODS, Pruning, methods_of
@@ -120,8 +120,7 @@ def _faster(part: Part) -> list[Section]:
     columns = [
         Mean("weight", Column("weight pruning", "points", format="+.2f")),
         Mean("neuron", Column("neuron pruning", "points", format="+.2f")),
-        Mean("gap", Column("neuron − weight", "points", format="+.2f")),
-        Mean(lambda rows: interval(rows["gap"].dropna()), Column("95 %")),
+        Mean("gap", Column("neuron − weight", "points", format="+.2f"), "95 %"),
     ]
     rows = part.pruned[part.pruned["method"].isin(["weight", "neuron"])]
     rows = rows.pivot(index=["sparsity", "seed"], columns="method", values="accuracy")

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from secateur.lab.plan.study import Results
 from secateur.lab.show.blocks import Card
-from secateur.lab.show.sections import mean, pick
-from secateur.lab.show.words import percent, points
+from secateur.lab.show.sections import interval, mean, mean_card, pick
+from secateur.lab.show.stats.columns import SHARE, range_of
+from secateur.lab.show.words import percent
 from secateur.studies.comparison.options import METHODS, ONE_SHOT, Pruning, methods_of
 from secateur.studies.kit.networks import grid
 from secateur.studies.kit.parts import Part
@@ -84,21 +85,46 @@ def _really_cut(pruned: DataFrame) -> str:
 
 
 def cards(part: Part) -> list[Card]:
-    """Return the accuracy of the unpruned networks, and what halving them costs and gains."""
+    """Return the accuracy of the unpruned networks, and what removing half costs by two methods, paired by seed."""
     trained, pruned = part.trained, part.pruned
     if not len(pruned):
         return []
-    heads = [Card("unpruned accuracy", f"{mean(trained, 'accuracy'):.4f}", f"test set, {len(trained)} seeds")]
-    for method in ("weight", "neuron"):
-        half = pick(pruned, method=method, sparsity=0.5)
-        if len(half):
-            drop = points(100 * (mean(half, "accuracy") - mean(trained, "accuracy")))
-            heads.append(Card(f"50 % of {method}s removed", f"{drop} points", "global magnitude, no retraining"))
-    layers = pick(pruned, method="neuron per layer", sparsity=0.5)
-    if len(layers) and "speedup_cut_256" in layers:
-        note = f"accuracy {mean(layers, 'accuracy'):.4f}, batch 256, one thread"
-        heads.append(Card("cut, half of each layer", f"{mean(layers, 'speedup_cut_256'):.1f}× faster", note))
+    heads = []
+    if len(trained):
+        note = f"test set, {len(trained)} seeds"
+        heads.append(mean_card("unpruned accuracy", trained["accuracy"], note, within=SHARE))
+    sparsities = sorted(set(pruned["sparsity"]))
+    middle = 0.5 if 0.5 in sparsities else sparsities[len(sparsities) // 2]
+    for label, method in _headed(part).items():
+        rows = pick(pruned, method=label, sparsity=middle)
+        changes = 100 * (rows["accuracy"] - rows["seed"].map(trained.set_index("seed")["accuracy"]))
+        if changes.notna().any():
+            title = (
+                f"{percent(middle)} of {label}s removed" if label in METHODS else f"{percent(middle)} removed, {label}"
+            )
+            heads.append(
+                mean_card(title, changes.dropna(), _how(method, rows), shape="+.2f", unit=" points", within=(-100, 100))
+            )
     return heads
+
+
+def _headed(part: Part) -> dict[str, Pruning]:
+    """The two methods whose cost stands at the head."""
+    finished = set(part.pruned["method"])
+    methods = {label: m for label, m in methods_of(part.options).items() if label in finished and not m.is_random}
+    usual = {label: method for label, method in methods.items() if label in ("weight", "neuron")}
+    return usual if len(usual) == 2 else dict(list(methods.items())[:2])
+
+
+def _how(method: Pruning, rows: DataFrame) -> str:
+    """How it was removed, and what that gains where networks were really cut."""
+    scored = f"{method.scope} {method.criterion}" if method.criterion else method.solver
+    words_ = f"{scored}, {_trained_after(method)}"
+    if method.unit == "channels" and "speedup_cut_256" in rows and rows["speedup_cut_256"].notna().any():
+        speedups = rows["speedup_cut_256"].dropna()
+        about = interval(speedups, within=range_of("speedup", speedups), shape=".2f")
+        words_ += f"; cut, {speedups.mean():.2f}× as fast{f' ({about})' if about else ''}"
+    return words_
 
 
 def method_caption(label: str, method: Pruning) -> str:

@@ -255,7 +255,7 @@ def _table(part: Part, rows: DataFrame, name: str, caption: str) -> Table:
         Mean("magnitude_accuracy", Column("test, as many by magnitude", format=".4f")),
         Mean("random_accuracy", Column("test, as many at random", format=".4f")),
         Mean("spent", Column("evaluations", format=",.0f")),
-        Mean(lambda runs: interval(runs["untouched_fitness"]), Column("95 % of the fitness, untouched")),
+        Mean(lambda runs: interval(runs["untouched_fitness"], shape=".3f"), Column("95 % of the fitness, untouched")),
     ]
     return grouped(rows, name, caption, {"method": Column("search")}, columns, part.basis(rows))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from secateur.lab.show.blocks import Basis, Column, Table
 from secateur.lab.show.sections import interval
-from secateur.lab.show.stats.columns import range_of
+from secateur.lab.show.stats.columns import SHARE, range_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -27,8 +27,8 @@ class Mean:
             taken, or to one number or text, which is shown as it is.
         column: how it is shown.
         interval: the title of a further column with the mean's 95 % interval; none when empty.
-        share: whether the values are shares of something, which no interval leaves; None: if they are of a column of
-            accuracies.
+        share: whether the values are shares of something, which no interval leaves; None: known by the column's name,
+            and changes in points by the unit.
     """
 
     value: Value
@@ -49,8 +49,16 @@ class Mean:
         mean = float(values.mean()) if values.notna().any() else float("nan")
         if not self.interval:
             return [mean]
-        named = isinstance(self.value, str) and range_of(self.value, values) is not None
-        return [mean, interval(values, share=named if self.share is None else self.share) if len(values) else ""]
+        words = interval(values, within=self._range(values), shape=self.column.format or ".4g") if len(values) else ""
+        return [mean, words]
+
+    def _range(self, values: Any) -> tuple[float, float] | None:
+        """The range that the mean cannot leave, by what is said of the values."""
+        if self.share is not None:
+            return SHARE if self.share else None
+        if self.column.unit == "points":
+            return -100.0, 100.0
+        return range_of(self.value, values) if isinstance(self.value, str) else None
 
 
 def grouped(
@@ -76,7 +84,7 @@ def grouped(
 
     >>> import pandas
     >>> rows = pandas.DataFrame({"method": ["l2", "l2", "l1"], "accuracy": [0.5, 0.7, 0.9]})
-    >>> shown = [Mean("accuracy", Column("accuracy"), "95 %"), Mean(len, Column("networks"))]
+    >>> shown = [Mean("accuracy", Column("accuracy", format=".4f"), "95 %"), Mean(len, Column("networks"))]
     >>> grouped(rows, "toy", "Toys.", {"method": Column("method")}, shown, "").rows
     [['l2', 0.6, '0.0000 to 1.0000', 2], ['l1', 0.9, '', 1]]
     """

@@ -42,6 +42,7 @@ __all__ = [
     "fitted",
     "grid",
     "images_of",
+    "layer_sizes",
     "loaded",
     "loss_of",
     "network",
@@ -153,6 +154,26 @@ def _check_held_out(single: Mapping[str, Json]) -> None:
             f"validation is {validation}, which holds out {held_out:,} of the {count:,} training images of {name}; give a "
             f"count from 1 to {count - 1}, or a fraction such as 0.1"
         )
+
+
+def layer_sizes(model: str, options: Mapping[str, Json]) -> dict[str, int]:
+    """Return how many units each site of a network has, by the site's name: channels of layers, entries of weights.
+
+    Sites that are no layer's channels, such as heads, are left out; so is everything of a network of one's own that
+    cannot be imported any more.
+
+    >>> layer_sizes("ann-128", {"in_channels": 1, "input_size": 8, "classes": 10})["hidden"]
+    128
+    """
+    try:
+        # Without memory for the weights: only their shapes are wanted.
+        with torch.device("meta"):
+            network_ = models.build(model, **options)
+    except InputError:
+        return {}
+    shapes = {name: parameter.shape for name, parameter in network_.named_parameters()}
+    layers = {name.removesuffix(".weight"): shape[0] for name, shape in shapes.items() if name.endswith(".weight")}
+    return {**layers, **{name: shape.numel() for name, shape in shapes.items()}}
 
 
 def check_count(settled: Mapping[str, Json], option: str, options_of: OptionsOf = all_options) -> None:

@@ -11,19 +11,24 @@ from secateur.files import require
 from secateur.lab.plan.options import Options
 from secateur.lab.plan.recipe import Json
 from secateur.lab.plan.study import Cell, Publication, Results, Study
-from secateur.lab.show.blocks import Basis, Block, Card, Column, Section, Table
+from secateur.lab.show import figures
+from secateur.lab.show.blocks import Basis, Block, Card, Column, Picture, Section, Table
 from secateur.lab.show.class_damage import class_damage
 from secateur.lab.show.origins import Origins
 from secateur.lab.show.report import Report
-from secateur.lab.show.sections import pick, training
+from secateur.lab.show.sections import mean, pick, training
+from secateur.lab.show.style import styles
 from secateur.measure import has_learnt
-from secateur.studies.kit.networks import grid
+from secateur.studies.kit.networks import grid, layer_sizes
+from secateur.studies.kit.pictures import kept_picture
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 __all__ = ["Part", "class_rows", "class_section", "networks_section", "parts", "report", "study"]
 
+_PANELS = 2
+"""So many networks stand side by side at the head of a page."""
 _WHOLE = ("seed", "n", "draws", "units", "removed")
 
 
@@ -116,6 +121,8 @@ Sections = Callable[[Part], Sequence[Section]]
 Words = Callable[[Part], Sequence[str]]
 Cards = Callable[[Part], Sequence[Card]]
 Notes = Sequence[str] | Callable[[Results], Sequence[str]]
+Curves = Callable[[Sequence[Part]], Mapping[str, "DataFrame"]]
+"""From all parts to the rows whose accuracy over sparsity the page leads with, by the part's title."""
 
 
 def study(
@@ -132,6 +139,8 @@ def study(
     source: Publication | None = None,
     trained: bool = True,
     network: str = "",
+    lead: str = "",
+    curves: Curves | None = None,
     best: tuple[str, Literal["max", "min"]] | None = None,
 ) -> Study:
     """Return a study of trained networks.
@@ -140,13 +149,15 @@ def study(
         name, title, summary, source, best: as `Study` has them.
         options: what it takes.
         cells: from its name and its settled options to its cells.
-        sections, words, cards, notes, trained: of its report, as `report` takes them.
+        sections, words, cards, notes, trained, lead, curves: of its report, as `report` takes them.
         network: the name of its one network, where that is no option.
     """
 
     def pages(results: Results) -> Report:
         named = replace(results, options={**results.options, "model": network}) if network else results
-        return report(named, title, sections, words, cards, notes, trained=trained)
+        return report(
+            named, title, sections, words, cards, notes, trained=trained, lead=lead, curves=curves or pruned_curves
+        )
 
     return Study(
         name=name,
@@ -169,6 +180,8 @@ def report(
     notes: Notes = (),
     *,
     trained: bool = True,
+    lead: str = "",
+    curves: Curves = lambda _: {},
 ) -> Report:
     """Return the report: the sections of each part and its training, then how it was done; it bears with missing cells.
 
@@ -178,25 +191,94 @@ def report(
         sections, words, cards: of a part that has more than its training; the words make the summary.
         notes: how it was done, and how doubtful passages were read; ``{epochs}`` stands for an option.
         trained: whether each part ends with a section on its training; else the sections have it, if any.
+        lead: the name of the figure that the page leads with, where there is one network on one data set.
+        curves: what it leads with where there is no such figure; where there are no curves either, its first figure.
     """
     several = len(grid(results.options)) > 1
     body: list[Section] = []
     summary: list[str] = []
     warnings: list[str] = []
     heads: list[Card] = []
-    for part in parts(results):
+    there_are = parts(results)
+    for part in there_are:
         there = len(part.cells) > 0
         part_sections = list(sections(part)) if there or not trained else []
+        part_sections += _kept(part) if there else []
         part_sections += [networks_section(part)] if trained and (len(part.trained) or len(part.kind("load"))) else []
         prefix = f"{part.model} on {part.data}: " if several else ""
         body += [section.within(part.data, part.model) for section in part_sections] if several else part_sections
         warnings += [f"{prefix}{warning}" for warning in _not_learnt(part)]
         summary += [f"{prefix}{sentence}" for sentence in (words(part) if there else ()) if sentence]
-        heads += [Card(f"{prefix}{c.label}", c.value, c.note) for c in (cards(part) if there else ())]
-    how = notes(results) if callable(notes) else [note.format(**results.options) for note in notes]
+        heads += [replace(card, label=f"{prefix}{card.label}") for card in (cards(part) if there else ())]
+    how = notes(results) if callable(notes) else _filled(notes, results.options)
     body.append(Section("How it was done", list(how)))
     summary = [*warnings, *summary] or ["Nothing has been computed yet."]
-    return Report(title, summary=summary, cards=heads, sections=body)
+    names = {block.name for section in body for block in section.blocks if not isinstance(block, str)}
+    head = lead if lead in names else _lead(there_are, curves(there_are)) or ""
+    return Report(title, summary=summary, cards=heads, sections=body, lead=head)
+
+
+def _filled(notes: Sequence[str], options: Mapping[str, Any]) -> list[str]:
+    """Notes with the options in their places; one that has a value for each of several names is told by name."""
+    values = {
+        name: ", ".join(f"{key}: {item}" for key, item in value.items()) if isinstance(value, Mapping) else value
+        for name, value in options.items()
+    }
+    return [note.format(**values) for note in notes]
+
+
+def _kept(part: Part) -> list[Section]:
+    """What each layer kept, a picture for each kind of unit, where networks say it."""
+    rows = part.pruned
+    if not {"kept", "method", "sparsity"} <= set(rows):
+        return []
+    if "scope" in rows and "global" in set(rows["scope"]):  # where layers compete; else all keep the same part
+        rows = pick(rows, scope="global")
+    units = dict.fromkeys(rows["unit"]) if "unit" in rows else [""]
+    frames = {unit: pick(rows, unit=unit) if unit else rows for unit in units}
+    sizes = layer_sizes(part.model, part.trained["model_options"].iloc[0]) if "model_options" in part.trained else {}
+    pictures = [kept_picture(frame, sizes, unit, part.basis(frame, "networks")) for unit, frame in frames.items()]
+    blocks: list[Block] = [picture for picture in pictures if picture is not None]
+    return [Section("What each layer kept", blocks)] if blocks else []
+
+
+def pruned_curves(parts_: Sequence[Part]) -> dict[str, DataFrame]:
+    """Return the accuracies of the cut networks of each part, where they differ by method and sparsity."""
+    rows = {_title(part): part.pruned for part in parts_}
+    return {title: frame for title, frame in rows.items() if _is_curve(frame)}
+
+
+def _is_curve(frame: DataFrame) -> bool:
+    columns = ("method", "sparsity", "accuracy")
+    return all(name in frame and frame[name].notna().any() for name in columns) and frame["sparsity"].nunique() > 1
+
+
+def _title(part: Part) -> str:
+    return f"{part.model} on {part.data}"
+
+
+def _lead(parts_: Sequence[Part], rows: Mapping[str, DataFrame]) -> Picture | None:
+    """The figure of some curves, a panel for each of the first parts."""
+    if not rows:
+        return None
+    panels = dict(list(rows.items())[:_PANELS])
+    there_are = {_title(part): part for part in parts_}
+    baselines = {title: mean(there_are[title].trained, "accuracy") for title in panels if len(there_are[title].trained)}
+    methods = dict.fromkeys(method for frame in panels.values() for method in frame["method"])
+    drawing = figures.accuracy_panels(panels, baselines, look=styles(methods))
+    left = f"; {len(rows) - _PANELS} more networks follow below" if len(rows) > _PANELS else ""
+    title, frame = next(iter(panels.items()))
+    means = frame.groupby(["method", "sparsity"])["accuracy"].mean()
+    (method, sparsity), least = means.idxmin(), means.min()
+    alt = f"Accuracy by sparsity, one line a method; on {title} it is least with {method} at {100 * sparsity:g} %, {least:.4f}."
+    caption = f"Test accuracy by the part removed: the mean over the networks, and its 95 % interval as a band{left}."
+    both = require("pandas", "lab").concat(
+        [
+            rows_.assign(network=name)[["network", "method", "sparsity", "seed", "accuracy"]]
+            for name, rows_ in panels.items()
+        ]
+    )
+    return Picture("lead", drawing, caption, alt, there_are[title].basis(frame), both)
 
 
 def _not_learnt(part: Part) -> list[str]:

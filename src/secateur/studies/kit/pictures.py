@@ -2,20 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from secateur.files import require
 from secateur.lab.show import figures
 from secateur.lab.show.blocks import Basis, Picture
 from secateur.lab.show.style import styles
-from secateur.lab.show.words import points
+from secateur.lab.show.words import percent, points
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-__all__ = ["change_heatmap", "change_picture", "greatest_loss", "over_layers"]
+__all__ = ["change_heatmap", "change_picture", "greatest_loss", "kept_picture", "over_layers"]
 
 _LABELS = {"accuracy": "Test accuracy", "loss": "Test loss", "compression": "Filters removed"}
+
+
+def kept_picture(rows: DataFrame, sizes: Mapping[str, int], unit: str, basis: Basis) -> Picture | None:
+    """Return the picture of the part of its units that each layer kept, one row a method; None where it is not known.
+
+    Args:
+        rows: one row a network, with ``method``, ``sparsity`` and ``kept``, a count for each site.
+        sizes: how many units each site had.
+        unit: what was removed, in words, where there are several kinds.
+        basis: the picture's.
+    """
+    middle = _middle(rows["sparsity"])
+    networks = rows[(rows["sparsity"] == middle) & rows["kept"].map(lambda kept: isinstance(kept, dict))]
+    records = [
+        {"method": method, "layer": site.removesuffix(".weight"), "kept": count / sizes[site]}
+        for method, kept in zip(networks["method"], networks["kept"], strict=True)
+        for site, count in kept.items()
+        if sizes.get(site)
+    ]
+    if not records:
+        return None
+    frame = require("pandas", "lab").DataFrame(records)
+    table = 100 * frame.pivot_table(index="method", columns="layer", values="kept", sort=False)
+    least = table.stack().idxmin()
+    drawing = figures.heatmap(table, label="Kept (%)", axes_labels=("Layer", ""), show=lambda part: f"{part:.0f}")
+    what = unit or "units"
+    caption = f"What each layer kept of its {what}, with {percent(middle)} removed in all; means over the networks."
+    alt = f"Heat map of methods and layers; least is left of {least[1]} by {least[0]}, {table.loc[least]:.0f} %."
+    name = f"kept-{unit}" if unit else "kept"
+    return Picture(name, drawing, caption, alt, basis, table.reset_index())
+
+
+def _middle(values: Iterable[float]) -> float:
+    """A half, where it is among the values; else the one in their middle."""
+    different = sorted(set(values))
+    return 0.5 if 0.5 in different else different[len(different) // 2]
 
 
 def over_layers(

@@ -20,7 +20,7 @@ from secateur.structure import channels, cut, mask, weights
 from secateur.studies.comparison.cells import dense
 from secateur.studies.kit import networks
 from secateur.studies.kit.parts import study
-from secateur.studies.shootout.pages import NOTES, sections, words
+from secateur.studies.shootout.pages import NOTES, cards, curves, sections, words
 from secateur.studies.shootout.ways import CRITERIA, SOLVERS, criterion, scorers, solvers
 from secateur.train import HoldZeros, fit
 from secateur.types import InputError, Keep, Scores, Sites
@@ -225,5 +225,7 @@ STUDY = study(
     cells=_cells,
     sections=sections,
     words=words,
+    cards=cards,
+    curves=curves,
     notes=NOTES,
 )

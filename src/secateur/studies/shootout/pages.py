@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from secateur.files import require
 from secateur.lab.show import figures
-from secateur.lab.show.blocks import Basis, Block, Column, Picture, Section, Table
+from secateur.lab.show.blocks import Basis, Block, Card, Column, Picture, Section, Table
 from secateur.lab.show.class_damage import class_damage
 from secateur.lab.show.judgement import judged, paired, untested
-from secateur.lab.show.sections import mean, pick
+from secateur.lab.show.sections import mean, mean_card, pick
 from secateur.lab.show.stats import area, compare
+from secateur.lab.show.stats.columns import SHARE
 from secateur.lab.show.stats.comparisons import UNTESTED
 from secateur.lab.show.words import percent
 from secateur.studies.kit.grouped import Mean, grouped, means
@@ -22,7 +23,7 @@ from secateur.studies.shootout.ways import CONTROLS, SOLVERS
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-__all__ = ["NOTES", "ranked", "sections", "words"]
+__all__ = ["NOTES", "cards", "curves", "ranked", "sections", "words"]
 
 NOTES = (
     "Each criterion scores a trained network once; the lowest scores go, the same fraction of every layer (scope layer) or "
@@ -257,6 +258,47 @@ def _classes(part: Part, unit: str, plain: DataFrame, tuned: DataFrame) -> list[
     rows = pick(plain, scope="layer", sparsity=tuned["sparsity"].iloc[0])
     blocks = class_damage(part.trained, rows, part.classes, method="magnitude", basis=part.basis(rows))
     return [b if isinstance(b, str) else replace(b, name=f"{unit}-{b.name}") for b in blocks]
+
+
+def cards(part: Part) -> list[Card]:
+    """Return the accuracy of the unpruned networks, and what magnitude and the highest criterion cost at the middle sparsity."""
+    rows = _headed(part)
+    if rows is None or not len(part.trained):
+        return []
+    note = f"{part.trained['seed'].nunique()} seeds"
+    heads = [mean_card("unpruned accuracy", part.trained["accuracy"], note, within=SHARE)]
+    base, removed = part.trained.set_index("seed")["accuracy"], sorted(set(rows["sparsity"]))
+    at_middle = pick(rows, sparsity=removed[len(removed) // 2])
+    means = at_middle.groupby("method")["accuracy"].mean()
+    best = means.drop("magnitude", errors="ignore")
+    names = {"magnitude": "", **({best.idxmax(): "the highest, chosen on the test images"} if len(best) else {})}
+    for method, words_ in names.items():
+        runs = pick(at_middle, method=method)
+        changes = (100 * (runs["accuracy"] - runs["seed"].map(base))).dropna()
+        if len(changes):
+            title = (
+                f"{percent(runs['sparsity'].iloc[0])} of the {runs['unit'].iloc[0]} of each layer removed by {method}"
+            )
+            heads.append(mean_card(title, changes, words_, shape="+.2f", unit=" points", within=(-100, 100)))
+    return heads
+
+
+def _headed(part: Part) -> DataFrame | None:
+    """The rows that the head of the page is about: the first kind of unit, each layer alone."""
+    units = _units(part)
+    rows = pick(part.pruned, unit=units[0], scope="layer") if units else part.pruned
+    return rows if len(rows) else None
+
+
+def curves(parts: Sequence[Part]) -> dict[str, DataFrame]:
+    """Return the accuracies of the controls and of the three criteria that keep most over all networks."""
+    rows = {f"{part.model} on {part.data}": frame for part in parts if (frame := _headed(part)) is not None}
+    rows = {title: frame for title, frame in rows.items() if frame["sparsity"].nunique() > 1}
+    if not rows:
+        return {}
+    areas = require("pandas", "lab").concat([_areas(frame) for frame in rows.values()])
+    best = areas[~areas["method"].isin(CONTROLS)].groupby("method")["area"].mean().nlargest(3)
+    return {title: frame[frame["method"].isin([*CONTROLS, *best.index])] for title, frame in rows.items()}
 
 
 def words(part: Part) -> list[str]:

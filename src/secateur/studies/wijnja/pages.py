@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["NOTES", "cards", "sections", "words"]
 
 NOTES = (
-    "A round trains a network from its initial weights under its mask ({epochs} passes by data set, over at most {train_images} "
+    "A round trains a network from its initial weights under its mask (passes: {epochs}; at most {train_images} "
     "training images, Adam with learning rate {lr}, batches of {batch_size}), then takes {rate:.0%} of the weights that are "
     "left in each layer, those of least magnitude, and half that share in the output layer (Frankle and Carbin, 2019); "
     "biases stay. The sparsity in tables is that of the hidden layers' schedule, 1 − (1 − {rate:g})^round; the density beside it is "
@@ -280,7 +280,11 @@ def cards(part: Part) -> list[Card]:
     best = best_scheme(tickets)
     falls = _fall_rows(pick(tickets, scheme=best))["falls"]
     runs = pick(tickets, scheme=best).groupby("seed")["accuracy"].mean()
-    head = Card("best over all rounds", best, f"{100 * runs.mean():.2f} % {interval(100 * runs)}".strip())
+    head = Card(
+        "best over all rounds",
+        best,
+        f"{100 * runs.mean():.2f} % {interval(100 * runs, within=(0, 100), shape='.2f')}".strip(),
+    )
     return [
         head,
         *(

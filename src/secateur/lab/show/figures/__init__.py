@@ -11,10 +11,11 @@ from secateur.lab.show.figures.curves import individuals, learning_curves, path
 from secateur.lab.show.figures.distributions import box, histogram, ridge
 from secateur.lab.show.figures.fields import heatmap, scatter
 from secateur.lab.show.figures.pictures import images
-from secateur.lab.show.figures.sweeps import accuracy_by_sparsity, loss_by_sparsity, trade_off
+from secateur.lab.show.figures.sweeps import accuracy_by_sparsity, accuracy_panels, loss_by_sparsity, trade_off
 
 __all__ = [
     "accuracy_by_sparsity",
+    "accuracy_panels",
     "bars_with_intervals",
     "box",
     "class_bars",

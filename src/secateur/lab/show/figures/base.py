@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from secateur.files import require
 from secateur.lab.show import marks
 from secateur.lab.show.style import Style, styles
-from secateur.lab.show.words import number
+from secateur.lab.show.words import agreeing, number, percent
 from secateur.types import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -64,9 +64,11 @@ def plain(number: float) -> str:
     return f"{number:g}"
 
 
-def legend(figure: Figure, axes: Axes) -> None:
-    """Put the legend of `axes` above the figure; its entries can be switched on the page."""
-    table = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+def legend(figure: Figure, *panels: Axes) -> None:
+    """Put the legend of one or several axes above the figure; its entries can be switched on the page."""
+    table: dict[str, Any] = {}
+    for axes in panels:
+        table |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     # What is compared first, then what it is compared with, in rows: matplotlib fills column by column.
     names = sorted(table, key=lambda name: (name == "published", name == "unpruned"))
     for columns in range(max(1, min(5, len(names))), 0, -1):
@@ -89,11 +91,12 @@ def whole_ticks(axes: Axes, steps: Iterable[float]) -> None:
 
 
 def interval(row: Mapping[str, Any], value: str, show: Any = number) -> dict[str, str]:
-    """Return the words for a mean of `describe`: its interval where there is one, and how many runs."""
-    words = {value: show(row[value])}
-    low, high = row[f"{value}.low"], row[f"{value}.high"]
-    if low == low:
-        words["95 %"] = f"{show(low)} to {show(high)}"
+    """Return the words for a mean of `describe`: its interval, in the same digits, where there is one, and how many runs."""
+    numbers = (row[value], row[f"{value}.low"], row[f"{value}.high"])
+    mean, low, high = [percent(number_, 2) for number_ in numbers] if show is percent else agreeing(*numbers)
+    words = {value: mean}
+    if numbers[1] == numbers[1]:
+        words["95 %"] = f"{low} to {high}"
     return words | {"runs": f"{row[f'{value}.n']:.0f}"}
 
 

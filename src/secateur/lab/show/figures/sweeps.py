@@ -7,18 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from secateur.checks import check_name
+from secateur.files import require
 from secateur.lab.show.figures.base import canvas, check, finish, interval, legend, looks
 from secateur.lab.show.marks import note, tie
 from secateur.lab.show.stats import describe
 from secateur.lab.show.style import INK, MUTED, Style, drawing
 from secateur.lab.show.words import number, percent
+from secateur.types import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-__all__ = ["accuracy_by_sparsity", "loss_by_sparsity", "trade_off"]
+__all__ = ["accuracy_by_sparsity", "accuracy_panels", "loss_by_sparsity", "trade_off"]
 
 _Show = Callable[[float], str]
 _HOLLOW: Mapping[str, Any] = {"markersize": 8.5, "markerfacecolor": "none", "markeredgewidth": 1.4}
@@ -56,6 +58,48 @@ def accuracy_by_sparsity(
     'Sparsity: part removed (%)'
     """
     return _sweep(frame, value, published, baseline, look, label, share=True, density=density)
+
+
+def accuracy_panels(
+    frames: Mapping[str, DataFrame], baselines: Mapping[str, float], *, look: Mapping[str, Style] | None = None
+) -> Figure:
+    """Draw accuracy over sparsity as `accuracy_by_sparsity` does, a panel for each network, with the same axis.
+
+    Args:
+        frames: title → one row a run with the columns ``method``, ``sparsity`` and ``accuracy``.
+        baselines: title → the unpruned model's accuracy, where it is known.
+        look: the style of each method (`styles`).
+
+    Raises:
+        InputError: there is no panel, or one without rows.
+
+    >>> import pandas
+    >>> runs = pandas.DataFrame({"method": ["l1"] * 2, "sparsity": [0.2, 0.9], "accuracy": [0.9, 0.5]})
+    >>> [axes.get_title("left") for axes in accuracy_panels({"small": runs, "large": runs}, {}).axes]
+    ['small', 'large']
+    """
+    if not frames:
+        raise InputError("accuracy_panels: there is nothing to draw; give at least one table")
+    whole = require("pandas", "lab").concat(frames, names=["panel", None]).reset_index("panel")
+    look = looks(whole, look)
+    with drawing():
+        figure, panels = canvas(3.6 if len(frames) > 1 else 4.0, len(frames), share=True)
+        for axes, (title, frame) in zip(panels, frames.items(), strict=True):
+            _panel(axes, frame, baselines.get(title), look)
+            finish(axes, "Sparsity: part removed (%)", "", percent=True, title=title)
+        means = whole.groupby(["panel", "method", "sparsity"])["accuracy"].mean()
+        _limits(panels[0], [means, baselines.values()], logarithmic=False)
+        legend(figure, *panels)
+    return figure
+
+
+def _panel(axes: Axes, frame: DataFrame, baseline: float | None, look: Mapping[str, Style]) -> None:
+    check(frame, ["method", "sparsity", "accuracy"])
+    table = describe(frame, ["method", "sparsity"], ["accuracy"])
+    if baseline is not None:
+        tie("unpruned", axes.axhline(baseline, color=MUTED, linestyle=(0, (4, 3)), linewidth=1.2, label="unpruned"))
+    for method in dict.fromkeys(frame["method"]):
+        _band(axes, table[table["method"] == method], "accuracy", method, look[method], percent, density=False)
 
 
 def loss_by_sparsity(

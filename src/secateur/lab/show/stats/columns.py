@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,13 @@ from secateur.types import InputError, unknown_name
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["check_columns", "numbers", "range_of"]
+__all__ = ["SHARE", "check_columns", "numbers", "range_of"]
+
+SHARE = (0.0, 1.0)
+"""What a share of something, such as an accuracy, cannot leave."""
+
+_AMOUNTS = {"bytes", "loss", "macs", "ms", "nonzero", "parameters", "seconds", "speedup"}
+"""Words in the names of columns whose values are amounts: there is no less than none."""
 
 
 def check_columns(frame: DataFrame, names: Iterable[str]) -> None:
@@ -24,15 +31,18 @@ def check_columns(frame: DataFrame, names: Iterable[str]) -> None:
 
 
 def range_of(name: object, values: Iterable[float]) -> tuple[float, float] | None:
-    """Return the range that no mean can leave, known by a column's name: an accuracy is a share of the images.
+    """Return the range that no mean can leave, known by a column's name: an accuracy is a share, a loss an amount.
 
     Values outside it are no accuracies but changes of them, in points or not, and have none.
 
     >>> range_of("validation_accuracy", [0.9]), range_of("accuracy", [-0.1]), range_of("loss", [0.9])
-    ((0.0, 1.0), None, None)
+    ((0.0, 1.0), None, (0.0, inf))
     """
-    if str(name).split("_")[-1] == "accuracy" and all(0 <= value <= 1 for value in values if value == value):
-        return 0.0, 1.0
+    words, present = str(name).split("_"), [value for value in values if value == value]
+    if words[-1] in ("accuracy", "removed", "sparsity") and all(0 <= value <= 1 for value in present):
+        return SHARE
+    if _AMOUNTS & set(words) and all(value >= 0 for value in present):
+        return 0.0, inf
     return None
 
 

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from secateur.checks import check_name, check_number
 from secateur.files import require
-from secateur.lab.show.stats.columns import check_columns, numbers
+from secateur.lab.show.stats.columns import check_columns, numbers, range_of
 from secateur.lab.show.stats.summary import bootstrap, summarise
 from secateur.types import InputError, unknown_name
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 __all__ = ["UNTESTED", "compare"]
 
@@ -122,6 +122,7 @@ def compare(
     ]
     names = [*within, by, "against", "n", "dropped", "difference", "low", "high", "p", "effect"]
     tests = require("pandas", "lab").DataFrame(rows, columns=names)
+    tests[["low", "high"]] = tests[["low", "high"]].clip(*_difference_range(value, table[value]))
     tests["p_corrected"] = _corrected(tests["p"].to_numpy(dtype=np.float64), correction)
     tests["verdict"] = _verdicts(tests, better, 1 - confidence)
     tests = tests.assign(test=test, correction=correction or "none", confidence=confidence)
@@ -153,6 +154,12 @@ def _table(frame: DataFrame, value: str, by: str, pair: Sequence[str], within: S
         run = ", ".join(f"{name} {twice.iloc[0][name]}" for name in keys)
         raise InputError(f"compare: two runs have {run}; name the column that tells them apart in `within` or `pair`")
     return runs
+
+
+def _difference_range(value: str, values: Series[float]) -> tuple[float, float]:
+    """The range that a mean difference cannot leave: of accuracies from −1 to 1, of losses none."""
+    least, most = range_of(value, values) or (-math.inf, math.inf)
+    return least - most, most - least
 
 
 def _groups(table: DataFrame, within: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], DataFrame]]:

@@ -12,6 +12,7 @@ import numpy as np
 from secateur.checks import check_name, check_number, check_whole
 from secateur.files import require
 from secateur.lab.show.stats.columns import check_columns, range_of
+from secateur.lab.show.words import agreeing
 from secateur.types import InputError
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ class Summary:
     interval: str = "t"
 
     def __str__(self) -> str:
-        return f"{self.mean:.4g} [{self.low:.4g}, {self.high:.4g}] (n = {self.n})"
+        mean, low, high = agreeing(self.mean, self.low, self.high)
+        return f"{mean} [{low}, {high}] (n = {self.n})"
 
 
 _NOTHING = Summary(math.nan, math.nan, math.nan, math.nan, 0)
@@ -70,9 +72,9 @@ def summarise(
         InputError: there are no values, or the confidence is out of range.
 
     >>> print(summarise([0.88, 0.89, 0.90]))
-    0.89 [0.8652, 0.9148] (n = 3)
+    0.8900 [0.8652, 0.9148] (n = 3)
     >>> print(summarise([0.93, 0.97, 0.99], within=(0, 1)))
-    0.9633 [0.8874, 1] (n = 3)
+    0.9633 [0.8874, 1.0000] (n = 3)
     """
     numbers = [float(value) for value in values]
     if not numbers:

@@ -216,7 +216,18 @@
   const hint = make("span", "", controls);
   const all = make("button", "Show all series", controls, { type: "button", hidden: true });
   all.addEventListener("click", () => { hidden.clear(); refresh(); });
-  document.querySelectorAll(".plot[data-figure]").forEach(start);
+  const started = new Set();
+  // Of a figure's two forms the one that the page's width shows; the other has no size yet.
+  function begin() {
+    for (const plot of document.querySelectorAll(".plot[data-figure]")) {
+      if (started.has(plot) || !plot.checkVisibility()) continue;
+      started.add(plot);
+      start(plot);
+    }
+    refresh();
+  }
+  begin();
+  matchMedia("(max-width: 40rem)").addEventListener("change", begin);
   document.querySelectorAll("table").forEach(sortable);
   if (views.length) {
     hint.textContent = "Point at a figure, or use the arrow keys in it, for its values. A name in a legend hides its series in all figures.";

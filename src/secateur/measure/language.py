@@ -1,0 +1,122 @@
+"""How well a language model foretells text: its perplexity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from inspect import signature
+from math import exp, inf
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.checks import check_whole
+from secateur.deadline import check_time
+from secateur.labelled import logits_of
+from secateur.losses import IGNORED, next_token_cross_entropy
+from secateur.state import check_module, device_of, evaluating, usual
+from secateur.types import InputError
+
+__all__ = ["check_tokens", "perplexity", "run_on_tokens"]
+
+Tokens = Tensor | Sequence[Tensor]
+"""Token ids: sequences of one length, ``(sequences, length)``, or of different ones, each ``(length,)``."""
+
+
+def check_tokens(tokens: Tokens, mask: Tensor | None, doing: str) -> tuple[Tensor, Tensor | None]:
+    """Return sequences of tokens in one tensor ``(sequences, length)``, and the mask of those that count; None for all.
+
+    Sequences of different lengths are filled up with token 0 at their ends, where the mask is False.
+
+    Raises:
+        InputError: with the remedy.
+
+    >>> check_tokens([torch.tensor([5, 6, 7]), torch.tensor([8, 9])], None, "perplexity")
+    (tensor([[5, 6, 7],
+            [8, 9, 0]]), tensor([[ True,  True,  True],
+            [ True,  True, False]]))
+    """
+    if not isinstance(tokens, Tensor):
+        parts = list(tokens)
+        if mask is not None or not parts or any(not isinstance(p, Tensor) or p.ndim != 1 for p in parts):
+            raise InputError(
+                f"{doing}: several sequences of tokens are tensors (length,), at least one, without a mask"
+            )
+        lengths = torch.tensor([len(part) for part in parts])
+        tokens = nn.utils.rnn.pad_sequence(parts, batch_first=True)
+        mask = torch.arange(tokens.shape[1]) < lengths.unsqueeze(1)
+        mask = None if bool(mask.all()) else mask
+    tokens = tokens.unsqueeze(0) if tokens.ndim == 1 else tokens
+    if tokens.ndim != 2 or tokens.is_floating_point() or tokens.numel() == 0 or tokens.shape[1] < 2:
+        raise InputError(
+            f"{doing}: tokens are {tokens.dtype} of shape {tuple(tokens.shape)}; give whole numbers of shape "
+            "(sequences, length), two or more a sequence"
+        )
+    if mask is not None and mask.shape != tokens.shape:
+        raise InputError(f"{doing}: the mask is {tuple(mask.shape)}, and the tokens are {tuple(tokens.shape)}")
+    return tokens, None if mask is None else mask.bool()
+
+
+def run_on_tokens(model: nn.Module, tokens: Tensor, mask: Tensor | None) -> Any:
+    """Return what a model answers on sequences of tokens, with an attention mask where one is given and it takes one.
+
+    What Hugging Face's models keep between calls is not asked for.
+    """
+    taken = signature(model.forward).parameters
+    extra: dict[str, Any] = {}
+    if mask is not None and "attention_mask" in taken:
+        extra["attention_mask"] = mask.long()
+    if "use_cache" in taken:
+        extra["use_cache"] = False
+    return model(tokens, **extra)
+
+
+@usual
+def perplexity(model: nn.Module, tokens: Tokens, mask: Tensor | None = None, *, batch_size: int = 1) -> float:
+    """Return a causal language model's perplexity: e to the mean cross-entropy of each token, given those before it.
+
+    The mean is over all tokens that count but the first of each sequence. A mask that the model does not take (a plain
+    module) does not change what it computes, only what counts; causal models are right with padding at the end.
+
+    Args:
+        model: a Hugging Face model, or a module that returns logits ``(sequences, length, vocabulary)``; it is left as it is.
+        tokens: ids ``(sequences, length)``, or a list of sequences ``(length,)``.
+        mask: True where a token counts, of the tokens' shape.
+        batch_size: sequences a pass.
+
+    Raises:
+        InputError: tokens or mask do not fit, or the model returns no logits for each position.
+
+    >>> class Uniform(nn.Module):
+    ...     def forward(self, tokens):
+    ...         return torch.zeros(*tokens.shape, 50)
+    >>> round(perplexity(Uniform(), torch.arange(12).view(2, 6)), 3)
+    50.0
+    """
+    check_module(model, "perplexity", compiled=True)
+    check_whole("perplexity", batch_size=batch_size)
+    tokens, mask = check_tokens(tokens, mask, "perplexity")
+    device, total, count = device_of(model), 0.0, 0
+    with evaluating(model), torch.no_grad():
+        for start in range(0, len(tokens), batch_size):
+            check_time()
+            part = tokens[start : start + batch_size].to(device)
+            counts = None if mask is None else mask[start : start + batch_size].to(device)
+            targets = part.long() if counts is None else part.long().masked_fill(~counts, IGNORED)
+            logits = logits_of(run_on_tokens(model, part, counts))
+            _check_logits(logits, part)
+            total += float(next_token_cross_entropy(logits.float(), targets, "sum"))
+            count += int((targets[:, 1:] != IGNORED).sum())
+    if count == 0:
+        raise InputError("perplexity: no token counts; the mask is False everywhere but at first tokens")
+    mean = total / count
+    return exp(mean) if mean < 700 else inf
+
+
+def _check_logits(logits: Any, tokens: Tensor) -> None:
+    if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != tokens.shape:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(
+            f"perplexity: on tokens {tuple(tokens.shape)} the model returned {shape}; give a causal language model, whose "
+            "logits are (sequences, length, vocabulary)"
+        )

@@ -1,0 +1,27 @@
+"""A walk over the blocks of a language model: each is scored, cut and repaired once, on what the blocks before it make."""
+
+from secateur.stream.blocks import block_container
+from secateur.stream.depth import WithoutBlocks, block_influence, block_losses, drop_blocks
+from secateur.stream.planning import WalkPlan, plan
+from secateur.stream.shards import WalkedFolder, empty_weights, walk_folder
+from secateur.stream.steps import CutUnits, SparsifyWeights
+from secateur.stream.walking import BlockWalk, CutBlock, Walked, walk
+
+__all__ = [
+    "BlockWalk",
+    "CutBlock",
+    "CutUnits",
+    "SparsifyWeights",
+    "WalkPlan",
+    "Walked",
+    "WalkedFolder",
+    "WithoutBlocks",
+    "block_container",
+    "block_influence",
+    "block_losses",
+    "drop_blocks",
+    "empty_weights",
+    "plan",
+    "walk",
+    "walk_folder",
+]

@@ -1,0 +1,242 @@
+"""Whole blocks taken out of a language model: those whose outputs are most like their inputs, or that the loss misses least."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from math import log
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from secateur.checks import check_name
+from secateur.measure.language import Tokens, check_tokens, perplexity, run_on_tokens
+from secateur.state import check_module, device_of, evaluating, own_tensors, usual
+from secateur.stream.blocks import block_container
+from secateur.stream.slots import COUNTERS
+from secateur.structure.depth import Skip
+from secateur.types import InputError
+from secateur.untouched import copied
+
+__all__ = ["WithoutBlocks", "block_influence", "block_losses", "drop_blocks"]
+
+
+@dataclass(frozen=True, eq=False)
+class WithoutBlocks:
+    """A model with fewer blocks.
+
+    Attributes:
+        model: the smaller model; its blocks are numbered anew.
+        removed: the paths of the blocks that are gone, in the order in which they went.
+        scores: of every block before any went: its influence, or the rise of the mean loss without it.
+    """
+
+    model: nn.Module
+    removed: tuple[str, ...]
+    scores: Mapping[str, float]
+
+
+@usual
+def block_influence(
+    model: nn.Module, tokens: Tokens, mask: Tensor | None = None, *, container: str | None = None
+) -> dict[str, float]:
+    """Return how much each block turns what flows through it: 1 less the mean cosine of its inputs and outputs.
+
+    The mean is over all tokens that count (block influence: Men et al., 2024). One forward pass.
+
+    Args:
+        model: as in `secateur.stream.walk`.
+        tokens, mask: text, ids ``(sequences, length)``, and where there are tokens.
+        container: the path of the blocks' container.
+
+    >>> from secateur.testing.decoder import decoder
+    >>> model = decoder(blocks=2)
+    >>> _ = model.layers[1].down.weight.data.zero_(), model.layers[1].o.weight.data.zero_()    # it passes all on as it is
+    >>> {name: round(score, 3) + 0.0 for name, score in block_influence(model, torch.arange(20).view(2, 10) % 11).items()}
+    {'layers.0': 0.02..., 'layers.1': 0.0}
+    """
+    check_module(model, "block_influence")
+    ids, ids_mask = check_tokens(tokens, mask, "block_influence")
+    path = container or block_container(model)
+    sums = dict.fromkeys((f"{path}.{name}" for name, _ in model.get_submodule(path).named_children()), 0.0)
+    count, counts = 0, torch.ones(0)
+
+    def note(name: str, x: Tensor, out: Any) -> None:
+        cosine = F.cosine_similarity(x.double(), (out[0] if isinstance(out, tuple) else out).double(), dim=-1)
+        sums[name] += float((1 - cosine)[counts].sum())
+
+    with evaluating(model), torch.no_grad(), _watched(model, sums, note):
+        for number, row in enumerate(ids.to(device_of(model))):
+            counts = torch.ones(1, len(row), dtype=torch.bool) if ids_mask is None else ids_mask[number].unsqueeze(0)
+            counts, count = counts.to(row.device), count + int(counts.sum())
+            run_on_tokens(model, row.unsqueeze(0), None if ids_mask is None else counts)
+    return {name: total / count for name, total in sums.items()}
+
+
+@contextmanager
+def _watched(model: nn.Module, paths: Mapping[str, float], note: Any) -> Iterator[None]:
+    def hook(name: str) -> Any:
+        return lambda _m, args, kwargs, out: note(name, args[0] if args else next(iter(kwargs.values())), out)
+
+    handles = [model.get_submodule(p).register_forward_hook(hook(p), with_kwargs=True) for p in paths]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@usual
+def block_losses(
+    model: nn.Module,
+    tokens: Tokens,
+    mask: Tensor | None = None,
+    *,
+    container: str | None = None,
+    without: Sequence[str] = (),
+) -> dict[str, float]:
+    """Return how much the mean loss of each token rises without each block; measured, so one forward pass a block.
+
+    Args:
+        model, tokens, mask, container: as in `block_influence`.
+        without: paths of blocks that are left out all the time; they get no score.
+    """
+    check_module(model, "block_losses")
+    path = container or block_container(model)
+    names = [f"{path}.{name}" for name, _ in model.get_submodule(path).named_children()]
+    wrapped = _wrapped(model, names, tokens)
+    with _skipped(model, without, wrapped):
+        whole = log(perplexity(model, tokens, mask))
+    losses = {}
+    for name in names:
+        if name not in without:
+            with _skipped(model, [*without, name], wrapped):
+                losses[name] = log(perplexity(model, tokens, mask)) - whole
+    return losses
+
+
+def _wrapped(model: nn.Module, names: Sequence[str], tokens: Tokens) -> bool:
+    """Whether the blocks return tuples."""
+    kinds: list[bool] = []
+    ids, _ = check_tokens(tokens, None, "block_losses")
+    note = _watched(model, dict.fromkeys(names, 0.0), lambda _n, _x, out: kinds.append(isinstance(out, tuple)))
+    with evaluating(model), torch.no_grad(), note:
+        run_on_tokens(model, ids[:1, :2].to(device_of(model)), None)
+    return any(kinds)
+
+
+@contextmanager
+def _skipped(model: nn.Module, names: Sequence[str], wrapped: bool) -> Iterator[None]:
+    holders = [(model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in names]
+    originals = [holder._modules[key] for holder, key in holders]
+    try:
+        for (holder, key), original in zip(holders, originals, strict=True):
+            holder._modules[key] = _passing(original, wrapped)
+        yield
+    finally:
+        for (holder, key), original in zip(holders, originals, strict=True):
+            holder._modules[key] = original
+
+
+def _passing(block: nn.Module | None, wrapped: bool) -> Skip:
+    """A `Skip` with the plain attributes that a model may ask its block for."""
+    skip = Skip(wrapped)
+    plain = {
+        name: value for name, value in vars(block).items() if isinstance(value, int | str) and name not in vars(skip)
+    }
+    skip.__dict__.update(plain)
+    return skip
+
+
+@usual
+def drop_blocks(
+    model: nn.Module,
+    tokens: Tokens,
+    count: int,
+    by: Literal["loss", "influence"] = "loss",
+    *,
+    mask: Tensor | None = None,
+    container: str | None = None,
+) -> WithoutBlocks:
+    """Return a model without some of its blocks, numbered anew, with the depth in its config.
+
+    Args:
+        model, tokens, mask, container: as in `block_influence`; the model is left as it is.
+        count: how many go.
+        by: ``"loss"`` takes one block after the other, each time that without which the loss on the text is least (one
+            forward pass for each block that is left); ``"influence"`` takes those of the least influence (one pass).
+
+    Raises:
+        InputError: no block would be left.
+
+    >>> from secateur.testing.decoder import decoder
+    >>> small = drop_blocks(decoder(blocks=3), torch.arange(20).view(2, 10) % 11, 1)
+    >>> len(small.model.layers), len(small.removed)
+    (2, 1)
+    """
+    check_name("by of drop_blocks", by, ("loss", "influence"))
+    path = container or block_container(model)
+    total = len(list(model.get_submodule(path).children()))
+    if not 0 <= count < total:
+        raise InputError(f"drop_blocks: {count} of {total} blocks cannot go; one stays at least")
+    removed: list[str] = []
+    if by == "influence":
+        scores = block_influence(model, tokens, mask, container=path)
+        removed = sorted(scores, key=scores.__getitem__)[:count]
+    else:
+        first = scores = block_losses(model, tokens, mask, container=path)
+        for number in range(count):
+            scores = scores if number == 0 else block_losses(model, tokens, mask, container=path, without=removed)
+            removed.append(min(scores, key=scores.__getitem__))
+        scores = first
+    return WithoutBlocks(_without(model, path, removed), tuple(removed), scores)
+
+
+def _without(model: nn.Module, path: str, removed: Sequence[str]) -> nn.Module:
+    container = model.get_submodule(path)
+    names = [name for name, _ in container.named_children()]
+    stay = [place for place, name in enumerate(names) if f"{path}.{name}" not in removed]
+    memo: dict[int, Any] = {id(container._modules[n]): nn.Identity() for n in names if f"{path}.{n}" in removed}
+    small = copied(model, memo)
+    small_container = small.get_submodule(path)
+    blocks = [small_container._modules[names[place]] for place in stay]
+    small_container._modules.clear()
+    for number, block in enumerate(blocks):
+        small_container.add_module(str(number), block)
+        assert block is not None
+        for module in block.modules():
+            for attribute in COUNTERS & vars(module).keys() - {"training"}:
+                if vars(module)[attribute] == stay[number]:
+                    setattr(module, attribute, number)
+    _set_depth(small, len(names), stay)
+    return small
+
+
+def _set_depth(small: nn.Module, before: int, stay: Sequence[int]) -> None:
+    """Put the depth into the config: the number that its class makes as many blocks of, and lists with a place a block."""
+    config = getattr(small, "config", None)
+    if config is None:
+        return
+    lists = {
+        name: [value[place] for place in stay]
+        for name, value in vars(config).items()
+        if isinstance(value, list) and len(value) == before
+    }
+    names = set(own_tensors(small))
+    for name, value in vars(config).items():
+        if value != before or isinstance(value, bool):
+            continue
+        changed = deepcopy(config)
+        vars(changed).update({**lists, name: len(stay)})
+        try:
+            with torch.device("meta"):
+                rebuilt = set(own_tensors(type(small)(changed)))
+        except Exception:  # noqa: BLE001  (a class may refuse a size that is no depth in any way)
+            continue
+        if rebuilt == names:
+            vars(config).update({**lists, name: len(stay)})
+            return

@@ -1,0 +1,212 @@
+"""Weights that stay on disk: read block by block from safetensors shards, and written one shard a block."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as dump_tensors
+from torch import Tensor, nn
+
+from secateur.files import from_json, write_bytes, write_text
+from secateur.measure.language import Tokens
+from secateur.state import check_module, looking, own_tensors
+from secateur.stream.blocks import block_container
+from secateur.stream.config import fitting_sizes
+from secateur.stream.steps import BlockStep, CutUnits
+from secateur.stream.walking import BlockWalk
+from secateur.types import FileError
+from secateur.untouched import copied
+
+__all__ = ["Shards", "WalkedFolder", "empty_weights", "walk_folder"]
+
+INDEX, SINGLE, CONFIG = "model.safetensors.index.json", "model.safetensors", "config.json"
+
+
+@contextmanager
+def empty_weights() -> Iterator[None]:
+    """Let modules that are made within have their parameters on the meta device, where they take no memory.
+
+    Buffers are real, as those that no file holds (rotary frequencies) must have their values.
+
+    >>> with empty_weights():
+    ...     layer = nn.BatchNorm1d(3)
+    >>> layer.weight.is_meta, layer.running_var.is_meta
+    (True, False)
+    """
+    original = nn.Module.register_parameter
+
+    def on_meta(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        original(module, name, param)
+        if param is not None and not param.is_meta:
+            module._parameters[name] = nn.Parameter(param.detach().to("meta"), param.requires_grad)
+
+    nn.Module.register_parameter = on_meta  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = original  # type: ignore[method-assign]
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The tensors of a folder of safetensors files, by name, read when they are asked for.
+
+    Attributes:
+        files: the file of each tensor.
+
+    Raises:
+        FileError: the folder holds no such files, or a damaged one.
+    """
+
+    files: Mapping[str, Path]
+
+    @classmethod
+    def of(cls, folder: str | os.PathLike[str]) -> Shards:
+        """Return the tensors of a folder with `model.safetensors`, or with shards and their index."""
+        root = Path(folder)
+        if (root / INDEX).is_file():
+            table = from_json((root / INDEX).read_text(encoding="utf-8"))["weight_map"]
+            return cls({name: root / Path(file).name for name, file in table.items()})
+        if not (root / SINGLE).is_file():
+            raise FileError(f"{root}: there is no {SINGLE} and no {INDEX}; give a folder that save_pretrained wrote")
+        return cls(dict.fromkeys(_names(root / SINGLE), root / SINGLE))
+
+    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Return some of the tensors; names that the files do not hold are left out."""
+        by_file: dict[Path, list[str]] = {}
+        for name in names:
+            if name in self.files:
+                by_file.setdefault(self.files[name], []).append(name)
+        tensors = {}
+        for path, file_names in by_file.items():
+            try:
+                with safe_open(str(path), framework="pt") as file:
+                    tensors.update({name: file.get_tensor(name) for name in file_names})
+            except (SafetensorError, OSError) as error:
+                raise FileError(f"{path}: cannot be read ({error}); download the model again") from error
+        return tensors
+
+
+def _names(path: Path) -> list[str]:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise FileError(f"{path}: cannot be read ({error}); download the model again") from error
+
+
+@dataclass(frozen=True)
+class WalkedFolder:
+    """A smaller language model on disk.
+
+    Attributes:
+        folder: where it is.
+        errors: by block, how much of the uncut model's residual stream is missing behind it (a share of its square).
+        sizes: what changed in its config.
+    """
+
+    folder: Path
+    errors: Mapping[str, float]
+    sizes: Mapping[str, int]
+
+
+@looking
+def walk_folder(
+    model: nn.Module,
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    tokens: Tokens,
+    step: BlockStep | None = None,
+    *,
+    mask: Tensor | None = None,
+    container: str | None = None,
+) -> WalkedFolder:
+    """Make a model smaller whose weights stay on disk: blocks are read, cut and written one by one.
+
+    It holds what stands outside of the blocks, one block three times, and the calibration text's activations, however many
+    blocks there are.
+
+    Args:
+        model: made within `empty_weights`; it is left as it is.
+        source: a folder of safetensors files whose tensors are named as the model's, as `save_pretrained` writes it.
+        target: where the smaller model goes: one shard a block, an index, and the other files of `source` with the new
+            sizes in `config.json`.
+        tokens, step, mask, container: as in `secateur.stream.walk`.
+
+    Raises:
+        FileError: files are missing or damaged, or `target` is `source`.
+    """
+    check_module(model, "walk_folder")
+    root, shards, path = Path(target), Shards.of(source), container or block_container(model)
+    if root.resolve() == Path(source).resolve():
+        raise FileError(f"{root}: the smaller model would replace the one it is made of; give another folder")
+    root.mkdir(parents=True, exist_ok=True)
+    step = step or CutUnits()
+    blocks = {f"{path}.{name}": block for name, block in model.get_submodule(path).named_children()}
+    rest = shards.read(name for name in shards.files if not name.startswith(f"{path}."))
+    walking = BlockWalk.begin(_with_tensors(model, rest), path, tokens, mask, _block(shards, next(iter(blocks))))
+    files, errors, shapes = _Files(root, len(blocks) + 1), {}, {n: tuple(t.shape) for n, t in rest.items()}
+    files.write(rest)
+    for name in blocks:
+        cut = walking.advance(step, _block(shards, name))
+        small = {
+            f"{name}.{tensor}": value for tensor, value in cut.tensors.items() if f"{name}.{tensor}" in shards.files
+        }
+        files.write(small)
+        errors[name] = cut.error
+        shapes |= {tensor: tuple(value.shape) for tensor, value in small.items()}
+    files.finish()
+    sizes = fitting_sizes(model, shapes)
+    _copy_rest(Path(source), root, sizes)
+    return WalkedFolder(root, errors, sizes)
+
+
+def _block(shards: Shards, name: str) -> dict[str, Tensor]:
+    prefix = f"{name}."
+    return {n.removeprefix(prefix): t for n, t in shards.read(n for n in shards.files if n.startswith(prefix)).items()}
+
+
+def _with_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of the model with these parameters; the others stay on meta."""
+    own = own_tensors(model)
+    memo: dict[int, Any] = {id(own[n]): nn.Parameter(t, False) for n, t in tensors.items() if n in own}
+    return copied(model, memo)
+
+
+class _Files:
+    """Shards that are written one after the other, and their index."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.folder, self.count, self.nbytes, self.number = folder, count, 0, 0
+        self.table: dict[str, str] = {}
+
+    def write(self, tensors: Mapping[str, Tensor]) -> None:
+        """Write the next shard."""
+        self.number += 1
+        name = f"model-{self.number:05d}-of-{self.count:05d}.safetensors"
+        whole = {tensor: value.contiguous() for tensor, value in tensors.items()}
+        write_bytes(self.folder / name, dump_tensors(whole, {"format": "pt"}))
+        self.table |= dict.fromkeys(tensors, name)
+        self.nbytes += sum(value.nbytes for value in tensors.values())
+
+    def finish(self) -> None:
+        """Write the index."""
+        index = {"metadata": {"total_size": self.nbytes}, "weight_map": self.table}
+        write_text(self.folder / INDEX, json.dumps(index, indent=2, sort_keys=True))
+
+
+def _copy_rest(source: Path, target: Path, sizes: Mapping[str, int]) -> None:
+    for file in sorted(source.iterdir()):
+        if file.is_file() and file.suffix != ".safetensors" and file.name not in (INDEX, CONFIG):
+            shutil.copyfile(file, target / file.name)
+    if (source / CONFIG).is_file():
+        config = from_json((source / CONFIG).read_text(encoding="utf-8"))
+        write_text(target / CONFIG, json.dumps({**config, **sizes}, indent=2, sort_keys=True))

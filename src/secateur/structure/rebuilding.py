@@ -1,0 +1,165 @@
+"""A model's class made anew of its config with other sizes, on the meta device, and what differs then."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.checks import is_whole
+from secateur.structure.mend import Edits
+
+__all__ = [
+    "Rebuilding",
+    "Shapes",
+    "SizeName",
+    "differences",
+    "is_config",
+    "is_configured",
+    "nested_configs",
+    "open_sizes",
+    "rebuilt_shapes",
+    "shapes_of",
+    "sizes_of",
+    "whole_numbers",
+]
+
+SizeName = tuple[str | int, ...]
+"""Where a size stands in a config: names of attributes, of nested configs too, and a place in a list."""
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def is_configured(model: nn.Module) -> bool:
+    """Return whether a model says that its class is made of one config."""
+    return hasattr(type(model), "config_class") and is_config(getattr(model, "config", None))
+
+
+def rebuilt_shapes(model: nn.Module) -> Shapes | None:
+    """Return the shapes of what a model's class keeps (its state dict) when it is made of the model's config; None where it cannot be."""
+    rebuilt = Rebuilding(model).built({})
+    return None if rebuilt is None else {name: tuple(tensor.shape) for name, tensor in rebuilt.state_dict().items()}
+
+
+class Rebuilding:
+    """A model's class made anew, on the meta device, of its config with other sizes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.config: Any = model.config
+
+    def built(self, sizes: Mapping[SizeName, int]) -> nn.Module | None:
+        """The class with these sizes; None where it refuses them."""
+        config = copy.deepcopy(self.config)
+        try:
+            for place, size in sizes.items():
+                _set_size(config, place, size)
+            with torch.device("meta"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return type(self.model)(config)
+        except Exception:  # noqa: BLE001  (a class may raise anything on sizes that do not fit together)
+            return None
+
+
+def _set_size(config: Any, place: SizeName, size: int) -> None:
+    """Write a size into a config."""
+    *path, last = place
+    for name in path if isinstance(last, str) else path[:-1]:
+        config = getattr(config, str(name))
+    if isinstance(last, str):
+        setattr(config, last, size)
+        return
+    sizes = list(getattr(config, str(path[-1])))
+    sizes[last] = size
+    setattr(config, str(path[-1]), type(getattr(config, str(path[-1])))(sizes))
+
+
+def nested_configs(config: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the configs within a config, by name."""
+    yield from ((name, value) for name, value in vars(config).items() if is_config(value))
+
+
+def sizes_of(config: Any, path: SizeName = ()) -> Iterator[tuple[SizeName, int]]:
+    """Yield every whole number in a config, with where it stands."""
+    for name, value in vars(config).items():
+        if is_whole(value) and not name.startswith("_"):
+            yield (*path, name), value
+        elif isinstance(value, list | tuple):
+            yield from (((*path, name, place), size) for place, size in enumerate(value) if is_whole(size))
+    for name, inner in nested_configs(config):
+        yield from sizes_of(inner, (*path, name))
+
+
+NO_SIZES = ("_id", "dtype", "_version", "_type", "architectures")
+"""How names of config attributes end that are no sizes where they are None."""
+
+
+def open_sizes(config: Any, path: SizeName = ()) -> Iterator[SizeName]:
+    """Yield what a config leaves open (None) and may be a size."""
+    for name, value in vars(config).items():
+        if value is None and not name.startswith("_") and not name.endswith(NO_SIZES):
+            yield (*path, name)
+    for name, inner in nested_configs(config):
+        yield from open_sizes(inner, (*path, name))
+
+
+def shapes_of(model: nn.Module) -> Shapes:
+    """Return the shapes of all parameters and buffers."""
+    tensors: list[tuple[str, Tensor]] = [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]
+    return {name: tuple(tensor.shape) for name, tensor in tensors}
+
+
+def whole_numbers(config: Any) -> dict[str, Any]:
+    """Return the whole numbers of a config, of nested ones too, by dotted names; lists whole."""
+    numbers = {}
+    for name, value in vars(config).items():
+        whole_list = isinstance(value, list | tuple) and value and all(map(is_whole, value))
+        if (is_whole(value) or whole_list or value is None) and not name.startswith("_"):
+            numbers[name] = list(value) if whole_list else value
+    for name, inner in nested_configs(config):
+        numbers |= {f"{name}.{key}": value for key, value in whole_numbers(inner).items()}
+    return numbers
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    """The plain attributes of a module, and the whole numbers of its config."""
+    plain: dict[str, Any] = {}
+    for name, value in vars(module).items():
+        if name == "config":
+            plain |= (
+                {f"config.{key}": number for key, number in whole_numbers(value).items()} if is_config(value) else {}
+            )
+        elif name != "training" and not name.startswith("_") and isinstance(value, int | float | list | tuple):
+            plain[name] = value
+    return plain
+
+
+def is_config(value: Any) -> bool:
+    """Return whether a value is a config, as transformers has them."""
+    return callable(getattr(value, "to_dict", None)) and hasattr(value, "__dict__")
+
+
+def differences(whole: nn.Module, rebuilt: nn.Module) -> Edits | None:
+    """The sizes that differ between two models of one class, by module; None where something else does, as a temperature.
+
+    A buffer that is not saved is computed when the model is made: one of another shape has other values, too.
+    """
+    modules = dict(whole.named_modules())
+    edits: Edits = {}
+    if [path for path, _ in rebuilt.named_modules()] != list(modules):
+        return None
+    for path, module in rebuilt.named_modules():
+        before, after = _attributes(modules[path]), _attributes(module)
+        for name in (n for n in after if n in before and after[n] != before[n]):
+            new = list(after[name]) if isinstance(after[name], list | tuple) else after[name]
+            if not all(map(is_whole, new if isinstance(new, list) else [new])):
+                return None
+            edits.setdefault(path, {})[name] = new
+        computed = [n for n in module._non_persistent_buffers_set if module._buffers[n] is not None]
+        if any(module._buffers[n].shape != modules[path]._buffers[n].shape for n in computed):
+            return None
+    return edits

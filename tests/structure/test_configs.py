@@ -1,0 +1,165 @@
+"""Widths that a config says: found by rebuilding, cut equally, and written into the config."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import secateur as sc
+from secateur.selection.uniform import uniform
+from secateur.structure import ConfigWidth, config_widths, rebuilt_shapes
+from secateur.structure.configs import kept_steps
+
+
+@dataclass
+class Settings:
+    """Sizes of a toy; `inner` may be left open."""
+
+    width: int = 12
+    heads: int = 3
+    inner: int | None = None
+    blocks: int = 2
+    classes: int = 5
+    use_cache: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Block(nn.Module):
+    """Attention of heads of one size, and a perceptron, both beside the stream."""
+
+    def __init__(self, config: Settings) -> None:
+        super().__init__()
+        self.config = config
+        self.heads, self.size = config.heads, config.width // config.heads
+        self.scale = self.size**-0.5
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+        inner = 4 * config.width if config.inner is None else config.inner
+        self.up, self.down = nn.Linear(config.width, inner), nn.Linear(inner, config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length = x.shape[:2]
+        q, k, v = (part.view(batch, length, self.heads, self.size).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        mixed = (q @ k.transpose(-1, -2) * self.scale).softmax(-1) @ v
+        x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, -1))
+        return x + self.down(self.up(x).relu())
+
+
+class Toy(nn.Module):
+    """What a class of transformers looks like from outside."""
+
+    config_class = Settings
+
+    def __init__(self, config: Settings) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Linear(4, config.width)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.blocks))
+        self.head = nn.Linear(config.width, config.classes)
+
+    def forward(self, x: Tensor, use_cache: bool | None = None) -> Any:
+        x = self.embed(x)
+        for layer in self.layers:
+            x = layer(x)
+        cache = self.config.use_cache if use_cache is None else use_cache
+        return (self.head(x), x) if cache else self.head(x)
+
+
+X = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
+
+
+def test_sizes_that_shrink_together_are_found_with_their_sites() -> None:
+    model = Toy(Settings())
+    widths = {width.name: width for width in config_widths(model, sc.channels(model, X))}
+    assert set(widths) == {"inner", "width and heads"}
+    assert widths["inner"] == ConfigWidth({("inner",): 48}, {"layers.0.up": 48, "layers.1.up": 48}, 48)
+    assert widths["width and heads"].steps == 3  # a head of four at a time, as the size of a head is a temperature
+    assert dict(widths["width and heads"].units) == {"embed": 12, "layers.0.qkv.heads": 3, "layers.1.qkv.heads": 3}
+
+
+def test_a_cut_model_is_what_its_class_makes_of_its_config() -> None:
+    model = Toy(Settings()).eval()
+    small = sc.prune(model, X, "l2", 1 / 3, scope="layer", latency=False).model
+    assert (small.config.width, small.config.heads, small.config.inner, small.config.classes) == (8, 2, 32, 5)
+    assert (model.config.width, model.config.heads, model.config.inner) == (12, 3, None)
+    again = Toy(small.config).eval()
+    again.load_state_dict(small.state_dict())
+    assert torch.equal(again(X), small(X))
+
+
+def test_scores_of_one_layer_alone_do_not_make_its_width_another() -> None:
+    model = Toy(Settings()).eval()
+    with torch.no_grad():
+        model.layers[0].up.weight.mul_(0.01)
+    result = sc.prune(model, X, "l2", 0.4, scope="global", latency=False)
+    assert len({layer.up.out_features for layer in result.model.layers}) == 1
+    assert rebuilt_shapes(result.model) == {name: tuple(t.shape) for name, t in result.model.state_dict().items()}
+
+
+@pytest.mark.parametrize("measure", ["macs", "parameters"])
+def test_a_budget_is_kept_by_equal_widths(measure: str) -> None:
+    model = Toy(Settings()).eval()
+    result = sc.prune(model, X, budget={measure: 0.6}, latency=False)
+    before, after = getattr(result.report, measure)
+    assert 0.3 * before < after <= 0.6 * before
+    assert rebuilt_shapes(result.model) == {name: tuple(t.shape) for name, t in result.model.state_dict().items()}
+
+
+def test_every_site_has_a_width_of_its_own_where_that_is_asked() -> None:
+    model = Toy(Settings()).eval()
+    with torch.no_grad():
+        model.layers[0].up.weight.mul_(0.01)
+    small = sc.prune(model, X, "l2", 0.3, scope="global", uniform=False, latency=False).model
+    assert small.layers[0].up.out_features < small.layers[1].up.out_features
+    assert small.config.width == 12
+
+
+def test_equal_widths_of_a_model_without_a_config_are_an_error() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    with pytest.raises(sc.InputError, match="no config says the widths of Sequential"):
+        sc.prune(model, torch.zeros(1, 4), sparsity=0.5, uniform=True, latency=False)
+    changed = Toy(Settings())
+    changed.head = nn.Linear(12, 7)
+    assert config_widths(changed, sc.channels(changed, X)) == ()
+
+
+def test_a_cache_is_not_asked_for() -> None:
+    """A cache that the model returns would freeze what it holds."""
+    model = Toy(Settings(use_cache=True)).eval()
+    for inputs in (X, (X,), {"x": X}):
+        small = sc.prune(model, inputs, "l2", 1 / 3, scope="layer", latency=False).model
+        assert small.config.width == 8
+        assert small.config.use_cache
+
+
+def test_a_saved_cut_says_the_sizes_again(tmp_path: Path) -> None:
+    result = sc.prune(Toy(Settings()).eval(), X, "l2", 1 / 3, scope="layer", latency=False)
+    again = sc.load(result.save(tmp_path / "small"), Toy(Settings())).eval()
+    assert (again.config.width, again.config.heads, again.config.inner) == (8, 2, 32)
+    assert torch.equal(again(X), result.model(X))
+
+
+def test_steps_that_sites_agree_on() -> None:
+    width = ConfigWidth({("width",): 12, ("heads",): 3}, {"embed": 12, "heads": 3}, 3)
+    assert kept_steps(width, {"embed": 8, "heads": 2}) == 2
+    assert kept_steps(width, {"embed": 8, "heads": 1}) is None
+    assert kept_steps(width, {"embed": 7, "heads": 2}) is None
+    assert kept_steps(width, {}) == 3
+
+
+def test_equal_widths_are_rounded_as_asked() -> None:
+    width = ConfigWidth({("inner",): 16}, {"a": 16, "b": 16}, 16)
+    scores = {"a": torch.arange(16.0), "b": -torch.arange(16.0)}
+    keep = {"a": torch.arange(16) < 4, "b": torch.arange(16) < 9}  # 13 of 32: six and a half each
+    counts = {name: int(mask.sum()) for name, mask in uniform(keep, scores, [width], 4).items()}
+    assert counts == {"a": 8, "b": 8}
+    masks = uniform(keep, scores, [width])
+    assert masks["a"].nonzero().flatten().tolist() == list(range(10, 16))
+    assert masks["b"].nonzero().flatten().tolist() == list(range(6))

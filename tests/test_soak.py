@@ -1,0 +1,136 @@
+"""Round after round in one process: nothing grows, and threads do not disturb each other."""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+import secateur as sc
+from oracle.masked import relative_difference
+from secateur.files import write_bytes
+from zoo.random_nets import random_keep, random_net
+
+
+def round_of(seed: int, folder: Path) -> bool | None:
+    """Cut a random model, compare it with the masked one, save it and load it; None where nothing can be cut."""
+    model = random_net(seed)
+    x = model.example(batch=3, seed=1)
+    try:
+        sites = sc.channels(model, x)
+        keep = random_keep({name: site.shape for name, site in sites.items()}, seed)
+        result = sc.Result.of(model, sites, keep)
+    except sc.SecateurError:
+        return None
+    small = result.model.eval()
+    with torch.no_grad():
+        same = relative_difference(sc.mask(model, sites, keep)(x), small(x)) < 1e-6
+        try:
+            again = sc.load(result.save(folder), model).eval()
+        except sc.FileError:  # a graph whose inputs cannot be kept says so
+            return same
+        return same and torch.equal(again(x), small(x))
+
+
+def held() -> tuple[int, int, int]:
+    """Resident memory in pages, open files, threads."""
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages, len(os.listdir("/proc/self/fd")), threading.active_count()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not say what a process holds")
+def test_a_thousand_rounds_leave_nothing_behind(tmp_path: Path) -> None:
+    """After a hundred rounds, in which caches fill, no more than a tenth is added."""
+    answers = [round_of(seed, tmp_path / "small") for seed in range(100)]
+    pages, files, threads = held()
+    answers += [round_of(seed, tmp_path / "small") for seed in range(100, 1000)]
+    assert answers.count(False) == 0
+    assert answers.count(True) > 500
+    later = held()
+    assert later[0] < 1.1 * pages
+    assert later[1] <= files
+    assert later[2] <= threads
+
+
+def test_a_few_rounds(tmp_path: Path) -> None:
+    answers = [round_of(seed, tmp_path / "small") for seed in range(4)]
+    assert False not in answers
+    assert True in answers
+
+
+def pruned_outputs(seed: int, folder: Path) -> torch.Tensor:
+    """Prune a model of a seed, save it into the folder and load it again."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 16 + seed), torch.nn.ReLU(), torch.nn.Linear(16 + seed, 3))
+    with torch.no_grad():
+        for number, parameter in enumerate(model.parameters()):
+            parameter.copy_(torch.sin(torch.arange(parameter.numel()) * (seed + number + 1.0)).view_as(parameter))
+    x = torch.ones(2, 6)
+    result = sc.prune(model, x, "l2", 0.5, latency=False)
+    with torch.no_grad():
+        outputs: torch.Tensor = sc.load(result.save(folder / str(seed)), model)(x)
+    return outputs
+
+
+def test_eight_threads_on_one_folder_get_what_one_gets_alone(tmp_path: Path) -> None:
+    alone = [pruned_outputs(seed, tmp_path / "alone") for seed in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda seed: pruned_outputs(seed, tmp_path / "together"), range(8)))
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+# Faults of the disk and of the process
+
+
+def test_a_disk_that_is_full_leaves_the_old_file(tmp_path: Path) -> None:
+    """The limit of a file's size stands for the disk: the system refuses to write more."""
+    file = tmp_path / "file"
+    write_bytes(file, b"old")
+    old_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    heard = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1024, old_limit[1]))
+        with pytest.raises(sc.FileError, match="free space"):
+            write_bytes(file, bytes(4096))
+        with pytest.raises(sc.FileError, match=r"folder|free space"):
+            pruned_outputs(0, tmp_path / "models")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old_limit)
+        signal.signal(signal.SIGXFSZ, heard)
+    assert file.read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["file"]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from secateur.files import write_bytes
+print("ready", flush=True)
+for number in range(10**6):
+    write_bytes(Path(sys.argv[1]), bytes([number % 256]) * 65536)
+"""
+
+
+def test_killed_at_any_write_a_file_is_whole(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    for _ in range(4):
+        with subprocess.Popen([sys.executable, "-c", WRITER, str(file)], stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            writer.stdout.readline()
+            threading.Event().wait(0.1)
+            writer.kill()
+        if file.exists():
+            data = file.read_bytes()
+            assert len(data) == 65536
+            assert len(set(data)) == 1
