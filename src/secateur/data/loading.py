@@ -18,7 +18,7 @@ from secateur.data.local import content, find
 from secateur.data.registry import File, Info, folder_and_size, info
 from secateur.data.source import Source, in_turn, of_bytes
 from secateur.data.split import Split
-from secateur.data.stream import Augmentation, Reader, Stream
+from secateur.data.stream import Augmentation, SampleReader, Stream
 from secateur.types import DataError, InputError
 
 __all__ = ["load", "stream"]
@@ -126,7 +126,7 @@ def stream(
     entry = info("folder") if not isinstance(source, str) else info(source)
     if not isinstance(source, str):
         items = ItemsReader(source, size or 224, image, label)
-        reader: Reader = items
+        reader: SampleReader = items
         order, classes, own = torch.arange(len(items)), class_names(source, label), split == "test"
     elif entry.kind == "folder" and entry.name != "folder":
         own = split == "validation" and not validation

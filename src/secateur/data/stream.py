@@ -15,7 +15,7 @@ from secateur.checks import check_name, check_whole
 from secateur.data.split import Split, positions
 from secateur.labelled import spans
 
-__all__ = ["AUGMENTATIONS", "Augmentation", "Images", "Reader", "Stream"]
+__all__ = ["AUGMENTATIONS", "Augmentation", "Images", "SampleReader", "Stream"]
 
 Augmentation = Callable[[Tensor, Generator], Tensor]
 """From an image ``(C, H, W)`` in [0, 1] and a generator to the image that is trained on."""
@@ -23,7 +23,7 @@ _AHEAD = 2
 """Batches that are read while the model computes."""
 
 
-class Reader(Protocol):
+class SampleReader(Protocol):
     """Where the samples are."""
 
     def __len__(self) -> int:
@@ -79,7 +79,7 @@ class Stream:
     tensor([4., 4.])
     """
 
-    reader: Reader
+    reader: SampleReader
     index: Tensor
     classes: tuple[str, ...] = ()
     name: str = ""
