@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ __all__ = [
     "Labelled",
     "SampleBatch",
     "Samples",
+    "Streamed",
     "are_classes",
     "batches",
     "check_labels",
@@ -29,6 +30,7 @@ __all__ = [
     "check_samples",
     "count_batches",
     "logits_of",
+    "spans",
     "together",
     "unlabelled",
 ]
@@ -45,6 +47,18 @@ class Labelled(Protocol):
     @property
     def labels(self) -> Tensor:
         """The targets."""
+        ...
+
+
+class Streamed(Protocol):
+    """Samples that are read as they are needed, such as `secateur.data.Stream`, in batches of whatever size is asked for."""
+
+    def __len__(self) -> int:
+        """How many samples there are."""
+        ...
+
+    def one_pass(self, size: int, order: Generator | None = None) -> Iterator[Any]:
+        """Yield the batches of `spans`, each as `SampleBatch.of` takes it: shuffled, and perhaps augmented, by `order`."""
         ...
 
 
@@ -150,7 +164,7 @@ def _as_targets(tensor: Tensor) -> Tensor:
     return ordinary(tensor).long()
 
 
-Samples = Labelled | Tensor | Mapping[str, Any] | tuple[Any, Any] | Iterable[Any] | SampleBatch
+Samples = Labelled | Streamed | Tensor | Mapping[str, Any] | tuple[Any, Any] | Iterable[Any] | SampleBatch
 """What `SampleBatch.of` takes, in memory, as a `Split` or a pair (inputs, targets), or in batches that can be iterated again:
 samples of one tensor of inputs or several, and of one of targets, several or none."""
 
@@ -213,12 +227,31 @@ class _Unlabelled:
         return count_batches(self.data, 1)
 
 
+@dataclass(frozen=True, eq=False)
+class _UnlabelledStream:
+    """A stream without its targets."""
+
+    data: Streamed
+
+    def one_pass(self, size: int, order: Generator | None = None) -> Iterator[SampleBatch]:
+        return (batch.without_targets() for batch in batches(self.data, size, "data", order))
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+def _is_streamed(data: object) -> TypeGuard[Streamed]:
+    return hasattr(data, "one_pass")
+
+
 def unlabelled(data: Samples) -> Samples:
     """Return the same samples without their targets.
 
     >>> [batch.targets for batch in batches(unlabelled((torch.zeros(2, 1), torch.zeros(2))), 2, "data")]
     [None]
     """
+    if _is_streamed(data):
+        return _UnlabelledStream(data)
     whole = together(data)
     return _Unlabelled(data) if whole is None else whole.without_targets()
 
@@ -233,7 +266,7 @@ def check_samples(data: object, subject: str) -> None:
         _check_batch(batch, subject)
     elif problem := _foreign(data):
         raise InputError(f"{subject}: {problem}")
-    elif not hasattr(data, "__iter__"):
+    elif not hasattr(data, "__iter__") and not _is_streamed(data):
         raise InputError(
             f"{subject}: got a {type(data).__name__}; give a Split, a pair (inputs, targets), or batches of such pairs"
         )
@@ -322,18 +355,21 @@ def count_batches(data: Samples, size: int) -> int:
     whole = together(data)
     if whole is not None:
         return len(spans(len(whole), size))
+    if _is_streamed(data):
+        return len(spans(len(data), size))
     return len(data) if isinstance(data, Sized) else sum(1 for _ in batches(data, size, "batches"))
 
 
 def batches(data: Samples, size: int, subject: str, order: Generator | None = None) -> Iterator[SampleBatch]:
-    """Yield the batches of one pass: shuffled by `order` if it is given and the data are in memory.
+    """Yield the batches of one pass: shuffled by `order` if it is given and the data are in memory or streamed.
 
     Raises:
         InputError: there is no batch, or one is none, is empty, or holds values that are not finite.
     """
     whole = together(data)
     if whole is None:
-        for batch in _checked(data, subject):  # type: ignore[arg-type]
+        source: Any = data.one_pass(size, order) if _is_streamed(data) else data
+        for batch in _checked(source, subject):
             check_time()
             yield batch
         return

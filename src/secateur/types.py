@@ -85,6 +85,10 @@ class FileError(SecateurError):
     """A file is missing, truncated, tampered with, or not one of ours."""
 
 
+class CheckpointError(FileError):
+    """A checkpoint is there that no training can go on from: it is damaged, or belongs to another training."""
+
+
 def brief(value: object) -> str:
     """Return a value as an error names it: itself where it is short, else its type.
 

@@ -56,7 +56,7 @@ Examples:
   secateur study run mine.toml
   secateur study run fathollahi --seeds 3 --data-dir ~/data --set epochs=5
   secateur study run fathollahi --jobs 8
-  secateur study run fathollahi --on ray://head-node:10001""",
+  secateur study run fathollahi --on ray://head-node:10001 --device cuda --gpus 1""",
 )
 def study_run(
     name: Annotated[
@@ -84,6 +84,11 @@ def study_run(
         ),
     ] = None,
     threads: Annotated[int, typer.Option(metavar="COUNT", help="How many threads torch takes for a cell.")] = 1,
+    device: Annotated[str | None, typer.Option(help="Where networks are trained, such as cuda; the processor.")] = None,
+    gpus: Annotated[
+        float | None,
+        typer.Option(metavar="NUMBER", help="Graphics processors that a training asks Ray for; a part shares one."),
+    ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try again the cells that failed in an earlier run.")
     ] = False,
@@ -112,7 +117,8 @@ def study_run(
     study = by_name(name)
     check(track or ())
     # A mistake in the options should leave no empty store behind.
-    planned = study.planned(_study_options(study.defaults, seeds, data_dir, set_))
+    options = {**_study_options(study.defaults, seeds, data_dir, set_), **_machine(device, gpus)}
+    planned = study.planned(options)
     _check_where(on, jobs, threads)
     place = Store(store or paths.store_dir(study.name))
     summary = run_study(
@@ -312,6 +318,12 @@ def _study_options(defaults: Any, seeds: int | None, data_dir: Path | None, set_
     if data_dir is not None and "data_dir" in defaults:
         options["data_dir"] = str(data_dir)
     return options
+
+
+def _machine(device: str | None, gpus: float | None) -> dict[str, Any]:
+    """The options that say what a training needs of a machine, as far as they are given."""
+    options = {"device": device, "gpus": gpus}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _write_report(planned: Planned, store: Store, quiet: bool, as_json: bool, done: str) -> None:

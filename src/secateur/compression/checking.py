@@ -121,7 +121,7 @@ def check_training(model: nn.Module, data: Samples, loss: str | Loss | None) -> 
 def _few(model: nn.Module, data: Samples, role: str) -> SampleBatch:
     device = device_of(model)
     with seeded(device, 0):
-        batch = together(data) or next(batches(data, 1, role))
+        batch = together(data) or next(batches(data, 2, role))
     return batch.rows(slice(2)).to(device)
 
 

@@ -6,8 +6,22 @@
 (torch.Size([297, 1, 8, 8]), '1')
 """
 
-from secateur.data.loading import load
+from secateur.data.loading import load, stream
 from secateur.data.registry import Download, File, Info, info, names
 from secateur.data.split import BatchView, Split
+from secateur.data.stream import AUGMENTATIONS, Images, Stream
 
-__all__ = ["BatchView", "Download", "File", "Info", "Split", "info", "load", "names"]
+__all__ = [
+    "AUGMENTATIONS",
+    "BatchView",
+    "Download",
+    "File",
+    "Images",
+    "Info",
+    "Split",
+    "Stream",
+    "info",
+    "load",
+    "names",
+    "stream",
+]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from array import array
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,16 @@ from secateur.data.source import Source, in_turn
 from secateur.files import MALFORMED, check_regular, require
 from secateur.types import DataError, InputError
 
-__all__ = ["SUFFIXES", "folder", "read_image"]
+__all__ = [
+    "SUFFIXES",
+    "FolderReader",
+    "Tree",
+    "classes_below",
+    "folder",
+    "images_below",
+    "prepared",
+    "read_image",
+]
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -39,6 +50,18 @@ def folder(root: str | Path, split: str, size: int) -> Source:
     Raises:
         DataError: there is no such folder or split, or a class has no images or is not one of train's.
     """
+    tree = images_below(root, split)
+    order = in_turn(tree.labels)
+    return Source(tree.labels[order], tree.classes, partial(_read_all, tree, order, size))
+
+
+def classes_below(root: str | Path) -> tuple[str, ...]:
+    """Return the names of the classes below `root`; as `folder`."""
+    return _home(root)[2]
+
+
+def _home(root: str | Path) -> tuple[Path, Path, tuple[str, ...]]:
+    """The folder, that of its training images, and its classes."""
     base = Path(root).expanduser()
     if not base.is_dir():
         raise DataError(f"load('folder'): there is no folder {base}; pass root= the folder that holds the classes")
@@ -46,10 +69,52 @@ def folder(root: str | Path, split: str, size: int) -> Source:
     classes = tuple(path.name for path in _folders(home))
     if not classes:
         raise DataError(f"load('folder'): {home} has no sub-folders; put the images of each class into one")
-    paths, labels = _listing(_split_folder(base, home, split), classes)
-    order = in_turn(labels)
-    ordered = [paths[position] for position in order.tolist()]
-    return Source(labels[order], classes, partial(_read_all, ordered, size))
+    return base, home, classes
+
+
+@dataclass(frozen=True, eq=False)
+class Tree:
+    """The images below a folder, by class: their paths in one piece of memory, some tens of bytes each.
+
+    Attributes:
+        home: the folder.
+        names: the paths below it, one after the other.
+        ends: int64 ``(N,)``: where each of them ends.
+        labels: int64 ``(N,)``.
+        classes: the name of each class, by label.
+    """
+
+    home: Path
+    names: bytes = field(repr=False)
+    ends: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def path(self, position: int) -> str:
+        """Return the path of an image."""
+        start = int(self.ends[position - 1]) if position else 0
+        return os.path.join(self.home, os.fsdecode(self.names[start : int(self.ends[position])]))
+
+
+def images_below(root: str | Path, split: str) -> Tree:
+    """Return the images of a split, of which nothing is read yet; as `folder`."""
+    base, home, classes = _home(root)
+    return _listing(_split_folder(base, home, split), classes)
+
+
+@dataclass(frozen=True, eq=False)
+class FolderReader:
+    """Reads the images of a tree one by one, prepared as `read_image` does."""
+
+    tree: Tree
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.tree.labels)
+
+    def __call__(self, position: int) -> tuple[Tensor, int]:
+        """Read one."""
+        return read_image(self.tree.path(position), self.size), int(self.tree.labels[position])
 
 
 def _folders(path: Path) -> list[Path]:
@@ -70,28 +135,30 @@ def _split_folder(base: Path, home: Path, split: str) -> Path:
     raise DataError(f"load('folder', {split!r}): {base} has no folder {_FOLDERS[split][0]}/ with classes; {remedy}")
 
 
-def _listing(home: Path, classes: tuple[str, ...]) -> tuple[list[Path], Tensor]:
-    paths: list[Path] = []
-    labels: list[int] = []
+def _listing(home: Path, classes: tuple[str, ...]) -> Tree:
+    names, ends, labels = bytearray(), array("q"), array("q")
     for place in _folders(home):
         if place.name not in classes:
             raise DataError(f"load('folder'): {place} is not a class of train ({', '.join(classes[:5])}, …)")
-        images = sorted(file for file in place.rglob("*") if _is_image(file))
+        images = sorted(str(file.relative_to(home)) for file in place.rglob("*") if _is_image(file))
         if not images:
             raise DataError(f"load('folder'): {place} holds no images ({', '.join(sorted(SUFFIXES))})")
-        paths += images
-        labels += [classes.index(place.name)] * len(images)
-    return paths, torch.tensor(labels, dtype=torch.int64)
+        for image in images:
+            names += os.fsencode(image)
+            ends.append(len(names))
+        labels.extend([classes.index(place.name)] * len(images))
+    stops, numbers = (torch.frombuffer(part, dtype=torch.int64) for part in (ends, labels))
+    return Tree(home, bytes(names), stops, numbers, classes)
 
 
 def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
 
 
-def _read_all(paths: list[Path], size: int, index: Tensor) -> Tensor:
+def _read_all(tree: Tree, order: Tensor, size: int, index: Tensor) -> Tensor:
     images = _room(len(index), size)
-    for row, position in enumerate(index.tolist()):
-        images[row] = read_image(paths[position], size)
+    for row, position in enumerate(order[index].tolist()):
+        images[row] = read_image(tree.path(position), size)
     return images
 
 
@@ -120,8 +187,7 @@ def read_image(path: str | Path, size: int) -> Tensor:
     try:
         check_regular(path)
         with pillow.open(path) as opened:
-            _check_shape(opened.size, size)
-            image = _prepare(opened.convert("RGB"), size, pillow)
+            return prepared(opened, size)
     # Pillow's decoders raise all of these for broken files.
     except (
         OSError,
@@ -133,7 +199,17 @@ def read_image(path: str | Path, size: int) -> Tensor:
         *MALFORMED,
     ) as error:
         raise DataError(f"load('folder'): cannot read {path}: {error}; mend or remove the file") from error
-    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+
+
+def prepared(image: Any, size: int) -> Tensor:
+    """Return an image of Pillow's as `read_image` does.
+
+    Raises:
+        ValueError: it is so drawn out that only a line would be kept of it.
+    """
+    _check_shape(image.size, size)
+    cropped = _cropped(image.convert("RGB"), size, require("PIL.Image", "data"))
+    pixels = torch.frombuffer(bytearray(cropped.tobytes()), dtype=torch.uint8)
     return pixels.view(size, size, 3).permute(2, 0, 1).float().div_(255)
 
 
@@ -149,7 +225,7 @@ def _check_shape(image_size: tuple[int, int], size: int) -> None:
         raise ValueError(f"it has {width} × {height} pixels, and only a line would be kept of it")
 
 
-def _prepare(image: Any, size: int, pillow: Any) -> Any:
+def _cropped(image: Any, size: int, pillow: Any) -> Any:
     width, height = image.size
     short = round(size * 256 / 224)
     scale = short / min(width, height)

@@ -11,15 +11,17 @@ from torch import Tensor
 from secateur.checks import check_name, check_whole, is_whole, within
 from secateur.data import bundled
 from secateur.data.download import fetch, missing
-from secateur.data.folder import folder
+from secateur.data.folder import FolderReader, folder, images_below
 from secateur.data.formats import parse_cifar, parse_idx
+from secateur.data.items import Items, ItemsReader, class_names
 from secateur.data.local import content, find
-from secateur.data.registry import File, Info, info
-from secateur.data.source import Source, of_bytes
+from secateur.data.registry import File, Info, folder_and_size, info
+from secateur.data.source import Source, in_turn, of_bytes
 from secateur.data.split import Split
+from secateur.data.stream import Augmentation, SampleReader, Stream
 from secateur.types import DataError, InputError
 
-__all__ = ["load"]
+__all__ = ["load", "stream"]
 
 SPLITS = ("train", "validation", "test")
 
@@ -42,7 +44,7 @@ def load(
     ``SECATEUR_DATA``, the system's package, the cache. Only then are files downloaded.
 
     Args:
-        name: one of `secateur.data.names()`.
+        name: one of `secateur.data.names()`; ``folder:PATH`` or ``folder:PATH:SIZE`` says `root` and `size` besides.
         split: ``"train"``, ``"validation"`` or ``"test"``.
         root: a folder that holds the files; for ``"folder"`` the images themselves. Downloads go there too.
         validation: how much of train to hold out: a count, or a fraction below 1. ``"train"`` is then the
@@ -70,6 +72,8 @@ def load(
     (1200, 300)
     """
     entry = info(name)
+    if entry.kind == "folder" and entry.name != "folder":
+        root, size = root or folder_and_size(name)[0], size or entry.shape[1]
     _check(split, seed, limit, size)
     own_validation = entry.kind == "folder" and not validation
     held_out = split == "validation" and not own_validation
@@ -82,6 +86,58 @@ def load(
     if normalise:
         images.sub_(torch.tensor(mean).view(-1, 1, 1)).div_(torch.tensor(std).view(-1, 1, 1))
     return Split(images, source.labels[index], source.classes, name, split, mean, std)
+
+
+def stream(
+    source: str | Items,
+    split: str = "train",
+    *,
+    validation: int | float = 0,
+    seed: int | None = 0,
+    normalise: bool = True,
+    limit: int | None = None,
+    size: int | None = None,
+    augment: Sequence[str | Augmentation] = (),
+    workers: int = 0,
+    image: str = "image",
+    label: str = "label",
+) -> Stream:
+    """Return one split of a data set that is read as it is needed, and may be larger than memory.
+
+    Args:
+        source: ``folder:PATH`` or ``folder:PATH:SIZE``, a folder as `load` takes it; or items, such as a split of Hugging
+            Face's `datasets`: anything with a length whose items are mappings with an image (Pillow's, a path, or a uint8
+            array) and a label.
+        split, validation, seed, normalise, limit, size: as for `load`; items are all of the split's, of which `validation`
+            can be held out.
+        augment: what training does to images: ``"flip"`` (left and right, every other), ``"crop"`` (shifted by up to an
+            eighth), or functions of (image, generator). Nothing else sees augmented images.
+        workers: threads that read ahead.
+        image, label: what items call them.
+
+    Raises:
+        UnknownNameError, InputError, DataError: as for `load`.
+
+    >>> items = [{"image": torch.full((8, 8), number, dtype=torch.uint8), "label": number % 2} for number in range(4)]
+    >>> [(tuple(images.shape), labels.tolist()) for images, labels in stream(items, size=8).one_pass(2)]
+    [((2, 3, 8, 8), [0, 1]), ((2, 3, 8, 8), [0, 1])]
+    """
+    _check(split, seed, limit, size)
+    entry = info("folder") if not isinstance(source, str) else info(source)
+    if not isinstance(source, str):
+        items = ItemsReader(source, size or 224, image, label)
+        reader: SampleReader = items
+        order, classes, own = torch.arange(len(items)), class_names(source, label), split == "test"
+    elif entry.kind == "folder" and entry.name != "folder":
+        own = split == "validation" and not validation
+        tree = images_below(folder_and_size(source)[0], split if own or split != "validation" else "train")
+        reader, order, classes = FolderReader(tree, size or entry.shape[1]), in_turn(tree.labels), tree.classes
+    else:
+        raise InputError(f"stream({source!r}): only folder:PATH and items are streamed; `load` reads the others whole")
+    index = order[_choose(len(order), split, validation, seed, own)][:limit]
+    mean, std = (entry.mean, entry.std) if normalise else ((0.0,) * 3, (1.0,) * 3)
+    name = source if isinstance(source, str) else type(source).__name__
+    return Stream(reader, index, classes, name, split, mean, std, tuple(augment), workers)
 
 
 def _check(split: str, seed: int | None, limit: int | None, size: int | None) -> None:

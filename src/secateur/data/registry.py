@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from secateur.data.folder import classes_below
 from secateur.types import unknown_name
 
-__all__ = ["REGISTRY", "Download", "File", "Info", "info", "names"]
+__all__ = ["REGISTRY", "Download", "File", "Info", "folder_and_size", "info", "names"]
 
 
 @dataclass(frozen=True)
@@ -280,8 +281,18 @@ def names() -> list[str]:
     return list(REGISTRY)
 
 
+def folder_and_size(name: str) -> tuple[str, int]:
+    """Return the folder and the images' side that a name ``folder:PATH`` or ``folder:PATH:SIZE`` says.
+
+    >>> folder_and_size("folder:/data/imagenet"), folder_and_size("folder:/data/imagenet:64")
+    (('/data/imagenet', 224), ('/data/imagenet', 64))
+    """
+    path, _, size = name.removeprefix("folder:").rpartition(":")
+    return (path, int(size)) if path and size.isdecimal() and int(size) else (name.removeprefix("folder:"), 224)
+
+
 def info(name: str) -> Info:
-    """Return what is known about a data set.
+    """Return what is known about a data set; of ``folder:PATH:SIZE`` what the folder says.
 
     Raises:
         UnknownNameError: there is no data set of that name.
@@ -289,6 +300,9 @@ def info(name: str) -> Info:
     >>> info("digits").shape, dict(info("digits").counts)
     ((1, 8, 8), {'train': 1500, 'test': 297})
     """
+    if isinstance(name, str) and name.startswith("folder:"):
+        root, size = folder_and_size(name)
+        return replace(_FOLDER, name=name, classes=classes_below(root), shape=(3, size, size))
     try:
         return REGISTRY[name]
     except (KeyError, TypeError):

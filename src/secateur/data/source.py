@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -51,9 +50,10 @@ def in_turn(labels: Tensor) -> Tensor:
     >>> in_turn(torch.tensor([0, 0, 0, 1, 2, 2])).tolist()
     [0, 3, 4, 1, 5, 2]
     """
-    count_by_label: Counter[int] = Counter()
-    turns = []
-    for label in labels.tolist():
-        turns.append((count_by_label[label], label))
-        count_by_label[label] += 1
-    return torch.tensor(sorted(range(len(turns)), key=turns.__getitem__), dtype=torch.int64)
+    if not len(labels):
+        return labels.to(torch.int64)
+    by_class = labels.argsort(stable=True)
+    counts = labels.bincount()
+    turn = torch.empty_like(by_class)
+    turn[by_class] = torch.arange(len(labels)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    return (turn * len(counts) + labels).argsort(stable=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from secateur.checks import check_whole
 from secateur.types import InputError
 
-__all__ = ["BatchView", "Split"]
+__all__ = ["BatchView", "Split", "positions"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,22 +79,32 @@ class Split:
         Raises:
             InputError: an index is out of range, or the mask is not of shape ``(N,)``.
         """
-        index = self._positions(torch.as_tensor(indices, device=self.labels.device))
+        index = positions(torch.as_tensor(indices, device=self.labels.device), len(self), self.name)
         return replace(self, images=self.images[index], labels=self.labels[index])
 
-    def _positions(self, index: Tensor) -> Tensor:
-        if index.dtype == torch.bool:
-            if index.shape != self.labels.shape:
-                raise InputError(f"subset: the mask has shape {tuple(index.shape)}; give ({len(self)},)")
-            return index.nonzero().squeeze(1)
-        if index.numel() == 0:
-            return index.reshape(0).to(torch.int64)
-        if index.is_floating_point() or index.dim() != 1:
-            raise InputError(f"subset: give a list of whole numbers, got {index.dtype} {tuple(index.shape)}")
-        wrong = index[(index < 0) | (index >= len(self))]
-        if wrong.numel():
-            raise InputError(f"subset: index {int(wrong[0])} is out of range; {self.name} has {len(self)} images")
-        return index.to(torch.int64)
+    def head(self, count: int) -> Tensor:
+        """Return the first `count` images."""
+        return self.images[:count]
+
+
+def positions(index: Tensor, count: int, name: str) -> Tensor:
+    """Return what a subset of `count` images is asked for as int64 positions.
+
+    Raises:
+        InputError: one is out of range, or the mask is not of shape ``(count,)``.
+    """
+    if index.dtype == torch.bool:
+        if tuple(index.shape) != (count,):
+            raise InputError(f"subset: the mask has shape {tuple(index.shape)}; give ({count},)")
+        return index.nonzero().squeeze(1)
+    if index.numel() == 0:
+        return index.reshape(0).to(torch.int64)
+    if index.is_floating_point() or index.dim() != 1:
+        raise InputError(f"subset: give a list of whole numbers, got {index.dtype} {tuple(index.shape)}")
+    wrong = index[(index < 0) | (index >= count)]
+    if wrong.numel():
+        raise InputError(f"subset: index {int(wrong[0])} is out of range; {name} has {count} images")
+    return index.to(torch.int64)
 
 
 @dataclass(frozen=True, eq=False)

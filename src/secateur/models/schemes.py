@@ -165,7 +165,7 @@ def _lsuv(model: nn.Module, data: Samples | None) -> None:
             "initialise(model, 'lsuv', data)"
         )
     check_samples(data, "initialise")
-    batch = together(data) or next(batches(data, 1, "initialise"))
+    batch = together(data) or next(batches(data, 256, "initialise"))
     batch = batch.rows(slice(LSUV_SAMPLES)).to(device_of(model))
     _draw(model, nn.init.orthogonal_)
     answered: list[tuple[nn.Module, float]] = []

@@ -293,5 +293,5 @@ class Screened:
 def _joined(data: Samples) -> SampleBatch:
     """All samples, in memory."""
     check_samples(data, "Fitness")
-    whole: SampleBatch = together(data) or joined(list(batches(data, 1, "Fitness")))
+    whole: SampleBatch = together(data) or joined(list(batches(data, 256, "Fitness")))
     return whole

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from secateur.state_dicts import check_state
 from secateur.train.callbacks import Callback, Run
 from secateur.train.history import EpochRecord
 from secateur.train.options import TrainOptions
-from secateur.types import FileError, InputError
+from secateur.types import CheckpointError, InputError
 
 __all__ = ["WriteCheckpoint", "identify", "resume"]
 
@@ -91,15 +92,26 @@ def identify(
     }
 
 
-@dataclass(frozen=True)
+@dataclass
 class WriteCheckpoint(Callback):
-    """Writes a checkpoint after every epoch."""
+    """Writes a checkpoint after an epoch, once `every` seconds have gone since the last or since the start."""
 
     path: Path
     identity_of_run: Mapping[str, Any]
+    every: float = 0.0
+    _last: float = 0.0
+
+    def on_start(self, run: Run) -> None:
+        """Note the time."""
+        self._last = monotonic()
 
     def on_epoch(self, run: Run) -> None:
-        """Write the checkpoint."""
+        """Write the checkpoint where it is due."""
+        if monotonic() - self._last >= self.every:
+            self._write(run)
+            self._last = monotonic()
+
+    def _write(self, run: Run) -> None:
         # Only here is safetensors needed, and importing it is not free.
         from safetensors.torch import save
 
@@ -130,7 +142,7 @@ def resume(run: Run, path: Path, identity: Mapping[str, Any]) -> None:
     """Bring the run to where the checkpoint left it; do nothing if there is no such file.
 
     Raises:
-        FileError: the file is not a checkpoint, is damaged, or belongs to another training.
+        CheckpointError: the file is not a checkpoint, is damaged, or belongs to another training.
     """
     sweep(path.parent)
     if not path.exists():
@@ -142,7 +154,7 @@ def resume(run: Run, path: Path, identity: Mapping[str, Any]) -> None:
         _take(run, path, unpack(record["state"], stored))
     except MALFORMED as error:
         restore(run.model, before)
-        raise FileError(
+        raise CheckpointError(
             f"checkpoint {path} is damaged: it says what no training does ({in_one_line(error)}); delete it to start over"
         ) from error
 
@@ -171,11 +183,13 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         header, stored = read_tensors(path)
     except (OSError, ValueError) as error:
-        raise FileError(f"checkpoint {path} cannot be read: {error}; delete it to start over") from error
+        raise CheckpointError(f"checkpoint {path} cannot be read: {error}; delete it to start over") from error
     if header.get("format") != FORMAT:
-        raise FileError(f"{path} is not a checkpoint of a training; give another path for the checkpoint")
+        raise CheckpointError(f"{path} is not a checkpoint of a training; give another path for the checkpoint")
     if header.get("seal") != digest(sorted(stored.items()), header.get("record", "")):
-        raise FileError(f"checkpoint {path} is damaged: its contents do not match its hash; delete it to start over")
+        raise CheckpointError(
+            f"checkpoint {path} is damaged: its contents do not match its hash; delete it to start over"
+        )
     record: dict[str, Any] = from_json(header["record"])
     return record, stored
 
@@ -191,7 +205,7 @@ def _check_identity(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, An
         changed = [n for n in options if was.get(n, default[n]) != options[n]]
         other += [f"option {n} (was {was.get(n)!r}, now {options[n]!r})" for n in changed]
     if other:
-        raise FileError(
+        raise CheckpointError(
             f"checkpoint {path} belongs to another training; these differ: {', '.join(other)}; "
             "give another path for the checkpoint, or delete it to start over"
         )

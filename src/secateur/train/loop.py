@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from secateur.checks import check_options
+from secateur.checks import check_number, check_options
 from secateur.labelled import (
     SampleBatch,
     Samples,
@@ -54,6 +54,7 @@ def fit(
     *,
     callbacks: Sequence[Callback] = (),
     checkpoint: str | Path | None = None,
+    checkpoint_seconds: float = 0.0,
     progress: bool = False,
     **changes: Any,
 ) -> History:
@@ -81,6 +82,7 @@ def fit(
         options: what to choose; see `TrainOptions`.
         callbacks: what to do beside; see `Callback`.
         checkpoint: a file, written after every epoch; None writes none.
+        checkpoint_seconds: write it only where so many seconds have gone since the last; a killed training loses those.
         progress: show a progress bar.
         changes: single training options by name, such as ``epochs=5, lr=0.1``; they win over `options`.
 
@@ -88,7 +90,8 @@ def fit(
         InputError: empty data, values that are not finite, labels out of range, shapes that do not fit, an
             option out of range, or a loss that became NaN or infinite.
         UnknownNameError: an option, optimiser, schedule or loss that is not known.
-        FileError: the checkpoint is damaged, belongs to another training, or cannot be written.
+        CheckpointError: the checkpoint is damaged, or belongs to another training.
+        FileError: it cannot be written.
 
     >>> inputs = torch.tensor([[1.0], [2.0]])
     >>> model = nn.Linear(1, 1, bias=False)
@@ -97,6 +100,7 @@ def fit(
     (3.0, 50)
     """
     check_options("fit", TrainOptions, or_none=True, options=options)
+    check_number("fit", "[0, inf)", checkpoint_seconds=checkpoint_seconds)
     options = with_changes(options or TrainOptions(), changes, "training option")
     data = Sources(train, validation, options)
     data.check()
@@ -108,7 +112,7 @@ def fit(
         try:
             data.try_out(model)
             if options.epochs:
-                return _train(model, data, options, tuple(callbacks), checkpoint, progress)
+                return _train(model, data, options, tuple(callbacks), checkpoint, checkpoint_seconds, progress)
             return History()
         except BaseException:
             restore(model, before)
@@ -154,7 +158,7 @@ class Sources:
         for role, data in (("training data", self.train), ("validation data", self.validation)):
             if data is None:
                 continue
-            batch = together(data) or next(batches(data, 1, role))
+            batch = together(data) or next(batches(data, 2, role))
             with modes_kept(model), torch.no_grad():
                 model.eval()
                 outputs = try_loss(model, batch.rows(slice(2)).to(device_of(model)), self.loss, role)
@@ -168,6 +172,7 @@ def _train(
     options: TrainOptions,
     callbacks: tuple[Callback, ...],
     checkpoint: str | Path | None,
+    checkpoint_seconds: float,
     progress: bool,
 ) -> History:
     run = _new_run(model, data)
@@ -178,7 +183,7 @@ def _train(
             model, options, callbacks, {"training data": data.train, "validation data": data.validation}
         )
         resume(run, path, identity)
-        every.append(WriteCheckpoint(path, identity))
+        every.append(WriteCheckpoint(path, identity, checkpoint_seconds))
     with _started(every, run):
         while len(run.records) < options.epochs and not run.stop:
             _epoch(run, data, every)

@@ -208,26 +208,33 @@ class _Driver:
             self._executor.submit(cell)
 
     def _hear(self, events: Sequence[Event]) -> None:
+        # What came together is stored together: the disk is asked once, however many workers there are.
+        finished = [event for event in events if isinstance(event, Done)]
+        results = [(self._result(event), event.outcome.artefact) for event in finished]
+        stored = dict(
+            zip((event.id for event in finished), self._store.put_all(results) if results else (), strict=True)
+        )
         for event in events:
+            cell = self._in_flight[event.id]
             if isinstance(event, Started):
-                recipe = self._in_flight[event.id].recipe
-                self.tally.start(recipe, event.worker)
-                self._tell("started", recipe, worker=event.worker)
+                self.tally.start(cell.recipe, event.worker)
+                self._tell("started", cell.recipe, worker=event.worker)
             elif isinstance(event, Done):
-                self._keep(event, self._in_flight[event.id])
+                self._keep(event, cell, stored[event.id])
             else:
-                self._fail(event, self._in_flight[event.id])
+                self._fail(event, cell)
 
-    def _keep(self, event: Done, cell: Cell) -> None:
+    def _result(self, event: Done) -> Record:
         environment = {**event.environment, "executor": self._executor.name}
         outcome, times = event.outcome, (event.wall_seconds, event.cpu_seconds)
-        result = Record(cell.recipe, outcome.metrics, outcome.history, environment, *times)
-        try:
-            record = self._store.put(result, outcome.artefact)
-        except InputError as error:
+        return Record(self._in_flight[event.id].recipe, outcome.metrics, outcome.history, environment, *times)
+
+    def _keep(self, event: Done, cell: Cell, record: Record | InputError) -> None:
+        if isinstance(record, InputError):
             # The cell gave what cannot be kept; a store that cannot be written ends the run.
-            self._fail(Failed(cell.id, event.worker, in_one_line(error)), cell)
+            self._fail(Failed(cell.id, event.worker, in_one_line(record)), cell)
             return
+        outcome = event.outcome
         del self._in_flight[cell.id]
         self.tally.finish(record)
         self._settled(cell)
@@ -254,6 +261,7 @@ class _Driver:
         if cell.id in self._known:
             with suppress(OSError):
                 paths.log_file(self._store.path, cell.id).unlink(missing_ok=True)
+        self._store.forget_checkpoint(cell.id)
         self._locks.give_back(cell.id)
         self._agenda.finish(cell.id)
 

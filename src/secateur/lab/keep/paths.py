@@ -6,6 +6,9 @@ A store is one directory (``runs/<study>`` unless told otherwise)::
       records.sqlite               one row a finished cell
       records.witness              how many transactions there have been, so that a lost log shows
       artefacts/<id>.safetensors   the tensors that a cell kept
+      checkpoints/<id>.safetensors how far the training of a cell has come that is not finished
+      arrivals/<id>.safetensors    the tensors of a cell that a worker has finished and the driver not yet stored
+      presence                     a text by which another machine sees that this folder is the same there
       logs/<id>.log                the traceback and the output of a cell that failed
       locks/<id>.lock              held by the process that has a cell computed
       report/report.html, report.md, figures/*.svg|png, tables/*.csv
@@ -20,8 +23,10 @@ from pathlib import Path
 
 __all__ = [
     "RUNS_VARIABLE",
+    "arrival_file",
     "artefact_file",
     "artefacts_dir",
+    "checkpoint_file",
     "comparison_dir",
     "database_file",
     "figure_file",
@@ -30,6 +35,7 @@ __all__ = [
     "log_file",
     "markdown_file",
     "plan_file",
+    "presence_file",
     "report_dir",
     "runs_dir",
     "store_dir",
@@ -74,6 +80,21 @@ def artefacts_dir(store: Path) -> Path:
 def artefact_file(store: Path, identity: str) -> Path:
     """Return the artefact of one cell."""
     return artefacts_dir(store) / f"{identity}.safetensors"
+
+
+def checkpoint_file(store: Path, identity: str) -> Path:
+    """Return the checkpoint of a cell that is being computed."""
+    return store / "checkpoints" / f"{identity}.safetensors"
+
+
+def arrival_file(store: Path, identity: str) -> Path:
+    """Return where a worker leaves the tensors of a finished cell for the driver to store."""
+    return store / "arrivals" / f"{identity}.safetensors"
+
+
+def presence_file(store: Path) -> Path:
+    """Return the file by which another machine sees that it has the same folder."""
+    return store / "presence"
 
 
 def log_file(store: Path, identity: str) -> Path:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from secateur.files import check_depth, read_bytes, sweep, write_bytes
 from secateur.lab.keep import database, frames, paths, query
+from secateur.lab.keep.arrivals import Arrival
 from secateur.lab.keep.records import Failure, Record
 from secateur.lab.keep.schema import queryable
 from secateur.lab.keep.seals import RECORD, Damaged, check_failures, check_history, check_ids, check_record, plain
@@ -29,7 +30,7 @@ from secateur.types import FileError, InputError, UnknownNameError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Store"]
+__all__ = ["Store", "load_artefact"]
 
 _LARGEST = 2**63 - 1
 """The largest whole number of an SQL column."""
@@ -90,22 +91,52 @@ class Store:
             InputError: a metric or the history is not JSON.
             FileError: the disk refuses; nothing of the record is kept then.
         """
-        row, history = _encoded(record)
-        if tensors is None:
-            self._insert(row, history)
-        else:
-            file = paths.artefact_file(self.path, record.id)
-            # Without its record an artefact is nothing, so the old pair goes before the new file comes.
-            if file.exists() or self.has(record.id):
-                self.delete(record.id)
-            row["artefact"] = _save(file, tensors)
-            try:
-                self._insert(row, history)
-            except BaseException:
+        (result,) = self.put_all([(record, tensors)])
+        if isinstance(result, InputError):
+            raise result
+        return result
+
+    def put_all(self, results: Sequence[tuple[Record, Mapping[str, Tensor] | None]]) -> list[Record | InputError]:
+        """Keep several records in one transaction, which costs the disk little more than one record; as `put`.
+
+        Returns:
+            For each the record as kept, or why it cannot be kept; the others are.
+
+        Raises:
+            FileError: the disk refuses; nothing of any of them is kept then.
+        """
+        rows: list[tuple[dict[str, Any], str] | InputError] = []
+        files: list[Path] = []
+        try:
+            for record, tensors in results:
+                try:
+                    row, history = _encoded(record)
+                except InputError as error:
+                    rows.append(error)
+                    continue
+                if tensors is not None:
+                    row["artefact"] = self._put_artefact(record.id, tensors, files)
+                rows.append((row, history))
+            with database.writing(self.database) as ledger:
+                for entry in rows:
+                    if not isinstance(entry, InputError):
+                        ledger.put_record(*entry)
+        except BaseException:
+            for file in files:
                 with suppress(OSError):
                     file.unlink()
-                raise
-        return self._record({**row, "history": history})
+            raise
+        return [e if isinstance(e, InputError) else self._record({**e[0], "history": e[1]}) for e in rows]
+
+    def _put_artefact(self, identity: str, tensors: Mapping[str, Tensor], files: list[Path]) -> str:
+        """Write the tensors to their file, which goes to `files`; return its checksum."""
+        file = paths.artefact_file(self.path, identity)
+        # Without its record an artefact is nothing, so the old pair goes before the new file comes.
+        if file.exists() or self.has(identity):
+            self.delete(identity)
+        checksum = tensors.move(file) if isinstance(tensors, Arrival) else _save(file, tensors)
+        files.append(file)
+        return checksum
 
     def get(self, identity: str) -> Record:
         """Return one record.
@@ -159,11 +190,18 @@ class Store:
         with database.writing(self.database) as ledger:
             for identity in identities:
                 ledger.forget(identity)
-        for path in (paths.artefact_file(self.path, identity) for identity in identities):
+        for identity in identities:
+            self.forget_checkpoint(identity)
+            path = paths.artefact_file(self.path, identity)
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
                 raise FileError(f"cannot remove the artefact {path}: {error}; remove it by hand") from error
+
+    def forget_checkpoint(self, identity: str) -> None:
+        """Remove what a cell has kept of its way so far; a file that cannot be removed is left to `sweep`."""
+        with suppress(OSError):
+            paths.checkpoint_file(self.path, identity).unlink(missing_ok=True)
 
     def dependents(self, ids: Iterable[str]) -> list[str]:
         """Return the finished cells that build upon those of `ids`, directly or not, without these themselves."""
@@ -185,7 +223,7 @@ class Store:
         checksum = self.get(identity).artefact
         if checksum is None:
             raise FileError(f"record {identity} in {self.path} kept no tensors; its cell returns no artefact")
-        return _load(paths.artefact_file(self.path, identity), checksum, identity)
+        return load_artefact(paths.artefact_file(self.path, identity), checksum, identity)
 
     def fail(self, failure: Failure) -> None:
         """Keep why a cell failed; a later success forgets it."""
@@ -281,6 +319,7 @@ class Store:
         """
         folder, finished, removed = paths.artefacts_dir(self.path), self.ids(), []
         sweep(folder, older_than)
+        self._sweep_passing(finished, older_than)
         database.sweep(self.database, older_than)
         for file in sorted(folder.glob(paths.artefact_file(self.path, "*").name)):
             with suppress(OSError):
@@ -288,6 +327,17 @@ class Store:
                     file.unlink()
                     removed.append(file)
         return removed
+
+    def _sweep_passing(self, finished: set[str], older_than: float) -> None:
+        """Remove checkpoints of finished cells, and tensors that no driver came to store."""
+        for name, spared in ((paths.checkpoint_file, finished), (paths.arrival_file, None)):
+            pattern = name(self.path, "*")
+            sweep(pattern.parent, older_than)
+            for file in pattern.parent.glob(pattern.name):
+                with suppress(OSError):
+                    old = time.time() - file.stat().st_mtime > older_than
+                    if old and (spared is None or file.stem in spared):
+                        file.unlink()
 
     def check(self) -> None:
         """Read the whole database and every artefact, and compare all with their checksums.
@@ -305,10 +355,6 @@ class Store:
     def close(self) -> None:
         """Close this process's connection to the database; the next call opens it again."""
         database.close(self.database)
-
-    def _insert(self, row: Mapping[str, Any], history: str) -> None:
-        with database.writing(self.database) as ledger:
-            ledger.put_record(row, history)
 
     def _check_missing(self, identities: set[str]) -> None:
         """Refuse the database where records are there that are not found."""
@@ -393,7 +439,12 @@ def _save(path: Path, tensors: Mapping[str, Tensor]) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _load(path: Path, checksum: str, identity: str) -> dict[str, Tensor]:
+def load_artefact(path: Path, checksum: str, identity: str) -> dict[str, Tensor]:
+    """Return the tensors of a cell's artefact file.
+
+    Raises:
+        FileError: it is missing or damaged.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load
 

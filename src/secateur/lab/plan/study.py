@@ -80,11 +80,14 @@ class Context:
         recipe: the recipe that is being computed; `context["sparsity"]` is one of its parameters.
         needed: where the results of the cells that it needs are; far from the store, nothing else is there.
         options: the study's options, such as where the data are; what changes a result belongs in the recipe.
+        checkpoint: a file that only this cell writes and reads, for what it has done so far (`secateur.fit` takes it): it
+            lasts when the cell is killed and goes when the cell is stored; None where there is no such place.
     """
 
     recipe: Recipe
     needed: Needed
     options: Mapping[str, Json] = field(default_factory=dict)
+    checkpoint: Path | None = None
 
     def __getitem__(self, name: str) -> Json:
         check_name("parameter", name, self.recipe.parameters)

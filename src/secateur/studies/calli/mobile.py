@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from secateur.data import Split
+from secateur.data import Images
 from secateur.lab.plan.options import Option, Options
 from secateur.lab.plan.recipe import Json
 from secateur.lab.plan.study import Cell, Context, Outcome
@@ -83,13 +83,13 @@ def mobile_cell(context: Context) -> Outcome:
     return Outcome({"accuracy_before": accuracies[0], "accuracy": accuracies[1], **_figures(measured)})
 
 
-def _cut(model: nn.Module, image: Tensor, sparsity: float, train: Split, seed: int) -> nn.Module:
+def _cut(model: nn.Module, image: Tensor, sparsity: float, train: Images, seed: int) -> nn.Module:
     cut = prune(model, image, "l2", sparsity=sparsity, scope="layer", latency=False, round_to=1).model
     fit(cut, train, options=TUNED, seed=seed)
     return cut.eval()
 
 
-def _runtime(name: str, few: Split) -> Runtime:
+def _runtime(name: str, few: Images) -> Runtime:
     kind: Any = RUNTIMES[name]
     return kind(data=few) if issubclass(kind, Int8) else name
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from secateur.data import Split
+from secateur.data import Images
 from secateur.edits import Edit, Quantised, Shared
 from secateur.lab.plan.options import Option, Options
 from secateur.lab.plan.recipe import Json
@@ -16,7 +16,7 @@ from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.measure import evaluate
 from secateur.result import Result
 from secateur.saving import stored_bytes
-from secateur.studies.kit.networks import OPTIONS, bases, drawn, example, first, network, split
+from secateur.studies.kit.networks import OPTIONS, bases, drawn, example, first, loaded, network, split
 from secateur.train import Callback, TrainOptions, fit
 from secateur.transforms import TRANSFORMS, Quantize, Replace, Transform, train_held
 from secateur.types import Sites
@@ -96,18 +96,18 @@ def smaller_cell(context: Context) -> Outcome:
     return Outcome(rated(result, _tuned(result, train, tuning), test))
 
 
-def _transform(how: Mapping[str, Json], few: Split, seed: int) -> Transform:
+def _transform(how: Mapping[str, Json], few: Images, seed: int) -> Transform:
     options = dict(how["options"])
     kind: Any = TRANSFORMS[how["transform"]]
     if how["with_data"]:
-        options["data"] = few.images
+        options["data"] = loaded(few).images
     if kind is Replace or options.get("initialisation") == "random":
         options["seed"] = seed
     transform: Transform = kind(**options)
     return transform
 
 
-def _tuned(result: Result, train: Split, options: TrainOptions) -> nn.Module:
+def _tuned(result: Result, train: Images, options: TrainOptions) -> nn.Module:
     """The smaller model after a training on the labels."""
 
     def go_on(model: nn.Module, holds: Sequence[Callback]) -> None:
@@ -118,7 +118,7 @@ def _tuned(result: Result, train: Split, options: TrainOptions) -> nn.Module:
     return model
 
 
-def rated(result: Result, tuned: nn.Module, test: Split) -> dict[str, Json]:
+def rated(result: Result, tuned: nn.Module, test: Images) -> dict[str, Json]:
     """Return what a result costs and answers, and what it answers after the training."""
     report = result.report
     ratings = [evaluate(model, test, batch_size=500) for model in (result.model, tuned)]

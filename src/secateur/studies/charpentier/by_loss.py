@@ -66,7 +66,7 @@ def without(sites: Sites, units: Sequence[Unit]) -> dict[str, Tensor]:
     return keep
 
 
-def path(log: PruningLog, model: nn.Module, sites: Sites, splits: Mapping[str, data.Split]) -> list[dict[str, Json]]:
+def path(log: PruningLog, model: nn.Module, sites: Sites, splits: Mapping[str, data.Images]) -> list[dict[str, Json]]:
     """Return the history of a pruning: loss and accuracy after each removal, on the images that decided and beside them."""
     rows = _rows("training", [0], [log.loss_before], [log.accuracy_before])
     counts = torch.tensor([len(step.units) for step in log.steps]).cumsum(0).tolist() if log.steps else []
@@ -88,10 +88,15 @@ def _rows(images: str, counts: Sequence[int], losses: Sequence[float], right: Se
 
 
 def cut_and_rate(
-    model: nn.Module, sites: Sites, keep: Keep, splits: Mapping[str, data.Split], loss: str, further: Mapping[str, Json]
+    model: nn.Module,
+    sites: Sites,
+    keep: Keep,
+    splits: Mapping[str, data.Images],
+    loss: str,
+    further: Mapping[str, Json],
 ) -> Outcome:
     """Cut for real, compare with the masked network on all test images, and rate before and after; keeps the masks."""
-    image = splits["test"].images[:1]
+    image = splits["test"].head(1)
     small = cut(model, sites, keep, form="module")
     masked = mask(model, sites, keep)
     removed = {name: int((~units).sum()) for name, units in keep.items()}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from time import process_time
 
-from secateur.data import Split
+from secateur.data import Images
 from secateur.lab.plan.options import Option
 from secateur.lab.plan.recipe import Json
 from secateur.lab.plan.study import Cell, Context, Outcome
@@ -58,7 +58,7 @@ def prune_cell(context: Context) -> Outcome:
     return Outcome(outcome.metrics, path(pruned.history, model, sites, splits), outcome.artefact)
 
 
-def _schedule(context: Context, images: Split, loss: str) -> Exhaustive | Greedy:
+def _schedule(context: Context, images: Images, loss: str) -> Exhaustive | Greedy:
     if context["schedule"] == "exhaustive":
         return Exhaustive(images, loss)
     return Greedy(images, loss, tolerance=context["tolerance"], skip_rounds=context["skip_rounds"])

@@ -55,7 +55,7 @@ NOTES = (
 )
 
 
-def _estimates(images: data.Split, loss: str, seed: int) -> dict[str, Criterion]:
+def _estimates(images: data.Images, loss: str, seed: int) -> dict[str, Criterion]:
     """What is compared with the exact answer: the estimates, and the controls that see no loss."""
     return {
         "first order": Taylor(images, loss),

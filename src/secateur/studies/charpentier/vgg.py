@@ -27,7 +27,6 @@ from secateur.studies.kit import networks
 from secateur.studies.kit.controls import METHODS
 from secateur.studies.kit.networks import images_of, rate
 from secateur.studies.kit.parts import study
-from secateur.train import fit
 from secateur.types import InputError, Keep, Sites
 
 __all__ = ["STUDY", "vgg"]
@@ -73,7 +72,6 @@ def _options() -> Options:
         Option("tune_epochs", "count", 1, "passes of fine-tuning for each of these steps", least=1),
         Option("tune_images", "count", 20_000, "training images to fine-tune on, the first ones", least=1),
         Option("tune_lr", "number", 0.0005, "learning rate of the fine-tuning", 0),
-        Option("device", "text", "cpu", "where to train and measure, such as cuda"),
     )
     table = Options((*(option for option in networks.OPTIONS if option.name not in fixed), *further))
     return table.changed(seeds=2, epochs=5, batch_size=64)
@@ -192,7 +190,7 @@ def _so_far(context: Context, whole: nn.Module, sites: Sites) -> tuple[nn.Module
     return model, left
 
 
-def _keep(context: Context, model: nn.Module, sites: Sites, left: Keep, train: data.Split) -> Keep:
+def _keep(context: Context, model: nn.Module, sites: Sites, left: Keep, train: data.Images) -> Keep:
     """Which of the units that are left stay; the controls leave as many in each layer as the loss change does."""
     if context["method"] == METHODS[0]:
         total, units = (sum(count(mask) for mask in left.values()) for count in (Tensor.numel, lambda k: int(k.sum())))
@@ -206,27 +204,27 @@ def _keep(context: Context, model: nn.Module, sites: Sites, left: Keep, train: d
     return select(scores, {name: 1 - counts[name] / sites[name].size for name in sites}, scope="layer")
 
 
-def _changes(context: Context, model: nn.Module, sites: Sites, train: data.Split) -> Mapping[str, Tensor]:
+def _changes(context: Context, model: nn.Module, sites: Sites, train: data.Images) -> Mapping[str, Tensor]:
     if context["step"] == 1:
         return {name: context.artefact(1)[f"change.{name}"] for name in sites}
     return _measure(context, model, networks.first(train, context["images"]))
 
 
-def _measure(context: Context, model: nn.Module, images: data.Split) -> UnitWorth:
+def _measure(context: Context, model: nn.Module, images: data.Images) -> UnitWorth:
     """The loss change of every unit, measured where the study's options say."""
     device = torch.device(context.options.get("device", "cpu"))
     moved = copy.deepcopy(model).to(device)
-    return LossChange(images)(moved, channels(moved, images.images[:1].to(device)))
+    return LossChange(images)(moved, channels(moved, images.head(1).to(device)))
 
 
 def _fit(
-    context: Context, model: nn.Module, recipe: Mapping[str, Json], images: data.Split, epochs: int
+    context: Context, model: nn.Module, recipe: Mapping[str, Json], images: data.Images, epochs: int
 ) -> tuple[list[dict[str, Json]], int | None]:
     """Train the model in place, where the study's options say; return the epochs, and which one was the best."""
     model.to(context.options.get("device", "cpu"))
     validation = networks.split(context, recipe, "validation")
     options = {"epochs": epochs, "batch_size": recipe["batch_size"], "seed": recipe["seed"], **recipe.get("fit", {})}
-    history = fit(model, images, validation, **options)
+    history = networks.resumed(context, model, images, validation, **options)
     model.to("cpu")
     return history.to_dicts(), history.best_epoch
 

@@ -114,7 +114,7 @@ def _choose(context: Context, model: nn.Module, image: Tensor) -> tuple[Sites, K
 
 
 def _really_cut(
-    model: nn.Module, masked: nn.Module, sites: Sites, keep: Keep, test: data.Split, image: Tensor
+    model: nn.Module, masked: nn.Module, sites: Sites, keep: Keep, test: data.Images, image: Tensor
 ) -> dict[str, Json]:
     """Cut, compare with the masked network on all test images, and measure what was gained."""
     try:

@@ -99,7 +99,7 @@ def method_cell(context: Context) -> Outcome:
     method = Pruning(**{f.name: settings[f.name] for f in fields(Pruning) if f.name in settings})
     trained_on = networks.split(context, recipe, "train")
     images = networks.drawn(trained_on, settings["shown"], context["seed"])
-    sites = _sites(method, model, images.images[:1], context["output"])
+    sites = _sites(method, model, images.head(1), context["output"])
     loss = networks.loss_of(recipe)
     tuning = {"batch_size": recipe["batch_size"], "seed": context["seed"], "loss": loss}
     tune = partial(_tune, method, trained_on, tuning)
@@ -168,20 +168,20 @@ def _scheduled(
     return schedule
 
 
-def _tune(method: Pruning, images: data.Split, options: Mapping[str, Any], model: nn.Module, keep: Keep) -> None:
+def _tune(method: Pruning, images: data.Images, options: Mapping[str, Any], model: nn.Module, keep: Keep) -> None:
     """Train what is left; removed weights stay zero."""
     callbacks = [HoldZeros(keep)] if keep and method.unit == "weights" else []
     fit(model, images, epochs=method.finetune, callbacks=callbacks, **options)
 
 
-def _verified(method: Pruning, small: nn.Module, masked: nn.Module, test: data.Split) -> dict[str, Json]:
+def _verified(method: Pruning, small: nn.Module, masked: nn.Module, test: data.Images) -> dict[str, Json]:
     if method.unit == "weights":
         return {}
     return {"cut_difference": difference(predict(masked, test), predict(small, test))}
 
 
-def _measured(method: Pruning, model: nn.Module, result: Result, test: data.Split) -> dict[str, Json]:
-    image, keep = test.images[:1], result.keep
+def _measured(method: Pruning, model: nn.Module, result: Result, test: data.Images) -> dict[str, Json]:
+    image, keep = test.head(1), result.keep
     units = sum(site_mask.numel() for site_mask in keep.values())
     size = networks.size(result.model, image)
     metrics = {

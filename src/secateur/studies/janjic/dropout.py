@@ -23,7 +23,7 @@ from secateur.state import modes_kept
 from secateur.structure import mask
 from secateur.studies.janjic import filters
 from secateur.studies.kit.grouped import Mean, grouped
-from secateur.studies.kit.networks import network
+from secateur.studies.kit.networks import loaded, network
 from secateur.studies.kit.parts import Part, class_section, study
 from secateur.studies.kit.pictures import change_heatmap, over_layers
 from secateur.studies.kit.published import published
@@ -60,8 +60,8 @@ def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
 def dropout_cell(context: Context) -> Outcome:
     """Rate a network at every rate of dropout: whole, or with each convolution pruned alone."""
     model, recipe = network(context)
-    test = filters.rated(context, recipe)
-    image = test.images[:1]
+    test = loaded(filters.rated(context, recipe))
+    image = test.head(1)
     sites = filters.filters(model, image, context["layers"])
     keep = filters.choose(model, sites, context["threshold"])
     alone = [{name: keep[name]} for name in sites] if context["threshold"] else [{}]

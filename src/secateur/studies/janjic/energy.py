@@ -66,7 +66,7 @@ def layers_cell(context: Context) -> Outcome:
     """Prune each convolution alone, the others whole, and rate every one of these networks."""
     model, recipe = network(context)
     test = filters.rated(context, recipe)
-    image = test.images[:1]
+    image = test.head(1)
     sites = filters.filters(model, image, context["layers"])
     keep = filters.choose(model, sites, context["threshold"], context["method"], context["seed"])
     # As `mask` rates it, and so as `cut` does; what comes before a layer runs once.

@@ -129,11 +129,11 @@ def load_cell(context: Context) -> Outcome:
     model = models.build(recipe["model"], seed=0, **recipe["model_options"])
     load_weights(path, model)
     images = rated(context, recipe)
-    metrics = {**networks.quality(model, images), **networks.size(model, images.images[:1])}
+    metrics = {**networks.quality(model, images), **networks.size(model, images.head(1))}
     return Outcome(metrics, artefact=model.state_dict())
 
 
-def rated(context: Context, recipe: Mapping[str, Json], which: str = "test") -> data.Split:
+def rated(context: Context, recipe: Mapping[str, Json], which: str = "test") -> data.Images:
     """Return the images that the networks of a recipe are rated on: the first `test_images` of a split."""
     count = context.recipe.parameters.get("test_images") or context.options.get("test_images")
     return networks.first(networks.split(context, recipe, which), count)

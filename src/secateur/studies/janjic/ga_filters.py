@@ -31,17 +31,17 @@ GRADIENT, TRIALS = 3, 20
 """What a gradient on all images counts as, in evaluations, and the masks that an estimate is fitted to."""
 
 
-def _whole(full: Fitness, images: data.Split, context: Context) -> tuple[FitnessLike, float]:
+def _whole(full: Fitness, images: data.Images, context: Context) -> tuple[FitnessLike, float]:
     return full, 0
 
 
-def _some(full: Fitness, images: data.Split, context: Context) -> tuple[FitnessLike, float]:
+def _some(full: Fitness, images: data.Images, context: Context) -> tuple[FitnessLike, float]:
     some = full.subset(max(1, round(context["share"] * full.samples)), context["seed"])
     return Screened(full, some, context["again"]), 0
 
 
-def _estimated(criterion: str) -> Callable[[Fitness, data.Split, Context], tuple[FitnessLike, float]]:
-    def estimated(full: Fitness, images: data.Split, context: Context) -> tuple[FitnessLike, float]:
+def _estimated(criterion: str) -> Callable[[Fitness, data.Images, Context], tuple[FitnessLike, float]]:
+    def estimated(full: Fitness, images: data.Images, context: Context) -> tuple[FitnessLike, float]:
         scores = criteria.by_name(criterion, images)(full.space.model, full.space.sites)
         guess = Surrogate(full, scores, trials=TRIALS, seed=context["seed"])
         return Screened(full, guess, context["again"]), TRIALS + GRADIENT
@@ -49,7 +49,7 @@ def _estimated(criterion: str) -> Callable[[Fitness, data.Split, Context], tuple
     return estimated
 
 
-FITNESSES: Mapping[str, Callable[[Fitness, data.Split, Context], tuple[FitnessLike, float]]] = {
+FITNESSES: Mapping[str, Callable[[Fitness, data.Images, Context], tuple[FitnessLike, float]]] = {
     "all images": _whole,
     "some images": _some,
     "taylor": _estimated("taylor"),

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.data import Split
+from secateur.data import Images, Split
 from secateur.lab.plan.options import Option
 from secateur.lab.plan.recipe import Json
 from secateur.lab.plan.study import Cell, Context, Outcome, Study
@@ -68,7 +68,7 @@ def scan_cell(context: Context) -> Outcome:
     """Prune each layer alone by energy, and find those that lose little, on validation images."""
     model, recipe = networks.network(context)
     held_out = filters.rated(context, recipe, "validation")
-    image = held_out.images[:1]
+    image = held_out.head(1)
     sites = filters.filters(model, image, context["layers"])
     keep = filters.choose(model, sites, context["threshold"])
     rate = Removals(model, sites, held_out, max_memory=0, batch_size=filters.step_size(image))
@@ -83,13 +83,13 @@ def scan_cell(context: Context) -> Outcome:
 def iterate_cell(context: Context) -> Outcome:
     """Cut one layer after another out of a network, front to back, and rate it after each."""
     model, recipe = networks.network(context)
-    work = _Retraining(context, recipe, networks.split(context, recipe, "train"))
+    work = _Retraining(context, recipe, networks.loaded(networks.split(context, recipe, "train")))
     test = filters.rated(context, recipe)
     rows = [_row(0, "none", model, test)]
     first = rows[0]
     counts: dict[str, int] = context.record(1).metrics["chosen"]
     for place, (name, count) in enumerate(counts.items(), 1):
-        model = work.shrink(model, name, count, test.images[:1], place)
+        model = work.shrink(model, name, count, test.head(1), place)
         rows.append(_row(place, name, model, test))
     if context["mode"] == "end" and counts:
         model = work.retrain(model, 1, len(counts))
@@ -102,8 +102,8 @@ def iterate_cell(context: Context) -> Outcome:
     return Outcome({**quality, **size, **change}, rows)
 
 
-def _row(place: int, name: str, model: nn.Module, test: Split) -> dict[str, Json]:
-    image = test.images[:1]
+def _row(place: int, name: str, model: nn.Module, test: Images) -> dict[str, Json]:
+    image = test.head(1)
     rating = evaluate(model, test, batch_size=filters.step_size(image))
     size = {"parameters": parameters(model).total, "macs": macs(model, image)}
     return {"step": place, "layer": name, "accuracy": rating.accuracy, "loss": rating.loss, **size}

@@ -24,7 +24,7 @@ from secateur.structure import channels
 from secateur.studies.janjic.filters import SOURCE
 from secateur.studies.janjic.replace_pages import NOTES, sections, words
 from secateur.studies.kit import networks
-from secateur.studies.kit.networks import example, first, network, rate, split
+from secateur.studies.kit.networks import example, first, loaded, network, rate, split
 from secateur.studies.kit.parts import study
 
 __all__ = ["METHODS", "STUDY", "PrunedLayer", "replace_cell"]
@@ -215,7 +215,7 @@ def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
 def replace_cell(context: Context) -> Outcome:
     """Prune filters of one layer, mend the network, and rate it; all that is mended uses training images alone."""
     model, recipe = network(context)
-    parts = {which: split(context, recipe, which) for which in ("test", "validation", "train")}
+    parts = {which: loaded(split(context, recipe, which)) for which in ("test", "validation", "train")}
     cut = _cut(context, model, example(context, recipe), first(parts["train"], context["images"]))
     mended, result = METHODS[context["method"]](cut)
     parts["train"] = first(parts["train"], len(parts["test"]))
@@ -237,7 +237,7 @@ def _cut(context: Context, model: nn.Module, image: Tensor, images: data.Split) 
 
 def _compared(cut: PrunedLayer, mended: nn.Module, held_out: data.Split) -> dict[str, Json]:
     """By how much the reading layer's outputs are off on images that mended nothing, as a part of their power."""
-    images = held_out.images[:1000]
+    images = held_out.head(1000)
     before, after = (seen(model, cut.reader, images)[1] for model in (cut.model, mended))
     return {
         "filters_removed": int(cut.removed.sum()),

@@ -44,7 +44,7 @@ def criterion(
         return Movement(moved.moved)
     further: dict[str, dict[str, Any]] = {"random": {"seed": seed}}
     if name == "synflow":
-        further[name] = {"inputs": images.images[:1]} if isinstance(images, data.Split) else {}
+        further[name] = {"inputs": images.head(1)} if isinstance(images, data.Split) else {}
     return criteria.by_name(name, images, loss, **options, **further.get(name, {}))
 
 

@@ -7,22 +7,23 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from secateur import data, models
-from secateur.checks import check_name
+from secateur.checks import check_name, in_one_line
 from secateur.lab.plan.options import Option
 from secateur.lab.plan.recipe import Json, Recipe
-from secateur.lab.plan.study import Cell, Context, Outcome
+from secateur.lab.plan.study import Cell, Context, Outcome, Resources
 from secateur.losses import loss_function
 from secateur.measure import evaluate, file_bytes, macs, parameters
 from secateur.models.registry import REGISTRY
 from secateur.state_dicts import fill
 from secateur.structure import channels
-from secateur.train import Callback, fit
-from secateur.types import InputError, unknown_name
+from secateur.train import Callback, History, fit
+from secateur.types import CheckpointError, InputError, unknown_name
 
 __all__ = [
     "LOSS",
@@ -33,6 +34,7 @@ __all__ = [
     "check",
     "check_count",
     "check_layers",
+    "device_of",
     "drawn",
     "example",
     "first",
@@ -41,10 +43,12 @@ __all__ = [
     "grid",
     "images_of",
     "layer_sizes",
+    "loaded",
     "loss_of",
     "network",
     "quality",
     "rate",
+    "resumed",
     "singles",
     "size",
     "split",
@@ -56,6 +60,9 @@ __all__ = [
 PLAIN = "cross_entropy"
 """The loss that recipes do not name."""
 
+CHECKPOINT_SECONDS = 30
+"""A shorter training writes no checkpoint: repeating it is cheaper than hashing its data."""
+
 OPTIONS = (
     Option("seeds", "count", 3, "how many networks to train", least=1, most=1_000_000),
     Option("epochs", "count", 10, "passes over the training images", least=1),
@@ -65,6 +72,21 @@ OPTIONS = (
     Option("data_dir", "text", None, "the folder with the data files", optional=True),
     Option("model", "text", "fathollahi-5", "networks, by name or import path", many="either"),
     Option("model_options", "mapping", {}, "options of the networks; what the data decide is added"),
+    Option(
+        "checkpoint_seconds", "number", CHECKPOINT_SECONDS, "training that a killed run may lose, in seconds", least=0
+    ),
+    Option("device", "text", "cpu", "where to train, such as cuda"),
+    Option("gpus", "number", 0, "graphics processors that a training asks for; a part of one shares it", least=0),
+    Option("amp", "flag", False, "train in bfloat16 where that is safe"),
+    Option(
+        "augment",
+        "text",
+        [],
+        "what training does to the images of a folder",
+        allowed=tuple(data.AUGMENTATIONS),
+        many="any",
+    ),
+    Option("workers", "count", 2, "threads that read the images of a folder"),
 )
 """What every study of trained networks takes."""
 
@@ -73,6 +95,8 @@ LOSS = Option("loss", "text", PLAIN, "what networks are trained, scored and rate
 
 _TRAINING = ("epochs", "batch_size", "validation")
 _IMAGES = ("size", "train_images")
+
+AnyImages = TypeVar("AnyImages", bound=data.Images)
 
 OptionsOf = Callable[[Mapping[str, Json]], Mapping[str, Json]]
 """From a study's options, on one data set with one network, to the options of that network."""
@@ -238,8 +262,11 @@ def trained(study: str, seed: int, settled: Mapping[str, Json]) -> Cell:
     # Without further options the recipe is what it was before there were any.
     loss = settled.get("loss", PLAIN)
     further = {**(settled.get("fit") or {}), **({} if loss == PLAIN else {"loss": loss})}
+    further |= {"amp": True} if settled.get("amp") else {}
     parameters |= {"fit": further} if further else {}
-    return Cell(Recipe(study, "train", {"seed": seed, **parameters}), train_cell, lookup=lookup)
+    parameters |= {"augment": list(settled["augment"])} if settled.get("augment") else {}
+    recipe = Recipe(study, "train", {"seed": seed, **parameters})
+    return Cell(recipe, train_cell, Resources(gpus=settled.get("gpus", 0)), lookup=lookup)
 
 
 def train_cell(context: Context) -> Outcome:
@@ -256,7 +283,9 @@ def fit_and_rate(
 
     Where the recipe has ``images`` or ``rated``, only so many of the first training or test images are taken.
     """
-    history = fit(
+    model.to(device_of(context))
+    history = resumed(
+        context,
         model,
         first(split(context, recipe, "train"), recipe.get("images")),
         split(context, recipe, "validation"),
@@ -267,19 +296,56 @@ def fit_and_rate(
         **recipe.get("fit", {}),
     )
     test = first(split(context, recipe, "test"), recipe.get("rated"))
-    metrics = {**quality(model, test, loss=loss_of(recipe)), **size(model, example(context, recipe))}
+    metrics = quality(model, test, loss=loss_of(recipe))
+    metrics |= size(model.to("cpu"), example(context, recipe))
     return Outcome({**metrics, "best_epoch": history.best_epoch}, history.to_dicts(), model.state_dict())
 
 
-def first(images: data.Split, count: int | None) -> data.Split:
+def device_of(context: Context) -> torch.device:
+    """Return where the study's options say to train.
+
+    Raises:
+        InputError: torch has no such device here.
+    """
+    name = context.options.get("device", "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device is {name!r}, which torch cannot use here: {in_one_line(error)}; give cpu") from error
+    return torch.device(name)
+
+
+def resumed(context: Context, model: nn.Module, train: data.Images, validation: data.Images, **options: Any) -> History:
+    """Train as `secateur.fit` does, and go on where a killed run of the same cell stopped.
+
+    With callbacks it begins anew, since the cell may keep what they tell it, which is not in the checkpoint.
+    """
+    checkpoint = None if options.get("callbacks") else context.checkpoint
+    seconds = context.options.get("checkpoint_seconds", CHECKPOINT_SECONDS)
+    try:
+        return fit(model, train, validation, checkpoint=checkpoint, checkpoint_seconds=seconds, **options)
+    except CheckpointError:
+        # Of other code, or damaged: nothing but this cell reads it.
+        if checkpoint is None:
+            raise
+        checkpoint.unlink(missing_ok=True)
+        return fit(model, train, validation, checkpoint=checkpoint, checkpoint_seconds=seconds, **options)
+
+
+def first(images: AnyImages, count: int | None) -> AnyImages:
     """Return the first `count` images, or all where there are fewer or none is asked for."""
-    return images if count is None else images.subset(range(min(count, len(images))))
+    return images if count is None else _part(images, range(min(count, len(images))))
 
 
-def drawn(images: data.Split, count: int, seed: int) -> data.Split:
+def _part(images: AnyImages, positions: Tensor | Sequence[int]) -> AnyImages:
+    part: Any = images.subset(positions)
+    return part  # type: ignore[no-any-return]
+
+
+def drawn(images: AnyImages, count: int, seed: int) -> AnyImages:
     """Return `count` of the images, drawn by the seed without replacement; all of them where there are no more."""
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    return images.subset(order[:count])
+    return _part(images, order[:count])
 
 
 def network(context: Context, position: int = 0) -> tuple[nn.Module, Mapping[str, Json]]:
@@ -290,25 +356,43 @@ def network(context: Context, position: int = 0) -> tuple[nn.Module, Mapping[str
     return model, recipe
 
 
-def split(context: Context, recipe: Mapping[str, Json], which: str) -> data.Split:
+def split(context: Context, recipe: Mapping[str, Json], which: str) -> data.Images:
     """Return a split of the data that a network was trained on: ``"train"``, ``"validation"`` or ``"test"``.
 
-    A recipe may say to which ``size`` the images are brought, and how many ``train_images`` there are.
+    A recipe may say to which ``size`` the images are brought, and how many ``train_images`` there are. Those of a
+    ``folder:PATH`` are streamed; training augments them as the recipe says.
     """
     limit = recipe.get("train_images") if which == "train" else None
-    return _load(
-        recipe["data"], which, context.options.get("data_dir"), recipe["validation"], recipe.get("size"), limit
-    )
+    held_out = recipe["validation"] if which != "test" else 0
+    if recipe["data"].startswith("folder:"):
+        augment = tuple(recipe.get("augment", ())) if which == "train" else ()
+        workers = context.options.get("workers", 0)
+        return _stream(recipe["data"], which, held_out, recipe.get("size"), limit, augment, workers)
+    return _load(recipe["data"], which, context.options.get("data_dir"), held_out, recipe.get("size"), limit)
 
 
 @lru_cache(maxsize=4)
-def _load(name: str, which: str, root: str | None, validation: int, size: int | None, limit: int | None) -> data.Split:
+def _load(name: str, which: str, root: str | None, held_out: int, size: int | None, limit: int | None) -> data.Split:
     # seed=None: the last images of train are the validation set, as Keras's validation_split takes them.
-    held_out = validation if which != "test" else 0
     return data.load(name, which, root=root, validation=held_out, seed=None, size=size, limit=limit)
 
 
-def images_of(context: Context, recipe: Mapping[str, Json], count: int) -> dict[str, data.Split]:
+@lru_cache(maxsize=4)
+def _stream(
+    name: str, which: str, held_out: int, size: int | None, limit: int | None, augment: tuple[str, ...], workers: int
+) -> data.Stream:
+    # Drawn, since the last images of a folder are those of its largest classes.
+    return data.stream(
+        name, which, validation=held_out, seed=0, size=size, limit=limit, augment=augment, workers=workers
+    )
+
+
+def loaded(images: data.Images) -> data.Split:
+    """Return images in memory, for what needs them all at once."""
+    return images if isinstance(images, data.Split) else images.read()
+
+
+def images_of(context: Context, recipe: Mapping[str, Json], count: int) -> dict[str, data.Images]:
     """Return the images: the first `count` of training, which alone may decide, validation and test."""
     splits = {name: split(context, recipe, name) for name in ("train", "validation", "test")}
     return {**splits, "train": first(splits["train"], count)}
@@ -316,7 +400,7 @@ def images_of(context: Context, recipe: Mapping[str, Json], count: int) -> dict[
 
 def example(context: Context, recipe: Mapping[str, Json]) -> Tensor:
     """Return one image, as the example inputs."""
-    return split(context, recipe, "test").images[:1]
+    return split(context, recipe, "test").head(1)
 
 
 def loss_of(recipe: Mapping[str, Json]) -> str:
@@ -329,7 +413,7 @@ def loss_of(recipe: Mapping[str, Json]) -> str:
     return loss
 
 
-def quality(model: nn.Module, images: data.Split, prefix: str = "", loss: str = PLAIN) -> dict[str, Json]:
+def quality(model: nn.Module, images: data.Images, prefix: str = "", loss: str = PLAIN) -> dict[str, Json]:
     """Return loss, accuracy and the accuracy of each class."""
     evaluation = evaluate(model, images, loss, batch_size=1000)
     metrics = {
@@ -340,7 +424,7 @@ def quality(model: nn.Module, images: data.Split, prefix: str = "", loss: str = 
     return {f"{prefix}{name}": value for name, value in metrics.items()}
 
 
-def rate(model: nn.Module, splits: Mapping[str, data.Split], loss: str = PLAIN) -> dict[str, Json]:
+def rate(model: nn.Module, splits: Mapping[str, data.Images], loss: str = PLAIN) -> dict[str, Json]:
     """Return loss, accuracy and the accuracy of each class on each split; those on ``test`` without a prefix."""
     return {
         name: value

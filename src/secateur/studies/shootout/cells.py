@@ -167,11 +167,11 @@ def solve_cell(context: Context) -> Outcome:
     return Outcome({**_rated(context, recipe, model, small, solution.keep), **cost})
 
 
-def _trained_on(context: Context, recipe: Mapping[str, Json]) -> data.Split:
+def _trained_on(context: Context, recipe: Mapping[str, Json]) -> data.Images:
     return networks.first(networks.split(context, recipe, "train"), recipe["images"])
 
 
-def _shown(context: Context, recipe: Mapping[str, Json]) -> data.Split:
+def _shown(context: Context, recipe: Mapping[str, Json]) -> data.Images:
     """The images that the methods of one seed are shown: of those that the network was trained on, drawn by the seed."""
     return networks.drawn(_trained_on(context, recipe), context["shown"], context["seed"])
 
@@ -193,7 +193,7 @@ def _removing(
     return single, lambda model, keep: mask(model, single, keep)
 
 
-def _cost(seconds: float, model: nn.Module, images: data.Split) -> dict[str, Json]:
+def _cost(seconds: float, model: nn.Module, images: data.Images) -> dict[str, Json]:
     """Processor seconds, and how many forward passes over the same images take as long."""
     passes = []
     for _ in range(5):

@@ -38,11 +38,11 @@ class Scorer:
 class Solving:
     """A solver of the study: how it is made of images, what it removes, and within which scope."""
 
-    make: Callable[[data.Split], Solver]
+    make: Callable[[data.Images], Solver]
     unit: str
     scope: str
 
-    def made(self, images: data.Split, loss: str) -> Solver:
+    def made(self, images: data.Images, loss: str) -> Solver:
         """Return the solver on images, with a loss where it takes one."""
         solver = self.make(images)
         return replace(solver, loss=loss) if hasattr(solver, "loss") else solver  # type: ignore[type-var]
@@ -80,7 +80,7 @@ CRITERIA: dict[str, Scorer] = {
 """Every criterion that means something on networks without norms."""
 
 
-def criterion(name: str, model: nn.Module, images: data.Split, seed: int, loss: str = "cross_entropy") -> Criterion:
+def criterion(name: str, model: nn.Module, images: data.Images, seed: int, loss: str = "cross_entropy") -> Criterion:
     """Return a criterion of the study for a network, the training images that criteria are shown, a seed and a loss."""
     return making.criterion(CRITERIA[name].name or name, model, images, seed, loss, **CRITERIA[name].options)
 

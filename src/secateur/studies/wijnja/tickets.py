@@ -108,7 +108,7 @@ def train_cell(context: Context) -> Outcome:
     """Train the networks of a block, and keep their figures and the masks of the next round."""
     masks = context.artefact() if context.recipe.needs else {}
     recipe = context.recipe.parameters
-    splits = {name: networks.split(context, recipe, name) for name in ("train", "validation", "test")}
+    splits = {name: networks.loaded(networks.split(context, recipe, name)) for name in ("train", "validation", "test")}
     splits["test"] = networks.first(splits["test"], recipe["rated"])
     if recipe["colour"]:
         splits = {name: replace(images, images=cifar_form(images.images)) for name, images in splits.items()}

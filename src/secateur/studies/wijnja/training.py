@@ -122,7 +122,7 @@ class SeedBlock:
         left = sum(int(_unpacked_count(self.needed[MASK + name][place])) for name in weights(begun))
         others = sum(p.numel() for name, p in begun.named_parameters() if name not in weights(begun))
         # Which channels stay is the same for all, so that the networks are of one architecture.
-        small = small_dense(begun, self.splits["test"].images[:1], max(left, 1) + others)
+        small = small_dense(begun, self.splits["test"].head(1), max(left, 1) + others)
         with private_draws(self.recipe["seeds"][place]):
             return initialise(small, self.recipe["scheme"])
 

@@ -9,11 +9,13 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from secateur.checks import in_one_line
+from secateur.lab.keep import paths
 from secateur.lab.keep.store import Store
 from secateur.lab.plan.recipe import Json, Recipe
 from secateur.lab.plan.study import Cell, Context, Needed, Outcome
@@ -124,13 +126,22 @@ class Executor(Protocol):
 
 
 def compute(
-    cell: Cell, needed: Needed, options: Mapping[str, Json], worker: str, environment: Mapping[str, Json]
+    cell: Cell,
+    needed: Needed,
+    options: Mapping[str, Json],
+    worker: str,
+    environment: Mapping[str, Json],
+    folder: Path | None,
 ) -> Done | Failed:
-    """Run a cell from the random state that its recipe decides; whatever it raises becomes a `Failed`."""
+    """Run a cell from the random state that its recipe decides; whatever it raises becomes a `Failed`.
+
+    Its checkpoint lies in `folder`, the store's, where this process sees it.
+    """
+    checkpoint = None if folder is None else paths.checkpoint_file(folder, cell.id)
     wall, cpu = time.perf_counter(), time.process_time()
     try:
         with _own_randomness(cell.recipe):
-            outcome = _checked(cell.recipe, cell.run(Context(cell.recipe, needed, options)))
+            outcome = _checked(cell.recipe, cell.run(Context(cell.recipe, needed, options, checkpoint)))
     except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever a cell raises, the other cells go on)
         return Failed(cell.id, worker, in_one_line(error), traceback.format_exc())
     times = (time.perf_counter() - wall, time.process_time() - cpu)

@@ -177,7 +177,7 @@ class Processes:
         if len(parts) == 1:
             one.ready, self._stillborn = True, 0
         elif parts:
-            event = unpack(parts[0], parts[1])
+            event = unpack(parts[0], parts[1], self._setting.store.path)
             one.hear()
             printed = one.tail.decode(errors="replace")
             one.cell = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import time
@@ -10,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -18,8 +20,11 @@ from secateur.checks import check_whole, in_one_line
 from secateur.files import require
 from secateur.lab.drive.executors.base import Event, Failed, Setting, Started, compute, overheard
 from secateur.lab.drive.executors.wire import pack, unpack
+from secateur.lab.keep import paths
 from secateur.lab.keep.environment import environment
+from secateur.lab.keep.presence import Presence
 from secateur.lab.keep.records import Record
+from secateur.lab.keep.store import load_artefact
 from secateur.lab.plan.recipe import Json, Recipe
 from secateur.lab.plan.study import Cell
 from secateur.state import threads
@@ -29,6 +34,9 @@ __all__ = ["OnRay"]
 
 _SHARED = 64
 """How many artefacts stay in the cluster's memory for the cells to come."""
+_LOOK = 1.0
+_PROBE = 60.0
+"""Seconds in which a node must say whether it sees the store's folder."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,12 @@ class _Parcel:
     threads: int
     commit: Json
     path: Sequence[str]
+    presence: Presence | None = None
+
+    @property
+    def folder(self) -> Path | None:
+        """The store's folder, where this node sees it."""
+        return self.presence.folder if self.presence and self.presence.is_here() else None
 
     def get(self, identity: str, /) -> Record:
         """Return the record of a needed cell."""
@@ -56,9 +70,17 @@ class _Parcel:
         """Return the tensors of a needed cell, fetched from where Ray has them."""
         from safetensors.torch import load
 
-        if self.get(identity).artefact is None:
+        checksum = self.get(identity).artefact
+        if checksum is None:
             raise FileError(f"record {identity} kept no tensors; its cell returns no artefact")
-        return load(require("ray", "ray").get(self.artefacts[identity]))
+        if identity in self.artefacts:
+            return load(require("ray", "ray").get(self.artefacts[identity]))
+        folder = self.folder
+        if folder is None:
+            raise FileError(
+                "this node joined without the store's folder, which all others have; mount it there as well"
+            )
+        return load_artefact(paths.artefact_file(folder, identity), checksum, identity)
 
 
 def _work(parcel: _Parcel) -> tuple[bytes, bytes]:
@@ -67,7 +89,7 @@ def _work(parcel: _Parcel) -> tuple[bytes, bytes]:
     sys.path.extend(folder for folder in parcel.path if folder not in sys.path)
     with threads(parcel.threads), overheard() as output:
         event = _answer(parcel)
-    return pack(replace(event, output=output()) if isinstance(event, Failed) else event)
+    return pack(replace(event, output=output()) if isinstance(event, Failed) else event, parcel.folder)
 
 
 def _answer(parcel: _Parcel) -> Any:
@@ -77,15 +99,16 @@ def _answer(parcel: _Parcel) -> Any:
         why = f"the cell's function cannot be loaded on a node: {in_one_line(error)}; install its module there"
         return Failed(parcel.id, "ray", why)
     facts = {**environment(executor="ray"), "commit": parcel.commit}
-    return compute(Cell(parcel.recipe, run), parcel, parcel.options, "ray", facts)
+    return compute(Cell(parcel.recipe, run), parcel, parcel.options, "ray", facts, parcel.folder)
 
 
 class OnRay:
     """Computes cells as tasks of Ray Core, each on a node that has what its `Cell.resources` ask for.
 
     Nodes need secateur and the study's module, but not the store: the records of the needed cells travel with a
-    cell, their tensors go once through Ray's object store, and results come back to the driver, which stores them
-    as they arrive. A cell whose worker or node dies is computed again elsewhere, up to `retries` times.
+    cell, and results come back to the driver, which stores them as they arrive. Where all nodes see the store's folder
+    under the same path (a shared file system), tensors lie there and only their names travel, and a training that is
+    killed goes on from its last checkpoint; else tensors go through Ray's object store. A cell whose worker or node dies is computed again elsewhere, up to `retries` times.
 
     Args:
         address: ``"auto"`` or ``"host:port"`` of a running cluster, ``"ray://host:port"`` of one that is reached as
@@ -112,6 +135,9 @@ class OnRay:
         self._ready: list[Any] = []
         self._events: list[Event] = []
         self._shared: OrderedDict[str, Any] = OrderedDict()
+        self._sees: dict[str, bool] = {}
+        self._alive: list[dict[str, Any]] = []
+        self._looked = -math.inf
         self._ours = False
 
     @property
@@ -127,6 +153,9 @@ class OnRay:
         """
         self._setting = setting
         self._commit = environment()["commit"]
+        self._sees.clear()
+        self._looked = -math.inf
+        self._presence = Presence.of(setting.store.path)
         if not self._ray.is_initialized():
             self._connect(self.address or os.environ.get("RAY_ADDRESS") or "local")
             self._ours = True
@@ -191,19 +220,21 @@ class OnRay:
     def _end_of(self, reference: Any) -> Event:
         cell = self._running.pop(reference)
         try:
-            return unpack(*self._ray.get(reference))
+            head, tensors = self._ray.get(reference)
+            return unpack(head, tensors, self._setting.store.path)
         except self._ray.exceptions.RayError as error:
             words = f"Ray lost the cell after {self.retries} retries: {in_one_line(error)}"
             return Failed(cell.id, "ray", words, str(error))
 
     def _some_node_has(self, cpus: float, gpus: float, memory: int) -> bool:
-        totals = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        totals = [node["Resources"] for node in self._nodes()]
         amounts = {"CPU": cpus, "GPU": gpus, "memory": memory}
         return any(all(total.get(name, 0.0) >= value for name, value in amounts.items()) for total in totals)
 
     def _parcel(self, cell: Cell) -> _Parcel:
         records = {need: self._setting.store.get(need) for need in cell.needs}
-        artefacts = {need: self._share(need) for need, record in records.items() if record.artefact is not None}
+        kept = [need for need, record in records.items() if record.artefact is not None]
+        artefacts = {} if self._all_nodes_see() else {need: self._share(need) for need in kept}
         run = require("ray.cloudpickle", "ray").dumps(cell.run)
         setting = self._setting
         return _Parcel(
@@ -216,7 +247,29 @@ class OnRay:
             setting.threads,
             self._commit,
             tuple(sys.path),
+            self._presence,
         )
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        """Return the nodes that are alive, as they were within the last second: asking is a call of the network."""
+        if time.monotonic() - self._looked > _LOOK:
+            self._alive = [node for node in self._ray.nodes() if node["Alive"]]
+            self._looked = time.monotonic()
+        return self._alive
+
+    def _all_nodes_see(self) -> bool:
+        """Say whether every node sees the store's folder, so that artefacts need not travel."""
+        by_node = require("ray.util.scheduling_strategies", "ray").NodeAffinitySchedulingStrategy
+        nodes = {node["NodeID"] for node in self._nodes()}
+        for node in nodes - self._sees.keys():
+            probe = self._ray.remote(Presence.is_here).options(
+                num_cpus=0, scheduling_strategy=by_node(node, soft=False)
+            )
+            try:
+                self._sees[node] = self._ray.get(probe.remote(self._presence), timeout=_PROBE)
+            except self._ray.exceptions.RayError:
+                self._sees[node] = False
+        return all(self._sees[node] for node in nodes)
 
     def _share(self, identity: str) -> Any:
         """Return where the cluster has an artefact; the latest ones stay there."""

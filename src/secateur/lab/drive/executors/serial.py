@@ -56,6 +56,7 @@ class Serial:
         self._cell = None
 
     def _compute(self, cell: Cell) -> Done | Failed:
+        store, options = self._setting.store, self._setting.options
         with overheard() as output:
-            event = compute(cell, self._setting.store, self._setting.options, "1", self._environment)
+            event = compute(cell, store, options, "1", self._environment, store.path)
         return replace(event, output=output()) if isinstance(event, Failed) else event

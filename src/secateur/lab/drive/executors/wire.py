@@ -1,19 +1,37 @@
-"""How the end of a cell travels from a worker to the driver: JSON and safetensors, two messages of bytes."""
+"""How the end of a cell travels from a worker to the driver: JSON and safetensors, two messages of bytes.
+
+Large tensors go by way of the store's folder, where the worker sees it: the driver then moves a file, and never has
+them in its memory.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
+
+from torch import Tensor
 
 from secateur.checks import in_one_line
 from secateur.lab.drive.executors.base import Done, Failed
+from secateur.lab.keep import paths
+from secateur.lab.keep.arrivals import Arrival
 from secateur.lab.plan.study import Outcome
+from secateur.types import FileError
 
 __all__ = ["pack", "unpack"]
 
 
-def pack(event: Done | Failed) -> tuple[bytes, bytes]:
+BY_PATH = 65_536
+"""Tensors of fewer bytes are sent: a file of their own costs more."""
+
+
+def pack(event: Done | Failed, folder: Path | None = None) -> tuple[bytes, bytes]:
     """Return the event as two messages; tensors that the format refuses make it a `Failed`.
+
+    Large tensors are left in `folder`, the store's, where there is one.
 
     >>> unpack(*pack(Failed("0123456789abcdef", "1", "ValueError: bad"))).error
     'ValueError: bad'
@@ -34,19 +52,32 @@ def pack(event: Done | Failed) -> tuple[bytes, bytes]:
         "environment": dict(event.environment),
         "artefact": event.outcome.artefact is not None,
     }
+    if folder is not None and len(tensors) >= BY_PATH:
+        # Where the folder cannot be written the driver says so, which ends the run and not this cell alone.
+        with suppress(FileError):
+            arrival = Arrival.leave(folder, event.id, tensors)
+            head |= {"artefact": arrival.checksum}
+            tensors = b""
     return json.dumps({"done": head}).encode(), tensors
 
 
-def unpack(head: bytes, tensors: bytes) -> Done | Failed:
-    """Return the event that `pack` was given."""
-    from safetensors.torch import load
-
+def unpack(head: bytes, tensors: bytes, folder: Path | None = None) -> Done | Failed:
+    """Return the event that `pack` was given, with the driver's own name of the `folder`."""
     message = json.loads(head)
     if "failed" in message:
         return Failed(**message["failed"])
     rest = message["done"]
     artefact, metrics, history = rest.pop("artefact"), rest.pop("metrics"), rest.pop("history")
-    return Done(outcome=Outcome(metrics, history, load(tensors) if artefact else None), **rest)
+    return Done(outcome=Outcome(metrics, history, _received(artefact, rest["id"], tensors, folder)), **rest)
+
+
+def _received(artefact: bool | str, identity: str, tensors: bytes, folder: Path | None) -> Mapping[str, Tensor] | None:
+    from safetensors.torch import load
+
+    if isinstance(artefact, str):
+        assert folder is not None, "only a driver that gave its folder gets tensors there"
+        return Arrival(paths.arrival_file(folder, identity), artefact)
+    return load(tensors) if artefact else None
 
 
 def _tensors(outcome: Outcome) -> bytes:

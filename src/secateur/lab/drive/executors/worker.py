@@ -46,7 +46,7 @@ def work(messages: Connection, output: Connection, name: str, setting: Setting) 
         event = _answer(identity.decode(), cell, name, setting, facts)
         sys.stdout.flush()
         sys.stderr.flush()
-        for part in pack(event):
+        for part in pack(event, setting.store.path):
             messages.send_bytes(part)
 
 
@@ -58,7 +58,7 @@ def _answer(identity: str, pickled: bytes, name: str, setting: Setting, known: d
         return Failed(
             identity, name, f"the cell's function cannot be loaded in a worker: {in_one_line(error)}; {remedy}"
         )
-    return compute(cell, setting.store, setting.options, name, known)
+    return compute(cell, setting.store, setting.options, name, known, setting.store.path)
 
 
 def _end_with_the_driver() -> None:
