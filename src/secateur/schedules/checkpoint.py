@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from secateur.checks import in_one_line
 from secateur.files import MALFORMED, from_json, in_order, read_tensors, sweep, write_bytes
 from secateur.losses import loss_function
+from secateur.schedules.contents import contents
 from secateur.state import digest, tensors
 from secateur.types import FileError, Sites
 
@@ -26,13 +27,18 @@ SAME = 1e-5
 
 
 def identify(schedule: Any, model: nn.Module, sites: Sites) -> dict[str, Any]:
-    """Return what a checkpoint must share with the pruning that goes on from it; data are known by the loss on them."""
+    """Return what a checkpoint must share with the pruning that goes on from it.
+
+    The schedule's own data are known by the loss on them; those that its criterion, training or rule holds by `contents`.
+    """
+    held = {field.name: contents(_option(schedule, field.name)) for field in fields(schedule) if field.name != "data"}
     options = {field.name: _told(_option(schedule, field.name)) for field in fields(schedule) if field.repr}
     return {
         "schedule": type(schedule).__name__,
         "options": options,
         "model": digest(tensors(model).items()),
         "sites": {name: list(site.shape) for name, site in sites.items()},
+        **{f"the data of {name}": part for name, part in held.items() if part},
     }
 
 
@@ -96,7 +102,8 @@ class Checkpoint:
         ours = json.loads(json.dumps(self.identity))
         try:
             record = from_json(header["record"])
-            other = [name for name in ours if record["identity"].get(name) != ours[name]]
+            theirs = record["identity"]
+            other = [name for name in dict.fromkeys([*ours, *theirs]) if theirs.get(name) != ours.get(name)]
             state, _ = dict(record["state"]), tensors.pop("")
         except MALFORMED as error:
             raise self.damaged(error) from error
