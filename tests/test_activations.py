@@ -246,3 +246,24 @@ def test_what_is_no_number_is_not_silent(threshold: float) -> None:
     counts = UnitCounts(threshold)
     counts.add(torch.tensor([[[float("nan"), 0.0, -0.0]], [[float("inf"), -1.0, 0.25]], [[0.0, 0.0, -0.0]]]))
     assert counts.active.tolist() == [1, 2 if threshold else 3, 0]
+
+
+def test_what_was_counted_of_other_units_is_not_added() -> None:
+    for size in (1, 5):
+        counts = UnitCounts(values=10, active=torch.tensor([1, 2, 3]))
+        with pytest.raises(InputError, match=f"of {size} units cannot be added to counts of 3"):
+            counts.merge(UnitCounts(values=10, active=torch.arange(size)))
+        with pytest.raises(InputError, match=f"of {size} units"):
+            counts.add(torch.ones(size, 2, 1))
+        assert (counts.values, counts.active.tolist()) == (10, [1, 2, 3])
+        statistics, other = UnitStatistics(), UnitStatistics()
+        statistics.add(torch.ones(3, 2, 1))
+        other.add(torch.ones(size, 2, 1))
+        with pytest.raises(InputError, match=f"of {size} units"):
+            statistics.merge(other)
+        assert statistics.mean.tolist() == [1.0, 1.0, 1.0]
+    stricter = UnitStatistics(UnitCounts(threshold=0.5))
+    stricter.add(torch.zeros(3, 2, 1))
+    with pytest.raises(InputError, match=r"counts above 0\.5"):
+        statistics.merge(stricter)
+    assert statistics.mean.tolist() == [1.0, 1.0, 1.0]

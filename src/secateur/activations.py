@@ -80,11 +80,24 @@ class UnitCounts:
     def merge(self, other: UnitCounts) -> None:
         """Add what was counted on other data."""
         if other.values:
-            if other.threshold != self.threshold:
-                raise InputError(f"counts above {other.threshold} cannot be added to counts above {self.threshold}")
+            self._check_alike(other)
             self._add(other.active, other.values)
 
+    def _check_alike(self, other: UnitCounts) -> None:
+        """Refuse counts of other units, or above another threshold."""
+        if other.threshold != self.threshold:
+            raise InputError(f"counts above {other.threshold} cannot be added to counts above {self.threshold}")
+        self._check_units(other.active)
+
+    def _check_units(self, of_units: Tensor) -> None:
+        if self.values and of_units.shape != self.active.shape:
+            raise InputError(
+                f"what was counted of {of_units.numel()} units cannot be added to counts of {self.active.numel()}; "
+                "merge only what is of the same site of the same model"
+            )
+
     def _add(self, active: Tensor, values: int) -> None:
+        self._check_units(active)
         self.active = self.active.to(active.device) + active if self.values else active
         self.values += values
 
@@ -145,6 +158,9 @@ class UnitStatistics:
         """Add the statistics of other data: those of both together."""
         if not other.counts.values:
             return
+        self.counts._check_alike(other.counts)
+        for of_units in (other.mean, other.mean_absolute, other.deviations, other.maximum):
+            self.counts._check_units(of_units)
         if not self.counts.values:
             self.mean, self.mean_absolute = other.mean, other.mean_absolute
             self.deviations, self.maximum = other.deviations, other.maximum

@@ -132,6 +132,19 @@ def check_name(kind: str, name: object, known: Collection[str], *, or_none: bool
         raise unknown_name(kind, name, known)
 
 
+def check_listed(doing: object, **values: object) -> None:
+    """Refuse a single text where names are listed: each of its letters would be taken for one.
+
+    >>> check_listed("WeightPenalty", parameters="fc.weight")
+    Traceback (most recent call last):
+    ...
+    secateur.types.InputError: WeightPenalty: parameters='fc.weight' must be a list of names, such as ['fc.weight']
+    """
+    for name, value in values.items():
+        if isinstance(value, str):
+            raise _error(doing, name, value, f"a list of names, such as [{value!r}]", "", or_none=False)
+
+
 def check_options(doing: object, kind: type, /, *, or_none: bool = False, **values: object) -> None:
     """Refuse what is no value of a dataclass of options.
 

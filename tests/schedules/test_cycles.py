@@ -208,3 +208,56 @@ def test_thresholds(rule: Callable[[Scores], dict[str, Tensor]], kept: list[bool
     masks = rule(counts)
     assert masks["a"].tolist() == kept
     assert masks["b"].all() == (not isinstance(rule, AtMost))
+
+
+def test_a_first_cycle_that_would_empty_a_layer_gives_the_trained_model() -> None:
+    model = net()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    train = TrainCycle(DATA, TrainOptions(epochs=3, loss="mse"))
+    result = run(model, train, rule=AtMost(1e9), cycles=3)
+    assert result.history.ending == (
+        "cycle 1 would leave '0' with 0 of 4 units; the model is as that cycle trained it, uncut"
+    )
+    assert result.keep["0"].all()
+    alone = net()
+    train(alone, train.optimizer(alone), 1)
+    assert not torch.equal(result.model[0].weight, before["0.weight"])
+    torch.testing.assert_close(dict(result.model.state_dict()), dict(alone.state_dict()))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("rule", [AtMost(2.0), BelowQuantile(0.5), Outliers(1.0)])
+def test_rules_refuse_scores_that_rank_nothing(rule: Any, bad: float) -> None:
+    scores = {"b": torch.ones(2), "a": torch.tensor([1.0, bad, 3.0])}
+    if isinstance(rule, AtMost) and bad == bad:
+        assert rule(scores)["a"].tolist() == [False, bad > 0, True]
+        return
+    with pytest.raises(InputError, match=r"1 scores of 'a' are NaN"):
+        rule(scores)
+    with pytest.raises(InputError, match="scores of 'a' are empty"):
+        rule({"a": torch.zeros(0)})
+
+
+@pytest.mark.parametrize(
+    ("masks", "said"),
+    [
+        (None, "None"),
+        ({}, "no mask for '0'"),
+        ({"0": None}, "None for '0'"),
+        ({"0": torch.ones(4)}, r"a mask of float32 and of shape \(4,\) for '0'"),
+        ({"0": torch.ones(3, dtype=torch.bool)}, r"a mask of bool and of shape \(3,\) for '0'"),
+        ({"0": torch.ones(4, dtype=torch.bool), "1": torch.ones(4, dtype=torch.bool)}, "a mask for '1', which has no scores"),
+    ],
+)
+def test_a_rule_of_ones_own_returns_masks(masks: Any, said: str) -> None:
+    with pytest.raises(InputError, match=rf"Cycles: the rule <lambda> returns {said}; .* shape \(4,\)"):
+        run(net(), Script(), rule=lambda scores: masks)
+
+
+def test_what_makes_no_sense_is_refused_at_once() -> None:
+    with pytest.raises(InputError, match=r"Cycles: minimum=0 must be a whole number, 1 or more"):
+        Cycles(ActivationCount(DATA), Script(), minimum=0)
+    for train in (lambda model, optimizer, cycle: None, None):
+        with pytest.raises(InputError, match=r"Cycles: train=.* has no optimizer\(model\)"):
+            Cycles(ActivationCount(DATA), train)  # type: ignore[arg-type]

@@ -173,7 +173,7 @@ def test_biases_and_norms_are_kept() -> None:
 
 
 def test_every_site_keeps_its_minimum() -> None:
-    result = run(Script(), rounds=3, rate=1.0, minimum=2)
+    result = run(Script(), rounds=5, rate=0.9, output_rate=0.9, minimum=2)
     assert {name: int(mask.sum()) for name, mask in result.keep.items()} == {"0.weight": 2, "2.weight": 2}
 
 
@@ -382,3 +382,27 @@ def test_blocks_are_rewound_too() -> None:
     sites = blocks(model, data[0][:2])
     result = Rewind(TrainTicket(data, TrainOptions(epochs=1)), rounds=2, rate=0.3, outputs=())(model, sites)
     assert len(result.history.removed) == 2
+
+
+def test_a_ticket_is_of_one_architecture() -> None:
+    model = nn.Linear(2, 2)
+    rewind = Rewind(lambda model, ticket, early: Training(), rounds=1, rate=0.5)
+    ticket = rewind.ticket(model, weights(model))
+    last = rewind.trained(model, ticket)
+    for other in (nn.Linear(3, 3), nn.Sequential(nn.Linear(2, 2)), nn.Linear(2, 2, bias=False)):
+        for use in (
+            lambda other=other: reinitialised(ticket, other),
+            lambda other=other: rewind.trained(other, ticket),
+            lambda other=other: last.model(other),
+        ):
+            with pytest.raises(InputError, match="the ticket is of another model"):
+                use()
+    assert rewind.trained(model, reinitialised(ticket, nn.Linear(2, 2))).round == 0
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"rate": 0.0}, {"rate": 1.0}, {"output_rate": 1.0}, {"outputs": "2.weight"}, {"rate": -0.1}]
+)
+def test_rates_that_remove_nothing_or_all_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=f"Rewind: {next(iter(wrong))}="):
+        Rewind(Script(), **wrong)

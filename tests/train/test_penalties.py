@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.structure import channels
-from secateur.train import ActivationPenalty, Callback, Distortion, GroupLasso, WeightPenalty, fit
+from secateur.train import ActivationPenalty, Callback, Distortion, GradualMagnitude, GroupLasso, RigL, WeightPenalty, fit
 from secateur.types import InputError, UnknownNameError
 
 X, Y = torch.randn(7, 3, generator=torch.Generator().manual_seed(1)), torch.zeros(7, 2)
@@ -142,3 +142,20 @@ def test_random_values_are_of_the_range_the_seed_and_the_cycle() -> None:
         Distortion(low=1.0, high=0.0)
     with pytest.raises(UnknownNameError, match="unknown parameter 'fc"):
         Distortion(parameters=("fc*",))(model, 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "option"),
+    [
+        (lambda: WeightPenalty(0.1, "f1.weight"), "parameters"),
+        (lambda: ActivationPenalty(0.1, "relu"), "modules"),
+        (lambda: GroupLasso(0.1, torch.zeros(1, 2), "out"), "roles"),
+        (lambda: GroupLasso(0.1, torch.zeros(1, 2), sites="fc"), "sites"),
+        (lambda: Distortion(parameters="fc.weight"), "parameters"),
+        (lambda: RigL(0.5, ignore="fc.weight"), "ignore"),
+        (lambda: GradualMagnitude(0.5, ignore="fc.weight"), "ignore"),
+    ],
+)
+def test_a_text_is_no_list_of_names(make: Any, option: str) -> None:
+    with pytest.raises(InputError, match=rf"{option}='.*' must be a list of names, such as \['"):
+        make()

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from secateur.train import TrainOptions, fit, loss_function
+from secateur.train import RigL, SparseEvolution, TrainCycle, TrainOptions, fit, loss_function
 from secateur.types import InputError, UnknownNameError
 
 ONE = (torch.ones(4, 1), torch.ones(4, 1))
@@ -146,3 +146,21 @@ def test_options_as_plain_values() -> None:
     assert plain["optimizer"] == "torch.optim.sgd.SGD(lr=0.1)"
     assert plain["milestones"] == [1, 2]
     assert plain["loss"] == "cross_entropy"
+
+
+def test_an_optimizer_that_asks_for_the_loss_again_is_refused() -> None:
+    data = torch.rand(8, 2), torch.rand(8, 1)
+    options = TrainOptions(epochs=1, optimizer=torch.optim.LBFGS, loss="mse")
+    model = nn.Linear(2, 1)
+    with pytest.raises(InputError, match="makes a LBFGS, whose steps compute the loss several times"):
+        fit(model, data, options=options)
+    with pytest.raises(InputError, match="makes a LBFGS"):
+        TrainCycle(data, options).optimizer(model)
+    fit(model, data, options=TrainOptions(epochs=1, optimizer=torch.optim.Adagrad, loss="mse", schedule="cosine"))
+
+
+@pytest.mark.parametrize("kind", [RigL, SparseEvolution])
+@pytest.mark.parametrize("sparsity", [0.0, 1.0, -0.5])
+def test_sparse_training_is_of_some_weights(kind: type[RigL] | type[SparseEvolution], sparsity: float) -> None:
+    with pytest.raises(InputError, match=rf"{kind.__name__}: sparsity=.* must be a number in \(0, 1\)"):
+        kind(sparsity)

@@ -9,7 +9,7 @@ from torch import Generator, nn
 
 from secateur.allocate.budgets import budget
 from secateur.criteria.random import Random
-from secateur.schedules.tickets import Ticket
+from secateur.schedules.tickets import Ticket, check_architecture
 from secateur.selection import select
 from secateur.state import looking, snapshot
 from secateur.structure.cutting import cut
@@ -26,6 +26,9 @@ def reinitialised(ticket: Ticket, fresh: nn.Module) -> Ticket:
         ticket: it is left as it is.
         fresh: a model of the architecture, its weights drawn anew: ``sc.models.build("lenet-300-100")`` with another seed.
 
+    Raises:
+        InputError: `fresh` is of another architecture.
+
     >>> from secateur.structure import weights
     >>> model = nn.Linear(2, 1)
     >>> ticket = Ticket.of(weights(model), {"weight": torch.tensor([[True, False]])}, snapshot(model))
@@ -33,6 +36,7 @@ def reinitialised(ticket: Ticket, fresh: nn.Module) -> Ticket:
     >>> other.keep is ticket.keep, bool((other.start["weight"] == ticket.start["weight"]).any())
     (True, False)
     """
+    check_architecture(fresh, ticket.start, ticket.masks)
     return replace(ticket, start=snapshot(fresh))
 
 

@@ -16,10 +16,10 @@ from secateur.result import Result
 from secateur.schedules.options import check_rating
 from secateur.schedules.shrinking import Shrinking, loss_and_accuracy
 from secateur.schedules.walk import Schedule, Walk
-from secateur.selection import AtMost, Rule
+from secateur.selection import AtMost, Rule, checked_masks
 from secateur.state import snapshot
 from secateur.structure.infer import Structure
-from secateur.types import Criterion, InputError, Loss
+from secateur.types import Criterion, InputError, Loss, brief
 
 __all__ = ["CycleTraining", "Cycles"]
 
@@ -43,7 +43,7 @@ class Cycles(Schedule):
     The model is really cut between the cycles, each cut verified, and the optimizer goes on with the moments of what is
     left. It ends when `patience` cycles in a row removed nothing, after `cycles` cycles, when every site is down to its
     minimum, or before a cycle that would leave a site with fewer: then the last good model, that of the cycle before, is
-    the result. ``history.ending`` says which it was.
+    the result; of the first cycle, the model as it is trained, uncut. ``history.ending`` says which it was.
 
     Attributes:
         criterion: what scores after each training: `ActivationCount` in the text.
@@ -82,7 +82,13 @@ class Cycles(Schedule):
 
     def __post_init__(self) -> None:
         check_whole(self, cycles=self.cycles, patience=self.patience)
+        check_whole(self, 1, "the units that every site keeps", minimum=self.minimum)
         check_rating("Cycles", self.data, self.loss)
+        if not callable(self.train) or not callable(getattr(self.train, "optimizer", None)):
+            raise InputError(
+                f"Cycles: train={brief(self.train)} has no optimizer(model), which makes the one that all cycles share; "
+                "give a secateur.train.TrainCycle, or an object of your own with it (see CycleTraining)"
+            )
 
     def _prune(self, walk: Walk) -> Result:
         if not isinstance(walk.sites.structure, Structure):
@@ -96,7 +102,8 @@ class Cycles(Schedule):
         while not (ending := self._ending(walk, now)):
             before = deepcopy(now.model)
             if ending := self._cycle(walk, now, optimizer):
-                now.model = before
+                if walk.steps:
+                    now.model = before
                 break
         result = walk.finish(now.model)
         return replace(result, history=replace(result.history, ending=ending))
@@ -105,10 +112,11 @@ class Cycles(Schedule):
         """Train, score and cut; return why that cannot be, where it would leave too few units."""
         cycle = len(walk.steps) + 1
         self.train(now.model, optimizer, cycle)
-        keep = self.rule(self.criterion(now.model, now.sites))
+        keep = checked_masks(self.rule, self.criterion(now.model, now.sites), "Cycles")
         emptied = _too_few(keep, self.minimum)
         if emptied:
-            return f"cycle {cycle} would leave {emptied}; the model is that of the cycle before"
+            last_good = "that of the cycle before" if cycle > 1 else "as that cycle trained it, uncut"
+            return f"cycle {cycle} would leave {emptied}; the model is {last_good}"
         gone = now.remove(keep, optimizer)
         walk.tensors = {**snapshot(now.model), **_state(optimizer, now.model)}
         walk.remove(gone, *loss_and_accuracy(now.model, self.data, self.loss))

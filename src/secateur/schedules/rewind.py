@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from secateur.checks import check_fraction, check_name, check_whole
+from secateur.checks import check_listed, check_name, check_number, check_whole
 from secateur.criteria.base import scores_of
 from secateur.criteria.magnitude import Magnitude
 from secateur.labelled import Data
@@ -87,8 +87,10 @@ class Rewind(Schedule):
     def __post_init__(self) -> None:
         check_whole(self, rounds=self.rounds)
         check_whole(self, 0, step=self.step)
-        check_fraction(self, rate=self.rate)
-        check_fraction(self, or_none=True, output_rate=self.output_rate)
+        check_number(self, "(0, 1)", "the fraction of what is left that a round removes", rate=self.rate)
+        share = "the fraction of what is left of the output layer that a round removes"
+        check_number(self, "[0, 1)", share, or_none=True, output_rate=self.output_rate)
+        check_listed(self, outputs=self.outputs)
         check_name("scope", self.scope, POOLS)
         check_name("reset", self.reset, RESETS)
         check_rating("Rewind", self.data, self.loss)

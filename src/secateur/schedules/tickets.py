@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from secateur.edits import Masked
 from secateur.selection import select
-from secateur.state import restore
+from secateur.state import restore, tensors
 from secateur.structure.sites import check_keep
-from secateur.types import Keep, Scores, Sites
+from secateur.types import InputError, Keep, Scores, Sites
 from secateur.untouched import copied
 
-__all__ = ["Ticket", "TicketTraining", "TrainedTicket", "Training", "lowest_removed"]
+__all__ = ["Ticket", "TicketTraining", "TrainedTicket", "Training", "check_architecture", "lowest_removed"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,12 @@ class Ticket:
         return 1 - sum(int(mask.sum()) for mask in self.keep.values()) / sum(m.numel() for m in self.keep.values())
 
     def model(self, model: nn.Module) -> nn.Module:
-        """Return a copy of a model of this architecture as its training begins: the start, and zeros where it is pruned."""
+        """Return a copy of a model of this architecture as its training begins: the start, and zeros where it is pruned.
+
+        Raises:
+            InputError: the model is of another architecture.
+        """
+        check_architecture(model, self.start, self.masks)
         begun = copied(model)
         restore(begun, self.start)
         for name, mask in self.masks.items():
@@ -118,7 +123,12 @@ class TrainedTicket:
     training: Training = Training()
 
     def model(self, model: nn.Module) -> nn.Module:
-        """Return a copy of a model of this architecture with the trained weights."""
+        """Return a copy of a model of this architecture with the trained weights.
+
+        Raises:
+            InputError: the model is of another architecture.
+        """
+        check_architecture(model, self.weights, {})
         trained = copied(model)
         restore(trained, self.weights)
         return trained
@@ -142,6 +152,26 @@ class TrainedTicket:
             part, _, name = label.partition(" ")
             parts[part][name] = tensor
         return cls(parts["keep"], parts["weights"], parts["early"] or None, round)
+
+
+def check_architecture(model: nn.Module, start: Mapping[str, Tensor], masks: Keep) -> None:
+    """Refuse a model that has other tensors than a ticket.
+
+    >>> check_architecture(nn.Linear(3, 3), {}, {"weight": torch.ones(2, 2, dtype=torch.bool)})
+    Traceback (most recent call last):
+    secateur.types.InputError: the ticket is of another model: 'weight' has shape (2, 2) in the ticket and (3, 3) \
+in the model (None: there is none); give a model of the ticket's architecture
+    """
+    have = {name: tuple(tensor.shape) for name, tensor in tensors(model).items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in [*start.items(), *masks.items()]}
+    extra = [name for name in have if name not in shapes] if start else []
+    wrong = [name for name in shapes if have.get(name) != shapes[name]] + extra
+    if wrong:
+        name = wrong[0]
+        raise InputError(
+            f"the ticket is of another model: {name!r} has shape {shapes.get(name)} in the ticket and {have.get(name)} in "
+            "the model (None: there is none); give a model of the ticket's architecture"
+        )
 
 
 def lowest_removed(

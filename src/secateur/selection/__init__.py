@@ -2,7 +2,7 @@
 
 from secateur.selection.choose import SCOPES, Scope, removed_fraction, select
 from secateur.selection.nested import layer_fractions
-from secateur.selection.thresholds import AtMost, BelowQuantile, Outliers, Rule
+from secateur.selection.thresholds import AtMost, BelowQuantile, Outliers, Rule, checked_masks
 
 __all__ = [
     "SCOPES",
@@ -11,6 +11,7 @@ __all__ = [
     "Outliers",
     "Rule",
     "Scope",
+    "checked_masks",
     "layer_fractions",
     "removed_fraction",
     "select",

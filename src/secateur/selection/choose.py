@@ -19,7 +19,7 @@ from secateur.state import usual
 from secateur.structure.nesting import nested
 from secateur.types import InputError, RoundTo, Scores, Sites
 
-__all__ = ["SCOPES", "Scope", "removed_fraction", "select"]
+__all__ = ["SCOPES", "Scope", "check_scores", "removed_fraction", "select"]
 
 Scope = Literal["global", "layer", "row"]
 """What competes: all units, those of one site, or the weights that lead to one output."""
@@ -84,7 +84,7 @@ def select(
     >>> {k: v.tolist() for k, v in select(scores, cumulative=0.2).items()}
     {'conv1': [False, True, True], 'fc': [True, False, True]}
     """
-    _check_scores(scores)
+    check_scores(scores, "select")
     ways = {"sparsity": sparsity, "threshold": threshold, "cumulative": cumulative, "pattern": pattern}
     ways_named = [name for name, value in ways.items() if value is not None]
     if len(ways_named) != 1:
@@ -169,19 +169,28 @@ def removed_fraction(keep: Mapping[str, Tensor]) -> float:
     return sum(int((~k).sum()) for k in keep.values()) / total if total else 0.0
 
 
-def _check_scores(scores: Scores) -> None:
+def check_scores(scores: Scores, doing: str, *, finite: bool = False) -> None:
+    """Refuse scores that rank nothing: empty, NaN, or infinite: all of them, or with `finite` a single one.
+
+    >>> check_scores({"fc": torch.tensor([1.0, torch.nan])}, "select")
+    Traceback (most recent call last):
+    secateur.types.InputError: select: 1 scores of 'fc' are NaN; repair the criterion or its data
+    """
     if not scores:
-        raise InputError("select: there are no sites to choose from; see sites.frozen for why nothing can be pruned")
+        raise InputError(f"{doing}: there are no sites to choose from; see sites.frozen for why nothing can be pruned")
     for name, score in scores.items():
         if not isinstance(score, Tensor):
-            raise InputError(f"select: the scores of {name!r} are a {type(score).__name__}; give a tensor")
+            raise InputError(f"{doing}: the scores of {name!r} are a {type(score).__name__}; give a tensor")
         if score.numel() == 0:
-            raise InputError(f"select: the scores of {name!r} are empty")
-        if bool(torch.isnan(score).any()):
-            bad = int(torch.isnan(score).sum())
-            raise InputError(f"select: {bad} scores of {name!r} are NaN; repair the criterion or its data")
+            raise InputError(f"{doing}: the scores of {name!r} are empty")
+        wrong = ~torch.isfinite(score) if finite else torch.isnan(score)
+        if bool(wrong.any()):
+            kind = "NaN or infinite" if finite else "NaN"
+            raise InputError(
+                f"{doing}: {int(wrong.sum())} scores of {name!r} are {kind}; repair the criterion or its data"
+            )
     if all(bool(torch.isinf(score).all()) for score in scores.values()):
-        raise InputError("select: all scores are infinite, which ranks nothing; repair the criterion or its data")
+        raise InputError(f"{doing}: all scores are infinite, which ranks nothing; repair the criterion or its data")
 
 
 def _fraction(value: float, name: str) -> float:

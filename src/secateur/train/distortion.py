@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Generator, Tensor, nn
 
-from secateur.checks import check_name, check_number, check_whole
+from secateur.checks import check_listed, check_name, check_number, check_whole
 from secateur.train.penalties import matching
 from secateur.types import InputError
 
@@ -64,6 +64,7 @@ class Distortion:
     def __post_init__(self) -> None:
         check_name("way of distorting", self.how, get_args(How))
         check_number(self, "[0, inf)", strength=self.strength, decay=self.decay)
+        check_listed(self, parameters=self.parameters)
         check_number(self, "(-inf, inf)", low=self.low, high=self.high)
         check_whole(self, 0, or_none=True, until=self.until)
         check_whole(self, 0, most=2**31, seed=self.seed)

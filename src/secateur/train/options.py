@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
@@ -179,7 +180,7 @@ class TrainOptions:
     def make_optimizer(self, parameters: Iterable[nn.Parameter], *, fused: bool = False) -> Optimizer:
         """Return the optimiser of these parameters; `fused`, one that has a name by torch's fused steps where it has them."""
         if callable(self.optimizer):
-            return self.optimizer(parameters)
+            return _stepping_alone(self.optimizer(parameters))
         make, _ = OPTIMIZERS[self.optimizer]
         extra = {"fused": True} if fused and self.optimizer in FUSED else {}
         return make(parameters, **{name: getattr(self, name) for name in self._optimizer_takes()}, **extra)
@@ -246,6 +247,17 @@ def describe(value: Any) -> Any:
         return f"{describe(inner)}({bound})"
     owner = value if hasattr(value, "__qualname__") else type(value)
     return f"{owner.__module__}.{owner.__qualname__}"
+
+
+def _stepping_alone(optimizer: Optimizer) -> Optimizer:
+    """Refuse an optimiser whose step calls for the loss again and again, as L-BFGS does."""
+    closure = signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is Parameter.empty:
+        raise InputError(
+            f"training option optimizer makes a {type(optimizer).__name__}, whose steps compute the loss several times, "
+            "which no training here does; take one that steps from the gradient, such as 'sgd' or 'adam'"
+        )
+    return optimizer
 
 
 def _require(name: str, value: object, right: bool, what: str) -> None:

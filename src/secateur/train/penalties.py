@@ -13,7 +13,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from secateur.checks import check_name, check_number
+from secateur.checks import check_listed, check_name, check_number
 from secateur.structure.sites import channels
 from secateur.train.callbacks import Callback, Run
 from secateur.types import ExampleInputs, InputError, Role, Site, Sites, unknown_name
@@ -79,6 +79,7 @@ class WeightPenalty(Callback):
 
     def __post_init__(self) -> None:
         check_number(self, "[0, inf)", strength=self.strength)
+        check_listed(self, parameters=self.parameters)
 
     def identity(self) -> str:
         """Return the options."""
@@ -125,6 +126,7 @@ class ActivationPenalty(Callback):
 
     def __post_init__(self) -> None:
         check_number(self, "[0, inf)", strength=self.strength)
+        check_listed(self, modules=self.modules)
 
     def identity(self) -> str:
         """Return the options."""
@@ -201,6 +203,7 @@ class GroupLasso(Callback):
 
     def __post_init__(self) -> None:
         check_number(self, "[0, inf)", strength=self.strength)
+        check_listed(self, roles=self.roles, sites=self.sites)
         check_number(self, "(0, inf)", epsilon=self.epsilon)
         for role in self.roles:
             check_name("role of weights in a group", role, get_args(Role))

@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from secateur.allocate.ratios import erk, uniform
-from secateur.checks import check_fraction, check_name, check_number, check_whole
+from secateur.checks import check_fraction, check_listed, check_name, check_number, check_whole
 from secateur.schedules.goals import fraction_at
 from secateur.selection import SCOPES, Scope, select
 from secateur.structure.sites import weights
@@ -61,6 +61,7 @@ class GradualMagnitude(TrainingMasks):
     minimum: int = 1
 
     def __post_init__(self) -> None:
+        check_listed(self, ignore=self.ignore)
         check_fraction(self, sparsity=self.sparsity, initial=self.initial, begin=self.begin)
         check_number(self, f"[{self.begin}, 1]", end=self.end)
         check_whole(self, every=self.every)
@@ -119,7 +120,9 @@ class DynamicMasks(TrainingMasks):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_fraction(self, sparsity=self.sparsity, drop=self.drop, until=self.until)
+        check_listed(self, ignore=self.ignore)
+        check_number(self, "(0, 1)", "the fraction of the weights that is zero", sparsity=self.sparsity)
+        check_fraction(self, drop=self.drop, until=self.until)
         check_whole(self, or_none=True, every=self.every)
         check_whole(self, 0, seed=self.seed)
         check_name("densities", self.densities, DENSITIES)
