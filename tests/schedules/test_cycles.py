@@ -247,7 +247,10 @@ def test_rules_refuse_scores_that_rank_nothing(rule: Any, bad: float) -> None:
         ({"0": None}, "None for '0'"),
         ({"0": torch.ones(4)}, r"a mask of float32 and of shape \(4,\) for '0'"),
         ({"0": torch.ones(3, dtype=torch.bool)}, r"a mask of bool and of shape \(3,\) for '0'"),
-        ({"0": torch.ones(4, dtype=torch.bool), "1": torch.ones(4, dtype=torch.bool)}, "a mask for '1', which has no scores"),
+        (
+            {"0": torch.ones(4, dtype=torch.bool), "1": torch.ones(4, dtype=torch.bool)},
+            "a mask for '1', which has no scores",
+        ),
     ],
 )
 def test_a_rule_of_ones_own_returns_masks(masks: Any, said: str) -> None:

@@ -10,7 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from secateur.structure import channels
-from secateur.train import ActivationPenalty, Callback, Distortion, GradualMagnitude, GroupLasso, RigL, WeightPenalty, fit
+from secateur.train import (
+    ActivationPenalty,
+    Callback,
+    Distortion,
+    GradualMagnitude,
+    GroupLasso,
+    RigL,
+    WeightPenalty,
+    fit,
+)
 from secateur.types import InputError, UnknownNameError
 
 X, Y = torch.randn(7, 3, generator=torch.Generator().manual_seed(1)), torch.zeros(7, 2)
