@@ -8,6 +8,6 @@ torch.Size([5, 10])
 """
 
 from secateur.models.registry import build, describe, fitting, input_shape, names
-from secateur.models.schemes import initialise
+from secateur.models.schemes import initialise, schemes
 
-__all__ = ["build", "describe", "fitting", "initialise", "input_shape", "names"]
+__all__ = ["build", "describe", "fitting", "initialise", "input_shape", "names", "schemes"]
