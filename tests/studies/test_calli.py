@@ -175,6 +175,14 @@ def test_classifiers_end_to_end(name: str, tmp_path: Path) -> None:
 # Images as table 2.3 has them
 
 
+@pytest.mark.parametrize("options", [{"images": 50}, {"images": 3000, "data": "digits", "batch_size": 2000}])
+def test_images_that_fill_no_batch_are_refused_up_front(options: dict[str, Json]) -> None:
+    with pytest.raises(InputError, match=rf"images={options['images']} .*batch_size={options.get('batch_size', 100)}"):
+        by_name("calli-cifar").planned(options)
+    assert by_name("calli-cifar").planned({"images": 100}).cells
+    assert by_name("calli-mnist").planned({"images": 10}).cells
+
+
 def test_images_take_the_form_of_cifar() -> None:
     grey = torch.rand(3, 1, 28, 28)
     formed = cifar_form(grey)
