@@ -336,7 +336,7 @@ def test_masks_that_bring_nothing_back_are_held_together() -> None:
             samples(),
             epochs=6,
             batch_size=6,
-            callbacks=[GradualMagnitude(0.8, every=1), HoldZeros(held)][::order] + [leaks],
+            callbacks=[*[GradualMagnitude(0.8, every=1), HoldZeros(held)][::order], leaks],
         )
         assert not any(bool(model.get_parameter(name)[~mask].any()) for name, mask in held.items())
     assert not leaks.leaks

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from secateur.checks import check_name
 from secateur.state import digest
+from secateur.structure.sites import density_words
 from secateur.train.callbacks import Callback, Run
 from secateur.types import InputError, Keep
 
@@ -94,6 +95,9 @@ class HoldZeros(TrainingMasks):
 
     grows: ClassVar[bool] = False
     keep: Keep
+
+    def __repr__(self) -> str:
+        return f"<HoldZeros: {density_words(self.keep)}>"
 
     def identity(self) -> str:
         """Return a hash of the masks."""
