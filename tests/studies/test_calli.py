@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -160,6 +161,11 @@ def test_autoencoder_end_to_end(tmp_path: Path) -> None:
     assert (frame.loc[["outliers", "combined"], "macs"] <= frame.loc["unpruned", "macs"]).all()
     report = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert "what each network makes of them" in report
+    # Without the unpruned networks nothing can be said beside them.
+    pruned = replace(results, frame=results.frame[results.frame["way"] != "unpruned"])
+    report = by_name("calli-autoencoder").pages(pruned)
+    assert any("(– beside unpruned)" in sentence for sentence in report.summary)
+    assert "nan" not in " ".join(report.summary)
 
 
 @pytest.mark.parametrize("name", ["calli-mnist", "calli-cifar"])
