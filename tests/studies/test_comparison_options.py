@@ -34,6 +34,12 @@ BAD: dict[str, list[Any]] = {
     "steps": [0, "4", None],
     "finetune": [-1, 0.5],
     "shown": [0, "x"],
+    "checkpoint_seconds": [-1, "x", None],
+    "device": [3, None],
+    "gpus": [-1, "x", None],
+    "amp": [1, "yes", None],
+    "augment": [3, [3]],
+    "workers": [-1, 0.5, "x"],
 }
 
 

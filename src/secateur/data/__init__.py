@@ -9,7 +9,7 @@
 from secateur.data.loading import load, stream
 from secateur.data.registry import Download, File, Info, info, names
 from secateur.data.split import BatchView, Split
-from secateur.data.stream import AUGMENTATIONS, Images, Stream
+from secateur.data.streaming import AUGMENTATIONS, Images, Stream
 
 __all__ = [
     "AUGMENTATIONS",

@@ -18,7 +18,7 @@ from secateur.data.local import content, find
 from secateur.data.registry import File, Info, folder_and_size, info
 from secateur.data.source import Source, in_turn, of_bytes
 from secateur.data.split import Split
-from secateur.data.stream import Augmentation, SampleReader, Stream
+from secateur.data.streaming import Augmentation, SampleReader, Stream
 from secateur.types import DataError, InputError
 
 __all__ = ["load", "stream"]
