@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.models import build, initialise, schemes
-from secateur.models.schemes import LAYER_SCHEMES, SCHEMES
+from secateur.models.initialisation import LAYER_SCHEMES, SCHEMES
 from secateur.structure import channels
 from secateur.train.reinitialise import reinitialise_units
 from secateur.types import InputError, UnknownNameError

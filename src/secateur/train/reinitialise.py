@@ -15,7 +15,7 @@ from secateur.criteria.loss_change import LossChange
 from secateur.criteria.loss_change.labels import LABELS
 from secateur.labelled import Data, batches, check_samples
 from secateur.losses import loss_function
-from secateur.models.schemes import LAYER_SCHEMES, draw_weight
+from secateur.models.initialisation import LAYER_SCHEMES, draw_weight
 from secateur.randomness import private_draws
 from secateur.structure.sites import channels
 from secateur.train.callbacks import Callback, Run

@@ -13,7 +13,7 @@ from secateur.lab.show import figures
 from secateur.lab.show.blocks import Block, Column, Picture, Section, Table
 from secateur.lab.show.sections import interval, pick
 from secateur.lab.show.words import formatted
-from secateur.models.schemes import LAYER_SCHEMES
+from secateur.models.initialisation import LAYER_SCHEMES
 from secateur.studies.charpentier.common import SOURCE, options
 from secateur.studies.charpentier.factors_pages import Factor, compared, factor_study
 from secateur.studies.charpentier.measured import OPTIONS, measured
