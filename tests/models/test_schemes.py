@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from secateur.models import build, initialise
-from secateur.models.schemes import LAYER_SCHEMES, SCHEMES
+from secateur.models import build, initialise, schemes
+from secateur.models.initialisation import LAYER_SCHEMES, SCHEMES
+from secateur.structure import channels
+from secateur.train.reinitialise import reinitialise_units
 from secateur.types import InputError, UnknownNameError
 
 OUT, IN = 200, 400
@@ -109,12 +111,65 @@ def test_every_layer_of_every_kind(scheme: str, layer: nn.Module) -> None:
     assert not first[1].any()
 
 
+TRANSPOSED = [
+    nn.ConvTranspose2d(64, 32, 3),
+    nn.ConvTranspose2d(32, 64, 3),
+    nn.ConvTranspose1d(64, 128, 9, groups=4),
+    nn.ConvTranspose3d(48, 24, 3, groups=2),
+]
+
+
+def per_output(layer: nn.Module, scheme: str) -> Tensor:
+    """Each output's weights in a row, from what a transposed convolution computes: the kernel of an impulse at each input."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        initialise(layer, scheme)
+    inputs, groups = layer.in_channels, layer.groups
+    impulses = torch.eye(inputs).reshape(inputs, inputs, *[1] * (layer.get_parameter("weight").ndim - 2))
+    kernels = layer(impulses).detach().double().flatten(2)
+    outputs, share = kernels.shape[1] // groups, inputs // groups
+    parts = [kernels[g * share : (g + 1) * share, g * outputs : (g + 1) * outputs] for g in range(groups)]
+    return torch.cat([part.transpose(0, 1).flatten(1) for part in parts])
+
+
+@pytest.mark.parametrize("layer", TRANSPOSED, ids=repr)
+def test_transposed_convolutions_begin_by_their_outputs(layer: nn.Module) -> None:
+    shape = layer.get_parameter("weight").shape
+    fan = shape[0] // layer.groups * shape[2:].numel()
+    for scheme in ("kaiming-normal", "kaiming-uniform", "student-t", "sparse", "sign-balanced"):
+        rows = per_output(layer, scheme)
+        assert rows.shape == (layer.out_channels, fan)
+        assert float(rows.var()) == pytest.approx(2 / fan, rel=0.08), scheme
+    assert per_output(layer, "sign-balanced").sum(1).abs().max() < 1e-4
+    assert ((per_output(layer, "sparse") == 0).sum(1) == fan // 2).all()
+    rows = per_output(layer, "orthogonal")
+    assert torch.allclose(rows @ rows.T, 2 * torch.eye(len(rows), dtype=torch.float64), atol=1e-4)
+
+
+def test_a_transposed_convolution_begins_anew_by_its_outputs() -> None:
+    model = nn.Sequential(nn.ConvTranspose2d(64, 32, 3), nn.ReLU(), nn.Conv2d(32, 2, 3))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        reinitialise_units(model, channels(model, torch.zeros(1, 64, 4, 4)), {"0": list(range(16))}, "sparse")
+    fresh = model[0].get_parameter("weight").detach()[:, :16]
+    assert ((fresh == 0).sum((0, 2, 3)) == 64 * 9 // 2).all()
+
+
+def test_of_an_odd_fan_in_one_weight_has_no_partner() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        rows = initialise(nn.Linear(5, 20), "sign-balanced").get_parameter("weight").detach()
+    rests = (rows - rows.sum(1, keepdim=True)).abs().min(1).values
+    assert float(rests.max()) < 1e-6
+
+
 def _seeded(layer: nn.Module, scheme: str) -> list[nn.Parameter]:
     torch.manual_seed(1)
     return list(initialise(layer, scheme).parameters())
 
 
 def test_unknown_schemes_are_listed() -> None:
+    assert schemes() == list(SCHEMES)
     with pytest.raises(UnknownNameError, match="initialisation"):
         initialise(nn.Linear(2, 2), "kaiming")
     assert build("ann-128", seed=1, init="student-t")(torch.zeros(1, 1, 28, 28)).shape == (1, 10)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from secateur.criteria import Random
+from secateur.edits import Masked
 from secateur.measure import parameters
 from secateur.result import Result
 from secateur.schedules import (
@@ -32,7 +33,7 @@ from secateur.state import tensors
 from secateur.structure import blocks, channels, weights
 from secateur.testing.schedules import ScheduleConformance
 from secateur.testing.toys import TOYS
-from secateur.train import GradualMagnitude, RigL, SparseEvolution, TrainOptions, TrainSparse, TrainTicket
+from secateur.train import GradualMagnitude, HoldZeros, RigL, SparseEvolution, TrainOptions, TrainSparse, TrainTicket
 from secateur.types import Batches, InputError, Loss, Sites, UnknownNameError
 
 
@@ -406,3 +407,18 @@ def test_a_ticket_is_of_one_architecture() -> None:
 def test_rates_that_remove_nothing_or_all_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=f"Rewind: {next(iter(wrong))}="):
         Rewind(Script(), **wrong)
+
+
+def test_what_holds_tensors_prints_in_a_line() -> None:
+    model = nn.Sequential(nn.Linear(100, 50), nn.ReLU(), nn.Linear(50, 10))
+    keep = {name: torch.rand(site.shape) < 0.5 for name, site in weights(model).items()}
+    start = {name: tensor.detach() for name, tensor in model.named_parameters()}
+    ticket = Ticket.of(weights(model), keep, start, round=2)
+    trained = TrainedTicket(keep, start, start, 2, Training(9, start, 5, 0.1, 0.9))
+    left = sum(int(mask.sum()) for mask in keep.values())
+    masks = f"2 masks, {left:,} of 5,500 kept ({left / 55:.1f} %)"
+    assert repr(ticket) == f"<Ticket: round 2, {masks}, network of 4 tensors>"
+    assert repr(trained) == f"<TrainedTicket: round 2, {masks}, network of 4 tensors, early network of 4 tensors>"
+    assert repr(trained.training) == "<Training: 9 steps, early network of 4 tensors, least validation loss at step 5>"
+    assert repr(HoldZeros(ticket.masks)) == f"<HoldZeros: {masks}>"
+    assert repr(Masked(ticket.masks)) == f"<Masked: {masks}>"

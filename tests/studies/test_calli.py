@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -160,6 +161,11 @@ def test_autoencoder_end_to_end(tmp_path: Path) -> None:
     assert (frame.loc[["outliers", "combined"], "macs"] <= frame.loc["unpruned", "macs"]).all()
     report = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert "what each network makes of them" in report
+    # Without the unpruned networks nothing can be said beside them.
+    pruned = replace(results, frame=results.frame[results.frame["way"] != "unpruned"])
+    report = by_name("calli-autoencoder").pages(pruned)
+    assert any("(– beside unpruned)" in sentence for sentence in report.summary)
+    assert "nan" not in " ".join(report.summary)
 
 
 @pytest.mark.parametrize("name", ["calli-mnist", "calli-cifar"])
@@ -173,6 +179,14 @@ def test_classifiers_end_to_end(name: str, tmp_path: Path) -> None:
 
 
 # Images as table 2.3 has them
+
+
+@pytest.mark.parametrize("options", [{"images": 50}, {"images": 3000, "data": "digits", "batch_size": 2000}])
+def test_images_that_fill_no_batch_are_refused_up_front(options: dict[str, Json]) -> None:
+    with pytest.raises(InputError, match=rf"images={options['images']} .*batch_size={options.get('batch_size', 100)}"):
+        by_name("calli-cifar").planned(options)
+    assert by_name("calli-cifar").planned({"images": 100}).cells
+    assert by_name("calli-mnist").planned({"images": 10}).cells
 
 
 def test_images_take_the_form_of_cifar() -> None:

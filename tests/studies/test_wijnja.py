@@ -19,9 +19,11 @@ from secateur.schedules.tickets import Ticket
 from secateur.structure import weights
 from secateur.studies import by_name
 from secateur.studies.wijnja.flow import movement
-from secateur.studies.wijnja.pages import falls_at, leaders
+from secateur.studies.wijnja.pages import _best_words, falls_at, leaders
+from secateur.studies.wijnja.ticket_pages import _gap
 from secateur.studies.wijnja.tickets import removed
 from secateur.studies.wijnja.training import CONTROLS, SeedBlock
+from secateur.types import UnknownNameError
 
 
 def run(name: str, folder: Path, options: dict[str, Json]) -> Results:
@@ -141,3 +143,20 @@ def test_leaders_are_compared_in_pairs_of_a_seed() -> None:
     assert (sparsity, first, second, verdict) == (0.5, "a", "b", "better")
     assert lead == pytest.approx(10.04)
     assert p < 1e-4
+
+
+def test_equal_differences_have_no_interval() -> None:
+    rows = [(0.5, seed, scheme, value) for seed in range(2) for scheme, value in (("a", 0.75), ("b", 0.5))]
+    frame = pandas.DataFrame(rows, columns=["sparsity", "seed", "scheme", "accuracy"])
+    ((*_, lead, interval, p, verdict),) = leaders(frame)
+    assert (lead, interval, verdict) == (25.0, "–", "not tested")
+    assert math.isnan(p)
+    assert _best_words(frame).endswith("75.00 %; beside it b −25.00 points (not tested).")
+    assert _gap(frame["accuracy"][:0]) == "–"
+
+
+def test_unknown_options_name_the_networks_that_lack_them() -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown option of lenet-300-100: 'width'\. Known: classes"):
+        by_name("wijnja").planned({"model_options": {"width": 0.5}})
+    assert by_name("wijnja").planned({"model_options": {"dropout": 0.2}}).cells
+    assert by_name("wijnja-conv").planned({"model_options": {"width": 0.5}}).cells

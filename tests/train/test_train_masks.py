@@ -310,3 +310,44 @@ def test_bad_options() -> None:
     for wrong in ({"sparsity": -1}, {"sparsity": 0.5, "drop": 2.0}, {"sparsity": 0.5, "until": -0.1}):
         with pytest.raises(InputError):
             RigL(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("growing", [RigL(0.3, every=2), SparseEvolution(0.3, every=2), Script({0: [True, False]})])
+@pytest.mark.parametrize(
+    "other", [HoldZeros(keep_masks(0, 0.5)), GradualMagnitude(0.5), RigL(0.5), SparseEvolution(0.5)]
+)
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_masks_that_bring_weights_back_are_refused_beside_others(
+    growing: TrainingMasks, other: TrainingMasks, epochs: int
+) -> None:
+    steps = Leaks()
+    for callbacks in ([other, steps, growing], [growing, steps, other]):
+        with pytest.raises(InputError, match=r"brings pruned weights back, .* give one of them"):
+            fit(net(), samples(), epochs=epochs, callbacks=callbacks)
+    assert not steps.steps
+
+
+def test_masks_that_bring_nothing_back_are_held_together() -> None:
+    held, leaks = keep_masks(0, 0.5), Leaks()
+    for order in (1, -1):
+        model = net()
+        fit(
+            model,
+            samples(),
+            epochs=6,
+            batch_size=6,
+            callbacks=[*[GradualMagnitude(0.8, every=1), HoldZeros(held)][::order], leaks],
+        )
+        assert not any(bool(model.get_parameter(name)[~mask].any()) for name, mask in held.items())
+    assert not leaks.leaks
+
+
+def test_a_kind_that_says_that_it_brings_nothing_back_cannot() -> None:
+    class Shrinks(Script):
+        grows = False
+
+    model, leaks = nn.Linear(2, 1, bias=False), Leaks()
+    hold = HoldZeros({"weight": torch.tensor([[True, False]])})
+    data = torch.ones(4, 2), torch.ones(4, 1)
+    fit(model, data, epochs=3, loss="mse", callbacks=[hold, Shrinks({0: [True, True], 1: [True, True]}), leaks])
+    assert (model.weight[0] != 0).tolist() == [True, False]

@@ -48,12 +48,13 @@ Example:
   secateur list --json""",
 )
 def list_(as_json: Json = False) -> None:
-    """List all that has a name: models, data, criteria, studies."""
+    """List all that has a name: models, initialisation schemes, data, criteria, studies."""
     from secateur import criteria, data, models
     from secateur.studies import STUDIES
 
     names_by_kind = {
         "models": models.names(),
+        "schemes": models.schemes(),
         "data": data.names(),
         "criteria": criteria.names(),
         "studies": sorted(STUDIES),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from secateur.edits.base import Edit
 from secateur.state import own_tensors
-from secateur.structure.sites import check_keep
+from secateur.structure.sites import check_keep, density_words
 from secateur.types import FileError, Keep, Sites
 from secateur.untouched import copied
 
@@ -28,6 +28,9 @@ class Masked(Edit):
 
     kind: ClassVar[str] = "masked"
     masks: Mapping[str, Tensor]
+
+    def __repr__(self) -> str:
+        return f"<Masked: {density_words(self.masks)}>"
 
     @classmethod
     def of(cls, sites: Sites, keep: Keep) -> Self:

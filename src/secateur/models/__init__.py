@@ -7,7 +7,7 @@
 torch.Size([5, 10])
 """
 
+from secateur.models.initialisation import initialise, schemes
 from secateur.models.registry import build, describe, fitting, input_shape, names
-from secateur.models.schemes import initialise
 
-__all__ = ["build", "describe", "fitting", "initialise", "input_shape", "names"]
+__all__ = ["build", "describe", "fitting", "initialise", "input_shape", "names", "schemes"]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from secateur.models.initialisation import initialise
 from secateur.models.layers import deconv_same, pad_same, pad_to, scaled, stack
-from secateur.models.schemes import initialise
 from secateur.types import InputError
 
 __all__ = [

@@ -7,8 +7,8 @@ from itertools import pairwise
 
 from torch import nn
 
+from secateur.models.initialisation import initialise
 from secateur.models.layers import pad_to, stack
-from secateur.models.schemes import initialise
 
 __all__ = ["ann_128", "calli_sum", "fathollahi_5", "janjic_mlp", "lenet_300_100", "mlp_3"]
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from secateur.checks import check_name, check_whole, imported, is_whole, within
 from secateur.models import cnn, inception, mlp, resnet, vgg
-from secateur.models.schemes import SCHEMES, initialise
+from secateur.models.initialisation import SCHEMES, initialise
 from secateur.randomness import private_draws
 from secateur.state import looking
 from secateur.types import InputError, unknown_name

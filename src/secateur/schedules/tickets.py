@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from secateur.edits import Masked
 from secateur.selection import select
 from secateur.state import restore, tensors
-from secateur.structure.sites import check_keep
+from secateur.structure.sites import check_keep, density_words
 from secateur.types import InputError, Keep, Scores, Sites
 from secateur.untouched import copied
 
@@ -33,6 +33,8 @@ class Ticket:
     >>> from secateur.structure import weights
     >>> model = nn.Linear(2, 1, bias=False)
     >>> ticket = Ticket.of(weights(model), {"weight": torch.tensor([[True, False]])}, {"weight": torch.ones(1, 2)})
+    >>> ticket
+    <Ticket: round 0, 1 mask, 1 of 2 kept (50.0 %), network of 1 tensor>
     >>> ticket.model(model).weight.tolist(), ticket.sparsity
     ([[1.0, 0.0]], 0.5)
     """
@@ -52,6 +54,9 @@ class Ticket:
         """
         keep = check_keep(sites, keep)
         return cls(keep, Masked.of(sites, keep).masks, dict(start), round, step)
+
+    def __repr__(self) -> str:
+        return f"<Ticket: round {self.round}, {density_words(self.keep)}, network of {_tensors(self.start)}>"
 
     @property
     def sparsity(self) -> float:
@@ -89,6 +94,11 @@ class Training:
     stopping_loss: float | None = None
     stopping_accuracy: float | None = None
 
+    def __repr__(self) -> str:
+        early = f", early network of {_tensors(self.early)}" if self.early is not None else ""
+        stopping = f", least validation loss at step {self.stopping_step}" if self.stopping_step is not None else ""
+        return f"<Training: {self.steps} steps{early}{stopping}>"
+
 
 class TicketTraining(Protocol):
     """What trains a ticket: `secateur.train.TrainTicket`, or one of your own."""
@@ -121,6 +131,11 @@ class TrainedTicket:
     early: Mapping[str, Tensor] | None = None
     round: int = 0
     training: Training = Training()
+
+    def __repr__(self) -> str:
+        early = f", early network of {_tensors(self.early)}" if self.early is not None else ""
+        density = density_words(self.keep)
+        return f"<TrainedTicket: round {self.round}, {density}, network of {_tensors(self.weights)}{early}>"
 
     def model(self, model: nn.Module) -> nn.Module:
         """Return a copy of a model of this architecture with the trained weights.
@@ -172,6 +187,10 @@ in the model (None: there is none); give a model of the ticket's architecture
             f"the ticket is of another model: {name!r} has shape {shapes.get(name)} in the ticket and {have.get(name)} in "
             "the model (None: there is none); give a model of the ticket's architecture"
         )
+
+
+def _tensors(network: Mapping[str, Tensor]) -> str:
+    return "1 tensor" if len(network) == 1 else f"{len(network)} tensors"
 
 
 def lowest_removed(

@@ -28,6 +28,7 @@ __all__ = [
     "Zeros",
     "channels",
     "check_keep",
+    "density_words",
     "inputs_of",
     "masked_tensors",
     "weights",
@@ -147,6 +148,20 @@ def check_keep(sites: Sites, keep: Keep) -> dict[str, Tensor]:
             raise InputError(f"keep[{name!r}] has shape {tuple(keep_mask.shape)}; the site has {site.shape}")
         checked[name] = keep_mask.detach().cpu()
     return checked
+
+
+def density_words(keep: Keep) -> str:
+    """Return how many masks there are and how much they keep, for the text of what holds them.
+
+    >>> density_words({"fc": torch.tensor([True, False])}), density_words({})
+    ('1 mask, 1 of 2 kept (50.0 %)', 'no masks')
+    """
+    units = sum(mask.numel() for mask in keep.values())
+    if not units:
+        return "no masks"
+    left = sum(int(mask.sum()) for mask in keep.values())
+    masks = "1 mask" if len(keep) == 1 else f"{len(keep)} masks"
+    return f"{masks}, {left:,} of {units:,} kept ({100 * left / units:.1f} %)"
 
 
 def masked_tensors(model: nn.Module, sites: Sites, keep: Keep) -> dict[str, Tensor]:

@@ -36,6 +36,7 @@ from secateur.train.average import AverageWeights
 from secateur.train.callbacks import Callback, KeepBest, Run, ShowProgress, StopEarly
 from secateur.train.checkpoint import WriteCheckpoint, identify, resume
 from secateur.train.history import EpochRecord, History
+from secateur.train.masks import check_mask_callbacks
 from secateur.train.options import TrainOptions
 from secateur.types import FileError, InputError, Loss, with_changes
 
@@ -88,7 +89,8 @@ def fit(
 
     Raises:
         InputError: empty data, values that are not finite, labels out of range, shapes that do not fit, an
-            option out of range, or a loss that became NaN or infinite.
+            option out of range, a loss that became NaN or infinite, or a callback that brings pruned weights back
+            (`TrainingMasks.grows`) beside another that holds some.
         UnknownNameError: an option, optimiser, schedule or loss that is not known.
         CheckpointError: the checkpoint is damaged, or belongs to another training.
         FileError: it cannot be written.
@@ -101,6 +103,7 @@ def fit(
     """
     check_options("fit", TrainOptions, or_none=True, options=options)
     check_number("fit", "[0, inf)", checkpoint_seconds=checkpoint_seconds)
+    check_mask_callbacks(callbacks)
     options = with_changes(options or TrainOptions(), changes, "training option")
     data = Sources(train, validation, options)
     data.check()

@@ -5,16 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from secateur.checks import check_name
 from secateur.state import digest
+from secateur.structure.sites import density_words
 from secateur.train.callbacks import Callback, Run
 from secateur.types import InputError, Keep
 
-__all__ = ["HoldZeros", "TrainingMasks", "checked_masks", "clear_pruned"]
+__all__ = ["HoldZeros", "TrainingMasks", "check_mask_callbacks", "checked_masks", "clear_pruned"]
 
 
 class TrainingMasks(Callback, ABC):
@@ -25,7 +27,13 @@ class TrainingMasks(Callback, ABC):
     callbacks mask a parameter, a weight is pruned where any begins with it pruned.
 
     A new kind writes `first`, and `changed` where its masks change on the way.
+
+    Attributes:
+        grows: whether pruned weights may come back. Such a kind cannot know which weights others hold at zero, so that it
+            is refused beside any other kind; of one that says False, a weight that was pruned stays so.
     """
+
+    grows: ClassVar[bool] = True
 
     @abstractmethod
     def first(self, run: Run) -> Keep:
@@ -51,7 +59,10 @@ class TrainingMasks(Callback, ABC):
         assert run.masks is not None
         masks = self.changed(run, run.masks)
         if masks is not None:
-            run.masks = run.masks | checked_masks(masks, run.model, type(self).__name__)
+            masks = checked_masks(masks, run.model, type(self).__name__)
+            if not self.grows:
+                masks = {name: mask & run.masks.get(name, mask) for name, mask in masks.items()}
+            run.masks = run.masks | masks
             run.settled, run.best = len(run.records), None
             clear_pruned(run)
         for parameter, mask in _masked(run):
@@ -82,7 +93,11 @@ class HoldZeros(TrainingMasks):
     0.0
     """
 
+    grows: ClassVar[bool] = False
     keep: Keep
+
+    def __repr__(self) -> str:
+        return f"<HoldZeros: {density_words(self.keep)}>"
 
     def identity(self) -> str:
         """Return a hash of the masks."""
@@ -128,6 +143,31 @@ def _clear(tensors: Sequence[Tensor], mask: Tensor) -> None:
         if size not in bits:
             bits[size] = mask.view(torch.int8).to(WHOLE_NUMBERS[size]).neg_()
         tensor.view(WHOLE_NUMBERS[size]).bitwise_and_(bits[size])
+
+
+def check_mask_callbacks(callbacks: Sequence[Callback]) -> None:
+    """Refuse masks that bring weights back beside others, whose pruned weights would come back too.
+
+    Raises:
+        InputError: there is such a pair.
+
+    >>> from secateur.train.sparse import GradualMagnitude, RigL
+    >>> check_mask_callbacks([HoldZeros({}), GradualMagnitude(0.5)])
+    >>> check_mask_callbacks([HoldZeros({}), RigL(0.5)])
+    Traceback (most recent call last):
+        ...
+    secateur.types.InputError: training: RigL brings pruned weights back, those that HoldZeros holds at zero too; give one \
+of them
+    """
+    masking = [callback for callback in callbacks if isinstance(callback, TrainingMasks)]
+    growing = next((callback for callback in masking if callback.grows), None)
+    if growing is None or len(masking) == 1:
+        return
+    other = next(callback for callback in masking if callback is not growing)
+    raise InputError(
+        f"training: {type(growing).__name__} brings pruned weights back, those that {type(other).__name__} holds at zero "
+        "too; give one of them"
+    )
 
 
 def checked_masks(keep: Keep, model: nn.Module, what: str) -> dict[str, Tensor]:

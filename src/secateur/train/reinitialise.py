@@ -15,7 +15,7 @@ from secateur.criteria.loss_change import LossChange
 from secateur.criteria.loss_change.labels import LABELS
 from secateur.labelled import Data, batches, check_samples
 from secateur.losses import loss_function
-from secateur.models.schemes import LAYER_SCHEMES
+from secateur.models.initialisation import LAYER_SCHEMES, draw_weight
 from secateur.randomness import private_draws
 from secateur.structure.sites import channels
 from secateur.train.callbacks import Callback, Run
@@ -181,7 +181,7 @@ def _fresh(model: nn.Module, member: Member, parameter: Tensor, scheme: str, out
     if parameter.ndim > 1:
         if member.role == "in" and not outgoing:
             return fresh
-        LAYER_SCHEMES[scheme](fresh)
+        draw_weight(model.get_submodule(member.parameter.rpartition(".")[0]), fresh, LAYER_SCHEMES[scheme])
         return fresh * outgoing if member.role == "in" and outgoing is not None else fresh
     # A norm begins with scales of one and shifts of zero.
     return fresh + 1 if member.role == "scale" and member.parameter.endswith("weight") else fresh

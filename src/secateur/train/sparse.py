@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import cos, pi
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -51,6 +51,7 @@ class GradualMagnitude(TrainingMasks):
     2
     """
 
+    grows: ClassVar[bool] = False
     sparsity: float
     begin: float = 0.0
     end: float = 0.75
@@ -87,8 +88,7 @@ class GradualMagnitude(TrainingMasks):
         sparsity = self.initial + (self.sparsity - self.initial) * risen
         sizes = {name: run.model.get_parameter(name).detach().abs().double() for name in masks}
         lowest = {name: size.masked_fill(~masks[name], -1.0) for name, size in sizes.items()}
-        keep = select(lowest, sparsity, scope=self.scope, minimum=self.minimum)
-        return {name: mask & masks[name] for name, mask in keep.items()}
+        return select(lowest, sparsity, scope=self.scope, minimum=self.minimum)
 
     def _span(self, run: Run) -> tuple[int, int]:
         """The first and the last step to prune at."""
@@ -169,6 +169,10 @@ class SparseEvolution(DynamicMasks):
 
     The share `drop` of the positive weights and of the negative ones goes, those nearest to zero. A weight that comes
     begins at zero, and is none that has just gone. The published rule changes the masks after every epoch.
+
+    The masks keep their number; the weights that are not zero may be fewer. A weight that came is active and is trained from
+    zero on, as in the authors' implementation with masks, but stays at zero where it has no gradient (behind a unit that
+    never fires, or an input that is always zero); it has its place until a change takes it.
 
     >>> from secateur.train import fit
     >>> model = nn.Linear(8, 4, bias=False)

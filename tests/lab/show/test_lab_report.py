@@ -15,6 +15,8 @@ import pytest
 from toy_study import STUDY
 
 from secateur.lab import Card, Column, Picture, Report, Section, Store, Table, build_report, run_study, write_report
+from secateur.lab.keep.records import Record
+from secateur.lab.plan.recipe import Recipe
 from secateur.lab.show.figures import class_bars
 from secateur.lab.show.report import html, markdown
 from secateur.lab.show.style import svg
@@ -158,6 +160,16 @@ def test_markdown_form(written: Path) -> None:
     assert "| neuron | 20\N{NO-BREAK SPACE}% |" in text
     assert "](figures/accuracy.svg)" in text
     assert "| --- | ---: | ---: |" in text
+
+
+def test_options_that_no_run_had_are_told_from_no_run_at_all(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for count, words in ((1, "1 cell of others"), (2, "2 cells of others")):
+        store.put(Record(Recipe("toy", "prune", {"sparsity": 0.1 * count}), {"accuracy": 0.5}))
+        with pytest.raises(
+            InputError, match=rf"no finished cell of these options in .*, which holds {words}; .*report"
+        ):
+            build_report(STUDY, store, SMALL)
 
 
 def test_a_partial_report_says_so(tmp_path: Path) -> None:

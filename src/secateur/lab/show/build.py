@@ -40,7 +40,7 @@ def build_report(
     study, cells = planned.study, planned.cells
     records = store.records(cell.id for cell in cells)
     if not records:
-        raise InputError(f"study {study.name!r} has no finished cell in {store.path}; run it first")
+        raise InputError(_nothing_finished(study, store))
     report = study.pages(planned.results(store))
     environment = report.environment or _environment(records)
     missing = len(cells) - len(records)
@@ -51,6 +51,18 @@ def build_report(
         source=report.source or (str(study.source) if study.source else ""),
         command=report.command or command or reproduce(planned, environment),
         environment=environment,
+    )
+
+
+def _nothing_finished(study: Study, store: Store) -> str:
+    """What to do where none of the cells that the options ask for is there: others may be."""
+    count = len(store.ids())
+    if not count:
+        return f"study {study.name!r} has no finished cell in {store.path}; run it first"
+    return (
+        f"study {study.name!r} has no finished cell of these options in {store.path}, which holds {count:,} "
+        f"{'cell' if count == 1 else 'cells'} of others; give the options that it was run with, or write the report of "
+        f"the last run by `secateur report {store.path}`"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-__all__ = ["agreeing", "file_name", "formatted", "number", "percent", "points", "spread"]
+__all__ = ["agreeing", "bounds", "file_name", "formatted", "number", "percent", "points", "spread"]
 
 
 def number(value: float) -> str:
@@ -38,10 +38,19 @@ def points(change: float, digits: int = 2) -> str:
 def formatted(value: float, shape: str) -> str:
     """Return a number in a Python format, as reports write it.
 
-    >>> formatted(-0.5, "+.2f"), formatted(0.25, ".1%")
-    ('−0.50', '25.0\\xa0%')
+    >>> formatted(-0.5, "+.2f"), formatted(0.25, ".1%"), formatted(float("nan"), "+.2f")
+    ('−0.50', '25.0\\xa0%', '–')
     """
-    return format(value, shape).replace("-", "−").replace("%", "\N{NO-BREAK SPACE}%")
+    return _minus(format(value, shape), value).replace("%", "\N{NO-BREAK SPACE}%")
+
+
+def bounds(low: float, high: float, shape: str = "+.2f") -> str:
+    """Return both ends of an interval; a dash where there is none.
+
+    >>> bounds(-0.5, 1), bounds(float("nan"), float("nan"))
+    ('−0.50 to +1.00', '–')
+    """
+    return f"{formatted(low, shape)} to {formatted(high, shape)}" if high == high else "–"
 
 
 def spread(mean: float, low: float, high: float, shape: str = ".4f") -> str:
@@ -56,7 +65,7 @@ def spread(mean: float, low: float, high: float, shape: str = ".4f") -> str:
         return ""
     if math.isclose(mean - low, high - mean, rel_tol=1e-9):
         return f"± {formatted(high - mean, shape.replace('+', ''))}"
-    return f"{formatted(low, shape)} to {formatted(high, shape)}"
+    return bounds(low, high, shape)
 
 
 def agreeing(mean: float, *others: float) -> list[str]:

@@ -8,6 +8,7 @@ from secateur.lab.show import figures
 from secateur.lab.show.blocks import Block, Card, Column, Picture, Section, Table
 from secateur.lab.show.sections import mean, pick
 from secateur.lab.show.style import styles
+from secateur.lab.show.words import formatted
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.parts import Part
 from secateur.studies.kit.published import published
@@ -145,12 +146,10 @@ def words(part: Part) -> list[str]:
     sentences = []
     for way in dict.fromkeys(rows["way"]):
         group = pick(rows, way=way)
-        left = ", ".join(f"{mean(group, name):.0f}" for name in BLOCKS)
-        beside = "" if way == "unpruned" else f" ({_beside(rows, group):+.1%} beside unpruned)"
-        quarter = f"median quarter {mean(group, 'open_loss'):.5f}"
-        sentences.append(
-            f"{way}: {left} channels, loss {mean(group, 'loss'):.5f}{beside}, {quarter}.".replace("(-", "(−")
-        )
+        left = ", ".join(formatted(mean(group, name), ".0f") for name in BLOCKS)
+        beside = "" if way == "unpruned" else f" ({formatted(_beside(rows, group), '+.1%')} beside unpruned)"
+        quarter = f"median quarter {formatted(mean(group, 'open_loss'), '.5f')}"
+        sentences.append(f"{way}: {left} channels, loss {formatted(mean(group, 'loss'), '.5f')}{beside}, {quarter}.")
     return sentences
 
 
@@ -164,6 +163,8 @@ def cards(part: Part) -> list[Card]:
     left = ", ".join(f"{best[name]:.0f}" for name in BLOCKS)
     return [
         Card(
-            f"channels left, {best['way']}", left, f"loss {_beside(rows, small.loc[[best.name]]):+.1%} beside unpruned"
+            f"channels left, {best['way']}",
+            left,
+            f"loss {formatted(_beside(rows, small.loc[[best.name]]), '+.1%')} beside unpruned",
         )
     ]

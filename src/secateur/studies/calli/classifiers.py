@@ -21,6 +21,7 @@ from secateur.studies.calli.augment import Augmented, centred, cifar_form
 from secateur.studies.calli.classifiers_pages import CIFAR_NOTES, MNIST_NOTES, cards, sections, words
 from secateur.studies.calli.common import ON_IMAGES, SOURCE, Course, Way, cycle_options
 from secateur.studies.kit.parts import study
+from secateur.types import InputError
 
 __all__ = ["CIFAR", "CIFAR_WAYS", "MNIST", "MNIST_WAYS"]
 
@@ -59,11 +60,24 @@ CourseOf = Callable[[Context], tuple[Course, data.Split]]
 def _cells(name: str, network: str, ways: Mapping[str, Way], settled: Mapping[str, Json]) -> Iterator[Cell]:
     shared = {key: settled[key] for key in ("images", "rated", "epochs", "cycles", "settle", "batch_size")}
     for on in [settled["data"]] if isinstance(settled["data"], str) else settled["data"]:
+        if network == "calli-cifar":
+            _check_whole_batch(name, on, settled)
         lookup = {"data": on, "model": network}
         for seed in range(settled["seeds"]):
             for way in settled["ways"]:
                 parameters_ = {"seed": seed, "way": way, "how": ways[way].recipe(), **shared, **lookup}
                 yield Cell(Recipe(name, "cycle", parameters_), cycle_cell, lookup=lookup)
+
+
+def _check_whole_batch(name: str, on: str, settled: Mapping[str, Json]) -> None:
+    """Refuse fewer images than a batch: `Augmented` leaves a last smaller one out."""
+    images, batch_size = settled["images"], settled["batch_size"]
+    count = min(images, data.info(on).counts.get("train") or images)
+    if count < batch_size:
+        raise InputError(
+            f"study {name!r} trains on whole batches only: images={images} gives {count:,} of {on}, fewer than "
+            f"batch_size={batch_size}; give more images, or a batch_size of at most {count}"
+        )
 
 
 def cycle_cell(context: Context) -> Outcome:

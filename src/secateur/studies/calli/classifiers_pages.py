@@ -8,6 +8,7 @@ from secateur.lab.show import figures
 from secateur.lab.show.blocks import Block, Card, Column, Picture, Section, Table
 from secateur.lab.show.sections import mean, pick
 from secateur.lab.show.style import styles
+from secateur.lab.show.words import formatted
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.parts import Part
 
@@ -102,7 +103,7 @@ def words(part: Part) -> list[str]:
         rows = pick(cells, way=way)
         share = mean(rows, "units_removed")
         cut = f"; {share:.1%} of the units are cut" if share == share else ""
-        sentences.append(f"{way}: accuracy {mean(rows, 'accuracy'):.4f}{cut}.")
+        sentences.append(f"{way}: accuracy {formatted(mean(rows, 'accuracy'), '.4f')}{cut}.")
     return sentences
 
 
@@ -110,4 +111,4 @@ def cards(part: Part) -> list[Card]:
     """Return the cards."""
     cells = part.kind("cycle")
     unpruned = pick(cells, way="unpruned")
-    return [Card("unpruned", f"{mean(unpruned, 'accuracy'):.4f}", "test accuracy")] if len(unpruned) else []
+    return [Card("unpruned", formatted(mean(unpruned, "accuracy"), ".4f"), "test accuracy")] if len(unpruned) else []

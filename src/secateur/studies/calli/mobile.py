@@ -13,6 +13,7 @@ from secateur.lab.plan.recipe import Json
 from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.lab.show.blocks import Card, Column, Section
 from secateur.lab.show.sections import mean, pick
+from secateur.lab.show.words import formatted
 from secateur.measure import Bench, bench, evaluate
 from secateur.pruning import prune
 from secateur.runtimes import RUNTIMES, Int8, Runtime, is_installed
@@ -145,9 +146,10 @@ def _words(part: Part) -> list[str]:
     for sparsity in dict.fromkeys(rows["sparsity"]) if len(rows) else ():
         some = pick(rows, sparsity=sparsity)
         speedups = [
-            f"{name} {mean(pick(some, runtime=name), 'speedup'):.2f}" for name in dict.fromkeys(some["runtime"])
+            f"{name} {formatted(mean(pick(some, runtime=name), 'speedup'), '.2f')}"
+            for name in dict.fromkeys(some["runtime"])
         ]
-        head = f"{sparsity:.0%} of the channels cut, {mean(some, 'macs_ratio'):.2f} times fewer MACs"
+        head = f"{sparsity:.0%} of the channels cut, {formatted(mean(some, 'macs_ratio'), '.2f')} times fewer MACs"
         sentences.append(f"{head}: times as fast in {', '.join(speedups)}.")
         slow = [name for name in dict.fromkeys(some["runtime"]) if not pick(some, runtime=name)["faster"].any()]
         sentences += [f"Pruning did NOT make it faster in {', '.join(slow)}."] if slow else []

@@ -12,6 +12,7 @@ from secateur.lab.show.judgement import paired, untested
 from secateur.lab.show.sections import mean, pick
 from secateur.lab.show.stats import compare
 from secateur.lab.show.style import styles
+from secateur.lab.show.words import formatted
 from secateur.studies.calli.smaller import UNCHANGED
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.parts import Part
@@ -142,7 +143,7 @@ class Pages:
         """Return the cards."""
         rows = part.kind("smaller")
         rows = pick(rows, way=UNCHANGED) if len(rows) else rows
-        return [Card(UNCHANGED, f"{mean(rows, 'accuracy'):.4f}", "test accuracy")] if len(rows) else []
+        return [Card(UNCHANGED, formatted(mean(rows, "accuracy"), ".4f"), "test accuracy")] if len(rows) else []
 
 
 def _short(title: str) -> str:

@@ -24,6 +24,7 @@ from secateur.lab.show.blocks import Block, Column, Picture, Section, Table
 from secateur.lab.show.class_damage import class_damage
 from secateur.lab.show.judgement import paired
 from secateur.lab.show.sections import mean, pick
+from secateur.lab.show.words import formatted
 from secateur.measure import predict
 from secateur.rate.masks import Evaluations
 from secateur.rate.masks import rate as rate_masks
@@ -290,11 +291,11 @@ def _words(part: Part) -> list[str]:
     """Return what happened, in words: how much went, and what it did to the losses."""
     words = []
     for schedule, rows in part.pruned.groupby("schedule", sort=False):
-        losses = ", ".join(f"{name} {_gap(rows, key).mean():+.4f}" for name, key in _LOSSES.items())
+        losses = ", ".join(f"{name} {formatted(_gap(rows, key).mean(), '+.4f')}" for name, key in _LOSSES.items())
         points = (100 * _gap(rows, "accuracy")).mean()
         words.append(
-            f"{str(schedule).capitalize()}: {mean(rows, 'removed'):.1f} of {mean(rows, 'units'):.0f} units cut; change of the "
-            f"loss: {losses}; test accuracy {points:+.2f} points; training loss no higher in {_no_higher(rows)} "
-            "networks.".replace("-", "−")
+            f"{str(schedule).capitalize()}: {formatted(mean(rows, 'removed'), '.1f')} of {formatted(mean(rows, 'units'), '.0f')} units cut; change of the "
+            f"loss: {losses}; test accuracy {formatted(points, '+.2f')} points; training loss no higher in {_no_higher(rows)} "
+            "networks."
         )
     return words

@@ -17,7 +17,7 @@ from secateur.lab.show.judgement import paired
 from secateur.lab.show.sections import interval, mean, pick
 from secateur.lab.show.stats.columns import SHARE
 from secateur.lab.show.style import styles
-from secateur.lab.show.words import percent
+from secateur.lab.show.words import formatted, percent
 from secateur.studies.charpentier.measured import LABELS
 from secateur.studies.kit.controls import METHODS
 from secateur.studies.kit.grouped import Mean, grouped
@@ -139,7 +139,7 @@ def _cards(part: Part, factor: Factor) -> list[Card]:
         return []
     rows = factor.at(part.measured, factor.base)
     label = f"important units where {factor.words} is {factor.base}"
-    return [Card(label, f"{mean(rows, 'important'):.1%}", f"test accuracy {mean(rows, 'accuracy'):.4f}")]
+    return [Card(label, f"{mean(rows, 'important'):.1%}", f"test accuracy {formatted(mean(rows, 'accuracy'), '.4f')}")]
 
 
 def sections(part: Part, factor: Factor) -> list[Section]:
@@ -167,7 +167,7 @@ def words(part: Part, factor: Factor) -> str:
         f"The share of important units is greatest where {factor.words} is {most} "
         f"({mean(rows[most], 'important'):.1%}) and least where it is {least} ({mean(rows[least], 'important'):.1%}); worse "
         f"units are {mean(part.measured, 'worse'):.1%} of all. The test accuracy is greatest where it is {highest} "
-        f"({mean(rows[highest], 'accuracy'):.4f}; found on the test images themselves)."
+        f"({formatted(mean(rows[highest], 'accuracy'), '.4f')}; found on the test images themselves)."
     )
 
 

@@ -15,6 +15,7 @@ from secateur.lab.show.blocks import Block, Card, Column, Picture, Section, Tabl
 from secateur.lab.show.class_damage import class_damage
 from secateur.lab.show.sections import interval, mean, pick
 from secateur.lab.show.stats import summarise
+from secateur.lab.show.words import formatted
 from secateur.rate.masks import rate as rate_masks
 from secateur.selection import select
 from secateur.structure import channels
@@ -184,7 +185,7 @@ def _classes(part: Part, cells: DataFrame) -> list[Block]:
 
 def _words(part: Part) -> list[str]:
     cells = part.kind("remove")
-    words = [f"The whole networks reach a mean test accuracy of {mean(part.trained, 'accuracy'):.4f}."]
+    words = [f"The whole networks reach a mean test accuracy of {formatted(mean(part.trained, 'accuracy'), '.4f')}."]
     for n in sorted(set(cells["n"])):
         drop = summarise(_drops(part, cells, n)).mean
         words.append(f"Without {n} random node{'s' if n > 1 else ''} it is {drop:.2f} points lower.")
@@ -213,7 +214,7 @@ def _cards(part: Part) -> list[Card]:
     most = max(cells["n"])
     drop, seeds = summarise(_drops(part, cells, most)).mean, len(part.trained)
     return [
-        Card("whole network", f"{mean(part.trained, 'accuracy'):.4f}", f"test accuracy, {seeds} networks"),
+        Card("whole network", formatted(mean(part.trained, "accuracy"), ".4f"), f"test accuracy, {seeds} networks"),
         Card(f"{most} nodes removed at random", f"−{drop:.2f} points", "mean of all draws, no retraining"),
     ]
 

@@ -12,7 +12,8 @@ from secateur.lab.plan.study import Cell, Context, Outcome, Results
 from secateur.lab.show import figures
 from secateur.lab.show.blocks import Block, Column, Picture, Section, Table
 from secateur.lab.show.sections import interval, pick
-from secateur.models.schemes import LAYER_SCHEMES
+from secateur.lab.show.words import formatted
+from secateur.models.initialisation import LAYER_SCHEMES
 from secateur.studies.charpentier.common import SOURCE, options
 from secateur.studies.charpentier.factors_pages import Factor, compared, factor_study
 from secateur.studies.charpentier.measured import OPTIONS, measured
@@ -147,7 +148,7 @@ def _against_plain(part: Part, factor: Factor) -> str:
     for arm in factor.values[1:]:
         gap = (100 * (pick(part.measured, arm=arm).set_index("seed")["accuracy"] - plain)).dropna()
         if len(gap):
-            gaps.append(f"{arm}: {gap.mean():+.2f} points {interval(gap, shape='+.2f')}".strip())
+            gaps.append(f"{arm}: {formatted(gap.mean(), '+.2f')} points {interval(gap, shape='+.2f')}".strip())
     return f"Test accuracy against plain training for as many epochs, paired by seed: {'; '.join(gaps) or 'not known yet'}."
 
 

@@ -15,6 +15,7 @@ from secateur.lab.show.blocks import Block, Column, Picture, Section
 from secateur.lab.show.class_damage import class_damage
 from secateur.lab.show.judgement import paired
 from secateur.lab.show.sections import mean, pick
+from secateur.lab.show.words import formatted
 from secateur.rate.masks import Evaluations
 from secateur.rate.masks import rate as rate_masks
 from secateur.schedules import Shrink
@@ -173,9 +174,9 @@ def _words(part: Part) -> list[str]:
     means = pick(_each(part.steps(part.kind("shrink"))), method="shrink")
     words = []
     for n, rows in means.groupby("n"):
-        changes = [f"{mean(rows, f'{name}_loss'):+.4f}".replace("-", "−") for name in SPLITS]
+        changes = [formatted(mean(rows, f"{name}_loss"), "+.4f") for name in SPLITS]
         words.append(
-            f"n = {n}: {mean(rows, 'removed'):.1f} nodes go, and the loss changes by {changes[0]} on training, {changes[1]} "
+            f"n = {n}: {formatted(mean(rows, 'removed'), '.1f')} nodes go, and the loss changes by {changes[0]} on training, {changes[1]} "
             f"on validation and {changes[2]} on test images."
         )
     return [" ".join(words)]

@@ -12,7 +12,7 @@ from secateur.lab.show.class_damage import class_damage
 from secateur.lab.show.judgement import paired
 from secateur.lab.show.sections import mean, pick, trade_offs, training
 from secateur.lab.show.style import styles
-from secateur.lab.show.words import percent
+from secateur.lab.show.words import formatted, percent
 from secateur.studies.charpentier.measured import LABELS
 from secateur.studies.kit.controls import METHODS
 from secateur.studies.kit.grouped import Mean, grouped, means
@@ -99,7 +99,7 @@ def cards(part: Part) -> list[Card]:
     small = pick(runs, sparsity=most)
     left = mean(small, "macs") / mean(part.measured, "macs")
     label = f"multiply-accumulates left with {percent(most)} of the units cut by loss change"
-    return [Card(label, f"{left:.1%}", f"test accuracy {mean(small, 'accuracy'):.4f}")]
+    return [Card(label, f"{left:.1%}", f"test accuracy {formatted(mean(small, 'accuracy'), '.4f')}")]
 
 
 def _worth(part: Part) -> Section:

@@ -14,7 +14,7 @@ from secateur.criteria import Magnitude, Random
 from secateur.lab.plan.recipe import Json
 from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.measure import parameters, predict
-from secateur.models.schemes import initialise
+from secateur.models.initialisation import initialise
 from secateur.randomness import private_draws
 from secateur.selection import Scope, select
 from secateur.structure import channels, cut, mask, weights

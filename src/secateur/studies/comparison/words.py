@@ -9,7 +9,7 @@ from secateur.lab.plan.study import Results
 from secateur.lab.show.blocks import Card
 from secateur.lab.show.sections import interval, mean, mean_card, pick
 from secateur.lab.show.stats.columns import SHARE, range_of
-from secateur.lab.show.words import percent
+from secateur.lab.show.words import formatted, percent
 from secateur.studies.comparison.options import METHODS, ONE_SHOT, Pruning, methods_of
 from secateur.studies.kit.networks import grid
 from secateur.studies.kit.parts import Part
@@ -36,7 +36,9 @@ def _cost(trained: DataFrame, pruned: DataFrame, methods: Mapping[str, Pruning])
     if not len(trained):
         return ["The unpruned networks are not there, so nothing can be said of what pruning costs."]
     base = mean(trained, "accuracy")
-    sentences = [f"Unpruned, the networks reach a mean test accuracy of {base:.4f} (loss {mean(trained, 'loss'):.4f})."]
+    sentences = [
+        f"Unpruned, the networks reach a mean test accuracy of {base:.4f} (loss {formatted(mean(trained, 'loss'), '.4f')})."
+    ]
     for label, method in methods.items():
         if label not in set(pruned["method"]) or (label in METHODS and label not in ("weight", "neuron")):
             continue
@@ -55,8 +57,8 @@ def _from_scratch(pruned: DataFrame, dense: DataFrame) -> list[str]:
     if not len(dense) or "accuracy" not in dense:
         return []
     parts = [
-        f"{mean(rows, 'accuracy'):.4f} at the widths of {method} with {percent(sparsity)} removed "
-        f"(cut and not retrained: {mean(pick(pruned, method=method, sparsity=sparsity), 'accuracy'):.4f})"
+        f"{formatted(mean(rows, 'accuracy'), '.4f')} at the widths of {method} with {percent(sparsity)} removed "
+        f"(cut and not retrained: {formatted(mean(pick(pruned, method=method, sparsity=sparsity), 'accuracy'), '.4f')})"
         for (method, sparsity), rows in dense[dense["accuracy"].notna()].groupby(["method", "sparsity"], sort=False)
     ]
     text = f"Small networks that were trained from scratch, as long as the large ones, reach {'; '.join(parts)}."
@@ -77,9 +79,9 @@ def _really_cut(pruned: DataFrame) -> str:
     text += "."
     if len(half):
         text += (
-            f" With half of the neurons cut, {100 * mean(half, 'parameters_removed'):.0f} % of the parameters are gone and a "
-            f"batch of 256 takes 1/{mean(half, 'speedup_cut_256'):.1f} of the time; the masked network is no faster "
-            f"({mean(half, 'speedup_masked_256'):.2f}×)."
+            f" With half of the neurons cut, {formatted(100 * mean(half, 'parameters_removed'), '.0f')} % of the parameters are gone and a "
+            f"batch of 256 takes 1/{formatted(mean(half, 'speedup_cut_256'), '.1f')} of the time; the masked network is no faster "
+            f"({formatted(mean(half, 'speedup_masked_256'), '.2f')}×)."
         )
     return text
 
@@ -123,7 +125,7 @@ def _how(method: Pruning, rows: DataFrame) -> str:
     if method.unit == "channels" and "speedup_cut_256" in rows and rows["speedup_cut_256"].notna().any():
         speedups = rows["speedup_cut_256"].dropna()
         about = interval(speedups, within=range_of("speedup", speedups), shape=".2f")
-        words_ += f"; cut, {speedups.mean():.2f}× as fast{f' ({about})' if about else ''}"
+        words_ += f"; cut, {formatted(speedups.mean(), '.2f')}× as fast{f' ({about})' if about else ''}"
     return words_
 
 

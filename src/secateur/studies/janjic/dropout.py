@@ -16,7 +16,7 @@ from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.lab.show import figures
 from secateur.lab.show.blocks import Basis, Block, Column, Picture, Section, Table
 from secateur.lab.show.sections import mean, pick
-from secateur.lab.show.words import number, percent, points
+from secateur.lab.show.words import formatted, number, percent, points
 from secateur.measure import predict
 from secateur.randomness import private_draws
 from secateur.state import modes_kept
@@ -270,7 +270,7 @@ def _classes(part: Part, runs: DataFrame) -> list[Block]:
     by_rate, basis = whole.assign(threshold=whole["rate"]), part.basis(runs, "test images")
     blocks = class_section(part, by_rate, basis, "dropout while testing") if len(whole) else []
     means = [
-        f"{percent(threshold)}: {mean(rows, 'base_accuracy'):.4f} becomes {mean(rows, 'accuracy'):.4f}"
+        f"{percent(threshold)}: {formatted(mean(rows, 'base_accuracy'), '.4f')} becomes {formatted(mean(rows, 'accuracy'), '.4f')}"
         for threshold, rows in pruned.groupby("threshold")
     ]
     return [f"{words} With a layer pruned at {', at '.join(means)}." if means else words, *blocks]

@@ -10,7 +10,7 @@ from secateur.lab.show.blocks import Basis, Block, Card, Column, Picture, Sectio
 from secateur.lab.show.judgement import paired
 from secateur.lab.show.sections import mean, pick
 from secateur.lab.show.style import styles
-from secateur.lab.show.words import percent, points
+from secateur.lab.show.words import formatted, percent, points
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.parts import Part, class_section
 from secateur.studies.kit.pictures import change_heatmap, greatest_loss, over_layers
@@ -323,7 +323,13 @@ def cards(part: Part) -> list[Card]:
     runs = part.kind("layers")
     if not len(runs):
         return []
-    heads = [Card("unpruned accuracy", f"{mean(runs, 'base_accuracy'):.4f}", f"{runs['seed'].nunique()} networks")]
+    heads = [
+        Card(
+            "unpruned accuracy",
+            formatted(mean(runs, "base_accuracy"), ".4f"),
+            f"{runs['seed'].nunique()} networks",
+        )
+    ]
     for threshold in (0.01, 0.1):
         rows = pick(runs, method="energy", threshold=threshold)
         if len(rows):

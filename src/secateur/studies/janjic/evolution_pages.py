@@ -11,6 +11,7 @@ from secateur.lab.show.blocks import Block, Card, Column, Picture, Section, Tabl
 from secateur.lab.show.class_damage import class_damage
 from secateur.lab.show.judgement import judged
 from secateur.lab.show.sections import interval, mean, pick
+from secateur.lab.show.words import formatted
 from secateur.studies.janjic.evolution import AUTHORS, CONVERGED
 from secateur.studies.janjic.evolution_claims import claims_table
 from secateur.studies.janjic.evolution_pictures import (
@@ -227,7 +228,7 @@ def _others(part: Part, rows: DataFrame) -> list[Block]:
     order = rows.groupby("method")["untouched_fitness"].mean().sort_values(ascending=False).index
     ranked = rows.set_index("method").loc[list(order)].reset_index()
     bars = figures.bars_with_intervals(ranked, value="untouched_fitness", label="Fitness on untouched test images")
-    alt = f"Bars; {order[0]} is first with {mean(pick(rows, method=order[0]), 'untouched_fitness'):.3f}."
+    alt = f"Bars; {order[0]} is first with {formatted(mean(pick(rows, method=order[0]), 'untouched_fitness'), '.3f')}."
     caption = (
         "Fitness on the untouched test images of what each search found on the validation images, the highest first."
     )
@@ -346,17 +347,17 @@ def words(part: Part) -> list[str]:
         best = _fittest(runs)
         top = pick(runs, method=best)
         sentences.append(
-            f"Protocol {protocol}: {best} damage is fittest on the images searched on, {mean(top, 'searched_fitness'):.2f} "
-            f"({mean(top, 'searched_change'):+.2f} points, {100 * mean(top, 'compression'):.1f} % removed); on untouched "
-            f"images it is worth {mean(top, 'untouched_fitness'):.2f}, a gap of {mean(top, 'gap'):.2f} points."
+            f"Protocol {protocol}: {best} damage is fittest on the images searched on, {formatted(mean(top, 'searched_fitness'), '.2f')} "
+            f"({formatted(mean(top, 'searched_change'), '+.2f')} points, {formatted(100 * mean(top, 'compression'), '.1f')} % removed); on untouched "
+            f"images it is worth {formatted(mean(top, 'untouched_fitness'), '.2f')}, a gap of {formatted(mean(top, 'gap'), '.2f')} points."
         )
     if len(honest):
         best = _fittest(honest)
         top = pick(honest, method=best)
         sentences.append(
             f"Best of the {honest['method'].nunique()} searches on the validation images: {best}; on the test images "
-            f"{mean(top, 'untouched_fitness'):.2f} ({mean(top, 'untouched_change'):+.2f} points, "
-            f"{100 * mean(top, 'compression'):.1f} % removed)."
+            f"{formatted(mean(top, 'untouched_fitness'), '.2f')} ({formatted(mean(top, 'untouched_change'), '+.2f')} points, "
+            f"{formatted(100 * mean(top, 'compression'), '.1f')} % removed)."
         )
     return sentences
 

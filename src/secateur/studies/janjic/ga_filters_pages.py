@@ -9,7 +9,7 @@ from secateur.lab.show.blocks import Block, Card, Column, Picture, Section, Tabl
 from secateur.lab.show.class_damage import class_damage
 from secateur.lab.show.judgement import judged
 from secateur.lab.show.sections import mean, pick
-from secateur.lab.show.words import percent, points
+from secateur.lab.show.words import formatted, percent, points
 from secateur.studies.janjic.evolution_pages import progress
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.parts import Part
@@ -111,8 +111,8 @@ def words(part: Part) -> list[str]:
     rows = part.kind("evolve")
     return [
         f"Rated by {method}: {percent(mean(runs, 'compression'), 1)} of the filters go, {points(mean(runs, 'untouched_change'))} "
-        f"points on untouched images, a fitness of {mean(runs, 'untouched_fitness'):.2f} ({mean(runs, 'fitness'):.2f} on the "
-        f"images searched on, {mean(runs, 'generations'):.0f} generations); as many by energy "
+        f"points on untouched images, a fitness of {formatted(mean(runs, 'untouched_fitness'), '.2f')} ({formatted(mean(runs, 'fitness'), '.2f')} on the "
+        f"images searched on, {formatted(mean(runs, 'generations'), '.0f')} generations); as many by energy "
         f"{points(mean(runs, 'energy_change'))} points, by L2 norm {points(mean(runs, 'magnitude_change'))}, at random "
         f"{points(mean(runs, 'random_change'))}."
         for method, runs in rows.groupby("method", sort=False)
@@ -127,7 +127,7 @@ def cards(part: Part) -> list[Card]:
     return [
         Card(
             f"{name}, untouched fitness",
-            f"{mean(pick(rows, method=name), 'untouched_fitness'):.2f}",
+            formatted(mean(pick(rows, method=name), "untouched_fitness"), ".2f"),
             "as many evaluations",
         )
         for name in names

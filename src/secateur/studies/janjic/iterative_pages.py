@@ -8,7 +8,7 @@ from secateur.lab.show import figures
 from secateur.lab.show.blocks import Basis, Block, Column, Picture, Section, Table
 from secateur.lab.show.judgement import paired
 from secateur.lab.show.sections import mean, pick
-from secateur.lab.show.words import percent, points
+from secateur.lab.show.words import formatted, percent, points
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.parts import Part, class_section
 from secateur.studies.kit.pictures import over_layers
@@ -176,7 +176,7 @@ def words(part: Part) -> list[str]:
         changes = networks.groupby("after", sort=False)["change"].mean()
         parts = [f"{name} {points(change)}" for name, change in changes.items()]
         sentences.append(
-            f"{mean(networks, 'layers_pruned'):.1f} layers pruned one after another at {percent(threshold)} of the energy, "
+            f"{formatted(mean(networks, 'layers_pruned'), '.1f')} layers pruned one after another at {percent(threshold)} of the energy, "
             f"change of accuracy in points by what follows each: {', '.join(parts)}."
         )
     return sentences

@@ -10,7 +10,7 @@ from secateur.lab.show.blocks import Block, Column, Picture, Section, Table
 from secateur.lab.show.class_damage import class_damage
 from secateur.lab.show.judgement import judged
 from secateur.lab.show.sections import mean, pick
-from secateur.lab.show.words import percent
+from secateur.lab.show.words import formatted, percent
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.parts import Part
 
@@ -53,7 +53,7 @@ def _blocks(part: Part, rows: DataFrame, name: str) -> list[Block]:
     basis = part.basis(rows)
     removed = rows.assign(removed=[f"{percent(sparsity)} removed" for sparsity in rows["sparsity"]])
     drawing = figures.bars_with_intervals(removed, value="accuracy", by="removed", label="Test accuracy", share=True)
-    caption = f"Test accuracy after pruning and mending; unpruned networks have {mean(part.trained, 'accuracy'):.4f}."
+    caption = f"Test accuracy after pruning and mending; unpruned networks have {formatted(mean(part.trained, 'accuracy'), '.4f')}."
     means = rows.groupby("method", sort=False)["accuracy"].mean()
     alt = f"Bars; {means.idxmax()} is highest with {means.max():.4f}, {means.idxmin()} lowest with {means.min():.4f}."
     numbers = rows[["method", "sparsity", "seed", "accuracy"]]
@@ -117,7 +117,7 @@ def words(part: Part) -> list[str]:
     for (layer, choice), rows in part.kind("replace").groupby(["layer", "choice"], sort=False):
         most = rows["sparsity"].max()
         changes = ", ".join(
-            f"{method} {float(_change(runs, base).mean()):+.2f}"
+            f"{method} {formatted(float(_change(runs, base).mean()), '+.2f')}"
             for method, runs in pick(rows, sparsity=most).groupby("method", sort=False)
         )
         sentences.append(f"{percent(most)} of {layer}'s filters gone by {choice}, points of test accuracy: {changes}.")

@@ -132,9 +132,10 @@ def check(settled: Mapping[str, Json], options_of: OptionsOf = all_options) -> N
         InputError, UnknownNameError: the error names it.
     """
     if options_of is taken_options and not any(":" in single["model"] for single in singles(settled)):
-        names = {key for single in singles(settled) for key in _takes(single["model"])}
+        networks_ = sorted({single["model"] for single in singles(settled)})
+        names = {key for network_ in networks_ for key in _takes(network_)}
         for key in settled["model_options"]:
-            check_name("option of the networks:", key, names)
+            check_name(f"option of {', '.join(networks_)}:", key, names)
     loss_function(settled.get("loss", PLAIN))
     for single in singles(settled):
         _check_held_out(single)

@@ -15,7 +15,7 @@ from secateur.lab.show.sections import mean, mean_card, pick
 from secateur.lab.show.stats import area, compare
 from secateur.lab.show.stats.columns import SHARE
 from secateur.lab.show.stats.comparisons import UNTESTED
-from secateur.lab.show.words import percent
+from secateur.lab.show.words import formatted, percent
 from secateur.studies.kit.grouped import Mean, grouped, means
 from secateur.studies.kit.parts import Part
 from secateur.studies.shootout.ways import CONTROLS, SOLVERS
@@ -316,7 +316,7 @@ def words(part: Part) -> list[str]:
             accuracies = tuned.groupby("method")["accuracy"].mean()
             sentences.append(
                 f"After one epoch of fine-tuning at {percent(tuned['sparsity'].iloc[0])} of the {unit}: "
-                f"{_highest(accuracies, 'mean accuracy')}; unpruned {mean(part.trained, 'accuracy'):.4f}."
+                f"{_highest(accuracies, 'mean accuracy')}; unpruned {formatted(mean(part.trained, 'accuracy'), '.4f')}."
             )
     return sentences
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from secateur.files import require
@@ -10,8 +11,9 @@ from secateur.lab.show.blocks import Block, Card, Column, Picture, Section, Tabl
 from secateur.lab.show.judgement import areas, paired, untested
 from secateur.lab.show.sections import interval, mean, pick
 from secateur.lab.show.stats import compare
+from secateur.lab.show.stats.comparisons import UNTESTED
 from secateur.lab.show.style import styles
-from secateur.lab.show.words import percent
+from secateur.lab.show.words import bounds, formatted, percent
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.parts import Part, class_rows, class_section
 from secateur.studies.wijnja.ticket_pages import longer, lottery, lottery_words, others
@@ -156,7 +158,7 @@ def leaders(tickets: DataFrame) -> list[list[Any]]:
         pair = group[group["scheme"].isin([first, second])].assign(duel=sparsity)
         rows.append((sparsity, first, second, pair.replace({"scheme": {first: "first", second: "second"}})))
     if not rows or untested(_joined(rows), "second", by="scheme"):
-        return [[sparsity, first, second, None, "", None, "not tested"] for sparsity, first, second, _ in rows]
+        return [[sparsity, first, second, None, "–", None, UNTESTED] for sparsity, first, second, _ in rows]
     tests = compare(_joined(rows), value="accuracy", by="scheme", baseline="second", within=["sparsity"])
     return [
         [
@@ -164,7 +166,7 @@ def leaders(tickets: DataFrame) -> list[list[Any]]:
             first,
             second,
             100 * test["difference"],
-            f"{100 * test['low']:+.2f} to {100 * test['high']:+.2f}".replace("-", "−"),
+            bounds(100 * test["low"], 100 * test["high"]),
             test["p_corrected"],
             test["verdict"],
         ]
@@ -255,11 +257,15 @@ def _best_words(tickets: DataFrame) -> str:
     if len(means) < 2 or untested(runs, best, by="scheme"):
         return f"{head}."
     tests = compare(runs, value="accuracy", by="scheme", baseline=best, within=())
-    others = "; ".join(
-        f"{test['scheme']} {100 * test['difference']:+.2f} points ({100 * test['low']:+.2f} to {100 * test['high']:+.2f}, corrected p {test['p_corrected']:.2g})"
-        for test in tests.to_dict("records")
-    )
-    return f"{head}; beside it {others}.".replace("-0.", "−0.").replace(" -", " −").replace("(-", "(−")
+    return f"{head}; beside it {'; '.join(map(_tested_words, tests.to_dict('records')))}."
+
+
+def _tested_words(test: Mapping[str, Any]) -> str:
+    """A scheme's difference from the best, with its interval where it was tested."""
+    sure = UNTESTED
+    if test["verdict"] != UNTESTED:
+        sure = f"{bounds(100 * test['low'], 100 * test['high'])}, corrected p {test['p_corrected']:.2g}"
+    return f"{test['scheme']} {formatted(100 * test['difference'], '+.2f')} points ({sure})"
 
 
 def _spread_words(tickets: DataFrame) -> list[str]:

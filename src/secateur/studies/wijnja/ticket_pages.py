@@ -10,7 +10,7 @@ from secateur.lab.show.judgement import judged, paired
 from secateur.lab.show.sections import mean, pick
 from secateur.lab.show.stats import summarise
 from secateur.lab.show.style import styles
-from secateur.lab.show.words import percent
+from secateur.lab.show.words import bounds, formatted, percent
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.parts import Part
 
@@ -83,7 +83,8 @@ def longer(part: Part) -> list[Block]:
     basis = part.basis(rows, "validation images")
     table = grouped(shown, "longer", caption, {"step": Column("passes")}, columns, basis, sort=True)
     end = wide[wide["step"] == steps[-1]]
-    alt = f"At the last pass tickets lead by {', '.join(f'{mean(end, name):+.2f} points over {name}' for name in controls)}."
+    leads = [f"{formatted(mean(end, name), '+.2f')} points over {name}" for name in controls]
+    alt = f"At the last pass tickets lead by {', '.join(leads)}."
     picture = Picture(
         "longer-curve",
         drawing,
@@ -152,8 +153,11 @@ def _longer_words(part: Part) -> list[str]:
 
 
 def _gap(values: Any) -> str:
-    summary = summarise([100 * float(value) for value in values.dropna()])
+    gaps = [100 * float(value) for value in values.dropna()]
+    if not gaps:
+        return "–"
+    summary = summarise(gaps)
     side = "above" if summary.mean >= 0 else "below"
     if summary.low != summary.low:
         return f"{abs(summary.mean):.2f} {side}"
-    return f"{abs(summary.mean):.2f} ({summary.low:+.2f} to {summary.high:+.2f}) {side}".replace("-", "−")
+    return f"{abs(summary.mean):.2f} ({bounds(summary.low, summary.high)}) {side}"

@@ -10,7 +10,7 @@ from typing import Any
 from secateur.lab.plan.options import Option, Options
 from secateur.lab.plan.recipe import Json, Recipe
 from secateur.lab.plan.study import Cell, Context, Outcome, Publication
-from secateur.models.schemes import SCHEMES
+from secateur.models.initialisation import SCHEMES
 from secateur.studies.calli.augment import cifar_form
 from secateur.studies.kit import networks
 from secateur.studies.kit.parts import study

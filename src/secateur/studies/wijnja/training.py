@@ -17,7 +17,7 @@ from secateur.criteria import Snip
 from secateur.data import Split
 from secateur.lab.plan.recipe import Json
 from secateur.measure import calibration_error, predict
-from secateur.models.schemes import initialise
+from secateur.models.initialisation import initialise
 from secateur.randomness import private_draws
 from secateur.schedules import Rewind, random_ticket, reinitialised, shuffled, small_dense
 from secateur.schedules.tickets import Ticket, TrainedTicket, lowest_removed

@@ -14,7 +14,7 @@ from secateur.labelled import SampleBatch, Samples, batches, check_samples, toge
 from secateur.state import device_of, evaluating
 from secateur.types import InputError
 
-__all__ = ["LAYER_SCHEMES", "SCHEMES", "initialise"]
+__all__ = ["LAYER_SCHEMES", "SCHEMES", "draw_weight", "initialise", "schemes"]
 
 
 def _truncated_normal(weight: Tensor, std: float = 0.1) -> Tensor:
@@ -72,23 +72,26 @@ LAYER_SCHEMES: dict[str, Callable[[Tensor], Tensor]] = {
     "sign-balanced": _sign_balanced,
     "small-normal": _small_normal,
 }
-"""Schemes that draw the weight of each layer by itself."""
+"""Schemes that draw the weight of each layer by itself, its outputs in the first dimension: see `draw_weight`."""
 
-_LAYERS = (
-    nn.Linear,
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
+
+
+def schemes() -> list[str]:
+    """Return the names of all initialisation schemes, as `initialise` and `build` take them.
+
+    >>> "kaiming-normal" in schemes(), len(schemes())
+    (True, 13)
+    """
+    return list(SCHEMES)
 
 
 def initialise(model: nn.Module, scheme: str, data: Samples | None = None) -> nn.Module:
     """Draw the weights of every linear and convolutional layer anew, in place; their biases become zero.
 
-    Fan in and fan out are the numbers of a layer's inputs and outputs, each times the kernel's size.
+    Fan in and fan out are the numbers of a layer's inputs and outputs, each times the kernel's size; of a layer in groups, an
+    output's inputs are those of its group. A unit is an output, of a transposed convolution too.
 
     Args:
         model: the model to change; it is returned.
@@ -109,7 +112,8 @@ def initialise(model: nn.Module, scheme: str, data: Samples | None = None) -> nn
             - ``"sparse"``: half of each unit's weights are zero, the others √2 times as large (after Martens, 2010). What
               starts at zero and is not called for stays smallest.
             - ``"sign-balanced"``: each unit's weights are pairs w and −w in random places, so that they add up to zero
-              (signs, not sizes, are what makes a ticket: Zhou et al., 2019).
+              (signs, not sizes, are what makes a ticket: Zhou et al., 2019); of an odd fan in, one weight is without a
+              partner and is what they add up to.
             - ``"small-normal"``: half of Kaiming's standard deviation. What is learnt outweighs what was drawn, so that
               magnitude says what was learnt (Chizat et al., 2019).
             - ``"small-output"``: Kaiming normal, the last layer at a tenth of it, for the same reason where it is read out.
@@ -142,10 +146,27 @@ def _draw(model: nn.Module, draw: Callable[[Tensor], Tensor]) -> None:
     for layer in model.modules():
         if isinstance(layer, _LAYERS):
             if prod(layer.weight.shape):
-                draw(layer.weight)
+                draw_weight(layer, layer.weight, draw)
             if layer.bias is not None:
                 with torch.no_grad():
                     layer.bias.zero_()
+
+
+@torch.no_grad()
+def draw_weight(layer: nn.Module, weight: Tensor, draw: Callable[[Tensor], object]) -> None:
+    """Draw a layer's weight in place, or a tensor of its shape, by a function that takes the outputs' dimension as the first.
+
+    Transposed convolutions hold theirs as (groups · inputs, outputs, …), each number a group's; all others as (groups ·
+    outputs, inputs, …).
+    """
+    if not isinstance(layer, _TRANSPOSED):
+        draw(weight)
+        return
+    inputs, outputs = weight.shape[0] // layer.groups, weight.shape[1]
+    drawn = weight.new_empty(layer.groups * outputs, inputs, *weight.shape[2:])
+    draw(drawn)
+    grouped = drawn.view(layer.groups, outputs, inputs, *weight.shape[2:])
+    weight.copy_(grouped.transpose(1, 2).reshape(weight.shape))
 
 
 def _small_output(model: nn.Module, data: Samples | None) -> None:
