@@ -163,7 +163,7 @@ def test_the_module_runs_as_a_program(tmp_path: Path) -> None:
     process = start(tmp_path, "list", "--json")
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    assert set(json.loads(out)) == {"models", "data", "criteria", "studies"}
+    assert set(json.loads(out)) == {"models", "schemes", "data", "criteria", "studies"}
     assert not err
 
 

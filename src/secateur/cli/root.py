@@ -20,7 +20,7 @@ __all__ = ["DataDir", "Json", "app", "options_of", "print_record", "studies_app"
 EXAMPLES = {"--budget": "macs=0.5", "--goal": "latency=0.5", "--train": "epochs=2", "--finish": "epochs=6"}
 
 MODULES = {
-    "list": ("models", "List all that has a name: models, data, criteria, studies."),
+    "list": ("models", "List all that has a name: models, initialisation schemes, data, criteria, studies."),
     "train": ("models", "Train a model and write the weights of its best epoch."),
     "prune": ("models", "Prune a model, verify and measure the result."),
     "inspect": ("models", "Show what can be cut out of a model, what is tied to it, and what is left whole and why."),

@@ -64,7 +64,11 @@ def processes() -> dict[int, tuple[int, int, str]]:
             with contextlib.suppress(OSError):
                 state, parent, _, session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
                 if state != "Z":
-                    found[int(folder.name)] = (int(parent), int(session), (folder / "cmdline").read_text())
+                    found[int(folder.name)] = (
+                        int(parent),
+                        int(session),
+                        (folder / "cmdline").read_text(errors="replace"),
+                    )
     return found
 
 
