@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from fragile import Fragile
+from torch import nn
 
 import secateur as sc
 from secateur.runtimes import OnnxInt8
@@ -77,19 +78,6 @@ def test_it_is_timed_like_other_runtimes(model: nn.Sequential) -> None:
     measured = sc.measure.latency(model, IMAGES[:8], runtime=OnnxInt8(data=(IMAGES, LABELS)), repeats=3)
     assert measured.median > 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-
-
-class Fragile(nn.Module):
-    """Answers by the small part in which large weights differ: nothing of it is left in 8 bits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(4, 4, bias=False)
-        self.layer.weight.data = 300 * torch.ones(4, 4) + torch.eye(4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.layer(x)
-        return y - y.mean(1, keepdim=True)
 
 
 @pytest.mark.parametrize("labelled", [True, False])

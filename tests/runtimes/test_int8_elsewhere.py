@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fragile import Fragile
 from torch import Tensor, nn
 
 import secateur as sc
@@ -85,19 +86,6 @@ def test_it_is_measured_with_its_bytes(kind: type[Int8]) -> None:
     assert row.bytes[1] is not None
     assert row.bytes[0] > 4 * row.bytes[1]
     assert row.memory[0] is not None  # so the file ran in a process without torch's model
-
-
-class Fragile(nn.Module):
-    """Answers by the small part in which large weights differ: nothing of it is left in 8 bits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(4, 4, bias=False)
-        self.layer.weight.data = 300 * torch.ones(4, 4) + torch.eye(4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.layer(x)
-        return y - y.mean(1, keepdim=True)
 
 
 def test_a_file_that_answers_otherwise_is_refused(kind: type[Int8], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from secateur.files import require
 from secateur.runtimes.base import Callee, Run
-from secateur.runtimes.exporting import FileRuntime, Inputs, check_fixed, exported_program, unsupported
+from secateur.runtimes.exporting import FileRuntime, Inputs, check_fixed, exported_program, refusing
 from secateur.runtimes.interface import Interface
 from secateur.types import InputError
 
@@ -54,11 +54,9 @@ def lowered(program: Any) -> bytes:
     """
     exir = require("executorch.exir", ExecuTorch.extra)
     xnnpack = require("executorch.backends.xnnpack.partition.xnnpack_partitioner", ExecuTorch.extra)
-    try:
+    with refusing(WORDS):
         edge = exir.to_edge_transform_and_lower(program, partitioner=[xnnpack.XnnpackPartitioner()])
         return bytes(edge.to_executorch().buffer)
-    except Exception as error:
-        raise unsupported(WORDS, error) from error
 
 
 @dataclass(eq=False)
@@ -75,10 +73,8 @@ class _Program:
     pool: int = -1
 
     def __post_init__(self) -> None:
-        try:
+        with refusing(WORDS):
             self._open()
-        except Exception as error:
-            raise unsupported(WORDS, error) from error
 
     def _open(self) -> Any:
         bindings = require(BINDINGS, ExecuTorch.extra)

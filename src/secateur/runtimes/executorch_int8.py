@@ -10,10 +10,9 @@ from torch import nn
 
 from secateur.files import require
 from secateur.runtimes.executorch import WORDS, ExecuTorch, lowered
-from secateur.runtimes.exporting import FileRuntime, Inputs, check_fixed, exported_program, unsupported
+from secateur.runtimes.exporting import FileRuntime, Inputs, check_fixed, exported_program, refusing
 from secateur.runtimes.int8 import Int8, nothing_to_quantise
 from secateur.runtimes.interface import Interface
-from secateur.types import SecateurError
 
 __all__ = ["ExecuTorchInt8"]
 
@@ -42,13 +41,9 @@ class ExecuTorchInt8(Int8):
         """Return the program."""
         check_fixed(WORDS, batch)
         program = exported_program(WORDS, model, interface, inputs)
-        try:
+        with refusing(WORDS):
             rounded = self._quantised(program, interface, inputs)
             again = torch.export.export(rounded, tuple(interface.flat(*inputs)))
-        except SecateurError:
-            raise
-        except Exception as error:
-            raise unsupported(WORDS, error) from error
         return {self.suffix: lowered(again)}
 
     def _quantised(self, program: Any, interface: Interface, inputs: Inputs) -> Any:

@@ -21,7 +21,7 @@ from secateur.runtimes.inputs import batch_size_of, with_batch_size
 from secateur.runtimes.interface import Interface
 from secateur.runtimes.verify import check_runnable, compare, noisy
 from secateur.state import device_of, evaluating, split_inputs
-from secateur.types import ExampleInputs, ExportError, InputError
+from secateur.types import ExampleInputs, ExportError, InputError, SecateurError
 from secateur.untouched import copied
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "exported_program",
     "on_cpu",
     "reason_of",
+    "refusing",
     "silent",
     "unsupported",
 ]
@@ -220,6 +221,23 @@ def unsupported(runtime: str, error: BaseException | str) -> ExportError:
         )
     reason = text.strip().partition("\n")[0] if isinstance(error, str) else reason_of(error)
     return ExportError(f"export: {runtime} does not take the model: {reason}")
+
+
+@contextmanager
+def refusing(runtime: str) -> Iterator[None]:
+    """Turn what a runtime's library raises into the error that the runtime does not take the model; ours pass.
+
+    >>> with refusing("OpenVINO"):
+    ...     raise ValueError("no such layer")
+    Traceback (most recent call last):
+    secateur.types.ExportError: export: OpenVINO does not take the model: no such layer
+    """
+    try:
+        yield
+    except SecateurError:
+        raise
+    except Exception as error:
+        raise unsupported(runtime, error) from error
 
 
 @contextmanager

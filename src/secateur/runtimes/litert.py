@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from secateur.files import require
 from secateur.runtimes.base import Callee, Run
-from secateur.runtimes.exporting import FileRuntime, Inputs, check_fixed, check_float32, unsupported
+from secateur.runtimes.exporting import FileRuntime, Inputs, check_fixed, check_float32, refusing
 from secateur.runtimes.interface import Interface
 from secateur.types import InputError
 
@@ -42,11 +42,8 @@ class LiteRt(FileRuntime):
         check_fixed(WORDS, batch)
         check_float32(WORDS, model)
         library = require("litert_torch", self.extra)
-        try:
-            with redirect_stdout(StringIO()):  # it tells every step of its own
-                converted = library.convert(interface.flattened(model), tuple(interface.flat(*inputs)))
-        except Exception as error:
-            raise unsupported(WORDS, error) from error
+        with refusing(WORDS), redirect_stdout(StringIO()):  # it tells every step of its own
+            converted = library.convert(interface.flattened(model), tuple(interface.flat(*inputs)))
         with tempfile.TemporaryDirectory() as folder:
             with redirect_stdout(StringIO()):
                 converted.export(f"{folder}/model.tflite")
@@ -55,11 +52,9 @@ class LiteRt(FileRuntime):
     def opened(self, parts: Mapping[str, bytes]) -> Callee:
         """Open the file on the CPU, with the kernels of XNNPACK."""
         library = require("ai_edge_litert.interpreter", self.extra)
-        try:
+        with refusing(WORDS):
             interpreter = library.Interpreter(model_content=parts[self.suffix], num_threads=self.threads)
             interpreter.allocate_tensors()
-        except Exception as error:
-            raise unsupported(WORDS, error) from error
         return _Interpreter.of(interpreter, parts[self.suffix])
 
 

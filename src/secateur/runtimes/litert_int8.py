@@ -13,11 +13,10 @@ import numpy as np
 from torch import nn
 
 from secateur.files import require
-from secateur.runtimes.exporting import FileRuntime, Inputs, unsupported
+from secateur.runtimes.exporting import FileRuntime, Inputs, refusing
 from secateur.runtimes.int8 import Int8, nothing_to_quantise
 from secateur.runtimes.interface import Interface
 from secateur.runtimes.litert import WORDS, LiteRt
-from secateur.types import SecateurError
 
 __all__ = ["LiteRtInt8"]
 
@@ -45,13 +44,9 @@ class LiteRtInt8(Int8):
     def written(self, model: nn.Module, interface: Interface, inputs: Inputs, batch: int | None) -> dict[str, bytes]:
         """Return the file."""
         content = LiteRt().written(model, interface, inputs, batch)[self.suffix]
-        try:
-            with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-                content = self._quantised(content, Path(folder) / "model.tflite", interface, inputs)
-        except SecateurError:
-            raise
-        except Exception as error:
-            raise unsupported(WORDS, error) from error
+        quiet = redirect_stdout(StringIO()), redirect_stderr(StringIO())
+        with refusing(WORDS), tempfile.TemporaryDirectory() as folder, quiet[0], quiet[1]:
+            content = self._quantised(content, Path(folder) / "model.tflite", interface, inputs)
         _check_some(content)
         return {self.suffix: content}
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from secateur.files import require
 from secateur.runtimes.base import Callee, Run
-from secateur.runtimes.exporting import FileRuntime, Inputs, exported_program, on_cpu, silent, unsupported
+from secateur.runtimes.exporting import FileRuntime, Inputs, exported_program, on_cpu, refusing, silent
 from secateur.runtimes.interface import Interface
 from secateur.state import evaluating, split_inputs
 from secateur.types import ExampleInputs, InputError
@@ -59,10 +59,8 @@ class OpenVino(FileRuntime):
     def opened(self, parts: Mapping[str, bytes]) -> Callee:
         """Open the files on the CPU, in float32 even where the processor has shorter numbers."""
         core = require("openvino", self.extra).Core()
-        try:
+        with refusing(WORDS):
             return self._compiled(core, core.read_model(parts[".xml"], parts[".bin"]))
-        except Exception as error:
-            raise unsupported(WORDS, error) from error
 
     def _compiled(self, core: Any, model: Any) -> _Session:
         options = {"INFERENCE_NUM_THREADS": self.threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
@@ -77,12 +75,10 @@ def converted(model: nn.Module, interface: Interface, inputs: Inputs, batch: int
     """
     library = require("openvino", OpenVino.extra)
     program = exported_program(WORDS, model, interface, inputs, batch)
-    try:
+    with refusing(WORDS):
         graph = library.convert_model(program)
         if batch is None:  # the converter forgets the sizes, and with them the program is faster
             graph.reshape(dict(enumerate([*tensor.shape] for tensor in interface.flat(*inputs))))
-    except Exception as error:
-        raise unsupported(WORDS, error) from error
     return graph
 
 

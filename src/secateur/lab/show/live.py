@@ -127,20 +127,25 @@ def progress(store: Store) -> Progress:
 
 def last_run(store: Path) -> tuple[str, dict[str, Any]] | None:
     """Return the study that was run in a store, and with which options; None where it holds several, or none says so."""
-    files = sorted(paths.plan_file(store, "*").parent.glob("*.json"))
-    with suppress(OSError, ValueError, KeyError):
-        plans = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-        if len(plans) == 1:
-            return str(plans[0]["study"]), dict(plans[0]["options"])
-    return None
+    plans = _plans(store)
+    if len(plans) != 1:
+        return None
+    ((study, plan),) = plans.items()
+    return (study, dict(plan["options"])) if "options" in plan else None
 
 
 def _planned(store: Path) -> dict[str, Mapping[str, str]]:
     """What each study's last run in the store was to compute: by the study, the words of each cell by its id."""
-    plans: dict[str, Mapping[str, str]] = {}
+    return {study: plan["cells"] for study, plan in _plans(store).items()}
+
+
+def _plans(store: Path) -> dict[str, Mapping[str, Any]]:
+    """What the last run of each study in the store wrote down, by the study."""
+    plans: dict[str, Mapping[str, Any]] = {}
     for file in sorted(paths.plan_file(store, "*").parent.glob("*.json")):
-        with suppress(OSError, ValueError):  # replaced this moment, or not ours
-            plans[file.stem] = dict(json.loads(file.read_text(encoding="utf-8"))["cells"])
+        with suppress(OSError, ValueError, KeyError, TypeError):  # replaced this moment, or not ours
+            plan = dict(json.loads(file.read_text(encoding="utf-8")))
+            plans[file.stem] = {**plan, "cells": dict(plan["cells"])}
     return plans
 
 
