@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from fragile import Fragile
+from no_room_to_lose import Fragile
 from torch import nn
 
 import secateur as sc

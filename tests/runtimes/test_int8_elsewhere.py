@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fragile import Fragile
+from no_room_to_lose import Fragile
 from torch import Tensor, nn
 
 import secateur as sc
