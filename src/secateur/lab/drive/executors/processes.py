@@ -196,7 +196,8 @@ class Processes:
             self._queue.extendleft([cell] if cell else [])
             return
         self._deaths[cell.id] += 1
-        if self._deaths[cell.id] <= self.retries:
+        # Who kills a fork server costs cells that did nothing wrong, and may do it more than once.
+        if self._deaths[cell.id] <= self.retries + (_TRIES if code == _ORPHANED else 0):
             self._queue.appendleft(cell)
             return
         times = "once" if self._deaths[cell.id] == 1 else f"{self._deaths[cell.id]} times"
