@@ -361,11 +361,11 @@ def split(context: Context, recipe: Mapping[str, Json], which: str) -> data.Imag
     """Return a split of the data that a network was trained on: ``"train"``, ``"validation"`` or ``"test"``.
 
     A recipe may say to which ``size`` the images are brought, and how many ``train_images`` there are. Those of a
-    ``folder:PATH`` are streamed; training augments them as the recipe says.
+    ``folder:PATH`` or ``datasets:PATH`` are streamed; training augments them as the recipe says.
     """
     limit = recipe.get("train_images") if which == "train" else None
     held_out = recipe["validation"] if which != "test" else 0
-    if recipe["data"].startswith("folder:"):
+    if data.is_local(recipe["data"]):
         augment = tuple(recipe.get("augment", ())) if which == "train" else ()
         workers = context.options.get("workers", 0)
         return _stream(recipe["data"], which, held_out, recipe.get("size"), limit, augment, workers)
