@@ -290,7 +290,7 @@ def names() -> list[str]:
     return list(REGISTRY)
 
 
-def is_local(name: str) -> bool:
+def is_local(name: object) -> bool:
     """Say whether a name is ``folder:PATH`` or ``datasets:PATH``, data of one's own, which can be streamed.
 
     >>> is_local("folder:/data/imagenet"), is_local("digits")

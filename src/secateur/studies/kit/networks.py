@@ -77,6 +77,7 @@ OPTIONS = (
     ),
     Option("device", "text", "cpu", "where to train, such as cuda"),
     Option("gpus", "number", 0, "graphics processors that a training asks for; a part of one shares it", least=0),
+    Option("devices", "count", 1, "devices of one machine that train a network together", least=1),
     Option("amp", "flag", False, "train in bfloat16 where that is safe"),
     Option(
         "augment",
@@ -264,10 +265,13 @@ def trained(study: str, seed: int, settled: Mapping[str, Json]) -> Cell:
     loss = settled.get("loss", PLAIN)
     further = {**(settled.get("fit") or {}), **({} if loss == PLAIN else {"loss": loss})}
     further |= {"amp": True} if settled.get("amp") else {}
+    devices = settled.get("devices", 1)
+    # In the recipe, since norms see each device's share by itself.
+    further |= {"devices": devices} if devices > 1 else {}
     parameters |= {"fit": further} if further else {}
     parameters |= {"augment": list(settled["augment"])} if settled.get("augment") else {}
     recipe = Recipe(study, "train", {"seed": seed, **parameters})
-    return Cell(recipe, train_cell, Resources(gpus=settled.get("gpus", 0)), lookup=lookup)
+    return Cell(recipe, train_cell, Resources(cpus=devices, gpus=settled.get("gpus", 0)), lookup=lookup)
 
 
 def train_cell(context: Context) -> Outcome:
