@@ -113,14 +113,14 @@ def test_a_training_that_failed_leaves_the_model_and_goes_on_from_its_checkpoint
 
 @two
 def test_what_cannot_be_sent_is_said() -> None:
-    with pytest.raises(InputError, match="cannot be sent: .*; define it in a module"):
+    with pytest.raises(InputError, match=r"cannot be sent: .*; define it in a module"):
         fit(net(), images(8), epochs=1, devices=2, loss=lambda outputs, targets: outputs.mean())
 
 
 @two
 def test_what_goes_wrong_in_a_process_is_raised_as_in_one() -> None:
     model = net()
-    with pytest.raises(InputError, match="the loss became .* at step"):
+    with pytest.raises(InputError, match=r"the loss became .* at step"):
         fit(model, images(32), epochs=9, batch_size=8, optimizer="sgd", lr=1e30, devices=2)
     assert torch.equal(model.body[0].weight, net().body[0].weight)
 
