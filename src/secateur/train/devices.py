@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Generator, nn
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 import secateur.types
 from secateur.checks import check_whole, in_one_line
@@ -177,14 +178,13 @@ def train_on(
     Raises:
         InputError: what was given cannot be sent to a process, or a process has died; else what one of them raised.
     """
-    torch_processes = torch.multiprocessing
     kind = device_of(model).type
     with tempfile.TemporaryDirectory(prefix="secateur-devices-") as folder, _environment_kept():
         work = _Work(train, seed, arguments, Path(folder), max(1, torch.get_num_threads() // devices))
         try:
             # By itself the model is given to each process as a copy; elsewhere its tensors would be shared memory.
             _fabric(kind, devices).launch(work, model)
-        except (torch_processes.ProcessRaisedException, torch_processes.ProcessExitedException) as error:
+        except (ProcessRaisedException, ProcessExitedException) as error:
             raise _what_was_raised(Path(folder), error) from error
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise InputError(
@@ -276,6 +276,6 @@ def _what_was_raised(folder: Path, error: Exception) -> SecateurError:
         kind: type[SecateurError] = getattr(secateur.types, told["kind"])
         return kind(told["error"])
     return InputError(
-        f"fit: a process of the training ended: {in_one_line(str(error).strip().splitlines()[-1])}; a script that trains on "
+        f"fit: a process of the training ended: {str(error).strip().splitlines()[-1]}; a script that trains on "
         "several devices does so under `if __name__ == '__main__':`, since each process imports it"
     )

@@ -211,8 +211,9 @@ class OnRay:
             with suppress(Exception):
                 self._ray.cancel(reference, force=True)
         self._running.clear()
-        for identity in self._shared if self._share is not None else ():
-            self._share.drop(identity)
+        if self._share is not None:
+            for identity in self._shared:
+                self._share.drop(identity)
         self._shared.clear()
         if self._ours:
             self._ray.shutdown()
