@@ -17,7 +17,7 @@ ORDER = [
     {"types"},
     {"checks"},
     {"randomness"},
-    {"untouched"},
+    {"untouched", "wrappers"},
     {"deadline", "files", "progress", "state", "state_dicts"},
     {"trees", "coding"},
     {"labelled"},

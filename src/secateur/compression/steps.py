@@ -27,7 +27,7 @@ from secateur.compression.work import CHECKPOINT, OUT_OF_TIME, Task, Work
 from secateur.deadline import OutOfTime
 from secateur.labelled import Samples
 from secateur.result import Result
-from secateur.state import usual
+from secateur.state import training
 from secateur.structure import channels
 from secateur.types import ExampleInputs, with_changes
 from secateur.untouched import copied
@@ -41,7 +41,7 @@ SLACK = 0.02
 """By how much less than the goal is aimed at where costs are measured times, which vary by about so much."""
 
 
-@usual
+@training
 def compress(
     model: nn.Module,
     example_inputs: ExampleInputs,

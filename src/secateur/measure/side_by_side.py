@@ -25,8 +25,9 @@ from secateur.runtimes.exporting import FileRuntime
 from secateur.runtimes.inputs import with_batch_size
 from secateur.runtimes.names import available, name_of, timer
 from secateur.runtimes.timing import Prepared, in_turns
-from secateur.state import check_module, looking, split_inputs, usual
+from secateur.state import looking, split_inputs, usual
 from secateur.types import ExampleInputs, ExportError, FileError, InputError
+from secateur.wrappers import check_module
 
 __all__ = ["Bench", "BenchRow", "bench", "bundle", "read_bench"]
 

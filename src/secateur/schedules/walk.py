@@ -18,7 +18,7 @@ from secateur.files import MALFORMED, require
 from secateur.progress import bar
 from secateur.result import Method, Result
 from secateur.schedules.checkpoint import Checkpoint, identify
-from secateur.state import usual
+from secateur.state import training
 from secateur.structure.infer import Structure
 from secateur.structure.sites import check_same_model
 from secateur.types import InputError, Sites
@@ -152,7 +152,7 @@ class Schedule(ABC):
 
     minimum: int
 
-    @usual
+    @training
     def __call__(
         self,
         model: nn.Module,

@@ -15,12 +15,13 @@ from torch.nn import functional as F
 
 from secateur.checks import check_name
 from secateur.measure.language import Tokens, check_tokens, perplexity, run_on_tokens
-from secateur.state import check_module, device_of, evaluating, own_tensors, usual
+from secateur.state import device_of, evaluating, own_tensors, usual
 from secateur.stream.blocks import block_container
 from secateur.stream.slots import COUNTERS
 from secateur.structure.depth import Skip
 from secateur.types import InputError
 from secateur.untouched import copied
+from secateur.wrappers import check_module
 
 __all__ = ["WithoutBlocks", "block_influence", "block_losses", "drop_blocks"]
 

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from secateur.checks import check_whole
 from secateur.measure import macs
-from secateur.state import check_module, looking, own_tensors
+from secateur.state import looking, own_tensors
 from secateur.stream.blocks import block_container
 from secateur.stream.slots import PREFIX
 from secateur.stream.steps import CutUnits
 from secateur.stream.walking import BlockKind, BlockWalk
 from secateur.structure.cutting import draft
 from secateur.untouched import copied
+from secateur.wrappers import check_module
 
 __all__ = ["Amounts", "WalkPlan", "plan"]
 

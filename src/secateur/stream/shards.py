@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from secateur.files import from_json, write_bytes, write_text
 from secateur.measure.language import Tokens
-from secateur.state import check_module, looking, own_tensors
+from secateur.state import looking, own_tensors
 from secateur.stream.blocks import block_container
 from secateur.stream.config import fitting_sizes
 from secateur.stream.steps import BlockStep, CutUnits
 from secateur.stream.walking import BlockWalk
 from secateur.types import FileError
 from secateur.untouched import copied
+from secateur.wrappers import check_module
 
 __all__ = ["Shards", "WalkedFolder", "empty_weights", "walk_folder"]
 

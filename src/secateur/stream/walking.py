@@ -17,7 +17,7 @@ from secateur.deadline import check_time
 from secateur.labelled import SampleBatch
 from secateur.measure.language import Tokens, check_tokens, perplexity
 from secateur.repair.beside import Beside
-from secateur.state import check_module, device_of, own_tensors, usual
+from secateur.state import device_of, own_tensors, usual
 from secateur.stream.blocks import Recorded, block_container, record
 from secateur.stream.config import fitting_sizes
 from secateur.stream.slots import PREFIX, CallFrame, Slot, kind_of
@@ -28,6 +28,7 @@ from secateur.structure.flow import Flow
 from secateur.structure.mend import Edits
 from secateur.types import ExampleInputs, Keep, Sites, VerificationError
 from secateur.untouched import copied
+from secateur.wrappers import check_module
 
 __all__ = ["BlockKind", "BlockWalk", "CutBlock", "Walked", "walk"]
 

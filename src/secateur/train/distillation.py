@@ -17,13 +17,14 @@ from secateur.labelled import SampleBatch, Samples, batches, check_samples
 from secateur.losses import answers, check_answers, is_of_tensors, loss_function
 from secateur.randomness import private_draws, seeded
 from secateur.rate.trying import try_model
-from secateur.state import check_module, device_of, digest, evaluating, resting, tensors, usual
+from secateur.state import device_of, digest, evaluating, resting, tensors, training
 from secateur.train.callbacks import Callback, Run
 from secateur.train.history import History
 from secateur.train.loop import fit
 from secateur.train.matching import MATCHES, Match, Matched, check_teaches, match_by_kind, numbers_of
 from secateur.train.options import TrainOptions, describe
 from secateur.types import InputError, Loss
+from secateur.wrappers import check_module, unwrapped
 
 __all__ = ["Distillation", "distill"]
 
@@ -62,6 +63,7 @@ class Distillation(Callback):
     _seen: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "teacher", unwrapped(self.teacher))
         check_module(self.teacher, "distillation")
         check_number("distillation", "(0, inf)", temperature=self.temperature)
         check_number("distillation", "[0, 1]", weight=self.weight)
@@ -149,7 +151,7 @@ class Distillation(Callback):
         return look
 
 
-@usual
+@training
 def distill(
     model: nn.Module,
     teacher: nn.Module,

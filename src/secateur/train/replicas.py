@@ -15,23 +15,14 @@ from torch.nn.functional import cross_entropy
 
 from secateur.checks import check_options, check_whole
 from secateur.labelled import Samples, are_classes, spans, together
-from secateur.state import (
-    check_finite,
-    check_module,
-    check_ordinary,
-    device_of,
-    own_tensors,
-    restore,
-    snapshot,
-    tensors,
-    usual,
-)
+from secateur.state import check_finite, check_ordinary, device_of, own_tensors, restore, snapshot, tensors, usual
 from secateur.train.dense import DenseChain, is_dense_as, read_dense
 from secateur.train.history import EpochRecord, History
 from secateur.train.loop import CALMER, EVALUATION_BATCH, Sources, fit
 from secateur.train.masks import HoldZeros, checked_masks
 from secateur.train.options import TrainOptions
 from secateur.types import InputError, Keep, Loss, with_changes
+from secateur.wrappers import check_module
 
 __all__ = ["fit_replicas", "pays"]
 
