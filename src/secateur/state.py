@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
-from secateur.checks import explain
+from secateur.hints import explain
 from secateur.types import ExampleInputs, InputError, SecateurError
 from secateur.untouched import UNMADE, ParameterWrites, untouched
 
