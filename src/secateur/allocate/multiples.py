@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from secateur.checks import check_whole
+from secateur.hints import Checked
 from secateur.runtimes import Runtime, name_of
 from secateur.runtimes.probes import Kind, installed, liked_multiple
 from secateur.selection import Scope, select
@@ -29,7 +30,7 @@ SMALL = 1_000_000
 
 
 @dataclass(frozen=True)
-class Rounding:
+class Rounding(Checked):
     """Of how many units each site keeps a multiple.
 
     Attributes:

@@ -15,8 +15,9 @@ from typing import Any
 from torch import nn
 
 from secateur import state
-from secateur.checks import check_whole, from_plain, in_one_line
+from secateur.checks import check_whole, in_one_line
 from secateur.files import MALFORMED
+from secateur.hints import from_plain
 from secateur.measure.device_folder import FILE, SCRIPT, read_results, write_bundle
 from secateur.measure.size import file_bytes, macs, parameters, peak_memory
 from secateur.measure.speed import Spread, compare_latency, spread

@@ -90,7 +90,7 @@ class Iterative(Schedule):
         check_whole(self, steps=self.steps)
         for option, value, choices in (("curve", self.curve, CURVES), ("scope", self.scope, SCOPES)):
             check_name(option, value, choices)
-        check_rating("Iterative", self.data, self.loss)
+        check_rating(self)
 
     def _prune(self, walk: Walk) -> Result:
         if isinstance(walk.sites.structure, BlockStructure):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.edits import Masked
+from secateur.hints import Checked
 from secateur.selection import select
 from secateur.state import restore, tensors
 from secateur.structure.sites import check_keep, density_words
@@ -79,7 +80,7 @@ class Ticket:
 
 
 @dataclass(frozen=True, eq=False)
-class Training:
+class Training(Checked):
     """What a training of a ticket tells besides its weights.
 
     Attributes:
@@ -115,7 +116,7 @@ class TicketTraining(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class TrainedTicket:
+class TrainedTicket(Checked):
     """A ticket after its training, and all that the next round needs.
 
     Attributes:

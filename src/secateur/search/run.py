@@ -16,6 +16,7 @@ from safetensors.numpy import save as dump_arrays
 
 from secateur.checks import check_number, check_whole, in_one_line, is_number
 from secateur.files import MALFORMED, from_json, in_order, read_tensors, write_bytes
+from secateur.hints import Checked
 from secateur.progress import bar
 from secateur.result import Method, Result
 from secateur.search.fitness import FitnessLike, Rating
@@ -101,7 +102,7 @@ class SearchRun:
 
 
 @dataclass(frozen=True)
-class Search(ABC):
+class Search(Checked, ABC):
     """A search for keep masks: a frozen value that is called with a fitness, a space, a budget and a seed.
 
     A new one writes `begin` and `step`; what it carries from step to step is arrays, so that a state can be kept.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from secateur.checks import check_fields, check_name, check_number
+from secateur.checks import check_name, check_number
 from secateur.labelled import SampleBatch, Samples, batches, check_samples
 from secateur.losses import answers, check_answers, is_of_tensors, loss_function
 from secateur.randomness import private_draws, seeded
@@ -71,7 +71,6 @@ class Distillation(Callback):
         loss_function(self.loss)
         if not callable(self.match):
             check_name("match of a student and its teacher", self.match, MATCHES)
-        check_fields(self, "hints")
         _modules(self.teacher, self.hints, "teacher")
 
     def identity(self) -> str:
