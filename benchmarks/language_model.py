@@ -21,7 +21,7 @@ from secateur.measure import perplexity
 from secateur.solvers import SparseGPT
 from secateur.stream import CutUnits, SparsifyWeights, drop_blocks, empty_weights, plan, walk, walk_folder
 from secateur.stream.steps import BlockStep
-from secateur.testing.decoder import decoder
+from secateur.models.decoder import decoder
 
 WALKS: dict[str, BlockStep] = {
     "quarter": CutUnits(0.25),

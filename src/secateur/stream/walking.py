@@ -115,7 +115,7 @@ def walk(
     Warns:
         UserWarning: the perplexity on held-out text grows by half or more; with what to try.
 
-    >>> from secateur.testing.decoder import decoder
+    >>> from secateur.models.decoder import decoder
     >>> model, tokens = decoder(blocks=2, neurons=12), torch.arange(40).view(2, 20) % 11
     >>> walked = walk(model, tokens, CutUnits(0.25))
     >>> {name: int(mask.sum()) for name, mask in walked.keep.items()}
