@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import product
 from math import log
@@ -20,7 +20,7 @@ from secateur.losses import next_token_cross_entropy
 from secateur.measure import file_bytes, parameters, perplexity
 from secateur.solvers import SparseGPT
 from secateur.state_dicts import fill
-from secateur.stream import CutUnits, SparsifyWeights, drop_blocks, remove_blocks, walk
+from secateur.stream import CutUnits, SparsifyWeights, block_container, drop_blocks, remove_blocks, walk
 from secateur.stream.steps import BlockStep
 from secateur.studies.kit import networks
 from secateur.studies.kit.parts import study
@@ -45,10 +45,19 @@ OPTIONS = Options(
         Option("epochs", "count", 6, "passes over the text that the decoder is trained for", least=1),
         Option("batch_size", "count", 32, "sequences a step of that training", least=1),
         _SHARED["checkpoint_seconds"],
-        Option("length", "count", None, "tokens a sequence; null: 64 for the decoder, else 512", least=2, optional=True),
+        Option(
+            "length", "count", None, "tokens a sequence; null: 64 for the decoder, else 512", least=2, optional=True
+        ),
         Option("calibration", "count", 8192, "tokens that criteria and repairs look at", least=2),
         Option("untouched", "count", 8192, "tokens that figures are measured on, and nothing else", least=2),
-        Option("criteria", "text", list(CRITERIA), "what chooses neurons", allowed=CRITERIA, many="any"),
+        Option(
+            "criteria",
+            "text",
+            ["output-norm", "elimination", "l2", "random"],
+            "what chooses neurons",
+            allowed=CRITERIA,
+            many="any",
+        ),
         Option("sparsities", "number", [0.25, 0.5], "fractions of every MLP that are cut", 0, 0.99, many="any"),
         Option("repairs", "text", list(REPAIRS), "what is refitted", allowed=REPAIRS, many="list"),
         Option("blocks", "count", [0, 1], "how many whole blocks go before MLPs are cut", many="list"),
@@ -61,7 +70,12 @@ OPTIONS = Options(
             many="list",
         ),
         Option(
-            "weight_methods", "text", list(SINGLE), "what sets single weights to zero", allowed=tuple(SINGLE), many="any"
+            "weight_methods",
+            "text",
+            list(SINGLE),
+            "what sets single weights to zero",
+            allowed=tuple(SINGLE),
+            many="any",
         ),
         Option("weight_sparsities", "number", [0.5], "fractions of them", 0, 0.99, many="any"),
     )
@@ -71,9 +85,7 @@ OPTIONS = Options(
 def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
     shared, lookup = parameters_of(settled), {key: settled[key] for key in ("data", "model")}
     kind, run = ("train", train_cell) if settled["model"] == DECODER else ("load", load_cell)
-    bases = [
-        Cell(Recipe(name, kind, {"seed": seed, **shared}), run, lookup=lookup) for seed in range(settled["seeds"])
-    ]
+    bases = [Cell(Recipe(name, kind, {"seed": seed, **shared}), run, lookup=lookup) for seed in range(settled["seeds"])]
     # Seed by seed, so that a run that is stopped leaves whole comparisons.
     return [cell for base in bases for cell in (base, *_of_model(base, settled))]
 
@@ -81,11 +93,9 @@ def _cells(name: str, settled: Mapping[str, Json]) -> list[Cell]:
 def _of_model(base: Cell, settled: Mapping[str, Json]) -> Iterator[Cell]:
     shown = {"calibration": settled["calibration"]}
     for count in settled["blocks"]:
-        depth: list[Cell] = []
-        if count:
-            for by in settled["depth_by"]:
-                depth.append(base.then("drop", drop_cell, {"by": by, "blocks": count, **shown}))
-            yield from depth
+        depths = settled["depth_by"] if count else []
+        depth = [base.then("drop", drop_cell, {"by": by, "blocks": count, **shown}) for by in depths]
+        yield from depth
         choices = product(settled["criteria"], settled["sparsities"], settled["repairs"])
         for method, sparsity, repair in choices:
             choice = {"method": method, "sparsity": sparsity, "repair": repair, "blocks": count, **shown}
@@ -128,9 +138,7 @@ def prune_cell(context: Context) -> Outcome:
     """Cut a fraction of every MLP, behind blocks that are gone where the recipe says so, and rate what is left."""
     repair = None if context["repair"] == "none" else context["repair"]
     # Random takes no data: its seed is the text's.
-    criterion: Any = (
-        partial(_random, seed=context["seed"]) if context["method"] == "random" else context["method"]
-    )
+    criterion: Any = partial(_random, seed=context["seed"]) if context["method"] == "random" else context["method"]
     gone = context.record(1).metrics["removed"] if context["blocks"] else []
     return _walked(context, CutUnits(context["sparsity"], criterion, repair), gone)
 
@@ -147,7 +155,7 @@ def sparsify_cell(context: Context) -> Outcome:
 def _walked(context: Context, step: BlockStep, gone: Sequence[str]) -> Outcome:
     model, text = _model(context), _texts(context.record().recipe, context["calibration"])
     since = time.process_time()
-    walked = walk(remove_blocks(model, gone), text.calibration, step)
+    walked = walk(remove_blocks(model, gone), text.calibration, step, container=block_container(model))
     seconds = time.process_time() - since
     missing = [{"step": number, "missing": error} for number, error in enumerate(walked.errors.values(), 1)]
     rated = _rated(walked.model, model, text)

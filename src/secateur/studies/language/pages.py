@@ -57,7 +57,7 @@ def _columns(*further: Mean) -> list[Mean]:
 
 def sections(part: Part) -> list[Section]:
     """Return the sections of the report."""
-    cut = part.pruned
+    cut = _cut(part)
     makers: dict[str, Callable[[], list[Block]]] = {
         "What a cut costs": lambda: _curves(part, cut),
         "What repair gains": lambda: _repairs(part, cut),
@@ -68,6 +68,11 @@ def sections(part: Part) -> list[Section]:
         "The uncut model": lambda: _dense(part),
     }
     return [Section(title, blocks) for title, make in makers.items() if (blocks := make())]
+
+
+def _cut(part: Part) -> DataFrame:
+    rows = part.pruned
+    return rows.astype({"blocks": int}) if len(rows) else rows
 
 
 def _curves(part: Part, cut: DataFrame) -> list[Block]:
@@ -115,7 +120,9 @@ def _repairs(part: Part, cut: DataFrame) -> list[Block]:
         "method": Column("criterion"),
         "repair": Column("repair"),
     }
-    caption = "The perplexity with a repair ÷ that without, of the same neurons cut, or of those that it chooses on the way."
+    caption = (
+        "The perplexity with a repair ÷ that without, of the same neurons cut, or of those that it chooses on the way."
+    )
     table = grouped(rows, "repairs", caption, groups, columns, part.basis(rows, "untouched text"), sort=True)
     tests = paired(
         cut,
@@ -147,6 +154,7 @@ def _tests(cut: DataFrame) -> list[Block]:
 def _depth(part: Part, dropped: DataFrame, cut: DataFrame) -> list[Block]:
     if not len(dropped):
         return []
+    dropped = dropped.astype({"blocks": int})
     gone = dropped["removed"].map(lambda names: ", ".join(name.rpartition(".")[2] for name in names))
     rows = dropped.assign(gone=gone)
     which = Mean(lambda r: "; ".join(dict.fromkeys(r["gone"])), Column("which, by seed"))
@@ -173,9 +181,7 @@ def _missing(part: Part, cut: DataFrame) -> list[Block]:
     least = cut["sparsity"].min()
     rows = pick(cut, sparsity=least, blocks=cut["blocks"].min())
     by_id = (rows["method"] + ", " + rows["repair"]).rename("method")
-    lines = part.lines(rows).merge(rows[["id"]].assign(method=by_id), on="id")
-    if not len(lines):
-        return []
+    lines = part.lines(rows)[["id", "step", "missing"]].merge(rows[["id"]].assign(method=by_id), on="id")
     drawing = figures.path(
         lines,
         value="missing",
@@ -212,10 +218,12 @@ def _dense(part: Part) -> list[Block]:
 
 def words(part: Part) -> list[str]:
     """Return what cuts and repairs cost, in sentences."""
-    cut = part.pruned
+    cut = _cut(part)
     if not len(cut):
         return []
-    sentences = [f"Uncut, the model has a perplexity of {formatted(mean(_uncut(part), 'perplexity'), '.2f')} on untouched text."]
+    sentences = [
+        f"Uncut, the model has a perplexity of {formatted(mean(_uncut(part), 'perplexity'), '.2f')} on untouched text."
+    ]
     whole = pick(cut, blocks=cut["blocks"].min())
     for sparsity, rows in whole.groupby("sparsity"):
         by = _ratios(rows).groupby([rows["method"], rows["repair"]]).mean()
@@ -229,13 +237,15 @@ def words(part: Part) -> list[str]:
         count = dropped["blocks"].min()
         by = _ratios(pick(dropped, blocks=count)).groupby(pick(dropped, blocks=count)["by"]).mean()
         gone = "one block is" if count == 1 else f"{count} blocks are"
-        sentences.append(f"Where {gone} gone, chosen by {by.idxmin()}, it is {formatted(by.min(), '.3f')} times as much.")
+        sentences.append(
+            f"Where {gone} gone, chosen by {by.idxmin()}, it is {formatted(by.min(), '.3f')} times as much."
+        )
     return [" ".join(sentences)]
 
 
 def cards(part: Part) -> list[Card]:
     """Return the least cut by the best criterion of it, without repair and with each."""
-    cut = part.pruned
+    cut = _cut(part)
     if not len(cut):
         return []
     rows = pick(cut, sparsity=cut["sparsity"].min(), blocks=cut["blocks"].min())

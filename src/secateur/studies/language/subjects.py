@@ -74,7 +74,9 @@ def load(folder: str) -> nn.Module:
 
 def _folder(folder: str) -> Path:
     if not (Path(folder) / "config.json").is_file():
-        raise InputError(f"model is {folder!r}; give {DECODER!r} or a folder with a config.json that transformers loads")
+        raise InputError(
+            f"model is {folder!r}; give {DECODER!r} or a folder with a config.json that transformers loads"
+        )
     return Path(folder)
 
 
