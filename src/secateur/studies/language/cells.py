@@ -154,8 +154,9 @@ def sparsify_cell(context: Context) -> Outcome:
 
 def _walked(context: Context, step: BlockStep, gone: Sequence[str]) -> Outcome:
     model, text = _model(context), _texts(context.record().recipe, context["calibration"])
+    shallower = remove_blocks(model, gone) if gone else model
     since = time.process_time()
-    walked = walk(remove_blocks(model, gone), text.calibration, step, container=block_container(model))
+    walked = walk(shallower, text.calibration, step, container=block_container(model))
     seconds = time.process_time() - since
     missing = [{"step": number, "missing": error} for number, error in enumerate(walked.errors.values(), 1)]
     rated = _rated(walked.model, model, text)
