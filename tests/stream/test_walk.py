@@ -10,9 +10,9 @@ from torch import nn
 
 import secateur as sc
 from secateur.criteria import Wanda
+from secateur.models.decoder import Decoder, decoder
 from secateur.solvers import SparseGPT
 from secateur.stream import CutUnits, SparsifyWeights, block_container, block_influence, block_losses, drop_blocks, walk
-from secateur.models.decoder import Decoder, decoder
 from secateur.types import InputError, UnknownNameError
 
 
