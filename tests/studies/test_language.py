@@ -204,8 +204,13 @@ def test_a_folder_that_transformers_loads_is_cut_alike(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("".join(f"{n % 10} and {n % 7} make {n % 3}.\n" for n in range(500)), "utf-8")
     options = {
         **{name: TINY[name] for name in ("criteria", "sparsities", "repairs", "weight_methods")},
-        "seeds": 1, "model": str(folder), "data": str(tmp_path), "length": 16, "blocks": [1],
-        "calibration": 320, "untouched": 160,
+        "seeds": 1,
+        "model": str(folder),
+        "data": str(tmp_path),
+        "length": 16,
+        "blocks": [1],
+        "calibration": 320,
+        "untouched": 160,
     }
     store = Store(tmp_path / "runs")
     assert not run_study(STUDY, store, options, progress=False, executor="serial").failed

@@ -227,9 +227,10 @@ class BlockWalk:
         memo: dict[int, Any] = {
             id(p): nn.Parameter(first[name].to(target), False) for name, p in block.named_parameters()
         }
-        masks = [None] * len(ids) if ids_mask is None else [row.unsqueeze(0).to(device) for row in ids_mask]
-        batches = [row.unsqueeze(0).to(device) for row in ids]
-        recorded = record(model, path, batches, masks, copied(block, memo).to(target).eval())
+        # What only fills a sequence up would be scored and refitted as if it were text.
+        texts = list(ids) if ids_mask is None else [row[there] for row, there in zip(ids, ids_mask, strict=True)]
+        batches = [text.unsqueeze(0).to(device) for text in texts if len(text)]
+        recorded = record(model, path, batches, copied(block, memo).to(target).eval())
         return cls(blocks, recorded, [r.x for r in recorded], [r.x for r in recorded])
 
     def advance(self, step: BlockStep, tensors: Mapping[str, Tensor]) -> CutBlock:
