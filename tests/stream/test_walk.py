@@ -10,9 +10,9 @@ from torch import nn
 
 import secateur as sc
 from secateur.criteria import Wanda
+from secateur.models.decoder import Decoder, decoder
 from secateur.solvers import SparseGPT
 from secateur.stream import CutUnits, SparsifyWeights, block_container, block_influence, block_losses, drop_blocks, walk
-from secateur.testing.decoder import Decoder, decoder
 from secateur.types import InputError, UnknownNameError
 
 
@@ -106,8 +106,13 @@ def test_weights_are_solved_and_masked_on_the_walk() -> None:
 
 def test_sequences_of_different_lengths_are_filled_up() -> None:
     tokens = text(3)
-    walked = walk(decoder(), [tokens[0], tokens[1, :12], tokens[2]], CutUnits(0.25))
+    parts = [tokens[0], tokens[1, :12], tokens[2]]
+    walked = walk(decoder(), parts, CutUnits(0.25, repair="stream"))
     assert walked.model.layers[0].down.in_features == 18
+    mask = torch.arange(20) < torch.tensor([[20], [12], [20]])
+    for filler in (0, 7):
+        filled = walk(decoder(), tokens.where(mask, torch.tensor(filler)), CutUnits(0.25, repair="stream"), mask=mask)
+        assert torch.equal(filled.model(tokens), walked.model(tokens)), "what fills up is scored and refitted as text"
 
 
 def test_a_cut_that_multiplies_the_perplexity_is_said_loudly() -> None:

@@ -1,7 +1,7 @@
 """A walk over the blocks of a language model: each is scored, cut and repaired once, on what the blocks before it make."""
 
 from secateur.stream.blocks import block_container
-from secateur.stream.depth import WithoutBlocks, block_influence, block_losses, drop_blocks
+from secateur.stream.depth import WithoutBlocks, block_influence, block_losses, drop_blocks, remove_blocks
 from secateur.stream.planning import WalkPlan, plan
 from secateur.stream.shards import WalkedFolder, empty_weights, walk_folder
 from secateur.stream.steps import CutUnits, SparsifyWeights
@@ -22,6 +22,7 @@ __all__ = [
     "drop_blocks",
     "empty_weights",
     "plan",
+    "remove_blocks",
     "walk",
     "walk_folder",
 ]

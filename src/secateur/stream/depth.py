@@ -23,7 +23,7 @@ from secateur.types import InputError
 from secateur.untouched import copied
 from secateur.wrappers import check_module
 
-__all__ = ["WithoutBlocks", "block_influence", "block_losses", "drop_blocks"]
+__all__ = ["WithoutBlocks", "block_influence", "block_losses", "drop_blocks", "remove_blocks"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ def block_influence(
         tokens, mask: text, ids ``(sequences, length)``, and where there are tokens.
         container: the path of the blocks' container.
 
-    >>> from secateur.testing.decoder import decoder
+    >>> from secateur.models.decoder import decoder
     >>> model = decoder(blocks=2)
     >>> _ = model.layers[1].down.weight.data.zero_(), model.layers[1].o.weight.data.zero_()    # it passes all on as it is
     >>> {name: round(score, 3) + 0.0 for name, score in block_influence(model, torch.arange(20).view(2, 10) % 11).items()}
@@ -174,7 +174,7 @@ def drop_blocks(
     Raises:
         InputError: no block would be left.
 
-    >>> from secateur.testing.decoder import decoder
+    >>> from secateur.models.decoder import decoder
     >>> small = drop_blocks(decoder(blocks=3), torch.arange(20).view(2, 10) % 11, 1)
     >>> len(small.model.layers), len(small.removed)
     (2, 1)
@@ -194,7 +194,34 @@ def drop_blocks(
             scores = scores if number == 0 else block_losses(model, tokens, mask, container=path, without=removed)
             removed.append(min(scores, key=scores.__getitem__))
         scores = first
-    return WithoutBlocks(_without(model, path, removed), tuple(removed), scores)
+    return WithoutBlocks(remove_blocks(model, removed), tuple(removed), scores)
+
+
+@usual
+def remove_blocks(model: nn.Module, removed: Sequence[str]) -> nn.Module:
+    """Return a model without the blocks at these paths, numbered anew, with the depth in its config.
+
+    Args:
+        model: it is left as it is.
+        removed: the paths, in one container, such as ``["model.layers.25"]``.
+
+    Raises:
+        UnknownNameError: no block has such a path.
+        InputError: no block would be left.
+
+    >>> from secateur.models.decoder import decoder
+    >>> len(remove_blocks(decoder(blocks=3), ["layers.1"]).layers)
+    2
+    """
+    if not removed:
+        return copied(model, {})
+    path = removed[0].rpartition(".")[0]
+    blocks = [f"{path}.{name}" for name, _ in model.get_submodule(path).named_children()]
+    for name in removed:
+        check_name("block", name, blocks)
+    if len(set(removed)) == len(blocks):
+        raise InputError(f"remove_blocks: all {len(blocks)} blocks cannot go; one stays at least")
+    return _without(model, path, removed)
 
 
 def _without(model: nn.Module, path: str, removed: Sequence[str]) -> nn.Module:

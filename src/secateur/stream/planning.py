@@ -73,7 +73,7 @@ def plan(
         length: of the sequence for which multiply-accumulates are counted.
         container: the path of the blocks' container.
 
-    >>> from secateur.testing.decoder import decoder
+    >>> from secateur.models.decoder import decoder
     >>> planned = plan(decoder(blocks=2), CutUnits(0.25), length=8)
     >>> planned.kept["layers.1.gate"], planned.before.parameters - planned.after.parameters     # 2 · 6 neurons · 3 · 16
     (18, 576)

@@ -71,9 +71,11 @@ class CallFrame:
         return self  # it never changes
 
     def batch(self, x: Tensor, call: BlockCall) -> SampleBatch:
-        """Return a batch of a slot: the activations, and what differs from batch to batch."""
+        """Return a batch of a slot: the activations of one sequence, and what differs from batch to batch."""
         flat = pytree.tree_flatten((call.args, dict(call.kwargs)))[0]
-        return SampleBatch((x, *(flat[position] for position in self.varying)) if self.varying else x)
+        # Each counts as one sample, as the sequence does, whatever its own first dimension is.
+        varying = (flat[position].unsqueeze(0) for position in self.varying)
+        return SampleBatch((x, *varying) if self.varying else x)
 
 
 class Slot(nn.Module):
@@ -107,7 +109,7 @@ class Slot(nn.Module):
         for position in self.frame.constants:
             leaves[position] = getattr(self, f"constant_{position}")
         for position, tensor in zip(self.frame.varying, varying, strict=True):
-            leaves[position] = tensor
+            leaves[position] = tensor[0]
         args, kwargs = pytree.tree_unflatten(leaves, self.frame.spec)
         args, kwargs = BlockCall(args, kwargs, self.frame.place).filled(x)
         out = self.block(*args, **kwargs)

@@ -116,7 +116,7 @@ def walk(
     Warns:
         UserWarning: the perplexity on held-out text grows by half or more; with what to try.
 
-    >>> from secateur.testing.decoder import decoder
+    >>> from secateur.models.decoder import decoder
     >>> model, tokens = decoder(blocks=2, neurons=12), torch.arange(40).view(2, 20) % 11
     >>> walked = walk(model, tokens, CutUnits(0.25))
     >>> {name: int(mask.sum()) for name, mask in walked.keep.items()}
@@ -228,9 +228,10 @@ class BlockWalk:
         memo: dict[int, Any] = {
             id(p): nn.Parameter(first[name].to(target), False) for name, p in block.named_parameters()
         }
-        masks = [None] * len(ids) if ids_mask is None else [row.unsqueeze(0).to(device) for row in ids_mask]
-        batches = [row.unsqueeze(0).to(device) for row in ids]
-        recorded = record(model, path, batches, masks, copied(block, memo).to(target).eval())
+        # What only fills a sequence up would be scored and refitted as if it were text.
+        texts = list(ids) if ids_mask is None else [row[there] for row, there in zip(ids, ids_mask, strict=True)]
+        batches = [text.unsqueeze(0).to(device) for text in texts if len(text)]
+        recorded = record(model, path, batches, copied(block, memo).to(target).eval())
         return cls(blocks, recorded, [r.x for r in recorded], [r.x for r in recorded])
 
     def advance(self, step: BlockStep, tensors: Mapping[str, Tensor]) -> CutBlock:
