@@ -10,9 +10,11 @@ from torch import nn
 
 import secateur as sc
 from secateur.criteria import Wanda
+from secateur.measure import perplexity
 from secateur.solvers import SparseGPT
 from secateur.stream import CutUnits, SparsifyWeights, block_container, block_influence, block_losses, drop_blocks, walk
 from secateur.testing.decoder import Decoder, decoder
+from secateur.train import Recovery, TrainOptions
 from secateur.types import InputError, UnknownNameError
 
 
@@ -123,6 +125,18 @@ def test_a_cut_that_multiplies_the_perplexity_is_said_loudly() -> None:
     assert walked.after is not None
     assert walked.before is not None
     assert walked.after > 1.5 * walked.before
+
+
+def test_a_recovery_in_the_same_call_makes_the_cut_model_better() -> None:
+    model, tokens, held_out = decoder(), text(24), text(6, seed=3)
+    recovery = Recovery(TrainOptions(epochs=8, batch_size=4, lr=5e-3), weight=0.5)
+    walked = walk(model, tokens, CutUnits(0.5), recover=recovery, held_out=held_out)
+    assert walked.untrained is not None
+    assert walked.after is not None
+    assert walked.untrained == pytest.approx(perplexity(walk(model, tokens, CutUnits(0.5)).model, held_out))
+    assert walked.after == pytest.approx(perplexity(walked.model, held_out))
+    assert len(walked.history) == 8
+    assert walked.history[-1].train_loss < walked.history[0].train_loss
 
 
 def test_what_cannot_be_walked_is_refused_with_the_remedy() -> None:

@@ -6,8 +6,8 @@ Beside the cut model's activations flow those of the uncut one: what the residua
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,9 @@ from secateur.types import ExampleInputs, Keep, Sites, VerificationError
 from secateur.untouched import copied
 
 __all__ = ["BlockKind", "BlockWalk", "CutBlock", "Walked", "walk"]
+
+Recover = Callable[[nn.Module, nn.Module, Tokens, Tensor | None], Any]
+"""Trains a cut model in place, beside the uncut one, on text with its mask."""
 
 LOUD = 1.5
 """From this many times the perplexity on, a cut is warned of."""
@@ -75,6 +78,8 @@ class Walked:
         keep: masks by site, True = keep.
         errors: by block, how much of the uncut model's residual stream is missing behind it (a share of its square).
         before, after: perplexities of the uncut and the cut model on held-out text; None where none was given.
+        untrained: that of the cut model before its recovery; None where there was none.
+        history: what the recovery returned.
     """
 
     model: nn.Module
@@ -82,6 +87,8 @@ class Walked:
     errors: Mapping[str, float]
     before: float | None = None
     after: float | None = None
+    untrained: float | None = None
+    history: Any = None
 
 
 @usual
@@ -92,6 +99,7 @@ def walk(
     *,
     mask: Tensor | None = None,
     container: str | None = None,
+    recover: Recover | None = None,
     held_out: Tokens | None = None,
 ) -> Walked:
     """Make a language model smaller, block by block, on what text makes of the blocks before.
@@ -106,6 +114,7 @@ def walk(
         step: what is done to each block; without one, `CutUnits` takes a quarter of each MLP.
         mask: True where there is a token, of the tokens' shape, where sequences are filled up.
         container: the path of the blocks' container, where the model's greatest one is another.
+        recover: trains the cut model in place beside the uncut one on the same text, as `secateur.train.Recovery` does.
         held_out: other text, on which perplexities before and after are measured.
 
     Raises:
@@ -130,6 +139,9 @@ def walk(
     small = _assembled(model, blocks.values(), cut_blocks)
     keep = {name: mask for cut in cut_blocks for name, mask in cut.keep.items()}
     walked = Walked(small, keep, {cut.name: cut.error for cut in cut_blocks})
+    if recover is not None:
+        untrained = None if held_out is None else perplexity(small, held_out)
+        walked = replace(walked, untrained=untrained, history=recover(small, model, tokens, mask))
     return walked if held_out is None else _rated(walked, model, held_out, step)
 
 
@@ -150,14 +162,15 @@ def _rated(walked: Walked, model: nn.Module, held_out: Tokens, step: BlockStep) 
     before, after = perplexity(model, held_out), perplexity(walked.model, held_out)
     if after > LOUD * before:
         repaired = getattr(step, "repair", None) == "stream"
-        remedy = "remove less" if repaired else "repair (repair='stream'), remove less"
+        remedies = [] if repaired else ["repair (repair='stream')"]
+        remedies += ["remove less", "give more calibration text of the kind that the model is for"]
+        remedies += ["train the cut model longer" if walked.history else "recover (recover=secateur.train.Recovery())"]
         warnings.warn(
             f"walk: the perplexity on held-out text went from {before:.4g} to {after:.4g}, {after / before:.3g} times as much; "
-            f"the model will make less sense. Try: {remedy}, give more calibration text of the kind that the model is for, "
-            "or train the cut model (secateur.distill)",
+            f"the model will make less sense. Try: {'; '.join(remedies)}",
             stacklevel=4,
         )
-    return Walked(walked.model, walked.keep, walked.errors, before, after)
+    return replace(walked, before=before, after=after)
 
 
 @dataclass(eq=False)
