@@ -65,7 +65,17 @@ EXEMPT = {
         "HoldZeros",
         "LogEpochs",
     ),
-    *("GradualMagnitude", "Recovery", "Reinitialise", "RewindRate", "RigL", "Run", "SparseEvolution", "SumMovement", "TrainCycle"),
+    *(
+        "GradualMagnitude",
+        "Recovery",
+        "Reinitialise",
+        "RewindRate",
+        "RigL",
+        "Run",
+        "SparseEvolution",
+        "SumMovement",
+        "TrainCycle",
+    ),
     *("HoldShared", "TrainSparse", "TrainTicket", "TrainingMasks", "WeightPenalty"),
 }
 SMALL = 2**16

@@ -2,6 +2,7 @@
 
 from secateur.stream.blocks import block_container
 from secateur.stream.depth import WithoutBlocks, block_influence, block_losses, drop_blocks
+from secateur.stream.experts import WithoutExperts, drop_experts, expert_scores
 from secateur.stream.planning import WalkPlan, plan
 from secateur.stream.shards import WalkedFolder, empty_weights, walk_folder
 from secateur.stream.steps import CutUnits, SparsifyWeights
@@ -16,11 +17,14 @@ __all__ = [
     "Walked",
     "WalkedFolder",
     "WithoutBlocks",
+    "WithoutExperts",
     "block_container",
     "block_influence",
     "block_losses",
     "drop_blocks",
+    "drop_experts",
     "empty_weights",
+    "expert_scores",
     "plan",
     "walk",
     "walk_folder",

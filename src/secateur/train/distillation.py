@@ -22,8 +22,8 @@ from secateur.train.callbacks import Callback, Run
 from secateur.train.history import History
 from secateur.train.loop import fit
 from secateur.train.matching import MATCHES, Match, Matched, check_teaches, match_by_kind, numbers_of
-from secateur.train.positions import at_positions, counted_positions
 from secateur.train.options import TrainOptions, describe
+from secateur.train.positions import at_positions, counted_positions
 from secateur.types import InputError, Loss
 
 __all__ = ["Distillation", "distill"]

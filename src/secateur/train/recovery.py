@@ -78,7 +78,12 @@ class Recovery:
 
 @usual
 def recover(
-    model: nn.Module, original: nn.Module, tokens: Tokens, recovery: Recovery | None = None, *, mask: Tensor | None = None
+    model: nn.Module,
+    original: nn.Module,
+    tokens: Tokens,
+    recovery: Recovery | None = None,
+    *,
+    mask: Tensor | None = None,
 ) -> History:
     """Train a cut language model in place on what the uncut one answers to text, and return the history.
 
