@@ -191,7 +191,7 @@ def _how_to_load(name: str, reloadable: bool, base: str) -> Iterator[str]:
         )
         return
     yield (
-        "The widths of its layers differ in a way that a config of transformers cannot say, so `from_pretrained` cannot "
+        "Its shapes differ from those of its class in a way that a config of transformers cannot say, so `from_pretrained` cannot "
         "build it. Load the model that it was made of, and cut that anew:"
     )
     yield from ("", "```python", "import secateur as sc", f"from transformers import {name.removeprefix('Cut')}", "")

@@ -58,26 +58,27 @@ def fitting_sizes(model: nn.Module, shapes: Shapes) -> Changes:
     return _fitting(model, apart, _scaled_sizes(config, ratios), dict(_head_sizes(config)))
 
 
-def fitting_depth(model: nn.Module, small: nn.Module, before: int, stay: Sequence[int]) -> Changes:
+def fitting_depth(model: nn.Module, small: nn.Module, container: str, before: int, stay: Sequence[int]) -> Changes:
     """Return what changes in a model's config so that its class makes the model that is left of it without some blocks.
 
     A number that is the depth becomes the new one, lists with a place a block lose the places of those that went, numbers
     that count the first blocks count those of them that stay, and lists of blocks' numbers are numbered anew: each only
-    where the class then makes more of what is in `small`, its modules' plain attributes included.
+    where the class then makes more of what is in `small`: its tensors, and its blocks' plain attributes.
 
     Args:
         model: with all of its blocks; its config is that of `small`, too.
         small: without those that went, numbered anew.
+        container: the path of the blocks' container.
         before: how many blocks there were.
         stay: the numbers of those that stay.
     """
     config = getattr(model, "config", None)
     if config is None:
         return {}
-    shapes, plain = _shapes(small), _plain(small)
+    shapes, plain = _shapes(small), _plain(small.get_submodule(container))
 
     def apart(rebuilt: nn.Module) -> int:
-        return len(shapes.items() ^ _shapes(rebuilt).items()) + len(plain ^ _plain(rebuilt))
+        return len(shapes.items() ^ _shapes(rebuilt).items()) + len(plain ^ _plain(rebuilt.get_submodule(container)))
 
     return _fitting(model, apart, _depths(config, before, stay), {})
 
@@ -149,7 +150,7 @@ def _lists(config: Any) -> Iterator[tuple[SizeName, list[Any]]]:
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in own_tensors(model).items()}
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def _plain(model: nn.Module) -> set[str]:

@@ -43,5 +43,5 @@ def without_blocks(model: nn.Module, container: str, removed: Sequence[str]) -> 
             for attribute in COUNTERS & vars(module).keys():
                 if vars(module)[attribute] == stay[number]:
                     setattr(module, attribute, number)
-    set_config(small, fitting_depth(model, small, len(names), stay))
+    set_config(small, fitting_depth(model, small, container, len(names), stay))
     return small
