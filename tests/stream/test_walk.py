@@ -73,6 +73,44 @@ def test_repair_aims_at_the_stream_of_the_uncut_model() -> None:
     assert torch.allclose(new - old, change, atol=1e-5)
 
 
+def biased(blocks: int = 2) -> Decoder:
+    """A decoder whose down-projections have biases, with activations that are not centred."""
+    model = decoder(blocks=blocks)
+    for layer in model.layers:
+        down, layer.down = layer.down, nn.Linear(24, 16)
+        layer.down.load_state_dict({"weight": down.weight, "bias": torch.zeros(16)})
+        layer.gate.weight.data.mul_(4)
+    return model
+
+
+def test_neurons_that_vary_least_go_and_a_bias_stands_for_their_mean() -> None:
+    """FLAP's score and bias by hand, for one block."""
+    model, tokens = biased(1), text(6)
+    walked = walk(model, tokens, CutUnits(0.25, "fluctuation", "bias"), container="layers")
+    seen: list[torch.Tensor] = []
+    model.layers[0].down.register_forward_pre_hook(lambda _m, args: seen.append(args[0].detach().flatten(0, 1)))
+    model(tokens)
+    x, down = seen[0], model.layers[0].down
+    scores = x.var(0, correction=0) * down.weight.square().sum(0)
+    kept = walked.keep["layers.0.gate"]
+    assert set((~kept).nonzero().flatten().tolist()) == set(scores.argsort()[:6].tolist())
+    small = walked.model.layers[0].down
+    assert torch.equal(small.weight, down.weight[:, kept])
+    assert torch.allclose(small.bias, down.bias + down.weight[:, ~kept] @ x[:, ~kept].mean(0), atol=1e-5)
+
+
+def test_a_bias_helps_and_is_refused_where_there_is_none() -> None:
+    model, tokens = biased(), text(12)
+    errors = [
+        list(walk(model, tokens, CutUnits(0.5, "fluctuation", how)).errors.values())[-1]
+        for how in (None, "bias", "stream")
+    ]
+    assert errors[2] < errors[1] < errors[0]
+    with pytest.raises(InputError, match=r"'block.down.weight' lost inputs, and its layer has no bias"):
+        walk(decoder(), tokens, CutUnits(0.5, "fluctuation", "bias"))
+    assert walk(decoder(), tokens, CutUnits(0.5, "fluctuation", "stream")).model.layers[0].gate.out_features == 12
+
+
 def test_repair_brings_the_stream_nearer_than_none_and_than_layers_by_themselves() -> None:
     model, tokens = decoder(blocks=4), text(24)
     errors = {
