@@ -13,7 +13,7 @@ import torch
 
 import secateur as sc
 from secateur.integrations import huggingface
-from secateur.stream import WithoutBlocks, drop_blocks, drop_experts
+from secateur.stream import CutUnits, WithoutBlocks, drop_blocks, drop_experts, walk
 from secateur.structure.shallower import without_blocks
 
 pytestmark = [
@@ -105,6 +105,18 @@ def test_a_new_process_loads_models_without_some_of_their_blocks(tmp_path: Path)
         assert small.model.config.num_hidden_layers == 3, family
         folders.append(saved(small, tmp_path / family))
     subprocess.run([sys.executable, "-W", "ignore", "-c", RELOAD, *folders], check=True)
+
+
+def test_a_new_process_loads_what_a_walk_has_cut(tmp_path: Path) -> None:
+    ids = torch.randint(3, 64, (4, 24), generator=torch.Generator().manual_seed(1))
+    small = walk(tiny("Llama"), ids, CutUnits({"neuron": 0.25, "head": 0.5}, repair="stream"))
+    config = small.model.config
+    assert (config.intermediate_size, config.num_attention_heads, config.num_key_value_heads) == (48, 2, 1)
+    again = small.result().apply(tiny("Llama"))
+    with torch.no_grad():
+        assert torch.equal(again(IDS).logits, small.model(IDS).logits)
+    folder = saved(small, tmp_path / "llama")
+    subprocess.run([sys.executable, "-W", "ignore", "-c", RELOAD, folder], check=True)
 
 
 def test_lists_and_counts_of_blocks_follow() -> None:

@@ -12,10 +12,20 @@ import secateur as sc
 from secateur.criteria import Wanda
 from secateur.measure import perplexity
 from secateur.solvers import SparseGPT
-from secateur.stream import CutUnits, SparsifyWeights, block_container, block_influence, block_losses, drop_blocks, walk
+from secateur.stream import (
+    CutUnits,
+    SparsifyWeights,
+    block_container,
+    block_influence,
+    block_losses,
+    drop_blocks,
+    plan,
+    step_within,
+    walk,
+)
 from secateur.testing.decoder import Decoder, decoder
 from secateur.train import Recovery, TrainOptions
-from secateur.types import InputError, UnknownNameError
+from secateur.types import CutError, InputError, UnknownNameError
 
 
 def text(sequences: int, length: int = 20, seed: int = 1) -> torch.Tensor:
@@ -129,6 +139,28 @@ def test_any_criterion_takes_neurons_and_whole_groups_of_heads(criterion: object
     assert small.layers[1].q.out_features == 8
     assert small.layers[1].gate.out_features == 18
     assert small(tokens).shape == (4, 20, 11)
+
+
+def test_dimensions_that_the_code_does_not_let_go_are_refused() -> None:
+    """This decoder reads queries, keys and values by one size of a head."""
+    with pytest.raises(CutError, match="A size is written into its code"):
+        walk(decoder(), text(4), CutUnits({"head dimension": 0.5}))
+
+
+@pytest.mark.parametrize("budget", [{"parameters": 0.8}, {"bytes": 0.85, "macs": 0.7}])
+def test_a_budget_is_met_by_as_little_as_can_be(budget: dict[str, float]) -> None:
+    model, asked = decoder(), CutUnits({"neuron": 0.5, "head": 0.5})
+    step = step_within(model, budget, asked, length=20)
+    planned = plan(model, step, length=20)
+    assert all(planned.share(name) <= limit for name, limit in budget.items())
+    more = plan(model, step.scaled(0.9), length=20)
+    assert any(more.share(name) > limit for name, limit in budget.items())
+    small = walk(model, text(4), step).model
+    assert sum(p.numel() for p in small.parameters()) == planned.after.parameters
+    with pytest.raises(InputError, match=r"parameters=0\.\d+ of the model is left"):
+        step_within(model, {"parameters": 0.1}, asked, length=20)
+    with pytest.raises(UnknownNameError, match="budget of a walk"):
+        step_within(model, {"latency": 0.5}, length=20)
 
 
 def test_weights_are_solved_and_masked_on_the_walk() -> None:

@@ -3,7 +3,7 @@
 from secateur.stream.blocks import block_container
 from secateur.stream.depth import WithoutBlocks, block_influence, block_losses, drop_blocks
 from secateur.stream.experts import WithoutExperts, drop_experts, expert_scores
-from secateur.stream.planning import WalkPlan, plan
+from secateur.stream.planning import WalkPlan, plan, step_within
 from secateur.stream.shards import WalkedFolder, empty_weights, walk_folder
 from secateur.stream.steps import CutUnits, SparsifyWeights
 from secateur.stream.walking import BlockWalk, CutBlock, Walked, walk
@@ -26,6 +26,7 @@ __all__ = [
     "empty_weights",
     "expert_scores",
     "plan",
+    "step_within",
     "walk",
     "walk_folder",
 ]

@@ -18,7 +18,7 @@ from secateur.measure.language import Tokens, check_tokens, perplexity, run_on_t
 from secateur.result import Method, Result
 from secateur.state import check_module, device_of, evaluating, usual
 from secateur.stream.blocks import block_container
-from secateur.structure.depth import BlockStructure, Skip
+from secateur.structure.depth import Skip
 from secateur.structure.shallower import without_blocks
 from secateur.types import ExampleInputs, InputError, Site, Sites
 
@@ -53,15 +53,14 @@ class WithoutBlocks:
 
         >>> from secateur.testing.decoder import decoder
         >>> drop_blocks(decoder(blocks=3), torch.arange(20).view(2, 10) % 11, 1).result()
-        <Result: Decoder, 2 of 3 blocks kept, parameters 6,184 → 4,232>
+        <Result: Decoder, 2 of 3 blocks kept, parameters 6,224 → 4,272>
         """
         names = [name for name, _ in self.original.get_submodule(self.container).named_children()]
         gone = [name.removeprefix(f"{self.container}.") for name in self.removed]
         site = Site(self.container, "block", (len(names),), (), unit="block")
-        structure = BlockStructure((), {}, {self.container: tuple(names)}, frozenset())
         keep = {self.container: torch.tensor([name not in gone for name in names])}
         edits = (Shallower(self.container, tuple(gone)),)
-        sites, method = Sites({self.container: site}, {}, structure), Method("blocks by " + self.by)
+        sites, method = Sites({self.container: site}), Method("blocks by " + self.by)
         return Result(self.model, self.original, sites, keep, edits, method, inputs=inputs)
 
 

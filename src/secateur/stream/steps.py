@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from secateur.checks import check_fraction, check_name, check_number
@@ -117,14 +117,23 @@ class CutUnits:
 
     def __post_init__(self) -> None:
         check_number("CutUnits", "[0, inf)", ridge=self.ridge)
-        for fraction in self._fractions.values():
+        for fraction in self.fractions.values():
             check_fraction("CutUnits", sparsity=fraction)
         if self.repair is not None:
             check_name("repair of CutUnits", self.repair, ("stream", "layer", "bias"))
 
     @property
-    def _fractions(self) -> Mapping[str, float]:
+    def fractions(self) -> Mapping[str, float]:
+        """The fractions by unit or site."""
         return self.sparsity if isinstance(self.sparsity, Mapping) else {"neuron": self.sparsity}
+
+    def scaled(self, factor: float) -> CutUnits:
+        """Return the step with all fractions multiplied.
+
+        >>> CutUnits({"neuron": 0.5, "head": 0.25}).scaled(0.5).sparsity
+        {'neuron': 0.25, 'head': 0.125}
+        """
+        return replace(self, sparsity={name: min(factor * share, 1.0) for name, share in self.fractions.items()})
 
     def __call__(self, stage: Stage) -> Beside:
         """Change the student; return both passes with the masks of its units."""
@@ -143,7 +152,7 @@ class CutUnits:
             UnknownNameError: no block has such a unit or site.
         """
         counts = dict.fromkeys(sites, 0)
-        for wanted, fraction in self._fractions.items():
+        for wanted, fraction in self.fractions.items():
             names = sites_of(sites, wanted)
             if not names:
                 units = sorted({site.unit for site in sites.values()})

@@ -108,7 +108,7 @@ class Walked:
 
         >>> from secateur.testing.decoder import decoder
         >>> walk(decoder(blocks=2), torch.arange(40).view(2, 20) % 11, CutUnits(0.25)).result()
-        <Result: Decoder, 36 of 48 channels kept, parameters 4,232 → 3,656>
+        <Result: Decoder, 36 of 48 channels kept, parameters 4,272 → 3,696>
         """
         sites = Sites({name: Site(name, "channel", tuple(mask.shape), ()) for name, mask in self.keep.items()})
         edits = (Cut(self.plan),)
