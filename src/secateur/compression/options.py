@@ -47,14 +47,14 @@ class Goal:
         """
         if not isinstance(goal, Mapping) or len(goal) != 1:
             raise InputError(f'compress: the goal is {goal!r}; give one, such as {{"latency": 0.5}} or {{"macs": 0.3}}')
-        ((what, fraction),) = goal.items()
-        if what not in BUDGETS:
-            raise unknown_name("goal", what, BUDGETS)
+        ((measure, fraction),) = goal.items()
+        if measure not in BUDGETS:
+            raise unknown_name("goal", measure, BUDGETS)
         if isinstance(fraction, bool) or not isinstance(fraction, float | int) or not 0 < fraction < 1:
             raise InputError(
-                f"compress: the goal {what}={fraction!r} must be a fraction of the original's, above 0 and below 1"
+                f"compress: the goal {measure}={fraction!r} must be a fraction of the original's, above 0 and below 1"
             )
-        return cls(what, float(fraction))
+        return cls(measure, float(fraction))
 
 
 @dataclass(frozen=True)

@@ -127,14 +127,14 @@ def stream(
     if not isinstance(source, str):
         items = ItemsReader(source, size or 224, image, label)
         reader: SampleReader = items
-        order, classes, own = torch.arange(len(items)), class_names(source, label), split == "test"
+        order, classes, has_own_split = torch.arange(len(items)), class_names(source, label), split == "test"
     elif entry.kind == "folder" and entry.name != "folder":
-        own = split == "validation" and not validation
-        tree = images_below(folder_and_size(source)[0], split if own or split != "validation" else "train")
+        has_own_split = split == "validation" and not validation
+        tree = images_below(folder_and_size(source)[0], split if has_own_split or split != "validation" else "train")
         reader, order, classes = FolderReader(tree, size or entry.shape[1]), in_turn(tree.labels), tree.classes
     else:
         raise InputError(f"stream({source!r}): only folder:PATH and items are streamed; `load` reads the others whole")
-    index = order[_choose(len(order), split, validation, seed, own)][:limit]
+    index = order[_choose(len(order), split, validation, seed, has_own_split)][:limit]
     mean, std = (entry.mean, entry.std) if normalise else ((0.0,) * 3, (1.0,) * 3)
     name = source if isinstance(source, str) else type(source).__name__
     return Stream(reader, index, classes, name, split, mean, std, tuple(augment), workers)

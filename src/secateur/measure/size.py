@@ -19,8 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.randomness import private_draws
 from secateur.runtimes.inputs import caller
-from secateur.state import check_module, evaluating, looking, shaping, tensors, unfused_attention, usual
+from secateur.state import evaluating, looking, shaping, tensors, unfused_attention, usual
 from secateur.types import ExampleInputs, InputError
+from secateur.wrappers import check_module
 
 __all__ = ["ParameterCount", "file_bytes", "macs", "parameters", "peak_memory"]
 

@@ -15,8 +15,9 @@ from secateur.runtimes.base import Runtime, Timer
 from secateur.runtimes.inputs import batch_size_of, with_batch_size
 from secateur.runtimes.names import timer
 from secateur.runtimes.timing import in_turns, prepared, threads_of
-from secateur.state import check_module, evaluating, usual
+from secateur.state import evaluating, running
 from secateur.types import ExampleInputs, InputError
+from secateur.wrappers import check_module
 
 __all__ = ["Latency", "LatencyComparison", "Spread", "compare_latency", "latency", "spread"]
 
@@ -67,7 +68,7 @@ class LatencyComparison:
     speedups: Mapping[str, Spread]
 
 
-@usual
+@running
 def latency(
     model: nn.Module,
     example_inputs: ExampleInputs,
@@ -115,7 +116,7 @@ def latency(
     return compared.latencies["model"]
 
 
-@usual
+@running
 def compare_latency(
     models: Mapping[str, nn.Module],
     example_inputs: ExampleInputs,

@@ -88,7 +88,7 @@ def repair(
     check_number("repair", "[0, inf)", ridge=ridge)
     check_samples(data, "repair")
     checked = check_keep(sites, keep)
-    check_visible(model, sites, [name for name, kept in checked.items() if not bool(kept.all())], "repair")
+    check_visible(model, sites, [name for name, mask in checked.items() if not bool(mask.all())], "repair")
     repaired = copied(model)
     for method in ("least-squares", "bias"):
         if method in methods:

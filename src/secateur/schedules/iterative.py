@@ -95,7 +95,7 @@ class Iterative(Schedule):
         check_whole(self, steps=self.steps)
         for option, value, choices in (("curve", self.curve, CURVES), ("scope", self.scope, SCOPES)):
             check_name(option, value, choices)
-        check_rating("Iterative", self.data, self.loss)
+        check_rating(self)
 
     def _prune(self, walk: Walk) -> Result:
         if isinstance(walk.sites.structure, BlockStructure):
@@ -183,7 +183,7 @@ class Iterative(Schedule):
             parts = {n: whole[n] - (walk.sites[n].size - walk.left[n]) for n in now.sites}
             sparsity = {n: max(more, 0) / walk.left[n] for n, more in parts.items()}
         keep = select_rounded(scores, sparsity, self._rounding(walk), scope=self.scope, minimum=self.minimum)
-        return {name: kept & walk.keep[name].to(kept.device) for name, kept in keep.items()} if now.masked else keep
+        return {name: mask & walk.keep[name].to(mask.device) for name, mask in keep.items()} if now.masked else keep
 
     def _rounding(self, walk: Walk) -> Rounding:
         """The multiples, learnt once: a resumed pruning goes on by the same."""

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from secateur.checks import check_whole, from_plain
 from secateur.files import MALFORMED, require
+from secateur.hints import Checked, from_plain
 from secateur.progress import bar
 from secateur.result import Method, Result
 from secateur.schedules.checkpoint import Checkpoint, identify
-from secateur.state import usual
+from secateur.state import training
 from secateur.structure.infer import Structure
 from secateur.structure.sites import check_same_model
 from secateur.types import InputError, Sites
@@ -147,12 +147,12 @@ ROUNDING = 1e-7
 """Relative differences of a mean loss up to this are taken for rounding: that of float32."""
 
 
-class Schedule(ABC):
+class Schedule(Checked, ABC):
     """When to cut: called with ``(model, sites)``, it returns a `Result`; the model is left as it is."""
 
     minimum: int
 
-    @usual
+    @training
     def __call__(
         self,
         model: nn.Module,
@@ -210,7 +210,6 @@ class Walk:
     """
 
     def __init__(self, model: nn.Module, sites: Sites, minimum: int, on_step: OnStep | None) -> None:
-        check_whole("a schedule", 0, "the units that every site keeps", minimum=minimum)
         if minimum == 0 and isinstance(sites.structure, Structure):
             raise InputError("minimum=0 would empty a site, and nothing would pass it; channels need 1 or more")
         self.model, self.sites, self.minimum, self.on_step = model, sites, minimum, on_step

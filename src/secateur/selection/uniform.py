@@ -35,8 +35,8 @@ def uniform(keep: Keep, scores: Scores, widths: Sequence[ConfigWidth], round_to:
         steps = _nearest(width, sum(shares) / len(shares) * width.steps, round_to)
         for name, size in width.units.items():
             sparsity = {name: 1 - steps / width.steps}
-            kept = size * steps // width.steps
-            masks[name] = select({name: scores[name]}, sparsity, scope="layer", minimum=kept)[name]
+            least = size * steps // width.steps
+            masks[name] = select({name: scores[name]}, sparsity, scope="layer", minimum=least)[name]
     return masks
 
 
@@ -70,8 +70,8 @@ def _nearest(width: ConfigWidth, wanted: float, round_to: RoundTo) -> int:
     """The step nearest to the wanted one, of those with multiples of units; the finer ones where no other is."""
 
     def is_rounded(steps: int) -> bool:
-        kept: Mapping[str, int] = {name: size * steps // width.steps for name, size in width.units.items()}
-        return all(count % multiple_of(round_to, name) == 0 for name, count in kept.items())
+        counts: Mapping[str, int] = {name: size * steps // width.steps for name, size in width.units.items()}
+        return all(count % multiple_of(round_to, name) == 0 for name, count in counts.items())
 
     allowed = [steps for steps in range(1, width.steps + 1) if steps == width.steps or is_rounded(steps)]
     return min(allowed, key=lambda steps: abs(steps - wanted))

@@ -16,11 +16,12 @@ from secateur.checks import check_name
 from secateur.edits import Shallower
 from secateur.measure.language import Tokens, check_tokens, perplexity, run_on_tokens
 from secateur.result import Method, Result
-from secateur.state import check_module, device_of, evaluating, usual
+from secateur.state import device_of, evaluating, usual
 from secateur.stream.blocks import block_container
 from secateur.structure.depth import Skip
 from secateur.structure.shallower import without_blocks
 from secateur.types import ExampleInputs, InputError, Site, Sites
+from secateur.wrappers import check_module
 
 __all__ = ["WithoutBlocks", "block_influence", "block_losses", "drop_blocks"]
 

@@ -14,7 +14,7 @@ from secateur.edits import Cut
 from secateur.labelled import logits_of
 from secateur.measure.language import Tokens, check_tokens, run_on_tokens
 from secateur.result import Method, Result
-from secateur.state import check_module, device_of, evaluating, usual
+from secateur.state import device_of, evaluating, usual
 from secateur.stream.routing import Routing, find_routings, routed_pass, routing_only
 from secateur.structure.configs import edits_of
 from secateur.structure.cutting import Plan, apply_plan
@@ -22,6 +22,7 @@ from secateur.structure.fitting import fitting_sizes
 from secateur.structure.mend import Edits
 from secateur.types import ExampleInputs, InputError, Keep, Site, Sites, VerificationError
 from secateur.untouched import copied
+from secateur.wrappers import check_module
 
 __all__ = ["WithoutExperts", "drop_experts", "expert_scores"]
 

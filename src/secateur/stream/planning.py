@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from secateur.checks import check_name, check_number, check_whole
 from secateur.measure import macs
-from secateur.state import check_module, looking, own_tensors
+from secateur.state import looking, own_tensors
 from secateur.stream.blocks import block_container
 from secateur.stream.slots import PREFIX
 from secateur.stream.steps import CutUnits
@@ -19,6 +19,7 @@ from secateur.stream.walking import BlockKind, BlockWalk
 from secateur.structure.cutting import draft
 from secateur.types import InputError
 from secateur.untouched import copied
+from secateur.wrappers import check_module
 
 __all__ = ["AMOUNTS", "Amounts", "WalkPlan", "plan", "step_within"]
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from secateur.files import from_json, write_bytes, write_text
 from secateur.measure.language import Tokens
-from secateur.state import check_module, looking, own_tensors
+from secateur.state import looking, own_tensors
 from secateur.stream.blocks import block_container
 from secateur.stream.steps import BlockStep, CutUnits
 from secateur.stream.walking import BlockWalk
@@ -25,6 +25,7 @@ from secateur.structure.fitting import fitting_sizes
 from secateur.structure.rebuilding import Changes
 from secateur.types import FileError
 from secateur.untouched import copied
+from secateur.wrappers import check_module
 
 __all__ = ["Shards", "WalkedFolder", "empty_weights", "walk_folder"]
 

@@ -19,7 +19,7 @@ from secateur.labelled import SampleBatch
 from secateur.measure.language import Tokens, check_tokens, perplexity
 from secateur.repair.beside import Beside
 from secateur.result import Method, Result
-from secateur.state import check_module, device_of, own_tensors, usual
+from secateur.state import device_of, own_tensors, usual
 from secateur.stream.blocks import Recorded, block_container, record
 from secateur.stream.slots import PREFIX, CallFrame, Slot, kind_of
 from secateur.stream.steps import BlockStep, CutUnits, Stage
@@ -30,6 +30,7 @@ from secateur.structure.flow import Flow
 from secateur.structure.mend import Edits
 from secateur.types import ExampleInputs, Keep, Site, Sites, VerificationError
 from secateur.untouched import copied
+from secateur.wrappers import check_module
 
 __all__ = ["BlockKind", "BlockWalk", "CutBlock", "Walked", "walk"]
 

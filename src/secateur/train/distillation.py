@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from secateur.checks import check_fields, check_name, check_number
+from secateur.checks import check_name, check_number
 from secateur.labelled import SampleBatch, Samples, batches, check_samples
 from secateur.losses import answers, check_answers, is_of_tensors, loss_function
 from secateur.randomness import private_draws, seeded
 from secateur.rate.trying import try_model
-from secateur.state import check_module, device_of, digest, evaluating, resting, tensors, usual
+from secateur.state import device_of, digest, evaluating, resting, tensors, training
 from secateur.train.callbacks import Callback, Run
 from secateur.train.history import History
 from secateur.train.loop import fit
@@ -25,6 +25,7 @@ from secateur.train.matching import MATCHES, Match, Matched, check_teaches, matc
 from secateur.train.options import TrainOptions, describe
 from secateur.train.positions import at_positions, counted_positions
 from secateur.types import InputError, Loss
+from secateur.wrappers import check_module, unwrapped
 
 __all__ = ["Distillation", "distill"]
 
@@ -63,6 +64,7 @@ class Distillation(Callback):
     _seen: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "teacher", unwrapped(self.teacher))
         check_module(self.teacher, "distillation")
         check_number("distillation", "(0, inf)", temperature=self.temperature)
         check_number("distillation", "[0, 1]", weight=self.weight)
@@ -70,7 +72,6 @@ class Distillation(Callback):
         loss_function(self.loss)
         if not callable(self.match):
             check_name("match of a student and its teacher", self.match, MATCHES)
-        check_fields(self, "hints")
         _modules(self.teacher, self.hints, "teacher")
 
     def identity(self) -> str:
@@ -155,7 +156,7 @@ class Distillation(Callback):
         return look
 
 
-@usual
+@training
 def distill(
     model: nn.Module,
     teacher: nn.Module,

@@ -233,8 +233,8 @@ class OnRay:
 
     def _parcel(self, cell: Cell) -> _Parcel:
         records = {need: self._setting.store.get(need) for need in cell.needs}
-        kept = [need for need, record in records.items() if record.artefact is not None]
-        artefacts = {} if self._all_nodes_see() else {need: self._share(need) for need in kept}
+        with_artefact = [need for need, record in records.items() if record.artefact is not None]
+        artefacts = {} if self._all_nodes_see() else {need: self._share(need) for need in with_artefact}
         run = require("ray.cloudpickle", "ray").dumps(cell.run)
         setting = self._setting
         return _Parcel(
