@@ -83,6 +83,8 @@ class CompressOptions:
         ignore: sites to leave whole, by name or pattern.
         round_to: keep a multiple of this many units in every site; ``"auto"`` measures what the runtime likes.
         minimum: how many units every site keeps at least.
+        uniform: keep the same share of all sites whose widths follow from one size of the model's config, as `prune` does:
+            None where the model is made of one.
         seed: of the trainings.
     """
 
@@ -140,6 +142,10 @@ class CompressOptions:
         ),
     )
     minimum: int = field(default=1, metadata=option_words("How many units every site keeps at least."))
+    uniform: bool | None = field(
+        default=None,
+        metadata=option_words("Equal widths, as a config of transformers can say them; by default where there is one."),
+    )
     seed: int = field(default=0, metadata=option_words("Of the trainings, and of the samples that are scored with."))
 
     def __post_init__(self) -> None:

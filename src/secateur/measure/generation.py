@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from inspect import signature
 from typing import Any
 
@@ -14,8 +15,9 @@ from secateur.labelled import logits_of
 from secateur.measure.language import Tokens, check_tokens
 from secateur.measure.speed import LatencyComparison, Spread, compare_latency
 from secateur.runtimes.base import Runtime
-from secateur.state import check_module, device_of, evaluating, usual
+from secateur.state import device_of, evaluating, usual
 from secateur.types import InputError
+from secateur.wrappers import check_module
 
 __all__ = ["TokenRate", "TokenRates", "tokens_per_second"]
 
@@ -171,9 +173,7 @@ def _cache_name(model: nn.Module) -> str:
 
 
 def _empty_cache() -> Any:
-    from transformers import DynamicCache  # a model that keeps one brings it
-
-    return DynamicCache()
+    return import_module("transformers").DynamicCache()  # a model that keeps one brings it
 
 
 def _kept(model: nn.Module, ids: Tensor) -> Caches | None:

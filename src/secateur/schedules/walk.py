@@ -179,12 +179,17 @@ class Schedule(Checked, ABC):
         """
         check_same_model(model, sites)
         sites.check_any("prune")
+        sites = self._able(model, sites)
         walk = Walk(model, sites, self.minimum, on_step)
         with bar(len(walk.units), progress, "units removed") as walk.advance:
             if checkpoint is not None:
                 walk.checkpoint = Checkpoint(Path(checkpoint), identify(self, model, sites))
                 walk.restore()
             return replace(self._prune(walk), method=Method(criterion=repr(self)))
+
+    def _able(self, model: nn.Module, sites: Sites) -> Sites:
+        """The sites that may lose units."""
+        return sites
 
     @abstractmethod
     def _prune(self, walk: Walk) -> Result:

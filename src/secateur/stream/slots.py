@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from secateur.labelled import SampleBatch
 from secateur.state import own_tensors
 from secateur.stream.blocks import BlockCall
+from secateur.structure.shallower import COUNTERS
 from secateur.types import InputError
 from secateur.untouched import copied
 
@@ -20,9 +21,6 @@ __all__ = ["PREFIX", "CallFrame", "Slot", "kind_of"]
 
 PREFIX = "block."
 """Before the names of a block's own tensors in a slot."""
-
-COUNTERS = {"layer_idx", "layer_id", "layer_number", "idx", "index", "training"}
-"""Attributes in which blocks that compute alike may differ: where they stand."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +144,9 @@ def kind_of(block: nn.Module, frame: CallFrame) -> str:
         plain = {
             name: value
             for name, value in vars(module).items()
-            if isinstance(value, int | float | str | bool) and not name.startswith("_") and name not in COUNTERS
+            if isinstance(value, int | float | str | bool)
+            and not name.startswith("_")
+            and name not in {*COUNTERS, "training"}
         }
         parts.append(f"{path} {type(module).__qualname__} {sorted(plain.items(), key=str)}")
     parts += [f"{name} {tuple(t.shape)} {t.dtype}" for name, t in own_tensors(block).items()]
