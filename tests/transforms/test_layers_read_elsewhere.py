@@ -39,7 +39,8 @@ class Encoder(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("model", "x", "split"), [(AsksForItsType(), torch.randn(4, 32), "first"), (Encoder(), torch.randn(2, 5, 32), "stem")]
+    ("model", "x", "split"),
+    [(AsksForItsType(), torch.randn(4, 32), "first"), (Encoder(), torch.randn(2, 5, 32), "stem")],
 )
 def test_it_stays_whole_and_the_report_says_why(model: nn.Module, x: Tensor, split: str) -> None:
     model.eval()
