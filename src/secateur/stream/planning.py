@@ -122,7 +122,7 @@ def step_within(
     check_module(model, "step_within")
     for name, limit in budget.items():
         check_name("budget of a walk", name, AMOUNTS)
-        check_number("step_within", "(0, 1]", **{name: limit})
+        check_number("step_within", "(0, 1]", f"the share of {name}", limit=limit)
     planning, step = _Planning.of(model, length, container), step or CutUnits()
     most = 1 / max(step.fractions.values())
 

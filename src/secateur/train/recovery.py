@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from secateur.checks import check_fields, check_number, check_whole
+from secateur.checks import check_number, check_options, check_whole
 from secateur.files import require
 from secateur.losses import IGNORED
 from secateur.measure.language import Tokens, check_tokens
@@ -65,7 +65,7 @@ class Recovery:
     rank: int | None = None
 
     def __post_init__(self) -> None:
-        check_fields(self, "options")
+        check_options("Recovery", TrainOptions, options=self.options)
         check_number("Recovery", "[0, 1]", weight=self.weight)
         check_number("Recovery", "(0, inf)", temperature=self.temperature)
         if self.rank is not None:
