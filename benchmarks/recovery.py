@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import smollm2
-
 from secateur.measure import perplexity
 from secateur.stream import CutUnits, walk
 from secateur.train import Recovery, TrainOptions, recover
