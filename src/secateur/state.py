@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import wraps
 from hashlib import blake2b
+from inspect import signature
 from types import FunctionType
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
+from secateur.checks import wrong_value
 from secateur.hints import explain
 from secateur.types import ExampleInputs, InputError, SecateurError
 from secateur.untouched import UNMADE, ParameterWrites, untouched
@@ -459,10 +461,15 @@ def usual(function: Callable[P, R], computes: bool = True, meta: bool = False) -
     """
     context, model_among, within, check, doing = as_usual, _model_among, _WITHIN, _check_arguments, function.__name__
     ours, explain_call = SecateurError, explain
+    # What works by chance, as every text stands for True, no failure would tell.
+    flags = [name for name, option in signature(function).parameters.items() if option.annotation in (bool, "bool")]
 
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         arguments = (*args, *kwargs.values())
         model = model_among(arguments)
+        for flag in flags:
+            if not isinstance(kwargs.get(flag, True), bool):
+                raise wrong_value(doing, flag, kwargs[flag], "True or False")
         if computes and not within.get():
             check(doing, (*arguments, model), meta)
         try:
