@@ -460,7 +460,7 @@ def usual(function: Callable[P, R], computes: bool = True, meta: bool = False) -
     False
     """
     context, model_among, within, check, doing = as_usual, _model_among, _WITHIN, _check_arguments, function.__name__
-    ours, explain_call = SecateurError, explain
+    ours, explain_call, refused = SecateurError, explain, wrong_value
     # What works by chance, as every text stands for True, no failure would tell.
     flags = [name for name, option in signature(function).parameters.items() if option.annotation in (bool, "bool")]
 
@@ -469,7 +469,7 @@ def usual(function: Callable[P, R], computes: bool = True, meta: bool = False) -
         model = model_among(arguments)
         for flag in flags:
             if not isinstance(kwargs.get(flag, True), bool):
-                raise wrong_value(doing, flag, kwargs[flag], "True or False")
+                raise refused(doing, flag, kwargs[flag], "True or False")
         if computes and not within.get():
             check(doing, (*arguments, model), meta)
         try:
