@@ -16,8 +16,9 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 ORDER = [
     {"types"},
     {"checks"},
+    {"hints"},
     {"randomness"},
-    {"untouched"},
+    {"untouched", "wrappers"},
     {"deadline", "files", "progress", "state", "state_dicts"},
     {"trees", "coding"},
     {"labelled"},

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import sys
 import warnings
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import click
 import pytest
@@ -36,9 +37,16 @@ def test_the_table_is_long_and_covers_the_public_face() -> None:
     assert len([name for name in functions if name in reached]) > 0.6 * len(functions)
 
 
+def test_the_types_of_every_class_can_be_looked_at() -> None:
+    """One that says a type that its module does not import would be let through unseen."""
+    for name, called in public():
+        if isinstance(called, type):
+            assert {field.name for field in fields(called)} <= {*get_type_hints(called)}, name
+
+
 @pytest.mark.parametrize("name", sorted({name for name, _ in CALLS}))
 def test_wrong_arguments(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error of ours that names the function, the argument or what it holds; or, of what nothing is asked yet, none."""
+    """An error of ours that names the function, the argument or what it holds; a class refuses it when it is made."""
     monkeypatch.chdir(tmp_path)
     known = stock()
     before = {role: snapshot(model) for role, model in modules_of(known).items()}
@@ -49,6 +57,7 @@ def test_wrong_arguments(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
             warnings.simplefilter("ignore")
             try:
                 call(called, argument, words, known)
+                assert not isinstance(called, type), f"{argument}={words} is taken"
             except sc.SecateurError as error:
                 told = str(error)
                 short = name.rpartition(".")[2]

@@ -10,18 +10,20 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from secateur.checks import check_plain, check_whole
+from secateur.checks import check_whole
 from secateur.criteria.batches import check_batches
+from secateur.hints import Checked
 from secateur.labelled import Samples
 from secateur.losses import loss_function
 from secateur.state import as_usual
 from secateur.structure.sites import check_same_model
 from secateur.types import Criterion, InputError, Keep, Loss, Scores, Sites
+from secateur.wrappers import unwrapped
 
 __all__ = ["CriterionBase", "DataCriterion", "LossCriterion", "check_scores", "level_sites", "scores_of"]
 
 
-class CriterionBase(ABC):
+class CriterionBase(Checked, ABC):
     """The base of criteria: frozen dataclasses that write `_score`.
 
     A call gives the same scores under inference mode, without gradients, under autocast, and with another default dtype
@@ -35,7 +37,6 @@ class CriterionBase(ABC):
     """Why its scores may all be equal, and what to do then."""
 
     def __post_init__(self) -> None:
-        check_plain(self)
         check_whole(self, -(2**63), most=2**63 - 1, seed=getattr(self, "seed", 0))
 
     @property
@@ -49,6 +50,7 @@ class CriterionBase(ABC):
         Raises:
             InputError: the sites are of another model, a score is not finite, or what the criterion itself refuses.
         """
+        model = unwrapped(model)
         with as_usual(model):
             check_same_model(model, sites)
             sites.check_any(type(self).__name__)

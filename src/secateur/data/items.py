@@ -16,6 +16,7 @@ from torch import Tensor
 from secateur.checks import in_one_line
 from secateur.data.folder import prepared, read_image
 from secateur.files import MALFORMED, require
+from secateur.hints import Checked
 from secateur.types import DataError
 
 __all__ = ["Items", "ItemsReader", "class_names", "column", "saved"]
@@ -41,7 +42,7 @@ class Items(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class ItemsReader:
+class ItemsReader(Checked):
     """Reads items one by one: images of Pillow's, arrays, tensors or paths, and whole numbers as labels."""
 
     items: Items

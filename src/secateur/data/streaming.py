@@ -100,8 +100,8 @@ class Stream:
 
     def subset(self, indices: Tensor | Sequence[int]) -> Stream:
         """Return the stream of only the samples at `indices` of this one, in that order; as `Split.subset`."""
-        chosen = positions(torch.as_tensor(indices), len(self), self.name)
-        return replace(self, index=self.index[chosen])
+        places = positions(torch.as_tensor(indices), len(self), self.name)
+        return replace(self, index=self.index[places])
 
     def head(self, count: int) -> Tensor:
         """Return the first `count` images ``(count, C, H, W)``."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -66,8 +67,10 @@ class Greedy(Schedule):
     seed: int = 0
     minimum: int = 1
 
+    remembers: ClassVar[Mapping[str, Any]] = {"waits": tuple[tuple[str, int, int | None], ...], "round": int}
+
     def __post_init__(self) -> None:
-        check_rating("Greedy", self.data, self.loss)
+        check_rating(self)
         check_number(self, "[0, inf)", tolerance=self.tolerance)
         check_number(self, "[0, inf)", or_none=True, skip_above=self.skip_above)
         check_whole(self, 0, or_none=True, skip_rounds=self.skip_rounds)

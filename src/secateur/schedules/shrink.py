@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -50,10 +52,12 @@ class Shrink(Schedule):
     seed: int = 0
     minimum: int = 1
 
+    remembers: ClassVar[Mapping[str, Any]] = {"tried": int}
+
     def __post_init__(self) -> None:
         check_whole(self, n=self.n)
         check_whole(self, 0, seed=self.seed)
-        check_rating("Shrink", self.data, self.loss)
+        check_rating(self)
 
     def _prune(self, walk: Walk) -> Result:
         units = walk.units

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import nan
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from secateur.checks import check_whole, from_plain
+from secateur.checks import is_whole
 from secateur.files import MALFORMED, require
+from secateur.hints import Checked, as_declared, from_plain
 from secateur.progress import bar
 from secateur.result import Method, Result
 from secateur.schedules.checkpoint import Checkpoint, identify
-from secateur.state import usual
+from secateur.state import training
 from secateur.structure.infer import Structure
 from secateur.structure.sites import check_same_model
 from secateur.types import InputError, Sites
@@ -147,12 +149,15 @@ ROUNDING = 1e-7
 """Relative differences of a mean loss up to this are taken for rounding: that of float32."""
 
 
-class Schedule(ABC):
+class Schedule(Checked, ABC):
     """When to cut: called with ``(model, sites)``, it returns a `Result`; the model is left as it is."""
 
     minimum: int
 
-    @usual
+    remembers: ClassVar[Mapping[str, Any]] = {}
+    """What it puts into a walk's memory: the type of each value by name; whole numbers there are 0 or more."""
+
+    @training
     def __call__(
         self,
         model: nn.Module,
@@ -179,12 +184,17 @@ class Schedule(ABC):
         """
         check_same_model(model, sites)
         sites.check_any("prune")
-        walk = Walk(model, sites, self.minimum, on_step)
+        sites = self._able(model, sites)
+        walk = Walk(model, sites, self.minimum, on_step, self.remembers)
         with bar(len(walk.units), progress, "units removed") as walk.advance:
             if checkpoint is not None:
                 walk.checkpoint = Checkpoint(Path(checkpoint), identify(self, model, sites))
                 walk.restore()
             return replace(self._prune(walk), method=Method(criterion=repr(self)))
+
+    def _able(self, model: nn.Module, sites: Sites) -> Sites:
+        """The sites that may lose units."""
+        return sites
 
     @abstractmethod
     def _prune(self, walk: Walk) -> Result:
@@ -204,14 +214,21 @@ class Walk:
         advance: called with how many more units are gone.
     """
 
-    def __init__(self, model: nn.Module, sites: Sites, minimum: int, on_step: OnStep | None) -> None:
-        check_whole("a schedule", 0, "the units that every site keeps", minimum=minimum)
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Sites,
+        minimum: int,
+        on_step: OnStep | None,
+        remembers: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         if minimum == 0 and isinstance(sites.structure, Structure):
             raise InputError("minimum=0 would empty a site, and nothing would pass it; channels need 1 or more")
         self.model, self.sites, self.minimum, self.on_step = model, sites, minimum, on_step
         self.keep = {name: torch.ones(site.shape, dtype=torch.bool) for name, site in sites.items()}
         self.left = {name: site.size for name, site in sites.items()}
         self.steps: list[Step] = []
+        self.remembers = remembers
         self.memory: dict[str, Any] = {}
         self.tensors: dict[str, Tensor] = {}
         self.base: tuple[float, float] = (nan, nan)
@@ -337,7 +354,10 @@ class Walk:
             self.keep = keep
             for name, _ in step.units:
                 self.left[name] -= 1
-        self.memory, self.evaluations = dict(state["memory"]), int(state["evaluations"])
+        self.memory = {n: as_declared(n, value, self.remembers.get(n, Any)) for n, value in state["memory"].items()}
+        if any(is_whole(value) and value < 0 for value in self.memory.values()):
+            raise ValueError(f"a count of {self.memory} is below 0")
+        self.evaluations = int(state["evaluations"])
         loss, accuracy = map(float, state["base"])
         self.base = (loss, accuracy)
 

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from secateur.checks import check_fraction
+from secateur.hints import Checked
 from secateur.result import Method, Result
 from secateur.selection import layer_fractions
-from secateur.state import check_module, own_tensors, usual
+from secateur.state import own_tensors, usual
 from secateur.types import InputError, Keep, Sites
 from secateur.untouched import copied
+from secateur.wrappers import check_module
 
 __all__ = ["Fractions", "Solution", "Solver", "fractions_of", "write"]
 
@@ -23,7 +25,7 @@ Fractions = float | Mapping[str, float]
 
 
 @dataclass(frozen=True, eq=False)
-class Solution:
+class Solution(Checked):
     """Masks, and the weights that make up for what they remove.
 
     Attributes:
@@ -61,7 +63,7 @@ class Solution:
         return changed
 
 
-class Solver(ABC):
+class Solver(Checked, ABC):
     """What removes and repairs: a frozen dataclass, called with ``(model, sites, sparsity)``, that changes nothing."""
 
     @usual

@@ -11,6 +11,8 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim.optimizer import Optimizer
 
+from secateur.checks import check_whole
+from secateur.hints import Checked
 from secateur.state import restore, snapshot, tensors
 from secateur.train.devices import ALONE, Ranks
 from secateur.train.history import EpochRecord, History
@@ -109,7 +111,7 @@ class Run:
             restore(self.model, trained)
 
 
-class Callback:
+class Callback(Checked):
     """Something to do in a training; override what is needed.
 
     A resumed training calls only what is still to come, so keep no state of your own: read it from `run`. In a training on
@@ -161,6 +163,9 @@ class StopEarly(Callback):
     """Stops after `patience` epochs without a lower validation loss."""
 
     patience: int
+
+    def __post_init__(self) -> None:
+        check_whole(self, patience=self.patience)
 
     def on_epoch(self, run: Run) -> None:
         """Stop if the best epoch is long ago."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from math import isfinite
 from pathlib import Path
@@ -30,7 +31,7 @@ from secateur.randomness import seeded
 from secateur.rate.tally import Tally
 from secateur.rate.trying import try_loss
 from secateur.rate.whole import tally_pass
-from secateur.state import check_finite, check_module, check_ordinary, device_of, modes_kept, restore, snapshot, usual
+from secateur.state import check_finite, check_ordinary, device_of, modes_kept, restore, snapshot, usual
 from secateur.train.average import AverageWeights
 from secateur.train.callbacks import Callback, KeepBest, Run, ShowProgress, StopEarly
 from secateur.train.checkpoint import WriteCheckpoint, identify, resume
@@ -39,6 +40,7 @@ from secateur.train.history import EpochRecord, History
 from secateur.train.masks import check_mask_callbacks
 from secateur.train.options import TrainOptions
 from secateur.types import FileError, InputError, Loss, with_changes
+from secateur.wrappers import COMPILED, DISTRIBUTED, check_module
 
 __all__ = ["fit"]
 
@@ -46,7 +48,7 @@ EVALUATION_BATCH = 256
 CALMER = "the model is as it was before; train with a lower lr, or with clip_norm"
 
 
-@usual
+@partial(usual, keeping=(COMPILED, DISTRIBUTED))
 def fit(
     model: nn.Module,
     train: Samples,

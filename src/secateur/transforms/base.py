@@ -11,13 +11,15 @@ import torch
 from torch import nn
 
 from secateur.edits import Edit, replay
+from secateur.hints import Checked
 from secateur.labelled import SampleBatch, batches
 from secateur.randomness import private_draws
 from secateur.result import LayerReport, Log, Method, Replayed, Result
-from secateur.state import check_finite, check_module, evaluating, split_inputs, usual
+from secateur.state import check_finite, evaluating, split_inputs, usual
 from secateur.state_dicts import fill
 from secateur.structure.difference import difference, is_usable
 from secateur.types import ExampleInputs, FileError, InputError, Sites, VerificationError, changed_options, in_groups
+from secateur.wrappers import check_module
 
 __all__ = ["Transform", "Transformed", "check_changed"]
 
@@ -30,7 +32,7 @@ COMPARED = 256
 
 
 @dataclass(frozen=True, eq=False)
-class Transformed:
+class Transformed(Checked):
     """What a transform made of a model.
 
     Attributes:
@@ -50,7 +52,7 @@ class Transformed:
     history: Log | None = None
 
 
-class Transform(ABC):
+class Transform(Checked, ABC):
     """What makes a model smaller in another way than by cutting: a frozen dataclass of options.
 
     Called with ``(model, example_inputs)`` it returns a `Result`, and changes nothing that it is given. A subclass writes

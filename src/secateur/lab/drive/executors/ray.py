@@ -247,9 +247,9 @@ class OnRay:
 
     def _parcel(self, cell: Cell) -> _Parcel:
         records = {need: self._setting.store.get(need) for need in cell.needs}
-        kept = [need for need, record in records.items() if record.artefact is not None]
-        seen = self._all_nodes_see()
-        artefacts = {} if seen else {need: self._placed(need) for need in kept}
+        with_artefact = [need for need, record in records.items() if record.artefact is not None]
+        visible = self._all_nodes_see()
+        artefacts = {} if visible else {need: self._placed(need) for need in with_artefact}
         run = require("ray.cloudpickle", "ray").dumps(cell.run)
         setting = self._setting
         return _Parcel(
@@ -263,7 +263,7 @@ class OnRay:
             self._commit,
             tuple(sys.path),
             self._presence,
-            None if seen else self._share,
+            None if visible else self._share,
         )
 
     def _nodes(self) -> list[dict[str, Any]]:
