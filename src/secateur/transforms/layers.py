@@ -91,7 +91,7 @@ def hooked(layers: Mapping[str, nn.Module], see: Callable[[str, Tensor, Tensor],
         yield
 
 
-class _Watched(nn.Module):
+class _AttributeReads(nn.Module):
     """Stands in a layer's place, and notes what other code than the layer's own reads of it."""
 
     def __init__(self, layer: nn.Module, note: Callable[[], None]) -> None:
@@ -123,7 +123,7 @@ def read_elsewhere(model: nn.Module, layers: Mapping[str, nn.Module], example_in
     with evaluating(model), private_draws(0), ExitStack() as stack:
         for module, key, child in places:
             stack.callback(module._modules.__setitem__, key, child)
-            module._modules[key] = _Watched(child, partial(read.add, names[id(child)]))
+            module._modules[key] = _AttributeReads(child, partial(read.add, names[id(child)]))
         SampleBatch(example_inputs).run(model)
     return read
 

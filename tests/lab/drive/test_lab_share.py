@@ -15,20 +15,20 @@ from secateur.lab.drive.executors.base import Done, Failed, Setting
 from secateur.lab.drive.executors.wire import BY_PATH, pack, unpack
 from secateur.lab.keep import paths
 from secateur.lab.keep.arrivals import Arrival
-from secateur.lab.keep.share import SHARE_VARIABLE, Share
+from secateur.lab.keep.share import SHARE_VARIABLE, SharedPlace
 from secateur.types import FileError
 
 NAME = "a" * 16
 
 
 @pytest.fixture(params=["folder", "file", "memory"])
-def share(request: pytest.FixtureRequest, tmp_path: Path) -> Share:
+def share(request: pytest.FixtureRequest, tmp_path: Path) -> SharedPlace:
     folder = tmp_path / "all machines"
     places = {"folder": str(folder), "file": f"file://{folder}", "memory": f"memory://{tmp_path.name}"}
-    return Share(places[request.param])
+    return SharedPlace(places[request.param])
 
 
-def test_bytes_and_files_lie_there(share: Share, tmp_path: Path) -> None:
+def test_bytes_and_files_lie_there(share: SharedPlace, tmp_path: Path) -> None:
     assert share.put(NAME, b"some bytes") == hashlib.sha256(b"some bytes").hexdigest()
     assert share.read(NAME) == b"some bytes"
     share.fetch(NAME, tmp_path / "here")
@@ -43,23 +43,23 @@ def test_bytes_and_files_lie_there(share: Share, tmp_path: Path) -> None:
 def test_what_cannot_be_reached_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(FileError, match="cannot be written to"):
-        Share(str(tmp_path / "file")).put(NAME, b"x")
+        SharedPlace(str(tmp_path / "file")).put(NAME, b"x")
     with pytest.raises(FileError, match="cannot be read from no-such-kind://there"):
-        Share("no-such-kind://there").read(NAME)
+        SharedPlace("no-such-kind://there").read(NAME)
 
 
 def test_a_place_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(SHARE_VARIABLE, raising=False)
-    assert Share.of_environment() is None
+    assert SharedPlace.of_environment() is None
     monkeypatch.setenv(SHARE_VARIABLE, "s3://bucket/tensors")
-    assert Share.of_environment() == Share("s3://bucket/tensors")
+    assert SharedPlace.of_environment() == SharedPlace("s3://bucket/tensors")
 
 
 def done(count: int) -> Done:
     return Done(NAME, "1", Outcome({}, (), {"w": torch.arange(float(count))}), 0.0, 0.0, {})
 
 
-def test_large_tensors_go_by_way_of_it_and_are_removed(share: Share, tmp_path: Path) -> None:
+def test_large_tensors_go_by_way_of_it_and_are_removed(share: SharedPlace, tmp_path: Path) -> None:
     head, sent = pack(done(BY_PATH), None, share)
     assert not sent
     assert len(head) < 1000, "no tensor travels through the driver"
@@ -79,10 +79,10 @@ def record_of(event: Done) -> Any:
     return Record(Recipe("s", "k"), event.outcome.metrics)
 
 
-def test_small_tensors_are_sent_and_failures_are_the_cells(share: Share, tmp_path: Path) -> None:
+def test_small_tensors_are_sent_and_failures_are_the_cells(share: SharedPlace, tmp_path: Path) -> None:
     assert pack(done(4), None, share)[1]
     (tmp_path / "blocked").write_text("")
-    event = unpack(*pack(done(BY_PATH), None, Share(str(tmp_path / "blocked"))), tmp_path)
+    event = unpack(*pack(done(BY_PATH), None, SharedPlace(str(tmp_path / "blocked"))), tmp_path)
     assert isinstance(event, Failed)
     assert "cannot be written to" in event.error
 
@@ -131,7 +131,7 @@ def test_cells_on_ray_find_what_others_left(tmp_path: Path, monkeypatch: pytest.
     executor = Apart("local", 1, share=str(place) if shared else None)
     summary = run_study(study, store, executor=executor, progress=False)
     assert not summary.failed, summary.failed
-    assert executor.seen == ["Share" if shared else "ObjectRef"]
+    assert executor.seen == ["SharedPlace" if shared else "ObjectRef"]
     assert store.get(second.id).metrics["sum"] == float(torch.arange(float(BY_PATH)).sum())
     assert torch.equal(store.artefact(second.id)["w"], torch.arange(float(BY_PATH)) + 1)
     assert not shared or not list(place.iterdir()), "what has arrived is removed"

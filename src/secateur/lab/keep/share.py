@@ -14,7 +14,7 @@ from secateur.checks import in_one_line
 from secateur.files import replacing, require
 from secateur.types import FileError
 
-__all__ = ["SHARE_VARIABLE", "Share"]
+__all__ = ["SHARE_VARIABLE", "SharedPlace"]
 
 SHARE_VARIABLE = "SECATEUR_SHARE"
 """The environment variable that names the place for a run on Ray."""
@@ -23,10 +23,10 @@ _PIECE = 1 << 24
 
 
 @dataclass(frozen=True)
-class Share:
+class SharedPlace:
     """A place by its address, as fsspec has them: ``/mnt/all``, ``s3://bucket/folder``, ``memory://tensors``.
 
-    >>> share = Share("memory://doctest")
+    >>> share = SharedPlace("memory://doctest")
     >>> share.put("a" * 16, b"bytes") == hashlib.sha256(b"bytes").hexdigest(), share.read("a" * 16)
     (True, b'bytes')
     >>> share.drop("a" * 16)
@@ -38,7 +38,7 @@ class Share:
     address: str
 
     @classmethod
-    def of_environment(cls) -> Share | None:
+    def of_environment(cls) -> SharedPlace | None:
         """Return the place that the environment variable names, or None."""
         address = os.environ.get(SHARE_VARIABLE)
         return cls(address) if address else None

@@ -24,7 +24,7 @@ from secateur.lab.keep import paths
 from secateur.lab.keep.environment import environment
 from secateur.lab.keep.presence import Presence
 from secateur.lab.keep.records import Record
-from secateur.lab.keep.share import Share
+from secateur.lab.keep.share import SharedPlace
 from secateur.lab.keep.store import intact, load_artefact
 from secateur.lab.plan.recipe import Json, Recipe
 from secateur.lab.plan.study import Cell
@@ -54,7 +54,7 @@ class _Parcel:
     commit: Json
     path: Sequence[str]
     presence: Presence | None = None
-    share: Share | None = None
+    share: SharedPlace | None = None
 
     @property
     def folder(self) -> Path | None:
@@ -76,7 +76,7 @@ class _Parcel:
         if checksum is None:
             raise FileError(f"record {identity} kept no tensors; its cell returns no artefact")
         place = self.artefacts.get(identity)
-        if isinstance(place, Share):
+        if isinstance(place, SharedPlace):
             return load(intact(place.read(identity), checksum, place.address, identity))
         if identity in self.artefacts:
             return load(require("ray", "ray").get(place))
@@ -113,7 +113,7 @@ class OnRay:
     Nodes need secateur and the study's module, but not the store: the records of the needed cells travel with a
     cell, and results come back to the driver, which stores them as they arrive. Where all nodes see the store's folder
     under the same path (a shared file system), tensors lie there and only their names travel, and a training that is
-    killed goes on from its last checkpoint. Where they do not but a `Share` is named, such as ``s3://bucket/folder``, large
+    killed goes on from its last checkpoint. Where they do not but a `SharedPlace` is named, such as ``s3://bucket/folder``, large
     tensors lie there on their way and the driver moves files; else they go through Ray's object store. A cell whose worker or
     node dies is computed again elsewhere, up to `retries` times.
 
@@ -141,7 +141,7 @@ class OnRay:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         self._ray = require("ray", "ray")
         self.address, self.jobs, self.retries = address, jobs, retries
-        self._share = Share(share) if share else Share.of_environment()
+        self._share = SharedPlace(share) if share else SharedPlace.of_environment()
         self._running: dict[Any, Cell] = {}
         self._ready: list[Any] = []
         self._events: list[Event] = []

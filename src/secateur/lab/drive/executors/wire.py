@@ -18,7 +18,7 @@ from secateur.checks import in_one_line
 from secateur.lab.drive.executors.base import Done, Failed
 from secateur.lab.keep import paths
 from secateur.lab.keep.arrivals import Arrival
-from secateur.lab.keep.share import Share
+from secateur.lab.keep.share import SharedPlace
 from secateur.lab.plan.study import Outcome
 from secateur.types import FileError, SecateurError
 
@@ -29,7 +29,7 @@ BY_PATH = 65_536
 """Tensors of fewer bytes are sent: a file of their own costs more."""
 
 
-def pack(event: Done | Failed, folder: Path | None = None, share: Share | None = None) -> tuple[bytes, bytes]:
+def pack(event: Done | Failed, folder: Path | None = None, share: SharedPlace | None = None) -> tuple[bytes, bytes]:
     """Return the event as two messages; tensors that the format refuses make it a `Failed`.
 
     Large tensors are left in `folder`, the store's, where there is one, else in the `share`.
@@ -76,12 +76,12 @@ def unpack(head: bytes, tensors: bytes, folder: Path | None = None) -> Done | Fa
     rest = message["done"]
     if (address := rest.pop("share", None)) is not None:
         assert folder is not None, "only a driver that named a share gets tensors there"
-        _bring(Share(address), folder, rest["id"])
+        _bring(SharedPlace(address), folder, rest["id"])
     artefact, metrics, history = rest.pop("artefact"), rest.pop("metrics"), rest.pop("history")
     return Done(outcome=Outcome(metrics, history, _received(artefact, rest["id"], tensors, folder)), **rest)
 
 
-def _bring(share: Share, folder: Path, identity: str) -> None:
+def _bring(share: SharedPlace, folder: Path, identity: str) -> None:
     share.fetch(identity, paths.arrival_file(folder, identity))
     share.drop(identity)
 
