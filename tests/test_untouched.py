@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 import secateur as sc
 from secateur.repair import REPAIRS
-from secateur.saving import save_weights
 from secateur.state import evaluating
 from secateur.structure import channels, cut, mask, weights
 from secateur.testing import TOYS
-from secateur.types import InputError, SecateurError
+from secateur.types import InputError
 from secateur.untouched import copied, replaced, run_with, untouched, writes_refused
 
 

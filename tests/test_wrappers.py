@@ -55,7 +55,9 @@ CALLS: dict[str, Callable[[nn.Module], object]] = {
     "weights": lambda m: list(sc.weights(m)),
     "criterion": lambda m: Magnitude()(m, sc.channels(m, X)),
     "mask": lambda m: mask(m, s := sc.channels(m, X), {n: torch.arange(v.size) < 4 for n, v in s.items()}).state_dict(),
-    "cut": lambda m: sc.cut(m, s := sc.channels(m, X), {n: torch.arange(v.size) < 4 for n, v in s.items()}).state_dict(),
+    "cut": lambda m: sc.cut(
+        m, s := sc.channels(m, X), {n: torch.arange(v.size) < 4 for n, v in s.items()}
+    ).state_dict(),
     "recalibrate": lambda m: sc.repair.recalibrate(m, DATA).state_dict(),
     "parameters": sc.measure.parameters,
     "macs": lambda m: sc.measure.macs(m, X),
@@ -63,11 +65,9 @@ CALLS: dict[str, Callable[[nn.Module], object]] = {
     "evaluate": lambda m: sc.evaluate(m, DATA),
     "low rank": lambda m: sc.transforms.LowRank(rank=1)(m, X).model.state_dict(),
     "schedule": lambda m: sc.schedules.Iterative(Magnitude(), 0.5, steps=2, scope="layer")(m, sc.channels(m, X)).keep,
-    "compress": lambda m: (
-        sc.compress(
-            m, X, {"macs": 0.8}, DATA, DATA, train=sc.train.TrainOptions(epochs=0), finish=None, max_drop=1.0
-        ).model.state_dict()
-    ),
+    "compress": lambda m: sc.compress(
+        m, X, {"macs": 0.8}, DATA, DATA, train=sc.train.TrainOptions(epochs=0), finish=None, max_drop=1.0
+    ).model.state_dict(),
 }
 
 
