@@ -16,6 +16,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 ORDER = [
     {"types"},
     {"checks"},
+    {"hints"},
     {"randomness"},
     {"untouched", "wrappers"},
     {"deadline", "files", "progress", "state", "state_dicts"},

@@ -38,7 +38,7 @@ def test_the_table_is_long_and_covers_the_public_face() -> None:
 
 @pytest.mark.parametrize("name", sorted({name for name, _ in CALLS}))
 def test_wrong_arguments(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error of ours that names the function, the argument or what it holds; or, of what nothing is asked yet, none."""
+    """An error of ours that names the function, the argument or what it holds; a class refuses it when it is made."""
     monkeypatch.chdir(tmp_path)
     known = stock()
     before = {role: snapshot(model) for role, model in modules_of(known).items()}
@@ -49,6 +49,7 @@ def test_wrong_arguments(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
             warnings.simplefilter("ignore")
             try:
                 call(called, argument, words, known)
+                assert not isinstance(called, type), f"{argument}={words} is taken"
             except sc.SecateurError as error:
                 told = str(error)
                 short = name.rpartition(".")[2]

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import secateur as sc
-from secateur.checks import has_type
+from secateur.hints import has_type
 from secateur.testing.toys import hand_mlp
 
 NAMESPACES = [name for name in sc.__all__ if inspect.ismodule(getattr(sc, name))]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from secateur.checks import check_number, check_whole
+from secateur.hints import Checked
 from secateur.labelled import Samples, batches, check_samples, together
 from secateur.state import check_finite, device_of, usual
 from secateur.structure.flow import Flow, Read, reads
@@ -36,7 +37,7 @@ PARTS, FEWEST = 20, 16
 
 
 @dataclass(eq=False)
-class UnitCounts:
+class UnitCounts(Checked):
     """How often each unit of a site fires.
 
     Attributes:
@@ -103,7 +104,7 @@ class UnitCounts:
 
 
 @dataclass(eq=False)
-class UnitStatistics:
+class UnitStatistics(Checked):
     """What each unit of a site answers; all tensors ``(units,)`` and float64 but the counts.
 
     Attributes:

@@ -23,6 +23,7 @@ __all__ = [
     "Streamed",
     "are_classes",
     "batches",
+    "check_data",
     "check_labels",
     "check_no_nan",
     "check_outputs",
@@ -274,6 +275,14 @@ def check_samples(data: object, subject: str) -> None:
         raise InputError(f"{subject}: got an iterator, which is empty after one pass; give a list of batches")
     elif isinstance(data, Sized) and len(data) == 0:
         raise InputError(f"{subject}: there are no batches; give at least one")
+
+
+def check_data(owner: object) -> None:
+    """Refuse what `check_samples` does in an object's ``data`` and ``validation``, where it has them."""
+    for name in ("data", "validation"):
+        data = getattr(owner, name, None)
+        if data is not None:
+            check_samples(data, f"{type(owner).__name__}: {name}")
 
 
 def _foreign(data: object) -> str:

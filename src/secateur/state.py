@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from secateur.checks import explain
+from secateur.hints import explain
 from secateur.types import ExampleInputs, InputError, SecateurError
 from secateur.untouched import UNMADE, ParameterWrites, untouched
 from secateur.wrappers import COMPILED, DISTRIBUTED, unwrapped

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from secateur.hints import Checked
 from secateur.types import InputError
 
 __all__ = ["Choices", "Portions"]
@@ -20,7 +21,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Choices:
+class Choices(Checked):
     """What can be taken at one site: choice i saves ``saving[i]`` and adds ``loss[i]``; choice 0 saves nothing."""
 
     saving: Sequence[float]
@@ -28,7 +29,7 @@ class Choices:
 
 
 @dataclass(frozen=True, eq=False)
-class Portions:
+class Portions(Checked):
     """The best choice at every site for every total saving: a knapsack with one choice a site.
 
     With whole savings of at most 4096 in all the answer is exact; others are rounded down to a 4096th of the greatest

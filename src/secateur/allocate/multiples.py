@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from secateur.checks import check_whole
+from secateur.hints import Checked
 from secateur.runtimes import Runtime, name_of
 from secateur.runtimes.probes import Kind, installed, liked_multiple
 from secateur.selection import Scope, select
@@ -29,7 +30,7 @@ SMALL = 1_000_000
 
 
 @dataclass(frozen=True)
-class Rounding:
+class Rounding(Checked):
     """Of how many units each site keeps a multiple.
 
     Attributes:
@@ -80,11 +81,11 @@ class Rounding:
         >>> str(Rounding({"a": 8}).seen_in({"a": torch.arange(16) < 12}))
         'to multiples of 4 (1 site)'
         """
-        seen = {}
+        multiples = {}
         for name, aimed in {**self.multiples, **self.coarse}.items():
             if name in keep:
-                seen[name] = aimed if bool(keep[name].all()) else gcd(int(keep[name].sum()), aimed)
-        return replace(self, multiples=seen)
+                multiples[name] = aimed if bool(keep[name].all()) else gcd(int(keep[name].sum()), aimed)
+        return replace(self, multiples=multiples)
 
     def __str__(self) -> str:
         counts = Counter(multiple for multiple in self.multiples.values() if multiple > 1)

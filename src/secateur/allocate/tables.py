@@ -14,8 +14,9 @@ from typing import Any, Self
 import numpy as np
 
 from secateur.allocate.goals import allowed
-from secateur.checks import check_name, from_plain
+from secateur.checks import check_name
 from secateur.files import MALFORMED, from_json, read_text, write_text
+from secateur.hints import Checked, from_plain
 from secateur.types import FileError, InputError
 
 __all__ = ["CostTable", "Losses", "SiteCosts"]
@@ -60,7 +61,7 @@ class SiteCosts:
 
 
 @dataclass(frozen=True)
-class CostTable:
+class CostTable(Checked):
     """The costs of a model by site and width, from which those of any widths are foretold.
 
     Savings of single sites do not add up: a layer between two sites is saved twice. With r the share of a site's units

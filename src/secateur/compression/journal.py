@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from secateur.checks import from_plain
 from secateur.files import MALFORMED, from_json, read_text, write_text
+from secateur.hints import from_plain
 from secateur.types import FileError
 
 __all__ = ["Attempt", "Journal", "StepTrial", "Trial", "least_cost"]

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.checks import from_plain
 from secateur.compression.choosing import Chosen
 from secateur.files import MALFORMED, from_json, read_text, write_text
+from secateur.hints import from_plain
 from secateur.result import LayerReport, Log, Method, Replayed, Result
 from secateur.saving import load_with_edits, read_record
 from secateur.structure.verify import Verification

@@ -92,10 +92,10 @@ def compress(
         TraceError, CutError: see `channels` and `cut`.
     """
     check_options("compress", CompressOptions, or_none=True, options=options)
-    chosen = with_changes(options or CompressOptions(), changes, "option of compress")
-    goal_read = None if goal is None and chosen.given_steps else Goal.of(goal)
-    task = Task(model, example_inputs, goal_read, data, validation, chosen, folder, progress)
-    work: Work[Any] = GivenSteps(task) if chosen.given_steps else _Walk(task)
+    settled = with_changes(options or CompressOptions(), changes, "option of compress")
+    goal_read = None if goal is None and settled.given_steps else Goal.of(goal)
+    task = Task(model, example_inputs, goal_read, data, validation, settled, folder, progress)
+    work: Work[Any] = GivenSteps(task) if settled.given_steps else _Walk(task)
     return work.run()
 
 

@@ -26,6 +26,7 @@ from secateur.criteria.redundancy import Correlation, GeometricMedian
 from secateur.criteria.scale import NormScale
 from secateur.criteria.second_order import SecondOrder
 from secateur.criteria.taylor import Taylor
+from secateur.hints import Checked
 from secateur.labelled import Data
 from secateur.state import looking
 from secateur.types import Criterion, InputError, Loss, unknown_name
@@ -73,7 +74,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(Checked):
     """A criterion in the table.
 
     Attributes:

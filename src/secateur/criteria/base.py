@@ -10,8 +10,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from secateur.checks import check_plain, check_whole
+from secateur.checks import check_whole
 from secateur.criteria.batches import check_batches
+from secateur.hints import Checked
 from secateur.labelled import Samples
 from secateur.losses import loss_function
 from secateur.state import as_usual
@@ -22,7 +23,7 @@ from secateur.wrappers import unwrapped
 __all__ = ["CriterionBase", "DataCriterion", "LossCriterion", "check_scores", "level_sites", "scores_of"]
 
 
-class CriterionBase(ABC):
+class CriterionBase(Checked, ABC):
     """The base of criteria: frozen dataclasses that write `_score`.
 
     A call gives the same scores under inference mode, without gradients, under autocast, and with another default dtype
@@ -36,7 +37,6 @@ class CriterionBase(ABC):
     """Why its scores may all be equal, and what to do then."""
 
     def __post_init__(self) -> None:
-        check_plain(self)
         check_whole(self, -(2**63), most=2**63 - 1, seed=getattr(self, "seed", 0))
 
     @property

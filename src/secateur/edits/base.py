@@ -9,11 +9,12 @@ from typing import Any, ClassVar, Self
 from torch import nn
 
 from secateur.coding import Codec
+from secateur.hints import Checked
 
 __all__ = ["Edit"]
 
 
-class Edit(ABC):
+class Edit(Checked, ABC):
     """One thing that was done to a model: plain data, which does it again to any model of that architecture.
 
     A new way to make a model smaller is a subclass in a file of its own, with its `kind` in `EDITS`.

@@ -162,11 +162,11 @@ def has_learnt(class_accuracy: Sequence[float]) -> bool:
     >>> has_learnt([1.0, 0.0, 0.0]), has_learnt([0.9, 0.8, 0.4]), has_learnt([])
     (False, True, True)
     """
-    rated = [accuracy for accuracy in class_accuracy if accuracy == accuracy]
-    if len(rated) < 2:
+    finite = [accuracy for accuracy in class_accuracy if accuracy == accuracy]
+    if len(finite) < 2:
         return True
-    chance = 1 / len(rated)
-    return sum(rated) / len(rated) >= chance + BLIND * (1 - chance)
+    chance = 1 / len(finite)
+    return sum(finite) / len(finite) >= chance + BLIND * (1 - chance)
 
 
 def _class_accuracy(answers: Tensor | None) -> tuple[float, ...]:

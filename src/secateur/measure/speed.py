@@ -62,10 +62,12 @@ class LatencyComparison:
         speedups: the first model's time ÷ this model's, round by round: the median and quartiles over the
             rounds. Above 1 is faster than the first. Where one thread does all of the work, these are times of the
             processor, so that what else the machine does hardly enters.
+        compared: the seconds that the speedups are taken of: of the processor or of the wall clock, as there.
     """
 
     latencies: Mapping[str, Latency]
     speedups: Mapping[str, Spread]
+    compared: Mapping[str, Spread]
 
 
 @running
@@ -161,6 +163,7 @@ def compare_latency(
     return LatencyComparison(
         latencies={name: Latency(*spread(wall), size, count, repeats) for name, wall in times.wall.items()},
         speedups={name: Spread(*spread(times.ratios(name))) for name in models},
+        compared={name: Spread(*spread(worked)) for name, worked in times.worked.items()},
     )
 
 

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from secateur import state
+from secateur.checks import check_whole
+from secateur.hints import Checked
 from secateur.runtimes.base import Run
 from secateur.runtimes.inputs import caller
 from secateur.state import device_of
@@ -17,7 +19,7 @@ __all__ = ["Eager"]
 
 
 @dataclass(frozen=True)
-class Eager:
+class Eager(Checked):
     """Times models in eager PyTorch, on the device that they are on; an accelerator's work is waited for.
 
     Attributes:
@@ -29,6 +31,9 @@ class Eager:
     """
 
     threads: int = 1
+
+    def __post_init__(self) -> None:
+        check_whole(self, threads=self.threads)
 
     def __call__(self, model: nn.Module, example_inputs: ExampleInputs) -> Run:
         """Return what runs the model once."""

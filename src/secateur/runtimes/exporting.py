@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from secateur.checks import check_whole
 from secateur.files import require
+from secateur.hints import Checked
 from secateur.runtimes.base import Callee, Exported, Run
 from secateur.runtimes.inputs import batch_size_of, with_batch_size
 from secateur.runtimes.interface import Interface
@@ -45,7 +47,7 @@ OP = re.compile(r"\b(?:aten|torchvision|quantized)(?:::|\.)\w+|\bprim::\w+")
 
 
 @dataclass(frozen=True)
-class FileRuntime(ABC):
+class FileRuntime(Checked, ABC):
     """A runtime that has a file format. A new one says how it writes files and opens them.
 
     Attributes:
@@ -58,6 +60,9 @@ class FileRuntime(ABC):
     extra: ClassVar[str]
     libraries: ClassVar[tuple[str, ...]]
     suffix: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        check_whole(self, threads=self.threads)
 
     def __call__(self, model: nn.Module, example_inputs: ExampleInputs) -> Run:
         """Return what runs the exported model once, on the example; it was compared with torch before.

@@ -82,8 +82,8 @@ class Cycles(Schedule):
 
     def __post_init__(self) -> None:
         check_whole(self, cycles=self.cycles, patience=self.patience)
+        check_rating(self)
         check_whole(self, 1, "the units that every site keeps", minimum=self.minimum)
-        check_rating("Cycles", self.data, self.loss)
         if not callable(self.train) or not callable(getattr(self.train, "optimizer", None)):
             raise InputError(
                 f"Cycles: train={brief(self.train)} has no optimizer(model), which makes the one that all cycles share; "

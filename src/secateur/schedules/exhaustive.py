@@ -58,7 +58,7 @@ class Exhaustive(Schedule):
     max_memory: int | None = None
 
     def __post_init__(self) -> None:
-        check_rating("Exhaustive", self.data, self.loss)
+        check_rating(self)
         check_number(self, "[0, inf)", tolerance=self.tolerance)
         check_whole(self, or_none=True, max_memory=self.max_memory)
         if isinstance(self.until, str):

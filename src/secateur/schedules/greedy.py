@@ -67,7 +67,7 @@ class Greedy(Schedule):
     minimum: int = 1
 
     def __post_init__(self) -> None:
-        check_rating("Greedy", self.data, self.loss)
+        check_rating(self)
         check_number(self, "[0, inf)", tolerance=self.tolerance)
         check_number(self, "[0, inf)", or_none=True, skip_above=self.skip_above)
         check_whole(self, 0, or_none=True, skip_rounds=self.skip_rounds)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
+from secateur.checks import check_whole
 from secateur.labelled import Samples, check_samples
 from secateur.losses import loss_function
 from secateur.types import Loss
@@ -9,8 +12,20 @@ from secateur.types import Loss
 __all__ = ["check_rating"]
 
 
-def check_rating(schedule: str, data: Samples | None, loss: str | Loss) -> None:
-    """Refuse data that cannot be read again and again, and a loss of no known name."""
-    if data is not None:
-        check_samples(data, schedule)
-    loss_function(loss)
+class _Rated(Protocol):
+    """What all schedules have."""
+
+    @property
+    def data(self) -> Samples | None: ...
+    @property
+    def loss(self) -> str | Loss: ...
+    @property
+    def minimum(self) -> int: ...
+
+
+def check_rating(schedule: _Rated) -> None:
+    """Refuse data that cannot be read again and again, a loss of no known name, and a negative minimum."""
+    if schedule.data is not None:
+        check_samples(schedule.data, type(schedule).__name__)
+    loss_function(schedule.loss)
+    check_whole(schedule, 0, "the units that every site keeps", minimum=schedule.minimum)

@@ -71,7 +71,7 @@ class Precomputed(Schedule):
                 check_name("label", label, LABELS)
         else:
             check_fraction(self, remove=self.remove)
-        check_rating("Precomputed", self.data, self.loss)
+        check_rating(self)
         check_name("reading of labels", self.reading, READINGS)
         check_number(self, "[0, inf)", "a share of the loss; 0.001 is usual", or_none=True, within=self.within)
         if self.within is not None and self.data is None:

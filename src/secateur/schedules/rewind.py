@@ -93,7 +93,7 @@ class Rewind(Schedule):
         check_listed(self, outputs=self.outputs)
         check_name("scope", self.scope, POOLS)
         check_name("reset", self.reset, RESETS)
-        check_rating("Rewind", self.data, self.loss)
+        check_rating(self)
 
     @usual
     def ticket(self, model: nn.Module, sites: Sites, last: TrainedTicket | None = None) -> Ticket:

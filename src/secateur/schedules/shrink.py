@@ -53,7 +53,7 @@ class Shrink(Schedule):
     def __post_init__(self) -> None:
         check_whole(self, n=self.n)
         check_whole(self, 0, seed=self.seed)
-        check_rating("Shrink", self.data, self.loss)
+        check_rating(self)
 
     def _prune(self, walk: Walk) -> Result:
         units = walk.units

@@ -53,7 +53,7 @@ class SparseTraining(Schedule):
     minimum: int = 1
 
     def __post_init__(self) -> None:
-        check_rating("SparseTraining", self.data, self.loss)
+        check_rating(self)
 
     def _prune(self, walk: Walk) -> Result:
         if any(site.kind != "weight" for site in walk.sites.values()):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.edits import Masked
+from secateur.hints import Checked
 from secateur.selection import select
 from secateur.state import restore, tensors
 from secateur.structure.sites import check_keep, density_words
@@ -70,16 +71,16 @@ class Ticket:
             InputError: the model is of another architecture.
         """
         check_architecture(model, self.start, self.masks)
-        begun = copied(model)
-        restore(begun, self.start)
+        fresh = copied(model)
+        restore(fresh, self.start)
         for name, mask in self.masks.items():
-            tensor = begun.get_parameter(name).detach()
+            tensor = fresh.get_parameter(name).detach()
             tensor.masked_fill_(~mask.to(tensor.device), 0)
-        return begun
+        return fresh
 
 
 @dataclass(frozen=True, eq=False)
-class Training:
+class Training(Checked):
     """What a training of a ticket tells besides its weights.
 
     Attributes:
@@ -115,7 +116,7 @@ class TicketTraining(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class TrainedTicket:
+class TrainedTicket(Checked):
     """A ticket after its training, and all that the next round needs.
 
     Attributes:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from secateur.checks import check_whole, from_plain
 from secateur.files import MALFORMED, require
+from secateur.hints import Checked, from_plain
 from secateur.progress import bar
 from secateur.result import Method, Result
 from secateur.schedules.checkpoint import Checkpoint, identify
@@ -147,7 +147,7 @@ ROUNDING = 1e-7
 """Relative differences of a mean loss up to this are taken for rounding: that of float32."""
 
 
-class Schedule(ABC):
+class Schedule(Checked, ABC):
     """When to cut: called with ``(model, sites)``, it returns a `Result`; the model is left as it is."""
 
     minimum: int
@@ -179,12 +179,17 @@ class Schedule(ABC):
         """
         check_same_model(model, sites)
         sites.check_any("prune")
+        sites = self._able(model, sites)
         walk = Walk(model, sites, self.minimum, on_step)
         with bar(len(walk.units), progress, "units removed") as walk.advance:
             if checkpoint is not None:
                 walk.checkpoint = Checkpoint(Path(checkpoint), identify(self, model, sites))
                 walk.restore()
             return replace(self._prune(walk), method=Method(criterion=repr(self)))
+
+    def _able(self, model: nn.Module, sites: Sites) -> Sites:
+        """The sites that may lose units."""
+        return sites
 
     @abstractmethod
     def _prune(self, walk: Walk) -> Result:
@@ -205,7 +210,6 @@ class Walk:
     """
 
     def __init__(self, model: nn.Module, sites: Sites, minimum: int, on_step: OnStep | None) -> None:
-        check_whole("a schedule", 0, "the units that every site keeps", minimum=minimum)
         if minimum == 0 and isinstance(sites.structure, Structure):
             raise InputError("minimum=0 would empty a site, and nothing would pass it; channels need 1 or more")
         self.model, self.sites, self.minimum, self.on_step = model, sites, minimum, on_step

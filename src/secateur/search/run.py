@@ -16,6 +16,7 @@ from safetensors.numpy import save as dump_arrays
 
 from secateur.checks import check_number, check_whole, in_one_line, is_number
 from secateur.files import MALFORMED, from_json, in_order, read_tensors, write_bytes
+from secateur.hints import Checked
 from secateur.progress import bar
 from secateur.result import Method, Result
 from secateur.search.fitness import FitnessLike, Rating
@@ -101,7 +102,7 @@ class SearchRun:
 
 
 @dataclass(frozen=True)
-class Search(ABC):
+class Search(Checked, ABC):
     """A search for keep masks: a frozen value that is called with a fitness, a space, a budget and a seed.
 
     A new one writes `begin` and `step`; what it carries from step to step is arrays, so that a state can be kept.
@@ -240,10 +241,10 @@ def _taken(run: SearchRun, plain: Mapping[str, Any], state_arrays: Arrays) -> Ar
     if genes.shape != run.genes.shape or genes.dtype != run.genes.dtype:
         raise ValueError(f"its best candidate is of {genes.shape} {genes.dtype}, not of {run.genes.shape} bool")
     run.rng.bit_generator.state = plain["rng"]
-    spent, best = plain["spent"], tuple(plain["best"])
-    if not all(map(is_number, (spent, *best))):
+    budget_spent, best = plain["spent"], tuple(plain["best"])
+    if not all(map(is_number, (budget_spent, *best))):
         raise ValueError("its evaluations or its best rating are no numbers")
-    run.spent, run.best = spent, best
+    run.spent, run.best = budget_spent, best
     run.genes, run.offsets = state_arrays["best.genes"], state_arrays.get("best.offsets")
     run.history = _history(state_arrays, plain["generations"])
     return {name.removeprefix("search."): value for name, value in state_arrays.items() if name.startswith("search.")}

@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from secateur.checks import check_fields, check_name
+from secateur.checks import check_name
 from secateur.criteria.magnitude import Magnitude
+from secateur.hints import Checked
 from secateur.rate.candidates import Genes, Offsets
 from secateur.state import check_finite, looking
 from secateur.structure.sites import REPAIR, check_keep, check_same_model, masked_tensors
@@ -39,7 +40,7 @@ def only(sites: Sites, names: str | Iterable[str]) -> Sites:
 
 
 @dataclass(frozen=True, eq=False)
-class Space:
+class Space(Checked):
     """The units of some sites as one flat row of genes: what a search chooses from.
 
     The genes follow the order of the sites, row-major within a site. The model is copied where it must change and is
@@ -71,8 +72,6 @@ class Space:
         check_same_model(self.model, self.sites)
         check_finite(self.model, "search", REPAIR)
         self.sites.check_any("search")
-        if not isinstance(self.biases, str):
-            check_fields(self, "biases")
         named = dict(self.model.named_parameters())
         bias_names = [self.biases] if isinstance(self.biases, str) else list(self.biases)
         for name in bias_names:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.checks import check_fraction
+from secateur.hints import Checked
 from secateur.result import Method, Result
 from secateur.selection import layer_fractions
 from secateur.state import own_tensors, usual
@@ -24,7 +25,7 @@ Fractions = float | Mapping[str, float]
 
 
 @dataclass(frozen=True, eq=False)
-class Solution:
+class Solution(Checked):
     """Masks, and the weights that make up for what they remove.
 
     Attributes:
@@ -62,7 +63,7 @@ class Solution:
         return changed
 
 
-class Solver(ABC):
+class Solver(Checked, ABC):
     """What removes and repairs: a frozen dataclass, called with ``(model, sites, sparsity)``, that changes nothing."""
 
     @usual

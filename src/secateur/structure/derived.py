@@ -70,6 +70,20 @@ def folded(model: nn.Module) -> nn.Module:
     return plain
 
 
+def folding(model: nn.Module) -> list[str]:
+    """Return the layers that `folded` gives plain weights, by their paths.
+
+    >>> folding(nn.Sequential(torch.nn.utils.parametrizations.weight_norm(nn.Linear(2, 1)), nn.Linear(1, 1)))
+    ['0']
+    """
+    hooks = (WeightNorm, SpectralNorm, prune.BasePruningMethod)
+    return [
+        path
+        for path, module in model.named_modules()
+        if is_parametrized(module) or any(isinstance(hook, hooks) for hook in module._forward_pre_hooks.values())
+    ]
+
+
 def _make_plain(module: nn.Module) -> None:
     """Let a parametrized module be one of its own class again; torch's way changes the class, which copies share."""
     lists = dict(module.parametrizations.items())  # type: ignore[union-attr, operator]

@@ -6,7 +6,7 @@ they always had, since all that enters or leaves a region is frozen.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -226,8 +226,11 @@ def _both(a: Uses, b: Uses) -> Uses:
     )
 
 
-def _merged(a: dict[_Read, set[Dimension]], b: dict[_Read, set[Dimension]]) -> dict[_Read, set[Dimension]]:
-    return {origin: {*a.get(origin, ()), *b.get(origin, ())} for origin in {**a, **b}}
+def _merged(a: Mapping[_Read, set[Dimension]], b: Mapping[_Read, set[Dimension]]) -> dict[_Read, set[Dimension]]:
+    merged = {origin: set(dimensions) for origin, dimensions in a.items()}
+    for origin, dimensions in b.items():
+        merged.setdefault(origin, set()).update(dimensions)
+    return merged
 
 
 def _used_outside(model: nn.Module, paths: Iterable[str], inputs: Inputs) -> tuple[set[int], set[int]]:

@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from secateur.labelled import Samples
+from secateur.hints import Checked
+from secateur.labelled import Samples, check_data
 from secateur.train.callbacks import Callback
 from secateur.train.history import History
 from secateur.train.loop import fit
@@ -19,7 +20,7 @@ __all__ = ["TrainCycle"]
 
 
 @dataclass(frozen=True)
-class TrainCycle:
+class TrainCycle(Checked):
     """Trains a model for one cycle, in place, with the optimizer of the cycles before.
 
     Attributes:
@@ -44,6 +45,9 @@ class TrainCycle:
     callbacks: Sequence[Callback] = ()
     distort: Callable[[nn.Module, int], object] | None = None
     on_cycle: Callable[[int, nn.Module, History], object] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        check_data(self)
 
     def optimizer(self, model: nn.Module) -> Optimizer:
         """Return the optimizer that the options name, of this model's parameters."""

@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from secateur.checks import check_listed, check_name, check_number, check_whole
+from secateur.hints import Checked
 from secateur.train.penalties import matching
 from secateur.types import InputError
 
@@ -19,7 +20,7 @@ How = Literal["multiply", "add"]
 
 
 @dataclass(frozen=True)
-class Distortion:
+class Distortion(Checked):
     """Multiplies weights by random values, or adds these (Çallı, 2017, section 2.2.1, distorted pruning).
 
     The text says ``rand(weights.shape) * (1 - var(weights))``, with random values between −1 and 1, and not what is done

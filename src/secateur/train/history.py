@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from secateur.hints import Checked
+
 __all__ = ["EpochRecord", "History"]
 
 
@@ -32,7 +34,7 @@ class EpochRecord:
 
 
 @dataclass(frozen=True)
-class History:
+class History(Checked):
     """The epochs of a training, in order.
 
     >>> history = History((EpochRecord(1, 0.9, 0.5, 0.8, 0.6, 0.1, seconds=2.0),

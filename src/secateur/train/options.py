@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import (
 from torch.optim.optimizer import Optimizer
 
 from secateur.checks import check_name, check_number, check_whole, is_whole
+from secateur.hints import Checked
 from secateur.losses import loss_function
 from secateur.types import InputError, Loss
 
@@ -53,7 +54,7 @@ SCHEDULES: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(Checked):
     """How to train: a plain value that can be compared, copied with changes, and kept beside the result.
 
     Attributes:

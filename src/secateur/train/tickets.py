@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from secateur.checks import check_whole
-from secateur.labelled import Samples
+from secateur.hints import Checked
+from secateur.labelled import Samples, check_data
 from secateur.losses import loss_function
 from secateur.rate.whole import tally_pass
 from secateur.schedules.tickets import Ticket, Training
@@ -25,7 +26,7 @@ __all__ = ["TrainSparse", "TrainTicket"]
 
 
 @dataclass(frozen=True)
-class TrainTicket:
+class TrainTicket(Checked):
     """Trains a ticket in place, for `secateur.schedules.Rewind`: `fit` with the masks held.
 
     Attributes:
@@ -54,6 +55,7 @@ class TrainTicket:
     on_round: Callable[[int, nn.Module, History], object] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        check_data(self)
         check_whole(self, or_none=True, validate_every=self.validate_every)
         if self.validate_every is not None and self.validation is None:
             raise InputError("TrainTicket: validate_every needs validation data; give them, or leave it out")
@@ -109,7 +111,7 @@ class _TicketWatch(Callback):
 
 
 @dataclass(frozen=True)
-class TrainSparse:
+class TrainSparse(Checked):
     """Trains under masks that change on the way, for `secateur.schedules.SparseTraining`: one `fit` with them.
 
     Attributes:
@@ -132,6 +134,9 @@ class TrainSparse:
     options: TrainOptions = field(default_factory=TrainOptions)
     validation: Samples | None = field(default=None, repr=False)
     callbacks: Sequence[Callback] = ()
+
+    def __post_init__(self) -> None:
+        check_data(self)
 
     def __call__(self, model: nn.Module, sites: Sites) -> Keep:
         """Train in place; return the masks that it ended with, by parameter."""

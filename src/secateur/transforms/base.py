@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from secateur.edits import Edit, replay
+from secateur.hints import Checked
 from secateur.labelled import SampleBatch, batches
 from secateur.randomness import private_draws
 from secateur.result import LayerReport, Log, Method, Replayed, Result
@@ -31,7 +32,7 @@ COMPARED = 256
 
 
 @dataclass(frozen=True, eq=False)
-class Transformed:
+class Transformed(Checked):
     """What a transform made of a model.
 
     Attributes:
@@ -51,7 +52,7 @@ class Transformed:
     history: Log | None = None
 
 
-class Transform(ABC):
+class Transform(Checked, ABC):
     """What makes a model smaller in another way than by cutting: a frozen dataclass of options.
 
     Called with ``(model, example_inputs)`` it returns a `Result`, and changes nothing that it is given. A subclass writes

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from secateur import state
 from secateur.checks import check_number, check_whole
+from secateur.hints import Checked
 from secateur.randomness import private_draws
 from secateur.runtimes.timing import Prepared, in_turns
 from secateur.state import check_finite, evaluating, split_inputs, usual
@@ -86,7 +87,7 @@ class CsrTiming:
 
 
 @dataclass(frozen=True, eq=False)
-class CsrModel:
+class CsrModel(Checked):
     """What `as_csr` made: the model, and what it found of each layer that it tried."""
 
     model: nn.Module

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from secateur.checks import check_name, check_options, check_whole
 from secateur.coding import check_coder
 from secateur.edits import InputGrid, Quantised, quantised
-from secateur.labelled import Samples, batches
+from secateur.labelled import Samples, batches, check_data
 from secateur.result import LayerReport
 from secateur.state import device_of, evaluating, own_tensors
 from secateur.structure import weights
@@ -85,6 +85,7 @@ class Quantize(Transform):
         check_name("spread", self.spread, ["mse", "max"])
         check_options("Quantize", TrainOptions, or_none=True, train=self.train)
         check_coder("Quantize", self.coder)
+        check_data(self)
         for name in ("input_bits", "train"):
             if getattr(self, name) is not None and self.data is None:
                 raise InputError(f"Quantize: {name}= needs data=, in the form that secateur.fit takes")

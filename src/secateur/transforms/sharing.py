@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from secateur.checks import check_name, check_options, check_whole
 from secateur.coding import check_coder
 from secateur.edits import Shared, nearest
-from secateur.labelled import Samples
+from secateur.labelled import Samples, check_data
 from secateur.result import LayerReport
 from secateur.state import digest, own_tensors
 from secateur.structure import weights
@@ -182,6 +182,7 @@ class Share(Transform):
         check_name("initialisation", self.initialisation, ["exact", *INITIALISATIONS])
         check_options("Share", TrainOptions, train=self.train)
         check_coder("Share", self.coder)
+        check_data(self)
         if self.validation is not None and self.data is None:
             raise InputError("Share: validation data without data=: there is nothing to train with")
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from secateur.checks import check_name, check_options, check_plain, check_whole, is_whole, within
+from secateur.checks import check_name, check_options, check_whole, is_whole, within
 from secateur.criteria.batches import check_batches
 from secateur.edits import Replaced
 from secateur.edits.rebuilt import LayerSpec, replace_layer, rows_of
@@ -146,7 +146,6 @@ class Replace(Transform):
 
     def __post_init__(self) -> None:
         check_name("structure", self.structure, STRUCTURES)
-        check_plain(self)
         check_whole(self, filters=self.filters, batch_size=self.batch_size)
         check_options(self, TrainOptions, or_none=True, train=self.train)
         if self.middle is not None and not (is_whole(self.middle, 1) or _is_share(self.middle)):

@@ -114,9 +114,14 @@ def combined_cell(context: Context) -> Outcome:
         macs = report.macs or (1, 1)
         done = sum(step.accepted for step in result.history.steps)
         settled = {"done": done, "macs_left": macs[1] / macs[0], "bytes_left": report.bytes[1] / report.bytes[0]}
-    rated = {name: evaluate(model, splits[name], batch_size=500).accuracy for name in ("validation", "test")}
+    accuracies = {name: evaluate(model, splits[name], batch_size=500).accuracy for name in ("validation", "test")}
     return Outcome(
-        {"accuracy": rated["test"], "validation_accuracy": rated["validation"], "asked": len(steps), **settled}
+        {
+            "accuracy": accuracies["test"],
+            "validation_accuracy": accuracies["validation"],
+            "asked": len(steps),
+            **settled,
+        }
     )
 
 
@@ -189,11 +194,13 @@ def _sections(part: Part) -> list[Section]:
     points = _means(part)
     best = front(points)
     series = [FRONT if name in set(best["combination"]) else OTHERS for name in points["combination"]]
-    drawn = points.assign(series=series, left=100 * points["bytes_left"], percent=100 * points["accuracy"])
+    points_drawn = points.assign(series=series, left=100 * points["bytes_left"], percent=100 * points["accuracy"])
     label = ("Bytes left (%)", "Test accuracy (%)")
-    drawing = figures.scatter(drawn, x="left", y="percent", by="series", label=label, look=styles(drawn["series"]))
+    drawing = figures.scatter(
+        points_drawn, x="left", y="percent", by="series", label=label, look=styles(points_drawn["series"])
+    )
     alt = f"{len(points)} combinations, {len(best)} of them on the front of bytes and accuracy."
-    table = drawn[["combination", "series", "left", "percent"]]
+    table = points_drawn[["combination", "series", "left", "percent"]]
     caption = "Combinations by bytes and test accuracy; the front is that of the accuracy on validation images."
     picture = Picture("front", drawing, caption, alt, part.basis(part.kind(KIND)), table)
     numbered = list(enumerate(best.to_dict("records"), 1))

@@ -100,7 +100,10 @@ def _figures(measured: Bench) -> dict[str, Json]:
     figures: dict[str, Json] = {"macs_ratio": measured.macs[0] / measured.macs[1], "problem": row.problem}
     if row.problem:
         return figures
-    pairs = {"ms": [1e3 * (each or 0) for each in row.seconds], "kilobytes": [1e-3 * (each or 0) for each in row.bytes]}
+    pairs = {
+        "ms": [1e3 * (number or 0) for number in row.seconds],
+        "kilobytes": [1e-3 * (number or 0) for number in row.bytes],
+    }
     for name, (before, after) in pairs.items():
         figures |= {f"{name}_before": before, f"{name}_after": after}
     return {**figures, "speedup": row.ratio, "faster": row.is_faster}

@@ -129,15 +129,15 @@ class Pages:
         some = rows[rows["way"].isin([baseline, *compared])]
         if untested(some, baseline, by="way"):
             return ""
-        said = []
+        clauses = []
         for value, words in (("accuracy", "untrained"), ("tuned", "trained on")):
             tests = compare(some, value=value, by="way", baseline=baseline, within=("setting",))
             for way in dict.fromkeys(tests["way"]):
                 of_way = tests[tests["way"] == way]
-                shown = {v: list(of_way[of_way["verdict"] == v]["setting"]) for v in ("better", "worse")}
-                parts = [f"{verdict} at {', '.join(at)}" for verdict, at in shown.items() if at]
-                said.append(f"{way}, {words}: {' and '.join(parts) or 'no difference shown'}")
-        return f"Against {baseline}, paired: {'; '.join(said)}."
+                settings = {v: list(of_way[of_way["verdict"] == v]["setting"]) for v in ("better", "worse")}
+                parts = [f"{verdict} at {', '.join(at)}" for verdict, at in settings.items() if at]
+                clauses.append(f"{way}, {words}: {' and '.join(parts) or 'no difference shown'}")
+        return f"Against {baseline}, paired: {'; '.join(clauses)}."
 
     def cards(self, part: Part) -> list[Card]:
         """Return the cards."""

@@ -47,19 +47,19 @@ def sections(part: Part) -> list[Section]:
     """Return the sections of the report."""
     rows = part.kind("ticket")
     tickets = pick(rows, treatment="ticket")
-    found = [
+    pages = [
         Section("Which scheme bears pruning best", _by_scheme(part, tickets)),
         *([Section("Scheme against scheme", _tests(part, tickets))] if tickets["scheme"].nunique() > 1 else []),
         Section("Early stopping", [_early(part, tickets)]),
         Section("Other measures than accuracy", _measures(part, tickets)),
     ]
     if rows["treatment"].nunique() > 1:
-        found.append(Section("Do tickets win?", lottery(part, rows)))
+        pages.append(Section("Do tickets win?", lottery(part, rows)))
     if len(part.kind("long")):
-        found.append(Section("Longer training", longer(part)))
+        pages.append(Section("Longer training", longer(part)))
     if len(part.kind("other")):
-        found.append(Section("Other ways to prune", others(part, best_scheme(tickets))))
-    return [*found, *why(part, tickets)]
+        pages.append(Section("Other ways to prune", others(part, best_scheme(tickets))))
+    return [*pages, *why(part, tickets)]
 
 
 def _by_scheme(part: Part, tickets: DataFrame) -> list[Block]:
