@@ -17,7 +17,7 @@ from secateur.state import modes_kept, own_tensors, usual
 from secateur.untouched import copied
 from secateur.wrappers import check_module
 
-__all__ = ["effective_weights", "folded", "parametrized"]
+__all__ = ["effective_weights", "folded", "folding", "parametrized"]
 
 
 def parametrized(model: nn.Module, graph: fx.Graph, tensors: Mapping[Node, str]) -> dict[str, Node]:
