@@ -1,6 +1,7 @@
 """What people's models bring with them every day: cells, bags, packed sequences, half precision, wrappers."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -228,7 +229,7 @@ def test_what_cannot_be_read_is_refused_before_any_work(model: Callable[[], nn.M
         sc.prune(model(), torch.randn(4, 8), latency=False)
 
 
-def test_a_parametrization_in_the_way_is_named_and_folded_when_asked() -> None:
+def test_a_parametrization_in_the_way_is_named_and_folded_when_asked(tmp_path: Path) -> None:
     class Symmetric(nn.Module):
         def forward(self, weight: Tensor) -> Tensor:
             return weight.triu() + weight.triu(1).T
@@ -240,6 +241,12 @@ def test_a_parametrization_in_the_way_is_named_and_folded_when_asked() -> None:
     torch.testing.assert_close(folded(model)(x), model(x))
     small = pruned(model, x, fold=True)
     assert small[1].weight.shape == (8, 8)
+    result = sc.prune(model, x, "l2", 0.5, fold=True, latency=False)
+    result.save(tmp_path / "small")
+    said = "the weights of 1 were made plain first (fold=True); load takes secateur.structure.folded(model)"
+    assert said in sc.Result.read_report(tmp_path / "small")["warnings"]
+    torch.testing.assert_close(sc.load(tmp_path / "small", folded(model))(x), result.model(x))
+    assert not sc.prune(folded(model), x, "l2", 0.5, fold=True, latency=False).report.warnings
     assert isinstance(small[1].weight, nn.Parameter)
 
 

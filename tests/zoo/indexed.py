@@ -245,3 +245,35 @@ class Standardised(nn.Module):
             x = F.conv2d(x, weight.reshape_as(conv.weight), conv.bias, padding=1).relu()
         y: Tensor = self.head(x.mean((2, 3)))
         return y
+
+
+class _ReadsItsWidth(nn.Module):
+    """Attention that gives its heads back in the width that it reads from its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.head_dim = 4, 4
+        self.q, self.k, self.v, self.o = (nn.Linear(16, 16) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, width = x.size()
+        q, k, v = (f(x).view(b, n, self.heads, self.head_dim).transpose(1, 2) for f in (self.q, self.k, self.v))
+        z = (q @ k.transpose(-2, -1) * 0.4).softmax(-1) @ v
+        y: Tensor = self.o(z.transpose(1, 2).reshape(b, n, width))
+        return y
+
+
+@toy(TOYS, "width_of_the_input", tokens())
+class WidthOfTheInput(nn.Module):
+    """Decided by tokens, so that no graph is written: the width and what the heads add up to are one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.attention = nn.Embedding(11, 16), _ReadsItsWidth()
+        self.mlp, self.head = nn.Sequential(nn.Linear(16, 20), nn.GELU(), nn.Linear(20, 16)), nn.Linear(16, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.table(tokens)[:, : int((tokens >= 0).sum(1).max())]
+        x = x + self.attention(x)
+        y: Tensor = self.head(x + self.mlp(x))
+        return y

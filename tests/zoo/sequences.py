@@ -107,6 +107,79 @@ class FusedAttention(nn.Module):
         return y
 
 
+@toy(TOYS, "rotated_halves", sequence(features=32))
+class RotatedHalves(nn.Module):
+    """Queries and keys whose halves are rotated, and values beside them: one attribute sizes the three."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head_dim = 8
+        self.q, self.k, self.v, self.o = (nn.Linear(32, 32) for _ in range(4))
+        self.pace = nn.Parameter(torch.rand(4))
+        self.fc = nn.Linear(32, 3)
+
+    def rotated(self, x: Tensor, angles: Tensor) -> Tensor:
+        left, right = x.chunk(2, dim=-1)
+        angles = torch.cat([angles, angles], -1)
+        return x * angles.cos() + torch.cat([-right, left], -1) * angles.sin()
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        shape = (b, n, -1, self.head_dim)
+        q, k, v = (layer(x).view(shape).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        angles = torch.arange(n)[:, None] * self.pace
+        scores = (self.rotated(q, angles) @ self.rotated(k, angles).transpose(-2, -1)).mul(0.5)
+        y: Tensor = self.fc(self.o((scores.softmax(-1) @ v).transpose(1, 2).reshape(b, n, -1)))
+        return y
+
+
+@toy(TOYS, "spectral_layers", sequence(features=16))
+class SpectralLayers(nn.Module):
+    """Mixed over time in the frequencies, by complex weights of each channel; then linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down, self.fc = nn.Linear(16, 24), nn.Linear(24, 16), nn.Linear(16, 3)
+        self.filters = nn.Parameter(torch.randn(4, 24, dtype=torch.cfloat))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.up(x)
+        h = torch.fft.irfft(torch.fft.rfft(h, dim=1) * self.filters, n=x.shape[1], dim=1)
+        y: Tensor = self.fc(torch.fft.fft2(self.down(h.relu()), dim=(0, 1)).real)
+        return y
+
+
+@toy(TOYS, "overlapping_chunks", sequence(8, 16))
+class OverlappingChunks(nn.Module):
+    """Sliding windows as Longformer cuts them: overlapping chunks by strides, heads beside the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.q, self.v, self.o, self.fc = (
+            4,
+            nn.Linear(16, 16),
+            nn.Linear(16, 24),
+            nn.Linear(24, 8),
+            nn.Linear(8, 3),
+        )
+
+    def chunks(self, x: Tensor) -> Tensor:
+        size, (a, b, c) = x.shape, x.stride()
+        return x.as_strided((size[0], 3, 4, size[2]), (a, 2 * b, b, c))
+
+    def split(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        return x.view(b, n, self.heads, -1).transpose(1, 2).reshape(b * self.heads, n, -1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b = x.shape[0]
+        q, v = self.chunks(self.split(self.q(x))), self.chunks(self.split(self.v(x)))
+        z = (q @ q.transpose(-2, -1) * 0.3).softmax(-1) @ v
+        z = z.reshape(b, self.heads, 12, -1).transpose(1, 2).reshape(b, 12, -1)
+        y: Tensor = self.fc(self.o(z).relu())
+        return y
+
+
 @toy(TOYS, "grouped_query", sequence(features=16))
 class GroupedQueryAttention(nn.Module):
     """Four query heads share two heads of keys and values, which are repeated; biases on the queries alone."""

@@ -28,7 +28,7 @@ from secateur.selection import select
 from secateur.selection.uniform import uniform, uniform_sites
 from secateur.solvers import Solver
 from secateur.state import usual
-from secateur.structure import Structure, channels, folded, weights
+from secateur.structure import Structure, channels, folded, folding, weights
 from secateur.structure.configs import ConfigWidth
 from secateur.train import Data
 from secateur.train.options import describe
@@ -76,18 +76,28 @@ def prune(
     changes |= {n: v for n, v in (("criterion", criterion), ("sparsity", sparsity)) if v is not None}
     check_options("prune", PruneOptions, or_none=True, options=options)
     settled_options = with_changes(options or PruneOptions(), changes, "option of prune")
-    model = folded(model) if settled_options.fold else model
+    plain = _folding(model) if settled_options.fold else ()
+    model = folded(model) if plain else model
     example_inputs = without_cache(model, example_inputs)
     result = (
         _solved(model, example_inputs, settled_options, data)
         if settled_options.solver
         else _scored(model, example_inputs, settled_options, data)
     )
-    result = replace(result, inputs=example_inputs).compared(None if data is None else _first(data))
+    method = replace(result.method, warnings=(*result.method.warnings, *plain))
+    result = replace(result, inputs=example_inputs, method=method).compared(None if data is None else _first(data))
     if latency:
         result = result.timed(settled_options.runtime or "eager")
     _ = result.report  # counted now, before anybody trains one of the two models
     return result
+
+
+def _folding(model: nn.Module) -> tuple[str, ...]:
+    """What the report says of layers whose weights are made plain first; nothing where there are none."""
+    layers = folding(model)
+    listed = ", ".join(layers[:3]) + (", …" if len(layers) > 3 else "")
+    said = f"the weights of {listed} were made plain first (fold=True); load takes secateur.structure.folded(model)"
+    return (said,) if layers else ()
 
 
 def _sites(

@@ -7,7 +7,7 @@ and mends (`mend`), and `verify` compares the result with the masked model.
 from secateur.structure.configs import ConfigWidth, config_widths
 from secateur.structure.cutting import cut
 from secateur.structure.depth import blocks
-from secateur.structure.derived import folded
+from secateur.structure.derived import folded, folding
 from secateur.structure.infer import Structure
 from secateur.structure.masking import mask
 from secateur.structure.rebuilding import is_configured, rebuilt_shapes, whole_numbers
@@ -22,6 +22,7 @@ __all__ = [
     "config_widths",
     "cut",
     "folded",
+    "folding",
     "is_configured",
     "mask",
     "rebuilt_shapes",

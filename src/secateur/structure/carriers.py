@@ -50,6 +50,7 @@ class Uses:
             number that could not be followed.
         lost: those that became a whole number that could not be followed, as by ``int()``.
         sizes: the attributes that set sizes, and the dimensions that they set.
+        copied: the dimensions whose size set others, and those.
         parameters: the ids of the parameters that it gave to a torch function.
         first_names: the path by which a module is called here, by each of its paths.
     """
@@ -58,6 +59,7 @@ class Uses:
     numbers: set[Origin] = field(default_factory=set)
     lost: set[Origin] = field(default_factory=set)
     sizes: dict[Attribute, set[Dimension]] = field(default_factory=dict)
+    copied: dict[Dimension, set[Dimension]] = field(default_factory=dict)
     parameters: set[int] = field(default_factory=set)
     first_names: dict[str, str] = field(default_factory=dict)
 
@@ -92,6 +94,8 @@ class UseLog:
         for origin in origins:
             if isinstance(origin, Attribute):
                 self.uses.sizes.setdefault(origin, set()).update(dimensions)
+            else:
+                self.uses.copied.setdefault(origin, set()).update(dimensions)
 
 
 class Carrier:

@@ -17,7 +17,7 @@ from secateur.state import modes_kept, own_tensors, usual
 from secateur.untouched import copied
 from secateur.wrappers import check_module
 
-__all__ = ["effective_weights", "folded", "parametrized"]
+__all__ = ["effective_weights", "folded", "folding", "parametrized"]
 
 
 def parametrized(model: nn.Module, graph: fx.Graph, tensors: Mapping[Node, str]) -> dict[str, Node]:
@@ -68,6 +68,20 @@ def folded(model: nn.Module) -> nn.Module:
             for hook in list(module._forward_pre_hooks.values()):
                 _fold_hook(module, hook)
     return plain
+
+
+def folding(model: nn.Module) -> list[str]:
+    """Return the layers that `folded` gives plain weights, by their paths.
+
+    >>> folding(nn.Sequential(torch.nn.utils.parametrizations.weight_norm(nn.Linear(2, 1)), nn.Linear(1, 1)))
+    ['0']
+    """
+    hooks = (WeightNorm, SpectralNorm, prune.BasePruningMethod)
+    return [
+        path
+        for path, module in model.named_modules()
+        if is_parametrized(module) or any(isinstance(hook, hooks) for hook in module._forward_pre_hooks.values())
+    ]
 
 
 def _make_plain(module: nn.Module) -> None:

@@ -15,6 +15,7 @@ from torch.fx import Node
 from secateur.structure.axes import Atom, atoms, fixed, freeze, is_fixed, positions, product
 from secateur.structure.ops import bind, is_view, writes
 from secateur.structure.outputs import dependent
+from secateur.structure.read_sizes import tie_read_sizes
 from secateur.structure.rules import RULES, Call, Ties, Value, fixed_value, freeze_all, op_name
 from secateur.structure.temperature import HEAD_DIMENSION, freeze_temperatures
 from secateur.structure.trace import Graph
@@ -67,6 +68,8 @@ def infer(graph: Graph) -> Structure:
         solver.freeze_statistics("a statistic in a model of packed sequences")
     for traced in [region.graph for region in graph.regions] or [graph]:
         if traced.uses is not None:
+            if graph.regions or graph.decided:  # of which no graph is ever written
+                tie_read_sizes(traced.uses, solver.values)
             freeze_temperatures(traced.uses, solver.values, solver.ties)
     order = _first_use(graph)
     tensors = {name: solver.tensors[name] for name in sorted(solver.tensors, key=lambda n: order.get(n, inf))}

@@ -6,11 +6,11 @@ they always had, since all that enters or leaves a region is frozen.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, fx, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from secateur.randomness import private_draws
 from secateur.state import evaluating, first_names, own_tensors, split_inputs
-from secateur.structure.carriers import Uses
+from secateur.structure.carriers import Attribute, Dimension, Uses
 from secateur.structure.infer import infer
 from secateur.structure.trace import Graph, Region, check_runs, first_line, trace
 from secateur.structure.watch import watch
@@ -32,6 +32,7 @@ CALLS = 4
 """How many calls of one submodule, each with inputs of other shapes, are traced."""
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+_Read = TypeVar("_Read", Attribute, Dimension)
 
 
 class Alone(nn.Module):
@@ -214,17 +215,22 @@ def _idle(
 
 def _both(a: Uses, b: Uses) -> Uses:
     """What two forward passes did."""
-    sizes = {
-        attribute: {*a.sizes.get(attribute, ()), *b.sizes.get(attribute, ())} for attribute in {**a.sizes, **b.sizes}
-    }
     return Uses(
         read=a.read | b.read,
         numbers=a.numbers | b.numbers,
         lost=a.lost | b.lost,
-        sizes=sizes,
+        sizes=_merged(a.sizes, b.sizes),
+        copied=_merged(a.copied, b.copied),
         parameters=a.parameters | b.parameters,
         first_names={**a.first_names, **b.first_names},
     )
+
+
+def _merged(a: Mapping[_Read, set[Dimension]], b: Mapping[_Read, set[Dimension]]) -> dict[_Read, set[Dimension]]:
+    merged = {origin: set(dimensions) for origin, dimensions in a.items()}
+    for origin, dimensions in b.items():
+        merged.setdefault(origin, set()).update(dimensions)
+    return merged
 
 
 def _used_outside(model: nn.Module, paths: Iterable[str], inputs: Inputs) -> tuple[set[int], set[int]]:

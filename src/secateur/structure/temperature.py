@@ -13,7 +13,7 @@ from typing import Any
 
 from torch.fx import Node
 
-from secateur.structure.axes import Atom, atoms, is_fixed, resolve
+from secateur.structure.axes import Atom, Axis, atoms, is_fixed, resolve, unify
 from secateur.structure.carriers import Attribute, Uses
 from secateur.structure.rules import Ties
 from secateur.structure.sized_axes import SizedAxes
@@ -40,6 +40,8 @@ def freeze_temperatures(uses: Uses, values: Mapping[Node, Any], ties: Ties) -> N
     # What the same attribute sizes, such as the values beside queries and keys, would have to shrink alike.
     for attribute, dimensions in uses.sizes.items():
         axes = list(map(resolve, places.axes(dimensions)))
+        _tie_to_parts(axes, hot, attribute)
+        axes = list(map(resolve, axes))
         held = [axis for axis in axes if is_fixed(axis)]
         by_temperature = any(frozen.intersection(atoms(axis)) for axis in held)
         for atom in (axis for axis in axes if isinstance(axis, Atom) and held):
@@ -47,3 +49,11 @@ def freeze_temperatures(uses: Uses, values: Mapping[Node, Any], ties: Ties) -> N
                 because = "with the attention's temperature" if by_temperature else "with what cannot change"
                 atom.frozen = f"it shares its size {because} ({attribute})"
                 ties.units.append((atom, HEAD_DIMENSION))
+
+
+def _tie_to_parts(axes: list[Axis], hot: set[Atom], attribute: Attribute) -> None:
+    """Make one of the axes that an attribute sizes where a head dimension goes by parts, as where halves are rotated."""
+    in_parts = [axis for axis in axes if not isinstance(axis, Atom) and not hot.isdisjoint(atoms(axis))]
+    for axis in axes if in_parts else ():
+        if isinstance(axis, Atom) and not axis.frozen and axis.size == in_parts[0].size:
+            unify(axis, in_parts[0], lambda: f"it shares its size with what cannot change ({attribute})")

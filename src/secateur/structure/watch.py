@@ -151,6 +151,7 @@ SIZES: dict[str, tuple[int, int, tuple[str, ...]]] = {
     **dict.fromkeys(("__getitem__", "__setitem__"), (1, 2, ())),
     "full": (0, 1, SHAPE_NAMES),
     "new_full": (1, 2, SHAPE_NAMES),
+    "as_strided": (1, 2, SHAPE_NAMES),
     "unflatten": (2, 3, SHAPE_NAMES),
     "group_norm": (1, 2, ("num_groups",)),
     "pixel_shuffle": (1, 2, ("upscale_factor",)),

@@ -12,14 +12,14 @@ KEEP_ZERO = (
     "rrelu threshold sin tan asin atan sinh asinh atanh erf sqrt square abs neg sign round floor ceil trunc "
     "frac expm1 log1p dropout feature_dropout alpha_dropout native_dropout clone contiguous detach detach_copy alias "
     "to _to_copy type_as lift_fresh_copy lift_fresh positive nan_to_num deg2rad conj "
-    "resolve_conj resolve_neg real quantize_per_tensor fake_quantize_per_tensor_affine"
+    "_conj _conj_physical conj_physical _neg_view imag resolve_conj resolve_neg real quantize_per_tensor fake_quantize_per_tensor_affine"
 )
 # f(0) ≠ 0, or f depends on what the rule does not read.
 LOSE_ZERO = (
     "sigmoid hardsigmoid softplus log_sigmoid exp exp2 log log2 log10 cos cosh acos rsqrt reciprocal erfc "
     "erfinv logical_not bitwise_not isnan isinf isfinite digamma lgamma bernoulli logit sinc special_expm1"
 )
-ADD = "add sub rsub maximum minimum fmax fmin logaddexp hypot logical_or bitwise_or bitwise_xor copysign atan2"
+ADD = "add sub rsub maximum minimum fmax fmin logaddexp hypot logical_or bitwise_or bitwise_xor copysign atan2 complex polar"
 MULTIPLY = "mul logical_and bitwise_and"
 DIVIDE = "div true_divide floor_divide remainder fmod pow float_power xlogy"
 COMPARE = "eq ne lt le gt ge isclose heaviside"

@@ -210,3 +210,37 @@ def grid_sample(call: Call) -> Value | list[Value]:
     freeze(product(*grid.axes[1:]), "sampling grid")
     call.freeze(*x.axes[2:], because="sampled over")
     return Value((*x.axes[:2], *(fixed(s, "spatial axis") for s in call.shape[2:])), x.zero)
+
+
+@rule("fft_fft", "fft_ifft", "fft_rfft", "fft_irfft", "fft_hfft", "fft_ihfft")
+def fourier(call: Call) -> Value:
+    return _transformed(call, [-1 if call["dim"] is None else call["dim"]])
+
+
+@rule("fft_fft2", "fft_ifft2", "fft_rfft2", "fft_irfft2", "fft_hfft2", "fft_ihfft2")
+def fourier_of_planes(call: Call) -> Value:
+    return _transformed(call, call["dim"] or [-2, -1])
+
+
+@rule("fft_fftn", "fft_ifftn", "fft_rfftn", "fft_irfftn", "fft_hfftn", "fft_ihfftn")
+def fourier_of_all(call: Call) -> Value:
+    last = len(call["s"] or call["self"].axes)
+    return _transformed(call, call["dim"] or list(range(-last, 0)))
+
+
+@rule("fft_fftshift", "fft_ifftshift")
+def shifted(call: Call) -> Value:
+    x: Value = call["self"]
+    call.freeze(*(x.axes[d] for d in _dims(call["dim"], len(x.axes))), because="shifted along")
+    return Value(x.axes, x.zero)
+
+
+def _transformed(call: Call, dims: int | list[int]) -> Value:
+    """A linear map along some axes, which mixes all of their entries; of zeros it makes zeros."""
+    x: Value = call["self"]
+    along = _dims(dims, len(x.axes))
+    call.freeze(*(x.axes[d] for d in along), because="a Fourier transform along")
+    axes = (
+        fixed(s, "frequencies") if d in along else a for d, (a, s) in enumerate(zip(x.axes, call.shape, strict=True))
+    )
+    return Value(tuple(axes), x.zero)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+from torch.fx import Node
+
 from secateur.structure.axes import Atom, Axis, factor, fixed, freeze, is_fixed, product, resolve, split, total
 from secateur.structure.rules.registry import Call, Value, freeze_all, rule
 
@@ -386,3 +388,48 @@ def windows(call: Call) -> Value:
     axes = list(x.axes)
     axes[dim] = fixed(call.shape[dim], "windows")
     return Value((*axes, fixed(call["size"], "windows")), x.zero)
+
+
+@rule("view_as_real", "view_as_real_copy")
+def pairs(call: Call) -> Value:
+    x: Value = call["self"]
+    return Value((*x.axes, fixed(2, "real and imaginary")), x.zero)
+
+
+@rule("view_as_complex", "view_as_complex_copy")
+def of_pairs(call: Call) -> Value:
+    x: Value = call["self"]
+    call.freeze(x.axes[-1], because="real and imaginary")
+    return Value(x.axes[:-1], x.zero)
+
+
+@rule("as_strided", "as_strided_copy")
+def as_strided(call: Call) -> Value | list[Value]:
+    """Axes that the new view steps through as the old did, whatever it does within and around them, stay."""
+    x: Value = call["self"]
+    source = call.node.args[0]
+    old = source.meta["val"].stride() if isinstance(source, Node) else ()
+    size, stride, offset = call["size"], call["stride"], call["storage_offset"] or 0
+    if not all(isinstance(n, int) for n in (*old, *size, *stride, offset)):
+        return freeze_all(call, "strides that are not known")
+    axes: list[Axis] = [fixed(n, "strided") for n in call.shape]
+    for dim, axis in enumerate(x.axes):
+        step, span = old[dim], old[dim] * axis.size
+        others = [(n, s) for d, (n, s) in enumerate(zip(x.shape, old, strict=True)) if d != dim]
+        at = next((d for d, (n, s) in enumerate(zip(size, stride, strict=True)) if (n, s) == (axis.size, step)), None)
+        beside = [(n, s) for d, (n, s) in enumerate(zip(size, stride, strict=True)) if d != at]
+        if (
+            at is not None
+            and axis.size > 1
+            and all(_apart(pairs, step, span) for pairs in (others, [*beside, (2, offset)]))
+        ):
+            axes[at] = axis
+        else:
+            call.freeze(axis, because="strided")
+    return Value(tuple(axes), x.zero)
+
+
+def _apart(pairs: Sequence[tuple[int, int]], step: int, span: int) -> bool:
+    """Whether dimensions of these sizes and strides move only within the steps of one, or by whole spans of it."""
+    inner = sum((n - 1) * s for n, s in pairs if s < step)
+    return inner < step and all(s < step or s % span == 0 for n, s in pairs if n > 1)
