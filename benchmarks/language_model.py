@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 
 from secateur.measure import perplexity
+from secateur.models.decoder import decoder
 from secateur.solvers import SparseGPT
 from secateur.stream import CutUnits, SparsifyWeights, drop_blocks, empty_weights, plan, walk, walk_folder
 from secateur.stream.steps import BlockStep
-from secateur.testing.decoder import decoder
 
 WALKS: dict[str, BlockStep] = {
     "quarter": CutUnits(0.25),

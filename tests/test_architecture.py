@@ -18,7 +18,7 @@ ORDER = [
     {"checks"},
     {"hints"},
     {"randomness"},
-    {"untouched"},
+    {"untouched", "wrappers"},
     {"deadline", "files", "progress", "state", "state_dicts"},
     {"trees", "coding"},
     {"labelled"},

@@ -131,3 +131,16 @@ def test_extras_are_imported_only_where_they_are_used(module: str) -> None:
         f"[getattr(sc, name) for name in sc.__all__]; sys.exit({module!r} in set(sys.modules) - before)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+
+
+def test_a_library_that_reports_to_its_makers_is_imported_without() -> None:
+    """OpenVINO's converter tells of each conversion, unless the user has said no; the import of what sends is blocked."""
+    script = (
+        "import sys\nfrom secateur.files import require\nfrom secateur.types import MissingLibraryError\n"
+        "try:\n    require('openvino', 'openvino')\n    from openvino.tools.ovc import telemetry_utils\n"
+        "    print(telemetry_utils.tm.__name__)\n"
+        "except MissingLibraryError:\n    print('openvino.tools.ovc.telemetry_stub')\n"
+        "print(sys.modules['openvino_telemetry'])"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["openvino.tools.ovc.telemetry_stub", "None"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 import secateur as sc
 from secateur.repair import REPAIRS
-from secateur.saving import save_weights
 from secateur.state import evaluating
 from secateur.structure import channels, cut, mask, weights
 from secateur.testing import TOYS
-from secateur.types import InputError, SecateurError
+from secateur.types import InputError
 from secateur.untouched import copied, replaced, run_with, untouched, writes_refused
 
 
@@ -330,33 +329,6 @@ def test_what_cannot_be_copied_is_named(held: object) -> None:
     for call in ("prune", "prune weights", "ThiNet", "SparseGPT", "sensitivity", "repair", "Iterative"):
         with pytest.raises(InputError, match=r"its attribute '1\.guard' \(a \w+\) cannot"):
             CALLS[call](model)
-
-
-def _wrapped() -> Iterator[tuple[str, nn.Module, str]]:
-    def made() -> nn.Module:
-        return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-
-    yield "DataParallel", nn.DataParallel(made()), r"pass model\.module"
-    yield "traced", torch.jit.trace(made(), X), "pass the Python module that it was made from"
-    yield "compiled", torch.compile(made(), backend="eager"), r"pass model\._orig_mod"
-
-
-REFUSED = [c for c in CALLS if c not in ("evaluate", "predict", "latency")]
-
-
-@pytest.mark.parametrize("call", [*REFUSED, "mask", "recalibrate", "parameters", "file_bytes", "save_weights"])
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_what_stands_around_a_model_is_refused_with_the_remedy(call: str, tmp_path: object) -> None:
-    more: dict[str, Callable[[nn.Module], object]] = {
-        "mask": lambda m: mask(m, weights(nn.Linear(4, 2)), {}),
-        "recalibrate": lambda m: sc.repair.recalibrate(m, DATA),
-        "parameters": sc.measure.parameters,
-        "file_bytes": sc.measure.file_bytes,
-        "save_weights": lambda m: save_weights(f"{tmp_path}/w.safetensors", m),
-    }
-    for _, model, remedy in _wrapped():
-        with pytest.raises(SecateurError, match=remedy):
-            (CALLS | more)[call](model)
 
 
 @pytest.mark.parametrize("toy", list(TOYS))

@@ -50,6 +50,7 @@ CHANGES = {
     "fit": ("model",),
     "fit_replicas": ("models",),
     "distill": ("model",),
+    "recover": ("model",),
     "load_weights": ("model",),
     "train_held": ("model",),
 }
@@ -64,7 +65,17 @@ EXEMPT = {
         "HoldZeros",
         "LogEpochs",
     ),
-    *("GradualMagnitude", "Reinitialise", "RewindRate", "RigL", "Run", "SparseEvolution", "SumMovement", "TrainCycle"),
+    *(
+        "GradualMagnitude",
+        "Recovery",
+        "Reinitialise",
+        "RewindRate",
+        "RigL",
+        "Run",
+        "SparseEvolution",
+        "SumMovement",
+        "TrainCycle",
+    ),
     *("HoldShared", "TrainSparse", "TrainTicket", "TrainingMasks", "WeightPenalty"),
 }
 SMALL = 2**16

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -42,6 +43,9 @@ DEEPEST = 100
 
 MALFORMED = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What comes of plain data that have another form than those that were written, whatever their checksum says."""
+
+_TELEMETRY = {"openvino": "openvino_telemetry"}
+"""What a library tells its makers by, of each conversion and unless the user says no; without it a stub of its own stands in."""
 
 LARGEST_TEXT = 1 << 28
 """A text of ours is of kilobytes; one of more bytes than this is nobody's, and would fill the memory."""
@@ -227,6 +231,10 @@ def require(module: str, extra: str) -> Any:
     >>> require("math", "lab").sqrt(4.0)
     2.0
     """
+    telemetry = _TELEMETRY.get(module.partition(".")[0])
+    if telemetry is not None:
+        # An import that is blocked so fails, and what would have sent does without; one that the user made stays.
+        sys.modules.setdefault(telemetry, None)  # type: ignore[arg-type]
     try:
         return import_module(module)
     except ImportError as error:

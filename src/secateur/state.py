@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import wraps
@@ -13,22 +13,20 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from secateur.checks import wrong_value
 from secateur.hints import explain
 from secateur.types import ExampleInputs, InputError, SecateurError
 from secateur.untouched import UNMADE, ParameterWrites, untouched
+from secateur.wrappers import COMPILED, DISTRIBUTED, unwrapped
 
 __all__ = [
     "all_finite",
     "arguments_of",
     "as_usual",
     "check_finite",
-    "check_module",
     "check_ordinary",
-    "check_readable",
     "check_usable",
     "device_of",
     "digest",
@@ -40,26 +38,19 @@ __all__ = [
     "own_tensors",
     "resting",
     "restore",
+    "running",
     "shaping",
     "snapshot",
     "split_inputs",
     "tensors",
     "threads",
+    "training",
     "unfused_attention",
     "usual",
 ]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-COMPILED = "OptimizedModule"
-WRAPPERS = {
-    "DataParallel": "module",
-    "DistributedDataParallel": "module",
-    "FullyShardedDataParallel": "module",
-    COMPILED: "_orig_mod",
-}
-"""Modules of torch's own that stand around a model, with the attribute that holds it."""
 
 
 def own_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -93,72 +84,6 @@ def restore(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Copy the tensors of `state` into the model."""
     for name, tensor in tensors(model).items():
         tensor.copy_(state[name])
-
-
-def check_module(model: object, doing: str, *, compiled: bool = False) -> None:
-    """Refuse what is no module, only stands around one, or has lazy parameters that have no shape yet.
-
-    Args:
-        model: what was given.
-        doing: what for, to say it in the message.
-        compiled: whether the module may be one of `torch.compile`: it can be run, but not read or copied.
-
-    >>> check_module(nn.DataParallel(nn.Linear(1, 1)), "channels")
-    Traceback (most recent call last):
-    ...
-    secateur.types.InputError: channels: the model is a DataParallel, which wraps the model proper; pass model.module
-    """
-    if not isinstance(model, nn.Module):
-        raise InputError(f"{doing}: the model is a {type(model).__name__}; pass an nn.Module")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise InputError(
-            f"{doing}: the model is a {type(model).__name__}, compiled by TorchScript, whose code cannot be read or "
-            "changed; pass the Python module that it was made from"
-        )
-    for kind in type(model).__mro__:
-        if (
-            kind.__name__ in WRAPPERS
-            and kind.__module__.startswith("torch.")
-            and not (compiled and kind.__name__ == COMPILED)
-        ):
-            inner = WRAPPERS[kind.__name__]
-            raise InputError(
-                f"{doing}: the model is a {kind.__name__}, which wraps the model proper; pass model.{inner}"
-            )
-    for name, parameter in model.named_parameters():
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise InputError(f"parameter {name} has no shape yet; run the model once on an input first")
-
-
-UNREADABLE = {
-    "torch.ao.nn.": "quantized, so its weights are no numbers that could be cut; prune the model before it is quantized",
-    "torch.nn.quantized": "quantized, so its weights are no numbers that could be cut; prune the model before",
-    "torch.ao.quantization.": "made for quantization; prune the model before it is prepared for that",
-    "torchao.": "quantized, so its weights are no numbers that could be cut; prune the model before it is quantized",
-}
-"""Modules that cannot be cut, by where they are defined, with what to say of them."""
-
-
-def check_readable(model: nn.Module, doing: str) -> None:
-    """Refuse a model of which a part has code or weights that cannot be read and changed.
-
-    >>> check_readable(nn.Sequential(nn.ReLU()), "channels")
-    """
-    if isinstance(model, GraphModule) and "eval" in vars(model):
-        raise InputError(
-            f"{doing}: the model is an exported program, whose modes and code cannot be changed; pass the Python module "
-            "that it was exported from"
-        )
-    for path, module in model.named_modules():
-        part = f"{path} of the model" if path else "the model"
-        if isinstance(module, torch.jit.ScriptModule):
-            raise InputError(
-                f"{doing}: {part} is compiled by TorchScript, whose code cannot be read or changed; put the Python "
-                "module in its place that it was made from"
-            )
-        kind = type(module).__module__
-        if said := next((said for start, said in UNREADABLE.items() if kind.startswith(start)), ""):
-            raise InputError(f"{doing}: {part}, a {type(module).__name__}, is {said}")
 
 
 def check_ordinary(model: nn.Module, doing: str) -> None:
@@ -444,13 +369,16 @@ def _model_among(arguments: Iterable[object]) -> object:
     return None
 
 
-def usual(function: Callable[P, R], computes: bool = True, meta: bool = False) -> Callable[P, R]:
-    """Run a function of the public face `as_usual`, whatever it is called within.
+def usual(
+    function: Callable[P, R], computes: bool = True, meta: bool = False, keeping: Collection[str] = ()
+) -> Callable[P, R]:
+    """Run a function of the public face `as_usual`, whatever it is called within, on the model that wrappers stand around.
 
     Args:
         function: the function.
         computes: whether tensors that cannot be computed with are refused.
         meta: whether tensors on the meta device, which have shapes and no values, are not.
+        keeping: the wrappers that the function is given with what they stand around (see `unwrapped`).
 
     >>> @usual
     ... def blank():
@@ -460,11 +388,13 @@ def usual(function: Callable[P, R], computes: bool = True, meta: bool = False) -
     False
     """
     context, model_among, within, check, doing = as_usual, _model_among, _WITHIN, _check_arguments, function.__name__
-    ours, explain_call, refused = SecateurError, explain, wrong_value
+    ours, explain_call, unwrap, refused = SecateurError, explain, unwrapped, wrong_value
     # What works by chance, as every text stands for True, no failure would tell.
     flags = [name for name, option in signature(function).parameters.items() if option.annotation in (bool, "bool")]
 
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+    def run(*wrapped_args: P.args, **wrapped_kwargs: P.kwargs) -> R:
+        args = tuple(unwrap(argument, keeping) for argument in wrapped_args)
+        kwargs = {name: unwrap(argument, keeping) for name, argument in wrapped_kwargs.items()}
         arguments = (*args, *kwargs.values())
         model = model_among(arguments)
         for flag in flags:
@@ -487,6 +417,23 @@ def usual(function: Callable[P, R], computes: bool = True, meta: bool = False) -
     wrapper = FunctionType(run.__code__, names, function.__name__, closure=run.__closure__)
     wrapper.__dict__["usual"] = True
     return cast(Callable[P, R], wraps(function)(wrapper))
+
+
+def running(function: Callable[P, R]) -> Callable[P, R]:
+    """As `usual`, for a function that runs the model, and takes one of `torch.compile` as it is."""
+    return usual(function, keeping=(COMPILED,))
+
+
+def training(function: Callable[P, R]) -> Callable[P, R]:
+    """As `usual`, for a function that trains, which one process of several may not do by itself.
+
+    >>> @training
+    ... def of(model):
+    ...     return type(model).__name__
+    >>> of(nn.DataParallel(nn.ReLU()))
+    'ReLU'
+    """
+    return usual(function, keeping=(DISTRIBUTED,))
 
 
 def shaping(function: Callable[P, R]) -> Callable[P, R]:

@@ -148,8 +148,8 @@ def changed_options(options: Any) -> str:
     >>> changed_options(Member("weight", (2,), 1))
     "Member(parameter='weight', shape=(2,), dim=1)"
     """
-    said = [o for o in fields(options) if o.repr and getattr(options, o.name) != o.default]
-    return f"{type(options).__name__}({', '.join(f'{o.name}={brief(getattr(options, o.name))}' for o in said)})"
+    changed = [o for o in fields(options) if o.repr and getattr(options, o.name) != o.default]
+    return f"{type(options).__name__}({', '.join(f'{o.name}={brief(getattr(options, o.name))}' for o in changed)})"
 
 
 MOST_NAMED = 4

@@ -281,6 +281,9 @@ from torch import nn
 
 def small(width=8):
     return nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 2))
+
+def parallel(width=8):
+    return nn.DataParallel(small(width))
 """
 
 
@@ -300,8 +303,9 @@ def test_any_model_on_the_path_can_be_pruned(run: Run, tmp_path: Path, monkeypat
     (tmp_path / "own_networks.py").write_text(OWN_MODEL)
     monkeypatch.syspath_prepend(tmp_path)
     words = ("prune", "own_networks:small", "--set", "width=6", "--input-shape", "1,4", "--out", "small", "--json")
-    report = run(*words).record
-    assert report["parameters"] == [4 * 6 + 6 + 6 * 2 + 2, 4 * 3 + 3 + 3 * 2 + 2]
+    for factory in ("small", "parallel"):  # what stands around a model is taken off
+        report = run("prune", f"own_networks:{factory}", *words[2:]).record
+        assert report["parameters"] == [4 * 6 + 6 + 6 * 2 + 2, 4 * 3 + 3 + 3 * 2 + 2]
 
 
 def test_a_model_that_cannot_be_imported_is_named(run: Run) -> None:

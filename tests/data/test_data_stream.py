@@ -183,7 +183,7 @@ def test_items_are_read_like_files(tree: Path) -> None:
 
 
 def test_what_cannot_be_streamed_is_refused(tree: Path) -> None:
-    with pytest.raises(InputError, match="only folder:PATH and items are streamed"):
+    with pytest.raises(InputError, match="only folder:PATH, datasets:PATH and items are streamed"):
         stream("digits")
     with pytest.raises(UnknownNameError, match="unknown augmentation 'flop'"):
         both(tree, augment=("flop",))

@@ -131,6 +131,36 @@ def test_the_command_cuts_what_transformers_keeps(tmp_path: Path) -> None:
     assert isinstance(missing.exception, sc.FileError)
 
 
+@needs_transformers
+@quiet
+def test_the_command_cuts_on_text_and_recovers(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    from transformers import PreTrainedTokenizerFast
+
+    words = {f"w{number}": number for number in range(100)}
+    plain = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w0"))
+    plain.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=plain, unk_token="w0").save_pretrained(tmp_path / "whole")
+    model = llama()
+    model.config.max_position_embeddings = 32
+    model.save_pretrained(tmp_path / "whole")
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(f"w{number * number % 97}" for number in range(700)))
+    words_of_command = ["prune", f"hf:{tmp_path / 'whole'}", "--text", str(text), "--out", str(tmp_path / "small")]
+    ran = CliRunner().invoke(app, [*words_of_command, "--recover", "--sparsity", "0.5", "--json"])
+    assert ran.exit_code == 0, ran.output
+    perplexities = json.loads(ran.stdout.splitlines()[-1])["perplexity"]
+    assert perplexities["after"] != perplexities["untrained"]
+    assert huggingface.load(str(tmp_path / "small")).config.intermediate_size == 48
+    assert huggingface.load_tokenizer(str(tmp_path / "small")) is not None
+    for wrong, words_of_error in (
+        (["--scope", "layer"], "--scope does not go with --text"),
+        (["--text", str(tmp_path / "none.txt")], "cannot be read"),
+    ):
+        ran = CliRunner().invoke(app, [*words_of_command, *wrong])
+        assert words_of_error in str(ran.exception)
+
+
 class _Hub(BaseHTTPRequestHandler):
     """What of the hub's answers an upload needs."""
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from secateur.losses import loss_function
 from secateur.measure import perplexity
-from secateur.testing.decoder import decoder
+from secateur.models.decoder import decoder
 from secateur.types import InputError
 
 TOKENS = torch.arange(24).view(3, 8) % 11

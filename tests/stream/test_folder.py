@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import secateur as sc
+from secateur.models.decoder import Decoder, decoder
 from secateur.stream import CutUnits, empty_weights, plan, walk, walk_folder
 from secateur.stream.shards import Shards
-from secateur.testing.decoder import Decoder, decoder
 from secateur.types import FileError
 
 

@@ -10,10 +10,22 @@ from torch import nn
 
 import secateur as sc
 from secateur.criteria import Wanda
+from secateur.measure import perplexity
+from secateur.models.decoder import Decoder, decoder
 from secateur.solvers import SparseGPT
-from secateur.stream import CutUnits, SparsifyWeights, block_container, block_influence, block_losses, drop_blocks, walk
-from secateur.testing.decoder import Decoder, decoder
-from secateur.types import InputError, UnknownNameError
+from secateur.stream import (
+    CutUnits,
+    SparsifyWeights,
+    block_container,
+    block_influence,
+    block_losses,
+    drop_blocks,
+    plan,
+    step_within,
+    walk,
+)
+from secateur.train import Recovery, TrainOptions
+from secateur.types import CutError, InputError, UnknownNameError
 
 
 def text(sequences: int, length: int = 20, seed: int = 1) -> torch.Tensor:
@@ -71,6 +83,44 @@ def test_repair_aims_at_the_stream_of_the_uncut_model() -> None:
     assert torch.allclose(new - old, change, atol=1e-5)
 
 
+def biased(blocks: int = 2) -> Decoder:
+    """A decoder whose down-projections have biases, with activations that are not centred."""
+    model = decoder(blocks=blocks)
+    for layer in model.layers:
+        down, layer.down = layer.down, nn.Linear(24, 16)
+        layer.down.load_state_dict({"weight": down.weight, "bias": torch.zeros(16)})
+        layer.gate.weight.data.mul_(4)
+    return model
+
+
+def test_neurons_that_vary_least_go_and_a_bias_stands_for_their_mean() -> None:
+    """FLAP's score and bias by hand, for one block."""
+    model, tokens = biased(1), text(6)
+    walked = walk(model, tokens, CutUnits(0.25, "fluctuation", "bias"), container="layers")
+    seen: list[torch.Tensor] = []
+    model.layers[0].down.register_forward_pre_hook(lambda _m, args: seen.append(args[0].detach().flatten(0, 1)))
+    model(tokens)
+    x, down = seen[0], model.layers[0].down
+    scores = x.var(0, correction=0) * down.weight.square().sum(0)
+    kept = walked.keep["layers.0.gate"]
+    assert set((~kept).nonzero().flatten().tolist()) == set(scores.argsort()[:6].tolist())
+    small = walked.model.layers[0].down
+    assert torch.equal(small.weight, down.weight[:, kept])
+    assert torch.allclose(small.bias, down.bias + down.weight[:, ~kept] @ x[:, ~kept].mean(0), atol=1e-5)
+
+
+def test_a_bias_helps_and_is_refused_where_there_is_none() -> None:
+    model, tokens = biased(), text(12)
+    errors = [
+        list(walk(model, tokens, CutUnits(0.5, "fluctuation", how)).errors.values())[-1]
+        for how in (None, "bias", "stream")
+    ]
+    assert errors[2] < errors[1] < errors[0]
+    with pytest.raises(InputError, match=r"'block.down.weight' lost inputs, and its layer has no bias"):
+        walk(decoder(), tokens, CutUnits(0.5, "fluctuation", "bias"))
+    assert walk(decoder(), tokens, CutUnits(0.5, "fluctuation", "stream")).model.layers[0].gate.out_features == 12
+
+
 def test_repair_brings_the_stream_nearer_than_none_and_than_layers_by_themselves() -> None:
     model, tokens = decoder(blocks=4), text(24)
     errors = {
@@ -91,6 +141,28 @@ def test_any_criterion_takes_neurons_and_whole_groups_of_heads(criterion: object
     assert small(tokens).shape == (4, 20, 11)
 
 
+def test_dimensions_that_the_code_does_not_let_go_are_refused() -> None:
+    """This decoder reads queries, keys and values by one size of a head."""
+    with pytest.raises(CutError, match="A size is written into its code"):
+        walk(decoder(), text(4), CutUnits({"head dimension": 0.5}))
+
+
+@pytest.mark.parametrize("budget", [{"parameters": 0.8}, {"bytes": 0.85, "macs": 0.7}])
+def test_a_budget_is_met_by_as_little_as_can_be(budget: dict[str, float]) -> None:
+    model, asked = decoder(), CutUnits({"neuron": 0.5, "head": 0.5})
+    step = step_within(model, budget, asked, length=20)
+    planned = plan(model, step, length=20)
+    assert all(planned.share(name) <= limit for name, limit in budget.items())
+    more = plan(model, step.scaled(0.9), length=20)
+    assert any(more.share(name) > limit for name, limit in budget.items())
+    small = walk(model, text(4), step).model
+    assert sum(p.numel() for p in small.parameters()) == planned.after.parameters
+    with pytest.raises(InputError, match=r"parameters=0\.\d+ of the model is left"):
+        step_within(model, {"parameters": 0.1}, asked, length=20)
+    with pytest.raises(UnknownNameError, match="budget of a walk"):
+        step_within(model, {"latency": 0.5}, length=20)
+
+
 def test_weights_are_solved_and_masked_on_the_walk() -> None:
     model, tokens = decoder(), text(16)
     errors = {}
@@ -106,8 +178,13 @@ def test_weights_are_solved_and_masked_on_the_walk() -> None:
 
 def test_sequences_of_different_lengths_are_filled_up() -> None:
     tokens = text(3)
-    walked = walk(decoder(), [tokens[0], tokens[1, :12], tokens[2]], CutUnits(0.25))
+    parts = [tokens[0], tokens[1, :12], tokens[2]]
+    walked = walk(decoder(), parts, CutUnits(0.25, repair="stream"))
     assert walked.model.layers[0].down.in_features == 18
+    mask = torch.arange(20) < torch.tensor([[20], [12], [20]])
+    for filler in (0, 7):
+        filled = walk(decoder(), tokens.where(mask, torch.tensor(filler)), CutUnits(0.25, repair="stream"), mask=mask)
+        assert torch.equal(filled.model(tokens), walked.model(tokens)), "what fills up is scored and refitted as text"
 
 
 def test_a_cut_that_multiplies_the_perplexity_is_said_loudly() -> None:
@@ -123,6 +200,18 @@ def test_a_cut_that_multiplies_the_perplexity_is_said_loudly() -> None:
     assert walked.after is not None
     assert walked.before is not None
     assert walked.after > 1.5 * walked.before
+
+
+def test_a_recovery_in_the_same_call_makes_the_cut_model_better() -> None:
+    model, tokens, held_out = decoder(), text(24), text(6, seed=3)
+    recovery = Recovery(TrainOptions(epochs=8, batch_size=4, lr=5e-3), weight=0.5)
+    walked = walk(model, tokens, CutUnits(0.5), recover=recovery, held_out=held_out)
+    assert walked.untrained is not None
+    assert walked.after is not None
+    assert walked.untrained == pytest.approx(perplexity(walk(model, tokens, CutUnits(0.5)).model, held_out))
+    assert walked.after == pytest.approx(perplexity(walked.model, held_out))
+    assert len(walked.history) == 8
+    assert walked.history[-1].train_loss < walked.history[0].train_loss
 
 
 def test_what_cannot_be_walked_is_refused_with_the_remedy() -> None:

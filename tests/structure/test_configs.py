@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sc
+from secateur.criteria import Magnitude
+from secateur.schedules import Iterative
 from secateur.selection.uniform import uniform
 from secateur.structure import ConfigWidth, config_widths, rebuilt_shapes
 from secateur.structure.configs import kept_steps
+from secateur.train import TrainOptions
 
 
 @dataclass
@@ -119,6 +122,38 @@ def test_every_site_has_a_width_of_its_own_where_that_is_asked() -> None:
     small = sc.prune(model, X, "l2", 0.3, scope="global", uniform=False, latency=False).model
     assert small.layers[0].up.out_features < small.layers[1].up.out_features
     assert small.config.width == 12
+
+
+def is_of_its_config(model: nn.Module) -> bool:
+    return rebuilt_shapes(model) == {name: tuple(t.shape) for name, t in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("trains", [False, True])
+@pytest.mark.parametrize("goal", [{"sparsity": 0.5, "scope": "global"}, {"budget": {"parameters": 0.5}}])
+def test_widths_stay_equal_over_the_steps_of_a_schedule(goal: dict[str, Any], trains: bool) -> None:
+    model = Toy(Settings()).eval()
+    with torch.no_grad():
+        model.layers[0].up.weight.mul_(0.01)
+    train = (lambda small, masks: None) if trains else None
+    schedule = Iterative(Magnitude(2), steps=3, train=train, **goal)
+    small = schedule(model, sc.channels(model, X)).model
+    assert is_of_its_config(small)
+    assert small.config.inner < 48
+    uneven = Iterative(Magnitude(2), steps=3, train=train, uniform=False, **goal)(model, sc.channels(model, X)).model
+    assert not is_of_its_config(uneven)
+    plain = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    sites = sc.channels(plain, torch.zeros(1, 4))
+    with pytest.raises(sc.InputError, match="Iterative: uniform=True, but no config says"):
+        Iterative(Magnitude(), 0.5, uniform=True)(plain, sites)
+
+
+def test_widths_stay_equal_where_a_goal_is_approached(tmp_path: Path) -> None:
+    data = (torch.randn(64, 6, 4, generator=torch.Generator().manual_seed(1)),)
+    model, short = Toy(Settings()).eval(), TrainOptions(epochs=1)
+    ways: dict[str, Any] = {"train": short, "finish": None, "max_drop": 1e9, "runtime": "eager", "samples": 32}
+    small = sc.compress(model, X, {"parameters": 0.6}, data, data, folder=tmp_path, metric="fidelity", **ways).model
+    assert is_of_its_config(small)
+    assert sum(p.numel() for p in small.parameters()) <= 0.6 * sum(p.numel() for p in model.parameters())
 
 
 def test_equal_widths_of_a_model_without_a_config_are_an_error() -> None:

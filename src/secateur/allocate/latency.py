@@ -64,18 +64,18 @@ def closest_in_time(
     Raises:
         InputError: the time is no fraction and no time, or cannot be reached; the message says what can.
     """
-    chosen = timer(runtime)
+    clock = timer(runtime)
     with ExitStack() as stack:
-        stack.enter_context(state.threads(threads_of(chosen)))
+        stack.enter_context(state.threads(threads_of(clock)))
         stack.enter_context(evaluating(model))
-        before = prepared(chosen, model, inputs, quick=True)
+        before = prepared(clock, model, inputs, quick=True)
         in_turns({"before": before}, warmup=1, repeats=1)
         goal = _fraction(limit, lambda: median(in_turns({"before": before}, warmup=2, repeats=7).wall["before"]))
 
         def ratio(keep: Keep) -> float:
             small = draft(model, sites, keep)
             with evaluating(small):
-                return _ratio(before, prepared(chosen, small, inputs, quick=True), goal)
+                return _ratio(before, prepared(clock, small, inputs, quick=True), goal)
 
         return steps.at(_Search(steps, goal, ratio, expected).run())
 
@@ -169,7 +169,7 @@ class _Search:
     def _measured(self, step: int) -> float:
         if step not in self.times:
             keep = self.steps.at(step)
-            counts = tuple(int(kept.sum()) for kept in keep.values())
+            counts = tuple(int(mask.sum()) for mask in keep.values())
             if counts not in self.by_counts:
                 self.by_counts[counts] = self.ratio(keep)
             self.times[step] = self.by_counts[counts]

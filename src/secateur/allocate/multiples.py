@@ -81,11 +81,11 @@ class Rounding(Checked):
         >>> str(Rounding({"a": 8}).seen_in({"a": torch.arange(16) < 12}))
         'to multiples of 4 (1 site)'
         """
-        seen = {}
+        multiples = {}
         for name, aimed in {**self.multiples, **self.coarse}.items():
             if name in keep:
-                seen[name] = aimed if bool(keep[name].all()) else gcd(int(keep[name].sum()), aimed)
-        return replace(self, multiples=seen)
+                multiples[name] = aimed if bool(keep[name].all()) else gcd(int(keep[name].sum()), aimed)
+        return replace(self, multiples=multiples)
 
     def __str__(self) -> str:
         counts = Counter(multiple for multiple in self.multiples.values() if multiple > 1)

@@ -112,10 +112,10 @@ class Problem:
         shape = len(sites), most
         gone, saving, loss = np.zeros(shape), np.zeros(shape), np.full(shape, np.inf)
         for place, site in enumerate(sites):
-            here = slice(0, len(site.kept))
-            gone[place, here] = [site.removed_share(width) for width in site.kept]
-            saving[place, here] = costs.whole[measure] - np.array(site.costs[measure])
-            loss[place, here] = site.losses
+            widths = slice(0, len(site.kept))
+            gone[place, widths] = [site.removed_share(width) for width in site.kept]
+            saving[place, widths] = costs.whole[measure] - np.array(site.costs[measure])
+            loss[place, widths] = site.losses
         shared = np.zeros((len(sites), len(sites)))
         for name, others in costs.shared.get(measure, {}).items():
             for other, both in others.items():
@@ -178,14 +178,14 @@ class Problem:
 
     def _knapsacks(self, others: Floats, needed: float) -> Iterator[Widths]:
         """Widths that save enough, by savings counted first around a share gone of each site, then around the last ones."""
-        wanted = needed
+        target = needed
         for _ in range(ROUNDS):
-            widths = self._knapsack(others, wanted)
+            widths = self._knapsack(others, target)
             saved, gone = self.saved(widths), self.gone[self.rows, widths]
             if enough(saved, needed):
                 yield widths
             elif np.abs(gone - others).max(initial=0.0) < SETTLED:
-                wanted += needed - saved  # savings are rounded down, or a layer lies between more than two sites
+                target += needed - saved  # savings are rounded down, or a layer lies between more than two sites
             others = (others + gone) / 2
 
     def _knapsack(self, others: Floats, wanted: float) -> Widths:

@@ -43,18 +43,18 @@ def _spell_out() -> None:
 
 def _look_here() -> None:
     """Let import paths name modules of the working folder, after all others, so that none of theirs is hidden."""
-    here = os.getcwd()
-    if here not in sys.path and "" not in sys.path:
-        sys.path.append(here)
+    folder = os.getcwd()
+    if folder not in sys.path and "" not in sys.path:
+        sys.path.append(folder)
 
 
 def _was_interrupted(error: BaseException | None) -> bool:
     """Whether it was Ctrl-C that ended the command: typer, and imports that it breaks, make other exceptions of it."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
+    visited: set[int] = set()
+    while error is not None and id(error) not in visited:
         if isinstance(error, KeyboardInterrupt):
             return True
-        seen.add(id(error))
+        visited.add(id(error))
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return False
 

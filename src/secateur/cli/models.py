@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secateur.cli.derived import parsed, takes_options
+from secateur.cli.language import prune_on_text
 from secateur.cli.networks import (
     DataName,
     Inputs,
@@ -143,7 +144,8 @@ Examples:
   secateur prune lenet-300-100 --data digits --weights lenet.safetensors --out small
   secateur prune lenet-300-100 --data digits --weights lenet.safetensors --criterion loss-change --out small
   secateur prune torchvision.models:resnet18 --input-shape 1,3,224,224 --out small
-  secateur prune hf:path/to/llama --sparsity 0.25 --scope layer --out small""",
+  secateur prune hf:path/to/llama --sparsity 0.25 --scope layer --out small
+  secateur prune hf:path/to/llama --sparsity 0.25 --text book.txt --recover --out small""",
 )
 @takes_options(PruneOptions)
 def prune_(
@@ -166,6 +168,16 @@ def prune_(
     inputs: Inputs = None,
     data_dir: DataDir = None,
     set_: Set = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="With hf:PATH: a file of text. The MLPs are cut block by block by what they do on it, and repaired.",
+        ),
+    ] = None,
+    recover: Annotated[
+        bool, typer.Option("--recover", help="With --text: train the cut model on the uncut one's answers to the text.")
+    ] = False,
     as_json: Json = False,
     **chosen: Any,
 ) -> None:
@@ -177,9 +189,15 @@ def prune_(
     from secateur import data
     from secateur.measure import evaluate
     from secateur.pruning import prune
+    from secateur.types import InputError
 
+    if recover and text is None:
+        raise InputError("--recover trains on text: name a file with --text")
     model_options = fitted_options(model, data_name, options_of(set_))
     network = build_network(model, weights, model_options)
+    if text is not None:
+        prune_on_text(model, network, text, parsed(chosen, PruneOptions), out, recover=recover, as_json=as_json)
+        return
     test = data.load(data_name, "test", root=data_dir) if data_name else None
     example = example_input(model, input_shape, model_options, None if test is None else test.images, inputs, network)
     options = PruneOptions(**parsed(chosen, PruneOptions))

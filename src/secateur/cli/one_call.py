@@ -106,7 +106,7 @@ def compress_(
         typer.echo("secateur: interrupted; the same command goes on from here", err=True)
         raise typer.Exit(130) from None
     test = data.load(data_name, "test", root=data_dir)
-    ratings = [evaluate(rated, test, options.loss or "cross_entropy") for rated in (network, result.model)]
+    ratings = [evaluate(module, test, options.loss or "cross_entropy") for module in (network, result.model)]
     _show(result, folder, data_name, ratings, as_json)
 
 

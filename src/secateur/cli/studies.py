@@ -89,6 +89,9 @@ def study_run(
         float | None,
         typer.Option(metavar="NUMBER", help="Graphics processors that a training asks Ray for; a part shares one."),
     ] = None,
+    devices: Annotated[
+        int | None, typer.Option(metavar="COUNT", help="Devices of a machine that train a network together, by DDP.")
+    ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try again the cells that failed in an earlier run.")
     ] = False,
@@ -117,7 +120,7 @@ def study_run(
     study = by_name(name)
     check(track or ())
     # A mistake in the options should leave no empty store behind.
-    options = {**_study_options(study.defaults, seeds, data_dir, set_), **_machine(device, gpus)}
+    options = {**_study_options(study.defaults, seeds, data_dir, set_), **_machine(device, gpus, devices)}
     planned = study.planned(options)
     _check_where(on, jobs, threads)
     place = Store(store or paths.store_dir(study.name))
@@ -320,9 +323,9 @@ def _study_options(defaults: Any, seeds: int | None, data_dir: Path | None, set_
     return options
 
 
-def _machine(device: str | None, gpus: float | None) -> dict[str, Any]:
+def _machine(device: str | None, gpus: float | None, devices: int | None) -> dict[str, Any]:
     """The options that say what a training needs of a machine, as far as they are given."""
-    options = {"device": device, "gpus": gpus}
+    options = {"device": device, "gpus": gpus, "devices": devices}
     return {name: value for name, value in options.items() if value is not None}
 
 

@@ -23,11 +23,12 @@ from secateur.labelled import (
 from secateur.losses import is_of_tensors, loss_function
 from secateur.randomness import seeded
 from secateur.rate.trying import try_loss, try_model
-from secateur.state import check_module, check_ordinary, device_of, evaluating, split_inputs
+from secateur.state import check_ordinary, device_of, evaluating, split_inputs
 from secateur.structure import channels
 from secateur.train.matching import check_teaches
 from secateur.trees import tensors_within
 from secateur.types import ExampleInputs, InputError, Loss, Sites
+from secateur.wrappers import check_module, check_readable
 
 __all__ = ["check_data", "check_model", "check_training", "cuttable"]
 
@@ -41,6 +42,7 @@ def check_model(model: nn.Module, inputs: ExampleInputs, options: CompressOption
         InputError: with the remedy.
     """
     check_module(model, "compress")
+    check_readable(model, "compress")
     check_ordinary(model, "compress")
     for name, parameter in model.named_parameters():
         if parameter.dtype in HALVES:

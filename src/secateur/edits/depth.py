@@ -10,9 +10,10 @@ from torch import nn
 
 from secateur.edits.base import Edit
 from secateur.structure.depth import skipping
+from secateur.structure.shallower import without_blocks
 from secateur.types import FileError
 
-__all__ = ["Depth"]
+__all__ = ["Depth", "Shallower"]
 
 
 @dataclass(frozen=True)
@@ -42,3 +43,38 @@ class Depth(Edit):
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
         """Return the edit that `to_dict` described."""
         return cls(dict(record["blocks"]))
+
+
+@dataclass(frozen=True)
+class Shallower(Edit):
+    """Blocks that are gone from their container; the others are numbered anew, and a config says the new depth.
+
+    Attributes:
+        container: its path.
+        removed: the blocks' names within it, before.
+    """
+
+    kind: ClassVar[str] = "shallower"
+    container: str
+    removed: tuple[str, ...]
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Return a copy of `model` without the blocks."""
+        holder = dict(model.named_modules()).get(self.container)
+        names = (
+            [name for name, _ in holder.named_children()] if isinstance(holder, nn.ModuleList | nn.Sequential) else []
+        )
+        if not set(self.removed) < set(names):
+            raise FileError(
+                f"{self.container!r} does not hold the blocks {', '.join(map(repr, self.removed))} and others"
+            )
+        return without_blocks(model, self.container, self.removed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the container and the names."""
+        return {"container": self.container, "removed": list(self.removed)}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Self:
+        """Return the edit that `to_dict` described."""
+        return cls(str(record["container"]), tuple(map(str, record["removed"])))

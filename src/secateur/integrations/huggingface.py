@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from secateur.files import require, write_text
 from secateur.result import Result
@@ -22,7 +22,16 @@ from secateur.structure import is_configured, rebuilt_shapes, whole_numbers
 from secateur.trees import tensors_within
 from secateur.types import ExampleInputs, FileError, InputError
 
-__all__ = ["example_inputs", "is_reloadable", "load", "load_tokenizer", "model_card", "push_to_hub", "save"]
+__all__ = [
+    "example_inputs",
+    "is_reloadable",
+    "load",
+    "load_tokenizer",
+    "model_card",
+    "push_to_hub",
+    "read_tokens",
+    "save",
+]
 
 EXTRA = "lm"
 OWN_FOLDER = "secateur"
@@ -62,6 +71,36 @@ def load_tokenizer(path: str) -> Any:
         return transformers.AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, LookupError, ImportError):
         return None
+
+
+def read_tokens(model: nn.Module, path: str, text: str | os.PathLike[str], length: int = 512) -> Tensor:
+    """Return a file of text as tokens, whole sequences ``(sequences, length)``, by the tokenizer that lies with a model.
+
+    Args:
+        model: whose config says how long a sequence may be at most.
+        path: where its tokenizer is.
+        text: the file.
+        length: of a sequence.
+
+    Raises:
+        FileError: there is no such file, or no tokenizer.
+        InputError: the text is too short for two sequences, one to cut on and one to measure on.
+    """
+    tokenizer = load_tokenizer(path)
+    if tokenizer is None:
+        raise FileError(f"{path}: there is no tokenizer beside the model; save one with it (tokenizer.save_pretrained)")
+    try:
+        words = Path(text).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"{text}: cannot be read as text: {error}") from error
+    config: Any = model.config
+    length = min(length, getattr(config, "max_position_embeddings", None) or length)
+    ids: Tensor = tokenizer(words, return_tensors="pt", verbose=False)["input_ids"][0]
+    if len(ids) < 2 * length:
+        raise InputError(
+            f"{text}: holds {len(ids)} tokens; give some thousands, two sequences of {length} at the least"
+        )
+    return ids[: len(ids) // length * length].view(-1, length)
 
 
 def example_inputs(model: nn.Module) -> dict[str, Any]:
@@ -191,7 +230,7 @@ def _how_to_load(name: str, reloadable: bool, base: str) -> Iterator[str]:
         )
         return
     yield (
-        "The widths of its layers differ in a way that a config of transformers cannot say, so `from_pretrained` cannot "
+        "Its shapes differ from those of its class in a way that a config of transformers cannot say, so `from_pretrained` cannot "
         "build it. Load the model that it was made of, and cut that anew:"
     )
     yield from ("", "```python", "import secateur as sc", f"from transformers import {name.removeprefix('Cut')}", "")

@@ -11,6 +11,7 @@ from secateur.measure.complexity import (
     rank_bound,
     separable_macs,
 )
+from secateur.measure.generation import TokenRate, TokenRates, tokens_per_second
 from secateur.measure.language import perplexity
 from secateur.measure.quality import Evaluation, calibration_error, evaluate, has_learnt, predict
 from secateur.measure.side_by_side import Bench, BenchRow, bench, bundle, read_bench
@@ -27,6 +28,8 @@ __all__ = [
     "LatencyComparison",
     "ParameterCount",
     "Spread",
+    "TokenRate",
+    "TokenRates",
     "UnitCounts",
     "UnitStatistics",
     "activation_counts",
@@ -54,4 +57,5 @@ __all__ = [
     "rate",
     "read_bench",
     "separable_macs",
+    "tokens_per_second",
 ]

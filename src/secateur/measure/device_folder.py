@@ -97,13 +97,13 @@ def write_bundle(
     """
     entries = []
     for name, model in models.items():
-        for each in exported[name]:
-            file = f"{name}-{each.runtime}{each.suffix}"
-            each.save(folder / file)
+        for export in exported[name]:
+            file = f"{name}-{export.runtime}{export.suffix}"
+            export.save(folder / file)
             example = f"{name}.npz"
-            inputs, outputs = _write_example(folder / example, model, each, example_inputs)
-            counts = {"example": example, "inputs": inputs, "outputs": outputs, "bytes": each.size}
-            entries.append({"model": name, "runtime": each.runtime, "file": file, **counts})
+            inputs, outputs = _write_example(folder / example, model, export, example_inputs)
+            counts = {"example": example, "inputs": inputs, "outputs": outputs, "bytes": export.size}
+            entries.append({"model": name, "runtime": export.runtime, "file": file, **counts})
     bench = {"files": entries, "threads": list(threads), "repeats": repeats, "notes": dict(notes or {})}
     write_text(folder / FILE, json.dumps(bench, indent=1))
     write_text(folder / SHELL, SHELL_SCRIPT + calls(bench))

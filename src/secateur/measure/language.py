@@ -14,8 +14,9 @@ from secateur.checks import check_whole
 from secateur.deadline import check_time
 from secateur.labelled import logits_of
 from secateur.losses import IGNORED, next_token_cross_entropy
-from secateur.state import check_module, device_of, evaluating, usual
+from secateur.state import device_of, evaluating, running
 from secateur.types import InputError
+from secateur.wrappers import check_module
 
 __all__ = ["check_tokens", "perplexity", "run_on_tokens"]
 
@@ -71,7 +72,7 @@ def run_on_tokens(model: nn.Module, tokens: Tensor, mask: Tensor | None) -> Any:
     return model(tokens, **extra)
 
 
-@usual
+@running
 def perplexity(model: nn.Module, tokens: Tokens, mask: Tensor | None = None, *, batch_size: int = 1) -> float:
     """Return a causal language model's perplexity: e to the mean cross-entropy of each token, given those before it.
 

@@ -15,8 +15,9 @@ from secateur.checks import check_whole, imported, in_one_line, is_number
 from secateur.labelled import Samples, check_samples, unlabelled
 from secateur.losses import loss_function
 from secateur.rate.whole import answered, tally_pass
-from secateur.state import check_module, looking, usual
+from secateur.state import looking, running
 from secateur.types import InputError, Loss, Metric, UnknownNameError
+from secateur.wrappers import check_module
 
 __all__ = [
     "Evaluation",
@@ -49,7 +50,7 @@ class Evaluation:
     metric: float | None = None
 
 
-@usual
+@running
 def evaluate(
     model: nn.Module,
     data: Samples,
@@ -161,11 +162,11 @@ def has_learnt(class_accuracy: Sequence[float]) -> bool:
     >>> has_learnt([1.0, 0.0, 0.0]), has_learnt([0.9, 0.8, 0.4]), has_learnt([])
     (False, True, True)
     """
-    rated = [accuracy for accuracy in class_accuracy if accuracy == accuracy]
-    if len(rated) < 2:
+    finite = [accuracy for accuracy in class_accuracy if accuracy == accuracy]
+    if len(finite) < 2:
         return True
-    chance = 1 / len(rated)
-    return sum(rated) / len(rated) >= chance + BLIND * (1 - chance)
+    chance = 1 / len(finite)
+    return sum(finite) / len(finite) >= chance + BLIND * (1 - chance)
 
 
 def _class_accuracy(answers: Tensor | None) -> tuple[float, ...]:
@@ -174,7 +175,7 @@ def _class_accuracy(answers: Tensor | None) -> tuple[float, ...]:
     return tuple(right / (wrong + right) if wrong + right else nan for wrong, right in answers.T.tolist())
 
 
-@usual
+@running
 def predict(model: nn.Module, data: Samples, *, batch_size: int = 256) -> Any:
     """Return the model's outputs on all samples, in their order, in evaluation mode without gradients.
 

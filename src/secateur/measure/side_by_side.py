@@ -26,8 +26,9 @@ from secateur.runtimes.exporting import FileRuntime
 from secateur.runtimes.inputs import with_batch_size
 from secateur.runtimes.names import available, name_of, timer
 from secateur.runtimes.timing import Prepared, in_turns
-from secateur.state import check_module, looking, split_inputs, usual
+from secateur.state import looking, split_inputs, usual
 from secateur.types import ExampleInputs, ExportError, FileError, InputError
+from secateur.wrappers import check_module
 
 __all__ = ["Bench", "BenchRow", "bench", "bundle", "read_bench"]
 
@@ -188,9 +189,9 @@ def bench(
     times: dict[str, Any] = {"warmup": warmup, "repeats": repeats}
     rows: list[BenchRow] = []
     for runtime in available() if runtimes is None else runtimes:
-        chosen = timer(runtime)
-        if isinstance(chosen, FileRuntime):
-            rows += _rows(chosen, name_of(runtime).partition(":")[0], models, example, counts, memory, times)
+        clock = timer(runtime)
+        if isinstance(clock, FileRuntime):
+            rows += _rows(clock, name_of(runtime).partition(":")[0], models, example, counts, memory, times)
         else:
             rows += [_in_process(runtime, models, example, count, times) for count in counts]
     return Bench(*_sizes(models.values(), example), tuple(rows))
@@ -260,7 +261,9 @@ def _read_bench(notes: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) 
 
 def _read_row(runtime: str, threads: int, results: Mapping[str, Mapping[str, Any]]) -> BenchRow:
     both = [results.get(name, {"error": "it was not measured"}) for name in (BEFORE, AFTER)]
-    problems = [f"{name}: {each['error']}" for name, each in zip((BEFORE, AFTER), both, strict=True) if "error" in each]
+    problems = [
+        f"{name}: {result['error']}" for name, result in zip((BEFORE, AFTER), both, strict=True) if "error" in result
+    ]
     if problems:
         return BenchRow(runtime, threads, problem="; ".join(problems))
     columns = {key: [both[0].get(key), both[1].get(key)] for key in ("seconds", "bytes", "memory", "difference")}
@@ -333,9 +336,9 @@ def _timed(
     runtime: FileRuntime, exported: Mapping[str, Exported], example: ExampleInputs, times: Mapping[str, Any]
 ) -> tuple[Pair, Spread]:
     ready = {}
-    for name, each in exported.items():
-        tensors = each.interface.flat(*split_inputs(example))
-        ready[name] = Prepared(runtime.opened(each.parts).ready(tensors), 0.0, runtime.threads == 1)
+    for name, export in exported.items():
+        tensors = export.interface.flat(*split_inputs(example))
+        ready[name] = Prepared(runtime.opened(export.parts).ready(tensors), 0.0, runtime.threads == 1)
     turns = in_turns(ready, **times)
     seconds = [spread(turns.wall[name])[0] for name in exported]
     return (seconds[0], seconds[1]), Spread(*spread(turns.ratios(AFTER)))
@@ -348,9 +351,9 @@ def _grown(
     peaks: dict[int, dict[str, float]] = {count: {} for count in counts}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for key, each in exported.items():  # one at a time, as what one leaves behind would help the next
+        for key, export in exported.items():  # one at a time, as what one leaves behind would help the next
             for count in counts:
-                write_bundle(folder, {key: models[key]}, {key: [each]}, example, threads=[count], repeats=3)
+                write_bundle(folder, {key: models[key]}, {key: [export]}, example, threads=[count], repeats=3)
                 done = subprocess.run([sys.executable, folder / SCRIPT], capture_output=True, text=True)
                 for line in done.stdout.splitlines():
                     if line.startswith("{") and (grown := json.loads(line).get("memory")) is not None:

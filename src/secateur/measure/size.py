@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -18,8 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.randomness import private_draws
 from secateur.runtimes.inputs import caller
-from secateur.state import check_module, evaluating, looking, shaping, tensors, unfused_attention, usual
+from secateur.state import evaluating, looking, shaping, tensors, unfused_attention, usual
 from secateur.types import ExampleInputs, InputError
+from secateur.wrappers import check_module
 
 __all__ = ["ParameterCount", "file_bytes", "macs", "parameters", "peak_memory"]
 
@@ -119,7 +121,8 @@ def macs(model: nn.Module, example_inputs: ExampleInputs) -> int:
     Counted are matrix products, convolutions, recurrent layers and attention, with torch's own counter
     (``torch.utils.flop_counter``, halved) over the plain operations: fused kernels, whose work that counter
     does not see, are switched off while it counts. Not counted are the additions of biases, normalisation,
-    activations, pooling, embeddings, and products written elementwise (``nn.Bilinear`` is one). Zeros in the
+    activations, pooling, embeddings, and products written elementwise (``nn.Bilinear`` is one). Of experts those count
+    that tokens are routed to: each token's products with each of its experts. Zeros in the
     weights count like any other value. All samples of the example inputs count: give a batch of one for the
     MACs of a sample.
 
@@ -131,7 +134,7 @@ def macs(model: nn.Module, example_inputs: ExampleInputs) -> int:
     """
     check_module(model, "macs")
     call = caller(model, example_inputs)
-    counter = FlopCounterMode(display=False, custom_mapping=VECTOR_PRODUCTS)
+    counter = FlopCounterMode(display=False, custom_mapping=MORE_PRODUCTS)
     counter.mod_tracker = _Untracked()  # type: ignore[assignment]
     with evaluating(model), private_draws(), _plain_operations(), counter:
         call()
@@ -162,11 +165,17 @@ def _dot(left: Any, right: Any, *_: Any, **__: Any) -> int:
     return int(2 * left[0])
 
 
-# torch's counter knows products of matrices only; an input without a batch dimension makes these.
-VECTOR_PRODUCTS: dict[Any, Any] = {
+def _grouped(left: Any, right: Any, *_: Any, **__: Any) -> int:
+    """Rows of `left` in groups, each times a matrix of its own: as many products as one matrix for all would take."""
+    return int(2 * prod(left) * right[-1])
+
+
+# torch's counter knows products of matrices only; an input without a batch dimension makes these, and experts the last.
+MORE_PRODUCTS: dict[Any, Any] = {
     torch.ops.aten.mv: _matrix_vector,
     torch.ops.aten.addmv: _added_matrix_vector,
     torch.ops.aten.dot: _dot,
+    torch.ops.aten._grouped_mm: _grouped,
 }
 
 

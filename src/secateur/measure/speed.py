@@ -15,8 +15,9 @@ from secateur.runtimes.base import Runtime, Timer
 from secateur.runtimes.inputs import batch_size_of, with_batch_size
 from secateur.runtimes.names import timer
 from secateur.runtimes.timing import in_turns, prepared, threads_of
-from secateur.state import check_module, evaluating, usual
+from secateur.state import evaluating, running
 from secateur.types import ExampleInputs, InputError
+from secateur.wrappers import check_module
 
 __all__ = ["Latency", "LatencyComparison", "Spread", "compare_latency", "latency", "spread"]
 
@@ -61,13 +62,15 @@ class LatencyComparison:
         speedups: the first model's time ÷ this model's, round by round: the median and quartiles over the
             rounds. Above 1 is faster than the first. Where one thread does all of the work, these are times of the
             processor, so that what else the machine does hardly enters.
+        compared: the seconds that the speedups are taken of: of the processor or of the wall clock, as there.
     """
 
     latencies: Mapping[str, Latency]
     speedups: Mapping[str, Spread]
+    compared: Mapping[str, Spread]
 
 
-@usual
+@running
 def latency(
     model: nn.Module,
     example_inputs: ExampleInputs,
@@ -115,7 +118,7 @@ def latency(
     return compared.latencies["model"]
 
 
-@usual
+@running
 def compare_latency(
     models: Mapping[str, nn.Module],
     example_inputs: ExampleInputs,
@@ -160,6 +163,7 @@ def compare_latency(
     return LatencyComparison(
         latencies={name: Latency(*spread(wall), size, count, repeats) for name, wall in times.wall.items()},
         speedups={name: Spread(*spread(times.ratios(name))) for name in models},
+        compared={name: Spread(*spread(worked)) for name, worked in times.worked.items()},
     )
 
 

@@ -48,16 +48,16 @@ class InceptionBlock(nn.Module):
 
     def __init__(self, n_in: int, channels: Sequence[int], variant: _Variant) -> None:
         super().__init__()
-        one, before_3, three, before_5, five, pool = channels
+        point, before_3, three, before_5, five, pool = channels
         convolution = variant.convolution
         twice = [*convolution(before_5, five, 3), *convolution(five, five, 3)]
-        self.branch1 = nn.Sequential(*convolution(n_in, one, 1))
+        self.branch1 = nn.Sequential(*convolution(n_in, point, 1))
         self.branch2 = nn.Sequential(*convolution(n_in, before_3, 1), *convolution(before_3, three, 3))
         self.branch3 = nn.Sequential(
             *convolution(n_in, before_5, 1), *(twice if variant.factorised else convolution(before_5, five, 5))
         )
         self.branch4 = nn.Sequential(nn.MaxPool2d(3, 1, 1), *convolution(n_in, pool, 1))
-        self.n_out = one + three + five + pool
+        self.n_out = point + three + five + pool
         self.shortcut = nn.Conv2d(n_in, self.n_out, 1) if variant.residual else None
 
     def forward(self, x: Tensor) -> Tensor:

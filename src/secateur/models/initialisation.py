@@ -41,17 +41,17 @@ def _student_t(weight: Tensor, freedom: int = 5) -> Tensor:
 def _sparse(weight: Tensor, density: float = 0.5) -> Tensor:
     fan = weight[0].numel()
     count = max(1, round(density * fan))
-    drawn = torch.randn_like(weight).flatten(1).mul_(_kaiming_std(weight) * sqrt(fan / count))
-    absent = torch.rand_like(drawn).argsort(1)[:, count:]
-    return weight.copy_(drawn.scatter_(1, absent, 0.0).view_as(weight))
+    values = torch.randn_like(weight).flatten(1).mul_(_kaiming_std(weight) * sqrt(fan / count))
+    absent = torch.rand_like(values).argsort(1)[:, count:]
+    return weight.copy_(values.scatter_(1, absent, 0.0).view_as(weight))
 
 
 @torch.no_grad()
 def _sign_balanced(weight: Tensor) -> Tensor:
-    drawn = torch.randn_like(weight).flatten(1).mul_(_kaiming_std(weight))
-    half = drawn.shape[1] // 2
-    drawn[:, half : 2 * half] = -drawn[:, :half]
-    return weight.copy_(drawn.gather(1, torch.rand_like(drawn).argsort(1)).view_as(weight))
+    values = torch.randn_like(weight).flatten(1).mul_(_kaiming_std(weight))
+    half = values.shape[1] // 2
+    values[:, half : 2 * half] = -values[:, :half]
+    return weight.copy_(values.gather(1, torch.rand_like(values).argsort(1)).view_as(weight))
 
 
 @torch.no_grad()
@@ -163,9 +163,9 @@ def draw_weight(layer: nn.Module, weight: Tensor, draw: Callable[[Tensor], objec
         draw(weight)
         return
     inputs, outputs = weight.shape[0] // layer.groups, weight.shape[1]
-    drawn = weight.new_empty(layer.groups * outputs, inputs, *weight.shape[2:])
-    draw(drawn)
-    grouped = drawn.view(layer.groups, outputs, inputs, *weight.shape[2:])
+    values = weight.new_empty(layer.groups * outputs, inputs, *weight.shape[2:])
+    draw(values)
+    grouped = values.view(layer.groups, outputs, inputs, *weight.shape[2:])
     weight.copy_(grouped.transpose(1, 2).reshape(weight.shape))
 
 

@@ -19,13 +19,13 @@ from secateur.checks import check_options
 from secateur.criteria import JointLossChange, LossCriterion, by_name
 from secateur.criteria.base import level_sites, scores_of
 from secateur.labelled import SampleBatch, batches
-from secateur.pruning.configured import uniform_sites, without_cache
+from secateur.pruning.configured import without_cache
 from secateur.pruning.options import BY_DEFAULT, HALF, PruneOptions
 from secateur.rate.masks import rate
 from secateur.repair.consumers import repair as repaired
 from secateur.result import JointCut, Method, Result
 from secateur.selection import select
-from secateur.selection.uniform import uniform
+from secateur.selection.uniform import uniform, uniform_sites
 from secateur.solvers import Solver
 from secateur.state import usual
 from secateur.structure import Structure, channels, folded, weights

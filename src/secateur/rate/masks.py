@@ -154,11 +154,11 @@ class Removals:
         with evaluating(self.model):
             if any(not isinstance(batch, PartedBatch) or not batch.single for batch in self._batches(names)):
                 return None
-        kept = self._kept.get(names)
-        if kept is None or not all(_are_labels(batch.samples.targets) for batch in kept):
+        batches = self._kept.get(names)
+        if batches is None or not all(_are_labels(batch.samples.targets) for batch in batches):
             return None
-        reads = [batch.last for batch in kept if isinstance(batch, PartedBatch) and batch.last is not None]
-        x, targets = torch.cat([read.x for read in reads]), torch.cat([batch.samples.targets for batch in kept])
+        reads = [batch.last for batch in batches if isinstance(batch, PartedBatch) and batch.last is not None]
+        x, targets = torch.cat([read.x for read in reads]), torch.cat([batch.samples.targets for batch in batches])
         bias = None if reads[0].bias is None else reads[0].bias.detach()
         layer = LastLayer(x.detach(), reads[0].weight.detach(), bias, targets)
         return layer, {name: index[:, 0] for name, index in reads[0].columns.items()}

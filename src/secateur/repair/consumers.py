@@ -88,7 +88,7 @@ def repair(
     check_number("repair", "[0, inf)", ridge=ridge)
     check_samples(data, "repair")
     checked = check_keep(sites, keep)
-    check_visible(model, sites, [name for name, kept in checked.items() if not bool(kept.all())], "repair")
+    check_visible(model, sites, [name for name, mask in checked.items() if not bool(mask.all())], "repair")
     repaired = copied(model)
     for method in ("least-squares", "bias"):
         if method in methods:
@@ -156,10 +156,11 @@ def take_change(consumer: Consumer, model: nn.Module, change: Tensor, shift: Ten
 
 
 def layer_equations(
-    consumer: Consumer, model: nn.Module, keep: Keep, ridge: float, *, weights: bool = True
+    consumer: Consumer, model: nn.Module, keep: Keep, ridge: float, *, weights: bool = True, bias: bool | None = None
 ) -> LayerEquations:
-    """Return the equations of a layer's kept inputs; of none of them for the bias alone."""
-    weight, bias = consumer.matrix(model), consumer.bias is not None
+    """Return the equations of a layer's kept inputs; of none of them for the bias alone, and with one where it has one or `bias` says so."""
+    weight = consumer.matrix(model)
+    bias = consumer.bias is not None if bias is None else bias
     input_mask = consumer.kept(keep)
     places = consumer.places if weight.ndim == 2 and int(input_mask.sum()) > COLUMNS else 1
     by_group = input_mask[::places].reshape(consumer.product.groups, -1)

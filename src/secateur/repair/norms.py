@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateur.labelled import Samples, batches, check_samples
-from secateur.state import check_module, device_of, modes_kept, usual
+from secateur.state import device_of, modes_kept, usual
 from secateur.types import InputError
 from secateur.untouched import copied
+from secateur.wrappers import check_module
 
 __all__ = ["norms_of", "recalibrate"]
 

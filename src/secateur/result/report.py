@@ -215,9 +215,9 @@ class PruneReport:
         speedup, fewer = self.latency[0] / self.latency[1], self.macs[0] / self.macs[1]
         if fewer < 1 + APART or speedup >= fewer**FELT:
             return []
-        found = f"{speedup:.2f}× as fast in {self.runtime} with {1 - 1 / fewer:.0%} fewer MACs; {self._remedy()}"
+        figures = f"{speedup:.2f}× as fast in {self.runtime} with {1 - 1 / fewer:.0%} fewer MACs; {self._remedy()}"
         slow = "WARNING: the cut is not faster" if speedup < NOT_FASTER else "note: the cut is slower than it should be"
-        return [f"{slow}: {found}"]
+        return [f"{slow}: {figures}"]
 
     def _remedy(self) -> str:
         if not self.rounding:

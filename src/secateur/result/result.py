@@ -382,6 +382,5 @@ def _of_outputs(layer: nn.Module) -> str | None:
 
 def _unit(sites: Sites) -> str:
     """What the units of the sites are, as a report names it."""
-    if sites.structure is None:
-        return "weights"
-    return "blocks" if isinstance(sites.structure, BlockStructure) else "channels"
+    kinds = {site.kind for site in sites.values()}
+    return f"{kinds.pop()}s" if len(kinds) == 1 else "weights" if sites.structure is None else "channels"

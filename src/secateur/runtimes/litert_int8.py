@@ -20,7 +20,8 @@ from secateur.runtimes.litert import WORDS, LiteRt
 
 __all__ = ["LiteRtInt8"]
 
-QUANTIZER = "ai_edge_quantizer.quantizer"
+PACKAGE = "ai_edge_quantizer"
+QUANTIZER = f"{PACKAGE}.quantizer"
 EVERYWHERE = ".*"
 
 
@@ -60,12 +61,25 @@ class LiteRtInt8(Int8):
             quantizer.add_static_config(EVERYWHERE, "*", activation_num_bits=8, weight_num_bits=8)
             for end in ("INPUT", "OUTPUT"):  # what goes in and comes out stays float32
                 quantizer.update_quantization_recipe(EVERYWHERE, end, algorithm_key="no_quantize")
-            feeds = [
-                {f"args_{place}": tensor.contiguous().numpy() for place, tensor in enumerate(tensors)}
-                for tensors in self.calibration(interface, inputs)
-            ]
-            ranges = quantizer.calibrate({"serving_default": feeds}, num_threads=self.threads)
+            ranges = self._ranges(content, quantizer.get_quantization_recipe(), interface, inputs)
         return bytes(quantizer.quantize(ranges, enable_progress_report=False).quantized_model)
+
+    def _ranges(self, content: bytes, recipe: Any, interface: Interface, inputs: Inputs) -> Any:
+        """The least and greatest numbers of every tensor over all samples.
+
+        Left to itself the quantiser takes moving averages of them, which cut off the farthest, largest outputs included.
+        """
+        manager = require(f"{PACKAGE}.recipe_manager", self.extra).RecipeManager()
+        manager.load_quantization_recipe(recipe)
+        widened = require(f"{PACKAGE}.utils.qsv_utils", self.extra).min_max_update
+        library = require(f"{PACKAGE}.calibrator", self.extra)
+        calibrator = library.Calibrator(content, num_threads=self.threads, qsv_update_func=widened)
+        feeds = [
+            {f"args_{place}": tensor.contiguous().numpy() for place, tensor in enumerate(tensors)}
+            for tensors in self.calibration(interface, inputs)
+        ]
+        calibrator.calibrate({"serving_default": feeds}, manager)
+        return calibrator.get_model_qsvs()
 
 
 def _check_some(content: bytes) -> None:

@@ -25,8 +25,9 @@ from secateur.runtimes.onnx_int8 import OnnxInt8
 from secateur.runtimes.onnx_runtime import OnnxRuntime
 from secateur.runtimes.openvino import OpenVino
 from secateur.runtimes.openvino_int8 import OpenVinoInt8
-from secateur.state import check_finite, check_module, split_inputs, usual
+from secateur.state import check_finite, split_inputs, usual
 from secateur.types import ExampleInputs, InputError
+from secateur.wrappers import check_module
 
 __all__ = ["RUNTIMES", "available", "export", "is_installed", "name_of", "timer"]
 

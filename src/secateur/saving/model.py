@@ -22,10 +22,11 @@ from secateur.saving.manifest import EDITS, MANIFEST, MODEL, Manifest, dump_mani
 from secateur.saving.records import joined, parted
 from secateur.saving.stored import StateOnDisk, encoded
 from secateur.saving.weights import unshared
-from secateur.state import check_module, usual
+from secateur.state import usual
 from secateur.state_dicts import fill
 from secateur.types import FileError, MissingLibraryError, SecateurError
 from secateur.untouched import copied
+from secateur.wrappers import check_module
 
 __all__ = ["load", "load_with_edits", "read_record", "save"]
 

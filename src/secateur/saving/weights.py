@@ -15,9 +15,10 @@ from safetensors.torch import save as dump_tensors
 from torch import Tensor, nn
 
 from secateur.files import check_regular, from_json, read_tensors, write_bytes
-from secateur.state import check_module, digest, usual
+from secateur.state import digest, usual
 from secateur.state_dicts import fill
 from secateur.types import FileError, InputError
+from secateur.wrappers import check_module
 
 __all__ = ["load_weights", "save_weights", "unshared"]
 

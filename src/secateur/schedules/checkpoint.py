@@ -31,14 +31,16 @@ def identify(schedule: Any, model: nn.Module, sites: Sites) -> dict[str, Any]:
 
     The schedule's own data are known by the loss on them; those that its criterion, training or rule holds by `contents`.
     """
-    held = {field.name: contents(_option(schedule, field.name)) for field in fields(schedule) if field.name != "data"}
+    digests = {
+        field.name: contents(_option(schedule, field.name)) for field in fields(schedule) if field.name != "data"
+    }
     options = {field.name: _told(_option(schedule, field.name)) for field in fields(schedule) if field.repr}
     return {
         "schedule": type(schedule).__name__,
         "options": options,
         "model": digest(tensors(model).items()),
         "sites": {name: list(site.shape) for name, site in sites.items()},
-        **{f"the data of {name}": part for name, part in held.items() if part},
+        **{f"the data of {name}": part for name, part in digests.items() if part},
     }
 
 

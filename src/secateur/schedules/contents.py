@@ -73,10 +73,10 @@ class _Reading:
             return repr(value) if within_data and value else ""
         is_source = _is_source(value)
         digests = [(name, self.digest_of(part, within_data or is_source)) for name, part in _parts(value)]
-        told = [(name, part) for name, part in digests if part]
+        parts = [(name, part) for name, part in digests if part]
         if is_source:
-            told.append((type(value).__qualname__, str(_length(value))))
-        return digest([], repr(told)) if told else ""
+            parts.append((type(value).__qualname__, str(_length(value))))
+        return digest([], repr(parts)) if parts else ""
 
 
 def _parts(value: Any) -> Parts:
@@ -114,8 +114,8 @@ def _seen_by(function: FunctionType) -> Parts:
     code = function.__code__
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
         # One that is assigned later is empty; a model may be what is trained.
-        if (held := _in_cell(cell)) is not None and not isinstance(held, nn.Module):
-            yield name, held
+        if (value := _in_cell(cell)) is not None and not isinstance(value, nn.Module):
+            yield name, value
     yield from _numbered(function.__defaults__ or ())
     yield from (function.__kwdefaults__ or {}).items()
     if function.__module__.partition(".")[0] not in OURS:

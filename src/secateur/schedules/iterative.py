@@ -20,10 +20,12 @@ from secateur.schedules.options import check_rating
 from secateur.schedules.shrinking import Shrinking, loss_and_accuracy
 from secateur.schedules.walk import Schedule, Walk
 from secateur.selection import SCOPES, Scope, layer_fractions
+from secateur.selection.uniform import uniform, uniform_sites
 from secateur.state import snapshot
+from secateur.structure.configs import config_widths
 from secateur.structure.depth import BlockStructure
 from secateur.structure.infer import Structure
-from secateur.types import Criterion, InputError, Keep, Loss, RoundTo, Scores
+from secateur.types import Criterion, InputError, Keep, Loss, RoundTo, Scores, Sites
 
 __all__ = ["Curve", "Iterative", "Train"]
 
@@ -55,6 +57,8 @@ class Iterative(Schedule):
             how much of what is over the limit is gone.
         round_to, runtime: of how many units every channel site keeps a multiple, and where the model is to run, as for
             `prune`; learnt once, before the first step.
+        uniform: keep the same share of all sites whose widths follow from one size of the model's config, as `prune` does:
+            None where the model is made of one.
 
     >>> from secateur.criteria import Magnitude
     >>> from secateur.structure import channels
@@ -79,6 +83,7 @@ class Iterative(Schedule):
     budget: Mapping[str, Any] | None = None
     round_to: RoundTo | Literal["auto"] = "auto"
     runtime: Runtime | None = None
+    uniform: bool | None = None
 
     remembers: ClassVar[Mapping[str, Any]] = {"step": int, "whole": int | float, "rounding": Rounding}
 
@@ -128,10 +133,27 @@ class Iterative(Schedule):
         return None
 
     def _choose(self, walk: Walk, now: Shrinking, path: BudgetPath | None, step: int) -> dict[str, Tensor]:
-        """Masks over the sites as they are now."""
+        """Masks over the sites as they are now, of equal widths where a config is to say them."""
         if not now.sites:
             return {}
         scores: Scores = scores_of(self.criterion, now.model, now.sites, "Iterative")
+        keep = self._any(walk, now, path, step, scores)
+        widths = () if self.uniform is False else config_widths(now.model, now.sites)
+        if not widths:
+            return keep
+        multiples = self._rounding(walk).multiples
+        if not now.masked:
+            return uniform(keep, scores, widths, multiples)
+        # What is gone stays gone: nothing is lower.
+        lowest = {n: x.double().masked_fill(~walk.keep[n].to(x.device), -torch.inf) for n, x in scores.items()}
+        even = uniform(keep, lowest, widths, multiples)
+        return {name: kept & walk.keep[name].to(kept.device) for name, kept in even.items()}
+
+    def _able(self, model: nn.Module, sites: Sites) -> Sites:
+        return uniform_sites(model, sites, self.uniform, "Iterative")[0]
+
+    def _any(self, walk: Walk, now: Shrinking, path: BudgetPath | None, step: int, scores: Scores) -> dict[str, Tensor]:
+        """Masks over the sites as they are now, of any widths."""
         if path is not None:
             share = fraction_at(self.curve, path.share, step, self.steps)
             return self._within(walk, now, path, share, scores)
@@ -163,7 +185,7 @@ class Iterative(Schedule):
             parts = {n: whole[n] - (walk.sites[n].size - walk.left[n]) for n in now.sites}
             sparsity = {n: max(more, 0) / walk.left[n] for n, more in parts.items()}
         keep = select_rounded(scores, sparsity, self._rounding(walk), scope=self.scope, minimum=self.minimum)
-        return {name: kept & walk.keep[name].to(kept.device) for name, kept in keep.items()} if now.masked else keep
+        return {name: mask & walk.keep[name].to(mask.device) for name, mask in keep.items()} if now.masked else keep
 
     def _rounding(self, walk: Walk) -> Rounding:
         """The multiples, learnt once: a resumed pruning goes on by the same."""

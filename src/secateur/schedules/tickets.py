@@ -71,12 +71,12 @@ class Ticket:
             InputError: the model is of another architecture.
         """
         check_architecture(model, self.start, self.masks)
-        begun = copied(model)
-        restore(begun, self.start)
+        fresh = copied(model)
+        restore(fresh, self.start)
         for name, mask in self.masks.items():
-            tensor = begun.get_parameter(name).detach()
+            tensor = fresh.get_parameter(name).detach()
             tensor.masked_fill_(~mask.to(tensor.device), 0)
-        return begun
+        return fresh
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from secateur.hints import Checked, as_declared, from_plain
 from secateur.progress import bar
 from secateur.result import Method, Result
 from secateur.schedules.checkpoint import Checkpoint, identify
-from secateur.state import usual
+from secateur.state import training
 from secateur.structure.infer import Structure
 from secateur.structure.sites import check_same_model
 from secateur.types import InputError, Sites
@@ -157,7 +157,7 @@ class Schedule(Checked, ABC):
     remembers: ClassVar[Mapping[str, Any]] = {}
     """What it puts into a walk's memory: the type of each value by name; whole numbers there are 0 or more."""
 
-    @usual
+    @training
     def __call__(
         self,
         model: nn.Module,
@@ -184,12 +184,17 @@ class Schedule(Checked, ABC):
         """
         check_same_model(model, sites)
         sites.check_any("prune")
+        sites = self._able(model, sites)
         walk = Walk(model, sites, self.minimum, on_step, self.remembers)
         with bar(len(walk.units), progress, "units removed") as walk.advance:
             if checkpoint is not None:
                 walk.checkpoint = Checkpoint(Path(checkpoint), identify(self, model, sites))
                 walk.restore()
             return replace(self._prune(walk), method=Method(criterion=repr(self)))
+
+    def _able(self, model: nn.Module, sites: Sites) -> Sites:
+        """The sites that may lose units."""
+        return sites
 
     @abstractmethod
     def _prune(self, walk: Walk) -> Result:

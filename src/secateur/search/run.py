@@ -242,12 +242,12 @@ def _taken(run: SearchRun, plain: Mapping[str, Any], state_arrays: Arrays) -> Ar
     if genes.shape != run.genes.shape or genes.dtype != run.genes.dtype:
         raise ValueError(f"its best candidate is of {genes.shape} {genes.dtype}, not of {run.genes.shape} bool")
     run.rng.bit_generator.state = plain["rng"]
-    spent, best = plain["spent"], tuple(plain["best"])
-    if not all(map(is_number, (spent, *best))):
+    budget_spent, best = plain["spent"], tuple(plain["best"])
+    if not all(map(is_number, (budget_spent, *best))):
         raise ValueError("its evaluations or its best rating are no numbers")
-    if len(best) != len(run.best) or not 0 <= spent < inf:
-        raise ValueError(f"its evaluations are {spent}, and its best rating has {len(best)} numbers")
-    run.spent, run.best = spent, best
+    if len(best) != len(run.best) or not 0 <= budget_spent < inf:
+        raise ValueError(f"its evaluations are {budget_spent}, and its best rating has {len(best)} numbers")
+    run.spent, run.best = budget_spent, best
     run.genes, run.offsets = state_arrays["best.genes"], state_arrays.get("best.offsets")
     run.history = _history(state_arrays, plain["generations"])
     return {name.removeprefix("search."): value for name, value in state_arrays.items() if name.startswith("search.")}

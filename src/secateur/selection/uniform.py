@@ -1,17 +1,19 @@
-"""Equal widths: masks whose counts a model's config can say."""
+"""Equal widths: the sites whose widths a model's config can say, and masks of such counts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from secateur.selection.choose import select
 from secateur.selection.nested import multiple_of
-from secateur.structure.configs import ConfigWidth
-from secateur.types import Keep, RoundTo, Scores
+from secateur.structure.configs import ConfigWidth, config_widths
+from secateur.types import InputError, Keep, RoundTo, Scores, Sites
 
-__all__ = ["uniform"]
+__all__ = ["uniform", "uniform_sites"]
+
+NOT_IN_CONFIG = "no size of the model's config gives its width; uniform=False cuts it"
 
 
 def uniform(keep: Keep, scores: Scores, widths: Sequence[ConfigWidth], round_to: RoundTo = 1) -> dict[str, Tensor]:
@@ -33,17 +35,43 @@ def uniform(keep: Keep, scores: Scores, widths: Sequence[ConfigWidth], round_to:
         steps = _nearest(width, sum(shares) / len(shares) * width.steps, round_to)
         for name, size in width.units.items():
             sparsity = {name: 1 - steps / width.steps}
-            kept = size * steps // width.steps
-            masks[name] = select({name: scores[name]}, sparsity, scope="layer", minimum=kept)[name]
+            least = size * steps // width.steps
+            masks[name] = select({name: scores[name]}, sparsity, scope="layer", minimum=least)[name]
     return masks
+
+
+def uniform_sites(
+    model: nn.Module, sites: Sites, asked: bool | None, doing: str = "prune"
+) -> tuple[Sites, Sequence[ConfigWidth]]:
+    """Return the sites whose widths the model's config can say, with those widths; all sites and none where it says none.
+
+    Args:
+        model, sites: where the sites are channels of the model.
+        asked: False for all sites; True where a model without such a config is an error.
+        doing: who asks, for the errors.
+
+    Raises:
+        InputError: equal widths are asked of a model that no config rebuilds.
+    """
+    widths = () if asked is False else config_widths(model, sites)
+    if asked and not widths:
+        raise InputError(
+            f"{doing}: uniform=True, but no config says the widths of {type(model).__name__}: it is not made of one, was "
+            "changed since, or its class works them out of sizes that cannot shrink; leave uniform out"
+        )
+    if not widths:
+        return sites, ()
+    named = {name for width in widths for name in width.units}
+    frozen = {**sites.frozen, **{name: NOT_IN_CONFIG for name in sites if name not in named}}
+    return Sites({name: site for name, site in sites.items() if name in named}, frozen, sites.structure), widths
 
 
 def _nearest(width: ConfigWidth, wanted: float, round_to: RoundTo) -> int:
     """The step nearest to the wanted one, of those with multiples of units; the finer ones where no other is."""
 
     def is_rounded(steps: int) -> bool:
-        kept: Mapping[str, int] = {name: size * steps // width.steps for name, size in width.units.items()}
-        return all(count % multiple_of(round_to, name) == 0 for name, count in kept.items())
+        counts: Mapping[str, int] = {name: size * steps // width.steps for name, size in width.units.items()}
+        return all(count % multiple_of(round_to, name) == 0 for name, count in counts.items())
 
     allowed = [steps for steps in range(1, width.steps + 1) if steps == width.steps or is_rounded(steps)]
     return min(allowed, key=lambda steps: abs(steps - wanted))

@@ -61,12 +61,12 @@ def refit_jointly(beside: Beside, weights: list[str], rounds: int) -> None:
         rounds: so often at most; it ends before where no step brings held-out samples nearer.
     """
     with torch.no_grad():
-        wanted = [_scores(beside.unpruned(number)).softmax(1) for number in range(beside.count)]
-    least = _held_out(beside, wanted, {})
+        targets = [_scores(beside.unpruned(number)).softmax(1) for number in range(beside.count)]
+    least = _held_out(beside, targets, {})
     for part in _parts(beside, weights):
         for _ in range(rounds):
             before = least
-            least = _step(beside, _changes(beside, _curvatures(beside, part), wanted), wanted, least)
+            least = _step(beside, _changes(beside, _curvatures(beside, part), targets), targets, least)
             if least == before:
                 break
 
@@ -113,10 +113,10 @@ def _held_out(beside: Beside, wanted: list[Tensor], tensors: Mapping[str, Tensor
     """The cross-entropy of the student on the rows that are held out, summed, with some of its tensors replaced."""
     total = 0.0
     for number, probabilities in enumerate(wanted):
-        held = _held(probabilities, number)
+        rows = _held(probabilities, number)
         with torch.no_grad():
             scores = _scores(beside.pruned(number, tensors=tensors))
-        total += float(cross_entropy(scores[held].double(), probabilities[held].double(), reduction="sum"))
+        total += float(cross_entropy(scores[rows].double(), probabilities[rows].double(), reduction="sum"))
     return total
 
 
@@ -164,9 +164,9 @@ def _curvatures(beside: Beside, weights: list[str]) -> dict[str, _Curvature]:
         layers = {weight: beside.layers(number)[weight] for weight in weights}
         probed = Probed.of(lambda see, number=number: beside.pruned(number, see), layers)  # type: ignore[misc]
         count += probed.samples
-        for weight, drawn in probed.drawn(generator).items():
+        for weight, gradients in probed.drawn(generator).items():
             outputs = probed.probes[weight].detach()
-            curvatures[weight].add(probed.inputs[weight], outputs, drawn, len(probed.scores))
+            curvatures[weight].add(probed.inputs[weight], outputs, gradients, len(probed.scores))
     return curvatures
 
 

@@ -50,13 +50,13 @@ class Probed:
         values: dict[Node, Tensor] = {}
         probes: dict[str, Tensor] = {}
 
-        def probe(node: Node, made: Any) -> Any:
+        def probe(node: Node, output: Any) -> Any:
             if node in by_node:
-                probes[by_node[node]] = torch.zeros_like(made, requires_grad=True)
-                made = made + probes[by_node[node]]
+                probes[by_node[node]] = torch.zeros_like(output, requires_grad=True)
+                output = output + probes[by_node[node]]
             if node in sources:
-                values[node] = made.detach()
-            return made
+                values[node] = output.detach()
+            return output
 
         with torch.enable_grad():
             outputs = logits_of(run(probe))

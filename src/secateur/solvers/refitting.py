@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,9 @@ from secateur.repair.beside import Beside
 from secateur.repair.consumers import layer_equations, take_change
 from secateur.solvers.elimination import LeastSquares, removals
 from secateur.structure.consumers import Consumer
+from secateur.types import InputError
 
-__all__ = ["Choose", "Reader", "Refitting", "by_elimination", "by_output"]
+__all__ = ["Choose", "Reader", "Refitting", "by_elimination", "by_fluctuation", "by_output"]
 
 TINY = 1e-30
 """In the place of a spread of 0, where a layer's outputs are the same everywhere."""
@@ -54,11 +56,28 @@ def by_output(site: str, size: int, count: int, readers: list[Reader]) -> list[i
     Of a unit whose inputs are g that is tr(W_g H_gg W_gᵀ), the square of what it adds, summed over the data: for a neuron
     the square of its activations' root mean square times the norm of its column of weights.
     """
+    return _least(site, size, count, readers, centred=False)
+
+
+def by_fluctuation(site: str, size: int, count: int, readers: list[Reader]) -> list[int]:
+    """Return the units whose part in their readers' outputs varies least about its mean (FLAP: An et al., 2024).
+
+    The same as `by_output` with the covariance of the inputs in the place of their second moments: what does not vary, a bias
+    can stand for. For a neuron it is the variance of its activations times the square of the norm of its column of weights.
+    """
+    return _least(site, size, count, readers, centred=True)
+
+
+def _least(site: str, size: int, count: int, readers: list[Reader], *, centred: bool) -> list[int]:
     scores = torch.zeros(size, dtype=torch.float64)
     for reader in readers:
-        for owner, weights, (gram, _), root in _by_group(reader, site):
+        for owner, weights, (moments, _), root in _by_group(reader, site):
+            gram = moments[: len(owner), : len(owner)]
+            if centred:  # Σ x xᵀ − (Σ x)(Σ x)ᵀ / rows
+                sums, rows = moments[: len(owner), -1], moments[-1, -1]
+                gram = gram - torch.outer(sums, sums) / rows
             felt = root.mT @ weights
-            shares = (felt.mT @ felt) * gram[: len(owner), : len(owner)]
+            shares = (felt.mT @ felt) * gram
             within = shares.masked_fill(owner.unsqueeze(0) != owner.unsqueeze(1), 0.0).sum(1)
             scores.index_add_(0, owner[owner >= 0].cpu(), within[owner >= 0].cpu())
     return scores.sort(stable=True).indices[:count].tolist()
@@ -74,7 +93,8 @@ class Refitting:
         ridge: what a change of weights costs, relative to the mean square of the inputs.
         doing: who asks, for the errors.
         choose: which units go.
-        refits: whether layers get new weights; else the units are chosen and that is all.
+        refits: whether layers get new weights and biases (``"weights"``), or biases alone (``"bias"``); None where the units
+            are chosen and that is all.
         metrics: roots of what errors of a layer's outputs count by, by weight; else all count as a share of their spread.
     """
 
@@ -83,7 +103,7 @@ class Refitting:
     ridge: float
     doing: str
     choose: Choose = by_elimination
-    refits: bool = True
+    refits: Literal["weights", "bias"] | None = "weights"
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
     def run(self) -> None:
@@ -109,7 +129,8 @@ class Refitting:
     def _choose(self, name: str) -> dict[str, LayerEquations]:
         """Choose what stays of a site; return the equations of its readers with all of its units, by weight."""
         readers, student, ridge = self._readers(name), self.beside.student, self.ridge
-        equations = {weight: layer_equations(reader, student, {}, ridge) for weight, reader in readers.items()}
+        centred = True if self.choose is by_fluctuation else None
+        equations = {n: layer_equations(reader, student, {}, ridge, bias=centred) for n, reader in readers.items()}
         spreads = dict.fromkeys(readers, 0.0)
         for weight, inputs, aims in self.beside.ahead(name, list(readers)):
             equations[weight].add(inputs, aims - readers[weight].run(inputs, student))
@@ -129,15 +150,24 @@ class Refitting:
 
     def _refit(self, consumer: Consumer, equations: LayerEquations | None) -> None:
         beside, ridge = self.beside, self.ridge
-        if not self.refits or bool(consumer.kept(beside.keep).all()):
+        if self.refits is None or bool(consumer.kept(beside.keep).all()):
             return
-        fitted = layer_equations(consumer, beside.student, beside.keep, ridge)
-        if equations is not None and fitted.weight.shape == equations.weight.shape and fitted.each == equations.each:
+        if self.refits == "bias" and consumer.bias is None:
+            raise InputError(
+                f"{self.doing}: {consumer.weight!r} lost inputs, and its layer has no bias to make up for them; take another "
+                "repair (repair='stream'), or load the model with biases, where its config has a word for them (mlp_bias=True)"
+            )
+        fitted = layer_equations(consumer, beside.student, beside.keep, ridge, weights=self.refits == "weights")
+        if equations is not None and self.refits == "weights" and _are_of_one_form(fitted, equations):
             fitted = equations.restricted(fitted.inputs)
         else:
             for inputs, aims in beside.at(consumer.weight):
                 fitted.add(inputs, aims - consumer.run(inputs, beside.student))
         take_change(consumer, beside.student, *fitted.solve(ridge))
+
+
+def _are_of_one_form(fitted: LayerEquations, whole: LayerEquations) -> bool:
+    return (fitted.weight.shape, fitted.each, fitted.bias) == (whole.weight.shape, whole.each, whole.bias)
 
 
 def _by_group(reader: Reader, site: str) -> Iterator[tuple[Tensor, Tensor, tuple[Tensor, Tensor], Tensor]]:

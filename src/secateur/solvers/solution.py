@@ -13,9 +13,10 @@ from secateur.checks import check_fraction
 from secateur.hints import Checked
 from secateur.result import Method, Result
 from secateur.selection import layer_fractions
-from secateur.state import check_module, own_tensors, usual
+from secateur.state import own_tensors, usual
 from secateur.types import InputError, Keep, Sites
 from secateur.untouched import copied
+from secateur.wrappers import check_module
 
 __all__ = ["Fractions", "Solution", "Solver", "fractions_of", "write"]
 

@@ -148,9 +148,7 @@ def _recording(container: nn.Module, first: nn.Module) -> Iterator[tuple[list[tu
         container._modules.update(originals)
 
 
-def record(
-    model: nn.Module, container: str, tokens: Sequence[Tensor], masks: Sequence[Tensor | None], first: nn.Module
-) -> list[Recorded]:
+def record(model: nn.Module, container: str, tokens: Sequence[Tensor], first: nn.Module) -> list[Recorded]:
     """Return for each batch what enters the first block, and what each block is called with.
 
     The blocks themselves do not run, but for the first, once: what they are called with besides the activations (masks,
@@ -159,16 +157,15 @@ def record(
     Args:
         model: whose tensors outside of the blocks are there.
         container: the path of the blocks' container.
-        tokens: the batches.
-        masks: of each, True where there is a token; None where all are.
+        tokens: the batches, without anything that fills sequences up.
         first: the first block with its weights, or on meta with all of its tensors.
     """
     recorded = []
     with evaluating(model), torch.no_grad(), _recording(model.get_submodule(container), first) as (calls, wrapped):
-        for batch, mask in zip(tokens, masks, strict=True):
+        for batch in tokens:
             calls.clear()
             try:
-                run_on_tokens(model, batch, mask)
+                run_on_tokens(model, batch, None)
             except _EnoughError:
                 pass
             else:

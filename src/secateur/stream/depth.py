@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from math import log
 from typing import Any, Literal
@@ -14,15 +13,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur.checks import check_name
+from secateur.edits import Shallower
 from secateur.measure.language import Tokens, check_tokens, perplexity, run_on_tokens
-from secateur.state import check_module, device_of, evaluating, own_tensors, usual
+from secateur.result import Method, Result
+from secateur.state import device_of, evaluating, usual
 from secateur.stream.blocks import block_container
-from secateur.stream.slots import COUNTERS
 from secateur.structure.depth import Skip
-from secateur.types import InputError
+from secateur.structure.shallower import without_blocks
+from secateur.types import ExampleInputs, InputError, Site, Sites
 from secateur.untouched import copied
+from secateur.wrappers import check_module
 
-__all__ = ["WithoutBlocks", "block_influence", "block_losses", "drop_blocks"]
+__all__ = ["WithoutBlocks", "block_influence", "block_losses", "drop_blocks", "remove_blocks"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +35,35 @@ class WithoutBlocks:
         model: the smaller model; its blocks are numbered anew.
         removed: the paths of the blocks that are gone, in the order in which they went.
         scores: of every block before any went: its influence, or the rise of the mean loss without it.
+        original: the model that it was made of.
+        container: the path of the blocks' container.
+        by: what decided.
     """
 
     model: nn.Module
     removed: tuple[str, ...]
     scores: Mapping[str, float]
+    original: nn.Module
+    container: str
+    by: str = "loss"
+
+    def result(self, inputs: ExampleInputs | None = None) -> Result:
+        """Return the same as a `secateur.result.Result`, which is reported, saved and loaded as any.
+
+        Args:
+            inputs: example inputs, on which multiply-accumulates are counted.
+
+        >>> from secateur.models.decoder import decoder
+        >>> drop_blocks(decoder(blocks=3), torch.arange(20).view(2, 10) % 11, 1).result()
+        <Result: Decoder, 2 of 3 blocks kept, parameters 6,224 → 4,272>
+        """
+        names = [name for name, _ in self.original.get_submodule(self.container).named_children()]
+        gone = [name.removeprefix(f"{self.container}.") for name in self.removed]
+        site = Site(self.container, "block", (len(names),), (), unit="block")
+        keep = {self.container: torch.tensor([name not in gone for name in names])}
+        edits = (Shallower(self.container, tuple(gone)),)
+        sites, method = Sites({self.container: site}), Method("blocks by " + self.by)
+        return Result(self.model, self.original, sites, keep, edits, method, inputs=inputs)
 
 
 @usual
@@ -53,7 +79,7 @@ def block_influence(
         tokens, mask: text, ids ``(sequences, length)``, and where there are tokens.
         container: the path of the blocks' container.
 
-    >>> from secateur.testing.decoder import decoder
+    >>> from secateur.models.decoder import decoder
     >>> model = decoder(blocks=2)
     >>> _ = model.layers[1].down.weight.data.zero_(), model.layers[1].o.weight.data.zero_()    # it passes all on as it is
     >>> {name: round(score, 3) + 0.0 for name, score in block_influence(model, torch.arange(20).view(2, 10) % 11).items()}
@@ -173,7 +199,7 @@ def drop_blocks(
     Raises:
         InputError: no block would be left.
 
-    >>> from secateur.testing.decoder import decoder
+    >>> from secateur.models.decoder import decoder
     >>> small = drop_blocks(decoder(blocks=3), torch.arange(20).view(2, 10) % 11, 1)
     >>> len(small.model.layers), len(small.removed)
     (2, 1)
@@ -193,50 +219,32 @@ def drop_blocks(
             scores = scores if number == 0 else block_losses(model, tokens, mask, container=path, without=removed)
             removed.append(min(scores, key=scores.__getitem__))
         scores = first
-    return WithoutBlocks(_without(model, path, removed), tuple(removed), scores)
+    small = without_blocks(model, path, [name.removeprefix(f"{path}.") for name in removed])
+    return WithoutBlocks(small, tuple(removed), scores, model, path, by)
 
 
-def _without(model: nn.Module, path: str, removed: Sequence[str]) -> nn.Module:
-    container = model.get_submodule(path)
-    names = [name for name, _ in container.named_children()]
-    stay = [place for place, name in enumerate(names) if f"{path}.{name}" not in removed]
-    memo: dict[int, Any] = {id(container._modules[n]): nn.Identity() for n in names if f"{path}.{n}" in removed}
-    small = copied(model, memo)
-    small_container = small.get_submodule(path)
-    blocks = [small_container._modules[names[place]] for place in stay]
-    small_container._modules.clear()
-    for number, block in enumerate(blocks):
-        small_container.add_module(str(number), block)
-        assert block is not None
-        for module in block.modules():
-            for attribute in COUNTERS & vars(module).keys() - {"training"}:
-                if vars(module)[attribute] == stay[number]:
-                    setattr(module, attribute, number)
-    _set_depth(small, len(names), stay)
-    return small
+@usual
+def remove_blocks(model: nn.Module, removed: Sequence[str]) -> nn.Module:
+    """Return a model without the blocks at these paths, numbered anew, with the depth in its config.
 
+    Args:
+        model: it is left as it is.
+        removed: the paths, in one container, such as ``["model.layers.25"]``.
 
-def _set_depth(small: nn.Module, before: int, stay: Sequence[int]) -> None:
-    """Put the depth into the config: the number that its class makes as many blocks of, and lists with a place a block."""
-    config = getattr(small, "config", None)
-    if config is None:
-        return
-    lists = {
-        name: [value[place] for place in stay]
-        for name, value in vars(config).items()
-        if isinstance(value, list) and len(value) == before
-    }
-    names = set(own_tensors(small))
-    for name, value in vars(config).items():
-        if value != before or isinstance(value, bool):
-            continue
-        changed = deepcopy(config)
-        vars(changed).update({**lists, name: len(stay)})
-        try:
-            with torch.device("meta"):
-                rebuilt = set(own_tensors(type(small)(changed)))
-        except Exception:  # noqa: BLE001  (a class may refuse a size that is no depth in any way)
-            continue
-        if rebuilt == names:
-            vars(config).update({**lists, name: len(stay)})
-            return
+    Raises:
+        UnknownNameError: no block has such a path.
+        InputError: no block would be left.
+
+    >>> from secateur.models.decoder import decoder
+    >>> len(remove_blocks(decoder(blocks=3), ["layers.1"]).layers)
+    2
+    """
+    if not removed:
+        return copied(model, {})
+    path = removed[0].rpartition(".")[0]
+    blocks = [f"{path}.{name}" for name, _ in model.get_submodule(path).named_children()]
+    for name in removed:
+        check_name("block", name, blocks)
+    if len(set(removed)) == len(blocks):
+        raise InputError(f"remove_blocks: all {len(blocks)} blocks cannot go; one stays at least")
+    return without_blocks(model, path, [name.removeprefix(f"{path}.") for name in removed])

@@ -17,13 +17,15 @@ from torch import Tensor, nn
 
 from secateur.files import from_json, write_bytes, write_text
 from secateur.measure.language import Tokens
-from secateur.state import check_module, looking, own_tensors
+from secateur.state import looking, own_tensors
 from secateur.stream.blocks import block_container
-from secateur.stream.config import fitting_sizes
 from secateur.stream.steps import BlockStep, CutUnits
 from secateur.stream.walking import BlockWalk
+from secateur.structure.fitting import fitting_sizes
+from secateur.structure.rebuilding import Changes
 from secateur.types import FileError
 from secateur.untouched import copied
+from secateur.wrappers import check_module
 
 __all__ = ["Shards", "WalkedFolder", "empty_weights", "walk_folder"]
 
@@ -110,7 +112,7 @@ class WalkedFolder:
     Attributes:
         folder: where it is.
         errors: by block, how much of the uncut model's residual stream is missing behind it (a share of its square).
-        sizes: what changed in its config.
+        sizes: what changed in its config, by dotted names.
     """
 
     folder: Path
@@ -166,7 +168,7 @@ def walk_folder(
     files.finish()
     sizes = fitting_sizes(model, shapes)
     _copy_rest(Path(source), root, sizes)
-    return WalkedFolder(root, errors, sizes)
+    return WalkedFolder(root, errors, {".".join(map(str, place)): size for place, size in sizes.items()})
 
 
 def _block(shards: Shards, name: str) -> dict[str, Tensor]:
@@ -203,10 +205,15 @@ class _Files:
         write_text(self.folder / INDEX, json.dumps(index, indent=2, sort_keys=True))
 
 
-def _copy_rest(source: Path, target: Path, sizes: Mapping[str, int]) -> None:
+def _copy_rest(source: Path, target: Path, sizes: Changes) -> None:
     for file in sorted(source.iterdir()):
         if file.is_file() and file.suffix != ".safetensors" and file.name not in (INDEX, CONFIG):
             shutil.copyfile(file, target / file.name)
     if (source / CONFIG).is_file():
         config = from_json((source / CONFIG).read_text(encoding="utf-8"))
-        write_text(target / CONFIG, json.dumps({**config, **sizes}, indent=2, sort_keys=True))
+        for place, size in sizes.items():
+            holder = config
+            for name in place[:-1]:
+                holder = holder[name]
+            holder[place[-1]] = size
+        write_text(target / CONFIG, json.dumps(config, indent=2, sort_keys=True))

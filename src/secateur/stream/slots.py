@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from secateur.labelled import SampleBatch
 from secateur.state import own_tensors
 from secateur.stream.blocks import BlockCall
+from secateur.structure.shallower import COUNTERS
 from secateur.types import InputError
 from secateur.untouched import copied
 
@@ -20,9 +21,6 @@ __all__ = ["PREFIX", "CallFrame", "Slot", "kind_of"]
 
 PREFIX = "block."
 """Before the names of a block's own tensors in a slot."""
-
-COUNTERS = {"layer_idx", "layer_id", "layer_number", "idx", "index", "training"}
-"""Attributes in which blocks that compute alike may differ: where they stand."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +69,11 @@ class CallFrame:
         return self  # it never changes
 
     def batch(self, x: Tensor, call: BlockCall) -> SampleBatch:
-        """Return a batch of a slot: the activations, and what differs from batch to batch."""
+        """Return a batch of a slot: the activations of one sequence, and what differs from batch to batch."""
         flat = pytree.tree_flatten((call.args, dict(call.kwargs)))[0]
-        return SampleBatch((x, *(flat[position] for position in self.varying)) if self.varying else x)
+        # Each counts as one sample, as the sequence does, whatever its own first dimension is.
+        varying = (flat[position].unsqueeze(0) for position in self.varying)
+        return SampleBatch((x, *varying) if self.varying else x)
 
 
 class Slot(nn.Module):
@@ -107,7 +107,7 @@ class Slot(nn.Module):
         for position in self.frame.constants:
             leaves[position] = getattr(self, f"constant_{position}")
         for position, tensor in zip(self.frame.varying, varying, strict=True):
-            leaves[position] = tensor
+            leaves[position] = tensor[0]
         args, kwargs = pytree.tree_unflatten(leaves, self.frame.spec)
         args, kwargs = BlockCall(args, kwargs, self.frame.place).filled(x)
         out = self.block(*args, **kwargs)
@@ -144,7 +144,9 @@ def kind_of(block: nn.Module, frame: CallFrame) -> str:
         plain = {
             name: value
             for name, value in vars(module).items()
-            if isinstance(value, int | float | str | bool) and not name.startswith("_") and name not in COUNTERS
+            if isinstance(value, int | float | str | bool)
+            and not name.startswith("_")
+            and name not in {*COUNTERS, "training"}
         }
         parts.append(f"{path} {type(module).__qualname__} {sorted(plain.items(), key=str)}")
     parts += [f"{name} {tuple(t.shape)} {t.dtype}" for name, t in own_tensors(block).items()]

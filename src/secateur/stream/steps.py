@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from secateur.checks import check_fraction, check_name, check_number
@@ -12,7 +12,7 @@ from secateur.criteria.base import scores_of
 from secateur.labelled import SampleBatch
 from secateur.repair.beside import Beside
 from secateur.selection import select
-from secateur.solvers.refitting import Choose, Refitting, by_elimination, by_output
+from secateur.solvers.refitting import Choose, Refitting, by_elimination, by_fluctuation, by_output
 from secateur.solvers.solution import Solver, write
 from secateur.stream.slots import PREFIX, Slot
 from secateur.structure import weights
@@ -28,10 +28,14 @@ MakeCriterion = Callable[[Any], Criterion]
 MakeSolver = Callable[[Any], Solver]
 """From samples to a solver, as the class `secateur.solvers.SparseGPT` is."""
 
-ORDERS: Mapping[str, Choose] = {"output-norm": by_output, "elimination": by_elimination}
+ORDERS: Mapping[str, Choose] = {
+    "output-norm": by_output,
+    "elimination": by_elimination,
+    "fluctuation": by_fluctuation,
+}
 """The orders that look at what the readers of units make of them on the walk, and not at a block by itself."""
 
-Repair = Literal["stream", "layer"]
+Repair = Literal["stream", "layer", "bias"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,17 +89,19 @@ class CutUnits:
     Units of ``"output-norm"`` go by what they add to their readers' outputs on the activations of the cut model (for a neuron
     of an MLP its activations' root mean square times the norm of its column of the down-projection); those of
     ``"elimination"`` one after the other by what that costs once the readers are refitted (as `secateur.solvers.StructuredOBS`
-    does). Any criterion of `secateur.criteria` scores the block by itself, on what enters it.
+    does); those of ``"fluctuation"`` by how much their part in those outputs varies about its mean (FLAP: An et al., 2024), as
+    suits the repair ``"bias"``. Any criterion of `secateur.criteria` scores the block by itself, on what enters it.
 
     With ``repair="stream"`` a layer that lost inputs and writes into the residual stream gets the weights that bring the stream
     nearest to the uncut model's, by least squares in which each change from the old weights has its price; so it makes up for
-    what blocks before have lost, too. ``"layer"`` aims at what the layer makes in the uncut model. None leaves all weights
-    as they are.
+    what blocks before have lost, too. ``"layer"`` aims at what the layer makes in the uncut model. ``"bias"`` keeps its weights,
+    and gives it the bias with which its outputs have the mean that they had; layers without biases refuse it. None leaves all
+    weights as they are.
 
     Attributes:
         sparsity: the fraction of every MLP's neurons that goes; or fractions by unit (``{"neuron": 0.25, "head": 1 / 3}``)
             or by a site's name in its block.
-        criterion: ``"output-norm"``, ``"elimination"``, the name of a criterion, or what makes one from samples.
+        criterion: ``"output-norm"``, ``"elimination"``, ``"fluctuation"``, the name of a criterion, or what makes one from samples.
         repair: see above.
         ridge: what a change of weights costs, relative to the mean square of the inputs.
 
@@ -111,14 +117,23 @@ class CutUnits:
 
     def __post_init__(self) -> None:
         check_number("CutUnits", "[0, inf)", ridge=self.ridge)
-        for fraction in self._fractions.values():
+        for fraction in self.fractions.values():
             check_fraction("CutUnits", sparsity=fraction)
         if self.repair is not None:
-            check_name("repair of CutUnits", self.repair, ("stream", "layer"))
+            check_name("repair of CutUnits", self.repair, ("stream", "layer", "bias"))
 
     @property
-    def _fractions(self) -> Mapping[str, float]:
+    def fractions(self) -> Mapping[str, float]:
+        """The fractions by unit or site."""
         return self.sparsity if isinstance(self.sparsity, Mapping) else {"neuron": self.sparsity}
+
+    def scaled(self, factor: float) -> CutUnits:
+        """Return the step with all fractions multiplied.
+
+        >>> CutUnits({"neuron": 0.5, "head": 0.25}).scaled(0.5).sparsity
+        {'neuron': 0.25, 'head': 0.125}
+        """
+        return replace(self, sparsity={name: min(factor * share, 1.0) for name, share in self.fractions.items()})
 
     def __call__(self, stage: Stage) -> Beside:
         """Change the student; return both passes with the masks of its units."""
@@ -126,7 +141,7 @@ class CutUnits:
         keep = {} if self.criterion in ORDERS else self._scored(stage, counts)
         beside = stage.beside(keep, stream=self.repair == "stream")
         choose = ORDERS.get(self.criterion, by_output) if isinstance(self.criterion, str) else by_output
-        refits = self.repair in ("stream", "layer")
+        refits: Any = {None: None, "bias": "bias"}.get(self.repair, "weights")
         Refitting(beside, counts, self.ridge, "walk", choose=choose, refits=refits).run()
         return beside
 
@@ -137,7 +152,7 @@ class CutUnits:
             UnknownNameError: no block has such a unit or site.
         """
         counts = dict.fromkeys(sites, 0)
-        for wanted, fraction in self._fractions.items():
+        for wanted, fraction in self.fractions.items():
             names = sites_of(sites, wanted)
             if not names:
                 units = sorted({site.unit for site in sites.values()})

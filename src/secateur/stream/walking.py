@@ -6,30 +6,38 @@ Beside the cut model's activations flow those of the uncut one: what the residua
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from secateur.deadline import check_time
+from secateur.edits import Cut
 from secateur.labelled import SampleBatch
 from secateur.measure.language import Tokens, check_tokens, perplexity
 from secateur.repair.beside import Beside
-from secateur.state import check_module, device_of, own_tensors, usual
+from secateur.result import Method, Result
+from secateur.state import device_of, own_tensors, usual
 from secateur.stream.blocks import Recorded, block_container, record
-from secateur.stream.config import fitting_sizes
 from secateur.stream.slots import PREFIX, CallFrame, Slot, kind_of
 from secateur.stream.steps import BlockStep, CutUnits, Stage
 from secateur.structure import channels
-from secateur.structure.cutting import cut_with_plan, make_plan, set_attributes
+from secateur.structure.cutting import Plan, cut_with_plan, make_plan, set_attributes
+from secateur.structure.fitting import fitting_sizes, set_config
 from secateur.structure.flow import Flow
 from secateur.structure.mend import Edits
-from secateur.types import ExampleInputs, Keep, Sites, VerificationError
+from secateur.types import ExampleInputs, Keep, Site, Sites, VerificationError
 from secateur.untouched import copied
+from secateur.wrappers import check_module
 
 __all__ = ["BlockKind", "BlockWalk", "CutBlock", "Walked", "walk"]
+
+Rows = Mapping[str, Mapping[int, Tensor]]
+
+Recover = Callable[[nn.Module, nn.Module, Tokens, Tensor | None], Any]
+"""Trains a cut model in place, beside the uncut one, on text with its mask."""
 
 LOUD = 1.5
 """From this many times the perplexity on, a cut is warned of."""
@@ -46,6 +54,7 @@ class CutBlock:
         name: its path in the model.
         keep: the masks of its sites, by their names in the model.
         tensors: its tensors, by their names in the block.
+        rows: what stays of those that shrink, by the same names.
         attributes: what changes in its modules, by their paths in the block.
         error: the square of what is missing of the uncut model's residual stream behind it, as a share of the stream's.
     """
@@ -53,6 +62,7 @@ class CutBlock:
     name: str
     keep: Keep
     tensors: Mapping[str, Tensor]
+    rows: Rows
     attributes: Edits
     error: float
 
@@ -75,13 +85,35 @@ class Walked:
         keep: masks by site, True = keep.
         errors: by block, how much of the uncut model's residual stream is missing behind it (a share of its square).
         before, after: perplexities of the uncut and the cut model on held-out text; None where none was given.
+        untrained: that of the cut model before its recovery; None where there was none.
+        history: what the recovery returned.
+        original: the model that it was made of.
+        plan: which rows of which tensors stayed, and which sizes changed.
     """
 
     model: nn.Module
     keep: Keep
     errors: Mapping[str, float]
+    original: nn.Module
+    plan: Plan
     before: float | None = None
     after: float | None = None
+    untrained: float | None = None
+    history: Any = None
+
+    def result(self, inputs: ExampleInputs | None = None) -> Result:
+        """Return the same as a `secateur.result.Result`, which is reported, saved and loaded as any.
+
+        Args:
+            inputs: example inputs, on which multiply-accumulates are counted.
+
+        >>> from secateur.models.decoder import decoder
+        >>> walk(decoder(blocks=2), torch.arange(40).view(2, 20) % 11, CutUnits(0.25)).result()
+        <Result: Decoder, 36 of 48 channels kept, parameters 4,272 → 3,696>
+        """
+        sites = Sites({name: Site(name, "channel", tuple(mask.shape), ()) for name, mask in self.keep.items()})
+        edits = (Cut(self.plan),)
+        return Result(self.model, self.original, sites, self.keep, edits, Method("walk"), inputs=inputs)
 
 
 @usual
@@ -92,6 +124,7 @@ def walk(
     *,
     mask: Tensor | None = None,
     container: str | None = None,
+    recover: Recover | None = None,
     held_out: Tokens | None = None,
 ) -> Walked:
     """Make a language model smaller, block by block, on what text makes of the blocks before.
@@ -106,6 +139,7 @@ def walk(
         step: what is done to each block; without one, `CutUnits` takes a quarter of each MLP.
         mask: True where there is a token, of the tokens' shape, where sequences are filled up.
         container: the path of the blocks' container, where the model's greatest one is another.
+        recover: trains the cut model in place beside the uncut one on the same text, as `secateur.train.Recovery` does.
         held_out: other text, on which perplexities before and after are measured.
 
     Raises:
@@ -115,7 +149,7 @@ def walk(
     Warns:
         UserWarning: the perplexity on held-out text grows by half or more; with what to try.
 
-    >>> from secateur.testing.decoder import decoder
+    >>> from secateur.models.decoder import decoder
     >>> model, tokens = decoder(blocks=2, neurons=12), torch.arange(40).view(2, 20) % 11
     >>> walked = walk(model, tokens, CutUnits(0.25))
     >>> {name: int(mask.sum()) for name, mask in walked.keep.items()}
@@ -127,37 +161,43 @@ def walk(
     blocks = dict(model.get_submodule(path).named_children())
     walking = BlockWalk.begin(model, path, tokens, mask, own_tensors(next(iter(blocks.values()))))
     cut_blocks = [walking.advance(step, own_tensors(block)) for block in blocks.values()]
-    small = _assembled(model, blocks.values(), cut_blocks)
+    small, plan = _assembled(model, blocks.values(), cut_blocks)
     keep = {name: mask for cut in cut_blocks for name, mask in cut.keep.items()}
-    walked = Walked(small, keep, {cut.name: cut.error for cut in cut_blocks})
+    walked = Walked(small, keep, {cut.name: cut.error for cut in cut_blocks}, model, plan)
+    if recover is not None:
+        untrained = None if held_out is None else perplexity(small, held_out)
+        walked = replace(walked, untrained=untrained, history=recover(small, model, tokens, mask))
     return walked if held_out is None else _rated(walked, model, held_out, step)
 
 
-def _assembled(model: nn.Module, blocks: Iterable[nn.Module], cut_blocks: Sequence[CutBlock]) -> nn.Module:
+def _assembled(model: nn.Module, blocks: Iterable[nn.Module], cut_blocks: Sequence[CutBlock]) -> tuple[nn.Module, Plan]:
     """A copy of the model with its cut blocks, and the sizes in its config that its class makes such a model of."""
     memo: dict[int, Any] = {}
+    rows: dict[str, Mapping[int, Tensor]] = {}
+    attributes: Edits = {}
     for block, cut in zip(blocks, cut_blocks, strict=True):
         memo |= cut.replacing(block)
+        rows |= {f"{cut.name}.{name}": dims for name, dims in cut.rows.items()}
+        attributes |= {f"{cut.name}.{path}".rstrip("."): values for path, values in cut.attributes.items()}
     small = copied(model, memo)
-    for cut in cut_blocks:
-        set_attributes(small.get_submodule(cut.name), cut.attributes)
-    for name, size in fitting_sizes(model, {n: tuple(t.shape) for n, t in own_tensors(small).items()}).items():
-        setattr(small.config, name, size)
-    return small
+    set_attributes(small, attributes)
+    config = set_config(small, fitting_sizes(model, {n: tuple(t.shape) for n, t in own_tensors(small).items()}))
+    return small, Plan(rows, {**attributes, **({"": config} if config else {})})
 
 
 def _rated(walked: Walked, model: nn.Module, held_out: Tokens, step: BlockStep) -> Walked:
     before, after = perplexity(model, held_out), perplexity(walked.model, held_out)
     if after > LOUD * before:
         repaired = getattr(step, "repair", None) == "stream"
-        remedy = "remove less" if repaired else "repair (repair='stream'), remove less"
+        remedies = [] if repaired else ["repair (repair='stream')"]
+        remedies += ["remove less", "give more calibration text of the kind that the model is for"]
+        remedies += ["train the cut model longer" if walked.history else "recover (recover=secateur.train.Recovery())"]
         warnings.warn(
             f"walk: the perplexity on held-out text went from {before:.4g} to {after:.4g}, {after / before:.3g} times as much; "
-            f"the model will make less sense. Try: {remedy}, give more calibration text of the kind that the model is for, "
-            "or train the cut model (secateur.distill)",
+            f"the model will make less sense. Try: {'; '.join(remedies)}",
             stacklevel=4,
         )
-    return Walked(walked.model, walked.keep, walked.errors, before, after)
+    return replace(walked, before=before, after=after)
 
 
 @dataclass(eq=False)
@@ -227,9 +267,10 @@ class BlockWalk:
         memo: dict[int, Any] = {
             id(p): nn.Parameter(first[name].to(target), False) for name, p in block.named_parameters()
         }
-        masks = [None] * len(ids) if ids_mask is None else [row.unsqueeze(0).to(device) for row in ids_mask]
-        batches = [row.unsqueeze(0).to(device) for row in ids]
-        recorded = record(model, path, batches, masks, copied(block, memo).to(target).eval())
+        # What only fills a sequence up would be scored and refitted as if it were text.
+        texts = list(ids) if ids_mask is None else [row[there] for row, there in zip(ids, ids_mask, strict=True)]
+        batches = [text.unsqueeze(0).to(device) for text in texts if len(text)]
+        recorded = record(model, path, batches, copied(block, memo).to(target).eval())
         return cls(blocks, recorded, [r.x for r in recorded], [r.x for r in recorded])
 
     def advance(self, step: BlockStep, tensors: Mapping[str, Tensor]) -> CutBlock:
@@ -243,10 +284,10 @@ class BlockWalk:
         beside = step(Stage(kind.teacher, kind.student, kind.sites, kind.flow, dense, pruned))
         error = self._go_on(beside)
         keep = {n: mask for n, mask in beside.keep.items() if not bool(mask.all())}
-        small, attributes = _cut(kind, keep, pruned[0].inputs, self.pruned[0])
+        small, rows, attributes = _cut(kind, keep, pruned[0].inputs, self.pruned[0])
         self.number += 1
         named = {f"{name}.{site.removeprefix(PREFIX)}": mask for site, mask in keep.items()}
-        return CutBlock(name, named, small, attributes, error)
+        return CutBlock(name, named, small, rows, attributes, error)
 
     def kind(self, tensors: Mapping[str, Tensor]) -> BlockKind:
         """Return the slots for the next block, whose tensors are given."""
@@ -275,8 +316,8 @@ class BlockWalk:
         return missing / max(total, 1e-300)
 
 
-def _cut(kind: BlockKind, keep: Keep, inputs: ExampleInputs, outputs: Tensor) -> tuple[dict[str, Tensor], Edits]:
-    """The tensors of the student's block without what goes, by their names in the block, and what changes besides.
+def _cut(kind: BlockKind, keep: Keep, inputs: ExampleInputs, outputs: Tensor) -> tuple[dict[str, Tensor], Rows, Edits]:
+    """The tensors of the student's block without what goes and which rows of them stay, by their names in the block, and what changes besides.
 
     The first block of a kind is cut and verified as any model is; the others lose as much, and must give what the masked
     one gave on the first batch.
@@ -284,18 +325,19 @@ def _cut(kind: BlockKind, keep: Keep, inputs: ExampleInputs, outputs: Tensor) ->
     student, sites = kind.student, kind.sites
     own = {name: tensor.detach() for name, tensor in own_tensors(student.block).items()}
     if not keep:
-        return {name: tensor.clone() for name, tensor in own.items()}, {}
+        return {name: tensor.clone() for name, tensor in own.items()}, {}, {}
     counts = str({name: int(mask.sum()) for name, mask in keep.items()})
     gone = {sites.structure.units[name]: mask for name, mask in keep.items()}
     if counts not in kind.attributes:
         kind.attributes[counts] = cut_with_plan(student, sites, keep, form="module").plan.attributes
-    rows = make_plan(student, sites.structure, gone).rows
+    planned = make_plan(student, sites.structure, gone).rows
+    rows = {name.removeprefix(PREFIX): dims for name, dims in planned.items() if name.startswith(PREFIX)}
     attributes = {
         "" if path == PREFIX[:-1] else path.removeprefix(PREFIX): v for path, v in kind.attributes[counts].items()
     }
-    small = {name: _rows(tensor, rows.get(PREFIX + name, {})) for name, tensor in own.items()}
+    small = {name: _rows(tensor, rows.get(name, {})) for name, tensor in own.items()}
     _verify(student, small, attributes, inputs, outputs)
-    return small, attributes
+    return small, rows, attributes
 
 
 def _rows(tensor: Tensor, rows: Mapping[int, Tensor]) -> Tensor:

@@ -22,6 +22,7 @@ from secateur.structure.axes import Atom, Axis, Prod, Sum, atoms, product, resol
 from secateur.structure.infer import Structure
 from secateur.structure.mend import Edits
 from secateur.structure.rebuilding import (
+    Changes,
     Rebuilding,
     SizeName,
     differences,
@@ -32,7 +33,7 @@ from secateur.structure.rebuilding import (
 )
 from secateur.types import Sites
 
-__all__ = ["ConfigWidth", "config_edits", "config_widths", "kept_steps"]
+__all__ = ["ConfigWidth", "config_edits", "config_widths", "edits_of", "kept_steps"]
 
 MOST_TOGETHER = 3
 """So many sizes of a config are tried to shrink together."""
@@ -265,6 +266,11 @@ def config_edits(model: nn.Module, structure: Structure, gone: Mapping[Atom, Ten
         if steps is None:
             return None
         sizes |= {place: size * steps // width.steps for place, size in width.sizes.items()}
+    return edits_of(model, sizes)
+
+
+def edits_of(model: nn.Module, sizes: Changes) -> Edits | None:
+    """Return the sizes of modules and configs as a model's class sets them when its config says `sizes`; None where it cannot be."""
     rebuilding = Rebuilding(model)
     whole, rebuilt = rebuilding.built({}), rebuilding.built(sizes)
     if whole is None or rebuilt is None:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from secateur.randomness import private_draws
-from secateur.state import check_finite, check_module, check_ordinary, evaluating, split_inputs, usual
+from secateur.state import check_finite, check_ordinary, evaluating, split_inputs, usual
 from secateur.structure.sites import REPAIR
 from secateur.types import ExampleInputs, InputError, Keep, Member, Site, Sites
 from secateur.untouched import copied, run_with
+from secateur.wrappers import check_module
 
 __all__ = ["BlockStructure", "Skip", "blocks", "removed_blocks", "skipping"]
 

@@ -13,8 +13,9 @@ from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from secateur.state import check_module, modes_kept, own_tensors, usual
+from secateur.state import modes_kept, own_tensors, usual
 from secateur.untouched import copied
+from secateur.wrappers import check_module
 
 __all__ = ["effective_weights", "folded", "parametrized"]
 

@@ -14,15 +14,18 @@ from secateur.checks import is_whole
 from secateur.structure.mend import Edits
 
 __all__ = [
+    "Changes",
     "Rebuilding",
     "Shapes",
     "SizeName",
+    "configs_within",
     "differences",
     "is_config",
     "is_configured",
     "nested_configs",
     "open_sizes",
     "rebuilt_shapes",
+    "set_in_config",
     "shapes_of",
     "sizes_of",
     "whole_numbers",
@@ -30,6 +33,9 @@ __all__ = [
 
 SizeName = tuple[str | int, ...]
 """Where a size stands in a config: names of attributes, of nested configs too, and a place in a list."""
+
+Changes = Mapping[SizeName, Any]
+"""What is to stand in a config, and where: sizes, and whole lists."""
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -52,12 +58,12 @@ class Rebuilding:
         self.model = model
         self.config: Any = model.config
 
-    def built(self, sizes: Mapping[SizeName, int]) -> nn.Module | None:
+    def built(self, sizes: Changes) -> nn.Module | None:
         """The class with these sizes; None where it refuses them."""
         config = copy.deepcopy(self.config)
         try:
             for place, size in sizes.items():
-                _set_size(config, place, size)
+                set_in_config(config, place, size)
             with torch.device("meta"), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 return type(self.model)(config)
@@ -65,8 +71,8 @@ class Rebuilding:
             return None
 
 
-def _set_size(config: Any, place: SizeName, size: int) -> None:
-    """Write a size into a config."""
+def set_in_config(config: Any, place: SizeName, size: Any) -> None:
+    """Write a size, or a list, into a config."""
     *path, last = place
     for name in path if isinstance(last, str) else path[:-1]:
         config = getattr(config, str(name))
@@ -83,28 +89,33 @@ def nested_configs(config: Any) -> Iterator[tuple[str, Any]]:
     yield from ((name, value) for name, value in vars(config).items() if is_config(value))
 
 
-def sizes_of(config: Any, path: SizeName = ()) -> Iterator[tuple[SizeName, int]]:
-    """Yield every whole number in a config, with where it stands."""
-    for name, value in vars(config).items():
-        if is_whole(value) and not name.startswith("_"):
-            yield (*path, name), value
-        elif isinstance(value, list | tuple):
-            yield from (((*path, name, place), size) for place, size in enumerate(value) if is_whole(size))
+def configs_within(config: Any, path: SizeName = ()) -> Iterator[tuple[SizeName, Any]]:
+    """Yield a config and all that are nested in it, with where they stand."""
+    yield path, config
     for name, inner in nested_configs(config):
-        yield from sizes_of(inner, (*path, name))
+        yield from configs_within(inner, (*path, name))
+
+
+def sizes_of(config: Any) -> Iterator[tuple[SizeName, int]]:
+    """Yield every whole number in a config, with where it stands."""
+    for path, inner in configs_within(config):
+        for name, value in vars(inner).items():
+            if is_whole(value) and not name.startswith("_"):
+                yield (*path, name), value
+            elif isinstance(value, list | tuple):
+                yield from (((*path, name, place), size) for place, size in enumerate(value) if is_whole(size))
 
 
 NO_SIZES = ("_id", "dtype", "_version", "_type", "architectures")
 """How names of config attributes end that are no sizes where they are None."""
 
 
-def open_sizes(config: Any, path: SizeName = ()) -> Iterator[SizeName]:
+def open_sizes(config: Any) -> Iterator[SizeName]:
     """Yield what a config leaves open (None) and may be a size."""
-    for name, value in vars(config).items():
-        if value is None and not name.startswith("_") and not name.endswith(NO_SIZES):
-            yield (*path, name)
-    for name, inner in nested_configs(config):
-        yield from open_sizes(inner, (*path, name))
+    for path, inner in configs_within(config):
+        for name, value in vars(inner).items():
+            if value is None and not name.startswith("_") and not name.endswith(NO_SIZES):
+                yield (*path, name)
 
 
 def shapes_of(model: nn.Module) -> Shapes:

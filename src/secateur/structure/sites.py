@@ -8,21 +8,13 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from secateur.state import (
-    check_finite,
-    check_module,
-    check_ordinary,
-    check_readable,
-    own_tensors,
-    shaping,
-    tensors,
-    usual,
-)
+from secateur.state import check_finite, check_ordinary, own_tensors, shaping, tensors, usual
 from secateur.structure.infer import Structure, infer
 from secateur.structure.regions import trace_regions
 from secateur.structure.trace import trace
 from secateur.types import ExampleInputs, InputError, Keep, Member, Site, Sites, TraceError, unknown_name
 from secateur.untouched import copied
+from secateur.wrappers import check_module, check_readable
 
 __all__ = [
     "Zeros",

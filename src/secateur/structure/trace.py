@@ -15,15 +15,7 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from secateur.randomness import private_draws
-from secateur.state import (
-    check_module,
-    check_ordinary,
-    check_readable,
-    evaluating,
-    first_names,
-    own_tensors,
-    split_inputs,
-)
+from secateur.state import check_ordinary, evaluating, first_names, own_tensors, split_inputs
 from secateur.structure.carriers import Uses
 from secateur.structure.decided import decided_values
 from secateur.structure.derived import parametrized
@@ -34,6 +26,7 @@ from secateur.structure.watch import watch
 from secateur.trees import TreeDef
 from secateur.types import ExampleInputs, InputError, TraceError
 from secateur.untouched import writes_refused
+from secateur.wrappers import check_module, check_readable
 
 __all__ = ["Graph", "Region", "check_runs", "first_line", "trace", "where"]
 

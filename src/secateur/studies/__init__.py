@@ -1,8 +1,8 @@
-"""The studies: a folder for each publication, and one for the comparison of criteria."""
+"""The studies: a folder for each publication, and ones for the comparison of criteria and for language models."""
 
 from secateur.checks import check_name
 from secateur.lab.plan.study import Study
-from secateur.studies import calli, charpentier, comparison, janjic, shootout, wijnja
+from secateur.studies import calli, charpentier, comparison, janjic, language, shootout, wijnja
 from secateur.studies.comparison import custom
 
 __all__ = ["STUDIES", "by_name"]
@@ -16,6 +16,7 @@ STUDIES: dict[str, Study] = {
         *calli.STUDIES,
         *wijnja.STUDIES,
         *shootout.STUDIES,
+        *language.STUDIES,
     )
 }
 

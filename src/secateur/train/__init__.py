@@ -12,6 +12,7 @@ from secateur.train.masks import HoldZeros, TrainingMasks
 from secateur.train.movement import SumMovement
 from secateur.train.options import TrainOptions
 from secateur.train.penalties import ActivationPenalty, GroupLasso, WeightPenalty
+from secateur.train.recovery import Recovery, recover
 from secateur.train.reinitialise import Reinitialise
 from secateur.train.replicas import fit_replicas, pays
 from secateur.train.rewind import RewindRate
@@ -30,6 +31,7 @@ __all__ = [
     "History",
     "HoldZeros",
     "LogEpochs",
+    "Recovery",
     "Reinitialise",
     "RewindRate",
     "RigL",
@@ -48,4 +50,5 @@ __all__ = [
     "fit_replicas",
     "loss_function",
     "pays",
+    "recover",
 ]

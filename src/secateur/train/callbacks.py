@@ -14,6 +14,7 @@ from torch.optim.optimizer import Optimizer
 from secateur.checks import check_whole
 from secateur.hints import Checked
 from secateur.state import restore, snapshot, tensors
+from secateur.train.devices import ALONE, Ranks
 from secateur.train.history import EpochRecord, History
 from secateur.train.options import LearningRateSchedule, TrainOptions
 from secateur.trees import changed
@@ -43,6 +44,8 @@ class Run:
         masks: the masks of the weights that are trained under masks, by parameter; None without any.
         settled: how many epochs were done when the masks last changed: only the later ones can be the best.
         stop: set it to end the training: after a step, its epoch ends there; after an epoch, none follows.
+        ranks: which of several processes this is that train the model together.
+        replica: the model as it is called in training by one of several processes; None where it is alone.
     """
 
     model: nn.Module
@@ -59,6 +62,8 @@ class Run:
     masks: dict[str, Tensor] | None = None
     settled: int = 0
     stop: bool = False
+    ranks: Ranks = ALONE
+    replica: nn.Module | None = None
 
     @property
     def history(self) -> History:
@@ -77,7 +82,7 @@ class Run:
 
     def answer(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the model answers, computed as the option `amp` says."""
-        return self.answer_of(self.model, *args, **kwargs)
+        return self.answer_of(self.model if self.replica is None else self.replica, *args, **kwargs)
 
     def answer_of(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """The same for another model, such as a teacher."""
@@ -109,8 +114,14 @@ class Run:
 class Callback(Checked):
     """Something to do in a training; override what is needed.
 
-    A resumed training calls only what is still to come, so keep no state of your own: read it from `run`.
+    A resumed training calls only what is still to come, so keep no state of your own: read it from `run`. In a training on
+    several devices every process has the callback; what one keeps of its own stays there.
+
+    Attributes:
+        only_tells: whether it changes nothing of the training, so that of several processes only the first calls it.
     """
+
+    only_tells = False
 
     def identity(self) -> str:
         """Return a text that differs where the training does; a checkpoint of another is refused."""
@@ -180,6 +191,7 @@ class LogEpochs(Callback):
     """
 
     log: Callable[[str, float, int], object]
+    only_tells = True
 
     def on_epoch(self, run: Run) -> None:
         """Tell the figures of the epoch that is done."""
@@ -192,6 +204,8 @@ class LogEpochs(Callback):
 
 class ShowProgress(Callback):
     """Shows a progress bar on the standard error stream, with the last epoch's figures."""
+
+    only_tells = True
 
     def __init__(self) -> None:
         self._bar: Progress | None = None

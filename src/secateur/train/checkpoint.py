@@ -99,6 +99,7 @@ class WriteCheckpoint(Callback):
     path: Path
     identity_of_run: Mapping[str, Any]
     every: float = 0.0
+    only_tells = True
     _last: float = 0.0
 
     def on_start(self, run: Run) -> None:

@@ -17,13 +17,15 @@ from secateur.labelled import SampleBatch, Samples, batches, check_samples
 from secateur.losses import answers, check_answers, is_of_tensors, loss_function
 from secateur.randomness import private_draws, seeded
 from secateur.rate.trying import try_model
-from secateur.state import check_module, device_of, digest, evaluating, resting, tensors, usual
+from secateur.state import device_of, digest, evaluating, resting, tensors, training
 from secateur.train.callbacks import Callback, Run
 from secateur.train.history import History
 from secateur.train.loop import fit
 from secateur.train.matching import MATCHES, Match, Matched, check_teaches, match_by_kind, numbers_of
 from secateur.train.options import TrainOptions, describe
+from secateur.train.positions import at_positions, counted_positions
 from secateur.types import InputError, Loss
+from secateur.wrappers import check_module, unwrapped
 
 __all__ = ["Distillation", "distill"]
 
@@ -62,6 +64,7 @@ class Distillation(Callback):
     _seen: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "teacher", unwrapped(self.teacher))
         check_module(self.teacher, "distillation")
         check_number("distillation", "(0, inf)", temperature=self.temperature)
         check_number("distillation", "[0, 1]", weight=self.weight)
@@ -100,7 +103,8 @@ class Distillation(Callback):
 
     def __call__(self, outputs: Any, targets: Any) -> Tensor:
         """Return the loss of a batch."""
-        true = None if targets is None else self._of_targets(outputs, targets)
+        taught_alone = "inputs" in self._seen and self.weight == 1 and self._seen["run"].model.training
+        true = None if targets is None or taught_alone else self._of_targets(outputs, targets)
         if "inputs" not in self._seen:
             # There is no teacher to answer yet: `fit` only sees whether targets and outputs fit.
             return torch.zeros(()) if true is None else true
@@ -110,8 +114,12 @@ class Distillation(Callback):
         args, kwargs = self._seen["inputs"]
         with torch.no_grad():
             theirs = run.answer_of(self.teacher, *args, **kwargs)
-        match = self.match if callable(self.match) else Matched((self.match,), self.temperature)
-        soft = match(outputs, theirs)
+        if callable(self.match) and not isinstance(self.match, Matched):
+            soft = self.match(outputs, theirs)
+        else:
+            match = self.match if isinstance(self.match, Matched) else Matched((self.match,), self.temperature)
+            counts = counted_positions(targets, self.loss, kwargs.get("attention_mask"))
+            soft = match(*(at_positions(answer, counts) for answer in (outputs, theirs)))
         if not run.model.training:
             return soft
         mixed = soft if true is None else (1 - self.weight) * true + self.weight * soft
@@ -148,7 +156,7 @@ class Distillation(Callback):
         return look
 
 
-@usual
+@training
 def distill(
     model: nn.Module,
     teacher: nn.Module,
@@ -187,6 +195,9 @@ def distill(
       rows of length 1 embeddings, ``logits`` that a model names logits, single columns numbers, and all else any.
     - a function ``match(outputs, answers)`` of what the model and the teacher return, that gives a scalar. It is tried on
       the first batch, and refused if nobody could learn by it.
+
+    Of sequences ``(N, T, C)`` those positions count whose targets do (``"sequence_cross_entropy"``: those that are not −100;
+    ``"next_token_cross_entropy"``: those before them), and that an ``attention_mask`` ``(N, T)`` among the inputs leaves.
 
     Where a model returns several tensors, each is matched by itself, and ``"auto"`` divides its difference by that of
     the teacher's mean answer, so that none outweighs the others.

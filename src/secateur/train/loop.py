@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from math import isfinite
 from pathlib import Path
@@ -16,7 +17,6 @@ from torch import Generator, Tensor, nn
 
 from secateur.checks import check_number, check_options
 from secateur.labelled import (
-    SampleBatch,
     Samples,
     are_classes,
     batches,
@@ -31,14 +31,16 @@ from secateur.randomness import seeded
 from secateur.rate.tally import Tally
 from secateur.rate.trying import try_loss
 from secateur.rate.whole import tally_pass
-from secateur.state import check_finite, check_module, check_ordinary, device_of, modes_kept, restore, snapshot, usual
+from secateur.state import check_finite, check_ordinary, device_of, modes_kept, restore, snapshot, usual
 from secateur.train.average import AverageWeights
 from secateur.train.callbacks import Callback, KeepBest, Run, ShowProgress, StopEarly
 from secateur.train.checkpoint import WriteCheckpoint, identify, resume
+from secateur.train.devices import ALONE, Portion, Ranks, check_devices, train_on
 from secateur.train.history import EpochRecord, History
 from secateur.train.masks import check_mask_callbacks
 from secateur.train.options import TrainOptions
 from secateur.types import FileError, InputError, Loss, with_changes
+from secateur.wrappers import COMPILED, DISTRIBUTED, check_module
 
 __all__ = ["fit"]
 
@@ -46,7 +48,7 @@ EVALUATION_BATCH = 256
 CALMER = "the model is as it was before; train with a lower lr, or with clip_norm"
 
 
-@usual
+@partial(usual, keeping=(COMPILED, DISTRIBUTED))
 def fit(
     model: nn.Module,
     train: Samples,
@@ -57,6 +59,7 @@ def fit(
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 0.0,
     progress: bool = False,
+    devices: int = 1,
     **changes: Any,
 ) -> History:
     """Train the model in place and return the history of its epochs.
@@ -85,6 +88,11 @@ def fit(
         checkpoint: a file, written after every epoch; None writes none.
         checkpoint_seconds: write it only where so many seconds have gone since the last; a killed training loses those.
         progress: show a progress bar.
+        devices: on how many devices of this machine to train, each in a process of its own that takes its share of every
+            batch (torch's DDP, by Lightning Fabric: the extra ``devices``): graphics processors where the model is on
+            one, else processes. The steps are those of one process on the same batches, to rounding; norms see each share
+            by itself, and dropout draws otherwise. What is given is sent to the processes, so a loss or callback is
+            defined in a module, and a script trains under ``if __name__ == "__main__":``.
         changes: single training options by name, such as ``epochs=5, lr=0.1``; they win over `options`.
 
     Raises:
@@ -94,6 +102,7 @@ def fit(
         UnknownNameError: an option, optimiser, schedule or loss that is not known.
         CheckpointError: the checkpoint is damaged, or belongs to another training.
         FileError: it cannot be written.
+        MissingLibraryError: several devices, without Lightning Fabric.
 
     >>> inputs = torch.tensor([[1.0], [2.0]])
     >>> model = nn.Linear(1, 1, bias=False)
@@ -109,14 +118,18 @@ def fit(
     data.check()
     check_module(model, "fit", compiled=True)
     check_ordinary(model, "fit")
+    check_devices(devices, device_of(model))
     check_finite(model, "training", "repair them before training")
     before = snapshot(model)
     with modes_kept(model), seeded(device_of(model), options.seed):
         try:
             data.try_out(model)
-            if options.epochs:
-                return _train(model, data, options, tuple(callbacks), checkpoint, checkpoint_seconds, progress)
-            return History()
+            if not options.epochs:
+                return History()
+            arguments = (data, options, tuple(callbacks), checkpoint, checkpoint_seconds, progress)
+            if devices > 1:
+                return train_on(devices, _train, model, options.seed, arguments)
+            return _train(model, *arguments)
         except BaseException:
             restore(model, before)
             raise
@@ -177,8 +190,9 @@ def _train(
     checkpoint: str | Path | None,
     checkpoint_seconds: float,
     progress: bool,
+    ranks: Ranks = ALONE,
 ) -> History:
-    run = _new_run(model, data)
+    run = _new_run(model, data, ranks)
     every = [*callbacks, *_built_in(data, progress)]
     if checkpoint is not None:
         path = _checkpoint_path(checkpoint)
@@ -187,6 +201,7 @@ def _train(
         )
         resume(run, path, identity)
         every.append(WriteCheckpoint(path, identity, checkpoint_seconds))
+    every = [callback for callback in every if ranks.is_first or not callback.only_tells]
     with _started(every, run):
         while len(run.records) < options.epochs and not run.stop:
             _epoch(run, data, every)
@@ -195,7 +210,7 @@ def _train(
     return run.history
 
 
-def _new_run(model: nn.Module, data: Sources) -> Run:
+def _new_run(model: nn.Module, data: Sources, ranks: Ranks) -> Run:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
         raise InputError("training: the model has no parameter that requires a gradient; there is nothing to train")
@@ -204,7 +219,7 @@ def _new_run(model: nn.Module, data: Sources) -> Run:
     schedule = data.options.make_schedule(optimizer, steps)
     order = Generator().manual_seed(data.options.seed)
     total = steps * data.options.epochs
-    return Run(model, device_of(model), data.options, optimizer, schedule, order, total_steps=total)
+    return Run(model, device_of(model), data.options, optimizer, schedule, order, total_steps=total, ranks=ranks)
 
 
 def _built_in(data: Sources, progress: bool) -> list[Callback]:
@@ -251,21 +266,22 @@ def _epoch(run: Run, data: Sources, callbacks: list[Callback]) -> None:
     started = perf_counter()
     for callback in callbacks:
         callback.on_begin(run)
+    run.replica = run.ranks.replica(run.model)
     tally, lr = _steps(run, data, callbacks)
     check_finite(run.model, f"training, after epoch {number}", CALMER)
-    validated = _validate(run, data)
-    run.records.append(
-        EpochRecord(
-            epoch=number,
-            train_loss=tally.loss,
-            train_accuracy=tally.accuracy,
-            validation_loss=validated.loss if validated else None,
-            validation_accuracy=validated.accuracy if validated else None,
-            lr=lr,
-            seconds=perf_counter() - started,
-        )
+    validated = _validate(run, data) if run.ranks.is_first else None
+    record = EpochRecord(
+        epoch=number,
+        train_loss=tally.loss,
+        train_accuracy=tally.accuracy,
+        validation_loss=validated.loss if validated else None,
+        validation_accuracy=validated.accuracy if validated else None,
+        lr=lr,
+        seconds=perf_counter() - started,
     )
-    run.schedule.after_epoch(validated.loss if validated else tally.loss)
+    run.records.append(run.ranks.agreed(record))
+    loss = run.records[-1].validation_loss
+    run.schedule.after_epoch(tally.loss if loss is None else loss)
     for callback in callbacks:
         callback.on_epoch(run)
 
@@ -276,17 +292,18 @@ def _steps(run: Run, data: Sources, callbacks: list[Callback]) -> tuple[Tally, f
     # Labels in memory were looked at once and for all.
     loss, checked = data.loss, together(data.train) is not None
     _set_modes(run)
-    source = batches(data.train, run.options.batch_size, "training data", run.order)
+    source = run.ranks.portions(data.train, run.options.batch_size, run.order)
     for group in _groups(source, run.options.accumulate):
         lr = run.lr
         run.optimizer.zero_grad(set_to_none=True)
-        count = sum(map(len, group))
-        for batch in group:
-            _gradients(run, batch.to(run.device), loss, count, tally, checked, callbacks)
+        count = sum(portion.whole for portion in group)
+        with run.ranks.chance(run.device, run.options.seed, run.step):
+            for portion in group:
+                _gradients(run, portion, loss, count, tally, checked, callbacks)
         _step(run, callbacks)
         if run.stop:
             break
-    return tally, lr
+    return run.ranks.summed(tally), lr
 
 
 def _set_modes(run: Run) -> None:
@@ -298,7 +315,7 @@ def _set_modes(run: Run) -> None:
                 module.training = False
 
 
-def _groups(source: Iterable[SampleBatch], size: int) -> Iterator[list[SampleBatch]]:
+def _groups(source: Iterable[Portion], size: int) -> Iterator[list[Portion]]:
     """The batches of each step."""
     rest = iter(source)
     while group := list(islice(rest, size)):
@@ -307,7 +324,7 @@ def _groups(source: Iterable[SampleBatch], size: int) -> Iterator[list[SampleBat
 
 def _gradients(
     run: Run,
-    batch: SampleBatch,
+    portion: Portion,
     loss: Loss,
     count: int,
     tally: Tally,
@@ -315,6 +332,7 @@ def _gradients(
     callbacks: Sequence[Callback],
 ) -> None:
     """Add the gradients of a batch's share in the mean loss of `count` samples, penalties included."""
+    batch = portion.batch.to(run.device)
     outputs = answers(batch.run(run.answer), loss)
     if not checked and are_classes(outputs, batch.targets):
         check_labels(batch.targets, outputs.shape[1], "training data")
@@ -325,9 +343,10 @@ def _gradients(
         raise InputError(f"training: the loss became {mean} {_where(run)}; {CALMER}")
     # The penalties are trained on, and stay out of the loss that is recorded.
     value = sum((term for callback in callbacks if (term := callback.penalty(run)) is not None), value)
-    share = value if len(batch) == count else value * (len(batch) / count)
+    share = value if portion.weight == count else value * (portion.weight / count)
     share.backward()  # type: ignore[no-untyped-call]
-    tally.add(logits_of(outputs), batch.targets, mean * len(batch), len(batch))
+    if portion.counted:
+        tally.add(logits_of(outputs), batch.targets, mean * len(batch), len(batch))
 
 
 def _step(run: Run, callbacks: list[Callback]) -> None:

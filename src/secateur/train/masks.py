@@ -49,9 +49,9 @@ class TrainingMasks(Callback, ABC):
     def on_start(self, run: Run) -> None:
         """Begin with the first masks; a resumed training has its masks already."""
         if not run.records or run.masks is None:
-            held = run.masks or {}
+            earlier = run.masks or {}
             masks = checked_masks(self.first(run), run.model, type(self).__name__)
-            run.masks = held | {name: mask & held.get(name, mask) for name, mask in masks.items()}
+            run.masks = earlier | {name: mask & earlier.get(name, mask) for name, mask in masks.items()}
         clear_pruned(run)
 
     def on_gradients(self, run: Run) -> None:

@@ -180,11 +180,11 @@ function of (outputs, answers) that falls as the first come nearer to the second
     values = [_value_and_slopes(match, part, answers) for part in (outputs, *_others(outputs))]
     others = _others(answers)
     problem = next((problem for problem, _ in values if problem), "")
-    if not problem and not any(bool(slope.any()) for _, found in values for slope in found[1:]):
+    if not problem and not any(bool(slope.any()) for _, slopes in values for slope in slopes[1:]):
         problem = "it is constant: its gradient by the model's outputs is 0"
     if not problem and others:
-        told = [_value_and_slopes(match, outputs, other)[1] for other in others]
-        if all(map(torch.equal, values[0][1] * len(told), [part for found in told for part in found])):
+        ratings = [_value_and_slopes(match, outputs, other)[1] for other in others]
+        if all(map(torch.equal, values[0][1] * len(ratings), [part for slopes in ratings for part in slopes])):
             problem = "it does not depend on the teacher's answers"
     if problem:
         raise InputError(
@@ -199,8 +199,8 @@ def _value_and_slopes(match: Match, outputs: Any, answers: Any) -> tuple[str, li
         leafed = changed(outputs, lambda x: x.detach().requires_grad_() if x.is_floating_point() else x)
         value: object = _matched(match, leafed, answers)
         if not isinstance(value, Tensor) or value.ndim:
-            what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            return f"it returns {what} and no scalar tensor", []
+            returned = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            return f"it returns {returned} and no scalar tensor", []
         if not value.requires_grad:
             return "it has no gradient by the model's outputs", []
         leaves = [leaf for leaf in tensors_within(leafed) if leaf.requires_grad]

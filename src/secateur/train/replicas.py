@@ -15,23 +15,14 @@ from torch.nn.functional import cross_entropy
 
 from secateur.checks import check_options, check_whole
 from secateur.labelled import Samples, are_classes, spans, together
-from secateur.state import (
-    check_finite,
-    check_module,
-    check_ordinary,
-    device_of,
-    own_tensors,
-    restore,
-    snapshot,
-    tensors,
-    usual,
-)
+from secateur.state import check_finite, check_ordinary, device_of, own_tensors, restore, snapshot, tensors, usual
 from secateur.train.dense import DenseChain, is_dense_as, read_dense
 from secateur.train.history import EpochRecord, History
 from secateur.train.loop import CALMER, EVALUATION_BATCH, Sources, fit
 from secateur.train.masks import HoldZeros, checked_masks
 from secateur.train.options import TrainOptions
 from secateur.types import InputError, Keep, Loss, with_changes
+from secateur.wrappers import check_module
 
 __all__ = ["fit_replicas", "pays"]
 
@@ -140,8 +131,8 @@ def _check(models: Sequence[nn.Module], seeds: Sequence[int], keeps: Sequence[Ke
         check_ordinary(model, "fit_replicas")
         check_finite(model, "training", "repair them before training")
         checked_masks(keep, model, f"fit_replicas, network {number}")
-    held = [id(tensor) for model in models for tensor in {id(t): t for t in own_tensors(model).values()}.values()]
-    if len(set(held)) < len(held):
+    identities = [id(tensor) for model in models for tensor in {id(t): t for t in own_tensors(model).values()}.values()]
+    if len(set(identities)) < len(identities):
         raise InputError("fit_replicas: networks share tensors; give copies, as by copy.deepcopy")
 
 
@@ -199,13 +190,13 @@ class _Replica:
     @classmethod
     def of(cls, number: int, model: nn.Module, seed: int, keep: Keep) -> _Replica:
         """Set the removed weights to zero."""
-        held = []
+        masked = []
         for name, mask in keep.items():
             parameter = model.get_parameter(name)
             mask = mask.to(parameter.device)
             parameter.detach().masked_fill_(~mask, 0)
-            held.append((parameter, mask.to(parameter.dtype)))
-        return cls(number, model, Generator().manual_seed(seed), held)
+            masked.append((parameter, mask.to(parameter.dtype)))
+        return cls(number, model, Generator().manual_seed(seed), masked)
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -277,7 +268,7 @@ class _Stack:
         keeps: Sequence[Keep],
     ) -> None:
         self.chain, self.options, self.loss, self.keeps_best = chain, data.options, data.loss, data.keeps_best
-        self.replicas = [_Replica.of(k, *each) for k, each in enumerate(zip(models, seeds, keeps, strict=True))]
+        self.replicas = [_Replica.of(k, *triple) for k, triple in enumerate(zip(models, seeds, keeps, strict=True))]
         device = device_of(models[0])
         self.samples = _StackData.of(data.train, chain, device)
         self.validation = None if data.validation is None else _StackData.of(data.validation, chain, device)
@@ -332,11 +323,11 @@ class _Stack:
 
     def _step(self, active: Sequence[_Replica]) -> None:
         pairs = [pair for replica in active for pair in replica.held]
-        held = [(parameter.grad, mask) for parameter, mask in pairs if parameter.grad is not None]
-        if held:
+        gradients = [(parameter.grad, mask) for parameter, mask in pairs if parameter.grad is not None]
+        if gradients:
             # A removed weight whose gradients were zero from the start stays zero: every optimizer that has a name moves a
             # weight by multiples of its gradients and of itself alone.
-            torch._foreach_mul_([gradient for gradient, _ in held], [mask for _, mask in held])
+            torch._foreach_mul_([gradient for gradient, _ in gradients], [mask for _, mask in gradients])
         if self.options.clip_norm is not None:
             for replica in active:
                 nn.utils.clip_grad_norm_(replica.model.parameters(), self.options.clip_norm)

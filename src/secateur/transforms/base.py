@@ -15,10 +15,11 @@ from secateur.hints import Checked
 from secateur.labelled import SampleBatch, batches
 from secateur.randomness import private_draws
 from secateur.result import LayerReport, Log, Method, Replayed, Result
-from secateur.state import check_finite, check_module, evaluating, split_inputs, usual
+from secateur.state import check_finite, evaluating, split_inputs, usual
 from secateur.state_dicts import fill
 from secateur.structure.difference import difference, is_usable
 from secateur.types import ExampleInputs, FileError, InputError, Sites, VerificationError, changed_options, in_groups
+from secateur.wrappers import check_module
 
 __all__ = ["Transform", "Transformed", "check_changed"]
 

@@ -65,8 +65,8 @@ class OutputSpectrum:
         """Return the two layers of rank n that change the layer's outputs least."""
         basis = self.vectors[..., :rank]
         right = basis.mT @ group_matrices(layer)
-        own = layer.bias
-        bias = torch.zeros_like(self.mean) if own is None else own.detach().double().reshape(self.mean.shape)  # type: ignore[operator]
+        zeros = torch.zeros_like(self.mean)
+        bias = layer.bias.detach().double().reshape(zeros.shape) if isinstance(layer.bias, Tensor) else zeros
         # ȳ where the basis does not reach, the layer's own bias where it does.
         shift = self.mean + projected(basis, bias - self.mean)
         svd = ChannelSVD()

@@ -17,11 +17,12 @@ from secateur.checks import check_number, check_whole
 from secateur.hints import Checked
 from secateur.randomness import private_draws
 from secateur.runtimes.timing import Prepared, in_turns
-from secateur.state import check_finite, check_module, evaluating, split_inputs, usual
+from secateur.state import check_finite, evaluating, split_inputs, usual
 from secateur.structure.difference import difference
 from secateur.transforms.layers import Shapes, changeable, layers_of, seen_shapes
 from secateur.types import ExampleInputs, VerificationError
 from secateur.untouched import copied
+from secateur.wrappers import check_module
 
 __all__ = ["CsrLayer", "CsrModel", "CsrTiming", "as_csr"]
 

@@ -126,9 +126,9 @@ class Factorisation(ABC):
 
     def lost(self, layer: nn.Module, weights: Sequence[Tensor]) -> float:
         """Return ‖W − Ŵ‖² / ‖W‖²."""
-        own = group_tensors(layer)
-        whole = float(own.square().sum())
-        return float((own - self.product(layer, weights)).square().sum()) / whole if whole else 0.0
+        tensor = group_tensors(layer)
+        whole = float(tensor.square().sum())
+        return float((tensor - self.product(layer, weights)).square().sum()) / whole if whole else 0.0
 
     def rank_of(self, layer: nn.Module, rank: Rank) -> Rank:
         """Return a rank in the form that this layer has it in."""

@@ -215,9 +215,11 @@ def factor_layer(layer: nn.Module, rank: Rank, method: str = "svd", *, bias: boo
         raise InputError(f"factor_layer: {reason}")
     rank = factorisation.rank_of(layer, rank)
     check_rank(rank, factorisation.full(layer), "factor_layer")
-    own, weight = layer.bias, layer.weight
+    layer_bias, weight = layer.bias, layer.weight
     assert isinstance(weight, Tensor)
-    values = own.detach() if isinstance(own, Tensor) else weight.new_zeros(rows_of(layer)[1]) if bias else None
+    values = (
+        layer_bias.detach() if isinstance(layer_bias, Tensor) else weight.new_zeros(rows_of(layer)[1]) if bias else None
+    )
     specs = factorisation.specs(layer, rank, bias=values is not None)
     row = build_row(specs, factorisation.weights(layer, rank), values, weight.dtype)
     return nn.Sequential(*row)

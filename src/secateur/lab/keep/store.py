@@ -30,7 +30,7 @@ from secateur.types import FileError, InputError, UnknownNameError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Store", "load_artefact"]
+__all__ = ["Store", "intact", "load_artefact"]
 
 _LARGEST = 2**63 - 1
 """The largest whole number of an SQL column."""
@@ -464,6 +464,16 @@ def _read(path: Path, checksum: str, identity: str) -> bytes:
         data = read_bytes(path)
     except OSError as error:
         raise FileError(f"cannot read the artefact {path}: {error}; {remedy}") from error
+    return intact(data, checksum, path, identity)
+
+
+def intact(data: bytes, checksum: str, place: Path | str, identity: str) -> bytes:
+    """Return the bytes of a cell's artefact, as they were written.
+
+    Raises:
+        FileError: they are not, by their checksum.
+    """
     if hashlib.sha256(data).hexdigest() != checksum:
-        raise FileError(f"the artefact {path} is damaged: its checksum is not the one that was recorded; {remedy}")
+        words = f"the artefact {place} is damaged: its checksum is not the one that was recorded"
+        raise FileError(f"{words}; {_remedy(identity)}")
     return data

@@ -153,8 +153,8 @@ def _learnt(runs: DataFrame) -> bool:
     """Whether networks of one kind are better than blind answers, by their mean accuracy of each class."""
     if "class_accuracy" not in runs:
         return True
-    rated = [classes for classes in runs["class_accuracy"] if isinstance(classes, (list, tuple))]
-    return has_learnt([sum(values) / len(values) for values in zip(*rated, strict=True)])
+    class_accuracies = [classes for classes in runs["class_accuracy"] if isinstance(classes, (list, tuple))]
+    return has_learnt([sum(values) / len(values) for values in zip(*class_accuracies, strict=True)])
 
 
 def front(frame: DataFrame, cost: str, label: str, basis: Basis) -> list[Block]:

@@ -151,11 +151,11 @@ def _plans(store: Path) -> dict[str, Mapping[str, Any]]:
 
 def _locked(store: Path) -> Iterator[tuple[str, float]]:
     """The cells that a process has locked, and for how many seconds."""
-    held = _held_inodes()
+    locked_inodes = _held_inodes()
     for file in sorted(paths.lock_file(store, "*").parent.glob("*.lock")):
         with suppress(OSError):  # given back this moment
             facts = file.stat()
-            if held is None or facts.st_ino in held:
+            if locked_inodes is None or facts.st_ino in locked_inodes:
                 yield file.stem, max(0.0, time.time() - facts.st_mtime)
 
 
@@ -182,15 +182,15 @@ def _log(store: Path, identity: str, traceback: str) -> str:
 def curves(store: Store) -> dict[str, str]:
     """Return the curves that there are so far as SVG, by their title: accuracy by sparsity, and learning curves."""
     frame = store.frame()
-    drawn = {}
+    by_title = {}
     if len(rows := _swept(frame)):
         by_network = {str(network): group for network, group in rows.groupby("network", sort=False)}
-        drawn["Accuracy by the part removed"] = figures.accuracy_panels(dict(list(by_network.items())[:2]), {})
+        by_title["Accuracy by the part removed"] = figures.accuracy_panels(dict(list(by_network.items())[:2]), {})
     histories = store.histories(frame.loc[frame["kind"] == "train", "id"]) if len(frame) else frame
     if {"epoch", "train_loss", "validation_loss", "train_accuracy", "validation_accuracy"} <= set(histories):
-        drawn["Training"] = figures.learning_curves(histories)
+        by_title["Training"] = figures.learning_curves(histories)
     return {
-        title: inline_svg(svg(figure), f"live{place}", title) for place, (title, figure) in enumerate(drawn.items())
+        title: inline_svg(svg(figure), f"live{place}", title) for place, (title, figure) in enumerate(by_title.items())
     }
 
 
@@ -217,12 +217,12 @@ class _Watched:
             return {**asdict(now), "words": str(now), "over": now.is_over, "curves": self._curves(now.done)}
 
     def _curves(self, done: int) -> dict[str, str]:
-        count, at, drawn = self._drawn
+        count, at, pictures = self._drawn
         if done != count and time.monotonic() - at > _EVERY:
             with suppress(InputError):  # a table too empty to draw
-                drawn = curves(self._store)
-            self._drawn = (done, time.monotonic(), drawn)
-        return drawn
+                pictures = curves(self._store)
+            self._drawn = (done, time.monotonic(), pictures)
+        return pictures
 
 
 def page() -> str:

@@ -265,7 +265,5 @@ def _cards(runs: _Runs) -> list[Card]:
 
 def _summary(runs: _Runs) -> str:
     counts = ", ".join(f"{run} ({len(group)} networks)" for run, group in runs.rows.groupby("run", sort=False))
-    what = "A band or an interval is the 95 % interval of a mean over seeds."
-    return (
-        f"Compared are {counts}. {what} Differences are tested paired by seed, and corrected over all tests of a table."
-    )
+    bands = "A band or an interval is the 95 % interval of a mean over seeds."
+    return f"Compared are {counts}. {bands} Differences are tested paired by seed, and corrected over all tests of a table."

@@ -155,8 +155,8 @@ def _forms(picture: Picture, wide: str) -> Iterator[tuple[str, str, dict[str, An
     """A figure's two forms on the page: the name, the drawing, and where its values are."""
     yield picture.name, inline_svg(wide, picture.name, picture.alt), layout(picture.figure)
     with narrowed(picture.figure):
-        name, drawn = f"{picture.name}.narrow", svg(picture.figure)
-        yield name, inline_svg(drawn, name, picture.alt), layout(picture.figure)
+        name, image = f"{picture.name}.narrow", svg(picture.figure)
+        yield name, inline_svg(image, name, picture.alt), layout(picture.figure)
 
 
 def _template(name: str) -> str:

@@ -105,13 +105,13 @@ def _by_cycle(part: Part, cells: DataFrame) -> list[Block]:
             True,
         ),
     ):
-        seen = history.dropna(subset=[value])
-        drawing = figures.path(seen, value=value, by="way", label=("Cycle", label), look=look, share=share)
-        last = seen.groupby("way", sort=False)[value].agg(lambda values: values.iloc[-1])
+        measured = history.dropna(subset=[value])
+        drawing = figures.path(measured, value=value, by="way", label=("Cycle", label), look=look, share=share)
+        last = measured.groupby("way", sort=False)[value].agg(lambda values: values.iloc[-1])
         alt = f"{label} in the end: " + ", ".join(f"{way} {number:.3g}" for way, number in last.items()) + "."
         name = value.replace("_", "-")
         blocks.append(
-            Picture(name, drawing, f"{words_}.", alt, part.basis(cells), seen[["way", "seed", "step", value]])
+            Picture(name, drawing, f"{words_}.", alt, part.basis(cells), measured[["way", "seed", "step", value]])
         )
     return blocks
 
@@ -166,5 +166,6 @@ def cards(part: Part) -> list[Card]:
             f"channels left, {best['way']}",
             left,
             f"loss {formatted(_beside(rows, small.loc[[best.name]]), '+.1%')} beside unpruned",
+            "the best of all runs",
         )
     ]

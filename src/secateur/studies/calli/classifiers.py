@@ -145,13 +145,13 @@ def _study(
     notes: tuple[str, ...],
     **defaults: Json,
 ) -> Study:
-    rated = Option("rated", "count", 1000, "test images, the first ones", least=1)
+    tested = Option("rated", "count", 1000, "test images, the first ones", least=1)
     return study(
         network,
         title,
         summary,
         source=SOURCE,
-        options=cycle_options(ways, *ON_IMAGES, rated, least_batch=2, **defaults),
+        options=cycle_options(ways, *ON_IMAGES, tested, least_batch=2, **defaults),
         cells=lambda name, settled: list(_cells(name, network, ways, settled)),
         sections=sections,
         words=words,

@@ -13,6 +13,7 @@ from secateur.lab.plan.recipe import Json
 from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.lab.show import figures
 from secateur.lab.show.blocks import Card, Column, Picture, Section, Table
+from secateur.lab.show.sections import mean_card, pick
 from secateur.lab.show.style import styles
 from secateur.lab.show.words import points as change
 from secateur.measure import evaluate
@@ -114,9 +115,14 @@ def combined_cell(context: Context) -> Outcome:
         macs = report.macs or (1, 1)
         done = sum(step.accepted for step in result.history.steps)
         settled = {"done": done, "macs_left": macs[1] / macs[0], "bytes_left": report.bytes[1] / report.bytes[0]}
-    rated = {name: evaluate(model, splits[name], batch_size=500).accuracy for name in ("validation", "test")}
+    accuracies = {name: evaluate(model, splits[name], batch_size=500).accuracy for name in ("validation", "test")}
     return Outcome(
-        {"accuracy": rated["test"], "validation_accuracy": rated["validation"], "asked": len(steps), **settled}
+        {
+            "accuracy": accuracies["test"],
+            "validation_accuracy": accuracies["validation"],
+            "asked": len(steps),
+            **settled,
+        }
     )
 
 
@@ -189,11 +195,13 @@ def _sections(part: Part) -> list[Section]:
     points = _means(part)
     best = front(points)
     series = [FRONT if name in set(best["combination"]) else OTHERS for name in points["combination"]]
-    drawn = points.assign(series=series, left=100 * points["bytes_left"], percent=100 * points["accuracy"])
+    points_drawn = points.assign(series=series, left=100 * points["bytes_left"], percent=100 * points["accuracy"])
     label = ("Bytes left (%)", "Test accuracy (%)")
-    drawing = figures.scatter(drawn, x="left", y="percent", by="series", label=label, look=styles(drawn["series"]))
+    drawing = figures.scatter(
+        points_drawn, x="left", y="percent", by="series", label=label, look=styles(points_drawn["series"])
+    )
     alt = f"{len(points)} combinations, {len(best)} of them on the front of bytes and accuracy."
-    table = drawn[["combination", "series", "left", "percent"]]
+    table = points_drawn[["combination", "series", "left", "percent"]]
     caption = "Combinations by bytes and test accuracy; the front is that of the accuracy on validation images."
     picture = Picture("front", drawing, caption, alt, part.basis(part.kind(KIND)), table)
     numbered = list(enumerate(best.to_dict("records"), 1))
@@ -224,11 +232,13 @@ def _words(part: Part) -> list[str]:
 
 
 def _cards(part: Part) -> list[Card]:
-    smallest = _smallest(part) if len(part.kind(KIND)) else []
-    return [
-        Card(f"{100 * drop:g} points", f"{1 / row['bytes_left']:.0f} ×", f"smaller: {row['combination']}")
-        for drop, row in smallest
-    ]
+    rows = part.kind(KIND)
+    cards = []
+    for drop, row in _smallest(part) if len(rows) else []:
+        times = 1 / pick(rows, **{axis: row[axis] for axis in AXES})["bytes_left"]
+        label, note = f"{100 * drop:g} points", f"smaller: {row['combination']}"
+        cards.append(mean_card(label, times, note, shape=".0f", unit=" ×"))
+    return cards
 
 
 STUDY = study(

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 from secateur.lab.show import figures
 from secateur.lab.show.blocks import Block, Card, Column, Picture, Section, Table
 from secateur.lab.show.judgement import paired, untested
-from secateur.lab.show.sections import mean, pick
+from secateur.lab.show.sections import by_seed, mean, mean_card, pick
 from secateur.lab.show.stats import compare
 from secateur.lab.show.style import styles
-from secateur.lab.show.words import formatted
 from secateur.studies.calli.smaller import UNCHANGED
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.parts import Part
@@ -129,21 +128,21 @@ class Pages:
         some = rows[rows["way"].isin([baseline, *compared])]
         if untested(some, baseline, by="way"):
             return ""
-        said = []
+        clauses = []
         for value, words in (("accuracy", "untrained"), ("tuned", "trained on")):
             tests = compare(some, value=value, by="way", baseline=baseline, within=("setting",))
             for way in dict.fromkeys(tests["way"]):
                 of_way = tests[tests["way"] == way]
-                shown = {v: list(of_way[of_way["verdict"] == v]["setting"]) for v in ("better", "worse")}
-                parts = [f"{verdict} at {', '.join(at)}" for verdict, at in shown.items() if at]
-                said.append(f"{way}, {words}: {' and '.join(parts) or 'no difference shown'}")
-        return f"Against {baseline}, paired: {'; '.join(said)}."
+                settings = {v: list(of_way[of_way["verdict"] == v]["setting"]) for v in ("better", "worse")}
+                parts = [f"{verdict} at {', '.join(at)}" for verdict, at in settings.items() if at]
+                clauses.append(f"{way}, {words}: {' and '.join(parts) or 'no difference shown'}")
+        return f"Against {baseline}, paired: {'; '.join(clauses)}."
 
     def cards(self, part: Part) -> list[Card]:
         """Return the cards."""
         rows = part.kind("smaller")
         rows = pick(rows, way=UNCHANGED) if len(rows) else rows
-        return [Card(UNCHANGED, formatted(mean(rows, "accuracy"), ".4f"), "test accuracy")] if len(rows) else []
+        return [mean_card(UNCHANGED, by_seed(rows, "accuracy"), "test accuracy", within=(0, 1))] if len(rows) else []
 
 
 def _short(title: str) -> str:

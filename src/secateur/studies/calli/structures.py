@@ -130,7 +130,7 @@ def _further(part: Part) -> list[Section]:
     stages, both = _stages(part)
     heads = [
         Column("part"),
-        *(Column(f"{net}, {what}", format=",.0f") for net in both for what in ("MACs", "parameters")),
+        *(Column(f"{net}, {count}", format=",.0f") for net in both for count in ("MACs", "parameters")),
     ]
     table = Table("table-1-1", "The parts of both networks of Table 1.1.", heads, stages, basis)
     return [Section("What the structures take", [formulas]), Section("The blocks of Table 1.1", [table])]
@@ -143,7 +143,7 @@ def _stages(part: Part) -> tuple[list[list[Json]], list[str]]:
     stages: list[list[Json]] = []
     for name in dict.fromkeys(rows["layer"]):
         picked = [pick(rows, layer=name, structure=net).iloc[0] for net in nets]
-        stages.append([name, *(float(row[what]) for row in picked for what in ("macs", "parameters"))])
+        stages.append([name, *(float(row[count]) for row in picked for count in ("macs", "parameters"))])
     sums = [sum(stage[column] for stage in stages) for column in range(1, len(stages[0]))]
     return [*stages, ["all", *sums]], nets
 

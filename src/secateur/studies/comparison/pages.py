@@ -64,9 +64,9 @@ def _overview(part: Part) -> Table:
         Mean("speedup", Column("speedup", format=".2f")),
     ]
     rows = [["unpruned", *means(part.trained.assign(speedup=1.0), columns)]]
-    shown = set(part.pruned["sparsity"]) & {0.5, 0.8} or sorted(set(part.pruned["sparsity"]))[:3]
+    sparsities = set(part.pruned["sparsity"]) & {0.5, 0.8} or sorted(set(part.pruned["sparsity"]))[:3]
     for name, method in _methods(part).items():
-        for sparsity in sorted(shown):
+        for sparsity in sorted(sparsities):
             runs = pick(part.pruned, method=name, sparsity=sparsity)
             if len(runs):
                 label, runs = _as_used(name, method, sparsity, runs)

@@ -142,12 +142,12 @@ def method_caption(label: str, method: Pruning) -> str:
     if method.solver:
         return f"{unit} removed, and what stays repaired, by {method.solver}; {_trained_after(method)}."
     norm = "L2 norm of incoming weights" if method.unit == "channels" else "magnitude"
-    chosen = {"magnitude": f"lowest {norm}", "random": "at random"}.get(
+    choice = {"magnitude": f"lowest {norm}", "random": "at random"}.get(
         method.criterion, f"lowest by {method.criterion}"
     )
     where = {"global": "all layers pooled", "layer": "in each layer alone"}[method.scope]
     steps = "" if method.schedule == ONE_SHOT else f", {method.schedule} in {method.steps} steps"
-    return f"{unit} removed, {chosen}, {where}{steps}; {_trained_after(method)}."
+    return f"{unit} removed, {choice}, {where}{steps}; {_trained_after(method)}."
 
 
 def _trained_after(method: Pruning) -> str:

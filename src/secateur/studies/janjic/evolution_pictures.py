@@ -231,7 +231,7 @@ def final_populations(evolutions: list[EvolutionRun], basis: Any) -> Picture:
         }
         for trial in evolutions
     ]
-    rows = pandas.concat([pandas.DataFrame(each) for each in columns], ignore_index=True)
+    rows = pandas.concat([pandas.DataFrame(column) for column in columns], ignore_index=True)
     drawing = figures.scatter(
         rows,
         x="removed",

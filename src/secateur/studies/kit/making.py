@@ -52,18 +52,18 @@ def solver(name: str, images: Data, seed: int) -> Solver:
     """Return a solver, by name or one of one's own, ``module:Class``, that is given ``data`` and ``seed`` as far as it takes them."""
     if ":" not in name:
         return solvers.by_name(name, images)
-    own = made(name, "solver", {"data": images, "seed": seed})
-    if not isinstance(own, Solver):
-        raise InputError(f"solver {name!r} makes a {type(own).__name__}; derive it from secateur.solvers.Solver")
-    return own
+    named = made(name, "solver", {"data": images, "seed": seed})
+    if not isinstance(named, Solver):
+        raise InputError(f"solver {name!r} makes a {type(named).__name__}; derive it from secateur.solvers.Solver")
+    return named
 
 
 def made(path: str, kind: str, offered: Mapping[str, Any]) -> Any:
     """Make what an import path names, of what is offered as far as it takes it."""
     factory = imported(path, kind, "Class")
     try:
-        taken = inspect.signature(factory).parameters
-        thing = factory(**{name: value for name, value in offered.items() if name in taken})
+        parameters = inspect.signature(factory).parameters
+        thing = factory(**{name: value for name, value in offered.items() if name in parameters})
     except (TypeError, ValueError) as error:
         if isinstance(error, SecateurError):
             raise

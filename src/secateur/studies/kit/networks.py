@@ -77,6 +77,7 @@ OPTIONS = (
     ),
     Option("device", "text", "cpu", "where to train, such as cuda"),
     Option("gpus", "number", 0, "graphics processors that a training asks for; a part of one shares it", least=0),
+    Option("devices", "count", 1, "devices of one machine that train a network together", least=1),
     Option("amp", "flag", False, "train in bfloat16 where that is safe"),
     Option(
         "augment",
@@ -264,10 +265,13 @@ def trained(study: str, seed: int, settled: Mapping[str, Json]) -> Cell:
     loss = settled.get("loss", PLAIN)
     further = {**(settled.get("fit") or {}), **({} if loss == PLAIN else {"loss": loss})}
     further |= {"amp": True} if settled.get("amp") else {}
+    devices = settled.get("devices", 1)
+    # In the recipe, since norms see each device's share by itself.
+    further |= {"devices": devices} if devices > 1 else {}
     parameters |= {"fit": further} if further else {}
     parameters |= {"augment": list(settled["augment"])} if settled.get("augment") else {}
     recipe = Recipe(study, "train", {"seed": seed, **parameters})
-    return Cell(recipe, train_cell, Resources(gpus=settled.get("gpus", 0)), lookup=lookup)
+    return Cell(recipe, train_cell, Resources(cpus=devices, gpus=settled.get("gpus", 0)), lookup=lookup)
 
 
 def train_cell(context: Context) -> Outcome:
@@ -361,11 +365,11 @@ def split(context: Context, recipe: Mapping[str, Json], which: str) -> data.Imag
     """Return a split of the data that a network was trained on: ``"train"``, ``"validation"`` or ``"test"``.
 
     A recipe may say to which ``size`` the images are brought, and how many ``train_images`` there are. Those of a
-    ``folder:PATH`` are streamed; training augments them as the recipe says.
+    ``folder:PATH`` or ``datasets:PATH`` are streamed; training augments them as the recipe says.
     """
     limit = recipe.get("train_images") if which == "train" else None
     held_out = recipe["validation"] if which != "test" else 0
-    if recipe["data"].startswith("folder:"):
+    if data.is_local(recipe["data"]):
         augment = tuple(recipe.get("augment", ())) if which == "train" else ()
         workers = context.options.get("workers", 0)
         return _stream(recipe["data"], which, held_out, recipe.get("size"), limit, augment, workers)

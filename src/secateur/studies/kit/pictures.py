@@ -30,11 +30,11 @@ def kept_picture(rows: DataFrame, sizes: Mapping[str, int], unit: str, basis: Ba
         basis: the picture's.
     """
     middle = _middle(rows["sparsity"])
-    networks = rows[(rows["sparsity"] == middle) & rows["kept"].map(lambda kept: isinstance(kept, dict))]
+    networks = rows[(rows["sparsity"] == middle) & rows["kept"].map(lambda counts: isinstance(counts, dict))]
     records = [
         {"method": method, "layer": site.removesuffix(".weight"), "kept": count / sizes[site]}
-        for method, kept in zip(networks["method"], networks["kept"], strict=True)
-        for site, count in kept.items()
+        for method, counts in zip(networks["method"], networks["kept"], strict=True)
+        for site, count in counts.items()
         if sizes.get(site)
     ]
     if not records:
@@ -43,8 +43,8 @@ def kept_picture(rows: DataFrame, sizes: Mapping[str, int], unit: str, basis: Ba
     table = 100 * frame.pivot_table(index="method", columns="layer", values="kept", sort=False)
     least = table.stack().idxmin()
     drawing = figures.heatmap(table, label="Kept (%)", axes_labels=("Layer", ""), show=lambda part: f"{part:.0f}")
-    what = unit or "units"
-    caption = f"What each layer kept of its {what}, with {percent(middle)} removed in all; means over the networks."
+    noun = unit or "units"
+    caption = f"What each layer kept of its {noun}, with {percent(middle)} removed in all; means over the networks."
     alt = f"Heat map of methods and layers; least is left of {least[1]} by {least[0]}, {table.loc[least]:.0f} %."
     name = f"kept-{unit}" if unit else "kept"
     return Picture(name, drawing, caption, alt, basis, table.reset_index())

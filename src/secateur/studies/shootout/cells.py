@@ -81,10 +81,10 @@ def _of_network(base: Cell, settled: Mapping[str, Json]) -> list[Cell]:
     for unit in settled["units"]:
         for method in scorers(unit, settled["criteria"]):
             cells += _of_criterion(base, unit, method, settled)
-        shown = {"unit": unit, "shown": settled["shown"]}
+        settings = {"unit": unit, "shown": settled["shown"]}
         for method, sparsity in product(solvers(unit), settled[_NAMES[unit][0]]):
-            chosen = {"method": method, "scope": SOLVERS[method].scope, "sparsity": sparsity}
-            cells.append(base.then("solve", solve_cell, {**shown, **chosen}))
+            choice = {"method": method, "scope": SOLVERS[method].scope, "sparsity": sparsity}
+            cells.append(base.then("solve", solve_cell, {**settings, **choice}))
     return cells
 
 

@@ -9,7 +9,7 @@ from secateur.files import require
 from secateur.lab.show import figures
 from secateur.lab.show.blocks import Block, Card, Column, Picture, Section, Table
 from secateur.lab.show.judgement import areas, paired, untested
-from secateur.lab.show.sections import interval, mean, pick
+from secateur.lab.show.sections import interval, mean, mean_card, pick
 from secateur.lab.show.stats import compare
 from secateur.lab.show.stats.comparisons import UNTESTED
 from secateur.lab.show.style import styles
@@ -47,19 +47,19 @@ def sections(part: Part) -> list[Section]:
     """Return the sections of the report."""
     rows = part.kind("ticket")
     tickets = pick(rows, treatment="ticket")
-    found = [
+    pages = [
         Section("Which scheme bears pruning best", _by_scheme(part, tickets)),
         *([Section("Scheme against scheme", _tests(part, tickets))] if tickets["scheme"].nunique() > 1 else []),
         Section("Early stopping", [_early(part, tickets)]),
         Section("Other measures than accuracy", _measures(part, tickets)),
     ]
     if rows["treatment"].nunique() > 1:
-        found.append(Section("Do tickets win?", lottery(part, rows)))
+        pages.append(Section("Do tickets win?", lottery(part, rows)))
     if len(part.kind("long")):
-        found.append(Section("Longer training", longer(part)))
+        pages.append(Section("Longer training", longer(part)))
     if len(part.kind("other")):
-        found.append(Section("Other ways to prune", others(part, best_scheme(tickets))))
-    return [*found, *why(part, tickets)]
+        pages.append(Section("Other ways to prune", others(part, best_scheme(tickets))))
+    return [*pages, *why(part, tickets)]
 
 
 def _by_scheme(part: Part, tickets: DataFrame) -> list[Block]:
@@ -289,12 +289,22 @@ def cards(part: Part) -> list[Card]:
     head = Card(
         "best over all rounds",
         best,
-        f"{100 * runs.mean():.2f} % {interval(100 * runs, within=(0, 100), shape='.2f')}".strip(),
+        f"mean accuracy {100 * runs.mean():.2f} %",
+        interval(100 * runs, within=(0, 100), shape=".2f") or "one run, no interval",
     )
     return [
         head,
         *(
-            [Card("falls by a point at", f"{100 * falls.mean():.1f} %", f"removed, {best}")]
+            [
+                mean_card(
+                    "falls by a point at",
+                    100 * falls.dropna(),
+                    f"removed, {best}",
+                    shape=".1f",
+                    unit=" %",
+                    within=(0, 100),
+                )
+            ]
             if falls.notna().any()
             else []
         ),

@@ -77,11 +77,11 @@ def longer(part: Part) -> list[Block]:
         wide[name] = 100 * (wide["ticket"] - wide[name])
     columns = [Mean(name, Column(f"over {name}", "points", format="+.2f"), f"95 %, {name}") for name in controls]
     steps = sorted(set(wide["step"]))
-    shown = wide[wide["step"].isin(steps[:: max(1, len(steps) // 8)] + steps[-1:])]
+    sampled = wide[wide["step"].isin(steps[:: max(1, len(steps) // 8)] + steps[-1:])]
     removed = percent(rows["sparsity"].iloc[0])
     caption = f"How far tickets of {removed} removed are ahead as training grows longer, paired by seed."
     basis = part.basis(rows, "validation images")
-    table = grouped(shown, "longer", caption, {"step": Column("passes")}, columns, basis, sort=True)
+    table = grouped(sampled, "longer", caption, {"step": Column("passes")}, columns, basis, sort=True)
     end = wide[wide["step"] == steps[-1]]
     leads = [f"{formatted(mean(end, name), '+.2f')} points over {name}" for name in controls]
     alt = f"At the last pass tickets lead by {', '.join(leads)}."
@@ -130,9 +130,9 @@ def lottery_words(part: Part, rows: DataFrame) -> list[str]:
     dense = pick(runs, sparsity=0.0, treatment="ticket").set_index("seed")["accuracy"]
     gaps = {"the unpruned network": at["ticket"] - dense}
     gaps |= {name: at["ticket"] - at[name] for name in dict.fromkeys(sparse["treatment"])}
-    told = [f"{_gap(values)} {name}" for name, values in gaps.items()]
+    gap_words = [f"{_gap(values)} {name}" for name, values in gaps.items()]
     return [
-        f"With {percent(level)} of the weights removed, tickets of {scheme} lie {', '.join(told)} (points of test accuracy, "
+        f"With {percent(level)} of the weights removed, tickets of {scheme} lie {', '.join(gap_words)} (points of test accuracy, "
         "paired by seed).",
         *_longer_words(part),
     ]

@@ -67,17 +67,17 @@ class _Grid:
         options = self.settled["model_options"]
         if not self.settled["colour"]:
             options = networks.fitted(lookup["data"], lookup["model"], options)
-        told = {key: self.settled[key] for key in _TOLD} | {
+        training = {key: self.settled[key] for key in _TOLD} | {
             "epochs": passes or self._passes(),
             "model_options": options,
         }
-        parameters = {"scheme": scheme, "round": number, **how, **told, **lookup}
+        parameters = {"scheme": scheme, "round": number, **how, **training, **lookup}
         needs = () if last is None else (last.id,)
         trained = Cell(Recipe(self.study, f"train-{kind}", {"seeds": seeds, **parameters}, needs), train_cell)
         yield trained
-        shown = {"sparsity": removed(self.settled["rate"], number), **how}
+        columns = {"sparsity": removed(self.settled["rate"], number), **how}
         for place, seed in enumerate(seeds):
-            row = {"seed": seed, "scheme": scheme, "round": number, **shown, **lookup}
+            row = {"seed": seed, "scheme": scheme, "round": number, **columns, **lookup}
             name = "ticket" if kind in ("round", "control") else kind
             yield Cell(Recipe(self.study, name, {**row, "place": place}, (trained.id,), {"place": place}), figures_cell)
 

@@ -84,8 +84,8 @@ class SeedBlock:
     @property
     def _options(self) -> TrainOptions:
         # The network at the end of its training is what Frankle and Carbin prune, and what is rated.
-        told = {name: self.recipe[name] for name in ("epochs", "batch_size", "lr")}
-        return TrainOptions(restore_best=False, **told)
+        settings = {name: self.recipe[name] for name in ("epochs", "batch_size", "lr")}
+        return TrainOptions(restore_best=False, **settings)
 
     def _begun(self, place: int, elsewhere: int = 0) -> nn.Module:
         recipe = self.recipe
@@ -94,15 +94,15 @@ class SeedBlock:
 
     def _ticket(self, place: int) -> Ticket | None:
         """How a network begins, and under which masks; None: it is small, and whole."""
-        begun = self._begun(place)
-        sites = weights(begun)
+        fresh = self._begun(place)
+        sites = weights(fresh)
         if "way" in self.recipe:
-            return Ticket.of(sites, self._otherwise(place, begun, sites), begun.state_dict())
+            return Ticket.of(sites, self._otherwise(place, fresh, sites), fresh.state_dict())
         masks = {name: torch.ones(site.shape, dtype=torch.bool) for name, site in sites.items()}
         treatment = self.recipe["treatment"]
         if self.needed and treatment != "unpruned":
             masks = {name: _unpacked(self.needed[MASK + name][place], mask.shape) for name, mask in masks.items()}
-        return self._treated(Ticket.of(sites, masks, begun.state_dict(), self.recipe["round"]), place, sites)
+        return self._treated(Ticket.of(sites, masks, fresh.state_dict(), self.recipe["round"]), place, sites)
 
     def _treated(self, ticket: Ticket, place: int, sites: Sites) -> Ticket | None:
         seed = self.recipe["seeds"][place] + ELSEWHERE
@@ -116,13 +116,13 @@ class SeedBlock:
         return None if treatment == "small" else ticket
 
     def _network(self, place: int, ticket: Ticket | None) -> nn.Module:
-        begun = self._begun(place)
+        fresh = self._begun(place)
         if ticket is not None:
-            return ticket.model(begun)
-        left = sum(int(_unpacked_count(self.needed[MASK + name][place])) for name in weights(begun))
-        others = sum(p.numel() for name, p in begun.named_parameters() if name not in weights(begun))
+            return ticket.model(fresh)
+        left = sum(int(_unpacked_count(self.needed[MASK + name][place])) for name in weights(fresh))
+        others = sum(p.numel() for name, p in fresh.named_parameters() if name not in weights(fresh))
         # Which channels stay is the same for all, so that the networks are of one architecture.
-        small = small_dense(begun, self.splits["test"].head(1), max(left, 1) + others)
+        small = small_dense(fresh, self.splits["test"].head(1), max(left, 1) + others)
         with private_draws(self.recipe["seeds"][place]):
             return initialise(small, self.recipe["scheme"])
 
@@ -146,27 +146,27 @@ class SeedBlock:
         masks: dict[str, list[Tensor]] = {}
         for place, (network, ticket) in enumerate(zip(networks, tickets, strict=True)):
             assert ticket is not None
-            begun = self._begun(place)
+            fresh = self._begun(place)
             last = TrainedTicket(ticket.keep, network.state_dict(), round=recipe["round"])
-            for name, mask in rewind.ticket(begun, weights(begun), last).keep.items():
+            for name, mask in rewind.ticket(fresh, weights(fresh), last).keep.items():
                 masks.setdefault(name, []).append(_packed(mask))
-        kept = {MASK + name: torch.stack(packed) for name, packed in masks.items()}
+        tensors = {MASK + name: torch.stack(packed) for name, packed in masks.items()}
         if recipe["round"] == 0:
-            kept |= {
+            tensors |= {
                 WEIGHT + name: torch.stack([dict(n.named_parameters())[name].detach() for n in networks])
                 for name in masks
             }
-        return kept
+        return tensors
 
     def _figures(self, start: nn.Module, network: nn.Module, keep: Keep, history: History) -> dict[str, Any]:
         test = self.splits["test"]
         outputs = predict(network, test, batch_size=1000)
         total = sum(site.size for site in weights(network).values())
-        kept = total - sum(int((~mask).sum()) for mask in keep.values())
+        left = total - sum(int((~mask).sum()) for mask in keep.values())
         early = history.epochs[(history.best_epoch or 1) - 1]
         return {
             **_quality(outputs, test),
-            "density": kept / self._whole,
+            "density": left / self._whole,
             "early_iteration": float(early.epoch * -(-len(self.splits["train"]) // self.recipe["batch_size"])),
             "early_accuracy": early.validation_accuracy,
             **movement(start, network, keep, first(self.splits["train"], SCORED)),

@@ -24,7 +24,8 @@ from secateur.lab.keep import paths
 from secateur.lab.keep.environment import environment
 from secateur.lab.keep.presence import Presence
 from secateur.lab.keep.records import Record
-from secateur.lab.keep.store import load_artefact
+from secateur.lab.keep.share import Share
+from secateur.lab.keep.store import intact, load_artefact
 from secateur.lab.plan.recipe import Json, Recipe
 from secateur.lab.plan.study import Cell
 from secateur.state import threads
@@ -53,6 +54,7 @@ class _Parcel:
     commit: Json
     path: Sequence[str]
     presence: Presence | None = None
+    share: Share | None = None
 
     @property
     def folder(self) -> Path | None:
@@ -73,8 +75,11 @@ class _Parcel:
         checksum = self.get(identity).artefact
         if checksum is None:
             raise FileError(f"record {identity} kept no tensors; its cell returns no artefact")
+        place = self.artefacts.get(identity)
+        if isinstance(place, Share):
+            return load(intact(place.read(identity), checksum, place.address, identity))
         if identity in self.artefacts:
-            return load(require("ray", "ray").get(self.artefacts[identity]))
+            return load(require("ray", "ray").get(place))
         folder = self.folder
         if folder is None:
             raise FileError(
@@ -89,7 +94,7 @@ def _work(parcel: _Parcel) -> tuple[bytes, bytes]:
     sys.path.extend(folder for folder in parcel.path if folder not in sys.path)
     with threads(parcel.threads), overheard() as output:
         event = _answer(parcel)
-    return pack(replace(event, output=output()) if isinstance(event, Failed) else event, parcel.folder)
+    return pack(replace(event, output=output()) if isinstance(event, Failed) else event, parcel.folder, parcel.share)
 
 
 def _answer(parcel: _Parcel) -> Any:
@@ -108,13 +113,16 @@ class OnRay:
     Nodes need secateur and the study's module, but not the store: the records of the needed cells travel with a
     cell, and results come back to the driver, which stores them as they arrive. Where all nodes see the store's folder
     under the same path (a shared file system), tensors lie there and only their names travel, and a training that is
-    killed goes on from its last checkpoint; else tensors go through Ray's object store. A cell whose worker or node dies is computed again elsewhere, up to `retries` times.
+    killed goes on from its last checkpoint. Where they do not but a `Share` is named, such as ``s3://bucket/folder``, large
+    tensors lie there on their way and the driver moves files; else they go through Ray's object store. A cell whose worker or
+    node dies is computed again elsewhere, up to `retries` times.
 
     Args:
         address: ``"auto"`` or ``"host:port"`` of a running cluster, ``"ray://host:port"`` of one that is reached as
             a client; None takes ``$RAY_ADDRESS``, and without it starts Ray on this machine.
         jobs: how many cells to have in Ray's hands at most; two for each of the cluster's processors when None.
         retries: how often a cell is tried again when its worker or node dies.
+        share: the address of a place that all nodes reach, as fsspec has them; ``$SECATEUR_SHARE`` when None.
 
     Raises:
         InputError: fewer than one job, or a negative number of retries.
@@ -123,7 +131,9 @@ class OnRay:
 
     name = "ray"
 
-    def __init__(self, address: str | None = None, jobs: int | None = None, *, retries: int = 3) -> None:
+    def __init__(
+        self, address: str | None = None, jobs: int | None = None, *, retries: int = 3, share: str | None = None
+    ) -> None:
         check_whole(self, or_none=True, jobs=jobs)
         check_whole(self, 0, retries=retries)
         # Ray reads these when it is imported.
@@ -131,6 +141,7 @@ class OnRay:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         self._ray = require("ray", "ray")
         self.address, self.jobs, self.retries = address, jobs, retries
+        self._share = Share(share) if share else Share.of_environment()
         self._running: dict[Any, Cell] = {}
         self._ready: list[Any] = []
         self._events: list[Event] = []
@@ -200,6 +211,9 @@ class OnRay:
             with suppress(Exception):
                 self._ray.cancel(reference, force=True)
         self._running.clear()
+        if self._share is not None:
+            for identity in self._shared:
+                self._share.drop(identity)
         self._shared.clear()
         if self._ours:
             self._ray.shutdown()
@@ -233,8 +247,9 @@ class OnRay:
 
     def _parcel(self, cell: Cell) -> _Parcel:
         records = {need: self._setting.store.get(need) for need in cell.needs}
-        kept = [need for need, record in records.items() if record.artefact is not None]
-        artefacts = {} if self._all_nodes_see() else {need: self._share(need) for need in kept}
+        with_artefact = [need for need, record in records.items() if record.artefact is not None]
+        visible = self._all_nodes_see()
+        artefacts = {} if visible else {need: self._placed(need) for need in with_artefact}
         run = require("ray.cloudpickle", "ray").dumps(cell.run)
         setting = self._setting
         return _Parcel(
@@ -248,6 +263,7 @@ class OnRay:
             self._commit,
             tuple(sys.path),
             self._presence,
+            None if visible else self._share,
         )
 
     def _nodes(self) -> list[dict[str, Any]]:
@@ -271,13 +287,19 @@ class OnRay:
                 self._sees[node] = False
         return all(self._sees[node] for node in nodes)
 
-    def _share(self, identity: str) -> Any:
-        """Return where the cluster has an artefact; the latest ones stay there."""
+    def _placed(self, identity: str) -> Any:
+        """Return where the cluster has an artefact: in the share, or in Ray's memory; the latest ones stay there."""
         from safetensors.torch import save
 
         if identity not in self._shared:
-            self._shared[identity] = self._ray.put(save(self._setting.store.artefact(identity)))
+            store = self._setting.store
+            if self._share is None:
+                self._shared[identity] = self._ray.put(save(store.artefact(identity)))
+            else:
+                self._share.put_file(identity, paths.artefact_file(store.path, identity))
+                self._shared[identity] = self._share
         self._shared.move_to_end(identity)
-        while len(self._shared) > _SHARED:
+        # What lies in the share takes no memory, and cells that are under way may still come for it.
+        while self._share is None and len(self._shared) > _SHARED:
             self._shared.popitem(last=False)
         return self._shared[identity]

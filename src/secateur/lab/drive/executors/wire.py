@@ -18,8 +18,9 @@ from secateur.checks import in_one_line
 from secateur.lab.drive.executors.base import Done, Failed
 from secateur.lab.keep import paths
 from secateur.lab.keep.arrivals import Arrival
+from secateur.lab.keep.share import Share
 from secateur.lab.plan.study import Outcome
-from secateur.types import FileError
+from secateur.types import FileError, SecateurError
 
 __all__ = ["pack", "unpack"]
 
@@ -28,10 +29,10 @@ BY_PATH = 65_536
 """Tensors of fewer bytes are sent: a file of their own costs more."""
 
 
-def pack(event: Done | Failed, folder: Path | None = None) -> tuple[bytes, bytes]:
+def pack(event: Done | Failed, folder: Path | None = None, share: Share | None = None) -> tuple[bytes, bytes]:
     """Return the event as two messages; tensors that the format refuses make it a `Failed`.
 
-    Large tensors are left in `folder`, the store's, where there is one.
+    Large tensors are left in `folder`, the store's, where there is one, else in the `share`.
 
     >>> unpack(*pack(Failed("0123456789abcdef", "1", "ValueError: bad"))).error
     'ValueError: bad'
@@ -58,6 +59,12 @@ def pack(event: Done | Failed, folder: Path | None = None) -> tuple[bytes, bytes
             arrival = Arrival.leave(folder, event.id, tensors)
             head |= {"artefact": arrival.checksum}
             tensors = b""
+    elif share is not None and len(tensors) >= BY_PATH:
+        try:
+            head |= {"artefact": share.put(event.id, tensors), "share": share.address}
+        except SecateurError as error:
+            return pack(Failed(event.id, event.worker, in_one_line(error)))
+        tensors = b""
     return json.dumps({"done": head}).encode(), tensors
 
 
@@ -67,8 +74,16 @@ def unpack(head: bytes, tensors: bytes, folder: Path | None = None) -> Done | Fa
     if "failed" in message:
         return Failed(**message["failed"])
     rest = message["done"]
+    if (address := rest.pop("share", None)) is not None:
+        assert folder is not None, "only a driver that named a share gets tensors there"
+        _bring(Share(address), folder, rest["id"])
     artefact, metrics, history = rest.pop("artefact"), rest.pop("metrics"), rest.pop("history")
     return Done(outcome=Outcome(metrics, history, _received(artefact, rest["id"], tensors, folder)), **rest)
+
+
+def _bring(share: Share, folder: Path, identity: str) -> None:
+    share.fetch(identity, paths.arrival_file(folder, identity))
+    share.drop(identity)
 
 
 def _received(artefact: bool | str, identity: str, tensors: bytes, folder: Path | None) -> Mapping[str, Tensor] | None:

@@ -114,13 +114,13 @@ def _is_map(axes: Axes) -> bool:
 
 def _fit_letters(axes: Axes, stack: ExitStack) -> None:
     """Hide numbers that are wider than their cell or lie on each other, and turn names that would."""
-    shown = [text for text in axes.texts if text.get_visible()]
-    boxes = [text.get_window_extent() for text in shown]
+    visible = [text for text in axes.texts if text.get_visible()]
+    boxes = [text.get_window_extent() for text in visible]
     if _is_map(axes):
         cell = axes.bbox.width / (axes.get_xlim()[1] - axes.get_xlim()[0])
-        crowded = shown if any(box.width > cell for box in boxes) else []
+        crowded = visible if any(box.width > cell for box in boxes) else []
     else:
-        crowded = [text for place, text in enumerate(shown) if _overlaps(boxes[place], boxes[:place])]
+        crowded = [text for place, text in enumerate(visible) if _overlaps(boxes[place], boxes[:place])]
     for text in crowded:
         text.set_visible(False)
         stack.callback(text.set_visible, True)

@@ -1,4 +1,4 @@
-"""A small language model in plain torch, with what the large ones are made of: for tests and examples."""
+"""A small language model in plain torch, with what the large ones are made of: for studies, tests and examples."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def decoder(
     vocabulary: int = 11,
     seed: int = 0,
 ) -> Decoder:
-    """Return an untrained `Decoder`, the same for the same seed.
+    """Return an untrained `Decoder` for sequences of up to 64 tokens, the same for the same seed.
 
     >>> decoder(blocks=1)(torch.zeros(1, 5, dtype=torch.long)).shape
     torch.Size([1, 5, 11])
