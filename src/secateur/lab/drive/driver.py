@@ -129,9 +129,11 @@ class _Driver:
             interrupts = stack.enter_context(Interrupts())
             stack.callback(self._locks.give_back_all)
             stack.callback(executor.stop)
+            stack.callback(interrupts.hush)
             try:
                 self._compute(Setting(self._store, self._planned.options, threads), interrupts)
             except KeyboardInterrupt:
+                interrupts.hush()
                 interrupted = True
                 self._hear(executor.collect())
         self._track_report(interrupted)

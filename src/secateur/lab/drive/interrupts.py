@@ -14,12 +14,17 @@ __all__ = ["Interrupts"]
 class Interrupts:
     """While it is entered, Ctrl-C raises KeyboardInterrupt inside `heard` alone, at once or when that is reached.
 
-    So it strikes no half-written record and no half-read message. A second Ctrl-C is heard everywhere. Where
-    someone else handles the signal, or outside the main thread, nothing is changed.
+    So it strikes no half-written record and no half-read message. A second Ctrl-C is heard everywhere, until the end is
+    near (`hush`): workers that were half ended would be waited for without end. Where someone else handles the signal, or
+    outside the main thread, nothing is changed.
     """
 
     def __init__(self) -> None:
-        self._count, self._open, self._ours = 0, False, False
+        self._count, self._open, self._ours, self._hushed = 0, False, False, False
+
+    def hush(self) -> None:
+        """Hear no more: what is done from here on is short, and done to its end."""
+        self._hushed = True
 
     def __enter__(self) -> Interrupts:
         main = threading.current_thread() is threading.main_thread()
@@ -50,5 +55,5 @@ class Interrupts:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._count += 1
-        if self._open or self._count > 1:
+        if not self._hushed and (self._open or self._count > 1):
             raise KeyboardInterrupt
