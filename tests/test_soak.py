@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import resource
@@ -110,6 +111,49 @@ def test_a_disk_that_is_full_leaves_the_old_file(tmp_path: Path) -> None:
         signal.signal(signal.SIGXFSZ, heard)
     assert file.read_bytes() == b"old"
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["file"]
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.EIO, errno.EDQUOT])
+@pytest.mark.parametrize("step", ["open", "flush", "replace"])
+def test_a_disk_that_refuses_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, step: str
+) -> None:
+    """Root may write everywhere, so that the system's answer is put in: read-only, not permitted, damaged, over the quota."""
+    file = tmp_path / "file"
+    write_bytes(file, b"old")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    for name in {"open": ["write_bytes", "unlink"], "flush": ["unlink"], "replace": ["replace", "unlink"]}[step]:
+        monkeypatch.setattr(Path, name, refuse)
+    if step == "flush":
+        monkeypatch.setattr("secateur.files.flush", refuse)
+    with pytest.raises(sc.FileError, match=r"cannot write .*permissions and free space"):
+        write_bytes(file, b"new")
+    monkeypatch.undo()
+    assert file.read_bytes() == b"old"
+
+
+INTERRUPTED = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Finder())
+from secateur.__main__ import main
+sys.argv = ["secateur", "inspect", "lenet-300-100"]
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["secateur.cli", "typer", "torch", "secateur.structure"])
+def test_ctrl_c_during_import(module: str) -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED, module], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (130, "secateur: interrupted")
+    assert "Traceback" not in done.stderr
 
 
 WRITER = """

@@ -177,7 +177,8 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise FileError(f"cannot write {path}: {error}; check the folder's permissions and free space") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that went bad takes no removal either
+            part.unlink(missing_ok=True)
 
 
 def in_order(data: bytes) -> bytes:

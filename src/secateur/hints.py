@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from secateur.checks import is_number, is_whole, wrong_value
 from secateur.types import InputError, SecateurError, brief
 
-__all__ = ["Checked", "check_fields", "explain", "from_plain", "has_type"]
+__all__ = ["Checked", "as_declared", "check_fields", "explain", "from_plain", "has_type"]
 
 COUNTABLE = (list, tuple, set, frozenset, dict, range)
 """The collections whose parts are looked at; others may read them from a disk."""
@@ -212,7 +212,7 @@ def from_plain(kind: type[Made], record: Mapping[str, Any]) -> Made:
     Lists become tuples and mappings dataclasses where those are declared.
 
     Raises:
-        TypeError, ValueError: a field is missing, is not the dataclass's, or is of another type.
+        TypeError, ValueError, OverflowError: a field is missing, is not the dataclass's, or is of another type.
 
     >>> from dataclasses import dataclass
     >>> @dataclass
@@ -228,12 +228,22 @@ def from_plain(kind: type[Made], record: Mapping[str, Any]) -> Made:
     hints = get_type_hints(kind)
     if not isinstance(record, Mapping):
         raise TypeError(f"{kind.__name__}: {brief(record)} is no mapping")
-    values = {name: _shaped(value, hints.get(name, Any)) for name, value in record.items()}
-    for name, value in values.items():
-        if name in hints and not has_type(value, hints[name]):
-            hint = getattr(hints[name], "__name__", hints[name])
-            raise ValueError(f"{kind.__name__}: {name}={brief(value)} is of another type than {hint}")
-    return kind(**values)
+    return kind(**{n: as_declared(f"{kind.__name__}: {n}", value, hints.get(n, Any)) for n, value in record.items()})
+
+
+def as_declared(name: str, value: object, hint: Any) -> Any:
+    """Return a value of plain data as it is declared.
+
+    Raises:
+        ValueError: it is of another type.
+
+    >>> as_declared("kept", [2, 1], tuple[int, ...]), as_declared("loss", 1, float)
+    ((2, 1), 1.0)
+    """
+    shaped = _shaped(value, hint)
+    if not has_type(shaped, hint):
+        raise ValueError(f"{name}={brief(shaped)} is of another type than {getattr(hint, '__name__', hint)}")
+    return shaped
 
 
 def _shaped(value: Any, hint: Any) -> Any:
@@ -242,6 +252,8 @@ def _shaped(value: Any, hint: Any) -> Any:
     if origin in (Union, UnionType):
         shaped = (_shaped(value, choice) for choice in inner if choice is not type(None))
         return next((new for new in shaped if has_type(new, hint)), value)
+    if hint is float and is_whole(value):
+        return float(value)  # or too large for one: an OverflowError
     if isinstance(value, dict):
         if is_dataclass(hint):
             return from_plain(hint, value)  # type: ignore[arg-type]

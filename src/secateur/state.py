@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import wraps
 from hashlib import blake2b
+from inspect import signature
 from types import FunctionType
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from secateur.checks import wrong_value
 from secateur.hints import explain
 from secateur.types import ExampleInputs, InputError, SecateurError
 from secateur.untouched import UNMADE, ParameterWrites, untouched
@@ -386,13 +388,18 @@ def usual(
     False
     """
     context, model_among, within, check, doing = as_usual, _model_among, _WITHIN, _check_arguments, function.__name__
-    ours, explain_call, unwrap = SecateurError, explain, unwrapped
+    ours, explain_call, unwrap, refused = SecateurError, explain, unwrapped, wrong_value
+    # What works by chance, as every text stands for True, no failure would tell.
+    flags = [name for name, option in signature(function).parameters.items() if option.annotation in (bool, "bool")]
 
     def run(*wrapped_args: P.args, **wrapped_kwargs: P.kwargs) -> R:
         args = tuple(unwrap(argument, keeping) for argument in wrapped_args)
         kwargs = {name: unwrap(argument, keeping) for name, argument in wrapped_kwargs.items()}
         arguments = (*args, *kwargs.values())
         model = model_among(arguments)
+        for flag in flags:
+            if not isinstance(kwargs.get(flag, True), bool):
+                raise refused(doing, flag, kwargs[flag], "True or False")
         if computes and not within.get():
             check(doing, (*arguments, model), meta)
         try:

@@ -358,8 +358,8 @@ def test_what_cannot_be_split_is_left_with_the_reason() -> None:
         "fc": "it shares a parameter with another layer",
         "twin": "it shares a parameter with another layer",
         "normed": "its weight is computed",
-        "read": "its module is not called: other code reads its weight",
-        "attention.out_proj": "its module is not called: other code reads its weight",
+        "read": "its module is not called, or other code reads its weight",
+        "attention.out_proj": "its module is not called, or other code reads its weight",
     }
 
 

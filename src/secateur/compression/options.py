@@ -144,7 +144,7 @@ class CompressOptions:
     minimum: int = field(default=1, metadata=option_words("How many units every site keeps at least."))
     uniform: bool | None = field(
         default=None,
-        metadata=option_words("Equal widths, as a config of transformers can say them; by default where there is one."),
+        metadata=option_words("Equal widths where the model's config says them (default where it does).", "BOOL"),
     )
     seed: int = field(default=0, metadata=option_words("Of the trainings, and of the samples that are scored with."))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ class Checkpoint:
             "": torch.zeros(1),
             **{name: x.detach().cpu().clone().contiguous() for name, x in state_tensors.items()},
         }
-        record = json.dumps({"identity": self.identity, "state": state})
+        record = json.dumps({"identity": self.identity, "state": state}, default=asdict)
         seal = digest(sorted(tensors.items()), record)
         write_bytes(self.path, in_order(save(tensors, {"format": FORMAT, "record": record, "seal": seal})))
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -65,6 +66,8 @@ class Greedy(Schedule):
     estimate: Criterion | None = None
     seed: int = 0
     minimum: int = 1
+
+    remembers: ClassVar[Mapping[str, Any]] = {"waits": tuple[tuple[str, int, int | None], ...], "round": int}
 
     def __post_init__(self) -> None:
         check_rating(self)

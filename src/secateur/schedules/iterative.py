@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +84,8 @@ class Iterative(Schedule):
     round_to: RoundTo | Literal["auto"] = "auto"
     runtime: Runtime | None = None
     uniform: bool | None = None
+
+    remembers: ClassVar[Mapping[str, Any]] = {"step": int, "whole": int | float, "rounding": Rounding}
 
     def __post_init__(self) -> None:
         if (self.sparsity is None) == (self.budget is None):
@@ -188,8 +190,9 @@ class Iterative(Schedule):
     def _rounding(self, walk: Walk) -> Rounding:
         """The multiples, learnt once: a resumed pruning goes on by the same."""
         if "rounding" not in walk.memory:
-            walk.memory["rounding"] = asdict(rounding(walk.sites, self.round_to, self.runtime))
-        return Rounding(**walk.memory["rounding"])
+            walk.memory["rounding"] = rounding(walk.sites, self.round_to, self.runtime)
+        multiples: Rounding = walk.memory["rounding"]
+        return multiples
 
     def _shares(self, walk: Walk, fraction: float) -> dict[str, float]:
         """The fraction of each original site that is to be gone."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -84,6 +84,8 @@ class Rewind(Schedule):
     loss: str | Loss = "cross_entropy"
     minimum: int = 1
 
+    remembers: ClassVar[Mapping[str, Any]] = {"rounds": tuple[Round, ...]}
+
     def __post_init__(self) -> None:
         check_whole(self, rounds=self.rounds)
         check_whole(self, 0, step=self.step)
@@ -142,13 +144,13 @@ class Rewind(Schedule):
     def _prune(self, walk: Walk) -> Result:
         last = TrainedTicket.of_tensors(walk.tensors, len(walk.steps) - 1) if walk.steps else None
         walk.begin(*loss_and_accuracy(walk.model, self.data, self.loss))
-        rounds = [Round(**figures) for figures in walk.memory.get("rounds", [])]
+        rounds: list[Round] = list(walk.memory.get("rounds", ()))
         while len(rounds) <= self.rounds:
             ticket = self.ticket(walk.model, walk.sites, last)
             last = self.trained(walk.model, ticket, last)
             loss, accuracy = loss_and_accuracy(last.model(walk.model), self.data, self.loss)
             rounds.append(_round(ticket, last, loss, accuracy))
-            walk.memory["rounds"] = [asdict(figures) for figures in rounds]
+            walk.memory["rounds"] = tuple(rounds)
             walk.tensors = last.tensors()
             walk.remove(gone_between(walk.keep, ticket.keep), loss, accuracy)
         assert last is not None

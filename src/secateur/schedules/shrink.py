@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -49,6 +51,8 @@ class Shrink(Schedule):
     loss: str | Loss = "cross_entropy"
     seed: int = 0
     minimum: int = 1
+
+    remembers: ClassVar[Mapping[str, Any]] = {"tried": int}
 
     def __post_init__(self) -> None:
         check_whole(self, n=self.n)

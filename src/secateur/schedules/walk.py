@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import nan
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from secateur.checks import is_whole
 from secateur.files import MALFORMED, require
-from secateur.hints import Checked, from_plain
+from secateur.hints import Checked, as_declared, from_plain
 from secateur.progress import bar
 from secateur.result import Method, Result
 from secateur.schedules.checkpoint import Checkpoint, identify
@@ -152,6 +154,9 @@ class Schedule(Checked, ABC):
 
     minimum: int
 
+    remembers: ClassVar[Mapping[str, Any]] = {}
+    """What it puts into a walk's memory: the type of each value by name; whole numbers there are 0 or more."""
+
     @training
     def __call__(
         self,
@@ -180,7 +185,7 @@ class Schedule(Checked, ABC):
         check_same_model(model, sites)
         sites.check_any("prune")
         sites = self._able(model, sites)
-        walk = Walk(model, sites, self.minimum, on_step)
+        walk = Walk(model, sites, self.minimum, on_step, self.remembers)
         with bar(len(walk.units), progress, "units removed") as walk.advance:
             if checkpoint is not None:
                 walk.checkpoint = Checkpoint(Path(checkpoint), identify(self, model, sites))
@@ -209,13 +214,21 @@ class Walk:
         advance: called with how many more units are gone.
     """
 
-    def __init__(self, model: nn.Module, sites: Sites, minimum: int, on_step: OnStep | None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Sites,
+        minimum: int,
+        on_step: OnStep | None,
+        remembers: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         if minimum == 0 and isinstance(sites.structure, Structure):
             raise InputError("minimum=0 would empty a site, and nothing would pass it; channels need 1 or more")
         self.model, self.sites, self.minimum, self.on_step = model, sites, minimum, on_step
         self.keep = {name: torch.ones(site.shape, dtype=torch.bool) for name, site in sites.items()}
         self.left = {name: site.size for name, site in sites.items()}
         self.steps: list[Step] = []
+        self.remembers = remembers
         self.memory: dict[str, Any] = {}
         self.tensors: dict[str, Tensor] = {}
         self.base: tuple[float, float] = (nan, nan)
@@ -341,7 +354,10 @@ class Walk:
             self.keep = keep
             for name, _ in step.units:
                 self.left[name] -= 1
-        self.memory, self.evaluations = dict(state["memory"]), int(state["evaluations"])
+        self.memory = {n: as_declared(n, value, self.remembers.get(n, Any)) for n, value in state["memory"].items()}
+        if any(is_whole(value) and value < 0 for value in self.memory.values()):
+            raise ValueError(f"a count of {self.memory} is below 0")
+        self.evaluations = int(state["evaluations"])
         loss, accuracy = map(float, state["base"])
         self.base = (loss, accuracy)
 

@@ -6,6 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,8 @@ def _taken(run: SearchRun, plain: Mapping[str, Any], state_arrays: Arrays) -> Ar
     budget_spent, best = plain["spent"], tuple(plain["best"])
     if not all(map(is_number, (budget_spent, *best))):
         raise ValueError("its evaluations or its best rating are no numbers")
+    if len(best) != len(run.best) or not 0 <= budget_spent < inf:
+        raise ValueError(f"its evaluations are {budget_spent}, and its best rating has {len(best)} numbers")
     run.spent, run.best = budget_spent, best
     run.genes, run.offsets = state_arrays["best.genes"], state_arrays.get("best.offsets")
     run.history = _history(state_arrays, plain["generations"])

@@ -1,4 +1,7 @@
-"""A walk over the blocks of a language model: each is scored, cut and repaired once, on what the blocks before it make."""
+"""A walk over the blocks of a language model: each is scored, cut and repaired once, on what the blocks before it make.
+
+What streams here are activations, from block to block; `secateur.data.stream` reads images from disk as they are needed.
+"""
 
 from secateur.stream.blocks import block_container
 from secateur.stream.depth import WithoutBlocks, block_influence, block_losses, drop_blocks, remove_blocks

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -65,7 +66,7 @@ def _why_whole(layer: nn.Module, uses: Mapping[int, int], *, called: bool) -> st
     if parametrize.is_parametrized(layer) or "weight" not in layer._parameters:
         return "its weight is computed"
     if type(layer).__name__ == "NonDynamicallyQuantizableLinear" or not called:
-        return "its module is not called: other code reads its weight"
+        return "its module is not called, or other code reads its weight"
     if type(layer).__module__ not in ("torch.nn.modules.linear", "torch.nn.modules.conv"):
         return f"a {type(layer).__name__}, which is none of torch's own layers"
     if any(uses[id(p)] > 1 for p in layer._parameters.values() if p is not None):
@@ -90,8 +91,48 @@ def hooked(layers: Mapping[str, nn.Module], see: Callable[[str, Tensor, Tensor],
         yield
 
 
+class _Watched(nn.Module):
+    """Stands in a layer's place, and notes what other code than the layer's own reads of it."""
+
+    def __init__(self, layer: nn.Module, note: Callable[[], None]) -> None:
+        super().__init__()
+        # Not as a submodule, of which the model's own code could know.
+        self.__dict__ |= {"layer": layer, "note": note}
+
+    def __getattr__(self, name: str) -> Any:
+        self.__dict__["note"]()
+        return getattr(self.__dict__["layer"], name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.__dict__["layer"](*args, **kwargs)
+
+
+def read_elsewhere(model: nn.Module, layers: Mapping[str, nn.Module], example_inputs: ExampleInputs) -> set[str]:
+    """Return the layers of which the model's own code reads something, such as their weight, on the example inputs.
+
+    It does so to hand weights to a fused kernel (`nn.TransformerEncoderLayer`), or to ask for their type.
+    """
+    names = {id(layer): name for name, layer in layers.items()}
+    places = [
+        (module, key, child)
+        for module in model.modules()
+        for key, child in module._modules.items()
+        if child is not None and id(child) in names
+    ]
+    read: set[str] = set()
+    with evaluating(model), private_draws(0), ExitStack() as stack:
+        for module, key, child in places:
+            stack.callback(module._modules.__setitem__, key, child)
+            module._modules[key] = _Watched(child, partial(read.add, names[id(child)]))
+        SampleBatch(example_inputs).run(model)
+    return read
+
+
 def seen_shapes(model: nn.Module, layers: Mapping[str, nn.Module], example_inputs: ExampleInputs) -> Shapes:
-    """Return the shapes of what layers read on the example inputs, in the order of their first calls."""
+    """Return the shapes of what layers read on the example inputs, in the order of their first calls.
+
+    There are none of a layer of which other code reads something, as that could not read it of what takes its place.
+    """
     shapes: dict[str, tuple[tuple[int, ...], ...]] = {}
 
     def see(name: str, x: Tensor, output: Tensor) -> None:
@@ -99,7 +140,8 @@ def seen_shapes(model: nn.Module, layers: Mapping[str, nn.Module], example_input
 
     with evaluating(model), private_draws(0), hooked(layers, see):
         SampleBatch(example_inputs).run(model)
-    return shapes
+    read = read_elsewhere(model, layers, example_inputs)
+    return {name: seen for name, seen in shapes.items() if name not in read}
 
 
 def passes(

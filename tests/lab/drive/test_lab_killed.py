@@ -146,6 +146,56 @@ def test_the_driver_is_killed(
     finish(memory_path, executor, undisturbed)
 
 
+@pytest.mark.parametrize("rounds", sizes(1, 20))
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_between_finished_cells(
+    memory_path: Path, undisturbed: dict[str, tuple[Any, ...]], how: signal.Signals, rounds: int
+) -> None:
+    """Each time in a new store, with five cells or more done; what was done is there, and the rest comes to the same bits."""
+    for number in range(rounds):
+        folder = memory_path / str(number)
+        folder.mkdir()
+        sitting = Sitting(folder, "processes")
+        sitting.wait_for(8 + 2 * number)  # two are at work
+        assert sitting.process.poll() is None, sitting.said.read_text()
+        os.kill(sitting.process.pid, how)
+        assert sitting.process.wait(60) != 0
+        wait_until(lambda: not sitting.members(), seconds=30.0)  # noqa: B023  (waited for before the next one)
+        done = results(sitting.store)
+        assert 5 <= len(done) < 60
+        assert done.items() <= undisturbed.items()
+        sweep(folder)
+        finish(folder, "serial", undisturbed)
+
+
+def test_a_clock_that_goes_backwards(
+    tmp_path: Path, undisturbed: dict[str, tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Times are told and never decided by: an hour is lost with every question."""
+    hours = iter(range(10**6))
+    clock = time.time
+    monkeypatch.setattr(time, "time", lambda: clock() - 3600 * next(hours))
+    monkeypatch.setattr("secateur.lab.keep.records.now", lambda: f"2020-01-01T{23 - next(hours) % 24:02}:00:00+00:00")
+    store = Store(tmp_path / "store")
+    run_study(SIXTY, store, {"seeds": 1}, executor="serial", progress=False)
+    assert run_study(SIXTY, store, executor="serial", progress=False).exit_code == 0
+    assert results(store.path) == undisturbed
+
+
+def test_ctrl_c_twice(memory_path: Path, undisturbed: dict[str, tuple[Any, ...]]) -> None:
+    sitting = Sitting(memory_path, "processes")
+    sitting.wait_for(4)
+    os.killpg(sitting.process.pid, signal.SIGINT)
+    time.sleep(0.05)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(sitting.process.pid, signal.SIGINT)
+    assert sitting.process.wait(60) == 130, sitting.said.read_text()
+    assert "Traceback" not in sitting.said.read_text()
+    wait_until(lambda: not sitting.members(), seconds=30.0)
+    sweep(memory_path)
+    finish(memory_path, "serial", undisturbed)
+
+
 def sweep(folder: Path) -> None:
     """Temporary files of killed writers are swept after a day; let it be one."""
     for path in (folder / "store").rglob("*.part"):

@@ -136,18 +136,36 @@ def test_files_are_saved_from_the_page_itself(page: Browser, toy: Path) -> None:
         assert text == (toy.parent / file).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("width", [1280, 400])
-def test_nothing_is_cut_off(page: Browser, toy: Path, width: int, dark: bool) -> None:
+LOOKS = [(1280, False, ""), (1280, True, ""), (400, False, ""), (400, True, ""), (1000, False, "print")]
+"""Widths, light or dark, and paper (A4 across)."""
+
+
+@pytest.mark.parametrize(("width", "dark", "medium"), LOOKS)
+def test_nothing_is_cut_off(page: Browser, toy: Path, width: int, dark: bool, medium: str) -> None:
     """Also what is folded, once it is opened."""
     page.size(width, dark=dark)
+    page.media(medium)
     page.open(toy)
     page.ask('document.querySelectorAll("details").forEach((one) => { one.open = true; })')
     assert page.cut_off() == []
     forms = page.ask('[...document.querySelectorAll("#figure-accuracy .plot")].map((plot) => plot.checkVisibility())')
     assert forms == [width > 640, width <= 640], "each width has a form of the figure"
     assert page.complaints == []
+    page.media("")
     page.size(1100)
+
+
+@pytest.mark.parametrize(("width", "dark", "medium"), LOOKS)
+def test_a_long_command_is_broken_and_not_cut_off(
+    browser: Browser, tmp_path: Path, width: int, dark: bool, medium: str
+) -> None:
+    command = "secateur study run fathollahi " + " ".join(f"--set 'methods=[\"method {n}\"]'" for n in range(40))
+    browser.size(width, dark=dark)
+    browser.media(medium)
+    browser.open(Report("Long", command=command + " " + "x" * 300).write(tmp_path))
+    assert browser.cut_off() == []
+    browser.media("")
+    browser.size(1100)
 
 
 def test_what_is_too_wide_is_noticed(browser: Browser, tmp_path: Path) -> None:

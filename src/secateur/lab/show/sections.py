@@ -19,7 +19,7 @@ from secateur.lab.show.words import formatted, spread
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["interval", "mean", "mean_card", "pick", "sweep", "sweep_table", "trade_offs", "training"]
+__all__ = ["by_seed", "interval", "mean", "mean_card", "pick", "sweep", "sweep_table", "trade_offs", "training"]
 
 
 def pick(frame: DataFrame, **where: object) -> DataFrame:
@@ -60,6 +60,11 @@ def interval(values: Any, *, within: tuple[float, float] | None = None, shape: s
     return spread(summary.mean, summary.low, summary.high, shape)
 
 
+def by_seed(rows: DataFrame, column: str) -> Any:
+    """Return the mean of a column for each network, so that an interval is over networks."""
+    return rows.groupby("seed")[column].mean()
+
+
 def mean_card(
     label: str,
     values: Any,
@@ -81,9 +86,11 @@ def mean_card(
     >>> card = mean_card("half removed", [-3.0, -3.5, -4.0], shape="+.2f", unit=" points")
     >>> card.value, card.interval, card.tone
     ('−3.50 points', '± 1.24', 'bad')
+    >>> mean_card("accuracy", [0.9]).interval
+    'one run, no interval'
     """
     summary = summarise(values, within=within)
-    words = spread(summary.mean, summary.low, summary.high, shape)
+    words = spread(summary.mean, summary.low, summary.high, shape) if summary.n > 1 else "one run, no interval"
     tone: Tone = ""
     if shape.startswith("+"):
         tone = "good" if summary.low > 0 else "bad" if summary.high < 0 else ""

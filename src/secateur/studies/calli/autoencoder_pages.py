@@ -166,5 +166,6 @@ def cards(part: Part) -> list[Card]:
             f"channels left, {best['way']}",
             left,
             f"loss {formatted(_beside(rows, small.loc[[best.name]]), '+.1%')} beside unpruned",
+            "the best of all runs",
         )
     ]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from secateur.lab.show import figures
 from secateur.lab.show.blocks import Block, Card, Column, Picture, Section, Table
-from secateur.lab.show.sections import mean, pick
+from secateur.lab.show.sections import by_seed, mean, mean_card, pick
 from secateur.lab.show.style import styles
 from secateur.lab.show.words import formatted
 from secateur.studies.kit.grouped import Mean, grouped
@@ -111,4 +111,6 @@ def cards(part: Part) -> list[Card]:
     """Return the cards."""
     cells = part.kind("cycle")
     unpruned = pick(cells, way="unpruned")
-    return [Card("unpruned", formatted(mean(unpruned, "accuracy"), ".4f"), "test accuracy")] if len(unpruned) else []
+    return (
+        [mean_card("unpruned", by_seed(unpruned, "accuracy"), "test accuracy", within=(0, 1))] if len(unpruned) else []
+    )

@@ -13,6 +13,7 @@ from secateur.lab.plan.recipe import Json
 from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.lab.show import figures
 from secateur.lab.show.blocks import Card, Column, Picture, Section, Table
+from secateur.lab.show.sections import mean_card, pick
 from secateur.lab.show.style import styles
 from secateur.lab.show.words import points as change
 from secateur.measure import evaluate
@@ -231,11 +232,13 @@ def _words(part: Part) -> list[str]:
 
 
 def _cards(part: Part) -> list[Card]:
-    smallest = _smallest(part) if len(part.kind(KIND)) else []
-    return [
-        Card(f"{100 * drop:g} points", f"{1 / row['bytes_left']:.0f} ×", f"smaller: {row['combination']}")
-        for drop, row in smallest
-    ]
+    rows = part.kind(KIND)
+    cards = []
+    for drop, row in _smallest(part) if len(rows) else []:
+        times = 1 / pick(rows, **{axis: row[axis] for axis in AXES})["bytes_left"]
+        label, note = f"{100 * drop:g} points", f"smaller: {row['combination']}"
+        cards.append(mean_card(label, times, note, shape=".0f", unit=" ×"))
+    return cards
 
 
 STUDY = study(

@@ -12,7 +12,7 @@ from secateur.lab.plan.options import Option, Options
 from secateur.lab.plan.recipe import Json
 from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.lab.show.blocks import Card, Column, Section
-from secateur.lab.show.sections import mean, pick
+from secateur.lab.show.sections import mean, mean_card, pick
 from secateur.lab.show.words import formatted
 from secateur.measure import Bench, bench, evaluate
 from secateur.pruning import prune
@@ -167,8 +167,9 @@ def _cards(part: Part) -> list[Card]:
     rows, _ = _rows(part)
     if not len(rows):
         return []
-    best = rows.groupby("runtime")["speedup"].mean()
-    return [Card("most felt", str(best.idxmax()), f"{best.max():.2f} times as fast")]
+    best = str(rows.groupby("runtime")["speedup"].mean().idxmax())
+    values = pick(rows, runtime=best)["speedup"]
+    return [mean_card(f"most felt: {best}", values, "times as fast, over the networks measured", shape=".2f", unit="×")]
 
 
 STUDY = study(

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 from secateur.lab.show import figures
 from secateur.lab.show.blocks import Block, Card, Column, Picture, Section, Table
 from secateur.lab.show.judgement import paired, untested
-from secateur.lab.show.sections import mean, pick
+from secateur.lab.show.sections import by_seed, mean, mean_card, pick
 from secateur.lab.show.stats import compare
 from secateur.lab.show.style import styles
-from secateur.lab.show.words import formatted
 from secateur.studies.calli.smaller import UNCHANGED
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.parts import Part
@@ -143,7 +142,7 @@ class Pages:
         """Return the cards."""
         rows = part.kind("smaller")
         rows = pick(rows, way=UNCHANGED) if len(rows) else rows
-        return [Card(UNCHANGED, formatted(mean(rows, "accuracy"), ".4f"), "test accuracy")] if len(rows) else []
+        return [mean_card(UNCHANGED, by_seed(rows, "accuracy"), "test accuracy", within=(0, 1))] if len(rows) else []
 
 
 def _short(title: str) -> str:

@@ -81,6 +81,8 @@ def _table(part: Part, cells: DataFrame) -> Table:
 
 
 def _spread(values: DataFrame) -> str:
+    if len(values) == 1:
+        return f"{values.iloc[0]:.0f}"
     return f"{values.median():.0f} ({values.min():.0f} to {values.max():.0f})"
 
 
@@ -188,7 +190,7 @@ def words(part: Part) -> list[str]:
         sentences.append(
             f"{way}: the first cycle cuts {_spread(rows['first'])} of {part.options['hidden']} nodes, the second "
             f"{rows['second'].mean():.1f}; {_spread(rows['left'])} are left; {int((rows['left'] == 1).sum())} of {len(rows)} "
-            f"networks end at one node, {len(at_optimum(rows))} at the known optimum; median loss {rows['loss'].median():.1e}, "
+            f"network{'s' * (len(rows) != 1)} end{'s' * (len(rows) == 1)} at one node, {len(at_optimum(rows))} at the known optimum; median loss {rows['loss'].median():.1e}, "
             f"trained on {rows['settled_loss'].median():.1e}."
         )
     return sentences

@@ -14,7 +14,7 @@ from secateur.lab.show import figures
 from secateur.lab.show.blocks import Basis, Block, Card, Column, Picture, Section
 from secateur.lab.show.class_damage import class_changes, class_damage
 from secateur.lab.show.judgement import paired
-from secateur.lab.show.sections import interval, mean, pick
+from secateur.lab.show.sections import by_seed, interval, mean, mean_card, pick
 from secateur.lab.show.stats.columns import SHARE
 from secateur.lab.show.style import styles
 from secateur.lab.show.words import formatted, percent
@@ -139,7 +139,8 @@ def _cards(part: Part, factor: Factor) -> list[Card]:
         return []
     rows = factor.at(part.measured, factor.base)
     label = f"important units where {factor.words} is {factor.base}"
-    return [Card(label, f"{mean(rows, 'important'):.1%}", f"test accuracy {formatted(mean(rows, 'accuracy'), '.4f')}")]
+    note = f"test accuracy {formatted(mean(rows, 'accuracy'), '.4f')}"
+    return [mean_card(label, 100 * by_seed(rows, "important"), note, shape=".1f", unit=" %", within=(0, 100))]
 
 
 def sections(part: Part, factor: Factor) -> list[Section]:

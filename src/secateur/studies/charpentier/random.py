@@ -13,7 +13,7 @@ from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.lab.show import figures
 from secateur.lab.show.blocks import Block, Card, Column, Picture, Section, Table
 from secateur.lab.show.class_damage import class_damage
-from secateur.lab.show.sections import interval, mean, pick
+from secateur.lab.show.sections import by_seed, interval, mean, mean_card, pick
 from secateur.lab.show.stats import summarise
 from secateur.lab.show.words import formatted
 from secateur.rate.masks import rate as rate_masks
@@ -212,10 +212,15 @@ def _differences(part: Part, cells: DataFrame) -> list[str]:
 def _cards(part: Part) -> list[Card]:
     cells = part.kind("remove")
     most = max(cells["n"])
-    drop, seeds = summarise(_drops(part, cells, most)).mean, len(part.trained)
     return [
-        Card("whole network", formatted(mean(part.trained, "accuracy"), ".4f"), f"test accuracy, {seeds} networks"),
-        Card(f"{most} nodes removed at random", f"−{drop:.2f} points", "mean of all draws, no retraining"),
+        mean_card("whole network", by_seed(part.trained, "accuracy"), "test accuracy", within=(0, 1)),
+        mean_card(
+            f"{most} nodes removed at random",
+            [-drop for drop in _drops(part, cells, most)],
+            "mean of all draws, no retraining",
+            shape="+.2f",
+            unit=" points",
+        ),
     ]
 
 

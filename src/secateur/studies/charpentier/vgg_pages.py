@@ -10,7 +10,7 @@ from secateur.lab.show import figures
 from secateur.lab.show.blocks import Basis, Block, Card, Column, Picture, Section, Table
 from secateur.lab.show.class_damage import class_damage
 from secateur.lab.show.judgement import paired
-from secateur.lab.show.sections import mean, pick, trade_offs, training
+from secateur.lab.show.sections import by_seed, mean, mean_card, pick, trade_offs, training
 from secateur.lab.show.style import styles
 from secateur.lab.show.words import formatted, percent
 from secateur.studies.charpentier.measured import LABELS
@@ -97,9 +97,10 @@ def cards(part: Part) -> list[Card]:
         return []
     most = max(runs["sparsity"])
     small = pick(runs, sparsity=most)
-    left = mean(small, "macs") / mean(part.measured, "macs")
+    left = by_seed(small, "macs") / by_seed(part.measured, "macs")
+    note = f"test accuracy {formatted(mean(small, 'accuracy'), '.4f')}"
     label = f"multiply-accumulates left with {percent(most)} of the units cut by loss change"
-    return [Card(label, f"{left:.1%}", f"test accuracy {formatted(mean(small, 'accuracy'), '.4f')}")]
+    return [mean_card(label, 100 * left, note, shape=".1f", unit=" %", within=(0, 100))]
 
 
 def _worth(part: Part) -> Section:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from secateur.lab.show import figures
 from secateur.lab.show.blocks import Basis, Block, Card, Column, Picture, Section, Table
 from secateur.lab.show.judgement import paired
-from secateur.lab.show.sections import mean, pick
+from secateur.lab.show.sections import by_seed, mean, mean_card, pick
 from secateur.lab.show.style import styles
-from secateur.lab.show.words import formatted, percent, points
+from secateur.lab.show.words import percent, points
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.parts import Part, class_section
 from secateur.studies.kit.pictures import change_heatmap, greatest_loss, over_layers
@@ -324,17 +324,17 @@ def cards(part: Part) -> list[Card]:
     if not len(runs):
         return []
     heads = [
-        Card(
+        mean_card(
             "unpruned accuracy",
-            formatted(mean(runs, "base_accuracy"), ".4f"),
+            by_seed(runs, "base_accuracy"),
             f"{runs['seed'].nunique()} networks",
+            within=(0, 1),
         )
     ]
     for threshold in (0.01, 0.1):
         rows = pick(runs, method="energy", threshold=threshold)
         if len(rows):
             note = f"{points(mean(rows, 'points'))} points, one layer at a time"
-            heads.append(
-                Card(f"filters at {percent(threshold)} of the energy", percent(mean(rows, "compression"), 1), note)
-            )
+            label, share = f"filters at {percent(threshold)} of the energy", 100 * by_seed(rows, "compression")
+            heads.append(mean_card(label, share, note, shape=".1f", unit=" %", within=(0, 100)))
     return heads

@@ -10,7 +10,7 @@ from secateur.lab.show import figures
 from secateur.lab.show.blocks import Block, Card, Column, Picture, Section, Table
 from secateur.lab.show.class_damage import class_damage
 from secateur.lab.show.judgement import judged
-from secateur.lab.show.sections import interval, mean, pick
+from secateur.lab.show.sections import by_seed, interval, mean, mean_card, pick
 from secateur.lab.show.words import formatted
 from secateur.studies.janjic.evolution import AUTHORS, CONVERGED
 from secateur.studies.janjic.evolution_claims import claims_table
@@ -372,12 +372,13 @@ def cards(part: Part) -> list[Card]:
     if len(evolved):
         best = evolved.loc[evolved["searched_fitness"].idxmax()]
         note = f"{best['method']}, {best['protocol']}"
-        heads.append(Card("fittest evolved", f"{best['searched_fitness']:.2f}", note))
+        heads.append(Card("fittest evolved", f"{best['searched_fitness']:.2f}", note, "the best of all runs"))
         first = pick(evolved, seed=evolved["seed"].min(), protocol=evolved["protocol"].iloc[0])
         note = f"of {len(first)} damage rates, one network"
-        heads.append(Card("removed in common", f"{100 * overlap(trials(part, first)):.1f} %", note))
+        share = f"{100 * overlap(trials(part, first)):.1f} %"
+        heads.append(Card("removed in common", share, note, "one run, no interval"))
     if len(honest):
         search = _fittest(honest)
-        value = mean(pick(honest, method=search), "untouched_fitness")
-        heads.append(Card("best search, untouched fitness", f"{value:.2f}", search))
+        values = by_seed(pick(honest, method=search), "untouched_fitness")
+        heads.append(mean_card("best search, untouched fitness", values, search, shape=".2f"))
     return heads

@@ -8,7 +8,7 @@ from secateur.lab.show import figures
 from secateur.lab.show.blocks import Block, Card, Column, Picture, Section, Table
 from secateur.lab.show.class_damage import class_damage
 from secateur.lab.show.judgement import judged
-from secateur.lab.show.sections import mean, pick
+from secateur.lab.show.sections import by_seed, mean, mean_card, pick
 from secateur.lab.show.words import formatted, percent, points
 from secateur.studies.janjic.evolution_pages import progress
 from secateur.studies.kit.grouped import Mean, grouped
@@ -125,10 +125,11 @@ def cards(part: Part) -> list[Card]:
     cheap = rows[rows["method"] != WHOLE]
     names = [WHOLE] * (WHOLE in set(rows["method"])) + ([_fittest(cheap)] if len(cheap) else [])
     return [
-        Card(
+        mean_card(
             f"{name}, untouched fitness",
-            formatted(mean(pick(rows, method=name), "untouched_fitness"), ".2f"),
+            by_seed(pick(rows, method=name), "untouched_fitness"),
             "as many evaluations",
+            shape=".2f",
         )
         for name in names
     ]

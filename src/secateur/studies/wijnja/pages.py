@@ -9,7 +9,7 @@ from secateur.files import require
 from secateur.lab.show import figures
 from secateur.lab.show.blocks import Block, Card, Column, Picture, Section, Table
 from secateur.lab.show.judgement import areas, paired, untested
-from secateur.lab.show.sections import interval, mean, pick
+from secateur.lab.show.sections import interval, mean, mean_card, pick
 from secateur.lab.show.stats import compare
 from secateur.lab.show.stats.comparisons import UNTESTED
 from secateur.lab.show.style import styles
@@ -289,12 +289,22 @@ def cards(part: Part) -> list[Card]:
     head = Card(
         "best over all rounds",
         best,
-        f"{100 * runs.mean():.2f} % {interval(100 * runs, within=(0, 100), shape='.2f')}".strip(),
+        f"mean accuracy {100 * runs.mean():.2f} %",
+        interval(100 * runs, within=(0, 100), shape=".2f") or "one run, no interval",
     )
     return [
         head,
         *(
-            [Card("falls by a point at", f"{100 * falls.mean():.1f} %", f"removed, {best}")]
+            [
+                mean_card(
+                    "falls by a point at",
+                    100 * falls.dropna(),
+                    f"removed, {best}",
+                    shape=".1f",
+                    unit=" %",
+                    within=(0, 100),
+                )
+            ]
             if falls.notna().any()
             else []
         ),
