@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from secateur.checks import is_whole
+from secateur.checks import check_whole, is_whole
 from secateur.files import MALFORMED, require
 from secateur.hints import Checked, as_declared, from_plain
 from secateur.progress import bar
@@ -222,6 +222,9 @@ class Walk:
         on_step: OnStep | None,
         remembers: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
+        check_whole(
+            "a schedule", 0, "the units that every site keeps", minimum=minimum
+        )  # of one that does not look itself
         if minimum == 0 and isinstance(sites.structure, Structure):
             raise InputError("minimum=0 would empty a site, and nothing would pass it; channels need 1 or more")
         self.model, self.sites, self.minimum, self.on_step = model, sites, minimum, on_step
