@@ -250,3 +250,19 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(FileError, match="cannot write"):
         Report("R").write(tmp_path / "file")
+
+
+def test_warnings_stand_above_the_picture(tmp_path: Path) -> None:
+    words = [
+        "Half can go.",
+        "cnn-4: WARNING: 1 of 2 networks have not learnt.",
+        "This report is not complete: 3 cells.",
+    ]
+    report = Report("Warned", words, sections=[Section("s", [Table("t", "T.", [Column("x")], [[1.0]])])])
+    page = report.write(tmp_path)
+    html, plain = page.read_text(encoding="utf-8"), (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert html.count('<p class="warning">') == 2
+    for text in (html.split('<section id="summary"')[1], plain):
+        places = [text.index(words[n]) for n in (1, 2, 0)]
+        assert places == sorted(places)
+        assert all(text.count(line) == 1 for line in words)

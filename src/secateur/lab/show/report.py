@@ -23,6 +23,10 @@ from secateur.types import InputError
 __all__ = ["Report", "html", "markdown"]
 
 
+_WARNS = ("This report is not complete", "WARNING: ")
+"""By what a sentence of the summary is known to warn."""
+
+
 @dataclass(frozen=True, eq=False)
 class Report:
     """What a study found.
@@ -72,6 +76,11 @@ class Report:
     def pictures(self) -> list[Picture]:
         """Return the figures, in order."""
         return [block for block in self.blocks() if isinstance(block, Picture)]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What of the summary a reader must know before the picture is looked at."""
+        return [text for text in self.summary if any(mark in text for mark in _WARNS)]
 
     @property
     def leading(self) -> Picture | None:
@@ -198,12 +207,13 @@ def _paragraphs(report: Report) -> Iterator[str]:
     yield f"# {_escape(report.title)}"
     if report.source:
         yield f"After {_escape(report.source)}"
-    numbers, lead = _numbers(report), report.leading
+    numbers, lead, warnings = _numbers(report), report.leading, report.warnings
+    yield from map(_escape, warnings)
     if lead is not None:
         yield _block(lead, numbers)
     if report.cards:
         yield "\n".join(map(_card, report.cards))
-    yield from map(_escape, report.summary)
+    yield from (_escape(text) for text in report.summary if text not in warnings)
     for section in report.sections:
         yield f"## {_escape(section.title)}"
         for block in section.blocks:
