@@ -18,7 +18,7 @@ ORDER = [
     {"checks"},
     {"hints"},
     {"randomness"},
-    {"untouched", "wrappers"},
+    {"untouched", "switches", "wrappers"},
     {"deadline", "files", "progress", "state", "state_dicts"},
     {"trees", "coding"},
     {"labelled"},

@@ -17,6 +17,7 @@ from secateur.criteria import CRITERIA, ClassAccuracy, Movement, by_name
 from secateur.rate.masks import rate
 from secateur.search import Fitness, HillClimbing, Space
 from secateur.state import as_usual, tensors
+from secateur.switches import unfused_attention
 from secateur.testing.toys import TOYS, same_state, snapshot
 from secateur.train import distill, fit
 from secateur.types import Criterion, InputError, Sites
@@ -274,3 +275,15 @@ def test_gradients_that_are_off_inside_a_call_stay_off() -> None:
         with torch.no_grad(), as_usual():
             assert not torch.is_grad_enabled()
     assert torch.is_grad_enabled()
+
+
+def test_threads_that_leave_the_fast_path_put_it_back() -> None:
+    """Whoever came first may leave first."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    first, second = unfused_attention(), unfused_attention()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not torch.backends.mha.get_fastpath_enabled()
+    second.__exit__(None, None, None)
+    assert torch.backends.mha.get_fastpath_enabled() == before

@@ -187,7 +187,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "exported": (lambda: torch.export.export(plain(), (X,)), "pass the Python module that it was exported from"),
     "exported module": (lambda: torch.export.export(plain(), (X,)).module(), "is an exported program.*Python module"),
     "lazy": (lambda: nn.Sequential(nn.LazyLinear(4)), "run the model once"),
-    "a function": (lambda: plain().forward.__func__, "pass the nn.Module whose forward it is"),
+    "a function": (lambda: plain().forward.__func__, "pass an nn.Module: the one whose forward it is"),
 }
 
 

@@ -25,6 +25,7 @@ def has_type(value: object, hint: Any) -> bool:
     A whole number is a float, True and False are no numbers, a list stands for a tuple of any length, and what has a
     protocol's methods is of the protocol.
 
+    >>> from collections.abc import Callable, Collection, Mapping
     >>> has_type({"a": 1}, Mapping[str, float]), has_type((1, None), tuple[int, int | None]), has_type([True], list[int])
     (True, True, False)
     >>> has_type((), Collection[str]), has_type(["a", "b"], tuple[str, ...]), has_type(print, Callable[[int], object])

@@ -45,7 +45,6 @@ __all__ = [
     "tensors",
     "threads",
     "training",
-    "unfused_attention",
     "usual",
 ]
 
@@ -268,21 +267,6 @@ def resting(model: nn.Module) -> Iterator[None]:
         finally:
             with torch.no_grad():
                 writes.put_back()
-
-
-@contextmanager
-def unfused_attention() -> Iterator[None]:
-    """Let encoders take the one path that they take in training too.
-
-    Their fast path in evaluation leaves zeros where their slow one leaves numbers that padding hides: a cut model, which
-    may be of another shape than the fast one takes, is compared on the slow one.
-    """
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @contextmanager

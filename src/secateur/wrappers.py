@@ -22,7 +22,7 @@ SHARDED = ("FullyShardedDataParallel", "FSDPModule")
 
 INSTEAD = {
     "ExportedProgram": "pass the Python module that it was exported from",
-    "function": "pass the nn.Module whose forward it is",
+    "function": "pass an nn.Module: the one whose forward it is",
 }
 """What to pass in place of what is no module, by the name of its class."""
 

@@ -37,6 +37,7 @@ BAD: dict[str, list[Any]] = {
     "checkpoint_seconds": [-1, "x", None],
     "device": [3, None],
     "gpus": [-1, "x", None],
+    "devices": [0, "x", None],
     "amp": [1, "yes", None],
     "augment": [3, [3]],
     "workers": [-1, 0.5, "x"],

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from secateur.checks import check_number
@@ -19,6 +18,7 @@ from secateur.randomness import private_draws
 from secateur.state import check_finite, device_of, evaluating, own_tensors, split_inputs
 from secateur.structure.sites import REPAIR, inputs_of
 from secateur.structure.trace import check_runs
+from secateur.switches import math_attention
 from secateur.trees import changed, tensors_within
 from secateur.types import ExampleInputs, InputError, Sites
 from secateur.untouched import copied
@@ -162,7 +162,7 @@ class SynFlow(CriterionBase):
         args, kwargs = self._ones(model, sites)
         flowing = _absolute(model)
         leaves = dict(flowing.named_parameters(remove_duplicate=False))
-        with evaluating(flowing), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        with evaluating(flowing), torch.enable_grad(), math_attention():
             outputs = tensors_within(flowing(*args, **kwargs))
             flow = torch.stack([y.sum() for y in outputs if y.is_floating_point()]).sum()
             grads = torch.autograd.grad(flow, list(leaves.values()), allow_unused=True)

@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from secateur.checks import check_name, check_whole
 from secateur.criteria.batches import moved
@@ -21,6 +20,7 @@ from secateur.labelled import SampleBatch, Samples
 from secateur.losses import answers, check_answers, check_slope, packed
 from secateur.state import check_finite, device_of, evaluating
 from secateur.structure.sites import REPAIR
+from secateur.switches import math_attention
 from secateur.types import InputError, Loss, Sites
 from secateur.untouched import run_with
 
@@ -211,7 +211,7 @@ class Objective:
         leaf_by_id: dict[int, Tensor] = {}
         leaves = {n: leaf_by_id.setdefault(id(parameters[n]), parameters[n].detach().requires_grad_()) for n in names}
         # The fused attention kernels cannot be derived twice.
-        with evaluating(self.model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        with evaluating(self.model), torch.enable_grad(), math_attention():
             yield leaves
 
 

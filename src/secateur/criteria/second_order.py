@@ -9,7 +9,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.func import jacrev, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from secateur.checks import check_name
 from secateur.criteria.base import LossCriterion
@@ -17,6 +16,7 @@ from secateur.criteria.unit_gradients import Gated, estimate, gradient
 from secateur.labelled import are_classes
 from secateur.losses import PackedLoss, is_plain_cross_entropy
 from secateur.structure.flow import Flow, Read
+from secateur.switches import math_attention
 from secateur.trees import TreeDef, tensors_within
 from secateur.types import InputError, Loss, Sites
 
@@ -164,7 +164,7 @@ def _with_hessian(batch: Gated) -> dict[str, Tensor]:
         return passing * read.spread(gates[read.site])
 
     # The fused attention kernels cannot be differentiated twice.
-    with sdpa_kernel(SDPBackend.MATH):
+    with math_attention():
         total = batch.loss(batch.again(tap), batch.targets) * batch.count
     slopes = torch.autograd.grad(total, list(gates.values()), create_graph=True)
     sums_by_site = {}

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.randomness import private_draws
 from secateur.runtimes.inputs import caller
-from secateur.state import evaluating, looking, shaping, tensors, unfused_attention, usual
+from secateur.state import evaluating, looking, shaping, tensors, usual
+from secateur.switches import math_attention, plain_operations, unfused_attention
 from secateur.types import ExampleInputs, InputError
 from secateur.wrappers import check_module
 
@@ -136,7 +134,7 @@ def macs(model: nn.Module, example_inputs: ExampleInputs) -> int:
     call = caller(model, example_inputs)
     counter = FlopCounterMode(display=False, custom_mapping=MORE_PRODUCTS)
     counter.mod_tracker = _Untracked()  # type: ignore[assignment]
-    with evaluating(model), private_draws(), _plain_operations(), counter:
+    with evaluating(model), private_draws(), unfused_attention(), math_attention(), plain_operations(), counter:
         call()
     return int(counter.get_total_flops()) // 2
 
@@ -177,21 +175,6 @@ MORE_PRODUCTS: dict[Any, Any] = {
     torch.ops.aten.dot: _dot,
     torch.ops.aten._grouped_mm: _grouped,
 }
-
-
-@contextmanager
-def _plain_operations() -> Iterator[None]:
-    """Switch off the fused kernels of attention and recurrent layers, and put their switches back."""
-    libraries: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
-    enabled = [library.enabled for library in libraries]
-    try:
-        for library in libraries:
-            library.enabled = False
-        with unfused_attention(), sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        for library, was in zip(libraries, enabled, strict=True):
-            library.enabled = was
 
 
 @usual

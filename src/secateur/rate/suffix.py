@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Node
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from secateur.rate.program import Instruction, Line, Program
 from secateur.structure.flow import Read
+from secateur.switches import math_attention
 
 __all__ = ["Shut", "Suffix", "Values", "affected", "opened"]
 
@@ -120,7 +120,7 @@ class Suffix:
         if self.vmapped and count > 1:
             try:
                 # Of the kinds of attention, only the plain one takes a further axis.
-                with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
+                with warnings.catch_warnings(), math_attention():
                     warnings.simplefilter("ignore")  # that an op has no rule of its own, and is run in a loop
                     outputs: Tensor = torch.vmap(lambda r, s: self.end(values, r, s))(list(replacements), list(gates))
                     return outputs

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.randomness import private_draws
-from secateur.state import own_tensors, unfused_attention
+from secateur.state import own_tensors
 from secateur.structure.frames import Inputs
+from secateur.switches import unfused_attention
 from secateur.untouched import copied
 
 __all__ = ["DOUBLE", "Fetch", "run_substituted"]

@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from secateur.randomness import private_draws
-from secateur.state import evaluating, own_tensors, unfused_attention
+from secateur.state import evaluating, own_tensors
 from secateur.structure.attention import RectangularAttention
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.cases import Case, Cases
@@ -25,6 +25,7 @@ from secateur.structure.rules import Value, op_name
 from secateur.structure.rules.registry import output_shapes, shape_of
 from secateur.structure.stand_in import run_substituted
 from secateur.structure.trace import trace, where
+from secateur.switches import unfused_attention
 from secateur.types import VerificationError
 
 __all__ = ["Verification", "check_sizes", "check_tensors", "shapes_taken", "verify"]

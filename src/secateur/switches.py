@@ -1,0 +1,84 @@
+"""Switches of the whole process, which several threads may turn at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from threading import Lock
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+__all__ = ["Together", "math_attention", "plain_operations", "unfused_attention"]
+
+
+class Together:
+    """A context that threads are in together: the first turns the switch, and the last puts it back.
+
+    Each by itself would put back what it found, and what one found another had turned.
+
+    >>> from contextlib import nullcontext
+    >>> together = Together(nullcontext)
+    >>> with together(), together():
+    ...     together.inside
+    2
+    """
+
+    def __init__(self, make: Callable[[], AbstractContextManager[None]]) -> None:
+        self.inside = 0
+        self._make, self._lock = make, Lock()
+        self._context = make()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Be inside."""
+        with self._lock:
+            if self.inside == 0:
+                self._context = self._make()
+                self._context.__enter__()
+            self.inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.inside -= 1
+                if self.inside == 0:
+                    self._context.__exit__(None, None, None)
+
+
+@contextmanager
+def _slow_path() -> Iterator[None]:
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextmanager
+def _without_libraries() -> Iterator[None]:
+    libraries: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
+    enabled = [library.enabled for library in libraries]
+    try:
+        for library in libraries:
+            library.enabled = False
+        yield
+    finally:
+        for library, was in zip(libraries, enabled, strict=True):
+            library.enabled = was
+
+
+unfused_attention = Together(_slow_path)
+"""Lets encoders take the one path that they take in training too.
+
+Their fast path in evaluation leaves zeros where their slow one leaves numbers that padding hides: a cut model, which may be
+of another shape than the fast one takes, is compared on the slow one.
+"""
+
+math_attention = Together(lambda: sdpa_kernel(SDPBackend.MATH))
+"""Has attention computed by plain operations, which can be counted, and differentiated in every way."""
+
+plain_operations = Together(_without_libraries)
+"""Switches off the fused kernels of recurrent layers."""
