@@ -65,7 +65,7 @@ def test_example_inputs_that_do_not_fit(inputs: Any, message: str) -> None:
     ids=["macs", "latency", "low-rank", "share", "quantize", "replace", "csr", "export"],
 )
 def test_whatever_runs_the_model_says_that_it_does_not_take_its_inputs(call: Callable[..., Any], inputs: Any) -> None:
-    with pytest.raises(InputError, match="forward pass failed on the example inputs.*Pass inputs that the model takes"):
+    with pytest.raises(InputError, match=r"forward pass failed on the example inputs.*Pass inputs that the model takes"):
         call(hand_mlp(), inputs)
 
 
