@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from secateur.criteria import Magnitude
+from secateur.measure import latency, macs
 from secateur.pruning import prune
+from secateur.runtimes import export
 from secateur.structure import channels, cut, mask, weights
 from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
+from secateur.transforms import LowRank, Quantize, Replace, Share, as_csr
 from secateur.types import InputError, SecateurError, TraceError, UnknownNameError
 
 X = torch.ones(1, 2)
@@ -44,6 +47,53 @@ def test_example_inputs_that_do_not_fit(inputs: Any, message: str) -> None:
         with pytest.raises(InputError, match=message):
             call()
     assert same_state(before, snapshot(model))
+
+
+@pytest.mark.parametrize("inputs", [torch.ones(1, 3), torch.ones(1, 2).double(), (X, X), {"z": X}])
+@pytest.mark.parametrize(
+    "call",
+    [
+        macs,
+        latency,
+        LowRank(rank=1),
+        Share(bits=2),
+        Quantize(4),
+        Replace("separable"),
+        as_csr,
+        lambda m, x: export(m, x, "onnxruntime"),
+    ],
+    ids=["macs", "latency", "low-rank", "share", "quantize", "replace", "csr", "export"],
+)
+def test_whatever_runs_the_model_says_that_it_does_not_take_its_inputs(call: Callable[..., Any], inputs: Any) -> None:
+    with pytest.raises(
+        InputError, match=r"forward pass failed on the example inputs.*Pass inputs that the model takes"
+    ):
+        call(hand_mlp(), inputs)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [LowRank(macs=0.9, data=torch.ones(4, 3)), Quantize(8, input_bits=8, data=torch.ones(4, 3))],
+    ids=["low-rank", "quantize"],
+)
+def test_transforms_say_whose_data_the_model_does_not_take(call: Callable[..., Any]) -> None:
+    with pytest.raises(InputError, match=r"does not take inputs of shape \(\d, 3\)"):
+        call(nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2)), X)
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        (lambda sites: None, "returned None; return a mapping of each site's name"),
+        (lambda sites: [1.0], r"returned \[1.0\]; return a mapping"),
+        (lambda sites: {}, "scored none of the"),
+        (lambda sites: {name: [1.0] * site.size for name, site in sites.items()}, "are a list; give a tensor"),
+    ],
+    ids=["none", "list", "empty", "lists"],
+)
+def test_scores_of_another_form_are_named(scores: Callable[..., Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        prune(hand_mlp(), X, lambda model, sites: scores(sites), sparsity=0.5, latency=False)
 
 
 NOT_FINITE = [

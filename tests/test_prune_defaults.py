@@ -170,6 +170,16 @@ def test_outputs_beyond_recognition_are_said() -> None:
     assert "hardly recognisable" not in str(quiet(model, X, sparsity=0.02).report)
 
 
+def test_a_remedy_that_was_taken_or_cannot_help_is_not_given() -> None:
+    data = classes(64)
+    unrepaired = quiet(mlp(8, 64, 4), X, "random", sparsity=0.95, data=data).report
+    assert 'hardly recognisable; repair it from the data (repair="least-squares"), train' in str(unrepaired)
+    normed = nn.Sequential(linear(8, 64, 0), nn.LayerNorm(64), nn.ReLU(), linear(64, 4, 1))
+    unrepairable = quiet(normed, X, sparsity=0.95, data=data).report
+    assert "not repaired from the data" in str(unrepairable)
+    assert "hardly recognisable; train it back, or remove less" in str(unrepairable)
+
+
 class Constant(nn.Module):
     def __init__(self, answers: Any) -> None:
         super().__init__()

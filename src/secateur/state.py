@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from secateur.checks import wrong_value
+from secateur.checks import in_one_line, wrong_value
 from secateur.hints import explain
-from secateur.types import ExampleInputs, InputError, SecateurError
+from secateur.types import ExampleInputs, InputError, SecateurError, brief
 from secateur.untouched import UNMADE, ParameterWrites, untouched
 from secateur.wrappers import COMPILED, DISTRIBUTED, unwrapped
 
@@ -25,6 +25,7 @@ __all__ = [
     "all_finite",
     "arguments_of",
     "as_usual",
+    "called",
     "check_finite",
     "check_ordinary",
     "check_usable",
@@ -47,6 +48,9 @@ __all__ = [
     "training",
     "usual",
 ]
+
+UNCHANGED = (SecateurError, MemoryError, torch.OutOfMemoryError)
+"""Errors of a forward pass that say what is wrong themselves."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -145,6 +149,30 @@ def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[s
     if any(bool(torch.isnan(x).any()) for x in input_tensors if not x.is_meta):
         raise InputError("example_inputs hold NaN, which verifies nothing; give a real sample, or noise")
     return args, kwargs
+
+
+def called(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Return what a model answers to example inputs.
+
+    Raises:
+        InputError: it raises something, which is then the cause: it does not take them.
+
+    >>> called(nn.Linear(2, 1), (torch.zeros(1, 3),), {})
+    Traceback (most recent call last):
+    secateur.types.InputError: the model's forward pass failed on the example inputs (1, 3): RuntimeError: \
+mat1 and mat2 shapes cannot be multiplied (1x3 and 2x1). Pass inputs that the model takes.
+    """
+    try:
+        return model(*args, **kwargs)
+    except UNCHANGED:
+        raise
+    except Exception as error:
+        leaves = pytree.tree_leaves((args, dict(kwargs)))
+        given = ", ".join(str(tuple(x.shape)) if isinstance(x, Tensor) else brief(x) for x in leaves)
+        raise InputError(
+            f"the model's forward pass failed on the example inputs {given}: {in_one_line(error)}. "
+            "Pass inputs that the model takes."
+        ) from error
 
 
 def arguments_of(inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -856,6 +856,16 @@ def test_import_paths_reach_modules_of_the_working_folder_after_all_others(run: 
     sys.modules.pop("my_network")
 
 
+def test_export_takes_the_shape_of_the_data_for_a_network_of_ones_own(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "own_network.py").write_text(
+        "from torch.nn import *\ndef made(): return Sequential(Flatten(), Linear(64, 8), ReLU(), Linear(8, 10))\n"
+    )
+    done = run("export", "own_network:made", "--data", "digits", "--out", "own.onnx", "--json")
+    assert (done.code, done.err) == (0, "")
+    sys.modules.pop("own_network")
+
+
 def test_a_full_disk_is_one_clear_line(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def full(fd: int) -> None:
         raise OSError(28, "No space left on device")

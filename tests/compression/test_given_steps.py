@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import secateur as sc
+from secateur import deadline
 from secateur.cli.steps import step_of
 from secateur.compression import Combination
 from secateur.compression.given_steps import GivenSteps
@@ -176,6 +177,26 @@ def test_a_killed_compression_goes_on(trained: nn.Module, tmp_path: Path, monkey
     assert str(again.history) == str(result.history)
 
 
+def test_what_was_timed_is_not_timed_again_when_the_time_is_over(
+    trained: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, timings, real = [0.0], [], sc.Result.timed
+
+    def slow(self: sc.Result, *args: Any, **options: Any) -> sc.Result:
+        now[0] = 1e9
+        timings.append(self)
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(deadline, "monotonic", lambda: now[0])
+    monkeypatch.setattr(sc.Result, "timed", slow)
+    result = compressed(trained, all_four(), runtime=None, time_limit=60.0)
+    assert isinstance(result.history, Combination)
+    assert "time limit of 60 s" in result.history.why
+    (step,) = result.history.steps
+    assert len(timings) == 1
+    assert result.report.latency == tuple(step.latency)
+
+
 def test_the_original_is_left_as_it_is(trained: nn.Module) -> None:
     before = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
     compressed(trained, all_four())
@@ -190,6 +211,9 @@ def test_the_original_is_left_as_it_is(trained: nn.Module) -> None:
         (0, {}, "steps=0 must be a whole number, 1 or more"),
         ([Share()], {"criterion": "l2"}, "criterion does nothing where the steps are given"),
         ([Share()], {"ignore": ["fc"]}, "ignore does nothing"),
+        (1, {"seed": "a"}, "seed='a' must be a whole number"),
+        (1, {"seed": 2**70}, "seed=.* must be a whole number"),
+        (1, {"uniform": "x"}, "uniform='x' must be True, False, or None"),
     ],
 )
 def test_mistakes_are_refused(trained: nn.Module, steps: Any, changes: dict[str, Any], words: str) -> None:

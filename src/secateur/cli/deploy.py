@@ -136,8 +136,11 @@ def _network(
     options: dict[str, Any],
 ) -> tuple[nn.Module, ExampleInputs]:
     """The model before pruning, and an example for it."""
+    from secateur import data
+
     fitted = fitted_options(name, data_name, options)
-    example = example_input(name, shape, fitted, None)
+    sizes = data.info(data_name).shape if data_name else None
+    example = example_input(name, shape, fitted, sizes if ":" in name else None)
     network = build_network(name, weights, fitted)
     if batch_size is None:
         return network, example

@@ -199,7 +199,9 @@ def prune_(
         prune_on_text(model, network, text, parsed(chosen, PruneOptions), out, recover=recover, as_json=as_json)
         return
     test = data.load(data_name, "test", root=data_dir) if data_name else None
-    example = example_input(model, input_shape, model_options, None if test is None else test.images, inputs, network)
+    example = example_input(
+        model, input_shape, model_options, None if test is None else test.images.shape[1:], inputs, network
+    )
     options = PruneOptions(**parsed(chosen, PruneOptions))
     result = prune(network, example, options=options, data=_samples(options, data_name, data_dir, images))
     write_pruned(model, result, out)
@@ -306,7 +308,7 @@ def evaluate_(
     before = build_network(model, weights, options)
     network = load(pruned, before) if pruned else before
     test = data.load(data_name, "test", root=data_dir)
-    example = example_input(model, input_shape, options, test.images, inputs)
+    example = example_input(model, input_shape, options, test.images.shape[1:], inputs)
     evaluation = evaluate(network, test, loss, metric=metric)
     count = parameters(network)
     ways: dict[str, Any] = {"runtime": runtime, "batch_size": batch_size, "threads": threads}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from secateur.measure import Evaluation
     from secateur.result import Result
@@ -149,13 +149,15 @@ def example_input(
     name: str,
     shape: str | None,
     options: dict[str, Any],
-    images: Tensor | None,
+    sizes: Sequence[int] | None,
     inputs: Sequence[str] | None = None,
     network: nn.Module | None = None,
 ) -> ExampleInputs:
     """Return example inputs: those asked for, of the shape asked for, of the data, or what a named model takes.
 
-    What a `network` of transformers takes, its config says.
+    Args:
+        sizes: those of an image of the data; None without data.
+        network: one of transformers, whose config says what it takes.
     """
     import torch
 
@@ -173,8 +175,8 @@ def example_input(
             return torch.randn([int(s) for s in shape.split(",")], generator=generator)
         except (ValueError, RuntimeError):
             raise InputError(f"--input-shape {shape!r}: write sizes with commas, such as 1,3,224,224") from None
-    if images is not None:
-        return torch.randn(1, *images.shape[1:], generator=generator)
+    if sizes is not None:
+        return torch.randn(1, *sizes, generator=generator)
     if network is not None and is_of_transformers(name):
         from secateur.integrations import huggingface
 

@@ -97,7 +97,7 @@ def compress_(
     network = build_network(model, weights, model_options)
     split: dict[str, Any] = {"root": data_dir, "validation": validation, "seed": options.seed}
     train, held_out = (data.load(data_name, name, **split) for name in ("train", "validation"))
-    example = example_input(model, input_shape, model_options, train.images, inputs)
+    example = example_input(model, input_shape, model_options, train.images.shape[1:], inputs)
     if step:
         options = replace(options, steps=steps_of(step, calibration(train, options.samples, options.seed)))
     try:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.checks import in_one_line
 from secateur.compression.options import CompressOptions
 from secateur.labelled import (
     SampleBatch,
@@ -23,7 +22,7 @@ from secateur.labelled import (
 from secateur.losses import is_of_tensors, loss_function
 from secateur.randomness import seeded
 from secateur.rate.trying import try_loss, try_model
-from secateur.state import check_ordinary, device_of, evaluating, split_inputs
+from secateur.state import called, check_ordinary, device_of, evaluating, split_inputs
 from secateur.structure import channels
 from secateur.train.matching import check_teaches
 from secateur.trees import tensors_within
@@ -57,14 +56,8 @@ def check_model(model: nn.Module, inputs: ExampleInputs, options: CompressOption
             "model.requires_grad_(True), or train nothing: train=TrainOptions(epochs=0), finish=None"
         )
     args, kwargs = split_inputs(inputs)
-    try:
-        with evaluating(model):
-            model(*args, **kwargs)
-    except Exception as error:
-        shapes = ", ".join(f"{tuple(part.shape)} ({part.dtype})" for part in tensors_within(inputs))
-        raise InputError(
-            f"compress: the model does not take the example_inputs, of shape {shapes}: {in_one_line(error)}"
-        ) from error
+    with evaluating(model):
+        called(model, args, kwargs)
 
 
 def cuttable(model: nn.Module, inputs: ExampleInputs, ignore: Iterable[str]) -> Sites:

@@ -148,7 +148,11 @@ class GivenSteps(Work[StepTrial]):
 
     def _finished(self, best: Result) -> Result:
         options = self.options
-        if self.asked.runtime is None and best.edits:
+        if self._out_of_time and (latency := self._last_latency()):
+            # To make it ready once more would take time that is over.
+            self.journal.latency = self.journal.latency or latency
+            self.journal.write()
+        elif self.asked.runtime is None and best.edits:
             options, _ = usable(replace(options, runtime=None), best.model, self.inputs)
             self.journal.runtime = name_of(options.where)
         within = True
@@ -157,6 +161,10 @@ class GivenSteps(Work[StepTrial]):
         history = Combination.of(self.journal, self.quality.name, self.quality.note, self.goal, within=within)
         whole = replace(best, history=history, inputs=self.inputs)
         return delivered(whole, self.journal, options, hurried=self._out_of_time)
+
+    def _last_latency(self) -> list[float]:
+        """Seconds of the original and of what comes back, from when it was tried; none where it was not timed."""
+        return [*self.journal.accepted[-1].latency] if self.journal.accepted else []
 
     def _cost(self, best: Result, what: str, options: CompressOptions) -> float:
         """What comes back uses of something, as a part of what the original does."""

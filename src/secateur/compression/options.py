@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from secateur.allocate import BUDGETS
-from secateur.checks import check_number, check_options, check_whole
+from secateur.checks import check_number, check_options, check_whole, wrong_value
 from secateur.losses import loss_function
 from secateur.pruning import Prune
 from secateur.runtimes import Runtime, timer
@@ -152,6 +152,7 @@ class CompressOptions:
         check_whole("compress", samples=self.samples, minimum=self.minimum)
         self._check_steps(self.steps)
         check_whole("compress", 0, retries=self.retries)
+        check_whole("compress", 0, most=2**63 - 1, seed=self.seed)
         check_number("compress", "[0, inf]", max_drop=self.max_drop)
         if self.time_limit is not None:
             check_number("compress", "(0, inf]", "seconds", time_limit=self.time_limit)
@@ -164,6 +165,8 @@ class CompressOptions:
             raise InputError(
                 f"compress: metric={brief(self.metric)} must be a name, a function of (outputs, targets), or None"
             )
+        if not (self.uniform is None or isinstance(self.uniform, bool)):
+            raise wrong_value("compress", "uniform", self.uniform, "True, False", "", or_none=True)
         timer(self.where)
 
     def _check_steps(self, steps: object) -> None:

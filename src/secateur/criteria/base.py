@@ -17,7 +17,7 @@ from secateur.labelled import Samples
 from secateur.losses import loss_function
 from secateur.state import as_usual
 from secateur.structure.sites import check_same_model
-from secateur.types import Criterion, InputError, Keep, Loss, Scores, Sites
+from secateur.types import Criterion, InputError, Keep, Loss, Scores, Sites, brief
 from secateur.wrappers import unwrapped
 
 __all__ = ["CriterionBase", "DataCriterion", "LossCriterion", "check_scores", "level_sites", "scores_of"]
@@ -138,6 +138,8 @@ def scores_of(criterion: Criterion, model: nn.Module, sites: Sites, doing: str) 
     """
     scores = criterion(model, sites)
     name = getattr(criterion, "__name__", None) or type(criterion).__name__
+    if sites and isinstance(scores, Mapping) and not scores:
+        raise InputError(f"{doing}: {name} scored none of the {len(sites)} sites; return one score a unit of each")
     check_scores(scores, f"{doing}: {name}", getattr(criterion, "level", ""))
     return scores
 
@@ -158,6 +160,7 @@ def check_scores(scores: Scores, who: str, why: str = "") -> None:
     secateur.types.InputError: prune: Mine tells no unit from another: in every site all scores are equal (a: 0), and \
 units would go by their position. Likely look at the data
     """
+    _check_form(scores, who)
     _check_finite(scores, who)
     level = level_sites(scores)
     if not level or len(level) < sum(score.numel() > 1 for score in scores.values()):
@@ -178,6 +181,14 @@ def level_sites(scores: Scores) -> list[str]:
     """
     several = ((name, score.flatten()) for name, score in scores.items() if score.numel() > 1)
     return [name for name, flat in several if bool((flat == flat[0]).all())]
+
+
+def _check_form(scores: object, who: str) -> None:
+    if not isinstance(scores, Mapping):
+        raise InputError(f"{who} returned {brief(scores)}; return a mapping of each site's name to one score a unit")
+    for name, score in scores.items():
+        if not isinstance(score, Tensor):
+            raise InputError(f"{who}: the scores of {name!r} are a {type(score).__name__}; give a tensor")
 
 
 def _check_finite(scores: Mapping[str, Tensor], who: str) -> None:

@@ -15,9 +15,8 @@ from secateur.criteria.parameter_gradients import Objective
 from secateur.criteria.weight_rows import Reduce, Side, check_reduce, check_side, parameters_of, unit_sums
 from secateur.losses import answers, check_answers
 from secateur.randomness import private_draws
-from secateur.state import check_finite, device_of, evaluating, own_tensors, split_inputs
+from secateur.state import called, check_finite, device_of, evaluating, own_tensors, split_inputs
 from secateur.structure.sites import REPAIR, inputs_of
-from secateur.structure.trace import check_runs
 from secateur.switches import math_attention
 from secateur.trees import changed, tensors_within
 from secateur.types import ExampleInputs, InputError, Sites
@@ -182,7 +181,7 @@ class SynFlow(CriterionBase):
         args, kwargs = split_inputs(inputs)
         if self.inputs is not None:
             with evaluating(model), private_draws():
-                check_runs(model, args, kwargs)
+                called(model, args, kwargs)
         device = device_of(model)
 
         def ones(x: Tensor) -> Tensor:

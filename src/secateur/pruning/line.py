@@ -23,7 +23,7 @@ from secateur.pruning.configured import without_cache
 from secateur.pruning.options import BY_DEFAULT, HALF, PruneOptions
 from secateur.rate.masks import rate
 from secateur.repair.consumers import repair as repaired
-from secateur.result import JointCut, Method, Result
+from secateur.result import UNREPAIRED, JointCut, Method, Result
 from secateur.selection import select
 from secateur.selection.uniform import uniform, uniform_sites
 from secateur.solvers import Solver
@@ -277,7 +277,7 @@ def _repaired(
     except InputError as error:
         if options.repair is not BY_DEFAULT:
             raise
-        return model, [f"not repaired from the data: {error}"]
+        return model, [f"{UNREPAIRED}: {error}"]
 
 
 def _first(data: Data) -> SampleBatch:

@@ -11,7 +11,7 @@ from secateur.result.joint import JointCut
 from secateur.result.layers import LayerReport
 from secateur.types import in_groups, some_of
 
-__all__ = ["Method", "PruneReport", "SiteReport"]
+__all__ = ["UNREPAIRED", "Method", "PruneReport", "SiteReport"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,9 @@ class Method:
     warnings: tuple[str, ...] = ()
     joint: JointCut | None = None
 
+
+UNREPAIRED = "not repaired from the data"
+"""How the warning begins that a repair could not be done."""
 
 NEARLY_EMPTY = 0.1
 """A site that keeps this fraction of its units, or less, is warned of."""
@@ -194,8 +197,15 @@ class PruneReport:
         """Say so where the smaller model answers something else."""
         if self.change is None or not self.change.is_beyond_recognition:
             return []
-        remedy = "train it back, " if self.repair else "give data= to score and repair with, train it back, "
-        return [f"WARNING: {self.change}: hardly recognisable; {remedy}or remove less"]
+        return [f"WARNING: {self.change}: hardly recognisable; {self._restoring()}train it back, or remove less"]
+
+    def _restoring(self) -> str:
+        """What else than training brings the answers back: nothing where it was done, or could not be."""
+        if self.repair or any(text.startswith(UNREPAIRED) for text in self.warnings):
+            return ""
+        if self.change is not None and self.change.inputs == "data":
+            return 'repair it from the data (repair="least-squares"), '
+        return "give data= to score and repair with, "
 
     def _not_additive(self) -> list[str]:
         """Say what the joint cut did to the loss, and so that nobody misses it where that is far from what was foretold."""

@@ -22,7 +22,7 @@ from secateur.runtimes.base import Callee, Exported, Run
 from secateur.runtimes.inputs import batch_size_of, with_batch_size
 from secateur.runtimes.interface import Interface
 from secateur.runtimes.verify import check_runnable, compare, noisy
-from secateur.state import device_of, evaluating, split_inputs
+from secateur.state import called, device_of, evaluating, split_inputs
 from secateur.types import ExampleInputs, ExportError, InputError, SecateurError
 from secateur.untouched import copied
 
@@ -80,7 +80,7 @@ class FileRuntime(Checked, ABC):
         example = _one_more(example_inputs) if dynamic_batch else example_inputs
         cpu_model, (args, kwargs) = on_cpu(model, split_inputs(example))
         with evaluating(cpu_model):
-            expected = cpu_model(*args, **kwargs)
+            expected = called(cpu_model, args, kwargs)
             interface = Interface.of(args, kwargs, expected)
             check_runnable(interface.flat(args, kwargs), expected)
             batch = batch_size_of(example) if dynamic_batch else None

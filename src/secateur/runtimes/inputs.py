@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.state import split_inputs
+from secateur.state import called, split_inputs
 from secateur.trees import tensors_within
 from secateur.types import ExampleInputs, InputError
 
@@ -18,7 +18,7 @@ __all__ = ["batch_size_of", "caller", "with_batch_size"]
 def caller(model: nn.Module, example_inputs: ExampleInputs) -> Callable[[], Any]:
     """Return a function that calls the model with the example inputs."""
     args, kwargs = split_inputs(example_inputs)
-    return lambda: model(*args, **kwargs)
+    return lambda: called(model, args, kwargs)
 
 
 def batch_size_of(example_inputs: ExampleInputs) -> int:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from secateur.randomness import private_draws
-from secateur.state import check_finite, check_ordinary, evaluating, split_inputs, usual
+from secateur.state import called, check_finite, check_ordinary, evaluating, split_inputs, usual
 from secateur.structure.sites import REPAIR
-from secateur.types import ExampleInputs, InputError, Keep, Member, Site, Sites
+from secateur.types import ExampleInputs, Keep, Member, Site, Sites
 from secateur.untouched import copied, run_with
 from secateur.wrappers import check_module
 
@@ -134,9 +134,7 @@ def _calls(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
         handles.append(model.get_submodule(path).register_forward_hook(note, with_kwargs=True))
     try:
         with evaluating(model), private_draws():
-            model(*args, **kwargs)
-    except Exception as error:
-        raise InputError(f"blocks: the model's forward pass failed on the example inputs: {error}") from error
+            called(model, args, kwargs)
     finally:
         for handle in handles:
             handle.remove()

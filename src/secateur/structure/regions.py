@@ -18,10 +18,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from secateur.randomness import private_draws
-from secateur.state import evaluating, first_names, own_tensors, split_inputs
+from secateur.state import called, evaluating, first_names, own_tensors, split_inputs
 from secateur.structure.carriers import Attribute, Dimension, Uses
 from secateur.structure.infer import infer
-from secateur.structure.trace import Graph, Region, check_runs, first_line, trace
+from secateur.structure.trace import Graph, Region, first_line, trace
 from secateur.structure.watch import watch
 from secateur.trees import changed, tensors_within
 from secateur.types import ExampleInputs, InputError, TraceError
@@ -83,7 +83,7 @@ def trace_regions(model: nn.Module, example_inputs: ExampleInputs, whole: TraceE
     """
     args, kwargs = split_inputs(example_inputs)
     with evaluating(model), private_draws():
-        check_runs(model, *_copied((args, kwargs)))
+        called(model, *_copied((args, kwargs)))
     regions: list[Region] = []
     candidates = _below(model, "")
     while candidates:

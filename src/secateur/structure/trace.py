@@ -15,7 +15,7 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from secateur.randomness import private_draws
-from secateur.state import check_ordinary, evaluating, first_names, own_tensors, split_inputs
+from secateur.state import called, check_ordinary, evaluating, first_names, own_tensors, split_inputs
 from secateur.structure.carriers import Uses
 from secateur.structure.decided import decided_values
 from secateur.structure.derived import parametrized
@@ -24,11 +24,11 @@ from secateur.structure.outputs import Stored, dependent, idle_parts, unread
 from secateur.structure.record import record
 from secateur.structure.watch import watch
 from secateur.trees import TreeDef
-from secateur.types import ExampleInputs, InputError, TraceError
+from secateur.types import ExampleInputs, TraceError
 from secateur.untouched import writes_refused
 from secateur.wrappers import check_module, check_readable
 
-__all__ = ["Graph", "Region", "check_runs", "first_line", "trace", "where"]
+__all__ = ["Graph", "Region", "first_line", "trace", "where"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +118,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, quick: bool = True
             return recorded
         if not known_to_run:
             # The exporter works on shapes alone, and lets pass what would fail on numbers, such as a wrong type.
-            check_runs(model, *_fresh(args, kwargs))
+            called(model, *_fresh(args, kwargs))
     # Each pass anew: what the one before kept in tables is dropped.
     with evaluating(model), private_draws():
         uses = watch(model, *_fresh(args, kwargs))
@@ -229,26 +229,10 @@ def _of_known_sizes(exported: Export) -> Export:
     return exported
 
 
-def check_runs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Refuse inputs that the model does not take: its forward pass is tried."""
-    try:
-        model(*args, **kwargs)
-    except Exception as error:
-        raise InputError(
-            f"the model's forward pass failed on the example inputs {_shapes(args, kwargs)}: "
-            f"{first_line(error)}. Pass inputs that the model takes."
-        ) from error
-
-
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error says, or its type."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
-
-
-def _shapes(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    leaves = pytree.tree_leaves((args, dict(kwargs)))
-    return ", ".join(str(tuple(x.shape)) if isinstance(x, Tensor) else repr(x) for x in leaves)
 
 
 def where(node: Node) -> str:

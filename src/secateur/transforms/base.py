@@ -15,7 +15,7 @@ from secateur.hints import Checked
 from secateur.labelled import SampleBatch, batches
 from secateur.randomness import private_draws
 from secateur.result import LayerReport, Log, Method, Replayed, Result
-from secateur.state import check_finite, evaluating, split_inputs, usual
+from secateur.state import called, check_finite, evaluating, split_inputs, usual
 from secateur.state_dicts import fill
 from secateur.structure.difference import difference, is_usable
 from secateur.types import ExampleInputs, FileError, InputError, Sites, VerificationError, changed_options, in_groups
@@ -136,4 +136,4 @@ def check_changed(model: nn.Module, change: Transformed, example_inputs: Example
 
 def _answers(model: nn.Module, example_inputs: ExampleInputs) -> Any:
     with torch.no_grad(), evaluating(model), private_draws(0):
-        return SampleBatch(example_inputs).run(model)
+        return called(model, *split_inputs(example_inputs))

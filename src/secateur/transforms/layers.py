@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from secateur.criteria.batches import moved
-from secateur.labelled import SampleBatch, Samples
+from secateur.labelled import Samples
 from secateur.randomness import private_draws
-from secateur.state import device_of, evaluating
+from secateur.rate.trying import try_model
+from secateur.state import called, device_of, evaluating, split_inputs
 from secateur.types import ExampleInputs, unknown_name
 
 __all__ = ["Shapes", "changeable", "hooked", "layers_of", "passes", "seen_shapes"]
@@ -124,7 +125,7 @@ def read_elsewhere(model: nn.Module, layers: Mapping[str, nn.Module], example_in
         for module, key, child in places:
             stack.callback(module._modules.__setitem__, key, child)
             module._modules[key] = _AttributeReads(child, partial(read.add, names[id(child)]))
-        SampleBatch(example_inputs).run(model)
+        called(model, *split_inputs(example_inputs))
     return read
 
 
@@ -139,7 +140,7 @@ def seen_shapes(model: nn.Module, layers: Mapping[str, nn.Module], example_input
         shapes[name] = (*shapes.get(name, ()), tuple(x.shape))
 
     with evaluating(model), private_draws(0), hooked(layers, see):
-        SampleBatch(example_inputs).run(model)
+        called(model, *split_inputs(example_inputs))
     read = read_elsewhere(model, layers, example_inputs)
     return {name: seen for name, seen in shapes.items() if name not in read}
 
@@ -163,5 +164,5 @@ def passes(
             into[name].append((x.detach(), output.detach()))
 
         with evaluating(model), private_draws(0), hooked(layers, see):
-            batch.run(model)
+            try_model(model, batch, doing)
         yield pairs

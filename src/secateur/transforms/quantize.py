@@ -13,6 +13,7 @@ from secateur.checks import check_name, check_options, check_whole
 from secateur.coding import check_coder
 from secateur.edits import InputGrid, Quantised, quantised
 from secateur.labelled import Samples, batches, check_data
+from secateur.rate.trying import try_model
 from secateur.result import LayerReport
 from secateur.state import device_of, evaluating, own_tensors
 from secateur.structure import weights
@@ -185,7 +186,8 @@ def _spans(model: nn.Module, paths: set[str], data: Samples) -> dict[str, tuple[
     ]
     try:
         with torch.no_grad(), evaluating(model):
-            next(iter(batches(data, CALIBRATION, "calibration data"))).to(device_of(model)).run(model)
+            batch = next(iter(batches(data, CALIBRATION, "calibration data"))).to(device_of(model))
+            try_model(model, batch, "calibration data")
     finally:
         for hook in hooks:
             hook.remove()
