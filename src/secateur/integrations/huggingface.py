@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.files import require, write_text
+from secateur.files import new_folder, require, write_text
 from secateur.result import Result
 from secateur.state import evaluating, split_inputs
 from secateur.structure import is_configured, rebuilt_shapes, whole_numbers
@@ -147,13 +147,8 @@ def save(result: Result, folder: str | os.PathLike[str], tokenizer: Any = None) 
         FileError: the folder holds other files; or the model that is loaded from it answers otherwise.
     """
     target = Path(folder)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FileError(f"{target}: holds other files; name a new or empty folder to save to")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-        written = Path(scratch) / "model"
+    with new_folder(target) as written:
         _write(result, written, tokenizer)
-        written.replace(target)
     return target
 
 

@@ -162,7 +162,7 @@ class _Planning:
 
     @classmethod
     def of(cls, model: nn.Module, length: int, container: str | None) -> _Planning:
-        path = container or block_container(model)
+        path = block_container(model, container)
         real = _of_zeros(model, path)
         blocks = {f"{path}.{name}": block for name, block in model.get_submodule(path).named_children()}
         tokens = torch.zeros(1, length, dtype=torch.long)

@@ -157,7 +157,7 @@ def walk(
     """
     check_module(model, "walk")
     step = step or CutUnits()
-    path = container or block_container(model)
+    path = block_container(model, container)
     blocks = dict(model.get_submodule(path).named_children())
     walking = BlockWalk.begin(model, path, tokens, mask, own_tensors(next(iter(blocks.values()))))
     cut_blocks = [walking.advance(step, own_tensors(block)) for block in blocks.values()]
