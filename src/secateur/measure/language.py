@@ -73,7 +73,9 @@ def _at_the_front(tokens: Tensor, mask: Tensor, doing: str) -> tuple[Tensor, Ten
         raise InputError(f"{doing}: the mask is {tuple(mask.shape)}, and the tokens are {tuple(tokens.shape)}")
     there = mask.to(tokens.device).bool()
     if not bool(there.any()):
-        raise InputError(f"{doing}: the mask is False everywhere, so no token counts; it is True where there is a token")
+        raise InputError(
+            f"{doing}: the mask is False everywhere, so no token counts; it is True where there is a token"
+        )
     order = (~there).int().argsort(dim=1, stable=True)
     return tokens.gather(1, order), there.gather(1, order)
 

@@ -23,7 +23,7 @@ from secateur.stream.blocks import block_container
 from secateur.stream.steps import BlockStep, CutUnits
 from secateur.stream.walking import BlockWalk
 from secateur.structure.fitting import fitting_sizes
-from secateur.structure.rebuilding import Changes
+from secateur.structure.rebuilding import Changes, is_configured
 from secateur.types import FileError
 from secateur.untouched import copied
 from secateur.wrappers import check_module
@@ -118,7 +118,9 @@ class Shards:
         blocks = {name for name, _ in model.get_submodule(path).named_children()}
         inside = (name for name in held if name.startswith(f"{path}."))
         wrong = [name for name in inside if name.removeprefix(f"{path}.").partition(".")[0] not in blocks]
-        known = {id(own[name]) for name in held if name in own}  # a parameter that is tied has its values by another name
+        known = {
+            id(own[name]) for name in held if name in own
+        }  # a parameter that is tied has its values by another name
         wrong += [n for n, t in own.items() if isinstance(t, nn.Parameter) and id(t) not in known]
         needed = {name: _header(tensor.shape, tensor.is_floating_point()) for name, tensor in own.items()}
         wrong += [name for name, header in held.items() if needed.get(name, header) != header]
@@ -204,7 +206,7 @@ def walk_folder(
     if root.resolve() == Path(source).resolve():
         raise FileError(f"{root}: the smaller model would replace the one it is made of; give another folder")
     shards.check(model, path)
-    config = _config(Path(source))
+    config = _config(model, Path(source))
     rest = shards.read(name for name in shards.files if not name.startswith(f"{path}."))
     first = next(iter(dict(model.get_submodule(path).named_children())))
     walking = BlockWalk.begin(_with_tensors(model, rest), path, tokens, mask, _block(shards, f"{path}.{first}"))
@@ -234,9 +236,11 @@ def _write_blocks(
     return errors, shapes
 
 
-def _config(source: Path) -> dict[str, Any] | None:
+def _config(model: nn.Module, source: Path) -> dict[str, Any] | None:
     """What the config of a folder says; None where it has none."""
     if not (source / CONFIG).exists():
+        if is_configured(model):
+            raise FileError(f"{source}: there is no {CONFIG}; copy the one that the model was made of there")
         return None
     with _reading(source / CONFIG):
         config = from_json(read_text(source / CONFIG))
@@ -253,9 +257,7 @@ def _block(shards: Shards, name: str) -> dict[str, Tensor]:
 def _with_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     """A copy of the model with these parameters; the others stay on meta."""
     own = own_tensors(model)
-    memo: dict[int, Any] = {
-        id(own[n]): nn.Parameter(t.to(own[n].dtype), False) for n, t in tensors.items() if n in own
-    }
+    memo: dict[int, Any] = {id(own[n]): nn.Parameter(t.to(own[n].dtype), False) for n, t in tensors.items() if n in own}
     return copied(model, memo)
 
 
@@ -287,7 +289,7 @@ def _copy_rest(source: Path, target: Path, config: dict[str, Any] | None, sizes:
             shutil.copyfile(file, target / file.name)
     if config is not None:
         for place, size in sizes.items():
-            holder = config
+            holder: Any = config
             for name in place[:-1]:
                 holder = holder.setdefault(name, {})
             holder[place[-1]] = size
