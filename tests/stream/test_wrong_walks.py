@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -36,16 +37,14 @@ READERS: dict[str, Callable[..., Any]] = {
 @pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
 @pytest.mark.parametrize("ids", [IDS + 1, IDS - 1], ids=["above", "below"])
 def test_ids_that_a_vocabulary_does_not_have(reader: Callable[..., Any], ids: torch.Tensor) -> None:
-    with pytest.raises(
-        InputError, match=r"does not take tokens .* ids from .*give ids below the size of its vocabulary"
-    ):
+    with pytest.raises(InputError, match=r"does not take tokens .* ids from .*give a causal language model ids below"):
         reader(MODEL, ids)
 
 
 def test_ids_and_lengths_that_speed_is_not_measured_on() -> None:
     with pytest.raises(InputError, match="does not take tokens"):
         sc.measure.tokens_per_second(MODEL, IDS + 1, repeats=2)
-    with pytest.raises(InputError, match="sequences no longer than it has positions"):
+    with pytest.raises(InputError, match="no longer than it has positions"):
         plan(MODEL, length=128)
 
 
@@ -107,6 +106,21 @@ def test_a_model_that_answers_nan_is_not_measured() -> None:
     for reader in (sc.measure.perplexity, block_influence, block_losses):
         with pytest.raises(InputError, match="NaN; load a good checkpoint"):
             reader(broken, IDS)
+
+
+def test_ids_beyond_the_vocabulary_in_a_recovery() -> None:
+    with pytest.raises(InputError, match="go up to 11: an embedding has fewer rows"):
+        sc.train.recover(decoder(blocks=1), MODEL, IDS + 1)
+
+
+def test_threads_that_share_a_model_do_not_see_each_other() -> None:
+    alone = block_losses(MODEL, IDS), block_influence(MODEL, IDS), sc.measure.perplexity(MODEL, IDS)
+    calls = [lambda: block_losses(MODEL, IDS), lambda: block_influence(MODEL, IDS), lambda: walk(MODEL, IDS)] * 3
+    with ThreadPoolExecutor(4) as pool:
+        found = [task.result() for task in [pool.submit(call) for call in calls]]
+    assert all(losses == alone[0] for losses in found[::3])
+    assert all(influence == alone[1] for influence in found[1::3])
+    assert sc.measure.perplexity(MODEL, IDS) == alone[2]
 
 
 def test_padding_on_either_side_is_none_of_the_text() -> None:

@@ -106,7 +106,8 @@ def taking(tokens: Tensor) -> Iterator[None]:
     ...     nn.Embedding(10, 2)(torch.tensor([[3, 12]]))
     Traceback (most recent call last):
     secateur.types.InputError: the model does not take tokens (1, 2) with ids from 3 to 12: IndexError: index out of range in \
-self; give ids below the size of its vocabulary, by its own tokenizer, and sequences no longer than it has positions
+self; give a causal language model ids below the size of its vocabulary, by its own tokenizer, in sequences no longer than it \
+has positions
     """
     try:
         yield
@@ -115,8 +116,8 @@ self; give ids below the size of its vocabulary, by its own tokenizer, and seque
     except (IndexError, RuntimeError, TypeError, ValueError) as error:
         ids = "" if tokens.is_meta else f" with ids from {int(tokens.min())} to {int(tokens.max())}"
         raise InputError(
-            f"the model does not take tokens {tuple(tokens.shape)}{ids}: {in_one_line(error)}; give ids below the size of its "
-            "vocabulary, by its own tokenizer, and sequences no longer than it has positions"
+            f"the model does not take tokens {tuple(tokens.shape)}{ids}: {in_one_line(error)}; give a causal language model ids "
+            "below the size of its vocabulary, by its own tokenizer, in sequences no longer than it has positions"
         ) from error
 
 

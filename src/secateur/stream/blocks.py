@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from secateur.measure.language import run_on_tokens
-from secateur.state import device_of, evaluating
+from secateur.state import device_of, evaluating, own_tensors
 from secateur.types import InputError, unknown_name
+from secateur.untouched import copied
 
-__all__ = ["BlockCall", "Recorded", "block_container", "record"]
+__all__ = ["BlockCall", "Recorded", "block_container", "record", "twin"]
 
 
 def block_container(model: nn.Module, container: str | None = None) -> str:
@@ -146,6 +147,11 @@ def _split(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Bl
                 return value, BlockCall((*args[:place], None, *args[place + 1 :]), kwargs, place)
             return value, BlockCall(args, {**kwargs, place: None}, place)
     raise InputError("walk: the blocks are called without a tensor of activations; name another container")
+
+
+def twin(model: nn.Module) -> nn.Module:
+    """Return a model of modules of its own and the same tensors: what is hung on it or taken out no other thread sees."""
+    return copied(model, {id(tensor): tensor for tensor in own_tensors(model).values()})
 
 
 @contextmanager

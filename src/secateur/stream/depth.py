@@ -17,7 +17,7 @@ from secateur.edits import Shallower
 from secateur.measure.language import Tokens, check_tokens, perplexity, run_on_tokens
 from secateur.result import Method, Result
 from secateur.state import device_of, evaluating, usual
-from secateur.stream.blocks import block_container
+from secateur.stream.blocks import block_container, twin
 from secateur.structure.depth import Skip
 from secateur.structure.shallower import without_blocks
 from secateur.types import ExampleInputs, InputError, Site, Sites
@@ -88,6 +88,7 @@ def block_influence(
     check_module(model, "block_influence")
     ids, ids_mask = check_tokens(tokens, mask, "block_influence")
     path = block_container(model, container)
+    model = twin(model)
     sums = dict.fromkeys((f"{path}.{name}" for name, _ in model.get_submodule(path).named_children()), 0.0)
     count, counts = 0, torch.ones(0)
 
@@ -137,6 +138,7 @@ def block_losses(
     """
     check_module(model, "block_losses")
     path = block_container(model, container)
+    model = twin(model)
     names = [f"{path}.{name}" for name, _ in model.get_submodule(path).named_children()]
     wrapped = _wrapped(model, names, tokens)
     with _skipped(model, without, wrapped):
