@@ -26,6 +26,7 @@ __all__ = [
     "flush",
     "from_json",
     "in_order",
+    "new_folder",
     "read_bytes",
     "read_tensors",
     "read_text",
@@ -198,6 +199,33 @@ def in_order(data: bytes) -> bytes:
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
     text += b" " * (-len(text) % 8)  # the tensors are aligned
     return len(text).to_bytes(8, "little") + text + data[stop:]
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Give a folder beside `target` to write into, and put it in its place at the end: whoever finds it finds all of it.
+
+    Raises:
+        FileError: `target` holds files, or cannot be made or written.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "deep" / "model"
+    >>> with new_folder(target) as folder:
+    ...     _ = (folder / "a.txt").write_text("whole")
+    >>> [file.name for file in target.iterdir()], len(list(target.parent.iterdir()))
+    (['a.txt'], 1)
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FileError(f"{target}: holds other files; name a new or empty folder to save to")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
+            made = Path(scratch) / "made"
+            made.mkdir()
+            yield made
+            made.replace(target)
+    except OSError as error:
+        raise FileError(f"cannot write {target}: {error}; check the folder's permissions and free space") from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:

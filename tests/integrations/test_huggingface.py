@@ -133,6 +133,46 @@ def test_the_command_cuts_what_transformers_keeps(tmp_path: Path) -> None:
 
 @needs_transformers
 @quiet
+def test_files_that_lack_weights_or_are_damaged_are_refused(tmp_path: Path) -> None:
+    llama().save_pretrained(tmp_path / "whole")
+    weights, config = tmp_path / "whole" / "model.safetensors", tmp_path / "whole" / "config.json"
+    said = json.loads(config.read_text())
+    config.write_text(json.dumps({**said, "num_hidden_layers": 4}))
+    with pytest.raises(sc.FileError, match=r"files lack \d+ of the weights .* would be random"):
+        huggingface.load(str(tmp_path / "whole"))
+    config.write_text(json.dumps({**said, "intermediate_size": 80}))
+    with pytest.raises(sc.FileError, match="transformers cannot load it"):
+        huggingface.load(str(tmp_path / "whole"))
+    config.write_text(json.dumps(said))
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(sc.FileError, match="transformers cannot load it"):
+        huggingface.load(str(tmp_path / "whole"))
+    with pytest.raises(sc.FileError, match="names no model"):
+        huggingface.load("")
+
+
+@needs_transformers
+@quiet
+def test_heads_are_shown_as_they_are_cut(tmp_path: Path) -> None:
+    llama().save_pretrained(tmp_path / "whole")
+    shown = CliRunner().invoke(app, ["inspect", f"hf:{tmp_path / 'whole'}"])
+    assert "  head  " in shown.output
+    assert "model.layers" not in shown.output.partition("\nleft whole")[2]
+
+
+@needs_transformers
+@quiet
+def test_a_card_says_what_was_saved_whatever_saving_does_to_the_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([True, True, False])
+    monkeypatch.setattr(huggingface, "is_reloadable", lambda _: next(answers))
+    folder = huggingface.save(pruned(), tmp_path / "small")
+    assert "LlamaForCausalLM.from_pretrained" in (folder / "README.md").read_text()
+
+
+@needs_transformers
+@quiet
 def test_the_command_cuts_on_text_and_recovers(tmp_path: Path) -> None:
     tokenizers = pytest.importorskip("tokenizers")
     from transformers import PreTrainedTokenizerFast
@@ -155,6 +195,7 @@ def test_the_command_cuts_on_text_and_recovers(tmp_path: Path) -> None:
     assert huggingface.load_tokenizer(str(tmp_path / "small")) is not None
     for wrong, words_of_error in (
         (["--scope", "layer"], "--scope does not go with --text"),
+        (["--data", "digits"], "--data does not go with --text"),
         (["--text", str(tmp_path / "none.txt")], "cannot be read"),
     ):
         ran = CliRunner().invoke(app, [*words_of_command, *wrong])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ import secateur as sc
 from secateur.models.decoder import Decoder, decoder
 from secateur.stream import CutUnits, empty_weights, plan, walk, walk_folder
 from secateur.stream.shards import Shards
-from secateur.types import FileError
+from secateur.types import FileError, InputError
 
 
 class Configured(Decoder):
@@ -117,3 +119,77 @@ def test_the_weights_of_one_file_are_read(tmp_path: Path) -> None:
     read = Shards.of(tmp_path).read(["head.weight", "absent"])
     assert torch.equal(read["head.weight"], load_file(tmp_path / "model.safetensors")["head.weight"])
     assert list(read) == ["head.weight"]
+
+
+TOKENS = torch.arange(40).view(2, 20) % 11
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    _, empty = saved(tmp_path / "source")
+    (tmp_path / "full").mkdir()
+    save_file({"head.weight": torch.zeros(11, 16)}, tmp_path / "full" / "model.safetensors")
+    with pytest.raises(FileError, match="holds other files; name a new or empty folder"):
+        walk_folder(empty, tmp_path / "source", tmp_path / "full", TOKENS)
+    with pytest.raises(InputError, match="does not take tokens"):
+        walk_folder(empty, tmp_path / "source", tmp_path / "target", TOKENS + 1)
+    with pytest.raises(InputError, match="no targets for the loss"):
+        walk_folder(empty, tmp_path / "source", tmp_path / "target", TOKENS, CutUnits(0.5, "taylor"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "source"]
+
+
+def test_weights_of_the_larger_model_stay_behind(tmp_path: Path) -> None:
+    _, empty = saved(tmp_path / "source")
+    for name in ("pytorch_model.bin", "pytorch_model.bin.index.json", "vocab.json"):
+        (tmp_path / "source" / name).write_text("{}")
+    walk_folder(empty, tmp_path / "source", tmp_path / "target", TOKENS)
+    names = {path.name for path in (tmp_path / "target").iterdir()}
+    assert {name for name in names if "safetensors" not in name} == {"tokenizer.json", "vocab.json"}
+
+
+@pytest.mark.parametrize("blocks", [2, 4])
+def test_files_of_a_model_of_another_depth_are_refused(tmp_path: Path, blocks: int) -> None:
+    saved(tmp_path / "source")
+    with empty_weights():
+        other = Decoder(blocks, 16, 4, 2, 24, 11)
+    with pytest.raises(FileError, match=r"not in the .*make the model of the config"):
+        walk_folder(other.eval(), tmp_path / "source", tmp_path / "target", TOKENS)
+    assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda tensor: tensor[:1, :1], "make the model of the config"),
+        (lambda tensor: tensor.int(), "of whole numbers in the files"),
+        (lambda tensor: tensor * float("nan"), "holds NaN or infinite values; give a good checkpoint"),
+    ],
+)
+def test_weights_of_another_kind_are_refused(tmp_path: Path, change: Any, words: str) -> None:
+    _, empty = saved(tmp_path / "source")
+    table = Shards.of(tmp_path / "source").files
+    path = table["layers.1.down.weight"]
+    state = load_file(path)
+    save_file({**state, "layers.1.down.weight": change(state["layers.1.down.weight"]).contiguous()}, path)
+    with pytest.raises(FileError, match=words):
+        walk_folder(empty, tmp_path / "source", tmp_path / "target", TOKENS)
+    assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 3}}', '{"weight', "[" * 9999])
+def test_a_damaged_index_is_refused(tmp_path: Path, text: str) -> None:
+    _, empty = saved(tmp_path / "source")
+    (tmp_path / "source" / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(FileError, match=r"cannot be read .*; download the model again"):
+        walk_folder(empty, tmp_path / "source", tmp_path / "target", TOKENS)
+
+
+def test_a_pipe_or_a_damaged_config_is_refused(tmp_path: Path) -> None:
+    _, empty = saved(tmp_path / "source")
+    (tmp_path / "source" / "config.json").write_text("[]")
+    with pytest.raises(FileError, match="it holds no options by name"):
+        walk_folder(empty, tmp_path / "source", tmp_path / "target", TOKENS)
+    shard = tmp_path / "source" / "model-00001-of-00002.safetensors"
+    shard.unlink()
+    os.mkfifo(shard)
+    with pytest.raises(FileError, match="no regular file"):
+        walk_folder(empty, tmp_path / "source", tmp_path / "target", TOKENS)

@@ -196,6 +196,9 @@ def prune_(
     model_options = fitted_options(model, data_name, options_of(set_))
     network = build_network(model, weights, model_options)
     if text is not None:
+        unread = {"--data": data_name, "--input-shape": input_shape, "--input": inputs, "--data-dir": data_dir}
+        if given := next((option for option, value in unread.items() if value), None):
+            raise InputError(f"{given} does not go with --text, which is all that is looked at; leave one of them out")
         prune_on_text(model, network, text, parsed(chosen, PruneOptions), out, recover=recover, as_json=as_json)
         return
     test = data.load(data_name, "test", root=data_dir) if data_name else None
@@ -246,13 +249,14 @@ def inspect_(
     """Show what can be cut out of a model, what is tied to it, and what is left whole and why."""
     from secateur import structure
     from secateur.files import write_text
+    from secateur.pruning.configured import without_cache
     from secateur.types import InputError
 
     if blocks and svg:
         raise InputError("--svg draws channels; leave out --blocks")
     options = options_of(set_)
     network = build_network(model, None, options)
-    example = example_input(model, input_shape, options, None, inputs, network)
+    example = without_cache(network, example_input(model, input_shape, options, None, inputs, network))
     sites = structure.blocks(network, example) if blocks else structure.channels(network, example)
     if svg:
         write_text(svg, structure.to_svg(sites))

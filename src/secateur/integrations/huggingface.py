@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.files import require, write_text
+from secateur.checks import in_one_line
+from secateur.files import MALFORMED, new_folder, require, write_text
 from secateur.result import Result
 from secateur.state import evaluating, split_inputs
 from secateur.structure import is_configured, rebuilt_shapes, whole_numbers
@@ -50,18 +51,30 @@ def load(path: str, **options: Any) -> nn.Module:
 
     Raises:
         MissingLibraryError: transformers is not installed.
-        FileError: there is no such model, or its config names no class of transformers.
+        FileError: there is no such model, its files are damaged or lack weights, or its config names no class of transformers.
     """
     transformers = require("transformers", EXTRA)
+    from safetensors import SafetensorError
+
+    if not path:
+        raise FileError("hf: names no model; give a folder or a name on the hub behind it, such as hf:path/to/llama")
     try:
         config = transformers.AutoConfig.from_pretrained(path)
         architecture = (config.architectures or ["none"])[0]
         kind = getattr(transformers, architecture, None)
         if kind is None:
             raise FileError(f"{path}: its config names the class {architecture!r}, which transformers does not have")
-        return kind.from_pretrained(path, **options).eval()  # type: ignore[no-any-return]
-    except (OSError, ValueError) as error:
-        raise FileError(f"{path}: transformers cannot load it: {error}") from error
+        model, told = kind.from_pretrained(path, **options, output_loading_info=True)
+    except (OSError, SafetensorError, *MALFORMED) as error:
+        raise FileError(
+            f"{path}: transformers cannot load it ({in_one_line(error)}); give a folder that save_pretrained wrote"
+        ) from error
+    if missing := sorted(told["missing_keys"]):
+        raise FileError(
+            f"{path}: its files lack {len(missing)} of the weights that its config asks for, {missing[0]} among them, which "
+            "would be random; give the config that belongs to the files, or train the whole model and save it"
+        )
+    return model.eval()  # type: ignore[no-any-return]
 
 
 def load_tokenizer(path: str) -> Any:
@@ -147,18 +160,14 @@ def save(result: Result, folder: str | os.PathLike[str], tokenizer: Any = None) 
         FileError: the folder holds other files; or the model that is loaded from it answers otherwise.
     """
     target = Path(folder)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FileError(f"{target}: holds other files; name a new or empty folder to save to")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-        written = Path(scratch) / "model"
+    with new_folder(target) as written:
         _write(result, written, tokenizer)
-        written.replace(target)
     return target
 
 
 def _write(result: Result, folder: Path, tokenizer: Any) -> None:
     model: Any = result.model
+    card = model_card(result)  # now, as saving writes into the config
     if is_reloadable(model):
         model.save_pretrained(folder)
         _check_reloaded(result, folder)
@@ -166,7 +175,7 @@ def _write(result: Result, folder: Path, tokenizer: Any) -> None:
         result.save(folder / OWN_FOLDER)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
-    write_text(folder / "README.md", model_card(result))
+    write_text(folder / "README.md", card)
 
 
 def _check_reloaded(result: Result, folder: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.labelled import logits_of
-from secateur.measure.language import Tokens, check_tokens
+from secateur.measure.language import Tokens, check_tokens, taking
 from secateur.measure.speed import LatencyComparison, Spread, compare_latency
 from secateur.runtimes.base import Runtime
 from secateur.state import device_of, evaluating, usual
@@ -103,9 +103,10 @@ def tokens_per_second(
     for model in models.values():
         check_module(model, "tokens_per_second")
     options: dict[str, Any] = {"runtime": runtime, "threads": threads, "warmup": warmup, "repeats": repeats}
-    kept = {name: _kept(model, ids) for name, model in models.items()}
-    prefill = compare_latency({name: _Prefill(model) for name, model in models.items()}, ids, **options)
-    decode = _decoded(models, kept, ids, options)
+    with taking(ids):
+        kept = {name: _kept(model, ids) for name, model in models.items()}
+        prefill = compare_latency({name: _Prefill(model) for name, model in models.items()}, ids, **options)
+        decode = _decoded(models, kept, ids, options)
     return _rates(prefill, decode, kept, ids)
 
 

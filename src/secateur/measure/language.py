@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from inspect import signature
-from math import exp, inf
+from math import exp, inf, isnan
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from secateur.checks import check_whole
+from secateur.checks import check_whole, in_one_line
 from secateur.deadline import check_time
 from secateur.labelled import logits_of
 from secateur.losses import IGNORED, next_token_cross_entropy
 from secateur.state import device_of, evaluating, running
-from secateur.types import InputError
+from secateur.types import InputError, SecateurError
 from secateur.wrappers import check_module
 
-__all__ = ["check_tokens", "perplexity", "run_on_tokens"]
+__all__ = ["check_tokens", "perplexity", "run_on_tokens", "taking"]
 
 Tokens = Tensor | Sequence[Tensor]
 """Token ids: sequences of one length, ``(sequences, length)``, or of different ones, each ``(length,)``."""
@@ -27,7 +28,8 @@ Tokens = Tensor | Sequence[Tensor]
 def check_tokens(tokens: Tokens, mask: Tensor | None, doing: str) -> tuple[Tensor, Tensor | None]:
     """Return sequences of tokens in one tensor ``(sequences, length)``, and the mask of those that count; None for all.
 
-    Sequences of different lengths are filled up with token 0 at their ends, where the mask is False.
+    Sequences of different lengths are filled up with token 0 at their ends, where the mask is False. What a mask leaves out
+    goes to the ends as well, whichever side it was on: a causal model then sees no more of it than of what comes later.
 
     Raises:
         InputError: with the remedy.
@@ -36,6 +38,10 @@ def check_tokens(tokens: Tokens, mask: Tensor | None, doing: str) -> tuple[Tenso
     (tensor([[5, 6, 7],
             [8, 9, 0]]), tensor([[ True,  True,  True],
             [ True,  True, False]]))
+    >>> check_tokens(torch.tensor([[0, 6, 7], [8, 9, 5]]), torch.tensor([[False, True, True], [True] * 3]), "perplexity")
+    (tensor([[6, 7, 0],
+            [8, 9, 5]]), tensor([[ True,  True, False],
+            [ True,  True,  True]]))
     """
     if not isinstance(tokens, Tensor):
         parts = list(tokens)
@@ -48,20 +54,39 @@ def check_tokens(tokens: Tokens, mask: Tensor | None, doing: str) -> tuple[Tenso
         mask = torch.arange(tokens.shape[1]) < lengths.unsqueeze(1)
         mask = None if bool(mask.all()) else mask
     tokens = tokens.unsqueeze(0) if tokens.ndim == 1 else tokens
-    if tokens.ndim != 2 or tokens.is_floating_point() or tokens.numel() == 0 or tokens.shape[1] < 2:
+    if tokens.ndim != 2 or not _is_whole(tokens) or tokens.numel() == 0 or tokens.shape[1] < 2:
         raise InputError(
             f"{doing}: tokens are {tokens.dtype} of shape {tuple(tokens.shape)}; give whole numbers of shape "
             "(sequences, length), two or more a sequence"
         )
-    if mask is not None and mask.shape != tokens.shape:
+    tokens = tokens if tokens.dtype in (torch.int32, torch.int64) else tokens.long()  # embeddings take no others
+    return (tokens, None) if mask is None else _at_the_front(tokens, mask, doing)
+
+
+def _is_whole(tokens: Tensor) -> bool:
+    return not (tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool)
+
+
+def _at_the_front(tokens: Tensor, mask: Tensor, doing: str) -> tuple[Tensor, Tensor]:
+    """The tokens that count at the beginnings of their sequences, what fills these up behind them."""
+    if mask.shape != tokens.shape:
         raise InputError(f"{doing}: the mask is {tuple(mask.shape)}, and the tokens are {tuple(tokens.shape)}")
-    return tokens, None if mask is None else mask.bool()
+    there = mask.to(tokens.device).bool()
+    if not bool(there.any()):
+        raise InputError(
+            f"{doing}: the mask is False everywhere, so no token counts; it is True where there is a token"
+        )
+    order = (~there).int().argsort(dim=1, stable=True)
+    return tokens.gather(1, order), there.gather(1, order)
 
 
 def run_on_tokens(model: nn.Module, tokens: Tensor, mask: Tensor | None) -> Any:
     """Return what a model answers on sequences of tokens, with an attention mask where one is given and it takes one.
 
     What Hugging Face's models keep between calls is not asked for.
+
+    Raises:
+        InputError: the model does not take the tokens.
     """
     taken = signature(model.forward).parameters
     extra: dict[str, Any] = {}
@@ -69,15 +94,39 @@ def run_on_tokens(model: nn.Module, tokens: Tensor, mask: Tensor | None) -> Any:
         extra["attention_mask"] = mask.long()
     if "use_cache" in taken:
         extra["use_cache"] = False
-    return model(tokens, **extra)
+    with taking(tokens):
+        return model(tokens, **extra)
+
+
+@contextmanager
+def taking(tokens: Tensor) -> Iterator[None]:
+    """Say of what a model raises that it does not take the tokens, and which it may be that does.
+
+    >>> with taking(torch.tensor([[3, 12]])):
+    ...     nn.Embedding(10, 2)(torch.tensor([[3, 12]]))
+    Traceback (most recent call last):
+    secateur.types.InputError: the model does not take tokens (1, 2) with ids from 3 to 12: IndexError: index out of range in \
+self; give a causal language model ids below the size of its vocabulary, by its own tokenizer, in sequences no longer than it \
+has positions
+    """
+    try:
+        yield
+    except (SecateurError, torch.OutOfMemoryError):
+        raise
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        ids = "" if tokens.is_meta else f" with ids from {int(tokens.min())} to {int(tokens.max())}"
+        raise InputError(
+            f"the model does not take tokens {tuple(tokens.shape)}{ids}: {in_one_line(error)}; give a causal language model ids "
+            "below the size of its vocabulary, by its own tokenizer, in sequences no longer than it has positions"
+        ) from error
 
 
 @running
 def perplexity(model: nn.Module, tokens: Tokens, mask: Tensor | None = None, *, batch_size: int = 1) -> float:
     """Return a causal language model's perplexity: e to the mean cross-entropy of each token, given those before it.
 
-    The mean is over all tokens that count but the first of each sequence. A mask that the model does not take (a plain
-    module) does not change what it computes, only what counts; causal models are right with padding at the end.
+    The mean is over all tokens that count but the first of each sequence. What fills a sequence up, on either side, is moved
+    behind its text, where a causal model that takes no mask does not see it.
 
     Args:
         model: a Hugging Face model, or a module that returns logits ``(sequences, length, vocabulary)``; it is left as it is.
@@ -86,7 +135,7 @@ def perplexity(model: nn.Module, tokens: Tokens, mask: Tensor | None = None, *, 
         batch_size: sequences a pass.
 
     Raises:
-        InputError: tokens or mask do not fit, or the model returns no logits for each position.
+        InputError: tokens or mask do not fit, the model returns no logits for each position, or they are NaN.
 
     >>> class Uniform(nn.Module):
     ...     def forward(self, tokens):
@@ -111,6 +160,10 @@ def perplexity(model: nn.Module, tokens: Tokens, mask: Tensor | None = None, *, 
     if count == 0:
         raise InputError("perplexity: no token counts; the mask is False everywhere but at first tokens")
     mean = total / count
+    if isnan(mean):
+        raise InputError(
+            "perplexity: the model answers NaN; load a good checkpoint, or compute in another type, as by .float()"
+        )
     return exp(mean) if mean < 700 else inf
 
 

@@ -39,8 +39,16 @@ as by .float()
     except Exception as error:
         raise InputError(
             f"{what}: the model does not take inputs of {_shapes(batch.inputs)}: {in_one_line(error)}"
-            f"{_types_apart(model, batch)}"
+            f"{_beyond(batch) if isinstance(error, IndexError) else _types_apart(model, batch)}"
         ) from error
+
+
+def _beyond(batch: SampleBatch) -> str:
+    """Which whole numbers were given, for a table of embeddings that is shorter; empty where there are none."""
+    whole = [x for name, x in batch.named() if name.startswith("x") and not x.is_floating_point() and x.numel()]
+    return (
+        f"; its whole numbers go up to {max(int(x.max()) for x in whole)}: an embedding has fewer rows" if whole else ""
+    )
 
 
 def _types_apart(model: nn.Module, batch: SampleBatch) -> str:

@@ -12,19 +12,25 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from secateur.measure.language import run_on_tokens
-from secateur.state import device_of, evaluating
-from secateur.types import InputError
+from secateur.state import device_of, evaluating, own_tensors
+from secateur.types import InputError, unknown_name
+from secateur.untouched import copied
 
-__all__ = ["BlockCall", "Recorded", "block_container", "record"]
+__all__ = ["BlockCall", "Recorded", "block_container", "record", "twin"]
 
 
-def block_container(model: nn.Module) -> str:
+def block_container(model: nn.Module, container: str | None = None) -> str:
     """Return the path of the container (`nn.ModuleList` or `nn.Sequential`) of a model's repeated blocks.
 
     It is the one with the most parameters of those that hold two or more modules of one class; on meta tensors as well.
 
+    Args:
+        model: whose blocks are looked for.
+        container: a path that is named, and looked at in its place.
+
     Raises:
         InputError: the model has none.
+        UnknownNameError: no modules lie at the path that is named.
 
     >>> class Tower(nn.Module):
     ...     def __init__(self):
@@ -33,6 +39,8 @@ def block_container(model: nn.Module) -> str:
     >>> block_container(Tower())
     'layers'
     """
+    if container:
+        return _checked(model, container)
     sizes: dict[str, int] = {}
     for path, module in model.named_modules():
         children = list(module.children())
@@ -47,6 +55,14 @@ def block_container(model: nn.Module) -> str:
             "name the container: container='model.layers'"
         )
     return max(sizes, key=sizes.__getitem__)
+
+
+def _checked(model: nn.Module, container: str) -> str:
+    module = dict(model.named_modules()).get(container)
+    if module is None or not any(True for _ in module.children()):
+        lists = [path for path, kind in model.named_modules() if isinstance(kind, (nn.ModuleList, nn.Sequential))]
+        raise unknown_name("container of blocks", container, lists)
+    return container
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +147,11 @@ def _split(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Bl
                 return value, BlockCall((*args[:place], None, *args[place + 1 :]), kwargs, place)
             return value, BlockCall(args, {**kwargs, place: None}, place)
     raise InputError("walk: the blocks are called without a tensor of activations; name another container")
+
+
+def twin(model: nn.Module) -> nn.Module:
+    """Return a model of modules of its own and the same tensors: what is hung on it or taken out no other thread sees."""
+    return copied(model, {id(tensor): tensor for tensor in own_tensors(model).values()})
 
 
 @contextmanager

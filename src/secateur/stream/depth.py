@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import log
+from math import isnan, log
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from secateur.checks import check_name
+from secateur.checks import check_listed, check_name, check_whole
 from secateur.edits import Shallower
 from secateur.measure.language import Tokens, check_tokens, perplexity, run_on_tokens
 from secateur.result import Method, Result
 from secateur.state import device_of, evaluating, usual
-from secateur.stream.blocks import block_container
+from secateur.stream.blocks import block_container, twin
 from secateur.structure.depth import Skip
 from secateur.structure.shallower import without_blocks
 from secateur.types import ExampleInputs, InputError, Site, Sites
@@ -87,7 +87,8 @@ def block_influence(
     """
     check_module(model, "block_influence")
     ids, ids_mask = check_tokens(tokens, mask, "block_influence")
-    path = container or block_container(model)
+    path = block_container(model, container)
+    model = twin(model)
     sums = dict.fromkeys((f"{path}.{name}" for name, _ in model.get_submodule(path).named_children()), 0.0)
     count, counts = 0, torch.ones(0)
 
@@ -100,6 +101,10 @@ def block_influence(
             counts = torch.ones(1, len(row), dtype=torch.bool) if ids_mask is None else ids_mask[number].unsqueeze(0)
             counts, count = counts.to(row.device), count + int(counts.sum())
             run_on_tokens(model, row.unsqueeze(0), None if ids_mask is None else counts)
+    if any(isnan(total) for total in sums.values()):
+        raise InputError(
+            "block_influence: the blocks answer NaN; load a good checkpoint, or compute in another type, as by .float()"
+        )
     return {name: total / count for name, total in sums.items()}
 
 
@@ -132,7 +137,8 @@ def block_losses(
         without: paths of blocks that are left out all the time; they get no score.
     """
     check_module(model, "block_losses")
-    path = container or block_container(model)
+    path = block_container(model, container)
+    model = twin(model)
     names = [f"{path}.{name}" for name, _ in model.get_submodule(path).named_children()]
     wrapped = _wrapped(model, names, tokens)
     with _skipped(model, without, wrapped):
@@ -205,9 +211,10 @@ def drop_blocks(
     (2, 1)
     """
     check_name("by of drop_blocks", by, ("loss", "influence"))
-    path = container or block_container(model)
+    check_whole("drop_blocks", 0, count=count)
+    path = block_container(model, container)
     total = len(list(model.get_submodule(path).children()))
-    if not 0 <= count < total:
+    if count >= total:
         raise InputError(f"drop_blocks: {count} of {total} blocks cannot go; one stays at least")
     removed: list[str] = []
     if by == "influence":
@@ -239,6 +246,7 @@ def remove_blocks(model: nn.Module, removed: Sequence[str]) -> nn.Module:
     >>> len(remove_blocks(decoder(blocks=3), ["layers.1"]).layers)
     2
     """
+    check_listed("remove_blocks", removed=removed)
     if not removed:
         return copied(model, {})
     path = removed[0].rpartition(".")[0]

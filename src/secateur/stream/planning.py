@@ -126,8 +126,10 @@ def step_within(
             raise InputError(
                 f"step_within: the budget {name}={limit!r} must be a fraction of the model's, above 0 and up to 1"
             )
-    planning, step = _Planning.of(model, length, container), step or CutUnits()
-    most = 1 / max(step.fractions.values())
+    step = step or CutUnits()
+    if not any(step.fractions.values()):
+        raise InputError("step_within: the step removes nothing, however it is scaled; give fractions above 0")
+    planning, most = _Planning.of(model, length, container), 1 / max(step.fractions.values())
 
     def over(scale: float) -> str:
         """What is over its limit; empty where nothing is."""
@@ -162,7 +164,7 @@ class _Planning:
 
     @classmethod
     def of(cls, model: nn.Module, length: int, container: str | None) -> _Planning:
-        path = container or block_container(model)
+        path = block_container(model, container)
         real = _of_zeros(model, path)
         blocks = {f"{path}.{name}": block for name, block in model.get_submodule(path).named_children()}
         tokens = torch.zeros(1, length, dtype=torch.long)

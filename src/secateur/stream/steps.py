@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from secateur.checks import check_fraction, check_name, check_number
-from secateur.criteria import by_name
+from secateur.criteria import by_name, names
 from secateur.criteria.base import scores_of
 from secateur.labelled import SampleBatch
 from secateur.repair.beside import Beside
 from secateur.selection import select
+from secateur.selection.patterns import parse_pattern
 from secateur.solvers.refitting import Choose, Refitting, by_elimination, by_fluctuation, by_output
 from secateur.solvers.solution import Solver, write
 from secateur.stream.slots import PREFIX, Slot
@@ -119,6 +120,8 @@ class CutUnits:
         check_number("CutUnits", "[0, inf)", ridge=self.ridge)
         for fraction in self.fractions.values():
             check_fraction("CutUnits", sparsity=fraction)
+        if isinstance(self.criterion, str):
+            check_name("criterion of CutUnits", self.criterion, sorted({*ORDERS, *names()}))
         if self.repair is not None:
             check_name("repair of CutUnits", self.repair, ("stream", "layer", "bias"))
 
@@ -209,6 +212,10 @@ class SparsifyWeights:
             raise InputError("SparsifyWeights: give either a sparsity or a pattern (sparsity=None, pattern='2:4')")
         if self.sparsity is not None:
             check_fraction("SparsifyWeights", sparsity=self.sparsity)
+        if self.pattern is not None:
+            parse_pattern(self.pattern)
+        if isinstance(self.by, str):
+            check_name("criterion of SparsifyWeights", self.by, names())
 
     def __call__(self, stage: Stage) -> Beside:
         """Change the student; return both passes."""

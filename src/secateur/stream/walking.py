@@ -20,7 +20,7 @@ from secateur.measure.language import Tokens, check_tokens, perplexity
 from secateur.repair.beside import Beside
 from secateur.result import Method, Result
 from secateur.state import device_of, own_tensors, usual
-from secateur.stream.blocks import Recorded, block_container, record
+from secateur.stream.blocks import Recorded, block_container, record, twin
 from secateur.stream.slots import PREFIX, CallFrame, Slot, kind_of
 from secateur.stream.steps import BlockStep, CutUnits, Stage
 from secateur.structure import channels
@@ -157,7 +157,7 @@ def walk(
     """
     check_module(model, "walk")
     step = step or CutUnits()
-    path = container or block_container(model)
+    path = block_container(model, container)
     blocks = dict(model.get_submodule(path).named_children())
     walking = BlockWalk.begin(model, path, tokens, mask, own_tensors(next(iter(blocks.values()))))
     cut_blocks = [walking.advance(step, own_tensors(block)) for block in blocks.values()]
@@ -270,7 +270,7 @@ class BlockWalk:
         # What only fills a sequence up would be scored and refitted as if it were text.
         texts = list(ids) if ids_mask is None else [row[there] for row, there in zip(ids, ids_mask, strict=True)]
         batches = [text.unsqueeze(0).to(device) for text in texts if len(text)]
-        recorded = record(model, path, batches, copied(block, memo).to(target).eval())
+        recorded = record(twin(model), path, batches, copied(block, memo).to(target).eval())
         return cls(blocks, recorded, [r.x for r in recorded], [r.x for r in recorded])
 
     def advance(self, step: BlockStep, tensors: Mapping[str, Tensor]) -> CutBlock:
