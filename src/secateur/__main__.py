@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from contextlib import suppress
 
 __all__ = ["main"]
 
@@ -16,6 +18,10 @@ def main() -> None:
     except KeyboardInterrupt:
         print("secateur: interrupted", file=sys.stderr)
         sys.exit(130)
+    finally:
+        # The interpreter's own end is short, and would tell of a Ctrl-C by a traceback.
+        with suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

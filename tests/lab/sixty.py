@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -108,4 +109,5 @@ if __name__ == "__main__":
     chosen: Any = Processes(int(jobs), retries=20) if executor == "processes" else executor
     summary = run_study(SIXTY, Store(Path(place)), options, executor=chosen)
     print(summary, flush=True)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as the command does
     sys.exit(summary.exit_code)

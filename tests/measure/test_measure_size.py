@@ -176,7 +176,7 @@ def test_macs_count_zeros_and_leave_torch_as_it_was() -> None:
         torch.is_grad_enabled(),
     )
     assert macs(model, torch.ones(1, 4)) == 16
-    with pytest.raises(RuntimeError):
+    with pytest.raises(InputError, match="failed on the example inputs"):
         macs(model, torch.ones(1, 5))
     after = (
         torch.backends.mha.get_fastpath_enabled(),

@@ -85,7 +85,7 @@ def test_threads_and_modes_are_put_back_after_an_error_too() -> None:
             raise RuntimeError("no")
 
     model, before = Fails(), torch.get_num_threads()
-    with pytest.raises(RuntimeError, match="no"):
+    with pytest.raises(InputError, match=r"failed on the example inputs .*: RuntimeError: no"):
         latency(model, torch.zeros(1), threads=2)
     assert Fails.threads == 2
     assert torch.get_num_threads() == before

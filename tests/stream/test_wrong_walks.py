@@ -42,7 +42,7 @@ def test_ids_that_a_vocabulary_does_not_have(reader: Callable[..., Any], ids: to
 
 
 def test_ids_and_lengths_that_speed_is_not_measured_on() -> None:
-    with pytest.raises(InputError, match="does not take tokens"):
+    with pytest.raises(InputError, match="failed on the example inputs"):
         sc.measure.tokens_per_second(MODEL, IDS + 1, repeats=2)
     with pytest.raises(InputError, match="no longer than it has positions"):
         plan(MODEL, length=128)
