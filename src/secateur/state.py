@@ -168,9 +168,9 @@ mat1 and mat2 shapes cannot be multiplied (1x3 and 2x1). Pass inputs that the mo
         raise
     except Exception as error:
         leaves = pytree.tree_leaves((args, dict(kwargs)))
-        given = ", ".join(str(tuple(x.shape)) if isinstance(x, Tensor) else brief(x) for x in leaves)
+        shapes = ", ".join(str(tuple(x.shape)) if isinstance(x, Tensor) else brief(x) for x in leaves)
         raise InputError(
-            f"the model's forward pass failed on the example inputs {given}: {in_one_line(error)}. "
+            f"the model's forward pass failed on the example inputs {shapes}: {in_one_line(error)}. "
             "Pass inputs that the model takes."
         ) from error
 

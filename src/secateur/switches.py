@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from threading import Lock
 from typing import Any
 
@@ -27,16 +27,14 @@ class Together:
 
     def __init__(self, make: Callable[[], AbstractContextManager[None]]) -> None:
         self.inside = 0
-        self._make, self._lock = make, Lock()
-        self._context = make()
+        self._make, self._lock, self._open = make, Lock(), ExitStack()
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
         """Be inside."""
         with self._lock:
             if self.inside == 0:
-                self._context = self._make()
-                self._context.__enter__()
+                self._open.enter_context(self._make())
             self.inside += 1
         try:
             yield
@@ -44,7 +42,7 @@ class Together:
             with self._lock:
                 self.inside -= 1
                 if self.inside == 0:
-                    self._context.__exit__(None, None, None)
+                    self._open.close()
 
 
 @contextmanager

@@ -124,5 +124,5 @@ def check_readable(model: nn.Module, doing: str) -> None:
                 "module in its place that it was made from"
             )
         kind = type(module).__module__
-        if said := next((said for start, said in UNREADABLE.items() if kind.startswith(start)), ""):
-            raise InputError(f"{doing}: {part}, a {type(module).__name__}, is {said}")
+        if reason := next((reason for start, reason in UNREADABLE.items() if kind.startswith(start)), ""):
+            raise InputError(f"{doing}: {part}, a {type(module).__name__}, is {reason}")

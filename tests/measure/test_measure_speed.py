@@ -7,21 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from clocks import Clock
 from torch import Tensor, nn
 
 from secateur.measure import compare_latency, latency, speed
 from secateur.runtimes import timing
 from secateur.runtimes.inputs import batch_size_of, with_batch_size
 from secateur.types import InputError
-
-
-class Clock:
-    """A clock that moves only when a model runs."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Takes(nn.Module):
@@ -40,14 +32,6 @@ class Takes(nn.Module):
         self.calls += 1
         self.note()
         return x
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    for name in ("perf_counter", "process_time"):
-        monkeypatch.setattr(timing, name, made)
-    return made
 
 
 def test_median_and_quartiles_in_seconds(clock: Clock) -> None:

@@ -7,25 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from clocks import Clock
 from torch import Tensor, nn
 
 from secateur.measure import speed, tokens_per_second
 from secateur.measure.generation import _Decode, _kept
 from secateur.models.decoder import decoder
-from secateur.runtimes import timing
 from secateur.stream import CutUnits, walk
 from secateur.types import InputError
 
 needs_transformers = pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed")
-
-
-class Clock:
-    """A clock that moves only when a model runs."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class TakesByToken(nn.Module):
@@ -38,14 +29,6 @@ class TakesByToken(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         self.clock.now += self.seconds * tokens.shape[1]
         return torch.zeros(*tokens.shape, 5)
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    for name in ("perf_counter", "process_time"):
-        monkeypatch.setattr(timing, name, clock)
-    return clock
 
 
 def test_reading_is_a_pass_over_the_tokens_and_writing_one_over_one_more(clock: Clock) -> None:

@@ -104,10 +104,10 @@ def tokens_per_second(
         check_module(model, "tokens_per_second")
     options: dict[str, Any] = {"runtime": runtime, "threads": threads, "warmup": warmup, "repeats": repeats}
     with taking(ids):
-        kept = {name: _kept(model, ids) for name, model in models.items()}
+        caches = {name: _kept(model, ids) for name, model in models.items()}
         prefill = compare_latency({name: _Prefill(model) for name, model in models.items()}, ids, **options)
-        decode = _decoded(models, kept, ids, options)
-    return _rates(prefill, decode, kept, ids)
+        decode = _decoded(models, caches, ids, options)
+    return _rates(prefill, decode, caches, ids)
 
 
 def _decoded(
@@ -169,8 +169,8 @@ CACHES = ("cache", "past_key_values")
 
 def _cache_name(model: nn.Module) -> str:
     """The argument that a model takes its cache by; empty where it keeps none."""
-    taken = signature(model.forward).parameters
-    return next((name for name in CACHES if name in taken), "") if "use_cache" in taken else ""
+    accepted = signature(model.forward).parameters
+    return next((name for name in CACHES if name in accepted), "") if "use_cache" in accepted else ""
 
 
 def _empty_cache() -> Any:

@@ -19,7 +19,7 @@ from secateur.state import device_of, evaluating, running
 from secateur.types import InputError, SecateurError
 from secateur.wrappers import check_module
 
-__all__ = ["check_tokens", "perplexity", "run_on_tokens", "taking"]
+__all__ = ["check_tokens", "perplexity", "run_on_tokens", "taking", "targets_of"]
 
 Tokens = Tensor | Sequence[Tensor]
 """Token ids: sequences of one length, ``(sequences, length)``, or of different ones, each ``(length,)``."""
@@ -78,6 +78,15 @@ def _at_the_front(tokens: Tensor, mask: Tensor, doing: str) -> tuple[Tensor, Ten
         )
     order = (~there).int().argsort(dim=1, stable=True)
     return tokens.gather(1, order), there.gather(1, order)
+
+
+def targets_of(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    """Return what a causal model is to foretell: the tokens, and `IGNORED` where the mask is False.
+
+    >>> targets_of(torch.tensor([[5, 6]]), torch.tensor([[True, False]]))
+    tensor([[   5, -100]])
+    """
+    return tokens.long() if mask is None else tokens.long().masked_fill(~mask.to(tokens.device), IGNORED)
 
 
 def run_on_tokens(model: nn.Module, tokens: Tensor, mask: Tensor | None) -> Any:
@@ -152,7 +161,7 @@ def perplexity(model: nn.Module, tokens: Tokens, mask: Tensor | None = None, *, 
             check_time()
             part = tokens[start : start + batch_size].to(device)
             counts = None if mask is None else mask[start : start + batch_size].to(device)
-            targets = part.long() if counts is None else part.long().masked_fill(~counts, IGNORED)
+            targets = targets_of(part, counts)
             logits = logits_of(run_on_tokens(model, part, counts))
             _check_logits(logits, part)
             total += float(next_token_cross_entropy(logits.float(), targets, "sum"))

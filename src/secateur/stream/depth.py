@@ -226,8 +226,7 @@ def drop_blocks(
             scores = scores if number == 0 else block_losses(model, tokens, mask, container=path, without=removed)
             removed.append(min(scores, key=scores.__getitem__))
         scores = first
-    small = without_blocks(model, path, [name.removeprefix(f"{path}.") for name in removed])
-    return WithoutBlocks(small, tuple(removed), scores, model, path, by)
+    return WithoutBlocks(remove_blocks(model, removed), tuple(removed), scores, model, path, by)
 
 
 @usual

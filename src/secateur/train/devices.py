@@ -272,9 +272,9 @@ class _Work:
 def _what_was_raised(folder: Path, error: Exception) -> SecateurError:
     """Return the error of the process that failed first, as it was raised there."""
     if (folder / _ERROR).exists():
-        told = json.loads((folder / _ERROR).read_text(encoding="utf-8"))
-        kind: type[SecateurError] = getattr(secateur.types, told["kind"])
-        return kind(told["error"])
+        record = json.loads((folder / _ERROR).read_text(encoding="utf-8"))
+        kind: type[SecateurError] = getattr(secateur.types, record["kind"])
+        return kind(record["error"])
     return InputError(
         f"fit: a process of the training ended: {str(error).strip().splitlines()[-1]}; a script that trains on "
         "several devices does so under `if __name__ == '__main__':`, since each process imports it"

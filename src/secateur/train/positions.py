@@ -30,10 +30,10 @@ def counted_positions(targets: Any, loss: str | Loss, mask: Any) -> Tensor | Non
     counts = mask.bool() if isinstance(mask, Tensor) and mask.ndim == 2 else None
     function = loss_function(loss)
     if isinstance(targets, Tensor) and function in (sequence_cross_entropy, next_token_cross_entropy):
-        given = targets != IGNORED
+        has_target = targets != IGNORED
         if function is next_token_cross_entropy:
-            given = torch.cat([given[:, 1:], torch.zeros_like(given[:, :1])], 1)
-        counts = given if counts is None else counts & given
+            has_target = torch.cat([has_target[:, 1:], torch.zeros_like(has_target[:, :1])], 1)
+        counts = has_target if counts is None else counts & has_target
     return None if counts is None or bool(counts.all()) else counts
 
 

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from secateur.checks import check_number, check_whole
 from secateur.files import require
 from secateur.hints import Checked
-from secateur.losses import IGNORED
-from secateur.measure.language import Tokens, check_tokens
+from secateur.measure.language import Tokens, check_tokens, targets_of
 from secateur.state import device_of, usual
 from secateur.train.distillation import distill
 from secateur.train.history import History
@@ -100,12 +99,11 @@ def recover(
     recovery = recovery or Recovery()
     ids, counts = check_tokens(tokens, mask, "recover")
     ids = ids.to(device_of(model))
-    targets = ids.long() if counts is None else _counted(ids, counts)
     with _low_rank(model, recovery.rank):
         return distill(
             model,
             original,
-            (_inputs(model, ids, counts), targets),
+            (_inputs(model, ids, counts), targets_of(ids, counts)),
             options=recovery.options,
             loss="next_token_cross_entropy",
             match="logits",
@@ -114,16 +112,12 @@ def recover(
         )
 
 
-def _counted(ids: Tensor, counts: Tensor) -> Tensor:
-    return ids.long().masked_fill(~counts.to(ids.device), IGNORED)
-
-
 def _inputs(model: nn.Module, ids: Tensor, counts: Tensor | None) -> Any:
     """What the model is called with: by name where it takes a mask, as Hugging Face's models do."""
-    taken = signature(model.forward).parameters
-    if "input_ids" not in taken:
+    accepted = signature(model.forward).parameters
+    if "input_ids" not in accepted:
         return ids
-    masked = counts is not None and "attention_mask" in taken
+    masked = counts is not None and "attention_mask" in accepted
     return {"input_ids": ids, **({"attention_mask": counts.to(ids).long()} if masked else {})}  # type: ignore[union-attr]
 
 

@@ -142,7 +142,7 @@ def seen_shapes(model: nn.Module, layers: Mapping[str, nn.Module], example_input
     with evaluating(model), private_draws(0), hooked(layers, see):
         called(model, *split_inputs(example_inputs))
     read = read_elsewhere(model, layers, example_inputs)
-    return {name: seen for name, seen in shapes.items() if name not in read}
+    return {name: shape_list for name, shape_list in shapes.items() if name not in read}
 
 
 def passes(
