@@ -96,6 +96,8 @@ _BY_SUITE: dict[str, Callable[[], Iterator[Case]]] = {
     "torchvision": _torchvision,
     "timm": _timm,
     "transformers": _transformers,
-    "segmentation": _corpus("coverage_segmentation"),
+    **{
+        name: _corpus(f"coverage_{name}") for name in ("diffusers", "geometric", "monai", "segmentation", "ultralytics")
+    },
 }
 SUITES = tuple(_BY_SUITE)
