@@ -51,13 +51,13 @@ def first_line(error: Exception) -> str:
 
 
 class _Timer:
-    """Writes the seconds that each stage takes into the row, and the stage that is running."""
+    """Writes the CPU seconds that each stage takes into the row, and the stage that is running."""
 
     def __init__(self, row: Row, report: Callable[[Row], None]) -> None:
-        self.row, self.report, self.started = row, report, time.perf_counter()
+        self.row, self.report, self.started = row, report, time.process_time()
 
     def stage(self, name: str) -> None:
-        now = time.perf_counter()
+        now = time.process_time()
         if "stage" in self.row:
             self.row[f"{self.row['stage']}_s"] = round(now - self.started, 3)
         self.row["stage"], self.started = name, now
