@@ -117,16 +117,18 @@ class KeptStatistics(TorchFunctionMode):
         kwargs = {"dim" if name == "axis" else name: value for name, value in kwargs.items()}
         dim_argument = kwargs.get("dim", args[1] if len(args) > 1 else None)
         keepdim = kwargs.get("keepdim", args[2] if len(args) > 2 and AVERAGES[func] == "mean" else False)
-        if dim_argument is None or isinstance(dim_argument, bool):
+        if isinstance(dim_argument, bool):
             return func(*args, **kwargs)
-        dims = [dim_argument] if isinstance(dim_argument, int) else list(dim_argument)
+        over_all = range(x.ndim) if dim_argument is None else dim_argument
+        dims = [over_all] if isinstance(over_all, int) else list(over_all)
         keep_mask = torch.ones((), dtype=x.dtype)
         for dim in dims:
             keep_mask = keep_mask * _kept(x, [dim])
         mean = _masked_mean(x, keep_mask, dims)
-        self._means[id(mean)] = mean, keep_mask
+        result = mean if keepdim else _squeezed(mean, dims)
+        self._means |= {id(m): (m, keep_mask) for m in (mean, result)}
         if AVERAGES[func] == "mean":
-            return mean if keepdim else _squeezed(mean, dims)
+            return result
         count = keep_mask.expand_as(x).sum(dim=tuple(dims), keepdim=True)
         biased = kwargs.get("unbiased") is False or kwargs.get("correction", 1) == 0
         variance = _masked_mean((x - mean) ** 2, keep_mask, dims) * (1 if biased else count / (count - 1).clamp(min=1))
