@@ -135,7 +135,9 @@ def answers(port: int) -> bool:
 def elsewhere(*words: str) -> bytes:
     """What this file as a program, in another process, prints."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.run([sys.executable, __file__, *words], env=environment, stdout=subprocess.PIPE, check=True).stdout
+    return subprocess.run(
+        [sys.executable, __file__, *words], env=environment, stdout=subprocess.PIPE, check=True
+    ).stdout
 
 
 @pytest.mark.slow
