@@ -134,16 +134,16 @@ def walk(
 
     Args:
         model: a Hugging Face causal model, or any module whose blocks lie in an `nn.ModuleList` or `nn.Sequential` and pass
-            activations on; it is left as it is.
+            activations on, be it causal or not; it is left as it is.
         tokens: calibration text, ids ``(sequences, length)``; some 10,000 tokens and more.
         step: what is done to each block; without one, `CutUnits` takes a quarter of each MLP.
         mask: True where there is a token, of the tokens' shape, where sequences are filled up.
         container: the path of the blocks' container, where the model's greatest one is another.
         recover: trains the cut model in place beside the uncut one on the same text, as `secateur.train.Recovery` does.
-        held_out: other text, on which perplexities before and after are measured.
+        held_out: other text, on which perplexities before and after are measured; of causal models alone.
 
     Raises:
-        InputError: no blocks are found, or one has no such units.
+        InputError: no blocks are found, or one has no such units; or perplexities are asked of a model that is not causal.
         VerificationError: a cut block computes something else than the masked one.
 
     Warns:
@@ -158,16 +158,18 @@ def walk(
     check_module(model, "walk")
     step = step or CutUnits()
     path = block_container(model, container)
+    # Measured first, so that what has no perplexity is refused before the work.
+    before = None if held_out is None else perplexity(model, held_out)
     blocks = dict(model.get_submodule(path).named_children())
     walking = BlockWalk.begin(model, path, tokens, mask, own_tensors(next(iter(blocks.values()))))
     cut_blocks = [walking.advance(step, own_tensors(block)) for block in blocks.values()]
     small, plan = _assembled(model, blocks.values(), cut_blocks)
     keep = {name: mask for cut in cut_blocks for name, mask in cut.keep.items()}
-    walked = Walked(small, keep, {cut.name: cut.error for cut in cut_blocks}, model, plan)
+    walked = Walked(small, keep, {cut.name: cut.error for cut in cut_blocks}, model, plan, before)
     if recover is not None:
         untrained = None if held_out is None else perplexity(small, held_out)
         walked = replace(walked, untrained=untrained, history=recover(small, model, tokens, mask))
-    return walked if held_out is None else _rated(walked, model, held_out, step)
+    return walked if held_out is None or before is None else _rated(walked, before, held_out, step)
 
 
 def _assembled(model: nn.Module, blocks: Iterable[nn.Module], cut_blocks: Sequence[CutBlock]) -> tuple[nn.Module, Plan]:
@@ -185,8 +187,8 @@ def _assembled(model: nn.Module, blocks: Iterable[nn.Module], cut_blocks: Sequen
     return small, Plan(rows, {**attributes, **({"": config} if config else {})})
 
 
-def _rated(walked: Walked, model: nn.Module, held_out: Tokens, step: BlockStep) -> Walked:
-    before, after = perplexity(model, held_out), perplexity(walked.model, held_out)
+def _rated(walked: Walked, before: float, held_out: Tokens, step: BlockStep) -> Walked:
+    after = perplexity(walked.model, held_out)
     if after > LOUD * before:
         repaired = getattr(step, "repair", None) == "stream"
         remedies = [] if repaired else ["repair (repair='stream')"]
@@ -197,7 +199,7 @@ def _rated(walked: Walked, model: nn.Module, held_out: Tokens, step: BlockStep) 
             f"the model will make less sense. Try: {'; '.join(remedies)}",
             stacklevel=4,
         )
-    return replace(walked, before=before, after=after)
+    return replace(walked, after=after)
 
 
 @dataclass(eq=False)
