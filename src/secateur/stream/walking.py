@@ -95,19 +95,19 @@ def walk(
 
     Args:
         model: a Hugging Face causal model, or any module whose blocks lie in an `nn.ModuleList` or `nn.Sequential` and pass
-            activations on; it is left as it is.
+            activations on, be it causal or not; it is left as it is.
         tokens: calibration text, ids ``(sequences, length)``; some 10,000 tokens and more.
         step: what is done to each block; without one, `CutUnits` takes a quarter of each MLP.
         mask: True where there is a token, of the tokens' shape, where sequences are filled up.
         container: the path of the blocks' container, where the model's greatest one is another.
         recover: trains the cut model in place beside the uncut one on the same text, as `secateur.train.Recovery` does.
-        held_out: other text, on which perplexities before and after are measured.
+        held_out: other text, on which perplexities before and after are measured; of causal models alone.
 
     Returns:
         The smaller model, with a `WalkHistory`: what is missing behind each block, and the perplexities.
 
     Raises:
-        InputError: no blocks are found, or one has no such units.
+        InputError: no blocks are found, or one has no such units; or perplexities are asked of a model that is not causal.
         VerificationError: a cut block computes something else than the masked one.
 
     Warns:
@@ -122,17 +122,19 @@ def walk(
     check_module(model, "walk")
     step = step or CutUnits()
     path = block_container(model, container)
+    # Measured first, so that what has no perplexity is refused before the work.
+    before = None if held_out is None else perplexity(model, held_out)
     blocks = dict(model.get_submodule(path).named_children())
     walking = BlockWalk.begin(model, path, tokens, mask, own_tensors(next(iter(blocks.values()))))
     cut_blocks = [walking.advance(step, own_tensors(block)) for block in blocks.values()]
     small, plan = _assembled(model, blocks.values(), cut_blocks)
     keep = {name: mask for cut in cut_blocks for name, mask in cut.keep.items()}
-    history = WalkHistory({cut.name: cut.error for cut in cut_blocks})
+    history = WalkHistory({cut.name: cut.error for cut in cut_blocks}, before)
     if recover is not None:
         untrained = None if held_out is None else perplexity(small, held_out)
         history = replace(history, untrained=untrained, recovery=recover(small, model, tokens, mask))
     if held_out is not None:
-        history = replace(history, before=perplexity(model, held_out), after=perplexity(small, held_out))
+        history = replace(history, after=perplexity(small, held_out))
         _warn_of_a_loud_cut(history, step)
     sites = Sites({name: Site(name, "channel", tuple(mask.shape), ()) for name, mask in keep.items()})
     inputs = check_tokens(tokens, mask, "walk")[0][:1]
