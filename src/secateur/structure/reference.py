@@ -88,9 +88,7 @@ class Reference:
         if structure is None:
             return None
         gone = {
-            self._unit(structure, name): keep_mask
-            for name, keep_mask in self.keep.items()
-            if not bool(keep_mask.all())
+            self._unit(structure, name): keep_mask for name, keep_mask in self.keep.items() if not bool(keep_mask.all())
         }
         nodes = {
             node
