@@ -317,11 +317,14 @@ def _sized(
         if uses.may_change(attribute) and type(old) is int:
             axes = places.axes(d for d in dimensions if d.shape[d.dim] == old)
             seen[path, attribute.name] = list(dict.fromkeys(int(keep_vector(axis, gone).sum()) for axis in axes))
-    for number in range(min(MOST_SIZES, max(map(len, seen.values()), default=1))):
+    guessed = {(g.path, g.attribute) for g in guesses}
+    open_sizes = {key: sizes for key, sizes in seen.items() if len(sizes) > 1 and key not in guessed}
+    for number in range(min(MOST_SIZES, max(map(len, open_sizes.values()), default=1))):
+        sizes_by_key = {key: sizes[0] for key, sizes in seen.items() if len(sizes) == 1}
+        sizes_by_key |= {key: sizes[number % len(sizes)] for key, sizes in open_sizes.items()}
         known = {
-            (path, name): Guess(path, name, sizes[number % len(sizes)], _kind(model, path), seen=True)
-            for (path, name), sizes in seen.items()
-            if sizes
+            (path, name): Guess(path, name, size, _kind(model, path), seen=True)
+            for (path, name), size in sizes_by_key.items()
         }
         others = [known.pop((g.path, g.attribute), g) for g in guesses]
         yield others + [g for g in known.values() if g.value != getattr(model.get_submodule(g.path), g.attribute)]
