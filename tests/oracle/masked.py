@@ -39,7 +39,7 @@ def zeroed(model: nn.Module, sites: Sites, keep: Keep) -> nn.Module:
     result = copied(model)  # weights that an old weight_norm has left on a graph, too
     parameters = dict(result.named_parameters(remove_duplicate=False))
     for name, keep_mask in keep.items():
-        for member in sites[name].members:
+        for member in (m for m in sites[name].members if m.masked):
             assert member.dim is not None
             assert member.index is not None
             along = parameters[member.parameter].data.movedim(member.dim, 0)
