@@ -387,3 +387,37 @@ def test_an_attribute_that_a_size_is_compared_with_follows_it(comparison: str) -
     assert isinstance(small[1], Asserting)
     assert small[1].channels == 6
     assert small[1].conv.weight.shape[:2] == (3, 6)
+
+
+class Unflattening(nn.Module):
+    """Attention whose heads are told apart by the size of each alone; as many heads as dimensions of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head_dim = self.heads = 4
+        self.inp, self.qkv, self.out = (
+            nn.Linear(6, 16),
+            nn.ModuleList(nn.Linear(16, 16) for _ in "qkv"),
+            nn.Linear(16, 5),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inp(x)
+        q, k, v = (layer(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for layer in self.qkv)
+        made: Tensor = self.out(F.scaled_dot_product_attention(q, k, v, scale=0.5).transpose(1, 2).flatten(2))
+        return made
+
+
+def test_which_dimension_an_unflattening_attribute_sets_is_seen() -> None:
+    model, x = Unflattening().eval(), torch.randn(2, 7, 6)
+    seen = watch(model, (x,), {})
+    assert seen is not None
+    sizes = seen.sizes[Attribute("", "head_dim")]
+    assert {(d.shape, d.dim) for d in sizes} == {((2, 7, 4, 4), 3)}
+    sites = sc.channels(model, x)
+    keep = {name: torch.arange(site.size) < 3 for name, site in sites.items() if site.unit == "head"}
+    assert keep
+    small = sc.cut(model, sites, keep, form="module")
+    assert isinstance(small, Unflattening)
+    assert small.head_dim == 4
+    assert small.qkv[0].weight.shape == (12, 16)
