@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from math import inf
+from math import gcd, inf, lcm
 from typing import Any
 
 import torch
@@ -259,15 +259,26 @@ def _find_sites(graph: Graph, tensors: Mapping[str, Value], ties: Ties) -> tuple
                     masked = (name, dim) not in ties.unmasked
                     member = Member(name, value.shape, dim, positions(axis, atom), role, masked=masked)
                     members.setdefault(atom, []).append(member)
-    unit_by_atom = _unit_names(ties)
+    unit_by_atom, multiples = _unit_names(ties), _multiples(ties)
     sites: dict[str, Site] = {}
     units: dict[str, Atom] = {}
     for atom, site_members in members.items():
         unit = unit_by_atom.get(atom, "channel")
         name = _unused(_site_name(site_members) + SUFFIX.get(unit, ""), sites)
-        sites[name] = Site(name, "channel", (atom.size,), tuple(site_members), unit)
+        sites[name] = Site(name, "channel", (atom.size,), tuple(site_members), unit, multiples.get(atom, 1))
         units[name] = atom
     return sites, units
+
+
+def _multiples(ties: Ties) -> dict[Atom, int]:
+    """Of how many units each atom keeps a multiple, so that every axis that it is part of stays aligned."""
+    multiples: dict[Atom, int] = {}
+    for axis, size in ties.aligned:
+        free = [atom for atom in dict.fromkeys(atoms(axis)) if not atom.frozen]
+        for atom in free:
+            places = axis.size // atom.size if len(free) == 1 else 1
+            multiples[atom] = lcm(multiples.get(atom, 1), size // gcd(size, places))
+    return multiples
 
 
 # What a part of a layer's units adds to the layer's name.
