@@ -63,7 +63,8 @@ class BooleanIndexing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         chosen = self.gate(x).squeeze(-1) > 0
         y = x.clone()
-        y[chosen] = self.body(x[chosen])
+        if chosen.any():
+            y[chosen] = self.body(x[chosen])
         return y
 
 
@@ -97,6 +98,8 @@ class Peaks(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         maps = self.backbone(x)
         sample, row, column = (maps.mean(1) > 0).nonzero(as_tuple=True)
+        if not len(sample):
+            return maps.new_zeros(0, 3)
         y: Tensor = self.head(maps[sample, :, row, column])
         return y
 
@@ -115,7 +118,7 @@ class Pyramid(nn.Module):
         maps = self.backbone(x)
         levels = [self.head(F.avg_pool2d(maps, size)).flatten() for size in (1, 2, 4)]
         answers = torch.cat(levels)
-        return answers[answers > 0]
+        return answers[answers > 0] if answers.max() > 0 else answers
 
 
 @toy(TOYS, "used_outside", tokens())

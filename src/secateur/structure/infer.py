@@ -26,6 +26,10 @@ __all__ = ["Structure", "attribute", "infer"]
 DIVIDING = {*("slice", "narrow", "split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split"), "getitem"}
 """Ops that pass on a part of what they are given, and read no more of it."""
 
+DRAWING = {*("rand", "randn", "randint", "rand_like", "randn_like", "randint_like", "bernoulli", "multinomial")}
+DRAWING |= {*("normal", "normal_functional", "uniform", "exponential", "geometric", "cauchy", "log_normal", "poisson")}
+"""Ops that draw random numbers whenever they run."""
+
 INLINED = {"wrap_with_set_grad_enabled", "wrap_with_autocast", "wrap_with_inference_mode"}
 
 
@@ -193,7 +197,15 @@ class _Solver:
             holders = [n for n in inner.graph.nodes if n.op == "placeholder"]
             return self.run(inner.graph, dict(zip(holders, operands, strict=True)) or {node: None})
         call = Call(node, arguments, self.ties)
-        rule = RULES.get(name)
+        output = self._applied(call, name)
+        if name in DRAWING or ("dropout" in name and arguments.get("train") and arguments.get("p")):
+            for leaf in _leaves(output):
+                call.freeze(*leaf.axes, because="random numbers are drawn, and of another number of units others")
+        return output
+
+    def _applied(self, call: Call, name: str) -> Any:
+        """What the op's rule says of its output."""
+        node, rule = call.node, RULES.get(name)
         if (rule is not None and call.values()) or name in {"zeros", "ones", "full", "empty", "rand", "randn"}:
             assert rule is not None
             output = rule(call)
