@@ -151,7 +151,12 @@ def rounding(
     stuck = {name for name, multiple in coarse.items() if multiple == sites[name].size}
     left = _left_whole(sites, sites.structure, stuck)
     capped = {name: _capped(multiple, sites[name].size) for name, multiple in coarse.items()}
-    return Rounding({**needed, **{n: lcm(m, sites[n].multiple) for n, m in capped.items()}}, tuple(map(name_of, runtimes)), coarse, left)
+    return Rounding(
+        {**needed, **{n: lcm(m, sites[n].multiple) for n, m in capped.items()}},
+        tuple(map(name_of, runtimes)),
+        coarse,
+        left,
+    )
 
 
 def _left_whole(sites: Sites, structure: Structure, stuck: set[str]) -> float:

@@ -268,7 +268,9 @@ def _cannot_run(small: nn.Module, structure: Structure, error: Exception) -> str
 def _uneven(reference: Reference) -> str:
     """What to do where sites keep numbers of units that an op does not take."""
     counts = {name: int(keep_mask.sum()) for name, keep_mask in reference.keep.items()}
-    multiples = {name: reference.sites[name].multiple for name, n in counts.items() if n % reference.sites[name].multiple}
+    multiples = {
+        name: reference.sites[name].multiple for name, n in counts.items() if n % reference.sites[name].multiple
+    }
     listed = ", ".join(f"{name} of {multiple}" for name, multiple in multiples.items())
     return f" An op takes multiples of units alone, as select(..., sites=sites) keeps them: {listed}." if listed else ""
 
