@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from secateur.checks import check_whole
+from secateur.checks import check_name, check_whole
 from secateur.hints import Checked
 from secateur.runtimes import Runtime, name_of
 from secateur.runtimes.probes import Kind, installed, liked_multiple
@@ -133,6 +133,9 @@ def rounding(
         return round_to
     needed = {name: site.multiple for name, site in sites.items() if site.multiple > 1}
     if isinstance(round_to, Mapping):
+        for name, multiple in round_to.items():
+            check_name("site to round", name, sites)
+            check_whole(f"rounding of {name!r}", 1, "or no entry", round_to=multiple)
         return Rounding({**round_to, **{n: lcm(multiple_of(round_to, n), m) for n, m in needed.items()}})
     if round_to != "auto":
         check_whole("rounding", 1, 'or "auto", or one by site', round_to=round_to)

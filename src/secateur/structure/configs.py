@@ -123,9 +123,7 @@ class _WidthSearch:
         """Whether a model is another one when this size alone is, other than in its config."""
         rebuilt = self.rebuilding.built({**self.stated, place: size // 2})
         whole = self.whole
-        return (
-            rebuilt is None or shapes_of(rebuilt) != shapes_of(whole) or not _is_same_but_for_config(whole, rebuilt)
-        )
+        return rebuilt is None or shapes_of(rebuilt) != shapes_of(whole) or not _is_same_but_for_config(whole, rebuilt)
 
     def _candidates(self) -> set[int]:
         """The sizes of everything that holds units of a site."""

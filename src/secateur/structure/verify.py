@@ -157,11 +157,10 @@ class Sliced:
 
         def fetch(name: str) -> Tensor:
             full = self.reference.tensors.get(name)
-            return (
-                self.cut_tensors[name].detach()
-                if full is None
-                else select_rows(case.draw(name), self.rows.get(id(full), {}))
-            )
+            if full is None:
+                return self.cut_tensors[name].detach().clone()
+            rows, drawn = self.rows.get(id(full)), case.draw(name)
+            return select_rows(drawn, rows) if rows else drawn.clone()
 
         return run_substituted(self.cut, fetch, case.inputs, double=case.double)
 
