@@ -40,6 +40,7 @@ class Report:
         command: the exact command that makes the report again.
         lead: the figure that the page leads with: the name of one in the body, or one of its own; the first when empty.
         environment: what it was computed with, by name (`secateur.lab.keep.environment`).
+        subject: what was looked at, such as ``"lenet-300-100 on digits"``; stands under the title.
 
     Raises:
         InputError: two figures or tables have one name.
@@ -59,6 +60,7 @@ class Report:
     command: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     lead: str | Picture = ""
+    subject: str = ""
 
     def __post_init__(self) -> None:
         names = [block.name for block in self.blocks() if not isinstance(block, str)]
@@ -205,6 +207,8 @@ def _anchors(titles: Sequence[str]) -> list[str]:
 
 def _paragraphs(report: Report) -> Iterator[str]:
     yield f"# {_escape(report.title)}"
+    if report.subject:
+        yield _escape(report.subject)
     if report.source:
         yield f"After {_escape(report.source)}"
     numbers, lead, warnings = _numbers(report), report.leading, report.warnings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -224,7 +224,22 @@ def report(
     summary = [*warnings, *summary] or ["Nothing has been computed yet."]
     names = {block.name for section in body for block in section.blocks if not isinstance(block, str)}
     head = lead if lead in names else _lead(there_are, curves(there_are)) or ""
-    return Report(title, summary=summary, cards=heads, sections=body, lead=head)
+    return Report(title, summary=summary, cards=heads, sections=body, lead=head, subject=_subject(results.options))
+
+
+def _subject(options: Mapping[str, Json]) -> str:
+    """What a study was run on, in its options' names: each network on each data set.
+
+    >>> _subject({"model": ["ann-128", "cnn-4"], "data": "digits"})
+    'ann-128 and cnn-4 on digits'
+    """
+    sets, networks = zip(*grid(options), strict=True)
+    return f"{_and(dict.fromkeys(networks))} on {_and(dict.fromkeys(sets))}"
+
+
+def _and(names: Iterable[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _filled(notes: Sequence[str], options: Mapping[str, Any]) -> list[str]:
