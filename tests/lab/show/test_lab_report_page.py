@@ -182,9 +182,9 @@ def test_the_page_leads_with_the_picture_and_then_the_numbers(page: Browser) -> 
 
 
 def test_long_tables_are_folded_and_unfolded_on_paper(page: Browser, tmp_path: Path) -> None:
-    rows = [[f"row {place}", place] for place in range(13)]
+    rows = [[f"row {place}", place] for place in range(15)]
     columns = [Column("name"), Column("x")]
-    sections = [Section("s", [Table("long", "Long.", columns, rows), Table("short", "Short.", columns, rows[:12])])]
+    sections = [Section("s", [Table("long", "Long.", columns, rows), Table("short", "Short.", columns, rows[:14])])]
     page.open(Report("Tables", sections=sections).write(tmp_path))
     seen = '[...document.querySelectorAll("table")].map((table) => table.checkVisibility())'
     assert page.ask(seen) == [False, True]
