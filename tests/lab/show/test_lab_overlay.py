@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from secateur.cli import app
 from secateur.lab import Picture, Recipe, Record, Store, Table
 from secateur.lab.show.overlay import labels, overlay
+from secateur.lab.show.style import styles_of_runs
 from secateur.types import InputError, UnknownNameError
 
 
@@ -111,3 +112,9 @@ def test_the_command_writes_the_page(pair: list[Store], tmp_path: Path) -> None:
     assert "sparsity=0.5" in text
     refused = CliRunner().invoke(app, [*words, "--seeds", "2"])
     assert refused.exit_code == 1
+
+
+def test_a_method_has_one_colour_in_all_runs_and_a_run_one_line() -> None:
+    look = styles_of_runs(["l2", "random"], ["first", "second"])
+    assert look["l2", "first"].colour == look["l2", "second"].colour != look["random", "second"].colour
+    assert look["l2", "first"].line == look["random", "first"].line != look["l2", "second"].line
