@@ -15,14 +15,20 @@ from secateur.types import InputError, UnknownNameError
 
 
 def run(
-    path: Path, shift: float, *, epochs: int = 1, dense: bool = False, methods: tuple[str, ...] = ("l1", "random")
+    path: Path,
+    shift: float,
+    *,
+    epochs: int = 1,
+    dense: bool = False,
+    methods: tuple[str, ...] = ("l1", "random"),
+    sparsities: tuple[float, ...] = (0.2, 0.5),
 ) -> Store:
     store = Store(path)
     for seed in range(3):
         train = Recipe("toy", "train", {"seed": seed, "model": "net", "data": "digits", "epochs": epochs})
         store.put(Record(train, {"accuracy": 0.9}))
         for method in methods:
-            for sparsity in (0.2, 0.5):
+            for sparsity in sparsities:
                 parameters = {"seed": seed, "model": "net", "data": "digits", "method": method, "sparsity": sparsity}
                 accuracy = 0.9 - sparsity / 2 + shift + 0.01 * seed * sparsity - 0.1 * (method == "random")
                 store.put(Record(Recipe("toy", "prune", parameters, (train.id,)), {"accuracy": accuracy}))
@@ -94,6 +100,11 @@ def test_curves_of_all_runs_lead(pair: list[Store]) -> None:
     assert {line.get_label() for line in axes.lines} == {"l1 · a", "l1 · b", "random · a", "random · b"}
     assert [card.label for card in report.cards] == ["l1 · a", "l1 · b", "random · a"]
     assert all(card.interval for card in report.cards)
+
+
+def test_cards_are_over_the_sparsities_that_all_runs_have(tmp_path: Path) -> None:
+    stores = [run(tmp_path / "a", 0.0, sparsities=(0.2, 0.5, 0.9)), run(tmp_path / "b", 0.05)]
+    assert [card.label for card in overlay(stores).cards] == ["l1 · b", "l1 · a", "random · b"]
 
 
 def test_labels_tell_stores_apart(tmp_path: Path) -> None:

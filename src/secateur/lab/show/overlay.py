@@ -249,9 +249,11 @@ def _in_common(rows: DataFrame, first: str) -> DataFrame:
 
 
 def _cards(runs: _Runs) -> list[Card]:
-    """The first three methods and runs by the accuracy that they keep over the sparsities."""
+    """The first three methods and runs by the accuracy that they keep over the sparsities that all runs have."""
     network = runs.rows["network"].iloc[0]
-    rows = _series(pick(runs.rows, network=network))
+    rows = pick(runs.rows, network=network)
+    in_all = rows.groupby("sparsity")["run"].transform("nunique") == rows["run"].nunique()
+    rows = _series(rows[in_all] if in_all.any() else rows)
     whole = rows["sparsity"].nunique()
     if whole > 1:
         rows = rows[rows.groupby(["method", "seed"])["sparsity"].transform("nunique") == whole]
