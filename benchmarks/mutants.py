@@ -1,57 +1,97 @@
 """Mutation testing by sampling: which small changes of the rooms' code do the rooms' own tests see?
 
-    python benchmarks/mutants.py --count 200 --rooms selection rate criteria solvers structure
+    python benchmarks/mutants.py --count 200 --results build/mutants.jsonl
 
-A mutant differs in one comparison, operator, number, truth value or `not`. Each is run against the tests of its room (and its
-file's doctests) in a forked process, until one fails. What is not decided in the time that a mutant has is counted by itself.
+A mutant differs in one comparison, operator, number, truth value or `not`. The tests of a room (and its doctests) are collected
+once; each runs once, and says which functions it calls. Then a forked process for each mutant gives the changed function its new
+code, and runs the tests that call it, the quickest first, until one fails. What is changed outside of functions is imported anew.
+What has an outcome in the file of results is not run again, so that a run can be interrupted; `--again survived` runs those once
+more, after tests were written; `--table` prints what is in the file.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
+import gc
+import json
 import os
 import random
 import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from math import sqrt
 from pathlib import Path
+from types import CodeType, FrameType, FunctionType
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+ROOMS = ["structure", "selection", "rate", "criteria", "solvers"]
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Is: ast.IsNot,
     ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div,
     ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.And: ast.Or, ast.Or: ast.And,
 }  # fmt: skip
+FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
+FAULT = 99
+MODULE = 0
+"""The line that stands for what no function holds; every test that comes into the file concerns it."""
 
 
-def places(tree: ast.Module) -> Iterator[ast.AST]:
-    """What can be changed; annotations and asserts, which say nothing that runs, are left out."""
-    stack: list[ast.AST] = [tree]
+@dataclass(frozen=True)
+class Mutant:
+    """One changed place of one file, and what came of it."""
+
+    room: str
+    file: str
+    place: int
+    change: str
+    outcome: str = ""
+    seconds: float = 0.0
+    test: str = ""
+
+
+# The places that can be changed
+
+
+def places(tree: ast.Module) -> Iterator[tuple[ast.AST, int]]:
+    """What can be changed, and the first line of the function around it; asserts and imports for types are left out."""
+    stack: list[tuple[ast.AST, int]] = [(tree, MODULE)]
     while stack:
-        node = stack.pop()
-        if isinstance(node, ast.Assert | ast.AnnAssign) or (
-            isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-        ):
+        node, line = stack.pop()
+        if isinstance(node, ast.Assert) or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)):
             continue
-        if (
-            (isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS)
-            or (isinstance(node, ast.BinOp | ast.BoolOp) and type(node.op) in SWAPS)
-            or (isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not))
-            or (isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float))
-        ):
-            yield node
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            stack += [*node.args.defaults, *[d for d in node.args.kw_defaults if d], *node.body]
+        if can_change(node):
+            yield node, line
+        if isinstance(node, FUNCTIONS):
+            # Defaults are worked out where the function is made.
+            defaults = [*node.args.defaults, *[value for value in node.args.kw_defaults if value]]
+            stack += [(child, line) for child in defaults]
+            line = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            stack += [(child, line) for child in node.body]
+        elif isinstance(node, ast.AnnAssign):
+            stack += [(node.value, line)] if node.value else []
         else:
-            stack += ast.iter_child_nodes(node)
+            stack += [(child, line) for child in ast.iter_child_nodes(node)]
+
+
+def can_change(node: ast.AST) -> bool:
+    """Whether it is a comparison, an operator, a `not`, a number or a truth value."""
+    return (
+        (isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS)
+        or (isinstance(node, ast.BinOp | ast.BoolOp) and type(node.op) in SWAPS)
+        or (isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not))
+        or (isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float))
+    )
 
 
 def change(node: ast.AST) -> str:
@@ -68,60 +108,232 @@ def change(node: ast.AST) -> str:
     return f"line {getattr(node, 'lineno', '?')}: {before} → {ast.unparse(node)}"
 
 
-def mutants(rooms: list[str], seed: int) -> Iterator[tuple[str, Path, str, str]]:
-    """Yield room, file, its changed text and the change, at random over all places of the rooms, for ever."""
-    files = [(room, file) for room in rooms for file in sorted((ROOT / "src/secateur" / room).rglob("*.py"))]
+def mutated(file: Path, place: int) -> tuple[ast.Module, str, int]:
+    """A file with one place changed, what was done, and the function's first line."""
+    tree = ast.parse(file.read_text())
+    node, line = list(places(tree))[place]
+    done = change(node)
+    return ast.fix_missing_locations(tree), done, line
+
+
+def sample(rooms: list[str], seed: int, count: int) -> list[Mutant]:
+    """Mutants of the rooms, drawn from all places with the same chance."""
+    source = ROOT / "src" / "secateur"
+    files = [(room, file) for room in rooms for file in sorted((source / room).rglob("*.py"))]
     table = [
-        (room, file, place) for room, file in files for place in range(len(list(places(ast.parse(file.read_text())))))
+        Mutant(room, str(file.relative_to(source)), place, "")
+        for room, file in files
+        for place in range(len(list(places(ast.parse(file.read_text())))))
     ]
-    chance = random.Random(seed)
-    chance.shuffle(table)
-    for room, file, place in table:
-        tree = ast.parse(file.read_text())
-        said = change(list(places(tree))[place])
-        yield room, file, ast.unparse(ast.fix_missing_locations(tree)), said
+    random.Random(seed).shuffle(table)
+    return [replace(mutant, change=mutated(source / mutant.file, mutant.place)[1]) for mutant in table[:count]]
 
 
-def tried(copy: Path, room: str, file: Path, text: str, seconds: float) -> str:
-    """Run a room's tests on one mutant; return what came of it."""
-    target = copy / file.relative_to(ROOT / "src")
-    before = target.read_text()
-    target.write_text(text)
+# Which tests call which functions
+
+
+class Watch:
+    """A plugin of pytest: the functions of some folders that each test calls, and the seconds that it takes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.tests = str(folder), {}  # type: tuple[str, dict[str, Any]]
+        self.called: set[tuple[str, int]] = set()
+
+    def trace(self, frame: FrameType, event: str, arg: object) -> None:
+        code = frame.f_code
+        if code.co_filename.startswith(self.folder):
+            self.called.add((code.co_filename[len(self.folder) + 1 :], code.co_firstlineno))
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        self.called, start = set(), time.monotonic()
+        threading.settrace(self.trace)
+        sys.settrace(self.trace)
+        try:
+            yield
+        finally:
+            sys.settrace(None)
+            threading.settrace(None)  # type: ignore[arg-type]
+        self.tests[name_of(item)] = {"seconds": time.monotonic() - start, "calls": sorted(self.called)}
+
+
+def name_of(item: pytest.Item) -> str:
+    """A test's name that holds wherever the package was copied to."""
+    path = str(item.path)
+    folder = f"{ROOT}{os.sep}" if path.startswith(str(ROOT)) else f"{path.partition('/secateur/')[0]}{os.sep}"
+    return f"{path.removeprefix(folder)}::{item.nodeid.partition('::')[2]}"
+
+
+def collect(copy: Path, paths: list[str], plugin: object, folder: str) -> int:
+    """Collect tests of the package in a folder, in this process, and let a plugin run them."""
+    sys.path[:0] = [str(copy), str(ROOT / "tests")]
+    os.environ["PYTHONPATH"] = str(copy)
+    where = [f"--basetemp={folder}/pt", f"--rootdir={ROOT}", "-c", str(ROOT / "pyproject.toml")]
+    return int(pytest.main(["-q", "-p", "no:cacheprovider", *where, *paths], [plugin]))
+
+
+def first_failure(items: list[pytest.Item]) -> str:
+    """Run tests until one fails; its name, or nothing."""
+    for item, following in zip(items, [*items[1:], None], strict=True):
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if item.session.testsfailed:
+            return name_of(item)
+    return ""
+
+
+def tests_of(mutant: Mutant, line: int, tests: dict[str, Any], seconds: float) -> tuple[list[str], float]:
+    """The tests that call a mutant's function, the quickest first, as many as fit into the seconds; and how long they take."""
+
+    def concerns(calls: list[tuple[str, int]]) -> bool:
+        return any(file == mutant.file and line in (MODULE, first) for file, first in calls)
+
+    names = sorted((name for name in tests if concerns(tests[name]["calls"])), key=lambda name: tests[name]["seconds"])
+    total, within = 0.0, []
+    for name in names:
+        total += tests[name]["seconds"]
+        if total > seconds and within:
+            break
+        within.append(name)
+    return within, total
+
+
+# One mutant
+
+
+def in_child(work: Callable[[], object], seconds: float) -> int | None:
+    """Do something in a forked process that says nothing; its exit status, None where it ran on."""
     child = os.fork()
     if not child:
         null = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(null, stream)
-        sys.path[:0] = [str(copy), str(ROOT / "tests")]
-        os.environ["PYTHONPATH"] = str(copy)
         os.setpgid(0, 0)
-        folder = tempfile.mkdtemp()
-        options = [
-            "-x",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            f"--basetemp={folder}/pt",
-            f"--rootdir={ROOT}",
-            "-c",
-            str(ROOT / "pyproject.toml"),
-        ]
-        code = 3
-        try:
-            code = int(pytest.main([*options, str(target), str(ROOT / "tests" / room)]))
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            os._exit(code)
-    deadline, status = time.monotonic() + seconds, None
-    while status is None and time.monotonic() < deadline:
-        ended, code = os.waitpid(child, os.WNOHANG)
-        status = code if ended else None
-        time.sleep(0.05)
-    if status is None:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    target.write_text(before)
-    return "undecided" if status is None else "survived" if status == 0 else "killed"
+        code = FAULT
+        with contextlib.suppress(BaseException):
+            code = int(work() or 0)  # type: ignore[call-overload]
+        os._exit(code)  # FAULT where it raised something
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status
+        time.sleep(0.02)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
+def give_new_code(path: Path, tree: ast.Module) -> None:
+    """Give every function of a file that was imported the code that it has in a changed tree."""
+    waiting, codes = [compile(tree, str(path), "exec")], {}  # type: tuple[list[CodeType], dict[tuple[str, int], CodeType]]
+    while waiting:
+        code = waiting.pop()
+        codes[code.co_qualname, code.co_firstlineno] = code
+        waiting += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    for thing in gc.get_objects():
+        if type(thing) is FunctionType and thing.__code__.co_filename == str(path):
+            thing.__code__ = codes[thing.__code__.co_qualname, thing.__code__.co_firstlineno]
+
+
+@dataclass
+class Rooms:
+    """A plugin of pytest that runs mutants of one room on the tests that were collected.
+
+    Attributes:
+        todo: the mutants.
+        copy: the package that is imported.
+        map_file: which functions each test calls.
+        options: the command line.
+        alone: run the tests of one mutant in this process, which imported the changed file.
+    """
+
+    todo: list[Mutant]
+    copy: Path
+    map_file: Path
+    options: argparse.Namespace
+    alone: str = ""
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Run the mutants in the place of the tests."""
+        items = {name_of(item): item for item in session.items}
+        if self.alone:
+            names = json.loads(self.map_file.with_suffix(".names").read_text())
+            Path(self.alone).write_text(first_failure([items[name] for name in names if name in items]))
+            return True
+        if not self.map_file.exists() and in_child(lambda: self.write_map(session), 7200) != 0:
+            raise SystemExit(f"a test in {session.items[0].path.parent} fails before anything is changed")
+        tests = json.loads(self.map_file.read_text())
+        for mutant in self.todo:
+            self.run(mutant, tests, items)
+        return True
+
+    def write_map(self, session: pytest.Session) -> int:
+        """Write which functions each test calls."""
+        watch = Watch(self.copy / "secateur")
+        session.config.pluginmanager.register(watch)
+        failed = first_failure(session.items)
+        if not failed:
+            self.map_file.write_text(json.dumps(watch.tests))
+        return bool(failed)
+
+    def run(self, mutant: Mutant, tests: dict[str, Any], items: dict[str, pytest.Item]) -> None:
+        """Run the tests that call a mutant's function on it, and write down what came of it."""
+        began = time.monotonic()
+        path = self.copy / "secateur" / mutant.file
+        tree, _, line = mutated(path, mutant.place)
+        names, expected = tests_of(mutant, line, tests, self.options.seconds)
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            told = Path(folder) / "failed"
+
+            def patched() -> None:
+                give_new_code(path, tree)
+                told.write_text("")
+                told.write_text(first_failure([items[name] for name in names]))
+
+            def imported() -> None:
+                self.map_file.with_suffix(".names").write_text(json.dumps(names))
+                paths = sorted({str(items[name].path) for name in names})
+                plugin = replace(self, alone=str(told))
+                forget(self.copy)
+                collect(self.copy, paths, plugin, folder)
+
+            before = path.read_text()
+            path.write_text(ast.unparse(tree))  # for processes that tests start
+            try:
+                # Four times as long as without the change, and what it takes to import and collect.
+                limit = 60 + 4 * min(expected, self.options.seconds)
+                status = in_child(imported if line == MODULE else patched, limit) if names else 0
+            finally:
+                path.write_text(before)
+            begun, failed = told.exists(), told.read_text() if told.exists() else ""
+        outcome = "not reached" if not names else "ran on" if status is None else "survived"
+        if status or failed:
+            if line != MODULE and not begun:
+                raise SystemExit(f"{mutant}: the function could not be given its new code")
+            outcome = "killed"
+        self.write(replace(mutant, outcome=outcome, seconds=round(time.monotonic() - began, 1), test=failed))
+
+    def write(self, mutant: Mutant) -> None:
+        """Add an outcome to the file of results."""
+        with self.options.results.open("a") as file:
+            file.write(json.dumps(asdict(mutant), ensure_ascii=False) + "\n")
+
+
+def forget(copy: Path) -> None:
+    """Forget the modules of the package and of the tests, so that they are imported anew."""
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None) or "").startswith((str(copy), str(ROOT / "tests"))):
+            del sys.modules[name]
+
+
+# All of them
+
+
+def read_results(file: Path) -> dict[tuple[str, int], Mutant]:
+    """The outcomes in a file; the last of each place."""
+    lines = file.read_text().splitlines() if file.exists() else []
+    return {(mutant.file, mutant.place): mutant for mutant in (Mutant(**json.loads(line)) for line in lines)}
 
 
 def wilson(hits: int, count: int) -> tuple[float, float]:
@@ -132,34 +344,63 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
     return middle - half, middle + half
 
 
-def main() -> None:
-    """Sample mutants, and print what became of each and of all."""
+def table(mutants: list[Mutant]) -> str:
+    """The outcomes by room, in Markdown; a mutant on which the tests do not end is seen as well."""
+    lines = ["| room | mutants | killed | ran on | survived | not reached | seen (95 %) |", "| --- |" + " --- |" * 6]
+    for room in [*dict.fromkeys(mutant.room for mutant in mutants), "all"]:
+        counts = Counter(mutant.outcome for mutant in mutants if room in (mutant.room, "all"))
+        total, seen = counts.total(), counts["killed"] + counts["ran on"]
+        low, high = wilson(seen, total)
+        cells = [room, total, *(counts[key] for key in ("killed", "ran on", "survived", "not reached"))]
+        lines.append(f"| {' | '.join(map(str, cells))} | {seen / total:.0%} ({low:.0%} to {high:.0%}) |")
+    return "\n".join(lines)
+
+
+def preload() -> None:
+    """Import what all children need, once."""
+    import torch._dynamo
+    import torch.export  # noqa: F401
+
+
+def options_of(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--seconds", type=float, default=300.0, help="that a mutant has")
-    parser.add_argument("--minutes", type=float, default=1e9, help="that all have")
+    parser.add_argument("--seconds", type=float, default=120.0, help="of tests that a mutant is run against")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rooms", nargs="+", default=["structure", "selection", "rate", "criteria", "solvers"])
-    options = parser.parse_args()
-    import torch  # noqa: F401  (once, for all children)
+    parser.add_argument("--rooms", nargs="+", default=ROOMS)
+    parser.add_argument("--results", type=Path, default=ROOT / "build" / "mutants.jsonl")
+    parser.add_argument("--again", nargs="*", default=[], help="outcomes to be run once more, as survived")
+    parser.add_argument("--table", action="store_true", help="print all results in the file, and run nothing")
+    return parser.parse_args(arguments)
 
-    copy = Path(tempfile.mkdtemp()) / "src"
-    shutil.copytree(ROOT / "src", copy, ignore=shutil.ignore_patterns("__pycache__"))
+
+def main() -> None:
+    """Sample mutants, and write what became of each and of all."""
+    options = options_of(sys.argv[1:])
+    mutants = sample(options.rooms, options.seed, options.count)
+    results = read_results(options.results)
+    todo = [m for m in mutants if getattr(results.get((m.file, m.place)), "outcome", None) in (None, *options.again)]
+    if not options.table:
+        run_all(todo, options)
+    print(table(list(read_results(options.results).values())))
+
+
+def run_all(todo: list[Mutant], options: argparse.Namespace) -> None:
+    """Run the mutants of one room after another, each in a process that collects the room's tests."""
+    import torch._dynamo
+    import torch.export  # noqa: F401  (once, for all children)
+
+    options.results.parent.mkdir(parents=True, exist_ok=True)
     sys.dont_write_bytecode = True
-    outcomes: Counter[str] = Counter()
-    end = time.monotonic() + 60 * options.minutes
-    for number, (room, file, text, said) in enumerate(mutants(options.rooms, options.seed)):
-        if number >= options.count or time.monotonic() > end:
-            break
-        outcome = tried(copy, room, file, text, options.seconds)
-        outcomes[outcome] += 1
-        print(f"{outcome:9} {file.relative_to(ROOT / 'src/secateur')} {said}", flush=True)
-    decided = outcomes["killed"] + outcomes["survived"]
-    if decided:
-        low, high = wilson(outcomes["killed"], decided)
-        print(
-            f"{dict(outcomes)}: {outcomes['killed'] / decided:.1%} of the decided are killed (95 %: {low:.1%} to {high:.1%})"
-        )
+    for room in dict.fromkeys(mutant.room for mutant in todo):
+        with tempfile.TemporaryDirectory() as temporary:
+            copy = Path(temporary) / "src"
+            shutil.copytree(ROOT / "src", copy, ignore=shutil.ignore_patterns("__pycache__"))
+            ours = [mutant for mutant in todo if mutant.room == room]
+            plugin = Rooms(ours, copy, options.results.parent / f"{room}.json", options)
+            paths = [str(ROOT / "tests" / room), str(copy / "secateur" / room)]
+            in_child(lambda: collect(copy, paths, plugin, temporary), 10**9)  # noqa: B023  (waited for)
 
 
 if __name__ == "__main__":

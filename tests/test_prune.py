@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+import secateur as sc
 from secateur.criteria import CRITERIA, Magnitude, Random
 from secateur.pruning import prune
 from secateur.solvers import SparseGPT, ThiNet
 from secateur.structure import channels, cut, weights
 from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
-from secateur.types import InputError, UnknownNameError
+from secateur.types import InputError, Sites, UnknownNameError
 
 X = torch.tensor([[1.0, 2.0]])
 
@@ -210,6 +211,43 @@ def test_a_criterion_that_is_none_is_refused() -> None:
     for criterion in (3, Magnitude, ("l1",)):
         with pytest.raises(InputError, match="criterion"):
             run(criterion=criterion)
+
+
+def twice() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+
+
+def first_alone(model: nn.Module, sites: Sites) -> dict[str, torch.Tensor]:
+    return {"0": torch.arange(8.0)}
+
+
+def broken(model: nn.Module, sites: Sites) -> dict[str, torch.Tensor]:
+    return {"0": {}["missing"]}
+
+
+def test_a_criterion_that_scores_some_of_the_sites_leaves_the_others_whole_and_that_is_said() -> None:
+    result = prune(twice(), X, first_alone, 0.5, latency=False)
+    assert "WARNING: first_alone scored 1 of 2 sites; left whole without a score: 2" in str(result.report)
+    assert (result.report.units_removed, result.report.units) == (4, 16)
+    assert "12 of 16 channels kept" in repr(result)
+    assert result.model[2].out_features == 8  # type: ignore[index, union-attr]
+    assert not prune(twice(), X, "l2", 0.5, latency=False).report.warnings
+
+
+@pytest.mark.parametrize("doing", ["prune", "compress", "Iterative", "sensitivity"])
+def test_what_a_criterion_of_one_s_own_raises_names_it(doing: str) -> None:
+    model, data = twice(), (torch.ones(4, 2), torch.tensor([0, 1, 0, 1]))
+    calls: dict[str, Any] = {
+        "prune": lambda: prune(model, X, broken, 0.5),
+        "compress": lambda: sc.compress(model, X, {"macs": 0.5}, data, data, criterion=broken, runtime="eager"),
+        "Iterative": lambda: sc.schedules.Iterative(broken, 0.5)(model, sc.channels(model, X)),
+        "sensitivity": lambda: sc.allocate.sensitivity(model, sc.channels(model, X), broken, [0.5], data=data),
+    }
+    with pytest.raises(
+        InputError, match=rf"{doing}: the criterion broken raised KeyError: 'missing'.*\(model, sites\)"
+    ) as caught:
+        calls[doing]()
+    assert isinstance(caught.value.__cause__, KeyError)
 
 
 @pytest.mark.parametrize("sparsity", [-0.1, 1.5, float("nan"), "0.5", True])

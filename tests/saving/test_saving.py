@@ -61,6 +61,12 @@ def refuse(folder: Path, message: str = ".", model: nn.Module | None = None) -> 
     assert same_state(before, snapshot(model))
 
 
+def test_a_folder_around_the_one_that_holds_the_model_names_that(saved: Path) -> None:
+    """As `compress` writes into ``model``, and what transformers cannot say into ``secateur``."""
+    refuse(saved.parent, rf"not found; pass the folder in it that holds the model, {saved}$")
+    refuse(saved.parent.parent / "nowhere", "pass a folder that Result.save wrote")
+
+
 @pytest.mark.parametrize("unit", ["channels", "weights"])
 @pytest.mark.parametrize("name", list(TOYS))
 def test_a_round_trip_is_exact(name: str, unit: Any, tmp_path: Path) -> None:

@@ -343,3 +343,10 @@ def test_blocks_go_as_wholes() -> None:
 def test_only_one_way_at_a_time() -> None:
     with pytest.raises(InputError, match="sparsity and pattern"):
         select({"w": torch.ones(2, 4)}, 0.5, pattern="2:4")
+
+
+@pytest.mark.parametrize(("minimum", "kept"), [(0, [0, 0]), (1, [1, 1]), (3, [3, 3]), (9, [4, 4])])
+def test_a_row_keeps_its_minimum_of_weights(minimum: int, kept: list[int]) -> None:
+    scores = {"fc.weight": torch.arange(8.0).view(2, 4)}
+    keep = select(scores, 1.0, scope="row", minimum=minimum)["fc.weight"]
+    assert keep.sum(1).tolist() == kept

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import secateur as sc
 from secateur.models.decoder import decoder
@@ -132,3 +133,58 @@ def test_padding_on_either_side_is_none_of_the_text() -> None:
     assert block_influence(MODEL, left, mask) == block_influence(MODEL, parts)
     kept = [walk(MODEL, left, CutUnits(0.25), mask=mask).keep, walk(MODEL, parts, CutUnits(0.25)).keep]
     assert all(torch.equal(kept[0][name], kept[1][name]) for name in kept[0])
+
+
+class GapBlock(nn.Module):
+    """Every token reads the mean over all of them, those behind it too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 12), nn.Linear(12, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mixed = x + x.mean(1, keepdim=True)
+        return x + self.down(torch.relu(self.up(mixed)))  # type: ignore[no-any-return]
+
+
+class GapFiller(nn.Module):
+    """A model as BERT is: it answers at every token with all the others in view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.layers = nn.Embedding(11, 8), nn.ModuleList([GapBlock(), GapBlock()])
+        self.head = nn.Linear(8, 11)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.embedding(tokens)
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+def test_what_sees_later_tokens_has_no_perplexity_and_is_walked_without_one() -> None:
+    model = GapFiller().eval()
+    for measured in (model, GapFiller().bfloat16().eval()):
+        with pytest.raises(InputError, match=r"GapFiller is no causal language model.*AutoModelForCausalLM"):
+            sc.measure.perplexity(measured, IDS)
+    seen: list[int] = []
+    with pytest.raises(InputError, match="no causal language model"):
+        walk(model, IDS, CutUnits(0.25), held_out=IDS, recover=lambda *_: seen.append(1))
+    assert not seen, "refused only after the work"
+    walked = walk(model, IDS, CutUnits(0.25, "l2"))
+    assert [int(mask.sum()) for mask in walked.keep.values()] == [9, 9]
+
+
+def test_a_causal_model_in_half_precision_is_one() -> None:
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        mask = torch.tensor([[True] * 12, [True] * 5 + [False] * 7])
+        assert sc.measure.perplexity(decoder(blocks=2).to(dtype), IDS, mask) > 1
+
+
+def test_a_model_of_transformers_that_fills_gaps_is_none() -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    bert = transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=30, **sizes)).eval()
+    with pytest.raises(InputError, match="BertForMaskedLM is no causal"):
+        sc.measure.perplexity(bert, IDS)

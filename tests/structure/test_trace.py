@@ -142,7 +142,7 @@ def test_a_model_under_no_grad_or_with_frozen_parameters_is_traced() -> None:
 
 
 def test_a_scripted_model_is_refused_plainly() -> None:
-    with pytest.warns(DeprecationWarning, match="script"):
+    with pytest.warns((DeprecationWarning, FutureWarning), match="script"):
         scripted = torch.jit.script(hand_mlp())
     with pytest.raises(InputError, match="TorchScript"):
         trace(scripted, torch.ones(1, 2))

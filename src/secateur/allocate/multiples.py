@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from secateur.checks import check_whole
+from secateur.checks import check_name, check_whole
 from secateur.hints import Checked
 from secateur.runtimes import Runtime, name_of
 from secateur.runtimes.probes import Kind, installed, liked_multiple
@@ -130,6 +130,9 @@ def rounding(
     if isinstance(round_to, Rounding):
         return round_to
     if isinstance(round_to, Mapping):
+        for name, multiple in round_to.items():
+            check_name("site to round", name, sites)
+            check_whole(f"rounding of {name!r}", 1, "or no entry", round_to=multiple)
         return Rounding(dict(round_to))
     if round_to != "auto":
         check_whole("rounding", 1, 'or "auto", or one by site', round_to=round_to)

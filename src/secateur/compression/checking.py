@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.allocate import rounding
 from secateur.compression.options import CompressOptions
 from secateur.labelled import (
     SampleBatch,
@@ -60,14 +61,22 @@ def check_model(model: nn.Module, inputs: ExampleInputs, options: CompressOption
         called(model, args, kwargs)
 
 
-def cuttable(model: nn.Module, inputs: ExampleInputs, ignore: Iterable[str]) -> Sites:
+def cuttable(model: nn.Module, inputs: ExampleInputs, options: CompressOptions) -> Sites:
     """Return the sites of a model.
 
     Raises:
-        InputError: there is none; it says why.
+        InputError: there is none, it says why; or none may be narrower by `minimum` and `round_to`, or these are no numbers of
+            units.
     """
-    sites = channels(model, inputs, ignore)
+    sites = channels(model, inputs, options.ignore)
     sites.check_any("compress")
+    multiples = {} if options.round_to == "auto" else rounding(sites, options.round_to).multiples
+    if all(max(options.minimum, multiples.get(name, 1)) >= site.size for name, site in sites.items()):
+        widest = max(sites.values(), key=lambda site: site.size)
+        raise InputError(
+            f"compress: with minimum={options.minimum} and round_to={options.round_to!r} nothing can go, as the widest site, "
+            f"{widest.name}, has {widest.size} units; give less"
+        )
     return sites
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import sqrt
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from secateur.solvers import StructuredOBS
 from secateur.structure import channels
 from secateur.structure.cutting import draft
 from secateur.trees import numbers_within, side_by_side
-from secateur.types import Criterion, Keep, Loss, Sites
+from secateur.types import Criterion, Keep, Loss, RoundTo, Sites
 
 __all__ = ["Chosen", "Scoring", "calibration", "chosen", "smaller"]
 
@@ -171,7 +171,11 @@ def chosen(
         keeps: list[Keep] = plans_within(model, sites, scores, asked, costs)
     else:
         limit: dict[str, Any] = {costs.goal.what: asked / costs(model)}
-        ways: dict[str, Any] = {"minimum": options.minimum, "round_to": options.round_to, "runtime": options.where}
+        ways: dict[str, Any] = {
+            "minimum": options.minimum,
+            "round_to": _of(sites, options.round_to),
+            "runtime": options.where,
+        }
         ways["widths"] = widths
         try:
             keeps = [budget(model, sites, scores, **limit, **ways)]
@@ -185,6 +189,11 @@ def _repaired_draft(model: nn.Module, cut: Chosen, scoring: Scoring) -> nn.Modul
     """A cut of a model as `smaller` makes it, not verified."""
     keep, repaired, _ = _made_up(model, cut, scoring)
     return draft(repaired, cut.sites, keep)
+
+
+def _of(sites: Sites, round_to: RoundTo | Literal["auto"]) -> RoundTo | Literal["auto"]:
+    """The multiples of those sites that are still there."""
+    return {n: m for n, m in round_to.items() if n in sites} if isinstance(round_to, Mapping) else round_to
 
 
 def _of_original(sites: Sites, original: Sites) -> Sites:

@@ -114,7 +114,7 @@ class _Walk(Work[Trial]):
         return Trial
 
     def _check_sites(self) -> None:
-        self.sites = cuttable(self.original, self.inputs, self.options.ignore)
+        self.sites = cuttable(self.original, self.inputs, self.options)
 
     def run(self) -> Result:
         """Try until the goal is reached or cannot be; return the best that there is."""

@@ -10,12 +10,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from secateur.checks import check_whole
+from secateur.checks import check_whole, in_one_line
 from secateur.criteria.batches import check_batches
 from secateur.hints import Checked
 from secateur.labelled import Samples
 from secateur.losses import loss_function
-from secateur.state import as_usual
+from secateur.state import UNCHANGED, as_usual
 from secateur.structure.sites import check_same_model
 from secateur.types import Criterion, InputError, Keep, Loss, Scores, Sites, brief
 from secateur.wrappers import unwrapped
@@ -134,10 +134,19 @@ def scores_of(criterion: Criterion, model: nn.Module, sites: Sites, doing: str) 
     """Return a criterion's scores, once they tell some units apart.
 
     Raises:
-        InputError: they are equal in every site, not finite, or not those of the sites.
+        InputError: they are equal in every site, not finite, or not those of the sites; or the criterion raises something,
+            which is then the cause.
     """
-    scores = criterion(model, sites)
     name = getattr(criterion, "__name__", None) or type(criterion).__name__
+    try:
+        scores = criterion(model, sites)
+    except UNCHANGED:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{doing}: the criterion {name} raised {in_one_line(error)}; it is called with (model, sites) and returns one score "
+            "a unit, as in {name: tensor} for each name of sites"
+        ) from error
     if sites and isinstance(scores, Mapping) and not scores:
         raise InputError(f"{doing}: {name} scored none of the {len(sites)} sites; return one score a unit of each")
     check_scores(scores, f"{doing}: {name}", getattr(criterion, "level", ""))

@@ -21,6 +21,9 @@ from secateur.wrappers import check_module
 
 __all__ = ["check_tokens", "perplexity", "run_on_tokens", "taking", "targets_of"]
 
+ANTICIPATED, ANTICIPATED_IN_HALF = 1e-3, 3e-2
+"""From which change of the answers on, by the greatest, a model is said to look at later tokens; and in half precision."""
+
 Tokens = Tensor | Sequence[Tensor]
 """Token ids: sequences of one length, ``(sequences, length)``, or of different ones, each ``(length,)``."""
 
@@ -144,7 +147,8 @@ def perplexity(model: nn.Module, tokens: Tokens, mask: Tensor | None = None, *, 
         batch_size: sequences a pass.
 
     Raises:
-        InputError: tokens or mask do not fit, the model returns no logits for each position, or they are NaN.
+        InputError: tokens or mask do not fit, the model returns no logits for each position, they are NaN, or those of a token
+            depend on later ones, as in a model that fills gaps.
 
     >>> class Uniform(nn.Module):
     ...     def forward(self, tokens):
@@ -164,6 +168,8 @@ def perplexity(model: nn.Module, tokens: Tokens, mask: Tensor | None = None, *, 
             targets = targets_of(part, counts)
             logits = logits_of(run_on_tokens(model, part, counts))
             _check_logits(logits, part)
+            if start == 0:
+                _check_causal(model, part, counts, logits)
             total += float(next_token_cross_entropy(logits.float(), targets, "sum"))
             count += int((targets[:, 1:] != IGNORED).sum())
     if count == 0:
@@ -174,6 +180,25 @@ def perplexity(model: nn.Module, tokens: Tokens, mask: Tensor | None = None, *, 
             "perplexity: the model answers NaN; load a good checkpoint, or compute in another type, as by .float()"
         )
     return exp(mean) if mean < 700 else inf
+
+
+def _check_causal(model: nn.Module, tokens: Tensor, counts: Tensor | None, logits: Tensor) -> None:
+    """Refuse a model whose answers to a beginning change with what follows: it has seen what it is to foretell."""
+    first, counts = tokens[:1], None if counts is None else counts[:1]
+    half = (first.shape[1] if counts is None else int(counts.sum())) // 2
+    if half == 0:
+        return
+    start = first[:, :1]
+    other = first.clone()
+    other[:, half:] = torch.where(other[:, half:] == start, (start - 1).abs(), start)
+    again = logits_of(run_on_tokens(model, other, counts))[:, :half].float()
+    before = logits[:1, :half].float()
+    limit = ANTICIPATED_IN_HALF if logits.dtype.itemsize < 4 else ANTICIPATED
+    if bool((again - before).abs().max() > limit * before.abs().max()):
+        raise InputError(
+            f"perplexity: {type(model).__name__} is no causal language model, as its answers at a token change with the tokens "
+            "behind it, so that it sees what it is to foretell; give one that is, such as of AutoModelForCausalLM"
+        )
 
 
 def _check_logits(logits: Any, tokens: Tensor) -> None:

@@ -32,7 +32,7 @@ from secateur.structure import Structure, channels, folded, folding, weights
 from secateur.structure.configs import ConfigWidth
 from secateur.train import Data
 from secateur.train.options import describe
-from secateur.types import Criterion, ExampleInputs, InputError, Keep, Scores, Sites, with_changes
+from secateur.types import Criterion, ExampleInputs, InputError, Keep, Scores, Sites, some_of, with_changes
 
 __all__ = ["prune"]
 
@@ -141,7 +141,7 @@ def _scored(model: nn.Module, example_inputs: ExampleInputs, options: PruneOptio
         repair=() if refusals else options.repairs,
         loss=None if options.loss is None else str(describe(options.loss)),
         rounding=str(multiples.seen_in(keep)),
-        warnings=(*unused, *_by_position(scores, keep), *refusals),
+        warnings=(*unused, *_unscored(scorer, scores, sites), *_by_position(scores, keep), *refusals),
         joint=_joint(scorer, scores, keep, sites, (model, ready)),
     )
     ways: dict[str, Any] = {"form": options.form, "tolerance": options.tolerance, "method": method}
@@ -200,6 +200,14 @@ def _keep(model: nn.Module, sites: Sites, scores: Scores, options: PruneOptions,
 
 def _plain(sparsity: float | Mapping[str, float] | None) -> float | dict[str, float] | None:
     return dict(sparsity) if isinstance(sparsity, Mapping) else sparsity
+
+
+def _unscored(scorer: Criterion, scores: Scores, sites: Sites) -> Iterator[str]:
+    """A warning where the criterion scored only some of the sites."""
+    left = [name for name in sites if name not in scores]
+    if left:
+        name = getattr(scorer, "__name__", None) or type(scorer).__name__
+        yield f"{name} scored {len(scores)} of {len(sites)} sites; left whole without a score: {some_of(left)}"
 
 
 def _by_position(scores: Scores, keep: Keep) -> Iterator[str]:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from secateur.checks import in_one_line
 from secateur.labelled import SampleBatch, logits_of
 from secateur.losses import answers, check_answers
-from secateur.state import tensors
+from secateur.state import UNCHANGED, tensors
 from secateur.trees import changed
 from secateur.types import InputError, Loss
 
 __all__ = ["loss_of_answers", "try_loss", "try_model"]
-
-UNCHANGED = (InputError, MemoryError, torch.OutOfMemoryError)
-"""Errors that say what is wrong themselves."""
 
 
 def try_model(model: nn.Module, batch: SampleBatch, what: str) -> Any:

@@ -82,7 +82,7 @@ class Result:
     def __repr__(self) -> str:
         before, after = (parameters(model).total for model in (self.original, self.model))
         units = sum(site.size for site in self.sites.values())
-        left = sum(int(keep_mask.sum()) for keep_mask in self.keep.values())
+        left = units - sum(int((~keep_mask).sum()) for keep_mask in self.keep.values())
         units_left = [f"{left:,} of {units:,} {_unit(self.sites)} kept"] if units else []
         changed = [f"{len(self.layers)} layers changed"] if self.layers else []
         done = ", ".join([type(self.model).__name__, *units_left, *changed])

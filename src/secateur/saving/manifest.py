@@ -69,7 +69,7 @@ def read_manifest(folder: Path) -> Manifest:
         body = from_json(read_text(path))
         intact = body.pop("checksum") == _checksum(body)
     except FileNotFoundError:
-        raise FileError(f"{path}: not found; pass a folder that Result.save wrote") from None
+        raise FileError(f"{path}: not found; pass {_meant(folder)}") from None
     # json raises RecursionError on brackets that are nested thousands deep.
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise FileError(f"{path}: is not a manifest of a pruned model ({error}); save the model again") from error
@@ -87,6 +87,12 @@ def read_manifest(folder: Path) -> Manifest:
                 f"{path}: is not a manifest of a pruned model ({part!r} is not right); save the model again"
             )
     return Manifest(**{part: body[part] for part in PARTS})
+
+
+def _meant(folder: Path) -> str:
+    """The folder in it that holds a model, as that of a compression does, in words; else what such a folder is."""
+    inner = next((path.parent for path in sorted(folder.glob(f"*/{MANIFEST}"))), None)
+    return "a folder that Result.save wrote" if inner is None else f"the folder in it that holds the model, {inner}"
 
 
 def _checksum(body: Mapping[str, Any]) -> str:
