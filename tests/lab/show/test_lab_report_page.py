@@ -247,6 +247,17 @@ def test_long_tables_are_folded_and_unfolded_on_paper(page: Browser, tmp_path: P
     page.media("")
 
 
+def test_many_findings_are_folded_and_unfolded_on_paper(page: Browser, tmp_path: Path) -> None:
+    for count, seen_there in ((6, 6), (9, 4)):
+        words = [f"Finding {number}." for number in range(count)]
+        page.open(Report("Much", ["WARNING: see below.", *words]).write(tmp_path))
+        seen = '[...document.querySelectorAll("p.lead")].filter((one) => one.checkVisibility()).length'
+        assert page.ask(seen) == seen_there
+        page.media("print")
+        assert page.ask(seen) == count
+        page.media("")
+
+
 def test_a_narrow_page_has_its_values_at_the_pointer_too(page: Browser, toy: Path) -> None:
     page.size(400)
     page.open(toy)

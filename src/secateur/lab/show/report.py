@@ -26,6 +26,9 @@ __all__ = ["Report", "html", "markdown"]
 _WARNS = ("This report is not complete", "WARNING: ")
 """By what a sentence of the summary is known to warn."""
 
+_FINDINGS, _FIRST = 6, 4
+"""Of a summary of more than so many paragraphs the first few are shown."""
+
 
 @dataclass(frozen=True, eq=False)
 class Report:
@@ -83,6 +86,12 @@ class Report:
     def warnings(self) -> list[str]:
         """What of the summary a reader must know before the picture is looked at."""
         return [text for text in self.summary if any(mark in text for mark in _WARNS)]
+
+    @property
+    def findings(self) -> tuple[list[str], list[str]]:
+        """The rest of the summary: what the page shows, and, of many paragraphs, what it folds."""
+        rest = [text for text in self.summary if text not in self.warnings]
+        return (rest, []) if len(rest) <= _FINDINGS else (rest[:_FIRST], rest[_FIRST:])
 
     @property
     def leading(self) -> Picture | None:
