@@ -260,7 +260,8 @@ def _kept(part: Part) -> list[Section]:
         rows = pick(rows, scope="global")
     units = dict.fromkeys(rows["unit"]) if "unit" in rows else [""]
     frames = {unit: pick(rows, unit=unit) if unit else rows for unit in units}
-    sizes = layer_sizes(part.model, part.trained["model_options"].iloc[0]) if "model_options" in part.trained else {}
+    has_options = len(part.trained) > 0 and "model_options" in part.trained
+    sizes = layer_sizes(part.model, part.trained["model_options"].iloc[0]) if has_options else {}
     pictures = [kept_picture(frame, sizes, unit, part.basis(frame, "networks")) for unit, frame in frames.items()]
     blocks: list[Block] = [picture for picture in pictures if picture is not None]
     return [Section("What each layer kept", blocks)] if blocks else []
