@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from secateur import data
-from secateur.lab import Report, Results, RunSummary, Store, Table, run_study, write_report
+from secateur.lab import Report, Results, RunSummary, Store, Table, build_report, run_study, write_report
 from secateur.lab.plan.study import Cell
 from secateur.studies import STUDIES, by_name
 from secateur.studies.comparison.cells import cells
@@ -354,3 +354,14 @@ def test_fathollahi_on_its_own_data(tmp_path: Path) -> None:
     assert at["neuron", 0.9]["accuracy"] < 0.5
     page = write_report(study, store, few)
     assert "0.8851" in page.read_text(encoding="utf-8"), "the published baseline stands beside ours"
+
+
+def test_published_figures_stand_beside_their_own_data_alone(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"seeds": 1, "epochs": 1, "sparsities": [0.5], "methods": ["weight"], "dense": []}
+    options |= {"data": "digits", "model": "lenet-300-100", "validation": 300}
+    store = Store(tmp_path)
+    run_study(by_name("fathollahi"), store, options, progress=False, executor="serial")
+    report = build_report(by_name("fathollahi"), store, options)
+    assert report.subject == "lenet-300-100 on digits"
+    assert not [column for b in report.blocks() if isinstance(b, Table) for column in b.columns if column.published]
+    assert not any("published" in str(block) for block in report.sections[-1].blocks)

@@ -24,7 +24,7 @@ def test_one_value_of_a_factor_is_neither_the_greatest_nor_the_least() -> None:
     rows = pandas.DataFrame({"batch_size": [32], "important": [0.5], "worse": [0.1], "accuracy": [0.9]})
     said = words(part(measured=rows), Factor("batch_size", "batch size", 32, [32]))
     assert said == (
-        "Where batch size is 32, 50.0% of the units are important and 10.0% worse; there is no other value to compare it "
+        "Where batch size is 32, 50.0\N{NO-BREAK SPACE}% of the units are important and 10.0\N{NO-BREAK SPACE}% worse; there is no other value to compare it "
         "with."
     )
 

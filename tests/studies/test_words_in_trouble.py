@@ -102,6 +102,11 @@ def bad_words(study: Study, results: Results) -> list[str]:
     ]
 
 
+def test_no_title_says_what_a_study_was_run_on() -> None:
+    """Its options do, and so the line under the title."""
+    assert not [study.title for study in STUDIES.values() if re.search("mnist|cifar|digits|fashion", study.title, re.I)]
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", STUDIES)

@@ -53,7 +53,7 @@ def study_list(as_json: Json = False) -> None:
     epilog="""\b
 Examples:
   secateur study run demo
-  secateur study run mine.toml
+  secateur study run mine.toml --dry-run
   secateur study run fathollahi --seeds 3 --data-dir ~/data --set epochs=5
   secateur study run fathollahi --jobs 8
   secateur study run fathollahi --on ray://head-node:10001 --device cuda --gpus 1""",
@@ -95,6 +95,12 @@ def study_run(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try again the cells that failed in an earlier run.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Compute nothing: say what would be, what is finished, and about how long it takes."
+        ),
+    ] = False,
     track: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Show results in tensorboard or mlflow as well; may be repeated."),
@@ -123,7 +129,11 @@ def study_run(
     options = {**_study_options(study.defaults, seeds, data_dir, set_), **_machine(device, gpus, devices)}
     planned = study.planned(options)
     _check_where(on, jobs, threads)
-    place = Store(store or paths.store_dir(study.name))
+    folder = store or paths.store_dir(study.name)
+    if dry_run:
+        _foretell(planned, folder, as_json)
+        return
+    place = Store(folder)
     summary = run_study(
         planned,
         place,
@@ -143,6 +153,18 @@ def study_run(
     if failed := [*summary.failed, *summary.failed_before]:
         _say(_about(failed, place, study.name))
     raise typer.Exit(summary.exit_code)
+
+
+def _foretell(planned: Planned, folder: Path, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from secateur.lab.drive.forecast import forecast
+    from secateur.lab.keep import paths
+    from secateur.lab.keep.store import Store
+
+    there_is = paths.database_file(folder).exists()
+    foretold = forecast(planned, Store(folder, create=False) if there_is else None)
+    print(json.dumps({**asdict(foretold), "seconds": foretold.seconds}) if as_json else foretold)
 
 
 def _about(failed: Sequence[Failure], store: Store, study: str) -> str:

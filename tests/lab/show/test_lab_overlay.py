@@ -10,18 +10,25 @@ from typer.testing import CliRunner
 from secateur.cli import app
 from secateur.lab import Picture, Recipe, Record, Store, Table
 from secateur.lab.show.overlay import labels, overlay
+from secateur.lab.show.style import styles_of_runs
 from secateur.types import InputError, UnknownNameError
 
 
 def run(
-    path: Path, shift: float, *, epochs: int = 1, dense: bool = False, methods: tuple[str, ...] = ("l1", "random")
+    path: Path,
+    shift: float,
+    *,
+    epochs: int = 1,
+    dense: bool = False,
+    methods: tuple[str, ...] = ("l1", "random"),
+    sparsities: tuple[float, ...] = (0.2, 0.5),
 ) -> Store:
     store = Store(path)
     for seed in range(3):
         train = Recipe("toy", "train", {"seed": seed, "model": "net", "data": "digits", "epochs": epochs})
         store.put(Record(train, {"accuracy": 0.9}))
         for method in methods:
-            for sparsity in (0.2, 0.5):
+            for sparsity in sparsities:
                 parameters = {"seed": seed, "model": "net", "data": "digits", "method": method, "sparsity": sparsity}
                 accuracy = 0.9 - sparsity / 2 + shift + 0.01 * seed * sparsity - 0.1 * (method == "random")
                 store.put(Record(Recipe("toy", "prune", parameters, (train.id,)), {"accuracy": accuracy}))
@@ -95,6 +102,11 @@ def test_curves_of_all_runs_lead(pair: list[Store]) -> None:
     assert all(card.interval for card in report.cards)
 
 
+def test_cards_are_over_the_sparsities_that_all_runs_have(tmp_path: Path) -> None:
+    stores = [run(tmp_path / "a", 0.0, sparsities=(0.2, 0.5, 0.9)), run(tmp_path / "b", 0.05)]
+    assert [card.label for card in overlay(stores).cards] == ["l1 · b", "l1 · a", "random · b"]
+
+
 def test_labels_tell_stores_apart(tmp_path: Path) -> None:
     stores = [Store(tmp_path / one / "demo") for one in ("x", "y")]
     assert labels(stores) == ["x/demo", "y/demo"]
@@ -111,3 +123,9 @@ def test_the_command_writes_the_page(pair: list[Store], tmp_path: Path) -> None:
     assert "sparsity=0.5" in text
     refused = CliRunner().invoke(app, [*words, "--seeds", "2"])
     assert refused.exit_code == 1
+
+
+def test_a_method_has_one_colour_in_all_runs_and_a_run_one_line() -> None:
+    look = styles_of_runs(["l2", "random"], ["first", "second"])
+    assert look["l2", "first"].colour == look["l2", "second"].colour != look["random", "second"].colour
+    assert look["l2", "first"].line == look["random", "first"].line != look["l2", "second"].line

@@ -12,6 +12,7 @@ from toy_study import STUDY
 
 from secateur.lab import Basis, Column, Picture, Report, Section, Store, Table, run_study, write_report
 from secateur.lab.show.figures import class_bars
+from secateur.studies import by_name
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(COMMAND is None, reason="chromium is not on this machine")]
 HOSTILE = '</script><script>document.title="owned"</script><!--<img src=x onerror=alert(1)>'
@@ -155,6 +156,59 @@ def test_nothing_is_cut_off(page: Browser, toy: Path, width: int, dark: bool, me
     page.size(1100)
 
 
+_DIGITS = {"data": "digits", "seeds": 2, "epochs": 2, "validation": 300}
+_LENET = {"model": "lenet-300-100", "model_options": {"input_size": 8}}
+REAL = {
+    "demo": {"seeds": 2, "epochs": 3},
+    "fathollahi": {**_DIGITS, **_LENET},
+    "criteria-shootout": {
+        **_DIGITS,
+        "model": ["lenet-300-100", "cnn-4"],
+        "model_options": {"lenet-300-100": {"input_size": 8}, "cnn-4": {"width": 0.25}},
+        "images": 300,
+        "shown": 64,
+        "criteria": ["random", "magnitude", "l1", "taylor"],
+        "tune_images": 100,
+    },
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_nothing_of_a_study_is_cut_off(browser: Browser, tmp_path: Path, name: str) -> None:
+    """Of its report as it is written, with all that is folded open."""
+    study, store = by_name(name), Store(tmp_path)
+    assert run_study(study, store, REAL[name], progress=False).exit_code == 0
+    report = write_report(study, store, REAL[name])
+    browser.complaints.clear()
+    for width, dark, medium in LOOKS:
+        browser.size(width, dark=dark)
+        browser.media(medium)
+        browser.open(report)
+        browser.ask('document.querySelectorAll("details").forEach((one) => { one.open = true; })')
+        assert (width, medium, browser.cut_off()) == (width, medium, [])
+    assert browser.complaints == []
+    browser.media("")
+    browser.size(1100)
+
+
+def test_a_wide_table_says_once_what_is_the_same_in_all_rows(browser: Browser, tmp_path: Path) -> None:
+    columns = [Column(f"c{place}") for place in range(13)]
+    rows = [[f"row {row}", *range(11), 1 - row] for row in range(2)]
+    browser.open(Report("Wide", sections=[Section("s", [Table("t", "Wide.", columns, rows)])]).write(tmp_path))
+    assert browser.ask('[...document.querySelectorAll("thead th")].map((one) => one.innerText)') == ["c0", "c12"]
+    caption = browser.ask('document.getElementById("caption-t").innerText')
+    assert "Wide. In all rows: c1 0, c2 1, c3 2, " in caption
+    assert (tmp_path / "tables" / "t.csv").read_text().startswith("c0,c1,c2,")
+
+
+def test_the_contents_are_grouped_by_network(browser: Browser, tmp_path: Path) -> None:
+    sections = [Section(title, ["…"]).within("digits", model) for model in ("a", "b") for title in ("Costs", "Gains")]
+    browser.open(Report("Two", sections=[*sections, Section("How", ["…"])]).write(tmp_path))
+    lines = browser.ask('[...document.querySelectorAll("nav li")].map((one) => one.textContent)')
+    assert lines == ["Summary", "a on digits", "Costs", "Gains", "b on digits", "Costs", "Gains", "How"]
+    assert browser.ask('document.querySelectorAll("h2")[0].innerText') == "a on digits: Costs"
+
+
 @pytest.mark.parametrize(("width", "dark", "medium"), LOOKS)
 def test_a_long_command_is_broken_and_not_cut_off(
     browser: Browser, tmp_path: Path, width: int, dark: bool, medium: str
@@ -182,15 +236,26 @@ def test_the_page_leads_with_the_picture_and_then_the_numbers(page: Browser) -> 
 
 
 def test_long_tables_are_folded_and_unfolded_on_paper(page: Browser, tmp_path: Path) -> None:
-    rows = [[f"row {place}", place] for place in range(13)]
+    rows = [[f"row {place}", place] for place in range(15)]
     columns = [Column("name"), Column("x")]
-    sections = [Section("s", [Table("long", "Long.", columns, rows), Table("short", "Short.", columns, rows[:12])])]
+    sections = [Section("s", [Table("long", "Long.", columns, rows), Table("short", "Short.", columns, rows[:14])])]
     page.open(Report("Tables", sections=sections).write(tmp_path))
     seen = '[...document.querySelectorAll("table")].map((table) => table.checkVisibility())'
     assert page.ask(seen) == [False, True]
     page.media("print")
     assert page.ask(seen) == [True, True]
     page.media("")
+
+
+def test_many_findings_are_folded_and_unfolded_on_paper(page: Browser, tmp_path: Path) -> None:
+    for count, seen_there in ((6, 6), (9, 4)):
+        words = [f"Finding {number}." for number in range(count)]
+        page.open(Report("Much", ["WARNING: see below.", *words]).write(tmp_path))
+        seen = '[...document.querySelectorAll("p.lead")].filter((one) => one.checkVisibility()).length'
+        assert page.ask(seen) == seen_there
+        page.media("print")
+        assert page.ask(seen) == count
+        page.media("")
 
 
 def test_a_narrow_page_has_its_values_at_the_pointer_too(page: Browser, toy: Path) -> None:

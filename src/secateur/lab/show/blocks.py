@@ -23,8 +23,10 @@ Tone = Literal["", "good", "bad"]
 """What a value means to the reader; neither good nor bad when empty."""
 
 _VERDICTS: Mapping[str, Tone] = {"better": "good", "worse": "bad"}
-_LONG = 12
+_LONG = 14
 """A table of more rows is folded."""
+_WIDE = 12
+"""Of a table of more columns those that say the same in every row are said once, in its caption."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
@@ -179,6 +181,28 @@ class Table:
         """Whether there are so many rows that a page folds them."""
         return len(self.rows) > _LONG
 
+    @property
+    def shown_columns(self) -> list[int]:
+        """The places of the columns that a page has room for: of a wide table not those that are the same in all rows.
+
+        >>> columns = [Column(f"c{place}") for place in range(13)]
+        >>> Table("t", "", columns, [["a", 1, *range(11)], ["a", 2, *range(11)]]).shown_columns
+        [1]
+        """
+        places = range(len(self.columns))
+        if len(places) <= _WIDE or len(self.rows) < 2:
+            return list(places)
+        return [place for place in places if len({self.columns[place].text(row[place]) for row in self.rows}) > 1]
+
+    @property
+    def said_once(self) -> str:
+        """What a page says of the columns that it leaves out; empty where it shows all."""
+        left_out = sorted(set(range(len(self.columns))) - set(self.shown_columns))
+        values = [
+            f"{self.columns[place].heading} {self.columns[place].text(self.rows[0][place])}" for place in left_out
+        ]
+        return f" In all rows: {', '.join(values)}." if values else ""
+
     def is_number(self, column: int) -> bool:
         """Say whether a column holds numbers, which stand on the right."""
         return any(_is_number(row[column]) for row in self.rows)
@@ -251,10 +275,22 @@ Block = str | Table | Picture
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """A heading and what stands under it."""
+    """A heading and what stands under it.
+
+    Attributes:
+        title: the heading.
+        blocks: what stands under it.
+        group: what it and its neighbours are about, under which the contents list them; its title begins with it.
+    """
 
     title: str
     blocks: Sequence[Block]
+    group: str = ""
+
+    @property
+    def short_title(self) -> str:
+        """The title under that of its group."""
+        return self.title.removeprefix(f"{self.group}: ") if self.group else self.title
 
     def within(self, data: str, model: str) -> Section:
         """Return the section as a part of a report on several networks or data sets: they stand in title and names.
@@ -267,7 +303,8 @@ class Section:
         def own(block: Block) -> Block:
             return block if isinstance(block, str) else replace(block, name=f"{prefix}-{block.name}")
 
-        return Section(f"{model} on {data}: {self.title}", [own(block) for block in self.blocks])
+        group = f"{model} on {data}"
+        return Section(f"{group}: {self.title}", [own(block) for block in self.blocks], group)
 
 
 def _check_name(what: str, name: str) -> None:

@@ -17,7 +17,7 @@ from secateur.lab.show.report import Report
 from secateur.lab.show.sections import interval, mean_card, pick
 from secateur.lab.show.stats import area
 from secateur.lab.show.stats.columns import SHARE
-from secateur.lab.show.style import styles
+from secateur.lab.show.style import styles, styles_of_runs
 from secateur.lab.show.words import file_name, formatted
 from secateur.types import InputError, UnknownNameError
 
@@ -184,9 +184,11 @@ def _series(rows: DataFrame) -> DataFrame:
 
 def _curves(rows: DataFrame, network: str, name: str, basis: Basis) -> Picture:
     series = _series(rows)[["method", "sparsity", "seed", "accuracy"]]
+    look = {f"{method} · {run}": style for (method, run), style in styles_of_runs(rows["method"], rows["run"]).items()}
+    look = look if rows["run"].nunique() > 1 else styles(series["method"])
     means = series.groupby(["method", "sparsity"])["accuracy"].mean()
     method, sparsity = means.idxmax()
-    drawing = figures.accuracy_by_sparsity(series, look=styles(series["method"]))
+    drawing = figures.accuracy_by_sparsity(series, look=look)
     alt = f"Accuracy by sparsity, one line a method and run; the highest is {formatted(means.max(), '.4f')}, {method} at {100 * sparsity:g} %."
     caption = f"Test accuracy of {network} by the part removed, all runs: means and 95 % intervals."
     return Picture(name, drawing, caption, alt, basis, series)
@@ -247,9 +249,11 @@ def _in_common(rows: DataFrame, first: str) -> DataFrame:
 
 
 def _cards(runs: _Runs) -> list[Card]:
-    """The first three methods and runs by the accuracy that they keep over the sparsities."""
+    """The first three methods and runs by the accuracy that they keep over the sparsities that all runs have."""
     network = runs.rows["network"].iloc[0]
-    rows = _series(pick(runs.rows, network=network))
+    rows = pick(runs.rows, network=network)
+    in_all = rows.groupby("sparsity")["run"].transform("nunique") == rows["run"].nunique()
+    rows = _series(rows[in_all] if in_all.any() else rows)
     whole = rows["sparsity"].nunique()
     if whole > 1:
         rows = rows[rows.groupby(["method", "seed"])["sparsity"].transform("nunique") == whole]

@@ -26,6 +26,9 @@ __all__ = ["Report", "html", "markdown"]
 _WARNS = ("This report is not complete", "WARNING: ")
 """By what a sentence of the summary is known to warn."""
 
+_FINDINGS, _FIRST = 6, 4
+"""Of a summary of more than so many paragraphs the first few are shown."""
+
 
 @dataclass(frozen=True, eq=False)
 class Report:
@@ -40,6 +43,7 @@ class Report:
         command: the exact command that makes the report again.
         lead: the figure that the page leads with: the name of one in the body, or one of its own; the first when empty.
         environment: what it was computed with, by name (`secateur.lab.keep.environment`).
+        subject: what was looked at, such as ``"lenet-300-100 on digits"``; stands under the title.
 
     Raises:
         InputError: two figures or tables have one name.
@@ -59,6 +63,7 @@ class Report:
     command: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     lead: str | Picture = ""
+    subject: str = ""
 
     def __post_init__(self) -> None:
         names = [block.name for block in self.blocks() if not isinstance(block, str)]
@@ -81,6 +86,12 @@ class Report:
     def warnings(self) -> list[str]:
         """What of the summary a reader must know before the picture is looked at."""
         return [text for text in self.summary if any(mark in text for mark in _WARNS)]
+
+    @property
+    def findings(self) -> tuple[list[str], list[str]]:
+        """The rest of the summary: what the page shows, and, of many paragraphs, what it folds."""
+        rest = [text for text in self.summary if text not in self.warnings]
+        return (rest, []) if len(rest) <= _FINDINGS else (rest[:_FIRST], rest[_FIRST:])
 
     @property
     def leading(self) -> Picture | None:
@@ -205,6 +216,8 @@ def _anchors(titles: Sequence[str]) -> list[str]:
 
 def _paragraphs(report: Report) -> Iterator[str]:
     yield f"# {_escape(report.title)}"
+    if report.subject:
+        yield _escape(report.subject)
     if report.source:
         yield f"After {_escape(report.source)}"
     numbers, lead, warnings = _numbers(report), report.leading, report.warnings

@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ __all__ = [
     "inline_svg",
     "png",
     "styles",
+    "styles_of_runs",
     "svg",
 ]
 
@@ -94,6 +95,17 @@ def styles(names: Iterable[str]) -> dict[str, Style]:
         again, place = divmod(position, len(PALETTE))
         table[name] = Style(PALETTE[place], _MARKERS[position % len(_MARKERS)], _LINES[again % len(_LINES)])
     return table
+
+
+def styles_of_runs(methods: Iterable[str], runs: Iterable[str]) -> dict[tuple[str, str], Style]:
+    """Return a style for each method of each run: the method has its colour and marker, the run its line.
+
+    >>> table = styles_of_runs(["l2", "random"], ["a", "b"])
+    >>> table["l2", "a"].colour == table["l2", "b"].colour, table["l2", "a"].line == table["l2", "b"].line
+    (True, False)
+    """
+    lines = {run: _LINES[place % len(_LINES)] for place, run in enumerate(dict.fromkeys(runs))}
+    return {(m, run): replace(style, line=line) for m, style in styles(methods).items() for run, line in lines.items()}
 
 
 @contextmanager

@@ -164,7 +164,7 @@ def _study(
 
 MNIST = _study(
     "calli-mnist",
-    "A classifier for MNIST pruned by its activations",
+    "A classifier of three convolutions pruned by its activations",
     "Three convolutions and a dense layer, pruned in cycles, and what the text's notes would change about its training.",
     MNIST_WAYS,
     MNIST_NOTES,
@@ -176,7 +176,7 @@ MNIST = _study(
 )
 CIFAR = _study(
     "calli-cifar",
-    "A classifier for CIFAR-10 pruned by its activations",
+    "A classifier of two convolutions pruned by its activations",
     "Two convolutions and three dense layers with batch norm on distorted images, pruned in cycles.",
     CIFAR_WAYS,
     CIFAR_NOTES,

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Literal
 
 from secateur.lab.plan.options import Options
-from secateur.lab.plan.study import Publication, Study
+from secateur.lab.plan.study import Publication, Results, Study
+from secateur.lab.show.blocks import Section
 from secateur.lab.show.published import Published
 from secateur.studies.comparison.cells import cells
 from secateur.studies.comparison.options import OPTIONS
 from secateur.studies.comparison.pages import sections
 from secateur.studies.comparison.words import cards, notes, words
-from secateur.studies.kit.parts import study
+from secateur.studies.kit.networks import grid
+from secateur.studies.kit.parts import Part, study
 
 __all__ = ["comparison"]
 
@@ -34,9 +35,16 @@ def comparison(
     Args:
         name, title, summary, source, best: as `Study` has them.
         options: the options of a comparison, with defaults of one's own.
-        published: figures to stand beside ours.
+        published: figures to stand beside ours, where networks and data are those of the options' defaults.
     """
     theirs = published or Published()
+
+    def shown_sections(part: Part) -> list[Section]:
+        return sections(part, theirs if (part.data, part.model) in grid(options) else Published())
+
+    def shown_notes(results: Results) -> list[str]:
+        return [*notes(results), *(theirs.notes if set(grid(results.options)) & set(grid(options)) else ())]
+
     return study(
         name,
         title,
@@ -44,10 +52,10 @@ def comparison(
         source=source,
         options=options,
         cells=cells,
-        sections=partial(sections, published=theirs),
+        sections=shown_sections,
         words=words,
         cards=cards,
-        notes=lambda results: [*notes(results), *theirs.notes],
+        notes=shown_notes,
         trained=False,
         lead="accuracy",
         best=best,

@@ -9,7 +9,7 @@ __all__ = ["STUDY"]
 
 STUDY = comparison(
     "demo",
-    "Pruning a small network on digits",
+    "Pruning a small network",
     "LeNet-300-100 on 8×8 digits: weights removed, neurons cut, costs and gains measured. Takes about a minute.",
     options=OPTIONS.changed(
         data="digits",

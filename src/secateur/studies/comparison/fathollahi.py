@@ -21,7 +21,7 @@ NOTES = [
 
 STUDY = comparison(
     "fathollahi",
-    "Weight pruning and neuron pruning on Fashion-MNIST",
+    "Weight pruning and neuron pruning",
     "Two prunings of a 784-1000-1000-500-200-10 network at 5 to 99 %, with the neuron-pruned networks really cut.",
     source=Publication(
         "fathollahi", "M. Fathollahi", 2022, "Comparing performance of two pruning on Fashion-MNIST data set"

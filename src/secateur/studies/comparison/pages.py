@@ -71,7 +71,12 @@ def _overview(part: Part) -> Table:
             if len(runs):
                 label, runs = _as_used(name, method, sparsity, runs)
                 rows.append([label, *means(runs, columns)])
-    caption = f"Unpruned, weight-pruned (zeros in the same shapes) and neuron-cut networks; means, {_retraining(part)}. Speedup at batch 256."
+    units = {method.unit for method in _methods(part).values()}
+    pruned = [
+        *(["networks with weights pruned (zeros in the same shapes)"] if "weights" in units else []),
+        *(["networks really cut"] if "channels" in units else []),
+    ]
+    caption = f"The unpruned networks, {' and '.join(pruned)}; means, {_retraining(part)}. Speedup at batch 256."
     headings = [Column("network"), *(column.column for column in columns)]
     return Table("overview", caption, headings, rows, part.basis(part.pruned))
 

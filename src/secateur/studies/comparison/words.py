@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from secateur.data import is_local
 from secateur.lab.plan.study import Results
 from secateur.lab.show.blocks import Card
 from secateur.lab.show.sections import interval, mean, mean_card, pick
@@ -16,6 +17,11 @@ from secateur.studies.kit.parts import Part
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+_NAMED = (
+    "Weight pruning pools the entries of the hidden layers' weight matrices. Neuron pruning ranks the hidden neurons by the L2 norm "
+    "of their incoming weights; the output layer is kept. Random pruning is the control: the same numbers, chosen blindly."
+)
 
 __all__ = ["cards", "method_caption", "notes", "words"]
 
@@ -44,12 +50,13 @@ def _cost(trained: DataFrame, pruned: DataFrame, methods: Mapping[str, Pruning])
             continue
         means = pick(pruned, method=label).groupby("sparsity")["accuracy"].mean()
         cheap = means[means >= base - 0.01]
-        most = f"up to {percent(cheap.index.max())}" if len(cheap) else "at none of the sparsities tried"
-        if label in METHODS:
-            words_ = f"Removing {label}s by magnitude, globally and without retraining, costs at most one point"
-            sentences.append(f"{words_} {most}{' of them' if len(cheap) else ''}.")
-        else:
-            sentences.append(f"{label} ({_trained_after(method)}) costs at most one point {most}.")
+        removal = (
+            f"Removing {label}s by magnitude, globally and without retraining,"
+            if label in METHODS
+            else f"Removing {'weights' if method.unit == 'weights' else 'channels'} by {label}, {_trained_after(method)},"
+        )
+        cost = f"at most one point up to {percent(cheap.index.max())} of them" if len(cheap) else "more than one point"
+        sentences.append(f"{removal} costs {cost}{'' if len(cheap) else ' at every sparsity tried'}.")
     return [" ".join(sentences)]
 
 
@@ -80,8 +87,8 @@ def _really_cut(pruned: DataFrame) -> str:
     if len(half):
         text += (
             f" With half of the neurons cut, {percent(mean(half, 'parameters_removed'), 0)} of the parameters are gone and a "
-            f"batch of 256 takes 1/{formatted(mean(half, 'speedup_cut_256'), '.1f')} of the time; the masked network is no faster "
-            f"({formatted(mean(half, 'speedup_masked_256'), '.2f')}×)."
+            f"batch of 256 takes 1/{formatted(mean(half, 'speedup_cut_256'), '.1f')} of the time; the masked network is "
+            f"{formatted(mean(half, 'speedup_masked_256'), '.2f')} times as fast as the whole."
         )
     return text
 
@@ -93,7 +100,7 @@ def cards(part: Part) -> list[Card]:
         return []
     heads = []
     if len(trained):
-        note = f"test set, {len(trained)} seeds"
+        note = f"test set, {len(trained)} seed{'s' * (len(trained) > 1)}"
         heads.append(mean_card("unpruned accuracy", trained["accuracy"], note, within=SHARE))
     sparsities = sorted(set(pruned["sparsity"]))
     middle = 0.5 if 0.5 in sparsities else sparsities[len(sparsities) // 2]
@@ -170,12 +177,14 @@ def notes(results: Results) -> list[str]:
     """Return how it was done."""
     o = results.options
     models = ", ".join(dict.fromkeys(model for _, model in grid(o)))
+    held_out = percent(o["validation"]) if isinstance(o["validation"], float) else f"{o['validation']:,}"
+    which = ", drawn," if any(is_local(name) for name, _ in grid(o)) else ", the last ones,"
+    by_name = any(label in METHODS for label in methods_of(o))
     return [
-        f"Each network ({models}) is trained for {o['epochs']} epochs of Adam (learning rate 0.001, batch {o['batch_size']}); the last "
-        f"{o['validation']} training images are the validation set, and the weights of the epoch with the lowest "
+        f"Each network ({models}) is trained for {o['epochs']} epochs of Adam (learning rate 0.001, batch {o['batch_size']}); "
+        f"{held_out} of the training images{which} are the validation set, and the weights of the epoch with the lowest "
         f"validation loss are kept. {_pruning(results)} Test images are used for reporting only: no choice was made on them.",
-        "Weight pruning pools the entries of the hidden layers' weight matrices. Neuron pruning ranks the hidden neurons by the L2 norm "
-        "of their incoming weights; the output layer is kept. Random pruning is the control: the same numbers, chosen blindly.",
+        *([_NAMED] if by_name else []),
         "A masked network has zeros where something was removed and keeps its shapes, so it is neither smaller nor faster. "
         "A cut network is a smaller one; before it is measured, its outputs on all test images are compared with the masked network's.",
     ]

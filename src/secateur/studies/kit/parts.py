@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -224,7 +224,22 @@ def report(
     summary = [*warnings, *summary] or ["Nothing has been computed yet."]
     names = {block.name for section in body for block in section.blocks if not isinstance(block, str)}
     head = lead if lead in names else _lead(there_are, curves(there_are)) or ""
-    return Report(title, summary=summary, cards=heads, sections=body, lead=head)
+    return Report(title, summary=summary, cards=heads, sections=body, lead=head, subject=_subject(results.options))
+
+
+def _subject(options: Mapping[str, Json]) -> str:
+    """What a study was run on, in its options' names: each network on each data set.
+
+    >>> _subject({"model": ["ann-128", "cnn-4"], "data": "digits"})
+    'ann-128 and cnn-4 on digits'
+    """
+    sets, networks = zip(*grid(options), strict=True)
+    return f"{_and(dict.fromkeys(networks))} on {_and(dict.fromkeys(sets))}"
+
+
+def _and(names: Iterable[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _filled(notes: Sequence[str], options: Mapping[str, Any]) -> list[str]:
@@ -245,7 +260,8 @@ def _kept(part: Part) -> list[Section]:
         rows = pick(rows, scope="global")
     units = dict.fromkeys(rows["unit"]) if "unit" in rows else [""]
     frames = {unit: pick(rows, unit=unit) if unit else rows for unit in units}
-    sizes = layer_sizes(part.model, part.trained["model_options"].iloc[0]) if "model_options" in part.trained else {}
+    has_options = len(part.trained) > 0 and "model_options" in part.trained
+    sizes = layer_sizes(part.model, part.trained["model_options"].iloc[0]) if has_options else {}
     pictures = [kept_picture(frame, sizes, unit, part.basis(frame, "networks")) for unit, frame in frames.items()]
     blocks: list[Block] = [picture for picture in pictures if picture is not None]
     return [Section("What each layer kept", blocks)] if blocks else []

@@ -76,7 +76,7 @@ def _cut(part: Part) -> DataFrame:
 
 
 def _curves(part: Part, cut: DataFrame) -> list[Block]:
-    if not len(cut):
+    if not len(cut) or not cut["loss"].notna().any():
         return []
     basis = part.basis(cut, "untouched text")
     rows = pick(cut, blocks=cut["blocks"].min())

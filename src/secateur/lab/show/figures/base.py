@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["canvas", "check", "finish", "interval", "legend", "looks", "percents", "plain", "whole_ticks"]
 
 _WIDTH = 7.2  # inches; at 700 pixels a page shows 10 points as 13 pixels
+_ENTRY = 0.19
+"""Inches of a line of a legend."""
 
 
 def canvas(height: float, panels: int = 1, *, share: bool = False) -> tuple[Figure, list[Axes]]:
@@ -79,6 +81,9 @@ def legend(figure: Figure, *panels: Axes) -> None:
         if columns == 1 or box.get_window_extent().width <= 0.95 * figure.bbox.width:
             break
         box.remove()
+    # Many entries take no room from what is drawn.
+    lines = -(-len(names) // columns)
+    figure.set_figheight(figure.get_figheight() + _ENTRY * max(0, lines - 2))
     marks.legend(box)
 
 
