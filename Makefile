@@ -1,8 +1,13 @@
 # `make demo` and `make test` install all they need in .venv; nothing else is asked of the machine.
 PYTHON ?= python3
-VENV := .venv
+# `make test TORCH=2.14.1` takes another torch than the tested one, in an environment of its own.
+TESTED := $(shell sed -n 's/^torch==//p' constraints.txt)
+TORCH := $(TESTED)
+VENV := .venv$(if $(filter-out $(TESTED),$(TORCH)),-torch-$(TORCH))
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PINS := $(VENV)/constraints.txt
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(PINS)
 # Two workers on two cores: each keeps to one thread.
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
@@ -14,8 +19,9 @@ help:  ## list the targets
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	sed 's/^torch==.*/torch==$(TORCH)/' constraints.txt > $(PINS)
+	$(INSTALL) torch
+	$(INSTALL) -e '.[dev]'
 	touch $@
 
 install: $(STAMP)  ## create .venv with the tested versions
@@ -48,21 +54,21 @@ supply: $(STAMP)  ## dependencies: justified, pinned, of known licences, fitting
 	$(THREADS) $(BIN)/python -m pytest tests/test_supply.py
 
 site: $(STAMP)  ## the documentation as web pages, in site/; needs no network to be read
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[site]'
+	$(INSTALL) -e '.[site]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 gallery: $(STAMP)  ## run the gallery's pages anew and put their pictures beside them
 	$(THREADS) $(BIN)/python docs/build/gallery.py
 
 notebooks: $(STAMP)  ## the tutorial and the gallery as notebooks, in build/notebooks, each run
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[notebooks]'
+	$(INSTALL) -e '.[notebooks]'
 	$(THREADS) $(BIN)/python docs/build/notebooks.py build/notebooks
 	$(THREADS) $(BIN)/python -m pytest --nbmake --override-ini addopts= --override-ini filterwarnings=default build/notebooks
 
 package: $(STAMP)  ## the wheel and the source archive, in dist/, and the wheel tried in an environment of its own
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check build
+	$(INSTALL) build
 	$(BIN)/python -m build --outdir dist
 	$(BIN)/python docs/build/try_wheel.py dist
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) runs build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv* runs build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

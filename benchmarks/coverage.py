@@ -1,6 +1,7 @@
 """How many models can be cut: secateur beside Torch-Pruning, each model in a process of its own.
 
     python benchmarks/coverage.py --only torchvision --no-peer
+    python benchmarks/coverage.py --only segmentation --sample 36
     python benchmarks/coverage.py --match 'swin*' --again all
     python benchmarks/coverage.py --table --markdown
 
@@ -52,6 +53,8 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=coverage_models.SUITES, help="one suite instead of all")
+    parser.add_argument("--sample", type=int, metavar="N", help="only N models of a suite, drawn by --seed")
+    parser.add_argument("--seed", type=int, default=0, help="what draws the sample")
     parser.add_argument("--match", default="*", metavar="PATTERN", help="models by name, such as 'resnet*'")
     parser.add_argument("--peer", action=argparse.BooleanOptionalAction, default=True, help="run Torch-Pruning as well")
     parser.add_argument("--ours", action=argparse.BooleanOptionalAction, default=True, help="run secateur")
@@ -76,7 +79,7 @@ def _read(path: Path) -> dict[tuple[str, str, str], Row]:
 
 def _work(suite: str, options: argparse.Namespace, done: dict[tuple[str, str, str], Row]) -> Iterable[tuple[Case, str]]:
     sides = ["ours"] * options.ours + ["peer"] * options.peer
-    for case in coverage_models.cases(suite):
+    for case in coverage_models.sample(suite, options.sample, options.seed):
         for side in sides:
             row = done.get((case.suite, case.name, side))
             if fnmatchcase(case.name, options.match) and (row is None or _wanted_again(row, options.again)):

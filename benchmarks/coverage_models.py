@@ -3,45 +3,40 @@
 from __future__ import annotations
 
 import inspect
+import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-import coverage_transformers
+from coverage_case import Case, Made, image
 from coverage_libraries import import_timm, import_torchvision
 
-__all__ = ["SUITES", "Case", "cases"]
+__all__ = ["SUITES", "Case", "cases", "sample"]
 
-SUITES = ("zoo", "torchvision", "timm", "transformers")
 TIMM_LIST = Path(__file__).with_name("timm_models.txt")
-
-Made = tuple[nn.Module, Any]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One model: where it belongs, and what makes it with the inputs that it takes."""
-
-    suite: str
-    family: str
-    name: str
-    make: Callable[[], Made]
 
 
 def cases(suite: str) -> list[Case]:
-    """Return the models of one of `SUITES`."""
-    found = {"zoo": _zoo, "torchvision": _torchvision, "timm": _timm, "transformers": _transformers}
-    return list(found[suite]())
+    """Return the models of one of `SUITES`; its library need not be there before one of them is made."""
+    return list(_BY_SUITE[suite]())
 
 
-def image(size: int, batch: int = 1, channels: int = 3) -> Tensor:
-    """Return a batch of random images."""
-    return torch.randn(batch, channels, size, size)
+def sample(suite: str, size: int | None, seed: int) -> list[Case]:
+    """Return `size` models of a suite drawn by `seed`, in their order there; all of them where it has no more."""
+    models = cases(suite)
+    if size is None or size >= len(models):
+        return models
+    places = random.Random(f"{suite} {seed}").sample(range(len(models)), size)
+    return [models[place] for place in sorted(places)]
+
+
+def _corpus(module: str) -> Callable[[], Iterator[Case]]:
+    """The models of a corpus that has a module of its own, imported when it is asked for."""
+    return lambda: import_module(module).cases()
 
 
 def _zoo() -> Iterator[Case]:
@@ -90,5 +85,19 @@ def _of_timm(name: str) -> Made:
 
 
 def _transformers() -> Iterator[Case]:
+    import coverage_transformers
+
     for name, make in coverage_transformers.MODELS.items():
         yield Case("transformers", name, name, make)
+
+
+_BY_SUITE: dict[str, Callable[[], Iterator[Case]]] = {
+    "zoo": _zoo,
+    "torchvision": _torchvision,
+    "timm": _timm,
+    "transformers": _transformers,
+    **{
+        name: _corpus(f"coverage_{name}") for name in ("diffusers", "geometric", "monai", "segmentation", "ultralytics")
+    },
+}
+SUITES = tuple(_BY_SUITE)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from coverage_models import Case
+from coverage_case import Case
 from oracle import masked
 from zoo.parts import randomise
 
@@ -51,13 +51,13 @@ def first_line(error: Exception) -> str:
 
 
 class _Timer:
-    """Writes the seconds that each stage takes into the row, and the stage that is running."""
+    """Writes the CPU seconds that each stage takes into the row, and the stage that is running."""
 
     def __init__(self, row: Row, report: Callable[[Row], None]) -> None:
-        self.row, self.report, self.started = row, report, time.perf_counter()
+        self.row, self.report, self.started = row, report, time.process_time()
 
     def stage(self, name: str) -> None:
-        now = time.perf_counter()
+        now = time.process_time()
         if "stage" in self.row:
             self.row[f"{self.row['stage']}_s"] = round(now - self.started, 3)
         self.row["stage"], self.started = name, now
@@ -136,6 +136,7 @@ def _judge(row: Row, small: nn.Module, outputs: Any, found: Any, full: nn.Module
     row["vacuous"] = not effect > 10 * TOLERANCE
     if ROUNDING < best <= TOLERANCE:
         row["exact_difference"] = _in_float64(small, full, inputs, modes)
+    row["wrong"] = not best <= TOLERANCE or row.get("exact_difference", 0.0) > EXACT
     if row.get("exact_difference", 0.0) > EXACT:
         row["error"] = f"in float64 too, the outputs are {row['exact_difference']:.1e} from the masked model's"
     elif not best <= TOLERANCE:

@@ -49,7 +49,7 @@ def on_smollm2(names: list[str], folder: Path, sequences: int, untouched: int, s
             cut = model
         elif name == "depth":
             dropped = drop_blocks(model, calibration, 2, "influence")
-            print(dropped.removed)
+            print(dropped.history.removed)
             cut = dropped.model
         else:
             cut = walk(model, calibration, WALKS[name]).model

@@ -11,7 +11,7 @@ from zlib import crc32
 import torch
 from torch import Tensor, nn
 
-from coverage_models import Case
+from coverage_case import Case
 from coverage_worker import first_line
 from oracle.unseen import Comparison, compare
 from secateur.criteria import Magnitude, Random

@@ -93,7 +93,7 @@ def test_what_has_a_row_is_skipped(tmp_path: Path) -> None:
     assert {model: r["passed"] for (_, model, _), r in done.items()} == {"unet": True, "lstm": False}
 
     def left(again: str | None, match: str = "*") -> set[str]:
-        options = argparse.Namespace(ours=True, peer=False, again=again, match=match)
+        options = argparse.Namespace(ours=True, peer=False, again=again, match=match, sample=None, seed=0)
         return {case.name for case, _ in coverage._work("zoo", options, done)}
 
     assert left(None) == set(zoo.ZOO) - {"unet", "lstm"}

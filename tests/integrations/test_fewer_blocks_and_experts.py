@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 
 import secateur as sc
 from secateur.integrations import huggingface
-from secateur.stream import CutUnits, WithoutBlocks, drop_blocks, drop_experts, walk
+from secateur.stream import CutUnits, drop_blocks, drop_experts, remove_blocks, walk
 from secateur.structure.shallower import without_blocks
 
 pytestmark = [
@@ -48,6 +49,7 @@ PLAIN: dict[str, dict[str, Any]] = {"Llama": {}, "Olmo3": {}, "Gemma2": {"head_d
 
 RELOAD = """
 import sys, torch
+from dataclasses import replace
 from pathlib import Path
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -74,10 +76,9 @@ def tiny(family: str, **sizes: Any) -> Any:
     return model
 
 
-def saved(small: Any, folder: Path) -> Path:
+def saved(result: sc.Result, folder: Path) -> Path:
     from safetensors.torch import save_file
 
-    result = small.result({"input_ids": IDS})
     huggingface.save(result, folder)
     with torch.no_grad():
         logits = result.model(IDS).logits
@@ -112,7 +113,7 @@ def test_a_new_process_loads_what_a_walk_has_cut(tmp_path: Path) -> None:
     small = walk(tiny("Llama"), ids, CutUnits({"neuron": 0.25, "head": 0.5}, repair="stream"))
     config = small.model.config
     assert (config.intermediate_size, config.num_attention_heads, config.num_key_value_heads) == (48, 2, 1)
-    again = small.result().apply(tiny("Llama"))
+    again = small.apply(tiny("Llama"))
     with torch.no_grad():
         assert torch.equal(again(IDS).logits, small.model(IDS).logits)
     folder = saved(small, tmp_path / "llama")
@@ -137,9 +138,8 @@ def test_a_depth_that_no_config_says_goes_into_our_folder(tmp_path: Path) -> Non
         return tiny("Qwen3Moe", **NAMED, decoder_sparse_step=2)
 
     model = every_second()
-    small = without_blocks(model, "model.layers", ["1"])  # two dense blocks in a row
-    assert small.config.num_hidden_layers == 4
-    result = WithoutBlocks(small, ("model.layers.1",), {}, model, "model.layers").result({"input_ids": IDS})
+    result = replace(remove_blocks(model, ["model.layers.1"]), inputs=IDS)
+    assert result.model.config.num_hidden_layers == 4  # two dense blocks in a row
     folder = huggingface.save(result, tmp_path / "own")
     assert "a config of transformers cannot say" in (folder / "README.md").read_text()
     again = sc.load(folder / "secateur", every_second())

@@ -78,7 +78,7 @@ def test_tokens_go_to_the_best_of_the_experts_that_are_left() -> None:
     """The smaller model is the whole one whose router's bias rules the two least experts out."""
     model = mixture()
     small = drop_experts(model, IDS, 2)
-    least = small.scores["experts"].argsort()[:2]
+    least = small.history.scores["experts"].argsort()[:2]
     assert (~small.keep["experts"]).nonzero().flatten().tolist() == sorted(least.tolist())
     ruled_out = mixture()
     ruled_out.router.bias.data[least] = -1e9
@@ -87,7 +87,7 @@ def test_tokens_go_to_the_best_of_the_experts_that_are_left() -> None:
     assert (small.model.experts.count, small.model.router.experts, small.model.router.top) == (4, 4, 2)
     assert small.model.experts.up.shape == (4, 4, 8)
     assert model.experts.up.shape == (6, 4, 8)
-    again = small.result().apply(mixture())
+    again = small.apply(mixture())
     with torch.no_grad():
         assert torch.equal(again(IDS), small.model(IDS))
 

@@ -103,7 +103,7 @@ def test_padding_takes_no_part() -> None:
 def test_blocks_that_are_gone_are_gone_from_the_config(tmp_path: Path) -> None:
     model, tokens = llama(), ids(4)
     dropped = drop_blocks(model, tokens, 1)
-    named = remove_blocks(model, dropped.removed)
+    named = remove_blocks(model, dropped.history.removed).model
     for small in (dropped.model, named):
         assert small.config.num_hidden_layers == 2
         small.save_pretrained(tmp_path / "small")
@@ -148,11 +148,11 @@ def test_smollm2_without_a_quarter_of_its_neurons_still_makes_sense(smollm2: nn.
     """Little text and few sequences, so that bounds are wide; docs/results/language-models.md has the figures."""
     untouched = text(4, 0)
     walked = walk(smollm2, text(16, 4), CutUnits(0.25, repair="stream"), held_out=untouched)
-    assert walked.before is not None
-    assert walked.after is not None
-    assert walked.after < 1.6 * walked.before
+    assert walked.history.before is not None
+    assert walked.history.after is not None
+    assert walked.history.after < 1.6 * walked.history.before
     blind = perplexity(walk(smollm2, text(2, 4), CutUnits(0.25, "l2")).model, untouched)
-    assert blind > 100 * walked.before
+    assert blind > 100 * walked.history.before
     walked.model.save_pretrained(tmp_path)
     again = type(smollm2).from_pretrained(tmp_path).eval()
     assert again.config.intermediate_size == 1152

@@ -112,7 +112,7 @@ def test_neurons_that_vary_least_go_and_a_bias_stands_for_their_mean() -> None:
 def test_a_bias_helps_and_is_refused_where_there_is_none() -> None:
     model, tokens = biased(), text(12)
     errors = [
-        list(walk(model, tokens, CutUnits(0.5, "fluctuation", how)).errors.values())[-1]
+        list(walk(model, tokens, CutUnits(0.5, "fluctuation", how)).history.errors.values())[-1]
         for how in (None, "bias", "stream")
     ]
     assert errors[2] < errors[1] < errors[0]
@@ -124,7 +124,7 @@ def test_a_bias_helps_and_is_refused_where_there_is_none() -> None:
 def test_repair_brings_the_stream_nearer_than_none_and_than_layers_by_themselves() -> None:
     model, tokens = decoder(blocks=4), text(24)
     errors = {
-        how: list(walk(model, tokens, CutUnits(0.5, repair=how)).errors.values())[-1]
+        how: list(walk(model, tokens, CutUnits(0.5, repair=how)).history.errors.values())[-1]
         for how in (None, "layer", "stream")
     }
     assert errors["stream"] < errors["layer"] < errors[None]
@@ -168,7 +168,7 @@ def test_weights_are_solved_and_masked_on_the_walk() -> None:
     errors = {}
     for name, by in {"l2": "l2", "wanda": "wanda", "sparse-gpt": SparseGPT}.items():
         walked = walk(model, tokens, SparsifyWeights(0.5, by))  # type: ignore[arg-type]
-        errors[name] = list(walked.errors.values())[-1]
+        errors[name] = list(walked.history.errors.values())[-1]
         for layer in (walked.model.layers[0].q, walked.model.layers[1].down):
             assert float((layer.weight == 0).float().mean()) == pytest.approx(0.5, abs=0.01)
     assert errors["sparse-gpt"] < errors["wanda"] < errors["l2"]
@@ -197,21 +197,21 @@ def test_a_cut_that_multiplies_the_perplexity_is_said_loudly() -> None:
             held_out = torch.cat([held_out, model(held_out)[:, -1:].argmax(-1)], 1)
     with pytest.warns(UserWarning, match="perplexity on held-out text went from .* Try: repair"):
         walked = walk(model, tokens, CutUnits(0.9), held_out=held_out, container="layers")
-    assert walked.after is not None
-    assert walked.before is not None
-    assert walked.after > 1.5 * walked.before
+    assert walked.history.after is not None
+    assert walked.history.before is not None
+    assert walked.history.after > 1.5 * walked.history.before
 
 
 def test_a_recovery_in_the_same_call_makes_the_cut_model_better() -> None:
     model, tokens, held_out = decoder(), text(24), text(6, seed=3)
     recovery = Recovery(TrainOptions(epochs=8, batch_size=4, lr=5e-3), weight=0.5)
     walked = walk(model, tokens, CutUnits(0.5), recover=recovery, held_out=held_out)
-    assert walked.untrained is not None
-    assert walked.after is not None
-    assert walked.untrained == pytest.approx(perplexity(walk(model, tokens, CutUnits(0.5)).model, held_out))
-    assert walked.after == pytest.approx(perplexity(walked.model, held_out))
-    assert len(walked.history) == 8
-    assert walked.history[-1].train_loss < walked.history[0].train_loss
+    assert walked.history.untrained is not None
+    assert walked.history.after is not None
+    assert walked.history.untrained == pytest.approx(perplexity(walk(model, tokens, CutUnits(0.5)).model, held_out))
+    assert walked.history.after == pytest.approx(perplexity(walked.model, held_out))
+    assert len(walked.history.recovery) == 8
+    assert walked.history.recovery[-1].train_loss < walked.history.recovery[0].train_loss
 
 
 def test_what_cannot_be_walked_is_refused_with_the_remedy() -> None:
@@ -240,7 +240,7 @@ def test_a_block_like_another_is_known_by_its_inputs_and_outputs_and_by_the_loss
     assert influence["layers.2"] == pytest.approx(0, abs=1e-6)
     assert losses["layers.2"] == pytest.approx(0, abs=1e-6)
     small = drop_blocks(model, tokens, 1, "influence")
-    assert small.removed == ("layers.2",)
+    assert small.history.removed == ("layers.2",)
     assert torch.allclose(small.model(tokens), model(tokens), atol=1e-6)
     assert [*dict(small.model.layers.named_children())] == ["0", "1", "2"]
     assert len(model.layers) == 4
@@ -249,9 +249,9 @@ def test_a_block_like_another_is_known_by_its_inputs_and_outputs_and_by_the_loss
 def test_blocks_go_one_after_the_other_by_the_loss_without_them() -> None:
     model, tokens = decoder(blocks=3, seed=2), text(4)
     small = drop_blocks(model, tokens, 2)
-    assert small.removed[0] == min(small.scores, key=small.scores.__getitem__)
-    again = block_losses(model, tokens, without=small.removed[:1])
-    assert small.removed[1] == min(again, key=again.__getitem__)
+    assert small.history.removed[0] == min(small.history.scores, key=small.history.scores.__getitem__)
+    again = block_losses(model, tokens, without=small.history.removed[:1])
+    assert small.history.removed[1] == min(again, key=again.__getitem__)
     with pytest.raises(InputError, match="one stays at least"):
         drop_blocks(model, tokens, 3)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,43 @@ def test_small_data_sets_hold_out_a_tenth(tmp_path: Path) -> None:
         assert by_name(str(path)).defaults["validation"] == validation
     path.write_text('name = "mine"\ndata = "digits"\nvalidation = 300\nmodel = "ann-128"\n')
     assert by_name(str(path)).defaults["validation"] == 300
+
+
+def image_folder(root: Path) -> str:
+    """Ten images a class in ImageNet's layout."""
+    image = pytest.importorskip("PIL.Image")
+    for split, label, number in product(("train", "val"), "ab", range(10)):
+        place = root / split / label
+        place.mkdir(parents=True, exist_ok=True)
+        image.new("RGB", (9, 8), (20 * number, 0, 250 * (label == "a"))).save(place / f"{number}.jpg")
+    return f"folder:{root}:8"
+
+
+def saved_items(root: Path) -> str:
+    """The same as Hugging Face's library writes it."""
+    library, image = pytest.importorskip("datasets"), pytest.importorskip("PIL.Image")
+    features = library.Features({"image": library.Image(), "label": library.ClassLabel(names=["a", "b"])})
+    items = {"image": [image.new("RGB", (9, 8), (12 * n, 0, 0)) for n in range(20)], "label": [0, 1] * 10}
+    split = library.Dataset.from_dict(items, features=features)
+    library.DatasetDict({"train": split, "test": split}).save_to_disk(str(root))
+    return f"datasets:{root}:8"
+
+
+@pytest.mark.parametrize("write", [image_folder, saved_items])
+def test_a_study_of_small_images_on_disk(tmp_path: Path, write: Callable[[Path], str]) -> None:
+    path, name = tmp_path / "mine.toml", write(tmp_path / "images")
+    text = f'name = "mine"\ndata = "{name}"\nmodel = "resnet-18"\nmodel_options = {{width = 0.1}}\n'
+    text += "seeds = 1\nepochs = 1\ncriteria = ['l2']\nsparsities = [0.5]\naugment = ['flip']\n"
+    path.write_text(text + "validation = 20\n")
+    with pytest.raises(InputError, match=f"holds out 20 of the 20 training images of {name}.*from 1 to 19"):
+        by_name(str(path))
+    path.write_text(text)
+    study = by_name(str(path))
+    assert study.defaults["validation"] == 0.1
+    store = Store(tmp_path / "store")
+    assert run_study(study, store, progress=False, executor="serial").exit_code == 0
+    report = build_report(study, store)
+    assert any(isinstance(block, Table) and block.name == "overview" for block in report.blocks())
 
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "example-study.toml"

@@ -148,7 +148,7 @@ def test_cuts_behind_blocks_that_are_gone_begin_with_what_is_left(results: Resul
     model.load_state_dict(results.store.artefact(base["id"]))
     parts = texts(str(text), DECODER, 1, 64, 320, 320)
     shallower = drop_blocks(model, parts.calibration, 1, "influence")
-    assert list(shallower.removed) == dropped["removed"]
+    assert list(shallower.history.removed) == dropped["removed"]
     small = walk(shallower.model, parts.calibration, CutUnits(0.25)).model
     cell = row(results, kind="prune", seed=1, method="output-norm", repair="none", blocks=1)
     assert cell["perplexity"] == pytest.approx(perplexity(small, parts.untouched, batch_size=8), rel=1e-5)

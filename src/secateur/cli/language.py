@@ -13,7 +13,7 @@ from secateur.pruning import PruneOptions
 if TYPE_CHECKING:
     from torch import nn
 
-    from secateur.stream import Walked
+    from secateur.result import Result
 
 __all__ = ["prune_on_text"]
 
@@ -53,20 +53,20 @@ def prune_on_text(
         raise InputError(
             f"--{other.replace('_', '-')} does not go with --text, which takes --sparsity and --criterion; leave it out"
         )
-    walked = _walked(name, network, text, asked_for, recover)
-    result = walked.result()
+    result = _walked(name, network, text, asked_for, recover)
+    history = result.history
     write_pruned(name, result, out)
     if as_json:
-        perplexities = {"before": walked.before, "untrained": walked.untrained, "after": walked.after}
-        print(json.dumps({"folder": str(out), **result.report.to_dict(), "perplexity": perplexities}))
+        perplexity = history.to_dict()["perplexity"]
+        print(json.dumps({"folder": str(out), **result.report.to_dict(), "perplexity": perplexity}))
         return
     print(result.report)
-    trained = "" if walked.untrained is None else f"{walked.untrained:.2f} untrained → "
-    print(f"{'perplexity':<11}{walked.before:>14.2f} → {trained}{walked.after:.2f}     (text that was held out)")
+    trained = "" if history.untrained is None else f"{history.untrained:.2f} untrained → "
+    print(f"{'perplexity':<11}{history.before:>14.2f} → {trained}{history.after:.2f}     (text that was held out)")
     print(f"written to {out}")
 
 
-def _walked(name: str, network: nn.Module, text: Path, chosen: dict[str, Any], recover: bool) -> Walked:
+def _walked(name: str, network: nn.Module, text: Path, chosen: dict[str, Any], recover: bool) -> Result:
     from secateur.integrations import huggingface
     from secateur.stream import CutUnits, walk
     from secateur.train import Recovery

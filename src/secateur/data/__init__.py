@@ -7,7 +7,7 @@
 """
 
 from secateur.data.loading import load, stream
-from secateur.data.registry import Download, File, Info, info, is_local, names
+from secateur.data.registry import Download, File, Info, info, is_local, names, train_count
 from secateur.data.split import BatchView, Split
 from secateur.data.streaming import AUGMENTATIONS, Images, Stream
 
@@ -25,4 +25,5 @@ __all__ = [
     "load",
     "names",
     "stream",
+    "train_count",
 ]

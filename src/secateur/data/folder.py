@@ -8,6 +8,7 @@ import zlib
 from array import array
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ __all__ = [
     "FolderReader",
     "Tree",
     "classes_below",
+    "count_below",
     "folder",
     "images_below",
     "prepared",
@@ -58,6 +60,13 @@ def folder(root: str | Path, split: str, size: int) -> Source:
 def classes_below(root: str | Path) -> tuple[str, ...]:
     """Return the names of the classes below `root`; as `folder`."""
     return _home(root)[2]
+
+
+def count_below(root: str | Path, most: int) -> int:
+    """Return how many training images there are below `root`, counted no further than `most`; as `folder`."""
+    home = _home(root)[1]
+    images = (file for place in _folders(home) for file in place.rglob("*") if _is_image(file))
+    return sum(1 for _ in islice(images, most))
 
 
 def _home(root: str | Path) -> tuple[Path, Path, tuple[str, ...]]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from secateur.data.folder import classes_below
+from secateur.data.folder import classes_below, count_below
 from secateur.data.items import class_names, column, saved
 from secateur.types import unknown_name
 
-__all__ = ["REGISTRY", "Download", "File", "Info", "info", "is_local", "names", "path_and_size"]
+__all__ = ["REGISTRY", "Download", "File", "Info", "info", "is_local", "names", "path_and_size", "train_count"]
 
 
 @dataclass(frozen=True)
@@ -334,3 +334,19 @@ def _classes(kind: str, root: str) -> tuple[str, ...]:
         return classes_below(root)
     items = saved(root, "train")
     return class_names(items, column(items, None, "ClassLabel"))
+
+
+def train_count(name: str, most: int) -> int:
+    """Return how many training images a data set has, from 0 to `most`: a folder's are counted no further.
+
+    Raises:
+        UnknownNameError: there is no data set of that name.
+        DataError: there is no such folder.
+
+    >>> train_count("digits", 10_000), train_count("digits", 1000)
+    (1500, 1000)
+    """
+    if not is_local(name):
+        return min(info(name).counts.get("train", most), most)
+    root = path_and_size(name)[0]
+    return count_below(root, most) if name.startswith("folder:") else min(len(saved(root, "train")), most)

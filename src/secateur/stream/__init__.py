@@ -4,23 +4,24 @@ What streams here are activations, from block to block; `secateur.data.stream` r
 """
 
 from secateur.stream.blocks import block_container
-from secateur.stream.depth import WithoutBlocks, block_influence, block_losses, drop_blocks, remove_blocks
-from secateur.stream.experts import WithoutExperts, drop_experts, expert_scores
+from secateur.stream.depth import block_influence, block_losses, drop_blocks, remove_blocks
+from secateur.stream.experts import drop_experts, expert_scores
+from secateur.stream.history import DepthHistory, ExpertHistory, WalkHistory
 from secateur.stream.planning import WalkPlan, plan, step_within
 from secateur.stream.shards import WalkedFolder, empty_weights, walk_folder
 from secateur.stream.steps import CutUnits, SparsifyWeights
-from secateur.stream.walking import BlockWalk, CutBlock, Walked, walk
+from secateur.stream.walking import BlockWalk, CutBlock, walk
 
 __all__ = [
     "BlockWalk",
     "CutBlock",
     "CutUnits",
+    "DepthHistory",
+    "ExpertHistory",
     "SparsifyWeights",
+    "WalkHistory",
     "WalkPlan",
-    "Walked",
     "WalkedFolder",
-    "WithoutBlocks",
-    "WithoutExperts",
     "block_container",
     "block_influence",
     "block_losses",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from math import isnan, log
 from typing import Any, Literal
 
@@ -18,52 +18,13 @@ from secateur.measure.language import Tokens, check_tokens, perplexity, run_on_t
 from secateur.result import Method, Result
 from secateur.state import device_of, evaluating, usual
 from secateur.stream.blocks import block_container, twin
+from secateur.stream.history import DepthHistory
 from secateur.structure.depth import Skip
 from secateur.structure.shallower import without_blocks
-from secateur.types import ExampleInputs, InputError, Site, Sites
-from secateur.untouched import copied
+from secateur.types import InputError, Site, Sites
 from secateur.wrappers import check_module
 
-__all__ = ["WithoutBlocks", "block_influence", "block_losses", "drop_blocks", "remove_blocks"]
-
-
-@dataclass(frozen=True, eq=False)
-class WithoutBlocks:
-    """A model with fewer blocks.
-
-    Attributes:
-        model: the smaller model; its blocks are numbered anew.
-        removed: the paths of the blocks that are gone, in the order in which they went.
-        scores: of every block before any went: its influence, or the rise of the mean loss without it.
-        original: the model that it was made of.
-        container: the path of the blocks' container.
-        by: what decided.
-    """
-
-    model: nn.Module
-    removed: tuple[str, ...]
-    scores: Mapping[str, float]
-    original: nn.Module
-    container: str
-    by: str = "loss"
-
-    def result(self, inputs: ExampleInputs | None = None) -> Result:
-        """Return the same as a `secateur.result.Result`, which is reported, saved and loaded as any.
-
-        Args:
-            inputs: example inputs, on which multiply-accumulates are counted.
-
-        >>> from secateur.models.decoder import decoder
-        >>> drop_blocks(decoder(blocks=3), torch.arange(20).view(2, 10) % 11, 1).result()
-        <Result: Decoder, 2 of 3 blocks kept, parameters 6,224 → 4,272>
-        """
-        names = [name for name, _ in self.original.get_submodule(self.container).named_children()]
-        gone = [name.removeprefix(f"{self.container}.") for name in self.removed]
-        site = Site(self.container, "block", (len(names),), (), unit="block")
-        keep = {self.container: torch.tensor([name not in gone for name in names])}
-        edits = (Shallower(self.container, tuple(gone)),)
-        sites, method = Sites({self.container: site}), Method("blocks by " + self.by)
-        return Result(self.model, self.original, sites, keep, edits, method, inputs=inputs)
+__all__ = ["block_influence", "block_losses", "drop_blocks", "remove_blocks"]
 
 
 @usual
@@ -193,7 +154,7 @@ def drop_blocks(
     *,
     mask: Tensor | None = None,
     container: str | None = None,
-) -> WithoutBlocks:
+) -> Result:
     """Return a model without some of its blocks, numbered anew, with the depth in its config.
 
     Args:
@@ -202,13 +163,15 @@ def drop_blocks(
         by: ``"loss"`` takes one block after the other, each time that without which the loss on the text is least (one
             forward pass for each block that is left); ``"influence"`` takes those of the least influence (one pass).
 
+    Returns:
+        The smaller model, with a `DepthHistory`: what went, in order, and what every block was worth.
+
     Raises:
         InputError: no block would be left.
 
     >>> from secateur.models.decoder import decoder
-    >>> small = drop_blocks(decoder(blocks=3), torch.arange(20).view(2, 10) % 11, 1)
-    >>> len(small.model.layers), len(small.removed)
-    (2, 1)
+    >>> drop_blocks(decoder(blocks=3), torch.arange(20).view(2, 10) % 11, 1)
+    <Result: Decoder, 2 of 3 blocks kept, parameters 6,224 → 4,272>
     """
     check_name("by of drop_blocks", by, ("loss", "influence"))
     check_whole("drop_blocks", 0, count=count)
@@ -226,11 +189,13 @@ def drop_blocks(
             scores = scores if number == 0 else block_losses(model, tokens, mask, container=path, without=removed)
             removed.append(min(scores, key=scores.__getitem__))
         scores = first
-    return WithoutBlocks(remove_blocks(model, removed), tuple(removed), scores, model, path, by)
+    shallower = _without(model, path, removed, Method("blocks by " + by))
+    inputs = check_tokens(tokens, mask, "drop_blocks")[0][:1]
+    return replace(shallower, history=DepthHistory(tuple(removed), scores), inputs=inputs)
 
 
 @usual
-def remove_blocks(model: nn.Module, removed: Sequence[str]) -> nn.Module:
+def remove_blocks(model: nn.Module, removed: Sequence[str]) -> Result:
     """Return a model without the blocks at these paths, numbered anew, with the depth in its config.
 
     Args:
@@ -242,16 +207,22 @@ def remove_blocks(model: nn.Module, removed: Sequence[str]) -> nn.Module:
         InputError: no block would be left.
 
     >>> from secateur.models.decoder import decoder
-    >>> len(remove_blocks(decoder(blocks=3), ["layers.1"]).layers)
-    2
+    >>> remove_blocks(decoder(blocks=3), ["layers.1"])
+    <Result: Decoder, 2 of 3 blocks kept, parameters 6,224 → 4,272>
     """
     check_listed("remove_blocks", removed=removed)
-    if not removed:
-        return copied(model, {})
-    path = removed[0].rpartition(".")[0]
+    path = removed[0].rpartition(".")[0] if removed else block_container(model)
     blocks = [f"{path}.{name}" for name, _ in model.get_submodule(path).named_children()]
     for name in removed:
         check_name("block", name, blocks)
     if len(set(removed)) == len(blocks):
         raise InputError(f"remove_blocks: all {len(blocks)} blocks cannot go; one stays at least")
-    return without_blocks(model, path, [name.removeprefix(f"{path}.") for name in removed])
+    return _without(model, path, removed, Method())
+
+
+def _without(model: nn.Module, path: str, removed: Sequence[str], method: Method) -> Result:
+    gone = tuple(name.removeprefix(f"{path}.") for name in removed)
+    is_kept = torch.tensor([name not in gone for name, _ in model.get_submodule(path).named_children()])
+    sites = Sites({path: Site(path, "block", tuple(is_kept.shape), (), unit="block")})
+    small = without_blocks(model, path, gone)
+    return Result(small, model, sites, {path: is_kept}, (Shallower(path, gone),), method)

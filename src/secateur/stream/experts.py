@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,48 +14,20 @@ from secateur.labelled import logits_of
 from secateur.measure.language import Tokens, check_tokens, run_on_tokens
 from secateur.result import Method, Result
 from secateur.state import device_of, evaluating, usual
+from secateur.stream.history import ExpertHistory
 from secateur.stream.routing import Routing, find_routings, routed_pass, routing_only
 from secateur.structure.configs import edits_of
 from secateur.structure.cutting import Plan, apply_plan
 from secateur.structure.fitting import fitting_sizes
 from secateur.structure.mend import Edits
-from secateur.types import ExampleInputs, InputError, Keep, Site, Sites, VerificationError
+from secateur.types import InputError, Keep, Site, Sites, VerificationError
 from secateur.untouched import copied
 from secateur.wrappers import check_module
 
-__all__ = ["WithoutExperts", "drop_experts", "expert_scores"]
+__all__ = ["drop_experts", "expert_scores"]
 
 ALIKE = 1e-3
 """How far the smaller model's logits may be from those of the model that routes to the kept experts alone, relative to the greatest."""
-
-
-@dataclass(frozen=True, eq=False)
-class WithoutExperts:
-    """A model with fewer experts in each of its mixtures.
-
-    Attributes:
-        model: the smaller model.
-        keep: by layer of experts, True = keep.
-        scores: of every expert.
-        original: the model that it was made of.
-        plan: which rows of which tensors stayed, and which sizes changed.
-    """
-
-    model: nn.Module
-    keep: Keep
-    scores: Mapping[str, Tensor]
-    original: nn.Module
-    plan: Plan
-
-    def result(self, inputs: ExampleInputs | None = None) -> Result:
-        """Return the same as a `secateur.result.Result`, which is reported, saved and loaded as any.
-
-        Args:
-            inputs: example inputs, on which multiply-accumulates are counted.
-        """
-        sites = Sites({n: Site(n, "channel", tuple(mask.shape), (), unit="expert") for n, mask in self.keep.items()})
-        edits = (Cut(self.plan),)
-        return Result(self.model, self.original, sites, self.keep, edits, Method("router-weighted"), inputs=inputs)
 
 
 @usual
@@ -104,7 +75,7 @@ def _scores(model: nn.Module, routings: Sequence[Routing], ids: Tensor, mask: Te
 
 
 @usual
-def drop_experts(model: nn.Module, tokens: Tokens, count: int, *, mask: Tensor | None = None) -> WithoutExperts:
+def drop_experts(model: nn.Module, tokens: Tokens, count: int, *, mask: Tensor | None = None) -> Result:
     """Return a model without the least experts of each layer, with the router's rows and the config's number to match.
 
     Every layer loses as many, so that a config can say it. Tokens go to as many of the experts that are left as before.
@@ -114,6 +85,9 @@ def drop_experts(model: nn.Module, tokens: Tokens, count: int, *, mask: Tensor |
     Args:
         model, tokens, mask: as for `expert_scores`; the model is left as it is.
         count: how many experts of each layer go.
+
+    Returns:
+        The smaller model, with an `ExpertHistory`: what every expert was worth.
 
     Raises:
         InputError: the model has no experts, or fewer would be left than each token is routed to.
@@ -137,7 +111,9 @@ def drop_experts(model: nn.Module, tokens: Tokens, count: int, *, mask: Tensor |
         small = apply_plan(model, plan)
         apart = _difference(model, small, routings, keep, ids[:4])
         if apart <= ALIKE:
-            return WithoutExperts(small, keep, scores, model, plan)
+            sites = Sites({n: Site(n, "channel", tuple(m.shape), (), unit="expert") for n, m in keep.items()})
+            method, history = Method("router-weighted"), ExpertHistory(scores)
+            return Result(small, model, sites, keep, (Cut(plan),), method, history=history, inputs=ids[:1])
     raise VerificationError(
         f"drop_experts: the smaller model is {apart:.2g} away from the one that routes to the kept experts alone, relative to "
         "its greatest logit; its router does more than to choose the best"

@@ -21,6 +21,7 @@ from secateur.repair.beside import Beside
 from secateur.result import Method, Result
 from secateur.state import device_of, own_tensors, usual
 from secateur.stream.blocks import Recorded, block_container, record, twin
+from secateur.stream.history import WalkHistory
 from secateur.stream.slots import PREFIX, CallFrame, Slot, kind_of
 from secateur.stream.steps import BlockStep, CutUnits, Stage
 from secateur.structure import channels
@@ -32,7 +33,7 @@ from secateur.types import ExampleInputs, Keep, Site, Sites, VerificationError
 from secateur.untouched import copied
 from secateur.wrappers import check_module
 
-__all__ = ["BlockKind", "BlockWalk", "CutBlock", "Walked", "walk"]
+__all__ = ["BlockKind", "BlockWalk", "CutBlock", "walk"]
 
 Rows = Mapping[str, Mapping[int, Tensor]]
 
@@ -76,46 +77,6 @@ class CutBlock:
         }
 
 
-@dataclass(frozen=True, eq=False)
-class Walked:
-    """A smaller language model, and what its blocks lost.
-
-    Attributes:
-        model: the smaller model.
-        keep: masks by site, True = keep.
-        errors: by block, how much of the uncut model's residual stream is missing behind it (a share of its square).
-        before, after: perplexities of the uncut and the cut model on held-out text; None where none was given.
-        untrained: that of the cut model before its recovery; None where there was none.
-        history: what the recovery returned.
-        original: the model that it was made of.
-        plan: which rows of which tensors stayed, and which sizes changed.
-    """
-
-    model: nn.Module
-    keep: Keep
-    errors: Mapping[str, float]
-    original: nn.Module
-    plan: Plan
-    before: float | None = None
-    after: float | None = None
-    untrained: float | None = None
-    history: Any = None
-
-    def result(self, inputs: ExampleInputs | None = None) -> Result:
-        """Return the same as a `secateur.result.Result`, which is reported, saved and loaded as any.
-
-        Args:
-            inputs: example inputs, on which multiply-accumulates are counted.
-
-        >>> from secateur.models.decoder import decoder
-        >>> walk(decoder(blocks=2), torch.arange(40).view(2, 20) % 11, CutUnits(0.25)).result()
-        <Result: Decoder, 36 of 48 channels kept, parameters 4,272 → 3,696>
-        """
-        sites = Sites({name: Site(name, "channel", tuple(mask.shape), ()) for name, mask in self.keep.items()})
-        edits = (Cut(self.plan),)
-        return Result(self.model, self.original, sites, self.keep, edits, Method("walk"), inputs=inputs)
-
-
 @usual
 def walk(
     model: nn.Module,
@@ -126,7 +87,7 @@ def walk(
     container: str | None = None,
     recover: Recover | None = None,
     held_out: Tokens | None = None,
-) -> Walked:
+) -> Result:
     """Make a language model smaller, block by block, on what text makes of the blocks before.
 
     Its cost grows with depth as one forward pass does, and it holds the activations of two models at one border between
@@ -141,6 +102,9 @@ def walk(
         container: the path of the blocks' container, where the model's greatest one is another.
         recover: trains the cut model in place beside the uncut one on the same text, as `secateur.train.Recovery` does.
         held_out: other text, on which perplexities before and after are measured; of causal models alone.
+
+    Returns:
+        The smaller model, with a `WalkHistory`: what is missing behind each block, and the perplexities.
 
     Raises:
         InputError: no blocks are found, or one has no such units; or perplexities are asked of a model that is not causal.
@@ -165,11 +129,16 @@ def walk(
     cut_blocks = [walking.advance(step, own_tensors(block)) for block in blocks.values()]
     small, plan = _assembled(model, blocks.values(), cut_blocks)
     keep = {name: mask for cut in cut_blocks for name, mask in cut.keep.items()}
-    walked = Walked(small, keep, {cut.name: cut.error for cut in cut_blocks}, model, plan, before)
+    history = WalkHistory({cut.name: cut.error for cut in cut_blocks}, before=before)
     if recover is not None:
         untrained = None if held_out is None else perplexity(small, held_out)
-        walked = replace(walked, untrained=untrained, history=recover(small, model, tokens, mask))
-    return walked if held_out is None or before is None else _rated(walked, before, held_out, step)
+        history = replace(history, untrained=untrained, recovery=recover(small, model, tokens, mask))
+    if held_out is not None:
+        history = replace(history, after=perplexity(small, held_out))
+        _warn_of_a_loud_cut(history, step)
+    sites = Sites({name: Site(name, "channel", tuple(mask.shape), ()) for name, mask in keep.items()})
+    inputs = check_tokens(tokens, mask, "walk")[0][:1]
+    return Result(small, model, sites, keep, (Cut(plan),), Method("walk"), history=history, inputs=inputs)
 
 
 def _assembled(model: nn.Module, blocks: Iterable[nn.Module], cut_blocks: Sequence[CutBlock]) -> tuple[nn.Module, Plan]:
@@ -187,19 +156,20 @@ def _assembled(model: nn.Module, blocks: Iterable[nn.Module], cut_blocks: Sequen
     return small, Plan(rows, {**attributes, **({"": config} if config else {})})
 
 
-def _rated(walked: Walked, before: float, held_out: Tokens, step: BlockStep) -> Walked:
-    after = perplexity(walked.model, held_out)
-    if after > LOUD * before:
-        repaired = getattr(step, "repair", None) == "stream"
-        remedies = [] if repaired else ["repair (repair='stream')"]
-        remedies += ["remove less", "give more calibration text of the kind that the model is for"]
-        remedies += ["train the cut model longer" if walked.history else "recover (recover=secateur.train.Recovery())"]
-        warnings.warn(
-            f"walk: the perplexity on held-out text went from {before:.4g} to {after:.4g}, {after / before:.3g} times as much; "
-            f"the model will make less sense. Try: {'; '.join(remedies)}",
-            stacklevel=4,
-        )
-    return replace(walked, after=after)
+def _warn_of_a_loud_cut(history: WalkHistory, step: BlockStep) -> None:
+    """Warn where the perplexity on held-out text is many times what it was."""
+    before, after = history.before, history.after
+    if before is None or after is None or after <= LOUD * before:
+        return
+    repaired = getattr(step, "repair", None) == "stream"
+    remedies = [] if repaired else ["repair (repair='stream')"]
+    remedies += ["remove less", "give more calibration text of the kind that the model is for"]
+    remedies += ["train the cut model longer" if history.recovery else "recover (recover=secateur.train.Recovery())"]
+    warnings.warn(
+        f"walk: the perplexity on held-out text went from {before:.4g} to {after:.4g}, {after / before:.3g} times as much; "
+        f"the model will make less sense. Try: {'; '.join(remedies)}",
+        stacklevel=4,
+    )
 
 
 @dataclass(eq=False)

@@ -140,12 +140,12 @@ def cut_with_plan(
         try:
             return _module_form(cases, small, plan, structure, gone, tolerance)
         except CutError as refused:
-            if form == "module" or isinstance(cases, WholeCases) or structure.graph.decided:
+            if form == "module" or structure.graph.of_example:
                 raise
             error = refused
-    if structure.graph.decided:
+    if structure.graph.decided or structure.graph.ragged:
         raise CutError(
-            f"cut: what {type(model).__name__} runs hangs on the values of its inputs, which a graph would hold on to; ask "
+            f"cut: what {type(model).__name__} runs hangs on the values of its tensors, which a graph would hold on to; ask "
             'for form="module"'
         )
     if isinstance(cases, WholeCases):

@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_map_only
 from secateur.state import own_tensors
 from secateur.trees import tensors_within
 
-__all__ = ["Decided", "decided_values", "deciding_as"]
+__all__ = ["OF_NO_MODEL", "Decided", "decided_values", "deciding_as"]
 
 aten = torch.ops.aten
 Decided = dict[tuple[str, int], list[Any]]

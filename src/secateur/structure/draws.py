@@ -70,10 +70,11 @@ class Draw:
         step = columns if size <= POOL else (POOL - columns) // rows
         if step > 0:  # a view costs nothing; where the pool is too small for all rows, they overlap
             start %= POOL - (rows - 1) * step - columns + 1
-            noise = pool[start : start + (rows - 1) * step + columns].as_strided((rows, columns), (step, 1))
+            strides = [prod(tensor.shape[dim + 1 :]) for dim in range(1, tensor.dim())]
+            noise = pool.as_strided(tensor.shape, (step, *strides) if tensor.dim() else (), start)
         else:
-            noise = torch.cat([pool] * (size // POOL + 1))[:size]
-        return noise.reshape(tensor.shape).to(tensor.device)
+            noise = torch.cat([pool] * (size // POOL + 1))[:size].view(tensor.shape)
+        return noise.to(tensor.device)
 
     @cached_property
     def _first_names(self) -> dict[int, str]:

@@ -41,6 +41,7 @@ class Export:
         tree: what holds the tensors, in that case.
         packed: whether it packs sequences, of which the program takes all to be full.
         decided: whether values of the example decided what the program is.
+        ragged: whether values decide the sizes of tensors; its nodes then say those of the example.
     """
 
     program: ExportedProgram
@@ -50,6 +51,7 @@ class Export:
     tree: TreeDef | None
     packed: bool = False
     decided: bool = False
+    ragged: bool = False
 
 
 def export(

@@ -68,7 +68,7 @@ def infer(graph: Graph) -> Structure:
         solver.freeze_statistics("a statistic in a model of packed sequences")
     for traced in [region.graph for region in graph.regions] or [graph]:
         if traced.uses is not None:
-            if graph.regions or graph.decided:  # of which no graph is ever written
+            if graph.of_example:  # of which no graph is ever written
                 tie_read_sizes(traced.uses, solver.values)
             freeze_temperatures(traced.uses, solver.values, solver.ties)
     order = _first_use(graph)
@@ -183,6 +183,8 @@ class _Solver:
             target = target.args[0] if target.op == "call_function" and target.args else None
 
     def _call(self, node: Node) -> Any:
+        if type(node.meta.get("val")) is int:  # a size that a value decides
+            return node.meta["val"]
         name = op_name(node)
         arguments = bind(node, self.values)
         if name in INLINED:

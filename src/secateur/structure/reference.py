@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,7 @@ from secateur.structure.frames import Inputs, as_typed, table_rows
 from secateur.structure.infer import Structure, infer
 from secateur.structure.rules import Value, op_name
 from secateur.structure.sites import write_zeros, zeros
-from secateur.structure.stand_in import DOUBLE, Fetch, run_substituted
+from secateur.structure.stand_in import DOUBLE, run_substituted
 from secateur.structure.trace import trace
 from secateur.types import Keep, Sites
 
@@ -99,15 +99,13 @@ class Reference:
         original_tensors = {name: tensor.detach() for name, tensor in self.tensors.items()}
         return self.outputs(original_tensors.__getitem__, self.inputs, self.statistics, double=False)
 
-    def outputs(self, full: Fetch, inputs: Inputs, statistics: Statistics | None = None, *, double: bool = True) -> Any:
-        """Return the outputs with zeros written into the tensors that `full` returns by name."""
+    def outputs(self, full: Callable[[str], Tensor], inputs: Inputs, statistics: Statistics | None = None, *, double: bool = True) -> Any:
+        """Return the outputs with zeros written into copies of the tensors that `full` returns by name."""
 
         def fetch(name: str) -> Tensor:
-            tensor, zeroed = full(name), self._zeros.get(id(self.tensors[name]))
-            if not zeroed:
-                return tensor
+            tensor = full(name)
             dtype = DOUBLE.get(tensor.dtype, tensor.dtype) if double else tensor.dtype
-            return write_zeros(tensor.to(dtype, copy=True), zeroed)
+            return write_zeros(tensor.to(dtype, copy=True), self._zeros.get(id(self.tensors[name]), []))
 
         return run_substituted(
             self.model,

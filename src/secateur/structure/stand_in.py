@@ -29,6 +29,7 @@ LARGEST_CACHED = 2**27
 """Bytes of the largest tensor that is kept where it is used several times in a run, as in a recurrent layer."""
 
 Fetch = Callable[[str], Tensor]
+"""Returns the tensor of a name, which is the caller's own: views of it may be written into."""
 Types = dict[torch.dtype, torch.dtype]
 
 
@@ -62,7 +63,8 @@ def run_substituted(
 
     Args:
         model: it is left as it is.
-        fetch: returns the tensor that a parameter or buffer should be; it is only read.
+        fetch: returns the tensor that a parameter or buffer should be; nothing else holds it, as views of it may be written
+            into.
         inputs: positional and keyword arguments.
         run: is given the copy and the inputs; the model is called if it is not given.
         double: compute in float64; else in the model's own types.
@@ -175,10 +177,10 @@ class _Substitutes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self.widened[id(tensor)][1]
 
     def _stood_for(self, name: str, written: bool) -> Tensor:
-        """A copy of the parameter, as a view of it may be written into; kept where it is used again."""
+        """The parameter; kept where it is used again, and where it is written into."""
         if name in self.fetched:
             return self.fetched[name]
-        tensor = self.fetch(name).to(self.dtypes[name], copy=True)
+        tensor = self.fetch(name).to(self.dtypes[name])
         if written or (name in self.used and tensor.numel() * tensor.element_size() <= LARGEST_CACHED):
             self.fetched[name] = tensor
         self.used.add(name)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,10 +19,11 @@ from torch.utils import _pytree as pytree
 from secateur.randomness import private_draws
 from secateur.state import called, check_ordinary, evaluating, first_names, own_tensors, split_inputs
 from secateur.structure.carriers import Uses
-from secateur.structure.decided import decided_values
+from secateur.structure.decided import OF_NO_MODEL, decided_values
 from secateur.structure.derived import parametrized
 from secateur.structure.export import Export, export
 from secateur.structure.outputs import Stored, dependent, idle_parts, unread
+from secateur.structure.ragged import is_ragged, sized_by_example
 from secateur.structure.record import record
 from secateur.structure.watch import watch
 from secateur.trees import TreeDef
@@ -28,7 +31,7 @@ from secateur.types import ExampleInputs, TraceError
 from secateur.untouched import writes_refused
 from secateur.wrappers import check_module, check_readable
 
-__all__ = ["Graph", "Region", "first_line", "trace", "where"]
+__all__ = ["Graph", "Region", "first_line", "model_line", "trace", "where"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +58,7 @@ class Graph:
             ops are then theirs, and `graph` is empty: nothing can run it.
         packed: whether the model packs sequences, which the ops take to be full: they tie as they do, and do not run so.
         decided: whether values of the example decided which ops ran (`decided`): other values may run others.
+        ragged: whether values decide the sizes of tensors (`ragged`), which are then those on the example.
     """
 
     graph: fx.Graph
@@ -74,6 +78,12 @@ class Graph:
     regions: tuple[Region, ...] = ()
     packed: bool = False
     decided: bool = False
+    ragged: bool = False
+
+    @property
+    def of_example(self) -> bool:
+        """Whether values of the example stand in it, so that no graph of it is written that would take others."""
+        return self.decided or self.ragged or bool(self.regions)
 
     @property
     def nodes(self) -> Iterator[Node]:
@@ -172,6 +182,7 @@ def _exported(
         tree=exported.tree,
         packed=exported.packed,
         decided=exported.decided,
+        ragged=exported.ragged,
     )
     return _with_leaving(model, graph, exported.stored, exported.ran)
 
@@ -206,33 +217,52 @@ def _is_attribute(model: nn.Module, name: str) -> bool:
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], uses: Uses | None) -> Export:
+    """The exported program; where values decide, as they do on the example, or with the sizes that it has there."""
     touched = uses.parameters if uses else None
+    exports: list[Export] = []
     try:
-        return _of_known_sizes(export(model, args, kwargs, touched))
-    except Exception as error:
+        exports.append(export(model, args, kwargs, touched))
+        failure: Exception | None = None
+    except Exception as error:  # noqa: BLE001  (whatever the exporter raises, it is told below)
+        failure = error
+    if failure is not None or is_ragged(exports[0].program):
         with suppress(Exception):  # the first error says more
             if values := decided_values(model, *_fresh(args, kwargs)):
-                return _of_known_sizes(export(model, args, kwargs, touched, values))
-        raise TraceError(
-            f"{type(model).__name__} cannot be traced: {first_line(error)}. Usual causes: control flow that depends on "
-            "the values of tensors (use torch.where or torch.cond), .item(), numpy in the forward pass, or a custom "
-            "autograd function. torch.export.export(model, inputs, strict=False) shows the whole trace."
-        ) from error
-
-
-def _of_known_sizes(exported: Export) -> Export:
-    """The same; refuse tensors whose sizes the values of others decide: which units such a size counts cannot be told."""
-    for node in exported.program.graph.nodes:
-        traced_output = node.meta.get("val")
-        if isinstance(traced_output, Tensor) and any(isinstance(size, torch.SymInt) for size in traced_output.shape):
-            raise ValueError(f"the values of tensors decide the size of what {where(node)} returns")
+                exports.insert(0, export(model, args, kwargs, touched, values))
+    if not exports:
+        assert failure is not None
+        raise TraceError(_refusal(model, failure)) from failure
+    exported = next((e for e in exports if not is_ragged(e.program)), exports[0])
+    if is_ragged(exported.program):
+        sized_by_example(exported.program, model, args, kwargs)
+        return replace(exported, ragged=True)
     return exported
+
+
+def _refusal(model: nn.Module, error: Exception) -> str:
+    line = model_line(error)
+    return (
+        f"{type(model).__name__} cannot be traced: {f'{line}: ' if line else ''}{first_line(error)}. Usual causes: control "
+        "flow that depends on the values of tensors (use torch.where or torch.cond, or put what stands before and after the "
+        "decision into submodules, inside of which can be cut), .item(), numpy in the forward pass, or a custom autograd "
+        "function. torch.export.export(model, inputs, strict=False) shows the whole trace."
+    )
 
 
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error says, or its type."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
+
+
+def model_line(error: BaseException) -> str:
+    """Return the innermost line of the model's own code that an error comes from, such as ``net.py:7 (if x > 0:)``."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(("<", *OF_NO_MODEL))
+    ]
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno} ({frames[-1].line})" if frames else ""
 
 
 def where(node: Node) -> str:

@@ -117,7 +117,10 @@ def _in_double(cases: WholeCases, cut: nn.Module) -> tuple[float | None, list[st
         return None, ["the whole model in float64: it answers with NaN"]
     tensors, paths = dict(_tensors(cut)), cases.paths()
     answers = run_substituted(
-        cut, tensors.__getitem__, cases.inputs(double=True), lambda module, inputs: _run(module, inputs, paths)
+        cut,
+        lambda name: tensors[name].clone(),
+        cases.inputs(double=True),
+        lambda module, inputs: _run(module, inputs, paths),
     )
     double = difference(expected, answers)
     if not double <= IN_DOUBLE:

@@ -1,8 +1,17 @@
-"""Large tensors travel by way of a place that all machines reach, where they do not all see the store."""
+"""Large tensors travel by way of a place that all machines reach, where they do not all see the store.
+
+Run as a program, this file is a worker that leaves a cell's tensors at a place, or reads what lies there.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +96,69 @@ def test_small_tensors_are_sent_and_failures_are_the_cells(share: SharedPlace, t
     assert "cannot be written to" in event.error
 
 
+# On S3
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """The address of a bucket of an S3 server on this machine, which other processes reach as well."""
+    pytest.importorskip("s3fs")
+    pytest.importorskip("moto")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    credentials = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+    words = [sys.executable, "-c", "from moto.server import main; main()", "--port", str(port)]
+    # One server for all tests here: s3fs remembers where it found the first.
+    with (
+        pytest.MonkeyPatch.context() as environment,
+        subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server,
+    ):
+        for name, value in {**credentials, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}.items():
+            environment.setenv(name, value)
+        try:
+            until = time.monotonic() + 120
+            while not answers(port):
+                assert server.poll() is None
+                assert time.monotonic() < until
+                time.sleep(0.1)
+            yield "s3://secateur/tensors"
+        finally:
+            server.terminate()
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def elsewhere(*words: str) -> bytes:
+    """What this file as a program, in another process, prints."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run(
+        [sys.executable, __file__, *words], env=environment, stdout=subprocess.PIPE, check=True
+    ).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_two_processes_hand_tensors_over_on_s3(bucket: str, tmp_path: Path) -> None:
+    share = SharedPlace(bucket)
+    event = unpack(elsewhere("leave", bucket), b"", tmp_path)
+    assert isinstance(event, Done)
+    store = Store(tmp_path)
+    record = store.put(record_of(event), event.outcome.artefact)
+    assert torch.equal(store.artefact(record.id)["w"], torch.arange(float(BY_PATH)))
+    with pytest.raises(FileError):
+        share.read(NAME)
+
+    share.put_file(record.id, paths.artefact_file(store.path, record.id))
+    assert elsewhere("read", bucket, record.id).decode() == record.artefact
+    share.drop(record.id)
+    with pytest.raises(subprocess.CalledProcessError):
+        elsewhere("read", bucket, record.id)
+
+
 # On Ray
 
 
@@ -120,20 +192,32 @@ class Apart(OnRay):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("shared", [True, False])
-def test_cells_on_ray_find_what_others_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool) -> None:
+@pytest.mark.parametrize("shared", ["folder", "bucket", ""])
+def test_cells_on_ray_find_what_others_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, shared: str
+) -> None:
     pytest.importorskip("ray")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     first = Cell(Recipe("share", "make", {}), make)
     second = Cell(Recipe("share", "use", {}, needs=(first.id,)), use)
     study = Study("share", "S", None, "", lambda options: [first, second], lambda results: Report("S"), {})
-    place, store = tmp_path / "place", Store(tmp_path / "store")
-    executor = Apart("local", 1, share=str(place) if shared else None)
+    place = {"folder": str(tmp_path / "place"), "": None}.get(shared) or (shared and request.getfixturevalue(shared))
+    store, executor = Store(tmp_path / "store"), Apart("local", 1, share=place or None)
     summary = run_study(study, store, executor=executor, progress=False)
     assert not summary.failed, summary.failed
     assert executor.seen == ["SharedPlace" if shared else "ObjectRef"]
     assert store.get(second.id).metrics["sum"] == float(torch.arange(float(BY_PATH)).sum())
     assert torch.equal(store.artefact(second.id)["w"], torch.arange(float(BY_PATH)) + 1)
-    assert not shared or not list(place.iterdir()), "what has arrived is removed"
+    for identity in (first.id, second.id) if place else ():
+        with pytest.raises(FileError):  # what has arrived is removed
+            SharedPlace(place).read(identity)
     assert not list(paths.arrival_file(store.path, "x").parent.glob("*"))
     store.check()
+
+
+if __name__ == "__main__":
+    task, address, *identity = sys.argv[1:]
+    if task == "leave":
+        sys.stdout.buffer.write(pack(done(BY_PATH), None, SharedPlace(address))[0])
+    else:
+        print(hashlib.sha256(SharedPlace(address).read(*identity)).hexdigest(), end="")

@@ -18,7 +18,7 @@ from secateur.lab.show.sections import interval, mean_card, pick
 from secateur.lab.show.stats import area
 from secateur.lab.show.stats.columns import SHARE
 from secateur.lab.show.style import styles
-from secateur.lab.show.words import file_name
+from secateur.lab.show.words import file_name, formatted
 from secateur.types import InputError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def _curves(rows: DataFrame, network: str, name: str, basis: Basis) -> Picture:
     means = series.groupby(["method", "sparsity"])["accuracy"].mean()
     method, sparsity = means.idxmax()
     drawing = figures.accuracy_by_sparsity(series, look=styles(series["method"]))
-    alt = f"Accuracy by sparsity, one line a method and run; the highest is {means.max():.4f}, {method} at {100 * sparsity:g} %."
+    alt = f"Accuracy by sparsity, one line a method and run; the highest is {formatted(means.max(), '.4f')}, {method} at {100 * sparsity:g} %."
     caption = f"Test accuracy of {network} by the part removed, all runs: means and 95 % intervals."
     return Picture(name, drawing, caption, alt, basis, series)
 

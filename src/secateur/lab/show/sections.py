@@ -225,7 +225,7 @@ def trade_offs(
             frame, cost=column, label=label, baseline=(before, accuracy), look=look, logarithmic=True
         )
         words = f"{label[0].lower()}{label[1:]}"
-        alt = f"Accuracy against {words}, one line a method; the unpruned network has accuracy {accuracy:.4f} at {before:,.4g}."
+        alt = f"Accuracy against {words}, one line a method; the unpruned network has accuracy {formatted(accuracy, '.4f')} at {before:,.4g}."
         full_caption = f"What accuracy costs: {words}. {caption}"
         blocks.append(Picture(f"trade-off-{name}", drawing, full_caption, alt, basis, frame))
     return blocks
@@ -255,5 +255,5 @@ def _said(frame: DataFrame, base: float) -> str:
     for method in dict.fromkeys(frame["method"]):
         means = frame[frame["method"] == method].groupby("sparsity")["accuracy"].mean()
         good = means[means >= base - 0.01]
-        parts.append(f"{method} {100 * good.index.max():.4g} %" if len(good) else f"{method} none")
+        parts.append(f"{method} {formatted(100 * good.index.max(), '.4g')} %" if len(good) else f"{method} none")
     return f"The greatest part that can be removed at a cost of at most one point of accuracy: {', '.join(parts)}."

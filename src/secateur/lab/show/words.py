@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-__all__ = ["agreeing", "bounds", "file_name", "formatted", "number", "percent", "points", "spread"]
+if TYPE_CHECKING:
+    from pandas import Series
+
+__all__ = ["agreeing", "bounds", "file_name", "formatted", "named", "number", "percent", "points", "spread"]
 
 
 def number(value: float) -> str:
@@ -42,6 +47,15 @@ def formatted(value: float, shape: str) -> str:
     ('−0.50', '25.0\\xa0%', '–')
     """
     return _minus(format(value, shape), value).replace("%", "\N{NO-BREAK SPACE}%")
+
+
+def named(values: Mapping[str, float] | Series, shape: str = ".3g") -> str:
+    """Return names with their numbers in a Python format.
+
+    >>> named({"l2": 0.91, "random": float("nan")}, ".1%")
+    'l2 91.0\\xa0%, random –'
+    """
+    return ", ".join(f"{name} {formatted(value, shape)}" for name, value in values.items())
 
 
 def bounds(low: float, high: float, shape: str = "+.2f") -> str:

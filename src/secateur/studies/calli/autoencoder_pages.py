@@ -8,7 +8,7 @@ from secateur.lab.show import figures
 from secateur.lab.show.blocks import Block, Card, Column, Picture, Section, Table
 from secateur.lab.show.sections import mean, pick
 from secateur.lab.show.style import styles
-from secateur.lab.show.words import formatted
+from secateur.lab.show.words import formatted, named
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.parts import Part
 from secateur.studies.kit.published import published
@@ -108,7 +108,7 @@ def _by_cycle(part: Part, cells: DataFrame) -> list[Block]:
         measured = history.dropna(subset=[value])
         drawing = figures.path(measured, value=value, by="way", label=("Cycle", label), look=look, share=share)
         last = measured.groupby("way", sort=False)[value].agg(lambda values: values.iloc[-1])
-        alt = f"{label} in the end: " + ", ".join(f"{way} {number:.3g}" for way, number in last.items()) + "."
+        alt = f"{label} in the end: " + named(last, ".3g") + "."
         name = value.replace("_", "-")
         blocks.append(
             Picture(name, drawing, f"{words_}.", alt, part.basis(cells), measured[["way", "seed", "step", value]])
@@ -126,7 +126,7 @@ def _pictures(part: Part, rows: DataFrame) -> list[Block]:
         strips.setdefault("images", tensors["images"][:, 0].numpy())
         strips[row["way"]] = tensors["reconstructed"][:, 0].numpy()
     caption = "The first test images, and what each network makes of them (one seed)."
-    losses = ", ".join(f"{row['way']} {row['loss']:.4f}" for row in first_rows.to_dict("records"))
+    losses = ", ".join(f"{row['way']} {formatted(row['loss'], '.4f')}" for row in first_rows.to_dict("records"))
     alt = f"Rows of images. The losses are: {losses}."
     return [Picture("reconstructions", figures.images(strips), caption, alt, part.basis(first_rows, "test images"))]
 
@@ -160,7 +160,7 @@ def cards(part: Part) -> list[Card]:
     if not len(small):
         return []
     best = small.loc[small["loss"].idxmin()]
-    left = ", ".join(f"{best[name]:.0f}" for name in BLOCKS)
+    left = ", ".join(formatted(best[name], ".0f") for name in BLOCKS)
     return [
         Card(
             f"channels left, {best['way']}",

@@ -8,7 +8,7 @@ from secateur.lab.show import figures
 from secateur.lab.show.blocks import Block, Card, Column, Picture, Section, Table
 from secateur.lab.show.sections import by_seed, mean, mean_card, pick
 from secateur.lab.show.style import styles
-from secateur.lab.show.words import formatted
+from secateur.lab.show.words import formatted, named
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.parts import Part
 
@@ -83,11 +83,7 @@ def _least_active(part: Part, cells: DataFrame) -> list[Block]:
         share=True,
     )
     last = history.groupby("way", sort=False)["least_active"].agg(lambda values: values.iloc[-1])
-    alt = (
-        "In the end the least active unit fires in: "
-        + ", ".join(f"{way} {share:.1%}" for way, share in last.items())
-        + "."
-    )
+    alt = "In the end the least active unit fires in: " + named(last, ".1%") + "."
     caption = "How often the least active unit of all layers fires, after each cycle's training."
     return [
         Picture(
@@ -102,7 +98,7 @@ def words(part: Part) -> list[str]:
     for way in dict.fromkeys(cells["way"]):
         rows = pick(cells, way=way)
         share = mean(rows, "units_removed")
-        cut = f"; {share:.1%} of the units are cut" if share == share else ""
+        cut = f"; {formatted(share, '.1%')} of the units are cut" if share == share else ""
         sentences.append(f"{way}: accuracy {formatted(mean(rows, 'accuracy'), '.4f')}{cut}.")
     return sentences
 

@@ -15,6 +15,7 @@ from secateur.lab.show import figures
 from secateur.lab.show.blocks import Card, Column, Picture, Section, Table
 from secateur.lab.show.sections import mean_card, pick
 from secateur.lab.show.style import styles
+from secateur.lab.show.words import formatted
 from secateur.lab.show.words import points as change
 from secateur.measure import evaluate
 from secateur.pruning import Prune
@@ -221,8 +222,8 @@ def _words(part: Part) -> list[str]:
         return []
     points = _means(part)
     sentences = [
-        f"For {100 * drop:g} points of accuracy: {row['combination']}, {1 / row['bytes_left']:.0f} times smaller, "
-        f"test accuracy {row['accuracy']:.1%} ({change(-100 * row['lost'], 1)} points)."
+        f"For {100 * drop:g} points of accuracy: {row['combination']}, {formatted(1 / row['bytes_left'], '.0f')} times smaller, "
+        f"test accuracy {formatted(row['accuracy'], '.1%')} ({change(-100 * row['lost'], 1)} points)."
         for drop, row in _smallest(part)
     ]
     single = [n for n, row in enumerate(points[list(AXES)].to_dict("records")) if sum(map(bool, row.values())) == 1]

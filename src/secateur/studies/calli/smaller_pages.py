@@ -12,6 +12,7 @@ from secateur.lab.show.judgement import paired, untested
 from secateur.lab.show.sections import by_seed, mean, mean_card, pick
 from secateur.lab.show.stats import compare
 from secateur.lab.show.style import styles
+from secateur.lab.show.words import formatted, named
 from secateur.studies.calli.smaller import UNCHANGED
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.parts import Part
@@ -90,7 +91,7 @@ class Pages:
             label = (self.amount, f"Test accuracy, {words}")
             drawing = figures.path(rows, step="amount", value=value, by="way", label=label, look=look, share=True)
             means = rows.groupby("way", sort=False)[value].mean()
-            alt = "Mean accuracy: " + ", ".join(f"{way} {accuracy:.1%}" for way, accuracy in means.items()) + "."
+            alt = "Mean accuracy: " + named(means, ".1%") + "."
             table = rows[["way", "seed", "amount", value]]
             caption = f"Test accuracy, {words}, by {self.amount.lower()}."
             blocks.append(Picture(f"smaller-{value}", drawing, caption, alt, part.basis(rows), table))
@@ -117,10 +118,12 @@ class Pages:
         return [*sentences, *(self._judged(rows, *test) for test in self.tests.items())] if len(rows) else []
 
     def _setting(self, name: str, rows: DataFrame) -> str:
-        accuracies = f"{mean(rows, 'accuracy'):.1%}, trained on {mean(rows, 'tuned'):.1%}"
+        accuracies = f"{formatted(mean(rows, 'accuracy'), '.1%')}, trained on {formatted(mean(rows, 'tuned'), '.1%')}"
         if not name:
             return accuracies
-        costs = ", ".join(f"{mean(rows, key):.1%} {_short(title)}" for key, title in LEFT if key in self.left)
+        costs = ", ".join(
+            f"{formatted(mean(rows, key), '.1%')} {_short(title)}" for key, title in LEFT if key in self.left
+        )
         return f"{name}: {accuracies} ({costs})"
 
     def _judged(self, rows: DataFrame, baseline: str, compared: Sequence[str]) -> str:

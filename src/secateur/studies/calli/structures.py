@@ -15,6 +15,7 @@ from secateur.lab.plan.recipe import Json, Recipe
 from secateur.lab.plan.study import Cell, Context, Outcome
 from secateur.lab.show.blocks import Column, Section, Table
 from secateur.lab.show.sections import pick
+from secateur.lab.show.words import formatted
 from secateur.studies.calli.common import SOURCE
 from secateur.studies.calli.smaller import SettingsOf, WaySetting, cells, smaller_options
 from secateur.studies.calli.smaller_pages import NOTES, Pages
@@ -166,7 +167,7 @@ def _words(part: Part) -> list[str]:
     equal = int((formulas["formula"] == formulas["macs"]).sum())
     stages, nets = _stages(part)
     sizes = [
-        f"{net} {stages[-1][1 + 2 * n]:,.0f} MACs, {stages[-1][2 + 2 * n]:,.0f} parameters"
+        f"{net} {formatted(stages[-1][1 + 2 * n], ',.0f')} MACs, {formatted(stages[-1][2 + 2 * n], ',.0f')} parameters"
         for n, net in enumerate(nets)
     ]
     return [

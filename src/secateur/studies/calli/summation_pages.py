@@ -8,6 +8,7 @@ from secateur.lab.show import figures
 from secateur.lab.show.blocks import Block, Card, Column, Picture, Section, Table
 from secateur.lab.show.sections import pick
 from secateur.lab.show.style import styles
+from secateur.lab.show.words import formatted, named
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.parts import Part
 from secateur.studies.kit.published import published
@@ -82,8 +83,8 @@ def _table(part: Part, cells: DataFrame) -> Table:
 
 def _spread(values: DataFrame) -> str:
     if len(values) == 1:
-        return f"{values.iloc[0]:.0f}"
-    return f"{values.median():.0f} ({values.min():.0f} to {values.max():.0f})"
+        return formatted(values.iloc[0], ".0f")
+    return f"{formatted(values.median(), '.0f')} ({formatted(values.min(), '.0f')} to {formatted(values.max(), '.0f')})"
 
 
 def _by_cycle(part: Part, cells: DataFrame, history: DataFrame) -> list[Block]:
@@ -93,7 +94,11 @@ def _by_cycle(part: Part, cells: DataFrame, history: DataFrame) -> list[Block]:
         history, value="nodes", by="way", label=("Cycle", "Nodes left"), look=styles(cells["way"]), logarithmic=True
     )
     ends = cells.groupby("way", sort=False)["left"].median()
-    alt = "Nodes by cycle; in the median the ways end at " + ", ".join(f"{w}: {n:.0f}" for w, n in ends.items()) + "."
+    alt = (
+        "Nodes by cycle; in the median the ways end at "
+        + ", ".join(f"{w}: {formatted(n, '.0f')}" for w, n in ends.items())
+        + "."
+    )
     caption = "Nodes left after each cycle: mean and range of the networks that got so far."
     return [
         Picture("nodes-by-cycle", drawing, caption, alt, part.basis(cells), history[["way", "seed", "step", "nodes"]])
@@ -111,9 +116,7 @@ def _first_steps(part: Part, cells: DataFrame, history: DataFrame) -> list[Block
     ):
         drawing = figures.path(history, value=value, by="way", label=("Step", label), logarithmic=True)
         last = history[history["step"] == history["step"].max()].groupby("way")[value].mean()
-        alt = (
-            f"{label} at the last step shown: " + ", ".join(f"{way} {number:.3g}" for way, number in last.items()) + "."
-        )
+        alt = f"{label} at the last step shown: " + named(last, ".3g") + "."
         caption = f"{words_} after each of the first steps: mean and range."
         data = history[["way", "seed", "step", value]]
         blocks.append(Picture(f"first-steps-{value}", drawing, caption, alt, part.basis(cells), data))
@@ -127,7 +130,7 @@ def _gradients(part: Part, cells: DataFrame, history: DataFrame) -> list[Block]:
         return []
     drawing = figures.path(steps, value="positive", by="way", label=("Step", "Share that is positive"), share=True)
     means = steps.groupby("way")["positive"].mean()
-    alt = "Of the weights' gradients are positive on average: " + ", ".join(f"{w} {m:.0%}" for w, m in means.items())
+    alt = "Of the weights' gradients are positive on average: " + named(means, ".0%")
     caption = (
         "The share of positive entries among the gradients of the weights that are not zero, in each of the first steps: "
         "the text saw them mostly in one direction."
@@ -189,9 +192,9 @@ def words(part: Part) -> list[str]:
         rows = pick(cells, way=way)
         sentences.append(
             f"{way}: the first cycle cuts {_spread(rows['first'])} of {part.options['hidden']} nodes, the second "
-            f"{rows['second'].mean():.1f}; {_spread(rows['left'])} are left; {int((rows['left'] == 1).sum())} of {len(rows)} "
-            f"network{'s' * (len(rows) != 1)} end{'s' * (len(rows) == 1)} at one node, {len(at_optimum(rows))} at the known optimum; median loss {rows['loss'].median():.1e}, "
-            f"trained on {rows['settled_loss'].median():.1e}."
+            f"{formatted(rows['second'].mean(), '.1f')}; {_spread(rows['left'])} are left; {int((rows['left'] == 1).sum())} of {len(rows)} "
+            f"network{'s' * (len(rows) != 1)} end{'s' * (len(rows) == 1)} at one node, {len(at_optimum(rows))} at the known optimum; median loss {formatted(rows['loss'].median(), '.1e')}, "
+            f"trained on {formatted(rows['settled_loss'].median(), '.1e')}."
         )
     return sentences
 

@@ -46,7 +46,8 @@ def sections(part: Part) -> list[Section]:
     parts = [Section("After cuts by loss", _by_loss(part))]
     if len(aimed):
         changes = _aimed(part, aimed)
-        parts += [Section(title[0].upper() + title[1:], _way(part, changes, aimed, w)) for w, title in WAYS.items()]
+        ways = {way: title for way, title in WAYS.items() if way in set(aimed["way"])}
+        parts += [Section(title[0].upper() + title[1:], _way(part, changes, aimed, w)) for w, title in ways.items()]
     return parts
 
 

@@ -17,7 +17,7 @@ from secateur.lab.show.judgement import paired
 from secateur.lab.show.sections import by_seed, interval, mean, mean_card, pick
 from secateur.lab.show.stats.columns import SHARE
 from secateur.lab.show.style import styles
-from secateur.lab.show.words import formatted, percent
+from secateur.lab.show.words import formatted, named, percent
 from secateur.studies.charpentier.measured import LABELS
 from secateur.studies.kit.controls import METHODS
 from secateur.studies.kit.grouped import Mean, grouped
@@ -158,16 +158,16 @@ def words(part: Part, factor: Factor) -> str:
     if len(rows) == 1:
         ((value, only),) = rows.items()
         return (
-            f"Where {factor.words} is {value}, {mean(only, 'important'):.1%} of the units are important and "
-            f"{mean(part.measured, 'worse'):.1%} worse; there is no other value to compare it with."
+            f"Where {factor.words} is {value}, {formatted(mean(only, 'important'), '.1%')} of the units are important and "
+            f"{formatted(mean(part.measured, 'worse'), '.1%')} worse; there is no other value to compare it with."
         )
     most = max(rows, key=lambda value: mean(rows[value], "important"))
     least = min(rows, key=lambda value: mean(rows[value], "important"))
     highest = max(rows, key=lambda value: mean(rows[value], "accuracy"))
     return (
         f"The share of important units is greatest where {factor.words} is {most} "
-        f"({mean(rows[most], 'important'):.1%}) and least where it is {least} ({mean(rows[least], 'important'):.1%}); worse "
-        f"units are {mean(part.measured, 'worse'):.1%} of all. The test accuracy is greatest where it is {highest} "
+        f"({formatted(mean(rows[most], 'important'), '.1%')}) and least where it is {least} ({formatted(mean(rows[least], 'important'), '.1%')}); worse "
+        f"units are {formatted(mean(part.measured, 'worse'), '.1%')} of all. The test accuracy is greatest where it is {highest} "
         f"({formatted(mean(rows[highest], 'accuracy'), '.4f')}; found on the test images themselves)."
     )
 
@@ -220,7 +220,7 @@ def _shares(part: Part, factor: Factor, basis: Basis) -> Picture:
         share=True,
     )
     means = shares.groupby([factor.words, "label"])["share"].mean()
-    alt = "; ".join(f"{key[0]}: {key[1]} {value:.1%}" for key, value in means.items())
+    alt = "; ".join(f"{key[0]}: {key[1]} {formatted(value, '.1%')}" for key, value in means.items())
     return Picture(
         "shares", drawing, f"Shares of the labels by {factor.words}, with 95 % intervals.", alt, basis, shares
     )
@@ -262,7 +262,9 @@ def _changes(part: Part, factor: Factor) -> list[Block]:
     label = ("Δ of the training loss, thousandths", factor.words)
     drawing = figures.ridge(inner, group="group", value="change", label=label)
     medians = changes.groupby("place")["change"].median()
-    alt = "Median loss change, in thousandths: " + ", ".join(f"{names_[p]} {x:.3g}" for p, x in medians.items())
+    alt = "Median loss change, in thousandths: " + ", ".join(
+        f"{names_[p]} {formatted(x, '.3g')}" for p, x in medians.items()
+    )
     caption = f"How the loss changes of the units are spread, by {factor.words}; the middle 99 % of all units."
     basis = part.basis(part.measured, "measured on training images")
     return [Picture("changes", drawing, caption, alt, basis, changes)]
@@ -306,7 +308,7 @@ def _after(part: Part, factor: Factor, basis: Basis) -> Picture:
         share=True,
     )
     means = rows.groupby("method", sort=False)["accuracy"].mean()
-    alt = "Mean test accuracy: " + ", ".join(f"{name} {value:.4f}" for name, value in means.items())
+    alt = "Mean test accuracy: " + named(means, ".4f")
     caption = f"Test accuracy with {percent(most)} of the units cut, by {factor.words} and method."
     return Picture("after", drawing, caption, alt, basis, rows)
 

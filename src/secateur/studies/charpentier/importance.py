@@ -23,6 +23,7 @@ from secateur.lab.show import figures
 from secateur.lab.show.blocks import Block, Column, Picture, Section, Table
 from secateur.lab.show.class_damage import class_damage
 from secateur.lab.show.sections import interval, mean
+from secateur.lab.show.words import formatted, percent
 from secateur.measure.agree import agreement
 from secateur.structure import channels
 from secateur.studies.charpentier.common import NETWORKS, SOURCE, WIDTH, bases, options
@@ -228,7 +229,7 @@ def _deciding(units: DataFrame, share: float) -> float | None:
 
 def _histograms(part: Part, cells: DataFrame, units: DataFrame) -> list[Block]:
     shares = units["label"].value_counts(normalize=True)
-    by_label = ", ".join(f"{100 * shares.get(label, 0.0):.0f} % {label}" for label in LABELS)
+    by_label = ", ".join(f"{percent(shares.get(label, 0.0), 0)} {label}" for label in LABELS)
     values = {str(name): rows["change"] for name, rows in units.groupby("site", sort=False)}
     label = "Δ, change of the training loss"
     drawing = figures.histogram(values, label=label, regions=_regions(units), logarithmic=True)
@@ -259,7 +260,7 @@ def _test_table(part: Part, cells: DataFrame) -> Table:
         measured = [sum(values) / len(values), interval(values, shape="+.3f")] if values else [None, ""]
         rows.append([label, mean(cells, f"{label}_units"), *measured, len(values)])
     rho = mean(cells, "test_spearman")
-    caption = f"Units by their label, measured on test images. Spearman correlation of both measurements: {rho:.3f}."
+    caption = f"Units by their label, measured on test images. Spearman correlation of both measurements: {formatted(rho, '.3f')}."
     return Table("on-test", caption, columns, rows, part.basis(cells, "training and test images"))
 
 
@@ -267,9 +268,7 @@ def _test_scatter(part: Part, cells: DataFrame, units: DataFrame) -> Picture:
     labels = ("Δ on training images", "Δ on test images")
     drawing = figures.scatter(units, x="change", y="test", by="label", label=labels)
     rho = mean(cells, "test_spearman")
-    caption = (
-        f"Every unit of all networks, measured on training and on test images; Spearman {rho:.3f} within a network."
-    )
+    caption = f"Every unit of all networks, measured on training and on test images; Spearman {formatted(rho, '.3f')} within a network."
     return Picture("train-test", drawing, caption, caption, part.basis(cells, "training and test images"), units)
 
 
@@ -314,16 +313,16 @@ def _words(part: Part) -> list[str]:
     cells = part.kind("importance")
     units = mean(cells, "units")
     by_label = ", ".join(f"{100 * mean(cells, f'{label}_units') / units:.0f} % {label}" for label in LABELS)
-    words = f"Of {units:.0f} units {by_label}."
+    words = f"Of {formatted(units, '.0f')} units {by_label}."
     if mean(cells, "worse_units"):
         change = mean(cells, "worse_test_change")
         sign = "lowers" if change < 0 else "raises"
-        words += f" Removing one that is worse on training images {sign} the test loss by {abs(change):.5f} on average."
+        words += f" Removing one that is worse on training images {sign} the test loss by {formatted(abs(change), '.5f')} on average."
     ranked = [row for row in _estimate_table(part, cells).rows if row[1] is not None]
     if not ranked:
         return [f"{words} No estimate has a rank correlation with the exact answer: one of both is constant."]
     best = max(ranked, key=lambda row: row[1])
-    return [f"{words} The estimate nearest to the exact answer is {best[0]} (Spearman {best[1]:.3f})."]
+    return [f"{words} The estimate nearest to the exact answer is {best[0]} (Spearman {formatted(best[1], '.3f')})."]
 
 
 STUDY = study(

@@ -110,7 +110,7 @@ def _distributions(part: Part, cells: DataFrame, draws: DataFrame) -> list[Block
         beside = "; published beside" if theirs else ""
         labels = ("Nodes removed", f"Test {value}")
         drawing = figures.box(draws, x="n", value=value, label=labels, published=quartiles(print_), share=share)
-        ends = [f"{ours['mean'].iloc[at]:.4f} at n = {ours.index[at]}" for at in (0, -1)]
+        ends = [f"{formatted(ours['mean'].iloc[at], '.4f')} at n = {ours.index[at]}" for at in (0, -1)]
         alt = f"Box plots; the mean goes from {ends[0]} to {ends[1]}."
         caption = f"{words}, all draws of all networks{beside}."
         blocks.append(Picture(f"box-{value}", drawing, caption, alt, basis, ours.reset_index()))
@@ -188,7 +188,7 @@ def _words(part: Part) -> list[str]:
     words = [f"The whole networks reach a mean test accuracy of {formatted(mean(part.trained, 'accuracy'), '.4f')}."]
     for n in sorted(set(cells["n"])):
         drop = summarise(_drops(part, cells, n)).mean
-        words.append(f"Without {n} random node{'s' if n > 1 else ''} it is {drop:.2f} points lower.")
+        words.append(f"Without {n} random node{'s' if n > 1 else ''} it is {formatted(drop, '.2f')} points lower.")
     return [" ".join(words), *_differences(part, cells)]
 
 
@@ -199,7 +199,7 @@ def _differences(part: Part, cells: DataFrame) -> list[str]:
     for n, runs in cells.groupby("n"):
         if n in theirs:
             low, high, mean_ = runs["accuracy"].min(), runs["accuracy"].max(), theirs[n][0]
-            words = f"n = {n} ({mean_:.4f} published, ours {low:.4f} to {high:.4f})"
+            words = f"n = {n} ({formatted(mean_, '.4f')} published, ours {formatted(low, '.4f')} to {formatted(high, '.4f')})"
             places[bool(low <= mean_ <= high)].append(words)
     sentences = []
     if places[False]:

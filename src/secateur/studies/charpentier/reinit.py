@@ -12,7 +12,7 @@ from secateur.lab.plan.study import Cell, Context, Outcome, Results
 from secateur.lab.show import figures
 from secateur.lab.show.blocks import Block, Column, Picture, Section, Table
 from secateur.lab.show.sections import interval, pick
-from secateur.lab.show.words import formatted
+from secateur.lab.show.words import formatted, named
 from secateur.models.initialisation import LAYER_SCHEMES
 from secateur.studies.charpentier.common import SOURCE, options
 from secateur.studies.charpentier.factors_pages import Factor, compared, factor_study
@@ -137,7 +137,7 @@ def _begun(part: Part, arm: str) -> float:
 def _curves(part: Part, epochs: DataFrame) -> Picture:
     drawing = figures.path(epochs, step="epoch", value="validation_loss", by="arm", label=("Epoch", "Validation loss"))
     ends = epochs[epochs["epoch"] == epochs["epoch"].max()].groupby("arm", sort=False)["validation_loss"].mean()
-    alt = "Mean validation loss after the last epoch: " + ", ".join(f"{arm} {loss:.4f}" for arm, loss in ends.items())
+    alt = "Mean validation loss after the last epoch: " + named(ends, ".4f")
     caption = "Validation loss by epoch: mean over the networks, and their range."
     return Picture("curves", drawing, caption, alt, part.basis(part.measured, "validation set"), epochs)
 

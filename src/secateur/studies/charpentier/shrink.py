@@ -122,7 +122,7 @@ def _counts(part: Part, cells: DataFrame, runs: DataFrame) -> list[Block]:
     ours = statistics(runs, "n", "removed")["mean"]
     labels = ("n, nodes at a time", "Nodes removed")
     drawing = figures.box(runs, x="n", value="removed", label=labels, published=quartiles(theirs))
-    alt = f"Box plots of the number of nodes removed; the greatest mean is {ours.max():.1f}, at n = {ours.idxmax()}."
+    alt = f"Box plots of the number of nodes removed; the greatest mean is {formatted(ours.max(), '.1f')}, at n = {ours.idxmax()}."
     caption = f"Nodes removed until all have been tried, of {int(cells['units'].iloc[0])}{beside}"
     words = f"{caption}: one network's runs, averaged over the networks."
     return [
@@ -148,7 +148,7 @@ def _losses(part: Part, cells: DataFrame, runs: DataFrame) -> list[Block]:
         labels = ("n, nodes at a time", f"Change of {name} loss")
         drawing = figures.box(pick(runs, method="shrink"), x="n", value=f"{name}_loss", label=labels)
         changes = pick(means, method="shrink").groupby("n")[f"{name}_loss"].mean()
-        alt = f"Box plots of the change of the {name} loss; means from {changes.min():+.4f} to {changes.max():+.4f}."
+        alt = f"Box plots of the change of the {name} loss; means from {formatted(changes.min(), '+.4f')} to {formatted(changes.max(), '+.4f')}."
         caption = f"What shrinking did to the {name} loss, all runs."
         blocks.append(Picture(f"box-{name}-loss", drawing, caption, alt, basis))
     named = means.rename(columns={"n": "at a time"})

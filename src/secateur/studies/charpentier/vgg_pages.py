@@ -12,7 +12,7 @@ from secateur.lab.show.class_damage import class_damage
 from secateur.lab.show.judgement import paired
 from secateur.lab.show.sections import by_seed, mean, mean_card, pick, trade_offs, training
 from secateur.lab.show.style import styles
-from secateur.lab.show.words import formatted, percent
+from secateur.lab.show.words import formatted, named, percent
 from secateur.studies.charpentier.measured import LABELS
 from secateur.studies.kit.controls import METHODS
 from secateur.studies.kit.grouped import Mean, grouped, means
@@ -46,11 +46,13 @@ def words(part: Part) -> list[str]:
     for sparsity in sorted(set(_cut(ended)["sparsity"])):
         means = pick(_cut(ended), sparsity=sparsity).groupby("named", sort=False)["accuracy"].mean()
         places.append(
-            f"with {percent(sparsity)} of the units cut {means.max():.4f} by {means.idxmax()} (least: {means.min():.4f} by "
+            f"with {percent(sparsity)} of the units cut {formatted(means.max(), '.4f')} by {means.idxmax()} (least: {formatted(means.min(), '.4f')} by "
             f"{means.idxmin()})"
         )
     base = mean(part.measured, "accuracy")
-    return [f"The whole network has a test accuracy of {base:.4f}; fine-tuned it reaches {'; '.join(places)}."]
+    return [
+        f"The whole network has a test accuracy of {formatted(base, '.4f')}; fine-tuned it reaches {'; '.join(places)}."
+    ]
 
 
 _NOTES = (
@@ -120,7 +122,7 @@ def _worth(part: Part) -> Section:
     label = ("Δ of the training loss, thousandths", "layer")
     drawing = figures.ridge(inner, group="layer", value="change", label=label)
     medians = frame.groupby("layer")["change"].median()
-    alt = "Median loss change by layer, in thousandths: " + ", ".join(f"{n} {x:.3g}" for n, x in medians.items())
+    alt = "Median loss change by layer, in thousandths: " + named(medians, ".3g")
     images = int(part.measured["images"].iloc[0])
     basis = part.basis(part.measured, f"measured on {images:,} training images")
     caption = "Units whose removal raises the training loss (important), lowers it (worse), or neither beyond chance (zero); means."
@@ -136,7 +138,9 @@ def _costs(part: Part, ended: DataFrame) -> Section:
         rows = _cut(ended)[["named", "sparsity", "seed", "accuracy"]].rename(columns={"named": "method"})
         drawing = figures.accuracy_by_sparsity(rows, baseline=mean(part.measured, "accuracy"), look=_LOOK)
         means = rows.groupby(["method", "sparsity"], sort=False)["accuracy"].mean()
-        alt = "Mean test accuracy: " + ", ".join(f"{m} {percent(s)} {x:.4f}" for (m, s), x in means.items())
+        alt = "Mean test accuracy: " + ", ".join(
+            f"{m} {percent(s)} {formatted(x, '.4f')}" for (m, s), x in means.items()
+        )
         caption = "Test accuracy after fine-tuning, by the part of the units cut."
         blocks.append(Picture("accuracy", drawing, caption, alt, basis, rows))
     return Section("What cutting costs", [*blocks, *_tests(ended)])

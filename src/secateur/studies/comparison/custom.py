@@ -72,9 +72,9 @@ def from_toml(path: str | Path, reserved: Container[str] = ()) -> Study:
 def _for_small_sets(values: Mapping[str, Json]) -> dict[str, Json]:
     """A tenth to hold out where the usual number of images is more than half of a data set."""
     names = values.get("data", OPTIONS["data"])
-    counts = [data.info(name).counts.get("train") for name in ([names] if isinstance(names, str) else names)]
-    usual: int = OPTIONS["validation"]
-    return {"validation": 0.1} if any(count is not None and count < 2 * usual for count in counts) else {}
+    enough: int = 2 * OPTIONS["validation"]
+    sets = [names] if isinstance(names, str) else names
+    return {"validation": 0.1} if any(data.train_count(name, enough) < enough for name in sets) else {}
 
 
 def _check_key(where: str, key: str, value: Json) -> None:

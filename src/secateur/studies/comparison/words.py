@@ -37,7 +37,7 @@ def _cost(trained: DataFrame, pruned: DataFrame, methods: Mapping[str, Pruning])
         return ["The unpruned networks are not there, so nothing can be said of what pruning costs."]
     base = mean(trained, "accuracy")
     sentences = [
-        f"Unpruned, the networks reach a mean test accuracy of {base:.4f} (loss {formatted(mean(trained, 'loss'), '.4f')})."
+        f"Unpruned, the networks reach a mean test accuracy of {formatted(base, '.4f')} (loss {formatted(mean(trained, 'loss'), '.4f')})."
     ]
     for label, method in methods.items():
         if label not in set(pruned["method"]) or (label in METHODS and label not in ("weight", "neuron")):
@@ -74,12 +74,12 @@ def _really_cut(pruned: DataFrame) -> str:
     if "cut_difference" in really:
         text += (
             "; on all test images they differ from the masked ones by at most "
-            f"{float(really['cut_difference'].max()):.1e} (relative)"
+            f"{formatted(float(really['cut_difference'].max()), '.1e')} (relative)"
         )
     text += "."
     if len(half):
         text += (
-            f" With half of the neurons cut, {formatted(100 * mean(half, 'parameters_removed'), '.0f')} % of the parameters are gone and a "
+            f" With half of the neurons cut, {percent(mean(half, 'parameters_removed'), 0)} of the parameters are gone and a "
             f"batch of 256 takes 1/{formatted(mean(half, 'speedup_cut_256'), '.1f')} of the time; the masked network is no faster "
             f"({formatted(mean(half, 'speedup_masked_256'), '.2f')}×)."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -213,35 +214,29 @@ def _by_layer(rows: DataFrame, threshold: float, basis: Basis) -> list[Block]:
     words = _gains(rows)
     caption = f"{{label}} with {removed} of the energy of one layer removed, by layer and rate of dropout."
     alt = f"One line for each rate of dropout over the convolutions. {words}"
-    lines = [
-        over_layers(rows, value, f"{value}-{name}", (caption, alt), basis, by="dropout")
-        for value in ("accuracy", "loss")
-    ]
+    measured = [value for value in ("accuracy", "loss") if rows[value].notna().any()]
+    lines = [over_layers(rows, value, f"{value}-{name}", (caption, alt), basis, by="dropout") for value in measured]
     return [words, *lines, *_changes(rows, name, removed, words, basis)]
 
 
 def _changes(rows: DataFrame, name: str, removed: str, words: str, basis: Basis) -> list[Picture]:
     """What dropout changes of accuracy and of loss, by layer and rate."""
-    tables = [
-        rows.pivot_table(index="dropout", columns="step", values=value, sort=False)
-        for value in ("change", "loss_change")
-    ]
     axes = ("Convolution", "Dropout")
-    loss = figures.heatmap(
-        tables[1], label="Change of loss", axes_labels=axes, diverging=True, falling=True, show=_two_digits
-    )
+    table = rows.pivot_table(index="dropout", columns="step", values="change", sort=False)
     caption = f"What dropout changes of the {{}} of the networks with {removed} removed; blue is a gain."
-    rate, place = tables[1].stack().idxmin()
-    least = f"The loss falls most by {rate} of dropout with convolution {place} pruned: {_two_digits(float(tables[1].min().min()))}."
+    alt = f"Heat map. {words}"
+    accuracy = Picture(f"change-{name}", change_heatmap(table, axes), caption.format("accuracy"), alt, basis, rows)
+    finite = rows[rows["loss_change"].abs() < math.inf]  # not of networks whose loss has no end
+    if not len(finite):
+        return [accuracy]
+    table = finite.pivot_table(index="dropout", columns="step", values="loss_change", sort=False)
+    loss = figures.heatmap(
+        table, label="Change of loss", axes_labels=axes, diverging=True, falling=True, show=_two_digits
+    )
+    rate, place = table.stack().idxmin()
+    least = f"The loss falls most by {rate} of dropout with convolution {place} pruned: {_two_digits(float(table.min().min()))}."
     return [
-        Picture(
-            f"change-{name}",
-            change_heatmap(tables[0], axes),
-            caption.format("accuracy"),
-            f"Heat map. {words}",
-            basis,
-            rows,
-        ),
+        accuracy,
         Picture(f"loss-change-{name}", loss, caption.format("loss"), f"Heat map. {least}", basis, rows),
     ]
 
@@ -293,9 +288,9 @@ def _words(part: Part) -> list[str]:
             if len(means) > 1
             else "no other rate was tried"
         )
-        sentences.append(f"{name}: {none:.4f} at a rate of {means.index[0]:g}, {beside}.")
+        sentences.append(f"{name}: {formatted(none, '.4f')} at a rate of {means.index[0]:g}, {beside}.")
     gain = max(accuracy for _, accuracy in _THESIS.values()) - _THESIS[0][1]
-    return [*sentences, f"The text finds gains of up to {gain:.2f} points by dropout up to 0.4."]
+    return [*sentences, f"The text finds gains of up to {formatted(gain, '.2f')} points by dropout up to 0.4."]
 
 
 STUDY = study(

@@ -61,7 +61,8 @@ def sections(part: Part, claims: Sequence[Claim]) -> list[Section]:
 def _of_energy(part: Part, runs: DataFrame, energy: DataFrame, claims: Sequence[Claim]) -> list[Section]:
     """The sections on energy alone, as the text has them."""
     rows, basis = energy.assign(energy=[percent(t) for t in energy["threshold"]]), part.basis(runs, SPLIT)
-    costs = [_by_layer(rows, "accuracy", basis), _by_layer(rows, "loss", basis), _map(rows, basis)]
+    measured = [value for value in ("accuracy", "loss") if rows[value].notna().any()]
+    costs = [*(_by_layer(rows, value, basis) for value in measured), _map(rows, basis)]
     modules = _sawtooth(energy, basis)
     return [
         Section("What goes at each threshold", [_by_layer(rows, "compression", basis), _layer_table(energy, basis)]),

@@ -11,7 +11,7 @@ from secateur.lab.show.blocks import Block, Card, Column, Picture, Section, Tabl
 from secateur.lab.show.class_damage import class_damage
 from secateur.lab.show.judgement import judged
 from secateur.lab.show.sections import by_seed, interval, mean, mean_card, pick
-from secateur.lab.show.words import formatted
+from secateur.lab.show.words import formatted, percent
 from secateur.studies.janjic.evolution import AUTHORS, CONVERGED
 from secateur.studies.janjic.evolution_claims import claims_table
 from secateur.studies.janjic.evolution_pictures import (
@@ -276,7 +276,7 @@ def progress(part: Part, rows: DataFrame) -> list[Block]:
     label = ("Evaluations", "Best fitness so far (searched on)")
     drawing = figures.path(frame, step="evaluations", value="best", label=label)
     ends = frame[frame["evaluations"] == budget].groupby("method")["best"].mean()
-    alt = f"Lines that rise; at the end {ends.idxmax()} is highest with {ends.max():.3f} on the images searched on."
+    alt = f"Lines that rise; at the end {ends.idxmax()} is highest with {formatted(ends.max(), '.3f')} on the images searched on."
     caption = "The best fitness so far on the images searched on, by evaluations: mean and range over the networks."
     return [Picture("progress", drawing, caption, alt, part.basis(rows, "validation images"), frame)]
 
@@ -308,7 +308,7 @@ def _more(method: str, removed: Any, accuracy: Any) -> str:
         "more of the layer at no less test accuracy" if change > 0 and lost >= 0 else "not more at no less accuracy"
     )
     return (
-        f"{method} against one-shot magnitude: {change:+.1f} percentage points of the layer removed, {lost:+.2f} points "
+        f"{method} against one-shot magnitude: {formatted(change, '+.1f')} percentage points of the layer removed, {formatted(lost, '+.2f')} points "
         f"of test accuracy, means of {len(removed)} pairs: {verdict}."
     )
 
@@ -348,7 +348,7 @@ def words(part: Part) -> list[str]:
         top = pick(runs, method=best)
         sentences.append(
             f"Protocol {protocol}: {best} damage is fittest on the images searched on, {formatted(mean(top, 'searched_fitness'), '.2f')} "
-            f"({formatted(mean(top, 'searched_change'), '+.2f')} points, {formatted(100 * mean(top, 'compression'), '.1f')} % removed); on untouched "
+            f"({formatted(mean(top, 'searched_change'), '+.2f')} points, {percent(mean(top, 'compression'), 1)} removed); on untouched "
             f"images it is worth {formatted(mean(top, 'untouched_fitness'), '.2f')}, a gap of {formatted(mean(top, 'gap'), '.2f')} points."
         )
     if len(honest):
@@ -357,7 +357,7 @@ def words(part: Part) -> list[str]:
         sentences.append(
             f"Best of the {honest['method'].nunique()} searches on the validation images: {best}; on the test images "
             f"{formatted(mean(top, 'untouched_fitness'), '.2f')} ({formatted(mean(top, 'untouched_change'), '+.2f')} points, "
-            f"{formatted(100 * mean(top, 'compression'), '.1f')} % removed)."
+            f"{percent(mean(top, 'compression'), 1)} removed)."
         )
     return sentences
 
@@ -372,10 +372,10 @@ def cards(part: Part) -> list[Card]:
     if len(evolved):
         best = evolved.loc[evolved["searched_fitness"].idxmax()]
         note = f"{best['method']}, {best['protocol']}"
-        heads.append(Card("fittest evolved", f"{best['searched_fitness']:.2f}", note, "the best of all runs"))
+        heads.append(Card("fittest evolved", formatted(best["searched_fitness"], ".2f"), note, "the best of all runs"))
         first = pick(evolved, seed=evolved["seed"].min(), protocol=evolved["protocol"].iloc[0])
         note = f"of {len(first)} damage rates, one network"
-        share = f"{100 * overlap(trials(part, first)):.1f} %"
+        share = formatted(overlap(trials(part, first)), ".1%")
         heads.append(Card("removed in common", share, note, "one run, no interval"))
     if len(honest):
         search = _fittest(honest)

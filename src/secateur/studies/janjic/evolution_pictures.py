@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from secateur.files import require
 from secateur.lab.show import figures
 from secateur.lab.show.blocks import Block, Column, Picture, Table
+from secateur.lab.show.words import formatted
 from secateur.studies.kit.parts import Part
 
 if TYPE_CHECKING:
@@ -97,8 +98,10 @@ def weights_before(layers: list[Floats], theirs: Mapping[str, Any] | None, basis
     """Return the histogram of the first network's weights, and what the text says of his beside all of ours."""
     first = layers[0]
     drawing = figures.histogram({"weights": first}, label="Weight", **_scale(first))
-    words = f"The weights of the layer before pruning, first network; excess kurtosis {kurtosis(first):.2f}"
-    alt = f"Histogram of {first.size} weights from {first.min():.3f} to {first.max():.3f}."
+    words = (
+        f"The weights of the layer before pruning, first network; excess kurtosis {formatted(kurtosis(first), '.2f')}"
+    )
+    alt = f"Histogram of {first.size} weights from {formatted(first.min(), '.3f')} to {formatted(first.max(), '.3f')}."
     table = require("pandas", "lab").DataFrame({"weight": first})
     quantities = {
         "excess kurtosis": [kurtosis(layer) for layer in layers],
@@ -145,7 +148,10 @@ def evolution(trial: EvolutionRun, basis: Any) -> list[Block]:
     frame, fitness = individuals(trial), trial.rated["fitness"]
     drawing = figures.ridge(frame, group="generation", value="fitness", label=("Fitness", "Generation"))
     caption = f"Fitness of the population by generation, initial damage {trial.damage}."
-    ends = [f"from {function(fitness[0]):.3f} to {function(fitness[-1]):.3f}" for function in (np.mean, np.max)]
+    ends = [
+        f"from {formatted(function(fitness[0]), '.3f')} to {formatted(function(fitness[-1]), '.3f')}"
+        for function in (np.mean, np.max)
+    ]
     alt = f"Ridges; the mean goes {ends[0]}, the best {ends[1]}."
     ridge = Picture(f"ridge-{trial.name}", drawing, caption, alt, basis, frame)
     return [ridge, *(_over_time(trial, frame, value, basis) for value in LABELS), _individuals(trial, frame, basis)]
@@ -179,7 +185,7 @@ def _over_time(trial: EvolutionRun, frame: DataFrame, value: str, basis: Any) ->
     label, share = ("Generation", LABELS[value]), value == "compression"
     drawing = figures.path(rows, step="generation", value=value, by="series", label=label, share=share)
     ends = trial.rated[value][-1]
-    alt = f"Lines over generations; at the end the population has mean {ends.mean():.3f}, from {ends.min():.3f} to {ends.max():.3f}."
+    alt = f"Lines over generations; at the end the population has mean {formatted(ends.mean(), '.3f')}, from {formatted(ends.min(), '.3f')} to {formatted(ends.max(), '.3f')}."
     caption = f"{LABELS[value]} by generation, initial damage {trial.damage}."
     return Picture(f"{value}-{trial.name}", drawing, caption, alt, basis, rows)
 
@@ -195,10 +201,10 @@ def solutions(evolutions: list[EvolutionRun], theirs: Mapping[str, Any] | None, 
         {trial.damage: np.where(trial.genes, trial.weights, np.nan) for trial in evolutions}
     )
     common = float(np.stack([trial.genes for trial in evolutions]).all(axis=0).mean())
-    text = f" (the text has {100 * theirs['common']:.2f} %)" if theirs and "common" in theirs else ""
+    text = f" (the text has {formatted(theirs['common'], '.2%')})" if theirs and "common" in theirs else ""
     caption = (
         "The weights of the best solution of each initial damage rate; what was removed is grey, near zero is white. "
-        f"{100 * overlap(evolutions):.2f} % were removed in common{text}, {100 * common:.2f} % kept in common."
+        f"{formatted(overlap(evolutions), '.2%')} were removed in common{text}, {formatted(common, '.2%')} kept in common."
     )
     axes = ("Initial damage", "Weight number")
     drawing = figures.heatmap(table, label="Weight", axes_labels=axes, diverging=True, blank="removed")
@@ -292,6 +298,6 @@ def contour(rows: DataFrame, basis: Any) -> Picture:
         height_label="fitness",
     )
     best = rows.loc[rows["searched_fitness"].idxmax()]
-    alt = f"Points over contour lines; the fittest, {best['method']}, has fitness {best['searched_fitness']:.3f}."
+    alt = f"Points over contour lines; the fittest, {best['method']}, has fitness {formatted(best['searched_fitness'], '.3f')}."
     caption = "The best solutions of all networks on the lines of equal fitness, on the data that they were evolved on."
     return Picture("solutions", drawing, caption, alt, basis, points)

@@ -66,7 +66,7 @@ def _by_fitness(part: Part, rows: DataFrame) -> list[Block]:
     basis = part.basis(rows)
     bars = figures.bars_with_intervals(rows, value="untouched_fitness", label="Fitness on untouched test images")
     means = rows.groupby("method", sort=False)["untouched_fitness"].mean()
-    alt = f"Bars; {means.idxmax()} is highest with {means.max():.3f}, {means.idxmin()} lowest with {means.min():.3f}."
+    alt = f"Bars; {means.idxmax()} is highest with {formatted(means.max(), '.3f')}, {means.idxmin()} lowest with {formatted(means.min(), '.3f')}."
     caption = "Fitness on the untouched test images of what was found for as many evaluations: mean and 95 % interval."
     methods = [method for method in dict.fromkeys(rows["method"]) if method != WHOLE]
     return [

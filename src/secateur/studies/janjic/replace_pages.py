@@ -55,7 +55,7 @@ def _blocks(part: Part, rows: DataFrame, name: str) -> list[Block]:
     drawing = figures.bars_with_intervals(removed, value="accuracy", by="removed", label="Test accuracy", share=True)
     caption = f"Test accuracy after pruning and mending; unpruned networks have {formatted(mean(part.trained, 'accuracy'), '.4f')}."
     means = rows.groupby("method", sort=False)["accuracy"].mean()
-    alt = f"Bars; {means.idxmax()} is highest with {means.max():.4f}, {means.idxmin()} lowest with {means.min():.4f}."
+    alt = f"Bars; {means.idxmax()} is highest with {formatted(means.max(), '.4f')}, {means.idxmin()} lowest with {formatted(means.min(), '.4f')}."
     numbers = rows[["method", "sparsity", "seed", "accuracy"]]
     methods = [method for method in dict.fromkeys(rows["method"]) if method != "removed"]
     tests = judged(rows, {"removed": methods}, basis)
@@ -104,7 +104,7 @@ def _descent(part: Part, rows: DataFrame, name: str) -> list[Block]:
     label = ("Generation", "Error, as a part of the first")
     drawing = figures.path(steps, step="step", value="part", label=label, share=True)
     ends = steps.groupby(["method", "id"])["part"].last().groupby("method").mean()
-    left = ", ".join(f"{method} {100 * value:.1f} %" for method, value in ends.items())
+    left = ", ".join(f"{method} {percent(value, 1)}" for method, value in ends.items())
     caption = "The least error by generation (loss for filters, squared error for corrections): mean and range."
     alt = f"Lines that fall; left at the end: {left}."
     return [Picture(f"descent-{name}", drawing, caption, alt, part.basis(rows), steps)]

@@ -94,6 +94,9 @@ OPTIONS = (
 LOSS = Option("loss", "text", PLAIN, "what networks are trained, scored and rated by: a name or an import path")
 """What studies take whose every step asks for the loss."""
 
+_ENOUGH = 100_000
+"""Images of a folder that are counted, where it need not be known how many more there are."""
+
 _TRAINING = ("epochs", "batch_size", "validation")
 _IMAGES = ("size", "train_images")
 
@@ -145,12 +148,13 @@ def check(settled: Mapping[str, Json], options_of: OptionsOf = all_options) -> N
 
 
 def _check_held_out(single: Mapping[str, Json]) -> None:
-    """Refuse to hold out more images than there are, or none; of folders nobody knows beforehand."""
+    """Refuse to hold out more images than there are, or none; folders are counted no further than that needs."""
     name, validation = single["data"], single["validation"]
-    count = data.info(name).counts.get("train")
-    if count is None or validation is None:
+    if validation is None:
         return
-    held_out = round(validation * count) if isinstance(validation, float) else validation
+    is_part = isinstance(validation, float)
+    count = data.train_count(name, _ENOUGH if is_part else max(validation + 1, _ENOUGH))
+    held_out = round(validation * count) if is_part else validation
     if not 0 < held_out < count:
         raise InputError(
             f"validation is {validation}, which holds out {held_out:,} of the {count:,} training images of {name}; give a "

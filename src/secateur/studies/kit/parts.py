@@ -18,6 +18,7 @@ from secateur.lab.show.origins import Origins
 from secateur.lab.show.report import Report
 from secateur.lab.show.sections import mean, pick, training
 from secateur.lab.show.style import styles
+from secateur.lab.show.words import formatted, percent
 from secateur.measure import has_learnt
 from secateur.studies.kit.networks import grid, layer_sizes
 from secateur.studies.kit.pictures import kept_picture
@@ -80,7 +81,7 @@ class Part:
 
     def kind(self, kind: str) -> DataFrame:
         """Return the rows of one kind of cell."""
-        rows = pick(self.cells, kind=kind).dropna(axis=1, how="all")
+        rows = _of_one_kind(pick(self.cells, kind=kind), self.results)
         # Beside cells that lack them, pandas makes whole numbers floats.
         whole = [name for name in _WHOLE if name in rows and rows[name].dtype.kind == "f" and rows[name].notna().all()]
         return rows.astype(dict.fromkeys(whole, int))
@@ -114,7 +115,15 @@ def _part(results: Results, origins: Origins, name: str, model: str) -> Part | N
     histories = results.histories
     histories = histories[histories["id"].isin(rows["id"])] if len(histories) else histories
     trained, cells = rows[rows["kind"] == "train"], rows[rows["kind"] != "train"]
-    return Part(name, model, trained.dropna(axis=1, how="all"), cells, histories, results, origins)
+    return Part(name, model, _of_one_kind(trained, results), cells, histories, results, origins)
+
+
+def _of_one_kind(rows: DataFrame, results: Results) -> DataFrame:
+    """Without the columns that only cells of other kinds have; a loss that is no number anywhere stays, as nan."""
+    if not len(rows):
+        return rows
+    measured = results.store.get(rows["id"].iloc[0]).metrics
+    return rows[[name for name in rows if name in measured or rows[name].notna().any()]]
 
 
 Sections = Callable[[Part], Sequence[Section]]
@@ -270,7 +279,7 @@ def _lead(parts_: Sequence[Part], rows: Mapping[str, DataFrame]) -> Picture | No
     title, frame = next(iter(panels.items()))
     means = frame.groupby(["method", "sparsity"])["accuracy"].mean()
     (method, sparsity), least = means.idxmin(), means.min()
-    alt = f"Accuracy by sparsity, one line a method; on {title} it is least with {method} at {100 * sparsity:g} %, {least:.4f}."
+    alt = f"Accuracy by sparsity, one line a method; on {title} it is least with {method} at {100 * sparsity:g} %, {formatted(least, '.4f')}."
     caption = f"Test accuracy by the part removed: the mean over the networks, and its 95 % interval as a band{left}."
     both = require("pandas", "lab").concat(
         [
@@ -289,8 +298,8 @@ def _not_learnt(part: Part) -> list[str]:
     blind = rows[[not has_learnt(classes) for classes in rows["class_accuracy"]]]
     if not len(blind):
         return []
-    low, high = (f"{100 * accuracy:.1f} %" for accuracy in (blind["accuracy"].min(), blind["accuracy"].max()))
-    chance = f"{100 / len(blind['class_accuracy'].iloc[0]):.1f} %"
+    low, high = (f"{percent(accuracy, 1)}" for accuracy in (blind["accuracy"].min(), blind["accuracy"].max()))
+    chance = f"{formatted(100 / len(blind['class_accuracy'].iloc[0]), '.1f')} %"
     return [
         f"WARNING: {len(blind)} of {len(rows)} unpruned networks have not learnt: their test accuracy is "
         f"{low if low == high else f'{low} to {high}'}, where blind answers have about {chance}. What pruning does to them "

@@ -9,7 +9,7 @@ from secateur.files import require
 from secateur.lab.show import figures
 from secateur.lab.show.blocks import Basis, Picture
 from secateur.lab.show.style import styles
-from secateur.lab.show.words import percent, points
+from secateur.lab.show.words import formatted, percent, points
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,10 +42,12 @@ def kept_picture(rows: DataFrame, sizes: Mapping[str, int], unit: str, basis: Ba
     frame = require("pandas", "lab").DataFrame(records)
     table = 100 * frame.pivot_table(index="method", columns="layer", values="kept", sort=False)
     least = table.stack().idxmin()
-    drawing = figures.heatmap(table, label="Kept (%)", axes_labels=("Layer", ""), show=lambda part: f"{part:.0f}")
+    drawing = figures.heatmap(
+        table, label="Kept (%)", axes_labels=("Layer", ""), show=lambda part: f"{formatted(part, '.0f')}"
+    )
     noun = unit or "units"
     caption = f"What each layer kept of its {noun}, with {percent(middle)} removed in all; means over the networks."
-    alt = f"Heat map of methods and layers; least is left of {least[1]} by {least[0]}, {table.loc[least]:.0f} %."
+    alt = f"Heat map of methods and layers; least is left of {least[1]} by {least[0]}, {formatted(table.loc[least], '.0f')} %."
     name = f"kept-{unit}" if unit else "kept"
     return Picture(name, drawing, caption, alt, basis, table.reset_index())
 

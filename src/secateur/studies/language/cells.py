@@ -130,7 +130,11 @@ def drop_cell(context: Context) -> Outcome:
     since = time.process_time()
     dropped = drop_blocks(model, text.calibration, context["blocks"], context["by"])
     seconds = time.process_time() - since
-    gone = {"removed": list(dropped.removed), "influence": list(dropped.scores.values()), "seconds": seconds}
+    gone = {
+        "removed": list(dropped.history.removed),
+        "influence": list(dropped.history.scores.values()),
+        "seconds": seconds,
+    }
     return Outcome({**_rated(dropped.model, model, text), **gone, "dense_perplexity": _dense(context)})
 
 
@@ -154,11 +158,11 @@ def sparsify_cell(context: Context) -> Outcome:
 
 def _walked(context: Context, step: BlockStep, gone: Sequence[str]) -> Outcome:
     model, text = _model(context), _texts(context.record().recipe, context["calibration"])
-    shallower = remove_blocks(model, gone) if gone else model
+    shallower = remove_blocks(model, gone).model if gone else model
     since = time.process_time()
     walked = walk(shallower, text.calibration, step, container=block_container(model))
     seconds = time.process_time() - since
-    missing = [{"step": number, "missing": error} for number, error in enumerate(walked.errors.values(), 1)]
+    missing = [{"step": number, "missing": error} for number, error in enumerate(walked.history.errors.values(), 1)]
     rated = _rated(walked.model, model, text)
     return Outcome({**rated, "seconds": seconds, "dense_perplexity": _dense(context)}, missing)
 

@@ -101,7 +101,9 @@ def _maps(unit: str, plain: DataFrame, basis: Basis) -> list[Block]:
         table = table.loc[table.mean(axis=1).sort_values(ascending=False, kind="stable").index]
         table.columns = [percent(sparsity) for sparsity in table.columns]
         axes = ("removed", "")
-        drawing = figures.heatmap(table, label="Test accuracy (%)", axes_labels=axes, show=lambda x: f"{x:.1f}")
+        drawing = figures.heatmap(
+            table, label="Test accuracy (%)", axes_labels=axes, show=lambda x: f"{formatted(x, '.1f')}"
+        )
         caption = (
             f"Mean test accuracy by the part of the {unit} removed, scope {scope}, no training; the highest on top."
         )
@@ -207,7 +209,7 @@ def _tuned(part: Part, unit: str, rows: DataFrame) -> list[Block]:
     if unit == "channels" and "accuracy" in dense:
         beside.append(["as small, from scratch", *means(dense[dense["accuracy"].notna()], columns)])
     drawing = figures.bars_with_intervals(ordered, value="accuracy", label="Accuracy", share=True)
-    alt = f"Bars of test accuracy after fine-tuning; the highest is {order.index[0]}'s, {order.iloc[0]:.4f}."
+    alt = f"Bars of test accuracy after fine-tuning; the highest is {order.index[0]}'s, {formatted(order.iloc[0], '.4f')}."
     return [
         Picture(f"{unit}-tuned-bars", drawing, caption, alt, basis, rows),
         replace(table, rows=[*table.rows, *beside]),
@@ -330,7 +332,7 @@ def _probed(scored: DataFrame) -> list[str]:
     count = f"{least}" if least == most else f"{least} to {most}"
     return [
         f"Hessian trace: estimated from {count} probes, not the exact diagonal; between two seeds of them the ranks within "
-        f"a layer are foretold to correlate by {rows['probe_correlation'].min():.2f} or more."
+        f"a layer are foretold to correlate by {formatted(rows['probe_correlation'].min(), '.2f')} or more."
     ]
 
 
@@ -338,7 +340,7 @@ def _highest(accuracies: Series, quantity: str) -> str:
     """The highest of a quantity, said to be chosen on what it is measured on, beside the controls."""
     return (
         f"of {len(accuracies)} criteria the highest {quantity}, chosen on the test images themselves, is "
-        f"{accuracies.idxmax()}'s, {accuracies.max():.4f}, beside {_at(accuracies, 'magnitude')} by magnitude and "
+        f"{accuracies.idxmax()}'s, {formatted(accuracies.max(), '.4f')}, beside {_at(accuracies, 'magnitude')} by magnitude and "
         f"{_at(accuracies, 'random')} at random"
     )
 
@@ -364,4 +366,4 @@ def _beaten(rows: DataFrame) -> str:
 
 
 def _at(means: Series, method: str) -> str:
-    return f"{means[method]:.4f}" if method in means else "–"
+    return f"{formatted(means[method], '.4f')}" if method in means else "–"

@@ -13,7 +13,7 @@ from secateur.lab.show.sections import interval, mean, mean_card, pick
 from secateur.lab.show.stats import compare
 from secateur.lab.show.stats.comparisons import UNTESTED
 from secateur.lab.show.style import styles
-from secateur.lab.show.words import bounds, formatted, percent
+from secateur.lab.show.words import bounds, formatted, named, percent
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.parts import Part, class_rows, class_section
 from secateur.studies.wijnja.ticket_pages import longer, lottery, lottery_words, others
@@ -55,7 +55,7 @@ def sections(part: Part) -> list[Section]:
     ]
     if rows["treatment"].nunique() > 1:
         pages.append(Section("Do tickets win?", lottery(part, rows)))
-    if len(part.kind("long")):
+    if "ticket" in set(part.kind("long").get("treatment", [])):
         pages.append(Section("Longer training", longer(part)))
     if len(part.kind("other")):
         pages.append(Section("Other ways to prune", others(part, best_scheme(tickets))))
@@ -68,9 +68,7 @@ def _by_scheme(part: Part, tickets: DataFrame) -> list[Block]:
     basis = part.basis(tickets, "test images").also("mean and 95 % interval of the mean")
     drawing = figures.accuracy_by_sparsity(runs, baseline=dense, look=styles(runs["scheme"]), density=True)
     ends = runs[runs["sparsity"] == runs["sparsity"].max()].groupby("scheme")["accuracy"].mean()
-    alt = (
-        f"Accuracy by weights left; at the sparsest {', '.join(f'{name} {value:.3f}' for name, value in ends.items())}."
-    )
+    alt = f"Accuracy by weights left; at the sparsest {named(ends)}."
     caption = "Test accuracy by the share of weights left, after training from the initial weights under the mask."
     data = runs[["scheme", "seed", "sparsity", "accuracy"]]
     return [
@@ -253,7 +251,7 @@ def _best_words(tickets: DataFrame) -> str:
     runs = tickets.groupby(["scheme", "seed"], sort=False)["accuracy"].mean().reset_index()
     best = best_scheme(tickets)
     means = runs.groupby("scheme", sort=False)["accuracy"].mean()
-    head = f"Over all rounds {best} has the highest mean test accuracy, {100 * means[best]:.2f} %"
+    head = f"Over all rounds {best} has the highest mean test accuracy, {percent(means[best], 2)}"
     if len(means) < 2 or untested(runs, best, by="scheme"):
         return f"{head}."
     tests = compare(runs, value="accuracy", by="scheme", baseline=best, within=())
@@ -264,7 +262,7 @@ def _tested_words(test: Mapping[str, Any]) -> str:
     """A scheme's difference from the best, with its interval where it was tested."""
     sure = UNTESTED
     if test["verdict"] != UNTESTED:
-        sure = f"{bounds(100 * test['low'], 100 * test['high'])}, corrected p {test['p_corrected']:.2g}"
+        sure = f"{bounds(100 * test['low'], 100 * test['high'])}, corrected p {formatted(test['p_corrected'], '.2g')}"
     return f"{test['scheme']} {formatted(100 * test['difference'], '+.2f')} points ({sure})"
 
 
@@ -272,7 +270,7 @@ def _spread_words(tickets: DataFrame) -> list[str]:
     tested = [row for row in leaders(tickets) if row[-1] == "better"]
     levels = tickets["sparsity"].nunique()
     falls = _fall_rows(tickets).groupby("scheme", sort=False)["falls"].mean()
-    words_ = "; ".join(f"{name} at {100 * value:.1f} %" for name, value in falls.items() if value == value)
+    words_ = "; ".join(f"{name} at {percent(value, 1)}" for name, value in falls.items() if value == value)
     return [
         f"The best scheme is surely ahead of the next (corrected p below .05) at {len(tested)} of {levels} sparsities"
         + (f": {', '.join(f'{row[1]} at {percent(row[0])}' for row in tested)}." if tested else "."),
@@ -289,7 +287,7 @@ def cards(part: Part) -> list[Card]:
     head = Card(
         "best over all rounds",
         best,
-        f"mean accuracy {100 * runs.mean():.2f} %",
+        f"mean accuracy {percent(runs.mean(), 2)}",
         interval(100 * runs, within=(0, 100), shape=".2f") or "one run, no interval",
     )
     return [

@@ -10,7 +10,7 @@ from secateur.lab.show.judgement import judged, paired
 from secateur.lab.show.sections import mean, pick
 from secateur.lab.show.stats import summarise
 from secateur.lab.show.style import styles
-from secateur.lab.show.words import bounds, formatted, percent
+from secateur.lab.show.words import bounds, formatted, named, percent
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.parts import Part
 
@@ -42,7 +42,7 @@ def lottery(part: Part, rows: DataFrame) -> list[Block]:
         runs, baseline=float(dense.mean()), look=styles(runs["method"]), density=True
     )
     ends = runs[runs["sparsity"] == max(levels)].groupby("method")["accuracy"].mean()
-    alt = f"At the sparsest: {', '.join(f'{name} {value:.3f}' for name, value in ends.items())}."
+    alt = f"At the sparsest: {named(ends)}."
     picture = Picture(
         "lottery-curve",
         drawing,
@@ -159,5 +159,5 @@ def _gap(values: Any) -> str:
     summary = summarise(gaps)
     side = "above" if summary.mean >= 0 else "below"
     if summary.low != summary.low:
-        return f"{abs(summary.mean):.2f} {side}"
-    return f"{abs(summary.mean):.2f} ({bounds(summary.low, summary.high)}) {side}"
+        return f"{formatted(abs(summary.mean), '.2f')} {side}"
+    return f"{formatted(abs(summary.mean), '.2f')} ({bounds(summary.low, summary.high)}) {side}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from secateur.lab.show import figures
 from secateur.lab.show.blocks import Block, Column, Picture, Section, Table
 from secateur.lab.show.style import styles
+from secateur.lab.show.words import named
 from secateur.studies.kit.grouped import Mean, grouped
 from secateur.studies.kit.parts import Part
 
@@ -87,7 +88,7 @@ def _pictures(part: Part, tickets: DataFrame) -> list[Block]:
             numbered, step="round", value=value, by="scheme", label=("Round", label), look=look, share=share
         )
         last = numbered[numbered["round"] == numbered["round"].max()].groupby("scheme")[value].mean()
-        alt = f"{label} in the last round: {', '.join(f'{name} {number:.3g}' for name, number in last.items())}."
+        alt = f"{label} in the last round: {named(last)}."
         data = numbered[["scheme", "seed", "round", value]]
         blocks.append(Picture(value, drawing, f"{caption} Mean and range.", alt, part.basis(tickets), data))
     return blocks

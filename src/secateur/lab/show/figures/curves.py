@@ -104,7 +104,7 @@ def path(
     look = looks(frame, look, by)
     with drawing():
         figure, (axes,) = canvas(4.0)
-        if logarithmic:
+        if logarithmic and (frame[value] > 0).any():
             axes.set_yscale("log")
         for name in dict.fromkeys(frame[by]):
             _curve(axes, frame[frame[by] == name], step, value, name, look[name], label[1].lower(), share=share)

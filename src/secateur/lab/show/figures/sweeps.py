@@ -246,13 +246,12 @@ def _published(
 def _limits(axes: Axes, columns: Sequence[Any], logarithmic: bool) -> None:
     # By the means and points: with three seeds a band may be many times wider than what it surrounds.
     values = [float(v) for column in columns for v in column if v is not None and math.isfinite(v)]
-    if logarithmic:
-        axes.set_yscale("log")
-        values = [value for value in values if value > 0]
+    values = [value for value in values if value > 0 or not logarithmic]
     if not values:
         return
     low, high = min(values), max(values)
     if logarithmic:
+        axes.set_yscale("log")
         axes.set_ylim(low / 1.15, high * 1.15)
     else:
         room = 0.06 * (high - low) or 0.05
