@@ -113,6 +113,7 @@ ROWS: dict[str, list[Row]] = {
     ],
     "evaluate": [
         (f"evaluate {NET} --weights w.safetensors --pruned small", "give --weights or --pruned, not both"),
+        ("evaluate hf:path/to/llama", "hf:path/to/llama is of transformers: name a data set with --data; .*secateur.measure.perplexity"),
         (f"evaluate {NET} --pruned nowhere", "nowhere.*not found; pass a folder"),
         (f"evaluate {NET} --pruned around", "around.*the folder in it that holds the model, around/model"),
         ("evaluate lenet-300-100 --set classes=3 --pruned small", "small: does not fit this Sequential.*pass the architecture that was pruned"),
