@@ -99,7 +99,14 @@ class Reference:
         original_tensors = {name: tensor.detach() for name, tensor in self.tensors.items()}
         return self.outputs(original_tensors.__getitem__, self.inputs, self.statistics, double=False)
 
-    def outputs(self, full: Callable[[str], Tensor], inputs: Inputs, statistics: Statistics | None = None, *, double: bool = True) -> Any:
+    def outputs(
+        self,
+        full: Callable[[str], Tensor],
+        inputs: Inputs,
+        statistics: Statistics | None = None,
+        *,
+        double: bool = True,
+    ) -> Any:
         """Return the outputs with zeros written into copies of the tensors that `full` returns by name."""
 
         def fetch(name: str) -> Tensor:
