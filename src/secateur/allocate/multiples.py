@@ -132,7 +132,8 @@ def rounding(
     if isinstance(round_to, Mapping):
         for name, multiple in round_to.items():
             check_name("site to round", name, sites)
-            check_whole("rounding", 1, "or no entry", **{f"round_to[{name!r}]": multiple})
+            named: dict[str, Any] = {f"round_to[{name!r}]": multiple}
+            check_whole("rounding", 1, "or no entry", **named)
         return Rounding(dict(round_to))
     if round_to != "auto":
         check_whole("rounding", 1, 'or "auto", or one by site', round_to=round_to)
