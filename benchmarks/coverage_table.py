@@ -34,7 +34,7 @@ def reason(row: Row) -> str:
 
 def table(rows: list[Row], markdown: bool = False) -> str:
     """Return how many models passed by suite and by family, the times, and the list of failures."""
-    parts = [_counts(rows, "suite", markdown), _times(rows)]
+    parts = [_counts(rows, "suite", markdown), _shares(rows), _times(rows)]
     parts += [_counts([r for r in rows if r["suite"] == "torchvision"], "family", markdown)]
     parts += [_failures(rows, side, markdown) for side in ("ours", "peer")]
     parts += [_graphs(rows, markdown)]
@@ -56,6 +56,27 @@ def _counts(rows: list[Row], by: str, markdown: bool) -> str:
         shown = (len(peer), len(ours & peer), len(ours - peer), len(peer - ours)) if ran else ("–",) * 4
         lines.append(_cells((name, len(found), len(ours), *shown), markdown))
     return "\n".join(lines)
+
+
+def _shares(rows: list[Row]) -> str:
+    """Which shares of the models were cut and exact, came back as graphs, and came back wrong."""
+    said = []
+    for side in ("ours", "peer"):
+        tried = [r for r in rows if r["side"] == side]
+        passed = [r for r in tried if r["passed"]]
+        if tried:
+            graphs = sum(r.get("form") == "graph" for r in passed)
+            counts = {"cut and exact": len(passed), "as graphs": graphs, "wrong": sum(map(_is_wrong, tried))}
+            said.append(
+                f"{side}: of {len(tried)} " + ", ".join(f"{n} {w} ({n / len(tried):.0%})" for w, n in counts.items())
+            )
+    return "\n".join(said)
+
+
+def _is_wrong(row: Row) -> bool:
+    """Whether a tool returned a model whose outputs are not the masked model's, or that does not run."""
+    broken = row["side"] == "peer" and row.get("stage") == "check" and row.get("error_type") != "Limit"
+    return bool(row.get("wrong")) or (broken and not row["passed"])
 
 
 def _cells(cells: tuple[object, ...], markdown: bool) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 import warnings
 from collections import Counter
@@ -15,6 +14,7 @@ from torch.utils._pytree import tree_map
 
 from coverage_case import Case
 from oracle import masked
+from secateur.untouched import copied
 from zoo.parts import randomise
 
 __all__ = ["LEAST", "SPARSITY", "TOLERANCE", "first_line", "run_case"]
@@ -172,7 +172,7 @@ def _peer(case: Case, row: Row, report: Callable[[Row], None]) -> None:
 
     timer = _Timer(row, report)
     model, inputs, outputs = _made(case, row, timer)
-    small = copy.deepcopy(model)
+    small = copied(model)
     given = dict(inputs) if isinstance(inputs, Mapping) else (inputs[0] if len(inputs) == 1 else list(inputs))
     timer.stage("trace")
     pruner = torch_pruning.pruner.BasePruner(
@@ -204,7 +204,7 @@ def _origins(model: nn.Module, given: Any, history: Any) -> nn.Module:
     """Redo a pruning on a model whose entries are their own numbers, so that each tells where it came from."""
     import torch_pruning
 
-    numbered = copy.deepcopy(model)
+    numbered = copied(model)
     graph = torch_pruning.DependencyGraph().build_dependency(numbered, given)
     for tensor in [*numbered.parameters(), *numbered.buffers()]:
         tensor.data = torch.arange(1, tensor.numel() + 1, dtype=torch.float64).reshape(tensor.shape)
@@ -214,7 +214,7 @@ def _origins(model: nn.Module, given: Any, history: Any) -> nn.Module:
 
 def _padded(model: nn.Module, small: nn.Module, origin: nn.Module) -> nn.Module:
     """The full-size model with the pruned one's parameters where they came from, and zeros elsewhere."""
-    full = copy.deepcopy(model)
+    full = copied(model)
     places = dict(origin.named_parameters())
     values = dict(small.named_parameters())
     for name, parameter in full.named_parameters():

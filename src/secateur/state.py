@@ -159,8 +159,8 @@ def called(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
 
     >>> called(nn.Linear(2, 1), (torch.zeros(1, 3),), {})
     Traceback (most recent call last):
-    secateur.types.InputError: the model's forward pass failed on the example inputs (1, 3): RuntimeError: \
-mat1 and mat2 shapes cannot be multiplied (1x3 and 2x1). Pass inputs that the model takes.
+    secateur.types.InputError: the model's forward pass failed on the example inputs (1, 3): RuntimeError: ...mat1 \
+and mat2 shapes cannot be multiplied (1x3 and 2x1). Pass inputs that the model takes.
     """
     try:
         return model(*args, **kwargs)

@@ -245,6 +245,7 @@ class Site:
         shape: the shape of this site's scores and masks: ``(units,)``, or the parameter's own shape.
         members: what is tied together: every parameter dimension that shrinks when a unit goes.
         unit: what a unit is, in the field's words: filter, neuron, head, head dimension, embedding, group, …
+        multiple: of how many units it keeps a multiple, as an op that runs on them takes no other number.
     """
 
     name: str
@@ -252,6 +253,7 @@ class Site:
     shape: tuple[int, ...]
     members: tuple[Member, ...]
     unit: str = "channel"
+    multiple: int = 1
 
     @property
     def size(self) -> int:

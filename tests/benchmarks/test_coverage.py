@@ -22,7 +22,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import coverage_table  # noqa: E402
-from coverage_models import Case, cases  # noqa: E402
+from coverage_models import Case, cases, sample  # noqa: E402
 
 # By its file, because a well-known package has the same name.
 _SPEC = importlib.util.spec_from_file_location("coverage_benchmark", BENCHMARKS / "coverage.py")
@@ -127,6 +127,10 @@ def test_table_counts_each_side() -> None:
     rows = [row(), row(side="peer"), row(model="b"), row(model="b", side="peer", passed=False, error="index")]
     said = coverage_table.table(rows, markdown=True)
     assert "| zoo | 2 | 2 | 1 | 1 | 1 | 0 |" in said
+    assert "ours: of 2 2 cut and exact (100%), 0 as graphs (0%), 0 wrong (0%)" in said
+    assert "peer: of 2 1 cut and exact (50%), 0 as graphs (0%), 1 wrong (50%)" in coverage_table.table(
+        [*rows[:3], {**rows[3], "wrong": True}]
+    )
     assert "ours: median trace 3.0 ×, cut 2.0 × one forward pass" in said
     assert "- zoo/b: done: index" in said
     assert "–" in coverage_table.table([row()])
@@ -207,3 +211,15 @@ def test_the_survey_has_its_families() -> None:
     from coverage_transformers import MODELS
 
     assert len(MODELS) >= 150
+
+
+@pytest.mark.parametrize("suite", ["diffusers", "geometric", "monai", "segmentation"])
+def test_a_corpus_lists_its_models_without_its_library(suite: str) -> None:
+    names = [case.name for case in cases(suite)]
+    assert len(names) == len(set(names)) > 35
+    drawn = [case.name for case in sample(suite, 7, seed=1)]
+    assert drawn == [case.name for case in sample(suite, 7, seed=1)]
+    assert drawn == sorted(drawn, key=names.index)
+    assert drawn != [case.name for case in sample(suite, 7, seed=2)]
+    assert len(drawn) == 7
+    assert [case.name for case in sample(suite, 10**4, seed=1)] == names

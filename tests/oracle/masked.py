@@ -7,7 +7,6 @@ out. So a mistake in the one is not repeated in the other.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -20,13 +19,16 @@ from torch.utils import _pytree as pytree
 
 from secateur.randomness import private_draws
 from secateur.state import evaluating
+from secateur.structure.axes import keep_vector
+from secateur.structure.infer import Structure
 from secateur.types import Keep, Sites
+from secateur.untouched import copied
 
 __all__ = ["KeptStatistics", "relative_difference", "run", "zeroed"]
 
 
 def zeroed(model: nn.Module, sites: Sites, keep: Keep) -> nn.Module:
-    """Return a copy of `model` with zeros wherever a parameter belongs to a removed unit.
+    """Return a copy of `model` with zeros wherever a parameter or a buffer belongs to a removed unit.
 
     >>> from secateur.structure import channels
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
@@ -34,15 +36,28 @@ def zeroed(model: nn.Module, sites: Sites, keep: Keep) -> nn.Module:
     >>> (masked[0].weight[1] == 0).all().item(), (masked[1].weight[:, 1] == 0).all().item()
     (True, True)
     """
-    result = copy.deepcopy(model)
+    result = copied(model)  # weights that an old weight_norm has left on a graph, too
     parameters = dict(result.named_parameters(remove_duplicate=False))
     for name, keep_mask in keep.items():
-        for member in sites[name].members:
+        for member in (m for m in sites[name].members if m.masked):
             assert member.dim is not None
             assert member.index is not None
             along = parameters[member.parameter].data.movedim(member.dim, 0)
             along[member.index[~keep_mask].flatten()] = 0
+    _zero_buffers(result, sites, keep)
     return result
+
+
+def _zero_buffers(model: nn.Module, sites: Sites, keep: Keep) -> None:
+    """Write zeros into buffers where they belong to removed units, such as a table of positions that is added."""
+    structure = sites.structure
+    if not isinstance(structure, Structure):
+        return
+    gone = {structure.units[name]: keep_mask for name, keep_mask in keep.items()}
+    for name, buffer in model.named_buffers():
+        if buffer.is_floating_point() and name in structure.tensors:
+            for dim, axis in enumerate(structure.tensors[name].axes):
+                buffer.movedim(dim, 0)[~keep_vector(axis, gone)] = 0
 
 
 def run(model: nn.Module, inputs: Any, mode: TorchFunctionMode | None = None) -> Any:
@@ -117,16 +132,18 @@ class KeptStatistics(TorchFunctionMode):
         kwargs = {"dim" if name == "axis" else name: value for name, value in kwargs.items()}
         dim_argument = kwargs.get("dim", args[1] if len(args) > 1 else None)
         keepdim = kwargs.get("keepdim", args[2] if len(args) > 2 and AVERAGES[func] == "mean" else False)
-        if dim_argument is None or isinstance(dim_argument, bool):
+        if isinstance(dim_argument, bool):
             return func(*args, **kwargs)
-        dims = [dim_argument] if isinstance(dim_argument, int) else list(dim_argument)
+        over_all = range(x.ndim) if dim_argument is None else dim_argument
+        dims = [over_all] if isinstance(over_all, int) else list(over_all)
         keep_mask = torch.ones((), dtype=x.dtype)
         for dim in dims:
             keep_mask = keep_mask * _kept(x, [dim])
         mean = _masked_mean(x, keep_mask, dims)
-        self._means[id(mean)] = mean, keep_mask
+        result = mean if keepdim else _squeezed(mean, dims)
+        self._means |= {id(m): (m, keep_mask) for m in (mean, result)}
         if AVERAGES[func] == "mean":
-            return mean if keepdim else _squeezed(mean, dims)
+            return result
         count = keep_mask.expand_as(x).sum(dim=tuple(dims), keepdim=True)
         biased = kwargs.get("unbiased") is False or kwargs.get("correction", 1) == 0
         variance = _masked_mean((x - mean) ** 2, keep_mask, dims) * (1 if biased else count / (count - 1).clamp(min=1))

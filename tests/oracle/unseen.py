@@ -8,7 +8,6 @@ double, so that a right cut agrees to about 1e-13, and whatever differs by more 
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from torch.utils import _pytree as pytree
 
 from oracle import masked
 from secateur.types import InputError, Keep, Sites
+from secateur.untouched import copied
 
 __all__ = ["UNSEEN", "Comparison", "InDouble", "InputDraw", "compare", "draw_inputs", "redraw"]
 
@@ -255,12 +255,12 @@ def compare(
 def _copied(model: nn.Module) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's own, where the module is a graph
-        return copy.deepcopy(model)
+        return copied(model)
 
 
 def _taken_by(model: nn.Module, inputs: Any, draw: InputDraw, vocabulary: int | None) -> tuple[InputDraw, Any]:
     """The first of a draw's fallbacks that the original runs on."""
-    original = copy.deepcopy(model).double()
+    original = copied(model).double()
     error: Exception | None = None
     for attempt in draw.fallbacks(vocabulary):
         drawn_inputs = draw_inputs(inputs, attempt)

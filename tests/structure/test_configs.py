@@ -16,6 +16,7 @@ from secateur.schedules import Iterative
 from secateur.selection.uniform import uniform
 from secateur.structure import ConfigWidth, config_widths, rebuilt_shapes
 from secateur.structure.configs import kept_steps
+from secateur.structure.rebuilding import Rebuilding
 from secateur.train import TrainOptions
 
 
@@ -224,3 +225,29 @@ def test_equal_widths_are_rounded_as_asked() -> None:
     masks = uniform(keep, scores, [width])
     assert masks["a"].nonzero().flatten().tolist() == list(range(10, 16))
     assert masks["b"].nonzero().flatten().tolist() == list(range(6))
+
+
+@dataclass
+class ManySettings(Settings):
+    """Twenty more sizes of the value that the width has, of which the class reads none."""
+
+    others: tuple[int, ...] = (12,) * 20
+
+
+class Many(Toy):
+    config_class = ManySettings
+
+
+def test_sizes_that_change_nothing_are_not_tried_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = []
+    built = Rebuilding.built
+
+    def counted(self: Rebuilding, sizes: Any) -> nn.Module | None:
+        counts.append(len(sizes))
+        return built(self, sizes)
+
+    monkeypatch.setattr(Rebuilding, "built", counted)
+    model, x = Many(ManySettings()).eval(), torch.randn(2, 3, 4)
+    widths = config_widths(model, sc.channels(model, x))
+    assert {width.name for width in widths} == {"width and heads", "inner"}
+    assert len(counts) < 150  # there are 1,771 triples of 23 sizes

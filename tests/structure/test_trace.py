@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from secateur.structure import channels, cut
 from secateur.structure.infer import infer
+from secateur.structure.ragged import known_sizes
 from secateur.structure.record import GaveUp, record
 from secateur.structure.trace import trace, where
 from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
@@ -142,7 +143,7 @@ def test_a_model_under_no_grad_or_with_frozen_parameters_is_traced() -> None:
 
 
 def test_a_scripted_model_is_refused_plainly() -> None:
-    with pytest.warns(DeprecationWarning, match="script"):
+    with pytest.warns((DeprecationWarning, FutureWarning), match="script"):
         scripted = torch.jit.script(hand_mlp())
     with pytest.raises(InputError, match="TorchScript"):
         trace(scripted, torch.ones(1, 2))
@@ -173,7 +174,7 @@ def test_numbers_that_are_read_are_never_recorded(read: Any) -> None:
         record(Reads(), (torch.randn(2, 4),), {})
 
 
-def test_sizes_that_values_decide_are_refused() -> None:
+def test_sizes_that_values_decide_are_those_of_the_example() -> None:
     class Chosen(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -184,8 +185,12 @@ def test_sizes_that_values_decide_are_refused() -> None:
             y: Tensor = self.b(h[x[:, 0] > 0])
             return y
 
-    with pytest.raises(TraceError, match=r"the values of tensors decide the size of what aten\.index \(test_trace"):
-        trace(Chosen(), torch.randn(5, 3), quick=False)
+    x = torch.tensor([[1.0, 0, 0], [-1, 0, 0], [2, 0, 0]])
+    graph = trace(Chosen(), x, quick=False)
+    assert graph.ragged
+    chosen = next(node for node in graph.nodes if node.name.startswith("index"))
+    assert known_sizes([chosen.meta["val"].shape], chosen) == [(-1, 4)]
+    assert chosen.meta["val"].shape == (2, 4)
 
 
 def test_parameters_without_entries() -> None:
@@ -209,10 +214,31 @@ def test_parameters_without_entries() -> None:
     assert small.tokens.shape == (1, 0, 3)
 
 
+def test_code_that_fails_where_it_is_exported_is_traced_as_it_runs() -> None:
+    class Asks(nn.Module):
+        """Makes a mask of the wrong size when it hears that it is exported, as it then looks into no mask."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.a(x) + (torch.ones(3) if torch.compiler.is_exporting() else 0)
+            y: Tensor = self.b(h)
+            return y
+
+    model, x = Asks().eval(), torch.randn(2, 3)
+    assert not trace(model, x, quick=False).decided
+    assert not torch.compiler.is_exporting()
+    sites = channels(model, x)
+    assert {name: site.size for name, site in sites.items()} == {"a": 4}
+    assert cut(model, sites, {"a": torch.tensor([True, False, True, True])}).b.in_features == 3
+
+
 def test_what_torch_logs_for_its_developers_is_kept_back() -> None:
     class Broken(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return x @ x if torch.compiler.is_exporting() else x
+            return x if type(x) is Tensor else x @ x
 
     class Heard(logging.Handler):
         messages: ClassVar[list[str]] = []

@@ -323,3 +323,33 @@ def test_a_cut_model_fails_where_the_original_runs(monkeypatch: pytest.MonkeyPat
     sites = channels(model, torch.randn(2, 4))
     with pytest.raises(VerificationError, match="fails where the original runs, batch 3: two samples alone"):
         cut(model, sites, {"a": torch.arange(8) > 2}, form="module")
+
+
+class TableOfLength(nn.Module):
+    """Tokens with a table of positions that is held for one length, and computed anew for others from its width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inp, self.norm, self.out = nn.Linear(5, 8), nn.LayerNorm(8), nn.Linear(8, 3)
+        self.register_buffer("table", self.positions(6, 8))
+
+    @staticmethod
+    def positions(length: int, width: int) -> Tensor:
+        return torch.outer(torch.arange(length) + 1.0, 1.0 / (torch.arange(width) + 1.0)).sin()
+
+    def forward(self, x: Tensor) -> Tensor:
+        table = self.table if x.shape[1] == len(self.table) else self.positions(x.shape[1], self.table.shape[1])
+        made: Tensor = self.out(self.norm(self.inp(x) + table))
+        return made
+
+
+def test_units_that_other_shapes_freeze_are_not_cut_out_of_the_module() -> None:
+    model, x = TableOfLength().eval(), torch.randn(2, 6, 5)
+    sites = channels(model, x)
+    keep = {"inp": torch.arange(8) % 2 == 0}
+    with pytest.raises(VerificationError, match="cannot be cut where the inputs have other shapes"):
+        cut(model, sites, keep, form="module")
+    small = cut(model, sites, keep)  # a graph, which holds to what it was verified on
+    assert small(torch.randn(5, 6, 5)).shape == (5, 6, 3)
+    with pytest.raises(InputError, match="it takes"):
+        small(torch.randn(2, 9, 5))

@@ -351,3 +351,73 @@ def test_what_is_read_and_what_becomes_of_it() -> None:
     assert found.only_sizes(Attribute("", "size"))
     assert not found.only_sizes(Attribute("", "cast"))
     assert found.may_change(Attribute("", "cast"))
+
+
+class Asserting(nn.Module):
+    """A convolution between two others whose forward pass asserts how many channels come in, in one of several ways."""
+
+    def __init__(self, agrees: Callable[[Any, Tensor], bool]) -> None:
+        super().__init__()
+        self.channels, self.out_channels, self.agrees = 8, 8, agrees
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.agrees(self, x):
+            raise ValueError("another number of channels")
+        made: Tensor = self.conv(x)
+        return made
+
+
+COMPARISONS: dict[str, Callable[[Any, Tensor], bool]] = {
+    "equal": lambda m, x: x.shape[1] == m.channels,
+    "not unequal": lambda m, x: not m.channels != x.size(1),  # noqa: SIM202  (both operators are of interest)
+    "half of each": lambda m, x: x.shape[1] // 2 == m.channels // 2,
+}
+
+
+@pytest.mark.parametrize("comparison", COMPARISONS)
+def test_an_attribute_that_a_size_is_compared_with_follows_it(comparison: str) -> None:
+    # Both attributes hold 8; the channels that come in are cut to 6, those that go out to 3.
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), Asserting(COMPARISONS[comparison]), nn.Conv2d(8, 2, 1)).eval()
+    x = torch.randn(2, 3, 6, 6)
+    sites = sc.channels(model, x)
+    assert [site.size for site in sites.values()] == [8, 8]
+    keep = {"0": torch.arange(8) < 6, "1.conv": torch.arange(8) < 3}
+    small = sc.cut(model, sites, keep, form="module")
+    assert isinstance(small[1], Asserting)
+    assert small[1].channels == 6
+    assert small[1].conv.weight.shape[:2] == (3, 6)
+
+
+class Unflattening(nn.Module):
+    """Attention whose heads are told apart by the size of each alone; as many heads as dimensions of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head_dim = self.heads = 4
+        self.inp, self.qkv, self.out = (
+            nn.Linear(6, 16),
+            nn.ModuleList(nn.Linear(16, 16) for _ in "qkv"),
+            nn.Linear(16, 5),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inp(x)
+        q, k, v = (layer(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for layer in self.qkv)
+        made: Tensor = self.out(F.scaled_dot_product_attention(q, k, v, scale=0.5).transpose(1, 2).flatten(2))
+        return made
+
+
+def test_which_dimension_an_unflattening_attribute_sets_is_seen() -> None:
+    model, x = Unflattening().eval(), torch.randn(2, 7, 6)
+    seen = watch(model, (x,), {})
+    assert seen is not None
+    sizes = seen.sizes[Attribute("", "head_dim")]
+    assert {(d.shape, d.dim) for d in sizes} == {((2, 7, 4, 4), 3)}
+    sites = sc.channels(model, x)
+    keep = {name: torch.arange(site.size) < 3 for name, site in sites.items() if site.unit == "head"}
+    assert keep
+    small = sc.cut(model, sites, keep, form="module")
+    assert isinstance(small, Unflattening)
+    assert small.head_dim == 4
+    assert small.qkv[0].weight.shape == (12, 16)

@@ -63,7 +63,8 @@ class BooleanIndexing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         chosen = self.gate(x).squeeze(-1) > 0
         y = x.clone()
-        y[chosen] = self.body(x[chosen])
+        if chosen.any():
+            y[chosen] = self.body(x[chosen])
         return y
 
 
@@ -97,6 +98,8 @@ class Peaks(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         maps = self.backbone(x)
         sample, row, column = (maps.mean(1) > 0).nonzero(as_tuple=True)
+        if not len(sample):
+            return torch.zeros(0, 3)
         y: Tensor = self.head(maps[sample, :, row, column])
         return y
 
@@ -114,8 +117,8 @@ class Pyramid(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         maps = self.backbone(x)
         levels = [self.head(F.avg_pool2d(maps, size)).flatten() for size in (1, 2, 4)]
-        answers = torch.cat(levels)
-        return answers[answers > 0]
+        answers: Tensor = torch.cat(levels)
+        return answers[answers > 0] if float(answers.max()) > 0 else answers
 
 
 @toy(TOYS, "used_outside", tokens())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from math import gcd, prod
+from math import gcd, lcm, prod
 from typing import Any, Literal
 
 import torch
@@ -111,6 +111,8 @@ def rounding(
     million multiply-accumulates on the example, sites of which each unit is many channels already, and those that make up one
     axis together, as heads and their dimensions do.
 
+    Sites whose units an op takes at multiples alone (`Site.multiple`), as products of grouped experts do, keep to those.
+
     Args:
         sites: from `channels`.
         round_to: ``"auto"``; or a number, one by site, or a rounding that was learnt before, which are taken as they are.
@@ -129,15 +131,15 @@ def rounding(
     """
     if isinstance(round_to, Rounding):
         return round_to
+    needed = {name: site.multiple for name, site in sites.items() if site.multiple > 1}
     if isinstance(round_to, Mapping):
         for name, multiple in round_to.items():
             check_name("site to round", name, sites)
-            named: dict[str, Any] = {f"round_to[{name!r}]": multiple}
-            check_whole("rounding", 1, "or no entry", **named)
-        return Rounding(dict(round_to))
+            check_whole(f"rounding of {name!r}", 1, "or no entry", round_to=multiple)
+        return Rounding({**round_to, **{n: lcm(multiple_of(round_to, n), m) for n, m in needed.items()}})
     if round_to != "auto":
         check_whole("rounding", 1, 'or "auto", or one by site', round_to=round_to)
-        return Rounding(dict.fromkeys(sites, round_to))
+        return Rounding({name: lcm(round_to, site.multiple) for name, site in sites.items()})
     if not isinstance(sites.structure, Structure):
         return Rounding({})
     device = str(next((tensor.device for tensor in sites.structure.graph.state.values()), "cpu"))
@@ -148,11 +150,16 @@ def rounding(
         if multiple > 1:
             coarse[name] = min(multiple, sites[name].size)
     if not coarse:
-        return Rounding({}, tuple(map(name_of, runtimes)))
+        return Rounding(needed, () if needed else tuple(map(name_of, runtimes)))
     stuck = {name for name, multiple in coarse.items() if multiple == sites[name].size}
     left = _left_whole(sites, sites.structure, stuck)
     capped = {name: _capped(multiple, sites[name].size) for name, multiple in coarse.items()}
-    return Rounding(capped, tuple(map(name_of, runtimes)), coarse, left)
+    return Rounding(
+        {**needed, **{n: lcm(m, sites[n].multiple) for n, m in capped.items()}},
+        tuple(map(name_of, runtimes)),
+        coarse,
+        left,
+    )
 
 
 def _left_whole(sites: Sites, structure: Structure, stuck: set[str]) -> float:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from secateur.checks import check_fraction, check_name, check_number, check_whole
-from secateur.selection.nested import multiple_of, nearest_multiple, nested_counts
+from secateur.selection.nested import aligned, multiple_of, nearest_multiple, nested_counts
 from secateur.selection.patterns import Block, by_block, n_of_m
 from secateur.state import usual
 from secateur.structure.nesting import nested
@@ -68,7 +68,8 @@ def select(
             `secateur.allocate.rounding` finds out. The number removed is then near, not exact.
         sites: what the scores are of. With "layer" and one fraction for all, sites that make up one axis together, as
             groups and the channels inside each, share the removal: of k such sites each keeps (1 − s)^(1/k), rounded so
-            that their product comes nearest to 1 − s. Without it each site loses the whole fraction.
+            that their product comes nearest to 1 − s. Without it each site loses the whole fraction. Sites whose units
+            an op takes at multiples alone (`Site.multiple`) keep such a multiple.
 
     Raises:
         InputError: a fraction outside [0, 1], none or several of `sparsity`, `threshold`, `cumulative` and `pattern`,
@@ -98,6 +99,7 @@ def select(
         check_whole("select", 1, "or one by site", round_to=multiple)
     if pattern is not None:
         return n_of_m(scores, pattern)
+    round_to = aligned(round_to, sites)
 
     def choose(scores: Scores) -> dict[str, Tensor]:
         if threshold is not None:

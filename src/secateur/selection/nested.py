@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import prod
+from math import lcm, prod
 
 from secateur.structure.nesting import nested
-from secateur.types import RoundTo, Sites
+from secateur.types import RoundTo, Site, Sites
 
-__all__ = ["layer_fractions", "multiple_of", "nearest_multiple", "nested_counts"]
+__all__ = ["aligned", "layer_fractions", "multiple_of", "nearest_multiple", "nested_counts"]
 
 Product = tuple[str, ...]
 
@@ -114,6 +114,18 @@ def nearest_multiple(count: int, size: int, multiple: int) -> int:
     (16, 8, 6)
     """
     return count if multiple == 1 else min(max((count + multiple // 2) // multiple * multiple, multiple), size)
+
+
+def aligned(round_to: RoundTo, sites: Mapping[str, Site] | None) -> RoundTo:
+    """Return the multiples with which ops that take no other number of a site's units can run as well.
+
+    >>> from secateur.types import Site
+    >>> aligned(6, {"a": Site("a", "channel", (16,), (), multiple=4), "b": Site("b", "channel", (16,), ())})
+    {'a': 12, 'b': 6}
+    """
+    if sites is None or all(site.multiple == 1 for site in sites.values()):
+        return round_to
+    return {name: lcm(multiple_of(round_to, name), site.multiple) for name, site in sites.items()}
 
 
 def multiple_of(round_to: RoundTo, name: str) -> int:

@@ -129,7 +129,7 @@ def walk(
     cut_blocks = [walking.advance(step, own_tensors(block)) for block in blocks.values()]
     small, plan = _assembled(model, blocks.values(), cut_blocks)
     keep = {name: mask for cut in cut_blocks for name, mask in cut.keep.items()}
-    history = WalkHistory({cut.name: cut.error for cut in cut_blocks}, before=before)
+    history = WalkHistory({cut.name: cut.error for cut in cut_blocks}, before)
     if recover is not None:
         untrained = None if held_out is None else perplexity(small, held_out)
         history = replace(history, untrained=untrained, recovery=recover(small, model, tokens, mask))

@@ -49,7 +49,7 @@ class Uses:
         numbers: the attributes, and the dimensions of tensors, whose size entered arithmetic on tensors, or became a
             number that could not be followed.
         lost: those that became a whole number that could not be followed, as by ``int()``.
-        sizes: the attributes that set sizes, and the dimensions that they set.
+        sizes: the attributes that set sizes, and the dimensions that they set, or were found to be equal to.
         copied: the dimensions whose size set others, and those.
         parameters: the ids of the parameters that it gave to a torch function.
         first_names: the path by which a module is called here, by each of its paths.
@@ -114,6 +114,24 @@ class Carrier:
 
     __trunc__ = __int__
 
+    def __eq__(self, other: object) -> bool:
+        equal = bool(plain(self) == plain(other))
+        if equal:
+            self._compared(other)
+        return equal
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def _compared(self, other: object) -> None:
+        """Note where an attribute is a dimension's size, as where a forward pass asserts the number of its channels."""
+        if isinstance(other, Carrier):
+            for attributes, dimensions in ((self.origins, other.origins), (other.origins, self.origins)):
+                named = frozenset(origin for origin in attributes if isinstance(origin, Attribute))
+                measured = [origin for origin in dimensions if isinstance(origin, Dimension)]
+                if len(named) == len(attributes) and len(measured) == len(dimensions):
+                    self.log.size(named, measured)
+
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         self.log.number(self.origins)
         return getattr(ufunc, method)(*plain(inputs), **plain(kwargs))
@@ -132,9 +150,13 @@ class Carrier:
 class _Size(Carrier, int):
     """A whole number that carries its origins."""
 
+    __hash__ = int.__hash__
+
 
 class _Fraction(Carrier, float):
     """A number computed from sizes: it may become a size again; in arithmetic on tensors it tells on them."""
+
+    __hash__ = float.__hash__
 
 
 def carried(value: Any, origins: Origins, log: UseLog) -> Any:

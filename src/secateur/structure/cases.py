@@ -12,6 +12,7 @@ from secateur.structure.difference import is_usable
 from secateur.structure.draws import Draw
 from secateur.structure.frames import EXAMPLE, Frame, Inputs, as_typed, drawn_inputs, other_frames
 from secateur.structure.reference import Reference, Statistics
+from secateur.types import VerificationError
 
 __all__ = ["Case", "Cases"]
 
@@ -78,6 +79,8 @@ class Cases:
     def _tried(self, frame: Frame, redrawn: bool, double: bool) -> list[Case]:
         try:
             return list(self._cases(frame, redrawn, double))
+        except VerificationError:
+            raise
         except Exception as error:  # noqa: BLE001  (what a model raises at shapes it was not made for is its own)
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             self.skipped[f"{frame}: {reason}"] = None

@@ -37,6 +37,8 @@ __all__ = ["ConfigWidth", "config_edits", "config_widths", "edits_of", "kept_ste
 
 MOST_TOGETHER = 3
 """So many sizes of a config are tried to shrink together."""
+MOST_BUILT = 500
+"""After so many models that were made of other sizes no more are tried: each takes milliseconds, and triples are many."""
 
 
 @dataclass(frozen=True)
@@ -106,14 +108,22 @@ class _WidthSearch:
         self.runs_whole = self._runs(self.whole)
         numbers = {**dict(sizes_of(self.rebuilding.config)), **self.stated}
         # A size alone may count units in a way of its own, as a ratio of widths does; sizes together stand in the axes.
-        together = [place for place, size in numbers.items() if size in candidates]
+        together = [place for place, size in numbers.items() if size in candidates and self._matters(place, size)]
         widths: list[ConfigWidth] = []
         for count in range(1, MOST_TOGETHER + 1):
             for places in combinations(numbers if count == 1 else together, count):
+                if count > 1 and self.rebuilding.count >= MOST_BUILT:
+                    break
                 width = self._width({place: numbers[place] for place in places}, widths)
                 if width is not None:
                     widths.append(width)
         return self.stated, tuple(_settled(widths))
+
+    def _matters(self, place: SizeName, size: int) -> bool:
+        """Whether a model is another one when this size alone is, other than in its config."""
+        rebuilt = self.rebuilding.built({**self.stated, place: size // 2})
+        whole = self.whole
+        return rebuilt is None or shapes_of(rebuilt) != shapes_of(whole) or not _is_same_but_for_config(whole, rebuilt)
 
     def _candidates(self) -> set[int]:
         """The sizes of everything that holds units of a site."""

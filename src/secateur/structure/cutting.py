@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -26,6 +25,7 @@ from secateur.structure.mend import Edits, edits, proposals
 from secateur.structure.optimizer import carry_over, check_optimizer
 from secateur.structure.reference import Reference
 from secateur.structure.sites import check_keep, check_same_model
+from secateur.structure.trace import model_line
 from secateur.structure.verify import Verification, shapes_taken, verify
 from secateur.structure.whole import WholeCases, verify_whole
 from secateur.types import CutError, InputError, Keep, Sites, VerificationError
@@ -205,7 +205,7 @@ def _graph_form(
                 raise
         except Exception as broken:  # noqa: BLE001  (what a rewritten graph raises depends on its ops)
             if not any_batch:
-                message = f"cut: neither the module nor its graph can be made smaller: {broken}"
+                message = f"{error or 'cut:'} Nor can its graph be written: {broken}"
                 raise CutError(message) from (error or broken)
     raise AssertionError("the second attempt returns or raises")
 
@@ -237,7 +237,7 @@ def _module_form(
         except VerificationError as error:
             failure = failure or error
         except Exception as error:  # noqa: BLE001  (the user's forward may raise anything on sizes it was not made for)
-            failure = failure or CutError(_cannot_run(small, structure, error))
+            failure = failure or CutError(_cannot_run(small, structure, error) + _uneven(cases.reference))
         set_attributes(small, _originals(model, attributes))
     assert failure is not None
     raise failure
@@ -259,17 +259,21 @@ def _originals(model: nn.Module, attributes: Edits) -> Edits:
 
 
 def _cannot_run(small: nn.Module, structure: Structure, error: Exception) -> str:
-    first = next(iter(str(error).splitlines()), type(error).__name__)
+    first, line = next(iter(str(error).splitlines()), type(error).__name__), model_line(error)
     return (
-        f"cut: the smaller model cannot run ({_blame(small, structure)}{_line(error)}: {first}). A size is written "
+        f"cut: the smaller model cannot run ({_blame(small, structure)}{f', {line}' if line else ''}: {first}). A size is written "
         'into its code that no attribute holds; allow form="graph", or leave the site out with ignore=.'
     )
 
 
-def _line(error: Exception) -> str:
-    """The line of the model's own code that failed."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename]
-    return f", {frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno}" if frames else ""
+def _uneven(reference: Reference) -> str:
+    """What to do where sites keep numbers of units that an op does not take."""
+    counts = {name: int(keep_mask.sum()) for name, keep_mask in reference.keep.items()}
+    multiples = {
+        name: reference.sites[name].multiple for name, n in counts.items() if n % reference.sites[name].multiple
+    }
+    listed = ", ".join(f"{name} of {multiple}" for name, multiple in multiples.items())
+    return f" An op takes multiples of units alone, as select(..., sites=sites) keeps them: {listed}." if listed else ""
 
 
 def _structure(sites: Sites) -> Structure:

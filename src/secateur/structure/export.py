@@ -7,7 +7,7 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TextIO
@@ -60,6 +60,8 @@ def export(
     kwargs: dict[str, Any],
     touched: Container[int] | None,
     values: Decided | None = None,
+    *,
+    as_it_runs: bool = False,
 ) -> Export:
     """Return the exported program of the model.
 
@@ -70,10 +72,15 @@ def export(
         model, args, kwargs: the model and what it is called with.
         touched: the ids of the parameters that its forward pass does anything with; None where that is not known.
         values: what its tensors answer where they are asked for values (`decided_values`).
+        as_it_runs: let code that asks whether it is being exported, and then goes other ways, hear that it is not.
     """
-    exported = _export(model, args, kwargs, (), values or {})
+
+    def attempt(silent: Sequence[nn.Module]) -> Export:
+        return _export(model, args, kwargs, values or {}, _Tap(model, silent, as_it_runs))
+
+    exported = attempt(())
     silent = _silent(model, exported, touched)
-    return _export(model, args, kwargs, silent, values or {}) if silent else exported
+    return attempt(silent) if silent else exported
 
 
 def _silent(model: nn.Module, exported: Export, touched: Container[int] | None) -> list[nn.Module]:
@@ -89,10 +96,7 @@ def _silent(model: nn.Module, exported: Export, touched: Container[int] | None) 
     return [module for module in ran if any(id(p) in dropped for p in module.parameters(recurse=False))]
 
 
-def _export(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], silent: Iterable[nn.Module], values: Decided
-) -> Export:
-    tap = _Tap(model, tuple(silent))
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], values: Decided, tap: _Tap) -> Export:
     with (
         _exporter,
         _quiet(),
@@ -176,6 +180,7 @@ class _Tap:
 
     model: nn.Module
     silent: Sequence[nn.Module]
+    as_it_runs: bool = False
     ran: set[int] = field(default_factory=set)
     results: list[Tensor] = field(default_factory=list)
     stored: list[tuple[Stored, Tensor]] = field(default_factory=list)
@@ -200,6 +205,8 @@ class _Tap:
 
     def _begin(self, _module: nn.Module, args: Any, kwargs: Any) -> None:
         self.results = []
+        if self.as_it_runs:
+            _say_exporting(False)
         self.holdings = Holdings(
             self.model, (args, kwargs), buffers=False
         )  # the exporter itself follows what is done to buffers
@@ -208,6 +215,8 @@ class _Tap:
         self.results += tensors_within(result)
 
     def _end(self, _module: nn.Module, _args: Any, outputs: Any) -> Any:
+        if self.as_it_runs:
+            _say_exporting(True)
         self.stored = self.holdings.stored()
         self.holdings.restore()
         self.opaque = opaque_type(outputs)
@@ -216,6 +225,12 @@ class _Tap:
             return None
         returned = tensors_within(outputs) if self.opaque else outputs
         return returned, [tensor for _, tensor in self.stored], self.results
+
+
+def _say_exporting(exporting: bool) -> None:
+    """Set what `torch.compiler` says; where a forward pass fails, the exporter puts back what was said before."""
+    compiler: Any = torch.compiler
+    compiler._is_exporting_flag = compiler._is_compiling_flag = exporting
 
 
 def _part_outputs(program: ExportedProgram, tap: _Tap) -> dict[Node, Stored]:

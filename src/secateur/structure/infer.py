@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from math import inf
+from math import gcd, inf, lcm
 from typing import Any
 
 import torch
@@ -25,6 +25,10 @@ __all__ = ["Structure", "attribute", "infer"]
 
 DIVIDING = {*("slice", "narrow", "split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split"), "getitem"}
 """Ops that pass on a part of what they are given, and read no more of it."""
+
+DRAWING = {*("rand", "randn", "randint", "rand_like", "randn_like", "randint_like", "bernoulli", "multinomial")}
+DRAWING |= {*("normal", "normal_functional", "uniform", "exponential", "geometric", "cauchy", "log_normal", "poisson")}
+"""Ops that draw random numbers whenever they run."""
 
 INLINED = {"wrap_with_set_grad_enabled", "wrap_with_autocast", "wrap_with_inference_mode"}
 
@@ -193,7 +197,15 @@ class _Solver:
             holders = [n for n in inner.graph.nodes if n.op == "placeholder"]
             return self.run(inner.graph, dict(zip(holders, operands, strict=True)) or {node: None})
         call = Call(node, arguments, self.ties)
-        rule = RULES.get(name)
+        output = self._applied(call, name)
+        if name in DRAWING or ("dropout" in name and arguments.get("train") and arguments.get("p")):
+            for leaf in _leaves(output):
+                call.freeze(*leaf.axes, because="random numbers are drawn, and of another number of units others")
+        return output
+
+    def _applied(self, call: Call, name: str) -> Any:
+        """What the op's rule says of its output."""
+        node, rule = call.node, RULES.get(name)
         if (rule is not None and call.values()) or name in {"zeros", "ones", "full", "empty", "rand", "randn"}:
             assert rule is not None
             output = rule(call)
@@ -259,15 +271,26 @@ def _find_sites(graph: Graph, tensors: Mapping[str, Value], ties: Ties) -> tuple
                     masked = (name, dim) not in ties.unmasked
                     member = Member(name, value.shape, dim, positions(axis, atom), role, masked=masked)
                     members.setdefault(atom, []).append(member)
-    unit_by_atom = _unit_names(ties)
+    unit_by_atom, multiples = _unit_names(ties), _multiples(ties)
     sites: dict[str, Site] = {}
     units: dict[str, Atom] = {}
     for atom, site_members in members.items():
         unit = unit_by_atom.get(atom, "channel")
         name = _unused(_site_name(site_members) + SUFFIX.get(unit, ""), sites)
-        sites[name] = Site(name, "channel", (atom.size,), tuple(site_members), unit)
+        sites[name] = Site(name, "channel", (atom.size,), tuple(site_members), unit, multiples.get(atom, 1))
         units[name] = atom
     return sites, units
+
+
+def _multiples(ties: Ties) -> dict[Atom, int]:
+    """Of how many units each atom keeps a multiple, so that every axis that it is part of stays aligned."""
+    multiples: dict[Atom, int] = {}
+    for axis, size in ties.aligned:
+        free = [atom for atom in dict.fromkeys(atoms(axis)) if not atom.frozen]
+        for atom in free:
+            places = axis.size // atom.size if len(free) == 1 else 1
+            multiples[atom] = lcm(multiples.get(atom, 1), size // gcd(size, places))
+    return multiples
 
 
 # What a part of a layer's units adds to the layer's name.

@@ -266,18 +266,16 @@ def proposals(
     that it calls, and the forward pass was seen to read it for no arithmetic. Which of them are meant is decided by
     trying: a wrong set fails to run or to verify. Last come those of whose use something was lost from sight.
     """
-    uses = structure.graph.uses or Uses()
     guesses = _guesses(model, structure, gone, lambda module, path, name: True)
     tried: list[Edits] = []
     if structure.graph.uses is None or not guesses:
         # A plain network mostly needs no edits, and to watch what it reads takes another forward pass.
         tried.append(certain_edits)
         yield certain_edits
+    uses = _uses(model, structure)
     if guesses:
-        uses = _uses(model, structure)
         guesses = _guesses(model, structure, gone, partial(_may_change, uses))
-    sized = _sized(model, structure, gone, uses, guesses)
-    for known in (sized, guesses):
+    for known in (*_sized(model, structure, gone, uses, guesses), guesses):
         some = [g for g in known if g.attribute not in certain_edits.get(g.path, {})]
         for choice in _choices(uses, some):
             attempt = _merged(certain_edits, [g for g in some if (g.kind, g.attribute) in choice])
@@ -304,25 +302,40 @@ def _choices(uses: Uses, guesses: list[Guess]) -> list[set[tuple[str, str]]]:
 
 def _sized(
     model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], uses: Uses, guesses: list[Guess]
-) -> list[Guess]:
+) -> Iterator[list[Guess]]:
     """The guesses, and in their place what is known where an attribute was seen to set dimensions that the graph has.
 
-    Two attributes of one value, such as as many heads as each has dimensions, are told apart so.
+    Two attributes of one value, such as as many heads as each has dimensions, are told apart so. Where tensors of one
+    shape have other sizes after the cut, there is a list for each of them.
     """
-    places, known = SizedAxes(uses, structure.values), {}
+    places = SizedAxes(uses, structure.values)
     paths = {uses.first_names.get(path, path): path for path, _ in model.named_modules()}
+    seen: dict[tuple[str, str], list[int]] = {}
     for attribute, dimensions in uses.sizes.items():
         path = paths.get(attribute.path, attribute.path)
-        module = model.get_submodule(path)
-        old = vars(module).get(attribute.name)
-        if not uses.may_change(attribute) or type(old) is not int:
-            continue
-        axes = places.axes(d for d in dimensions if d.shape[d.dim] == old)
-        sizes = {int(keep_vector(axis, gone).sum()) for axis in axes}
-        if len(sizes) == 1:
-            known[path, attribute.name] = Guess(path, attribute.name, sizes.pop(), type(module).__qualname__, seen=True)
-    others = [known.pop((g.path, g.attribute), g) for g in guesses]
-    return others + [g for g in known.values() if g.value != getattr(model.get_submodule(g.path), g.attribute)]
+        old = vars(model.get_submodule(path)).get(attribute.name)
+        if uses.may_change(attribute) and type(old) is int:
+            axes = places.axes(d for d in dimensions if d.shape[d.dim] == old)
+            seen[path, attribute.name] = list(dict.fromkeys(int(keep_vector(axis, gone).sum()) for axis in axes))
+    guessed = {(g.path, g.attribute) for g in guesses}
+    open_sizes = {key: sizes for key, sizes in seen.items() if len(sizes) > 1 and key not in guessed}
+    for number in range(min(MOST_SIZES, max(map(len, open_sizes.values()), default=1))):
+        sizes_by_key = {key: sizes[0] for key, sizes in seen.items() if len(sizes) == 1}
+        sizes_by_key |= {key: sizes[number % len(sizes)] for key, sizes in open_sizes.items()}
+        known = {
+            (path, name): Guess(path, name, size, _kind(model, path), seen=True)
+            for (path, name), size in sizes_by_key.items()
+        }
+        others = [known.pop((g.path, g.attribute), g) for g in guesses]
+        yield others + [g for g in known.values() if g.value != getattr(model.get_submodule(g.path), g.attribute)]
+
+
+MOST_SIZES = 3
+"""How many sizes are tried in the place of one number, where several tensors had it."""
+
+
+def _kind(model: nn.Module, path: str) -> str:
+    return type(model.get_submodule(path)).__qualname__
 
 
 def _may_change(uses: Uses, module: nn.Module, path: str, name: str) -> bool:

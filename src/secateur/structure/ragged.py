@@ -56,11 +56,10 @@ def sized_by_example(program: ExportedProgram, model: nn.Module, args: tuple[Any
 
 def _ragged_dimensions(node: Node) -> list[frozenset[int]]:
     """For each tensor that a node makes the dimensions that values decide; nothing where they decide none."""
-    traced_output = node.meta.get("val")
-    shapes = [
-        x.shape if isinstance(x, Tensor) else ()
-        for x in (traced_output if isinstance(traced_output, (list, tuple)) else [traced_output])
-    ]
+    output = node.meta.get("val")
+    outputs = output if isinstance(output, (list, tuple)) else [output]
+    # Sizes that are known are plain numbers, whatever their declared type.
+    shapes: list[tuple[object, ...]] = [tuple(x.shape) if isinstance(x, Tensor) else () for x in outputs]
     dims = [frozenset(d for d, size in enumerate(shape) if isinstance(size, torch.SymInt)) for shape in shapes]
     return dims if any(dims) else []
 

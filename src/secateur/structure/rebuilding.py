@@ -52,15 +52,17 @@ def rebuilt_shapes(model: nn.Module) -> Shapes | None:
 
 
 class Rebuilding:
-    """A model's class made anew, on the meta device, of its config with other sizes."""
+    """A model's class made anew, on the meta device, of its config with other sizes; `count` says how often."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.config: Any = model.config
+        self.count = 0
 
     def built(self, sizes: Changes) -> nn.Module | None:
         """The class with these sizes; None where it refuses them."""
         config = with_types(copy.deepcopy(self.config))
+        self.count += 1
         try:
             for place, size in sizes.items():
                 set_in_config(config, place, size)

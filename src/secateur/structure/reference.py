@@ -20,7 +20,7 @@ from secateur.structure.rules import Value, op_name
 from secateur.structure.sites import write_zeros, zeros
 from secateur.structure.stand_in import DOUBLE, run_substituted
 from secateur.structure.trace import trace
-from secateur.types import Keep, Sites
+from secateur.types import Keep, Site, Sites, VerificationError
 
 __all__ = ["Reference", "Statistics"]
 
@@ -70,7 +70,8 @@ class Reference:
         """Return the same at other shapes, for which the model is traced once more.
 
         Raises:
-            InputError, TraceError, LookupError: the model cannot be traced there, or has other sites there.
+            InputError, TraceError: the model cannot be traced there.
+            VerificationError: what is cut cannot be cut there.
         """
         return None if self.statistics is None else self._statistics(self.structure_at(inputs))
 
@@ -86,13 +87,27 @@ class Reference:
     def _statistics(self, structure: Structure | None) -> Statistics | None:
         if structure is None:
             return None
-        gone = {structure.units[name]: keep_mask for name, keep_mask in self.keep.items() if not bool(keep_mask.all())}
+        gone = {
+            self._unit(structure, name): keep_mask for name, keep_mask in self.keep.items() if not bool(keep_mask.all())
+        }
         nodes = {
             node
             for node, axes in structure.ties.statistics.items()
             if any(not bool(keep_vector(axis, gone).all()) for axis in axes)
         }
         return Statistics(structure, gone, nodes) if nodes else None
+
+    def _unit(self, structure: Structure, name: str) -> Atom:
+        """The axis of a site in a structure of the same model at other shapes, where it may be called by another name."""
+        places = _places(self.sites[name])
+        same = (other for other, site in structure.sites.items() if _places(site) == places)
+        other_name = name if name in structure.units else next(same, None)
+        if other_name is None:
+            raise VerificationError(
+                f"the units of {name!r} cannot be cut where the inputs have other shapes: the model computes something "
+                "else with them there. The cut model would too, so it was not returned; leave the site out with ignore=."
+            )
+        return structure.units[other_name]
 
     def on_example(self) -> Any:
         """Return the outputs on the example inputs, in the model's own types."""
@@ -121,6 +136,10 @@ class Reference:
             lambda module, case_inputs: _outputs(module, case_inputs, statistics),
             double=double,
         )
+
+
+def _places(site: Site) -> set[tuple[str, int | None]]:
+    return {(member.parameter, member.dim) for member in site.members}
 
 
 def _outputs(module: nn.Module, inputs: Inputs, statistics: Statistics | None) -> Any:

@@ -219,23 +219,24 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], use
     """The exported program; where values decide, as they do on the example, or with the sizes that it has there."""
     touched = uses.parameters if uses else None
     exports: list[Export] = []
+    failure: Exception | None = None
     try:
         exports.append(export(model, args, kwargs, touched))
-        failure: Exception | None = None
     except Exception as error:  # noqa: BLE001  (whatever the exporter raises, it is told below)
         failure = error
     if failure is not None or is_ragged(exports[0].program):
         with suppress(Exception):  # the first error says more
-            if values := decided_values(model, *_fresh(args, kwargs)):
-                exports.insert(0, export(model, args, kwargs, touched, values))
+            values = decided_values(model, *_fresh(args, kwargs))
+            if values or failure is not None:
+                exports.insert(0, export(model, args, kwargs, touched, values, as_it_runs=failure is not None))
     if not exports:
         assert failure is not None
         raise TraceError(_refusal(model, failure)) from failure
     exported = next((e for e in exports if not is_ragged(e.program)), exports[0])
-    if is_ragged(exported.program):
-        sized_by_example(exported.program, model, args, kwargs)
-        return replace(exported, ragged=True)
-    return exported
+    if not is_ragged(exported.program):
+        return exported
+    sized_by_example(exported.program, model, args, kwargs)
+    return replace(exported, ragged=True)
 
 
 def _refusal(model: nn.Module, error: Exception) -> str:

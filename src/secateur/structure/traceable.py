@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses import fake_impls
 from torch.nn.modules import transformer
 
 __all__ = ["Traceable", "by_shapes"]
 
+GROUPED = [torch.ops.aten._grouped_mm.default] if hasattr(torch.ops.aten, "_grouped_mm") else []
 RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
 
@@ -59,6 +61,8 @@ def by_shapes() -> Iterator[Traceable]:
         **{name: _recurrent(originals[name]) for name in RECURRENT},
     }
     causal = transformer._detect_is_causal_mask
+    shapes = fake_impls.op_implementations_dict
+    grouped = [op for op in GROUPED if op not in shapes]
 
     def here(original: Callable[..., Any], replacement: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -70,11 +74,19 @@ def by_shapes() -> Iterator[Traceable]:
         for name, replacement in replacements.items():
             setattr(functions, name, here(originals[name], replacement))
         transformer._detect_is_causal_mask = here(causal, _as_told)
+        shapes.update(dict.fromkeys(grouped, _grouped))
         yield noted
     finally:
         transformer._detect_is_causal_mask = causal
+        for op in grouped:
+            del shapes[op]
         for name in names:
             delattr(functions, name)  # the module finds torch's own by itself
+
+
+def _grouped(_mode: Any, _op: Any, rows: Tensor, weight: Tensor, *_: Any, **__: Any) -> Any:
+    """The shape of rows times the matrices of their groups, which runs in more types than it can be exported in."""
+    return rows.new_empty((*rows.shape[:-1], weight.shape[-1])) if weight.dim() == 3 else NotImplemented
 
 
 def _as_told(mask: Tensor | None, is_causal: bool | None = None, size: int | None = None) -> bool:

@@ -238,6 +238,9 @@ class _Call:
         """The dimensions of the result that the size at a place sets, where that is known."""
         if self.name in SHAPED and isinstance(self.result, Tensor) and at < self.result.dim():
             return [self._dimension(self.result, at)]
+        if self.name == "unflatten":
+            dim = self.bare[1] if len(self.bare) > 1 else self.named["dim"]
+            return [self._dimension(self.result, dim % self.bare[0].dim() + at)]
         if self.name in SPLITS:
             dim = self.bare[2] if len(self.bare) > 2 else self.named.get("dim", 0)
             return [self._dimension(part, dim % part.dim()) for part in self.result]

@@ -138,7 +138,7 @@ def test_the_driver_is_killed(
         assert sitting.process.poll() is None, sitting.said.read_text()
         sitting.process.kill()
         sitting.process.wait()
-        wait_until(lambda: not sitting.members(), seconds=5.0)  # noqa: B023  (waited for before the next one)
+        wait_until(lambda: not sitting.members(), seconds=60.0)  # noqa: B023  (waited for before the next one)
         again = sitting.new()
         assert len(again) == len(set(again)), "twice in one sitting"
         assert not known & set(again), "a finished cell was computed again"

@@ -46,6 +46,7 @@ class Ties:
         groups: nodes with a number of groups, and the axis whose size that number is.
         unmasked: parameters' dimensions that masking leaves as they are, as another tensor makes their units zero.
         units: what the units of an axis are called, where an op tells; the first one said of an atom counts.
+        aligned: axes that an op takes at multiples of a size alone, with that multiple.
     """
 
     roles: dict[tuple[str, int], set[str]] = field(default_factory=dict)
@@ -53,6 +54,7 @@ class Ties:
     groups: dict[Node, Axis] = field(default_factory=dict)
     units: list[tuple[Axis, str]] = field(default_factory=list)
     unmasked: set[tuple[str, int]] = field(default_factory=set)
+    aligned: list[tuple[Axis, int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +110,11 @@ class Call:
         """Note what the units of `axis` are called."""
         if not is_fixed(axis):
             self.ties.units.append((axis, name))
+
+    def align(self, axis: Axis, size: int) -> None:
+        """Note that this op takes `axis` at multiples of `size` alone."""
+        if not is_fixed(axis):
+            self.ties.aligned.append((axis, size))
 
     def statistic(self, *axes: Axis) -> None:
         """Note that this op takes statistics over `axes`."""
