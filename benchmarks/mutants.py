@@ -319,7 +319,8 @@ class Rooms:
             finally:
                 path.write_text(before)
             begun, failed = told.exists(), told.read_text() if told.exists() else ""
-        outcome = "not reached" if not names else "ran on" if status is None else "survived"
+        whole = expected <= self.options.seconds  # else some of its tests had no time
+        outcome = "not reached" if not names else "ran on" if status is None else "survived" if whole else "undecided"
         if status or failed:
             if line != MODULE and not begun:
                 raise SystemExit(f"{mutant}: the function could not be given its new code")
@@ -358,12 +359,15 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
 
 def table(mutants: list[Mutant]) -> str:
     """The outcomes by room, in Markdown; a mutant on which the tests do not end is seen as well."""
-    lines = ["| room | mutants | killed | ran on | survived | not reached | seen (95 %) |", "| --- |" + " --- |" * 6]
+    lines = [
+        "| room | mutants | killed | ran on | survived | undecided | not reached | seen (95 %) |",
+        "| --- |" + " --- |" * 7,
+    ]
     for room in [*dict.fromkeys(mutant.room for mutant in mutants), "all"]:
         counts = Counter(mutant.outcome for mutant in mutants if room in (mutant.room, "all"))
         total, seen = counts.total(), counts["killed"] + counts["ran on"]
         low, high = wilson(seen, total)
-        cells = [room, total, *(counts[key] for key in ("killed", "ran on", "survived", "not reached"))]
+        cells = [room, total, *(counts[key] for key in ("killed", "ran on", "survived", "undecided", "not reached"))]
         lines.append(f"| {' | '.join(map(str, cells))} | {seen / total:.0%} ({low:.0%} to {high:.0%}) |")
     return "\n".join(lines)
 
