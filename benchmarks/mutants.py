@@ -25,7 +25,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import asdict, dataclass, replace
 from math import sqrt
 from pathlib import Path
@@ -64,7 +64,10 @@ class Mutant:
 
 
 def places(tree: ast.Module) -> Iterator[tuple[ast.AST, int]]:
-    """What can be changed, and the first line of the function around it; asserts and imports for types are left out."""
+    """What can be changed, and the first line of the function around it.
+
+    Left out are asserts, imports for types, and what decorates: that a dataclass is frozen or compared is seen by no outcome.
+    """
     stack: list[tuple[ast.AST, int]] = [(tree, MODULE)]
     while stack:
         node, line = stack.pop()
@@ -77,6 +80,8 @@ def places(tree: ast.Module) -> Iterator[tuple[ast.AST, int]]:
             defaults = [*node.args.defaults, *[value for value in node.args.kw_defaults if value]]
             stack += [(child, line) for child in defaults]
             line = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            stack += [(child, line) for child in node.body]
+        elif isinstance(node, ast.ClassDef):
             stack += [(child, line) for child in node.body]
         elif isinstance(node, ast.AnnAssign):
             stack += [(node.value, line)] if node.value else []
@@ -261,20 +266,27 @@ class Rooms:
             names = json.loads(self.map_file.with_suffix(".names").read_text())
             Path(self.alone).write_text(first_failure([items[name] for name in names if name in items]))
             return True
-        if not self.map_file.exists() and in_child(lambda: self.write_map(session), 7200) != 0:
-            raise SystemExit(f"a test in {session.items[0].path.parent} fails before anything is changed")
-        tests = json.loads(self.map_file.read_text())
+        tests = self.read_map(items)
+        if new := [item for name, item in items.items() if name not in tests]:
+            if in_child(lambda: self.write_map(new, tests), 7200) != 0:
+                raise SystemExit(f"a test in {new[0].path.parent} fails before anything is changed")
+            tests = self.read_map(items)
         for mutant in self.todo:
             self.run(mutant, tests, items)
         return True
 
-    def write_map(self, session: pytest.Session) -> int:
+    def read_map(self, items: Container[str]) -> dict[str, Any]:
+        """What is written about those tests that are still there."""
+        tests = json.loads(self.map_file.read_text()) if self.map_file.exists() else {}
+        return {name: about for name, about in tests.items() if name in items}
+
+    def write_map(self, items: list[pytest.Item], tests: dict[str, Any]) -> int:
         """Write which functions each test calls."""
         watch = Watch(self.copy / "secateur")
-        session.config.pluginmanager.register(watch)
-        failed = first_failure(session.items)
+        items[0].config.pluginmanager.register(watch)
+        failed = first_failure(items)
         if not failed:
-            self.map_file.write_text(json.dumps(watch.tests))
+            self.map_file.write_text(json.dumps(tests | watch.tests))
         return bool(failed)
 
     def run(self, mutant: Mutant, tests: dict[str, Any], items: dict[str, pytest.Item]) -> None:
@@ -307,7 +319,8 @@ class Rooms:
             finally:
                 path.write_text(before)
             begun, failed = told.exists(), told.read_text() if told.exists() else ""
-        outcome = "not reached" if not names else "ran on" if status is None else "survived"
+        whole = expected <= self.options.seconds  # else some of its tests had no time
+        outcome = "not reached" if not names else "ran on" if status is None else "survived" if whole else "undecided"
         if status or failed:
             if line != MODULE and not begun:
                 raise SystemExit(f"{mutant}: the function could not be given its new code")
@@ -346,12 +359,15 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
 
 def table(mutants: list[Mutant]) -> str:
     """The outcomes by room, in Markdown; a mutant on which the tests do not end is seen as well."""
-    lines = ["| room | mutants | killed | ran on | survived | not reached | seen (95 %) |", "| --- |" + " --- |" * 6]
+    lines = [
+        "| room | mutants | killed | ran on | survived | undecided | not reached | seen (95 %) |",
+        "| --- |" + " --- |" * 7,
+    ]
     for room in [*dict.fromkeys(mutant.room for mutant in mutants), "all"]:
         counts = Counter(mutant.outcome for mutant in mutants if room in (mutant.room, "all"))
         total, seen = counts.total(), counts["killed"] + counts["ran on"]
         low, high = wilson(seen, total)
-        cells = [room, total, *(counts[key] for key in ("killed", "ran on", "survived", "not reached"))]
+        cells = [room, total, *(counts[key] for key in ("killed", "ran on", "survived", "undecided", "not reached"))]
         lines.append(f"| {' | '.join(map(str, cells))} | {seen / total:.0%} ({low:.0%} to {high:.0%}) |")
     return "\n".join(lines)
 

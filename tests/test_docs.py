@@ -12,6 +12,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from secateur.result.report import PruneReport, SiteReport
 from secateur.studies import STUDIES
 from secateur.types import MissingLibraryError, SecateurError
 from test_architecture import ORDER
+from test_supply import declared
+from test_supply import name_of as name_of_library
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -125,9 +128,42 @@ def test_python_blocks_print_what_the_page_shows(page: Path, elsewhere: Path) ->
         for picture in re.findall(r"!\[[^\]]*\]\(([^)/]+\.svg)\)$", page.read_text(encoding="utf-8"), re.MULTILINE):
             assert (elsewhere / picture).stat().st_size > 1000
     except MissingLibraryError as error:
-        pytest.skip(str(error))
+        pytest.skip(f"{missing(error)} is not installed, which is none of those that the tests need")
     finally:
         del sys.modules[module.__name__]
+
+
+def missing(error: MissingLibraryError) -> str:
+    """The library that an error says is missing; it must be so, and be none that the tests are installed with."""
+    assert isinstance(error.__cause__, ImportError), error
+    library = str(error.__cause__.name).partition(".")[0]
+    assert find_spec(library) is None, f"{library} is installed, and something else is wrong: {error}"
+    core, extras = declared()
+    needed = {
+        name_of_library(text) for text in [*core, *extras["dev"], *(t for e in in_dev(extras) for t in extras[e])]
+    }
+    assert library.lower().replace("_", "-") not in needed, f"{library} is installed with the tests: {error}"
+    return library
+
+
+def in_dev(extras: dict[str, list[str]]) -> list[str]:
+    """The extras that the one for development brings."""
+    brought = next(text for text in extras["dev"] if text.startswith("secateur["))
+    return brought.partition("[")[2].rstrip("]").split(",")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("json", "is installed, and something else"), ("no_such_library", None), ("pytest_xdist", "with the tests")],
+)
+def test_only_a_library_that_may_be_missing_is_a_reason_to_skip(name: str, words: str | None) -> None:
+    error = MissingLibraryError("this needs it")
+    error.__cause__ = ImportError("no", name=name)
+    if words is None:
+        assert missing(error) == name
+        return
+    with pytest.raises(AssertionError, match=words):
+        missing(error)
 
 
 def console(page: Path) -> list[tuple[list[str], str]]:

@@ -176,7 +176,7 @@ def replacing(path: Path) -> Iterator[Path]:
         part.replace(path)
         flush(path.parent)
     except OSError as error:
-        raise FileError(f"cannot write {path}: {error}; check the folder's permissions and free space") from error
+        raise _unwritable(path, error) from error
     finally:
         with suppress(OSError):  # a disk that went bad takes no removal either
             part.unlink(missing_ok=True)
@@ -225,7 +225,7 @@ def new_folder(target: Path) -> Iterator[Path]:
             yield made
             made.replace(target)
     except OSError as error:
-        raise FileError(f"cannot write {target}: {error}; check the folder's permissions and free space") from error
+        raise _unwritable(target, error) from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -272,12 +272,20 @@ def require(module: str, extra: str) -> Any:
         ) from error
 
 
+def _unwritable(path: Path, error: OSError) -> FileError:
+    """What is said where a file cannot be written: a file that stands where a folder should is named."""
+    in_the_way = next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None)
+    if in_the_way is not None:
+        return FileError(f"cannot write {path}: {in_the_way} is a file; name a place in a folder")
+    return FileError(f"cannot write {path}: {error}; check the folder's permissions and free space")
+
+
 def _part(path: Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_MARK, dir=path.parent)
     except OSError as error:
-        raise FileError(f"cannot write {path}: {error}; check the folder's permissions and free space") from error
+        raise _unwritable(path, error) from error
     # mkstemp makes a private file; the finished one should be as readable as any other that the user makes.
     os.fchmod(handle, 0o666 & ~_umask())
     os.close(handle)

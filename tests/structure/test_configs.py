@@ -56,6 +56,32 @@ class Block(nn.Module):
         return x + self.down(self.up(x).relu())
 
 
+class Typed(nn.Module):
+    """A class that reads the type from its config, as Apertus does; saving leaves the type's name there."""
+
+    config_class = Settings
+
+    def __init__(self, config: Settings) -> None:
+        super().__init__()
+        self.config = config
+        self.scale = nn.Parameter(torch.tensor(1.0, dtype=getattr(config, "dtype", None)))
+        self.up, self.down = nn.Linear(4, config.inner or 8), nn.Linear(config.inner or 8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.up(x).relu()) * self.scale  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("named", [None, torch.float32, "float32"])
+def test_a_type_that_is_a_name_in_the_config_is_one(named: Any) -> None:
+    config = Settings(inner=8)
+    config.dtype = torch.float32  # type: ignore[attr-defined]
+    model = Typed(config)
+    config.dtype = named  # type: ignore[attr-defined]
+    assert rebuilt_shapes(model) == {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    assert [dict(width.units) for width in config_widths(model, sc.channels(model, torch.zeros(1, 4)))] == [{"up": 8}]
+    assert model.config.dtype == named  # type: ignore[attr-defined]
+
+
 class Toy(nn.Module):
     """What a class of transformers looks like from outside."""
 

@@ -144,7 +144,10 @@ def _network(
     network = build_network(name, weights, fitted)
     if batch_size is None:
         return network, example
+    from secateur.checks import check_whole
     from secateur.trees import changed
+
+    check_whole("the example inputs", batch_size=batch_size)
 
     return network, changed(example, lambda x: x.repeat(batch_size, *[1] * (x.ndim - 1)))
 

@@ -25,6 +25,7 @@ from secateur.cli.networks import (
     build_network,
     example_input,
     fitted_options,
+    is_of_transformers,
     write_pruned,
 )
 from secateur.cli.root import DataDir, Json, app, options_of, print_record
@@ -279,7 +280,10 @@ def evaluate_(
     ] = None,
     input_shape: Shape = None,
     inputs: Inputs = None,
-    data_name: DataName = "digits",
+    data_name: Annotated[
+        str | None,
+        typer.Option("--data", metavar="NAME", help="A data set by name; digits; it fits a named model."),
+    ] = None,
     data_dir: DataDir = None,
     batch_size: Annotated[int, typer.Option(help="The batch size at which latency is measured.")] = 1,
     runtime: Annotated[
@@ -308,6 +312,12 @@ def evaluate_(
 
     if weights and pruned:
         raise InputError("give --weights or --pruned, not both: a pruned folder holds its own weights")
+    if data_name is None and is_of_transformers(model):
+        raise InputError(
+            f"evaluate rates answers to labelled pictures, and {model} is of transformers: name a data set with --data; a "
+            "language model is measured on text, by secateur.measure.perplexity"
+        )
+    data_name = data_name or "digits"
     options = fitted_options(model, data_name, options_of(set_))
     before = build_network(model, weights, options)
     network = load(pruned, before) if pruned else before

@@ -154,7 +154,9 @@ def read_results(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         bench = from_json(read_text(file.with_name(FILE)))
         notes, sizes = dict(bench["notes"]), {entry["file"]: entry["bytes"] for entry in bench["files"]}
     except (OSError, *MALFORMED) as error:
-        raise FileError(f"cannot read {file} with the {FILE} beside it: {error!r}; leave it in its bundle") from error
+        raise FileError(
+            f"cannot read {file} with the {FILE} beside it: {in_one_line(error)}; leave it in its bundle"
+        ) from error
     results: list[dict[str, Any]] = []
     for line in lines:
         if line.startswith("{"):

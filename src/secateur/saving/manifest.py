@@ -68,8 +68,9 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         body = from_json(read_text(path))
         intact = body.pop("checksum") == _checksum(body)
-    except FileNotFoundError:
-        raise FileError(f"{path}: not found; pass {_meant(folder)}") from None
+    except (FileNotFoundError, NotADirectoryError):
+        missing = f"{folder}: is a file" if folder.is_file() else f"{path}: not found"
+        raise FileError(f"{missing}; pass {_meant(folder)}") from None
     # json raises RecursionError on brackets that are nested thousands deep.
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise FileError(f"{path}: is not a manifest of a pruned model ({error}); save the model again") from error

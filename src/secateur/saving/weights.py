@@ -127,7 +127,9 @@ def _read_pickle(source: Path) -> Any:
     except Exception as error:  # noqa: BLE001  (torch raises many kinds)
         # Torch's own message tells how to load it all the same, with whatever code stands in it.
         reason = (
-            "holds more than tensors and plain containers" if _is_refusal(error) else "is damaged, or of another kind"
+            "holds more than tensors and plain containers"
+            if _is_refusal(error) and _is_of_torch(source)
+            else "is damaged, or of another kind"
         )
         raise FileError(
             f"{source}: cannot be read as weights: it {reason}; where the model is at hand, save its tensors alone, with "
@@ -145,6 +147,12 @@ def _check_swelling(source: Path) -> None:
         with zipfile.ZipFile(source) as archive:
             if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
                 raise ValueError("it is compressed")
+
+
+def _is_of_torch(source: Path) -> bool:
+    """Whether a file begins as an archive or a pickle does, which `torch.save` writes."""
+    with source.open("rb") as file:
+        return file.read(1) in (b"P", b"\x80")
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -61,7 +61,7 @@ class Rebuilding:
 
     def built(self, sizes: Changes) -> nn.Module | None:
         """The class with these sizes; None where it refuses them."""
-        config = copy.deepcopy(self.config)
+        config = with_types(copy.deepcopy(self.config))
         self.count += 1
         try:
             for place, size in sizes.items():
@@ -71,6 +71,15 @@ class Rebuilding:
                 return type(self.model)(config)
         except Exception:  # noqa: BLE001  (a class may raise anything on sizes that do not fit together)
             return None
+
+
+def with_types(config: Any) -> Any:
+    """Return a config whose types are torch's: saving a model leaves their names there, which not every class takes."""
+    for _, inner in configs_within(config):
+        named = getattr(inner, "dtype", None)
+        if isinstance(named, str) and isinstance(dtype := getattr(torch, named, None), torch.dtype):
+            inner.dtype = dtype
+    return config
 
 
 def set_in_config(config: Any, place: SizeName, size: Any) -> None:

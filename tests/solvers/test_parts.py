@@ -1,0 +1,84 @@
+"""The parts of the solvers by themselves: what is added up where a layer is used again, how layers are grouped, the defaults."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from secateur.criteria.layer_inputs import LayerInputs
+from secateur.equations import LayerEquations
+from secateur.solvers import SparseGPT, StructuredOBS, ThiNet, WoodFisher, joint_refit
+from secateur.solvers.joint_refit import _Curvature, _parts
+from secateur.solvers.layer_problems import merged
+from secateur.structure import channels
+
+DEFAULTS: dict[type, dict[str, Any]] = {
+    StructuredOBS: {"ridge": 0.01, "last": "auto", "rounds": 4, "batch_size": 500},
+    ThiNet: {"damping": 0.001, "batch_size": 500},
+    SparseGPT: {"damping": 0.01, "block": 128, "batch_size": 500},
+    WoodFisher: {"loss": "cross_entropy", "damping": 0.01, "block": 64, "steps": 4, "batch_size": 500},
+}
+"""What stored numbers were computed with."""
+
+
+@pytest.mark.parametrize("solver", DEFAULTS, ids=lambda kind: kind.__name__)
+def test_the_defaults_are_those_of_the_numbers_that_are_written_down(solver: type) -> None:
+    defaults = {field.name: field.default for field in fields(solver)}
+    assert {name: defaults[name] for name in DEFAULTS[solver]} == DEFAULTS[solver]
+
+
+class Twice(nn.Module):
+    """A layer that is used twice, on sequences of two lengths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.again, self.last = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.again(x).relu()
+        return self.last(self.again(x[:, :2]).relu()).mean(1)  # type: ignore[no-any-return]
+
+
+def test_a_layer_that_is_used_again_adds_its_inputs_and_their_number() -> None:
+    torch.manual_seed(0)
+    found = LayerInputs(Twice(), (torch.randn(5, 3, 4), torch.zeros(5).long()), 500, "test")
+    first, second = sorted(found.second_moments(["again.weight"])["again.weight"], key=lambda part: -part.count)
+    assert (first.count, second.count) == (15, 10)
+    (both,) = merged([first, second], "test")
+    assert both.count == 25
+    assert torch.equal(both.total, first.total + second.total)
+
+
+def equations(inputs: int, kernel: int = 1) -> LayerEquations:
+    weight = torch.zeros(4, inputs, kernel) if kernel > 1 else torch.zeros(4, inputs)
+    options = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1} if kernel > 1 else {}
+    return LayerEquations(weight, options, [torch.arange(inputs)], bias=False)
+
+
+@pytest.mark.parametrize(("kernel", "least"), [(1, 60), (3, 180)])
+def test_there_are_enough_places_from_ten_a_column_on(kernel: int, least: int) -> None:
+    for places, enough in ((least - 1, False), (least, True)):
+        curvature = _Curvature(SimpleNamespace(), equations(6, kernel), places=places)  # type: ignore[arg-type]
+        assert curvature.is_enough is enough
+
+
+def test_layers_are_held_together_up_to_a_size_and_those_of_too_many_columns_not_at_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    columns = {"a": 3, "b": 4, "c": 5, "wide": 9, "d": 1}
+    monkeypatch.setattr(joint_refit, "_equations", lambda _, name: equations(columns[name]))
+    monkeypatch.setattr(joint_refit, "COLUMNS", 8)
+    monkeypatch.setattr(joint_refit, "HELD", 8 * (9 + 16))  # a and b fill it to the last byte
+    assert _parts(SimpleNamespace(), list(columns)) == [["a", "b"], ["c"], ["d"]]  # type: ignore[arg-type]
+    assert _parts(SimpleNamespace(), ["wide"]) == []  # type: ignore[arg-type]
+
+
+def test_sites_that_no_layer_reads_are_none_that_it_chooses_from() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)), torch.zeros(2, 4)
+    sites = channels(model, x)
+    assert StructuredOBS((x, torch.zeros(2))).able(model, sites) == ["0", "2"]
