@@ -28,7 +28,7 @@ from secateur.cli.networks import (
     is_of_transformers,
     write_pruned,
 )
-from secateur.cli.root import DataDir, Json, app, options_of, print_record
+from secateur.cli.root import DataDir, Json, app, in_json, options_of, print_record
 from secateur.pruning import PruneOptions
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def prune_(
     )
     if as_json:
         record = {"folder": str(out), **result.report.to_dict()}
-        print(json.dumps({**record, "accuracy": [rating.accuracy for rating in ratings]} if ratings else record))
+        print(in_json({**record, "accuracy": [rating.accuracy for rating in ratings]} if ratings else record))
         return
     if ratings and (warning := blindness(ratings[0])):
         print(warning)

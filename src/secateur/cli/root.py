@@ -15,7 +15,15 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-__all__ = ["DataDir", "Json", "app", "options_of", "print_record", "studies_app"]
+__all__ = [
+    "DataDir",
+    "Json",
+    "app",
+    "in_json",
+    "options_of",
+    "print_record",
+    "studies_app",
+]
 
 EXAMPLES = {"--budget": "macs=0.5", "--goal": "latency=0.5", "--train": "epochs=2", "--finish": "epochs=6"}
 
@@ -152,10 +160,20 @@ def options_of(pairs: list[str] | None, flag: str = "--set") -> dict[str, Any]:
     return options
 
 
+def in_json(record: dict[str, Any]) -> str:
+    """Return a record as JSON, which has no word for what is no number: null.
+
+    >>> in_json({"accuracy": float("nan"), "latency_ms": [1.5]})
+    '{"accuracy": null, "latency_ms": [1.5]}'
+    """
+    text = json.dumps(record)
+    return json.dumps(json.loads(text, parse_constant=lambda _: None))
+
+
 def print_record(record: dict[str, Any], as_json: bool) -> None:
     """Print a record as one JSON object, or as lines of name and value."""
     if as_json:
-        print(json.dumps(record))
+        print(in_json(record))
         return
     for name, value in record.items():
         print(f"{name:<22}{_words(value)}")

@@ -9,22 +9,26 @@ import threading
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TextIO
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
+from torch.export.graph_signature import OutputKind
 from torch.fx import Node
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.utils import _pytree as pytree
 
+from secateur.randomness import private_draws
 from secateur.state import own_tensors
 from secateur.structure.decided import Decided, deciding_as
+from secateur.structure.difference import compared_tensors, difference, is_usable
 from secateur.structure.outputs import Holdings, Stored, opaque_type
 from secateur.structure.traceable import by_shapes
 from secateur.trees import TreeDef, tensors_within
 
-__all__ = ["Export", "export"]
+__all__ = ["Export", "answers_otherwise", "export", "program_inputs"]
 
 _exporter = threading.Lock()  # torch.export, and Python's warnings, work in one thread at a time
 
@@ -42,6 +46,7 @@ class Export:
         packed: whether it packs sequences, of which the program takes all to be full.
         decided: whether values of the example decided what the program is.
         ragged: whether values decide the sizes of tensors; its nodes then say those of the example.
+        as_it_runs: whether code that asks heard that it is not exported.
     """
 
     program: ExportedProgram
@@ -52,6 +57,7 @@ class Export:
     packed: bool = False
     decided: bool = False
     ragged: bool = False
+    as_it_runs: bool = False
 
 
 def export(
@@ -109,7 +115,52 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], val
     stored = _part_outputs(program, tap)
     # Where modules have several names and buffers move, the exporter runs a copy, whose modules are others.
     ran = tap.ran if id(model) in tap.ran else _ran(model, args, kwargs)
-    return Export(program, stored, frozenset(ran), tap.opaque, tap.tree, traceable.packed, bool(values))
+    exported = Export(program, stored, frozenset(ran), tap.opaque, tap.tree, traceable.packed, bool(values))
+    return replace(exported, as_it_runs=tap.as_it_runs)
+
+
+OTHERWISE, OTHERWISE_IN_HALF = 1e-3, 3e-2
+"""From which difference on, relative to the greatest answer, a program computes something else; and in half precision."""
+
+
+def answers_otherwise(
+    model: nn.Module, exported: Export, answers: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> bool:
+    """Whether the program answers something else on the example than the model did, as far as the two can be compared.
+
+    So do models whose code asks whether it is being exported, and goes another way then.
+    """
+    program = exported.program
+    if exported.packed or exported.opaque:
+        return False
+    try:
+        with torch.no_grad(), private_draws():
+            outputs = fx.Interpreter(program.graph_module).run(*program_inputs(program, model, args, kwargs))
+    except Exception:  # noqa: BLE001  (what cannot be run so is compared after the cut)
+        return False
+    specs = program.graph_signature.output_specs
+    expected = compared_tensors(answers)
+    returned = compared_tensors(
+        [x for x, spec in zip(outputs, specs, strict=False) if spec.kind is OutputKind.USER_OUTPUT]
+    )
+    if [t.shape for t in expected] != [t.shape for t in returned] or not is_usable(expected):
+        return False
+    limit = OTHERWISE_IN_HALF if any(t.dtype.itemsize < 4 for t in expected) else OTHERWISE
+    return difference(expected, returned) > limit
+
+
+def program_inputs(
+    program: ExportedProgram, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[Any]:
+    """Return what a program takes, in its order: the model's tensors, constants and the inputs, copied as it may write there."""
+    signature = program.graph_signature
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    names |= signature.inputs_to_lifted_tensor_constants
+    tensors = {**program.state_dict, **program.constants, **own_tensors(model)}
+    leaves = iter(pytree.tree_leaves((args, kwargs)))
+    holders = [node for node in program.graph.nodes if node.op == "placeholder"]
+    flat = [tensors[names[n.name]] if n.name in names else next(leaves) for n in holders]
+    return [x.detach().clone() if isinstance(x, Tensor) else x for x in flat]
 
 
 def _ran(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> set[int]:

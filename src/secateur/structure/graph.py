@@ -17,7 +17,7 @@ from secateur.structure.axes import Atom, atoms, resolve
 from secateur.structure.infer import Structure, infer
 from secateur.structure.literals import new_sizes
 from secateur.structure.rules import Value, op_name
-from secateur.structure.trace import Graph, trace
+from secateur.structure.trace import Graph, exported_like, trace
 from secateur.types import CutError, InputError
 
 __all__ = ["Shapes", "graph_form", "graph_structure", "require_shapes"]
@@ -27,16 +27,20 @@ Shapes = tuple[tuple[int | None, ...], ...]
 
 
 def require_shapes(graph: GraphModule, shapes: Shapes) -> None:
-    """Make a graph refuse inputs of other shapes than `shapes`, which are noted in its ``meta``.
+    """Make a graph refuse inputs of other shapes than `shapes`, which are noted in its ``meta``, and other plain values.
 
-    A graph holds sizes as numbers; on others it might run and mean something else.
+    A graph holds sizes as numbers, and inputs that are no tensors as they were on the example; on others it might run and
+    mean something else.
     """
     graph.meta["shapes"] = shapes
     holders = [node for node in graph.graph.nodes if node.op == "placeholder"]
     examples = [node for node in holders if isinstance(node.meta.get("val"), Tensor)]
+    plain = [node for node in holders if type(node.meta.get("val")) in PLAIN]
     with graph.graph.inserting_after(holders[-1]):
         for number, (node, shape) in enumerate(zip(examples, shapes, strict=True)):
             graph.graph.call_function(check_shape, (node, shape, number))
+        for node in plain:
+            graph.graph.call_function(check_value, (node, node.meta["val"], node.name))
     graph.recompile()
 
 
@@ -52,6 +56,23 @@ def check_shape(x: Tensor, shape: tuple[int | None, ...], number: int) -> None:
         raise InputError(
             f"input {number} of this graph has shape {tuple(x.shape)}; it takes ({accepted_shape}) alone: cut the model "
             "again with an example of the shape that you need"
+        )
+
+
+PLAIN = (bool, int, float, str)
+
+
+def check_value(value: object, expected: float | str, name: str) -> None:
+    """Refuse another plain value than a graph was made with.
+
+    >>> check_value(3, 2, "heads")
+    Traceback (most recent call last):
+    secateur.types.InputError: this graph was made with heads=2, and takes no 3: cut the model again with an example...
+    """
+    if type(value) is not type(expected) or value != expected:
+        raise InputError(
+            f"this graph was made with {name}={expected!r}, and takes no {value!r}: cut the model again with an example that has "
+            "the value that you need"
         )
 
 
@@ -136,7 +157,9 @@ def graph_structure(model: nn.Module, graph: Graph, any_batch: bool) -> Structur
     args, kwargs = graph.args, dict(graph.kwargs)
     if any_batch:
         args, kwargs = pytree.tree_map_only(Tensor, _twice, (args, kwargs))
-    return infer(trace(model, args or kwargs, quick=False, known_to_run=not any_batch))
+    ways = exported_like(graph)
+    ways["known_to_run"] = ways["known_to_run"] and not any_batch
+    return infer(trace(model, args or kwargs, quick=False, **ways))
 
 
 def _twice(x: Tensor) -> Tensor:

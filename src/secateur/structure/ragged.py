@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
-from secateur.state import own_tensors
+from secateur.structure.export import program_inputs
 
 __all__ = ["is_ragged", "known_sizes", "sized_by_example"]
 
@@ -41,17 +41,8 @@ def sized_by_example(program: ExportedProgram, model: nn.Module, args: tuple[Any
     >>> next(n for n in program.graph.nodes if "index" in n.name).meta["val"].shape
     torch.Size([2, 2])
     """
-    signature = program.graph_signature
-    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    names |= signature.inputs_to_lifted_tensor_constants
-    tensors = {**program.state_dict, **program.constants, **own_tensors(model)}
-    leaves = iter(pytree.tree_leaves((args, kwargs)))
-    holders = [node for node in program.graph.nodes if node.op == "placeholder"]
-    flat = [tensors[names[n.name]] if n.name in names else next(leaves) for n in holders]
-    # The program may write into what it is given.
-    copies = [x.detach().clone() if isinstance(x, Tensor) else x for x in flat]
     with torch.no_grad():
-        _Sizing(program.graph_module).run(*copies)
+        _Sizing(program.graph_module).run(*program_inputs(program, model, args, kwargs))
 
 
 def _ragged_dimensions(node: Node) -> list[frozenset[int]]:

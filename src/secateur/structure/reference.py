@@ -19,7 +19,7 @@ from secateur.structure.infer import Structure, infer
 from secateur.structure.rules import Value, op_name
 from secateur.structure.sites import write_zeros, zeros
 from secateur.structure.stand_in import DOUBLE, run_substituted
-from secateur.structure.trace import trace
+from secateur.structure.trace import exported_like, trace
 from secateur.types import Keep, Site, Sites, VerificationError
 
 __all__ = ["Reference", "Statistics"]
@@ -82,7 +82,9 @@ class Reference:
             InputError, TraceError: the model cannot be traced there.
         """
         args, kwargs = as_typed(inputs, self.inputs)
-        return infer(trace(self.model, args or kwargs, quick=False, known_to_run=True))
+        graph = None if self.structure is None else self.structure.graph
+        ways = {} if graph is None else exported_like(graph)
+        return infer(trace(self.model, args or kwargs, quick=False, **ways))
 
     def _statistics(self, structure: Structure | None) -> Statistics | None:
         if structure is None:

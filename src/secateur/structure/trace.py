@@ -20,7 +20,7 @@ from secateur.state import called, check_ordinary, evaluating, first_names, own_
 from secateur.structure.carriers import Uses
 from secateur.structure.decided import OF_NO_MODEL, decided_values
 from secateur.structure.derived import parametrized
-from secateur.structure.export import Export, export
+from secateur.structure.export import Export, answers_otherwise, export
 from secateur.structure.outputs import Stored, dependent, idle_parts, unread
 from secateur.structure.ragged import is_ragged, sized_by_example
 from secateur.structure.record import record
@@ -30,7 +30,7 @@ from secateur.types import ExampleInputs, TraceError
 from secateur.untouched import writes_refused
 from secateur.wrappers import check_module, check_readable
 
-__all__ = ["Graph", "Region", "first_line", "model_line", "trace", "where"]
+__all__ = ["Graph", "Region", "exported_like", "first_line", "model_line", "trace", "where"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +58,7 @@ class Graph:
         packed: whether the model packs sequences, which the ops take to be full: they tie as they do, and do not run so.
         decided: whether values of the example decided which ops ran (`decided`): other values may run others.
         ragged: whether values decide the sizes of tensors (`ragged`), which are then those on the example.
+        as_it_runs: whether code that asks heard that it is not exported, as otherwise it answers something else or fails.
     """
 
     graph: fx.Graph
@@ -78,6 +79,7 @@ class Graph:
     packed: bool = False
     decided: bool = False
     ragged: bool = False
+    as_it_runs: bool = False
 
     @property
     def of_example(self) -> bool:
@@ -105,7 +107,14 @@ class Region:
     graph: Graph
 
 
-def trace(model: nn.Module, example_inputs: ExampleInputs, *, quick: bool = True, known_to_run: bool = False) -> Graph:
+def trace(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    *,
+    quick: bool = True,
+    known_to_run: bool = False,
+    as_it_runs: bool = False,
+) -> Graph:
     """Return the graph of `model` in eval mode on `example_inputs`; the model and the random state stay as they are.
 
     Args:
@@ -113,6 +122,8 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, quick: bool = True
         example_inputs: what the model is called with.
         quick: record a plain network from its forward pass, and export only what is not plain; False always exports.
         known_to_run: the model has run on these inputs before, so that it need not be tried first.
+        as_it_runs: let code that asks whether it is exported hear that it is not. Found out by itself where the model is tried:
+            what the exported program answers there is compared with what the model does.
 
     Raises:
         InputError: the inputs do not fit the model.
@@ -127,13 +138,25 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, quick: bool = True
             return recorded
         if not known_to_run:
             # The exporter works on shapes alone, and lets pass what would fail on numbers, such as a wrong type.
-            called(model, *_fresh(args, kwargs))
+            answers = called(model, *_fresh(args, kwargs))
     # Each pass anew: what the one before kept in tables is dropped.
     with evaluating(model), private_draws():
         uses = watch(model, *_fresh(args, kwargs))
-    with evaluating(model), private_draws():
-        exported = _export(model, args, kwargs, uses)
+    with evaluating(model):
+        exported = _export(model, args, kwargs, uses, as_it_runs)
+        if not known_to_run and answers_otherwise(model, exported, answers, args, kwargs):
+            exported = _export(model, args, kwargs, uses, as_it_runs=True)
+            if answers_otherwise(model, exported, answers, args, kwargs):
+                raise TraceError(
+                    f"{type(model).__name__} cannot be traced: exported, it answers otherwise on the example than it does by "
+                    "itself. Usual causes: code that asks whether it is traced or compiled, and state of its own such as a counter"
+                )
     return _exported(model, exported, args, kwargs, uses)
+
+
+def exported_like(graph: Graph) -> dict[str, bool]:
+    """Return what to tell `trace` so that it exports as the earlier trace was; one that was recorded says nothing of that."""
+    return {"known_to_run": graph.program is not None, "as_it_runs": graph.as_it_runs}
 
 
 def _fresh(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -182,6 +205,7 @@ def _exported(
         packed=exported.packed,
         decided=exported.decided,
         ragged=exported.ragged,
+        as_it_runs=exported.as_it_runs,
     )
     return _with_leaving(model, graph, exported.stored, exported.ran)
 
@@ -215,20 +239,24 @@ def _is_attribute(model: nn.Module, name: str) -> bool:
         return False
 
 
-def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], uses: Uses | None) -> Export:
+def _export(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], uses: Uses | None, as_it_runs: bool
+) -> Export:
     """The exported program; where values decide, as they do on the example, or with the sizes that it has there."""
     touched = uses.parameters if uses else None
     exports: list[Export] = []
     failure: Exception | None = None
     try:
-        exports.append(export(model, args, kwargs, touched))
+        exports.append(export(model, args, kwargs, touched, as_it_runs=as_it_runs))
     except Exception as error:  # noqa: BLE001  (whatever the exporter raises, it is told below)
         failure = error
     if failure is not None or is_ragged(exports[0].program):
         with suppress(Exception):  # the first error says more
             values = decided_values(model, *_fresh(args, kwargs))
             if values or failure is not None:
-                exports.insert(0, export(model, args, kwargs, touched, values, as_it_runs=failure is not None))
+                exports.insert(
+                    0, export(model, args, kwargs, touched, values, as_it_runs=as_it_runs or failure is not None)
+                )
     if not exports:
         assert failure is not None
         raise TraceError(_refusal(model, failure)) from failure

@@ -226,7 +226,13 @@ def check_sizes(cut: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor
     if not any(new_sizes(structure, node, gone) for node in structure.values if _takes_literals(node)):
         return
     graph = structure.graph
-    again = trace(cut, graph.args or dict(graph.kwargs), quick=graph.program is None, known_to_run=True)
+    again = trace(
+        cut,
+        graph.args or dict(graph.kwargs),
+        quick=graph.program is None,
+        known_to_run=True,
+        as_it_runs=graph.as_it_runs,
+    )
     _compare_sizes(structure, gone, list(again.nodes), cut)
 
 

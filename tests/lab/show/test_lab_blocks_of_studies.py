@@ -189,6 +189,8 @@ def test_class_damage_names_the_worst_class() -> None:
 def test_class_damage_without_what_it_needs() -> None:
     assert class_damage(FULL.drop(columns="class_accuracy"), CUT, ["cat", "dog"]) == []
     assert class_damage(FULL[:0], CUT, ["cat", "dog"]) == []
+    without = FULL.assign(class_accuracy=[[], []])  # as of networks that answer something else than classes
+    assert class_damage(without, CUT.assign(class_accuracy=[[]] * len(CUT)), ["cat", "dog"]) == []
     one = class_damage(FULL, CUT[CUT["method"] == "l2"], ["cat", "dog"], method="l1", sparsity=0.5)
     assert [type(block) for block in one] == [str, Picture, Table], "no heat map of one method"
 

@@ -53,6 +53,11 @@ class Base:
     class_count: Tensor
 
 
+ENOUGH = 1000
+"""From so many samples on the intervals are wide enough: measured, see docs/criteria.md."""
+FEW = f"few samples, whose changes follow no normal law yet: labels may be wrong; {ENOUGH:,} and more are to be trusted"
+
+
 class UnitWorth(dict[str, Tensor]):
     """The change of the mean loss when each unit alone is removed: scores by site, high = keep.
 
@@ -190,6 +195,7 @@ class UnitWorth(dict[str, Tensor]):
         >>> changes.error["fc"] = torch.tensor([0.1, 0.1, 1e-4, 0.1])
         >>> print(changes.summary())
         4 units on 100 samples, loss 1
+        few samples, whose changes follow no normal law yet: labels may be wrong; 1,000 and more are to be trusted
         practical (tolerance 0.1 % of the loss): 1 important, 1 zero, 1 worse, 1 undecided
         significance (zero: no evidence): 1 important, 2 zero, 1 worse
         about 2,495 samples would decide half of the undecided, 2,495 nine in ten
@@ -203,7 +209,8 @@ class UnitWorth(dict[str, Tensor]):
             f"{sum(x.numel() for x in self.values()):,} units on {self.base.count:,} samples, loss {self.base.loss:.4g}"
         )
         labels = {"practical": self.label(alpha, tolerance), "significance": self.label(alpha, reading="significance")}
-        lines = [head, *(f"{titles[reading]}: {_counts(by_site)}" for reading, by_site in labels.items())]
+        few = [FEW] if self.base.count < ENOUGH else []
+        lines = [head, *few, *(f"{titles[reading]}: {_counts(by_site)}" for reading, by_site in labels.items())]
         needed = [
             count
             for name, counts in self.images(alpha, tolerance).items()

@@ -83,10 +83,11 @@ def class_damage(
     """
     if not all("class_accuracy" in frame and len(frame) for frame in (before, after)):
         return []
-    before, after = (frame[frame["class_accuracy"].notna()] for frame in (before, after))
-    changes = class_changes(before, after, classes)
-    if not len(changes):
+    # Networks that answer something else than classes have none, or an empty list.
+    before, after = (frame[frame["class_accuracy"].str.len().gt(0)] for frame in (before, after))
+    if not (len(before) and len(after)):
         return []
+    changes = class_changes(before, after, classes)
     name = str(method if method in set(changes["method"]) else changes["method"].iloc[0])
     of_method = changes[changes["method"] == name]
     sparsity = _first_fall(of_method) if sparsity is None else sparsity

@@ -254,6 +254,6 @@ def _said(frame: DataFrame, base: float) -> str:
     parts = []
     for method in dict.fromkeys(frame["method"]):
         means = frame[frame["method"] == method].groupby("sparsity")["accuracy"].mean()
-        good = means[means >= base - 0.01]
+        good = means[(means >= base - 0.01).cummin()]  # as far as no smaller part costs more
         parts.append(f"{method} {formatted(100 * good.index.max(), '.4g')} %" if len(good) else f"{method} none")
     return f"The greatest part that can be removed at a cost of at most one point of accuracy: {', '.join(parts)}."

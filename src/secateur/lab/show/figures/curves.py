@@ -183,7 +183,8 @@ def _curve(
     *,
     share: bool | None = None,
 ) -> None:
-    runs = history.groupby(step)[column]
+    # A history without accuracies holds None.
+    runs = history.assign(**{column: history[column].astype(float)}).groupby(step)[column]
     mean, least, most, n = runs.mean(), runs.min(), runs.max(), runs.count()
     every = max(1, len(mean) // 40)  # markers on more points would be a thick line
     (line,) = axes.plot(
