@@ -258,7 +258,7 @@ def test_missing_files(saved: Path, name: str) -> None:
 def test_a_missing_folder_and_a_file_in_its_place(tmp_path: Path) -> None:
     refuse(tmp_path / "nowhere", "not found")
     (tmp_path / "file").write_text("x")
-    refuse(tmp_path / "file", "secateur.json")
+    refuse(tmp_path / "file", "is a file; pass a folder")
 
 
 @pytest.mark.parametrize("name", [MODEL, EDITS, MANIFEST])

@@ -25,7 +25,7 @@ from secateur.stream import (
     walk,
 )
 from secateur.train import Recovery, TrainOptions
-from secateur.types import CutError, InputError, UnknownNameError
+from secateur.types import InputError, UnknownNameError
 
 
 def text(sequences: int, length: int = 20, seed: int = 1) -> torch.Tensor:
@@ -141,9 +141,9 @@ def test_any_criterion_takes_neurons_and_whole_groups_of_heads(criterion: object
     assert small(tokens).shape == (4, 20, 11)
 
 
-def test_dimensions_that_the_code_does_not_let_go_are_refused() -> None:
-    """This decoder reads queries, keys and values by one size of a head."""
-    with pytest.raises(CutError, match="A size is written into its code"):
+def test_dimensions_that_the_code_does_not_let_go_are_no_units() -> None:
+    """This decoder reads queries, keys and values by one size of a head, which is the attention's temperature, too."""
+    with pytest.raises(UnknownNameError, match="unknown unit or site of a block 'head dimension'"):
         walk(decoder(), text(4), CutUnits({"head dimension": 0.5}))
 
 

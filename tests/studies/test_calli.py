@@ -321,6 +321,7 @@ def test_mobile_says_plainly_where_a_cut_is_not_faster() -> None:
     rows = [
         {
             "kind": "mobile",
+            "id": name,
             "sparsity": 0.5,
             "runtime": name,
             "speedup": speedup,
@@ -331,9 +332,9 @@ def test_mobile_says_plainly_where_a_cut_is_not_faster() -> None:
     ]
     refused = {**rows[0], "runtime": "litert", "problem": "LiteRT has no way to compute aten.lu"}
     frame = DataFrame([*({**row, "problem": ""} for row in rows), refused])
-    part = Part(
-        "digits", "conv-2", frame, frame, frame, SimpleNamespace(options={"runtimes": ["eager", "openvino"]}), None
-    )  # type: ignore[arg-type]
+    store = SimpleNamespace(get=lambda _id: SimpleNamespace(metrics=rows[0]))
+    results = SimpleNamespace(options={"runtimes": ["eager", "openvino"]}, store=store)
+    part = Part("digits", "conv-2", frame, frame, frame, results, None)  # type: ignore[arg-type]
     assert mobile._words(part) == [
         "50% of the channels cut, 4.00 times fewer MACs: times as fast in eager 0.90, ncnn 2.00.",
         "Pruning did NOT make it faster in eager.",

@@ -22,6 +22,7 @@ def try_model(model: nn.Module, batch: SampleBatch, what: str) -> Any:
     Raises:
         InputError: the model raises something, which is then the cause.
 
+    >>> import torch
     >>> try_model(nn.Linear(2, 1), SampleBatch(torch.zeros(1, 2).half()), "evaluate")
     Traceback (most recent call last):
     secateur.types.InputError: evaluate: the model does not take inputs of shape (1, 2) and torch.float16: RuntimeError: \
@@ -89,6 +90,7 @@ def try_loss(model: nn.Module, batch: SampleBatch, loss: Loss, what: str) -> Any
 def _shapes(values: Any) -> Any:
     """Shapes and types in words, of one tensor or of several.
 
+    >>> import torch
     >>> _shapes(torch.zeros(2, 3)), _shapes({"ids": torch.zeros(2), "cache": None})
     ('shape (2, 3) and torch.float32', {'ids': 'shape (2,) and torch.float32', 'cache': None})
     """
