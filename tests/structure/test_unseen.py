@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import secateur as sc
 from oracle import unseen
 from oracle.unseen import InputDraw, draw_inputs
 from secateur.structure import channels, cut
@@ -163,3 +164,21 @@ def test_draws() -> None:
     assert torch.equal(same["ids"], torch.tensor([[3, 5, 7]] * 3))
     again = draw_inputs(example, InputDraw(batch=3, same_words=True))
     assert torch.equal(same["x"], again["x"])
+
+
+def test_one_channel_repeated_to_three_is_cut_behind_the_repetition() -> None:
+    """The number of channels that a picture is repeated to stands in the code: it stays, and the model a module."""
+
+    class Gray(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+            self.last = nn.Linear(8, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.last(self.second(self.first(x.repeat(1, 3, 1, 1)).relu()).relu().mean((2, 3)))
+            return y
+
+    result = sc.prune(Gray().eval(), torch.randn(2, 1, 12, 12), sparsity=0.5, latency=False)
+    assert type(result.model) is Gray
+    assert (result.model.first.in_channels, result.model.first.out_channels) == (3, 4)

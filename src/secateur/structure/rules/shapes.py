@@ -148,18 +148,8 @@ def repeat(call: Call) -> Value:
     for dim, size in enumerate(call.shape):
         old = x.axes[dim - extra] if dim >= extra else fixed(1)
         times = size // old.size if old.size else 0
-        axes.append(old if times == 1 else product(_repeated(call, old, times), old))
-    return Value(tuple(axes), x.zero and not any(_spread(x, call.shape, extra)))
-
-
-def _spread(x: Value, shape: Sequence[int], extra: int) -> list[bool]:
-    """Whether each dimension repeats one entry alone, so that none of its places is zero by itself."""
-    return [(d < extra or x.axes[d - extra].size == 1) and size > 1 for d, size in enumerate(shape)]
-
-
-def _repeated(call: Call, old: Axis, times: int) -> Axis:
-    """What a repetition adds: of one entry, an axis of the size of what it meets later, as when it is expanded."""
-    return Atom(times) if old.size == 1 and times > 1 else fixed(times, f"repeated at {call.reason}")
+        axes.append(old if times == 1 else product(fixed(times, f"repeated at {call.reason}"), old))
+    return Value(tuple(axes), x.zero)
 
 
 @rule("repeat_interleave")
@@ -169,8 +159,8 @@ def repeat_interleave(call: Call) -> Value | list[Value]:
         return freeze_all(call, "repeated by the data")
     dim = call["dim"] % len(x.axes)
     axes = list(x.axes)
-    axes[dim] = product(axes[dim], _repeated(call, axes[dim], call["repeats"]))
-    return Value(tuple(axes), x.zero and not any(_spread(x, call.shape, 0)))
+    axes[dim] = product(axes[dim], fixed(call["repeats"], f"repeated at {call.reason}"))
+    return Value(tuple(axes), x.zero)
 
 
 @rule("cat", "concat", "concatenate")
