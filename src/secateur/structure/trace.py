@@ -144,7 +144,8 @@ def trace(
         uses = watch(model, *_fresh(args, kwargs))
     with evaluating(model):
         exported = _export(model, args, kwargs, uses, as_it_runs)
-        if not known_to_run and answers_otherwise(model, exported, answers, args, kwargs):
+        may_differ = not (known_to_run or exported.as_it_runs)
+        if may_differ and answers_otherwise(model, exported, answers, args, kwargs):
             # Where it makes no difference what the code hears, the two differ by design, as with padded places in fast paths.
             with suppress(Exception):
                 other = _export(model, args, kwargs, uses, as_it_runs=True)
