@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
 import secateur as sc
@@ -46,3 +47,28 @@ def test_a_plain_model_can_be_had_as_a_graph_and_saved(tmp_path: Path) -> None:
     again = sc.load(result.save(tmp_path / "small"), model)
     x = torch.randn(4, 3)
     assert torch.equal(again(x), result.model(x))
+
+
+class ListedTwice(nn.Module):
+    """Returns the list of its features under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.fc = nn.Linear(3, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> dict[str, object]:
+        hidden = self.stem(x).relu()
+        features = [self.fc(hidden.view(-1, 2, 4).flatten(1)), x]
+        return {"first": {"features": features}, "second": {"features": features}}
+
+
+def test_a_list_that_is_returned_twice_is_two_in_a_graph() -> None:
+    torch.manual_seed(0)
+    model, x = ListedTwice().eval(), torch.randn(2, 3)
+    sites = sc.channels(model, x)
+    keep = sc.select(sc.criteria.Magnitude()(model, sites), 0.5, scope="layer", sites=sites)
+    graph = sc.cut(model, sites, keep, form="graph")
+    answers, expected = graph(x), sc.mask(model, sites, keep)(x)
+    assert graph.get_parameter("fc.weight").shape == (2, 4)
+    for name in ("first", "second"):
+        torch.testing.assert_close(answers[name]["features"], expected[name]["features"])
