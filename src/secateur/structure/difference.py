@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from secateur.trees import tensors_within
 
@@ -46,16 +45,16 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def compared_tensors(outputs: Any) -> list[Tensor]:
-    """Return the numbers in a model's outputs, whatever holds them, as often as they stand there.
+    """Return the numbers in a model's outputs, whatever holds them, each tensor once.
 
-    A list that a module returns twice is two lists in what its graph returns.
+    A list that a module returns twice is two lists of the same tensors in what its graph returns.
 
     >>> features = [torch.ones(1)]
-    >>> compared_tensors((features, features))
-    [tensor([1.]), tensor([1.])]
+    >>> compared_tensors((features, list(features)))
+    [tensor([1.])]
     """
-    leaves = pytree.tree_leaves(outputs)
-    return [tensor for leaf in leaves for tensor in tensors_within(leaf) if tensor.dtype is not torch.bool]
+    once = {id(tensor): tensor for tensor in tensors_within(outputs)}
+    return [tensor for tensor in once.values() if tensor.dtype is not torch.bool]
 
 
 def is_usable(outputs: Any) -> bool:
