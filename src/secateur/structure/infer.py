@@ -72,7 +72,7 @@ def infer(graph: Graph) -> Structure:
         solver.freeze_statistics("a statistic in a model of packed sequences")
     for traced in [region.graph for region in graph.regions] or [graph]:
         if traced.uses is not None:
-            if graph.of_example:  # of which no graph is ever written
+            if graph.without_form:
                 tie_read_sizes(traced.uses, solver.values)
             freeze_temperatures(traced.uses, solver.values, solver.ties)
     order = _first_use(graph)

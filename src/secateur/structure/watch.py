@@ -70,6 +70,8 @@ class _Watch(UseLog):
         if not self.open or not numbers or any(type(n) is not int for n in numbers):
             return value
         self.uses.read.add(origin)
+        if type(value) is int:
+            self.uses.values[origin] = value
         carriers = [self._hand_out(n, origin) for n in numbers]
         return carriers[0] if type(value) is int else type(value)(carriers)
 
