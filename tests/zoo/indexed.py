@@ -196,6 +196,24 @@ class RowsByTheirKind(nn.Module):
         return answer
 
 
+@toy(TOYS, "rows_in_their_order", sequence())
+class RowsInTheirOrder(nn.Module):
+    """Steps are put in an order that is repeated for all units, as often as there are of them; heads are masked alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.rank, self.head = nn.Linear(8, 12), nn.Linear(8, 1), nn.Linear(12, 3)
+        self.heads, self.gate = 4, nn.Linear(8, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        order = self.rank(x).argsort(1)
+        h, gate = self.stem(x), self.gate(x)
+        h = h.gather(1, order.repeat(1, 1, h.shape[2])).view(*x.shape[:2], self.heads, -1)
+        ahead = (order > 2).unsqueeze(2).repeat(1, 1, self.heads, 1)
+        y: Tensor = self.head(h.masked_fill(ahead, 0.0).flatten(2) * gate.tanh())
+        return y
+
+
 @toy(TOYS, "windows_written", lambda: (torch.randn(2, 6, 8),))
 class WindowsWritten(nn.Module):
     """Steps that are computed apart are written into one tensor at their places."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import gcd, inf, lcm
@@ -13,6 +14,7 @@ from torch import Tensor, fx
 from torch.fx import Node
 
 from secateur.structure.axes import Atom, atoms, fixed, freeze, is_fixed, positions, product
+from secateur.structure.carriers import Dimension, Uses
 from secateur.structure.ops import bind, is_view, writes
 from secateur.structure.outputs import dependent
 from secateur.structure.read_sizes import tie_read_sizes
@@ -68,6 +70,7 @@ def infer(graph: Graph) -> Structure:
         solver.run(graph.graph, {}, "the model's output")
     solver.freeze_what_leaves()
     solver.freeze_what_nothing_reads()
+    solver.freeze_what_nothing_makes()
     if graph.packed:
         solver.freeze_statistics("a statistic in a model of packed sequences")
     for traced in [region.graph for region in graph.regions] or [graph]:
@@ -90,7 +93,7 @@ class _Solver:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.ties = Ties()
+        self.ties = Ties(counted=_counted(graph))
         self.values: dict[Node, Any] = {}
         self.tensors: dict[str, Value] = {}
         self._shared: dict[int, Value] = {}
@@ -132,6 +135,17 @@ class _Solver:
                 for atom in atoms(axis):
                     if atom not in read and name in self.graph.state:
                         freeze(atom, "no example reads it")
+
+    def freeze_what_nothing_makes(self) -> None:
+        """Freeze what weights read and none makes, such as the channels that a grey picture is repeated to."""
+        members: defaultdict[Atom, list[tuple[str, int]]] = defaultdict(list)
+        for name, value in self.tensors.items():
+            for dim, axis in enumerate(value.axes):
+                for atom in atoms(axis):
+                    members[atom].append((name, dim))
+        for atom, dimensions in members.items():
+            if all(self.ties.roles.get(dimension) == {"in"} for dimension in dimensions):
+                freeze(atom, "no weight makes it")
 
     def freeze_statistics(self, because: str) -> None:
         """Freeze what statistics are taken over, where the graph could not be run to verify them."""
@@ -216,6 +230,16 @@ class _Solver:
         if not isinstance(traced_output, (Tensor, list, tuple)):
             return None
         return freeze_all(call, f"no rule for {name}" if call.values() else "made in the forward pass")
+
+
+def _counted(graph: Graph) -> frozenset[Dimension]:
+    """The dimensions whose size comes from an attribute or a shape, by every name of the module that sets it."""
+    uses = graph.uses or Uses()
+    dimensions = {d for dims in (*uses.sizes.values(), *uses.copied.values()) for d in dims}
+    names: defaultdict[str, list[str]] = defaultdict(list)
+    for name, first in uses.first_names.items():
+        names[first].append(name)
+    return frozenset(replace(d, path=name) for d in dimensions for name in (d.path, *names[d.path]))
 
 
 def _tensor_value(name: str, tensor: Tensor, parameter: bool) -> Value:
