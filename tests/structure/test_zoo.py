@@ -80,6 +80,7 @@ LEAST_UNITS = {
     "convolutional_lstm": 6 + 10,
     "glu_mlp": 20,
     "fused_qkv": 4 + 32,
+    "lengths_in_a_mapping": 4 + 6,
     "rotated_halves": 4 + 4 + 32,
     "spectral_layers": 24 + 16,
     "overlapping_chunks": 4 + 4 + 6 + 8,

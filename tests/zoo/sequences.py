@@ -180,6 +180,32 @@ class OverlappingChunks(nn.Module):
         return y
 
 
+class Apart(nn.Module):
+    """Takes the last dimension apart by lengths that it holds in a mapping, and reads as pairs."""
+
+    def __init__(self, **lengths: int) -> None:
+        super().__init__()
+        self.lengths = lengths
+        self._pairs = tuple(lengths.items())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, [*(length for _, length in self._pairs), -1])
+
+
+@toy(TOYS, "lengths_in_a_mapping", sequence())
+class LengthsInAMapping(nn.Module):
+    """Attention whose heads a layer without weights knows by name, as layers that rearrange by a pattern do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.apart, self.head = nn.Linear(8, 3 * 4 * 6), Apart(parts=3, heads=4), nn.Linear(24, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.apart(self.qkv(x)).permute(2, 0, 3, 1, 4)
+        y: Tensor = self.head(((q @ k.mT * 0.4).softmax(-1) @ v).transpose(1, 2).flatten(2))
+        return y
+
+
 @toy(TOYS, "grouped_query", sequence(features=16))
 class GroupedQueryAttention(nn.Module):
     """Four query heads share two heads of keys and values, which are repeated; biases on the queries alone."""

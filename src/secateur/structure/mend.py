@@ -15,6 +15,7 @@ from secateur.randomness import private_draws
 from secateur.state import evaluating, first_names
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.carriers import Attribute, Uses
+from secateur.structure.held import mapped_numbers
 from secateur.structure.infer import Structure
 from secateur.structure.literals import size_changes
 from secateur.structure.rules import Value, op_name
@@ -240,13 +241,16 @@ def _group_counts(model: nn.Module, structure: Structure, keep: Mapping[Atom, Te
 
 @dataclass(frozen=True)
 class Guess:
-    """An attribute that holds a size which changes where its module's forward uses it; `seen` to set that very size."""
+    """An attribute that holds a size which changes where its module's forward uses it; `seen` to set that very size.
+
+    What torch's own layers and mappings hold is `unwatched`: nothing was seen of its use.
+    """
 
     path: str
     attribute: str
     value: int | list[int]
     kind: str
-    of_torch: bool = False
+    unwatched: bool = False
     seen: bool = False
 
 
@@ -290,7 +294,7 @@ def _choices(uses: Uses, guesses: list[Guess]) -> list[set[tuple[str, str]]]:
     lost = {
         (g.kind, g.attribute)
         for g in guesses
-        if not g.of_torch and not uses.only_sizes(_watched(uses, g.path, g.attribute))
+        if not g.unwatched and not uses.only_sizes(_watched(uses, g.path, g.attribute))
     }
     unlikely = {k for k in kinds if UNLIKELY.search(k[1])} - lost - {(g.kind, g.attribute) for g in guesses if g.seen}
     likely = set(kinds) - unlikely - lost
@@ -375,7 +379,7 @@ def _guesses(
 ) -> list[Guess]:
     modules = dict(model.named_modules(remove_duplicate=False))
     holders = {
-        path: {name: value for name, value in vars(module).items() if may_change(module, path, name)}
+        path: {n: value for n, value in vars(module).items() if may_change(module, path, n)} | mapped_numbers(module)
         for path, module in modules.items()
     }
     new_sizes_by_path: dict[str, dict[int, set[int]]] = {}
@@ -411,5 +415,6 @@ def _module_guesses(
         if not any(_holds(value, old) for old in settled):
             continue
         new = settled[value] if isinstance(value, int) else [settled.get(v, v) for v in value]
-        guesses.append(Guess(path, name, new, type(module).__qualname__, _is_of_torch(module)))
+        unwatched = _is_of_torch(module) or name in mapped_numbers(module)
+        guesses.append(Guess(path, name, new, type(module).__qualname__, unwatched))
     return guesses
