@@ -318,7 +318,8 @@ class WidthOfTheInput(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.table, self.attention = nn.Embedding(11, 16), _ReadsItsWidth()
+        self.table = nn.Embedding(11, 16)
+        self.attention: nn.Module = _ReadsItsWidth()
         self.mlp, self.head = nn.Sequential(nn.Linear(16, 20), nn.GELU(), nn.Linear(20, 16)), nn.Linear(16, 3)
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -189,7 +189,7 @@ class Apart(nn.Module):
         self._pairs = tuple(lengths.items())
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, [*(length for _, length in self._pairs), -1])
+        return x.view(*x.shape[:-1], *(length for _, length in self._pairs), -1)
 
 
 @toy(TOYS, "lengths_in_a_mapping", sequence())
