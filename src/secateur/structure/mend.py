@@ -353,7 +353,7 @@ def _uses(model: nn.Module, structure: Structure) -> Uses:
     if graph.uses is not None:
         return graph.uses
     with evaluating(model), private_draws():
-        return watch(model, graph.args, graph.kwargs) or Uses()
+        return watch(model, graph.args, graph.kwargs)[0] or Uses()
 
 
 def _watched(uses: Uses, path: str, name: str) -> Attribute:

@@ -19,7 +19,7 @@ from secateur.structure.infer import Structure, infer
 from secateur.structure.rules import Value, op_name
 from secateur.structure.sites import write_zeros, zeros
 from secateur.structure.stand_in import DOUBLE, run_substituted
-from secateur.structure.trace import exported_like, trace
+from secateur.structure.trace import AsBefore, exported_like, trace
 from secateur.types import Keep, Site, Sites, VerificationError
 
 __all__ = ["Reference", "Statistics"]
@@ -83,8 +83,8 @@ class Reference:
         """
         args, kwargs = as_typed(inputs, self.inputs)
         graph = None if self.structure is None else self.structure.graph
-        ways = {} if graph is None else exported_like(graph)
-        return infer(trace(self.model, args or kwargs, quick=False, **ways))
+        as_before = exported_like(graph) if graph else AsBefore(compared=False, as_it_runs=False)
+        return infer(trace(self.model, args or kwargs, quick=False, **as_before))
 
     def _statistics(self, structure: Structure | None) -> Statistics | None:
         if structure is None:
