@@ -20,7 +20,7 @@ from secateur.structure.configs import edits_of
 from secateur.structure.cutting import Plan, apply_plan
 from secateur.structure.fitting import fitting_sizes
 from secateur.structure.mend import Edits
-from secateur.types import InputError, Keep, Site, Sites, VerificationError
+from secateur.types import InputError, Keep, Sites, VerificationError
 from secateur.untouched import copied
 from secateur.wrappers import check_module
 
@@ -111,7 +111,7 @@ def drop_experts(model: nn.Module, tokens: Tokens, count: int, *, mask: Tensor |
         small = apply_plan(model, plan)
         apart = _difference(model, small, routings, keep, ids[:4])
         if apart <= ALIKE:
-            sites = Sites({n: Site(n, "channel", tuple(m.shape), (), unit="expert") for n, m in keep.items()})
+            sites = Sites.of_masks(keep, "channel", "expert")
             method, history = Method("router-weighted"), ExpertHistory(scores)
             return Result(small, model, sites, keep, (Cut(plan),), method, history=history, inputs=ids[:1])
     raise VerificationError(

@@ -29,7 +29,7 @@ from secateur.structure.cutting import Plan, cut_with_plan, make_plan, set_attri
 from secateur.structure.fitting import fitting_sizes, set_config
 from secateur.structure.flow import Flow
 from secateur.structure.mend import Edits
-from secateur.types import ExampleInputs, Keep, Site, Sites, VerificationError
+from secateur.types import ExampleInputs, Keep, Sites, VerificationError
 from secateur.untouched import copied
 from secateur.wrappers import check_module
 
@@ -136,7 +136,7 @@ def walk(
     if held_out is not None:
         history = replace(history, after=perplexity(small, held_out))
         _warn_of_a_loud_cut(history, step)
-    sites = Sites({name: Site(name, "channel", tuple(mask.shape), ()) for name, mask in keep.items()})
+    sites = Sites.of_masks(keep, "channel", "channel")
     inputs = check_tokens(tokens, mask, "walk")[0][:1]
     return Result(small, model, sites, keep, (Cut(plan),), Method("walk"), history=history, inputs=inputs)
 
