@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from secateur.calls import usual
 from secateur.checks import check_listed, check_name, check_whole
 from secateur.edits import Shallower
 from secateur.measure.language import Tokens, check_tokens, perplexity, run_on_tokens
 from secateur.result import Method, Result
-from secateur.state import device_of, evaluating, usual
+from secateur.state import device_of, evaluating
 from secateur.stream.blocks import block_container, twin
 from secateur.stream.history import DepthHistory
 from secateur.structure.depth import Skip

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from secateur.calls import usual
 from secateur.checks import check_whole
 from secateur.deadline import check_time
 from secateur.edits import Cut
 from secateur.labelled import logits_of
 from secateur.measure.language import Tokens, check_tokens, run_on_tokens
 from secateur.result import Method, Result
-from secateur.state import device_of, evaluating, usual
+from secateur.state import device_of, evaluating
 from secateur.stream.history import ExpertHistory
 from secateur.stream.routing import Routing, find_routings, routed_pass, routing_only
 from secateur.structure.configs import edits_of

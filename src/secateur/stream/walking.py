@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.calls import usual
 from secateur.deadline import check_time
 from secateur.edits import Cut
 from secateur.labelled import SampleBatch
 from secateur.measure.language import Tokens, check_tokens, perplexity
 from secateur.repair.beside import Beside
 from secateur.result import Method, Result
-from secateur.state import device_of, own_tensors, usual
+from secateur.state import device_of, own_tensors
 from secateur.stream.blocks import Recorded, block_container, record, twin
 from secateur.stream.history import WalkHistory
 from secateur.stream.slots import PREFIX, CallFrame, Slot, kind_of

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from secateur.calls import usual
 from secateur.checks import check_name, check_number
 from secateur.randomness import private_draws
-from secateur.state import evaluating, usual
+from secateur.state import evaluating
 from secateur.structure.attention import free_attention
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.cases import Cases
