@@ -21,8 +21,9 @@ from secateur.structure.cases import Cases
 from secateur.structure.configs import config_edits
 from secateur.structure.depth import BlockStructure, removed_blocks, skipping
 from secateur.structure.graph import graph_form, graph_structure, require_shapes
+from secateur.structure.guesses import proposals
 from secateur.structure.infer import Structure
-from secateur.structure.mend import Edits, edits, proposals
+from secateur.structure.mend import Edits, edits
 from secateur.structure.optimizer import carry_over, check_optimizer
 from secateur.structure.reference import Reference
 from secateur.structure.sites import check_keep, check_same_model
