@@ -10,18 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from secateur.calls import usual
 from secateur.checks import check_name, check_number
 from secateur.randomness import private_draws
-from secateur.state import evaluating, usual
+from secateur.state import evaluating
 from secateur.structure.attention import free_attention
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.cases import Cases
 from secateur.structure.configs import config_edits
 from secateur.structure.depth import BlockStructure, removed_blocks, skipping
 from secateur.structure.graph import graph_form, graph_structure, require_shapes
+from secateur.structure.guesses import proposals
 from secateur.structure.held import held, hold
 from secateur.structure.infer import Structure
-from secateur.structure.mend import Edits, edits, proposals
+from secateur.structure.mend import Edits, edits
 from secateur.structure.optimizer import carry_over, check_optimizer
 from secateur.structure.reference import Reference
 from secateur.structure.sites import check_keep, check_same_model

@@ -158,7 +158,7 @@ def graph_structure(model: nn.Module, graph: Graph, any_batch: bool) -> Structur
     if any_batch:
         args, kwargs = pytree.tree_map_only(Tensor, _twice, (args, kwargs))
     ways = exported_like(graph)
-    ways["known_to_run"] = ways["known_to_run"] and not any_batch
+    ways["compared"] = ways["compared"] and not any_batch
     return infer(trace(model, args or kwargs, quick=False, **ways))
 
 

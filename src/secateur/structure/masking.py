@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from secateur.calls import usual
 from secateur.checks import check_name
-from secateur.state import usual
 from secateur.structure.reference import Reference, Statistics
 from secateur.structure.sites import with_zeros
 from secateur.structure.whole import WholeCases, interpreted
