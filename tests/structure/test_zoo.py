@@ -81,6 +81,7 @@ LEAST_UNITS = {
     "glu_mlp": 20,
     "fused_qkv": 4 + 32,
     "lengths_in_a_mapping": 4 + 6,
+    "rows_of_sizes": 12 + 12 + 6,
     "rotated_halves": 4 + 4 + 32,
     "spectral_layers": 24 + 16,
     "overlapping_chunks": 4 + 4 + 6 + 8,

@@ -206,6 +206,24 @@ class LengthsInAMapping(nn.Module):
         return y
 
 
+@toy(TOYS, "rows_of_sizes", image())
+class RowsOfSizes(nn.Module):
+    """Two lists of sizes in which the same number stands for another width each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.hidden = nn.Conv2d(3, 12, 4, stride=4), nn.Linear(12, 12)
+        self.maps, self.rows = [4, 4, 12], [1, 16, 12]
+        self.conv, self.head = nn.Conv2d(12, 6, 3, padding=1), nn.Linear(6 + 12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        maps = x.reshape([x.size(0), *self.maps]).permute(0, 3, 1, 2)
+        rows = self.hidden(x).relu().flatten(1).view([x.size(0), *self.rows])
+        y: Tensor = self.head(torch.cat([self.conv(maps).relu().mean((2, 3)), rows.mean((1, 2))], 1))
+        return y
+
+
 @toy(TOYS, "grouped_query", sequence(features=16))
 class GroupedQueryAttention(nn.Module):
     """Four query heads share two heads of keys and values, which are repeated; biases on the queries alone."""
