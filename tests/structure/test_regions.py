@@ -224,6 +224,8 @@ def test_attributes_of_one_value_are_told_apart(site: str) -> None:
 def test_a_number_that_stands_in_two_rows_of_sizes_is_told_apart() -> None:
     model, inputs = build("rows_of_sizes")
     sites = sc.channels(model, inputs)
-    keep = {name: torch.arange(sites[name].size) >= number for number, name in enumerate(("patches", "hidden"), start=1)}
+    keep = {
+        name: torch.arange(sites[name].size) >= number for number, name in enumerate(("patches", "hidden"), start=1)
+    }
     cut = sc.cut(model, sites, keep, form="module")
     assert (cut.maps, cut.rows) == ([4, 4, 11], [1, 16, 10])

@@ -109,7 +109,9 @@ def _sized(
             for (path, name), size in sizes_by_key.items()
         }
         others = [known.pop((g.path, g.attribute), g) for g in guesses]
-        yield others + [g for g in known.values() if differs(getattr(model.get_submodule(g.path), g.attribute), g.value)]
+        yield others + [
+            g for g in known.values() if differs(getattr(model.get_submodule(g.path), g.attribute), g.value)
+        ]
 
 
 def _seen_sizes(

@@ -21,7 +21,7 @@ from secateur.structure.read_sizes import tie_read_sizes
 from secateur.structure.rules import RULES, Call, Ties, Value, fixed_value, freeze_all, op_name
 from secateur.structure.temperature import HEAD_DIMENSION, freeze_temperatures
 from secateur.structure.trace import Graph
-from secateur.types import Member, Role, Site, layer_of
+from secateur.types import OUTPUT, Member, Role, Site, layer_of
 
 __all__ = ["Structure", "attribute", "infer"]
 
@@ -67,7 +67,7 @@ def infer(graph: Graph) -> Structure:
         for region in graph.regions:
             solver.run(region.graph.graph, {}, f"it leaves {region.path}, and what takes it cannot be traced")
     else:
-        solver.run(graph.graph, {}, "the model's output")
+        solver.run(graph.graph, {}, OUTPUT)
     solver.freeze_what_leaves()
     solver.freeze_what_nothing_reads()
     solver.freeze_what_nothing_makes()
