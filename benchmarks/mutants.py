@@ -372,12 +372,6 @@ def table(mutants: list[Mutant]) -> str:
     return "\n".join(lines)
 
 
-def preload() -> None:
-    """Import what all children need, once."""
-    import torch._dynamo
-    import torch.export  # noqa: F401
-
-
 def options_of(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -409,7 +403,7 @@ def run_all(todo: list[Mutant], options: argparse.Namespace) -> None:
 
     options.results.parent.mkdir(parents=True, exist_ok=True)
     sys.dont_write_bytecode = True
-    for room in dict.fromkeys(mutant.room for mutant in todo):
+    for room, _ in reversed(Counter(mutant.room for mutant in todo).most_common()):  # the smallest first
         with tempfile.TemporaryDirectory() as temporary:
             copy = Path(temporary) / "src"
             shutil.copytree(ROOT / "src", copy, ignore=shutil.ignore_patterns("__pycache__"))
