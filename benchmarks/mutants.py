@@ -42,6 +42,8 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.And: ast.Or, ast.Or: ast.And,
 }  # fmt: skip
 FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
+LEFT_OUT = {"strict", "init", "repr", "compare", "kw_only"}
+"""Arguments of `zip` and of a dataclass's `field`."""
 FAULT = 99
 MODULE = 0
 """The line that stands for what no function holds; every test that comes into the file concerns it."""
@@ -66,12 +68,15 @@ class Mutant:
 def places(tree: ast.Module) -> Iterator[tuple[ast.AST, int]]:
     """What can be changed, and the first line of the function around it.
 
-    Left out are asserts, imports for types, and what decorates: that a dataclass is frozen or compared is seen by no outcome.
+    Left out are asserts, a zip's `strict` among them, imports for types, and what decorates: that a dataclass is frozen or compared,
+    or a field of it shown, is seen by no outcome.
     """
     stack: list[tuple[ast.AST, int]] = [(tree, MODULE)]
     while stack:
         node, line = stack.pop()
         if isinstance(node, ast.Assert) or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)):
+            continue
+        if isinstance(node, ast.keyword) and node.arg in LEFT_OUT:
             continue
         if can_change(node):
             yield node, line
