@@ -27,6 +27,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from math import sqrt
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType
@@ -45,8 +46,8 @@ FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 LEFT_OUT = {"strict", "init", "repr", "compare", "kw_only"}
 """Arguments of `zip` and of a dataclass's `field`."""
 FAULT = 99
-MODULE = 0
-"""The line that stands for what no function holds; every test that comes into the file concerns it."""
+MODULE = ""
+"""The name that stands for what no function holds; every test that comes into the file concerns it."""
 
 
 @dataclass(frozen=True)
@@ -65,33 +66,33 @@ class Mutant:
 # The places that can be changed
 
 
-def places(tree: ast.Module) -> Iterator[tuple[ast.AST, int]]:
-    """What can be changed, and the first line of the function around it.
+def places(tree: ast.Module) -> Iterator[tuple[ast.AST, str]]:
+    """What can be changed, and the qualified name of the function around it.
 
     Left out are asserts, a zip's `strict` among them, imports for types, and what decorates: that a dataclass is frozen or compared,
     or a field of it shown, is seen by no outcome.
     """
-    stack: list[tuple[ast.AST, int]] = [(tree, MODULE)]
+    stack: list[tuple[ast.AST, str, str]] = [(tree, MODULE, "")]
     while stack:
-        node, line = stack.pop()
+        node, function, scope = stack.pop()
         if isinstance(node, ast.Assert) or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)):
             continue
         if isinstance(node, ast.keyword) and node.arg in LEFT_OUT:
             continue
         if can_change(node):
-            yield node, line
+            yield node, function
         if isinstance(node, FUNCTIONS):
             # Defaults are worked out where the function is made.
             defaults = [*node.args.defaults, *[value for value in node.args.kw_defaults if value]]
-            stack += [(child, line) for child in defaults]
-            line = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-            stack += [(child, line) for child in node.body]
+            stack += [(child, function, scope) for child in defaults]
+            name = scope + node.name
+            stack += [(child, name, f"{name}.<locals>.") for child in node.body]
         elif isinstance(node, ast.ClassDef):
-            stack += [(child, line) for child in node.body]
+            stack += [(child, function, f"{scope}{node.name}.") for child in node.body]
         elif isinstance(node, ast.AnnAssign):
-            stack += [(node.value, line)] if node.value else []
+            stack += [(node.value, function, scope)] if node.value else []
         else:
-            stack += [(child, line) for child in ast.iter_child_nodes(node)]
+            stack += [(child, function, scope) for child in ast.iter_child_nodes(node)]
 
 
 def can_change(node: ast.AST) -> bool:
@@ -118,12 +119,12 @@ def change(node: ast.AST) -> str:
     return f"line {getattr(node, 'lineno', '?')}: {before} → {ast.unparse(node)}"
 
 
-def mutated(file: Path, place: int) -> tuple[ast.Module, str, int]:
-    """A file with one place changed, what was done, and the function's first line."""
+def mutated(file: Path, place: int) -> tuple[ast.Module, str, str]:
+    """A file with one place changed, what was done, and the function's name."""
     tree = ast.parse(file.read_text())
-    node, line = list(places(tree))[place]
+    node, function = list(places(tree))[place]
     done = change(node)
-    return ast.fix_missing_locations(tree), done, line
+    return ast.fix_missing_locations(tree), done, function
 
 
 def sample(rooms: list[str], seed: int, count: int) -> list[Mutant]:
@@ -147,12 +148,12 @@ class Watch:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.tests = str(folder), {}  # type: tuple[str, dict[str, Any]]
-        self.called: set[tuple[str, int]] = set()
+        self.called: set[tuple[str, str]] = set()
 
     def trace(self, frame: FrameType, event: str, arg: object) -> None:
         code = frame.f_code
         if code.co_filename.startswith(self.folder):
-            self.called.add((code.co_filename[len(self.folder) + 1 :], code.co_firstlineno))
+            self.called.add((code.co_filename[len(self.folder) + 1 :], code.co_qualname))
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
@@ -191,11 +192,11 @@ def first_failure(items: list[pytest.Item]) -> str:
     return ""
 
 
-def tests_of(mutant: Mutant, line: int, tests: dict[str, Any], seconds: float) -> tuple[list[str], float]:
+def tests_of(mutant: Mutant, function: str, tests: dict[str, Any], seconds: float) -> tuple[list[str], float]:
     """The tests that call a mutant's function, the quickest first, as many as fit into the seconds; and how long they take."""
 
-    def concerns(calls: list[tuple[str, int]]) -> bool:
-        return any(file == mutant.file and line in (MODULE, first) for file, first in calls)
+    def concerns(calls: list[tuple[str, str]]) -> bool:
+        return any(file == mutant.file and function in (MODULE, name) for file, name in calls)
 
     names = sorted((name for name in tests if concerns(tests[name]["calls"])), key=lambda name: tests[name]["seconds"])
     total, within = 0.0, []
@@ -272,9 +273,10 @@ class Rooms:
             Path(self.alone).write_text(first_failure([items[name] for name in names if name in items]))
             return True
         tests = self.read_map(items)
-        if new := [item for name, item in items.items() if name not in tests]:
-            if in_child(lambda: self.write_map(new, tests), 7200) != 0:
-                raise SystemExit(f"a test in {new[0].path.parent} fails before anything is changed")
+        new = [item for name, item in items.items() if name not in tests]
+        for path, of_file in groupby(new, key=lambda item: item.path):
+            if in_child(lambda: self.write_map(list(of_file), tests), 7200) != 0:  # noqa: B023  (waited for)
+                raise SystemExit(f"a test of {path} fails before anything is changed")
             tests = self.read_map(items)
         for mutant in self.todo:
             self.run(mutant, tests, items)
@@ -298,8 +300,8 @@ class Rooms:
         """Run the tests that call a mutant's function on it, and write down what came of it."""
         began = time.monotonic()
         path = self.copy / "secateur" / mutant.file
-        tree, _, line = mutated(path, mutant.place)
-        names, expected = tests_of(mutant, line, tests, self.options.seconds)
+        tree, _, function = mutated(path, mutant.place)
+        names, expected = tests_of(mutant, function, tests, self.options.seconds)
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             told = Path(folder) / "failed"
 
@@ -320,14 +322,14 @@ class Rooms:
             try:
                 # Four times as long as without the change, and what it takes to import and collect.
                 limit = 60 + 4 * min(expected, self.options.seconds)
-                status = in_child(imported if line == MODULE else patched, limit) if names else 0
+                status = in_child(imported if function == MODULE else patched, limit) if names else 0
             finally:
                 path.write_text(before)
             begun, failed = told.exists(), told.read_text() if told.exists() else ""
         whole = expected <= self.options.seconds  # else some of its tests had no time
         outcome = "not reached" if not names else "ran on" if status is None else "survived" if whole else "undecided"
         if status or failed:
-            if line != MODULE and not begun:
+            if function != MODULE and not begun:
                 raise SystemExit(f"{mutant}: the function could not be given its new code")
             outcome = "killed"
         self.write(replace(mutant, outcome=outcome, seconds=round(time.monotonic() - began, 1), test=failed))

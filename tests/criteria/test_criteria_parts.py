@@ -54,7 +54,9 @@ def defaults_of(kind: type) -> dict[str, Any]:
 
 
 def test_the_defaults_are_those_of_the_scores_that_are_written_down() -> None:
-    made = {name: entry.make.func if isinstance(entry.make, partial) else entry.make for name, entry in CRITERIA.items()}
+    made = {
+        name: entry.make.func if isinstance(entry.make, partial) else entry.make for name, entry in CRITERIA.items()
+    }
     assert {name: defaults_of(kind) for name, kind in made.items()} == DEFAULTS  # type: ignore[arg-type]
     assert [entry.make.keywords for entry in CRITERIA.values() if isinstance(entry.make, partial)] == [
         {"p": 1},

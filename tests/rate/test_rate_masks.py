@@ -199,7 +199,7 @@ def test_bad_input(keeps: list[Keep], batches: Batches, message: str) -> None:
 
 def test_a_loss_that_is_no_mean_of_its_samples_losses_is_refused() -> None:
     model, data = hand_mlp(), [(torch.ones(2, 2), torch.tensor([0, 1]))]
-    with pytest.raises(InputError, match="^rate: .* plain mean of its samples' losses"):
+    with pytest.raises(InputError, match=r"^rate: .* plain mean of its samples. losses"):
         rate(model, channels(model, torch.ones(1, 2)), [{}], data, lambda z, y: cross_entropy(z, y, reduction="sum"))
 
 
