@@ -193,10 +193,15 @@ def first_failure(items: list[pytest.Item]) -> str:
 
 
 def tests_of(mutant: Mutant, function: str, tests: dict[str, Any], seconds: float) -> tuple[list[str], float]:
-    """The tests that call a mutant's function, the quickest first, as many as fit into the seconds; and how long they take."""
+    """The tests that call a mutant's function, the quickest first, as many as fit into the seconds; and how long they take.
+
+    A test that calls nothing looks at values: it concerns what no function holds.
+    """
 
     def concerns(calls: list[tuple[str, str]]) -> bool:
-        return any(file == mutant.file and function in (MODULE, name) for file, name in calls)
+        if function == MODULE:
+            return not calls or any(file == mutant.file for file, _ in calls)
+        return (mutant.file, function) in map(tuple, calls)
 
     names = sorted((name for name in tests if concerns(tests[name]["calls"])), key=lambda name: tests[name]["seconds"])
     total, within = 0.0, []
