@@ -5,8 +5,8 @@
 A mutant differs in one comparison, operator, number, truth value or `not`. The tests of a room (and its doctests) are collected
 once; each runs once, and says which functions it calls. Then a forked process for each mutant gives the changed function its new
 code, and runs the tests that call it, the quickest first, until one fails. What is changed outside of functions is imported anew.
-What has an outcome in the file of results is not run again, so that a run can be interrupted; `--again survived` runs those once
-more, after tests were written; `--table` prints what is in the file.
+What has an outcome in the file of results is not run again, so that a run can be interrupted; `--again survived` draws none, and runs
+those in the file once more that are still to be found in the code, after tests were written; `--table` prints what is in the file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from math import sqrt
@@ -36,6 +37,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "secateur"
 ROOMS = ["structure", "selection", "rate", "criteria", "solvers"]
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Is: ast.IsNot,
@@ -52,15 +54,20 @@ MODULE = ""
 
 @dataclass(frozen=True)
 class Mutant:
-    """One changed place of one file, and what came of it."""
+    """One changed place of one file, with the function and the line where it is, and what came of it."""
 
     room: str
     file: str
     place: int
+    where: str
     change: str
     outcome: str = ""
     seconds: float = 0.0
     test: str = ""
+
+    @property
+    def function(self) -> str:
+        return self.where.partition(":")[0]
 
 
 # The places that can be changed
@@ -116,28 +123,44 @@ def change(node: ast.AST) -> str:
         node.operand = ast.UnaryOp(ast.Not(), node.operand)
     elif isinstance(node, ast.Constant):
         node.value = (not node.value) if isinstance(node.value, bool) else node.value + 1  # type: ignore[operator]
-    return f"line {getattr(node, 'lineno', '?')}: {before} → {ast.unparse(node)}"
+    return f"{before} → {ast.unparse(node)}"
 
 
-def mutated(file: Path, place: int) -> tuple[ast.Module, str, str]:
-    """A file with one place changed, what was done, and the function's name."""
+def mutated(file: Path, place: int) -> tuple[ast.Module, str]:
+    """A file with one place changed, and the name of the function around it."""
     tree = ast.parse(file.read_text())
     node, function = list(places(tree))[place]
-    done = change(node)
-    return ast.fix_missing_locations(tree), done, function
+    change(node)
+    return ast.fix_missing_locations(tree), function
+
+
+def mutants_of(room: str, file: Path) -> list[Mutant]:
+    """All mutants of a file."""
+    each = places(ast.parse(file.read_text())) if file.exists() else ()
+    name = str(file.relative_to(SOURCE))
+    return [
+        Mutant(room, name, place, f"{function}:{getattr(node, 'lineno', '')}", change(deepcopy(node)))
+        for place, (node, function) in enumerate(each)
+    ]
 
 
 def sample(rooms: list[str], seed: int, count: int) -> list[Mutant]:
     """Mutants of the rooms, drawn from all places with the same chance."""
-    source = ROOT / "src" / "secateur"
-    files = [(room, file) for room in rooms for file in sorted((source / room).rglob("*.py"))]
-    table = [
-        Mutant(room, str(file.relative_to(source)), place, "")
-        for room, file in files
-        for place in range(len(list(places(ast.parse(file.read_text())))))
-    ]
+    files = [(room, file) for room in rooms for file in sorted((SOURCE / room).rglob("*.py"))]
+    table = [mutant for room, file in files for mutant in mutants_of(room, file)]
     random.Random(seed).shuffle(table)
-    return [replace(mutant, change=mutated(source / mutant.file, mutant.place)[1]) for mutant in table[:count]]
+    return table[:count]
+
+
+def relocated(mutants: Iterable[Mutant]) -> Iterator[Mutant]:
+    """The mutants at the places where they are now; those that are in the code no more have the outcome `gone`."""
+    by_file: dict[str, list[Mutant]] = {}
+    for mutant in mutants:
+        if mutant.file not in by_file:
+            by_file[mutant.file] = mutants_of(mutant.room, SOURCE / mutant.file)
+        alike = [m for m in by_file[mutant.file] if (m.function, m.change) == (mutant.function, mutant.change)]
+        now = min(alike, key=lambda m: abs(m.place - mutant.place), default=None)
+        yield replace(mutant, outcome="gone") if now is None else replace(mutant, place=now.place, where=now.where)
 
 
 # Which tests call which functions
@@ -305,7 +328,7 @@ class Rooms:
         """Run the tests that call a mutant's function on it, and write down what came of it."""
         began = time.monotonic()
         path = self.copy / "secateur" / mutant.file
-        tree, _, function = mutated(path, mutant.place)
+        tree, function = mutated(path, mutant.place)
         names, expected = tests_of(mutant, function, tests, self.options.seconds)
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             told = Path(folder) / "failed"
@@ -342,7 +365,7 @@ class Rooms:
     def write(self, mutant: Mutant) -> None:
         """Add an outcome to the file of results."""
         with self.options.results.open("a") as file:
-            file.write(json.dumps(asdict(mutant), ensure_ascii=False) + "\n")
+            file.write(line_of(mutant))
 
 
 def forget(copy: Path) -> None:
@@ -361,6 +384,11 @@ def read_results(file: Path) -> dict[tuple[str, int], Mutant]:
     return {(mutant.file, mutant.place): mutant for mutant in (Mutant(**json.loads(line)) for line in lines)}
 
 
+def line_of(mutant: Mutant) -> str:
+    """A line of the file of results."""
+    return json.dumps(asdict(mutant), ensure_ascii=False) + "\n"
+
+
 def wilson(hits: int, count: int) -> tuple[float, float]:
     """The 95 % interval of a share (Wilson)."""
     z, share = 1.96, hits / count
@@ -370,13 +398,13 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
 
 
 def table(mutants: list[Mutant]) -> str:
-    """The outcomes by room, in Markdown; a mutant on which the tests do not end is seen as well."""
+    """The outcomes by room, in Markdown; a mutant on which the tests do not end is seen as well, one whose code is gone is none."""
     lines = [
         "| room | mutants | killed | ran on | survived | undecided | not reached | seen (95 %) |",
         "| --- |" + " --- |" * 7,
     ]
     for room in [*dict.fromkeys(mutant.room for mutant in mutants), "all"]:
-        counts = Counter(mutant.outcome for mutant in mutants if room in (mutant.room, "all"))
+        counts = Counter(m.outcome for m in mutants if room in (m.room, "all") and m.outcome != "gone")
         total, seen = counts.total(), counts["killed"] + counts["ran on"]
         low, high = wilson(seen, total)
         cells = [room, total, *(counts[key] for key in ("killed", "ran on", "survived", "undecided", "not reached"))]
@@ -400,11 +428,14 @@ def options_of(arguments: list[str]) -> argparse.Namespace:
 def main() -> None:
     """Sample mutants, and write what became of each and of all."""
     options = options_of(sys.argv[1:])
-    mutants = sample(options.rooms, options.seed, options.count)
     results = read_results(options.results)
-    todo = [m for m in mutants if getattr(results.get((m.file, m.place)), "outcome", None) in (None, *options.again)]
-    if not options.table:
-        run_all(todo, options)
+    if options.again:
+        results = {(mutant.file, mutant.place): mutant for mutant in relocated(results.values())}
+        options.results.write_text("".join(map(line_of, results.values())))
+        run_all([mutant for mutant in results.values() if mutant.outcome in options.again], options)
+    elif not options.table:
+        mutants = sample(options.rooms, options.seed, options.count)
+        run_all([mutant for mutant in mutants if (mutant.file, mutant.place) not in results], options)
     print(table(list(read_results(options.results).values())))
 
 
