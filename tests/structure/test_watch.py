@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import secateur as sc
 from secateur.structure.carriers import Attribute
-from secateur.structure.watch import watch
+from secateur.structure.watch import SIZES, watch
 from secateur.types import Keep, Sites
 
 HEADS, HEAD_DIM = 4, 8
@@ -421,3 +421,45 @@ def test_which_dimension_an_unflattening_attribute_sets_is_seen() -> None:
     assert isinstance(small, Unflattening)
     assert small.head_dim == 4
     assert small.qkv[0].weight.shape == (12, 16)
+
+
+@pytest.mark.parametrize("name", [name for name in SIZES if not name.startswith("__")])
+def test_sizes_are_the_arguments_that_torch_calls_so(name: str) -> None:
+    first, stop, names = SIZES[name]
+
+    def agrees(arguments: list[str]) -> bool:
+        of_size = [first <= at < stop for at in range(len(arguments))]
+        return any(of_size) and all((argument in names) is size for argument, size in zip(arguments, of_size, strict=True))
+
+    packet = getattr(torch.ops.aten, name)
+    schemas = [getattr(packet, overload)._schema for overload in packet.overloads()]
+    assert any(agrees([a.name for a in schema.arguments if not a.kwarg_only]) for schema in schemas)
+
+
+class Splitting(nn.Module):
+    """Parts of an attribute's size, along a dimension that is told in one of several ways."""
+
+    def __init__(self, split: Callable[[Tensor, int], Any]) -> None:
+        super().__init__()
+        self.size, self.split = 4, split
+
+    def forward(self, x: Tensor) -> Tensor:
+        first: Tensor = self.split(x, self.size)[0]
+        return first
+
+
+@pytest.mark.parametrize(
+    ("split", "dim"),
+    [
+        (lambda x, size: x.split(size), 0),
+        (lambda x, size: x.split(size, 1), 1),
+        (lambda x, size: x.split(size, dim=-1), 2),
+        (lambda x, size: x.split(split_size=size, dim=1), 1),
+        (lambda x, size: torch.split(x, [size, 8 - size], 2), 2),
+    ],
+)
+def test_which_dimension_a_splitting_attribute_sets_is_seen(split: Callable[[Tensor, int], Any], dim: int) -> None:
+    seen = watch(Splitting(split), (torch.randn(8, 8, 8),), {})
+    assert seen is not None
+    assert {d.dim for d in seen.sizes[Attribute("", "size")]} == {dim}
+    assert not seen.numbers
