@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from constants import constants_of
-from secateur.structure import channels
+from secateur.structure import channels, cutting
 from secateur.structure.attention import RectangularAttention
 from secateur.structure.draws import Draw
 from secateur.structure.frames import Frame, other_frames, wider_frames
+from secateur.structure.graph import _twice
 from secateur.structure.show import to_svg, to_text
 from secateur.structure.trace import first_line
 
@@ -188,6 +189,27 @@ def test_what_is_zero_is_drawn_small_and_of_a_buffer_above_it() -> None:
     assert float(parameter.mean()) == pytest.approx(0, abs=0.01)
     assert float(buffer.square().mean()) == pytest.approx(0.01, rel=0.1)
     assert float(parameter.square().mean()) == pytest.approx(0.01, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "order"),
+    [
+        (torch.zeros(2, 3, 4, 5).to(memory_format=torch.channels_last), torch.channels_last),
+        (torch.zeros(2, 3, 4, 5, 6).to(memory_format=torch.channels_last_3d), torch.channels_last_3d),
+        (torch.zeros(2, 3, 4, 5), torch.contiguous_format),
+        (torch.zeros(2, 3, 4, 5, 6), torch.contiguous_format),
+        (torch.zeros(2, 3, 1, 1).to(memory_format=torch.channels_last), torch.contiguous_format),  # both orders are one
+        (torch.zeros(3, 2).t(), torch.contiguous_format),
+    ],
+)
+def test_rows_are_laid_out_as_the_model_has_them(tensor: Tensor, order: torch.memory_format) -> None:
+    rows = cutting._sliced(tensor, {0: torch.tensor([1])})
+    assert rows.is_contiguous(memory_format=order)
+
+
+def test_one_sample_is_taken_twice() -> None:
+    for x, shape in ((FLOATS(1, 3), (2, 3)), (FLOATS(2, 3), (2, 3)), (FLOATS(()), ())):
+        assert _twice(x).shape == shape
 
 
 # ---- words ----

@@ -429,7 +429,9 @@ def test_sizes_are_the_arguments_that_torch_calls_so(name: str) -> None:
 
     def agrees(arguments: list[str]) -> bool:
         of_size = [first <= at < stop for at in range(len(arguments))]
-        return any(of_size) and all((argument in names) is size for argument, size in zip(arguments, of_size, strict=True))
+        return any(of_size) and all(
+            (argument in names) is size for argument, size in zip(arguments, of_size, strict=True)
+        )
 
     packet = getattr(torch.ops.aten, name)
     schemas = [getattr(packet, overload)._schema for overload in packet.overloads()]
