@@ -46,3 +46,25 @@ def test_a_plain_model_can_be_had_as_a_graph_and_saved(tmp_path: Path) -> None:
     again = sc.load(result.save(tmp_path / "small"), model)
     x = torch.randn(4, 3)
     assert torch.equal(again(x), result.model(x))
+
+
+class Storing(torch.nn.Module):
+    """Keeps a number of its own, and a parameter that it does not use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.out, self.spare = torch.nn.Linear(3, 4), torch.nn.Linear(4, 2), torch.nn.Linear(2, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen = x.cosh().sum()
+        out: torch.Tensor = self.out(self.a(x).relu())
+        return out
+
+
+def test_what_does_not_come_out_is_no_part_of_a_graph_but_all_tensors_are() -> None:
+    model = Storing()
+    sites = sc.channels(model, torch.ones(2, 3))
+    graph = sc.cut(model, sites, {"a": torch.tensor([True, False, True, True])}, form="graph")
+    assert isinstance(graph, GraphModule)
+    assert not [node for node in graph.graph.nodes if "cosh" in node.name]
+    assert graph.state_dict().keys() == model.state_dict().keys()

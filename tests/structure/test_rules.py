@@ -158,6 +158,7 @@ PICTURES: list[tuple[str, Function, int]] = [
     ("adaptive_pool", lambda h: F.adaptive_avg_pool2d(h, 1), 8),
     ("interpolate", lambda h: F.interpolate(h, scale_factor=2.0, mode="bilinear"), 8),
     ("pad_pixels", lambda h: F.pad(h, (1, 1, 1, 1)), 8),
+    ("pad_all", lambda h: F.pad(h, (1, 2, 0, 3, 2, 1)), 8),
     ("reflect_pixels", lambda h: F.pad(h, (1, 1, 1, 1), mode="reflect"), 8),
     ("flip_pixels", lambda h: h.flip(3), 8),
     ("shift_pixels", lambda h: h.roll(1, 2), 8),

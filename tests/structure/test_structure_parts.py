@@ -15,7 +15,7 @@ from secateur.structure.draws import Draw
 from secateur.structure.frames import Frame, other_frames, wider_frames
 from secateur.structure.graph import _twice
 from secateur.structure.show import to_svg, to_text
-from secateur.structure.trace import first_line
+from secateur.structure.trace import first_line, trace
 
 
 def test_the_numbers_that_structure_is_written_with() -> None:
@@ -210,6 +210,20 @@ def test_rows_are_laid_out_as_the_model_has_them(tensor: Tensor, order: torch.me
 def test_one_sample_is_taken_twice() -> None:
     for x, shape in ((FLOATS(1, 3), (2, 3)), (FLOATS(2, 3), (2, 3)), (FLOATS(()), ())):
         assert _twice(x).shape == shape
+
+
+def test_what_is_known_to_run_is_not_tried_before_it_is_exported() -> None:
+    runs: list[int] = []
+
+    class Counting(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            runs.append(len(x))
+            return super().forward(x)
+
+    assert trace(Counting(3, 2), FLOATS(2, 3), quick=False).program is not None
+    tried = len(runs)
+    assert trace(Counting(3, 2), FLOATS(2, 3), quick=False, known_to_run=True).program is not None
+    assert len(runs) - tried < tried
 
 
 # ---- words ----

@@ -254,7 +254,7 @@ def _role(ties: Ties, name: str, dim: int, ndim: int) -> Role:
     if roles:
         return "out" if "out" in roles else "in"
     produces = any("out" in ties.roles.get((name, d), set()) for d in range(ndim))
-    return "in" if produces and ndim > 1 else "scale"
+    return "in" if produces else "scale"
 
 
 def _find_sites(graph: Graph, tensors: Mapping[str, Value], ties: Ties) -> tuple[dict[str, Site], dict[str, Atom]]:
