@@ -465,3 +465,27 @@ def test_which_dimension_a_splitting_attribute_sets_is_seen(split: Callable[[Ten
     assert seen is not None
     assert {d.dim for d in seen.sizes[Attribute("", "size")]} == {dim}
     assert not seen.numbers
+
+
+@pytest.mark.parametrize(
+    ("size", "number", "known"),
+    [
+        *((7, 7.0**power, True) for power in (-1, 0.5, -0.5, 0.25, -0.25)),
+        (7, 7.0**-0.5 * 1.001, False),
+        (7, 8.0**-0.5, False),
+        (5, 5.0**-0.5, True),
+        (4, 4.0**-0.5, False),  # 0.5 is written in much code
+    ],
+)
+def test_a_number_that_is_a_root_of_a_size_is_taken_for_it(size: int, number: float, known: bool) -> None:
+    class Scales(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.size = size
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.view(-1, self.size) * number
+
+    seen = watch(Scales(), (torch.randn(2, size),), {})
+    assert seen is not None
+    assert (Attribute("", "size") in seen.numbers) is known
