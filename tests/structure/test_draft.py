@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.fx import GraphModule
 
+import zoo
 from secateur.criteria import Random
 from secateur.selection import select
 from secateur.structure import channels, cut, cutting
@@ -37,6 +39,15 @@ def test_what_runs_when_it_is_cut_is_not_verified(monkeypatch: pytest.MonkeyPatc
     sites = channels(model, toy.inputs())
     monkeypatch.setattr(cutting, "cut", None)
     draft(model, sites, select(Random(seed=0)(model, sites), 0.4))
+
+
+def test_what_does_not_run_as_a_module_comes_as_the_cut() -> None:
+    """Sizes are numbers in its code, which no attribute mends."""
+    model, inputs = zoo.build("fused_qkv")
+    sites = channels(model, inputs)
+    keep = select(Random(seed=0)(model, sites), 0.4)
+    assert isinstance(cut(model, sites, keep), GraphModule)
+    assert isinstance(draft(model, sites, keep), GraphModule)
 
 
 def _first(outputs: object) -> torch.Tensor:

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from constants import constants_of
-from secateur.structure import channels, cutting
+from secateur.structure import channels, cutting, literals
 from secateur.structure.attention import RectangularAttention
+from secateur.structure.consumers import layers_of
 from secateur.structure.draws import Draw
+from secateur.structure.flow import Flow
 from secateur.structure.frames import Frame, other_frames, wider_frames
 from secateur.structure.graph import _twice
 from secateur.structure.show import to_svg, to_text
@@ -224,6 +226,39 @@ def test_what_is_known_to_run_is_not_tried_before_it_is_exported() -> None:
     tried = len(runs)
     assert trace(Counting(3, 2), FLOATS(2, 3), quick=False, known_to_run=True).program is not None
     assert len(runs) - tried < tried
+
+
+# ---- sizes ----
+
+
+@pytest.mark.parametrize(
+    ("index", "moved"),
+    [(0, 0), (1, 1), (2, 1), (3, 2), (4, 3), (5, 5), (9, 9), (-1, -1), (-2, -2), (-4, -3), (-5, -5), (-9, -9)],
+)
+def test_boundaries_move_to_where_units_are_kept(index: int, moved: int) -> None:
+    keep = torch.tensor([True, False, True, True, True])
+    assert literals._moved(index, keep) == moved
+
+
+class Joined(nn.Module):
+    """A layer that reads the pixels of a map alone, and one that reads them beside others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.beside = nn.Conv2d(1, 3, 2), nn.Linear(4, 2)
+        self.flat, self.joined = nn.Linear(12, 2), nn.Linear(14, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = self.conv(x).relu().flatten(1)
+        joined = torch.cat([pixels, self.beside(x[:, 0, :2, :2].flatten(1))], 1)
+        return self.flat(pixels) + self.joined(joined)  # type: ignore[no-any-return]
+
+
+def test_inputs_that_follow_each_other_go_together_where_one_site_has_all() -> None:
+    model, x = Joined(), FLOATS(2, 1, 3, 3)
+    structure, reads = Flow(model, channels(model, x)).at(x)
+    places = {layer.weight: layer.places for layer in layers_of(structure, reads)}
+    assert places == {"conv.weight": 1, "beside.weight": 1, "flat.weight": 4, "joined.weight": 1}
 
 
 # ---- words ----
