@@ -489,3 +489,30 @@ def test_a_number_that_is_a_root_of_a_size_is_taken_for_it(size: int, number: fl
     seen = watch(Scales(), (torch.randn(2, size),), {})
     assert seen is not None
     assert (Attribute("", "size") in seen.numbers) is known
+
+
+class Turned(nn.Module):
+    """Attention whose queries are read backwards, so that their dimensions stay; the values' have the same attribute."""
+
+    def __init__(self, apart: bool) -> None:
+        super().__init__()
+        self.heads, self.head_dim, self.value_dim = 2, 8, 4
+        self.apart, width = apart, 8 if apart else 16
+        self.q, self.k, self.v = nn.Linear(6, 16), nn.Linear(6, 16), nn.Linear(6, width)
+        self.out = nn.Linear(width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        sizes = (self.head_dim, self.head_dim, self.value_dim if self.apart else self.head_dim)
+        layers = (self.q, self.k, self.v)
+        q, k, v = (f(x).view(*x.shape[:2], self.heads, n).transpose(1, 2) for f, n in zip(layers, sizes, strict=True))
+        y = F.scaled_dot_product_attention(q.flip(-1), k, v, scale=0.3)
+        out: Tensor = self.out(y.transpose(1, 2).flatten(2))
+        return out
+
+
+def test_head_dimensions_stay_that_share_an_attribute_with_what_cannot_change() -> None:
+    x = torch.randn(2, 3, 6)
+    sites = sc.channels(Turned(apart=False), x)
+    assert set(sites) == {"q.heads"}
+    assert sites.frozen["v.head_dim"].startswith("it shares its size with what cannot change (")
+    assert set(sc.channels(Turned(apart=True), x)) == {"q.heads", "v.head_dim"}
