@@ -29,6 +29,11 @@ def padded(model: RandomNet, sites: sc.Sites, keep: sc.Keep, x: torch.Tensor) ->
     return outputs
 
 
+def _tells_removed(model: RandomNet) -> bool:
+    """Whether zeros by hand say what was removed: to a norm behind a pad, its zeros look like channels that are gone."""
+    return "pad" not in model.text or not any("norm" in op for op in model.text[model.text.index("pad") :])
+
+
 def round_of(seed: int, folder: Path) -> bool | None:
     """Cut a random model, compare it with the masked one and with zeros by hand, save it and load it; None where nothing can be cut."""
     model = random_net(seed)
@@ -42,7 +47,8 @@ def round_of(seed: int, folder: Path) -> bool | None:
     small = result.model.eval()
     with torch.no_grad():
         same = relative_difference(sc.mask(model, sites, keep)(x), small(x)) < 1e-6
-        same = same and relative_difference(padded(model, sites, keep, x), small(x)) < 1e-5
+        if _tells_removed(model):
+            same = same and relative_difference(padded(model, sites, keep, x), small(x)) < 1e-5
         try:
             again = sc.load(result.save(folder), model).eval()
         except sc.FileError:  # a graph whose inputs cannot be kept says so

@@ -110,7 +110,8 @@ class KeptStatistics(TorchFunctionMode):
     def __init__(self, averages: bool = False) -> None:
         super().__init__()
         self.averages = averages
-        self._means: dict[int, tuple[Tensor, Tensor]] = {}  # by identity: a mean, and what it was taken over
+        # By the identity of a mean: it, what it was taken of, and what of that took part.
+        self._means: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -121,8 +122,11 @@ class KeptStatistics(TorchFunctionMode):
             return norm(*args, **kwargs)
         if self.averages and func in AVERAGES:
             return self._average(func, args, kwargs)
-        if self.averages and func in DIFFERENCES and len(args) == 2 and id(args[1]) in self._means:
-            return func(*args, **kwargs) * self._means[id(args[1])][1]
+        if self.averages and func in DIFFERENCES and len(args) == 2:
+            _, averaged, keep_mask = self._means.get(id(args[1]), (None, None, None))
+            # Only what a mean was taken of is centred by it; from anything else it is subtracted as any number is.
+            if keep_mask is not None and args[0] is averaged:
+                return func(*args, **kwargs) * keep_mask
         if self.averages and func in COMPARED:
             return _compared(func, args, kwargs)
         return func(*args, **kwargs)
@@ -141,7 +145,7 @@ class KeptStatistics(TorchFunctionMode):
             keep_mask = keep_mask * _kept(x, [dim])
         mean = _masked_mean(x, keep_mask, dims)
         result = mean if keepdim else _squeezed(mean, dims)
-        self._means |= {id(m): (m, keep_mask) for m in (mean, result)}
+        self._means |= {id(m): (m, x, keep_mask) for m in (mean, result)}
         if AVERAGES[func] == "mean":
             return result
         count = keep_mask.expand_as(x).sum(dim=tuple(dims), keepdim=True)

@@ -18,6 +18,7 @@ from secateur.files import require
 from secateur.lab.keep import paths
 from secateur.lab.keep.store import Store
 from secateur.lab.show import figures
+from secateur.lab.show.shares import as_removed
 from secateur.lab.show.style import inline_svg, svg
 from secateur.types import InputError
 
@@ -201,7 +202,8 @@ def _swept(frame: DataFrame) -> DataFrame:
     rows = frame.dropna(subset=["method", "sparsity", "accuracy"])
     rows = rows[rows["kind"] == rows["kind"].mode().iloc[0]] if len(rows) else rows
     names = [name for name in ("model", "data") if name in rows]
-    return rows.assign(network=rows[names].astype(str).agg(" on ".join, axis=1) if names else "network")
+    rows = rows.assign(network=rows[names].astype(str).agg(" on ".join, axis=1) if names else "network")
+    return as_removed(rows, ("network", "method"))
 
 
 class _Watched:

@@ -9,6 +9,7 @@ from itertools import product
 from secateur.lab.plan.options import Option, Options
 from secateur.lab.plan.recipe import Json
 from secateur.studies.kit import networks
+from secateur.studies.kit.parts import UNPRUNED
 
 __all__ = ["METHODS", "ONE_SHOT", "OPTIONS", "Pruning", "methods_of"]
 
@@ -55,6 +56,23 @@ class Pruning:
     def is_random(self) -> bool:
         """Whether chance chooses, so that it is a control of others."""
         return self.criterion == "random"
+
+    @property
+    def rounds(self) -> int:
+        """How often it is fine-tuned: once, or after each step of a schedule."""
+        return self.steps if self.finetune and self.schedule != ONE_SHOT else min(self.finetune, 1)
+
+    @property
+    def unpruned(self) -> str:
+        """What the unpruned network is called that was trained as long, and it is held against.
+
+        >>> Pruning("channels", "l2").unpruned, Pruning("channels", "l2", schedule="iterative", steps=4, finetune=2).unpruned
+        ('unpruned', 'unpruned, tuned 4 × 2 epochs')
+        """
+        if not self.finetune:
+            return UNPRUNED
+        times = f"{self.rounds} × " if self.rounds > 1 else ""
+        return f"{UNPRUNED}, tuned {times}{self.finetune} epoch{'s' if self.finetune > 1 else ''}"
 
     @property
     def parameters(self) -> dict[str, Json]:
