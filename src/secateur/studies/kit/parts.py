@@ -13,14 +13,14 @@ from secateur.lab.plan.recipe import Json
 from secateur.lab.plan.study import Cell, Publication, Results, Study
 from secateur.lab.show import figures
 from secateur.lab.show.blocks import Basis, Block, Card, Column, Picture, Section, Table
+from secateur.lab.show.chance import not_learnt
 from secateur.lab.show.class_damage import class_damage
 from secateur.lab.show.origins import Origins
 from secateur.lab.show.report import Report
 from secateur.lab.show.sections import mean, pick, several, training
 from secateur.lab.show.shares import as_removed, unlike_asked
 from secateur.lab.show.style import styles
-from secateur.lab.show.words import counted, formatted, percent
-from secateur.measure import has_learnt
+from secateur.lab.show.words import counted, formatted
 from secateur.studies.kit.networks import grid, layer_sizes
 from secateur.studies.kit.pictures import kept_picture
 
@@ -237,7 +237,7 @@ def report(
         part_sections += [networks_section(part)] if trained and (len(part.trained) or len(part.kind("load"))) else []
         prefix = f"{part.model} on {part.data}: " if several else ""
         body += [section.within(part.data, part.model) for section in part_sections] if several else part_sections
-        warnings += [f"{prefix}{warning}" for warning in [*_not_learnt(part), *part.unlike_asked]]
+        warnings += [f"{prefix}{warning}" for warning in [*not_learnt(_whole(part)), *part.unlike_asked]]
         summary += [f"{prefix}{sentence}" for sentence in (words(part) if there else ()) if sentence]
         heads += [replace(card, label=f"{prefix}{card.label}") for card in (cards(part) if there else ())]
     how = notes(results) if callable(notes) else _filled(notes, results.options)
@@ -330,22 +330,9 @@ def _lead(parts_: Sequence[Part], rows: Mapping[str, DataFrame]) -> Picture | No
     return Picture("lead", drawing, caption, alt, there_are[title].basis(frame), both)
 
 
-def _not_learnt(part: Part) -> list[str]:
-    """The warning that the unpruned networks answer blindly, so that nothing is learnt from pruning them."""
-    rows = part.trained if len(part.trained) else part.kind("load")
-    if not len(rows) or "class_accuracy" not in rows:
-        return []
-    blind = rows[[not has_learnt(classes) for classes in rows["class_accuracy"]]]
-    if not len(blind):
-        return []
-    low, high = (f"{percent(accuracy, 1)}" for accuracy in (blind["accuracy"].min(), blind["accuracy"].max()))
-    chance = f"{formatted(100 / len(blind['class_accuracy'].iloc[0]), '.1f')} %"
-    return [
-        f"WARNING: {len(blind)} of {counted(len(rows), 'unpruned network')} {'has' if len(rows) == 1 else 'have'} not learnt: "
-        f"{'its' if len(blind) == 1 else 'their'} test accuracy is "
-        f"{low if low == high else f'{low} to {high}'}, where blind answers have about {chance}. What pruning does to them "
-        "says nothing of networks that have learnt; see their training below."
-    ]
+def _whole(part: Part) -> DataFrame:
+    """The unpruned networks, trained or loaded."""
+    return part.trained if len(part.trained) else part.kind("load")
 
 
 def networks_section(part: Part) -> Section:
