@@ -110,7 +110,9 @@ def _runs(stores: Sequence[Store], where: query.Where) -> _Runs:
         ]
     differing = _differing(rows, facts.drop(columns=[*apart, *network], errors="ignore"))
     groups = ("run", "network", "method")
-    unlike = [f"{run}: {said}" for run, group in rows.groupby("run", sort=False) for said in unlike_asked(group, groups)]
+    unlike = [
+        f"{run}: {said}" for run, group in rows.groupby("run", sort=False) for said in unlike_asked(group, groups)
+    ]
     warnings = [*_left_out(stores, rows, where), *_blind(stores, recipes), *unlike]
     rows = as_removed(rows, groups).reset_index(drop=True)
     seeds = counted(rows["seed"].nunique() if "seed" in rows else 0, "seed")

@@ -19,8 +19,8 @@ from secateur.randomness import private_draws
 from secateur.selection import Scope, select
 from secateur.structure import channels, cut, mask, weights
 from secateur.structure.difference import difference
-from secateur.studies.comparison.grid import cell_of, check_methods, speed, unpruned_cells
-from secateur.studies.comparison.options import METHODS
+from secateur.studies.comparison.grid import cell_of, check_methods, check_shown, speed, unpruned_cells
+from secateur.studies.comparison.options import METHODS, check_used
 from secateur.studies.kit.networks import bases, example, fit_and_rate, loss_of, network, quality, size, split
 from secateur.types import CutError, Keep, Sites
 
@@ -43,6 +43,8 @@ def cells(study: str, settled: Mapping[str, Json]) -> list[Cell]:
         InputError, UnknownNameError: there is no such data set, network or option of it.
     """
     methods = check_methods(study, settled)
+    check_used(study, settled)
+    check_shown(study, settled)
     pruned: list[Cell] = []
     controls: list[Cell] = []
     for base in bases(study, settled):

@@ -22,14 +22,14 @@ from secateur.result import Result
 from secateur.selection import select
 from secateur.structure import channels, mask, weights
 from secateur.structure.difference import difference
-from secateur.studies.comparison.options import ONE_SHOT, SOLVED, Pruning, methods_of
+from secateur.studies.comparison.options import ONE_SHOT, OPTIONS, SOLVED, Pruning, methods_of
 from secateur.studies.kit import networks
 from secateur.studies.kit.making import MOVEMENT, criterion, made, solver
 from secateur.studies.kit.parts import UNPRUNED
 from secateur.train import HoldZeros, fit
 from secateur.types import Criterion, InputError, Keep, SecateurError, Sites
 
-__all__ = ["cell_of", "check_methods", "method_cell", "speed", "unpruned_cells"]
+__all__ = ["cell_of", "check_methods", "check_shown", "method_cell", "speed", "unpruned_cells"]
 
 BATCHES = (1, 256)
 """The batch sizes at which latency is measured."""
@@ -54,6 +54,24 @@ def check_methods(study: str, settled: Mapping[str, Json]) -> dict[str, Pruning]
         if method.criterion != "magnitude" and (method.criterion or method.solver):
             _try(method, settled["minimum"])
     return methods
+
+
+def check_shown(study: str, settled: Mapping[str, Json]) -> None:
+    """Refuse to show criteria more images than there are to train on; the default takes what there is.
+
+    Raises:
+        InputError: the error says how many there are.
+    """
+    shown = settled["shown"]
+    if shown == OPTIONS["shown"]:
+        return
+    for single in networks.singles(settled):
+        count = networks.training_count(single, shown)
+        if shown > count:
+            raise InputError(
+                f"study {study!r}: shown is {shown:,}, but {single['data']} has {count:,} images to train on; give at most "
+                f"{count:,}"
+            )
 
 
 def _try(method: Pruning, minimum: int) -> None:
