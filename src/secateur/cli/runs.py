@@ -338,10 +338,9 @@ def runs_export(
         raise InputError("export writes to files; give --csv FILE, --json FILE or --parquet FILE")
     stores = browse.open_stores(store or ())
     frame = browse.listed(stores, study=study, kind=kind, where=where)
-    if not len(frame):
-        raise InputError(f"nothing exported: {browse.why_none(stores, study=study, kind=kind, where=where)}")
     browse.export(frame, csv=csv, parquet=parquet, json=json_)
-    typer.echo(f"{counted(len(frame), 'cell')} written to {', '.join(map(str, files))}", err=True)
+    why = "" if len(frame) else f": {browse.why_none(stores, study=study, kind=kind, where=where)}"
+    typer.echo(f"{counted(len(frame), 'cell')} written to {', '.join(map(str, files))}{why}", err=True)
 
 
 @runs_app.command(
