@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import gc
+import linecache
 import os
 import resource
 import signal
@@ -11,11 +13,14 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import graph_module
 
 import secateur as sc
 from oracle.masked import KeptStatistics, living, relative_difference, run, zeroed
@@ -62,8 +67,17 @@ def round_of(seed: int, folder: Path) -> bool | None:
 
 
 def held() -> tuple[int, int, int]:
-    """Resident memory in pages, open files, threads."""
+    """Resident memory in pages, open files, threads; without what torch keeps of every export, with no bound.
+
+    That is 48 kB a round: the answers of its fake tensors, and the source of each `torch.fx` module. What the C library
+    has freed and not given back is given back where it can be asked to.
+    """
+    FakeTensorMode.cache_clear()
+    graph_module._loader.eval_cache.clear()
+    linecache.clearcache()
     gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages, len(os.listdir("/proc/self/fd")), threading.active_count()
 
@@ -71,14 +85,14 @@ def held() -> tuple[int, int, int]:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not say what a process holds")
 def test_a_thousand_rounds_leave_nothing_behind(tmp_path: Path) -> None:
-    """After a hundred rounds, in which caches fill, no more than a tenth is added."""
+    """After a hundred rounds, in which caches fill, no more than a fiftieth is added."""
     answers = [round_of(seed, tmp_path / "small") for seed in range(100)]
     pages, files, threads = held()
     answers += [round_of(seed, tmp_path / "small") for seed in range(100, 1000)]
     assert answers.count(False) == 0
     assert answers.count(True) > 500
     later = held()
-    assert later[0] < 1.1 * pages
+    assert later[0] < 1.02 * pages
     assert later[1] <= files
     assert later[2] <= threads
 
@@ -177,6 +191,7 @@ def test_ctrl_c_during_import(module: str) -> None:
 
 WRITER = """
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 from secateur.files import write_bytes

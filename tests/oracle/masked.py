@@ -148,11 +148,11 @@ class KeptStatistics(TorchFunctionMode):
 
     def __enter__(self) -> KeptStatistics:
         _MODES.append(self)
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         _MODES.remove(self)
 
     def __torch_function__(

@@ -152,7 +152,9 @@ def why_none(
 
 def _values(cells: DataFrame, condition: query.Condition) -> str:
     """The values that there are of what a condition asks for."""
-    values = cells[condition.name].dropna() if condition.name in cells else []
+    if condition.name not in cells:
+        return ""
+    values = cells[condition.name].dropna()
     if not len(values) or not _is_plain(values):
         return ""
     if condition.operator in ("=", "!="):
