@@ -240,6 +240,7 @@ class Result:
             verified="" if self.verification is None else str(self.verification),
             form="graph" if any(isinstance(edit, GraphCut) for edit in self.edits) else "module",
             shapes=next((edit.shapes for edit in self.edits if isinstance(edit, GraphCut)), ()),
+            conditions=next((edit.conditions for edit in self.edits if isinstance(edit, GraphCut)), ()),
             sites=tuple(
                 SiteReport(name, keep_mask.numel(), int(keep_mask.sum())) for name, keep_mask in self.keep.items()
             ),
@@ -360,7 +361,7 @@ def _edit(model: nn.Module, small: nn.Module, sites: Sites, keep: Keep, plan: An
         inputs = inputs_of(sites)
         assert inputs is not None
         meta = cast(GraphModule, small).meta
-        return GraphCut(keep, inputs, bool(meta.get("follows_batch")), meta.get("shapes", ()))
+        return GraphCut(keep, inputs, bool(meta.get("follows_batch")), meta.get("shapes", ()), meta.get("conditions", ()))
     return Cut(plan)
 
 

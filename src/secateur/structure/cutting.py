@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -14,19 +15,22 @@ from torch.optim import Optimizer
 from secateur.checks import check_name, check_number
 from secateur.randomness import private_draws
 from secateur.state import evaluating, usual
+from secateur.structure.accepted import require_inputs
 from secateur.structure.attention import free_attention
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.cases import Cases
 from secateur.structure.configs import config_edits
 from secateur.structure.depth import BlockStructure, removed_blocks, skipping
-from secateur.structure.graph import graph_form, graph_structure, require_shapes
+from secateur.structure.free_sizes import free_sizes
+from secateur.structure.graph import graph_form, graph_structure
 from secateur.structure.infer import Structure
 from secateur.structure.mend import Edits, edits, proposals
 from secateur.structure.optimizer import carry_over, check_optimizer
 from secateur.structure.reference import Reference
 from secateur.structure.sites import check_keep, check_same_model
 from secateur.structure.trace import model_line
-from secateur.structure.verify import Verification, shapes_taken, verify
+from secateur.structure.tried_shapes import shapes_taken
+from secateur.structure.verify import Verification, agrees_at, verify
 from secateur.structure.whole import WholeCases, verify_whole
 from secateur.types import CutError, InputError, Keep, Sites, VerificationError
 from secateur.untouched import copied
@@ -186,7 +190,7 @@ def _runs(model: nn.Module, structure: Structure) -> bool:
 def _graph_form(
     cases: Cases, small: nn.Module, plan: Plan, structure: Structure, tolerance: float, error: Exception | None
 ) -> CutModel:
-    """The cut graph, for any batch size where that verifies, else for the example inputs' own."""
+    """The cut graph, for the sizes of inputs at which it verifies."""
     reference = cases.reference
     for any_batch in (True, False):
         try:
@@ -194,11 +198,13 @@ def _graph_form(
             gone = {
                 traced.units[name]: keep_mask for name, keep_mask in reference.keep.items() if not bool(keep_mask.all())
             }
-            graph = graph_form(small, traced, gone)
+            free = free_sizes(reference.model, traced.graph) if any_batch else None
+            graph = graph_form(small, traced, gone, free)
             graph.meta["follows_batch"] = any_batch
             # Verified on the example inputs themselves, not on those of the second trace.
             verification = verify(cases, graph, plan.rows, gone, tolerance)
-            require_shapes(graph, shapes_taken(cases, graph, plan.rows))
+            shapes = shapes_taken(cases, free, partial(agrees_at, cases, graph, plan.rows))
+            require_inputs(graph, shapes, free)
             return CutModel(graph, plan, verification)
         except VerificationError:
             if not any_batch:

@@ -68,6 +68,7 @@ def export(
     values: Decided | None = None,
     *,
     as_it_runs: bool = False,
+    free: bool = False,
 ) -> Export:
     """Return the exported program of the model.
 
@@ -79,10 +80,11 @@ def export(
         touched: the ids of the parameters that its forward pass does anything with; None where that is not known.
         values: what its tensors answer where they are asked for values (`decided_values`).
         as_it_runs: let code that asks whether it is being exported, and then goes other ways, hear that it is not.
+        free: leave the sizes of the inputs open, as far as the code does.
     """
 
     def attempt(silent: Sequence[nn.Module]) -> Export:
-        return _export(model, args, kwargs, values or {}, _Tap(model, silent, as_it_runs))
+        return _export(model, args, kwargs, values or {}, _Tap(model, silent, as_it_runs), free)
 
     exported = attempt(())
     silent = _silent(model, exported, touched)
@@ -102,7 +104,9 @@ def _silent(model: nn.Module, exported: Export, touched: Container[int] | None) 
     return [module for module in ran if any(id(p) in dropped for p in module.parameters(recurse=False))]
 
 
-def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], values: Decided, tap: _Tap) -> Export:
+def _export(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], values: Decided, tap: _Tap, free: bool
+) -> Export:
     with (
         _exporter,
         _quiet(),
@@ -111,12 +115,22 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], val
         deciding_as(values) as begin,
         tap.listening(begin),
     ):
-        program = torch.export.export(model, args, kwargs, strict=False)
+        shapes = _any_shapes(args, kwargs) if free else None
+        program = torch.export.export(model, args, kwargs, strict=False, dynamic_shapes=shapes)
     stored = _part_outputs(program, tap)
     # Where modules have several names and buffers move, the exporter runs a copy, whose modules are others.
     ran = tap.ran if id(model) in tap.ran else _ran(model, args, kwargs)
     exported = Export(program, stored, frozenset(ran), tap.opaque, tap.tree, traceable.packed, bool(values))
     return replace(exported, as_it_runs=tap.as_it_runs)
+
+
+def _any_shapes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ShapesCollection:
+    """Every size of the inputs as one that the exporter may leave open."""
+    shapes = torch.export.ShapesCollection()
+    for leaf in pytree.tree_leaves((args, kwargs)):
+        if isinstance(leaf, Tensor):
+            shapes[leaf] = [torch.export.Dim.AUTO] * leaf.dim()
+    return shapes
 
 
 OTHERWISE, OTHERWISE_IN_HALF = 1e-3, 3e-2

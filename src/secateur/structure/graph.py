@@ -13,82 +13,35 @@ from torch.fx import GraphModule, Node
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
-from secateur.structure.axes import Atom, atoms, resolve
+from secateur.structure.axes import Atom
+from secateur.structure.free_sizes import Arithmetic, FreeSizes
 from secateur.structure.infer import Structure, infer
 from secateur.structure.literals import new_sizes
-from secateur.structure.rules import Value, op_name
+from secateur.structure.rules import op_name
 from secateur.structure.trace import Graph, exported_like, trace
-from secateur.types import CutError, InputError
+from secateur.types import CutError
 
-__all__ = ["Shapes", "graph_form", "graph_structure", "require_shapes"]
+__all__ = ["graph_form", "graph_structure"]
 
-Shapes = tuple[tuple[int | None, ...], ...]
-"""The shapes of the tensors among a model's inputs; None for a size that may be any."""
-
-
-def require_shapes(graph: GraphModule, shapes: Shapes) -> None:
-    """Make a graph refuse inputs of other shapes than `shapes`, which are noted in its ``meta``, and other plain values.
-
-    A graph holds sizes as numbers, and inputs that are no tensors as they were on the example; on others it might run and
-    mean something else.
-    """
-    graph.meta["shapes"] = shapes
-    holders = [node for node in graph.graph.nodes if node.op == "placeholder"]
-    examples = [node for node in holders if isinstance(node.meta.get("val"), Tensor)]
-    plain = [node for node in holders if type(node.meta.get("val")) in PLAIN]
-    with graph.graph.inserting_after(holders[-1]):
-        for number, (node, shape) in enumerate(zip(examples, shapes, strict=True)):
-            graph.graph.call_function(check_shape, (node, shape, number))
-        for node in plain:
-            graph.graph.call_function(check_value, (node, node.meta["val"], node.name))
-    graph.recompile()
-
-
-def check_shape(x: Tensor, shape: tuple[int | None, ...], number: int) -> None:
-    """Refuse an input of another shape.
-
-    >>> check_shape(torch.zeros(5, 3), (None, 2), 0)
-    Traceback (most recent call last):
-    secateur.types.InputError: input 0 of this graph has shape (5, 3); it takes (any, 2) alone: cut the model again...
-    """
-    if len(x.shape) != len(shape) or any(want not in (None, size) for size, want in zip(x.shape, shape, strict=True)):
-        accepted_shape = ", ".join("any" if size is None else str(size) for size in shape)
-        raise InputError(
-            f"input {number} of this graph has shape {tuple(x.shape)}; it takes ({accepted_shape}) alone: cut the model "
-            "again with an example of the shape that you need"
-        )
-
-
-PLAIN = (bool, int, float, str)
-
-
-def check_value(value: object, expected: float | str, name: str) -> None:
-    """Refuse another plain value than a graph was made with.
-
-    >>> check_value(3, 2, "heads")
-    Traceback (most recent call last):
-    secateur.types.InputError: this graph was made with heads=2, and takes no 3: cut the model again with an example...
-    """
-    if type(value) is not type(expected) or value != expected:
-        raise InputError(
-            f"this graph was made with {name}={expected!r}, and takes no {value!r}: cut the model again with an example that has "
-            "the value that you need"
-        )
-
-
-def graph_form(small: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor]) -> GraphModule:
+def graph_form(
+    small: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], free: FreeSizes | None = None
+) -> GraphModule:
     """Return the traced graph with the tensors of `small` (the cut module) and with every size as it is after the cut.
 
-    The state dict has the same keys as the module's. A graph is what eval mode computes. Where the structure was traced
-    on two samples or more (`graph_structure`), sizes that contain the batch are computed from the inputs, so that it
-    takes any batch size.
+    The state dict has the same keys as the module's. A graph is what eval mode computes.
+
+    Args:
+        small: the cut module.
+        structure: of the exported program (`graph_structure`).
+        gone: the keep vectors of the axes that are cut.
+        free: what sizes are computed of the inputs' own; without it all are those of the example.
     """
     program = structure.graph.program
     assert program is not None, "a recorded graph is exported before it is rewritten"
     if structure.graph.opaque:
         raise CutError(f"a graph cannot return a {structure.graph.opaque}; return tensors in tuples, lists or dicts")
     root = _holder(small, structure.graph, program)
-    inner = {id(g): _rewritten(structure, g, gone) for g in _graphs(structure)}
+    inner = {id(g): _rewritten(structure, g, gone, free) for g in _graphs(structure)}
     for name, module in program.graph_module.named_children():
         if isinstance(module, GraphModule):
             root.add_module(name, GraphModule(module, inner[id(module.graph)]))
@@ -166,47 +119,49 @@ def _twice(x: Tensor) -> Tensor:
     return torch.cat([x, x]) if x.dim() and len(x) == 1 else x
 
 
-def _batch(structure: Structure) -> tuple[Node, Atom] | None:
-    """An input that has the batch axis, and that axis; None where there is no batch, or one sample only."""
-    for node in structure.graph.inputs:
-        value = structure.values.get(node)
-        if isinstance(value, Value) and value.axes and value.axes[0].size > 1:
-            axis = resolve(value.axes[0])
-            return (node, axis) if isinstance(axis, Atom) else None
-    return None
-
-
-def _rewritten(structure: Structure, old: fx.Graph, gone: Mapping[Atom, Tensor]) -> fx.Graph:
+def _rewritten(
+    structure: Structure, old: fx.Graph, gone: Mapping[Atom, Tensor], free: FreeSizes | None
+) -> fx.Graph:
     """A copy of a graph in which every argument that is a size has its new value."""
     new = fx.Graph()
     copies: dict[Node, Node] = {}
-    batch = _batch(structure)
+    letters = free.sources[id(old)] if free is not None else {}
+    arithmetic = Arithmetic(new, {})
     for node in old.nodes:
         copy = new.node_copy(node, lambda n: copies[n])
         copies[node] = copy
+        arithmetic.sources |= {letter: (copy, dim) for letter, (holder, dim) in letters.items() if holder is node}
         changes = new_sizes(structure, node, gone) if node.op == "call_function" else {}
         if changes:
             _change(copy, changes)
-        if batch is not None and batch[0] in copies:
-            _follow_batch(structure, node, copy, copies[batch[0]], batch[1])
+        if free is not None and node in free.arguments:
+            _compute_sizes(node, copy, free.arguments[node], arithmetic)
     return new
 
 
-def _follow_batch(structure: Structure, node: Node, copy: Node, source: Node, batch: Atom) -> None:
-    """Compute from the input's batch every size of a view that contains it."""
-    output = structure.values.get(node)
-    name = {"view": "size", "reshape": "shape", "_unsafe_view": "size", "expand": "size"}.get(op_name(node))
-    if name is None or not isinstance(output, Value):
-        return
-    at = [a.name for a in node.target._schema.arguments].index(name)  # type: ignore[union-attr]
-    sizes = list(copy.args[at]) if at < len(copy.args) else []  # type: ignore[arg-type]
+def _compute_sizes(node: Node, copy: Node, expressions: Mapping[str, Any], arithmetic: Arithmetic) -> None:
+    """Compute the sizes among a node's arguments from those of the inputs."""
+    if copy.target != node.target:
+        raise CutError(f"{node.target} takes sizes that follow the inputs, and no list of them")
+    names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
+    old, new = ({**dict(zip(names, n.args, strict=False)), **n.kwargs} for n in (node, copy))
     with copy.graph.inserting_before(copy):
-        for dim, (size, axis) in enumerate(zip(sizes, output.axes, strict=False)):
-            if isinstance(size, int) and size > 0 and list(atoms(axis)).count(batch) == 1:
-                now = copy.graph.call_function(torch.ops.aten.sym_size.int, (source, 0))
-                sizes[dim] = copy.graph.call_function(operator.mul, (now, size // batch.size))
-    if sizes:
-        copy.args = (*copy.args[:at], sizes, *copy.args[at + 1 :])
+        computed = {name: _computed(old[name], new[name], e, arithmetic) for name, e in expressions.items()}
+    copy.args = tuple(computed.get(name, value) for name, value in zip(names, copy.args, strict=False))
+    copy.kwargs = {name: computed.get(name, value) for name, value in copy.kwargs.items()}
+
+
+def _computed(old: Any, new: Any, expression: Any, arithmetic: Arithmetic) -> Any:
+    """The node of a size; where the cut made a number of the example smaller, the size is that part of the expression."""
+    if isinstance(expression, list):
+        return [_computed(*each, arithmetic) for each in zip(old, new, expression, strict=True)]
+    if expression is None:
+        return new
+    size = arithmetic.node(expression)
+    if new == old:
+        return size
+    scaled = arithmetic.graph.call_function(operator.mul, (size, new))
+    return arithmetic.graph.call_function(operator.floordiv, (scaled, old))
 
 
 def _change(node: Node, changes: Mapping[str, Any]) -> None:
