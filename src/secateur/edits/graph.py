@@ -16,7 +16,6 @@ from secateur.edits.inputs import describe, restore
 from secateur.state import device_of
 from secateur.structure.accepted import Shapes, require_inputs
 from secateur.structure.cutting import apply_plan, make_plan
-from secateur.structure.free_sizes import free_sizes
 from secateur.structure.graph import graph_form, graph_structure
 from secateur.structure.infer import Structure
 from secateur.structure.trace import trace
@@ -32,7 +31,6 @@ class GraphCut(Edit):
     Attributes:
         keep: one bool tensor a site, True = keep.
         inputs: the example inputs.
-        follows_batch: whether it was traced on two samples, where the example has one.
         shapes: the shapes of the inputs that the graph takes: None for a size that may be any, two numbers for one from and
             to; others are refused.
         conditions: what must be true of those sizes besides, in words.
@@ -41,25 +39,21 @@ class GraphCut(Edit):
     kind: ClassVar[str] = "graph"
     keep: Keep
     inputs: ExampleInputs | Mapping[str, Any] = field(repr=False)
-    follows_batch: bool = False
     shapes: Shapes = ()
     conditions: tuple[str, ...] = ()
 
     def apply(self, model: nn.Module) -> GraphModule:
         """Return the graph of `model`, cut by the masks; its weights are those of `model`."""
         inputs = pytree.tree_map_only(Tensor, lambda x: x.to(device_of(model)), self.inputs)
-        structure = graph_structure(model, trace(model, inputs), any_batch=self.follows_batch)
+        free = any(not isinstance(size, int) for shape in self.shapes for size in shape)
+        structure = graph_structure(model, trace(model, inputs), free)
         for name, keep_mask in self.keep.items():
             _check_mask(structure, name, keep_mask)
         gone = {structure.units[name]: keep_mask for name, keep_mask in self.keep.items() if not bool(keep_mask.all())}
         small = apply_plan(model, make_plan(model, structure, gone))
-        any_size = any(not isinstance(size, int) for shape in self.shapes for size in shape)
-        free = free_sizes(model, structure.graph) if any_size else None
-        if any_size and free is None:
-            raise FileError("this torch does not tell how the graph follows the sizes of its inputs, as the one that cut it did")
-        graph = graph_form(small, structure, gone, free)
+        graph = graph_form(small, structure, gone)
         if self.shapes:
-            require_inputs(graph, self.shapes, free)
+            require_inputs(graph, self.shapes, structure.graph.free)
         return graph
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,8 +63,7 @@ class GraphCut(Edit):
             FileError: the inputs hold something else than tensors and plain values.
         """
         masks = {name: keep_mask.detach().cpu().contiguous() for name, keep_mask in self.keep.items()}
-        plain = {"follows_batch": self.follows_batch, "shapes": self.shapes, "conditions": self.conditions}
-        return {"keep": masks, "inputs": describe(self.inputs), **plain}
+        return {"keep": masks, "inputs": describe(self.inputs), "shapes": self.shapes, "conditions": self.conditions}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
@@ -78,7 +71,7 @@ class GraphCut(Edit):
         inputs = restore(record["inputs"], torch.device("cpu"))
         shapes = tuple(tuple(tuple(s) if isinstance(s, list) else s for s in shape) for shape in record["shapes"])
         conditions = tuple(record.get("conditions", ()))
-        return cls(dict(record["keep"]), inputs, bool(record["follows_batch"]), shapes, conditions)
+        return cls(dict(record["keep"]), inputs, shapes, conditions)
 
 
 def _check_mask(structure: Structure, name: str, keep_mask: object) -> None:

@@ -361,7 +361,7 @@ def _edit(model: nn.Module, small: nn.Module, sites: Sites, keep: Keep, plan: An
         inputs = inputs_of(sites)
         assert inputs is not None
         meta = cast(GraphModule, small).meta
-        return GraphCut(keep, inputs, bool(meta.get("follows_batch")), meta.get("shapes", ()), meta.get("conditions", ()))
+        return GraphCut(keep, inputs, meta.get("shapes", ()), meta.get("conditions", ()))
     return Cut(plan)
 
 

@@ -21,7 +21,6 @@ from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.cases import Cases
 from secateur.structure.configs import config_edits
 from secateur.structure.depth import BlockStructure, removed_blocks, skipping
-from secateur.structure.free_sizes import free_sizes
 from secateur.structure.graph import graph_form, graph_structure
 from secateur.structure.infer import Structure
 from secateur.structure.mend import Edits, edits, proposals
@@ -192,25 +191,23 @@ def _graph_form(
 ) -> CutModel:
     """The cut graph, for the sizes of inputs at which it verifies."""
     reference = cases.reference
-    for any_batch in (True, False):
+    for free in (True, False):
         try:
-            traced = graph_structure(reference.model, structure.graph, any_batch)
+            traced = graph_structure(reference.model, structure.graph, free)
             gone = {
                 traced.units[name]: keep_mask for name, keep_mask in reference.keep.items() if not bool(keep_mask.all())
             }
-            free = free_sizes(reference.model, traced.graph) if any_batch else None
-            graph = graph_form(small, traced, gone, free)
-            graph.meta["follows_batch"] = any_batch
+            graph = graph_form(small, traced, gone)
             # Verified on the example inputs themselves, not on those of the second trace.
             verification = verify(cases, graph, plan.rows, gone, tolerance)
-            shapes = shapes_taken(cases, free, partial(agrees_at, cases, graph, plan.rows))
-            require_inputs(graph, shapes, free)
+            shapes = shapes_taken(cases, traced.graph.free, partial(agrees_at, cases, graph, plan.rows))
+            require_inputs(graph, shapes, traced.graph.free)
             return CutModel(graph, plan, verification)
         except VerificationError:
-            if not any_batch:
+            if not free:
                 raise
         except Exception as broken:  # noqa: BLE001  (what a rewritten graph raises depends on its ops)
-            if not any_batch:
+            if not free:
                 message = f"{error or 'cut:'} Nor can its graph be written: {broken}"
                 raise CutError(message) from (error or broken)
     raise AssertionError("the second attempt returns or raises")

@@ -24,6 +24,7 @@ from secateur.randomness import private_draws
 from secateur.state import own_tensors
 from secateur.structure.decided import Decided, deciding_as
 from secateur.structure.difference import compared_tensors, difference, is_usable
+from secateur.structure.free_sizes import FreeSizes
 from secateur.structure.outputs import Holdings, Stored, opaque_type
 from secateur.structure.traceable import by_shapes
 from secateur.trees import TreeDef, tensors_within
@@ -47,6 +48,7 @@ class Export:
         decided: whether values of the example decided what the program is.
         ragged: whether values decide the sizes of tensors; its nodes then say those of the example.
         as_it_runs: whether code that asks heard that it is not exported.
+        free: what sizes are when the inputs have others, where it was asked for.
     """
 
     program: ExportedProgram
@@ -58,6 +60,7 @@ class Export:
     decided: bool = False
     ragged: bool = False
     as_it_runs: bool = False
+    free: FreeSizes | None = None
 
 
 def export(

@@ -1,8 +1,8 @@
 """Which sizes of a graph's inputs may be others, and what the sizes in its ops then are: learnt from an export with free sizes.
 
 The exporter calls every size of the inputs by a letter, follows what the code computes of it, and notes each comparison
-that the code makes: the program holds where they come out alike. Its ops are those of the program with the example's own
-sizes, one by one, so that what stands there as a number is known as an expression.
+that the code makes: the program holds where they come out alike. For the rules, the example's numbers are put in the place
+of the expressions; a graph that is written anew gets them back.
 """
 
 from __future__ import annotations
@@ -14,21 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
+from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
-from secateur.randomness import private_draws
-from secateur.state import evaluating
-from secateur.structure.export import export
-from secateur.structure.trace import Graph
-
-__all__ = ["Arithmetic", "FreeSizes", "Letters", "Size", "free_sizes"]
+__all__ = ["Arithmetic", "FreeSizes", "Letters", "Size", "with_free_sizes"]
 
 Size = Any
 """A size as a number, or as an expression of sympy in the letters."""
 Letters = Mapping[Any, int]
 """A number for each letter."""
+SIZES = (torch.SymInt, torch.SymFloat, torch.SymBool)
+ASSERTS = {torch.ops.aten._assert_scalar.default, torch.ops.aten.sym_constrain_range_for_size.default}
+ASSERTS |= {torch.ops.aten.sym_constrain_range.default}
 TORCH = Path(torch.__file__).parent
 # Where the exporter compares sizes to learn shapes and strides: there an op fails by itself, or means the same.
 SHAPES_ALONE = ("_refs", "_prims", "_prims_common", "_meta_registrations.py", "_subclasses", "_decomp", "_ops.py", "_library")
@@ -69,24 +68,34 @@ class FreeSizes:
         return [tuple(s if isinstance(s, int) else int(s.subs(letters)) for s in shape) for shape in self.shapes]
 
 
-def free_sizes(model: nn.Module, graph: Graph) -> FreeSizes | None:
-    """Return what the sizes of an exported graph are when its inputs have others; None where the exporter cannot tell.
+def with_free_sizes(program: ExportedProgram) -> FreeSizes:
+    """Put the example's numbers in the place of free sizes, and return what stood there.
 
     Args:
-        model: the model that `graph` is of.
-        graph: its trace, exported.
+        program: exported with free sizes; it is changed.
+
+    Raises:
+        ValueError: a size is none of an input's, or the program returns one.
     """
-    program = graph.program
-    if program is None or graph.of_example or graph.packed:
-        return None
-    try:
-        with evaluating(model), private_draws():
-            touched = graph.uses.parameters if graph.uses else None
-            free = export(model, graph.args, dict(graph.kwargs), touched, as_it_runs=graph.as_it_runs, free=True).program
-        pairs = list(_pairs(program.graph_module, free.graph_module))
-        return _read(graph, pairs, _environment(free.graph))
-    except Exception:  # noqa: BLE001  (whatever the exporter raises, sizes are then those of the example)
-        return None
+    environment = _environment(program.graph)
+    user_inputs = set(program.graph_signature.user_inputs)
+    holders = [n for n in _tensor_holders(program.graph) if n.name in user_inputs]
+    shapes = tuple(tuple(map(_size, node.meta["val"].shape)) for node in holders)
+    sources, arguments = dict[int, dict[Any, tuple[Node, int]]](), dict[Node, dict[str, Any]]()
+    for module in (m for m in program.graph_module.modules() if isinstance(m, GraphModule)):
+        sources[id(module.graph)] = _sources(module.graph)
+    top = sources[id(program.graph)]
+    examples = {letter: _hint(node.meta["val"].shape[dim]) for letter, (node, dim) in top.items()}
+    conditions = [environment.replace(c) for c in _compared(environment)]
+    for module in (m for m in program.graph_module.modules() if isinstance(m, GraphModule)):
+        arguments |= _with_numbers(module.graph, sources[id(module.graph)])
+        module.recompile()
+    free = FreeSizes(shapes, examples, *_bounded(sorted(top, key=str), conditions, environment), arguments, sources)
+    if not {s for shape in shapes for size in shape if not isinstance(size, int) for s in size.free_symbols} <= set(top):
+        raise ValueError("sizes that no input has")
+    if not free.allow(examples):
+        raise ValueError("the example's own sizes are not allowed")
+    return free
 
 
 def _environment(graph: fx.Graph) -> Any:
@@ -95,45 +104,15 @@ def _environment(graph: fx.Graph) -> Any:
     return next(tensor for tensor in tensors if isinstance(tensor, Tensor)).fake_mode.shape_env  # type: ignore[attr-defined]
 
 
-def _pairs(ours: GraphModule, theirs: GraphModule) -> Iterator[tuple[fx.Graph, fx.Graph]]:
-    """The two graphs and those within them."""
-    yield ours.graph, theirs.graph
-    inner = [[m for m in side.children() if isinstance(m, GraphModule)] for side in (ours, theirs)]
-    for mine, other in zip(*inner, strict=True):
-        yield from _pairs(mine, other)
-
-
-def _read(graph: Graph, pairs: Sequence[tuple[fx.Graph, fx.Graph]], environment: Any) -> FreeSizes:
-    sources = {id(ours): _sources(ours, theirs) for ours, theirs in pairs}
-    top = sources[id(pairs[0][0])]
-    holders = dict(zip(*(_tensor_holders(side) for side in pairs[0]), strict=True))
-    inputs = [node for node in graph.inputs if isinstance(node.meta.get("val"), Tensor)]
-    shapes = tuple(tuple(map(_size, holders[node].meta["val"].shape)) for node in inputs)
-    letters = sorted(top, key=str)
-    conditions = [guard.expr for guard in environment.guards if not _of_shapes_alone(guard)]
-    conditions += [assertion.expr for deferred in environment.deferred_runtime_asserts.values() for assertion in deferred]
-    conditions = [environment.replace(c) for c in conditions]
-    ranges, rest = _bounded(letters, [c for c in conditions if c.free_symbols], environment)
-    arguments = {
-        node: sized for ours, theirs in pairs for node, sized in _arguments(ours, theirs, sources[id(ours)])
-    }
-    examples = {letter: int(node.meta["val"].shape[dim]) for letter, (node, dim) in top.items()}
-    result = FreeSizes(shapes, examples, ranges, rest, arguments, sources)
-    letterless = {s for shape in shapes for size in shape if not isinstance(size, int) for s in size.free_symbols} - set(letters)
-    if letterless or not result.allow(examples) or result.shapes_at(examples) != [tuple(n.meta["val"].shape) for n in inputs]:
-        raise ValueError("sizes that no input has")
-    return result
-
-
 def _tensor_holders(graph: fx.Graph) -> list[Node]:
     return [n for n in graph.nodes if n.op == "placeholder" and isinstance(n.meta.get("val"), Tensor)]
 
 
-def _sources(ours: fx.Graph, theirs: fx.Graph) -> dict[Any, tuple[Node, int]]:
-    """Where the size that a letter stands for can be read in our graph."""
+def _sources(graph: fx.Graph) -> dict[Any, tuple[Node, int]]:
+    """Where the size that a letter stands for can be read."""
     places: dict[Any, tuple[Node, int]] = {}
-    for node, other in zip(_tensor_holders(ours), _tensor_holders(theirs), strict=True):
-        for dim, size in enumerate(map(_size, other.meta["val"].shape)):
+    for node in _tensor_holders(graph):
+        for dim, size in enumerate(map(_size, node.meta["val"].shape)):
             if not isinstance(size, int) and size.is_Symbol:
                 places.setdefault(size, (node, dim))
     return places
@@ -141,65 +120,109 @@ def _sources(ours: fx.Graph, theirs: fx.Graph) -> dict[Any, tuple[Node, int]]:
 
 def _size(value: Any) -> Size:
     """A number, or the expression for it."""
-    if not isinstance(value, (torch.SymInt, torch.SymFloat)):
+    if not isinstance(value, SIZES):
         return value
     expression = value.node.expr
     return int(expression) if expression.is_Integer else expression
 
 
-def _of_shapes_alone(guard: Any) -> bool:
-    """Whether torch itself made this comparison, to learn a shape."""
-    file = Path(getattr(guard.sloc.framework_loc, "filename", ""))
-    return file.is_relative_to(TORCH) and file.relative_to(TORCH).parts[0] in SHAPES_ALONE
+def _hint(value: Any) -> Any:
+    """The number that a size is on the example.
+
+    Raises:
+        ValueError: values of tensors decide it.
+    """
+    if isinstance(value, SIZES):
+        if value.node.hint is None:
+            raise ValueError("a size that values decide")
+        return value.node.hint
+    return value
+
+
+def _compared(environment: Any) -> Iterator[Any]:
+    """What came out true where the code compared sizes."""
+    for guard in environment.guards:
+        file = Path(getattr(guard.sloc.framework_loc, "filename", ""))
+        if not (file.is_relative_to(TORCH) and file.relative_to(TORCH).parts[0] in SHAPES_ALONE):
+            yield guard.expr
+    for deferred in environment.deferred_runtime_asserts.values():
+        yield from (assertion.expr for assertion in deferred)
 
 
 def _bounded(
     letters: Sequence[Any], conditions: Sequence[Any], environment: Any
 ) -> tuple[dict[Any, tuple[int, int | None]], tuple[Any, ...]]:
     """The bounds of the letters, and the conditions that are no bounds."""
-    ranges: dict[Any, tuple[int, int | None]] = {}
-    for letter in letters:
-        found = environment.var_to_range[letter]
-        ranges[letter] = (int(found.lower), int(found.upper) if found.upper.is_Integer else None)
-    bounds = [c for c in conditions if c.is_Relational and c.rel_op in ("<", "<=", ">", ">=") and c.lhs.is_Symbol and c.rhs.is_Integer]
-    return ranges, tuple(dict.fromkeys(c for c in conditions if c not in bounds))
+    known = {letter: environment.var_to_range[letter] for letter in letters}
+    ranges = {x: (int(r.lower), int(r.upper) if r.upper.is_Integer else None) for x, r in known.items()}
+    rest = [c for c in conditions if c.free_symbols and not _is_bound(c)]
+    return ranges, tuple(dict.fromkeys(rest))
 
 
-def _arguments(
-    ours: fx.Graph, theirs: fx.Graph, sources: Mapping[Any, tuple[Node, int]]
-) -> Iterator[tuple[Node, dict[str, Any]]]:
-    """The ops of our graph that take sizes which stand as expressions in the other."""
-    for node, other in zip(_ops(ours), _ops(theirs), strict=True):
-        if node.target != other.target:
-            raise ValueError(f"{node.target} is {other.target} where sizes are free")
-        if isinstance(node.target, torch._ops.OpOverload):
+def _is_bound(condition: Any) -> bool:
+    """Whether it compares a letter with a number, which its range says."""
+    if not condition.is_Relational or condition.rel_op not in ("<", "<=", ">", ">="):
+        return False
+    return {condition.lhs.is_Symbol or condition.lhs.is_Integer, condition.rhs.is_Symbol or condition.rhs.is_Integer} == {True}
+
+
+def _with_numbers(graph: fx.Graph, sources: Mapping[Any, tuple[Node, int]]) -> dict[Node, dict[str, Any]]:
+    """Put numbers in the place of what computes sizes, and return what stood there, by node and argument."""
+    arguments: dict[Node, dict[str, Any]] = {}
+    sizes = [node for node in graph.nodes if _is_number(node)]
+    for node in graph.nodes:
+        if node in sizes or not (set(node.all_input_nodes) & set(sizes)):
+            continue
+        if isinstance(node.target, torch._ops.OpOverload) and node.target not in ASSERTS:
             names = [argument.name for argument in node.target._schema.arguments]
-            mine, others = ({**dict(zip(names, n.args, strict=False)), **n.kwargs} for n in (node, other))
-            sized = {name: _expressions(mine[name], others[name], sources) for name in mine}
-            if sized := {name: value for name, value in sized.items() if value is not None}:
-                yield node, sized
+            named = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+            found = {name: _expressions(value, sources) for name, value in named.items()}
+            arguments[node] = {name: value for name, value in found.items() if value is not None}
+            node.args, node.kwargs = fx.map_arg((node.args, dict(node.kwargs)), _number)
+        elif isinstance(node.target, torch._ops.HigherOrderOperator):
+            node.args = tuple(a for a in node.args if a not in sizes)
+        elif node.op == "output":
+            raise ValueError("it returns a size")
+    for node in reversed([n for n in graph.nodes if n in sizes or n.target in ASSERTS]):
+        if not node.users:
+            graph.erase_node(node)
+    for node in graph.nodes:
+        if "val" in node.meta:
+            node.meta["val"] = pytree.tree_map(_at_example, node.meta["val"])
+    return arguments
 
 
-def _ops(graph: fx.Graph) -> list[Node]:
-    """The nodes that compute tensors."""
-    return [n for n in graph.nodes if n.op == "call_function" and _computes(n)]
+def _is_number(node: Node) -> bool:
+    return node.op in ("call_function", "placeholder") and isinstance(node.meta.get("val"), SIZES)
 
 
-def _computes(node: Node) -> bool:
-    return any(isinstance(x, Tensor) for x in pytree.tree_leaves(node.meta.get("val")))
+def _number(node: Node) -> Any:
+    """The number in the place of a size's node."""
+    return _hint(node.meta["val"]) if _is_number(node) else node
 
 
-def _expressions(mine: Any, other: Any, sources: Mapping[Any, tuple[Node, int]]) -> Any:
+def _at_example(value: Any) -> Any:
+    """A tensor of the example's shape."""
+    if not isinstance(value, Tensor) or not any(isinstance(s, SIZES) for s in (*value.shape, *value.stride())):
+        return _hint(value)
+    return torch.empty_strided(
+        [_hint(s) for s in value.shape], [_hint(s) for s in value.stride()], dtype=value.dtype, device="meta"
+    )
+
+
+def _expressions(argument: Any, sources: Mapping[Any, tuple[Node, int]]) -> Any:
     """What stands in the place of a number, or of numbers in a list; None where nothing does."""
-    if isinstance(mine, (list, tuple)):
-        listed = [_expressions(a, b, sources) for a, b in zip(mine, other, strict=True)]
+    if isinstance(argument, (list, tuple)):
+        listed = [_expressions(a, sources) for a in argument]
         return listed if any(e is not None for e in listed) else None
-    value = _size(other.meta.get("val")) if isinstance(other, Node) else other
-    if isinstance(mine, Node) or isinstance(value, (Tensor, list, tuple)) or not hasattr(value, "free_symbols"):
+    if not isinstance(argument, Node) or not _is_number(argument):
         return None
-    if not value.free_symbols <= set(sources):
-        raise ValueError(f"{value} is no size of an input")
-    return value
+    size = _size(argument.meta["val"])
+    if not hasattr(size, "free_symbols") or not size.free_symbols:
+        return None
+    if not size.free_symbols <= set(sources):
+        raise ValueError(f"{size} is no size of an input")
+    return size
 
 
 class Arithmetic:

@@ -14,7 +14,7 @@ from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
 from secateur.structure.axes import Atom
-from secateur.structure.free_sizes import Arithmetic, FreeSizes
+from secateur.structure.free_sizes import Arithmetic
 from secateur.structure.infer import Structure, infer
 from secateur.structure.literals import new_sizes
 from secateur.structure.rules import op_name
@@ -23,25 +23,18 @@ from secateur.types import CutError
 
 __all__ = ["graph_form", "graph_structure"]
 
-def graph_form(
-    small: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], free: FreeSizes | None = None
-) -> GraphModule:
+def graph_form(small: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor]) -> GraphModule:
     """Return the traced graph with the tensors of `small` (the cut module) and with every size as it is after the cut.
 
-    The state dict has the same keys as the module's. A graph is what eval mode computes.
-
-    Args:
-        small: the cut module.
-        structure: of the exported program (`graph_structure`).
-        gone: the keep vectors of the axes that are cut.
-        free: what sizes are computed of the inputs' own; without it all are those of the example.
+    The state dict has the same keys as the module's. A graph is what eval mode computes. Where the structure was traced with
+    free sizes (`graph_structure`), they are computed from the inputs' own; else all are those of the example.
     """
     program = structure.graph.program
     assert program is not None, "a recorded graph is exported before it is rewritten"
     if structure.graph.opaque:
         raise CutError(f"a graph cannot return a {structure.graph.opaque}; return tensors in tuples, lists or dicts")
     root = _holder(small, structure.graph, program)
-    inner = {id(g): _rewritten(structure, g, gone, free) for g in _graphs(structure)}
+    inner = {id(g): _rewritten(structure, g, gone) for g in _graphs(structure)}
     for name, module in program.graph_module.named_children():
         if isinstance(module, GraphModule):
             root.add_module(name, GraphModule(module, inner[id(module.graph)]))
@@ -96,35 +89,35 @@ def _submodule(root: nn.Module, path: str) -> nn.Module:
     return root
 
 
-def graph_structure(model: nn.Module, graph: Graph, any_batch: bool) -> Structure:
+def graph_structure(model: nn.Module, graph: Graph, free: bool) -> Structure:
     """Return the structure of the model's exported program, whose graph can be rewritten.
 
     Args:
         model: the model.
         graph: an earlier trace, for its inputs.
-        any_batch: trace on each sample twice where there is one only, so that the batch can be told from a size of 1.
+        free: learn what sizes are when the inputs have others. One sample is then taken twice, as the exporter takes a size
+            of 1 to be that always.
 
     Raises:
-        InputError, TraceError: the model does not take these inputs.
+        InputError, TraceError: the model does not take these inputs, or the exporter cannot tell what sizes are.
     """
     args, kwargs = graph.args, dict(graph.kwargs)
-    if any_batch:
+    if free:
         args, kwargs = pytree.tree_map_only(Tensor, _twice, (args, kwargs))
     ways = exported_like(graph)
-    ways["known_to_run"] = ways["known_to_run"] and not any_batch
-    return infer(trace(model, args or kwargs, quick=False, **ways))
+    ways["known_to_run"] = ways["known_to_run"] and not free
+    return infer(trace(model, args or kwargs, quick=False, free=free, **ways))
 
 
 def _twice(x: Tensor) -> Tensor:
     return torch.cat([x, x]) if x.dim() and len(x) == 1 else x
 
 
-def _rewritten(
-    structure: Structure, old: fx.Graph, gone: Mapping[Atom, Tensor], free: FreeSizes | None
-) -> fx.Graph:
+def _rewritten(structure: Structure, old: fx.Graph, gone: Mapping[Atom, Tensor]) -> fx.Graph:
     """A copy of a graph in which every argument that is a size has its new value."""
     new = fx.Graph()
     copies: dict[Node, Node] = {}
+    free = structure.graph.free
     letters = free.sources[id(old)] if free is not None else {}
     arithmetic = Arithmetic(new, {})
     for node in old.nodes:

@@ -21,6 +21,7 @@ from secateur.structure.carriers import Uses
 from secateur.structure.decided import OF_NO_MODEL, decided_values
 from secateur.structure.derived import parametrized
 from secateur.structure.export import Export, answers_otherwise, export
+from secateur.structure.free_sizes import FreeSizes, with_free_sizes
 from secateur.structure.outputs import Stored, dependent, idle_parts, unread
 from secateur.structure.ragged import is_ragged, sized_by_example
 from secateur.structure.record import record
@@ -59,6 +60,7 @@ class Graph:
         decided: whether values of the example decided which ops ran (`decided`): other values may run others.
         ragged: whether values decide the sizes of tensors (`ragged`), which are then those on the example.
         as_it_runs: whether code that asks heard that it is not exported, as otherwise it answers something else or fails.
+        free: what sizes are when the inputs have others, where it was asked for.
     """
 
     graph: fx.Graph
@@ -80,6 +82,7 @@ class Graph:
     decided: bool = False
     ragged: bool = False
     as_it_runs: bool = False
+    free: FreeSizes | None = None
 
     @property
     def of_example(self) -> bool:
@@ -114,6 +117,7 @@ def trace(
     quick: bool = True,
     known_to_run: bool = False,
     as_it_runs: bool = False,
+    free: bool = False,
 ) -> Graph:
     """Return the graph of `model` in eval mode on `example_inputs`; the model and the random state stay as they are.
 
@@ -124,6 +128,7 @@ def trace(
         known_to_run: the model has run on these inputs before, so that it need not be tried first.
         as_it_runs: let code that asks whether it is exported hear that it is not. Found out by itself where the model is tried:
             what the exported program answers there is compared with what the model does.
+        free: learn what sizes are when the inputs have others (`FreeSizes`).
 
     Raises:
         InputError: the inputs do not fit the model.
@@ -143,12 +148,12 @@ def trace(
     with evaluating(model), private_draws():
         uses = watch(model, *_fresh(args, kwargs))
     with evaluating(model):
-        exported = _export(model, args, kwargs, uses, as_it_runs)
+        exported = _export(model, args, kwargs, uses, as_it_runs, free)
         may_differ = not (known_to_run or exported.as_it_runs)
         if may_differ and answers_otherwise(model, exported, answers, args, kwargs):
             # Where it makes no difference what the code hears, the two differ by design, as with padded places in fast paths.
             with suppress(Exception):
-                other = _export(model, args, kwargs, uses, as_it_runs=True)
+                other = _export(model, args, kwargs, uses, True, free)
                 exported = exported if answers_otherwise(model, other, answers, args, kwargs) else other
     return _exported(model, exported, args, kwargs, uses)
 
@@ -205,6 +210,7 @@ def _exported(
         decided=exported.decided,
         ragged=exported.ragged,
         as_it_runs=exported.as_it_runs,
+        free=exported.free,
     )
     return _with_leaving(model, graph, exported.stored, exported.ran)
 
@@ -239,10 +245,16 @@ def _is_attribute(model: nn.Module, name: str) -> bool:
 
 
 def _export(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], uses: Uses | None, as_it_runs: bool
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], uses: Uses | None, as_it_runs: bool, free: bool
 ) -> Export:
     """The exported program; where values decide, as they do on the example, or with the sizes that it has there."""
     touched = uses.parameters if uses else None
+    if free:
+        try:
+            exported = export(model, args, kwargs, touched, as_it_runs=as_it_runs, free=True)
+            return replace(exported, free=with_free_sizes(exported.program))
+        except Exception as error:
+            raise TraceError(_refusal(model, error)) from error
     exports: list[Export] = []
     failure: Exception | None = None
     try:
