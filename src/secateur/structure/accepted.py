@@ -13,7 +13,7 @@ from torch.fx import GraphModule, Node
 from secateur.structure.free_sizes import Arithmetic, FreeSizes
 from secateur.types import InputError
 
-__all__ = ["Shapes", "Span", "require_inputs", "span_in_words"]
+__all__ = ["Shapes", "Span", "in_span", "require_inputs", "span_in_words"]
 
 Span = tuple[int, int | None]
 """The least and the greatest size; None for no bound."""
@@ -104,7 +104,7 @@ def check_shape(x: Tensor, shape: tuple[int | Span | None, ...], number: int) ->
     Traceback (most recent call last):
     secateur.types.InputError: input 0 of this graph has shape (5, 3); it takes (any, 2) alone: cut the model again...
     """
-    if len(x.shape) != len(shape) or not all(map(_is_taken, x.shape, shape)):
+    if len(x.shape) != len(shape) or not all(map(in_span, x.shape, shape)):
         accepted_shape = ", ".join(map(span_in_words, shape))
         raise InputError(
             f"input {number} of this graph has shape {tuple(x.shape)}; it takes ({accepted_shape}) alone: cut the model "
@@ -112,7 +112,8 @@ def check_shape(x: Tensor, shape: tuple[int | Span | None, ...], number: int) ->
         )
 
 
-def _is_taken(size: int, wanted: int | Span | None) -> bool:
+def in_span(size: int, wanted: int | Span | None) -> bool:
+    """Return whether a size is one of those wanted."""
     if wanted is None:
         return True
     least, most = (wanted, wanted) if isinstance(wanted, int) else wanted

@@ -8,7 +8,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, TextIO
 
@@ -26,7 +26,7 @@ from secateur.structure.decided import Decided, deciding_as
 from secateur.structure.difference import compared_tensors, difference, is_usable
 from secateur.structure.free_sizes import FreeSizes
 from secateur.structure.outputs import Holdings, Stored, opaque_type
-from secateur.structure.traceable import by_shapes
+from secateur.structure.traceable import by_shapes, open_lengths
 from secateur.trees import TreeDef, tensors_within
 
 __all__ = ["Export", "answers_otherwise", "export", "program_inputs"]
@@ -115,6 +115,7 @@ def _export(
         _quiet(),
         _empty_buffers_apart(model),
         by_shapes() as traceable,
+        open_lengths() if free else nullcontext(),
         deciding_as(values) as begin,
         tap.listening(begin),
     ):

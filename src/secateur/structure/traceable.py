@@ -6,6 +6,7 @@ causal. What is verified is run as it is.
 
 from __future__ import annotations
 
+import builtins
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch._subclasses import fake_impls
 from torch.nn.modules import transformer
 
-__all__ = ["Traceable", "by_shapes"]
+__all__ = ["Traceable", "by_shapes", "open_lengths"]
 
 GROUPED = [torch.ops.aten._grouped_mm.default] if hasattr(torch.ops.aten, "_grouped_mm") else []
 RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
@@ -82,6 +83,22 @@ def by_shapes() -> Iterator[Traceable]:
             del shapes[op]
         for name in names:
             delattr(functions, name)  # the module finds torch's own by itself
+
+
+@contextmanager
+def open_lengths() -> Iterator[None]:
+    """Let this thread's ``len(x)`` of a tensor be its first size, which the exporter may leave open: a length of Python is a number."""
+    original, thread = builtins.len, threading.get_ident()
+
+    def length(x: Any) -> int:
+        is_open = type(x) is not tuple and threading.get_ident() == thread and isinstance(x, Tensor) and x.dim() > 0
+        return x.shape[0] if is_open else original(x)
+
+    vars(builtins)["len"] = length
+    try:
+        yield
+    finally:
+        vars(builtins)["len"] = original
 
 
 def _grouped(_mode: Any, _op: Any, rows: Tensor, weight: Tensor, *_: Any, **__: Any) -> Any:

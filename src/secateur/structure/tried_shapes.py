@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from secateur.structure.accepted import Shapes, Span
+from secateur.structure.accepted import Shapes, Span, in_span
 from secateur.structure.cases import Cases
 from secateur.structure.frames import ShapedFrame
 from secateur.structure.free_sizes import FreeSizes, Letters
@@ -90,14 +90,15 @@ class _Trial:
             if not alone and len(group) > 1:
                 for letter in group:
                     alone |= self._spans(self._outcomes(self._settings([letter])))
-            both = [{**spans_setting, **setting} for spans_setting, setting in zip(self._within(spans), self._within(alone), strict=False)]
-            if not spans or all(agreed is not False for _, agreed in self._outcomes(both)):
+            both = [{**one, **other} for one, other in zip(self._within(spans), self._within(alone), strict=False)]
+            if all(agreed is not False for _, agreed in self._outcomes(both)):
                 spans |= alone
         return spans
 
     def _within(self, spans: Mapping[Any, Span]) -> list[Setting]:
-        """A setting of letters that may be others."""
-        return self._settings(list(spans))[:2]
+        """Settings of letters that may be others, as far as they may."""
+        settings = self._settings(list(spans))
+        return [s for s in settings if all(in_span(number, spans[letter]) for letter, number in s.items())][:2]
 
     def _settings(self, letters: list[Any]) -> list[Setting]:
         """Numbers that are less and greater, even and odd, and that the comparisons of the code allow."""
