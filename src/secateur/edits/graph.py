@@ -18,6 +18,7 @@ from secateur.structure.accepted import Shapes, require_inputs
 from secateur.structure.cutting import apply_plan, make_plan
 from secateur.structure.graph import graph_form, graph_structure
 from secateur.structure.infer import Structure
+from secateur.structure.modes import train_mode
 from secateur.structure.trace import trace
 from secateur.types import ExampleInputs, FileError, Keep
 
@@ -34,6 +35,7 @@ class GraphCut(Edit):
         shapes: the shapes of the inputs that the graph takes: None for a size that may be any, two numbers for one from and
             to; others are refused.
         conditions: what must be true of those sizes besides, in words.
+        eval_only: why it runs in eval mode alone; empty where it runs in train mode, too.
     """
 
     kind: ClassVar[str] = "graph"
@@ -41,6 +43,7 @@ class GraphCut(Edit):
     inputs: ExampleInputs | Mapping[str, Any] = field(repr=False)
     shapes: Shapes = ()
     conditions: tuple[str, ...] = ()
+    eval_only: str = ""
 
     def apply(self, model: nn.Module) -> GraphModule:
         """Return the graph of `model`, cut by the masks; its weights are those of `model`."""
@@ -51,7 +54,7 @@ class GraphCut(Edit):
             _check_mask(structure, name, keep_mask)
         gone = {structure.units[name]: keep_mask for name, keep_mask in self.keep.items() if not bool(keep_mask.all())}
         small = apply_plan(model, make_plan(model, structure, gone))
-        graph = graph_form(small, structure, gone)
+        graph = graph_form(small, structure, gone, train_mode(model, structure.graph))
         if self.shapes:
             require_inputs(graph, self.shapes, structure.graph.free)
         return graph
@@ -63,7 +66,8 @@ class GraphCut(Edit):
             FileError: the inputs hold something else than tensors and plain values.
         """
         masks = {name: keep_mask.detach().cpu().contiguous() for name, keep_mask in self.keep.items()}
-        return {"keep": masks, "inputs": describe(self.inputs), "shapes": self.shapes, "conditions": self.conditions}
+        plain = {"shapes": self.shapes, "conditions": self.conditions, "eval_only": self.eval_only}
+        return {"keep": masks, "inputs": describe(self.inputs), **plain}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
@@ -71,7 +75,7 @@ class GraphCut(Edit):
         inputs = restore(record["inputs"], torch.device("cpu"))
         shapes = tuple(tuple(tuple(s) if isinstance(s, list) else s for s in shape) for shape in record["shapes"])
         conditions = tuple(record.get("conditions", ()))
-        return cls(dict(record["keep"]), inputs, shapes, conditions)
+        return cls(dict(record["keep"]), inputs, shapes, conditions, str(record.get("eval_only", "")))
 
 
 def _check_mask(structure: Structure, name: str, keep_mask: object) -> None:

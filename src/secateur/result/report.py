@@ -92,6 +92,7 @@ class PruneReport:
         form: ``"module"`` (of the model's own class), or ``"graph"`` (a `torch.fx.GraphModule`: see `cut`).
         shapes: the shapes of the inputs that a graph takes: None for a size that may be any, two numbers for one from and to.
         conditions: what must be true of those sizes besides.
+        eval_only: why a graph runs in eval mode alone; empty where it runs in train mode, too.
         sites: the units of every site.
         frozen: what could not be pruned, with the reason.
         versions: what it was done with.
@@ -122,6 +123,7 @@ class PruneReport:
     form: str = "module"
     shapes: Shapes = ()
     conditions: tuple[str, ...] = ()
+    eval_only: str = ""
     sites: tuple[SiteReport, ...] = ()
     frozen: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -189,7 +191,8 @@ class PruneReport:
         if self.repair:
             notes.append(f"repaired without training: {', '.join(self.repair)}")
         if self.form == "graph":
-            notes.append(f"form: a graph (torch.fx.GraphModule), for inference on inputs of {_shapes(self.shapes, self.conditions)}")
+            notes.append(f"form: a graph (torch.fx.GraphModule), on inputs of {_shapes(self.shapes, self.conditions)}")
+            notes += [f"the graph is for inference: {self.eval_only}"] if self.eval_only else []
         if self.unit == "weights":
             notes.append("zeros are not cut out: the shapes stay, so the model is neither smaller nor faster")
         if self.frozen:

@@ -224,6 +224,7 @@ class Result:
         """What went, what it cost and what it gained."""
         before, after = self.original, self.model
         counts = parameters(before), parameters(after)
+        graph = next((edit for edit in self.edits if isinstance(edit, GraphCut)), None)
         return PruneReport(
             unit=_unit(self.sites) if self.sites or not self.layers else "layers",
             criterion=self.method.criterion,
@@ -238,9 +239,10 @@ class Result:
             latency=self.latency,
             difference=self.verification.example if isinstance(self.verification, Verification) else None,
             verified="" if self.verification is None else str(self.verification),
-            form="graph" if any(isinstance(edit, GraphCut) for edit in self.edits) else "module",
-            shapes=next((edit.shapes for edit in self.edits if isinstance(edit, GraphCut)), ()),
-            conditions=next((edit.conditions for edit in self.edits if isinstance(edit, GraphCut)), ()),
+            form="graph" if graph else "module",
+            shapes=graph.shapes if graph else (),
+            conditions=graph.conditions if graph else (),
+            eval_only=graph.eval_only if graph else "",
             sites=tuple(
                 SiteReport(name, keep_mask.numel(), int(keep_mask.sum())) for name, keep_mask in self.keep.items()
             ),
@@ -361,7 +363,7 @@ def _edit(model: nn.Module, small: nn.Module, sites: Sites, keep: Keep, plan: An
         inputs = inputs_of(sites)
         assert inputs is not None
         meta = cast(GraphModule, small).meta
-        return GraphCut(keep, inputs, meta.get("shapes", ()), meta.get("conditions", ()))
+        return GraphCut(keep, inputs, **{name: meta[name] for name in ("shapes", "conditions", "eval_only")})
     return Cut(plan)
 
 

@@ -24,6 +24,7 @@ from secateur.structure.depth import BlockStructure, removed_blocks, skipping
 from secateur.structure.graph import graph_form, graph_structure
 from secateur.structure.infer import Structure
 from secateur.structure.mend import Edits, edits, proposals
+from secateur.structure.modes import train_mode
 from secateur.structure.optimizer import carry_over, check_optimizer
 from secateur.structure.reference import Reference
 from secateur.structure.sites import check_keep, check_same_model
@@ -197,7 +198,7 @@ def _graph_form(
             gone = {
                 traced.units[name]: keep_mask for name, keep_mask in reference.keep.items() if not bool(keep_mask.all())
             }
-            graph = graph_form(small, traced, gone)
+            graph = graph_form(small, traced, gone, train_mode(reference.model, traced.graph))
             # Verified on the example inputs themselves, not on those of the second trace.
             verification = verify(cases, graph, plan.rows, gone, tolerance)
             shapes = shapes_taken(cases, traced.graph.free, partial(agrees_at, cases, graph, plan.rows))

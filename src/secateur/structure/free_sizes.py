@@ -19,6 +19,8 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
+from secateur.structure.schemas import named_arguments
+
 __all__ = ["Arithmetic", "FreeSizes", "Letters", "Size", "with_free_sizes"]
 
 Size = Any
@@ -174,10 +176,8 @@ def _with_numbers(graph: fx.Graph, sources: Mapping[Any, tuple[Node, int]]) -> d
         if node in sizes or not (set(node.all_input_nodes) & set(sizes)):
             continue
         if isinstance(node.target, torch._ops.OpOverload) and node.target not in ASSERTS:
-            names = [argument.name for argument in node.target._schema.arguments]
-            named = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
-            found = {name: _expressions(value, sources) for name, value in named.items()}
-            arguments[node] = {name: value for name, value in found.items() if value is not None}
+            expressions = {name: _expressions(value, sources) for name, value in named_arguments(node).items()}
+            arguments[node] = {name: value for name, value in expressions.items() if value is not None}
             node.args, node.kwargs = fx.map_arg((node.args, dict(node.kwargs)), _number)
         elif isinstance(node.target, torch._ops.HigherOrderOperator):
             node.args = tuple(a for a in node.args if a not in sizes)

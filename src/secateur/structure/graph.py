@@ -17,16 +17,20 @@ from secateur.structure.axes import Atom
 from secateur.structure.free_sizes import Arithmetic
 from secateur.structure.infer import Structure, infer
 from secateur.structure.literals import new_sizes
+from secateur.structure.modes import TrainMode, require_mode
 from secateur.structure.rules import op_name
+from secateur.structure.schemas import named_arguments, set_arguments
 from secateur.structure.trace import Graph, exported_like, trace
 from secateur.types import CutError
 
 __all__ = ["graph_form", "graph_structure"]
 
-def graph_form(small: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor]) -> GraphModule:
+def graph_form(
+    small: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], train: TrainMode
+) -> GraphModule:
     """Return the traced graph with the tensors of `small` (the cut module) and with every size as it is after the cut.
 
-    The state dict has the same keys as the module's. A graph is what eval mode computes. Where the structure was traced with
+    The state dict has the same keys as the module's. In train mode ops take the arguments that they have there. Where the structure was traced with
     free sizes (`graph_structure`), they are computed from the inputs' own; else all are those of the example.
     """
     program = structure.graph.program
@@ -34,13 +38,15 @@ def graph_form(small: nn.Module, structure: Structure, gone: Mapping[Atom, Tenso
     if structure.graph.opaque:
         raise CutError(f"a graph cannot return a {structure.graph.opaque}; return tensors in tuples, lists or dicts")
     root = _holder(small, structure.graph, program)
-    inner = {id(g): _rewritten(structure, g, gone) for g in _graphs(structure)}
+    inner = {id(g): _rewritten(structure, g, gone, train) for g in _graphs(structure)}
     for name, module in program.graph_module.named_children():
         if isinstance(module, GraphModule):
             root.add_module(name, GraphModule(module, inner[id(module.graph)]))
     graph = _top_graph(structure, program, inner[id(program.graph)])
     graph_module = GraphModule(root, graph, class_name=f"Cut{type(small).__name__}")
-    graph_module.eval()
+    require_mode(graph_module, train)
+    # Where train mode is refused, the graph does not begin with it.
+    graph_module.train(small.training and not train.differs)
     return graph_module
 
 
@@ -113,7 +119,7 @@ def _twice(x: Tensor) -> Tensor:
     return torch.cat([x, x]) if x.dim() and len(x) == 1 else x
 
 
-def _rewritten(structure: Structure, old: fx.Graph, gone: Mapping[Atom, Tensor]) -> fx.Graph:
+def _rewritten(structure: Structure, old: fx.Graph, gone: Mapping[Atom, Tensor], train: TrainMode) -> fx.Graph:
     """A copy of a graph in which every argument that is a size has its new value."""
     new = fx.Graph()
     copies: dict[Node, Node] = {}
@@ -129,19 +135,32 @@ def _rewritten(structure: Structure, old: fx.Graph, gone: Mapping[Atom, Tensor])
             _change(copy, changes)
         if free is not None and node in free.arguments:
             _compute_sizes(node, copy, free.arguments[node], arithmetic)
+        if node in train.arguments:
+            _follow_mode(copy, train.arguments[node])
     return new
+
+
+def _follow_mode(copy: Node, in_training: Mapping[str, Any]) -> None:
+    """Give an op other arguments in train mode."""
+    now = named_arguments(copy)
+    with copy.graph.inserting_before(copy):
+        mode = copy.graph.create_node("get_attr", "training")
+        chosen = {
+            name: mode
+            if (value, now[name]) == (True, False)
+            else copy.graph.call_function(torch.sym_ite, (mode, type(now[name])(value), now[name]))
+            for name, value in in_training.items()
+        }
+    set_arguments(copy, chosen)
 
 
 def _compute_sizes(node: Node, copy: Node, expressions: Mapping[str, Any], arithmetic: Arithmetic) -> None:
     """Compute the sizes among a node's arguments from those of the inputs."""
     if copy.target != node.target:
         raise CutError(f"{node.target} takes sizes that follow the inputs, and no list of them")
-    names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
-    old, new = ({**dict(zip(names, n.args, strict=False)), **n.kwargs} for n in (node, copy))
+    old, new = named_arguments(node), named_arguments(copy)
     with copy.graph.inserting_before(copy):
-        computed = {name: _computed(old[name], new[name], e, arithmetic) for name, e in expressions.items()}
-    copy.args = tuple(computed.get(name, value) for name, value in zip(names, copy.args, strict=False))
-    copy.kwargs = {name: computed.get(name, value) for name, value in copy.kwargs.items()}
+        set_arguments(copy, {name: _computed(old[name], new[name], e, arithmetic) for name, e in expressions.items()})
 
 
 def _computed(old: Any, new: Any, expression: Any, arithmetic: Arithmetic) -> Any:
@@ -159,20 +178,12 @@ def _computed(old: Any, new: Any, expression: Any, arithmetic: Arithmetic) -> An
 
 def _change(node: Node, changes: Mapping[str, Any]) -> None:
     assert isinstance(node.target, torch._ops.OpOverload)
-    names = [a.name for a in node.target._schema.arguments]
     if op_name(node) in {"chunk", "split"} and any(isinstance(v, list) for v in changes.values()):
         dim = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
         node.target = torch.ops.aten.split_with_sizes.default
         node.args, node.kwargs = (node.args[0], next(iter(changes.values())), dim), {}
         return
-    args = list(node.args)
-    for name, value in changes.items():
-        at = names.index(name)
-        if at < len(args):
-            args[at] = value
-        else:
-            node.update_kwarg(name, value)
-    node.args = tuple(args)
+    set_arguments(node, dict(changes))
 
 
 def _top_graph(structure: Structure, program: ExportedProgram, graph: fx.Graph) -> fx.Graph:

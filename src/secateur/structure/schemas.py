@@ -1,0 +1,26 @@
+"""The arguments of a traced op by the names that its schema has for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+__all__ = ["named_arguments", "set_arguments"]
+
+
+def named_arguments(node: Node) -> dict[str, Any]:
+    """Return what an op of ATen is given by name, defaults included."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    arguments = node.target._schema.arguments
+    defaults = {a.name: a.default_value for a in arguments if a.has_default_value()}
+    return {**defaults, **dict(zip((a.name for a in arguments), node.args, strict=False)), **node.kwargs}
+
+
+def set_arguments(node: Node, values: dict[str, Any]) -> None:
+    """Give an op of ATen other arguments, by name."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    names = [a.name for a in node.target._schema.arguments[: len(node.args)]]
+    node.args = tuple(values.get(name, value) for name, value in zip(names, node.args, strict=True))
+    node.kwargs = {**node.kwargs, **{name: value for name, value in values.items() if name not in names}}
