@@ -152,7 +152,7 @@ def test_a_graph_whose_batch_is_fixed_takes_no_other() -> None:
 
     result = prune(Mixes(), torch.randn(2, 4), form="graph", latency=False)
     assert result.report.shapes == ((2, 4),)
-    assert "for inference on inputs of shape (2, 4)" in str(result.report)
+    assert "form: a graph (torch.fx.GraphModule), on inputs of shape (2, 4)" in str(result.report)
     with pytest.raises(InputError, match="takes"):
         result.model(torch.randn(3, 4))
 
