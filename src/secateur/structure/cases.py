@@ -104,7 +104,7 @@ class Cases:
         if frame is EXAMPLE or reference.statistics is None:
             return reference.statistics
         reference.outputs(draw, inputs)  # raises where the model does not run, in less time than it takes to trace it
-        return reference.statistics_at(inputs)
+        return reference.statistics_at(as_typed(inputs, reference.inputs))
 
 
 DRAWS = ((0, 1.0), (1, 2.0), (2, 0.5))

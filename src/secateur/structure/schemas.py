@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch.fx import Node
 
-__all__ = ["named_arguments", "set_arguments"]
+__all__ = ["named_arguments", "set_arguments", "with_arguments"]
 
 
 def named_arguments(node: Node) -> dict[str, Any]:
@@ -18,9 +19,16 @@ def named_arguments(node: Node) -> dict[str, Any]:
     return {**defaults, **dict(zip((a.name for a in arguments), node.args, strict=False)), **node.kwargs}
 
 
-def set_arguments(node: Node, values: dict[str, Any]) -> None:
+def set_arguments(node: Node, values: Mapping[str, Any]) -> None:
     """Give an op of ATen other arguments, by name."""
+    node.args, node.kwargs = with_arguments(node, node.args, node.kwargs, values)
+
+
+def with_arguments(
+    node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any], values: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of an op of ATen with others in the place of some, by name."""
     assert isinstance(node.target, torch._ops.OpOverload)
-    names = [a.name for a in node.target._schema.arguments[: len(node.args)]]
-    node.args = tuple(values.get(name, value) for name, value in zip(names, node.args, strict=True))
-    node.kwargs = {**node.kwargs, **{name: value for name, value in values.items() if name not in names}}
+    names = [a.name for a in node.target._schema.arguments[: len(args)]]
+    others = {name: value for name, value in values.items() if name not in names}
+    return tuple(values.get(name, value) for name, value in zip(names, args, strict=True)), {**kwargs, **others}
