@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from secateur.checks import check_name
 from secateur.state import usual
 from secateur.structure.frames import Inputs
+from secateur.structure.kept_norms import keep_statistics
 from secateur.structure.modes import train_mode
 from secateur.structure.reference import Reference, Statistics
 from secateur.structure.sites import with_zeros
@@ -33,9 +34,10 @@ def mask(model: nn.Module, sites: Sites, keep: Keep, *, statistics: Literal["kep
 
     For a channel all that is tied to it becomes zero: the weights and bias that produce it, the scale and shift of
     norms, and the weights that consume it; shapes stay as they are. A layer norm, a group norm or a standardised weight
-    takes its statistics over channels, and zeros among them would change those of the others: where any is cut, the copy
-    interprets its graph and takes them over the kept ones, in eval mode and in train mode. For that it is traced once more
-    on inputs of each shape. Train mode is refused where it is more than flags of layers, such as a branch on the mode.
+    takes its statistics over channels, and zeros among them would change those of the others: where any is cut, the
+    copy takes them over the kept ones, in eval mode and in train mode. Modules that norm one tensor do so by a hook. Where
+    other code takes statistics, the copy interprets its graph, and is traced once more on inputs of each shape; train mode is
+    then refused where it is more than flags of layers, such as a branch on the mode.
 
     Args:
         model: the model that `sites` were found in; it is left as it is.
@@ -55,7 +57,7 @@ def mask(model: nn.Module, sites: Sites, keep: Keep, *, statistics: Literal["kep
     masked = with_zeros(model, sites, keep)
     if statistics == "kept" and sites.structure is not None:
         reference = Reference(masked, sites, keep)
-        if _takes_statistics(reference):
+        if _takes_statistics(reference) and not keep_statistics(masked, sites, keep):
             masked.forward = KeptStatistics(masked, sites, keep)
     return masked
 
