@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, fx
 from torch.fx import GraphModule, Node
 
+from secateur.checks import brief
 from secateur.structure.free_sizes import Arithmetic, FreeSizes
 from secateur.types import InputError
 
-__all__ = ["Shapes", "Span", "in_span", "require_inputs", "span_in_words"]
+__all__ = ["PLAIN", "Shapes", "Span", "check_left_out", "in_span", "require_inputs", "span_in_words"]
 
 Span = tuple[int, int | None]
 """The least and the greatest size; None for no bound."""
@@ -34,7 +35,7 @@ def require_inputs(graph: GraphModule, shapes: Shapes, free: FreeSizes | None = 
     """
     holders = [node for node in graph.graph.nodes if node.op == "placeholder"]
     inputs = [node for node in holders if isinstance(node.meta.get("val"), Tensor)]
-    plain = [node for node in holders if type(node.meta.get("val")) in PLAIN]
+    plain = [node for node in holders if "val" in node.meta and type(node.meta["val"]) in (*PLAIN, type(None))]
     conditions: dict[str, None] = {}
     with graph.graph.inserting_before(holders[-1].next):
         for number, (node, shape) in enumerate(zip(inputs, shapes, strict=True)):
@@ -134,7 +135,7 @@ def span_in_words(size: int | Span | None) -> str:
     return f"up to {most}" if least <= 1 else f"{least} to {most}"
 
 
-def check_value(value: object, expected: float | str, name: str) -> None:
+def check_value(value: object, expected: object, name: str) -> None:
     """Refuse another plain value than a graph was made with.
 
     >>> check_value(3, 2, "heads")
@@ -143,6 +144,20 @@ def check_value(value: object, expected: float | str, name: str) -> None:
     """
     if type(value) is not type(expected) or value != expected:
         raise InputError(
-            f"this graph was made with {name}={expected!r}, and takes no {value!r}: cut the model again with an example that has "
-            "the value that you need"
+            f"this graph was made with {name}={expected!r}, and takes no {brief(value)}: cut the model again with an example that "
+            "has the value that you need"
+        )
+
+
+def check_left_out(value: object, default: object, name: str) -> None:
+    """Refuse what the example left out, unless it is what the model takes then.
+
+    >>> check_left_out(None, None, "mask")
+    >>> check_left_out(torch.ones(2), None, "mask")
+    Traceback (most recent call last):
+    secateur.types.InputError: this graph was made without mask: leave it out, or cut the model again with an example that has it
+    """
+    if value is not default and (isinstance(value, Tensor) or type(value) is not type(default) or value != default):
+        raise InputError(
+            f"this graph was made without {name}: leave it out, or cut the model again with an example that has it"
         )

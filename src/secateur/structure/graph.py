@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
-from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
 from secateur.structure.axes import Atom
@@ -20,6 +19,7 @@ from secateur.structure.literals import new_sizes
 from secateur.structure.modes import TrainMode, require_mode
 from secateur.structure.rules import op_name
 from secateur.structure.schemas import named_arguments, set_arguments
+from secateur.structure.signature import called_like
 from secateur.structure.trace import Graph, exported_like, trace
 from secateur.types import CutError
 
@@ -42,7 +42,7 @@ def graph_form(
     for name, module in program.graph_module.named_children():
         if isinstance(module, GraphModule):
             root.add_module(name, GraphModule(module, inner[id(module.graph)]))
-    graph = _top_graph(structure, program, inner[id(program.graph)])
+    graph = _top_graph(small, structure, program, inner[id(program.graph)])
     graph_module = GraphModule(root, graph, class_name=f"Cut{type(small).__name__}")
     require_mode(graph_module, train)
     # Where train mode is refused, the graph does not begin with it.
@@ -186,7 +186,7 @@ def _change(node: Node, changes: Mapping[str, Any]) -> None:
     set_arguments(node, dict(changes))
 
 
-def _top_graph(structure: Structure, program: ExportedProgram, graph: fx.Graph) -> fx.Graph:
+def _top_graph(small: nn.Module, structure: Structure, program: ExportedProgram, graph: fx.Graph) -> fx.Graph:
     """Read parameters from the module instead of from the inputs, and take the inputs as the model did."""
     traced = structure.graph
     names = {holder.name: name for holder, name in traced.tensors.items()}
@@ -204,8 +204,7 @@ def _top_graph(structure: Structure, program: ExportedProgram, graph: fx.Graph) 
         node.replace_all_uses_with(read)
         graph.erase_node(node)
     spec = program.call_spec
-    info = _PyTreeInfo([f"arg{i}" for i in range(len(traced.args))] + list(traced.kwargs), spec.in_spec, spec.out_spec)
-    graph.set_codegen(_PyTreeCodeGen(info))
+    graph.set_codegen(called_like(small, traced.args, traced.kwargs, spec.in_spec, spec.out_spec))
     # What leaves in other ways than as an output ends here. The tensors stay, for the state dict.
     graph.eliminate_dead_code(lambda node: node.op == "get_attr" or node.is_impure())
     return graph
