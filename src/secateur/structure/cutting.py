@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from secateur.checks import check_name, check_number
 from secateur.randomness import private_draws
-from secateur.state import evaluating, usual
+from secateur.state import called, evaluating, usual
 from secateur.structure.accepted import require_inputs
 from secateur.structure.attention import free_attention
 from secateur.structure.axes import Atom, keep_vector
@@ -181,7 +181,7 @@ def draft(model: nn.Module, sites: Sites, keep: Keep) -> nn.Module:
 def _runs(model: nn.Module, structure: Structure) -> bool:
     try:
         with evaluating(model), private_draws():
-            model(*structure.graph.args, **structure.graph.kwargs)
+            called(model, structure.graph.args, structure.graph.kwargs)
     except Exception:  # noqa: BLE001  (the user's forward may raise anything on sizes it was not made for)
         return False
     return True
@@ -373,7 +373,7 @@ def _blame(model: nn.Module, structure: Structure) -> str:
         handles.append(module.register_forward_hook(lambda _m, _a, _o: _forget(entered)))
     try:
         with evaluating(model), private_draws():
-            model(*structure.graph.args, **structure.graph.kwargs)
+            called(model, structure.graph.args, structure.graph.kwargs)
     except Exception:  # noqa: BLE001  (the error itself is the caller's; here only its place is wanted)
         return f"in {entered[-1]}" if entered else "in the model"
     finally:

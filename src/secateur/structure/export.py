@@ -21,7 +21,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils import _pytree as pytree
 
 from secateur.randomness import private_draws
-from secateur.state import own_tensors
+from secateur.state import fresh, own_tensors
 from secateur.structure.decided import Decided, deciding_as
 from secateur.structure.difference import compared_tensors, difference, is_usable
 from secateur.structure.free_sizes import FreeSizes
@@ -187,6 +187,7 @@ def _ran(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> set
     """The ids of the modules that a forward pass runs."""
     ran: set[int] = set()
     handle = register_module_forward_pre_hook(lambda module, _: ran.add(id(module)))
+    args, kwargs = fresh(args, kwargs)
     try:
         model(*args, **kwargs)
     finally:

@@ -16,7 +16,7 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from secateur.randomness import private_draws
-from secateur.state import called, check_ordinary, evaluating, first_names, own_tensors, split_inputs
+from secateur.state import called, check_ordinary, evaluating, first_names, fresh, own_tensors, split_inputs
 from secateur.structure.carriers import Uses
 from secateur.structure.decided import OF_NO_MODEL, decided_values
 from secateur.structure.derived import parametrized
@@ -143,10 +143,10 @@ def trace(
             return recorded
         if not known_to_run:
             # The exporter works on shapes alone, and lets pass what would fail on numbers, such as a wrong type.
-            answers = called(model, *_fresh(args, kwargs))
+            answers = called(model, args, kwargs)
     # Each pass anew: what the one before kept in tables is dropped.
     with evaluating(model), private_draws():
-        uses = watch(model, *_fresh(args, kwargs))
+        uses = watch(model, *fresh(args, kwargs))
     with evaluating(model):
         exported = _export(model, args, kwargs, uses, as_it_runs, free)
         may_differ = not (known_to_run or exported.as_it_runs)
@@ -163,16 +163,10 @@ def exported_like(graph: Graph) -> dict[str, bool]:
     return {"known_to_run": graph.program is not None, "as_it_runs": graph.as_it_runs}
 
 
-def _fresh(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The same inputs in containers of their own, which a forward pass may fill."""
-    inputs: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map(lambda leaf: leaf, (args, kwargs))
-    return inputs
-
-
 def _recorded(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph | None:
     """The graph of a plain network; None where it is not plain, or fails."""
     try:
-        recording = record(model, *_fresh(args, kwargs))
+        recording = record(model, *fresh(args, kwargs))
     except Exception:  # noqa: BLE001  (what is wrong with the model is found and said by the export)
         return None
     graph = Graph(recording.graph, recording.tensors, own_tensors(model), tuple(recording.inputs), args, kwargs)
@@ -263,7 +257,7 @@ def _export(
         failure = error
     if failure is not None or is_ragged(exports[0].program):
         with suppress(Exception):  # the first error says more
-            values = decided_values(model, *_fresh(args, kwargs))
+            values = decided_values(model, *fresh(args, kwargs))
             if values or failure is not None:
                 exports.insert(
                     0, export(model, args, kwargs, touched, values, as_it_runs=as_it_runs or failure is not None)

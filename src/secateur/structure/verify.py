@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from secateur.randomness import private_draws
-from secateur.state import evaluating, own_tensors
+from secateur.state import evaluating, fresh, own_tensors
 from secateur.structure.attention import RectangularAttention
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.cases import Case, Cases
@@ -152,7 +152,7 @@ class Sliced:
 
     def run_example(self) -> Any:
         """Return what it answers to the example."""
-        args, kwargs = self.reference.inputs
+        args, kwargs = fresh(*self.reference.inputs)
         with evaluating(self.cut), private_draws(), unfused_attention():
             return self.cut(*args, **kwargs)
 
