@@ -320,7 +320,9 @@ class Result:
                 example inputs hold something else than tensors and plain values.
         """
         history = None if self.history is None else self.history.to_dict()
-        return save(folder, self.model, self.edits, self.report.to_dict(), history)
+        report = self.report
+        cheap = report.macs is not None and report.macs[1] <= ANSWERED_UP_TO
+        return save(folder, self.model, self.edits, report.to_dict(), history, self.inputs if cheap else None)
 
     @staticmethod
     def read_report(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -330,6 +332,10 @@ class Result:
             FileError: the manifest is missing or damaged.
         """
         return read_record(folder)[0]
+
+
+ANSWERED_UP_TO = 10**11
+"""The multiply–accumulates up to which a saved model's answers are kept beside it, as that takes a forward pass."""
 
 
 def _since(earlier: Result, later: Result) -> tuple[Sites, Keep]:

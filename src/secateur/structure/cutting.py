@@ -143,18 +143,16 @@ def cut_with_plan(
     error: Exception | None = None
     if form != "graph":
         try:
-            return _module_form(cases, small, plan, structure, gone, tolerance)
+            return _module_form(cases, small, plan, structure, gone, form, tolerance)
         except CutError as refused:
             if form == "module" or structure.graph.of_example:
                 raise
             error = refused
-    if structure.graph.decided or structure.graph.ragged:
+    if form == "graph" and structure.graph.of_example:
         raise CutError(
-            f"cut: what {type(model).__name__} runs hangs on the values of its tensors, which a graph would hold on to; ask "
-            'for form="module"'
+            f"cut: {type(model).__name__} {_of_example(structure)}; leave form= out, which returns a module of the model's own class"
         )
-    if isinstance(cases, WholeCases):
-        raise CutError(f'cut: {type(model).__name__} cannot be traced whole and has no graph; ask for form="module"')
+    assert isinstance(cases, Cases)
     return _graph_form(cases, small, plan, structure, tolerance, error)
 
 
@@ -228,6 +226,7 @@ def _module_form(
     plan: Plan,
     structure: Structure,
     gone: Mapping[Atom, Tensor],
+    form: Form,
     tolerance: float,
 ) -> CutModel:
     """Try the proposed attribute edits in turn on `small`; the first that runs and verifies is it."""
@@ -241,7 +240,7 @@ def _module_form(
         except VerificationError as error:
             failure = failure or error
         except Exception as error:  # noqa: BLE001  (the user's forward may raise anything on sizes it was not made for)
-            failure = failure or CutError(_cannot_run(small, structure, error) + _uneven(cases.reference))
+            failure = failure or CutError(_cannot_run(small, structure, form, error) + _uneven(cases.reference))
         set_attributes(small, _originals(model, attributes))
     assert failure is not None
     raise failure
@@ -262,12 +261,23 @@ def _originals(model: nn.Module, attributes: Edits) -> Edits:
     return {p: {a: attrgetter(a)(model.get_submodule(p)) for a in names} for p, names in attributes.items()}
 
 
-def _cannot_run(small: nn.Module, structure: Structure, error: Exception) -> str:
+def _cannot_run(small: nn.Module, structure: Structure, form: Form, error: Exception) -> str:
     first, line = next(iter(str(error).splitlines()), type(error).__name__), model_line(error)
+    remedy = "leave the site out with ignore=."
+    if structure.graph.of_example:
+        remedy = f"{type(small).__name__} {_of_example(structure)}; {remedy}"
+    elif form == "module":
+        remedy = f'allow form="graph", or {remedy}'
     return (
         f"cut: the smaller model cannot run ({_blame(small, structure)}{f', {line}' if line else ''}: {first}). A size is written "
-        'into its code that no attribute holds; allow form="graph", or leave the site out with ignore=.'
+        f"into its code that no attribute holds; {remedy}"
     )
+
+
+def _of_example(structure: Structure) -> str:
+    """Why no graph of a model can be written."""
+    reason = "it cannot be traced whole" if structure.graph.regions else "what it runs hangs on the values of its tensors"
+    return f"has no graph: {reason}"
 
 
 def _uneven(reference: Reference) -> str:
