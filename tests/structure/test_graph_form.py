@@ -121,6 +121,8 @@ def test_data_of_a_tensor_is_traced() -> None:
     small = sc.cut(model, sites, keep)
     torch.testing.assert_close(small(x), sc.mask(model, sites, keep)(x))
     assert small.get_parameter("block.weight").shape == (7, 3, 3, 3)
+
+
 class Storing(torch.nn.Module):
     """Keeps a number of its own, and a parameter that it does not use."""
 

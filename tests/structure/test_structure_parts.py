@@ -214,7 +214,7 @@ def test_one_sample_is_taken_twice() -> None:
         assert _twice(x).shape == shape
 
 
-def test_what_is_known_to_run_is_not_tried_before_it_is_exported() -> None:
+def test_what_was_compared_is_not_run_once_more() -> None:
     runs: list[int] = []
 
     class Counting(nn.Linear):
@@ -222,10 +222,11 @@ def test_what_is_known_to_run_is_not_tried_before_it_is_exported() -> None:
             runs.append(len(x))
             return super().forward(x)
 
-    assert trace(Counting(3, 2), FLOATS(2, 3), quick=False).program is not None
-    tried = len(runs)
-    assert trace(Counting(3, 2), FLOATS(2, 3), quick=False, known_to_run=True).program is not None
-    assert len(runs) - tried < tried
+    first = trace(Counting(3, 2), FLOATS(2, 3), quick=False)
+    once = len(runs)
+    assert first.program is not None and first.uses is not None
+    assert trace(Counting(3, 2), FLOATS(2, 3), quick=False, compared=True, uses=first.uses).program is not None
+    assert len(runs) - once == once - 1
 
 
 # ---- sizes ----
