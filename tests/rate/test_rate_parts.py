@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from constants import constants_of
 from secateur.criteria import LossChange
 from secateur.labelled import SampleBatch
 from secateur.rate.masks import rate
@@ -203,32 +202,3 @@ def test_what_an_op_does_is_read_from_its_schema_and_its_blocks() -> None:
     assert not any(writes(node) for node in graph.nodes)
     (product,) = [product for node in graph.nodes if (product := product_of(node)) is not None]
     assert (product.convolution, product.groups, product.plain, product.out_first) == (True, 2, True, True)
-
-
-def test_the_numbers_that_rate_is_written_with() -> None:
-    assert constants_of("rate") == {
-        "rate.chain.engine.CACHED": 2**20,
-        "rate.chain.engine.CHUNK": 2**21,
-        "rate.chain.engine.FEW": 8,
-        "rate.chain.engine.TOLERANCE": 1e-4,
-        "rate.chain.engine.WORK": 2**26,
-        "rate.chain.images.PARTS": 8,
-        "rate.chain.rows.WORTH": 0.8,
-        "rate.last.CACHED": 2**19,
-        "rate.last.EQUAL": 2e-6,
-        "rate.last.LOG2_E": pytest.approx(1 / np.log(2)),
-        "rate.last.SPARE": 8,
-        "rate.last.STEEP": 80.0,
-        "rate.memory.CHAIN": 2**31,
-        "rate.memory.KEPT": 2**30,
-        "rate.memory.NEAR": 2**25,
-        "rate.memory.POPULATION": 2**29,
-        "rate.memory.SHARE": 4,
-        "rate.memory.UNKNOWN": 2**31,
-        "rate.memory.WIDE": 2**24,
-        "rate.population.CLOSE": 128,
-        "rate.program.TOLERANCE": 1e-3,
-        "rate.row_bank.CHUNK": 512,
-        "rate.row_bank.WORTH": 2**20,
-        "rate.samples.TOLERANCE": 1e-4,
-    }
