@@ -188,7 +188,8 @@ def test_what_was_compared_is_not_run_once_more() -> None:
 
     first = trace(Counting(3, 2), FLOATS(2, 3), quick=False)
     once = len(runs)
-    assert first.program is not None and first.uses is not None
+    assert first.program is not None
+    assert first.uses is not None
     assert trace(Counting(3, 2), FLOATS(2, 3), quick=False, compared=True, uses=first.uses).program is not None
     assert len(runs) - once == once - 1
 

@@ -143,8 +143,11 @@ class _Solver:
             for dim, axis in enumerate(value.axes):
                 for atom in atoms(axis):
                     members[atom].append((name, dim))
-        for atom, dimensions in members.items():
-            if all(self.ties.roles.get(dimension) == {"in"} for dimension in dimensions):
+        graphs = [region.graph for region in self.graph.regions] or [self.graph]
+        computed = [self.values.get(node) for graph in graphs for node in dependent(graph.inputs)]
+        fed = {atom for leaf in _leaves(computed) for axis in leaf.axes for atom in atoms(axis)}
+        for atom in fed.intersection(members):  # in a product of two weights, one makes what the other reads
+            if all(self.ties.roles.get(dimension) == {"in"} for dimension in members[atom]):
                 freeze(atom, "no weight makes it")
 
     def freeze_statistics(self, because: str) -> None:
