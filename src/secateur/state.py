@@ -19,12 +19,14 @@ __all__ = [
     "all_finite",
     "arguments_of",
     "called",
+    "called_in_place",
     "check_finite",
     "check_ordinary",
     "device_of",
     "digest",
     "evaluating",
     "first_names",
+    "fresh",
     "modes_kept",
     "ordinary",
     "own_tensors",
@@ -135,8 +137,26 @@ def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[s
     return args, kwargs
 
 
+def fresh(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the same inputs in containers and tensors of their own, which a forward pass may fill and write into.
+
+    >>> x = torch.zeros(1)
+    >>> (copy,), _ = fresh((x,), {})
+    >>> _ = copy.add_(1)
+    >>> x
+    tensor([0.])
+    """
+    copies: dict[int, Tensor] = {}
+
+    def copied(x: Tensor) -> Tensor:
+        return copies.setdefault(id(x), x.detach().clone().requires_grad_(x.requires_grad))
+
+    inputs: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map_only(Tensor, copied, (args, dict(kwargs)))
+    return inputs
+
+
 def called(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Return what a model answers to example inputs.
+    """Return what a model answers to example inputs, which it gets in copies.
 
     Raises:
         InputError: it raises something, which is then the cause: it does not take them.
@@ -146,6 +166,11 @@ def called(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     secateur.types.InputError: the model's forward pass failed on the example inputs (1, 3): RuntimeError: ...mat1 \
 and mat2 shapes cannot be multiplied (1x3 and 2x1). Pass inputs that the model takes.
     """
+    return called_in_place(model, *fresh(args, kwargs))
+
+
+def called_in_place(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Return what a model answers to these very inputs, into which it may write; else as `called`."""
     try:
         return model(*args, **kwargs)
     except UNCHANGED:

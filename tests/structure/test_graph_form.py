@@ -121,3 +121,25 @@ def test_data_of_a_tensor_is_traced() -> None:
     small = sc.cut(model, sites, keep)
     torch.testing.assert_close(small(x), sc.mask(model, sites, keep)(x))
     assert small.get_parameter("block.weight").shape == (7, 3, 3, 3)
+
+
+class Storing(torch.nn.Module):
+    """Keeps a number of its own, and a parameter that it does not use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.out, self.spare = torch.nn.Linear(3, 4), torch.nn.Linear(4, 2), torch.nn.Linear(2, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen = x.cosh().sum()
+        out: torch.Tensor = self.out(self.a(x).relu())
+        return out
+
+
+def test_what_does_not_come_out_is_no_part_of_a_graph_but_all_tensors_are() -> None:
+    model = Storing()
+    sites = sc.channels(model, torch.ones(2, 3))
+    graph = sc.cut(model, sites, {"a": torch.tensor([True, False, True, True])}, form="graph")
+    assert isinstance(graph, GraphModule)
+    assert not [node for node in graph.graph.nodes if "cosh" in node.name]
+    assert graph.state_dict().keys() == model.state_dict().keys()

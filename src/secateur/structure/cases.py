@@ -101,7 +101,9 @@ class Cases:
 
     def _statistics(self, frame: Frame, inputs: Inputs) -> Statistics | None:
         reference = self.reference
-        return reference.statistics if frame is EXAMPLE else reference.statistics_at(inputs)
+        if frame is EXAMPLE or reference.statistics is None:
+            return reference.statistics
+        return reference.statistics_at(as_typed(inputs, reference.inputs))
 
 
 DRAWS = ((0, 1.0), (1, 2.0), (2, 0.5))

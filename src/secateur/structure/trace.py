@@ -13,14 +13,14 @@ from typing import Any, TypedDict
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
-from torch.utils import _pytree as pytree
 
 from secateur.randomness import private_draws
-from secateur.state import called, check_ordinary, evaluating, first_names, own_tensors, split_inputs
+from secateur.state import called, check_ordinary, evaluating, first_names, fresh, own_tensors, split_inputs
 from secateur.structure.carriers import Uses
 from secateur.structure.decided import OF_NO_MODEL, decided_values
 from secateur.structure.derived import parametrized
 from secateur.structure.export import Export, answers_otherwise, export
+from secateur.structure.free_sizes import FreeSizes, with_free_sizes
 from secateur.structure.outputs import Stored, dependent, idle_parts, unread
 from secateur.structure.ragged import is_ragged, sized_by_example
 from secateur.structure.record import record
@@ -59,6 +59,7 @@ class Graph:
         decided: whether values of the example decided which ops ran (`decided`): other values may run others.
         ragged: whether values decide the sizes of tensors (`ragged`), which are then those on the example.
         as_it_runs: whether code that asks heard that it is not exported, as otherwise it answers something else or fails.
+        free: what sizes are when the inputs have others, where it was asked for.
     """
 
     graph: fx.Graph
@@ -80,6 +81,7 @@ class Graph:
     decided: bool = False
     ragged: bool = False
     as_it_runs: bool = False
+    free: FreeSizes | None = None
 
     @property
     def of_example(self) -> bool:
@@ -120,6 +122,7 @@ def trace(
     compared: bool = False,
     as_it_runs: bool = False,
     uses: Uses | None = None,
+    free: bool = False,
 ) -> Graph:
     """Return the graph of `model` in eval mode on `example_inputs`; the model and the random state stay as they are.
 
@@ -131,6 +134,7 @@ def trace(
         as_it_runs: let code that asks whether it is exported hear that it is not. Found out by itself where the model is tried:
             what the exported program answers there is compared with what the model does.
         uses: what was seen of it before, so that it need not be watched again.
+        free: learn what sizes are when the inputs have others (`FreeSizes`).
 
     Raises:
         InputError: the inputs do not fit the model.
@@ -148,18 +152,18 @@ def trace(
     answers = None
     if uses is None:
         with evaluating(model), private_draws(), writes_refused(model):
-            uses, answers = watch(model, *_fresh(args, kwargs))
+            uses, answers = watch(model, *fresh(args, kwargs))
     if uses is None:
         # The exporter works on shapes alone, and lets pass what would fail on numbers, such as a wrong type.
         with evaluating(model), private_draws(), writes_refused(model):
-            answers = called(model, *_fresh(args, kwargs))
+            answers = called(model, args, kwargs)
     with evaluating(model):
-        exported = _export(model, args, kwargs, uses, as_it_runs)
+        exported = _export(model, args, kwargs, uses, as_it_runs, free)
         may_differ = not (compared or exported.as_it_runs)
         if may_differ and answers_otherwise(model, exported, answers, args, kwargs):
             # Where it makes no difference what the code hears, the two differ by design, as with padded places in fast paths.
             with suppress(Exception):
-                other = _export(model, args, kwargs, uses, as_it_runs=True)
+                other = _export(model, args, kwargs, uses, True, free)
                 exported = exported if answers_otherwise(model, other, answers, args, kwargs) else other
     return _exported(model, exported, args, kwargs, uses)
 
@@ -176,16 +180,10 @@ def exported_like(graph: Graph) -> AsBefore:
     return {"compared": graph.program is not None, "as_it_runs": graph.as_it_runs}
 
 
-def _fresh(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The same inputs in containers of their own, which a forward pass may fill."""
-    inputs: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map(lambda leaf: leaf, (args, kwargs))
-    return inputs
-
-
 def _recorded(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph | None:
     """The graph of a plain network; None where it is not plain, or fails."""
     try:
-        recording = record(model, *_fresh(args, kwargs))
+        recording = record(model, *fresh(args, kwargs))
     except Exception:  # noqa: BLE001  (what is wrong with the model is found and said by the export)
         return None
     graph = Graph(recording.graph, recording.tensors, own_tensors(model), tuple(recording.inputs), args, kwargs)
@@ -223,6 +221,7 @@ def _exported(
         decided=exported.decided,
         ragged=exported.ragged,
         as_it_runs=exported.as_it_runs,
+        free=exported.free,
     )
     return _with_leaving(model, graph, exported.stored, exported.ran)
 
@@ -257,10 +256,16 @@ def _is_attribute(model: nn.Module, name: str) -> bool:
 
 
 def _export(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], uses: Uses | None, as_it_runs: bool
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], uses: Uses | None, as_it_runs: bool, free: bool
 ) -> Export:
     """The exported program; where values decide, as they do on the example, or with the sizes that it has there."""
     touched = uses.parameters if uses else None
+    if free:
+        try:
+            exported = export(model, args, kwargs, touched, as_it_runs=as_it_runs, free=True)
+            return replace(exported, free=with_free_sizes(exported.program))
+        except Exception as error:
+            raise TraceError(_refusal(model, error)) from error
     exports: list[Export] = []
     failure: Exception | None = None
     try:
@@ -269,7 +274,7 @@ def _export(
         failure = error
     if failure is not None or is_ragged(exports[0].program):
         with suppress(Exception):  # the first error says more
-            values = decided_values(model, *_fresh(args, kwargs))
+            values = decided_values(model, *fresh(args, kwargs))
             if values or failure is not None:
                 exports.insert(
                     0, export(model, args, kwargs, touched, values, as_it_runs=as_it_runs or failure is not None)
