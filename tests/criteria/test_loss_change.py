@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 from secateur.criteria import LossChange, SecondOrder, UnitWorth
 from secateur.criteria.loss_change import Base
-from secateur.criteria.loss_change.labels import Spread, student
+from secateur.criteria.loss_change.labels import Uncertainty, student
 from secateur.labelled import SampleBatch
 from secateur.pruning import prune
 from secateur.rate.memory import Budget
@@ -428,7 +428,9 @@ def test_the_images_that_are_said_to_decide_do(count: int) -> None:
     """At as many samples as `images` says, with the same spread, an interval just fits."""
     made = changes([0.3, -0.2, 0.01], [0.5, 0.1, 0.2], count)
     for unit, needed in enumerate(made.images(tolerance=0.001, pooled=True)["0"].tolist()):
-        spread = Spread.of(made.error["0"].double(), torch.full((3,), 0.1, dtype=torch.float64), count, 0.05, "holm")
+        spread = Uncertainty.of(
+            made.error["0"].double(), torch.full((3,), 0.1, dtype=torch.float64), count, 0.05, "holm"
+        )
         wanted = spread.images_needed(made["0"].double(), 0.001 * made.base.loss)[unit]
         assert isclose(needed, float(wanted), rel_tol=1e-6)
         own, rest = spread._squares()

@@ -19,7 +19,7 @@ __all__ = [
     "TOLERANCES",
     "Correction",
     "Reading",
-    "Spread",
+    "Uncertainty",
     "adjusted",
     "check_options",
     "practical_numbers",
@@ -49,7 +49,7 @@ def significance_numbers(
 
 
 @dataclass(frozen=True)
-class Spread:
+class Uncertainty:
     """How sure the changes of some units are: all that an interval's width follows from.
 
     Half of it is t · √((pooled + (n − 1) · error²) / n), with t of n degrees of freedom: each unit has one sample more,
@@ -72,7 +72,7 @@ class Spread:
     @classmethod
     def of(
         cls, error: Tensor, pooled: Tensor | None, count: int, alpha: float, correction: Correction | None
-    ) -> Spread:
+    ) -> Uncertainty:
         """Return the spread at level `alpha` for each unit or for all at once.
 
         Raises:
@@ -88,7 +88,7 @@ class Spread:
     def half_widths(self) -> Tensor:
         """Return half the width of each change's interval; infinite where nothing is known of the spread.
 
-        >>> Spread(torch.tensor([1.0]), None, 10**9, 0.05).half_widths()
+        >>> Uncertainty(torch.tensor([1.0]), None, 10**9, 0.05).half_widths()
         tensor([1.9600])
         """
         own, rest = self._squares()
@@ -100,7 +100,7 @@ class Spread:
 
         The interval is to fit into what lies between the change and the nearest border that it must not cross.
 
-        >>> Spread(torch.tensor([0.25]), None, 100, 0.05).images_needed(torch.tensor([0.5]), 0.25).round()
+        >>> Uncertainty(torch.tensor([0.25]), None, 100, 0.05).images_needed(torch.tensor([0.5]), 0.25).round()
         tensor([394.])
         """
         room = torch.stack([change - tolerance, -change, tolerance - change.abs()]).amax(0).clamp(min=0)

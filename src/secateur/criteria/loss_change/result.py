@@ -16,7 +16,7 @@ from secateur.criteria.loss_change.labels import (
     TOLERANCES,
     Correction,
     Reading,
-    Spread,
+    Uncertainty,
     check_options,
     practical_numbers,
     significance_numbers,
@@ -239,14 +239,14 @@ class UnitWorth(dict[str, Tensor]):
             lines.append(f"about {half:,.0f} samples would decide half of the undecided, {most:,.0f} nine in ten")
         return "\n".join(lines)
 
-    def _spread_of(self, alpha: float, correction: Correction | None, pooled: bool) -> Spread:
+    def _spread_of(self, alpha: float, correction: Correction | None, pooled: bool) -> Uncertainty:
         """How sure the changes of the measured units are."""
         means = {
             name: torch.full_like(error, float(error[self.exact[name]].double().square().mean()))
             for name, error in self.error.items()
         }
         shared = self._measured(means) if pooled else None
-        return Spread.of(self._measured(self.error), shared, self.base.count, alpha, correction)
+        return Uncertainty.of(self._measured(self.error), shared, self.base.count, alpha, correction)
 
     def _allowed(self, tolerance: float | None, reading: str) -> float:
         """The change of the loss that does not matter."""
