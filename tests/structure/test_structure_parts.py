@@ -16,7 +16,9 @@ from secateur.structure.draws import Draw
 from secateur.structure.flow import Flow
 from secateur.structure.frames import Frame, other_frames, wider_frames
 from secateur.structure.graph import _twice
+from secateur.structure.infer import infer
 from secateur.structure.show import to_svg, to_text
+from secateur.structure.staged import Staged
 from secateur.structure.trace import first_line, trace
 
 
@@ -226,6 +228,74 @@ def test_what_is_known_to_run_is_not_tried_before_it_is_exported() -> None:
     tried = len(runs)
     assert trace(Counting(3, 2), FLOATS(2, 3), quick=False, known_to_run=True).program is not None
     assert len(runs) - tried < tried
+
+
+# ---- roles ----
+
+
+class Roles(nn.Module):
+    """Layers that make units, scale them and take them up, some by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn, self.dw = nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1, groups=3)
+        self.up, self.pre = nn.ConvTranspose2d(3, 4, 1), nn.PReLU(4)
+        self.lin, self.ln = nn.Linear(4, 5), nn.LayerNorm(5)
+        self.matrix, self.shift, self.right = (nn.Parameter(torch.randn(s)) for s in ((5, 6), (6,), (6, 7)))
+        self.out = nn.Linear(7, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.pre(self.up(self.dw(self.bn(self.conv(x))))).mean((2, 3))
+        h = torch.addmm(self.shift, self.ln(self.lin(h)), self.matrix).relu()
+        return self.out(torch.einsum("ni,io->no", h, self.right))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_parameters_make_units_scale_them_or_take_them_up(quick: bool) -> None:
+    sites = infer(trace(Roles(), FLOATS(2, 1, 4, 4), quick=quick)).sites
+    assert {name: [(m.parameter, m.dim, m.role) for m in site.members] for name, site in sites.items()} == {
+        "conv": [
+            ("conv.weight", 0, "out"),
+            ("conv.bias", 0, "out"),
+            ("bn.weight", 0, "scale"),
+            ("bn.bias", 0, "scale"),
+            ("dw.weight", 0, "out"),
+            ("dw.bias", 0, "out"),
+            ("up.weight", 0, "in"),
+        ],
+        "up": [("up.weight", 1, "out"), ("up.bias", 0, "out"), ("pre.weight", 0, "scale"), ("lin.weight", 1, "in")],
+        "lin": [
+            ("lin.weight", 0, "out"),
+            ("lin.bias", 0, "out"),
+            ("ln.weight", 0, "scale"),
+            ("ln.bias", 0, "scale"),
+            ("matrix", 0, "in"),
+        ],
+        "matrix": [("matrix", 1, "out"), ("shift", 0, "out"), ("right", 0, "in")],
+        "right": [("right", 1, "out"), ("out.weight", 1, "in")],
+    }
+
+
+# ---- passes in stages ----
+
+
+def test_a_pass_in_stages_ends_as_the_model_does() -> None:
+    model, x = two_sites().eval(), torch.randn(2, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    flow = Flow(model, channels(model, x))
+    staged = Staged(flow, x)
+    layers = [node for node in flow.at(x)[0].graph.nodes if "conv" in node.name]
+    middle = staged.after(layers[0])
+    assert torch.equal(middle, model[0](x))
+    assert staged.nbytes == middle.nbytes
+    other = staged.fork()
+    assert torch.equal(staged.outputs(), model(x))
+    assert torch.equal(other.before(layers[1], layers[1].args[0]), model[:3](x))
+    assert torch.equal(other.outputs(), model(x))
+    other.forget()
+    assert other.nbytes == 0
+    with torch.no_grad():
+        model[5].bias += 1
+    assert torch.equal(other.outputs(), model(x))
 
 
 # ---- sizes ----
