@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from inspect import signature
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from constants import constants_of
 from secateur.structure import channels, cutting, literals
@@ -17,6 +19,7 @@ from secateur.structure.flow import Flow
 from secateur.structure.frames import Frame, other_frames, wider_frames
 from secateur.structure.graph import _twice
 from secateur.structure.infer import infer
+from secateur.structure.piecewise import is_piecewise_linear
 from secateur.structure.show import to_svg, to_text
 from secateur.structure.staged import Staged
 from secateur.structure.trace import first_line, trace
@@ -296,6 +299,39 @@ def test_a_pass_in_stages_ends_as_the_model_does() -> None:
     with torch.no_grad():
         model[5].bias += 1
     assert torch.equal(other.outputs(), model(x))
+
+
+# ---- what bends ----
+
+
+class Meeting(nn.Module):
+    """Weights of one layer, which meet in a product or a norm."""
+
+    def __init__(self, meet: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.meet = nn.Linear(4, 4), meet
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.meet(self.a(x)).mean(1)
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters", "linear"),
+    [
+        (nn.Sequential(nn.Linear(4, 4), nn.LeakyReLU(), nn.Linear(4, 2)), ["0.weight", "2.bias"], True),
+        (nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 2)), ["2.weight"], True),
+        (nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 2)), ["0.weight"], False),
+        (nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4).eval(), nn.ReLU(), nn.Linear(4, 2)), ["0.weight"], True),
+        (nn.Sequential(nn.BatchNorm1d(4).eval(), nn.Linear(4, 2)), ["0.weight"], False),  # it may be; not known
+        (nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 2)), ["0.weight"], False),
+        (Meeting(lambda h: F.batch_norm(h, None, None, training=True)), ["a.weight"], False),
+        (Meeting(lambda h: h * h), ["a.weight"], False),
+        (Meeting(lambda h: h @ h), ["a.weight"], False),
+        (Meeting(lambda h: h + h.relu()), ["a.weight"], True),
+    ],
+)
+def test_which_models_bend_in_a_single_weight(model: nn.Module, parameters: list[str], linear: bool) -> None:
+    assert is_piecewise_linear(trace(model, FLOATS(4, 4)), parameters) is linear
 
 
 # ---- sizes ----
