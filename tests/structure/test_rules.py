@@ -142,6 +142,8 @@ VECTORS: list[tuple[str, Function, int]] = [
         8,
     ),
     ("vector", lambda h: (h.sum(0) @ torch.cos(h).t() @ h)[None], 8),
+    ("mean_times_cos", lambda h: torch.cos(h) * h.mean(1, keepdim=True), 8),
+    ("sum_of_mean_times_cos", lambda h: (torch.cos(h) * h.mean(1, keepdim=True)).sum(1, keepdim=True), 0),
     ("einsum", lambda h: torch.einsum("nc,nd->ncd", h, torch.tanh(h)).sum(2), 8),
     ("einsum_of_cos", lambda h: torch.einsum("nc,nc->n", torch.cos(h), torch.cos(h))[:, None], 0),
     ("sort", lambda h: h.sort(1).values, 0),
@@ -211,10 +213,22 @@ class Shifting(nn.Module):
         return F.batch_norm(x, self.mean, self.variance, None, self.bias)
 
 
+class Scaling(nn.Module):
+    """A sum over maps of which each has a scale, and none is zero by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (torch.cos(x) * self.scale).sum(1, keepdim=True)
+
+
 LAYERS: list[tuple[str, Callable[[], nn.Module], int]] = [
     ("batch_norm", lambda: nn.BatchNorm2d(8), 8),
     ("batch_norm_of_the_batch", lambda: nn.BatchNorm2d(8, track_running_stats=False), 8),
     ("batch_norm_shift", lambda: Shifting(), 8),
+    ("scaled_sum", lambda: Scaling(), 8),
     ("batch_norm_plain", lambda: nn.BatchNorm2d(8, affine=False), 8),
     ("instance_norm", lambda: nn.InstanceNorm2d(8, affine=True), 8),
     ("instance_norm_tracked", lambda: nn.InstanceNorm2d(8, affine=True, track_running_stats=True), 8),

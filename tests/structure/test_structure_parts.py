@@ -16,7 +16,7 @@ from secateur.structure.attention import RectangularAttention
 from secateur.structure.consumers import layers_of
 from secateur.structure.draws import Draw
 from secateur.structure.flow import Flow
-from secateur.structure.frames import Frame, other_frames, wider_frames
+from secateur.structure.frames import Frame, other_frames, table_rows, wider_frames
 from secateur.structure.graph import _twice
 from secateur.structure.infer import infer
 from secateur.structure.piecewise import is_piecewise_linear
@@ -167,6 +167,24 @@ def test_only_lengths_change_and_a_frame_says_which() -> None:
     assert frame.shape(FLOATS(2, 8, 2, 8)) == (3, 8, 7, 12)
     assert frame.shape(TOKENS(2, 2, 8)) == (3, 7, 12)
     assert (str(frame), str(Frame())) == ("batch 3, 2 → 7, 8 → 12", "the example's shapes")
+
+
+class Tables(nn.Module):
+    """Tokens that are looked up in two tables, once as they are and once moved, beside numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.small, self.large, self.out = nn.Embedding(5, 3), nn.Embedding(9, 3), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor, tokens: Tensor, places: Tensor) -> Tensor:
+        h = self.small(tokens) + self.large(tokens + 1) + self.large(places.view(-1))
+        return self.out(h.relu() + x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_tokens_are_as_many_as_the_smallest_table_has_rows(quick: bool) -> None:
+    graph = trace(Tables(), (FLOATS(2, 3), TOKENS(2), TOKENS(2, 1)), quick=quick)
+    assert table_rows(graph) == {1: 5, 2: 9}
 
 
 def drawn(tensor: Tensor, **options: float) -> Tensor:
