@@ -32,7 +32,7 @@ class Between(nn.Module):
 
     def __init__(self, function: Function, pictures: bool) -> None:
         super().__init__()
-        self.a: nn.Module = nn.Conv2d(2, 8, 3, padding=1) if pictures else nn.Linear(3, 8)
+        self.a: nn.Module = (nn.Conv2d(2, 8, 3, padding=1) if pictures else nn.Linear(3, 8)).double()
         self.function = function
         shape = self.middle(self.example()).shape
         self.out: nn.Module = nn.Conv2d(shape[1], 2, 1) if len(shape) == 4 else nn.Linear(shape[-1], 2)
@@ -251,13 +251,18 @@ def test_layers(layer: Callable[[], nn.Module], units: int) -> None:
     check(around(layer()), units)
 
 
-def around(layer: nn.Module) -> Between:
-    layer.double().eval()
-    holder = Between(lambda h: layer(h.to(torch.float64)), pictures=True)
+class Around(Between):
+    """A layer between two others."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__(layer.double().eval(), pictures=True)
+        self.function: nn.Module = layer
+
+
+def around(layer: nn.Module) -> Around:
     for parameter in layer.parameters():
         nn.init.normal_(parameter, 0.5)
-    holder.layer = layer
-    return holder
+    return Around(layer)
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
